@@ -1,0 +1,193 @@
+// The N-API surface: per-environment state, dispatch and error conversion; no maths. Exceptions are used (and enabled in
+// node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
+#include <napi.h>
+
+#include <cstring>
+
+#include "../core/parallel.h"
+#include "../cpu/isa.h"
+#include "../cpu/ops.h"
+#include "handles.h"
+
+namespace densecl {
+namespace {
+
+struct OpRow {
+  const char* name;
+  OpFunction cpu;
+};
+
+const OpRow kOps[] = {
+#define OP(name) {#name, cpu::name},
+#include "../core/ops.def"
+#undef OP
+};
+constexpr size_t kOpCount = sizeof(kOps) / sizeof(kOps[0]);
+
+class Addon : public Napi::Addon<Addon> {
+ public:
+  Addon(Napi::Env, Napi::Object exports) {
+    DefineAddon(exports, {
+                             InstanceMethod("initialize", &Addon::initialize),
+                             InstanceMethod("create", &Addon::guard<&Addon::create>),
+                             InstanceMethod("view", &Addon::guard<&Addon::view>),
+                             InstanceMethod("dispose", &Addon::guard<&Addon::dispose>),
+                             InstanceMethod("write", &Addon::guard<&Addon::write>),
+                             InstanceMethod("read", &Addon::guard<&Addon::read>),
+                             InstanceMethod("run", &Addon::guard<&Addon::run>),
+                             InstanceMethod("opNames", &Addon::guard<&Addon::opNames>),
+                             InstanceMethod("memory", &Addon::guard<&Addon::memory>),
+                             InstanceMethod("resetPeakMemory", &Addon::guard<&Addon::resetPeakMemory>),
+                             InstanceMethod("setMemoryLimit", &Addon::guard<&Addon::setMemoryLimit>),
+                             InstanceMethod("trimMemory", &Addon::guard<&Addon::trimMemory>),
+                             InstanceMethod("setThreads", &Addon::guard<&Addon::setThreadCount>),
+                             InstanceMethod("threads", &Addon::guard<&Addon::threadCount>),
+                             InstanceMethod("instructionSet", &Addon::guard<&Addon::instructionSet>),
+                         });
+  }
+
+ private:
+  using Method = Napi::Value (Addon::*)(const Napi::CallbackInfo&);
+
+  // initialize(DenseclError): the class whose instances this environment throws, made as new DenseclError(code, message).
+  void initialize(const Napi::CallbackInfo& info) { errorClass_ = Napi::Persistent(info[0].As<Napi::Function>()); }
+
+  template <Method method>
+  Napi::Value guard(const Napi::CallbackInfo& info) {
+    try {
+      return (this->*method)(info);
+    } catch (const Error& error) {
+      raise(info.Env(), error.code, error.what());
+    } catch (const std::bad_alloc&) {
+      raise(info.Env(), "OUT_OF_MEMORY", "out of memory in native code");
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      raise(info.Env(), "INTERNAL", error.what());
+    }
+    return info.Env().Undefined();
+  }
+
+  void raise(Napi::Env env, const char* code, const char* message) {
+    throw Napi::Error(env, errorClass_.New({Napi::String::New(env, code), Napi::String::New(env, message)}));
+  }
+
+  static std::vector<int64_t> shapeOf(const Napi::Value& value) {
+    Napi::Array array = value.As<Napi::Array>();
+    std::vector<int64_t> shape(array.Length());
+    for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = array.Get(i).ToNumber().Int64Value();
+    return shape;
+  }
+
+  // create(dtype, shape) -> handle of uninitialised memory
+  Napi::Value create(const Napi::CallbackInfo& info) {
+    Tensor tensor;
+    tensor.dtype = static_cast<DType>(info[0].ToNumber().Int32Value());
+    tensor.shape = shapeOf(info[1]);
+    double elements = 1;
+    for (int64_t d : tensor.shape) elements *= static_cast<double>(d);
+    require(elements * itemSize(tensor.dtype) < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
+    try {
+      tensor.storage = std::make_shared<Storage>(tensor.size() * itemSize(tensor.dtype));
+    } catch (const Error& error) {
+      throw Error(error.code, "tensor " + describe(tensor) + ": " + error.what());
+    }
+    return Napi::Number::New(info.Env(), handles_.insert(std::move(tensor)));
+  }
+
+  // view(handle, shape) -> a second handle on the same storage
+  Napi::Value view(const Napi::CallbackInfo& info) {
+    const Tensor& source = handles_.get(info[0].ToNumber().DoubleValue(), "view");
+    Tensor tensor{source.storage, source.dtype, shapeOf(info[1])};
+    require(tensor.size() == source.size(), "SHAPE", "view: " + describe(source) + " cannot be seen as " + describe(tensor));
+    return Napi::Number::New(info.Env(), handles_.insert(std::move(tensor)));
+  }
+
+  Napi::Value dispose(const Napi::CallbackInfo& info) {
+    handles_.dispose(info[0].ToNumber().DoubleValue());
+    return info.Env().Undefined();
+  }
+
+  // The bytes of a typed array, also of one on a SharedArrayBuffer (only the typed-array call is portable there).
+  static std::pair<void*, size_t> bytesOf(const Napi::Value& value) {
+    napi_typedarray_type type;
+    size_t length = 0;
+    void* data = nullptr;
+    require(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT", "expected a typed array");
+    static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+    return {data, length * sizes[type]};
+  }
+
+  // write(handle, typedArray) and read(handle, typedArray) copy all of it; lengths must agree
+  Napi::Value write(const Napi::CallbackInfo& info) { return copy(info, true); }
+  Napi::Value read(const Napi::CallbackInfo& info) { return copy(info, false); }
+  Napi::Value copy(const Napi::CallbackInfo& info, bool write) {
+    const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), write ? "write" : "read");
+    const auto bytes = bytesOf(info[1]);
+    require(bytes.second == tensor.size() * itemSize(tensor.dtype), "SHAPE",
+            "copy: a tensor " + describe(tensor) + " has another size than " + std::to_string(bytes.second) + " bytes");
+    if (bytes.second != 0) std::memcpy(write ? tensor.raw() : bytes.first, write ? bytes.first : tensor.raw(), bytes.second);
+    return info.Env().Undefined();
+  }
+
+  // run(opIndex, handles (NaN for an absent one): Float64Array, numbers: Float64Array)
+  Napi::Value run(const Napi::CallbackInfo& info) {
+    const uint32_t index = info[0].ToNumber().Uint32Value();
+    require(index < kOpCount, "INTERNAL", "there is no op number " + std::to_string(index));
+    Call call{kOps[index].name, {}, {}};
+    const Napi::Float64Array handles = info[1].As<Napi::Float64Array>();
+    const Napi::Float64Array numbers = info[2].As<Napi::Float64Array>();
+    call.tensors.reserve(handles.ElementLength());
+    for (size_t i = 0; i < handles.ElementLength(); ++i) {
+      const double handle = handles.Data()[i];
+      call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op));
+    }
+    call.numbers.assign(numbers.Data(), numbers.Data() + numbers.ElementLength());
+    kOps[index].cpu(call);
+    return info.Env().Undefined();
+  }
+
+  Napi::Value opNames(const Napi::CallbackInfo& info) {
+    Napi::Array names = Napi::Array::New(info.Env(), kOpCount);
+    for (uint32_t i = 0; i < kOpCount; ++i) names.Set(i, kOps[i].name);
+    return names;
+  }
+
+  Napi::Value memory(const Napi::CallbackInfo& info) {
+    const MemoryStats stats = Allocator::instance().stats();
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("live", static_cast<double>(stats.live));
+    result.Set("peak", static_cast<double>(stats.peak));
+    result.Set("cached", static_cast<double>(stats.cached));
+    result.Set("limit", static_cast<double>(stats.limit));
+    result.Set("handles", static_cast<double>(handles_.live()));
+    return result;
+  }
+
+  Napi::Value resetPeakMemory(const Napi::CallbackInfo& info) {
+    Allocator::instance().resetPeak();
+    return info.Env().Undefined();
+  }
+  Napi::Value setMemoryLimit(const Napi::CallbackInfo& info) {
+    Allocator::instance().setLimit(static_cast<size_t>(info[0].ToNumber().Int64Value()));
+    return info.Env().Undefined();
+  }
+  Napi::Value trimMemory(const Napi::CallbackInfo& info) {
+    Allocator::instance().trim();
+    return info.Env().Undefined();
+  }
+  Napi::Value setThreadCount(const Napi::CallbackInfo& info) {
+    setThreads(info[0].ToNumber().Int32Value());
+    return info.Env().Undefined();
+  }
+  Napi::Value threadCount(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
+  Napi::Value instructionSet(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::instructionSet()); }
+
+  Napi::FunctionReference errorClass_;
+  Handles handles_;
+};
+
+NODE_API_ADDON(Addon)
+
+}  // namespace
+}  // namespace densecl

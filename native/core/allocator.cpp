@@ -1,0 +1,89 @@
+#include "allocator.h"
+
+#include <cstdlib>
+#include <limits>
+
+namespace densecl {
+
+Allocator& Allocator::instance() {
+  static Allocator* allocator = new Allocator();
+  return *allocator;
+}
+
+size_t Allocator::capacity(size_t bytes) {
+  const size_t granule = bytes < (size_t{1} << 20) ? 256 : size_t{64} << 10;
+  if (bytes > std::numeric_limits<size_t>::max() - granule) return std::numeric_limits<size_t>::max();
+  return bytes == 0 ? granule : (bytes + granule - 1) / granule * granule;
+}
+
+void* Allocator::allocate(size_t bytes) {
+  const size_t size = capacity(bytes);
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto fits = cache_.find(size);
+  void* block = nullptr;
+  if (fits != cache_.end()) {
+    block = fits->second;
+    cached_ -= fits->first;
+    cache_.erase(fits);
+  } else {
+    if (limit_ != 0 && live_ + cached_ + size > limit_) trimLocked();
+    if (limit_ == 0 || live_ + size <= limit_) block = std::aligned_alloc(64, size);
+    if (block == nullptr && !cache_.empty()) {
+      trimLocked();
+      if (limit_ == 0 || live_ + size <= limit_) block = std::aligned_alloc(64, size);
+    }
+  }
+  if (block == nullptr) {
+    throw Error("OUT_OF_MEMORY", "out of memory on cpu: " + std::to_string(bytes) + " bytes asked for, " + std::to_string(live_) +
+                                     " bytes live, limit " + (limit_ == 0 ? std::string("none") : std::to_string(limit_) + " bytes") +
+                                     "; use a smaller batch or image size");
+  }
+  live_ += size;
+  ++storages_;
+  if (live_ > peak_) peak_ = live_;
+  return block;
+}
+
+void Allocator::release(void* block, size_t bytes) {
+  const size_t size = capacity(bytes);
+  std::lock_guard<std::mutex> lock(mutex_);
+  live_ -= size;
+  --storages_;
+  cache_.emplace(size, block);
+  cached_ += size;
+}
+
+void Allocator::trimLocked() {
+  for (auto& entry : cache_) std::free(entry.second);
+  cache_.clear();
+  cached_ = 0;
+}
+
+void Allocator::trim() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  trimLocked();
+}
+
+MemoryStats Allocator::stats() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {live_, peak_, cached_, limit_, storages_};
+}
+
+void Allocator::resetPeak() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  peak_ = live_;
+}
+
+void Allocator::setLimit(size_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  limit_ = bytes;
+}
+
+std::string describe(const Tensor& tensor) {
+  std::string text = dtypeName(tensor.dtype);
+  text += "[";
+  for (size_t i = 0; i < tensor.shape.size(); ++i) text += (i ? "," : "") + std::to_string(tensor.shape[i]);
+  return text + "]";
+}
+
+}  // namespace densecl

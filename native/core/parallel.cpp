@@ -1,0 +1,134 @@
+#include "parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace densecl {
+namespace {
+
+thread_local int threadCount = 0;
+
+struct Job {
+  const std::function<void(int64_t)>* body = nullptr;
+  std::atomic<int64_t> next{0};
+  int64_t units = 0;
+  int helpers = 0;  // pool threads that may still join
+  int running = 0;
+  std::exception_ptr error;
+
+  void work(std::mutex& mutex) {
+    for (int64_t unit; (unit = next.fetch_add(1)) < units;) {
+      try {
+        (*body)(unit);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!error) error = std::current_exception();
+        next = units;
+      }
+    }
+  }
+};
+
+// One job at a time; a second caller (another environment of the process) runs its job inline.
+class Pool {
+ public:
+  // Never destroyed: its threads wait until the process ends.
+  static Pool& instance() {
+    static Pool* pool = new Pool();
+    return *pool;
+  }
+
+  void run(int64_t units, int helpers, const std::function<void(int64_t)>& body) {
+    std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+    Job job;
+    job.body = &body;
+    job.units = units;
+    if (owner.owns_lock()) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      while (static_cast<int>(workers_) < helpers) {
+        std::thread([this] { loop(); }).detach();
+        ++workers_;
+      }
+      job.helpers = helpers;
+      job_ = &job;
+      published_.fetch_add(1, std::memory_order_release);
+      lock.unlock();
+      wake_.notify_all();
+    }
+    job.work(mutex_);
+    if (owner.owns_lock()) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      job_ = nullptr;
+      done_.wait(lock, [&] { return job.running == 0; });
+    }
+    if (job.error) std::rethrow_exception(job.error);
+  }
+
+ private:
+  void loop() {
+    threadCount = 1;
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      if (!(job_ != nullptr && job_->helpers > 0)) {
+        // A step launches hundreds of short jobs: look for the next one a few microseconds before sleeping.
+        lock.unlock();
+        for (int spin = 0; spin < 2000 && published_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        lock.lock();
+        wake_.wait(lock, [&] { return job_ != nullptr && job_->helpers > 0; });
+      }
+      seen = published_.load(std::memory_order_relaxed);
+      Job* job = job_;
+      --job->helpers;
+      ++job->running;
+      lock.unlock();
+      job->work(mutex_);
+      lock.lock();
+      if (--job->running == 0) done_.notify_all();
+    }
+  }
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  std::mutex owner_, mutex_;
+  std::condition_variable wake_, done_;
+  std::atomic<uint64_t> published_{0};
+  Job* job_ = nullptr;
+  size_t workers_ = 0;
+};
+
+}  // namespace
+
+int threads() {
+  if (threadCount == 0) threadCount = std::max(1u, std::thread::hardware_concurrency());
+  return threadCount;
+}
+
+void setThreads(int count) { threadCount = std::max(1, count); }
+
+void parallelFor(int64_t units, const std::function<void(int64_t)>& body) {
+  const int helpers = static_cast<int>(std::min<int64_t>(threads(), units)) - 1;
+  if (helpers <= 0) {
+    for (int64_t unit = 0; unit < units; ++unit) body(unit);
+  } else {
+    Pool::instance().run(units, helpers, body);
+  }
+}
+
+void parallelRange(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  if (count <= 0) return;
+  const int64_t chunks = std::max<int64_t>(1, std::min<int64_t>(count / std::max<int64_t>(1, grain), threads() * 4));
+  if (chunks == 1) return body(0, count);
+  parallelFor(chunks, [&](int64_t i) { body(count * i / chunks, count * (i + 1) / chunks); });
+}
+
+}  // namespace densecl

@@ -1,0 +1,325 @@
+// Batch norm over the rows of x [N, H, W, C] in G groups of the batch, with an optional residual and ReLU:
+//   y = relu(gamma * (x - mean) / sqrt(var + eps) + beta + residual)
+// Statistics: rows are cut into fixed chunks, each chunk gives (sum, squared deviations from its own mean), and the chunks
+// are merged in order by T. Chan's formula in double: no cancellation, the same bits with any number of threads.
+#include <cmath>
+#include <vector>
+
+#include "../core/parallel.h"
+#include "isa.h"
+#include "ops.h"
+
+namespace densecl::cpu {
+namespace {
+
+int64_t chunkRows(int64_t channels) { return std::max<int64_t>(16, 16384 / std::max<int64_t>(1, channels)); }
+
+template <class T>
+struct Statistics {
+  const T* x;
+  int64_t rows, channels;
+  T* mean;  // (channels) of this chunk
+  T* m2;    // (channels) sum of squared deviations from mean
+};
+
+template <class T>
+INLINE void statisticsLoop(const Statistics<T>& job) {
+  T* __restrict mean = job.mean;
+  T* __restrict m2 = job.m2;
+  for (int64_t c = 0; c < job.channels; ++c) mean[c] = m2[c] = T{0};
+  for (int64_t r = 0; r < job.rows; ++r)
+    for (int64_t c = 0; c < job.channels; ++c) mean[c] += job.x[r * job.channels + c];
+  const T scale = T{1} / static_cast<T>(job.rows);
+  for (int64_t c = 0; c < job.channels; ++c) mean[c] *= scale;
+  for (int64_t r = 0; r < job.rows; ++r)
+    for (int64_t c = 0; c < job.channels; ++c) {
+      const T d = job.x[r * job.channels + c] - mean[c];
+      m2[c] += d * d;
+    }
+}
+SIMD_LOOP(statistics, Statistics)
+
+template <class T>
+struct Apply {
+  T* y;
+  const T* x;
+  const T* scale;
+  const T* shift;
+  const T* residual;
+  bool relu;
+  int64_t rows, channels;
+};
+
+template <class T>
+INLINE void applyLoop(const Apply<T>& job) {
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const T* __restrict x = job.x + r * job.channels;
+    T* __restrict y = job.y + r * job.channels;
+    const T* residual = job.residual == nullptr ? nullptr : job.residual + r * job.channels;
+    if (residual != nullptr && job.relu)
+      for (int64_t c = 0; c < job.channels; ++c) {
+        const T z = x[c] * job.scale[c] + job.shift[c] + residual[c];
+        y[c] = z < T{0} ? T{0} : z;
+      }
+    else if (residual != nullptr)
+      for (int64_t c = 0; c < job.channels; ++c) y[c] = x[c] * job.scale[c] + job.shift[c] + residual[c];
+    else if (job.relu)
+      for (int64_t c = 0; c < job.channels; ++c) {
+        const T z = x[c] * job.scale[c] + job.shift[c];
+        y[c] = z < T{0} ? T{0} : z;
+      }
+    else
+      for (int64_t c = 0; c < job.channels; ++c) y[c] = x[c] * job.scale[c] + job.shift[c];
+  }
+}
+SIMD_LOOP(apply, Apply)
+
+// dz = dy where y > 0 (all of dy without ReLU); sums of dz and dz * (x - mean) over the chunk.
+template <class T>
+struct Reduce {
+  const T* dy;
+  const T* x;
+  const T* y;  // null without ReLU
+  T* dz;       // null when not kept
+  const T* mean;
+  T* sum;
+  T* sumCentred;
+  int64_t rows, channels;
+};
+
+template <class T>
+INLINE void reduceLoop(const Reduce<T>& job) {
+  T* __restrict sum = job.sum;
+  T* __restrict sumCentred = job.sumCentred;
+  for (int64_t c = 0; c < job.channels; ++c) sum[c] = sumCentred[c] = T{0};
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const T* __restrict dy = job.dy + r * job.channels;
+    const T* __restrict x = job.x + r * job.channels;
+    const T* y = job.y == nullptr ? nullptr : job.y + r * job.channels;
+    T* dz = job.dz == nullptr ? nullptr : job.dz + r * job.channels;
+    if (y == nullptr)
+      for (int64_t c = 0; c < job.channels; ++c) {
+        sum[c] += dy[c];
+        sumCentred[c] += dy[c] * (x[c] - job.mean[c]);
+      }
+    else
+      for (int64_t c = 0; c < job.channels; ++c) {
+        const T d = y[c] > T{0} ? dy[c] : T{0};
+        sum[c] += d;
+        sumCentred[c] += d * (x[c] - job.mean[c]);
+      }
+    if (dz != nullptr) {
+      if (y == nullptr)
+        for (int64_t c = 0; c < job.channels; ++c) dz[c] = dy[c];
+      else
+        for (int64_t c = 0; c < job.channels; ++c) dz[c] = y[c] > T{0} ? dy[c] : T{0};
+    }
+  }
+}
+SIMD_LOOP(reduce, Reduce)
+
+// dx = a * dz + b * (x - mean) + c per channel
+template <class T>
+struct Combine {
+  T* dx;
+  const T* dy;
+  const T* x;
+  const T* y;
+  const T* a;
+  const T* b;
+  const T* c;
+  const T* mean;
+  int64_t rows, channels;
+};
+
+template <class T>
+INLINE void combineLoop(const Combine<T>& job) {
+  for (int64_t r = 0; r < job.rows; ++r) {
+    T* __restrict dx = job.dx + r * job.channels;
+    const T* __restrict dy = job.dy + r * job.channels;
+    const T* __restrict x = job.x + r * job.channels;
+    const T* y = job.y == nullptr ? nullptr : job.y + r * job.channels;
+    if (y == nullptr)
+      for (int64_t c = 0; c < job.channels; ++c) dx[c] = job.a[c] * dy[c] + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
+    else
+      for (int64_t c = 0; c < job.channels; ++c) dx[c] = job.a[c] * (y[c] > T{0} ? dy[c] : T{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
+  }
+}
+SIMD_LOOP(combine, Combine)
+
+struct Chunks {
+  int64_t channels, groupRows, groups, perGroup, length;
+  Chunks(const Tensor& x, int64_t groups)
+      : channels(x.columns()), groupRows(x.rows() / groups), groups(groups), length(chunkRows(channels)) {
+    perGroup = (groupRows + length - 1) / length;
+  }
+  int64_t count() const { return groups * perGroup; }
+  int64_t group(int64_t chunk) const { return chunk / perGroup; }
+  int64_t first(int64_t chunk) const { return group(chunk) * groupRows + chunk % perGroup * length; }
+  int64_t rows(int64_t chunk) const { return std::min(length, groupRows - chunk % perGroup * length); }
+};
+
+template <class T>
+const T* offset(const Tensor* tensor, int64_t elements) {
+  return tensor == nullptr ? nullptr : tensor->data<T>() + elements;
+}
+
+// Scale and shift of every channel of a group: y = x * scale + shift.
+template <class T>
+void affine(int64_t channels, const T* gamma, const T* beta, const T* mean, const T* invstd, T* scale, T* shift) {
+  for (int64_t c = 0; c < channels; ++c) {
+    scale[c] = gamma[c] * invstd[c];
+    shift[c] = beta[c] - mean[c] * scale[c];
+  }
+}
+
+}  // namespace
+
+// tensors: y, mean [G, C], invstd [G, C], running mean [C], running var [C], x, gamma, beta, residual or null
+// numbers: groups, eps, momentum, relu
+// The running statistics take the mean over the groups of each group's mean and unbiased variance.
+void batchNormTrain(const Call& call) {
+  const Tensor &y = call.t(0), &mean = call.t(1), &invstd = call.t(2), &runningMean = call.t(3), &runningVar = call.t(4), &x = call.t(5);
+  const Tensor *residual = call.optional(8);
+  const int64_t groups = call.integer(0);
+  const double eps = call.number(1), momentum = call.number(2);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, groups);
+    const int64_t C = chunks.channels;
+    Scratch<T> partial(chunks.count() * 2 * C);
+    parallelFor(chunks.count(), [&](int64_t k) {
+      T* out = partial.data() + k * 2 * C;
+      statistics(Statistics<T>{x.data<T>() + chunks.first(k) * C, chunks.rows(k), C, out, out + C});
+    });
+
+    Scratch<T> scale(groups * C), shift(groups * C);
+    std::vector<double> meanSum(C), varSum(C), m(C), m2(C);
+    for (int64_t g = 0; g < groups; ++g) {
+      double rows = 0;
+      for (int64_t k = g * chunks.perGroup; k < (g + 1) * chunks.perGroup; ++k) {
+        const double n = static_cast<double>(chunks.rows(k)), total = rows + n;
+        const T* part = partial.data() + k * 2 * C;
+        for (int64_t c = 0; c < C; ++c) {
+          const double delta = rows == 0 ? 0 : part[c] - m[c];
+          m[c] = rows == 0 ? part[c] : m[c] + delta * n / total;
+          m2[c] = (rows == 0 ? 0 : m2[c]) + part[C + c] + delta * delta * rows * n / total;
+        }
+        rows = total;
+      }
+      for (int64_t c = 0; c < C; ++c) {
+        mean.data<T>()[g * C + c] = static_cast<T>(m[c]);
+        invstd.data<T>()[g * C + c] = static_cast<T>(1 / std::sqrt(m2[c] / rows + eps));
+        meanSum[c] += m[c] / static_cast<double>(groups);
+        varSum[c] += m2[c] / std::max(1.0, rows - 1) / static_cast<double>(groups);
+      }
+      affine(C, call.t(6).data<T>(), call.t(7).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C, scale.data() + g * C, shift.data() + g * C);
+    }
+    for (int64_t c = 0; c < C; ++c) {
+      T &rm = runningMean.data<T>()[c], &rv = runningVar.data<T>()[c];
+      rm = static_cast<T>((1 - momentum) * rm + momentum * meanSum[c]);
+      rv = static_cast<T>((1 - momentum) * rv + momentum * varSum[c]);
+    }
+
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), call.number(3) != 0, chunks.rows(k), C});
+    });
+  });
+}
+
+// tensors: y, x, gamma, beta, mean [C], invstd [C], residual or null; numbers: relu
+void batchNormEval(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1), *residual = call.optional(6);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, 1);
+    const int64_t C = chunks.channels;
+    Scratch<T> scale(C), shift(C);
+    affine(C, call.t(2).data<T>(), call.t(3).data<T>(), call.t(4).data<T>(), call.t(5).data<T>(), scale.data(), shift.data());
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * C;
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), call.number(0) != 0, chunks.rows(k), C});
+    });
+  });
+}
+
+// tensors: dx, dgamma [C], dbeta [C], dresidual or null, dy, x, y or null (given when ReLU followed), gamma, mean [G, C],
+// invstd [G, C]; numbers: groups, train
+//   dgamma = sum dz * xhat, dbeta = sum dz, with xhat = (x - mean) * invstd
+//   dx = gamma * invstd * (dz - [train] (mean(dz) + xhat * mean(dz * xhat)))
+void batchNormBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6);
+  const int64_t groups = call.integer(0);
+  const bool train = call.number(1) != 0;
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, groups);
+    const int64_t C = chunks.channels;
+    const T *gamma = call.t(7).data<T>(), *mean = call.t(8).data<T>(), *invstd = call.t(9).data<T>();
+    Scratch<T> partial(chunks.count() * 2 * C);
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * C;
+      T* out = partial.data() + k * 2 * C;
+      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dresidual, at)), mean + chunks.group(k) * C, out, out + C,
+                       chunks.rows(k), C});
+    });
+
+    Scratch<T> a(groups * C), b(groups * C), c0(groups * C);
+    std::vector<double> gammaSum(C), betaSum(C), sum(C), centred(C);
+    for (int64_t g = 0; g < groups; ++g) {
+      std::fill(sum.begin(), sum.end(), 0);
+      std::fill(centred.begin(), centred.end(), 0);
+      for (int64_t k = g * chunks.perGroup; k < (g + 1) * chunks.perGroup; ++k)
+        for (int64_t c = 0; c < C; ++c) {
+          sum[c] += partial[k * 2 * C + c];
+          centred[c] += partial[k * 2 * C + C + c];
+        }
+      const double rows = static_cast<double>(chunks.groupRows);
+      for (int64_t c = 0; c < C; ++c) {
+        const int64_t i = g * C + c;
+        const double inv = invstd[i], scale = gamma[c] * inv;
+        gammaSum[c] += centred[c] * inv;
+        betaSum[c] += sum[c];
+        // scale * (dz - sum/rows - (x - mean) * inv^2 * centred/rows); the mean is not folded in: it would cancel
+        a[i] = static_cast<T>(scale);
+        b[i] = static_cast<T>(train ? -scale * inv * inv * centred[c] / rows : 0);
+        c0[i] = static_cast<T>(train ? -scale * sum[c] / rows : 0);
+      }
+    }
+    for (int64_t c = 0; c < C; ++c) {
+      dgamma.data<T>()[c] = static_cast<T>(gammaSum[c]);
+      dbeta.data<T>()[c] = static_cast<T>(betaSum[c]);
+    }
+    // dresidual already is dz: reading it saves the mask.
+    const Tensor &source = dresidual == nullptr ? dy : *dresidual, *mask = dresidual == nullptr ? y : nullptr;
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
+      combine(Combine<T>{dx.data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g, c0.data() + g, mean + g, chunks.rows(k), C});
+    });
+  });
+}
+
+// tensors: out [C], x [..., C]: the sum over all rows (a bias gradient)
+void sumRows(const Call& call) {
+  const Tensor &out = call.t(0), &x = call.t(1);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, 1);
+    const int64_t C = chunks.channels;
+    Scratch<T> partial(chunks.count() * C);
+    parallelFor(chunks.count(), [&](int64_t k) {
+      T* sum = partial.data() + k * C;
+      for (int64_t c = 0; c < C; ++c) sum[c] = T{0};
+      const T* row = x.data<T>() + chunks.first(k) * C;
+      for (int64_t r = 0; r < chunks.rows(k); ++r, row += C)
+        for (int64_t c = 0; c < C; ++c) sum[c] += row[c];
+    });
+    std::vector<double> total(C);
+    for (int64_t k = 0; k < chunks.count(); ++k)
+      for (int64_t c = 0; c < C; ++c) total[c] += partial[k * C + c];
+    for (int64_t c = 0; c < C; ++c) out.data<T>()[c] = static_cast<T>(total[c]);
+  });
+}
+
+}  // namespace densecl::cpu

@@ -1,0 +1,176 @@
+// Ops that visit each element once: fill, convert, permute (axes 0..3), add, scale, relu, concat, dropout, finite.
+#include <cmath>
+#include <cstring>
+
+#include "../core/parallel.h"
+#include "isa.h"
+#include "ops.h"
+#include "random.h"
+
+namespace densecl::cpu {
+namespace {
+
+constexpr int64_t kGrain = 1 << 14;
+
+template <class F>
+void dispatchAny(DType dtype, F body) {
+  switch (dtype) {
+    case DType::f32: return body(float{});
+    case DType::f64: return body(double{});
+    case DType::i32: return body(int32_t{});
+    case DType::u8: return body(uint8_t{});
+  }
+}
+
+template <class T>
+struct Pair {
+  T* __restrict out;
+  const T* a;
+  const T* b;
+  int64_t begin, end;
+};
+
+template <class T>
+INLINE void addLoop(const Pair<T>& job) {
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.a[i] + job.b[i];
+}
+SIMD_LOOP(add, Pair)
+
+// NaN stays NaN, as in PyTorch: a hidden NaN would be found too late.
+template <class T>
+INLINE void reluLoop(const Pair<T>& job) {
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.a[i] < T{0} ? T{0} : job.a[i];
+}
+SIMD_LOOP(relu, Pair)
+
+template <class T>
+INLINE void reluBackwardLoop(const Pair<T>& job) {
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.b[i] > T{0} ? job.a[i] : T{0};
+}
+SIMD_LOOP(reluBackward, Pair)
+
+template <class Loop>
+void elementwise(const Call& call, const Tensor& out, const Tensor& a, const Tensor& b, Loop loop) {
+  dispatchFloat(call, out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    parallelRange(out.size(), kGrain, [&](int64_t begin, int64_t end) { loop(Pair<T>{out.data<T>(), a.data<T>(), b.data<T>(), begin, end}); });
+  });
+}
+
+}  // namespace
+
+// tensors: out; numbers: value
+void fill(const Call& call) {
+  const Tensor& out = call.t(0);
+  dispatchAny(out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::fill_n(out.data<T>(), out.size(), static_cast<T>(call.number(0)));
+  });
+}
+
+// tensors: out, in of another dtype
+void convert(const Call& call) {
+  const Tensor &out = call.t(0), &in = call.t(1);
+  dispatchAny(out.dtype, [&](auto to) {
+    dispatchAny(in.dtype, [&](auto from) {
+      auto* target = out.data<decltype(to)>();
+      const auto* source = in.data<decltype(from)>();
+      for (int64_t i = 0; i < out.size(); ++i) target[i] = static_cast<decltype(to)>(source[i]);
+    });
+  });
+}
+
+// tensors: out, in (rank 4); numbers: the axis of `in` that becomes axis 0, 1, 2, 3 of `out`
+void permute(const Call& call) {
+  const Tensor &out = call.t(0), &in = call.t(1);
+  int64_t strides[4], step[4];
+  strides[3] = 1;
+  for (int i = 2; i >= 0; --i) strides[i] = strides[i + 1] * in.dim(i + 1);
+  for (int i = 0; i < 4; ++i) step[i] = strides[call.integer(i)];
+  dispatchAny(out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    T* target = out.data<T>();
+    const T* source = in.data<T>();
+    for (int64_t a = 0; a < out.dim(0); ++a)
+      for (int64_t b = 0; b < out.dim(1); ++b)
+        for (int64_t c = 0; c < out.dim(2); ++c)
+          for (int64_t d = 0; d < out.dim(3); ++d) *target++ = source[a * step[0] + b * step[1] + c * step[2] + d * step[3]];
+  });
+}
+
+// tensors: out, a, b
+void add(const Call& call) {
+  elementwise(call, call.t(0), call.t(1), call.t(2), [](const auto& job) { add(job); });
+}
+
+// tensors: out, in, factor (one element) or null; numbers: the constant that is multiplied as well
+void scale(const Call& call) {
+  const Tensor &out = call.t(0), &in = call.t(1), *factor = call.optional(2);
+  dispatchFloat(call, out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T value = static_cast<T>(call.number(0)) * (factor == nullptr ? T{1} : *factor->data<T>());
+    parallelRange(out.size(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) out.data<T>()[i] = in.data<T>()[i] * value;
+    });
+  });
+}
+
+// tensors: y, x
+void relu(const Call& call) {
+  elementwise(call, call.t(0), call.t(1), call.t(1), [](const auto& job) { relu(job); });
+}
+
+// tensors: dx, dy, y
+void reluBackward(const Call& call) {
+  elementwise(call, call.t(0), call.t(1), call.t(2), [](const auto& job) { reluBackward(job); });
+}
+
+// tensors: out [..., sum of C], inputs [..., C_i]
+void concat(const Call& call) {
+  const Tensor& out = call.t(0);
+  int64_t offset = 0;
+  for (size_t k = 1; k < call.tensors.size(); ++k) {
+    const Tensor& in = call.t(k);
+    const size_t width = in.columns() * itemSize(in.dtype), stride = out.columns() * itemSize(out.dtype);
+    for (int64_t r = 0; r < in.rows(); ++r)
+      std::memcpy(static_cast<char*>(out.raw()) + r * stride + offset, static_cast<char*>(in.raw()) + r * width, width);
+    offset += width;
+  }
+}
+
+// tensors: dx_i [..., C_i], dy [..., sum of C]; numbers: first channel of dx_i
+void concatBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dy = call.t(1);
+  const size_t width = dx.columns() * itemSize(dx.dtype), stride = dy.columns() * itemSize(dy.dtype);
+  const size_t offset = call.integer(0) * itemSize(dx.dtype);
+  for (int64_t r = 0; r < dx.rows(); ++r)
+    std::memcpy(static_cast<char*>(dx.raw()) + r * width, static_cast<char*>(dy.raw()) + r * stride + offset, width);
+}
+
+// tensors: y, x; numbers: probability, seed. y = x * keep / (1 - p), where keep is a function of (seed, index): the
+// backward pass is the same op on dy.
+void dropout(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1);
+  const double p = call.number(0);
+  const uint64_t seed = static_cast<uint64_t>(call.number(1));
+  dispatchFloat(call, y.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T scale = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);
+    parallelRange(y.size(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) y.data<T>()[i] = uniformAt(seed, i) >= p ? x.data<T>()[i] * scale : T{0};
+    });
+  });
+}
+
+// tensors: out i32 [1], in; out = 1 when every element is finite
+void finite(const Call& call) {
+  const Tensor &out = call.t(0), &in = call.t(1);
+  dispatchFloat(call, in.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    bool all = true;
+    for (int64_t i = 0; i < in.size(); ++i) all = all && std::isfinite(in.data<T>()[i]);
+    *out.data<int32_t>() = all;
+  });
+}
+
+}  // namespace densecl::cpu

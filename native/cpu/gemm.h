@@ -1,0 +1,92 @@
+// Matrix products over rows that are given by pointers. `Rows` and `Out` are small callables, so that a convolution, its
+// input gradient and a plain product are the same loop.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "../core/allocator.h"
+#include "../core/parallel.h"
+#include "gemm_tile.h"
+
+namespace densecl::cpu {
+
+inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Packed weights: (ceil(columns / kPanel), slabs, depth, kPanel), the columns beyond the last filled with zeros.
+template <class T>
+struct Panels {
+  Panels(int64_t slabs, int64_t depth, int64_t columns)
+      : slabs(slabs), depth(depth), columns(columns), count(ceilDiv(columns, kPanel<T>)), storage(count * slabs * depth * kPanel<T>) {}
+  T* panel(int64_t index) { return storage.data() + index * slabs * depth * kPanel<T>; }
+  int64_t slabs, depth, columns, count;
+  Scratch<T> storage;
+};
+
+// panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride]
+template <class T>
+void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
+  parallelFor(panels.count, [&](int64_t index) {
+    T* out = panels.panel(index);
+    const int64_t first = index * kPanel<T>;
+    const int64_t valid = std::min<int64_t>(kPanel<T>, panels.columns - first);
+    for (int64_t s = 0; s < panels.slabs; ++s) {
+      const T* base = source + first * columnStride + s * slabStride;
+      for (int64_t k = 0; k < panels.depth; ++k, out += kPanel<T>) {
+        const T* in = base + k * depthStride;
+        for (int64_t j = 0; j < valid; ++j) out[j] = in[j * columnStride];
+        for (int64_t j = valid; j < kPanel<T>; ++j) out[j] = T{0};
+      }
+    }
+  });
+}
+
+// For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j].
+// fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
+// scratchPerRow elements a row.
+template <class T, class Fill, class Out>
+void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const T* bias, int64_t scratchPerRow,
+                  Fill fill, Out out) {
+  if (count == 0) return;
+  const TileKernel<T>& kernel = tileKernel<T>();
+  const int64_t taps = static_cast<int64_t>(tapIndex.size());
+  // 96 rows: a multiple of every tile height, and the rows of a block stay in the L2 cache while panels pass.
+  const int64_t block = std::min<int64_t>(96, ceilDiv(count, kernel.rows) * kernel.rows);
+  const int64_t blocks = ceilDiv(count, block);
+  const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
+  parallelFor(blocks * groups, [&](int64_t unit) {
+    // Consecutive units share a panel group, so that large weights are read once per group, not once per block.
+    const int64_t first = (unit % blocks) * block, group = unit / blocks;
+    const int64_t rows = std::min(block, count - first);
+    const int64_t stride = ceilDiv(rows, kernel.rows) * kernel.rows;
+    std::vector<const T*> table(stride * taps);
+    std::vector<T> scratch(rows * scratchPerRow);
+    std::vector<T*> outputs(stride);
+    fill(first, rows, table.data(), stride, scratch.data());
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t i = rows; i < stride; ++i) table[t * stride + i] = table[t * stride + rows - 1];
+    for (int64_t i = 0; i < rows; ++i) outputs[i] = out(first + i);
+    std::vector<T*> shifted(kMaxTileRows);
+    const int64_t lastPanel = panels.count * (group + 1) / groups;
+    for (int64_t p = panels.count * group / groups; p < lastPanel; ++p) {
+      const int64_t column = p * kPanel<T>;
+      TileCall<T> call{nullptr, stride, taps, tapIndex.data(), panels.depth, panels.panel(p), shifted.data(), 0,
+                       static_cast<int>(std::min<int64_t>(kPanel<T>, panels.columns - column)), bias == nullptr ? nullptr : bias + column, false};
+      for (int64_t i = 0; i < rows; i += kernel.rows) {
+        call.rows = table.data() + i;
+        call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
+        for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
+        kernel.run(call);
+      }
+    }
+  });
+}
+
+// Rows of one contiguous matrix.
+template <class T>
+auto matrixRows(const T* matrix, int64_t stride) {
+  return [=](int64_t first, int64_t rows, const T** table, int64_t, T*) {
+    for (int64_t i = 0; i < rows; ++i) table[i] = matrix + (first + i) * stride;
+  };
+}
+
+}  // namespace densecl::cpu

@@ -1,0 +1,24 @@
+// Instruction sets. Hot loops are ordinary code in an always-inline template; SIMD compiles the function that calls it
+// once for each set and the dynamic linker picks at load time. Loops that keep accumulators in registers by hand
+// (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512 forces the latter for tests.
+#pragma once
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define DENSECL_X86 1
+#define SIMD __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#else
+#define SIMD
+#endif
+// SIMD_LOOP(name, Job): the function name(const Job<T>&) for float and double from the template name##Loop<T>.
+#define SIMD_LOOP(name, Job)                              \
+  SIMD void name(const Job<float>& job) { name##Loop(job); } \
+  SIMD void name(const Job<double>& job) { name##Loop(job); }
+#define INLINE inline __attribute__((always_inline))
+
+namespace densecl::cpu {
+
+enum class Isa { portable, avx2, avx512 };
+Isa isa();
+const char* instructionSet();
+
+}  // namespace densecl::cpu

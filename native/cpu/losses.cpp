@@ -1,0 +1,216 @@
+// infoNce and crossEntropy: loss and gradient of the logits in one pass.
+#include <cmath>
+#include <limits>
+
+#include "gemm.h"
+#include "isa.h"
+#include "ops.h"
+
+namespace densecl::cpu {
+namespace {
+
+// Of one row and one stretch of the queue: p[j] = exp((s[j] - maximum) / T), and the sum of p.
+template <class T>
+struct Exponential {
+  T* p;
+  int64_t count;
+  T maximum, inverseTemperature;
+  T* sum;
+};
+
+// exp by 2^n * polynomial, as loops over libm do not vectorise: x = n ln2 + r with |r| <= ln2 / 2, e^r by its Taylor
+// series to degree 7 (relative error below 1e-7, the rounding of float). Arguments are at most 0.
+INLINE float fastExp(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  const float n = static_cast<float>(static_cast<int32_t>(x * 1.44269504f - 0.5f));
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float e = 1.0f / 5040;
+  e = e * r + 1.0f / 720;
+  e = e * r + 1.0f / 120;
+  e = e * r + 1.0f / 24;
+  e = e * r + 1.0f / 6;
+  e = e * r + 0.5f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
+  union {
+    int32_t i;
+    float f;
+  } power = {(static_cast<int32_t>(n) + 127) << 23};
+  return e * power.f;
+}
+INLINE double fastExp(double x) { return std::exp(x); }
+
+template <class T>
+INLINE void exponentialLoop(const Exponential<T>& job) {
+  constexpr int lanes = 16;  // sums in a fixed order that does not depend on the vector width
+  T sum[lanes] = {};
+  int64_t j = 0;
+  for (; j + lanes <= job.count; j += lanes)
+    for (int l = 0; l < lanes; ++l) {
+      const T value = fastExp((job.p[j + l] - job.maximum) * job.inverseTemperature);
+      job.p[j + l] = value;
+      sum[l] += value;
+    }
+  for (; j < job.count; ++j) {
+    const T value = fastExp((job.p[j] - job.maximum) * job.inverseTemperature);
+    job.p[j] = value;
+    sum[0] += value;
+  }
+  T total{0};
+  for (int l = 0; l < lanes; ++l) total += sum[l];
+  *job.sum = total;
+}
+SIMD_LOOP(exponential, Exponential)
+
+}  // namespace
+
+// tensors: loss [1], dquery [R, D] or null, statistics f64 [4], query [R, D], positive [R, D], queue [K, D]
+// numbers: temperature
+//   loss = mean over rows of log(e^(q.k+/T) + sum over j of e^(q.queue_j/T)) - q.k+/T
+//   dquery = ((p0 - 1) k+ + sum over j of p_j queue_j) / (R T), with p the softmax: attention with values = keys, so one pass
+//   over the queue gives loss and gradient. The maximum is carried along (online softmax, M. Milakov, arXiv:1805.02867), and
+//   only a stretch of the logits of a few rows exists at a time.
+// statistics: mean positive similarity, mean negative similarity, share of rows whose positive is the largest, mean log sum exp
+void infoNce(const Call& call) {
+  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4), &queue = call.t(5);
+  const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
+  dispatchFloat(call, query.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T invT = static_cast<T>(1 / call.number(0));
+    Panels<T> keys(1, D, K);
+    pack(keys, queue.data<T>(), D, 0, 1);
+    // Values by stretches of the queue, so that a stretch is one product: slab s holds rows s * stretch ..
+    constexpr int64_t stretch = 256;
+    const int64_t slabs = ceilDiv(K, stretch), panelSize = stretch * kPanel<T>, panels = ceilDiv(D, kPanel<T>);
+    Scratch<T> values(dquery == nullptr ? 0 : slabs * panels * panelSize);
+    if (dquery != nullptr)
+      parallelFor(slabs * panels, [&](int64_t unit) {
+        T* out = values.data() + unit * panelSize;
+        const int64_t first = unit / panels * stretch, column = unit % panels * kPanel<T>;
+        for (int64_t k = 0; k < stretch; ++k)
+          for (int64_t j = 0; j < kPanel<T>; ++j, ++out) *out = first + k < K && column + j < D ? queue.data<T>()[(first + k) * D + column + j] : T{0};
+      });
+
+    const TileKernel<T>& kernel = tileKernel<T>();
+    const int64_t block = 4 * kernel.rows, blocks = ceilDiv(R, block), width = panels * kPanel<T>;
+    std::vector<double> sums(blocks * 5);
+    parallelFor(blocks, [&](int64_t b) {
+      const int64_t first = b * block, rows = std::min(block, R - first);
+      Scratch<T> logits(block * stretch), gradient(block * width);
+      std::vector<T> maximum(rows), sum(rows, T{1}), best(rows, -std::numeric_limits<T>::infinity()), own(rows);
+      std::vector<double> negative(rows);
+      const int32_t tap = 0;
+      const T* in[kMaxTileRows];
+      T* out[kMaxTileRows];
+      for (int64_t i = 0; i < rows; ++i) {
+        double dot = 0;
+        for (int64_t c = 0; c < D; ++c) dot += static_cast<double>(query.data<T>()[(first + i) * D + c]) * positive.data<T>()[(first + i) * D + c];
+        own[i] = maximum[i] = static_cast<T>(dot);
+        std::fill_n(gradient.data() + i * width, width, T{0});
+      }
+      for (int64_t s = 0; s < slabs; ++s) {
+        const int64_t length = std::min(stretch, K - s * stretch);
+        for (int64_t i = 0; i < rows; i += kernel.rows) {
+          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
+          for (int r = 0; r < kernel.rows; ++r) in[r] = query.data<T>() + std::min(R - 1, first + i + r) * D;
+          for (int64_t j = 0; j < length; j += kPanel<T>) {
+            for (int r = 0; r < valid; ++r) out[r] = logits.data() + (i + r) * stretch + j;
+            kernel.run({in, kernel.rows, 1, &tap, D, keys.panel((s * stretch + j) / kPanel<T>), out, valid, kPanel<T>, nullptr, false});
+          }
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          T* row = logits.data() + i * stretch;
+          T top = row[0];
+          T rowSum{0};
+          for (int64_t j = 0; j < length; ++j) {
+            top = std::max(top, row[j]);
+            rowSum += row[j];
+          }
+          negative[i] += rowSum;
+          best[i] = std::max(best[i], top);
+          if (top > maximum[i]) {
+            const T rescale = std::exp((maximum[i] - top) * invT);
+            sum[i] *= rescale;
+            for (int64_t c = 0; c < width; ++c) gradient[i * width + c] *= rescale;
+            maximum[i] = top;
+          }
+          T part;
+          exponential(Exponential<T>{row, length, maximum[i], invT, &part});
+          sum[i] += part;
+          for (int64_t j = length; j < stretch; ++j) row[j] = T{0};
+        }
+        if (dquery == nullptr) continue;
+        for (int64_t i = 0; i < rows; i += kernel.rows) {
+          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
+          for (int r = 0; r < kernel.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
+          for (int64_t p = 0; p < panels; ++p) {
+            for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (i + r) * width + p * kPanel<T>;
+            kernel.run({in, kernel.rows, 1, &tap, stretch, values.data() + (s * panels + p) * panelSize, out, valid, kPanel<T>, nullptr, true});
+          }
+        }
+      }
+      double* total = sums.data() + b * 5;
+      for (int64_t i = 0; i < rows; ++i) {
+        const T own0 = std::exp((own[i] - maximum[i]) * invT);
+        const double logSum = std::log(static_cast<double>(sum[i])) + static_cast<double>(maximum[i]) * invT;
+        total[0] += logSum - static_cast<double>(own[i]) * invT;
+        total[1] += own[i];
+        total[2] += negative[i] / static_cast<double>(K);
+        total[3] += own[i] > best[i] ? 1 : 0;
+        total[4] += logSum;
+        if (dquery == nullptr) continue;
+        const T scale = invT / static_cast<T>(R), inverse = T{1} / sum[i], p0 = own0 * inverse;
+        const T* k = positive.data<T>() + (first + i) * D;
+        for (int64_t c = 0; c < D; ++c) dquery->data<T>()[(first + i) * D + c] = scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse);
+      }
+    });
+    double total[5] = {};
+    for (int64_t b = 0; b < blocks; ++b)
+      for (int i = 0; i < 5; ++i) total[i] += sums[b * 5 + i] / static_cast<double>(R);
+    loss.data<T>()[0] = static_cast<T>(total[0]);
+    for (int i = 0; i < 4; ++i) statistics.data<double>()[i] = total[i + 1];
+  });
+}
+
+// tensors: loss [1], dlogits or null, count f64 [1], logits [..., C], target i32 [...]; numbers: ignored index
+//   loss = mean over the rows that are not ignored of log(sum e^logit) - logit[target]; dlogits = (softmax - onehot) / rows
+// With every row ignored the loss is NaN, as in PyTorch.
+void crossEntropy(const Call& call) {
+  const Tensor &loss = call.t(0), *dlogits = call.optional(1), &count = call.t(2), &logits = call.t(3), &target = call.t(4);
+  const int64_t R = logits.rows(), C = logits.columns(), ignore = call.integer(0);
+  int64_t used = 0;
+  for (int64_t r = 0; r < R; ++r) {
+    const int32_t label = target.data<int32_t>()[r];
+    if (label == ignore) continue;
+    require(label >= 0 && label < C, "RANGE", "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
+    ++used;
+  }
+  count.data<double>()[0] = static_cast<double>(used);
+  dispatchFloat(call, logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<double> sums(R);
+    parallelRange(R, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* row = logits.data<T>() + r * C;
+        const int32_t label = target.data<int32_t>()[r];
+        T* gradient = dlogits == nullptr ? nullptr : dlogits->data<T>() + r * C;
+        if (label == ignore) {
+          if (gradient != nullptr) std::fill_n(gradient, C, T{0});
+          continue;
+        }
+        const T top = *std::max_element(row, row + C);
+        double sum = 0;
+        for (int64_t c = 0; c < C; ++c) sum += std::exp(static_cast<double>(row[c] - top));
+        sums[r] = std::log(sum) + top - row[label];
+        if (gradient == nullptr) continue;
+        for (int64_t c = 0; c < C; ++c)
+          gradient[c] = static_cast<T>((std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / static_cast<double>(used));
+      }
+    });
+    double total = 0;
+    for (double value : sums) total += value;
+    loss.data<T>()[0] = static_cast<T>(total / static_cast<double>(used));
+  });
+}
+
+}  // namespace densecl::cpu

@@ -1,0 +1,128 @@
+// L2 normalisation, dense matching and row gathers.
+#include <cmath>
+
+#include "gemm.h"
+#include "ops.h"
+
+namespace densecl::cpu {
+
+// tensors: y, norm [rows], x [..., C]; numbers: eps. y = x / max(|x|, eps) per row
+void l2Normalize(const Call& call) {
+  const Tensor &y = call.t(0), &norm = call.t(1), &x = call.t(2);
+  const int64_t C = x.columns();
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    parallelRange(x.rows(), 64, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* in = x.data<T>() + r * C;
+        double square = 0;
+        for (int64_t c = 0; c < C; ++c) square += static_cast<double>(in[c]) * in[c];
+        const T length = static_cast<T>(std::max(std::sqrt(square), call.number(0)));
+        norm.data<T>()[r] = length;
+        for (int64_t c = 0; c < C; ++c) y.data<T>()[r * C + c] = in[c] / length;
+      }
+    });
+  });
+}
+
+// tensors: dx, dy, y, norm; numbers: eps. dx = (dy - y (y . dy)) / norm, and dy / eps where the norm was clamped
+void l2NormalizeBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dy = call.t(1), &y = call.t(2), &norm = call.t(3);
+  const int64_t C = dx.columns();
+  dispatchFloat(call, dx.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    parallelRange(dx.rows(), 64, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T *g = dy.data<T>() + r * C, *unit = y.data<T>() + r * C, length = norm.data<T>()[r];
+        double dot = 0;
+        if (length > static_cast<T>(call.number(0)))
+          for (int64_t c = 0; c < C; ++c) dot += static_cast<double>(g[c]) * unit[c];
+        for (int64_t c = 0; c < C; ++c) dx.data<T>()[r * C + c] = (g[c] - unit[c] * static_cast<T>(dot)) / length;
+      }
+    });
+  });
+}
+
+// tensors: index i32 [N, P], similarity [N, P] or null, query [N, P, C], key [N, Q, C]; numbers: cosine
+// index[n, i] = argmax over j of query[n, i] . key[n, j] (divided by |key| when cosine; |query| does not change the
+// argmax but is applied to `similarity`); the lowest index wins a tie. The (P, Q) matrix exists for one image at a time.
+void denseMatch(const Call& call) {
+  const Tensor &index = call.t(0), *similarity = call.optional(1), &query = call.t(2), &key = call.t(3);
+  const bool cosine = call.number(0) != 0;
+  const int64_t N = query.dim(0), P = query.dim(1), Q = key.dim(1), C = query.dim(2);
+  dispatchFloat(call, query.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto length = [&](const T* row) {
+      double square = 0;
+      for (int64_t c = 0; c < C; ++c) square += static_cast<double>(row[c]) * row[c];
+      return std::max(std::sqrt(square), 1e-12);
+    };
+    parallelFor(N, [&](int64_t n) {
+      const T *q = query.data<T>() + n * P * C, *k = key.data<T>() + n * Q * C;
+      std::vector<T> inverse(Q, T{1});
+      if (cosine)
+        for (int64_t j = 0; j < Q; ++j) inverse[j] = static_cast<T>(1 / length(k + j * C));
+      Panels<T> panels(1, C, Q);
+      for (int64_t p = 0; p < panels.count; ++p)
+        for (int64_t c = 0; c < C; ++c)
+          for (int64_t j = 0; j < kPanel<T>; ++j) {
+            const int64_t at = p * kPanel<T> + j;
+            panels.panel(p)[c * kPanel<T> + j] = at < Q ? k[at * C + c] * inverse[at] : T{0};
+          }
+      const TileKernel<T>& kernel = tileKernel<T>();
+      Scratch<T> products(kMaxTileRows * Q);
+      const int32_t tap = 0;
+      for (int64_t i = 0; i < P; i += kernel.rows) {
+        const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, P - i));
+        const T* rows[kMaxTileRows];
+        T* out[kMaxTileRows];
+        for (int r = 0; r < kernel.rows; ++r) rows[r] = q + std::min(P - 1, i + r) * C;
+        for (int64_t p = 0; p < panels.count; ++p) {
+          for (int r = 0; r < valid; ++r) out[r] = products.data() + r * Q + p * kPanel<T>;
+          kernel.run({rows, kernel.rows, 1, &tap, C, panels.panel(p), out, valid, static_cast<int>(std::min<int64_t>(kPanel<T>, Q - p * kPanel<T>)), nullptr, false});
+        }
+        for (int r = 0; r < valid; ++r) {
+          const T* row = products.data() + r * Q;
+          int64_t best = 0;
+          for (int64_t j = 1; j < Q; ++j)
+            if (row[j] > row[best]) best = j;
+          index.data<int32_t>()[n * P + i + r] = static_cast<int32_t>(best);
+          if (similarity != nullptr) similarity->data<T>()[n * P + i + r] = cosine ? static_cast<T>(row[best] / length(q + (i + r) * C)) : row[best];
+        }
+      }
+    });
+  });
+}
+
+// tensors: y [N, P, C], x [N, Q, C], index i32 [N, P] into Q
+void gatherRows(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1), &index = call.t(2);
+  const int64_t N = y.dim(0), P = y.dim(1), Q = x.dim(1), C = y.dim(2);
+  for (int64_t i = 0; i < index.size(); ++i) {
+    const int32_t at = index.data<int32_t>()[i];
+    require(at >= 0 && at < Q, "RANGE", "gatherRows: index " + std::to_string(at) + " is outside of " + std::to_string(Q) + " rows");
+  }
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    parallelRange(N * P, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        std::copy_n(x.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C, C, y.data<T>() + r * C);
+    });
+  });
+}
+
+// tensors: dx [N, Q, C], dy [N, P, C], index
+void gatherRowsBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
+  const int64_t N = dy.dim(0), P = dy.dim(1), Q = dx.dim(1), C = dy.dim(2);
+  dispatchFloat(call, dx.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::fill_n(dx.data<T>(), dx.size(), T{0});
+    for (int64_t r = 0; r < N * P; ++r) {
+      T* out = dx.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C;
+      for (int64_t c = 0; c < C; ++c) out[c] += dy.data<T>()[r * C + c];
+    }
+  });
+}
+
+}  // namespace densecl::cpu

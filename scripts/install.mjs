@@ -1,0 +1,47 @@
+// Compiles the CPU addon with node-gyp on `npm install`. A failure is explained in a sentence, never as a stack trace;
+// --force rebuilds.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const require = createRequire(import.meta.url)
+
+function fail(problem, remedy) {
+  console.error(`densecl: ${problem}\n  ${remedy}`)
+  process.exit(1)
+}
+
+const [major, minor] = process.versions.node.split('.').map(Number)
+if (major < 20 || (major === 20 && minor < 17)) {
+  fail(`Node ${process.versions.node} is too old: 20.17 or later is needed.`, 'Install a current Node from https://nodejs.org.')
+}
+for (const [command, hint] of [
+  [process.env.CXX ?? 'g++', 'Debian and Ubuntu: apt-get install g++ make python3. Fedora: dnf install gcc-c++ make python3.'],
+  ['make', 'Debian and Ubuntu: apt-get install make.'],
+  ['python3', 'Debian and Ubuntu: apt-get install python3.'],
+]) {
+  if (spawnSync(command, ['--version'], { stdio: 'ignore' }).status !== 0) {
+    fail(`the addon has to be compiled, and ${command} was not found.`, `${hint} Then run: npm run build:native`)
+  }
+}
+
+function nodeGyp() {
+  try {
+    return require.resolve('node-gyp/bin/node-gyp.js')
+  } catch {
+    return process.env.npm_config_node_gyp
+  }
+}
+
+const gyp = nodeGyp()
+if (gyp === undefined) fail('node-gyp was not found.', 'Run this through npm: npm run build:native')
+const headers = existsSync('/usr/include/node/node_api.h') ? ['--nodedir=/usr'] : []
+const command = process.argv.includes('--force') ? 'rebuild' : existsSync(join(root, 'build', 'Makefile')) ? 'build' : 'rebuild'
+const result = spawnSync(process.execPath, [gyp, command, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
+if (result.status !== 0) {
+  const lines = `${result.stdout}\n${result.stderr}`.split('\n').filter((line) => /error|fatal|ENOTFOUND|denied/i.test(line)).slice(0, 5)
+  fail(`compiling the addon failed:\n    ${lines.join('\n    ')}`, 'g++ 9 or later with C++17 is needed. Try again with: npm run build:native')
+}

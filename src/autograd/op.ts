@@ -1,0 +1,68 @@
+import { fail } from '../tensor/errors.js'
+import { describe, type Tensor } from '../tensor/tensor.js'
+
+/** Inputs by name; an optional one may be absent. */
+export type Inputs = Record<string, Tensor | undefined>
+
+export interface Recorded {
+  /** Output 0 carries the gradient; others (indices, statistics) do not. */
+  outputs: Tensor[]
+  /** What backward reads, by name. The tape holds these until backward has used them. */
+  saved?: Record<string, Tensor>
+}
+
+export interface BackwardContext<I extends Inputs, A> {
+  /** Gradient of output 0, of its shape and dtype. */
+  grad: Tensor
+  saved: Record<string, Tensor>
+  attrs: A
+  /** Inputs whose gradient is wanted. */
+  needs: { readonly [K in keyof I]: boolean }
+}
+
+/**
+ * One op: arguments checked and computed in `forward`, one gradient per differentiable input from `backward`. An op without
+ * gradients says so with the word.
+ */
+export interface Op<I extends Inputs = Inputs, A = unknown> {
+  readonly name: string
+  forward(inputs: I, attrs: A, needsGradient: boolean): Recorded
+  readonly backward: 'notDifferentiable' | ((context: BackwardContext<I, A>) => { [K in keyof I]?: Tensor | undefined })
+}
+
+export function defineOp<I extends Inputs, A = Record<string, never>>(op: Op<I, A>): Op<I, A> {
+  return op
+}
+
+// Argument checks, in one sentence form: op, argument, what was expected, what was received.
+
+export function expectRank(op: string, name: string, tensor: Tensor, rank: number): void {
+  if (tensor.shape.length !== rank) fail('SHAPE', `${op}: expected ${name} of rank ${rank} but received ${describe(tensor)}`)
+}
+
+export function expectShape(op: string, name: string, tensor: Tensor, shape: readonly number[], why: string): void {
+  if (tensor.shape.length !== shape.length || tensor.shape.some((d, i) => d !== shape[i])) {
+    fail('SHAPE', `${op}: expected ${name} [${shape.join(',')}] (${why}) but received ${describe(tensor)}`)
+  }
+}
+
+/** All floating and of one dtype; absent inputs are skipped. */
+export function expectFloats(op: string, inputs: Inputs): void {
+  let first: [string, Tensor] | undefined
+  for (const [name, tensor] of Object.entries(inputs)) {
+    if (tensor === undefined) continue
+    if (tensor.dtype !== 'f32' && tensor.dtype !== 'f64') fail('DTYPE', `${op}: expected ${name} of dtype f32 or f64 but received ${describe(tensor)}`)
+    first ??= [name, tensor]
+    if (tensor.dtype !== first[1].dtype) {
+      fail('DTYPE', `${op}: expected one dtype but received ${first[0]} ${describe(first[1])} and ${name} ${describe(tensor)}`)
+    }
+  }
+}
+
+export function expectDType(op: string, name: string, tensor: Tensor, dtype: string): void {
+  if (tensor.dtype !== dtype) fail('DTYPE', `${op}: expected ${name} of dtype ${dtype} but received ${describe(tensor)}`)
+}
+
+export function expectInteger(op: string, name: string, value: number, least: number): void {
+  if (!Number.isSafeInteger(value) || value < least) fail('ARGUMENT', `${op}: expected ${name} to be an integer of at least ${least} but received ${value}`)
+}

@@ -1,0 +1,156 @@
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { describe, scope, Tensor } from '../tensor/tensor.js'
+import type { Inputs, Op } from './op.js'
+
+interface Node {
+  op: Op
+  attrs: unknown
+  inputs: { name: string; id: number; tensor: { shape: readonly number[]; dtype: string } }[]
+  needs: Record<string, boolean>
+  saved: Record<string, Tensor>
+  output: number
+}
+
+let active: Tape | undefined
+
+/**
+ * Records the ops that run inside record() on the watched tensors and what depends on them, and computes gradients once.
+ * It holds saved tensors under handles of its own, so scopes inside the forward pass may free theirs; each is freed as soon
+ * as backward has used it.
+ */
+export class Tape {
+  readonly #nodes: Node[] = []
+  readonly #tracked = new Set<number>()
+
+  watch(tensors: Iterable<Tensor>): this {
+    for (const tensor of tensors) this.#tracked.add(tensor.id)
+    return this
+  }
+
+  record<R>(body: () => R): R {
+    const outer = active
+    active = this
+    try {
+      return body()
+    } finally {
+      active = outer
+    }
+  }
+
+  /** @internal */
+  needs(inputs: Inputs): boolean {
+    return Object.values(inputs).some((tensor) => tensor !== undefined && this.#tracked.has(tensor.id))
+  }
+
+  /** @internal */
+  push(op: Op, inputs: Inputs, attrs: unknown, output: Tensor, saved: Record<string, Tensor>): void {
+    const present = Object.entries(inputs).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
+    this.#nodes.push({
+      op,
+      attrs,
+      inputs: present.map(([name, tensor]) => ({ name, id: tensor.id, tensor: { shape: tensor.shape, dtype: tensor.dtype } })),
+      needs: Object.fromEntries(present.map(([name, tensor]) => [name, this.#tracked.has(tensor.id)])),
+      saved: Object.fromEntries(Object.entries(saved).map(([name, tensor]) => [name, tensor.alias().keep()])),
+      output: output.id,
+    })
+    this.#tracked.add(output.id)
+  }
+
+  /**
+   * Gradients of `output`, weighted by `seed` (ones without it), with respect to each of `targets`, in their order; zeros
+   * for a target that `output` does not depend on. The tape is empty afterwards.
+   */
+  backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
+    if (!this.#tracked.has(output.id)) fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
+    const wanted = new Set(targets.map((target) => target.id))
+    const gradients = new Map<number, Tensor>()
+    gradients.set(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype) : seed.alias()).keep())
+    try {
+      for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {
+        const grad = gradients.get(node.output)
+        if (grad !== undefined) {
+          for (const [id, gradient] of differentiate(node, grad)) accumulate(gradients, id, gradient)
+          if (!wanted.has(node.output)) {
+            gradients.delete(node.output)
+            grad.dispose()
+          }
+        }
+        release(node)
+      }
+      return targets.map((target) => {
+        const gradient = gradients.get(target.id) ?? Tensor.zeros(target.shape, target.dtype).keep()
+        gradients.delete(target.id)
+        return gradient.adopt()
+      })
+    } finally {
+      for (const gradient of gradients.values()) gradient.dispose()
+      this.dispose()
+    }
+  }
+
+  /** Frees what is saved; for a tape whose backward will not run. */
+  dispose(): void {
+    for (const node of this.#nodes) release(node)
+    this.#nodes.length = 0
+  }
+}
+
+function release(node: Node): void {
+  for (const tensor of Object.values(node.saved)) tensor.dispose()
+}
+
+/** The gradients of a node's inputs, kept out of every scope. */
+function differentiate(node: Node, grad: Tensor): [number, Tensor][] {
+  const { op } = node
+  if (op.backward === 'notDifferentiable') return fail('TAPE', `${op.name} is not differentiable`)
+  const { backward } = op
+  const result = noGrad(() => scope(() => backward({ grad, saved: node.saved, attrs: node.attrs, needs: node.needs })))
+  const found: [number, Tensor][] = []
+  for (const input of node.inputs) {
+    const gradient = result[input.name]
+    if (!node.needs[input.name]) {
+      gradient?.dispose()
+      continue
+    }
+    if (gradient === undefined) return fail('TAPE', `${op.name}: backward gave no gradient for ${input.name}`)
+    if (gradient.dtype !== input.tensor.dtype || gradient.shape.join() !== input.tensor.shape.join()) {
+      fail('TAPE', `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`)
+    }
+    found.push([input.id, gradient.keep()])
+  }
+  return found
+}
+
+function accumulate(gradients: Map<number, Tensor>, id: number, gradient: Tensor): void {
+  const before = gradients.get(id)
+  if (before === undefined) {
+    gradients.set(id, gradient)
+    return
+  }
+  const sum = Tensor.empty(gradient.shape, gradient.dtype).keep()
+  runNative('add', [sum, before, gradient])
+  before.dispose()
+  gradient.dispose()
+  gradients.set(id, sum)
+}
+
+/** Runs an op and records it when a gradient may be asked for. */
+export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): Tensor[] {
+  const tape = active
+  const needsGradient = op.backward !== 'notDifferentiable' && tape !== undefined && tape.needs(inputs)
+  const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
+  if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
+  return outputs
+}
+
+/** Runs `body` without recording: what it computes is a constant to the tape. */
+export function noGrad<R>(body: () => R): R {
+  const outer = active
+  active = undefined
+  try {
+    return body()
+  } finally {
+    active = outer
+  }
+}

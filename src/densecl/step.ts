@@ -1,0 +1,104 @@
+/**
+ * One training step of DenseCL (Wang et al., Dense Contrastive Learning, CVPR 2021, arXiv:2011.09157) in the order of the
+ * authors' code, from two views to gradients. With `denseWeight` 0 it is MoCo v2 (arXiv:2003.04297).
+ *
+ * Letters: N images, S grid side, P = S * S positions, C backbone channels, D embedding dimension, K queue length.
+ */
+import { noGrad, Tape } from '../autograd/tape.js'
+import { add, reshape, scale } from '../ops/elementwise.js'
+import { infoNce } from '../ops/losses.js'
+import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../ops/similarity.js'
+import { scope, type Tensor } from '../tensor/tensor.js'
+import { embeddingSpread, type Health, matchHealth } from './health.js'
+import type { DenseCL } from './model.js'
+
+export interface StepOptions {
+  temperature: number
+  /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
+  denseWeight: number
+  keyMomentum: number
+  /** Groups of the batch with batch statistics of their own, as on that many devices. */
+  normGroups: number
+  /** The order in which the key batch passes the key encoder, undone behind it (shuffle-BN). */
+  keyOrder: ArrayLike<number>
+}
+
+export interface StepResult {
+  /** Both terms already weighted, as the original logs them, and their sum. */
+  losses: { single: number; dense: number; total: number }
+  health: Health
+  /** One gradient per parameter of model.parameters(), in its order; the caller disposes them. */
+  gradients: Tensor[]
+}
+
+export interface Views {
+  /** [N, H, W, 3], normalised */
+  query: Tensor
+  key: Tensor
+}
+
+export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult {
+  const { temperature, denseWeight, keyMomentum, normGroups, keyOrder } = options
+  const parameters = [...model.parameters().values()]
+  const mode = { train: true, groups: normGroups } as const
+
+  return scope(() => {
+    const tape = new Tape().watch(parameters)
+    const step = tape.record(() => {
+      const query = model.query.forward(views.query, mode)
+      const q = l2Normalize(query.global) // [N, D]
+      const qDense = l2Normalize(query.dense) // [N, S, S, D]
+
+      const key = noGrad(() => {
+        model.updateKeyEncoder(keyMomentum)
+        return keyForward(model, views.key, keyOrder, mode)
+      })
+
+      // Each query position's partner: the most similar backbone feature of the key view, then that position's embedding.
+      const [n, s, , d] = qDense.shape as [number, number, number, number]
+      const { index } = noGrad(() => denseMatch(positions(query.map), positions(key.map)))
+      const partners = noGrad(() => gatherRows(positions(key.dense), index)) // [N, P, D]
+
+      const global = infoNce(q, key.global, model.queue.keys, temperature)
+      const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature)
+      const single = scale(global.loss, 1 - denseWeight)
+      const denseLoss = scale(dense.loss, denseWeight)
+      const total = add(single, denseLoss)
+
+      model.queue.enqueue(key.global)
+      model.denseQueue.enqueue(key.pooled)
+      const health = {
+        global: statisticsOf(global.statistics),
+        dense: statisticsOf(dense.statistics),
+        spread: embeddingSpread(q),
+        ...matchHealth(index, s * s),
+      }
+      return { losses: { single: single.item(), dense: denseLoss.item(), total: total.item() }, total, health, index }
+    })
+    const gradients = tape.backward(step.total, parameters)
+    return { losses: step.losses, health: step.health, gradients }
+  })
+}
+
+/** The normalised outputs of the key encoder, in the order of `view`. */
+function keyForward(model: DenseCL, view: Tensor, order: ArrayLike<number>, mode: { train: true; groups: number }) {
+  return scope(() => {
+    const key = model.key.forward(permuteBatch(view, order), mode)
+    const inverse = new Int32Array(order.length)
+    for (let i = 0; i < order.length; ++i) inverse[order[i]!] = i
+    return {
+      global: l2Normalize(permuteBatch(key.global, inverse)),
+      dense: l2Normalize(permuteBatch(key.dense, inverse)),
+      pooled: l2Normalize(permuteBatch(key.pooled, inverse)),
+      map: permuteBatch(key.map, inverse),
+    }
+  })
+}
+
+/** [N, S, S, C] as [N, P, C] */
+const positions = (map: Tensor): Tensor => reshape(map, [map.shape[0]!, map.shape[1]! * map.shape[2]!, map.shape[3]!])
+
+function statisticsOf(statistics: Tensor): Health['global'] {
+  const [positive, negative, accuracy, logSumExp] = statistics.data() as unknown as [number, number, number, number]
+  return { positive, negative, accuracy, logSumExp }
+}

@@ -1,0 +1,27 @@
+import type { Tensor } from '../tensor/tensor.js'
+
+/**
+ * What a module holds, by its original (PyTorch) name: `parameters` are trained, `buffers` are not but belong to the state
+ * (running statistics). Names decide the order everywhere: in the optimiser, in checkpoints and in exports.
+ */
+export interface State {
+  parameters: Map<string, Tensor>
+  buffers: Map<string, Tensor>
+}
+
+export const emptyState = (): State => ({ parameters: new Map(), buffers: new Map() })
+
+/** Adds the state of a part under `prefix`. */
+export function include(state: State, prefix: string, part: State): void {
+  for (const [name, tensor] of part.parameters) state.parameters.set(`${prefix}.${name}`, tensor)
+  for (const [name, tensor] of part.buffers) state.buffers.set(`${prefix}.${name}`, tensor)
+}
+
+export function* allTensors({ parameters, buffers }: State): Generator<[string, Tensor]> {
+  yield* parameters
+  yield* buffers
+}
+
+export function disposeState(state: State): void {
+  for (const [, tensor] of allTensors(state)) tensor.dispose()
+}

@@ -1,0 +1,56 @@
+import { batchNormOp } from './batchNorm.js'
+import { conv2dOp } from './conv2d.js'
+import { addOp, concatOp, dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
+import { linearOp } from './linear.js'
+import { crossEntropyOp, infoNceOp } from './losses.js'
+import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
+import { resizeBilinearOp } from './resizeBilinear.js'
+import { denseMatchOp, gatherRowsOp, l2NormalizeOp } from './similarity.js'
+
+interface AnyOp {
+  readonly name: string
+  readonly backward: 'notDifferentiable' | ((...context: never[]) => unknown)
+}
+
+export type OpName =
+  | 'add'
+  | 'avgPool2d'
+  | 'batchNorm'
+  | 'concat'
+  | 'conv2d'
+  | 'crossEntropy'
+  | 'denseMatch'
+  | 'dropout'
+  | 'gatherRows'
+  | 'infoNce'
+  | 'l2Normalize'
+  | 'linear'
+  | 'maxPool2d'
+  | 'relu'
+  | 'reshape'
+  | 'resizeBilinear'
+  | 'scale'
+
+/**
+ * Every op that a tape can record. Tests and benches are tables over the same keys, so an op without a test or a bench does
+ * not compile, and an op without a gradient has said `notDifferentiable`.
+ */
+export const catalogue: Readonly<Record<OpName, AnyOp>> = {
+  add: addOp,
+  avgPool2d: avgPool2dOp,
+  batchNorm: batchNormOp,
+  concat: concatOp,
+  conv2d: conv2dOp,
+  crossEntropy: crossEntropyOp,
+  denseMatch: denseMatchOp,
+  dropout: dropoutOp,
+  gatherRows: gatherRowsOp,
+  infoNce: infoNceOp,
+  l2Normalize: l2NormalizeOp,
+  linear: linearOp,
+  maxPool2d: maxPool2dOp,
+  relu: reluOp,
+  reshape: reshapeOp,
+  resizeBilinear: resizeBilinearOp,
+  scale: scaleOp,
+}

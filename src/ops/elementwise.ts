@@ -1,0 +1,146 @@
+import { apply } from '../autograd/tape.js'
+import { defineOp, expectFloats, expectShape, type Inputs } from '../autograd/op.js'
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
+
+interface Unary extends Inputs {
+  x: Tensor
+}
+interface Binary extends Inputs {
+  a: Tensor
+  b: Tensor
+}
+
+export const reluOp = defineOp<Unary>({
+  name: 'relu',
+  forward({ x }) {
+    const y = Tensor.empty(x.shape, x.dtype)
+    runNative('relu', [y, x])
+    return { outputs: [y], saved: { y } }
+  },
+  // dx = dy where y > 0
+  backward({ grad, saved }) {
+    const dx = Tensor.empty(grad.shape, grad.dtype)
+    runNative('reluBackward', [dx, grad, saved.y])
+    return { x: dx }
+  },
+})
+
+/** max(x, 0); NaN stays NaN. */
+export function relu(x: Tensor): Tensor {
+  expectFloats('relu', { x })
+  return apply(reluOp, { x }, {})[0]!
+}
+
+export const addOp = defineOp<Binary>({
+  name: 'add',
+  forward({ a, b }) {
+    const y = Tensor.empty(a.shape, a.dtype)
+    runNative('add', [y, a, b])
+    return { outputs: [y] }
+  },
+  // da = db = dy
+  backward({ grad }) {
+    return { a: grad.alias(), b: grad.alias() }
+  },
+})
+
+/** a + b of one shape. */
+export function add(a: Tensor, b: Tensor): Tensor {
+  expectFloats('add', { a, b })
+  expectShape('add', 'b', b, a.shape, 'the shape of a')
+  return apply(addOp, { a, b }, {})[0]!
+}
+
+export const scaleOp = defineOp<Unary, { factor: number }>({
+  name: 'scale',
+  forward({ x }, { factor }) {
+    const y = Tensor.empty(x.shape, x.dtype)
+    runNative('scale', [y, x, undefined], [factor])
+    return { outputs: [y] }
+  },
+  // dx = factor dy
+  backward({ grad, attrs }) {
+    const dx = Tensor.empty(grad.shape, grad.dtype)
+    runNative('scale', [dx, grad, undefined], [attrs.factor])
+    return { x: dx }
+  },
+})
+
+/** factor * x with a constant factor. */
+export function scale(x: Tensor, factor: number): Tensor {
+  expectFloats('scale', { x })
+  return apply(scaleOp, { x }, { factor })[0]!
+}
+
+export const reshapeOp = defineOp<Unary, { shape: readonly number[]; from: readonly number[] }>({
+  name: 'reshape',
+  forward({ x }, { shape }) {
+    return { outputs: [x.alias(shape)] }
+  },
+  // dx = dy in the shape of x
+  backward({ grad, attrs }) {
+    return { x: grad.alias(attrs.from) }
+  },
+})
+
+/** The same values, row-major, in another shape; shares the storage. */
+export function reshape(x: Tensor, shape: readonly number[]): Tensor {
+  if (sizeOf(shape) !== x.size) fail('SHAPE', `reshape: expected a shape of ${x.size} elements, as x ${describe(x)}, but received [${shape.join(',')}]`)
+  return apply(reshapeOp, { x }, { shape, from: x.shape })[0]!
+}
+
+export const dropoutOp = defineOp<Unary, { probability: number; seed: number }>({
+  name: 'dropout',
+  forward({ x }, { probability, seed }) {
+    const y = Tensor.empty(x.shape, x.dtype)
+    runNative('dropout', [y, x], [probability, seed])
+    return { outputs: [y] }
+  },
+  // dx = dy * keep / (1 - p), the same mask
+  backward({ grad, attrs }) {
+    const dx = Tensor.empty(grad.shape, grad.dtype)
+    runNative('dropout', [dx, grad], [attrs.probability, attrs.seed])
+    return { x: dx }
+  },
+})
+
+/** Zeroes each element with `probability` and divides the rest by 1 - probability; the mask is a function of `seed`. */
+export function dropout(x: Tensor, probability: number, seed: number): Tensor {
+  expectFloats('dropout', { x })
+  if (!(probability >= 0 && probability <= 1)) fail('ARGUMENT', `dropout: expected a probability in 0..1 but received ${probability}`)
+  return apply(dropoutOp, { x }, { probability, seed })[0]!
+}
+
+export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
+  name: 'concat',
+  forward(inputs, { widths }) {
+    const parts = Object.values(inputs) as Tensor[]
+    const width = widths.reduce((sum, w) => sum + w, 0)
+    const y = Tensor.empty([...parts[0]!.shape.slice(0, -1), width], parts[0]!.dtype)
+    runNative('concat', [y, ...parts])
+    return { outputs: [y] }
+  },
+  // dx_i = the channels of dy that came from x_i
+  backward({ grad, attrs }) {
+    let first = 0
+    return Object.fromEntries(
+      attrs.widths.map((width, i) => {
+        const dx = Tensor.empty([...grad.shape.slice(0, -1), width], grad.dtype)
+        runNative('concatBackward', [dx, grad], [first])
+        first += width
+        return [`x${i}`, dx]
+      }),
+    )
+  },
+})
+
+/** Joins tensors [..., C_i] along their last axis. */
+export function concat(parts: readonly Tensor[]): Tensor {
+  const first = parts[0] ?? fail('ARGUMENT', 'concat: expected at least one tensor but received none')
+  const inputs = Object.fromEntries(parts.map((part, i) => [`x${i}`, part]))
+  expectFloats('concat', inputs)
+  for (const [name, part] of Object.entries(inputs)) expectShape('concat', name, part, [...first.shape.slice(0, -1), part.shape.at(-1)!], 'the leading axes of x0')
+  return apply(concatOp, inputs, { widths: parts.map((part) => part.shape.at(-1)!) })[0]!
+}

@@ -1,0 +1,51 @@
+import { apply } from '../autograd/tape.js'
+import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { describe, Tensor } from '../tensor/tensor.js'
+import { sumRows } from './sumRows.js'
+
+interface LinearInputs extends Inputs {
+  x: Tensor
+  weight: Tensor
+  bias: Tensor | undefined
+}
+
+// A linear layer is the convolution of R one-pixel images with a 1x1 kernel.
+const pointwise = [1, 1, 0, 0, 1, 1]
+const asImages = (matrix: Tensor): Tensor => matrix.alias([matrix.shape[0]!, 1, 1, matrix.shape[1]!])
+
+export const linearOp = defineOp<LinearInputs>({
+  name: 'linear',
+  forward({ x, weight, bias }) {
+    const y = Tensor.empty([x.shape[0]!, weight.shape[0]!], x.dtype)
+    runNative('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise)
+    return { outputs: [y], saved: { x, weight } }
+  },
+  // dx = dy w, dw = dy^T x, db = sum of dy
+  backward({ grad, saved, needs }) {
+    const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
+    const x = saved.x!
+    const weight = saved.weight!
+    if (needs.x) {
+      gradients.x = Tensor.empty(x.shape, grad.dtype)
+      runNative('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise)
+    }
+    if (needs.weight) {
+      gradients.weight = Tensor.empty(weight.shape, grad.dtype)
+      runNative('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise)
+    }
+    if (needs.bias) gradients.bias = sumRows(grad)
+    return gradients
+  },
+})
+
+/** x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O]. */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  expectFloats('linear', { x, weight, bias })
+  expectRank('linear', 'x', x, 2)
+  expectRank('linear', 'weight', weight, 2)
+  if (x.shape[1] !== weight.shape[1]) fail('SHAPE', `linear: expected weight of ${x.shape[1]} inputs, as x ${describe(x)}, but received ${describe(weight)}`)
+  if (bias !== undefined) expectShape('linear', 'bias', bias, [weight.shape[0]!], 'the outputs')
+  return apply(linearOp, { x, weight, bias }, {})[0]!
+}

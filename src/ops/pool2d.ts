@@ -1,0 +1,89 @@
+import { apply } from '../autograd/tape.js'
+import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { describe, Tensor } from '../tensor/tensor.js'
+import { perAxis, type PerAxis } from './conv2d.js'
+
+export interface Pool2dOptions {
+  kernel: PerAxis
+  stride?: PerAxis
+  padding?: PerAxis
+}
+
+interface PoolInputs extends Inputs {
+  x: Tensor
+}
+interface PoolAttrs {
+  numbers: readonly number[]
+  inputShape: readonly number[]
+  outputShape: readonly number[]
+}
+
+export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
+  name: 'maxPool2d',
+  forward({ x }, { numbers, outputShape }) {
+    const y = Tensor.empty(outputShape, x.dtype)
+    const index = Tensor.empty(outputShape, 'i32')
+    runNative('maxPool2d', [y, index, x], numbers)
+    return { outputs: [y], saved: { index } }
+  },
+  // dx[the position of each maximum] += dy
+  backward({ grad, saved, attrs }) {
+    const dx = Tensor.empty(attrs.inputShape, grad.dtype)
+    runNative('maxPool2dBackward', [dx, grad, saved.index])
+    return { x: dx }
+  },
+})
+
+export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs>({
+  name: 'avgPool2d',
+  forward({ x }, { numbers, outputShape }) {
+    const y = Tensor.empty(outputShape, x.dtype)
+    runNative('avgPool2d', [y, x], numbers)
+    return { outputs: [y] }
+  },
+  // dx += dy / count over each window
+  backward({ grad, attrs }) {
+    const dx = Tensor.empty(attrs.inputShape, grad.dtype)
+    runNative('avgPool2dBackward', [dx, grad], attrs.numbers)
+    return { x: dx }
+  },
+})
+
+function windows(op: string, x: Tensor, { kernel, stride = kernel, padding = 0 }: Pool2dOptions): PoolAttrs {
+  expectFloats(op, { x })
+  expectRank(op, 'x', x, 4)
+  const numbers = [...perAxis(kernel), ...perAxis(stride), ...perAxis(padding)] as [number, number, number, number, number, number]
+  const [kh, kw, sh, sw, ph, pw] = numbers
+  for (const value of [kh, kw]) expectInteger(op, 'kernel', value, 1)
+  for (const value of [sh, sw]) expectInteger(op, 'stride', value, 1)
+  for (const value of [ph, pw]) expectInteger(op, 'padding', value, 0)
+  if (2 * ph > kh || 2 * pw > kw) fail('ARGUMENT', `${op}: expected padding of at most half the kernel ${kh}x${kw} but received ${ph}x${pw}`)
+  const [n, h, w, c] = x.shape as [number, number, number, number]
+  const oh = Math.floor((h + 2 * ph - kh) / sh) + 1
+  const ow = Math.floor((w + 2 * pw - kw) / sw) + 1
+  if (oh < 1 || ow < 1) fail('SHAPE', `${op}: the kernel ${kh}x${kw} is larger than the padded x ${describe(x)}`)
+  return { numbers, inputShape: x.shape, outputShape: [n, oh, ow, c] }
+}
+
+/** The largest value of each window of x [N, H, W, C]; padding never wins, the first of equals gets the gradient. */
+export function maxPool2d(x: Tensor, options: Pool2dOptions): Tensor {
+  return apply(maxPool2dOp, { x }, windows('maxPool2d', x, options))[0]!
+}
+
+/** The mean of each window of x [N, H, W, C], over the padding too when it is counted (PyTorch's default). */
+export function avgPool2d(x: Tensor, options: Pool2dOptions & { countPadding?: boolean }): Tensor {
+  const attrs = windows('avgPool2d', x, options)
+  return apply(avgPool2dOp, { x }, { ...attrs, numbers: [...attrs.numbers, Number(options.countPadding ?? true), 0] })[0]!
+}
+
+/** The means of `output` x `output` windows that cover x [N, H, W, C]; 1 is global average pooling. */
+export function adaptiveAvgPool2d(x: Tensor, output: PerAxis): Tensor {
+  expectFloats('adaptiveAvgPool2d', { x })
+  expectRank('adaptiveAvgPool2d', 'x', x, 4)
+  const [oh, ow] = perAxis(output)
+  for (const value of [oh, ow]) expectInteger('adaptiveAvgPool2d', 'output', value, 1)
+  const outputShape = [x.shape[0]!, oh, ow, x.shape[3]!]
+  return apply(avgPool2dOp, { x }, { numbers: [0, 0, 0, 0, 0, 0, 0, 1], inputShape: x.shape, outputShape })[0]!
+}

@@ -1,0 +1,102 @@
+import { apply } from '../autograd/tape.js'
+import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { describe, Tensor } from '../tensor/tensor.js'
+
+interface NormalizeInputs extends Inputs {
+  x: Tensor
+}
+
+export const l2NormalizeOp = defineOp<NormalizeInputs, { eps: number }>({
+  name: 'l2Normalize',
+  forward({ x }, { eps }) {
+    const y = Tensor.empty(x.shape, x.dtype)
+    const norm = Tensor.empty(x.shape.slice(0, -1), x.dtype)
+    runNative('l2Normalize', [y, norm, x], [eps])
+    return { outputs: [y], saved: { y, norm } }
+  },
+  // dx = (dy - y (y . dy)) / max(|x|, eps); without the second term where |x| <= eps
+  backward({ grad, saved, attrs }) {
+    const dx = Tensor.empty(grad.shape, grad.dtype)
+    runNative('l2NormalizeBackward', [dx, grad, saved.y, saved.norm], [attrs.eps])
+    return { x: dx }
+  },
+})
+
+/** x [..., C] divided by max(|x|, eps) along the last axis. */
+export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
+  expectFloats('l2Normalize', { x })
+  if (x.shape.length === 0) fail('SHAPE', 'l2Normalize: expected x of rank 1 or more but received a scalar')
+  return apply(l2NormalizeOp, { x }, { eps })[0]!
+}
+
+interface MatchInputs extends Inputs {
+  query: Tensor
+  key: Tensor
+}
+
+export const denseMatchOp = defineOp<MatchInputs, { cosine: boolean }>({
+  name: 'denseMatch',
+  forward({ query, key }, { cosine }) {
+    const index = Tensor.empty(query.shape.slice(0, 2), 'i32')
+    const similarity = Tensor.empty(query.shape.slice(0, 2), query.dtype)
+    runNative('denseMatch', [index, similarity, query, key], [Number(cosine)])
+    return { outputs: [index, similarity] }
+  },
+  backward: 'notDifferentiable',
+})
+
+/**
+ * For each position of query [N, P, C] the most similar position of key [N, Q, C] of the same image: index i32 [N, P] and
+ * its similarity [N, P]. Cosine similarity unless told otherwise; the lowest index wins a tie.
+ */
+export function denseMatch(query: Tensor, key: Tensor, { cosine = true } = {}): { index: Tensor; similarity: Tensor } {
+  expectFloats('denseMatch', { query, key })
+  expectRank('denseMatch', 'query', query, 3)
+  expectRank('denseMatch', 'key', key, 3)
+  expectShape('denseMatch', 'key', key, [query.shape[0]!, key.shape[1]!, query.shape[2]!], 'images and channels of query')
+  if (key.shape[1] === 0) fail('SHAPE', `denseMatch: expected at least one key position but received key ${describe(key)}`)
+  const [index, similarity] = apply(denseMatchOp, { query, key }, { cosine }) as [Tensor, Tensor]
+  return { index, similarity }
+}
+
+interface GatherInputs extends Inputs {
+  x: Tensor
+  index: Tensor
+}
+
+export const gatherRowsOp = defineOp<GatherInputs, { inputShape: readonly number[] }>({
+  name: 'gatherRows',
+  forward({ x, index }) {
+    const y = Tensor.empty([...index.shape, x.shape[2]!], x.dtype)
+    runNative('gatherRows', [y, x, index])
+    return { outputs: [y], saved: { index } }
+  },
+  // dx[n, index[n, i]] += dy[n, i]
+  backward({ grad, saved, attrs }) {
+    const dx = Tensor.empty(attrs.inputShape, grad.dtype)
+    runNative('gatherRowsBackward', [dx, grad, saved.index])
+    return { x: dx }
+  },
+})
+
+/** y[n, i] = x[n, index[n, i]] for x [N, Q, C] and index i32 [N, P]. */
+export function gatherRows(x: Tensor, index: Tensor): Tensor {
+  expectFloats('gatherRows', { x })
+  expectRank('gatherRows', 'x', x, 3)
+  expectRank('gatherRows', 'index', index, 2)
+  expectDType('gatherRows', 'index', index, 'i32')
+  expectShape('gatherRows', 'index', index, [x.shape[0]!, index.shape[1]!], 'the images of x')
+  return apply(gatherRowsOp, { x, index }, { inputShape: x.shape })[0]!
+}
+
+/** The images of x [N, ...] in the order of `order` (not recorded on a tape). */
+export function permuteBatch(x: Tensor, order: ArrayLike<number>): Tensor {
+  const n = x.shape[0]!
+  const index = Tensor.from(order, [1, n], 'i32')
+  const y = Tensor.empty(x.shape, x.dtype)
+  runNative('gatherRows', [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n]), index])
+  index.dispose()
+  return y
+}

@@ -1,0 +1,80 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+import { DenseclError } from './errors.js'
+
+export interface MemoryStats {
+  /** Bytes of tensors and scratch in use. */
+  live: number
+  /** Largest value of `live` since the last reset. */
+  peak: number
+  /** Bytes freed by tensors and kept for reuse. */
+  cached: number
+  /** Largest `live` allowed, 0 for none. */
+  limit: number
+  /** Tensor handles of this thread. */
+  handles: number
+}
+
+type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint8ClampedArray
+
+/** The addon's surface (native/addon/addon.cpp). Handles are numbers; NaN stands for an absent optional tensor. */
+interface Native {
+  initialize(errorClass: typeof DenseclError): void
+  create(dtype: number, shape: readonly number[]): number
+  view(handle: number, shape: readonly number[]): number
+  dispose(handle: number): void
+  write(handle: number, data: AnyTypedArray): void
+  read(handle: number, data: AnyTypedArray): void
+  run(op: number, handles: Float64Array, numbers: Float64Array): void
+  opNames(): string[]
+  memory(): MemoryStats
+  resetPeakMemory(): void
+  setMemoryLimit(bytes: number): void
+  trimMemory(): void
+  setThreads(count: number): void
+  threads(): number
+  instructionSet(): string
+}
+
+/** The package's own folder: the nearest one above this file with a package.json. */
+export const packageRoot = (() => {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  return folder
+})()
+
+export const packageVersion = (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version
+
+export const addonPath = process.env.DENSECL_ADDON ?? join(packageRoot, 'build', 'Release', 'densecl.node')
+
+function load(): Native {
+  if (!existsSync(addonPath)) {
+    throw new DenseclError('ADDON', `the native addon is not built (${addonPath} does not exist); run: npm run build:native`)
+  }
+  try {
+    const addon = createRequire(import.meta.url)(addonPath) as Native
+    addon.initialize(DenseclError)
+    return addon
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    throw new DenseclError('ADDON', `the native addon does not load: ${why}\n  it may be of another Node or machine; run: npm run build:native`)
+  }
+}
+
+export const native: Native = load()
+const indices = new Map(native.opNames().map((name, index) => [name, index]))
+
+/** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
+export function runNative(op: string, tensors: readonly ({ handle: number } | undefined)[], numbers: readonly number[] = []): void {
+  const index = indices.get(op)
+  if (index === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
+  const handles = Float64Array.from(tensors, (tensor) => {
+    if (tensor === undefined) return NaN
+    if (typeof tensor.handle === 'number') return tensor.handle
+    throw new DenseclError('FOREIGN_HANDLE', `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`)
+  })
+  native.run(index, handles, Float64Array.from(numbers))
+}

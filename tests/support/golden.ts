@@ -1,0 +1,191 @@
+/**
+ * Golden files: what PyTorch computed in float64, and the comparison with it. Layouts are NCHW and OIHW in the files; the
+ * settings are in their metadata.
+ */
+import { readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
+
+import { Tape } from '../../src/autograd/tape.js'
+import { DenseCL } from '../../src/densecl/model.js'
+import { denseclStep } from '../../src/densecl/step.js'
+import type { ResNetDepth } from '../../src/nn/resnet.js'
+import { allTensors } from '../../src/nn/module.js'
+import { batchNorm } from '../../src/ops/batchNorm.js'
+import { conv2d } from '../../src/ops/conv2d.js'
+import { add, relu } from '../../src/ops/elementwise.js'
+import { linear } from '../../src/ops/linear.js'
+import { crossEntropy, infoNce } from '../../src/ops/losses.js'
+import { permute } from '../../src/ops/permute.js'
+import { adaptiveAvgPool2d, avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
+import { resizeBilinear } from '../../src/ops/resizeBilinear.js'
+import { denseMatch, l2Normalize } from '../../src/ops/similarity.js'
+import { Sgd } from '../../src/optim/sgd.js'
+import { fail } from '../../src/tensor/errors.js'
+import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
+import { loadStored, toStored } from '../../src/weights/layout.js'
+import { readSafetensors, type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
+
+export interface GoldenRow {
+  name: string
+  dtype: FloatDType
+  error: number
+  tolerance: number
+}
+
+/** Relative errors of single ops, and of losses and weights after all steps (the project's required accuracy). */
+const tolerances = { f64: { ops: 1e-9, losses: 1e-6, weights: 1e-5 }, f32: { ops: 1e-4, losses: 1e-3, weights: 1e-2 } } as const
+
+/** Every row of every safetensors file of a folder. */
+export function* goldenRows(folder: string): Generator<GoldenRow> {
+  const files = readdirSync(folder).filter((file) => file.endsWith('.safetensors')).sort()
+  if (files.length === 0) fail('FILE', `${folder}: expected golden files (*.safetensors) but found none`)
+  for (const file of files) {
+    const golden = readSafetensors(join(folder, file))
+    for (const dtype of ['f64', 'f32'] as const) {
+      if (golden.metadata.cases !== undefined) yield* opRows(golden, dtype)
+      else yield* trainingRows(basename(file, '.safetensors'), golden, dtype)
+    }
+  }
+}
+
+/** Largest difference over the largest magnitude. */
+function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) return Infinity
+  let difference = 0
+  let magnitude = 0
+  for (let i = 0; i < expected.length; ++i) {
+    difference = Math.max(difference, Math.abs(actual[i]! - expected[i]!))
+    if (Number.isNaN(actual[i]!) !== Number.isNaN(expected[i]!)) return Infinity
+    magnitude = Math.max(magnitude, Math.abs(expected[i]!))
+  }
+  return magnitude === 0 ? difference : difference / magnitude
+}
+
+interface OpCase {
+  op: string
+  attrs: Record<string, unknown>
+  inputs: string[]
+  outputs: number
+}
+
+type Named = Record<string, Tensor>
+/** Runs one golden op on NHWC tensors; returns the output and any state it changed, in the order of the file's outputs. */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- attributes come from the file
+type Runner = (inputs: Named, attrs: any) => Tensor[]
+
+const runners: Record<string, Runner> = {
+  conv2d: ({ x, weight, bias }, attrs) => [conv2d(x!, weight!, bias, attrs)],
+  batch_norm_train: ({ x, weight, bias, running_mean: mean, running_var: variance }, { eps, momentum }) => [
+    batchNorm(x!, weight!, bias!, mean!, variance!, { train: true, eps, momentum }),
+    mean!,
+    variance!,
+  ],
+  batch_norm_eval: ({ x, weight, bias, running_mean: mean, running_var: variance }, { eps }) => [batchNorm(x!, weight!, bias!, mean!, variance!, { train: false, eps })],
+  max_pool2d: ({ x }, attrs) => [maxPool2d(x!, attrs)],
+  avg_pool2d: ({ x }, { kernel, stride, padding, count_include_pad: countPadding }) => [avgPool2d(x!, { kernel, stride, padding, countPadding })],
+  adaptive_avg_pool2d: ({ x }, { output }) => [adaptiveAvgPool2d(x!, output)],
+  linear: ({ x, weight, bias }) => [linear(x!, weight!, bias)],
+  l2_normalize: ({ x }, { eps }) => [l2Normalize(x!, eps)],
+  dense_match: ({ query, key }, { cosine }) => [denseMatch(query!, key!, { cosine }).index],
+  info_nce: ({ query, positive, queue }, { temperature }) => [infoNce(query!, positive!, queue!, temperature).loss],
+  cross_entropy: ({ logits, target }, { ignore_index: ignore }) => [crossEntropy(logits!, target!, ignore)],
+  resize_bilinear: ({ x }, { size, align_corners: alignCorners }) => [resizeBilinear(x!, size, { alignCorners })],
+  add_relu: ({ a, b }) => [relu(add(a!, b!))],
+}
+
+/** Channels-first data with the channel axis moved last: (N, C, ...) to (N, ..., C). */
+function channelsLast(stored: StoredTensor, dtype: FloatDType): Tensor {
+  const values = Tensor.from(storedValues(stored), stored.shape, stored.dtype === 'I64' ? 'i32' : dtype)
+  const { shape } = stored
+  if (stored.dtype === 'I64' || shape.length < 2 || (shape.length === 2 && shape[1] !== undefined)) return values
+  return permuteTo(values, 'last')
+}
+
+function permuteTo(values: Tensor, where: 'last' | 'first'): Tensor {
+  const { shape } = values
+  if (shape.length === 3) {
+    const swapped = permute(values.alias([1, ...shape]), [0, 1, 3, 2])
+    return swapped.alias(swapped.shape.slice(1))
+  }
+  return permute(values, where === 'last' ? [0, 2, 3, 1] : [0, 3, 1, 2])
+}
+
+const channelsFirst = (tensor: Tensor): ArrayLike<number> => (tensor.dtype === 'i32' || tensor.shape.length < 3 ? tensor : permuteTo(tensor, 'first')).data()
+
+function inputTensor(name: string, stored: StoredTensor, dtype: FloatDType): Tensor {
+  if (name === 'queue') return permute(Tensor.from(storedValues(stored), [1, 1, ...stored.shape], dtype), [0, 1, 3, 2]).alias([stored.shape[1]!, stored.shape[0]!])
+  return channelsLast(stored, dtype)
+}
+
+function* opRows(golden: TensorFile, dtype: FloatDType): Generator<GoldenRow> {
+  const cases = JSON.parse(golden.metadata.cases!) as OpCase[]
+  for (const [i, { op, attrs, inputs }] of cases.entries()) {
+    const get = (key: string): StoredTensor | undefined => golden.tensors.get(`${i}.${key}`)
+    const run = runners[op] ?? fail('FORMAT', `golden case ${i}: expected op to be one of ${Object.keys(runners).join(', ')} but received ${op}`)
+    const error = scope(() => {
+      const named = Object.fromEntries(inputs.map((name) => [name, inputTensor(name, get(`in.${name}`)!, dtype)]))
+      const wanted = inputs.filter((name) => get(`grad.${name}`) !== undefined)
+      const tape = new Tape().watch(wanted.map((name) => named[name]!))
+      // x normalised along another axis than the last is the same with that axis moved last, which channelsLast did.
+      const outputs = tape.record(() => run(named, attrs))
+      const errors = outputs.map((output, j) => relativeError(channelsFirst(output), storedValues(get(`out.${j}`)!)))
+      if (wanted.length > 0) {
+        const gradients = tape.backward(outputs[0]!, wanted.map((name) => named[name]!), inputTensor('cotangent', get('cotangent.0')!, dtype))
+        wanted.forEach((name, j) => errors.push(relativeError(channelsFirst(gradients[j]!), storedValues(get(`grad.${name}`)!))))
+      }
+      return Math.max(...errors)
+    })
+    const matches = op === 'dense_match'
+    yield { name: `${i} ${op} ${JSON.stringify(attrs)}`, dtype, error, tolerance: matches && dtype === 'f64' ? 0 : tolerances[dtype].ops }
+  }
+}
+
+function* trainingRows(file: string, golden: TensorFile, dtype: FloatDType): Generator<GoldenRow> {
+  const number = (key: string): number => {
+    const value = Number(golden.metadata[key])
+    return Number.isFinite(value) ? value : fail('FORMAT', `${file}: expected the setting ${key} in the metadata but received ${golden.metadata[key]}`)
+  }
+  const stored = (key: string): StoredTensor => golden.tensors.get(key) ?? fail('FORMAT', `${file}: the tensor ${key} is missing`)
+  const losses = JSON.parse(golden.metadata.losses!) as { loss_single: number; loss_dense: number }[]
+  const model = new DenseCL({
+    backbone: { depth: number('depth') as ResNetDepth, baseChannels: number('base_channels') },
+    neck: { hidden: number('hidden'), featDim: number('feat_dim') },
+    queueLength: number('queue_len'),
+    seed: 0,
+    dtype,
+  })
+  const state = new Map(allTensors(model.state()))
+  for (const [name, tensor] of state) loadStored(name, tensor, stored(`init.${name}`))
+  const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })
+  const row = (name: string, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
+
+  for (let step = 0; step < number('steps'); ++step) {
+    const views = { query: channelsLast(stored(`step${step}.view_q`), dtype).keep(), key: channelsLast(stored(`step${step}.view_k`), dtype).keep() }
+    const { losses: actual, gradients } = denseclStep(model, views, {
+      temperature: number('temperature'),
+      denseWeight: number('loss_lambda'),
+      keyMomentum: number('key_momentum'),
+      normGroups: number('bn_groups'),
+      keyOrder: storedValues(stored(`step${step}.key_permutation`)),
+    })
+    const expected = losses[step]!
+    yield row(`step ${step} losses`, relativeError([actual.single, actual.dense], [expected.loss_single, expected.loss_dense]), tolerances[dtype].losses)
+    if (step === 0) {
+      const errors = [...model.parameters().keys()].map((name, i) => {
+        const gradient = scope(() => toStored(name, gradients[i]!))
+        return relativeError(storedValues(gradient), storedValues(stored(`step0.grad.encoder_q.${name}`)))
+      })
+      yield row('step 0 gradients', Math.max(...errors), tolerances[dtype].weights)
+    }
+    sgd.step(gradients, number('lr'))
+    for (const tensor of [...gradients, views.query, views.key]) tensor.dispose()
+  }
+  // A file holds what is defined: with batch norm in groups it leaves the running statistics out.
+  const compared = [...state].filter(([name]) => golden.tensors.has(`final.${name}`))
+  if (compared.length < model.parameters().size) fail('FORMAT', `${file}: the final parameters are missing`)
+  const errors = compared.map(([name, tensor]) => [name, relativeError(storedValues(toStored(name, tensor)), storedValues(stored(`final.${name}`)))] as const)
+  const [worst, error] = errors.reduce((a, b) => (b[1] > a[1] ? b : a))
+  yield row(`final state (worst: ${worst})`, error, tolerances[dtype].weights)
+  sgd.dispose()
+  model.dispose()
+}
