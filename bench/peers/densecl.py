@@ -1,0 +1,197 @@
+"""DenseCL in PyTorch, written from the method's description, as the peer that benches and comparisons run beside ours.
+
+    densecl.py step   --depth 18 --image 64 --batch 32 --queue 4096 [--channels-last] [--steps 10]
+    densecl.py golden FILE            replays a golden training file in float32 and prints the losses and their errors
+    densecl.py train  --views DIR ... trains on views that our program wrote (see bench/steps/parity.ts)
+
+Run with a Python that has torch and torchvision; prints one JSON line.
+"""
+import argparse, json, resource, struct, sys, time
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+
+class SplitNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are taken over `groups` parts of the batch, as on that many devices."""
+
+    groups = 1
+
+    def forward(self, x):
+        if not self.training or self.groups == 1:
+            return super().forward(x)
+        n, c, h, w = x.shape
+        g = self.groups
+        mean = self.running_mean.repeat(g)
+        var = self.running_var.repeat(g)
+        folded = x.reshape(g, n // g, c, h, w).transpose(0, 1).reshape(n // g, g * c, h, w)
+        y = F.batch_norm(folded, mean, var, self.weight.repeat(g), self.bias.repeat(g), True, self.momentum, self.eps)
+        self.running_mean.copy_(mean.view(g, c).mean(0))
+        self.running_var.copy_(var.view(g, c).mean(0))
+        return y.reshape(n // g, g, c, h, w).transpose(0, 1).reshape(n, c, h, w)
+
+
+def resnet(depth, base):
+    block, layers = {
+        18: (torchvision.models.resnet.BasicBlock, [2, 2, 2, 2]),
+        34: (torchvision.models.resnet.BasicBlock, [3, 4, 6, 3]),
+        50: (torchvision.models.resnet.Bottleneck, [3, 4, 6, 3]),
+        101: (torchvision.models.resnet.Bottleneck, [3, 4, 23, 3]),
+    }[depth]
+
+    class ResNet(torchvision.models.ResNet):
+        def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+            return super()._make_layer(block, planes * base // 64, blocks, stride, dilate)
+
+    net = ResNet.__new__(ResNet)
+    nn.Module.__init__(net)
+    net._norm_layer, net.dilation, net.inplanes, net.groups, net.base_width = SplitNorm, 1, base, 1, 64
+    net.conv1 = nn.Conv2d(3, base, 7, 2, 3, bias=False)
+    net.bn1, net.relu, net.maxpool = SplitNorm(base), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    net.layer1 = net._make_layer(block, 64, layers[0])
+    net.layer2 = net._make_layer(block, 128, layers[1], stride=2)
+    net.layer3 = net._make_layer(block, 256, layers[2], stride=2)
+    net.layer4 = net._make_layer(block, 512, layers[3], stride=2)
+    net.forward = lambda x: net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))))
+    net.channels = net.inplanes
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
+    return net
+
+
+class Neck(nn.Module):
+    def __init__(self, inputs, hidden, dim):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(True), nn.Linear(hidden, dim))
+        self.mlp2 = nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.ReLU(True), nn.Conv2d(hidden, dim, 1))
+        for m in self.mlp:
+            if isinstance(m, nn.Linear):
+                nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.zeros_(m.bias)
+
+    def forward(self, x):
+        d = self.mlp2(x)
+        return self.mlp(x.mean((2, 3))), d.flatten(2), d.mean((2, 3))
+
+
+class DenseCL(nn.Module):
+    def __init__(self, depth, base, hidden, dim, length):
+        super().__init__()
+        def encoder():
+            net = resnet(depth, base)
+            return nn.Sequential(net, Neck(net.channels, hidden, dim))
+
+        self.encoder_q, self.encoder_k = encoder(), encoder()
+        self.encoder_k.load_state_dict(self.encoder_q.state_dict())
+        self.encoder_k.requires_grad_(False)
+        for name in ("queue", "queue2"):
+            self.register_buffer(name, F.normalize(torch.randn(dim, length), dim=0))
+            self.register_buffer(name + "_ptr", torch.zeros(1, dtype=torch.long))
+
+    def losses(self, view_q, view_k, order, temperature, weight, momentum):
+        x = self.encoder_q[0](view_q)
+        q, grid, _ = self.encoder_q[1](x)
+        q, grid, feature = F.normalize(q, dim=1), F.normalize(grid, dim=1), F.normalize(x.detach().flatten(2), dim=1)
+        with torch.no_grad():
+            for p, k in zip(self.encoder_q.parameters(), self.encoder_k.parameters()):
+                k.mul_(momentum).add_(p, alpha=1 - momentum)
+            y = self.encoder_k[0](view_k[order])
+            back = torch.argsort(order)
+            k, key_grid, pooled = (F.normalize(t[back], dim=1) for t in self.encoder_k[1](y))
+            match = torch.einsum("ncp,ncq->npq", feature, F.normalize(y[back].flatten(2), dim=1)).argmax(2)
+            partner = key_grid.gather(2, match.unsqueeze(1).expand(-1, grid.shape[1], -1))
+        queue, queue2 = self.queue.clone(), self.queue2.clone()
+
+        def nce(positive, negative):
+            logits = torch.cat([positive.unsqueeze(1), negative], 1) / temperature
+            return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+        single = nce((q * k).sum(1), q @ queue)
+        rows = grid.transpose(1, 2).reshape(-1, grid.shape[1])
+        dense = nce((grid * partner).sum(1).reshape(-1), rows @ queue2)
+        for name, keys in (("queue", k), ("queue2", pooled)):
+            buffer, pointer = getattr(self, name), getattr(self, name + "_ptr")
+            length = buffer.shape[1]
+            buffer[:, (int(pointer) + torch.arange(len(keys))) % length] = keys.T
+            pointer[0] = (int(pointer) + len(keys)) % length
+        return (1 - weight) * single, weight * dense
+
+
+def read_safetensors(path):
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        data = file.read()
+    kinds = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+    meta = header.pop("__metadata__", {})
+    return {k: torch.frombuffer(bytearray(data[v["data_offsets"][0] : v["data_offsets"][1]]), dtype=kinds[v["dtype"]]).reshape(v["shape"]) for k, v in header.items()}, meta
+
+
+def golden(args):
+    tensors, meta = read_safetensors(args.file)
+    n = lambda key: float(meta[key])
+    SplitNorm.groups = int(n("bn_groups"))
+    model = DenseCL(int(n("depth")), int(n("base_channels")), int(n("hidden")), int(n("feat_dim")), int(n("queue_len")))
+    model.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("init.")}, strict=False)
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), n("lr"), n("sgd_momentum"), weight_decay=n("weight_decay"))
+    model.train()
+    errors = []
+    for step, expected in enumerate(json.loads(meta["losses"])):
+        get = lambda name: tensors[f"step{step}.{name}"]
+        single, dense = model.losses(get("view_q"), get("view_k"), get("key_permutation"), n("temperature"), n("loss_lambda"), n("key_momentum"))
+        sgd.zero_grad()
+        (single + dense).backward()
+        if step == 0:
+            grads = {k: ((p.grad - tensors[f"step0.grad.encoder_q.{k}"]).abs().max() / tensors[f"step0.grad.encoder_q.{k}"].abs().max()).item() for k, p in model.encoder_q.named_parameters()}
+        sgd.step()
+        top = max(expected.values())
+        errors.append(max(abs(single.item() - expected["loss_single"]), abs(dense.item() - expected["loss_dense"])) / top)
+    worst = max(grads, key=grads.get)
+    print(json.dumps({"loss_errors": errors, "gradient_error": grads[worst], "worst": worst}))
+
+
+def step(args):
+    torch.manual_seed(0)
+    SplitNorm.groups = args.groups
+    model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue)
+    views = [torch.randn(args.batch, 3, args.image, args.image) for _ in range(2)]
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+        views = [v.to(memory_format=torch.channels_last) for v in views]
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4)
+    model.train()
+    times = []
+    for i in range(args.steps + 2):
+        start = time.perf_counter()
+        single, dense = model.losses(*views, torch.randperm(args.batch), 0.2, 0.5, 0.999)
+        sgd.zero_grad(set_to_none=True)
+        (single + dense).backward()
+        sgd.step()
+        (single.item(), dense.item())
+        times.append(time.perf_counter() - start)
+    times = sorted(times[2:])
+    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "torch": torch.__version__}))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=2)
+    sub = parser.add_subparsers(dest="command", required=True)
+    s = sub.add_parser("step")
+    for name, value in (("depth", 18), ("base", 64), ("image", 64), ("batch", 32), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1)):
+        s.add_argument("--" + name, type=int, default=value)
+    s.add_argument("--channels-last", action="store_true")
+    s.set_defaults(run=step)
+    g = sub.add_parser("golden")
+    g.add_argument("file")
+    g.set_defaults(run=golden)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
