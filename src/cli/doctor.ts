@@ -1,0 +1,29 @@
+import { availableParallelism, cpus, totalmem } from 'node:os'
+
+import { decoders } from '../data/decode.js'
+import { addonPath, native, packageVersion } from '../tensor/native.js'
+import { print, type Register } from './command.js'
+
+export const register: Register = (program, done) => {
+  program
+    .command('doctor')
+    .description('say which addon, devices and decoders are in use, and how to get what is missing')
+    .option('--json', 'print JSON')
+    .action((flags: { json?: boolean }) => {
+      const facts = {
+        densecl: packageVersion,
+        node: process.version,
+        platform: `${process.platform} ${process.arch}`,
+        addon: addonPath,
+        cpu: cpus()[0]?.model.trim() ?? 'unknown',
+        cores: availableParallelism(),
+        memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
+        instructionSet: native.instructionSet() === 'portable' ? 'portable (slow: AVX2 needs an x86-64 processor of 2013 or later, on Linux)' : native.instructionSet(),
+        devices: 'cpu (this build has no CUDA backend)',
+        jpeg: decoders().jpeg,
+        otherImages: decoders().others,
+      }
+      print(flags.json === true, facts, Object.entries(facts).map(([name, value]) => `${name.padEnd(15)} ${value}`).join('\n'))
+      done(0)
+    })
+}

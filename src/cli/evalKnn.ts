@@ -1,0 +1,42 @@
+import { openSource } from '../data/sources.js'
+import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
+import { fail } from '../tensor/errors.js'
+import { importBackbone } from '../weights/import.js'
+import { examples, print, type Register } from './command.js'
+
+export const register: Register = (program, done) => {
+  const evaluate = program.command('eval').description('measure what a backbone is worth')
+  evaluate
+    .command('knn')
+    .description('classify images by their nearest neighbours among labelled ones, on frozen features')
+    .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
+    .requiredOption('--train <data>', 'labelled images to look neighbours up in')
+    .requiredOption('--val <data>', 'labelled images to classify')
+    .option('--k <list>', 'neighbours, one result each', '10,20,100,200')
+    .option('--temperature <value>', 'of the votes exp(similarity / T)', '0.07')
+    .option('--image-size <pixels>', 'side of the central crop', '224')
+    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
+    .option('--json', 'print JSON')
+    .addHelpText('after', examples([['densecl eval knn runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64', 'class folders with the same classes']]))
+    .action(async (weights: string, flags: { train: string; val: string; k: string; temperature: string; imageSize: string; workers: string; json?: boolean }) => {
+      const ks = flags.k.split(',').map((text) => number('k', text, 1))
+      const temperature = number('temperature', flags.temperature, 1e-6)
+      const options = { imageSize: number('image-size', flags.imageSize, 1), workers: number('workers', flags.workers, 0) }
+      const bank = await openSource(flags.train, { split: 'train' })
+      const queries = await openSource(flags.val, { split: 'val' })
+      if (bank.classes === undefined || queries.classes === undefined) return fail('DATA', `eval knn: ${bank.classes === undefined ? flags.train : flags.val} has no labels (class folders, a list with labels, or shards with .cls)`)
+      if (bank.classes.join() !== queries.classes.join()) return fail('DATA', `eval knn: the classes differ: ${bank.classes.join(', ')} in --train and ${queries.classes.join(', ')} in --val`)
+      const { backbone } = importBackbone(weights)
+      const known = await extractFeatures(backbone, bank.items, options)
+      const unknown = await extractFeatures(backbone, queries.items, options)
+      const results = ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) }))
+      const text = results.map(({ k, accuracy: share }) => `k ${String(k).padStart(4)}   ${(100 * share).toFixed(2)} %`).join('\n')
+      print(flags.json === true, { weights, train: bank.items.length, val: queries.items.length, classes: bank.classes.length, temperature, results }, `${queries.items.length} images against ${bank.items.length}, ${bank.classes.length} classes\n${text}`)
+      done(0)
+    })
+}
+
+function number(name: string, text: string, least: number): number {
+  const value = Number(text)
+  return Number.isFinite(value) && value >= least ? value : fail('CONFIG', `--${name} is ${text}: expected a number of at least ${least}`)
+}

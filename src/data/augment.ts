@@ -1,0 +1,131 @@
+/**
+ * The augmentation of MoCo v2 and DenseCL (densecl-spec 2.2): the random parameters of a view, drawn here from a stream of
+ * the image and epoch, and the pixels, computed by one native function (native/cpu/augment.cpp).
+ */
+import type { Random } from '../nn/random.js'
+import { fail } from '../tensor/errors.js'
+import { runNative } from '../tensor/native.js'
+import { Tensor } from '../tensor/tensor.js'
+import type { Pixels } from './decode.js'
+
+export interface AugmentOptions {
+  /** Smallest and largest share of the image's area that a crop covers. */
+  cropScale: readonly [number, number]
+  /** Smallest and largest width over height of a crop. */
+  cropRatio: readonly [number, number]
+  /** Probability that the four colour adjustments are made, in random order. */
+  jitter: number
+  /** Factors are drawn from 1 - x .. 1 + x, the hue shift (in turns) from -x .. x. */
+  brightness: number
+  contrast: number
+  saturation: number
+  hue: number
+  grayscale: number
+  /** Probability of a Gaussian blur and the range of its standard deviation in output pixels. */
+  blur: number
+  blurSigma: readonly [number, number]
+  flip: number
+}
+
+export const mocoV2Augmentation: AugmentOptions = {
+  cropScale: [0.2, 1],
+  cropRatio: [3 / 4, 4 / 3],
+  jitter: 0.8,
+  brightness: 0.4,
+  contrast: 0.4,
+  saturation: 0.4,
+  hue: 0.1,
+  grayscale: 0.2,
+  blur: 0.5,
+  blurSigma: [0.1, 2],
+  flip: 0.5,
+}
+
+export const imagenetMean = [0.485, 0.456, 0.406] as const
+export const imagenetDeviation = [0.229, 0.224, 0.225] as const
+
+export interface Crop {
+  top: number
+  left: number
+  height: number
+  width: number
+}
+
+export type Adjustment = { kind: 'brightness' | 'contrast' | 'saturation' | 'hue'; value: number }
+const adjustments = ['brightness', 'contrast', 'saturation', 'hue'] as const
+
+/** Everything that decides a view. */
+export interface ViewParameters {
+  crop: Crop
+  adjust: Adjustment[]
+  grayscale: boolean
+  /** Standard deviation in output pixels, 0 for none; the kernel reaches 3 sigma. */
+  sigma: number
+  flip: boolean
+}
+
+/** A crop of random area and aspect ratio (log-uniform), up to 10 tries, then the largest central one of a legal ratio. */
+export function randomCrop(random: Random, width: number, height: number, scale: readonly [number, number], ratio: readonly [number, number]): Crop {
+  for (let attempt = 0; attempt < 10; ++attempt) {
+    const area = width * height * random.uniform(...scale)
+    const aspect = Math.exp(random.uniform(Math.log(ratio[0]), Math.log(ratio[1])))
+    const w = Math.round(Math.sqrt(area * aspect))
+    const h = Math.round(Math.sqrt(area / aspect))
+    if (w > 0 && h > 0 && w <= width && h <= height) return { top: random.below(height - h + 1), left: random.below(width - w + 1), height: h, width: w }
+  }
+  const w = Math.min(width, Math.max(1, Math.round(height * ratio[1])))
+  const h = Math.min(height, Math.max(1, Math.round(width / ratio[0])))
+  const [cropWidth, cropHeight] = width / height < ratio[0] ? [width, h] : width / height > ratio[1] ? [w, height] : [width, height]
+  return { top: Math.floor((height - cropHeight) / 2), left: Math.floor((width - cropWidth) / 2), height: cropHeight, width: cropWidth }
+}
+
+export function randomView(random: Random, width: number, height: number, options: AugmentOptions): ViewParameters {
+  const crop = randomCrop(random, width, height, options.cropScale, options.cropRatio)
+  const adjust: Adjustment[] = []
+  if (random.uniform() < options.jitter) {
+    for (const i of random.permutation(4)) {
+      const kind = adjustments[i]!
+      const reach = options[kind]
+      if (reach > 0) adjust.push({ kind, value: kind === 'hue' ? random.uniform(-reach, reach) : random.uniform(Math.max(0, 1 - reach), 1 + reach) })
+    }
+  }
+  const grayscale = random.uniform() < options.grayscale
+  const sigma = random.uniform() < options.blur ? random.uniform(...options.blurSigma) : 0
+  return { crop, adjust, grayscale, sigma, flip: random.uniform() < options.flip }
+}
+
+/** Pixels as a tensor u8 [H, W, 3], for any number of views. */
+export function pixelTensor({ width, height, data }: Pixels): Tensor {
+  return Tensor.from(data, [height, width, 3], 'u8')
+}
+
+/** Writes view `index` of `out` [N, OH, OW, 3] from `pixels`, normalised by ImageNet's mean and deviation. */
+export function renderView(out: Tensor, index: number, pixels: Tensor, view: ViewParameters, normalise = true): void {
+  if (out.dtype !== 'f32' || out.shape.length !== 4 || out.shape[3] !== 3) fail('SHAPE', `augment: expected out f32[N,H,W,3] but received ${out.dtype}[${out.shape.join(',')}]`)
+  const { crop, adjust, grayscale, sigma, flip } = view
+  const mean = normalise ? imagenetMean : [0, 0, 0]
+  const deviation = normalise ? imagenetDeviation : [1, 1, 1]
+  runNative(
+    'augment',
+    [out, pixels],
+    [
+      index,
+      ...[crop.top, crop.left, crop.height, crop.width],
+      Number(flip),
+      Number(grayscale),
+      ...[sigma, Math.ceil(3 * sigma)],
+      ...mean,
+      ...deviation,
+      ...adjust.flatMap(({ kind, value }) => [adjustments.indexOf(kind), value]),
+    ],
+  )
+}
+
+/** The whole image, untouched but for size. */
+export const wholeImage = (pixels: Pixels): ViewParameters => ({
+  crop: { top: 0, left: 0, height: pixels.height, width: pixels.width },
+  adjust: [],
+  grayscale: false,
+  sigma: 0,
+  flip: false,
+})

@@ -1,0 +1,47 @@
+/** Reading every image of a source without training. */
+import { DenseclError } from '../tensor/errors.js'
+import { loadPixels, type Source } from './sources.js'
+
+export interface DataReport {
+  format: string
+  images: number
+  classes?: Record<string, number>
+  broken: { name: string; reason: string }[]
+  /** Smallest, median and largest of width and height. */
+  width?: [number, number, number]
+  height?: [number, number, number]
+  /** Images with a side below 32 pixels, or more than 8 times as long as wide. */
+  odd: string[]
+}
+
+export async function checkSource(source: Source, onImage: (done: number) => void = () => undefined): Promise<DataReport> {
+  const broken: DataReport['broken'] = []
+  const odd: string[] = []
+  const widths: number[] = []
+  const heights: number[] = []
+  for (const [i, item] of source.items.entries()) {
+    try {
+      const { width, height } = await loadPixels(item)
+      widths.push(width)
+      heights.push(height)
+      if (Math.min(width, height) < 32 || Math.max(width, height) > 8 * Math.min(width, height)) odd.push(`${item.name} ${width}x${height}`)
+    } catch (error) {
+      if (!(error instanceof DenseclError)) throw error
+      broken.push({ name: item.name, reason: error.message })
+    }
+    onImage(i + 1)
+  }
+  const three = (values: number[]): [number, number, number] => {
+    const sorted = values.sort((a, b) => a - b)
+    return [sorted[0]!, sorted[Math.floor(sorted.length / 2)]!, sorted.at(-1)!]
+  }
+  const counts = source.classes?.map((name, label) => [name, source.items.filter((item) => item.label === label).length] as const)
+  return {
+    format: source.format,
+    images: source.items.length,
+    ...(counts === undefined ? {} : { classes: Object.fromEntries(counts) }),
+    broken,
+    ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),
+    odd,
+  }
+}

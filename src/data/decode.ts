@@ -1,0 +1,152 @@
+/**
+ * Image bytes to RGB pixels. JPEG goes to libjpeg-turbo, everything else and what it refuses (CMYK) to libvips (sharp).
+ * EXIF orientation is applied; alpha is dropped onto black; 16-bit and grey become 8-bit RGB.
+ */
+import { createRequire } from 'node:module'
+
+import { fail } from '../tensor/errors.js'
+
+export interface Pixels {
+  width: number
+  height: number
+  /** Interleaved RGB, row-major: height * width * 3 bytes. */
+  data: Uint8Array
+}
+
+interface JpegTurbo {
+  FORMAT_RGB: number
+  decompressSync(image: Buffer, options: { format: number }): { data: Buffer; width: number; height: number; size: number }
+}
+
+const require = createRequire(import.meta.url)
+function optional<T>(name: string): T | undefined {
+  try {
+    return require(name) as T
+  } catch {
+    return undefined
+  }
+}
+const jpegTurbo = optional<JpegTurbo>('@julusian/jpeg-turbo')
+let sharp: (typeof import('sharp'))['default'] | undefined
+
+function installed(name: string): boolean {
+  try {
+    require.resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** What decodes here, for `doctor`. */
+export const decoders = (): { jpeg: string; others: string } => ({
+  jpeg: jpegTurbo !== undefined ? 'libjpeg-turbo' : 'libvips (slow: the optional package @julusian/jpeg-turbo is not installed)',
+  others: installed('sharp') ? 'libvips (sharp)' : 'none: the optional package sharp is not installed',
+})
+
+const maxPixels = 400e6
+
+/** Throws DECODE with `name` and the reason when the bytes are not a whole image. */
+export async function decode(bytes: Buffer, name: string): Promise<Pixels> {
+  if (bytes.length === 0) fail('DECODE', `${name}: the file is empty`)
+  const jpeg = bytes[0] === 0xff && bytes[1] === 0xd8
+  if (jpeg && jpegTurbo !== undefined) {
+    const frame = jpegFrame(bytes, name)
+    if (frame.components !== 4) {
+      if (frame.width * frame.height > maxPixels) fail('DECODE', `${name}: ${frame.width}x${frame.height} pixels are more than the ${maxPixels} allowed`)
+      return orient(decodeJpeg(jpegTurbo, bytes, name), exifOrientation(bytes))
+    }
+  }
+  return decodeAny(bytes, name)
+}
+
+function decodeJpeg(turbo: JpegTurbo, bytes: Buffer, name: string): Pixels {
+  try {
+    const { data, width, height } = turbo.decompressSync(bytes, { format: turbo.FORMAT_RGB })
+    return { width, height, data: data.subarray(0, width * height * 3) }
+  } catch (error) {
+    return fail('DECODE', `${name}: not a whole JPEG (${reason(error)})`)
+  }
+}
+
+async function decodeAny(bytes: Buffer, name: string): Promise<Pixels> {
+  if (!installed('sharp')) fail('DECODE', `${name}: decoding this format needs the package sharp; run: npm install sharp`)
+  sharp ??= (await import('sharp')).default
+  try {
+    const image = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels }).rotate().toColourspace('srgb').flatten({ background: '#000' })
+    const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
+    if (info.channels === 3) return { width: info.width, height: info.height, data }
+    const rgb = new Uint8Array(info.width * info.height * 3)
+    for (let i = 0; i < rgb.length; ++i) rgb[i] = data[Math.floor(i / 3) * info.channels]!
+    return { width: info.width, height: info.height, data: rgb }
+  } catch (error) {
+    return fail('DECODE', `${name}: not an image that can be read (${reason(error)})`)
+  }
+}
+
+const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0]!.trim()
+
+/** Size and channels from the frame header, and a check that the stream reaches its end marker. */
+function jpegFrame(bytes: Buffer, name: string): { width: number; height: number; components: number } {
+  for (const { marker, start } of jpegSegments(bytes)) {
+    const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc
+    if (!isFrame || start + 6 > bytes.length) continue
+    // Some encoders pad behind the end marker: look for it in the last stretch.
+    if (bytes.lastIndexOf(Buffer.from([0xff, 0xd9])) < start) fail('DECODE', `${name}: the JPEG is cut off (no end marker)`)
+    return { height: bytes.readUInt16BE(start + 1), width: bytes.readUInt16BE(start + 3), components: bytes[start + 5]! }
+  }
+  return fail('DECODE', `${name}: not a whole JPEG (no frame header)`)
+}
+
+/** The segments before the first scan. */
+function* jpegSegments(bytes: Buffer): Generator<{ marker: number; start: number; end: number }> {
+  let at = 2
+  while (at + 4 <= bytes.length && bytes[at] === 0xff) {
+    const marker = bytes[at + 1]!
+    if (marker === 0xff) {
+      at += 1
+      continue
+    }
+    const length = bytes.readUInt16BE(at + 2)
+    yield { marker, start: at + 4, end: Math.min(bytes.length, at + 2 + length) }
+    if (marker === 0xda) return
+    at += 2 + length
+  }
+}
+
+/** EXIF tag 0x0112, 1..8; 1 when absent or invalid. */
+export function exifOrientation(bytes: Buffer): number {
+  for (const { marker, start, end } of jpegSegments(bytes)) {
+    if (marker !== 0xe1 || end - start < 14 || bytes.toString('latin1', start, start + 6) !== 'Exif\0\0') continue
+    const tiff = bytes.subarray(start + 6, end)
+    const little = tiff.toString('latin1', 0, 2) === 'II'
+    const u16 = (at: number): number => (at + 2 <= tiff.length ? (little ? tiff.readUInt16LE(at) : tiff.readUInt16BE(at)) : 0)
+    const u32 = (at: number): number => (at + 4 <= tiff.length ? (little ? tiff.readUInt32LE(at) : tiff.readUInt32BE(at)) : 0)
+    const directory = u32(4)
+    for (let i = 0; i < u16(directory); ++i) {
+      const entry = directory + 2 + 12 * i
+      if (u16(entry) !== 0x0112) continue
+      const value = u16(entry + 8)
+      return value >= 1 && value <= 8 ? value : 1
+    }
+  }
+  return 1
+}
+
+/** Turns pixels as an EXIF orientation asks. */
+export function orient({ width, height, data }: Pixels, orientation: number): Pixels {
+  if (orientation === 1) return { width, height, data }
+  const swap = orientation >= 5
+  const [w, h] = swap ? [height, width] : [width, height]
+  const out = new Uint8Array(data.length)
+  for (let y = 0; y < h; ++y) {
+    for (let x = 0; x < w; ++x) {
+      const [u, v] = swap ? [y, x] : [x, y]
+      // 2, 3, 7, 8 come from the mirrored column; 3, 4, 6, 7 from the mirrored row.
+      const sx = [2, 3, 7, 8].includes(orientation) ? width - 1 - u : u
+      const sy = [3, 4, 6, 7].includes(orientation) ? height - 1 - v : v
+      for (let c = 0; c < 3; ++c) out[3 * (y * w + x) + c] = data[3 * (sy * width + sx) + c]!
+    }
+  }
+  return { width: w, height: h, data: out }
+}

@@ -1,0 +1,149 @@
+/**
+ * Batches from worker threads through a ring of shared memory: bounded, in order, the same for any number of workers. Tasks
+ * are sent ahead, since this thread does not answer while it computes a step.
+ */
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
+
+import { DenseclError } from '../tensor/errors.js'
+import { Tensor } from '../tensor/tensor.js'
+import type { AugmentOptions } from './augment.js'
+import type { Item } from './sources.js'
+import type { Task, TaskResult, WorkerData } from './worker.js'
+
+export interface LoaderOptions {
+  items: Item[]
+  imageSize: number
+  batchSize: number
+  /** Two random views of each image, or its centre. */
+  views: 'augmented' | 'centre'
+  augment: AugmentOptions
+  seed: number
+  /** 0 chooses: one less than the cores, 1 to 8. */
+  workers?: number
+  /** Largest share of broken images. */
+  maxBroken: number
+}
+
+export interface BatchRequest {
+  epoch: number
+  indices: Int32Array
+}
+
+export interface Batch {
+  /** One tensor [N, size, size, 3] per view; the caller disposes them. */
+  views: Tensor[]
+  indices: Int32Array
+  /** Seconds that this thread waited. */
+  waited: number
+}
+
+const prefetch = 4
+
+export class Loader {
+  /** Images that could not be read, by name, with the reason. */
+  readonly broken = new Map<string, string>()
+  readonly #options: LoaderOptions
+  readonly #memory: SharedArrayBuffer
+  readonly #workers: Worker[]
+  readonly #pending = new Map<number, (result: TaskResult) => void>()
+  readonly #viewCount: number
+  #nextTask = 0
+  #failure: Error | undefined
+
+  constructor(options: LoaderOptions) {
+    this.#options = options
+    this.#viewCount = options.views === 'augmented' ? 2 : 1
+    const { imageSize, batchSize } = options
+    this.#memory = new SharedArrayBuffer(prefetch * this.#viewCount * batchSize * imageSize * imageSize * 3 * 4)
+    const count = options.workers === undefined || options.workers === 0 ? Math.min(8, Math.max(1, availableParallelism() - 1)) : options.workers
+    const { items, views, augment, seed } = options
+    const data: WorkerData = { items, memory: this.#memory, imageSize, views, augment, seed }
+    this.#workers = Array.from({ length: count }, () => {
+      const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
+      worker.on('message', (result: TaskResult) => {
+        const done = this.#pending.get(result.id)
+        this.#pending.delete(result.id)
+        done?.(result)
+      })
+      worker.on('error', (error) => this.#fail(error))
+      worker.unref()
+      return worker
+    })
+  }
+
+  /** The batches of `requests`, in order. */
+  async *batches(requests: Iterable<BatchRequest>): AsyncGenerator<Batch> {
+    const iterator = requests[Symbol.iterator]()
+    const ahead: { request: BatchRequest; slot: number; done: Promise<void> }[] = []
+    let next = 0
+    const start = (): void => {
+      const { value, done } = iterator.next()
+      if (done === true) return
+      const slot = next++ % prefetch
+      const loaded = this.#load(value, slot)
+      loaded.catch(() => undefined) // reported where it is awaited
+      ahead.push({ request: value, slot, done: loaded })
+    }
+    for (let i = 0; i < prefetch; ++i) start()
+    for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {
+      const from = performance.now()
+      for (const worker of this.#workers) worker.ref()
+      await batch.done
+      for (const worker of this.#workers) worker.unref()
+      const waited = (performance.now() - from) / 1000
+      const views = Array.from({ length: this.#viewCount }, (_, view) => this.#upload(batch.slot, view, batch.request.indices.length))
+      start()
+      yield { views, indices: batch.request.indices, waited }
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.terminate()))
+  }
+
+  #upload(slot: number, view: number, images: number): Tensor {
+    const { batchSize, imageSize } = this.#options
+    const floats = imageSize * imageSize * 3
+    const from = (slot * this.#viewCount + view) * batchSize * floats
+    return Tensor.from(new Float32Array(this.#memory, from * 4, images * floats), [images, imageSize, imageSize, 3])
+  }
+
+  /** Splits a batch among the workers; view v of image i of a slot lies at (slot * views + v) * batchSize + i. */
+  async #load({ epoch, indices }: BatchRequest, slot: number): Promise<void> {
+    const parts = this.#workers.map((worker, w): Promise<void> => {
+      const mine = Array.from(indices.keys()).filter((i) => i % this.#workers.length === w)
+      if (mine.length === 0) return Promise.resolve()
+      const task: Task = {
+        id: this.#nextTask++,
+        epoch,
+        indices: mine.map((i) => indices[i]!),
+        places: mine.map((i) => Array.from({ length: this.#viewCount }, (_, view) => (slot * this.#viewCount + view) * this.#options.batchSize + i)),
+      }
+      return new Promise((resolve, reject) => {
+        if (this.#failure !== undefined) return reject(this.#failure)
+        this.#pending.set(task.id, (result) => {
+          for (const { name, reason } of result.broken) this.broken.set(name, reason)
+          const error = result.error === undefined ? this.#tooManyBroken() : new DenseclError('DATA', result.error)
+          if (error === undefined) resolve()
+          else reject(error)
+        })
+        worker.postMessage(task)
+      })
+    })
+    await Promise.all(parts)
+  }
+
+  #tooManyBroken(): DenseclError | undefined {
+    const { maxBroken, items } = this.#options
+    if (this.broken.size <= maxBroken * items.length) return undefined
+    const named = [...this.broken.values()].slice(0, 3).join('; ')
+    return new DenseclError('DATA', `data: ${this.broken.size} of ${items.length} images cannot be read, more than maxBroken ${maxBroken} allows: ${named}`)
+  }
+
+  #fail(error: Error): void {
+    this.#failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
+    for (const [id, done] of this.#pending) done({ id, broken: [], error: this.#failure.message })
+    this.#pending.clear()
+  }
+}

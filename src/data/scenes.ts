@@ -1,0 +1,108 @@
+/**
+ * `scenes`: a built-in data set of textured objects on textured grounds, drawn from a seed and an index, so that everything
+ * can be tried without a download. The class of an image is the shape of its object and the texture on it: colours, sizes,
+ * places and grounds are random, so colour histograms tell little.
+ */
+import { Random } from '../nn/random.js'
+import type { Pixels } from './decode.js'
+
+export const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const
+export const sceneTextures = ['stripes', 'dots'] as const
+export const sceneClasses = sceneShapes.flatMap((shape) => sceneTextures.map((texture) => `${shape}-${texture}`))
+export const sceneSize = 96
+
+export interface Scene {
+  pixels: Pixels
+  /** 0 .. sceneClasses.length - 1 */
+  label: number
+  /** 1 on the object, 0 on the ground, height * width */
+  mask: Uint8Array
+  /** x and y of the first and behind the last column and row of the mask */
+  box: [number, number, number, number]
+}
+
+type Colour = readonly [number, number, number]
+type Pattern = (x: number, y: number) => number
+
+/** Whether a point of the unit disc's square (-1..1) lies in the shape. */
+const inside: Record<(typeof sceneShapes)[number], (x: number, y: number) => boolean> = {
+  disc: (x, y) => x * x + y * y < 0.9,
+  square: (x, y) => Math.abs(x) < 0.8 && Math.abs(y) < 0.8,
+  triangle: (x, y) => y > -0.75 && y < 0.8 && Math.abs(x) < (0.8 - y) * 0.62,
+  ring: (x, y) => x * x + y * y < 1 && x * x + y * y > 0.3,
+  cross: (x, y) => (Math.abs(x) < 0.3 && Math.abs(y) < 0.95) || (Math.abs(y) < 0.3 && Math.abs(x) < 0.95),
+}
+
+/** Smooth noise: random values on a lattice, interpolated. */
+function noise(random: Random, cell: number): Pattern {
+  const side = Math.ceil(sceneSize / cell) + 2
+  const lattice = Float32Array.from({ length: side * side }, () => random.uniform())
+  return (x, y) => {
+    const u = x / cell
+    const v = y / cell
+    const i = Math.floor(u)
+    const j = Math.floor(v)
+    const fu = u - i
+    const fv = v - j
+    const at = j * side + i
+    return (lattice[at]! * (1 - fu) + lattice[at + 1]! * fu) * (1 - fv) + (lattice[at + side]! * (1 - fu) + lattice[at + side + 1]! * fu) * fv
+  }
+}
+
+function texture(random: Random, kind: (typeof sceneTextures)[number]): Pattern {
+  const angle = random.uniform(0, Math.PI)
+  const period = random.uniform(6, 10)
+  const c = Math.cos(angle) / period
+  const s = Math.sin(angle) / period
+  const frac = (value: number): number => value - Math.floor(value)
+  if (kind === 'stripes') return (x, y) => (frac(c * x + s * y) < 0.5 ? 1 : 0)
+  return (x, y) => {
+    const u = frac(c * x + s * y) - 0.5
+    const v = frac(c * y - s * x) - 0.5
+    return u * u + v * v < 0.08 ? 1 : 0
+  }
+}
+
+const colour = (random: Random): Colour => [random.uniform(0, 255), random.uniform(0, 255), random.uniform(0, 255)]
+
+/** Image `index` of the data set of `seed`; the label is index modulo the classes. */
+export function scene(seed: number, index: number): Scene {
+  const random = new Random(seed, 71, index)
+  const label = index % sceneClasses.length
+  const shape = sceneShapes[Math.floor(label / sceneTextures.length)]!
+  const ground = noise(random, random.uniform(8, 24))
+  const grain = noise(random, 3)
+  const pattern = texture(random, sceneTextures[label % sceneTextures.length]!)
+  const [low, high, front, back] = [colour(random), colour(random), colour(random), colour(random)]
+  const radius = random.uniform(0.22, 0.38) * sceneSize
+  const cx = random.uniform(radius, sceneSize - radius)
+  const cy = random.uniform(radius, sceneSize - radius)
+  const turn = random.uniform(-0.5, 0.5)
+  const c = Math.cos(turn) / radius
+  const s = Math.sin(turn) / radius
+  const contains = inside[shape]
+
+  const data = new Uint8Array(sceneSize * sceneSize * 3)
+  const mask = new Uint8Array(sceneSize * sceneSize)
+  const box: [number, number, number, number] = [sceneSize, sceneSize, 0, 0]
+  for (let y = 0; y < sceneSize; ++y) {
+    for (let x = 0; x < sceneSize; ++x) {
+      const dx = x + 0.5 - cx
+      const dy = y + 0.5 - cy
+      const onObject = contains(c * dx + s * dy, c * dy - s * dx)
+      const light = 0.85 + 0.3 * grain(x, y)
+      const t = onObject ? pattern(x, y) : ground(x, y)
+      const from = onObject ? front : low
+      const to = onObject ? back : high
+      const at = y * sceneSize + x
+      for (let k = 0; k < 3; ++k) data[3 * at + k] = Math.min(255, (from[k]! * (1 - t) + to[k]! * t) * light)
+      if (!onObject) continue
+      mask[at] = 1
+      box[0] = Math.min(box[0], x)
+      box[1] = Math.min(box[1], y)
+      box[2] = Math.max(box[2], x + 1)
+      box[3] = Math.max(box[3], y + 1)
+    }
+  }
+  return { pixels: { width: sceneSize, height: sceneSize, data }, label, mask, box }
+}

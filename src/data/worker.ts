@@ -1,0 +1,109 @@
+/** A data worker: reads, decodes once and renders the views of some images of a batch into the loader's shared memory. */
+import { parentPort, workerData } from 'node:worker_threads'
+
+import { Random } from '../nn/random.js'
+import { DenseclError } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+import { scope, Tensor } from '../tensor/tensor.js'
+import { type AugmentOptions, pixelTensor, randomView, renderView, wholeImage } from './augment.js'
+import type { Pixels } from './decode.js'
+import { type Item, loadPixels } from './sources.js'
+
+export interface WorkerData {
+  items: Item[]
+  memory: SharedArrayBuffer
+  imageSize: number
+  views: 'augmented' | 'centre'
+  augment: AugmentOptions
+  seed: number
+}
+
+/** Images `indices` of the source go to `positions` (in images of all views) of the memory. */
+export interface Task {
+  id: number
+  epoch: number
+  indices: number[]
+  /** For each image, one place for each of its views. */
+  places: number[][]
+}
+
+export interface TaskResult {
+  id: number
+  broken: { name: string; reason: string }[]
+  /** Set when an image could not be replaced. */
+  error?: string
+}
+
+const { items, memory, imageSize, views, augment, seed } = workerData as WorkerData
+const floatsPerView = imageSize * imageSize * 3
+native.setThreads(1)
+
+/** The image, or for a broken one another, drawn from a stream of the broken one so that every run takes the same. */
+async function load(index: number, epoch: number, broken: TaskResult['broken']): Promise<{ pixels: Pixels; index: number }> {
+  let current = index
+  const random = new Random(seed, 13, epoch, index)
+  for (let attempt = 0; attempt < 10; ++attempt) {
+    try {
+      return { pixels: await loadPixels(items[current]!), index: current }
+    } catch (error) {
+      if (!(error instanceof DenseclError)) throw error
+      broken.push({ name: items[current]!.name, reason: error.message })
+      if (views === 'centre') break
+      current = random.below(items.length)
+    }
+  }
+  if (views === 'centre') return { pixels: { width: 1, height: 1, data: new Uint8Array(3) }, index }
+  throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
+}
+
+function render(pixels: Pixels, index: number, epoch: number, places: number[]): void {
+  scope(() => {
+    const source = pixelTensor(pixels)
+    for (const [view, place] of places.entries()) {
+      const target = new Float32Array(memory, place * floatsPerView * 4, floatsPerView)
+      if (views === 'centre') target.set(centreCrop(source, pixels))
+      else {
+        const out = Tensor.empty([1, imageSize, imageSize, 3])
+        renderView(out, 0, source, randomView(new Random(seed, 17, epoch, index, view), pixels.width, pixels.height, augment))
+        native.read(out.handle, target)
+      }
+    }
+  })
+}
+
+/** Shorter side to imageSize * 256 / 224, then the central square, as the test pipelines of the benchmarks. */
+function centreCrop(source: Tensor, pixels: Pixels): Float32Array {
+  const short = Math.round((imageSize * 256) / 224)
+  const scale = short / Math.min(pixels.width, pixels.height)
+  const height = Math.max(imageSize, Math.round(pixels.height * scale))
+  const width = Math.max(imageSize, Math.round(pixels.width * scale))
+  const whole = Tensor.empty([1, height, width, 3])
+  renderView(whole, 0, source, wholeImage(pixels))
+  const values = whole.data() as Float32Array
+  const top = Math.round((height - imageSize) / 2)
+  const left = Math.round((width - imageSize) / 2)
+  const out = new Float32Array(floatsPerView)
+  for (let y = 0; y < imageSize; ++y) {
+    const from = ((top + y) * width + left) * 3
+    out.set(values.subarray(from, from + imageSize * 3), y * imageSize * 3)
+  }
+  return out
+}
+
+async function run(task: Task): Promise<TaskResult> {
+  const broken: TaskResult['broken'] = []
+  try {
+    for (const [i, wanted] of task.indices.entries()) {
+      const { pixels, index } = await load(wanted, task.epoch, broken)
+      render(pixels, index, task.epoch, task.places[i]!)
+    }
+    return { id: task.id, broken }
+  } catch (error) {
+    return { id: task.id, broken, error: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+let last = Promise.resolve()
+parentPort!.on('message', (task: Task) => {
+  last = last.then(async () => parentPort!.postMessage(await run(task)))
+})

@@ -1,0 +1,100 @@
+/**
+ * Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv:1805.01978): cosine similarity of pooled
+ * features, each of the k nearest votes exp(similarity / T).
+ */
+import { mocoV2Augmentation } from '../data/augment.js'
+import { Loader } from '../data/loader.js'
+import type { Item } from '../data/sources.js'
+import { evaluation } from '../nn/layers.js'
+import type { ResNet } from '../nn/resnet.js'
+import { reshape } from '../ops/elementwise.js'
+import { linear } from '../ops/linear.js'
+import { adaptiveAvgPool2d } from '../ops/pool2d.js'
+import { l2Normalize } from '../ops/similarity.js'
+import { fail } from '../tensor/errors.js'
+import { scope, Tensor } from '../tensor/tensor.js'
+
+export interface Features {
+  /** [N, C], unit rows */
+  values: Float32Array
+  dim: number
+  labels: Int32Array
+}
+
+/** Globally average-pooled, normalised features of the images' centres, with running statistics. */
+export async function extractFeatures(backbone: ResNet, items: Item[], options: { imageSize: number; workers?: number; batchSize?: number; maxBroken?: number }): Promise<Features> {
+  const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0 } = options
+  const loader = new Loader({ items, imageSize, batchSize, views: 'centre', augment: mocoV2Augmentation, seed: 0, workers, maxBroken })
+  const dim = backbone.channels
+  const values = new Float32Array(items.length * dim)
+  try {
+    const requests = Array.from({ length: Math.ceil(items.length / batchSize) }, (_, b) => ({
+      epoch: 0,
+      indices: Int32Array.from({ length: Math.min(batchSize, items.length - b * batchSize) }, (_, i) => b * batchSize + i),
+    }))
+    for await (const { views, indices } of loader.batches(requests)) {
+      const [x] = views as [(typeof views)[number]]
+      const rows = scope(() => l2Normalize(reshape(adaptiveAvgPool2d(backbone.forward(x, evaluation), 1), [indices.length, dim])).data())
+      values.set(rows, indices[0]! * dim)
+      x.dispose()
+    }
+  } finally {
+    await loader.close()
+  }
+  return { values, dim, labels: Int32Array.from(items, (item) => item.label ?? fail('DATA', `kNN: ${item.name} has no label`)) }
+}
+
+export interface KnnOptions {
+  k: number
+  temperature?: number
+}
+
+/** Predicted labels of `queries` from the labelled `bank`. */
+export function knnPredict(bank: Features, queries: Features, { k, temperature = 0.07 }: KnnOptions): Int32Array {
+  if (bank.dim !== queries.dim) fail('SHAPE', `kNN: the bank has features of ${bank.dim} channels but the queries of ${queries.dim}`)
+  const count = bank.labels.length
+  const classes = bank.labels.reduce((most, label) => Math.max(most, label), 0) + 1
+  const neighbours = Math.min(k, count)
+  const predicted = new Int32Array(queries.labels.length)
+  scope(() => {
+    const keys = Tensor.from(bank.values, [count, bank.dim])
+    for (let first = 0; first < predicted.length; first += queryBlock) {
+      const rows = Math.min(queryBlock, predicted.length - first)
+      const block = queries.values.subarray(first * bank.dim, (first + rows) * bank.dim)
+      const similarities = scope(() => linear(Tensor.from(block, [rows, bank.dim]), keys).data())
+      for (let q = 0; q < rows; ++q) predicted[first + q] = vote(similarities.subarray(q * count, (q + 1) * count), bank.labels, classes, neighbours, temperature)
+    }
+  })
+  return predicted
+}
+
+const queryBlock = 64
+
+/** The class with most votes among the most similar; of equally similar ones the first are taken. */
+function vote(similarity: ArrayLike<number>, labels: Int32Array, classes: number, neighbours: number, temperature: number): number {
+  const threshold = Float64Array.from(similarity).sort()[labels.length - neighbours]!
+  const votes = new Float64Array(classes)
+  let above = 0
+  for (let i = 0; i < labels.length; ++i) {
+    if (similarity[i]! <= threshold) continue
+    votes[labels[i]!]! += Math.exp(similarity[i]! / temperature)
+    above += 1
+  }
+  for (let i = 0; i < labels.length && above < neighbours; ++i) {
+    if (similarity[i]! !== threshold) continue
+    votes[labels[i]!]! += Math.exp(threshold / temperature)
+    above += 1
+  }
+  return votes.indexOf(Math.max(...votes))
+}
+
+export function accuracy(predicted: Int32Array, labels: Int32Array): number {
+  return predicted.reduce((sum, label, i) => sum + Number(label === labels[i]), 0) / labels.length
+}
+
+/** A share of correct classes; undefined when there are no labels to compare. */
+export async function knnAccuracy(backbone: ResNet, bank: Item[], queries: Item[], options: { imageSize: number; k: number; workers?: number; maxBroken?: number }): Promise<number> {
+  const known = await extractFeatures(backbone, bank, options)
+  const unknown = await extractFeatures(backbone, queries, options)
+  return accuracy(knnPredict(known, unknown, options), unknown.labels)
+}

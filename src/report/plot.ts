@@ -1,0 +1,71 @@
+import { escapeXml } from './svg.js'
+
+export interface Series {
+  name: string
+  colour: string
+  points: { x: number; y: number }[]
+}
+
+export interface PlotOptions {
+  title: string
+  xLabel: string
+  yLabel: string
+  /** Dashed horizontal lines with a name. */
+  levels?: { y: number; name: string }[]
+}
+
+const width = 760
+const height = 420
+const margin = { left: 64, right: 20, top: 44, bottom: 52 }
+
+/** Round values that divide low..high into about five steps. */
+function ticks(low: number, high: number): number[] {
+  const rough = (high - low) / 5 || 1
+  const power = 10 ** Math.floor(Math.log10(rough))
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough)!
+  const first = Math.ceil(low / step)
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)))
+}
+
+/** A line plot as SVG; points that are not finite break the line. */
+export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [] }: PlotOptions): string {
+  const points = series.flatMap((s) => s.points).filter(({ y }) => Number.isFinite(y))
+  const xs = points.map(({ x }) => x)
+  const ys = [...points.map(({ y }) => y), ...levels.map(({ y }) => y)]
+  const extent = (values: number[]): [number, number] => values.reduce<[number, number]>(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity])
+  let [x0, x1] = xs.length > 0 ? extent(xs) : [0, 1]
+  let [y0, y1] = ys.length > 0 ? extent(ys) : [0, 1]
+  if (x0 === x1) x1 = x0 + 1
+  if (y0 === y1) y1 = y0 + 1
+  y0 -= (y1 - y0) * 0.05
+  y1 += (y1 - y0) * 0.05
+  const px = (x: number): number => margin.left + ((x - x0) / (x1 - x0)) * (width - margin.left - margin.right)
+  const py = (y: number): number => height - margin.bottom - ((y - y0) / (y1 - y0)) * (height - margin.top - margin.bottom)
+  const at = (x: number, y: number): string => `${px(x).toFixed(1)},${py(y).toFixed(1)}`
+  const text = (x: number, y: number, content: string, more = ''): string => `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escapeXml(content)}</text>`
+  const parts = [`<rect width="${width}" height="${height}" fill="#fff"/>`, text(margin.left, 26, title, 'font-size="16" font-weight="bold"')]
+  for (const y of ticks(y0, y1)) {
+    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="#e4e4e4"/>`)
+    parts.push(text(margin.left - 8, py(y) + 4, String(y), 'text-anchor="end"'))
+  }
+  for (const x of ticks(x0, x1)) parts.push(text(px(x), height - margin.bottom + 18, String(x), 'text-anchor="middle"'))
+  parts.push(text((width + margin.left) / 2, height - 14, xLabel, 'text-anchor="middle"'))
+  parts.push(text(0, 0, yLabel, `text-anchor="middle" transform="translate(18 ${height / 2}) rotate(-90)"`))
+  for (const { y, name } of levels) {
+    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="#888" stroke-dasharray="5 4"/>`)
+    parts.push(text(width - margin.right - 4, py(y) - 5, name, 'text-anchor="end" fill="#666"'))
+  }
+  series.forEach(({ name, colour, points: line }, i) => {
+    let path = ''
+    let drawing = false
+    for (const { x, y } of line) {
+      if (Number.isFinite(y)) path += `${drawing ? 'L' : 'M'}${at(x, y)}`
+      drawing = Number.isFinite(y)
+    }
+    parts.push(`<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`)
+    for (const { x, y } of line.length <= 40 ? line : []) if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
+    const left = width - margin.right - 130 * (series.length - i)
+    parts.push(`<line x1="${left}" x2="${left + 20}" y1="22" y2="22" stroke="${colour}" stroke-width="3"/>`, text(left + 26, 26, name))
+  })
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" fill="#222">${parts.join('')}</svg>\n`
+}

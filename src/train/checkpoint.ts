@@ -1,0 +1,59 @@
+/**
+ * Full checkpoints: both encoders, both queues and pointers under the original names, the optimiser's momenta as
+ * `optimizer.<parameter>`, and the position as JSON in the metadata, all in one safetensors file. Everything random is a
+ * function of seed and position, so this is all a run needs to continue bit for bit.
+ */
+import { existsSync } from 'node:fs'
+
+import type { DenseCL } from '../densecl/model.js'
+import { allTensors } from '../nn/module.js'
+import type { Sgd } from '../optim/sgd.js'
+import { fail } from '../tensor/errors.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { writeAtomic } from '../weights/atomic.js'
+import { loadStored, toStored } from '../weights/layout.js'
+import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from '../weights/safetensors.js'
+import { type Config, resolveConfig } from './config.js'
+
+/** Where a run stands: the next step to do. */
+export interface Position {
+  epoch: number
+  step: number
+  globalStep: number
+  /** Images of the data set the run was started with. */
+  images: number
+}
+
+const version = 1
+
+function* namedTensors(model: DenseCL, sgd: Sgd): Generator<[string, Tensor]> {
+  yield* allTensors(model.state())
+  for (const [name, momentum] of sgd.momenta) yield [`optimizer.${name}`, momentum]
+}
+
+/** Momenta have the layout of their parameters. */
+export function saveCheckpoint(path: string, model: DenseCL, sgd: Sgd, config: Config, position: Position): void {
+  const tensors = new Map<string, StoredTensor>()
+  for (const [name, tensor] of namedTensors(model, sgd)) tensors.set(name, toStored(name, tensor))
+  writeAtomic(path, encodeSafetensors({ tensors, metadata: { densecl: JSON.stringify({ version, config, position }) } }))
+}
+
+export interface Checkpoint {
+  file: TensorFile
+  config: Config
+  position: Position
+}
+
+/** Reads and checks a checkpoint of ours; a file of another kind is named as such. */
+export function readCheckpoint(path: string): Checkpoint {
+  if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
+  const file = readSafetensors(path)
+  const text = file.metadata.densecl ?? fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
+  const { version: found, config, position } = JSON.parse(text) as { version: number; config: Record<string, unknown>; position: Position }
+  if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
+  return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position }
+}
+
+export function restoreCheckpoint({ file }: Checkpoint, model: DenseCL, sgd: Sgd): void {
+  for (const [name, tensor] of namedTensors(model, sgd)) loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
+}

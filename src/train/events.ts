@@ -1,0 +1,72 @@
+/**
+ * TensorBoard event files: TFRecords (length, masked CRC-32C, data, masked CRC-32C) of Event messages, scalars only.
+ * Format: tensorflow/core/util/event.proto, tensorflow/core/lib/io/record_writer.cc (facts only).
+ */
+import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+const crcTable = Uint32Array.from({ length: 256 }, (_, n) => {
+  let c = n
+  for (let k = 0; k < 8; ++k) c = c & 1 ? (c >>> 1) ^ 0x82f63b78 : c >>> 1
+  return c >>> 0
+})
+
+/** CRC-32C (Castagnoli). */
+export function crc32c(bytes: Uint8Array): number {
+  let crc = 0xffffffff
+  for (const byte of bytes) crc = crcTable[(crc ^ byte) & 255]! ^ (crc >>> 8)
+  return (crc ^ 0xffffffff) >>> 0
+}
+
+const masked = (bytes: Uint8Array): number => {
+  const crc = crc32c(bytes)
+  return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0
+}
+
+function record(data: Buffer): Buffer {
+  const out = Buffer.alloc(data.length + 16)
+  out.writeBigUInt64LE(BigInt(data.length), 0)
+  out.writeUInt32LE(masked(out.subarray(0, 8)), 8)
+  data.copy(out, 12)
+  out.writeUInt32LE(masked(data), 12 + data.length)
+  return out
+}
+
+// Protocol buffer fields: a tag byte (number << 3 | wire type), then the value.
+const varint = (value: number): Buffer => {
+  const bytes: number[] = []
+  for (let rest = value; ; rest = Math.floor(rest / 128)) {
+    bytes.push(rest >= 128 ? (rest % 128) | 128 : rest)
+    if (rest < 128) return Buffer.from(bytes)
+  }
+}
+const bytesField = (field: number, value: Buffer): Buffer => Buffer.concat([Buffer.from([(field << 3) | 2]), varint(value.length), value])
+const doubleField = (field: number, value: number): Buffer => {
+  const out = Buffer.alloc(9)
+  out[0] = (field << 3) | 1
+  out.writeDoubleLE(value, 1)
+  return out
+}
+const floatField = (field: number, value: number): Buffer => {
+  const out = Buffer.alloc(5)
+  out[0] = (field << 3) | 5
+  out.writeFloatLE(value, 1)
+  return out
+}
+const intField = (field: number, value: number): Buffer => Buffer.concat([Buffer.from([field << 3]), varint(value)])
+
+/** Appends scalars to an event file of its own in `folder`. */
+export class EventWriter {
+  readonly #path: string
+
+  constructor(folder: string) {
+    const seconds = Math.floor(Date.now() / 1000)
+    this.#path = join(folder, `events.out.tfevents.${seconds}.${process.pid}.densecl`)
+    appendFileSync(this.#path, record(Buffer.concat([doubleField(1, seconds), bytesField(3, Buffer.from('brain.Event:2'))])))
+  }
+
+  scalars(step: number, values: Record<string, number>): void {
+    const summary = Buffer.concat(Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]))))
+    appendFileSync(this.#path, record(Buffer.concat([doubleField(1, Date.now() / 1000), intField(2, step), bytesField(5, summary)])))
+  }
+}

@@ -1,0 +1,418 @@
+/** The main job: from a configuration to a run folder with checkpoints, metrics, an exported backbone and pictures. */
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+
+import { stringify } from 'yaml'
+
+import { Loader } from '../data/loader.js'
+import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
+import { loadPixels, openSource, type Item, type Source } from '../data/sources.js'
+import { chanceLoss } from '../densecl/health.js'
+import { DenseCL } from '../densecl/model.js'
+import { denseclStep, type StepResult } from '../densecl/step.js'
+import { knnAccuracy } from '../eval/knn.js'
+import { Random } from '../nn/random.js'
+import { resnetDepths } from '../nn/resnet.js'
+import { learningRate } from '../optim/schedule.js'
+import { Sgd } from '../optim/sgd.js'
+import { linePlot } from '../report/plot.js'
+import { matchPicture } from '../report/match.js'
+import { writePicture } from '../report/svg.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { native, packageVersion } from '../tensor/native.js'
+import { writeTextAtomic } from '../weights/atomic.js'
+import { writeBackbone } from '../weights/export.js'
+import { storedBackbone } from '../weights/import.js'
+import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, saveCheckpoint } from './checkpoint.js'
+import type { Config } from './config.js'
+import { duration, type Metrics, readMetrics, RunLog } from './runLog.js'
+
+export interface PretrainOptions {
+  config: Config
+  out: string
+  resume?: boolean
+  overwrite?: boolean
+  quiet?: boolean
+  /** Asked before every step; true saves and leaves. */
+  interrupted?: () => boolean
+}
+
+export interface PretrainResult {
+  interrupted: boolean
+  globalStep: number
+  /** kNN accuracy before and after, where there are labels. */
+  knnBefore?: number
+  knnAfter?: number
+  losses?: StepResult['losses']
+  files: Record<string, string>
+}
+
+const files = (out: string) => ({
+  config: join(out, 'config.yaml'),
+  environment: join(out, 'environment.json'),
+  metrics: join(out, 'metrics.jsonl'),
+  last: join(out, 'checkpoints', 'last.safetensors'),
+  backbone: join(out, 'backbone.safetensors'),
+  report: join(out, 'report.json'),
+})
+
+/** Keys whose change on resume would make another run of it. */
+const freeOnResume = new Set(['workers', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+
+export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
+  const { out, resume = false, quiet = false } = options
+  const checkpoint = resume ? readCheckpoint(files(out).last) : undefined
+  const config = checkpoint === undefined ? options.config : resumedConfig(checkpoint, options.config)
+  if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
+  native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
+  const source = await openSource(config.data, { format: config.format })
+  const labelled = await knnSets(config, source)
+  const run = new Run(options, config, source, labelled, checkpoint)
+  try {
+    return await run.execute(quiet)
+  } finally {
+    await run.close()
+  }
+}
+
+function resumedConfig({ config, position }: Checkpoint, wanted: Config): Config {
+  const changed = (Object.keys(config) as (keyof Config)[]).filter((key) => JSON.stringify(config[key]) !== JSON.stringify(wanted[key]) && !freeOnResume.has(key))
+  if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(config[key])} and is now ${JSON.stringify(wanted[key])}`).join('; ')}; start a new run for that`)
+  if (position.epoch > wanted.epochs) fail('CONFIG', `resume: the run is at epoch ${position.epoch} of ${wanted.epochs}`)
+  return wanted
+}
+
+function claimFolder(out: string, overwrite: boolean): void {
+  const { config, metrics, last } = files(out)
+  if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
+    if (!overwrite) fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+    rmSync(metrics, { force: true })
+    rmSync(join(out, 'checkpoints'), { recursive: true, force: true })
+    for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
+  }
+  try {
+    mkdirSync(join(out, 'checkpoints'), { recursive: true })
+  } catch (error) {
+    fail('RUN', `${out}: the run folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+  }
+}
+
+interface LabelledSets {
+  bank: Item[]
+  queries: Item[]
+  how: string
+}
+
+/** What kNN looks up and classifies: labelled images of the data against knnData, its val sibling, or a tenth of itself. */
+async function knnSets(config: Config, source: Source): Promise<LabelledSets | undefined> {
+  if (source.classes === undefined) return undefined
+  const sibling = join(dirname(config.data), 'val')
+  const other = config.knnData ?? (source.format === 'scenes' ? 'scenes:500' : basename(config.data) === 'train' && existsSync(sibling) ? sibling : undefined)
+  const every = Math.max(1, Math.ceil(source.items.length / config.knnImages))
+  if (other !== undefined) {
+    const held = await openSource(other, { split: 'val' })
+    if (held.classes === undefined || held.classes.join() !== source.classes.join()) {
+      fail('DATA', `kNN: the classes of ${other} (${held.classes?.join(', ') ?? 'none'}) are not those of ${config.data} (${source.classes.join(', ')})`)
+    }
+    return { bank: source.items.filter((_, i) => i % every === 0), queries: held.items, how: `${other} against ${config.data}` }
+  }
+  if (source.items.length < 20) return undefined
+  return { bank: source.items.filter((_, i) => i % 10 !== 0 && i % every === 0), queries: source.items.filter((_, i) => i % 10 === 0), how: `a tenth of ${config.data} against the rest` }
+}
+
+class Run {
+  readonly #config: Config
+  readonly #out: string
+  readonly #model: DenseCL
+  readonly #sgd: Sgd
+  readonly #loader: Loader
+  readonly #log: RunLog
+  readonly #steps: number
+  readonly #position: Position
+  readonly #resumed: boolean
+  readonly #labelled: LabelledSets | undefined
+  readonly #source: Source
+  readonly #interrupted: () => boolean
+  #knnBefore: number | undefined
+  #collapsed = 0
+
+  constructor(options: PretrainOptions, config: Config, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
+    const images = source.items.length
+    if (images < config.batchSize) fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
+    if (checkpoint !== undefined && checkpoint.position.images !== images) fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
+    this.#config = config
+    this.#out = options.out
+    this.#source = source
+    this.#labelled = labelled
+    this.#interrupted = options.interrupted ?? (() => false)
+    this.#steps = stepsPerEpoch(images, config.batchSize)
+    this.#position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
+    this.#resumed = checkpoint !== undefined
+    this.#model = buildModel(config)
+    this.#sgd = new Sgd(this.#model.parameters(), config)
+    if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
+    this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
+    const { imageSize, batchSize, seed, workers, maxBroken } = config
+    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', augment: config, seed, workers, maxBroken })
+  }
+
+  async close(): Promise<void> {
+    await this.#loader.close()
+    this.#sgd.dispose()
+    this.#model.dispose()
+  }
+
+  async execute(quiet: boolean): Promise<PretrainResult> {
+    this.#introduce()
+    if (!this.#resumed) {
+      writeTextAtomic(files(this.#out).config, stringify(this.#config))
+      this.#knnBefore = await this.#knn('before training')
+      this.#save()
+    } else this.#knnBefore = readMetrics(files(this.#out).metrics).find((row) => row.knn !== undefined)?.knn
+    writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(), undefined, 2)}\n`)
+    const losses = await this.#train()
+    if (losses === 'interrupted') {
+      this.#save()
+      this.#log.line(`interrupted: saved at epoch ${this.#position.epoch}, step ${this.#position.step}; continue with --resume`)
+      return { interrupted: true, globalStep: this.#position.globalStep, files: { checkpoint: files(this.#out).last } }
+    }
+    return this.#finish(losses, quiet)
+  }
+
+  #introduce(): void {
+    const { config, source } = { config: this.#config, source: this.#source }
+    const images = source.items.length
+    const log = this.#log
+    log.line(`data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`)
+    log.line(`model   ResNet-${config.depth}, ${config.baseChannels} base channels, ${config.imageSize} px, dense grid ${config.numGrid ?? Math.ceil(config.imageSize / 32)}x${config.numGrid ?? Math.ceil(config.imageSize / 32)}`)
+    log.line(`loss    queue ${config.queueLength}: guessing costs ln(K+1) = ${chanceLoss(config.queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`)
+    log.line(`device  cpu, ${native.threads()} threads, ${native.instructionSet()}`)
+    if (config.queueLength > images) {
+      const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
+      log.line(`warning the queue of ${config.queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`)
+    }
+    if (this.#resumed) log.line(`resume  at epoch ${this.#position.epoch}, step ${this.#position.step}`)
+  }
+
+  /** Steps until the end; the last losses, or 'interrupted'. */
+  async #train(): Promise<StepResult['losses'] | undefined | 'interrupted'> {
+    const { config } = { config: this.#config }
+    const position = this.#position
+    let losses: StepResult['losses'] | undefined
+    const clock = { start: performance.now(), images: 0, wait: 0, done: position.globalStep }
+    let window = { start: performance.now(), images: 0, wait: 0 }
+    for await (const batch of this.#loader.batches(this.#requests())) {
+      const [query, key] = batch.views as [(typeof batch.views)[0], (typeof batch.views)[0]]
+      if (this.#interrupted()) {
+        for (const view of batch.views) view.dispose()
+        return 'interrupted'
+      }
+      const lr = learningRate(config, position.globalStep, this.#steps)
+      const result = this.#step({ query, key }, lr)
+      for (const view of batch.views) view.dispose()
+      losses = result.losses
+      window.images += config.batchSize
+      window.wait += batch.waited
+      clock.images += config.batchSize
+      clock.wait += batch.waited
+
+      const last = position.step === this.#steps
+      const seconds = (performance.now() - window.start) / 1000
+      const wait = window.wait / seconds
+      const total = config.epochs * this.#steps
+      const remaining = ((performance.now() - clock.start) / 1000 / (position.globalStep - clock.done)) * (total - position.globalStep)
+      const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
+      this.#log.progress(this.#progressLine(result, lr, window.images / seconds, wait, remaining), logged)
+      if (logged) {
+        this.#log.metrics(this.#row(result, lr, window.images / seconds, wait))
+        window = { start: performance.now(), images: 0, wait: 0 }
+      }
+      if (last) {
+        position.epoch += 1
+        position.step = 0
+        await this.#endOfEpoch()
+        window.start = performance.now()
+      } else if (config.checkpointSteps > 0 && position.globalStep % config.checkpointSteps === 0) this.#save()
+    }
+    return losses
+  }
+
+  /** The batches from here to the end of the run. */
+  *#requests(): Generator<{ epoch: number; indices: Int32Array }> {
+    const { seed, batchSize, epochs } = this.#config
+    let { step } = this.#position
+    for (let { epoch } = this.#position; epoch < epochs; ++epoch, step = 0) {
+      const order = epochOrder(seed, epoch, this.#source.items.length)
+      for (; step < this.#steps; ++step) yield { epoch, indices: batchIndices(order, batchSize, step) }
+    }
+  }
+
+  #step(views: { query: Parameters<typeof denseclStep>[1]['query']; key: Parameters<typeof denseclStep>[1]['key'] }, lr: number): StepResult {
+    const { temperature, keyMomentum, normGroups, batchSize, shuffle, seed } = this.#config
+    const { globalStep } = this.#position
+    const denseWeight = globalStep < this.#config.denseWarmup ? 0 : this.#config.denseWeight
+    const keyOrder = shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : Int32Array.from({ length: batchSize }, (_, i) => i)
+    const result = denseclStep(this.#model, views, { temperature, denseWeight, keyMomentum, normGroups, keyOrder })
+    try {
+      this.#checkHealth(result, lr)
+      this.#sgd.step(result.gradients, lr)
+    } finally {
+      for (const gradient of result.gradients) gradient.dispose()
+    }
+    this.#position.globalStep += 1
+    this.#position.step += 1
+    return result
+  }
+
+  /** Stops with a diagnosis; the last checkpoint is the one before the trouble. */
+  #checkHealth({ losses, health }: StepResult, lr: number): void {
+    const { globalStep } = this.#position
+    if (!Number.isFinite(losses.total)) {
+      const which = Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'
+      fail('NAN', `step ${globalStep}: the ${which} loss is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`)
+    }
+    this.#collapsed = health.spread < 0.02 ? this.#collapsed + 1 : 0
+    if (this.#config.stopOnCollapse && this.#collapsed >= 50) {
+      fail('COLLAPSE', `step ${globalStep}: all global embeddings have been the same vector for 50 steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`)
+    }
+  }
+
+  #progressLine({ losses, health }: StepResult, lr: number, rate: number, wait: number, remaining: number): string {
+    const { epochs } = this.#config
+    const { epoch, step } = this.#position
+    return [
+      `epoch ${epoch + 1}/${epochs} step ${step}/${this.#steps}`,
+      `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
+      `lr ${lr.toPrecision(3)}`,
+      `${rate.toFixed(0)} images/s`,
+      `wait ${(100 * wait).toFixed(0)}%`,
+      `eta ${duration(remaining)}`,
+      `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
+    ].join('  ')
+  }
+
+  #row({ losses, health }: StepResult, lr: number, rate: number, wait: number): Metrics {
+    const { epoch, globalStep } = this.#position
+    const { queueLength, batchSize } = this.#config
+    return {
+      globalStep,
+      epoch: epoch + this.#position.step / this.#steps,
+      loss: losses.total,
+      lossGlobal: losses.single,
+      lossDense: losses.dense,
+      lr,
+      imagesPerSecond: rate,
+      waitShare: wait,
+      queueFill: Math.min(1, (globalStep * batchSize) / queueLength),
+      positiveGlobal: health.global.positive,
+      negativeGlobal: health.global.negative,
+      accuracyGlobal: health.global.accuracy,
+      positiveDense: health.dense.positive,
+      negativeDense: health.dense.negative,
+      accuracyDense: health.dense.accuracy,
+      spread: health.spread,
+      samePosition: health.samePosition,
+      distinctMatches: health.distinct,
+      memoryPeak: native.memory().peak,
+    }
+  }
+
+  async #endOfEpoch(): Promise<void> {
+    const { epochs, knnEvery, checkpointEvery, checkpointSteps } = this.#config
+    const { epoch } = this.#position
+    if (knnEvery > 0 && epoch % knnEvery === 0 && epoch < epochs) await this.#knn(`epoch ${epoch}`)
+    if (checkpointSteps === 0 || epoch === epochs) this.#save()
+    if (epoch % checkpointEvery === 0) this.#keep()
+  }
+
+  /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
+  #save(): void {
+    try {
+      saveCheckpoint(files(this.#out).last, this.#model, this.#sgd, this.#config, this.#position)
+    } catch (error) {
+      if (!(error instanceof DenseclError) || error.code !== 'WRITE' || this.#position.epoch === this.#config.epochs) throw error
+      this.#log.line(`warning ${error.message}`)
+    }
+  }
+
+  #keep(): void {
+    const folder = dirname(files(this.#out).last)
+    const { epoch } = this.#position
+    saveCheckpoint(join(folder, `epoch_${String(epoch).padStart(5, '0')}.safetensors`), this.#model, this.#sgd, this.#config, this.#position)
+    const kept = readdirSync(folder).filter((name) => /^epoch_\d+\.safetensors$/.test(name)).sort()
+    for (const name of kept.slice(0, -this.#config.keepCheckpoints)) rmSync(join(folder, name))
+  }
+
+  async #knn(when: string): Promise<number | undefined> {
+    if (this.#labelled === undefined) return undefined
+    const { imageSize, knnK, workers, maxBroken } = this.#config
+    const { bank, queries, how } = this.#labelled
+    const share = await knnAccuracy(this.#model.query.backbone, bank, queries, { imageSize, k: knnK, workers, maxBroken })
+    this.#log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
+    this.#log.metrics({ globalStep: this.#position.globalStep, epoch: this.#position.epoch, knn: share })
+    return share
+  }
+
+  async #finish(losses: StepResult['losses'] | undefined, quiet: boolean): Promise<PretrainResult> {
+    const out = this.#out
+    const knnAfter = await this.#knn('after training')
+    writeBackbone(files(out).backbone, storedBackbone(this.#model.query.backbone), 'torchvision')
+    const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
+    made.losses = await writePicture(join(out, 'losses'), lossPlot(readMetrics(files(out).metrics), this.#config))
+    try {
+      const pixels = await loadPixels(this.#source.items[0]!)
+      const { svg } = await matchPicture(this.#model.query.backbone, pixels, { size: Math.max(224, this.#config.imageSize), seed: 0, most: 20, threshold: 0 })
+      made.matches = await writePicture(join(out, 'matches'), svg)
+    } catch (error) {
+      this.#log.line(`warning no picture of matches: ${error instanceof Error ? error.message : String(error)}`)
+    }
+    const result: PretrainResult = {
+      interrupted: false,
+      globalStep: this.#position.globalStep,
+      ...(this.#knnBefore === undefined ? {} : { knnBefore: this.#knnBefore }),
+      ...(knnAfter === undefined ? {} : { knnAfter }),
+      ...(losses === undefined ? {} : { losses }),
+      files: made,
+    }
+    const broken = Object.fromEntries(this.#loader.broken)
+    writeTextAtomic(files(out).report, `${JSON.stringify({ ...result, broken }, undefined, 2)}\n`)
+    if (!quiet) this.#conclude(result, Object.keys(broken).length)
+    return result
+  }
+
+  #conclude({ knnBefore, knnAfter, files: made }: PretrainResult, broken: number): void {
+    if (broken > 0) this.#log.line(`broken  ${broken} images could not be read; they are named in ${files(this.#out).report}`)
+    if (knnBefore !== undefined && knnAfter !== undefined) this.#log.line(`knn     ${(100 * knnBefore).toFixed(1)} % before, ${(100 * knnAfter).toFixed(1)} % after`)
+    for (const [name, path] of Object.entries(made)) this.#log.line(`${name.padEnd(10)} ${path}`)
+  }
+}
+
+export function buildModel(config: Config): DenseCL {
+  const { depth, baseChannels, init, hidden, featDim, numGrid, queueLength, seed } = config
+  const channels = baseChannels * (resnetDepths[depth].bottleneck ? 32 : 8)
+  return new DenseCL({ backbone: { depth, baseChannels, init }, neck: { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }, queueLength, seed })
+}
+
+function environment(): Record<string, unknown> {
+  return {
+    densecl: packageVersion,
+    node: process.version,
+    platform: `${process.platform}-${process.arch}`,
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cores: availableParallelism(),
+    threads: native.threads(),
+    instructionSet: native.instructionSet(),
+    started: new Date().toISOString(),
+  }
+}
+
+function lossPlot(rows: Metrics[], config: Config): string {
+  const series = (name: string, key: string, colour: string) => ({ name, colour, points: rows.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key]! })) })
+  return linePlot([series('total', 'loss', '#222'), series('global', 'lossGlobal', '#1f77b4'), series('dense', 'lossDense', '#d62728')], {
+    title: 'Pre-training loss',
+    xLabel: 'epoch',
+    yLabel: 'weighted loss',
+    levels: [{ y: chanceLoss(config.queueLength), name: 'guessing' }],
+  })
+}

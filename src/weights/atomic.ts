@@ -1,0 +1,31 @@
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+import { fail } from '../tensor/errors.js'
+
+/**
+ * Writes a file so that a kill at any moment leaves the old one or the new one: to a temporary name, synced, renamed. On a
+ * full disk the old one stays and the error says so.
+ */
+export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
+  const temporary = `${path}.tmp-${process.pid}`
+  try {
+    const descriptor = openSync(temporary, 'w')
+    try {
+      for (const part of parts) for (let done = 0; done < part.length; ) done += writeSync(descriptor, part, done, part.length - done)
+      fsyncSync(descriptor)
+    } finally {
+      closeSync(descriptor)
+    }
+    renameSync(temporary, path)
+    const folder = openSync(dirname(path), 'r')
+    fsyncSync(folder)
+    closeSync(folder)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    const code = (error as NodeJS.ErrnoException).code
+    fail('WRITE', `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there before is untouched`)
+  }
+}
+
+export const writeTextAtomic = (path: string, text: string): void => writeAtomic(path, [new TextEncoder().encode(text)])
