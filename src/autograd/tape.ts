@@ -68,15 +68,16 @@ export class Tape {
     gradients.set(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype) : seed.alias()).keep())
     try {
       for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {
-        const grad = gradients.get(node.output)
-        if (grad !== undefined) {
+        try {
+          const grad = gradients.get(node.output)
+          if (grad === undefined) continue
           for (const [id, gradient] of differentiate(node, grad)) accumulate(gradients, id, gradient)
-          if (!wanted.has(node.output)) {
-            gradients.delete(node.output)
-            grad.dispose()
-          }
+          if (wanted.has(node.output)) continue
+          gradients.delete(node.output)
+          grad.dispose()
+        } finally {
+          release(node)
         }
-        release(node)
       }
       return targets.map((target) => {
         const gradient = gradients.get(target.id) ?? Tensor.zeros(target.shape, target.dtype).keep()
@@ -139,9 +140,12 @@ function accumulate(gradients: Map<number, Tensor>, id: number, gradient: Tensor
 export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): Tensor[] {
   const tape = active
   const needsGradient = op.backward !== 'notDifferentiable' && tape !== undefined && tape.needs(inputs)
-  const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
-  if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
-  return outputs
+  // What the op made and neither returned nor saved is freed here, also when it fails halfway.
+  return scope(() => {
+    const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
+    if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
+    return outputs
+  })
 }
 
 /** Runs `body` without recording: what it computes is a constant to the tape. */

@@ -23,6 +23,8 @@ export interface LoaderOptions {
   workers?: number
   /** Largest share of broken images. */
   maxBroken: number
+  /** MiB of decoded images kept for later epochs, by all workers together. */
+  cacheMegabytes?: number
 }
 
 export interface BatchRequest {
@@ -57,8 +59,8 @@ export class Loader {
     const { imageSize, batchSize } = options
     this.#memory = new SharedArrayBuffer(prefetch * this.#viewCount * batchSize * imageSize * imageSize * 3 * 4)
     const count = options.workers === undefined || options.workers === 0 ? Math.min(8, Math.max(1, availableParallelism() - 1)) : options.workers
-    const { items, views, augment, seed } = options
-    const data: WorkerData = { items, memory: this.#memory, imageSize, views, augment, seed }
+    const { items, views, augment, seed, cacheMegabytes = 0 } = options
+    const data: WorkerData = { items, memory: this.#memory, imageSize, views, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {

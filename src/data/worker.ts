@@ -16,6 +16,8 @@ export interface WorkerData {
   views: 'augmented' | 'centre'
   augment: AugmentOptions
   seed: number
+  /** Bytes of decoded images that this worker may keep for later epochs. */
+  cacheBytes: number
 }
 
 /** Images `indices` of the source go to `positions` (in images of all views) of the memory. */
@@ -34,9 +36,25 @@ export interface TaskResult {
   error?: string
 }
 
-const { items, memory, imageSize, views, augment, seed } = workerData as WorkerData
+const { items, memory, imageSize, views, augment, seed, cacheBytes } = workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
+
+const cache = new Map<number, Pixels>()
+let cached = 0
+
+/** Decoded pixels, from the cache while the budget lasts: small data sets are decoded once, large ones are not held up. */
+async function pixelsOf(index: number): Promise<Pixels> {
+  const known = cache.get(index)
+  if (known !== undefined) return known
+  const pixels = await loadPixels(items[index]!)
+  if (cached + pixels.data.length <= cacheBytes) {
+    cached += pixels.data.length
+    // A copy: a decoder's buffer may be larger than the image.
+    cache.set(index, { ...pixels, data: pixels.data.slice() })
+  }
+  return pixels
+}
 
 /** The image, or for a broken one another, drawn from a stream of the broken one so that every run takes the same. */
 async function load(index: number, epoch: number, broken: TaskResult['broken']): Promise<{ pixels: Pixels; index: number }> {
@@ -44,7 +62,7 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
   const random = new Random(seed, 13, epoch, index)
   for (let attempt = 0; attempt < 10; ++attempt) {
     try {
-      return { pixels: await loadPixels(items[current]!), index: current }
+      return { pixels: await pixelsOf(current), index: current }
     } catch (error) {
       if (!(error instanceof DenseclError)) throw error
       broken.push({ name: items[current]!.name, reason: error.message })

@@ -26,6 +26,7 @@ export const options = {
   seed: z.int().min(0).default(0).describe('of everything random'),
   workers: z.int().min(0).default(0).describe('data worker threads; 0 chooses'),
   threads: z.int().min(0).default(0).describe('compute threads; 0 takes all cores'),
+  cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
   maxBroken: share.default(0.01).describe('largest share of images that may be unreadable'),
 
   depth: z.literal([18, 34, 50, 101]).default(50).describe('of the ResNet'),

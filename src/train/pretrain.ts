@@ -58,7 +58,7 @@ const files = (out: string) => ({
 })
 
 /** Keys whose change on resume would make another run of it. */
-const freeOnResume = new Set(['workers', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+const freeOnResume = new Set(['workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
 
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { out, resume = false, quiet = false } = options
@@ -153,8 +153,8 @@ class Run {
     this.#sgd = new Sgd(this.#model.parameters(), config)
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
     this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
-    const { imageSize, batchSize, seed, workers, maxBroken } = config
-    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', augment: config, seed, workers, maxBroken })
+    const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
+    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', augment: config, seed, workers, maxBroken, cacheMegabytes })
   }
 
   async close(): Promise<void> {

@@ -1,7 +1,7 @@
 /** Weights from anywhere into a backbone: every prefix style that DenseCL checkpoints have (densecl-spec 3), with a report. */
 import { closeSync, openSync, readSync } from 'node:fs'
 
-import { allTensors } from '../nn/module.js'
+import { allTensors, disposeState } from '../nn/module.js'
 import { ResNet, type ResNetDepth, resnetDepths } from '../nn/resnet.js'
 import { Random } from '../nn/random.js'
 import { fail } from '../tensor/errors.js'
@@ -104,6 +104,15 @@ export function importBackbone(path: string): { backbone: ResNet; report: Import
   const { prefix, found } = findBackbone(path, tensors)
   const architecture = inferResNet(path, found)
   const backbone = new ResNet({ random: new Random(0), dtype: 'f32' }, architecture)
+  try {
+    return { backbone, report: { prefix, ...architecture, ...fill(path, backbone, prefix, tensors, found) } }
+  } catch (error) {
+    disposeState(backbone.state())
+    throw error
+  }
+}
+
+function fill(path: string, backbone: ResNet, prefix: string, tensors: Map<string, StoredTensor>, found: Map<string, StoredTensor>): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
   const matched: string[] = []
   const missing: string[] = []
   for (const [name, tensor] of allTensors(backbone.state())) {
@@ -114,11 +123,11 @@ export function importBackbone(path: string): { backbone: ResNet; report: Import
       matched.push(name)
     }
   }
-  const known = new Set(matched)
-  const unexpected = [...tensors.keys()].filter((name) => !(name.startsWith(prefix) && (known.has(name.slice(prefix.length)) || [...known].some((k) => detectron2Name(k) === name.slice(prefix.length)))))
+  const used = new Set(matched.map((name) => found.get(name)))
+  const unexpected = [...tensors].filter(([, tensor]) => !used.has(tensor)).map(([name]) => name)
   const needed = missing.filter((name) => !name.endsWith('num_batches_tracked'))
-  if (needed.length > 0) fail('IMPORT', `${path}: ${needed.length} tensors of a ResNet-${architecture.depth} are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`)
-  return { backbone, report: { prefix, ...architecture, matched, missing, unexpected } }
+  if (needed.length > 0) fail('IMPORT', `${path}: ${needed.length} tensors of a ResNet are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`)
+  return { matched, missing, unexpected }
 }
 
 /** A backbone's state as files hold it. */

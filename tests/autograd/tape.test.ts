@@ -1,0 +1,104 @@
+import * as assert from 'uvu/assert'
+
+import { defineOp } from '../../src/autograd/op.js'
+import { apply, noGrad, Tape } from '../../src/autograd/tape.js'
+import { Random } from '../../src/nn/random.js'
+import { add, relu, scale } from '../../src/ops/elementwise.js'
+import { linear } from '../../src/ops/linear.js'
+import { infoNce } from '../../src/ops/losses.js'
+import { native } from '../../src/tensor/native.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { checkGradients, randomTensor } from '../support/gradients.js'
+import { suite, throwsError } from '../support/suite.js'
+import { wrongSquare } from './wrongGradient.fails.js'
+
+const test = suite('tape')
+
+test('the gradient of a tensor used twice is the sum', () => {
+  scope(() => {
+    const x = Tensor.from([1, -2], [2], 'f64')
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => add(scale(x, 3), add(x, x)))
+    const [dx] = tape.backward(y, [x])
+    assert.equal([...dx!.data()], [5, 5])
+  })
+})
+
+test('a target that the output does not depend on has a gradient of zeros', () => {
+  scope(() => {
+    const x = Tensor.from([1], [1], 'f64')
+    const other = Tensor.from([1, 2], [2], 'f64')
+    const tape = new Tape().watch([x, other])
+    const y = tape.record(() => scale(x, 2))
+    const [, dother] = tape.backward(y, [x, other])
+    assert.equal([...dother!.data()], [0, 0])
+  })
+})
+
+test('what runs under noGrad is a constant', () => {
+  scope(() => {
+    const x = Tensor.from([2], [1], 'f64')
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => add(scale(x, 2), noGrad(() => scale(x, 100))))
+    assert.is(tape.backward(y, [x])[0]!.item(), 2)
+  })
+})
+
+test('saved tensors survive the scope of the forward pass and are freed by backward', () => {
+  const random = new Random(1)
+  scope(() => {
+    const x = randomTensor(random, [8, 16])
+    const w = randomTensor(random, [4, 16])
+    const tape = new Tape().watch([w])
+    const y = tape.record(() => scope(() => linear(relu(x), w)))
+    const during = native.memory().handles
+    tape.backward(y, [w])
+    assert.is(native.memory().handles, during - 2 + 1, 'linear saved two tensors; relu none, as x is not watched; one gradient was made')
+  })
+})
+
+test('an output outside of the tape is an error that names it', () => {
+  scope(() => {
+    const x = Tensor.from([2], [1], 'f64')
+    throwsError(() => new Tape().backward(x, [x]), 'TAPE', /f64\[1\]/)
+  })
+})
+
+test('a gradient of the wrong shape names op, input and both shapes', () => {
+  const bad = defineOp<{ x: Tensor | undefined }>({
+    name: 'bad',
+    forward: ({ x }) => ({ outputs: [x!.alias()] }),
+    backward: () => ({ x: Tensor.zeros([3], 'f64') }),
+  })
+  scope(() => {
+    const x = Tensor.from([2], [1], 'f64')
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => apply(bad, { x }, {})[0]!)
+    throwsError(() => tape.backward(y, [x]), 'TAPE', /bad/, /of x/, /f64\[3\]/, /f64\[1\]/)
+  })
+})
+
+test('keys and queue of infoNce are constants: a gradient for them is an error', () => {
+  scope(() => {
+    const random = new Random(2)
+    const [q, k, queue] = [[2, 4], [2, 4], [6, 4]].map((shape) => randomTensor(random, shape)) as [Tensor, Tensor, Tensor]
+    const tape = new Tape().watch([q, queue])
+    const { loss } = tape.record(() => infoNce(q, k, queue, 0.2))
+    throwsError(() => tape.backward(loss, [q, queue]), 'TAPE', /infoNce/, /stop-gradient/)
+  })
+})
+
+test('the gradient check catches a wrong gradient', () => {
+  const random = new Random(3)
+  const x = randomTensor(random, [5])
+  let caught = ''
+  try {
+    checkGradients(([input]) => wrongSquare(input!), [x], random)
+  } catch (error) {
+    caught = (error as Error).message
+  }
+  assert.match(caught, /the gradient is .* but differences give/)
+  x.dispose()
+})
+
+test.run()

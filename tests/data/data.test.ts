@@ -1,0 +1,204 @@
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import sharp from 'sharp'
+import * as assert from 'uvu/assert'
+
+import { mocoV2Augmentation } from '../../src/data/augment.js'
+import { checkSource } from '../../src/data/check.js'
+import { decode, exifOrientation, orient } from '../../src/data/decode.js'
+import { Loader } from '../../src/data/loader.js'
+import { epochOrder } from '../../src/data/sampler.js'
+import { scene, sceneClasses } from '../../src/data/scenes.js'
+import { openSource } from '../../src/data/sources.js'
+import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
+
+const test = suite('data')
+
+/** A smooth picture: JPEG keeps it to a few steps of 255. */
+const smooth = (width: number, height: number): Buffer =>
+  Buffer.from(Uint8Array.from({ length: width * height * 3 }, (_, i) => [(255 * (Math.floor(i / 3) % width)) / width, (255 * Math.floor(i / 3 / width)) / height, 128][i % 3]!))
+const picture = (width = 40, height = 30) => sharp(smooth(width, height), { raw: { width, height, channels: 3 } })
+
+test('JPEG, PNG, WebP and TIFF of one picture decode to it', async () => {
+  const expected = smooth(40, 30)
+  for (const format of ['jpeg', 'png', 'webp', 'tiff'] as const) {
+    const bytes = await (format === 'png' ? picture().png() : picture().toFormat(format, { quality: 100 })).toBuffer()
+    const { width, height, data } = await decode(bytes, format)
+    assert.equal([width, height], [40, 30])
+    const worst = data.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0)
+    assert.ok(worst <= (format === 'png' || format === 'tiff' ? 1 : 12), `${format}: differs by ${worst}`)
+  }
+})
+
+test('grey, CMYK, alpha and 16 bit become 8-bit RGB', async () => {
+  const cases = {
+    greyJpeg: picture().greyscale().jpeg(),
+    greyPng: picture().greyscale().png(),
+    cmykJpeg: picture().toColourspace('cmyk').jpeg({ quality: 100 }),
+    alphaPng: picture().ensureAlpha(0.5).png(),
+    deepPng: picture().toColourspace('rgb16').png(),
+    palettePng: picture().png({ palette: true }),
+  }
+  for (const [name, image] of Object.entries(cases)) {
+    const { width, height, data } = await decode(await image.toBuffer(), name)
+    assert.equal([width, height, data.length], [40, 30, 3600], name)
+    const spread = Math.max(...data) - Math.min(...data)
+    assert.ok(spread > 60, `${name}: the picture is still there (${spread})`)
+    if (name.startsWith('grey')) for (let i = 0; i < data.length; i += 3) assert.ok(data[i] === data[i + 1] && data[i] === data[i + 2])
+  }
+})
+
+test('EXIF orientation is applied as libvips applies it, 0 and nonsense are not', async () => {
+  for (let orientation = 1; orientation <= 8; ++orientation) {
+    const bytes = await picture().jpeg({ quality: 100 }).withMetadata({ orientation }).toBuffer()
+    assert.is(exifOrientation(bytes), orientation)
+    const ours = await decode(bytes, 'exif')
+    const { data, info } = await sharp(bytes).rotate().raw().toBuffer({ resolveWithObject: true })
+    assert.equal([ours.width, ours.height], [info.width, info.height], `orientation ${orientation}`)
+    const worst = ours.data.reduce((most, value, i) => Math.max(most, Math.abs(value - data[i]!)), 0)
+    assert.ok(worst <= 8, `orientation ${orientation}: differs by ${worst}`)
+  }
+  const pixels = { width: 2, height: 1, data: Uint8Array.of(1, 2, 3, 4, 5, 6) }
+  assert.equal([...orient(pixels, 2).data], [4, 5, 6, 1, 2, 3])
+})
+
+test('broken bytes are errors that name the file: cut at every 400th byte, empty, text, wrong end', async () => {
+  const bytes = await picture(120, 90).jpeg().toBuffer()
+  for (let cut = 0; cut < bytes.length; cut += 400) await rejectsError(() => decode(bytes.subarray(0, cut), 'cut.jpg'), 'DECODE', /cut\.jpg/)
+  const png = await picture(120, 90).png().toBuffer()
+  for (let cut = 0; cut < png.length; cut += 400) await rejectsError(() => decode(png.subarray(0, cut), 'cut.png'), 'DECODE', /cut\.png/)
+  await rejectsError(() => decode(Buffer.from('<html>not found</html>'), 'page.jpg'), 'DECODE', /page\.jpg/)
+})
+
+test('scenes are a function of seed and index; mask and box belong together; classes are balanced', () => {
+  const a = scene(1, 7)
+  assert.equal(scene(1, 7), a)
+  assert.not.equal(scene(2, 7).pixels.data, a.pixels.data)
+  assert.is(a.label, 7 % sceneClasses.length)
+  const [x0, y0, x1, y1] = a.box
+  a.mask.forEach((on, i) => {
+    const [x, y] = [i % 96, Math.floor(i / 96)]
+    if (on === 1) assert.ok(x >= x0 && x < x1 && y >= y0 && y < y1)
+  })
+  assert.ok(a.mask.reduce((sum, on) => sum + on, 0) > 100)
+})
+
+test('folders with and without classes, lists, COCO and VOC trees are read', async () => {
+  await withFolder(async (root) => {
+    const jpeg = await picture().jpeg().toBuffer()
+    const put = (...path: string[]): void => {
+      mkdirSync(join(root, ...path.slice(0, -1)), { recursive: true })
+      writeFileSync(join(root, ...path), jpeg)
+    }
+    put('classes', 'cat', 'a.jpg')
+    put('classes', 'dog', 'deep', 'b.JPEG')
+    put('flat', 'a.jpg')
+    put('flat', 'b.jpg')
+    put('coco', 'val2017', 'x.jpg')
+    mkdirSync(join(root, 'coco', 'annotations'))
+    writeFileSync(join(root, 'coco', 'annotations', 'instances_val2017.json'), JSON.stringify({ images: [{ id: 1, file_name: 'x.jpg' }] }))
+    put('voc', 'JPEGImages', '1.jpg')
+    put('voc', 'JPEGImages', '2.jpg')
+    mkdirSync(join(root, 'voc', 'ImageSets', 'Main'), { recursive: true })
+    writeFileSync(join(root, 'voc', 'ImageSets', 'Main', 'train.txt'), '2\n')
+    writeFileSync(join(root, 'list.txt'), '# images\nflat/a.jpg 1\nflat/b.jpg 0\n')
+
+    const classes = await openSource(join(root, 'classes'))
+    assert.equal(classes.classes, ['cat', 'dog'])
+    assert.equal(classes.items.map(({ label }) => label), [0, 1])
+    const flat = await openSource(join(root, 'flat'))
+    assert.is(flat.classes, undefined)
+    assert.is(flat.items.length, 2)
+    const list = await openSource(join(root, 'list.txt'))
+    assert.equal(list.items.map(({ label }) => label), [1, 0])
+    assert.is((await openSource(join(root, 'coco', 'annotations', 'instances_val2017.json'))).items.length, 1)
+    assert.equal((await openSource(join(root, 'voc'))).items.map(({ name }) => name), ['2.jpg'])
+    for (const source of [classes, flat, list]) assert.equal((await checkSource(source)).broken, [])
+
+    mkdirSync(join(root, 'empty'))
+    await rejectsError(() => openSource(join(root, 'empty')), 'DATA', /empty/, /no image/)
+    await rejectsError(() => openSource(join(root, 'nowhere')), 'DATA', /nowhere/, /does not exist/)
+    writeFileSync(join(root, 'bad.tar'), Buffer.alloc(1024, 7))
+    await rejectsError(() => openSource(join(root, 'bad.tar')), 'DATA', /not a tar/)
+    writeFileSync(join(root, 'bad.json'), '{')
+    await rejectsError(() => openSource(join(root, 'bad.json')), 'DATA', /not JSON/)
+  })
+})
+
+testWhere(process.getuid?.() !== 0, 'root may read every folder', test, 'a folder without permission is an error that names it', async () => {
+  await withFolder(async (root) => {
+    mkdirSync(join(root, 'locked'))
+    chmodSync(join(root, 'locked'), 0)
+    await rejectsError(() => openSource(join(root, 'locked')), 'DATA', /locked/, /EACCES/)
+    chmodSync(join(root, 'locked'), 0o700)
+  })
+})
+
+interface Loaded {
+  views: number[][]
+  broken: Map<string, string>
+}
+
+async function load(path: string, workers: number, more: { maxBroken?: number } = {}): Promise<Loaded> {
+  const source = await openSource(path)
+  const loader = new Loader({ items: source.items, imageSize: 32, batchSize: 4, views: 'augmented', augment: mocoV2Augmentation, seed: 3, workers, maxBroken: 0.5, ...more })
+  const views: number[][] = []
+  try {
+    const requests = [0, 1, 2, 3, 4, 5].map((step) => ({ epoch: 2, indices: epochOrder(3, 2, source.items.length).slice(4 * (step % 2), 4 * (step % 2) + 4) }))
+    for await (const batch of loader.batches(requests)) {
+      for (const view of batch.views) {
+        views.push([...view.data()])
+        view.dispose()
+      }
+    }
+    return { views, broken: loader.broken }
+  } finally {
+    await loader.close()
+  }
+}
+
+test('batches do not depend on the number of workers; the same image of an epoch gives the same views', async () => {
+  const one = await load('scenes:9', 1)
+  const three = await load('scenes:9', 3)
+  assert.is(one.views.length, 12)
+  assert.equal(three.views, one.views)
+  assert.equal(one.views[4], one.views[0])
+  assert.not.equal(one.views[1], one.views[0])
+})
+
+test('broken images are replaced, counted and named, and too many are an error', async () => {
+  await withFolder(async (root) => {
+    for (let i = 0; i < 8; ++i) writeFileSync(join(root, `${i}.jpg`), i === 3 ? 'not a picture' : await picture(40 + i, 40).jpeg().toBuffer())
+    const one = await load(root, 1)
+    const two = await load(root, 2)
+    assert.equal([...one.broken.keys()], [join(root, '3.jpg')])
+    assert.match(one.broken.get(join(root, '3.jpg'))!, /3\.jpg/)
+    assert.equal(two.views, one.views)
+    await rejectsError(() => load(root, 2, { maxBroken: 0.01 }), 'DATA', /1 of 8 images/, /3\.jpg/, /maxBroken 0\.01/)
+  })
+})
+
+test('an image of one pixel and one of 2000x10 go through', async () => {
+  await withFolder(async (root) => {
+    writeFileSync(join(root, 'a.png'), await picture(1, 1).png().toBuffer())
+    writeFileSync(join(root, 'b.png'), await picture(2000, 10).png().toBuffer())
+    for (const name of ['c', 'd', 'e', 'f', 'g', 'h']) writeFileSync(join(root, `${name}.png`), await picture().png().toBuffer())
+    const { views, broken } = await load(root, 1)
+    assert.is(broken.size, 0)
+    for (const view of views) assert.ok(view.every(Number.isFinite))
+  })
+})
+
+testWhere(hasRealData, noRealData, test, 'real odd images and shards decode; labels of shards are read', async () => {
+  const odd = await checkSource(await openSource(join(realData, 'odd_images')))
+  assert.equal(odd.broken, [])
+  const shards = await openSource(join(realData, 'shards'))
+  assert.is(shards.items.length, 120)
+  assert.ok(shards.items.every(({ label }) => label !== undefined && label < 10))
+  assert.equal((await checkSource(shards)).broken, [])
+  const image = readFileSync(join(realData, 'camvid_voc', 'JPEGImages', '0001TP_006690.jpg'))
+  assert.equal([(await decode(image, 'camvid')).width, (await decode(image, 'camvid')).height], [480, 360])
+})
+
+test.run()

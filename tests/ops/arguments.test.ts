@@ -1,0 +1,112 @@
+/** Wrong arguments: each error names the op, the argument, both shapes and both dtypes; and values with a known answer. */
+import * as assert from 'uvu/assert'
+
+import { batchNorm } from '../../src/ops/batchNorm.js'
+import { catalogue } from '../../src/ops/catalogue.js'
+import { conv2d } from '../../src/ops/conv2d.js'
+import { add, concat, dropout, relu, reshape } from '../../src/ops/elementwise.js'
+import { linear } from '../../src/ops/linear.js'
+import { crossEntropy, infoNce } from '../../src/ops/losses.js'
+import { avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
+import { denseMatch, gatherRows } from '../../src/ops/similarity.js'
+import { native } from '../../src/tensor/native.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { opCases } from '../support/opCases.js'
+import { suite, throwsError } from '../support/suite.js'
+
+const test = suite('arguments')
+const zeros = (shape: number[], dtype: 'f32' | 'f64' | 'i32' = 'f32'): Tensor => Tensor.zeros(shape, dtype)
+
+test('shape and dtype mistakes name everything', () => {
+  scope(() => {
+    throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 4])), 'SHAPE', /conv2d/, /weight/, /f32\[1,4,4,3\]/, /f32\[8,3,3,4\]/)
+    throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 3], 'f64')), 'DTYPE', /conv2d/, /x f32\[1,4,4,3\]/, /weight f64\[8,3,3,3\]/)
+    throwsError(() => conv2d(zeros([1, 2, 2, 3]), zeros([8, 3, 3, 3])), 'SHAPE', /larger than the padded x/)
+    throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 3]), undefined, { stride: 0 }), 'ARGUMENT', /stride/, /received 0/)
+    throwsError(() => linear(zeros([2, 3]), zeros([4, 5])), 'SHAPE', /linear/, /f32\[2,3\]/, /f32\[4,5\]/)
+    throwsError(() => add(zeros([2]), zeros([3])), 'SHAPE', /add/, /\[2\]/, /f32\[3\]/)
+    throwsError(() => relu(zeros([2], 'i32')), 'DTYPE', /relu/, /i32\[2\]/)
+    throwsError(() => reshape(zeros([2, 3]), [7]), 'SHAPE', /reshape/, /\[7\]/)
+    throwsError(() => concat([]), 'ARGUMENT', /concat/)
+    throwsError(() => dropout(zeros([1]), NaN, 0), 'ARGUMENT', /NaN/)
+    throwsError(() => maxPool2d(zeros([1, 4, 4, 1]), { kernel: 2, padding: 2 }), 'ARGUMENT', /maxPool2d/, /half the kernel/)
+    throwsError(() => denseMatch(zeros([1, 2, 3]), zeros([2, 2, 3])), 'SHAPE', /denseMatch/, /key/)
+    throwsError(() => infoNce(zeros([2, 3]), zeros([2, 3]), zeros([4, 5]), 0.2), 'SHAPE', /queue/)
+    throwsError(() => infoNce(zeros([2, 3]), zeros([2, 3]), zeros([4, 3]), 0), 'ARGUMENT', /temperature/)
+    throwsError(() => crossEntropy(zeros([2, 3]), Tensor.from([0, 3], [2], 'i32')), 'RANGE', /target 3/, /3 classes/)
+    throwsError(() => gatherRows(zeros([1, 2, 3]), Tensor.from([2], [1, 1], 'i32')), 'RANGE', /index 2/)
+    const norm = (x: Tensor, groups: number): Tensor => batchNorm(x, zeros([2]), zeros([2]), zeros([2]), zeros([2]), { train: true, groups })
+    throwsError(() => norm(zeros([3, 2, 2, 2]), 2), 'ARGUMENT', /groups/, /received 2/)
+    throwsError(() => norm(zeros([1, 1, 1, 2]), 1), 'SHAPE', /more than one value/)
+  })
+})
+
+test('NaN in is NaN out, never a number', () => {
+  scope(() => {
+    const nan = (shape: number[]): Tensor => Tensor.full(shape, NaN)
+    assert.ok(Number.isNaN(relu(nan([1])).item()))
+    assert.ok(Number.isNaN(maxPool2d(nan([1, 2, 2, 1]), { kernel: 2 }).item()))
+    assert.ok(Number.isNaN(infoNce(nan([1, 4]), nan([1, 4]), Tensor.full([40, 4], 0.5), 0.2).loss.item()))
+    assert.ok(conv2d(nan([1, 3, 3, 2]), Tensor.full([1, 3, 3, 2], 1)).data().every(Number.isNaN))
+  })
+})
+
+test('infoNce: all similarities equal cost ln(K + 1), on both sides of every block of the queue', () => {
+  scope(() => {
+    for (const keys of [1, 15, 16, 17, 255, 256, 257, 513]) {
+      const unit = (rows: number): Tensor => Tensor.full([rows, 4], 0.5)
+      const { loss, statistics } = infoNce(unit(3), unit(3), unit(keys), 0.2)
+      assert.ok(Math.abs(loss.item() - Math.log(keys + 1)) < 1e-5, `K ${keys}: ${loss.item()}`)
+      const [positive, negative, accuracy] = statistics.data()
+      assert.ok(Math.abs(positive! - 1) < 1e-6 && Math.abs(negative! - 1) < 1e-6 && accuracy === 0)
+    }
+  })
+})
+
+test('denseMatch: the lowest index wins a tie, negative similarities count', () => {
+  scope(() => {
+    const query = Tensor.from([1, 0, 0, 1], [1, 2, 2])
+    const key = Tensor.from([-1, 0, 2, 0, 1, 0, 0, -3], [1, 4, 2])
+    const { index, similarity } = denseMatch(query, key)
+    assert.equal([...index.data()], [1, 0])
+    assert.equal([...similarity.data()], [1, -0].map(Math.abs))
+  })
+})
+
+test('average pooling counts the padding only when told to', () => {
+  scope(() => {
+    const x = Tensor.full([1, 2, 2, 1], 4)
+    assert.equal([...avgPool2d(x, { kernel: 2, stride: 2, padding: 1 }).data()], [1, 1, 1, 1])
+    assert.equal([...avgPool2d(x, { kernel: 2, stride: 2, padding: 1, countPadding: false }).data()], [4, 4, 4, 4])
+  })
+})
+
+test('batch norm in groups is batch norm on each part', () => {
+  scope(() => {
+    const values = Float64Array.from({ length: 4 * 2 * 2 * 3 }, (_, i) => Math.sin(i * i))
+    const parameters = (): [Tensor, Tensor, Tensor, Tensor] => [Tensor.from([1, 2, 3], [3], 'f64'), Tensor.from([0, 1, -1], [3], 'f64'), Tensor.zeros([3], 'f64'), Tensor.full([3], 1, 'f64')]
+    const together = batchNorm(Tensor.from(values, [4, 2, 2, 3], 'f64'), ...parameters(), { train: true, groups: 2 }).data()
+    const apart = [0, 1].flatMap((g) => [...batchNorm(Tensor.from(values.subarray(g * 24, (g + 1) * 24), [2, 2, 2, 3], 'f64'), ...parameters(), { train: true }).data()])
+    assert.equal([...together], apart)
+  })
+})
+
+test('batch norm keeps its accuracy where the mean is far from 0', () => {
+  scope(() => {
+    const deviations = Float64Array.from({ length: 4096 }, (_, i) => Math.sin(i))
+    const run = (dtype: 'f32' | 'f64'): ArrayLike<number> => {
+      const x = Tensor.from(deviations.map((d) => 1000 + Math.fround(d)), [16, 16, 16, 1], dtype)
+      return batchNorm(x, Tensor.full([1], 1, dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), { train: true }).data()
+    }
+    const [single, double] = [run('f32'), run('f64')]
+    // The input itself rounds at 1000 * 2^-24; E[x^2] - E[x]^2 would err by 1000^2 * 2^-24 = 0.06.
+    for (let i = 0; i < single.length; ++i) assert.ok(Math.abs(single[i]! - double[i]!) < 5e-4, `${single[i]} ${double[i]}`)
+  })
+})
+
+test('every native op is reached from here, every op of the catalogue has a case', () => {
+  assert.equal(Object.keys(opCases).sort(), Object.keys(catalogue).sort())
+  assert.ok(native.opNames().length > 30)
+})
+
+test.run()

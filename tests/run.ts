@@ -1,0 +1,56 @@
+/**
+ * `npm test [words...]`: runs every *.test.js below this folder whose path holds one of the words, each in a process of its
+ * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last.
+ */
+import { spawn } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(fileURLToPath(import.meta.url))
+const words = process.argv.slice(2)
+const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.test.js') && (words.length === 0 || words.some((word) => file.includes(word))))
+  .sort()
+if (files.length === 0) {
+  console.error(`no test file matches ${words.join(' ')}`)
+  process.exit(1)
+}
+
+const total = { passed: 0, failed: 0, skipped: 0 }
+
+function runFile(file: string): Promise<void> {
+  return new Promise((resolve) => {
+    const started = performance.now()
+    const child = spawn(process.execPath, [join(root, file)], { env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0' } })
+    let output = ''
+    child.stdout.on('data', (data: Buffer) => (output += data.toString()))
+    child.stderr.on('data', (data: Buffer) => (output += data.toString()))
+    const timer = setTimeout(() => child.kill('SIGKILL'), 600_000)
+    child.on('close', (code, signal) => {
+      clearTimeout(timer)
+      const sum = (label: string): number => [...output.matchAll(new RegExp(`^\\s+${label}:\\s+(\\d+)(?: / \\d+)?$`, 'gm'))].reduce((n, [, count]) => n + Number(count), 0)
+      const tests = sum('Total')
+      const passed = sum('Passed')
+      const skips = [...output.matchAll(/^SKIP .*$/gm)].map(([line]) => line)
+      const failed = tests - passed + (code !== 0 && tests === passed ? 1 : 0) + (tests === 0 && skips.length === 0 && code === 0 ? 1 : 0)
+      total.passed += passed
+      total.failed += failed
+      total.skipped += skips.length
+      console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${relative(root, join(root, file)).replace(/\.test\.js$/, '').padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`)
+      for (const line of skips) console.log(`     ${line}`)
+      if (failed > 0) console.log(`${output}\n${signal === null ? `exit code ${code}` : `killed by ${signal}`}`)
+      resolve()
+    })
+  })
+}
+
+const queue = [...files]
+await Promise.all(
+  Array.from({ length: availableParallelism() }, async () => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runFile(file)
+  }),
+)
+console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
+process.exitCode = total.failed === 0 ? 0 : 1

@@ -1,0 +1,155 @@
+import { spawnSync } from 'node:child_process'
+import { Worker } from 'node:worker_threads'
+
+import * as assert from 'uvu/assert'
+
+import { add } from '../../src/ops/elementwise.js'
+import { DenseclError } from '../../src/tensor/errors.js'
+import { addonPath, native, runNative } from '../../src/tensor/native.js'
+import { leakedTensors, scope, Tensor } from '../../src/tensor/tensor.js'
+import { suite, throwsError } from '../support/suite.js'
+
+const test = suite('handles')
+
+test('data goes in and comes out unchanged, in every dtype', () => {
+  scope(() => {
+    for (const dtype of ['f32', 'f64', 'i32', 'u8'] as const) assert.equal([...Tensor.from([0, 1, 255], [3], dtype).data()], [0, 1, 255])
+  })
+})
+
+test('dispose frees, a second dispose and any use are errors', () => {
+  const x = Tensor.zeros([2, 3])
+  x.dispose()
+  throwsError(() => x.dispose(), 'USE_AFTER_DISPOSE', /f32\[2,3\]/)
+  throwsError(() => x.data(), 'USE_AFTER_DISPOSE')
+  const y = Tensor.zeros([2, 3])
+  throwsError(() => add(x, y), 'USE_AFTER_DISPOSE')
+  y.dispose()
+})
+
+test('a stale handle is refused by the addon although its slot is in use again', () => {
+  const x = Tensor.zeros([2])
+  const { handle } = x
+  x.dispose()
+  const y = Tensor.zeros([2])
+  assert.is.not(y.handle, handle)
+  throwsError(() => native.dispose(handle), 'USE_AFTER_DISPOSE')
+  y.dispose()
+})
+
+test('what is no handle is refused', () => {
+  for (const handle of [-1, 0.5, 2 ** 60, Infinity, 12345]) throwsError(() => native.dispose(handle), 'FOREIGN_HANDLE')
+  const clone = { shape: [1], dtype: 'f32' } as unknown as Tensor
+  const x = Tensor.zeros([1])
+  throwsError(() => runNative('add', [x, clone, x]), 'FOREIGN_HANDLE', /workers/)
+  x.dispose()
+})
+
+test('views share storage, which lives as long as the last of them', () => {
+  const x = Tensor.from([1, 2, 3, 4], [4])
+  const view = x.alias([2, 2])
+  x.dispose()
+  assert.equal([...view.data()], [1, 2, 3, 4])
+  view.dispose()
+})
+
+test('scope frees what it does not return, also when it throws', () => {
+  const before = native.memory().handles
+  const kept = scope(() => {
+    Tensor.zeros([100])
+    return { list: [Tensor.zeros([1])], map: new Map([['a', Tensor.zeros([2])]]) }
+  })
+  assert.is(native.memory().handles, before + 2)
+  kept.list[0]!.dispose()
+  kept.map.get('a')!.dispose()
+  assert.throws(() =>
+    scope(() => {
+      Tensor.zeros([5])
+      throw new Error('inside')
+    }),
+  )
+  assert.is(native.memory().handles, before)
+  throwsError(() => scope(async () => Promise.resolve(Tensor.zeros([1]))), 'SCOPE', /promise/)
+})
+
+test('live, peak and cached bytes follow allocations', () => {
+  native.trimMemory()
+  native.resetPeakMemory()
+  const before = native.memory()
+  const x = Tensor.zeros([1000, 1000])
+  const during = native.memory()
+  assert.ok(during.live - before.live >= 4e6 && during.live - before.live < 4.2e6, String(during.live - before.live))
+  x.dispose()
+  const after = native.memory()
+  assert.is(after.live, before.live)
+  assert.ok(after.peak >= during.live)
+  assert.ok(after.cached >= 4e6)
+  native.trimMemory()
+  assert.is(native.memory().cached, 0)
+})
+
+test('out of memory is an error with the sizes, and the process goes on', () => {
+  native.setMemoryLimit(native.memory().live + 1e6)
+  throwsError(() => Tensor.zeros([1000, 1000]), 'OUT_OF_MEMORY', /f32\[1000,1000\]/, /4000000 bytes asked for/, /limit/)
+  const small = Tensor.zeros([10])
+  small.dispose()
+  native.setMemoryLimit(0)
+  throwsError(() => Tensor.empty([2 ** 40, 2 ** 20], 'f64'), 'OUT_OF_MEMORY', /larger than any memory/)
+  throwsError(() => Tensor.empty([2 ** 45]), 'OUT_OF_MEMORY')
+  Tensor.zeros([1000, 1000]).dispose()
+})
+
+test('impossible shapes and data of another size are errors with both', () => {
+  throwsError(() => Tensor.zeros([-1]), 'SHAPE', /-1/)
+  throwsError(() => Tensor.zeros([1.5]), 'SHAPE', /1\.5/)
+  throwsError(() => Tensor.from([1, 2, 3], [2]), 'SHAPE', /expected 2 values/, /received 3/)
+})
+
+test('a worker thread has handles of its own and refuses ours', async () => {
+  const x = Tensor.zeros([3])
+  const source = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const native = require(workerData.addon)
+    class E extends Error { constructor(code, message) { super(message); this.code = code } }
+    native.initialize(E)
+    const mine = native.create(0, [2])
+    let code
+    try { native.dispose(workerData.handle) } catch (error) { code = error.code }
+    parentPort.postMessage({ code, live: native.memory().handles, mine })`
+  const worker = new Worker(source, { eval: true, workerData: { addon: addonPath, handle: x.handle } })
+  const result = await new Promise<{ code: string; live: number; mine: number }>((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  await new Promise((resolve) => worker.once('exit', resolve))
+  assert.is(result.code, 'FOREIGN_HANDLE')
+  assert.is(result.live, 1)
+  throwsError(() => native.dispose(result.mine), 'FOREIGN_HANDLE')
+  x.dispose()
+})
+
+test('a forgotten tensor is freed by the garbage collector and counted; exit with live tensors is clean', () => {
+  const tensorModule = new URL('../../src/tensor/tensor.js', import.meta.url).href
+  const source = `
+    import { Tensor, leakedTensors } from '${tensorModule}'
+    for (let i = 0; i < 50; ++i) Tensor.zeros([1000])
+    const held = Tensor.zeros([10])
+    globalThis.gc()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    globalThis.gc()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    console.log(leakedTensors() > 0, held.size)`
+  const child = spawnSync(process.execPath, ['--expose-gc', '--input-type=module', '-e', source], { encoding: 'utf8' })
+  assert.is(child.status, 0, child.stderr)
+  assert.is(child.stdout.trim(), 'true 10')
+  assert.is(leakedTensors(), 0)
+})
+
+test('native errors are of our class and carry a code', () => {
+  try {
+    native.dispose(-1)
+    assert.unreachable()
+  } catch (error) {
+    assert.instance(error, DenseclError)
+    assert.type((error as DenseclError).stack, 'string')
+  }
+})
+
+test.run()
