@@ -1,6 +1,7 @@
 """DenseCL in PyTorch, written from the method's description, as the peer that benches and comparisons run beside ours.
 
     densecl.py step   --depth 18 --image 64 --batch 32 --queue 4096 [--channels-last] [--steps 10]
+    densecl.py write-golden FILE ...  writes a golden training file (float64 arithmetic), as tests/fixtures/golden holds
     densecl.py golden FILE            replays a golden training file in float32 and prints the losses and their errors
     densecl.py train  --views DIR ... trains on views that our program wrote (see bench/steps/parity.ts)
 
@@ -153,6 +154,49 @@ def golden(args):
     print(json.dumps({"loss_errors": errors, "gradient_error": grads[worst], "worst": worst}))
 
 
+def write_safetensors(path, tensors, meta):
+    header, blobs, offset = {"__metadata__": meta}, [], 0
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        kind = "I64" if tensor.dtype == torch.int64 else "F32"
+        blob = tensor.to(torch.int64 if kind == "I64" else torch.float32).numpy().tobytes()
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, offset + len(blob)]}
+        blobs.append(blob)
+        offset += len(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def write_golden(args):
+    torch.manual_seed(args.seed)
+    torch.set_default_dtype(torch.float64)
+    SplitNorm.groups = args.groups
+    model = DenseCL(args.depth, args.base, args.hidden, args.dim, args.queue)
+    for tensor in model.state_dict().values():
+        tensor.copy_(tensor.float() if tensor.is_floating_point() else tensor)
+    settings = {"depth": args.depth, "base_channels": args.base, "hidden": args.hidden, "feat_dim": args.dim, "queue_len": args.queue, "batch": args.batch, "image": args.image, "steps": args.steps,
+                "loss_lambda": 0.5, "temperature": 0.2, "key_momentum": 0.99, "lr": 0.03, "weight_decay": 1e-4, "sgd_momentum": 0.9, "bn_groups": args.groups}
+    out = {f"init.{k}": v.clone() for k, v in model.state_dict().items()}
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), settings["lr"], 0.9, weight_decay=1e-4)
+    model.train()
+    losses = []
+    for i in range(args.steps):
+        views = [torch.randn(args.batch, 3, args.image, args.image).float().double() for _ in range(2)]
+        order = torch.randperm(args.batch)
+        out.update({f"step{i}.view_q": views[0], f"step{i}.view_k": views[1], f"step{i}.key_permutation": order})
+        single, dense = model.losses(*views, order, settings["temperature"], settings["loss_lambda"], settings["key_momentum"])
+        sgd.zero_grad()
+        (single + dense).backward()
+        if i == 0:
+            out.update({f"step0.grad.encoder_q.{k}": p.grad.clone() for k, p in model.encoder_q.named_parameters()})
+        sgd.step()
+        losses.append({"loss_single": single.item(), "loss_dense": dense.item()})
+    out.update({f"final.{k}": v for k, v in model.state_dict().items() if args.groups == 1 or not ("running" in k or "num_batches" in k)})
+    write_safetensors(args.file, out, {**{k: str(v) for k, v in settings.items()}, "losses": json.dumps(losses), "torch": torch.__version__})
+
+
 def step(args):
     torch.manual_seed(0)
     SplitNorm.groups = args.groups
@@ -188,6 +232,11 @@ def main():
     g = sub.add_parser("golden")
     g.add_argument("file")
     g.set_defaults(run=golden)
+    w = sub.add_parser("write-golden")
+    w.add_argument("file")
+    for name, value in (("depth", 18), ("base", 4), ("image", 64), ("batch", 4), ("queue", 12), ("hidden", 16), ("dim", 8), ("steps", 2), ("groups", 1), ("seed", 0)):
+        w.add_argument("--" + name, type=int, default=value)
+    w.set_defaults(run=write_golden)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.run(args)

@@ -8,6 +8,11 @@ if (major < 20 || (major === 20 && minor < 17)) {
   process.exit(2)
 }
 
+// A reader that went away (| head) ends the output, not the program with a stack trace.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 async function main(): Promise<number> {
   // Imported here: a missing addon is then an error with a remedy, not a stack trace.
   const { packageVersion } = await import('../tensor/native.js')

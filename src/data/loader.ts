@@ -92,6 +92,8 @@ export class Loader {
       const from = performance.now()
       for (const worker of this.#workers) worker.ref()
       await batch.done
+      // Data that is ready resolves without a turn of the event loop: give signals and output theirs.
+      await new Promise((resolve) => setImmediate(resolve))
       for (const worker of this.#workers) worker.unref()
       const waited = (performance.now() - from) / 1000
       const views = Array.from({ length: this.#viewCount }, (_, view) => this.#upload(batch.slot, view, batch.request.indices.length))

@@ -1,14 +1,15 @@
 /**
  * `scenes`: a built-in data set of textured objects on textured grounds, drawn from a seed and an index, so that everything
- * can be tried without a download. The class of an image is the shape of its object and the texture on it: colours, sizes,
- * places and grounds are random, so colour histograms tell little.
+ * can be tried without a download. The class of an image is the texture of its object and that of its ground; shapes, colours,
+ * sizes and places are random, so colour histograms tell nothing of it.
  */
 import { Random } from '../nn/random.js'
 import type { Pixels } from './decode.js'
 
 export const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const
-export const sceneTextures = ['stripes', 'dots'] as const
-export const sceneClasses = sceneShapes.flatMap((shape) => sceneTextures.map((texture) => `${shape}-${texture}`))
+export const sceneTextures = ['stripes', 'dots', 'checks', 'rings', 'plain'] as const
+export const sceneGrounds = ['clouds', 'gravel'] as const
+export const sceneClasses = sceneTextures.flatMap((texture) => sceneGrounds.map((ground) => `${texture} on ${ground}`))
 export const sceneSize = 96
 
 export interface Scene {
@@ -49,17 +50,29 @@ function noise(random: Random, cell: number): Pattern {
   }
 }
 
+const frac = (value: number): number => value - Math.floor(value)
+
+/** Lattice cells of the grounds, in pixels. */
+const groundCell = { clouds: [14, 22], gravel: [3, 4.5] } as const
+
 function texture(random: Random, kind: (typeof sceneTextures)[number]): Pattern {
   const angle = random.uniform(0, Math.PI)
-  const period = random.uniform(6, 10)
+  const period = random.uniform(8, 11)
   const c = Math.cos(angle) / period
   const s = Math.sin(angle) / period
-  const frac = (value: number): number => value - Math.floor(value)
-  if (kind === 'stripes') return (x, y) => (frac(c * x + s * y) < 0.5 ? 1 : 0)
-  return (x, y) => {
-    const u = frac(c * x + s * y) - 0.5
-    const v = frac(c * y - s * x) - 0.5
-    return u * u + v * v < 0.08 ? 1 : 0
+  switch (kind) {
+    case 'stripes':
+      return (x, y) => (frac(c * x + s * y) < 0.5 ? 1 : 0)
+    case 'dots':
+      return (x, y) => ((frac(c * x + s * y) - 0.5) ** 2 + (frac(c * y - s * x) - 0.5) ** 2 < 0.09 ? 1 : 0)
+    case 'checks':
+      return (x, y) => (frac(c * x + s * y) < 0.5 === frac(c * y - s * x) < 0.5 ? 1 : 0)
+    case 'rings': {
+      const [u, v] = [random.uniform(0.3, 0.7) * sceneSize, random.uniform(0.3, 0.7) * sceneSize]
+      return (x, y) => (frac(Math.hypot(x - u, y - v) / period) < 0.5 ? 1 : 0)
+    }
+    case 'plain':
+      return () => 0.5
   }
 }
 
@@ -69,12 +82,12 @@ const colour = (random: Random): Colour => [random.uniform(0, 255), random.unifo
 export function scene(seed: number, index: number): Scene {
   const random = new Random(seed, 71, index)
   const label = index % sceneClasses.length
-  const shape = sceneShapes[Math.floor(label / sceneTextures.length)]!
-  const ground = noise(random, random.uniform(8, 24))
+  const shape = sceneShapes[random.below(sceneShapes.length)]!
+  const ground = noise(random, random.uniform(...groundCell[sceneGrounds[label % sceneGrounds.length]!]))
   const grain = noise(random, 3)
-  const pattern = texture(random, sceneTextures[label % sceneTextures.length]!)
+  const pattern = texture(random, sceneTextures[Math.floor(label / sceneGrounds.length)]!)
   const [low, high, front, back] = [colour(random), colour(random), colour(random), colour(random)]
-  const radius = random.uniform(0.22, 0.38) * sceneSize
+  const radius = random.uniform(0.34, 0.46) * sceneSize
   const cx = random.uniform(radius, sceneSize - radius)
   const cy = random.uniform(radius, sceneSize - radius)
   const turn = random.uniform(-0.5, 0.5)
@@ -90,7 +103,7 @@ export function scene(seed: number, index: number): Scene {
       const dx = x + 0.5 - cx
       const dy = y + 0.5 - cy
       const onObject = contains(c * dx + s * dy, c * dy - s * dx)
-      const light = 0.85 + 0.3 * grain(x, y)
+      const light = 0.92 + 0.16 * grain(x, y)
       const t = onObject ? pattern(x, y) : ground(x, y)
       const from = onObject ? front : low
       const to = onObject ? back : high

@@ -152,7 +152,7 @@ export function readConfigFile(path: string): Setting[] {
   })
 }
 
-/** The candidate with the smallest edit distance. */
+/** The candidate that begins with the word, else the one with the smallest edit distance. */
 export function nearest(word: string, candidates: readonly string[]): string {
   const distance = (a: string, b: string): number => {
     let row = Array.from({ length: b.length + 1 }, (_, j) => j)
@@ -163,5 +163,6 @@ export function nearest(word: string, candidates: readonly string[]): string {
     }
     return row[b.length]!
   }
-  return [...candidates].sort((a, b) => distance(camelCase(word), a) - distance(camelCase(word), b))[0]!
+  const begun = candidates.find((candidate) => candidate.startsWith(camelCase(word)))
+  return begun ?? [...candidates].sort((a, b) => distance(camelCase(word), a) - distance(camelCase(word), b))[0]!
 }

@@ -10,7 +10,7 @@ import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
 import { loadPixels, openSource, type Item, type Source } from '../data/sources.js'
 import { chanceLoss } from '../densecl/health.js'
 import { DenseCL } from '../densecl/model.js'
-import { denseclStep, type StepResult } from '../densecl/step.js'
+import { denseclStep, type StepResult, type Views } from '../densecl/step.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { Random } from '../nn/random.js'
 import { resnetDepths } from '../nn/resnet.js'
@@ -20,6 +20,7 @@ import { linePlot } from '../report/plot.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { DenseclError, fail } from '../tensor/errors.js'
+import type { Tensor } from '../tensor/tensor.js'
 import { native, packageVersion } from '../tensor/native.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
@@ -181,7 +182,8 @@ class Run {
   }
 
   #introduce(): void {
-    const { config, source } = { config: this.#config, source: this.#source }
+    const config = this.#config
+    const source = this.#source
     const images = source.items.length
     const log = this.#log
     log.line(`data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`)
@@ -197,20 +199,21 @@ class Run {
 
   /** Steps until the end; the last losses, or 'interrupted'. */
   async #train(): Promise<StepResult['losses'] | undefined | 'interrupted'> {
-    const { config } = { config: this.#config }
+    const config = this.#config
     const position = this.#position
     let losses: StepResult['losses'] | undefined
     const clock = { start: performance.now(), images: 0, wait: 0, done: position.globalStep }
     let window = { start: performance.now(), images: 0, wait: 0 }
     for await (const batch of this.#loader.batches(this.#requests())) {
-      const [query, key] = batch.views as [(typeof batch.views)[0], (typeof batch.views)[0]]
-      if (this.#interrupted()) {
-        for (const view of batch.views) view.dispose()
-        return 'interrupted'
-      }
+      const [query, key] = batch.views as [Tensor, Tensor]
       const lr = learningRate(config, position.globalStep, this.#steps)
-      const result = this.#step({ query, key }, lr)
-      for (const view of batch.views) view.dispose()
+      let result: StepResult
+      try {
+        if (this.#interrupted()) return 'interrupted'
+        result = this.#step({ query, key }, lr)
+      } finally {
+        for (const view of batch.views) view.dispose()
+      }
       losses = result.losses
       window.images += config.batchSize
       window.wait += batch.waited
@@ -248,7 +251,7 @@ class Run {
     }
   }
 
-  #step(views: { query: Parameters<typeof denseclStep>[1]['query']; key: Parameters<typeof denseclStep>[1]['key'] }, lr: number): StepResult {
+  #step(views: Views, lr: number): StepResult {
     const { temperature, keyMomentum, normGroups, batchSize, shuffle, seed } = this.#config
     const { globalStep } = this.#position
     const denseWeight = globalStep < this.#config.denseWarmup ? 0 : this.#config.denseWeight

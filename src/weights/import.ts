@@ -105,14 +105,14 @@ export function importBackbone(path: string): { backbone: ResNet; report: Import
   const architecture = inferResNet(path, found)
   const backbone = new ResNet({ random: new Random(0), dtype: 'f32' }, architecture)
   try {
-    return { backbone, report: { prefix, ...architecture, ...fill(path, backbone, prefix, tensors, found) } }
+    return { backbone, report: { prefix, ...architecture, ...fill(path, backbone, tensors, found) } }
   } catch (error) {
     disposeState(backbone.state())
     throw error
   }
 }
 
-function fill(path: string, backbone: ResNet, prefix: string, tensors: Map<string, StoredTensor>, found: Map<string, StoredTensor>): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
+function fill(path: string, backbone: ResNet, tensors: Map<string, StoredTensor>, found: Map<string, StoredTensor>): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
   const matched: string[] = []
   const missing: string[] = []
   for (const [name, tensor] of allTensors(backbone.state())) {

@@ -179,7 +179,8 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
     const expected = [losses[step]!.loss_single, losses[step]!.loss_dense]
     for (const [name, tensor] of allTensors(single.state())) loadStored(name, tensor, toStored(name, state.get(name)!))
     for (const [dtype, network] of [['f32', single], ['f64', model]] as const) {
-      const views = { query: channelsLast(stored(`step${step}.view_q`), dtype).keep(), key: channelsLast(stored(`step${step}.view_k`), dtype).keep() }
+      const view = (name: string): Tensor => scope(() => channelsLast(stored(`step${step}.${name}`), dtype))
+      const views = { query: view('view_q'), key: view('view_k') }
       const { losses: actual, gradients } = denseclStep(network, views, options(step))
       yield row(`step ${step} losses`, dtype, relativeError([actual.single, actual.dense], expected), tolerances[dtype].losses)
       if (network === model) {

@@ -1,0 +1,127 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import sharp from 'sharp'
+import * as assert from 'uvu/assert'
+
+import { presets } from '../../src/presets/index.js'
+import { configKeys, kebabCase, resolveConfig } from '../../src/train/config.js'
+import { runCli, suite, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('cli')
+const setting = (key: string, value: unknown) => ({ key, value, from: 'test' })
+
+test('help: every command, every option of pretrain, examples', () => {
+  const top = runCli(['--help'])
+  assert.is(top.code, 0)
+  for (const command of ['pretrain', 'eval', 'export', 'import', 'match', 'check-data', 'doctor']) assert.match(top.out, command)
+  const { out } = runCli(['pretrain', '--help'])
+  for (const key of configKeys) assert.match(out, `--${kebabCase(key)} `)
+  for (const name of Object.keys(presets)) assert.match(out, name)
+  for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']]) assert.match(runCli([...command, '--help']).out, /Examples:/)
+})
+
+test('every preset is valid; the published ones have the published values', () => {
+  for (const { config } of Object.values(presets)) resolveConfig(Object.entries(config).map(([key, value]) => setting(key, value)))
+  const published = resolveConfig(Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k']!.config).map(([key, value]) => setting(key, value)))
+  const { depth, batchSize, normGroups, lr, momentum, weightDecay, epochs, queueLength, featDim, keyMomentum, temperature, denseWeight, imageSize, scheduleBy } = published
+  assert.equal(
+    [depth, batchSize, normGroups, lr, momentum, weightDecay, epochs, queueLength, featDim, keyMomentum, temperature, denseWeight, imageSize, scheduleBy],
+    [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch'],
+  )
+})
+
+test('wrong keys and values are answered with name, value, expectation and the nearest right key', async () => {
+  throwsError(() => resolveConfig([setting('batchsize', 8)]), 'CONFIG', /unknown option batchsize/, /did you mean batchSize/)
+  throwsError(() => resolveConfig([setting('lr', 'nan')]), 'CONFIG', /lr is "nan"/, /expected number/)
+  throwsError(() => resolveConfig([setting('lr', NaN)]), 'CONFIG', /lr/, /NaN/)
+  throwsError(() => resolveConfig([setting('depth', 19)]), 'CONFIG', /depth is 19/, /50/)
+  throwsError(() => resolveConfig([setting('batchSize', 10), setting('normGroups', 3)]), 'CONFIG', /divisor of batchSize 10/)
+  throwsError(() => resolveConfig([setting('cropScale', [0.9, 0.1])]), 'CONFIG', /cropScale/)
+  await withFolder((folder) => {
+    const file = join(folder, 'run.yaml')
+    writeFileSync(file, '# a run\nepochs: 5\n\nmomentun: 0.9\nlr: fast\n')
+    const { code, err } = runCli(['pretrain', '--config', file, '--out', join(folder, 'run')])
+    assert.is(code, 2)
+    assert.match(err, /run\.yaml line 4: unknown option momentun \(did you mean momentum\?\)/)
+    assert.match(err, /run\.yaml line 5: lr is "fast"/)
+    writeFileSync(file, 'a: [1\n')
+    assert.match(runCli(['pretrain', '--config', file]).err, /run\.yaml/)
+  })
+})
+
+test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stack trace', async () => {
+  await withFolder((folder) => {
+    const cases: [string[], number, RegExp][] = [
+      [['pretrain', '--batchsize', '8'], 2, /unknown option '--batchsize'[\s\S]*--batch-size/],
+      [['pretrian'], 2, /unknown command 'pretrian'[\s\S]*pretrain/],
+      [['pretrain', '--preset', 'densecl_resnet50'], 2, /preset densecl_resnet50 does not exist \(did you mean densecl_resnet50_8xb32/],
+      [['pretrain', 'lr'], 2, /lr: expected key=value/],
+      [['pretrain', 'lr=NaN', '--out', join(folder, 'x')], 2, /lr/],
+      [['pretrain', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
+      [['check-data', join(folder, 'none')], 1, /none does not exist/],
+      [['import', join(folder, 'none.pth')], 1, /none\.pth: cannot be read/],
+      [['export', 'x'], 2, /--out/],
+      [['match', 'x.jpg', '--weights', join(folder, 'none')], 1, /cannot be read/],
+      [['eval', 'knn', 'x', '--train', 'scenes:20', '--val', 'scenes:10', '--k', 'many'], 2, /--k is many/],
+    ]
+    for (const [args, code, message] of cases) {
+      const result = runCli(args)
+      assert.is(result.code, code, `${args.join(' ')}: ${result.err}`)
+      assert.match(result.err, message)
+      assert.not.match(result.err, /\n {4}at /)
+    }
+  })
+})
+
+test('from pretrain to every other command, with JSON', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const small = ['--data', 'scenes:40', '--image-size', '32', '--batch-size', '8', '--epochs', '1', '--depth', '18', '--base-channels', '4', '--queue-length', '16']
+    const trained = runCli(['pretrain', '--out', out, '--json', ...small])
+    assert.is(trained.code, 0, trained.err)
+    const result = JSON.parse(trained.out) as { globalStep: number; files: Record<string, string> }
+    assert.is(result.globalStep, 5)
+    const backbone = result.files.backbone!
+
+    const knn = JSON.parse(runCli(['eval', 'knn', backbone, '--train', 'scenes:40', '--val', 'scenes:20', '--k', '1,5', '--image-size', '32', '--json']).out) as { results: { k: number; accuracy: number }[] }
+    assert.equal(knn.results.map(({ k }) => k), [1, 5])
+    // The training images are their own nearest neighbours.
+    const self = JSON.parse(runCli(['eval', 'knn', backbone, '--train', 'scenes:40', '--val', 'scenes:40', '--k', '1', '--image-size', '32', '--json']).out) as typeof knn
+    assert.ok(self.results[0]!.accuracy < 1, 'validation scenes are others')
+
+    const exported = runCli(['export', result.files.checkpoint!, '--for', 'detectron2', '--out', join(folder, 'd2.pth'), '--json'])
+    assert.is((JSON.parse(exported.out) as { depth: number }).depth, 18)
+    assert.is(runCli(['export', backbone, '--out', join(folder, 'd2.pth')]).code, 1, 'an existing file is not replaced unasked')
+    const imported = JSON.parse(runCli(['import', join(folder, 'd2.pth'), '--json']).out) as { matched: string[]; prefix: string }
+    assert.is(imported.prefix, 'model.')
+    assert.ok(imported.matched.length >= 100)
+
+    const match = JSON.parse(runCli(['match', 'scene:3', '--weights', backbone, '--out', join(folder, 'm'), '--size', '128', '--json']).out) as { picture: string; grid: number[]; matches: { similarity: number }[] }
+    assert.equal(match.grid, [4, 4])
+    const { width, height } = await sharp(readFileSync(match.picture)).metadata()
+    assert.ok(width > 600 && height > 300)
+    assert.is(match.picture, join(folder, 'm.png'))
+
+    mkdirSync(join(folder, 'photos'))
+    writeFileSync(join(folder, 'photos', 'bad.jpg'), 'x')
+    writeFileSync(join(folder, 'photos', 'thin.png'), await sharp({ create: { width: 400, height: 10, channels: 3, background: '#123' } }).png().toBuffer())
+    const checked = runCli(['check-data', join(folder, 'photos'), '--json'])
+    assert.is(checked.code, 1)
+    const report = JSON.parse(checked.out) as { images: number; broken: { name: string }[]; odd: string[] }
+    assert.is(report.images, 2)
+    assert.match(report.broken[0]!.name, /bad\.jpg/)
+    assert.match(report.odd[0]!, /thin\.png 400x10/)
+
+    const doctor = JSON.parse(runCli(['doctor', '--json']).out) as { addon: string }
+    assert.match(doctor.addon, /densecl\.node/)
+  })
+})
+
+test('a missing addon is one sentence with the remedy', () => {
+  const { code, err } = runCli(['doctor'], { env: { DENSECL_ADDON: '/nowhere/densecl.node' } })
+  assert.is(code, 1)
+  assert.match(err, /not built .*npm run build:native/)
+})
+
+test.run()

@@ -1,0 +1,27 @@
+/** Parity with PyTorch in float64: a small selection in every clone, all golden files where they are. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { packageRoot } from '../../src/tensor/native.js'
+import { goldenRows } from '../support/golden.js'
+import { suite, testWhere } from '../support/suite.js'
+
+const test = suite('golden')
+
+function check(folder: string): void {
+  let rows = 0
+  for (const { name, dtype, error, tolerance } of goldenRows(folder)) {
+    assert.ok(error <= tolerance, `${name} ${dtype}: relative error ${error}, allowed ${tolerance}`)
+    rows += 1
+  }
+  assert.ok(rows > 10, `${rows} rows`)
+}
+
+test('the fixtures of this repository', () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
+
+const shared = join(packageRoot, '..', 'shared', 'golden')
+testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
+
+test.run()

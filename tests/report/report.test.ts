@@ -1,0 +1,50 @@
+import * as assert from 'uvu/assert'
+
+import { scene } from '../../src/data/scenes.js'
+import { disposeState } from '../../src/nn/module.js'
+import { Random } from '../../src/nn/random.js'
+import { ResNet } from '../../src/nn/resnet.js'
+import { matchPicture, mutualMatches } from '../../src/report/match.js'
+import { linePlot } from '../../src/report/plot.js'
+import { escapeXml } from '../../src/report/svg.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { suite } from '../support/suite.js'
+
+const test = suite('report')
+
+test('mutual matches are each other’s best, the strongest first', () => {
+  scope(() => {
+    const query = Tensor.from([1, 0, 0, 1, 1, 1], [1, 3, 2])
+    const key = Tensor.from([0, 2, 3, 0.1], [1, 2, 2])
+    const matches = mutualMatches(query, key)
+    assert.equal(matches.map(({ query: q, key: k }) => [q, k]), [[1, 0], [0, 1]])
+    assert.ok(matches[0]!.similarity > matches[1]!.similarity)
+  })
+})
+
+test('an image matched with itself matches every position with itself', () => {
+  scope(() => {
+    const random = new Random(3)
+    const map = Tensor.from(Float32Array.from({ length: 9 * 6 }, () => random.normal()), [1, 9, 6])
+    assert.equal(mutualMatches(map, map).map(({ query, key }) => query - key), new Array(9).fill(0))
+  })
+})
+
+test('the picture has a line per match and no more than asked for', async () => {
+  const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+  const { svg, matches, grid } = await matchPicture(backbone, scene(1, 2).pixels, { size: 160, seed: 1, most: 4, threshold: 0 })
+  assert.equal(grid, [5, 5])
+  assert.ok(matches.length >= 1 && matches.length <= 4)
+  assert.is(svg.match(/<line /g)?.length ?? 0, matches.length)
+  assert.is(svg.match(/<image /g)!.length, 2)
+  disposeState(backbone.state())
+})
+
+test('a plot survives no points, one point and NaN; text is escaped', () => {
+  const plot = (ys: number[]): string => linePlot([{ name: 'a', colour: 'red', points: ys.map((y, x) => ({ x, y })) }], { title: '<b>', xLabel: 'x', yLabel: 'y' })
+  for (const ys of [[], [3], [1, NaN, 2], [5, 5, 5], [Infinity, 1]]) assert.not.match(plot(ys), /NaN|Infinity|undefined/)
+  assert.match(plot([1, 2]), /&lt;b&gt;/)
+  assert.is(escapeXml('<a href="x">&'), '&lt;a href=&quot;x&quot;&gt;&amp;')
+})
+
+test.run()

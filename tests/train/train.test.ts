@@ -1,0 +1,192 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import sharp from 'sharp'
+import * as assert from 'uvu/assert'
+import { parse } from 'yaml'
+
+import { learningRate } from '../../src/optim/schedule.js'
+import { resolveConfig, type Config } from '../../src/train/config.js'
+import { crc32c } from '../../src/train/events.js'
+import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
+import { readMetrics } from '../../src/train/runLog.js'
+import { readSafetensors } from '../../src/weights/safetensors.js'
+import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
+
+const test = suite('train')
+
+const tiny = { data: 'scenes:40', imageSize: 32, batchSize: 8, epochs: 2, depth: 18, baseChannels: 4, featDim: 8, queueLength: 20, normGroups: 2, lr: 0.05, logEvery: 1, workers: 1, checkpointEvery: 1 }
+const configure = (more: Partial<Config> = {}): Config => resolveConfig(Object.entries({ ...tiny, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
+const run = (out: string, more: Partial<PretrainOptions> & { set?: Partial<Config> } = {}) => {
+  const { set, ...options } = more
+  return pretrain({ config: configure(set), out, quiet: true, ...options })
+}
+const last = (out: string): Map<string, { bytes: Uint8Array }> => readSafetensors(join(out, 'checkpoints', 'last.safetensors')).tensors
+
+test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const result = await run(out)
+    assert.is(result.globalStep, 10)
+    assert.ok(result.knnBefore! >= 0 && result.knnAfter! <= 1)
+    const names = readdirSync(out)
+    for (const name of ['config.yaml', 'environment.json', 'metrics.jsonl', 'report.json', 'backbone.safetensors', 'losses.svg', 'losses.png', 'matches.png']) assert.ok(names.includes(name), name)
+    assert.equal(readdirSync(join(out, 'checkpoints')).sort(), ['epoch_00001.safetensors', 'epoch_00002.safetensors', 'last.safetensors'])
+    assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as Config).lr, 0.05)
+    const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
+    assert.is(rows.length, 10)
+    rows.forEach((row, i) => {
+      assert.is(row.globalStep, i + 1)
+      assert.ok(Math.abs(row.loss! - row.lossGlobal! - row.lossDense!) < 1e-5)
+      assert.is(row.queueFill, Math.min(1, (8 * (i + 1)) / 20))
+    })
+    // TensorBoard: each record is framed by its length and the masked CRCs.
+    const events = readFileSync(join(out, names.find((name) => name.startsWith('events.out.tfevents.'))!))
+    let records = 0
+    for (let at = 0; at < events.length; records += 1) {
+      const length = Number(events.readBigUInt64LE(at))
+      const mask = (bytes: Uint8Array): number => ((((crc32c(bytes) >>> 15) | (crc32c(bytes) << 17)) >>> 0) + 0xa282ead8) >>> 0
+      assert.is(events.readUInt32LE(at + 8), mask(events.subarray(at, at + 8)))
+      assert.is(events.readUInt32LE(at + 12 + length), mask(events.subarray(at + 12, at + 12 + length)))
+      at += 16 + length
+    }
+    assert.is(records, 1 + 10 + 2)
+    await rejectsError(() => run(out), 'RUN', /holds a run already/, /--resume/, /--overwrite/)
+    await run(out, { overwrite: true, set: { epochs: 1 } })
+    assert.is(readMetrics(join(out, 'metrics.jsonl')).at(-1)!.globalStep, 5)
+  })
+})
+
+test('CRC-32C of the standard check string', () => assert.is(crc32c(Buffer.from('123456789')), 0xe3069283))
+
+/** Runs the command and kills it with `signal` when it has printed `steps` lines of progress. */
+async function killed(args: string[], signal: NodeJS.Signals, steps: number): Promise<number | null> {
+  const child = spawn(process.execPath, [cli, ...args])
+  let seen = 0
+  child.stdout.on('data', (data: Buffer) => {
+    seen += data.toString().split('\n').filter((line) => line.startsWith('epoch')).length
+    if (seen >= steps) child.kill(signal)
+  })
+  return new Promise((resolve) => child.on('close', (code) => resolve(code)))
+}
+
+const flags = (set: Partial<Config>): string[] => Object.entries({ ...tiny, ...set }).map(([key, value]) => `${key}=${String(value)}`)
+
+test('after kill -9 in the middle of an epoch, resume gives bit for bit the weights of the uninterrupted run', async () => {
+  await withFolder(async (folder) => {
+    const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')]
+    const set = { checkpointSteps: 3, epochs: 3 }
+    await run(whole, { set })
+    for (const at of [2, 5]) {
+      const code = await killed(['pretrain', '--out', broken, '--overwrite', ...flags(set)], 'SIGKILL', at)
+      assert.is(code, null, 'it was killed, not finished')
+      const resumed = runCli(['pretrain', '--out', broken, '--resume'])
+      assert.is(resumed.code, 0, resumed.err)
+      assert.match(resumed.out, /resume {2}at epoch/)
+      const [a, b] = [last(whole), last(broken)]
+      assert.equal([...b.keys()], [...a.keys()])
+      for (const [name, tensor] of a) assert.ok(Buffer.compare(tensor.bytes, b.get(name)!.bytes) === 0, name)
+      const losses = (out: string): (number | undefined)[] => readMetrics(join(out, 'metrics.jsonl')).map((row) => row.loss)
+      assert.equal(losses(broken), losses(whole))
+    }
+  })
+})
+
+test('Ctrl-C saves and leaves with code 130; resume goes on from there', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const code = await killed(['pretrain', '--out', out, ...flags({ epochs: 40 })], 'SIGINT', 3)
+    assert.is(code, 130)
+    const { position } = JSON.parse(readSafetensors(join(out, 'checkpoints', 'last.safetensors')).metadata.densecl!) as { position: { globalStep: number } }
+    assert.ok(position.globalStep >= 3)
+    const resumed = await run(out, { resume: true, set: { epochs: 40 }, interrupted: () => true })
+    assert.ok(resumed.interrupted)
+    assert.is(resumed.globalStep, position.globalStep)
+  })
+})
+
+test('resume refuses other settings, other data, and a checkpoint cut at every 1,000th byte', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    await run(out, { set: { epochs: 1 } })
+    await rejectsError(() => run(out, { resume: true, set: { epochs: 2, lr: 0.1 } }), 'CONFIG', /lr was 0\.05 and is now 0\.1/, /epochs/)
+    await rejectsError(() => run(out, { resume: true, set: { epochs: 1, data: 'scenes:48' } }), 'DATA', /48 images/, /40/)
+    await rejectsError(() => run(join(folder, 'none'), { resume: true }), 'CHECKPOINT', /no checkpoint/)
+    const path = join(out, 'checkpoints', 'last.safetensors')
+    const bytes = readFileSync(path)
+    for (let cut = 0; cut < bytes.length; cut += 1000) {
+      writeFileSync(path, bytes.subarray(0, cut))
+      await rejectsError(() => run(out, { resume: true, set: { epochs: 1 } }), 'FORMAT', /last\.safetensors/)
+    }
+  })
+})
+
+test('a loss that is not a number stops with a diagnosis and leaves the checkpoint from before', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    await rejectsError(() => run(out, { set: { lr: 1e30 } }), 'NAN', /loss is not a number/, /learning rate/, /last\.safetensors/)
+    for (const { bytes } of last(out).values()) assert.ok(bytes.length % 8 !== 0 || !Number.isNaN(new Float32Array(bytes.slice().buffer)[0]!))
+  })
+})
+
+test('collapse stops with a diagnosis', async () => {
+  await withFolder(async (folder) => {
+    // With weight decay near 1 / lr every weight dies and all embeddings become the bias.
+    await rejectsError(() => run(join(folder, 'run'), { set: { epochs: 40, lr: 0.1, weightDecay: 5, momentum: 0 } }), 'COLLAPSE', /same vector/, /spread/)
+  })
+})
+
+test('batches larger than the data, and empty or single-image folders, are errors with the numbers', async () => {
+  await withFolder(async (folder) => {
+    await rejectsError(() => run(join(folder, 'a'), { set: { batchSize: 64 } }), 'CONFIG', /batchSize is 64/, /40 images/)
+    mkdirSync(join(folder, 'one'))
+    await rejectsError(() => run(join(folder, 'b'), { set: { data: join(folder, 'one') } }), 'DATA', /no image/)
+    writeFileSync(join(folder, 'one', 'a.png'), await sharp({ create: { width: 9, height: 9, channels: 3, background: '#888' } }).png().toBuffer())
+    await rejectsError(() => run(join(folder, 'c'), { set: { data: join(folder, 'one') } }), 'CONFIG', /1 images/)
+  })
+})
+
+test('a queue longer than the data warns and offers a length', async () => {
+  await withFolder((folder) => {
+    const { code, out } = runCli(['pretrain', '--out', join(folder, 'run'), ...flags({ queueLength: 64, epochs: 1 })])
+    assert.is(code, 0)
+    assert.match(out, /warning the queue of 64 is longer than the data set of 40/)
+    assert.match(out, /--queue-length 16/)
+  })
+})
+
+const canMount = process.platform === 'linux' && process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'true']).status === 0
+testWhere(canMount, 'a small disk needs root and mount namespaces', test, 'a full disk loses nothing', async () => {
+  await withFolder((folder) => {
+    // A tmpfs in a mount namespace of its own: one checkpoint of 0.6 MiB fits, a second beside it does not.
+    const script = `mount -t tmpfs -o size=1000k none ${folder} && ${process.execPath} ${cli} pretrain --out ${folder}/run ${flags({}).join(' ')} 2>&1; echo "code $?"
+      ${process.execPath} -e "const f = require('fs').readFileSync('${folder}/run/checkpoints/last.safetensors'); const n = Number(f.readBigUInt64LE()); const h = JSON.parse(f.toString('utf8', 8, 8 + n)); console.log('step', JSON.parse(h.__metadata__.densecl).position.globalStep)"`
+    const { stdout } = spawnSync('unshare', ['-m', 'sh', '-c', script], { encoding: 'utf8' })
+    assert.match(stdout, /the disk is full/)
+    assert.match(stdout, /what was there before is untouched/)
+    assert.match(stdout, /code 1/)
+    assert.match(stdout, /step 0/)
+  })
+})
+
+test('the learning rate: cosine by epoch as published, by step, with warm-up', () => {
+  const base = { lr: 0.3, schedule: 'cosine', scheduleBy: 'epoch', warmupSteps: 0, epochs: 800 } as const
+  // The rates that the authors' log prints for COCO at epochs 794 and 800 (counted from 1).
+  assert.ok(Math.abs(learningRate(base, 793 * 462, 462) - 5.667e-5) < 1e-8)
+  assert.ok(Math.abs(learningRate(base, 799 * 462 + 461, 462) - 1.157e-6) < 1e-9)
+  assert.is(learningRate(base, 461, 462), 0.3)
+  assert.ok(learningRate({ ...base, scheduleBy: 'step' }, 461, 462) < 0.3)
+  assert.is(learningRate({ ...base, warmupSteps: 10 }, 4, 462), 0.15)
+  assert.is(learningRate({ ...base, schedule: 'constant' }, 700 * 462, 462), 0.3)
+})
+
+test('the folder of a run is not left half made', async () => {
+  await withFolder(async (folder) => {
+    await run(join(folder, 'run'), { set: { epochs: 1 } })
+    assert.not.ok(readdirSync(join(folder, 'run'), { recursive: true }).some((name) => String(name).includes('.tmp-')))
+    assert.ok(existsSync(join(folder, 'run', 'report.json')))
+  })
+})
+
+test.run()
