@@ -3,7 +3,8 @@
     densecl.py step   --depth 18 --image 64 --batch 32 --queue 4096 [--channels-last] [--steps 10]
     densecl.py write-golden FILE ...  writes a golden training file (float64 arithmetic), as tests/fixtures/golden holds
     densecl.py golden FILE            replays a golden training file in float32 and prints the losses and their errors
-    densecl.py train  --views DIR ... trains on views that our program wrote (see bench/steps/parity.ts)
+    densecl.py train  CHECKPOINT OUT  trains from our checkpoint of step 0 on the views that bench/steps/views.ts pipes in,
+                                      prints the mean losses of each epoch and writes the backbone to OUT
 
 Run with a Python that has torch and torchvision; prints one JSON line.
 """
@@ -220,6 +221,41 @@ def step(args):
     print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "torch": torch.__version__}))
 
 
+def train(args):
+    import numpy as np
+
+    tensors, meta = read_safetensors(args.checkpoint)
+    c = json.loads(meta["densecl"])["config"]
+    SplitNorm.groups = c["normGroups"]
+    model = DenseCL(c["depth"], c["baseChannels"], c["hidden"] or tensors["encoder_q.1.mlp.0.weight"].shape[0], c["featDim"], c["queueLength"])
+    model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), c["lr"], c["momentum"], weight_decay=c["weightDecay"])
+    model.train()
+    n, size = c["batchSize"], c["imageSize"]
+    steps = args.images // n
+    start = time.time()
+    for epoch in range(c["epochs"]):
+        rows = []
+        for step in range(steps):
+            order = torch.from_numpy(np.frombuffer(sys.stdin.buffer.read(4 * n), np.int32).astype(np.int64))
+            views = [torch.from_numpy(np.frombuffer(sys.stdin.buffer.read(12 * n * size * size), np.float32).copy()).view(n, size, size, 3).permute(0, 3, 1, 2) for _ in range(2)]
+            progress = epoch / c["epochs"] if c["scheduleBy"] == "epoch" else (epoch * steps + step) / (c["epochs"] * steps)
+            warm = min(1, (epoch * steps + step + 1) / max(1, c["warmupSteps"]))
+            for group in sgd.param_groups:
+                group["lr"] = warm * (c["lr"] if c["schedule"] == "constant" else 0.5 * c["lr"] * (1 + np.cos(np.pi * progress)))
+            weight = 0 if epoch * steps + step < c["denseWarmup"] else c["denseWeight"]
+            single, dense = model.losses(*views, order, c["temperature"], weight, c["keyMomentum"])
+            sgd.zero_grad(set_to_none=True)
+            (single + dense).backward()
+            sgd.step()
+            rows.append((single.item(), dense.item()))
+        mean = np.mean(rows, 0)
+        print(json.dumps({"epoch": epoch + 1, "lossGlobal": mean[0], "lossDense": mean[1], "seconds": time.time() - start}), flush=True)
+    write_safetensors(args.out, dict(model.encoder_q[0].state_dict()), {})
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
@@ -232,6 +268,12 @@ def main():
     g = sub.add_parser("golden")
     g.add_argument("file")
     g.set_defaults(run=golden)
+    t = sub.add_parser("train")
+    t.add_argument("checkpoint")
+    t.add_argument("out")
+    t.add_argument("--images", type=int, required=True)
+    t.add_argument("--channels-last", action="store_true")
+    t.set_defaults(run=train)
     w = sub.add_parser("write-golden")
     w.add_argument("file")
     for name, value in (("depth", 18), ("base", 4), ("image", 64), ("batch", 4), ("queue", 12), ("hidden", 16), ("dim", 8), ("steps", 2), ("groups", 1), ("seed", 0)):

@@ -164,48 +164,72 @@ class ColumnReader {
   const T* x_;
 };
 
-// dw[o, j] = sum over pixels of dy[pixel, o] * column j: the rows of the product are dy transposed.
+// dy transposed in blocks of kBlock pixels: block b holds rows o of kBlock pixels, zeros behind the last. A block's rows are
+// the rows of a product whose panels are columns of the same pixels.
+constexpr int64_t kBlock = 256;
+
+template <class T>
+void transposeBlocks(T* out, const T* dy, int64_t pixels, int64_t channels) {
+  parallelFor(ceilDiv(pixels, kBlock), [&](int64_t block) {
+    const int64_t first = block * kBlock, valid = std::min(kBlock, pixels - first);
+    T* target = out + block * channels * kBlock;
+    constexpr int64_t tile = 16;  // both sides of a tile stay in the L1 cache
+    for (int64_t p = 0; p < kBlock; p += tile)
+      for (int64_t o = 0; o < channels; ++o) {
+        T* row = target + o * kBlock + p;
+        const T* column = dy + (first + p) * channels + o;
+        const int64_t count = std::clamp<int64_t>(valid - p, 0, tile);
+        for (int64_t i = 0; i < count; ++i) row[i] = column[i * channels];
+        for (int64_t i = count; i < tile; ++i) row[i] = T{0};
+      }
+  });
+}
+
+// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or by pixels where columns are few; the
+// split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
 void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
   const TileKernel<T>& kernel = tileKernel<T>();
-  const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
-  const int64_t stride = pixels + 16;  // not a power of two: the rows of a tile must not share a cache set
-  Scratch<T> transposed(g.o * stride);
-  parallelFor(ceilDiv(pixels, 64), [&](int64_t block) {
-    const int64_t end = std::min(pixels, (block + 1) * 64);
-    for (int64_t o = 0; o < g.o; o += 16)
-      for (int64_t p = block * 64; p < end; ++p)
-        for (int64_t j = o; j < std::min(g.o, o + 16); ++j) transposed[j * stride + p] = dy[p * g.o + j];
-  });
+  const int64_t pixels = g.pixels(), columns = g.taps() * g.c, blocks = ceilDiv(pixels, kBlock);
+  Scratch<T> transposed(blocks * g.o * kBlock);
+  transposeBlocks(transposed.data(), dy, pixels, g.o);
 
   const int64_t panelCount = ceilDiv(columns, kPanel<T>);
-  const int64_t perUnit = std::clamp<int64_t>(panelCount / (4 * threads()), 1, 4), units = ceilDiv(panelCount, perUnit);
-  constexpr int64_t block = 256;  // pixels of a panel: 16 KB, half of the L1 cache
+  const int64_t chunks = panelCount >= 16 ? 1 : std::min<int64_t>(blocks, 8);
+  const int64_t perUnit = chunks > 1 ? panelCount : 4, groups = ceilDiv(panelCount, perUnit);
+  Scratch<T> partial(chunks > 1 ? chunks * g.o * columns : 0);
   const ColumnReader<T> reader(g, x);
   const int32_t tap = 0;
-  parallelFor(units, [&](int64_t unit) {
-    const int64_t firstPanel = unit * perUnit, lastPanel = std::min(panelCount, firstPanel + perUnit);
-    Scratch<T> panels(perUnit * block * kPanel<T>);
+  parallelFor(chunks * groups, [&](int64_t unit) {
+    const int64_t chunk = unit / groups, firstPanel = unit % groups * perUnit, lastPanel = std::min(panelCount, firstPanel + perUnit);
+    T* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
+    Scratch<T> panel(kBlock * kPanel<T>);
     const T* rows[kMaxTileRows];
     T* outputs[kMaxTileRows];
-    for (int64_t p = 0; p < pixels; p += block) {
-      const int64_t depth = std::min(block, pixels - p);
-      for (int64_t q = firstPanel; q < lastPanel; ++q) reader.read(p, depth, q * kPanel<T>, panels.data() + (q - firstPanel) * block * kPanel<T>);
-      for (int64_t o = 0; o < g.o; o += kernel.rows) {
-        const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
-        for (int i = 0; i < kernel.rows; ++i) rows[i] = transposed.data() + std::min(g.o - 1, o + i) * stride + p;
-        for (int64_t q = firstPanel; q < lastPanel; ++q) {
-          const int64_t column = q * kPanel<T>;
-          for (int i = 0; i < valid; ++i) outputs[i] = dw + (o + i) * columns + column;
-          kernel.run({rows, kernel.rows, 1, &tap, depth, panels.data() + (q - firstPanel) * block * kPanel<T>, outputs, valid,
-                      static_cast<int>(std::min<int64_t>(kPanel<T>, columns - column)), nullptr, p != 0});
+    const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
+    for (int64_t b = firstBlock; b < lastBlock; ++b) {
+      const int64_t depth = std::min(kBlock, pixels - b * kBlock);
+      for (int64_t q = firstPanel; q < lastPanel; ++q) {
+        const int64_t column = q * kPanel<T>;
+        const int width = static_cast<int>(std::min<int64_t>(kPanel<T>, columns - column));
+        reader.read(b * kBlock, depth, column, panel.data());
+        for (int64_t o = 0; o < g.o; o += kernel.rows) {
+          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
+          for (int i = 0; i < kernel.rows; ++i) rows[i] = transposed.data() + (b * g.o + std::min(g.o - 1, o + i)) * kBlock;
+          for (int i = 0; i < valid; ++i) outputs[i] = target + (o + i) * columns + column;
+          kernel.run({rows, kernel.rows, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
         }
       }
     }
-    if (pixels == 0)
-      for (int64_t o = 0; o < g.o; ++o)
-        for (int64_t j = firstPanel * kPanel<T>; j < std::min(columns, lastPanel * kPanel<T>); ++j) dw[o * columns + j] = T{0};
   });
+  if (chunks > 1 || blocks == 0)
+    parallelRange(g.o * columns, 1 << 12, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T sum{0};
+        for (int64_t c = 0; c < chunks && blocks > 0; ++c) sum += partial[c * g.o * columns + i];
+        dw[i] = sum;
+      }
+    });
 }
 
 }  // namespace

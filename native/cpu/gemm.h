@@ -49,8 +49,9 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   if (count == 0) return;
   const TileKernel<T>& kernel = tileKernel<T>();
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
-  // 96 rows: a multiple of every tile height, and the rows of a block stay in the L2 cache while panels pass.
-  const int64_t block = std::min<int64_t>(96, ceilDiv(count, kernel.rows) * kernel.rows);
+  // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of every tile height.
+  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(T))) / 12 * 12;
+  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 24, 96), ceilDiv(count, kernel.rows) * kernel.rows);
   const int64_t blocks = ceilDiv(count, block);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {

@@ -67,6 +67,9 @@ function load(): Native {
 export const native: Native = load()
 const indices = new Map(native.opNames().map((name, index) => [name, index]))
 
+/** Set to be told the duration of every native op, for profiles. */
+export const observe: { op?: (name: string, milliseconds: number) => void } = {}
+
 /** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
 export function runNative(op: string, tensors: readonly ({ handle: number } | undefined)[], numbers: readonly number[] = []): void {
   const index = indices.get(op)
@@ -76,5 +79,7 @@ export function runNative(op: string, tensors: readonly ({ handle: number } | un
     if (typeof tensor.handle === 'number') return tensor.handle
     throw new DenseclError('FOREIGN_HANDLE', `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`)
   })
+  const start = observe.op === undefined ? 0 : performance.now()
   native.run(index, handles, Float64Array.from(numbers))
+  observe.op?.(op, performance.now() - start)
 }
