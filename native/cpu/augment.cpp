@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../core/allocator.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -46,8 +47,58 @@ SIMD void accumulateBytes(float* __restrict row, const uint8_t* __restrict pixel
   for (int x = 0; x < count; ++x) row[x] += weight * static_cast<float>(pixels[x]);
 }
 
-SIMD void accumulate(float* __restrict out, const float* __restrict in, float weight, int count) {
-  for (int x = 0; x < count; ++x) out[x] += weight * in[x];
+// A pixel and the float behind it as one vector: its three sums are made at once. Every pixel takes all taps, those beyond
+// its window with weight 0: a loop of constant length is predicted.
+SIMD void resizeLine(float* red, float* green, float* blue, const float* line, const int* first, const float* weight, int taps, int width) {
+  typedef float Pixel __attribute__((vector_size(16), aligned(4), may_alias));
+  for (int x = 0; x < width; ++x, weight += taps) {
+    const float* in = line + 3 * first[x];
+    Pixel sum = {};
+    for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Pixel*>(in + 3 * k);
+    red[x] = sum[0] * (1.0f / 255);
+    green[x] = sum[1] * (1.0f / 255);
+    blue[x] = sum[2] * (1.0f / 255);
+  }
+}
+
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+// out[x] = sum over k of weight[k] * in[k][x]; 32 sums stay in registers while the taps pass
+SIMD void weightedRows(float* __restrict out, const float* const* in, const float* weight, int taps, int count) {
+  int x = 0;
+  for (; x + 32 <= count; x += 32) {
+    Eight a = {}, b = {}, c = {}, d = {};
+    for (int k = 0; k < taps; ++k) {
+      const Eight* row = reinterpret_cast<const Eight*>(in[k] + x);
+      const float w = weight[k];
+      a += w * row[0];
+      b += w * row[1];
+      c += w * row[2];
+      d += w * row[3];
+    }
+    Eight* to = reinterpret_cast<Eight*>(out + x);
+    to[0] = a;
+    to[1] = b;
+    to[2] = c;
+    to[3] = d;
+  }
+  for (; x < count; ++x) {
+    float sum = 0;
+    for (int k = 0; k < taps; ++k) sum += weight[k] * in[k][x];
+    out[x] = sum;
+  }
+}
+
+SIMD float total(const float* p, int count) {
+  constexpr int lanes = 16;  // a fixed order of additions, whatever the vector width
+  float sum[lanes] = {};
+  int i = 0;
+  for (; i + lanes <= count; i += lanes)
+    for (int l = 0; l < lanes; ++l) sum[l] += p[i + l];
+  for (; i < count; ++i) sum[0] += p[i];
+  float all = 0;
+  for (int l = 0; l < lanes; ++l) all += sum[l];
+  return all;
 }
 
 SIMD void clampUnit(float* __restrict p, int count) {
@@ -69,6 +120,15 @@ SIMD void blend(float* __restrict p, const float* __restrict other, float consta
 
 // Hue shift through HSV without a branch: channel n of a colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with
 // k = (n + 6 h) mod 6 and n = 5, 3, 1 for red, green, blue.
+INLINE float hueChannel(float n, float h, float high, float range) {
+  float k = n + h;
+  k = k >= 12.0f ? k - 12.0f : k;
+  k = k >= 6.0f ? k - 6.0f : k;
+  const float ramp = k < 4.0f - k ? k : 4.0f - k;
+  const float capped = ramp < 1.0f ? ramp : 1.0f;
+  return high - range * (capped > 0.0f ? capped : 0.0f);
+}
+
 SIMD void shiftHue(float* __restrict red, float* __restrict green, float* __restrict blue, float shift, int count) {
   for (int i = 0; i < count; ++i) {
     const float r = red[i], g = green[i], b = blue[i];
@@ -78,86 +138,71 @@ SIMD void shiftHue(float* __restrict red, float* __restrict green, float* __rest
     const float sector = range > 0 ? (high == r ? toRed : (high == g ? toGreen : toBlue)) : 0.0f;
     float h = sector + 6.0f * shift;  // in -4 .. 8
     h = h < 0 ? h + 6.0f : h;
-    const auto channel = [&](float n) {
-      float k = n + h;
-      k = k >= 12.0f ? k - 12.0f : k;
-      k = k >= 6.0f ? k - 6.0f : k;
-      return high - range * std::max(0.0f, std::min(1.0f, std::min(k, 4.0f - k)));
-    };
-    red[i] = channel(5.0f);
-    green[i] = channel(3.0f);
-    blue[i] = channel(1.0f);
+    red[i] = hueChannel(5.0f, h, high, range);
+    green[i] = hueChannel(3.0f, h, high, range);
+    blue[i] = hueChannel(1.0f, h, high, range);
   }
 }
 
 class View {
  public:
-  View(int height, int width) : height(height), width(width), size(height * width), planes(3 * static_cast<size_t>(size)) {}
+  View(int height, int width) : height(height), width(width), size(height * width), storage(4 * static_cast<size_t>(size)), planes(storage.data()), spare(planes + 3 * static_cast<size_t>(size)) {}
 
   void resizedCrop(const uint8_t* pixels, int rowBytes, int top, int left, int cropHeight, int cropWidth) {
     const Filter rows = triangle(cropHeight, height), columns = triangle(cropWidth, width);
-    std::vector<float> line(3 * cropWidth);
+    std::vector<float> line(3 * (cropWidth + columns.taps) + 1);  // resizeLine reads all taps, and one float further
     for (int y = 0; y < height; ++y) {
-      std::fill(line.begin(), line.end(), 0.0f);
+      std::fill_n(line.begin(), 3 * cropWidth, 0.0f);
       for (int k = 0; k < rows.count[y]; ++k)
         accumulateBytes(line.data(), pixels + static_cast<size_t>(top + rows.first[y] + k) * rowBytes + 3 * left, rows.weights[static_cast<size_t>(y) * rows.taps + k],
                         3 * cropWidth);
-      float* out[3] = {plane(0) + y * width, plane(1) + y * width, plane(2) + y * width};
-      for (int x = 0; x < width; ++x) {
-        const float* weight = columns.weights.data() + static_cast<size_t>(x) * columns.taps;
-        const float* in = line.data() + 3 * columns.first[x];
-        float r = 0, g = 0, b = 0;
-        for (int k = 0; k < columns.count[x]; ++k, in += 3) {
-          r += weight[k] * in[0];
-          g += weight[k] * in[1];
-          b += weight[k] * in[2];
-        }
-        out[0][x] = r * (1.0f / 255);
-        out[1][x] = g * (1.0f / 255);
-        out[2][x] = b * (1.0f / 255);
-      }
+      resizeLine(plane(0) + y * width, plane(1) + y * width, plane(2) + y * width, line.data(), columns.first.data(), columns.weights.data(), columns.taps, width);
     }
-    clampUnit(planes.data(), 3 * size);
+    clampUnit(planes, 3 * size);
   }
 
-  // PyTorch's order of operations within each adjustment.
-  void brightness(float factor) { blend(planes.data(), nullptr, 0.0f, factor, 3 * size); }
-  void contrast(float factor) {
-    const std::vector<float> grey = gray();
-    double sum = 0;
-    for (float value : grey) sum += value;
-    blend(planes.data(), nullptr, static_cast<float>(sum / size), factor, 3 * size);
-  }
+  // Each in PyTorch's order of operations.
+  void brightness(float factor) { blend(planes, nullptr, 0.0f, factor, 3 * size); }
+  void contrast(float factor) { blend(planes, nullptr, total(gray(), size) / static_cast<float>(size), factor, 3 * size); }
   void saturation(float factor) {
-    const std::vector<float> grey = gray();
-    for (int c = 0; c < 3; ++c) blend(plane(c), grey.data(), 0.0f, factor, size);
+    const float* grey = gray();
+    for (int c = 0; c < 3; ++c) blend(plane(c), grey, 0.0f, factor, size);
   }
   void hue(float shift) { shiftHue(plane(0), plane(1), plane(2), shift, size); }
   void grayscale() {
-    const std::vector<float> grey = gray();
-    for (int c = 0; c < 3; ++c) std::copy(grey.begin(), grey.end(), plane(c));
+    const float* grey = gray();
+    for (int c = 0; c < 3; ++c) std::copy(grey, grey + size, plane(c));
   }
 
   // Separable, with reflected borders.
   void blur(float sigma, int radius) {
     radius = std::min({radius, height - 1, width - 1});
     if (radius <= 0) return;
-    std::vector<float> kernel(2 * radius + 1);
-    double total = 0;
-    for (int k = -radius; k <= radius; ++k) total += std::exp(-0.5 * k * k / (sigma * sigma));
-    for (int k = -radius; k <= radius; ++k) kernel[k + radius] = static_cast<float>(std::exp(-0.5 * k * k / (sigma * sigma)) / total);
-    const auto reflect = [](int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); };
-    std::vector<float> padded(width + 2 * radius), once(size);
+    const int taps = 2 * radius + 1;
+    std::vector<float> kernel(taps), padded(width + 2 * radius);
+    std::vector<const float*> rows(taps);
+    double sum = 0;
+    for (int k = -radius; k <= radius; ++k) sum += std::exp(-0.5 * k * k / (sigma * sigma));
+    for (int k = -radius; k <= radius; ++k) kernel[k + radius] = static_cast<float>(std::exp(-0.5 * k * k / (sigma * sigma)) / sum);
     for (int c = 0; c < 3; ++c) {
       float* p = plane(c);
-      std::fill(once.begin(), once.end(), 0.0f);
       for (int y = 0; y < height; ++y) {
-        for (int x = -radius; x < width + radius; ++x) padded[x + radius] = p[y * width + reflect(x, width)];
-        for (int k = 0; k <= 2 * radius; ++k) accumulate(once.data() + y * width, padded.data() + k, kernel[k], width);
+        const float* line = p + y * width;
+        std::copy(line, line + width, padded.data() + radius);
+        for (int i = 1; i <= radius; ++i) {
+          padded[radius - i] = line[i];
+          padded[radius + width - 1 + i] = line[width - 1 - i];
+        }
+        for (int k = 0; k < taps; ++k) rows[k] = padded.data() + k;
+        weightedRows(spare + y * width, rows.data(), kernel.data(), taps, width);
       }
-      std::fill(p, p + size, 0.0f);
-      for (int y = 0; y < height; ++y)
-        for (int k = -radius; k <= radius; ++k) accumulate(p + y * width, once.data() + reflect(y + k, height) * width, kernel[k + radius], width);
+      for (int y = 0; y < height; ++y) {
+        for (int k = 0; k < taps; ++k) {
+          const int at = y + k - radius;
+          rows[k] = spare + (at < 0 ? -at : (at >= height ? 2 * height - 2 - at : at)) * width;
+        }
+        weightedRows(p + y * width, rows.data(), kernel.data(), taps, width);
+      }
     }
   }
 
@@ -170,20 +215,23 @@ class View {
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x) {
         const int from = y * width + (flip ? width - 1 - x : x);
-        for (int c = 0; c < 3; ++c) *out++ = planes[c * static_cast<size_t>(size) + from] * scale[c] + shift[c];
+        *out++ = planes[from] * scale[0] + shift[0];
+        *out++ = planes[size + from] * scale[1] + shift[1];
+        *out++ = planes[2 * static_cast<size_t>(size) + from] * scale[2] + shift[2];
       }
   }
 
  private:
-  float* plane(int c) { return planes.data() + c * static_cast<size_t>(size); }
-  std::vector<float> gray() {
-    std::vector<float> out(size);
-    luma(out.data(), plane(0), plane(1), plane(2), size);
-    return out;
+  float* plane(int c) { return planes + c * static_cast<size_t>(size); }
+  const float* gray() {
+    luma(spare, plane(0), plane(1), plane(2), size);
+    return spare;
   }
 
   const int height, width, size;
-  std::vector<float> planes;
+  Scratch<float> storage;
+  float* const planes;  // red, green, blue, each `size` floats
+  float* const spare;   // one plane for what a step needs between its passes
 };
 
 }  // namespace

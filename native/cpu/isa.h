@@ -5,7 +5,7 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define DENSECL_X86 1
-#define SIMD __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define SIMD __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define SIMD
 #endif
