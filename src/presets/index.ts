@@ -52,7 +52,7 @@ export const presets: Record<string, { describe: string; config: Partial<Config>
       blur: 0,
       grayscale: 0.5,
       hue: 0.5,
-      epochs: 60,
+      epochs: 45,
       logEvery: 80,
       knnEvery: 15,
       knnImages: 2048,

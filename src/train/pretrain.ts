@@ -202,7 +202,7 @@ class Run {
     const config = this.#config
     const position = this.#position
     let losses: StepResult['losses'] | undefined
-    const clock = { start: performance.now(), images: 0, wait: 0, done: position.globalStep }
+    const clock = { start: performance.now(), done: position.globalStep }
     let window = { start: performance.now(), images: 0, wait: 0 }
     for await (const batch of this.#loader.batches(this.#requests())) {
       const [query, key] = batch.views as [Tensor, Tensor]
@@ -217,8 +217,6 @@ class Run {
       losses = result.losses
       window.images += config.batchSize
       window.wait += batch.waited
-      clock.images += config.batchSize
-      clock.wait += batch.waited
 
       const last = position.step === this.#steps
       const seconds = (performance.now() - window.start) / 1000
@@ -234,8 +232,10 @@ class Run {
       if (last) {
         position.epoch += 1
         position.step = 0
+        const paused = performance.now()
         await this.#endOfEpoch()
-        window.start = performance.now()
+        // Evaluation and saving are no part of the training rate.
+        for (const since of [window, clock]) since.start += performance.now() - paused
       } else if (config.checkpointSteps > 0 && position.globalStep % config.checkpointSteps === 0) this.#save()
     }
     return losses
