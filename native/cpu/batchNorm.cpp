@@ -26,14 +26,28 @@ template <class T>
 INLINE void statisticsLoop(const Statistics<T>& job) {
   T* __restrict mean = job.mean;
   T* __restrict m2 = job.m2;
-  for (int64_t c = 0; c < job.channels; ++c) mean[c] = m2[c] = T{0};
-  for (int64_t r = 0; r < job.rows; ++r)
-    for (int64_t c = 0; c < job.channels; ++c) mean[c] += job.x[r * job.channels + c];
+  const int64_t C = job.channels;
+  for (int64_t c = 0; c < C; ++c) mean[c] = m2[c] = T{0};
+  // Four rows at a time: a sum is loaded and stored once for them.
+  int64_t r = 0;
+  for (; r + 4 <= job.rows; r += 4) {
+    const T* x = job.x + r * C;
+    for (int64_t c = 0; c < C; ++c) mean[c] += (x[c] + x[C + c]) + (x[2 * C + c] + x[3 * C + c]);
+  }
+  for (; r < job.rows; ++r)
+    for (int64_t c = 0; c < C; ++c) mean[c] += job.x[r * C + c];
   const T scale = T{1} / static_cast<T>(job.rows);
-  for (int64_t c = 0; c < job.channels; ++c) mean[c] *= scale;
-  for (int64_t r = 0; r < job.rows; ++r)
-    for (int64_t c = 0; c < job.channels; ++c) {
-      const T d = job.x[r * job.channels + c] - mean[c];
+  for (int64_t c = 0; c < C; ++c) mean[c] *= scale;
+  for (r = 0; r + 4 <= job.rows; r += 4) {
+    const T* x = job.x + r * C;
+    for (int64_t c = 0; c < C; ++c) {
+      const T d0 = x[c] - mean[c], d1 = x[C + c] - mean[c], d2 = x[2 * C + c] - mean[c], d3 = x[3 * C + c] - mean[c];
+      m2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+    }
+  }
+  for (; r < job.rows; ++r)
+    for (int64_t c = 0; c < C; ++c) {
+      const T d = job.x[r * C + c] - mean[c];
       m2[c] += d * d;
     }
 }

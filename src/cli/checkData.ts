@@ -2,8 +2,7 @@ import { Option } from 'commander'
 
 import { checkSource } from '../data/check.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
-import { fail } from '../tensor/errors.js'
-import { examples, print, type Register } from './command.js'
+import { examples, numberFlag, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
   program
@@ -15,8 +14,7 @@ export const register: Register = (program, done) => {
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl check-data photos', 'before a long run']]))
     .action(async (data: string, flags: { format: SourceFormat | 'auto'; maxBroken: string; json?: boolean }) => {
-      const most = Number(flags.maxBroken)
-      if (!(most >= 0 && most <= 1)) fail('CONFIG', `--max-broken is ${flags.maxBroken}: expected a share in 0..1`)
+      const most = numberFlag('max-broken', flags.maxBroken, { least: 0, most: 1 })
       const source = await openSource(data, { format: flags.format })
       const live = process.stderr.isTTY && flags.json !== true
       const report = await checkSource(source, (count) => live && count % 50 === 0 && process.stderr.write(`\r${count} of ${source.items.length}`))

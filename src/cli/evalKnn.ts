@@ -2,7 +2,7 @@ import { openSource } from '../data/sources.js'
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
-import { examples, print, type Register } from './command.js'
+import { examples, numberFlag, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
   const evaluate = program.command('eval').description('measure what a backbone is worth')
@@ -19,9 +19,9 @@ export const register: Register = (program, done) => {
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl eval knn runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64', 'class folders with the same classes']]))
     .action(async (weights: string, flags: { train: string; val: string; k: string; temperature: string; imageSize: string; workers: string; json?: boolean }) => {
-      const ks = flags.k.split(',').map((text) => number('k', text, 1))
-      const temperature = number('temperature', flags.temperature, 1e-6)
-      const options = { imageSize: number('image-size', flags.imageSize, 1), workers: number('workers', flags.workers, 0) }
+      const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
+      const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
+      const options = { imageSize: numberFlag('image-size', flags.imageSize, { least: 1, whole: true }), workers: numberFlag('workers', flags.workers, { least: 0, whole: true }) }
       const bank = await openSource(flags.train, { split: 'train' })
       const queries = await openSource(flags.val, { split: 'val' })
       if (bank.classes === undefined || queries.classes === undefined) return fail('DATA', `eval knn: ${bank.classes === undefined ? flags.train : flags.val} has no labels (class folders, a list with labels, or shards with .cls)`)
@@ -34,9 +34,4 @@ export const register: Register = (program, done) => {
       print(flags.json === true, { weights, train: bank.items.length, val: queries.items.length, classes: bank.classes.length, temperature, results }, `${queries.items.length} images against ${bank.items.length}, ${bank.classes.length} classes\n${text}`)
       done(0)
     })
-}
-
-function number(name: string, text: string, least: number): number {
-  const value = Number(text)
-  return Number.isFinite(value) && value >= least ? value : fail('CONFIG', `--${name} is ${text}: expected a number of at least ${least}`)
 }

@@ -6,7 +6,7 @@ import { fail } from '../tensor/errors.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { importBackbone } from '../weights/import.js'
-import { examples, print, type Register } from './command.js'
+import { examples, numberFlag, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
   program
@@ -22,13 +22,14 @@ export const register: Register = (program, done) => {
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl match photo.jpg --weights runs/photos/backbone.safetensors --threshold 0.9', 'mutual nearest neighbours, as the authors draw them']]))
     .action(async (image: string, flags: { weights: string; out: string; size: string; most: string; threshold: string; seed: string; json?: boolean }) => {
-      const [size, most, threshold, seed] = (['size', 'most', 'threshold', 'seed'] as const).map((name) => {
-        const value = Number(flags[name])
-        return Number.isFinite(value) ? value : fail('CONFIG', `--${name} is ${flags[name]}: expected a number`)
-      }) as [number, number, number, number]
-      if (!Number.isSafeInteger(size) || size < 32) fail('CONFIG', `--size is ${flags.size}: expected an integer of at least 32`)
+      const options = {
+        size: numberFlag('size', flags.size, { least: 32, whole: true }),
+        most: numberFlag('most', flags.most, { least: 0, whole: true }),
+        threshold: numberFlag('threshold', flags.threshold, { least: -1, most: 1 }),
+        seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
+      }
       const { backbone } = importBackbone(flags.weights)
-      const { svg, matches, grid } = await matchPicture(backbone, await pixelsOf(image), { size, seed, most, threshold })
+      const { svg, matches, grid } = await matchPicture(backbone, await pixelsOf(image), options)
       const path = await writePicture(flags.out.replace(/\.(png|svg)$/, ''), svg)
       print(flags.json === true, { picture: path, grid, matches }, `${matches.length} mutual matches on a ${grid.join('x')} grid: ${path}`)
       done(0)

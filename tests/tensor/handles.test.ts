@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 
 import * as assert from 'uvu/assert'
@@ -140,6 +141,12 @@ test('a forgotten tensor is freed by the garbage collector and counted; exit wit
   assert.is(child.status, 0, child.stderr)
   assert.is(child.stdout.trim(), 'true 10')
   assert.is(leakedTensors(), 0)
+})
+
+test('a test that leaks a tensor fails', () => {
+  const { status, stdout } = spawnSync(process.execPath, [fileURLToPath(new URL('./leak.fails.js', import.meta.url))], { encoding: 'utf8' })
+  assert.is(status, 1)
+  assert.match(stdout, /1 tensors leaked/)
 })
 
 test('native errors are of our class and carry a code', () => {
