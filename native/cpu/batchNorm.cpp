@@ -28,16 +28,18 @@ INLINE void statisticsLoop(const Statistics<T>& job) {
   T* __restrict m2 = job.m2;
   const int64_t C = job.channels;
   for (int64_t c = 0; c < C; ++c) mean[c] = m2[c] = T{0};
-  // Four rows at a time: a sum is loaded and stored once for them.
+  // The mean as the first row plus the mean distance to it: sums of values far from 0 would lose their last digits. Four
+  // rows at a time: a sum is loaded and stored once for them.
+  const T* base = job.x;
   int64_t r = 0;
   for (; r + 4 <= job.rows; r += 4) {
     const T* x = job.x + r * C;
-    for (int64_t c = 0; c < C; ++c) mean[c] += (x[c] + x[C + c]) + (x[2 * C + c] + x[3 * C + c]);
+    for (int64_t c = 0; c < C; ++c) mean[c] += ((x[c] - base[c]) + (x[C + c] - base[c])) + ((x[2 * C + c] - base[c]) + (x[3 * C + c] - base[c]));
   }
   for (; r < job.rows; ++r)
-    for (int64_t c = 0; c < C; ++c) mean[c] += job.x[r * C + c];
+    for (int64_t c = 0; c < C; ++c) mean[c] += job.x[r * C + c] - base[c];
   const T scale = T{1} / static_cast<T>(job.rows);
-  for (int64_t c = 0; c < C; ++c) mean[c] *= scale;
+  for (int64_t c = 0; c < C; ++c) mean[c] = base[c] + mean[c] * scale;
   for (r = 0; r + 4 <= job.rows; r += 4) {
     const T* x = job.x + r * C;
     for (int64_t c = 0; c < C; ++c) {

@@ -2,10 +2,17 @@
 // once for each set and the dynamic linker picks at load time. Loops that keep accumulators in registers by hand
 // (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512 forces the latter for tests.
 #pragma once
+#include <cstdlib>  // defines __GLIBC__
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+// target_clones needs the indirect functions of glibc. A named level is chosen by features; a processor's name ("haswell")
+// would be chosen on that very processor only. GCC before 12 does not know levels: AVX2 alone, without FMA.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define DENSECL_X86 1
+#if __GNUC__ >= 12
 #define SIMD __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define SIMD __attribute__((target_clones("default", "avx2")))
+#endif
 #else
 #define SIMD
 #endif

@@ -1,9 +1,11 @@
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
+import { packageRoot } from '../../src/tensor/native.js'
 import { presets } from '../../src/presets/index.js'
 import { configKeys, kebabCase, resolveConfig } from '../../src/train/config.js'
 import { runCli, suite, throwsError, withFolder } from '../support/suite.js'
@@ -122,6 +124,13 @@ test('a missing addon is one sentence with the remedy', () => {
   const { code, err } = runCli(['doctor'], { env: { DENSECL_ADDON: '/nowhere/densecl.node' } })
   assert.is(code, 1)
   assert.match(err, /not built .*npm run build:native/)
+})
+
+test('a missing compiler is one sentence with the remedy', () => {
+  const { status, stderr } = spawnSync(process.execPath, [join(packageRoot, 'scripts', 'install.mjs')], { encoding: 'utf8', env: { ...process.env, CXX: 'no-such-compiler' } })
+  assert.is(status, 1)
+  assert.match(stderr, /no-such-compiler was not found[\s\S]*apt-get install g\+\+[\s\S]*npm run build:native/)
+  assert.not.match(stderr, /\n {4}at /)
 })
 
 test.run()
