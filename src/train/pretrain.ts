@@ -1,13 +1,13 @@
 /** The main job: from a configuration to a run folder with checkpoints, metrics, an exported backbone and pictures. */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
-import { availableParallelism, cpus } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { readdirSync, rmSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
 
 import { stringify } from 'yaml'
 
 import { Loader } from '../data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
-import { loadPixels, openSource, type Item, type Source } from '../data/sources.js'
+import { loadPixels, openSource, type Source } from '../data/sources.js'
 import { chanceLoss } from '../densecl/health.js'
 import { DenseCL } from '../densecl/model.js'
 import { denseclStep, type StepResult, type Views } from '../densecl/step.js'
@@ -21,12 +21,14 @@ import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { native, packageVersion } from '../tensor/native.js'
+import { native } from '../tensor/native.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
 import { storedBackbone } from '../weights/import.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, saveCheckpoint } from './checkpoint.js'
 import type { Config } from './config.js'
+import { knnSets, type LabelledSets } from './labels.js'
+import { claimFolder, environment, files } from './runFolder.js'
 import { duration, type Metrics, readMetrics, RunLog } from './runLog.js'
 
 export interface PretrainOptions {
@@ -48,15 +50,6 @@ export interface PretrainResult {
   losses?: StepResult['losses']
   files: Record<string, string>
 }
-
-const files = (out: string) => ({
-  config: join(out, 'config.yaml'),
-  environment: join(out, 'environment.json'),
-  metrics: join(out, 'metrics.jsonl'),
-  last: join(out, 'checkpoints', 'last.safetensors'),
-  backbone: join(out, 'backbone.safetensors'),
-  report: join(out, 'report.json'),
-})
 
 /** Keys whose change on resume would make another run of it. */
 const freeOnResume = new Set(['workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
@@ -82,44 +75,6 @@ function resumedConfig({ config, position }: Checkpoint, wanted: Config): Config
   if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(config[key])} and is now ${JSON.stringify(wanted[key])}`).join('; ')}; start a new run for that`)
   if (position.epoch > wanted.epochs) fail('CONFIG', `resume: the run is at epoch ${position.epoch} of ${wanted.epochs}`)
   return wanted
-}
-
-function claimFolder(out: string, overwrite: boolean): void {
-  const { config, metrics, last } = files(out)
-  if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
-    if (!overwrite) fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
-    rmSync(metrics, { force: true })
-    rmSync(join(out, 'checkpoints'), { recursive: true, force: true })
-    for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
-  }
-  try {
-    mkdirSync(join(out, 'checkpoints'), { recursive: true })
-  } catch (error) {
-    fail('RUN', `${out}: the run folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
-  }
-}
-
-interface LabelledSets {
-  bank: Item[]
-  queries: Item[]
-  how: string
-}
-
-/** What kNN looks up and classifies: labelled images of the data against knnData, its val sibling, or a tenth of itself. */
-async function knnSets(config: Config, source: Source): Promise<LabelledSets | undefined> {
-  if (source.classes === undefined) return undefined
-  const sibling = join(dirname(config.data), 'val')
-  const other = config.knnData ?? (source.format === 'scenes' ? 'scenes:500' : basename(config.data) === 'train' && existsSync(sibling) ? sibling : undefined)
-  const every = Math.max(1, Math.ceil(source.items.length / config.knnImages))
-  if (other !== undefined) {
-    const held = await openSource(other, { split: 'val' })
-    if (held.classes === undefined || held.classes.join() !== source.classes.join()) {
-      fail('DATA', `kNN: the classes of ${other} (${held.classes?.join(', ') ?? 'none'}) are not those of ${config.data} (${source.classes.join(', ')})`)
-    }
-    return { bank: source.items.filter((_, i) => i % every === 0), queries: held.items, how: `${other} against ${config.data}` }
-  }
-  if (source.items.length < 20) return undefined
-  return { bank: source.items.filter((_, i) => i % 10 !== 0 && i % every === 0), queries: source.items.filter((_, i) => i % 10 === 0), how: `a tenth of ${config.data} against the rest` }
 }
 
 class Run {
@@ -395,19 +350,6 @@ export function buildModel(config: Config): DenseCL {
   const { depth, baseChannels, init, hidden, featDim, numGrid, queueLength, seed } = config
   const channels = baseChannels * (resnetDepths[depth].bottleneck ? 32 : 8)
   return new DenseCL({ backbone: { depth, baseChannels, init }, neck: { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }, queueLength, seed })
-}
-
-function environment(): Record<string, unknown> {
-  return {
-    densecl: packageVersion,
-    node: process.version,
-    platform: `${process.platform}-${process.arch}`,
-    cpu: cpus()[0]?.model ?? 'unknown',
-    cores: availableParallelism(),
-    threads: native.threads(),
-    instructionSet: native.instructionSet(),
-    started: new Date().toISOString(),
-  }
 }
 
 function lossPlot(rows: Metrics[], config: Config): string {

@@ -1,0 +1,204 @@
+/**
+ * Pickles as data: an allow-list of what weights are made of is interpreted, nothing is ever imported or called.
+ * Format: CPython Lib/pickletools.py, torch/serialization.py (facts only).
+ */
+import { fail } from '../tensor/errors.js'
+import type { StoredDType } from './safetensors.js'
+
+export const storageDTypes: Record<string, StoredDType> = {
+  FloatStorage: 'F32',
+  DoubleStorage: 'F64',
+  HalfStorage: 'F16',
+  BFloat16Storage: 'BF16',
+  LongStorage: 'I64',
+  IntStorage: 'I32',
+  ShortStorage: 'I16',
+  CharStorage: 'I8',
+  ByteStorage: 'U8',
+  BoolStorage: 'BOOL',
+}
+
+export class Storage {
+  bytes: Uint8Array | undefined
+  constructor(
+    readonly key: string,
+    readonly dtype: StoredDType,
+    readonly count: number,
+  ) {}
+}
+
+export class TensorView {
+  constructor(
+    readonly storage: Storage,
+    readonly offset: number,
+    readonly shape: number[],
+    readonly strides: number[],
+  ) {}
+}
+
+/** A name that a pickle mentions; only the allowed ones can be called. */
+class Global {
+  constructor(readonly name: string) {}
+}
+
+const mark = Symbol('mark')
+
+/** Interprets one pickle from `bytes` at `start`. Persistent ids are storages. */
+export class Unpickler {
+  at: number
+  readonly #view: DataView
+  readonly #stack: unknown[] = []
+  readonly #memo = new Map<number, unknown>()
+
+  constructor(
+    readonly bytes: Buffer,
+    start: number,
+    readonly storages: Map<string, Storage>,
+    readonly path: string,
+  ) {
+    this.at = start
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+
+  bad(why: string): never {
+    return fail('FORMAT', `${this.path}: not a valid PyTorch file: ${why}`)
+  }
+
+  #take(count: number): Buffer {
+    if (count < 0 || this.at + count > this.bytes.length) this.bad(`the pickle ends at byte ${this.bytes.length}`)
+    this.at += count
+    return this.bytes.subarray(this.at - count, this.at)
+  }
+  #u8 = (): number => this.#take(1)[0]!
+  #u32 = (): number => this.#take(4).readUInt32LE()
+  #line(): string {
+    const end = this.bytes.indexOf(10, this.at)
+    if (end < 0) this.bad('a line of the pickle does not end')
+    const text = this.bytes.toString('utf8', this.at, end)
+    this.at = end + 1
+    return text
+  }
+  #pop(): unknown {
+    if (this.#stack.length === 0 || this.#stack.at(-1) === mark) this.bad('the pickle takes from an empty stack')
+    return this.#stack.pop()
+  }
+  #popMark(): unknown[] {
+    const from = this.#stack.lastIndexOf(mark)
+    if (from < 0) this.bad('the pickle has no mark')
+    const items = this.#stack.splice(from)
+    return items.slice(1)
+  }
+  #long(count: number): number {
+    let value = 0n
+    const bytes = this.#take(count)
+    for (let i = count - 1; i >= 0; --i) value = (value << 8n) | BigInt(bytes[i]!)
+    if (count > 0 && bytes[count - 1]! & 128) value -= 1n << BigInt(8 * count)
+    return Number(value)
+  }
+
+  load(): unknown {
+    const push = (value: unknown): void => void this.#stack.push(value)
+    for (;;) {
+      const opcode = String.fromCharCode(this.#u8())
+      switch (opcode) {
+        case '\x80': this.#u8(); break // PROTO
+        case '\x95': this.#take(8); break // FRAME
+        case '.': return this.#pop()
+        case '(': push(mark); break
+        case '}': push(new Map()); break
+        case ']': push([]); break
+        case ')': push([]); break
+        case 'N': push(null); break
+        case '\x88': push(true); break
+        case '\x89': push(false); break
+        case 'K': push(this.#u8()); break
+        case 'M': push(this.#take(2).readUInt16LE()); break
+        case 'J': push(this.#take(4).readInt32LE()); break
+        case 'I': { const text = this.#line(); push(text === '01' ? true : text === '00' ? false : Number(text)); break }
+        case 'L': push(Number(this.#line().replace(/L$/, ''))); break
+        case '\x8a': push(this.#long(this.#u8())); break
+        case 'G': this.#take(8); push(this.#view.getFloat64(this.at - 8, false)); break
+        case 'F': push(Number(this.#line())); break
+        case 'X': push(this.#take(this.#u32()).toString('utf8')); break
+        case '\x8c': push(this.#take(this.#u8()).toString('utf8')); break
+        case 'T': push(this.#take(this.#u32()).toString('latin1')); break
+        case 'U': push(this.#take(this.#u8()).toString('latin1')); break
+        case 'S': push(this.#line().replace(/^['"]|['"]$/g, '')); break
+        case 'V': push(this.#line()); break
+        case 'B': push(this.#take(this.#u32())); break
+        case 'C': push(this.#take(this.#u8())); break
+        case 't': push(this.#popMark()); break
+        case 'l': push(this.#popMark()); break
+        case '\x85': push([this.#pop()]); break
+        case '\x86': { const b = this.#pop(); push([this.#pop(), b]); break }
+        case '\x87': { const c = this.#pop(); const b = this.#pop(); push([this.#pop(), b, c]); break }
+        case 'q': this.#memo.set(this.#u8(), this.#stack.at(-1)); break
+        case 'r': this.#memo.set(this.#u32(), this.#stack.at(-1)); break
+        case 'p': this.#memo.set(Number(this.#line()), this.#stack.at(-1)); break
+        case '\x94': this.#memo.set(this.#memo.size, this.#stack.at(-1)); break
+        case 'h': push(this.#recall(this.#u8())); break
+        case 'j': push(this.#recall(this.#u32())); break
+        case 'g': push(this.#recall(Number(this.#line()))); break
+        case '0': this.#pop(); break
+        case 'c': push(this.#global(`${this.#line()}.${this.#line()}`)); break
+        case '\x93': { const name = this.#pop(); push(this.#global(`${String(this.#pop())}.${String(name)}`)); break }
+        case 's': { const value = this.#pop(); this.#set(this.#pop(), value); break }
+        case 'u': { const items = this.#popMark(); for (let i = 0; i + 1 < items.length; i += 2) this.#set(items[i], items[i + 1]); break }
+        case 'a': { const value = this.#pop(); this.#append([value]); break }
+        case 'e': this.#append(this.#popMark()); break
+        case 'Q': push(this.#persistent(this.#pop())); break
+        case 'R': { const args = this.#pop(); push(this.#call(this.#pop(), args)); break }
+        case 'b': this.#pop(); break // BUILD: attributes of an ordered dictionary carry no tensors
+        default: this.bad(`the pickle has the opcode 0x${opcode.charCodeAt(0).toString(16)}, which weights do not need`)
+      }
+    }
+  }
+
+  #recall(key: number): unknown {
+    return this.#memo.has(key) ? this.#memo.get(key) : this.bad(`the pickle recalls the unknown item ${key}`)
+  }
+  #set(key: unknown, value: unknown): void {
+    const target = this.#stack.at(-1)
+    if (!(target instanceof Map)) this.bad('the pickle sets an item of something that is no dictionary')
+    else target.set(key, value)
+  }
+  #append(values: unknown[]): void {
+    const target = this.#stack.at(-1)
+    if (!Array.isArray(target)) this.bad('the pickle appends to something that is no list')
+    else target.push(...values)
+  }
+
+  #global(name: string): Global {
+    const allowed =
+      ['collections.OrderedDict', 'torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_parameter', 'torch.Size'].includes(name) ||
+      /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
+    return allowed ? new Global(name) : this.bad(`it asks for ${name}, which is not on the list of what weights are made of; it may be malicious and was not executed`)
+  }
+
+  #call(callable: unknown, args: unknown): unknown {
+    if (!(callable instanceof Global) || !Array.isArray(args)) return this.bad('the pickle calls something that is no constructor')
+    const numbers = (value: unknown): number[] => (Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0) ? (value as number[]) : this.bad('a tensor has no shape'))
+    switch (callable.name) {
+      case 'collections.OrderedDict': return new Map((args[0] as [unknown, unknown][] | undefined) ?? [])
+      case 'torch.Size': return args[0]
+      case 'torch._utils._rebuild_parameter': return args[0]
+      case 'torch._utils._rebuild_tensor':
+      case 'torch._utils._rebuild_tensor_v2':
+        if (!(args[0] instanceof Storage) || !Number.isSafeInteger(args[1])) return this.bad('a tensor has no storage')
+        return new TensorView(args[0], args[1] as number, numbers(args[2]), numbers(args[3]))
+      default: return this.bad(`the pickle calls ${callable.name}`)
+    }
+  }
+
+  /** ('storage', type, key, device, count[, view of a storage]) */
+  #persistent(id: unknown): Storage {
+    if (!Array.isArray(id) || id[0] !== 'storage' || !(id[1] instanceof Global) || typeof id[2] !== 'string' || !Number.isSafeInteger(id[4])) return this.bad('a storage has an unknown form')
+    if (id[5] !== undefined && id[5] !== null) return this.bad('a storage is a view of another, as only very old files have')
+    const dtype = storageDTypes[id[1].name.split('.').at(-1)!] ?? this.bad(`a storage has the unknown type ${id[1].name}`)
+    const known = this.storages.get(id[2])
+    if (known !== undefined) return known
+    const storage = new Storage(id[2], dtype, id[4] as number)
+    this.storages.set(id[2], storage)
+    return storage
+  }
+}
