@@ -58,10 +58,12 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const { out, resume = false, quiet = false } = options
   const checkpoint = resume ? readCheckpoint(files(out).last) : undefined
   const config = checkpoint === undefined ? options.config : resumedConfig(checkpoint, options.config)
-  if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
   native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
+  checkSize(config, source.items.length, checkpoint)
+  // Only now: a mistake above must not cost the run that is replaced.
+  if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
   const run = new Run(options, config, source, labelled, checkpoint)
   try {
     return await run.execute(quiet)
@@ -75,6 +77,11 @@ function resumedConfig({ config, position }: Checkpoint, wanted: Config): Config
   if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(config[key])} and is now ${JSON.stringify(wanted[key])}`).join('; ')}; start a new run for that`)
   if (position.epoch > wanted.epochs) fail('CONFIG', `resume: the run is at epoch ${position.epoch} of ${wanted.epochs}`)
   return wanted
+}
+
+function checkSize(config: Config, images: number, checkpoint: Checkpoint | undefined): void {
+  if (images < config.batchSize) fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
+  if (checkpoint !== undefined && checkpoint.position.images !== images) fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
 }
 
 class Run {
@@ -95,8 +102,6 @@ class Run {
 
   constructor(options: PretrainOptions, config: Config, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
     const images = source.items.length
-    if (images < config.batchSize) fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
-    if (checkpoint !== undefined && checkpoint.position.images !== images) fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
     this.#config = config
     this.#out = options.out
     this.#source = source

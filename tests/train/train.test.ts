@@ -53,6 +53,8 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
     }
     assert.is(records, 1 + 10 + 2)
     await rejectsError(() => run(out), 'RUN', /holds a run already/, /--resume/, /--overwrite/)
+    await rejectsError(() => run(out, { overwrite: true, set: { batchSize: 64 } }), 'CONFIG', /batchSize/)
+    assert.ok(existsSync(join(out, 'checkpoints', 'last.safetensors')), 'a mistake does not cost the run that was to be replaced')
     await run(out, { overwrite: true, set: { epochs: 1 } })
     assert.is(readMetrics(join(out, 'metrics.jsonl')).at(-1)!.globalStep, 5)
   })
