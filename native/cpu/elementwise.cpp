@@ -1,5 +1,4 @@
-// Ops that visit each element once: fill, convert, permute (axes 0..3), add, scale, relu, concat, dropout, finite.
-#include <cmath>
+// Ops that visit each element once: fill, convert, permute (axes 0..3), add, scale, relu, concat, dropout.
 #include <cstring>
 
 #include "../core/parallel.h"
@@ -159,17 +158,6 @@ void dropout(const Call& call) {
     parallelRange(y.size(), kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) y.data<T>()[i] = uniformAt(seed, i) >= p ? x.data<T>()[i] * scale : T{0};
     });
-  });
-}
-
-// tensors: out i32 [1], in; out = 1 when every element is finite
-void finite(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1);
-  dispatchFloat(call, in.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    bool all = true;
-    for (int64_t i = 0; i < in.size(); ++i) all = all && std::isfinite(in.data<T>()[i]);
-    *out.data<int32_t>() = all;
   });
 }
 

@@ -143,8 +143,7 @@ function* opRows(golden: TensorFile, dtype: FloatDType): Generator<GoldenRow> {
 
 /**
  * The f64 model runs all steps. Each f32 step starts from the f64 state: what is compared is one step's arithmetic. Left to
- * itself an f32 run drifts as far as PyTorch's own f32 run does, since a ReLU within rounding of 0 sends it elsewhere
- * (docs/decisions.md has the numbers).
+ * itself an f32 run drifts as far as PyTorch's own f32 run does (docs/decisions.md has the numbers).
  */
 function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
   const number = (key: string): number => {
