@@ -29,15 +29,15 @@ const views = { query: view(), key: view() }
 const times: number[] = []
 for (let i = 0; i < number('steps', 10) + 2; ++i) {
   const start = performance.now()
-  const { gradients } = denseclStep(model, views, {
+  const result = denseclStep(model, views, {
     temperature: 0.2,
     denseWeight: 0.5,
     keyMomentum: 0.999,
     normGroups: number('groups', 1),
     keyOrder: random.permutation(batch),
   })
-  sgd.step(gradients, 0.03)
-  for (const gradient of gradients) gradient.dispose()
+  sgd.step(result.gradients, 0.03)
+  result.dispose()
   times.push((performance.now() - start) / 1000)
 }
 times.splice(0, 2)

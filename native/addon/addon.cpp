@@ -2,27 +2,20 @@
 // node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
 #include <napi.h>
 
-#include <cstring>
-
+#include "../core/device.h"
 #include "../core/parallel.h"
 #include "../cpu/isa.h"
-#include "../cpu/ops.h"
 #include "handles.h"
 
 namespace densecl {
 namespace {
 
-struct OpRow {
-  const char* name;
-  OpFunction cpu;
-};
-
-const OpRow kOps[] = {
-#define OP(name) {#name, cpu::name},
+const char* const kOpNames[] = {
+#define OP(name) #name,
 #include "../core/ops.def"
 #undef OP
 };
-constexpr size_t kOpCount = sizeof(kOps) / sizeof(kOps[0]);
+constexpr size_t kOpCount = sizeof(kOpNames) / sizeof(kOpNames[0]);
 
 class Addon : public Napi::Addon<Addon> {
  public:
@@ -43,6 +36,9 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("setThreads", &Addon::guard<&Addon::setThreadCount>),
                              InstanceMethod("threads", &Addon::guard<&Addon::threadCount>),
                              InstanceMethod("instructionSet", &Addon::guard<&Addon::instructionSet>),
+                             InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
+                             InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
+                             InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                          });
   }
 
@@ -79,16 +75,24 @@ class Addon : public Napi::Addon<Addon> {
     return shape;
   }
 
-  // create(dtype, shape) -> handle of uninitialised memory
+  // A device by the name in an argument; names are few and fixed, so the last one is remembered.
+  Device& deviceOf(const Napi::Value& value) {
+    const std::string name = value.IsUndefined() ? "cpu" : value.As<Napi::String>().Utf8Value();
+    if (device_ == nullptr || device_->name != name) device_ = &findDevice(name);
+    return *device_;
+  }
+
+  // create(dtype, shape, device) -> handle of uninitialised memory
   Napi::Value create(const Napi::CallbackInfo& info) {
     Tensor tensor;
     tensor.dtype = static_cast<DType>(info[0].ToNumber().Int32Value());
     tensor.shape = shapeOf(info[1]);
+    Device& device = deviceOf(info[2]);
     double elements = 1;
     for (int64_t d : tensor.shape) elements *= static_cast<double>(d);
     require(elements * itemSize(tensor.dtype) < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
     try {
-      tensor.storage = std::make_shared<Storage>(tensor.size() * itemSize(tensor.dtype));
+      tensor.storage = std::make_shared<Storage>(device, tensor.size() * itemSize(tensor.dtype));
     } catch (const Error& error) {
       throw Error(error.code, "tensor " + describe(tensor) + ": " + error.what());
     }
@@ -126,7 +130,12 @@ class Addon : public Napi::Addon<Addon> {
     const auto bytes = bytesOf(info[1]);
     require(bytes.second == tensor.size() * itemSize(tensor.dtype), "SHAPE",
             "copy: a tensor " + describe(tensor) + " has another size than " + std::to_string(bytes.second) + " bytes");
-    if (bytes.second != 0) std::memcpy(write ? tensor.raw() : bytes.first, write ? bytes.first : tensor.raw(), bytes.second);
+    Device& device = tensor.storage->device;
+    if (bytes.second == 0) return info.Env().Undefined();
+    if (write)
+      device.upload(tensor.raw(), bytes.first, bytes.second);
+    else
+      device.download(bytes.first, tensor.raw(), bytes.second);
     return info.Env().Undefined();
   }
 
@@ -134,7 +143,7 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value run(const Napi::CallbackInfo& info) {
     const uint32_t index = info[0].ToNumber().Uint32Value();
     require(index < kOpCount, "INTERNAL", "there is no op number " + std::to_string(index));
-    Call call{kOps[index].name, {}, {}};
+    Call call{kOpNames[index], {}, {}};
     const Napi::Float64Array handles = info[1].As<Napi::Float64Array>();
     const Napi::Float64Array numbers = info[2].As<Napi::Float64Array>();
     call.tensors.reserve(handles.ElementLength());
@@ -143,18 +152,26 @@ class Addon : public Napi::Addon<Addon> {
       call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op));
     }
     call.numbers.assign(numbers.Data(), numbers.Data() + numbers.ElementLength());
-    kOps[index].cpu(call);
+    Device* device = nullptr;
+    for (const Tensor* tensor : call.tensors) {
+      if (tensor == nullptr) continue;
+      if (device == nullptr) device = &tensor->storage->device;
+      require(device == &tensor->storage->device, "DEVICE",
+              std::string(call.op) + ": expected all tensors on one device but received " + device->name + " and " + tensor->storage->device.name + " (" + describe(*tensor) + ")");
+    }
+    require(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
+    device->run(index, call);
     return info.Env().Undefined();
   }
 
   Napi::Value opNames(const Napi::CallbackInfo& info) {
     Napi::Array names = Napi::Array::New(info.Env(), kOpCount);
-    for (uint32_t i = 0; i < kOpCount; ++i) names.Set(i, kOps[i].name);
+    for (uint32_t i = 0; i < kOpCount; ++i) names.Set(i, kOpNames[i]);
     return names;
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
-    const MemoryStats stats = Allocator::instance().stats();
+    const MemoryStats stats = deviceOf(info[0]).allocator.stats();
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("live", static_cast<double>(stats.live));
     result.Set("peak", static_cast<double>(stats.peak));
@@ -165,15 +182,15 @@ class Addon : public Napi::Addon<Addon> {
   }
 
   Napi::Value resetPeakMemory(const Napi::CallbackInfo& info) {
-    Allocator::instance().resetPeak();
+    deviceOf(info[0]).allocator.resetPeak();
     return info.Env().Undefined();
   }
   Napi::Value setMemoryLimit(const Napi::CallbackInfo& info) {
-    Allocator::instance().setLimit(static_cast<size_t>(info[0].ToNumber().Int64Value()));
+    deviceOf(info[1]).allocator.setLimit(static_cast<size_t>(info[0].ToNumber().Int64Value()));
     return info.Env().Undefined();
   }
   Napi::Value trimMemory(const Napi::CallbackInfo& info) {
-    Allocator::instance().trim();
+    deviceOf(info[0]).allocator.trim();
     return info.Env().Undefined();
   }
   Napi::Value setThreadCount(const Napi::CallbackInfo& info) {
@@ -182,9 +199,21 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value threadCount(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
   Napi::Value instructionSet(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::instructionSet()); }
+  Napi::Value listDevices(const Napi::CallbackInfo& info) {
+    const std::vector<std::string> names = deviceNames();
+    Napi::Array result = Napi::Array::New(info.Env(), names.size());
+    for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
+    return result;
+  }
+  Napi::Value describeDevice(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), deviceOf(info[0]).describe()); }
+  Napi::Value synchronize(const Napi::CallbackInfo& info) {
+    deviceOf(info[0]).synchronize();
+    return info.Env().Undefined();
+  }
 
   Napi::FunctionReference errorClass_;
   Handles handles_;
+  Device* device_ = nullptr;
 };
 
 NODE_API_ADDON(Addon)

@@ -1,20 +1,18 @@
 #include "allocator.h"
 
-#include <cstdlib>
 #include <limits>
 
-namespace densecl {
+#include "device.h"
 
-Allocator& Allocator::instance() {
-  static Allocator* allocator = new Allocator();
-  return *allocator;
-}
+namespace densecl {
 
 size_t Allocator::capacity(size_t bytes) {
   const size_t granule = bytes < (size_t{1} << 20) ? 256 : size_t{64} << 10;
   if (bytes > std::numeric_limits<size_t>::max() - granule) return std::numeric_limits<size_t>::max();
   return bytes == 0 ? granule : (bytes + granule - 1) / granule * granule;
 }
+
+void* Allocator::tryAllocateLocked(size_t size) { return limit_ == 0 || live_ + size <= limit_ ? device_.allocateRaw(size) : nullptr; }
 
 void* Allocator::allocate(size_t bytes) {
   const size_t size = capacity(bytes);
@@ -27,26 +25,28 @@ void* Allocator::allocate(size_t bytes) {
     cache_.erase(fits);
   } else {
     if (limit_ != 0 && live_ + cached_ + size > limit_) trimLocked();
-    if (limit_ == 0 || live_ + size <= limit_) block = std::aligned_alloc(64, size);
+    block = tryAllocateLocked(size);
     if (block == nullptr && !cache_.empty()) {
       trimLocked();
-      if (limit_ == 0 || live_ + size <= limit_) block = std::aligned_alloc(64, size);
+      block = tryAllocateLocked(size);
     }
   }
   if (block == nullptr) {
-    throw Error("OUT_OF_MEMORY", "out of memory on cpu: " + std::to_string(bytes) + " bytes asked for, " + std::to_string(live_) +
+    throw Error("OUT_OF_MEMORY", "out of memory on " + device_.name + ": " + std::to_string(bytes) + " bytes asked for, " + std::to_string(live_) +
                                      " bytes live, limit " + (limit_ == 0 ? std::string("none") : std::to_string(limit_) + " bytes") +
                                      "; use a smaller batch or image size");
   }
   live_ += size;
   ++storages_;
   if (live_ > peak_) peak_ = live_;
+  device_.onAcquire(block, bytes, size);
   return block;
 }
 
 void Allocator::release(void* block, size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  device_.onRelease(block, bytes, size);
   live_ -= size;
   --storages_;
   cache_.emplace(size, block);
@@ -54,7 +54,7 @@ void Allocator::release(void* block, size_t bytes) {
 }
 
 void Allocator::trimLocked() {
-  for (auto& entry : cache_) std::free(entry.second);
+  for (auto& entry : cache_) device_.releaseRaw(entry.second, entry.first);
   cache_.clear();
   cached_ = 0;
 }
@@ -78,6 +78,9 @@ void Allocator::setLimit(size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   limit_ = bytes;
 }
+
+Storage::Storage(Device& device, size_t bytes) : device(device), bytes(bytes), block(device.allocator.allocate(bytes)) {}
+Storage::~Storage() { device.allocator.release(block, bytes); }
 
 std::string describe(const Tensor& tensor) {
   std::string text = dtypeName(tensor.dtype);

@@ -1,5 +1,5 @@
-// The caching allocator of the CPU device: freed blocks are kept by size class and given out again, and the bytes in
-// use (live), their maximum (peak) and the bytes kept for reuse (cached) can be read at any time.
+// The caching allocator of a device: freed blocks are kept by size class and given out again, and the bytes in use (live),
+// their maximum (peak) and the bytes kept for reuse (cached) can be read at any time.
 #pragma once
 #include <cstddef>
 #include <map>
@@ -11,16 +11,17 @@
 
 namespace densecl {
 
+class Device;
+
 struct MemoryStats {
   size_t live, peak, cached, limit, storages;
 };
 
 class Allocator {
  public:
-  // Never freed: storages held by JavaScript may outlive every static object.
-  static Allocator& instance();
+  explicit Allocator(Device& device) : device_(device) {}
 
-  // 64-byte aligned. Throws OUT_OF_MEMORY with the sizes; the process can go on.
+  // Aligned for every vector access. Throws OUT_OF_MEMORY with the sizes; the process can go on.
   void* allocate(size_t bytes);
   void release(void* block, size_t bytes);
   void trim();
@@ -33,16 +34,20 @@ class Allocator {
 
  private:
   void trimLocked();
+  void* tryAllocateLocked(size_t size);
+  Device& device_;
   std::mutex mutex_;
   std::multimap<size_t, void*> cache_;
   size_t live_ = 0, peak_ = 0, cached_ = 0, limit_ = 0, storages_ = 0;
 };
 
+// A block of a device's memory.
 struct Storage {
-  explicit Storage(size_t bytes) : bytes(bytes), block(Allocator::instance().allocate(bytes)) {}
-  ~Storage() { Allocator::instance().release(block, bytes); }
+  Storage(Device& device, size_t bytes);
+  ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
+  Device& device;
   const size_t bytes;
   void* const block;
 };
@@ -53,11 +58,12 @@ T* Tensor::data() const {
   return static_cast<T*>(storage->block);
 }
 
-// Scratch memory of an op, from the same cache.
+// Scratch memory of an op of the CPU, from the same cache.
+Device& cpuDevice();
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(size_t count) : storage_(count * sizeof(T) + 64) {}
+  explicit Scratch(size_t count) : storage_(cpuDevice(), count * sizeof(T) + 64) {}
   T* data() { return static_cast<T*>(storage_.block); }
   T& operator[](size_t i) { return data()[i]; }
 

@@ -16,6 +16,12 @@ struct Call {
     require(i < tensors.size() && tensors[i] != nullptr, "INTERNAL", std::string(op) + ": tensor " + std::to_string(i) + " is missing");
     return *tensors[i];
   }
+  // Where the tensors are: the addon has checked that they share one.
+  Device& device() const {
+    for (const Tensor* tensor : tensors)
+      if (tensor != nullptr) return tensor->storage->device;
+    throw Error("INTERNAL", std::string(op) + ": no tensors");
+  }
   const Tensor* optional(size_t i) const { return i < tensors.size() ? tensors[i] : nullptr; }
   double number(size_t i) const {
     require(i < numbers.size(), "INTERNAL", std::string(op) + ": number " + std::to_string(i) + " is missing");
@@ -23,14 +29,6 @@ struct Call {
   }
   int64_t integer(size_t i) const { return static_cast<int64_t>(number(i)); }
 };
-
-// Calls body(T{}) with the C++ type of a floating dtype.
-template <class F>
-void dispatchFloat(const Call& call, DType dtype, F body) {
-  if (dtype == DType::f32) return body(float{});
-  if (dtype == DType::f64) return body(double{});
-  throw Error("DTYPE", std::string(call.op) + ": expected f32 or f64 but received " + dtypeName(dtype));
-}
 
 using OpFunction = void (*)(const Call&);
 

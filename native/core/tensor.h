@@ -10,7 +10,7 @@
 
 namespace densecl {
 
-enum class DType : int { f32 = 0, f64 = 1, i32 = 2, u8 = 3 };
+enum class DType : int { f32 = 0, f64 = 1, i32 = 2, u8 = 3, bf16 = 4 };
 
 inline size_t itemSize(DType dtype) {
   switch (dtype) {
@@ -18,12 +18,13 @@ inline size_t itemSize(DType dtype) {
     case DType::f64: return 8;
     case DType::i32: return 4;
     case DType::u8: return 1;
+    case DType::bf16: return 2;
   }
   return 0;
 }
 
 inline const char* dtypeName(DType dtype) {
-  static const char* const names[] = {"f32", "f64", "i32", "u8"};
+  static const char* const names[] = {"f32", "f64", "i32", "u8", "bf16"};
   return names[static_cast<int>(dtype)];
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/allocator.h"
+#include "../core/parallel.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -236,36 +237,42 @@ class View {
 
 }  // namespace
 
-// tensors: out f32 [N, OH, OW, 3], pixels u8 [H, W, 3]
-// numbers: view index in out; crop top, left, height, width; flip; grayscale; blur sigma (0: none), radius; mean 3;
-// deviation 3; then the colour adjustments in order as pairs (0 brightness, 1 contrast, 2 saturation, 3 hue; value)
+// tensors: out f32 [N, OH, OW, 3], pixels u8 [bytes], table f64 [V, 25]; numbers: first. Row v of the table makes view first + v:
+//   0 offset of its image [height, width, 3] in pixels; 1 height, 2 width; crop: 3 top, 4 left, 5 height, 6 width; 7 flip;
+//   8 grayscale; blur: 9 sigma (0: none), 10 radius; 11 mean (3); 14 deviation (3); 17 the colour adjustments in order, four
+//   pairs of kind (0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none) and value
 void augment(const Call& call) {
-  const Tensor &out = call.t(0), &pixels = call.t(1);
+  const Tensor &out = call.t(0), &pixels = call.t(1), &table = call.t(2);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
-  const int64_t top = call.integer(1), left = call.integer(2), cropHeight = call.integer(3), cropWidth = call.integer(4);
-  require(call.integer(0) >= 0 && call.integer(0) < out.dim(0) && top >= 0 && left >= 0 && cropHeight > 0 && cropWidth > 0 && top + cropHeight <= pixels.dim(0) &&
-              left + cropWidth <= pixels.dim(1),
-          "RANGE", "augment: the crop lies outside of the image " + describe(pixels));
-  View view(height, width);
-  view.resizedCrop(pixels.data<uint8_t>(), static_cast<int>(3 * pixels.dim(1)), static_cast<int>(top), static_cast<int>(left), static_cast<int>(cropHeight),
-                   static_cast<int>(cropWidth));
-  for (size_t i = 15; i + 1 < call.numbers.size(); i += 2) {
-    const float value = static_cast<float>(call.number(i + 1));
-    switch (call.integer(i)) {
-      case 0: view.brightness(value); break;
-      case 1: view.contrast(value); break;
-      case 2: view.saturation(value); break;
-      case 3: view.hue(value); break;
+  const int64_t columns = table.dim(1), first = call.integer(0);
+  require(first >= 0 && first + table.dim(0) <= out.dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
+  parallelFor(table.dim(0), [&](int64_t v) {
+    const double* row = table.data<double>() + v * columns;
+    const auto integer = [&](int i) { return static_cast<int>(row[i]); };
+    const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5), cropWidth = integer(6);
+    require(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 && cropHeight > 0 && cropWidth > 0 &&
+                top + cropHeight <= imageHeight && left + cropWidth <= imageWidth,
+            "RANGE", "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) + "x" + std::to_string(imageWidth) + " pixels");
+    View view(height, width);
+    view.resizedCrop(pixels.data<uint8_t>() + static_cast<int64_t>(row[0]), 3 * imageWidth, top, left, cropHeight, cropWidth);
+    for (int i = 17; i < 25 && row[i] >= 0; i += 2) {
+      const float value = static_cast<float>(row[i + 1]);
+      switch (integer(i)) {
+        case 0: view.brightness(value); break;
+        case 1: view.contrast(value); break;
+        case 2: view.saturation(value); break;
+        case 3: view.hue(value); break;
+      }
     }
-  }
-  if (call.number(6) != 0) view.grayscale();
-  if (call.number(7) > 0) view.blur(static_cast<float>(call.number(7)), static_cast<int>(call.integer(8)));
-  float mean[3], deviation[3];
-  for (int c = 0; c < 3; ++c) {
-    mean[c] = static_cast<float>(call.number(9 + c));
-    deviation[c] = static_cast<float>(call.number(12 + c));
-  }
-  view.write(out.data<float>() + call.integer(0) * height * width * 3, call.number(5) != 0, mean, deviation);
+    if (row[8] != 0) view.grayscale();
+    if (row[9] > 0) view.blur(static_cast<float>(row[9]), integer(10));
+    float mean[3], deviation[3];
+    for (int c = 0; c < 3; ++c) {
+      mean[c] = static_cast<float>(row[11 + c]);
+      deviation[c] = static_cast<float>(row[14 + c]);
+    }
+    view.write(out.data<float>() + (first + v) * height * width * 3, row[7] != 0, mean, deviation);
+  });
 }
 
 }  // namespace densecl::cpu

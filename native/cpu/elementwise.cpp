@@ -1,10 +1,11 @@
 // Ops that visit each element once: fill, convert, permute (axes 0..3), add, scale, relu, concat, dropout.
 #include <cstring>
 
+#include "../core/bf16.h"
 #include "../core/parallel.h"
+#include "../core/random.h"
 #include "isa.h"
 #include "ops.h"
-#include "random.h"
 
 namespace densecl::cpu {
 namespace {
@@ -18,6 +19,7 @@ void dispatchAny(DType dtype, F body) {
     case DType::f64: return body(double{});
     case DType::i32: return body(int32_t{});
     case DType::u8: return body(uint8_t{});
+    case DType::bf16: return body(bf16{});
   }
 }
 

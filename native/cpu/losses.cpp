@@ -64,7 +64,7 @@ SIMD_LOOP(exponential, Exponential)
 
 }  // namespace
 
-// tensors: loss [1], dquery [R, D] or null, statistics f64 [4], query [R, D], positive [R, D], queue [K, D]
+// tensors: loss [1], dquery [R, D] or null, statistics f32 [4], query [R, D], positive [R, D], queue [K, D]
 // numbers: temperature
 //   loss = mean over rows of log(e^(q.k+/T) + sum over j of e^(q.queue_j/T)) - q.k+/T
 //   dquery = ((p0 - 1) k+ + sum over j of p_j queue_j) / (R T), with p the softmax: attention with values = keys, so one pass
@@ -168,11 +168,11 @@ void infoNce(const Call& call) {
     for (int64_t b = 0; b < blocks; ++b)
       for (int i = 0; i < 5; ++i) total[i] += sums[b * 5 + i] / static_cast<double>(R);
     loss.data<T>()[0] = static_cast<T>(total[0]);
-    for (int i = 0; i < 4; ++i) statistics.data<double>()[i] = total[i + 1];
+    for (int i = 0; i < 4; ++i) statistics.data<float>()[i] = static_cast<float>(total[i + 1]);
   });
 }
 
-// tensors: loss [1], dlogits or null, count f64 [1], logits [..., C], target i32 [...]; numbers: ignored index
+// tensors: loss [1], dlogits or null, count f32 [1], logits [..., C], target i32 [...]; numbers: ignored index
 //   loss = mean over the rows that are not ignored of log(sum e^logit) - logit[target]; dlogits = (softmax - onehot) / rows
 // With every row ignored the loss is NaN, as in PyTorch.
 void crossEntropy(const Call& call) {
@@ -185,7 +185,7 @@ void crossEntropy(const Call& call) {
     require(label >= 0 && label < C, "RANGE", "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
     ++used;
   }
-  count.data<double>()[0] = static_cast<double>(used);
+  count.data<float>()[0] = static_cast<float>(used);
   dispatchFloat(call, logits.dtype, [&](auto zero) {
     using T = decltype(zero);
     std::vector<double> sums(R);

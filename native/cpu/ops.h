@@ -6,4 +6,13 @@ namespace densecl::cpu {
 #define OP(name) void name(const Call& call);
 #include "../core/ops.def"
 #undef OP
+
+// Calls body(T{}) with the C++ type of a floating dtype.
+template <class F>
+void dispatchFloat(const Call& call, DType dtype, F body) {
+  if (dtype == DType::f32) return body(float{});
+  if (dtype == DType::f64) return body(double{});
+  throw Error("DTYPE", std::string(call.op) + ": expected f32 or f64 on the CPU but received " + dtypeName(dtype));
+}
+
 }  // namespace densecl::cpu

@@ -1,4 +1,5 @@
 // Multi-tensor updates in place, and the queue.
+#include <atomic>
 #include <cmath>
 
 #include "../core/parallel.h"
@@ -6,17 +7,22 @@
 
 namespace densecl::cpu {
 
-// tensors: P parameters, P gradients, P momentum buffers; numbers: lr, momentum, weight decay, nesterov
+// tensors: lr [1], bad i32 [1] or null, then for each parameter: p, gradient, momentum buffer, bf16 copy of p or null, moving
+// average or null, bf16 copy of it or null; numbers: momentum, weight decay, nesterov, momentum of the averages
 //   g += wd * p;  v = momentum * v + g;  p -= lr * (nesterov ? g + momentum * v : v)       (PyTorch's SGD)
+//   average = m * average + (1 - m) * p
+// Nothing changes when `bad` is not 0.
 void sgd(const Call& call) {
-  const size_t count = call.tensors.size() / 3;
-  for (size_t k = 0; k < count; ++k) {
-    const Tensor &p = call.t(k), &g = call.t(count + k), &v = call.t(2 * count + k);
+  if (call.optional(1) != nullptr && call.t(1).data<int32_t>()[0] != 0) return;
+  for (size_t k = 2; k < call.tensors.size(); k += 6) {
+    const Tensor &p = call.t(k), &g = call.t(k + 1), &v = call.t(k + 2), *average = call.optional(k + 4);
+    require(call.optional(k + 3) == nullptr && call.optional(k + 5) == nullptr, "DTYPE", "sgd: bf16 copies are of no use on the CPU");
     dispatchFloat(call, p.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T lr = static_cast<T>(call.number(0)), momentum = static_cast<T>(call.number(1)), decay = static_cast<T>(call.number(2));
-      const bool nesterov = call.number(3) != 0;
-      T *parameter = p.data<T>(), *velocity = v.data<T>();
+      const T lr = call.t(0).data<T>()[0], momentum = static_cast<T>(call.number(0)), decay = static_cast<T>(call.number(1));
+      const T keep = static_cast<T>(call.number(3)), take = static_cast<T>(1 - call.number(3));
+      const bool nesterov = call.number(2) != 0;
+      T *parameter = p.data<T>(), *velocity = v.data<T>(), *mean = average == nullptr ? nullptr : average->data<T>();
       const T* gradient = g.data<T>();
       parallelRange(p.size(), 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
@@ -24,16 +30,19 @@ void sgd(const Call& call) {
           velocity[i] = momentum * velocity[i] + step;
           parameter[i] -= lr * (nesterov ? step + momentum * velocity[i] : velocity[i]);
         }
+        if (mean != nullptr)
+          for (int64_t i = begin; i < end; ++i) mean[i] = keep * mean[i] + take * parameter[i];
       });
     });
   }
 }
 
-// tensors: P averages, P sources; numbers: m. average = m * average + (1 - m) * source
+// tensors: for each average: average, source, bf16 copy of the average or null; numbers: m
+//   average = m * average + (1 - m) * source
 void ema(const Call& call) {
-  const size_t count = call.tensors.size() / 2;
-  for (size_t k = 0; k < count; ++k) {
-    const Tensor &average = call.t(k), &source = call.t(count + k);
+  for (size_t k = 0; k < call.tensors.size(); k += 3) {
+    const Tensor &average = call.t(k), &source = call.t(k + 1);
+    require(call.optional(k + 2) == nullptr, "DTYPE", "ema: bf16 copies are of no use on the CPU");
     dispatchFloat(call, average.dtype, [&](auto zero) {
       using T = decltype(zero);
       const T keep = static_cast<T>(call.number(0)), take = static_cast<T>(1 - call.number(0));
@@ -44,6 +53,22 @@ void ema(const Call& call) {
       });
     });
   }
+}
+
+// tensors: bad i32 [1], any number of tensors. Sets `bad` to 1 when one of them holds an infinity or NaN; never to 0.
+void checkFinite(const Call& call) {
+  std::atomic<bool> bad{false};
+  for (size_t k = 1; k < call.tensors.size(); ++k)
+    dispatchFloat(call, call.t(k).dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* values = call.t(k).data<T>();
+      parallelRange(call.t(k).size(), 1 << 14, [&](int64_t begin, int64_t end) {
+        T sum{0};  // of zeros, unless a value is not finite
+        for (int64_t i = begin; i < end; ++i) sum += values[i] - values[i];
+        if (!(sum == T{0})) bad = true;
+      });
+    });
+  if (bad) call.t(0).data<int32_t>()[0] = 1;
 }
 
 // tensors: queue [K, D], pointer i32 [1], keys [B, D]. Row i of keys goes to (pointer + i) mod K; pointer += B mod K. When

@@ -75,7 +75,7 @@ void maxPool2d(const Call& call) {
   });
 }
 
-// tensors: dx, dy, index
+// tensors: dx, dy, index; numbers as forward (the gathering form of other devices needs them)
 void maxPool2dBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
   const int64_t n = dx.dim(0), in = dx.dim(1) * dx.dim(2), out = dy.dim(1) * dy.dim(2), channels = dx.dim(3);

@@ -1,5 +1,5 @@
 import { fail } from '../tensor/errors.js'
-import { describe, type Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, type Tensor } from '../tensor/tensor.js'
 
 /** Inputs by name; an optional one may be absent. */
 export type Inputs = Record<string, Tensor | undefined>
@@ -12,7 +12,7 @@ export interface Recorded {
 }
 
 export interface BackwardContext<I extends Inputs, A> {
-  /** Gradient of output 0, of its shape and dtype. */
+  /** Gradient of output 0, of its shape and of its dtype or the one that accumulates it. */
   grad: Tensor
   saved: Record<string, Tensor>
   attrs: A
@@ -46,15 +46,17 @@ export function expectShape(op: string, name: string, tensor: Tensor, shape: rea
   }
 }
 
-/** All floating and of one dtype; absent inputs are skipped. */
-export function expectFloats(op: string, inputs: Inputs): void {
+/** All floating and of one dtype; absent inputs are skipped. `sums` are of the dtype in which the first input is accumulated. */
+export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): void {
   let first: [string, Tensor] | undefined
-  for (const [name, tensor] of Object.entries(inputs)) {
+  for (const [name, tensor] of [...Object.entries(inputs), ...Object.entries(sums)]) {
     if (tensor === undefined) continue
-    if (tensor.dtype !== 'f32' && tensor.dtype !== 'f64') fail('DTYPE', `${op}: expected ${name} of dtype f32 or f64 but received ${describe(tensor)}`)
+    if (tensor.dtype === 'i32' || tensor.dtype === 'u8') fail('DTYPE', `${op}: expected ${name} of dtype f32, f64 or bf16 but received ${describe(tensor)}`)
     first ??= [name, tensor]
-    if (tensor.dtype !== first[1].dtype) {
-      fail('DTYPE', `${op}: expected one dtype but received ${first[0]} ${describe(first[1])} and ${name} ${describe(tensor)}`)
+    const expected = name in sums ? accumulator(first[1].dtype) : first[1].dtype
+    if (tensor.dtype !== expected) {
+      const what = expected === first[1].dtype ? 'one dtype' : `${name} of dtype ${expected} with a ${first[1].dtype} ${first[0]}`
+      fail('DTYPE', `${op}: expected ${what} but received ${first[0]} ${describe(first[1])} and ${name} ${describe(tensor)}`)
     }
   }
 }

@@ -1,12 +1,12 @@
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { describe, scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import type { Inputs, Op } from './op.js'
 
 interface Node {
   op: Op
   attrs: unknown
-  inputs: { name: string; id: number; tensor: { shape: readonly number[]; dtype: string } }[]
+  inputs: { name: string; id: number; tensor: { shape: readonly number[]; dtype: DType } }[]
   needs: Record<string, boolean>
   saved: Record<string, Tensor>
   output: number
@@ -65,7 +65,7 @@ export class Tape {
     if (!this.#tracked.has(output.id)) fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
     const wanted = new Set(targets.map((target) => target.id))
     const gradients = new Map<number, Tensor>()
-    gradients.set(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype) : seed.alias()).keep())
+    gradients.set(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
     try {
       for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {
         try {
@@ -80,7 +80,7 @@ export class Tape {
         }
       }
       return targets.map((target) => {
-        const gradient = gradients.get(target.id) ?? Tensor.zeros(target.shape, target.dtype).keep()
+        const gradient = gradients.get(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()
         gradients.delete(target.id)
         return gradient.adopt()
       })
@@ -106,7 +106,7 @@ function differentiate(node: Node, grad: Tensor): [number, Tensor][] {
   const { op } = node
   if (op.backward === 'notDifferentiable') return fail('TAPE', `${op.name} is not differentiable`)
   const { backward } = op
-  const result = noGrad(() => scope(() => backward({ grad, saved: node.saved, attrs: node.attrs, needs: node.needs })))
+  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward({ grad, saved: node.saved, attrs: node.attrs, needs: node.needs }))))
   const found: [number, Tensor][] = []
   for (const input of node.inputs) {
     const gradient = result[input.name]
@@ -115,7 +115,8 @@ function differentiate(node: Node, grad: Tensor): [number, Tensor][] {
       continue
     }
     if (gradient === undefined) return fail('TAPE', `${op.name}: backward gave no gradient for ${input.name}`)
-    if (gradient.dtype !== input.tensor.dtype || gradient.shape.join() !== input.tensor.shape.join()) {
+    // Weights of bf16 get their gradients in f32, as they were summed.
+    if ((gradient.dtype !== input.tensor.dtype && gradient.dtype !== accumulator(input.tensor.dtype)) || gradient.shape.join() !== input.tensor.shape.join()) {
       fail('TAPE', `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`)
     }
     found.push([input.id, gradient.keep()])
@@ -129,7 +130,7 @@ function accumulate(gradients: Map<number, Tensor>, id: number, gradient: Tensor
     gradients.set(id, gradient)
     return
   }
-  const sum = Tensor.empty(gradient.shape, gradient.dtype).keep()
+  const sum = Tensor.empty(gradient.shape, gradient.dtype, gradient.device).keep()
   runNative('add', [sum, before, gradient])
   before.dispose()
   gradient.dispose()
@@ -141,11 +142,19 @@ export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): T
   const tape = active
   const needsGradient = op.backward !== 'notDifferentiable' && tape !== undefined && tape.needs(inputs)
   // What the op made and neither returned nor saved is freed here, also when it fails halfway.
-  return scope(() => {
-    const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
-    if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
-    return outputs
-  })
+  return withDevice(deviceOf(inputs), () =>
+    scope(() => {
+      const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
+      if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
+      return outputs
+    }),
+  )
+}
+
+/** An op runs where its first input is; the native side refuses tensors of several devices. */
+function deviceOf(inputs: Inputs): string {
+  for (const tensor of Object.values(inputs)) if (tensor !== undefined) return tensor.device
+  return currentDevice()
 }
 
 /** Runs `body` without recording: what it computes is a constant to the tape. */

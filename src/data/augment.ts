@@ -5,7 +5,7 @@
 import type { Random } from '../nn/random.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { Tensor } from '../tensor/tensor.js'
+import { describe, scope, Tensor } from '../tensor/tensor.js'
 import type { Pixels } from './decode.js'
 
 export interface AugmentOptions {
@@ -99,26 +99,45 @@ export function pixelTensor({ width, height, data }: Pixels): Tensor {
   return Tensor.from(data, [height, width, 3], 'u8')
 }
 
-/** Writes view `index` of `out` [N, OH, OW, 3] from `pixels`, normalised by ImageNet's mean and deviation. */
-export function renderView(out: Tensor, index: number, pixels: Tensor, view: ViewParameters, normalise = true): void {
-  if (out.dtype !== 'f32' || out.shape.length !== 4 || out.shape[3] !== 3) fail('SHAPE', `augment: expected out f32[N,H,W,3] but received ${out.dtype}[${out.shape.join(',')}]`)
+/** A view to render: its parameters, and where its image lies in the pixels. */
+export interface PlacedView {
+  view: ViewParameters
+  /** In bytes, of the image [height, width, 3]. */
+  offset: number
+  height: number
+  width: number
+}
+
+/** Columns of the table that the native function reads (native/cpu/augment.cpp names them). */
+const tableColumns = 25
+
+function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
   const { crop, adjust, grayscale, sigma, flip } = view
+  if (!(crop.top >= 0 && crop.left >= 0 && crop.height > 0 && crop.width > 0 && crop.top + crop.height <= height && crop.left + crop.width <= width)) {
+    fail('RANGE', `augment: the crop ${crop.height}x${crop.width} at ${crop.top},${crop.left} lies outside of its image of ${height}x${width} pixels`)
+  }
   const mean = normalise ? imagenetMean : [0, 0, 0]
   const deviation = normalise ? imagenetDeviation : [1, 1, 1]
-  runNative(
-    'augment',
-    [out, pixels],
-    [
-      index,
-      ...[crop.top, crop.left, crop.height, crop.width],
-      Number(flip),
-      Number(grayscale),
-      ...[sigma, Math.ceil(3 * sigma)],
-      ...mean,
-      ...deviation,
-      ...adjust.flatMap(({ kind, value }) => [adjustments.indexOf(kind), value]),
-    ],
-  )
+  const pairs = [0, 1, 2, 3].flatMap((i) => (adjust[i] === undefined ? [-1, 0] : [adjustments.indexOf(adjust[i].kind), adjust[i].value]))
+  return [offset, height, width, crop.top, crop.left, crop.height, crop.width, Number(flip), Number(grayscale), sigma, Math.ceil(3 * sigma), ...mean, ...deviation, ...pairs]
+}
+
+/**
+ * Writes views `first`.. of `out` [N, OH, OW, 3] from `pixels` u8 [bytes], which may hold many images, normalised by
+ * ImageNet's mean and deviation. One kernel on a GPU, where `out` may be bf16.
+ */
+export function renderViews(out: Tensor, first: number, pixels: Tensor, views: readonly PlacedView[], normalise = true): void {
+  if (out.shape.length !== 4 || out.shape[3] !== 3) fail('SHAPE', `augment: expected out [N,H,W,3] but received ${describe(out)}`)
+  if (out.dtype !== 'f32' && out.dtype !== 'bf16') fail('DTYPE', `augment: expected out of dtype f32 or bf16 but received ${describe(out)}`)
+  scope(() => {
+    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', out.device)
+    runNative('augment', [out, pixels, table], [first])
+  })
+}
+
+/** Writes view `index` of `out` from one image u8 [H, W, 3]. */
+export function renderView(out: Tensor, index: number, pixels: Tensor, view: ViewParameters, normalise = true): void {
+  renderViews(out, index, pixels, [{ view, offset: 0, height: pixels.shape[0]!, width: pixels.shape[1]! }], normalise)
 }
 
 /** The whole image, untouched but for size. */

@@ -1,9 +1,10 @@
-import { allTensors, emptyState, include, type State } from '../nn/module.js'
+import { disposeState, emptyState, include, refreshCopies, type State } from '../nn/module.js'
 import { Random } from '../nn/random.js'
 import { l2Normalize } from '../ops/similarity.js'
+import type { Follower } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { type FloatDType, scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, type FloatDType, scope, Tensor } from '../tensor/tensor.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
 /** The last K keys, one a row [K, D], written in a ring at any batch size. */
@@ -14,7 +15,10 @@ export class Queue {
   /** Starts with random unit vectors. */
   constructor(random: Random, length: number, dim: number, dtype: FloatDType) {
     const values = Float64Array.from({ length: length * dim }, () => random.normal())
-    this.keys = scope(() => l2Normalize(Tensor.from(values, [length, dim], dtype))).keep()
+    this.keys = scope(() => {
+      const unit = l2Normalize(Tensor.from(values, [length, dim], accumulator(dtype)))
+      return unit.dtype === dtype ? unit : unit.to(dtype)
+    }).keep()
     this.pointer = Tensor.zeros([1], 'i32').keep()
   }
 
@@ -30,24 +34,34 @@ export class Queue {
 export interface DenseCLOptions extends EncoderOptions {
   queueLength: number
   seed: number
+  /** Of parameters: f32, or f64 on the CPU. */
   dtype?: FloatDType
+  /** Of activations, embeddings and queues: bf16 for mixed precision, `dtype` when absent. */
+  compute?: FloatDType
 }
 
-/** The trained encoder, its moving average, and the two queues of negatives. */
+/** The trained encoder, its moving average, and the two queues of negatives, on the device that is current when it is made. */
 export class DenseCL {
   readonly query: Encoder
   readonly key: Encoder
   readonly queue: Queue
   readonly denseQueue: Queue
-  readonly dtype: FloatDType
+  readonly compute: FloatDType
+  readonly device: string
+  /** The optimiser has moved the key encoder already, for the next step. */
+  keyAhead = false
+  /** What a step reads on the device: the weights of both losses. */
+  readonly lossWeights: { single: Tensor; dense: Tensor }
 
   constructor(readonly options: DenseCLOptions) {
-    const { seed, queueLength, dtype = 'f32' } = options
-    this.dtype = dtype
-    this.query = new Encoder({ random: new Random(seed, 1), dtype }, options)
-    this.key = new Encoder({ random: new Random(seed, 1), dtype }, options)
-    this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, dtype)
-    this.denseQueue = new Queue(new Random(seed, 3), queueLength, options.neck.featDim, dtype)
+    const { seed, queueLength, dtype = 'f32', compute = dtype } = options
+    this.compute = compute
+    this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
+    this.key = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
+    this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
+    this.denseQueue = new Queue(new Random(seed, 3), queueLength, options.neck.featDim, compute)
+    this.device = this.queue.keys.device
+    this.lossWeights = { single: Tensor.zeros([1], dtype).keep(), dense: Tensor.zeros([1], dtype).keep() }
   }
 
   /** What is trained, by name: the query encoder's parameters. */
@@ -55,9 +69,40 @@ export class DenseCL {
     return this.query.state().parameters
   }
 
-  /** Key parameters become m * key + (1 - m) * query; running statistics are the key encoder's own. */
+  /** The tensors that the parameters enter the forward pass as, in their order: bf16 copies where there are some. */
+  watched(): Tensor[] {
+    const { parameters, copies } = this.query.state()
+    return [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
+  }
+
+  setLossWeights(denseWeight: number): void {
+    for (const [tensor, weight] of [[this.lossWeights.single, 1 - denseWeight], [this.lossWeights.dense, denseWeight]] as const) {
+      tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
+    }
+  }
+
+  /**
+   * Key parameters become m * key + (1 - m) * query; running statistics are the key encoder's own. Nothing happens when the
+   * optimiser has done it.
+   */
   updateKeyEncoder(momentum: number): void {
-    runNative('ema', [...this.key.state().parameters.values(), ...this.query.state().parameters.values()], [momentum])
+    if (!this.keyAhead) {
+      const [key, query] = [this.key.state(), this.query.state()]
+      runNative('ema', [...key.parameters].flatMap(([name, average]) => [average, query.parameters.get(name), key.copies.get(name)]), [momentum])
+    }
+    this.keyAhead = false
+  }
+
+  /** For Sgd.step: moves the key encoder along with the parameters, as the next step would at its beginning. */
+  keyFollower(momentum: number): Follower {
+    const { parameters, copies } = this.key.state()
+    this.keyAhead = true
+    return { parameters, copies, momentum }
+  }
+
+  /** To be called when parameters were written from outside of the optimiser. */
+  refresh(): void {
+    for (const encoder of [this.query, this.key]) refreshCopies(encoder.state())
   }
 
   /** Everything, under the names of the original checkpoints (densecl-spec 3.1). */
@@ -71,6 +116,7 @@ export class DenseCL {
   }
 
   dispose(): void {
-    for (const [, tensor] of allTensors(this.state())) tensor.dispose()
+    disposeState(this.state())
+    for (const tensor of Object.values(this.lossWeights)) tensor.dispose()
   }
 }

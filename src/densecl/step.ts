@@ -23,12 +23,33 @@ export interface StepOptions {
   keyOrder: ArrayLike<number>
 }
 
-export interface StepResult {
+/** What a step has computed. Losses and health are still on the device: reading one waits for it. */
+export class StepResult {
+  #losses: { single: number; dense: number; total: number } | undefined
+  #health: Health | undefined
+
+  constructor(
+    /** One f32 (f64) gradient per parameter of model.parameters(), in its order. */
+    readonly gradients: Tensor[],
+    /** Scalars, and what health is computed from. */
+    readonly observed: { single: Tensor; dense: Tensor; total: Tensor; globalStatistics: Tensor; denseStatistics: Tensor; q: Tensor; index: Tensor },
+  ) {}
+
   /** Both terms already weighted, as the original logs them, and their sum. */
-  losses: { single: number; dense: number; total: number }
-  health: Health
-  /** One gradient per parameter of model.parameters(), in its order; the caller disposes them. */
-  gradients: Tensor[]
+  get losses(): { single: number; dense: number; total: number } {
+    const { single, dense, total } = this.observed
+    return (this.#losses ??= { single: single.item(), dense: dense.item(), total: total.item() })
+  }
+
+  get health(): Health {
+    const { globalStatistics, denseStatistics, q, index } = this.observed
+    return (this.#health ??= { global: statisticsOf(globalStatistics), dense: statisticsOf(denseStatistics), spread: embeddingSpread(q), ...matchHealth(index, index.shape[1]!) })
+  }
+
+  /** Frees gradients and observed tensors; losses and health stay readable if they have been read. */
+  dispose(): void {
+    for (const tensor of [...this.gradients, ...Object.values(this.observed)]) tensor.dispose()
+  }
 }
 
 export interface Views {
@@ -37,14 +58,16 @@ export interface Views {
   key: Tensor
 }
 
+/** The caller disposes the result, which no scope owns. */
 export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult {
   const { temperature, denseWeight, keyMomentum, normGroups, keyOrder } = options
-  const parameters = [...model.parameters().values()]
+  const parameters = model.watched()
+  model.setLossWeights(denseWeight)
   const mode = { train: true, groups: normGroups } as const
 
-  return scope(() => {
+  const made = scope(() => {
     const tape = new Tape().watch(parameters)
-    const step = tape.record(() => {
+    const observed = tape.record(() => {
       const query = model.query.forward(views.query, mode)
       const q = l2Normalize(query.global) // [N, D]
       const qDense = l2Normalize(query.dense) // [N, S, S, D]
@@ -61,23 +84,17 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 
       const global = infoNce(q, key.global, model.queue.keys, temperature)
       const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature)
-      const single = scale(global.loss, 1 - denseWeight)
-      const denseLoss = scale(dense.loss, denseWeight)
-      const total = add(single, denseLoss)
+      const single = scale(global.loss, model.lossWeights.single)
+      const denseLoss = scale(dense.loss, model.lossWeights.dense)
 
       model.queue.enqueue(key.global)
       model.denseQueue.enqueue(key.pooled)
-      const health = {
-        global: statisticsOf(global.statistics),
-        dense: statisticsOf(dense.statistics),
-        spread: embeddingSpread(q),
-        ...matchHealth(index, s * s),
-      }
-      return { losses: { single: single.item(), dense: denseLoss.item(), total: total.item() }, total, health, index }
+      return { single, dense: denseLoss, total: add(single, denseLoss), globalStatistics: global.statistics, denseStatistics: dense.statistics, q, index }
     })
-    const gradients = tape.backward(step.total, parameters)
-    return { losses: step.losses, health: step.health, gradients }
+    return { gradients: tape.backward(observed.total, parameters), observed }
   })
+  for (const tensor of [...made.gradients, ...Object.values(made.observed)]) tensor.keep()
+  return new StepResult(made.gradients, made.observed)
 }
 
 /** The normalised outputs of the key encoder, in the order of `view`. */

@@ -34,7 +34,7 @@ export async function extractFeatures(backbone: ResNet, items: Item[], options: 
     }))
     for await (const { views, indices } of loader.batches(requests)) {
       const [x] = views as [(typeof views)[number]]
-      const rows = scope(() => l2Normalize(reshape(adaptiveAvgPool2d(backbone.forward(x, evaluation), 1), [indices.length, dim])).data())
+      const rows = scope(() => l2Normalize(reshape(adaptiveAvgPool2d(backbone.forward(backbone.input(x), evaluation), 1), [indices.length, dim])).data())
       values.set(rows, indices[0]! * dim)
       x.dispose()
     }

@@ -1,7 +1,7 @@
 import { batchNorm } from '../ops/batchNorm.js'
-import { conv2d, type Conv2dOptions } from '../ops/conv2d.js'
+import { conv2d, conv2dForNorm, type Conv2dOptions, type ConvolutionForNorm } from '../ops/conv2d.js'
 import { linear } from '../ops/linear.js'
-import { type FloatDType, sizeOf, Tensor } from '../tensor/tensor.js'
+import { type FloatDType, scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import { emptyState, type State } from './module.js'
 import type { Random } from './random.js'
 
@@ -34,37 +34,53 @@ export function frameworkDefault(fan?: number): Fill {
 
 const zeros: Fill = (_, shape) => new Float64Array(sizeOf(shape))
 
-function draw(random: Random, shape: readonly number[], fill: Fill, dtype: FloatDType): Tensor {
+export interface Build {
+  random: Random
+  /** Of parameters and statistics. */
+  dtype: FloatDType
+  /** Of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
+  compute?: FloatDType | undefined
+}
+
+function draw({ random, dtype }: Build, shape: readonly number[], fill: Fill): Tensor {
   return Tensor.from(fill(random, shape), shape, dtype).keep()
 }
 
-export interface Build {
-  random: Random
-  dtype: FloatDType
+/** The copy of a parameter in the dtype of the activations, when that is another. */
+function copyOf({ dtype, compute = dtype }: Build, parameter: Tensor): Tensor | undefined {
+  return compute === dtype ? undefined : parameter.to(compute).keep()
 }
 
 export class Conv2d {
   readonly weight: Tensor
   readonly bias: Tensor | undefined
+  readonly #copy: Tensor | undefined
 
   constructor(
-    { random, dtype }: Build,
+    build: Build,
     inputs: number,
     outputs: number,
     readonly kernel: number,
     readonly options: Conv2dOptions & { fill: Fill; bias?: Fill },
   ) {
-    this.weight = draw(random, [outputs, kernel, kernel, inputs], options.fill, dtype)
-    this.bias = options.bias === undefined ? undefined : draw(random, [outputs], options.bias, dtype)
+    this.weight = draw(build, [outputs, kernel, kernel, inputs], options.fill)
+    this.#copy = copyOf(build, this.weight)
+    this.bias = options.bias === undefined ? undefined : draw(build, [outputs], options.bias)
   }
 
   forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, this.bias, this.options)
+    return conv2d(x, this.#copy ?? this.weight, this.bias, this.options)
+  }
+
+  /** forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
+  forwardForNorm(x: Tensor, groups: number): ConvolutionForNorm {
+    return conv2dForNorm(x, this.#copy ?? this.weight, this.options, groups)
   }
 
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight)
+    if (this.#copy !== undefined) state.copies.set('weight', this.#copy)
     if (this.bias !== undefined) state.parameters.set('bias', this.bias)
     return state
   }
@@ -73,19 +89,22 @@ export class Conv2d {
 export class Linear {
   readonly weight: Tensor
   readonly bias: Tensor
+  readonly #copy: Tensor | undefined
 
-  constructor({ random, dtype }: Build, inputs: number, outputs: number, fill: Fill, bias: Fill = zeros) {
-    this.weight = draw(random, [outputs, inputs], fill, dtype)
-    this.bias = draw(random, [outputs], bias, dtype)
+  constructor(build: Build, inputs: number, outputs: number, fill: Fill, bias: Fill = zeros) {
+    this.weight = draw(build, [outputs, inputs], fill)
+    this.#copy = copyOf(build, this.weight)
+    this.bias = draw(build, [outputs], bias)
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias)
+    return linear(x, this.#copy ?? this.weight, this.bias)
   }
 
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight).set('bias', this.bias)
+    if (this.#copy !== undefined) state.copies.set('weight', this.#copy)
     return state
   }
 }
@@ -99,7 +118,7 @@ export class BatchNorm2d {
   readonly bias: Tensor
   readonly runningMean: Tensor
   readonly runningVar: Tensor
-  /** PyTorch's counter; it takes part in nothing but is written to checkpoints. */
+  /** PyTorch's counter; it takes part in nothing but is written to checkpoints. Kept by the host. */
   readonly batches: Tensor
 
   constructor({ dtype }: Build, channels: number) {
@@ -107,11 +126,11 @@ export class BatchNorm2d {
     this.bias = Tensor.zeros([channels], dtype).keep()
     this.runningMean = Tensor.zeros([channels], dtype).keep()
     this.runningVar = Tensor.full([channels], 1, dtype).keep()
-    this.batches = Tensor.zeros([], 'i32').keep()
+    this.batches = Tensor.zeros([], 'i32', 'cpu').keep()
   }
 
   /** Batch norm, then the residual is added, then ReLU. */
-  forward(x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined } = {}): Tensor {
+  forward(x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined; statistics?: Tensor | undefined } = {}): Tensor {
     if (mode.train) this.batches.write(Int32Array.of(this.batches.item() + 1))
     return batchNorm(x, this.weight, this.bias, this.runningMean, this.runningVar, { ...mode, ...options })
   }
@@ -122,4 +141,12 @@ export class BatchNorm2d {
     state.buffers.set('running_mean', this.runningMean).set('running_var', this.runningVar).set('num_batches_tracked', this.batches)
     return state
   }
+}
+
+/** A convolution without bias, its batch norm, then the residual and ReLU. */
+export function convNorm(conv: Conv2d, norm: BatchNorm2d, x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined } = {}): Tensor {
+  return scope(() => {
+    const { y, statistics } = mode.train ? conv.forwardForNorm(x, mode.groups) : { y: conv.forward(x), statistics: undefined }
+    return norm.forward(y, mode, { ...options, statistics })
+  })
 }

@@ -1,20 +1,24 @@
+import { runNative } from '../tensor/native.js'
 import type { Tensor } from '../tensor/tensor.js'
 
 /**
  * What a module holds, by its original (PyTorch) name: `parameters` are trained, `buffers` are not but belong to the state
- * (running statistics). Names decide the order everywhere: in the optimiser, in checkpoints and in exports.
+ * (running statistics); `copies` are the bf16 forms of parameters that a network of mixed precision computes with, and belong to
+ * nobody's state. Names decide the order everywhere: in the optimiser, in checkpoints and in exports.
  */
 export interface State {
   parameters: Map<string, Tensor>
   buffers: Map<string, Tensor>
+  copies: Map<string, Tensor>
 }
 
-export const emptyState = (): State => ({ parameters: new Map(), buffers: new Map() })
+export const emptyState = (): State => ({ parameters: new Map(), buffers: new Map(), copies: new Map() })
 
 /** Adds the state of a part under `prefix`. */
 export function include(state: State, prefix: string, part: State): void {
   for (const [name, tensor] of part.parameters) state.parameters.set(`${prefix}.${name}`, tensor)
   for (const [name, tensor] of part.buffers) state.buffers.set(`${prefix}.${name}`, tensor)
+  for (const [name, tensor] of part.copies) state.copies.set(`${prefix}.${name}`, tensor)
 }
 
 export function* allTensors({ parameters, buffers }: State): Generator<[string, Tensor]> {
@@ -22,6 +26,12 @@ export function* allTensors({ parameters, buffers }: State): Generator<[string, 
   yield* buffers
 }
 
+/** Makes the copies equal to their parameters again, after these were written from outside of the optimiser. */
+export function refreshCopies({ parameters, copies }: State): void {
+  for (const [name, copy] of copies) runNative('convert', [copy, parameters.get(name)!])
+}
+
 export function disposeState(state: State): void {
   for (const [, tensor] of allTensors(state)) tensor.dispose()
+  for (const tensor of state.copies.values()) tensor.dispose()
 }

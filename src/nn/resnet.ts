@@ -4,8 +4,8 @@
  */
 import { maxPool2d } from '../ops/pool2d.js'
 import { fail } from '../tensor/errors.js'
-import { scope, type Tensor } from '../tensor/tensor.js'
-import { BatchNorm2d, type Build, Conv2d, type Initialization, kaimingNormal, type NormMode } from './layers.js'
+import { type FloatDType, scope, type Tensor } from '../tensor/tensor.js'
+import { BatchNorm2d, type Build, Conv2d, convNorm, type Initialization, kaimingNormal, type NormMode } from './layers.js'
 import { emptyState, include, type State } from './module.js'
 
 export const resnetDepths = {
@@ -53,13 +53,11 @@ class Block {
 
   forward(x: Tensor, mode: NormMode): Tensor {
     return scope(() => {
-      const identity = this.shortcut === undefined ? x : this.shortcut.norm.forward(this.shortcut.conv.forward(x), mode)
+      const identity = this.shortcut === undefined ? x : convNorm(this.shortcut.conv, this.shortcut.norm, x, mode)
       let y = x
       this.units.forEach(({ conv, norm }, i) => {
         const last = i === this.units.length - 1
-        const raw = conv.forward(y)
-        const next = norm.forward(raw, mode, { relu: true, residual: last ? identity : undefined })
-        raw.dispose()
+        const next = convNorm(conv, norm, y, mode, { relu: true, residual: last ? identity : undefined })
         if (y !== x) y.dispose()
         y = next
       })
@@ -87,6 +85,7 @@ export class ResNet {
   /** Channels and total stride of the last stage. */
   readonly channels: number
   readonly stride: number
+  readonly #compute: FloatDType
   readonly #stem: Conv2d
   readonly #stemNorm: BatchNorm2d
   readonly #stages: Block[][]
@@ -96,6 +95,7 @@ export class ResNet {
     const plan = resnetDepths[depth] ?? fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
+    this.#compute = build.compute ?? build.dtype
     let inputs = baseChannels
     this.#stages = plan.blocks.map((count, s) => {
       const width = baseChannels * 2 ** s
@@ -110,6 +110,12 @@ export class ResNet {
     this.stride = 4 * strides.reduce((product, s) => product * s, 1)
   }
 
+  /** x on the device and in the dtype that the network computes with; x itself when it is. */
+  input(x: Tensor): Tensor {
+    const { device } = this.#stem.weight
+    return x.device === device && x.dtype === this.#compute ? x : x.to(this.#compute, device)
+  }
+
   /** x [N, H, W, 3] to the last feature map [N, H / 32, W / 32, channels]. */
   forward(x: Tensor, mode: NormMode): Tensor {
     return this.stages(x, mode).at(-1)!
@@ -118,9 +124,7 @@ export class ResNet {
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */
   stages(x: Tensor, mode: NormMode): Tensor[] {
     return scope(() => {
-      const raw = this.#stem.forward(x)
-      const stem = this.#stemNorm.forward(raw, mode, { relu: true })
-      raw.dispose()
+      const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true })
       const maps = [stem]
       let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
       for (const stage of this.#stages) {

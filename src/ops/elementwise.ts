@@ -53,24 +53,31 @@ export function add(a: Tensor, b: Tensor): Tensor {
   return apply(addOp, { a, b }, {})[0]!
 }
 
-export const scaleOp = defineOp<Unary, { factor: number }>({
+export const scaleOp = defineOp<Unary, { factor: number | Tensor }>({
   name: 'scale',
   forward({ x }, { factor }) {
-    const y = Tensor.empty(x.shape, x.dtype)
-    runNative('scale', [y, x, undefined], [factor])
-    return { outputs: [y] }
+    return { outputs: [scaled(x, factor)] }
   },
   // dx = factor dy
   backward({ grad, attrs }) {
-    const dx = Tensor.empty(grad.shape, grad.dtype)
-    runNative('scale', [dx, grad, undefined], [attrs.factor])
-    return { x: dx }
+    return { x: scaled(grad, attrs.factor) }
   },
 })
 
-/** factor * x with a constant factor. */
-export function scale(x: Tensor, factor: number): Tensor {
-  expectFloats('scale', { x })
+function scaled(x: Tensor, factor: number | Tensor): Tensor {
+  const y = Tensor.empty(x.shape, x.dtype)
+  if (typeof factor === 'number') runNative('scale', [y, x, undefined], [factor])
+  else runNative('scale', [y, x, factor], [1])
+  return y
+}
+
+/**
+ * factor * x with a constant factor: a number, or a tensor [1] whose value is read when the op runs, on the device. Such a
+ * tensor must live until the gradient has been taken.
+ */
+export function scale(x: Tensor, factor: number | Tensor): Tensor {
+  expectFloats('scale', { x }, typeof factor === 'number' ? {} : { factor })
+  if (typeof factor !== 'number') expectShape('scale', 'factor', factor, [1], 'one value')
   return apply(scaleOp, { x }, { factor })[0]!
 }
 

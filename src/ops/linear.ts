@@ -2,7 +2,8 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { describe, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { convolution } from './conv2d.js'
 import { sumRows } from './sumRows.js'
 
 interface LinearInputs extends Inputs {
@@ -12,14 +13,14 @@ interface LinearInputs extends Inputs {
 }
 
 // A linear layer is the convolution of R one-pixel images with a 1x1 kernel.
-const pointwise = [1, 1, 0, 0, 1, 1]
+const pointwise = (): number[] => [1, 1, 0, 0, 1, 1, convolution.tile, Number(convolution.tf32)]
 const asImages = (matrix: Tensor): Tensor => matrix.alias([matrix.shape[0]!, 1, 1, matrix.shape[1]!])
 
 export const linearOp = defineOp<LinearInputs>({
   name: 'linear',
   forward({ x, weight, bias }) {
     const y = Tensor.empty([x.shape[0]!, weight.shape[0]!], x.dtype)
-    runNative('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise)
+    runNative('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise())
     return { outputs: [y], saved: { x, weight } }
   },
   // dx = dy w, dw = dy^T x, db = sum of dy
@@ -29,11 +30,11 @@ export const linearOp = defineOp<LinearInputs>({
     const weight = saved.weight!
     if (needs.x) {
       gradients.x = Tensor.empty(x.shape, grad.dtype)
-      runNative('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise)
+      runNative('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise())
     }
     if (needs.weight) {
-      gradients.weight = Tensor.empty(weight.shape, grad.dtype)
-      runNative('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise)
+      gradients.weight = Tensor.empty(weight.shape, accumulator(grad.dtype))
+      runNative('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise())
     }
     if (needs.bias) gradients.bias = sumRows(grad)
     return gradients
@@ -42,7 +43,7 @@ export const linearOp = defineOp<LinearInputs>({
 
 /** x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O]. */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  expectFloats('linear', { x, weight, bias })
+  expectFloats('linear', { x, weight }, { bias })
   expectRank('linear', 'x', x, 2)
   expectRank('linear', 'weight', weight, 2)
   if (x.shape[1] !== weight.shape[1]) fail('SHAPE', `linear: expected weight of ${x.shape[1]} inputs, as x ${describe(x)}, but received ${describe(weight)}`)

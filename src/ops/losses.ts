@@ -2,7 +2,7 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { describe, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 
 /** dx = the gradient that the forward pass computed, times the gradient of the loss. */
 function scaled(gradient: Tensor, grad: Tensor): Tensor {
@@ -21,9 +21,9 @@ export const infoNceOp = defineOp<InfoNceInputs, { temperature: number }>({
   name: 'infoNce',
   // loss = mean over rows of -log(e^(q.k/T) / (e^(q.k/T) + sum over the queue of e^(q.queue_j/T)))
   forward({ query, positive, queue }, { temperature }, needsGradient) {
-    const loss = Tensor.empty([], query.dtype)
+    const loss = Tensor.empty([], accumulator(query.dtype))
     const dquery = needsGradient ? Tensor.empty(query.shape, query.dtype) : undefined
-    const statistics = Tensor.empty([4], 'f64')
+    const statistics = Tensor.empty([4], 'f32')
     runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [temperature])
     return { outputs: [loss, statistics], ...(dquery === undefined ? {} : { saved: { dquery } }) }
   },
@@ -36,9 +36,9 @@ export const infoNceOp = defineOp<InfoNceInputs, { temperature: number }>({
 })
 
 export interface InfoNceResult {
-  /** f32 or f64 scalar */
+  /** scalar of f32 or f64 */
   loss: Tensor
-  /** f64 [4]: mean positive similarity, mean negative similarity, contrastive accuracy, mean log-sum-exp */
+  /** f32 [4]: mean positive similarity, mean negative similarity, contrastive accuracy, mean log-sum-exp */
   statistics: Tensor
 }
 
@@ -67,9 +67,9 @@ export const crossEntropyOp = defineOp<CrossEntropyInputs, { ignoreIndex: number
   name: 'crossEntropy',
   // loss = mean over counted rows of log(sum e^logits) - logits[target]
   forward({ logits, target }, { ignoreIndex }, needsGradient) {
-    const loss = Tensor.empty([], logits.dtype)
+    const loss = Tensor.empty([], accumulator(logits.dtype))
     const dlogits = needsGradient ? Tensor.empty(logits.shape, logits.dtype) : undefined
-    const count = Tensor.empty([1], 'f64')
+    const count = Tensor.empty([1], 'f32')
     runNative('crossEntropy', [loss, dlogits, count, logits, target], [ignoreIndex])
     return { outputs: [loss, count], ...(dlogits === undefined ? {} : { saved: { dlogits } }) }
   },

@@ -31,7 +31,7 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   // dx[the position of each maximum] += dy
   backward({ grad, saved, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runNative('maxPool2dBackward', [dx, grad, saved.index])
+    runNative('maxPool2dBackward', [dx, grad, saved.index], attrs.numbers)
     return { x: dx }
   },
 })

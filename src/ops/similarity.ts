@@ -2,7 +2,7 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { describe, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 
 interface NormalizeInputs extends Inputs {
   x: Tensor
@@ -12,7 +12,7 @@ export const l2NormalizeOp = defineOp<NormalizeInputs, { eps: number }>({
   name: 'l2Normalize',
   forward({ x }, { eps }) {
     const y = Tensor.empty(x.shape, x.dtype)
-    const norm = Tensor.empty(x.shape.slice(0, -1), x.dtype)
+    const norm = Tensor.empty(x.shape.slice(0, -1), accumulator(x.dtype))
     runNative('l2Normalize', [y, norm, x], [eps])
     return { outputs: [y], saved: { y, norm } }
   },
@@ -40,7 +40,7 @@ export const denseMatchOp = defineOp<MatchInputs, { cosine: boolean }>({
   name: 'denseMatch',
   forward({ query, key }, { cosine }) {
     const index = Tensor.empty(query.shape.slice(0, 2), 'i32')
-    const similarity = Tensor.empty(query.shape.slice(0, 2), query.dtype)
+    const similarity = Tensor.empty(query.shape.slice(0, 2), accumulator(query.dtype))
     runNative('denseMatch', [index, similarity, query, key], [Number(cosine)])
     return { outputs: [index, similarity] }
   },
@@ -91,12 +91,13 @@ export function gatherRows(x: Tensor, index: Tensor): Tensor {
   return apply(gatherRowsOp, { x, index }, { inputShape: x.shape })[0]!
 }
 
-/** The images of x [N, ...] in the order of `order` (not recorded on a tape). */
-export function permuteBatch(x: Tensor, order: ArrayLike<number>): Tensor {
+/** The images of x [N, ...] in the order of `order`, N numbers or a tensor i32 [1, N] (not recorded on a tape). */
+export function permuteBatch(x: Tensor, order: ArrayLike<number> | Tensor): Tensor {
   const n = x.shape[0]!
-  const index = Tensor.from(order, [1, n], 'i32')
-  const y = Tensor.empty(x.shape, x.dtype)
-  runNative('gatherRows', [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n]), index])
-  index.dispose()
-  return y
+  return scope(() => {
+    const index = order instanceof Tensor ? order : Tensor.from(order, [1, n], 'i32', x.device)
+    const y = Tensor.empty(x.shape, x.dtype, x.device)
+    runNative('gatherRows', [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n]), index])
+    return y
+  })
 }

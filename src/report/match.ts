@@ -48,7 +48,7 @@ export async function matchPicture(backbone: ResNet, pixels: Pixels, options: { 
     const maps = parameters.map((view) => {
       const x = Tensor.empty([1, size, size, 3])
       renderView(x, 0, source, view)
-      return backbone.forward(x, evaluation)
+      return backbone.forward(backbone.input(x), evaluation)
     }) as [Tensor, Tensor]
     const [, h, w, c] = maps[0].shape as [number, number, number, number]
     const flat = maps.map((map) => reshape(map, [1, h * w, c])) as [Tensor, Tensor]

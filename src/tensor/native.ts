@@ -18,25 +18,29 @@ export interface MemoryStats {
   handles: number
 }
 
-type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint8ClampedArray
+type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint8ClampedArray | Uint16Array
 
 /** The addon's surface (native/addon/addon.cpp). Handles are numbers; NaN stands for an absent optional tensor. */
 interface Native {
   initialize(errorClass: typeof DenseclError): void
-  create(dtype: number, shape: readonly number[]): number
+  create(dtype: number, shape: readonly number[], device: string): number
   view(handle: number, shape: readonly number[]): number
   dispose(handle: number): void
   write(handle: number, data: AnyTypedArray): void
   read(handle: number, data: AnyTypedArray): void
   run(op: number, handles: Float64Array, numbers: Float64Array): void
   opNames(): string[]
-  memory(): MemoryStats
-  resetPeakMemory(): void
-  setMemoryLimit(bytes: number): void
-  trimMemory(): void
+  memory(device?: string): MemoryStats
+  resetPeakMemory(device?: string): void
+  setMemoryLimit(bytes: number, device?: string): void
+  trimMemory(device?: string): void
   setThreads(count: number): void
   threads(): number
   instructionSet(): string
+  /** Every device that this build and machine offer; starts the CUDA driver where there is one. */
+  deviceNames(): string[]
+  describeDevice(device: string): string
+  synchronize(device: string): void
 }
 
 /** The package's own folder: the nearest one above this file with a package.json. */

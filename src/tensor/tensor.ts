@@ -1,13 +1,44 @@
 import { DenseclError, fail } from './errors.js'
 import { native, runNative } from './native.js'
 
-export const dtypes = ['f32', 'f64', 'i32', 'u8'] as const
+export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
 export type DType = (typeof dtypes)[number]
-export type FloatDType = 'f32' | 'f64'
+export type FloatDType = 'f32' | 'f64' | 'bf16'
 export type Shape = readonly number[]
 
-const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array } as const
+/** What sums, statistics, losses and weight gradients of a dtype are kept in: f32 for bf16, otherwise itself. */
+export const accumulator = (dtype: DType): DType => (dtype === 'bf16' ? 'f32' : dtype)
+
+// bf16 values cross as Float32Array: JavaScript has no array of them.
+const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array, bf16: Float32Array } as const
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint8Array
+
+let ambient = 'cpu'
+
+/** Runs `body` with `device` as the one where new tensors are made: `cpu`, `cuda:N` or, in tests, `simt`. */
+export function withDevice<R>(device: string, body: () => R): R {
+  const outer = ambient
+  ambient = device
+  try {
+    return body()
+  } finally {
+    ambient = outer
+  }
+}
+
+/** The device where new tensors are made. */
+export const currentDevice = (): string => ambient
+
+/** The upper halves of floats, rounded to the nearest, ties to even. */
+function toBf16(values: Float32Array): Uint16Array {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  return Uint16Array.from(words, (word) => ((word & 0x7fffffff) > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16))
+}
+
+function fromBf16(halves: Uint16Array): Float32Array {
+  const words = Uint32Array.from(halves, (half) => half << 16)
+  return new Float32Array(words.buffer)
+}
 
 export const sizeOf = (shape: Shape): number => shape.reduce((product, d) => product * d, 1)
 
@@ -35,6 +66,8 @@ export class Tensor {
     handle: number,
     readonly shape: Shape,
     readonly dtype: DType,
+    /** `cpu`, `cuda:N` or `simt` */
+    readonly device: string,
   ) {
     this.#handle = handle
     registry.register(this, handle, this)
@@ -42,31 +75,31 @@ export class Tensor {
     this.#owner?.add(this)
   }
 
-  /** Memory of unspecified content. Throws OUT_OF_MEMORY with the sizes. */
-  static empty(shape: Shape, dtype: DType = 'f32'): Tensor {
+  /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
+  static empty(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
     if (!shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
       fail('SHAPE', `tensor: expected a shape of non-negative integers but received [${shape.join(',')}]`)
     }
-    return new Tensor(native.create(dtypes.indexOf(dtype), shape), [...shape], dtype)
+    return new Tensor(native.create(dtypes.indexOf(dtype), shape, device), [...shape], dtype, device)
   }
 
-  static full(shape: Shape, value: number, dtype: DType = 'f32'): Tensor {
-    const tensor = Tensor.empty(shape, dtype)
+  static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
+    const tensor = Tensor.empty(shape, dtype, device)
     runNative('fill', [tensor], [value])
     return tensor
   }
 
-  static zeros(shape: Shape, dtype: DType = 'f32'): Tensor {
-    return Tensor.full(shape, 0, dtype)
+  static zeros(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
+    return Tensor.full(shape, 0, dtype, device)
   }
 
   /** Copies `data`, row-major, converted to `dtype`. */
-  static from(data: ArrayLike<number>, shape: Shape, dtype: DType = 'f32'): Tensor {
+  static from(data: ArrayLike<number>, shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
     if (data.length !== sizeOf(shape)) {
       fail('SHAPE', `tensor: expected ${sizeOf(shape)} values for shape [${shape.join(',')}] but received ${data.length}`)
     }
-    const tensor = Tensor.empty(shape, dtype)
-    native.write(tensor.handle, data instanceof arrays[dtype] ? data : arrays[dtype].from(data))
+    const tensor = Tensor.empty(shape, dtype, device)
+    tensor.write(data instanceof arrays[dtype] ? data : arrays[dtype].from(data))
     return tensor
   }
 
@@ -85,8 +118,13 @@ export class Tensor {
     return sizeOf(this.shape)
   }
 
-  /** A copy of the values, row-major. */
+  /** A copy of the values, row-major; waits for the device. */
   data(): TypedArray {
+    if (this.dtype === 'bf16') {
+      const halves = new Uint16Array(this.size)
+      native.read(this.handle, halves)
+      return fromBf16(halves)
+    }
     const values = new arrays[this.dtype](this.size)
     native.read(this.handle, values)
     return values
@@ -100,17 +138,24 @@ export class Tensor {
 
   /** Overwrites the values; `data` must be of this tensor's size and type. */
   write(data: TypedArray): void {
-    native.write(this.handle, data)
+    native.write(this.handle, this.dtype === 'bf16' ? toBf16(data as Float32Array) : data)
   }
 
   /** A second tensor on the same storage, outside of every tape. */
   alias(shape: Shape = this.shape): Tensor {
-    return new Tensor(native.view(this.handle, shape), [...shape], this.dtype)
+    return new Tensor(native.view(this.handle, shape), [...shape], this.dtype, this.device)
   }
 
-  /** A copy in another dtype. */
-  to(dtype: DType): Tensor {
-    const copy = Tensor.empty(this.shape, dtype)
+  /** A copy in another dtype, on another device, or both. */
+  to(dtype: DType, device = this.device): Tensor {
+    if (device !== this.device) {
+      const moved = Tensor.from(this.data(), this.shape, this.dtype, device)
+      if (dtype === this.dtype) return moved
+      const converted = moved.to(dtype)
+      moved.dispose()
+      return converted
+    }
+    const copy = Tensor.empty(this.shape, dtype, device)
     runNative('convert', [copy, this])
     return copy
   }
@@ -146,7 +191,7 @@ export class Tensor {
 }
 
 export function describe(tensor: Tensor): string {
-  return `${tensor.dtype}[${tensor.shape.join(',')}]`
+  return `${tensor.dtype}[${tensor.shape.join(',')}]${tensor.device === 'cpu' ? '' : ` on ${tensor.device}`}`
 }
 
 const scopes: Set<Tensor>[] = []

@@ -221,7 +221,7 @@ class Run {
       this.#checkHealth(result, lr)
       this.#sgd.step(result.gradients, lr)
     } finally {
-      for (const gradient of result.gradients) gradient.dispose()
+      result.dispose()
     }
     this.#position.globalStep += 1
     this.#position.step += 1

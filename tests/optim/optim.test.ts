@@ -43,7 +43,7 @@ test('the moving average is its formula, the same bits with any number of thread
     return scope(() => {
       const average = Tensor.from(Float32Array.from({ length: 100_000 }, (_, i) => Math.sin(i)), [100_000])
       const source = Tensor.from(Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)), [100_000])
-      runNative('ema', [average, source], [0.9])
+      runNative('ema', [average, source, undefined], [0.9])
       return average.data()
     })
   }

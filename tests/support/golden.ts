@@ -25,9 +25,11 @@ import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { loadStored, toStored } from '../../src/weights/layout.js'
 import { readSafetensors, type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
 
+type Exact = 'f32' | 'f64'
+
 export interface GoldenRow {
   name: string
-  dtype: FloatDType
+  dtype: Exact
   error: number
   tolerance: number
 }
@@ -115,7 +117,7 @@ function inputTensor(name: string, stored: StoredTensor, dtype: FloatDType): Ten
   return channelsLast(stored, dtype)
 }
 
-function* opRows(golden: TensorFile, dtype: FloatDType): Generator<GoldenRow> {
+function* opRows(golden: TensorFile, dtype: Exact): Generator<GoldenRow> {
   const cases = JSON.parse(golden.metadata.cases!) as OpCase[]
   for (const [i, { op, attrs, inputs }] of cases.entries()) {
     const get = (key: string): StoredTensor | undefined => golden.tensors.get(`${i}.${key}`)
@@ -172,7 +174,7 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
   const state = new Map(allTensors(model.state()))
   for (const [name, tensor] of state) loadStored(name, tensor, stored(`init.${name}`))
   const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })
-  const row = (name: string, dtype: FloatDType, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
+  const row = (name: string, dtype: Exact, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
 
   for (let step = 0; step < number('steps'); ++step) {
     const expected = [losses[step]!.loss_single, losses[step]!.loss_dense]
@@ -180,7 +182,8 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
     for (const [dtype, network] of [['f32', single], ['f64', model]] as const) {
       const view = (name: string): Tensor => scope(() => channelsLast(stored(`step${step}.${name}`), dtype))
       const views = { query: view('view_q'), key: view('view_k') }
-      const { losses: actual, gradients } = denseclStep(network, views, options(step))
+      const result = denseclStep(network, views, options(step))
+      const { losses: actual, gradients } = result
       yield row(`step ${step} losses`, dtype, relativeError([actual.single, actual.dense], expected), tolerances[dtype].losses)
       if (network === model) {
         if (step === 0) {
@@ -191,7 +194,7 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
         }
         sgd.step(gradients, number('lr'))
       }
-      for (const tensor of [...gradients, views.query, views.key]) tensor.dispose()
+      for (const tensor of [result, views.query, views.key]) tensor.dispose()
     }
   }
   // A file holds what is defined: with batch norm in groups it leaves the running statistics out.

@@ -3,13 +3,18 @@
 #pragma once
 #include <cstdint>
 
-namespace densecl::cpu {
+#include "bf16.h"
 
-inline double uniformAt(uint64_t seed, uint64_t index) {
+namespace densecl {
+
+// 53 random bits.
+DENSECL_BOTH uint64_t bitsAt(uint64_t seed, uint64_t index) {
   uint64_t z = seed * 0xD1342543DE82EF95ull + (index + 1) * 0x9E3779B97F4A7C15ull;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
+  return (z ^ (z >> 31)) >> 11;
 }
 
-}  // namespace densecl::cpu
+inline double uniformAt(uint64_t seed, uint64_t index) { return static_cast<double>(bitsAt(seed, index)) * 0x1.0p-53; }
+
+}  // namespace densecl

@@ -1,0 +1,48 @@
+// The devices of this build: the CPU, and what the build switches on.
+#include "device.h"
+
+namespace densecl {
+
+#if defined(DENSECL_SIMT)
+Device& simtDevice();  // native/simt/device.cpp
+#endif
+#if defined(DENSECL_CUDA)
+int cudaDeviceCount(std::string* why);  // native/cuda/device.cpp; never throws
+Device& cudaDevice(int index);
+#endif
+
+std::vector<std::string> deviceNames() {
+  std::vector<std::string> names{"cpu"};
+#if defined(DENSECL_SIMT)
+  names.push_back("simt");
+#endif
+#if defined(DENSECL_CUDA)
+  for (int i = 0; i < cudaDeviceCount(nullptr); ++i) names.push_back("cuda:" + std::to_string(i));
+#endif
+  return names;
+}
+
+Device& findDevice(const std::string& name) {
+  if (name == "cpu") return cpuDevice();
+#if defined(DENSECL_SIMT)
+  if (name == "simt") return simtDevice();
+#endif
+  const bool cuda = name.rfind("cuda", 0) == 0;
+#if defined(DENSECL_CUDA)
+  if (cuda) {
+    std::string why;
+    const int count = cudaDeviceCount(&why);
+    if (count == 0) throw Error("DEVICE", "device " + name + " cannot be used: " + why);
+    for (int i = 0; i < count; ++i)
+      if (name == "cuda:" + std::to_string(i) || (name == "cuda" && i == 0)) return cudaDevice(i);
+    throw Error("DEVICE", "device " + name + " does not exist: this machine has cuda:0" + (count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string()));
+  }
+#else
+  if (cuda) throw Error("DEVICE", "device " + name + " cannot be used: this addon was built without CUDA; run npm run build:cuda (it needs nvcc)");
+#endif
+  std::string known;
+  for (const std::string& device : deviceNames()) known += (known.empty() ? "" : ", ") + device;
+  throw Error("DEVICE", "there is no device " + name + "; expected one of " + known);
+}
+
+}  // namespace densecl

@@ -1,0 +1,97 @@
+// Convolutions as implicit GEMMs in NHWC (the idea: S. Chetlur et al., cuDNN, arXiv:1410.0759):
+//   forward          y [pixels, O]     = gathered x [pixels, taps * C]  times  w [O, taps * C]
+//   input gradient   dx [pixels, C]    = gathered dy [pixels, taps * O] times  w as [taps * O, C], once for each residue class of
+//                                        the input pixels modulo the stride: no multiplication by a zero
+//   weight gradient  dw [O, taps * C]  = sum over pixels of dy [pixels, O] and gathered x [pixels, taps * C]; pixels are split
+//                                        among blocks whose sums are added in order
+// Where the channels are a multiple of 16 bytes, cp.async gathers whole chunks; otherwise (the stem) elements are gathered.
+// Forward can also give, for each tile of rows and channel, the mean and squared deviations of what it stored: the statistics
+// of the batch norm that follows, without reading y again.
+#include "conv2d.cuh"
+#include "device/reduce.cuh"
+#include "ops.h"
+
+namespace densecl::cuda {
+namespace {
+
+// Rows of y that one row of the statistics covers: what every tile is a multiple of (src/ops/conv2d.ts knows it too).
+constexpr int kStatisticsRows = 64;
+
+// Mean and squared deviations of each column over kStatisticsRows rows of the staged tile at a time: rows of statistics [.., 2,
+// channels], the first of which is this tile's.
+template <class Shape, class Memory>
+DEVICE void columnMoments(Memory& memory, int rows, int columns, float* statistics, int channels) {
+  constexpr int kParts = Shape::kThreads / Shape::kN, kShare = Shape::kM / kParts, kMerged = kStatisticsRows / kShare;
+  static_assert(kParts * Shape::kN == Shape::kThreads && kShare * kMerged == kStatisticsRows, "a whole number of threads to a column");
+  const int column = static_cast<int>(threadIdx.x) % Shape::kN, part = static_cast<int>(threadIdx.x) / Shape::kN;
+  const int begin = part * kShare, end = begin + kShare < rows ? begin + kShare : rows;
+  Moments mine{0, 0, 0};
+  if (end > begin) {
+    for (int r = begin; r < end; ++r) mine.mean += static_cast<float>(memory.tile[r * Memory::kPitch + column]);
+    mine.count = static_cast<float>(end - begin);
+    mine.mean /= mine.count;
+    for (int r = begin; r < end; ++r) {
+      const float d = static_cast<float>(memory.tile[r * Memory::kPitch + column]) - mine.mean;
+      mine.m2 += d * d;
+    }
+  }
+  __syncthreads();  // the tile has been read and stored: its memory serves the parts
+  Moments* parts = reinterpret_cast<Moments*>(&memory);
+  parts[static_cast<int>(threadIdx.x)] = mine;
+  __syncthreads();
+  if (part % kMerged != 0 || column >= columns || begin >= rows) return;
+  for (int p = 1; p < kMerged; ++p) mine = merge(mine, parts[(part + p) * Shape::kN + column]);
+  float* out = statistics + static_cast<int64_t>(part / kMerged) * 2 * channels;
+  out[column] = mine.mean;
+  out[channels + column] = mine.m2;
+}
+
+template <class T>
+struct ForwardJob {
+  Gather<T> x;
+  const T* weights;
+  const float* bias;
+  T* y;
+  float* statistics;  // [rows / kStatisticsRows, 2, O] or null
+  int outputs, columnTiles;
+};
+
+template <class T, class Math, class Shape, bool kAligned>
+__global__ void __launch_bounds__(Shape::kThreads) forwardKernel(ForwardJob<T> job) {
+  using Memory = GemmMemory<T, Shape, true, true, T>;
+  Memory& memory = sharedMemory<Memory>();
+  const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;
+  const int firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, columns = job.outputs - firstColumn, depth = job.x.depth();
+  GatherLoader<T, Shape::kM, Shape::kThreads, kAligned> a(job.x, firstRow);
+  RowLoader<T, Shape::kN, Shape::kThreads, kAligned> b(job.weights, job.outputs, depth, firstColumn);
+  Accumulators<Shape> acc;
+  acc.clear();
+  multiplySlices<Math>(acc, memory, a, b, (depth + kSlice<T> - 1) / kSlice<T>);
+  if (job.bias != nullptr) addBias(acc, job.bias + firstColumn, columns);
+  stageTile<Shape>(acc, memory);
+  const int64_t rows = job.x.rows - firstRow;
+  storeTile<Shape>(memory, columns, job.outputs % Vector<T>::kLength == 0, [&](int r) { return r < rows ? job.y + (firstRow + r) * job.outputs + firstColumn : nullptr; }, job.y);
+  if (job.statistics != nullptr)
+    columnMoments<Shape>(memory, static_cast<int>(rows < Shape::kM ? rows : Shape::kM), columns, job.statistics + firstRow / kStatisticsRows * 2 * job.outputs + firstColumn, job.outputs);
+}
+
+}  // namespace
+
+// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null
+void conv2d(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1), &w = call.t(2), *b = call.optional(3), *statistics = call.optional(4);
+  const Geometry g(call, x, w, y);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
+      using Shape = decltype(shape);
+      const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
+      const ForwardJob<T> job{forwardGather<T>(g, x), w.data<T>(), b == nullptr ? nullptr : b->data<float>(), y.data<T>(), statistics == nullptr ? nullptr : statistics->data<float>(),
+                              static_cast<int>(g.o), static_cast<int>(columnTiles)};
+      launch(call, forwardKernel<T, decltype(math), Shape, isAligned.value>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
+             sizeof(GemmMemory<T, Shape, true, true, T>), job);
+    });
+  });
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,314 @@
+// What the three products of a convolution share: geometry, loaders of gathered operands, the store of a tile, and the
+// choice of tile and arithmetic.
+#pragma once
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+
+#include "device/gemm.cuh"
+#include "runtime.h"
+
+namespace densecl::cuda {
+
+using Large = TileShape<128, 128, 2, 4>;
+using Narrow = TileShape<128, 64, 4, 2>;
+using Small = TileShape<64, 64, 2, 2>;
+
+struct Geometry {
+  int64_t n, h, w, c, oh, ow, o;
+  int kh, kw, sh, sw, ph, pw, dh, dw;
+  Geometry(const Call& call, const Tensor& x, const Tensor& weight, const Tensor& y)
+      : n(x.dim(0)), h(x.dim(1)), w(x.dim(2)), c(x.dim(3)), oh(y.dim(1)), ow(y.dim(2)), o(weight.dim(0)), kh(static_cast<int>(weight.dim(1))), kw(static_cast<int>(weight.dim(2))),
+        sh(static_cast<int>(call.integer(0))), sw(static_cast<int>(call.integer(1))), ph(static_cast<int>(call.integer(2))), pw(static_cast<int>(call.integer(3))),
+        dh(static_cast<int>(call.integer(4))), dw(static_cast<int>(call.integer(5))) {
+    require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": one image has more than 2^31 elements");
+  }
+  int64_t pixels() const { return n * oh * ow; }
+};
+
+// Along one axis: row i and tap p of a product meet source position i * stride + origin + p * step, if that is in [0, size).
+struct Axis {
+  int rows, taps, size, stride, origin, step;
+};
+
+// Rows of a product that are gathered from an image: row (n, i, j), depth (tap of y, tap of x, channel).
+template <class T>
+struct Gather {
+  const T* source;
+  Axis y, x;
+  int channels;
+  int64_t rows;
+  __host__ __device__ int depth() const { return y.taps * x.taps * channels; }
+};
+
+// A place in (tap of y, tap of x, channel) that moves on without a division.
+struct DepthWalk {
+  int p, q, c;
+  template <class T>
+  DEVICE void start(const Gather<T>& from, int depth) {
+    c = depth % from.channels;
+    q = depth / from.channels % from.x.taps;
+    p = depth / from.channels / from.x.taps;
+  }
+  DEVICE void advance(int by, int channels, int tapsX) {
+    c += by;
+    while (c >= channels) {
+      c -= channels;
+      if (++q == tapsX) {
+        q = 0;
+        ++p;
+      }
+    }
+  }
+};
+
+// Gathered rows, as the left operand (chunks along the depth).
+template <class T, int kRows, int kThreads, bool kAligned>
+struct GatherLoader {
+  using Tile = OperandTile<T, kRows, true>;
+  static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kRowStep = kThreads / kLine;
+  Gather<T> from;
+  const T* image[kPerThread];
+  int y[kPerThread], x[kPerThread];
+  DepthWalk at;
+
+  DEVICE GatherLoader(const Gather<T>& from, int64_t firstRow) : from(from) {
+    for (int i = 0; i < kPerThread; ++i) {
+      const int64_t row = firstRow + static_cast<int>(threadIdx.x) / kLine + i * kRowStep;
+      const int perImage = from.y.rows * from.x.rows;
+      const int inside = static_cast<int>(row % perImage);
+      image[i] = from.source + row / perImage * from.y.size * from.x.size * from.channels;
+      y[i] = row < from.rows ? inside / from.x.rows * from.y.stride + from.y.origin : -(1 << 30);
+      x[i] = inside % from.x.rows * from.x.stride + from.x.origin;
+    }
+    at.start(from, static_cast<int>(threadIdx.x) % kLine * kVector);
+  }
+
+  DEVICE const T* address(int i, const DepthWalk& place) const {
+    const int sy = y[i] + place.p * from.y.step, sx = x[i] + place.q * from.x.step;
+    const bool inside = place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) && static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
+    return inside ? image[i] + (sy * from.x.size + sx) * from.channels + place.c : nullptr;
+  }
+
+  DEVICE void next(Tile& tile) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) / kLine + i * kRowStep, static_cast<int>(threadIdx.x) % kLine * kVector);
+      if (kAligned) {
+        const T* chunk = address(i, at);
+        copyAsync16(to, chunk == nullptr ? from.source : chunk, chunk != nullptr);
+      } else {
+        DepthWalk place = at;
+        Vector<T> value;
+        for (int e = 0; e < kVector; ++e, place.advance(1, from.channels, from.x.taps)) {
+          const T* element = address(i, place);
+          value.v[e] = element == nullptr ? T(0.0f) : *element;
+        }
+        *to = value;
+      }
+    }
+    at.advance(kSlice<T>, from.channels, from.x.taps);
+  }
+};
+
+// The weights as [taps * O, C] for an input gradient; along the rows (channels c) they are contiguous.
+template <class T>
+struct TransposedWeights {
+  const T* weights;  // [O, KH, KW, C]
+  int o, kh, kw, c;
+  int firstY, stepY, firstX, stepX, tapsY, tapsX;  // the taps of the class
+};
+
+template <class T, int kRows, int kThreads, bool kAligned>
+struct TransposedLoader {
+  using Tile = OperandTile<T, kRows, false>;
+  static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kDepthStep = kThreads / kLine;
+  TransposedWeights<T> from;
+  int column;
+  DepthWalk at[kPerThread];
+
+  DEVICE TransposedLoader(const TransposedWeights<T>& from, int firstColumn) : from(from), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector) {
+    for (int i = 0; i < kPerThread; ++i) {
+      at[i] = {0, 0, 0};
+      at[i].advance(static_cast<int>(threadIdx.x) / kLine + i * kDepthStep, from.o, from.tapsX);
+    }
+  }
+
+  DEVICE void next(Tile& tile) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) % kLine * kVector, static_cast<int>(threadIdx.x) / kLine + i * kDepthStep);
+      const int ky = from.firstY + at[i].p * from.stepY, kx = from.firstX + at[i].q * from.stepX;
+      const T* chunk = from.weights + ((static_cast<int64_t>(at[i].c) * from.kh + ky) * from.kw + kx) * from.c + column;
+      const bool inside = at[i].p < from.tapsY;
+      if (kAligned) {
+        const bool valid = inside && column < from.c;
+        copyAsync16(to, valid ? chunk : from.weights, valid);
+      } else {
+        Vector<T> value;
+        for (int e = 0; e < kVector; ++e) value.v[e] = inside && column + e < from.c ? chunk[e] : T(0.0f);
+        *to = value;
+      }
+      at[i].advance(kSlice<T>, from.o, from.tapsX);
+    }
+  }
+};
+
+// Columns of a matrix [depth, columns] with chunks along the columns: dy of a weight gradient.
+template <class T, int kRows, int kThreads, bool kAligned>
+struct ColumnLoader {
+  using Tile = OperandTile<T, kRows, false>;
+  static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kDepthStep = kThreads / kLine;
+  const T* matrix;
+  int columns, column;
+  int64_t k, end;
+
+  DEVICE ColumnLoader(const T* matrix, int columns, int firstColumn, int64_t begin, int64_t end)
+      : matrix(matrix), columns(columns), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector), k(begin + static_cast<int>(threadIdx.x) / kLine), end(end) {}
+
+  DEVICE void next(Tile& tile) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) % kLine * kVector, static_cast<int>(threadIdx.x) / kLine + i * kDepthStep);
+      const int64_t row = k + i * kDepthStep;
+      const T* chunk = matrix + row * columns + column;
+      if (kAligned) {
+        const bool valid = row < end && column < columns;
+        copyAsync16(to, valid ? chunk : matrix, valid);
+      } else {
+        Vector<T> value;
+        for (int e = 0; e < kVector; ++e) value.v[e] = row < end && column + e < columns ? chunk[e] : T(0.0f);
+        *to = value;
+      }
+    }
+    k += kSlice<T>;
+  }
+};
+
+// Gathered x with pixels as the depth and (tap, channel) as rows: the other operand of a weight gradient.
+template <class T, int kRows, int kThreads, bool kAligned>
+struct PixelLoader {
+  using Tile = OperandTile<T, kRows, false>;
+  static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kDepthStep = kThreads / kLine;
+  Gather<T> from;
+  DepthWalk column;
+  int64_t left[kPerThread];  // pixels before the end of this block's share
+  int64_t image[kPerThread];
+  int i[kPerThread], j[kPerThread];
+
+  DEVICE PixelLoader(const Gather<T>& from, int firstColumn, int64_t begin, int64_t end) : from(from) {
+    column.start(from, firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector);
+    const int perImage = from.y.rows * from.x.rows;
+    for (int u = 0; u < kPerThread; ++u) {
+      const int64_t pixel = begin + static_cast<int>(threadIdx.x) / kLine + u * kDepthStep;
+      left[u] = end - pixel;
+      image[u] = pixel / perImage;
+      i[u] = static_cast<int>(pixel % perImage) / from.x.rows;
+      j[u] = static_cast<int>(pixel % perImage) % from.x.rows;
+    }
+  }
+
+  DEVICE const T* address(int u, const DepthWalk& place) const {
+    const int sy = i[u] * from.y.stride + from.y.origin + place.p * from.y.step, sx = j[u] * from.x.stride + from.x.origin + place.q * from.x.step;
+    const bool inside = left[u] > 0 && place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) && static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
+    return inside ? from.source + (image[u] * from.y.size * from.x.size + sy * from.x.size + sx) * from.channels + place.c : nullptr;
+  }
+
+  DEVICE void next(Tile& tile) {
+#pragma unroll
+    for (int u = 0; u < kPerThread; ++u) {
+      Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) % kLine * kVector, static_cast<int>(threadIdx.x) / kLine + u * kDepthStep);
+      if (kAligned) {
+        const T* chunk = address(u, column);
+        copyAsync16(to, chunk == nullptr ? from.source : chunk, chunk != nullptr);
+      } else {
+        DepthWalk place = column;
+        Vector<T> value;
+        for (int e = 0; e < kVector; ++e, place.advance(1, from.channels, from.x.taps)) {
+          const T* element = address(u, place);
+          value.v[e] = element == nullptr ? T(0.0f) : *element;
+        }
+        *to = value;
+      }
+      left[u] -= kSlice<T>;
+      j[u] += kSlice<T>;
+      while (j[u] >= from.x.rows) {
+        j[u] -= from.x.rows;
+        if (++i[u] == from.y.rows) {
+          i[u] = 0;
+          ++image[u];
+        }
+      }
+    }
+  }
+};
+
+// Writes kM rows of the staged tile, whose row r goes to rowAddress(r) (null: nowhere), columns below `columns`.
+template <class Shape, class Memory, class Out, class RowAddress>
+DEVICE void storeTile(Memory& memory, int columns, bool aligned, RowAddress rowAddress, Out*) {
+  constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector;
+  for (int unit = static_cast<int>(threadIdx.x); unit < Shape::kM * kLine; unit += Shape::kThreads) {
+    const int row = unit / kLine, column = unit % kLine * kVector;
+    Out* to = rowAddress(row);
+    if (to == nullptr || column >= columns) continue;
+    const Out* from = &memory.tile[row * Memory::kPitch + column];
+    if (aligned)
+      store(to + column, load<Out, kVector>(from));
+    else
+      for (int e = 0; e < kVector && column + e < columns; ++e) to[column + e] = from[e];
+  }
+}
+
+// Adds the bias of each column to the accumulators.
+template <class Shape>
+DEVICE void addBias(Accumulators<Shape>& acc, const float* bias, int columns) {
+  for (int j = 0; j < Shape::kMmaN; ++j)
+    for (int e = 0; e < 2; ++e) {
+      const int column = accumulatorColumn<Shape>(j, e);
+      const float value = column < columns ? bias[column] : 0;
+      for (int i = 0; i < Shape::kMmaM; ++i) {
+        acc.c[i][j][e] += value;
+        acc.c[i][j][e + 2] += value;
+      }
+    }
+}
+
+// Calls body(Math{}, Shape{}, aligned) for the dtype, the arithmetic and the tile. numbers[6]: the tile, 0 for the best;
+// numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
+template <class T, class F>
+void choose(const Call& call, int64_t rows, int64_t columns, bool aligned, F body) {
+  const int64_t wanted = call.numbers.size() > 6 ? call.integer(6) : 0;
+  // A tile twice as large reads half as much, as long as every multiprocessor has one.
+  const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call), some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
+  const int64_t tile = wanted != 0 ? wanted : columns > 64 && many ? 1 : some ? 2 : 3;
+  const auto arithmetic = [&](auto math) {
+    if (!aligned) return body(math, Narrow{}, std::false_type{});
+    if constexpr (std::is_same_v<decltype(math), MathF32>) return body(math, Narrow{}, std::true_type{});
+    if constexpr (!std::is_same_v<decltype(math), MathF32>) {
+      if (tile == 1) return body(math, Large{}, std::true_type{});
+      if (tile == 2) return body(math, Narrow{}, std::true_type{});
+      return body(math, Small{}, std::true_type{});
+    }
+  };
+  if constexpr (std::is_same_v<T, bf16>) return arithmetic(MathBf16{});
+  if constexpr (std::is_same_v<T, float>) {
+    if (call.numbers.size() > 7 && call.number(7) != 0) return arithmetic(MathTf32{});
+    return arithmetic(MathF32{});
+  }
+}
+
+template <class T>
+bool aligned(int64_t channels) {
+  return channels % Vector<T>::kLength == 0;
+}
+
+template <class T>
+Gather<T> forwardGather(const Geometry& g, const Tensor& x) {
+  return {x.data<T>(),
+          {static_cast<int>(g.oh), g.kh, static_cast<int>(g.h), g.sh, -g.ph, g.dh},
+          {static_cast<int>(g.ow), g.kw, static_cast<int>(g.w), g.sw, -g.pw, g.dw},
+          static_cast<int>(g.c),
+          g.pixels()};
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,109 @@
+// The language of the kernels, on nvcc and on the host (native/simt): the one place that knows which of them compiles.
+#pragma once
+#include "../../core/bf16.h"
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "../../simt/simt.h"
+#endif
+
+#define DEVICE __device__ __forceinline__
+
+namespace densecl::cuda {
+
+constexpr int kWarp = 32;
+
+// The block's shared memory, all of which is given at launch: sizeof(T) bytes or more.
+template <class T>
+DEVICE T& sharedMemory() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(1024) unsigned char bytes[];
+  return *reinterpret_cast<T*>(bytes);
+#else
+  return *reinterpret_cast<T*>(simt::sharedBytes());
+#endif
+}
+
+DEVICE int laneIndex() { return static_cast<int>(threadIdx.x) % kWarp; }
+DEVICE int warpIndex() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+#if !defined(__CUDACC__)
+template <class T>
+struct ShuffleLane {
+  T value;
+  int source;
+  T result;
+};
+template <class T>
+T shuffleFrom(T value, int source) {
+  ShuffleLane<T> mine{value, source, T{}};
+  simt::meet(
+      [](void* const* lanes) {
+        for (int i = 0; i < kWarp; ++i) {
+          auto* lane = static_cast<ShuffleLane<T>*>(lanes[i]);
+          lane->result = static_cast<ShuffleLane<T>*>(lanes[lane->source])->value;
+        }
+      },
+      &mine);
+  return mine.result;
+}
+#endif
+
+// The value of lane (own lane xor mask).
+template <class T>
+DEVICE T shuffleXor(T value, int mask) {
+#if defined(__CUDACC__)
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#else
+  return shuffleFrom(value, laneIndex() ^ mask);
+#endif
+}
+
+template <class T>
+DEVICE T shuffle(T value, int lane) {
+#if defined(__CUDACC__)
+  return __shfl_sync(0xffffffffu, value, lane);
+#else
+  return shuffleFrom(value, lane);
+#endif
+}
+
+// One bit per lane whose predicate holds.
+DEVICE unsigned ballot(bool predicate) {
+#if defined(__CUDACC__)
+  return __ballot_sync(0xffffffffu, predicate);
+#else
+  struct Vote {
+    bool predicate;
+    unsigned result;
+  } mine{predicate, 0};
+  simt::meet(
+      [](void* const* lanes) {
+        unsigned bits = 0;
+        for (int i = 0; i < kWarp; ++i) bits |= static_cast<unsigned>(static_cast<Vote*>(lanes[i])->predicate) << i;
+        for (int i = 0; i < kWarp; ++i) static_cast<Vote*>(lanes[i])->result = bits;
+      },
+      &mine);
+  return mine.result;
+#endif
+}
+
+DEVICE void syncWarp() {
+#if defined(__CUDACC__)
+  __syncwarp();
+#else
+  simt::meet([](void* const*) {}, nullptr);
+#endif
+}
+
+// Stores `value` where 0 stands; true for the first. For integers only: sums of floats need a fixed order.
+DEVICE bool claim(int* word, int value) {
+#if defined(__CUDACC__)
+  return atomicCAS(word, 0, value) == 0;
+#else
+  int expected = 0;
+  return __atomic_compare_exchange_n(word, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+#endif
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,382 @@
+// infoNce and crossEntropy: loss and gradient in one pass.
+//
+// infoNce is attention whose values are its keys: with p the softmax, the gradient of the query is sum p_j k_j - k+. A block keeps
+// 16 queries a warp in shared memory and passes over a share of the queue; the logits of a tile of keys live in registers, the
+// maximum is carried along (online softmax, M. Milakov, arXiv:1805.02867; the tiling is that of T. Dao, arXiv:2307.08691). A
+// second kernel merges the shares with the positive. Memory: O(rows * D), never rows * K.
+#include <type_traits>
+
+#include "device/gemm.cuh"
+#include "device/reduce.cuh"
+#include "ops.h"
+#include "runtime.h"
+
+namespace densecl::cuda {
+namespace {
+
+// Shapes: kWarps warps of 16 queries, tiles of kKeys keys, embeddings padded to kDim.
+template <class T, int kDim_>
+struct ContrastShape {
+  static constexpr bool kHalf = std::is_same_v<T, bf16>;
+  static constexpr int kDim = kDim_, kWarps = kHalf ? 4 : 2, kRows = 16 * kWarps, kKeys = (kHalf ? 64 : 32) / (kDim > 128 ? 2 : 1), kThreads = kWarp * kWarps, kBuffers = kHalf ? 2 : 1;
+  static constexpr int kSlices = kDim / kSlice<T>, kScores = kKeys / 8, kValues = kDim / 8;
+  using QueryTile = OperandTile<T, kRows, true>;
+  using KeyTile = OperandTile<T, kKeys, true>;
+  struct Memory {
+    QueryTile query[kSlices];
+    KeyTile keys[kBuffers][kSlices];
+    float p[kHalf ? 1 : kRows][kHalf ? 1 : kKeys + 1];  // only FMAs need the probabilities here
+  };
+};
+
+// Copies rows first.. of a matrix [rows, columns] into the slices of a tile; zeros outside.
+template <class T, int kRows, int kSlices, int kThreads, bool kAligned>
+DEVICE void loadRows(OperandTile<T, kRows, true> (&tile)[kSlices], const T* matrix, int64_t first, int64_t rows, int columns) {
+  constexpr int kVector = Vector<T>::kLength, kLine = kSlices * kSlice<T> / kVector;
+  for (int unit = static_cast<int>(threadIdx.x); unit < kRows * kLine; unit += kThreads) {
+    const int row = unit / kLine, column = unit % kLine * kVector;
+    Vector<T>* to = tile[column / kSlice<T>].chunk(row, column % kSlice<T>);
+    const T* from = matrix + (first + row) * columns + column;
+    if (kAligned) {
+      const bool valid = first + row < rows && column < columns;
+      copyAsync16(to, valid ? from : matrix, valid);
+    } else {
+      Vector<T> value;
+      for (int e = 0; e < kVector; ++e) value.v[e] = first + row < rows && column + e < columns ? from[e] : T(0.0f);
+      *to = value;
+    }
+  }
+}
+
+// The scores of this warp's 16 queries with a tile of keys, and the sum of p times the keys, in the layout of mma.cuh.
+template <class Shape>
+struct Bf16Contrast {
+  static DEVICE void score(float (&s)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+    const int matrix = laneIndex() / 8, line = laneIndex() % 8, row = warpIndex() * 16 + matrix % 2 * 8 + line;
+#pragma unroll
+    for (int slice = 0; slice < Shape::kSlices; ++slice)
+#pragma unroll
+      for (int k = 0; k < kSlice<bf16>; k += 16) {
+        uint32_t query[4];
+        ldmatrix<false>(query, memory.query[slice].chunk(row, k + matrix / 2 * 8));
+#pragma unroll
+        for (int j = 0; j < Shape::kScores; j += 2) {
+          uint32_t keys[4];
+          ldmatrix<false>(keys, memory.keys[buffer][slice].chunk(j * 8 + matrix / 2 * 8 + line, k + matrix % 2 * 8));
+          mmaBf16(s[j], query, {keys[0], keys[1]});
+          mmaBf16(s[j + 1], query, {keys[2], keys[3]});
+        }
+      }
+  }
+  // The accumulators of two neighbouring tiles of keys are, as pairs, the left operand of the next product.
+  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+    const int matrix = laneIndex() / 8, line = laneIndex() % 8;
+#pragma unroll
+    for (int j = 0; j < Shape::kScores; j += 2) {
+      const uint32_t a[4] = {pack(p[j][0], p[j][1]), pack(p[j][2], p[j][3]), pack(p[j + 1][0], p[j + 1][1]), pack(p[j + 1][2], p[j + 1][3])};
+#pragma unroll
+      for (int d = 0; d < Shape::kValues; d += 2) {
+        uint32_t values[4];
+        const int column = d * 8 + matrix / 2 * 8;
+        ldmatrix<true>(values, memory.keys[buffer][column / kSlice<bf16>].chunk(j * 8 + matrix % 2 * 8 + line, column % kSlice<bf16>));
+        mmaBf16(o[d], a, {values[0], values[1]});
+        mmaBf16(o[d + 1], a, {values[2], values[3]});
+      }
+    }
+  }
+
+ private:
+  static DEVICE uint32_t pack(float low, float high) { return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16; }
+};
+
+template <class Shape>
+struct F32Contrast {
+  static DEVICE void score(float (&s)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+    const int row = warpIndex() * 16 + laneIndex() / 4, column = laneIndex() % 4 * 2;
+    for (int slice = 0; slice < Shape::kSlices; ++slice)
+      for (int k = 0; k < kSlice<float>; ++k) {
+        const float low = memory.query[slice].element(row, k), high = memory.query[slice].element(row + 8, k);
+#pragma unroll
+        for (int j = 0; j < Shape::kScores; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const float key = memory.keys[buffer][slice].element(j * 8 + column + e, k);
+            s[j][e] += low * key;
+            s[j][e + 2] += high * key;
+          }
+      }
+  }
+  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+    const int row = warpIndex() * 16 + laneIndex() / 4, column = laneIndex() % 4 * 2;
+    for (int j = 0; j < Shape::kScores; ++j)
+      for (int e = 0; e < 4; ++e) memory.p[row + e / 2 * 8][j * 8 + column + e % 2] = p[j][e];
+    syncWarp();
+    for (int key = 0; key < Shape::kKeys; ++key) {
+      const float low = memory.p[row][key], high = memory.p[row + 8][key];
+#pragma unroll
+      for (int d = 0; d < Shape::kValues; ++d)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int at = d * 8 + column + e;
+          const float value = memory.keys[buffer][at / kSlice<float>].element(key, at % kSlice<float>);
+          o[d][e] += low * value;
+          o[d][e + 2] += high * value;
+        }
+    }
+    syncWarp();
+  }
+};
+
+// Of a row and a share of the queue.
+struct Share {
+  float maximum, sum, negative;
+};
+
+template <class T>
+struct ContrastJob {
+  const T *query, *queue;
+  Share* shares;    // [splits, rows]
+  float* gradient;  // [splits, rows, D], or null
+  int64_t rows, keys, perSplit;
+  int dim;
+  float inverseTemperature;
+};
+
+template <class T, class Shape, bool kAligned>
+__global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T> job) {
+  using Math = std::conditional_t<Shape::kHalf, Bf16Contrast<Shape>, F32Contrast<Shape>>;
+  typename Shape::Memory& memory = sharedMemory<typename Shape::Memory>();
+  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.perSplit, end = begin + job.perSplit < job.keys ? begin + job.perSplit : job.keys;
+  float o[Shape::kValues][4] = {};
+  float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {}, negative[2] = {};
+
+  loadRows<T, Shape::kRows, Shape::kSlices, Shape::kThreads, kAligned>(memory.query, job.query, firstRow, job.rows, job.dim);
+  loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[0], job.queue, begin, end, job.dim);
+  commitCopies();
+  int buffer = 0;
+  for (int64_t first = begin; first < end; first += Shape::kKeys) {
+    const int next = Shape::kBuffers == 2 ? buffer ^ 1 : 0;
+    if (Shape::kBuffers == 2) {
+      // Loads of the next tile fly while this one is multiplied.
+      if (first + Shape::kKeys < end) loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[next], job.queue, first + Shape::kKeys, end, job.dim);
+      commitCopies();
+      waitForCopies<1>();
+    } else {
+      waitForCopies<0>();
+    }
+    __syncthreads();
+    float s[Shape::kScores][4] = {};
+    Math::score(s, memory, buffer);
+
+    for (int half = 0; half < 2; ++half) {  // rows g and g + 8 of the warp
+      float top = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < Shape::kScores; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& value = s[j][half * 2 + e];
+          const bool valid = first + j * 8 + laneIndex() % 4 * 2 + e < end;
+          negative[half] += valid ? value : 0;
+          if (!valid) value = -INFINITY;
+          top = fmaxf(top, value);
+        }
+      top = fmaxf(top, shuffleXor(top, 1));
+      top = fmaxf(top, shuffleXor(top, 2));
+      top = fmaxf(top, maximum[half]);
+      const float rescale = maximum[half] == top ? 1.0f : expf((maximum[half] - top) * job.inverseTemperature);
+      maximum[half] = top;
+      sum[half] *= rescale;
+#pragma unroll
+      for (int j = 0; j < Shape::kScores; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& value = s[j][half * 2 + e];
+          value = expf((value - top) * job.inverseTemperature);
+          sum[half] += value;
+        }
+#pragma unroll
+      for (int d = 0; d < Shape::kValues; ++d) {
+        o[d][half * 2] *= rescale;
+        o[d][half * 2 + 1] *= rescale;
+      }
+    }
+    if (job.gradient != nullptr) Math::accumulate(o, s, memory, buffer);
+    __syncthreads();  // the tile is free
+    if (Shape::kBuffers == 1 && first + Shape::kKeys < end) {
+      loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[0], job.queue, first + Shape::kKeys, end, job.dim);
+      commitCopies();
+    }
+    buffer = next;
+  }
+  waitForCopies<0>();
+
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = firstRow + warpIndex() * 16 + laneIndex() / 4 + half * 8;
+    for (int mask = 1; mask <= 2; mask *= 2) {
+      sum[half] += shuffleXor(sum[half], mask);
+      negative[half] += shuffleXor(negative[half], mask);
+    }
+    if (row >= job.rows) continue;
+    const int64_t at = blockIdx.y * job.rows + row;
+    if (laneIndex() % 4 == 0) job.shares[at] = Share{maximum[half], sum[half], negative[half]};
+    if (job.gradient == nullptr) continue;
+    for (int d = 0; d < Shape::kValues; ++d)
+      for (int e = 0; e < 2; ++e) {
+        const int column = d * 8 + laneIndex() % 4 * 2 + e;
+        if (column < job.dim) job.gradient[at * job.dim + column] = o[d][half * 2 + e];
+      }
+  }
+}
+
+constexpr int kThreads = 256;
+
+template <class T>
+struct MergeJob {
+  const T *query, *positive;
+  const Share* shares;
+  const float* gradient;
+  T* dquery;    // or null
+  float* terms;  // [rows, 5]: loss, positive, negative, hit, log sum exp
+  int64_t rows, keys;
+  int dim, splits;
+  float inverseTemperature;
+};
+
+// A warp takes a row: merges its shares with the positive.
+template <class T>
+__global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
+  if (row >= job.rows) return;
+  float own = 0;
+  for (int c = laneIndex(); c < job.dim; c += kWarp) own += static_cast<float>(job.query[row * job.dim + c]) * static_cast<float>(job.positive[row * job.dim + c]);
+  own = warpSum(own);
+  float maximum = own, best = -INFINITY, negative = 0;
+  for (int s = 0; s < job.splits; ++s) {
+    const Share share = job.shares[s * job.rows + row];
+    maximum = fmaxf(maximum, share.maximum);
+    best = fmaxf(best, share.maximum);
+    negative += share.negative;
+  }
+  const float own0 = expf((own - maximum) * job.inverseTemperature);
+  float sum = own0;
+  for (int s = 0; s < job.splits; ++s) {
+    const Share share = job.shares[s * job.rows + row];
+    sum += share.sum * expf((share.maximum - maximum) * job.inverseTemperature);
+  }
+  if (laneIndex() == 0) {
+    const float logSum = logf(sum) + maximum * job.inverseTemperature;
+    float* out = job.terms + row * 5;
+    out[0] = logSum - own * job.inverseTemperature;
+    out[1] = own;
+    out[2] = negative / static_cast<float>(job.keys);
+    out[3] = own > best ? 1.0f : 0.0f;
+    out[4] = logSum;
+  }
+  if (job.dquery == nullptr) return;
+  const float scale = job.inverseTemperature / static_cast<float>(job.rows), p0 = own0 / sum;
+  for (int c = laneIndex(); c < job.dim; c += kWarp) {
+    float pulled = 0;
+    for (int s = 0; s < job.splits; ++s) {
+      const int64_t at = s * job.rows + row;
+      pulled += job.gradient[at * job.dim + c] * expf((job.shares[at].maximum - maximum) * job.inverseTemperature);
+    }
+    job.dquery[row * job.dim + c] = T(scale * ((p0 - 1) * static_cast<float>(job.positive[row * job.dim + c]) + pulled / sum));
+  }
+}
+
+// Sums of columns of terms [rows, kTerms] over `divisor`, by one block in a fixed order: term 0 is the loss, the others statistics.
+template <int kTerms>
+__global__ void __launch_bounds__(kThreads) meanTermsKernel(const float* terms, int64_t rows, const float* divisor, float* loss, float* statistics) {
+  float* buffer = &sharedMemory<float>();
+  for (int k = 0; k < kTerms; ++k) {
+    float sum = 0;
+    for (int64_t row = threadIdx.x; row < rows; row += kThreads) sum += terms[row * kTerms + k];
+    sum = blockSum(sum, buffer) / (divisor == nullptr ? static_cast<float>(rows) : *divisor);
+    if (threadIdx.x == 0) (k == 0 ? loss : statistics + k - 1)[0] = sum;
+  }
+}
+
+template <class T, int kDim>
+void contrast(const Call& call) {
+  using Shape = ContrastShape<T, kDim>;
+  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4), &queue = call.t(5);
+  const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
+  const float inverseTemperature = static_cast<float>(1 / call.number(0));
+  // Enough blocks for four on every multiprocessor; a share is a whole number of tiles.
+  const int64_t rowBlocks = ceilDiv(R, Shape::kRows), tiles = ceilDiv(K, Shape::kKeys);
+  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * Shape::kKeys, splits = ceilDiv(K, perSplit);
+  DeviceScratch<Share> shares(call, splits * R);
+  DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
+  const ContrastJob<T> job{query.data<T>(), queue.data<T>(), shares.data(), dquery == nullptr ? nullptr : gradient.data(), R, K, perSplit, static_cast<int>(D), inverseTemperature};
+  const auto kernel = D % Vector<T>::kLength == 0 ? contrastKernel<T, Shape, true> : contrastKernel<T, Shape, false>;
+  launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
+  const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), dquery == nullptr ? nullptr : dquery->data<T>(), terms.data(), R, K, static_cast<int>(D),
+                          static_cast<int>(splits), inverseTemperature};
+  launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
+  launch(call, meanTermsKernel<5>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, nullptr, loss.data<float>(), statistics.data<float>());
+}
+
+// count[0] = rows that are not ignored; reports a label outside of the classes
+__global__ void __launch_bounds__(kThreads) countTargetsKernel(const int32_t* target, int64_t rows, int classes, int ignore, float* count, Report* report) {
+  float* buffer = &sharedMemory<float>();
+  float used = 0;
+  for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
+    const int label = target[row];
+    if (label == ignore) continue;
+    if (label < 0 || label >= classes) fileReport(report, kTarget, label, classes);
+    used += 1;
+  }
+  used = blockSum(used, buffer);
+  if (threadIdx.x == 0) *count = used;
+}
+
+// A warp takes a row.
+template <class T>
+__global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* dlogits, const T* logits, const int32_t* target, const float* count, int64_t rows, int classes, int ignore) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
+  if (row >= rows) return;
+  const int label = target[row];
+  const T* in = logits + row * classes;
+  const bool used = label != ignore && label >= 0 && label < classes;
+  float top = -INFINITY, sum = 0;
+  for (int c = laneIndex(); c < classes; c += kWarp) top = fmaxf(top, static_cast<float>(in[c]));
+  top = warpMax(top);
+  for (int c = laneIndex(); c < classes; c += kWarp) sum += expf(static_cast<float>(in[c]) - top);
+  sum = warpSum(sum);
+  if (laneIndex() == 0) terms[row] = used ? logf(sum) + top - static_cast<float>(in[label]) : 0.0f;
+  if (dlogits == nullptr) return;
+  for (int c = laneIndex(); c < classes; c += kWarp)
+    dlogits[row * classes + c] = T(used ? (expf(static_cast<float>(in[c]) - top) / sum - (c == label ? 1.0f : 0.0f)) / *count : 0.0f);
+}
+
+}  // namespace
+
+// Embeddings of at most 256 dimensions.
+void infoNce(const Call& call) {
+  const Tensor& query = call.t(3);
+  const int64_t D = query.dim(1);
+  require(D <= 256, "SHAPE", "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
+  dispatchFloat(call, query.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (D <= 32) return contrast<T, 32>(call);
+    if (D <= 64) return contrast<T, 64>(call);
+    if (D <= 128) return contrast<T, 128>(call);
+    contrast<T, 256>(call);
+  });
+}
+
+void crossEntropy(const Call& call) {
+  const Tensor &loss = call.t(0), *dlogits = call.optional(1), &count = call.t(2), &logits = call.t(3), &target = call.t(4);
+  const int64_t R = logits.rows();
+  const int classes = static_cast<int>(logits.columns()), ignore = static_cast<int>(call.integer(0));
+  DeviceScratch<float> terms(call, R);
+  launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore, count.data<float>(), reportOf(call));
+  dispatchFloat(call, logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), dlogits == nullptr ? nullptr : dlogits->data<T>(), logits.data<T>(), target.data<int32_t>(),
+           count.data<float>(), R, classes, ignore);
+  });
+  launch(call, meanTermsKernel<1>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(), loss.data<float>(), nullptr);
+}
+
+}  // namespace densecl::cuda

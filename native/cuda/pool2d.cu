@@ -1,0 +1,224 @@
+// Pooling. A thread makes one output pixel of a vector of channels; backward gathers, so that nothing is added twice and the
+// order of additions is fixed.
+#include "device/vector.cuh"
+#include "ops.h"
+#include "runtime.h"
+
+namespace densecl::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Window {
+  int begin, end, full;
+};
+
+struct Axis {
+  int in, out, kernel, stride, padding;
+  bool adaptive;
+  DEVICE Window window(int i) const {
+    if (adaptive) {
+      const int begin = i * in / out, end = ((i + 1) * in + out - 1) / out;
+      return {begin, end, end - begin};
+    }
+    const int begin = i * stride - padding, stop = begin + kernel < in + padding ? begin + kernel : in + padding;
+    return {begin > 0 ? begin : 0, stop < in ? stop : in, stop - begin};
+  }
+  // The outputs whose windows may hold input i: a few more for adaptive windows, whose bounds are rounded.
+  DEVICE Window outputs(int i) const {
+    int begin, end;
+    if (adaptive) {
+      begin = i * out / in - 1;
+      end = ((i + 1) * out + in - 1) / in + 1;
+    } else {
+      const int at = i + padding - kernel + 1;
+      begin = at > 0 ? (at + stride - 1) / stride : 0;
+      end = (i + padding) / stride + 1;
+    }
+    return {begin > 0 ? begin : 0, end < out ? end : out, 0};
+  }
+};
+
+struct Pool {
+  Axis y, x;
+  int64_t n;
+  int channels;
+  bool countPadding;
+  Pool(const Call& call, const Tensor& in, const Tensor& out, bool adaptive, bool countPadding)
+      : y(axis(call, in, out, 0, adaptive)), x(axis(call, in, out, 1, adaptive)), n(in.dim(0)), channels(static_cast<int>(in.dim(3))), countPadding(countPadding) {}
+  static Axis axis(const Call& call, const Tensor& in, const Tensor& out, int which, bool adaptive) {
+    const auto number = [&](int i) { return i < static_cast<int>(call.numbers.size()) ? static_cast<int>(call.integer(i)) : 0; };
+    return {static_cast<int>(in.dim(1 + which)), static_cast<int>(out.dim(1 + which)), number(which), number(2 + which), number(4 + which), adaptive};
+  }
+  DEVICE float scale(const Window& rows, const Window& columns) const {
+    return 1.0f / static_cast<float>(countPadding ? rows.full * columns.full : (rows.end - rows.begin) * (columns.end - columns.begin));
+  }
+};
+
+// Pixel and channel of a unit of work in the block's image, from a flat index.
+struct Place {
+  int64_t image;
+  int i, j, channel;
+  DEVICE Place(int unit, int width, int vectors, int kWidth) {
+    image = blockIdx.y;
+    channel = unit % vectors * kWidth;
+    j = unit / vectors % width;
+    i = unit / vectors / width;
+  }
+};
+
+#define FOR_UNITS(unit, count) for (int unit = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); unit < (count); unit += static_cast<int>(gridDim.x) * kThreads)
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) maxKernel(T* y, int32_t* index, const T* x, Pool pool) {
+  const int vectors = pool.channels / kWidth;
+  FOR_UNITS(unit, pool.y.out * pool.x.out * vectors) {
+    const Place at(unit, pool.x.out, vectors, kWidth);
+    const Window rows = pool.y.window(at.i), columns = pool.x.window(at.j);
+    Elements<T, kWidth> best;
+    Elements<int32_t, kWidth> where;
+    for (int i = 0; i < kWidth; ++i) {
+      best.v[i] = T(-INFINITY);
+      where.v[i] = rows.begin * pool.x.in + columns.begin;
+    }
+    for (int i = rows.begin; i < rows.end; ++i)
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const auto in = load<T, kWidth>(x + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel);
+        for (int k = 0; k < kWidth; ++k) {
+          const float value = static_cast<float>(in.v[k]);
+          if (value > static_cast<float>(best.v[k]) || value != value) {
+            best.v[k] = in.v[k];
+            where.v[k] = i * pool.x.in + j;
+          }
+        }
+      }
+    const int64_t out = ((at.image * pool.y.out + at.i) * pool.x.out + at.j) * pool.channels + at.channel;
+    store(y + out, best);
+    for (int k = 0; k < kWidth; ++k) index[out + k] = where.v[k];
+  }
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) maxBackwardKernel(T* dx, const T* dy, const int32_t* index, Pool pool) {
+  const int vectors = pool.channels / kWidth;
+  FOR_UNITS(unit, pool.y.in * pool.x.in * vectors) {
+    const Place at(unit, pool.x.in, vectors, kWidth);
+    const Window rows = pool.y.outputs(at.i), columns = pool.x.outputs(at.j);
+    const int mine = at.i * pool.x.in + at.j;
+    float sum[kWidth] = {};
+    for (int i = rows.begin; i < rows.end; ++i)
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const int64_t from = ((at.image * pool.y.out + i) * pool.x.out + j) * pool.channels + at.channel;
+        const auto gradient = load<T, kWidth>(dy + from);
+        for (int k = 0; k < kWidth; ++k)
+          if (index[from + k] == mine) sum[k] += static_cast<float>(gradient.v[k]);
+      }
+    Elements<T, kWidth> out;
+    for (int k = 0; k < kWidth; ++k) out.v[k] = T(sum[k]);
+    store(dx + ((at.image * pool.y.in + at.i) * pool.x.in + at.j) * pool.channels + at.channel, out);
+  }
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) averageKernel(T* y, const T* x, Pool pool) {
+  const int vectors = pool.channels / kWidth;
+  FOR_UNITS(unit, pool.y.out * pool.x.out * vectors) {
+    const Place at(unit, pool.x.out, vectors, kWidth);
+    const Window rows = pool.y.window(at.i), columns = pool.x.window(at.j);
+    float sum[kWidth] = {};
+    for (int i = rows.begin; i < rows.end; ++i)
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const auto in = load<T, kWidth>(x + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel);
+        for (int k = 0; k < kWidth; ++k) sum[k] += static_cast<float>(in.v[k]);
+      }
+    Elements<T, kWidth> out;
+    for (int k = 0; k < kWidth; ++k) out.v[k] = T(sum[k] * pool.scale(rows, columns));
+    store(y + ((at.image * pool.y.out + at.i) * pool.x.out + at.j) * pool.channels + at.channel, out);
+  }
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) averageBackwardKernel(T* dx, const T* dy, Pool pool) {
+  const int vectors = pool.channels / kWidth;
+  FOR_UNITS(unit, pool.y.in * pool.x.in * vectors) {
+    const Place at(unit, pool.x.in, vectors, kWidth);
+    const Window outRows = pool.y.outputs(at.i), outColumns = pool.x.outputs(at.j);
+    float sum[kWidth] = {};
+    for (int i = outRows.begin; i < outRows.end; ++i) {
+      const Window rows = pool.y.window(i);
+      if (at.i < rows.begin || at.i >= rows.end) continue;
+      for (int j = outColumns.begin; j < outColumns.end; ++j) {
+        const Window columns = pool.x.window(j);
+        if (at.j < columns.begin || at.j >= columns.end) continue;
+        const auto gradient = load<T, kWidth>(dy + ((at.image * pool.y.out + i) * pool.x.out + j) * pool.channels + at.channel);
+        const float scale = pool.scale(rows, columns);
+        for (int k = 0; k < kWidth; ++k) sum[k] += static_cast<float>(gradient.v[k]) * scale;
+      }
+    }
+    Elements<T, kWidth> out;
+    for (int k = 0; k < kWidth; ++k) out.v[k] = T(sum[k]);
+    store(dx + ((at.image * pool.y.in + at.i) * pool.x.in + at.j) * pool.channels + at.channel, out);
+  }
+}
+
+// Calls body(T{}, width).
+template <class F>
+void dispatchWidth(const Call& call, const Tensor& x, F body) {
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kVector = Vector<T>::kLength;
+    if (x.dim(3) % kVector == 0)
+      body(zero, std::integral_constant<int, kVector>{});
+    else
+      body(zero, std::integral_constant<int, 1>{});
+  });
+}
+
+// Blocks along an image, and images.
+Grid gridFor(const Call& call, const Tensor& out, int width) {
+  return {std::min(ceilDiv(out.size() / out.dim(0) / width, kThreads), int64_t{32} * multiprocessors(call)), out.dim(0)};
+}
+
+}  // namespace
+
+void maxPool2d(const Call& call) {
+  const Tensor &y = call.t(0), &index = call.t(1), &x = call.t(2);
+  const Pool pool(call, x, y, false, false);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    launch(call, maxKernel<T, kWidth>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), index.data<int32_t>(), x.data<T>(), pool);
+  });
+}
+
+void maxPool2dBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
+  const Pool pool(call, dx, dy, false, false);
+  dispatchWidth(call, dx, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    launch(call, maxBackwardKernel<T, kWidth>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<int32_t>(), pool);
+  });
+}
+
+void avgPool2d(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1);
+  const Pool pool(call, x, y, call.number(7) != 0, call.number(6) != 0);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    launch(call, averageKernel<T, kWidth>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), x.data<T>(), pool);
+  });
+}
+
+void avgPool2dBackward(const Call& call) {
+  const Tensor &dx = call.t(0), &dy = call.t(1);
+  const Pool pool(call, dx, dy, call.number(7) != 0, call.number(6) != 0);
+  dispatchWidth(call, dx, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    launch(call, averageBackwardKernel<T, kWidth>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(), pool);
+  });
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,16 @@
+#include "runtime.h"
+
+namespace densecl::cuda {
+
+void throwReport(const Report& report) {
+  const std::string value = std::to_string(report.value), bound = std::to_string(report.bound);
+  switch (report.code) {
+    case 0: return;
+    case kGatherIndex: throw Error("RANGE", "gatherRows: index " + value + " is outside of " + bound + " rows");
+    case kTarget: throw Error("RANGE", "crossEntropy: target " + value + " is outside of " + bound + " classes");
+    case kQueuePointer: throw Error("RANGE", "enqueue: the pointer " + value + " is outside of a queue of " + bound);
+    default: throw Error("INTERNAL", "a kernel reported the unknown code " + std::to_string(report.code));
+  }
+}
+
+}  // namespace densecl::cuda

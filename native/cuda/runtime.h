@@ -1,0 +1,75 @@
+// What a launcher needs, on both platforms that run the .cu files: launch(), scratch memory, the size of the machine.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "../core/device.h"
+#include "device/platform.cuh"
+
+namespace densecl::cuda {
+
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+};
+
+inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Streaming multiprocessors of the device, by which work is split. Results may depend on it, and on nothing else of the chip.
+int multiprocessors(const Call& call);
+
+// A kernel reports a bad value (an index out of range) here; the next transfer to the host throws it.
+struct Report {
+  int code;  // 0: nothing yet
+  int value, bound;
+};
+enum ReportCode { kGatherIndex = 1, kTarget = 2, kQueuePointer = 3 };
+Report* reportOf(const Call& call);
+void throwReport(const Report& report);
+
+DEVICE void fileReport(Report* report, int code, int value, int bound) {
+  if (!claim(&report->code, code)) return;
+  report->value = value;
+  report->bound = bound;
+}
+
+// Scratch memory of an op. It is free again for the next op on return: work on a device runs in the order it was given.
+template <class T>
+class DeviceScratch {
+ public:
+  DeviceScratch(const Call& call, int64_t count) : storage_(call.device(), static_cast<size_t>(count) * sizeof(T)) {}
+  T* data() const { return static_cast<T*>(storage_.block); }
+
+ private:
+  Storage storage_;
+};
+
+#if defined(__CUDACC__)
+void prepareLaunch(const Call& call, const void* kernel, size_t shared);
+cudaStream_t streamOf(const Call& call);
+void checkLaunch(const Call& call);
+#endif
+
+// kernel<<<grid, threads, shared>>>(args...) on the stream of the op's device.
+template <class... P, class... A>
+void launch([[maybe_unused]] const Call& call, void (*kernel)(P...), Grid grid, int threads, size_t shared, A... args) {
+  if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return;
+  require(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536, "SHAPE", std::string(call.op) + ": the tensors are too large for one launch");
+#if defined(__CUDACC__)
+  prepareLaunch(call, reinterpret_cast<const void*>(kernel), shared);
+  kernel<<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)), threads, shared, streamOf(call)>>>(static_cast<P>(args)...);
+  checkLaunch(call);
+#else
+  simt::run(call.op, {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, static_cast<unsigned>(threads), shared,
+            [&] { kernel(static_cast<P>(args)...); });
+#endif
+}
+
+// Calls body(T{}) with the C++ type of a dtype that kernels compute with.
+template <class F>
+void dispatchFloat(const Call& call, DType dtype, F body) {
+  if (dtype == DType::f32) return body(float{});
+  if (dtype == DType::bf16) return body(bf16{});
+  throw Error("DTYPE", std::string(call.op) + ": expected f32 or bf16 on " + call.device().name + " but received " + dtypeName(dtype));
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,119 @@
+// The CUDA kernels on the host as a device of the engine: memory with guard bytes around every block, poisoned when handed
+// out, so that a store out of bounds and a read of what nobody wrote show in every test.
+#include "../core/device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "../cuda/ops.h"
+#include "../cuda/runtime.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace densecl {
+namespace {
+
+const OpFunction kOps[] = {
+#define OP(name) cuda::name,
+#include "../core/ops.def"
+#undef OP
+};
+
+constexpr size_t kGuard = 1024;
+constexpr unsigned char kGuardByte = 0xa5;
+
+class SimtDevice : public Device {
+ public:
+  SimtDevice() : Device("simt", kOps) {}
+
+  void* allocateRaw(size_t bytes) override {
+    auto* base = static_cast<unsigned char*>(std::aligned_alloc(1024, (bytes + 2 * kGuard + 1023) / 1024 * 1024));
+    return base == nullptr ? nullptr : base + kGuard;
+  }
+  void releaseRaw(void* block, size_t) override { std::free(static_cast<unsigned char*>(block) - kGuard); }
+
+  void onAcquire(void* block, size_t bytes, size_t capacity) override {
+    auto* at = static_cast<unsigned char*>(block);
+    poison(at - kGuard, kGuard + capacity + kGuard, false);
+    std::memset(at - kGuard, kGuardByte, kGuard);
+    std::memset(at, 0xff, bytes);  // NaN, or -1
+    std::memset(at + bytes, kGuardByte, capacity - bytes + kGuard);
+    poison(at - kGuard, kGuard, true);
+    poison(at + bytes, capacity - bytes + kGuard, true);
+  }
+  void onRelease(void* block, size_t bytes, size_t capacity) override {
+    auto* at = static_cast<unsigned char*>(block);
+    poison(at - kGuard, kGuard + capacity + kGuard, false);
+    const bool whole = intact(at - kGuard, kGuard) && intact(at + bytes, capacity - bytes + kGuard);
+    if (!whole) damaged_ = true;
+  }
+
+  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, size_t bytes) override {
+    check();
+    std::memcpy(to, from, bytes);
+  }
+  void synchronize() override { check(); }
+
+  // Guards of the op's own tensors are looked at when it has run, those of its scratch memory when that is freed.
+  void run(size_t op, const Call& call) override {
+    ops[op](call);
+    for (const Tensor* tensor : call.tensors) {
+      if (tensor == nullptr) continue;
+      auto* at = static_cast<unsigned char*>(tensor->raw());
+      const size_t bytes = tensor->storage->bytes, behind = Allocator::capacity(bytes) - bytes + kGuard;
+      poison(at - kGuard, kGuard, false);
+      poison(at + bytes, behind, false);
+      const bool whole = intact(at - kGuard, kGuard) && intact(at + bytes, behind);
+      poison(at - kGuard, kGuard, true);
+      poison(at + bytes, behind, true);
+      require(whole, "SIMT", std::string(call.op) + ": a kernel wrote outside of " + densecl::describe(*tensor));
+    }
+    const bool damaged = damaged_;
+    damaged_ = false;
+    require(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
+  }
+
+  std::string describe() override { return "the CUDA kernels, run on the host thread by thread"; }
+
+  cuda::Report report{};
+
+ private:
+  void check() {
+    const cuda::Report found = report;
+    report = {};
+    cuda::throwReport(found);
+  }
+  static bool intact(const unsigned char* at, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i)
+      if (at[i] != kGuardByte) return false;
+    return true;
+  }
+  static void poison([[maybe_unused]] unsigned char* at, [[maybe_unused]] size_t bytes, [[maybe_unused]] bool on) {
+#if defined(__SANITIZE_ADDRESS__)
+    if (on)
+      ASAN_POISON_MEMORY_REGION(at, bytes);
+    else
+      ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+#endif
+  }
+  bool damaged_ = false;
+};
+
+SimtDevice& instance() {
+  static SimtDevice* device = new SimtDevice();
+  return *device;
+}
+
+}  // namespace
+
+Device& simtDevice() { return instance(); }
+
+namespace cuda {
+// A few, so that work is split among blocks as on a real machine.
+int multiprocessors(const Call&) { return 4; }
+Report* reportOf(const Call&) { return &instance().report; }
+}  // namespace cuda
+}  // namespace densecl

@@ -1,0 +1,245 @@
+// The scheduler: one block at a time on an OS thread, its threads as fibers that run until they meet others.
+#include "simt.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "../core/error.h"
+#include "../core/parallel.h"
+#include "fiber.h"
+
+namespace densecl::simt {
+namespace {
+
+constexpr unsigned kWarp = 32;
+std::atomic<uint64_t> shuffleSeed{0};
+
+enum class State { ready, atBarrier, inWarp, done };
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, fromBytes;
+};
+
+struct Thread {
+  Coordinates at;
+  Fiber fiber;
+  State state = State::ready;
+  std::vector<std::vector<Copy>> groups;  // committed, oldest first
+  std::vector<Copy> open;
+};
+
+struct Warp {
+  Perform perform = nullptr;
+  unsigned arrived = 0, threads = 0;
+  void* lanes[kWarp];
+};
+
+void perform(const std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    std::memcpy(copy.to, copy.from, copy.fromBytes);
+    std::memset(static_cast<char*>(copy.to) + copy.fromBytes, 0, copy.bytes - copy.fromBytes);
+  }
+}
+
+// Of an OS thread; kept between blocks, so that stacks are mapped once.
+class Block {
+ public:
+  Thread* current = nullptr;
+  unsigned char* shared = nullptr;
+
+  void run(const char* op, Dim index, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel, uint64_t seed) {
+    op_ = op;
+    kernel_ = &kernel;
+    random_ = seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
+    // Of the exact size and fresh for each block, so that AddressSanitizer sees its ends; poisoned, so that a read of what
+    // nobody wrote shows.
+    shared = static_cast<unsigned char*>(std::aligned_alloc(1024, (sharedBytes + 1023) / 1024 * 1024 + (sharedBytes == 0 ? 1024 : 0)));
+    std::memset(shared, 0xff, sharedBytes);
+    guardShared(sharedBytes, true);
+    while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+    warps_.assign((threads + kWarp - 1) / kWarp, Warp{});
+    ready_.clear();
+    error_ = nullptr;
+    for (unsigned t = threads; t-- > 0;) {
+      Thread& thread = *threads_[t];
+      thread.at = {{t, 0, 0}, index, {threads, 1, 1}, grid};
+      thread.state = State::ready;
+      thread.groups.clear();
+      thread.open.clear();
+      thread.fiber.start(&Block::body, this);
+      ++warps_[t / kWarp].threads;
+      ready_.push_back(t);
+    }
+    count_ = threads;
+    schedule();
+    guardShared(sharedBytes, false);
+    std::free(shared);
+    if (error_) std::rethrow_exception(error_);
+  }
+
+  void wait(State state) {
+    Thread* self = current;
+    self->state = state;
+    self->fiber.leave();
+    if (error_) unwind();
+  }
+
+  void meet(Perform perform, void* mine) {
+    const unsigned t = current->at.thread.x;
+    Warp& warp = warps_[t / kWarp];
+    if (warp.arrived == 0) warp.perform = perform;
+    if (warp.perform != perform) fail("the lanes of a warp meet at different warp operations");
+    warp.lanes[t % kWarp] = mine;
+    if (++warp.arrived < warp.threads) return wait(State::inWarp);
+    if (warp.threads != kWarp) fail("a warp operation in a block whose threads are no multiple of 32");
+    perform(warp.lanes);
+    warp.arrived = 0;
+    for (unsigned lane = kWarp; lane-- > 0;) {
+      Thread& other = *threads_[t / kWarp * kWarp + lane];
+      if (other.state != State::inWarp) continue;
+      other.state = State::ready;
+      ready_.push_back(t / kWarp * kWarp + lane);
+    }
+  }
+
+  [[noreturn]] void fail(const std::string& what) {
+    const Coordinates& at = current->at;
+    throw Error("SIMT", std::string(op_) + ": block (" + std::to_string(at.block.x) + "," + std::to_string(at.block.y) + "," + std::to_string(at.block.z) + ") thread " +
+                            std::to_string(at.thread.x) + ": " + what);
+  }
+
+ private:
+  struct Unwind {};
+  [[noreturn]] static void unwind() { throw Unwind{}; }
+
+  static void body(void* argument) {
+    Block* block = static_cast<Block*>(argument);
+    Thread* self = block->current;
+    try {
+      (*block->kernel_)();
+      perform(self->open);
+      for (const auto& group : self->groups) perform(group);
+    } catch (const Unwind&) {
+    } catch (...) {
+      if (!block->error_) block->error_ = std::current_exception();
+    }
+    self->state = State::done;
+    self->fiber.leaveForGood();
+  }
+
+  size_t draw(size_t count) {
+    if (random_ == 0) return count - 1;
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    return random_ % count;
+  }
+
+  void schedule() {
+    for (;;) {
+      while (!ready_.empty()) {
+        const size_t pick = draw(ready_.size());
+        Thread& thread = *threads_[ready_[pick]];
+        ready_[pick] = ready_.back();
+        ready_.pop_back();
+        current = &thread;
+        thread.fiber.enter();
+        if (error_) return drain();
+      }
+      unsigned done = 0, waiting = 0;
+      for (unsigned t = 0; t < count_; ++t) {
+        done += threads_[t]->state == State::done;
+        waiting += threads_[t]->state == State::atBarrier;
+      }
+      if (done == count_) return;
+      if (waiting == count_) {
+        for (unsigned t = count_; t-- > 0;) {
+          threads_[t]->state = State::ready;
+          ready_.push_back(t);
+        }
+        continue;
+      }
+      const std::string where = waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
+                                            : "some lanes of a warp wait at a warp operation that the others never reach";
+      error_ = std::make_exception_ptr(Error("SIMT", std::string(op_) + ": block (" + std::to_string(current->at.block.x) + "," + std::to_string(current->at.block.y) + "," +
+                                                         std::to_string(current->at.block.z) + "): " + where));
+      return drain();
+    }
+  }
+
+  // Lets every thread that has not ended unwind its stack.
+  void drain() {
+    for (unsigned t = 0; t < count_; ++t) {
+      Thread& thread = *threads_[t];
+      if (thread.state == State::done || thread.state == State::ready) continue;
+      current = &thread;
+      thread.fiber.enter();
+    }
+  }
+
+  void guardShared(size_t bytes, bool on);
+
+  const char* op_ = "";
+  const std::function<void()>* kernel_ = nullptr;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<Warp> warps_;
+  std::vector<unsigned> ready_;
+  std::exception_ptr error_;
+  unsigned count_ = 0;
+  uint64_t random_ = 0;
+};
+
+thread_local Block block;
+
+}  // namespace
+
+const Coordinates& coordinates() { return block.current->at; }
+unsigned char* sharedBytes() { return block.shared; }
+void barrier() { block.wait(State::atBarrier); }
+void meet(Perform perform, void* mine) { block.meet(perform, mine); }
+void copyLater(void* to, const void* from, int bytes, int fromBytes) { block.current->open.push_back({to, from, bytes, fromBytes}); }
+void commitCopies() {
+  block.current->groups.push_back(std::move(block.current->open));
+  block.current->open.clear();
+}
+void waitForCopies(int groupsInFlight) {
+  auto& groups = block.current->groups;
+  const size_t finished = groups.size() > static_cast<size_t>(groupsInFlight) ? groups.size() - groupsInFlight : 0;
+  for (size_t i = 0; i < finished; ++i) perform(groups[i]);
+  groups.erase(groups.begin(), groups.begin() + finished);
+}
+void setShuffle(uint64_t seed) { shuffleSeed = seed; }
+
+void run(const char* op, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel) {
+  const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
+  if (threads == 0 || threads > 1024) throw Error("SIMT", std::string(op) + ": a block of " + std::to_string(threads) + " threads");
+  if (sharedBytes > (99u << 10)) throw Error("SIMT", std::string(op) + ": " + std::to_string(sharedBytes) + " bytes of shared memory, more than sm_86 and sm_89 have");
+  const uint64_t seed = shuffleSeed;
+  parallelFor(blocks, [&](int64_t b) {
+    const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y), static_cast<unsigned>(b / grid.x / grid.y)};
+    block.run(op, index, grid, threads, sharedBytes, kernel, seed);
+  });
+}
+
+}  // namespace densecl::simt
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+namespace densecl::simt {
+// The rounded-up end of the allocation is out of bounds too.
+void Block::guardShared([[maybe_unused]] size_t bytes, [[maybe_unused]] bool on) {
+#if defined(__SANITIZE_ADDRESS__)
+  const size_t whole = (bytes + 1023) / 1024 * 1024 + (bytes == 0 ? 1024 : 0);
+  if (on)
+    ASAN_POISON_MEMORY_REGION(shared + bytes, whole - bytes);
+  else
+    ASAN_UNPOISON_MEMORY_REGION(shared, whole);
+#endif
+}
+}  // namespace densecl::simt

@@ -1,0 +1,56 @@
+// Runs CUDA kernels on the host, thread by thread: what a .cu file of native/cuda sees instead of the CUDA headers.
+// Each thread of a block is a fiber; __syncthreads and warp operations are the points where fibers meet. See docs/simt.md.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__ __restrict
+
+namespace densecl::simt {
+
+struct Dim {
+  unsigned x, y, z;
+};
+
+struct Coordinates {
+  Dim thread, block, blockSize, gridSize;
+};
+
+// Of the fiber that runs on this OS thread.
+const Coordinates& coordinates();
+unsigned char* sharedBytes();
+
+// __syncthreads: every thread of the block must come.
+void barrier();
+
+// A warp operation. All 32 lanes must call it with the same `perform`; the last to come runs it over the arguments of all
+// lanes, which point into the lanes' own stacks.
+using Perform = void (*)(void* const* lanes);
+void meet(Perform perform, void* mine);
+
+// cp.async: the bytes move as late as the program allows, when they are waited for: a missing wait then reads stale memory.
+void copyLater(void* to, const void* from, int bytes, int fromBytes);
+void commitCopies();
+void waitForCopies(int groupsInFlight);
+
+// Order in which threads run between barriers: as numbered, or shuffled from a seed (0 switches it off).
+void setShuffle(uint64_t seed);
+
+// Runs kernel() for every thread of every block. Blocks are spread over the thread pool.
+void run(const char* op, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel);
+
+}  // namespace densecl::simt
+
+#define threadIdx (::densecl::simt::coordinates().thread)
+#define blockIdx (::densecl::simt::coordinates().block)
+#define blockDim (::densecl::simt::coordinates().blockSize)
+#define gridDim (::densecl::simt::coordinates().gridSize)
+inline void __syncthreads() { ::densecl::simt::barrier(); }
