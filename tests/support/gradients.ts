@@ -57,12 +57,13 @@ export function randomTensor(random: Random, shape: readonly number[], options: 
   return Tensor.from(Float64Array.from({ length: shape.reduce((n, d) => n * d, 1) }, draw), shape, dtype)
 }
 
-/** Largest difference over the largest magnitude. */
-export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+/** Largest difference over the largest magnitude, or over `least`. */
+export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLike<number>, least = 1e-30): number {
   assert.is(actual.length, expected.length)
   let difference = 0
-  let magnitude = 1e-30
+  let magnitude = least
   for (let i = 0; i < expected.length; ++i) {
+    if (Number.isNaN(actual[i]!) !== Number.isNaN(expected[i]!)) return Infinity
     difference = Math.max(difference, Math.abs(actual[i]! - expected[i]!))
     magnitude = Math.max(magnitude, Math.abs(expected[i]!))
   }

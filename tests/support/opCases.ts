@@ -14,15 +14,21 @@ import { crossEntropy, infoNce } from '../../src/ops/losses.js'
 import { adaptiveAvgPool2d, avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
 import { resizeBilinear } from '../../src/ops/resizeBilinear.js'
 import { denseMatch, gatherRows, l2Normalize } from '../../src/ops/similarity.js'
-import { type FloatDType, Tensor } from '../../src/tensor/tensor.js'
+import { accumulator, type FloatDType, Tensor } from '../../src/tensor/tensor.js'
 import { randomTensor } from './gradients.js'
 
 export interface OpCase<P = unknown> {
   parameters: fc.Arbitrary<P>
+  /** Larger than one tile of a GPU's kernels, with tails. */
+  large?: fc.Arbitrary<P>
   /** Float inputs, in f64. */
   inputs: (p: P, random: Random) => Tensor[]
   /** The op on inputs of any float dtype. */
   run: (p: P, inputs: Tensor[]) => Tensor
+  /** Inputs that stay f32 where the others are bf16: biases and the affine vectors of batch norm. */
+  sums?: readonly number[]
+  /** The size of terms that may cancel in the result: errors are relative to at least this. */
+  magnitude?: (p: P) => number
   /** How many of the leading inputs are differentiable; all when absent, 0 for none. */
   differentiable?: number
   /** Length of the longest sum: f32 errs by about its square root times epsilon, at worst by itself times epsilon. */
@@ -34,7 +40,7 @@ const integer = (min: number, max: number): fc.Arbitrary<number> => fc.integer({
 const pair = (min: number, max: number): fc.Arbitrary<[number, number]> => fc.tuple(integer(min, max), integer(min, max))
 const image = fc.record({ n: integer(1, 3), h: integer(1, 9), w: integer(1, 9), c: fc.oneof(integer(1, 5), fc.constantFrom(8, 16, 17, 33)) })
 const shapeOf = ({ n, h, w, c }: { n: number; h: number; w: number; c: number }): number[] => [n, h, w, c]
-const zeros = (like: Tensor, channels: number, value = 0): Tensor => Tensor.full([channels], value, like.dtype)
+const constants = (like: Tensor, channels: number, value: number): Tensor => Tensor.full([channels], value, accumulator(like.dtype))
 
 interface Convolution {
   x: { n: number; h: number; w: number; c: number }
@@ -52,6 +58,18 @@ const convolution: fc.Arbitrary<Convolution> = fc
     kernel: pair(1, 4),
     stride: pair(1, 3),
     padding: pair(0, 3),
+    dilation: pair(1, 2),
+    bias: fc.boolean(),
+  })
+  .filter(({ x, kernel, padding, dilation }) => x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1)
+
+const largeConvolution: fc.Arbitrary<Convolution> = fc
+  .record({
+    x: fc.record({ n: integer(1, 2), h: integer(1, 11), w: integer(1, 11), c: fc.constantFrom(3, 8, 24, 64, 72) }),
+    o: fc.constantFrom(7, 8, 64, 72, 136),
+    kernel: fc.constantFrom<[number, number]>([1, 1], [3, 3], [1, 3]),
+    stride: pair(1, 2),
+    padding: pair(0, 2),
     dilation: pair(1, 2),
     bias: fc.boolean(),
   })
@@ -88,13 +106,15 @@ export const opCases: Record<OpName, OpCase> = {
   }),
   batchNorm: define({
     parameters: fc.record({ x: image, groups: integer(1, 3), train: fc.boolean(), relu: fc.boolean(), residual: fc.boolean() }).filter(({ x }) => x.h * x.w > 1),
+    large: fc.record({ x: fc.record({ n: integer(1, 2), h: integer(2, 23), w: integer(2, 23), c: fc.constantFrom(1, 12, 64, 264) }), groups: integer(1, 2), train: fc.boolean(), relu: fc.boolean(), residual: fc.boolean() }),
+    sums: [1, 2],
     inputs({ x, groups, residual }, random) {
       const shape = [x.n * groups, x.h, x.w, x.c]
       const base = [randomTensor(random, shape), randomTensor(random, [x.c]), randomTensor(random, [x.c])]
       return residual ? [...base, randomTensor(random, shape)] : base
     },
     run: ({ x: { c }, groups, train, relu: withRelu }, [x, weight, bias, residual]) =>
-      batchNorm(x!, weight!, bias!, zeros(x!, c, 0.1), zeros(x!, c, 1.5), { train, groups, relu: withRelu, residual, eps: 1e-2 }),
+      batchNorm(x!, weight!, bias!, constants(x!, c, 0.1), constants(x!, c, 1.5), { train, groups, relu: withRelu, residual, eps: 1e-2 }),
     accumulates: ({ x }) => 20 * x.n * x.h * x.w,
   }),
   concat: define({
@@ -105,6 +125,8 @@ export const opCases: Record<OpName, OpCase> = {
   }),
   conv2d: define({
     parameters: convolution,
+    large: largeConvolution,
+    sums: [2],
     inputs({ x, o, kernel, bias }, random) {
       const inputs = [randomTensor(random, shapeOf(x)), randomTensor(random, [o, ...kernel, x.c])]
       return bias ? [...inputs, randomTensor(random, [o])] : inputs
@@ -120,6 +142,7 @@ export const opCases: Record<OpName, OpCase> = {
   }),
   denseMatch: define({
     parameters: fc.record({ n: integer(1, 3), p: integer(1, 20), q: integer(1, 20), c: integer(2, 20) }),
+    large: fc.record({ n: integer(1, 2), p: integer(60, 80), q: integer(60, 140), c: fc.constantFrom(8, 40, 72, 75) }),
     inputs: ({ n, p, q, c }, random) => [randomTensor(random, [n, p, c]), randomTensor(random, [n, q, c])],
     run: (_, [query, key]) => denseMatch(query!, key!).similarity,
     differentiable: 0,
@@ -139,10 +162,13 @@ export const opCases: Record<OpName, OpCase> = {
   }),
   infoNce: define({
     parameters: fc.record({ rows: fc.oneof(integer(1, 7), integer(20, 60)), dim: fc.oneof(integer(1, 9), fc.constantFrom(16, 20)), keys: fc.oneof(integer(1, 20), integer(250, 530)), temperature: fc.constantFrom(0.07, 0.2, 1) }),
+    large: fc.record({ rows: fc.constantFrom(1, 64, 70), dim: fc.constantFrom(24, 33, 64, 128, 130, 256), keys: fc.constantFrom(1, 63, 65, 200), temperature: fc.constantFrom(0.07, 0.2) }),
     inputs: ({ rows, dim, keys }, random) => [[rows, dim], [rows, dim], [keys, dim]].map((shape) => randomUnit(random, shape)),
     run: ({ temperature }, [query, positive, queue]) => infoNce(query!, positive!, queue!, temperature).loss,
     differentiable: 1,
     accumulates: ({ keys, dim, temperature }) => (10 * (keys + dim)) / temperature,
+    // The loss is the difference of two logarithms of up to 1 / T.
+    magnitude: ({ temperature }) => 1 / temperature,
   }),
   l2Normalize: define({
     parameters: fc.record({ rows: integer(1, 6), c: integer(2, 40) }),
@@ -152,6 +178,8 @@ export const opCases: Record<OpName, OpCase> = {
   }),
   linear: define({
     parameters: fc.record({ rows: integer(1, 20), i: integer(1, 40), o: integer(1, 40), bias: fc.boolean() }),
+    large: fc.record({ rows: integer(1, 200), i: fc.constantFrom(16, 72, 200), o: fc.constantFrom(5, 64, 136), bias: fc.boolean() }),
+    sums: [2],
     inputs({ rows, i, o, bias }, random) {
       const inputs = [randomTensor(random, [rows, i]), randomTensor(random, [o, i])]
       return bias ? [...inputs, randomTensor(random, [o])] : inputs

@@ -15,14 +15,15 @@ export interface Suite {
   run(): void
 }
 
-/** A suite in which every test must leave as many tensors and live bytes as it found. */
-export function suite(name: string): Suite {
+/** A suite in which every test must leave as many tensors and live bytes as it found, on the CPU and on `device`. */
+export function suite(name: string, device = 'cpu'): Suite {
   const made = uvuSuite(name)
   const add = (test: string, body: () => void | Promise<void>): void =>
     made(test, async () => {
-      const before = native.memory()
+      const [before, there] = [native.memory(), native.memory(device)]
       await body()
       const after = native.memory()
+      assert.is(native.memory(device).live, there.live, `bytes leaked on ${device}`)
       assert.is(after.handles, before.handles, `${after.handles - before.handles} tensors leaked`)
       assert.is(after.live, before.live, `${after.live - before.live} bytes leaked`)
     })

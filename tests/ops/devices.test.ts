@@ -1,0 +1,92 @@
+/**
+ * Every op on the device under test against the CPU in f64, from the same (rounded) inputs: values and gradients, in f32 and
+ * bf16. On `simt` each tensor is poisoned when it is made and lies between guard bytes that are looked at after every op.
+ */
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+
+import { Tape } from '../../src/autograd/tape.js'
+import { Random } from '../../src/nn/random.js'
+import { catalogue, type OpName } from '../../src/ops/catalogue.js'
+import { convolution } from '../../src/ops/conv2d.js'
+import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { device } from '../support/devices.js'
+import { relativeDifference } from '../support/gradients.js'
+import { type OpCase, opCases } from '../support/opCases.js'
+import { suite } from '../support/suite.js'
+
+const runs = Number(process.env.DENSECL_TEST_RUNS ?? 25)
+const seeds = fc.integer({ min: 0, max: 2 ** 30 })
+
+/** Value and gradients of the op, with inputs as given and the cotangent in the dtype of the value. */
+function evaluate(opCase: OpCase, p: unknown, inputs: Tensor[], differentiable: number, cotangent: (y: Tensor) => ArrayLike<number>): ArrayLike<number>[] {
+  const watched = inputs.slice(0, differentiable)
+  const tape = new Tape().watch(watched)
+  const y = tape.record(() => opCase.run(p, inputs))
+  const values = [y.data()]
+  if (differentiable === 0) return values
+  const weights = Tensor.from(cotangent(y), y.shape, y.dtype, y.device)
+  return [...values, ...tape.backward(y, watched, weights).map((gradient) => gradient.data())]
+}
+
+/** The largest error of value and gradients over what their precision explains; more than 1 is a mistake. */
+function excess(name: OpName, opCase: OpCase, p: unknown, seed: number, dtype: FloatDType): number {
+  return scope(() => {
+    const inputs = opCase.inputs(p, new Random(seed))
+    const differentiable = catalogue[name].backward === 'notDifferentiable' ? 0 : (opCase.differentiable ?? inputs.length)
+    const rounded = inputs.map((input, i) => {
+      const single = input.to('f32')
+      return opCase.sums?.includes(i) === true || dtype === 'f32' ? single : single.to('bf16')
+    })
+    // The cotangent too is rounded once, for both.
+    const cotangent = (y: Tensor): ArrayLike<number> => {
+      const random = new Random(seed, 1)
+      return Tensor.from(Float32Array.from({ length: y.size }, () => random.normal()), y.shape, dtype, 'cpu').data()
+    }
+    const actual = withDevice(device, () => evaluate(opCase, p, rounded.map((input) => input.to(input.dtype, device)), differentiable, cotangent))
+    const expected = evaluate(opCase, p, rounded.map((input) => Tensor.from(Float64Array.from(input.data()), input.shape, 'f64')), differentiable, cotangent)
+    const errors = actual.map((values, i) => {
+      // A gradient sums over the outputs that an input reaches, which are not more than all.
+      const terms = opCase.accumulates(p) + (i === 0 ? 0 : expected[0]!.length)
+      const exact = 8 * terms * 2 ** -23
+      // bf16 rounds results to 2^-9, and the few intermediate values that are stored; sums are f32 all the same.
+      const bound = dtype === 'bf16' ? exact + 2 ** -6 : convolution.tf32 ? exact + 2 ** -8 : exact
+      return relativeDifference(values, expected[i]!, i === 0 ? opCase.magnitude?.(p) : 1e-3) / bound
+    })
+    return Math.max(...errors)
+  })
+}
+
+function check(name: OpName, parameters: fc.Arbitrary<unknown>, numRuns: number): void {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    fc.assert(
+      fc.property(parameters, seeds, (p, seed) => {
+        const worst = excess(name, opCases[name], p, seed, dtype)
+        assert.ok(worst <= 1, `${dtype}: the error is ${worst} times what rounding explains`)
+      }),
+      { numRuns },
+    )
+  }
+}
+
+for (const name of Object.keys(opCases) as OpName[]) {
+  const test = suite(`${name} on ${device}`, device)
+  test(`${name}: small shapes with every odd parameter`, () => check(name, opCases[name].parameters, runs))
+  const { large } = opCases[name]
+  if (large !== undefined) test(`${name}: shapes beyond a tile`, () => check(name, large, Math.ceil(runs / 3)))
+  if (name === 'conv2d' || name === 'linear') {
+    for (const tile of [1, 2, 3]) {
+      for (const tf32 of [false, true]) {
+        test(`${name}: tile ${tile}${tf32 ? ' in tf32' : ''}`, () => {
+          Object.assign(convolution, { tile, tf32 })
+          try {
+            check(name, large!, Math.ceil(runs / 6))
+          } finally {
+            Object.assign(convolution, { tile: 0, tf32: false })
+          }
+        })
+      }
+    }
+  }
+  test.run()
+}
