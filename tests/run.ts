@@ -5,8 +5,11 @@
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+import { packageRoot } from '../src/tensor/native.js'
+import { variants } from './support/devices.js'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const words = process.argv.slice(2)
@@ -20,10 +23,28 @@ if (files.length === 0) {
 
 const total = { passed: 0, failed: 0, skipped: 0 }
 
-function runFile(file: string): Promise<void> {
+interface Job {
+  file: string
+  name: string
+  env: Record<string, string>
+}
+
+/** Files called devices.test.js run once for each device that is here (tests/support/devices.ts). */
+const jobs = files.flatMap((file): Job[] => {
+  const name = file.replace(/\.test\.js$/, '')
+  if (basename(file) !== 'devices.test.js') return [{ file, name, env: {} }]
+  return variants(packageRoot).flatMap((variant): Job[] => {
+    if (variant.missing === undefined) return [{ file, name: `${dirname(file)} on ${variant.name}`, env: variant.env }]
+    total.skipped += 1
+    console.log(`SKIP ${dirname(file)} on ${variant.name}: ${variant.missing}`)
+    return []
+  })
+})
+
+function runJob({ file, name, env }: Job): Promise<void> {
   return new Promise((resolve) => {
     const started = performance.now()
-    const child = spawn(process.execPath, [join(root, file)], { env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0' } })
+    const child = spawn(process.execPath, [join(root, file)], { env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0', ...env } })
     let output = ''
     child.stdout.on('data', (data: Buffer) => (output += data.toString()))
     child.stderr.on('data', (data: Buffer) => (output += data.toString()))
@@ -38,7 +59,7 @@ function runFile(file: string): Promise<void> {
       total.passed += passed
       total.failed += failed
       total.skipped += skips.length
-      console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${relative(root, join(root, file)).replace(/\.test\.js$/, '').padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`)
+      console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`)
       for (const line of skips) console.log(`     ${line}`)
       if (failed > 0) console.log(`${output}\n${signal === null ? `exit code ${code}` : `killed by ${signal}`}`)
       resolve()
@@ -46,10 +67,11 @@ function runFile(file: string): Promise<void> {
   })
 }
 
-const queue = [...files]
+// The long ones first.
+const queue = [...jobs].sort((a, b) => Number(b.env.LD_PRELOAD !== undefined) - Number(a.env.LD_PRELOAD !== undefined))
 await Promise.all(
   Array.from({ length: availableParallelism() }, async () => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runFile(file)
+    for (let job = queue.shift(); job !== undefined; job = queue.shift()) await runJob(job)
   }),
 )
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)

@@ -6,6 +6,9 @@
 #include "../core/parallel.h"
 #include "../cpu/isa.h"
 #include "handles.h"
+#if defined(DENSECL_SIMT)
+#include "../simt/alarms.h"
+#endif
 
 namespace densecl {
 namespace {
@@ -39,6 +42,10 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
+#if defined(DENSECL_SIMT)
+                             InstanceMethod("simtShuffle", &Addon::guard<&Addon::simtShuffle>),
+                             InstanceMethod("simtAlarm", &Addon::guard<&Addon::simtAlarm>),
+#endif
                          });
   }
 
@@ -210,6 +217,19 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[0]).synchronize();
     return info.Env().Undefined();
   }
+
+#if defined(DENSECL_SIMT)
+  Napi::Value simtShuffle(const Napi::CallbackInfo& info) {
+    simt::setShuffle(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
+    return info.Env().Undefined();
+  }
+  // simtAlarm(name, out, in, at)
+  Napi::Value simtAlarm(const Napi::CallbackInfo& info) {
+    const auto tensor = [&](size_t i) -> const Tensor& { return handles_.get(info[i].ToNumber().DoubleValue(), "simtAlarm"); };
+    simt::alarm(info[0].As<Napi::String>().Utf8Value(), tensor(1), tensor(2), info[3].ToNumber().Int32Value());
+    return info.Env().Undefined();
+  }
+#endif
 
   Napi::FunctionReference errorClass_;
   Handles handles_;

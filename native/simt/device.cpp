@@ -7,6 +7,7 @@
 
 #include "../cuda/ops.h"
 #include "../cuda/runtime.h"
+#include "alarms.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -26,7 +27,10 @@ constexpr unsigned char kGuardByte = 0xa5;
 
 class SimtDevice : public Device {
  public:
-  SimtDevice() : Device("simt", kOps) {}
+  // DENSECL_SIMT_SHUFFLE: the seed of a shuffled order of threads.
+  SimtDevice() : Device("simt", kOps) {
+    if (const char* seed = std::getenv("DENSECL_SIMT_SHUFFLE")) simt::setShuffle(std::strtoull(seed, nullptr, 10));
+  }
 
   void* allocateRaw(size_t bytes) override {
     auto* base = static_cast<unsigned char*>(std::aligned_alloc(1024, (bytes + 2 * kGuard + 1023) / 1024 * 1024));

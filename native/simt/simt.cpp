@@ -9,6 +9,7 @@
 
 #include "../core/error.h"
 #include "../core/parallel.h"
+#include "alarms.h"
 #include "fiber.h"
 
 namespace densecl::simt {

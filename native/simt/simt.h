@@ -41,9 +41,6 @@ void copyLater(void* to, const void* from, int bytes, int fromBytes);
 void commitCopies();
 void waitForCopies(int groupsInFlight);
 
-// Order in which threads run between barriers: as numbered, or shuffled from a seed (0 switches it off).
-void setShuffle(uint64_t seed);
-
 // Runs kernel() for every thread of every block. Blocks are spread over the thread pool.
 void run(const char* op, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel);
 

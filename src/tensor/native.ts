@@ -41,6 +41,9 @@ interface Native {
   deviceNames(): string[]
   describeDevice(device: string): string
   synchronize(device: string): void
+  /** Of an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
+  simtShuffle?(seed: number): void
+  simtAlarm?(name: string, out: number, input: number, at: number): void
 }
 
 /** The package's own folder: the nearest one above this file with a package.json. */

@@ -1,2 +1,45 @@
-/** The device that this process tests: `simt`, `cuda:0`, or the CPU itself. tests/run.ts sets it, with the addon that has it. */
+/** The devices that tests run on beside the CPU: forms of the addon, each in a process of its own. */
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** The device that this process tests: `simt` or `cuda:0`. tests/run.ts sets it, with the addon that has it. */
 export const device = process.env.DENSECL_TEST_DEVICE ?? 'simt'
+
+export interface Variant {
+  name: string
+  env: Record<string, string>
+  /** Why it cannot run here. */
+  missing?: string
+}
+
+/** `simt` as it is, with the threads of a block in shuffled order, under AddressSanitizer, and the GPU. */
+export function variants(root: string): Variant[] {
+  const addon = (folder: string): string => join(root, folder, 'Release', 'densecl.node')
+  const built = (folder: string, command: string): { missing?: string } => (existsSync(addon(folder)) ? {} : { missing: `${folder} is not built: npm run ${command}` })
+  const simt = { DENSECL_TEST_DEVICE: 'simt', DENSECL_ADDON: addon('build-simt') }
+  return [
+    { name: 'simt', env: simt, ...built('build-simt', 'build:simt') },
+    { name: 'simt shuffled', env: { ...simt, DENSECL_SIMT_SHUFFLE: '1', DENSECL_TEST_RUNS: '10' }, ...built('build-simt', 'build:simt') },
+    { name: 'simt sanitized', env: { ...sanitized(root), DENSECL_TEST_RUNS: '8' }, ...built('build-simt-asan', 'build:simt -- --sanitize') },
+    { name: 'cuda:0', env: { DENSECL_TEST_DEVICE: 'cuda:0', DENSECL_ADDON: addon('build-cuda') }, ...missingGpu(addon('build-cuda')) },
+  ]
+}
+
+/** Node itself is not built with AddressSanitizer, so its library must be loaded first. */
+export function sanitized(root: string): Record<string, string> {
+  const library = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).stdout?.trim() ?? ''
+  return {
+    DENSECL_TEST_DEVICE: 'simt',
+    DENSECL_ADDON: join(root, 'build-simt-asan', 'Release', 'densecl.node'),
+    LD_PRELOAD: library,
+    ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1',
+  }
+}
+
+function missingGpu(addon: string): { missing?: string } {
+  if (!existsSync(addon)) return { missing: 'build-cuda is not built: npm run build:cuda' }
+  const program = `const addon = require(${JSON.stringify(addon)}); addon.initialize(Error); console.log(addon.deviceNames().join(' ')); try { addon.describeDevice('cuda:0') } catch (error) { console.log(String(error.message)) }`
+  const { stdout } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' })
+  return stdout.split('\n')[0]!.includes('cuda:0') ? {} : { missing: 'no CUDA device here' }
+}

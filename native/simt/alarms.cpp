@@ -1,0 +1,79 @@
+// Kernels with one mistake each, which the means of this folder must catch (tests/simt/alarms.test.ts), and the same kernels
+// without it, which must pass.
+#include "alarms.h"
+
+#include "../cuda/device/async.cuh"
+#include "../cuda/runtime.h"
+
+namespace densecl::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+
+// out[t] = the value that the opposite thread put into shared memory
+template <bool kBarrier>
+__global__ void reverseKernel(float* out) {
+  float* shared = &sharedMemory<float>();
+  const int t = static_cast<int>(threadIdx.x);
+  shared[t] = static_cast<float>(t);
+  if (kBarrier) __syncthreads();
+  out[t] = shared[kThreads - 1 - t];
+}
+
+__global__ void storeKernel(float* out, int at) {
+  if (threadIdx.x == 0) out[at] = 1;
+}
+
+__global__ void sharedStoreKernel(float* out, int at) {
+  float* shared = &sharedMemory<float>();
+  shared[threadIdx.x] = 0;
+  if (threadIdx.x == 0) shared[at] = 1;
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x];
+}
+
+__global__ void divergentBarrierKernel(float* out) {
+  if (threadIdx.x < 7) __syncthreads();
+  out[threadIdx.x] = 0;
+}
+
+__global__ void divergentShuffleKernel(float* out) {
+  out[threadIdx.x] = 0;
+  if (threadIdx.x != 3) out[threadIdx.x] = shuffleXor(1.0f, 1);
+}
+
+// Four floats a thread, copied asynchronously and read with or without waiting.
+template <bool kWait>
+__global__ void copyKernel(float* out, const float* in) {
+  struct alignas(16) Four {
+    float v[4];
+  };
+  Four* shared = &sharedMemory<Four>();
+  const int t = static_cast<int>(threadIdx.x);
+  copyAsync16(&shared[t], in + 4 * t, true);
+  commitCopies();
+  if (kWait) waitForCopies<0>();
+  for (int i = 0; i < 4; ++i) out[4 * t + i] = shared[t].v[i];
+}
+
+void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int at) {
+  Call call{"alarm", {&out, &in}, {}};
+  float* to = out.data<float>();
+  const auto go = [&](auto kernel, size_t shared, auto... args) { launch(call, kernel, Grid{}, kThreads, shared, args...); };
+  if (name == "barrier") return go(reverseKernel<true>, kThreads * 4, to);
+  if (name == "missingBarrier") return go(reverseKernel<false>, kThreads * 4, to);
+  if (name == "store") return go(storeKernel, 0, to, at);
+  if (name == "sharedStore") return go(sharedStoreKernel, kThreads * 4, to, at);
+  if (name == "divergentBarrier") return go(divergentBarrierKernel, 0, to);
+  if (name == "divergentShuffle") return go(divergentShuffleKernel, 0, to);
+  if (name == "copy") return go(copyKernel<true>, kThreads * 16, to, static_cast<const float*>(in.data<float>()));
+  if (name == "missingWait") return go(copyKernel<false>, kThreads * 16, to, static_cast<const float*>(in.data<float>()));
+  throw Error("ARGUMENT", "there is no alarm " + name);
+}
+
+}  // namespace
+}  // namespace densecl::cuda
+
+namespace densecl::simt {
+void alarm(const std::string& name, const Tensor& out, const Tensor& in, int at) { cuda::runAlarm(name, out, in, at); }
+}  // namespace densecl::simt

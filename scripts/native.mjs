@@ -1,0 +1,45 @@
+// node scripts/native.mjs cuda|simt [--sanitize] [--optional]: builds another form of the addon through cmake-js, each in a
+// folder of its own. --optional prints why it cannot and ends well, for machines without the tools.
+import { spawnSync } from 'node:child_process'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const [form, ...flags] = process.argv.slice(2)
+const optional = flags.includes('--optional')
+const sanitize = flags.includes('--sanitize')
+const forms = {
+  cuda: { define: 'DENSECL_CUDA', tools: ['cmake', 'nvcc'], folder: 'build-cuda' },
+  simt: { define: 'DENSECL_SIMT', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-simt-asan' : 'build-simt' },
+}
+
+function leave(problem, remedy) {
+  console.error(`densecl: ${problem}\n  ${remedy}`)
+  process.exit(optional ? 0 : 1)
+}
+
+const chosen = forms[form]
+if (chosen === undefined) leave(`there is no form ${form ?? ''} of the addon.`, `Expected one of ${Object.keys(forms).join(', ')}.`)
+for (const tool of chosen.tools) {
+  if (spawnSync(tool, ['--version'], { stdio: 'ignore' }).error !== undefined) {
+    const hint = tool === 'nvcc' ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.' : `Debian and Ubuntu: apt-get install ${tool}.`
+    leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
+  }
+}
+let cli
+try {
+  cli = join(dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')), 'bin', 'cmake-js')
+} catch {
+  leave(`the ${form} addon is not built: cmake-js is not installed.`, 'Run: npm install')
+}
+const args = [cli, 'compile', '-O', chosen.folder, `--CD${chosen.define}=ON`, ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []), ...(process.env.DENSECL_ARCHITECTURES ? [`--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES}`] : [])]
+const result = spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
+const output = `${result.stdout}\n${result.stderr}`
+if (result.status !== 0) {
+  const lines = output.split('\n').filter((line) => /error|fatal|CMake Error/i.test(line)).slice(0, 8)
+  console.error(`densecl: building the ${form} addon failed:\n    ${(lines.length > 0 ? lines : output.trim().split('\n').slice(-8)).join('\n    ')}`)
+  process.exit(1)
+}
+for (const line of output.split('\n').filter((text) => /warning/i.test(text))) console.log(line)
+console.log(`${chosen.folder}/Release/densecl.node is built`)
