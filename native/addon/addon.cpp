@@ -42,6 +42,14 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
+                             InstanceMethod("pin", &Addon::guard<&Addon::pin>),
+                             InstanceMethod("unpin", &Addon::guard<&Addon::unpin>),
+                             InstanceMethod("startUpload", &Addon::guard<&Addon::startUpload>),
+                             InstanceMethod("useUpload", &Addon::guard<&Addon::useUpload>),
+                             InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
+                             InstanceMethod("release", &Addon::guard<&Addon::release>),
+                             InstanceMethod("mark", &Addon::guard<&Addon::mark>),
+                             InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
 #if defined(DENSECL_SIMT)
                              InstanceMethod("simtShuffle", &Addon::guard<&Addon::simtShuffle>),
                              InstanceMethod("simtAlarm", &Addon::guard<&Addon::simtAlarm>),
@@ -216,6 +224,38 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value synchronize(const Napi::CallbackInfo& info) {
     deviceOf(info[0]).synchronize();
     return info.Env().Undefined();
+  }
+
+  // pin(typedArray, device), unpin(typedArray, device)
+  Napi::Value pin(const Napi::CallbackInfo& info) {
+    const auto bytes = bytesOf(info[0]);
+    deviceOf(info[1]).pin(bytes.first, bytes.second);
+    return info.Env().Undefined();
+  }
+  Napi::Value unpin(const Napi::CallbackInfo& info) {
+    deviceOf(info[1]).unpin(bytesOf(info[0]).first);
+    return info.Env().Undefined();
+  }
+  // startUpload(handle, typedArray): the first elements of the tensor
+  Napi::Value startUpload(const Napi::CallbackInfo& info) {
+    const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
+    const auto bytes = bytesOf(info[1]);
+    require(bytes.second <= tensor.storage->bytes, "SHAPE", "startUpload: " + std::to_string(bytes.second) + " bytes do not fit into " + describe(tensor));
+    if (bytes.second != 0) tensor.storage->device.startUpload(tensor.raw(), bytes.first, bytes.second);
+    return info.Env().Undefined();
+  }
+  Napi::Value useUpload(const Napi::CallbackInfo& info) { return withTensor(info, &Device::useUpload); }
+  Napi::Value finishUpload(const Napi::CallbackInfo& info) { return withTensor(info, &Device::finishUpload); }
+  Napi::Value release(const Napi::CallbackInfo& info) { return withTensor(info, &Device::release); }
+  Napi::Value withTensor(const Napi::CallbackInfo& info, void (Device::*method)(void*)) {
+    const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "upload");
+    (tensor.storage->device.*method)(tensor.raw());
+    return info.Env().Undefined();
+  }
+  // mark(device) -> mark; elapsed(device, from, to) -> milliseconds
+  Napi::Value mark(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).mark())); }
+  Napi::Value elapsed(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(static_cast<size_t>(info[1].ToNumber().Int64Value()), static_cast<size_t>(info[2].ToNumber().Int64Value())));
   }
 
 #if defined(DENSECL_SIMT)

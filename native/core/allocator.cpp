@@ -34,7 +34,7 @@ void* Allocator::allocate(size_t bytes) {
   if (block == nullptr) {
     throw Error("OUT_OF_MEMORY", "out of memory on " + device_.name + ": " + std::to_string(bytes) + " bytes asked for, " + std::to_string(live_) +
                                      " bytes live, limit " + (limit_ == 0 ? std::string("none") : std::to_string(limit_) + " bytes") +
-                                     "; use a smaller batch or image size");
+                                     device_.memoryNote() + "; use a smaller batch or image size");
   }
   live_ += size;
   ++storages_;

@@ -25,6 +25,22 @@ class Device {
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() {}
+
+  // Uploads that overlap with compute, from memory that was pinned and is left alone until finishUpload. The target must not be
+  // in use by work given to the device after the last release(target).
+  virtual void pin(void*, size_t) {}
+  virtual void unpin(void*) {}
+  virtual void startUpload(void* to, const void* from, size_t bytes) { upload(to, from, bytes); }
+  virtual void useUpload(void*) {}     // work that follows waits for the upload to this target
+  virtual void finishUpload(void*) {}  // the host waits for it
+  virtual void release(void*) {}       // work so far is the last to use this target
+
+  // Marks in the device's work, and the milliseconds between two of them; reading waits for the second.
+  virtual size_t mark();
+  virtual double elapsed(size_t from, size_t to);
+
+  // What an out-of-memory message adds: memory taken by others.
+  virtual std::string memoryNote() { return ""; }
   // Runs an op; overridden to add checks and explanations.
   virtual void run(size_t op, const Call& call) { ops[op](call); }
   // One line for people: processor, instruction set or compute capability.
@@ -33,6 +49,9 @@ class Device {
   const std::string name;
   Allocator allocator;
   const OpFunction* const ops;
+
+ private:
+  std::vector<double> marks_;
 };
 
 // Every device of this build. Listing `cuda:N` starts the CUDA driver, so it happens on first use only.

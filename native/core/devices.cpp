@@ -1,6 +1,8 @@
 // The devices of this build: the CPU, and what the build switches on.
 #include "device.h"
 
+#include <chrono>
+
 namespace densecl {
 
 #if defined(DENSECL_SIMT)
@@ -10,6 +12,20 @@ Device& simtDevice();  // native/simt/device.cpp
 int cudaDeviceCount(std::string* why);  // native/cuda/device.cpp; never throws
 Device& cudaDevice(int index);
 #endif
+
+namespace {
+double now() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+}  // namespace
+
+// A device that computes at once has the host's clock.
+size_t Device::mark() {
+  marks_.push_back(now());
+  return marks_.size() - 1;
+}
+double Device::elapsed(size_t from, size_t to) {
+  require(from < marks_.size() && to < marks_.size(), "INTERNAL", "elapsed: there is no such mark");
+  return marks_[to] - marks_[from];
+}
 
 std::vector<std::string> deviceNames() {
   std::vector<std::string> names{"cpu"};

@@ -9,7 +9,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 512, kColumns = 25, kMaxRadius = 63;
+constexpr int kThreads = 256, kColumns = 25, kMaxRadius = 63;
 
 struct Colour {
   float r, g, b;
@@ -207,7 +207,7 @@ void augment(const Call& call) {
   const int views = static_cast<int>(table.dim(0)), height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t blocks = std::min<int64_t>(views, int64_t{2} * multiprocessors(call)), view = int64_t{3} * height * width;
+    const int64_t blocks = std::min<int64_t>(views, int64_t{4} * multiprocessors(call)), view = int64_t{3} * height * width;
     DeviceScratch<float> scratch(call, blocks * 2 * view);
     launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, height, width);
   });

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) momentsKernel(const T* x, float* par
   }
 }
 
-constexpr int kColumns = 32, kLines = 16;  // of the blocks that finish statistics
+constexpr int kColumns = 32, kLines = 8;  // of the blocks that finish statistics
 
 // From partial results of chunks to mean and 1/deviation of each group, and the running statistics, which take the mean over
 // the groups.

@@ -53,7 +53,7 @@ template <class Shape>
 struct Bf16Contrast {
   static DEVICE void score(float (&s)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
     const int matrix = laneIndex() / 8, line = laneIndex() % 8, row = warpIndex() * 16 + matrix % 2 * 8 + line;
-#pragma unroll
+#pragma unroll(Shape::kSlices > 4 ? 1 : Shape::kSlices)
     for (int slice = 0; slice < Shape::kSlices; ++slice)
 #pragma unroll
       for (int k = 0; k < kSlice<bf16>; k += 16) {
@@ -93,7 +93,9 @@ template <class Shape>
 struct F32Contrast {
   static DEVICE void score(float (&s)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
     const int row = warpIndex() * 16 + laneIndex() / 4, column = laneIndex() % 4 * 2;
+#pragma unroll 1
     for (int slice = 0; slice < Shape::kSlices; ++slice)
+#pragma unroll 1
       for (int k = 0; k < kSlice<float>; ++k) {
         const float low = memory.query[slice].element(row, k), high = memory.query[slice].element(row + 8, k);
 #pragma unroll
@@ -111,6 +113,7 @@ struct F32Contrast {
     for (int j = 0; j < Shape::kScores; ++j)
       for (int e = 0; e < 4; ++e) memory.p[row + e / 2 * 8][j * 8 + column + e % 2] = p[j][e];
     syncWarp();
+#pragma unroll 1
     for (int key = 0; key < Shape::kKeys; ++key) {
       const float low = memory.p[row][key], high = memory.p[row + 8][key];
 #pragma unroll

@@ -74,7 +74,7 @@ using SgdTable = Table<SgdEntry, 48>;
 struct SgdRule {
   const float* lr;
   const int32_t* bad;  // not 0: the gradients are not finite, and nothing changes
-  float momentum, decay, keyMomentum;
+  float momentum, decay, keep, take;  // keep and take: of the moving average
   bool nesterov;
 };
 
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) sgdKernel(SgdTable table, SgdRule ru
     entry.p[i] = p;
     if (entry.copy != nullptr) entry.copy[i] = bf16(p);
     if (entry.key == nullptr) continue;
-    const float key = rule.keyMomentum * entry.key[i] + (1 - rule.keyMomentum) * p;
+    const float key = rule.keep * entry.key[i] + rule.take * p;
     entry.key[i] = key;
     if (entry.keyCopy != nullptr) entry.keyCopy[i] = bf16(key);
   }
@@ -166,7 +166,7 @@ T* data(const Tensor* tensor) {
 }  // namespace
 
 void sgd(const Call& call) {
-  const SgdRule rule{call.t(0).data<float>(), data<int32_t>(call.optional(1)), static_cast<float>(call.number(0)), static_cast<float>(call.number(1)), static_cast<float>(call.number(3)), call.number(2) != 0};
+  const SgdRule rule{call.t(0).data<float>(), data<int32_t>(call.optional(1)), static_cast<float>(call.number(0)), static_cast<float>(call.number(1)), static_cast<float>(call.number(3)), static_cast<float>(1 - call.number(3)), call.number(2) != 0};
   auto all = batches<SgdTable>([&](const SgdTable& table) { launch(call, sgdKernel, Grid{table.blocks()}, kThreads, 0, table, rule); });
   for (size_t k = 2; k < call.tensors.size(); k += 6) {
     const Tensor& p = call.t(k);

@@ -41,6 +41,16 @@ interface Native {
   deviceNames(): string[]
   describeDevice(device: string): string
   synchronize(device: string): void
+  /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. */
+  pin(data: AnyTypedArray, device: string): void
+  unpin(data: AnyTypedArray, device: string): void
+  startUpload(handle: number, data: AnyTypedArray): void
+  useUpload(handle: number): void
+  finishUpload(handle: number): void
+  release(handle: number): void
+  /** Marks in the device's work, and the milliseconds between two of them. */
+  mark(device: string): number
+  elapsed(device: string, from: number, to: number): number
   /** Of an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
   simtShuffle?(seed: number): void
   simtAlarm?(name: string, out: number, input: number, at: number): void

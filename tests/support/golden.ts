@@ -21,7 +21,7 @@ import { resizeBilinear } from '../../src/ops/resizeBilinear.js'
 import { denseMatch, l2Normalize } from '../../src/ops/similarity.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
-import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { loadStored, toStored } from '../../src/weights/layout.js'
 import { readSafetensors, type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
 
@@ -29,7 +29,7 @@ type Exact = 'f32' | 'f64'
 
 export interface GoldenRow {
   name: string
-  dtype: Exact
+  dtype: FloatDType
   error: number
   tolerance: number
 }
@@ -37,16 +37,25 @@ export interface GoldenRow {
 /** Relative errors of single ops, of losses, and of gradients and weights, that are allowed. */
 const tolerances = { f64: { ops: 1e-9, losses: 1e-6, weights: 1e-5 }, f32: { ops: 1e-4, losses: 1e-3 } } as const
 
-/** Every row of every safetensors file of a folder. */
-export function* goldenRows(folder: string): Generator<GoldenRow> {
+/**
+ * Every row of every safetensors file of a folder. With a device, its training files alone: each step in f32 and in mixed
+ * precision there, from the state of the f64 run here.
+ */
+export function* goldenRows(folder: string, device?: string): Generator<GoldenRow> {
   const files = readdirSync(folder).filter((file) => file.endsWith('.safetensors')).sort()
   if (files.length === 0) fail('FILE', `${folder}: expected golden files (*.safetensors) but found none`)
   for (const file of files) {
     const golden = readSafetensors(join(folder, file))
-    if (golden.metadata.cases === undefined) yield* trainingRows(basename(file, '.safetensors'), golden)
-    else for (const dtype of ['f64', 'f32'] as const) yield* opRows(golden, dtype)
+    if (golden.metadata.cases === undefined) yield* trainingRows(basename(file, '.safetensors'), golden, device)
+    else if (device === undefined) for (const dtype of ['f64', 'f32'] as const) yield* opRows(golden, dtype)
   }
 }
+
+/**
+ * Of losses in mixed precision: every convolution and every batch norm in a row rounds to 2^-9, which gives embeddings an error
+ * near 2^-9 * sqrt(2 depth), and a logit is a similarity over T. Losses are of the order of 1; twice that is allowed.
+ */
+const bf16Tolerance = (depth: number, temperature: number): number => (2 * 2 ** -9 * Math.sqrt(2 * depth)) / temperature
 
 /** Largest difference over the largest magnitude, which is at least `floor`: the size of terms that cancel in the expected values. */
 function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>, floor = 0): number {
@@ -147,19 +156,20 @@ function* opRows(golden: TensorFile, dtype: Exact): Generator<GoldenRow> {
  * The f64 model runs all steps. Each f32 step starts from the f64 state: what is compared is one step's arithmetic. Left to
  * itself an f32 run drifts as far as PyTorch's own f32 run does (docs/decisions.md has the numbers).
  */
-function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
+function* trainingRows(file: string, golden: TensorFile, device?: string): Generator<GoldenRow> {
   const number = (key: string): number => {
     const value = Number(golden.metadata[key])
     return Number.isFinite(value) ? value : fail('FORMAT', `${file}: expected the setting ${key} in the metadata but received ${golden.metadata[key]}`)
   }
   const stored = (key: string): StoredTensor => golden.tensors.get(key) ?? fail('FORMAT', `${file}: the tensor ${key} is missing`)
-  const build = (dtype: FloatDType): DenseCL =>
+  const build = (dtype: FloatDType, compute = dtype): DenseCL =>
     new DenseCL({
       backbone: { depth: number('depth') as ResNetDepth, baseChannels: number('base_channels') },
       neck: { hidden: number('hidden'), featDim: number('feat_dim') },
       queueLength: number('queue_len'),
       seed: 0,
       dtype,
+      compute,
     })
   const options = (step: number): StepOptions => ({
     temperature: number('temperature'),
@@ -170,23 +180,27 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
   })
   const losses = JSON.parse(golden.metadata.losses!) as { loss_single: number; loss_dense: number }[]
   const model = build('f64')
-  const single = build('f32')
+  const others = withDevice(device ?? 'cpu', () => [build('f32'), ...(device === undefined ? [] : [build('f32', 'bf16')])])
   const state = new Map(allTensors(model.state()))
   for (const [name, tensor] of state) loadStored(name, tensor, stored(`init.${name}`))
   const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })
-  const row = (name: string, dtype: Exact, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
+  const row = (name: string, dtype: FloatDType, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
 
   for (let step = 0; step < number('steps'); ++step) {
     const expected = [losses[step]!.loss_single, losses[step]!.loss_dense]
-    for (const [name, tensor] of allTensors(single.state())) loadStored(name, tensor, toStored(name, state.get(name)!))
-    for (const [dtype, network] of [['f32', single], ['f64', model]] as const) {
-      const view = (name: string): Tensor => scope(() => channelsLast(stored(`step${step}.${name}`), dtype))
+    for (const network of [...others, model]) {
+      const dtype = network.compute
+      const view = (name: string): Tensor => scope(() => channelsLast(stored(`step${step}.${name}`), network === model ? 'f64' : 'f32').to(dtype, network.device))
+      if (network !== model) {
+        for (const [name, tensor] of allTensors(network.state())) loadStored(name, tensor, toStored(name, state.get(name)!))
+        network.refresh()
+      }
       const views = { query: view('view_q'), key: view('view_k') }
       const result = denseclStep(network, views, options(step))
       const { losses: actual, gradients } = result
-      yield row(`step ${step} losses`, dtype, relativeError([actual.single, actual.dense], expected), tolerances[dtype].losses)
+      yield row(`step ${step} losses`, dtype, relativeError([actual.single, actual.dense], expected), dtype === 'bf16' ? bf16Tolerance(number('depth'), number('temperature')) : tolerances[dtype].losses)
       if (network === model) {
-        if (step === 0) {
+        if (step === 0 && device === undefined) {
           const errors = [...model.parameters().keys()].map((name, i) =>
             relativeError(storedValues(toStored(name, gradients[i]!)), storedValues(stored(`step0.grad.encoder_q.${name}`))),
           )
@@ -205,5 +219,5 @@ function* trainingRows(file: string, golden: TensorFile): Generator<GoldenRow> {
   yield row(`final state (worst: ${worst})`, 'f64', error, tolerances.f64.weights)
   sgd.dispose()
   model.dispose()
-  single.dispose()
+  for (const network of others) network.dispose()
 }

@@ -1,0 +1,52 @@
+/** The augmentation on the device under test: all views of a batch in one call, against the CPU's, which is torchvision's. */
+import * as assert from 'uvu/assert'
+
+import { mocoV2Augmentation, type PlacedView, randomView, renderViews, wholeImage } from '../../src/data/augment.js'
+import { scene } from '../../src/data/scenes.js'
+import { Random } from '../../src/nn/random.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { device } from '../support/devices.js'
+import { suite } from '../support/suite.js'
+
+const test = suite(`augment on ${device}`, device)
+
+test('views of several images are the CPU\'s, in f32 and bf16', () => {
+  const random = new Random(5)
+  const pictures = [0, 1, 2].map((i) => scene(9, i).pixels)
+  let offset = 0
+  const places = pictures.map((pixels) => {
+    const place = { offset, height: pixels.height, width: pixels.width }
+    offset += pixels.data.length
+    return place
+  })
+  const packed = new Uint8Array(offset)
+  pictures.forEach((pixels, i) => packed.set(pixels.data, places[i]!.offset))
+  const whole = wholeImage(pictures[0]!)
+  const views: PlacedView[] = [
+    { ...places[0]!, view: whole },
+    { ...places[1]!, view: { ...whole, flip: true, sigma: 1.9 } },
+    { ...places[2]!, view: { ...whole, adjust: [{ kind: 'contrast', value: 0.6 }, { kind: 'contrast', value: 1.3 }] } },
+    { ...places[0]!, view: { ...whole, crop: { top: 30, left: 40, height: 9, width: 13 }, grayscale: true } },
+    ...Array.from({ length: 12 }, (_, i) => {
+      const at = i % 3
+      return { ...places[at]!, view: randomView(random, places[at]!.width, places[at]!.height, { ...mocoV2Augmentation, blurSigma: [0.5, 2] }) }
+    }),
+  ]
+  for (const [height, width] of [[24, 20], [17, 33]] as const) {
+    const render = (where: string, dtype: 'f32' | 'bf16'): ArrayLike<number> =>
+      scope(() => {
+        const out = Tensor.empty([views.length + 1, height, width, 3], dtype, where)
+        renderViews(out, 1, Tensor.from(packed, [packed.length], 'u8', where), views, false)
+        return out.data().slice(height * width * 3)
+      })
+    const expected = render('cpu', 'f32')
+    for (const dtype of ['f32', 'bf16'] as const) {
+      const actual = render(device, dtype)
+      // Hue and saturation divide by the range of a colour, which amplifies rounding near grey: 1/1000, and bf16's 2^-9.
+      const bound = dtype === 'bf16' ? 1e-3 + 2 ** -9 : 1e-3
+      for (let i = 0; i < expected.length; ++i) assert.ok(Math.abs(actual[i]! - expected[i]!) <= bound, `${dtype} view ${Math.floor(i / (height * width * 3))}: ${actual[i]} against ${expected[i]}`)
+    }
+  }
+})
+
+test.run()
