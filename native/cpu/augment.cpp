@@ -237,15 +237,16 @@ class View {
 
 }  // namespace
 
-// tensors: out f32 [N, OH, OW, 3], pixels u8 [bytes], table f64 [V, 25]; numbers: first. Row v of the table makes view first + v:
+// tensors: out f32 [N, OH, OW, 3], second of its shape or null, pixels u8 [bytes], table f64 [V, 25]; numbers: first. Row v of the
+// table makes view first + v of out; with a second output its latter half makes the views of that one.
 //   0 offset of its image [height, width, 3] in pixels; 1 height, 2 width; crop: 3 top, 4 left, 5 height, 6 width; 7 flip;
 //   8 grayscale; blur: 9 sigma (0: none), 10 radius; 11 mean (3); 14 deviation (3); 17 the colour adjustments in order, four
 //   pairs of kind (0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none) and value
 void augment(const Call& call) {
-  const Tensor &out = call.t(0), &pixels = call.t(1), &table = call.t(2);
+  const Tensor &out = call.t(0), *second = call.optional(1), &pixels = call.t(2), &table = call.t(3);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
-  const int64_t columns = table.dim(1), first = call.integer(0);
-  require(first >= 0 && first + table.dim(0) <= out.dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
+  const int64_t columns = table.dim(1), first = call.integer(0), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
+  require(first >= 0 && first + half <= out.dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
   parallelFor(table.dim(0), [&](int64_t v) {
     const double* row = table.data<double>() + v * columns;
     const auto integer = [&](int i) { return static_cast<int>(row[i]); };
@@ -271,7 +272,8 @@ void augment(const Call& call) {
       mean[c] = static_cast<float>(row[11 + c]);
       deviation[c] = static_cast<float>(row[14 + c]);
     }
-    view.write(out.data<float>() + (first + v) * height * width * 3, row[7] != 0, mean, deviation);
+    const Tensor& target = v < half ? out : *second;
+    view.write(target.data<float>() + (first + (v < half ? v : v - half)) * height * width * 3, row[7] != 0, mean, deviation);
   });
 }
 

@@ -160,13 +160,13 @@ DEVICE void blurAndWrite(T* out, float* planes, const ViewTable& view, Memory& m
 
 // scratch: six planes of a view for each block
 template <class T>
-__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, const uint8_t* pixels, const double* table, float* scratch, int views, int height, int width) {
+__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, const uint8_t* pixels, const double* table, float* scratch, int views, int half, int height, int width) {
   Memory& memory = sharedMemory<Memory>();
   const int size = height * width;
   float* planes = scratch + static_cast<int64_t>(blockIdx.x) * 6 * size;
   for (int v = static_cast<int>(blockIdx.x); v < views; v += static_cast<int>(gridDim.x)) {
     const ViewTable view(table + static_cast<int64_t>(v) * kColumns, height, width);
-    T* to = out + static_cast<int64_t>(v) * size * 3;
+    T* to = v < half ? out + static_cast<int64_t>(v) * size * 3 : second + static_cast<int64_t>(v - half) * size * 3;
     int next = 0;
     float mean = 0;  // of the gray image, for a contrast
     for (bool first = true;; first = false) {
@@ -203,13 +203,14 @@ __global__ void __launch_bounds__(kThreads) augmentKernel(T* out, const uint8_t*
 }  // namespace
 
 void augment(const Call& call) {
-  const Tensor &out = call.t(0), &pixels = call.t(1), &table = call.t(2);
+  const Tensor &out = call.t(0), *second = call.optional(1), &pixels = call.t(2), &table = call.t(3);
   const int views = static_cast<int>(table.dim(0)), height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t blocks = std::min<int64_t>(views, int64_t{4} * multiprocessors(call)), view = int64_t{3} * height * width;
     DeviceScratch<float> scratch(call, blocks * 2 * view);
-    launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, height, width);
+    launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view,
+           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, second == nullptr ? views : views / 2, height, width);
   });
 }
 

@@ -124,15 +124,21 @@ function tableRow({ view, offset, height, width }: PlacedView, normalise: boolea
 
 /**
  * Writes views `first`.. of `out` [N, OH, OW, 3] from `pixels` u8 [bytes], which may hold many images, normalised by
- * ImageNet's mean and deviation. One kernel on a GPU, where `out` may be bf16.
+ * ImageNet's mean and deviation. Of two outputs the second takes the latter half of the views. One kernel on a GPU, where they
+ * may be bf16.
  */
-export function renderViews(out: Tensor, first: number, pixels: Tensor, views: readonly PlacedView[], normalise = true): void {
+export function renderViews(out: Tensor | readonly [Tensor, Tensor], first: number, pixels: Tensor, views: readonly PlacedView[], normalise = true): void {
+  const [target, second] = out instanceof Tensor ? [out, undefined] : out
+  for (const tensor of second === undefined ? [target] : [target, second]) expectViews(tensor)
+  scope(() => {
+    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', target.device)
+    runNative('augment', [target, second, pixels, table], [first])
+  })
+}
+
+function expectViews(out: Tensor): void {
   if (out.shape.length !== 4 || out.shape[3] !== 3) fail('SHAPE', `augment: expected out [N,H,W,3] but received ${describe(out)}`)
   if (out.dtype !== 'f32' && out.dtype !== 'bf16') fail('DTYPE', `augment: expected out of dtype f32 or bf16 but received ${describe(out)}`)
-  scope(() => {
-    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', out.device)
-    runNative('augment', [out, pixels, table], [first])
-  })
 }
 
 /** Writes view `index` of `out` from one image u8 [H, W, 3]. */

@@ -6,10 +6,11 @@ import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 
 import { DenseclError } from '../tensor/errors.js'
-import { Tensor } from '../tensor/tensor.js'
-import type { AugmentOptions } from './augment.js'
+import { native } from '../tensor/native.js'
+import { type FloatDType, Tensor } from '../tensor/tensor.js'
+import { type AugmentOptions, renderViews } from './augment.js'
 import type { Item } from './sources.js'
-import type { Task, TaskResult, WorkerData } from './worker.js'
+import type { Task, TaskResult, ViewKind, WorkerData, WrittenImage } from './worker.js'
 
 export interface LoaderOptions {
   items: Item[]
@@ -17,9 +18,12 @@ export interface LoaderOptions {
   batchSize: number
   /** Two random views of each image, or its centre. */
   views: 'augmented' | 'centre'
+  /** Where the tensors are made; random views of a GPU are rendered there, from pixels that are uploaded beside its work. */
+  device?: string
+  dtype?: FloatDType
   augment: AugmentOptions
   seed: number
-  /** 0 chooses: one less than the cores, 1 to 8. */
+  /** 0 chooses: one less than the cores, 1 to 16. */
   workers?: number
   /** Largest share of broken images. */
   maxBroken: number
@@ -42,6 +46,9 @@ export interface Batch {
 
 const prefetch = 4
 
+/** Batches whose pixels are on the device at a time: one that is computed with, one on its way. */
+const uploadSlots = 2
+
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()
@@ -49,18 +56,32 @@ export class Loader {
   readonly #memory: SharedArrayBuffer
   readonly #workers: Worker[]
   readonly #pending = new Map<number, (result: TaskResult) => void>()
-  readonly #viewCount: number
+  readonly #kind: ViewKind
+  readonly #device: string
+  /** Places of a batch: one for each view, or for each image in the mode `pixels`. */
+  readonly #placesPerImage: number
+  readonly #placeBytes: number
+  readonly #pixels: Tensor[] = []
+  readonly #written = new Map<number, WrittenImage>()
   #nextTask = 0
   #failure: Error | undefined
 
   constructor(options: LoaderOptions) {
     this.#options = options
-    this.#viewCount = options.views === 'augmented' ? 2 : 1
-    const { imageSize, batchSize } = options
-    this.#memory = new SharedArrayBuffer(prefetch * this.#viewCount * batchSize * imageSize * imageSize * 3 * 4)
-    const count = options.workers === undefined || options.workers === 0 ? Math.min(8, Math.max(1, availableParallelism() - 1)) : options.workers
-    const { items, views, augment, seed, cacheMegabytes = 0 } = options
-    const data: WorkerData = { items, memory: this.#memory, imageSize, views, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
+    const { imageSize, batchSize, device = 'cpu' } = options
+    this.#device = device
+    this.#kind = options.views === 'augmented' && device !== 'cpu' ? 'pixels' : options.views
+    this.#placesPerImage = this.#kind === 'augmented' ? 2 : 1
+    // Room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
+    this.#placeBytes = this.#kind === 'pixels' ? Math.ceil((imageSize * imageSize) / options.augment.cropScale[0] / 4) * 12 : imageSize * imageSize * 12
+    this.#memory = new SharedArrayBuffer(prefetch * this.#placesPerImage * batchSize * this.#placeBytes)
+    if (this.#kind === 'pixels') {
+      native.pin(new Uint8Array(this.#memory), device)
+      for (let i = 0; i < uploadSlots; ++i) this.#pixels.push(Tensor.empty([batchSize * this.#placeBytes], 'u8', device).keep())
+    }
+    const count = options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
+    const { items, augment, seed, cacheMegabytes = 0 } = options
+    const data: WorkerData = { items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {
@@ -79,6 +100,7 @@ export class Loader {
     const iterator = requests[Symbol.iterator]()
     const ahead: { request: BatchRequest; slot: number; done: Promise<void> }[] = []
     let next = 0
+    let uploaded: Tensor | undefined
     const start = (): void => {
       const { value, done } = iterator.next()
       if (done === true) return
@@ -96,24 +118,62 @@ export class Loader {
       await new Promise((resolve) => setImmediate(resolve))
       for (const worker of this.#workers) worker.unref()
       const waited = (performance.now() - from) / 1000
-      const views = Array.from({ length: this.#viewCount }, (_, view) => this.#upload(batch.slot, view, batch.request.indices.length))
-      start()
-      yield { views, indices: batch.request.indices, waited }
+      const images = batch.request.indices.length
+      if (this.#kind === 'pixels') {
+        // The slot of the batch before is free when its pixels have left it: only then it is filled again.
+        if (uploaded !== undefined) {
+          native.finishUpload(uploaded.handle)
+          start()
+        }
+        uploaded = this.#pixels[batch.slot % uploadSlots]!
+        yield { views: this.#render(uploaded, batch.slot, images), indices: batch.request.indices, waited }
+      } else {
+        const views = Array.from({ length: this.#placesPerImage }, (_, view) => this.#upload(batch.slot, view, images))
+        start()
+        yield { views, indices: batch.request.indices, waited }
+      }
     }
+    if (uploaded !== undefined) native.finishUpload(uploaded.handle)
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.terminate()))
+    if (this.#kind !== 'pixels') return
+    native.synchronize(this.#device)
+    for (const pixels of this.#pixels) {
+      native.finishUpload(pixels.handle)
+      pixels.dispose()
+    }
+    native.unpin(new Uint8Array(this.#memory), this.#device)
+  }
+
+  /** Both views of a batch, made on the device from the pixels of its slot. */
+  #render(pixels: Tensor, slot: number, images: number): Tensor[] {
+    const { batchSize, imageSize, dtype = 'f32' } = this.#options
+    const bytes = batchSize * this.#placeBytes
+    native.startUpload(pixels.handle, new Uint8Array(this.#memory, slot * bytes, images * this.#placeBytes))
+    native.useUpload(pixels.handle)
+    const shape = [images, imageSize, imageSize, 3]
+    const views = [Tensor.empty(shape, dtype, this.#device), Tensor.empty(shape, dtype, this.#device)] as const
+    const placed = [0, 1].flatMap((view) =>
+      Array.from({ length: images }, (_, i) => {
+        const { height, width, views: parameters } = this.#written.get(slot * batchSize + i)!
+        return { view: parameters[view]!, offset: i * this.#placeBytes, height, width }
+      }),
+    )
+    renderViews(views, 0, pixels, placed)
+    native.release(pixels.handle)
+    return [...views]
   }
 
   #upload(slot: number, view: number, images: number): Tensor {
     const { batchSize, imageSize } = this.#options
     const floats = imageSize * imageSize * 3
-    const from = (slot * this.#viewCount + view) * batchSize * floats
+    const from = (slot * this.#placesPerImage + view) * batchSize * floats
     return Tensor.from(new Float32Array(this.#memory, from * 4, images * floats), [images, imageSize, imageSize, 3])
   }
 
-  /** Splits a batch among the workers; view v of image i of a slot lies at (slot * views + v) * batchSize + i. */
+  /** Splits a batch among the workers; view v of image i of a slot lies at place (slot * views + v) * batchSize + i. */
   async #load({ epoch, indices }: BatchRequest, slot: number): Promise<void> {
     const parts = this.#workers.map((worker, w): Promise<void> => {
       const mine = Array.from(indices.keys()).filter((i) => i % this.#workers.length === w)
@@ -122,12 +182,13 @@ export class Loader {
         id: this.#nextTask++,
         epoch,
         indices: mine.map((i) => indices[i]!),
-        places: mine.map((i) => Array.from({ length: this.#viewCount }, (_, view) => (slot * this.#viewCount + view) * this.#options.batchSize + i)),
+        places: mine.map((i) => Array.from({ length: this.#placesPerImage }, (_, view) => (slot * this.#placesPerImage + view) * this.#options.batchSize + i)),
       }
       return new Promise((resolve, reject) => {
         if (this.#failure !== undefined) return reject(this.#failure)
         this.#pending.set(task.id, (result) => {
           for (const { name, reason } of result.broken) this.broken.set(name, reason)
+          for (const image of result.written ?? []) this.#written.set(image.place, image)
           const error = result.error === undefined ? this.#tooManyBroken() : new DenseclError('DATA', result.error)
           if (error === undefined) resolve()
           else reject(error)

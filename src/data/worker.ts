@@ -5,15 +5,20 @@ import { Random } from '../nn/random.js'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, pixelTensor, randomView, renderView, wholeImage } from './augment.js'
+import { type AugmentOptions, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from './augment.js'
 import type { Pixels } from './decode.js'
 import { type Item, loadPixels } from './sources.js'
+
+/** Two random views of each image, its centre, or the image itself with the parameters of two views, for a GPU to make. */
+export type ViewKind = 'augmented' | 'centre' | 'pixels'
 
 export interface WorkerData {
   items: Item[]
   memory: SharedArrayBuffer
   imageSize: number
-  views: 'augmented' | 'centre'
+  views: ViewKind
+  /** Bytes of a place in the memory. */
+  placeBytes: number
   augment: AugmentOptions
   seed: number
   /** Bytes of decoded images that this worker may keep for later epochs. */
@@ -29,14 +34,23 @@ export interface Task {
   places: number[][]
 }
 
+/** In the mode `pixels`: the size of an image that was written, and the views to make of it. */
+export interface WrittenImage {
+  place: number
+  height: number
+  width: number
+  views: ViewParameters[]
+}
+
 export interface TaskResult {
   id: number
+  written?: WrittenImage[]
   broken: { name: string; reason: string }[]
   /** Set when an image could not be replaced. */
   error?: string
 }
 
-const { items, memory, imageSize, views, augment, seed, cacheBytes } = workerData as WorkerData
+const { items, memory, imageSize, views, placeBytes, augment, seed, cacheBytes } = workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
 
@@ -74,15 +88,34 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
+const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters => randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
+
+/** The image as it is, or reduced to the room of its place: crops of it then still have about the pixels of a view. */
+function writePixels(pixels: Pixels, index: number, epoch: number, place: number): WrittenImage {
+  const reduced = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
+  new Uint8Array(memory, place * placeBytes, reduced.data.length).set(reduced.data)
+  return { place, height: reduced.height, width: reduced.width, views: [0, 1].map((view) => viewOf(index, epoch, view, reduced)) }
+}
+
+function reduce(pixels: Pixels): Pixels {
+  const share = Math.sqrt(placeBytes / pixels.data.length)
+  const [height, width] = [Math.max(1, Math.floor(pixels.height * share)), Math.max(1, Math.floor(pixels.width * share))]
+  return scope(() => {
+    const whole = Tensor.empty([1, height, width, 3])
+    renderView(whole, 0, pixelTensor(pixels), wholeImage(pixels), false)
+    return { height, width, data: Uint8Array.from(whole.data(), (value) => Math.round(255 * value)) }
+  })
+}
+
 function render(pixels: Pixels, index: number, epoch: number, places: number[]): void {
   scope(() => {
     const source = pixelTensor(pixels)
     for (const [view, place] of places.entries()) {
-      const target = new Float32Array(memory, place * floatsPerView * 4, floatsPerView)
+      const target = new Float32Array(memory, place * placeBytes, floatsPerView)
       if (views === 'centre') target.set(centreCrop(source, pixels))
       else {
         const out = Tensor.empty([1, imageSize, imageSize, 3])
-        renderView(out, 0, source, randomView(new Random(seed, 17, epoch, index, view), pixels.width, pixels.height, augment))
+        renderView(out, 0, source, viewOf(index, epoch, view, pixels))
         native.read(out.handle, target)
       }
     }
@@ -110,12 +143,14 @@ function centreCrop(source: Tensor, pixels: Pixels): Float32Array {
 
 async function run(task: Task): Promise<TaskResult> {
   const broken: TaskResult['broken'] = []
+  const written: WrittenImage[] = []
   try {
     for (const [i, wanted] of task.indices.entries()) {
       const { pixels, index } = await load(wanted, task.epoch, broken)
-      render(pixels, index, task.epoch, task.places[i]!)
+      if (views === 'pixels') written.push(writePixels(pixels, index, task.epoch, task.places[i]![0]!))
+      else render(pixels, index, task.epoch, task.places[i]!)
     }
-    return { id: task.id, broken }
+    return { id: task.id, broken, written }
   } catch (error) {
     return { id: task.id, broken, error: error instanceof Error ? error.message : String(error) }
   }

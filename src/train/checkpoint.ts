@@ -35,13 +35,15 @@ function* namedTensors(model: DenseCL, sgd: Sgd): Generator<[string, Tensor]> {
 export function saveCheckpoint(path: string, model: DenseCL, sgd: Sgd, config: Config, position: Position): void {
   const tensors = new Map<string, StoredTensor>()
   for (const [name, tensor] of namedTensors(model, sgd)) tensors.set(name, toStored(name, tensor))
-  writeAtomic(path, encodeSafetensors({ tensors, metadata: { densecl: JSON.stringify({ version, config, position }) } }))
+  writeAtomic(path, encodeSafetensors({ tensors, metadata: { densecl: JSON.stringify({ version, config, position, keyAhead: model.keyAhead }) } }))
 }
 
 export interface Checkpoint {
   file: TensorFile
   config: Config
   position: Position
+  /** The key encoder has been moved for the next step already. */
+  keyAhead: boolean
 }
 
 /** Reads and checks a checkpoint of ours; a file of another kind is named as such. */
@@ -49,11 +51,13 @@ export function readCheckpoint(path: string): Checkpoint {
   if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
   const file = readSafetensors(path)
   const text = file.metadata.densecl ?? fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
-  const { version: found, config, position } = JSON.parse(text) as { version: number; config: Record<string, unknown>; position: Position }
+  const { version: found, config, position, keyAhead = false } = JSON.parse(text) as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
   if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
-  return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position }
+  return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position, keyAhead }
 }
 
-export function restoreCheckpoint({ file }: Checkpoint, model: DenseCL, sgd: Sgd): void {
+export function restoreCheckpoint({ file, keyAhead }: Checkpoint, model: DenseCL, sgd: Sgd): void {
   for (const [name, tensor] of namedTensors(model, sgd)) loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
+  model.refresh()
+  model.keyAhead = keyAhead
 }

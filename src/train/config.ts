@@ -25,6 +25,8 @@ export const options = {
   epochs: count.default(200).describe('passes over the data'),
   seed: z.int().min(0).default(0).describe('of everything random'),
   workers: z.int().min(0).default(0).describe('data worker threads; 0 chooses'),
+  device: z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU'),
+  precision: z.enum(['auto', 'f32', 'tf32', 'bf16']).default('auto').describe('of convolutions and activations; auto is bf16 on a GPU (parameters, statistics and losses stay f32), f32 on the CPU'),
   threads: z.int().min(0).default(0).describe('compute threads; 0 takes all cores'),
   cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
   maxBroken: share.default(0.01).describe('largest share of images that may be unreadable'),

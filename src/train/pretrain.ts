@@ -15,13 +15,14 @@ import { knnAccuracy } from '../eval/knn.js'
 import { Random } from '../nn/random.js'
 import { resnetDepths } from '../nn/resnet.js'
 import { learningRate } from '../optim/schedule.js'
-import { Sgd } from '../optim/sgd.js'
+import { checkFinite, Sgd } from '../optim/sgd.js'
 import { linePlot } from '../report/plot.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
+import { convolution } from '../ops/conv2d.js'
 import { DenseclError, fail } from '../tensor/errors.js'
-import type { Tensor } from '../tensor/tensor.js'
 import { native } from '../tensor/native.js'
+import { type FloatDType, Tensor, withDevice } from '../tensor/tensor.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
 import { storedBackbone } from '../weights/import.js'
@@ -52,19 +53,20 @@ export interface PretrainResult {
 }
 
 /** Keys whose change on resume would make another run of it. */
-const freeOnResume = new Set(['workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+const freeOnResume = new Set(['device', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
 
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { out, resume = false, quiet = false } = options
   const checkpoint = resume ? readCheckpoint(files(out).last) : undefined
   const config = checkpoint === undefined ? options.config : resumedConfig(checkpoint, options.config)
   native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
+  const placement = resolvePlacement(config)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
   checkSize(config, source.items.length, checkpoint)
   // Only now: a mistake above must not cost the run that is replaced.
   if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
-  const run = new Run(options, config, source, labelled, checkpoint)
+  const run = new Run(options, config, placement, source, labelled, checkpoint)
   try {
     return await run.execute(quiet)
   } finally {
@@ -86,6 +88,9 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
 
 class Run {
   readonly #config: Config
+  readonly #placement: Placement
+  /** i32 [1] on the device: not 0 once a loss or gradient was not finite. */
+  readonly #bad: Tensor
   readonly #out: string
   readonly #model: DenseCL
   readonly #sgd: Sgd
@@ -100,7 +105,7 @@ class Run {
   #knnBefore: number | undefined
   #collapsed = 0
 
-  constructor(options: PretrainOptions, config: Config, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
+  constructor(options: PretrainOptions, config: Config, placement: Placement, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
     const images = source.items.length
     this.#config = config
     this.#out = options.out
@@ -110,18 +115,23 @@ class Run {
     this.#steps = stepsPerEpoch(images, config.batchSize)
     this.#position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
     this.#resumed = checkpoint !== undefined
-    this.#model = buildModel(config)
-    this.#sgd = new Sgd(this.#model.parameters(), config)
+    this.#placement = placement
+    const { device, compute } = placement
+    convolution.tf32 = config.precision === 'tf32'
+    this.#model = buildModel(config, placement)
+    this.#bad = Tensor.zeros([1], 'i32', device).keep()
+    this.#sgd = withDevice(device, () => new Sgd(this.#model.parameters(), config, this.#model.query.state().copies))
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
     this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
     const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
-    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', augment: config, seed, workers, maxBroken, cacheMegabytes })
+    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', device, dtype: compute, augment: config, seed, workers, maxBroken, cacheMegabytes })
   }
 
   async close(): Promise<void> {
     await this.#loader.close()
     this.#sgd.dispose()
     this.#model.dispose()
+    this.#bad.dispose()
   }
 
   async execute(quiet: boolean): Promise<PretrainResult> {
@@ -131,7 +141,7 @@ class Run {
       this.#knnBefore = await this.#knn('before training')
       this.#save()
     } else this.#knnBefore = readMetrics(files(this.#out).metrics).find((row) => row.knn !== undefined)?.knn
-    writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(), undefined, 2)}\n`)
+    writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(this.#placement.device), undefined, 2)}\n`)
     const losses = await this.#train()
     if (losses === 'interrupted') {
       this.#save()
@@ -149,7 +159,8 @@ class Run {
     log.line(`data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`)
     log.line(`model   ResNet-${config.depth}, ${config.baseChannels} base channels, ${config.imageSize} px, dense grid ${config.numGrid ?? Math.ceil(config.imageSize / 32)}x${config.numGrid ?? Math.ceil(config.imageSize / 32)}`)
     log.line(`loss    queue ${config.queueLength}: guessing costs ln(K+1) = ${chanceLoss(config.queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`)
-    log.line(`device  cpu, ${native.threads()} threads, ${native.instructionSet()}`)
+    const { device, compute } = this.#placement
+    log.line(`device  ${device}, ${native.describeDevice(device)}${device === 'cpu' ? '' : `; ${config.precision === 'tf32' ? 'tf32' : compute}`}`)
     if (config.queueLength > images) {
       const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
       log.line(`warning the queue of ${config.queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`)
@@ -162,6 +173,7 @@ class Run {
     const config = this.#config
     const position = this.#position
     let losses: StepResult['losses'] | undefined
+    let unread = 0
     const clock = { start: performance.now(), done: position.globalStep }
     let window = { start: performance.now(), images: 0, wait: 0 }
     for await (const batch of this.#loader.batches(this.#requests())) {
@@ -174,20 +186,30 @@ class Run {
       } finally {
         for (const view of batch.views) view.dispose()
       }
-      losses = result.losses
       window.images += config.batchSize
       window.wait += batch.waited
 
       const last = position.step === this.#steps
-      const seconds = (performance.now() - window.start) / 1000
-      const wait = window.wait / seconds
       const total = config.epochs * this.#steps
-      const remaining = ((performance.now() - clock.start) / 1000 / (position.globalStep - clock.done)) * (total - position.globalStep)
       const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
-      this.#log.progress(this.#progressLine(result, lr, window.images / seconds, wait, remaining), logged)
-      if (logged) {
-        this.#log.metrics(this.#row(result, lr, window.images / seconds, wait))
-        window = { start: performance.now(), images: 0, wait: 0 }
+      try {
+        unread += 1
+        // Reading waits for the device: a GPU is read when a line is due, the CPU has finished anyway.
+        if (this.#placement.device === 'cpu' || logged || last) {
+          this.#checkHealth(result, lr, unread)
+          unread = 0
+          losses = result.losses
+          const seconds = (performance.now() - window.start) / 1000
+          const wait = window.wait / seconds
+          const remaining = ((performance.now() - clock.start) / 1000 / (position.globalStep - clock.done)) * (total - position.globalStep)
+          this.#log.progress(this.#progressLine(result, lr, window.images / seconds, wait, remaining), logged)
+          if (logged) {
+            this.#log.metrics(this.#row(result, lr, window.images / seconds, wait))
+            window = { start: performance.now(), images: 0, wait: 0 }
+          }
+        }
+      } finally {
+        result.dispose()
       }
       if (last) {
         position.epoch += 1
@@ -217,27 +239,24 @@ class Run {
     const denseWeight = globalStep < this.#config.denseWarmup ? 0 : this.#config.denseWeight
     const keyOrder = shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : Int32Array.from({ length: batchSize }, (_, i) => i)
     const result = denseclStep(this.#model, views, { temperature, denseWeight, keyMomentum, normGroups, keyOrder })
-    try {
-      this.#checkHealth(result, lr)
-      this.#sgd.step(result.gradients, lr)
-    } finally {
-      result.dispose()
-    }
+    checkFinite(this.#bad, [result.observed.total, ...result.gradients])
+    this.#sgd.step(result.gradients, lr, { bad: this.#bad, follower: this.#model.keyFollower(keyMomentum) })
     this.#position.globalStep += 1
     this.#position.step += 1
     return result
   }
 
-  /** Stops with a diagnosis; the last checkpoint is the one before the trouble. */
-  #checkHealth({ losses, health }: StepResult, lr: number): void {
+  /** Stops with a diagnosis; the last checkpoint is the one before the trouble. `steps` is how many the result stands for. */
+  #checkHealth({ losses, health }: StepResult, lr: number, steps: number): void {
     const { globalStep } = this.#position
-    if (!Number.isFinite(losses.total)) {
-      const which = Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'
-      fail('NAN', `step ${globalStep}: the ${which} loss is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`)
+    if (this.#bad.item() !== 0) {
+      const which = Number.isFinite(losses.total) ? 'a gradient' : `the ${Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'} loss`
+      const when = steps === 1 ? `step ${globalStep}` : `steps ${globalStep - steps + 1} to ${globalStep}`
+      fail('NAN', `${when}: ${which} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`)
     }
-    this.#collapsed = health.spread < 0.02 ? this.#collapsed + 1 : 0
+    this.#collapsed = health.spread < 0.02 ? this.#collapsed + steps : 0
     if (this.#config.stopOnCollapse && this.#collapsed >= 50) {
-      fail('COLLAPSE', `step ${globalStep}: all global embeddings have been the same vector for 50 steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`)
+      fail('COLLAPSE', `step ${globalStep}: all global embeddings have been the same vector for ${this.#collapsed} steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`)
     }
   }
 
@@ -277,7 +296,7 @@ class Run {
       spread: health.spread,
       samePosition: health.samePosition,
       distinctMatches: health.distinct,
-      memoryPeak: native.memory().peak,
+      memoryPeak: native.memory(this.#placement.device).peak,
     }
   }
 
@@ -291,6 +310,8 @@ class Run {
 
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
   #save(): void {
+    // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
+    if (this.#bad.item() !== 0) return
     try {
       saveCheckpoint(files(this.#out).last, this.#model, this.#sgd, this.#config, this.#position)
     } catch (error) {
@@ -351,10 +372,24 @@ class Run {
   }
 }
 
-export function buildModel(config: Config): DenseCL {
+/** Where a run computes, and in which dtype. */
+export interface Placement {
+  device: string
+  compute: FloatDType
+}
+
+export function resolvePlacement({ device: wanted, precision }: Config): Placement {
+  const device = wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
+  native.describeDevice(device) // throws where it cannot be used
+  if (device === 'cpu' && (precision === 'bf16' || precision === 'tf32')) fail('CONFIG', `precision is ${precision}: expected f32 on the CPU`)
+  return { device, compute: device !== 'cpu' && (precision === 'auto' || precision === 'bf16') ? 'bf16' : 'f32' }
+}
+
+export function buildModel(config: Config, { device, compute }: Placement = resolvePlacement(config)): DenseCL {
   const { depth, baseChannels, init, hidden, featDim, numGrid, queueLength, seed } = config
   const channels = baseChannels * (resnetDepths[depth].bottleneck ? 32 : 8)
-  return new DenseCL({ backbone: { depth, baseChannels, init }, neck: { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }, queueLength, seed })
+  const neck = { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }
+  return withDevice(device, () => new DenseCL({ backbone: { depth, baseChannels, init }, neck, queueLength, seed, compute }))
 }
 
 function lossPlot(rows: Metrics[], config: Config): string {

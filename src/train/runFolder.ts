@@ -32,7 +32,7 @@ export function claimFolder(out: string, overwrite: boolean): void {
 }
 
 /** What a run ran on. */
-export function environment(): Record<string, unknown> {
+export function environment(device: string): Record<string, unknown> {
   return {
     densecl: packageVersion,
     node: process.version,
@@ -41,6 +41,7 @@ export function environment(): Record<string, unknown> {
     cores: availableParallelism(),
     threads: native.threads(),
     instructionSet: native.instructionSet(),
+    device: `${device}, ${native.describeDevice(device)}`,
     started: new Date().toISOString(),
   }
 }
