@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/native.js'
-import { device } from '../support/devices.js'
+import { device, thorough } from '../support/devices.js'
 import { goldenRows } from '../support/golden.js'
 import { suite, testWhere } from '../support/suite.js'
 
@@ -23,8 +23,6 @@ function check(folder: string): void {
 test('the golden step of this repository', () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
 
 const shared = join(packageRoot, '..', 'shared', 'golden')
-// Their sizes are for whole kernels; other orders of threads and the sanitizer have seen them all on smaller shapes.
-const quick = process.env.DENSECL_SIMT_SHUFFLE === undefined && process.env.LD_PRELOAD === undefined
-testWhere(existsSync(shared) && quick, quick ? 'the large golden files are not here' : 'runs without shuffling and sanitizer', test, 'the large golden files', () => check(shared))
+if (thorough) testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
 
 test.run()

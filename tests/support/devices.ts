@@ -6,6 +6,9 @@ import { join } from 'node:path'
 /** The device that this process tests: `simt` or `cuda:0`. tests/run.ts sets it, with the addon that has it. */
 export const device = process.env.DENSECL_TEST_DEVICE ?? 'simt'
 
+/** False with shuffled threads and under the sanitizer: they look at every kernel, not at whole runs. */
+export const thorough = process.env.DENSECL_SIMT_SHUFFLE === undefined && process.env.LD_PRELOAD === undefined
+
 export interface Variant {
   name: string
   env: Record<string, string>

@@ -1,0 +1,61 @@
+/** The training command's work on the device under test. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { type Config, resolveConfig } from '../../src/train/config.js'
+import { pretrain } from '../../src/train/pretrain.js'
+import { readMetrics } from '../../src/train/runLog.js'
+import { device, thorough } from '../support/devices.js'
+import { rejectsError, suite, withFolder } from '../support/suite.js'
+
+const test = suite(`training on ${device}`, device)
+
+const config = (more: Partial<Config>): Config =>
+  resolveConfig(
+    Object.entries({
+      data: 'scenes:16', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize: 32, batchSize: 8, epochs: 2, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, device, ...more,
+    }).map(([key, value]) => ({ key, value, from: 'test' })),
+  )
+
+const lossesOf = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
+
+if (thorough) test('f32 follows the CPU, mixed precision follows f32, and each writes its backbone', async () => {
+  await withFolder(async (folder) => {
+    // Crops so small that scenes keep their size on the way to a GPU: both sides then see the same crops.
+    const cropScale: [number, number] = [0.1, 1]
+    const run = async (name: string, more: Partial<Config>): Promise<number[]> => {
+      const { files } = await pretrain({ config: config({ cropScale, ...more }), out: join(folder, name), quiet: true })
+      assert.ok(existsSync(files.backbone!))
+      return lossesOf(join(folder, name))
+    }
+    const [cpu, f32, bf16] = [await run('cpu', { device: 'cpu' }), await run('f32', { precision: 'f32' }), await run('bf16', { precision: 'bf16' })]
+    assert.is(cpu.length, 4)
+    // Views differ by a thousandth of their range, and steps amplify differences.
+    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < 0.01 * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
+    f32.forEach((loss, i) => assert.ok(Math.abs(bf16[i]! - loss) < 0.2 * loss, `step ${i}: ${bf16[i]} in bf16, ${loss} in f32`))
+  })
+})
+
+if (thorough) test('an interrupted run continues bit for bit, in mixed precision', async () => {
+  await withFolder(async (folder) => {
+    const through = join(folder, 'through')
+    await pretrain({ config: config({}), out: through, quiet: true })
+    const parts = join(folder, 'parts')
+    let asked = 0
+    assert.ok((await pretrain({ config: config({}), out: parts, quiet: true, interrupted: () => ++asked > 3 })).interrupted)
+    await pretrain({ config: config({}), out: parts, quiet: true, resume: true })
+    const bytes = (out: string): Buffer => readFileSync(join(out, 'backbone.safetensors'))
+    assert.ok(bytes(parts).equals(bytes(through)))
+    assert.equal(lossesOf(parts), lossesOf(through))
+  })
+})
+
+test('numbers that are not finite stop the run at the next line, and the last checkpoint is from before', async () => {
+  await withFolder(async (folder) => {
+    await rejectsError(() => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true }), 'NAN', /steps 1 to 2/, /not a number/, /last\.safetensors/)
+  })
+})
+
+test.run()
