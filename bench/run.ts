@@ -21,9 +21,22 @@ interface StepRow {
   torch?: string
 }
 
-const results = (name: string): string => join(packageRoot, 'bench', 'results', `cpu-${name}.json`)
+/** DENSECL_RESULTS: another folder than the repository's. */
+const results = (name: string): string => join(process.env.DENSECL_RESULTS ?? join(packageRoot, 'bench', 'results'), `${gpu === undefined ? 'cpu' : 'gpu'}-${name}.json`)
 
-const stepCases = [
+interface StepCase {
+  name: string
+  batch: number
+  flags: string[]
+}
+
+const gpu = native.deviceNames().find((name) => name.startsWith('cuda:'))
+const gpuCases: StepCase[] = [256, 32].map((batch) => ({
+  name: `resnet50-224px-batch${batch}-queue65536-bf16`,
+  batch,
+  flags: ['--depth', '50', '--image', '224', '--batch', String(batch), '--queue', '65536', '--hidden', '2048', '--steps', '20'],
+}))
+const cpuCases: StepCase[] = [
   { name: 'resnet18-64px-batch32-queue4096', batch: 32, flags: ['--depth', '18', '--image', '64', '--batch', '32', '--queue', '4096', '--hidden', '512', '--steps', '10'] },
   { name: 'resnet50-224px-batch8-queue4096', batch: 8, flags: ['--depth', '50', '--image', '224', '--batch', '8', '--queue', '4096', '--hidden', '2048', '--steps', '4'] },
 ]
@@ -36,17 +49,29 @@ function runStep(program: string, args: string[]): StepRow {
 
 /** Each side runs `rounds` times in a process of its own, in turn; medians and spread over the rounds. */
 function steps(rounds = 3): void {
+  const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
+  const stepCases = gpu === undefined ? cpuCases : gpuCases
   const ours = join(packageRoot, 'dist', 'bench', 'steps', 'densecl.js')
   const peer = join(packageRoot, 'bench', 'peers', 'densecl.py')
-  const hasPeer = spawnSync('/usr/bin/python3', ['-c', 'import torch, torchvision']).status === 0
-  if (!hasPeer) console.log('PyTorch is not installed for /usr/bin/python3: only our side is measured')
+  const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
+  if (!hasPeer) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
+  const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
+  const peerSides: [string, string[]][] =
+    gpu === undefined
+      ? [
+          ['pytorch nchw', []],
+          ['pytorch channels_last', ['--channels-last']],
+        ]
+      : [
+          ['pytorch eager', onGpu],
+          ['pytorch compile', [...onGpu, '--compile']],
+        ]
   const cases = stepCases.map(({ name, batch, flags }) => {
     const sides: Record<string, StepRow[]> = { densecl: [] }
     for (let round = 0; round < rounds; ++round) {
-      sides.densecl!.push(runStep(process.execPath, [ours, ...flags]))
+      sides.densecl!.push(runStep(process.execPath, [ours, ...flags, ...(gpu === undefined ? [] : ['--device', gpu])]))
       if (!hasPeer) continue
-      ;(sides['pytorch nchw'] ??= []).push(runStep('/usr/bin/python3', [peer, 'step', ...flags]))
-      ;(sides['pytorch channels_last'] ??= []).push(runStep('/usr/bin/python3', [peer, 'step', ...flags, '--channels-last']))
+      for (const [side, more] of peerSides) (sides[side] ??= []).push(runStep(python, [peer, 'step', ...flags, ...more]))
     }
     const rows = Object.entries(sides).map(([side, runs]) => {
       const rates = runs.map((run) => batch / run.seconds)
@@ -56,7 +81,7 @@ function steps(rounds = 3): void {
     })
     return { name, rows }
   })
-  writeResult(results('steps'), { ...environmentRow(), bench: 'steps', threads: 2, rounds, cases })
+  writeResult(results('steps'), { ...environmentRow(), bench: 'steps', ...(gpu === undefined ? { threads: 2 } : { device: `${gpu}, ${native.describeDevice(gpu)}` }), rounds, cases })
 }
 
 /** On one core, as in a data worker. */

@@ -98,8 +98,9 @@ class DenseCL(nn.Module):
         q, grid, _ = self.encoder_q[1](x)
         q, grid, feature = F.normalize(q, dim=1), F.normalize(grid, dim=1), F.normalize(x.detach().flatten(2), dim=1)
         with torch.no_grad():
-            for p, k in zip(self.encoder_q.parameters(), self.encoder_k.parameters()):
-                k.mul_(momentum).add_(p, alpha=1 - momentum)
+            keys, queries = list(self.encoder_k.parameters()), [p.detach() for p in self.encoder_q.parameters()]
+            torch._foreach_mul_(keys, momentum)
+            torch._foreach_add_(keys, queries, alpha=1 - momentum)
             y = self.encoder_k[0](view_k[order])
             back = torch.argsort(order)
             k, key_grid, pooled = (F.normalize(t[back], dim=1) for t in self.encoder_k[1](y))
@@ -109,7 +110,7 @@ class DenseCL(nn.Module):
 
         def nce(positive, negative):
             logits = torch.cat([positive.unsqueeze(1), negative], 1) / temperature
-            return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+            return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
         single = nce((q * k).sum(1), q @ queue)
         rows = grid.transpose(1, 2).reshape(-1, grid.shape[1])
@@ -117,8 +118,8 @@ class DenseCL(nn.Module):
         for name, keys in (("queue", k), ("queue2", pooled)):
             buffer, pointer = getattr(self, name), getattr(self, name + "_ptr")
             length = buffer.shape[1]
-            buffer[:, (int(pointer) + torch.arange(len(keys))) % length] = keys.T
-            pointer[0] = (int(pointer) + len(keys)) % length
+            buffer[:, (pointer + torch.arange(len(keys), device=pointer.device)) % length] = keys.T.to(buffer.dtype)
+            pointer.copy_((pointer + len(keys)) % length)
         return (1 - weight) * single, weight * dense
 
 
@@ -201,24 +202,33 @@ def write_golden(args):
 def step(args):
     torch.manual_seed(0)
     SplitNorm.groups = args.groups
-    model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue)
-    views = [torch.randn(args.batch, 3, args.image, args.image) for _ in range(2)]
+    cuda = args.device == "cuda"
+    torch.backends.cudnn.benchmark = True
+    model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue).to(args.device)
+    views = [torch.randn(args.batch, 3, args.image, args.image, device=args.device) for _ in range(2)]
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
         views = [v.to(memory_format=torch.channels_last) for v in views]
-    sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4)
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4, **({"fused": True} if cuda else {}))
     model.train()
+    losses = torch.compile(model.losses) if args.compile else model.losses
+    warm = 5 if cuda else 2
     times = []
-    for i in range(args.steps + 2):
+    for i in range(args.steps + warm):
         start = time.perf_counter()
-        single, dense = model.losses(*views, torch.randperm(args.batch), 0.2, 0.5, 0.999)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
+            single, dense = losses(*views, torch.randperm(args.batch, device=args.device), 0.2, 0.5, 0.999)
         sgd.zero_grad(set_to_none=True)
         (single + dense).backward()
         sgd.step()
-        (single.item(), dense.item())
+        if cuda:
+            torch.cuda.synchronize()
+        else:
+            (single.item(), dense.item())
         times.append(time.perf_counter() - start)
-    times = sorted(times[2:])
-    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "torch": torch.__version__}))
+    times = sorted(times[warm:])
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "peak_bytes": peak, "torch": torch.__version__}))
 
 
 def train(args):
@@ -264,6 +274,9 @@ def main():
     for name, value in (("depth", 18), ("base", 64), ("image", 64), ("batch", 32), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1)):
         s.add_argument("--" + name, type=int, default=value)
     s.add_argument("--channels-last", action="store_true")
+    s.add_argument("--device", default="cpu")
+    s.add_argument("--amp", action="store_true", help="bf16 autocast")
+    s.add_argument("--compile", action="store_true")
     s.set_defaults(run=step)
     g = sub.add_parser("golden")
     g.add_argument("file")

@@ -5,29 +5,39 @@ import { DenseCL } from '../../src/densecl/model.js'
 import { denseclStep } from '../../src/densecl/step.js'
 import { Random } from '../../src/nn/random.js'
 import type { ResNetDepth } from '../../src/nn/resnet.js'
-import { Sgd } from '../../src/optim/sgd.js'
+import { checkFinite, Sgd } from '../../src/optim/sgd.js'
 import { native } from '../../src/tensor/native.js'
-import { Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, Tensor, withDevice } from '../../src/tensor/tensor.js'
 
 const { values } = parseArgs({
-  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads'].map((name) => [name, { type: 'string' as const }])),
+  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision'].map((name) => [name, { type: 'string' as const }])),
 })
 const number = (name: string, otherwise: number): number => Number(values[name] ?? otherwise)
 const batch = number('batch', 32)
 const image = number('image', 64)
 native.setThreads(number('threads', 2))
-const model = new DenseCL({
-  backbone: { depth: number('depth', 18) as ResNetDepth },
-  neck: { hidden: number('hidden', 512), featDim: 128 },
-  queueLength: number('queue', 4096),
-  seed: 0,
-})
-const sgd = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 })
+const device = String(values.device ?? 'cpu')
+const compute = (values.precision ?? (device === 'cpu' ? 'f32' : 'bf16')) as FloatDType
+const onDevice = <R>(body: () => R): R => withDevice(device, body)
+const model = onDevice(
+  () =>
+    new DenseCL({
+      backbone: { depth: number('depth', 18) as ResNetDepth },
+      neck: { hidden: number('hidden', 512), featDim: 128 },
+      queueLength: number('queue', 4096),
+      seed: 0,
+      compute,
+    }),
+)
+const sgd = onDevice(() => new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies))
+const bad = Tensor.zeros([1], 'i32', device)
 const random = new Random(1)
-const view = (): Tensor => Tensor.from(Float32Array.from({ length: batch * image * image * 3 }, () => random.normal()), [batch, image, image, 3])
+const view = (): Tensor => Tensor.from(Float32Array.from({ length: batch * image * image * 3 }, () => random.normal()), [batch, image, image, 3], compute, device)
 const views = { query: view(), key: view() }
 const times: number[] = []
-for (let i = 0; i < number('steps', 10) + 2; ++i) {
+const warmUp = device === 'cpu' ? 2 : 5
+let host = 0
+for (let i = 0; i < number('steps', 10) + warmUp; ++i) {
   const start = performance.now()
   const result = denseclStep(model, views, {
     temperature: 0.2,
@@ -36,18 +46,22 @@ for (let i = 0; i < number('steps', 10) + 2; ++i) {
     normGroups: number('groups', 1),
     keyOrder: random.permutation(batch),
   })
-  sgd.step(result.gradients, 0.03)
+  checkFinite(bad, [result.observed.total, ...result.gradients])
+  sgd.step(result.gradients, 0.03, { bad, follower: model.keyFollower(0.999) })
   result.dispose()
+  if (i >= warmUp) host += (performance.now() - start) / 1000
+  native.synchronize(device)
   times.push((performance.now() - start) / 1000)
 }
-times.splice(0, 2)
+times.splice(0, warmUp)
 times.sort((a, b) => a - b)
 console.log(
   JSON.stringify({
     seconds: times[Math.floor(times.length / 2)],
     fastest: times[0],
     slowest: times.at(-1),
-    peak_bytes: process.resourceUsage().maxRSS * 1024,
-    tensor_peak_bytes: native.memory().peak,
+    host_seconds: host / times.length,
+    peak_bytes: device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : native.memory(device).peak,
+    tensor_peak_bytes: native.memory(device).peak,
   }),
 )

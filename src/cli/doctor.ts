@@ -2,6 +2,7 @@ import { availableParallelism, cpus, totalmem } from 'node:os'
 
 import { decoders } from '../data/decode.js'
 import { addonPath, native, packageVersion } from '../tensor/native.js'
+import { DenseclError } from '../tensor/errors.js'
 import { print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
@@ -19,11 +20,25 @@ export const register: Register = (program, done) => {
         cores: availableParallelism(),
         memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
         instructionSet: native.instructionSet() === 'portable' ? 'portable (slow: AVX2 needs an x86-64 processor of 2013 or later, on Linux)' : native.instructionSet(),
-        devices: 'cpu (this build has no CUDA backend)',
+        ...devices(),
         jpeg: decoders().jpeg,
         otherImages: decoders().others,
       }
       print(flags.json === true, facts, Object.entries(facts).map(([name, value]) => `${name.padEnd(15)} ${value}`).join('\n'))
       done(0)
     })
+}
+
+/** Each device with what it is; for CUDA, when there is none, what is missing. */
+function devices(): Record<string, string> {
+  const names = native.deviceNames()
+  const found = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
+  if (names.some((name) => name.startsWith('cuda'))) return found
+  try {
+    native.describeDevice('cuda')
+  } catch (error) {
+    if (error instanceof DenseclError) return { ...found, cuda: error.message }
+    throw error
+  }
+  return found
 }

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -65,7 +65,12 @@ export const packageRoot = (() => {
 
 export const packageVersion = (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version
 
-export const addonPath = process.env.DENSECL_ADDON ?? join(packageRoot, 'build', 'Release', 'densecl.node')
+/** DENSECL_ADDON, else the newer of the CPU addon of `npm install` and the CUDA one of `npm run build:cuda`. */
+export const addonPath = (() => {
+  const [plain, cuda] = ['build', 'build-cuda'].map((folder) => join(packageRoot, folder, 'Release', 'densecl.node')) as [string, string]
+  const built = (path: string): number => (existsSync(path) ? statSync(path).mtimeMs : 0)
+  return process.env.DENSECL_ADDON ?? (built(cuda) > built(plain) ? cuda : plain)
+})()
 
 function load(): Native {
   if (!existsSync(addonPath)) {
@@ -84,8 +89,8 @@ function load(): Native {
 export const native: Native = load()
 const indices = new Map(native.opNames().map((name, index) => [name, index]))
 
-/** Set to be told the duration of every native op, for profiles. */
-export const observe: { op?: (name: string, milliseconds: number) => void } = {}
+/** Set to run every native op inside of a function of one's own, for profiles. */
+export const observe: { op?: (name: string, run: () => void) => void } = {}
 
 /** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
 export function runNative(op: string, tensors: readonly ({ handle: number } | undefined)[], numbers: readonly number[] = []): void {
@@ -96,7 +101,7 @@ export function runNative(op: string, tensors: readonly ({ handle: number } | un
     if (typeof tensor.handle === 'number') return tensor.handle
     throw new DenseclError('FOREIGN_HANDLE', `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`)
   })
-  const start = observe.op === undefined ? 0 : performance.now()
-  native.run(index, handles, Float64Array.from(numbers))
-  observe.op?.(op, performance.now() - start)
+  const run = (): void => native.run(index, handles, Float64Array.from(numbers))
+  if (observe.op === undefined) run()
+  else observe.op(op, run)
 }

@@ -1,0 +1,45 @@
+/** PyTorch in a process beside ours: one line of JSON a request, one a reply, so that both sides are timed in turn. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+import { packageRoot } from '../../src/tensor/native.js'
+
+export class Peer {
+  readonly #process: ChildProcess
+  readonly #lines: AsyncIterator<string>
+  readonly version: string
+
+  private constructor(process: ChildProcess, lines: AsyncIterator<string>, version: string) {
+    this.#process = process
+    this.#lines = lines
+    this.version = version
+  }
+
+  /** Starts Python; undefined, with a printed reason, where there is no PyTorch. DENSECL_PYTHON names another interpreter. */
+  static async start(device: string): Promise<Peer | undefined> {
+    const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
+    if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
+      console.log(`no peer: PyTorch is not installed for ${python} (DENSECL_PYTHON names another)`)
+      return undefined
+    }
+    const child = spawn(python, [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu'], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    const { value } = await lines.next()
+    return new Peer(child, lines, String(value))
+  }
+
+  /** Milliseconds (median) of the same work, undefined when the peer has no form of it. */
+  async measure(op: string, numbers: number[], dtype: string): Promise<number | undefined> {
+    this.#process.stdin!.write(`${JSON.stringify({ op, numbers, dtype })}\n`)
+    const { value, done } = await this.#lines.next()
+    if (done === true) throw new Error('the peer stopped')
+    const { milliseconds, error } = JSON.parse(value) as { milliseconds?: number; error?: string }
+    if (error !== undefined) console.log(`peer ${op}: ${error}`)
+    return milliseconds
+  }
+
+  stop(): void {
+    this.#process.stdin!.end()
+  }
+}

@@ -1,0 +1,139 @@
+import { readFileSync } from 'node:fs'
+
+import { Peer } from '../../bench/ops/peer.js'
+import { type BenchCase, benchCases, stepCases } from '../../bench/ops/cases.js'
+import { ceilingsOf, floorMilliseconds, measure } from '../../bench/ops/measure.js'
+import { environmentRow, writeResult } from '../../bench/result.js'
+import { fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+import type { FloatDType } from '../tensor/tensor.js'
+import { nearest } from '../train/config.js'
+import { examples, numberFlag, type Register } from './command.js'
+
+interface Row {
+  op: string
+  name: string
+  milliseconds: number
+  spread: [number, number]
+  gigabytesPerSecond: number
+  teraflops: number
+  /** Share of the floor, the larger of bytes and operations at the ceilings, that was reached. */
+  floor: number
+  peakMegabytes: number
+  peerMilliseconds?: number
+}
+
+interface Result {
+  rows: Row[]
+  [key: string]: unknown
+}
+
+const all: Record<string, readonly BenchCase[] | string> = { ...benchCases, ...stepCases }
+
+export const register: Register = (program, done) => {
+  program
+    .command('bench')
+    .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
+    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent`)
+    .option('--layer <word>', 'only cases whose name holds the word')
+    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
+    .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
+    .option('--peer', 'the same work in PyTorch, in turn')
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the result as JSON')
+    .option('--compare <file>', 'show what changed since a saved result')
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl bench conv2d --layer layer3 --peer', 'the convolutions of stage 3 beside PyTorch'],
+        ['densecl bench --save before.json', 'everything, kept'],
+        ['densecl bench batchNorm --compare before.json', 'what a change did'],
+      ]),
+    )
+    .action(async (ops: string[], flags: Flags) => {
+      for (const op of ops) if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
+      const before = flags.compare === undefined ? undefined : readResult(flags.compare)
+      const result = await run(ops, flags, flags.json !== true, before)
+      if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+      if (flags.save !== undefined) writeResult(flags.save, result)
+      done(0)
+    })
+}
+
+interface Flags {
+  layer?: string
+  device: string
+  precision?: string
+  batch?: string
+  peer?: boolean
+  json?: boolean
+  save?: string
+  compare?: string
+}
+
+function readResult(path: string): Result {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as Result
+  } catch (error) {
+    return fail('FILE', `${path}: expected a result that bench --save wrote (${error instanceof Error ? error.message : String(error)})`)
+  }
+}
+
+async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
+  const device = flags.device === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : flags.device === 'cuda' ? 'cuda:0' : flags.device
+  native.describeDevice(device)
+  const precision = flags.precision ?? (device.startsWith('cuda') ? 'bf16' : 'f32')
+  if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu')) fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
+  const dtype = precision as FloatDType
+  const batch = flags.batch === undefined ? (device.startsWith('cuda') ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
+  const ceilings = ceilingsOf(device, dtype)
+  const peer = flags.peer === true ? await Peer.start(device) : undefined
+  if (show) {
+    console.log(`${device}, ${native.describeDevice(device)}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
+    console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
+    console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`)
+  }
+  const rows: Row[] = []
+  try {
+    for (const [op, cases] of Object.entries(all)) {
+      if (typeof cases === 'string' || (ops.length > 0 && !ops.includes(op))) continue
+      for (const benchCase of cases) {
+        if (flags.layer !== undefined && !benchCase.name.includes(flags.layer)) continue
+        const measured = measure(benchCase, device, dtype, batch)
+        native.trimMemory(device)
+        const { milliseconds, spread, bytes, flops, peakBytes } = measured
+        const theirs = await peerTime(peer, benchCase, batch, dtype)
+        const row: Row = {
+          op,
+          name: benchCase.name,
+          milliseconds,
+          spread,
+          gigabytesPerSecond: bytes / milliseconds / 1e6,
+          teraflops: flops / milliseconds / 1e9,
+          floor: floorMilliseconds(measured, ceilings) / milliseconds,
+          peakMegabytes: Math.round(peakBytes / 2 ** 20),
+          ...(theirs === undefined ? {} : { peerMilliseconds: theirs }),
+        }
+        rows.push(row)
+        if (show) console.log(line(row, peer !== undefined, before))
+      }
+    }
+  } finally {
+    peer?.stop()
+  }
+  if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
+  return { ...environmentRow(), bench: 'ops', device: `${device}, ${native.describeDevice(device)}`, dtype, batch, ceilings, ...(peer === undefined ? {} : { torch: peer.version }), rows }
+}
+
+async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): Promise<number | undefined> {
+  return work === undefined ? undefined : peer?.measure(work.op, work.numbers(batch), dtype)
+}
+
+function line(row: Row, withPeer: boolean, before: Result | undefined): string {
+  const { op, name, milliseconds, gigabytesPerSecond, teraflops, floor, peakMegabytes, peerMilliseconds } = row
+  const peer = !withPeer ? '' : peerMilliseconds === undefined ? '         -       -' : `${peerMilliseconds.toFixed(3).padStart(10)}  ${(peerMilliseconds / milliseconds).toFixed(2).padStart(5)}x`
+  const old = before?.rows.find((other) => other.op === op && other.name === name)
+  const change = before === undefined ? '' : old === undefined ? '          -       -' : `${old.milliseconds.toFixed(3).padStart(11)} ${`${milliseconds <= old.milliseconds ? '' : '+'}${((100 * milliseconds) / old.milliseconds - 100).toFixed(0)}%`.padStart(7)}`
+  return `${`${op} ${name}`.padEnd(58)} ${milliseconds.toFixed(3).padStart(9)} ${gigabytesPerSecond.toFixed(1).padStart(8)} ${teraflops.toFixed(2).padStart(8)} ${(100 * floor).toFixed(0).padStart(5)}% ${String(peakMegabytes).padStart(9)}${peer}${change}`
+}
