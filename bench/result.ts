@@ -10,7 +10,8 @@ export function environmentRow(): Record<string, unknown> {
   const git = (...args: string[]): string => spawnSync('git', ['-C', packageRoot, ...args], { encoding: 'utf8' }).stdout.trim()
   return {
     date: new Date().toISOString().slice(0, 10),
-    commit: git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') === '' ? '' : '+'),
+    // A bundle has no history: whoever runs it says what it was made of.
+    commit: process.env.DENSECL_COMMIT ?? git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') === '' ? '' : '+'),
     densecl: packageVersion,
     node: process.version,
     device: 'cpu',

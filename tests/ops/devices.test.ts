@@ -8,7 +8,9 @@ import * as assert from 'uvu/assert'
 import { Tape } from '../../src/autograd/tape.js'
 import { Random } from '../../src/nn/random.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
-import { convolution } from '../../src/ops/conv2d.js'
+import { batchNorm } from '../../src/ops/batchNorm.js'
+import { conv2dForNorm, convolution } from '../../src/ops/conv2d.js'
+import { native } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -29,15 +31,14 @@ function evaluate(opCase: OpCase, p: unknown, inputs: Tensor[], differentiable: 
   return [...values, ...tape.backward(y, watched, weights).map((gradient) => gradient.data())]
 }
 
+const roundedTo = (input: Tensor, dtype: FloatDType): Tensor => (dtype === 'bf16' ? input.to('f32').to('bf16') : input.to(dtype))
+
 /** The largest error of value and gradients over what their precision explains; more than 1 is a mistake. */
 function excess(name: OpName, opCase: OpCase, p: unknown, seed: number, dtype: FloatDType): number {
   return scope(() => {
     const inputs = opCase.inputs(p, new Random(seed))
     const differentiable = catalogue[name].backward === 'notDifferentiable' ? 0 : (opCase.differentiable ?? inputs.length)
-    const rounded = inputs.map((input, i) => {
-      const single = input.to('f32')
-      return opCase.sums?.includes(i) === true || dtype === 'f32' ? single : single.to('bf16')
-    })
+    const rounded = inputs.map((input, i) => roundedTo(input, opCase.sums?.includes(i) === true ? 'f32' : dtype))
     // The cotangent too is rounded once, for both.
     const cotangent = (y: Tensor): ArrayLike<number> => {
       const random = new Random(seed, 1)
@@ -90,3 +91,64 @@ for (const name of Object.keys(opCases) as OpName[]) {
   }
   test.run()
 }
+
+const test = suite(`properties on ${device}`, device)
+
+test('batch norm from the statistics of the convolution is batch norm from a pass of its own, in groups too', () => {
+  const shapes = fc.record({ n: fc.integer({ min: 1, max: 3 }), size: fc.integer({ min: 1, max: 13 }), c: fc.constantFrom(3, 8), o: fc.constantFrom(5, 64, 72, 136), groups: fc.integer({ min: 1, max: 2 }), shift: fc.constantFrom(0, 300) })
+  fc.assert(
+    fc.property(shapes, seeds, fc.constantFrom<FloatDType>('f32', 'bf16'), ({ n, size, c, o, groups, shift }, seed, dtype) => {
+      fc.pre(n * size * size > 1)
+      scope(() =>
+        withDevice(device, () => {
+          const random = new Random(seed)
+          const draw = (shape: number[], offset = 0): Tensor => Tensor.from(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => offset + random.normal()), shape, dtype)
+          // A mean far from 0: squares would cancel.
+          const [x, weight] = [draw([n * groups, size, size, c], shift), draw([o, 1, 1, c])]
+          const normalise = (y: Tensor, statistics: Tensor | undefined): [ArrayLike<number>, ArrayLike<number>] => {
+            const vector = (value: number): Tensor => Tensor.full([o], value)
+            const running = vector(0)
+            const z = batchNorm(y, vector(1), vector(0), running, vector(1), { train: true, groups, statistics })
+            return [z.data(), running.data()]
+          }
+          const { y, statistics } = conv2dForNorm(x, weight, {}, groups)
+          assert.is(statistics !== undefined, groups === 1 || (n * size * size) % 64 === 0)
+          const [fused, apart] = [normalise(y, statistics), normalise(y, undefined)]
+          // y itself is rounded at |mean| * 2^-24, and its deviations are of order 1; bf16 rounds the result.
+          const bound = 1e-4 + (shift + 1) * 2 ** -20 + (dtype === 'bf16' ? 2 ** -7 : 0)
+          assert.ok(relativeDifference(fused[0], apart[0]) < bound, `values ${relativeDifference(fused[0], apart[0])}`)
+          assert.ok(relativeDifference(fused[1], apart[1]) < 1e-5)
+        }),
+      )
+    }),
+    { numRuns: runs },
+  )
+})
+
+if (native.simtShuffle !== undefined) {
+  test('the same bits in every order of threads', () => {
+    try {
+      for (const name of Object.keys(opCases) as OpName[]) {
+        const opCase = opCases[name]
+        fc.assert(
+          fc.property(opCase.large ?? opCase.parameters, seeds, fc.constantFrom<FloatDType>('f32', 'bf16'), (p, seed, dtype) => {
+            const run = (shuffle: number): ArrayLike<number>[] =>
+              scope(() => {
+                native.simtShuffle!(shuffle)
+                const inputs = opCase.inputs(p, new Random(seed)).map((input, i) => roundedTo(input, opCase.sums?.includes(i) === true ? 'f32' : dtype)).map((input) => input.to(input.dtype, device))
+                const differentiable = catalogue[name].backward === 'notDifferentiable' ? 0 : (opCase.differentiable ?? inputs.length)
+                return withDevice(device, () => evaluate(opCase, p, inputs, differentiable, (y) => Float32Array.from({ length: y.size }, (_, i) => Math.sin(i))))
+              })
+            const first = run(1)
+            for (const shuffle of [2, 3]) assert.equal(run(shuffle), first)
+          }),
+          { numRuns: 2 },
+        )
+      }
+    } finally {
+      native.simtShuffle!(Number(process.env.DENSECL_SIMT_SHUFFLE ?? 0))
+    }
+  })
+}
+
+test.run()
