@@ -3,7 +3,7 @@
  * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last.
  */
 import { spawn } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -29,10 +29,14 @@ interface Job {
   env: Record<string, string>
 }
 
+/** The CPU's addon as `npm install` builds it, whatever else is built. */
+const installed = join(packageRoot, 'build', 'Release', 'densecl.node')
+const plain: Record<string, string> = process.env.DENSECL_ADDON === undefined && existsSync(installed) ? { DENSECL_ADDON: installed } : {}
+
 /** Files called devices.test.js run once for each device that is here (tests/support/devices.ts). */
 const jobs = files.flatMap((file): Job[] => {
   const name = file.replace(/\.test\.js$/, '')
-  if (basename(file) !== 'devices.test.js') return [{ file, name, env: {} }]
+  if (basename(file) !== 'devices.test.js') return [{ file, name, env: plain }]
   return variants(packageRoot).flatMap((variant): Job[] => {
     if (variant.missing === undefined) return [{ file, name: `${dirname(file)} on ${variant.name}`, env: variant.env }]
     total.skipped += 1

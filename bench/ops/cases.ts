@@ -3,11 +3,10 @@
  * floating-point operations they must do and the bytes they must move, each input read once and each output written once.
  */
 import type { OpName } from '../../src/ops/catalogue.js'
-import { type PlacedView, wholeImage } from '../../src/data/augment.js'
-import { renderViews } from '../../src/data/augment.js'
-import { type Random } from '../../src/nn/random.js'
+import { type PlacedView, renderViews, wholeImage } from '../../src/data/augment.js'
+import type { Random } from '../../src/nn/random.js'
 import { runNative } from '../../src/tensor/native.js'
-import { accumulator, type DType, type FloatDType, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
+import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { resnet50Layers, resnet50Maps } from './layers.js'
 
 /** Makes tensors of random values on the device that is benched; the bytes of all of them count as moved once. */
@@ -19,8 +18,22 @@ export class Setting {
     readonly batch: number,
   ) {}
 
+  /** Large tensors repeat rows of a smaller random one, in random order: drawing every value would take longer than the bench. */
   values(shape: Shape, dtype: DType = this.dtype): Tensor {
-    const tensor = Tensor.from(Float32Array.from({ length: sizeOf(shape) }, () => this.random.normal()), shape, dtype)
+    const size = sizeOf(shape)
+    let width = 4096
+    while (size % width !== 0) width /= 2
+    const rows = 1024
+    const drawn = (length: number): Float32Array => Float32Array.from({ length }, () => this.random.normal())
+    const tensor = Tensor.empty(shape, dtype)
+    if (size <= rows * width || dtype === 'i32' || dtype === 'u8') tensor.write(drawn(size))
+    else {
+      scope(() => {
+        const source = Tensor.from(drawn(rows * width), [1, rows, width], dtype)
+        const order = Tensor.from(Int32Array.from({ length: size / width }, () => this.random.below(rows)), [1, size / width], 'i32')
+        runNative('gatherRows', [tensor.alias([1, size / width, width]), source, order])
+      })
+    }
     this.#count(tensor)
     return tensor
   }

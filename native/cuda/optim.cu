@@ -78,6 +78,9 @@ struct SgdRule {
   bool nesterov;
 };
 
+// A step of a moving average, rounded alike wherever it is taken.
+DEVICE float follow(float keep, float average, float take, float source) { return fmaf(take, source, keep * average); }
+
 // An element at a time and thread: parameter, momentum, moving average and the bf16 copies in one pass over memory.
 __global__ void __launch_bounds__(kThreads) sgdKernel(SgdTable table, SgdRule rule) {
   if (rule.bad != nullptr && *rule.bad != 0) return;
@@ -97,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) sgdKernel(SgdTable table, SgdRule ru
     entry.p[i] = p;
     if (entry.copy != nullptr) entry.copy[i] = bf16(p);
     if (entry.key == nullptr) continue;
-    const float key = rule.keep * entry.key[i] + rule.take * p;
+    const float key = follow(rule.keep, entry.key[i], rule.take, p);
     entry.key[i] = key;
     if (entry.keyCopy != nullptr) entry.keyCopy[i] = bf16(key);
   }
@@ -117,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) emaKernel(EmaTable table, float keep
   for (int k = 0; k < kPerThread; ++k) {
     const int64_t i = first + k * kThreads + threadIdx.x;
     if (i >= table.sizes[which]) return;
-    const float value = keep * entry.average[i] + take * entry.source[i];
+    const float value = follow(keep, entry.average[i], take, entry.source[i]);
     entry.average[i] = value;
     if (entry.copy != nullptr) entry.copy[i] = bf16(value);
   }

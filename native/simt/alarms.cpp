@@ -3,6 +3,7 @@
 #include "alarms.h"
 
 #include "../cuda/device/async.cuh"
+#include "../cuda/device/vector.cuh"
 #include "../cuda/runtime.h"
 
 namespace densecl::cuda {
@@ -30,6 +31,10 @@ __global__ void sharedStoreKernel(float* out, int at) {
   if (threadIdx.x == 0) shared[at] = 1;
   __syncthreads();
   out[threadIdx.x] = shared[threadIdx.x];
+}
+
+__global__ void misalignedKernel(float* out, int at) {
+  if (threadIdx.x == 0) store(out + at, Elements<float, 4>{});
 }
 
 __global__ void divergentBarrierKernel(float* out) {
@@ -64,6 +69,7 @@ void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int 
   if (name == "missingBarrier") return go(reverseKernel<false>, kThreads * 4, to);
   if (name == "store") return go(storeKernel, 0, to, at);
   if (name == "sharedStore") return go(sharedStoreKernel, kThreads * 4, to, at);
+  if (name == "misaligned") return go(misalignedKernel, 0, to, at);
   if (name == "divergentBarrier") return go(divergentBarrierKernel, 0, to);
   if (name == "divergentShuffle") return go(divergentShuffleKernel, 0, to);
   if (name == "copy") return go(copyKernel<true>, kThreads * 16, to, static_cast<const float*>(in.data<float>()));

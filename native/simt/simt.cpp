@@ -203,7 +203,14 @@ const Coordinates& coordinates() { return block.current->at; }
 unsigned char* sharedBytes() { return block.shared; }
 void barrier() { block.wait(State::atBarrier); }
 void meet(Perform perform, void* mine) { block.meet(perform, mine); }
-void copyLater(void* to, const void* from, int bytes, int fromBytes) { block.current->open.push_back({to, from, bytes, fromBytes}); }
+void misaligned(const void* address, size_t width) {
+  block.fail("an access of " + std::to_string(width) + " bytes at an address that is " + std::to_string(reinterpret_cast<uintptr_t>(address) % width) + " bytes off");
+}
+void copyLater(void* to, const void* from, int bytes, int fromBytes) {
+  checkAligned(to, bytes);
+  checkAligned(from, bytes);
+  block.current->open.push_back({to, from, bytes, fromBytes});
+}
 void commitCopies() {
   block.current->groups.push_back(std::move(block.current->open));
   block.current->open.clear();

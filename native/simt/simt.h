@@ -36,6 +36,12 @@ void barrier();
 using Perform = void (*)(void* const* lanes);
 void meet(Perform perform, void* mine);
 
+// A vector access or an asynchronous copy at an address that is no multiple of its width: a GPU stops there.
+[[noreturn]] void misaligned(const void* address, size_t width);
+inline void checkAligned(const void* address, size_t width) {
+  if (reinterpret_cast<uintptr_t>(address) % width != 0) misaligned(address, width);
+}
+
 // cp.async: the bytes move as late as the program allows, when they are waited for: a missing wait then reads stale memory.
 void copyLater(void* to, const void* from, int bytes, int fromBytes);
 void commitCopies();

@@ -118,6 +118,38 @@ test('from pretrain to every other command, with JSON', async () => {
   })
 })
 
+test('bench: rows with units, compared with a saved result, and mistakes named', async () => {
+  await withFolder((folder) => {
+    const saved = join(folder, 'before.json')
+    const first = runCli(['bench', 'relu', 'conv2d', '--layer', '56x56', '--batch', '1', '--json', '--save', saved])
+    assert.is(first.code, 0, first.err)
+    const { rows, ceilings } = JSON.parse(readFileSync(saved, 'utf8')) as { rows: { op: string; milliseconds: number; gigabytesPerSecond: number; floor: number }[]; ceilings: { gigabytesPerSecond: number } }
+    assert.equal(rows.map(({ op }) => op), ['relu'])
+    // Two maps of 56 * 56 * 256 floats in the time measured.
+    const [{ milliseconds, gigabytesPerSecond, floor }] = rows as [(typeof rows)[number]]
+    assert.ok(Math.abs(gigabytesPerSecond * milliseconds * 1e6 - 2 * 56 * 56 * 256 * 4) < 1)
+    assert.ok(Math.abs(floor - gigabytesPerSecond / ceilings.gigabytesPerSecond) < 1e-9)
+    assert.match(runCli(['bench', 'relu', '--batch', '1', '--compare', saved]).out, /before ms {2}change[\s\S]*relu 56x56x256 .*%/)
+    for (const [args, code, words] of [
+      [['convolve'], 2, /no op convolve \(did you mean conv2d/],
+      [['relu', '--layer', 'nothing'], 2, /nothing/],
+      [['relu', '--device', 'cuda:9'], 1, /cuda:9/],
+      [['relu', '--precision', 'bf16', '--device', 'cpu'], 2, /bf16.*f32 on the CPU/],
+      [['relu', '--compare', join(folder, 'none.json')], 1, /none\.json/],
+    ] as const) {
+      const { code: actual, err } = runCli(['bench', ...args])
+      assert.is(actual, code, err)
+      assert.match(err, words)
+    }
+  })
+})
+
+test('a device that is not there is one sentence with the remedy', () => {
+  const { code, err } = runCli(['pretrain', '--preset', 'quick', '--device', 'cuda:9', '--out', '/nowhere/run'])
+  assert.is(code, 1)
+  assert.match(err, /device cuda:9 (cannot be used|does not exist): .*(npm run build:cuda|driver|GPU|cuda:0)/)
+})
+
 test('a missing addon is one sentence with the remedy', () => {
   const { code, err } = runCli(['doctor'], { env: { DENSECL_ADDON: '/nowhere/densecl.node' } })
   assert.is(code, 1)

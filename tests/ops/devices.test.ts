@@ -52,7 +52,7 @@ function excess(name: OpName, opCase: OpCase, p: unknown, seed: number, dtype: F
       const exact = 8 * terms * 2 ** -23
       // bf16 rounds results to 2^-9, and the few intermediate values that are stored; sums are f32 all the same.
       const bound = dtype === 'bf16' ? exact + 2 ** -6 : convolution.tf32 ? exact + 2 ** -8 : exact
-      return relativeDifference(values, expected[i]!, i === 0 ? opCase.magnitude?.(p) : 1e-3) / bound
+      return relativeDifference(values, expected[i]!, i === 0 ? opCase.magnitude?.(p) : (opCase.gradientMagnitude?.(p) ?? 1e-3)) / bound
     })
     return Math.max(...errors)
   })

@@ -34,6 +34,11 @@ testWhere(has, plain!.missing ?? '', test, 'a barrier or warp operation that som
   assert.match(run('divergentShuffle').error, /warp operation that the others never reach/)
 })
 
+testWhere(has, plain!.missing ?? '', test, 'a vector access off its alignment is named', () => {
+  assert.is(run('misaligned', { at: 8 }).values[11], 0)
+  assert.match(run('misaligned', { at: 9 }).error, /access of 16 bytes at an address that is 4 bytes off/)
+})
+
 testWhere(has, plain!.missing ?? '', test, 'asynchronous copies arrive when they are waited for, not before', () => {
   const expected = Array.from({ length: 512 }, (_, i) => i)
   assert.equal(run('copy').values, expected)

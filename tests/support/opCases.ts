@@ -29,6 +29,8 @@ export interface OpCase<P = unknown> {
   sums?: readonly number[]
   /** The size of terms that may cancel in the result: errors are relative to at least this. */
   magnitude?: (p: P) => number
+  /** The same for its gradients, whose cotangent is of order 1. */
+  gradientMagnitude?: (p: P) => number
   /** How many of the leading inputs are differentiable; all when absent, 0 for none. */
   differentiable?: number
   /** Length of the longest sum: f32 errs by about its square root times epsilon, at worst by itself times epsilon. */
@@ -169,11 +171,15 @@ export const opCases: Record<OpName, OpCase> = {
     accumulates: ({ keys, dim, temperature }) => (10 * (keys + dim)) / temperature,
     // The loss is the difference of two logarithms of up to 1 / T.
     magnitude: ({ temperature }) => 1 / temperature,
+    // Of unit vectors pulled one way and the other, over rows and T.
+    gradientMagnitude: ({ rows, temperature }) => 0.1 / (rows * temperature),
   }),
   l2Normalize: define({
     parameters: fc.record({ rows: integer(1, 6), c: integer(2, 40) }),
     inputs: ({ rows, c }, random) => [randomTensor(random, [rows, c], { away: 0.1 })],
     run: (_, [x]) => l2Normalize(x!),
+    // dy and its part along x, both over |x|, may cancel.
+    gradientMagnitude: () => 1,
     accumulates: ({ c }) => c,
   }),
   linear: define({

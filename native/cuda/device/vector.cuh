@@ -18,13 +18,17 @@ struct alignas(sizeof(T) * kWidth) Elements {
 
 template <class T, int kWidth>
 DEVICE Elements<T, kWidth> load(const T* at) {
+#if !defined(__CUDACC__)
+  simt::checkAligned(at, sizeof(T) * kWidth);
+#endif
   return *reinterpret_cast<const Elements<T, kWidth>*>(at);
 }
 template <class T, int kWidth>
 DEVICE void store(T* at, const Elements<T, kWidth>& value) {
+#if !defined(__CUDACC__)
+  simt::checkAligned(at, sizeof(T) * kWidth);
+#endif
   *reinterpret_cast<Elements<T, kWidth>*>(at) = value;
 }
-
-DEVICE bool aligned16(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 }  // namespace densecl::cuda
