@@ -40,6 +40,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("threads", &Addon::guard<&Addon::threadCount>),
                              InstanceMethod("instructionSet", &Addon::guard<&Addon::instructionSet>),
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
+                             InstanceMethod("cudaBuild", &Addon::guard<&Addon::describeCudaBuild>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                              InstanceMethod("pin", &Addon::guard<&Addon::pin>),
@@ -220,6 +221,7 @@ class Addon : public Napi::Addon<Addon> {
     for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
     return result;
   }
+  Napi::Value describeCudaBuild(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cudaBuild()); }
   Napi::Value describeDevice(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), deviceOf(info[0]).describe()); }
   Napi::Value synchronize(const Napi::CallbackInfo& info) {
     deviceOf(info[0]).synchronize();

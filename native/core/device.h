@@ -59,5 +59,7 @@ Device& cpuDevice();
 // By name; throws DEVICE with what exists and why others do not.
 Device& findDevice(const std::string& name);
 std::vector<std::string> deviceNames();
+// The CUDA backend of this build: toolkit and architectures; empty without one.
+std::string cudaBuild();
 
 }  // namespace densecl

@@ -11,6 +11,7 @@ Device& simtDevice();  // native/simt/device.cpp
 #if defined(DENSECL_CUDA)
 int cudaDeviceCount(std::string* why);  // native/cuda/device.cpp; never throws
 Device& cudaDevice(int index);
+std::string cudaBuildText();
 #endif
 
 namespace {
@@ -36,6 +37,14 @@ std::vector<std::string> deviceNames() {
   for (int i = 0; i < cudaDeviceCount(nullptr); ++i) names.push_back("cuda:" + std::to_string(i));
 #endif
   return names;
+}
+
+std::string cudaBuild() {
+#if defined(DENSECL_CUDA)
+  return cudaBuildText();
+#else
+  return "";
+#endif
 }
 
 Device& findDevice(const std::string& name) {

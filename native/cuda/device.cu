@@ -209,12 +209,10 @@ class CudaDevice : public Device {
   }
 
   std::string describe() override {
-    int driver = 0, runtime = 0;
+    int driver = 0;
     cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
     return std::string(properties_.name) + ", compute capability " + std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", " +
-           std::to_string(properties_.multiProcessorCount) + " multiprocessors, " + std::to_string(properties_.totalGlobalMem >> 20) + " MiB; driver for CUDA " + version(driver) + ", runtime " +
-           version(runtime) + ", compiled for " + DENSECL_ARCHITECTURES;
+           std::to_string(properties_.multiProcessorCount) + " multiprocessors, " + std::to_string(properties_.totalGlobalMem >> 20) + " MiB; driver for CUDA " + version(driver);
   }
 
   // More than 48 KiB of shared memory must be asked for, once for each kernel.
@@ -284,6 +282,12 @@ int cudaDeviceCount(std::string* why) {
       *why = std::string(cudaGetErrorName(code)) + " (" + cudaGetErrorString(code) + ")";
   }
   return 0;
+}
+
+std::string cudaBuildText() {
+  int runtime = 0;
+  cudaRuntimeGetVersion(&runtime);
+  return "CUDA " + cuda::version(runtime) + ", for " + DENSECL_ARCHITECTURES;
 }
 
 Device& cudaDevice(int index) {

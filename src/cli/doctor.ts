@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
 import { decoders } from '../data/decode.js'
@@ -29,16 +30,19 @@ export const register: Register = (program, done) => {
     })
 }
 
-/** Each device with what it is; for CUDA, when there is none, what is missing. */
+/** Each device with what it is, what the CUDA backend was built for and could be built with, and what a GPU lacks. */
 function devices(): Record<string, string> {
   const names = native.deviceNames()
-  const found = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
-  if (names.some((name) => name.startsWith('cuda'))) return found
+  const facts: Record<string, string> = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
+  facts.cudaBuild = native.cudaBuild() || 'none: npm run build:cuda makes it'
+  const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
+  facts.nvcc = error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
+  if (names.some((name) => name.startsWith('cuda'))) return facts
   try {
     native.describeDevice('cuda')
-  } catch (error) {
-    if (error instanceof DenseclError) return { ...found, cuda: error.message }
-    throw error
+  } catch (problem) {
+    if (!(problem instanceof DenseclError)) throw problem
+    facts.cuda = problem.message
   }
-  return found
+  return facts
 }

@@ -8,7 +8,7 @@ import { noGrad, Tape } from '../autograd/tape.js'
 import { add, reshape, scale } from '../ops/elementwise.js'
 import { infoNce } from '../ops/losses.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../ops/similarity.js'
-import { scope, type Tensor } from '../tensor/tensor.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import { embeddingSpread, type Health, matchHealth } from './health.js'
 import type { DenseCL } from './model.js'
 
@@ -100,14 +100,15 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 /** The normalised outputs of the key encoder, in the order of `view`. */
 function keyForward(model: DenseCL, view: Tensor, order: ArrayLike<number>, mode: { train: true; groups: number }) {
   return scope(() => {
-    const key = model.key.forward(permuteBatch(view, order), mode)
     const inverse = new Int32Array(order.length)
     for (let i = 0; i < order.length; ++i) inverse[order[i]!] = i
+    const [there, back] = [order, inverse].map((indices) => Tensor.from(indices, [1, order.length], 'i32', view.device)) as [Tensor, Tensor]
+    const key = model.key.forward(permuteBatch(view, there), mode)
     return {
-      global: l2Normalize(permuteBatch(key.global, inverse)),
-      dense: l2Normalize(permuteBatch(key.dense, inverse)),
-      pooled: l2Normalize(permuteBatch(key.pooled, inverse)),
-      map: permuteBatch(key.map, inverse),
+      global: l2Normalize(permuteBatch(key.global, back)),
+      dense: l2Normalize(permuteBatch(key.dense, back)),
+      pooled: l2Normalize(permuteBatch(key.pooled, back)),
+      map: permuteBatch(key.map, back),
     }
   })
 }

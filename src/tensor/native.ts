@@ -40,6 +40,8 @@ interface Native {
   /** Every device that this build and machine offer; starts the CUDA driver where there is one. */
   deviceNames(): string[]
   describeDevice(device: string): string
+  /** Toolkit and architectures of the CUDA backend; empty without one. */
+  cudaBuild(): string
   synchronize(device: string): void
   /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. */
   pin(data: AnyTypedArray, device: string): void
