@@ -23,9 +23,9 @@ export function suite(name: string, device = 'cpu'): Suite {
       const [before, there] = [native.memory(), native.memory(device)]
       await body()
       const after = native.memory()
-      assert.is(native.memory(device).live, there.live, `bytes leaked on ${device}`)
       assert.is(after.handles, before.handles, `${after.handles - before.handles} tensors leaked`)
       assert.is(after.live, before.live, `${after.live - before.live} bytes leaked`)
+      assert.is(native.memory(device).live, there.live, `bytes leaked on ${device}`)
     })
   return Object.assign(add, { run: () => made.run() })
 }

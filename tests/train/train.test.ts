@@ -68,7 +68,8 @@ async function killed(args: string[], signal: NodeJS.Signals, steps: number): Pr
   let seen = 0
   child.stdout.on('data', (data: Buffer) => {
     seen += data.toString().split('\n').filter((line) => line.startsWith('epoch')).length
-    if (seen >= steps) child.kill(signal)
+    // Once: a second interrupt leaves without saving.
+    if (seen >= steps && !child.killed) child.kill(signal)
   })
   return new Promise((resolve) => child.on('close', (code) => resolve(code)))
 }
