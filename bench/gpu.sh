@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, for a machine with neither Node nor network: checks, trains and measures what a bundle holds.
-#   here:   npm run build && npm run build:cuda && node scripts/bundle.mjs .gpu/densecl.tar.xz --tests
-#           and class folders of images as .gpu/images/{train,val} (a reduced copy: what the carrying allows)
-#   there:  bash bench/gpu.sh [check] [train] [bench] [steps] [sanitize]      all of them without a word
+#   where Node is:  npm run build && npm run build:cuda && node scripts/bundle.mjs .gpu/densecl.tar.xz --tests
+#                   and class folders of images as .gpu/images/{train,val}, for the training run
+#   on the GPU:     bash bench/gpu.sh [check] [train] [bench] [steps] [sanitize]      all of them without a word
 # Results go to $OUT (default: gpu-results): logs, and the JSON files for bench/results.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${OUT:-$here/gpu-results}
-carried=${CARRIED:-$here/.gpu}
+kit=${KIT:-$here/.gpu}
 parts=${*:-check train bench steps sanitize}
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-tar -C "$work" -xJf "$carried/densecl.tar.xz"
+tar -C "$work" -xJf "$kit/densecl.tar.xz"
 home=$work/densecl
 export DENSECL_PYTHON=${DENSECL_PYTHON:-python3} DENSECL_RESULTS=$out
 node=$home/bin/node
@@ -33,11 +33,11 @@ if wanted check; then
   [ "${PIPESTATUS[0]}" = 0 ] && grep -q '^ok .*ops on cuda:0' "$out/check.txt" || failed=1
 fi
 
-if wanted train && [ -d "$carried/images/train" ]; then
+if wanted train && [ -d "$kit/images/train" ]; then
   # The same run in mixed precision and in f32: losses side by side, kNN before and after.
   for precision in bf16 f32; do
     say "pre-training ResNet-18 in $precision"
-    timeout "${TRAIN_SECONDS:-200}" "$home/densecl" pretrain --data "$carried/images/train" --knn-data "$carried/images/val" --depth 18 --image-size 96 --batch-size 256 --epochs "${EPOCHS:-200}" \
+    timeout "${TRAIN_SECONDS:-200}" "$home/densecl" pretrain --data "$kit/images/train" --knn-data "$kit/images/val" --depth 18 --image-size 96 --batch-size 256 --epochs "${EPOCHS:-200}" \
       --queue-length 4096 --feat-dim 128 --lr 0.06 --norm-groups 8 --device cuda --precision $precision --log-every 20 --knn-every 50 --workers 15 --out "$work/run-$precision" --overwrite 2>&1 | tail -25
     for file in metrics.jsonl config.yaml report.json; do cp "$work/run-$precision/$file" "$out/train-$precision-$file" 2>/dev/null; done
   done

@@ -13,7 +13,6 @@ namespace densecl::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kStatisticsRows = 64;  // of conv2d.cu
 
 // How threads share a matrix [rows, channels]: `across` threads (a power of 2) lie along the vectors of a row, the others
 // along rows. A block takes a chunk of the rows of one group and a tile of channels.
@@ -301,24 +300,6 @@ __global__ void __launch_bounds__(kThreads) finishSumKernel(const float* partial
   out[channel] = sum;
 }
 
-// Calls body(T{}, width): vectors where the channels allow, single elements elsewhere.
-template <class F>
-void dispatchWidth(const Call& call, const Tensor& x, F body) {
-  dispatchFloat(call, x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    constexpr int kVector = Vector<T>::kLength;
-    if (x.columns() % kVector == 0)
-      body(zero, std::integral_constant<int, kVector>{});
-    else
-      body(zero, std::integral_constant<int, 1>{});
-  });
-}
-
-template <class T>
-T* data(const Tensor* tensor) {
-  return tensor == nullptr ? nullptr : tensor->data<T>();
-}
-
 }  // namespace
 
 // As on the CPU, with a last tensor: statistics [ceil(rows / 64), 2, C] from conv2d, or null
@@ -335,7 +316,7 @@ void batchNormTrain(const Call& call) {
     launch(call, finishMomentsKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Moments), given ? statistics->data<float>() : partial.data(),
            given ? kStatisticsRows : layout.chunkRows, layout.groupRows, static_cast<int>(groups), static_cast<int>(C), static_cast<float>(call.number(1)), static_cast<float>(call.number(2)),
            mean.data<float>(), invstd.data<float>(), call.t(3).data<float>(), call.t(4).data<float>());
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), data<T>(call.optional(8)), call.t(6).data<float>(), call.t(7).data<float>(), mean.data<float>(), invstd.data<float>(), call.number(3) != 0};
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(8)), call.t(6).data<float>(), call.t(7).data<float>(), mean.data<float>(), invstd.data<float>(), call.number(3) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
@@ -346,7 +327,7 @@ void batchNormEval(const Call& call) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), data<T>(call.optional(6)), call.t(2).data<float>(), call.t(3).data<float>(), call.t(4).data<float>(), call.t(5).data<float>(), call.number(0) != 0};
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(6)), call.t(2).data<float>(), call.t(3).data<float>(), call.t(4).data<float>(), call.t(5).data<float>(), call.number(0) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
@@ -359,7 +340,7 @@ void batchNormBackward(const Call& call) {
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
     DeviceScratch<float> partial(call, int64_t{layout.groups} * layout.perGroup * 2 * C), coefficients(call, 3 * groups * C);
-    BackwardJob<T> job{dx.data<T>(), data<T>(dresidual), dy.data<T>(), x.data<T>(), data<T>(y), call.t(8).data<float>()};
+    BackwardJob<T> job{dx.data<T>(), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), call.t(8).data<float>()};
     launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     launch(call, finishBackwardKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Pair), partial.data(), layout.perGroup, layout.groupRows, static_cast<int>(groups),
            static_cast<int>(C), call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients.data());

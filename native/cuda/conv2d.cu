@@ -14,9 +14,6 @@
 namespace densecl::cuda {
 namespace {
 
-// Rows of y that one row of the statistics covers: what every tile is a multiple of (src/ops/conv2d.ts knows it too).
-constexpr int kStatisticsRows = 64;
-
 // Mean and squared deviations of each column over kStatisticsRows rows of the staged tile at a time: rows of statistics [.., 2,
 // channels], the first of which is this tile's.
 template <class Shape, class Memory>
@@ -86,7 +83,7 @@ void conv2d(const Call& call) {
     choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
       using Shape = decltype(shape);
       const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
-      const ForwardJob<T> job{forwardGather<T>(g, x), w.data<T>(), b == nullptr ? nullptr : b->data<float>(), y.data<T>(), statistics == nullptr ? nullptr : statistics->data<float>(),
+      const ForwardJob<T> job{forwardGather<T>(g, x), w.data<T>(), optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
                               static_cast<int>(g.o), static_cast<int>(columnTiles)};
       launch(call, forwardKernel<T, decltype(math), Shape, isAligned.value>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
              sizeof(GemmMemory<T, Shape, true, true, T>), job);

@@ -130,7 +130,7 @@ void conv2dBackwardWeight(const Call& call) {
       const BackwardWeightJob<T> job{forwardGather<T>(g, x), dy.data<T>(), splits > 1 ? partial.data() : dw.data<float>(), static_cast<int>(g.o), static_cast<int>(columnTiles), share};
       launch(call, backwardWeightKernel<T, decltype(math), Shape, isAligned.value>, Grid{tiles, splits}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
       if (splits > 1)
-        launch(call, sumSplitsKernel, Grid{std::min<int64_t>(ceilDiv(g.o * depth, 256), 16 * multiprocessors(call))}, 256, 0, dw.data<float>(), partial.data(), g.o * depth, static_cast<int>(splits));
+        launch(call, sumSplitsKernel, loopGrid(call, g.o * depth, 256), 256, 0, dw.data<float>(), partial.data(), g.o * depth, static_cast<int>(splits));
     });
   });
 }

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-Grid gridFor(const Call& call, int64_t units) { return {std::min(ceilDiv(units, kThreads), int64_t{16} * multiprocessors(call))}; }
-
 // out[i] = op(a[i], b[i], i); b may be a
 template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) mapKernel(T* out, const T* a, const T* b, int64_t count, Op op) {
@@ -32,7 +30,7 @@ void map(const Call& call, const Tensor& out, const Tensor& a, const Tensor& b, 
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t count = out.size();
-    launch(call, mapKernel<T, Op>, gridFor(call, ceilDiv(count, Vector<T>::kLength)), kThreads, 0, out.data<T>(), a.data<T>(), b.data<T>(), count, op);
+    launch(call, mapKernel<T, Op>, loopGrid(call, ceilDiv(count, Vector<T>::kLength), kThreads), kThreads, 0, out.data<T>(), a.data<T>(), b.data<T>(), count, op);
   });
 }
 
@@ -118,7 +116,7 @@ void fill(const Call& call) {
   const Tensor& out = call.t(0);
   dispatchAny(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, fillKernel<T>, gridFor(call, out.size()), kThreads, 0, out.data<T>(), out.size(), static_cast<T>(call.number(0)));
+    launch(call, fillKernel<T>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<T>(), out.size(), static_cast<T>(call.number(0)));
   });
 }
 
@@ -128,7 +126,7 @@ void convert(const Call& call) {
     dispatchAny(call, in.dtype, [&](auto from) {
       using To = decltype(to);
       using From = decltype(from);
-      launch(call, convertKernel<To, From>, gridFor(call, out.size()), kThreads, 0, out.data<To>(), in.data<From>(), out.size());
+      launch(call, convertKernel<To, From>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<To>(), in.data<From>(), out.size());
     });
   });
 }
@@ -145,7 +143,7 @@ void permute(const Call& call) {
   for (int i = 0; i < 4; ++i) strides.in[i] = of[call.integer(i)];
   dispatchWord(out.dtype, [&](auto zero) {
     using Word = decltype(zero);
-    launch(call, permuteKernel<Word>, gridFor(call, out.size()), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(), strides);
+    launch(call, permuteKernel<Word>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(), strides);
   });
 }
 
@@ -174,7 +172,7 @@ void concat(const Call& call) {
     const int64_t at = first;
     dispatchWord(out.dtype, [&](auto zero) {
       using Word = decltype(zero);
-      launch(call, copyColumnsKernel<Word>, gridFor(call, in.size()), kThreads, 0, out.data<Word>(), in.data<Word>(), in.rows(), in.columns(), out.columns(), at, in.columns(), 0);
+      launch(call, copyColumnsKernel<Word>, loopGrid(call, in.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), in.rows(), in.columns(), out.columns(), at, in.columns(), 0);
     });
     first += in.columns();
   }
@@ -184,7 +182,7 @@ void concatBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1);
   dispatchWord(dx.dtype, [&](auto zero) {
     using Word = decltype(zero);
-    launch(call, copyColumnsKernel<Word>, gridFor(call, dx.size()), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(), dx.columns(), dx.columns(), 0, dy.columns(), call.integer(0));
+    launch(call, copyColumnsKernel<Word>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(), dx.columns(), dx.columns(), 0, dy.columns(), call.integer(0));
   });
 }
 

@@ -313,7 +313,7 @@ void contrast(const Call& call) {
   const ContrastJob<T> job{query.data<T>(), queue.data<T>(), shares.data(), dquery == nullptr ? nullptr : gradient.data(), R, K, perSplit, static_cast<int>(D), inverseTemperature};
   const auto kernel = D % Vector<T>::kLength == 0 ? contrastKernel<T, Shape, true> : contrastKernel<T, Shape, false>;
   launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
-  const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), dquery == nullptr ? nullptr : dquery->data<T>(), terms.data(), R, K, static_cast<int>(D),
+  const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), optionalData<T>(dquery), terms.data(), R, K, static_cast<int>(D),
                           static_cast<int>(splits), inverseTemperature};
   launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
   launch(call, meanTermsKernel<5>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, nullptr, loss.data<float>(), statistics.data<float>());
@@ -376,7 +376,7 @@ void crossEntropy(const Call& call) {
   launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore, count.data<float>(), reportOf(call));
   dispatchFloat(call, logits.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), dlogits == nullptr ? nullptr : dlogits->data<T>(), logits.data<T>(), target.data<int32_t>(),
+    launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), optionalData<T>(dlogits), logits.data<T>(), target.data<int32_t>(),
            count.data<float>(), R, classes, ignore);
   });
   launch(call, meanTermsKernel<1>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(), loss.data<float>(), nullptr);

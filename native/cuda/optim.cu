@@ -161,20 +161,15 @@ __global__ void __launch_bounds__(kWarp) advanceKernel(int32_t* pointer, int64_t
   if (threadIdx.x == 0 && *pointer >= 0 && *pointer < length) *pointer = static_cast<int32_t>((*pointer + rows) % length);
 }
 
-template <class T>
-T* data(const Tensor* tensor) {
-  return tensor == nullptr ? nullptr : tensor->data<T>();
-}
-
 }  // namespace
 
 void sgd(const Call& call) {
-  const SgdRule rule{call.t(0).data<float>(), data<int32_t>(call.optional(1)), static_cast<float>(call.number(0)), static_cast<float>(call.number(1)), static_cast<float>(call.number(3)), static_cast<float>(1 - call.number(3)), call.number(2) != 0};
+  const SgdRule rule{call.t(0).data<float>(), optionalData<int32_t>(call.optional(1)), static_cast<float>(call.number(0)), static_cast<float>(call.number(1)), static_cast<float>(call.number(3)), static_cast<float>(1 - call.number(3)), call.number(2) != 0};
   auto all = batches<SgdTable>([&](const SgdTable& table) { launch(call, sgdKernel, Grid{table.blocks()}, kThreads, 0, table, rule); });
   for (size_t k = 2; k < call.tensors.size(); k += 6) {
     const Tensor& p = call.t(k);
     require(p.dtype == DType::f32, "DTYPE", "sgd: expected parameters of f32 but received " + describe(p));
-    all.add(SgdEntry{p.data<float>(), call.t(k + 2).data<float>(), data<float>(call.optional(k + 4)), call.t(k + 1).data<float>(), data<bf16>(call.optional(k + 3)), data<bf16>(call.optional(k + 5))}, p.size());
+    all.add(SgdEntry{p.data<float>(), call.t(k + 2).data<float>(), optionalData<float>(call.optional(k + 4)), call.t(k + 1).data<float>(), optionalData<bf16>(call.optional(k + 3)), optionalData<bf16>(call.optional(k + 5))}, p.size());
   }
   all.end();
 }
@@ -185,7 +180,7 @@ void ema(const Call& call) {
   for (size_t k = 0; k < call.tensors.size(); k += 3) {
     const Tensor& average = call.t(k);
     require(average.dtype == DType::f32, "DTYPE", "ema: expected averages of f32 but received " + describe(average));
-    all.add(EmaEntry{average.data<float>(), call.t(k + 1).data<float>(), data<bf16>(call.optional(k + 2))}, average.size());
+    all.add(EmaEntry{average.data<float>(), call.t(k + 1).data<float>(), optionalData<bf16>(call.optional(k + 2))}, average.size());
   }
   all.end();
 }
@@ -205,7 +200,7 @@ void enqueue(const Call& call) {
   const int64_t K = queue.dim(0), D = queue.dim(1), B = keys.dim(0), count = std::min(B, K);
   dispatchFloat(call, queue.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, enqueueKernel<T>, Grid{std::min(ceilDiv(count * D, kThreads), int64_t{16} * multiprocessors(call))}, kThreads, 0, queue.data<T>(), pointer.data<int32_t>(), keys.data<T>(), K, D, B - count,
+    launch(call, enqueueKernel<T>, loopGrid(call, count * D, kThreads), kThreads, 0, queue.data<T>(), pointer.data<int32_t>(), keys.data<T>(), K, D, B - count,
            count, reportOf(call));
     launch(call, advanceKernel, Grid{}, kWarp, 0, pointer.data<int32_t>(), B, K);
   });

@@ -161,22 +161,9 @@ __global__ void __launch_bounds__(kThreads) averageBackwardKernel(T* dx, const T
   }
 }
 
-// Calls body(T{}, width).
-template <class F>
-void dispatchWidth(const Call& call, const Tensor& x, F body) {
-  dispatchFloat(call, x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    constexpr int kVector = Vector<T>::kLength;
-    if (x.dim(3) % kVector == 0)
-      body(zero, std::integral_constant<int, kVector>{});
-    else
-      body(zero, std::integral_constant<int, 1>{});
-  });
-}
-
 // Blocks along an image, and images.
 Grid gridFor(const Call& call, const Tensor& out, int width) {
-  return {std::min(ceilDiv(out.size() / out.dim(0) / width, kThreads), int64_t{32} * multiprocessors(call)), out.dim(0)};
+  return {loopGrid(call, out.size() / out.dim(0) / width, kThreads).x, out.dim(0)};
 }
 
 }  // namespace

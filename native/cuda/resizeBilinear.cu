@@ -74,8 +74,6 @@ __global__ void __launch_bounds__(kThreads) resizeBackwardKernel(T* dx, const T*
   }
 }
 
-Grid gridFor(const Call& call, int64_t units) { return {std::min(ceilDiv(units, kThreads), int64_t{32} * multiprocessors(call))}; }
-
 }  // namespace
 
 void resizeBilinear(const Call& call) {
@@ -83,7 +81,7 @@ void resizeBilinear(const Call& call) {
   const bool align = call.number(0) != 0;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, resizeKernel<T>, gridFor(call, y.size()), kThreads, 0, y.data<T>(), x.data<T>(), Axis(x.dim(1), y.dim(1), align), Axis(x.dim(2), y.dim(2), align), static_cast<int>(x.dim(3)), y.size());
+    launch(call, resizeKernel<T>, loopGrid(call, y.size(), kThreads), kThreads, 0, y.data<T>(), x.data<T>(), Axis(x.dim(1), y.dim(1), align), Axis(x.dim(2), y.dim(2), align), static_cast<int>(x.dim(3)), y.size());
   });
 }
 
@@ -92,7 +90,7 @@ void resizeBilinearBackward(const Call& call) {
   const bool align = call.number(0) != 0;
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, resizeBackwardKernel<T>, gridFor(call, dx.size()), kThreads, 0, dx.data<T>(), dy.data<T>(), Axis(dx.dim(1), dy.dim(1), align), Axis(dx.dim(2), dy.dim(2), align),
+    launch(call, resizeBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(), Axis(dx.dim(1), dy.dim(1), align), Axis(dx.dim(2), dy.dim(2), align),
            static_cast<int>(dx.dim(3)), dx.size());
   });
 }

@@ -1,10 +1,12 @@
 // What a launcher needs, on both platforms that run the .cu files: launch(), scratch memory, the size of the machine.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "../core/device.h"
-#include "device/platform.cuh"
+#include "device/vector.cuh"
 
 namespace densecl::cuda {
 
@@ -70,6 +72,27 @@ void dispatchFloat(const Call& call, DType dtype, F body) {
   if (dtype == DType::f32) return body(float{});
   if (dtype == DType::bf16) return body(bf16{});
   throw Error("DTYPE", std::string(call.op) + ": expected f32 or bf16 on " + call.device().name + " but received " + dtypeName(dtype));
+}
+
+// dispatchFloat, with the width of accesses along the last axis: vectors where it is a multiple of them, else single elements.
+template <class F>
+void dispatchWidth(const Call& call, const Tensor& x, F body) {
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    constexpr int kVector = Vector<decltype(zero)>::kLength;
+    if (x.columns() % kVector == 0)
+      body(zero, std::integral_constant<int, kVector>{});
+    else
+      body(zero, std::integral_constant<int, 1>{});
+  });
+}
+
+// The grid of a kernel that loops over `units`: enough blocks to hide latency, not one for every unit.
+inline Grid loopGrid(const Call& call, int64_t units, int threads) { return {std::min(ceilDiv(units, threads), int64_t{16} * multiprocessors(call))}; }
+
+// The elements of a tensor that may be absent.
+template <class T>
+T* optionalData(const Tensor* tensor) {
+  return tensor == nullptr ? nullptr : tensor->data<T>();
 }
 
 }  // namespace densecl::cuda

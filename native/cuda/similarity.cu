@@ -119,8 +119,6 @@ __global__ void __launch_bounds__(kThreads) gatherBackwardKernel(T* dx, const T*
   }
 }
 
-Grid gridFor(const Call& call, int64_t units) { return {std::min(ceilDiv(units, kThreads), int64_t{32} * multiprocessors(call))}; }
-
 template <class T>
 void norms(const Call& call, T* y, float* norm, const T* x, int64_t rows, int64_t columns, float eps) {
   launch(call, normalizeKernel<T>, Grid{ceilDiv(rows, kRowsPerBlock)}, kThreads, 0, y, norm, x, rows, static_cast<int>(columns), eps);
@@ -161,7 +159,7 @@ void denseMatch(const Call& call) {
       norms<T>(call, nullptr, queryNorm.data(), query.data<T>(), N * P, C, 1e-12f);
       norms<T>(call, nullptr, keyNorm.data(), key.data<T>(), N * Q, C, 1e-12f);
     }
-    const MatchJob<T> job{index.data<int32_t>(), similarity == nullptr ? nullptr : similarity->data<float>(), query.data<T>(), key.data<T>(), cosine ? queryNorm.data() : nullptr,
+    const MatchJob<T> job{index.data<int32_t>(), optionalData<float>(similarity), query.data<T>(), key.data<T>(), cosine ? queryNorm.data() : nullptr,
                           cosine ? keyNorm.data() : nullptr, static_cast<int>(P), static_cast<int>(Q), static_cast<int>(C)};
     const auto kernel = C % Vector<T>::kLength == 0 ? matchKernel<T, Math, true> : matchKernel<T, Math, false>;
     launch(call, kernel, Grid{ceilDiv(P, Shape::kM), N}, Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
@@ -174,7 +172,7 @@ void gatherRows(const Call& call) {
   const auto run = [&](auto word) {
     using Word = decltype(word);
     const int64_t width = bytes / static_cast<int64_t>(sizeof(Word)), count = y.dim(0) * y.dim(1) * width;
-    launch(call, gatherKernel<Word>, gridFor(call, count), kThreads, 0, y.data<Word>(), x.data<Word>(), index.data<int32_t>(), y.dim(1), x.dim(1), width, count, reportOf(call));
+    launch(call, gatherKernel<Word>, loopGrid(call, count, kThreads), kThreads, 0, y.data<Word>(), x.data<Word>(), index.data<int32_t>(), y.dim(1), x.dim(1), width, count, reportOf(call));
   };
   if (bytes % 16 == 0) return run(Word16{});
   if (bytes % 4 == 0) return run(uint32_t{});
@@ -185,7 +183,7 @@ void gatherRowsBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, gatherBackwardKernel<T>, gridFor(call, dx.size()), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<int32_t>(), dy.dim(1), dx.dim(1), dx.dim(2), dx.size());
+    launch(call, gatherBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<int32_t>(), dy.dim(1), dx.dim(1), dx.dim(2), dx.size());
   });
 }
 

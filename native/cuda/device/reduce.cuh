@@ -25,6 +25,9 @@ DEVICE float blockSum(float value, float* buffer) {
   return total;
 }
 
+// Rows that one row of the statistics of a convolution covers: what every tile is a multiple of (src/ops/conv2d.ts knows it too).
+constexpr int kStatisticsRows = 64;
+
 // Mean and sum of squared deviations of a set, merged without cancellation (T. Chan, G. Golub, R. LeVeque, 1979).
 struct Moments {
   float count, mean, m2;
