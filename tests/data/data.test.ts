@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -207,6 +208,27 @@ testWhere(hasRealData, noRealData, test, 'real odd images and shards decode; lab
   assert.equal((await checkSource(shards)).broken, [])
   const image = readFileSync(join(realData, 'camvid_voc', 'JPEGImages', '0001TP_006690.jpg'))
   assert.equal([(await decode(image, 'camvid')).width, (await decode(image, 'camvid')).height], [480, 360])
+})
+
+test('closing a loader while its workers compute ends them, not the process', () => {
+  const from = (path: string): string => new URL(`../../src/${path}.js`, import.meta.url).href
+  const source = `
+    const { Loader } = await import('${from('data/loader')}')
+    const { openSource } = await import('${from('data/sources')}')
+    const { mocoV2Augmentation } = await import('${from('data/augment')}')
+    const { items } = await openSource('scenes:16')
+    for (let round = 0; round < 15; ++round) {
+      const loader = new Loader({ items, imageSize: 32, batchSize: 8, views: 'augmented', augment: mocoV2Augmentation, seed: 1, workers: 3, maxBroken: 1 })
+      const requests = Array.from({ length: 50 }, () => ({ epoch: 0, indices: Int32Array.from([0, 1, 2, 3, 4, 5, 6, 7]) }))
+      for await (const { views } of loader.batches(requests)) {
+        for (const view of views) view.dispose()
+        break
+      }
+      await loader.close()
+    }
+    console.log('alive')`
+  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' })
+  assert.is(stdout.trim(), 'alive', stderr)
 })
 
 test.run()
