@@ -210,7 +210,7 @@ testWhere(hasRealData, noRealData, test, 'real odd images and shards decode; lab
   assert.equal([(await decode(image, 'camvid')).width, (await decode(image, 'camvid')).height], [480, 360])
 })
 
-test('closing a loader while its workers compute ends them, not the process', () => {
+test('closing a loader while its workers compute ends them, not the process', async () => {
   const from = (path: string): string => new URL(`../../src/${path}.js`, import.meta.url).href
   const source = `
     const { Loader } = await import('${from('data/loader')}')
@@ -227,8 +227,12 @@ test('closing a loader while its workers compute ends them, not the process', ()
       await loader.close()
     }
     console.log('alive')`
-  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' })
-  assert.is(stdout.trim(), 'alive', stderr)
+  await withFolder((folder) => {
+    const script = join(folder, 'close.mjs')
+    writeFileSync(script, source)
+    const { stdout, stderr } = spawnSync(process.execPath, [script], { encoding: 'utf8' })
+    assert.is(stdout.trim(), 'alive', stderr)
+  })
 })
 
 test.run()
