@@ -5,7 +5,7 @@ import { type BenchCase, benchCases, stepCases } from '../../bench/ops/cases.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../../bench/ops/measure.js'
 import { environmentRow, writeResult } from '../../bench/result.js'
 import { fail } from '../tensor/errors.js'
-import { native } from '../tensor/native.js'
+import { native, resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { nearest } from '../train/config.js'
 import { examples, numberFlag, type Register } from './command.js'
@@ -24,6 +24,9 @@ interface Row {
 }
 
 interface Result {
+  device: string
+  dtype: string
+  batch: number
   rows: Row[]
   [key: string]: unknown
 }
@@ -73,24 +76,35 @@ interface Flags {
 }
 
 function readResult(path: string): Result {
+  let result: Partial<Result>
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as Result
+    result = JSON.parse(readFileSync(path, 'utf8')) as Partial<Result>
   } catch (error) {
     return fail('FILE', `${path}: expected a result that bench --save wrote (${error instanceof Error ? error.message : String(error)})`)
+  }
+  if (!Array.isArray(result.rows)) return fail('FILE', `${path}: expected a result that bench --save wrote, but it has no rows`)
+  return result as Result
+}
+
+/** Times of another machine, precision or batch say nothing about a change. */
+function checkComparable(path: string, before: Result, now: Pick<Result, 'device' | 'dtype' | 'batch'>): void {
+  for (const key of ['device', 'dtype', 'batch'] as const) {
+    if (before[key] !== now[key]) fail('CONFIG', `--compare ${path}: its ${key} is ${before[key]} but this one is ${now[key]}`)
   }
 }
 
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
-  const device = flags.device === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : flags.device === 'cuda' ? 'cuda:0' : flags.device
-  native.describeDevice(device)
+  const device = resolveDevice(flags.device)
   const precision = flags.precision ?? (device.startsWith('cuda') ? 'bf16' : 'f32')
   if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu')) fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
   const dtype = precision as FloatDType
   const batch = flags.batch === undefined ? (device.startsWith('cuda') ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
+  const what = { device: `${device}, ${native.describeDevice(device)}`, dtype, batch }
+  if (before !== undefined) checkComparable(flags.compare!, before, what)
   const ceilings = ceilingsOf(device, dtype)
   const peer = flags.peer === true ? await Peer.start(device) : undefined
   if (show) {
-    console.log(`${device}, ${native.describeDevice(device)}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
+    console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
     console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
     console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`)
   }
@@ -123,7 +137,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     peer?.stop()
   }
   if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
-  return { ...environmentRow(), bench: 'ops', device: `${device}, ${native.describeDevice(device)}`, dtype, batch, ceilings, ...(peer === undefined ? {} : { torch: peer.version }), rows }
+  return { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version }), rows }
 }
 
 async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): Promise<number | undefined> {

@@ -1,6 +1,7 @@
 import { openSource } from '../data/sources.js'
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { fail } from '../tensor/errors.js'
+import { resolveDevice } from '../tensor/native.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone } from '../weights/import.js'
 import { examples, numberFlag, print, type Register } from './command.js'
@@ -17,7 +18,7 @@ export const register: Register = (program, done) => {
     .option('--temperature <value>', 'of the votes exp(similarity / T)', '0.07')
     .option('--image-size <pixels>', 'side of the central crop', '224')
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
-    .option('--device <name>', 'cpu or cuda:N', 'cpu')
+    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl eval knn runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64', 'class folders with the same classes']]))
     .action(async (weights: string, flags: { train: string; val: string; k: string; temperature: string; imageSize: string; workers: string; device: string; json?: boolean }) => {
@@ -28,7 +29,7 @@ export const register: Register = (program, done) => {
       const queries = await openSource(flags.val, { split: 'val' })
       if (bank.classes === undefined || queries.classes === undefined) return fail('DATA', `eval knn: ${bank.classes === undefined ? flags.train : flags.val} has no labels (class folders, a list with labels, or shards with .cls)`)
       if (bank.classes.join() !== queries.classes.join()) return fail('DATA', `eval knn: the classes differ: ${bank.classes.join(', ')} in --train and ${queries.classes.join(', ')} in --val`)
-      const { backbone } = withDevice(flags.device === 'cuda' ? 'cuda:0' : flags.device, () => importBackbone(weights))
+      const { backbone } = withDevice(resolveDevice(flags.device), () => importBackbone(weights))
       const known = await extractFeatures(backbone, bank.items, options)
       const unknown = await extractFeatures(backbone, queries.items, options)
       const results = ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) }))

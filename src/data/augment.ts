@@ -131,6 +131,9 @@ export function renderViews(out: Tensor | readonly [Tensor, Tensor], first: numb
   const [target, second] = out instanceof Tensor ? [out, undefined] : out
   for (const tensor of second === undefined ? [target] : [target, second]) expectViews(tensor)
   scope(() => {
+    for (const { offset, height, width } of views) {
+      if (!(offset >= 0 && offset + height * width * 3 <= pixels.size)) fail('RANGE', `augment: an image of ${height}x${width} pixels at byte ${offset} reaches beyond pixels ${describe(pixels)}`)
+    }
     const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', target.device)
     runNative('augment', [target, second, pixels, table], [first])
   })

@@ -91,6 +91,13 @@ function load(): Native {
 export const native: Native = load()
 const indices = new Map(native.opNames().map((name, index) => [name, index]))
 
+/** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws where it cannot be used. */
+export function resolveDevice(wanted: string): string {
+  const device = wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
+  native.describeDevice(device)
+  return device
+}
+
 /** Set to run every native op inside of a function of one's own, for profiles. */
 export const observe: { op?: (name: string, run: () => void) => void } = {}
 

@@ -21,7 +21,7 @@ import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
 import { DenseclError, fail } from '../tensor/errors.js'
-import { native } from '../tensor/native.js'
+import { native, resolveDevice } from '../tensor/native.js'
 import { type FloatDType, Tensor, withDevice } from '../tensor/tensor.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
@@ -379,8 +379,7 @@ export interface Placement {
 }
 
 export function resolvePlacement({ device: wanted, precision }: Config): Placement {
-  const device = wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
-  native.describeDevice(device) // throws where it cannot be used
+  const device = resolveDevice(wanted)
   if (device === 'cpu' && (precision === 'bf16' || precision === 'tf32')) fail('CONFIG', `precision is ${precision}: expected f32 on the CPU`)
   return { device, compute: device !== 'cpu' && (precision === 'auto' || precision === 'bf16') ? 'bf16' : 'f32' }
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { mocoV2Augmentation, pixelTensor, randomCrop, randomView, renderView, type ViewParameters, wholeImage } from '../../src/data/augment.js'
+import { mocoV2Augmentation, pixelTensor, randomCrop, randomView, renderView, renderViews, type ViewParameters, wholeImage } from '../../src/data/augment.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/nn/random.js'
@@ -62,8 +62,12 @@ test('the shares of jitter, grey, blur and flip are those asked for', () => {
   ] as const) assert.ok(Math.abs(actual - expected) < 0.032, `${actual} ${expected}`)
 })
 
-test('a crop outside of the image is an error', () => {
+test('a crop outside of the image, or an image outside of the pixels, is an error', () => {
   throwsError(() => render(pixels, { ...wholeImage(pixels), crop: { top: 90, left: 0, height: 10, width: 10 } }, [8, 8]), 'RANGE', /outside/)
+  scope(() => {
+    const place = { view: wholeImage(pixels), offset: 1, height: pixels.height, width: pixels.width }
+    throwsError(() => renderViews(Tensor.empty([1, 8, 8, 3]), 0, pixelTensor(pixels), [place]), 'RANGE', /byte 1 reaches beyond/)
+  })
 })
 
 const oracle = `
