@@ -33,10 +33,10 @@ interface Job {
 const installed = join(packageRoot, 'build', 'Release', 'densecl.node')
 const plain: Record<string, string> = process.env.DENSECL_ADDON === undefined && existsSync(installed) ? { DENSECL_ADDON: installed } : {}
 
-/** Files called devices.test.js run once for each device that is here (tests/support/devices.ts). */
+/** Files whose names end in devices.test.js run once for each device that is here (tests/support/devices.ts). */
 const jobs = files.flatMap((file): Job[] => {
   const name = file.replace(/\.test\.js$/, '')
-  if (basename(file) !== 'devices.test.js') return [{ file, name, env: plain }]
+  if (!basename(file).endsWith('devices.test.js')) return [{ file, name, env: plain }]
   return variants(packageRoot).flatMap((variant): Job[] => {
     if (variant.missing === undefined) return [{ file, name: `${dirname(file)} on ${variant.name}`, env: variant.env }]
     total.skipped += 1

@@ -2,15 +2,15 @@
 import { parseArgs } from 'node:util'
 
 import { DenseCL } from '../../src/densecl/model.js'
-import { denseclStep } from '../../src/densecl/step.js'
 import { Random } from '../../src/nn/random.js'
 import type { ResNetDepth } from '../../src/nn/resnet.js'
-import { checkFinite, Sgd } from '../../src/optim/sgd.js'
+import { Sgd } from '../../src/optim/sgd.js'
 import { native } from '../../src/tensor/native.js'
 import { type FloatDType, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { Trainer } from '../../src/train/trainer.js'
 
 const { values } = parseArgs({
-  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision'].map((name) => [name, { type: 'string' as const }])),
+  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph'].map((name) => [name, { type: 'string' as const }])),
 })
 const number = (name: string, otherwise: number): number => Number(values[name] ?? otherwise)
 const batch = number('batch', 32)
@@ -30,25 +30,23 @@ const model = onDevice(
     }),
 )
 const sgd = onDevice(() => new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies))
-const bad = Tensor.zeros([1], 'i32', device)
 const random = new Random(1)
 const view = (): Tensor => Tensor.from(Float32Array.from({ length: batch * image * image * 3 }, () => random.normal()), [batch, image, image, 3], compute, device)
-const views = { query: view(), key: view() }
+const inputs = { query: view(), key: view() }
+const groups = number('groups', 1)
+const trainer = new Trainer(model, sgd, {
+  temperature: 0.2,
+  keyMomentum: 0.999,
+  normGroups: groups,
+  graph: values.graph !== 'false',
+  views: () => ({ query: inputs.query.alias(), key: inputs.key.alias() }),
+})
 const times: number[] = []
 const warmUp = device === 'cpu' ? 2 : 5
 let host = 0
 for (let i = 0; i < number('steps', 10) + warmUp; ++i) {
   const start = performance.now()
-  const result = denseclStep(model, views, {
-    temperature: 0.2,
-    denseWeight: 0.5,
-    keyMomentum: 0.999,
-    normGroups: number('groups', 1),
-    keyOrder: random.permutation(batch),
-  })
-  checkFinite(bad, [result.observed.total, ...result.gradients])
-  sgd.step(result.gradients, 0.03, { bad, follower: model.keyFollower(0.999) })
-  result.dispose()
+  trainer.step({ lr: 0.03, denseWeight: 0.5, keyOrder: groups > 1 ? random.permutation(batch) : undefined })
   if (i >= warmUp) host += (performance.now() - start) / 1000
   native.synchronize(device)
   times.push((performance.now() - start) / 1000)
@@ -62,6 +60,7 @@ console.log(
     slowest: times.at(-1),
     host_seconds: host / times.length,
     peak_bytes: device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : native.memory(device).peak,
+    launches: trainer.graph.plan?.launches,
     tensor_peak_bytes: native.memory(device).peak,
   }),
 )

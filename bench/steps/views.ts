@@ -30,10 +30,10 @@ function* requests(): Generator<{ epoch: number; indices: Int32Array }> {
 
 const write = (data: Uint8Array): Promise<void> => new Promise((resolve) => (process.stdout.write(data) ? resolve() : process.stdout.once('drain', resolve)))
 let globalStep = 0
-for await (const { views } of loader.batches(requests())) {
+for await (const batch of loader.batches(requests())) {
   const order = shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : Int32Array.from({ length: batchSize }, (_, i) => i)
   await write(new Uint8Array(order.buffer))
-  for (const view of views) {
+  for (const view of batch.views()) {
     await write(new Uint8Array(view.data().buffer))
     view.dispose()
   }

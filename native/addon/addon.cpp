@@ -2,6 +2,8 @@
 // node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
 #include <napi.h>
 
+#include <map>
+
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../cpu/isa.h"
@@ -45,6 +47,15 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                              InstanceMethod("pin", &Addon::guard<&Addon::pin>),
                              InstanceMethod("unpin", &Addon::guard<&Addon::unpin>),
+                             InstanceMethod("startRead", &Addon::guard<&Addon::startRead>),
+                             InstanceMethod("finishRead", &Addon::guard<&Addon::finishRead>),
+                             InstanceMethod("records", &Addon::guard<&Addon::deviceRecords>),
+                             InstanceMethod("startTrace", &Addon::guard<&Addon::startTrace>),
+                             InstanceMethod("endTrace", &Addon::guard<&Addon::endTrace>),
+                             InstanceMethod("startRecording", &Addon::guard<&Addon::startRecording>),
+                             InstanceMethod("endRecording", &Addon::guard<&Addon::endRecording>),
+                             InstanceMethod("replay", &Addon::guard<&Addon::replay>),
+                             InstanceMethod("endGraph", &Addon::guard<&Addon::endGraph>),
                              InstanceMethod("startUpload", &Addon::guard<&Addon::startUpload>),
                              InstanceMethod("useUpload", &Addon::guard<&Addon::useUpload>),
                              InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
@@ -238,20 +249,101 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[1]).unpin(bytesOf(info[0]).first);
     return info.Env().Undefined();
   }
-  // startUpload(handle, typedArray): the first elements of the tensor
+  // startUpload(handle, typedArray, offset): to the tensor's bytes from `offset` on
   Napi::Value startUpload(const Napi::CallbackInfo& info) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
     const auto bytes = bytesOf(info[1]);
-    require(bytes.second <= tensor.storage->bytes, "SHAPE", "startUpload: " + std::to_string(bytes.second) + " bytes do not fit into " + describe(tensor));
-    if (bytes.second != 0) tensor.storage->device.startUpload(tensor.raw(), bytes.first, bytes.second);
+    const size_t offset = static_cast<size_t>(info[2].ToNumber().Int64Value());
+    require(offset + bytes.second <= tensor.storage->bytes, "SHAPE", "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
+    if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
     return info.Env().Undefined();
   }
-  Napi::Value useUpload(const Napi::CallbackInfo& info) { return withTensor(info, &Device::useUpload); }
-  Napi::Value finishUpload(const Napi::CallbackInfo& info) { return withTensor(info, &Device::finishUpload); }
-  Napi::Value release(const Napi::CallbackInfo& info) { return withTensor(info, &Device::release); }
-  Napi::Value withTensor(const Napi::CallbackInfo& info, void (Device::*method)(void*)) {
+  Napi::Value useUpload(const Napi::CallbackInfo& info) { return withTarget(info, &Device::useUpload); }
+  Napi::Value finishUpload(const Napi::CallbackInfo& info) { return withTarget(info, &Device::finishUpload); }
+  Napi::Value release(const Napi::CallbackInfo& info) { return withTarget(info, &Device::release); }
+  Napi::Value withTarget(const Napi::CallbackInfo& info, void (Device::*method)(void*)) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "upload");
-    (tensor.storage->device.*method)(tensor.raw());
+    (tensor.storage->device.*method)(static_cast<char*>(tensor.raw()) + info[1].ToNumber().Int64Value());
+    return info.Env().Undefined();
+  }
+
+  // startRead(handle) -> ticket; finishRead(ticket, typedArray)
+  Napi::Value startRead(const Napi::CallbackInfo& info) {
+    const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "read");
+    downloads_[++lastTicket_] = tensor.storage->device.startDownload(tensor.raw(), tensor.size() * itemSize(tensor.dtype));
+    return Napi::Number::New(info.Env(), lastTicket_);
+  }
+  Napi::Value finishRead(const Napi::CallbackInfo& info) {
+    const auto found = downloads_.find(info[0].ToNumber().Uint32Value());
+    require(found != downloads_.end(), "INTERNAL", "finishRead: there is no such read");
+    const std::unique_ptr<Download> download = std::move(found->second);
+    downloads_.erase(found);
+    download->finish(bytesOf(info[1]).first);
+    return info.Env().Undefined();
+  }
+
+  // A step on a device, run (startTrace, endTrace), recorded with planned memory (startRecording, endRecording), replayed, and given up.
+  struct Step {
+    Device* device;
+    Arena* arena = nullptr;
+    std::unique_ptr<Recording> recording;
+    bool open = false;  // between startRecording and endRecording
+  };
+  Napi::Value deviceRecords(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), deviceOf(info[0]).records()); }
+  // startTrace(device) -> step
+  Napi::Value startTrace(const Napi::CallbackInfo& info) {
+    Device& device = deviceOf(info[0]);
+    Arena* arena = device.allocator.startTrace();
+    Step& step = steps_[++lastTicket_];
+    step.device = &device;
+    step.arena = arena;
+    return Napi::Number::New(info.Env(), lastTicket_);
+  }
+  Step& stepOf(const Napi::CallbackInfo& info) {
+    const auto found = steps_.find(info[0].ToNumber().Uint32Value());
+    require(found != steps_.end(), "INTERNAL", "graph: there is no such step");
+    return found->second;
+  }
+  Napi::Value endTrace(const Napi::CallbackInfo& info) {
+    stepOf(info).device->allocator.endTrace();
+    return info.Env().Undefined();
+  }
+  Napi::Value startRecording(const Napi::CallbackInfo& info) {
+    Step& step = stepOf(info);
+    step.device->synchronize();
+    step.device->allocator.startServing(step.arena);
+    step.device->beginRecording();
+    step.open = true;
+    return info.Env().Undefined();
+  }
+  // endRecording(step) -> what was planned
+  Napi::Value endRecording(const Napi::CallbackInfo& info) {
+    Step& step = stepOf(info);
+    step.open = false;
+    step.recording = step.device->endRecording();
+    step.device->allocator.endServing();
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("launches", static_cast<double>(step.recording->launches()));
+    result.Set("arena", static_cast<double>(step.arena->plan.bytes()));
+    result.Set("live", static_cast<double>(step.arena->plan.live()));
+    result.Set("total", static_cast<double>(step.arena->plan.total()));
+    return result;
+  }
+  Napi::Value replay(const Napi::CallbackInfo& info) {
+    stepOf(info).recording->replay();
+    return info.Env().Undefined();
+  }
+  // endGraph(step): at any point
+  Napi::Value endGraph(const Napi::CallbackInfo& info) {
+    Step& step = stepOf(info);
+    try {
+      if (step.open) step.recording = step.device->endRecording();
+    } catch (const Error&) {
+      // A recording that was broken off: what broke it has been reported.
+    }
+    step.recording.reset();
+    step.device->allocator.abandon(step.arena);
+    steps_.erase(info[0].ToNumber().Uint32Value());
     return info.Env().Undefined();
   }
   // mark(device) -> mark; elapsed(device, from, to) -> milliseconds
@@ -276,6 +368,9 @@ class Addon : public Napi::Addon<Addon> {
   Napi::FunctionReference errorClass_;
   Handles handles_;
   Device* device_ = nullptr;
+  std::map<uint32_t, std::unique_ptr<Download>> downloads_;
+  std::map<uint32_t, Step> steps_;
+  uint32_t lastTicket_ = 0;
 };
 
 NODE_API_ADDON(Addon)

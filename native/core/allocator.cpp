@@ -1,5 +1,6 @@
 #include "allocator.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "device.h"
@@ -17,6 +18,19 @@ void* Allocator::tryAllocateLocked(size_t size) { return limit_ == 0 || live_ + 
 void* Allocator::allocate(size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  if (serving_ != nullptr) {
+    void* block = serving_->plan.serve(serving_->memory, size);
+    ++serving_->blocks;
+    return block;
+  }
+  void* block = allocateLocked(bytes, size);
+  ++storages_;
+  device_.onAcquire(block, bytes, size);
+  if (tracing_ != nullptr) tracing_->plan.acquired(block, size);
+  return block;
+}
+
+void* Allocator::allocateLocked(size_t bytes, size_t size) {
   auto fits = cache_.find(size);
   void* block = nullptr;
   if (fits != cache_.end()) {
@@ -37,20 +51,81 @@ void* Allocator::allocate(size_t bytes) {
                                      device_.memoryNote() + "; use a smaller batch or image size");
   }
   live_ += size;
-  ++storages_;
   if (live_ > peak_) peak_ = live_;
-  device_.onAcquire(block, bytes, size);
   return block;
 }
 
 void Allocator::release(void* block, size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  if (Arena* arena = arenaOf(block)) {
+    if (arena == serving_) arena->plan.returned(block);
+    --arena->blocks;
+    return freeIfUnused(arena);
+  }
+  if (tracing_ != nullptr) tracing_->plan.released(block);
   device_.onRelease(block, bytes, size);
-  live_ -= size;
   --storages_;
+  releaseLocked(block, size);
+}
+
+void Allocator::releaseLocked(void* block, size_t size) {
+  live_ -= size;
   cache_.emplace(size, block);
   cached_ += size;
+}
+
+Arena* Allocator::arenaOf(const void* block) {
+  for (const auto& arena : arenas_)
+    if (arena->holds(block)) return arena.get();
+  return nullptr;
+}
+
+bool Allocator::isPlanned(const void* block) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return arenaOf(block) != nullptr;
+}
+
+Arena* Allocator::startTrace() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  require(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  arenas_.push_back(std::make_unique<Arena>());
+  return tracing_ = arenas_.back().get();
+}
+
+void Allocator::endTrace() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  tracing_->plan.place();
+  tracing_ = nullptr;
+}
+
+void Allocator::startServing(Arena* arena) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  require(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  trimLocked();  // what the runs before kept for reuse
+  arena->memory = allocateLocked(arena->plan.bytes(), capacity(arena->plan.bytes()));
+  serving_ = arena;
+}
+
+void Allocator::endServing() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Arena* arena = serving_;
+  serving_ = nullptr;
+  arena->plan.finish();
+}
+
+void Allocator::abandon(Arena* arena) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (tracing_ == arena) tracing_ = nullptr;
+  if (serving_ == arena) serving_ = nullptr;
+  arena->abandoned = true;
+  freeIfUnused(arena);
+}
+
+void Allocator::freeIfUnused(Arena* arena) {
+  if (!arena->abandoned || arena->blocks != 0) return;
+  if (arena->memory != nullptr) releaseLocked(arena->memory, capacity(arena->plan.bytes()));
+  arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(), [&](const auto& held) { return held.get() == arena; }));
 }
 
 void Allocator::trimLocked() {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "plan.h"
 #include "tensor.h"
 
 namespace densecl {
@@ -15,6 +16,16 @@ class Device;
 
 struct MemoryStats {
   size_t live, peak, cached, limit, storages;
+};
+
+// The memory of a recorded step: blocks at planned places, which may overlap where their lifetimes do not. It is freed when it
+// has been given up and none of its blocks is in use.
+struct Arena {
+  Plan plan;
+  void* memory = nullptr;
+  size_t blocks = 0;  // in use
+  bool abandoned = false;
+  bool holds(const void* block) const { return memory != nullptr && block >= memory && block < static_cast<const char*>(memory) + plan.bytes(); }
 };
 
 class Allocator {
@@ -29,16 +40,32 @@ class Allocator {
   void resetPeak();
   void setLimit(size_t bytes);  // 0 removes the limit
 
+  // Planned memory, in this order: a run between startTrace and endTrace, a run between startServing and endServing that gets its
+  // blocks from the arena, and abandon, also after an error at any point.
+  Arena* startTrace();
+  void endTrace();
+  void startServing(Arena* arena);
+  void endServing();
+  void abandon(Arena* arena);
+  bool isPlanned(const void* block);
+
   // The capacity that a request occupies: what stats() counts.
   static size_t capacity(size_t bytes);
 
  private:
   void trimLocked();
   void* tryAllocateLocked(size_t size);
+  void* allocateLocked(size_t bytes, size_t size);
+  void releaseLocked(void* block, size_t size);
+  Arena* arenaOf(const void* block);
+  void freeIfUnused(Arena* arena);
   Device& device_;
   std::mutex mutex_;
   std::multimap<size_t, void*> cache_;
   size_t live_ = 0, peak_ = 0, cached_ = 0, limit_ = 0, storages_ = 0;
+  std::vector<std::unique_ptr<Arena>> arenas_;
+  Arena* tracing_ = nullptr;
+  Arena* serving_ = nullptr;
 };
 
 // A block of a device's memory.

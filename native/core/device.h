@@ -9,6 +9,21 @@
 
 namespace densecl {
 
+// Work that a device was given once and can do again: every launch with the addresses it had.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+  virtual size_t launches() const = 0;
+};
+
+// A copy to the host that is on its way.
+class Download {
+ public:
+  virtual ~Download() = default;
+  virtual void finish(void* to) = 0;  // waits for this copy and for nothing after it
+};
+
 class Device {
  public:
   Device(std::string name, const OpFunction* ops) : name(std::move(name)), allocator(*this), ops(ops) {}
@@ -34,6 +49,14 @@ class Device {
   virtual void useUpload(void*) {}     // work that follows waits for the upload to this target
   virtual void finishUpload(void*) {}  // the host waits for it
   virtual void release(void*) {}       // work so far is the last to use this target
+
+  // A copy to the host that overlaps with the work that follows.
+  virtual std::unique_ptr<Download> startDownload(const void* from, size_t bytes);
+
+  // Between the two, ops are not run but recorded; transfers are an error.
+  virtual bool records() const { return false; }
+  virtual void beginRecording() { throw Error("GRAPH", name + " records no work"); }
+  virtual std::unique_ptr<Recording> endRecording() { throw Error("GRAPH", name + " records no work"); }
 
   // Marks in the device's work, and the milliseconds between two of them; reading waits for the second.
   virtual size_t mark();

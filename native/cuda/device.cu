@@ -92,6 +92,73 @@ class Staging {
   size_t half_ = 0, used_ = 0;
 };
 
+// A captured CUDA graph.
+class Graph : public Recording {
+ public:
+  Graph(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+    cudaGraphGetNodes(graph, nullptr, &nodes_);
+    const cudaError_t code = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(code, "graph of " + std::to_string(nodes_) + " launches");
+    check(cudaGraphUpload(executable_, stream), "graph");
+  }
+  ~Graph() override {
+    cudaStreamSynchronize(stream_);
+    cudaGraphExecDestroy(executable_);
+  }
+  void replay() override { check(cudaGraphLaunch(executable_, stream_), "graph"); }
+  size_t launches() const override { return nodes_; }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t executable_ = nullptr;
+  size_t nodes_ = 0;
+};
+
+// A copy into pinned memory, which goes back to the pool when it has been read.
+class PinnedPool {
+ public:
+  void* take(size_t bytes) {
+    const auto found = free_.find(bytes);
+    if (found == free_.end()) {
+      void* memory = nullptr;
+      check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "pinned memory of " + std::to_string(bytes) + " bytes");
+      return memory;
+    }
+    void* memory = found->second;
+    free_.erase(found);
+    return memory;
+  }
+  void give(void* memory, size_t bytes) { free_.emplace(bytes, memory); }
+
+ private:
+  std::multimap<size_t, void*> free_;
+};
+
+class PinnedDownload : public Download {
+ public:
+  PinnedDownload(PinnedPool& pool, const void* from, size_t bytes, cudaStream_t stream) : pool_(pool), bytes_(bytes), memory_(pool.take(bytes)) {
+    check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "event");
+    check(cudaMemcpyAsync(memory_, from, bytes, cudaMemcpyDeviceToHost, stream), "download");
+    check(cudaEventRecord(done_, stream), "download");
+  }
+  ~PinnedDownload() override {
+    cudaEventSynchronize(done_);
+    cudaEventDestroy(done_);
+    pool_.give(memory_, bytes_);
+  }
+  void finish(void* to) override {
+    check(cudaEventSynchronize(done_), "download");
+    std::memcpy(to, memory_, bytes_);
+  }
+
+ private:
+  PinnedPool& pool_;
+  const size_t bytes_;
+  void* const memory_;
+  cudaEvent_t done_ = nullptr;
+};
+
 // An upload target's events: when the upload is done, and when compute has finished with the target.
 struct Target {
   cudaEvent_t uploaded, released;
@@ -139,10 +206,12 @@ class CudaDevice : public Device {
   }
 
   void upload(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("an upload");
     use();
     staging_->copy(to, from, bytes, stream);
   }
   void download(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("a download");
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "download");
     synchronize();
@@ -153,6 +222,25 @@ class CudaDevice : public Device {
     const Report found = *report;
     *report = {};
     throwReport(found);
+  }
+
+  std::unique_ptr<Download> startDownload(const void* from, size_t bytes) override {
+    expectNoRecording("a download");
+    use();
+    return std::make_unique<PinnedDownload>(downloads_, from, bytes, stream);
+  }
+
+  bool records() const override { return true; }
+  void beginRecording() override {
+    use();
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
+    recording = true;
+  }
+  std::unique_ptr<Recording> endRecording() override {
+    recording = false;
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(stream, &graph), "graph");
+    return std::make_unique<Graph>(graph, stream);
   }
 
   void pin(void* memory, size_t bytes) override {
@@ -226,8 +314,10 @@ class CudaDevice : public Device {
 
   cudaStream_t stream = nullptr;
   Report* report = nullptr;
+  bool recording = false;
 
  private:
+  void expectNoRecording(const char* what) const { require(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated"); }
   Target& targetOf(void* block) {
     const auto found = targets_.find(block);
     if (found != targets_.end()) return found->second;
@@ -242,6 +332,7 @@ class CudaDevice : public Device {
   cudaDeviceProp properties_{};
   cudaStream_t uploads_ = nullptr;
   std::unique_ptr<Staging> staging_;
+  PinnedPool downloads_;
   std::unordered_map<const void*, size_t> allowed_;
   std::unordered_map<void*, Target> targets_;
   std::vector<cudaEvent_t> marks_;
@@ -258,7 +349,7 @@ void prepareLaunch(const Call& call, const void* kernel, size_t shared) { device
 
 void checkLaunch(const Call& call) {
   check(cudaGetLastError(), call.op);
-  if (synchronous()) check(cudaStreamSynchronize(streamOf(call)), call.op);
+  if (synchronous() && !deviceOf(call).recording) check(cudaStreamSynchronize(streamOf(call)), call.op);
 }
 
 }  // namespace cuda

@@ -49,6 +49,9 @@ class DeviceScratch {
 void prepareLaunch(const Call& call, const void* kernel, size_t shared);
 cudaStream_t streamOf(const Call& call);
 void checkLaunch(const Call& call);
+#else
+// Runs a launch, or records it.
+void submit(simt::Launch launch);
 #endif
 
 // kernel<<<grid, threads, shared>>>(args...) on the stream of the op's device.
@@ -61,8 +64,8 @@ void launch([[maybe_unused]] const Call& call, void (*kernel)(P...), Grid grid, 
   kernel<<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)), threads, shared, streamOf(call)>>>(static_cast<P>(args)...);
   checkLaunch(call);
 #else
-  simt::run(call.op, {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, static_cast<unsigned>(threads), shared,
-            [&] { kernel(static_cast<P>(args)...); });
+  submit({call.op, {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, static_cast<unsigned>(threads), shared,
+          [=] { kernel(static_cast<P>(args)...); }});
 #endif
 }
 

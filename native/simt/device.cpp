@@ -22,6 +22,16 @@ const OpFunction kOps[] = {
 #undef OP
 };
 
+// What a recorded step does: its launches, in order. The arena holds nothing over to the next replay.
+class LaunchList : public Recording {
+ public:
+  std::vector<simt::Launch> list;
+  void replay() override {
+    for (const simt::Launch& launch : list) simt::run(launch);
+  }
+  size_t launches() const override { return list.size(); }
+};
+
 constexpr size_t kGuard = 1024;
 constexpr unsigned char kGuardByte = 0xa5;
 
@@ -54,8 +64,12 @@ class SimtDevice : public Device {
     if (!whole) damaged_ = true;
   }
 
-  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void upload(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("an upload");
+    std::memcpy(to, from, bytes);
+  }
   void download(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("a download");
     check();
     std::memcpy(to, from, bytes);
   }
@@ -64,8 +78,9 @@ class SimtDevice : public Device {
   // Guards of the op's own tensors are looked at when it has run, those of its scratch memory when that is freed.
   void run(size_t op, const Call& call) override {
     ops[op](call);
+    if (recording_) return;
     for (const Tensor* tensor : call.tensors) {
-      if (tensor == nullptr) continue;
+      if (tensor == nullptr || allocator.isPlanned(tensor->raw())) continue;
       auto* at = static_cast<unsigned char*>(tensor->raw());
       const size_t bytes = tensor->storage->bytes, behind = Allocator::capacity(bytes) - bytes + kGuard;
       poison(at - kGuard, kGuard, false);
@@ -80,11 +95,22 @@ class SimtDevice : public Device {
     require(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
   }
 
+  bool records() const override { return true; }
+  void beginRecording() override { recording_ = std::make_unique<LaunchList>(); }
+  std::unique_ptr<Recording> endRecording() override { return std::move(recording_); }
+  void submit(simt::Launch launch) {
+    if (recording_)
+      recording_->list.push_back(std::move(launch));
+    else
+      simt::run(launch);
+  }
+
   std::string describe() override { return "the CUDA kernels, run on the host thread by thread"; }
 
   cuda::Report report{};
 
  private:
+  void expectNoRecording(const char* what) const { require(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated"); }
   void check() {
     const cuda::Report found = report;
     report = {};
@@ -104,6 +130,7 @@ class SimtDevice : public Device {
 #endif
   }
   bool damaged_ = false;
+  std::unique_ptr<LaunchList> recording_;
 };
 
 SimtDevice& instance() {
@@ -119,5 +146,6 @@ namespace cuda {
 // A few, so that work is split among blocks as on a real machine.
 int multiprocessors(const Call&) { return 4; }
 Report* reportOf(const Call&) { return &instance().report; }
+void submit(simt::Launch launch) { instance().submit(std::move(launch)); }
 }  // namespace cuda
 }  // namespace densecl

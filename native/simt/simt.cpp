@@ -53,9 +53,11 @@ class Block {
   Thread* current = nullptr;
   unsigned char* shared = nullptr;
 
-  void run(const char* op, Dim index, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel, uint64_t seed) {
-    op_ = op;
-    kernel_ = &kernel;
+  void run(const Launch& launch, Dim index, uint64_t seed) {
+    const unsigned threads = launch.threads;
+    const size_t sharedBytes = launch.sharedBytes;
+    op_ = launch.op;
+    kernel_ = &launch.kernel;
     random_ = seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
     // Of the exact size and fresh for each block, so that AddressSanitizer sees its ends; poisoned, so that a read of what
     // nobody wrote shows.
@@ -68,7 +70,7 @@ class Block {
     error_ = nullptr;
     for (unsigned t = threads; t-- > 0;) {
       Thread& thread = *threads_[t];
-      thread.at = {{t, 0, 0}, index, {threads, 1, 1}, grid};
+      thread.at = {{t, 0, 0}, index, {threads, 1, 1}, launch.grid};
       thread.state = State::ready;
       thread.groups.clear();
       thread.open.clear();
@@ -223,14 +225,15 @@ void waitForCopies(int groupsInFlight) {
 }
 void setShuffle(uint64_t seed) { shuffleSeed = seed; }
 
-void run(const char* op, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel) {
+void run(const Launch& launch) {
+  const Dim grid = launch.grid;
   const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
-  if (threads == 0 || threads > 1024) throw Error("SIMT", std::string(op) + ": a block of " + std::to_string(threads) + " threads");
-  if (sharedBytes > (99u << 10)) throw Error("SIMT", std::string(op) + ": " + std::to_string(sharedBytes) + " bytes of shared memory, more than sm_86 and sm_89 have");
+  if (launch.threads == 0 || launch.threads > 1024) throw Error("SIMT", std::string(launch.op) + ": a block of " + std::to_string(launch.threads) + " threads");
+  if (launch.sharedBytes > (99u << 10)) throw Error("SIMT", std::string(launch.op) + ": " + std::to_string(launch.sharedBytes) + " bytes of shared memory, more than sm_86 and sm_89 have");
   const uint64_t seed = shuffleSeed;
   parallelFor(blocks, [&](int64_t b) {
     const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y), static_cast<unsigned>(b / grid.x / grid.y)};
-    block.run(op, index, grid, threads, sharedBytes, kernel, seed);
+    block.run(launch, index, seed);
   });
 }
 

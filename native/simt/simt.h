@@ -47,8 +47,17 @@ void copyLater(void* to, const void* from, int bytes, int fromBytes);
 void commitCopies();
 void waitForCopies(int groupsInFlight);
 
-// Runs kernel() for every thread of every block. Blocks are spread over the thread pool.
-void run(const char* op, Dim grid, unsigned threads, size_t sharedBytes, const std::function<void()>& kernel);
+// kernel() for every thread of every block.
+struct Launch {
+  const char* op;
+  Dim grid;
+  unsigned threads;
+  size_t sharedBytes;
+  std::function<void()> kernel;
+};
+
+// Blocks are spread over the thread pool.
+void run(const Launch& launch);
 
 }  // namespace densecl::simt
 

@@ -22,6 +22,7 @@ let active: Tape | undefined
 export class Tape {
   readonly #nodes: Node[] = []
   readonly #tracked = new Set<number>()
+  readonly #saved = new Map<number, number>()
 
   watch(tensors: Iterable<Tensor>): this {
     for (const tensor of tensors) this.#tracked.add(tensor.id)
@@ -54,7 +55,13 @@ export class Tape {
       saved: Object.fromEntries(Object.entries(saved).map(([name, tensor]) => [name, tensor.alias().keep()])),
       output: output.id,
     })
+    for (const tensor of Object.values(saved)) this.#saved.set(tensor.id, tensor.bytes)
     this.#tracked.add(output.id)
+  }
+
+  /** Bytes of the tensors that were saved for backward. */
+  get savedBytes(): number {
+    return [...this.#saved.values()].reduce((sum, bytes) => sum + bytes, 0)
   }
 
   /**

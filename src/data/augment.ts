@@ -109,9 +109,10 @@ export interface PlacedView {
 }
 
 /** Columns of the table that the native function reads (native/cpu/augment.cpp names them). */
-const tableColumns = 25
+export const tableColumns = 25
 
-function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
+/** A view's row of the table. Throws RANGE when its crop leaves its image. */
+export function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
   const { crop, adjust, grayscale, sigma, flip } = view
   if (!(crop.top >= 0 && crop.left >= 0 && crop.height > 0 && crop.width > 0 && crop.top + crop.height <= height && crop.left + crop.width <= width)) {
     fail('RANGE', `augment: the crop ${crop.height}x${crop.width} at ${crop.top},${crop.left} lies outside of its image of ${height}x${width} pixels`)
@@ -128,15 +129,20 @@ function tableRow({ view, offset, height, width }: PlacedView, normalise: boolea
  * may be bf16.
  */
 export function renderViews(out: Tensor | readonly [Tensor, Tensor], first: number, pixels: Tensor, views: readonly PlacedView[], normalise = true): void {
-  const [target, second] = out instanceof Tensor ? [out, undefined] : out
-  for (const tensor of second === undefined ? [target] : [target, second]) expectViews(tensor)
   scope(() => {
     for (const { offset, height, width } of views) {
       if (!(offset >= 0 && offset + height * width * 3 <= pixels.size)) fail('RANGE', `augment: an image of ${height}x${width} pixels at byte ${offset} reaches beyond pixels ${describe(pixels)}`)
     }
-    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', target.device)
-    runNative('augment', [target, second, pixels, table], [first])
+    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', pixels.device)
+    renderTable(out, first, pixels, table)
   })
+}
+
+/** renderViews with the rows of its table [views, tableColumns] f64 on the device already, for a step that is recorded. */
+export function renderTable(out: Tensor | readonly [Tensor, Tensor], first: number, pixels: Tensor, table: Tensor): void {
+  const [target, second] = out instanceof Tensor ? [out, undefined] : out
+  for (const tensor of second === undefined ? [target] : [target, second]) expectViews(tensor)
+  runNative('augment', [target, second, pixels, table], [first])
 }
 
 function expectViews(out: Tensor): void {

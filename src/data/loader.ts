@@ -8,9 +8,9 @@ import { Worker } from 'node:worker_threads'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, renderViews } from './augment.js'
+import { type AugmentOptions, renderTable, tableColumns } from './augment.js'
 import type { Item } from './sources.js'
-import type { Task, TaskResult, ViewKind, WorkerData, WrittenImage } from './worker.js'
+import type { Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
 export interface LoaderOptions {
   items: Item[]
@@ -37,8 +37,11 @@ export interface BatchRequest {
 }
 
 export interface Batch {
-  /** One tensor [N, size, size, 3] per view; the caller disposes them. */
-  views: Tensor[]
+  /**
+   * Makes one tensor [N, size, size, 3] per view, which the caller disposes; while the batch is the last that was taken. On a GPU
+   * it does the same work at the same addresses for every batch, so it may be part of a recorded step.
+   */
+  views(): Tensor[]
   indices: Int32Array
   /** Seconds that this thread waited. */
   waited: number
@@ -61,8 +64,10 @@ export class Loader {
   /** Places of a batch: one for each view, or for each image in the mode `pixels`. */
   readonly #placesPerImage: number
   readonly #placeBytes: number
-  readonly #pixels: Tensor[] = []
-  readonly #written = new Map<number, WrittenImage>()
+  /** Of the mode `pixels`: images on the device, uploadSlots batches, and the table of the views to make of the current one. */
+  readonly #pixels: Tensor | undefined
+  readonly #table: Tensor | undefined
+  readonly #rows: SharedArrayBuffer | undefined
   #nextTask = 0
   #failure: Error | undefined
 
@@ -77,11 +82,14 @@ export class Loader {
     this.#memory = new SharedArrayBuffer(prefetch * this.#placesPerImage * batchSize * this.#placeBytes)
     if (this.#kind === 'pixels') {
       native.pin(new Uint8Array(this.#memory), device)
-      for (let i = 0; i < uploadSlots; ++i) this.#pixels.push(Tensor.empty([batchSize * this.#placeBytes], 'u8', device).keep())
+      this.#pixels = Tensor.empty([uploadSlots * batchSize * this.#placeBytes], 'u8', device).keep()
+      this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
+      this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     }
     const count = options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
     const { items, augment, seed, cacheMegabytes = 0 } = options
-    const data: WorkerData = { items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
+    const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
+    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {
@@ -100,7 +108,7 @@ export class Loader {
     const iterator = requests[Symbol.iterator]()
     const ahead: { request: BatchRequest; slot: number; done: Promise<void> }[] = []
     let next = 0
-    let uploaded: Tensor | undefined
+    let uploading: number | undefined
     const start = (): void => {
       const { value, done } = iterator.next()
       if (done === true) return
@@ -121,52 +129,57 @@ export class Loader {
       const images = batch.request.indices.length
       if (this.#kind === 'pixels') {
         // The slot of the batch before is free when its pixels have left it: only then it is filled again.
-        if (uploaded !== undefined) {
-          native.finishUpload(uploaded.handle)
+        if (uploading !== undefined) {
+          native.finishUpload(this.#pixels!.handle, uploading)
           start()
         }
-        uploaded = this.#pixels[batch.slot % uploadSlots]!
-        yield { views: this.#render(uploaded, batch.slot, images), indices: batch.request.indices, waited }
+        uploading = this.#startUpload(batch.slot, images)
+        yield { views: () => this.#render(), indices: batch.request.indices, waited }
+        native.release(this.#pixels!.handle, uploading)
       } else {
-        const views = Array.from({ length: this.#placesPerImage }, (_, view) => this.#upload(batch.slot, view, images))
+        yield { views: () => Array.from({ length: this.#placesPerImage }, (_, view) => this.#copy(batch.slot, view, images)), indices: batch.request.indices, waited }
         start()
-        yield { views, indices: batch.request.indices, waited }
       }
     }
-    if (uploaded !== undefined) native.finishUpload(uploaded.handle)
+    if (uploading !== undefined) native.finishUpload(this.#pixels!.handle, uploading)
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.terminate()))
     if (this.#kind !== 'pixels') return
     native.synchronize(this.#device)
-    for (const pixels of this.#pixels) {
-      native.finishUpload(pixels.handle)
-      pixels.dispose()
-    }
+    for (let slot = 0; slot < uploadSlots; ++slot) native.finishUpload(this.#pixels!.handle, slot * this.#uploadBytes)
+    this.#pixels!.dispose()
+    this.#table!.dispose()
     native.unpin(new Uint8Array(this.#memory), this.#device)
   }
 
-  /** Both views of a batch, made on the device from the pixels of its slot. */
-  #render(pixels: Tensor, slot: number, images: number): Tensor[] {
+  get #uploadBytes(): number {
+    return this.#options.batchSize * this.#placeBytes
+  }
+
+  /** Sends a batch's pixels and its rows of the table on their way; the place of the pixels, in bytes. */
+  #startUpload(slot: number, images: number): number {
+    const { batchSize } = this.#options
+    if (images !== batchSize) throw new DenseclError('DATA', `data: expected batches of ${batchSize} images on ${this.#device} but received one of ${images}`)
+    const offset = (slot % uploadSlots) * this.#uploadBytes
+    native.startUpload(this.#pixels!.handle, new Uint8Array(this.#memory, slot * this.#uploadBytes, this.#uploadBytes), offset)
+    native.useUpload(this.#pixels!.handle, offset)
+    const { size } = this.#table!
+    this.#table!.write(new Float64Array(this.#rows!, slot * size * 8, size))
+    return offset
+  }
+
+  /** Both views of the current batch, made on the device. */
+  #render(): Tensor[] {
     const { batchSize, imageSize, dtype = 'f32' } = this.#options
-    const bytes = batchSize * this.#placeBytes
-    native.startUpload(pixels.handle, new Uint8Array(this.#memory, slot * bytes, images * this.#placeBytes))
-    native.useUpload(pixels.handle)
-    const shape = [images, imageSize, imageSize, 3]
+    const shape = [batchSize, imageSize, imageSize, 3]
     const views = [Tensor.empty(shape, dtype, this.#device), Tensor.empty(shape, dtype, this.#device)] as const
-    const placed = [0, 1].flatMap((view) =>
-      Array.from({ length: images }, (_, i) => {
-        const { height, width, views: parameters } = this.#written.get(slot * batchSize + i)!
-        return { view: parameters[view]!, offset: i * this.#placeBytes, height, width }
-      }),
-    )
-    renderViews(views, 0, pixels, placed)
-    native.release(pixels.handle)
+    renderTable(views, 0, this.#pixels!, this.#table!)
     return [...views]
   }
 
-  #upload(slot: number, view: number, images: number): Tensor {
+  #copy(slot: number, view: number, images: number): Tensor {
     const { batchSize, imageSize } = this.#options
     const floats = imageSize * imageSize * 3
     const from = (slot * this.#placesPerImage + view) * batchSize * floats
@@ -188,7 +201,6 @@ export class Loader {
         if (this.#failure !== undefined) return reject(this.#failure)
         this.#pending.set(task.id, (result) => {
           for (const { name, reason } of result.broken) this.broken.set(name, reason)
-          for (const image of result.written ?? []) this.#written.set(image.place, image)
           const error = result.error === undefined ? this.#tooManyBroken() : new DenseclError('DATA', result.error)
           if (error === undefined) resolve()
           else reject(error)

@@ -5,7 +5,7 @@ import { Random } from '../nn/random.js'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from './augment.js'
+import { type AugmentOptions, pixelTensor, randomView, renderView, tableColumns, tableRow, type ViewParameters, wholeImage } from './augment.js'
 import type { Pixels } from './decode.js'
 import { type Item, loadPixels } from './sources.js'
 
@@ -17,6 +17,8 @@ export interface WorkerData {
   memory: SharedArrayBuffer
   imageSize: number
   views: ViewKind
+  /** In the mode `pixels`: the rows of the views' table, and what says where they and their images lie. */
+  table?: { rows: SharedArrayBuffer; batchSize: number; uploadSlots: number }
   /** Bytes of a place in the memory. */
   placeBytes: number
   augment: AugmentOptions
@@ -34,23 +36,14 @@ export interface Task {
   places: number[][]
 }
 
-/** In the mode `pixels`: the size of an image that was written, and the views to make of it. */
-export interface WrittenImage {
-  place: number
-  height: number
-  width: number
-  views: ViewParameters[]
-}
-
 export interface TaskResult {
   id: number
-  written?: WrittenImage[]
   broken: { name: string; reason: string }[]
   /** Set when an image could not be replaced. */
   error?: string
 }
 
-const { items, memory, imageSize, views, placeBytes, augment, seed, cacheBytes } = workerData as WorkerData
+const { items, memory, imageSize, views, table, placeBytes, augment, seed, cacheBytes } = workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
 
@@ -90,11 +83,20 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
 
 const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters => randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
 
-/** The image as it is, or reduced to the room of its place: crops of it then still have about the pixels of a view. */
-function writePixels(pixels: Pixels, index: number, epoch: number, place: number): WrittenImage {
-  const reduced = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
-  new Uint8Array(memory, place * placeBytes, reduced.data.length).set(reduced.data)
-  return { place, height: reduced.height, width: reduced.width, views: [0, 1].map((view) => viewOf(index, epoch, view, reduced)) }
+/**
+ * The image as it is, or reduced to the room of its place: crops of it then still have about the pixels of a view. Place i of
+ * slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and batchSize + i of the slot's.
+ */
+function writePixels(pixels: Pixels, index: number, epoch: number, place: number): void {
+  const { rows, batchSize, uploadSlots } = table!
+  const { height, width, data } = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
+  new Uint8Array(memory, place * placeBytes, data.length).set(data)
+  const [slot, i] = [Math.floor(place / batchSize), place % batchSize]
+  const offset = ((slot % uploadSlots) * batchSize + i) * placeBytes
+  for (const view of [0, 1]) {
+    const row = tableRow({ view: viewOf(index, epoch, view, { height, width, data }), offset, height, width }, true)
+    new Float64Array(rows, ((slot * 2 + view) * batchSize + i) * tableColumns * 8, tableColumns).set(row)
+  }
 }
 
 function reduce(pixels: Pixels): Pixels {
@@ -143,14 +145,13 @@ function centreCrop(source: Tensor, pixels: Pixels): Float32Array {
 
 async function run(task: Task): Promise<TaskResult> {
   const broken: TaskResult['broken'] = []
-  const written: WrittenImage[] = []
   try {
     for (const [i, wanted] of task.indices.entries()) {
       const { pixels, index } = await load(wanted, task.epoch, broken)
-      if (views === 'pixels') written.push(writePixels(pixels, index, task.epoch, task.places[i]![0]!))
+      if (views === 'pixels') writePixels(pixels, index, task.epoch, task.places[i]![0]!)
       else render(pixels, index, task.epoch, task.places[i]!)
     }
-    return { id: task.id, broken, written }
+    return { id: task.id, broken }
   } catch (error) {
     return { id: task.id, broken, error: error instanceof Error ? error.message : String(error) }
   }

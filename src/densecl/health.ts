@@ -1,4 +1,4 @@
-import type { Tensor } from '../tensor/tensor.js'
+import type { TypedArray } from '../tensor/tensor.js'
 
 /** Of one of the two losses, means over its rows. */
 export interface LossStatistics {
@@ -27,12 +27,11 @@ export interface Health {
 export const chanceLoss = (queueLength: number): number => Math.log(queueLength + 1)
 
 /**
- * Mean over dimensions of the standard deviation over the batch of unit vectors [N, D], times sqrt(D): about 1 when they
+ * Mean over dimensions of the standard deviation over a batch of unit vectors, the rows of [N, dim], times sqrt(D): about 1 when they
  * spread over the sphere, 0 when they have collapsed to a point.
  */
-export function embeddingSpread(unit: Tensor): number {
-  const [n, d] = unit.shape as [number, number]
-  const values = unit.data()
+export function embeddingSpread(values: TypedArray, d: number): number {
+  const n = values.length / d
   let sum = 0
   for (let c = 0; c < d; ++c) {
     let mean = 0
@@ -45,8 +44,7 @@ export function embeddingSpread(unit: Tensor): number {
 }
 
 /** From the matched positions [N, P]. */
-export function matchHealth(index: Tensor, positions: number): { samePosition: number; distinct: number } {
-  const values = index.data()
+export function matchHealth(values: TypedArray, positions: number): { samePosition: number; distinct: number } {
   const images = values.length / positions
   let same = 0
   let distinct = 0

@@ -31,6 +31,11 @@ export class Queue {
   }
 }
 
+export interface KeyOrder {
+  there: Tensor
+  back: Tensor
+}
+
 export interface DenseCLOptions extends EncoderOptions {
   queueLength: number
   seed: number
@@ -52,6 +57,7 @@ export class DenseCL {
   keyAhead = false
   /** What a step reads on the device: the weights of both losses. */
   readonly lossWeights: { single: Tensor; dense: Tensor }
+  #keyOrder: KeyOrder | undefined
 
   constructor(readonly options: DenseCLOptions) {
     const { seed, queueLength, dtype = 'f32', compute = dtype } = options
@@ -75,10 +81,26 @@ export class DenseCL {
     return [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
   }
 
-  setLossWeights(denseWeight: number): void {
+  /** Writes what the next step reads on the device: the weights of the losses, and the order of the key batch if there is one. */
+  prepare({ denseWeight, keyOrder }: { denseWeight: number; keyOrder?: ArrayLike<number> | undefined }): void {
     for (const [tensor, weight] of [[this.lossWeights.single, 1 - denseWeight], [this.lossWeights.dense, denseWeight]] as const) {
       tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
     }
+    if (keyOrder?.length !== this.#keyOrder?.there.size) {
+      for (const tensor of Object.values(this.#keyOrder ?? {})) tensor.dispose()
+      const order = (): Tensor => Tensor.empty([1, keyOrder!.length], 'i32', this.device).keep()
+      this.#keyOrder = keyOrder === undefined ? undefined : { there: order(), back: order() }
+    }
+    if (keyOrder === undefined) return
+    const inverse = new Int32Array(keyOrder.length)
+    for (let i = 0; i < keyOrder.length; ++i) inverse[keyOrder[i]!] = i
+    this.#keyOrder!.there.write(Int32Array.from(keyOrder))
+    this.#keyOrder!.back.write(inverse)
+  }
+
+  /** Of prepare(): i32 [1, N], the order in which the key batch passes the key encoder, and the way back. */
+  get keyOrder(): KeyOrder | undefined {
+    return this.#keyOrder
   }
 
   /**
@@ -117,6 +139,6 @@ export class DenseCL {
 
   dispose(): void {
     disposeState(this.state())
-    for (const tensor of Object.values(this.lossWeights)) tensor.dispose()
+    for (const tensor of [...Object.values(this.lossWeights), ...Object.values(this.#keyOrder ?? {})]) tensor.dispose()
   }
 }

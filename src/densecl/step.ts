@@ -8,42 +8,63 @@ import { noGrad, Tape } from '../autograd/tape.js'
 import { add, reshape, scale } from '../ops/elementwise.js'
 import { infoNce } from '../ops/losses.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../ops/similarity.js'
-import { scope, Tensor } from '../tensor/tensor.js'
+import { scope, type Tensor, type TypedArray } from '../tensor/tensor.js'
 import { embeddingSpread, type Health, matchHealth } from './health.js'
 import type { DenseCL } from './model.js'
 
-export interface StepOptions {
+/** What is the same at every step. */
+export interface StepConstants {
   temperature: number
-  /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
-  denseWeight: number
   keyMomentum: number
   /** Groups of the batch with batch statistics of their own, as on that many devices. */
   normGroups: number
-  /** The order in which the key batch passes the key encoder, undone behind it (shuffle-BN). */
-  keyOrder: ArrayLike<number>
 }
+
+export interface StepOptions extends StepConstants {
+  /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
+  denseWeight: number
+  /** The order in which the key batch passes the key encoder, undone behind it (shuffle-BN); absent for its own order. */
+  keyOrder?: ArrayLike<number> | undefined
+}
+
+/** Scalars, and what health is computed from. */
+export type Observed = Record<'single' | 'dense' | 'total' | 'globalStatistics' | 'denseStatistics' | 'q' | 'index', Tensor>
 
 /** What a step has computed. Losses and health are still on the device: reading one waits for it. */
 export class StepResult {
+  #reads: Record<keyof Observed, () => TypedArray> | undefined
   #losses: { single: number; dense: number; total: number } | undefined
   #health: Health | undefined
 
   constructor(
     /** One f32 (f64) gradient per parameter of model.parameters(), in its order. */
     readonly gradients: Tensor[],
-    /** Scalars, and what health is computed from. */
-    readonly observed: { single: Tensor; dense: Tensor; total: Tensor; globalStatistics: Tensor; denseStatistics: Tensor; q: Tensor; index: Tensor },
+    readonly observed: Observed,
+    /** Of what the tape kept for the backward pass. */
+    readonly savedBytes: number,
   ) {}
+
+  /** Starts the copies that losses and health are read from, beside the work that follows. */
+  startRead(): this {
+    this.#reads ??= Object.fromEntries(Object.entries(this.observed).map(([name, tensor]) => [name, tensor.startRead()])) as Record<keyof Observed, () => TypedArray>
+    return this
+  }
 
   /** Both terms already weighted, as the original logs them, and their sum. */
   get losses(): { single: number; dense: number; total: number } {
-    const { single, dense, total } = this.observed
-    return (this.#losses ??= { single: single.item(), dense: dense.item(), total: total.item() })
+    const { single, dense, total } = this.startRead().#reads!
+    return (this.#losses ??= { single: single()[0]!, dense: dense()[0]!, total: total()[0]! })
   }
 
   get health(): Health {
-    const { globalStatistics, denseStatistics, q, index } = this.observed
-    return (this.#health ??= { global: statisticsOf(globalStatistics), dense: statisticsOf(denseStatistics), spread: embeddingSpread(q), ...matchHealth(index, index.shape[1]!) })
+    const { globalStatistics, denseStatistics, q, index } = this.startRead().#reads!
+    const { q: embeddings, index: matches } = this.observed
+    return (this.#health ??= {
+      global: statisticsOf(globalStatistics()),
+      dense: statisticsOf(denseStatistics()),
+      spread: embeddingSpread(q(), embeddings.shape[1]!),
+      ...matchHealth(index(), matches.shape[1]!),
+    })
   }
 
   /** Frees gradients and observed tensors; losses and health stay readable if they have been read. */
@@ -60,9 +81,13 @@ export interface Views {
 
 /** The caller disposes the result, which no scope owns. */
 export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult {
-  const { temperature, denseWeight, keyMomentum, normGroups, keyOrder } = options
+  model.prepare(options)
+  return preparedStep(model, views, options)
+}
+
+/** denseclStep after model.prepare(): work of the device alone, which may be recorded. */
+export function preparedStep(model: DenseCL, views: Views, { temperature, keyMomentum, normGroups }: StepConstants): StepResult {
   const parameters = model.watched()
-  model.setLossWeights(denseWeight)
   const mode = { train: true, groups: normGroups } as const
 
   const made = scope(() => {
@@ -74,7 +99,7 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 
       const key = noGrad(() => {
         model.updateKeyEncoder(keyMomentum)
-        return keyForward(model, views.key, keyOrder, mode)
+        return keyForward(model, views.key, mode)
       })
 
       // Each query position's partner: the most similar backbone feature of the key view, then that position's embedding.
@@ -91,32 +116,27 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
       model.denseQueue.enqueue(key.pooled)
       return { single, dense: denseLoss, total: add(single, denseLoss), globalStatistics: global.statistics, denseStatistics: dense.statistics, q, index }
     })
-    return { gradients: tape.backward(observed.total, parameters), observed }
+    const { savedBytes } = tape
+    return { gradients: tape.backward(observed.total, parameters), observed, savedBytes }
   })
   for (const tensor of [...made.gradients, ...Object.values(made.observed)]) tensor.keep()
-  return new StepResult(made.gradients, made.observed)
+  return new StepResult(made.gradients, made.observed, made.savedBytes)
 }
 
-/** The normalised outputs of the key encoder, in the order of `view`. */
-function keyForward(model: DenseCL, view: Tensor, order: ArrayLike<number>, mode: { train: true; groups: number }) {
+/** The normalised outputs of the key encoder, in the order of `view`, in whatever order the batch passes it. */
+function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }) {
   return scope(() => {
-    const inverse = new Int32Array(order.length)
-    for (let i = 0; i < order.length; ++i) inverse[order[i]!] = i
-    const [there, back] = [order, inverse].map((indices) => Tensor.from(indices, [1, order.length], 'i32', view.device)) as [Tensor, Tensor]
-    const key = model.key.forward(permuteBatch(view, there), mode)
-    return {
-      global: l2Normalize(permuteBatch(key.global, back)),
-      dense: l2Normalize(permuteBatch(key.dense, back)),
-      pooled: l2Normalize(permuteBatch(key.pooled, back)),
-      map: permuteBatch(key.map, back),
-    }
+    const order = model.keyOrder
+    const key = model.key.forward(order === undefined ? view : permuteBatch(view, order.there), mode)
+    const back = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(x, order.back))
+    return { global: l2Normalize(back(key.global)), dense: l2Normalize(back(key.dense)), pooled: l2Normalize(back(key.pooled)), map: back(key.map) }
   })
 }
 
 /** [N, S, S, C] as [N, P, C] */
 const positions = (map: Tensor): Tensor => reshape(map, [map.shape[0]!, map.shape[1]! * map.shape[2]!, map.shape[3]!])
 
-function statisticsOf(statistics: Tensor): Health['global'] {
-  const [positive, negative, accuracy, logSumExp] = statistics.data() as unknown as [number, number, number, number]
+function statisticsOf(statistics: TypedArray): Health['global'] {
+  const [positive, negative, accuracy, logSumExp] = statistics as unknown as [number, number, number, number]
   return { positive, negative, accuracy, logSumExp }
 }

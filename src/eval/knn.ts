@@ -32,8 +32,9 @@ export async function extractFeatures(backbone: ResNet, items: Item[], options: 
       epoch: 0,
       indices: Int32Array.from({ length: Math.min(batchSize, items.length - b * batchSize) }, (_, i) => b * batchSize + i),
     }))
-    for await (const { views, indices } of loader.batches(requests)) {
-      const [x] = views as [(typeof views)[number]]
+    for await (const batch of loader.batches(requests)) {
+      const { indices } = batch
+      const [x] = batch.views() as [Tensor]
       const rows = scope(() => l2Normalize(reshape(adaptiveAvgPool2d(backbone.forward(backbone.input(x), evaluation), 1), [indices.length, dim])).data())
       values.set(rows, indices[0]! * dim)
       x.dispose()

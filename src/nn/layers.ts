@@ -1,6 +1,7 @@
 import { batchNorm } from '../ops/batchNorm.js'
 import { conv2d, conv2dForNorm, type Conv2dOptions, type ConvolutionForNorm } from '../ops/conv2d.js'
 import { linear } from '../ops/linear.js'
+import { onEveryRun } from '../tensor/graph.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import { emptyState, type State } from './module.js'
 import type { Random } from './random.js'
@@ -131,7 +132,7 @@ export class BatchNorm2d {
 
   /** Batch norm, then the residual is added, then ReLU. */
   forward(x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined; statistics?: Tensor | undefined } = {}): Tensor {
-    if (mode.train) this.batches.write(Int32Array.of(this.batches.item() + 1))
+    if (mode.train) onEveryRun(() => this.batches.write(Int32Array.of(this.batches.item() + 1)))
     return batchNorm(x, this.weight, this.bias, this.runningMean, this.runningVar, { ...mode, ...options })
   }
 

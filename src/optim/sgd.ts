@@ -32,14 +32,24 @@ export class Sgd {
     this.#lr = Tensor.zeros([1], first?.dtype, first?.device).keep()
   }
 
+  /** setRate, then update. */
+  step(gradients: readonly Tensor[], lr: number, options: { bad?: Tensor; follower?: Follower } = {}): void {
+    this.setRate(lr)
+    this.update(gradients, options)
+  }
+
+  /** The learning rate of the updates that follow; it lies on the device. */
+  setRate(lr: number): void {
+    this.#lr.write(this.#lr.dtype === 'f64' ? Float64Array.of(lr) : Float32Array.of(lr))
+  }
+
   /**
    * One update in place with `gradients` in the order of the parameters, all tensors in one kernel. Nothing changes where
    * `bad` i32 [1] is not 0 (checkFinite). A follower is moved in the same pass, after the parameters.
    */
-  step(gradients: readonly Tensor[], lr: number, { bad, follower }: { bad?: Tensor; follower?: Follower } = {}): void {
+  update(gradients: readonly Tensor[], { bad, follower }: { bad?: Tensor; follower?: Follower } = {}): void {
     if (gradients.length !== this.parameters.size) fail('ARGUMENT', `sgd: expected ${this.parameters.size} gradients but received ${gradients.length}`)
     const { momentum, weightDecay, nesterov = false } = this.options
-    this.#lr.write(this.#lr.dtype === 'f64' ? Float64Array.of(lr) : Float32Array.of(lr))
     const rows = [...this.parameters].map(([name, p], i) => [p, gradients[i]!, this.momenta.get(name)!, this.copies.get(name), follower?.parameters.get(name), follower?.copies.get(name)])
     runNative('sgd', [this.#lr, bad, ...rows.flat()], [momentum, weightDecay, Number(nesterov), follower?.momentum ?? 0])
   }

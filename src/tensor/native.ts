@@ -18,6 +18,16 @@ export interface MemoryStats {
   handles: number
 }
 
+export interface RecordedStep {
+  launches: number
+  /** Bytes of the arena that holds every tensor made in the step. */
+  arena: number
+  /** The most bytes that are in use at one time: no arena is smaller. */
+  live: number
+  /** Bytes of all tensors and scratch memory, as if none were used again. */
+  total: number
+}
+
 type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint8ClampedArray | Uint16Array
 
 /** The addon's surface (native/addon/addon.cpp). Handles are numbers; NaN stands for an absent optional tensor. */
@@ -43,13 +53,24 @@ interface Native {
   /** Toolkit and architectures of the CUDA backend; empty without one. */
   cudaBuild(): string
   synchronize(device: string): void
-  /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. */
+  /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. Offsets in bytes. */
   pin(data: AnyTypedArray, device: string): void
   unpin(data: AnyTypedArray, device: string): void
-  startUpload(handle: number, data: AnyTypedArray): void
-  useUpload(handle: number): void
-  finishUpload(handle: number): void
-  release(handle: number): void
+  startUpload(handle: number, data: AnyTypedArray, offset: number): void
+  useUpload(handle: number, offset: number): void
+  finishUpload(handle: number, offset: number): void
+  release(handle: number, offset: number): void
+  /** A copy to the host beside the work that follows. */
+  startRead(handle: number): number
+  finishRead(ticket: number, data: AnyTypedArray): void
+  /** Steps that are recorded and replayed (src/tensor/graph.ts). */
+  records(device: string): boolean
+  startTrace(device: string): number
+  endTrace(step: number): void
+  startRecording(step: number): void
+  endRecording(step: number): RecordedStep
+  replay(step: number): void
+  endGraph(step: number): void
   /** Marks in the device's work, and the milliseconds between two of them. */
   mark(device: string): number
   elapsed(device: string, from: number, to: number): number

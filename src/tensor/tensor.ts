@@ -118,6 +118,10 @@ export class Tensor {
     return sizeOf(this.shape)
   }
 
+  get bytes(): number {
+    return this.size * (this.dtype === 'bf16' ? 2 : arrays[this.dtype].BYTES_PER_ELEMENT)
+  }
+
   /** A copy of the values, row-major; waits for the device. */
   data(): TypedArray {
     if (this.dtype === 'bf16') {
@@ -128,6 +132,18 @@ export class Tensor {
     const values = new arrays[this.dtype](this.size)
     native.read(this.handle, values)
     return values
+  }
+
+  /** data() in two halves: starts the copy beside the work that follows, and gives the function that waits for it. */
+  startRead(): () => TypedArray {
+    const ticket = native.startRead(this.handle)
+    let values: TypedArray | undefined
+    return () => {
+      if (values !== undefined) return values
+      const raw = this.dtype === 'bf16' ? new Uint16Array(this.size) : new arrays[this.dtype](this.size)
+      native.finishRead(ticket, raw)
+      return (values = raw instanceof Uint16Array ? fromBf16(raw) : raw)
+    }
   }
 
   /** The only value of a one-element tensor. */
@@ -196,7 +212,8 @@ export function describe(tensor: Tensor): string {
 
 const scopes: Set<Tensor>[] = []
 
-function* tensorsIn(value: unknown): Generator<Tensor> {
+/** The tensors in arrays, maps and plain objects. */
+export function* tensorsIn(value: unknown): Generator<Tensor> {
   if (value instanceof Tensor) yield value
   else if (value instanceof Map) for (const item of value.values()) yield* tensorsIn(item)
   else if (Array.isArray(value)) for (const item of value) yield* tensorsIn(item)

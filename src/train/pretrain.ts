@@ -5,24 +5,24 @@ import { dirname, join } from 'node:path'
 
 import { stringify } from 'yaml'
 
-import { Loader } from '../data/loader.js'
+import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
 import { loadPixels, openSource, type Source } from '../data/sources.js'
 import { chanceLoss } from '../densecl/health.js'
 import { DenseCL } from '../densecl/model.js'
-import { denseclStep, type StepResult, type Views } from '../densecl/step.js'
+import type { StepResult } from '../densecl/step.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { Random } from '../nn/random.js'
 import { resnetDepths } from '../nn/resnet.js'
 import { learningRate } from '../optim/schedule.js'
-import { checkFinite, Sgd } from '../optim/sgd.js'
+import { Sgd } from '../optim/sgd.js'
 import { linePlot } from '../report/plot.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
-import { type FloatDType, Tensor, withDevice } from '../tensor/tensor.js'
+import { type FloatDType, type Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
 import { storedBackbone } from '../weights/import.js'
@@ -31,6 +31,7 @@ import type { Config } from './config.js'
 import { knnSets, type LabelledSets } from './labels.js'
 import { claimFolder, environment, files } from './runFolder.js'
 import { duration, type Metrics, readMetrics, RunLog } from './runLog.js'
+import { Trainer } from './trainer.js'
 
 export interface PretrainOptions {
   config: Config
@@ -53,7 +54,7 @@ export interface PretrainResult {
 }
 
 /** Keys whose change on resume would make another run of it. */
-const freeOnResume = new Set(['device', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+const freeOnResume = new Set(['device', 'graph', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
 
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { out, resume = false, quiet = false } = options
@@ -86,15 +87,35 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
   if (checkpoint !== undefined && checkpoint.position.images !== images) fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
 }
 
+/** A step whose numbers are on their way to the host, and where the run was then. */
+interface Due {
+  result: StepResult
+  bad: () => TypedArray
+  lr: number
+  /** How many steps it stands for. */
+  steps: number
+  logged: boolean
+  at: Position
+}
+
+/** Milliseconds: when the run and the current line began, and what happened since. */
+interface Clock {
+  start: number
+  done: number
+  since: number
+  images: number
+  wait: number
+}
+
 class Run {
   readonly #config: Config
   readonly #placement: Placement
-  /** i32 [1] on the device: not 0 once a loss or gradient was not finite. */
-  readonly #bad: Tensor
   readonly #out: string
   readonly #model: DenseCL
   readonly #sgd: Sgd
+  readonly #trainer: Trainer
   readonly #loader: Loader
+  #batch: Batch | undefined
   readonly #log: RunLog
   readonly #steps: number
   readonly #position: Position
@@ -104,6 +125,7 @@ class Run {
   readonly #interrupted: () => boolean
   #knnBefore: number | undefined
   #collapsed = 0
+  #announced = false
 
   constructor(options: PretrainOptions, config: Config, placement: Placement, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
     const images = source.items.length
@@ -119,19 +141,24 @@ class Run {
     const { device, compute } = placement
     convolution.tf32 = config.precision === 'tf32'
     this.#model = buildModel(config, placement)
-    this.#bad = Tensor.zeros([1], 'i32', device).keep()
     this.#sgd = withDevice(device, () => new Sgd(this.#model.parameters(), config, this.#model.query.state().copies))
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
     this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
     const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
     this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', device, dtype: compute, augment: config, seed, workers, maxBroken, cacheMegabytes })
+    const views = (): { query: Tensor; key: Tensor } => {
+      const [query, key] = this.#batch!.views() as [Tensor, Tensor]
+      return { query, key }
+    }
+    const { temperature, keyMomentum, normGroups, graph } = config
+    this.#trainer = new Trainer(this.#model, this.#sgd, { temperature, keyMomentum, normGroups, graph, views })
   }
 
   async close(): Promise<void> {
     await this.#loader.close()
+    this.#trainer.dispose()
     this.#sgd.dispose()
     this.#model.dispose()
-    this.#bad.dispose()
   }
 
   async execute(quiet: boolean): Promise<PretrainResult> {
@@ -172,55 +199,62 @@ class Run {
   async #train(): Promise<StepResult['losses'] | undefined | 'interrupted'> {
     const config = this.#config
     const position = this.#position
+    const total = config.epochs * this.#steps
+    const clock: Clock = { start: performance.now(), done: position.globalStep, since: performance.now(), images: 0, wait: 0 }
     let losses: StepResult['losses'] | undefined
     let unread = 0
-    const clock = { start: performance.now(), done: position.globalStep }
-    let window = { start: performance.now(), images: 0, wait: 0 }
+    let due: Due | undefined
+    const report = (): void => {
+      if (due !== undefined) losses = this.#report(due, clock)
+      due = undefined
+    }
     for await (const batch of this.#loader.batches(this.#requests())) {
-      const [query, key] = batch.views as [Tensor, Tensor]
-      const lr = learningRate(config, position.globalStep, this.#steps)
-      let result: StepResult
-      try {
-        if (this.#interrupted()) return 'interrupted'
-        result = this.#step({ query, key }, lr)
-      } finally {
-        for (const view of batch.views) view.dispose()
+      if (this.#interrupted()) {
+        report()
+        return 'interrupted'
       }
-      window.images += config.batchSize
-      window.wait += batch.waited
+      this.#batch = batch
+      const lr = learningRate(config, position.globalStep, this.#steps)
+      const result = this.#step(lr)
+      // The step before is read now that this one keeps the device busy.
+      report()
+      clock.images += config.batchSize
+      clock.wait += batch.waited
+      unread += 1
 
       const last = position.step === this.#steps
-      const total = config.epochs * this.#steps
       const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
-      try {
-        unread += 1
-        // Reading waits for the device: a GPU is read when a line is due, the CPU has finished anyway.
-        if (this.#placement.device === 'cpu' || logged || last) {
-          this.#checkHealth(result, lr, unread)
-          unread = 0
-          losses = result.losses
-          const seconds = (performance.now() - window.start) / 1000
-          const wait = window.wait / seconds
-          const remaining = ((performance.now() - clock.start) / 1000 / (position.globalStep - clock.done)) * (total - position.globalStep)
-          this.#log.progress(this.#progressLine(result, lr, window.images / seconds, wait, remaining), logged)
-          if (logged) {
-            this.#log.metrics(this.#row(result, lr, window.images / seconds, wait))
-            window = { start: performance.now(), images: 0, wait: 0 }
-          }
-        }
-      } finally {
-        result.dispose()
+      // Reading waits for the device: a GPU is read when a line is due, the CPU has finished anyway.
+      if (this.#placement.device === 'cpu' || logged || last) {
+        due = { result: result.startRead(), bad: this.#trainer.bad.startRead(), lr, steps: unread, logged, at: { ...position } }
+        unread = 0
       }
+      if (this.#placement.device === 'cpu' || last) report()
       if (last) {
         position.epoch += 1
         position.step = 0
         const paused = performance.now()
         await this.#endOfEpoch()
         // Evaluation and saving are no part of the training rate.
-        for (const since of [window, clock]) since.start += performance.now() - paused
+        clock.start += performance.now() - paused
+        clock.since += performance.now() - paused
       } else if (config.checkpointSteps > 0 && position.globalStep % config.checkpointSteps === 0) this.#save()
     }
     return losses
+  }
+
+  /** Looks at a step that has been read, and prints and writes its line. */
+  #report({ result, bad, lr, steps, logged, at }: Due, clock: Clock): StepResult['losses'] {
+    this.#checkHealth(result, bad()[0] !== 0, lr, steps, at)
+    const seconds = (performance.now() - clock.since) / 1000
+    const [rate, wait] = [clock.images / seconds, clock.wait / seconds]
+    const remaining = ((performance.now() - clock.start) / 1000 / (at.globalStep - clock.done)) * (this.#config.epochs * this.#steps - at.globalStep)
+    this.#log.progress(this.#progressLine(result, lr, rate, wait, remaining, at), logged)
+    if (logged) {
+      this.#log.metrics(this.#row(result, lr, rate, wait, at))
+      Object.assign(clock, { since: performance.now(), images: 0, wait: 0 })
+    }
+    return result.losses
   }
 
   /** The batches from here to the end of the run. */
@@ -233,23 +267,32 @@ class Run {
     }
   }
 
-  #step(views: Views, lr: number): StepResult {
-    const { temperature, keyMomentum, normGroups, batchSize, shuffle, seed } = this.#config
+  #step(lr: number): StepResult {
+    const { denseWarmup, denseWeight, normGroups, batchSize, shuffle, seed } = this.#config
     const { globalStep } = this.#position
-    const denseWeight = globalStep < this.#config.denseWarmup ? 0 : this.#config.denseWeight
-    const keyOrder = shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : Int32Array.from({ length: batchSize }, (_, i) => i)
-    const result = denseclStep(this.#model, views, { temperature, denseWeight, keyMomentum, normGroups, keyOrder })
-    checkFinite(this.#bad, [result.observed.total, ...result.gradients])
-    this.#sgd.step(result.gradients, lr, { bad: this.#bad, follower: this.#model.keyFollower(keyMomentum) })
+    const result = this.#trainer.step({
+      lr,
+      denseWeight: globalStep < denseWarmup ? 0 : denseWeight,
+      keyOrder: shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : undefined,
+    })
     this.#position.globalStep += 1
     this.#position.step += 1
+    this.#announceGraph()
     return result
   }
 
+  /** One line about the recorded step, once. */
+  #announceGraph(): void {
+    const { plan } = this.#trainer.graph
+    if (plan === undefined || this.#announced) return
+    this.#announced = true
+    const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(bytes < 2 ** 24 ? 1 : 0)
+    this.#log.line(`graph   ${plan.launches} launches a step; ${mebibytes(plan.arena)} MiB for what is made in it (at once ${mebibytes(plan.live)}, in all ${mebibytes(plan.total)}, saved for backward ${mebibytes(this.#trainer.savedBytes)})`)
+  }
+
   /** Stops with a diagnosis; the last checkpoint is the one before the trouble. `steps` is how many the result stands for. */
-  #checkHealth({ losses, health }: StepResult, lr: number, steps: number): void {
-    const { globalStep } = this.#position
-    if (this.#bad.item() !== 0) {
+  #checkHealth({ losses, health }: StepResult, bad: boolean, lr: number, steps: number, { globalStep }: Position): void {
+    if (bad) {
       const which = Number.isFinite(losses.total) ? 'a gradient' : `the ${Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'} loss`
       const when = steps === 1 ? `step ${globalStep}` : `steps ${globalStep - steps + 1} to ${globalStep}`
       fail('NAN', `${when}: ${which} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`)
@@ -260,9 +303,8 @@ class Run {
     }
   }
 
-  #progressLine({ losses, health }: StepResult, lr: number, rate: number, wait: number, remaining: number): string {
+  #progressLine({ losses, health }: StepResult, lr: number, rate: number, wait: number, remaining: number, { epoch, step }: Position): string {
     const { epochs } = this.#config
-    const { epoch, step } = this.#position
     return [
       `epoch ${epoch + 1}/${epochs} step ${step}/${this.#steps}`,
       `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
@@ -274,12 +316,11 @@ class Run {
     ].join('  ')
   }
 
-  #row({ losses, health }: StepResult, lr: number, rate: number, wait: number): Metrics {
-    const { epoch, globalStep } = this.#position
+  #row({ losses, health }: StepResult, lr: number, rate: number, wait: number, { epoch, step, globalStep }: Position): Metrics {
     const { queueLength, batchSize } = this.#config
     return {
       globalStep,
-      epoch: epoch + this.#position.step / this.#steps,
+      epoch: epoch + step / this.#steps,
       loss: losses.total,
       lossGlobal: losses.single,
       lossDense: losses.dense,
@@ -311,7 +352,7 @@ class Run {
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
   #save(): void {
     // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
-    if (this.#bad.item() !== 0) return
+    if (this.#trainer.bad.item() !== 0) return
     try {
       saveCheckpoint(files(this.#out).last, this.#model, this.#sgd, this.#config, this.#position)
     } catch (error) {

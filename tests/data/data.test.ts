@@ -156,7 +156,7 @@ async function load(path: string, workers: number, more: { maxBroken?: number } 
   try {
     const requests = [0, 1, 2, 3, 4, 5].map((step) => ({ epoch: 2, indices: epochOrder(3, 2, source.items.length).slice(4 * (step % 2), 4 * (step % 2) + 4) }))
     for await (const batch of loader.batches(requests)) {
-      for (const view of batch.views) {
+      for (const view of batch.views()) {
         views.push([...view.data()])
         view.dispose()
       }
@@ -221,8 +221,8 @@ test('closing a loader while its workers compute ends them, not the process', as
       const loader = new Loader({ items, imageSize: 32, batchSize: 8, views: 'augmented', augment: mocoV2Augmentation, seed: 1, workers: 3, maxBroken: 1, cacheMegabytes: 64 })
       let taken = 0
       const requests = Array.from({ length: 50 }, () => ({ epoch: 0, indices: Int32Array.from([0, 1, 2, 3, 4, 5, 6, 7]) }))
-      for await (const { views } of loader.batches(requests)) {
-        for (const view of views) view.dispose()
+      for await (const { views: make } of loader.batches(requests)) {
+        for (const view of make()) view.dispose()
         if (++taken === 2 + (round % 3)) break // images are cached by now: workers render
       }
       await loader.close()

@@ -111,11 +111,11 @@ test('uploads beside compute arrive, and marks measure', () => {
     native.pin(from, device)
     const start = native.mark(device)
     for (let round = 0; round < 3; ++round) {
-      native.startUpload(to.handle, from)
-      native.useUpload(to.handle)
+      native.startUpload(to.handle, from, 0)
+      native.useUpload(to.handle, 0)
       const sum = add(to, to)
-      native.release(to.handle)
-      native.finishUpload(to.handle)
+      native.release(to.handle, 0)
+      native.finishUpload(to.handle, 0)
       assert.is(sum.data()[999], 2 * from[999]!)
       from[999]! += 1
     }

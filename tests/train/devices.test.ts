@@ -52,6 +52,22 @@ if (thorough) test('an interrupted run continues bit for bit, in mixed precision
   })
 })
 
+if (thorough) test('a recorded step gives the bits of a step that is run op by op', async () => {
+  await withFolder(async (folder) => {
+    const run = async (graph: boolean): Promise<[Buffer, number[]]> => {
+      const out = join(folder, String(graph))
+      await pretrain({ config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }), out, quiet: true })
+      return [readFileSync(join(out, 'checkpoints', 'last.safetensors')), lossesOf(out)]
+    }
+    const [recorded, eager] = [await run(true), await run(false)]
+    assert.is(eager[1].length, 6)
+    assert.equal(recorded[1], eager[1])
+    // The whole state: both encoders with the counters of their norms, queues, momenta. The configuration at the head differs.
+    const tensors = (file: Buffer): Buffer => file.subarray(8 + Number(file.readBigUInt64LE(0)))
+    assert.ok(tensors(recorded[0]).equals(tensors(eager[0])))
+  })
+})
+
 test('numbers that are not finite stop the run at the next line, and the last checkpoint is from before', async () => {
   await withFolder(async (folder) => {
     await rejectsError(() => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true }), 'NAN', /steps 1 to 2/, /not a number/, /last\.safetensors/)

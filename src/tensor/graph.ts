@@ -1,0 +1,105 @@
+/**
+ * A step of device work as one graph: run as it is at first, then recorded with planned memory, then replayed without a word
+ * of JavaScript for any op in it. What changes from step to step lies in tensors that are written before run().
+ */
+import { native, type RecordedStep } from './native.js'
+import { scope, type Tensor, tensorsIn } from './tensor.js'
+
+let effects: (() => void)[] | undefined
+
+/** Runs `effect` now and, when this happens in a step that is recorded, again with every replay: for counters of the host. */
+export function onEveryRun(effect: () => void): void {
+  effects?.push(effect)
+  effect()
+}
+
+type State =
+  | { kind: 'eager'; runs: number }
+  | { kind: 'traced'; step: number }
+  | { kind: 'recorded'; step: number; effects: (() => void)[]; plan: RecordedStep }
+
+/**
+ * `body` must do the same on the device at every run, must not move data between host and device, and may return tensors.
+ * These belong to the graph: they are valid until the next run(), which overwrites or frees them.
+ */
+export class Graph<R> {
+  #state: State = { kind: 'eager', runs: 0 }
+  #result: R | undefined
+
+  /** Devices that record nothing (the CPU), and `record` false, run `body` every time. */
+  constructor(
+    readonly device: string,
+    readonly body: () => R,
+    readonly record = true,
+  ) {
+    this.record = record && native.records(device)
+  }
+
+  /** What the recorded step takes; undefined before it is. */
+  get plan(): RecordedStep | undefined {
+    return this.#state.kind === 'recorded' ? this.#state.plan : undefined
+  }
+
+  /**
+   * The first run settles what only a first run does, the second is traced, the third recorded; it and all later ones are
+   * replays. Throws GRAPH when the recorded run differs from the traced one or moves data.
+   */
+  run(): R {
+    const state = this.#state
+    if (state.kind === 'recorded') {
+      native.replay(state.step)
+      for (const effect of state.effects) effect()
+      return this.#result as R
+    }
+    this.#free()
+    if (state.kind === 'traced') return this.#recorded(state.step)
+    if (!this.record || state.runs++ === 0) return (this.#result = this.#unowned())
+    const step = native.startTrace(this.device)
+    try {
+      this.#result = this.#unowned()
+    } catch (error) {
+      native.endGraph(step)
+      throw error
+    }
+    native.endTrace(step)
+    this.#state = { kind: 'traced', step }
+    return this.#result
+  }
+
+  #recorded(step: number): R {
+    const made: (() => void)[] = []
+    this.#state = { kind: 'eager', runs: 1 }
+    try {
+      native.startRecording(step)
+      effects = made
+      this.#result = this.#unowned()
+      const plan = native.endRecording(step)
+      this.#state = { kind: 'recorded', step, effects: made, plan }
+    } catch (error) {
+      native.endGraph(step)
+      throw error
+    } finally {
+      effects = undefined
+    }
+    native.replay(step)
+    return this.#result
+  }
+
+  /** body(), with what it returns out of every scope. */
+  #unowned(): R {
+    const result = scope(this.body)
+    for (const tensor of tensorsIn(result)) tensor.keep()
+    return result
+  }
+
+  #free(): void {
+    for (const tensor of new Set<Tensor>(tensorsIn(this.#result))) if (!tensor.disposed) tensor.dispose()
+    this.#result = undefined
+  }
+
+  dispose(): void {
+    this.#free()
+    if (this.#state.kind !== 'eager') native.endGraph(this.#state.step)
+    this.#state = { kind: 'eager', runs: 0 }
+  }
+}

@@ -1,0 +1,132 @@
+/** Recorded steps on the device under test: the same bits as without a recording, planned memory, and what may not be recorded. */
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+
+import { add, relu, scale } from '../../src/index.js'
+import { Graph, onEveryRun } from '../../src/tensor/graph.js'
+import { native } from '../../src/tensor/native.js'
+import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { device } from '../support/devices.js'
+import { suite, throwsError } from '../support/suite.js'
+
+const test = suite(`graphs on ${device}`, device)
+const onDevice = <R>(body: () => R): R => scope(() => withDevice(device, body))
+const vector = (values: number[]): Tensor => Tensor.from(values, [values.length])
+
+/** An instruction of a random program over a pool of tensors: make a sum, a product or a ReLU of some, or free one. */
+interface Instruction {
+  kind: 'add' | 'scale' | 'relu' | 'free'
+  a: number
+  b: number
+  size: number
+}
+const instruction: fc.Arbitrary<Instruction> = fc.record({ kind: fc.constantFrom('add', 'scale', 'relu', 'free'), a: fc.nat(), b: fc.nat(), size: fc.integer({ min: 1, max: 3 }) })
+
+/** Tensors of size * 300 values, from one input; what is left at the end is the result. */
+function execute(program: readonly Instruction[], input: Tensor): Tensor[] {
+  const pool: Tensor[] = []
+  for (const { kind, a, b, size } of program) {
+    const same = pool.filter((tensor) => tensor.size === 300 * size)
+    const [x, y] = [same[a % same.length] ?? input, same[b % same.length] ?? input]
+    if (kind === 'add') pool.push(add(x, y))
+    else if (kind === 'scale') pool.push(scale(x, 0.5))
+    else if (kind === 'relu') pool.push(relu(x))
+    else if (pool.length > 0) pool.splice(a % pool.length, 1)[0]!.dispose()
+  }
+  return pool
+}
+
+test('any program gives the same bits recorded as run, at most in the memory of all its tensors', () => {
+  fc.assert(
+    fc.property(fc.array(instruction, { minLength: 1, maxLength: 30 }), (program) =>
+      onDevice(() => {
+        const input = vector(Array.from({ length: 300 }, (_, i) => i - 150))
+        const [eager, graph] = [new Graph(device, () => execute(program, input), false), new Graph(device, () => execute(program, input))]
+        for (let step = 0; step < 5; ++step) {
+          input.write(Float32Array.from({ length: 300 }, (_, i) => Math.sin(i + step)))
+          const read = (tensors: Tensor[]): number[][] => tensors.map((tensor) => [...tensor.data()])
+          assert.equal(read(graph.run()), read(eager.run()), `step ${step}`)
+        }
+        const plan = graph.plan!
+        assert.ok(plan.live <= plan.arena && plan.arena <= plan.total, JSON.stringify(plan))
+        assert.is(plan.launches, program.filter(({ kind }) => kind !== 'free').length)
+        eager.dispose()
+        graph.dispose()
+      }),
+    ),
+    { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 30) },
+  )
+})
+
+test('memory of tensors that do not live at the same time is shared', () => {
+  onDevice(() => {
+    const input = Tensor.full([1 << 20], 1)
+    const chain = new Graph(device, () => {
+      let x = add(input, input)
+      for (let i = 0; i < 8; ++i) {
+        const next = scale(x, 0.5)
+        x.dispose()
+        x = next
+      }
+      return x
+    })
+    for (let step = 0; step < 4; ++step) assert.is(chain.run().data()[7], 2 ** -7)
+    assert.is(chain.plan!.arena, 2 << 22)
+    assert.is(chain.plan!.live, 2 << 22)
+    assert.is(chain.plan!.total, 9 << 22)
+    chain.dispose()
+  })
+})
+
+test('effects on the host happen once a run, results are the same tensors, and a tensor that outlives the graph keeps its memory', () => {
+  onDevice(() => {
+    let count = 0
+    const input = vector([1, 2])
+    const graph = new Graph(device, () => {
+      onEveryRun(() => (count += 1))
+      return { sum: add(input, input) }
+    })
+    for (let step = 1; step <= 5; ++step) {
+      graph.run()
+      assert.is(count, step)
+    }
+    const { sum } = graph.run()
+    const read = sum.startRead()
+    const view = sum.alias()
+    input.write(Float32Array.of(3, 4))
+    assert.is(graph.run().sum, sum)
+    assert.equal([...read()], [2, 4])
+    graph.dispose()
+    assert.equal([...view.data()], [6, 8])
+  })
+})
+
+test('a step that moves data, or does something else than the one before, cannot be recorded; the device goes on', () => {
+  onDevice(() => {
+    const input = vector([1, 2])
+    const uploads = new Graph(device, () => add(input, vector([1, 1])))
+    const reads = new Graph(device, () => scale(input, input.data()[0]!))
+    let runs = 0
+    const changes = new Graph(device, () => (++runs < 3 ? add(input, input) : add(Tensor.zeros([1000]), Tensor.zeros([1000]))))
+    for (const [graph, what] of [[uploads, /an upload/], [reads, /a download/], [changes, /asks for 4096 bytes/]] as const) {
+      graph.run()
+      graph.run()
+      throwsError(() => graph.run(), 'GRAPH', what)
+      assert.equal([...add(input, input).data()], [2, 4])
+      graph.dispose()
+    }
+  })
+})
+
+test('the CPU records nothing and computes the same', () => {
+  scope(() => {
+    const input = vector([1, 2])
+    const graph = new Graph('cpu', () => add(input, input))
+    for (let step = 0; step < 4; ++step) assert.equal([...graph.run().data()], [2, 4])
+    assert.is(graph.plan, undefined)
+    assert.not.ok(native.records('cpu'))
+    graph.dispose()
+  })
+})
+
+test.run()
