@@ -316,6 +316,34 @@ void batchNormBackward(const Call& call) {
   });
 }
 
+// tensors: y, x, scale [G, C], shift [G, C]; numbers: groups, relu: what a deferred batch norm stands for (src/ops/fusion.ts)
+void normApply(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, call.integer(0));
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels;
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, call.t(2).data<T>() + g, call.t(3).data<T>() + g, nullptr, call.number(1) != 0, chunks.rows(k), chunks.channels});
+    });
+  });
+}
+
+// tensors: dx, dz, x, mean [G, C], coefficients [3, G, C]; numbers: groups: dx = a dz + (b (x - mean) + c)
+void normGradient(const Call& call) {
+  const Tensor &dx = call.t(0), &dz = call.t(1), &x = call.t(2);
+  const int64_t groups = call.integer(0);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Chunks chunks(x, groups);
+    const T* abc = call.t(4).data<T>();
+    parallelFor(chunks.count(), [&](int64_t k) {
+      const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels, plane = groups * chunks.channels;
+      combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g, call.t(3).data<T>() + g, chunks.rows(k), chunks.channels});
+    });
+  });
+}
+
 // tensors: out [C], x [..., C]: the sum over all rows (a bias gradient)
 void sumRows(const Call& call) {
   const Tensor &out = call.t(0), &x = call.t(1);

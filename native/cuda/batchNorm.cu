@@ -4,6 +4,7 @@
 // vectors of the channels stay in registers; partial results go to scratch memory and are merged in a fixed order.
 #include <algorithm>
 
+#include "device/norm.cuh"
 #include "device/reduce.cuh"
 #include "device/vector.cuh"
 #include "ops.h"
@@ -105,10 +106,19 @@ __global__ void __launch_bounds__(kThreads) momentsKernel(const T* x, float* par
 
 constexpr int kColumns = 32, kLines = 8;  // of the blocks that finish statistics
 
-// From partial results of chunks to mean and 1/deviation of each group, and the running statistics, which take the mean over
-// the groups.
-__global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(const float* partial, int64_t chunkRows, int64_t groupRows, int groups, int channels, float eps, float momentum, float* mean, float* invstd,
-                                                                        float* runningMean, float* runningVar) {
+struct FinishJob {
+  const float* partial;
+  int64_t chunkRows, groupRows;
+  int groups, channels;
+  float eps, momentum;
+  const float *gamma, *beta;
+  float *mean, *invstd, *scale, *shift, *runningMean, *runningVar;
+};
+
+// From partial results of chunks to mean, 1/deviation, scale and shift of each group, and the running statistics, which take the
+// mean over the groups.
+__global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job) {
+  const auto [partial, chunkRows, groupRows, groups, channels, eps, momentum, gamma, beta, mean, invstd, scale, shift, runningMean, runningVar] = job;
   Moments* buffer = &sharedMemory<Moments>();
   const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns, channel = static_cast<int>(blockIdx.x) * kColumns + column;
   const int64_t perGroup = (groupRows + chunkRows - 1) / chunkRows;
@@ -129,8 +139,11 @@ __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(const fl
     }
     const float rows = static_cast<float>(groupRows);
     if (line == 0 && channel < channels) {
-      mean[g * channels + channel] = mine.mean;
-      invstd[g * channels + channel] = 1.0f / sqrtf(mine.m2 / rows + eps);
+      const int at = g * channels + channel;
+      mean[at] = mine.mean;
+      invstd[at] = 1.0f / sqrtf(mine.m2 / rows + eps);
+      scale[at] = gamma[channel] * invstd[at];
+      shift[at] = fmaf(-mine.mean, scale[at], beta[channel]);
     }
     meanSum += mine.mean / static_cast<float>(groups);
     varSum += mine.m2 / (rows > 1 ? rows - 1 : 1) / static_cast<float>(groups);
@@ -140,12 +153,21 @@ __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(const fl
   runningVar[channel] = (1 - momentum) * runningVar[channel] + momentum * varSum;
 }
 
+// Scale and shift of running statistics.
+__global__ void __launch_bounds__(kThreads) affineKernel(const float* gamma, const float* beta, const float* mean, const float* invstd, int channels, float* scale, float* shift) {
+  const int channel = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (channel >= channels) return;
+  scale[channel] = gamma[channel] * invstd[channel];
+  shift[channel] = fmaf(-mean[channel], scale[channel], beta[channel]);
+}
+
 template <class T>
 struct ApplyJob {
   T* y;
   const T* x;
   const T* residual;
-  const float *gamma, *beta, *mean, *invstd;
+  const float *scale, *shift;
+  const float *residualScale, *residualShift;  // of a residual that is a norm too, or null
   bool relu;
 };
 
@@ -153,11 +175,14 @@ template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout layout) {
   const Part<kWidth> part(layout);
   if (!part.active) return;
-  float scale[kWidth], shift[kWidth];
+  float scale[kWidth], shift[kWidth], residualScale[kWidth] = {}, residualShift[kWidth] = {};
   for (int i = 0; i < kWidth; ++i) {
-    const int channel = part.channel + i, at = part.group * layout.channels + channel;
-    scale[i] = job.gamma[channel] * job.invstd[at];
-    shift[i] = job.beta[channel] - job.mean[at] * scale[i];
+    const int at = part.group * layout.channels + part.channel + i;
+    scale[i] = job.scale[at];
+    shift[i] = job.shift[at];
+    if (job.residualScale == nullptr) continue;
+    residualScale[i] = job.residualScale[at];
+    residualShift[i] = job.residualShift[at];
   }
   for (int64_t row = part.row; row < part.end; row += part.step) {
     const int64_t at = row * layout.channels + part.channel;
@@ -165,8 +190,15 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
     Elements<T, kWidth> residual{};
     if (job.residual != nullptr) residual = load<T, kWidth>(job.residual + at);
     for (int i = 0; i < kWidth; ++i) {
-      float z = static_cast<float>(values.v[i]) * scale[i] + shift[i];
-      if (job.residual != nullptr) z += static_cast<float>(residual.v[i]);
+      const float x = static_cast<float>(values.v[i]);
+      if (job.residual == nullptr) {
+        values.v[i] = T(normalised(x, scale[i], shift[i], job.relu));
+        continue;
+      }
+      // A residual that is a norm is rounded as it would have been stored.
+      float r = static_cast<float>(residual.v[i]);
+      if (job.residualScale != nullptr) r = static_cast<float>(T(normalised(r, residualScale[i], residualShift[i], false)));
+      const float z = normalised(x, scale[i], shift[i], false) + r;
       values.v[i] = T(job.relu && z < 0 ? 0.0f : z);
     }
     store(job.y + at, values);
@@ -176,7 +208,9 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
 template <class T>
 struct BackwardJob {
   T *dx, *dresidual;
-  const T *dy, *x, *y;  // y is null without ReLU
+  const T *dy, *x;
+  const T* y;                   // where ReLU let values through: y > 0,
+  const float *scale, *shift;   // or x * scale + shift > 0; all null without ReLU
   const float* mean;
 };
 
@@ -191,6 +225,23 @@ DEVICE Elements<T, kWidth> maskedGradient(const BackwardJob<T>& job, int64_t at)
   return dz;
 }
 
+// Scale and shift of a thread's channels, for the mask.
+template <class T, int kWidth>
+struct Mask {
+  float scale[kWidth], shift[kWidth];
+  DEVICE Mask(const BackwardJob<T>& job, int at) {
+    for (int i = 0; i < kWidth && job.scale != nullptr; ++i) {
+      scale[i] = job.scale[at + i];
+      shift[i] = job.shift[at + i];
+    }
+  }
+  DEVICE void apply(const BackwardJob<T>& job, Elements<T, kWidth>& dz, const Elements<T, kWidth>& x) const {
+    if (job.scale == nullptr) return;
+    for (int i = 0; i < kWidth; ++i)
+      if (!passes(x.v[i], scale[i], shift[i])) dz.v[i] = T(0.0f);
+  }
+};
+
 // partial [chunks, 2, C]: the sums of dz and of dz (x - mean); writes dz as the gradient of the residual where there is one.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, float* partial, Layout layout) {
@@ -200,9 +251,12 @@ __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, flo
   if (part.active) {
     float mean[kWidth];
     for (int i = 0; i < kWidth; ++i) mean[i] = job.mean[part.group * layout.channels + part.channel + i];
+    const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
     for (int64_t row = part.row; row < part.end; row += part.step) {
       const int64_t at = row * layout.channels + part.channel;
-      const auto dz = maskedGradient<T, kWidth>(job, at), x = load<T, kWidth>(job.x + at);
+      auto dz = maskedGradient<T, kWidth>(job, at);
+      const auto x = load<T, kWidth>(job.x + at);
+      mask.apply(job, dz, x);
       if (job.dresidual != nullptr) store(job.dresidual + at, dz);
       for (int i = 0; i < kWidth; ++i) {
         const float g = static_cast<float>(dz.v[i]);
@@ -266,11 +320,13 @@ __global__ void __launch_bounds__(kThreads) combineKernel(BackwardJob<T> job, co
     c[i] = coefficients[2 * plane + at];
     mean[i] = job.mean[at];
   }
+  const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
   for (int64_t row = part.row; row < part.end; row += part.step) {
     const int64_t at = row * layout.channels + part.channel;
     auto dz = maskedGradient<T, kWidth>(job, at);
     const auto x = load<T, kWidth>(job.x + at);
-    for (int i = 0; i < kWidth; ++i) dz.v[i] = T(a[i] * static_cast<float>(dz.v[i]) + (b[i] * (static_cast<float>(x.v[i]) - mean[i]) + c[i]));
+    mask.apply(job, dz, x);
+    for (int i = 0; i < kWidth; ++i) dz.v[i] = T(throughNorm(static_cast<float>(dz.v[i]), static_cast<float>(x.v[i]), mean[i], a[i], b[i], c[i]));
     store(job.dx + at, dz);
   }
 }
@@ -302,9 +358,10 @@ __global__ void __launch_bounds__(kThreads) finishSumKernel(const float* partial
 
 }  // namespace
 
-// As on the CPU, with a last tensor: statistics [ceil(rows / 64), 2, C] from conv2d, or null
+// As on the CPU, with more tensors: statistics [ceil(rows / 64), 2, C] from conv2d or null, then scale and shift [G, C], which are
+// written, and scale and shift of the residual or null. y is null when others will apply scale and shift.
 void batchNormTrain(const Call& call) {
-  const Tensor &y = call.t(0), &mean = call.t(1), &invstd = call.t(2), &x = call.t(5), *statistics = call.optional(9);
+  const Tensor *y = call.optional(0), &mean = call.t(1), &x = call.t(5), *statistics = call.optional(9);
   const int64_t groups = call.integer(0), C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
@@ -313,42 +370,76 @@ void batchNormTrain(const Call& call) {
     const bool given = statistics != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C);
     if (!given) launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(), layout);
-    launch(call, finishMomentsKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Moments), given ? statistics->data<float>() : partial.data(),
-           given ? kStatisticsRows : layout.chunkRows, layout.groupRows, static_cast<int>(groups), static_cast<int>(C), static_cast<float>(call.number(1)), static_cast<float>(call.number(2)),
-           mean.data<float>(), invstd.data<float>(), call.t(3).data<float>(), call.t(4).data<float>());
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(8)), call.t(6).data<float>(), call.t(7).data<float>(), mean.data<float>(), invstd.data<float>(), call.number(3) != 0};
+    const FinishJob finish{given ? statistics->data<float>() : partial.data(), given ? kStatisticsRows : layout.chunkRows, layout.groupRows, layout.groups, layout.channels,
+                           static_cast<float>(call.number(1)), static_cast<float>(call.number(2)), call.t(6).data<float>(), call.t(7).data<float>(), mean.data<float>(), call.t(2).data<float>(),
+                           call.t(10).data<float>(), call.t(11).data<float>(), call.t(3).data<float>(), call.t(4).data<float>()};
+    launch(call, finishMomentsKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Moments), finish);
+    if (y == nullptr) return;
+    const ApplyJob<T> job{y->data<T>(), x.data<T>(), optionalData<T>(call.optional(8)), finish.scale, finish.shift, optionalData<float>(call.optional(12)), optionalData<float>(call.optional(13)), call.number(3) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
 
 void batchNormEval(const Call& call) {
   const Tensor &y = call.t(0), &x = call.t(1);
+  const int64_t C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(6)), call.t(2).data<float>(), call.t(3).data<float>(), call.t(4).data<float>(), call.t(5).data<float>(), call.number(0) != 0};
+    const Layout layout = layoutOf(call, x.rows(), C, 1, kWidth);
+    DeviceScratch<float> affine(call, 2 * C);
+    launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, call.t(2).data<float>(), call.t(3).data<float>(), call.t(4).data<float>(), call.t(5).data<float>(), layout.channels, affine.data(), affine.data() + C);
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(6)), affine.data(), affine.data() + C, nullptr, nullptr, call.number(0) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
 
+void normApply(const Call& call) {
+  const Tensor &y = call.t(0), &x = call.t(1);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(), nullptr, call.t(2).data<float>(), call.t(3).data<float>(), nullptr, nullptr, call.number(1) != 0};
+    launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
+  });
+}
+
+// As on the CPU, with more tensors: scale and shift [G, C] of the mask instead of y, or null; sums [G * chunks, 2, C] of dz and
+// dz (x - mean), when dy is dz already, or null; coefficients [3, G, C], which are written when dx is null.
 void batchNormBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6);
+  const Tensor *dx = call.optional(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6), *sums = call.optional(12);
   const int64_t groups = call.integer(0), C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
-    DeviceScratch<float> partial(call, int64_t{layout.groups} * layout.perGroup * 2 * C), coefficients(call, 3 * groups * C);
-    BackwardJob<T> job{dx.data<T>(), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), call.t(8).data<float>()};
-    launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
-    launch(call, finishBackwardKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Pair), partial.data(), layout.perGroup, layout.groupRows, static_cast<int>(groups),
-           static_cast<int>(C), call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients.data());
+    const bool given = sums != nullptr;
+    DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C), scratch(call, dx == nullptr ? 0 : 3 * groups * C);
+    float* coefficients = dx == nullptr ? call.t(13).data<float>() : scratch.data();
+    BackwardJob<T> job{optionalData<T>(dx), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), optionalData<float>(call.optional(10)), optionalData<float>(call.optional(11)), call.t(8).data<float>()};
+    if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
+    launch(call, finishBackwardKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Pair), given ? sums->data<float>() : partial.data(),
+           given ? static_cast<int>(sums->dim(0) / groups) : layout.perGroup, layout.groupRows, layout.groups, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(),
+           dgamma.data<float>(), dbeta.data<float>(), coefficients);
+    if (dx == nullptr) return;
     if (dresidual != nullptr) {  // it is dz: reading it saves the mask
       job.dy = job.dresidual;
       job.y = nullptr;
+      job.scale = nullptr;
     }
-    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients.data(), layout);
+    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients, layout);
+  });
+}
+
+void normGradient(const Call& call) {
+  const Tensor &dx = call.t(0), &dz = call.t(1), &x = call.t(2);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
+    const BackwardJob<T> job{dx.data<T>(), nullptr, dz.data<T>(), x.data<T>(), nullptr, nullptr, nullptr, call.t(3).data<float>()};
+    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, call.t(4).data<float>(), layout);
   });
 }
 

@@ -8,7 +8,6 @@
 // Forward can also give, for each tile of rows and channel, the mean and squared deviations of what it stored: the statistics
 // of the batch norm that follows, without reading y again.
 #include "conv2d.cuh"
-#include "device/reduce.cuh"
 #include "ops.h"
 
 namespace densecl::cuda {
@@ -43,7 +42,7 @@ DEVICE void columnMoments(Memory& memory, int rows, int columns, float* statisti
   out[channels + column] = mine.m2;
 }
 
-template <class T>
+template <class T, class Prologue>
 struct ForwardJob {
   Gather<T> x;
   const T* weights;
@@ -51,15 +50,16 @@ struct ForwardJob {
   T* y;
   float* statistics;  // [rows / kStatisticsRows, 2, O] or null
   int outputs, columnTiles;
+  Prologue prologue;
 };
 
-template <class T, class Math, class Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads) forwardKernel(ForwardJob<T> job) {
+template <class T, class Math, class Shape, bool kAligned, class Prologue>
+__global__ void __launch_bounds__(Shape::kThreads) forwardKernel(ForwardJob<T, Prologue> job) {
   using Memory = GemmMemory<T, Shape, true, true, T>;
   Memory& memory = sharedMemory<Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;
   const int firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, columns = job.outputs - firstColumn, depth = job.x.depth();
-  GatherLoader<T, Shape::kM, Shape::kThreads, kAligned> a(job.x, firstRow);
+  GatherLoader<T, Shape::kM, Shape::kThreads, kAligned, Prologue> a(job.x, firstRow, job.prologue);
   RowLoader<T, Shape::kN, Shape::kThreads, kAligned> b(job.weights, job.outputs, depth, firstColumn);
   Accumulators<Shape> acc;
   acc.clear();
@@ -74,19 +74,24 @@ __global__ void __launch_bounds__(Shape::kThreads) forwardKernel(ForwardJob<T> j
 
 }  // namespace
 
-// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null
+// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null, and scale and shift [G, C] of a batch norm that
+// x still waits for, or null; numbers 8 and 9: its groups and ReLU
 void conv2d(const Call& call) {
   const Tensor &y = call.t(0), &x = call.t(1), &w = call.t(2), *b = call.optional(3), *statistics = call.optional(4);
   const Geometry g(call, x, w, y);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
+      using Math = decltype(math);
       using Shape = decltype(shape);
       const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
-      const ForwardJob<T> job{forwardGather<T>(g, x), w.data<T>(), optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
-                              static_cast<int>(g.o), static_cast<int>(columnTiles)};
-      launch(call, forwardKernel<T, decltype(math), Shape, isAligned.value>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
-             sizeof(GemmMemory<T, Shape, true, true, T>), job);
+      withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
+        using Prologue = decltype(prologue);
+        const ForwardJob<T, Prologue> job{forwardGather<T>(g, x), w.data<T>(), optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
+                                          static_cast<int>(g.o), static_cast<int>(columnTiles), prologue};
+        launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
+               sizeof(GemmMemory<T, Shape, true, true, T>), job);
+      });
     });
   });
 }

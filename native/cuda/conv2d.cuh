@@ -6,6 +6,8 @@
 #include <type_traits>
 
 #include "device/gemm.cuh"
+#include "device/norm.cuh"
+#include "device/reduce.cuh"
 #include "runtime.h"
 
 namespace densecl::cuda {
@@ -62,17 +64,107 @@ struct DepthWalk {
   }
 };
 
+// What happens to an operand on its way into shared memory. Row and channel are those of the source.
+
+// Nothing: cp.async copies it.
+struct Plain {
+  static constexpr bool kPlain = true;
+};
+
+// A deferred batch norm: relu(x * scale + shift); padding stays zero.
+template <class T>
+struct NormPrologue {
+  static constexpr bool kPlain = false, kTwo = false;
+  const float *scale, *shift;  // [G, channels]
+  int channels;
+  int64_t groupRows;
+  bool relu;
+  DEVICE Vector<T> apply(Vector<T> value, const Vector<T>&, int64_t row, int channel) const {
+    const int64_t at = row / groupRows * channels + channel;
+    for (int e = 0; e < Vector<T>::kLength; ++e) value.v[e] = T(normalised(static_cast<float>(value.v[e]), scale[at + e], shift[at + e], relu));
+    return value;
+  }
+  DEVICE const T* second() const { return nullptr; }
+};
+
+// The deferred gradient of a batch norm: a dz + (b (x - mean) + c), from dz and x.
+template <class T>
+struct GradientPrologue {
+  static constexpr bool kPlain = false, kTwo = true;
+  const T* x;
+  const float *mean, *coefficients;  // [G, channels], [3, G, channels]
+  int channels, plane;               // plane: G * channels
+  int64_t groupRows;
+  DEVICE Vector<T> apply(Vector<T> dz, const Vector<T>& values, int64_t row, int channel) const {
+    const int64_t at = row / groupRows * channels + channel;
+    for (int e = 0; e < Vector<T>::kLength; ++e)
+      dz.v[e] = T(throughNorm(static_cast<float>(dz.v[e]), static_cast<float>(values.v[e]), mean[at + e], coefficients[at + e], coefficients[plane + at + e], coefficients[2 * plane + at + e]));
+    return dz;
+  }
+  DEVICE const T* second() const { return x; }
+};
+
+// Brings a thread's chunks of 16 bytes to shared memory: by cp.async, or through registers, where they stay until the next slice
+// is asked for, so that their loads have a slice's time to arrive.
+template <class T, class Prologue, int kPerThread, bool kPlain = Prologue::kPlain>
+struct Fill {
+  DEVICE explicit Fill(const Prologue&) {}
+  DEVICE void put(int, Vector<T>* to, const T* source, const T* chunk, int64_t, int) { copyAsync16(to, chunk == nullptr ? source : chunk, chunk != nullptr); }
+  DEVICE void flush() {}
+};
+template <class T, class Prologue, int kPerThread>
+struct Fill<T, Prologue, kPerThread, false> {
+  Prologue prologue;
+  Vector<T>* to[kPerThread];
+  Vector<T> first[kPerThread], second[Prologue::kTwo ? kPerThread : 1];
+  int64_t row[kPerThread];
+  int channel[kPerThread];
+  bool valid[kPerThread], held = false;
+
+  DEVICE explicit Fill(const Prologue& prologue) : prologue(prologue) {}
+  DEVICE void put(int i, Vector<T>* place, const T* source, const T* chunk, int64_t sourceRow, int sourceChannel) {
+    to[i] = place;
+    row[i] = sourceRow;
+    channel[i] = sourceChannel;
+    valid[i] = chunk != nullptr;
+    held = true;
+    if (chunk == nullptr) return;
+    first[i] = loadVector(chunk);
+    if (Prologue::kTwo) second[i] = loadVector(prologue.second() + (chunk - source));
+  }
+  DEVICE void flush() {
+    if (!held) return;
+    held = false;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      Vector<T> value{};
+      if (valid[i]) value = prologue.apply(first[i], second[Prologue::kTwo ? i : 0], row[i], channel[i]);
+      *to[i] = value;
+    }
+  }
+
+ private:
+  static DEVICE Vector<T> loadVector(const T* at) {
+    const auto elements = load<T, Vector<T>::kLength>(at);
+    Vector<T> value;
+    for (int e = 0; e < Vector<T>::kLength; ++e) value.v[e] = elements.v[e];
+    return value;
+  }
+};
+
 // Gathered rows, as the left operand (chunks along the depth).
-template <class T, int kRows, int kThreads, bool kAligned>
+template <class T, int kRows, int kThreads, bool kAligned, class Prologue = Plain>
 struct GatherLoader {
   using Tile = OperandTile<T, kRows, true>;
   static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kRowStep = kThreads / kLine;
   Gather<T> from;
   const T* image[kPerThread];
   int y[kPerThread], x[kPerThread];
+  int64_t firstRow;
   DepthWalk at;
+  Fill<T, Prologue, kPerThread> fill;
 
-  DEVICE GatherLoader(const Gather<T>& from, int64_t firstRow) : from(from) {
+  DEVICE GatherLoader(const Gather<T>& from, int64_t firstRow, const Prologue& prologue = {}) : from(from), firstRow(firstRow), fill(prologue) {
     for (int i = 0; i < kPerThread; ++i) {
       const int64_t row = firstRow + static_cast<int>(threadIdx.x) / kLine + i * kRowStep;
       const int perImage = from.y.rows * from.x.rows;
@@ -91,12 +183,12 @@ struct GatherLoader {
   }
 
   DEVICE void next(Tile& tile) {
+    fill.flush();
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) / kLine + i * kRowStep, static_cast<int>(threadIdx.x) % kLine * kVector);
       if (kAligned) {
-        const T* chunk = address(i, at);
-        copyAsync16(to, chunk == nullptr ? from.source : chunk, chunk != nullptr);
+        fill.put(i, to, from.source, address(i, at), firstRow + static_cast<int>(threadIdx.x) / kLine + i * kRowStep, at.c);
       } else {
         DepthWalk place = at;
         Vector<T> value;
@@ -109,6 +201,7 @@ struct GatherLoader {
     }
     at.advance(kSlice<T>, from.channels, from.x.taps);
   }
+  DEVICE void flush() { fill.flush(); }
 };
 
 // The weights as [taps * O, C] for an input gradient; along the rows (channels c) they are contiguous.
@@ -152,29 +245,31 @@ struct TransposedLoader {
       at[i].advance(kSlice<T>, from.o, from.tapsX);
     }
   }
+  DEVICE void flush() {}
 };
 
 // Columns of a matrix [depth, columns] with chunks along the columns: dy of a weight gradient.
-template <class T, int kRows, int kThreads, bool kAligned>
+template <class T, int kRows, int kThreads, bool kAligned, class Prologue = Plain>
 struct ColumnLoader {
   using Tile = OperandTile<T, kRows, false>;
   static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kDepthStep = kThreads / kLine;
   const T* matrix;
   int columns, column;
   int64_t k, end;
+  Fill<T, Prologue, kPerThread> fill;
 
-  DEVICE ColumnLoader(const T* matrix, int columns, int firstColumn, int64_t begin, int64_t end)
-      : matrix(matrix), columns(columns), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector), k(begin + static_cast<int>(threadIdx.x) / kLine), end(end) {}
+  DEVICE ColumnLoader(const T* matrix, int columns, int firstColumn, int64_t begin, int64_t end, const Prologue& prologue = {})
+      : matrix(matrix), columns(columns), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector), k(begin + static_cast<int>(threadIdx.x) / kLine), end(end), fill(prologue) {}
 
   DEVICE void next(Tile& tile) {
+    fill.flush();
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) % kLine * kVector, static_cast<int>(threadIdx.x) / kLine + i * kDepthStep);
       const int64_t row = k + i * kDepthStep;
       const T* chunk = matrix + row * columns + column;
       if (kAligned) {
-        const bool valid = row < end && column < columns;
-        copyAsync16(to, valid ? chunk : matrix, valid);
+        fill.put(i, to, matrix, row < end && column < columns ? chunk : nullptr, row, column);
       } else {
         Vector<T> value;
         for (int e = 0; e < kVector; ++e) value.v[e] = row < end && column + e < columns ? chunk[e] : T(0.0f);
@@ -183,10 +278,11 @@ struct ColumnLoader {
     }
     k += kSlice<T>;
   }
+  DEVICE void flush() { fill.flush(); }
 };
 
 // Gathered x with pixels as the depth and (tap, channel) as rows: the other operand of a weight gradient.
-template <class T, int kRows, int kThreads, bool kAligned>
+template <class T, int kRows, int kThreads, bool kAligned, class Prologue = Plain>
 struct PixelLoader {
   using Tile = OperandTile<T, kRows, false>;
   static constexpr int kVector = Tile::kVector, kLine = Tile::kLine, kPerThread = Tile::kChunks / kThreads, kDepthStep = kThreads / kLine;
@@ -195,8 +291,10 @@ struct PixelLoader {
   int64_t left[kPerThread];  // pixels before the end of this block's share
   int64_t image[kPerThread];
   int i[kPerThread], j[kPerThread];
+  int64_t end;
+  Fill<T, Prologue, kPerThread> fill;
 
-  DEVICE PixelLoader(const Gather<T>& from, int firstColumn, int64_t begin, int64_t end) : from(from) {
+  DEVICE PixelLoader(const Gather<T>& from, int firstColumn, int64_t begin, int64_t end, const Prologue& prologue = {}) : from(from), end(end), fill(prologue) {
     column.start(from, firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector);
     const int perImage = from.y.rows * from.x.rows;
     for (int u = 0; u < kPerThread; ++u) {
@@ -215,12 +313,12 @@ struct PixelLoader {
   }
 
   DEVICE void next(Tile& tile) {
+    fill.flush();
 #pragma unroll
     for (int u = 0; u < kPerThread; ++u) {
       Vector<T>* to = tile.chunk(static_cast<int>(threadIdx.x) % kLine * kVector, static_cast<int>(threadIdx.x) / kLine + u * kDepthStep);
       if (kAligned) {
-        const T* chunk = address(u, column);
-        copyAsync16(to, chunk == nullptr ? from.source : chunk, chunk != nullptr);
+        fill.put(u, to, from.source, address(u, column), end - left[u], column.c);
       } else {
         DepthWalk place = column;
         Vector<T> value;
@@ -241,6 +339,7 @@ struct PixelLoader {
       }
     }
   }
+  DEVICE void flush() { fill.flush(); }
 };
 
 // Writes kM rows of the staged tile, whose row r goes to rowAddress(r) (null: nowhere), columns below `columns`.
@@ -300,6 +399,32 @@ void choose(const Call& call, int64_t rows, int64_t columns, bool aligned, F bod
 template <class T>
 bool aligned(int64_t channels) {
   return channels % Vector<T>::kLength == 0;
+}
+
+// Kernels with prologues exist for whole vectors, and for bf16 and exact f32.
+template <class T, class Math, bool kAligned>
+constexpr bool kPrologues = kAligned && (std::is_same_v<T, bf16> || std::is_same_v<Math, MathF32>);
+
+// Calls body(Prologue) with the batch norm whose scale and shift are tensors `at` and `at` + 1, or without. `rows` has a row for
+// every one of the product; numbers 8 and 9 are the groups and ReLU.
+template <class T, class Math, bool kAligned, class F>
+void withNorm(const Call& call, size_t at, int64_t channels, int64_t rows, F body) {
+  const Tensor* scale = call.optional(at);
+  if (scale == nullptr) return body(Plain{});
+  if constexpr (kPrologues<T, Math, kAligned>)
+    return body(NormPrologue<T>{scale->data<float>(), call.t(at + 1).data<float>(), static_cast<int>(channels), rows / call.integer(8), call.number(9) != 0});
+  throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
+}
+
+// The same for a deferred gradient: tensors `at`..: x, mean, coefficients; its groups are a number.
+template <class T, class Math, bool kAligned, class F>
+void withNormGradient(const Call& call, size_t at, int64_t channels, int64_t rows, size_t number, F body) {
+  const Tensor* x = call.optional(at);
+  if (x == nullptr) return body(Plain{});
+  const int64_t groups = call.integer(number);
+  if constexpr (kPrologues<T, Math, kAligned>)
+    return body(GradientPrologue<T>{x->data<T>(), call.t(at + 1).data<float>(), call.t(at + 2).data<float>(), static_cast<int>(channels), static_cast<int>(groups * channels), rows / groups});
+  throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
 }
 
 template <class T>

@@ -11,6 +11,32 @@ export interface Recorded {
   saved?: Record<string, Tensor>
 }
 
+/** The batch norm that made a tensor, as seen by the op that computes the tensor's gradient last. */
+export interface NormEpilogue {
+  /** What was normalised, of the tensor's shape, and the means of its groups [G, C]. */
+  x: Tensor
+  mean: Tensor
+  groups: number
+  /** Where ReLU let values through: y > 0, or x * scale + shift > 0; neither without ReLU. */
+  y: Tensor | undefined
+  scale: Tensor | undefined
+  shift: Tensor | undefined
+}
+
+/**
+ * What is left to do with the gradient of an input once its last consumer has it, offered to that consumer's backward: it may do
+ * it while the values are in registers (docs/fusion.md). An op that knows nothing of it loses nothing: the tape adds, and the norm
+ * masks and sums.
+ */
+export interface Epilogue {
+  /** The gradients of the other consumers, to be added. */
+  readonly add: Tensor | undefined
+  /** To be masked by, and to sum for. */
+  readonly norm: NormEpilogue | undefined
+  /** To be called when the returned gradient has `add` in it and, with `sums`, is masked: [G * chunks, 2, C], f32, the sums of dz and dz (x - mean). */
+  done(sums?: Tensor): void
+}
+
 export interface BackwardContext<I extends Inputs, A> {
   /** Gradient of output 0, of its shape and of its dtype or the one that accumulates it. */
   grad: Tensor
@@ -18,6 +44,10 @@ export interface BackwardContext<I extends Inputs, A> {
   attrs: A
   /** Inputs whose gradient is wanted. */
   needs: { readonly [K in keyof I]: boolean }
+  /** For the inputs whose gradient this op is the last to contribute to. */
+  last: { readonly [K in keyof I]?: Epilogue | undefined }
+  /** The gradient is masked, and summed, as this op's epilogue() asked for. */
+  sums: Tensor | undefined
 }
 
 /**
@@ -27,6 +57,8 @@ export interface BackwardContext<I extends Inputs, A> {
 export interface Op<I extends Inputs = Inputs, A = unknown> {
   readonly name: string
   forward(inputs: I, attrs: A, needsGradient: boolean): Recorded
+  /** What this op would have done to its output's gradient by whoever computes that. */
+  readonly epilogue?: (saved: Record<string, Tensor>, attrs: A) => NormEpilogue | undefined
   readonly backward: 'notDifferentiable' | ((context: BackwardContext<I, A>) => { [K in keyof I]?: Tensor | undefined })
 }
 

@@ -1,7 +1,7 @@
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import type { Inputs, Op } from './op.js'
+import type { Epilogue, Inputs, Op } from './op.js'
 
 interface Node {
   op: Op
@@ -55,7 +55,7 @@ export class Tape {
       saved: Object.fromEntries(Object.entries(saved).map(([name, tensor]) => [name, tensor.alias().keep()])),
       output: output.id,
     })
-    for (const tensor of Object.values(saved)) this.#saved.set(tensor.id, tensor.bytes)
+    for (const tensor of Object.values(saved)) this.#saved.set(tensor.id, tensor.deferral === undefined ? tensor.bytes : 0)
     this.#tracked.add(output.id)
   }
 
@@ -71,28 +71,25 @@ export class Tape {
   backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
     if (!this.#tracked.has(output.id)) fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
     const wanted = new Set(targets.map((target) => target.id))
-    const gradients = new Map<number, Tensor>()
-    gradients.set(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
+    const gradients = new Gradients(this.#nodes, wanted)
+    gradients.put(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
     try {
       for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {
         try {
           const grad = gradients.get(node.output)
-          if (grad === undefined) continue
-          for (const [id, gradient] of differentiate(node, grad)) accumulate(gradients, id, gradient)
-          if (wanted.has(node.output)) continue
-          gradients.delete(node.output)
-          grad.dispose()
+          if (grad === undefined) {
+            gradients.skip(node)
+            continue
+          }
+          differentiate(node, grad, gradients)
+          if (!wanted.has(node.output)) gradients.take(node.output)!.dispose()
         } finally {
           release(node)
         }
       }
-      return targets.map((target) => {
-        const gradient = gradients.get(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()
-        gradients.delete(target.id)
-        return gradient.adopt()
-      })
+      return targets.map((target) => (gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()).adopt())
     } finally {
-      for (const gradient of gradients.values()) gradient.dispose()
+      gradients.dispose()
       this.dispose()
     }
   }
@@ -108,13 +105,103 @@ function release(node: Node): void {
   for (const tensor of Object.values(node.saved)) tensor.dispose()
 }
 
-/** The gradients of a node's inputs, kept out of every scope. */
-function differentiate(node: Node, grad: Tensor): [number, Tensor][] {
+/** The gradients that a backward pass holds, outside of every scope, and who is yet to contribute to each. */
+class Gradients {
+  readonly #held = new Map<number, Tensor>()
+  readonly #sums = new Map<number, Tensor>()
+  readonly #contributors = new Map<number, number>()
+  readonly #producers: Map<number, Node>
+
+  /** Gradients of `wanted` tensors are given to the caller as they are: no epilogue may mask them. */
+  constructor(nodes: readonly Node[], wanted: ReadonlySet<number>) {
+    this.#producers = new Map(nodes.filter(({ output }) => !wanted.has(output)).map((node) => [node.output, node]))
+    for (const node of nodes) for (const id of differentiableInputs(node)) this.#contributors.set(id, (this.#contributors.get(id) ?? 0) + 1)
+  }
+
+  get(id: number): Tensor | undefined {
+    return this.#held.get(id)
+  }
+
+  /** The sums that an epilogue made of a gradient. */
+  sums(id: number): Tensor | undefined {
+    return this.#sums.get(id)
+  }
+
+  put(id: number, gradient: Tensor): void {
+    this.#held.set(id, gradient)
+  }
+
+  /** Gives the gradient away. */
+  take(id: number): Tensor | undefined {
+    const gradient = this.#held.get(id)
+    this.#held.delete(id)
+    this.#sums.get(id)?.dispose()
+    this.#sums.delete(id)
+    return gradient
+  }
+
+  /** A node through which no gradient comes contributes to none. */
+  skip(node: Node): void {
+    for (const id of differentiableInputs(node)) this.#contributed(id)
+  }
+
+  #contributed(id: number): number {
+    const left = this.#contributors.get(id)! - 1
+    this.#contributors.set(id, left)
+    return left
+  }
+
+  /** Counts a contribution that the caller is about to make; what is left to do for `id` if it is the last. */
+  last(id: number): { epilogue: Epilogue; result: { done: boolean; sums: Tensor | undefined } } | undefined {
+    if (this.#contributed(id) > 0) return undefined
+    const producer = this.#producers.get(id)
+    const result: { done: boolean; sums: Tensor | undefined } = { done: false, sums: undefined }
+    const done = (sums?: Tensor): void => {
+      result.done = true
+      result.sums = sums?.keep()
+    }
+    return { epilogue: { add: this.#held.get(id), norm: producer?.op.epilogue?.(producer.saved, producer.attrs), done }, result }
+  }
+
+  /** Adds a gradient to what is held, or replaces that where an epilogue has added it already. */
+  contribute(id: number, gradient: Tensor, { done, sums }: { done: boolean; sums: Tensor | undefined } = { done: false, sums: undefined }): void {
+    const before = this.#held.get(id)
+    this.#held.set(id, gradient)
+    if (sums !== undefined) this.#sums.set(id, sums)
+    if (before === undefined) return
+    if (!done) {
+      const sum = Tensor.empty(gradient.shape, gradient.dtype, gradient.device).keep()
+      runNative('add', [sum, before, gradient])
+      gradient.dispose()
+      this.#held.set(id, sum)
+    }
+    before.dispose()
+  }
+
+  dispose(): void {
+    for (const tensor of [...this.#held.values(), ...this.#sums.values()]) tensor.dispose()
+  }
+}
+
+function* differentiableInputs(node: Node): Generator<number> {
+  for (const { name, id } of node.inputs) if (node.needs[name]) yield id
+}
+
+/** Computes the gradients of a node's inputs and contributes them. */
+function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
   const { op } = node
   if (op.backward === 'notDifferentiable') return fail('TAPE', `${op.name} is not differentiable`)
   const { backward } = op
-  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward({ grad, saved: node.saved, attrs: node.attrs, needs: node.needs }))))
-  const found: [number, Tensor][] = []
+  const ends = new Map<string, NonNullable<ReturnType<Gradients['last']>>>()
+  for (const { name, id } of node.inputs) {
+    const end = node.needs[name] ? gradients.last(id) : undefined
+    // With one tensor as two inputs, the second contribution is the last but does not know of the first.
+    const twice = node.inputs.filter((input) => input.id === id).length > 1
+    if (end !== undefined && !twice) ends.set(name, end)
+  }
+  const last = Object.fromEntries([...ends].map(([name, { epilogue }]) => [name, epilogue]))
+  const context = { grad, saved: node.saved, attrs: node.attrs, needs: node.needs, last, sums: gradients.sums(node.output) }
+  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward(context))))
   for (const input of node.inputs) {
     const gradient = result[input.name]
     if (!node.needs[input.name]) {
@@ -126,22 +213,8 @@ function differentiate(node: Node, grad: Tensor): [number, Tensor][] {
     if ((gradient.dtype !== input.tensor.dtype && gradient.dtype !== accumulator(input.tensor.dtype)) || gradient.shape.join() !== input.tensor.shape.join()) {
       fail('TAPE', `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`)
     }
-    found.push([input.id, gradient.keep()])
+    gradients.contribute(input.id, gradient.keep(), ends.get(input.name)?.result)
   }
-  return found
-}
-
-function accumulate(gradients: Map<number, Tensor>, id: number, gradient: Tensor): void {
-  const before = gradients.get(id)
-  if (before === undefined) {
-    gradients.set(id, gradient)
-    return
-  }
-  const sum = Tensor.empty(gradient.shape, gradient.dtype, gradient.device).keep()
-  runNative('add', [sum, before, gradient])
-  before.dispose()
-  gradient.dispose()
-  gradients.set(id, sum)
 }
 
 /** Runs an op and records it when a gradient may be asked for. */

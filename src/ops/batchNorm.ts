@@ -1,8 +1,9 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { deferredNorm, fusion, normGradientOp, normOp, wholeVectors } from './fusion.js'
 
 export interface BatchNormOptions {
   /** Batch statistics (and running ones updated in place) or running statistics. */
@@ -36,39 +37,79 @@ interface BatchNormAttrs {
   statistics: Tensor | undefined
 }
 
+type Saved = Record<'x' | 'weight' | 'mean' | 'invstd', Tensor> & Partial<Record<'y' | 'scale' | 'shift', Tensor>>
+
 export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   name: 'batchNorm',
   // y = relu(weight * (x - mean) / sqrt(var + eps) + bias + residual)
-  forward({ x, weight, bias, residual }, { train, eps, momentum, groups, relu, runningMean, runningVar, statistics }) {
-    const channels = x.shape[3]!
-    const y = Tensor.empty(x.shape, x.dtype)
-    let mean: Tensor
-    let invstd: Tensor
-    if (train) {
-      mean = Tensor.empty([groups, channels], accumulator(x.dtype))
-      invstd = Tensor.empty([groups, channels], accumulator(x.dtype))
-      runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual, statistics], [groups, eps, momentum, Number(relu)])
-    } else {
-      mean = runningMean
-      invstd = Tensor.from(runningVar.data().map((variance) => 1 / Math.sqrt(variance + eps)), [channels], runningVar.dtype)
-      runNative('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
-    }
-    return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
+  forward(inputs, attrs) {
+    if (!attrs.train) return evaluate(inputs, attrs)
+    return inputs.x.device === 'cpu' ? trainOnCpu(inputs, attrs) : trainOnGpu(inputs, attrs)
+  },
+  epilogue(saved, { groups, relu, train }) {
+    const { x, mean, y, scale, shift } = saved as Saved
+    if (!train || scale === undefined) return undefined
+    return { x, mean, groups, y, ...(relu && y === undefined ? { scale, shift } : { scale: undefined, shift: undefined }) }
   },
   // With dz = dy where y > 0 and xhat = (x - mean) * invstd:
   //   dweight = sum dz xhat, dbias = sum dz, dresidual = dz
   //   dx = weight invstd (dz - mean(dz) - xhat mean(dz xhat)), and weight invstd dz with running statistics
-  backward({ grad, saved, attrs, needs }) {
-    const { x, weight, mean, invstd, y } = saved as { x: Tensor; weight: Tensor; mean: Tensor; invstd: Tensor; y?: Tensor }
-    const dx = Tensor.empty(x.shape, x.dtype)
+  backward({ grad, saved, attrs, needs, sums }) {
+    const { x, weight, mean, invstd, y, scale, shift } = saved as Saved
     const dweight = Tensor.empty(weight.shape, weight.dtype)
     const dbias = Tensor.empty(weight.shape, weight.dtype)
-    const dresidual = needs.residual ? Tensor.empty(x.shape, x.dtype) : undefined
     const groups = attrs.train ? attrs.groups : 1
-    runNative('batchNormBackward', [dx, dweight, dbias, dresidual, grad, x, y, weight, mean, invstd], [groups, Number(attrs.train)])
-    return { x: dx, weight: dweight, bias: dbias, residual: dresidual }
+    const masked = attrs.relu && sums === undefined
+    // Without a mask to apply, dz is the gradient as it came.
+    const dz = needs.residual && masked ? Tensor.empty(x.shape, x.dtype) : undefined
+    const defer = fusion.level === 'full' && attrs.train && x.device !== 'cpu' && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
+    const dx = defer ? undefined : Tensor.empty(x.shape, x.dtype)
+    const coefficients = defer ? Tensor.empty([3, groups, x.shape[3]!], mean.dtype) : undefined
+    const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
+    const [maskY, maskScale, maskShift] = mask
+    runNative('batchNormBackward', [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients], [groups, Number(attrs.train)])
+    const deferral = defer ? { op: normGradientOp, parts: [dz ?? grad, x, mean].map((part) => part.alias()).concat(coefficients!), numbers: [groups] } : undefined
+    return {
+      x: deferral === undefined ? dx! : Tensor.deferred(x.shape, x.dtype, x.device, deferral),
+      weight: dweight,
+      bias: dbias,
+      residual: needs.residual ? (dz ?? grad.alias()) : undefined,
+    }
   },
 })
+
+function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, runningMean: mean, runningVar }: BatchNormAttrs): Recorded {
+  const y = Tensor.empty(x.shape, x.dtype)
+  const invstd = Tensor.from(runningVar.data().map((variance) => 1 / Math.sqrt(variance + eps)), [x.shape[3]!], runningVar.dtype)
+  runNative('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
+  return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
+}
+
+function trainOnCpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs): Recorded {
+  const y = Tensor.empty(x.shape, x.dtype)
+  const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], x.dtype)) as [Tensor, Tensor]
+  runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual], [groups, eps, momentum, Number(relu)])
+  return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
+}
+
+/**
+ * Statistics first, then a pass that applies them, unless whoever reads the result does. The mask of a ReLU without a residual is
+ * found again from x, which backward reads anyway.
+ */
+function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, runningMean, runningVar, statistics }: BatchNormAttrs): Recorded {
+  const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
+  const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
+  const defer = fusion.level === 'full' && residual === undefined && wholeVectors(x, x.shape[3]!)
+  const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
+  const shortcut = residual === undefined ? undefined : deferredNorm(residual)
+  const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups
+  const others = dual ? [shortcut.x, statistics, scale, shift, shortcut.scale, shortcut.shift] : [residual, statistics, scale, shift]
+  runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, ...others], [groups, eps, momentum, Number(relu)])
+  const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
+  if (y !== undefined) return { outputs: [y], saved }
+  const deferral = { op: normOp, parts: [x, scale, shift].map((part) => part.alias()), numbers: [groups, Number(relu)] }
+  return { outputs: [Tensor.deferred(x.shape, x.dtype, x.device, deferral)], saved }
+}
 
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */
 export function batchNorm(x: Tensor, weight: Tensor, bias: Tensor, runningMean: Tensor, runningVar: Tensor, options: BatchNormOptions): Tensor {

@@ -1,8 +1,9 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectInteger, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, type Epilogue, expectFloats, expectInteger, expectRank, expectShape, type Inputs, type NormEpilogue } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
 import { sumRows } from './sumRows.js'
 
 /** One number for both axes, or [vertical, horizontal]. */
@@ -22,6 +23,7 @@ interface Conv2dInputs extends Inputs {
 }
 
 interface Conv2dAttrs {
+  /** Stride, padding and dilation, vertical and horizontal, then the tile and tf32. */
   numbers: readonly number[]
   /** Also give statistics of y for the batch norm that follows. */
   statistics: boolean
@@ -40,24 +42,61 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     if (oh < 1 || ow < 1) fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
-    runNative('conv2d', [y, x, weight, bias, statistics], numbers)
+    const norm = prologues(numbers, x) ? deferredNorm(x) : undefined
+    runNative('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
   // dx = dy convolved with the weights transposed; dw[o, t] = sum of dy[p, o] x[p moved by t]; db = sum of dy
-  backward({ grad, saved, attrs, needs }) {
+  backward({ grad, saved, attrs, needs, last }) {
+    const { x, weight } = saved as { x: Tensor; weight: Tensor }
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
+    // The weight gradient takes both operands as they come, or none.
+    const norm = prologues(attrs.numbers, x, grad) ? deferredNormGradient(grad) : undefined
+    if (needs.weight) {
+      const operand = norm === undefined ? undefined : deferredNorm(x)
+      gradients.weight = Tensor.empty(attrs.weightShape, accumulator(grad.dtype))
+      const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
+      runNative('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...attrs.numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)])
+    }
     if (needs.x) {
       gradients.x = Tensor.empty(attrs.inputShape, grad.dtype)
-      runNative('conv2dBackwardInput', [gradients.x, grad, saved.weight], attrs.numbers)
-    }
-    if (needs.weight) {
-      gradients.weight = Tensor.empty(attrs.weightShape, accumulator(grad.dtype))
-      runNative('conv2dBackwardWeight', [gradients.weight, grad, saved.x], attrs.numbers)
+      const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
+      const { add, of, sums } = epilogue ?? {}
+      const tensors = [add, of?.x, of?.y, of?.scale, of?.shift, of?.mean, sums, norm?.x, norm?.mean, norm?.coefficients]
+      runNative('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...attrs.numbers, of?.groups ?? 1, norm?.groups ?? 1])
+      if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
     return gradients
   },
 })
+
+/** Kernels with prologues exist for bf16 and exact f32, and for channels that are whole vectors. */
+const prologues = (numbers: readonly number[], ...operands: Tensor[]): boolean => (numbers[7] === 0 || operands[0]!.dtype === 'bf16') && operands.every((operand) => wholeVectors(operand, operand.shape[3]!))
+
+/** What the input gradient's kernels can do of `last`: add, and mask and sum for a norm; undefined when nothing is left or they cannot. */
+function backwardEpilogue(last: Epilogue, dx: Tensor, grad: Tensor, { numbers }: Conv2dAttrs): { add: Tensor | undefined; of: NormEpilogue | undefined; sums: Tensor | undefined } | undefined {
+  const [n, h, w, c] = dx.shape as [number, number, number, number]
+  if (fusion.level === 'pointwise' || dx.device === 'cpu' || !wholeVectors(dx, c) || !wholeVectors(grad, grad.shape[3]!)) return undefined
+  const { add, norm } = last
+  if (add !== undefined && add.dtype !== dx.dtype) return undefined
+  const chunks = norm === undefined ? undefined : chunksOf(n, h, w, numbers, norm.groups)
+  if (norm === undefined || chunks === undefined) return add === undefined ? undefined : { add, of: undefined, sums: undefined }
+  return { add, of: norm, sums: Tensor.empty([norm.groups * chunks, 2, c], 'f32') }
+}
+
+/** Rows of sums a group, over the residue classes of the input pixels; undefined where one would reach into the next group. */
+function chunksOf(n: number, h: number, w: number, numbers: readonly number[], groups: number): number | undefined {
+  const [strideH, strideW] = numbers as [number, number]
+  let chunks = 0
+  for (let a = 0; a < Math.min(strideH, h); ++a)
+    for (let b = 0; b < Math.min(strideW, w); ++b) {
+      const rows = (n * Math.ceil((h - a) / strideH) * Math.ceil((w - b) / strideW)) / groups
+      if (groups > 1 && rows % statisticsRows !== 0) return undefined
+      chunks += Math.ceil(rows / statisticsRows)
+    }
+  return chunks
+}
 
 /** How convolutions compute on CUDA devices. */
 export const convolution = {
@@ -91,12 +130,9 @@ export interface ConvolutionForNorm {
   statistics: Tensor | undefined
 }
 
-/** Rows of y that a row of the statistics covers (native/cuda/conv2d.cu). */
-const statisticsRows = 64
-
 /** conv2d without bias, and the statistics of y that the kernels of a GPU make on the way. The CPU has y in its cache anyway. */
 export function conv2dForNorm(x: Tensor, weight: Tensor, options: Conv2dOptions, groups: number): ConvolutionForNorm {
-  const attrs = prepare(x, weight, undefined, options, x.device !== 'cpu')
+  const attrs = prepare(x, weight, undefined, options, x.device !== 'cpu' && fusion.level !== 'pointwise')
   const [y, statistics] = apply(conv2dOp, { x, weight, bias: undefined }, attrs) as [Tensor, Tensor | undefined]
   // A row of the statistics must not reach into the next group.
   const whole = groups === 1 || (y.size / y.shape[3]! / groups) % statisticsRows === 0

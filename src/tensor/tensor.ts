@@ -52,6 +52,14 @@ const registry = new FinalizationRegistry<number>((handle) => {
 /** Tensors that were garbage-collected without dispose(); 0 in a program that frees what it makes. */
 export const leakedTensors = (): number => leaks
 
+/** How a deferred tensor is computed when somebody needs its values: a native op on [the tensor, ...parts]. */
+export interface Deferral {
+  readonly op: string
+  /** Owned by the tensor; absent optional ones are undefined. */
+  readonly parts: readonly (Tensor | undefined)[]
+  readonly numbers: readonly number[]
+}
+
 /**
  * A contiguous array on a device, owned by the caller or by the enclosing scope(). Images are NHWC, weights [O, KH, KW, I].
  * Every use after dispose() throws USE_AFTER_DISPOSE.
@@ -59,20 +67,53 @@ export const leakedTensors = (): number => leaks
 export class Tensor {
   /** Identity for the tape: two views of one storage are different tensors. */
   readonly id = nextId++
-  #handle: number
+  /** NaN when disposed, undefined while the values are deferred. */
+  #handle: number | undefined
   #owner: Set<Tensor> | undefined
+  #deferral: Deferral | undefined
 
   private constructor(
-    handle: number,
+    handle: number | undefined,
     readonly shape: Shape,
     readonly dtype: DType,
     /** `cpu`, `cuda:N` or `simt` */
     readonly device: string,
   ) {
     this.#handle = handle
-    registry.register(this, handle, this)
+    if (handle !== undefined) registry.register(this, handle, this)
     this.#owner = scopes.at(-1)
     this.#owner?.add(this)
+  }
+
+  /**
+   * A tensor whose values are computed when they are first needed, which is never where every consumer takes the parts instead.
+   * It takes over the parts, which nothing may change.
+   */
+  static deferred(shape: Shape, dtype: DType, device: string, deferral: Deferral): Tensor {
+    const tensor = new Tensor(undefined, [...shape], dtype, device)
+    for (const part of deferral.parts) part?.keep()
+    tensor.#deferral = deferral
+    return tensor
+  }
+
+  /** What the values would be computed from; undefined once they exist. */
+  get deferral(): Deferral | undefined {
+    return this.#deferral
+  }
+
+  #materialise(): number {
+    const { op, parts, numbers } = this.#deferral!
+    const handle = native.create(dtypes.indexOf(this.dtype), this.shape, this.device)
+    this.#handle = handle
+    registry.register(this, handle, this)
+    runNative(op, [this, ...parts], numbers)
+    this.#dropParts()
+    return handle
+  }
+
+  #dropParts(): void {
+    for (const part of this.#deferral?.parts ?? []) part?.dispose()
+    this.#deferral = undefined
   }
 
   /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
@@ -107,7 +148,7 @@ export class Tensor {
   get handle(): number {
     if (!(#handle in this)) fail('FOREIGN_HANDLE', 'expected a tensor of this thread; tensors cannot be sent between workers, send their data')
     if (Number.isNaN(this.#handle)) fail('USE_AFTER_DISPOSE', `the tensor ${describe(this)} has been disposed`)
-    return this.#handle
+    return this.#handle ?? this.#materialise()
   }
 
   get disposed(): boolean {
@@ -159,6 +200,10 @@ export class Tensor {
 
   /** A second tensor on the same storage, outside of every tape. */
   alias(shape: Shape = this.shape): Tensor {
+    if (this.#deferral !== undefined && shape === this.shape) {
+      const { op, parts, numbers } = this.#deferral
+      return Tensor.deferred(shape, this.dtype, this.device, { op, parts: parts.map((part) => part?.alias()), numbers })
+    }
     return new Tensor(native.view(this.handle, shape), [...shape], this.dtype, this.device)
   }
 
@@ -178,11 +223,13 @@ export class Tensor {
 
   /** Frees the tensor now; its storage goes when the last tensor on it does. Throws when done twice. */
   dispose(): void {
-    const handle = this.handle
+    if (this.#handle === undefined) this.#dropParts()
+    else {
+      native.dispose(this.handle)
+      registry.unregister(this)
+    }
     this.#handle = NaN
-    registry.unregister(this)
     this.#owner?.delete(this)
-    native.dispose(handle)
   }
 
   /** Takes the tensor out of its scope: the caller frees it. */

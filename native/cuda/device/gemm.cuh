@@ -205,9 +205,11 @@ struct RowLoader {
     }
     k += kSlice<T>;
   }
+  DEVICE void flush() {}
 };
 
-// Multiplies `slices` slices. A loader's next(tile) starts the copies of its next slice.
+// Multiplies `slices` slices. A loader's next(tile) starts the copies of its next slice; flush() is called behind the last, two
+// barriers before that is read: a loader may keep a slice in registers until it is asked for the next.
 template <class Math, class Shape, class Memory, class LoaderA, class LoaderB>
 DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a, LoaderB& b, int slices) {
 #pragma unroll
@@ -215,6 +217,9 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
     if (s < slices) {
       a.next(memory.ring[s].a);
       b.next(memory.ring[s].b);
+    } else {
+      a.flush();
+      b.flush();
     }
     commitCopies();
   }
@@ -225,6 +230,9 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
     if (s + kStages - 1 < slices) {
       a.next(memory.ring[(s + kStages - 1) % kStages].a);
       b.next(memory.ring[(s + kStages - 1) % kStages].b);
+    } else {
+      a.flush();
+      b.flush();
     }
     commitCopies();
     Math::template multiply<Shape>(acc, memory.ring[s % kStages].a, memory.ring[s % kStages].b, warpRow<Shape>(), warpColumn<Shape>());
