@@ -64,6 +64,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
 #if defined(DENSECL_SIMT)
                              InstanceMethod("simtShuffle", &Addon::guard<&Addon::simtShuffle>),
+                             InstanceMethod("simtCapability", &Addon::guard<&Addon::simtCapability>),
                              InstanceMethod("simtAlarm", &Addon::guard<&Addon::simtAlarm>),
 #endif
                          });
@@ -83,16 +84,26 @@ class Addon : public Napi::Addon<Addon> {
       raise(info.Env(), error.code, error.what());
     } catch (const std::bad_alloc&) {
       raise(info.Env(), "OUT_OF_MEMORY", "out of memory in native code");
-    } catch (const Napi::Error&) {
-      throw;
+    } catch (const Napi::Error& error) {
+      raise(info.Env(), [&] { return error.Value(); });
     } catch (const std::exception& error) {
       raise(info.Env(), "INTERNAL", error.what());
     }
-    return info.Env().Undefined();
+    return Napi::Value();
   }
 
   void raise(Napi::Env env, const char* code, const char* message) {
-    throw Napi::Error(env, errorClass_.New({Napi::String::New(env, code), Napi::String::New(env, message)}));
+    raise(env, [&] { return errorClass_.New({Napi::String::New(env, code), Napi::String::New(env, message)}); });
+  }
+
+  // Throws in JavaScript. An environment that is being ended, or that has an exception already, takes none: node-addon-api would
+  // then throw out of its own wrapper and end the process.
+  template <class Make>
+  static void raise(napi_env env, Make make) {
+    try {
+      napi_throw(env, make());
+    } catch (...) {
+    }
   }
 
   static std::vector<int64_t> shapeOf(const Napi::Value& value) {
@@ -355,6 +366,11 @@ class Addon : public Napi::Addon<Addon> {
 #if defined(DENSECL_SIMT)
   Napi::Value simtShuffle(const Napi::CallbackInfo& info) {
     simt::setShuffle(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
+    return info.Env().Undefined();
+  }
+  // simtCapability(value): of the GPU that kernels are chosen for, times 10
+  Napi::Value simtCapability(const Napi::CallbackInfo& info) {
+    simt::setCapability(info[0].ToNumber().Int32Value());
     return info.Env().Undefined();
   }
   // simtAlarm(name, out, in, at)

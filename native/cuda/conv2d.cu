@@ -8,39 +8,11 @@
 // Forward can also give, for each tile of rows and channel, the mean and squared deviations of what it stored: the statistics
 // of the batch norm that follows, without reading y again.
 #include "conv2d.cuh"
+#include "conv2dHopper.h"
 #include "ops.h"
 
 namespace densecl::cuda {
 namespace {
-
-// Mean and squared deviations of each column over kStatisticsRows rows of the staged tile at a time: rows of statistics [.., 2,
-// channels], the first of which is this tile's.
-template <class Shape, class Memory>
-DEVICE void columnMoments(Memory& memory, int rows, int columns, float* statistics, int channels) {
-  constexpr int kParts = Shape::kThreads / Shape::kN, kShare = Shape::kM / kParts, kMerged = kStatisticsRows / kShare;
-  static_assert(kParts * Shape::kN == Shape::kThreads && kShare * kMerged == kStatisticsRows, "a whole number of threads to a column");
-  const int column = static_cast<int>(threadIdx.x) % Shape::kN, part = static_cast<int>(threadIdx.x) / Shape::kN;
-  const int begin = part * kShare, end = begin + kShare < rows ? begin + kShare : rows;
-  Moments mine{0, 0, 0};
-  if (end > begin) {
-    for (int r = begin; r < end; ++r) mine.mean += static_cast<float>(memory.tile[r * Memory::kPitch + column]);
-    mine.count = static_cast<float>(end - begin);
-    mine.mean /= mine.count;
-    for (int r = begin; r < end; ++r) {
-      const float d = static_cast<float>(memory.tile[r * Memory::kPitch + column]) - mine.mean;
-      mine.m2 += d * d;
-    }
-  }
-  __syncthreads();  // the tile has been read and stored: its memory serves the parts
-  Moments* parts = reinterpret_cast<Moments*>(&memory);
-  parts[static_cast<int>(threadIdx.x)] = mine;
-  __syncthreads();
-  if (part % kMerged != 0 || column >= columns || begin >= rows) return;
-  for (int p = 1; p < kMerged; ++p) mine = merge(mine, parts[(part + p) * Shape::kN + column]);
-  float* out = statistics + static_cast<int64_t>(part / kMerged) * 2 * channels;
-  out[column] = mine.mean;
-  out[channels + column] = mine.m2;
-}
 
 template <class T, class Prologue>
 struct ForwardJob {
@@ -79,6 +51,7 @@ __global__ void __launch_bounds__(Shape::kThreads) forwardKernel(ForwardJob<T, P
 void conv2d(const Call& call) {
   const Tensor &y = call.t(0), &x = call.t(1), &w = call.t(2), *b = call.optional(3), *statistics = call.optional(4);
   const Geometry g(call, x, w, y);
+  if (forwardHopper(call, g, x, w)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {

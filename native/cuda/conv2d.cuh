@@ -1,13 +1,11 @@
-// What the three products of a convolution share: geometry, loaders of gathered operands, the store of a tile, and the
-// choice of tile and arithmetic.
+// What the three products of a convolution share: geometry, loaders of gathered operands, and the choice of tile and
+// arithmetic.
 #pragma once
 #include <algorithm>
 #include <numeric>
 #include <type_traits>
 
-#include "device/gemm.cuh"
-#include "device/norm.cuh"
-#include "device/reduce.cuh"
+#include "conv2dEpilogue.cuh"
 #include "runtime.h"
 
 namespace densecl::cuda {
@@ -342,36 +340,6 @@ struct PixelLoader {
   DEVICE void flush() { fill.flush(); }
 };
 
-// Writes kM rows of the staged tile, whose row r goes to rowAddress(r) (null: nowhere), columns below `columns`.
-template <class Shape, class Memory, class Out, class RowAddress>
-DEVICE void storeTile(Memory& memory, int columns, bool aligned, RowAddress rowAddress, Out*) {
-  constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector;
-  for (int unit = static_cast<int>(threadIdx.x); unit < Shape::kM * kLine; unit += Shape::kThreads) {
-    const int row = unit / kLine, column = unit % kLine * kVector;
-    Out* to = rowAddress(row);
-    if (to == nullptr || column >= columns) continue;
-    const Out* from = &memory.tile[row * Memory::kPitch + column];
-    if (aligned)
-      store(to + column, load<Out, kVector>(from));
-    else
-      for (int e = 0; e < kVector && column + e < columns; ++e) to[column + e] = from[e];
-  }
-}
-
-// Adds the bias of each column to the accumulators.
-template <class Shape>
-DEVICE void addBias(Accumulators<Shape>& acc, const float* bias, int columns) {
-  for (int j = 0; j < Shape::kMmaN; ++j)
-    for (int e = 0; e < 2; ++e) {
-      const int column = accumulatorColumn<Shape>(j, e);
-      const float value = column < columns ? bias[column] : 0;
-      for (int i = 0; i < Shape::kMmaM; ++i) {
-        acc.c[i][j][e] += value;
-        acc.c[i][j][e + 2] += value;
-      }
-    }
-}
-
 // Calls body(Math{}, Shape{}, aligned) for the dtype, the arithmetic and the tile. numbers[6]: the tile, 0 for the best;
 // numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
 template <class T, class F>
@@ -435,5 +403,49 @@ Gather<T> forwardGather(const Geometry& g, const Tensor& x) {
           static_cast<int>(g.c),
           g.pixels()};
 }
+
+// The pixels of a weight gradient, split among blocks: `blocks` of work for `tiles` tiles, at least 16 slices each.
+struct Splits {
+  int64_t share, count;  // pixels of a split, a multiple of the slice
+  Splits(int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice) {
+    const int64_t most = std::max<int64_t>(1, pixels / (16 * slice));
+    share = ceilDiv(ceilDiv(pixels, std::min(most, ceilDiv(blocks, tiles))), slice) * slice;
+    count = std::max<int64_t>(1, ceilDiv(pixels, std::max<int64_t>(1, share)));
+  }
+};
+
+// out [count] = the sum of partial [splits, count], in the order of the splits
+void sumSplits(const Call& call, float* out, const float* partial, int64_t count, int64_t splits);
+
+// The taps of one axis that input positions a, a + stride, ... meet: first, first + step, ...
+struct ClassTaps {
+  int first = 0, step = 1, count = 0;
+  ClassTaps(int a, int stride, int padding, int dilation, int kernel) {
+    step = stride / std::gcd(stride, dilation);
+    for (first = 0; first < kernel && (a + padding - first * dilation) % stride != 0; ++first) {
+    }
+    count = first < kernel ? (kernel - first + step - 1) / step : 0;
+  }
+};
+
+// The input pixels (y, x) with y % stride == a and x % stride == b, and the product that gives their gradient.
+template <class T>
+struct PixelClass {
+  Gather<T> dy;
+  TransposedWeights<T> weights;
+  PixelClass(const Geometry& g, const Tensor& gradient, const Tensor& w, int a, int b) {
+    const ClassTaps ty(a, g.sh, g.ph, g.dh, g.kh), tx(b, g.sw, g.pw, g.dw, g.kw);
+    const int rowsY = static_cast<int>(ceilDiv(g.h - a, g.sh)), rowsX = static_cast<int>(ceilDiv(g.w - b, g.sw));
+    // Without a tap the sums are empty; an axis of one tap then stands in, as the walk divides by it.
+    const int tapsY = tx.count == 0 ? 0 : ty.count, tapsX = std::max(1, tx.count);
+    dy = {gradient.data<T>(),
+          {rowsY, tapsY, static_cast<int>(g.oh), 1, (a + g.ph - ty.first * g.dh) / g.sh, -ty.step * g.dh / g.sh},
+          {rowsX, tapsX, static_cast<int>(g.ow), 1, (b + g.pw - tx.first * g.dw) / g.sw, -tx.step * g.dw / g.sw},
+          static_cast<int>(g.o),
+          g.n * rowsY * rowsX};
+    weights = {w.data<T>(), static_cast<int>(g.o), g.kh, g.kw, static_cast<int>(g.c), ty.first, ty.step, tx.first, tx.step, tapsY, tapsX};
+  }
+  ClassPixels where(const Geometry& g, int a, int b) const { return {dy.y.rows, dy.x.rows, static_cast<int>(g.h), static_cast<int>(g.w), a, b, g.sh, g.sw}; }
+};
 
 }  // namespace densecl::cuda

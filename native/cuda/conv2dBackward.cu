@@ -1,95 +1,21 @@
 // The gradients of a convolution; conv2d.cu has the notes.
 #include "conv2d.cuh"
+#include "conv2dHopper.h"
 #include "ops.h"
 
 namespace densecl::cuda {
 namespace {
-
-// What is done to the input gradient before it is stored (src/autograd/op.ts has the idea); tensors of its shape.
-template <class T>
-struct Epilogue {
-  const T* add;  // other gradients, or null
-  const T* x;    // what the batch norm before it normalised, or null
-  const T* y;    // where its ReLU let values through: y > 0, or x * scale + shift > 0; all null without ReLU
-  const float *scale, *shift, *mean;  // [G, C]
-  float* sums;                        // [G * groupChunks, 2, C]: of dz and dz (x - mean), over chunks of 64 rows
-  // Rows of a group and their chunks in this class of pixels, where they start among the group's, and how many that has.
-  int64_t groupRows;
-  int classChunks, firstChunk, groupChunks;
-  DEVICE bool some() const { return add != nullptr || x != nullptr; }
-};
 
 template <class T, class Prologue>
 struct BackwardInputJob {
   Gather<T> dy;
   TransposedWeights<T> weights;
   T* dx;
-  int h, w, a, b, sh, sw, columnTiles;
+  ClassPixels pixels;
+  int columnTiles;
   Prologue prologue;
   Epilogue<T> epilogue;
-  // The pixel of a row, in elements of dx.
-  DEVICE int64_t offset(int64_t row) const {
-    const int perImage = dy.y.rows * dy.x.rows, inside = static_cast<int>(row % perImage);
-    const int y = a + inside / dy.x.rows * sh, x = b + inside % dy.x.rows * sw;
-    return ((row / perImage * h + y) * w + x) * weights.c;
-  }
 };
-
-// Stores the staged tile with what the epilogue adds and masks, and its sums. A thread has one vector of channels, so it sums in
-// registers; the threads of a column are added in their order.
-template <class Shape, class T, class Prologue, class Memory>
-DEVICE void finishTile(Memory& memory, const BackwardInputJob<T, Prologue>& job, int64_t firstRow, int firstColumn) {
-  constexpr int kVector = Vector<T>::kLength, kLine = Shape::kN / kVector, kDown = Shape::kThreads / kLine, kChunks = Shape::kM / kStatisticsRows;
-  static_assert(Shape::kThreads % kLine == 0 && kStatisticsRows % kDown == 0, "a thread keeps its channels, and its rows fill whole chunks");
-  const Epilogue<T>& epilogue = job.epilogue;
-  const int channels = job.weights.c, column = static_cast<int>(threadIdx.x) % kLine * kVector, down = static_cast<int>(threadIdx.x) / kLine, channel = firstColumn + column;
-  float sums[kChunks][kVector][2] = {};
-#pragma unroll
-  for (int r = 0; r < Shape::kM; r += kDown) {
-    const int64_t row = firstRow + r + down;
-    if (row >= job.dy.rows || channel >= channels) continue;
-    const int64_t at = job.offset(row) + channel;
-    auto dz = load<T, kVector>(&memory.tile[(r + down) * Memory::kPitch + column]);
-    if (epilogue.add != nullptr) {
-      const auto other = load<T, kVector>(epilogue.add + at);
-      for (int e = 0; e < kVector; ++e) dz.v[e] = T(static_cast<float>(other.v[e]) + static_cast<float>(dz.v[e]));
-    }
-    if (epilogue.x != nullptr) {
-      const auto x = load<T, kVector>(epilogue.x + at);
-      const int64_t group = row / epilogue.groupRows * channels + channel;
-      if (epilogue.y != nullptr) {
-        const auto y = load<T, kVector>(epilogue.y + at);
-        for (int e = 0; e < kVector; ++e)
-          if (!(static_cast<float>(y.v[e]) > 0)) dz.v[e] = T(0.0f);
-      } else if (epilogue.scale != nullptr) {
-        for (int e = 0; e < kVector; ++e)
-          if (!passes(x.v[e], epilogue.scale[group + e], epilogue.shift[group + e])) dz.v[e] = T(0.0f);
-      }
-      for (int e = 0; e < kVector; ++e) {
-        const float g = static_cast<float>(dz.v[e]);
-        sums[r / kStatisticsRows][e][0] += g;
-        sums[r / kStatisticsRows][e][1] += g * (static_cast<float>(x.v[e]) - epilogue.mean[group + e]);
-      }
-    }
-    store(job.dx + at, dz);
-  }
-  if (epilogue.sums == nullptr) return;
-  __syncthreads();  // the tile has been read: its memory serves the sums
-  float* parts = reinterpret_cast<float*>(&memory);  // [chunk][which][down][column]
-  for (int k = 0; k < kChunks; ++k)
-    for (int e = 0; e < kVector; ++e)
-      for (int which = 0; which < 2; ++which) parts[((k * 2 + which) * kDown + down) * Shape::kN + column + e] = sums[k][e][which];
-  __syncthreads();
-  for (int unit = static_cast<int>(threadIdx.x); unit < kChunks * 2 * Shape::kN; unit += Shape::kThreads) {
-    const int k = unit / (2 * Shape::kN), which = unit / Shape::kN % 2, c = unit % Shape::kN;
-    const int64_t row = firstRow + k * kStatisticsRows;
-    if (row >= job.dy.rows || firstColumn + c >= channels) continue;
-    float sum = 0;
-    for (int d = 0; d < kDown; ++d) sum += parts[((k * 2 + which) * kDown + d) * Shape::kN + c];
-    const int64_t chunk = row / kStatisticsRows, slot = chunk / epilogue.classChunks * epilogue.groupChunks + epilogue.firstChunk + chunk % epilogue.classChunks;
-    epilogue.sums[(slot * 2 + which) * channels + firstColumn + c] = sum;
-  }
-}
 
 template <class T, class Math, class Shape, bool kAligned, class Prologue>
 __global__ void __launch_bounds__(Shape::kThreads) backwardInputKernel(BackwardInputJob<T, Prologue> job) {
@@ -103,9 +29,9 @@ __global__ void __launch_bounds__(Shape::kThreads) backwardInputKernel(BackwardI
   acc.clear();
   multiplySlices<Math>(acc, memory, a, b, (job.dy.depth() + kSlice<T> - 1) / kSlice<T>);
   stageTile<Shape>(acc, memory);
-  if (kAligned && job.epilogue.some()) return finishTile<Shape>(memory, job, firstRow, firstColumn);
+  if (kAligned && job.epilogue.some()) return finishTile<Shape>(memory, job.epilogue, job.dx, job.pixels, job.dy.rows, channels, firstRow, firstColumn);
   storeTile<Shape>(
-      memory, channels - firstColumn, channels % Vector<T>::kLength == 0, [&](int r) -> T* { return firstRow + r < job.dy.rows ? job.dx + job.offset(firstRow + r) + firstColumn : nullptr; },
+      memory, channels - firstColumn, channels % Vector<T>::kLength == 0, [&](int r) -> T* { return firstRow + r < job.dy.rows ? job.dx + job.pixels.index(firstRow + r) * channels + firstColumn : nullptr; },
       job.dx);
 }
 
@@ -145,37 +71,11 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
   }
 }
 
-// The taps of one axis that input positions a, a + stride, ... meet: first, first + step, ...
-struct ClassTaps {
-  int first = 0, step = 1, count = 0;
-  ClassTaps(int a, int stride, int padding, int dilation, int kernel) {
-    step = stride / std::gcd(stride, dilation);
-    for (first = 0; first < kernel && (a + padding - first * dilation) % stride != 0; ++first) {
-    }
-    count = first < kernel ? (kernel - first + step - 1) / step : 0;
-  }
-};
-
-// The input pixels (y, x) with y % stride == a and x % stride == b, and the product that gives their gradient.
-template <class T>
-struct PixelClass {
-  Gather<T> dy;
-  TransposedWeights<T> weights;
-  PixelClass(const Geometry& g, const Tensor& gradient, const Tensor& w, int a, int b) {
-    const ClassTaps ty(a, g.sh, g.ph, g.dh, g.kh), tx(b, g.sw, g.pw, g.dw, g.kw);
-    const int rowsY = static_cast<int>(ceilDiv(g.h - a, g.sh)), rowsX = static_cast<int>(ceilDiv(g.w - b, g.sw));
-    // Without a tap the sums are empty; an axis of one tap then stands in, as the walk divides by it.
-    const int tapsY = tx.count == 0 ? 0 : ty.count, tapsX = std::max(1, tx.count);
-    dy = {gradient.data<T>(),
-          {rowsY, tapsY, static_cast<int>(g.oh), 1, (a + g.ph - ty.first * g.dh) / g.sh, -ty.step * g.dh / g.sh},
-          {rowsX, tapsX, static_cast<int>(g.ow), 1, (b + g.pw - tx.first * g.dw) / g.sw, -tx.step * g.dw / g.sw},
-          static_cast<int>(g.o),
-          g.n * rowsY * rowsX};
-    weights = {w.data<T>(), static_cast<int>(g.o), g.kh, g.kw, static_cast<int>(g.c), ty.first, ty.step, tx.first, tx.step, tapsY, tapsX};
-  }
-};
-
 }  // namespace
+
+void sumSplits(const Call& call, float* out, const float* partial, int64_t count, int64_t splits) {
+  launch(call, sumSplitsKernel, loopGrid(call, count, 256), 256, 0, out, partial, count, static_cast<int>(splits));
+}
 
 // tensors: dx, dy, w; of the epilogue, each may be null: add, x, y, scale, shift, mean, sums; of a deferred dy, or null: x, mean,
 // coefficients. numbers 8 and 9: groups of the epilogue's norm and of the deferred one.
@@ -188,18 +88,21 @@ void conv2dBackwardInput(const Call& call) {
     for (int a = 0; a < std::min<int64_t>(g.sh, g.h); ++a)
       for (int b = 0; b < std::min<int64_t>(g.sw, g.w); ++b) {
         const PixelClass<T> pixels(g, dy, w, a, b);
+        const ClassPixels where = pixels.where(g, a, b);
         const int64_t groupRows = pixels.dy.rows / (sums == nullptr ? 1 : call.integer(8));
         const int classChunks = static_cast<int>(ceilDiv(groupRows, kStatisticsRows));
         const Epilogue<T> epilogue{optionalData<T>(call.optional(3)), optionalData<T>(call.optional(4)), optionalData<T>(call.optional(5)), optionalData<float>(call.optional(6)), optionalData<float>(call.optional(7)),
                                    optionalData<float>(call.optional(8)), optionalData<float>(sums), groupRows, classChunks, chunks, sums == nullptr ? 0 : static_cast<int>(sums->dim(0) / call.integer(8))};
         chunks += classChunks;
+        if constexpr (std::is_same_v<T, bf16>)
+          if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
         choose<T>(call, pixels.dy.rows, g.c, aligned<T>(g.o) && aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
           using Math = decltype(math);
           using Shape = decltype(shape);
           const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
           withNormGradient<T, Math, isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
             using Prologue = decltype(prologue);
-            const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), static_cast<int>(g.h), static_cast<int>(g.w), a, b, g.sh, g.sw, static_cast<int>(columnTiles), prologue, epilogue};
+            const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), where, static_cast<int>(columnTiles), prologue, epilogue};
             launch(call, backwardInputKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
                    sizeof(GemmMemory<T, Shape, true, false, T>), job);
           });
@@ -213,6 +116,7 @@ void conv2dBackwardInput(const Call& call) {
 void conv2dBackwardWeight(const Call& call) {
   const Tensor &dw = call.t(0), &dy = call.t(1), &x = call.t(2);
   const Geometry g(call, x, dw, dy);
+  if (backwardWeightHopper(call, g, dy, x)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
@@ -220,16 +124,13 @@ void conv2dBackwardWeight(const Call& call) {
       using Math = decltype(math);
       using Shape = decltype(shape);
       const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-      // Enough splits for two blocks on every multiprocessor, but at least 16 slices of work in each.
-      const int64_t most = std::max<int64_t>(1, g.pixels() / (16 * kSlice<T>));
-      const int64_t share = ceilDiv(ceilDiv(g.pixels(), std::min(most, ceilDiv(2 * multiprocessors(call), tiles))), kSlice<T>) * kSlice<T>;
-      const int64_t splits = std::max<int64_t>(1, ceilDiv(g.pixels(), std::max<int64_t>(1, share)));
-      DeviceScratch<float> partial(call, splits > 1 ? splits * g.o * depth : 0);
+      const Splits splits(g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>);
+      DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
       const auto product = [&](auto prologueDy, auto prologueX) {
         using A = decltype(prologueDy);
         using B = decltype(prologueX);
-        const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x), dy.data<T>(), splits > 1 ? partial.data() : dw.data<float>(), static_cast<int>(g.o), static_cast<int>(columnTiles), share, prologueDy, prologueX};
-        launch(call, backwardWeightKernel<T, Math, Shape, isAligned.value, A, B>, Grid{tiles, splits}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
+        const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x), dy.data<T>(), splits.count > 1 ? partial.data() : dw.data<float>(), static_cast<int>(g.o), static_cast<int>(columnTiles), splits.share, prologueDy, prologueX};
+        launch(call, backwardWeightKernel<T, Math, Shape, isAligned.value, A, B>, Grid{tiles, splits.count}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
       };
       withNormGradient<T, Math, isAligned.value>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
         if constexpr (decltype(prologueDy)::kPlain)
@@ -237,8 +138,7 @@ void conv2dBackwardWeight(const Call& call) {
         else
           withNorm<T, Math, isAligned.value>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
       });
-      if (splits > 1)
-        launch(call, sumSplitsKernel, loopGrid(call, g.o * depth, 256), 256, 0, dw.data<float>(), partial.data(), g.o * depth, static_cast<int>(splits));
+      if (splits.count > 1) sumSplits(call, dw.data<float>(), partial.data(), g.o * depth, splits.count);
     });
   });
 }

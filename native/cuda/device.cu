@@ -183,6 +183,7 @@ class CudaDevice : public Device {
 
   void use() const { check(cudaSetDevice(index_), name); }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  int capability() const { return properties_.major * 10 + properties_.minor; }
 
   void* allocateRaw(size_t bytes) override {
     use();
@@ -343,6 +344,7 @@ CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.de
 }  // namespace
 
 int multiprocessors(const Call& call) { return deviceOf(call).multiprocessors(); }
+int capability(const Call& call) { return deviceOf(call).capability(); }
 Report* reportOf(const Call& call) { return deviceOf(call).report; }
 cudaStream_t streamOf(const Call& call) { return deviceOf(call).stream; }
 void prepareLaunch(const Call& call, const void* kernel, size_t shared) { deviceOf(call).allowShared(kernel, shared, call.op); }

@@ -19,6 +19,9 @@ inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Streaming multiprocessors of the device, by which work is split. Results may depend on it, and on nothing else of the chip.
 int multiprocessors(const Call& call);
 
+// Compute capability times 10.
+int capability(const Call& call);
+
 // A kernel reports a bad value (an index out of range) here; the next transfer to the host throws it.
 struct Report {
   int code;  // 0: nothing yet

@@ -11,4 +11,7 @@ void alarm(const std::string& name, const Tensor& out, const Tensor& in, int at)
 // The order in which threads run between barriers: as numbered (0), or shuffled from a seed.
 void setShuffle(uint64_t seed);
 
+// The compute capability that kernels are chosen for, times 10.
+void setCapability(int value);
+
 }  // namespace densecl::simt

@@ -145,6 +145,7 @@ Device& simtDevice() { return instance(); }
 namespace cuda {
 // A few, so that work is split among blocks as on a real machine.
 int multiprocessors(const Call&) { return 4; }
+int capability(const Call&) { return simt::capability(); }
 Report* reportOf(const Call&) { return &instance().report; }
 void submit(simt::Launch launch) { instance().submit(std::move(launch)); }
 }  // namespace cuda

@@ -1,44 +1,21 @@
-// The scheduler: one block at a time on an OS thread, its threads as fibers that run until they meet others.
-#include "simt.h"
-
+// The scheduler: one block at a time on an OS thread.
 #include <atomic>
 #include <cstdlib>
-#include <exception>
-#include <string>
-#include <vector>
 
 #include "../core/error.h"
 #include "../core/parallel.h"
 #include "alarms.h"
-#include "fiber.h"
+#include "block.h"
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace densecl::simt {
 namespace {
 
-constexpr unsigned kWarp = 32;
 std::atomic<uint64_t> shuffleSeed{0};
-
-enum class State { ready, atBarrier, inWarp, done };
-
-struct Copy {
-  void* to;
-  const void* from;
-  int bytes, fromBytes;
-};
-
-struct Thread {
-  Coordinates at;
-  Fiber fiber;
-  State state = State::ready;
-  std::vector<std::vector<Copy>> groups;  // committed, oldest first
-  std::vector<Copy> open;
-};
-
-struct Warp {
-  Perform perform = nullptr;
-  unsigned arrived = 0, threads = 0;
-  void* lanes[kWarp];
-};
+std::atomic<int> currentCapability{80};
+thread_local Block block;
 
 void perform(const std::vector<Copy>& copies) {
   for (const Copy& copy : copies) {
@@ -47,159 +24,191 @@ void perform(const std::vector<Copy>& copies) {
   }
 }
 
-// Of an OS thread; kept between blocks, so that stacks are mapped once.
-class Block {
- public:
-  Thread* current = nullptr;
-  unsigned char* shared = nullptr;
+}  // namespace
 
-  void run(const Launch& launch, Dim index, uint64_t seed) {
-    const unsigned threads = launch.threads;
-    const size_t sharedBytes = launch.sharedBytes;
-    op_ = launch.op;
-    kernel_ = &launch.kernel;
-    random_ = seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
-    // Of the exact size and fresh for each block, so that AddressSanitizer sees its ends; poisoned, so that a read of what
-    // nobody wrote shows.
-    shared = static_cast<unsigned char*>(std::aligned_alloc(1024, (sharedBytes + 1023) / 1024 * 1024 + (sharedBytes == 0 ? 1024 : 0)));
-    std::memset(shared, 0xff, sharedBytes);
-    guardShared(sharedBytes, true);
-    while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
-    warps_.assign((threads + kWarp - 1) / kWarp, Warp{});
-    ready_.clear();
-    error_ = nullptr;
-    for (unsigned t = threads; t-- > 0;) {
-      Thread& thread = *threads_[t];
-      thread.at = {{t, 0, 0}, index, {threads, 1, 1}, launch.grid};
-      thread.state = State::ready;
-      thread.groups.clear();
-      thread.open.clear();
-      thread.fiber.start(&Block::body, this);
-      ++warps_[t / kWarp].threads;
-      ready_.push_back(t);
-    }
-    count_ = threads;
-    schedule();
-    guardShared(sharedBytes, false);
-    std::free(shared);
-    if (error_) std::rethrow_exception(error_);
+Block& currentBlock() { return block; }
+
+void Block::run(const Launch& launch, Dim index, uint64_t seed) {
+  const unsigned threads = launch.threads;
+  const size_t sharedBytes = launch.sharedBytes;
+  op_ = launch.op;
+  kernel_ = &launch.kernel;
+  random_ = seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
+  // Of the exact size and fresh for each block, so that AddressSanitizer sees its ends; poisoned, so that a read of what
+  // nobody wrote shows.
+  shared = static_cast<unsigned char*>(std::aligned_alloc(1024, (sharedBytes + 1023) / 1024 * 1024 + (sharedBytes == 0 ? 1024 : 0)));
+  std::memset(shared, 0xff, sharedBytes);
+  guardShared(sharedBytes, true);
+  while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+  warps_.assign((threads + kWarp - 1) / kWarp, Warp{});
+  groups_.clear();
+  phaseBarriers.clear();
+  namedBarriers.clear();
+  ready_.clear();
+  error_ = nullptr;
+  for (unsigned t = threads; t-- > 0;) {
+    Thread& thread = *threads_[t];
+    thread.at = {{t, 0, 0}, index, {threads, 1, 1}, launch.grid};
+    thread.state = State::ready;
+    thread.groups.clear();
+    thread.open.clear();
+    thread.products.clear();
+    thread.openProducts.clear();
+    thread.fiber.start(&Block::body, this);
+    ++warps_[t / kWarp].threads;
+    ready_.push_back(t);
   }
+  count_ = threads;
+  schedule();
+  guardShared(sharedBytes, false);
+  std::free(shared);
+  if (error_) std::rethrow_exception(error_);
+}
 
-  void wait(State state) {
-    Thread* self = current;
-    self->state = state;
-    self->fiber.leave();
-    if (error_) unwind();
+void Block::wait(State state) {
+  Thread* self = current;
+  self->state = state;
+  self->fiber.leave();
+  if (error_) throw Unwind{};
+}
+
+void Block::waitUntil(const std::function<bool()>& ready) {
+  if (ready()) return;
+  current->until = &ready;
+  wait(State::polling);
+}
+
+void Block::meet(Perform perform, void* mine) {
+  const unsigned t = current->at.thread.x;
+  Warp& warp = warps_[t / kWarp];
+  if (warp.arrived == 0) warp.perform = perform;
+  if (warp.perform != perform) fail("the lanes of a warp meet at different warp operations");
+  warp.lanes[t % kWarp] = mine;
+  if (++warp.arrived < warp.threads) return wait(State::inWarp);
+  if (warp.threads != kWarp) fail("a warp operation in a block whose threads are no multiple of 32");
+  perform(warp.lanes);
+  warp.arrived = 0;
+  for (unsigned lane = kWarp; lane-- > 0;) {
+    Thread& other = *threads_[t / kWarp * kWarp + lane];
+    if (other.state != State::inWarp) continue;
+    other.state = State::ready;
+    ready_.push_back(t / kWarp * kWarp + lane);
   }
+}
 
-  void meet(Perform perform, void* mine) {
-    const unsigned t = current->at.thread.x;
-    Warp& warp = warps_[t / kWarp];
-    if (warp.arrived == 0) warp.perform = perform;
-    if (warp.perform != perform) fail("the lanes of a warp meet at different warp operations");
-    warp.lanes[t % kWarp] = mine;
-    if (++warp.arrived < warp.threads) return wait(State::inWarp);
-    if (warp.threads != kWarp) fail("a warp operation in a block whose threads are no multiple of 32");
-    perform(warp.lanes);
-    warp.arrived = 0;
-    for (unsigned lane = kWarp; lane-- > 0;) {
-      Thread& other = *threads_[t / kWarp * kWarp + lane];
-      if (other.state != State::inWarp) continue;
-      other.state = State::ready;
-      ready_.push_back(t / kWarp * kWarp + lane);
-    }
+void Block::meetWarpgroup(unsigned size, const std::function<void(const std::vector<Thread*>&)>& perform) {
+  const unsigned first = current->at.thread.x / size * size;
+  NamedBarrier& meeting = groups_[first];
+  const unsigned generation = meeting.generation;
+  if (static_cast<unsigned>(++meeting.arrived) < size) return waitUntil([&, generation] { return meeting.generation != generation; });
+  std::vector<Thread*> threads;
+  for (unsigned t = first; t < first + size; ++t) threads.push_back(threads_[t].get());
+  perform(threads);
+  meeting.arrived = 0;
+  ++meeting.generation;
+}
+
+std::string Block::place(const Coordinates& at) const {
+  return std::string(op_) + ": block (" + std::to_string(at.block.x) + "," + std::to_string(at.block.y) + "," + std::to_string(at.block.z) + ")";
+}
+
+void Block::fail(const std::string& what) { throw Error("SIMT", place(current->at) + " thread " + std::to_string(current->at.thread.x) + ": " + what); }
+
+void Block::body(void* argument) {
+  Block* block = static_cast<Block*>(argument);
+  Thread* self = block->current;
+  try {
+    (*block->kernel_)();
+    perform(self->open);
+    for (const auto& group : self->groups) perform(group);
+    if (!self->products.empty()) block->fail("a thread ends before its products are done");
+  } catch (const Unwind&) {
+  } catch (...) {
+    if (!block->error_) block->error_ = std::current_exception();
   }
+  self->state = State::done;
+  self->fiber.leaveForGood();
+}
 
-  [[noreturn]] void fail(const std::string& what) {
-    const Coordinates& at = current->at;
-    throw Error("SIMT", std::string(op_) + ": block (" + std::to_string(at.block.x) + "," + std::to_string(at.block.y) + "," + std::to_string(at.block.z) + ") thread " +
-                            std::to_string(at.thread.x) + ": " + what);
-  }
+size_t Block::draw(size_t count) {
+  if (random_ == 0) return count - 1;
+  random_ ^= random_ << 13;
+  random_ ^= random_ >> 7;
+  random_ ^= random_ << 17;
+  return random_ % count;
+}
 
- private:
-  struct Unwind {};
-  [[noreturn]] static void unwind() { throw Unwind{}; }
-
-  static void body(void* argument) {
-    Block* block = static_cast<Block*>(argument);
-    Thread* self = block->current;
-    try {
-      (*block->kernel_)();
-      perform(self->open);
-      for (const auto& group : self->groups) perform(group);
-    } catch (const Unwind&) {
-    } catch (...) {
-      if (!block->error_) block->error_ = std::current_exception();
-    }
-    self->state = State::done;
-    self->fiber.leaveForGood();
-  }
-
-  size_t draw(size_t count) {
-    if (random_ == 0) return count - 1;
-    random_ ^= random_ << 13;
-    random_ ^= random_ >> 7;
-    random_ ^= random_ << 17;
-    return random_ % count;
-  }
-
-  void schedule() {
-    for (;;) {
-      while (!ready_.empty()) {
-        const size_t pick = draw(ready_.size());
-        Thread& thread = *threads_[ready_[pick]];
-        ready_[pick] = ready_.back();
-        ready_.pop_back();
-        current = &thread;
-        thread.fiber.enter();
-        if (error_) return drain();
-      }
-      unsigned done = 0, waiting = 0;
-      for (unsigned t = 0; t < count_; ++t) {
-        done += threads_[t]->state == State::done;
-        waiting += threads_[t]->state == State::atBarrier;
-      }
-      if (done == count_) return;
-      if (waiting == count_) {
-        for (unsigned t = count_; t-- > 0;) {
-          threads_[t]->state = State::ready;
-          ready_.push_back(t);
-        }
-        continue;
-      }
-      const std::string where = waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
-                                            : "some lanes of a warp wait at a warp operation that the others never reach";
-      error_ = std::make_exception_ptr(Error("SIMT", std::string(op_) + ": block (" + std::to_string(current->at.block.x) + "," + std::to_string(current->at.block.y) + "," +
-                                                         std::to_string(current->at.block.z) + "): " + where));
-      return drain();
-    }
-  }
-
-  // Lets every thread that has not ended unwind its stack.
-  void drain() {
-    for (unsigned t = 0; t < count_; ++t) {
-      Thread& thread = *threads_[t];
-      if (thread.state == State::done || thread.state == State::ready) continue;
+void Block::schedule() {
+  for (;;) {
+    while (!ready_.empty()) {
+      const size_t pick = draw(ready_.size());
+      Thread& thread = *threads_[ready_[pick]];
+      ready_[pick] = ready_.back();
+      ready_.pop_back();
       current = &thread;
       thread.fiber.enter();
+      if (error_) return drain();
     }
+    unsigned done = 0, waiting = 0;
+    for (unsigned t = 0; t < count_; ++t) {
+      done += threads_[t]->state == State::done;
+      waiting += threads_[t]->state == State::atBarrier;
+    }
+    if (done == count_) return;
+    if (waiting == count_) {
+      for (unsigned t = count_; t-- > 0;) {
+        threads_[t]->state = State::ready;
+        ready_.push_back(t);
+      }
+      continue;
+    }
+    try {
+      if (wakePolling()) continue;
+      const std::string where = waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
+                                            : "threads wait for a warp operation, a barrier or a copy that never comes";
+      throw Error("SIMT", place(current->at) + ": " + where);
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+    return drain();
   }
+}
 
-  void guardShared(size_t bytes, bool on);
+// Lets those go on whose condition has become true; whether there are any.
+bool Block::wakePolling() {
+  bool some = false;
+  for (unsigned t = count_; t-- > 0;) {
+    Thread& thread = *threads_[t];
+    if (thread.state != State::polling) continue;
+    current = &thread;
+    if (!(*thread.until)()) continue;
+    thread.state = State::ready;
+    ready_.push_back(t);
+    some = true;
+  }
+  return some;
+}
 
-  const char* op_ = "";
-  const std::function<void()>* kernel_ = nullptr;
-  std::vector<std::unique_ptr<Thread>> threads_;
-  std::vector<Warp> warps_;
-  std::vector<unsigned> ready_;
-  std::exception_ptr error_;
-  unsigned count_ = 0;
-  uint64_t random_ = 0;
-};
+// Lets every thread that has not ended unwind its stack.
+void Block::drain() {
+  for (unsigned t = 0; t < count_; ++t) {
+    Thread& thread = *threads_[t];
+    if (thread.state == State::done || thread.state == State::ready) continue;
+    current = &thread;
+    thread.fiber.enter();
+  }
+}
 
-thread_local Block block;
-
-}  // namespace
+// The rounded-up end of the allocation is out of bounds too.
+void Block::guardShared([[maybe_unused]] size_t bytes, [[maybe_unused]] bool on) {
+#if defined(__SANITIZE_ADDRESS__)
+  const size_t whole = (bytes + 1023) / 1024 * 1024 + (bytes == 0 ? 1024 : 0);
+  if (on)
+    ASAN_POISON_MEMORY_REGION(shared + bytes, whole - bytes);
+  else
+    ASAN_UNPOISON_MEMORY_REGION(shared, whole);
+#endif
+}
 
 const Coordinates& coordinates() { return block.current->at; }
 unsigned char* sharedBytes() { return block.shared; }
@@ -224,12 +233,15 @@ void waitForCopies(int groupsInFlight) {
   groups.erase(groups.begin(), groups.begin() + finished);
 }
 void setShuffle(uint64_t seed) { shuffleSeed = seed; }
+void setCapability(int value) { currentCapability = value; }
+int capability() { return currentCapability; }
 
 void run(const Launch& launch) {
   const Dim grid = launch.grid;
   const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
   if (launch.threads == 0 || launch.threads > 1024) throw Error("SIMT", std::string(launch.op) + ": a block of " + std::to_string(launch.threads) + " threads");
-  if (launch.sharedBytes > (99u << 10)) throw Error("SIMT", std::string(launch.op) + ": " + std::to_string(launch.sharedBytes) + " bytes of shared memory, more than sm_86 and sm_89 have");
+  const size_t most = (capability() >= 90 ? 227u : 99u) << 10;
+  if (launch.sharedBytes > most) throw Error("SIMT", std::string(launch.op) + ": " + std::to_string(launch.sharedBytes) + " bytes of shared memory, more than the " + std::to_string(most) + " of compute capability " + std::to_string(capability() / 10.0));
   const uint64_t seed = shuffleSeed;
   parallelFor(blocks, [&](int64_t b) {
     const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y), static_cast<unsigned>(b / grid.x / grid.y)};
@@ -237,20 +249,4 @@ void run(const Launch& launch) {
   });
 }
 
-}  // namespace densecl::simt
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
-namespace densecl::simt {
-// The rounded-up end of the allocation is out of bounds too.
-void Block::guardShared([[maybe_unused]] size_t bytes, [[maybe_unused]] bool on) {
-#if defined(__SANITIZE_ADDRESS__)
-  const size_t whole = (bytes + 1023) / 1024 * 1024 + (bytes == 0 ? 1024 : 0);
-  if (on)
-    ASAN_POISON_MEMORY_REGION(shared + bytes, whole - bytes);
-  else
-    ASAN_UNPOISON_MEMORY_REGION(shared, whole);
-#endif
-}
 }  // namespace densecl::simt

@@ -13,6 +13,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
+#define __grid_constant__
 
 namespace densecl::simt {
 
@@ -27,6 +28,7 @@ struct Coordinates {
 // Of the fiber that runs on this OS thread.
 const Coordinates& coordinates();
 unsigned char* sharedBytes();
+unsigned sharedOffset(const void* pointer);
 
 // __syncthreads: every thread of the block must come.
 void barrier();
@@ -55,6 +57,9 @@ struct Launch {
   size_t sharedBytes;
   std::function<void()> kernel;
 };
+
+// The compute capability that kernels are chosen for, times 10: 80 unless a test sets 90.
+int capability();
 
 // Blocks are spread over the thread pool.
 void run(const Launch& launch);

@@ -76,6 +76,7 @@ interface Native {
   elapsed(device: string, from: number, to: number): number
   /** Of an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
   simtShuffle?(seed: number): void
+  simtCapability?(value: number): void
   simtAlarm?(name: string, out: number, input: number, at: number): void
 }
 

@@ -13,6 +13,7 @@ import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { packageRoot } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'
+import { relativeDistance } from '../support/gradients.js'
 import { goldenRows } from '../support/golden.js'
 import { suite, testWhere } from '../support/suite.js'
 
@@ -62,12 +63,10 @@ function gradientsOf(compute: FloatDType, where: string): Float32Array {
 }
 
 test('gradients in mixed precision are those of f32, and those of f32 the CPU\'s', () => {
-  const norm = (values: Float32Array): number => Math.hypot(...values)
-  const distance = (a: Float32Array, b: Float32Array): number => norm(a.map((value, i) => value - b[i]!)) / norm(b)
   const exact = gradientsOf('f32', 'cpu')
-  assert.ok(distance(gradientsOf('f32', device), exact) < 1e-5)
+  assert.ok(relativeDistance(gradientsOf('f32', device), exact) < 1e-5)
   // Weights, both convolutions, both norms, the pool and the way back each round to 2^-9: ten roundings.
-  const mixed = distance(gradientsOf('bf16', device), exact)
+  const mixed = relativeDistance(gradientsOf('bf16', device), exact)
   assert.ok(mixed > 1e-4 && mixed < 2 * 2 ** -9 * Math.sqrt(10) * 2, `relative error ${mixed}`)
 })
 

@@ -77,3 +77,13 @@ export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLik
   }
   return difference / magnitude
 }
+
+/** The Euclidean distance of two vectors over the length of the second. */
+export function relativeDistance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let [difference, length] = [0, 0]
+  for (let i = 0; i < b.length; ++i) {
+    difference += (a[i]! - b[i]!) ** 2
+    length += b[i]! ** 2
+  }
+  return Math.sqrt(difference / Math.max(1e-12, length))
+}

@@ -8,8 +8,12 @@ DEVICE unsigned sharedAddress(const void* pointer) {
 #if defined(__CUDA_ARCH__)
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 #else
+#if defined(__CUDACC__)
   (void)pointer;
   return 0;
+#else
+  return simt::sharedOffset(pointer);
+#endif
 #endif
 }
 

@@ -35,6 +35,10 @@ struct TileShape {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kThreads = kWarp * kWarpsM * kWarpsN;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;  // the part of a warp
   static constexpr int kMmaM = kWarpM / 16, kMmaN = kWarpN / 8;
+  static DEVICE void sync() { __syncthreads(); }
+  // The first row and column of the calling warp's part.
+  static DEVICE int firstRow() { return warpIndex() / kWarpsN * kWarpM; }
+  static DEVICE int firstColumn() { return warpIndex() % kWarpsN * kWarpN; }
 };
 
 // The accumulators of a warp's part, in the fragment layout of mma.cuh.
@@ -48,24 +52,14 @@ struct Accumulators {
   }
 };
 
-// The first row and column of the calling warp.
-template <class Shape>
-DEVICE int warpRow() {
-  return warpIndex() / Shape::kWarpsN * Shape::kWarpM;
-}
-template <class Shape>
-DEVICE int warpColumn() {
-  return warpIndex() % Shape::kWarpsN * Shape::kWarpN;
-}
-
 // Row and column, in the block's tile, of accumulator c[i][j][e] of this lane.
 template <class Shape>
 DEVICE int accumulatorRow(int i, int e) {
-  return warpRow<Shape>() + i * 16 + laneIndex() / 4 + e / 2 * 8;
+  return Shape::firstRow() + i * 16 + laneIndex() / 4 + e / 2 * 8;
 }
 template <class Shape>
 DEVICE int accumulatorColumn(int j, int e) {
-  return warpColumn<Shape>() + j * 8 + laneIndex() % 4 * 2 + e % 2;
+  return Shape::firstColumn() + j * 8 + laneIndex() % 4 * 2 + e % 2;
 }
 
 // How a slice is multiplied.
@@ -235,7 +229,7 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
       b.flush();
     }
     commitCopies();
-    Math::template multiply<Shape>(acc, memory.ring[s % kStages].a, memory.ring[s % kStages].b, warpRow<Shape>(), warpColumn<Shape>());
+    Math::template multiply<Shape>(acc, memory.ring[s % kStages].a, memory.ring[s % kStages].b, Shape::firstRow(), Shape::firstColumn());
   }
   waitForCopies<0>();
   __syncthreads();
@@ -251,7 +245,7 @@ DEVICE void stageTile(const Accumulators<Shape>& acc, Memory& memory) {
     for (int j = 0; j < Shape::kMmaN; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) memory.tile[accumulatorRow<Shape>(i, e) * Memory::kPitch + accumulatorColumn<Shape>(j, e)] = Out(acc.c[i][j][e]);
-  __syncthreads();
+  Shape::sync();
 }
 
 }  // namespace densecl::cuda

@@ -1,0 +1,11 @@
+// The convolutions of Hopper: each returns false where it does not apply and the kernels of Ampere do the work.
+#pragma once
+#include "conv2d.cuh"
+
+namespace densecl::cuda {
+
+bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w);
+bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where, const Epilogue<bf16>& epilogue);
+bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x);
+
+}  // namespace densecl::cuda

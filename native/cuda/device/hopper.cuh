@@ -1,0 +1,191 @@
+// What sm_90a adds: barriers that count bytes, bulk copies of tensor boxes (TMA) that arrive at them, and wgmma, which multiplies
+// tiles of shared memory by a warpgroup of 128 threads. Layouts are those of the PTX manual ("Matrix descriptor", "Strides",
+// "Tensor im2col mode"); everything here uses the 128-byte swizzle: in a block of 8 lines of 128 bytes, chunk c of 16 bytes of line
+// l lies at chunk c xor l. Host bodies are in native/simt/hopper.h.
+#pragma once
+#include "async.cuh"
+#include "vector.cuh"
+#if !defined(__CUDACC__)
+#include "../../simt/hopper.h"
+#endif
+
+namespace densecl::cuda {
+
+// The architecture-specific instructions exist when compiling for sm_90a itself.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define DENSECL_HOPPER 1
+#endif
+
+constexpr int kWarpgroup = 128;
+
+// A description of a tensor in global memory for bulk copies, made by the host (native/cuda/tensorMap.h).
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+
+struct Barrier {
+  uint64_t word;
+};
+
+// `arrivals` and the announced bytes complete a phase. By one thread, before fenceBarriers() and a barrier of the block.
+DEVICE void initialise(Barrier& barrier, int arrivals) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(arrivals) : "memory");
+#elif !defined(__CUDACC__)
+  simt::initialiseBarrier(&barrier, arrivals);
+#endif
+}
+
+DEVICE void fenceBarriers() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+DEVICE void arrive(Barrier& barrier) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(sharedAddress(&barrier)) : "memory");
+#elif !defined(__CUDACC__)
+  simt::arriveAt(&barrier, 0);
+#endif
+}
+
+// Arrives, and holds the phase up for `bytes` of bulk copies.
+DEVICE void arriveExpecting(Barrier& barrier, int bytes) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(bytes) : "memory");
+#elif !defined(__CUDACC__)
+  simt::arriveAt(&barrier, bytes);
+#endif
+}
+
+// Waits until the phase of this parity (0 for the first, then 1, 0, ...) is complete.
+DEVICE void waitFor(Barrier& barrier, int parity) {
+#if defined(DENSECL_HOPPER)
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra finished;\n"
+      "bra again;\n"
+      "finished:\n"
+      "}" ::"r"(sharedAddress(&barrier)),
+      "r"(parity)
+      : "memory");
+#elif !defined(__CUDACC__)
+  simt::waitForPhase(&barrier, parity);
+#endif
+}
+
+// A barrier of the first `threads` threads of the block, by number (0 is __syncthreads).
+template <int kNumber, int kThreads>
+DEVICE void syncNamed() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(kThreads) : "memory");
+#elif !defined(__CUDACC__)
+  simt::namedBarrier(kNumber, kThreads);
+#endif
+}
+
+// Copies the box at (x, y) or (x, y, z) of a tiled map; what lies outside of the tensor becomes zero.
+DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y) : "memory");
+#elif !defined(__CUDACC__)
+  simt::copyBox(to, &map, &barrier, {x, y, 0});
+#endif
+}
+DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y, int z) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y), "r"(z)
+               : "memory");
+#elif !defined(__CUDACC__)
+  simt::copyBox(to, &map, &barrier, {x, y, z});
+#endif
+}
+
+// Copies a column of pixels in im2col mode: from pixel (w, h, n) on through the map's bounding box, each moved by the offsets.
+DEVICE void copyPixels(void* to, const TensorMap& map, Barrier& barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)),
+               "r"(channel), "r"(w), "r"(h), "r"(n), "h"(static_cast<unsigned short>(offsetW)), "h"(static_cast<unsigned short>(offsetH))
+               : "memory");
+#elif !defined(__CUDACC__)
+  simt::copyPixels(to, &map, &barrier, channel, w, h, n, offsetW, offsetH);
+#endif
+}
+
+// An operand of wgmma in shared memory, swizzled by 128 bytes. `near` and `far` are byte distances: along the depth for lines of
+// depth (`far`: from 8 rows to the next 8; `near` is not read); for lines of rows, `near` from 64 rows to the next 64 and `far` from
+// 8 of the depth to the next 8.
+DEVICE uint64_t matrixDescriptor(const void* at, int near, int far) {
+  const uint64_t address = sharedAddress(at);
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>((near & 0x3ffff) >> 4) << 16 | static_cast<uint64_t>((far & 0x3ffff) >> 4) << 32 | uint64_t{1} << 62;
+}
+
+// Registers of accumulators are not touched by others between these two.
+DEVICE void beginProducts() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+DEVICE void commitProducts() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::commitProducts();
+#endif
+}
+// Waits until at most kInFlight committed groups of this warpgroup are not done.
+template <int kInFlight>
+DEVICE void waitForProducts() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kInFlight) : "memory");
+#elif !defined(__CUDACC__)
+  simt::waitForProducts(kInFlight);
+#endif
+}
+
+#define DENSECL_ROW4(c, j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+
+// c [64][kN] += a [64][16] b [16][kN] of bf16; kRowsA: lines of a run along its rows instead of the depth; the same for b. c is laid
+// out as by mma.cuh: warp w of the group has rows 16 w .., c[j] is its tile of columns 8 j ...
+template <int kN, bool kRowsA, bool kRowsB>
+DEVICE void multiplyAsync(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
+  static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
+#if defined(DENSECL_HOPPER)
+  if constexpr (kN == 64)
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "%32, %33, 1, 1, 1, %34, %35;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
+  else
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, 1, 1, 1, %66, %67;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9),
+          DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11), DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
+#elif !defined(__CUDACC__)
+  simt::multiplyLater({&c[0][0], a, b, kN, kRowsA, kRowsB});
+#endif
+}
+#undef DENSECL_ROW4
+
+// Moves registers between the warpgroups of a block: a producer needs few. The whole warpgroup calls it.
+template <int kRegisters>
+DEVICE void shrinkRegisters() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+template <int kRegisters>
+DEVICE void growRegisters() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+
+}  // namespace densecl::cuda

@@ -1,0 +1,137 @@
+// Products on Hopper: one warp brings slices of both operands to a ring in shared memory by bulk copies, two warpgroups multiply
+// them with wgmma (the scheme: V. Thakkar et al., CUTLASS 3; J. Shah et al., FlashAttention-3, arXiv:2407.08608). Blocks are
+// persistent: while tiles are finished, the slices of the next are on their way.
+#pragma once
+#include "gemm.cuh"
+#include "hopper.cuh"
+
+namespace densecl::cuda {
+
+constexpr int kLineElements = 64;  // of bf16: the 128 bytes of a line, the depth of a slice
+constexpr int kBoxBytes = 64 * 128;
+constexpr int kRing = 4;
+
+// A tile of kM x kN by two warpgroups, side by side (kGroupsN 2) or one above the other.
+template <int kM_, int kN_, int kGroupsN>
+struct WarpgroupShape {
+  static constexpr int kM = kM_, kN = kN_, kThreads = 2 * kWarpgroup, kBlock = 3 * kWarpgroup;
+  static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = 1, kMmaN = kWarpN / 8;
+  static_assert(kM == 64 * 2 / kGroupsN, "a warpgroup has 64 rows");
+  static DEVICE void sync() { syncNamed<1, kThreads>(); }
+  static DEVICE int groupRow() { return warpIndex() / 4 / kGroupsN * 64; }
+  static DEVICE int firstRow() { return groupRow() + warpIndex() % 4 * kWarpM; }
+  static DEVICE int firstColumn() { return warpIndex() / 4 % kGroupsN * kWarpN; }
+};
+
+template <class Shape, class Out>
+struct WarpgroupMemory {
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
+  unsigned char a[kRing][Shape::kM * 128];
+  unsigned char b[kRing][Shape::kN * 128];
+  union {
+    Out tile[Shape::kM * kPitch];
+    float parts[Shape::kThreads * Vector<Out>::kLength * 2 * (Shape::kM / 64)];  // of finishTile
+  };
+  Barrier full[kRing], empty[kRing];
+};
+
+// The ring's place and the parity of its phase.
+struct RingPlace {
+  int stage = 0, parity = 0;
+  DEVICE void advance() {
+    if (++stage < kRing) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// The descriptor of an operand's part that starts at row `row`, for the `step`-th 16 of a slice's depth. Along the depth a line is a
+// row; along the rows a box of 64 rows has a line for each of the depth.
+template <bool kRows>
+DEVICE uint64_t partDescriptor(const unsigned char* operand, int row, int step) {
+  if (kRows) return matrixDescriptor(operand + row / 64 * kBoxBytes + step * 16 * 128, kBoxBytes, 8 * 128);
+  return matrixDescriptor(operand + row * 128 + step * 32, 16, 8 * 128);
+}
+
+// Keeps the compiler from reading accumulators before the wait above it.
+template <class Shape>
+DEVICE void fenceAccumulators([[maybe_unused]] Accumulators<Shape>& acc) {
+#if defined(__CUDA_ARCH__)
+  for (auto& tile : acc.c[0])
+    for (float& value : tile) asm volatile("" : "+f"(value)::"memory");
+#endif
+}
+
+template <class Job, class Shape, class Memory>
+DEVICE void produce(const Job& job, Memory& memory) {
+  RingPlace at;
+  for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
+    const int slices = job.slices(tile);
+    for (int slice = 0; slice < slices; ++slice, at.advance()) {
+      waitFor(memory.empty[at.stage], at.parity ^ 1);
+      arriveExpecting(memory.full[at.stage], (Shape::kM + Shape::kN) * 128);
+      job.load(tile, slice, memory.a[at.stage], memory.b[at.stage], memory.full[at.stage]);
+    }
+  }
+}
+
+template <class Job, class Shape, class Memory>
+DEVICE void consume(const Job& job, Memory& memory) {
+  RingPlace at;
+  for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
+    const int slices = job.slices(tile);
+    Accumulators<Shape> acc;
+    acc.clear();
+    int before = 0;
+    for (int slice = 0; slice < slices; ++slice, at.advance()) {
+      waitFor(memory.full[at.stage], at.parity);
+      beginProducts();
+#pragma unroll
+      for (int step = 0; step < kLineElements / 16; ++step)
+        multiplyAsync<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0], partDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step), partDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
+      commitProducts();
+      waitForProducts<1>();
+      // The slice before has been multiplied: its place is free.
+      if (slice > 0 && laneIndex() == 0) arrive(memory.empty[before]);
+      before = at.stage;
+    }
+    waitForProducts<0>();
+    fenceAccumulators(acc);
+    if (slices > 0 && laneIndex() == 0) arrive(memory.empty[before]);
+    Shape::sync();  // everybody has finished with the tile before
+    job.finish(tile, acc, memory);
+  }
+}
+
+// A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied, and what becomes of a
+// finished tile.
+template <class Job>
+__global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __grid_constant__ Job job) {
+#if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
+  using Shape = typename Job::Shape;
+  auto& memory = sharedMemory<WarpgroupMemory<Shape, typename Job::Out>>();
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kRing; ++stage) {
+      initialise(memory.full[stage], 1);
+      initialise(memory.empty[stage], Shape::kThreads / kWarp);
+    }
+    fenceBarriers();
+  }
+  __syncthreads();
+  if (warpIndex() * kWarp >= Shape::kThreads) {
+    shrinkRegisters<40>();
+    if (static_cast<int>(threadIdx.x) == Shape::kThreads) produce<Job, Shape>(job, memory);
+  } else {
+    growRegisters<232>();
+    consume<Job, Shape>(job, memory);
+  }
+#endif
+}
+
+template <class Job>
+void launchProduct(const Call& call, const Job& job) {
+  using Memory = WarpgroupMemory<typename Job::Shape, typename Job::Out>;
+  launch(call, productKernel<Job>, Grid{std::min<int64_t>(job.tiles, multiprocessors(call))}, Job::Shape::kBlock, sizeof(Memory), job);
+}
+
+}  // namespace densecl::cuda

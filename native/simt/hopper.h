@@ -1,0 +1,43 @@
+// The host bodies of native/cuda/device/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Copies and products
+// happen as late as the program allows: a copy when its barrier's phase completes for one who waits, a product when its group is
+// waited for. What is read or overwritten too early then shows.
+#pragma once
+#include <cstdint>
+
+namespace densecl::simt {
+
+// What a TensorMap holds on the host: a tensor of 16-bit elements, innermost dimension first; strides in bytes.
+struct HostTensorMap {
+  const unsigned char* address;
+  int64_t strides[3];       // of dimensions 1..
+  int32_t sizes[4];
+  int32_t box[3];           // tiled; im2col: channels and pixels of a column
+  int16_t lower[2], upper[2], steps[2];  // im2col: bounding box corners and traversal strides, w and h
+  int8_t rank;
+  bool im2col;
+};
+static_assert(sizeof(HostTensorMap) <= 128, "it takes the place of a CUtensorMap");
+
+struct Box {
+  int x, y, z;
+};
+
+void initialiseBarrier(void* barrier, int arrivals);
+void arriveAt(void* barrier, int bytes);
+void waitForPhase(void* barrier, int parity);
+void namedBarrier(int number, int threads);
+void copyBox(void* to, const void* map, void* barrier, Box at);
+void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH);
+
+// One lane's part of a wgmma; a and b are descriptors.
+struct Product {
+  float* c;  // [n / 8][4]
+  uint64_t a, b;
+  int n;
+  bool rowsA, rowsB;
+};
+void multiplyLater(const Product& product);
+void commitProducts();
+void waitForProducts(int groupsInFlight);
+
+}  // namespace densecl::simt

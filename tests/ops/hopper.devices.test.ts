@@ -1,0 +1,113 @@
+/**
+ * The kernels of Hopper against those of Ampere on the same bf16 operands: both sum products of bf16 in f32, in another order. On
+ * `simt` the capability is set; on a GPU that has it, Ampere's kernels are forced.
+ */
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+
+import { Tape } from '../../src/autograd/tape.js'
+import { Random } from '../../src/nn/random.js'
+import { conv2d, convolution } from '../../src/ops/conv2d.js'
+import { linear } from '../../src/ops/linear.js'
+import { native } from '../../src/tensor/native.js'
+import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { device } from '../support/devices.js'
+import { relativeDistance } from '../support/gradients.js'
+import { suite, testWhere } from '../support/suite.js'
+
+const test = suite(`Hopper's kernels on ${device}`, device)
+const available = device === 'simt' || (device.startsWith('cuda') && native.describeDevice(device).includes('compute capability 9.0'))
+
+function onHopper<R>(hopper: boolean, body: () => R): R {
+  if (device === 'simt') native.simtCapability!(hopper ? 90 : 80)
+  else convolution.tile = hopper ? 0 : 2
+  try {
+    return body()
+  } finally {
+    native.simtCapability?.(80)
+    convolution.tile = 0
+  }
+}
+
+interface Shape {
+  n: number
+  h: number
+  w: number
+  c: number
+  o: number
+  kernel: [number, number]
+  stride: [number, number]
+  padding: [number, number]
+  dilation: [number, number]
+  bias: boolean
+  seed: number
+}
+const pair = (min: number, max: number): fc.Arbitrary<[number, number]> => fc.tuple(fc.integer({ min, max }), fc.integer({ min, max }))
+const shape: fc.Arbitrary<Shape> = fc
+  .record({
+    n: fc.integer({ min: 1, max: 3 }),
+    h: fc.integer({ min: 1, max: 9 }),
+    w: fc.integer({ min: 1, max: 9 }),
+    c: fc.constantFrom(64, 128),
+    o: fc.constantFrom(64, 128, 192, 72, 40),
+    kernel: fc.constantFrom<[number, number]>([1, 1], [3, 3], [1, 3], [2, 1]),
+    stride: pair(1, 2),
+    padding: pair(0, 2),
+    dilation: pair(1, 2),
+    bias: fc.boolean(),
+    seed: fc.nat(),
+  })
+  .filter(({ h, w, kernel, padding, dilation }) => h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1)
+
+/** y, dx and dw. */
+function products({ n, h, w, c, o, kernel, stride, padding, dilation, bias, seed }: Shape): Float32Array[] {
+  return scope(() =>
+    withDevice(device, () => {
+      const random = new Random(seed)
+      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+      const [x, weight, b] = [draw(n, h, w, c).to('bf16'), draw(o, ...kernel, c).to('bf16'), bias ? draw(o) : undefined]
+      const tape = new Tape().watch([x, weight])
+      const y = tape.record(() => conv2d(x, weight, b, { stride, padding, dilation }))
+      return [y, ...tape.backward(y, [x, weight], draw(...y.shape).to('bf16'))].map((tensor) => tensor.data() as Float32Array)
+    }),
+  )
+}
+
+const runs = Number(process.env.DENSECL_TEST_RUNS ?? 25)
+const reason = 'no GPU of compute capability 9.0'
+
+testWhere(available, reason, test, 'convolutions of any stride, padding, dilation and kernel, forward and both gradients', () => {
+  fc.assert(
+    fc.property(shape, (p) => {
+      const [hopper, ampere] = [onHopper(true, () => products(p)), onHopper(false, () => products(p))]
+      // y and dx are rounded to bf16 once in both, at places that differ where the sum's last bits decide; dw stays f32.
+      for (const [i, bound] of [1e-3, 1e-3, 1e-5].entries()) assert.ok(relativeDistance(hopper[i]!, ampere[i]!) < bound, `${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`)
+    }),
+    { numRuns: runs },
+  )
+})
+
+testWhere(available, reason, test, 'more tiles than multiprocessors, and more slices than the ring has', () => {
+  for (const p of [
+    { n: 2, h: 30, w: 31, c: 64, o: 136, kernel: [1, 1] as [number, number] },
+    { n: 1, h: 12, w: 12, c: 192, o: 64, kernel: [3, 3] as [number, number] },
+  ]) {
+    const whole: Shape = { ...p, stride: [1, 1], padding: [p.kernel[0] >> 1, p.kernel[1] >> 1], dilation: [1, 1], bias: true, seed: 1 }
+    const [hopper, ampere] = [onHopper(true, () => products(whole)), onHopper(false, () => products(whole))]
+    hopper.forEach((values, i) => assert.ok(relativeDistance(values, ampere[i]!) < 1e-3))
+  }
+})
+
+testWhere(available, reason, test, 'linear layers pass through them too', () => {
+  const run = (): Float32Array =>
+    scope(() =>
+      withDevice(device, () => {
+        const random = new Random(4)
+        const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes[0]! * sizes[1]! }, () => random.normal()), sizes).to('bf16')
+        return linear(draw(37, 128), draw(72, 128)).data() as Float32Array
+      }),
+    )
+  assert.ok(relativeDistance(onHopper(true, run), onHopper(false, run)) < 1e-3)
+})
+
+test.run()
