@@ -8,6 +8,7 @@ import { fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { nearest } from '../train/config.js'
+import { benchData, dataLine } from './benchData.js'
 import { examples, numberFlag, type Register } from './command.js'
 
 interface Row {
@@ -37,12 +38,16 @@ export const register: Register = (program, done) => {
   program
     .command('bench')
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
-    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent`)
+    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; or data, for the loading of images`)
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer', 'the same work in PyTorch, in turn')
+    .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
+    .option('--image-size <pixels>', 'of `bench data`', '224')
+    .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
+    .option('--seconds <time>', 'of `bench data`: how long each is measured', '10')
     .option('--json', 'print JSON')
     .option('--save <file>', 'write the result as JSON')
     .option('--compare <file>', 'show what changed since a saved result')
@@ -52,9 +57,17 @@ export const register: Register = (program, done) => {
         ['densecl bench conv2d --layer layer3 --peer', 'the convolutions of stage 3 beside PyTorch'],
         ['densecl bench --save before.json', 'everything, kept'],
         ['densecl bench batchNorm --compare before.json', 'what a change did'],
+        ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
     .action(async (ops: string[], flags: Flags) => {
+      if (ops.includes('data')) {
+        if (ops.length > 1) fail('CONFIG', `bench data: expected no other op beside data but received ${ops.join(' ')}`)
+        const result = await benchLoading(flags)
+        if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+        if (flags.save !== undefined) writeResult(flags.save, result)
+        return done(0)
+      }
       for (const op of ops) if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
       const before = flags.compare === undefined ? undefined : readResult(flags.compare)
       const result = await run(ops, flags, flags.json !== true, before)
@@ -64,7 +77,24 @@ export const register: Register = (program, done) => {
     })
 }
 
+async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
+  const options = {
+    data: flags.data,
+    device: resolveDevice(flags.device),
+    imageSize: numberFlag('image-size', flags.imageSize, { least: 32, whole: true }),
+    batch: flags.batch === undefined ? 64 : numberFlag('batch', flags.batch, { least: 1, whole: true }),
+    workers: flags.workers.split(',').map((text) => numberFlag('workers', text, { least: 0, whole: true })),
+    seconds: numberFlag('seconds', flags.seconds, { least: 0.1 }),
+  }
+  const rows = await benchData(options, (row) => flags.json !== true && console.log(dataLine(row)))
+  return { ...environmentRow(), bench: 'loading', ...options, rows }
+}
+
 interface Flags {
+  data: string
+  imageSize: string
+  workers: string
+  seconds: string
   layer?: string
   device: string
   precision?: string

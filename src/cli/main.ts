@@ -23,6 +23,7 @@ async function main(): Promise<number> {
     import('./import.js'),
     import('./match.js'),
     import('./checkData.js'),
+    import('./pack.js'),
     import('./bench.js'),
     import('./doctor.js'),
   ])

@@ -55,6 +55,8 @@ const uploadSlots = 2
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()
+  /** Images so far, and the seconds that all workers together took to decode them and to render or place them. */
+  readonly spent = { images: 0, decoding: 0, rendering: 0 }
   readonly #options: LoaderOptions
   readonly #memory: SharedArrayBuffer
   readonly #workers: Worker[]
@@ -201,6 +203,9 @@ export class Loader {
         if (this.#failure !== undefined) return reject(this.#failure)
         this.#pending.set(task.id, (result) => {
           for (const { name, reason } of result.broken) this.broken.set(name, reason)
+          this.spent.images += mine.length
+          this.spent.decoding += result.decoding
+          this.spent.rendering += result.rendering
           const error = result.error === undefined ? this.#tooManyBroken() : new DenseclError('DATA', result.error)
           if (error === undefined) resolve()
           else reject(error)
@@ -220,7 +225,7 @@ export class Loader {
 
   #fail(error: Error): void {
     this.#failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
-    for (const [id, done] of this.#pending) done({ id, broken: [], error: this.#failure.message })
+    for (const [id, done] of this.#pending) done({ id, broken: [], decoding: 0, rendering: 0, error: this.#failure.message })
     this.#pending.clear()
   }
 }

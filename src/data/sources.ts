@@ -155,7 +155,11 @@ async function readTar(path: string): Promise<Source> {
     for (const { key, ...item } of found) items.push(labels.has(key) ? { ...item, label: labels.get(key)! } : item)
   }
   if (items.length === 0 || !items.every((item) => item.label !== undefined)) return { format: 'tar', items: items.map(({ label: _, ...item }) => item) as Item[] }
-  return { format: 'tar', items, classes: Array.from({ length: Math.max(...items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
+  // `pack` leaves the names of the classes beside its shards.
+  const names = join(dirname(shards[0]!), 'classes.txt')
+  const named = existsSync(names) ? readFileSync(names, 'utf8').split('\n') : []
+  const count = items.reduce((most, item) => Math.max(most, item.label! + 1), 0)
+  return { format: 'tar', items, classes: Array.from({ length: count }, (_, i) => named[i] ?? String(i)) }
 }
 
 /** Name, place and size of the regular files of an uncompressed tar (USTAR, with GNU long names). */
@@ -189,7 +193,8 @@ function* tarMembers(path: string): Generator<{ name: string; offset: number; si
   }
 }
 
-async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Promise<Buffer> {
+/** The bytes of a stored image; throws DECODE with its name. */
+export async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Promise<Buffer> {
   try {
     if (item.kind === 'file') return await readFile(item.path)
     const descriptor = openSync(item.path, 'r')
@@ -205,8 +210,8 @@ async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Promise<Buf
   }
 }
 
-/** The decoded image of an item; throws DECODE with its name. */
-export async function loadPixels(item: Item): Promise<Pixels> {
+/** The decoded image of an item, reduced to about `mostPixels` where that is cheaper; throws DECODE with its name. */
+export async function loadPixels(item: Item, mostPixels?: number): Promise<Pixels> {
   if (item.kind === 'scene') return scene(item.seed, item.index).pixels
-  return decode(await readItemBytes(item), item.name)
+  return decode(await readItemBytes(item), item.name, mostPixels)
 }

@@ -38,6 +38,9 @@ export interface Task {
 
 export interface TaskResult {
   id: number
+  /** Seconds that this worker took for reading and decoding, and for what came after. */
+  decoding: number
+  rendering: number
   broken: { name: string; reason: string }[]
   /** Set when an image could not be replaced. */
   error?: string
@@ -54,7 +57,8 @@ let cached = 0
 async function pixelsOf(index: number): Promise<Pixels> {
   const known = cache.get(index)
   if (known !== undefined) return known
-  const pixels = await loadPixels(items[index]!)
+  // A place holds three bytes a pixel.
+  const pixels = await loadPixels(items[index]!, views === 'pixels' ? placeBytes / 3 : undefined)
   if (cached + pixels.data.length <= cacheBytes) {
     cached += pixels.data.length
     // A copy: a decoder's buffer may be larger than the image.
@@ -145,15 +149,20 @@ function centreCrop(source: Tensor, pixels: Pixels): Float32Array {
 
 async function run(task: Task): Promise<TaskResult> {
   const broken: TaskResult['broken'] = []
+  let [decoding, rendering] = [0, 0]
   try {
     for (const [i, wanted] of task.indices.entries()) {
+      const start = performance.now()
       const { pixels, index } = await load(wanted, task.epoch, broken)
+      const decoded = performance.now()
+      decoding += (decoded - start) / 1000
       if (views === 'pixels') writePixels(pixels, index, task.epoch, task.places[i]![0]!)
       else render(pixels, index, task.epoch, task.places[i]!)
+      rendering += (performance.now() - decoded) / 1000
     }
-    return { id: task.id, broken }
+    return { id: task.id, broken, decoding, rendering }
   } catch (error) {
-    return { id: task.id, broken, error: error instanceof Error ? error.message : String(error) }
+    return { id: task.id, broken, decoding, rendering, error: error instanceof Error ? error.message : String(error) }
   }
 }
 

@@ -310,10 +310,17 @@ class Run {
       `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
       `lr ${lr.toPrecision(3)}`,
       `${rate.toFixed(0)} images/s`,
-      `wait ${(100 * wait).toFixed(0)}%`,
+      `wait ${(100 * wait).toFixed(0)}% (${Object.entries(this.#dataTimes()).map(([what, ms]) => `${what} ${ms.toFixed(1)} ms`).join(', ')} an image)`,
       `eta ${duration(remaining)}`,
       `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
     ].join('  ')
+  }
+
+  /** Milliseconds of a worker for an image, on the average of the run. */
+  #dataTimes(): { decode: number; place: number } | { decode: number; augment: number } {
+    const { images, decoding, rendering } = this.#loader.spent
+    const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
+    return this.#placement.device === 'cpu' ? { decode: each(decoding), augment: each(rendering) } : { decode: each(decoding), place: each(rendering) }
   }
 
   #row({ losses, health }: StepResult, lr: number, rate: number, wait: number, { epoch, step, globalStep }: Position): Metrics {
@@ -327,6 +334,7 @@ class Run {
       lr,
       imagesPerSecond: rate,
       waitShare: wait,
+      ...Object.fromEntries(Object.entries(this.#dataTimes()).map(([what, ms]) => [`${what}Milliseconds`, ms])),
       queueFill: Math.min(1, (globalStep * batchSize) / queueLength),
       positiveGlobal: health.global.positive,
       negativeGlobal: health.global.negative,

@@ -1,0 +1,81 @@
+/** `densecl bench data`: what a data set costs before any training, step by step. */
+import { availableParallelism } from 'node:os'
+
+import { mocoV2Augmentation } from '../data/augment.js'
+import { Loader } from '../data/loader.js'
+import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
+import { openSource, type Source } from '../data/sources.js'
+import { fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+
+export interface DataBenchOptions {
+  data: string
+  device: string
+  imageSize: number
+  batch: number
+  /** Numbers of workers to try; 0 is what training would take. */
+  workers: number[]
+  seconds: number
+}
+
+export interface DataRow {
+  workers: number
+  imagesPerSecond: number
+  /** Milliseconds of one worker for an image: reading and decoding; rendering both views (CPU) or placing the pixels (GPU). */
+  decode: number
+  render: number
+  /** Milliseconds an image between the start of the upload and the end of both views, on a GPU. */
+  uploadAndAugment?: number
+}
+
+/** Loads for `seconds` with each number of workers, without keeping decoded images. */
+export async function benchData(options: DataBenchOptions, onRow: (row: DataRow) => void): Promise<DataRow[]> {
+  const source = await openSource(options.data)
+  if (source.items.length < options.batch) fail('CONFIG', `bench data: --batch is ${options.batch} but ${options.data} holds ${source.items.length} images`)
+  const rows: DataRow[] = []
+  for (const workers of options.workers) {
+    const row = await loadFor(source, workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : workers, options)
+    rows.push(row)
+    onRow(row)
+  }
+  return rows
+}
+
+function* endless(images: number, batch: number): Generator<{ epoch: number; indices: Int32Array }> {
+  for (let epoch = 0; ; ++epoch) {
+    const order = epochOrder(0, epoch, images)
+    for (let step = 0; step < stepsPerEpoch(images, batch); ++step) yield { epoch, indices: batchIndices(order, batch, step) }
+  }
+}
+
+async function loadFor({ items }: Source, workers: number, { device, imageSize, batch, seconds }: DataBenchOptions): Promise<DataRow> {
+  const loader = new Loader({ items, imageSize, batchSize: batch, views: 'augmented', device, dtype: device === 'cpu' ? 'f32' : 'bf16', augment: mocoV2Augmentation, seed: 0, workers, maxBroken: 1 })
+  let [start, images, onDevice, batches] = [performance.now(), 0, 0, 0]
+  try {
+    for await (const { views } of loader.batches(endless(items.length, batch))) {
+      const from = native.mark(device)
+      for (const view of views()) view.dispose()
+      const to = native.mark(device)
+      // The workers' start, and what they had ahead, are not counted.
+      if (++batches <= 4) {
+        start = performance.now()
+        Object.assign(loader.spent, { images: 0, decoding: 0, rendering: 0 })
+        continue
+      }
+      images += batch
+      if (device !== 'cpu') onDevice += native.elapsed(device, from, to)
+      if (performance.now() - start > 1000 * seconds) break
+    }
+  } finally {
+    await loader.close()
+  }
+  const elapsed = (performance.now() - start) / 1000
+  const each = (total: number): number => (1000 * total) / Math.max(1, loader.spent.images)
+  return { workers, imagesPerSecond: images / elapsed, decode: each(loader.spent.decoding), render: each(loader.spent.rendering), ...(device === 'cpu' ? {} : { uploadAndAugment: onDevice / images }) }
+}
+
+export function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment }: DataRow): string {
+  const parts = [`${imagesPerSecond.toFixed(0).padStart(6)} images/s`, `decode ${decode.toFixed(2)} ms`, `${uploadAndAugment === undefined ? 'augment' : 'place'} ${render.toFixed(2)} ms`]
+  if (uploadAndAugment !== undefined) parts.push(`upload and augment ${uploadAndAugment.toFixed(3)} ms`)
+  return `${String(workers).padStart(3)} workers  ${parts.join('  ')}  an image`
+}
