@@ -64,6 +64,8 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['check-data', join(folder, 'none')], 1, /none does not exist/],
       [['import', join(folder, 'none.pth')], 1, /none\.pth: cannot be read/],
       [['export', 'x'], 2, /--out/],
+      [['pack', 'scenes:4'], 2, /--out is missing/],
+      [['bench', 'data', '--data', 'scenes:4', '--batch', '8'], 2, /--batch is 8/],
       [['match', 'x.jpg', '--weights', join(folder, 'none')], 1, /cannot be read/],
       [['eval', 'knn', 'x', '--train', 'scenes:20', '--val', 'scenes:10', '--k', 'many'], 2, /--k is many/],
     ]
@@ -112,6 +114,11 @@ test('from pretrain to every other command, with JSON', async () => {
     assert.is(report.images, 2)
     assert.match(report.broken[0]!.name, /bad\.jpg/)
     assert.match(report.odd[0]!, /thin\.png 400x10/)
+
+    const packed = JSON.parse(runCli(['pack', 'scenes:8', '--out', join(folder, 'packed'), '--json']).out) as { images: number; shards: string[] }
+    assert.is(packed.images, 8)
+    const loading = JSON.parse(runCli(['bench', 'data', '--device', 'cpu', '--data', join(folder, 'packed'), '--batch', '4', '--image-size', '32', '--seconds', '0.2', '--workers', '1', '--json']).out) as { rows: { imagesPerSecond: number }[] }
+    assert.ok(loading.rows[0]!.imagesPerSecond > 0)
 
     const doctor = JSON.parse(runCli(['doctor', '--json']).out) as { addon: string }
     assert.match(doctor.addon, /densecl\.node/)
