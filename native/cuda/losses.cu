@@ -6,6 +6,7 @@
 // second kernel merges the shares with the positive. Memory: O(rows * D), never rows * K.
 #include <type_traits>
 
+#include "contrast.cuh"
 #include "device/gemm.cuh"
 #include "device/reduce.cuh"
 #include "ops.h"
@@ -73,7 +74,7 @@ struct Bf16Contrast {
     const int matrix = laneIndex() / 8, line = laneIndex() % 8;
 #pragma unroll
     for (int j = 0; j < Shape::kScores; j += 2) {
-      const uint32_t a[4] = {pack(p[j][0], p[j][1]), pack(p[j][2], p[j][3]), pack(p[j + 1][0], p[j + 1][1]), pack(p[j + 1][2], p[j + 1][3])};
+      const uint32_t a[4] = {packPair(p[j][0], p[j][1]), packPair(p[j][2], p[j][3]), packPair(p[j + 1][0], p[j + 1][1]), packPair(p[j + 1][2], p[j + 1][3])};
 #pragma unroll
       for (int d = 0; d < Shape::kValues; d += 2) {
         uint32_t values[4];
@@ -84,9 +85,6 @@ struct Bf16Contrast {
       }
     }
   }
-
- private:
-  static DEVICE uint32_t pack(float low, float high) { return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16; }
 };
 
 template <class Shape>
@@ -130,28 +128,13 @@ struct F32Contrast {
   }
 };
 
-// Of a row and a share of the queue.
-struct Share {
-  float maximum, sum, negative;
-};
-
-template <class T>
-struct ContrastJob {
-  const T *query, *queue;
-  Share* shares;    // [splits, rows]
-  float* gradient;  // [splits, rows, D], or null
-  int64_t rows, keys, perSplit;
-  int dim;
-  float inverseTemperature;
-};
-
 template <class T, class Shape, bool kAligned>
 __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T> job) {
   using Math = std::conditional_t<Shape::kHalf, Bf16Contrast<Shape>, F32Contrast<Shape>>;
   typename Shape::Memory& memory = sharedMemory<typename Shape::Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.perSplit, end = begin + job.perSplit < job.keys ? begin + job.perSplit : job.keys;
   float o[Shape::kValues][4] = {};
-  float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {}, negative[2] = {};
+  RowState state;
 
   loadRows<T, Shape::kRows, Shape::kSlices, Shape::kThreads, kAligned>(memory.query, job.query, firstRow, job.rows, job.dim);
   loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[0], job.queue, begin, end, job.dim);
@@ -171,38 +154,7 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
     float s[Shape::kScores][4] = {};
     Math::score(s, memory, buffer);
 
-    for (int half = 0; half < 2; ++half) {  // rows g and g + 8 of the warp
-      float top = -INFINITY;
-#pragma unroll
-      for (int j = 0; j < Shape::kScores; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& value = s[j][half * 2 + e];
-          const bool valid = first + j * 8 + laneIndex() % 4 * 2 + e < end;
-          negative[half] += valid ? value : 0;
-          if (!valid) value = -INFINITY;
-          top = fmaxf(top, value);
-        }
-      top = fmaxf(top, shuffleXor(top, 1));
-      top = fmaxf(top, shuffleXor(top, 2));
-      top = fmaxf(top, maximum[half]);
-      const float rescale = maximum[half] == top ? 1.0f : expf((maximum[half] - top) * job.inverseTemperature);
-      maximum[half] = top;
-      sum[half] *= rescale;
-#pragma unroll
-      for (int j = 0; j < Shape::kScores; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& value = s[j][half * 2 + e];
-          value = expf((value - top) * job.inverseTemperature);
-          sum[half] += value;
-        }
-#pragma unroll
-      for (int d = 0; d < Shape::kValues; ++d) {
-        o[d][half * 2] *= rescale;
-        o[d][half * 2 + 1] *= rescale;
-      }
-    }
+    carryOn(state, s, o, end - first, job.inverseTemperature);
     if (job.gradient != nullptr) Math::accumulate(o, s, memory, buffer);
     __syncthreads();  // the tile is free
     if (Shape::kBuffers == 1 && first + Shape::kKeys < end) {
@@ -213,22 +165,7 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
   }
   waitForCopies<0>();
 
-  for (int half = 0; half < 2; ++half) {
-    const int64_t row = firstRow + warpIndex() * 16 + laneIndex() / 4 + half * 8;
-    for (int mask = 1; mask <= 2; mask *= 2) {
-      sum[half] += shuffleXor(sum[half], mask);
-      negative[half] += shuffleXor(negative[half], mask);
-    }
-    if (row >= job.rows) continue;
-    const int64_t at = blockIdx.y * job.rows + row;
-    if (laneIndex() % 4 == 0) job.shares[at] = Share{maximum[half], sum[half], negative[half]};
-    if (job.gradient == nullptr) continue;
-    for (int d = 0; d < Shape::kValues; ++d)
-      for (int e = 0; e < 2; ++e) {
-        const int column = d * 8 + laneIndex() % 4 * 2 + e;
-        if (column < job.dim) job.gradient[at * job.dim + column] = o[d][half * 2 + e];
-      }
-  }
+  storeShare(job, state, o, firstRow + warpIndex() * 16, static_cast<int>(blockIdx.y));
 }
 
 constexpr int kThreads = 256;
@@ -305,14 +242,18 @@ void contrast(const Call& call) {
   const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4), &queue = call.t(5);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
   const float inverseTemperature = static_cast<float>(1 / call.number(0));
-  // Enough blocks for four on every multiprocessor; a share is a whole number of tiles.
-  const int64_t rowBlocks = ceilDiv(R, Shape::kRows), tiles = ceilDiv(K, Shape::kKeys);
-  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * Shape::kKeys, splits = ceilDiv(K, perSplit);
+  const bool hopper = contrastsOnHopper(call, query.dtype, D);
+  const int64_t tileKeys = hopper ? kHopperKeys : Shape::kKeys;
+  // Enough blocks for four on every multiprocessor (on Hopper, four one after another); a share is a whole number of tiles.
+  const int64_t rowBlocks = ceilDiv(R, hopper ? kHopperRows : Shape::kRows), tiles = ceilDiv(K, tileKeys);
+  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * tileKeys, splits = ceilDiv(K, perSplit);
   DeviceScratch<Share> shares(call, splits * R);
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
   const ContrastJob<T> job{query.data<T>(), queue.data<T>(), shares.data(), dquery == nullptr ? nullptr : gradient.data(), R, K, perSplit, static_cast<int>(D), inverseTemperature};
   const auto kernel = D % Vector<T>::kLength == 0 ? contrastKernel<T, Shape, true> : contrastKernel<T, Shape, false>;
-  launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
+  if constexpr (Shape::kHalf)
+    if (hopper) launchHopperContrast(call, job, rowBlocks, splits);
+  if (!hopper) launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
   const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), optionalData<T>(dquery), terms.data(), R, K, static_cast<int>(D),
                           static_cast<int>(splits), inverseTemperature};
   launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);

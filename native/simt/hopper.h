@@ -35,6 +35,8 @@ struct Product {
   uint64_t a, b;
   int n;
   bool rowsA, rowsB;
+  bool inRegisters = false;  // a is, as in mma.cuh
+  uint32_t registers[4] = {};
 };
 void multiplyLater(const Product& product);
 void commitProducts();

@@ -9,6 +9,8 @@ import { Tape } from '../../src/autograd/tape.js'
 import { Random } from '../../src/nn/random.js'
 import { conv2d, convolution } from '../../src/ops/conv2d.js'
 import { linear } from '../../src/ops/linear.js'
+import { infoNce } from '../../src/ops/losses.js'
+import { l2Normalize } from '../../src/ops/similarity.js'
 import { native } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -108,6 +110,27 @@ testWhere(available, reason, test, 'linear layers pass through them too', () => 
       }),
     )
   assert.ok(relativeDistance(onHopper(true, run), onHopper(false, run)) < 1e-3)
+})
+
+testWhere(available && device === 'simt', 'a GPU has no other kernels for it to compare with', test, 'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions', () => {
+  fc.assert(
+    fc.property(fc.record({ rows: fc.integer({ min: 1, max: 150 }), keys: fc.constantFrom(3, 128, 300, 700), dim: fc.constantFrom(8, 64, 72, 128), seed: fc.nat() }), ({ rows, keys, dim, seed }) => {
+      const run = (): Float32Array[] =>
+        scope(() =>
+          withDevice(device, () => {
+            const random = new Random(seed)
+            const unit = (n: number): Tensor => l2Normalize(Tensor.from(Float32Array.from({ length: n * dim }, () => random.normal()), [n, dim])).to('bf16')
+            const [query, positive, queue] = [unit(rows), unit(rows), unit(keys)]
+            const tape = new Tape().watch([query])
+            const { loss, statistics } = tape.record(() => infoNce(query, positive, queue, 0.2))
+            return [loss, statistics, ...tape.backward(loss, [query])].map((tensor) => tensor.data() as Float32Array)
+          }),
+        )
+      const [hopper, ampere] = [onHopper(true, run), onHopper(false, run)]
+      for (const [i, bound] of [1e-5, 1e-4, 4e-3].entries()) assert.ok(relativeDistance(hopper[i]!, ampere[i]!) < bound, `${['loss', 'statistics', 'gradient'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`)
+    }),
+    { numRuns: Math.ceil(runs / 2) },
+  )
 })
 
 test.run()

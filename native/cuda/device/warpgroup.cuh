@@ -53,12 +53,19 @@ DEVICE uint64_t partDescriptor(const unsigned char* operand, int row, int step) 
   return matrixDescriptor(operand + row * 128 + step * 32, 16, 8 * 128);
 }
 
-// Keeps the compiler from reading accumulators before the wait above it.
-template <class Shape>
-DEVICE void fenceAccumulators([[maybe_unused]] Accumulators<Shape>& acc) {
+// Keeps the compiler from moving accesses to accumulators across: products are on their way where it cannot see them.
+template <int kTiles>
+DEVICE void fenceRegisters([[maybe_unused]] float (&c)[kTiles][4]) {
 #if defined(__CUDA_ARCH__)
-  for (auto& tile : acc.c[0])
+  for (auto& tile : c)
     for (float& value : tile) asm volatile("" : "+f"(value)::"memory");
+#endif
+}
+template <int kTiles>
+DEVICE void fenceRegisters([[maybe_unused]] uint32_t (&words)[kTiles][4]) {
+#if defined(__CUDA_ARCH__)
+  for (auto& tile : words)
+    for (uint32_t& word : tile) asm volatile("" : "+r"(word)::"memory");
 #endif
 }
 
@@ -96,7 +103,7 @@ DEVICE void consume(const Job& job, Memory& memory) {
       before = at.stage;
     }
     waitForProducts<0>();
-    fenceAccumulators(acc);
+    fenceRegisters(acc.c[0]);
     if (slices > 0 && laneIndex() == 0) arrive(memory.empty[before]);
     Shape::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its

@@ -1,0 +1,94 @@
+// What the kernels of infoNce share (losses.cu has the notes): the part of the work that a block has, and what it leaves.
+#pragma once
+#include "runtime.h"
+
+namespace densecl::cuda {
+
+// Of a row and a share of the queue.
+struct Share {
+  float maximum, sum, negative;
+};
+
+template <class T>
+struct ContrastJob {
+  const T *query, *queue;
+  Share* shares;    // [splits, rows]
+  float* gradient;  // [splits, rows, D], or null
+  int64_t rows, keys, perSplit;
+  int dim;
+  float inverseTemperature;
+};
+
+// The two rows of an accumulator tile that a thread has part of: g and g + 8 of its warp.
+struct RowState {
+  float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {}, negative[2] = {};
+};
+
+// From the scores of a tile of keys to exp((score - maximum) / T), with the sums and the maximum carried along and what was summed
+// before rescaled. `valid` keys of the tile exist.
+template <int kScores, int kValues>
+DEVICE void carryOn(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = -INFINITY;
+#pragma unroll
+    for (int j = 0; j < kScores; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& value = s[j][half * 2 + e];
+        const bool exists = j * 8 + laneIndex() % 4 * 2 + e < valid;
+        state.negative[half] += exists ? value : 0;
+        if (!exists) value = -INFINITY;
+        top = fmaxf(top, value);
+      }
+    top = fmaxf(top, shuffleXor(top, 1));
+    top = fmaxf(top, shuffleXor(top, 2));
+    top = fmaxf(top, state.maximum[half]);
+    const float rescale = state.maximum[half] == top ? 1.0f : expf((state.maximum[half] - top) * inverseTemperature);
+    state.maximum[half] = top;
+    state.sum[half] *= rescale;
+#pragma unroll
+    for (int j = 0; j < kScores; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& value = s[j][half * 2 + e];
+        value = expf((value - top) * inverseTemperature);
+        state.sum[half] += value;
+      }
+#pragma unroll
+    for (int d = 0; d < kValues; ++d) {
+      o[d][half * 2] *= rescale;
+      o[d][half * 2 + 1] *= rescale;
+    }
+  }
+}
+
+// Stores a warp's 16 rows, the first of which is `warpRow`, of share `split`.
+template <class T, int kValues>
+DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (&o)[kValues][4], int64_t warpRow, int split) {
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = warpRow + laneIndex() / 4 + half * 8;
+    for (int mask = 1; mask <= 2; mask *= 2) {
+      state.sum[half] += shuffleXor(state.sum[half], mask);
+      state.negative[half] += shuffleXor(state.negative[half], mask);
+    }
+    if (row >= job.rows) continue;
+    const int64_t at = split * job.rows + row;
+    if (laneIndex() % 4 == 0) job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half]};
+    if (job.gradient == nullptr) continue;
+    for (int d = 0; d < kValues; ++d)
+      for (int e = 0; e < 2; ++e) {
+        const int column = d * 8 + laneIndex() % 4 * 2 + e;
+        if (column < job.dim) job.gradient[at * job.dim + column] = o[d][half * 2 + e];
+      }
+  }
+}
+
+DEVICE uint32_t packPair(float low, float high) { return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16; }
+
+// On Hopper, where it applies: rows and keys of a block's tile, and the launch.
+constexpr int kHopperRows = 128, kHopperKeys = 128;
+bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim);
+void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits);
+
+}  // namespace densecl::cuda

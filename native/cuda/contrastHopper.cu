@@ -1,0 +1,112 @@
+// infoNce on Hopper (losses.cu has the notes): two warpgroups of 64 queries each pass over tiles of 128 keys that bulk copies bring.
+// A tile serves as keys of the first product and as values of the second, whose left operand, the probabilities, stays in registers
+// (J. Shah et al., FlashAttention-3, arXiv:2407.08608). While one warpgroup computes exponentials the other multiplies.
+#include "contrast.cuh"
+#include "device/warpgroup.cuh"
+#include "tensorMap.h"
+
+namespace densecl::cuda {
+namespace {
+
+template <int kDim>
+struct ContrastMemory {
+  static constexpr int kBoxes = kDim / kLineElements;
+  unsigned char query[kBoxes][kHopperRows * 128];
+  unsigned char keys[kRing][kBoxes][kHopperKeys * 128];
+  Barrier queryFull, full[kRing], empty[kRing];
+};
+
+struct HopperContrast {
+  ContrastJob<bf16> job;
+  TensorMap query, queue;
+};
+
+template <int kDim>
+DEVICE void produceKeys(const HopperContrast& work, ContrastMemory<kDim>& memory, int64_t begin, int64_t end) {
+  constexpr int kBoxes = kDim / kLineElements;
+  arriveExpecting(memory.queryFull, kBoxes * kHopperRows * 128);
+  for (int box = 0; box < kBoxes; ++box) copyBox(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
+  RingPlace at;
+  for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
+    waitFor(memory.empty[at.stage], at.parity ^ 1);
+    arriveExpecting(memory.full[at.stage], kBoxes * kHopperKeys * 128);
+    for (int box = 0; box < kBoxes; ++box) copyBox(memory.keys[at.stage][box], work.queue, memory.full[at.stage], box * kLineElements, static_cast<int>(first));
+  }
+}
+
+template <int kDim>
+DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memory, int64_t begin, int64_t end) {
+  constexpr int kScores = kHopperKeys / 8, kValues = kDim / 8;
+  const int groupRow = warpIndex() / 4 * 64;
+  float o[kValues][4] = {};
+  RowState state;
+  RingPlace at;
+  waitFor(memory.queryFull, 0);
+  for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
+    waitFor(memory.full[at.stage], at.parity);
+    float s[kScores][4] = {};
+    beginProducts();
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step)
+      multiplyAsync<kHopperKeys, false, false>(s, partDescriptor<false>(memory.query[step / 4], groupRow, step % 4), partDescriptor<false>(memory.keys[at.stage][step / 4], 0, step % 4));
+    commitProducts();
+    waitForProducts<0>();
+    fenceRegisters(s);
+    carryOn(state, s, o, end - first, work.job.inverseTemperature);
+    if (work.job.gradient != nullptr) {
+      // The accumulators of two neighbouring tiles of keys are, as pairs, the left operand of the next product.
+      uint32_t p[kScores / 2][4];
+#pragma unroll
+      for (int j = 0; j < kScores; ++j)
+        for (int half = 0; half < 2; ++half) p[j / 2][j % 2 * 2 + half] = packPair(s[j][half * 2], s[j][half * 2 + 1]);
+      fenceRegisters(p);
+      fenceRegisters(o);
+      beginProducts();
+#pragma unroll
+      for (int j = 0; j < kScores / 2; ++j) multiplyRegistersAsync<kDim>(o, p[j], matrixDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
+      commitProducts();
+      waitForProducts<0>();
+      fenceRegisters(o);
+    }
+    if (laneIndex() == 0) arrive(memory.empty[at.stage]);
+  }
+  storeShare(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16, static_cast<int>(blockIdx.y));
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid_constant__ HopperContrast work) {
+#if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
+  auto& memory = sharedMemory<ContrastMemory<kDim>>();
+  const int64_t begin = blockIdx.y * work.job.perSplit, end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
+  if (threadIdx.x == 0) {
+    initialise(memory.queryFull, 1);
+    for (int stage = 0; stage < kRing; ++stage) {
+      initialise(memory.full[stage], 1);
+      initialise(memory.empty[stage], 2 * kWarpgroup / kWarp);
+    }
+    fenceBarriers();
+  }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) >= 2 * kWarpgroup) {
+    shrinkRegisters<40>();
+    if (static_cast<int>(threadIdx.x) == 2 * kWarpgroup) produceKeys<kDim>(work, memory, begin, end);
+  } else {
+    growRegisters<232>();
+    contrastKeys<kDim>(work, memory, begin, end);
+  }
+#endif
+}
+
+}  // namespace
+
+bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) { return capability(call) == 90 && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0; }
+
+void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits) {
+  const HopperContrast work{job, tiledMap(call, job.query, {job.dim, job.rows}, {kLineElements, kHopperRows}), tiledMap(call, job.queue, {job.dim, job.keys}, {kLineElements, kHopperKeys})};
+  if (job.dim <= 64)
+    launch(call, contrastKernel<64>, Grid{rowBlocks, splits}, 3 * kWarpgroup, sizeof(ContrastMemory<64>), work);
+  else
+    launch(call, contrastKernel<128>, Grid{rowBlocks, splits}, 3 * kWarpgroup, sizeof(ContrastMemory<128>), work);
+}
+
+}  // namespace densecl::cuda
