@@ -3,8 +3,11 @@
  * floating-point operations they must do and the bytes they must move, each input read once and each output written once.
  */
 import type { OpName } from '../../src/ops/catalogue.js'
+import { Tape } from '../../src/autograd/tape.js'
 import { type PlacedView, renderViews, wholeImage } from '../../src/data/augment.js'
 import type { Random } from '../../src/nn/random.js'
+import { batchNorm } from '../../src/ops/batchNorm.js'
+import { conv2dForNorm } from '../../src/ops/conv2d.js'
 import { runNative } from '../../src/tensor/native.js'
 import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { resnet50Layers, resnet50Maps } from './layers.js'
@@ -113,6 +116,8 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
   const joins = name.endsWith('bn3')
   const shape = (n: number): Shape => [n, size, size, c]
   const vectors = (s: Setting): [Tensor, Tensor, Tensor, Tensor] => [s.output([1, c], 'f32'), s.output([1, c], 'f32'), s.output([c], 'f32'), s.output([c], 'f32')]
+  // What a GPU gives and takes beside the CPU's tensors: statistics of the convolution, scale and shift.
+  const affine = (s: Setting): [undefined, Tensor, Tensor] => [undefined, s.output([1, c], 'f32'), s.output([1, c], 'f32')]
   const peerNumbers = (n: number): number[] => [n, size, c, Number(joins)]
   return [
     {
@@ -120,7 +125,7 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
       flops: (n) => 8 * n * size * size * c,
       prepare(s) {
         const [mean, invstd, runningMean, runningVar] = vectors(s)
-        const tensors = [s.output(shape(s.batch)), mean, invstd, runningMean, runningVar, s.values(shape(s.batch)), s.sums([c]), s.sums([c]), joins ? s.values(shape(s.batch)) : undefined]
+        const tensors = [s.output(shape(s.batch)), mean, invstd, runningMean, runningVar, s.values(shape(s.batch)), s.sums([c]), s.sums([c]), joins ? s.values(shape(s.batch)) : undefined, ...affine(s)]
         return () => runNative('batchNormTrain', tensors, [1, 1e-5, 0.1, 1])
       },
       peer: { op: 'batchNorm', numbers: peerNumbers },
@@ -314,8 +319,37 @@ export const benchCases: Record<OpName, BenchCases> = {
 
 const parameterCount = 32_400_000 // ResNet-50 and the neck of DenseCL
 
+/** A convolution, its batch norm and ReLU, forward and backward through the tape. */
+const block = (name: string, size: number, c: number, o: number, kernel: number): BenchCase => ({
+  name: `${name}, forward and backward`,
+  flops: (n) => 6 * n * size * size * c * o * kernel * kernel,
+  prepare(s) {
+    const [x, weight] = [s.values([s.batch, size, size, c]), s.values([o, kernel, kernel, c])]
+    const [gamma, beta, mean, variance] = [0, 1, 2, 3].map(() => s.sums([o])) as [Tensor, Tensor, Tensor, Tensor]
+    const cotangent = s.values([s.batch, size, size, o])
+    // Written and read: the convolution's result twice, the block's result and both gradients once.
+    s.bytes += (4 * s.batch * size * size * o + s.batch * size * size * c) * (s.dtype === 'bf16' ? 2 : 4)
+    return () =>
+      scope(() => {
+        const tape = new Tape().watch([x, weight, gamma, beta])
+        const z = tape.record(() => {
+          const { y, statistics } = conv2dForNorm(x, weight, { padding: kernel >> 1 }, 1)
+          return batchNorm(y, gamma, beta, mean, variance, { train: true, relu: true, statistics })
+        })
+        tape.backward(z, [x, weight, gamma, beta], cotangent)
+      })
+  },
+  peer: { op: 'block', numbers: (n) => [n, size, c, o, kernel] },
+})
+
 /** Work of a step beside its ops. */
-export const stepCases: Record<'sgd' | 'augment' | 'enqueue', readonly BenchCase[]> = {
+export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly BenchCase[]> = {
+  block: [
+    block('layer1.1.conv1 + bn1 + relu', 56, 256, 64, 1),
+    block('layer2.1.conv2 + bn2 + relu', 28, 128, 128, 3),
+    block('layer3.1.conv1 + bn1 + relu', 14, 1024, 256, 1),
+    block('layer4.1.conv2 + bn2 + relu', 7, 512, 512, 3),
+  ],
   sgd: [
     {
       name: '32.4 M parameters, moving average, copies',
@@ -345,6 +379,7 @@ export const stepCases: Record<'sgd' | 'augment' | 'enqueue', readonly BenchCase
         const views = Array.from({ length: 2 * s.batch }, (): PlacedView => ({ view: { ...view, adjust: [...view.adjust] }, offset: 0, height, width }))
         return () => renderViews(outputs, 0, pixels, views)
       },
+      peer: { op: 'augment', numbers: (n) => [n, 375, 500, 224] },
     },
   ],
   enqueue: [

@@ -17,26 +17,27 @@ export class Peer {
   }
 
   /** Starts Python; undefined, with a printed reason, where there is no PyTorch. DENSECL_PYTHON names another interpreter. */
-  static async start(device: string): Promise<Peer | undefined> {
+  static async start(device: string, compiled: boolean): Promise<Peer | undefined> {
     const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
     if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
       console.log(`no peer: PyTorch is not installed for ${python} (DENSECL_PYTHON names another)`)
       return undefined
     }
-    const child = spawn(python, [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu'], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const child = spawn(python, [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu', ...(compiled ? ['--compile'] : [])], { stdio: ['pipe', 'pipe', 'inherit'] })
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const { value } = await lines.next()
     return new Peer(child, lines, String(value))
   }
 
-  /** Milliseconds (median) of the same work, undefined when the peer has no form of it. */
-  async measure(op: string, numbers: number[], dtype: string): Promise<number | undefined> {
+  /** Median milliseconds of the same work, and on a GPU its peak memory; undefined when the peer has no form of it. */
+  async measure(op: string, numbers: number[], dtype: string): Promise<{ milliseconds: number; peakMegabytes?: number } | undefined> {
     this.#process.stdin!.write(`${JSON.stringify({ op, numbers, dtype })}\n`)
     const { value, done } = await this.#lines.next()
     if (done === true) throw new Error('the peer stopped')
-    const { milliseconds, error } = JSON.parse(value) as { milliseconds?: number; error?: string }
-    if (error !== undefined) console.log(`peer ${op}: ${error}`)
-    return milliseconds
+    const { error, ...measured } = JSON.parse(value) as { milliseconds: number; peakMegabytes?: number; error?: string }
+    if (error === undefined) return measured
+    console.log(`peer ${op}: ${error}`)
+    return undefined
   }
 
   stop(): void {

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 device = sys.argv[1]
+compiled = "--compile" in sys.argv  # blocks and losses through torch.compile
 cuda = device == "cuda"
 torch.backends.cudnn.benchmark = True
 if not cuda:
@@ -50,17 +51,48 @@ def norm(numbers, dtype, backward):
     return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
 
 
+def block(numbers, dtype):
+    n, size, c, o, kernel = numbers
+    x, w = image(n, c, size, size, dtype).requires_grad_(), rand(o, c, kernel, kernel, dtype=dtype).to(memory_format=last).requires_grad_()
+    g, b, mean, var = (torch.rand(o, device=device).requires_grad_(i < 2) for i in range(4))
+    f = lambda x, w, g, b: F.relu(F.batch_norm(F.conv2d(x, w, padding=kernel // 2), mean, var, g, b, True, 0.1, 1e-5))
+    if compiled:
+        f = torch.compile(f)
+    dy = torch.randn_like(f(x, w, g, b))
+    return lambda: torch.autograd.grad(f(x, w, g, b), [x, w, g, b], dy)
+
+
+def augment(numbers, dtype):
+    """The views of MoCo v2 by torchvision on the device: parameters are drawn for each image, so each is a call."""
+    from torchvision.transforms import v2
+
+    n, height, width, size = numbers
+    images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, device=device) for _ in range(min(n, 32))]
+    view = v2.Compose([
+        v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        v2.RandomGrayscale(p=0.2),
+        v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5),
+        v2.RandomHorizontalFlip(),
+        v2.ToDtype(dtype, scale=True),
+        v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ])
+    return lambda: torch.stack([view(images[i % len(images)]) for i in range(2 * n)])
+
+
 def info_nce(numbers, dtype):
     rows, keys, dim = numbers
     unit = lambda r: F.normalize(torch.randn(r, dim, device=device), dim=1).to(dtype)
     q, k, queue = unit(rows).requires_grad_(), unit(rows), unit(keys)
     target = torch.zeros(rows, dtype=torch.long, device=device)
 
-    def run():
+    def loss(q):
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.t()], 1) / 0.2
-        return torch.autograd.grad(F.cross_entropy(logits.float(), target), q)
+        return F.cross_entropy(logits.float(), target)
 
-    return run
+    if compiled:
+        loss = torch.compile(loss)
+    return lambda: torch.autograd.grad(loss(q), q)
 
 
 def match(numbers, dtype):
@@ -116,6 +148,8 @@ works = {
     "conv2dBackwardWeight": lambda n, d: conv(n, d, [False, True, False]),
     "batchNorm": lambda n, d: norm(n, d, False),
     "batchNormBackward": lambda n, d: norm(n, d, True),
+    "block": block,
+    "augment": augment,
     "infoNce": info_nce,
     "denseMatch": match,
     "sgd": sgd,
@@ -156,6 +190,13 @@ for line in sys.stdin:
             times.append(once(body))
             spent += times[-1]
         reply = {"milliseconds": statistics.median(times)}
+        if cuda:
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            body()
+            torch.cuda.synchronize()
+            reply["peakMegabytes"] = (torch.cuda.max_memory_allocated() - before) / 2**20
     except Exception as error:  # out of memory, mostly: said, and the next row goes on
         reply = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
     body = None

@@ -344,7 +344,7 @@ struct PixelLoader {
 // numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
 template <class T, class F>
 void choose(const Call& call, int64_t rows, int64_t columns, bool aligned, F body) {
-  const int64_t wanted = call.numbers.size() > 6 ? call.integer(6) : 0;
+  const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call), some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
   const int64_t tile = wanted != 0 ? wanted : columns > 64 && many ? 1 : some ? 2 : 3;

@@ -141,7 +141,10 @@ struct BackwardWeightJob {
   }
 };
 
-bool hopper(const Call& call) { return capability(call) == 90 && (call.numbers.size() <= 6 || call.integer(6) == 0); }
+// Tile 4 is Wide, 5 is Slim (Flat for weight gradients), 0 the one that suits the shape; 1 to 3 are those of Ampere.
+int64_t tileOf(const Call& call) { return call.numbers.size() <= 6 ? 0 : call.integer(6); }
+bool hopper(const Call& call) { return capability(call) == 90 && (tileOf(call) == 0 || tileOf(call) > 3); }
+bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (tileOf(call) != 4 && columns <= 64); }
 
 }  // namespace
 
@@ -154,7 +157,7 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
                                           optionalData<float>(call.optional(3)), optionalData<float>(call.optional(4)), g.pixels(), static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles), static_cast<int>(columnTiles),
                                           static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
   };
-  if (g.o <= 64)
+  if (narrow(call, g.o))
     run(Slim{});
   else
     run(Wide{});
@@ -171,7 +174,7 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
                                                 weights.stepX, g.kw, call.t(0).data<bf16>(), where, epilogue, pixels.dy.rows, static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles), static_cast<int>(columnTiles),
                                                 static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
   };
-  if (g.c <= 64)
+  if (narrow(call, g.c))
     run(Slim{});
   else
     run(Wide{});
@@ -191,7 +194,7 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
                                                  splits.share, static_cast<int>(splitTiles * splits.count), static_cast<int>(columnTiles), static_cast<int>(splitTiles), static_cast<int>(g.o), static_cast<int>(depth)});
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
-  if (g.o <= 64)
+  if (narrow(call, g.o))
     run(Flat{});
   else
     run(Wide{});

@@ -29,6 +29,7 @@ struct BulkCopy {
   void* to;
   const void* map;
   int at[4], offset[2];
+  bool performed = false;
 };
 
 struct PhaseBarrier {
@@ -75,6 +76,8 @@ class Block {
   // The last thread of an aligned group of `size` to come runs `perform` over all of them.
   void meetWarpgroup(unsigned size, const std::function<void(const std::vector<Thread*>&)>& perform);
   [[noreturn]] void fail(const std::string& what);
+  // With shuffled threads, by chance.
+  bool early() { return random_ != 0 && draw(2) == 0; }
 
  private:
   struct Unwind {};

@@ -79,16 +79,20 @@ void tryComplete(Block& block, PhaseBarrier& barrier) {
   for (const BulkCopy& copy : barrier.copies) bytes += bytesOf(copy);
   if (bytes > barrier.expected) block.fail("a barrier expects " + std::to_string(barrier.expected) + " bytes but copies of " + std::to_string(bytes) + " arrive at it");
   if (bytes < barrier.expected) return;
-  for (const BulkCopy& copy : barrier.copies) perform(block, copy);
+  for (const BulkCopy& copy : barrier.copies)
+    if (!copy.performed) perform(block, copy);
   barrier.copies.clear();
   barrier.expected = 0;
   barrier.missing = barrier.arrivals;
   ++barrier.phase;
 }
 
-void startCopy(const BulkCopy& copy, void* barrier) {
+void startCopy(BulkCopy copy, void* barrier) {
   Block& block = currentBlock();
   if (sharedOffset(copy.to) % 1024 != 0) block.fail("a bulk copy to shared memory at byte " + std::to_string(sharedOffset(copy.to)) + ", which is no multiple of 1024: the swizzle repeats by that");
+  // Into a place that is still read, a copy that comes late would not show.
+  copy.performed = block.early();
+  if (copy.performed) perform(block, copy);
   barrierAt(block, barrier).copies.push_back(copy);
 }
 
@@ -180,9 +184,9 @@ void namedBarrier(int number, int threads) {
   block.waitUntil([&, generation] { return barrier.generation != generation; });
 }
 
-void copyBox(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}}, barrier); }
+void copyBox(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
 void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
-  startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}}, barrier);
+  startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
 }
 
 void multiplyLater(const Product& product) { currentBlock().current->openProducts.push_back(product); }

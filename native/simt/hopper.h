@@ -1,6 +1,6 @@
-// The host bodies of native/cuda/device/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Copies and products
-// happen as late as the program allows: a copy when its barrier's phase completes for one who waits, a product when its group is
-// waited for. What is read or overwritten too early then shows.
+// The host bodies of native/cuda/device/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Products
+// happen as late as the program allows, when their group is waited for, and so do copies: when somebody waits for their barrier, or
+// at once for some of them where threads are shuffled. What is read or overwritten too early then shows.
 #pragma once
 #include <cstdint>
 

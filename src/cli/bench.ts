@@ -22,6 +22,7 @@ interface Row {
   floor: number
   peakMegabytes: number
   peerMilliseconds?: number
+  peerPeakMegabytes?: number
 }
 
 interface Result {
@@ -43,7 +44,7 @@ export const register: Register = (program, done) => {
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
-    .option('--peer', 'the same work in PyTorch, in turn')
+    .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
     .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
     .option('--image-size <pixels>', 'of `bench data`', '224')
     .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
@@ -99,7 +100,7 @@ interface Flags {
   device: string
   precision?: string
   batch?: string
-  peer?: boolean
+  peer?: boolean | string
   json?: boolean
   save?: string
   compare?: string
@@ -132,7 +133,9 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
   const what = { device: `${device}, ${native.describeDevice(device)}`, dtype, batch }
   if (before !== undefined) checkComparable(flags.compare!, before, what)
   const ceilings = ceilingsOf(device, dtype)
-  const peer = flags.peer === true ? await Peer.start(device) : undefined
+  const how = flags.peer === true ? 'eager' : flags.peer
+  if (how !== undefined && how !== false && how !== 'eager' && how !== 'compile') fail('CONFIG', `--peer is ${String(how)}: expected eager or compile`)
+  const peer = typeof how === 'string' ? await Peer.start(device, how === 'compile') : undefined
   if (show) {
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
     console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
@@ -157,7 +160,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
           teraflops: flops / milliseconds / 1e9,
           floor: floorMilliseconds(measured, ceilings) / milliseconds,
           peakMegabytes: Math.round(peakBytes / 2 ** 20),
-          ...(theirs === undefined ? {} : { peerMilliseconds: theirs }),
+          ...(theirs === undefined ? {} : { peerMilliseconds: theirs.milliseconds, ...(theirs.peakMegabytes === undefined ? {} : { peerPeakMegabytes: Math.round(theirs.peakMegabytes) }) }),
         }
         rows.push(row)
         if (show) console.log(line(row, peer !== undefined, before))
@@ -167,11 +170,11 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     peer?.stop()
   }
   if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
-  return { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version }), rows }
+  return { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version, peer: how as string }), rows }
 }
 
-async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): Promise<number | undefined> {
-  return work === undefined ? undefined : peer?.measure(work.op, work.numbers(batch), dtype)
+async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): ReturnType<Peer['measure']> {
+  return work === undefined || peer === undefined ? undefined : peer.measure(work.op, work.numbers(batch), dtype)
 }
 
 function line(row: Row, withPeer: boolean, before: Result | undefined): string {

@@ -102,7 +102,10 @@ function chunksOf(n: number, h: number, w: number, numbers: readonly number[], g
 export const convolution = {
   /** f32 tensors on tensor cores, whose products then have 10 bits of mantissa instead of 23 (relative errors near 3e-4). */
   tf32: false,
-  /** The tile of the kernels, for tests and tuning: 1 is 128x128, 2 is 128x64, 3 is 64x64, 0 the one that suits the shape. */
+  /**
+   * The tile of the kernels, for tests and tuning: 1 is 128x128, 2 is 128x64, 3 is 64x64; on Hopper 4 is 128x128 and 5 is 128x64 of
+   * the warpgroup kernels; 0 is what the tuning table or the kernels' own rule says.
+   */
   tile: 0,
 }
 
