@@ -2,13 +2,13 @@
 # Everything that needs a GPU, for a machine with neither Node nor network: checks, trains and measures what a bundle holds.
 #   where Node is:  npm run build && npm run build:cuda && node scripts/bundle.mjs .gpu/densecl.tar.xz --tests
 #                   and class folders of images as .gpu/images/{train,val}, for the training run
-#   on the GPU:     bash bench/gpu.sh [check] [train] [bench] [steps] [sanitize]      all of them without a word
+#   on the GPU:     bash bench/gpu.sh [check] [train] [tune] [bench] [steps] [variants] [data] [sanitize]      all of them without a word
 # Results go to $OUT (default: gpu-results): logs, and the JSON files for bench/results.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${OUT:-$here/gpu-results}
 kit=${KIT:-$here/.gpu}
-parts=${*:-check train bench steps sanitize}
+parts=${*:-check train tune bench steps variants data sanitize}
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -43,16 +43,46 @@ if wanted train && [ -d "$kit/images/train" ]; then
   done
 fi
 
+if wanted tune; then
+  say "tiles of convolutions, timed"
+  timeout 300 "$home/densecl" bench tune --device cuda 2>&1 | tee "$out/tune.txt"
+  cp "$home"/src/ops/tuning/*.json "$out/"
+fi
+
 if wanted bench; then
   say "ops beside PyTorch"
   timeout 420 "$home/densecl" bench --device cuda --peer --save "$out/gpu-ops.json" 2>&1 | tee "$out/bench.txt"
+  say "blocks and the contrastive loss beside torch.compile"
+  timeout 240 "$home/densecl" bench block infoNce --device cuda --peer compile --save "$out/gpu-ops-compile.json" 2>&1 | tee "$out/bench-compile.txt"
+  say "convolutions by the kernels of Ampere"
+  DENSECL_CAPABILITY=80 timeout 240 "$home/densecl" bench conv2d infoNce --device cuda --save "$out/gpu-ops-sm_80.json" 2>&1 | tee "$out/bench-sm_80.txt"
 fi
+
+step() { (cd "$home" && timeout 100 "$node" dist/bench/steps/densecl.js --device cuda:0 --depth 50 --image 224 --batch "$1" --queue 65536 --hidden 2048 --steps 20 "${@:2}"); }
 
 if wanted steps; then
   say "steps beside PyTorch, eager and compiled"
-  (cd "$home" && timeout 420 "$node" dist/bench/run.js steps) 2>&1 | tee "$out/steps.txt"
+  (cd "$home" && timeout 480 "$node" dist/bench/run.js steps) 2>&1 | tee "$out/steps.txt"
   say "where a step goes"
-  (cd "$home" && timeout 100 "$node" dist/bench/steps/profile.js --device cuda:0 --depth 50 --image 224 --batch 256 --queue 65536 --hidden 2048 --steps 3) 2>&1 | tee "$out/profile.txt"
+  (cd "$home" && timeout 100 "$node" dist/bench/steps/profile.js --device cuda:0 --depth 50 --image 224 --batch 256 --queue 65536 --hidden 2048 --steps 3 --graph false) 2>&1 | tee "$out/profile.txt"
+fi
+
+if wanted variants; then
+  say "one step in every form: levels of fusion, with and without the graph, by the kernels of Ampere"
+  for batch in 256 32; do
+    for level in pointwise epilogue full; do
+      for graph in true false; do echo "{\"batch\": $batch, \"fusion\": \"$level\", \"graph\": $graph, \"result\": $(step $batch --fusion $level --graph $graph)}"; done
+    done
+    for level in epilogue full; do echo "{\"batch\": $batch, \"fusion\": \"$level\", \"capability\": 80, \"result\": $(DENSECL_CAPABILITY=80 step $batch --fusion $level)}"; done
+  done 2>&1 | tee "$out/gpu-variants.jsonl"
+fi
+
+if wanted data && [ -d "$kit/images/train" ]; then
+  say "from JPEG files"
+  timeout 120 "$home/densecl" bench data --device cuda --data "$kit/images/train" --batch 256 --workers 1,4,8,15 --seconds 8 --save "$out/gpu-loading.json" 2>&1 | tee "$out/data.txt"
+  timeout 200 "$home/densecl" pretrain --data "$kit/images/train" --depth 50 --image-size 224 --batch-size 256 --epochs 8 --queue-length 65536 --device cuda --workers 15 --cache-megabytes 0 --log-every 5 --knn-every 0 --out "$work/files" --overwrite 2>&1 | tail -12 | tee "$out/from-files.txt"
+  say "from JPEG files, PyTorch: torchvision loader and eager step"
+  timeout 240 "$DENSECL_PYTHON" "$home/bench/peers/densecl.py" files "$kit/images/train" --depth 50 --image 224 --batch 256 --queue 65536 --hidden 2048 --workers 15 --steps 30 --device cuda --amp --channels-last 2>&1 | tee "$out/from-files-pytorch.txt"
 fi
 
 if wanted sanitize && command -v compute-sanitizer >/dev/null; then

@@ -17,6 +17,7 @@ import { environmentRow, median, writeResult } from './result.js'
 
 interface StepRow {
   seconds: number
+  host_seconds?: number
   peak_bytes: number
   torch?: string
 }
@@ -65,6 +66,7 @@ function steps(rounds = 3): void {
       : [
           ['pytorch eager', onGpu],
           ['pytorch compile', [...onGpu, '--compile']],
+          ['pytorch compile, reduce-overhead', [...onGpu, '--compile', '--mode', 'reduce-overhead']],
         ]
   const cases = stepCases.map(({ name, batch, flags }) => {
     const sides: Record<string, StepRow[]> = { densecl: [] }
@@ -75,7 +77,7 @@ function steps(rounds = 3): void {
     }
     const rows = Object.entries(sides).map(([side, runs]) => {
       const rates = runs.map((run) => batch / run.seconds)
-      const row = { side, pairsPerSecond: median(rates), spread: [Math.min(...rates), Math.max(...rates)], peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes)) / 2 ** 20), torch: runs[0]!.torch }
+      const row = { side, pairsPerSecond: median(rates), spread: [Math.min(...rates), Math.max(...rates)], peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes)) / 2 ** 20), hostMilliseconds: runs[0]!.host_seconds === undefined ? undefined : 1000 * median(runs.map((run) => run.host_seconds!)), torch: runs[0]!.torch }
       console.log(`${name}  ${side.padEnd(22)} ${row.pairsPerSecond.toFixed(2).padStart(7)} pairs/s (${row.spread.map((rate) => rate.toFixed(2)).join(' to ')}), peak ${row.peakMegabytes} MiB`)
       return row
     })

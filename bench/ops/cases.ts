@@ -7,7 +7,8 @@ import { Tape } from '../../src/autograd/tape.js'
 import { type PlacedView, renderViews, wholeImage } from '../../src/data/augment.js'
 import type { Random } from '../../src/nn/random.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
-import { conv2dForNorm } from '../../src/ops/conv2d.js'
+import { conv2dForNorm, convolution } from '../../src/ops/conv2d.js'
+import { type Direction, directions, type Product } from '../../src/ops/tuning.js'
 import { runNative } from '../../src/tensor/native.js'
 import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { resnet50Layers, resnet50Maps } from './layers.js'
@@ -86,7 +87,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(y(s.batch)), s.values(x(s.batch)), s.values(w)]
-      return () => runNative('conv2d', tensors, numbers)
+      return () => runNative('conv2d', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2d', numbers: peerNumbers },
   }
@@ -95,7 +96,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(x(s.batch)), s.values(y(s.batch)), s.values(w)]
-      return () => runNative('conv2dBackwardInput', tensors, numbers)
+      return () => runNative('conv2dBackwardInput', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2dBackwardInput', numbers: peerNumbers },
   }
@@ -104,13 +105,33 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(w, accumulator(s.dtype)), s.values(y(s.batch)), s.values(x(s.batch))]
-      return () => runNative('conv2dBackwardWeight', tensors, numbers)
+      return () => runNative('conv2dBackwardWeight', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2dBackwardWeight', numbers: peerNumbers },
   }
   // The images need no gradient.
   return c === 3 ? [forward, weight] : [forward, input, weight]
 })
+
+/** The same by what their kernels compute, for tuning: the product, the bytes that pass memory, and the case that times it. */
+export function convolutionCases(batch: number): { name: string; benchCase: BenchCase; product: Product; bytes: number; wholeSlices: boolean }[] {
+  return resnet50Layers.flatMap(({ name, size, c, o, kernel, stride }) => {
+    const out = size / stride
+    const [pixels, taps] = [batch * out * out, kernel * kernel]
+    // A strided 1x1 kernel reads a quarter of its input.
+    const [input, output, weights] = [batch * c * (kernel === 1 ? out * out : size * size) * 2, pixels * o * 2, o * taps * c]
+    const products: Record<Direction, [Product, number, boolean]> = {
+      forward: [{ direction: 'forward', rows: pixels, columns: o, depth: taps * c }, input + output + 2 * weights, c % 64 === 0],
+      'backward input': [{ direction: 'backward input', rows: batch * size * size, columns: c, depth: (taps * o) / (stride * stride) }, input + output + 2 * weights, o % 64 === 0],
+      'backward weight': [{ direction: 'backward weight', rows: o, columns: taps * c, depth: pixels }, input + output + 4 * weights, c % 64 === 0],
+    }
+    return directions.flatMap((direction) => {
+      const [product, bytes, wholeSlices] = products[direction]
+      const benchCase = convolutions.find((found) => found.name === `${name} ${direction}`)
+      return benchCase === undefined ? [] : [{ name: benchCase.name, benchCase, product, bytes, wholeSlices }]
+    })
+  })
+}
 
 const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
   const joins = name.endsWith('bn3')

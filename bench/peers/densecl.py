@@ -211,9 +211,9 @@ def step(args):
         views = [v.to(memory_format=torch.channels_last) for v in views]
     sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4, **({"fused": True} if cuda else {}))
     model.train()
-    losses = torch.compile(model.losses) if args.compile else model.losses
+    losses = torch.compile(model.losses, mode=args.mode) if args.compile else model.losses
     warm = 5 if cuda else 2
-    times = []
+    times, host = [], 0.0
     for i in range(args.steps + warm):
         start = time.perf_counter()
         with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
@@ -222,13 +222,61 @@ def step(args):
         (single + dense).backward()
         sgd.step()
         if cuda:
+            host += time.perf_counter() - start if i >= warm else 0
             torch.cuda.synchronize()
         else:
             (single.item(), dense.item())
         times.append(time.perf_counter() - start)
     times = sorted(times[warm:])
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "peak_bytes": peak, "torch": torch.__version__}))
+    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "host_seconds": host / args.steps, "peak_bytes": peak, "torch": torch.__version__}))
+
+
+class TwoViews:
+    def __init__(self, view):
+        self.view = view
+
+    def __call__(self, image):
+        return self.view(image), self.view(image)
+
+
+def files(args):
+    """Training from JPEG files as the published code does: torchvision's loader and transforms on the CPU, eager steps."""
+    from torchvision import datasets, transforms as T
+
+    torch.backends.cudnn.benchmark = True
+    view = T.Compose([
+        T.RandomResizedCrop(args.image, scale=(0.2, 1.0)),
+        T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        T.RandomGrayscale(p=0.2),
+        T.RandomApply([T.GaussianBlur(23, (0.1, 2.0))], p=0.5),
+        T.RandomHorizontalFlip(),
+        T.ToTensor(),
+        T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ])
+    loader = torch.utils.data.DataLoader(datasets.ImageFolder(args.folder, TwoViews(view)), args.batch, shuffle=True, num_workers=args.workers, pin_memory=args.device == "cuda", drop_last=True, persistent_workers=True)
+    model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue).to(args.device)
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4, **({"fused": True} if args.device == "cuda" else {}))
+    model.train()
+    warm, done, start = 5, 0, 0.0
+    while done < args.steps + warm:
+        for views, _ in loader:
+            if done == warm:
+                start = time.perf_counter()
+            views = [v.to(args.device, non_blocking=True, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format) for v in views]
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
+                single, dense = model.losses(*views, torch.randperm(args.batch, device=args.device), 0.2, 0.5, 0.999)
+            sgd.zero_grad(set_to_none=True)
+            (single + dense).backward()
+            sgd.step()
+            done += 1
+            if done == args.steps + warm:
+                break
+    single.item()
+    seconds = (time.perf_counter() - start) / args.steps
+    print(json.dumps({"seconds": seconds, "imagesPerSecond": args.batch / seconds, "torch": torch.__version__}))
 
 
 def train(args):
@@ -270,14 +318,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     sub = parser.add_subparsers(dest="command", required=True)
-    s = sub.add_parser("step")
-    for name, value in (("depth", 18), ("base", 64), ("image", 64), ("batch", 32), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1)):
-        s.add_argument("--" + name, type=int, default=value)
-    s.add_argument("--channels-last", action="store_true")
-    s.add_argument("--device", default="cpu")
-    s.add_argument("--amp", action="store_true", help="bf16 autocast")
+    s, f = sub.add_parser("step"), sub.add_parser("files")
+    for p in (s, f):
+        for name, value in (("depth", 18), ("base", 64), ("image", 64), ("batch", 32), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1), ("workers", 1)):
+            p.add_argument("--" + name, type=int, default=value)
+        p.add_argument("--channels-last", action="store_true")
+        p.add_argument("--device", default="cpu")
+        p.add_argument("--amp", action="store_true", help="bf16 autocast")
     s.add_argument("--compile", action="store_true")
+    s.add_argument("--mode", default="default", help="of torch.compile: default, reduce-overhead or max-autotune")
     s.set_defaults(run=step)
+    f.add_argument("folder")
+    f.set_defaults(run=files)
     g = sub.add_parser("golden")
     g.add_argument("file")
     g.set_defaults(run=golden)

@@ -4,13 +4,14 @@ import { parseArgs } from 'node:util'
 import { DenseCL } from '../../src/densecl/model.js'
 import { Random } from '../../src/nn/random.js'
 import type { ResNetDepth } from '../../src/nn/resnet.js'
+import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { native } from '../../src/tensor/native.js'
 import { type FloatDType, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
 
 const { values } = parseArgs({
-  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph'].map((name) => [name, { type: 'string' as const }])),
+  options: Object.fromEntries(['depth', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion'].map((name) => [name, { type: 'string' as const }])),
 })
 const number = (name: string, otherwise: number): number => Number(values[name] ?? otherwise)
 const batch = number('batch', 32)
@@ -34,6 +35,7 @@ const random = new Random(1)
 const view = (): Tensor => Tensor.from(Float32Array.from({ length: batch * image * image * 3 }, () => random.normal()), [batch, image, image, 3], compute, device)
 const inputs = { query: view(), key: view() }
 const groups = number('groups', 1)
+fusion.level = (values.fusion ?? fusion.level) as FusionLevel
 const trainer = new Trainer(model, sgd, {
   temperature: 0.2,
   keyMomentum: 0.999,

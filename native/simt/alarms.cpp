@@ -4,6 +4,7 @@
 
 #include "../cuda/device/async.cuh"
 #include "../cuda/device/vector.cuh"
+#include "../cuda/tensorMap.h"
 #include "../cuda/runtime.h"
 
 namespace densecl::cuda {
@@ -61,6 +62,25 @@ __global__ void copyKernel(float* out, const float* in) {
   for (int i = 0; i < 4; ++i) out[4 * t + i] = shared[t].v[i];
 }
 
+// The first line of a bulk copy, read with or without waiting for its barrier, which expects `bytes`.
+template <bool kWait>
+__global__ void bulkCopyKernel(float* out, const __grid_constant__ TensorMap map, int bytes) {
+  struct alignas(1024) Memory {
+    unsigned char box[1024];
+    Barrier barrier;
+  };
+  Memory& memory = sharedMemory<Memory>();
+  if (threadIdx.x == 0) {
+    initialise(memory.barrier, 1);
+    fenceBarriers();
+    arriveExpecting(memory.barrier, bytes);
+    copyBox(memory.box, map, memory.barrier, 0, 0);
+  }
+  __syncthreads();
+  if (kWait) waitFor(memory.barrier, 0);
+  if (threadIdx.x < 32) out[threadIdx.x] = reinterpret_cast<const float*>(memory.box)[threadIdx.x];
+}
+
 void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int at) {
   Call call{"alarm", {&out, &in}, {}};
   float* to = out.data<float>();
@@ -74,6 +94,13 @@ void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int 
   if (name == "divergentShuffle") return go(divergentShuffleKernel, 0, to);
   if (name == "copy") return go(copyKernel<true>, kThreads * 16, to, static_cast<const float*>(in.data<float>()));
   if (name == "missingWait") return go(copyKernel<false>, kThreads * 16, to, static_cast<const float*>(in.data<float>()));
+  const auto bulk = [&](auto kernel, int bytes) {
+    go(kernel, 2048, to, tiledMap(call, reinterpret_cast<const bf16*>(in.data<float>()), {64, 16}, {64, 8}), bytes);
+  };
+  if (name == "bulkCopy") return bulk(bulkCopyKernel<true>, 1024);
+  if (name == "missingBulkWait") return bulk(bulkCopyKernel<false>, 1024);
+  if (name == "bulkCopyTooShort") return bulk(bulkCopyKernel<true>, 2048);
+  if (name == "bulkCopyTooLong") return bulk(bulkCopyKernel<true>, 512);
   throw Error("ARGUMENT", "there is no alarm " + name);
 }
 

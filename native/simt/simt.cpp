@@ -149,10 +149,11 @@ void Block::schedule() {
       thread.fiber.enter();
       if (error_) return drain();
     }
-    unsigned done = 0, waiting = 0;
+    unsigned done = 0, waiting = 0, inWarp = 0;
     for (unsigned t = 0; t < count_; ++t) {
       done += threads_[t]->state == State::done;
       waiting += threads_[t]->state == State::atBarrier;
+      inWarp += threads_[t]->state == State::inWarp;
     }
     if (done == count_) return;
     if (waiting == count_) {
@@ -165,7 +166,8 @@ void Block::schedule() {
     try {
       if (wakePolling()) continue;
       const std::string where = waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
-                                            : "threads wait for a warp operation, a barrier or a copy that never comes";
+                                : inWarp > 0 ? "some lanes of a warp wait at a warp operation that the others never reach"
+                                             : "threads wait for a barrier or a copy that never comes";
       throw Error("SIMT", place(current->at) + ": " + where);
     } catch (...) {
       error_ = std::current_exception();

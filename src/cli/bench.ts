@@ -9,6 +9,7 @@ import { native, resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { nearest } from '../train/config.js'
 import { benchData, dataLine } from './benchData.js'
+import { saveTable, tune, tuneLine } from './benchTune.js'
 import { examples, numberFlag, type Register } from './command.js'
 
 interface Row {
@@ -39,12 +40,13 @@ export const register: Register = (program, done) => {
   program
     .command('bench')
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
-    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; or data, for the loading of images`)
+    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions`)
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
+    .option('--model <architecture>', 'of `bench tune`: sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
     .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
     .option('--image-size <pixels>', 'of `bench data`', '224')
     .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
@@ -58,6 +60,7 @@ export const register: Register = (program, done) => {
         ['densecl bench conv2d --layer layer3 --peer', 'the convolutions of stage 3 beside PyTorch'],
         ['densecl bench --save before.json', 'everything, kept'],
         ['densecl bench batchNorm --compare before.json', 'what a change did'],
+        ['densecl bench tune', 'writes the table of tiles of this GPU'],
         ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
@@ -67,6 +70,15 @@ export const register: Register = (program, done) => {
         const result = await benchLoading(flags)
         if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
         if (flags.save !== undefined) writeResult(flags.save, result)
+        return done(0)
+      }
+      if (ops.includes('tune')) {
+        if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
+        const device = flags.model === undefined ? resolveDevice(flags.device) : 'cpu'
+        const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
+        const table = tune({ device, batch, ...(flags.model === undefined ? {} : { model: flags.model }), ...(flags.layer === undefined ? {} : { layer: flags.layer }) }, (row) => flags.json !== true && console.log(tuneLine(row)))
+        if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
+        else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
         return done(0)
       }
       for (const op of ops) if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
@@ -92,6 +104,7 @@ async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
 }
 
 interface Flags {
+  model?: string
   data: string
   imageSize: string
   workers: string

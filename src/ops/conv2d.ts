@@ -5,6 +5,7 @@ import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
 import { sumRows } from './sumRows.js'
+import { type Product, tunedTile } from './tuning.js'
 
 /** One number for both axes, or [vertical, horizontal]. */
 export type PerAxis = number | readonly [number, number]
@@ -43,7 +44,8 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
     const norm = prologues(numbers, x) ? deferredNorm(x) : undefined
-    runNative('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
+    const tuned = withTile(numbers, x, { direction: 'forward', rows: n * oh * ow, columns: o, depth: weight.size / o })
+    runNative('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...tuned, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
   // dx = dy convolved with the weights transposed; dw[o, t] = sum of dy[p, o] x[p moved by t]; db = sum of dy
@@ -55,21 +57,31 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     if (needs.weight) {
       const operand = norm === undefined ? undefined : deferredNorm(x)
       gradients.weight = Tensor.empty(attrs.weightShape, accumulator(grad.dtype))
+      const [o, columns] = [attrs.weightShape[0]!, weight.size / attrs.weightShape[0]!]
+      const tuned = withTile(attrs.numbers, x, { direction: 'backward weight', rows: o, columns, depth: grad.size / o })
       const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
-      runNative('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...attrs.numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)])
+      runNative('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...tuned, norm?.groups ?? 1, Number(operand?.relu ?? false)])
     }
     if (needs.x) {
       gradients.x = Tensor.empty(attrs.inputShape, grad.dtype)
       const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
       const { add, of, sums } = epilogue ?? {}
+      const c = attrs.inputShape[3]!
+      const tuned = withTile(attrs.numbers, grad, { direction: 'backward input', rows: gradients.x.size / c, columns: c, depth: weight.size / c / (attrs.numbers[0]! * attrs.numbers[1]!) })
       const tensors = [add, of?.x, of?.y, of?.scale, of?.shift, of?.mean, sums, norm?.x, norm?.mean, norm?.coefficients]
-      runNative('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...attrs.numbers, of?.groups ?? 1, norm?.groups ?? 1])
+      runNative('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...tuned, of?.groups ?? 1, norm?.groups ?? 1])
       if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
     return gradients
   },
 })
+
+/** The numbers of a native call, with the tuning table's tile where none is asked for. */
+function withTile(numbers: readonly number[], x: Tensor, product: Product): number[] {
+  const tile = numbers[6] === 0 && x.dtype === 'bf16' ? tunedTile(x.device, product) : numbers[6]!
+  return [...numbers.slice(0, 6), tile, ...numbers.slice(7)]
+}
 
 /** Kernels with prologues exist for bf16 and exact f32, and for channels that are whole vectors. */
 const prologues = (numbers: readonly number[], ...operands: Tensor[]): boolean => (numbers[7] === 0 || operands[0]!.dtype === 'bf16') && operands.every((operand) => wholeVectors(operand, operand.shape[3]!))

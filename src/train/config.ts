@@ -27,6 +27,7 @@ export const options = {
   workers: z.int().min(0).default(0).describe('data worker threads; 0 chooses'),
   device: z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU'),
   precision: z.enum(['auto', 'f32', 'tf32', 'bf16']).default('auto').describe('of convolutions and activations; auto is bf16 on a GPU (parameters, statistics and losses stay f32), f32 on the CPU'),
+  fusion: z.enum(['pointwise', 'epilogue', 'full']).default('epilogue').describe('how far convolutions and batch norms are fused on a GPU (docs/fusion.md)'),
   graph: z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph'),
   threads: z.int().min(0).default(0).describe('compute threads; 0 takes all cores'),
   cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),

@@ -20,6 +20,7 @@ import { linePlot } from '../report/plot.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
+import { fusion } from '../ops/fusion.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
 import { type FloatDType, type Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
@@ -140,6 +141,7 @@ class Run {
     this.#placement = placement
     const { device, compute } = placement
     convolution.tf32 = config.precision === 'tf32'
+    fusion.level = config.fusion
     this.#model = buildModel(config, placement)
     this.#sgd = withDevice(device, () => new Sgd(this.#model.parameters(), config, this.#model.query.state().copies))
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)

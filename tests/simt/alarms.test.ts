@@ -45,6 +45,14 @@ testWhere(has, plain!.missing ?? '', test, 'asynchronous copies arrive when they
   assert.not.equal(run('missingWait').values, expected)
 })
 
+testWhere(has, plain!.missing ?? '', test, 'bulk copies arrive when their barrier is waited for, and a barrier that counts other bytes is named', () => {
+  const expected = Array.from({ length: 32 }, (_, i) => i)
+  assert.equal(run('bulkCopy').values.slice(0, 32), expected)
+  assert.not.equal(run('missingBulkWait').values.slice(0, 32), expected)
+  assert.match(run('bulkCopyTooShort').error, /a barrier or a copy that never comes/)
+  assert.match(run('bulkCopyTooLong').error, /expects 512 bytes but copies of 1024 arrive/)
+})
+
 testWhere(has, plain!.missing ?? '', test, 'guard bytes around a tensor show a store on either side of it', () => {
   assert.is(run('store', { at: 511 }).values[511], 1)
   for (const at of [-1, 512, 600]) assert.match(run('store', { at }).error, /wrote outside of f32\[512\]/)

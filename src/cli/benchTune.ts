@@ -1,0 +1,72 @@
+/** `densecl bench tune`: the table of tiles of an architecture, from times on a GPU or from the model. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+import { architectures, type Architecture, predict, tilesFor } from '../../bench/ops/model.js'
+import { convolutionCases } from '../../bench/ops/cases.js'
+import { measure } from '../../bench/ops/measure.js'
+import { convolution } from '../ops/conv2d.js'
+import { architectureOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
+import { fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+
+export interface TuneRow {
+  name: string
+  product: Product
+  /** Microseconds of each tile. */
+  times: Record<number, number>
+  tile: number
+}
+
+interface TuneOptions {
+  /** An architecture to model, or a device to time. */
+  model?: string
+  device: string
+  batch: number
+  layer?: string
+}
+
+export function tune(options: TuneOptions, onRow: (row: TuneRow) => void): TuningTable {
+  const architecture = architectures[options.model ?? architectureOf(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
+  const rows = convolutionCases(options.batch)
+    .filter(({ name }) => options.layer === undefined || name.includes(options.layer))
+    .map((work) => {
+      const times = options.model === undefined ? timed(architecture, work, options) : modelled(architecture, work)
+      const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
+      const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
+      onRow(row)
+      return row
+    })
+  const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
+  return { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: rows.map(({ product, tile }) => ({ ...product, tile })) }
+}
+
+type Work = ReturnType<typeof convolutionCases>[number]
+
+const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: Work): Record<number, number> =>
+  Object.fromEntries(tilesFor(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]))
+
+function timed(architecture: Architecture, { benchCase, wholeSlices }: Work, { device, batch }: TuneOptions): Record<number, number> {
+  try {
+    return Object.fromEntries(
+      tilesFor(architecture, wholeSlices).map(({ id }) => {
+        convolution.tile = id
+        const { milliseconds } = measure(benchCase, device, 'bf16', batch)
+        native.trimMemory(device)
+        return [id, 1000 * milliseconds]
+      }),
+    )
+  } finally {
+    convolution.tile = 0
+  }
+}
+
+export function saveTable(table: TuningTable): string {
+  const path = tuningFile(table.architecture)
+  mkdirSync(dirname(path), { recursive: true })
+  const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
+  writeFileSync(path, `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`)
+  return path
+}
+
+export const tuneLine = ({ name, times, tile }: TuneRow): string => `${name.padEnd(40)} ${Object.entries(times).map(([id, time]) => `${id}${Number(id) === tile ? '*' : ' '} ${time.toFixed(0).padStart(5)} us`).join('   ')}`
