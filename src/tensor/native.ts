@@ -120,11 +120,14 @@ export function resolveDevice(wanted: string): string {
   return device
 }
 
+/** What a native op is called with: an absent optional tensor is undefined. */
+export type OpTensors = readonly ({ handle: number; bytes?: number } | undefined)[]
+
 /** Set to run every native op inside of a function of one's own, for profiles. */
-export const observe: { op?: (name: string, run: () => void) => void } = {}
+export const observe: { op?: (name: string, run: () => void, tensors: OpTensors) => void } = {}
 
 /** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
-export function runNative(op: string, tensors: readonly ({ handle: number } | undefined)[], numbers: readonly number[] = []): void {
+export function runNative(op: string, tensors: OpTensors, numbers: readonly number[] = []): void {
   const index = indices.get(op)
   if (index === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
   const handles = Float64Array.from(tensors, (tensor) => {
@@ -134,5 +137,5 @@ export function runNative(op: string, tensors: readonly ({ handle: number } | un
   })
   const run = (): void => native.run(index, handles, Float64Array.from(numbers))
   if (observe.op === undefined) run()
-  else observe.op(op, run)
+  else observe.op(op, run, tensors)
 }
