@@ -1,5 +1,6 @@
 // Pooling. A thread makes one output pixel of a vector of channels; backward gathers, so that nothing is added twice and the
 // order of additions is fixed.
+#include "device/norm.cuh"
 #include "device/vector.cuh"
 #include "ops.h"
 #include "runtime.h"
@@ -69,22 +70,35 @@ struct Place {
 
 #define FOR_UNITS(unit, count) for (int unit = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); unit < (count); unit += static_cast<int>(gridDim.x) * kThreads)
 
+// The batch norm that x still waits for: scale and shift [G, channels], or null.
+struct Deferred {
+  const float *scale, *shift;
+  int64_t groupImages;
+  bool relu;
+};
+
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) maxKernel(T* y, int32_t* index, const T* x, Pool pool) {
+__global__ void __launch_bounds__(kThreads) maxKernel(T* y, int32_t* index, const T* x, Pool pool, Deferred norm) {
   const int vectors = pool.channels / kWidth;
   FOR_UNITS(unit, pool.y.out * pool.x.out * vectors) {
     const Place at(unit, pool.x.out, vectors, kWidth);
     const Window rows = pool.y.window(at.i), columns = pool.x.window(at.j);
     Elements<T, kWidth> best;
     Elements<int32_t, kWidth> where;
+    float scale[kWidth], shift[kWidth];
+    for (int k = 0; k < kWidth && norm.scale != nullptr; ++k) {
+      scale[k] = norm.scale[at.image / norm.groupImages * pool.channels + at.channel + k];
+      shift[k] = norm.shift[at.image / norm.groupImages * pool.channels + at.channel + k];
+    }
     for (int i = 0; i < kWidth; ++i) {
       best.v[i] = T(-INFINITY);
       where.v[i] = rows.begin * pool.x.in + columns.begin;
     }
     for (int i = rows.begin; i < rows.end; ++i)
       for (int j = columns.begin; j < columns.end; ++j) {
-        const auto in = load<T, kWidth>(x + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel);
+        auto in = load<T, kWidth>(x + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel);
         for (int k = 0; k < kWidth; ++k) {
+          if (norm.scale != nullptr) in.v[k] = T(normalised(static_cast<float>(in.v[k]), scale[k], shift[k], norm.relu));
           const float value = static_cast<float>(in.v[k]);
           if (value > static_cast<float>(best.v[k]) || value != value) {
             best.v[k] = in.v[k];
@@ -168,13 +182,15 @@ Grid gridFor(const Call& call, const Tensor& out, int width) {
 
 }  // namespace
 
+// As on the CPU, with scale and shift [G, C] of a batch norm that x still waits for, or null; numbers 6 and 7: its groups and ReLU
 void maxPool2d(const Call& call) {
-  const Tensor &y = call.t(0), &index = call.t(1), &x = call.t(2);
+  const Tensor &y = call.t(0), &index = call.t(1), &x = call.t(2), *scale = call.optional(3);
+  const Deferred norm = scale == nullptr ? Deferred{nullptr, nullptr, 1, false} : Deferred{scale->data<float>(), call.t(4).data<float>(), x.dim(0) / call.integer(6), call.number(7) != 0};
   const Pool pool(call, x, y, false, false);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    launch(call, maxKernel<T, kWidth>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), index.data<int32_t>(), x.data<T>(), pool);
+    launch(call, maxKernel<T, kWidth>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), index.data<int32_t>(), x.data<T>(), pool, norm);
   });
 }
 

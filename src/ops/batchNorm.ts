@@ -99,7 +99,8 @@ function trainOnCpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
 function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, runningMean, runningVar, statistics }: BatchNormAttrs): Recorded {
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
-  const defer = fusion.level === 'full' && residual === undefined && wholeVectors(x, x.shape[3]!)
+  // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both.
+  const defer = (fusion.level === 'full' || (fusion.level === 'epilogue' && !relu)) && residual === undefined && wholeVectors(x, x.shape[3]!)
   const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups

@@ -5,7 +5,7 @@ import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
 import { sumRows } from './sumRows.js'
-import { type Product, tunedTile } from './tuning.js'
+import { architectureOf, type Product, tunedTile } from './tuning.js'
 
 /** One number for both axes, or [vertical, horizontal]. */
 export type PerAxis = number | readonly [number, number]
@@ -43,8 +43,9 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     if (oh < 1 || ow < 1) fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
-    const norm = prologues(numbers, x) ? deferredNorm(x) : undefined
-    const tuned = withTile(numbers, x, { direction: 'forward', rows: n * oh * ow, columns: o, depth: weight.size / o })
+    const product: Product = { direction: 'forward', rows: n * oh * ow, columns: o, depth: weight.size / o }
+    const norm = prologues(numbers, product, x) ? deferredNorm(x) : undefined
+    const tuned = withTile(numbers, x, product)
     runNative('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...tuned, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
@@ -53,12 +54,13 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const { x, weight } = saved as { x: Tensor; weight: Tensor }
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
     // The weight gradient takes both operands as they come, or none.
-    const norm = prologues(attrs.numbers, x, grad) ? deferredNormGradient(grad) : undefined
+    const o = attrs.weightShape[0]!
+    const product: Product = { direction: 'backward weight', rows: o, columns: weight.size / o, depth: grad.size / o }
+    const norm = prologues(attrs.numbers, product, x, grad) ? deferredNormGradient(grad) : undefined
     if (needs.weight) {
       const operand = norm === undefined ? undefined : deferredNorm(x)
       gradients.weight = Tensor.empty(attrs.weightShape, accumulator(grad.dtype))
-      const [o, columns] = [attrs.weightShape[0]!, weight.size / attrs.weightShape[0]!]
-      const tuned = withTile(attrs.numbers, x, { direction: 'backward weight', rows: o, columns, depth: grad.size / o })
+      const tuned = withTile(attrs.numbers, x, product)
       const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
       runNative('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...tuned, norm?.groups ?? 1, Number(operand?.relu ?? false)])
     }
@@ -83,8 +85,18 @@ function withTile(numbers: readonly number[], x: Tensor, product: Product): numb
   return [...numbers.slice(0, 6), tile, ...numbers.slice(7)]
 }
 
-/** Kernels with prologues exist for bf16 and exact f32, and for channels that are whole vectors. */
-const prologues = (numbers: readonly number[], ...operands: Tensor[]): boolean => (numbers[7] === 0 || operands[0]!.dtype === 'bf16') && operands.every((operand) => wholeVectors(operand, operand.shape[3]!))
+/**
+ * Kernels with prologues exist for bf16 and exact f32, and for channels that are whole vectors. They are those of Ampere: on Hopper
+ * they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
+ */
+function prologues(numbers: readonly number[], { direction, rows, columns, depth }: Product, ...operands: Tensor[]): boolean {
+  const [x] = operands as [Tensor]
+  if (numbers[7] !== 0 && x.dtype !== 'bf16') return false
+  if (!operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
+  if (architectureOf(x.device) !== 'sm_90') return true
+  const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
+  return (a * b) / (a + b) < 92
+}
 
 /** What the input gradient's kernels can do of `last`: add, and mask and sum for a norm; undefined when nothing is left or they cannot. */
 function backwardEpilogue(last: Epilogue, dx: Tensor, grad: Tensor, { numbers }: Conv2dAttrs): { add: Tensor | undefined; of: NormEpilogue | undefined; sums: Tensor | undefined } | undefined {

@@ -6,7 +6,8 @@ import type { Tensor } from '../tensor/tensor.js'
 
 /**
  * `pointwise`: batch norm, residual and ReLU are one pass over memory, statistics and reductions passes of their own.
- * `epilogue`: statistics come from the convolution's epilogue; the input gradient's adds, masks and reduces.
+ * `epilogue`: statistics come from the convolution's epilogue; the input gradient's adds, masks and reduces; a join applies the
+ * shortcut's norm with its own.
  * `full`: a normalised tensor that only convolutions read is never written: they scale, shift and clip what they load, and
  * combine the gradient of the norm as they load that.
  */

@@ -4,6 +4,7 @@ import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { perAxis, type PerAxis } from './conv2d.js'
+import { deferredNorm } from './fusion.js'
 
 export interface Pool2dOptions {
   kernel: PerAxis
@@ -25,7 +26,8 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   forward({ x }, { numbers, outputShape }) {
     const y = Tensor.empty(outputShape, x.dtype)
     const index = Tensor.empty(outputShape, 'i32')
-    runNative('maxPool2d', [y, index, x], numbers)
+    const norm = deferredNorm(x)
+    runNative('maxPool2d', [y, index, norm?.x ?? x, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: [y], saved: { index } }
   },
   // dx[the position of each maximum] += dy

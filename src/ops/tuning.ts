@@ -30,6 +30,13 @@ export const tuningFile = (architecture: string): string => join(packageRoot, 's
 
 /** sm_90 of a GPU of compute capability 9.0; undefined for other devices. */
 export function architectureOf(device: string): string | undefined {
+  if (!known.has(device)) known.set(device, describedArchitecture(device))
+  return known.get(device)
+}
+
+const known = new Map<string, string | undefined>()
+
+function describedArchitecture(device: string): string | undefined {
   if (!device.startsWith('cuda')) return undefined
   const capability = /compute capability (\d+)\.(\d+)/.exec(native.describeDevice(device))
   if (capability === null) return undefined

@@ -12,6 +12,7 @@ import { Random } from '../../src/nn/random.js'
 import { conv2d, convolution } from '../../src/ops/conv2d.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { add } from '../../src/ops/elementwise.js'
+import { maxPool2d } from '../../src/ops/pool2d.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { observe } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
@@ -152,6 +153,26 @@ test('fusion does what it is for: no addition of gradients at a join, and at `fu
   // The input of the join is read by it too, so it is written; nothing else is.
   assert.is(full!.get('normApply'), 1)
   assert.is(full!.get('normGradient'), undefined)
+})
+
+test('maximum pooling takes a deferred norm, and gives its own values and gradients', () => {
+  scope(() =>
+    withDevice(device, () => {
+      const random = new Random(4)
+      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+      const x = draw(4, 7, 6, 16).to('bf16')
+      const vectors = [draw(16), draw(16), Tensor.zeros([16]), Tensor.full([16], 1)] as const
+      const run = (level: FusionLevel): number[][] =>
+        atLevel(level, () => {
+          const tape = new Tape().watch([x, vectors[0]])
+          const y = tape.record(() => maxPool2d(batchNorm(x, ...vectors, { train: true, relu: true, groups: 2 }), { kernel: 3, stride: 2, padding: 1 }))
+          return [y, ...tape.backward(y, [x, vectors[0]])].map((tensor) => [...tensor.data()])
+        })
+      const [plain, full] = [run('pointwise'), run('full')]
+      assert.equal(full[0], plain[0])
+      for (const i of [1, 2]) assert.ok(relativeDistance(full[i]!, plain[i]!) < 1e-2)
+    }),
+  )
 })
 
 test('a deferred tensor has its values for whoever asks, and one that is a target of backward keeps its own gradient', () => {
