@@ -5,12 +5,15 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { DenseCL } from '../../src/densecl/model.js'
+import { denseclStep } from '../../src/densecl/step.js'
 import { BatchNorm2d, Conv2d, convNorm, kaimingNormal, Linear } from '../../src/nn/layers.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/nn/random.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { native, packageRoot } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
@@ -29,6 +32,53 @@ function check(folder: string): void {
 }
 
 test('the golden step of this repository', () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
+
+if (thorough) test('the golden step of this repository with nothing fused, and with everything', () => {
+  for (const level of ['pointwise', 'full'] as const) {
+    fusion.level = level
+    try {
+      check(join(packageRoot, 'tests', 'fixtures', 'golden'))
+    } finally {
+      fusion.level = 'epilogue'
+    }
+  }
+})
+
+/** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
+function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
+  native.simtCapability?.(capability)
+  fusion.level = level
+  try {
+    const model = withDevice(device, () => new DenseCL({ backbone: { depth: 18, baseChannels: 64 }, neck: { hidden: 64, featDim: 64 }, queueLength: 256, seed: 3, compute: 'bf16' }))
+    const random = new Random(8)
+    const views = scope(() => [0, 1].map(() => Tensor.from(Float32Array.from({ length: 4 * 32 * 32 * 3 }, () => random.normal()), [4, 32, 32, 3], 'bf16', device).keep())) as [Tensor, Tensor]
+    const losses: number[] = []
+    let gradients: Float32Array[] = []
+    for (let step = 0; step < 2; ++step) {
+      const result = denseclStep(model, { query: views[0], key: views[1] }, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 })
+      losses.push(result.losses.single, result.losses.dense)
+      gradients = result.gradients.map((gradient) => gradient.data() as Float32Array)
+      result.dispose()
+    }
+    for (const view of views) view.dispose()
+    model.dispose()
+    return { losses, gradients }
+  } finally {
+    native.simtCapability?.(80)
+    fusion.level = 'epilogue'
+  }
+}
+
+if (thorough && device === 'simt') test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
+  const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
+  for (const { losses, gradients } of [hopper, full]) {
+    // bf16 roundings that fall the other way move a loss by about 2^-9 of the logits' size, 5.
+    losses.forEach((loss, i) => assert.ok(Math.abs(loss - ampere.losses[i]!) < 0.03, `loss ${i}: ${loss} against ${ampere.losses[i]}`))
+    // The last layer's gradient has passed no norm on its way.
+    assert.ok(relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!) < 0.1, `differs by ${relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!)}`)
+    for (const gradient of gradients) assert.ok(gradient.every(Number.isFinite))
+  }
+})
 
 const shared = join(packageRoot, '..', 'shared', 'golden')
 if (thorough) testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
