@@ -52,6 +52,25 @@ const prefetch = 4
 /** Batches whose pixels are on the device at a time: one that is computed with, one on its way. */
 const uploadSlots = 2
 
+/**
+ * Ends a worker behind the image that it is at: one that is terminated inside of a native call takes the process with it, where the
+ * addon that was called (a decoder's) throws into an environment that is gone.
+ */
+function ended(worker: Worker): Promise<void> {
+  return new Promise((resolve) => {
+    const patience = setTimeout(() => void worker.terminate(), 10_000)
+    worker.once('exit', () => {
+      clearTimeout(patience)
+      resolve()
+    })
+    worker.ref()
+    if (worker.threadId === -1) {
+      clearTimeout(patience)
+      resolve()
+    } else worker.postMessage(null)
+  })
+}
+
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()
@@ -60,6 +79,7 @@ export class Loader {
   readonly #options: LoaderOptions
   readonly #memory: SharedArrayBuffer
   readonly #workers: Worker[]
+  readonly #stop = new SharedArrayBuffer(4)
   readonly #pending = new Map<number, (result: TaskResult) => void>()
   readonly #kind: ViewKind
   readonly #device: string
@@ -91,7 +111,7 @@ export class Loader {
     const count = options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
     const { items, augment, seed, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
-    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count }
+    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count, stop: this.#stop }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {
@@ -147,7 +167,8 @@ export class Loader {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.terminate()))
+    Atomics.store(new Int32Array(this.#stop), 0, 1)
+    await Promise.all(this.#workers.map(ended))
     if (this.#kind !== 'pixels') return
     native.synchronize(this.#device)
     for (let slot = 0; slot < uploadSlots; ++slot) native.finishUpload(this.#pixels!.handle, slot * this.#uploadBytes)

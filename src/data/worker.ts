@@ -25,6 +25,8 @@ export interface WorkerData {
   seed: number
   /** Bytes of decoded images that this worker may keep for later epochs. */
   cacheBytes: number
+  /** i32 [1]: not 0 when the rest of all tasks is to be left. */
+  stop: SharedArrayBuffer
 }
 
 /** Images `indices` of the source go to `positions` (in images of all views) of the memory. */
@@ -46,7 +48,7 @@ export interface TaskResult {
   error?: string
 }
 
-const { items, memory, imageSize, views, table, placeBytes, augment, seed, cacheBytes } = workerData as WorkerData
+const { items, memory, imageSize, views, table, placeBytes, augment, seed, cacheBytes, stop } = workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
 
@@ -152,6 +154,7 @@ async function run(task: Task): Promise<TaskResult> {
   let [decoding, rendering] = [0, 0]
   try {
     for (const [i, wanted] of task.indices.entries()) {
+      if (Atomics.load(new Int32Array(stop), 0) !== 0) break
       const start = performance.now()
       const { pixels, index } = await load(wanted, task.epoch, broken)
       const decoded = performance.now()
@@ -167,6 +170,8 @@ async function run(task: Task): Promise<TaskResult> {
 }
 
 let last = Promise.resolve()
-parentPort!.on('message', (task: Task) => {
-  last = last.then(async () => parentPort!.postMessage(await run(task)))
+// null ends the worker, behind the tasks before it.
+parentPort!.on('message', (task: Task | null) => {
+  if (task === null) last = last.then(() => parentPort!.close())
+  else last = last.then(async () => parentPort!.postMessage(await run(task)))
 })

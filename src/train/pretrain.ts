@@ -97,15 +97,17 @@ interface Due {
   steps: number
   logged: boolean
   at: Position
+  /** Seconds that this thread waited for data since the last line. */
+  waited: number
 }
 
-/** Milliseconds: when the run and the current line began, and what happened since. */
+/** When the run and the current line began, in milliseconds and in steps, and the seconds waited for data since. */
 interface Clock {
   start: number
   done: number
   since: number
-  images: number
-  wait: number
+  sinceStep: number
+  waited: number
 }
 
 class Run {
@@ -202,7 +204,9 @@ class Run {
     const config = this.#config
     const position = this.#position
     const total = config.epochs * this.#steps
-    const clock: Clock = { start: performance.now(), done: position.globalStep, since: performance.now(), images: 0, wait: 0 }
+    const clock: Clock = { start: performance.now(), done: position.globalStep, since: performance.now(), sinceStep: position.globalStep, waited: 0 }
+    // A GPU is read when a line is due, while it computes the next step; other devices have finished anyway.
+    const beside = this.#placement.device.startsWith('cuda')
     let losses: StepResult['losses'] | undefined
     let unread = 0
     let due: Due | undefined
@@ -220,18 +224,16 @@ class Run {
       const result = this.#step(lr)
       // The step before is read now that this one keeps the device busy.
       report()
-      clock.images += config.batchSize
-      clock.wait += batch.waited
+      clock.waited += batch.waited
       unread += 1
 
       const last = position.step === this.#steps
       const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
-      // Reading waits for the device: a GPU is read when a line is due, the CPU has finished anyway.
-      if (this.#placement.device === 'cpu' || logged || last) {
-        due = { result: result.startRead(), bad: this.#trainer.bad.startRead(), lr, steps: unread, logged, at: { ...position } }
+      if (!beside || logged || last) {
+        due = { result: result.startRead(), bad: this.#trainer.bad.startRead(), lr, steps: unread, logged, at: { ...position }, waited: clock.waited }
         unread = 0
       }
-      if (this.#placement.device === 'cpu' || last) report()
+      if (!beside || last) report()
       if (last) {
         position.epoch += 1
         position.step = 0
@@ -246,15 +248,16 @@ class Run {
   }
 
   /** Looks at a step that has been read, and prints and writes its line. */
-  #report({ result, bad, lr, steps, logged, at }: Due, clock: Clock): StepResult['losses'] {
+  #report({ result, bad, lr, steps, logged, at, waited }: Due, clock: Clock): StepResult['losses'] {
     this.#checkHealth(result, bad()[0] !== 0, lr, steps, at)
+    // The step has been read, so the device has finished it: this is the time of its steps, not of their launches.
     const seconds = (performance.now() - clock.since) / 1000
-    const [rate, wait] = [clock.images / seconds, clock.wait / seconds]
+    const [rate, wait] = [((at.globalStep - clock.sinceStep) * this.#config.batchSize) / seconds, waited / seconds]
     const remaining = ((performance.now() - clock.start) / 1000 / (at.globalStep - clock.done)) * (this.#config.epochs * this.#steps - at.globalStep)
     this.#log.progress(this.#progressLine(result, lr, rate, wait, remaining, at), logged)
     if (logged) {
       this.#log.metrics(this.#row(result, lr, rate, wait, at))
-      Object.assign(clock, { since: performance.now(), images: 0, wait: 0 })
+      Object.assign(clock, { since: performance.now(), sinceStep: at.globalStep, waited: clock.waited - waited })
     }
     return result.losses
   }
