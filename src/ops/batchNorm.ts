@@ -3,7 +3,7 @@ import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Reco
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
-import { deferredNorm, fusion, normGradientOp, normOp, wholeVectors } from './fusion.js'
+import { deferNorm, deferNormGradient, deferredNorm, fusion, wholeVectors } from './fusion.js'
 
 export interface BatchNormOptions {
   /** Batch statistics (and running ones updated in place) or running statistics. */
@@ -68,9 +68,8 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
     const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
     const [maskY, maskScale, maskShift] = mask
     runNative('batchNormBackward', [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients], [groups, Number(attrs.train)])
-    const deferral = defer ? { op: normGradientOp, parts: [dz ?? grad, x, mean].map((part) => part.alias()).concat(coefficients!), numbers: [groups] } : undefined
     return {
-      x: deferral === undefined ? dx! : Tensor.deferred(x.shape, x.dtype, x.device, deferral),
+      x: dx ?? deferNormGradient({ dz: dz ?? grad, x, mean, coefficients: coefficients!, groups }),
       weight: dweight,
       bias: dbias,
       residual: needs.residual ? (dz ?? grad.alias()) : undefined,
@@ -107,9 +106,7 @@ function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
   const others = dual ? [shortcut.x, statistics, scale, shift, shortcut.scale, shortcut.shift] : [residual, statistics, scale, shift]
   runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, ...others], [groups, eps, momentum, Number(relu)])
   const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
-  if (y !== undefined) return { outputs: [y], saved }
-  const deferral = { op: normOp, parts: [x, scale, shift].map((part) => part.alias()), numbers: [groups, Number(relu)] }
-  return { outputs: [Tensor.deferred(x.shape, x.dtype, x.device, deferral)], saved }
+  return { outputs: [y ?? deferNorm({ x, scale, shift, relu, groups })], saved }
 }
 
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */

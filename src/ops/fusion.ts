@@ -2,7 +2,7 @@
  * How far convolutions and batch norms of a GPU are fused (docs/fusion.md). Every level computes the same values from the same
  * roundings; sums differ in their order alone.
  */
-import type { Tensor } from '../tensor/tensor.js'
+import { Tensor } from '../tensor/tensor.js'
 
 /**
  * `pointwise`: batch norm, residual and ReLU are one pass over memory, statistics and reductions passes of their own.
@@ -30,9 +30,12 @@ export interface DeferredNorm {
   groups: number
 }
 
-export const normOp = 'normApply'
+/** The tensor of `norm`, computed when somebody needs its values. */
+export const deferNorm = ({ x, scale, shift, relu, groups }: DeferredNorm): Tensor =>
+  Tensor.deferred(x.shape, x.dtype, x.device, { op: 'normApply', parts: [x.alias(), scale.alias(), shift.alias()], numbers: [groups, Number(relu)] })
+
 export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
-  if (tensor.deferral?.op !== normOp) return undefined
+  if (tensor.deferral?.op !== 'normApply') return undefined
   const [x, scale, shift] = tensor.deferral.parts as [Tensor, Tensor, Tensor]
   const [groups, relu] = tensor.deferral.numbers as [number, number]
   return { x, scale, shift, relu: relu !== 0, groups }
@@ -47,9 +50,11 @@ export interface DeferredNormGradient {
   groups: number
 }
 
-export const normGradientOp = 'normGradient'
+export const deferNormGradient = ({ dz, x, mean, coefficients, groups }: DeferredNormGradient): Tensor =>
+  Tensor.deferred(x.shape, x.dtype, x.device, { op: 'normGradient', parts: [dz.alias(), x.alias(), mean.alias(), coefficients.alias()], numbers: [groups] })
+
 export function deferredNormGradient(tensor: Tensor): DeferredNormGradient | undefined {
-  if (tensor.deferral?.op !== normGradientOp) return undefined
+  if (tensor.deferral?.op !== 'normGradient') return undefined
   const [dz, x, mean, coefficients] = tensor.deferral.parts as [Tensor, Tensor, Tensor, Tensor]
   return { dz, x, mean, coefficients, groups: tensor.deferral.numbers[0]! }
 }

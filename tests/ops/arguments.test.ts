@@ -111,7 +111,7 @@ test('every native op has a caller in src, every op of the catalogue a case', ()
   assert.equal(Object.keys(opCases).sort(), Object.keys(catalogue).sort())
   const folder = join(packageRoot, 'src')
   const source = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts')).map((file) => readFileSync(join(folder, file), 'utf8')).join('\n')
-  for (const name of native.opNames()) assert.match(source, new RegExp(`runNative\\(\\s*'${name}'`), name)
+  for (const name of native.opNames()) assert.match(source, new RegExp(`(runNative\\(\\s*|op: )'${name}'`), name)
 })
 
 test.run()

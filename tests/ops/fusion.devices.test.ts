@@ -13,7 +13,7 @@ import { conv2d, convolution } from '../../src/ops/conv2d.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { add } from '../../src/ops/elementwise.js'
 import { maxPool2d } from '../../src/ops/pool2d.js'
-import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { deferNorm, deferNormGradient, fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { observe } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -153,6 +153,32 @@ test('fusion does what it is for: no addition of gradients at a join, and at `fu
   // The input of the join is read by it too, so it is written; nothing else is.
   assert.is(full!.get('normApply'), 1)
   assert.is(full!.get('normGradient'), undefined)
+})
+
+test('what a deferred norm and its gradient stand for, on the CPU as here', () => {
+  for (const [where, dtype] of [['cpu', 'f64'], [device, 'f32']] as const) {
+    scope(() =>
+      withDevice(where, () => {
+        const [groups, rows, c] = [2, 12, 8]
+        const random = new Random(9)
+        const values = (size: number): Float64Array => Float64Array.from({ length: size }, () => random.normal())
+        const [x, dz] = [values(groups * rows * c), values(groups * rows * c)]
+        const [scale, shift, mean] = [values(groups * c), values(groups * c), values(groups * c)]
+        const coefficients = values(3 * groups * c)
+        const tensor = (data: Float64Array, shape: number[]): Tensor => Tensor.from(data, shape, dtype)
+        const [tx, tdz] = [tensor(x, [groups, 3, 4, c]), tensor(dz, [groups, 3, 4, c])]
+        const [tscale, tshift, tmean] = [scale, shift, mean].map((data) => tensor(data, [groups, c])) as [Tensor, Tensor, Tensor]
+        const at = (i: number): number => Math.floor(i / (rows * c)) * c + (i % c)
+        for (const relu of [false, true]) {
+          const expected = x.map((value, i) => (relu ? Math.max(0, value * scale[at(i)]! + shift[at(i)]!) : value * scale[at(i)]! + shift[at(i)]!))
+          assert.ok(relativeDistance(deferNorm({ x: tx, scale: tscale, shift: tshift, relu, groups }).data(), expected) < 1e-6)
+        }
+        const [plane, abc] = [groups * c, coefficients]
+        const expected = dz.map((value, i) => abc[at(i)]! * value + abc[plane + at(i)]! * (x[i]! - mean[at(i)]!) + abc[2 * plane + at(i)]!)
+        assert.ok(relativeDistance(deferNormGradient({ dz: tdz, x: tx, mean: tmean, coefficients: tensor(abc, [3, groups, c]), groups }).data(), expected) < 1e-6)
+      }),
+    )
+  }
 })
 
 test('maximum pooling takes a deferred norm, and gives its own values and gradients', () => {
