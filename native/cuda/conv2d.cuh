@@ -369,6 +369,10 @@ bool aligned(int64_t channels) {
   return channels % Vector<T>::kLength == 0;
 }
 
+// Blocks that shall share a multiprocessor: two of the largest tile fit if they keep to 128 registers; tf32 and prologues need more.
+template <class T, class Prologue>
+constexpr int kBlocks = std::is_same_v<T, bf16> && Prologue::kPlain ? 2 : 1;
+
 // Kernels with prologues exist for whole vectors, and for bf16 and exact f32.
 template <class T, class Math, bool kAligned>
 constexpr bool kPrologues = kAligned && (std::is_same_v<T, bf16> || std::is_same_v<Math, MathF32>);

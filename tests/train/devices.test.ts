@@ -26,14 +26,15 @@ if (thorough) test('f32 follows the CPU, mixed precision follows f32, and each w
     // Crops so small that scenes keep their size on the way to a GPU: both sides then see the same crops.
     const cropScale: [number, number] = [0.1, 1]
     const run = async (name: string, more: Partial<Config>): Promise<number[]> => {
-      const { files } = await pretrain({ config: config({ cropScale, ...more }), out: join(folder, name), quiet: true })
+      // Norms over 32 values or more: over a handful they amplify the last bit to whole percents within two steps.
+      const { files } = await pretrain({ config: config({ cropScale, imageSize: 48, normGroups: 1, ...more }), out: join(folder, name), quiet: true })
       assert.ok(existsSync(files.backbone!))
       return lossesOf(join(folder, name))
     }
     const [cpu, f32, bf16] = [await run('cpu', { device: 'cpu' }), await run('f32', { precision: 'f32' }), await run('bf16', { precision: 'bf16' })]
     assert.is(cpu.length, 4)
     // Views differ by a thousandth of their range, and steps amplify differences.
-    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < 0.01 * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
+    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < (i < 3 ? 0.001 : 0.03) * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
     f32.forEach((loss, i) => assert.ok(Math.abs(bf16[i]! - loss) < 0.2 * loss, `step ${i}: ${bf16[i]} in bf16, ${loss} in f32`))
   })
 })
