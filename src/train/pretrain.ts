@@ -205,8 +205,9 @@ class Run {
     const position = this.#position
     const total = config.epochs * this.#steps
     const clock: Clock = { start: performance.now(), done: position.globalStep, since: performance.now(), sinceStep: position.globalStep, waited: 0 }
-    // A GPU is read when a line is due, while it computes the next step; other devices have finished anyway.
-    const beside = this.#placement.device.startsWith('cuda')
+    // Reading waits for the device: it is read when a line is due, a GPU while it computes the next step. The CPU has finished anyway.
+    const { device } = this.#placement
+    const [everyStep, beside] = [device === 'cpu', device.startsWith('cuda')]
     let losses: StepResult['losses'] | undefined
     let unread = 0
     let due: Due | undefined
@@ -229,7 +230,7 @@ class Run {
 
       const last = position.step === this.#steps
       const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
-      if (!beside || logged || last) {
+      if (everyStep || logged || last) {
         due = { result: result.startRead(), bad: this.#trainer.bad.startRead(), lr, steps: unread, logged, at: { ...position }, waited: clock.waited }
         unread = 0
       }
