@@ -16,7 +16,6 @@ import { Random } from '../nn/random.js'
 import { resnetDepths } from '../nn/resnet.js'
 import { learningRate } from '../optim/schedule.js'
 import { Sgd } from '../optim/sgd.js'
-import { linePlot } from '../report/plot.js'
 import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
@@ -31,7 +30,8 @@ import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, save
 import type { Config } from './config.js'
 import { knnSets, type LabelledSets } from './labels.js'
 import { claimFolder, environment, files } from './runFolder.js'
-import { duration, type Metrics, readMetrics, RunLog } from './runLog.js'
+import { graphLine, lossPlot, metricsRow, type Progress, progressLine } from './progress.js'
+import { readMetrics, RunLog } from './runLog.js'
 import { Trainer } from './trainer.js'
 
 export interface PretrainOptions {
@@ -255,9 +255,10 @@ class Run {
     const seconds = (performance.now() - clock.since) / 1000
     const [rate, wait] = [((at.globalStep - clock.sinceStep) * this.#config.batchSize) / seconds, waited / seconds]
     const remaining = ((performance.now() - clock.start) / 1000 / (at.globalStep - clock.done)) * (this.#config.epochs * this.#steps - at.globalStep)
-    this.#log.progress(this.#progressLine(result, lr, rate, wait, remaining, at), logged)
+    const progress: Progress = { result, at, lr, rate, wait, remaining, spent: this.#loader.spent, device: this.#placement.device, steps: this.#steps, config: this.#config }
+    this.#log.progress(progressLine(progress), logged)
     if (logged) {
-      this.#log.metrics(this.#row(result, lr, rate, wait, at))
+      this.#log.metrics(metricsRow(progress))
       Object.assign(clock, { since: performance.now(), sinceStep: at.globalStep, waited: clock.waited - waited })
     }
     return result.losses
@@ -289,11 +290,10 @@ class Run {
 
   /** One line about the recorded step, once. */
   #announceGraph(): void {
-    const { plan } = this.#trainer.graph
-    if (plan === undefined || this.#announced) return
+    const { graph, savedBytes } = this.#trainer
+    if (graph.plan === undefined || this.#announced) return
     this.#announced = true
-    const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(bytes < 2 ** 24 ? 1 : 0)
-    this.#log.line(`graph   ${plan.launches} launches a step; ${mebibytes(plan.arena)} MiB for what is made in it (at once ${mebibytes(plan.live)}, in all ${mebibytes(plan.total)}, saved for backward ${mebibytes(this.#trainer.savedBytes)})`)
+    this.#log.line(graphLine(graph.plan, savedBytes))
   }
 
   /** Stops with a diagnosis; the last checkpoint is the one before the trouble. `steps` is how many the result stands for. */
@@ -306,52 +306,6 @@ class Run {
     this.#collapsed = health.spread < 0.02 ? this.#collapsed + steps : 0
     if (this.#config.stopOnCollapse && this.#collapsed >= 50) {
       fail('COLLAPSE', `step ${globalStep}: all global embeddings have been the same vector for ${this.#collapsed} steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`)
-    }
-  }
-
-  #progressLine({ losses, health }: StepResult, lr: number, rate: number, wait: number, remaining: number, { epoch, step }: Position): string {
-    const { epochs } = this.#config
-    return [
-      `epoch ${epoch + 1}/${epochs} step ${step}/${this.#steps}`,
-      `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
-      `lr ${lr.toPrecision(3)}`,
-      `${rate.toFixed(0)} images/s`,
-      `wait ${(100 * wait).toFixed(0)}% (${Object.entries(this.#dataTimes()).map(([what, ms]) => `${what} ${ms.toFixed(1)} ms`).join(', ')} an image)`,
-      `eta ${duration(remaining)}`,
-      `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
-    ].join('  ')
-  }
-
-  /** Milliseconds of a worker for an image, on the average of the run. */
-  #dataTimes(): { decode: number; place: number } | { decode: number; augment: number } {
-    const { images, decoding, rendering } = this.#loader.spent
-    const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
-    return this.#placement.device === 'cpu' ? { decode: each(decoding), augment: each(rendering) } : { decode: each(decoding), place: each(rendering) }
-  }
-
-  #row({ losses, health }: StepResult, lr: number, rate: number, wait: number, { epoch, step, globalStep }: Position): Metrics {
-    const { queueLength, batchSize } = this.#config
-    return {
-      globalStep,
-      epoch: epoch + step / this.#steps,
-      loss: losses.total,
-      lossGlobal: losses.single,
-      lossDense: losses.dense,
-      lr,
-      imagesPerSecond: rate,
-      waitShare: wait,
-      ...Object.fromEntries(Object.entries(this.#dataTimes()).map(([what, ms]) => [`${what}Milliseconds`, ms])),
-      queueFill: Math.min(1, (globalStep * batchSize) / queueLength),
-      positiveGlobal: health.global.positive,
-      negativeGlobal: health.global.negative,
-      accuracyGlobal: health.global.accuracy,
-      positiveDense: health.dense.positive,
-      negativeDense: health.dense.negative,
-      accuracyDense: health.dense.accuracy,
-      spread: health.spread,
-      samePosition: health.samePosition,
-      distinctMatches: health.distinct,
-      memoryPeak: native.memory(this.#placement.device).peak,
     }
   }
 
@@ -444,14 +398,4 @@ export function buildModel(config: Config, { device, compute }: Placement = reso
   const channels = baseChannels * (resnetDepths[depth].bottleneck ? 32 : 8)
   const neck = { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }
   return withDevice(device, () => new DenseCL({ backbone: { depth, baseChannels, init }, neck, queueLength, seed, compute }))
-}
-
-function lossPlot(rows: Metrics[], config: Config): string {
-  const series = (name: string, key: string, colour: string) => ({ name, colour, points: rows.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key]! })) })
-  return linePlot([series('total', 'loss', '#222'), series('global', 'lossGlobal', '#1f77b4'), series('dense', 'lossDense', '#d62728')], {
-    title: 'Pre-training loss',
-    xLabel: 'epoch',
-    yLabel: 'weighted loss',
-    levels: [{ y: chanceLoss(config.queueLength), name: 'guessing' }],
-  })
 }
