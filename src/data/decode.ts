@@ -4,6 +4,8 @@
  */
 import { createRequire } from 'node:module'
 
+import type { Sharp } from 'sharp'
+
 import { fail } from '../tensor/errors.js'
 
 export interface Pixels {
@@ -52,18 +54,19 @@ export const decoders = (): { jpeg: string; others: string } => ({
 const maxPixels = 400e6
 
 /**
- * Throws DECODE with `name` and the reason when the bytes are not a whole image. A JPEG of four times `mostPixels` or more is
- * reduced to about that many while it is decoded (fewer coefficients of each block), which is several times faster.
+ * Throws DECODE with `name` and the reason when the bytes are not a whole image. An image of more than `mostPixels` is reduced to
+ * about that many; libvips decodes a JPEG of four times as many with fewer coefficients of each block, several times faster.
  */
 export async function decode(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
   if (bytes.length === 0) fail('DECODE', `${name}: the file is empty`)
-  if (!isJpeg(bytes)) return decodeAny(bytes, name)
+  if (!isJpeg(bytes)) return decodeAny(bytes, name, mostPixels)
   const frame = jpegFrame(bytes, name)
   const pixels = frame.width * frame.height
   if (pixels > maxPixels) fail('DECODE', `${name}: ${frame.width}x${frame.height} pixels are more than the ${maxPixels} allowed`)
-  if (pixels >= 4 * mostPixels && installed('sharp')) return decodeAny(bytes, name, Math.sqrt(mostPixels / pixels))
-  if (frame.components === 4 || jpegTurbo === undefined) return decodeAny(bytes, name)
-  return orient(decodeJpeg(jpegTurbo, bytes, name), exifOrientation(bytes))
+  const orientation = exifOrientation(bytes)
+  // libvips reduces and turns; without it the image is decoded whole and turned here.
+  if (frame.components === 4 || jpegTurbo === undefined || ((pixels > mostPixels || orientation !== 1) && installed('sharp'))) return decodeAny(bytes, name, mostPixels)
+  return orient(decodeJpeg(jpegTurbo, bytes, name), orientation)
 }
 
 export const isJpeg = (bytes: Buffer): boolean => bytes[0] === 0xff && bytes[1] === 0xd8
@@ -77,13 +80,11 @@ function decodeJpeg(turbo: JpegTurbo, bytes: Buffer, name: string): Pixels {
   }
 }
 
-async function decodeAny(bytes: Buffer, name: string, scale = 1): Promise<Pixels> {
+async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
   const sharp = await libvips(name)
   try {
     const whole = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels }).rotate()
-    const { autoOrient } = scale < 1 ? await whole.metadata() : { autoOrient: { width: 0 } }
-    // Reducing lets libvips skip coefficients by a power of two and average over the rest.
-    const image = (scale < 1 ? whole.resize({ width: Math.max(1, Math.floor(autoOrient.width * scale)) }) : whole).toColourspace('srgb').flatten({ background: '#000' })
+    const image = (mostPixels === Infinity ? whole : await reduced(whole, mostPixels)).toColourspace('srgb').flatten({ background: '#000' })
     const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
     if (info.channels === 3) return { width: info.width, height: info.height, data }
     const rgb = new Uint8Array(info.width * info.height * 3)
@@ -92,6 +93,14 @@ async function decodeAny(bytes: Buffer, name: string, scale = 1): Promise<Pixels
   } catch (error) {
     return fail('DECODE', `${name}: not an image that can be read (${reason(error)})`)
   }
+}
+
+/** With at most `mostPixels`: libvips skips coefficients by a power of two and averages over the rest. */
+async function reduced(image: Sharp, mostPixels: number): Promise<Sharp> {
+  const { width, height } = (await image.metadata()).autoOrient
+  const scale = Math.sqrt(mostPixels / (width * height))
+  if (scale >= 1) return image
+  return image.resize({ width: Math.max(1, Math.floor(width * scale)), height: Math.max(1, Math.floor(height * scale)), fit: 'fill' })
 }
 
 const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0]!.trim()

@@ -97,14 +97,11 @@ async function pack(item: Item, { mostPixels, quality }: PackOptions): Promise<P
     const { width, height, components } = jpegFrame(bytes, item.name)
     if (components === 3 && width * height <= mostPixels) return { jpeg: bytes, encoded: false, before: bytes.length }
   }
-  return { jpeg: await encode(pixels, quality, mostPixels), encoded: true, before: bytes.length }
+  return { jpeg: await encode(pixels, quality), encoded: true, before: bytes.length }
 }
 
 /** Full chroma resolution: colours are augmented later. */
-async function encode({ width, height, data }: Pixels, quality: number, mostPixels = Infinity): Promise<Buffer> {
+async function encode({ width, height, data }: Pixels, quality: number): Promise<Buffer> {
   const sharp = await libvips('pack')
-  const scale = Math.min(1, Math.sqrt(mostPixels / (width * height)))
-  const image = sharp(data, { raw: { width, height, channels: 3 } })
-  const reduced = scale < 1 ? image.resize({ width: Math.max(1, Math.floor(width * scale)), height: Math.max(1, Math.floor(height * scale)), fit: 'fill' }) : image
-  return reduced.jpeg({ quality, chromaSubsampling: '4:4:4' }).toBuffer()
+  return sharp(data, { raw: { width, height, channels: 3 } }).jpeg({ quality, chromaSubsampling: '4:4:4' }).toBuffer()
 }

@@ -105,15 +105,15 @@ test('shards are closed at their size, and scenes become JPEGs', async () => {
   })
 })
 
-test('a large JPEG is reduced while it is decoded, also a rotated one, and a small one is not', async () => {
-  for (const orientation of [undefined, 6]) {
-    const bytes = await photo(800, 480, 'jpeg', orientation)
+test('a large image is reduced while it is decoded, also a rotated one and a PNG, and a small one is not', async () => {
+  for (const [format, orientation] of [['jpeg', undefined], ['jpeg', 6], ['png', undefined]] as const) {
+    const bytes = await photo(800, 480, format, orientation)
     const whole = await decode(bytes, 'whole')
     const reduced = await decode(bytes, 'reduced', 200 * 120)
     assert.equal([reduced.width, reduced.height], orientation === 6 ? [120, 200] : [200, 120])
     const { data } = await sharp(whole.data, { raw: { width: whole.width, height: whole.height, channels: 3 } }).resize(reduced.width, reduced.height, { fit: 'fill' }).raw().toBuffer({ resolveWithObject: true })
     assert.ok(difference(reduced.data, data) < 4, `differs by ${difference(reduced.data, data)}`)
-    assert.equal((await decode(bytes, 'kept', 400 * 300)).data.length, whole.data.length)
+    assert.equal((await decode(bytes, 'kept', 800 * 480)).data.length, whole.data.length)
   }
 })
 
