@@ -3,6 +3,7 @@
  * EXIF orientation is applied; alpha is dropped onto black; 16-bit and grey become 8-bit RGB.
  */
 import { createRequire } from 'node:module'
+import { isMainThread } from 'node:worker_threads'
 
 import type { Sharp } from 'sharp'
 
@@ -33,7 +34,10 @@ const jpegTurbo = optional<JpegTurbo>('@julusian/jpeg-turbo')
 /** The package sharp, which the product runs without as long as JPEGs are all it reads; throws DECODE with `name`. */
 export async function libvips(name: string): Promise<(typeof import('sharp'))['default']> {
   if (!installed('sharp')) fail('DECODE', `${name}: this format needs the package sharp; run: npm install sharp`)
-  return (await import('sharp')).default
+  const sharp = (await import('sharp')).default
+  // Data workers share the cores among themselves.
+  if (!isMainThread) sharp.concurrency(1)
+  return sharp
 }
 
 function installed(name: string): boolean {

@@ -90,7 +90,7 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
 const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters => randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
 
 /**
- * The image as it is, or reduced to the room of its place: crops of it then still have about the pixels of a view. Place i of
+ * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the pixels of a view. Place i of
  * slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and batchSize + i of the slot's.
  */
 function writePixels(pixels: Pixels, index: number, epoch: number, place: number): void {
@@ -111,7 +111,10 @@ function reduce(pixels: Pixels): Pixels {
   return scope(() => {
     const whole = Tensor.empty([1, height, width, 3])
     renderView(whole, 0, pixelTensor(pixels), wholeImage(pixels), false)
-    return { height, width, data: Uint8Array.from(whole.data(), (value) => Math.round(255 * value)) }
+    const values = whole.data()
+    const data = new Uint8Array(values.length)
+    for (let i = 0; i < values.length; ++i) data[i] = 255 * values[i]! + 0.5
+    return { height, width, data }
   })
 }
 
