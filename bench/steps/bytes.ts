@@ -1,7 +1,7 @@
 /**
  * The bytes that a step's ops pass through device memory at each level of fusion, counted on the calls of a step that is not
  * computed: every tensor of a call once for each pass over it. From two small batches to one of 256, in which
- * all but the weights grows with the batch. Needs the addon of build:simt, whose tensors are those of a GPU.
+ * all but the weights grows with the batch. Needs the addon of build:simt, whose tensors are those of a GPU. Usage: bytes.js [file]
  */
 import { DenseCL } from '../../src/densecl/model.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
@@ -9,6 +9,7 @@ import { Sgd } from '../../src/optim/sgd.js'
 import { native, observe, type OpTensors } from '../../src/tensor/native.js'
 import { Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
+import { environmentRow, writeResult } from '../result.js'
 
 const device = 'simt'
 const [image, queue, hidden, wanted] = [224, 65536, 2048, 256]
@@ -62,4 +63,9 @@ const names = [...new Set(columns.flatMap((column) => [...column.keys()]))]
 const row = (name: string, values: number[]): string => `${name.padEnd(24)}${values.map((value) => value.toFixed(2).padStart(11)).join('')}`
 console.log(`${`GB, batch ${wanted}`.padEnd(24)}${levels.map((level) => level.padStart(11)).join('')}`)
 for (const name of names.sort((a, b) => (columns[0]!.get(b) ?? 0) - (columns[0]!.get(a) ?? 0))) console.log(row(name, columns.map((column) => column.get(name) ?? 0)))
+const [file] = process.argv.slice(2)
+if (file !== undefined) {
+  const gigabytes = Object.fromEntries(levels.map((level, i) => [level, Object.fromEntries([...columns[i]!].map(([name, value]) => [name, Number(value.toFixed(3))]))]))
+  writeResult(file, { ...environmentRow(), bench: 'bytes', how: 'counted on the calls of a step, not measured', step: `ResNet-50, ${image} px, batch ${wanted}, queue ${queue}, bf16`, gigabytes })
+}
 console.log(row('all', columns.map((column) => [...column.values()].reduce((sum, bytes) => sum + bytes, 0))))
