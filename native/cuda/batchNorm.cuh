@@ -1,0 +1,72 @@
+// What the passes of batch norm over rows [rows, C] in groups share: a thread keeps its channels and walks down rows, so the vectors
+// of the channels stay in registers; partial results go to scratch memory and are merged in a fixed order.
+#pragma once
+#include <algorithm>
+
+#include "device/norm.cuh"
+#include "device/reduce.cuh"
+#include "device/vector.cuh"
+#include "runtime.h"
+
+namespace densecl::cuda::norm {
+
+constexpr int kThreads = 256;
+constexpr int kColumns = 32, kLines = 8;  // of the blocks that finish statistics
+
+// How threads share a matrix [rows, channels]: `across` threads (a power of 2) lie along the vectors of a row, the others
+// along rows. A block takes a chunk of the rows of one group and a tile of channels.
+struct Layout {
+  int64_t groupRows;
+  int channels, groups, across, chunkRows, perGroup;
+  int channelTiles(int width) const { return static_cast<int>(ceilDiv(channels, static_cast<int64_t>(across) * width)); }
+  Grid grid(int width) const { return {int64_t{groups} * perGroup, channelTiles(width)}; }
+};
+
+inline Layout layoutOf(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width) {
+  Layout layout{rows / groups, static_cast<int>(channels), static_cast<int>(groups), 1, 1, 1};
+  while (layout.across < kWarp && layout.across * width < channels) layout.across *= 2;
+  const int64_t down = kThreads / layout.across, blocks = std::max<int64_t>(1, int64_t{8} * multiprocessors(call) / (groups * layout.channelTiles(width)));
+  layout.chunkRows = static_cast<int>(std::max<int64_t>(4 * down, ceilDiv(layout.groupRows, blocks)));
+  layout.perGroup = static_cast<int>(ceilDiv(layout.groupRows, layout.chunkRows));
+  return layout;
+}
+
+// The calling thread's part of its block's chunk.
+template <int kWidth>
+struct Part {
+  int group, channel, down, step;
+  int64_t row, end;
+  bool active;
+  DEVICE explicit Part(const Layout& layout) {
+    group = static_cast<int>(blockIdx.x) / layout.perGroup;
+    channel = (static_cast<int>(blockIdx.y) * layout.across + static_cast<int>(threadIdx.x) % layout.across) * kWidth;
+    down = static_cast<int>(threadIdx.x) / layout.across;
+    step = kThreads / layout.across;
+    const int64_t first = static_cast<int64_t>(static_cast<int>(blockIdx.x) % layout.perGroup) * layout.chunkRows, last = first + layout.chunkRows;
+    row = group * layout.groupRows + first + down;
+    end = group * layout.groupRows + (last < layout.groupRows ? last : layout.groupRows);
+    active = channel < layout.channels;
+  }
+};
+
+// The sum, by merge(a, b), of the values that the threads of one column of the block hold; in the thread with down == 0.
+template <class V, class Merge>
+DEVICE V mergeDown(V mine, V* buffer, int across, Merge merge) {
+  const int t = static_cast<int>(threadIdx.x);
+  for (int half = kThreads / across / 2; half > 0; half /= 2) {
+    __syncthreads();
+    buffer[t] = mine;
+    __syncthreads();
+    if (t / across < half) mine = merge(mine, buffer[t + half * across]);
+  }
+  return mine;
+}
+
+struct Pair {
+  float first, second;
+};
+struct AddPairs {
+  DEVICE Pair operator()(const Pair& a, const Pair& b) const { return {a.first + b.first, a.second + b.second}; }
+};
+
+}  // namespace densecl::cuda::norm

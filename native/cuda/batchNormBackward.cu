@@ -1,0 +1,213 @@
+// The gradient of batch norm: a reduction with the mask fused (or the sums that an input gradient's epilogue left), a small kernel that
+// finishes it, and one pass, unless whoever reads the gradient combines it. And the sum over rows, which is a bias's gradient.
+#include "batchNorm.cuh"
+#include "ops.h"
+
+namespace densecl::cuda {
+using namespace norm;
+namespace {
+
+template <class T>
+struct BackwardJob {
+  T *dx, *dresidual;
+  const T *dy, *x;
+  const T* y;                   // where ReLU let values through: y > 0,
+  const float *scale, *shift;   // or x * scale + shift > 0; all null without ReLU
+  const float* mean;
+};
+
+// The gradient behind the ReLU.
+template <class T, int kWidth>
+DEVICE Elements<T, kWidth> maskedGradient(const BackwardJob<T>& job, int64_t at) {
+  auto dz = load<T, kWidth>(job.dy + at);
+  if (job.y == nullptr) return dz;
+  const auto y = load<T, kWidth>(job.y + at);
+  for (int i = 0; i < kWidth; ++i)
+    if (!(static_cast<float>(y.v[i]) > 0)) dz.v[i] = T(0.0f);
+  return dz;
+}
+
+// Scale and shift of a thread's channels, for the mask.
+template <class T, int kWidth>
+struct Mask {
+  float scale[kWidth], shift[kWidth];
+  DEVICE Mask(const BackwardJob<T>& job, int at) {
+    for (int i = 0; i < kWidth && job.scale != nullptr; ++i) {
+      scale[i] = job.scale[at + i];
+      shift[i] = job.shift[at + i];
+    }
+  }
+  DEVICE void apply(const BackwardJob<T>& job, Elements<T, kWidth>& dz, const Elements<T, kWidth>& x) const {
+    if (job.scale == nullptr) return;
+    for (int i = 0; i < kWidth; ++i)
+      if (!passes(x.v[i], scale[i], shift[i])) dz.v[i] = T(0.0f);
+  }
+};
+
+// partial [chunks, 2, C]: the sums of dz and of dz (x - mean); writes dz as the gradient of the residual where there is one.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, float* partial, Layout layout) {
+  Pair* buffer = &sharedMemory<Pair>();
+  const Part<kWidth> part(layout);
+  Pair sums[kWidth] = {};
+  if (part.active) {
+    float mean[kWidth];
+    for (int i = 0; i < kWidth; ++i) mean[i] = job.mean[part.group * layout.channels + part.channel + i];
+    const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
+    for (int64_t row = part.row; row < part.end; row += part.step) {
+      const int64_t at = row * layout.channels + part.channel;
+      auto dz = maskedGradient<T, kWidth>(job, at);
+      const auto x = load<T, kWidth>(job.x + at);
+      mask.apply(job, dz, x);
+      if (job.dresidual != nullptr) store(job.dresidual + at, dz);
+      for (int i = 0; i < kWidth; ++i) {
+        const float g = static_cast<float>(dz.v[i]);
+        sums[i].first += g;
+        sums[i].second += g * (static_cast<float>(x.v[i]) - mean[i]);
+      }
+    }
+  }
+  for (int i = 0; i < kWidth; ++i) {
+    const Pair all = mergeDown(sums[i], buffer, layout.across, AddPairs{});
+    if (part.down != 0 || !part.active) continue;
+    float* out = partial + static_cast<int64_t>(blockIdx.x) * 2 * layout.channels + part.channel + i;
+    out[0] = all.first;
+    out[layout.channels] = all.second;
+  }
+}
+
+// dgamma, dbeta, and for each group the vectors a, b, c of dx = a dz + (b (x - mean) + c): coefficients [3, G, C].
+__global__ void __launch_bounds__(kColumns* kLines) finishBackwardKernel(const float* partial, int perGroup, int64_t groupRows, int groups, int channels, bool train, const float* gamma, const float* invstd, float* dgamma,
+                                                                         float* dbeta, float* coefficients) {
+  Pair* buffer = &sharedMemory<Pair>();
+  const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns, channel = static_cast<int>(blockIdx.x) * kColumns + column;
+  float gammaSum = 0, betaSum = 0;
+  for (int g = 0; g < groups; ++g) {
+    Pair mine{0, 0};
+    if (channel < channels)
+      for (int k = line; k < perGroup; k += kLines) {
+        const float* in = partial + (static_cast<int64_t>(g) * perGroup + k) * 2 * channels + channel;
+        mine = AddPairs{}(mine, Pair{in[0], in[channels]});
+      }
+    for (int half = kLines / 2; half > 0; half /= 2) {
+      __syncthreads();
+      buffer[threadIdx.x] = mine;
+      __syncthreads();
+      if (line < half) mine = AddPairs{}(mine, buffer[static_cast<int>(threadIdx.x) + half * kColumns]);
+    }
+    if (line != 0 || channel >= channels) continue;
+    const int at = g * channels + channel, plane = groups * channels;
+    const float inverse = invstd[at], scale = gamma[channel] * inverse, rows = static_cast<float>(groupRows);
+    gammaSum += mine.second * inverse;
+    betaSum += mine.first;
+    coefficients[at] = scale;
+    coefficients[plane + at] = train ? -scale * inverse * inverse * mine.second / rows : 0;
+    coefficients[2 * plane + at] = train ? -scale * mine.first / rows : 0;
+  }
+  if (line != 0 || channel >= channels) return;
+  dgamma[channel] = gammaSum;
+  dbeta[channel] = betaSum;
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) combineKernel(BackwardJob<T> job, const float* coefficients, Layout layout) {
+  const Part<kWidth> part(layout);
+  if (!part.active) return;
+  const int plane = layout.groups * layout.channels;
+  float a[kWidth], b[kWidth], c[kWidth], mean[kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    const int at = part.group * layout.channels + part.channel + i;
+    a[i] = coefficients[at];
+    b[i] = coefficients[plane + at];
+    c[i] = coefficients[2 * plane + at];
+    mean[i] = job.mean[at];
+  }
+  const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
+  for (int64_t row = part.row; row < part.end; row += part.step) {
+    const int64_t at = row * layout.channels + part.channel;
+    auto dz = maskedGradient<T, kWidth>(job, at);
+    const auto x = load<T, kWidth>(job.x + at);
+    mask.apply(job, dz, x);
+    for (int i = 0; i < kWidth; ++i) dz.v[i] = T(throughNorm(static_cast<float>(dz.v[i]), static_cast<float>(x.v[i]), mean[i], a[i], b[i], c[i]));
+    store(job.dx + at, dz);
+  }
+}
+
+// partial [chunks, C]: the sum of each chunk
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial, Layout layout) {
+  float* buffer = &sharedMemory<float>();
+  const Part<kWidth> part(layout);
+  float sums[kWidth] = {};
+  if (part.active)
+    for (int64_t row = part.row; row < part.end; row += part.step) {
+      const auto values = load<T, kWidth>(x + row * layout.channels + part.channel);
+      for (int i = 0; i < kWidth; ++i) sums[i] += static_cast<float>(values.v[i]);
+    }
+  for (int i = 0; i < kWidth; ++i) {
+    const float all = mergeDown(sums[i], buffer, layout.across, [](float a, float b) { return a + b; });
+    if (part.down == 0 && part.active) partial[static_cast<int64_t>(blockIdx.x) * layout.channels + part.channel + i] = all;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) finishSumKernel(const float* partial, int chunks, int channels, float* out) {
+  const int channel = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (channel >= channels) return;
+  float sum = 0;
+  for (int k = 0; k < chunks; ++k) sum += partial[static_cast<int64_t>(k) * channels + channel];
+  out[channel] = sum;
+}
+
+}  // namespace
+
+// As on the CPU, with more tensors: scale and shift [G, C] of the mask instead of y, or null; sums [G * chunks, 2, C] of dz and
+// dz (x - mean), when dy is dz already, or null; coefficients [3, G, C], which are written when dx is null.
+void batchNormBackward(const Call& call) {
+  const Tensor *dx = call.optional(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6), *sums = call.optional(12);
+  const int64_t groups = call.integer(0), C = x.columns();
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
+    const bool given = sums != nullptr;
+    DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C), scratch(call, dx == nullptr ? 0 : 3 * groups * C);
+    float* coefficients = dx == nullptr ? call.t(13).data<float>() : scratch.data();
+    BackwardJob<T> job{optionalData<T>(dx), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), optionalData<float>(call.optional(10)), optionalData<float>(call.optional(11)), call.t(8).data<float>()};
+    if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
+    launch(call, finishBackwardKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Pair), given ? sums->data<float>() : partial.data(),
+           given ? static_cast<int>(sums->dim(0) / groups) : layout.perGroup, layout.groupRows, layout.groups, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(),
+           dgamma.data<float>(), dbeta.data<float>(), coefficients);
+    if (dx == nullptr) return;
+    if (dresidual != nullptr) {  // it is dz: reading it saves the mask
+      job.dy = job.dresidual;
+      job.y = nullptr;
+      job.scale = nullptr;
+    }
+    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients, layout);
+  });
+}
+
+void normGradient(const Call& call) {
+  const Tensor &dx = call.t(0), &dz = call.t(1), &x = call.t(2);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
+    const BackwardJob<T> job{dx.data<T>(), nullptr, dz.data<T>(), x.data<T>(), nullptr, nullptr, nullptr, call.t(3).data<float>()};
+    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, call.t(4).data<float>(), layout);
+  });
+}
+
+void sumRows(const Call& call) {
+  const Tensor &out = call.t(0), &x = call.t(1);
+  dispatchWidth(call, x, [&](auto zero, auto width) {
+    using T = decltype(zero);
+    constexpr int kWidth = decltype(width)::value;
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
+    DeviceScratch<float> partial(call, int64_t{layout.perGroup} * x.columns());
+    launch(call, sumKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
+    launch(call, finishSumKernel, Grid{ceilDiv(x.columns(), kThreads)}, kThreads, 0, partial.data(), layout.perGroup, static_cast<int>(x.columns()), out.data<float>());
+  });
+}
+
+}  // namespace densecl::cuda
