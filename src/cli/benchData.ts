@@ -59,7 +59,7 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
       // The workers' start, and what they had ahead, are not counted.
       if (++batches <= 4) {
         start = performance.now()
-        Object.assign(loader.spent, { images: 0, decoding: 0, rendering: 0 })
+        Object.assign(loader.spent, { images: 0, decoding: 0, rendering: 0, uploading: 0 })
         continue
       }
       images += batch

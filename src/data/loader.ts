@@ -74,8 +74,11 @@ function ended(worker: Worker): Promise<void> {
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()
-  /** Images so far, and the seconds that all workers together took to decode them and to render or place them. */
-  readonly spent = { images: 0, decoding: 0, rendering: 0 }
+  /**
+   * Images so far, the seconds that all workers together took to decode them and to render or place them, and those that this thread
+   * waited for uploads: what of them did not pass beside compute.
+   */
+  readonly spent = { images: 0, decoding: 0, rendering: 0, uploading: 0 }
   readonly #options: LoaderOptions
   readonly #memory: SharedArrayBuffer
   readonly #workers: Worker[]
@@ -152,7 +155,9 @@ export class Loader {
       if (this.#kind === 'pixels') {
         // The slot of the batch before is free when its pixels have left it: only then it is filled again.
         if (uploading !== undefined) {
+          const before = performance.now()
           native.finishUpload(this.#pixels!.handle, uploading)
+          this.spent.uploading += (performance.now() - before) / 1000
           start()
         }
         uploading = this.#startUpload(batch.slot, images)

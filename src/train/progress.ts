@@ -1,4 +1,5 @@
 /** A step of a run as people and machines read it: the live line, the row of metrics.jsonl, and the plot at the end. */
+import type { Loader } from '../data/loader.js'
 import { chanceLoss } from '../densecl/health.js'
 import type { StepResult } from '../densecl/step.js'
 import { linePlot } from '../report/plot.js'
@@ -15,19 +16,25 @@ export interface Progress {
   rate: number
   wait: number
   remaining: number
-  /** Seconds of all data workers together. */
-  spent: { images: number; decoding: number; rendering: number }
+  /** Loader.spent */
+  spent: Loader['spent']
   device: string
   /** Of an epoch. */
   steps: number
   config: Config
 }
 
-/** Milliseconds of a worker for an image, on the average of the run: views are made by it, or by a GPU from pixels that it places. */
-function dataTimes({ spent: { images, decoding, rendering }, device }: Progress): [name: string, milliseconds: number][] {
+/**
+ * Milliseconds for an image on the average of the run: of a worker, that makes the views or places the pixels that a GPU makes them
+ * of, and of uploads as far as the step waited for them.
+ */
+function dataTimes({ spent: { images, decoding, rendering, uploading }, device }: Progress): [name: string, milliseconds: number][] {
   const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
-  return [['decode', each(decoding)], [device === 'cpu' ? 'augment' : 'place', each(rendering)]]
+  return device === 'cpu' ? [['decode', each(decoding)], ['augment', each(rendering)]] : [['decode', each(decoding)], ['place', each(rendering)], ['upload', each(uploading)]]
 }
+
+/** Milliseconds of a step without what it waited for data: compute, and on a GPU augmentation. */
+const stepTime = ({ rate, wait, config }: Progress): number => (1000 * Math.max(0, 1 - wait) * config.batchSize) / rate
 
 export function progressLine(progress: Progress): string {
   const { result: { losses, health }, at: { epoch, step }, lr, rate, wait, remaining, steps, config } = progress
@@ -37,6 +44,7 @@ export function progressLine(progress: Progress): string {
     `lr ${lr.toPrecision(3)}`,
     `${rate.toFixed(0)} images/s`,
     `wait ${(100 * wait).toFixed(0)}% (${dataTimes(progress).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(', ')} an image)`,
+    `step ${stepTime(progress).toFixed(0)} ms`,
     `eta ${duration(remaining)}`,
     `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
   ].join('  ')
@@ -53,6 +61,7 @@ export function metricsRow(progress: Progress): Metrics {
     lr,
     imagesPerSecond: rate,
     waitShare: wait,
+    stepMilliseconds: stepTime(progress),
     ...Object.fromEntries(dataTimes(progress).map(([name, ms]) => [`${name}Milliseconds`, ms])),
     queueFill: Math.min(1, (globalStep * config.batchSize) / config.queueLength),
     positiveGlobal: health.global.positive,
