@@ -98,7 +98,8 @@ test('batch norm from the statistics of the convolution is batch norm from a pas
   const shapes = fc.record({ n: fc.integer({ min: 1, max: 3 }), size: fc.integer({ min: 1, max: 13 }), c: fc.constantFrom(3, 8), o: fc.constantFrom(5, 64, 72, 136), groups: fc.integer({ min: 1, max: 2 }), shift: fc.constantFrom(0, 300) })
   fc.assert(
     fc.property(shapes, seeds, fc.constantFrom<FloatDType>('f32', 'bf16'), ({ n, size, c, o, groups, shift }, seed, dtype) => {
-      fc.pre(n * size * size > 1)
+      // Enough values that their deviation is of order 1: two may lie so near each other that their own rounding shows.
+      fc.pre(n * size * size >= 16)
       scope(() =>
         withDevice(device, () => {
           const random = new Random(seed)
