@@ -243,7 +243,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values(map(s.batch))]
-        return () => runNative('dropout', tensors, [0.5, 7])
+        return () => runNative('dropout', tensors, [0.5, 7, 1, 1])
       },
     },
   ],

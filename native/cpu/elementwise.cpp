@@ -148,17 +148,19 @@ void concatBackward(const Call& call) {
     std::memcpy(static_cast<char*>(dx.raw()) + r * width, static_cast<char*>(dy.raw()) + r * stride + offset, width);
 }
 
-// tensors: y, x; numbers: probability, seed. y = x * keep / (1 - p), where keep is a function of (seed, index): the
-// backward pass is the same op on dy.
+// tensors: y, x; numbers: probability, seed, image, channels. y = x * keep / (1 - p), where keep is a function of (seed, draw) and
+// element i has draw i / image * channels + i % channels: one for each element with 1 and 1, one for each channel of each image with
+// their sizes. The backward pass is the same op on dy.
 void dropout(const Call& call) {
   const Tensor &y = call.t(0), &x = call.t(1);
   const double p = call.number(0);
   const uint64_t seed = static_cast<uint64_t>(call.number(1));
+  const int64_t image = call.integer(2), channels = call.integer(3);
   dispatchFloat(call, y.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T scale = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);
     parallelRange(y.size(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y.data<T>()[i] = uniformAt(seed, i) >= p ? x.data<T>()[i] * scale : T{0};
+      for (int64_t i = begin; i < end; ++i) y.data<T>()[i] = uniformAt(seed, i / image * channels + i % channels) >= p ? x.data<T>()[i] * scale : T{0};
     });
   });
 }

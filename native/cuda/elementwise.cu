@@ -52,7 +52,8 @@ struct Scale {
 struct Dropout {
   uint64_t seed, threshold;
   float scale;
-  DEVICE float operator()(float a, float, int64_t i) const { return bitsAt(seed, static_cast<uint64_t>(i)) >= threshold ? a * scale : 0.0f; }
+  int64_t image, channels;
+  DEVICE float operator()(float a, float, int64_t i) const { return bitsAt(seed, static_cast<uint64_t>(i / image * channels + i % channels)) >= threshold ? a * scale : 0.0f; }
 };
 
 template <class T>
@@ -161,7 +162,7 @@ void reluBackward(const Call& call) { map(call, call.t(0), call.t(1), call.t(2),
 void dropout(const Call& call) {
   const double p = call.number(0);
   const auto threshold = static_cast<uint64_t>(std::ceil(p * 0x1.0p53));
-  map(call, call.t(0), call.t(1), call.t(1), Dropout{static_cast<uint64_t>(call.number(1)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0)});
+  map(call, call.t(0), call.t(1), call.t(1), Dropout{static_cast<uint64_t>(call.number(1)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0), call.integer(2), call.integer(3)});
 }
 
 void concat(const Call& call) {

@@ -18,7 +18,7 @@ async function main(): Promise<number> {
   const { packageVersion } = await import('../tensor/native.js')
   const commands = await Promise.all([
     import('./pretrain.js'),
-    import('./evalKnn.js'),
+    import('./eval.js'),
     import('./export.js'),
     import('./import.js'),
     import('./match.js'),

@@ -8,20 +8,25 @@ import { Worker } from 'node:worker_threads'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, renderTable, tableColumns } from './augment.js'
+import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
 import type { Item } from './sources.js'
-import type { Task, TaskResult, ViewKind, WorkerData } from './worker.js'
+import type { SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
 export interface LoaderOptions {
   items: Item[]
   imageSize: number
   batchSize: number
-  /** Two random views of each image, or its centre. */
-  views: 'augmented' | 'centre'
+  /** What is made of each image (pipelines.ts). */
+  views: Exclude<ViewKind, 'pixels'>
   /** Where the tensors are made; random views of a GPU are rendered there, from pixels that are uploaded beside its work. */
   device?: string
   dtype?: FloatDType
-  augment: AugmentOptions
+  /** Of the random pipelines; MoCo v2's when absent. */
+  augment?: AugmentOptions
+  /** Deviation of the colour noise of the pipeline `crop`; none when absent. */
+  lighting?: number
+  /** Of the kind `segmentation`; the image size is that of its crops. */
+  segmentation?: SegmentationOptions
   seed: number
   /** 0 chooses: one less than the cores, 1 to 16. */
   workers?: number
@@ -38,8 +43,9 @@ export interface BatchRequest {
 
 export interface Batch {
   /**
-   * Makes one tensor [N, size, size, 3] per view, which the caller disposes; while the batch is the last that was taken. On a GPU
-   * it does the same work at the same addresses for every batch, so it may be part of a recorded step.
+   * Makes one tensor [N, size, size, 3] per view - for segmentation one, and the labels i32 [N, size, size] - which the caller
+   * disposes; while the batch is the last that was taken. On a GPU it does the same work at the same addresses for every batch of
+   * pre-training, so it may be part of a recorded step.
    */
   views(): Tensor[]
   indices: Int32Array
@@ -86,9 +92,9 @@ export class Loader {
   readonly #pending = new Map<number, (result: TaskResult) => void>()
   readonly #kind: ViewKind
   readonly #device: string
-  /** Places of a batch: one for each view, or for each image in the mode `pixels`. */
-  readonly #placesPerImage: number
-  readonly #placeBytes: number
+  /** What is written of each image: for each part its bytes. A slot of the memory holds the first part of all images, then the next. */
+  readonly #parts: number[]
+  readonly #slotBytes: number
   /** Of the mode `pixels`: images on the device, uploadSlots batches, and the table of the views to make of the current one. */
   readonly #pixels: Tensor | undefined
   readonly #table: Tensor | undefined
@@ -100,21 +106,25 @@ export class Loader {
     this.#options = options
     const { imageSize, batchSize, device = 'cpu' } = options
     this.#device = device
+    const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options
     this.#kind = options.views === 'augmented' && device !== 'cpu' ? 'pixels' : options.views
-    this.#placesPerImage = this.#kind === 'augmented' ? 2 : 1
-    // Room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
-    this.#placeBytes = this.#kind === 'pixels' ? Math.ceil((imageSize * imageSize) / options.augment.cropScale[0] / 4) * 12 : imageSize * imageSize * 12
-    this.#memory = new SharedArrayBuffer(prefetch * this.#placesPerImage * batchSize * this.#placeBytes)
+    const view = imageSize * imageSize * 12
+    // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
+    const pixels = Math.ceil((imageSize * imageSize) / augment.cropScale[0] / 4) * 12
+    this.#parts = this.#kind === 'pixels' ? [pixels] : this.#kind === 'augmented' ? [view, view] : this.#kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
+    // Floats begin at multiples of four bytes.
+    this.#slotBytes = 4 * Math.ceil((this.#parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
+    this.#memory = new SharedArrayBuffer(prefetch * this.#slotBytes)
     if (this.#kind === 'pixels') {
       native.pin(new Uint8Array(this.#memory), device)
-      this.#pixels = Tensor.empty([uploadSlots * batchSize * this.#placeBytes], 'u8', device).keep()
+      this.#pixels = Tensor.empty([uploadSlots * this.#slotBytes], 'u8', device).keep()
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
       this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     }
     const count = options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
-    const { items, augment, seed, cacheMegabytes = 0 } = options
+    const { items, seed, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
-    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#placeBytes, augment, seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count, stop: this.#stop }
+    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#parts[0]!, augment, lighting, ...(segmentation === undefined ? {} : { segmentation }), seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count, stop: this.#stop }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {
@@ -164,7 +174,7 @@ export class Loader {
         yield { views: () => this.#render(), indices: batch.request.indices, waited }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        yield { views: () => Array.from({ length: this.#placesPerImage }, (_, view) => this.#copy(batch.slot, view, images)), indices: batch.request.indices, waited }
+        yield { views: () => this.#parts.map((_, part) => this.#copy(batch.slot, part, images)), indices: batch.request.indices, waited }
         start()
       }
     }
@@ -176,22 +186,24 @@ export class Loader {
     await Promise.all(this.#workers.map(ended))
     if (this.#kind !== 'pixels') return
     native.synchronize(this.#device)
-    for (let slot = 0; slot < uploadSlots; ++slot) native.finishUpload(this.#pixels!.handle, slot * this.#uploadBytes)
+    for (let slot = 0; slot < uploadSlots; ++slot) native.finishUpload(this.#pixels!.handle, slot * this.#slotBytes)
     this.#pixels!.dispose()
     this.#table!.dispose()
     native.unpin(new Uint8Array(this.#memory), this.#device)
   }
 
-  get #uploadBytes(): number {
-    return this.#options.batchSize * this.#placeBytes
+  /** The byte where a part of an image lies. */
+  #place(slot: number, part: number, image: number): number {
+    const before = this.#parts.slice(0, part).reduce((sum, bytes) => sum + bytes, 0) * this.#options.batchSize
+    return slot * this.#slotBytes + before + image * this.#parts[part]!
   }
 
   /** Sends a batch's pixels and its rows of the table on their way; the place of the pixels, in bytes. */
   #startUpload(slot: number, images: number): number {
     const { batchSize } = this.#options
     if (images !== batchSize) throw new DenseclError('DATA', `data: expected batches of ${batchSize} images on ${this.#device} but received one of ${images}`)
-    const offset = (slot % uploadSlots) * this.#uploadBytes
-    native.startUpload(this.#pixels!.handle, new Uint8Array(this.#memory, slot * this.#uploadBytes, this.#uploadBytes), offset)
+    const offset = (slot % uploadSlots) * this.#slotBytes
+    native.startUpload(this.#pixels!.handle, new Uint8Array(this.#memory, slot * this.#slotBytes, this.#slotBytes), offset)
     native.useUpload(this.#pixels!.handle, offset)
     const { size } = this.#table!
     this.#table!.write(new Float64Array(this.#rows!, slot * size * 8, size))
@@ -207,14 +219,15 @@ export class Loader {
     return [...views]
   }
 
-  #copy(slot: number, view: number, images: number): Tensor {
-    const { batchSize, imageSize } = this.#options
-    const floats = imageSize * imageSize * 3
-    const from = (slot * this.#placesPerImage + view) * batchSize * floats
-    return Tensor.from(new Float32Array(this.#memory, from * 4, images * floats), [images, imageSize, imageSize, 3])
+  #copy(slot: number, part: number, images: number): Tensor {
+    const { imageSize } = this.#options
+    const shape = [images, imageSize, imageSize]
+    const from = this.#place(slot, part, 0)
+    if (this.#kind === 'segmentation' && part === 1) return Tensor.from(new Uint8Array(this.#memory, from, images * this.#parts[1]!), shape, 'i32', this.#device)
+    return Tensor.from(new Float32Array(this.#memory, from, images * imageSize * imageSize * 3), [...shape, 3], 'f32', this.#device)
   }
 
-  /** Splits a batch among the workers; view v of image i of a slot lies at place (slot * views + v) * batchSize + i. */
+  /** Splits a batch among the workers. */
   async #load({ epoch, indices }: BatchRequest, slot: number): Promise<void> {
     const parts = this.#workers.map((worker, w): Promise<void> => {
       const mine = Array.from(indices.keys()).filter((i) => i % this.#workers.length === w)
@@ -223,7 +236,7 @@ export class Loader {
         id: this.#nextTask++,
         epoch,
         indices: mine.map((i) => indices[i]!),
-        places: mine.map((i) => Array.from({ length: this.#placesPerImage }, (_, view) => (slot * this.#placesPerImage + view) * this.#options.batchSize + i)),
+        places: mine.map((i) => this.#parts.map((_, part) => this.#place(slot, part, i))),
       }
       return new Promise((resolve, reject) => {
         if (this.#failure !== undefined) return reject(this.#failure)

@@ -6,8 +6,10 @@ import { basename, dirname, extname, join, resolve } from 'node:path'
 import { fail } from '../tensor/errors.js'
 import { decode, type Pixels } from './decode.js'
 import { scene, sceneClasses } from './scenes.js'
+import { vocImages } from './voc.js'
 
-export type Item = { name: string; label?: number } & ({ kind: 'file'; path: string } | { kind: 'tar'; path: string; offset: number; size: number } | { kind: 'scene'; seed: number; index: number })
+/** `mask`: the file of the classes of its pixels, for segmentation. */
+export type Item = { name: string; label?: number; mask?: string } & ({ kind: 'file'; path: string } | { kind: 'tar'; path: string; offset: number; size: number } | { kind: 'scene'; seed: number; index: number })
 
 export interface Source {
   format: SourceFormat
@@ -20,7 +22,7 @@ export const sourceFormats = ['folder', 'list', 'coco', 'voc', 'tar', 'scenes'] 
 export type SourceFormat = (typeof sourceFormats)[number]
 
 const imageExtensions = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff'])
-const isImage = (name: string): boolean => imageExtensions.has(extname(name).toLowerCase())
+export const isImage = (name: string): boolean => imageExtensions.has(extname(name).toLowerCase())
 
 /** Images that `scenes` and `scenes:N` stand for; validation images are drawn from another seed. */
 export const defaultScenes = 4000
@@ -108,9 +110,24 @@ function readList(path: string): Source {
   return { format: 'list', items, classes: Array.from({ length: Math.max(...items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
 }
 
+interface CocoFile {
+  images?: { file_name?: unknown; id?: unknown }[]
+  annotations?: { image_id: unknown; category_id: unknown; bbox?: unknown }[]
+  categories?: { id: unknown; name?: unknown }[]
+}
+
+/** Classes of images, as iNaturalist has them: one annotation without a box for each. */
+function cocoLabels({ images, annotations, categories }: CocoFile): { labels: number[]; classes: string[] } | undefined {
+  if (annotations === undefined || categories === undefined || annotations.length !== images!.length || annotations.some(({ bbox }) => bbox !== undefined)) return undefined
+  const places = new Map(categories.map(({ id }, i) => [id, i]))
+  const byImage = new Map(annotations.map(({ image_id: image, category_id: category }) => [image, places.get(category)]))
+  const labels = images!.map(({ id }) => byImage.get(id))
+  return labels.every((label) => label !== undefined) ? { labels, classes: categories.map(({ id, name }) => String(name ?? id)) } : undefined
+}
+
 /** COCO annotations `x.json` name files relative to the folder of the same split, `../x` without `instances_`, or `../images`. */
 function readCoco(path: string): Source {
-  let parsed: { images?: { file_name?: unknown }[] }
+  let parsed: CocoFile
   try {
     parsed = JSON.parse(readFileSync(path, 'utf8')) as typeof parsed
   } catch (error) {
@@ -121,13 +138,14 @@ function readCoco(path: string): Source {
   const roots = [dirname(path), join(dirname(path), '..', split), join(dirname(path), '..', 'images', split), join(dirname(path), '..', 'images'), join(dirname(path), split)]
   const names = parsed.images.map((image, i) => (typeof image.file_name === 'string' ? image.file_name : fail('DATA', `data: image ${i} of ${path} has no file_name`)))
   const root = names[0] === undefined ? '' : (roots.find((folder) => existsSync(join(folder, names[0]!))) ?? fail('DATA', `data: ${names[0]} of ${path} is in none of ${roots.join(', ')}`))
-  return { format: 'coco', items: names.map((name) => ({ name, kind: 'file', path: join(root, name) })) }
+  const known = cocoLabels(parsed)
+  const items = names.map((name, i): Item => ({ name, kind: 'file', path: join(root, name), ...(known === undefined ? {} : { label: known.labels[i]! }) }))
+  return { format: 'coco', items, ...(known === undefined ? {} : { classes: known.classes }) }
 }
 
 /** JPEGImages of a VOC tree; ImageSets/Main/<split>.txt chooses when it is there. */
 function readVoc(root: string, split: 'train' | 'val'): Source {
-  const images = list(join(root, 'JPEGImages')).filter(isImage)
-  const byName = new Map(images.map((file) => [file.slice(0, -extname(file).length), file]))
+  const byName = vocImages(root)
   const set = ['Main', 'Segmentation'].map((kind) => join(root, 'ImageSets', kind, `${split}.txt`)).find((file) => existsSync(file))
   const names = set === undefined ? [...byName.keys()] : readFileSync(set, 'utf8').split('\n').map((line) => line.trim().split(/\s+/)[0]!).filter(Boolean)
   const items = names.map((name): Item => {

@@ -1,4 +1,5 @@
 /** A data worker: reads, decodes once and renders the views of some images of a batch into the loader's shared memory. */
+import { readFile } from 'node:fs/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 
 import { Random } from '../nn/random.js'
@@ -7,10 +8,20 @@ import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { type AugmentOptions, pixelTensor, randomView, renderView, tableColumns, tableRow, type ViewParameters, wholeImage } from './augment.js'
 import type { Pixels } from './decode.js'
+import { decodeMask, type Mask } from './masks.js'
+import { type Pipeline, renderPipeline } from './pipelines.js'
+import { renderSegmentation, type SegmentationAugment } from './segmentationView.js'
 import { type Item, loadPixels } from './sources.js'
 
-/** Two random views of each image, its centre, or the image itself with the parameters of two views, for a GPU to make. */
-export type ViewKind = 'augmented' | 'centre' | 'pixels'
+/** A pipeline, an image with its mask, or the image itself with the parameters of two views, for a GPU to make. */
+export type ViewKind = Pipeline | 'segmentation' | 'pixels'
+
+/** What the kind `segmentation` needs beside the items, which carry the paths of their masks. */
+export interface SegmentationOptions {
+  augment: SegmentationAugment
+  classes: number
+  map?: readonly number[]
+}
 
 export interface WorkerData {
   items: Item[]
@@ -19,9 +30,12 @@ export interface WorkerData {
   views: ViewKind
   /** In the mode `pixels`: the rows of the views' table, and what says where they and their images lie. */
   table?: { rows: SharedArrayBuffer; batchSize: number; uploadSlots: number }
-  /** Bytes of a place in the memory. */
+  /** In the mode `pixels`: bytes of a place in the memory. */
   placeBytes: number
   augment: AugmentOptions
+  /** Deviation of the colour noise of the pipeline `crop`. */
+  lighting: number
+  segmentation?: SegmentationOptions
   seed: number
   /** Bytes of decoded images that this worker may keep for later epochs. */
   cacheBytes: number
@@ -29,12 +43,12 @@ export interface WorkerData {
   stop: SharedArrayBuffer
 }
 
-/** Images `indices` of the source go to `positions` (in images of all views) of the memory. */
+/** Images `indices` of the source are read, and their parts written to the memory. */
 export interface Task {
   id: number
   epoch: number
   indices: number[]
-  /** For each image, one place for each of its views. */
+  /** For each image, the byte where each of its parts goes. */
   places: number[][]
 }
 
@@ -48,7 +62,7 @@ export interface TaskResult {
   error?: string
 }
 
-const { items, memory, imageSize, views, table, placeBytes, augment, seed, cacheBytes, stop } = workerData as WorkerData
+const { items, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } = workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
 
@@ -69,6 +83,9 @@ async function pixelsOf(index: number): Promise<Pixels> {
   return pixels
 }
 
+/** Test sets keep their images: a broken one is a black pixel there. */
+const testing = views === 'centre' || views === 'square'
+
 /** The image, or for a broken one another, drawn from a stream of the broken one so that every run takes the same. */
 async function load(index: number, epoch: number, broken: TaskResult['broken']): Promise<{ pixels: Pixels; index: number }> {
   let current = index
@@ -79,24 +96,26 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
     } catch (error) {
       if (!(error instanceof DenseclError)) throw error
       broken.push({ name: items[current]!.name, reason: error.message })
-      if (views === 'centre') break
+      if (testing) break
       current = random.below(items.length)
     }
   }
-  if (views === 'centre') return { pixels: { width: 1, height: 1, data: new Uint8Array(3) }, index }
+  if (testing) return { pixels: { width: 1, height: 1, data: new Uint8Array(3) }, index }
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
 const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters => randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
 
 /**
- * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the pixels of a view. Place i of
- * slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and batchSize + i of the slot's.
+ * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the
+ * pixels of a view. Place i of slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and
+ * batchSize + i of the slot's.
  */
-function writePixels(pixels: Pixels, index: number, epoch: number, place: number): void {
+function writePixels(pixels: Pixels, index: number, epoch: number, at: number): void {
   const { rows, batchSize, uploadSlots } = table!
   const { height, width, data } = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
-  new Uint8Array(memory, place * placeBytes, data.length).set(data)
+  new Uint8Array(memory, at, data.length).set(data)
+  const place = at / placeBytes
   const [slot, i] = [Math.floor(place / batchSize), place % batchSize]
   const offset = ((slot % uploadSlots) * batchSize + i) * placeBytes
   for (const view of [0, 1]) {
@@ -118,38 +137,39 @@ function reduce(pixels: Pixels): Pixels {
   })
 }
 
-function render(pixels: Pixels, index: number, epoch: number, places: number[]): void {
+/** Both random views of the pre-training step. */
+function writeTwoViews(pixels: Pixels, index: number, epoch: number, places: number[]): void {
   scope(() => {
     const source = pixelTensor(pixels)
-    for (const [view, place] of places.entries()) {
-      const target = new Float32Array(memory, place * placeBytes, floatsPerView)
-      if (views === 'centre') target.set(centreCrop(source, pixels))
-      else {
-        const out = Tensor.empty([1, imageSize, imageSize, 3])
-        renderView(out, 0, source, viewOf(index, epoch, view, pixels))
-        native.read(out.handle, target)
-      }
+    for (const [view, at] of places.entries()) {
+      const out = Tensor.empty([1, imageSize, imageSize, 3])
+      renderView(out, 0, source, viewOf(index, epoch, view, pixels))
+      native.read(out.handle, new Float32Array(memory, at, floatsPerView))
     }
   })
 }
 
-/** Shorter side to imageSize * 256 / 224, then the central square, as the test pipelines of the benchmarks. */
-function centreCrop(source: Tensor, pixels: Pixels): Float32Array {
-  const short = Math.round((imageSize * 256) / 224)
-  const scale = short / Math.min(pixels.width, pixels.height)
-  const height = Math.max(imageSize, Math.round(pixels.height * scale))
-  const width = Math.max(imageSize, Math.round(pixels.width * scale))
-  const whole = Tensor.empty([1, height, width, 3])
-  renderView(whole, 0, source, wholeImage(pixels))
-  const values = whole.data() as Float32Array
-  const top = Math.round((height - imageSize) / 2)
-  const left = Math.round((width - imageSize) / 2)
-  const out = new Float32Array(floatsPerView)
-  for (let y = 0; y < imageSize; ++y) {
-    const from = ((top + y) * width + left) * 3
-    out.set(values.subarray(from, from + imageSize * 3), y * imageSize * 3)
-  }
-  return out
+const masks = new Map<number, Mask>()
+
+/** The mask of an image, which is small beside it and kept when the image is. */
+async function maskOf(index: number, { width, height }: Pixels): Promise<Mask> {
+  const known = masks.get(index)
+  if (known !== undefined) return known
+  const { name, mask: path } = items[index]!
+  const mask = decodeMask(await readFile(path!), path!, segmentation!.classes, segmentation!.map)
+  if (mask.width !== width || mask.height !== height) throw new DenseclError('DATA', `${path}: the mask has ${mask.width}x${mask.height} pixels but ${name} has ${width}x${height}`)
+  if (cache.has(index)) masks.set(index, mask)
+  return mask
+}
+
+async function write(pixels: Pixels, index: number, epoch: number, places: number[]): Promise<void> {
+  if (views === 'pixels') writePixels(pixels, index, epoch, places[0]!)
+  else if (views === 'augmented') writeTwoViews(pixels, index, epoch, places)
+  else if (views === 'segmentation') {
+    const { image, labels } = renderSegmentation(pixels, await maskOf(index, pixels), new Random(seed, 37, epoch, index), segmentation!.augment)
+    new Float32Array(memory, places[0], image.length).set(image)
+    new Uint8Array(memory, places[1], labels.length).set(labels)
+  } else new Float32Array(memory, places[0], floatsPerView).set(renderPipeline(views, pixels, imageSize, new Random(seed, 17, epoch, index, 0), { augment, lighting }))
 }
 
 async function run(task: Task): Promise<TaskResult> {
@@ -162,8 +182,7 @@ async function run(task: Task): Promise<TaskResult> {
       const { pixels, index } = await load(wanted, task.epoch, broken)
       const decoded = performance.now()
       decoding += (decoded - start) / 1000
-      if (views === 'pixels') writePixels(pixels, index, task.epoch, task.places[i]![0]!)
-      else render(pixels, index, task.epoch, task.places[i]!)
+      await write(pixels, index, task.epoch, task.places[i]!)
       rendering += (performance.now() - decoded) / 1000
     }
     return { id: task.id, broken, decoding, rendering }

@@ -2,17 +2,14 @@
  * Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv:1805.01978): cosine similarity of pooled
  * features, each of the k nearest votes exp(similarity / T).
  */
-import { mocoV2Augmentation } from '../data/augment.js'
-import { Loader } from '../data/loader.js'
 import type { Item } from '../data/sources.js'
-import { evaluation } from '../nn/layers.js'
 import type { ResNet } from '../nn/resnet.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
-import { adaptiveAvgPool2d } from '../ops/pool2d.js'
 import { l2Normalize } from '../ops/similarity.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
+import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
 
 export interface Features {
   /** [N, C], unit rows */
@@ -22,27 +19,13 @@ export interface Features {
 }
 
 /** Globally average-pooled, normalised features of the images' centres, with running statistics. */
-export async function extractFeatures(backbone: ResNet, items: Item[], options: { imageSize: number; workers?: number; batchSize?: number; maxBroken?: number }): Promise<Features> {
-  const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0 } = options
-  const loader = new Loader({ items, imageSize, batchSize, views: 'centre', augment: mocoV2Augmentation, seed: 0, workers, maxBroken })
+export async function extractFeatures(backbone: ResNet, items: Item[], options: ExtractOptions): Promise<Features> {
   const dim = backbone.channels
   const values = new Float32Array(items.length * dim)
-  try {
-    const requests = Array.from({ length: Math.ceil(items.length / batchSize) }, (_, b) => ({
-      epoch: 0,
-      indices: Int32Array.from({ length: Math.min(batchSize, items.length - b * batchSize) }, (_, i) => b * batchSize + i),
-    }))
-    for await (const batch of loader.batches(requests)) {
-      const { indices } = batch
-      const [x] = batch.views() as [Tensor]
-      const rows = scope(() => l2Normalize(reshape(adaptiveAvgPool2d(backbone.forward(backbone.input(x), evaluation), 1), [indices.length, dim])).data())
-      values.set(rows, indices[0]! * dim)
-      x.dispose()
-    }
-  } finally {
-    await loader.close()
-  }
-  return { values, dim, labels: Int32Array.from(items, (item) => item.label ?? fail('DATA', `kNN: ${item.name} has no label`)) }
+  await overImages(backbone, items, options, (stages, first, count) => {
+    values.set(l2Normalize(reshape(poolFeature(stages, 'pooled'), [count, dim])).data(), first * dim)
+  })
+  return { values, dim, labels: labelsOf(items, 'kNN') }
 }
 
 export interface KnnOptions {

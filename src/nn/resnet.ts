@@ -13,6 +13,7 @@ export const resnetDepths = {
   34: { bottleneck: false, blocks: [3, 4, 6, 3] },
   50: { bottleneck: true, blocks: [3, 4, 6, 3] },
   101: { bottleneck: true, blocks: [3, 4, 23, 3] },
+  152: { bottleneck: true, blocks: [3, 8, 36, 3] },
 } as const
 export type ResNetDepth = keyof typeof resnetDepths
 
@@ -47,7 +48,8 @@ class Block {
     })
     this.units = bottleneck
       ? [unit(inputs, width, 1), unit(width, width, 3, stride, dilation), unit(width, outputs, 1)]
-      : [unit(inputs, width, 3, stride, dilation), unit(width, width, 3, 1, dilation)]
+      : // The second convolution is not dilated: so are the basic blocks of mmsegmentation.
+        [unit(inputs, width, 3, stride, dilation), unit(width, width, 3)]
     this.shortcut = stride !== 1 || inputs !== outputs ? unit(inputs, outputs, 1, stride) : undefined
   }
 
@@ -82,6 +84,8 @@ class Block {
 const backboneFill = (init: Initialization) => kaimingNormal(init === 'original' ? 'fanIn' : 'fanOut')
 
 export class ResNet {
+  readonly depth: ResNetDepth
+  readonly baseChannels: number
   /** Channels and total stride of the last stage. */
   readonly channels: number
   readonly stride: number
@@ -93,6 +97,8 @@ export class ResNet {
   constructor(build: Build, options: ResNetOptions) {
     const { depth, baseChannels = 64, init = 'original', strides = [1, 2, 2, 2], dilations = [1, 1, 1, 1], contractDilation = false } = options
     const plan = resnetDepths[depth] ?? fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
+    this.depth = depth
+    this.baseChannels = baseChannels
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
     this.#compute = build.compute ?? build.dtype
@@ -110,10 +116,13 @@ export class ResNet {
     this.stride = 4 * strides.reduce((product, s) => product * s, 1)
   }
 
+  get device(): string {
+    return this.#stem.weight.device
+  }
+
   /** x on the device and in the dtype that the network computes with; x itself when it is. */
   input(x: Tensor): Tensor {
-    const { device } = this.#stem.weight
-    return x.device === device && x.dtype === this.#compute ? x : x.to(this.#compute, device)
+    return x.device === this.device && x.dtype === this.#compute ? x : x.to(this.#compute, this.device)
   }
 
   /** x [N, H, W, 3] to the last feature map [N, H / 32, W / 32, channels]. */

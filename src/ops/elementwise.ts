@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
@@ -98,26 +98,31 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   return apply(reshapeOp, { x }, { shape, from: x.shape })[0]!
 }
 
-export const dropoutOp = defineOp<Unary, { probability: number; seed: number }>({
+export const dropoutOp = defineOp<Unary, { numbers: readonly number[] }>({
   name: 'dropout',
-  forward({ x }, { probability, seed }) {
+  forward({ x }, { numbers }) {
     const y = Tensor.empty(x.shape, x.dtype)
-    runNative('dropout', [y, x], [probability, seed])
+    runNative('dropout', [y, x], numbers)
     return { outputs: [y] }
   },
   // dx = dy * keep / (1 - p), the same mask
   backward({ grad, attrs }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runNative('dropout', [dx, grad], [attrs.probability, attrs.seed])
+    runNative('dropout', [dx, grad], attrs.numbers)
     return { x: dx }
   },
 })
 
-/** Zeroes each element with `probability` and divides the rest by 1 - probability; the mask is a function of `seed`. */
-export function dropout(x: Tensor, probability: number, seed: number): Tensor {
+/**
+ * Zeroes each element with `probability` and divides the rest by 1 - probability; the mask is a function of `seed`. `whole` drops
+ * channels of images x [N, H, W, C] as a whole (PyTorch's Dropout2d).
+ */
+export function dropout(x: Tensor, probability: number, seed: number, { whole = false } = {}): Tensor {
   expectFloats('dropout', { x })
   if (!(probability >= 0 && probability <= 1)) fail('ARGUMENT', `dropout: expected a probability in 0..1 but received ${probability}`)
-  return apply(dropoutOp, { x }, { probability, seed })[0]!
+  if (whole) expectRank('dropout', 'x', x, 4)
+  const channels = whole ? x.shape[3]! : 1
+  return apply(dropoutOp, { x }, { numbers: [probability, seed, whole ? x.size / x.shape[0]! : 1, channels] })[0]!
 }
 
 export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({

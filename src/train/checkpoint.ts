@@ -3,16 +3,13 @@
  * `optimizer.<parameter>`, and the position as JSON in the metadata, all in one safetensors file. Everything random is a
  * function of seed and position, so this is all a run needs to continue bit for bit.
  */
-import { existsSync } from 'node:fs'
-
 import type { DenseCL } from '../densecl/model.js'
 import { allTensors } from '../nn/module.js'
 import type { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { writeAtomic } from '../weights/atomic.js'
-import { loadStored, toStored } from '../weights/layout.js'
-import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from '../weights/safetensors.js'
+import type { TensorFile } from '../weights/safetensors.js'
+import { readState, restoreState, saveState } from '../weights/state.js'
 import { type Config, resolveConfig } from './config.js'
 
 /** Where a run stands: the next step to do. */
@@ -33,9 +30,7 @@ function* namedTensors(model: DenseCL, sgd: Sgd): Generator<[string, Tensor]> {
 
 /** Momenta have the layout of their parameters. */
 export function saveCheckpoint(path: string, model: DenseCL, sgd: Sgd, config: Config, position: Position): void {
-  const tensors = new Map<string, StoredTensor>()
-  for (const [name, tensor] of namedTensors(model, sgd)) tensors.set(name, toStored(name, tensor))
-  writeAtomic(path, encodeSafetensors({ tensors, metadata: { densecl: JSON.stringify({ version, config, position, keyAhead: model.keyAhead }) } }))
+  saveState(path, namedTensors(model, sgd), 'densecl', { version, config, position, keyAhead: model.keyAhead })
 }
 
 export interface Checkpoint {
@@ -48,16 +43,15 @@ export interface Checkpoint {
 
 /** Reads and checks a checkpoint of ours; a file of another kind is named as such. */
 export function readCheckpoint(path: string): Checkpoint {
-  if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
-  const file = readSafetensors(path)
-  const text = file.metadata.densecl ?? fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
-  const { version: found, config, position, keyAhead = false } = JSON.parse(text) as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
+  const { file, record } = readState(path, 'densecl')
+  if (record === undefined) return fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
+  const { version: found, config, position, keyAhead = false } = record as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
   if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
   return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position, keyAhead }
 }
 
 export function restoreCheckpoint({ file, keyAhead }: Checkpoint, model: DenseCL, sgd: Sgd): void {
-  for (const [name, tensor] of namedTensors(model, sgd)) loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
+  restoreState(file, namedTensors(model, sgd))
   model.refresh()
   model.keyAhead = keyAhead
 }

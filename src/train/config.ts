@@ -33,7 +33,7 @@ export const options = {
   cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
   maxBroken: share.default(0.01).describe('largest share of images that may be unreadable'),
 
-  depth: z.literal([18, 34, 50, 101]).default(50).describe('of the ResNet'),
+  depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
   baseChannels: count.default(64).describe('of the stem; every width scales with it'),
   init: z.enum(['original', 'mmselfsup']).default('original').describe('how weights are drawn'),
   hidden: count.nullable().default(null).describe("width of the heads' hidden layers; default: the backbone's channels"),

@@ -2,7 +2,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 
 import { allTensors, disposeState } from '../nn/module.js'
-import { ResNet, type ResNetDepth, resnetDepths } from '../nn/resnet.js'
+import { ResNet, type ResNetDepth, resnetDepths, type ResNetOptions } from '../nn/resnet.js'
 import { Random } from '../nn/random.js'
 import { fail } from '../tensor/errors.js'
 import { detectron2Name } from './export.js'
@@ -93,17 +93,20 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
     return plan.bottleneck === bottleneck && plan.blocks.join() === blocks.join()
   })
   if (depth === undefined || stem === undefined || stem.shape.length !== 4) {
-    return fail('IMPORT', `${path}: expected a ResNet-18, 34, 50 or 101 but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`)
+    return fail('IMPORT', `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`)
   }
   return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
 }
 
-/** A backbone with the weights of any supported file. Every parameter must be there; counters may be missing. */
-export function importBackbone(path: string): { backbone: ResNet; report: ImportReport } {
+/**
+ * A backbone with the weights of any supported file. Every parameter must be there; counters may be missing. `layout` sets strides
+ * and dilations, which weights know nothing of.
+ */
+export function importBackbone(path: string, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): { backbone: ResNet; report: ImportReport } {
   const tensors = readWeights(path)
   const { prefix, found } = findBackbone(path, tensors)
   const architecture = inferResNet(path, found)
-  const backbone = new ResNet({ random: new Random(0), dtype: 'f32' }, architecture)
+  const backbone = new ResNet({ random: new Random(0), dtype: 'f32' }, { ...architecture, ...layout })
   try {
     return { backbone, report: { prefix, ...architecture, ...fill(path, backbone, tensors, found) } }
   } catch (error) {

@@ -151,9 +151,9 @@ export const opCases: Record<OpName, OpCase> = {
     accumulates: ({ c }) => 10 * c,
   }),
   dropout: define({
-    parameters: fc.record({ x: image, probability: fc.double({ min: 0, max: 0.9, noNaN: true }), seed: integer(0, 1000) }),
+    parameters: fc.record({ x: image, probability: fc.double({ min: 0, max: 0.9, noNaN: true }), seed: integer(0, 1000), whole: fc.boolean() }),
     inputs: ({ x }, random) => [randomTensor(random, shapeOf(x))],
-    run: ({ probability, seed }, [x]) => dropout(x!, probability, seed),
+    run: ({ probability, seed, whole }, [x]) => dropout(x!, probability, seed, { whole }),
     accumulates: () => 2,
   }),
   gatherRows: define({

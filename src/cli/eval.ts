@@ -1,0 +1,85 @@
+/** `densecl eval ...`: the commands, and what they share. */
+import type { Command } from 'commander'
+
+import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../eval/results.js'
+import type { ResNet, ResNetOptions } from '../nn/resnet.js'
+import { convolution } from '../ops/conv2d.js'
+import { native, resolveDevice } from '../tensor/native.js'
+import { withDevice } from '../tensor/tensor.js'
+import { importBackbone } from '../weights/import.js'
+import { numberFlag, type Register } from './command.js'
+import { addKnn } from './evalKnn.js'
+import { addLinear } from './evalLinear.js'
+import { addLowShot, addSvm } from './evalSvm.js'
+import { addSegmentation } from './evalSegmentation.js'
+
+export interface SharedFlags {
+  workers: string
+  device: string
+  threads: string
+  json?: boolean
+  out?: string
+}
+
+/** The argument and the flags of every evaluation. */
+export function evaluation(parent: Command, name: string, description: string): Command {
+  return parent
+    .command(name)
+    .description(description)
+    .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
+    .option('--out <folder>', 'where results go; default: eval/ of the run that the weights belong to')
+    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
+    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
+    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option('--json', 'print JSON')
+}
+
+/** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
+export function openBackbone(weights: string, { device: wanted, threads }: SharedFlags, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): { backbone: ResNet; note: string } {
+  const count = numberFlag('threads', threads, { least: 0, whole: true })
+  if (count > 0) native.setThreads(count)
+  const device = resolveDevice(wanted)
+  // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
+  convolution.tf32 = device !== 'cpu'
+  const { backbone, report } = withDevice(device, () => importBackbone(weights, layout))
+  return { backbone, note: `${weights}: ResNet-${report.depth} of ${report.baseChannels} base channels, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}` }
+}
+
+export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, whole: true })
+
+/** The folder of results. */
+export const resultFolder = (weights: string, { out }: SharedFlags): string => out ?? evaluationFolder(weights)
+
+/** Prints a table, or as JSON everything, and keeps both. */
+export function conclude(flags: SharedFlags, folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): void {
+  const path = saveResult(folder, name, table, result)
+  console.log(flags.json === true ? JSON.stringify({ ...result, table, file: path }, undefined, 2) : `${tableText(table)}\n${path}`)
+}
+
+/** A line that is rewritten on a terminal, for work that takes minutes; silent elsewhere and with --json. */
+export function progressOf({ json }: SharedFlags, what: string): (done: number, of?: number) => void {
+  if (json === true || !process.stdout.isTTY) return () => undefined
+  return (done, of) => process.stdout.write(`\r\x1b[K${done === of ? '' : `${what} ${done}${of === undefined ? '' : ` of ${of}`}`}`)
+}
+
+/** What differs from a protocol, in words; empty when nothing does. */
+export function deviations(differences: [name: string, value: string | number, published: string | number][]): string[] {
+  const changed = differences.filter(([, value, published]) => String(value) !== String(published))
+  return changed.length === 0 ? [] : [`deviates from the protocol: ${changed.map(([name, value, published]) => `${name} ${value} (published ${published})`).join(', ')}`]
+}
+
+/** Asks once whether Ctrl-C was pressed; a second one ends at once. */
+export function interruption(): () => boolean {
+  let pressed = false
+  process.on('SIGINT', () => {
+    if (pressed) process.exit(130)
+    pressed = true
+  })
+  process.on('SIGTERM', () => (pressed = true))
+  return () => pressed
+}
+
+export const register: Register = (program, done) => {
+  const parent = program.command('eval').description('measure what a backbone is worth')
+  for (const add of [addKnn, addLinear, addSvm, addLowShot, addSegmentation]) add(parent, done)
+}

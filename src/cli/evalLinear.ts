@@ -1,0 +1,87 @@
+import { join } from 'node:path'
+
+import type { Command } from 'commander'
+
+import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
+import { disposeState } from '../nn/module.js'
+import { fail } from '../tensor/errors.js'
+import { nearest } from '../train/config.js'
+import { examples, numberFlag } from './command.js'
+import { conclude, deviations, evaluation, interruption, openBackbone, resultFolder, type SharedFlags, workersOf } from './eval.js'
+import { openLabelled } from './evalLabels.js'
+
+interface Flags extends SharedFlags {
+  train: string
+  val: string
+  protocol: string
+  epochs?: string
+  batchSize?: string
+  lr?: string
+  augmentation: string
+  imageSize: string
+  seed: string
+  cacheGigabytes: string
+  resume?: boolean
+  overwrite?: boolean
+}
+
+export function addLinear(parent: Command, done: (code: number) => void): void {
+  const names = Object.entries(linearProtocols).map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`).join('')
+  evaluation(parent, 'linear', 'train linear classifiers on frozen features')
+    .requiredOption('--train <data>', 'labelled images: class folders, a list with labels (Places205), iNaturalist .json')
+    .requiredOption('--val <data>', 'labelled images to test on')
+    .option('--protocol <name>', 'see below', 'imagenet-avgpool')
+    .option('--epochs <count>', 'another number; the steps of the learning rate keep their places in it')
+    .option('--batch-size <images>', 'another batch size')
+    .option('--lr <rate>', 'another learning rate')
+    .option('--augmentation <kind>', 'protocol, or none: features are then computed once and kept on the disk', 'protocol')
+    .option('--image-size <pixels>', 'side of the crops', '224')
+    .option('--seed <number>', 'of the classifiers and the order of images', '0')
+    .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
+    .option('--resume', 'continue behind the last whole epoch')
+    .option('--overwrite', 'replace an evaluation')
+    .addHelpText('after', `\nProtocols:${names}\n${examples([
+      ['densecl eval linear runs/r50/backbone.safetensors --train imagenet/train --val imagenet/val --device cuda', 'the AvgPool protocol'],
+      ['densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 --epochs 20 --augmentation none', 'minutes on a CPU'],
+    ])}`)
+    .action(async (weights: string, flags: Flags) => {
+      const published = linearProtocols[flags.protocol] ?? fail('CONFIG', `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`)
+      if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none') fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
+      const number = (name: 'epochs' | 'batchSize' | 'lr', flag: string, otherwise: number, limits: { least: number; whole?: boolean }): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
+      const protocol = {
+        ...stretched(published, number('epochs', 'epochs', published.epochs, { least: 1, whole: true })),
+        batchSize: number('batchSize', 'batch-size', published.batchSize, { least: 2, whole: true }),
+        lr: number('lr', 'lr', published.lr, { least: 1e-12 }),
+        ...(flags.augmentation === 'none' ? { pipeline: 'centre' as const } : {}),
+      }
+      const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
+      const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
+      const { backbone, note } = openBackbone(weights, flags)
+      try {
+        const folder = resultFolder(weights, flags)
+        const result = await evaluateLinear(backbone, {
+          protocol, weights, train: bank, val: queries, classes: classes.length, imageSize, out: join(folder, `linear-${flags.protocol}`),
+          resume: flags.resume ?? false, overwrite: flags.overwrite ?? false, quiet: flags.json ?? false,
+          seed: numberFlag('seed', flags.seed, { least: 0, whole: true }), workers: workersOf(flags),
+          cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30, interrupted: interruption(),
+        })
+        if (result.interrupted) {
+          console.error(`interrupted in epoch ${result.epochs + 1}; continue with --resume`)
+          return done(130)
+        }
+        const table = {
+          title: `Linear classification (${flags.protocol}), accuracy in %: ${queries.length} images, ${classes.length} classes`,
+          columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
+          rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [head, 100 * top1, 100 * top5, 100 * best, bestEpoch]),
+          notes: [
+            ...deviations([['epochs', protocol.epochs, published.epochs], ['batch size', protocol.batchSize, published.batchSize], ['learning rate', protocol.lr, published.lr], ['image size', imageSize, 224], ['training views', protocol.pipeline, published.pipeline]]),
+            note,
+          ],
+        }
+        conclude(flags, folder, `linear-${flags.protocol}`, table, { weights, protocol: { ...protocol }, imageSize, ...result })
+        done(0)
+      } finally {
+        disposeState(backbone.state())
+      }
+    })
+}

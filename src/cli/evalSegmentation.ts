@@ -1,0 +1,114 @@
+import { join } from 'node:path'
+
+import type { Command } from 'commander'
+
+import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
+import { evaluateSegmentation } from '../eval/segmentation.js'
+import { segmentationProtocols } from '../eval/segmentationProtocols.js'
+import { dilated8 } from '../nn/fcn.js'
+import { disposeState } from '../nn/module.js'
+import { Random } from '../nn/random.js'
+import { ResNet } from '../nn/resnet.js'
+import { segmentationPicture } from '../report/segmentation.js'
+import { writePicture } from '../report/svg.js'
+import { fail } from '../tensor/errors.js'
+import { withDevice } from '../tensor/tensor.js'
+import { nearest } from '../train/config.js'
+import { examples, numberFlag } from './command.js'
+import { conclude, deviations, evaluation, interruption, openBackbone, resultFolder, type SharedFlags, workersOf } from './eval.js'
+
+interface Flags extends SharedFlags {
+  data: string
+  protocol: string
+  trainSplit?: string
+  valSplit: string
+  iterations?: string
+  batchSize?: string
+  lr?: string
+  crop?: string
+  scale?: string
+  init: string
+  seed: string
+  testEvery: string
+  logEvery: string
+  saveEvery: string
+  resume?: boolean
+  overwrite?: boolean
+}
+
+export function addSegmentation(parent: Command, done: (code: number) => void): void {
+  const names = Object.entries(segmentationProtocols).map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`).join('')
+  evaluation(parent, 'segmentation', 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it')
+    .requiredOption('--data <folder>', 'a VOC tree (JPEGImages, SegmentationClass, ImageSets/Segmentation, perhaps classes.txt) or Cityscapes')
+    .option('--protocol <name>', 'see below; default: by the layout of the data')
+    .option('--train-split <list>', 'lists to train on; default: train, with aug where there is such a list')
+    .option('--val-split <list>', 'lists to test on', 'val')
+    .option('--iterations <count>', 'another length')
+    .option('--batch-size <images>', 'another batch size')
+    .option('--lr <rate>', 'another learning rate')
+    .option('--crop <pixels>', 'another side of the crops')
+    .option('--scale <long,short>', 'another size that images are scaled to fit into')
+    .option('--init <how>', 'weights, or random: the same network from random weights, the baseline', 'weights')
+    .option('--seed <number>', 'of heads, order and crops', '0')
+    .option('--test-every <iterations>', '0 tests at the end', '0')
+    .option('--log-every <iterations>', 'between two lines', '50')
+    .option('--save-every <iterations>', 'between two states', '1000')
+    .option('--resume', 'continue behind the last state')
+    .option('--overwrite', 'replace an evaluation')
+    .addHelpText('after', `\nProtocols:${names}\n${examples([
+      ['densecl eval segmentation runs/r50/backbone.safetensors --data VOCdevkit/VOC2012 --device cuda', 'the published protocol, with the additional list when aug.txt is there'],
+      ['densecl eval segmentation runs/photos/backbone.safetensors --data camvid --iterations 400 --batch-size 8 --crop 160 --scale 480,180', 'a short run on a CPU'],
+    ])}`)
+    .action(async (weights: string, flags: Flags) => {
+      const splits = defaultSplits(flags.data)
+      const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
+      const val = openSegmentation(flags.data, flags.valSplit.split(','))
+      const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
+      const published = segmentationProtocols[protocolName] ?? fail('CONFIG', `--protocol is ${protocolName}: expected one of ${Object.keys(segmentationProtocols).join(', ')} (did you mean ${nearest(protocolName, Object.keys(segmentationProtocols))}?)`)
+      if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
+      const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number => (text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true }))
+      const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
+      if (scale.length !== 2 || scale[0]! < scale[1]!) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
+      const protocol = {
+        ...published,
+        iterations: whole('iterations', flags.iterations, published.iterations),
+        batchSize: whole('batch-size', flags.batchSize, published.batchSize),
+        crop: whole('crop', flags.crop, published.crop, 16),
+        scale: [scale[0]!, scale[1]!] as const,
+        lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
+      }
+      const seed = whole('seed', flags.seed, 0, 0)
+      const opened = openBackbone(weights, flags, dilated8)
+      const { depth, baseChannels, device } = opened.backbone
+      const backbone = flags.init === 'weights' ? opened.backbone : withDevice(device, () => new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init: 'mmselfsup', ...dilated8 }))
+      try {
+        const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
+        const folder = resultFolder(weights, flags)
+        const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
+          protocol, train, val, out: join(folder, name), resume: flags.resume ?? false, overwrite: flags.overwrite ?? false, quiet: flags.json ?? false, seed, workers: workersOf(flags),
+          logEvery: whole('log-every', flags.logEvery, 50), saveEvery: whole('save-every', flags.saveEvery, 1000), testEvery: whole('test-every', flags.testEvery, 0, 0), interrupted: interruption(),
+        })
+        if (interrupted) {
+          console.error(`interrupted at iteration ${iterations}; continue with --resume`)
+          return done(130)
+        }
+        const picture = samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), await segmentationPicture(samples, val.classes))
+        const percent = (value: number): number | string => (Number.isNaN(value) ? '-' : 100 * value)
+        const table = {
+          title: `Segmentation (FCN, stride 8, ${protocolName}) in %: ${val.items.length} images`,
+          columns: ['class', 'IoU', 'accuracy'],
+          rows: [...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]), ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)], ['all pixels', '', percent(scores!.pixelAccuracy)]],
+          notes: [
+            `${train.items.length} training images, ${protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`} in the test, no flip, one scale`,
+            ...deviations([['backbone', `ResNet-${depth}`, 'ResNet-50'], ['iterations', protocol.iterations, published.iterations], ['batch size', protocol.batchSize, published.batchSize], ['learning rate', protocol.lr, published.lr], ['crop', protocol.crop, published.crop], ['scale', protocol.scale.join('x'), published.scale.join('x')]]),
+            flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
+          ],
+        }
+        conclude(flags, folder, name, table, { weights, init: flags.init, protocol, scores: { ...scores! }, ...(picture === undefined ? {} : { picture }) })
+        done(0)
+      } finally {
+        disposeState(backbone.state())
+        if (backbone !== opened.backbone) disposeState(opened.backbone.state())
+      }
+    })
+}

@@ -1,0 +1,98 @@
+/**
+ * What becomes of an image on its way into a network: the transforms of pre-training and of each benchmark (densecl-spec 2.2 and 4),
+ * as functions of its pixels and a random stream.
+ */
+import type { Random } from '../nn/random.js'
+import { native } from '../tensor/native.js'
+import { scope, Tensor } from '../tensor/tensor.js'
+import { type AugmentOptions, imagenetDeviation, mocoV2Augmentation, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from './augment.js'
+import type { Pixels } from './decode.js'
+
+/**
+ * - `augmented`: two random views; on a GPU they are made there, from `pixels`
+ * - `crop`: one random view, of which lighting noise may be a part
+ * - `shifted`: short side to 256, central square, random square of 224, flip (Places205)
+ * - `centre`: short side to 256, central square of 224 (testing)
+ * - `square`: short side to 256, then all of it squeezed to 224 x 224 (the VOC07 SVM protocol)
+ *
+ * Sizes are those for an image size of 224 and scale with it.
+ */
+export type Pipeline = 'augmented' | 'crop' | 'shifted' | 'centre' | 'square'
+
+/** Random resized crop of 8 to 100 % and flip, nothing else: the training transform of the linear protocols. */
+export const cropAndFlip: AugmentOptions = { ...mocoV2Augmentation, cropScale: [0.08, 1], jitter: 0, hue: 0, grayscale: 0, blur: 0 }
+
+/** The part of `pixels` that `view` says, as f32 [size * size * 3]. */
+function rendered(pixels: Pixels, view: ViewParameters, height: number, width: number, normalise = true): Float32Array {
+  return scope(() => {
+    const out = Tensor.empty([1, height, width, 3])
+    renderView(out, 0, pixelTensor(pixels), view, normalise)
+    const values = new Float32Array(height * width * 3)
+    native.read(out.handle, values)
+    return values
+  })
+}
+
+/** One view as `pipeline` makes it, normalised: f32 [size * size * 3]. */
+export function renderPipeline(pipeline: Exclude<Pipeline, 'augmented'>, pixels: Pixels, size: number, random: Random, options: { augment: AugmentOptions; lighting: number }): Float32Array {
+  switch (pipeline) {
+    case 'crop': {
+      const values = rendered(pixels, randomView(random, pixels.width, pixels.height, options.augment), size, size)
+      if (options.lighting > 0) addLighting(values, random, options.lighting)
+      return values
+    }
+    case 'shifted': {
+      const margin = shortSide(size) - size
+      const place = { top: random.below(margin + 1), left: random.below(margin + 1) }
+      return centralSquare(pixels, size, place, random.uniform() < 0.5)
+    }
+    case 'centre':
+      return centralSquare(pixels, size)
+    case 'square': {
+      const small = shortSideTo(pixels, shortSide(size))
+      return rendered(small, wholeImage(small), size, size)
+    }
+  }
+}
+
+const shortSide = (size: number): number => Math.round((size * 256) / 224)
+
+/** The size of an image whose short side becomes `side`. */
+function resized({ width, height }: Pixels, side: number): [height: number, width: number] {
+  const scale = side / Math.min(width, height)
+  return [Math.max(side, Math.round(height * scale)), Math.max(side, Math.round(width * scale))]
+}
+
+/** A square of the image with its short side at 256/224 of `size`: the central one, or at `place` of the central square of that. */
+function centralSquare(pixels: Pixels, size: number, place?: { top: number; left: number }, flip = false): Float32Array {
+  const side = shortSide(size)
+  const [height, width] = resized(pixels, side)
+  const values = rendered(pixels, wholeImage(pixels), height, width)
+  const within = place === undefined ? size : side
+  const top = Math.round((height - within) / 2) + (place?.top ?? 0)
+  const left = Math.round((width - within) / 2) + (place?.left ?? 0)
+  const out = new Float32Array(size * size * 3)
+  for (let y = 0; y < size; ++y) {
+    const row = ((top + y) * width + left) * 3
+    if (!flip) out.set(values.subarray(row, row + size * 3), y * size * 3)
+    else for (let x = 0; x < size; ++x) out.set(values.subarray(row + 3 * (size - 1 - x), row + 3 * (size - x)), (y * size + x) * 3)
+  }
+  return out
+}
+
+/** Pixels with their short side at `side`, rounded to bytes as an image library does between two resizings. */
+function shortSideTo(pixels: Pixels, side: number): Pixels {
+  const [height, width] = resized(pixels, side)
+  return { height, width, data: Uint8Array.from(rendered(pixels, wholeImage(pixels), height, width, false), (value) => 255 * value + 0.5) }
+}
+
+/** Colours of ImageNet's pixels: principal axes (rows of RGB, one column an axis) and their variances (Krizhevsky et al., 2012). */
+const principalAxes = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.814], [-0.5836, -0.6948, 0.4203]] as const
+const principalValues = [0.2175, 0.0188, 0.0045] as const
+
+/** Adds one colour to a whole normalised view: each principal axis times its variance times a normal number of deviation `lighting`. */
+function addLighting(values: Float32Array, random: Random, lighting: number): void {
+  const strength = principalValues.map((value) => value * lighting * random.normal())
+  const shift = principalAxes.map((row, c) => row.reduce((sum, axis, i) => sum + axis * strength[i]!, 0) / imagenetDeviation[c]!)
+  for (let i = 0; i < values.length; ++i) values[i]! += shift[i % 3]!
+}

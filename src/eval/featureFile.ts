@@ -1,0 +1,90 @@
+/** Features that do not change - the network is frozen and the views are fixed - kept on the disk and read by rows. */
+import { createHash } from 'node:crypto'
+import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+
+import type { Item } from '../data/sources.js'
+import type { ResNet } from '../nn/resnet.js'
+import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
+
+export interface FeatureShape {
+  name: FeatureName
+  /** [grid, grid, channels] of an image */
+  shape: readonly number[]
+  size: number
+}
+
+/** What decides the features of a file's rows: hashed into its name, so that no other is ever taken for it. */
+function keyOf(weights: string, items: readonly Item[], shapes: readonly FeatureShape[], { imageSize, pipeline }: ExtractOptions): string {
+  const hash = createHash('sha256')
+  hash.update(readFileSync(weights))
+  hash.update(JSON.stringify({ imageSize, pipeline, shapes, items: items.map(({ mask: _, label: __, ...item }) => item) }))
+  return hash.digest('hex').slice(0, 16)
+}
+
+/** Rows of features of `items`, f32, one feature behind the other. */
+export class FeatureFile {
+  readonly #descriptor: number
+  readonly #rowBytes: number
+
+  private constructor(
+    readonly path: string,
+    readonly shapes: readonly FeatureShape[],
+  ) {
+    this.#descriptor = openSync(path, 'r')
+    this.#rowBytes = rowBytes(shapes)
+  }
+
+  static bytes(images: number, shapes: readonly FeatureShape[]): number {
+    return images * rowBytes(shapes)
+  }
+
+  /** The file of `items` in `folder`, computed when it is not there. `weights` is the file that the backbone was read from. */
+  static async open(folder: string, weights: string, backbone: ResNet, items: Item[], shapes: readonly FeatureShape[], options: ExtractOptions): Promise<FeatureFile> {
+    const path = join(folder, `features-${keyOf(weights, items, shapes, options)}.f32`)
+    if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes)) await write(path, backbone, items, shapes, options)
+    return new FeatureFile(path, shapes)
+  }
+
+  /** The features of some images, each [indices.length, ...shape] row-major. */
+  rows(indices: ArrayLike<number>): Float32Array[] {
+    const parts = this.shapes.map(({ size }) => new Float32Array(indices.length * size))
+    const row = new Float32Array(this.#rowBytes / 4)
+    for (let i = 0; i < indices.length; ++i) {
+      readSync(this.#descriptor, row, 0, this.#rowBytes, indices[i]! * this.#rowBytes)
+      let from = 0
+      this.shapes.forEach(({ size }, part) => {
+        parts[part]!.set(row.subarray(from, from + size), i * size)
+        from += size
+      })
+    }
+    return parts
+  }
+
+  close(): void {
+    closeSync(this.#descriptor)
+  }
+}
+
+const rowBytes = (shapes: readonly FeatureShape[]): number => 4 * shapes.reduce((sum, { size }) => sum + size, 0)
+
+async function write(path: string, backbone: ResNet, items: Item[], shapes: readonly FeatureShape[], options: ExtractOptions): Promise<void> {
+  const partial = `${path}.partial`
+  const descriptor = openSync(partial, 'w')
+  const bytes = rowBytes(shapes)
+  try {
+    await overImages(backbone, items, options, (stages, first, count) => {
+      let offset = 0
+      for (const { name, size } of shapes) {
+        const values = poolFeature(stages, name).data() as Float32Array
+        for (let i = 0; i < count; ++i) writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (first + i) * bytes + offset)
+        offset += 4 * size
+      }
+    })
+    closeSync(descriptor)
+    renameSync(partial, path)
+  } catch (error) {
+    rmSync(partial, { force: true })
+    throw error
+  }
+}

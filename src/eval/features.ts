@@ -1,0 +1,86 @@
+/** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (densecl-spec 4.1). */
+import { Loader } from '../data/loader.js'
+import type { Pipeline } from '../data/pipelines.js'
+import type { Item } from '../data/sources.js'
+import { evaluation } from '../nn/layers.js'
+import type { ResNet } from '../nn/resnet.js'
+import { reshape } from '../ops/elementwise.js'
+import { adaptiveAvgPool2d, avgPool2d } from '../ops/pool2d.js'
+import { fail } from '../tensor/errors.js'
+import { scope, Tensor } from '../tensor/tensor.js'
+
+/** `pooled`: the mean of the last map. feature1 is the stem before its pooling, feature2 to feature5 are the stages. */
+export const featureNames = ['pooled', 'feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as const
+export type FeatureName = (typeof featureNames)[number]
+
+/** The windows that give about 9,000 values each from the maps of 224 pixels: size of the map, kernel, stride, padding, grid. */
+const windows = [
+  { map: 112, kernel: 10, stride: 10, padding: 4, grid: 12 },
+  { map: 56, kernel: 16, stride: 8, padding: 0, grid: 6 },
+  { map: 28, kernel: 13, stride: 5, padding: 0, grid: 4 },
+  { map: 14, kernel: 8, stride: 3, padding: 0, grid: 3 },
+  { map: 7, kernel: 6, stride: 1, padding: 0, grid: 2 },
+] as const
+
+/**
+ * A feature [N, grid, grid, C] of the stages' maps. Maps of another size than 224 pixels give are averaged into the same grids, or
+ * the map itself where that is smaller.
+ */
+export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tensor {
+  if (name === 'pooled') return adaptiveAvgPool2d(stages.at(-1)!, 1)
+  const level = Number(name.slice(-1)) - 1
+  const map = stages[level]!
+  const { map: expected, grid, kernel, stride, padding } = windows[level]!
+  const [, height, width] = map.shape as [number, number, number, number]
+  if (height === expected && width === expected) return avgPool2d(map, { kernel, stride, padding })
+  return adaptiveAvgPool2d(map, [Math.min(grid, height), Math.min(grid, width)])
+}
+
+export interface ExtractOptions {
+  imageSize: number
+  /** `centre` for classification, `square` for VOC07. */
+  pipeline?: Extract<Pipeline, 'centre' | 'square'>
+  workers?: number
+  batchSize?: number
+  maxBroken?: number
+  /** Called behind every batch. */
+  progress?: (done: number) => void
+}
+
+/** The maps of all images in order, with running statistics; `body` gets the stages' maps of some images and where these are. */
+export async function overImages(backbone: ResNet, items: Item[], options: ExtractOptions, body: (stages: Tensor[], first: number, count: number) => void): Promise<{ broken: Map<string, string> }> {
+  const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
+  const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
+  try {
+    const requests = Array.from({ length: Math.ceil(items.length / batchSize) }, (_, b) => ({
+      epoch: 0,
+      indices: Int32Array.from({ length: Math.min(batchSize, items.length - b * batchSize) }, (_, i) => b * batchSize + i),
+    }))
+    for await (const batch of loader.batches(requests)) {
+      const [x] = batch.views() as [Tensor]
+      const first = batch.indices[0]!
+      scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length))
+      x.dispose()
+      progress?.(first + batch.indices.length)
+    }
+    return { broken: loader.broken }
+  } finally {
+    await loader.close()
+  }
+}
+
+/** Rows [N, dim] of a feature, flattened. */
+export async function featureRows(backbone: ResNet, items: Item[], name: FeatureName, options: ExtractOptions): Promise<{ values: Float32Array; dim: number }> {
+  let values = new Float32Array(0)
+  let dim = 0
+  await overImages(backbone, items, options, (stages, first, count) => {
+    const pooled = poolFeature(stages, name)
+    dim = pooled.size / count
+    if (values.length === 0) values = new Float32Array(items.length * dim)
+    values.set(reshape(pooled, [count, dim]).data(), first * dim)
+  })
+  return { values, dim }
+}
+
+/** The labels of items, which all must have one. */
+export const labelsOf = (items: readonly Item[], what: string): Int32Array => Int32Array.from(items, (item) => item.label ?? fail('DATA', `${what}: ${item.name} has no label`))

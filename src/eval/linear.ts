@@ -1,0 +1,287 @@
+/** Linear classification of frozen features by the published protocols (densecl-spec 4.4 to 4.6). */
+import { join } from 'node:path'
+
+import { type AugmentOptions } from '../data/augment.js'
+import { Loader } from '../data/loader.js'
+import { cropAndFlip, type Pipeline } from '../data/pipelines.js'
+import { epochOrder } from '../data/sampler.js'
+import type { Item } from '../data/sources.js'
+import { Tape } from '../autograd/tape.js'
+import { evaluation } from '../nn/layers.js'
+import { Random } from '../nn/random.js'
+import type { ResNet } from '../nn/resnet.js'
+import { Sgd } from '../optim/sgd.js'
+import { fail } from '../tensor/errors.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { readMetrics, RunLog } from '../train/runLog.js'
+import { readState, restoreState, saveState } from '../weights/state.js'
+import { FeatureFile, type FeatureShape } from './featureFile.js'
+import { type FeatureName, labelsOf, poolFeature } from './features.js'
+import { LinearHeads } from './linearHeads.js'
+import { checkSame, claimEvaluation, statePath } from './results.js'
+
+export interface LinearProtocol {
+  describe: string
+  /** A classifier on each. */
+  heads: readonly FeatureName[]
+  epochs: number
+  /** Epochs behind which the learning rate falls to a tenth. */
+  steps: readonly number[]
+  batchSize: number
+  lr: number
+  weightDecay: number
+  nesterov: boolean
+  /** Of training images; with `centre` the features are computed once and kept. */
+  pipeline: Extract<Pipeline, 'crop' | 'shifted' | 'centre'>
+  augment: AugmentOptions
+  /** Deviation of the colour noise. */
+  lighting: number
+}
+
+const features = ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as const
+const multiHead = { heads: features, batchSize: 256, lr: 0.01, weightDecay: 1e-4, nesterov: true, lighting: 0 }
+
+export const linearProtocols: Record<string, LinearProtocol> = {
+  'imagenet-avgpool': { describe: 'ImageNet, one classifier on the pooled last map, 100 epochs, learning rate 30 (that of MoCo)', heads: ['pooled'], epochs: 100, steps: [60, 80], batchSize: 256, lr: 30, weightDecay: 0, nesterov: false, pipeline: 'crop', augment: cropAndFlip, lighting: 0 },
+  'imagenet-features': { describe: 'ImageNet, Feature1 to Feature5, 90 epochs', ...multiHead, epochs: 90, steps: [30, 60, 90], pipeline: 'crop', augment: { ...cropAndFlip, jitter: 1 }, lighting: 0.1 },
+  places205: { describe: 'Places205, Feature1 to Feature5, 28 epochs', ...multiHead, epochs: 28, steps: [7, 14, 21], pipeline: 'shifted', augment: cropAndFlip },
+  inat18: { describe: 'iNaturalist 2018, Feature1 to Feature5, 84 epochs', ...multiHead, epochs: 84, steps: [24, 48, 72], pipeline: 'crop', augment: cropAndFlip },
+}
+
+/** The protocol for another number of epochs: its steps keep their places in it. */
+export function stretched(protocol: LinearProtocol, epochs: number): LinearProtocol {
+  return { ...protocol, epochs, steps: protocol.steps.map((step) => Math.round((step * epochs) / protocol.epochs)) }
+}
+
+export interface LinearOptions {
+  protocol: LinearProtocol
+  /** The file that the backbone was read from. */
+  weights: string
+  train: Item[]
+  val: Item[]
+  classes: number
+  imageSize: number
+  /** Working folder: state, metrics, kept features. */
+  out: string
+  resume?: boolean
+  overwrite?: boolean
+  quiet?: boolean
+  seed?: number
+  workers?: number
+  /** Of features kept on the disk; validation features beyond it are computed every epoch. */
+  cacheBytes?: number
+  maxBroken?: number
+  interrupted?: () => boolean
+}
+
+export interface HeadResult {
+  head: FeatureName
+  top1: number
+  top5: number
+  /** The best of all epochs, which the protocols report from their logs. */
+  best: number
+  bestEpoch: number
+}
+
+export interface LinearResult {
+  interrupted: boolean
+  epochs: number
+  heads: HeadResult[]
+}
+
+interface Batch {
+  /** Pooled features, one a head; owned by the receiver. */
+  pooled: Tensor[]
+  indices: ArrayLike<number>
+}
+
+/** Trains and tests the classifiers; an evaluation that was cut off continues at the epoch it was at. */
+export async function evaluateLinear(backbone: ResNet, options: LinearOptions): Promise<LinearResult> {
+  const run = new LinearRun(backbone, options)
+  try {
+    return await run.execute()
+  } finally {
+    run.close()
+  }
+}
+
+class LinearRun {
+  readonly #backbone: ResNet
+  readonly #options: LinearOptions
+  readonly #shapes: FeatureShape[]
+  readonly #heads: LinearHeads
+  readonly #sgd: Sgd
+  readonly #labels: { train: Int32Array; val: Int32Array }
+  readonly #log: RunLog
+  readonly #files: FeatureFile[] = []
+  #epoch = 0
+
+  constructor(backbone: ResNet, options: LinearOptions) {
+    this.#backbone = backbone
+    this.#options = options
+    const { protocol, out, train, val, imageSize, classes, seed = 0, quiet = false } = options
+    this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
+    this.#shapes = shapesOf(backbone, protocol.heads, imageSize)
+    claimEvaluation(out, options)
+    this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
+    this.#sgd = withDevice(backbone.device, () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }))
+    if (options.resume === true) this.#restore()
+    this.#log = new RunLog(out, this.#epoch, quiet)
+  }
+
+  close(): void {
+    for (const file of this.#files) file.close()
+    this.#sgd.dispose()
+    this.#heads.dispose()
+  }
+
+  async execute(): Promise<LinearResult> {
+    const { protocol, interrupted = () => false } = this.#options
+    const trainFile = protocol.pipeline === 'centre' ? await this.#keep(this.#options.train) : undefined
+    const fits = FeatureFile.bytes(this.#options.val.length, this.#shapes) <= (this.#options.cacheBytes ?? 4 * 2 ** 30)
+    const valFile = fits ? await this.#keep(this.#options.val) : undefined
+    for (; this.#epoch < protocol.epochs; ) {
+      const loss = await this.#train(trainFile, interrupted)
+      if (loss === undefined) return { interrupted: true, epochs: this.#epoch, heads: [] }
+      this.#epoch += 1
+      const tested = await this.#test(valFile)
+      this.#report(loss, tested)
+      saveState(statePath(this.#options.out), this.#tensors(), 'linear', { epoch: this.#epoch, began: this.#identity() })
+    }
+    return { interrupted: false, epochs: protocol.epochs, heads: this.#results() }
+  }
+
+  /** What may not change when the evaluation is continued. */
+  #identity(): Record<string, unknown> {
+    const { protocol, imageSize, classes, train, val, seed = 0 } = this.#options
+    const { depth, baseChannels } = this.#backbone
+    const { describe: _, augment, ...numbers } = protocol
+    return { ...numbers, augment, backbone: `ResNet-${depth} of ${baseChannels} base channels`, imageSize, classes, train: train.length, val: val.length, seed }
+  }
+
+  *#tensors(): Generator<[string, Tensor]> {
+    yield* this.#heads.tensors()
+    for (const [name, momentum] of this.#sgd.momenta) yield [`optimizer.${name}`, momentum]
+  }
+
+  #restore(): void {
+    const path = statePath(this.#options.out)
+    const { file, record } = readState(path, 'linear')
+    const { epoch, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a linear evaluation`)) as { epoch: number; began: Record<string, unknown> }
+    checkSame(began, this.#identity())
+    restoreState(file, this.#tensors())
+    this.#epoch = epoch
+  }
+
+  async #keep(items: Item[]): Promise<FeatureFile> {
+    const { out, weights, imageSize, workers, maxBroken } = this.#options
+    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, { imageSize, pipeline: 'centre', ...(workers === undefined ? {} : { workers }), ...(maxBroken === undefined ? {} : { maxBroken }) })
+    this.#files.push(file)
+    return file
+  }
+
+  /** Batches of features: from the file where they are kept, else of views that are made and passed through the network. */
+  async *#batches(items: Item[], order: Int32Array, file: FeatureFile | undefined, pipeline: LinearProtocol['pipeline']): AsyncGenerator<Batch> {
+    const { protocol: { batchSize, augment, lighting }, imageSize, seed = 0, workers = 0, maxBroken = 0.01 } = this.#options
+    const requests = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, b) => ({ epoch: this.#epoch, indices: order.slice(b * batchSize, (b + 1) * batchSize) }))
+    if (file !== undefined) {
+      for (const { indices } of requests) {
+        const rows = file.rows(indices)
+        yield { pooled: this.#shapes.map(({ shape }, i) => Tensor.from(rows[i]!, [indices.length, ...shape], 'f32', this.#backbone.device).keep()), indices }
+      }
+      return
+    }
+    const loader = new Loader({ items, imageSize, batchSize, views: pipeline, augment, lighting, seed, workers, maxBroken })
+    try {
+      for await (const batch of loader.batches(requests)) {
+        const [x] = batch.views() as [Tensor]
+        const pooled = scope(() => {
+          const stages = this.#backbone.stages(this.#backbone.input(x), evaluation)
+          return this.#shapes.map(({ name }) => poolFeature(stages, name))
+        })
+        x.dispose()
+        yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices }
+      }
+    } finally {
+      await loader.close()
+    }
+  }
+
+  /** One epoch; the mean loss of all heads, or undefined when it was interrupted. */
+  async #train(file: FeatureFile | undefined, interrupted: () => boolean): Promise<number | undefined> {
+    const { protocol, train, seed = 0 } = this.#options
+    const lr = protocol.lr * 0.1 ** protocol.steps.filter((step) => step <= this.#epoch).length
+    let [sum, count] = [0, 0]
+    for await (const { pooled, indices } of this.#batches(train, epochOrder(seed, this.#epoch, train.length), file, protocol.pipeline)) {
+      if (interrupted()) {
+        for (const tensor of pooled) tensor.dispose()
+        return undefined
+      }
+      const loss = scope(() => {
+        const target = Tensor.from(Int32Array.from(indices, (i) => this.#labels.train[i]!), [indices.length], 'i32', this.#backbone.device)
+        const parameters = [...this.#heads.parameters().values()]
+        const tape = new Tape().watch(parameters)
+        const total = tape.record(() => this.#heads.loss(pooled, target))
+        this.#sgd.step(tape.backward(total, parameters), lr)
+        return total.item()
+      })
+      for (const tensor of pooled) tensor.dispose()
+      if (!Number.isFinite(loss)) fail('NAN', `linear: the loss of epoch ${this.#epoch + 1} is not a number at learning rate ${lr}; try a lower --lr`)
+      sum += loss * indices.length
+      count += indices.length
+    }
+    return sum / count / this.#shapes.length
+  }
+
+  async #test(file: FeatureFile | undefined): Promise<{ top1: number; top5: number }[]> {
+    const { val } = this.#options
+    const right = this.#shapes.map(() => ({ top1: 0, top5: 0 }))
+    for await (const { pooled, indices } of this.#batches(val, Int32Array.from(val.keys()), file, 'centre')) {
+      scope(() => {
+        this.#heads.logits(pooled, evaluation).forEach((logits, h) => {
+          const values = logits.data()
+          Array.from(indices).forEach((image, i) => {
+            const place = rankOf(values.subarray(i * this.#heads.classes, (i + 1) * this.#heads.classes), this.#labels.val[image]!)
+            right[h]!.top1 += Number(place < 1)
+            right[h]!.top5 += Number(place < 5)
+          })
+        })
+      })
+      for (const tensor of pooled) tensor.dispose()
+    }
+    return right.map(({ top1, top5 }) => ({ top1: top1 / val.length, top5: top5 / val.length }))
+  }
+
+  #report(loss: number, tested: { top1: number; top5: number }[]): void {
+    const { protocol } = this.#options
+    const row = Object.fromEntries(tested.flatMap(({ top1, top5 }, h) => [[`${protocol.heads[h]!}Top1`, top1], [`${protocol.heads[h]!}Top5`, top5]]))
+    this.#log.metrics({ globalStep: this.#epoch, epoch: this.#epoch, loss, ...row })
+    this.#log.progress(`epoch ${this.#epoch}/${protocol.epochs}  loss ${loss.toFixed(3)}  ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`, true)
+  }
+
+  #results(): HeadResult[] {
+    const rows = readMetrics(join(this.#options.out, 'metrics.jsonl'))
+    return this.#options.protocol.heads.map((head) => {
+      const best = rows.reduce((a, b) => (b[`${head}Top1`]! > a[`${head}Top1`]! ? b : a))
+      const last = rows.at(-1)!
+      return { head, top1: last[`${head}Top1`]!, top5: last[`${head}Top5`]!, best: best[`${head}Top1`]!, bestEpoch: best.epoch! }
+    })
+  }
+}
+
+/** How many classes score higher, or equal and come earlier. */
+function rankOf(scores: ArrayLike<number>, label: number): number {
+  let place = 0
+  for (let c = 0; c < scores.length; ++c) if (scores[c]! > scores[label]! || (scores[c]! === scores[label]! && c < label)) place += 1
+  return place
+}
+
+function shapesOf(backbone: ResNet, heads: readonly FeatureName[], imageSize: number): FeatureShape[] {
+  return scope(() => {
+    const stages = backbone.stages(backbone.input(Tensor.zeros([1, imageSize, imageSize, 3])), evaluation)
+    return heads.map((name) => {
+      const { shape, size } = poolFeature(stages, name)
+      return { name, shape: shape.slice(1), size }
+    })
+  })
+}

@@ -1,0 +1,235 @@
+/** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (densecl-spec 4.10). */
+import { readFile } from 'node:fs/promises'
+
+import { Loader } from '../data/loader.js'
+import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
+import { epochOrder } from '../data/sampler.js'
+import type { SegmentationSource, SegmentedItem } from '../data/segmentationSources.js'
+import type { SegmentationAugment } from '../data/segmentationView.js'
+import { loadPixels } from '../data/sources.js'
+import type { Pixels } from '../data/decode.js'
+import { Tape } from '../autograd/tape.js'
+import { Fcn } from '../nn/fcn.js'
+import { allTensors } from '../nn/module.js'
+import { Random } from '../nn/random.js'
+import type { ResNet } from '../nn/resnet.js'
+import { Sgd } from '../optim/sgd.js'
+import { fail } from '../tensor/errors.js'
+import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
+import { duration, RunLog } from '../train/runLog.js'
+import { readState, restoreState, saveState } from '../weights/state.js'
+import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
+import { checkSame, claimEvaluation, statePath } from './results.js'
+import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
+import { segmentImage } from './segmentImage.js'
+
+export interface SegmentationOptions {
+  protocol: SegmentationProtocol
+  train: SegmentationSource
+  val: SegmentationSource
+  /** Working folder: state and metrics. */
+  out: string
+  resume?: boolean
+  overwrite?: boolean
+  quiet?: boolean
+  seed?: number
+  workers?: number
+  maxBroken?: number
+  cacheMegabytes?: number
+  /** Iterations between two log lines, two states, and two tests; the last is always saved and tested. */
+  logEvery?: number
+  saveEvery?: number
+  testEvery?: number
+  interrupted?: () => boolean
+}
+
+export interface SegmentationResult {
+  interrupted: boolean
+  iterations: number
+  /** Absent when it was interrupted. */
+  scores?: SegmentationScores
+  /** Some validation images as they were predicted. */
+  samples: Segmented[]
+}
+
+export interface Segmented {
+  name: string
+  pixels: Pixels
+  truth: Mask
+  predicted: Uint8Array
+}
+
+/** Trains the whole network on the backbone's weights and tests it. The backbone becomes part of the network and ends with it. */
+export async function evaluateSegmentation(backbone: ResNet, options: SegmentationOptions): Promise<SegmentationResult> {
+  const run = new SegmentationRun(backbone, options)
+  try {
+    return await run.execute()
+  } finally {
+    run.close()
+  }
+}
+
+class SegmentationRun {
+  readonly #options: SegmentationOptions
+  readonly #model: Fcn
+  readonly #sgd: Sgd
+  readonly #log: RunLog
+  #iteration = 0
+
+  constructor(backbone: ResNet, options: SegmentationOptions) {
+    this.#options = options
+    const { protocol: { alignCorners }, train, val, out, seed = 0, quiet = false } = options
+    if (train.classes.join() !== val.classes.join()) fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
+    claimEvaluation(out, options)
+    this.#model = withDevice(backbone.device, () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }))
+    this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
+    if (options.resume === true) this.#restore()
+    this.#log = new RunLog(out, this.#iteration, quiet)
+  }
+
+  /** Frees the heads and the optimiser; the backbone belongs to the caller. */
+  close(): void {
+    for (const [name, tensor] of allTensors(this.#model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
+    this.#sgd.dispose()
+  }
+
+  async execute(): Promise<SegmentationResult> {
+    const { protocol: { iterations }, testEvery = 0 } = this.#options
+    let tested: { scores: SegmentationScores; samples: Segmented[] } | undefined
+    while (this.#iteration < iterations) {
+      const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#iteration / testEvery) + 1) * testEvery) : iterations
+      if (!(await this.#train(until))) return { interrupted: true, iterations: this.#iteration, samples: [] }
+      tested = await this.#test()
+    }
+    tested ??= await this.#test()
+    return { interrupted: false, iterations, ...tested }
+  }
+
+  #identity(): Record<string, unknown> {
+    const { protocol: { describe: _, ...numbers }, train, seed = 0 } = this.#options
+    const { depth, baseChannels } = this.#model.backbone
+    return { ...numbers, backbone: `ResNet-${depth} of ${baseChannels} base channels`, classes: train.classes, train: train.items.length, seed }
+  }
+
+  *#tensors(): Generator<[string, Tensor]> {
+    yield* allTensors(this.#model.state())
+    for (const [name, momentum] of this.#sgd.momenta) yield [`optimizer.${name}`, momentum]
+  }
+
+  #save(): void {
+    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', { iteration: this.#iteration, began: this.#identity() })
+  }
+
+  #restore(): void {
+    const path = statePath(this.#options.out)
+    const { file, record } = readState(path, 'segmentation')
+    const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as { iteration: number; began: Record<string, unknown> }
+    checkSame(began, this.#identity())
+    restoreState(file, this.#tensors())
+    this.#iteration = iteration
+  }
+
+  /** The images of each iteration: epochs of the shuffled set, one behind the other. */
+  *#requests(until: number): Generator<{ epoch: number; indices: Int32Array }> {
+    const { train: { items }, protocol: { batchSize }, seed = 0 } = this.#options
+    let drawn: { epoch: number; order: Int32Array } | undefined
+    for (let i = this.#iteration; i < until; ++i) {
+      const indices = Int32Array.from({ length: batchSize }, (_, j) => {
+        const place = i * batchSize + j
+        const epoch = Math.floor(place / items.length)
+        if (drawn?.epoch !== epoch) drawn = { epoch, order: epochOrder(seed, epoch, items.length) }
+        return drawn.order[place % items.length]!
+      })
+      yield { epoch: i, indices }
+    }
+  }
+
+  /** Trains to an iteration; false when it was interrupted. */
+  async #train(until: number): Promise<boolean> {
+    const { protocol: { crop, scale, batchSize }, train, seed = 0, workers = 0, maxBroken = 0.01, cacheMegabytes = 1024, logEvery = 50, saveEvery = 1000, interrupted = () => false } = this.#options
+    const { ratio, mostOfAClass, flip } = segmentationTraining
+    const augment: SegmentationAugment = { crop, scale, ratio, mostOfAClass, flip, distort: true }
+    const segmentation = { augment, classes: train.classes.length, ...(train.map === undefined ? {} : { map: train.map }) }
+    const loader = new Loader({ items: train.items, imageSize: crop, batchSize, views: 'segmentation', segmentation, device: this.#model.backbone.device, seed, workers, maxBroken, cacheMegabytes })
+    let since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
+    try {
+      for await (const batch of loader.batches(this.#requests(until))) {
+        if (interrupted()) {
+          this.#save()
+          return false
+        }
+        const losses = this.#step(batch.views() as [Tensor, Tensor])
+        since.waited += batch.waited
+        this.#iteration += 1
+        if (this.#iteration % logEvery === 0 || this.#iteration === until) {
+          this.#report(losses, since)
+          since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
+        }
+        if (this.#iteration % saveEvery === 0 || this.#iteration === until) this.#save()
+      }
+      return true
+    } finally {
+      await loader.close()
+    }
+  }
+
+  #step([x, labels]: [Tensor, Tensor]): { main: number; auxiliary: number } {
+    const known = (labels.data() as Int32Array).reduce((sum, label) => sum + Number(label !== ignoredLabel), 0) / labels.size
+    const result = scope(() => {
+      const parameters = [...this.#model.state().parameters.values()]
+      const tape = new Tape().watch(parameters)
+      // A batch without a labelled pixel teaches nothing.
+      if (known === 0) return { main: 0, auxiliary: 0 }
+      const { total, main, auxiliary } = tape.record(() => this.#model.loss(this.#model.backbone.input(x), labels, known, this.#iteration + 2 ** 20 * (this.#options.seed ?? 0)))
+      this.#sgd.step(tape.backward(total, parameters), polyRate(this.#options.protocol, this.#iteration))
+      return { main: main.item(), auxiliary: auxiliary.item() }
+    })
+    x.dispose()
+    labels.dispose()
+    if (!Number.isFinite(result.main + result.auxiliary)) fail('NAN', `segmentation: the loss of iteration ${this.#iteration + 1} is not a number; try a lower --lr`)
+    return result
+  }
+
+  #report({ main, auxiliary }: { main: number; auxiliary: number }, since: { time: number; iteration: number; waited: number }): void {
+    const { protocol } = this.#options
+    const seconds = (performance.now() - since.time) / 1000
+    const each = seconds / (this.#iteration - since.iteration)
+    const lr = polyRate(protocol, this.#iteration - 1)
+    this.#log.metrics({ globalStep: this.#iteration, loss: main + auxiliary, lossMain: main, lossAuxiliary: auxiliary, lr, imagesPerSecond: protocol.batchSize / each, waitShare: since.waited / seconds })
+    this.#log.progress(`iteration ${this.#iteration}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#iteration))}`, true)
+  }
+
+  async #test(): Promise<{ scores: SegmentationScores; samples: Segmented[] }> {
+    const { val, protocol } = this.#options
+    const matrix = new ConfusionMatrix(val.classes.length)
+    const samples: Segmented[] = []
+    for await (const { item, pixels, truth } of decoded(val)) {
+      const predicted = segmentImage(this.#model, pixels, protocol)
+      matrix.add(truth.labels, predicted)
+      if (samples.length < 4) samples.push({ name: item.name, pixels, truth, predicted })
+    }
+    const scores = matrix.scores()
+    this.#log.metrics({ globalStep: this.#iteration, meanIou: scores.meanIou, meanAccuracy: scores.meanAccuracy, pixelAccuracy: scores.pixelAccuracy })
+    this.#log.line(`tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#iteration}`)
+    return { scores, samples }
+  }
+}
+
+/** Images with their masks, the next one decoded while one is used. */
+async function* decoded({ items, classes, map }: SegmentationSource): AsyncGenerator<{ item: SegmentedItem; pixels: Pixels; truth: Mask }> {
+  const read = async (item: SegmentedItem | undefined): Promise<{ item: SegmentedItem; pixels: Pixels; truth: Mask } | undefined> => {
+    if (item === undefined) return undefined
+    const [pixels, bytes] = await Promise.all([loadPixels(item), readFile(item.mask)])
+    const truth = decodeMask(bytes, item.mask, classes.length, map)
+    if (truth.width !== pixels.width || truth.height !== pixels.height) fail('DATA', `${item.mask}: the mask has ${truth.width}x${truth.height} pixels but ${item.name} has ${pixels.width}x${pixels.height}`)
+    return { item, pixels, truth }
+  }
+  let next = read(items[0])
+  for (let i = 0; i < items.length; ++i) {
+    const current = (await next)!
+    next = read(items[i + 1])
+    // Reported where it is awaited.
+    next.catch(() => undefined)
+    yield current
+  }
+}
