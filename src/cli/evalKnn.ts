@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
+import { percent } from '../eval/results.js'
 import { disposeState } from '../nn/module.js'
 import { examples, numberFlag } from './command.js'
 import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, workersOf } from './eval.js'
@@ -36,7 +37,7 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
         const table = {
           title: `kNN accuracy in %: ${queries.length} images against ${bank.length}, ${classes.length} classes`,
           columns: ['k', 'top-1'],
-          rows: results.map(({ k, accuracy: share }) => [k, 100 * share]),
+          rows: results.map(({ k, accuracy: share }) => [k, percent(share)]),
           notes: [`temperature ${temperature}, central crop of ${imageSize} px`, note],
         }
         conclude(flags, resultFolder(weights, flags), 'knn', table, { weights, train: bank.length, val: queries.length, classes: classes.length, temperature, results })

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
+import { percent } from '../eval/results.js'
 import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { nearest } from '../train/config.js'
@@ -72,7 +73,7 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
         const table = {
           title: `Linear classification (${flags.protocol}), accuracy in %: ${queries.length} images, ${classes.length} classes`,
           columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
-          rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [head, 100 * top1, 100 * top5, 100 * best, bestEpoch]),
+          rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [head, percent(top1), percent(top5), percent(best), bestEpoch]),
           notes: [
             ...deviations([['epochs', protocol.epochs, published.epochs], ['batch size', protocol.batchSize, published.batchSize], ['learning rate', protocol.lr, published.lr], ['image size', imageSize, 224], ['training views', protocol.pipeline, published.pipeline]]),
             note,

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
+import { percent } from '../eval/results.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
 import { dilated8 } from '../nn/fcn.js'
@@ -92,8 +93,7 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
           console.error(`interrupted at iteration ${iterations}; continue with --resume`)
           return done(130)
         }
-        const picture = samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), await segmentationPicture(samples, val.classes))
-        const percent = (value: number): number | string => (Number.isNaN(value) ? '-' : 100 * value)
+        const picture = samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
         const table = {
           title: `Segmentation (FCN, stride 8, ${protocolName}) in %: ${val.items.length} images`,
           columns: ['class', 'IoU', 'accuracy'],

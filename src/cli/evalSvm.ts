@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 
 import { openVocClassification } from '../data/voc.js'
 import { type FeatureName, featureNames } from '../eval/features.js'
+import { percent } from '../eval/results.js'
 import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
 import { disposeState } from '../nn/module.js'
@@ -58,7 +59,7 @@ export function addSvm(parent: Command, done: (code: number) => void): void {
         const table = {
           title: 'VOC07 SVM: average precision in %',
           columns: ['class', 'AP', 'cost', 'positives'],
-          rows: [...report.classes.map(({ name, ap, cost, positives }) => [name, Number.isNaN(ap) ? '-' : 100 * ap, Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))), positives]), ['mean', 100 * report.map, '', '']],
+          rows: [...report.classes.map(({ name, ap, cost, positives }) => [name, percent(ap), Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))), positives]), ['mean', percent(report.map), '', '']],
           notes: [
             'cost of each class by three folds on the training images; AP is the area under the interpolated curve; images with only difficult objects are negatives in training and left out of the test',
             ...(left.length === 0 ? [] : [`left out of the mean: ${left.map(({ name, left: why }) => `${name} (${why})`).join(', ')}`]),
@@ -91,7 +92,7 @@ export function addLowShot(parent: Command, done: (code: number) => void): void 
         const table = {
           title: `VOC07 low-shot SVM: mean average precision in % over ${samples} samples`,
           columns: ['k', 'mean', 'min', 'max', 'std', 'cost'],
-          rows: report.rows.map(({ k, mean, min, max, std, cost }) => [k, 100 * mean, 100 * min, 100 * max, 100 * std, String(Number(cost.toPrecision(3)))]),
+          rows: report.rows.map(({ k, mean, min, max, std, cost }) => [k, percent(mean), percent(min), percent(max), percent(std), String(Number(cost.toPrecision(3)))]),
           notes: [
             'optimistic, as the protocol is: the cost is chosen by the test images themselves',
             `samples are drawn from seed ${seed}; the published ones were drawn without a seed, so theirs are others`,

@@ -32,11 +32,12 @@ export function areaUnder({ recall, precision }: { recall: Float64Array; precisi
   return area
 }
 
+/** The mean at eleven recalls, 0.3 of which is a hair above 3/10 as in the reference implementations: there 3 of 10 do not reach it. */
 export function elevenPoints({ recall, precision }: { recall: Float64Array; precision: Float64Array }): number {
   let sum = 0
   for (let point = 0; point <= 10; ++point) {
     let best = 0
-    for (let i = 0; i < recall.length; ++i) if (recall[i]! >= point / 10) best = Math.max(best, precision[i]!)
+    for (let i = 0; i < recall.length; ++i) if (recall[i]! >= point * 0.1) best = Math.max(best, precision[i]!)
     sum += best
   }
   return sum / 11

@@ -44,8 +44,15 @@ export function checkSame(began: Record<string, unknown>, now: Record<string, un
 
 const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))
 
-export function tableText({ title, columns, rows, notes }: EvaluationTable): string {
-  const cells = [columns, ...rows.map((row) => row.map(cell))]
+/** Header and rows as text. */
+export const tableCells = ({ columns, rows }: EvaluationTable): string[][] => [columns, ...rows.map((row) => row.map(cell))]
+
+/** A share as percents; a dash where there is none. */
+export const percent = (share: number): string => (Number.isNaN(share) ? '-' : (100 * share).toFixed(2))
+
+export function tableText(table: EvaluationTable): string {
+  const { title, columns, notes } = table
+  const cells = tableCells(table)
   const widths = columns.map((_, c) => Math.max(...cells.map((row) => row[c]!.length)))
   const lines = cells.map((row) => row.map((text, c) => (c === 0 ? text.padEnd(widths[c]!) : text.padStart(widths[c]!))).join('  ').trimEnd())
   return [title, ...lines, ...notes.map((note) => `- ${note}`)].join('\n')

@@ -52,6 +52,8 @@ export interface SegmentationResult {
   samples: Segmented[]
 }
 
+const sampleCount = 4
+
 export interface Segmented {
   name: string
   pixels: Pixels
@@ -203,10 +205,12 @@ class SegmentationRun {
     const { val, protocol } = this.#options
     const matrix = new ConfusionMatrix(val.classes.length)
     const samples: Segmented[] = []
+    const every = Math.ceil(val.items.length / sampleCount)
+    let index = 0
     for await (const { item, pixels, truth } of decoded(val)) {
       const predicted = segmentImage(this.#model, pixels, protocol)
       matrix.add(truth.labels, predicted)
-      if (samples.length < 4) samples.push({ name: item.name, pixels, truth, predicted })
+      if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }
     const scores = matrix.scores()
     this.#log.metrics({ globalStep: this.#iteration, meanIou: scores.meanIou, meanAccuracy: scores.meanAccuracy, pixelAccuracy: scores.pixelAccuracy })

@@ -51,7 +51,7 @@ function addScaled(sums: Float64Array, factor: number, values: Float64Array): vo
 /** Solves a problem, beginning at `start` where one is given (the solution at another cost). */
 export function* solveSvm({ labels, cost }: SvmProblem, start?: SvmSolution): Solving<SvmSolution> {
   const ridge = Float64Array.from(labels, (label) => (label > 0 ? 0.5 / (cost * positiveWeight) : 0.5 / cost))
-  const least = tolerance * Math.sqrt(labels.reduce((sum, label) => sum + Math.abs(label), 0))
+  const size = Math.sqrt(labels.reduce((sum, label) => sum + Math.abs(label), 0))
   const beta = start?.beta.slice() ?? new Float64Array(labels.length)
   let decisions: Float64Array = start?.decisions.slice() ?? new Float64Array(labels.length)
   let fresh = true
@@ -59,6 +59,8 @@ export function* solveSvm({ labels, cost }: SvmProblem, start?: SvmSolution): So
     const inside = Uint8Array.from(labels, (label, i) => Number(label !== 0 && label * decisions[i]! < 1))
     const off = residual(labels, inside, ridge, beta, decisions)
     const error = Math.sqrt(dot(off, off))
+    // Large weights, at high costs where classes overlap, cannot be had more exactly than f32 products are.
+    const least = size * Math.max(tolerance, 2 ** -22 * Math.sqrt(dot(beta, beta)))
     if (error <= least) {
       if (fresh) return { beta, decisions, converged: true }
       // Sums of many rounded products: believed once they are computed anew.
@@ -69,9 +71,9 @@ export function* solveSvm({ labels, cost }: SvmProblem, start?: SvmSolution): So
     const target = yield* solveInside({ labels, inside, ridge }, beta, decisions, Math.max(0.5 * least, 0.05 * error))
     // Where the full step leaves the same examples inside, it is the minimum; a search would see the rounding of the products.
     const stays = inside.every((now, i) => labels[i] === 0 || (labels[i]! * (decisions[i]! + target.decisions[i]!) < 1) === (now === 1))
-    const size = stays ? 1 : lineSearch(labels, cost, beta, decisions, target)
-    addScaled(beta, size, target.beta)
-    addScaled(decisions, size, target.decisions)
+    const length = stays ? 1 : lineSearch(labels, cost, beta, decisions, target)
+    addScaled(beta, length, target.beta)
+    addScaled(decisions, length, target.decisions)
     fresh = false
   }
   return { beta, decisions, converged: false }

@@ -12,10 +12,22 @@ export interface PlotOptions {
   yLabel: string
   /** Dashed horizontal lines with a name. */
   levels?: { y: number; name: string }[]
+  /** In pixels. */
+  width?: number
+  height?: number
+  colours?: PlotColours
 }
 
-const width = 760
-const height = 420
+export interface PlotColours {
+  paper: string
+  ink: string
+  grid: string
+  muted: string
+}
+
+/** Of a file: black on white wherever it is shown. */
+const onPaper: PlotColours = { paper: '#fff', ink: '#222', grid: '#e4e4e4', muted: '#666' }
+
 const margin = { left: 64, right: 20, top: 44, bottom: 52 }
 
 /** Round values that divide low..high into about five steps. */
@@ -28,7 +40,7 @@ function ticks(low: number, high: number): number[] {
 }
 
 /** A line plot as SVG; points that are not finite break the line. */
-export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [] }: PlotOptions): string {
+export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [], width = 760, height = 420, colours = onPaper }: PlotOptions): string {
   const points = series.flatMap((s) => s.points).filter(({ y }) => Number.isFinite(y))
   const xs = points.map(({ x }) => x)
   const ys = [...points.map(({ y }) => y), ...levels.map(({ y }) => y)]
@@ -43,17 +55,17 @@ export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [] 
   const py = (y: number): number => height - margin.bottom - ((y - y0) / (y1 - y0)) * (height - margin.top - margin.bottom)
   const at = (x: number, y: number): string => `${px(x).toFixed(1)},${py(y).toFixed(1)}`
   const text = (x: number, y: number, content: string, more = ''): string => `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escapeXml(content)}</text>`
-  const parts = [`<rect width="${width}" height="${height}" fill="#fff"/>`, text(margin.left, 26, title, 'font-size="16" font-weight="bold"')]
+  const parts = [`<rect width="${width}" height="${height}" fill="${colours.paper}"/>`, text(margin.left, 20, title, 'font-size="16" font-weight="bold"')]
   for (const y of ticks(y0, y1)) {
-    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="#e4e4e4"/>`)
+    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.grid}"/>`)
     parts.push(text(margin.left - 8, py(y) + 4, String(y), 'text-anchor="end"'))
   }
   for (const x of ticks(x0, x1)) parts.push(text(px(x), height - margin.bottom + 18, String(x), 'text-anchor="middle"'))
   parts.push(text((width + margin.left) / 2, height - 14, xLabel, 'text-anchor="middle"'))
   parts.push(text(0, 0, yLabel, `text-anchor="middle" transform="translate(18 ${height / 2}) rotate(-90)"`))
   for (const { y, name } of levels) {
-    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="#888" stroke-dasharray="5 4"/>`)
-    parts.push(text(width - margin.right - 4, py(y) - 5, name, 'text-anchor="end" fill="#666"'))
+    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.muted}" stroke-dasharray="5 4"/>`)
+    parts.push(text(width - margin.right - 4, py(y) - 5, name, `text-anchor="end" fill="${colours.muted}"`))
   }
   series.forEach(({ name, colour, points: line }, i) => {
     let path = ''
@@ -64,8 +76,11 @@ export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [] 
     }
     parts.push(`<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`)
     for (const { x, y } of line.length <= 40 ? line : []) if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
-    const left = width - margin.right - 130 * (series.length - i)
-    parts.push(`<line x1="${left}" x2="${left + 20}" y1="22" y2="22" stroke="${colour}" stroke-width="3"/>`, text(left + 26, 26, name))
+    // Below the title, as many beside each other as there is room for.
+    const each = (width - margin.left - margin.right) / series.length
+    const left = margin.left + each * i
+    const most = Math.max(4, Math.floor((each - 26) / 6.5))
+    parts.push(`<line x1="${left.toFixed(1)}" x2="${(left + 16).toFixed(1)}" y1="34" y2="34" stroke="${colour}" stroke-width="3"/>`, text(left + 20, 38, name.length > most ? `${name.slice(0, most - 1)}…` : name, 'font-size="11"'))
   })
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" fill="#222">${parts.join('')}</svg>\n`
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" fill="${colours.ink}">${parts.join('')}</svg>\n`
 }

@@ -1,4 +1,6 @@
 /** Small pictures: SVG text, and PNG through sharp where it is installed. */
+import { encode } from 'fast-png'
+
 import { writeAtomic, writeTextAtomic } from '../weights/atomic.js'
 
 export const escapeXml = (text: string): string => text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
@@ -15,9 +17,7 @@ export async function writePicture(path: string, svg: string): Promise<string> {
   }
 }
 
-/** Pixels as a data URL for an SVG image; needs sharp. */
-export async function pngUrl(rgb: Uint8Array, width: number, height: number): Promise<string> {
-  const { default: sharp } = await import('sharp')
-  const png = await sharp(rgb, { raw: { width, height, channels: 3 } }).png().toBuffer()
-  return `data:image/png;base64,${png.toString('base64')}`
+/** Interleaved RGB as a data URL for an SVG image. */
+export function pngUrl(rgb: Uint8Array, width: number, height: number): string {
+  return `data:image/png;base64,${Buffer.from(encode({ width, height, data: rgb, channels: 3 })).toString('base64')}`
 }

@@ -7,7 +7,7 @@ import { stringify } from 'yaml'
 
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
-import { loadPixels, openSource, type Source } from '../data/sources.js'
+import { openSource, type Source } from '../data/sources.js'
 import { chanceLoss } from '../densecl/health.js'
 import { DenseCL } from '../densecl/model.js'
 import type { StepResult } from '../densecl/step.js'
@@ -16,7 +16,6 @@ import { Random } from '../nn/random.js'
 import { resnetDepths } from '../nn/resnet.js'
 import { learningRate } from '../optim/schedule.js'
 import { Sgd } from '../optim/sgd.js'
-import { matchPicture } from '../report/match.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
 import { fusion } from '../ops/fusion.js'
@@ -29,6 +28,7 @@ import { storedBackbone } from '../weights/import.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, saveCheckpoint } from './checkpoint.js'
 import type { Config } from './config.js'
 import { knnSets, type LabelledSets } from './labels.js'
+import { RunPictures } from './pictures.js'
 import { claimFolder, environment, files } from './runFolder.js'
 import { graphLine, lossPlot, metricsRow, type Progress, progressLine } from './progress.js'
 import { readMetrics, RunLog } from './runLog.js'
@@ -127,6 +127,7 @@ class Run {
   readonly #source: Source
   readonly #interrupted: () => boolean
   #knnBefore: number | undefined
+  #pictures: RunPictures | undefined
   #collapsed = 0
   #announced = false
 
@@ -167,9 +168,12 @@ class Run {
 
   async execute(quiet: boolean): Promise<PretrainResult> {
     this.#introduce()
+    this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) => this.#log.line(`warning no pictures: ${reason}`))
     if (!this.#resumed) {
       writeTextAtomic(files(this.#out).config, stringify(this.#config))
       this.#knnBefore = await this.#knn('before training')
+      await this.#pictures?.augmentation()
+      await this.#pictures?.epoch(this.#model.query.backbone, 0)
       this.#save()
     } else this.#knnBefore = readMetrics(files(this.#out).metrics).find((row) => row.knn !== undefined)?.knn
     writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(this.#placement.device), undefined, 2)}\n`)
@@ -315,6 +319,7 @@ class Run {
     if (knnEvery > 0 && epoch % knnEvery === 0 && epoch < epochs) await this.#knn(`epoch ${epoch}`)
     if (checkpointSteps === 0 || epoch === epochs) this.#save()
     if (epoch % checkpointEvery === 0) this.#keep()
+    if (epoch % checkpointEvery === 0 || epoch === epochs) await this.#pictures?.epoch(this.#model.query.backbone, epoch)
   }
 
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
@@ -353,13 +358,8 @@ class Run {
     writeBackbone(files(out).backbone, storedBackbone(this.#model.query.backbone), 'torchvision')
     const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
     made.losses = await writePicture(join(out, 'losses'), lossPlot(readMetrics(files(out).metrics), this.#config))
-    try {
-      const pixels = await loadPixels(this.#source.items[0]!)
-      const { svg } = await matchPicture(this.#model.query.backbone, pixels, { size: Math.max(224, this.#config.imageSize), seed: 0, most: 20, threshold: 0 })
-      made.matches = await writePicture(join(out, 'matches'), svg)
-    } catch (error) {
-      this.#log.line(`warning no picture of matches: ${error instanceof Error ? error.message : String(error)}`)
-    }
+    const matches = await this.#pictures?.matches(this.#model.query.backbone)
+    if (matches !== undefined) made.matches = matches
     const result: PretrainResult = {
       interrupted: false,
       globalStep: this.#position.globalStep,

@@ -13,6 +13,8 @@ export const files = (out: string) => ({
   last: join(out, 'checkpoints', 'last.safetensors'),
   backbone: join(out, 'backbone.safetensors'),
   report: join(out, 'report.json'),
+  pictures: join(out, 'pictures'),
+  evaluations: join(out, 'eval'),
 })
 
 /** Makes the folder; a run that it holds is an error, or with `overwrite` removed. */
@@ -21,7 +23,8 @@ export function claimFolder(out: string, overwrite: boolean): void {
   if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
     if (!overwrite) fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     rmSync(metrics, { force: true })
-    rmSync(join(out, 'checkpoints'), { recursive: true, force: true })
+    for (const folder of [join(out, 'checkpoints'), files(out).pictures, files(out).evaluations]) rmSync(folder, { recursive: true, force: true })
+    for (const made of [files(out).report, files(out).backbone]) rmSync(made, { force: true })
     for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
   }
   try {

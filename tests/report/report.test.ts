@@ -4,7 +4,8 @@ import { scene } from '../../src/data/scenes.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/nn/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
-import { matchPicture, mutualMatches } from '../../src/report/match.js'
+import { drawMatches, matchesOf, mutualMatches } from '../../src/report/match.js'
+import { seeViews } from '../../src/report/pairs.js'
 import { linePlot } from '../../src/report/plot.js'
 import { escapeXml } from '../../src/report/svg.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -30,10 +31,12 @@ test('an image matched with itself matches every position with itself', () => {
   })
 })
 
-test('the picture has a line per match and no more than asked for', async () => {
+test('the picture has a line per match and no more than asked for', () => {
   const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-  const { svg, matches, grid } = await matchPicture(backbone, scene(1, 2).pixels, { size: 160, seed: 1, most: 4, threshold: 0 })
-  assert.equal(grid, [5, 5])
+  const pair = seeViews(backbone, scene(1, 2).pixels, { size: 160, seed: 1 })
+  const matches = matchesOf(pair, { most: 4, threshold: 0 })
+  const svg = drawMatches(pair, matches)
+  assert.equal(pair[0].grid, [5, 5])
   assert.ok(matches.length >= 1 && matches.length <= 4)
   assert.is(svg.match(/<line /g)?.length ?? 0, matches.length)
   assert.is(svg.match(/<image /g)!.length, 2)

@@ -1,0 +1,127 @@
+/** The report of runs as one HTML page that needs nothing else: styles, curves, pictures and tables are in it. */
+import { readFileSync } from 'node:fs'
+import { extname } from 'node:path'
+
+import { tableCells } from '../eval/results.js'
+import { defaults } from '../train/config.js'
+import { duration } from '../train/runLog.js'
+import { runCharts } from './charts.js'
+import { moments, picturesOf, type RunView } from './runView.js'
+import { escapeXml } from './svg.js'
+
+const styles = `
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #667085; --line: #e4e7ec; --accent: #2563eb }
+@media (prefers-color-scheme: dark) { :root { --page: #0f141b; --card: #171e27; --ink: #e6e9ee; --muted: #94a0b2; --line: #2a3441; --accent: #7aa7ff } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+main { max-width: 1520px; margin: 0 auto; padding: 24px }
+h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12px } h3 { font-size: 15px; margin: 0 0 8px }
+.muted { color: var(--muted) } .state { color: var(--accent); font-weight: 600 }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 16px }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow-x: auto }
+.card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
+.wide { grid-column: 1 / -1 }
+figure { margin: 0 } figcaption { color: var(--muted); font-size: 13px; margin-bottom: 6px }
+table { border-collapse: collapse; font-size: 14px } table.columns tbody { display: block; columns: 280px } table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px } table.columns tr:first-child { display: none } th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
+th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line) } td.other { color: var(--accent) }
+ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
+.facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 12px 0 0 } .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
+`
+
+const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : JSON.stringify(value) ?? '')
+
+/** A picture of a run as a part of the page. */
+export type EmbedPicture = (path: string) => string
+
+/** The pictures of runs as data URLs: as JPEGs where sharp is installed, a tenth of the bytes. */
+export async function embedPictures(runs: readonly RunView[]): Promise<EmbedPicture> {
+  const urls = new Map<string, string>()
+  for (const path of runs.flatMap(picturesOf)) urls.set(path, await dataUrl(path))
+  return (path) => urls.get(path)!
+}
+
+async function dataUrl(path: string): Promise<string> {
+  const bytes = readFileSync(path)
+  try {
+    const { default: sharp } = await import('sharp')
+    return `data:image/jpeg;base64,${(await sharp(bytes).flatten({ background: '#fff' }).jpeg({ quality: 82 }).toBuffer()).toString('base64')}`
+  } catch {
+    return `data:image/${extname(path) === '.svg' ? 'svg+xml' : 'png'};base64,${bytes.toString('base64')}`
+  }
+}
+
+const figure = (caption: string, path: string, embed: EmbedPicture): string => `<figure class="card"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
+
+function facts(run: RunView): string {
+  const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
+  const knn = run.metrics.filter((row) => row.knn !== undefined)
+  const items: [string, string][] = [
+    ['epoch', last === undefined ? '0' : `${last.epoch!.toFixed(last.epoch! % 1 === 0 ? 0 : 2)} of ${String(run.config.epochs)}`],
+    ...(last === undefined ? [] : ([
+      ['loss', last.loss === null ? 'not a number' : last.loss!.toFixed(3)],
+      ['images / s', last.imagesPerSecond!.toFixed(0)],
+      ...(run.finished ? [] : ([['left', leftOf(run)]] as [string, string][])),
+    ] as [string, string][])),
+    ...(knn.length === 0 ? [] : ([['kNN', knn.length === 1 ? `${(100 * knn[0]!.knn!).toFixed(1)} %` : `${(100 * knn[0]!.knn!).toFixed(1)} → ${(100 * knn.at(-1)!.knn!).toFixed(1)} %`]] as [string, string][])),
+  ]
+  return `<div class="facts">${items.map(([name, value]) => `<div><b>${text(value)}</b><span>${text(name)}</span></div>`).join('')}</div>`
+}
+
+function leftOf({ metrics, config }: RunView): string {
+  const last = metrics.filter((row) => row.imagesPerSecond !== undefined).at(-1)!
+  const perEpoch = (last.globalStep! / last.epoch!) * Number(config.batchSize)
+  return duration(((Number(config.epochs) - last.epoch!) * perEpoch) / last.imagesPerSecond!)
+}
+
+function heading(run: RunView): string {
+  const { config, environment } = run
+  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ResNet-${text(config.depth)}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${facts(run)}`
+}
+
+function pictures(run: RunView, embed: EmbedPicture): string {
+  const shown = moments(run)
+  const section = (title: string, figures: string[], wide = false): string => (figures.length === 0 ? '' : `<h2>${title}</h2><div class="grid">${wide ? figures.map((part) => part.replace('class="card"', 'class="card wide"')).join('') : figures.join('')}</div>`)
+  const at = (epoch: number): string => (epoch === 0 ? 'before training' : `epoch ${epoch}`)
+  return [
+    section('Augmentation', run.augmentation === undefined ? [] : [figure('each image, and three pairs of views of it', run.augmentation, embed)], true),
+    section('Matches over the epochs', shown.flatMap(({ epoch, matches }) => (matches === undefined ? [] : [figure(at(epoch), matches, embed)]))),
+    section('Dense features as colours (first three principal components)', shown.flatMap(({ epoch, colours }) => (colours === undefined ? [] : [figure(at(epoch), colours, embed)]))),
+    section('Segmentation', run.samples.map(({ name, path }) => figure(name, path, embed))),
+  ].join('')
+}
+
+function evaluations(run: RunView): string {
+  if (run.tables.length === 0) return ''
+  const tables = run.tables.map(({ table, date }) => {
+    const [head, ...rows] = tableCells(table)
+    const row = (cells: string[], tag: string): string => `<tr>${cells.map((cell) => `<${tag}>${text(cell)}</${tag}>`).join('')}</tr>`
+    return `<div class="card"><h3>${text(table.title)}</h3><table>${row(head!, 'th')}${rows.map((cells) => row(cells, 'td')).join('')}</table><ul>${table.notes.map((note) => `<li>${text(note)}</li>`).join('')}<li>${text(date.slice(0, 16).replace('T', ' '))} UTC</li></ul></div>`
+  })
+  return `<h2>Evaluation</h2><div class="grid">${tables.join('')}</div>`
+}
+
+/** Options of all runs; those that are not the default, or differ between runs, stand out. */
+function configuration(runs: readonly RunView[]): string {
+  const keys = [...new Set(runs.flatMap(({ config }) => Object.keys(config)))]
+  const rows = keys.map((key) => {
+    const values = runs.map(({ config }) => config[key])
+    const fallback = (defaults as Record<string, unknown>)[key]
+    return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(value)}</td>`).join('')}</tr>`
+  })
+  const environment = runs.map((run) => `<div class="card"><h3>Environment${runs.length > 1 ? ` of ${text(run.name)}` : ''}</h3><table>${Object.entries(run.environment).map(([key, value]) => `<tr><td>${text(key)}</td><td>${text(value)}</td></tr>`).join('')}</table></div>`)
+  return `<h2>Configuration</h2><div class="grid"><div class="card wide"><table class="${runs.length > 1 ? '' : 'columns'}"><tr><th>option</th>${runs.map(({ name }) => `<th>${text(name)}</th>`).join('')}</tr>${rows.join('')}</table></div>${environment.join('')}</div>`
+}
+
+/** What changes while a run goes on: everything inside of the page's frame. */
+export function pageBody(runs: readonly RunView[], waiting: readonly string[], embed: EmbedPicture): string {
+  const waits = waiting.map((path) => `<p class="muted">waiting for a run in ${text(path)}</p>`).join('')
+  if (runs.length === 0) return waits
+  const charts = runCharts(runs).map((svg) => `<div class="card">${svg}</div>`).join('')
+  const details = runs.map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`).join('')
+  return `${waits}${runs.map(heading).join('<hr style="border:0;border-top:1px solid var(--line);margin:20px 0">')}<h2>Curves</h2><div class="grid">${charts}</div>${details}${configuration(runs)}`
+}
+
+/** The whole page; `script` is what a live one adds. */
+export function page(title: string, body: string, script = ''): string {
+  return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>${text(title)}</title><style>${styles}</style></head><body><main>${body}</main>${script}</body></html>\n`
+}

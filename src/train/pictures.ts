@@ -1,0 +1,62 @@
+/** The pictures that a run leaves on its way: what the augmentation does, and what the network sees, epoch by epoch. */
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+
+import type { Pixels } from '../data/decode.js'
+import { loadPixels, type Source } from '../data/sources.js'
+import type { ResNet } from '../nn/resnet.js'
+import { augmentationPicture } from '../report/augmentation.js'
+import { drawMatches, matchesOf } from '../report/match.js'
+import { seeImage, seeViews } from '../report/pairs.js'
+import { drawPrincipal } from '../report/principal.js'
+import { writePicture } from '../report/svg.js'
+import type { Config } from './config.js'
+import { files } from './runFolder.js'
+
+const count = 4
+
+export class RunPictures {
+  readonly #size: number
+
+  private constructor(
+    readonly out: string,
+    readonly images: Pixels[],
+    readonly config: Config,
+  ) {
+    this.#size = Math.max(224, config.imageSize)
+    mkdirSync(files(out).pictures, { recursive: true })
+  }
+
+  /** Of a few images that are spread over the source; undefined, with the reason to `onFailure`, where they cannot be read. */
+  static async of(out: string, { items }: Source, config: Config, onFailure: (reason: string) => void): Promise<RunPictures | undefined> {
+    try {
+      const chosen = Array.from({ length: Math.min(count, items.length) }, (_, i) => items[Math.floor((i * items.length) / count)]!)
+      return new RunPictures(out, await Promise.all(chosen.map((item) => loadPixels(item))), config)
+    } catch (error) {
+      onFailure(error instanceof Error ? error.message : String(error))
+      return undefined
+    }
+  }
+
+  async augmentation(): Promise<void> {
+    const { imageSize, seed } = this.config
+    await writePicture(join(files(this.out).pictures, 'augmentation'), augmentationPicture(this.images, this.config, seed, imageSize))
+  }
+
+  /** Matches between two views of the first image, and the features of all as colours. */
+  async epoch(backbone: ResNet, epoch: number): Promise<void> {
+    const name = `epoch_${String(epoch).padStart(5, '0')}`
+    await writePicture(join(files(this.out).pictures, `${name}-matches`), this.#drawMatches(backbone))
+    await writePicture(join(files(this.out).pictures, `${name}-colours`), drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))))
+  }
+
+  /** The matches once more as `matches` of the run folder; its path. */
+  async matches(backbone: ResNet): Promise<string> {
+    return writePicture(join(this.out, 'matches'), this.#drawMatches(backbone))
+  }
+
+  #drawMatches(backbone: ResNet): string {
+    const pair = seeViews(backbone, this.images[0]!, { size: this.#size, seed: 0 })
+    return drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0 }))
+  }
+}
