@@ -57,10 +57,16 @@ export function renderPipeline(pipeline: Exclude<Pipeline, 'augmented'>, pixels:
 
 const shortSide = (size: number): number => Math.round((size * 256) / 224)
 
-/** The size of an image whose short side becomes `side`. */
+/** The size of an image whose short side becomes `side`; the long one is rounded down, as torchvision does. */
 function resized({ width, height }: Pixels, side: number): [height: number, width: number] {
-  const scale = side / Math.min(width, height)
-  return [Math.max(side, Math.round(height * scale)), Math.max(side, Math.round(width * scale))]
+  const other = (long: number, short: number): number => Math.floor((side * long) / short)
+  return width < height ? [other(height, width), side] : [side, other(width, height)]
+}
+
+/** Half of a margin, halves to the even neighbour as Python rounds. */
+function half(margin: number): number {
+  const down = Math.floor(margin / 2)
+  return margin % 2 === 0 || down % 2 === 0 ? down : down + 1
 }
 
 /** A square of the image with its short side at 256/224 of `size`: the central one, or at `place` of the central square of that. */
@@ -69,8 +75,8 @@ function centralSquare(pixels: Pixels, size: number, place?: { top: number; left
   const [height, width] = resized(pixels, side)
   const values = rendered(pixels, wholeImage(pixels), height, width)
   const within = place === undefined ? size : side
-  const top = Math.round((height - within) / 2) + (place?.top ?? 0)
-  const left = Math.round((width - within) / 2) + (place?.left ?? 0)
+  const top = half(height - within) + (place?.top ?? 0)
+  const left = half(width - within) + (place?.left ?? 0)
   const out = new Float32Array(size * size * 3)
   for (let y = 0; y < size; ++y) {
     const row = ((top + y) * width + left) * 3

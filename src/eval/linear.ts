@@ -14,6 +14,7 @@ import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics, RunLog } from '../train/runLog.js'
+import type { TensorFile } from '../weights/safetensors.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, poolFeature } from './features.js'
@@ -123,9 +124,12 @@ class LinearRun {
     this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
     this.#shapes = shapesOf(backbone, protocol.heads, imageSize)
     claimEvaluation(out, options)
+    // A state that does not fit is an error before anything is made.
+    const state = options.resume === true ? this.#readState() : undefined
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
     this.#sgd = withDevice(backbone.device, () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }))
-    if (options.resume === true) this.#restore()
+    if (state !== undefined) restoreState(state.file, this.#tensors())
+    this.#epoch = state?.epoch ?? 0
     this.#log = new RunLog(out, this.#epoch, quiet)
   }
 
@@ -164,13 +168,12 @@ class LinearRun {
     for (const [name, momentum] of this.#sgd.momenta) yield [`optimizer.${name}`, momentum]
   }
 
-  #restore(): void {
+  #readState(): { file: TensorFile; epoch: number } {
     const path = statePath(this.#options.out)
     const { file, record } = readState(path, 'linear')
     const { epoch, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a linear evaluation`)) as { epoch: number; began: Record<string, unknown> }
     checkSame(began, this.#identity())
-    restoreState(file, this.#tensors())
-    this.#epoch = epoch
+    return { file, epoch }
   }
 
   async #keep(items: Item[]): Promise<FeatureFile> {

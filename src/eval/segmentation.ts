@@ -17,6 +17,7 @@ import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { duration, RunLog } from '../train/runLog.js'
+import type { TensorFile } from '../weights/safetensors.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { checkSame, claimEvaluation, statePath } from './results.js'
@@ -83,9 +84,12 @@ class SegmentationRun {
     const { protocol: { alignCorners }, train, val, out, seed = 0, quiet = false } = options
     if (train.classes.join() !== val.classes.join()) fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
     claimEvaluation(out, options)
+    // A state that does not fit is an error before anything is made.
+    const state = options.resume === true ? this.#readState(backbone) : undefined
     this.#model = withDevice(backbone.device, () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }))
     this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
-    if (options.resume === true) this.#restore()
+    if (state !== undefined) restoreState(state.file, this.#tensors())
+    this.#iteration = state?.iteration ?? 0
     this.#log = new RunLog(out, this.#iteration, quiet)
   }
 
@@ -107,9 +111,8 @@ class SegmentationRun {
     return { interrupted: false, iterations, ...tested }
   }
 
-  #identity(): Record<string, unknown> {
+  #identity({ depth, baseChannels }: ResNet): Record<string, unknown> {
     const { protocol: { describe: _, ...numbers }, train, seed = 0 } = this.#options
-    const { depth, baseChannels } = this.#model.backbone
     return { ...numbers, backbone: `ResNet-${depth} of ${baseChannels} base channels`, classes: train.classes, train: train.items.length, seed }
   }
 
@@ -119,16 +122,15 @@ class SegmentationRun {
   }
 
   #save(): void {
-    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', { iteration: this.#iteration, began: this.#identity() })
+    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', { iteration: this.#iteration, began: this.#identity(this.#model.backbone) })
   }
 
-  #restore(): void {
+  #readState(backbone: ResNet): { file: TensorFile; iteration: number } {
     const path = statePath(this.#options.out)
     const { file, record } = readState(path, 'segmentation')
     const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as { iteration: number; began: Record<string, unknown> }
-    checkSame(began, this.#identity())
-    restoreState(file, this.#tensors())
-    this.#iteration = iteration
+    checkSame(began, this.#identity(backbone))
+    return { file, iteration }
   }
 
   /** The images of each iteration: epochs of the shuffled set, one behind the other. */

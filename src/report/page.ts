@@ -14,10 +14,10 @@ const styles = `
 @media (prefers-color-scheme: dark) { :root { --page: #0f141b; --card: #171e27; --ink: #e6e9ee; --muted: #94a0b2; --line: #2a3441; --accent: #7aa7ff } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-main { max-width: 1520px; margin: 0 auto; padding: 24px }
+main { max-width: 1520px; margin: 0 auto; padding: 24px; overflow-wrap: anywhere }
 h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12px } h3 { font-size: 15px; margin: 0 0 8px }
 .muted { color: var(--muted) } .state { color: var(--accent); font-weight: 600 }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 16px }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 16px }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow-x: auto }
 .card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
 .wide { grid-column: 1 / -1 }

@@ -1,0 +1,205 @@
+import { appendFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { saveResult } from '../../src/eval/results.js'
+import { curvePoints, runCharts } from '../../src/report/charts.js'
+import { embedPictures, page, pageBody } from '../../src/report/page.js'
+import { viewRun } from '../../src/report/runView.js'
+import { type Watch, watchRuns } from '../../src/report/watch.js'
+import { runCli, suite, testWhere, rejectsError, withFolder } from '../support/suite.js'
+
+const test = suite('page')
+const chromium = process.env.DENSECL_CHROMIUM ?? '/usr/bin/chromium'
+
+const row = (epoch: number, more: Record<string, number | null> = {}): string =>
+  `${JSON.stringify({ globalStep: epoch * 10, epoch, loss: 6 - epoch / 10, lossGlobal: 3, lossDense: 3 - epoch / 10, lr: 0.03, imagesPerSecond: 100 + epoch, waitShare: 0.1, spread: 0.5, accuracyGlobal: 0.1, accuracyDense: 0.9, positiveGlobal: 0.8, negativeGlobal: 0.1, positiveDense: 0.9, negativeDense: 0.2, samePosition: 0.4, distinctMatches: 0.5, queueFill: 1, ...more })}\n`
+
+/** A run folder as pretrain leaves it, without the training. */
+function writeRun(folder: string, epochs: number): string {
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'config.yaml'), 'epochs: 20\nbatchSize: 32\nqueueLength: 512\nimageSize: 64\ndepth: 18\ndata: "<b>photos</b>"\n')
+  writeFileSync(join(folder, 'metrics.jsonl'), `${JSON.stringify({ globalStep: 0, epoch: 0, knn: 0.1 })}\n${Array.from({ length: epochs }, (_, i) => row(i + 1)).join('')}`)
+  return folder
+}
+
+/** The trained run with pictures that most tests look at: made once by the command itself. */
+async function withTrained(body: (run: string) => Promise<void>): Promise<void> {
+  await withFolder(async (folder) => {
+    const run = join(folder, 'trained')
+    const { code, err } = runCli(['pretrain', '--out', run, '--json', '--data', 'scenes:40', '--image-size', '32', '--batch-size', '8', '--epochs', '2', '--checkpoint-every', '1', '--log-every', '1', '--depth', '18', '--base-channels', '4', '--queue-length', '16'])
+    assert.is(code, 0, err)
+    await body(run)
+  })
+}
+
+test('the report holds all of a run, needs nothing else, and shows text as text', async () => {
+  await withTrained(async (run) => {
+    saveResult(join(run, 'eval'), 'knn', { title: 'kNN <accuracy>', columns: ['k', 'top-1'], rows: [[20, '31.00']], notes: ['a note'] }, {})
+    const reported = runCli(['report', run, '--json'])
+    assert.is(reported.code, 0, reported.err)
+    const view = viewRun(run)!
+    assert.equal(view.epochs.map(({ epoch }) => epoch), [0, 1, 2])
+    assert.ok(view.finished && view.augmentation !== undefined && view.tables.length === 1)
+    const html = page('a run', pageBody([view], [], await embedPictures([view])))
+    for (const part of ['Curves', 'Augmentation', 'Matches over the epochs', 'Dense features as colours', 'Evaluation', 'Configuration', 'Environment', 'Learning rate', 'Throughput', 'guessing', '31.00', 'a note']) assert.match(html, part)
+    assert.match(html, 'kNN &lt;accuracy&gt;')
+    // Links to elsewhere: none but the namespace of SVG.
+    assert.equal([...html.matchAll(/https?:\/\/[^"'\s<)]+/g)].map(([url]) => url).filter((url) => !url.startsWith('http://www.w3.org/')), [])
+    assert.is([...html.matchAll(/<img [^>]*src="data:image/g)].length, [...html.matchAll(/<img /g)].length)
+    assert.is(html.match(/<img /g)!.length, 7)
+  })
+})
+
+test('a run that has just begun, has broken lines or numbers that are none, and two runs beside each other', async () => {
+  await withFolder((folder) => {
+    assert.is(viewRun(join(folder, 'none')), undefined)
+    const empty = join(folder, 'empty')
+    mkdirSync(empty)
+    writeFileSync(join(empty, 'config.yaml'), 'epochs: 3\n')
+    assert.match(pageBody([viewRun(empty)!], [], () => ''), 'not finished')
+    const [a, b] = [writeRun(join(folder, 'a'), 3), writeRun(join(folder, 'b'), 5)]
+    appendFileSync(join(a, 'metrics.jsonl'), `${row(4, { loss: null })}{"globalStep": 50, "ep`)
+    const body = pageBody([viewRun(a)!, viewRun(b)!], [join(folder, 'none')], () => '')
+    assert.not.match(body, /NaN|undefined|Infinity/)
+    assert.match(body, /waiting for a run in .*none/)
+    assert.match(body, '&lt;b&gt;photos&lt;/b&gt;')
+    assert.not.match(body, '<b>photos')
+    // One colour a run: as many lines in each chart as runs.
+    for (const svg of runCharts([viewRun(a)!, viewRun(b)!])) assert.is(svg.match(/<path /g)!.length, 2)
+    const { code, err } = runCli(['report', join(folder, 'none')])
+    assert.is(code, 1)
+    assert.match(err, /none holds no run/)
+  })
+})
+
+test('long curves are drawn by means of stretches', () => {
+  const rows = Array.from({ length: 20_000 }, (_, i) => ({ globalStep: i, epoch: i / 100, loss: i % 2 }))
+  const points = curvePoints(rows, 'loss')
+  assert.is(points.length, 500)
+  for (const { y } of points) assert.is(y, 0.5)
+  assert.ok(points[0]!.x < 0.3 && points.at(-1)!.x > 199.7)
+})
+
+const get = (url: string, headers: Record<string, string> = {}): Promise<{ status: number; text: string; type: string }> =>
+  new Promise((resolve, reject) => {
+    // No connection is kept: the server behind it may be another one by then.
+    const call = request(url, { headers, agent: false }, (response) => {
+      let text = ''
+      response.on('data', (data: Buffer) => (text += data.toString('latin1')))
+      response.on('end', () => resolve({ status: response.statusCode!, text, type: response.headers['content-type'] ?? '' }))
+    })
+    call.on('error', reject)
+    call.end()
+  })
+
+/** A live page for one call; whatever happens there, it ends. */
+async function withWatch(runs: string[], port: number, body: (watch: Watch) => Promise<void>): Promise<void> {
+  const watch = await watchRuns(runs, port, 30)
+  try {
+    await body(watch)
+  } finally {
+    await watch.close()
+  }
+}
+
+/** The events of a live page until `enough` says so. */
+const events = (url: string, enough: (text: string) => boolean, meanwhile: () => void): Promise<string> =>
+  new Promise((resolve, reject) => {
+    let text = ''
+    const call = request(`${url}events`, { agent: false }, (response) => {
+      meanwhile()
+      response.on('data', (data: Buffer) => {
+        text += data.toString()
+        if (!enough(text)) return
+        call.destroy()
+        resolve(text)
+      })
+    })
+    call.on('error', (error) => (enough(text) ? undefined : reject(error)))
+    call.end()
+  })
+
+test('the live page follows a run that is not there yet, is replaced, and is served again', async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, 'run')
+    let port = 0
+    await withWatch([path], 0, async ({ url }) => {
+      port = Number(new URL(url).port)
+      assert.match((await get(url)).text, 'waiting for a run')
+      const told = await events(url, (text) => text.includes('changed'), () => void writeRun(path, 2))
+      assert.match(told, 'data: hello')
+      assert.match((await get(`${url}body`)).text, '2 of 20')
+      renameSync(path, join(folder, 'old'))
+      assert.match((await get(`${url}body`)).text, 'waiting for a run')
+      writeRun(path, 7)
+      assert.match((await get(`${url}body`)).text, '7 of 20')
+      await rejectsError(() => watchRuns([path], port), 'WATCH', new RegExp(`port ${port} is taken`))
+    })
+    await withWatch([path], port, async ({ url }) => assert.match((await get(url)).text, '7 of 20'))
+  })
+})
+
+test('it answers this machine alone, and gives nothing but the page and its pictures', async () => {
+  await withTrained(async (run) => {
+    await withWatch([run], 0, async (watch) => {
+      assert.is((await get(watch.url, { host: 'evil.example' })).status, 403)
+      assert.is((await get(`${watch.url}../config.yaml`)).status, 404)
+      assert.is((await get(`${watch.url}picture/0000`)).status, 404)
+      const body = (await get(`${watch.url}body`)).text
+      const pictures = [...body.matchAll(/src="\/(picture\/\w+)"/g)].map(([, url]) => url!)
+      assert.is(pictures.length, 7)
+      const answers = await Promise.all(pictures.map((url) => get(watch.url + url)))
+      assert.ok(answers.every(({ status, type, text }) => status === 200 && type === 'image/png' && text.length > 1000))
+    })
+  })
+})
+
+testWhere(existsSync(chromium), `there is no ${chromium}`, test, 'a browser shows it, by day and by night, narrow and wide, and follows it live', async () => {
+  const { chromium: browserType } = await import('playwright-core')
+  await withTrained(async (run) => {
+    const { file } = JSON.parse(runCli(['report', run, '--json']).out) as { file: string }
+    const browser = await browserType.launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-gpu'] })
+    try {
+      for (const colorScheme of ['light', 'dark'] as const) {
+        for (const width of [400, 1500]) {
+          const shown = await browser.newPage({ colorScheme, viewport: { width, height: 900 } })
+          const problems: string[] = []
+          shown.on('console', (message) => problems.push(message.text()))
+          shown.on('pageerror', (error) => problems.push(error.message))
+          await shown.goto(`file://${file}`)
+          const seen = await shown.evaluate(`({
+            ground: getComputedStyle(document.body).backgroundColor,
+            ink: getComputedStyle(document.querySelector('.card svg text')).fill,
+            broken: [...document.images].filter((image) => image.naturalWidth === 0).length,
+            images: document.images.length,
+            wide: document.documentElement.scrollWidth > innerWidth + 1,
+          })`) as { ground: string; ink: string; broken: number; images: number; wide: boolean }
+          const light = (colour: string): number => colour.match(/\d+/g)!.slice(0, 3).reduce((sum, value) => sum + Number(value), 0) / 3
+          assert.equal([problems, seen.broken, seen.images, seen.wide], [[], 0, 7, false], `${colorScheme} ${width}`)
+          assert.is(light(seen.ground) > 128, colorScheme === 'light')
+          assert.ok(Math.abs(light(seen.ground) - light(seen.ink)) > 120)
+          await shown.close()
+        }
+      }
+      const live = await browser.newPage()
+      let port = 0
+      await withWatch([run], 0, async ({ url }) => {
+        port = Number(new URL(url).port)
+        await live.goto(url)
+        await live.waitForSelector('text=2 of 2')
+        appendFileSync(join(run, 'metrics.jsonl'), row(7))
+        await live.waitForSelector('text=7 of 2')
+      })
+      await live.waitForSelector('text=no answer')
+      appendFileSync(join(run, 'metrics.jsonl'), row(8))
+      await withWatch([run], port, async () => void (await live.waitForSelector('text=8 of 2')))
+    } finally {
+      await browser.close()
+    }
+  })
+})
+
+test.run()
