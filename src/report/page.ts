@@ -22,7 +22,7 @@ h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12p
 .card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
 .wide { grid-column: 1 / -1 }
 figure { margin: 0 } figcaption { color: var(--muted); font-size: 13px; margin-bottom: 6px }
-table { border-collapse: collapse; font-size: 14px } table.columns tbody { display: block; columns: 280px } table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px } table.columns tr:first-child { display: none } th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
+table { border-collapse: collapse; font-size: 14px } table.columns { display: block } table.columns tbody { display: block; columns: 280px } table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px } table.columns tr:first-child { display: none } th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
 th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line) } td.other { color: var(--accent) }
 ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 12px 0 0 } .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
