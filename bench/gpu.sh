@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, for a machine with neither Node nor network: checks, trains and measures what a bundle holds.
 #   where Node is:  npm run build && npm run build:cuda && node scripts/bundle.mjs .gpu/densecl.tar.xz --tests
-#                   and class folders of images as .gpu/images/{train,val}, for the training run
-#   on the GPU:     bash bench/gpu.sh [check] [train] [tune] [bench] [steps] [variants] [data] [sanitize]      all of them without a word
+#                   and class folders of images as .gpu/images/{train,val}, for the training run; a VOC tree with masks as .gpu/segmentation
+#   on the GPU:     bash bench/gpu.sh [check] [train] [tune] [bench] [steps] [variants] [data] [study] [sanitize]      all of them without a word
 # Results go to $OUT (default: gpu-results): logs, and the JSON files for bench/results.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${OUT:-$here/gpu-results}
 kit=${KIT:-$here/.gpu}
-parts=${*:-check train tune bench steps variants data sanitize}
+parts=${*:-check train tune bench steps variants data study sanitize}
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -83,6 +83,14 @@ if wanted data && [ -d "$kit/images/train" ]; then
   timeout 200 "$home/densecl" pretrain --data "$kit/images/train" --depth 50 --image-size 224 --batch-size 256 --epochs 8 --queue-length 65536 --device cuda --workers 15 --cache-megabytes 0 --log-every 5 --knn-every 0 --out "$work/files" --overwrite 2>&1 | tail -12 | tee "$out/from-files.txt"
   say "from JPEG files, PyTorch: torchvision loader and eager step"
   timeout 240 "$DENSECL_PYTHON" "$home/bench/peers/densecl.py" files "$kit/images/train" --depth 50 --image 224 --batch 256 --queue 65536 --hidden 2048 --workers 15 --steps 30 --device cuda --amp --channels-last 2>&1 | tee "$out/from-files-pytorch.txt"
+fi
+
+if wanted study && [ -d "$kit/images/train" ]; then
+  say "MoCo v2 and DenseCL with equal budgets, and what each is worth"
+  segmentation=()
+  [ -d "$kit/segmentation/JPEGImages" ] && segmentation=(--segmentation "$kit/segmentation")
+  timeout "${STUDY_SECONDS:-560}" "$home/densecl" study --images "$kit/images" "${segmentation[@]}" --size gpu --seeds "${SEEDS:-3}" --out "$work/study" epochs="${STUDY_EPOCHS:-30}" workers=15 2>&1 | tee "$out/study.txt"
+  cp "$work"/study/study.* "$out/" 2>/dev/null
 fi
 
 if wanted sanitize && command -v compute-sanitizer >/dev/null; then

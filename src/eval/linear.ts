@@ -54,6 +54,9 @@ export function stretched(protocol: LinearProtocol, epochs: number): LinearProto
   return { ...protocol, epochs, steps: protocol.steps.map((step) => Math.round((step * epochs) / protocol.epochs)) }
 }
 
+/** The learning rate of an epoch, counted from 0: a tenth behind each step. */
+export const stepRate = ({ lr, steps }: Pick<LinearProtocol, 'lr' | 'steps'>, epoch: number): number => lr * 0.1 ** steps.filter((step) => step <= epoch).length
+
 export interface LinearOptions {
   protocol: LinearProtocol
   /** The file that the backbone was read from. */
@@ -213,7 +216,7 @@ class LinearRun {
   /** One epoch; the mean loss of all heads, or undefined when it was interrupted. */
   async #train(file: FeatureFile | undefined, interrupted: () => boolean): Promise<number | undefined> {
     const { protocol, train, seed = 0 } = this.#options
-    const lr = protocol.lr * 0.1 ** protocol.steps.filter((step) => step <= this.#epoch).length
+    const lr = stepRate(protocol, this.#epoch)
     let [sum, count] = [0, 0]
     for await (const { pooled, indices } of this.#batches(train, epochOrder(seed, this.#epoch, train.length), file, protocol.pipeline)) {
       if (interrupted()) {

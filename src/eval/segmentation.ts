@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 
 import { Loader } from '../data/loader.js'
 import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
-import { epochOrder } from '../data/sampler.js'
+import { iterationBatches } from '../data/sampler.js'
 import type { SegmentationSource, SegmentedItem } from '../data/segmentationSources.js'
 import type { SegmentationAugment } from '../data/segmentationView.js'
 import { loadPixels } from '../data/sources.js'
@@ -133,21 +133,6 @@ class SegmentationRun {
     return { file, iteration }
   }
 
-  /** The images of each iteration: epochs of the shuffled set, one behind the other. */
-  *#requests(until: number): Generator<{ epoch: number; indices: Int32Array }> {
-    const { train: { items }, protocol: { batchSize }, seed = 0 } = this.#options
-    let drawn: { epoch: number; order: Int32Array } | undefined
-    for (let i = this.#iteration; i < until; ++i) {
-      const indices = Int32Array.from({ length: batchSize }, (_, j) => {
-        const place = i * batchSize + j
-        const epoch = Math.floor(place / items.length)
-        if (drawn?.epoch !== epoch) drawn = { epoch, order: epochOrder(seed, epoch, items.length) }
-        return drawn.order[place % items.length]!
-      })
-      yield { epoch: i, indices }
-    }
-  }
-
   /** Trains to an iteration; false when it was interrupted. */
   async #train(until: number): Promise<boolean> {
     const { protocol: { crop, scale, batchSize }, train, seed = 0, workers = 0, maxBroken = 0.01, cacheMegabytes = 1024, logEvery = 50, saveEvery = 1000, interrupted = () => false } = this.#options
@@ -157,7 +142,7 @@ class SegmentationRun {
     const loader = new Loader({ items: train.items, imageSize: crop, batchSize, views: 'segmentation', segmentation, device: this.#model.backbone.device, seed, workers, maxBroken, cacheMegabytes })
     let since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
     try {
-      for await (const batch of loader.batches(this.#requests(until))) {
+      for await (const batch of loader.batches(iterationBatches({ seed, count: train.items.length, batchSize, from: this.#iteration, until }))) {
         if (interrupted()) {
           this.#save()
           return false

@@ -210,6 +210,13 @@ export interface StudySummary {
   verdicts: string[]
 }
 
+function verdict(name: string, a: Method, b: Method, { mean, half }: { mean: number; half: number }): string {
+  const what = `${name}: ${methodNames[a]} - ${methodNames[b]} = ${mean >= 0 ? '+' : ''}${mean.toFixed(2)}`
+  if (Number.isNaN(half)) return `${what}, from one seed: shows nothing`
+  const range = `(95 % interval ${(mean - half).toFixed(2)} to ${(mean + half).toFixed(2)})`
+  return Math.abs(mean) > half ? `${what} ${range}: ${methodNames[mean > 0 ? a : b]} is ahead` : `${what} ${range}: no difference is shown`
+}
+
 /** What the rows show, and what they do not. */
 export function summarise(rows: readonly StudyRow[]): StudySummary {
   const names = Object.keys(rows[0]!.scores)
@@ -218,11 +225,7 @@ export function summarise(rows: readonly StudyRow[]): StudySummary {
     const [moco, dense] = [of(name, 'mocov2'), of(name, 'densecl')]
     return { name, methods: Object.fromEntries(methods.map((method) => [method, interval(of(name, method))])) as Record<Method, { mean: number; half: number }>, difference: interval(dense.map((value, i) => value - moco[i]!)) }
   })
-  const verdicts = scores.map(({ name, difference: { mean, half } }) => {
-    const what = `${name}: DenseCL - MoCo v2 = ${mean >= 0 ? '+' : ''}${mean.toFixed(2)}`
-    if (Number.isNaN(half)) return `${what}, from one seed: shows nothing`
-    const range = `(95 % interval ${(mean - half).toFixed(2)} to ${(mean + half).toFixed(2)})`
-    return Math.abs(mean) > half ? `${what} ${range}: ${mean > 0 ? 'DenseCL' : 'MoCo v2'} is ahead` : `${what} ${range}: no difference is shown`
-  })
+  const pairs: [Method, Method][] = [['densecl', 'mocov2'], ['densecl', 'random'], ['mocov2', 'random']]
+  const verdicts = pairs.flatMap(([a, b]) => names.map((name) => verdict(name, a, b, interval(of(name, a).map((value, i) => value - of(name, b)[i]!)))))
   return { scores, verdicts }
 }

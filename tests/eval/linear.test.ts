@@ -7,7 +7,7 @@ import { Tape } from '../../src/autograd/tape.js'
 import { openSource } from '../../src/data/sources.js'
 import { FeatureFile } from '../../src/eval/featureFile.js'
 import { featureNames, featureRows, overImages, poolFeature } from '../../src/eval/features.js'
-import { evaluateLinear, linearProtocols, type LinearOptions, stretched } from '../../src/eval/linear.js'
+import { evaluateLinear, linearProtocols, type LinearOptions, stepRate, stretched } from '../../src/eval/linear.js'
 import { LinearHeads } from '../../src/eval/linearHeads.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/nn/random.js'
@@ -133,6 +133,9 @@ test('classifiers learn, from views that are made and from kept features; what i
 test('steps of the learning rate keep their places in another number of epochs', () => {
   assert.equal(stretched(linearProtocols['imagenet-avgpool']!, 10).steps, [6, 8])
   assert.equal(linearProtocols.places205!.steps, [7, 14, 21])
+  // 60 epochs at 30, 20 at 3, 20 at 0.3.
+  const rates = Array.from({ length: 100 }, (_, epoch) => stepRate(linearProtocols['imagenet-avgpool']!, epoch).toFixed(3))
+  assert.equal(['30.000', '3.000', '0.300'].map((rate) => rates.filter((own) => own === rate).length), [60, 20, 20])
   const { lr, weightDecay, nesterov, epochs, heads } = linearProtocols['imagenet-avgpool']!
   assert.equal([lr, weightDecay, nesterov, epochs, heads], [30, 0, false, 100, ['pooled']])
 })

@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { iterationBatches } from '../../src/data/sampler.js'
 import { openSegmentation } from '../../src/data/segmentationSources.js'
 import { ConfusionMatrix } from '../../src/eval/meanIou.js'
 import { evaluateSegmentation, type SegmentationOptions } from '../../src/eval/segmentation.js'
@@ -124,6 +125,17 @@ test('the rate falls from its start to 1e-4 by a power of 0.9', () => {
   assert.is(polyRate(voc12aug!, 0), 0.01)
   assert.ok(Math.abs(polyRate(voc12aug!, 10_000) - ((0.01 - 1e-4) * 0.5 ** 0.9 + 1e-4)) < 1e-12)
   assert.is(polyRate(voc12aug!, 20_000), 1e-4)
+})
+
+test('iterations pass over all images before one comes again, and go on from anywhere', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 30 }), fc.integer({ min: 1, max: 12 }), fc.integer({ min: 0, max: 20 }), (count, batchSize, from) => {
+      const all = [...iterationBatches({ seed: 3, count, batchSize, from: 0, until: 40 })]
+      const order = all.flatMap(({ indices }) => [...indices])
+      for (let epoch = 0; (epoch + 1) * count <= order.length; ++epoch) assert.is(new Set(order.slice(epoch * count, (epoch + 1) * count)).size, count)
+      assert.equal([...iterationBatches({ seed: 3, count, batchSize, from, until: 40 })], all.slice(from))
+    }),
+  )
 })
 
 const quick: SegmentationProtocol = { ...segmentationProtocols.voc12aug!, crop: 48, scale: [64, 56], iterations: 160, batchSize: 4, lr: 0.1 }

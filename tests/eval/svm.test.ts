@@ -181,6 +181,22 @@ test('a class with one positive, and images that are only difficult, go through 
   features.dispose()
 })
 
+test('images with only difficult objects are negatives in training, and no part of the test', () => {
+  const [train, held] = [threeClasses(90, 7), threeClasses(70, 8)]
+  const first = (set: typeof train, name: string, count: number, value: -1 | 0): typeof train => ({ ...set, values: set.values.slice(), presence: new Map([...set.presence].map(([key, own]) => [key, key === name ? own.map((v, i) => (i < count ? value : v)) : own.slice()])) })
+  const without = (set: typeof train, count: number): typeof train => ({ dim: set.dim, values: set.values.slice(count * set.dim), presence: new Map([...set.presence].map(([key, own]) => [key, own.slice(count)])) })
+  const ap = (a: typeof train, b: typeof train): number => {
+    const features = vocFeatures({ ...a, values: a.values.slice() }, { ...b, values: b.values.slice() })
+    const { classes } = evaluateSvm(features)
+    features.dispose()
+    return classes[1]!.ap
+  }
+  const difficult = first(held, 'noisy', 20, -1)
+  const clean = first(train, 'none', 0, 0)
+  assert.is(ap(first(train, 'noisy', 25, -1), difficult), ap(first(train, 'noisy', 25, 0), difficult))
+  assert.ok(Math.abs(ap(clean, difficult) - ap(first(train, 'none', 0, 0), without(held, 20))) < 1e-9)
+})
+
 test('low-shot: more examples do not hurt on average, short classes are named, seeds decide', () => {
   const features = vocFeatures(threeClasses(200, 5), threeClasses(150, 6), [0.1, 10])
   const report = evaluateLowShot(features, { ks: [1, 100], samples: 3, seed: 1 })
