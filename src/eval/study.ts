@@ -47,7 +47,7 @@ export const studySizes: Record<string, StudySize> = {
     describe: 'ResNet-50 at 224 px, 100 epochs of some thousand images; meant for 20 minutes of an H200',
     config: { ...preset('small'), depth: 50, baseChannels: 64, imageSize: 224, batchSize: 256, queueLength: 2048, epochs: 100, knnEvery: 0, denseWeight: 0.5 },
     linearEpochs: 20,
-    segmentation: { iterations: 500, batchSize: 16, crop: 320, scale: [960, 360] },
+    segmentation: { iterations: 400, batchSize: 16, crop: 320, scale: [960, 360] },
   },
 }
 

@@ -11,7 +11,7 @@ import { decode, exifOrientation, orient } from '../../src/data/decode.js'
 import { Loader } from '../../src/data/loader.js'
 import { epochOrder } from '../../src/data/sampler.js'
 import { scene, sceneClasses } from '../../src/data/scenes.js'
-import { openSource } from '../../src/data/sources.js'
+import { openSource, type Source } from '../../src/data/sources.js'
 import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('data')
@@ -196,6 +196,27 @@ test('an image of one pixel and one of 20,000x10 go through', async () => {
     const { views, broken } = await load(root, 1)
     assert.is(broken.size, 0)
     for (const view of views) assert.ok(view.every(Number.isFinite))
+  })
+})
+
+test('iNaturalist’s annotations and Places’ list give labels; boxes are no labels', async () => {
+  await withFolder(async (root) => {
+    for (const name of ['a', 'b', 'c']) writeFileSync(join(root, `${name}.jpg`), await picture().jpeg().toBuffer())
+    const images = ['a', 'b', 'c'].map((name, i) => ({ id: 10 + i, file_name: `${name}.jpg` }))
+    const categories = [{ id: 7, name: 'Abies' }, { id: 3, name: 'Zea mays' }]
+    const annotations = [{ image_id: 12, category_id: 3 }, { image_id: 10, category_id: 7 }, { image_id: 11, category_id: 3 }]
+    const write = (content: object): Promise<Source> => {
+      writeFileSync(join(root, 'train2018.json'), JSON.stringify(content))
+      return openSource(join(root, 'train2018.json'))
+    }
+    const source = await write({ images, categories, annotations })
+    assert.equal([source.classes, source.items.map(({ label }) => label)], [['Abies', 'Zea mays'], [0, 1, 1]])
+    const boxes = await write({ images, categories, annotations: annotations.map((annotation) => ({ ...annotation, bbox: [0, 0, 1, 1] })) })
+    assert.equal([boxes.classes, boxes.items[0]!.label], [undefined, undefined])
+    assert.is((await write({ images, categories, annotations: annotations.slice(1) })).classes, undefined)
+    writeFileSync(join(root, 'train_places205.csv'), 'a.jpg 2\nb.jpg 0\nc.jpg 2\n')
+    const places = await openSource(join(root, 'train_places205.csv'))
+    assert.equal([places.classes, places.items.map(({ label }) => label)], [['0', '1', '2'], [2, 0, 2]])
   })
 })
 
