@@ -4,10 +4,13 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { openSegmentation, type SegmentationSource } from '../../src/data/segmentationSources.js'
 import { openSource } from '../../src/data/sources.js'
 import { extractFeatures } from '../../src/eval/knn.js'
 import { evaluateLinear, linearProtocols, stretched } from '../../src/eval/linear.js'
 import { InnerProducts } from '../../src/eval/innerProducts.js'
+import { evaluateSegmentation } from '../../src/eval/segmentation.js'
+import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
 import { segmentImage } from '../../src/eval/segmentImage.js'
 import { dilated8, Fcn } from '../../src/nn/fcn.js'
 import { disposeState } from '../../src/nn/module.js'
@@ -19,6 +22,7 @@ import { storedBackbone } from '../../src/weights/import.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
 import { suite, withFolder } from '../support/suite.js'
+import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite(`evaluation on ${device}`, device)
 const network = (where: string, more: Partial<ResNetOptions> = {}): ResNet => withDevice(where, () => new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, ...more }))
@@ -90,6 +94,19 @@ if (thorough) test('linear classifiers', async () => {
     }
     // A rank may change within rounding: of ten images one at most.
     results[1]!.forEach((top5, h) => assert.ok(Math.abs(top5 - results[0]![h]!) <= 0.1 + 1e-9))
+  })
+})
+
+if (thorough) test('segmentation from files to scores', async () => {
+  await withFolder(async (folder) => {
+    writeVocTree(folder, { train: 3, val: 2, width: 40, height: 32 })
+    const backbone = network(device, dilated8)
+    const [train, val] = ['train', 'val'].map((split) => openSegmentation(folder, [split])) as [SegmentationSource, SegmentationSource]
+    const protocol = { ...segmentationProtocols.voc12aug!, crop: 32, scale: [40, 32] as const, iterations: 2, batchSize: 2 }
+    const { scores, iterations } = await evaluateSegmentation(backbone, { protocol, train, val, out: join(folder, 'out'), quiet: true, workers: 1 })
+    assert.is(iterations, 2)
+    assert.ok(scores!.pixelAccuracy >= 0 && scores!.pixelAccuracy <= 1)
+    disposeState(backbone.state())
   })
 })
 
