@@ -4,6 +4,7 @@
  *
  *     x_i . x_j + 1 = c_i . c_j + c_i . m + c_j . m + m . m + 1,   c = x - m
  */
+import { convolution } from '../ops/conv2d.js'
 import { linear } from '../ops/linear.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
@@ -43,6 +44,17 @@ function centre({ values, dim }: FeatureSet, mean: Float64Array): Float64Array {
   })
 }
 
+/** a b^T in whole f32, whatever convolutions are computed in: a classifier's small differences would be lost. */
+function product(a: Tensor, b: Tensor): Tensor {
+  const { tf32 } = convolution
+  convolution.tf32 = false
+  try {
+    return linear(a, b)
+  } finally {
+    convolution.tf32 = tf32
+  }
+}
+
 /** Inner products + 1 of each row of one set with each row, an example, of another. */
 export class InnerProducts {
   private constructor(
@@ -64,7 +76,7 @@ export class InnerProducts {
     const tensor = ({ values }: FeatureSet): Tensor => Tensor.from(values, [values.length / dim, dim])
     const [gram, cross] = scope(() => {
       const known = tensor(examples)
-      return [linear(known, known), linear(tensor(others), known)].map((matrix) => matrix.keep())
+      return [product(known, known), product(tensor(others), known)].map((matrix) => matrix.keep())
     }) as [Tensor, Tensor]
     return { gram: new InnerProducts(gram, parts, parts, constant), cross: new InnerProducts(cross, otherParts, parts, constant) }
   }
@@ -79,7 +91,7 @@ export class InnerProducts {
     const packed = new Float32Array(vectors.length * n)
     vectors.forEach((vector, i) => packed.set(vector, i * n))
     const { device } = this.matrix
-    const products = scope(() => linear(Tensor.from(packed, [vectors.length, n], 'f32', device), this.matrix).data())
+    const products = scope(() => product(Tensor.from(packed, [vectors.length, n], 'f32', device), this.matrix).data())
     return vectors.map((vector, i) => {
       let [sum, weighted] = [0, 0]
       for (let j = 0; j < n; ++j) {

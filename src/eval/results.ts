@@ -25,7 +25,7 @@ export function claimEvaluation(folder: string, { resume = false, overwrite = fa
   const state = statePath(folder)
   if (existsSync(state) && !resume) {
     if (!overwrite) fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
-    for (const name of ['state.safetensors', 'metrics.jsonl', 'result.json']) rmSync(join(folder, name), { force: true })
+    for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file))) rmSync(join(folder, name))
   }
   try {
     mkdirSync(folder, { recursive: true })

@@ -3,6 +3,7 @@ import type { LabelledSplit } from '../data/voc.js'
 import type { ResNet } from '../nn/resnet.js'
 import { Random } from '../nn/random.js'
 import { fail } from '../tensor/errors.js'
+import { withDevice } from '../tensor/tensor.js'
 import { averagePrecision } from './averagePrecision.js'
 import { type ExtractOptions, type FeatureName, featureRows } from './features.js'
 import { type FeatureSet, InnerProducts, normaliseRows } from './innerProducts.js'
@@ -34,13 +35,14 @@ export function vocFeatures(train: FeatureSet & { presence: Presence }, test: Fe
   return { gram, cross, train: train.presence, test: test.presence, costs, dispose }
 }
 
-/** Extracts a feature of both splits with the benchmark's transform. */
+/** Extracts a feature of both splits with the benchmark's transform; inner products stay on the backbone's device. */
 export async function extractVoc(backbone: ResNet, train: LabelledSplit, test: LabelledSplit, feature: FeatureName, options: ExtractOptions, costs?: readonly number[]): Promise<VocFeatures> {
   const rows = async ({ items, presence }: LabelledSplit): Promise<FeatureSet & { presence: Presence }> => ({
     ...(await featureRows(backbone, items, feature, { batchSize: 32, ...options, pipeline: 'square' })),
     presence,
   })
-  return vocFeatures(await rows(train), await rows(test), costs)
+  const [known, unknown] = [await rows(train), await rows(test)]
+  return withDevice(backbone.device, () => vocFeatures(known, unknown, costs))
 }
 
 const positivesIn = (presence: Int8Array): number => presence.reduce((sum, value) => sum + Number(value === 1), 0)
