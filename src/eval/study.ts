@@ -5,6 +5,8 @@
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { stringify } from 'yaml'
+
 import { openSegmentation, type SegmentationSource } from '../data/segmentationSources.js'
 import { openSource, type Source } from '../data/sources.js'
 import { openVocClassification } from '../data/voc.js'
@@ -122,13 +124,14 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
     const had = resolveConfig(readConfigFile(written))
     const { workers: _, device: __, threads: ___, ...now } = config
     checkSame({ ...had }, now)
-    if (existsSync(report)) return backbone
+    if (existsSync(method === 'random' ? backbone : report)) return backbone
   }
   if (method === 'random') {
     mkdirSync(run, { recursive: true })
     const { depth, baseChannels, init } = config
     const network = new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init })
     writeBackbone(backbone, storedBackbone(network), 'torchvision')
+    writeTextAtomic(written, stringify(config))
     disposeState(network.state())
     return backbone
   }
