@@ -1,5 +1,5 @@
 /** The pictures that a run leaves on its way: what the augmentation does, and what the network sees, epoch by epoch. */
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import type { Pixels } from '../data/decode.js'
@@ -15,13 +15,18 @@ import { files } from './runFolder.js'
 
 const count = 4
 
+/** Bytes that must be free on the disk: checkpoints and metrics come first. */
+const leastFree = 64 * 2 ** 20
+
 export class RunPictures {
   readonly #size: number
+  #failed = false
 
   private constructor(
     readonly out: string,
     readonly images: Pixels[],
     readonly config: Config,
+    readonly onFailure: (reason: string) => void,
   ) {
     this.#size = Math.max(224, config.imageSize)
     mkdirSync(files(out).pictures, { recursive: true })
@@ -31,7 +36,7 @@ export class RunPictures {
   static async of(out: string, { items }: Source, config: Config, onFailure: (reason: string) => void): Promise<RunPictures | undefined> {
     try {
       const chosen = Array.from({ length: Math.min(count, items.length) }, (_, i) => items[Math.floor((i * items.length) / count)]!)
-      return new RunPictures(out, await Promise.all(chosen.map((item) => loadPixels(item))), config)
+      return new RunPictures(out, await Promise.all(chosen.map((item) => loadPixels(item))), config, onFailure)
     } catch (error) {
       onFailure(error instanceof Error ? error.message : String(error))
       return undefined
@@ -40,19 +45,33 @@ export class RunPictures {
 
   async augmentation(): Promise<void> {
     const { imageSize, seed } = this.config
-    await writePicture(join(files(this.out).pictures, 'augmentation'), augmentationPicture(this.images, this.config, seed, imageSize))
+    await this.#write(join(files(this.out).pictures, 'augmentation'), () => augmentationPicture(this.images, this.config, seed, imageSize))
   }
 
   /** Matches between two views of the first image, and the features of all as colours. */
   async epoch(backbone: ResNet, epoch: number): Promise<void> {
     const name = `epoch_${String(epoch).padStart(5, '0')}`
-    await writePicture(join(files(this.out).pictures, `${name}-matches`), this.#drawMatches(backbone))
-    await writePicture(join(files(this.out).pictures, `${name}-colours`), drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))))
+    await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone))
+    await this.#write(join(files(this.out).pictures, `${name}-colours`), () => drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))))
   }
 
   /** The matches once more as `matches` of the run folder; its path. */
-  async matches(backbone: ResNet): Promise<string> {
-    return writePicture(join(this.out, 'matches'), this.#drawMatches(backbone))
+  matches(backbone: ResNet): Promise<string | undefined> {
+    return this.#write(join(this.out, 'matches'), () => this.#drawMatches(backbone))
+  }
+
+  /** A picture that cannot be made costs a run nothing but the pictures after it. */
+  async #write(path: string, draw: () => string): Promise<string | undefined> {
+    if (this.#failed) return undefined
+    try {
+      const { bavail, bsize } = statfsSync(this.out)
+      if (bavail * bsize < leastFree) throw new Error(`less than ${leastFree / 2 ** 20} MiB are free at ${this.out}`)
+      return await writePicture(path, draw())
+    } catch (error) {
+      this.#failed = true
+      this.onFailure(error instanceof Error ? error.message : String(error))
+      return undefined
+    }
   }
 
   #drawMatches(backbone: ResNet): string {

@@ -168,13 +168,13 @@ class Run {
 
   async execute(quiet: boolean): Promise<PretrainResult> {
     this.#introduce()
-    this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) => this.#log.line(`warning no pictures: ${reason}`))
+    this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) => this.#log.line(`warning no picture: ${reason}`))
     if (!this.#resumed) {
       writeTextAtomic(files(this.#out).config, stringify(this.#config))
       this.#knnBefore = await this.#knn('before training')
+      this.#save()
       await this.#pictures?.augmentation()
       await this.#pictures?.epoch(this.#model.query.backbone, 0)
-      this.#save()
     } else this.#knnBefore = readMetrics(files(this.#out).metrics).find((row) => row.knn !== undefined)?.knn
     writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(this.#placement.device), undefined, 2)}\n`)
     const losses = await this.#train()
