@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import sharp from 'sharp'
@@ -8,10 +8,15 @@ import * as assert from 'uvu/assert'
 import { packageRoot } from '../../src/tensor/native.js'
 import { presets } from '../../src/presets/index.js'
 import { configKeys, kebabCase, resolveConfig } from '../../src/train/config.js'
-import { runCli, suite, throwsError, withFolder } from '../support/suite.js'
+import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('cli')
 const setting = (key: string, value: unknown) => ({ key, value, from: 'test' })
+
+test('the command can be run by its name, as npx does', () => {
+  assert.is(statSync(cli).mode & 0o111, 0o111)
+  assert.match(spawnSync(cli, ['--version'], { encoding: 'utf8' }).stdout, /^\d+\.\d+/)
+})
 
 test('help: every command, every option of pretrain, examples', () => {
   const top = runCli(['--help'])
