@@ -17,7 +17,6 @@ export interface RunView {
   metrics: Metrics[]
   /** Written at the end. */
   finished: boolean
-  knnBefore?: number
   tables: { name: string; date: string; table: EvaluationTable }[]
   /** Paths of pictures: of the augmentation, and by epoch. */
   augmentation?: string
@@ -38,7 +37,6 @@ const readOr = <T>(path: string, read: (text: string) => T, otherwise: T): T => 
 export function viewRun(path: string): RunView | undefined {
   const at = files(path)
   if (!existsSync(at.config) && !existsSync(at.metrics)) return undefined
-  const report = readOr(at.report, (text) => JSON.parse(text) as { knnBefore?: number }, undefined)
   const pictures = existsSync(at.pictures) ? readdirSync(at.pictures) : []
   const picture = (name: string): string | undefined => ['png', 'svg'].map((extension) => `${name}.${extension}`).filter((file) => pictures.includes(file)).map((file) => join(at.pictures, file))[0]
   const epochs = [...new Set(pictures.flatMap((file) => /^epoch_(\d+)-/.exec(file)?.[1] ?? []))].sort()
@@ -49,8 +47,7 @@ export function viewRun(path: string): RunView | undefined {
     config: readOr(at.config, (text) => parse(text) as Record<string, unknown>, {}),
     environment: readOr(at.environment, (text) => JSON.parse(text) as Record<string, unknown>, {}),
     metrics: existsSync(at.metrics) ? readMetrics(at.metrics) : [],
-    finished: report !== undefined,
-    ...(report?.knnBefore === undefined ? {} : { knnBefore: report.knnBefore }),
+    finished: existsSync(at.report),
     tables: savedTables(at.evaluations),
     ...(augmentation === undefined ? {} : { augmentation }),
     epochs: epochs.map((epoch) => {
