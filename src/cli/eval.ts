@@ -68,6 +68,11 @@ export function deviations(differences: [name: string, value: string | number, p
   return changed.length === 0 ? [] : [`deviates from the protocol: ${changed.map(([name, value, published]) => `${name} ${value} (published ${published})`).join(', ')}`]
 }
 
+/** What a table must say of images that could not be read. */
+export function unreadable(broken: ReadonlyMap<string, string>, consequence = 'and count as black ones'): string[] {
+  return broken.size === 0 ? [] : [`${broken.size} images could not be read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`]
+}
+
 /** Asks once whether Ctrl-C was pressed; a second one ends at once. */
 export function interruption(): () => boolean {
   let pressed = false

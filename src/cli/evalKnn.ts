@@ -4,7 +4,7 @@ import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { percent } from '../eval/results.js'
 import { disposeState } from '../nn/module.js'
 import { examples, numberFlag } from './command.js'
-import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, workersOf } from './eval.js'
+import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
 import { openLabelled } from './evalLabels.js'
 
 interface Flags extends SharedFlags {
@@ -29,8 +29,9 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
       const imageSize = numberFlag('image-size', flags.imageSize, { least: 1, whole: true })
       const { bank, queries, classes } = await openLabelled('eval knn', flags.train, flags.val)
       const { backbone, note } = openBackbone(weights, flags)
+      const broken = new Map<string, string>()
       try {
-        const extract = (items: typeof bank, what: string) => extractFeatures(backbone, items, { imageSize, workers: workersOf(flags), progress: (count) => progressOf(flags, what)(count, items.length) })
+        const extract = (items: typeof bank, what: string) => extractFeatures(backbone, items, { imageSize, workers: workersOf(flags), broken, progress: (count) => progressOf(flags, what)(count, items.length) })
         const known = await extract(bank, 'features of --train')
         const unknown = await extract(queries, 'features of --val')
         const results = ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) }))
@@ -38,7 +39,7 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
           title: `kNN accuracy in %: ${queries.length} images against ${bank.length}, ${classes.length} classes`,
           columns: ['k', 'top-1'],
           rows: results.map(({ k, accuracy: share }) => [k, percent(share)]),
-          notes: [`temperature ${temperature}, central crop of ${imageSize} px`, note],
+          notes: [`temperature ${temperature}, central crop of ${imageSize} px`, ...unreadable(broken), note],
         }
         conclude(flags, resultFolder(weights, flags), 'knn', table, { weights, train: bank.length, val: queries.length, classes: classes.length, temperature, results })
         done(0)

@@ -8,7 +8,7 @@ import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatur
 import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { examples, numberFlag } from './command.js'
-import { conclude, deviations, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, workersOf } from './eval.js'
+import { conclude, deviations, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
 
 interface Flags extends SharedFlags {
   data: string
@@ -37,9 +37,10 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
   const [train, test] = [flags.trainSplit, flags.testSplit].map((split) => openVocClassification(flags.data, split)) as [ReturnType<typeof openVocClassification>, ReturnType<typeof openVocClassification>]
   const { backbone, note } = openBackbone(weights, flags)
   try {
-    const voc = await extractVoc(backbone, train, test, feature as FeatureName, { imageSize, workers: workersOf(flags), progress: progressOf(flags, 'features of image') }, costs)
+    const broken = new Map<string, string>()
+    const voc = await extractVoc(backbone, train, test, feature as FeatureName, { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') }, costs)
     const changed = deviations([['training list', flags.trainSplit, 'trainval'], ['test list', flags.testSplit, 'test'], ['feature', feature, 'feature5'], ['image size', imageSize, 224], ['costs', costs.join(' '), protocolCosts.join(' ')]])
-    return { voc, notes: [`${train.items.length} training and ${test.items.length} test images of ${flags.data}`, ...changed, note] }
+    return { voc, notes: [`${train.items.length} training and ${test.items.length} test images of ${flags.data}`, ...changed, ...unreadable(broken), note] }
   } finally {
     disposeState(backbone.state())
   }

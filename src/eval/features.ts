@@ -43,12 +43,14 @@ export interface ExtractOptions {
   workers?: number
   batchSize?: number
   maxBroken?: number
+  /** Filled with the images that could not be read, which count as black ones, by name with the reason. */
+  broken?: Map<string, string>
   /** Called behind every batch. */
   progress?: (done: number) => void
 }
 
 /** The maps of all images in order, with running statistics; `body` gets the stages' maps of some images and where these are. */
-export async function overImages(backbone: ResNet, items: Item[], options: ExtractOptions, body: (stages: Tensor[], first: number, count: number) => void): Promise<{ broken: Map<string, string> }> {
+export async function overImages(backbone: ResNet, items: Item[], options: ExtractOptions, body: (stages: Tensor[], first: number, count: number) => void): Promise<void> {
   const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
   try {
@@ -63,8 +65,8 @@ export async function overImages(backbone: ResNet, items: Item[], options: Extra
       x.dispose()
       progress?.(first + batch.indices.length)
     }
-    return { broken: loader.broken }
   } finally {
+    for (const [name, reason] of loader.broken) options.broken?.set(name, reason)
     await loader.close()
   }
 }

@@ -75,6 +75,8 @@ export interface LinearOptions {
   /** Of features kept on the disk; validation features beyond it are computed every epoch. */
   cacheBytes?: number
   maxBroken?: number
+  /** Filled with the images that could not be read: in training others take their places, in the test they are black. */
+  broken?: Map<string, string>
   interrupted?: () => boolean
 }
 
@@ -180,8 +182,8 @@ class LinearRun {
   }
 
   async #keep(items: Item[]): Promise<FeatureFile> {
-    const { out, weights, imageSize, workers, maxBroken } = this.#options
-    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, { imageSize, pipeline: 'centre', ...(workers === undefined ? {} : { workers }), ...(maxBroken === undefined ? {} : { maxBroken }) })
+    const { out, weights, imageSize, workers, maxBroken, broken } = this.#options
+    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, { imageSize, pipeline: 'centre', ...(workers === undefined ? {} : { workers }), ...(maxBroken === undefined ? {} : { maxBroken }), ...(broken === undefined ? {} : { broken }) })
     this.#files.push(file)
     return file
   }
@@ -209,6 +211,7 @@ class LinearRun {
         yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices }
       }
     } finally {
+      for (const [name, reason] of loader.broken) this.#options.broken?.set(name, reason)
       await loader.close()
     }
   }

@@ -62,6 +62,10 @@ test('kNN and linear on class folders with grey pictures; what deviates from the
     assert.ok(linear.table.notes.some((note) => /deviates.*epochs 2 \(published 90\).*batch size 4 \(published 256\)/.test(note)), linear.table.notes.join())
     assert.ok(linear.table.notes.some((note) => note.includes('ResNet-18 of 4 base channels')))
     assert.is(runCli(['eval', 'linear', weights, ...shared, '--epochs', '2', '--protocol', 'imagenet-features', '--batch-size', '4']).code, 1, 'an evaluation is not replaced unasked')
+    // Within what --max-broken of pretrain allows nothing stops, but it is said.
+    writeFileSync(join(folder, 'list.txt'), Array.from({ length: 150 }, (_, i) => `${i === 9 ? 'none' : `classes/train/a/${i % 4}`}.jpg ${i % 2}\n`).join(''))
+    const broken = printed(['eval', 'knn', weights, ...shared.slice(4), '--train', join(folder, 'list.txt'), '--val', join(folder, 'list.txt'), '--k', '1'])
+    assert.ok(broken.table.notes.some((note) => /1 images could not be read and count as black ones: none\.jpg/.test(note)), broken.table.notes.join())
     // People get the table and where it is.
     const { out } = runCli(['eval', 'knn', weights, ...shared, '--k', '1'])
     assert.match(out, /top-1/)
