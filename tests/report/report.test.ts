@@ -6,6 +6,7 @@ import { Random } from '../../src/nn/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { drawMatches, matchesOf, mutualMatches } from '../../src/report/match.js'
 import { seeViews } from '../../src/report/pairs.js'
+import { principalDirections } from '../../src/report/principal.js'
 import { linePlot } from '../../src/report/plot.js'
 import { escapeXml } from '../../src/report/svg.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -41,6 +42,16 @@ test('the picture has a line per match and no more than asked for', () => {
   assert.is(svg.match(/<line /g)?.length ?? 0, matches.length)
   assert.is(svg.match(/<image /g)!.length, 2)
   disposeState(backbone.state())
+})
+
+test('principal directions are orthonormal, the largest variance first, and keep their signs', () => {
+  const random = new Random(5)
+  const rows = Array.from({ length: 200 }, () => Float32Array.from([4 * random.normal() ** 2, 2 * random.normal(), 0.5 * random.normal(), 0.1 * random.normal()]))
+  const { directions } = principalDirections(rows, 4)
+  directions.forEach((a, i) => directions.forEach((b, j) => assert.ok(Math.abs(a.reduce((sum, value, c) => sum + value * b[c]!, 0) - Number(i === j)) < 1e-6)))
+  directions.forEach((direction, i) => assert.is(direction.map(Math.abs).indexOf(Math.max(...direction.map(Math.abs))), i))
+  // The first feature has its tail above.
+  assert.ok(directions[0]![0]! > 0)
 })
 
 test('a plot survives no points, one point and NaN; text is escaped', () => {
