@@ -45,6 +45,7 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
     waitFor(memory.full[at.stage], at.parity);
     float s[kScores][4] = {};
+    fenceRegisters(s);
     beginProducts();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step)
@@ -79,6 +80,8 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
   auto& memory = sharedMemory<ContrastMemory<kDim>>();
   const int64_t begin = blockIdx.y * work.job.perSplit, end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
   if (threadIdx.x == 0) {
+    prefetchMap(work.query);
+    prefetchMap(work.queue);
     initialise(memory.queryFull, 1);
     for (int stage = 0; stage < kRing; ++stage) {
       initialise(memory.full[stage], 1);
@@ -89,7 +92,7 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
   __syncthreads();
   if (static_cast<int>(threadIdx.x) >= 2 * kWarpgroup) {
     shrinkRegisters<40>();
-    if (static_cast<int>(threadIdx.x) == 2 * kWarpgroup) produceKeys<kDim>(work, memory, begin, end);
+    if (warpIndex() == 2 * kWarpgroup / kWarp && electLane()) produceKeys<kDim>(work, memory, begin, end);
   } else {
     growRegisters<232>();
     contrastKeys<kDim>(work, memory, begin, end);

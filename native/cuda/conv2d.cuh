@@ -93,12 +93,43 @@ Gather<T> forwardGather(const Geometry& g, const Tensor& x) {
           g.pixels()};
 }
 
-// The pixels of a weight gradient, split among blocks: `blocks` of work for `tiles` tiles, at least 16 slices each.
+// The pixels of a weight gradient, split among blocks: a block works off tiles x splits items of equal length, so a count that is a
+// little over a multiple of the blocks leaves most of them idle in the last wave. bench/ops/model.ts knows the rule too.
 struct Splits {
-  int64_t share, count;  // pixels of a split, a multiple of the slice
-  Splits(int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice) {
-    const int64_t most = std::max<int64_t>(1, pixels / (16 * slice));
-    share = ceilDiv(ceilDiv(pixels, std::min(most, ceilDiv(blocks, tiles))), slice) * slice;
+  int64_t share = 0, count = 0;  // pixels of a split, a multiple of the slice
+
+  // `blocks` run at a time; `results` are the values of dw, of which each split leaves a partial sum. numbers[10]: a count, 0 for the rule's.
+  Splits(const Call& call, int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice, int64_t results) {
+    const int64_t wanted = call.numbers.size() > 10 ? call.integer(10) : 0, most = std::max<int64_t>(1, pixels / (16 * slice));
+    if (wanted > 0) {
+      split(pixels, std::min(wanted, most), slice);
+      return;
+    }
+    // In slices of one block: those of the longest multiprocessor, four of ramp an item, and the partial sums at a slice a mebibyte.
+    const auto cost = [&](int64_t waves) {
+      return static_cast<double>(waves * (share / slice + 4)) + (count > 1 ? static_cast<double>(2 * count * results * 4) / (1 << 20) : 0);
+    };
+    Splits best = *this;
+    double least = 0;
+    bool filled = false;
+    for (int64_t n = 1; n <= most && n <= 4 * blocks; ++n) {
+      split(pixels, n, slice);
+      if (count != n) continue;
+      const int64_t waves = ceilDiv(tiles * n, blocks);
+      // Nine tenths of the machine busy come first.
+      const bool fills = 10 * tiles * pixels >= 9 * waves * blocks * share;
+      if (best.count > 0 && filled && !fills) continue;
+      if (best.count > 0 && filled == fills && cost(waves) >= least) continue;
+      best = *this;
+      least = cost(waves);
+      filled = fills;
+    }
+    *this = best;
+  }
+
+ private:
+  void split(int64_t pixels, int64_t n, int64_t slice) {
+    share = ceilDiv(ceilDiv(pixels, n), slice) * slice;
     count = std::max<int64_t>(1, ceilDiv(pixels, std::max<int64_t>(1, share)));
   }
 };

@@ -112,7 +112,7 @@ void conv2dBackwardInput(const Call& call) {
 }
 
 // tensors: dw, f32 for every dtype of x (it is what was summed), dy, x; scale and shift of a deferred x, or null; x, mean and
-// coefficients of a deferred dy, or null. numbers 8 and 9: groups, and ReLU of the deferred x.
+// coefficients of a deferred dy, or null. numbers 8 and 9: groups, and ReLU of the deferred x; 10: splits of the pixels, 0 for the rule's.
 void conv2dBackwardWeight(const Call& call) {
   const Tensor &dw = call.t(0), &dy = call.t(1), &x = call.t(2);
   const Geometry g(call, x, dw, dy);
@@ -124,7 +124,7 @@ void conv2dBackwardWeight(const Call& call) {
       using Math = decltype(math);
       using Shape = decltype(shape);
       const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-      const Splits splits(g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>);
+      const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
       DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
       const auto product = [&](auto prologueDy, auto prologueX) {
         using A = decltype(prologueDy);

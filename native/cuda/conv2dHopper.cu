@@ -14,33 +14,101 @@ using Wide = WarpgroupShape<128, 128, 1>;
 using Slim = WarpgroupShape<128, 64, 1>;
 using Flat = WarpgroupShape<64, 128, 2>;
 
-// A gathered operand: where a row's column of pixels starts, and how a tap moves it.
+// A tap and the first of the slice's channels: where a slice stands in the depth. It is advanced by additions alone, since one warp
+// walks for the whole block and has as long for a slice as the tensor cores.
+struct DepthPlace {
+  int channel, tapX, offsetX, offsetY;
+};
+
+// The first pixel of a column, in coordinates of the map.
+struct PixelPlace {
+  int x, y, n;
+};
+
+// A gathered operand: images whose pixels an im2col copy walks through, each tap moving the whole column. Where a product has one tap
+// and every pixel, its rows are lines of a matrix and copied as boxes.
 struct PixelSource {
   TensorMap map;
+  bool matrix;
   int rowsY, rowsX, strideY, strideX, lowerY, lowerX;
-  int stepY, stepX, shiftY, shiftX, tapsX, slicesPerTap;
-  DEVICE void load(void* to, Barrier& barrier, int64_t row, int tap, int channel) const {
-    const int perImage = rowsY * rowsX, inside = static_cast<int>(row % perImage), p = tap / tapsX, q = tap % tapsX;
-    copyPixels(to, map, barrier, channel, inside % rowsX * strideX + lowerX, inside / rowsX * strideY + lowerY, static_cast<int>(row / perImage), q * stepX + shiftX, p * stepY + shiftY);
+  int stepY, stepX, shiftY, shiftX, tapsX, channels;
+  int sliceN, sliceY, sliceX;  // kLineElements rows further: images, then rows of pixels, then pixels
+
+  DEVICE PixelPlace pixel(int row) const {
+    const int perImage = rowsY * rowsX, n = row / perImage, inside = row - n * perImage, y = inside / rowsX;
+    return {(inside - y * rowsX) * strideX + lowerX, y * strideY + lowerY, n};
+  }
+  DEVICE void advance(PixelPlace& at) const {
+    at.x += sliceX * strideX;
+    at.y += sliceY * strideY;
+    at.n += sliceN;
+    if (at.x >= lowerX + rowsX * strideX) {
+      at.x -= rowsX * strideX;
+      at.y += strideY;
+    }
+    if (at.y >= lowerY + rowsY * strideY) {
+      at.y -= rowsY * strideY;
+      ++at.n;
+    }
+  }
+  DEVICE DepthPlace depth(int tap, int channel) const { return {channel, tap % tapsX, shiftX + tap % tapsX * stepX, shiftY + tap / tapsX * stepY}; }
+  // True when the place has moved on to the next tap.
+  DEVICE bool advance(DepthPlace& at) const {
+    at.channel += kLineElements;
+    if (at.channel < channels) return false;
+    at.channel = 0;
+    at.offsetX += stepX;
+    if (++at.tapX == tapsX) {
+      at.tapX = 0;
+      at.offsetX = shiftX;
+      at.offsetY += stepY;
+    }
+    return true;
+  }
+  DEVICE void load(void* to, Barrier& barrier, const PixelPlace& pixel, const DepthPlace& depth) const {
+    if (matrix)
+      copyBox(to, map, barrier, depth.channel, pixel.x);
+    else
+      copyPixels(to, map, barrier, depth.channel, pixel.x, pixel.y, pixel.n, depth.offsetX, depth.offsetY);
   }
 };
 
-PixelSource pixelSource(const Call& call, Gather<bf16> from, int pixels) {
+// The walk of one axis as an im2col copy has it: offsets are not negative, so a walk against the axis starts at its last tap.
+struct AxisWalk {
+  PixelWalk walk;
+  int shift, reach;  // of the first tap, and of the farthest
+  explicit AxisWalk(const Axis& axis) {
+    const int back = std::min(0, std::max(0, axis.taps - 1) * axis.step), lower = axis.origin + back;
+    walk = {lower, lower + (axis.rows - 1) * axis.stride + 1 - axis.size, axis.stride};
+    shift = -back;
+    reach = std::max(0, axis.taps - 1) * std::abs(axis.step);
+  }
+};
+
+bool isMatrix(const Gather<bf16>& from) {
   const auto whole = [](const Axis& axis) { return axis.taps == 1 && axis.stride == 1 && axis.origin == 0 && axis.rows == axis.size; };
-  if (whole(from.y) && whole(from.x)) {  // pixels are a matrix
+  return whole(from.y) && whole(from.x);
+}
+
+// Whether bulk copies can walk through the images: whole slices of channels, and what a tensor map and its coordinates hold.
+bool copies(const Gather<bf16>& from) {
+  if (from.channels % kLineElements != 0 || from.rows >= (int64_t{1} << 31) - 128) return false;
+  const AxisWalk y(from.y), x(from.x);
+  return isMatrix(from) || (mapHolds(y.walk, y.reach) && mapHolds(x.walk, x.reach));
+}
+
+PixelSource pixelSource(const Call& call, Gather<bf16> from, int pixels) {
+  const bool matrix = isMatrix(from);
+  if (matrix) {
     from.x.rows = from.x.size = static_cast<int>(from.rows);
     from.y.rows = from.y.size = 1;
   }
-  // Offsets of a copy are not negative: a walk against the axis starts at its last tap.
-  const auto back = [](const Axis& axis) { return std::min(0, std::max(0, axis.taps - 1) * axis.step); };
-  const auto walk = [&](const Axis& axis) {
-    const int lower = axis.origin + back(axis);
-    return PixelWalk{lower, lower + (axis.rows - 1) * axis.stride + 1 - axis.size, axis.stride};
-  };
-  const PixelWalk y = walk(from.y), x = walk(from.x);
-  const int64_t images = from.rows / (static_cast<int64_t>(from.y.rows) * from.x.rows);
-  return {pixelMap(call, from.source, images, from.y.size, from.x.size, from.channels, y, x, pixels), from.y.rows, from.x.rows, from.y.stride, from.x.stride, y.lower, x.lower,
-          from.y.step, from.x.step, -back(from.y), -back(from.x), std::max(1, from.x.taps), from.channels / kLineElements};
+  const AxisWalk y(from.y), x(from.x);
+  const int perImage = from.y.rows * from.x.rows, inside = kLineElements % perImage;
+  const TensorMap map = matrix ? tiledMap(call, from.source, {from.channels, from.rows}, {kLineElements, pixels})
+                               : pixelMap(call, from.source, from.rows / perImage, from.y.size, from.x.size, from.channels, y.walk, x.walk, pixels);
+  return {map, matrix, from.y.rows, from.x.rows, from.y.stride, from.x.stride, y.walk.lower, x.walk.lower, from.y.step, from.x.step, y.shift, x.shift, std::max(1, from.x.taps), from.channels,
+          kLineElements / perImage, inside / from.x.rows, inside % from.x.rows};
 }
 
 template <class S>
@@ -55,10 +123,27 @@ struct ForwardJob {
   float* statistics;
   int64_t rows;
   int tiles, columnTiles, outputs, depthSlices;
+  DEVICE void prefetch() const {
+    prefetchMap(x.map);
+    prefetchMap(weights);
+  }
   DEVICE int slices(int) const { return depthSlices; }
-  DEVICE void load(int tile, int slice, unsigned char* a, unsigned char* b, Barrier& barrier) const {
-    x.load(a, barrier, static_cast<int64_t>(tile / columnTiles) * Shape::kM, slice / x.slicesPerTap, slice % x.slicesPerTap * kLineElements);
-    copyBox(b, weights, barrier, slice * kLineElements, tile % columnTiles * Shape::kN);
+  struct Walk {
+    PixelPlace pixel;
+    DepthPlace depth;
+    int column, at;  // of the weights
+  };
+  DEVICE Walk start(int tile) const {
+    const int rowTile = tile / columnTiles;
+    return {x.pixel(rowTile * Shape::kM), x.depth(0, 0), (tile - rowTile * columnTiles) * Shape::kN, 0};
+  }
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
+    x.load(a, barrier, walk.pixel, walk.depth);
+    copyBox(b, weights, barrier, walk.at, walk.column);
+  }
+  DEVICE void advance(Walk& walk) const {
+    x.advance(walk.depth);
+    walk.at += kLineElements;
   }
   template <class Memory>
   DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
@@ -85,12 +170,27 @@ struct BackwardInputJob {
   Epilogue<bf16> epilogue;
   int64_t rows;
   int tiles, columnTiles, channels, depthSlices;
+  DEVICE void prefetch() const {
+    prefetchMap(dy.map);
+    prefetchMap(weights);
+  }
   DEVICE int slices(int) const { return depthSlices; }
-  DEVICE void load(int tile, int slice, unsigned char* a, unsigned char* b, Barrier& barrier) const {
-    const int tap = slice / dy.slicesPerTap, o = slice % dy.slicesPerTap * kLineElements;
-    dy.load(a, barrier, static_cast<int64_t>(tile / columnTiles) * Shape::kM, tap, o);
-    const int at = (firstY + tap / dy.tapsX * stepY) * kernelX + firstX + tap % dy.tapsX * stepX;
-    for (int box = 0; box < Shape::kN / 64; ++box) copyBox(b + box * kBoxBytes, weights, barrier, tile % columnTiles * Shape::kN + box * 64, at, o);
+  struct Walk {
+    PixelPlace pixel;
+    DepthPlace depth;
+    int column, tap;  // of the weights
+  };
+  DEVICE Walk start(int tile) const {
+    const int rowTile = tile / columnTiles;
+    return {dy.pixel(rowTile * Shape::kM), dy.depth(0, 0), (tile - rowTile * columnTiles) * Shape::kN, firstY * kernelX + firstX};
+  }
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
+    dy.load(a, barrier, walk.pixel, walk.depth);
+    for (int box = 0; box < Shape::kN / 64; ++box) copyBox(b + box * kBoxBytes, weights, barrier, walk.column + box * 64, walk.tap, walk.depth.channel);
+  }
+  DEVICE void advance(Walk& walk) const {
+    if (!dy.advance(walk.depth)) return;
+    walk.tap += walk.depth.tapX == 0 ? stepY * kernelX - (dy.tapsX - 1) * stepX : stepX;
   }
   template <class Memory>
   DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
@@ -112,6 +212,10 @@ struct BackwardWeightJob {
   float* dw;     // [splits, O, taps * C]
   int64_t rows, share;
   int tiles, columnTiles, splitTiles, outputs, depth;
+  DEVICE void prefetch() const {
+    prefetchMap(x.map);
+    prefetchMap(dy);
+  }
   DEVICE int64_t begin(int tile) const { return tile / splitTiles * share; }
   DEVICE int slices(int tile) const {
     const int64_t left = rows - begin(tile);
@@ -119,18 +223,28 @@ struct BackwardWeightJob {
   }
   DEVICE int firstRow(int tile) const { return tile % splitTiles / columnTiles * Shape::kM; }
   DEVICE int firstColumn(int tile) const { return tile % columnTiles * Shape::kN; }
-  DEVICE void load(int tile, int slice, unsigned char* a, unsigned char* b, Barrier& barrier) const {
-    const int64_t pixel = begin(tile) + static_cast<int64_t>(slice) * kLineElements;
-    const int channels = x.slicesPerTap * kLineElements;
-    for (int box = 0; box < Shape::kM / 64; ++box) copyBox(a + box * kBoxBytes, dy, barrier, firstRow(tile) + box * 64, static_cast<int>(pixel));
+  struct Walk {
+    PixelPlace pixel;
+    DepthPlace columns[Shape::kN / 64];
+    int row, at;  // of dy
+  };
+  DEVICE Walk start(int tile) const {
+    const int64_t first = begin(tile);
+    Walk walk{x.pixel(static_cast<int>(first)), {}, firstRow(tile), static_cast<int>(first)};
     for (int box = 0; box < Shape::kN / 64; ++box) {
-      const int column = firstColumn(tile) + box * 64;
+      const int column = firstColumn(tile) + box * 64, tap = column / x.channels;
       // Behind the last column: channels that do not exist are zero.
-      if (column < depth)
-        x.load(b + box * kBoxBytes, barrier, pixel, column / channels, column % channels);
-      else
-        x.load(b + box * kBoxBytes, barrier, pixel, 0, channels);
+      walk.columns[box] = column < depth ? x.depth(tap, column - tap * x.channels) : x.depth(0, x.channels);
     }
+    return walk;
+  }
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
+    for (int box = 0; box < Shape::kM / 64; ++box) copyBox(a + box * kBoxBytes, dy, barrier, walk.row + box * 64, walk.at);
+    for (int box = 0; box < Shape::kN / 64; ++box) x.load(b + box * kBoxBytes, barrier, walk.pixel, walk.columns[box]);
+  }
+  DEVICE void advance(Walk& walk) const {
+    x.advance(walk.pixel);
+    walk.at += kLineElements;
   }
   template <class Memory>
   DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
@@ -149,7 +263,7 @@ bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (ti
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
-  if (!hopper(call) || x.dtype != DType::bf16 || g.c % kLineElements != 0 || call.optional(5) != nullptr) return false;
+  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x)) || call.optional(5) != nullptr) return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
@@ -165,7 +279,7 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
 }
 
 bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where, const Epilogue<bf16>& epilogue) {
-  if (!hopper(call) || g.o % kLineElements != 0 || g.c % Vector<bf16>::kLength != 0 || call.optional(10) != nullptr) return false;
+  if (!hopper(call) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 || call.optional(10) != nullptr) return false;
   const auto& weights = pixels.weights;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
@@ -182,12 +296,12 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
 }
 
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
-  if (!hopper(call) || x.dtype != DType::bf16 || g.c % kLineElements != 0 || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
+  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x)) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(depth, Shape::kN), splitTiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-    const Splits splits(g.pixels(), splitTiles, multiprocessors(call), kLineElements);
+    const Splits splits(call, g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
     float* dw = call.t(0).data<float>();
     launchProduct(call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x), kLineElements), tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw, g.pixels(),

@@ -72,10 +72,14 @@ TensorMap tiledMap(const Call& call, const bf16* address, std::initializer_list<
   return map;
 }
 
+bool mapHolds(const PixelWalk& walk, int reach) {
+  const auto corner = [](int value) { return value >= -128 && value < 128; };
+  return corner(walk.lower) && corner(walk.upper) && reach < 256 && walk.step <= 8;
+}
+
 TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW, int pixels) {
   checkAddress(call, address, c);
-  for (const PixelWalk& walk : {alongH, alongW})
-    require(walk.lower >= -128 && walk.lower < 128 && walk.upper >= -128 && walk.upper < 128, "INTERNAL", std::string(call.op) + ": padding beyond what tensor maps hold");
+  require(mapHolds(alongH, 0) && mapHolds(alongW, 0), "INTERNAL", std::string(call.op) + ": a walk beyond what tensor maps hold");
   TensorMap map{};
 #if defined(__CUDACC__)
   static const auto encode = driver<decltype(&cuTensorMapEncodeIm2col)>("cuTensorMapEncodeIm2col");

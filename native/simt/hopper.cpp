@@ -186,6 +186,8 @@ void namedBarrier(int number, int threads) {
 
 void copyBox(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
 void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
+  // The instruction keeps 8 bits of each.
+  if (offsetW < 0 || offsetW > 255 || offsetH < 0 || offsetH > 255) currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) + ") of an im2col copy, which holds 0 to 255");
   startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
 }
 

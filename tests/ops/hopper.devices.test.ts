@@ -91,6 +91,21 @@ testWhere(available, reason, test, 'convolutions of any stride, padding, dilatio
   )
 })
 
+testWhere(available, reason, test, 'convolutions beyond what im2col copies hold: far taps, wide strides, distant corners', () => {
+  const far: Partial<Shape>[] = [
+    { kernel: [3, 3], padding: [128, 128], dilation: [128, 128] }, // corners at -128, but an offset of 256
+    { h: 130, kernel: [2, 1], padding: [0, 0], dilation: [129, 1] },
+    { h: 1, w: 259, kernel: [1, 3], padding: [0, 0], dilation: [1, 127] }, // a corner at -254
+    { h: 20, w: 19, stride: [9, 9], kernel: [3, 3], padding: [1, 1] },
+    { h: 4, w: 4, kernel: [1, 1], padding: [130, 0], stride: [1, 1] },
+  ]
+  for (const p of far) {
+    const whole: Shape = { n: 2, h: 3, w: 5, c: 64, o: 64, kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: false, tile: 0, seed: 3, ...p }
+    const [hopper, ampere] = [onHopper(true, () => products(whole)), onHopper(false, () => products(whole))]
+    hopper.forEach((values, i) => assert.ok(relativeDistance(values, ampere[i]!) < 1e-3, `${JSON.stringify(p)}: ${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(values, ampere[i]!)}`))
+  }
+})
+
 testWhere(available, reason, test, 'more tiles than multiprocessors, and more slices than the ring has', () => {
   for (const p of [
     { n: 2, h: 30, w: 31, c: 64, o: 136, kernel: [1, 1] as [number, number] },

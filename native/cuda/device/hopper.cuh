@@ -27,6 +27,24 @@ struct Barrier {
   uint64_t word;
 };
 
+// True in one lane of a whole warp. The compiler then knows that a single thread goes on, and keeps its addresses in uniform registers.
+DEVICE bool electLane() {
+#if defined(DENSECL_HOPPER)
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred chosen;\n"
+      "elect.sync _|chosen, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, chosen;\n"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+#else
+  syncWarp();
+  return laneIndex() == 0;
+#endif
+}
+
 // `arrivals` and the announced bytes complete a phase. By one thread, before fenceBarriers() and a barrier of the block.
 DEVICE void initialise(Barrier& barrier, int arrivals) {
 #if defined(DENSECL_HOPPER)
@@ -85,6 +103,13 @@ DEVICE void syncNamed() {
   asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(kThreads) : "memory");
 #elif !defined(__CUDACC__)
   simt::namedBarrier(kNumber, kThreads);
+#endif
+}
+
+// Brings the map itself near, before the first copy asks for it. The map is a parameter of the kernel.
+DEVICE void prefetchMap([[maybe_unused]] const TensorMap& map) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 #endif
 }
 

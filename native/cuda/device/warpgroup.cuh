@@ -73,11 +73,13 @@ template <class Job, class Shape, class Memory>
 DEVICE void produce(const Job& job, Memory& memory) {
   RingPlace at;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
-    const int slices = job.slices(tile);
-    for (int slice = 0; slice < slices; ++slice, at.advance()) {
+    auto walk = job.start(tile);
+    #pragma unroll 1
+    for (int slices = job.slices(tile); slices > 0; --slices, at.advance()) {
       waitFor(memory.empty[at.stage], at.parity ^ 1);
       arriveExpecting(memory.full[at.stage], (Shape::kM + Shape::kN) * 128);
-      job.load(tile, slice, memory.a[at.stage], memory.b[at.stage], memory.full[at.stage]);
+      job.load(walk, memory.a[at.stage], memory.b[at.stage], memory.full[at.stage]);
+      job.advance(walk);
     }
   }
 }
@@ -89,6 +91,7 @@ DEVICE void consume(const Job& job, Memory& memory) {
     const int slices = job.slices(tile);
     Accumulators<Shape> acc;
     acc.clear();
+    fenceRegisters(acc.c[0]);
     int before = 0;
     for (int slice = 0; slice < slices; ++slice, at.advance()) {
       waitFor(memory.full[at.stage], at.parity);
@@ -112,14 +115,15 @@ DEVICE void consume(const Job& job, Memory& memory) {
   }
 }
 
-// A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied, and what becomes of a
-// finished tile.
+// A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, and what
+// becomes of a finished tile.
 template <class Job>
 __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __grid_constant__ Job job) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
   using Shape = typename Job::Shape;
   auto& memory = sharedMemory<WarpgroupMemory<Shape, typename Job::Out>>();
   if (threadIdx.x == 0) {
+    job.prefetch();
     for (int stage = 0; stage < kRing; ++stage) {
       initialise(memory.full[stage], 1);
       initialise(memory.empty[stage], Shape::kThreads / kWarp);
@@ -129,7 +133,7 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
   __syncthreads();
   if (warpIndex() * kWarp >= Shape::kThreads) {
     shrinkRegisters<40>();
-    if (static_cast<int>(threadIdx.x) == Shape::kThreads) produce<Job, Shape>(job, memory);
+    if (warpIndex() == Shape::kThreads / kWarp && electLane()) produce<Job, Shape>(job, memory);
   } else {
     growRegisters<232>();
     consume<Job, Shape>(job, memory);
