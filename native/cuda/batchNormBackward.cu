@@ -40,7 +40,7 @@ struct Mask {
   DEVICE void apply(const BackwardJob<T>& job, Elements<T, kWidth>& dz, const Elements<T, kWidth>& x) const {
     if (job.scale == nullptr) return;
     for (int i = 0; i < kWidth; ++i)
-      if (!passes(x.v[i], scale[i], shift[i])) dz.v[i] = T(0.0f);
+      if (!passes<T>(static_cast<float>(x.v[i]), scale[i], shift[i])) dz.v[i] = T(0.0f);
   }
 };
 

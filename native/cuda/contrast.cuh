@@ -84,8 +84,6 @@ DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (
   }
 }
 
-DEVICE uint32_t packPair(float low, float high) { return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16; }
-
 // On Hopper, where it applies: rows and keys of a block's tile, and the launch.
 constexpr int kHopperRows = 128, kHopperKeys = 128;
 bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim);

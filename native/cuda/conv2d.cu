@@ -38,10 +38,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) forward
   multiplySlices<Math>(acc, memory, a, b, (depth + kSlice<T> - 1) / kSlice<T>);
   if (job.bias != nullptr) addBias(acc, job.bias + firstColumn, columns);
   stageTile<Shape>(acc, memory);
-  const int64_t rows = job.x.rows - firstRow;
-  storeTile<Shape>(memory, columns, job.outputs % Vector<T>::kLength == 0, [&](int r) { return r < rows ? job.y + (firstRow + r) * job.outputs + firstColumn : nullptr; }, job.y);
-  if (job.statistics != nullptr)
-    columnMoments<Shape>(memory, static_cast<int>(rows < Shape::kM ? rows : Shape::kM), columns, job.statistics + firstRow / kStatisticsRows * 2 * job.outputs + firstColumn, job.outputs);
+  const int64_t left = job.x.rows - firstRow;
+  storeForward<Shape>(memory, job.y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, job.outputs, job.statistics);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Geometry {
         sh(static_cast<int>(call.integer(0))), sw(static_cast<int>(call.integer(1))), ph(static_cast<int>(call.integer(2))), pw(static_cast<int>(call.integer(3))),
         dh(static_cast<int>(call.integer(4))), dw(static_cast<int>(call.integer(5))) {
     require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": one image has more than 2^31 elements");
+    require(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
   }
   int64_t pixels() const { return n * oh * ow; }
 };

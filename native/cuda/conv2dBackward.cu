@@ -29,10 +29,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) backwar
   acc.clear();
   multiplySlices<Math>(acc, memory, a, b, (job.dy.depth() + kSlice<T> - 1) / kSlice<T>);
   stageTile<Shape>(acc, memory);
-  if (kAligned && job.epilogue.some()) return finishTile<Shape>(memory, job.epilogue, job.dx, job.pixels, job.dy.rows, channels, firstRow, firstColumn);
-  storeTile<Shape>(
-      memory, channels - firstColumn, channels % Vector<T>::kLength == 0, [&](int r) -> T* { return firstRow + r < job.dy.rows ? job.dx + job.pixels.index(firstRow + r) * channels + firstColumn : nullptr; },
-      job.dx);
+  storeGradient<kAligned, Shape>(memory, job.epilogue, job.dx, job.pixels, job.dy.rows, channels, firstRow, firstColumn);
 }
 
 template <class T, class PrologueA, class PrologueB>
@@ -102,7 +99,7 @@ void conv2dBackwardInput(const Call& call) {
           const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
           withNormGradient<T, Math, isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
             using Prologue = decltype(prologue);
-            const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), where, static_cast<int>(columnTiles), prologue, epilogue};
+            const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles), prologue, epilogue};
             launch(call, backwardInputKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
                    sizeof(GemmMemory<T, Shape, true, false, T>), job);
           });

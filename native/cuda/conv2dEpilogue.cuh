@@ -3,25 +3,9 @@
 #pragma once
 #include "device/gemm.cuh"
 #include "device/norm.cuh"
-#include "device/reduce.cuh"
+#include "device/tile.cuh"
 
 namespace densecl::cuda {
-
-// Writes kM rows of the staged tile, whose row r goes to rowAddress(r) (null: nowhere), columns below `columns`.
-template <class Shape, class Memory, class Out, class RowAddress>
-DEVICE void storeTile(Memory& memory, int columns, bool aligned, RowAddress rowAddress, Out*) {
-  constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector;
-  for (int unit = static_cast<int>(threadIdx.x); unit < Shape::kM * kLine; unit += Shape::kThreads) {
-    const int row = unit / kLine, column = unit % kLine * kVector;
-    Out* to = rowAddress(row);
-    if (to == nullptr || column >= columns) continue;
-    const Out* from = &memory.tile[row * Memory::kPitch + column];
-    if (aligned)
-      store(to + column, load<Out, kVector>(from));
-    else
-      for (int e = 0; e < kVector && column + e < columns; ++e) to[column + e] = from[e];
-  }
-}
 
 // Adds the bias of each column to the accumulators.
 template <class Shape>
@@ -37,41 +21,102 @@ DEVICE void addBias(Accumulators<Shape>& acc, const float* bias, int columns) {
     }
 }
 
-// Mean and squared deviations of each column over kStatisticsRows rows of the staged tile at a time: rows of statistics [.., 2,
-// channels], the first of which is this tile's.
-template <class Shape, class Memory>
-DEVICE void columnMoments(Memory& memory, int rows, int columns, float* statistics, int channels) {
-  constexpr int kParts = Shape::kThreads / Shape::kN, kShare = Shape::kM / kParts, kMerged = kStatisticsRows / kShare;
-  static_assert(kParts * Shape::kN == Shape::kThreads && kShare * kMerged == kStatisticsRows, "a whole number of threads to a column");
-  const int column = static_cast<int>(threadIdx.x) % Shape::kN, part = static_cast<int>(threadIdx.x) / Shape::kN;
-  const int begin = part * kShare, end = begin + kShare < rows ? begin + kShare : rows;
-  Moments mine{0, 0, 0};
-  if (end > begin) {
-    for (int r = begin; r < end; ++r) mine.mean += static_cast<float>(memory.tile[r * Memory::kPitch + column]);
-    mine.count = static_cast<float>(end - begin);
-    mine.mean /= mine.count;
-    for (int r = begin; r < end; ++r) {
-      const float d = static_cast<float>(memory.tile[r * Memory::kPitch + column]) - mine.mean;
-      mine.m2 += d * d;
+// Writes the staged tile to `rows` consecutive lines of y, and the mean and squared deviations of each column over kStatisticsRows
+// rows at a time to lines of statistics [.., 2, channels]. Values are shifted by the chunk's first, so that squares do not cancel.
+template <class Shape, class Out, class Memory>
+DEVICE void storeWithMoments(Memory& memory, Out* y, int rows, int columns, bool aligned, float* statistics, int channels) {
+  using Threads = TileThreads<Shape, Out>;
+  auto& sums = sumsOf<Shape, Out>(memory);
+  constexpr int kVector = Threads::kVector;
+  const int column = Threads::column(), down = Threads::down();
+  Out* to = y + static_cast<int64_t>(down) * channels + column;
+  const int64_t step = static_cast<int64_t>(Threads::kDown) * channels;
+#pragma unroll
+  for (int chunk = 0; chunk < Threads::kChunks; ++chunk) {
+    const auto first = loadWords(&memory.tile[chunk * kStatisticsRows * Memory::kPitch + column]);
+    float shift[kVector], sum[kVector] = {}, square[kVector] = {};
+    unpack(shift, first);
+#pragma unroll
+    for (int k = 0; k < Threads::kChunkRows; ++k, to += step) {
+      const int row = chunk * kStatisticsRows + k * Threads::kDown + down;
+      if (row >= rows) continue;
+      const auto words = loadWords(&memory.tile[row * Memory::kPitch + column]);
+      float values[kVector];
+      unpack(values, words);
+      if (aligned && column < columns) storeWords(to, words);
+      if (!aligned)
+#pragma unroll 1
+        for (int e = 0; e < kVector && column + e < columns; ++e) to[e] = memory.tile[row * Memory::kPitch + column + e];
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        const float d = values[e] - shift[e];
+        sum[e] += d;
+        square[e] = fmaf(d, d, square[e]);
+      }
     }
+    sums.put(chunk, sum, square);
+    if (down == 0) sums.shift[chunk].put(shift);
   }
-  Shape::sync();  // the tile has been read and stored: its memory serves the parts
-  Moments* parts = reinterpret_cast<Moments*>(memory.tile);
-  parts[static_cast<int>(threadIdx.x)] = mine;
   Shape::sync();
-  if (part % kMerged != 0 || column >= columns || begin >= rows) return;
-  for (int p = 1; p < kMerged; ++p) mine = merge(mine, parts[(part + p) * Shape::kN + column]);
-  float* out = statistics + static_cast<int64_t>(part / kMerged) * 2 * channels;
-  out[column] = mine.mean;
-  out[channels + column] = mine.m2;
+  for (int unit = static_cast<int>(threadIdx.x); unit < Threads::kChunks * Shape::kN; unit += Shape::kThreads) {
+    const int chunk = unit / Shape::kN, c = unit % Shape::kN, count = rows - chunk * kStatisticsRows;
+    if (count <= 0 || c >= columns) continue;
+    const float first = sums.total(chunk, 0, c), second = sums.total(chunk, 1, c), mean = first / static_cast<float>(count < kStatisticsRows ? count : kStatisticsRows);
+    float* out = statistics + static_cast<int64_t>(chunk) * 2 * channels + c;
+    out[0] = sums.shift[chunk].at(c) + mean;
+    out[channels] = fmaxf(fmaf(-first, mean, second), 0.0f);
+  }
+}
+
+// The forward product's tile, with statistics where they are wanted.
+template <class Shape, class T, class Memory>
+DEVICE void storeForward(Memory& memory, T* y, int64_t firstRow, int rows, int firstColumn, int outputs, float* statistics) {
+  const bool aligned = outputs % Vector<T>::kLength == 0;
+  T* to = y + firstRow * outputs + firstColumn;
+  if (statistics != nullptr) return storeWithMoments<Shape>(memory, to, rows, outputs - firstColumn, aligned, statistics + firstRow / kStatisticsRows * 2 * outputs + firstColumn, outputs);
+  storeTile<Shape>(memory, outputs - firstColumn, aligned, [&](int r) { return r < rows ? to + static_cast<int64_t>(r) * outputs : nullptr; }, y);
 }
 
 // The pixels of a residue class: row (n, i, j) of the product is pixel (n, a + i * sh, b + j * sw) of [N, h, w].
 struct ClassPixels {
   int rowsY, rowsX, h, w, a, b, sh, sw;
-  DEVICE int64_t index(int64_t row) const {
-    const int perImage = rowsY * rowsX, inside = static_cast<int>(row % perImage);
-    return (row / perImage * h + a + inside / rowsX * sh) * w + b + inside % rowsX * sw;
+  // A fixed number of rows further: rows of pixels and pixels of the class, and what that is in pixels of [N, h, w], also where a row or an
+  // image ends on the way.
+  int stepY = 0, stepX = 0, onward = 0, atRowEnd = 0, atImageEnd = 0;
+
+  // With steps of `rows` rows.
+  ClassPixels by(int rows) const {
+    ClassPixels with = *this;
+    const int perImage = rowsY * rowsX, inside = rows % perImage;
+    with.stepY = inside / rowsX;
+    with.stepX = inside % rowsX;
+    with.onward = (rows / perImage * h + with.stepY * sh) * w + with.stepX * sw;
+    with.atRowEnd = sh * w - rowsX * sw;
+    with.atImageEnd = (h - rowsY * sh) * w;
+    return with;
+  }
+
+  // A row and its pixel, that go on without a division.
+  struct Walk {
+    int pixel, y, x;
+  };
+  DEVICE Walk start(int64_t row) const {
+    const int perImage = rowsY * rowsX, n = static_cast<int>(row / perImage), inside = static_cast<int>(row - static_cast<int64_t>(n) * perImage), y = inside / rowsX, x = inside - y * rowsX;
+    return {(n * h + a + y * sh) * w + b + x * sw, y, x};
+  }
+  DEVICE void advance(Walk& at) const {
+    at.pixel += onward;
+    at.x += stepX;
+    at.y += stepY;
+    if (at.x >= rowsX) {
+      at.x -= rowsX;
+      ++at.y;
+      at.pixel += atRowEnd;
+    }
+    if (at.y >= rowsY) {
+      at.y -= rowsY;
+      at.pixel += atImageEnd;
+    }
   }
 };
 
@@ -86,61 +131,139 @@ struct Epilogue {
   // Rows of a group and their chunks in this class of pixels, where they start among the group's, and how many that has.
   int64_t groupRows;
   int classChunks, firstChunk, groupChunks;
-  DEVICE bool some() const { return add != nullptr || x != nullptr; }
 };
 
-// Stores the staged tile with what the epilogue adds and masks, and its sums. A thread has one vector of channels, so it sums in
-// registers; the threads of a column are added in their order.
-template <class Shape, class T, class Memory>
-DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels, int64_t firstRow, int firstColumn) {
-  constexpr int kVector = Vector<T>::kLength, kLine = Shape::kN / kVector, kDown = Shape::kThreads / kLine, kChunks = Shape::kM / kStatisticsRows;
-  static_assert(Shape::kThreads % kLine == 0 && kStatisticsRows % kDown == 0, "a thread keeps its channels, and its rows fill whole chunks");
-  const int column = static_cast<int>(threadIdx.x) % kLine * kVector, down = static_cast<int>(threadIdx.x) / kLine, channel = firstColumn + column;
-  float sums[kChunks][kVector][2] = {};
+// Four floats at a time.
+template <int kCount>
+DEVICE void loadFloats(float (&to)[kCount], const float* from) {
 #pragma unroll
-  for (int r = 0; r < Shape::kM; r += kDown) {
-    const int64_t row = firstRow + r + down;
-    if (row >= rows || channel >= channels) continue;
-    const int64_t at = pixels.index(row) * channels + channel;
-    auto dz = load<T, kVector>(&memory.tile[(r + down) * Memory::kPitch + column]);
-    if (epilogue.add != nullptr) {
-      const auto other = load<T, kVector>(epilogue.add + at);
-      for (int e = 0; e < kVector; ++e) dz.v[e] = T(static_cast<float>(other.v[e]) + static_cast<float>(dz.v[e]));
-    }
-    if (epilogue.x != nullptr) {
-      const auto x = load<T, kVector>(epilogue.x + at);
-      const int64_t group = row / epilogue.groupRows * channels + channel;
-      if (epilogue.y != nullptr) {
-        const auto y = load<T, kVector>(epilogue.y + at);
-        for (int e = 0; e < kVector; ++e)
-          if (!(static_cast<float>(y.v[e]) > 0)) dz.v[e] = T(0.0f);
-      } else if (epilogue.scale != nullptr) {
-        for (int e = 0; e < kVector; ++e)
-          if (!passes(x.v[e], epilogue.scale[group + e], epilogue.shift[group + e])) dz.v[e] = T(0.0f);
+  for (int i = 0; i < kCount; i += 4) {
+    const auto part = load<float, 4>(from + i);
+    for (int e = 0; e < 4; ++e) to[i + e] = part.v[e];
+  }
+}
+
+// Stores the staged tile, with what the epilogue adds and masks, and its sums. A thread has one vector of channels, so their scale,
+// shift and mean stay in registers, and it sums there. Loads of Shape::kTogether rows are on their way before the first is stored.
+// kWhole: every row and column of the tile exists.
+template <bool kWhole, class Shape, class T, class Memory>
+DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels, int64_t firstRow, int firstColumn) {
+  using Threads = TileThreads<Shape, T>;
+  auto& sums = sumsOf<Shape, T>(memory);
+  constexpr int kVector = Threads::kVector, kTogether = Shape::kTogether < Threads::kChunkRows ? Shape::kTogether : Threads::kChunkRows;
+  static_assert(Threads::kChunkRows % kTogether == 0, "rows are taken in whole batches");
+  const int column = Threads::column(), down = Threads::down(), channel = firstColumn + column;
+  const bool normalises = epilogue.x != nullptr, masksByX = normalises && epilogue.y == nullptr && epilogue.scale != nullptr;
+  float scale[kVector], shift[kVector], mean[kVector];
+  ClassPixels::Walk at = pixels.start(firstRow + down);
+  int64_t group = epilogue.groupRows == rows ? 0 : firstRow / epilogue.groupRows, groupEnd = 0;
+#pragma unroll 1
+  for (int chunk = 0; chunk < Threads::kChunks; ++chunk) {
+    const int64_t chunkRow = firstRow + chunk * kStatisticsRows;
+    const bool some = kWhole || (channel < channels && chunkRow < rows);
+    [[maybe_unused]] const int left = chunkRow + kStatisticsRows < rows ? kStatisticsRows : static_cast<int>(rows - chunkRow);
+    float sum[kVector] = {}, weighted[kVector] = {};
+    // A chunk lies in one group.
+    if (some && normalises && chunkRow >= groupEnd) {
+      if (chunk > 0) ++group;
+      groupEnd = (group + 1) * epilogue.groupRows;
+      loadFloats(mean, epilogue.mean + group * channels + channel);
+      if (masksByX) {
+        loadFloats(scale, epilogue.scale + group * channels + channel);
+        loadFloats(shift, epilogue.shift + group * channels + channel);
       }
-      for (int e = 0; e < kVector; ++e) {
-        const float g = static_cast<float>(dz.v[e]);
-        sums[r / kStatisticsRows][e][0] += g;
-        sums[r / kStatisticsRows][e][1] += g * (static_cast<float>(x.v[e]) - epilogue.mean[group + e]);
-      }
     }
-    store(dx + at, dz);
+#pragma unroll 1
+    for (int k = down; k < kStatisticsRows; k += kTogether * Threads::kDown) {
+      int64_t place[kTogether];
+      bool exists[kTogether];
+      Words<T> dz[kTogether], add[kTogether], x[kTogether], y[kTogether];
+#pragma unroll
+      for (int r = 0; r < kTogether; ++r) {
+        place[r] = static_cast<int64_t>(at.pixel) * channels + channel;
+        exists[r] = kWhole || (some && k + r * Threads::kDown < left);
+        pixels.advance(at);
+      }
+      if (epilogue.add != nullptr)
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r)
+          if (exists[r]) add[r] = loadWords(epilogue.add + place[r]);
+      if (normalises)
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r)
+          if (exists[r]) x[r] = loadWords(epilogue.x + place[r]);
+      if (epilogue.y != nullptr)
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r)
+          if (exists[r]) y[r] = loadWords(epilogue.y + place[r]);
+#pragma unroll
+      for (int r = 0; r < kTogether; ++r) dz[r] = loadWords(&memory.tile[(chunk * kStatisticsRows + k + r * Threads::kDown) * Memory::kPitch + column]);
+      if (epilogue.add != nullptr)
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+          float own[kVector], other[kVector];
+          unpack(own, dz[r]);
+          unpack(other, add[r]);
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) own[e] += other[e];
+          dz[r] = pack<T>(own);
+        }
+      if (normalises)
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+          if (!exists[r]) continue;
+          float g[kVector], normed[kVector];
+          unpack(g, dz[r]);
+          unpack(normed, x[r]);
+          if (epilogue.y != nullptr) {
+            float out[kVector];
+            unpack(out, y[r]);
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) g[e] = out[e] > 0 ? g[e] : 0.0f;
+          } else if (masksByX) {
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) g[e] = passes<T>(normed[e], scale[e], shift[e]) ? g[e] : 0.0f;
+          }
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) {
+            sum[e] += g[e];
+            weighted[e] = fmaf(g[e], normed[e] - mean[e], weighted[e]);
+          }
+          dz[r] = pack<T>(g);
+        }
+#pragma unroll
+      for (int r = 0; r < kTogether; ++r)
+        if (exists[r]) storeWords(dx + place[r], dz[r]);
+    }
+    if (epilogue.sums != nullptr) sums.put(chunk, sum, weighted);
   }
   if (epilogue.sums == nullptr) return;
-  Shape::sync();  // the tile has been read: its memory serves the sums
-  float* parts = reinterpret_cast<float*>(memory.tile);  // [chunk][which][down][column]
-  for (int k = 0; k < kChunks; ++k)
-    for (int e = 0; e < kVector; ++e)
-      for (int which = 0; which < 2; ++which) parts[((k * 2 + which) * kDown + down) * Shape::kN + column + e] = sums[k][e][which];
   Shape::sync();
-  for (int unit = static_cast<int>(threadIdx.x); unit < kChunks * 2 * Shape::kN; unit += Shape::kThreads) {
-    const int k = unit / (2 * Shape::kN), which = unit / Shape::kN % 2, c = unit % Shape::kN;
-    const int64_t row = firstRow + k * kStatisticsRows;
+  for (int unit = static_cast<int>(threadIdx.x); unit < Threads::kChunks * 2 * Shape::kN; unit += Shape::kThreads) {
+    const int chunk = unit / (2 * Shape::kN), which = unit / Shape::kN % 2, c = unit % Shape::kN;
+    const int64_t row = firstRow + chunk * kStatisticsRows;
     if (row >= rows || firstColumn + c >= channels) continue;
-    float sum = 0;
-    for (int d = 0; d < kDown; ++d) sum += parts[((k * 2 + which) * kDown + d) * Shape::kN + c];
-    const int64_t chunk = row / kStatisticsRows, slot = chunk / epilogue.classChunks * epilogue.groupChunks + epilogue.firstChunk + chunk % epilogue.classChunks;
-    epilogue.sums[(slot * 2 + which) * channels + firstColumn + c] = sum;
+    const int line = static_cast<int>(row / kStatisticsRows), group = line / epilogue.classChunks, slot = group * epilogue.groupChunks + epilogue.firstChunk + line - group * epilogue.classChunks;
+    epilogue.sums[(static_cast<int64_t>(slot) * 2 + which) * channels + firstColumn + c] = sums.total(chunk, which, c);
+  }
+}
+
+// The input gradient's tile. Epilogues are for whole vectors of channels.
+template <bool kAligned, class Shape, class T, class Memory>
+DEVICE void storeGradient(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels, int64_t firstRow, int firstColumn) {
+  if constexpr (kAligned) {
+    if (firstRow + Shape::kM <= rows && firstColumn + Shape::kN <= channels) return finishTile<true, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
+    return finishTile<false, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
+  } else {
+    ClassPixels::Walk at = pixels.start(firstRow + TileThreads<Shape, T>::down());
+    storeTile<Shape>(
+        memory, channels - firstColumn, false,
+        [&](int r) -> T* {
+          T* to = firstRow + r < rows ? dx + static_cast<int64_t>(at.pixel) * channels + firstColumn : nullptr;
+          pixels.advance(at);
+          return to;
+        },
+        dx);
   }
 }
 

@@ -148,12 +148,10 @@ struct ForwardJob {
   template <class Memory>
   DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
     const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM, left = rows - firstRow;
-    const int firstColumn = tile % columnTiles * Shape::kN, columns = outputs - firstColumn;
-    if (bias != nullptr) addBias(acc, bias + firstColumn, columns);
+    const int firstColumn = tile % columnTiles * Shape::kN;
+    if (bias != nullptr) addBias(acc, bias + firstColumn, outputs - firstColumn);
     stageTile<Shape>(acc, memory);
-    storeTile<Shape>(memory, columns, outputs % Vector<bf16>::kLength == 0, [&](int r) { return r < left ? y + (firstRow + r) * outputs + firstColumn : nullptr; }, y);
-    if (statistics != nullptr)
-      columnMoments<Shape>(memory, static_cast<int>(left < Shape::kM ? left : Shape::kM), columns, statistics + firstRow / kStatisticsRows * 2 * outputs + firstColumn, outputs);
+    storeForward<Shape>(memory, y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, outputs, statistics);
   }
 };
 
@@ -197,8 +195,7 @@ struct BackwardInputJob {
     const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM;
     const int firstColumn = tile % columnTiles * Shape::kN;
     stageTile<Shape>(acc, memory);
-    if (epilogue.some()) return finishTile<Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
-    storeTile<Shape>(memory, channels - firstColumn, true, [&](int r) { return firstRow + r < rows ? dx + pixels.index(firstRow + r) * channels + firstColumn : nullptr; }, dx);
+    storeGradient<true, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
   }
 };
 
@@ -285,7 +282,7 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
     launchProduct(call, BackwardInputJob<Shape>{pixelSource(call, pixels.dy, Shape::kM), tiledMap(call, weights.weights, {g.c, static_cast<int64_t>(g.kh) * g.kw, g.o}, {64, 1, 64}), weights.firstY, weights.stepY, weights.firstX,
-                                                weights.stepX, g.kw, call.t(0).data<bf16>(), where, epilogue, pixels.dy.rows, static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles), static_cast<int>(columnTiles),
+                                                weights.stepX, g.kw, call.t(0).data<bf16>(), where.by(TileThreads<Shape, bf16>::kDown), epilogue, pixels.dy.rows, static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles), static_cast<int>(columnTiles),
                                                 static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
   };
   if (narrow(call, g.c))

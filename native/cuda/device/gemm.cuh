@@ -4,6 +4,7 @@
 // kStages slices that cp.async fills ahead; warps multiply on tensor cores (bf16, tf32) or with FMAs (f32).
 #pragma once
 #include "mma.cuh"
+#include "tile.cuh"
 #include "vector.cuh"
 
 namespace densecl::cuda {
@@ -35,6 +36,7 @@ struct TileShape {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kThreads = kWarp * kWarpsM * kWarpsN;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;  // the part of a warp
   static constexpr int kMmaM = kWarpM / 16, kMmaN = kWarpN / 8;
+  static constexpr int kTogether = 2;  // rows of an epilogue whose loads are on their way together: two blocks share the registers
   static DEVICE void sync() { __syncthreads(); }
   // The first row and column of the calling warp's part.
   static DEVICE int firstRow() { return warpIndex() / kWarpsN * kWarpM; }
@@ -155,19 +157,22 @@ struct MathF32 {
 
 constexpr int kStages = 4;
 
-// The ring of slices, and the finished tile in the same memory (kOut is the type that it is stored as).
+// The ring of slices, and the finished tile in the same memory (Out is the type that it is stored as), with room behind it for the sums
+// of its columns. Weight gradients, whose left operand does not lie along the depth, have none.
 template <class T, class Shape, bool kDepthMajorA, bool kDepthMajorB, class Out>
 struct GemmMemory {
   using A = OperandTile<T, Shape::kM, kDepthMajorA>;
   using B = OperandTile<T, Shape::kN, kDepthMajorB>;
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;  // elements; rows start in different banks
+  static constexpr int kTile = Shape::kM * kPitch, kBefore = 0;    // bytes in front of the tile: none
   struct Slice {
     A a;
     B b;
   };
   union {
     Slice ring[kStages];
-    Out tile[Shape::kM * kPitch];
+    Out tile[kTile];
+    unsigned char room[kTile * sizeof(Out) + (kDepthMajorA ? sizeof(ColumnSums<Shape, Out>) : 0)];
   };
 };
 
@@ -244,7 +249,7 @@ DEVICE void stageTile(const Accumulators<Shape>& acc, Memory& memory) {
 #pragma unroll
     for (int j = 0; j < Shape::kMmaN; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) memory.tile[accumulatorRow<Shape>(i, e) * Memory::kPitch + accumulatorColumn<Shape>(j, e)] = Out(acc.c[i][j][e]);
+      for (int e = 0; e < 4; e += 2) store(&memory.tile[accumulatorRow<Shape>(i, e) * Memory::kPitch + accumulatorColumn<Shape>(j, e)], Elements<Out, 2>{Out(acc.c[i][j][e]), Out(acc.c[i][j][e + 1])});
   Shape::sync();
 }
 

@@ -13,10 +13,10 @@ DEVICE float normalised(float x, float scale, float shift, bool relu) {
   return relu && z < 0 ? 0.0f : z;
 }
 
-// Whether ReLU let x * scale + shift through, as it is stored.
+// Whether ReLU let x * scale + shift through, as it is stored in T: what rounds to zero did not pass. bf16 rounds 2^-134 and less to zero.
 template <class T>
-DEVICE bool passes(T x, float scale, float shift) {
-  return static_cast<float>(T(fmaf(static_cast<float>(x), scale, shift))) > 0;
+DEVICE bool passes(float x, float scale, float shift) {
+  return fmaf(x, scale, shift) > (sizeof(T) == 2 ? 0x1p-134f : 0.0f);
 }
 
 // The gradient of x: a dz + (b (x - mean) + c). The mean is not folded into c: it would cancel.

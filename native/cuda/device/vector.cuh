@@ -1,5 +1,7 @@
 // Accesses of 16 bytes: the widest that a thread has, and what memory-bound kernels need to reach the bandwidth.
 #pragma once
+#include <cstring>
+
 #include "platform.cuh"
 
 namespace densecl::cuda {
@@ -29,6 +31,79 @@ DEVICE void store(T* at, const Elements<T, kWidth>& value) {
   simt::checkAligned(at, sizeof(T) * kWidth);
 #endif
   *reinterpret_cast<Elements<T, kWidth>*>(at) = value;
+}
+
+// 16 bytes as words, for values that are moved, or become floats and are rounded back as a whole: elements of 16 bits would be taken
+// apart and put together one by one.
+template <class T>
+struct alignas(16) Words {
+  uint32_t v[4];
+};
+
+template <class T>
+DEVICE Words<T> loadWords(const T* at) {
+#if defined(__CUDACC__)
+  const uint4 words = *reinterpret_cast<const uint4*>(at);
+  return {words.x, words.y, words.z, words.w};
+#else
+  simt::checkAligned(at, 16);
+  return *reinterpret_cast<const Words<T>*>(at);
+#endif
+}
+// To global memory. Said as an instruction: an assignment of values that come out of branches is taken apart.
+template <class T>
+DEVICE void storeWords(T* at, const Words<T>& words) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "r"(words.v[0]), "r"(words.v[1]), "r"(words.v[2]), "r"(words.v[3]) : "memory");
+#elif !defined(__CUDACC__)
+  simt::checkAligned(at, 16);
+  *reinterpret_cast<Words<T>*>(at) = words;
+#endif
+}
+
+DEVICE float floatOf(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+DEVICE uint32_t bitsOf(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+// Two values as neighbours in a word, each rounded to bf16.
+DEVICE uint32_t packPair(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
+  return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16;
+#endif
+}
+
+DEVICE void unpack(float (&to)[8], const Words<bf16>& from) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = floatOf(from.v[i] << 16);
+    to[2 * i + 1] = floatOf(from.v[i] & 0xffff0000u);
+  }
+}
+DEVICE void unpack(float (&to)[4], const Words<float>& from) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = floatOf(from.v[i]);
+}
+template <class T>
+DEVICE Words<T> pack(const float (&from)[Vector<T>::kLength]) {
+  Words<T> to;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 2)
+      to.v[i] = packPair(from[2 * i], from[2 * i + 1]);
+    else
+      to.v[i] = bitsOf(from[i]);
+  }
+  return to;
 }
 
 }  // namespace densecl::cuda

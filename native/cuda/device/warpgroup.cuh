@@ -4,6 +4,7 @@
 #pragma once
 #include "gemm.cuh"
 #include "hopper.cuh"
+#include "tile.cuh"
 
 namespace densecl::cuda {
 
@@ -16,6 +17,7 @@ template <int kM_, int kN_, int kGroupsN>
 struct WarpgroupShape {
   static constexpr int kM = kM_, kN = kN_, kThreads = 2 * kWarpgroup, kBlock = 3 * kWarpgroup;
   static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = 1, kMmaN = kWarpN / 8;
+  static constexpr int kTogether = 4;  // as of TileShape
   static_assert(kM == 64 * 2 / kGroupsN, "a warpgroup has 64 rows");
   static DEVICE void sync() { syncNamed<1, kThreads>(); }
   static DEVICE int groupRow() { return warpIndex() / 4 / kGroupsN * 64; }
@@ -25,13 +27,12 @@ struct WarpgroupShape {
 
 template <class Shape, class Out>
 struct WarpgroupMemory {
-  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kRing * (Shape::kM + Shape::kN) * 128;
+  static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
   unsigned char a[kRing][Shape::kM * 128];
   unsigned char b[kRing][Shape::kN * 128];
-  union {
-    Out tile[Shape::kM * kPitch];
-    float parts[Shape::kThreads * Vector<Out>::kLength * 2 * (Shape::kM / 64)];  // of finishTile
-  };
+  Out tile[Shape::kM * kPitch];
+  alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
   Barrier full[kRing], empty[kRing];
 };
 
