@@ -41,51 +41,80 @@ __global__ void __launch_bounds__(kThreads) momentsKernel(const T* x, float* par
   }
 }
 
+// Chunks of equal length as deviations from the mean of the group's first: sums of d, d^2 and of the chunks' own squares. No chunk waits
+// for the one before it, as it would where moments are merged pair by pair.
+struct ShiftedMoments {
+  static constexpr int kSums = 3;
+  const float* partial;  // [groups * chunks, 2, channels]
+  int64_t perGroup;      // whole chunks of a group
+  int64_t chunks;        // with one that is shorter
+  int channels;
+  float shift = 0;
+  DEVICE const float* at(int group, int64_t chunk, int channel) const { return partial + (group * chunks + chunk) * 2 * channels + channel; }
+  DEVICE void start(int group, int channel) { shift = *at(group, 0, channel); }
+  DEVICE void add(float (&sums)[3], int group, int64_t chunk, int channel) const {
+    const float* in = at(group, chunk, channel);
+    const float d = in[0] - shift;
+    sums[0] += d;
+    sums[1] = fmaf(d, d, sums[1]);
+    sums[2] += in[channels];
+  }
+};
+
 struct FinishJob {
-  const float* partial;
+  ShiftedMoments moments;
   int64_t chunkRows, groupRows;
-  int groups, channels;
+  int groups, share;
   float eps, momentum;
   const float *gamma, *beta;
   float *mean, *invstd, *scale, *shift, *runningMean, *runningVar;
 };
 
-// From partial results of chunks to mean, 1/deviation, scale and shift of each group, and the running statistics, which take the
-// mean over the groups.
-__global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job) {
-  const auto [partial, chunkRows, groupRows, groups, channels, eps, momentum, gamma, beta, mean, invstd, scale, shift, runningMean, runningVar] = job;
-  Moments* buffer = &sharedMemory<Moments>();
-  const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns, channel = static_cast<int>(blockIdx.x) * kColumns + column;
-  const int64_t perGroup = (groupRows + chunkRows - 1) / chunkRows;
+// From the moments of chunks to mean, 1/deviation, scale and shift of each group, and the running statistics, which take the mean over the
+// groups. `lines` are the moments, or sums of parts of them.
+template <class Lines>
+__global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job, Lines lines) {
+  float* buffer = &sharedMemory<float>();
+  const FinishPlace at;
+  const int channels = job.moments.channels, together = at.lines / job.share;  // groups that the block takes at a time
+  const bool exists = at.channel < channels;
+  const float rows = static_cast<float>(job.groupRows), whole = static_cast<float>(job.chunkRows), tail = static_cast<float>(job.groupRows - job.moments.perGroup * job.chunkRows);
   float meanSum = 0, varSum = 0;
-  for (int g = 0; g < groups; ++g) {
-    Moments mine{0, 0, 0};
-    if (channel < channels)
-      for (int64_t k = line; k < perGroup; k += kLines) {
-        const int64_t rest = groupRows - k * chunkRows;
-        const float* in = partial + (g * perGroup + k) * 2 * channels + channel;
-        mine = merge(mine, Moments{static_cast<float>(rest < chunkRows ? rest : chunkRows), in[0], in[channels]});
+  for (int first = 0; first < job.groups; first += together) {
+    const int group = first + at.line / job.share;
+    const bool takes = exists && group < job.groups && at.line / job.share < together;
+    float sums[3] = {};
+    if (takes) addLines(sums, lines, group, at.channel, at.line % job.share, job.share);
+    addDown(sums, buffer, at, job.share);
+    float groupMean = 0, groupVar = 0;
+    if (takes && at.line % job.share == 0) {
+      const float base = *job.moments.at(group, 0, at.channel);
+      float d = whole * sums[0], square = whole * sums[1], m2 = sums[2];
+      if (tail > 0) {
+        const float* in = job.moments.at(group, job.moments.perGroup, at.channel);
+        d = fmaf(tail, in[0] - base, d);
+        square = fmaf(tail * (in[0] - base), in[0] - base, square);
+        m2 += in[channels];
       }
-    for (int half = kLines / 2; half > 0; half /= 2) {
-      __syncthreads();
-      buffer[threadIdx.x] = mine;
-      __syncthreads();
-      if (line < half) mine = merge(mine, buffer[static_cast<int>(threadIdx.x) + half * kColumns]);
+      groupMean = base + d / rows;
+      m2 += fmaxf(fmaf(-d, d / rows, square), 0.0f);
+      const int to = group * channels + at.channel;
+      const float inverse = 1.0f / sqrtf(m2 / rows + job.eps), scale = job.gamma[at.channel] * inverse;
+      job.mean[to] = groupMean;
+      job.invstd[to] = inverse;
+      job.scale[to] = scale;
+      job.shift[to] = fmaf(-groupMean, scale, job.beta[at.channel]);
+      groupVar = m2 / (rows > 1 ? rows - 1 : 1);
     }
-    const float rows = static_cast<float>(groupRows);
-    if (line == 0 && channel < channels) {
-      const int at = g * channels + channel;
-      mean[at] = mine.mean;
-      invstd[at] = 1.0f / sqrtf(mine.m2 / rows + eps);
-      scale[at] = gamma[channel] * invstd[at];
-      shift[at] = fmaf(-mine.mean, scale[at], beta[channel]);
-    }
-    meanSum += mine.mean / static_cast<float>(groups);
-    varSum += mine.m2 / (rows > 1 ? rows - 1 : 1) / static_cast<float>(groups);
+    float both[2] = {groupMean, groupVar};
+    addDown(both, buffer, at, at.lines);
+    meanSum += both[0];
+    varSum += both[1];
   }
-  if (line != 0 || channel >= channels) return;
-  runningMean[channel] = (1 - momentum) * runningMean[channel] + momentum * meanSum;
-  runningVar[channel] = (1 - momentum) * runningVar[channel] + momentum * varSum;
+  if (at.line != 0 || !exists) return;
+  const float count = static_cast<float>(job.groups);
+  job.runningMean[at.channel] = (1 - job.momentum) * job.runningMean[at.channel] + job.momentum * (meanSum / count);
+  job.runningVar[at.channel] = (1 - job.momentum) * job.runningVar[at.channel] + job.momentum * (varSum / count);
 }
 
 // Scale and shift of running statistics.
@@ -154,10 +183,14 @@ void batchNormTrain(const Call& call) {
     const bool given = statistics != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C);
     if (!given) launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(), layout);
-    const FinishJob finish{given ? statistics->data<float>() : partial.data(), given ? kStatisticsRows : layout.chunkRows, layout.groupRows, layout.groups, layout.channels,
-                           static_cast<float>(call.number(1)), static_cast<float>(call.number(2)), call.t(6).data<float>(), call.t(7).data<float>(), mean.data<float>(), call.t(2).data<float>(),
-                           call.t(10).data<float>(), call.t(11).data<float>(), call.t(3).data<float>(), call.t(4).data<float>()};
-    launch(call, finishMomentsKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Moments), finish);
+    const int64_t chunkRows = given ? kStatisticsRows : layout.chunkRows;
+    const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows, ceilDiv(layout.groupRows, chunkRows), layout.channels};
+    const FinishPlan plan(moments.perGroup, layout.groups);
+    const FinishJob finish{moments, chunkRows, layout.groupRows, layout.groups, plan.share, static_cast<float>(call.number(1)), static_cast<float>(call.number(2)), call.t(6).data<float>(), call.t(7).data<float>(),
+                           mean.data<float>(), call.t(2).data<float>(), call.t(10).data<float>(), call.t(11).data<float>(), call.t(3).data<float>(), call.t(4).data<float>()};
+    finishLines(call, plan, moments, layout.groups, [&](auto lines) {
+      launch(call, finishMomentsKernel<decltype(lines)>, plan.grid(C), plan.threads(), FinishPlan::shared(3), finish, lines);
+    });
     if (y == nullptr) return;
     const ApplyJob<T> job{y->data<T>(), x.data<T>(), optionalData<T>(call.optional(8)), finish.scale, finish.shift, optionalData<float>(call.optional(12)), optionalData<float>(call.optional(13)), call.number(3) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);

@@ -76,37 +76,44 @@ __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, flo
   }
 }
 
+struct FinishBackwardJob {
+  int64_t groupRows;
+  int groups, share, channels;
+  bool train;
+  const float *gamma, *invstd;
+  float *dgamma, *dbeta, *coefficients;
+};
+
 // dgamma, dbeta, and for each group the vectors a, b, c of dx = a dz + (b (x - mean) + c): coefficients [3, G, C].
-__global__ void __launch_bounds__(kColumns* kLines) finishBackwardKernel(const float* partial, int perGroup, int64_t groupRows, int groups, int channels, bool train, const float* gamma, const float* invstd, float* dgamma,
-                                                                         float* dbeta, float* coefficients) {
-  Pair* buffer = &sharedMemory<Pair>();
-  const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns, channel = static_cast<int>(blockIdx.x) * kColumns + column;
+__global__ void __launch_bounds__(kColumns* kLines) finishBackwardKernel(FinishBackwardJob job, Planes<2> lines) {
+  float* buffer = &sharedMemory<float>();
+  const FinishPlace at;
+  const int together = at.lines / job.share;  // groups that the block takes at a time
+  const bool exists = at.channel < job.channels;
   float gammaSum = 0, betaSum = 0;
-  for (int g = 0; g < groups; ++g) {
-    Pair mine{0, 0};
-    if (channel < channels)
-      for (int k = line; k < perGroup; k += kLines) {
-        const float* in = partial + (static_cast<int64_t>(g) * perGroup + k) * 2 * channels + channel;
-        mine = AddPairs{}(mine, Pair{in[0], in[channels]});
-      }
-    for (int half = kLines / 2; half > 0; half /= 2) {
-      __syncthreads();
-      buffer[threadIdx.x] = mine;
-      __syncthreads();
-      if (line < half) mine = AddPairs{}(mine, buffer[static_cast<int>(threadIdx.x) + half * kColumns]);
+  for (int first = 0; first < job.groups; first += together) {
+    const int group = first + at.line / job.share;
+    const bool takes = exists && group < job.groups && at.line / job.share < together;
+    float sums[2] = {};
+    if (takes) addLines(sums, lines, group, at.channel, at.line % job.share, job.share);
+    addDown(sums, buffer, at, job.share);
+    float both[2] = {};
+    if (takes && at.line % job.share == 0) {
+      const int to = group * job.channels + at.channel, plane = job.groups * job.channels;
+      const float inverse = job.invstd[to], scale = job.gamma[at.channel] * inverse, rows = static_cast<float>(job.groupRows);
+      both[0] = sums[1] * inverse;
+      both[1] = sums[0];
+      job.coefficients[to] = scale;
+      job.coefficients[plane + to] = job.train ? -scale * inverse * inverse * sums[1] / rows : 0;
+      job.coefficients[2 * plane + to] = job.train ? -scale * sums[0] / rows : 0;
     }
-    if (line != 0 || channel >= channels) continue;
-    const int at = g * channels + channel, plane = groups * channels;
-    const float inverse = invstd[at], scale = gamma[channel] * inverse, rows = static_cast<float>(groupRows);
-    gammaSum += mine.second * inverse;
-    betaSum += mine.first;
-    coefficients[at] = scale;
-    coefficients[plane + at] = train ? -scale * inverse * inverse * mine.second / rows : 0;
-    coefficients[2 * plane + at] = train ? -scale * mine.first / rows : 0;
+    addDown(both, buffer, at, at.lines);
+    gammaSum += both[0];
+    betaSum += both[1];
   }
-  if (line != 0 || channel >= channels) return;
-  dgamma[channel] = gammaSum;
-  dbeta[channel] = betaSum;
+  if (at.line != 0 || !exists) return;
+  job.dgamma[at.channel] = gammaSum;
+  job.dbeta[at.channel] = betaSum;
 }
 
 template <class T, int kWidth>
@@ -150,12 +157,12 @@ __global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial
   }
 }
 
-__global__ void __launch_bounds__(kThreads) finishSumKernel(const float* partial, int chunks, int channels, float* out) {
-  const int channel = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (channel >= channels) return;
-  float sum = 0;
-  for (int k = 0; k < chunks; ++k) sum += partial[static_cast<int64_t>(k) * channels + channel];
-  out[channel] = sum;
+__global__ void __launch_bounds__(kColumns* kLines) finishSumKernel(Planes<1> lines, float* out) {
+  const FinishPlace at;
+  float sums[1] = {};
+  if (at.channel < lines.channels) addLines(sums, lines, 0, at.channel, at.line, at.lines);
+  addDown(sums, &sharedMemory<float>(), at, at.lines);
+  if (at.line == 0 && at.channel < lines.channels) out[at.channel] = sums[0];
 }
 
 }  // namespace
@@ -174,9 +181,10 @@ void batchNormBackward(const Call& call) {
     float* coefficients = dx == nullptr ? call.t(13).data<float>() : scratch.data();
     BackwardJob<T> job{optionalData<T>(dx), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), optionalData<float>(call.optional(10)), optionalData<float>(call.optional(11)), call.t(8).data<float>()};
     if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
-    launch(call, finishBackwardKernel, Grid{ceilDiv(C, kColumns)}, kColumns * kLines, kColumns * kLines * sizeof(Pair), given ? sums->data<float>() : partial.data(),
-           given ? static_cast<int>(sums->dim(0) / groups) : layout.perGroup, layout.groupRows, layout.groups, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(),
-           dgamma.data<float>(), dbeta.data<float>(), coefficients);
+    const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
+    const FinishPlan plan(lines.perGroup, layout.groups);
+    const FinishBackwardJob finish{layout.groupRows, layout.groups, plan.share, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients};
+    finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) { launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all); });
     if (dx == nullptr) return;
     if (dresidual != nullptr) {  // it is dz: reading it saves the mask
       job.dy = job.dresidual;
@@ -206,7 +214,9 @@ void sumRows(const Call& call) {
     const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
     DeviceScratch<float> partial(call, int64_t{layout.perGroup} * x.columns());
     launch(call, sumKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
-    launch(call, finishSumKernel, Grid{ceilDiv(x.columns(), kThreads)}, kThreads, 0, partial.data(), layout.perGroup, static_cast<int>(x.columns()), out.data<float>());
+    const Planes<1> lines{partial.data(), layout.perGroup, layout.channels};
+    const FinishPlan plan(lines.perGroup, 1);
+    finishLines(call, plan, lines, 1, [&](const Planes<1>& all) { launch(call, finishSumKernel, plan.grid(x.columns()), plan.threads(), FinishPlan::shared(1), all, out.data<float>()); });
   });
 }
 

@@ -126,6 +126,42 @@ test('batch norm from the statistics of the convolution is batch norm from a pas
   )
 })
 
+test('batch norm finishes the statistics of many chunks, whose means drift, as a pass over the values would', () => {
+  // Beyond 1,024 chunks a group they are added in parts; five groups share the lines of a block unevenly.
+  for (const { rows, groups } of [{ rows: 64 * 1100 + 13, groups: 1 }, { rows: 64 * 1100, groups: 2 }, { rows: 5 * 64 * 210, groups: 5 }, { rows: 33 * 64, groups: 33 }, { rows: 40, groups: 1 }]) {
+    scope(() => {
+      const [c, random, per] = [3, new Random(rows), rows / groups]
+      const values = Float32Array.from({ length: rows * c }, (_, i) => 100 + 40 * Math.sin(i / rows) + random.normal())
+      const [mean, variance] = [new Float64Array(c), new Float64Array(c)]
+      for (let k = 0; k < c; ++k)
+        for (let g = 0; g < groups; ++g) {
+          const column = Array.from({ length: per }, (_, r) => values[(g * per + r) * c + k]!)
+          const own = column.reduce((sum, value) => sum + value, 0) / per
+          mean[k]! += own / groups
+          variance[k]! += column.reduce((sum, value) => sum + (value - own) ** 2, 0) / (per - 1) / groups
+        }
+      // Of each 64 rows, as the epilogue of a convolution leaves them.
+      const statistics = Float32Array.from({ length: Math.ceil(rows / 64) * 2 * c })
+      for (let chunk = 0; chunk < statistics.length / 2 / c; ++chunk)
+        for (let k = 0; k < c; ++k) {
+          const column = Array.from({ length: Math.min(64, rows - chunk * 64) }, (_, r) => values[(chunk * 64 + r) * c + k]!)
+          const own = column.reduce((sum, value) => sum + value, 0) / column.length
+          statistics[chunk * 2 * c + k] = own
+          statistics[(chunk * 2 + 1) * c + k] = column.reduce((sum, value) => sum + (value - own) ** 2, 0)
+        }
+      withDevice(device, () => {
+        const [running, variances] = [Tensor.full([c], 0), Tensor.full([c], 0)]
+        const x = Tensor.from(values, [groups, per, 1, c])
+        for (const given of [Tensor.from(statistics, [statistics.length / 2 / c, 2, c]), undefined]) {
+          batchNorm(x, Tensor.full([c], 1), Tensor.full([c], 0), running, variances, { train: true, groups, statistics: given, momentum: 1 })
+          assert.ok(relativeDifference(running.data(), mean) < 1e-6, `${rows} rows in ${groups} groups: means differ by ${relativeDifference(running.data(), mean)}`)
+          assert.ok(relativeDifference(variances.data(), variance) < 1e-5, `${rows} rows in ${groups} groups: variances differ by ${relativeDifference(variances.data(), variance)}`)
+        }
+      })
+    })
+  }
+})
+
 if (native.simtShuffle !== undefined) {
   test('the same bits in every order of threads', () => {
     try {
