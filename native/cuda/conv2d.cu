@@ -4,7 +4,8 @@
 //                                        the input pixels modulo the stride: no multiplication by a zero
 //   weight gradient  dw [O, taps * C]  = sum over pixels of dy [pixels, O] and gathered x [pixels, taps * C]; pixels are split
 //                                        among blocks whose sums are added in order
-// Where the channels are a multiple of 16 bytes, cp.async gathers whole chunks; otherwise (the stem) elements are gathered.
+// Where the channels are a multiple of 16 bytes, cp.async gathers whole chunks. Few channels (the stem) are unfolded along a row of the
+// kernel first; otherwise elements are gathered.
 // Forward can also give, for each tile of rows and channel, the mean and squared deviations of what it stored: the statistics
 // of the batch norm that follows, without reading y again.
 #include "conv2d.cuh"
@@ -42,28 +43,87 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) forward
   storeForward<Shape>(memory, job.y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, job.outputs, job.statistics);
 }
 
-}  // namespace
+// A block takes a line of one image at a time; columns of the output and their vectors are its threads.
+constexpr int kUnfoldThreads = 128;
+template <class T>
+__global__ void __launch_bounds__(kUnfoldThreads) unfoldKernel(const T* x, T* out, int64_t lines, Axis axis, int channels, int vectors) {
+  constexpr int kVector = Vector<T>::kLength;
+  const int taps = axis.taps * channels;
+  for (int64_t line = blockIdx.x; line < lines; line += gridDim.x) {
+    const T* from = x + line * axis.size * channels;
+    for (int unit = static_cast<int>(threadIdx.x); unit < axis.rows * vectors; unit += kUnfoldThreads) {
+      const int column = unit / vectors, first = unit % vectors * kVector;
+      Elements<T, kVector> values;
+      for (int e = 0; e < kVector; ++e) {
+        const int tap = (first + e) / channels, at = column * axis.stride + axis.origin + tap * axis.step;
+        const bool inside = first + e < taps && at >= 0 && at < axis.size;
+        values.v[e] = inside ? from[at * channels + (first + e) % channels] : T(0.0f);
+      }
+      store(out + (line * axis.rows * vectors + unit) * kVector, values);
+    }
+  }
+}
 
-// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null, and scale and shift [G, C] of a batch norm that
-// x still waits for, or null; numbers 8 and 9: its groups and ReLU
-void conv2d(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1), &w = call.t(2), *b = call.optional(3), *statistics = call.optional(4);
-  const Geometry g(call, x, w, y);
-  if (forwardHopper(call, g, x, w)) return;
-  dispatchFloat(call, x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
+// Lines of another width; what the shorter has not is zero.
+template <class T>
+__global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from, int fromWidth, T* to, int toWidth, int64_t lines) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kUnfoldThreads + threadIdx.x; i < lines * toWidth; i += static_cast<int64_t>(gridDim.x) * kUnfoldThreads) {
+    const int64_t line = i / toWidth;
+    const int column = static_cast<int>(i - line * toWidth);
+    to[i] = column < fromWidth ? from[line * fromWidth + column] : T(0.0f);
+  }
+}
+
+template <class T>
+void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
+  const Tensor &y = call.t(0), *b = call.optional(3), *statistics = call.optional(4);
+  choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
+    if constexpr (isAligned.value == both.value) {
       using Math = decltype(math);
       using Shape = decltype(shape);
       const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
       withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
         using Prologue = decltype(prologue);
-        const ForwardJob<T, Prologue> job{forwardGather<T>(g, x), w.data<T>(), optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
+        const ForwardJob<T, Prologue> job{forwardGather<T>(g, x), w, optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
                                           static_cast<int>(g.o), static_cast<int>(columnTiles), prologue};
         launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
                sizeof(GemmMemory<T, Shape, true, true, T>), job);
       });
-    });
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void unfoldImages(const Call& call, const Geometry& g, const T* x, T* out) {
+  const int64_t lines = g.n * g.h;
+  launch(call, unfoldKernel<T>, Grid{std::min<int64_t>(lines, int64_t{64} * multiprocessors(call))}, kUnfoldThreads, 0, x, out, lines, forwardGather<T>(g, x).x, static_cast<int>(g.c),
+         static_cast<int>(unfolded<T>(g).c / Vector<T>::kLength));
+}
+template <class T>
+void copyLines(const Call& call, const T* from, int64_t fromWidth, T* to, int64_t toWidth, int64_t lines) {
+  launch(call, copyLinesKernel<T>, loopGrid(call, lines * toWidth, kUnfoldThreads), kUnfoldThreads, 0, from, static_cast<int>(fromWidth), to, static_cast<int>(toWidth), lines);
+}
+template void unfoldImages(const Call&, const Geometry&, const float*, float*);
+template void unfoldImages(const Call&, const Geometry&, const bf16*, bf16*);
+template void copyLines(const Call&, const float*, int64_t, float*, int64_t, int64_t);
+template void copyLines(const Call&, const bf16*, int64_t, bf16*, int64_t, int64_t);
+
+// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null, and scale and shift [G, C] of a batch norm that
+// x still waits for, or null; numbers 8 and 9: its groups and ReLU
+void conv2d(const Call& call) {
+  const Tensor &x = call.t(1), &w = call.t(2);
+  const Geometry g(call, x, w, call.t(0));
+  if (forwardHopper(call, g, x, w)) return;
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (!unfolds<T>(g)) return forward<T>(call, g, x.data<T>(), w.data<T>());
+    const Geometry narrow = unfolded<T>(g);
+    DeviceScratch<T> images(call, narrow.n * narrow.h * narrow.w * narrow.c), weights(call, narrow.o * narrow.depth());
+    unfoldImages(call, g, x.data<T>(), images.data());
+    copyLines(call, w.data<T>(), g.kw * g.c, weights.data(), narrow.c, g.o * g.kh);
+    forward<T>(call, narrow, images.data(), weights.data());
   });
 }
 

@@ -24,23 +24,28 @@ struct Geometry {
     require(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
   }
   int64_t pixels() const { return n * oh * ow; }
+  int64_t depth() const { return static_cast<int64_t>(kh) * kw * c; }
 };
 
-// Calls body(Math{}, Shape{}, aligned) for the dtype, the arithmetic and the tile. numbers[6]: the tile, 0 for the best;
-// numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
+// Calls body(Math{}, Shape{}, a, b) for the dtype, the arithmetic, the tile, and whether the left and the right operand come in whole
+// vectors. numbers[6]: the tile, 0 for the best; numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
 template <class T, class F>
-void choose(const Call& call, int64_t rows, int64_t columns, bool aligned, F body) {
+void choose(const Call& call, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
   const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call), some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
   const int64_t tile = wanted != 0 ? wanted : columns > 64 && many ? 1 : some ? 2 : 3;
   const auto arithmetic = [&](auto math) {
-    if (!aligned) return body(math, Narrow{}, std::false_type{});
-    if constexpr (std::is_same_v<decltype(math), MathF32>) return body(math, Narrow{}, std::true_type{});
+    const std::true_type whole;
+    const std::false_type odd;
+    if (!alignedA && !alignedB) return body(math, Narrow{}, odd, odd);
+    if (!alignedA) return body(math, Narrow{}, odd, whole);
+    if (!alignedB) return body(math, Narrow{}, whole, odd);
+    if constexpr (std::is_same_v<decltype(math), MathF32>) return body(math, Narrow{}, whole, whole);
     if constexpr (!std::is_same_v<decltype(math), MathF32>) {
-      if (tile == 1) return body(math, Large{}, std::true_type{});
-      if (tile == 2) return body(math, Narrow{}, std::true_type{});
-      return body(math, Small{}, std::true_type{});
+      if (tile == 1) return body(math, Large{}, whole, whole);
+      if (tile == 2) return body(math, Narrow{}, whole, whole);
+      return body(math, Small{}, whole, whole);
     }
   };
   if constexpr (std::is_same_v<T, bf16>) return arithmetic(MathBf16{});
@@ -86,8 +91,8 @@ void withNormGradient(const Call& call, size_t at, int64_t channels, int64_t row
 }
 
 template <class T>
-Gather<T> forwardGather(const Geometry& g, const Tensor& x) {
-  return {x.data<T>(),
+Gather<T> forwardGather(const Geometry& g, const T* x) {
+  return {x,
           {static_cast<int>(g.oh), g.kh, static_cast<int>(g.h), g.sh, -g.ph, g.dh},
           {static_cast<int>(g.ow), g.kw, static_cast<int>(g.w), g.sw, -g.pw, g.dw},
           static_cast<int>(g.c),
@@ -134,6 +139,27 @@ struct Splits {
     count = std::max<int64_t>(1, ceilDiv(pixels, std::max<int64_t>(1, share)));
   }
 };
+
+// A convolution of few channels (the stem) as one of kernel width 1: the taps of a row of the kernel, kw * c elements that lie one behind
+// another, become channels, rounded up to whole vectors, for each column of the output. Its operands are then copied in chunks
+// of 16 bytes; element by element they cost more than the products.
+template <class T>
+bool unfolds(const Geometry& g) {
+  return !aligned<T>(g.c) && g.kw * g.c <= 64;
+}
+template <class T>
+Geometry unfolded(Geometry g) {
+  g.c = ceilDiv(g.kw * g.c, Vector<T>::kLength) * Vector<T>::kLength;
+  g.w = g.ow;
+  g.kw = g.sw = g.dw = 1;
+  g.pw = 0;
+  return g;
+}
+// Between [lines, width] and [lines, unfolded width]: images, weights (filled up with zeros) and their gradients.
+template <class T>
+void unfoldImages(const Call& call, const Geometry& g, const T* x, T* out);
+template <class T>
+void copyLines(const Call& call, const T* from, int64_t fromWidth, T* to, int64_t toWidth, int64_t lines);
 
 // out [count] = the sum of partial [splits, count], in the order of the splits
 void sumSplits(const Call& call, float* out, const float* partial, int64_t count, int64_t splits);

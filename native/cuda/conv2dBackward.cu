@@ -17,13 +17,13 @@ struct BackwardInputJob {
   Epilogue<T> epilogue;
 };
 
-template <class T, class Math, class Shape, bool kAligned, class Prologue>
+template <class T, class Math, class Shape, bool kAlignedDy, bool kAligned, class Prologue>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) backwardInputKernel(BackwardInputJob<T, Prologue> job) {
   using Memory = GemmMemory<T, Shape, true, false, T>;
   Memory& memory = sharedMemory<Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;
   const int channels = job.weights.c, firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN;
-  GatherLoader<T, Shape::kM, Shape::kThreads, kAligned, Prologue> a(job.dy, firstRow, job.prologue);
+  GatherLoader<T, Shape::kM, Shape::kThreads, kAlignedDy, Prologue> a(job.dy, firstRow, job.prologue);
   TransposedLoader<T, Shape::kN, Shape::kThreads, kAligned> b(job.weights, firstColumn);
   Accumulators<Shape> acc;
   acc.clear();
@@ -43,14 +43,14 @@ struct BackwardWeightJob {
   PrologueB prologueX;
 };
 
-template <class T, class Math, class Shape, bool kAligned, class PrologueA, class PrologueB>
+template <class T, class Math, class Shape, bool kAlignedDy, bool kAlignedX, class PrologueA, class PrologueB>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, PrologueA>) backwardWeightKernel(BackwardWeightJob<T, PrologueA, PrologueB> job) {
   using Memory = GemmMemory<T, Shape, false, false, float>;
   Memory& memory = sharedMemory<Memory>();
   const int firstRow = static_cast<int>(blockIdx.x / job.columnTiles) * Shape::kM, firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, depth = job.x.depth();
   const int64_t begin = blockIdx.y * job.share, end = begin + job.share < job.x.rows ? begin + job.share : job.x.rows;
-  ColumnLoader<T, Shape::kM, Shape::kThreads, kAligned, PrologueA> a(job.dy, job.outputs, firstRow, begin, end, job.prologueDy);
-  PixelLoader<T, Shape::kN, Shape::kThreads, kAligned, PrologueB> b(job.x, firstColumn, begin, end, job.prologueX);
+  ColumnLoader<T, Shape::kM, Shape::kThreads, kAlignedDy, PrologueA> a(job.dy, job.outputs, firstRow, begin, end, job.prologueDy);
+  PixelLoader<T, Shape::kN, Shape::kThreads, kAlignedX, PrologueB> b(job.x, firstColumn, begin, end, job.prologueX);
   Accumulators<Shape> acc;
   acc.clear();
   multiplySlices<Math>(acc, memory, a, b, static_cast<int>((end - begin + kSlice<T> - 1) / kSlice<T>));
@@ -66,6 +66,32 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
     for (int s = 0; s < splits; ++s) sum += partial[s * count + i];
     out[i] = sum;
   }
+}
+
+template <class T>
+void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x, float* dw) {
+  const int64_t depth = g.depth();
+  choose<T>(call, g.o, depth, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto alignedX) {
+    using Math = decltype(math);
+    using Shape = decltype(shape);
+    constexpr bool kBoth = alignedDy.value && alignedX.value;
+    const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
+    const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
+    DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
+    const auto product = [&](auto prologueDy, auto prologueX) {
+      using A = decltype(prologueDy);
+      using B = decltype(prologueX);
+      const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x), dy, splits.count > 1 ? partial.data() : dw, static_cast<int>(g.o), static_cast<int>(columnTiles), splits.share, prologueDy, prologueX};
+      launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
+    };
+    withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
+      if constexpr (decltype(prologueDy)::kPlain)
+        product(prologueDy, Plain{});
+      else
+        withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
+    });
+    if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
+  });
 }
 
 }  // namespace
@@ -93,14 +119,14 @@ void conv2dBackwardInput(const Call& call) {
         chunks += classChunks;
         if constexpr (std::is_same_v<T, bf16>)
           if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
-        choose<T>(call, pixels.dy.rows, g.c, aligned<T>(g.o) && aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
+        choose<T>(call, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto isAligned) {
           using Math = decltype(math);
           using Shape = decltype(shape);
           const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-          withNormGradient<T, Math, isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
+          withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
             using Prologue = decltype(prologue);
             const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles), prologue, epilogue};
-            launch(call, backwardInputKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
+            launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>, Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
                    sizeof(GemmMemory<T, Shape, true, false, T>), job);
           });
         });
@@ -116,27 +142,13 @@ void conv2dBackwardWeight(const Call& call) {
   if (backwardWeightHopper(call, g, dy, x)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
-    choose<T>(call, g.o, depth, aligned<T>(g.o) && aligned<T>(g.c), [&](auto math, auto shape, auto isAligned) {
-      using Math = decltype(math);
-      using Shape = decltype(shape);
-      const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-      const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
-      DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
-      const auto product = [&](auto prologueDy, auto prologueX) {
-        using A = decltype(prologueDy);
-        using B = decltype(prologueX);
-        const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x), dy.data<T>(), splits.count > 1 ? partial.data() : dw.data<float>(), static_cast<int>(g.o), static_cast<int>(columnTiles), splits.share, prologueDy, prologueX};
-        launch(call, backwardWeightKernel<T, Math, Shape, isAligned.value, A, B>, Grid{tiles, splits.count}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
-      };
-      withNormGradient<T, Math, isAligned.value>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
-        if constexpr (decltype(prologueDy)::kPlain)
-          product(prologueDy, Plain{});
-        else
-          withNorm<T, Math, isAligned.value>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
-      });
-      if (splits.count > 1) sumSplits(call, dw.data<float>(), partial.data(), g.o * depth, splits.count);
-    });
+    if (!unfolds<T>(g)) return backwardWeight<T>(call, g, dy.data<T>(), x.data<T>(), dw.data<float>());
+    const Geometry narrow = unfolded<T>(g);
+    DeviceScratch<T> images(call, narrow.n * narrow.h * narrow.w * narrow.c);
+    DeviceScratch<float> gradient(call, narrow.o * narrow.depth());
+    unfoldImages(call, g, x.data<T>(), images.data());
+    backwardWeight<T>(call, narrow, dy.data<T>(), images.data(), gradient.data());
+    copyLines(call, gradient.data(), narrow.c, dw.data<float>(), g.kw * g.c, g.o * g.kh);
   });
 }
 

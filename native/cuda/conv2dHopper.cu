@@ -260,11 +260,11 @@ bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (ti
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
-  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x)) || call.optional(5) != nullptr) return false;
+  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || call.optional(5) != nullptr) return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
-    launchProduct(call, ForwardJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x), Shape::kM), tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN}), call.t(0).data<bf16>(),
+    launchProduct(call, ForwardJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM), tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN}), call.t(0).data<bf16>(),
                                           optionalData<float>(call.optional(3)), optionalData<float>(call.optional(4)), g.pixels(), static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles), static_cast<int>(columnTiles),
                                           static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
   };
@@ -293,7 +293,7 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
 }
 
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
-  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x)) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
+  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
@@ -301,7 +301,7 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     const Splits splits(call, g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
     float* dw = call.t(0).data<float>();
-    launchProduct(call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x), kLineElements), tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw, g.pixels(),
+    launchProduct(call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements), tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw, g.pixels(),
                                                  splits.share, static_cast<int>(splitTiles * splits.count), static_cast<int>(columnTiles), static_cast<int>(splitTiles), static_cast<int>(g.o), static_cast<int>(depth)});
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
