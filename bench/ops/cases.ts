@@ -269,7 +269,7 @@ export const benchCases: Record<OpName, BenchCases> = {
         return tensor
       }
       const tensors = [s.output([], accumulator(s.dtype)), s.output(shape), s.output([4], 'f32'), unit(shape), unit(shape), unit([queueLength, 128])]
-      return () => runNative('infoNce', tensors, [0.2])
+      return () => runNative('infoNce', tensors, [0.2, 1])
     },
     peer: { op: 'infoNce', numbers: (n: number) => [of(n), queueLength, 128] },
   })),

@@ -1,7 +1,7 @@
 // Augmented views from decoded pixels, all of a batch in one kernel: a block makes one view after another. The work of
 // native/cpu/augment.cpp in the same order, in as few passes over the view as its means allow: crop, resize and the colour
 // adjustments up to the first contrast (whose mean it sums on the way), the rest, and the blur. Planes between passes are
-// scratch memory of the block, small enough for the cache.
+// scratch memory of the block.
 #include "device/reduce.cuh"
 #include "ops.h"
 #include "runtime.h"
@@ -71,16 +71,17 @@ struct ViewTable {
 // One axis of the triangle filter of an antialiased bilinear resize: taps first <= j < last around output i.
 struct Taps {
   int first, last;
-  float centre, support;
+  float centre, inverse;  // of the support
   DEVICE Taps(int i, int in, int out) {
     const float scale = static_cast<float>(in) / static_cast<float>(out);
-    support = fmaxf(1.0f, scale);
+    const float support = fmaxf(1.0f, scale);
+    inverse = 1.0f / support;
     centre = (static_cast<float>(i) + 0.5f) * scale;
     first = static_cast<int>(fmaxf(0.0f, centre - support + 0.5f));
     last = static_cast<int>(centre + support + 0.5f);
     last = last < in ? last : in;
   }
-  DEVICE float weight(int j) const { return fmaxf(0.0f, 1 - fabsf((static_cast<float>(j) + 0.5f - centre) / support)); }
+  DEVICE float weight(int j) const { return fmaxf(0.0f, 1 - fabsf((static_cast<float>(j) + 0.5f - centre) * inverse)); }
 };
 
 DEVICE Colour resample(const uint8_t* pixels, const ViewTable& view, int y, int x, int height, int width) {

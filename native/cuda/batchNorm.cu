@@ -148,24 +148,36 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
     residualScale[i] = job.residualScale[at];
     residualShift[i] = job.residualShift[at];
   }
-  for (int64_t row = part.row; row < part.end; row += part.step) {
-    const int64_t at = row * layout.channels + part.channel;
-    auto values = load<T, kWidth>(job.x + at);
-    Elements<T, kWidth> residual{};
-    if (job.residual != nullptr) residual = load<T, kWidth>(job.residual + at);
+  const auto apply = [&](int64_t at, const Chunk<T, kWidth>& own, const Chunk<T, kWidth>& other) {
+    float values[kWidth], residual[kWidth];
+    unpack(values, own);
+    if (job.residual != nullptr) unpack(residual, other);
+#pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const float x = static_cast<float>(values.v[i]);
       if (job.residual == nullptr) {
-        values.v[i] = T(normalised(x, scale[i], shift[i], job.relu));
+        values[i] = normalised(values[i], scale[i], shift[i], job.relu);
         continue;
       }
       // A residual that is a norm is rounded as it would have been stored.
-      float r = static_cast<float>(residual.v[i]);
-      if (job.residualScale != nullptr) r = static_cast<float>(T(normalised(r, residualScale[i], residualShift[i], false)));
-      const float z = normalised(x, scale[i], shift[i], false) + r;
-      values.v[i] = T(job.relu && z < 0 ? 0.0f : z);
+      if (job.residualScale != nullptr) residual[i] = static_cast<float>(T(normalised(residual[i], residualScale[i], residualShift[i], false)));
+      const float z = normalised(values[i], scale[i], shift[i], false) + residual[i];
+      values[i] = job.relu && z < 0 ? 0.0f : z;
     }
-    store(job.y + at, values);
+    storeRounded(job.y + at, values);
+  };
+  // Two rows are on their way at a time.
+  const int64_t step = static_cast<int64_t>(part.step) * layout.channels;
+  for (int64_t row = part.row, at = part.row * layout.channels + part.channel; row < part.end; row += 2 * part.step, at += 2 * step) {
+    const bool two = row + part.step < part.end;
+    const int64_t next = two ? at + step : at;
+    const auto first = loadChunk<T, kWidth>(job.x + at), second = loadChunk<T, kWidth>(job.x + next);
+    Chunk<T, kWidth> firstOther{}, secondOther{};
+    if (job.residual != nullptr) {
+      firstOther = loadChunk<T, kWidth>(job.residual + at);
+      secondOther = loadChunk<T, kWidth>(job.residual + next);
+    }
+    apply(at, first, firstOther);
+    if (two) apply(next, second, secondOther);
   }
 }
 

@@ -16,16 +16,14 @@ struct BackwardJob {
   const float* mean;
 };
 
-// The gradient behind the ReLU.
+// A row's chunk on its way: dz, x, and y where the mask needs it.
 template <class T, int kWidth>
-DEVICE Elements<T, kWidth> maskedGradient(const BackwardJob<T>& job, int64_t at) {
-  auto dz = load<T, kWidth>(job.dy + at);
-  if (job.y == nullptr) return dz;
-  const auto y = load<T, kWidth>(job.y + at);
-  for (int i = 0; i < kWidth; ++i)
-    if (!(static_cast<float>(y.v[i]) > 0)) dz.v[i] = T(0.0f);
-  return dz;
-}
+struct Row {
+  Chunk<T, kWidth> dz, x, y;
+  DEVICE Row(const BackwardJob<T>& job, int64_t at) : dz(loadChunk<T, kWidth>(job.dy + at)), x(loadChunk<T, kWidth>(job.x + at)), y{} {
+    if (job.y != nullptr) y = loadChunk<T, kWidth>(job.y + at);
+  }
+};
 
 // Scale and shift of a thread's channels, for the mask.
 template <class T, int kWidth>
@@ -37,12 +35,34 @@ struct Mask {
       shift[i] = job.shift[at + i];
     }
   }
-  DEVICE void apply(const BackwardJob<T>& job, Elements<T, kWidth>& dz, const Elements<T, kWidth>& x) const {
-    if (job.scale == nullptr) return;
-    for (int i = 0; i < kWidth; ++i)
-      if (!passes<T>(static_cast<float>(x.v[i]), scale[i], shift[i])) dz.v[i] = T(0.0f);
+  // The gradient behind the ReLU, and x.
+  DEVICE void apply(const BackwardJob<T>& job, const Row<T, kWidth>& row, float (&dz)[kWidth], float (&x)[kWidth]) const {
+    unpack(dz, row.dz);
+    unpack(x, row.x);
+    if (job.y != nullptr) {
+      float y[kWidth];
+      unpack(y, row.y);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) dz[i] = y[i] > 0 ? dz[i] : 0.0f;
+    } else if (job.scale != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) dz[i] = passes<T>(x[i], scale[i], shift[i]) ? dz[i] : 0.0f;
+    }
   }
 };
+
+// body(at, row) for the thread's rows, two of which are on their way at a time.
+template <class T, int kWidth, class F>
+DEVICE void forRows(const BackwardJob<T>& job, const Layout& layout, const Part<kWidth>& part, F body) {
+  const int64_t step = static_cast<int64_t>(part.step) * layout.channels;
+  for (int64_t row = part.row, at = part.row * layout.channels + part.channel; row < part.end; row += 2 * part.step, at += 2 * step) {
+    const bool two = row + part.step < part.end;
+    const int64_t next = two ? at + step : at;
+    const Row<T, kWidth> first(job, at), second(job, next);
+    body(at, first);
+    if (two) body(next, second);
+  }
+}
 
 // partial [chunks, 2, C]: the sums of dz and of dz (x - mean); writes dz as the gradient of the residual where there is one.
 template <class T, int kWidth>
@@ -54,18 +74,16 @@ __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, flo
     float mean[kWidth];
     for (int i = 0; i < kWidth; ++i) mean[i] = job.mean[part.group * layout.channels + part.channel + i];
     const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
-    for (int64_t row = part.row; row < part.end; row += part.step) {
-      const int64_t at = row * layout.channels + part.channel;
-      auto dz = maskedGradient<T, kWidth>(job, at);
-      const auto x = load<T, kWidth>(job.x + at);
-      mask.apply(job, dz, x);
-      if (job.dresidual != nullptr) store(job.dresidual + at, dz);
+    forRows<T, kWidth>(job, layout, part, [&](int64_t at, const Row<T, kWidth>& row) {
+      float dz[kWidth], x[kWidth];
+      mask.apply(job, row, dz, x);
+      if (job.dresidual != nullptr) storeRounded(job.dresidual + at, dz);
+#pragma unroll
       for (int i = 0; i < kWidth; ++i) {
-        const float g = static_cast<float>(dz.v[i]);
-        sums[i].first += g;
-        sums[i].second += g * (static_cast<float>(x.v[i]) - mean[i]);
+        sums[i].first += dz[i];
+        sums[i].second += dz[i] * (x[i] - mean[i]);
       }
-    }
+    });
   }
   for (int i = 0; i < kWidth; ++i) {
     const Pair all = mergeDown(sums[i], buffer, layout.across, AddPairs{});
@@ -130,14 +148,13 @@ __global__ void __launch_bounds__(kThreads) combineKernel(BackwardJob<T> job, co
     mean[i] = job.mean[at];
   }
   const Mask<T, kWidth> mask(job, part.group * layout.channels + part.channel);
-  for (int64_t row = part.row; row < part.end; row += part.step) {
-    const int64_t at = row * layout.channels + part.channel;
-    auto dz = maskedGradient<T, kWidth>(job, at);
-    const auto x = load<T, kWidth>(job.x + at);
-    mask.apply(job, dz, x);
-    for (int i = 0; i < kWidth; ++i) dz.v[i] = T(throughNorm(static_cast<float>(dz.v[i]), static_cast<float>(x.v[i]), mean[i], a[i], b[i], c[i]));
-    store(job.dx + at, dz);
-  }
+  forRows<T, kWidth>(job, layout, part, [&](int64_t at, const Row<T, kWidth>& row) {
+    float dz[kWidth], x[kWidth];
+    mask.apply(job, row, dz, x);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) dz[i] = throughNorm(dz[i], x[i], mean[i], a[i], b[i], c[i]);
+    storeRounded(job.dx + at, dz);
+  });
 }
 
 // partial [chunks, C]: the sum of each chunk

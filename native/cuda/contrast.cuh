@@ -4,9 +4,9 @@
 
 namespace densecl::cuda {
 
-// Of a row and a share of the queue.
+// Of a row and a share of the queue: the largest score, the sum of exp((score - reference) / T) and of the scores.
 struct Share {
-  float maximum, sum, negative;
+  float maximum, sum, negative, reference;
 };
 
 template <class T>
@@ -18,6 +18,22 @@ struct ContrastJob {
   int dim;
   float inverseTemperature;
 };
+
+// Scores of unit vectors are at most 1. Where the temperature is not too small for floats they are taken relative to that: no maximum is
+// carried from tile to tile, nothing is rescaled, and an exponential is one fused multiply-add and one instruction for 2^x.
+constexpr float kUnitScore = 1.0f, kLog2e = 1.4426950408889634f;
+inline bool fixedReference(bool unit, double temperature) { return unit && kLog2e / temperature <= 50; }
+
+// 2^x to about 2^-22; what is below the normal floats becomes 0.
+DEVICE float exp2Fast(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exp2f(x);
+#endif
+}
 
 // The two rows of an accumulator tile that a thread has part of: g and g + 8 of its warp.
 struct RowState {
@@ -63,18 +79,54 @@ DEVICE void carryOn(RowState& state, float (&s)[kScores][4], float (&o)[kValues]
   }
 }
 
+// The same relative to kUnitScore.
+template <int kScores>
+DEVICE void addExponentials(RowState& state, float (&s)[kScores][4], int64_t valid, float inverseTemperature) {
+  const float scale = inverseTemperature * kLog2e;
+  const auto add = [&](auto all) {
+#pragma unroll
+    for (int j = 0; j < kScores; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float& value = s[j][e];
+        if (!all.value && j * 8 + laneIndex() % 4 * 2 + e % 2 >= valid) {
+          value = 0;
+          continue;
+        }
+        state.negative[e / 2] += value;
+        state.maximum[e / 2] = fmaxf(state.maximum[e / 2], value);
+        value = exp2Fast(fmaf(value, scale, -kUnitScore * scale));
+        state.sum[e / 2] += value;
+      }
+  };
+  if (valid >= kScores * 8)
+    add(std::true_type{});
+  else
+    add(std::false_type{});
+}
+
+// One way or the other.
+template <bool kFixed, int kScores, int kValues>
+DEVICE void exponentials(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
+  if constexpr (kFixed)
+    addExponentials(state, s, valid, inverseTemperature);
+  else
+    carryOn(state, s, o, valid, inverseTemperature);
+}
+
 // Stores a warp's 16 rows, the first of which is `warpRow`, of share `split`.
-template <class T, int kValues>
+template <bool kFixed, class T, int kValues>
 DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (&o)[kValues][4], int64_t warpRow, int split) {
   for (int half = 0; half < 2; ++half) {
     const int64_t row = warpRow + laneIndex() / 4 + half * 8;
     for (int mask = 1; mask <= 2; mask *= 2) {
       state.sum[half] += shuffleXor(state.sum[half], mask);
       state.negative[half] += shuffleXor(state.negative[half], mask);
+      if (kFixed) state.maximum[half] = fmaxf(state.maximum[half], shuffleXor(state.maximum[half], mask));
     }
     if (row >= job.rows) continue;
     const int64_t at = split * job.rows + row;
-    if (laneIndex() % 4 == 0) job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half]};
+    if (laneIndex() % 4 == 0) job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half], kFixed ? kUnitScore : state.maximum[half]};
     if (job.gradient == nullptr) continue;
     for (int d = 0; d < kValues; ++d)
       for (int e = 0; e < 2; ++e) {
@@ -87,6 +139,6 @@ DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (
 // On Hopper, where it applies: rows and keys of a block's tile, and the launch.
 constexpr int kHopperRows = 128, kHopperKeys = 128;
 bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim);
-void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits);
+void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits, bool fixed);
 
 }  // namespace densecl::cuda

@@ -34,7 +34,7 @@ DEVICE void produceKeys(const HopperContrast& work, ContrastMemory<kDim>& memory
   }
 }
 
-template <int kDim>
+template <int kDim, bool kFixed>
 DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memory, int64_t begin, int64_t end) {
   constexpr int kScores = kHopperKeys / 8, kValues = kDim / 8;
   const int groupRow = warpIndex() / 4 * 64;
@@ -53,7 +53,7 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
     commitProducts();
     waitForProducts<0>();
     fenceRegisters(s);
-    carryOn(state, s, o, end - first, work.job.inverseTemperature);
+    exponentials<kFixed>(state, s, o, end - first, work.job.inverseTemperature);
     if (work.job.gradient != nullptr) {
       // The accumulators of two neighbouring tiles of keys are, as pairs, the left operand of the next product.
       uint32_t p[kScores / 2][4];
@@ -71,10 +71,10 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
     }
     if (laneIndex() == 0) arrive(memory.empty[at.stage]);
   }
-  storeShare(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16, static_cast<int>(blockIdx.y));
+  storeShare<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16, static_cast<int>(blockIdx.y));
 }
 
-template <int kDim>
+template <int kDim, bool kFixed>
 __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid_constant__ HopperContrast work) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
   auto& memory = sharedMemory<ContrastMemory<kDim>>();
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
     if (warpIndex() == 2 * kWarpgroup / kWarp && electLane()) produceKeys<kDim>(work, memory, begin, end);
   } else {
     growRegisters<232>();
-    contrastKeys<kDim>(work, memory, begin, end);
+    contrastKeys<kDim, kFixed>(work, memory, begin, end);
   }
 #endif
 }
@@ -104,12 +104,13 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
 
 bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) { return capability(call) == 90 && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0; }
 
-void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits) {
+void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits, bool fixed) {
   const HopperContrast work{job, tiledMap(call, job.query, {job.dim, job.rows}, {kLineElements, kHopperRows}), tiledMap(call, job.queue, {job.dim, job.keys}, {kLineElements, kHopperKeys})};
+  const Grid grid{rowBlocks, splits};
   if (job.dim <= 64)
-    launch(call, contrastKernel<64>, Grid{rowBlocks, splits}, 3 * kWarpgroup, sizeof(ContrastMemory<64>), work);
+    launch(call, fixed ? contrastKernel<64, true> : contrastKernel<64, false>, grid, 3 * kWarpgroup, sizeof(ContrastMemory<64>), work);
   else
-    launch(call, contrastKernel<128>, Grid{rowBlocks, splits}, 3 * kWarpgroup, sizeof(ContrastMemory<128>), work);
+    launch(call, fixed ? contrastKernel<128, true> : contrastKernel<128, false>, grid, 3 * kWarpgroup, sizeof(ContrastMemory<128>), work);
 }
 
 }  // namespace densecl::cuda

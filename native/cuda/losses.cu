@@ -128,7 +128,7 @@ struct F32Contrast {
   }
 };
 
-template <class T, class Shape, bool kAligned>
+template <class T, class Shape, bool kAligned, bool kFixed>
 __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T> job) {
   using Math = std::conditional_t<Shape::kHalf, Bf16Contrast<Shape>, F32Contrast<Shape>>;
   typename Shape::Memory& memory = sharedMemory<typename Shape::Memory>();
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
     float s[Shape::kScores][4] = {};
     Math::score(s, memory, buffer);
 
-    carryOn(state, s, o, end - first, job.inverseTemperature);
+    exponentials<kFixed>(state, s, o, end - first, job.inverseTemperature);
     if (job.gradient != nullptr) Math::accumulate(o, s, memory, buffer);
     __syncthreads();  // the tile is free
     if (Shape::kBuffers == 1 && first + Shape::kKeys < end) {
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
   }
   waitForCopies<0>();
 
-  storeShare(job, state, o, firstRow + warpIndex() * 16, static_cast<int>(blockIdx.y));
+  storeShare<kFixed>(job, state, o, firstRow + warpIndex() * 16, static_cast<int>(blockIdx.y));
 }
 
 constexpr int kThreads = 256;
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
   float maximum = own, best = -INFINITY, negative = 0;
   for (int s = 0; s < job.splits; ++s) {
     const Share share = job.shares[s * job.rows + row];
-    maximum = fmaxf(maximum, share.maximum);
+    maximum = fmaxf(maximum, share.reference);
     best = fmaxf(best, share.maximum);
     negative += share.negative;
   }
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
   float sum = own0;
   for (int s = 0; s < job.splits; ++s) {
     const Share share = job.shares[s * job.rows + row];
-    sum += share.sum * expf((share.maximum - maximum) * job.inverseTemperature);
+    sum += share.sum * expf((share.reference - maximum) * job.inverseTemperature);
   }
   if (laneIndex() == 0) {
     const float logSum = logf(sum) + maximum * job.inverseTemperature;
@@ -218,23 +218,29 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
     float pulled = 0;
     for (int s = 0; s < job.splits; ++s) {
       const int64_t at = s * job.rows + row;
-      pulled += job.gradient[at * job.dim + c] * expf((job.shares[at].maximum - maximum) * job.inverseTemperature);
+      pulled += job.gradient[at * job.dim + c] * expf((job.shares[at].reference - maximum) * job.inverseTemperature);
     }
     job.dquery[row * job.dim + c] = T(scale * ((p0 - 1) * static_cast<float>(job.positive[row * job.dim + c]) + pulled / sum));
   }
 }
 
 // Sums of columns of terms [rows, kTerms] over `divisor`, by one block in a fixed order: term 0 is the loss, the others statistics.
+constexpr int kMeanThreads = 1024;
 template <int kTerms>
-__global__ void __launch_bounds__(kThreads) meanTermsKernel(const float* terms, int64_t rows, const float* divisor, float* loss, float* statistics) {
+__global__ void __launch_bounds__(kMeanThreads) meanTermsKernel(const float* terms, int64_t rows, const float* divisor, float* loss, float* statistics) {
   float* buffer = &sharedMemory<float>();
+  float sums[kTerms] = {};
+#pragma unroll 4
+  for (int64_t row = threadIdx.x; row < rows; row += blockDim.x)
+#pragma unroll
+    for (int k = 0; k < kTerms; ++k) sums[k] += terms[row * kTerms + k];
   for (int k = 0; k < kTerms; ++k) {
-    float sum = 0;
-    for (int64_t row = threadIdx.x; row < rows; row += kThreads) sum += terms[row * kTerms + k];
-    sum = blockSum(sum, buffer) / (divisor == nullptr ? static_cast<float>(rows) : *divisor);
+    const float sum = blockSum(sums[k], buffer) / (divisor == nullptr ? static_cast<float>(rows) : *divisor);
     if (threadIdx.x == 0) (k == 0 ? loss : statistics + k - 1)[0] = sum;
   }
 }
+// Few rows keep a small block busy.
+int meanThreads(int64_t rows) { return rows > kThreads ? kMeanThreads : kThreads; }
 
 template <class T, int kDim>
 void contrast(const Call& call) {
@@ -250,14 +256,17 @@ void contrast(const Call& call) {
   DeviceScratch<Share> shares(call, splits * R);
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
   const ContrastJob<T> job{query.data<T>(), queue.data<T>(), shares.data(), dquery == nullptr ? nullptr : gradient.data(), R, K, perSplit, static_cast<int>(D), inverseTemperature};
-  const auto kernel = D % Vector<T>::kLength == 0 ? contrastKernel<T, Shape, true> : contrastKernel<T, Shape, false>;
-  if constexpr (Shape::kHalf)
-    if (hopper) launchHopperContrast(call, job, rowBlocks, splits);
+  const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.number(1) != 0, call.number(0));
+  auto kernel = whole ? contrastKernel<T, Shape, true, false> : contrastKernel<T, Shape, false, false>;
+  if constexpr (Shape::kHalf) {
+    if (fixed) kernel = contrastKernel<T, Shape, true, true>;
+    if (hopper) launchHopperContrast(call, job, rowBlocks, splits, fixed);
+  }
   if (!hopper) launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
   const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), optionalData<T>(dquery), terms.data(), R, K, static_cast<int>(D),
                           static_cast<int>(splits), inverseTemperature};
   launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
-  launch(call, meanTermsKernel<5>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, nullptr, loss.data<float>(), statistics.data<float>());
+  launch(call, meanTermsKernel<5>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, nullptr, loss.data<float>(), statistics.data<float>());
 }
 
 // count[0] = rows that are not ignored; reports a label outside of the classes
@@ -320,7 +329,7 @@ void crossEntropy(const Call& call) {
     launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), optionalData<T>(dlogits), logits.data<T>(), target.data<int32_t>(),
            count.data<float>(), R, classes, ignore);
   });
-  launch(call, meanTermsKernel<1>, Grid{}, kThreads, kThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(), loss.data<float>(), nullptr);
+  launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(), loss.data<float>(), nullptr);
 }
 
 }  // namespace densecl::cuda

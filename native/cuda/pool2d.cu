@@ -77,59 +77,68 @@ struct Deferred {
   bool relu;
 };
 
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) maxKernel(T* y, int32_t* index, const T* x, Pool pool, Deferred norm) {
+// index: the tap of the window that held the maximum, row by row, counted with those in the padding; null when no gradient is wanted.
+template <class T, int kWidth, class Index>
+__global__ void __launch_bounds__(kThreads) maxKernel(T* y, Index* index, const T* x, Pool pool, Deferred norm) {
   const int vectors = pool.channels / kWidth;
   FOR_UNITS(unit, pool.y.out * pool.x.out * vectors) {
     const Place at(unit, pool.x.out, vectors, kWidth);
     const Window rows = pool.y.window(at.i), columns = pool.x.window(at.j);
-    Elements<T, kWidth> best;
-    Elements<int32_t, kWidth> where;
+    const int top = at.i * pool.y.stride - pool.y.padding, left = at.j * pool.x.stride - pool.x.padding;
+    float best[kWidth];
+    int where[kWidth];
     float scale[kWidth], shift[kWidth];
     for (int k = 0; k < kWidth && norm.scale != nullptr; ++k) {
       scale[k] = norm.scale[at.image / norm.groupImages * pool.channels + at.channel + k];
       shift[k] = norm.shift[at.image / norm.groupImages * pool.channels + at.channel + k];
     }
-    for (int i = 0; i < kWidth; ++i) {
-      best.v[i] = T(-INFINITY);
-      where.v[i] = rows.begin * pool.x.in + columns.begin;
+    for (int k = 0; k < kWidth; ++k) {
+      best[k] = -INFINITY;
+      where[k] = (rows.begin - top) * pool.x.kernel + columns.begin - left;
     }
-    for (int i = rows.begin; i < rows.end; ++i)
-      for (int j = columns.begin; j < columns.end; ++j) {
-        auto in = load<T, kWidth>(x + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel);
+    for (int i = rows.begin; i < rows.end; ++i) {
+      const T* line = x + ((at.image * pool.y.in + i) * pool.x.in + columns.begin) * pool.channels + at.channel;
+      int tap = (i - top) * pool.x.kernel + columns.begin - left;
+      for (int j = columns.begin; j < columns.end; ++j, ++tap, line += pool.channels) {
+        float values[kWidth];
+        unpack(values, loadChunk<T, kWidth>(line));
+#pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          if (norm.scale != nullptr) in.v[k] = T(normalised(static_cast<float>(in.v[k]), scale[k], shift[k], norm.relu));
-          const float value = static_cast<float>(in.v[k]);
-          if (value > static_cast<float>(best.v[k]) || value != value) {
-            best.v[k] = in.v[k];
-            where.v[k] = i * pool.x.in + j;
+          if (norm.scale != nullptr) values[k] = static_cast<float>(T(normalised(values[k], scale[k], shift[k], norm.relu)));
+          if (values[k] > best[k] || values[k] != values[k]) {
+            best[k] = values[k];
+            where[k] = tap;
           }
         }
       }
+    }
     const int64_t out = ((at.image * pool.y.out + at.i) * pool.x.out + at.j) * pool.channels + at.channel;
-    store(y + out, best);
-    for (int k = 0; k < kWidth; ++k) index[out + k] = where.v[k];
+    storeRounded(y + out, best);
+    if (index == nullptr) continue;
+    Elements<Index, kWidth> taps;
+    for (int k = 0; k < kWidth; ++k) taps.v[k] = static_cast<Index>(where[k]);
+    store(index + out, taps);
   }
 }
 
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) maxBackwardKernel(T* dx, const T* dy, const int32_t* index, Pool pool) {
+template <class T, int kWidth, class Index>
+__global__ void __launch_bounds__(kThreads) maxBackwardKernel(T* dx, const T* dy, const Index* index, Pool pool) {
   const int vectors = pool.channels / kWidth;
   FOR_UNITS(unit, pool.y.in * pool.x.in * vectors) {
     const Place at(unit, pool.x.in, vectors, kWidth);
     const Window rows = pool.y.outputs(at.i), columns = pool.x.outputs(at.j);
-    const int mine = at.i * pool.x.in + at.j;
     float sum[kWidth] = {};
     for (int i = rows.begin; i < rows.end; ++i)
       for (int j = columns.begin; j < columns.end; ++j) {
         const int64_t from = ((at.image * pool.y.out + i) * pool.x.out + j) * pool.channels + at.channel;
-        const auto gradient = load<T, kWidth>(dy + from);
-        for (int k = 0; k < kWidth; ++k)
-          if (index[from + k] == mine) sum[k] += static_cast<float>(gradient.v[k]);
+        const int mine = (at.i - i * pool.y.stride + pool.y.padding) * pool.x.kernel + at.j - j * pool.x.stride + pool.x.padding;
+        float gradient[kWidth];
+        unpack(gradient, loadChunk<T, kWidth>(dy + from));
+        const auto taps = load<Index, kWidth>(index + from);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) sum[k] += static_cast<int>(taps.v[k]) == mine ? gradient[k] : 0.0f;
       }
-    Elements<T, kWidth> out;
-    for (int k = 0; k < kWidth; ++k) out.v[k] = T(sum[k]);
-    store(dx + ((at.image * pool.y.in + at.i) * pool.x.in + at.j) * pool.channels + at.channel, out);
+    storeRounded(dx + ((at.image * pool.y.in + at.i) * pool.x.in + at.j) * pool.channels + at.channel, sum);
   }
 }
 
@@ -182,15 +191,25 @@ Grid gridFor(const Call& call, const Tensor& out, int width) {
 
 }  // namespace
 
-// As on the CPU, with scale and shift [G, C] of a batch norm that x still waits for, or null; numbers 6 and 7: its groups and ReLU
+template <class F>
+void dispatchIndex(const Tensor* index, F body) {
+  if (index != nullptr && index->dtype == DType::i32) return body(int32_t{});
+  body(uint8_t{});
+}
+
+// As on the CPU, but the index is a tap of the window, u8 or i32, or absent; with scale and shift [G, C] of a batch norm that x still waits
+// for, or null; numbers 6 and 7: its groups and ReLU
 void maxPool2d(const Call& call) {
-  const Tensor &y = call.t(0), &index = call.t(1), &x = call.t(2), *scale = call.optional(3);
+  const Tensor &y = call.t(0), *index = call.optional(1), &x = call.t(2), *scale = call.optional(3);
   const Deferred norm = scale == nullptr ? Deferred{nullptr, nullptr, 1, false} : Deferred{scale->data<float>(), call.t(4).data<float>(), x.dim(0) / call.integer(6), call.number(7) != 0};
   const Pool pool(call, x, y, false, false);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    launch(call, maxKernel<T, kWidth>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), index.data<int32_t>(), x.data<T>(), pool, norm);
+    dispatchIndex(index, [&](auto tap) {
+      using Index = decltype(tap);
+      launch(call, maxKernel<T, kWidth, Index>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), optionalData<Index>(index), x.data<T>(), pool, norm);
+    });
   });
 }
 
@@ -200,7 +219,10 @@ void maxPool2dBackward(const Call& call) {
   dispatchWidth(call, dx, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    launch(call, maxBackwardKernel<T, kWidth>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<int32_t>(), pool);
+    dispatchIndex(&index, [&](auto tap) {
+      using Index = decltype(tap);
+      launch(call, maxBackwardKernel<T, kWidth, Index>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<Index>(), pool);
+    });
   });
 }
 

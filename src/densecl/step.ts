@@ -107,8 +107,8 @@ export function preparedStep(model: DenseCL, views: Views, { temperature, keyMom
       const { index } = noGrad(() => denseMatch(positions(query.map), positions(key.map)))
       const partners = noGrad(() => gatherRows(positions(key.dense), index)) // [N, P, D]
 
-      const global = infoNce(q, key.global, model.queue.keys, temperature)
-      const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature)
+      const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
+      const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature, { unit: true })
       const single = scale(global.loss, model.lossWeights.single)
       const denseLoss = scale(dense.loss, model.lossWeights.dense)
 

@@ -1,4 +1,4 @@
-import { batchNorm } from '../ops/batchNorm.js'
+import { batchNorm, type BatchNormOptions } from '../ops/batchNorm.js'
 import { conv2d, conv2dForNorm, type Conv2dOptions, type ConvolutionForNorm } from '../ops/conv2d.js'
 import { linear } from '../ops/linear.js'
 import { onEveryRun } from '../tensor/graph.js'
@@ -131,7 +131,7 @@ export class BatchNorm2d {
   }
 
   /** Batch norm, then the residual is added, then ReLU. */
-  forward(x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined; statistics?: Tensor | undefined } = {}): Tensor {
+  forward(x: Tensor, mode: NormMode, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'statistics' | 'pooled'> = {}): Tensor {
     if (mode.train) onEveryRun(() => this.batches.write(Int32Array.of(this.batches.item() + 1)))
     return batchNorm(x, this.weight, this.bias, this.runningMean, this.runningVar, { ...mode, ...options })
   }
@@ -145,7 +145,7 @@ export class BatchNorm2d {
 }
 
 /** A convolution without bias, its batch norm, then the residual and ReLU. */
-export function convNorm(conv: Conv2d, norm: BatchNorm2d, x: Tensor, mode: NormMode, options: { relu?: boolean; residual?: Tensor | undefined } = {}): Tensor {
+export function convNorm(conv: Conv2d, norm: BatchNorm2d, x: Tensor, mode: NormMode, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'> = {}): Tensor {
   return scope(() => {
     const { y, statistics } = mode.train ? conv.forwardForNorm(x, mode.groups) : { y: conv.forward(x), statistics: undefined }
     return norm.forward(y, mode, { ...options, statistics })

@@ -133,7 +133,7 @@ export class ResNet {
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */
   stages(x: Tensor, mode: NormMode): Tensor[] {
     return scope(() => {
-      const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true })
+      const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true, pooled: true })
       const maps = [stem]
       let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
       for (const stage of this.#stages) {

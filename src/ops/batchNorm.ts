@@ -17,6 +17,8 @@ export interface BatchNormOptions {
   residual?: Tensor | undefined
   /** Of x, from conv2dForNorm: saves a pass over x. */
   statistics?: Tensor | undefined
+  /** Only a pooling reads the result: on a GPU it applies scale, shift and ReLU itself (docs/fusion.md). */
+  pooled?: boolean
 }
 
 interface BatchNormInputs extends Inputs {
@@ -32,6 +34,7 @@ interface BatchNormAttrs {
   momentum: number
   groups: number
   relu: boolean
+  pooled: boolean
   runningMean: Tensor
   runningVar: Tensor
   statistics: Tensor | undefined
@@ -95,11 +98,11 @@ function trainOnCpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
  * Statistics first, then a pass that applies them, unless whoever reads the result does. The mask of a ReLU without a residual is
  * found again from x, which backward reads anyway.
  */
-function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, runningMean, runningVar, statistics }: BatchNormAttrs): Recorded {
+function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics }: BatchNormAttrs): Recorded {
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
-  // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both.
-  const defer = (fusion.level === 'full' || (fusion.level === 'epilogue' && !relu)) && residual === undefined && wholeVectors(x, x.shape[3]!)
+  // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
+  const defer = (fusion.level === 'full' || (fusion.level === 'epilogue' && (!relu || pooled))) && residual === undefined && wholeVectors(x, x.shape[3]!)
   const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups
@@ -111,7 +114,7 @@ function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
 
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */
 export function batchNorm(x: Tensor, weight: Tensor, bias: Tensor, runningMean: Tensor, runningVar: Tensor, options: BatchNormOptions): Tensor {
-  const { train, eps = 1e-5, momentum = 0.1, groups = 1, relu = false, residual, statistics } = options
+  const { train, eps = 1e-5, momentum = 0.1, groups = 1, relu = false, pooled = false, residual, statistics } = options
   expectFloats('batchNorm', { x, residual }, { weight, bias, runningMean, runningVar })
   expectRank('batchNorm', 'x', x, 4)
   for (const [name, tensor] of Object.entries({ weight, bias, runningMean, runningVar })) expectShape('batchNorm', name, tensor, [x.shape[3]!], 'the channels of x')
@@ -122,5 +125,5 @@ export function batchNorm(x: Tensor, weight: Tensor, bias: Tensor, runningMean: 
   if (train && (x.size / x.shape[3]!) / groups < 2) {
     fail('SHAPE', `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`)
   }
-  return apply(batchNormOp, { x, weight, bias, residual }, { train, eps, momentum, groups, relu, runningMean, runningVar, statistics })[0]!
+  return apply(batchNormOp, { x, weight, bias, residual }, { train, eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics })[0]!
 }

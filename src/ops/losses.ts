@@ -17,14 +17,14 @@ interface InfoNceInputs extends Inputs {
   queue: Tensor
 }
 
-export const infoNceOp = defineOp<InfoNceInputs, { temperature: number }>({
+export const infoNceOp = defineOp<InfoNceInputs, { temperature: number; unit: boolean }>({
   name: 'infoNce',
   // loss = mean over rows of -log(e^(q.k/T) / (e^(q.k/T) + sum over the queue of e^(q.queue_j/T)))
-  forward({ query, positive, queue }, { temperature }, needsGradient) {
+  forward({ query, positive, queue }, { temperature, unit }, needsGradient) {
     const loss = Tensor.empty([], accumulator(query.dtype))
     const dquery = needsGradient ? Tensor.empty(query.shape, query.dtype) : undefined
     const statistics = Tensor.empty([4], 'f32')
-    runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [temperature])
+    runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [temperature, Number(unit)])
     return { outputs: [loss, statistics], ...(dquery === undefined ? {} : { saved: { dquery } }) }
   },
   // dquery = ((p_0 - 1) positive + sum p_j queue_j) / (rows T), computed by the forward pass. Keys and queue are constants of
@@ -44,9 +44,10 @@ export interface InfoNceResult {
 
 /**
  * Contrastive loss (van den Oord et al., arXiv:1807.03748) of query [R, D] against positive [R, D] and the K negatives of
- * queue [K, D], which every row shares. The logits are never stored.
+ * queue [K, D], which every row shares. The logits are never stored. `unit` promises rows of length 1, whose similarities lie in -1..1: a GPU
+ * then needs no running maximum.
  */
-export function infoNce(query: Tensor, positive: Tensor, queue: Tensor, temperature: number): InfoNceResult {
+export function infoNce(query: Tensor, positive: Tensor, queue: Tensor, temperature: number, { unit = false }: { unit?: boolean } = {}): InfoNceResult {
   expectFloats('infoNce', { query, positive, queue })
   expectRank('infoNce', 'query', query, 2)
   expectRank('infoNce', 'queue', queue, 2)
@@ -54,7 +55,7 @@ export function infoNce(query: Tensor, positive: Tensor, queue: Tensor, temperat
   expectShape('infoNce', 'queue', queue, [queue.shape[0]!, query.shape[1]!], 'the columns of query')
   if (query.shape[0] === 0 || queue.shape[0] === 0) fail('SHAPE', `infoNce: expected at least one row but received query ${describe(query)} and queue ${describe(queue)}`)
   if (!(temperature > 0)) fail('ARGUMENT', `infoNce: expected a positive temperature but received ${temperature}`)
-  const [loss, statistics] = apply(infoNceOp, { query, positive, queue }, { temperature }) as [Tensor, Tensor]
+  const [loss, statistics] = apply(infoNceOp, { query, positive, queue }, { temperature, unit }) as [Tensor, Tensor]
   return { loss, statistics }
 }
 

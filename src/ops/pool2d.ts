@@ -23,12 +23,14 @@ interface PoolAttrs {
 
 export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   name: 'maxPool2d',
-  forward({ x }, { numbers, outputShape }) {
+  forward({ x }, { numbers, outputShape }, needsGradient) {
     const y = Tensor.empty(outputShape, x.dtype)
-    const index = Tensor.empty(outputShape, 'i32')
+    // A GPU keeps the tap of each window, a byte where it can, and nothing for a pass without a gradient.
+    const taps = numbers[0]! * numbers[1]!
+    const index = x.device === 'cpu' ? Tensor.empty(outputShape, 'i32') : needsGradient ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32') : undefined
     const norm = deferredNorm(x)
     runNative('maxPool2d', [y, index, norm?.x ?? x, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
-    return { outputs: [y], saved: { index } }
+    return { outputs: [y], ...(index === undefined ? {} : { saved: { index } }) }
   },
   // dx[the position of each maximum] += dy
   backward({ grad, saved, attrs }) {

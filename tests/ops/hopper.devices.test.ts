@@ -134,10 +134,11 @@ interface Contrast {
   keys: number
   dim: number
   seed: number
+  unit: boolean
 }
 
 /** Loss, statistics and gradient of Hopper's kernel beside those of Ampere's. */
-function checkContrast({ rows, keys, dim, seed }: Contrast): void {
+function checkContrast({ rows, keys, dim, seed, unit: promised }: Contrast): void {
   const run = (): Float32Array[] =>
     scope(() =>
       withDevice(device, () => {
@@ -145,7 +146,7 @@ function checkContrast({ rows, keys, dim, seed }: Contrast): void {
         const unit = (n: number): Tensor => l2Normalize(Tensor.from(Float32Array.from({ length: n * dim }, () => random.normal()), [n, dim])).to('bf16')
         const [query, positive, queue] = [unit(rows), unit(rows), unit(keys)]
         const tape = new Tape().watch([query])
-        const { loss, statistics } = tape.record(() => infoNce(query, positive, queue, 0.2))
+        const { loss, statistics } = tape.record(() => infoNce(query, positive, queue, 0.2, { unit: promised }))
         return [loss, statistics, ...tape.backward(loss, [query])].map((tensor) => tensor.data() as Float32Array)
       }),
     )
@@ -155,10 +156,12 @@ function checkContrast({ rows, keys, dim, seed }: Contrast): void {
 
 const simulated = 'a GPU has no other kernels for it to compare with'
 testWhere(device === 'simt', simulated, test, 'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions', () => {
-  const shape: fc.Arbitrary<Contrast> = fc.record({ rows: fc.integer({ min: 1, max: 150 }), keys: fc.constantFrom(3, 128, 300, 700), dim: fc.constantFrom(8, 64, 72, 128), seed: fc.nat() })
+  const shape: fc.Arbitrary<Contrast> = fc.record({ rows: fc.integer({ min: 1, max: 150 }), keys: fc.constantFrom(3, 128, 300, 700), dim: fc.constantFrom(8, 64, 72, 128), seed: fc.nat(), unit: fc.boolean() })
   fc.assert(fc.property(shape, checkContrast), { numRuns: Math.ceil(runs / 2) })
 })
 
-testWhere(device === 'simt', simulated, test, 'the contrastive loss over more tiles of keys than the ring has', () => checkContrast({ rows: 130, keys: 7000, dim: 64, seed: 1 }))
+testWhere(device === 'simt', simulated, test, 'the contrastive loss over more tiles of keys than the ring has', () => {
+  for (const unit of [false, true]) checkContrast({ rows: 130, keys: 7000, dim: 64, seed: 1, unit })
+})
 
 test.run()

@@ -163,10 +163,10 @@ export const opCases: Record<OpName, OpCase> = {
     accumulates: () => 1,
   }),
   infoNce: define({
-    parameters: fc.record({ rows: fc.oneof(integer(1, 7), integer(20, 60)), dim: fc.oneof(integer(1, 9), fc.constantFrom(16, 20)), keys: fc.oneof(integer(1, 20), integer(250, 530)), temperature: fc.constantFrom(0.07, 0.2, 1) }),
-    large: fc.record({ rows: fc.constantFrom(1, 64, 70), dim: fc.constantFrom(24, 33, 64, 128, 130, 256), keys: fc.constantFrom(1, 63, 65, 200), temperature: fc.constantFrom(0.07, 0.2) }),
+    parameters: fc.record({ rows: fc.oneof(integer(1, 7), integer(20, 60)), dim: fc.oneof(integer(1, 9), fc.constantFrom(16, 20)), keys: fc.oneof(integer(1, 20), integer(250, 530)), temperature: fc.constantFrom(0.02, 0.07, 0.2, 1), unit: fc.boolean() }),
+    large: fc.record({ rows: fc.constantFrom(1, 64, 70), dim: fc.constantFrom(24, 33, 64, 128, 130, 256), keys: fc.constantFrom(1, 63, 65, 200), temperature: fc.constantFrom(0.07, 0.2), unit: fc.boolean() }),
     inputs: ({ rows, dim, keys }, random) => [[rows, dim], [rows, dim], [keys, dim]].map((shape) => randomUnit(random, shape)),
-    run: ({ temperature }, [query, positive, queue]) => infoNce(query!, positive!, queue!, temperature).loss,
+    run: ({ temperature, unit }, [query, positive, queue]) => infoNce(query!, positive!, queue!, temperature, { unit }).loss,
     differentiable: 1,
     accumulates: ({ keys, dim, temperature }) => (10 * (keys + dim)) / temperature,
     // The loss is the difference of two logarithms of up to 1 / T.

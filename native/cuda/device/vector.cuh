@@ -1,6 +1,7 @@
 // Accesses of 16 bytes: the widest that a thread has, and what memory-bound kernels need to reach the bandwidth.
 #pragma once
 #include <cstring>
+#include <type_traits>
 
 #include "platform.cuh"
 
@@ -82,6 +83,11 @@ DEVICE uint32_t packPair(float low, float high) {
 #endif
 }
 
+template <class T, int kWidth>
+DEVICE void unpack(float (&to)[kWidth], const Elements<T, kWidth>& from) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) to[i] = static_cast<float>(from.v[i]);
+}
 DEVICE void unpack(float (&to)[8], const Words<bf16>& from) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -104,6 +110,27 @@ DEVICE Words<T> pack(const float (&from)[Vector<T>::kLength]) {
       to.v[i] = bitsOf(from[i]);
   }
   return to;
+}
+
+// A load or store of kWidth values as it suits them: words where they fill 16 bytes, else element by element.
+template <class T, int kWidth>
+using Chunk = std::conditional_t<sizeof(T) * kWidth == 16, Words<T>, Elements<T, kWidth>>;
+
+template <class T, int kWidth>
+DEVICE Chunk<T, kWidth> loadChunk(const T* at) {
+  if constexpr (sizeof(T) * kWidth == 16)
+    return loadWords(at);
+  else
+    return load<T, kWidth>(at);
+}
+// To global memory, each value rounded.
+template <class T, int kWidth>
+DEVICE void storeRounded(T* at, const float (&values)[kWidth]) {
+  if constexpr (sizeof(T) * kWidth == 16) {
+    storeWords(at, pack<T>(values));
+  } else {
+    for (int i = 0; i < kWidth; ++i) at[i] = T(values[i]);
+  }
 }
 
 }  // namespace densecl::cuda
