@@ -1,0 +1,133 @@
+/**
+ * Hopper's kernels against those of Ampere at sizes that fill the machine: more tiles than multiprocessors, so that a block takes a second
+ * one while its ring goes on, and more slices and keys than a ring has places. Sizes come from the device's multiprocessors
+ * (DENSECL_MULTIPROCESSORS bounds them), so a GPU and `simt` meet the same situations.
+ */
+import * as assert from 'uvu/assert'
+
+import { Random } from '../../src/nn/random.js'
+import { native, runNative } from '../../src/tensor/native.js'
+import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { device, thorough } from '../support/devices.js'
+import { relativeDistance } from '../support/gradients.js'
+import { suite, testWhere } from '../support/suite.js'
+
+const test = suite(`Hopper's kernels at full size on ${device}`, device)
+const description = device === 'cpu' ? '' : native.describeDevice(device)
+const available = device === 'simt' || description.includes('compute capability 9.0')
+const reason = 'no GPU of compute capability 9.0'
+const multiprocessors = Number(process.env.DENSECL_MULTIPROCESSORS ?? /(\d+) multiprocessors/.exec(description)?.[1] ?? 4)
+
+/** Random values, drawn once and repeated in rows of random order: drawing every one would take longer than the kernels. */
+function random(pool: Tensor, seed: number, shape: Shape): Tensor {
+  const [size, generator] = [shape.reduce((a, b) => a * b, 1), new Random(seed)]
+  const out = Tensor.empty(shape, pool.dtype)
+  const [rows, width] = [pool.shape[1]!, pool.shape[2]!]
+  const order = Tensor.from(Int32Array.from({ length: Math.ceil(size / width) }, () => generator.below(rows)), [1, Math.ceil(size / width)], 'i32')
+  runNative('gatherRows', [out.alias([1, size / width, width]), pool, order])
+  return out
+}
+
+function withPool<R>(body: (values: (seed: number, shape: Shape) => Tensor) => R): R {
+  return withDevice(device, () =>
+    scope(() => {
+      const generator = new Random(1)
+      const pool = Tensor.from(Float32Array.from({ length: 512 * 64 }, () => generator.normal()), [1, 512, 64], 'bf16')
+      return body((seed, shape) => random(pool, seed, shape))
+    }),
+  )
+}
+
+function capability(value: number): void {
+  if (device === 'simt') native.simtCapability!(value)
+}
+
+interface Layer {
+  name: string
+  c: number
+  o: number
+  size: number
+  kernel: number
+  stride: number
+}
+
+/** Of `images` images each: over two tiles a block in every direction, and rings of four stages that go around in each tile or across them. */
+const layers: Layer[] = [
+  { name: '1x1, one slice a tile', c: 64, o: 128, size: 8, kernel: 1, stride: 1 },
+  { name: '1x1, many slices', c: 512, o: 64, size: 8, kernel: 1, stride: 1 },
+  { name: '3x3', c: 64, o: 64, size: 8, kernel: 3, stride: 1 },
+  { name: '3x3, strided', c: 128, o: 128, size: 8, kernel: 3, stride: 2 },
+  { name: '1x1, strided', c: 128, o: 72, size: 8, kernel: 1, stride: 2 },
+]
+
+// With shuffled threads and under the sanitizer the one with the most in it.
+for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.filter(({ name }) => name === '3x3')) {
+  testWhere(available, reason, test, `convolution ${name}: forward and both gradients, twice each`, () => {
+    const out = Math.ceil(size / stride)
+    const padding = (kernel - 1) / 2
+    // Tiles of 128 pixels: at least two and a half for each multiprocessor, and a tail.
+    const images = Math.ceil((2.5 * multiprocessors * 128) / (out * out)) + 1
+    withPool((values) => {
+      const [x, dy, w] = [values(1, [images, size, size, c]), values(2, [images, out, out, o]), values(3, [o, kernel, kernel, c])]
+      const numbers = [stride, stride, padding, padding, 1, 1]
+      const calls: [string, Shape, DType, Tensor, Tensor, number][] = [
+        ['conv2d', dy.shape, 'bf16', x, w, 2e-3],
+        ['conv2dBackwardInput', x.shape, 'bf16', dy, w, 2e-3],
+        ['conv2dBackwardWeight', w.shape, 'f32', dy, x, 1e-4],
+      ]
+      for (const [op, shape, dtype, a, b, bound] of calls) {
+        const run = (tile: number): Float32Array =>
+          scope(() => {
+            // What nobody wrote would be seen.
+            const result = Tensor.full(shape, 7, dtype)
+            capability(tile > 3 ? 90 : 80)
+            try {
+              runNative(op, [result, a, b], [...numbers, tile])
+              return result.data() as Float32Array
+            } finally {
+              capability(80)
+            }
+          })
+        const expected = run(2)
+        for (const tile of [4, 5]) {
+          const [first, again] = [run(tile), run(tile)]
+          assert.ok(relativeDistance(first, expected) < bound, `${op}, tile ${tile}: differs by ${relativeDistance(first, expected)}`)
+          assert.equal(first, again, `${op}, tile ${tile}: two runs differ`)
+        }
+      }
+    })
+  })
+}
+
+testWhere(available, reason, test, 'the contrastive loss: a ring of keys that goes around many times, against the kernel of exact FMAs', () => {
+  // At most four shares of the queue a multiprocessor and block of 128 rows: nine tiles of 128 keys each, and a tail.
+  const [rows, dim] = [130, 128]
+  const keys = 9 * 128 * Math.ceil((4 * multiprocessors) / 2) + 40
+  withPool((values) => {
+    const unit = (seed: number, n: number): Tensor => {
+      const [y, x] = [Tensor.empty([n, dim], 'bf16'), values(seed, [n, dim])]
+      runNative('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
+      return y
+    }
+    const [query, positive, queue] = [unit(1, rows), unit(2, rows), unit(3, keys)]
+    const run = (dtype: DType, promised: boolean): Float32Array[] =>
+      scope(() => {
+        const as = (tensor: Tensor): Tensor => (dtype === 'bf16' ? tensor : tensor.to(dtype))
+        const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
+        capability(dtype === 'bf16' ? 90 : 80)
+        try {
+          runNative('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
+          return results.map((tensor) => tensor.data() as Float32Array)
+        } finally {
+          capability(80)
+        }
+      })
+    const exact = run('f32', false)
+    for (const promised of [false, true]) {
+      const hopper = run('bf16', promised)
+      for (const [i, bound] of [1e-4, 1e-2, 1e-2].entries()) assert.ok(relativeDistance(hopper[i]!, exact[i]!) < bound, `${['loss', 'gradient', 'statistics'][i]} differs by ${relativeDistance(hopper[i]!, exact[i]!)}`)
+    }
+  })
+})
+
+test.run()
