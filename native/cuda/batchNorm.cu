@@ -197,7 +197,7 @@ void batchNormTrain(const Call& call) {
     if (!given) launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(), layout);
     const int64_t chunkRows = given ? kStatisticsRows : layout.chunkRows;
     const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows, ceilDiv(layout.groupRows, chunkRows), layout.channels};
-    const FinishPlan plan(moments.perGroup, layout.groups);
+    const FinishPlan plan(call, moments.perGroup, layout.groups, C);
     const FinishJob finish{moments, chunkRows, layout.groupRows, layout.groups, plan.share, static_cast<float>(call.number(1)), static_cast<float>(call.number(2)), call.t(6).data<float>(), call.t(7).data<float>(),
                            mean.data<float>(), call.t(2).data<float>(), call.t(10).data<float>(), call.t(11).data<float>(), call.t(3).data<float>(), call.t(4).data<float>()};
     finishLines(call, plan, moments, layout.groups, [&](auto lines) {

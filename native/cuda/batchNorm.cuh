@@ -71,7 +71,7 @@ struct AddPairs {
 // Finishing. A group's partial results are lines [perGroup, planes, channels]; those of a convolution's epilogue are many thousand. They
 // are added by blocks of kColumns channels and up to kLines lines, each thread with loads of eight lines on their way, in one launch or,
 // where that would leave a thread more than kSerial lines, in two: `parts` partial sums of each group first.
-constexpr int kColumns = 32, kLines = 32, kSerial = 32;
+constexpr int kColumns = 32, kLines = 32, kSerial = 16;
 
 // What of a line is added: kSums planes as they are.
 template <int kCount>
@@ -135,10 +135,12 @@ __global__ void __launch_bounds__(kColumns* kLines) addLinesKernel(Lines lines, 
 struct FinishPlan {
   int lines, share;
   int64_t parts;
-  FinishPlan(int64_t perGroup, int groups) {
+  FinishPlan(const Call& call, int64_t perGroup, int groups, int64_t channels) {
     lines = perGroup * groups > 64 ? kLines : 8;
     share = std::max(1, lines / groups);
-    parts = perGroup <= int64_t{kSerial} * share ? 0 : std::min<int64_t>(64, ceilDiv(perGroup, kLines * kSerial / 2));
+    // As many parts as give every multiprocessor a block, of two lines a thread at least.
+    const int64_t fill = ceilDiv(multiprocessors(call), ceilDiv(channels, kColumns) * groups);
+    parts = perGroup <= int64_t{kSerial} * share ? 0 : std::max<int64_t>(1, std::min<int64_t>({64, fill, perGroup / (2 * kLines)}));
   }
   Grid grid(int64_t channels) const { return {ceilDiv(channels, kColumns)}; }
   int threads() const { return kColumns * lines; }

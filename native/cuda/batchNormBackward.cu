@@ -199,7 +199,7 @@ void batchNormBackward(const Call& call) {
     BackwardJob<T> job{optionalData<T>(dx), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), optionalData<float>(call.optional(10)), optionalData<float>(call.optional(11)), call.t(8).data<float>()};
     if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
-    const FinishPlan plan(lines.perGroup, layout.groups);
+    const FinishPlan plan(call, lines.perGroup, layout.groups, C);
     const FinishBackwardJob finish{layout.groupRows, layout.groups, plan.share, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients};
     finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) { launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all); });
     if (dx == nullptr) return;
@@ -232,7 +232,7 @@ void sumRows(const Call& call) {
     DeviceScratch<float> partial(call, int64_t{layout.perGroup} * x.columns());
     launch(call, sumKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
     const Planes<1> lines{partial.data(), layout.perGroup, layout.channels};
-    const FinishPlan plan(lines.perGroup, 1);
+    const FinishPlan plan(call, lines.perGroup, 1, x.columns());
     finishLines(call, plan, lines, 1, [&](const Planes<1>& all) { launch(call, finishSumKernel, plan.grid(x.columns()), plan.threads(), FinishPlan::shared(1), all, out.data<float>()); });
   });
 }
