@@ -174,14 +174,6 @@ __global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial
   }
 }
 
-__global__ void __launch_bounds__(kColumns* kLines) finishSumKernel(Planes<1> lines, float* out) {
-  const FinishPlace at;
-  float sums[1] = {};
-  if (at.channel < lines.channels) addLines(sums, lines, 0, at.channel, at.line, at.lines);
-  addDown(sums, &sharedMemory<float>(), at, at.lines);
-  if (at.line == 0 && at.channel < lines.channels) out[at.channel] = sums[0];
-}
-
 }  // namespace
 
 // As on the CPU, with more tensors: scale and shift [G, C] of the mask instead of y, or null; sums [G * chunks, 2, C] of dz and
@@ -231,9 +223,7 @@ void sumRows(const Call& call) {
     const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
     DeviceScratch<float> partial(call, int64_t{layout.perGroup} * x.columns());
     launch(call, sumKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
-    const Planes<1> lines{partial.data(), layout.perGroup, layout.channels};
-    const FinishPlan plan(call, lines.perGroup, 1, x.columns());
-    finishLines(call, plan, lines, 1, [&](const Planes<1>& all) { launch(call, finishSumKernel, plan.grid(x.columns()), plan.threads(), FinishPlan::shared(1), all, out.data<float>()); });
+    sumLines(call, Planes<1>{partial.data(), layout.perGroup, layout.channels}, out.data<float>());
   });
 }
 

@@ -1,6 +1,7 @@
 // The gradients of a convolution; conv2d.cu has the notes.
 #include "conv2d.cuh"
 #include "conv2dHopper.h"
+#include "lines.cuh"
 #include "ops.h"
 
 namespace densecl::cuda {
@@ -63,6 +64,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, PrologueA>) backwa
 __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* partial, int64_t count, int splits) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * 256) {
     float sum = 0;
+#pragma unroll 8
     for (int s = 0; s < splits; ++s) sum += partial[s * count + i];
     out[i] = sum;
   }
@@ -97,6 +99,8 @@ void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x
 }  // namespace
 
 void sumSplits(const Call& call, float* out, const float* partial, int64_t count, int64_t splits) {
+  // Of a small gradient there are many splits and few values: threads share the splits.
+  if (splits > 16) return sumLines(call, Planes<1>{partial, splits, static_cast<int>(count)}, out);
   launch(call, sumSplitsKernel, loopGrid(call, count, 256), 256, 0, out, partial, count, static_cast<int>(splits));
 }
 

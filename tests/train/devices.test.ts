@@ -33,8 +33,10 @@ if (thorough) test('f32 follows the CPU, mixed precision follows f32, and each w
     }
     const [cpu, f32, bf16] = [await run('cpu', { device: 'cpu' }), await run('f32', { precision: 'f32' }), await run('bf16', { precision: 'bf16' })]
     assert.is(cpu.length, 4)
-    // Views differ by a thousandth of their range, and steps amplify differences.
-    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < (i < 3 ? 0.001 : 0.03) * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
+    // Sums differ in their last bits, and steps amplify that: from the second on a ReLU or a match that flips changes a loss by 0.5 % (two of
+    // four seeds, whichever way sums are ordered).
+    const bounds = [1e-4, 1e-3, 1e-2, 5e-2]
+    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < bounds[i]! * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
     f32.forEach((loss, i) => assert.ok(Math.abs(bf16[i]! - loss) < 0.2 * loss, `step ${i}: ${bf16[i]} in bf16, ${loss} in f32`))
   })
 })
