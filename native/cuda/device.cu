@@ -7,7 +7,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "../core/device.h"
+#include "kernelDevice.h"
 #include "ops.h"
 #include "runtime.h"
 
@@ -165,9 +165,9 @@ struct Target {
   bool pending = false;
 };
 
-class CudaDevice : public Device {
+class CudaDevice : public KernelDevice {
  public:
-  explicit CudaDevice(int index) : Device("cuda:" + std::to_string(index), kOps), index_(index) {
+  explicit CudaDevice(int index) : KernelDevice("cuda:" + std::to_string(index), kOps), index_(index) {
     use();
     check(cudaGetDeviceProperties(&properties_, index), name);
     if (properties_.major < 8) {
@@ -181,13 +181,11 @@ class CudaDevice : public Device {
     staging_ = std::make_unique<Staging>();
   }
 
-  void use() const { check(cudaSetDevice(index_), name); }
-  int multiprocessors() const { return properties_.multiProcessorCount; }
-  // DENSECL_CAPABILITY (80, 86, ..): the kernels of an older GPU, to compare.
-  int capability() const {
-    static const char* wanted = std::getenv("DENSECL_CAPABILITY");
-    const int own = properties_.major * 10 + properties_.minor;
-    return wanted == nullptr ? own : std::min(own, std::atoi(wanted));
+  // Before anything of CUDA: which device is current belongs to the thread, and others may have changed it.
+  void use() const {
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != index_ || !used_) check(cudaSetDevice(index_), name);
+    used_ = true;
   }
 
   void* allocateRaw(size_t bytes) override {
@@ -334,7 +332,12 @@ class CudaDevice : public Device {
     return target;
   }
 
+  int ownMultiprocessors() override { return properties_.multiProcessorCount; }
+  int ownCapability() override { return properties_.major * 10 + properties_.minor; }
+  std::string architectures() override { return DENSECL_ARCHITECTURES; }
+
   const int index_;
+  mutable bool used_ = false;  // cudaSetDevice makes the context, which cudaGetDevice does not
   cudaDeviceProp properties_{};
   cudaStream_t uploads_ = nullptr;
   std::unique_ptr<Staging> staging_;
@@ -348,8 +351,6 @@ CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.de
 
 }  // namespace
 
-int multiprocessors(const Call& call) { return deviceOf(call).multiprocessors(); }
-int capability(const Call& call) { return deviceOf(call).capability(); }
 Report* reportOf(const Call& call) { return deviceOf(call).report; }
 cudaStream_t streamOf(const Call& call) { return deviceOf(call).stream; }
 void prepareLaunch(const Call& call, const void* kernel, size_t shared) { deviceOf(call).allowShared(kernel, shared, call.op); }

@@ -14,7 +14,11 @@ namespace densecl::simt {
 namespace {
 
 std::atomic<uint64_t> shuffleSeed{0};
-std::atomic<int> currentCapability{80};
+// DENSECL_CAPABILITY at the start; tests change it.
+std::atomic<int> currentCapability{[] {
+  const char* text = std::getenv("DENSECL_CAPABILITY");
+  return text == nullptr ? 80 : std::atoi(text);
+}()};
 thread_local Block block;
 
 void perform(const std::vector<Copy>& copies) {
