@@ -46,6 +46,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
                              InstanceMethod("kernelFamilies", &Addon::guard<&Addon::kernelFamilies>),
                              InstanceMethod("avoidFamilies", &Addon::guard<&Addon::avoidFamilies>),
+                             InstanceMethod("multiprocessors", &Addon::guard<&Addon::multiprocessors>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                              InstanceMethod("pin", &Addon::guard<&Addon::pin>),
                              InstanceMethod("unpin", &Addon::guard<&Addon::unpin>),
@@ -254,6 +255,7 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[0]).avoidFamilies(names);
     return info.Env().Undefined();
   }
+  Napi::Value multiprocessors(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), deviceOf(info[0]).multiprocessors()); }
   Napi::Value describeCudaBuild(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cudaBuild()); }
   Napi::Value describeDevice(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), deviceOf(info[0]).describe()); }
   Napi::Value synchronize(const Napi::CallbackInfo& info) {

@@ -168,7 +168,7 @@ struct Target {
 class CudaDevice : public KernelDevice {
  public:
   explicit CudaDevice(int index) : KernelDevice("cuda:" + std::to_string(index), kOps), index_(index) {
-    use();
+    check(cudaSetDevice(index), name);  // makes the context
     check(cudaGetDeviceProperties(&properties_, index), name);
     if (properties_.major < 8) {
       throw Error("DEVICE", name + " is a " + properties_.name + " of compute capability " + std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
@@ -184,8 +184,7 @@ class CudaDevice : public KernelDevice {
   // Before anything of CUDA: which device is current belongs to the thread, and others may have changed it.
   void use() const {
     int current = -1;
-    if (cudaGetDevice(&current) != cudaSuccess || current != index_ || !used_) check(cudaSetDevice(index_), name);
-    used_ = true;
+    if (cudaGetDevice(&current) != cudaSuccess || current != index_) check(cudaSetDevice(index_), name);
   }
 
   void* allocateRaw(size_t bytes) override {
@@ -207,6 +206,14 @@ class CudaDevice : public KernelDevice {
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) return "";
     return ", " + std::to_string(free >> 20) + " of " + std::to_string(total >> 20) + " MiB free on the device";
+  }
+
+  // Whoever gets the block next starts without the events of those who had it.
+  void onRelease(void* block, size_t, size_t capacity) override {
+    const auto begin = targets_.lower_bound(block), end = targets_.lower_bound(static_cast<char*>(block) + capacity);
+    for (auto target = begin; target != end; ++target)
+      for (cudaEvent_t event : {target->second.uploaded, target->second.released}) cudaEventDestroy(event);
+    targets_.erase(begin, end);
   }
 
   void upload(void* to, const void* from, size_t bytes) override {
@@ -337,13 +344,12 @@ class CudaDevice : public KernelDevice {
   std::string architectures() override { return DENSECL_ARCHITECTURES; }
 
   const int index_;
-  mutable bool used_ = false;  // cudaSetDevice makes the context, which cudaGetDevice does not
   cudaDeviceProp properties_{};
   cudaStream_t uploads_ = nullptr;
   std::unique_ptr<Staging> staging_;
   PinnedPool downloads_;
   std::unordered_map<const void*, size_t> allowed_;
-  std::unordered_map<void*, Target> targets_;
+  std::map<void*, Target> targets_;
   std::vector<cudaEvent_t> marks_;
 };
 

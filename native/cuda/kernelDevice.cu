@@ -1,6 +1,7 @@
 #include "kernelDevice.h"
 
 #include <cstdlib>
+#include <cstring>
 
 #include "runtime.h"
 
@@ -32,7 +33,7 @@ int KernelDevice::capability() { return bounded(ownCapability(), "DENSECL_CAPABI
 
 // wgmma exists on 9.0 alone, and in code that was compiled for sm_90a itself.
 bool KernelDevice::present(Family family) {
-  if (family > Family::wgmmaInfoNce) return true;
+  if (std::strncmp(kFamilyNames[static_cast<size_t>(family)], "wgmma.", 6) != 0) return true;
   return capability() == 90 && architectures().find("90a") != std::string::npos;
 }
 

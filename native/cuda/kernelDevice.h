@@ -16,7 +16,7 @@ class KernelDevice : public Device {
  public:
   // Of the chip, at most what DENSECL_MULTIPROCESSORS (1, 2, ..) and DENSECL_CAPABILITY (80, 86, ..) say: to run what a smaller or
   // older GPU runs. Throws ARGUMENT where one of them is no such number.
-  int multiprocessors();
+  int multiprocessors() override;
   int capability();
 
   // Whether the capability has it, the build has it, and nobody has said to avoid it.

@@ -103,7 +103,9 @@ class SimtDevice : public cuda::KernelDevice {
       simt::run(launch);
   }
 
-  std::string describe() override { return "the CUDA kernels, run on the host thread by thread"; }
+  std::string describe() override {
+    return "the CUDA kernels, run on the host thread by thread, as compute capability " + std::to_string(capability() / 10) + "." + std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";
+  }
 
   cuda::Report report{};
 

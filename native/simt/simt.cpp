@@ -226,6 +226,7 @@ void misaligned(const void* address, size_t width) {
 void copyLater(void* to, const void* from, int bytes, int fromBytes) {
   checkAligned(to, bytes);
   checkAligned(from, bytes);
+  if (faulty(Instruction::cpAsync)) fromBytes = std::min(fromBytes, bytes - 2);
   block.current->open.push_back({to, from, bytes, fromBytes});
 }
 void commitCopies() {
