@@ -34,7 +34,10 @@ export interface CheckOptions {
 
 const program = fileURLToPath(new URL('program.js', import.meta.url))
 
-/** Reports of all parts, or undefined when it was interrupted. Throws CHECK where the process cannot be started or dies before it begins. */
+/**
+ * Reports of all parts, or undefined when it was interrupted. Throws CHECK where nothing can be said: the process cannot be started,
+ * dies before it begins, or has too little memory.
+ */
 export async function checkDevice(device: string, options: CheckOptions): Promise<PartReport[] | undefined> {
   const reports: PartReport[] = []
   let left = [...(options.parts ?? partsOf(device))]
@@ -57,7 +60,7 @@ function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart
     const child = spawn(process.execPath, [program, device, String(process.pid), ...parts], { stdio: ['ignore', 'pipe', 'pipe'] })
     const reports: PartReport[] = []
     let current: { part: Part; since: number } | undefined
-    let [ready, stopped, late, text, complaints] = [false, false, false, '', '']
+    let [ready, stopped, late, text, complaints, memory] = [false, false, false, '', '', '']
     // Loading the addon and starting the driver take their time too.
     let since = performance.now()
     const kill = (): void => void child.kill('SIGKILL')
@@ -78,7 +81,10 @@ function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart
       else if ('findings' in line) {
         const worst = line.findings.map((finding) => ({ ...finding, error: Number(finding.error) })).reduce((a, b) => (a.error / a.bound >= b.error / b.bound || (a.error > a.bound && !(b.error > b.bound)) ? a : b))
         report({ verdict: agrees(worst) ? 'agrees' : 'disagrees', finding: worst })
-      } else if ('error' in line) report({ verdict: 'fails', error: line.error })
+      } else if ('error' in line) {
+        if (line.code === 'OUT_OF_MEMORY') memory = `${line.part}: ${line.error}`
+        report({ verdict: 'fails', error: line.error })
+      }
     }
     child.stdout.on('data', (data: Buffer) => {
       text += data.toString()
@@ -98,6 +104,7 @@ function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart
     child.on('close', (code, signal) => {
       end()
       if (stopped) return resolve(undefined)
+      if (memory !== '') return reject(new DenseclError('CHECK', memory))
       if (current !== undefined) report(late ? { verdict: 'hangs' } : { verdict: 'fails', error: `its process ended with ${signal ?? `exit code ${code}`}${lastLine(complaints)}` })
       if (reports.length > 0) return resolve(reports)
       reject(new DenseclError('CHECK', `the process that checks ${device} ${late ? `did not start within ${secondsPerPart} s` : `ended with ${signal ?? `exit code ${code}`}${ready ? '' : ' before it began'}`}${lastLine(complaints)}`))
@@ -115,7 +122,7 @@ export const families = (reports: readonly PartReport[]): KernelFamily[] => repo
 /** Parts that disagree and that nothing can stand in for. */
 export const broken = (reports: readonly PartReport[]): PartReport[] => reports.filter(({ part, verdict }) => verdict !== 'agrees' && !isFamily(part))
 
-const digits = (value: number): string => (Number.isFinite(value) ? value.toPrecision(2) : 'no number')
+const digits = (value: number): string => (value < 1e300 ? value.toPrecision(2) : 'no number')
 
 /** A report in words. */
 export function describeReport({ part, verdict, finding, error, seconds }: PartReport): string {

@@ -3,12 +3,11 @@
  * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
  * tails on every side.
  */
-import { l2Normalize } from '../ops/similarity.js'
 import { statisticsRows } from '../ops/fusion.js'
 import { avoidFamilies, kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
 import { native, runNative } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { compareAll, type Finding, noiseTensor, type Result, resultOf, rounded } from './compare.js'
+import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
 
 export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch'] as const
 export type ProductOp = (typeof productOps)[number]
@@ -120,13 +119,18 @@ interface Contrast {
   keys: number
   dim: number
   dtype: FloatDType
+  /** Keys are rows of the identity, in turn, and the positive is zero: each number of the gradient is then a sum of few probabilities. */
+  identity?: boolean
 }
 
-function contrast(device: string, { rows, keys, dim, dtype }: Contrast): Result[] {
-  const unit = (count: number, seed: number): Tensor => rounded(l2Normalize(noiseTensor(device, [count, dim], 'f32', seed)), dtype)
-  const [query, positive, queue] = [unit(rows, 1), unit(rows, 2), unit(keys, 3)]
+function contrast(device: string, { rows, keys, dim, dtype, identity = false }: Contrast): Result[] {
+  // Of length near 1, as embeddings are.
+  const vectors = (count: number, seed: number): Tensor => rounded(Tensor.from(noise(count * dim, seed).map((value) => value / Math.sqrt(dim / 3)), [count, dim]), dtype)
+  const units = (): Tensor => rounded(Tensor.from(Float32Array.from({ length: keys * dim }, (_, i) => Number(Math.floor(i / dim) % dim === i % dim)), [keys, dim]), dtype)
+  const query = identity ? noiseTensor(device, [rows, dim], dtype, 1) : vectors(rows, 1)
+  const [positive, queue] = identity ? [Tensor.zeros([rows, dim], query.dtype), units()] : [vectors(rows, 2), vectors(keys, 3)]
   const [loss, dquery, statistics] = [Tensor.empty([], 'f32'), Tensor.empty(query.shape, query.dtype), Tensor.empty([4], 'f32')]
-  runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [0.2])
+  runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [identity ? 1 : 0.07])
   return [resultOf('loss', loss), resultOf('statistics', statistics), resultOf('gradient', dquery)]
 }
 
@@ -201,21 +205,24 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
   const reference = <R>(run: () => R): R => withDevice(device, () => limitedTo(device, 'fma', run))
 
   if (op === 'infoNce') {
-    const parts: Contrast[] = kind === 'fma' ? [{ rows: 37, keys: 300, dim: 40, dtype: 'bf16' }, { rows: 37, keys: 300, dim: 40, dtype: 'f32' }] : kind === 'wgmma' ? [contrastShape(m, 64), { rows: 70, keys: 300, dim: 128, dtype: 'bf16' }] : [contrastShape(m, 64), { rows: 70, keys: 300, dim: 136, dtype: 'bf16' }]
+    const parts: Contrast[] =
+      kind === 'fma'
+        ? [{ rows: 37, keys: 300, dim: 40, dtype: 'bf16' }, { rows: 37, keys: 300, dim: 40, dtype: 'f32' }]
+        : [contrastShape(m, 64), { rows: 130, keys: 300, dim: 128, dtype: 'bf16', identity: true }, { rows: 70, keys: 300, dim: kind === 'mma' ? 136 : 72, dtype: 'bf16' }]
     return parts.map((p) =>
       compared(
-        `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}], ${p.dtype}`,
+        `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}]${p.identity === true ? ' of unit vectors' : ''}, ${p.dtype}`,
         (where) => contrast(where, p),
         () => (kind === 'fma' ? withDevice('cpu', () => contrast('cpu', p)) : reference(() => contrast(device, p))),
         // Probabilities are rounded to bf16 on the way; one match within rounding of a tie may count elsewhere.
-        kind === 'fma' && p.dtype === 'f32' ? [1e-5, 1e-3, 1e-3] : [2e-3, 2e-2, 0.03],
+        p.dtype === 'f32' ? [1e-4, 1e-2, 1e-3] : [2e-3, 2e-2, 0.02],
       ),
     )
   }
   if (op === 'denseMatch') {
     const parts: Match[] = kind === 'fma' ? [{ n: 2, p: 40, q: 70, c: 24, dtype: 'bf16' }, { n: 2, p: 40, q: 70, c: 19, dtype: 'f32' }] : [{ n: Math.ceil(0.75 * m) + 1, p: 100, q: 130, c: 72, dtype: 'bf16' }, { n: 1, p: 10, q: 70, c: 19, dtype: 'bf16' }]
     return parts.map((p) =>
-      compared(`query [${p.n},${p.p},${p.c}], key [${p.n},${p.q},${p.c}], ${p.dtype}`, (where) => match(where, p), () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p)))),
+      compared(`query [${p.n},${p.p},${p.c}], key [${p.n},${p.q},${p.c}], ${p.dtype}`, (where) => match(where, p), () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p))), [1e-4, 1e-4]),
     )
   }
   return shapes(op, kind, m).map((p) =>
@@ -223,7 +230,8 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
       shapeOf(p),
       (where) => convolutions[op](where, p, false),
       () => (kind === 'fma' ? withDevice('cpu', () => convolutions[op]('cpu', p, false)) : reference(() => convolutions[op](device, { ...p, tile: 0, tf32: false }, true))),
-      p.tf32 === true ? [5e-3] : undefined,
+      // Sums over 64 values that were rounded to bf16: a few may have gone to the other neighbour.
+      p.tf32 === true ? [5e-3] : p.fused === 'epilogue' ? [0.01, 0.03] : undefined,
     ),
   )
 }

@@ -9,7 +9,7 @@ import { DenseclError } from '../tensor/errors.js'
 import type { Finding } from './compare.js'
 import { type Part, runPart } from './parts.js'
 
-export type Line = { start: Part } | { part: Part; findings: Finding[] } | { part: Part; error: string; fatal: boolean } | { ready: true } | { done: true }
+export type Line = { start: Part } | { part: Part; findings: Finding[] } | { part: Part; error: string; code: string; fatal: boolean } | { ready: true } | { done: true }
 
 const [device, parent, ...parts] = process.argv.slice(2) as [string, string, ...string[]]
 
@@ -25,8 +25,9 @@ function check(part: Part): Line {
     return { part, findings: runPart(device, part) }
   } catch (error) {
     if (!(error instanceof Error)) throw error
+    const code = error instanceof DenseclError ? error.code : 'INTERNAL'
     // After an error of CUDA the device may be lost to this process.
-    return { part, error: error.message, fatal: !(error instanceof DenseclError) || error.code === 'CUDA' }
+    return { part, error: error.message, code, fatal: code === 'CUDA' || code === 'OUT_OF_MEMORY' }
   }
 }
 
