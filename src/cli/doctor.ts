@@ -57,7 +57,7 @@ async function check(flags: Flags): Promise<number> {
   const bad = reports.filter(({ verdict }) => verdict !== 'agrees')
   if (flags.json === true) console.log(JSON.stringify({ device: `${device}, ${native.describeDevice(device)}`, reports, kept: problem ?? true }, undefined, 2))
   else {
-    const what = bad.length === 0 ? 'all parts agree' : broken(reports).length > 0 ? 'this device computes wrong results that nothing can stand in for: commands refuse it' : `${bad.length} families are not used; others stand in for them`
+    const what = bad.length === 0 ? 'all parts agree' : broken(reports).length > 0 ? 'this device computes wrong results that nothing can stand in for: commands refuse it' : `${bad.length === 1 ? '1 family is' : `${bad.length} families are`} not used; others stand in`
     console.log(`${what} (${((performance.now() - started) / 1000).toFixed(1)} s)`)
   }
   if (problem !== undefined) console.error(`densecl: the verdict is not kept: ${problem}`)

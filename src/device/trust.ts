@@ -26,7 +26,7 @@ export function secondsPerPart(): number {
   return text.trim() !== '' && seconds > 0 ? seconds : fail('CONFIG', `DENSECL_CHECK_SECONDS is ${text}: expected a positive number of seconds`)
 }
 
-const trusted = new Map<string, Promise<void>>()
+const trusted = new Map<string, Promise<boolean>>()
 
 /** resolveDevice, and trustDevice. */
 export async function useDevice(name: string, options: TrustOptions = {}): Promise<string> {
@@ -38,10 +38,10 @@ export async function useDevice(name: string, options: TrustOptions = {}): Promi
 /**
  * Makes a device fit for use in this process: families of kernels that disagree in its verdict are avoided, with a warning each. Without a
  * verdict for this GPU, driver and build it is checked, which takes seconds. Throws CHECK where a kernel disagrees that nothing can
- * stand in for. The CPU needs none of it.
+ * stand in for. False when the check was interrupted: the device is then to be left alone. The CPU needs none of it.
  */
-export function trustDevice(device: string, options: TrustOptions = {}): Promise<void> {
-  if (!wanted(device)) return Promise.resolve()
+export function trustDevice(device: string, options: TrustOptions = {}): Promise<boolean> {
+  if (!wanted(device)) return Promise.resolve(true)
   let promise = trusted.get(device)
   if (promise === undefined) {
     promise = establish(device, options)
@@ -52,11 +52,12 @@ export function trustDevice(device: string, options: TrustOptions = {}): Promise
   return promise
 }
 
-async function establish(device: string, { interrupted, say = (line) => console.error(line) }: TrustOptions): Promise<void> {
+async function establish(device: string, { interrupted, say = (line) => console.error(line) }: TrustOptions): Promise<boolean> {
   const kept = readVerdict(device)
   const reports = 'reports' in kept ? kept.reports : await firstCheck(device, kept.why, interrupted, say)
   if (reports === 'interrupted') trusted.delete(device)
   else if (reports !== undefined) obey(device, reports, say)
+  return reports !== 'interrupted'
 }
 
 async function firstCheck(device: string, why: string | undefined, interrupted: (() => boolean) | undefined, say: (line: string) => void): Promise<PartReport[] | 'interrupted' | undefined> {

@@ -64,7 +64,8 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const config = checkpoint === undefined ? options.config : resumedConfig(checkpoint, options.config)
   native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
   const placement = resolvePlacement(config)
-  await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
+  const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
+  if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
   checkSize(config, source.items.length, checkpoint)
