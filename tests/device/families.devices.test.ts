@@ -120,9 +120,9 @@ testWhere(device === 'simt', simulated, test, 'a build without 90a has no kernel
   const dw = (): Float32Array =>
     scope(() =>
       withDevice(device, () => {
-        // A weight gradient is stored as it was summed: its bits tell which kernel it was.
+        // A weight gradient is stored as it was summed: its bits tell into how many parts, and so by which kernel.
         const random = new Random(6)
-        const [x, weight] = [draw(random, 4, 6, 6, 64).to('bf16'), draw(random, 72, 3, 3, 64).to('bf16')]
+        const [x, weight] = [draw(random, 32, 6, 6, 64).to('bf16'), draw(random, 72, 3, 3, 64).to('bf16')]
         const tape = new Tape().watch([weight])
         const y = tape.record(() => conv2d(x, weight, undefined, { padding: 1 }))
         return tape.backward(y, [weight], draw(random, ...y.shape).to('bf16'))[0]!.data() as Float32Array
