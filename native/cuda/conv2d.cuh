@@ -39,6 +39,8 @@ void choose(const Call& call, Family tensorCores, int64_t rows, int64_t columns,
   const auto arithmetic = [&](auto math) {
     const std::true_type whole;
     const std::false_type odd;
+    // What only stands in is compiled for few cases.
+    if constexpr (std::is_same_v<decltype(math), MathFma<bf16>>) return alignedA && alignedB ? body(math, Narrow{}, whole, whole) : body(math, Narrow{}, odd, odd);
     if (!alignedA && !alignedB) return body(math, Narrow{}, odd, odd);
     if (!alignedA) return body(math, Narrow{}, odd, whole);
     if (!alignedB) return body(math, Narrow{}, whole, odd);
