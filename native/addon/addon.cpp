@@ -44,6 +44,9 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
                              InstanceMethod("cudaBuild", &Addon::guard<&Addon::describeCudaBuild>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
+                             InstanceMethod("kernelFamilies", &Addon::guard<&Addon::kernelFamilies>),
+                             InstanceMethod("avoidFamilies", &Addon::guard<&Addon::avoidFamilies>),
+                             InstanceMethod("multiprocessors", &Addon::guard<&Addon::multiprocessors>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                              InstanceMethod("pin", &Addon::guard<&Addon::pin>),
                              InstanceMethod("unpin", &Addon::guard<&Addon::unpin>),
@@ -237,12 +240,22 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value threadCount(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
   Napi::Value instructionSet(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::instructionSet()); }
-  Napi::Value listDevices(const Napi::CallbackInfo& info) {
-    const std::vector<std::string> names = deviceNames();
-    Napi::Array result = Napi::Array::New(info.Env(), names.size());
+  static Napi::Value arrayOf(Napi::Env env, const std::vector<std::string>& names) {
+    Napi::Array result = Napi::Array::New(env, names.size());
     for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
     return result;
   }
+  Napi::Value listDevices(const Napi::CallbackInfo& info) { return arrayOf(info.Env(), deviceNames()); }
+  // kernelFamilies(device) -> names; avoidFamilies(device, names)
+  Napi::Value kernelFamilies(const Napi::CallbackInfo& info) { return arrayOf(info.Env(), deviceOf(info[0]).kernelFamilies()); }
+  Napi::Value avoidFamilies(const Napi::CallbackInfo& info) {
+    const Napi::Array array = info[1].As<Napi::Array>();
+    std::vector<std::string> names(array.Length());
+    for (uint32_t i = 0; i < array.Length(); ++i) names[i] = array.Get(i).ToString().Utf8Value();
+    deviceOf(info[0]).avoidFamilies(names);
+    return info.Env().Undefined();
+  }
+  Napi::Value multiprocessors(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), deviceOf(info[0]).multiprocessors()); }
   Napi::Value describeCudaBuild(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cudaBuild()); }
   Napi::Value describeDevice(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), deviceOf(info[0]).describe()); }
   Napi::Value synchronize(const Napi::CallbackInfo& info) {

@@ -62,6 +62,13 @@ class Device {
   virtual size_t mark();
   virtual double elapsed(size_t from, size_t to);
 
+  // Of a GPU, by which work is split; 0 where there are none.
+  virtual int multiprocessors() { return 0; }
+  // Kinds of kernels that others can stand in for (native/cuda/families.def): those that it would choose, and the only ones, from
+  // now on, that it must not use.
+  virtual std::vector<std::string> kernelFamilies() { return {}; }
+  virtual void avoidFamilies(const std::vector<std::string>& names) { require(names.empty(), "ARGUMENT", name + " has no families of kernels"); }
+
   // What an out-of-memory message adds: memory taken by others.
   virtual std::string memoryNote() { return ""; }
   // Runs an op; overridden to add checks and explanations.

@@ -41,7 +41,7 @@ DEVICE Colour shiftHue(const Colour& c, float shift) {
 // A row of the table (src/data/augment.ts writes it).
 struct ViewTable {
   int64_t offset;
-  int imageWidth, top, left, cropHeight, cropWidth, radius;
+  int imageWidth, top, left, cropHeight, cropWidth, wantedRadius, radius;
   bool flip, grayscale;
   float sigma, mean[3], deviation[3];
   const double* adjustments;  // pairs of kind and value; kind -1 ends them
@@ -55,9 +55,9 @@ struct ViewTable {
     flip = row[7] != 0;
     grayscale = row[8] != 0;
     sigma = static_cast<float>(row[9]);
-    radius = sigma > 0 ? static_cast<int>(row[10]) : 0;
-    const int most = (height < width ? height : width) - 1;
-    radius = radius < most ? radius : most;
+    wantedRadius = sigma > 0 ? static_cast<int>(row[10]) : 0;
+    const int side = (height < width ? height : width) - 1, most = side < kMaxRadius ? side : kMaxRadius;
+    radius = wantedRadius < most ? wantedRadius : most;
     for (int c = 0; c < 3; ++c) {
       mean[c] = static_cast<float>(row[11 + c]);
       deviation[c] = static_cast<float>(row[14 + c]);
@@ -161,12 +161,13 @@ DEVICE void blurAndWrite(T* out, float* planes, const ViewTable& view, Memory& m
 
 // scratch: six planes of a view for each block
 template <class T>
-__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, const uint8_t* pixels, const double* table, float* scratch, int views, int half, int height, int width) {
+__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, const uint8_t* pixels, const double* table, float* scratch, int views, int half, int height, int width, Report* report) {
   Memory& memory = sharedMemory<Memory>();
   const int size = height * width;
   float* planes = scratch + static_cast<int64_t>(blockIdx.x) * 6 * size;
   for (int v = static_cast<int>(blockIdx.x); v < views; v += static_cast<int>(gridDim.x)) {
     const ViewTable view(table + static_cast<int64_t>(v) * kColumns, height, width);
+    if (view.wantedRadius > kMaxRadius && threadIdx.x == 0) fileReport(report, kBlurRadius, view.wantedRadius, kMaxRadius);
     T* to = v < half ? out + static_cast<int64_t>(v) * size * 3 : second + static_cast<int64_t>(v - half) * size * 3;
     int next = 0;
     float mean = 0;  // of the gray image, for a contrast
@@ -211,7 +212,7 @@ void augment(const Call& call) {
     const int64_t blocks = std::min<int64_t>(views, int64_t{4} * multiprocessors(call)), view = int64_t{3} * height * width;
     DeviceScratch<float> scratch(call, blocks * 2 * view);
     launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view,
-           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, second == nullptr ? views : views / 2, height, width);
+           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, second == nullptr ? views : views / 2, height, width, reportOf(call));
   });
 }
 

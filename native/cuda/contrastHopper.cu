@@ -97,12 +97,14 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
     growRegisters<232>();
     contrastKeys<kDim, kFixed>(work, memory, begin, end);
   }
+#else
+  asm("trap;");  // a launcher that asks for it without sm_90a code is a mistake
 #endif
 }
 
 }  // namespace
 
-bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) { return capability(call) == 90 && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0; }
+bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) { return usable(call, Family::wgmmaInfoNce) && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0; }
 
 void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits, bool fixed) {
   const HopperContrast work{job, tiledMap(call, job.query, {job.dim, job.rows}, {kLineElements, kHopperRows}), tiledMap(call, job.queue, {job.dim, job.keys}, {kLineElements, kHopperKeys})};

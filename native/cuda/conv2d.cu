@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from,
 template <class T>
 void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
   const Tensor &y = call.t(0), *b = call.optional(3), *statistics = call.optional(4);
-  choose<T>(call, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
+  choose<T>(call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
     if constexpr (isAligned.value == both.value) {
       using Math = decltype(math);
       using Shape = decltype(shape);

@@ -29,8 +29,9 @@ struct Geometry {
 
 // Calls body(Math{}, Shape{}, a, b) for the dtype, the arithmetic, the tile, and whether the left and the right operand come in whole
 // vectors. numbers[6]: the tile, 0 for the best; numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
+// `tensorCores` is the family that uses them.
 template <class T, class F>
-void choose(const Call& call, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
+void choose(const Call& call, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
   const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call), some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
@@ -38,21 +39,24 @@ void choose(const Call& call, int64_t rows, int64_t columns, bool alignedA, bool
   const auto arithmetic = [&](auto math) {
     const std::true_type whole;
     const std::false_type odd;
+    // What only stands in is compiled for few cases.
+    if constexpr (std::is_same_v<decltype(math), MathFma<bf16>>) return alignedA && alignedB ? body(math, Narrow{}, whole, whole) : body(math, Narrow{}, odd, odd);
     if (!alignedA && !alignedB) return body(math, Narrow{}, odd, odd);
     if (!alignedA) return body(math, Narrow{}, odd, whole);
     if (!alignedB) return body(math, Narrow{}, whole, odd);
-    if constexpr (std::is_same_v<decltype(math), MathF32>) return body(math, Narrow{}, whole, whole);
-    if constexpr (!std::is_same_v<decltype(math), MathF32>) {
+    if constexpr (std::is_same_v<decltype(math), MathFma<T>>) return body(math, Narrow{}, whole, whole);
+    if constexpr (!std::is_same_v<decltype(math), MathFma<T>>) {
       if (tile == 1) return body(math, Large{}, whole, whole);
       if (tile == 2) return body(math, Narrow{}, whole, whole);
       return body(math, Small{}, whole, whole);
     }
   };
-  if constexpr (std::is_same_v<T, bf16>) return arithmetic(MathBf16{});
-  if constexpr (std::is_same_v<T, float>) {
-    if (call.numbers.size() > 7 && call.number(7) != 0) return arithmetic(MathTf32{});
-    return arithmetic(MathF32{});
+  if (usable(call, tensorCores)) {
+    if constexpr (std::is_same_v<T, bf16>) return arithmetic(MathBf16{});
+    if constexpr (std::is_same_v<T, float>)
+      if (call.numbers.size() > 7 && call.number(7) != 0) return arithmetic(MathTf32{});
   }
+  arithmetic(MathFma<T>{});
 }
 
 template <class T>
@@ -64,9 +68,9 @@ bool aligned(int64_t channels) {
 template <class T, class Prologue>
 constexpr int kBlocks = std::is_same_v<T, bf16> && Prologue::kPlain ? 2 : 1;
 
-// Kernels with prologues exist for whole vectors, and for bf16 and exact f32.
+// Kernels with prologues exist for whole vectors, and for bf16 on tensor cores and exact f32.
 template <class T, class Math, bool kAligned>
-constexpr bool kPrologues = kAligned && (std::is_same_v<T, bf16> || std::is_same_v<Math, MathF32>);
+constexpr bool kPrologues = kAligned && (std::is_same_v<Math, MathBf16> || std::is_same_v<Math, MathF32>);
 
 // Calls body(Prologue) with the batch norm whose scale and shift are tensors `at` and `at` + 1, or without. `rows` has a row for
 // every one of the product; numbers 8 and 9 are the groups and ReLU.

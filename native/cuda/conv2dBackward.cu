@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
 template <class T>
 void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x, float* dw) {
   const int64_t depth = g.depth();
-  choose<T>(call, g.o, depth, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto alignedX) {
+  choose<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto alignedX) {
     using Math = decltype(math);
     using Shape = decltype(shape);
     constexpr bool kBoth = alignedDy.value && alignedX.value;
@@ -123,7 +123,7 @@ void conv2dBackwardInput(const Call& call) {
         chunks += classChunks;
         if constexpr (std::is_same_v<T, bf16>)
           if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
-        choose<T>(call, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto isAligned) {
+        choose<T>(call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto isAligned) {
           using Math = decltype(math);
           using Shape = decltype(shape);
           const int64_t columnTiles = ceilDiv(g.c, Shape::kN);

@@ -254,13 +254,13 @@ struct BackwardWeightJob {
 
 // Tile 4 is Wide, 5 is Slim (Flat for weight gradients), 0 the one that suits the shape; 1 to 3 are those of Ampere.
 int64_t tileOf(const Call& call) { return call.numbers.size() <= 6 ? 0 : call.integer(6); }
-bool hopper(const Call& call) { return capability(call) == 90 && (tileOf(call) == 0 || tileOf(call) > 3); }
+bool hopper(const Call& call, Family family) { return usable(call, family) && (tileOf(call) == 0 || tileOf(call) > 3); }
 bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (tileOf(call) != 4 && columns <= 64); }
 
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
-  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || call.optional(5) != nullptr) return false;
+  if (!hopper(call, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || call.optional(5) != nullptr) return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
@@ -276,7 +276,7 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
 }
 
 bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where, const Epilogue<bf16>& epilogue) {
-  if (!hopper(call) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 || call.optional(10) != nullptr) return false;
+  if (!hopper(call, Family::wgmmaConv2dBackwardInput) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 || call.optional(10) != nullptr) return false;
   const auto& weights = pixels.weights;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
@@ -293,7 +293,7 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
 }
 
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
-  if (!hopper(call) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
+  if (!hopper(call, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "../core/device.h"
+#include "kernelDevice.h"
 #include "ops.h"
 #include "runtime.h"
 
@@ -165,10 +165,10 @@ struct Target {
   bool pending = false;
 };
 
-class CudaDevice : public Device {
+class CudaDevice : public KernelDevice {
  public:
-  explicit CudaDevice(int index) : Device("cuda:" + std::to_string(index), kOps), index_(index) {
-    use();
+  explicit CudaDevice(int index) : KernelDevice("cuda:" + std::to_string(index), kOps), index_(index) {
+    check(cudaSetDevice(index), name);  // makes the context
     check(cudaGetDeviceProperties(&properties_, index), name);
     if (properties_.major < 8) {
       throw Error("DEVICE", name + " is a " + properties_.name + " of compute capability " + std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
@@ -181,13 +181,10 @@ class CudaDevice : public Device {
     staging_ = std::make_unique<Staging>();
   }
 
-  void use() const { check(cudaSetDevice(index_), name); }
-  int multiprocessors() const { return properties_.multiProcessorCount; }
-  // DENSECL_CAPABILITY (80, 86, ..): the kernels of an older GPU, to compare.
-  int capability() const {
-    static const char* wanted = std::getenv("DENSECL_CAPABILITY");
-    const int own = properties_.major * 10 + properties_.minor;
-    return wanted == nullptr ? own : std::min(own, std::atoi(wanted));
+  // Before anything of CUDA: which device is current belongs to the thread, and others may have changed it.
+  void use() const {
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != index_) check(cudaSetDevice(index_), name);
   }
 
   void* allocateRaw(size_t bytes) override {
@@ -209,6 +206,14 @@ class CudaDevice : public Device {
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) return "";
     return ", " + std::to_string(free >> 20) + " of " + std::to_string(total >> 20) + " MiB free on the device";
+  }
+
+  // Whoever gets the block next starts without the events of those who had it.
+  void onRelease(void* block, size_t, size_t capacity) override {
+    const auto begin = targets_.lower_bound(block), end = targets_.lower_bound(static_cast<char*>(block) + capacity);
+    for (auto target = begin; target != end; ++target)
+      for (cudaEvent_t event : {target->second.uploaded, target->second.released}) cudaEventDestroy(event);
+    targets_.erase(begin, end);
   }
 
   void upload(void* to, const void* from, size_t bytes) override {
@@ -334,13 +339,17 @@ class CudaDevice : public Device {
     return target;
   }
 
+  int ownMultiprocessors() override { return properties_.multiProcessorCount; }
+  int ownCapability() override { return properties_.major * 10 + properties_.minor; }
+  std::string architectures() override { return DENSECL_ARCHITECTURES; }
+
   const int index_;
   cudaDeviceProp properties_{};
   cudaStream_t uploads_ = nullptr;
   std::unique_ptr<Staging> staging_;
   PinnedPool downloads_;
   std::unordered_map<const void*, size_t> allowed_;
-  std::unordered_map<void*, Target> targets_;
+  std::map<void*, Target> targets_;
   std::vector<cudaEvent_t> marks_;
 };
 
@@ -348,8 +357,6 @@ CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.de
 
 }  // namespace
 
-int multiprocessors(const Call& call) { return deviceOf(call).multiprocessors(); }
-int capability(const Call& call) { return deviceOf(call).capability(); }
 Report* reportOf(const Call& call) { return deviceOf(call).report; }
 cudaStream_t streamOf(const Call& call) { return deviceOf(call).stream; }
 void prepareLaunch(const Call& call, const void* kernel, size_t shared) { deviceOf(call).allowShared(kernel, shared, call.op); }

@@ -302,6 +302,20 @@ __global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* 
     dlogits[row * classes + c] = T(used ? (expf(static_cast<float>(in[c]) - top) / sum - (c == label ? 1.0f : 0.0f)) / *count : 0.0f);
 }
 
+// Without tensor cores bf16 embeddings pass through the kernels of f32, and the gradient is rounded as theirs would be.
+void infoNceByFma(const Call& call) {
+  const auto exact = [&](const Tensor& tensor) { return Tensor{std::make_shared<Storage>(call.device(), tensor.size() * sizeof(float)), DType::f32, tensor.shape}; };
+  Tensor inputs[3];
+  for (size_t i = 0; i < 3; ++i) {
+    inputs[i] = exact(call.t(3 + i));
+    convert({call.op, {&inputs[i], &call.t(3 + i)}, {}});
+  }
+  Tensor dquery;
+  if (call.optional(1) != nullptr) dquery = exact(call.t(1));
+  infoNce({call.op, {&call.t(0), call.optional(1) == nullptr ? nullptr : &dquery, &call.t(2), &inputs[0], &inputs[1], &inputs[2]}, call.numbers});
+  if (call.optional(1) != nullptr) convert({call.op, {&call.t(1), &dquery}, {}});
+}
+
 }  // namespace
 
 // Embeddings of at most 256 dimensions.
@@ -309,6 +323,7 @@ void infoNce(const Call& call) {
   const Tensor& query = call.t(3);
   const int64_t D = query.dim(1);
   require(D <= 256, "SHAPE", "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
+  if (query.dtype == DType::bf16 && !contrastsOnHopper(call, query.dtype, D) && !usable(call, Family::mmaInfoNce)) return infoNceByFma(call);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (D <= 32) return contrast<T, 32>(call);

@@ -5,8 +5,8 @@
 #include <string>
 #include <type_traits>
 
-#include "../core/device.h"
 #include "device/vector.cuh"
+#include "kernelDevice.h"
 
 namespace densecl::cuda {
 
@@ -22,12 +22,15 @@ int multiprocessors(const Call& call);
 // Compute capability times 10.
 int capability(const Call& call);
 
+// Whether a launcher may take the kernels of a family.
+bool usable(const Call& call, Family family);
+
 // A kernel reports a bad value (an index out of range) here; the next transfer to the host throws it.
 struct Report {
   int code;  // 0: nothing yet
   int value, bound;
 };
-enum ReportCode { kGatherIndex = 1, kTarget = 2, kQueuePointer = 3 };
+enum ReportCode { kGatherIndex = 1, kTarget = 2, kQueuePointer = 3, kBlurRadius = 4 };
 Report* reportOf(const Call& call);
 void throwReport(const Report& report);
 

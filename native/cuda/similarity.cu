@@ -154,15 +154,18 @@ void denseMatch(const Call& call) {
   DeviceScratch<float> queryNorm(call, N * P), keyNorm(call, N * Q);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
-    using Math = std::conditional_t<std::is_same_v<T, bf16>, MathBf16, MathF32>;
+    using TensorCores = std::conditional_t<std::is_same_v<T, bf16>, MathBf16, MathF32>;
     if (cosine) {
       norms<T>(call, nullptr, queryNorm.data(), query.data<T>(), N * P, C, 1e-12f);
       norms<T>(call, nullptr, keyNorm.data(), key.data<T>(), N * Q, C, 1e-12f);
     }
     const MatchJob<T> job{index.data<int32_t>(), optionalData<float>(similarity), query.data<T>(), key.data<T>(), cosine ? queryNorm.data() : nullptr,
                           cosine ? keyNorm.data() : nullptr, static_cast<int>(P), static_cast<int>(Q), static_cast<int>(C)};
-    const auto kernel = C % Vector<T>::kLength == 0 ? matchKernel<T, Math, true> : matchKernel<T, Math, false>;
-    launch(call, kernel, Grid{ceilDiv(P, Shape::kM), N}, Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
+    const auto kernelOf = [&](auto math) {
+      using Math = decltype(math);
+      return C % Vector<T>::kLength == 0 ? matchKernel<T, Math, true> : matchKernel<T, Math, false>;
+    };
+    launch(call, usable(call, Family::mmaDenseMatch) ? kernelOf(TensorCores{}) : kernelOf(MathFma<T>{}), Grid{ceilDiv(P, Shape::kM), N}, Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
   });
 }
 

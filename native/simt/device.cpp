@@ -1,7 +1,5 @@
 // The CUDA kernels on the host as a device of the engine: memory with guard bytes around every block, poisoned when handed
 // out, so that a store out of bounds and a read of what nobody wrote show in every test.
-#include "../core/device.h"
-
 #include <cstdlib>
 #include <cstring>
 
@@ -35,10 +33,10 @@ class LaunchList : public Recording {
 constexpr size_t kGuard = 1024;
 constexpr unsigned char kGuardByte = 0xa5;
 
-class SimtDevice : public Device {
+class SimtDevice : public cuda::KernelDevice {
  public:
   // DENSECL_SIMT_SHUFFLE: the seed of a shuffled order of threads.
-  SimtDevice() : Device("simt", kOps) {
+  SimtDevice() : KernelDevice("simt", kOps) {
     if (const char* seed = std::getenv("DENSECL_SIMT_SHUFFLE")) simt::setShuffle(std::strtoull(seed, nullptr, 10));
   }
 
@@ -105,11 +103,22 @@ class SimtDevice : public Device {
       simt::run(launch);
   }
 
-  std::string describe() override { return "the CUDA kernels, run on the host thread by thread"; }
+  std::string describe() override {
+    return "the CUDA kernels, run on the host thread by thread, as compute capability " + std::to_string(capability() / 10) + "." + std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";
+  }
 
   cuda::Report report{};
 
  private:
+  // A few, so that work is split among blocks as on a real machine.
+  int ownMultiprocessors() override { return 4; }
+  int ownCapability() override { return simt::capability(); }
+  // Of the build; in the environment of a process, of a build that was made so.
+  std::string architectures() override {
+    const char* text = std::getenv("DENSECL_ARCHITECTURES");
+    return text == nullptr ? DENSECL_ARCHITECTURES : text;
+  }
+
   void expectNoRecording(const char* what) const { require(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated"); }
   void check() {
     const cuda::Report found = report;
@@ -143,9 +152,6 @@ SimtDevice& instance() {
 Device& simtDevice() { return instance(); }
 
 namespace cuda {
-// A few, so that work is split among blocks as on a real machine.
-int multiprocessors(const Call&) { return 4; }
-int capability(const Call&) { return simt::capability(); }
 Report* reportOf(const Call&) { return &instance().report; }
 void submit(simt::Launch launch) { instance().submit(std::move(launch)); }
 }  // namespace cuda

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <functional>
 
+#include "faults.h"
+
 #define __global__
 #define __device__
 #define __host__

@@ -5,7 +5,8 @@ import { type BenchCase, benchCases, stepCases } from '../../bench/ops/cases.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../../bench/ops/measure.js'
 import { environmentRow, writeResult } from '../../bench/result.js'
 import { fail } from '../tensor/errors.js'
-import { native, resolveDevice } from '../tensor/native.js'
+import { useDevice } from '../device/trust.js'
+import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { nearest } from '../train/config.js'
 import { benchData, dataLine } from './benchData.js'
@@ -74,7 +75,7 @@ export const register: Register = (program, done) => {
       }
       if (ops.includes('tune')) {
         if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
-        const device = flags.model === undefined ? resolveDevice(flags.device) : 'cpu'
+        const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
         const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
         const table = tune({ device, batch, ...(flags.model === undefined ? {} : { model: flags.model }), ...(flags.layer === undefined ? {} : { layer: flags.layer }) }, (row) => flags.json !== true && console.log(tuneLine(row)))
         if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
@@ -93,7 +94,7 @@ export const register: Register = (program, done) => {
 async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
   const options = {
     data: flags.data,
-    device: resolveDevice(flags.device),
+    device: await useDevice(flags.device),
     imageSize: numberFlag('image-size', flags.imageSize, { least: 32, whole: true }),
     batch: flags.batch === undefined ? 64 : numberFlag('batch', flags.batch, { least: 1, whole: true }),
     workers: flags.workers.split(',').map((text) => numberFlag('workers', text, { least: 0, whole: true })),
@@ -138,7 +139,7 @@ function checkComparable(path: string, before: Result, now: Pick<Result, 'device
 }
 
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
-  const device = resolveDevice(flags.device)
+  const device = await useDevice(flags.device)
   const precision = flags.precision ?? (device.startsWith('cuda') ? 'bf16' : 'f32')
   if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu')) fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
   const dtype = precision as FloatDType

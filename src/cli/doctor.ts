@@ -1,17 +1,25 @@
 import { spawnSync } from 'node:child_process'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
+import { broken, checkDevice, describeReport, type PartReport } from '../device/check.js'
+import { secondsPerPart, trustOf } from '../device/trust.js'
+import { keepVerdict } from '../device/verdict.js'
 import { decoders } from '../data/decode.js'
-import { addonPath, native, packageVersion } from '../tensor/native.js'
-import { DenseclError } from '../tensor/errors.js'
-import { print, type Register } from './command.js'
+import { addonPath, native, packageVersion, resolveDevice } from '../tensor/native.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { kernelFamilies } from '../tensor/families.js'
+import { examples, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
   program
     .command('doctor')
     .description('say which addon, devices and decoders are in use, and how to get what is missing')
+    .option('--check', 'compare the kernels of a GPU with independent paths to the same values, in seconds; what is found is kept and obeyed by every command')
+    .option('--device <name>', 'with --check: cuda:N; auto takes the first GPU', 'auto')
     .option('--json', 'print JSON')
-    .action((flags: { json?: boolean }) => {
+    .addHelpText('after', examples([['densecl doctor --check', 'whether this GPU computes what it should, kernel by kernel']]))
+    .action(async (flags: Flags) => {
+      if (flags.check === true) return done(await check(flags))
       const facts = {
         densecl: packageVersion,
         node: process.version,
@@ -30,10 +38,45 @@ export const register: Register = (program, done) => {
     })
 }
 
+interface Flags {
+  check?: boolean
+  device: string
+  json?: boolean
+}
+
+/** The exit code: 1 where any part does not agree, 130 when it was interrupted. */
+async function check(flags: Flags): Promise<number> {
+  const device = resolveDevice(flags.device)
+  if (device === 'cpu') fail('CONFIG', `--check: expected a GPU but ${flags.device === 'auto' ? 'this machine has none that can be used' : '--device is cpu, which the others are compared with'}`)
+  const started = performance.now()
+  if (flags.json !== true) console.log(`${device}, ${native.describeDevice(device)}`)
+  const line = (report: PartReport): void => (flags.json === true ? undefined : console.log(`${report.verdict === 'agrees' ? 'ok  ' : 'FAIL'} ${describeReport(report)} (${report.seconds.toFixed(1)} s)`))
+  const reports = await checkDevice(device, { secondsPerPart: secondsPerPart(), onReport: line })
+  if (reports === undefined) return 130
+  const problem = keepVerdict(device, reports)
+  const bad = reports.filter(({ verdict }) => verdict !== 'agrees')
+  if (flags.json === true) console.log(JSON.stringify({ device: `${device}, ${native.describeDevice(device)}`, reports, kept: problem ?? true }, undefined, 2))
+  else {
+    const what = bad.length === 0 ? 'all parts agree' : broken(reports).length > 0 ? 'this device computes wrong results that nothing can stand in for: commands refuse it' : `${bad.length === 1 ? '1 family is' : `${bad.length} families are`} not used; others stand in`
+    console.log(`${what} (${((performance.now() - started) / 1000).toFixed(1)} s)`)
+  }
+  if (problem !== undefined) console.error(`densecl: the verdict is not kept: ${problem}`)
+  return bad.length === 0 ? 0 : 1
+}
+
+/** The kernels that a device uses, and what is known of them. */
+function kernels(device: string): string {
+  const used = kernelFamilies(device)
+  const hopper = [...used].some((name) => name.startsWith('wgmma'))
+  const lacks = !hopper && native.describeDevice(device).includes('compute capability 9.0') && Number(process.env.DENSECL_CAPABILITY ?? 90) === 90
+  return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''}; ${trustOf(device)}`
+}
+
 /** Each device with what it is, what the CUDA backend was built for and could be built with, and what a GPU lacks. */
 function devices(): Record<string, string> {
   const names = native.deviceNames()
   const facts: Record<string, string> = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
+  for (const name of names.filter((each) => each !== 'cpu')) facts[`${name} kernels`] = kernels(name)
   facts.cudaBuild = native.cudaBuild() || 'none: npm run build:cuda makes it'
   const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
   facts.nvcc = error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'

@@ -4,7 +4,8 @@ import type { Command } from 'commander'
 import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../eval/results.js'
 import type { ResNet, ResNetOptions } from '../nn/resnet.js'
 import { convolution } from '../ops/conv2d.js'
-import { native, resolveDevice } from '../tensor/native.js'
+import { useDevice } from '../device/trust.js'
+import { native } from '../tensor/native.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone } from '../weights/import.js'
 import { numberFlag, type Register } from './command.js'
@@ -35,10 +36,10 @@ export function evaluation(parent: Command, name: string, description: string): 
 }
 
 /** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
-export function openBackbone(weights: string, { device: wanted, threads }: SharedFlags, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): { backbone: ResNet; note: string } {
+export async function openBackbone(weights: string, { device: wanted, threads }: SharedFlags, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): Promise<{ backbone: ResNet; note: string }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   if (count > 0) native.setThreads(count)
-  const device = resolveDevice(wanted)
+  const device = await useDevice(wanted)
   // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
   convolution.tf32 = device !== 'cpu'
   const { backbone, report } = withDevice(device, () => importBackbone(weights, layout))

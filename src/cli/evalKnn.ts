@@ -28,7 +28,7 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
       const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
       const imageSize = numberFlag('image-size', flags.imageSize, { least: 1, whole: true })
       const { bank, queries, classes } = await openLabelled('eval knn', flags.train, flags.val)
-      const { backbone, note } = openBackbone(weights, flags)
+      const { backbone, note } = await openBackbone(weights, flags)
       const broken = new Map<string, string>()
       try {
         const extract = (items: typeof bank, what: string) => extractFeatures(backbone, items, { imageSize, workers: workersOf(flags), broken, progress: (count) => progressOf(flags, what)(count, items.length) })

@@ -57,7 +57,7 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
       }
       const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
       const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
-      const { backbone, note } = openBackbone(weights, flags)
+      const { backbone, note } = await openBackbone(weights, flags)
       try {
         const folder = resultFolder(weights, flags)
         const broken = new Map<string, string>()

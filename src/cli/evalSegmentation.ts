@@ -79,7 +79,7 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
         lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
       }
       const seed = whole('seed', flags.seed, 0, 0)
-      const opened = openBackbone(weights, flags, dilated8)
+      const opened = await openBackbone(weights, flags, dilated8)
       const { depth, baseChannels, device } = opened.backbone
       const backbone = flags.init === 'weights' ? opened.backbone : withDevice(device, () => new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init: 'mmselfsup', ...dilated8 }))
       try {

@@ -35,7 +35,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
   const costs = flags.costs?.split(',').map((text) => numberFlag('costs', text, { least: 1e-12 })) ?? protocolCosts
   const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
   const [train, test] = [flags.trainSplit, flags.testSplit].map((split) => openVocClassification(flags.data, split)) as [ReturnType<typeof openVocClassification>, ReturnType<typeof openVocClassification>]
-  const { backbone, note } = openBackbone(weights, flags)
+  const { backbone, note } = await openBackbone(weights, flags)
   try {
     const broken = new Map<string, string>()
     const voc = await extractVoc(backbone, train, test, feature as FeatureName, { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') }, costs)

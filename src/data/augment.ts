@@ -111,12 +111,16 @@ export interface PlacedView {
 /** Columns of the table that the native function reads (native/cpu/augment.cpp names them). */
 export const tableColumns = 25
 
-/** A view's row of the table. Throws RANGE when its crop leaves its image. */
+/** The largest standard deviation of a blur: a kernel of a GPU holds 63 weights on either side. */
+export const maxBlurSigma = 21
+
+/** A view's row of the table. Throws RANGE when its crop leaves its image, or its blur exceeds maxBlurSigma. */
 export function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
   const { crop, adjust, grayscale, sigma, flip } = view
   if (!(crop.top >= 0 && crop.left >= 0 && crop.height > 0 && crop.width > 0 && crop.top + crop.height <= height && crop.left + crop.width <= width)) {
     fail('RANGE', `augment: the crop ${crop.height}x${crop.width} at ${crop.top},${crop.left} lies outside of its image of ${height}x${width} pixels`)
   }
+  if (!(sigma <= maxBlurSigma)) fail('RANGE', `augment: a blur of standard deviation ${sigma}: expected at most ${maxBlurSigma}`)
   const mean = normalise ? imagenetMean : [0, 0, 0]
   const deviation = normalise ? imagenetDeviation : [1, 1, 1]
   const pairs = [0, 1, 2, 3].flatMap((i) => (adjust[i] === undefined ? [-1, 0] : [adjustments.indexOf(adjust[i].kind), adjust[i].value]))

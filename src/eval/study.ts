@@ -18,6 +18,7 @@ import { preset } from '../presets/index.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { type Config, readConfigFile, resolveConfig, type Setting } from '../train/config.js'
+import { trustDevice } from '../device/trust.js'
 import { pretrain, resolvePlacement } from '../train/pretrain.js'
 import { files } from '../train/runFolder.js'
 import { writeTextAtomic } from '../weights/atomic.js'
@@ -145,6 +146,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   mkdirSync(folder, { recursive: true })
   const config = configOf(method, seed, options)
   const { device } = resolvePlacement(config)
+  await trustDevice(device)
   const { imageSize, workers } = config
   const scores: Scores = {}
   /** An evaluation, or its kept scores. */

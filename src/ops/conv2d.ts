@@ -1,11 +1,12 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, type Epilogue, expectFloats, expectInteger, expectRank, expectShape, type Inputs, type NormEpilogue } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
+import { usesFamily } from '../tensor/families.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
 import { sumRows } from './sumRows.js'
-import { architectureOf, type Product, tunedTile } from './tuning.js'
+import { familyOf, type Product, tunedTile } from './tuning.js'
 
 /** One number for both axes, or [vertical, horizontal]. */
 export type PerAxis = number | readonly [number, number]
@@ -86,14 +87,18 @@ function withTile(numbers: readonly number[], x: Tensor, product: Product): numb
 }
 
 /**
- * Kernels with prologues exist for bf16 and exact f32, and for channels that are whole vectors. They are those of Ampere: on Hopper
- * they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
+ * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. They are those of
+ * Ampere: on Hopper they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
  */
 function prologues(numbers: readonly number[], { direction, rows, columns, depth }: Product, ...operands: Tensor[]): boolean {
   const [x] = operands as [Tensor]
   if (numbers[7] !== 0 && x.dtype !== 'bf16') return false
   if (!operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
-  if (architectureOf(x.device) !== 'sm_90') return true
+  if (x.device === 'cpu') return true
+  // The gradients of one convolution take the same operands, both as they come or neither.
+  const both = direction === 'forward' ? (['forward'] as const) : (['backward input', 'backward weight'] as const)
+  if (x.dtype === 'bf16' && !both.every((each) => usesFamily(x.device, familyOf('mma', each)))) return false
+  if (!usesFamily(x.device, familyOf('wgmma', direction))) return true
   const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
   return (a * b) / (a + b) < 92
 }

@@ -5,10 +5,16 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { type KernelFamily, usesFamily } from '../tensor/families.js'
 import { native, packageRoot } from '../tensor/native.js'
 
 export const directions = ['forward', 'backward input', 'backward weight'] as const
 export type Direction = (typeof directions)[number]
+
+const opOf = { forward: 'conv2d', 'backward input': 'conv2dBackwardInput', 'backward weight': 'conv2dBackwardWeight' } as const
+
+/** The family of the kernels of a convolution's product: those of Hopper, or those by mma.sync. */
+export const familyOf = (kind: 'wgmma' | 'mma', direction: Direction): KernelFamily => `${kind}.${opOf[direction]}`
 
 /** The product of a convolution: result [rows, columns], summed over `depth`. */
 export interface Product {
@@ -70,11 +76,14 @@ export function nearestTile(index: Map<string, TuningTable['entries']>, product:
 
 export function tunedTile(device: string, product: Product): number {
   if (device === 'cpu') return 0
-  if (!lookups.has(device)) {
-    const architecture = architectureOf(device)
-    const path = architecture === undefined ? undefined : tuningFile(architecture)
-    lookups.set(device, path !== undefined && existsSync(path) ? indexed(JSON.parse(readFileSync(path, 'utf8')) as TuningTable) : undefined)
+  const own = architectureOf(device)
+  if (own === undefined) return 0
+  // Without Hopper's kernels the others have the tiles that suit them elsewhere.
+  const architecture = own === 'sm_90' && !usesFamily(device, familyOf('wgmma', product.direction)) ? 'sm_80' : own
+  if (!lookups.has(architecture)) {
+    const path = tuningFile(architecture)
+    lookups.set(architecture, existsSync(path) ? indexed(JSON.parse(readFileSync(path, 'utf8')) as TuningTable) : undefined)
   }
-  const index = lookups.get(device)
+  const index = lookups.get(architecture)
   return index === undefined ? 0 : nearestTile(index, product)
 }

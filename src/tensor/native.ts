@@ -52,6 +52,11 @@ interface Native {
   describeDevice(device: string): string
   /** Toolkit and architectures of the CUDA backend; empty without one. */
   cudaBuild(): string
+  /** The families of kernels (native/cuda/families.def) that the device would choose, and the only ones that it must not (src/tensor/families.ts). */
+  kernelFamilies(device: string): string[]
+  avoidFamilies(device: string, names: readonly string[]): void
+  /** Streaming multiprocessors of a GPU, at most DENSECL_MULTIPROCESSORS; 0 for the CPU. */
+  multiprocessors(device: string): number
   synchronize(device: string): void
   /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. Offsets in bytes. */
   pin(data: AnyTypedArray, device: string): void

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod'
 
-import { mocoV2Augmentation } from '../data/augment.js'
+import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 
@@ -120,6 +120,7 @@ function checkTogether(config: Config): Config {
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1) fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
   if (config.cropRatio[0] <= 0) fail('CONFIG', `cropRatio is [${config.cropRatio.join(', ')}]: expected positive ratios`)
   if (config.blurSigma[0] <= 0) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
+  if (config.blurSigma[1] > maxBlurSigma) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`)
   return config
 }
 

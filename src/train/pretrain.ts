@@ -21,6 +21,7 @@ import { convolution } from '../ops/conv2d.js'
 import { fusion } from '../ops/fusion.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
+import { trustDevice } from '../device/trust.js'
 import { type FloatDType, type Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import { writeBackbone } from '../weights/export.js'
@@ -63,6 +64,8 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const config = checkpoint === undefined ? options.config : resumedConfig(checkpoint, options.config)
   native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
   const placement = resolvePlacement(config)
+  const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
+  if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
   checkSize(config, source.items.length, checkpoint)

@@ -8,6 +8,7 @@ import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/nn/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { resolveConfig } from '../../src/train/config.js'
 import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('augment')
@@ -114,6 +115,12 @@ testWhere(hasTorch, noTorch, test, 'each operation, and all of them, equal torch
     const worst = render(pixels, view, [40, 48]).reduce((most, value, j) => Math.max(most, Math.abs(value - expected[i]![j]!)), 0)
     assert.ok(worst <= 1 / 255, `${JSON.stringify(view)} differs by ${worst * 255} / 255`)
   })
+})
+
+test('a configuration with a blur that no kernel holds is refused', () => {
+  const config = (blurSigma: number[]): unknown => resolveConfig([{ key: 'data', value: 'scenes:8', from: 'test' }, { key: 'blurSigma', value: blurSigma, from: 'test' }])
+  config([0.1, 21])
+  throwsError(() => config([0.1, 30]), 'CONFIG', /blurSigma is \[0\.1, 30\]: expected at most 21/)
 })
 
 test.run()

@@ -1,12 +1,12 @@
 /** The augmentation on the device under test: all views of a batch in one call, against the CPU's, which is torchvision's. */
 import * as assert from 'uvu/assert'
 
-import { mocoV2Augmentation, type PlacedView, randomView, renderViews, wholeImage } from '../../src/data/augment.js'
+import { maxBlurSigma, mocoV2Augmentation, type PlacedView, randomView, renderTable, renderViews, tableColumns, tableRow, wholeImage } from '../../src/data/augment.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/nn/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
-import { suite } from '../support/suite.js'
+import { suite, throwsError } from '../support/suite.js'
 
 const test = suite(`augment on ${device}`, device)
 
@@ -48,6 +48,30 @@ test('views of several images are the CPU\'s, in f32 and bf16', () => {
       for (let i = 0; i < expected.length; ++i) assert.ok(Math.abs(actual[i]! - expected[i]!) <= bound, `${dtype} view ${Math.floor(i / (height * width * 3))}: ${actual[i]} against ${expected[i]}`)
     }
   }
+})
+
+test('the largest blur is the CPU\'s, and a larger one is refused: by the table, and by the kernel that reads one', () => {
+  const { pixels } = scene(9, 1)
+  const place = { offset: 0, height: pixels.height, width: pixels.width }
+  const size = 140
+  const render = (where: string, sigma: number): ArrayLike<number> =>
+    scope(() => {
+      const out = Tensor.empty([1, size, size, 3], 'f32', where)
+      renderViews(out, 0, Tensor.from(pixels.data, [pixels.data.length], 'u8', where), [{ ...place, view: { ...wholeImage(pixels), sigma } }], false)
+      return out.data()
+    })
+  const [expected, actual] = [render('cpu', maxBlurSigma), render(device, maxBlurSigma)]
+  for (let i = 0; i < expected.length; ++i) assert.ok(Math.abs(actual[i]! - expected[i]!) <= 1e-4)
+  for (const where of ['cpu', device]) throwsError(() => render(where, 30), 'RANGE', 'augment: a blur of standard deviation 30: expected at most 21')
+  scope(() => {
+    // sigma and radius of a table that was made otherwise
+    const row = tableRow({ ...place, view: { ...wholeImage(pixels), sigma: maxBlurSigma } }, false)
+    row[9] = 30
+    row[10] = 90
+    const out = Tensor.empty([1, size, size, 3], 'f32', device)
+    renderTable(out, 0, Tensor.from(pixels.data, [pixels.data.length], 'u8', device), Tensor.from(row, [1, tableColumns], 'f64', device))
+    throwsError(() => out.data(), 'RANGE', 'augment: a blur that reaches 90 pixels: expected at most 63')
+  })
 })
 
 test.run()

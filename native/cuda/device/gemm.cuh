@@ -129,20 +129,22 @@ struct MathTf32 {
   }
 };
 
-struct MathF32 {
+// FMAs, exact to f32: for f32, and where tensor cores must not be used on bf16.
+template <class T>
+struct MathFma {
   template <class Shape, class A, class B>
   static DEVICE void multiply(Accumulators<Shape>& acc, A& a, B& b, int rowA, int rowB) {
     const int g = laneIndex() / 4, t = laneIndex() % 4;
 #pragma unroll 4
-    for (int k = 0; k < kSlice<float>; ++k) {
+    for (int k = 0; k < kSlice<T>; ++k) {
       float columns[Shape::kMmaN][2];
 #pragma unroll
       for (int j = 0; j < Shape::kMmaN; ++j)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) columns[j][e] = b.element(rowB + j * 8 + 2 * t + e, k);
+        for (int e = 0; e < 2; ++e) columns[j][e] = static_cast<float>(b.element(rowB + j * 8 + 2 * t + e, k));
 #pragma unroll
       for (int i = 0; i < Shape::kMmaM; ++i) {
-        const float low = a.element(rowA + i * 16 + g, k), high = a.element(rowA + i * 16 + g + 8, k);
+        const float low = static_cast<float>(a.element(rowA + i * 16 + g, k)), high = static_cast<float>(a.element(rowA + i * 16 + g + 8, k));
 #pragma unroll
         for (int j = 0; j < Shape::kMmaN; ++j) {
           acc.c[i][j][0] += low * columns[j][0];
@@ -154,6 +156,7 @@ struct MathF32 {
     }
   }
 };
+using MathF32 = MathFma<float>;
 
 constexpr int kStages = 4;
 
@@ -234,6 +237,8 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
       b.flush();
     }
     commitCopies();
+    // Loaders may leave lanes at different places, and ldmatrix and mma.sync are for a warp that is at one.
+    syncWarp();
     Math::template multiply<Shape>(acc, memory.ring[s % kStages].a, memory.ring[s % kStages].b, Shape::firstRow(), Shape::firstColumn());
   }
   waitForCopies<0>();

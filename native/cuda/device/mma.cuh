@@ -21,7 +21,8 @@ void performLdmatrix(void* const* lanes) {
       const int row = lane / 4, column = lane % 4 * 2;
       const uint32_t low = kTranspose ? matrix[column][row] : matrix[row][column];
       const uint32_t high = kTranspose ? matrix[column + 1][row] : matrix[row][column + 1];
-      static_cast<LdmatrixLane*>(lanes[lane])->out[i] = low | high << 16;
+      const bool wrong = lane == 9 && i == 1 && simt::faulty(kTranspose ? simt::Instruction::ldmatrixTrans : simt::Instruction::ldmatrix);
+      static_cast<LdmatrixLane*>(lanes[lane])->out[i] = wrong ? 0 : low | high << 16;
     }
   }
 }
@@ -62,7 +63,8 @@ inline void accumulateTile(void* const* lanes, const float (*a)[16], const float
   for (int lane = 0; lane < kWarp; ++lane) {
     float* out = static_cast<MmaLane*>(lanes[lane])->c;
     const int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; ++i) out[i] += c[g + i / 2 * 8][2 * t + i % 2];
+    for (int i = 0; i < 4; ++i)
+      if (!(lane == 5 && i == 2 && simt::faulty(simt::Instruction::mma))) out[i] += c[g + i / 2 * 8][2 * t + i % 2];
   }
 }
 inline void performMmaBf16(void* const* lanes) {

@@ -41,7 +41,7 @@ T shuffleFrom(T value, int source) {
       [](void* const* lanes) {
         for (int i = 0; i < kWarp; ++i) {
           auto* lane = static_cast<ShuffleLane<T>*>(lanes[i]);
-          lane->result = static_cast<ShuffleLane<T>*>(lanes[lane->source])->value;
+          lane->result = static_cast<ShuffleLane<T>*>(lanes[i == 3 && simt::faulty(simt::Instruction::shuffle) ? i : lane->source])->value;
         }
       },
       &mine);

@@ -1,0 +1,242 @@
+/**
+ * The products that tensor cores compute, by each of their paths: Hopper's kernels, mma.sync and FMAs on the same operands, and
+ * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
+ * tails on every side.
+ */
+import { statisticsRows } from '../ops/fusion.js'
+import { avoidFamilies, kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
+import { native, runNative } from '../tensor/native.js'
+import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
+
+export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch'] as const
+export type ProductOp = (typeof productOps)[number]
+type Kind = 'wgmma' | 'mma' | 'fma'
+
+/** Runs `body` where kernels of `kind` are the best that a device may take, and then restores what it avoided. */
+function limitedTo<R>(device: string, kind: Kind, body: () => R): R {
+  const before = kernelFamilyNames.filter((name) => !kernelFamilies(device).has(name))
+  const above = kernelFamilyNames.filter((name) => (kind === 'fma' ? true : kind === 'mma' && name.startsWith('wgmma')))
+  avoidFamilies(device, [...new Set([...before, ...above])])
+  try {
+    return body()
+  } finally {
+    avoidFamilies(device, before)
+  }
+}
+
+interface Convolution {
+  n: number
+  h: number
+  w: number
+  c: number
+  o: number
+  kernel: number
+  stride?: number
+  padding?: number
+  dilation?: number
+  /** Of the kernels: 0 leaves the choice to them. */
+  tile: number
+  dtype?: FloatDType
+  tf32?: boolean
+  /** Statistics, additions, masks and sums in the epilogue; or norms in the prologue. */
+  fused?: 'epilogue' | 'prologue'
+}
+
+const outOf = (size: number, { kernel, stride = 1, padding = 0, dilation = 1 }: Convolution): number => Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }: Convolution): number[] => [stride, stride, padding, padding, dilation, dilation, tile, Number(tf32)]
+const shapeOf = (p: Convolution): string =>
+  `x [${p.n},${p.h},${p.w},${p.c}], weight [${p.o},${p.kernel},${p.kernel},${p.c}], stride ${p.stride ?? 1}, padding ${p.padding ?? 0}, dilation ${p.dilation ?? 1}, ${p.tf32 === true ? 'tf32' : (p.dtype ?? 'bf16')}${p.fused === undefined ? '' : `, ${p.fused}`}${p.tile === 0 ? '' : `, tile ${p.tile}`}`
+
+/** Operands of a convolution's products, on `device`; of the CPU in f32 with the same values. */
+function operands(device: string, p: Convolution): { x: Tensor; weight: Tensor; dy: Tensor } {
+  const dtype = p.dtype ?? 'bf16'
+  const make = (shape: number[], seed: number): Tensor => noiseTensor(device, shape, dtype, seed)
+  return { x: make([p.n, p.h, p.w, p.c], 1), weight: make([p.o, p.kernel, p.kernel, p.c], 2), dy: make([p.n, outOf(p.h, p), outOf(p.w, p), p.o], 3) }
+}
+
+/** Scale, shift and mean of a norm over `channels`. */
+const vectors = (device: string, channels: number, groups = 1): Tensor[] => [4, 5, 6].map((seed) => noiseTensor(device, [groups, channels], 'f32', seed))
+
+const convolutions: Record<'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', (device: string, p: Convolution, materialise: boolean) => Result[]> = {
+  conv2d(device, p, materialise) {
+    const { x, weight } = operands(device, p)
+    const [oh, ow] = [outOf(p.h, p), outOf(p.w, p)]
+    const y = Tensor.empty([p.n, oh, ow, p.o], x.dtype)
+    const bias = noiseTensor(device, [p.o], 'f32', 7)
+    const statistics = p.fused === 'epilogue' ? Tensor.empty([Math.ceil((p.n * oh * ow) / statisticsRows), 2, p.o], 'f32') : undefined
+    const [scale, shift] = p.fused === 'prologue' ? vectors(device, p.c) : []
+    if (scale !== undefined && materialise) {
+      const applied = Tensor.empty(x.shape, x.dtype)
+      runNative('normApply', [applied, x, scale, shift], [1, 1])
+      runNative('conv2d', [y, applied, weight, bias], [...numbersOf(p), 1, 0])
+    } else runNative('conv2d', [y, x, weight, bias, statistics, scale, shift], [...numbersOf(p), 1, Number(scale !== undefined)])
+    return [resultOf('y', y), ...(statistics === undefined ? [] : [resultOf('statistics', statistics)])]
+  },
+  conv2dBackwardInput(device, p, materialise) {
+    const { weight, dy, x } = operands(device, p)
+    const dx = Tensor.empty(x.shape, x.dtype)
+    let epilogue: (Tensor | undefined)[] = []
+    if (p.fused === 'epilogue') {
+      // Rows of sums for each residue class of the stride.
+      let chunks = 0
+      const stride = p.stride ?? 1
+      for (let a = 0; a < stride; ++a) for (let b = 0; b < stride; ++b) chunks += Math.ceil((p.n * Math.ceil((p.h - a) / stride) * Math.ceil((p.w - b) / stride)) / statisticsRows)
+      const [scale, shift, mean] = vectors(device, p.c)
+      epilogue = [noiseTensor(device, x.shape, dx.dtype as FloatDType, 8), x, undefined, scale, shift, mean, Tensor.empty([chunks, 2, p.c], 'f32')]
+    }
+    const sums = epilogue[6]
+    const none = [undefined, undefined, undefined, undefined, undefined, undefined, undefined]
+    if (p.fused === 'prologue') {
+      const [of, mean, coefficients] = [noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9), vectors(device, p.o)[2]!, noiseTensor(device, [3, 1, p.o], 'f32', 10)]
+      if (materialise) {
+        const whole = Tensor.empty(dy.shape, dy.dtype)
+        runNative('normGradient', [whole, dy, of, mean, coefficients], [1])
+        runNative('conv2dBackwardInput', [dx, whole, weight], [...numbersOf(p), 1, 1])
+      } else runNative('conv2dBackwardInput', [dx, dy, weight, ...none, of, mean, coefficients], [...numbersOf(p), 1, 1])
+    } else runNative('conv2dBackwardInput', [dx, dy, weight, ...(p.fused === undefined ? [] : epilogue)], [...numbersOf(p), 1, 1])
+    return [resultOf('dx', dx), ...(sums === undefined ? [] : [resultOf('sums', sums)])]
+  },
+  conv2dBackwardWeight(device, p, materialise) {
+    const { x, weight, dy } = operands(device, p)
+    const dw = Tensor.empty(weight.shape, 'f32')
+    if (p.fused === 'prologue') {
+      const [scale, shift] = vectors(device, p.c)
+      const [of, mean, coefficients] = [noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9), vectors(device, p.o)[2]!, noiseTensor(device, [3, 1, p.o], 'f32', 10)]
+      if (materialise) {
+        const [applied, whole] = [Tensor.empty(x.shape, x.dtype), Tensor.empty(dy.shape, dy.dtype)]
+        runNative('normApply', [applied, x, scale, shift], [1, 1])
+        runNative('normGradient', [whole, dy, of, mean, coefficients], [1])
+        runNative('conv2dBackwardWeight', [dw, whole, applied], [...numbersOf(p), 1, 0])
+      } else runNative('conv2dBackwardWeight', [dw, dy, x, scale, shift, of, mean, coefficients], [...numbersOf(p), 1, 1])
+    } else runNative('conv2dBackwardWeight', [dw, dy, x], [...numbersOf(p), 1, 0])
+    return [resultOf('dw', dw)]
+  },
+}
+
+interface Contrast {
+  rows: number
+  keys: number
+  dim: number
+  dtype: FloatDType
+  /** Keys are rows of the identity, in turn, and the positive is zero: each number of the gradient is then a sum of few probabilities. */
+  identity?: boolean
+  /** Promise that scores are about 1 at most: kernels then carry no maximum along. */
+  unit: boolean
+}
+
+function contrast(device: string, { rows, keys, dim, dtype, identity = false, unit }: Contrast): Result[] {
+  // Of length near 1, as embeddings are.
+  const vectors = (count: number, seed: number): Tensor => rounded(Tensor.from(noise(count * dim, seed).map((value) => value / Math.sqrt(dim / 3)), [count, dim]), dtype)
+  const units = (): Tensor => rounded(Tensor.from(Float32Array.from({ length: keys * dim }, (_, i) => Number(Math.floor(i / dim) % dim === i % dim)), [keys, dim]), dtype)
+  const query = identity ? noiseTensor(device, [rows, dim], dtype, 1) : vectors(rows, 1)
+  const [positive, queue] = identity ? [Tensor.zeros([rows, dim], query.dtype), units()] : [vectors(rows, 2), vectors(keys, 3)]
+  const [loss, dquery, statistics] = [Tensor.empty([], 'f32'), Tensor.empty(query.shape, query.dtype), Tensor.empty([4], 'f32')]
+  runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [identity ? 1 : 0.07, Number(unit)])
+  return [resultOf('loss', loss), resultOf('statistics', statistics), resultOf('gradient', dquery)]
+}
+
+interface Match {
+  n: number
+  p: number
+  q: number
+  c: number
+  dtype: FloatDType
+}
+
+/** The similarities of the matches, and again of the positions that the indices name: equal ones may be exchanged. */
+function match(device: string, { n, p, q, c, dtype }: Match): Result[] {
+  const [query, key] = [noiseTensor(device, [n, p, c], dtype, 1), noiseTensor(device, [n, q, c], dtype, 2)]
+  const [index, similarity] = [Tensor.empty([n, p], 'i32'), Tensor.empty([n, p], 'f32')]
+  runNative('denseMatch', [index, similarity, query, key], [1])
+  const [queries, keys, chosen] = [query.data(), key.data(), index.data()]
+  const named = Float32Array.from(chosen, (at, i) => {
+    let [dot, a, b] = [0, 0, 0]
+    const [from, to] = [i * c, (Math.floor(i / p) * q + at) * c]
+    for (let k = 0; k < c; ++k) {
+      dot += queries[from + k]! * keys[to + k]!
+      a += queries[from + k]! ** 2
+      b += keys[to + k]! ** 2
+    }
+    return dot / Math.sqrt(a * b)
+  })
+  return [resultOf('similarity', similarity), { name: 'the similarity of the index', values: named, dtype: 'f32' }]
+}
+
+/** Shapes of a product for `kind` of kernels on a machine of `m` multiprocessors. */
+function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', kind: Kind, m: number): Convolution[] {
+  const images = (rows: number): number => Math.ceil(rows / 99)
+  // Tiles of 128 rows, two and a half for every multiprocessor.
+  const rows = 128 * Math.ceil(2.5 * m)
+  const small = { n: 2, h: 9, w: 11 }
+  const stem: Convolution = { ...small, c: 3, o: 40, kernel: 7, stride: 2, padding: 3, tile: 0 }
+  const odd: Convolution = { ...small, c: 24, o: 40, kernel: 3, padding: 1, tile: 0 }
+  if (kind === 'fma') return [odd, stem, { ...odd, dtype: 'f32' }, { ...stem, dtype: 'f32' }]
+  const [wide, slim] = kind === 'wgmma' ? [4, 5] : [1, 2]
+  const [inside, outside] = op === 'conv2dBackwardInput' ? (['o', 'c'] as const) : (['c', 'o'] as const)
+  const sized = (depth: number, columns: number): { c: number; o: number } => ({ [inside]: depth, [outside]: columns }) as { c: number; o: number }
+  const forHopper: Convolution[] =
+    op === 'conv2dBackwardWeight'
+      ? [
+          // More tiles than multiprocessors without a split; then pixels split among blocks.
+          { n: 4, h: 9, w: 11, c: 64, o: 128 * Math.ceil(m / 2) + 72, kernel: 3, padding: 1, tile: wide },
+          { n: images(1100 * m), h: 9, w: 11, c: 64, o: 64, kernel: 1, tile: slim },
+          { ...small, c: 64, o: 72, kernel: 3, stride: 2, padding: 2, dilation: 2, tile: 0 },
+        ]
+      : [
+          { n: images(rows / 2), h: 9, w: 11, ...sized(64, 136), kernel: 3, padding: 1, tile: wide, fused: 'epilogue' },
+          { n: images(rows), h: 9, w: 11, ...sized(192, 64), kernel: 1, tile: slim },
+          { n: images(rows / 2), h: 9, w: 11, ...sized(128, 72), kernel: 3, stride: 2, padding: 2, dilation: 2, tile: 0 },
+        ]
+  if (kind === 'wgmma') return forHopper
+  return [...forHopper, { ...odd, tile: 3 }, stem, { ...odd, n: 4, c: 64, o: 64, fused: 'prologue' }, { ...odd, dtype: 'f32', tf32: true, tile: 1 }]
+}
+
+const contrastShape = (m: number, dim: number): Omit<Contrast, 'unit'> => {
+  // Six tiles of keys to a block: the ring of four wraps, and the sums so far are rescaled.
+  const blocks = Math.ceil(m / 2) + 1
+  return { rows: 128 * (blocks - 1) + 2, keys: 6 * 128 * Math.max(1, Math.floor((4 * m) / blocks)) + 60, dim, dtype: 'bf16' }
+}
+
+/** The kernels of `kind` for `op`, compared: FMAs with the CPU, the others with FMAs. */
+export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding[] {
+  const m = native.multiprocessors(device)
+  const against = kind === 'fma' ? 'the CPU' : 'FMAs on the same operands'
+  const compared = (shape: string, run: (where: string) => Result[], expected: () => Result[], bounds?: readonly number[]): Finding =>
+    compareAll(`${op} of ${shape}`, against, scope(() => withDevice(device, () => limitedTo(device, kind, () => run(device)))), scope(expected), bounds)
+  const reference = <R>(run: () => R): R => withDevice(device, () => limitedTo(device, 'fma', run))
+
+  if (op === 'infoNce') {
+    const parts: Contrast[] =
+      kind === 'fma'
+        ? (['bf16', 'f32'] as const).map((dtype) => ({ rows: 37, keys: 300, dim: 40, dtype, unit: false }))
+        : [true, false].flatMap((unit) => [{ ...contrastShape(m, 64), unit }, { rows: 130, keys: 300, dim: 128, dtype: 'bf16', identity: true, unit }, { rows: 70, keys: 300, dim: kind === 'mma' ? 136 : 72, dtype: 'bf16', unit }])
+    return parts.map((p) =>
+      compared(
+        `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}]${p.identity === true ? ' of the identity' : ''}, ${p.dtype}${p.unit ? ', unit' : ''}`,
+        (where) => contrast(where, p),
+        () => (kind === 'fma' ? withDevice('cpu', () => contrast('cpu', p)) : reference(() => contrast(device, p))),
+        // Probabilities are rounded to bf16 on the way; one match within rounding of a tie may count elsewhere.
+        p.dtype === 'f32' ? [1e-4, 1e-2, 1e-3] : [2e-3, 2e-2, 0.02],
+      ),
+    )
+  }
+  if (op === 'denseMatch') {
+    const parts: Match[] = kind === 'fma' ? [{ n: 2, p: 40, q: 70, c: 24, dtype: 'bf16' }, { n: 2, p: 40, q: 70, c: 19, dtype: 'f32' }] : [{ n: Math.ceil(0.75 * m) + 1, p: 100, q: 130, c: 72, dtype: 'bf16' }, { n: 1, p: 10, q: 70, c: 19, dtype: 'bf16' }]
+    return parts.map((p) =>
+      compared(`query [${p.n},${p.p},${p.c}], key [${p.n},${p.q},${p.c}], ${p.dtype}`, (where) => match(where, p), () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p))), [1e-4, 1e-4]),
+    )
+  }
+  return shapes(op, kind, m).map((p) =>
+    compared(
+      shapeOf(p),
+      (where) => convolutions[op](where, p, false),
+      () => (kind === 'fma' ? withDevice('cpu', () => convolutions[op]('cpu', p, false)) : reference(() => convolutions[op](device, { ...p, tile: 0, tf32: false }, true))),
+      // Sums over 64 values that were rounded to bf16: a few may have gone to the other neighbour.
+      p.tf32 === true ? [5e-3] : p.fused === 'epilogue' ? [0.01, 0.03] : undefined,
+    ),
+  )
+}
+
+/** The families of a device, with the op and kind of each. */
+export const splitFamily = (family: KernelFamily): [Kind, ProductOp] => family.split('.') as [Kind, ProductOp]

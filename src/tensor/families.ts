@@ -1,0 +1,36 @@
+/**
+ * Families of kernels: kinds of kernels of one op that others can stand in for (native/cuda/families.def). Those of Hopper (wgmma)
+ * fall back to tensor cores by mma.sync, and these to exact FMAs.
+ */
+import { native } from './native.js'
+
+export const kernelFamilyNames = [
+  'wgmma.conv2d',
+  'wgmma.conv2dBackwardInput',
+  'wgmma.conv2dBackwardWeight',
+  'wgmma.infoNce',
+  'mma.conv2d',
+  'mma.conv2dBackwardInput',
+  'mma.conv2dBackwardWeight',
+  'mma.infoNce',
+  'mma.denseMatch',
+] as const
+export type KernelFamily = (typeof kernelFamilyNames)[number]
+
+const known = new Map<string, ReadonlySet<string>>()
+
+/** The families that a device would choose: what its capability and the build have, without those it avoids. None on the CPU. */
+export function kernelFamilies(device: string): ReadonlySet<string> {
+  // Tests change the capability of simt.
+  if (device === 'simt') return new Set(native.kernelFamilies(device))
+  if (!known.has(device)) known.set(device, new Set(native.kernelFamilies(device)))
+  return known.get(device)!
+}
+
+export const usesFamily = (device: string, family: KernelFamily): boolean => kernelFamilies(device).has(family)
+
+/** Makes `names` the families that a device does not use from now on, in this process; throws ARGUMENT for a name that is none. */
+export function avoidFamilies(device: string, names: readonly KernelFamily[]): void {
+  native.avoidFamilies(device, names)
+  known.delete(device)
+}
