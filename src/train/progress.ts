@@ -7,6 +7,7 @@ import { native, type RecordedStep } from '../tensor/native.js'
 import type { Position } from './checkpoint.js'
 import type { Config } from './config.js'
 import { duration, type Metrics } from './runLog.js'
+import type { Tuning } from './tuner.js'
 
 export interface Progress {
   result: StepResult
@@ -91,4 +92,17 @@ export function lossPlot(rows: Metrics[], config: Config): string {
     yLabel: 'weighted loss',
     levels: [{ y: chanceLoss(config.queueLength), name: 'guessing' }],
   })
+}
+
+/** What tuning chose and what that gained, and what it could not do. */
+export function tuningLines({ level, levels, products, table, chosen, timed, known, left, seconds, remarks }: Tuning): string[] {
+  const prologues = products.filter(({ prologue, shape }) => prologue && shape.startsWith('forward')).length
+  const what = levels.length > 1 ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue` : `convolutions of a step ${table.toFixed(2)} ms by the table`
+  const others = levels.filter((other) => other !== level)
+  const compared = others.length === 0 ? '' : ` (faster than ${others.join(' and ')})`
+  return [
+    `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${compared}${prologues === 0 ? '' : `, ${prologues} forward with a prologue`}`,
+    ...(left === 0 ? [] : [`tuning  ${left} of ${products.length} products were left to the tables`]),
+    ...remarks.map((remark) => `warning tuning: ${remark}`),
+  ]
 }

@@ -1,0 +1,103 @@
+/** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
+import { Random } from '../nn/random.js'
+import { native, runNative } from '../tensor/native.js'
+import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
+import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'
+
+/** A native call without its values. */
+export interface NativeCall {
+  op: string
+  tensors: readonly ({ shape: Shape; dtype: DType } | undefined)[]
+  numbers: readonly number[]
+}
+
+export const isProduct = (op: string): op is ProductOp => op in productOps
+
+/** Milliseconds of a call with the kernels; of an op that has no choice of them they say nothing. Throws what the op throws. */
+export type Time = (call: NativeCall, kernels: Kernels) => number
+
+/** Values that random operands are made of, drawn once. */
+const drawn = 2 ** 18
+/** Bytes that are written before a call is timed: the host is then ahead of the device, and no operand lies in its cache. */
+const aheadBytes = 2 ** 28
+
+/** Times calls on a device; keeps the operands of the last call until the next one, or dispose(). */
+export class DeviceClock {
+  readonly #pools = new Map<DType, Tensor>()
+  #ahead: Tensor | undefined
+  #operands: { call: NativeCall; tensors: (Tensor | undefined)[] } | undefined
+
+  constructor(readonly device: string) {}
+
+  readonly time: Time = (call, kernels) => {
+    const tensors = this.#operandsOf(call)
+    const numbers = isProduct(call.op) ? withKernels(call.op, call.numbers, kernels) : call.numbers
+    const run = (): void => runNative(call.op, tensors, numbers)
+    run()
+    const times: number[] = []
+    for (let spent = 0; times.length < 3 || (times.length < 5 && spent < 20); spent += times.at(-1)!) {
+      this.#stayAhead()
+      const start = native.mark(this.device)
+      run()
+      times.push(native.elapsed(this.device, start, native.mark(this.device)))
+    }
+    return times.sort((a, b) => a - b)[times.length >> 1]!
+  }
+
+  #stayAhead(): void {
+    // simt computes at once.
+    if (!this.device.startsWith('cuda')) return
+    this.#ahead ??= Tensor.empty([aheadBytes / 4], 'f32', this.device).keep()
+    runNative('fill', [this.#ahead], [0])
+  }
+
+  #operandsOf(call: NativeCall): (Tensor | undefined)[] {
+    if (this.#operands?.call !== call) {
+      this.#free()
+      this.#operands = { call, tensors: [] }
+      try {
+        for (const wanted of call.tensors) this.#operands.tensors.push(wanted === undefined ? undefined : this.#random(wanted.shape, wanted.dtype))
+      } catch (error) {
+        this.#free()
+        throw error
+      }
+    }
+    return this.#operands!.tensors
+  }
+
+  /** Normal values in repeated rows of one pool; integers are 0, which is an index of anything. */
+  #random(shape: Shape, dtype: DType): Tensor {
+    return withDevice(this.device, () =>
+      scope(() => {
+        if (dtype === 'i32' || dtype === 'u8') return Tensor.zeros(shape, dtype).keep()
+        const size = sizeOf(shape)
+        const tensor = Tensor.empty(shape, dtype).keep()
+        if (!this.#pools.has(dtype)) {
+          const random = new Random(1)
+          this.#pools.set(dtype, Tensor.from(Float32Array.from({ length: drawn }, () => random.normal()), [drawn], dtype).keep())
+        }
+        let width = 4096
+        while (size % width !== 0) width /= 2
+        const rows = drawn / width
+        const order = Tensor.from(Int32Array.from({ length: size / width }, (_, i) => (i * 7) % rows), [1, size / width], 'i32')
+        runNative('gatherRows', [tensor.alias([1, size / width, width]), this.#pools.get(dtype)!.alias([1, rows, width]), order])
+        return tensor
+      }),
+    )
+  }
+
+  #free(): void {
+    for (const tensor of this.#operands?.tensors ?? []) tensor?.dispose()
+    this.#operands = undefined
+  }
+
+  /** Frees everything, also of the device's own cache. */
+  dispose(): void {
+    this.#free()
+    for (const tensor of [...this.#pools.values(), ...(this.#ahead === undefined ? [] : [this.#ahead])]) tensor.dispose()
+    this.#pools.clear()
+    this.#ahead = undefined
+    native.synchronize(this.device)
+    native.trimMemory(this.device)
+  }
+}
