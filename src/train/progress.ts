@@ -96,12 +96,11 @@ export function lossPlot(rows: Metrics[], config: Config): string {
 
 /** What tuning chose and what that gained, and what it could not do. */
 export function tuningLines({ level, levels, products, table, chosen, timed, known, left, seconds, remarks }: Tuning): string[] {
+  const others = levels.filter((other) => other.level !== level).map((other) => `${other.level} ${other.milliseconds.toFixed(2)}`)
   const prologues = products.filter(({ prologue, shape }) => prologue && shape.startsWith('forward')).length
-  const what = levels.length > 1 ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue` : `convolutions of a step ${table.toFixed(2)} ms by the table`
-  const others = levels.filter((other) => other !== level)
-  const compared = others.length === 0 ? '' : ` (faster than ${others.join(' and ')})`
+  const what = others.length > 0 ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue` : `convolutions of a step ${table.toFixed(2)} ms by the table`
   return [
-    `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${compared}${prologues === 0 ? '' : `, ${prologues} forward with a prologue`}`,
+    `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${others.length === 0 ? '' : ` (${others.join(', ')} ms)`}${prologues === 0 ? '' : `, ${prologues} shapes read through a prologue`}`,
     ...(left === 0 ? [] : [`tuning  ${left} of ${products.length} products were left to the tables`]),
     ...remarks.map((remark) => `warning tuning: ${remark}`),
   ]

@@ -29,8 +29,8 @@ export interface Tuning {
   /** Milliseconds a step by the tables and as chosen: of convolutions, and of what levels of fusion differ in where they were compared. */
   table: number
   chosen: number
-  /** Levels whose times were compared. */
-  levels: FusionLevel[]
+  /** Milliseconds a step of the levels that were compared, of the same calls; empty where none were. */
+  levels: { level: FusionLevel; milliseconds: number }[]
   /** Calls that were timed now, that the cache knew, and products of the choice that were left to the tables. */
   timed: number
   known: number
@@ -108,7 +108,7 @@ export function tune(options: TunerOptions): Tuning {
     products,
     table: sum(table.map((way) => bench.settle(way)), 'table'),
     chosen: sum(chosen, 'chosen'),
-    levels: compared.map(([name]) => name),
+    levels: compared.map(([name, all]) => ({ level: name, milliseconds: sum(all, 'chosen') })),
     timed: bench.timed,
     known: bench.known,
     left: products.filter((product) => product.chosen === undefined).length,
