@@ -18,13 +18,13 @@ export type Time = (call: NativeCall, kernels: Kernels) => number
 
 /** Values that random operands are made of, drawn once. */
 const drawn = 2 ** 18
-/** Bytes that are written before a call is timed: the host is then ahead of the device, and no operand lies in its cache. */
-const aheadBytes = 2 ** 28
+/** Work of a GPU in front of what is timed: meanwhile the host has launched that, and no operand stays in the cache. */
+const ahead = { bytes: 2 ** 28, milliseconds: 0.3 }
 
 /** Times calls on a device; keeps the operands of the last call until the next one, or dispose(). */
 export class DeviceClock {
   readonly #pools = new Map<DType, Tensor>()
-  #ahead: Tensor | undefined
+  #ahead: { tensor: Tensor; repeats: number } | undefined
   #operands: { call: NativeCall; tensors: (Tensor | undefined)[] } | undefined
 
   constructor(readonly device: string) {}
@@ -47,8 +47,15 @@ export class DeviceClock {
   #stayAhead(): void {
     // simt computes at once.
     if (!this.device.startsWith('cuda')) return
-    this.#ahead ??= Tensor.empty([aheadBytes / 4], 'f32', this.device).keep()
-    runNative('fill', [this.#ahead], [0])
+    this.#ahead ??= this.#calibrated(Tensor.empty([ahead.bytes / 4], 'f32', this.device).keep())
+    for (let i = 0; i < this.#ahead.repeats; ++i) runNative('fill', [this.#ahead.tensor], [0])
+  }
+
+  #calibrated(tensor: Tensor): { tensor: Tensor; repeats: number } {
+    for (let i = 0; i < 2; ++i) runNative('fill', [tensor], [0])
+    const start = native.mark(this.device)
+    for (let i = 0; i < 8; ++i) runNative('fill', [tensor], [0])
+    return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.mark(this.device))) }
   }
 
   #operandsOf(call: NativeCall): (Tensor | undefined)[] {
@@ -94,7 +101,7 @@ export class DeviceClock {
   /** Frees everything, also of the device's own cache. */
   dispose(): void {
     this.#free()
-    for (const tensor of [...this.#pools.values(), ...(this.#ahead === undefined ? [] : [this.#ahead])]) tensor.dispose()
+    for (const tensor of [...this.#pools.values(), ...(this.#ahead === undefined ? [] : [this.#ahead.tensor])]) tensor.dispose()
     this.#pools.clear()
     this.#ahead = undefined
     native.synchronize(this.device)

@@ -133,10 +133,8 @@ const tileSizes: Record<number, readonly [number, number]> = { 1: [128, 128], 2:
 export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
   const { direction, input, weight, numbers, dtype } = shape
   const [c, o] = [input[3]!, weight[0]!]
-  const vector = dtype === 'bf16' ? 8 : 4
-  const aligned = c % vector === 0 && (direction === 'forward' || o % vector === 0)
-  // Exact f32, and channels that are no whole vectors, have one kernel.
-  if (!aligned || (dtype !== 'bf16' && numbers[7] !== 1)) return []
+  // Exact f32 has one kernel.
+  if (dtype !== 'bf16' && numbers[7] !== 1) return []
   const slices = (direction === 'backward input' ? o : c) % 64 === 0 && (direction === 'forward' || (direction === 'backward input' ? c : o) % 8 === 0)
   return [1, 2, 3, ...(hopper && !prologue && slices && dtype === 'bf16' ? [4, 5] : [])]
 }

@@ -5,13 +5,16 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { isAbsolute, join } from 'node:path'
 
 import { writeTextAtomic } from '../weights/atomic.js'
 import { addonPath, native, packageVersion } from './native.js'
 
-/** `densecl` in XDG_CACHE_HOME, or in ~/.cache where that is not set. */
-export const cacheFolder = (): string => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'densecl')
+/** `densecl` in XDG_CACHE_HOME, or in ~/.cache where that is no absolute path. */
+export function cacheFolder(): string {
+  const wanted = process.env.XDG_CACHE_HOME
+  return join(wanted !== undefined && isAbsolute(wanted) ? wanted : join(homedir(), '.cache'), 'densecl')
+}
 
 export const cacheFile = (name: string): string => join(cacheFolder(), name)
 
