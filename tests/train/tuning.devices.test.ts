@@ -356,10 +356,10 @@ if (thorough) test('a run keeps its choice and is continued with it bit for bit,
     assert.ok(bytesOf(parts).equals(bytesOf(through)))
 
     // The other choice would have shown.
-    await pretrain({ config: config({ epochs: 2 }), out: other, quiet: true, tuner: hook(fast) })
+    await pretrain({ config: config(), out: other, quiet: true, tuner: hook(fast) })
     assert.is((JSON.parse(readFileSync(join(other, 'tuning.json'), 'utf8')) as { level: string }).level, 'full')
     const losses = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
-    assert.is.not(losses(other)[1], losses(through)[1])
+    assert.not.ok(bytesOf(other).equals(bytesOf(through)))
     await pretrain({ config: config({ epochs: 1, tune: false }), out: through, overwrite: true, quiet: true, tuner: hook(never) })
     assert.not.ok(existsSync(join(through, 'tuning.json')), 'the tables leave no choice, and an old one goes with its run')
     // The first step sees the same numbers up to rounding; later ones amplify.
