@@ -286,7 +286,7 @@ class Bench {
 }
 
 /** The label of the least time, the usual one of equals; undefined without times. */
-function fastest(times: Times, usual: string): string | undefined {
+export function fastest(times: Times, usual: string): string | undefined {
   const [first, ...others] = Object.keys(times).sort((a, b) => Number(b === usual) - Number(a === usual))
   return first === undefined ? undefined : others.reduce((best, label) => (times[label]! < times[best]! ? label : best), first)
 }

@@ -13,7 +13,7 @@ import { preparedStep } from '../../src/densecl/step.js'
 import { allTensors } from '../../src/nn/module.js'
 import { fusion } from '../../src/ops/fusion.js'
 import { DeviceClock, isProduct, type NativeCall, type Time } from '../../src/ops/timing.js'
-import { type Kernels, productOps, shapeKey, shapeOfCall, splitsNumber, tableTile, tileNumber, untuned, withTuning } from '../../src/ops/tuning.js'
+import { chosenPrologue, type ConvolutionShape, type Kernels, productOf, productOps, shapeKey, shapeOfCall, splitsNumber, tableTile, tileNumber, type TuningChoice, untuned, withTuning } from '../../src/ops/tuning.js'
 import type { DeviceIdentity } from '../../src/tensor/cache.js'
 import { fail } from '../../src/tensor/errors.js'
 import { rehearse } from '../../src/tensor/graph.js'
@@ -23,7 +23,7 @@ import { type Config, resolveConfig } from '../../src/train/config.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/train/runLog.js'
 import { expectedCost, productCall, signatureOf, stepCalls } from '../../src/train/stepCalls.js'
-import { choiceOf, timesFile, tune, type TunerOptions, type Tuning } from '../../src/train/tuner.js'
+import { choiceOf, fastest, timesFile, tune, type TunerOptions, type Tuning } from '../../src/train/tuner.js'
 import { device, thorough } from '../support/devices.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
@@ -62,7 +62,8 @@ async function withCache<R>(body: (folder: string) => R | Promise<R>): Promise<R
 const run = (model: DenseCL, time: Time, more: Partial<TunerOptions> = {}): Tuning => tune({ model, ...options, level: 'epilogue', time, ...more })
 
 /** Any clock with few different times, so that there are equals, and every time it gave. */
-function dice(seed: number): { time: Time; given: Map<string, Map<string, number>> } {
+function dice(seed: number): { time: Time; given: Map<string, Map<string, number>>; twice: string[] } {
+  const twice: string[] = []
   const given = new Map<string, Map<string, number>>()
   const time: Time = (call, { tile, splits }) => {
     const [signature, label] = [signatureOf(call), `${tile}/${splits}`]
@@ -70,18 +71,19 @@ function dice(seed: number): { time: Time; given: Map<string, Map<string, number
     for (const letter of `${signature} ${label}`) hash = Math.imul(hash ^ letter.charCodeAt(0), 0x01000193)
     const value = 1 + ((hash >>> 8) % 4)
     if (!given.has(signature)) given.set(signature, new Map())
-    assert.not.ok(given.get(signature)!.has(label), `${signature} ${label} is timed once`)
+    if (given.get(signature)!.has(label)) twice.push(`${signature} ${label}`)
     given.get(signature)!.set(label, value)
     return value
   }
-  return { time, given }
+  return { time, given, twice }
 }
 
 test('of every product the fastest kernels by the clock are taken, and the table of equals', async () => {
   for (const seed of [1, 2, 3]) {
     await withModel((model) => {
-      const { time, given } = dice(seed)
-      const { products, level, left } = run(model, time)
+      const { time, given, twice } = dice(seed)
+      const { products, level, left, remarks } = run(model, time)
+      assert.equal([...twice, ...remarks], [])
       assert.is(level, 'epilogue')
       assert.is(left, 0)
       const calls = stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map(productCall).filter((made) => made !== undefined)
@@ -189,14 +191,16 @@ test('only what pays of a convolution gets a prologue: forward and backward are 
 test('the most expensive are timed first, nothing is timed behind the budget, and the rest is left to the tables', async () => {
   await withModel((model) => {
     let now = 0
+    const late: number[] = []
     const costs: number[] = []
     const calls = new Map(stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map((made) => [made.signature, made]))
     const found = run(model, (call) => {
-      assert.ok(now < 500, `timed at ${now} ms`)
+      if (now >= 500) late.push(now)
       now += 7
       costs.push(expectedCost(calls.get(signatureOf(call))!))
       return 1
     }, { level: 'auto', budget: 0.5, now: () => now })
+    assert.equal(late, [])
     assert.ok(costs.length > 50)
     assert.equal(costs, [...costs].sort((a, b) => b - a))
     assert.ok(found.left > 0 && found.left < found.products.length)
@@ -214,6 +218,23 @@ test('the most expensive are timed first, nothing is timed behind the budget, an
     const next = run(model, () => ((now += 0.01), 1), { level: 'epilogue', now: () => now })
     assert.is(next.left, 0)
     assert.ok(next.known > 0 && next.timed > 0)
+  })
+})
+
+test('a way of which not all is timed is not taken: prologues stay where they are usual', async () => {
+  await withModel((model) => {
+    const base = stepCalls(model, batch, imageSize, constants, untuned('full'))
+    let now = 0
+    const time: Time = (call) => {
+      if (!base.some(({ signature }) => signature === signatureOf(call))) now = 1000
+      return 1
+    }
+    const { products, left, level } = run(model, time, { level: 'full', budget: 0.5, now: () => now })
+    assert.is(level, 'full')
+    assert.is(left, 0)
+    const usual = new Set(base.map(productCall).filter((made) => made !== undefined).map(({ key, prologue }) => `${key} ${prologue}`))
+    assert.equal(products.map(({ shape, prologue }) => `${shape} ${prologue}`).sort(), [...usual].sort())
+    assert.ok(products.some(({ prologue }) => prologue))
   })
 })
 
@@ -286,15 +307,28 @@ test('going through a step computes nothing and leaves the model as it was', asy
   })
 })
 
+const small: ConvolutionShape = { direction: 'forward', input: [2, 4, 4, 576], weight: [8, 1, 1, 576], numbers: [1, 1, 0, 0, 1, 1, 0, 0], dtype: 'bf16' }
+
 test('the choice holds inside of its scope, also where that throws', () => {
   const level = fusion.level
-  withTuning(untuned('full'), () => {
-    assert.is(fusion.level, 'full')
-    withTuning(untuned('pointwise'), () => assert.is(fusion.level, 'pointwise'))
-    assert.is(fusion.level, 'full')
+  const kernels = { tile: 1, splits: 0 }
+  const [yes, no]: TuningChoice[] = [{ level: 'full', product: () => ({ prologue: kernels }) }, { level: 'pointwise', product: () => ({ plain: kernels }) }] as const
+  const now = (): unknown[] => [fusion.level, chosenPrologue(small)]
+  withTuning(yes!, () => {
+    assert.equal(now(), ['full', true])
+    withTuning(no!, () => assert.equal(now(), ['pointwise', false]))
+    assert.equal(now(), ['full', true])
+    assert.throws(() => withTuning(no!, () => fail('ARGUMENT', 'x')))
+    assert.equal(now(), ['full', true])
   })
-  assert.throws(() => withTuning(untuned('full'), () => fail('ARGUMENT', 'x')))
-  assert.is(fusion.level, level)
+  assert.equal(now(), [level, undefined])
+})
+
+test('of equal times the usual kernels are the fastest, wherever they stand', () => {
+  assert.is(fastest({ 1: 3, 2: 3, 3: 4 }, '2'), '2')
+  assert.is(fastest({ 1: 3, 2: 4, '2/8': 3 }, '2'), '1')
+  assert.is(fastest({ 0: 2, '1/3': 1 }, '2'), '1/3')
+  assert.is(fastest({}, '2'), undefined)
 })
 
 test("the device's own clock times products and passes, with the operands of the call before freed", () => {
@@ -398,9 +432,9 @@ if (thorough) test('a choice of another machine is used and said; a missing one 
 })
 
 test('keys tell shapes apart that are one product', () => {
-  const shape = { direction: 'forward', input: [2, 4, 4, 576], weight: [8, 1, 1, 576], numbers: [1, 1, 0, 0, 1, 1, 0, 0], dtype: 'bf16' } as const
-  const wide = { ...shape, input: [2, 4, 4, 64], weight: [8, 3, 3, 64], numbers: [1, 1, 1, 1, 1, 1, 0, 0] } as const
-  assert.is.not(shapeKey(shape), shapeKey(wide))
+  const wide: ConvolutionShape = { ...small, input: [2, 4, 4, 64], weight: [8, 3, 3, 64], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
+  assert.equal(productOf(small), productOf(wide))
+  assert.is.not(shapeKey(small), shapeKey(wide))
   fc.assert(
     fc.property(fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 13, maxLength: 13 }), fc.nat(12), (values, at) => {
       const of = (all: readonly number[]) => shapeKey({ direction: 'forward', input: all.slice(0, 4), weight: [...all.slice(4, 7), all[3]!], numbers: [...all.slice(7, 13), 0, 0], dtype: 'bf16' })
