@@ -231,7 +231,7 @@ class Run {
     try {
       const found = tune({
         model: this.#model, batch: batchSize, imageSize, temperature, keyMomentum, normGroups, level: fusion, identity, time: clock.time, budget: 20, now: () => performance.now(),
-        hopper: architectureOf(device) === 'sm_90' && native.cudaBuild().includes('90a'),
+        hopper: () => architectureOf(device) === 'sm_90' && native.cudaBuild().includes('90a'),
         multiprocessors: Number(/(\d+) multiprocessors/.exec(native.describeDevice(device))?.[1] ?? 4),
         ...this.#tuner,
       })

@@ -7,7 +7,7 @@ import { z } from 'zod'
 import type { DenseCL } from '../densecl/model.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { isProduct, type NativeCall, type Time } from '../ops/timing.js'
-import { candidateSplits, candidateTiles, type Kernels, shapeOfCall, tableTile, type TuningChoice, untuned } from '../ops/tuning.js'
+import { candidateSplits, candidateTiles, type Direction, type Kernels, shapeOfCall, tableTile, type TuningChoice, untuned } from '../ops/tuning.js'
 import { cacheFile, type DeviceIdentity, readCache, writeCache } from '../tensor/cache.js'
 import { DenseclError } from '../tensor/errors.js'
 import { alternative, expectedCost, type ProductCall, productCall, type StepCall, stepCalls } from './stepCalls.js'
@@ -50,8 +50,8 @@ export interface TunerOptions {
   /** `auto` compares all and takes `epilogue` where it cannot. */
   level: FusionLevel | 'auto'
   identity: DeviceIdentity
-  /** Whether the device has the kernels of Hopper. */
-  hopper: boolean
+  /** Whether the device runs Hopper's kernels in a direction. */
+  hopper: (direction: Direction) => boolean
   multiprocessors: number
   time: Time
   /** Seconds after which what is left is left to the tables. */
@@ -246,7 +246,7 @@ class Bench {
     const product = productCall({ call, signature, count: 1 })
     if (product !== undefined) {
       const shape = shapeOfCall(product.op, call.tensors, call.numbers)
-      if (!timeAll(candidateTiles(shape, product.prologue, hopper).map((tile) => ({ tile, splits: 0 })))) return
+      if (!timeAll(candidateTiles(shape, product.prologue, hopper(shape.direction)).map((tile) => ({ tile, splits: 0 })))) return
       const best = fastest(times, labelOf(usual))
       if (best !== undefined && !timeAll(candidateSplits(shape, kernelsOf(best).tile, multiprocessors).map((splits) => ({ tile: kernelsOf(best).tile, splits })))) return
     }
