@@ -8,6 +8,7 @@ import { type PlacedView, renderViews, wholeImage } from '../../src/data/augment
 import type { Random } from '../../src/nn/random.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { conv2dForNorm, convolution } from '../../src/ops/conv2d.js'
+import type { NativeCall } from '../../src/ops/timing.js'
 import { type Direction, directions, type Product } from '../../src/ops/tuning.js'
 import { runNative } from '../../src/tensor/native.js'
 import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
@@ -113,8 +114,8 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
   return c === 3 ? [forward, weight] : [forward, input, weight]
 })
 
-/** The same by what their kernels compute, for tuning: the product, the bytes that pass memory, and the case that times it. */
-export function convolutionCases(batch: number): { name: string; benchCase: BenchCase; product: Product; bytes: number; wholeSlices: boolean }[] {
+/** The same by what their kernels compute, for tuning: the product, the bytes that pass memory, and the call that is timed. */
+export function convolutionCases(batch: number): { name: string; call: NativeCall; product: Product; bytes: number; wholeSlices: boolean }[] {
   return resnet50Layers.flatMap(({ name, size, c, o, kernel, stride }) => {
     const out = size / stride
     const [pixels, taps] = [batch * out * out, kernel * kernel]
@@ -125,10 +126,18 @@ export function convolutionCases(batch: number): { name: string; benchCase: Benc
       'backward input': [{ direction: 'backward input', rows: batch * size * size, columns: c, depth: (taps * o) / (stride * stride) }, input + output + 2 * weights, o % 64 === 0],
       'backward weight': [{ direction: 'backward weight', rows: o, columns: taps * c, depth: pixels }, input + output + 4 * weights, c % 64 === 0],
     }
+    const bf16 = (...shape: number[]): { shape: Shape; dtype: DType } => ({ shape, dtype: 'bf16' })
+    const [x, y, w] = [bf16(batch, size, size, c), bf16(batch, out, out, o), bf16(o, kernel, kernel, c)]
+    const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0]
+    const calls: Record<Direction, NativeCall> = {
+      forward: { op: 'conv2d', tensors: [y, x, w], numbers },
+      'backward input': { op: 'conv2dBackwardInput', tensors: [x, y, w], numbers },
+      'backward weight': { op: 'conv2dBackwardWeight', tensors: [{ shape: w.shape, dtype: 'f32' }, y, x], numbers },
+    }
     return directions.flatMap((direction) => {
       const [product, bytes, wholeSlices] = products[direction]
-      const benchCase = convolutions.find((found) => found.name === `${name} ${direction}`)
-      return benchCase === undefined ? [] : [{ name: benchCase.name, benchCase, product, bytes, wholeSlices }]
+      // The images need no gradient.
+      return c === 3 && direction === 'backward input' ? [] : [{ name: `${name} ${direction}`, call: calls[direction], product, bytes, wholeSlices }]
     })
   })
 }

@@ -4,8 +4,7 @@ import { dirname } from 'node:path'
 
 import { architectures, type Architecture, predict, tilesFor } from '../../bench/ops/model.js'
 import { convolutionCases } from '../../bench/ops/cases.js'
-import { measure } from '../../bench/ops/measure.js'
-import { convolution } from '../ops/conv2d.js'
+import { DeviceClock } from '../ops/timing.js'
 import { architectureOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
@@ -28,15 +27,21 @@ interface TuneOptions {
 
 export function tune(options: TuneOptions, onRow: (row: TuneRow) => void): TuningTable {
   const architecture = architectures[options.model ?? architectureOf(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
-  const rows = convolutionCases(options.batch)
-    .filter(({ name }) => options.layer === undefined || name.includes(options.layer))
-    .map((work) => {
-      const times = options.model === undefined ? timed(architecture, work, options) : modelled(architecture, work)
-      const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
-      const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
-      onRow(row)
-      return row
-    })
+  const clock = new DeviceClock(options.device)
+  let rows: TuneRow[]
+  try {
+    rows = convolutionCases(options.batch)
+      .filter(({ name }) => options.layer === undefined || name.includes(options.layer))
+      .map((work) => {
+        const times = options.model === undefined ? timed(work, architecture, clock) : modelled(architecture, work)
+        const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
+        const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
+        onRow(row)
+        return row
+      })
+  } finally {
+    clock.dispose()
+  }
   const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
   return { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: rows.map(({ product, tile }) => ({ ...product, tile })) }
 }
@@ -46,19 +51,9 @@ type Work = ReturnType<typeof convolutionCases>[number]
 const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: Work): Record<number, number> =>
   Object.fromEntries(tilesFor(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]))
 
-function timed(architecture: Architecture, { benchCase, wholeSlices }: Work, { device, batch }: TuneOptions): Record<number, number> {
-  try {
-    return Object.fromEntries(
-      tilesFor(architecture, wholeSlices).map(({ id }) => {
-        convolution.tile = id
-        const { milliseconds } = measure(benchCase, device, 'bf16', batch)
-        native.trimMemory(device)
-        return [id, 1000 * milliseconds]
-      }),
-    )
-  } finally {
-    convolution.tile = 0
-  }
+/** As a run times its own convolutions. */
+function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: DeviceClock): Record<number, number> {
+  return Object.fromEntries(tilesFor(architecture, wholeSlices).map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }
 
 export function saveTable(table: TuningTable): string {

@@ -1,11 +1,11 @@
 /** What a check found, kept in the user's cache folder by GPU, driver and build. */
 import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync } from 'node:fs'
-import { homedir } from 'node:os'
-import { dirname, isAbsolute, join } from 'node:path'
+import { dirname } from 'node:path'
 
+import { addonDigest, cacheFile, driverVersion, kernelSettings } from '../tensor/cache.js'
 import { DenseclError } from '../tensor/errors.js'
-import { addonPath, native, packageVersion } from '../tensor/native.js'
+import { native, packageVersion } from '../tensor/native.js'
 import { writeTextAtomic } from '../weights/atomic.js'
 import type { PartReport } from './check.js'
 import { type Part, partsOf } from './parts.js'
@@ -19,35 +19,13 @@ export interface Verdict {
   reports: PartReport[]
 }
 
-/** XDG_CACHE_HOME or ~/.cache, and densecl in it. */
-export function cacheFolder(): string {
-  const wanted = process.env.XDG_CACHE_HOME
-  return join(wanted !== undefined && isAbsolute(wanted) ? wanted : join(homedir(), '.cache'), 'densecl')
-}
-
-let addonHash: string | undefined
-
-function keyOf(device: string): Key {
-  addonHash ??= createHash('sha256').update(readFileSync(addonPath)).digest('hex').slice(0, 16)
-  const settings = ['DENSECL_CAPABILITY', 'DENSECL_MULTIPROCESSORS', ...(device === 'simt' ? ['DENSECL_ARCHITECTURES', 'DENSECL_SIMT_FAULT'] : [])]
-  return { device: native.describeDevice(device), driver: driver(device), build: addonHash, version: packageVersion, settings: settings.flatMap((name) => (process.env[name] === undefined ? [] : [`${name}=${process.env[name]}`])).join(' ') }
-}
-
-/** Of NVIDIA, where Linux tells. */
-function driver(device: string): string {
-  if (!device.startsWith('cuda')) return 'none'
-  try {
-    return /\d+\.\d+[.\d]*/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[0] ?? 'unknown'
-  } catch {
-    return 'unknown'
-  }
-}
+const keyOf = (device: string): Key => ({ device: native.describeDevice(device), driver: driverVersion(device), build: addonDigest(), version: packageVersion, settings: kernelSettings(device) })
 
 /** The file of a device's verdict: one for each GPU model, build and settings, so that they do not replace one another. */
 export function verdictPath(device: string): string {
   const { device: text, build, version, settings } = keyOf(device)
   const name = text.split(',')[0]!.replace(/[^A-Za-z0-9]+/g, '-').slice(0, 40)
-  return join(cacheFolder(), `${name}-${createHash('sha256').update(JSON.stringify([build, version, settings])).digest('hex').slice(0, 12)}.json`)
+  return cacheFile(`${name}-${createHash('sha256').update(JSON.stringify([build, version, settings])).digest('hex').slice(0, 12)}.json`)
 }
 
 /** The verdict that is kept, or why there is none: undefined at the first use. */

@@ -2,11 +2,10 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, type Epilogue, expectFloats, expectInteger, expectRank, expectShape, type Inputs, type NormEpilogue } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
-import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
 import { sumRows } from './sumRows.js'
-import { familyOf, type Product, tunedTile } from './tuning.js'
+import { chosenPrologue, type ConvolutionShape, familyOf, productOf, runProduct } from './tuning.js'
 
 /** One number for both axes, or [vertical, horizontal]. */
 export type PerAxis = number | readonly [number, number]
@@ -44,10 +43,8 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     if (oh < 1 || ow < 1) fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
-    const product: Product = { direction: 'forward', rows: n * oh * ow, columns: o, depth: weight.size / o }
-    const norm = prologues(numbers, product, x) ? deferredNorm(x) : undefined
-    const tuned = withTile(numbers, x, product)
-    runNative('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...tuned, norm?.groups ?? 1, Number(norm?.relu ?? false)])
+    const norm = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x) ? deferredNorm(x) : undefined
+    runProduct('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
   // dx = dy convolved with the weights transposed; dw[o, t] = sum of dy[p, o] x[p moved by t]; db = sum of dy
@@ -55,24 +52,20 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const { x, weight } = saved as { x: Tensor; weight: Tensor }
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
     // The weight gradient takes both operands as they come, or none.
-    const o = attrs.weightShape[0]!
-    const product: Product = { direction: 'backward weight', rows: o, columns: weight.size / o, depth: grad.size / o }
-    const norm = prologues(attrs.numbers, product, x, grad) ? deferredNormGradient(grad) : undefined
+    const { numbers, inputShape: input, weightShape } = attrs
+    const norm = prologues({ direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }, x, grad) ? deferredNormGradient(grad) : undefined
     if (needs.weight) {
       const operand = norm === undefined ? undefined : deferredNorm(x)
-      gradients.weight = Tensor.empty(attrs.weightShape, accumulator(grad.dtype))
-      const tuned = withTile(attrs.numbers, x, product)
+      gradients.weight = Tensor.empty(weightShape, accumulator(grad.dtype))
       const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
-      runNative('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...tuned, norm?.groups ?? 1, Number(operand?.relu ?? false)])
+      runProduct('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)])
     }
     if (needs.x) {
-      gradients.x = Tensor.empty(attrs.inputShape, grad.dtype)
+      gradients.x = Tensor.empty(input, grad.dtype)
       const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
       const { add, of, sums } = epilogue ?? {}
-      const c = attrs.inputShape[3]!
-      const tuned = withTile(attrs.numbers, grad, { direction: 'backward input', rows: gradients.x.size / c, columns: c, depth: weight.size / c / (attrs.numbers[0]! * attrs.numbers[1]!) })
       const tensors = [add, of?.x, of?.y, of?.scale, of?.shift, of?.mean, sums, norm?.x, norm?.mean, norm?.coefficients]
-      runNative('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...tuned, of?.groups ?? 1, norm?.groups ?? 1])
+      runProduct('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...numbers, of?.groups ?? 1, norm?.groups ?? 1])
       if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
@@ -80,24 +73,21 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
   },
 })
 
-/** The numbers of a native call, with the tuning table's tile where none is asked for. */
-function withTile(numbers: readonly number[], x: Tensor, product: Product): number[] {
-  const tile = numbers[6] === 0 && x.dtype === 'bf16' ? tunedTile(x.device, product) : numbers[6]!
-  return [...numbers.slice(0, 6), tile, ...numbers.slice(7)]
-}
-
 /**
- * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. They are those of
- * Ampere: on Hopper they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
+ * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. Where nobody has timed
+ * them: they are those of Ampere, and on Hopper they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
  */
-function prologues(numbers: readonly number[], { direction, rows, columns, depth }: Product, ...operands: Tensor[]): boolean {
+function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
   const [x] = operands as [Tensor]
-  if (numbers[7] !== 0 && x.dtype !== 'bf16') return false
+  if (shape.numbers[7] !== 0 && x.dtype !== 'bf16') return false
   if (!operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
   if (x.device === 'cpu') return true
+  const { direction, rows, columns, depth } = productOf(shape)
   // The gradients of one convolution take the same operands, both as they come or neither.
   const both = direction === 'forward' ? (['forward'] as const) : (['backward input', 'backward weight'] as const)
   if (x.dtype === 'bf16' && !both.every((each) => usesFamily(x.device, familyOf('mma', each)))) return false
+  const chosen = chosenPrologue(shape)
+  if (chosen !== undefined) return chosen
   if (!usesFamily(x.device, familyOf('wgmma', direction))) return true
   const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
   return (a * b) / (a + b) < 92

@@ -1,10 +1,10 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { convolution } from './conv2d.js'
 import { sumRows } from './sumRows.js'
+import { runProduct } from './tuning.js'
 
 interface LinearInputs extends Inputs {
   x: Tensor
@@ -20,7 +20,7 @@ export const linearOp = defineOp<LinearInputs>({
   name: 'linear',
   forward({ x, weight, bias }) {
     const y = Tensor.empty([x.shape[0]!, weight.shape[0]!], x.dtype)
-    runNative('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise())
+    runProduct('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise())
     return { outputs: [y], saved: { x, weight } }
   },
   // dx = dy w, dw = dy^T x, db = sum of dy
@@ -30,11 +30,11 @@ export const linearOp = defineOp<LinearInputs>({
     const weight = saved.weight!
     if (needs.x) {
       gradients.x = Tensor.empty(x.shape, grad.dtype)
-      runNative('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise())
+      runProduct('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise())
     }
     if (needs.weight) {
       gradients.weight = Tensor.empty(weight.shape, accumulator(grad.dtype))
-      runNative('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise())
+      runProduct('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise())
     }
     if (needs.bias) gradients.bias = sumRows(grad)
     return gradients

@@ -1,12 +1,15 @@
 /**
- * Which tile a convolution's kernel takes, by architecture: tables in src/ops/tuning that `densecl bench tune` writes, from times
- * on a GPU or from the model of bench/ops/model.ts. A shape that no table has is left to the kernels' own rule.
+ * Which kernel a convolution takes: what a run has timed for its own shapes where it has (src/train/tuner.ts), else the tile that
+ * the table of the architecture has, in src/ops/tuning, which `densecl bench tune` writes from times on a GPU or from the model of
+ * bench/ops/model.ts, else the kernels' own rule.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { type KernelFamily, usesFamily } from '../tensor/families.js'
-import { native, packageRoot } from '../tensor/native.js'
+import { native, packageRoot, runNative } from '../tensor/native.js'
+import type { DType, Tensor } from '../tensor/tensor.js'
+import { fusion, type FusionLevel } from './fusion.js'
 
 export const directions = ['forward', 'backward input', 'backward weight'] as const
 export type Direction = (typeof directions)[number]
@@ -30,6 +33,135 @@ export interface TuningTable {
   /** The GPU that was timed, or `model`. */
   how: string
   entries: (Product & { tile: number })[]
+}
+
+/** A convolution in one direction with everything that its kernels depend on but their epilogue. */
+export interface ConvolutionShape {
+  direction: Direction
+  /** Of the input x (or dx), [N, H, W, C], and the weights, [O, KH, KW, C]. */
+  input: readonly number[]
+  weight: readonly number[]
+  /** Stride, padding and dilation, vertical and horizontal; a tile; tf32. */
+  numbers: readonly number[]
+  dtype: DType
+}
+
+export function productOf({ direction, input, weight, numbers }: ConvolutionShape): Product {
+  const [n, h, w, c] = input as [number, number, number, number]
+  const [o, kh, kw] = weight as [number, number, number]
+  const [sh, sw, ph, pw, dh, dw] = numbers as [number, number, number, number, number, number]
+  const pixels = n * (Math.floor((h + 2 * ph - dh * (kh - 1) - 1) / sh) + 1) * (Math.floor((w + 2 * pw - dw * (kw - 1) - 1) / sw) + 1)
+  if (direction === 'forward') return { direction, rows: pixels, columns: o, depth: kh * kw * c }
+  if (direction === 'backward input') return { direction, rows: n * h * w, columns: c, depth: (kh * kw * o) / (sh * sw) }
+  return { direction, rows: o, columns: kh * kw * c, depth: pixels }
+}
+
+/** The convolution without its direction, in words that tell every two apart. */
+export function convolutionKey({ input, weight, numbers, dtype }: Omit<ConvolutionShape, 'direction'>): string {
+  const pair = (at: number): string => `${numbers[at]}x${numbers[at + 1]}`
+  return `${input.join('x')} by ${weight.slice(0, 3).join('x')} stride ${pair(0)} padding ${pair(2)} dilation ${pair(4)} ${dtype}${numbers[7] === 1 && dtype === 'f32' ? ' as tf32' : ''}`
+}
+
+export const shapeKey = (shape: ConvolutionShape): string => `${shape.direction} ${convolutionKey(shape)}`
+
+/** The native ops that are products of a convolution, and where their call has the input, the weights, an operand in the dtype of all, and the first tensor of a prologue. */
+export const productOps = {
+  conv2d: { direction: 'forward', input: 1, weight: 2, operand: 1, prologue: 5 },
+  conv2dBackwardInput: { direction: 'backward input', input: 0, weight: 2, operand: 1, prologue: 10 },
+  conv2dBackwardWeight: { direction: 'backward weight', input: 2, weight: 0, operand: 1, prologue: 5 },
+} as const satisfies Record<string, { direction: Direction; input: number; weight: number; operand: number; prologue: number }>
+export type ProductOp = keyof typeof productOps
+
+/** Where the numbers of a call have the tile and (of a weight gradient) the splits; 0 leaves both to the kernels' own rule. */
+export const [tileNumber, splitsNumber] = [6, 10]
+
+type Described = readonly ({ readonly shape: readonly number[]; readonly dtype: DType } | undefined)[]
+
+export function shapeOfCall(op: ProductOp, tensors: Described, numbers: readonly number[]): ConvolutionShape {
+  const { direction, input, weight, operand } = productOps[op]
+  return { direction, input: tensors[input]!.shape, weight: tensors[weight]!.shape, numbers, dtype: tensors[operand]!.dtype }
+}
+
+/** What is chosen for a product beside its operands. */
+export interface Kernels {
+  /** As `convolution.tile` of src/ops/conv2d.ts. */
+  tile: number
+  /** Parts that the pixels of a weight gradient are split into. */
+  splits: number
+}
+
+/** What a run computes its convolutions with. */
+export interface TuningChoice {
+  level: FusionLevel
+  /**
+   * Of a shape's key: kernels for operands as they lie in memory, and for operands that a prologue normalises. Without the second
+   * the shape takes no prologue. Undefined leaves the shape to the tables.
+   */
+  product(key: string): { plain?: Kernels | undefined; prologue?: Kernels | undefined } | undefined
+}
+
+export const untuned = (level: FusionLevel): TuningChoice => ({ level, product: () => undefined })
+
+let current: TuningChoice | undefined
+
+/** Runs `body` with the choice, and the level of fusion, of `choice`. */
+export function withTuning<R>(choice: TuningChoice, body: () => R): R {
+  const outer = { choice: current, level: fusion.level }
+  current = choice
+  fusion.level = choice.level
+  try {
+    return body()
+  } finally {
+    current = outer.choice
+    fusion.level = outer.level
+  }
+}
+
+/** Whether the shape was chosen to take a prologue; undefined where nothing was chosen. */
+export function chosenPrologue(shape: ConvolutionShape): boolean | undefined {
+  const found = current?.product(shapeKey(shape))
+  return found === undefined ? undefined : found.prologue !== undefined
+}
+
+/** Runs a convolution's native op with the kernels that were chosen for it; numbers with a tile are left as they are. */
+export function runProduct(op: ProductOp, tensors: readonly (Tensor | undefined)[], numbers: readonly number[]): void {
+  const [first] = tensors as [Tensor]
+  if (first.device === 'cpu' || numbers[tileNumber] !== 0) return runNative(op, tensors, numbers)
+  const shape = shapeOfCall(op, tensors, numbers)
+  const chosen = current?.product(shapeKey(shape))
+  const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? { tile: tableTile(first.device, shape), splits: 0 }
+  runNative(op, tensors, withKernels(op, numbers, { tile, splits }))
+}
+
+const tileSizes: Record<number, readonly [number, number]> = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [128, 64] }
+
+/** The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. */
+export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
+  const { direction, input, weight, numbers, dtype } = shape
+  const [c, o] = [input[3]!, weight[0]!]
+  // Exact f32 has one kernel.
+  if (dtype !== 'bf16' && numbers[7] !== 1) return []
+  const slices = (direction === 'backward input' ? o : c) % 64 === 0 && (direction === 'forward' || (direction === 'backward input' ? c : o) % 8 === 0)
+  return [1, 2, 3, ...(hopper && !prologue && slices && dtype === 'bf16' ? [4, 5] : [])]
+}
+
+/** Splits of a weight gradient that give one to four tiles to each multiprocessor, at least 16 slices each; none of other directions. */
+export function candidateSplits(shape: ConvolutionShape, tile: number, multiprocessors: number): number[] {
+  if (shape.direction !== 'backward weight') return []
+  const { rows, columns, depth } = productOf(shape)
+  const [m, n] = tile === 5 ? [64, 128] : (tileSizes[tile] ?? tileSizes[2]!)
+  const tiles = Math.ceil(rows / m) * Math.ceil(columns / n)
+  const slice = tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16
+  const most = Math.max(1, Math.floor(depth / (16 * slice)))
+  return [...new Set([1, 2, 3, 4].map((each) => Math.min(most, Math.max(1, Math.floor((each * multiprocessors) / tiles)))))]
+}
+
+/** Numbers of a call with a tile and splits. */
+export function withKernels(op: ProductOp, numbers: readonly number[], { tile, splits }: Kernels): number[] {
+  const own = [...numbers.slice(0, tileNumber), tile, ...numbers.slice(tileNumber + 1)]
+  if (op !== 'conv2dBackwardWeight' || splits === 0) return own
+  const defaults = [0, 0, 1, 0]
+  return [...own, ...defaults.slice(own.length - tileNumber)].slice(0, splitsNumber).concat(splits)
 }
 
 export const tuningFile = (architecture: string): string => join(packageRoot, 'src', 'ops', 'tuning', `${architecture}.json`)
@@ -73,6 +205,9 @@ export function nearestTile(index: Map<string, TuningTable['entries']>, product:
   }
   return tile
 }
+
+/** The table's tile; only bf16 has one. */
+export const tableTile = (device: string, shape: ConvolutionShape): number => (shape.dtype === 'bf16' ? tunedTile(device, productOf(shape)) : 0)
 
 export function tunedTile(device: string, product: Product): number {
   if (device === 'cpu') return 0

@@ -6,11 +6,24 @@ import { native, type RecordedStep } from './native.js'
 import { scope, type Tensor, tensorsIn } from './tensor.js'
 
 let effects: (() => void)[] | undefined
+let rehearsing = false
 
 /** Runs `effect` now and, when this happens in a step that is recorded, again with every replay: for counters of the host. */
 export function onEveryRun(effect: () => void): void {
+  if (rehearsing) return
   effects?.push(effect)
   effect()
+}
+
+/** Runs `body` without the effects of onEveryRun: for a step that is looked at, not taken. */
+export function rehearse<R>(body: () => R): R {
+  const outer = rehearsing
+  rehearsing = true
+  try {
+    return body()
+  } finally {
+    rehearsing = outer
+  }
 }
 
 type State =

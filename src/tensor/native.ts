@@ -126,10 +126,10 @@ export function resolveDevice(wanted: string): string {
 }
 
 /** What a native op is called with: an absent optional tensor is undefined. */
-export type OpTensors = readonly ({ handle: number; bytes?: number } | undefined)[]
+export type OpTensors = readonly ({ handle: number; bytes?: number; shape?: readonly number[]; dtype?: string } | undefined)[]
 
-/** Set to run every native op inside of a function of one's own, for profiles. */
-export const observe: { op?: (name: string, run: () => void, tensors: OpTensors) => void } = {}
+/** Set to run every native op inside of a function of one's own, for profiles; one that does not call `run` leaves the op out. */
+export const observe: { op?: (name: string, run: () => void, tensors: OpTensors, numbers: readonly number[]) => void } = {}
 
 /** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
 export function runNative(op: string, tensors: OpTensors, numbers: readonly number[] = []): void {
@@ -142,5 +142,5 @@ export function runNative(op: string, tensors: OpTensors, numbers: readonly numb
   })
   const run = (): void => native.run(index, handles, Float64Array.from(numbers))
   if (observe.op === undefined) run()
-  else observe.op(op, run, tensors)
+  else observe.op(op, run, tensors, numbers)
 }

@@ -18,7 +18,10 @@ import { learningRate } from '../optim/schedule.js'
 import { Sgd } from '../optim/sgd.js'
 import { writePicture } from '../report/svg.js'
 import { convolution } from '../ops/conv2d.js'
-import { fusion } from '../ops/fusion.js'
+import { DeviceClock } from '../ops/timing.js'
+import { familyOf, type TuningChoice, untuned } from '../ops/tuning.js'
+import { usesFamily } from '../tensor/families.js'
+import { type DeviceIdentity, deviceIdentity } from '../tensor/cache.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
 import { trustDevice } from '../device/trust.js'
@@ -31,9 +34,11 @@ import type { Config } from './config.js'
 import { knnSets, type LabelledSets } from './labels.js'
 import { RunPictures } from './pictures.js'
 import { claimFolder, environment, files } from './runFolder.js'
-import { graphLine, lossPlot, metricsRow, type Progress, progressLine } from './progress.js'
+import { graphLine, lossPlot, metricsRow, type Progress, progressLine, tuningLines } from './progress.js'
 import { readMetrics, RunLog } from './runLog.js'
 import { Trainer } from './trainer.js'
+import { choiceOf, tune, type TunerOptions } from './tuner.js'
+import { readTuning, saveTuning } from './tuningFile.js'
 
 export interface PretrainOptions {
   config: Config
@@ -43,6 +48,8 @@ export interface PretrainOptions {
   quiet?: boolean
   /** Asked before every step; true saves and leaves. */
   interrupted?: () => boolean
+  /** For tests: another clock and device for the tuning, which then happens on `simt` too. */
+  tuner?: Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'multiprocessors'>>
 }
 
 export interface PretrainResult {
@@ -56,7 +63,7 @@ export interface PretrainResult {
 }
 
 /** Keys whose change on resume would make another run of it. */
-const freeOnResume = new Set(['device', 'graph', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+const freeOnResume = new Set(['device', 'graph', 'tune', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
 
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { out, resume = false, quiet = false } = options
@@ -129,6 +136,7 @@ class Run {
   readonly #labelled: LabelledSets | undefined
   readonly #source: Source
   readonly #interrupted: () => boolean
+  readonly #tuner: PretrainOptions['tuner']
   #knnBefore: number | undefined
   #pictures: RunPictures | undefined
   #collapsed = 0
@@ -145,9 +153,9 @@ class Run {
     this.#position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
     this.#resumed = checkpoint !== undefined
     this.#placement = placement
+    this.#tuner = options.tuner
     const { device, compute } = placement
     convolution.tf32 = config.precision === 'tf32'
-    fusion.level = config.fusion
     this.#model = buildModel(config, placement)
     this.#sgd = withDevice(device, () => new Sgd(this.#model.parameters(), config, this.#model.query.state().copies))
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
@@ -171,6 +179,7 @@ class Run {
 
   async execute(quiet: boolean): Promise<PretrainResult> {
     this.#introduce()
+    this.#trainer.tuning = this.#tune()
     this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) => this.#log.line(`warning no picture: ${reason}`))
     if (!this.#resumed) {
       writeTextAtomic(files(this.#out).config, stringify(this.#config))
@@ -204,6 +213,39 @@ class Run {
       log.line(`warning the queue of ${config.queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`)
     }
     if (this.#resumed) log.line(`resume  at epoch ${this.#position.epoch}, step ${this.#position.step}`)
+  }
+
+  /** What the steps compute their convolutions with: the choice that the run began with, one that is timed now, or the tables. */
+  #tune(): TuningChoice {
+    const { fusion, tune: wanted, batchSize, imageSize, temperature, keyMomentum, normGroups } = this.#config
+    const { device } = this.#placement
+    const path = files(this.#out).tuning
+    const tunable = device.startsWith('cuda') || (device !== 'cpu' && (this.#tuner !== undefined || process.env.DENSECL_TUNE_SIMT === '1'))
+    if (!tunable) return untuned(fusion === 'auto' ? 'epilogue' : fusion)
+    const identity = this.#tuner?.identity ?? deviceIdentity(device)
+    const kept = this.#resumed ? readTuning(path) : undefined
+    if (kept !== undefined) {
+      const same = (Object.keys(identity) as (keyof DeviceIdentity)[]).every((key) => kept[key] === identity[key])
+      this.#log.line(`tuning  as this run began: level ${kept.level}, ${kept.products.length} products of ${path}${same ? '' : `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run is continued bit for bit`}`)
+      return choiceOf(kept)
+    }
+    if (!wanted) return untuned(fusion === 'auto' ? 'epilogue' : fusion)
+    if (this.#resumed) this.#log.line(`tuning  the run has no ${path}: its convolutions are timed now, and from here on their sums may differ in the last bits`)
+    const clock = new DeviceClock(device)
+    try {
+      const found = tune({
+        model: this.#model, batch: batchSize, imageSize, temperature, keyMomentum, normGroups, level: fusion, identity, time: clock.time, budget: 20, now: () => performance.now(),
+        hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
+        multiprocessors: native.multiprocessors(device),
+        ...this.#tuner,
+      })
+      saveTuning(path, found, identity)
+      for (const line of tuningLines(found)) this.#log.line(line)
+      return choiceOf(found)
+    } finally {
+      clock.dispose()
+      native.resetPeakMemory(device)
+    }
   }
 
   /** Steps until the end; the last losses, or 'interrupted'. */
@@ -383,6 +425,8 @@ class Run {
     for (const [name, path] of Object.entries(made)) this.#log.line(`${name.padEnd(10)} ${path}`)
   }
 }
+
+const machine = ({ device, driver, build }: DeviceIdentity): string => `${device}${driver === '' ? '' : `, driver ${driver}`} (build ${build})`
 
 /** Where a run computes, and in which dtype. */
 export interface Placement {

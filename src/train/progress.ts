@@ -7,6 +7,7 @@ import { native, type RecordedStep } from '../tensor/native.js'
 import type { Position } from './checkpoint.js'
 import type { Config } from './config.js'
 import { duration, type Metrics } from './runLog.js'
+import type { Tuning } from './tuner.js'
 
 export interface Progress {
   result: StepResult
@@ -91,4 +92,16 @@ export function lossPlot(rows: Metrics[], config: Config): string {
     yLabel: 'weighted loss',
     levels: [{ y: chanceLoss(config.queueLength), name: 'guessing' }],
   })
+}
+
+/** What tuning chose and what that gained, and what it could not do. */
+export function tuningLines({ level, levels, products, table, chosen, timed, known, left, seconds, remarks }: Tuning): string[] {
+  const others = levels.filter((other) => other.level !== level).map((other) => `${other.level} ${other.milliseconds.toFixed(2)}`)
+  const prologues = products.filter(({ prologue, shape }) => prologue && shape.startsWith('forward')).length
+  const what = others.length > 0 ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue` : `convolutions of a step ${table.toFixed(2)} ms by the table`
+  return [
+    `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${others.length === 0 ? '' : ` (${others.join(', ')} ms)`}${prologues === 0 ? '' : `, ${prologues} shapes read through a prologue`}`,
+    ...(left === 0 ? [] : [`tuning  ${left} of ${products.length} products were left to the tables`]),
+    ...remarks.map((remark) => `warning tuning: ${remark}`),
+  ]
 }

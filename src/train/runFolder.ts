@@ -9,6 +9,7 @@ import { native, packageVersion } from '../tensor/native.js'
 export const files = (out: string) => ({
   config: join(out, 'config.yaml'),
   environment: join(out, 'environment.json'),
+  tuning: join(out, 'tuning.json'),
   metrics: join(out, 'metrics.jsonl'),
   last: join(out, 'checkpoints', 'last.safetensors'),
   backbone: join(out, 'backbone.safetensors'),
@@ -24,7 +25,7 @@ export function claimFolder(out: string, overwrite: boolean): void {
     if (!overwrite) fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     rmSync(metrics, { force: true })
     for (const folder of [join(out, 'checkpoints'), files(out).pictures, files(out).evaluations]) rmSync(folder, { recursive: true, force: true })
-    for (const made of [files(out).report, files(out).backbone]) rmSync(made, { force: true })
+    for (const made of [files(out).report, files(out).backbone, files(out).tuning]) rmSync(made, { force: true })
     for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
   }
   try {

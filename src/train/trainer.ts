@@ -1,6 +1,8 @@
 import type { DenseCL } from '../densecl/model.js'
 import { type Observed, preparedStep, type StepConstants, StepResult, type Views } from '../densecl/step.js'
+import { fusion } from '../ops/fusion.js'
 import { checkFinite, type Sgd } from '../optim/sgd.js'
+import { type TuningChoice, untuned, withTuning } from '../ops/tuning.js'
 import { Graph } from '../tensor/graph.js'
 import { Tensor } from '../tensor/tensor.js'
 
@@ -9,6 +11,8 @@ export interface TrainerOptions extends StepConstants {
   views: () => Views
   /** Records the step where the device can (src/tensor/graph.ts). */
   graph: boolean
+  /** The tables and the current level of fusion when absent. */
+  tuning?: TuningChoice
 }
 
 /** What changes from step to step, beside the views. */
@@ -25,12 +29,15 @@ export class Trainer {
   readonly graph: Graph<Observed>
   /** Of the tensors that a step keeps for its backward pass. */
   savedBytes = 0
+  /** What steps compute their convolutions with; to be set before the first. */
+  tuning: TuningChoice
 
   constructor(
     readonly model: DenseCL,
     readonly sgd: Sgd,
     options: TrainerOptions,
   ) {
+    this.tuning = options.tuning ?? untuned(fusion.level)
     this.bad = Tensor.zeros([1], 'i32', model.device).keep()
     this.graph = new Graph(model.device, () => this.#work(options), options.graph)
   }
@@ -39,7 +46,7 @@ export class Trainer {
   step({ lr, denseWeight, keyOrder }: StepInputs): StepResult {
     this.model.prepare({ denseWeight, keyOrder })
     this.sgd.setRate(lr)
-    const observed = this.graph.run()
+    const observed = withTuning(this.tuning, () => this.graph.run())
     return new StepResult([], observed, this.savedBytes)
   }
 

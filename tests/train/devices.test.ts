@@ -15,7 +15,7 @@ const test = suite(`training on ${device}`, device)
 const config = (more: Partial<Config>): Config =>
   resolveConfig(
     Object.entries({
-      data: 'scenes:16', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize: 32, batchSize: 8, epochs: 2, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, device, ...more,
+      data: 'scenes:16', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize: 32, batchSize: 8, epochs: 2, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, tune: false, device, ...more,
     }).map(([key, value]) => ({ key, value, from: 'test' })),
   )
 

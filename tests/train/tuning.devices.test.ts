@@ -1,0 +1,446 @@
+/**
+ * Tuning at the start of a run, on the device under test with a clock that the tests set: what is chosen, what a step then does,
+ * what is kept where, and that a run is continued with what it began with.
+ */
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+
+import { DenseCL } from '../../src/densecl/model.js'
+import { preparedStep } from '../../src/densecl/step.js'
+import { allTensors } from '../../src/nn/module.js'
+import { fusion } from '../../src/ops/fusion.js'
+import { DeviceClock, isProduct, type NativeCall, type Time } from '../../src/ops/timing.js'
+import { chosenPrologue, type ConvolutionShape, type Kernels, productOf, productOps, shapeKey, shapeOfCall, splitsNumber, tableTile, tileNumber, type TuningChoice, untuned, withTuning } from '../../src/ops/tuning.js'
+import type { DeviceIdentity } from '../../src/tensor/cache.js'
+import { fail } from '../../src/tensor/errors.js'
+import { rehearse } from '../../src/tensor/graph.js'
+import { observe } from '../../src/tensor/native.js'
+import { Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { type Config, resolveConfig } from '../../src/train/config.js'
+import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
+import { readMetrics } from '../../src/train/runLog.js'
+import { expectedCost, productCall, signatureOf, stepCalls } from '../../src/train/stepCalls.js'
+import { choiceOf, fastest, timesFile, tune, type TunerOptions, type Tuning } from '../../src/train/tuner.js'
+import { device, thorough } from '../support/devices.js'
+import { rejectsError, suite, withFolder } from '../support/suite.js'
+
+const test = suite(`tuning on ${device}`, device)
+
+const [batch, imageSize] = [8, 32]
+const constants = { temperature: 0.2, keyMomentum: 0.9, normGroups: 2 }
+const identity: DeviceIdentity = { device: 'a GPU', driver: '1.0', build: 'of today' }
+const options = { batch, imageSize, ...constants, identity, hopper: () => true, multiprocessors: 4, budget: 1e9, now: () => 0 } as const
+
+/** Runs `body` with a model and a cache folder of its own. */
+async function withModel(body: (model: DenseCL, folder: string) => void): Promise<void> {
+  await withCache((folder) => {
+    const model = withDevice(device, () => new DenseCL({ backbone: { depth: 18, baseChannels: 8 }, neck: { hidden: 16, featDim: 16 }, queueLength: 32, seed: 1, compute: 'bf16' }))
+    try {
+      body(model, folder)
+    } finally {
+      model.dispose()
+    }
+  })
+}
+
+async function withCache<R>(body: (folder: string) => R | Promise<R>): Promise<R> {
+  return withFolder(async (folder) => {
+    const before = process.env.XDG_CACHE_HOME
+    process.env.XDG_CACHE_HOME = folder
+    try {
+      return await body(folder)
+    } finally {
+      if (before === undefined) delete process.env.XDG_CACHE_HOME
+      else process.env.XDG_CACHE_HOME = before
+    }
+  })
+}
+
+const run = (model: DenseCL, time: Time, more: Partial<TunerOptions> = {}): Tuning => tune({ model, ...options, level: 'epilogue', time, ...more })
+
+/** Any clock with few different times, so that there are equals, and every time it gave. */
+function dice(seed: number): { time: Time; given: Map<string, Map<string, number>>; twice: string[] } {
+  const twice: string[] = []
+  const given = new Map<string, Map<string, number>>()
+  const time: Time = (call, { tile, splits }) => {
+    const [signature, label] = [signatureOf(call), `${tile}/${splits}`]
+    let hash = seed
+    for (const letter of `${signature} ${label}`) hash = Math.imul(hash ^ letter.charCodeAt(0), 0x01000193)
+    const value = 1 + ((hash >>> 8) % 4)
+    if (!given.has(signature)) given.set(signature, new Map())
+    if (given.get(signature)!.has(label)) twice.push(`${signature} ${label}`)
+    given.get(signature)!.set(label, value)
+    return value
+  }
+  return { time, given, twice }
+}
+
+test('of every product the fastest kernels by the clock are taken, and the table of equals', async () => {
+  for (const seed of [1, 2, 3]) {
+    await withModel((model) => {
+      const { time, given, twice } = dice(seed)
+      const { products, level, left, remarks } = run(model, time)
+      assert.equal([...twice, ...remarks], [])
+      assert.is(level, 'epilogue')
+      assert.is(left, 0)
+      const calls = stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map(productCall).filter((made) => made !== undefined)
+      assert.is(products.length, new Set(calls.map(({ key }) => key)).size)
+      let equals = 0
+      for (const { shape, tile, splits, chosen, table, count, prologue } of products) {
+        assert.not.ok(prologue)
+        const same = calls.filter(({ key }) => key === shape)
+        assert.is(count, same.reduce((total, made) => total + made.count, 0))
+        const total = (label: string): number => same.reduce((total, made) => total + made.count * (given.get(made.signature)!.get(label) ?? Infinity), 0)
+        const usual = `${tableTile(device, shapeOfCall(same[0]!.op, same[0]!.call.tensors, same[0]!.call.numbers))}/0`
+        const totals = [...given.get(same[0]!.signature)!.keys()].map(total)
+        assert.is(total(`${tile}/${splits}`), Math.min(...totals))
+        assert.is(chosen, Math.min(...totals))
+        assert.is(table, total(usual))
+        if (table === chosen) {
+          assert.is(`${tile}/${splits}`, usual)
+          equals += 1
+        }
+      }
+      assert.ok(equals > 0 && equals < products.length)
+    })
+  }
+})
+
+/** The kernels that a step with a choice is given, by shape and prologue. */
+function kernelsOfStep(model: DenseCL, tuning: Tuning): Map<string, Kernels> {
+  const found = new Map<string, Kernels>()
+  observe.op = (op, _, tensors, numbers) => {
+    if (!isProduct(op)) return
+    const shape = shapeOfCall(op, tensors as Tensor[], numbers)
+    found.set(`${shapeKey(shape)} ${tensors[productOps[op].prologue] !== undefined}`, { tile: numbers[tileNumber]!, splits: numbers[splitsNumber] ?? 0 })
+  }
+  const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], 'bf16', device)) as [Tensor, Tensor]
+  try {
+    rehearse(() => withTuning(choiceOf(tuning), () => preparedStep(model, { query: views[0], key: views[1] }, constants).dispose()))
+  } finally {
+    delete observe.op
+    for (const view of views) view.dispose()
+  }
+  return found
+}
+
+test('a step takes what was chosen, for every product, whatever the level and the prologues', async () => {
+  const levels = new Set<string>()
+  const prologues = new Set<string>()
+  let split = false
+  for (const seed of [1, 2, 3, 4]) {
+    await withModel((model) => {
+      const tuning = run(model, dice(seed).time, { level: seed < 3 ? 'auto' : 'full' })
+      levels.add(tuning.level)
+      const chosen = new Map(tuning.products.map(({ shape, prologue, tile, splits }) => [`${shape} ${prologue}`, { tile, splits }]))
+      assert.is(chosen.size, tuning.products.length)
+      assert.equal([...kernelsOfStep(model, tuning)].sort(), [...chosen].sort())
+      if (tuning.level === 'full') prologues.add(tuning.products.filter(({ prologue }) => prologue).map(({ shape }) => shape).join())
+      split ||= tuning.products.some(({ splits }) => splits > 0)
+    })
+  }
+  assert.ok(levels.has('full') && split && prologues.size > 1, `levels ${[...levels].join()}, splits ${split}, ${prologues.size} different sets of prologues`)
+})
+
+/** A pass over a map that is written: of these ops the first result may be left to others. */
+const passes = new Set(['normApply', 'normGradient', 'batchNormTrain', 'batchNormBackward', 'add'])
+const writes = ({ op, tensors }: NativeCall): boolean => passes.has(op) && tensors[0] !== undefined
+
+test('the level of fusion is the one whose calls take least, and prologues are taken where they gain', async () => {
+  await withModel((model) => {
+    // Passes over memory cost, products do not: everything is read through prologues.
+    const full = run(model, (call) => (writes(call) ? 10 : 1), { level: 'auto' })
+    assert.is(full.level, 'full')
+    assert.ok(full.products.filter(({ prologue }) => prologue).length > 10)
+    const [milliseconds] = full.levels.filter(({ level }) => level === 'full').map((found) => found.milliseconds)
+    assert.is(milliseconds, full.chosen)
+    assert.ok(full.levels.length === 3 && full.levels.every((other) => other.milliseconds >= full.chosen) && full.chosen < full.table)
+  })
+  await withModel((model) => {
+    // A product with a prologue costs more than the pass that it saves.
+    const slow = run(model, ({ op, tensors }) => (isProduct(op) && tensors[productOps[op].prologue] !== undefined ? 100 : 1), { level: 'auto' })
+    assert.is(slow.level, 'epilogue')
+    assert.not.ok(slow.products.some(({ prologue }) => prologue))
+  })
+  await withModel((model) => {
+    // Statistics in the epilogue cost more than all passes.
+    const slow = run(model, ({ op, tensors }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1), { level: 'auto' })
+    assert.is(slow.level, 'pointwise')
+    // A level that was asked for stays.
+    rmSync(join(process.env.XDG_CACHE_HOME!, 'densecl'), { recursive: true })
+    assert.is(run(model, ({ op, tensors }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1), { level: 'full' }).level, 'full')
+  })
+})
+
+test('only what pays of a convolution gets a prologue: forward and backward are decided apart', async () => {
+  await withModel((model) => {
+    const forwardOnly = run(model, ({ op, tensors }) => (op === 'normApply' ? 50 : op === 'conv2dBackwardWeight' && tensors[5] !== undefined ? 1000 : 1), { level: 'full' })
+    const of = (tuning: Tuning, direction: string): boolean => tuning.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
+    assert.equal(['forward', 'backward weight', 'backward input'].map((direction) => of(forwardOnly, direction)), [true, false, false])
+  })
+  await withModel((model) => {
+    const backwardOnly = run(model, ({ op, tensors }) => (op === 'normGradient' ? 50 : op === 'conv2d' && tensors[5] !== undefined ? 1000 : 1), { level: 'full' })
+    const of = (direction: string): boolean => backwardOnly.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
+    assert.equal(['forward', 'backward weight', 'backward input'].map(of), [false, true, true])
+  })
+})
+
+test('the most expensive are timed first, nothing is timed behind the budget, and the rest is left to the tables', async () => {
+  await withModel((model) => {
+    let now = 0
+    const late: number[] = []
+    const costs: number[] = []
+    const calls = new Map(stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map((made) => [made.signature, made]))
+    const found = run(model, (call) => {
+      if (now >= 500) late.push(now)
+      now += 7
+      costs.push(expectedCost(calls.get(signatureOf(call))!))
+      return 1
+    }, { level: 'auto', budget: 0.5, now: () => now })
+    assert.equal(late, [])
+    assert.ok(costs.length > 50)
+    assert.equal(costs, [...costs].sort((a, b) => b - a))
+    assert.ok(found.left > 0 && found.left < found.products.length)
+    assert.is(found.left, found.products.filter(({ chosen }) => chosen === undefined).length)
+    for (const { shape, tile, splits, chosen } of found.products) {
+      if (chosen !== undefined) continue
+      const made = [...calls.values()].map(productCall).find((other) => other?.key === shape)!
+      assert.equal({ tile, splits }, { tile: tableTile(device, shapeOfCall(made.op, made.call.tensors, made.call.numbers)), splits: 0 })
+    }
+    assert.is(found.level, 'epilogue')
+    assert.equal(found.levels, [])
+    assert.ok(found.remarks.some((remark) => /levels of fusion are not compared.*0\.5 s/.test(remark)))
+    // The next run goes on where this one stopped.
+    now = 0
+    const next = run(model, () => ((now += 0.01), 1), { level: 'epilogue', now: () => now })
+    assert.is(next.left, 0)
+    assert.ok(next.known > 0 && next.timed > 0)
+  })
+})
+
+test('a way of which not all is timed is not taken: prologues stay where they are usual', async () => {
+  await withModel((model) => {
+    const base = stepCalls(model, batch, imageSize, constants, untuned('full'))
+    let now = 0
+    const time: Time = (call) => {
+      if (!base.some(({ signature }) => signature === signatureOf(call))) now = 1000
+      return 1
+    }
+    const { products, left, level } = run(model, time, { level: 'full', budget: 0.5, now: () => now })
+    assert.is(level, 'full')
+    assert.is(left, 0)
+    const usual = new Set(base.map(productCall).filter((made) => made !== undefined).map(({ key, prologue }) => `${key} ${prologue}`))
+    assert.equal(products.map(({ shape, prologue }) => `${shape} ${prologue}`).sort(), [...usual].sort())
+    assert.ok(products.some(({ prologue }) => prologue))
+  })
+})
+
+test('kernels that fail are left out and named; a product that all fail for is left to the tables', async () => {
+  await withModel((model) => {
+    const found = run(model, (call, { tile }) => {
+      if (tile === 1) fail('CUDA', 'an illegal address')
+      if (call.op === 'conv2dBackwardInput') fail('CUDA', 'a misaligned address')
+      return tile === 0 ? 2 : 3 - tile / 10
+    })
+    for (const { shape, tile, chosen } of found.products) {
+      assert.is.not(tile, 1)
+      assert.is(chosen === undefined, shape.startsWith('backward input'))
+    }
+    assert.is(found.left, found.products.filter(({ shape }) => shape.startsWith('backward input')).length)
+    assert.ok(found.remarks.some((remark) => /left out: conv2d\(bf16\[.*tile 1: an illegal address/.test(remark)), found.remarks[0])
+  })
+})
+
+test('times that are kept for this device, driver and build are not taken again; others are, and that is said', async () => {
+  await withModel((model, folder) => {
+    const never: Time = () => fail('TEST', 'a known call is timed')
+    const first = run(model, dice(7).time, { level: 'auto' })
+    assert.equal(first.remarks, [])
+    assert.is(first.known, 0)
+    const second = run(model, never, { level: 'auto' })
+    assert.equal({ ...second, timed: 0, known: 0 }, { ...first, timed: 0, known: 0 })
+    assert.is(second.known, first.timed)
+    for (const [key, word] of [['driver', /another driver, 1\.0; timed anew/], ['build', /another build, of today; timed anew/]] as const) {
+      const other = run(model, dice(8).time, { level: 'auto', identity: { ...identity, [key]: 'of tomorrow' } })
+      assert.is(other.timed, first.timed)
+      assert.match(other.remarks[0]!, word)
+      assert.match(other.remarks[0]!, folder)
+      rmSync(join(folder, 'densecl', timesFile(identity.device)))
+      run(model, dice(7).time, { level: 'auto' })
+    }
+    const elsewhere = run(model, dice(8).time, { level: 'auto', identity: { ...identity, device: 'another GPU' } })
+    assert.is(elsewhere.timed, first.timed)
+    assert.is(readdirSync(join(folder, 'densecl')).length, 2, 'each kind of device has a file of its own')
+  })
+})
+
+test('a cache that holds garbage or cannot be written costs its times, no more', async () => {
+  await withModel((model, folder) => {
+    const path = join(folder, 'densecl', timesFile(identity.device))
+    mkdirSync(join(folder, 'densecl'))
+    for (const garbage of ['{"device": "a G', 'null', '{"device":"a GPU","driver":"1.0","build":"of today","times":{"x":{"0":"fast"}}}']) {
+      writeFileSync(path, garbage)
+      const found = run(model, dice(1).time)
+      assert.is(found.known, 0)
+      assert.match(found.remarks[0]!, path)
+      assert.is(run(model, dice(1).time).timed, 0, 'and is replaced')
+    }
+    process.env.XDG_CACHE_HOME = path
+    const found = run(model, dice(1).time)
+    assert.is(found.left, 0)
+    assert.ok(found.remarks.some((remark) => /the times are not kept: .*cannot be written/.test(remark)), found.remarks.join('\n'))
+  })
+})
+
+test('going through a step computes nothing and leaves the model as it was', async () => {
+  await withModel((model) => {
+    const state = (): number[][] => [...allTensors(model.state())].map(([, tensor]) => [...tensor.data()])
+    model.keyAhead = true
+    const before = state()
+    stepCalls(model, batch, imageSize, constants, untuned('full'))
+    assert.equal(state(), before)
+    assert.ok(model.keyAhead)
+    assert.is(observe.op, undefined)
+  })
+})
+
+const small: ConvolutionShape = { direction: 'forward', input: [2, 4, 4, 576], weight: [8, 1, 1, 576], numbers: [1, 1, 0, 0, 1, 1, 0, 0], dtype: 'bf16' }
+
+test('the choice holds inside of its scope, also where that throws', () => {
+  const level = fusion.level
+  const kernels = { tile: 1, splits: 0 }
+  const [yes, no]: TuningChoice[] = [{ level: 'full', product: () => ({ prologue: kernels }) }, { level: 'pointwise', product: () => ({ plain: kernels }) }] as const
+  const now = (): unknown[] => [fusion.level, chosenPrologue(small)]
+  withTuning(yes!, () => {
+    assert.equal(now(), ['full', true])
+    withTuning(no!, () => assert.equal(now(), ['pointwise', false]))
+    assert.equal(now(), ['full', true])
+    assert.throws(() => withTuning(no!, () => fail('ARGUMENT', 'x')))
+    assert.equal(now(), ['full', true])
+  })
+  assert.equal(now(), [level, undefined])
+})
+
+test('of equal times the usual kernels are the fastest, wherever they stand', () => {
+  assert.is(fastest({ 1: 3, 2: 3, 3: 4 }, '2'), '2')
+  assert.is(fastest({ 1: 3, 2: 4, '2/8': 3 }, '2'), '1')
+  assert.is(fastest({ 0: 2, '1/3': 1 }, '2'), '1/3')
+  assert.is(fastest({}, '2'), undefined)
+})
+
+test("the device's own clock times products and passes, with the operands of the call before freed", () => {
+  const clock = new DeviceClock(device)
+  try {
+    const bf16 = (...shape: number[]): { shape: number[]; dtype: 'bf16' } => ({ shape, dtype: 'bf16' })
+    const f32 = (...shape: number[]): { shape: number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
+    const product = { op: 'conv2dBackwardWeight', tensors: [f32(8, 3, 3, 8), bf16(2, 5, 5, 8), bf16(2, 5, 5, 8)], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
+    for (const kernels of [{ tile: 0, splits: 0 }, { tile: 3, splits: 2 }]) assert.ok(clock.time(product, kernels) > 0)
+    assert.ok(clock.time({ op: 'add', tensors: [bf16(3, 7), bf16(3, 7), bf16(3, 7)], numbers: [] }, { tile: 0, splits: 0 }) > 0)
+    assert.throws(() => clock.time({ ...product, tensors: [product.tensors[0], f32(2 ** 50)] }, { tile: 0, splits: 0 }), /memory/)
+    assert.ok(clock.time(product, { tile: 0, splits: 0 }) > 0)
+  } finally {
+    clock.dispose()
+  }
+})
+
+const config = (more: Partial<Config> = {}): Config =>
+  resolveConfig(
+    Object.entries({
+      data: 'scenes:8', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize, batchSize: batch, epochs: 3, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, device, ...more,
+    }).map(([key, value]) => ({ key, value, from: 'test' })),
+  )
+
+/** Runs and gives the lines about tuning; `quiet` runs print none. */
+async function lines(more: Partial<PretrainOptions> & { out: string; set?: Partial<Config> }): Promise<string[]> {
+  const { log } = console
+  const printed: string[] = []
+  console.log = (line: string) => void printed.push(line)
+  try {
+    const { set, ...rest } = more
+    await pretrain({ config: config(set), ...rest })
+  } finally {
+    console.log = log
+  }
+  return printed.filter((line) => line.includes('tuning'))
+}
+
+const slow: Time = ({ op, tensors }, { tile }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1 + tile)
+const fast: Time = (call, { tile, splits }) => (writes(call) ? 10 : 2 - tile / 10 - splits / 100)
+const never: Time = () => fail('TEST', 'a run that is continued times nothing')
+const hook = (time: Time): NonNullable<PretrainOptions['tuner']> => ({ time, identity, multiprocessors: 4 })
+const bytesOf = (out: string): Buffer => readFileSync(join(out, 'checkpoints', 'last.safetensors'))
+
+if (thorough) test('a run keeps its choice and is continued with it bit for bit, whatever a clock would say now', async () => {
+  await withCache(async (folder) => {
+    const [through, parts, other] = ['through', 'parts', 'other'].map((name) => join(folder, name)) as [string, string, string]
+    const [first, ...more] = await lines({ out: through, tuner: hook(slow) })
+    assert.equal(more, [])
+    assert.match(first!, /^tuning {2}\d+ calls timed in .* ms by the table at level epilogue, .* ms as chosen; level pointwise \(epilogue/)
+    const kept = JSON.parse(readFileSync(join(through, 'tuning.json'), 'utf8')) as { level: string; products: unknown[]; device: string }
+    assert.is(kept.level, 'pointwise')
+    assert.is(kept.device, identity.device)
+    assert.is(fusion.level, 'epilogue', 'nothing is left behind')
+
+    await cut(parts, never)
+    rmSync(join(folder, 'densecl'), { recursive: true })
+    assert.match((await lines({ out: parts, resume: true, tuner: hook(never) }))[0]!, /as this run began: level pointwise, \d+ products of .*tuning\.json$/)
+    assert.ok(bytesOf(parts).equals(bytesOf(through)))
+
+    // The other choice would have shown.
+    await pretrain({ config: config(), out: other, quiet: true, tuner: hook(fast) })
+    assert.is((JSON.parse(readFileSync(join(other, 'tuning.json'), 'utf8')) as { level: string }).level, 'full')
+    const losses = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
+    assert.not.ok(bytesOf(other).equals(bytesOf(through)))
+    await pretrain({ config: config({ epochs: 1, tune: false }), out: through, overwrite: true, quiet: true, tuner: hook(never) })
+    assert.not.ok(existsSync(join(through, 'tuning.json')), 'the tables leave no choice, and an old one goes with its run')
+    // The first step sees the same numbers up to rounding; later ones amplify.
+    assert.ok(Math.abs(losses(other)[0]! - losses(through)[0]!) < 0.01 * losses(through)[0]!, `${losses(other)[0]} tuned, ${losses(through)[0]} by the tables`)
+  })
+})
+
+/** A run that stops before its last step. */
+async function cut(out: string, time: Time): Promise<void> {
+  let asked = 0
+  assert.ok((await pretrain({ config: config(), out, quiet: true, tuner: hook(time), interrupted: () => ++asked > 2 })).interrupted)
+}
+
+if (thorough) test('a choice of another machine is used and said; a missing one is made anew, a damaged one is an error', async () => {
+  await withCache(async (folder) => {
+    const [out, again] = [join(folder, 'run'), join(folder, 'again')]
+    await cut(out, slow)
+    const path = join(out, 'tuning.json')
+    const good = readFileSync(path, 'utf8')
+    for (const [damaged, why] of [[good.slice(0, 200), /no JSON/], ['{}', /version/], [good.replace('"tile":', '"tile":9'), /tile/], [good.replace('pointwise', 'fancy'), /level/]] as const) {
+      writeFileSync(path, damaged)
+      await rejectsError(() => pretrain({ config: config(), out, quiet: true, resume: true, tuner: hook(never) }), 'TUNING', /tuning\.json/, why)
+    }
+    writeFileSync(path, good)
+    cpSync(out, again, { recursive: true })
+    const there: DeviceIdentity = { device: 'another GPU', driver: '2.0', build: 'of tomorrow' }
+    const [line] = await lines({ out, resume: true, tuner: { ...hook(never), identity: there } })
+    assert.match(line!, /level pointwise.*made on a GPU, driver 1\.0 \(build of today\), while this is another GPU, driver 2\.0 \(build of tomorrow\): used all the same/)
+    rmSync(join(again, 'tuning.json'))
+    const made = await lines({ out: again, resume: true, tuner: hook(slow) })
+    assert.match(made[0]!, /has no .*tuning\.json: its convolutions are timed now/)
+    assert.match(made[1]!, / 0 calls timed in .* \d+ known/)
+    // The same clock chose the same again.
+    assert.ok(bytesOf(out).equals(bytesOf(again)))
+  })
+})
+
+test('keys tell shapes apart that are one product', () => {
+  const wide: ConvolutionShape = { ...small, input: [2, 4, 4, 64], weight: [8, 3, 3, 64], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
+  assert.equal(productOf(small), productOf(wide))
+  assert.is.not(shapeKey(small), shapeKey(wide))
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 13, maxLength: 13 }), fc.nat(12), (values, at) => {
+      const of = (all: readonly number[]) => shapeKey({ direction: 'forward', input: all.slice(0, 4), weight: [...all.slice(4, 7), all[3]!], numbers: [...all.slice(7, 13), 0, 0], dtype: 'bf16' })
+      assert.is.not(of(values), of(values.map((value, i) => (i === at ? value + 1 : value))))
+    }),
+  )
+})
+
+test.run()
