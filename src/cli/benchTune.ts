@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 
 import { architectures, type Architecture, predict, tilesFor } from '../../bench/ops/model.js'
 import { convolutionCases } from '../../bench/ops/cases.js'
-import { measure } from '../../bench/ops/measure.js'
+import { measureEach } from '../../bench/ops/measure.js'
 import { convolution } from '../ops/conv2d.js'
 import { architectureOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { fail } from '../tensor/errors.js'
@@ -26,19 +26,23 @@ interface TuneOptions {
   layer?: string
 }
 
-export function tune(options: TuneOptions, onRow: (row: TuneRow) => void): TuningTable {
-  const architecture = architectures[options.model ?? architectureOf(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
-  const rows = convolutionCases(options.batch)
-    .filter(({ name }) => options.layer === undefined || name.includes(options.layer))
-    .map((work) => {
-      const times = options.model === undefined ? timed(architecture, work, options) : modelled(architecture, work)
-      const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
-      const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
-      onRow(row)
-      return row
-    })
+/** simt runs the kernels that DENSECL_CAPABILITY asks for, so that a run on a GPU can be rehearsed; its times say nothing. */
+const tunable = (device: string): string | undefined => (device === 'simt' ? `sm_${process.env.DENSECL_CAPABILITY ?? 80}` : architectureOf(device))
+
+/** `onRow` gets each row as it comes, with the table of all rows so far. */
+export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTable) => void): TuningTable {
+  const architecture = architectures[options.model ?? tunable(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
   const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
-  return { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: rows.map(({ product, tile }) => ({ ...product, tile })) }
+  const table: TuningTable = { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: [] }
+  for (const work of convolutionCases(options.batch)) {
+    if (options.layer !== undefined && !work.name.includes(options.layer)) continue
+    const times = options.model === undefined ? timed(architecture, work, options) : modelled(architecture, work)
+    const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
+    const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
+    table.entries.push({ ...row.product, tile: row.tile })
+    onRow(row, table)
+  }
+  return table
 }
 
 type Work = ReturnType<typeof convolutionCases>[number]
@@ -46,23 +50,19 @@ type Work = ReturnType<typeof convolutionCases>[number]
 const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: Work): Record<number, number> =>
   Object.fromEntries(tilesFor(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]))
 
+/** All tiles on the same tensors, one after the other. */
 function timed(architecture: Architecture, { benchCase, wholeSlices }: Work, { device, batch }: TuneOptions): Record<number, number> {
+  const ids = tilesFor(architecture, wholeSlices).map(({ id }) => id)
   try {
-    return Object.fromEntries(
-      tilesFor(architecture, wholeSlices).map(({ id }) => {
-        convolution.tile = id
-        const { milliseconds } = measure(benchCase, device, 'bf16', batch)
-        native.trimMemory(device)
-        return [id, 1000 * milliseconds]
-      }),
-    )
+    const measured = measureEach(benchCase, device, 'bf16', batch, ids.map((id) => () => (convolution.tile = id)))
+    return Object.fromEntries(ids.map((id, i) => [id, 1000 * measured[i]!.milliseconds]))
   } finally {
     convolution.tile = 0
+    native.trimMemory(device)
   }
 }
 
-export function saveTable(table: TuningTable): string {
-  const path = tuningFile(table.architecture)
+export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
   mkdirSync(dirname(path), { recursive: true })
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
   writeFileSync(path, `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`)
