@@ -65,7 +65,7 @@ const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
 const peerFlags: Record<string, Record<string, string[]>> = {
   gpu: { eager: onGpu, compile: [...onGpu, '--compile'], 'reduce-overhead': [...onGpu, '--compile', '--mode', 'reduce-overhead'] },
   cpu: { nchw: [], channels_last: ['--channels-last'] },
-  simt: { eager: ['--channels-last', '--amp'], compile: ['--channels-last', '--amp', '--compile'] },
+  simt: { eager: ['--channels-last', '--amp'], compile: ['--channels-last', '--amp', '--compile', '--backend', 'aot_eager'] },
 }
 
 interface StepRow {

@@ -241,7 +241,7 @@ def steps(args, model, sgd, batch, cuda):
     views = [torch.randn(batch, 3, args.image, args.image, device=args.device, dtype=torch.bfloat16 if args.amp else torch.float32) for _ in range(2)]
     if args.channels_last:
         views = [v.to(memory_format=torch.channels_last) for v in views]
-    losses = torch.compile(model.losses, mode=args.mode, dynamic=False) if args.compile else model.losses
+    losses = torch.compile(model.losses, dynamic=False, backend=args.backend, **({"mode": args.mode} if args.backend == "inductor" else {})) if args.compile else model.losses
 
     def one():
         if args.compile:
@@ -386,6 +386,7 @@ def main():
     f.add_argument("--batch", type=int, default=32)
     s.add_argument("--compile", action="store_true")
     s.add_argument("--mode", default="default", help="of torch.compile: default, reduce-overhead or max-autotune")
+    s.add_argument("--backend", default="inductor", help="of torch.compile; aot_eager traces and compiles nothing")
     s.set_defaults(run=step)
     f.add_argument("folder")
     f.set_defaults(run=files)

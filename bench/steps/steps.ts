@@ -10,10 +10,10 @@ import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
-import { median } from '../result.js'
+import { appendRow, median } from '../result.js'
 import { normal } from '../ops/pool.js'
 
-const names = ['depth', 'base', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion'] as const
+const names = ['depth', 'base', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion', 'rows'] as const
 const fusionLevels: readonly FusionLevel[] = ['pointwise', 'epilogue', 'full']
 type Flag = (typeof names)[number]
 
@@ -35,7 +35,8 @@ export interface StepRow {
 }
 
 /**
- * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other on one model, and gives a row for each.
+ * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other on one model, and gives a row for each,
+ * which also goes to the file of `--rows`, one JSON object a line.
  * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
  */
 export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, { onMeasured = () => {}, onDone = () => {} }: { onMeasured?: () => void; onDone?: (steps: number) => void } = {}): void {
@@ -94,7 +95,7 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
       const { peak, live, cached } = native.memory(device)
       const loss = last.losses.total
       if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${warmUp + 2 * steps} steps on ${device}`)
-      onRow({
+      const row: StepRow = {
         batch,
         seconds: median(times),
         run_seconds: run / steps,
@@ -106,7 +107,9 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
         loss,
         launches: trainer.graph.plan?.launches,
         tensor_peak_bytes: peak,
-      })
+      }
+      if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
+      onRow(row)
       trainer.dispose()
       for (const view of Object.values(inputs)) view.dispose()
       native.trimMemory(device)
