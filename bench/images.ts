@@ -11,7 +11,7 @@ if (folder === undefined) {
   console.error('usage: images.js FOLDER')
   process.exit(2)
 }
-for (const [split, seed, count] of [['train', 1, 40], ['val', 2, 20]] as const) {
+for (const [split, seed, count] of [['train', 1, 24], ['val', 2, 10]] as const) {
   for (let index = 0; index < count; ++index) {
     const { pixels, label } = scene(seed, index)
     const at = join(folder, split, `class${label}`)
