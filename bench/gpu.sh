@@ -22,7 +22,8 @@
 # else, renewed after every part; and of the part that is running part.txt and its rows. A later call adds to them. Exit code 0: all
 # passed; 1: something failed or was skipped; 2: this call could not be made. In a rehearsal what a machine without a GPU need not have
 # (compute-sanitizer, ncu, PyTorch, its torch.compile) is skipped without being counted. Where Hopper's kernels fail and Ampere's do
-# not, later stages of the same call take Ampere's (DENSECL_CAPABILITY=80, which can be given too).
+# not, later stages of the same call take Ampere's (DENSECL_CAPABILITY=80, which can be given too). DENSECL_SYNC=1 before a call makes
+# a CUDA error name its op.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 words=(light big steps learn sanitize tune ops data study)
@@ -51,14 +52,14 @@ if [ ${#picked[@]} = 0 ]; then
   if [ -n "$rehearse" ]; then picked=("${words[@]}"); else picked=("${words[@]:0:7}"); budget=${BUDGET:-1700}; fi
 fi
 out=${OUT:-$here/gpu-results}
-mkdir -p "$out" || leave "the folder $out cannot be made"
+mkdir -p "$out" && out=$(cd "$out" && pwd) || leave "the folder $out cannot be made"
 
 # A rehearsal starts again with an empty environment and a PATH of plain tools: no Node, git, xz or compiler.
 if [ -n "$rehearse" ] && [ -z "${DENSECL_REHEARSAL:-}" ]; then
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
   KIT=${KIT:-$scratch/kit}
-  mkdir -p "$KIT" || leave "the folder $KIT cannot be made"
+  mkdir -p "$KIT" && KIT=$(cd "$KIT" && pwd) || leave "the folder $KIT cannot be made"
   if [ ! -f "$KIT/densecl.tar" ]; then
     node "$here/scripts/bundle.mjs" "$KIT/densecl.tar" --tests --addon build-simt >"$scratch/kit.txt" 2>&1 && node "$here/dist/bench/images.js" "$KIT/images" >>"$scratch/kit.txt" 2>&1 || leave "$(cat "$scratch/kit.txt")" "a rehearsal needs npm run build and npm run build:simt"
   fi
@@ -69,12 +70,14 @@ if [ -n "$rehearse" ] && [ -z "${DENSECL_REHEARSAL:-}" ]; then
   # Stand-ins of tools, for tests of this script.
   [ -z "${REHEARSAL_TOOLS:-}" ] || ln -s "$REHEARSAL_TOOLS"/* "$scratch/bin/"
   cp "$0" "$scratch/gpu.sh"
-  env -i PATH="$scratch/bin" OUT="$(cd "$out" && pwd)" KIT="$KIT" WORK="$scratch/work" DENSECL_REHEARSAL=1 DENSECL_COMMIT="${DENSECL_COMMIT:-}" BUDGET="${BUDGET:-}" bash "$scratch/gpu.sh" "${picked[@]}"
+  env -i PATH="$scratch/bin" OUT="$out" KIT="$KIT" WORK="$scratch/work" DENSECL_REHEARSAL=1 DENSECL_COMMIT="${DENSECL_COMMIT:-}" BUDGET="${BUDGET:-}" bash "$scratch/gpu.sh" "${picked[@]}"
   exit $?
 fi
 
 kit=${KIT:-$here/.gpu}
 work=${WORK:-/tmp/densecl-gpu}
+[ ! -d "$kit" ] || kit=$(cd "$kit" && pwd)
+mkdir -p "$work" && work=$(cd "$work" && pwd) || leave "the folder $work cannot be made"
 home=$work/densecl
 node=$home/bin/node
 python=${DENSECL_PYTHON:-python3}
@@ -90,7 +93,6 @@ done
 sum=$(cksum <"$archive")
 if [ "$(cat "$work/unpacked" 2>/dev/null)" != "$sum" ]; then
   rm -rf "$home"
-  mkdir -p "$work" || leave "the folder $work cannot be made"
   why=$(tar -C "$work" -xf "$archive" 2>&1) || why="$why $(python3 -m tarfile -e "$archive" "$work" 2>&1)" || leave "$archive cannot be unpacked: $why"
   [ -x "$node" ] || leave "$archive holds no bundle: densecl/bin/node is missing"
   printf '%s\n' "$sum" >"$work/unpacked"
@@ -136,7 +138,7 @@ part() {
   ((limit <= stage_end - SECONDS - 6)) || limit=$((stage_end - SECONDS - 6))
   if ((limit < 5)); then
     skip "$name" "no time is left"
-    return 1
+    return 0
   fi
   printf '\n== %s %s, at most %s s: %s\n' "$stage" "$name" "$limit" "$*"
   printf '# %s\n' "$*" >"$out/part.txt"
@@ -180,7 +182,7 @@ command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,m
 part doctor 60 "$home/densecl" doctor
 doctor=$(cat "$results/results/machine-doctor.txt")
 if [[ $doctor != *$'\n'"$device "* ]]; then
-  for stage in "${picked[@]}"; do record all refused - 0 "there is no $device: $(grep -E '^cuda' <<<"$doctor" | head -n 1)"; done
+  for stage in "${picked[@]}"; do record all refused - 0 "there is no $device: $(grep -E '^cuda ' <<<"$doctor" | head -n 1)"; done
   pack
   exit 1
 fi
@@ -258,7 +260,7 @@ stage_steps() {
 
 stage_learn() {
   without_images bf16 && return
-  # On a CPU, of 32 channels: 18.8 % before, LEARNED % after 100 epochs of 100 + 25 images a class.
+  # On a CPU, of 32 channels: 18.8 % before, 43.2 % after 100 epochs of 100 + 25 images a class.
   local settings=(--preset small --base-channels 64 --queue-length 512 --precision bf16 --epochs "${EPOCHS:-300}" --knn-every 50 --log-every 50 --checkpoint-steps 1000000 --checkpoint-every 1000000 --workers 15)
   [ -z "$rehearse" ] || settings=(--preset small --depth 18 --base-channels 4 --image-size 32 --batch-size 8 --norm-groups 2 --queue-length 16 --feat-dim 16 --hidden 16 --precision bf16 --epochs 1 --knn-every 0 --log-every 1 --workers 1)
   local file
@@ -360,7 +362,7 @@ for stage in "${picked[@]}"; do
   if [ $failed90 = 1 ] && [ $failed80 = 0 ] && [ ${#capabilities[@]} = 2 ]; then
     export DENSECL_CAPABILITY=80
     capabilities=(80)
-    record kernels ok 0 0 "Hopper's kernels failed: what follows takes Ampere's, DENSECL_CAPABILITY=80"
+    record kernels changed - 0 "Hopper's kernels failed: what follows takes Ampere's, DENSECL_CAPABILITY=80"
   fi
 done
 stage=all

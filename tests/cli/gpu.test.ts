@@ -19,6 +19,8 @@ const scratch = mkdtempSync(join(tmpdir(), 'densecl-gpu-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 /** Made by the first rehearsal, used by all. */
 const kit = join(scratch, 'kit')
+/** Another PyTorch than the system's, where one is named. */
+const peer: Record<string, string> = process.env.DENSECL_PYTHON === undefined ? {} : { DENSECL_PYTHON: process.env.DENSECL_PYTHON }
 const stages = ['light', 'big', 'steps', 'learn', 'sanitize', 'tune', 'ops', 'data', 'study']
 
 interface Row {
@@ -33,7 +35,7 @@ interface Row {
 /** Runs the script with nothing of this environment but a PATH that has Node, which it must find its way without. */
 function gpu(name: string, args: string[], env: Record<string, string> = {}): { code: number | null; err: string; out: string; rows: Row[] } {
   const out = join(scratch, name)
-  const { status, stdout, stderr } = spawnSync('/bin/bash', [join(packageRoot, 'bench', 'gpu.sh'), ...args], { encoding: 'utf8', env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, KIT: kit, OUT: out, ...env }, maxBuffer: 2 ** 26 })
+  const { status, stdout, stderr } = spawnSync('/bin/bash', [join(packageRoot, 'bench', 'gpu.sh'), ...args], { encoding: 'utf8', env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, KIT: kit, OUT: out, ...peer, ...env }, maxBuffer: 2 ** 26 })
   const summary = join(out, 'summary.tsv')
   const [header, ...lines] = existsSync(summary) ? readFileSync(summary, 'utf8').trim().split('\n') : ['']
   if (header !== '') assert.is(header, 'stage\tpart\tresult\tcode\tseconds\twhy')
@@ -129,6 +131,35 @@ testWhere(simt, noSimt, test, 'what a sanitizer finds fails the part; one that h
   assert.equal([found('synccheck').result, found('synccheck').code, found('synccheck').why], ['failed', '9', 'ERROR SUMMARY: 1 error'])
   assert.is(found('racecheck').result, 'killed')
   assert.match(found('initcheck').why, /no time is left/)
+})
+
+testWhere(simt, noSimt, test, 'a test file that takes too long is killed, its output is printed, and it has failed', () => {
+  const { status, stdout } = spawnSync(process.execPath, [join(packageRoot, 'dist', 'tests', 'run.js'), 'ops/devices'], { encoding: 'utf8', env: { ...process.env, DENSECL_TEST_DEVICE: 'simt', DENSECL_TEST_SECONDS: '2', DENSECL_TEST_RUNS: '100' } })
+  assert.is(status, 1)
+  assert.match(stdout, /FAIL ops on simt[\s\S]*add on simt[\s\S]*killed after 2 s \(DENSECL_TEST_SECONDS\)[\s\S]*0 passed, 1 failed/)
+  for (const [name, value, code] of [['DENSECL_TEST_SECONDS', 'soon', 2], ['DENSECL_TEST_JOBS', '0', 2], ['DENSECL_TEST_DEVICE', 'tpu', 2]] as const) {
+    const refused = spawnSync(process.execPath, [join(packageRoot, 'dist', 'tests', 'run.js'), 'ops/devices'], { encoding: 'utf8', env: { ...process.env, [name]: value } })
+    assert.is(refused.status, code)
+    assert.match(refused.stderr, new RegExp(`${name} is ${value}: expected`))
+  }
+})
+
+test('steps: a side that fails is a row, and no other device speaks for the one that was asked for', () => {
+  const bench = (...args: string[]) => spawnSync(process.execPath, [join(packageRoot, 'dist', 'bench', 'run.js'), 'steps', ...args], { encoding: 'utf8', env: { ...process.env, DENSECL_PYTHON: '/bin/false', DENSECL_RESULTS: scratch } })
+  const file = join(scratch, 'rows.jsonl')
+  assert.is(bench('--device', 'cpu', '--sides', 'nchw', '--rounds', '1', '--rows', file).status, 1)
+  const rows = readFileSync(file, 'utf8').trim().split('\n').map((line) => JSON.parse(line) as { case: string; side: string; error: string })
+  assert.equal(rows.map(({ case: name, side, error }) => [name, side, error]), ['resnet18-64px-batch32-queue4096', 'resnet50-224px-batch8-queue4096'].map((name) => [name, 'nchw', 'exit code 1: no message']))
+  for (const [args, message] of [
+    [['--device', 'cuda:7'], /--device is cuda:7: expected one of/],
+    [['--sides', 'jax'], /--sides has jax: expected some of densecl/],
+    [['--rounds', 'two'], /--rounds is two/],
+    [['lodaing'], /there is no bench lodaing: expected some of data, steps/],
+  ] as const) {
+    const { status, stderr } = bench(...args)
+    assert.is(status, 2)
+    assert.match(stderr, message)
+  }
 })
 
 test.run()
