@@ -71,6 +71,7 @@ testWhere(simt, noSimt, test, 'every stage runs from a bundle on simt; rows, exi
   const ops = JSON.parse(readFileSync(join(unpacked, 'results', 'ops-conv2d.json'), 'utf8')) as { commit: string; rows: unknown[] }
   assert.is(ops.rows.length, 3)
   assert.not.equal(ops.commit, 'unknown')
+  assert.is((JSON.parse(readFileSync(join(unpacked, 'results', 'tune-tiles.json'), 'utf8')) as { entries: unknown[] }).entries.length, 3)
   assert.match(readFileSync(join(unpacked, 'results', 'steps-profile.txt'), 'utf8'), /a step of batch 4: .* ms without marks[\s\S]*\nconv2d +48 calls/)
 })
 
@@ -104,8 +105,9 @@ testWhere(simt, noSimt, test, 'a machine without a GPU gets no number and no suc
 testWhere(simt, noSimt, test, 'without images their stages are skipped by name, and the exit code says so', () => {
   renameSync(join(kit, 'images'), join(kit, 'elsewhere'))
   try {
-    const { code, rows } = gpu('no-images', ['--rehearse', 'learn', '8', 'study'])
+    const { code, rows } = gpu('no-images', ['--rehearse', 'learn', '8', 'study'], { DENSECL_COMMIT: 'given123' })
     assert.is(code, 1, said(rows))
+    assert.match(readFileSync(join(scratch, 'no-images', 'report.txt'), 'utf8'), /commit given123,/)
     assert.equal(rows.slice(1).map(({ stage, result }) => `${stage} ${result}`), ['learn skipped', 'data skipped', 'study skipped'])
     for (const { why } of rows.slice(1)) assert.match(why, /no images: .*images\/train/)
   } finally {
@@ -120,7 +122,7 @@ testWhere(simt, noSimt, test, 'what a sanitizer finds fails the part; one that h
   // A stand-in: nothing to find in memcheck, something in synccheck, a hang that no SIGTERM ends in racecheck.
   writeFileSync(sanitizer, "#!/bin/sh\n[ \"$1 $3 $4\" = '--tool --error-exitcode 9' ] || exit 3\ncase $2 in memcheck) shift 4; exec \"$@\";; synccheck) echo 'ERROR SUMMARY: 1 error'; exit 9;; *) trap '' TERM; while :; do sleep 1; done;; esac\n")
   chmodSync(sanitizer, 0o755)
-  const { code, rows } = gpu('sanitizer', ['--rehearse', 'sanitize'], { REHEARSAL_TOOLS: tools, BUDGET: '40' })
+  const { code, rows } = gpu('sanitizer', ['--rehearse', 'sanitize'], { REHEARSAL_TOOLS: tools, BUDGET: '50' })
   assert.is(code, 1, said(rows))
   const found = (name: string): Row => {
     const row = rows.find(({ part }) => part === name)
