@@ -1,10 +1,13 @@
 /**
  * `npm run bench [words...]`: the comparisons with PyTorch on this machine, both sides in turn, and writes bench/results/.
- *   steps  one DenseCL step: ResNet-18 at 64 px and ResNet-50 at 224 px
+ *   steps  one DenseCL step: ResNet-50 at 224 px, on the CPU ResNet-18 at 64 px too; --device, --sides densecl,eager,compile,
+ *          reduce-overhead (on the CPU nchw,channels_last), --rounds, --rows FILE (a JSON line as each comes), --seconds a process
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
 
 import sharp from 'sharp'
 
@@ -13,77 +16,163 @@ import { decode } from '../src/data/decode.js'
 import { Random } from '../src/nn/random.js'
 import { native, packageRoot } from '../src/tensor/native.js'
 import { scope, Tensor } from '../src/tensor/tensor.js'
-import { environmentRow, median, writeResult } from './result.js'
+import { appendRow, environmentRow, median, writeResult } from './result.js'
 
-interface StepRow {
-  seconds: number
-  host_seconds?: number
-  peak_bytes: number
-  torch?: string
+const usage = 'bench [steps] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
+function refuse(problem: string): never {
+  console.error(`densecl: ${problem}\n  usage: ${usage}`)
+  process.exit(2)
 }
+
+function parsed() {
+  try {
+    const options = { device: { type: 'string' }, sides: { type: 'string' }, rounds: { type: 'string', default: '3' }, rows: { type: 'string' }, seconds: { type: 'string', default: '600' } } as const
+    return parseArgs({ options, allowPositionals: true })
+  } catch (error) {
+    return refuse(error instanceof Error ? error.message : String(error))
+  }
+}
+const { values: flags, positionals: words } = parsed()
+const whole = (name: 'rounds' | 'seconds'): number => (/^[1-9]\d*$/.test(flags[name]) ? Number(flags[name]) : refuse(`--${name} is ${flags[name]}: expected a whole number of at least 1`))
+
+const names = native.deviceNames()
+/** Of the steps: a GPU where there is one. A device that was asked for and is not there is an error: no other one speaks for it. */
+const device = flags.device ?? names.find((name) => name.startsWith('cuda:')) ?? 'cpu'
+if (!names.includes(device)) refuse(`--device is ${device}: expected one of ${names.join(', ')}`)
+const kind = device.startsWith('cuda') ? 'gpu' : device
 
 /** DENSECL_RESULTS: another folder than the repository's. */
-const results = (name: string): string => join(process.env.DENSECL_RESULTS ?? join(packageRoot, 'bench', 'results'), `${gpu === undefined ? 'cpu' : 'gpu'}-${name}.json`)
+const results = (name: string): string => join(process.env.DENSECL_RESULTS ?? join(packageRoot, 'bench', 'results'), `${name}.json`)
 
+/** Sizes of one model; those of `batches` run one after the other in one process. */
 interface StepCase {
-  name: string
-  batch: number
+  name: (batch: number) => string
+  batches: number[]
   flags: string[]
 }
-
-const gpu = native.deviceNames().find((name) => name.startsWith('cuda:'))
-const gpuCases: StepCase[] = [256, 32].map((batch) => ({
-  name: `resnet50-224px-batch${batch}-queue65536-bf16`,
-  batch,
-  flags: ['--depth', '50', '--image', '224', '--batch', String(batch), '--queue', '65536', '--hidden', '2048', '--steps', '20'],
-}))
-const cpuCases: StepCase[] = [
-  { name: 'resnet18-64px-batch32-queue4096', batch: 32, flags: ['--depth', '18', '--image', '64', '--batch', '32', '--queue', '4096', '--hidden', '512', '--steps', '10'] },
-  { name: 'resnet50-224px-batch8-queue4096', batch: 8, flags: ['--depth', '50', '--image', '224', '--batch', '8', '--queue', '4096', '--hidden', '2048', '--steps', '4'] },
-]
-
-function runStep(program: string, args: string[]): StepRow {
-  const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' })
-  if (status !== 0) throw new Error(stderr)
-  return JSON.parse(stdout) as StepRow
+const stepCases: Record<string, StepCase[]> = {
+  gpu: [{ name: (batch) => `resnet50-224px-batch${batch}-queue65536-bf16`, batches: [256, 32], flags: '--depth 50 --image 224 --queue 65536 --hidden 2048 --steps 20'.split(' ') }],
+  cpu: [
+    { name: (batch) => `resnet18-64px-batch${batch}-queue4096`, batches: [32], flags: '--depth 18 --image 64 --queue 4096 --hidden 512 --steps 10'.split(' ') },
+    { name: (batch) => `resnet50-224px-batch${batch}-queue4096`, batches: [8], flags: '--depth 50 --image 224 --queue 4096 --hidden 2048 --steps 4'.split(' ') },
+  ],
+  // To rehearse: its times say nothing.
+  simt: [{ name: (batch) => `resnet18-32px-batch${batch}-queue64`, batches: [4, 2], flags: '--depth 18 --base 8 --image 32 --queue 64 --hidden 32 --steps 1'.split(' ') }],
 }
 
-/** Each side runs `rounds` times in a process of its own, in turn; medians and spread over the rounds. */
-function steps(rounds = 3): void {
+/** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
+const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
+const peerFlags: Record<string, Record<string, string[]>> = {
+  gpu: { eager: onGpu, compile: [...onGpu, '--compile'], 'reduce-overhead': [...onGpu, '--compile', '--mode', 'reduce-overhead'] },
+  cpu: { nchw: [], channels_last: ['--channels-last'] },
+  simt: { eager: ['--channels-last', '--amp'], compile: ['--channels-last', '--amp', '--compile', '--backend', 'aot_eager'] },
+}
+
+interface StepRow {
+  case: string
+  side: string
+  round: number
+  batch?: number
+  seconds?: number
+  run_seconds?: number
+  host_seconds?: number
+  peak_bytes?: number
+  torch?: string
+  /** Why there are no numbers, or none further. */
+  error?: string
+}
+
+/** Runs one side, gives each line that it prints as it comes, and at the end why it stopped early. */
+async function runSide(program: string, args: string[], onLine: (line: string) => void): Promise<{ error?: string; notes: string[] }> {
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const limit = whole('seconds')
+  let [complaints, late] = ['', false]
+  const timer = setTimeout(() => {
+    late = true
+    child.kill('SIGKILL') // a kernel that never ends leaves no time for anything gentler
+  }, 1000 * limit)
+  child.stderr.on('data', (data: Buffer) => (complaints += data.toString()))
+  const lines = createInterface({ input: child.stdout })
+  lines.on('line', onLine)
+  const failed = await new Promise<string | undefined>((resolve) => {
+    child.on('error', (error) => resolve(error.message))
+    child.on('close', (code, signal) => resolve(late ? `killed after ${limit} s` : code === 0 ? undefined : `${signal ?? `exit code ${code}`}: ${lastLines(complaints)}`))
+  })
+  clearTimeout(timer)
+  return { ...(failed === undefined ? {} : { error: failed }), notes: complaints.split('\n').filter((line) => /skipping cudagraphs|graph break/i.test(line)) }
+}
+/** What a program said of its failure: the error's own line where a stack follows it. */
+function lastLines(text: string): string {
+  const lines = text.trim().split('\n').filter((line) => !/^\s+at |^Node\.js|^\s*$/.test(line))
+  return (lines.findLast((line) => /Error|densecl/.test(line)) ?? lines.at(-1) ?? 'no message').slice(0, 300)
+}
+
+/** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
+async function steps(): Promise<void> {
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
-  const stepCases = gpu === undefined ? cpuCases : gpuCases
+  const peers = peerFlags[kind]!
+  const possible = ['densecl', ...Object.keys(peers)]
+  const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
+  if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
+  const sides = flags.sides?.split(',') ?? (hasPeer ? possible : ['densecl'])
+  for (const side of sides) if (!possible.includes(side)) refuse(`--sides has ${side}: expected some of ${possible.join(', ')}`)
+  const rounds = whole('rounds')
   const ours = join(packageRoot, 'dist', 'bench', 'steps', 'densecl.js')
   const peer = join(packageRoot, 'bench', 'peers', 'densecl.py')
-  const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
-  if (!hasPeer) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
-  const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
-  const peerSides: [string, string[]][] =
-    gpu === undefined
-      ? [
-          ['pytorch nchw', []],
-          ['pytorch channels_last', ['--channels-last']],
-        ]
-      : [
-          ['pytorch eager', onGpu],
-          ['pytorch compile', [...onGpu, '--compile']],
-          ['pytorch compile, reduce-overhead', [...onGpu, '--compile', '--mode', 'reduce-overhead']],
-        ]
-  const cases = stepCases.map(({ name, batch, flags }) => {
-    const sides: Record<string, StepRow[]> = { densecl: [] }
-    for (let round = 0; round < rounds; ++round) {
-      sides.densecl!.push(runStep(process.execPath, [ours, ...flags, ...(gpu === undefined ? [] : ['--device', gpu])]))
-      if (!hasPeer) continue
-      for (const [side, more] of peerSides) (sides[side] ??= []).push(runStep(python, [peer, 'step', ...flags, ...more]))
+  console.log(`${device}, ${native.describeDevice(device)}: ${sides.join(', ')}, ${rounds} rounds`)
+  const rows: StepRow[] = []
+  const keep = (row: StepRow): void => {
+    rows.push(row)
+    if (flags.rows !== undefined) appendRow(flags.rows, { ...row })
+    const { seconds, run_seconds: run, batch } = row
+    console.log(`${row.case}  ${row.side.padEnd(16)} ${row.error ?? `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`}`)
+  }
+  for (let round = 1; round <= rounds; ++round) {
+    for (const side of sides) {
+      for (const { name, batches, flags: sizes } of stepCases[kind]!) {
+        const pending = [...batches]
+        const args = side === 'densecl' ? [ours, '--device', device] : [peer, 'step', ...peers[side]!]
+        const { error, notes } = await runSide(side === 'densecl' ? process.execPath : python, [...args, ...sizes, '--batch', batches.join(',')], (line) => {
+          const row = JSON.parse(line) as Omit<StepRow, 'case' | 'side' | 'round'> & { batch: number }
+          pending.splice(pending.indexOf(row.batch), 1)
+          keep({ case: name(row.batch), side, round, ...row })
+        })
+        if (error !== undefined || pending.length > 0) keep({ case: pending.map(name).join(' '), side, round, error: error ?? 'ended without a row' })
+        for (const note of new Set(notes)) console.log(`    ${note}`)
+      }
+      writeResult(results(`${kind}-steps`), { ...environmentRow(), bench: 'steps', ...(kind === 'cpu' ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }), rounds: round, cases: summary(rows) }, true)
     }
-    const rows = Object.entries(sides).map(([side, runs]) => {
-      const rates = runs.map((run) => batch / run.seconds)
-      const row = { side, pairsPerSecond: median(rates), spread: [Math.min(...rates), Math.max(...rates)], peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes)) / 2 ** 20), hostMilliseconds: runs[0]!.host_seconds === undefined ? undefined : 1000 * median(runs.map((run) => run.host_seconds!)), torch: runs[0]!.torch }
-      console.log(`${name}  ${side.padEnd(22)} ${row.pairsPerSecond.toFixed(2).padStart(7)} pairs/s (${row.spread.map((rate) => rate.toFixed(2)).join(' to ')}), peak ${row.peakMegabytes} MiB`)
-      return row
-    })
-    return { name, rows }
+  }
+  console.log(`written: ${results(`${kind}-steps`)}`)
+  if (rows.some(({ error }) => error !== undefined)) process.exitCode = 1
+}
+
+/** Medians and spread over the rounds, a case at a time. */
+function summary(rows: readonly StepRow[]): Record<string, unknown>[] {
+  const cases = [...new Set(rows.map((row) => row.case))]
+  return cases.map((name) => {
+    const here = rows.filter((row) => row.case === name)
+    const sides = [...new Set(here.map(({ side }) => side))]
+    return {
+      name,
+      rows: sides.map((side) => {
+        const errors = here.filter((row) => row.side === side && row.error !== undefined).map(({ error }) => error)
+        const runs = here.filter((row) => row.side === side && row.error === undefined)
+        if (runs.length === 0) return { side, errors }
+        const rates = runs.map((run) => run.batch! / run.seconds!)
+        return {
+          side,
+          pairsPerSecond: median(rates),
+          spread: [Math.min(...rates), Math.max(...rates)],
+          pairsPerSecondWithoutWaiting: median(runs.map((run) => run.batch! / run.run_seconds!)),
+          peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes!)) / 2 ** 20),
+          hostMilliseconds: 1000 * median(runs.map((run) => run.host_seconds!)),
+          torch: runs[0]!.torch,
+          ...(errors.length === 0 ? {} : { errors }),
+        }
+      }),
+    }
   })
-  writeResult(results('steps'), { ...environmentRow(), bench: 'steps', ...(gpu === undefined ? { threads: 2 } : { device: `${gpu}, ${native.describeDevice(gpu)}` }), rounds, cases })
 }
 
 /** On one core, as in a data worker. */
@@ -122,10 +211,9 @@ async function data(): Promise<void> {
     views()
   })
   console.log(`500x375 JPEG of ${jpeg.length} bytes: decode ${decodeMs.toFixed(2)} ms, two 224 px views ${viewsMs.toFixed(2)} ms, together ${(1000 / both).toFixed(0)} images/s and core`)
-  writeResult(results('data'), { ...environmentRow(), bench: 'data', jpegBytes: jpeg.length, decodeMs, twoViewsMs: viewsMs, imagesPerSecondAndCore: 1000 / both })
+  writeResult(results('cpu-data'), { ...environmentRow(), bench: 'data', jpegBytes: jpeg.length, decodeMs, twoViewsMs: viewsMs, imagesPerSecondAndCore: 1000 / both })
 }
 
-const words = process.argv.slice(2)
-const wanted = (name: string): boolean => words.length === 0 || words.includes(name)
-if (wanted('data')) await data()
-if (wanted('steps')) steps()
+const benches: Record<string, () => Promise<void>> = { data, steps }
+for (const word of words) if (benches[word] === undefined) refuse(`there is no bench ${word}: expected some of ${Object.keys(benches).join(', ')}`)
+for (const [word, bench] of Object.entries(benches)) if (words.length === 0 || words.includes(word)) await bench()

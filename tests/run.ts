@@ -1,6 +1,8 @@
 /**
  * `npm test [words...]`: runs every *.test.js below this folder whose path holds one of the words, each in a process of its
- * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last.
+ * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last. DENSECL_TEST_SECONDS: after which a
+ * file is killed and has failed, 600 by default. DENSECL_TEST_JOBS: how many run at one time. DENSECL_TEST_DEVICE: the only
+ * device to test, which must be here.
  */
 import { spawn } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
@@ -10,6 +12,18 @@ import { fileURLToPath } from 'node:url'
 
 import { packageRoot } from '../src/tensor/native.js'
 import { variants } from './support/devices.js'
+
+/** A whole number from the environment. */
+function fromEnvironment(name: string, otherwise: number): number {
+  const text = process.env[name]
+  if (text === undefined) return otherwise
+  if (/^[1-9]\d*$/.test(text)) return Number(text)
+  console.error(`${name} is ${text}: expected a whole number of at least 1`)
+  process.exit(2)
+}
+const seconds = fromEnvironment('DENSECL_TEST_SECONDS', 600)
+const parallel = fromEnvironment('DENSECL_TEST_JOBS', availableParallelism())
+const onlyDevice = process.env.DENSECL_TEST_DEVICE
 
 const root = dirname(fileURLToPath(import.meta.url))
 const words = process.argv.slice(2)
@@ -33,11 +47,20 @@ interface Job {
 const installed = join(packageRoot, 'build', 'Release', 'densecl.node')
 const plain: Record<string, string> = process.env.DENSECL_ADDON === undefined && existsSync(installed) ? { DENSECL_ADDON: installed } : {}
 
+const forms = variants(packageRoot).filter(({ name }) => onlyDevice === undefined || name === onlyDevice)
+if (onlyDevice !== undefined && forms[0]?.missing !== undefined) {
+  console.error(`DENSECL_TEST_DEVICE is ${onlyDevice}, which cannot be tested: ${forms[0].missing}`)
+  process.exit(1)
+}
+if (forms.length === 0) {
+  console.error(`DENSECL_TEST_DEVICE is ${onlyDevice}: expected one of ${variants(packageRoot).map(({ name }) => name).join(', ')}`)
+  process.exit(2)
+}
 /** Files whose names end in devices.test.js run once for each device that is here (tests/support/devices.ts). */
 const jobs = files.flatMap((file): Job[] => {
   const name = file.replace(/\.test\.js$/, '')
   if (!basename(file).endsWith('devices.test.js')) return [{ file, name, env: plain }]
-  return variants(packageRoot).flatMap((variant): Job[] => {
+  return forms.flatMap((variant): Job[] => {
     if (variant.missing === undefined) return [{ file, name: `${dirname(file)} on ${variant.name}`, env: variant.env }]
     total.skipped += 1
     console.log(`SKIP ${dirname(file)} on ${variant.name}: ${variant.missing}`)
@@ -52,7 +75,13 @@ function runJob({ file, name, env }: Job): Promise<void> {
     let output = ''
     child.stdout.on('data', (data: Buffer) => (output += data.toString()))
     child.stderr.on('data', (data: Buffer) => (output += data.toString()))
-    const timer = setTimeout(() => child.kill('SIGKILL'), 600_000)
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      child.kill('SIGKILL')
+      // A process that it started may hold the other ends: what they say is not waited for.
+      for (const stream of [child.stdout, child.stderr]) stream.destroy()
+    }, 1000 * seconds)
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       const sum = (label: string): number => [...output.matchAll(new RegExp(`^\\s+${label}:\\s+(\\d+)(?: / \\d+)?$`, 'gm'))].reduce((n, [, count]) => n + Number(count), 0)
@@ -65,7 +94,7 @@ function runJob({ file, name, env }: Job): Promise<void> {
       total.skipped += skips.length
       console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`)
       for (const line of skips) console.log(`     ${line}`)
-      if (failed > 0) console.log(`${output}\n${signal === null ? `exit code ${code}` : `killed by ${signal}`}`)
+      if (failed > 0) console.log(`${output}\n${late ? `killed after ${seconds} s (DENSECL_TEST_SECONDS)` : signal === null ? `exit code ${code}` : `killed by ${signal}`}`)
       resolve()
     })
   })
@@ -74,7 +103,7 @@ function runJob({ file, name, env }: Job): Promise<void> {
 // The long ones first.
 const queue = [...jobs].sort((a, b) => Number(b.env.LD_PRELOAD !== undefined) - Number(a.env.LD_PRELOAD !== undefined))
 await Promise.all(
-  Array.from({ length: availableParallelism() }, async () => {
+  Array.from({ length: parallel }, async () => {
     for (let job = queue.shift(); job !== undefined; job = queue.shift()) await runJob(job)
   }),
 )

@@ -13,6 +13,7 @@ import { type Direction, directions, type Product } from '../../src/ops/tuning.j
 import { runNative } from '../../src/tensor/native.js'
 import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { resnet50Layers, resnet50Maps } from './layers.js'
+import { normal } from './pool.js'
 
 /** Makes tensors of random values on the device that is benched; the bytes of all of them count as moved once. */
 export class Setting {
@@ -23,27 +24,13 @@ export class Setting {
     readonly batch: number,
   ) {}
 
-  /** Large tensors repeat rows of a smaller random one, in random order: drawing every value would take longer than the bench. */
-  values(shape: Shape, dtype: DType = this.dtype): Tensor {
-    const size = sizeOf(shape)
-    let width = 4096
-    while (size % width !== 0) width /= 2
-    const rows = 1024
-    const drawn = (length: number): Float32Array => Float32Array.from({ length }, () => this.random.normal())
-    const tensor = Tensor.empty(shape, dtype)
-    if (size <= rows * width || dtype === 'i32' || dtype === 'u8') tensor.write(drawn(size))
-    else {
-      scope(() => {
-        const source = Tensor.from(drawn(rows * width), [1, rows, width], dtype)
-        const order = Tensor.from(Int32Array.from({ length: size / width }, () => this.random.below(rows)), [1, size / width], 'i32')
-        runNative('gatherRows', [tensor.alias([1, size / width, width]), source, order])
-      })
-    }
+  values(shape: Shape, dtype: FloatDType = this.dtype): Tensor {
+    const tensor = normal(this.random, shape, dtype)
     this.#count(tensor)
     return tensor
   }
   sums(shape: Shape): Tensor {
-    return this.values(shape, accumulator(this.dtype))
+    return this.values(shape, accumulator(this.dtype) as FloatDType)
   }
   indices(shape: Shape, below: number): Tensor {
     const tensor = Tensor.from(Int32Array.from({ length: sizeOf(shape) }, () => this.random.below(below)), shape, 'i32')
@@ -401,7 +388,7 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       prepare(s) {
         const [width, height] = [500, 375]
         const bytes = width * height * 3
-        const pixels = Tensor.from(Uint8Array.from({ length: bytes }, () => s.random.below(256)), [bytes], 'u8')
+        const pixels = Tensor.from(Uint8Array.from({ length: bytes }, () => s.random.uint32() >>> 24), [bytes], 'u8')
         s.bytes += s.batch * bytes
         const dtype = pixels.device === 'cpu' ? 'f32' : s.dtype
         const outputs = [s.output([s.batch, 224, 224, 3], dtype), s.output([s.batch, 224, 224, 3], dtype)] as const

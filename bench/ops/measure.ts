@@ -1,9 +1,10 @@
-/** Timing on any device: marks in its work, buffers that rotate past its cache, medians, and the floor of what was measured. */
+/** Timing on any device: marks in its work behind other work, buffers that rotate past its cache, medians, and the floor of what was measured. */
 import { Random } from '../../src/nn/random.js'
 import { native, runNative } from '../../src/tensor/native.js'
-import { type FloatDType, scope, type Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { median } from '../result.js'
 import { type BenchCase, Setting } from './cases.js'
+import { pool } from './pool.js'
 
 export interface Measured {
   milliseconds: number
@@ -17,22 +18,50 @@ export interface Measured {
 /** Bytes that the rotating buffers of a case cover at least, where memory allows: more than twice any cache. */
 const rotationBytes = { cpu: 128 * 2 ** 20, other: 256 * 2 ** 20 }
 
-/** Repeats of `body` until both counts are reached; milliseconds of each. */
-export function time(device: string, body: (repeat: number) => void, { least = 5, most = 50, budget = 300 } = {}): number[] {
-  for (let i = 0; i < 2; ++i) body(i)
-  native.synchronize(device)
-  const times: number[] = []
-  for (let spent = 0; times.length < least || (times.length < most && spent < budget); spent += times.at(-1)!) {
-    const start = native.mark(device)
-    body(times.length)
-    times.push(native.elapsed(device, start, native.mark(device)))
+/** Milliseconds of a GPU's work in front of the first mark: what the host needs to launch an op passes meanwhile, and is not measured. */
+const aheadMilliseconds = 0.3
+
+/**
+ * Device work of at least `aheadMilliseconds`, to be put in front of an op that is timed; it also takes the op's inputs out of the
+ * caches. Nothing on the CPU, where an op is done when its call returns.
+ */
+function workAhead(device: string): () => void {
+  if (device === 'cpu') return () => undefined
+  const filled = Tensor.empty([device === 'simt' ? 2 ** 8 : 2 ** 27])
+  const fill = (): void => runNative('fill', [filled], [0])
+  fill()
+  const start = native.mark(device)
+  for (let i = 0; i < 4; ++i) fill()
+  const once = native.elapsed(device, start, native.mark(device)) / 4
+  const repeats = device === 'simt' ? 1 : Math.ceil(aheadMilliseconds / once)
+  return () => {
+    for (let i = 0; i < repeats; ++i) fill()
   }
-  return times
 }
 
+/** Repeats of `body` until both counts are reached; milliseconds of each. Where kernels are simulated one says enough: it is no clock. */
+export function time(device: string, body: (repeat: number) => void, { least = 5, most = 50, budget = 300 } = {}): number[] {
+  return scope(() => {
+    const ahead = workAhead(device)
+    const enough = device === 'simt' ? 1 : least
+    for (let i = 0; i < Math.min(2, enough); ++i) body(i)
+    native.synchronize(device)
+    const times: number[] = []
+    for (let spent = 0; times.length < enough || (device !== 'simt' && times.length < most && spent < budget); spent += times.at(-1)!) {
+      ahead()
+      const start = native.mark(device)
+      body(times.length)
+      times.push(native.elapsed(device, start, native.mark(device)))
+    }
+    return times
+  })
+}
+
+/** What a case takes. */
 export function measure(benchCase: BenchCase, device: string, dtype: FloatDType, batch: number): Measured {
   return withDevice(device, () =>
     scope(() => {
+      for (const kind of [dtype, accumulator(dtype) as FloatDType]) pool(kind)
       native.resetPeakMemory(device)
       const before = native.memory(device).live
       const first = new Setting(new Random(1), dtype, batch)
@@ -40,7 +69,7 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
       const wanted = device === 'cpu' ? rotationBytes.cpu : rotationBytes.other
       runs[0]!()
       const peakBytes = native.memory(device).peak - before
-      while (runs.length < 8 && runs.length * first.bytes < wanted) runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
+      while (device !== 'simt' && runs.length < 8 && runs.length * first.bytes < wanted) runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
       const times = time(device, (i) => runs[i % runs.length]!())
       return { milliseconds: median(times), spread: [Math.min(...times), Math.max(...times)], bytes: first.bytes, flops: benchCase.flops(batch), peakBytes }
     }),
@@ -55,7 +84,10 @@ export interface Ceilings {
 }
 
 /** Measured before on large copies and library products of random data: our own product is no ceiling of a GPU. */
-const known: readonly { pattern: RegExp; bf16: number; gigabytesPerSecond: number }[] = [{ pattern: /H200/, bf16: 790, gigabytesPerSecond: 4300 }]
+const known: readonly { pattern: RegExp; bf16: number; gigabytesPerSecond: number }[] = [
+  { pattern: /H200/, bf16: 790, gigabytesPerSecond: 4300 },
+  { pattern: /H100/, bf16: 790, gigabytesPerSecond: 3000 },
+]
 
 export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
   const description = native.describeDevice(device)

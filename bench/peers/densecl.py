@@ -1,12 +1,13 @@
 """DenseCL in PyTorch, written from the method's description, as the peer that benches and comparisons run beside ours.
 
-    densecl.py step   --depth 18 --image 64 --batch 32 --queue 4096 [--channels-last] [--steps 10]
+    densecl.py step   --depth 18 --image 64 --batch 32,8 --queue 4096 [--channels-last] [--steps 10]
+                                      a line for each size of --batch
     densecl.py write-golden FILE ...  writes a golden training file (float64 arithmetic), as tests/fixtures/golden holds
     densecl.py golden FILE            replays a golden training file in float32 and prints the losses and their errors
     densecl.py train  CHECKPOINT OUT  trains from our checkpoint of step 0 on the views that bench/steps/views.ts pipes in,
                                       prints the mean losses of each epoch and writes the backbone to OUT
 
-Run with a Python that has torch and torchvision; prints one JSON line.
+Run with a Python that has torch and torchvision; prints JSON lines.
 """
 import argparse, json, resource, struct, sys, time
 
@@ -79,6 +80,15 @@ class Neck(nn.Module):
         return self.mlp(x.mean((2, 3))), d.flatten(2), d.mean((2, 3))
 
 
+def follow(averages, values, share):
+    """Moves each average towards its value by a share of the way, all in one pass where this PyTorch can."""
+    if hasattr(torch, "_foreach_lerp_"):
+        torch._foreach_lerp_(averages, values, share)
+    else:
+        torch._foreach_mul_(averages, 1 - share)
+        torch._foreach_add_(averages, values, alpha=share)
+
+
 class DenseCL(nn.Module):
     def __init__(self, depth, base, hidden, dim, length):
         super().__init__()
@@ -99,12 +109,15 @@ class DenseCL(nn.Module):
         q, grid, feature = F.normalize(q, dim=1), F.normalize(grid, dim=1), F.normalize(x.detach().flatten(2), dim=1)
         with torch.no_grad():
             keys, queries = list(self.encoder_k.parameters()), [p.detach() for p in self.encoder_q.parameters()]
-            torch._foreach_mul_(keys, momentum)
-            torch._foreach_add_(keys, queries, alpha=1 - momentum)
-            y = self.encoder_k[0](view_k[order])
-            back = torch.argsort(order)
-            k, key_grid, pooled = (F.normalize(t[back], dim=1) for t in self.encoder_k[1](y))
-            match = torch.einsum("ncp,ncq->npq", feature, F.normalize(y[back].flatten(2), dim=1)).argmax(2)
+            follow(keys, queries, 1 - momentum)
+            # Without an order the key batch stays as it is: shuffling serves statistics in groups.
+            y = self.encoder_k[0](view_k if order is None else view_k[order])
+            outputs = self.encoder_k[1](y)
+            if order is not None:
+                back = torch.argsort(order)
+                y, outputs = y[back], [t[back] for t in outputs]
+            k, key_grid, pooled = (F.normalize(t, dim=1) for t in outputs)
+            match = torch.einsum("ncp,ncq->npq", feature, F.normalize(y.flatten(2), dim=1)).argmax(2)
             partner = key_grid.gather(2, match.unsqueeze(1).expand(-1, grid.shape[1], -1))
         queue, queue2 = self.queue.clone(), self.queue2.clone()
 
@@ -200,36 +213,78 @@ def write_golden(args):
 
 
 def step(args):
+    cuda = args.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        sys.exit(f"densecl.py: PyTorch {torch.__version__} sees no GPU")
+    if args.compile and not hasattr(torch, "compile"):
+        sys.exit(f"densecl.py: PyTorch {torch.__version__} has no torch.compile")
     torch.manual_seed(0)
     SplitNorm.groups = args.groups
-    cuda = args.device == "cuda"
     torch.backends.cudnn.benchmark = True
+    if args.compile:
+        torch._logging.set_logs(perf_hints=True)  # says why a graph is not used
     model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue).to(args.device)
-    views = [torch.randn(args.batch, 3, args.image, args.image, device=args.device) for _ in range(2)]
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-        views = [v.to(memory_format=torch.channels_last) for v in views]
     sgd = torch.optim.SGD(model.encoder_q.parameters(), 0.03, 0.9, weight_decay=1e-4, **({"fused": True} if cuda else {}))
     model.train()
-    losses = torch.compile(model.losses, mode=args.mode) if args.compile else model.losses
-    warm = 5 if cuda else 2
-    times, host = [], 0.0
-    for i in range(args.steps + warm):
-        start = time.perf_counter()
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
-            single, dense = losses(*views, torch.randperm(args.batch, device=args.device), 0.2, 0.5, 0.999)
-        sgd.zero_grad(set_to_none=True)
-        (single + dense).backward()
-        sgd.step()
+    for batch in args.batch:
+        print(json.dumps(steps(args, model, sgd, batch, cuda)), flush=True)
+        if args.compile:
+            torch._dynamo.reset()
         if cuda:
-            host += time.perf_counter() - start if i >= warm else 0
+            torch.cuda.empty_cache()
+
+
+def steps(args, model, sgd, batch, cuda):
+    # As ours: of the precision that they are computed in.
+    views = [torch.randn(batch, 3, args.image, args.image, device=args.device, dtype=torch.bfloat16 if args.amp else torch.float32) for _ in range(2)]
+    if args.channels_last:
+        views = [v.to(memory_format=torch.channels_last) for v in views]
+    losses = torch.compile(model.losses, dynamic=False, backend=args.backend, **({"mode": args.mode} if args.backend == "inductor" else {})) if args.compile else model.losses
+
+    def one():
+        if args.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        sgd.zero_grad(set_to_none=True)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
+            single, dense = losses(*views, torch.randperm(batch, device=args.device) if args.groups > 1 else None, 0.2, 0.5, 0.999)
+        total = single + dense
+        total.backward()
+        sgd.step()
+        return total.detach()
+
+    def wait():
+        if cuda:
             torch.cuda.synchronize()
-        else:
-            (single.item(), dense.item())
+
+    for _ in range(5 if cuda else 2):
+        one()
+    wait()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times, host = [], 0.0
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        one()
+        host += time.perf_counter() - start
+        wait()
         times.append(time.perf_counter() - start)
-    times = sorted(times[warm:])
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": times[len(times) // 2], "fastest": times[0], "slowest": times[-1], "host_seconds": host / args.steps, "peak_bytes": peak, "torch": torch.__version__}))
+    begun = time.perf_counter()
+    for _ in range(args.steps):
+        total = one()
+    wait()
+    run = time.perf_counter() - begun
+    row = {"batch": batch, "seconds": sorted(times)[len(times) // 2], "run_seconds": run / args.steps, "fastest": min(times), "slowest": max(times), "host_seconds": host / args.steps}
+    if cuda:
+        row.update(peak_bytes=torch.cuda.max_memory_allocated(), reserved_bytes=torch.cuda.max_memory_reserved())
+    else:
+        row.update(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    row.update(loss=total.item(), torch=torch.__version__)
+    if args.compile:
+        counters = torch._dynamo.utils.counters
+        row.update(graph_breaks=sum(counters["graph_break"].values()), cudagraph_skips=counters["inductor"]["cudagraph_skips"])
+    return row
 
 
 class TwoViews:
@@ -255,6 +310,8 @@ def files(args):
         T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     ])
     loader = torch.utils.data.DataLoader(datasets.ImageFolder(args.folder, TwoViews(view)), args.batch, shuffle=True, num_workers=args.workers, pin_memory=args.device == "cuda", drop_last=True, persistent_workers=True)
+    if len(loader) == 0:
+        sys.exit(f"densecl.py: {args.folder} has {len(loader.dataset)} images: expected at least one batch of {args.batch}")
     model = DenseCL(args.depth, args.base, args.hidden, 128, args.queue).to(args.device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -266,9 +323,9 @@ def files(args):
             if done == warm:
                 start = time.perf_counter()
             views = [v.to(args.device, non_blocking=True, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format) for v in views]
-            with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
-                single, dense = model.losses(*views, torch.randperm(args.batch, device=args.device), 0.2, 0.5, 0.999)
             sgd.zero_grad(set_to_none=True)
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
+                single, dense = model.losses(*views, None, 0.2, 0.5, 0.999)
             (single + dense).backward()
             sgd.step()
             done += 1
@@ -320,13 +377,16 @@ def main():
     sub = parser.add_subparsers(dest="command", required=True)
     s, f = sub.add_parser("step"), sub.add_parser("files")
     for p in (s, f):
-        for name, value in (("depth", 18), ("base", 64), ("image", 64), ("batch", 32), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1), ("workers", 1)):
+        for name, value in (("depth", 18), ("base", 64), ("image", 64), ("queue", 4096), ("hidden", 512), ("steps", 10), ("groups", 1), ("workers", 1)):
             p.add_argument("--" + name, type=int, default=value)
         p.add_argument("--channels-last", action="store_true")
         p.add_argument("--device", default="cpu")
         p.add_argument("--amp", action="store_true", help="bf16 autocast")
+    s.add_argument("--batch", type=lambda text: [int(size) for size in text.split(",")], default=[32], help="sizes, one after the other")
+    f.add_argument("--batch", type=int, default=32)
     s.add_argument("--compile", action="store_true")
     s.add_argument("--mode", default="default", help="of torch.compile: default, reduce-overhead or max-autotune")
+    s.add_argument("--backend", default="inductor", help="of torch.compile; aot_eager traces and compiles nothing")
     s.set_defaults(run=step)
     f.add_argument("folder")
     f.set_defaults(run=files)

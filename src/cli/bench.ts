@@ -53,7 +53,7 @@ export const register: Register = (program, done) => {
     .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
     .option('--seconds <time>', 'of `bench data`: how long each is measured', '10')
     .option('--json', 'print JSON')
-    .option('--save <file>', 'write the result as JSON')
+    .option('--save <file>', 'write the result as JSON, after each row: what was measured stays when the command is stopped; of `bench tune`, the table')
     .option('--compare <file>', 'show what changed since a saved result')
     .addHelpText(
       'after',
@@ -77,7 +77,10 @@ export const register: Register = (program, done) => {
         if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
         const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
         const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-        const table = tune({ device, batch, ...(flags.model === undefined ? {} : { model: flags.model }), ...(flags.layer === undefined ? {} : { layer: flags.layer }) }, (row) => flags.json !== true && console.log(tuneLine(row)))
+        const table = tune({ device, batch, ...(flags.model === undefined ? {} : { model: flags.model }), ...(flags.layer === undefined ? {} : { layer: flags.layer }) }, (row, soFar) => {
+          if (flags.json !== true) console.log(tuneLine(row))
+          if (flags.save !== undefined) saveTable(soFar, flags.save)
+        })
         if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
         else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
         return done(0)
@@ -156,6 +159,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`)
   }
   const rows: Row[] = []
+  const result = { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version, peer: how as string }), rows }
   try {
     for (const [op, cases] of Object.entries(all)) {
       if (typeof cases === 'string' || (ops.length > 0 && !ops.includes(op))) continue
@@ -177,6 +181,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
           ...(theirs === undefined ? {} : { peerMilliseconds: theirs.milliseconds, ...(theirs.peakMegabytes === undefined ? {} : { peerPeakMegabytes: Math.round(theirs.peakMegabytes) }) }),
         }
         rows.push(row)
+        if (flags.save !== undefined) writeResult(flags.save, result, true)
         if (show) console.log(line(row, peer !== undefined, before))
       }
     }
@@ -184,7 +189,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     peer?.stop()
   }
   if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
-  return { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version, peer: how as string }), rows }
+  return result
 }
 
 async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): ReturnType<Peer['measure']> {

@@ -25,25 +25,28 @@ interface TuneOptions {
   layer?: string
 }
 
-export function tune(options: TuneOptions, onRow: (row: TuneRow) => void): TuningTable {
-  const architecture = architectures[options.model ?? architectureOf(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
+/** simt runs the kernels that DENSECL_CAPABILITY asks for, so that a run on a GPU can be rehearsed; its times say nothing. */
+const tunable = (device: string): string | undefined => (device === 'simt' ? `sm_${process.env.DENSECL_CAPABILITY ?? 80}` : architectureOf(device))
+
+/** `onRow` gets each row as it comes, with the table of all rows so far. */
+export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTable) => void): TuningTable {
+  const architecture = architectures[options.model ?? tunable(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
+  const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
+  const table: TuningTable = { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: [] }
   const clock = new DeviceClock(options.device)
-  let rows: TuneRow[]
   try {
-    rows = convolutionCases(options.batch)
-      .filter(({ name }) => options.layer === undefined || name.includes(options.layer))
-      .map((work) => {
-        const times = options.model === undefined ? timed(work, architecture, clock) : modelled(architecture, work)
-        const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
-        const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
-        onRow(row)
-        return row
-      })
+    for (const work of convolutionCases(options.batch)) {
+      if (options.layer !== undefined && !work.name.includes(options.layer)) continue
+      const times = options.model === undefined ? timed(work, architecture, clock) : modelled(architecture, work)
+      const [best] = Object.entries(times).sort((a, b) => a[1] - b[1])
+      const row = { name: work.name, product: work.product, times, tile: Number(best![0]) }
+      table.entries.push({ ...row.product, tile: row.tile })
+      onRow(row, table)
+    }
   } finally {
     clock.dispose()
   }
-  const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
-  return { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: rows.map(({ product, tile }) => ({ ...product, tile })) }
+  return table
 }
 
 type Work = ReturnType<typeof convolutionCases>[number]
@@ -56,8 +59,7 @@ function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: D
   return Object.fromEntries(tilesFor(architecture, wholeSlices).map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }
 
-export function saveTable(table: TuningTable): string {
-  const path = tuningFile(table.architecture)
+export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
   mkdirSync(dirname(path), { recursive: true })
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
   writeFileSync(path, `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`)

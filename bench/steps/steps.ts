@@ -1,0 +1,118 @@
+/** DenseCL steps on random input: what densecl.js times and profile.js takes apart. */
+import { parseArgs } from 'node:util'
+
+import { DenseCL } from '../../src/densecl/model.js'
+import { Random } from '../../src/nn/random.js'
+import type { ResNetDepth } from '../../src/nn/resnet.js'
+import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { Sgd } from '../../src/optim/sgd.js'
+import { fail } from '../../src/tensor/errors.js'
+import { native, resolveDevice } from '../../src/tensor/native.js'
+import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
+import { Trainer } from '../../src/train/trainer.js'
+import { appendRow, median } from '../result.js'
+import { normal } from '../ops/pool.js'
+
+const names = ['depth', 'base', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion', 'rows'] as const
+const fusionLevels: readonly FusionLevel[] = ['pointwise', 'epilogue', 'full']
+type Flag = (typeof names)[number]
+
+export interface StepRow {
+  [key: string]: unknown
+  batch: number
+  /** Median of steps that are each waited for, and a step's share of as many with one wait at their end. */
+  seconds: number
+  run_seconds: number
+  fastest: number
+  slowest: number
+  /** Until the host had given a step to the device. */
+  host_seconds: number
+  /** Since the warm-up: of tensors in use, and of what was taken from the device. */
+  peak_bytes: number
+  reserved_bytes: number
+  /** The loss of the last step. */
+  loss: number
+}
+
+/**
+ * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other on one model, and gives a row for each,
+ * which also goes to the file of `--rows`, one JSON object a line.
+ * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
+ */
+export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, { onMeasured = () => {}, onDone = () => {} }: { onMeasured?: () => void; onDone?: (steps: number) => void } = {}): void {
+  const { values } = parseArgs({ args: [...argv], options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<Flag, { type: 'string' }> })
+  const number = (name: Flag, otherwise: number, text = values[name]): number => {
+    const value = Number(text ?? otherwise)
+    return Number.isInteger(value) && value > 0 ? value : fail('CONFIG', `--${name} is ${text}: expected a whole number of at least 1`)
+  }
+  const batches = (values.batch ?? '32').split(',').map((text) => number('batch', 32, text))
+  const [image, steps, groups] = [number('image', 64), number('steps', 10), number('groups', 1)]
+  native.setThreads(number('threads', 2))
+  const device = resolveDevice(values.device ?? 'cpu')
+  const compute = (values.precision ?? (device === 'cpu' ? 'f32' : 'bf16')) as FloatDType
+  if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel)) fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
+  fusion.level = (values.fusion ?? fusion.level) as FusionLevel
+  withDevice(device, () => {
+    const model = new DenseCL({
+      backbone: { depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) },
+      neck: { hidden: number('hidden', 512), featDim: 128 },
+      queueLength: number('queue', 4096),
+      seed: 0,
+      compute,
+    })
+    const sgd = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies)
+    const random = new Random(1)
+    for (const batch of batches) {
+      const inputs = { query: normal(random, [batch, image, image, 3], compute), key: normal(random, [batch, image, image, 3], compute) }
+      const trainer = new Trainer(model, sgd, {
+        temperature: 0.2,
+        keyMomentum: 0.999,
+        normGroups: groups,
+        graph: values.graph !== 'false',
+        views: () => ({ query: inputs.query.alias(), key: inputs.key.alias() }),
+      })
+      const step = () => trainer.step({ lr: 0.03, denseWeight: 0.5, keyOrder: groups > 1 ? random.permutation(batch) : undefined })
+      const warmUp = device === 'cpu' ? 2 : device === 'simt' ? 3 : 5
+      for (let i = 0; i < warmUp; ++i) step()
+      native.synchronize(device)
+      native.resetPeakMemory(device)
+      onMeasured()
+      const times: number[] = []
+      let host = 0
+      for (let i = 0; i < steps; ++i) {
+        const start = performance.now()
+        step()
+        host += (performance.now() - start) / 1000
+        native.synchronize(device)
+        times.push((performance.now() - start) / 1000)
+      }
+      onDone(steps)
+      const begun = performance.now()
+      let last = step()
+      for (let i = 1; i < steps; ++i) last = step()
+      native.synchronize(device)
+      const run = (performance.now() - begun) / 1000
+      const { peak, live, cached } = native.memory(device)
+      const loss = last.losses.total
+      if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${warmUp + 2 * steps} steps on ${device}`)
+      const row: StepRow = {
+        batch,
+        seconds: median(times),
+        run_seconds: run / steps,
+        fastest: Math.min(...times),
+        slowest: Math.max(...times),
+        host_seconds: host / steps,
+        peak_bytes: device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : peak,
+        reserved_bytes: live + cached,
+        loss,
+        launches: trainer.graph.plan?.launches,
+        tensor_peak_bytes: peak,
+      }
+      if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
+      onRow(row)
+      trainer.dispose()
+      for (const view of Object.values(inputs)) view.dispose()
+      native.trimMemory(device)
+    }
+  })
+}
