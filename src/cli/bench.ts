@@ -9,7 +9,9 @@ import { useDevice } from '../device/trust.js'
 import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { nearest } from '../train/config.js'
+import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
+import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
 import { examples, numberFlag, type Register } from './command.js'
 
@@ -41,13 +43,15 @@ export const register: Register = (program, done) => {
   program
     .command('bench')
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
-    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions`)
+    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model`)
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
     .option('--model <architecture>', 'of `bench tune`: sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
+    .option('--architecture <name>', 'of `bench code`: sm_80, sm_86, sm_89 or sm_90a', 'sm_90a')
+    .option('--kernels <state>', 'of `bench step`: now, or before the kernels were first reworked', 'now')
     .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
     .option('--image-size <pixels>', 'of `bench data`', '224')
     .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
@@ -62,6 +66,9 @@ export const register: Register = (program, done) => {
         ['densecl bench --save before.json', 'everything, kept'],
         ['densecl bench batchNorm --compare before.json', 'what a change did'],
         ['densecl bench tune', 'writes the table of tiles of this GPU'],
+        ['densecl bench code conv2dHopper', 'registers, spills and loops of its kernels, from the machine code'],
+        ['densecl bench code --compare bench/results/code-sm_90a.json', 'what grew; exit code 1 where a loop doubled'],
+        ['densecl bench step', 'milliseconds by kernel for A100, H100 and H200, predicted'],
         ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
@@ -84,6 +91,11 @@ export const register: Register = (program, done) => {
         if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
         else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
         return done(0)
+      }
+      if (ops[0] === 'code') return done(await benchCode(ops.slice(1), { architecture: flags.architecture, json: flags.json === true, save: flags.save, compare: flags.compare }))
+      if (ops[0] === 'step') {
+        const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
+        return done(benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }))
       }
       for (const op of ops) if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
       const before = flags.compare === undefined ? undefined : readResult(flags.compare)
@@ -108,6 +120,8 @@ async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
 }
 
 interface Flags {
+  architecture: string
+  kernels: string
   model?: string
   data: string
   imageSize: string

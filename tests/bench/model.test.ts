@@ -1,0 +1,165 @@
+/** The model of kernels: its table, its rule for splits, its floors, and the tables of tiles that come from it. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+
+import { convolutionCases } from '../../bench/ops/cases.js'
+import { type Constant, type ConstantName, constants, constantsOf } from '../../bench/ops/constants.js'
+import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../bench/ops/model.js'
+import { readCodeTable } from '../../bench/code/table.js'
+import type { Call, CallTensor } from '../../bench/steps/calls.js'
+import { Machine, stepTimes } from '../../bench/steps/predict.js'
+import { tune } from '../../src/cli/benchTune.js'
+import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
+import { packageRoot } from '../../src/tensor/native.js'
+import { runCli, suite } from '../support/suite.js'
+
+const test = suite('model')
+
+test('what was read off the machine code is, to a twentieth, in the machine-code table that is kept', () => {
+  const { kernels } = readCodeTable(join(packageRoot, 'bench', 'results', 'code-sm_90a.json'))
+  for (const [name, { now, how }] of Object.entries(constants as Record<string, Constant>)) {
+    if (typeof how === 'string') continue
+    const found = kernels.filter((kernel) => kernel.name.startsWith(how.kernel))
+    assert.is(found.length, 1, `${name}: ${found.length} kernels start with ${how.kernel}`)
+    const telling = found[0]!.loops.filter(({ kinds }) => kinds[how.loop] !== undefined)
+    const innermost = telling.filter(({ from, to }) => !telling.some((other) => other.from >= from && other.to <= to && (other.from !== from || other.to !== to)))
+    const read = Math.max(...innermost.map((loop) => loop[how.of]))
+    assert.ok(Math.abs(now - read) <= 0.05 * read, `bench/ops/constants.ts has ${now} for ${name}, bench/results/code-sm_90a.json ${read}: then also renew the tables, densecl bench tune --model`)
+  }
+})
+
+test('splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where that is possible', () => {
+  const problem = fc.record({ pixels: fc.integer({ min: 1, max: 3_000_000 }), tileCount: fc.integer({ min: 1, max: 400 }), blocks: fc.integer({ min: 1, max: 264 }), slice: fc.constantFrom(16, 32, 64), results: fc.integer({ min: 64, max: 3_000_000 }), filled: fc.boolean() })
+  fc.assert(
+    fc.property(problem, ({ pixels, tileCount, blocks, slice, results, filled }) => {
+      const { share, count } = splitsOf(pixels, tileCount, blocks, slice, results, filled)
+      assert.is(share % slice, 0)
+      assert.ok(count * share >= pixels && (count - 1) * share < pixels)
+      assert.ok(count === 1 || share >= 16 * slice - slice)
+      if (!filled) return
+      const busy = (n: number, of: number): number => (tileCount * pixels) / (Math.ceil((tileCount * n) / blocks) * blocks * of)
+      if (busy(count, share) >= 0.9) return
+      for (let n = 1; n <= Math.min(4 * blocks, Math.max(1, Math.floor(pixels / (16 * slice)))); ++n) {
+        const each = Math.ceil(Math.ceil(pixels / n) / slice) * slice
+        if (Math.ceil(pixels / each) === n) assert.ok(busy(n, each) < 0.9, `${n} splits instead of ${count} would keep the machine busy`)
+      }
+    }),
+  )
+})
+
+test('no layer of ResNet-50 leaves a tenth of an H200 idle in its weight gradient, which half of them did', () => {
+  const busy = (filled: boolean): number[] =>
+    convolutionCases(256)
+      .filter(({ product, wholeSlices }) => product.direction === 'backward weight' && wholeSlices)
+      .map(({ product: { rows, columns, depth } }) => {
+        const [m, n] = rows <= 64 ? [64, 128] : [128, 128]
+        const count = Math.ceil(rows / m) * Math.ceil(columns / n)
+        const { share, count: splits } = splitsOf(depth, count, 132, 64, rows * columns, filled)
+        return (count * depth) / (Math.ceil((count * splits) / 132) * 132 * share)
+      })
+  assert.ok(Math.min(...busy(true)) >= 0.9)
+  assert.ok(busy(false).filter((share) => share < 0.62).length >= busy(false).length / 3)
+})
+
+const faster = ({ gigabytesPerSecond, ...rest }: Architecture, factor: number): Architecture => ({ ...rest, gigabytesPerSecond: factor * gigabytesPerSecond })
+const tensor = (shape: readonly number[], dtype = 'bf16'): CallTensor => ({ shape, dtype, bytes: shape.reduce((a, b) => a * b, 1) * (dtype === 'bf16' ? 2 : 4) })
+
+/** Calls of a convolution and its norm, forward and backward, and of what else is more than a pass. */
+const callsOf = fc.record({ n: fc.integer({ min: 1, max: 64 }), side: fc.constantFrom(7, 14, 28, 56), c: fc.constantFrom(3, 64, 96, 256), o: fc.constantFrom(64, 128, 512), kernel: fc.constantFrom(1, 3, 7), stride: fc.constantFrom(1, 2), deferred: fc.boolean() }).map(({ n, side, c, o, kernel, stride, deferred }): Call[] => {
+  const out = Math.ceil(side / stride)
+  const [x, y, w, vector] = [tensor([n, side, side, c]), tensor([n, out, out, o]), [o, kernel, kernel, c], tensor([1, o], 'f32')]
+  const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0, 1, 1]
+  const [statistics, sums] = [tensor([Math.ceil((n * out * out) / 64), 2, o], 'f32'), tensor([Math.ceil((n * side * side) / 64), 2, c], 'f32')]
+  const scale = deferred && c % 8 === 0 ? tensor([1, c], 'f32') : undefined
+  return [
+    { op: 'conv2d', tensors: [y, x, tensor(w), undefined, statistics, scale, scale], numbers },
+    { op: 'batchNormTrain', tensors: [deferred ? undefined : y, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector], numbers: [1, 1e-5, 0.1, 1] },
+    { op: 'batchNormBackward', tensors: [y, vector, vector, undefined, y, y, undefined, vector, vector, vector, vector, vector], numbers: [1, 1] },
+    { op: 'conv2dBackwardWeight', tensors: [tensor(w, 'f32'), y, x], numbers },
+    { op: 'conv2dBackwardInput', tensors: [x, y, tensor(w), undefined, x, undefined, scale, scale, scale, scale === undefined ? undefined : sums], numbers },
+    { op: 'maxPool2d', tensors: [tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32'), tensor([n, 56, 56, 64])], numbers: [3, 3, 2, 2, 1, 1, 1, 0] },
+    { op: 'maxPool2dBackward', tensors: [tensor([n, 56, 56, 64]), tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32')], numbers: [3, 3, 2, 2, 1, 1] },
+    { op: 'infoNce', tensors: [tensor([], 'f32'), tensor([49 * n, 128]), tensor([4], 'f32'), tensor([49 * n, 128]), tensor([49 * n, 128]), tensor([4096, 128])], numbers: [0.2] },
+    { op: 'denseMatch', tensors: [tensor([n, 49], 'i32'), undefined, tensor([n, 49, 2048]), tensor([n, 49, 2048])], numbers: [1] },
+    { op: 'sumRows', tensors: [tensor([o], 'f32'), y], numbers: [] },
+    { op: 'relu', tensors: [x, x], numbers: [] },
+  ]
+})
+
+test('no launch takes less than its bytes, its operations and its ramp; more bandwidth never takes longer', () => {
+  fc.assert(
+    fc.property(callsOf, fc.constantFrom(...Object.values(gpus)), fc.constantFrom('now' as const, 'before' as const), fc.double({ min: 1, max: 8, noNaN: true }), (calls, gpu, state, factor) => {
+      const [machine, better] = [new Machine(gpu, state), new Machine(faster(gpu, factor), state)]
+      for (const call of calls) {
+        const [costs, sooner] = [machine.costs(call), better.costs(call)]
+        assert.ok(costs.length > 0)
+        for (const [i, cost] of costs.entries()) {
+          const { kernel, microseconds, floor, launches, bytes, operations } = cost
+          assert.ok(Number.isFinite(microseconds) && launches >= 1, kernel)
+          assert.ok(floor >= Math.max(bytes / gpu.gigabytesPerSecond / 1e3, operations / gpu.teraflops / 1e6) * 0.999, kernel)
+          assert.ok(microseconds >= floor, `${kernel} ${cost.what}: ${microseconds} us, floor ${floor}`)
+          assert.ok(sooner[i]!.microseconds <= microseconds + 1e-9, `${kernel} takes longer with more bandwidth`)
+        }
+      }
+      const all = calls.flatMap((call) => machine.costs(call))
+      const sum = all.reduce((total, { microseconds }) => total + microseconds / 1e3, 0)
+      assert.ok(Math.abs(stepTimes(all).milliseconds - sum) < 1e-6 * sum)
+    }),
+  )
+})
+
+test('kernels as they are take no longer than before, and each repair shows where it was made', () => {
+  const gpu = gpus.H200!
+  const y = tensor([256, 112, 112, 64])
+  const vector = tensor([1, 64], 'f32')
+  const statistics = tensor([50_176, 2, 64], 'f32')
+  const stem: Call = { op: 'conv2d', tensors: [y, tensor([256, 224, 224, 3]), tensor([64, 7, 7, 3]), undefined, statistics, undefined, undefined], numbers: [2, 2, 3, 3, 1, 1, 0, 0, 1, 0] }
+  const norm: Call = { op: 'batchNormTrain', tensors: [undefined, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector], numbers: [1, 1e-5, 0.1, 1] }
+  const x = tensor([256, 28, 28, 128])
+  const weight: Call = { op: 'conv2dBackwardWeight', tensors: [tensor([128, 3, 3, 128], 'f32'), x, x], numbers: [1, 1, 1, 1, 1, 1, 0, 0, 1, 0] }
+  const time = (call: Call, state: 'now' | 'before', overrides: Partial<Record<ConstantName, number>> = {}): number => new Machine(gpu, state, overrides).costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)
+  for (const call of [stem, norm, weight]) assert.ok(time(call, 'now') < time(call, 'before') / 2)
+  // Each alone.
+  const was = constantsOf('before')
+  assert.ok(time(weight, 'now', { splitsFilled: 0 }) > 1.3 * time(weight, 'now'))
+  assert.ok(time(weight, 'now', { producerWeight: was.producerWeight }) > 1.3 * time(weight, 'now'))
+  assert.ok(time(norm, 'now', { mergeParts: 0, mergeTogether: 1, mergeLines: 8 }) > 10 * time(norm, 'now'))
+  assert.ok(time(stem, 'now', { unfolds: 0 }) > 2 * time(stem, 'now'))
+})
+
+test('tile 5 of a weight gradient lies on its side', () => {
+  const tile = tiles.find(({ id }) => id === 5)!
+  const time = (rows: number, columns: number): number => predict(architectures.sm_90!, { direction: 'backward weight', rows, columns, depth: 200_704 }, tile, 1).splits
+  // 64 rows fill it: 9 tiles of 128 columns, not 9 half empty ones of 64 beside each other.
+  assert.is(time(64, 1152), splitsOf(200_704, 9, 132, 64, 64 * 1152).count)
+})
+
+test('tables that say they are of the model are what it says now', () => {
+  for (const file of readdirSync(dirname(tuningFile('x')))) {
+    const table = JSON.parse(readFileSync(tuningFile(basename(file, '.json')), 'utf8')) as TuningTable
+    if (table.how !== 'model') continue
+    const { entries } = tune({ model: table.architecture, device: 'cpu', batch: 256 }, () => {})
+    assert.equal(table.entries, entries, `${file}: densecl bench tune --model ${table.architecture} makes another`)
+    for (const { product, wholeSlices } of convolutionCases(256)) {
+      const { tile } = table.entries.find((entry) => entry.direction === product.direction && entry.rows === product.rows && entry.columns === product.columns && entry.depth === product.depth)!
+      assert.ok(tilesFor(architectures[table.architecture]!, wholeSlices).some(({ id }) => id === tile))
+    }
+  }
+})
+
+test('bench step refuses what it does not know', () => {
+  const refused = (...args: string[]): string => {
+    const { code, err } = runCli(['bench', 'step', ...args])
+    assert.is(code, 2)
+    return err
+  }
+  assert.match(refused('epilog'), /no level epilog \(did you mean epilogue\?\)/)
+  assert.match(refused('full', 'epilogue'), /one level of fusion.*full epilogue/)
+  assert.match(refused('--kernels', 'later'), /--kernels is later: expected now or before/)
+  assert.match(refused('--batch', '0'), /--batch is 0/)
+})
+
+test.run()
