@@ -60,13 +60,13 @@ export const constants = {
   mergeCycles: { now: 530, unit: 'cycles', how: 'assumed', what: 'a load of statistics that the next step waits for: 360 from the second cache to 700 from memory' },
   mergeTogether: { now: 8, before: 1, unit: 'loads', how: 'counted', what: 'of statistics that a thread has on their way; before, a division and a branch stood between them' },
   mergeLines: { now: 32, before: 8, unit: 'rows', how: 'counted', what: 'that a block of 32 channels adds side by side' },
-  mergeSerial: { now: 16, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one launch does' },
+  mergeSerial: { now: 32, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one launch does' },
   mergeParts: { now: 64, before: 0, unit: 'blocks', how: 'counted', what: 'at most, that share the rows of 32 channels in a launch before the last; 0 for none' },
   mergeDown: { now: 700, unit: 'cycles', how: 'counted', what: 'sums of the lines of a block, 31 one behind another' },
   sumTogether: { now: 8, before: 16, unit: 'loads', how: 'counted', what: 'the same as mergeTogether for the sums of the backward pass' },
 
   poolTap: { now: 90, before: 110, unit: 'instructions a warp and tap', how: 'counted', what: 'maximum of 8 channels with its tap: 194 in the loop, less what a deferred norm needs; before, 254' },
-  poolNorm: { now: 80, unit: 'instructions a warp and tap', how: 'counted', what: 'scale, shift, ReLU and rounding of a deferred norm' },
+  poolNormed: { now: 45, before: 190, unit: 'instructions a warp and tap', how: 'counted', what: 'the same of a deferred norm: 89 in the loop of two taps, value and tap in one integer; before, scale, shift, ReLU and rounding on top' },
   poolUnit: { now: 370, unit: 'instructions a warp', how: 'counted', what: 'the same beside the taps: places by division, rows of the window' },
   poolBackward: { now: 430, before: 450, unit: 'instructions a warp', how: 'counted', what: 'its gradient, 8 channels of a pixel: 2.25 windows of 60, and places' },
 

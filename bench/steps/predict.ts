@@ -278,9 +278,9 @@ function infoNce(machine: Machine, call: Call): Cost[] {
 }
 
 function maxPool(machine: Machine, call: Call): Cost[] {
-  const { poolTap, poolUnit, poolNorm } = machine.constants
+  const { poolTap, poolUnit, poolNormed } = machine.constants
   const y = call.tensors[0]!
-  const taps = call.numbers[0]! * call.numbers[1]! * (poolTap + (call.tensors[3] === undefined ? 0 : poolNorm))
+  const taps = call.numbers[0]! * call.numbers[1]! * (call.tensors[3] === undefined ? poolTap : poolNormed)
   return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
 }
 

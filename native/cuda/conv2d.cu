@@ -27,7 +27,7 @@ struct ForwardJob {
 };
 
 template <class T, class Math, class Shape, bool kAligned, class Prologue>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) forwardKernel(ForwardJob<T, Prologue> job) {
+__global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, Prologue, Shape>) forwardKernel(ForwardJob<T, Prologue> job) {
   using Memory = GemmMemory<T, Shape, true, true, T>;
   Memory& memory = sharedMemory<Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;

@@ -64,9 +64,14 @@ bool aligned(int64_t channels) {
   return channels % Vector<T>::kLength == 0;
 }
 
-// Blocks that shall share a multiprocessor: two of the largest tile fit if they keep to 128 registers; tf32 and prologues need more.
-template <class T, class Prologue>
-constexpr int kBlocks = std::is_same_v<T, bf16> && Prologue::kPlain ? 2 : 1;
+// Blocks of bf16 on tensor cores that shall share a multiprocessor: two of the largest tile fit if they keep to 128 registers, three of the
+// next to 80, and as many warps of the smallest. Epilogues of input gradients, tf32, FMAs and prologues need more.
+template <class Math, class Prologue>
+constexpr bool kShares = std::is_same_v<Math, MathBf16> && Prologue::kPlain;
+template <class Math, class Prologue, class Shape>
+constexpr int kBlocks = !kShares<Math, Prologue> ? 1 : Shape::kM * Shape::kN >= 128 * 128 ? 2 : Shape::kThreads == 256 ? 3 : 6;
+template <class Math, class Prologue>
+constexpr int kInputBlocks = kShares<Math, Prologue> ? 2 : 1;
 
 // Kernels with prologues exist for whole vectors, and for bf16 on tensor cores and exact f32.
 template <class T, class Math, bool kAligned>

@@ -19,7 +19,7 @@ struct BackwardInputJob {
 };
 
 template <class T, class Math, class Shape, bool kAlignedDy, bool kAligned, class Prologue>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, Prologue>) backwardInputKernel(BackwardInputJob<T, Prologue> job) {
+__global__ void __launch_bounds__(Shape::kThreads, kInputBlocks<Math, Prologue>) backwardInputKernel(BackwardInputJob<T, Prologue> job) {
   using Memory = GemmMemory<T, Shape, true, false, T>;
   Memory& memory = sharedMemory<Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;
@@ -45,7 +45,7 @@ struct BackwardWeightJob {
 };
 
 template <class T, class Math, class Shape, bool kAlignedDy, bool kAlignedX, class PrologueA, class PrologueB>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, PrologueA>) backwardWeightKernel(BackwardWeightJob<T, PrologueA, PrologueB> job) {
+__global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, PrologueA, Shape>) backwardWeightKernel(BackwardWeightJob<T, PrologueA, PrologueB> job) {
   using Memory = GemmMemory<T, Shape, false, false, float>;
   Memory& memory = sharedMemory<Memory>();
   const int firstRow = static_cast<int>(blockIdx.x / job.columnTiles) * Shape::kM, firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, depth = job.x.depth();

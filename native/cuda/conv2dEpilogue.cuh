@@ -133,16 +133,6 @@ struct Epilogue {
   int classChunks, firstChunk, groupChunks;
 };
 
-// Four floats at a time.
-template <int kCount>
-DEVICE void loadFloats(float (&to)[kCount], const float* from) {
-#pragma unroll
-  for (int i = 0; i < kCount; i += 4) {
-    const auto part = load<float, 4>(from + i);
-    for (int e = 0; e < 4; ++e) to[i + e] = part.v[e];
-  }
-}
-
 // Stores the staged tile, with what the epilogue adds and masks, and its sums. A thread has one vector of channels, so their scale,
 // shift and mean stay in registers, and it sums there. Loads of Shape::kTogether rows are on their way before the first is stored.
 // kWhole: every row and column of the tile exists.

@@ -9,7 +9,7 @@
 
 namespace densecl::cuda {
 
-constexpr int kColumns = 32, kLines = 32, kSerial = 16;
+constexpr int kColumns = 32, kLines = 32, kSerial = 32;
 
 // What of a line is added: kSums planes as they are.
 template <int kCount>

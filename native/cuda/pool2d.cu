@@ -1,5 +1,7 @@
 // Pooling. A thread makes one output pixel of a vector of channels; backward gathers, so that nothing is added twice and the
 // order of additions is fixed.
+#include <climits>
+
 #include "device/norm.cuh"
 #include "device/vector.cuh"
 #include "ops.h"
@@ -121,6 +123,50 @@ __global__ void __launch_bounds__(kThreads) maxKernel(T* y, Index* index, const 
   }
 }
 
+// The same where x waits for a norm with ReLU, in bf16: a value and its tap are one integer, the value above, the tap below and counted
+// down, so that the larger value wins and the first of equals, in one instruction. Values are not negative, and NaN is above all.
+template <bool kIndex>
+__global__ void __launch_bounds__(kThreads) maxRectifiedKernel(bf16* y, uint8_t* index, const bf16* x, Pool pool, Deferred norm) {
+  constexpr int kWidth = Vector<bf16>::kLength;
+  const int vectors = pool.channels / kWidth;
+  FOR_UNITS(unit, pool.y.out * pool.x.out * vectors) {
+    const Place at(unit, pool.x.out, vectors, kWidth);
+    const Window rows = pool.y.window(at.i), columns = pool.x.window(at.j);
+    const int top = at.i * pool.y.stride - pool.y.padding, left = at.j * pool.x.stride - pool.x.padding;
+    const int64_t vector = at.image / norm.groupImages * pool.channels + at.channel;
+    float scale[kWidth], shift[kWidth];
+    loadFloats(scale, norm.scale + vector);
+    loadFloats(shift, norm.shift + vector);
+    int best[kWidth];
+    for (int k = 0; k < kWidth; ++k) best[k] = INT_MIN;
+    for (int i = rows.begin; i < rows.end; ++i) {
+      const bf16* line = x + ((at.image * pool.y.in + i) * pool.x.in + columns.begin) * pool.channels + at.channel;
+      unsigned below = static_cast<unsigned>(255 - ((i - top) * pool.x.kernel + columns.begin - left));
+      for (int j = columns.begin; j < columns.end; ++j, --below, line += pool.channels) {
+        float values[kWidth];
+        unpack(values, loadWords(line));
+#pragma unroll
+        for (int k = 0; k < kWidth; k += 2) {
+          const uint32_t pair = packRectified(fmaf(values[k], scale[k], shift[k]), fmaf(values[k + 1], scale[k + 1], shift[k + 1]));
+          const int low = static_cast<int>(pair << 16 | below), high = static_cast<int>((pair & 0xffff0000u) | below);
+          best[k] = low > best[k] ? low : best[k];
+          best[k + 1] = high > best[k + 1] ? high : best[k + 1];
+        }
+      }
+    }
+    const int64_t out = ((at.image * pool.y.out + at.i) * pool.x.out + at.j) * pool.channels + at.channel;
+    Words<bf16> words;
+#pragma unroll
+    for (int k = 0; k < kWidth; k += 2) words.v[k / 2] = static_cast<uint32_t>(best[k]) >> 16 | (static_cast<uint32_t>(best[k + 1]) & 0xffff0000u);
+    storeWords(y + out, words);
+    if constexpr (kIndex) {
+      Elements<uint8_t, kWidth> taps;
+      for (int k = 0; k < kWidth; ++k) taps.v[k] = static_cast<uint8_t>(255 - (best[k] & 255));
+      store(index + out, taps);
+    }
+  }
+}
+
 template <class T, int kWidth, class Index>
 __global__ void __launch_bounds__(kThreads) maxBackwardKernel(T* dx, const T* dy, const Index* index, Pool pool) {
   const int vectors = pool.channels / kWidth;
@@ -206,6 +252,9 @@ void maxPool2d(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
+    if constexpr (std::is_same_v<T, bf16> && kWidth > 1)
+      if (norm.scale != nullptr && norm.relu && pool.y.kernel * pool.x.kernel <= 256 && (index == nullptr || index->dtype == DType::u8))
+        return launch(call, index == nullptr ? maxRectifiedKernel<false> : maxRectifiedKernel<true>, gridFor(call, y, kWidth), kThreads, 0, y.data<bf16>(), optionalData<uint8_t>(index), x.data<bf16>(), pool, norm);
     dispatchIndex(index, [&](auto tap) {
       using Index = decltype(tap);
       launch(call, maxKernel<T, kWidth, Index>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), optionalData<Index>(index), x.data<T>(), pool, norm);

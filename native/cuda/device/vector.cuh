@@ -34,6 +34,16 @@ DEVICE void store(T* at, const Elements<T, kWidth>& value) {
   *reinterpret_cast<Elements<T, kWidth>*>(at) = value;
 }
 
+// Four floats at a time.
+template <int kCount>
+DEVICE void loadFloats(float (&to)[kCount], const float* from) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const auto part = load<float, 4>(from + i);
+    for (int e = 0; e < 4; ++e) to[i + e] = part.v[e];
+  }
+}
+
 // 16 bytes as words, for values that are moved, or become floats and are rounded back as a whole: elements of 16 bits would be taken
 // apart and put together one by one.
 template <class T>
@@ -80,6 +90,17 @@ DEVICE uint32_t packPair(float low, float high) {
   return word;
 #else
   return static_cast<uint32_t>(bf16(low).bits) | static_cast<uint32_t>(bf16(high).bits) << 16;
+#endif
+}
+
+// The same behind a ReLU; NaN stays NaN.
+DEVICE uint32_t packRectified(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t word;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
+  return packPair(low < 0 ? 0.0f : low, high < 0 ? 0.0f : high);
 #endif
 }
 
