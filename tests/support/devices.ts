@@ -37,7 +37,7 @@ export function sanitized(root: string): Record<string, string> {
     DENSECL_TEST_DEVICE: 'simt',
     DENSECL_ADDON: join(root, 'build-simt-asan', 'Release', 'densecl.node'),
     LD_PRELOAD: library,
-    ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1',
+    ASAN_OPTIONS: 'allocator_may_return_null=1:detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1',
   }
 }
 
