@@ -33,8 +33,11 @@ try {
 } catch {
   leave(`the ${form} addon is not built: cmake-js is not installed.`, 'Run: npm install')
 }
-const args = [cli, 'compile', '-O', chosen.folder, `--CD${chosen.define}=ON`, ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []), ...(process.env.DENSECL_ARCHITECTURES ? [`--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES}`] : [])]
-const result = spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
+// A folder that is configured already is configured again: it may be for other architectures now.
+const define = [`--CD${chosen.define}=ON`, ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []), `--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES || 'default'}`]
+const run = (command) => spawnSync(process.execPath, [cli, command, '-O', chosen.folder, ...define], { cwd: root, encoding: 'utf8' })
+const configured = run('configure')
+const result = configured.status === 0 ? run('compile') : configured
 const output = `${result.stdout}\n${result.stderr}`
 if (result.status !== 0) {
   const lines = output.split('\n').filter((line) => /error|fatal|CMake Error/i.test(line)).slice(0, 8)
