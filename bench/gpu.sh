@@ -2,7 +2,7 @@
 # What needs a GPU, in stages of at most 8 minutes, the most valuable first, for a machine with neither Node, git, xz nor network.
 #
 #   where Node is:  npm run build && DENSECL_ARCHITECTURES=90a-real npm run build:cuda        the GPU's own: five architectures are larger
-#                   node scripts/bundle.mjs .gpu/densecl.tar.gz --tests                       about 45 MiB; .tar.xz about 33 (Python opens it where xz is not)
+#                   node scripts/bundle.mjs .gpu/densecl.tar.xz --tests                       34 MiB (Python opens it where xz is not); .tar.gz 48
 #                   class folders of real images as .gpu/images/{train,val}                   100 + 25 a class of imagenette at 224 px: 16 MB;
 #                                                                                             for study a VOC tree with masks as .gpu/segmentation
 #   on the GPU:     bash bench/gpu.sh [stage ...]      stages by number or word; without one, 1 to 7 until $BUDGET seconds (1700) have passed
@@ -89,7 +89,7 @@ archive=
 for name in densecl.tar.gz densecl.tar.xz densecl.tar; do
   if [ -f "$kit/$name" ] && { [ -z "$archive" ] || [ "$kit/$name" -nt "$archive" ]; }; then archive=$kit/$name; fi
 done
-[ -n "$archive" ] || leave "there is no bundle in $kit" "expected densecl.tar.gz, densecl.tar.xz or densecl.tar; node scripts/bundle.mjs .gpu/densecl.tar.gz --tests makes it"
+[ -n "$archive" ] || leave "there is no bundle in $kit" "expected densecl.tar.gz, densecl.tar.xz or densecl.tar; node scripts/bundle.mjs .gpu/densecl.tar.xz --tests makes it"
 sum=$(cksum <"$archive")
 if [ "$(cat "$work/unpacked" 2>/dev/null)" != "$sum" ]; then
   rm -rf "$home"

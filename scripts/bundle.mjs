@@ -79,6 +79,7 @@ try {
   writeFileSync(join(home, 'densecl'), '#!/bin/sh\nhere=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\nexec "$here/bin/node" "$here/dist/src/cli/main.js" "$@"\n')
   chmodSync(join(home, 'densecl'), 0o755)
   writeFileSync(join(home, 'COMMIT'), `${commit()}\n`)
+  mkdirSync(dirname(target), { recursive: true })
   rmSync(target, { force: true })
   run('tar', ['-C', stage, packing, target, 'densecl'], { env: { ...process.env, XZ_OPT: '-6 -T0' } })
   console.log(`${target}: ${(statSync(target).size / 2 ** 20).toFixed(1)} MiB, with ${addon}`)
