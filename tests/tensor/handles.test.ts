@@ -118,8 +118,10 @@ test('a worker thread has handles of its own and refuses ours', async () => {
     try { native.dispose(workerData.handle) } catch (error) { code = error.code }
     parentPort.postMessage({ code, live: native.memory().handles, mine })`
   const worker = new Worker(source, { eval: true, workerData: { addon: addonPath, handle: x.handle } })
+  // Listened for before the message comes: on a busy machine both are there at once.
+  const exited = new Promise((resolve) => worker.once('exit', resolve))
   const result = await new Promise<{ code: string; live: number; mine: number }>((resolve, reject) => worker.once('message', resolve).once('error', reject))
-  await new Promise((resolve) => worker.once('exit', resolve))
+  await exited
   assert.is(result.code, 'FOREIGN_HANDLE')
   assert.is(result.live, 1)
   throwsError(() => native.dispose(result.mine), 'FOREIGN_HANDLE')
