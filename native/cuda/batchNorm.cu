@@ -74,47 +74,34 @@ struct FinishJob {
 // groups. `lines` are the moments, or sums of parts of them.
 template <class Lines>
 __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job, Lines lines) {
-  float* buffer = &sharedMemory<float>();
   const FinishPlace at;
-  const int channels = job.moments.channels, together = at.lines / job.share;  // groups that the block takes at a time
-  const bool exists = at.channel < channels;
+  const int channels = job.moments.channels;
   const float rows = static_cast<float>(job.groupRows), whole = static_cast<float>(job.chunkRows), tail = static_cast<float>(job.groupRows - job.moments.perGroup * job.chunkRows);
-  float meanSum = 0, varSum = 0;
-  for (int first = 0; first < job.groups; first += together) {
-    const int group = first + at.line / job.share;
-    const bool takes = exists && group < job.groups && at.line / job.share < together;
-    float sums[3] = {};
-    if (takes) addLines(sums, lines, group, at.channel, at.line % job.share, job.share);
-    addDown(sums, buffer, at, job.share);
-    float groupMean = 0, groupVar = 0;
-    if (takes && at.line % job.share == 0) {
-      const float base = *job.moments.at(group, 0, at.channel);
-      float d = whole * sums[0], square = whole * sums[1], m2 = sums[2];
-      if (tail > 0) {
-        const float* in = job.moments.at(group, job.moments.perGroup, at.channel);
-        d = fmaf(tail, in[0] - base, d);
-        square = fmaf(tail * (in[0] - base), in[0] - base, square);
-        m2 += in[channels];
-      }
-      groupMean = base + d / rows;
-      m2 += fmaxf(fmaf(-d, d / rows, square), 0.0f);
-      const int to = group * channels + at.channel;
-      const float inverse = 1.0f / sqrtf(m2 / rows + job.eps), scale = job.gamma[at.channel] * inverse;
-      job.mean[to] = groupMean;
-      job.invstd[to] = inverse;
-      job.scale[to] = scale;
-      job.shift[to] = fmaf(-groupMean, scale, job.beta[at.channel]);
-      groupVar = m2 / (rows > 1 ? rows - 1 : 1);
+  float totals[2] = {};  // of mean and variance
+  finishGroups(at, lines, job.groups, job.share, &sharedMemory<float>(), totals, [&](int group, const float (&sums)[3], float (&both)[2]) {
+    const float base = *job.moments.at(group, 0, at.channel);
+    float d = whole * sums[0], square = whole * sums[1], m2 = sums[2];
+    if (tail > 0) {
+      const float* in = job.moments.at(group, job.moments.perGroup, at.channel);
+      d = fmaf(tail, in[0] - base, d);
+      square = fmaf(tail * (in[0] - base), in[0] - base, square);
+      m2 += in[channels];
     }
-    float both[2] = {groupMean, groupVar};
-    addDown(both, buffer, at, at.lines);
-    meanSum += both[0];
-    varSum += both[1];
-  }
-  if (at.line != 0 || !exists) return;
+    const float mean = base + d / rows;
+    m2 += fmaxf(fmaf(-d, d / rows, square), 0.0f);
+    const int to = group * channels + at.channel;
+    const float inverse = 1.0f / sqrtf(m2 / rows + job.eps), scale = job.gamma[at.channel] * inverse;
+    job.mean[to] = mean;
+    job.invstd[to] = inverse;
+    job.scale[to] = scale;
+    job.shift[to] = fmaf(-mean, scale, job.beta[at.channel]);
+    both[0] = mean;
+    both[1] = m2 / (rows > 1 ? rows - 1 : 1);
+  });
+  if (at.line != 0 || at.channel >= channels) return;
   const float count = static_cast<float>(job.groups);
-  job.runningMean[at.channel] = (1 - job.momentum) * job.runningMean[at.channel] + job.momentum * (meanSum / count);
-  job.runningVar[at.channel] = (1 - job.momentum) * job.runningVar[at.channel] + job.momentum * (varSum / count);
+  job.runningMean[at.channel] = (1 - job.momentum) * job.runningMean[at.channel] + job.momentum * (totals[0] / count);
+  job.runningVar[at.channel] = (1 - job.momentum) * job.runningVar[at.channel] + job.momentum * (totals[1] / count);
 }
 
 // Scale and shift of running statistics.

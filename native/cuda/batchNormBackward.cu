@@ -104,34 +104,21 @@ struct FinishBackwardJob {
 
 // dgamma, dbeta, and for each group the vectors a, b, c of dx = a dz + (b (x - mean) + c): coefficients [3, G, C].
 __global__ void __launch_bounds__(kColumns* kLines) finishBackwardKernel(FinishBackwardJob job, Planes<2> lines) {
-  float* buffer = &sharedMemory<float>();
   const FinishPlace at;
-  const int together = at.lines / job.share;  // groups that the block takes at a time
-  const bool exists = at.channel < job.channels;
-  float gammaSum = 0, betaSum = 0;
-  for (int first = 0; first < job.groups; first += together) {
-    const int group = first + at.line / job.share;
-    const bool takes = exists && group < job.groups && at.line / job.share < together;
-    float sums[2] = {};
-    if (takes) addLines(sums, lines, group, at.channel, at.line % job.share, job.share);
-    addDown(sums, buffer, at, job.share);
-    float both[2] = {};
-    if (takes && at.line % job.share == 0) {
-      const int to = group * job.channels + at.channel, plane = job.groups * job.channels;
-      const float inverse = job.invstd[to], scale = job.gamma[at.channel] * inverse, rows = static_cast<float>(job.groupRows);
-      both[0] = sums[1] * inverse;
-      both[1] = sums[0];
-      job.coefficients[to] = scale;
-      job.coefficients[plane + to] = job.train ? -scale * inverse * inverse * sums[1] / rows : 0;
-      job.coefficients[2 * plane + to] = job.train ? -scale * sums[0] / rows : 0;
-    }
-    addDown(both, buffer, at, at.lines);
-    gammaSum += both[0];
-    betaSum += both[1];
-  }
-  if (at.line != 0 || !exists) return;
-  job.dgamma[at.channel] = gammaSum;
-  job.dbeta[at.channel] = betaSum;
+  const int plane = job.groups * job.channels;
+  float totals[2] = {};  // dgamma and dbeta
+  finishGroups(at, lines, job.groups, job.share, &sharedMemory<float>(), totals, [&](int group, const float (&sums)[2], float (&both)[2]) {
+    const int to = group * job.channels + at.channel;
+    const float inverse = job.invstd[to], scale = job.gamma[at.channel] * inverse, rows = static_cast<float>(job.groupRows);
+    both[0] = sums[1] * inverse;
+    both[1] = sums[0];
+    job.coefficients[to] = scale;
+    job.coefficients[plane + to] = job.train ? -scale * inverse * inverse * sums[1] / rows : 0;
+    job.coefficients[2 * plane + to] = job.train ? -scale * sums[0] / rows : 0;
+  });
+  if (at.line != 0 || at.channel >= job.channels) return;
+  job.dgamma[at.channel] = totals[0];
+  job.dbeta[at.channel] = totals[1];
 }
 
 template <class T, int kWidth>

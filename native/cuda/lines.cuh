@@ -55,6 +55,24 @@ DEVICE void addDown(float (&sums)[kSums], float* buffer, const FinishPlace& at, 
     for (int i = 0; i < kSums; ++i) sums[i] += buffer[i * kLines * kColumns + static_cast<int>(threadIdx.x) + l * kColumns];
 }
 
+// The sums of the lines of each group, `share` lines of the block to a group and as many groups at a time as that leaves room for.
+// finish(group, sums, both) is called by one thread a channel and group; what it leaves in `both` is added over the groups, in their order,
+// to `totals` of the block's first line.
+template <class Lines, class Finish>
+DEVICE void finishGroups(const FinishPlace& at, Lines& lines, int groups, int share, float* buffer, float (&totals)[2], Finish finish) {
+  const int own = at.line / share, together = at.lines / share;
+  for (int first = 0; first < groups; first += together) {
+    const bool takes = at.channel < lines.channels && first + own < groups && own < together;
+    float sums[Lines::kSums] = {}, both[2] = {};
+    if (takes) addLines(sums, lines, first + own, at.channel, at.line % share, share);
+    addDown(sums, buffer, at, share);
+    if (takes && at.line % share == 0) finish(first + own, sums, both);
+    addDown(both, buffer, at, at.lines);
+    totals[0] += both[0];
+    totals[1] += both[1];
+  }
+}
+
 // sums [groups, parts, kSums, channels]; blockIdx: channels, part, group
 template <class Lines>
 __global__ void __launch_bounds__(kColumns* kLines) addLinesKernel(Lines lines, float* out) {

@@ -1,5 +1,5 @@
 // Runs CUDA kernels on the host, thread by thread: what a .cu file of native/cuda sees instead of the CUDA headers.
-// Each thread of a block is a fiber; __syncthreads and warp operations are the points where fibers meet. See docs/simt.md.
+// Each thread of a block is a fiber; __syncthreads and warp operations are the points where fibers meet. See docs/cuda.md.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -33,7 +33,7 @@ struct ColumnSums {
     }
   };
   Line parts[Threads::kChunks][kWarps][2];
-  Line shift[Threads::kChunks];  // of columnMoments
+  Line shift[Threads::kChunks];  // of the chunk's values, where they are summed about one
 
   DEVICE void put(int chunk, float (&first)[kVector], float (&second)[kVector]) {
 #pragma unroll
