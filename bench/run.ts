@@ -13,10 +13,10 @@ import sharp from 'sharp'
 
 import { mocoV2Augmentation, pixelTensor, randomView, renderView } from '../src/data/augment.js'
 import { decode } from '../src/data/decode.js'
-import { Random } from '../src/nn/random.js'
+import { Random } from '../src/tensor/random.js'
 import { native, packageRoot } from '../src/tensor/native.js'
 import { scope, Tensor } from '../src/tensor/tensor.js'
-import { appendRow, environmentRow, median, writeResult } from './result.js'
+import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
 const usage = 'bench [steps] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
 function refuse(problem: string): never {

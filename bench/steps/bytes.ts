@@ -1,10 +1,10 @@
 /**
  * The bytes that a step's ops pass through device memory at each level of fusion, counted on the calls of a step that is not
- * computed (bench/steps/calls.ts). Usage: bytes.js [file]
+ * computed (src/bench/step/calls.ts). Usage: bytes.js [file]
  */
 import type { FusionLevel } from '../../src/ops/fusion.js'
-import { environmentRow, writeResult } from '../result.js'
-import { bytesOf, stepCalls } from './calls.js'
+import { environmentRow, writeResult } from '../../src/bench/result.js'
+import { bytesOf, stepCalls } from '../../src/bench/step/calls.js'
 
 const wanted = 256
 

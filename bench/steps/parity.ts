@@ -11,11 +11,11 @@ import { openSource } from '../../src/data/sources.js'
 import { stepsPerEpoch } from '../../src/data/sampler.js'
 import { knnAccuracy } from '../../src/eval/knn.js'
 import { packageRoot } from '../../src/tensor/native.js'
-import { configKey, parseValue, resolveConfig } from '../../src/train/config.js'
+import { configKey, parseValue, resolveConfig } from '../../src/run/config.js'
 import { pretrain } from '../../src/train/pretrain.js'
-import { readMetrics } from '../../src/train/runLog.js'
+import { readMetrics } from '../../src/run/runLog.js'
 import { importBackbone } from '../../src/weights/import.js'
-import { environmentRow, writeResult } from '../result.js'
+import { environmentRow, writeResult } from '../../src/bench/result.js'
 
 const [resultPath, ...settings] = process.argv.slice(2)
 if (resultPath === undefined) throw new Error('usage: parity.js RESULT.json key=value...')

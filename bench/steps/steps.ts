@@ -1,8 +1,8 @@
 /** DenseCL steps on random input: what densecl.js times and profile.js takes apart. */
 import { parseArgs } from 'node:util'
 
-import { DenseCL } from '../../src/densecl/model.js'
-import { Random } from '../../src/nn/random.js'
+import { DenseCL } from '../../src/methods/densecl/model.js'
+import { Random } from '../../src/tensor/random.js'
 import type { ResNetDepth } from '../../src/nn/resnet.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { Sgd } from '../../src/optim/sgd.js'
@@ -10,8 +10,8 @@ import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
-import { appendRow, median } from '../result.js'
-import { normal } from '../ops/pool.js'
+import { appendRow, median } from '../../src/bench/result.js'
+import { normal } from '../../src/bench/pool.js'
 
 const names = ['depth', 'base', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion', 'rows'] as const
 const fusionLevels: readonly FusionLevel[] = ['pointwise', 'epilogue', 'full']

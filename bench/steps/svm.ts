@@ -4,12 +4,12 @@
  */
 import { protocolCosts } from '../../src/eval/svm.js'
 import { evaluateSvm, vocFeatures } from '../../src/eval/voc07.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { linear } from '../../src/ops/linear.js'
 import { relu } from '../../src/ops/elementwise.js'
 import { native } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
-import { environmentRow, writeResult } from '../result.js'
+import { environmentRow, writeResult } from '../../src/bench/result.js'
 
 const [examples, tests, dim, rank, classes] = [5011, 4952, 9216, 300, 20]
 const random = new Random(1)

@@ -2,12 +2,12 @@
  * Writes the batches of a run to standard output for a peer to train on: for each step, the key order (int32), then the two
  * views (f32, NHWC), exactly those that `densecl pretrain` with this configuration sees. Usage: views.js key=value...
  */
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { Loader } from '../../src/data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
 import { native } from '../../src/tensor/native.js'
-import { configKey, parseValue, resolveConfig } from '../../src/train/config.js'
+import { configKey, parseValue, resolveConfig } from '../../src/run/config.js'
 
 native.setThreads(1)
 const config = resolveConfig(

@@ -7,10 +7,10 @@
 namespace densecl {
 
 #if defined(DENSECL_SIMT)
-Device& simtDevice();  // native/simt/device.cpp
+Device& simtDevice();  // native/simt/backend.cpp
 #endif
 #if defined(DENSECL_CUDA)
-int cudaDeviceCount(std::string* why);  // native/cuda/device.cpp; never throws
+int cudaDeviceCount(std::string* why);  // native/cuda/backend.cu; never throws
 Device& cudaDevice(int index);
 std::string cudaBuildText();
 #endif

@@ -2,7 +2,7 @@
 // native/cpu/augment.cpp in the same order, in as few passes over the view as its means allow: crop, resize and the colour
 // adjustments up to the first contrast (whose mean it sums on the way), the rest, and the blur. Planes between passes are
 // scratch memory of the block.
-#include "device/reduce.cuh"
+#include "kernel/reduce.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -3,9 +3,9 @@
 #pragma once
 #include <algorithm>
 
-#include "device/norm.cuh"
-#include "device/reduce.cuh"
-#include "device/vector.cuh"
+#include "kernel/norm.cuh"
+#include "kernel/reduce.cuh"
+#include "kernel/vector.cuh"
 #include "lines.cuh"
 #include "runtime.h"
 

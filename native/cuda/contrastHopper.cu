@@ -2,7 +2,7 @@
 // A tile serves as keys of the first product and as values of the second, whose left operand, the probabilities, stays in registers
 // (J. Shah et al., FlashAttention-3, arXiv:2407.08608). While one warpgroup computes exponentials the other multiplies.
 #include "contrast.cuh"
-#include "device/warpgroup.cuh"
+#include "kernel/warpgroup.cuh"
 #include "tensorMap.h"
 
 namespace densecl::cuda {

@@ -109,7 +109,7 @@ Gather<T> forwardGather(const Geometry& g, const T* x) {
 }
 
 // The pixels of a weight gradient, split among blocks: a block works off tiles x splits items of equal length, so a count that is a
-// little over a multiple of the blocks leaves most of them idle in the last wave. bench/ops/model.ts knows the rule too.
+// little over a multiple of the blocks leaves most of them idle in the last wave. src/bench/model.ts knows the rule too.
 struct Splits {
   int64_t share = 0, count = 0;  // pixels of a split, a multiple of the slice
 

@@ -1,9 +1,9 @@
 // What convolutions do with a finished tile, staged in shared memory: bias, store, statistics for the batch norm that follows, and
 // for input gradients what their consumer left to do.
 #pragma once
-#include "device/gemm.cuh"
-#include "device/norm.cuh"
-#include "device/tile.cuh"
+#include "kernel/gemm.cuh"
+#include "kernel/norm.cuh"
+#include "kernel/tile.cuh"
 
 namespace densecl::cuda {
 

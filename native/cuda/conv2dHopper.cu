@@ -4,7 +4,7 @@
 #include "conv2dHopper.h"
 
 #include "conv2dEpilogue.cuh"
-#include "device/warpgroup.cuh"
+#include "kernel/warpgroup.cuh"
 #include "tensorMap.h"
 
 namespace densecl::cuda {

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "../core/random.h"
-#include "device/vector.cuh"
+#include "kernel/vector.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -4,7 +4,7 @@
 #pragma once
 #include <algorithm>
 
-#include "device/vector.cuh"
+#include "kernel/vector.cuh"
 #include "runtime.h"
 
 namespace densecl::cuda {

@@ -7,8 +7,8 @@
 #include <type_traits>
 
 #include "contrast.cuh"
-#include "device/gemm.cuh"
-#include "device/reduce.cuh"
+#include "kernel/gemm.cuh"
+#include "kernel/reduce.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -1,6 +1,6 @@
 // Updates of many tensors in one kernel, and the queue. A launch takes as many tensors as fit into its arguments: a table in
 // device memory would have to be uploaded first.
-#include "device/platform.cuh"
+#include "kernel/platform.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -2,8 +2,8 @@
 // order of additions is fixed.
 #include <climits>
 
-#include "device/norm.cuh"
-#include "device/vector.cuh"
+#include "kernel/norm.cuh"
+#include "kernel/vector.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -1,5 +1,5 @@
 // Bilinear resize without antialiasing. Backward gathers: an input pixel adds what the outputs that read it send back.
-#include "device/vector.cuh"
+#include "kernel/vector.cuh"
 #include "ops.h"
 #include "runtime.h"
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <type_traits>
 
-#include "device/vector.cuh"
+#include "kernel/vector.cuh"
 #include "kernelDevice.h"
 
 namespace densecl::cuda {

@@ -1,8 +1,8 @@
 // L2 normalisation, dense matching and row gathers.
 #include <type_traits>
 
-#include "device/gemm.cuh"
-#include "device/reduce.cuh"
+#include "kernel/gemm.cuh"
+#include "kernel/reduce.cuh"
 #include "ops.h"
 #include "runtime.h"
 

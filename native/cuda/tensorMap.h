@@ -2,7 +2,7 @@
 #pragma once
 #include <initializer_list>
 
-#include "device/hopper.cuh"
+#include "kernel/hopper.cuh"
 #include "runtime.h"
 
 namespace densecl::cuda {

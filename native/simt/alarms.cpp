@@ -2,8 +2,8 @@
 // without it, which must pass.
 #include "alarms.h"
 
-#include "../cuda/device/async.cuh"
-#include "../cuda/device/vector.cuh"
+#include "../cuda/kernel/async.cuh"
+#include "../cuda/kernel/vector.cuh"
 #include "../cuda/tensorMap.h"
 #include "../cuda/runtime.h"
 

@@ -1,4 +1,4 @@
-// The host bodies of native/cuda/device/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Products
+// The host bodies of native/cuda/kernel/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Products
 // happen as late as the program allows, when their group is waited for, and so do copies: when somebody waits for their barrier, or
 // at once for some of them where threads are shuffled. What is read or overwritten too early then shows.
 #pragma once

@@ -2,9 +2,9 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 
-import { codeArchitectures, compile, mentioned, nvccVersion, sourceFiles } from '../../bench/code/compile.js'
-import { type CodeTable, compareTables, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../../bench/code/table.js'
-import { environmentRow } from '../../bench/result.js'
+import { codeArchitectures, compile, mentioned, nvccVersion, sourceFiles } from '../bench/code/compile.js'
+import { type CodeTable, compareTables, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../bench/code/table.js'
+import { environmentRow } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
 
 interface CodeOptions {

@@ -3,15 +3,15 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
-import { constants, type KernelState } from '../../bench/ops/constants.js'
-import { gpus } from '../../bench/ops/model.js'
-import { environmentRow, writeResult } from '../../bench/result.js'
-import { stepCalls } from '../../bench/steps/calls.js'
-import { type Cost, Machine, stepTimes } from '../../bench/steps/predict.js'
+import { constants, type KernelState } from '../bench/constants.js'
+import { gpus } from '../bench/model.js'
+import { environmentRow, writeResult } from '../bench/result.js'
+import { stepCalls } from '../bench/step/calls.js'
+import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { fail } from '../tensor/errors.js'
 import { native, packageRoot } from '../tensor/native.js'
-import { nearest } from '../train/config.js'
+import { nearest } from '../run/config.js'
 
 const levels: readonly string[] = ['pointwise', 'epilogue', 'full'] satisfies FusionLevel[]
 

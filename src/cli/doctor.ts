@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
-import { broken, checkDevice, describeReport, type PartReport } from '../device/check.js'
-import { secondsPerPart, trustOf } from '../device/trust.js'
-import { keepVerdict } from '../device/verdict.js'
+import { broken, checkDevice, describeReport, type PartReport } from '../selftest/check.js'
+import { secondsPerPart, trustOf } from '../selftest/trust.js'
+import { keepVerdict } from '../selftest/verdict.js'
 import { decoders } from '../data/decode.js'
 import { addonPath, native, packageVersion, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'

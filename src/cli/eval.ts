@@ -1,10 +1,10 @@
 /** `densecl eval ...`: the commands, and what they share. */
 import type { Command } from 'commander'
 
-import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../eval/results.js'
+import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
 import type { ResNet, ResNetOptions } from '../nn/resnet.js'
 import { convolution } from '../ops/conv2d.js'
-import { useDevice } from '../device/trust.js'
+import { useDevice } from '../selftest/trust.js'
 import { native } from '../tensor/native.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone } from '../weights/import.js'

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
-import { percent } from '../eval/results.js'
+import { percent } from '../run/results.js'
 import { disposeState } from '../nn/module.js'
 import { examples, numberFlag } from './command.js'
 import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'

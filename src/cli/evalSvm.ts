@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 
 import { openVocClassification } from '../data/voc.js'
 import { type FeatureName, featureNames } from '../eval/features.js'
-import { percent } from '../eval/results.js'
+import { percent } from '../run/results.js'
 import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
 import { disposeState } from '../nn/module.js'

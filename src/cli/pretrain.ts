@@ -1,7 +1,7 @@
 import { Option } from 'commander'
 
-import { preset, presets } from '../presets/index.js'
-import { camelCase, configKeys, defaults, kebabCase, nearest, options, parseValue, readConfigFile, resolveConfig, type Setting } from '../train/config.js'
+import { preset, presets } from '../run/presets.js'
+import { camelCase, configKeys, defaults, kebabCase, nearest, options, parseValue, readConfigFile, resolveConfig, type Setting } from '../run/config.js'
 import { pretrain } from '../train/pretrain.js'
 import { fail } from '../tensor/errors.js'
 import { examples, type Register } from './command.js'

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { embedPictures, page, pageBody } from '../report/page.js'
 import { viewRun } from '../report/runView.js'
 import { fail } from '../tensor/errors.js'
-import { writeTextAtomic } from '../weights/atomic.js'
+import { writeTextAtomic } from '../files/atomic.js'
 import { examples, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {

@@ -1,12 +1,12 @@
 import { join } from 'node:path'
 
-import { saveResult, tableText } from '../eval/results.js'
-import { methodNames, methods, runStudy, studySizes, summarise } from '../eval/study.js'
-import { intervalPlot } from '../report/intervals.js'
+import { saveResult, tableText } from '../run/results.js'
+import { methodNames, methods, runStudy, studySizes, summarise } from '../study/study.js'
+import { intervalPlot } from '../study/intervals.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
-import { nearest, parseValue } from '../train/config.js'
+import { nearest, parseValue } from '../run/config.js'
 import { examples, numberFlag, type Register } from './command.js'
 import { interruption } from './eval.js'
 

@@ -2,7 +2,7 @@
  * The augmentation of MoCo v2 and DenseCL (densecl-spec 2.2): the random parameters of a view, drawn here from a stream of
  * the image and epoch, and the pixels, computed by one native function (native/cpu/augment.cpp).
  */
-import type { Random } from '../nn/random.js'
+import type { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, scope, Tensor } from '../tensor/tensor.js'

@@ -2,7 +2,7 @@
  * What becomes of an image on its way into a network: the transforms of pre-training and of each benchmark (densecl-spec 2.2 and 4),
  * as functions of its pixels and a random stream.
  */
-import type { Random } from '../nn/random.js'
+import type { Random } from '../tensor/random.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { type AugmentOptions, imagenetDeviation, mocoV2Augmentation, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from './augment.js'

@@ -1,4 +1,4 @@
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 
 /** Order of the images in an epoch: a function of seed and epoch alone, so that a run can continue anywhere. */
 export function epochOrder(seed: number, epoch: number, count: number): Int32Array {

@@ -3,7 +3,7 @@
  * can be tried without a download. The class of an image is the texture of its object and that of its ground; shapes, colours,
  * sizes and places are random, so colour histograms tell nothing of it.
  */
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import type { Pixels } from './decode.js'
 
 export const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const

@@ -2,7 +2,7 @@
  * A training sample of segmentation (densecl-spec 4.10): random scale, random crop of which no class may fill too much, flip,
  * photometric distortion, normalisation, padding - of an image and its mask together.
  */
-import type { Random } from '../nn/random.js'
+import type { Random } from '../tensor/random.js'
 import { imagenetDeviation, imagenetMean } from './augment.js'
 import type { Pixels } from './decode.js'
 import { ignoredLabel, type Mask } from './masks.js'

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'

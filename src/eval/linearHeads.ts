@@ -1,7 +1,7 @@
 /** Classifiers on frozen features: a batch norm without weights where the protocol has one, and a linear layer each. */
 import { Linear, type NormMode } from '../nn/layers.js'
 import { disposeState } from '../nn/module.js'
-import type { Random } from '../nn/random.js'
+import type { Random } from '../tensor/random.js'
 import { batchNorm } from '../ops/batchNorm.js'
 import { add, reshape } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'

@@ -1,7 +1,7 @@
 /** The VOC07 benchmarks of frozen features: linear SVMs on all images, and on a few of each class (densecl-spec 4.2, 4.3). */
 import type { LabelledSplit } from '../data/voc.js'
 import type { ResNet } from '../nn/resnet.js'
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { averagePrecision } from './averagePrecision.js'

@@ -4,7 +4,7 @@ import { linear } from '../ops/linear.js'
 import { onEveryRun } from '../tensor/graph.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import { emptyState, type State } from './module.js'
-import type { Random } from './random.js'
+import type { Random } from '../tensor/random.js'
 
 /**
  * How weights are drawn (densecl-spec 1.7). `original`: Kaiming normal by fan-in for convolutions of the backbone and linear

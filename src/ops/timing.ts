@@ -1,5 +1,5 @@
 /** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { native, runNative } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'

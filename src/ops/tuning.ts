@@ -1,7 +1,7 @@
 /**
  * Which kernel a convolution takes: what a run has timed for its own shapes where it has (src/train/tuner.ts), else the tile that
  * the table of the architecture has, in src/ops/tuning, which `densecl bench tune` writes from times on a GPU or from the model of
- * bench/ops/model.ts, else the kernels' own rule.
+ * src/bench/model.ts, else the kernels' own rule.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,7 +1,7 @@
 /** Samples of the augmentation of a run: each image, and pairs of views of it as they are trained on. */
 import { type AugmentOptions, pixelTensor, randomView, renderView, wholeImage } from '../data/augment.js'
 import type { Pixels } from '../data/decode.js'
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { pngUrl } from './svg.js'
 

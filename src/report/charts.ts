@@ -1,6 +1,6 @@
 /** The curves of one run, or of several beside each other. */
-import { chanceLoss } from '../densecl/health.js'
-import type { Metrics } from '../train/runLog.js'
+import { chanceLoss } from '../methods/densecl/health.js'
+import type { Metrics } from '../run/runLog.js'
 import { linePlot, type PlotColours, type Series } from './plot.js'
 import type { RunView } from './runView.js'
 

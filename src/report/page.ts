@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs'
 import { extname } from 'node:path'
 
-import { tableCells } from '../eval/results.js'
-import { defaults } from '../train/config.js'
-import { duration } from '../train/runLog.js'
+import { tableCells } from '../run/results.js'
+import { defaults } from '../run/config.js'
+import { duration } from '../run/runLog.js'
 import { runCharts } from './charts.js'
 import { moments, picturesOf, type RunView } from './runView.js'
 import { escapeXml } from './svg.js'

@@ -2,7 +2,7 @@
 import { mocoV2Augmentation, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from '../data/augment.js'
 import type { Pixels } from '../data/decode.js'
 import { evaluation } from '../nn/layers.js'
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import type { ResNet } from '../nn/resnet.js'
 import { reshape } from '../ops/elementwise.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'

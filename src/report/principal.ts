@@ -1,5 +1,5 @@
 /** Dense features as colours: the first three principal components of all positions of some pictures. */
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { type Seen, spread } from './pairs.js'
 import { pngUrl } from './svg.js'
 

@@ -4,9 +4,9 @@ import { basename, join, resolve } from 'node:path'
 
 import { parse } from 'yaml'
 
-import { type EvaluationTable, savedTables } from '../eval/results.js'
-import { files } from '../train/runFolder.js'
-import { type Metrics, readMetrics } from '../train/runLog.js'
+import { type EvaluationTable, savedTables } from '../run/results.js'
+import { files } from '../run/runFolder.js'
+import { type Metrics, readMetrics } from '../run/runLog.js'
 
 export interface RunView {
   /** As it was asked for, and the last part of it. */

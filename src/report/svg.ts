@@ -1,7 +1,7 @@
 /** Small pictures: SVG text, and PNG through sharp where it is installed. */
 import { encode } from 'fast-png'
 
-import { writeAtomic, writeTextAtomic } from '../weights/atomic.js'
+import { writeAtomic, writeTextAtomic } from '../files/atomic.js'
 
 export const escapeXml = (text: string): string => text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
 

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { extname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import { files } from '../train/runFolder.js'
+import { files } from '../run/runFolder.js'
 import { page, pageBody } from './page.js'
 import { picturesOf, type RunView, viewRun } from './runView.js'
 

@@ -3,14 +3,14 @@
  * `optimizer.<parameter>`, and the position as JSON in the metadata, all in one safetensors file. Everything random is a
  * function of seed and position, so this is all a run needs to continue bit for bit.
  */
-import type { DenseCL } from '../densecl/model.js'
+import type { DenseCL } from '../methods/densecl/model.js'
 import { allTensors } from '../nn/module.js'
 import type { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
-import { type Config, resolveConfig } from './config.js'
+import { type Config, resolveConfig } from '../run/config.js'
 
 /** Where a run stands: the next step to do. */
 export interface Position {

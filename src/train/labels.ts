@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path'
 
 import { type Item, openSource, type Source } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
-import type { Config } from './config.js'
+import type { Config } from '../run/config.js'
 
 export interface LabelledSets {
   bank: Item[]

@@ -10,8 +10,8 @@ import { drawMatches, matchesOf } from '../report/match.js'
 import { seeImage, seeViews } from '../report/pairs.js'
 import { drawPrincipal } from '../report/principal.js'
 import { writePicture } from '../report/svg.js'
-import type { Config } from './config.js'
-import { files } from './runFolder.js'
+import type { Config } from '../run/config.js'
+import { files } from '../run/runFolder.js'
 
 const count = 4
 

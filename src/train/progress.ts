@@ -1,12 +1,12 @@
 /** A step of a run as people and machines read it: the live line, the row of metrics.jsonl, and the plot at the end. */
 import type { Loader } from '../data/loader.js'
-import { chanceLoss } from '../densecl/health.js'
-import type { StepResult } from '../densecl/step.js'
+import { chanceLoss } from '../methods/densecl/health.js'
+import type { StepResult } from '../methods/densecl/step.js'
 import { linePlot } from '../report/plot.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import type { Position } from './checkpoint.js'
-import type { Config } from './config.js'
-import { duration, type Metrics } from './runLog.js'
+import type { Config } from '../run/config.js'
+import { duration, type Metrics } from '../run/runLog.js'
 import type { Tuning } from './tuner.js'
 
 export interface Progress {

@@ -1,6 +1,6 @@
 /** The native calls of a training step, found by going through one that is not computed. */
-import type { DenseCL } from '../densecl/model.js'
-import { preparedStep, type StepConstants } from '../densecl/step.js'
+import type { DenseCL } from '../methods/densecl/model.js'
+import { preparedStep, type StepConstants } from '../methods/densecl/step.js'
 import { isProduct, type NativeCall } from '../ops/timing.js'
 import { convolutionKey, type ProductOp, productOps, shapeKey, shapeOfCall, splitsNumber, tileNumber, type TuningChoice, withTuning } from '../ops/tuning.js'
 import { rehearse } from '../tensor/graph.js'

@@ -1,5 +1,5 @@
-import type { DenseCL } from '../densecl/model.js'
-import { type Observed, preparedStep, type StepConstants, StepResult, type Views } from '../densecl/step.js'
+import type { DenseCL } from '../methods/densecl/model.js'
+import { type Observed, preparedStep, type StepConstants, StepResult, type Views } from '../methods/densecl/step.js'
 import { fusion } from '../ops/fusion.js'
 import { checkFinite, type Sgd } from '../optim/sgd.js'
 import { type TuningChoice, untuned, withTuning } from '../ops/tuning.js'

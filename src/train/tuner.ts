@@ -4,11 +4,11 @@
  */
 import { z } from 'zod'
 
-import type { DenseCL } from '../densecl/model.js'
+import type { DenseCL } from '../methods/densecl/model.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { isProduct, type NativeCall, type Time } from '../ops/timing.js'
 import { candidateSplits, candidateTiles, type Direction, type Kernels, shapeOfCall, tableTile, type TuningChoice, untuned } from '../ops/tuning.js'
-import { cacheFile, type DeviceIdentity, readCache, writeCache } from '../tensor/cache.js'
+import { cacheFile, type DeviceIdentity, readCache, writeCache } from '../files/cache.js'
 import { DenseclError } from '../tensor/errors.js'
 import { alternative, expectedCost, type ProductCall, productCall, type StepCall, stepCalls } from './stepCalls.js'
 

@@ -3,9 +3,9 @@ import { existsSync, readFileSync } from 'node:fs'
 
 import { z } from 'zod'
 
-import type { DeviceIdentity } from '../tensor/cache.js'
+import type { DeviceIdentity } from '../files/cache.js'
 import { fail } from '../tensor/errors.js'
-import { writeTextAtomic } from '../weights/atomic.js'
+import { writeTextAtomic } from '../files/atomic.js'
 import type { Tuning } from './tuner.js'
 
 const version = 1

@@ -2,7 +2,7 @@
 import { extname } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import { writeAtomic } from './atomic.js'
+import { writeAtomic } from '../files/atomic.js'
 import { encodePth } from './pth.js'
 import { encodeSafetensors, type StoredTensor } from './safetensors.js'
 

@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync } from 'node:fs'
 
 import { allTensors, disposeState } from '../nn/module.js'
 import { ResNet, type ResNetDepth, resnetDepths, type ResNetOptions } from '../nn/resnet.js'
-import { Random } from '../nn/random.js'
+import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { detectron2Name } from './export.js'
 import { loadStored, toStored } from './layout.js'

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { writeAtomic } from './atomic.js'
+import { writeAtomic } from '../files/atomic.js'
 import { loadStored, toStored } from './layout.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 

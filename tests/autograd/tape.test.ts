@@ -2,7 +2,7 @@ import * as assert from 'uvu/assert'
 
 import { defineOp } from '../../src/autograd/op.js'
 import { apply, noGrad, Tape } from '../../src/autograd/tape.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { add, relu, scale } from '../../src/ops/elementwise.js'
 import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'

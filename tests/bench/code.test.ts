@@ -6,9 +6,9 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { compile, demangled, resourcesOf } from '../../bench/code/compile.js'
-import { decode, kernelCode, type Loop, loopsOf } from '../../bench/code/sass.js'
-import { type CodeTable, compareTables, type KernelRow, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../../bench/code/table.js'
+import { compile, demangled, resourcesOf } from '../../src/bench/code/compile.js'
+import { decode, kernelCode, type Loop, loopsOf } from '../../src/bench/code/sass.js'
+import { type CodeTable, compareTables, type KernelRow, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../../src/bench/code/table.js'
 import { rejectsError, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('machine code')

@@ -2,16 +2,16 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { gpus, splitsOf, tiles } from '../../bench/ops/model.js'
-import { bytesOf, type Call, stepCalls } from '../../bench/steps/calls.js'
-import { Machine, type StepTimes, stepTimes } from '../../bench/steps/predict.js'
+import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
+import { bytesOf, type Call, stepCalls } from '../../src/bench/step/calls.js'
+import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
 import { native, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'
 import { runCli, suite, testWhere } from '../support/suite.js'
 
 const test = suite(`model on ${device}`, device)
-/** Of simt (native/simt/device.cpp). */
+/** Of simt (native/simt/backend.cpp). */
 const multiprocessors = 4
 
 testWhere(device === 'simt', 'the multiprocessors of another device are not known here', test, 'weight gradients are split as the model splits them, by kernels of Ampere and of Hopper', () => {

@@ -5,12 +5,12 @@ import { basename, dirname, join } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { convolutionCases } from '../../bench/ops/cases.js'
-import { type Constant, type ConstantName, constants, constantsOf } from '../../bench/ops/constants.js'
-import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../bench/ops/model.js'
-import { readCodeTable } from '../../bench/code/table.js'
-import type { Call, CallTensor } from '../../bench/steps/calls.js'
-import { Machine, stepTimes } from '../../bench/steps/predict.js'
+import { convolutionCases } from '../../src/bench/cases.js'
+import { type Constant, type ConstantName, constants, constantsOf } from '../../src/bench/constants.js'
+import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../src/bench/model.js'
+import { readCodeTable } from '../../src/bench/code/table.js'
+import type { Call, CallTensor } from '../../src/bench/step/calls.js'
+import { Machine, stepTimes } from '../../src/bench/step/predict.js'
 import { tune } from '../../src/cli/benchTune.js'
 import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
 import { packageRoot } from '../../src/tensor/native.js'
@@ -27,7 +27,7 @@ test('what was read off the machine code is, to a twentieth, in the machine-code
     const telling = found[0]!.loops.filter(({ kinds }) => kinds[how.loop] !== undefined)
     const innermost = telling.filter(({ from, to }) => !telling.some((other) => other.from >= from && other.to <= to && (other.from !== from || other.to !== to)))
     const read = Math.max(...innermost.map((loop) => loop[how.of]))
-    assert.ok(Math.abs(now - read) <= 0.05 * read, `bench/ops/constants.ts has ${now} for ${name}, bench/results/code-sm_90a.json ${read}: then also renew the tables, densecl bench tune --model`)
+    assert.ok(Math.abs(now - read) <= 0.05 * read, `src/bench/constants.ts has ${now} for ${name}, bench/results/code-sm_90a.json ${read}: then also renew the tables, densecl bench tune --model`)
   }
 })
 

@@ -6,8 +6,8 @@ import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/native.js'
-import { presets } from '../../src/presets/index.js'
-import { configKeys, kebabCase, resolveConfig } from '../../src/train/config.js'
+import { presets } from '../../src/run/presets.js'
+import { configKeys, kebabCase, resolveConfig } from '../../src/run/config.js'
 import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('cli')

@@ -6,7 +6,7 @@ import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import { disposeState } from '../../src/nn/module.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { storedBackbone } from '../../src/weights/import.js'

@@ -6,9 +6,9 @@ import * as assert from 'uvu/assert'
 import { mocoV2Augmentation, pixelTensor, randomCrop, randomView, renderView, renderViews, type ViewParameters, wholeImage } from '../../src/data/augment.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
-import { resolveConfig } from '../../src/train/config.js'
+import { resolveConfig } from '../../src/run/config.js'
 import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('augment')

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert'
 
 import { maxBlurSigma, mocoV2Augmentation, type PlacedView, randomView, renderTable, renderViews, tableColumns, tableRow, wholeImage } from '../../src/data/augment.js'
 import { scene } from '../../src/data/scenes.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
 import { suite, throwsError } from '../support/suite.js'

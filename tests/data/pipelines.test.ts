@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 import { imagenetDeviation, imagenetMean, mocoV2Augmentation } from '../../src/data/augment.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { cropAndFlip, renderPipeline } from '../../src/data/pipelines.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { hasTorch, noTorch, runPython, suite, testWhere } from '../support/suite.js'
 
 const test = suite('pipelines')

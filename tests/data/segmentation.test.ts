@@ -11,7 +11,7 @@ import { defaultSplits, openSegmentation } from '../../src/data/segmentationSour
 import { cropLabels, distort, drawDistortion, drawPlacement, renderSegmentation, scaledSize, type SegmentationAugment } from '../../src/data/segmentationView.js'
 import { imagenetDeviation, imagenetMean } from '../../src/data/augment.js'
 import { openVocClassification } from '../../src/data/voc.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { hasRealData, noRealData, python, realData, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 import { colours, drawn, greyPng, writeVocTree } from '../support/vocTree.js'
 

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert'
 import { openSource } from '../../src/data/sources.js'
 import { accuracy, extractFeatures, knnPredict, type Features } from '../../src/eval/knn.js'
 import { disposeState } from '../../src/nn/module.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { suite, throwsError } from '../support/suite.js'
 

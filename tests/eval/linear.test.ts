@@ -10,7 +10,7 @@ import { featureNames, featureRows, overImages, poolFeature } from '../../src/ev
 import { evaluateLinear, linearProtocols, type LinearOptions, stepRate, stretched } from '../../src/eval/linear.js'
 import { LinearHeads } from '../../src/eval/linearHeads.js'
 import { disposeState } from '../../src/nn/module.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
 import { scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'

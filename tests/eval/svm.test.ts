@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import { type FeatureSet, InnerProducts, normaliseRows } from '../../src/eval/innerProducts.js'
 import { positiveWeight, protocolCosts, solvePath, solveSvm, solveTogether, stratifiedFolds, type SvmSolution } from '../../src/eval/svm.js'
 import { drawSample, evaluateLowShot, evaluateSvm, vocFeatures } from '../../src/eval/voc07.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { python, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('svm')

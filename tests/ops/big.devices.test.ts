@@ -5,7 +5,7 @@
  */
 import * as assert from 'uvu/assert'
 
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { native, runNative } from '../../src/tensor/native.js'
 import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'

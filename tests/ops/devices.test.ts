@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { conv2dForNorm, convolution } from '../../src/ops/conv2d.js'

@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { conv2d, convolution } from '../../src/ops/conv2d.js'
 import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
 import { native } from '../../src/tensor/native.js'
 import { scope } from '../../src/tensor/tensor.js'

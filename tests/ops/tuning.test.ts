@@ -5,8 +5,8 @@ import { dirname } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { convolutionCases } from '../../bench/ops/cases.js'
-import { architectures, predict, tiles, tilesFor } from '../../bench/ops/model.js'
+import { convolutionCases } from '../../src/bench/cases.js'
+import { architectures, predict, tiles, tilesFor } from '../../src/bench/model.js'
 import { candidateSplits, candidateTiles, type ConvolutionShape, directions, indexed, nearestTile, type Product, productOf, type ProductOp, shapeOfCall, tunedTile, tuningFile, type TuningTable, withKernels } from '../../src/ops/tuning.js'
 import { suite } from '../support/suite.js'
 

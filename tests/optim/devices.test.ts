@@ -2,8 +2,8 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { Queue } from '../../src/densecl/model.js'
-import { Random } from '../../src/nn/random.js'
+import { Queue } from '../../src/methods/densecl/model.js'
+import { Random } from '../../src/tensor/random.js'
 import { checkFinite, type Follower, Sgd } from '../../src/optim/sgd.js'
 import { runNative } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'

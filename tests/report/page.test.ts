@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { saveResult } from '../../src/eval/results.js'
+import { saveResult } from '../../src/run/results.js'
 import { curvePoints, runCharts } from '../../src/report/charts.js'
 import { embedPictures, page, pageBody } from '../../src/report/page.js'
 import { viewRun } from '../../src/report/runView.js'

@@ -2,7 +2,7 @@ import * as assert from 'uvu/assert'
 
 import { scene } from '../../src/data/scenes.js'
 import { disposeState } from '../../src/nn/module.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { drawMatches, matchesOf, mutualMatches } from '../../src/report/match.js'
 import { seeViews } from '../../src/report/pairs.js'

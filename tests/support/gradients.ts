@@ -2,7 +2,7 @@
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 
 /**

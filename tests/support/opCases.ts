@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check'
 
-import type { Random } from '../../src/nn/random.js'
+import type { Random } from '../../src/tensor/random.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import type { OpName } from '../../src/ops/catalogue.js'
 import { conv2d } from '../../src/ops/conv2d.js'

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import { encode } from 'fast-png'
 
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 
 export const colours: readonly [number, number, number][] = [[40, 40, 40], [220, 40, 40], [40, 200, 60], [50, 70, 230]]
 

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { Random } from '../../src/nn/random.js'
+import { Random } from '../../src/tensor/random.js'
 import { add, conv2d, crossEntropy, gatherRows, permute, permuteBatch, relu } from '../../src/index.js'
 import { native } from '../../src/tensor/native.js'
 import { type DType, dtypes, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'

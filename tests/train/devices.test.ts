@@ -4,9 +4,9 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { type Config, resolveConfig } from '../../src/train/config.js'
+import { type Config, resolveConfig } from '../../src/run/config.js'
 import { pretrain } from '../../src/train/pretrain.js'
-import { readMetrics } from '../../src/train/runLog.js'
+import { readMetrics } from '../../src/run/runLog.js'
 import { device, thorough } from '../support/devices.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 

@@ -7,10 +7,10 @@ import * as assert from 'uvu/assert'
 import { parse } from 'yaml'
 
 import { learningRate } from '../../src/optim/schedule.js'
-import { resolveConfig, type Config } from '../../src/train/config.js'
-import { crc32c } from '../../src/train/events.js'
+import { resolveConfig, type Config } from '../../src/run/config.js'
+import { crc32c } from '../../src/run/events.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
-import { readMetrics } from '../../src/train/runLog.js'
+import { readMetrics } from '../../src/run/runLog.js'
 import { readSafetensors, type StoredTensor, storedValues } from '../../src/weights/safetensors.js'
 import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 

@@ -1,0 +1,115 @@
+/** Timing on any device: marks in its work behind other work, buffers that rotate past its cache, medians, and the floor of what was measured. */
+import { Random } from '../tensor/random.js'
+import { native, runNative } from '../tensor/native.js'
+import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { median } from './result.js'
+import { type BenchCase, Setting } from './cases.js'
+import { pool } from './pool.js'
+
+export interface Measured {
+  milliseconds: number
+  /** Fastest and slowest of the repeats. */
+  spread: [number, number]
+  bytes: number
+  flops: number
+  peakBytes: number
+}
+
+/** Bytes that the rotating buffers of a case cover at least, where memory allows: more than twice any cache. */
+const rotationBytes = { cpu: 128 * 2 ** 20, other: 256 * 2 ** 20 }
+
+/** Milliseconds of a GPU's work in front of the first mark: what the host needs to launch an op passes meanwhile, and is not measured. */
+const aheadMilliseconds = 0.3
+
+/**
+ * Device work of at least `aheadMilliseconds`, to be put in front of an op that is timed; it also takes the op's inputs out of the
+ * caches. Nothing on the CPU, where an op is done when its call returns.
+ */
+function workAhead(device: string): () => void {
+  if (device === 'cpu') return () => undefined
+  const filled = Tensor.empty([device === 'simt' ? 2 ** 8 : 2 ** 27])
+  const fill = (): void => runNative('fill', [filled], [0])
+  fill()
+  const start = native.mark(device)
+  for (let i = 0; i < 4; ++i) fill()
+  const once = native.elapsed(device, start, native.mark(device)) / 4
+  const repeats = device === 'simt' ? 1 : Math.ceil(aheadMilliseconds / once)
+  return () => {
+    for (let i = 0; i < repeats; ++i) fill()
+  }
+}
+
+/** Repeats of `body` until both counts are reached; milliseconds of each. Where kernels are simulated one says enough: it is no clock. */
+export function time(device: string, body: (repeat: number) => void, { least = 5, most = 50, budget = 300 } = {}): number[] {
+  return scope(() => {
+    const ahead = workAhead(device)
+    const enough = device === 'simt' ? 1 : least
+    for (let i = 0; i < Math.min(2, enough); ++i) body(i)
+    native.synchronize(device)
+    const times: number[] = []
+    for (let spent = 0; times.length < enough || (device !== 'simt' && times.length < most && spent < budget); spent += times.at(-1)!) {
+      ahead()
+      const start = native.mark(device)
+      body(times.length)
+      times.push(native.elapsed(device, start, native.mark(device)))
+    }
+    return times
+  })
+}
+
+/** What a case takes. */
+export function measure(benchCase: BenchCase, device: string, dtype: FloatDType, batch: number): Measured {
+  return withDevice(device, () =>
+    scope(() => {
+      for (const kind of [dtype, accumulator(dtype) as FloatDType]) pool(kind)
+      native.resetPeakMemory(device)
+      const before = native.memory(device).live
+      const first = new Setting(new Random(1), dtype, batch)
+      const runs = [benchCase.prepare(first)]
+      const wanted = device === 'cpu' ? rotationBytes.cpu : rotationBytes.other
+      runs[0]!()
+      const peakBytes = native.memory(device).peak - before
+      while (device !== 'simt' && runs.length < 8 && runs.length * first.bytes < wanted) runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
+      const times = time(device, (i) => runs[i % runs.length]!())
+      return { milliseconds: median(times), spread: [Math.min(...times), Math.max(...times)], bytes: first.bytes, flops: benchCase.flops(batch), peakBytes }
+    }),
+  )
+}
+
+/** What the device reaches at best: bytes read and written by a large copy, operations of a large product. */
+export interface Ceilings {
+  gigabytesPerSecond: number
+  teraflops: number
+  how: string
+}
+
+/** Measured before on large copies and library products of random data: our own product is no ceiling of a GPU. */
+const known: readonly { pattern: RegExp; bf16: number; gigabytesPerSecond: number }[] = [
+  { pattern: /H200/, bf16: 790, gigabytesPerSecond: 4300 },
+  { pattern: /H100/, bf16: 790, gigabytesPerSecond: 3000 },
+]
+
+export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
+  const description = native.describeDevice(device)
+  const entry = known.find(({ pattern }) => pattern.test(description))
+  if (entry !== undefined && dtype === 'bf16') return { gigabytesPerSecond: entry.gigabytesPerSecond, teraflops: entry.bf16, how: 'measured earlier on this kind of GPU' }
+  return withDevice(device, () =>
+    scope(() => {
+      // A 3x3 convolution of many channels is a product whose operands are read from caches nine times.
+      const [images, channels, copied] = device === 'cpu' ? [8, 256, 2 ** 25] : device === 'simt' ? [1, 16, 2 ** 14] : [256, 1024, 2 ** 29]
+      const setting = new Setting(new Random(1), dtype, 1)
+      const map = [images, 14, 14, channels]
+      const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
+      const copy = [setting.output([copied]), setting.output([copied]), undefined]
+      const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number => Math.min(...time(device, () => runNative(op, tensors, numbers), { least: 10 }))
+      const width = dtype === 'bf16' ? 2 : 4
+      return {
+        gigabytesPerSecond: (2 * copied * width) / fastest('scale', copy, [1]) / 1e6,
+        teraflops: (2 * images * 196 * channels * channels * 9) / fastest('conv2d', product, [1, 1, 1, 1, 1, 1]) / 1e9,
+        how: 'the fastest of a large copy and of a 3x3 convolution, measured now',
+      }
+    }),
+  )
+}
+
+export const floorMilliseconds = ({ bytes, flops }: Measured, { gigabytesPerSecond, teraflops }: Ceilings): number => Math.max(bytes / gigabytesPerSecond / 1e6, flops / teraflops / 1e9)

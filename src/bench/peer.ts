@@ -1,0 +1,46 @@
+/** PyTorch in a process beside ours: one line of JSON a request, one a reply, so that both sides are timed in turn. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+import { packageRoot } from '../tensor/native.js'
+
+export class Peer {
+  readonly #process: ChildProcess
+  readonly #lines: AsyncIterator<string>
+  readonly version: string
+
+  private constructor(process: ChildProcess, lines: AsyncIterator<string>, version: string) {
+    this.#process = process
+    this.#lines = lines
+    this.version = version
+  }
+
+  /** Starts Python; undefined, with a printed reason, where there is no PyTorch. DENSECL_PYTHON names another interpreter. */
+  static async start(device: string, compiled: boolean): Promise<Peer | undefined> {
+    const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
+    if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
+      console.log(`no peer: PyTorch is not installed for ${python} (DENSECL_PYTHON names another)`)
+      return undefined
+    }
+    const child = spawn(python, [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu', ...(compiled ? ['--compile'] : [])], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    const { value } = await lines.next()
+    return new Peer(child, lines, String(value))
+  }
+
+  /** Median milliseconds of the same work, and on a GPU its peak memory; undefined when the peer has no form of it. */
+  async measure(op: string, numbers: number[], dtype: string): Promise<{ milliseconds: number; peakMegabytes?: number } | undefined> {
+    this.#process.stdin!.write(`${JSON.stringify({ op, numbers, dtype })}\n`)
+    const { value, done } = await this.#lines.next()
+    if (done === true) throw new Error('the peer stopped')
+    const { error, ...measured } = JSON.parse(value) as { milliseconds: number; peakMegabytes?: number; error?: string }
+    if (error === undefined) return measured
+    console.log(`peer ${op}: ${error}`)
+    return undefined
+  }
+
+  stop(): void {
+    this.#process.stdin!.end()
+  }
+}

@@ -1,0 +1,48 @@
+/** Rows of bench/results/: what was measured, on what, when, at which commit. */
+import { spawnSync } from 'node:child_process'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
+import { dirname, join } from 'node:path'
+
+import { native, packageRoot, packageVersion } from '../tensor/native.js'
+
+/** DENSECL_COMMIT, else what a bundle was made of, else what is checked out here, with + when it was changed since. */
+function commit(): string {
+  const [bundled, git] = [join(packageRoot, 'COMMIT'), (...args: string[]): string => spawnSync('git', ['-C', packageRoot, ...args], { encoding: 'utf8' }).stdout?.trim() ?? '']
+  if (process.env.DENSECL_COMMIT !== undefined) return process.env.DENSECL_COMMIT
+  if (existsSync(bundled)) return readFileSync(bundled, 'utf8').trim()
+  const head = git('rev-parse', '--short', 'HEAD')
+  return head === '' ? 'unknown' : head + (git('status', '--porcelain') === '' ? '' : '+')
+}
+
+export function environmentRow(): Record<string, unknown> {
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    commit: commit(),
+    densecl: packageVersion,
+    node: process.version,
+    device: 'cpu',
+    cpu: cpus()[0]?.model.trim(),
+    cores: availableParallelism(),
+    instructionSet: native.instructionSet(),
+  }
+}
+
+/** Whole or not at all, so that a program which is killed leaves what it wrote before. */
+export function writeResult(path: string, result: Record<string, unknown>, quiet = false): void {
+  mkdirSync(dirname(path), { recursive: true })
+  writeFileSync(`${path}.part`, `${JSON.stringify(result, undefined, 2)}\n`)
+  renameSync(`${path}.part`, path)
+  if (!quiet) console.log(`written: ${path}`)
+}
+
+/** Adds a row to a file of one JSON object a line: what is there stays when the program is killed. */
+export function appendRow(path: string, row: Record<string, unknown>): void {
+  mkdirSync(dirname(path), { recursive: true })
+  appendFileSync(path, `${JSON.stringify(row)}\n`)
+}
+
+export function median(values: number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.floor(sorted.length / 2)]!
+}

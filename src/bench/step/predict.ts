@@ -1,0 +1,335 @@
+/**
+ * What the calls of a step take on a GPU that is not here: each native call as the launches that native/cuda makes of it, each launch
+ * by src/bench/model.ts, or, where it only passes over memory, by its bytes at the bandwidth that such passes reach, the instructions
+ * it issues and the loads that wait for one another.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+
+import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
+import { type Architecture, type Around, type Bound, predict, tiles } from '../model.js'
+import { indexed, nearestTile, type Product, tuningFile, type TuningTable } from '../../ops/tuning.js'
+import { bytesOf, type Call } from './calls.js'
+
+/** A launch, or several of one kernel. */
+export interface Cost {
+  kernel: string
+  /** Its operands, in words. */
+  what: string
+  launches: number
+  microseconds: number
+  bound: Bound
+  bytes: number
+  operations: number
+  /** The larger of bytes and operations at what large copies and products reach, microseconds. */
+  floor: number
+}
+
+/** The kernels of a state on an architecture. */
+export class Machine {
+  readonly constants: Constants
+  readonly #table: ReturnType<typeof indexed> | undefined
+  constructor(
+    readonly architecture: Architecture,
+    state: KernelState,
+    overrides: Partial<Record<ConstantName, number>> = {},
+  ) {
+    this.constants = { ...constantsOf(state), ...overrides }
+    const path = tuningFile(architecture.name)
+    this.#table = existsSync(path) ? indexed(JSON.parse(readFileSync(path, 'utf8')) as TuningTable) : undefined
+  }
+
+  costs(call: Call): Cost[] {
+    const known = kernels[call.op]
+    return known === undefined ? [this.passes(call.op, call.op, bytesOf(call))] : known(this, call)
+  }
+
+  /** A kernel that passes over `bytes`, for which it issues instructions of warps, or waits for a chain of loads. */
+  passes(kernel: string, what: string, bytes: number, { launches = 1, warpInstructions = 0, chainCycles = 0, operations = 0 } = {}): Cost {
+    const { multiprocessors, gigahertz, gigabytesPerSecond } = this.architecture
+    const times: Record<Exclude<Bound, 'launch'>, number> = {
+      bytes: bytes / (gigabytesPerSecond * this.constants.streamed) / 1e3,
+      instructions: warpInstructions / (4 * this.constants.issue * multiprocessors) / gigahertz / 1e3,
+      chain: chainCycles / gigahertz / 1e3,
+      'tensor cores': 0,
+      'shared memory': 0,
+      producer: 0,
+      epilogue: 0,
+    }
+    const [bound, longest] = (Object.entries(times) as [Bound, number][]).reduce((a, b) => (b[1] > a[1] ? b : a))
+    const ramps = launches * this.constants.launch
+    return this.#cost(kernel, what, launches, longest + ramps, ramps > longest ? 'launch' : bound, bytes, operations)
+  }
+
+  /** A product of a convolution. */
+  product(kernel: string, what: string, product: Product, { tile, whole, ...around }: Around & { tile: number; whole: boolean }, bytes: number): Cost {
+    const { name, multiprocessors } = this.architecture
+    const hopper = name === 'sm_90' && whole && !around.prologue && !around.gathered
+    // The kernels' own rule, where neither the caller nor the table has a tile that fits.
+    const large = (n: number): boolean => Math.ceil(product.rows / 128) * Math.ceil(product.columns / n) >= multiprocessors
+    const narrow = (product.direction === 'backward weight' ? product.rows : product.columns) <= 64
+    const own = hopper && tile === 0 ? (narrow ? 5 : 4) : tile > 0 && (tile <= 3 || hopper) ? tile : product.columns > 64 && large(128) ? 1 : large(64) ? 2 : 3
+    const chosen = tiles.find(({ id }) => id === own)!
+    const { microseconds, bound, splits } = predict(this.architecture, product, chosen, bytes, around, this.constants)
+    const operations = 2 * product.rows * product.columns * product.depth
+    return this.#cost(`${kernel}${chosen.hopper ? ', wgmma' : around.gathered ? ', gathered' : ''}`, `${what}, tile ${own}${splits > 1 ? `, ${splits} splits` : ''}`, splits > 1 ? 2 : 1, microseconds, bound, bytes, operations)
+  }
+
+  tile(product: Product): number {
+    return this.#table === undefined ? 0 : nearestTile(this.#table, product)
+  }
+
+  #cost(kernel: string, what: string, launches: number, microseconds: number, bound: Bound, bytes: number, operations: number): Cost {
+    const floor = Math.max(bytes / this.architecture.gigabytesPerSecond / 1e3, operations / this.architecture.teraflops / 1e6)
+    return { kernel, what, launches, microseconds, bound, bytes, operations, floor }
+  }
+}
+
+interface Convolution {
+  n: number
+  h: number
+  w: number
+  c: number
+  oh: number
+  ow: number
+  o: number
+  kh: number
+  kw: number
+  stride: readonly [number, number]
+  padding: readonly [number, number]
+  dilation: readonly [number, number]
+  pixels: number
+}
+
+function convolutionOf(x: readonly number[], weight: readonly number[], y: readonly number[], numbers: readonly number[]): Convolution {
+  const [n, h, w, c] = x as [number, number, number, number]
+  const [o, kh, kw] = weight as [number, number, number]
+  const [oh, ow] = [y[1]!, y[2]!]
+  const [sh, sw, ph, pw, dh, dw] = numbers as [number, number, number, number, number, number]
+  return { n, h, w, c, oh, ow, o, kh, kw, stride: [sh, sw], padding: [ph, pw], dilation: [dh, dw], pixels: n * oh * ow }
+}
+
+const nameOf = ({ h, w, c, o, kh, kw, stride }: Convolution): string => `${kh}x${kw}${stride[0] * stride[1] > 1 ? `/${stride[0]}` : ''} ${c}->${o} @${h}x${w}`
+const vectors = (channels: number): boolean => channels % 8 === 0
+const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
+const bytesAt = ({ tensors }: Call, ...at: number[]): number => at.reduce((sum, i) => sum + (tensors[i]?.bytes ?? 0), 0)
+/** Of an operand that a strided kernel reads a part of: every pixel, or those under its taps. */
+const touched = ({ kh, kw, stride }: Convolution): number => Math.min(1, (kh * kw) / (stride[0] * stride[1]))
+
+/** How many channels the kernel's rows become where they are unfolded (conv2d.cuh); 0 where they are not. */
+function unfoldedChannels(machine: Machine, { c, kw }: Convolution): number {
+  return machine.constants.unfolds !== 0 && !vectors(c) && kw * c <= 64 ? Math.ceil((kw * c) / 8) * 8 : 0
+}
+
+/** Kernels of Ampere take prologues everywhere; on Hopper they pay where bytes bind (src/ops/conv2d.ts). */
+function takesPrologue({ architecture }: Machine, { direction, rows, columns, depth }: Product): boolean {
+  const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
+  return architecture.name !== 'sm_90' || (a * b) / (a + b) < 92
+}
+
+function forward(machine: Machine, call: Call): Cost[] {
+  const [y, x, weight] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
+  const g = convolutionOf(x.shape, weight.shape, y.shape, call.numbers)
+  const product: Product = { direction: 'forward', rows: g.pixels, columns: g.o, depth: g.kh * g.kw * g.c }
+  const costs: Cost[] = []
+  let bytes = bytesAt(call, 0, 2, 3, 4) + touched(g) * x.bytes
+  const wide = unfoldedChannels(machine, g)
+  const depth = wide > 0 ? g.kh * wide : product.depth
+  if (wide > 0) {
+    const images = g.n * g.h * g.ow * wide * 2
+    costs.push(machine.passes('unfold', nameOf(g), x.bytes + images))
+    bytes += images - touched(g) * x.bytes
+  }
+  const deferred = call.tensors[5] !== undefined
+  const prologue = deferred && takesPrologue(machine, product)
+  if (deferred && !prologue) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
+  const around = { epilogue: call.tensors[4] === undefined ? ('store' as const) : ('statistics' as const), gathered: wide === 0 && !vectors(g.c), prologue }
+  costs.push(machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 }, bytes))
+  return costs
+}
+
+/** The taps of one axis that meet input positions a, a + stride, ... */
+function tapsOf(a: number, stride: number, padding: number, dilation: number, kernel: number): number {
+  let taps = 0
+  for (let k = 0; k < kernel; ++k) if ((a + padding - k * dilation) % stride === 0) ++taps
+  return taps
+}
+
+function backwardInput(machine: Machine, call: Call): Cost[] {
+  const [dx, dy, weight] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
+  const g = convolutionOf(dx.shape, weight.shape, dy.shape, call.numbers)
+  const whole: Product = { direction: 'backward input', rows: g.n * g.h * g.w, columns: g.c, depth: (g.kh * g.kw * g.o) / (g.stride[0] * g.stride[1]) }
+  const finishes = call.tensors[3] !== undefined || call.tensors[4] !== undefined
+  const prologue = call.tensors[10] !== undefined && takesPrologue(machine, whole)
+  const around: Around = { epilogue: finishes ? 'finish' : 'store', gathered: !vectors(g.o) || !vectors(g.c), prologue }
+  const costs: Cost[] = []
+  // Each residue class of the input pixels: its share of what is written and of what the epilogue reads.
+  const own = bytesAt(call, 0, 3, 4, 5, 9)
+  for (let a = 0; a < Math.min(g.stride[0], g.h); ++a)
+    for (let b = 0; b < Math.min(g.stride[1], g.w); ++b) {
+      const taps = tapsOf(a, g.stride[0], g.padding[0], g.dilation[0], g.kh) * tapsOf(b, g.stride[1], g.padding[1], g.dilation[1], g.kw)
+      const rows = g.n * Math.ceil((g.h - a) / g.stride[0]) * Math.ceil((g.w - b) / g.stride[1])
+      const bytes = (own * rows) / whole.rows + (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 10) : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
+      costs.push(machine.product('conv2dBackwardInput', nameOf(g), { ...whole, rows, depth: taps * g.o }, { ...around, tile: machine.tile(whole), whole: g.o % 64 === 0 && vectors(g.c) }, bytes))
+    }
+  return costs
+}
+
+function backwardWeight(machine: Machine, call: Call): Cost[] {
+  const [dw, dy, x] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
+  const g = convolutionOf(x.shape, dw.shape, dy.shape, call.numbers)
+  const product: Product = { direction: 'backward weight', rows: g.o, columns: g.kh * g.kw * g.c, depth: g.pixels }
+  const costs: Cost[] = []
+  const deferred = call.tensors[5] !== undefined
+  const prologue = deferred && takesPrologue(machine, product)
+  if (deferred && !prologue) {
+    costs.push(machine.passes('normGradient', nameOf(g), 3 * dy.bytes))
+    if (call.tensors[3] !== undefined) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
+  }
+  let bytes = dw.bytes + dy.bytes + touched(g) * x.bytes + (prologue ? bytesAt(call, 5) : 0)
+  const wide = unfoldedChannels(machine, g)
+  if (wide > 0) {
+    const images = g.n * g.h * g.ow * wide * 2
+    costs.push(machine.passes('unfold', nameOf(g), x.bytes + images))
+    bytes += images - touched(g) * x.bytes
+  }
+  const around: Around = { epilogue: 'store', gathered: !vectors(g.o) || (wide === 0 && !vectors(g.c)), prologue }
+  costs.push(machine.product('conv2dBackwardWeight', nameOf(g), { ...product, columns: wide > 0 ? g.kh * wide : product.columns }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 && vectors(g.o) }, bytes))
+  return costs
+}
+
+/**
+ * Lines of partial results of each group, added by blocks of 32 channels, in one launch or two (FinishPlan of batchNorm.cuh). What counts
+ * are the loads that wait for one another.
+ */
+function finish(machine: Machine, kernel: string, what: string, lines: number, groups: number, channels: number, planes: number, together: number): Cost {
+  const { mergeCycles, mergeLines, mergeParts, mergeSerial, mergeDown } = machine.constants
+  const perGroup = Math.ceil(lines / groups)
+  const bytes = lines * planes * channels * 4
+  const steps = (count: number, sharers: number): number => Math.ceil(Math.ceil(count / sharers) / together)
+  if (mergeParts === 0) return machine.passes(kernel, what, bytes, { chainCycles: groups * (steps(perGroup, mergeLines) * mergeCycles + mergeDown) })
+  const share = Math.max(1, Math.floor((perGroup * groups > 64 ? mergeLines : 8) / groups))
+  const blocks = Math.ceil(channels / 32) * groups
+  const { multiprocessors } = machine.architecture
+  const parts = perGroup <= mergeSerial * share ? 0 : Math.max(1, Math.min(mergeParts, Math.ceil(multiprocessors / blocks), Math.floor(perGroup / (2 * mergeLines))))
+  if (parts === 0) return machine.passes(kernel, what, bytes, { chainCycles: steps(perGroup, share) * mergeCycles + mergeDown })
+  // Blocks of 1,024 threads are two to a multiprocessor.
+  const waves = Math.ceil((blocks * parts) / (2 * multiprocessors))
+  const first = waves * (steps(perGroup, parts * mergeLines) * mergeCycles + mergeDown)
+  return machine.passes(kernel, what, bytes, { launches: 2, chainCycles: first + steps(parts, share) * mergeCycles + mergeDown })
+}
+
+const rowsOf = (shape: readonly number[]): number => shape.slice(0, -1).reduce((a, b) => a * b, 1)
+/** Blocks of a pass over rows leave a line of partial results each: at most 8 a multiprocessor and tile of channels (batchNorm.cuh). */
+const blockLines = ({ architecture }: Machine, rows: number, channels: number): number => Math.min(Math.ceil(rows / 32), Math.ceil((8 * architecture.multiprocessors) / Math.ceil(channels / 256)))
+
+function normForward(machine: Machine, call: Call): Cost[] {
+  const x = call.tensors[5]!
+  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), call.numbers[0]!]
+  const what = `${x.shape[1]}x${x.shape[2]}x${channels}`
+  const given = call.tensors[9] !== undefined
+  const costs = given ? [] : [machine.passes('batchNormTrain: statistics', what, x.bytes)]
+  costs.push(finish(machine, 'batchNormTrain: finish', what, given ? Math.ceil(rows / 64) : blockLines(machine, rows, channels), groups, channels, 2, machine.constants.mergeTogether))
+  if (call.tensors[0] !== undefined) costs.push(machine.passes('batchNormTrain: apply', what, bytesAt(call, 0, 5, 8)))
+  return costs
+}
+
+function normBackward(machine: Machine, call: Call): Cost[] {
+  const x = call.tensors[5]!
+  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), call.numbers[0]!]
+  const what = `${x.shape[1]}x${x.shape[2]}x${channels}`
+  const sums = call.tensors[12]
+  const costs = sums !== undefined ? [] : [machine.passes('batchNormBackward: reduce', what, bytesAt(call, 3, 4, 5, 6))]
+  const lines = sums === undefined ? blockLines(machine, rows, channels) : sums.shape[0]!
+  costs.push(finish(machine, 'batchNormBackward: finish', what, lines, groups, channels, 2, machine.constants.sumTogether))
+  // Where the reduction wrote dz, the pass reads that.
+  const mask = sums === undefined && call.tensors[3] === undefined ? bytesAt(call, 6) : 0
+  if (call.tensors[0] !== undefined) costs.push(machine.passes('batchNormBackward: combine', what, bytesAt(call, 0, 4, 5) + mask))
+  return costs
+}
+
+function infoNce(machine: Machine, call: Call): Cost[] {
+  const [query, queue] = [call.tensors[3]!, call.tensors[5]!]
+  const [rows, dim, keys] = [query.shape[0]!, query.shape[1]!, queue.shape[0]!]
+  const { architecture, constants } = machine
+  const what = `${rows} x ${keys} x ${dim}`
+  const hopper = architecture.name === 'sm_90' && dim <= 128 && vectors(dim)
+  const [tileRows, tileKeys] = hopper ? [128, 128] : [64, 64]
+  const [rowBlocks, tileCount] = [Math.ceil(rows / tileRows), Math.ceil(keys / tileKeys)]
+  const perSplit = Math.ceil(tileCount / Math.min(tileCount, Math.max(1, Math.floor((4 * architecture.multiprocessors) / rowBlocks))))
+  const splits = Math.ceil(tileCount / perSplit)
+  const perCycle = (architecture.teraflops * 1e3 * (hopper ? 1 : architecture.mmaSync)) / architecture.gigahertz / architecture.multiprocessors
+  const products = (4 * tileRows * tileKeys * dim) / perCycle
+  // Unit vectors need no running maximum where the temperature allows (fixedReference of contrast.cuh).
+  const fixed = call.numbers[1] === 1 && Math.LOG2E / call.numbers[0]! <= 50
+  const each = hopper ? (fixed ? constants.contrastHopper : constants.contrastHopperAny) : fixed ? constants.contrastAmpere : constants.contrastAmpereAny
+  const exponentials = ((hopper ? 8 : 4) * each) / 4
+  const cycles = Math.max(products, exponentials) + (1 - constants.contrastOverlap) * Math.min(products, exponentials)
+  const items = Math.ceil((rowBlocks * splits) / architecture.multiprocessors) * perSplit
+  const partial = splits * rows * (dim * 4 + 12)
+  const operations = 4 * rows * keys * dim
+  const pass = machine.passes('infoNce', what, bytesAt(call, 3, 5) + partial, { chainCycles: items * cycles, operations })
+  const bound: Bound = pass.bound === 'chain' ? (products > exponentials ? 'tensor cores' : 'instructions') : pass.bound
+  return [
+    { ...pass, bound },
+    machine.passes('infoNce: merge', what, partial + bytesAt(call, 1, 3, 4)),
+    // One block for all rows.
+    machine.passes('infoNce: means', what, rows * 20, { chainCycles: (Math.ceil(rows / constants.meanThreads) * constants.chainCycles) / 4 }),
+  ]
+}
+
+function maxPool(machine: Machine, call: Call): Cost[] {
+  const { poolTap, poolUnit, poolNormed } = machine.constants
+  const y = call.tensors[0]!
+  const taps = call.numbers[0]! * call.numbers[1]! * (call.tensors[3] === undefined ? poolTap : poolNormed)
+  return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
+}
+
+/** The kernels of each op that are more than one pass over its tensors. */
+const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
+  conv2d: forward,
+  conv2dBackwardInput: backwardInput,
+  conv2dBackwardWeight: backwardWeight,
+  batchNormTrain: normForward,
+  batchNormBackward: normBackward,
+  infoNce,
+  maxPool2d: maxPool,
+  maxPool2dBackward: (machine, call) => [machine.passes('maxPool2dBackward', call.tensors[0]!.shape.join('x'), bytesOf(call), { warpInstructions: (size(call.tensors[0]!) / 256) * machine.constants.poolBackward })],
+  denseMatch(machine, call) {
+    // Norms of both maps, and a tile of 64x64 for each image, whose slices follow one another.
+    const [query, key] = [call.tensors[2]!, call.tensors[3]!]
+    const operations = 2 * size(query) * key.shape[1]!
+    const waves = Math.ceil(query.shape[0]! / (4 * machine.architecture.multiprocessors))
+    return [machine.passes('denseMatch', query.shape.join('x'), 2 * bytesAt(call, 2, 3), { launches: 3, operations, chainCycles: (waves * (query.shape[2]! / 32) * machine.constants.chainCycles) / 2 })]
+  },
+  sumRows(machine, call) {
+    const [out, x] = [call.tensors[0]!, call.tensors[1]!]
+    const what = x.shape.join('x')
+    return [machine.passes('sumRows', what, bytesOf(call)), finish(machine, 'sumRows: finish', what, blockLines(machine, rowsOf(x.shape), size(out)), 1, size(out), 1, machine.constants.sumTogether)]
+  },
+  enqueue: (machine, call) => [machine.passes('enqueue', '', 2 * bytesAt(call, 2), { launches: 2 })],
+  sgd: (machine, call) => [machine.passes('sgd', `${(call.tensors.length - 2) / 6} tensors`, bytesOf(call), { launches: Math.ceil((call.tensors.length - 2) / 6 / 48) })],
+  ema: (machine, call) => [machine.passes('ema', `${call.tensors.length / 3} tensors`, bytesOf(call) + bytesAt(call, ...[...call.tensors.keys()].filter((i) => i % 3 === 0)), { launches: Math.ceil(call.tensors.length / 3 / 64) })],
+  checkFinite: (machine, call) => [machine.passes('checkFinite', `${call.tensors.length - 1} tensors`, bytesOf(call), { launches: Math.ceil((call.tensors.length - 1) / 96) })],
+}
+
+export interface StepTimes {
+  milliseconds: number
+  /** By kernel, the longest first. */
+  kernels: { kernel: string; launches: number; milliseconds: number; floor: number; gigabytes: number; bound: Bound }[]
+}
+
+/** All calls of a step, added up by kernel. */
+export function stepTimes(costs: readonly Cost[]): StepTimes {
+  const rows = new Map<string, StepTimes['kernels'][number] & { bounds: Map<Bound, number> }>()
+  for (const { kernel, launches, microseconds, floor, bytes, bound } of costs) {
+    const row = rows.get(kernel) ?? { kernel, launches: 0, milliseconds: 0, floor: 0, gigabytes: 0, bound, bounds: new Map<Bound, number>() }
+    row.launches += launches
+    row.milliseconds += microseconds / 1e3
+    row.floor += floor / 1e3
+    row.gigabytes += bytes / 1e9
+    row.bounds.set(bound, (row.bounds.get(bound) ?? 0) + microseconds)
+    rows.set(kernel, row)
+  }
+  const kernelRows = [...rows.values()].map(({ bounds, ...row }) => ({ ...row, bound: [...bounds].reduce((a, b) => (b[1] > a[1] ? b : a))[0] }))
+  return { milliseconds: kernelRows.reduce((sum, { milliseconds }) => sum + milliseconds, 0), kernels: kernelRows.sort((a, b) => b.milliseconds - a.milliseconds) }
+}

@@ -1,0 +1,96 @@
+import { type Build, Conv2d, frameworkDefault, type Initialization, kaimingNormal, Linear, type NormMode } from '../../nn/layers.js'
+import { emptyState, include, type State } from '../../nn/module.js'
+import { ResNet, type ResNetOptions } from '../../nn/resnet.js'
+import { relu, reshape } from '../../ops/elementwise.js'
+import { adaptiveAvgPool2d } from '../../ops/pool2d.js'
+import { scope, type Tensor } from '../../tensor/tensor.js'
+
+export interface NeckOptions {
+  /** Width of the hidden layers; the backbone's channels in the paper (2048 for ResNet-50). */
+  hidden: number
+  /** Embedding dimension D. */
+  featDim: number
+  /** Side of the dense grid; undefined keeps the backbone's. */
+  numGrid?: number | undefined
+}
+
+export interface Embeddings {
+  /** [N, D] from the pooled map */
+  global: Tensor
+  /** [N, S, S, D], one embedding a position */
+  dense: Tensor
+  /** [N, D], the mean of `dense` over its positions */
+  pooled: Tensor
+}
+
+/** The two heads of DenseCL: an MLP on the pooled map, the same as 1x1 convolutions on the map itself. No batch norm. */
+export class DenseNeck {
+  readonly #mlp: [Linear, Linear]
+  readonly #mlp2: [Conv2d, Conv2d]
+  readonly numGrid: number | undefined
+
+  constructor(build: Build, inputs: number, { hidden, featDim, numGrid }: NeckOptions, init: Initialization) {
+    const fillLinear = init === 'original' ? kaimingNormal('fanIn') : frameworkDefault()
+    const linear = (from: number, to: number): Linear => new Linear(build, from, to, fillLinear, init === 'original' ? undefined : frameworkDefault(from))
+    const conv = (from: number, to: number): Conv2d => new Conv2d(build, from, to, 1, { fill: frameworkDefault(), bias: frameworkDefault(from) })
+    this.#mlp = [linear(inputs, hidden), linear(hidden, featDim)]
+    this.#mlp2 = [conv(inputs, hidden), conv(hidden, featDim)]
+    this.numGrid = numGrid
+  }
+
+  /** The map that the dense head and the matching see: pooled to the grid when one is asked for. */
+  grid(map: Tensor): Tensor {
+    return this.numGrid === undefined || this.numGrid === map.shape[1] ? map : adaptiveAvgPool2d(map, this.numGrid)
+  }
+
+  forward(map: Tensor): Embeddings {
+    return scope(() => {
+      const [n, , , channels] = map.shape as [number, number, number, number]
+      const vector = reshape(adaptiveAvgPool2d(map, 1), [n, channels])
+      const global = this.#mlp[1].forward(relu(this.#mlp[0].forward(vector)))
+      const dense = this.#mlp2[1].forward(relu(this.#mlp2[0].forward(this.grid(map))))
+      const pooled = reshape(adaptiveAvgPool2d(dense, 1), [n, dense.shape[3]!])
+      return { global, dense, pooled }
+    })
+  }
+
+  state(): State {
+    const state = emptyState()
+    include(state, 'mlp.0', this.#mlp[0].state())
+    include(state, 'mlp.2', this.#mlp[1].state())
+    include(state, 'mlp2.0', this.#mlp2[0].state())
+    include(state, 'mlp2.2', this.#mlp2[1].state())
+    return state
+  }
+}
+
+export interface EncoderOptions {
+  backbone: ResNetOptions
+  neck: NeckOptions
+}
+
+/** Backbone (state `0.`) and neck (state `1.`), the names of the original checkpoints. */
+export class Encoder {
+  readonly backbone: ResNet
+  readonly neck: DenseNeck
+
+  constructor(build: Build, { backbone, neck }: EncoderOptions) {
+    this.backbone = new ResNet(build, backbone)
+    this.neck = new DenseNeck(build, this.backbone.channels, neck, backbone.init ?? 'original')
+  }
+
+  /** x [N, H, W, 3] to the map that positions are matched on, and the embeddings. */
+  forward(x: Tensor, mode: NormMode): Embeddings & { map: Tensor } {
+    return scope(() => {
+      const full = this.backbone.forward(x, mode)
+      return { ...this.neck.forward(full), map: this.neck.grid(full) }
+    })
+  }
+
+  state(): State {
+    const state = emptyState()
+    include(state, '0', this.backbone.state())
+    include(state, '1', this.neck.state())
+    return state
+  }
+}

@@ -1,0 +1,80 @@
+/** What evaluations leave behind: tables that people read, that machines read, and that the report of a run collects. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { basename, dirname, extname, join } from 'node:path'
+
+import { fail } from '../tensor/errors.js'
+import { packageVersion } from '../tensor/native.js'
+import { writeTextAtomic } from '../files/atomic.js'
+
+export interface EvaluationTable {
+  title: string
+  columns: string[]
+  rows: (string | number)[][]
+  /** What a reader must know: the protocol, what deviates from it, what was left out. */
+  notes: string[]
+}
+
+/** The run that a file of weights belongs to; a folder of its own for a file from elsewhere. */
+export function evaluationFolder(weights: string): string {
+  const run = [dirname(weights), dirname(dirname(weights))].find((folder) => existsSync(join(folder, 'config.yaml')))
+  return run === undefined ? join(dirname(weights), `${basename(weights, extname(weights))}.eval`) : join(run, 'eval')
+}
+
+/** Makes the working folder of an evaluation that takes long; one that holds a state is an error unless it is continued or replaced. */
+export function claimEvaluation(folder: string, { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean }): void {
+  const state = statePath(folder)
+  if (existsSync(state) && !resume) {
+    if (!overwrite) fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+    for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file))) rmSync(join(folder, name))
+  }
+  try {
+    mkdirSync(folder, { recursive: true })
+  } catch (error) {
+    fail('RUN', `${folder}: the folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+  }
+}
+
+export const statePath = (folder: string): string => join(folder, 'state.safetensors')
+
+/** Throws CONFIG where what an evaluation was begun with is not what it is to be continued with. */
+export function checkSame(began: Record<string, unknown>, now: Record<string, unknown>): void {
+  const changed = Object.keys(now).filter((key) => JSON.stringify(began[key]) !== JSON.stringify(now[key]))
+  if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(began[key])} and is now ${JSON.stringify(now[key])}`).join('; ')}; start a new evaluation for that`)
+}
+
+const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))
+
+/** Header and rows as text. */
+export const tableCells = ({ columns, rows }: EvaluationTable): string[][] => [columns, ...rows.map((row) => row.map(cell))]
+
+/** A share as percents; a dash where there is none. */
+export const percent = (share: number): string => (Number.isNaN(share) ? '-' : (100 * share).toFixed(2))
+
+export function tableText(table: EvaluationTable): string {
+  const { title, columns, notes } = table
+  const cells = tableCells(table)
+  const widths = columns.map((_, c) => Math.max(...cells.map((row) => row[c]!.length)))
+  const lines = cells.map((row) => row.map((text, c) => (c === 0 ? text.padEnd(widths[c]!) : text.padStart(widths[c]!))).join('  ').trimEnd())
+  return [title, ...lines, ...notes.map((note) => `- ${note}`)].join('\n')
+}
+
+/** Writes `<folder>/<name>.json`: the table, and all numbers behind it. */
+export function saveResult(folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): string {
+  mkdirSync(folder, { recursive: true })
+  const path = join(folder, `${name}.json`)
+  writeTextAtomic(path, `${JSON.stringify({ name, densecl: packageVersion, date: new Date().toISOString(), table, result }, undefined, 2)}\n`)
+  return path
+}
+
+/** The tables of a run's evaluations, by name. */
+export function savedTables(folder: string): { name: string; date: string; table: EvaluationTable }[] {
+  if (!existsSync(folder)) return []
+  return readdirSync(folder).filter((name) => name.endsWith('.json')).sort().flatMap((name) => {
+    try {
+      const { date, table } = JSON.parse(readFileSync(join(folder, name), 'utf8')) as { date: string; table: EvaluationTable }
+      return table?.rows === undefined ? [] : [{ name: name.slice(0, -'.json'.length), date, table }]
+    } catch {
+      return [] // being written, or somebody else's
+    }
+  })
+}

@@ -1,0 +1,70 @@
+/** What a run writes down: metrics.jsonl, TensorBoard events, and the line that a person watches. */
+import { appendFileSync, existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { writeTextAtomic } from '../files/atomic.js'
+import { EventWriter } from './events.js'
+
+export type Metrics = Record<string, number>
+
+export class RunLog {
+  readonly #metrics: string
+  readonly #events: EventWriter
+  readonly #terminal = process.stdout.isTTY
+  #live = false
+
+  /** Continues metrics.jsonl; rows of steps at or behind `fromStep` were undone by going back to a checkpoint and are cut. */
+  constructor(folder: string, fromStep: number, readonly quiet: boolean) {
+    this.#metrics = join(folder, 'metrics.jsonl')
+    if (existsSync(this.#metrics)) writeTextAtomic(this.#metrics, readMetrics(this.#metrics).filter((row) => row.globalStep! <= fromStep).map((row) => `${JSON.stringify(row)}\n`).join(''))
+    this.#events = new EventWriter(folder)
+  }
+
+  /** One row; what is not finite is written as null. */
+  metrics(row: Metrics): void {
+    appendFileSync(this.#metrics, `${JSON.stringify(row)}\n`)
+    this.#events.scalars(row.globalStep!, row)
+  }
+
+  /** A line that stays. */
+  line(text: string): void {
+    if (this.quiet) return
+    this.#clear()
+    console.log(text)
+  }
+
+  /** The live line: rewritten on a terminal, printed at `plain` moments elsewhere. */
+  progress(text: string, plain: boolean): void {
+    if (this.quiet) return
+    if (this.#terminal) {
+      const width = process.stdout.columns
+      process.stdout.write(`\r\x1b[K${text.length > width ? text.slice(0, width - 1) : text}`)
+      this.#live = true
+    } else if (plain) console.log(text)
+  }
+
+  #clear(): void {
+    if (this.#live) process.stdout.write('\r\x1b[K')
+    this.#live = false
+  }
+}
+
+/** The rows of a metrics file; an incomplete last line (a kill while writing) is dropped. */
+export function readMetrics(path: string): Metrics[] {
+  const rows: Metrics[] = []
+  for (const line of readFileSync(path, 'utf8').split('\n')) {
+    try {
+      if (line !== '') rows.push(JSON.parse(line) as Metrics)
+    } catch {
+      break
+    }
+  }
+  return rows
+}
+
+export function duration(seconds: number): string {
+  const s = Math.max(0, Math.round(seconds))
+  if (s < 60) return `${s}s`
+  if (s < 3600) return `${Math.floor(s / 60)}m${String(s % 60).padStart(2, '0')}s`
+  return `${Math.floor(s / 3600)}h${String(Math.floor((s % 3600) / 60)).padStart(2, '0')}m`
+}

@@ -1,0 +1,241 @@
+/**
+ * The claim of DenseCL in miniature: MoCo v2 and DenseCL pre-trained with equal budgets on the images at hand, and both, beside
+ * random weights, measured on image-level and dense tasks, several seeds each.
+ */
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { stringify } from 'yaml'
+
+import { openSegmentation, type SegmentationSource } from '../data/segmentationSources.js'
+import { openSource, type Source } from '../data/sources.js'
+import { openVocClassification } from '../data/voc.js'
+import { dilated8 } from '../nn/fcn.js'
+import { disposeState } from '../nn/module.js'
+import { Random } from '../tensor/random.js'
+import { ResNet, type ResNetOptions } from '../nn/resnet.js'
+import { preset } from '../run/presets.js'
+import { fail } from '../tensor/errors.js'
+import { withDevice } from '../tensor/tensor.js'
+import { type Config, readConfigFile, resolveConfig, type Setting } from '../run/config.js'
+import { trustDevice } from '../selftest/trust.js'
+import { pretrain, resolvePlacement } from '../train/pretrain.js'
+import { files } from '../run/runFolder.js'
+import { writeTextAtomic } from '../files/atomic.js'
+import { writeBackbone } from '../weights/export.js'
+import { importBackbone, storedBackbone } from '../weights/import.js'
+import { knnAccuracy } from '../eval/knn.js'
+import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
+import { evaluateSegmentation } from '../eval/segmentation.js'
+import { type SegmentationProtocol, segmentationProtocols } from '../eval/segmentationProtocols.js'
+import { checkSame } from '../run/results.js'
+import { evaluateSvm, extractVoc } from '../eval/voc07.js'
+
+/** What is pre-trained, and what the evaluations of it cost. */
+export interface StudySize {
+  describe: string
+  config: Partial<Config>
+  linearEpochs: number
+  segmentation: Pick<SegmentationProtocol, 'iterations' | 'batchSize' | 'crop' | 'scale'>
+}
+
+export const studySizes: Record<string, StudySize> = {
+  cpu: {
+    describe: 'a night on a few cores: ResNet-18 of 32 base channels at 128 px, 60 epochs of some thousand images',
+    config: { ...preset('small'), imageSize: 128, epochs: 60, knnEvery: 0, denseWeight: 0.5 },
+    linearEpochs: 20,
+    segmentation: { iterations: 600, batchSize: 8, crop: 160, scale: [480, 180] },
+  },
+  gpu: {
+    describe: 'ResNet-50 at 224 px, 100 epochs of some thousand images; meant for 20 minutes of an H200',
+    config: { ...preset('small'), depth: 50, baseChannels: 64, imageSize: 224, batchSize: 256, queueLength: 2048, epochs: 100, knnEvery: 0, denseWeight: 0.5 },
+    linearEpochs: 20,
+    segmentation: { iterations: 400, batchSize: 16, crop: 320, scale: [960, 360] },
+  },
+}
+
+export const methods = ['random', 'mocov2', 'densecl'] as const
+export type Method = (typeof methods)[number]
+export const methodNames: Record<Method, string> = { random: 'random weights', mocov2: 'MoCo v2', densecl: 'DenseCL' }
+
+export interface StudyOptions {
+  size: StudySize
+  /** Labelled images: a folder with train and val. */
+  images: string
+  /** A VOC tree for SVM classification, and one for segmentation; what is absent is left out. */
+  voc?: string | undefined
+  vocSplits: readonly [train: string, test: string]
+  segmentation?: string | undefined
+  seeds: number
+  out: string
+  settings: readonly Setting[]
+  line: (text: string) => void
+  interrupted: () => boolean
+}
+
+/** Scores in % of one network. */
+export type Scores = Record<string, number>
+
+export interface StudyRow {
+  method: Method
+  seed: number
+  scores: Scores
+}
+
+/** Every pre-training run and every evaluation keeps its result in the study's folder: a study that is started again goes on. */
+export async function runStudy(options: StudyOptions): Promise<StudyRow[] | 'interrupted'> {
+  const train = await openSource(join(options.images, 'train'), { split: 'train' })
+  const val = await openSource(join(options.images, 'val'), { split: 'val' })
+  if (train.classes === undefined || train.classes.join() !== val.classes?.join()) fail('DATA', `study: ${options.images} needs folders train and val with the same class folders`)
+  const data: StudyData = { train, val }
+  if (options.segmentation !== undefined) data.segmentation = { train: openSegmentation(options.segmentation, ['train']), val: openSegmentation(options.segmentation, ['val']) }
+  const rows: StudyRow[] = []
+  for (let seed = 0; seed < options.seeds; ++seed) {
+    for (const method of methods) {
+      const weights = await weightsOf(method, seed, options)
+      if (weights === undefined) return 'interrupted'
+      rows.push({ method, seed, scores: await evaluate(weights, method, seed, data, options) })
+      if (options.interrupted()) return 'interrupted'
+    }
+  }
+  return rows
+}
+
+interface StudyData {
+  train: Source
+  val: Source
+  segmentation?: { train: SegmentationSource; val: SegmentationSource }
+}
+
+function configOf(method: Method, seed: number, { size, images, settings }: StudyOptions): Config {
+  const entries = { ...size.config, data: join(images, 'train'), seed, ...(method === 'mocov2' ? { denseWeight: 0 } : {}) }
+  const config = resolveConfig([...Object.entries(entries).map(([key, value]): Setting => ({ key, value, from: 'study' })), ...settings])
+  if (method === 'densecl' && config.denseWeight === 0) fail('CONFIG', 'study: denseWeight is 0: expected a weight for the dense loss, or DenseCL is MoCo v2')
+  return method === 'mocov2' ? { ...config, denseWeight: 0 } : config
+}
+
+const runOf = (method: Method, seed: number, { out }: StudyOptions): string => join(out, 'pretrain', `${method}-seed${seed}`)
+
+/** The backbone of a method, pre-trained unless it is there; undefined when it was interrupted. */
+async function weightsOf(method: Method, seed: number, options: StudyOptions): Promise<string | undefined> {
+  const run = runOf(method, seed, options)
+  const config = configOf(method, seed, options)
+  const { backbone, report, config: written, last } = files(run)
+  if (existsSync(written)) {
+    const had = resolveConfig(readConfigFile(written))
+    const { workers: _, device: __, threads: ___, ...now } = config
+    checkSame({ ...had }, now)
+    if (existsSync(method === 'random' ? backbone : report)) return backbone
+  }
+  if (method === 'random') {
+    mkdirSync(run, { recursive: true })
+    const { depth, baseChannels, init } = config
+    const network = new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init })
+    writeBackbone(backbone, storedBackbone(network), 'torchvision')
+    writeTextAtomic(written, stringify(config))
+    disposeState(network.state())
+    return backbone
+  }
+  options.line(`pretrain ${methodNames[method]}, seed ${seed}: ${config.epochs} epochs`)
+  const result = await pretrain({ config, out: run, resume: existsSync(last), overwrite: !existsSync(last), quiet: true, interrupted: options.interrupted })
+  return result.interrupted ? undefined : backbone
+}
+
+async function evaluate(weights: string, method: Method, seed: number, data: StudyData, options: StudyOptions): Promise<Scores> {
+  const folder = join(runOf(method, seed, options), 'eval')
+  mkdirSync(folder, { recursive: true })
+  const config = configOf(method, seed, options)
+  const { device } = resolvePlacement(config)
+  await trustDevice(device)
+  const { imageSize, workers } = config
+  const scores: Scores = {}
+  /** An evaluation, or its kept scores. */
+  const measure = async (name: string, what: Record<string, unknown>, layout: Pick<ResNetOptions, 'strides' | 'dilations'>, body: (backbone: ResNet) => Promise<Scores>): Promise<void> => {
+    if (options.interrupted()) return
+    const path = join(folder, `study-${name}.json`)
+    if (!existsSync(path)) {
+      const { backbone } = withDevice(device, () => importBackbone(weights, layout))
+      const start = performance.now()
+      try {
+        const measured = await body(backbone)
+        writeTextAtomic(path, `${JSON.stringify({ what, scores: measured, seconds: (performance.now() - start) / 1000 }, undefined, 2)}\n`)
+      } finally {
+        disposeState(backbone.state())
+      }
+    }
+    const kept = JSON.parse(readFileSync(path, 'utf8')) as { what: Record<string, unknown>; scores: Scores }
+    checkSame(kept.what, JSON.parse(JSON.stringify(what)) as Record<string, unknown>)
+    Object.assign(scores, kept.scores)
+    options.line(`${methodNames[method]}, seed ${seed}: ${Object.entries(kept.scores).map(([key, value]) => `${key} ${value.toFixed(2)} %`).join(', ')}`)
+  }
+
+  await measure('knn', { imageSize, k: 20 }, {}, async (backbone) => ({ kNN: 100 * (await knnAccuracy(backbone, data.train.items, data.val.items, { imageSize, k: 20, workers })) }))
+
+  const protocol = { ...stretched(linearProtocols['imagenet-features']!, options.size.linearEpochs), heads: ['feature4', 'feature5'] as const, pipeline: 'centre' as const }
+  await measure('linear', { imageSize, epochs: protocol.epochs }, {}, async (backbone) => {
+    const { heads } = await evaluateLinear(backbone, { protocol, weights, train: data.train.items, val: data.val.items, classes: data.train.classes!.length, imageSize, out: join(folder, 'linear'), overwrite: true, quiet: true, seed, workers })
+    return Object.fromEntries(heads.map(({ head, top1 }) => [`linear ${head}`, 100 * top1]))
+  })
+
+  const { voc, vocSplits } = options
+  if (voc !== undefined) {
+    await measure('svm', { imageSize, voc, vocSplits }, {}, async (backbone) => {
+      const [train, test] = vocSplits.map((split) => openVocClassification(voc, split)) as [ReturnType<typeof openVocClassification>, ReturnType<typeof openVocClassification>]
+      const features = await extractVoc(backbone, train, test, 'feature5', { imageSize, workers })
+      try {
+        return { 'SVM mAP': 100 * evaluateSvm(features).map }
+      } finally {
+        features.dispose()
+      }
+    })
+  }
+  if (data.segmentation !== undefined) {
+    const settings = { ...segmentationProtocols.voc12aug!, ...options.size.segmentation }
+    await measure('segmentation', options.size.segmentation, dilated8, async (backbone) => {
+      const { scores: found } = await evaluateSegmentation(backbone, { protocol: settings, train: data.segmentation!.train, val: data.segmentation!.val, out: join(folder, 'segmentation'), overwrite: true, quiet: true, seed, workers })
+      return { 'segmentation mIoU': 100 * found!.meanIou }
+    })
+  }
+  return scores
+}
+
+/** Student's t for 95 %, by degrees of freedom: a table, and behind it the expansion about the normal quantile. */
+function studentT(freedom: number): number {
+  const z = 1.959964
+  return [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262][freedom - 1] ?? z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
+}
+
+/** A mean and half the width of its 95 % interval, which is NaN for one value. */
+export function interval(values: readonly number[]): { mean: number; half: number } {
+  const n = values.length
+  const mean = values.reduce((a, b) => a + b, 0) / n
+  if (n < 2) return { mean, half: NaN }
+  const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1))
+  return { mean, half: (studentT(n - 1) * deviation) / Math.sqrt(n) }
+}
+
+export interface StudySummary {
+  /** For each score, mean and interval of each method, and of the differences DenseCL - MoCo v2 seed by seed. */
+  scores: { name: string; methods: Record<Method, { mean: number; half: number }>; difference: { mean: number; half: number } }[]
+  verdicts: string[]
+}
+
+function verdict(name: string, a: Method, b: Method, { mean, half }: { mean: number; half: number }): string {
+  const what = `${name}: ${methodNames[a]} - ${methodNames[b]} = ${mean >= 0 ? '+' : ''}${mean.toFixed(2)}`
+  if (Number.isNaN(half)) return `${what}, from one seed: shows nothing`
+  const range = `(95 % interval ${(mean - half).toFixed(2)} to ${(mean + half).toFixed(2)})`
+  return Math.abs(mean) > half ? `${what} ${range}: ${methodNames[mean > 0 ? a : b]} is ahead` : `${what} ${range}: no difference is shown`
+}
+
+/** What the rows show, and what they do not. */
+export function summarise(rows: readonly StudyRow[]): StudySummary {
+  const names = Object.keys(rows[0]!.scores)
+  const of = (name: string, method: Method): number[] => rows.filter((row) => row.method === method).map(({ scores }) => scores[name]!)
+  const scores = names.map((name) => {
+    const [moco, dense] = [of(name, 'mocov2'), of(name, 'densecl')]
+    return { name, methods: Object.fromEntries(methods.map((method) => [method, interval(of(name, method))])) as Record<Method, { mean: number; half: number }>, difference: interval(dense.map((value, i) => value - moco[i]!)) }
+  })
+  const pairs: [Method, Method][] = [['densecl', 'mocov2'], ['densecl', 'random'], ['mocov2', 'random']]
+  const verdicts = pairs.flatMap(([a, b]) => names.map((name) => verdict(name, a, b, interval(of(name, a).map((value, i) => value - of(name, b)[i]!)))))
+  return { scores, verdicts }
+}

@@ -1,0 +1,123 @@
+/** Whole training steps on the device under test, against PyTorch in float64, and the gradients of a network against the CPU's. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { Tape } from '../../src/autograd/tape.js'
+import { DenseCL } from '../../src/methods/densecl/model.js'
+import { denseclStep } from '../../src/methods/densecl/step.js'
+import { BatchNorm2d, Conv2d, convNorm, kaimingNormal, Linear } from '../../src/nn/layers.js'
+import { disposeState } from '../../src/nn/module.js'
+import { Random } from '../../src/tensor/random.js'
+import { reshape } from '../../src/ops/elementwise.js'
+import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
+import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { native, packageRoot } from '../../src/tensor/native.js'
+import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { device, thorough } from '../support/devices.js'
+import { relativeDistance } from '../support/gradients.js'
+import { goldenRows } from '../support/golden.js'
+import { suite, testWhere } from '../support/suite.js'
+
+const test = suite(`steps on ${device}`, device)
+
+function check(folder: string): void {
+  let rows = 0
+  for (const { name, dtype, error, tolerance } of goldenRows(folder, device)) {
+    assert.ok(error <= tolerance, `${name} ${dtype}: relative error ${error}, allowed ${tolerance}`)
+    rows += 1
+  }
+  assert.ok(rows >= 4, `${rows} rows`)
+}
+
+test('the golden step of this repository', () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
+
+if (thorough) test('the golden step of this repository with nothing fused, and with everything', () => {
+  for (const level of ['pointwise', 'full'] as const) {
+    fusion.level = level
+    try {
+      check(join(packageRoot, 'tests', 'fixtures', 'golden'))
+    } finally {
+      fusion.level = 'epilogue'
+    }
+  }
+})
+
+/** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
+function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
+  native.simtCapability?.(capability)
+  fusion.level = level
+  try {
+    const model = withDevice(device, () => new DenseCL({ backbone: { depth: 18, baseChannels: 64 }, neck: { hidden: 64, featDim: 64 }, queueLength: 256, seed: 3, compute: 'bf16' }))
+    const random = new Random(8)
+    const views = scope(() => [0, 1].map(() => Tensor.from(Float32Array.from({ length: 4 * 32 * 32 * 3 }, () => random.normal()), [4, 32, 32, 3], 'bf16', device).keep())) as [Tensor, Tensor]
+    const losses: number[] = []
+    let gradients: Float32Array[] = []
+    for (let step = 0; step < 2; ++step) {
+      const result = denseclStep(model, { query: views[0], key: views[1] }, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 })
+      losses.push(result.losses.single, result.losses.dense)
+      gradients = result.gradients.map((gradient) => gradient.data() as Float32Array)
+      result.dispose()
+    }
+    for (const view of views) view.dispose()
+    model.dispose()
+    return { losses, gradients }
+  } finally {
+    native.simtCapability?.(80)
+    fusion.level = 'epilogue'
+  }
+}
+
+if (thorough && device === 'simt') test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
+  const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
+  for (const { losses, gradients } of [hopper, full]) {
+    // bf16 roundings that fall the other way move a loss by about 2^-9 of the logits' size, 5.
+    losses.forEach((loss, i) => assert.ok(Math.abs(loss - ampere.losses[i]!) < 0.03, `loss ${i}: ${loss} against ${ampere.losses[i]}`))
+    // The last layer's gradient has passed no norm on its way.
+    assert.ok(relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!) < 0.1, `differs by ${relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!)}`)
+    for (const gradient of gradients) assert.ok(gradient.every(Number.isFinite))
+  }
+})
+
+const shared = join(packageRoot, '..', 'shared', 'golden')
+if (thorough) testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
+
+/** Two convolutions with batch norm, a residual, pooling and a linear layer: everything that mixed precision touches, and shallow. */
+function gradientsOf(compute: FloatDType, where: string): Float32Array {
+  return scope(() =>
+    withDevice(where, () => {
+      const random = new Random(5)
+      const build = { random, dtype: 'f32', compute } as const
+      const conv = (from: number): Conv2d => new Conv2d(build, from, 16, 3, { padding: 1, fill: kaimingNormal('fanIn') })
+      const [first, second, head] = [conv(8), conv(16), new Linear(build, 16, 8, kaimingNormal('fanIn'))]
+      const norms = [new BatchNorm2d(build, 16), new BatchNorm2d(build, 16)] as const
+      const states = [first, second, head, ...norms].map((module) => module.state())
+      const draw = (shape: number[]): Tensor => Tensor.from(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => random.normal()), shape, 'f32', 'cpu').to('bf16')
+      const [x, cotangent] = [draw([8, 12, 12, 8]), draw([8, 8])].map((tensor) => tensor.to('f32').to(compute, where)) as [Tensor, Tensor]
+      const watched = states.flatMap(({ parameters, copies }) => [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter))
+      const tape = new Tape().watch(watched)
+      const y = tape.record(() => {
+        const mode = { train: true, groups: 1 } as const
+        const inner = convNorm(first, norms[0], x, mode, { relu: true })
+        const outer = convNorm(second, norms[1], inner, mode, { relu: true, residual: inner })
+        return head.forward(reshape(adaptiveAvgPool2d(outer, 1), [8, 16]))
+      })
+      const gradients = tape.backward(y, watched, cotangent)
+      gradients.forEach((gradient) => assert.is(gradient.dtype, 'f32'))
+      const values = Float32Array.from(gradients.flatMap((gradient) => Array.from(gradient.data())))
+      states.forEach(disposeState)
+      return values
+    }),
+  )
+}
+
+test('gradients in mixed precision are those of f32, and those of f32 the CPU\'s', () => {
+  const exact = gradientsOf('f32', 'cpu')
+  assert.ok(relativeDistance(gradientsOf('f32', device), exact) < 1e-5)
+  // Weights, both convolutions, both norms, the pool and the way back each round to 2^-9: ten roundings.
+  const mixed = relativeDistance(gradientsOf('bf16', device), exact)
+  assert.ok(mixed > 1e-4 && mixed < 2 * 2 ** -9 * Math.sqrt(10) * 2, `relative error ${mixed}`)
+})
+
+test.run()

@@ -1,0 +1,158 @@
+/** The method's own properties: what moves, what does not, in which order. Parity with PyTorch is in golden.test.ts. */
+import * as assert from 'uvu/assert'
+
+import { chanceLoss, embeddingSpread } from '../../src/methods/densecl/health.js'
+import { DenseCL, Queue } from '../../src/methods/densecl/model.js'
+import { denseclStep, type StepOptions, type StepResult } from '../../src/methods/densecl/step.js'
+import { allTensors } from '../../src/nn/module.js'
+import { Random } from '../../src/tensor/random.js'
+import { Sgd } from '../../src/optim/sgd.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { relativeDifference } from '../support/gradients.js'
+import { suite, throwsError } from '../support/suite.js'
+
+const test = suite('densecl')
+
+const build = (more: { queueLength?: number; numGrid?: number } = {}): DenseCL =>
+  new DenseCL({ backbone: { depth: 18, baseChannels: 4 }, neck: { hidden: 16, featDim: 8, numGrid: more.numGrid }, queueLength: more.queueLength ?? 20, seed: 1, dtype: 'f64' })
+
+function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): StepResult {
+  return scope(() => {
+    const random = new Random(3)
+    const view = (): Tensor => Tensor.from(Float64Array.from({ length: images * 64 * 64 * 3 }, () => random.normal()), [images, 64, 64, 3], 'f64')
+    return denseclStep(model, { query: view(), key: view() }, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1, keyOrder: [0, 1, 2, 3].slice(0, images), ...more })
+  })
+}
+
+const values = (model: DenseCL): Map<string, ArrayLike<number>> => new Map([...allTensors(model.state())].map(([name, tensor]) => [name, tensor.data()]))
+const free = (result: StepResult): void => result.dispose()
+
+test('both encoders start equal; key parameters change only by the moving average, query ones only by the optimiser', () => {
+  const model = build()
+  const sgd = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 0 })
+  const [before] = [values(model)]
+  for (const name of model.parameters().keys()) assert.equal(before.get(`encoder_k.${name}`), before.get(`encoder_q.${name}`))
+  const first = step(model)
+  const afterStep = values(model)
+  for (const name of model.parameters().keys()) {
+    assert.equal(afterStep.get(`encoder_q.${name}`), before.get(`encoder_q.${name}`), `${name} waits for the optimiser`)
+    // Equal networks average to themselves, to rounding.
+    assert.ok(relativeDifference(afterStep.get(`encoder_k.${name}`)!, before.get(`encoder_k.${name}`)!) < 1e-15)
+  }
+  sgd.step(first.gradients, 0.1)
+  free(first)
+  const afterUpdate = values(model)
+  free(step(model))
+  const afterSecond = values(model)
+  for (const name of model.parameters().keys()) {
+    const [k, q] = [afterUpdate.get(`encoder_k.${name}`)!, afterUpdate.get(`encoder_q.${name}`)!]
+    const expected = Array.from(k, (value, i) => 0.99 * value + 0.01 * q[i]!)
+    assert.ok(relativeDifference(afterSecond.get(`encoder_k.${name}`)!, expected) < 1e-14, name)
+  }
+  sgd.dispose()
+  model.dispose()
+})
+
+test('every parameter has a gradient; with dense weight 0 the dense head has none and the loss is the global one', () => {
+  const model = build()
+  const both = step(model)
+  both.gradients.forEach((gradient, i) => assert.ok(gradient.data().some((value) => value !== 0), [...model.parameters().keys()][i]))
+  const moco = step(model, { denseWeight: 0 })
+  assert.is(moco.losses.dense, 0)
+  assert.is(moco.losses.total, moco.losses.single)
+  ;[...model.parameters().keys()].forEach((name, i) => {
+    if (name.includes('mlp2')) assert.ok(moco.gradients[i]!.data().every((value) => value === 0), name)
+  })
+  free(both)
+  free(moco)
+  model.dispose()
+})
+
+test('the queue holds unit vectors, is read before it is written, and wraps at any batch size', () => {
+  const model = build({ queueLength: 6 })
+  const start = values(model)
+  free(step(model))
+  const once = values(model)
+  free(step(model))
+  const twice = values(model)
+  const row = (of: Map<string, ArrayLike<number>>, i: number): number[] => Array.from(of.get('queue')!).slice(8 * i, 8 * i + 8)
+  for (let i = 4; i < 6; ++i) assert.equal(row(once, i), row(start, i), 'not reached yet')
+  for (let i = 0; i < 4; ++i) assert.not.equal(row(once, i), row(start, i))
+  for (let i = 2; i < 4; ++i) assert.equal(row(twice, i), row(once, i), 'kept over the wrap')
+  for (const i of [0, 1, 4, 5]) assert.not.equal(row(twice, i), row(once, i))
+  for (let i = 0; i < 6; ++i) assert.ok(Math.abs(Math.hypot(...row(twice, i)) - 1) < 1e-12)
+  assert.equal(Array.from(twice.get('queue_ptr')!), [2])
+  assert.equal(Array.from(twice.get('queue2_ptr')!), [2])
+  model.dispose()
+})
+
+test('enqueue at every pointer and batch leaves the last K keys in order', () => {
+  for (const length of [1, 5, 7]) {
+    const queue = new Queue(new Random(1), length, 1, 'f64')
+    const all: number[] = []
+    for (const batch of [1, 2, 3, 5, 8, 16, 4]) {
+      const keys = Array.from({ length: batch }, () => all.push(all.length))
+      scope(() => queue.enqueue(Tensor.from(keys, [batch, 1], 'f64')))
+      const held = [...queue.keys.data()].filter((value) => value >= 1 && Number.isInteger(value)).sort((a, b) => a - b)
+      const last = all.map((_, i) => i + 1).slice(-length)
+      assert.equal(held.slice(-Math.min(length, all.length)), last.slice(-Math.min(length, all.length)))
+      assert.is(queue.pointer.item(), all.length % length)
+    }
+    throwsError(() => scope(() => queue.enqueue(Tensor.zeros([2, 3], 'f64'))), 'SHAPE', /\[B,1\]/, /f64\[2,3\]/)
+    queue.keys.dispose()
+    queue.pointer.dispose()
+  }
+})
+
+test('shuffling the key batch changes nothing with one group, and statistics with two', () => {
+  const losses = (order: number[], normGroups: number): number => {
+    const model = build()
+    const result = step(model, { keyOrder: order, normGroups })
+    const { total } = result.losses
+    free(result)
+    model.dispose()
+    return total
+  }
+  const plain = losses([0, 1, 2, 3], 1)
+  assert.ok(Math.abs(losses([2, 0, 3, 1], 1) - plain) < 1e-9)
+  assert.ok(Math.abs(losses([2, 0, 3, 1], 2) - losses([0, 1, 2, 3], 2)) > 1e-6)
+})
+
+test('a grid pools embeddings and matched features alike', () => {
+  const model = build({ numGrid: 1 })
+  const result = step(model)
+  assert.is(result.health.samePosition, 1)
+  free(result)
+  model.dispose()
+})
+
+test('two runs of a step give the same bits', () => {
+  const run = (): Map<string, ArrayLike<number>> => {
+    const model = build()
+    const sgd = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 })
+    for (let i = 0; i < 2; ++i) {
+      const result = step(model)
+      sgd.step(result.gradients, 0.1)
+      free(result)
+    }
+    const state = values(model)
+    sgd.dispose()
+    model.dispose()
+    return state
+  }
+  assert.equal(run(), run())
+})
+
+test('health: spread is near 1 for random directions and 0 for one', () => {
+  scope(() => {
+    const random = new Random(4)
+    const { keys, pointer } = new Queue(random, 500, 32, 'f64')
+    assert.ok(Math.abs(embeddingSpread(keys.data(), keys.shape[1]!) - 1) < 0.05)
+    assert.is(embeddingSpread(new Float32Array(20).fill(0.5), 4), 0)
+    keys.dispose()
+    pointer.dispose()
+  })
+  assert.ok(Math.abs(chanceLoss(65536) - 11.0904) < 1e-4)
+})
+
+test.run()
