@@ -26,14 +26,21 @@ function refuse(problem: string): never {
 
 function parsed() {
   try {
-    const options = { device: { type: 'string' }, sides: { type: 'string' }, rounds: { type: 'string', default: '3' }, rows: { type: 'string' }, seconds: { type: 'string', default: '600' } } as const
+    const options = {
+      device: { type: 'string' },
+      sides: { type: 'string' },
+      rounds: { type: 'string', default: '3' },
+      rows: { type: 'string' },
+      seconds: { type: 'string', default: '600' },
+    } as const
     return parseArgs({ options, allowPositionals: true })
   } catch (error) {
     return refuse(error instanceof Error ? error.message : String(error))
   }
 }
 const { values: flags, positionals: words } = parsed()
-const whole = (name: 'rounds' | 'seconds'): number => (/^[1-9]\d*$/.test(flags[name]) ? Number(flags[name]) : refuse(`--${name} is ${flags[name]}: expected a whole number of at least 1`))
+const whole = (name: 'rounds' | 'seconds'): number =>
+  /^[1-9]\d*$/.test(flags[name]) ? Number(flags[name]) : refuse(`--${name} is ${flags[name]}: expected a whole number of at least 1`)
 
 const names = native.deviceNames()
 /** Of the steps: a GPU where there is one. A device that was asked for and is not there is an error: no other one speaks for it. */
@@ -51,13 +58,33 @@ interface StepCase {
   flags: string[]
 }
 const stepCases: Record<string, StepCase[]> = {
-  gpu: [{ name: (batch) => `resnet50-224px-batch${batch}-queue65536-bf16`, batches: [256, 32], flags: '--depth 50 --image 224 --queue 65536 --hidden 2048 --steps 20'.split(' ') }],
+  gpu: [
+    {
+      name: (batch) => `resnet50-224px-batch${batch}-queue65536-bf16`,
+      batches: [256, 32],
+      flags: '--depth 50 --image 224 --queue 65536 --hidden 2048 --steps 20'.split(' '),
+    },
+  ],
   cpu: [
-    { name: (batch) => `resnet18-64px-batch${batch}-queue4096`, batches: [32], flags: '--depth 18 --image 64 --queue 4096 --hidden 512 --steps 10'.split(' ') },
-    { name: (batch) => `resnet50-224px-batch${batch}-queue4096`, batches: [8], flags: '--depth 50 --image 224 --queue 4096 --hidden 2048 --steps 4'.split(' ') },
+    {
+      name: (batch) => `resnet18-64px-batch${batch}-queue4096`,
+      batches: [32],
+      flags: '--depth 18 --image 64 --queue 4096 --hidden 512 --steps 10'.split(' '),
+    },
+    {
+      name: (batch) => `resnet50-224px-batch${batch}-queue4096`,
+      batches: [8],
+      flags: '--depth 50 --image 224 --queue 4096 --hidden 2048 --steps 4'.split(' '),
+    },
   ],
   // To rehearse: its times say nothing.
-  simt: [{ name: (batch) => `resnet18-32px-batch${batch}-queue64`, batches: [4, 2], flags: '--depth 18 --base 8 --image 32 --queue 64 --hidden 32 --steps 1'.split(' ') }],
+  simt: [
+    {
+      name: (batch) => `resnet18-32px-batch${batch}-queue64`,
+      batches: [4, 2],
+      flags: '--depth 18 --base 8 --image 32 --queue 64 --hidden 32 --steps 1'.split(' '),
+    },
+  ],
 }
 
 /** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
@@ -96,14 +123,22 @@ async function runSide(program: string, args: string[], onLine: (line: string) =
   lines.on('line', onLine)
   const failed = await new Promise<string | undefined>((resolve) => {
     child.on('error', (error) => resolve(error.message))
-    child.on('close', (code, signal) => resolve(late ? `killed after ${limit} s` : code === 0 ? undefined : `${signal ?? `exit code ${code}`}: ${lastLines(complaints)}`))
+    child.on('close', (code, signal) =>
+      resolve(late ? `killed after ${limit} s` : code === 0 ? undefined : `${signal ?? `exit code ${code}`}: ${lastLines(complaints)}`),
+    )
   })
   clearTimeout(timer)
-  return { ...(failed === undefined ? {} : { error: failed }), notes: complaints.split('\n').filter((line) => /skipping cudagraphs|graph break/i.test(line)) }
+  return {
+    ...(failed === undefined ? {} : { error: failed }),
+    notes: complaints.split('\n').filter((line) => /skipping cudagraphs|graph break/i.test(line)),
+  }
 }
 /** What a program said of its failure: the error's own line where a stack follows it. */
 function lastLines(text: string): string {
-  const lines = text.trim().split('\n').filter((line) => !/^\s+at |^Node\.js|^\s*$/.test(line))
+  const lines = text
+    .trim()
+    .split('\n')
+    .filter((line) => !/^\s+at |^Node\.js|^\s*$/.test(line))
   return (lines.findLast((line) => /Error|densecl/.test(line)) ?? lines.at(-1) ?? 'no message').slice(0, 300)
 }
 
@@ -125,22 +160,39 @@ async function steps(): Promise<void> {
     rows.push(row)
     if (flags.rows !== undefined) appendRow(flags.rows, { ...row })
     const { seconds, run_seconds: run, batch } = row
-    console.log(`${row.case}  ${row.side.padEnd(16)} ${row.error ?? `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`}`)
+    console.log(
+      `${row.case}  ${row.side.padEnd(16)} ${row.error ?? `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`}`,
+    )
   }
   for (let round = 1; round <= rounds; ++round) {
     for (const side of sides) {
       for (const { name, batches, flags: sizes } of stepCases[kind]!) {
         const pending = [...batches]
         const args = side === 'densecl' ? [ours, '--device', device] : [peer, 'step', ...peers[side]!]
-        const { error, notes } = await runSide(side === 'densecl' ? process.execPath : python, [...args, ...sizes, '--batch', batches.join(',')], (line) => {
-          const row = JSON.parse(line) as Omit<StepRow, 'case' | 'side' | 'round'> & { batch: number }
-          pending.splice(pending.indexOf(row.batch), 1)
-          keep({ case: name(row.batch), side, round, ...row })
-        })
-        if (error !== undefined || pending.length > 0) keep({ case: pending.map(name).join(' '), side, round, error: error ?? 'ended without a row' })
+        const { error, notes } = await runSide(
+          side === 'densecl' ? process.execPath : python,
+          [...args, ...sizes, '--batch', batches.join(',')],
+          (line) => {
+            const row = JSON.parse(line) as Omit<StepRow, 'case' | 'side' | 'round'> & { batch: number }
+            pending.splice(pending.indexOf(row.batch), 1)
+            keep({ case: name(row.batch), side, round, ...row })
+          },
+        )
+        if (error !== undefined || pending.length > 0)
+          keep({ case: pending.map(name).join(' '), side, round, error: error ?? 'ended without a row' })
         for (const note of new Set(notes)) console.log(`    ${note}`)
       }
-      writeResult(results(`${kind}-steps`), { ...environmentRow(), bench: 'steps', ...(kind === 'cpu' ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }), rounds: round, cases: summary(rows) }, true)
+      writeResult(
+        results(`${kind}-steps`),
+        {
+          ...environmentRow(),
+          bench: 'steps',
+          ...(kind === 'cpu' ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }),
+          rounds: round,
+          cases: summary(rows),
+        },
+        true,
+      )
     }
   }
   console.log(`written: ${results(`${kind}-steps`)}`)
@@ -183,11 +235,18 @@ async function data(): Promise<void> {
   // A photograph's spectrum: noise at several scales.
   const noise = await Promise.all(
     [4, 16, 64, 250].map((cells) =>
-      sharp(Buffer.from(Uint8Array.from({ length: cells * cells * 3 }, () => random.below(256))), { raw: { width: cells, height: cells, channels: 3 } }).resize(width, height, { kernel: 'cubic' }).raw().toBuffer(),
+      sharp(Buffer.from(Uint8Array.from({ length: cells * cells * 3 }, () => random.below(256))), {
+        raw: { width: cells, height: cells, channels: 3 },
+      })
+        .resize(width, height, { kernel: 'cubic' })
+        .raw()
+        .toBuffer(),
     ),
   )
   const mixed = Buffer.from(noise[0]!.map((value, i) => 0.45 * value + 0.3 * noise[1]![i]! + 0.17 * noise[2]![i]! + 0.08 * noise[3]![i]!))
-  const jpeg = await sharp(mixed, { raw: { width, height, channels: 3 } }).jpeg({ quality: 92 }).toBuffer()
+  const jpeg = await sharp(mixed, { raw: { width, height, channels: 3 } })
+    .jpeg({ quality: 92 })
+    .toBuffer()
   const time = async (body: () => unknown): Promise<number> => {
     const times: number[] = []
     for (let i = 0; i < 120; ++i) {
@@ -210,10 +269,20 @@ async function data(): Promise<void> {
     await decode(jpeg, 'bench')
     views()
   })
-  console.log(`500x375 JPEG of ${jpeg.length} bytes: decode ${decodeMs.toFixed(2)} ms, two 224 px views ${viewsMs.toFixed(2)} ms, together ${(1000 / both).toFixed(0)} images/s and core`)
-  writeResult(results('cpu-data'), { ...environmentRow(), bench: 'data', jpegBytes: jpeg.length, decodeMs, twoViewsMs: viewsMs, imagesPerSecondAndCore: 1000 / both })
+  console.log(
+    `500x375 JPEG of ${jpeg.length} bytes: decode ${decodeMs.toFixed(2)} ms, two 224 px views ${viewsMs.toFixed(2)} ms, together ${(1000 / both).toFixed(0)} images/s and core`,
+  )
+  writeResult(results('cpu-data'), {
+    ...environmentRow(),
+    bench: 'data',
+    jpegBytes: jpeg.length,
+    decodeMs,
+    twoViewsMs: viewsMs,
+    imagesPerSecondAndCore: 1000 / both,
+  })
 }
 
 const benches: Record<string, () => Promise<void>> = { data, steps }
-for (const word of words) if (benches[word] === undefined) refuse(`there is no bench ${word}: expected some of ${Object.keys(benches).join(', ')}`)
+for (const word of words)
+  if (benches[word] === undefined) refuse(`there is no bench ${word}: expected some of ${Object.keys(benches).join(', ')}`)
 for (const [word, bench] of Object.entries(benches)) if (words.length === 0 || words.includes(word)) await bench()

@@ -23,22 +23,31 @@ try {
 }
 const { tests, addon: wantedAddon } = parsed.values
 const target = resolve(parsed.positionals[0] ?? join(root, 'densecl.tar.xz'))
-const packing = Object.entries({ '.tar': '-cf', '.tar.gz': '-czf', '.tar.xz': '-cJf' }).find(([ending]) => target.endsWith(ending))?.[1] ?? refuse(`cannot make ${target}`, 'Expected a name that ends in .tar, .tar.gz or .tar.xz.')
+const packing =
+  Object.entries({ '.tar': '-cf', '.tar.gz': '-czf', '.tar.xz': '-cJf' }).find(([ending]) => target.endsWith(ending))?.[1] ??
+  refuse(`cannot make ${target}`, 'Expected a name that ends in .tar, .tar.gz or .tar.xz.')
 
 function run(command, parameters, options = {}) {
   const result = spawnSync(command, parameters, { encoding: 'utf8', cwd: root, maxBuffer: 2 ** 26, ...options })
   if (result.error !== undefined || (result.status !== 0 && options.strict !== false)) {
-    console.error(`densecl: ${command} ${parameters.join(' ')} failed\n  ${result.error?.message ?? result.stderr.trim().split('\n').slice(-3).join('\n  ')}`)
+    console.error(
+      `densecl: ${command} ${parameters.join(' ')} failed\n  ${result.error?.message ?? result.stderr.trim().split('\n').slice(-3).join('\n  ')}`,
+    )
     process.exit(1)
   }
   return result.stdout
 }
 
 const time = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0)
-const addons = (wantedAddon === undefined ? ['build-cuda', 'build'] : [wantedAddon]).map((folder) => join(folder, 'Release', 'densecl.node')).sort((a, b) => time(join(root, b)) - time(join(root, a)))
+const addons = (wantedAddon === undefined ? ['build-cuda', 'build'] : [wantedAddon])
+  .map((folder) => join(folder, 'Release', 'densecl.node'))
+  .sort((a, b) => time(join(root, b)) - time(join(root, a)))
 const [addon] = addons
 if (time(join(root, addon)) === 0 || !existsSync(join(root, 'dist', 'src'))) {
-  refuse(`nothing to bundle: ${time(join(root, addon)) === 0 ? addon : 'dist'} is not there`, 'Run: npm run build && npm run build:cuda (or npm run build:native for a CPU bundle)')
+  refuse(
+    `nothing to bundle: ${time(join(root, addon)) === 0 ? addon : 'dist'} is not there`,
+    'Run: npm run build && npm run build:cuda (or npm run build:native for a CPU bundle)',
+  )
 }
 
 /** What the bundle was made of, with + when that is not what was committed; results name it. */
@@ -56,14 +65,17 @@ try {
   for (const path of ['package.json', 'LICENSE', 'README.md', 'dist/src', 'dist/bench', 'bench/peers', 'src/ops/tuning', addon]) copy(path)
   // What npm resolved, from where it is: no registry is asked. Its exit code complains about optional packages of other systems.
   const production = run('npm', ['ls', '--omit=dev', '--all', '--parseable'], { strict: false }).trim().split('\n')
-  const development = tests ? ['uvu', 'fast-check', 'dequal', 'diff', 'kleur', 'mri', 'sade', 'pure-rand'].map((name) => join(root, 'node_modules', name)) : []
+  const development = tests
+    ? ['uvu', 'fast-check', 'dequal', 'diff', 'kleur', 'mri', 'sade', 'pure-rand'].map((name) => join(root, 'node_modules', name))
+    : []
   for (const path of [...production, ...development]) {
     const inside = relative(root, path)
     if (inside.startsWith('node_modules') && existsSync(path)) cpSync(path, join(home, inside), { recursive: true, dereference: true })
   }
   // Headers serve compiling only; prebuilt libraries of other systems are of no use beside this Node.
   const here = `${process.platform}-${process.arch}`
-  const foreign = (folder, ours) => (existsSync(join(home, folder)) ? readdirSync(join(home, folder)) : []).filter((name) => !ours(name)).map((name) => join(folder, name))
+  const foreign = (folder, ours) =>
+    (existsSync(join(home, folder)) ? readdirSync(join(home, folder)) : []).filter((name) => !ours(name)).map((name) => join(folder, name))
   const glibc = process.report.getReport().header.glibcVersionRuntime !== undefined
   const libc = (name) => name.includes('musl') !== glibc
   const unused = [
@@ -76,7 +88,10 @@ try {
   if (tests) copy('src')
   cpSync(process.execPath, join(home, 'bin', 'node'))
   for (const path of [join('bin', 'node'), addon]) run('strip', ['--strip-unneeded', join(home, path)], { strict: false })
-  writeFileSync(join(home, 'densecl'), '#!/bin/sh\nhere=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\nexec "$here/bin/node" "$here/dist/src/cli/main.js" "$@"\n')
+  writeFileSync(
+    join(home, 'densecl'),
+    '#!/bin/sh\nhere=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\nexec "$here/bin/node" "$here/dist/src/cli/main.js" "$@"\n',
+  )
   chmodSync(join(home, 'densecl'), 0o755)
   writeFileSync(join(home, 'COMMIT'), `${commit()}\n`)
   mkdirSync(dirname(target), { recursive: true })

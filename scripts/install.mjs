@@ -42,6 +42,12 @@ const headers = existsSync('/usr/include/node/node_api.h') ? ['--nodedir=/usr'] 
 const command = process.argv.includes('--force') ? 'rebuild' : existsSync(join(root, 'build', 'Makefile')) ? 'build' : 'rebuild'
 const result = spawnSync(process.execPath, [gyp, command, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
 if (result.status !== 0) {
-  const lines = `${result.stdout}\n${result.stderr}`.split('\n').filter((line) => /error|fatal|ENOTFOUND|denied/i.test(line)).slice(0, 5)
-  fail(`compiling the addon failed:\n    ${lines.join('\n    ')}`, 'g++ 9 or later with C++17 is needed. Try again with: npm run build:native')
+  const lines = `${result.stdout}\n${result.stderr}`
+    .split('\n')
+    .filter((line) => /error|fatal|ENOTFOUND|denied/i.test(line))
+    .slice(0, 5)
+  fail(
+    `compiling the addon failed:\n    ${lines.join('\n    ')}`,
+    'g++ 9 or later with C++17 is needed. Try again with: npm run build:native',
+  )
 }

@@ -23,7 +23,10 @@ const chosen = forms[form]
 if (chosen === undefined) leave(`there is no form ${form ?? ''} of the addon.`, `Expected one of ${Object.keys(forms).join(', ')}.`)
 for (const tool of chosen.tools) {
   if (spawnSync(tool, ['--version'], { stdio: 'ignore' }).error !== undefined) {
-    const hint = tool === 'nvcc' ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.' : `Debian and Ubuntu: apt-get install ${tool}.`
+    const hint =
+      tool === 'nvcc'
+        ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.'
+        : `Debian and Ubuntu: apt-get install ${tool}.`
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
   }
 }
@@ -34,14 +37,23 @@ try {
   leave(`the ${form} addon is not built: cmake-js is not installed.`, 'Run: npm install')
 }
 // A folder that is configured already is configured again: it may be for other architectures now.
-const define = [`--CD${chosen.define}=ON`, ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []), `--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES || 'default'}`]
+const define = [
+  `--CD${chosen.define}=ON`,
+  ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []),
+  `--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES || 'default'}`,
+]
 const run = (command) => spawnSync(process.execPath, [cli, command, '-O', chosen.folder, ...define], { cwd: root, encoding: 'utf8' })
 const configured = run('configure')
 const result = configured.status === 0 ? run('compile') : configured
 const output = `${result.stdout}\n${result.stderr}`
 if (result.status !== 0) {
-  const lines = output.split('\n').filter((line) => /error|fatal|CMake Error/i.test(line)).slice(0, 8)
-  console.error(`densecl: building the ${form} addon failed:\n    ${(lines.length > 0 ? lines : output.trim().split('\n').slice(-8)).join('\n    ')}`)
+  const lines = output
+    .split('\n')
+    .filter((line) => /error|fatal|CMake Error/i.test(line))
+    .slice(0, 8)
+  console.error(
+    `densecl: building the ${form} addon failed:\n    ${(lines.length > 0 ? lines : output.trim().split('\n').slice(-8)).join('\n    ')}`,
+  )
   process.exit(1)
 }
 for (const line of output.split('\n').filter((text) => /warning/i.test(text))) console.log(line)

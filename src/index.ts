@@ -29,7 +29,15 @@ export { denseclStep, type StepOptions, type StepResult, type Views } from './me
 export { checkFinite, type Follower, Sgd, type SgdOptions } from './optim/sgd.js'
 export { learningRate, type Schedule } from './optim/schedule.js'
 
-export { type AugmentOptions, mocoV2Augmentation, type PlacedView, randomView, renderView, renderViews, type ViewParameters } from './data/augment.js'
+export {
+  type AugmentOptions,
+  mocoV2Augmentation,
+  type PlacedView,
+  randomView,
+  renderView,
+  renderViews,
+  type ViewParameters,
+} from './data/augment.js'
 export { decode, type Pixels } from './data/decode.js'
 export { Loader, type LoaderOptions } from './data/loader.js'
 export { scene, sceneClasses } from './data/scenes.js'

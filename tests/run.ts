@@ -53,7 +53,11 @@ if (onlyDevice !== undefined && forms[0]?.missing !== undefined) {
   process.exit(1)
 }
 if (forms.length === 0) {
-  console.error(`DENSECL_TEST_DEVICE is ${onlyDevice}: expected one of ${variants(packageRoot).map(({ name }) => name).join(', ')}`)
+  console.error(
+    `DENSECL_TEST_DEVICE is ${onlyDevice}: expected one of ${variants(packageRoot)
+      .map(({ name }) => name)
+      .join(', ')}`,
+  )
   process.exit(2)
 }
 /** Files whose names end in devices.test.js run once for each device that is here (tests/support/devices.ts). */
@@ -84,7 +88,8 @@ function runJob({ file, name, env }: Job): Promise<void> {
     }, 1000 * seconds)
     child.on('close', (code, signal) => {
       clearTimeout(timer)
-      const sum = (label: string): number => [...output.matchAll(new RegExp(`^\\s+${label}:\\s+(\\d+)(?: / \\d+)?$`, 'gm'))].reduce((n, [, count]) => n + Number(count), 0)
+      const sum = (label: string): number =>
+        [...output.matchAll(new RegExp(`^\\s+${label}:\\s+(\\d+)(?: / \\d+)?$`, 'gm'))].reduce((n, [, count]) => n + Number(count), 0)
       const tests = sum('Total')
       const passed = sum('Passed')
       const skips = [...output.matchAll(/^SKIP .*$/gm)].map(([line]) => line)
@@ -92,9 +97,14 @@ function runJob({ file, name, env }: Job): Promise<void> {
       total.passed += passed
       total.failed += failed
       total.skipped += skips.length
-      console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`)
+      console.log(
+        `${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`,
+      )
       for (const line of skips) console.log(`     ${line}`)
-      if (failed > 0) console.log(`${output}\n${late ? `killed after ${seconds} s (DENSECL_TEST_SECONDS)` : signal === null ? `exit code ${code}` : `killed by ${signal}`}`)
+      if (failed > 0)
+        console.log(
+          `${output}\n${late ? `killed after ${seconds} s (DENSECL_TEST_SECONDS)` : signal === null ? `exit code ${code}` : `killed by ${signal}`}`,
+        )
       resolve()
     })
   })

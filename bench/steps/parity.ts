@@ -37,15 +37,27 @@ try {
   const { items } = await openSource(config.data)
   const steps = stepsPerEpoch(items.length, config.batchSize)
   const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
-  const mean = (epoch: number, key: string): number => rows.slice((epoch - 1) * steps, epoch * steps).reduce((sum, row) => sum + row[key]! / steps, 0)
+  const mean = (epoch: number, key: string): number =>
+    rows.slice((epoch - 1) * steps, epoch * steps).reduce((sum, row) => sum + row[key]! / steps, 0)
   const epochs = theirs.epochs.map((row) => {
     const ours = { lossGlobal: mean(row.epoch, 'lossGlobal'), lossDense: mean(row.epoch, 'lossDense') }
     const difference = Math.abs(ours.lossGlobal + ours.lossDense - row.lossGlobal - row.lossDense) / (row.lossGlobal + row.lossDense)
-    console.log(`epoch ${row.epoch}  ours ${ours.lossGlobal.toFixed(4)} + ${ours.lossDense.toFixed(4)}  PyTorch ${row.lossGlobal.toFixed(4)} + ${row.lossDense.toFixed(4)}  sum differs by ${(100 * difference).toFixed(2)} %`)
+    console.log(
+      `epoch ${row.epoch}  ours ${ours.lossGlobal.toFixed(4)} + ${ours.lossDense.toFixed(4)}  PyTorch ${row.lossGlobal.toFixed(4)} + ${row.lossDense.toFixed(4)}  sum differs by ${(100 * difference).toFixed(2)} %`,
+    )
     return { epoch: row.epoch, ours, pytorch: { lossGlobal: row.lossGlobal, lossDense: row.lossDense }, difference }
   })
-  console.log(`kNN before ${percent(knnBefore)}, ours ${percent(knnAfter)}, PyTorch ${percent(theirs.knn)}; ${seconds.toFixed(0)} s against ${theirs.seconds.toFixed(0)} s`)
-  writeResult(resultPath, { ...environmentRow(), bench: 'parity', config, epochs, knn: { before: knnBefore, ours: knnAfter, pytorch: theirs.knn }, seconds: { ours: seconds, pytorch: theirs.seconds } })
+  console.log(
+    `kNN before ${percent(knnBefore)}, ours ${percent(knnAfter)}, PyTorch ${percent(theirs.knn)}; ${seconds.toFixed(0)} s against ${theirs.seconds.toFixed(0)} s`,
+  )
+  writeResult(resultPath, {
+    ...environmentRow(),
+    bench: 'parity',
+    config,
+    epochs,
+    knn: { before: knnBefore, ours: knnAfter, pytorch: theirs.knn },
+    seconds: { ours: seconds, pytorch: theirs.seconds },
+  })
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }
@@ -65,16 +77,26 @@ interface PeerEpoch {
 async function peer(checkpoint: string): Promise<{ epochs: PeerEpoch[]; seconds: number; knn: number | undefined }> {
   const source = await openSource(config.data)
   const backbonePath = join(folder, 'pytorch.safetensors')
-  const views = spawn(process.execPath, [join(packageRoot, 'dist', 'bench', 'steps', 'views.js'), ...settings], { stdio: ['ignore', 'pipe', 'inherit'] })
-  const python = spawn('/usr/bin/python3', [join(packageRoot, 'bench', 'peers', 'densecl.py'), 'train', checkpoint, backbonePath, '--images', String(source.items.length)], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const views = spawn(process.execPath, [join(packageRoot, 'dist', 'bench', 'steps', 'views.js'), ...settings], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const python = spawn(
+    '/usr/bin/python3',
+    [join(packageRoot, 'bench', 'peers', 'densecl.py'), 'train', checkpoint, backbonePath, '--images', String(source.items.length)],
+    { stdio: ['pipe', 'pipe', 'inherit'] },
+  )
   views.stdout.pipe(python.stdin)
   let output = ''
   python.stdout.on('data', (data: Buffer) => (output += data.toString()))
   const code = await new Promise((resolve) => python.on('close', resolve))
   if (code !== 0) throw new Error(`the peer failed with code ${String(code)}`)
-  const epochs = output.trim().split('\n').map((line) => JSON.parse(line) as PeerEpoch)
+  const epochs = output
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as PeerEpoch)
   const { backbone } = importBackbone(backbonePath)
   const held = config.knnData === null ? undefined : await openSource(config.knnData, { split: 'val' })
-  const knn = held === undefined ? undefined : await knnAccuracy(backbone, source.items, held.items, { imageSize: config.imageSize, k: config.knnK })
+  const knn =
+    held === undefined ? undefined : await knnAccuracy(backbone, source.items, held.items, { imageSize: config.imageSize, k: config.knnK })
   return { epochs, seconds: epochs.at(-1)!.seconds, knn }
 }

@@ -23,8 +23,18 @@ function summarise(steps: number): void {
     spent.set(name, row)
   }
   const total = [...spent.values()].reduce((sum, { milliseconds }) => sum + milliseconds, 0)
-  const line = (name: string, calls: number, milliseconds: number): string => `${name.padEnd(26)} ${calls.toFixed(0).padStart(6)} calls ${milliseconds.toFixed(3).padStart(10)} ms ${((100 * milliseconds) / total).toFixed(1).padStart(5)} %`
-  table = [...[...spent].sort((a, b) => b[1].milliseconds - a[1].milliseconds).map(([name, { milliseconds, calls }]) => line(name, calls, milliseconds)), line('all', [...spent.values()].reduce((sum, { calls }) => sum + calls, 0), total)]
+  const line = (name: string, calls: number, milliseconds: number): string =>
+    `${name.padEnd(26)} ${calls.toFixed(0).padStart(6)} calls ${milliseconds.toFixed(3).padStart(10)} ms ${((100 * milliseconds) / total).toFixed(1).padStart(5)} %`
+  table = [
+    ...[...spent]
+      .sort((a, b) => b[1].milliseconds - a[1].milliseconds)
+      .map(([name, { milliseconds, calls }]) => line(name, calls, milliseconds)),
+    line(
+      'all',
+      [...spent.values()].reduce((sum, { calls }) => sum + calls, 0),
+      total,
+    ),
+  ]
 }
 
 runSteps(

@@ -13,7 +13,22 @@ import { Trainer } from '../../src/train/trainer.js'
 import { appendRow, median } from '../../src/bench/result.js'
 import { normal } from '../../src/bench/pool.js'
 
-const names = ['depth', 'base', 'image', 'batch', 'queue', 'hidden', 'steps', 'groups', 'threads', 'device', 'precision', 'graph', 'fusion', 'rows'] as const
+const names = [
+  'depth',
+  'base',
+  'image',
+  'batch',
+  'queue',
+  'hidden',
+  'steps',
+  'groups',
+  'threads',
+  'device',
+  'precision',
+  'graph',
+  'fusion',
+  'rows',
+] as const
 const fusionLevels: readonly FusionLevel[] = ['pointwise', 'epilogue', 'full']
 type Flag = (typeof names)[number]
 
@@ -39,8 +54,15 @@ export interface StepRow {
  * which also goes to the file of `--rows`, one JSON object a line.
  * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
  */
-export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, { onMeasured = () => {}, onDone = () => {} }: { onMeasured?: () => void; onDone?: (steps: number) => void } = {}): void {
-  const { values } = parseArgs({ args: [...argv], options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<Flag, { type: 'string' }> })
+export function runSteps(
+  argv: readonly string[],
+  onRow: (row: StepRow) => void,
+  { onMeasured = () => {}, onDone = () => {} }: { onMeasured?: () => void; onDone?: (steps: number) => void } = {},
+): void {
+  const { values } = parseArgs({
+    args: [...argv],
+    options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<Flag, { type: 'string' }>,
+  })
   const number = (name: Flag, otherwise: number, text = values[name]): number => {
     const value = Number(text ?? otherwise)
     return Number.isInteger(value) && value > 0 ? value : fail('CONFIG', `--${name} is ${text}: expected a whole number of at least 1`)
@@ -50,7 +72,8 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
   native.setThreads(number('threads', 2))
   const device = resolveDevice(values.device ?? 'cpu')
   const compute = (values.precision ?? (device === 'cpu' ? 'f32' : 'bf16')) as FloatDType
-  if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel)) fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
+  if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
+    fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
   fusion.level = (values.fusion ?? fusion.level) as FusionLevel
   withDevice(device, () => {
     const model = new DenseCL({

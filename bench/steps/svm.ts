@@ -24,7 +24,10 @@ function made(count: number): { values: Float32Array; dim: number; presence: Map
   const latent = normal(count * rank).map((value, i) => value / Math.sqrt(1 + (i % rank)))
   const values = scope(() => relu(linear(Tensor.from(latent, [count, rank]), basis)).data()) as Float32Array
   const presence = teachers.map((teacher, c) => {
-    const scores = Float64Array.from({ length: count }, (_, i) => teacher.reduce((sum, value, k) => sum + value * latent[i * rank + k]!, 0) + 0.7 * random.normal())
+    const scores = Float64Array.from(
+      { length: count },
+      (_, i) => teacher.reduce((sum, value, k) => sum + value * latent[i * rank + k]!, 0) + 0.7 * random.normal(),
+    )
     const cut = scores.slice().sort()[Math.floor((1 - shares[c]!) * count)]!
     return [`class ${c}`, Int8Array.from(scores, (score) => Number(score > cut))] as const
   })
@@ -42,7 +45,21 @@ let most = resident()
 const report = evaluateSvm(features, () => (most = Math.max(most, resident())))
 const seconds = (performance.now() - start) / 1000
 features.dispose()
-const row = { bench: 'svm', examples, tests, dim, classes, costs: protocolCosts.length, threads: native.threads(), seconds, secondsOfProducts: products, mebibytesOfFeatures: before, mebibytesAtMost: most, unconverged: report.unconverged, map: report.map }
+const row = {
+  bench: 'svm',
+  examples,
+  tests,
+  dim,
+  classes,
+  costs: protocolCosts.length,
+  threads: native.threads(),
+  seconds,
+  secondsOfProducts: products,
+  mebibytesOfFeatures: before,
+  mebibytesAtMost: most,
+  unconverged: report.unconverged,
+  map: report.map,
+}
 console.log(JSON.stringify(row))
 const save = process.argv.indexOf('--save')
 if (save >= 0) writeResult(process.argv[save + 1]!, { ...environmentRow(), ...row })

@@ -18,7 +18,17 @@ const config = resolveConfig(
 )
 const { items } = await openSource(config.data)
 const { imageSize, batchSize, seed, workers, maxBroken, epochs, shuffle, normGroups } = config
-const loader = new Loader({ items, imageSize, batchSize, views: 'augmented', augment: config, seed, workers, maxBroken, cacheMegabytes: config.cacheMegabytes })
+const loader = new Loader({
+  items,
+  imageSize,
+  batchSize,
+  views: 'augmented',
+  augment: config,
+  seed,
+  workers,
+  maxBroken,
+  cacheMegabytes: config.cacheMegabytes,
+})
 const steps = stepsPerEpoch(items.length, batchSize)
 
 function* requests(): Generator<{ epoch: number; indices: Int32Array }> {
@@ -28,10 +38,14 @@ function* requests(): Generator<{ epoch: number; indices: Int32Array }> {
   }
 }
 
-const write = (data: Uint8Array): Promise<void> => new Promise((resolve) => (process.stdout.write(data) ? resolve() : process.stdout.once('drain', resolve)))
+const write = (data: Uint8Array): Promise<void> =>
+  new Promise((resolve) => (process.stdout.write(data) ? resolve() : process.stdout.once('drain', resolve)))
 let globalStep = 0
 for await (const batch of loader.batches(requests())) {
-  const order = shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : Int32Array.from({ length: batchSize }, (_, i) => i)
+  const order =
+    shuffle && normGroups > 1
+      ? new Random(seed, 19, globalStep).permutation(batchSize)
+      : Int32Array.from({ length: batchSize }, (_, i) => i)
   await write(new Uint8Array(order.buffer))
   for (const view of batch.views()) {
     await write(new Uint8Array(view.data().buffer))

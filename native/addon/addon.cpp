@@ -158,7 +158,8 @@ class Addon : public Napi::Addon<Addon> {
     napi_typedarray_type type;
     size_t length = 0;
     void* data = nullptr;
-    require(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT", "expected a typed array");
+    require(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT",
+            "expected a typed array");
     static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
     return {data, length * sizes[type]};
   }
@@ -198,7 +199,8 @@ class Addon : public Napi::Addon<Addon> {
       if (tensor == nullptr) continue;
       if (device == nullptr) device = &tensor->storage->device;
       require(device == &tensor->storage->device, "DEVICE",
-              std::string(call.op) + ": expected all tensors on one device but received " + device->name + " and " + tensor->storage->device.name + " (" + describe(*tensor) + ")");
+              std::string(call.op) + ": expected all tensors on one device but received " + device->name + " and " +
+                  tensor->storage->device.name + " (" + describe(*tensor) + ")");
     }
     require(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
     device->run(index, call);
@@ -278,7 +280,9 @@ class Addon : public Napi::Addon<Addon> {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
     const auto bytes = bytesOf(info[1]);
     const size_t offset = static_cast<size_t>(info[2].ToNumber().Int64Value());
-    require(offset + bytes.second <= tensor.storage->bytes, "SHAPE", "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
+    require(
+        offset + bytes.second <= tensor.storage->bytes, "SHAPE",
+        "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
     if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
     return info.Env().Undefined();
   }
@@ -373,7 +377,8 @@ class Addon : public Napi::Addon<Addon> {
   // mark(device) -> mark; elapsed(device, from, to) -> milliseconds
   Napi::Value mark(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).mark())); }
   Napi::Value elapsed(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(static_cast<size_t>(info[1].ToNumber().Int64Value()), static_cast<size_t>(info[2].ToNumber().Int64Value())));
+    return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(static_cast<size_t>(info[1].ToNumber().Int64Value()),
+                                                                   static_cast<size_t>(info[2].ToNumber().Int64Value())));
   }
 
 #if defined(DENSECL_SIMT)

@@ -30,7 +30,8 @@ double Handles::insert(Tensor tensor) {
 
 size_t Handles::find(double handle, const char* op) const {
   const std::string where = std::string(op) + ": ";
-  require(handle >= 0 && handle <= 9007199254740991.0 && handle == std::floor(handle), "FOREIGN_HANDLE", where + "this is not a tensor handle");
+  require(handle >= 0 && handle <= 9007199254740991.0 && handle == std::floor(handle), "FOREIGN_HANDLE",
+          where + "this is not a tensor handle");
   const uint64_t bits = static_cast<uint64_t>(handle);
   const size_t index = bits & mask(kSlotBits);
   require(bits >> (kSlotBits + kGenerationBits) == environment_ && index < slots_.size(), "FOREIGN_HANDLE",

@@ -46,9 +46,10 @@ void* Allocator::allocateLocked(size_t bytes, size_t size) {
     }
   }
   if (block == nullptr) {
-    throw Error("OUT_OF_MEMORY", "out of memory on " + device_.name + ": " + std::to_string(bytes) + " bytes asked for, " + std::to_string(live_) +
-                                     " bytes live, limit " + (limit_ == 0 ? std::string("none") : std::to_string(limit_) + " bytes") +
-                                     device_.memoryNote() + "; use a smaller batch or image size");
+    throw Error("OUT_OF_MEMORY", "out of memory on " + device_.name + ": " + std::to_string(bytes) + " bytes asked for, " +
+                                     std::to_string(live_) + " bytes live, limit " +
+                                     (limit_ == 0 ? std::string("none") : std::to_string(limit_) + " bytes") + device_.memoryNote() +
+                                     "; use a smaller batch or image size");
   }
   live_ += size;
   if (live_ > peak_) peak_ = live_;

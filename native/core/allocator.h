@@ -25,7 +25,9 @@ struct Arena {
   void* memory = nullptr;
   size_t blocks = 0;  // in use
   bool abandoned = false;
-  bool holds(const void* block) const { return memory != nullptr && block >= memory && block < static_cast<const char*>(memory) + plan.bytes(); }
+  bool holds(const void* block) const {
+    return memory != nullptr && block >= memory && block < static_cast<const char*>(memory) + plan.bytes();
+  }
 };
 
 class Allocator {

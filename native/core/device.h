@@ -67,7 +67,9 @@ class Device {
   // Kinds of kernels that others can stand in for (native/cuda/families.def): those that it would choose, and the only ones, from
   // now on, that it must not use.
   virtual std::vector<std::string> kernelFamilies() { return {}; }
-  virtual void avoidFamilies(const std::vector<std::string>& names) { require(names.empty(), "ARGUMENT", name + " has no families of kernels"); }
+  virtual void avoidFamilies(const std::vector<std::string>& names) {
+    require(names.empty(), "ARGUMENT", name + " has no families of kernels");
+  }
 
   // What an out-of-memory message adds: memory taken by others.
   virtual std::string memoryNote() { return ""; }

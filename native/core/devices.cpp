@@ -73,10 +73,12 @@ Device& findDevice(const std::string& name) {
     if (count == 0) throw Error("DEVICE", "device " + name + " cannot be used: " + why);
     for (int i = 0; i < count; ++i)
       if (name == "cuda:" + std::to_string(i) || (name == "cuda" && i == 0)) return cudaDevice(i);
-    throw Error("DEVICE", "device " + name + " does not exist: this machine has cuda:0" + (count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string()));
+    throw Error("DEVICE", "device " + name + " does not exist: this machine has cuda:0" +
+                              (count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string()));
   }
 #else
-  if (cuda) throw Error("DEVICE", "device " + name + " cannot be used: this addon was built without CUDA; run npm run build:cuda (it needs nvcc)");
+  if (cuda)
+    throw Error("DEVICE", "device " + name + " cannot be used: this addon was built without CUDA; run npm run build:cuda (it needs nvcc)");
 #endif
   std::string known;
   for (const std::string& device : deviceNames()) known += (known.empty() ? "" : ", ") + device;

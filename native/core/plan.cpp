@@ -51,7 +51,9 @@ void Plan::place() {
     }
     mine.offset = best == std::numeric_limits<size_t>::max() ? end : best;
     bytes_ = std::max(bytes_, mine.offset + mine.capacity);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), which, [&](size_t a, size_t b) { return lifetimes_[a].offset < lifetimes_[b].offset; }), which);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), which,
+                                   [&](size_t a, size_t b) { return lifetimes_[a].offset < lifetimes_[b].offset; }),
+                  which);
   }
 }
 
@@ -65,8 +67,11 @@ bool Plan::matches(bool acquire, size_t lifetime) {
 void* Plan::serve(void* arena, size_t capacity) {
   const size_t lifetime = served_++;
   if (!matches(true, lifetime) || lifetimes_[lifetime].capacity != capacity) {
-    throw Error("GRAPH", "graph: the recorded run asks for " + std::to_string(capacity) + " bytes as block " + std::to_string(lifetime) + ", where the run before it " +
-                             (lifetime < lifetimes_.size() ? "took " + std::to_string(lifetimes_[lifetime].capacity) + " bytes" : "had no more blocks") + ": both must do the same");
+    throw Error("GRAPH", "graph: the recorded run asks for " + std::to_string(capacity) + " bytes as block " + std::to_string(lifetime) +
+                             ", where the run before it " +
+                             (lifetime < lifetimes_.size() ? "took " + std::to_string(lifetimes_[lifetime].capacity) + " bytes"
+                                                           : "had no more blocks") +
+                             ": both must do the same");
   }
   void* block = static_cast<char*>(arena) + lifetimes_[lifetime].offset;
   open_[block] = lifetime;
@@ -80,7 +85,8 @@ void Plan::returned(void* block) {
 }
 
 void Plan::finish() {
-  if (differs_ || at_ != events_.size()) throw Error("GRAPH", "graph: the recorded run freed its memory in another order than the run before it: both must do the same");
+  if (differs_ || at_ != events_.size())
+    throw Error("GRAPH", "graph: the recorded run freed its memory in another order than the run before it: both must do the same");
 }
 
 }  // namespace densecl

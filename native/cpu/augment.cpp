@@ -38,7 +38,8 @@ Filter triangle(int in, int out) {
     for (int j = first; j < last; ++j) total += weight[j - first] = std::max(0.0, 1 - std::abs((j + 0.5 - centre) / support));
     filter.first[i] = first;
     filter.count[i] = last - first;
-    for (int j = first; j < last; ++j) filter.weights[static_cast<size_t>(i) * filter.taps + j - first] = static_cast<float>(weight[j - first] / total);
+    for (int j = first; j < last; ++j)
+      filter.weights[static_cast<size_t>(i) * filter.taps + j - first] = static_cast<float>(weight[j - first] / total);
   }
   return filter;
 }
@@ -147,7 +148,13 @@ SIMD void shiftHue(float* __restrict red, float* __restrict green, float* __rest
 
 class View {
  public:
-  View(int height, int width) : height(height), width(width), size(height * width), storage(4 * static_cast<size_t>(size)), planes(storage.data()), spare(planes + 3 * static_cast<size_t>(size)) {}
+  View(int height, int width)
+      : height(height),
+        width(width),
+        size(height * width),
+        storage(4 * static_cast<size_t>(size)),
+        planes(storage.data()),
+        spare(planes + 3 * static_cast<size_t>(size)) {}
 
   void resizedCrop(const uint8_t* pixels, int rowBytes, int top, int left, int cropHeight, int cropWidth) {
     const Filter rows = triangle(cropHeight, height), columns = triangle(cropWidth, width);
@@ -155,9 +162,10 @@ class View {
     for (int y = 0; y < height; ++y) {
       std::fill_n(line.begin(), 3 * cropWidth, 0.0f);
       for (int k = 0; k < rows.count[y]; ++k)
-        accumulateBytes(line.data(), pixels + static_cast<size_t>(top + rows.first[y] + k) * rowBytes + 3 * left, rows.weights[static_cast<size_t>(y) * rows.taps + k],
-                        3 * cropWidth);
-      resizeLine(plane(0) + y * width, plane(1) + y * width, plane(2) + y * width, line.data(), columns.first.data(), columns.weights.data(), columns.taps, width);
+        accumulateBytes(line.data(), pixels + static_cast<size_t>(top + rows.first[y] + k) * rowBytes + 3 * left,
+                        rows.weights[static_cast<size_t>(y) * rows.taps + k], 3 * cropWidth);
+      resizeLine(plane(0) + y * width, plane(1) + y * width, plane(2) + y * width, line.data(), columns.first.data(),
+                 columns.weights.data(), columns.taps, width);
     }
     clampUnit(planes, 3 * size);
   }
@@ -246,14 +254,18 @@ void augment(const Call& call) {
   const Tensor &out = call.t(0), *second = call.optional(1), &pixels = call.t(2), &table = call.t(3);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   const int64_t columns = table.dim(1), first = call.integer(0), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
-  require(first >= 0 && first + half <= out.dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
+  require(first >= 0 && first + half <= out.dim(0), "RANGE",
+          "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
   parallelFor(table.dim(0), [&](int64_t v) {
     const double* row = table.data<double>() + v * columns;
     const auto integer = [&](int i) { return static_cast<int>(row[i]); };
-    const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5), cropWidth = integer(6);
-    require(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 && cropHeight > 0 && cropWidth > 0 &&
-                top + cropHeight <= imageHeight && left + cropWidth <= imageWidth,
-            "RANGE", "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) + "x" + std::to_string(imageWidth) + " pixels");
+    const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5),
+              cropWidth = integer(6);
+    require(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 &&
+                cropHeight > 0 && cropWidth > 0 && top + cropHeight <= imageHeight && left + cropWidth <= imageWidth,
+            "RANGE",
+            "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) +
+                "x" + std::to_string(imageWidth) + " pixels");
     View view(height, width);
     view.resizedCrop(pixels.data<uint8_t>() + static_cast<int64_t>(row[0]), 3 * imageWidth, top, left, cropHeight, cropWidth);
     for (int i = 17; i < 25 && row[i] >= 0; i += 2) {

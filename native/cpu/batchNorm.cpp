@@ -34,7 +34,8 @@ INLINE void statisticsLoop(const Statistics<T>& job) {
   int64_t r = 0;
   for (; r + 4 <= job.rows; r += 4) {
     const T* x = job.x + r * C;
-    for (int64_t c = 0; c < C; ++c) mean[c] += ((x[c] - base[c]) + (x[C + c] - base[c])) + ((x[2 * C + c] - base[c]) + (x[3 * C + c] - base[c]));
+    for (int64_t c = 0; c < C; ++c)
+      mean[c] += ((x[c] - base[c]) + (x[C + c] - base[c])) + ((x[2 * C + c] - base[c]) + (x[3 * C + c] - base[c]));
   }
   for (; r < job.rows; ++r)
     for (int64_t c = 0; c < C; ++c) mean[c] += job.x[r * C + c] - base[c];
@@ -158,7 +159,8 @@ INLINE void combineLoop(const Combine<T>& job) {
     if (y == nullptr)
       for (int64_t c = 0; c < job.channels; ++c) dx[c] = job.a[c] * dy[c] + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
     else
-      for (int64_t c = 0; c < job.channels; ++c) dx[c] = job.a[c] * (y[c] > T{0} ? dy[c] : T{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
+      for (int64_t c = 0; c < job.channels; ++c)
+        dx[c] = job.a[c] * (y[c] > T{0} ? dy[c] : T{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
   }
 }
 SIMD_LOOP(combine, Combine)
@@ -196,7 +198,7 @@ void affine(int64_t channels, const T* gamma, const T* beta, const T* mean, cons
 // The running statistics take the mean over the groups of each group's mean and unbiased variance.
 void batchNormTrain(const Call& call) {
   const Tensor &y = call.t(0), &mean = call.t(1), &invstd = call.t(2), &runningMean = call.t(3), &runningVar = call.t(4), &x = call.t(5);
-  const Tensor *residual = call.optional(8);
+  const Tensor* residual = call.optional(8);
   const int64_t groups = call.integer(0);
   const double eps = call.number(1), momentum = call.number(2);
   dispatchFloat(call, x.dtype, [&](auto zero) {
@@ -229,7 +231,8 @@ void batchNormTrain(const Call& call) {
         meanSum[c] += m[c] / static_cast<double>(groups);
         varSum[c] += m2[c] / std::max(1.0, rows - 1) / static_cast<double>(groups);
       }
-      affine(C, call.t(6).data<T>(), call.t(7).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C, scale.data() + g * C, shift.data() + g * C);
+      affine(C, call.t(6).data<T>(), call.t(7).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C, scale.data() + g * C,
+             shift.data() + g * C);
     }
     for (int64_t c = 0; c < C; ++c) {
       T &rm = runningMean.data<T>()[c], &rv = runningVar.data<T>()[c];
@@ -239,7 +242,8 @@ void batchNormTrain(const Call& call) {
 
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), call.number(3) != 0, chunks.rows(k), C});
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), call.number(3) != 0,
+                     chunks.rows(k), C});
     });
   });
 }
@@ -255,7 +259,8 @@ void batchNormEval(const Call& call) {
     affine(C, call.t(2).data<T>(), call.t(3).data<T>(), call.t(4).data<T>(), call.t(5).data<T>(), scale.data(), shift.data());
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), call.number(0) != 0, chunks.rows(k), C});
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), call.number(0) != 0,
+                     chunks.rows(k), C});
     });
   });
 }
@@ -265,7 +270,8 @@ void batchNormEval(const Call& call) {
 //   dgamma = sum dz * xhat, dbeta = sum dz, with xhat = (x - mean) * invstd
 //   dx = gamma * invstd * (dz - [train] (mean(dz) + xhat * mean(dz * xhat)))
 void batchNormBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6);
+  const Tensor &dx = call.t(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5),
+               *y = call.optional(6);
   const int64_t groups = call.integer(0);
   const bool train = call.number(1) != 0;
   dispatchFloat(call, x.dtype, [&](auto zero) {
@@ -277,8 +283,8 @@ void batchNormBackward(const Call& call) {
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
       T* out = partial.data() + k * 2 * C;
-      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dresidual, at)), mean + chunks.group(k) * C, out, out + C,
-                       chunks.rows(k), C});
+      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dresidual, at)),
+                       mean + chunks.group(k) * C, out, out + C, chunks.rows(k), C});
     });
 
     Scratch<T> a(groups * C), b(groups * C), c0(groups * C);
@@ -311,7 +317,8 @@ void batchNormBackward(const Call& call) {
     const Tensor &source = dresidual == nullptr ? dy : *dresidual, *mask = dresidual == nullptr ? y : nullptr;
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      combine(Combine<T>{dx.data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g, c0.data() + g, mean + g, chunks.rows(k), C});
+      combine(Combine<T>{dx.data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g,
+                         c0.data() + g, mean + g, chunks.rows(k), C});
     });
   });
 }
@@ -324,7 +331,8 @@ void normApply(const Call& call) {
     const Chunks chunks(x, call.integer(0));
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, call.t(2).data<T>() + g, call.t(3).data<T>() + g, nullptr, call.number(1) != 0, chunks.rows(k), chunks.channels});
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, call.t(2).data<T>() + g, call.t(3).data<T>() + g, nullptr, call.number(1) != 0,
+                     chunks.rows(k), chunks.channels});
     });
   });
 }
@@ -339,7 +347,8 @@ void normGradient(const Call& call) {
     const T* abc = call.t(4).data<T>();
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels, plane = groups * chunks.channels;
-      combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g, call.t(3).data<T>() + g, chunks.rows(k), chunks.channels});
+      combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g,
+                         call.t(3).data<T>() + g, chunks.rows(k), chunks.channels});
     });
   });
 }

@@ -10,8 +10,21 @@ namespace {
 struct Geometry {
   int64_t n, h, w, c, oh, ow, o, kh, kw, sh, sw, ph, pw, dh, dw;
   Geometry(const Call& call, const Tensor& x, const Tensor& weight, const Tensor& y)
-      : n(x.dim(0)), h(x.dim(1)), w(x.dim(2)), c(x.dim(3)), oh(y.dim(1)), ow(y.dim(2)), o(weight.dim(0)), kh(weight.dim(1)), kw(weight.dim(2)),
-        sh(call.integer(0)), sw(call.integer(1)), ph(call.integer(2)), pw(call.integer(3)), dh(call.integer(4)), dw(call.integer(5)) {}
+      : n(x.dim(0)),
+        h(x.dim(1)),
+        w(x.dim(2)),
+        c(x.dim(3)),
+        oh(y.dim(1)),
+        ow(y.dim(2)),
+        o(weight.dim(0)),
+        kh(weight.dim(1)),
+        kw(weight.dim(2)),
+        sh(call.integer(0)),
+        sw(call.integer(1)),
+        ph(call.integer(2)),
+        pw(call.integer(3)),
+        dh(call.integer(4)),
+        dw(call.integer(5)) {}
   int64_t pixels() const { return n * oh * ow; }
   int64_t taps() const { return kh * kw; }
   // With few channels, the taps of a kernel row are one run of memory.
@@ -101,7 +114,8 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
       std::vector<int32_t> taps;
       for (int64_t kh = 0; kh < g.kh; ++kh)
         for (int64_t kw = 0; kw < g.kw; ++kw)
-          if ((a + g.ph - kh * g.dh) % g.sh == 0 && (b + g.pw - kw * g.dw) % g.sw == 0) taps.push_back(static_cast<int32_t>(kh * g.kw + kw));
+          if ((a + g.ph - kh * g.dh) % g.sh == 0 && (b + g.pw - kw * g.dw) % g.sw == 0)
+            taps.push_back(static_cast<int32_t>(kh * g.kw + kw));
       const int64_t height = (g.h - a + g.sh - 1) / g.sh, width = (g.w - b + g.sw - 1) / g.sw;
       auto fill = [&](int64_t first, int64_t rows, const T** table, int64_t stride, T*) {
         Walk at(first, height, width);

@@ -54,7 +54,8 @@ template <class Loop>
 void elementwise(const Call& call, const Tensor& out, const Tensor& a, const Tensor& b, Loop loop) {
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    parallelRange(out.size(), kGrain, [&](int64_t begin, int64_t end) { loop(Pair<T>{out.data<T>(), a.data<T>(), b.data<T>(), begin, end}); });
+    parallelRange(out.size(), kGrain,
+                  [&](int64_t begin, int64_t end) { loop(Pair<T>{out.data<T>(), a.data<T>(), b.data<T>(), begin, end}); });
   });
 }
 
@@ -160,7 +161,8 @@ void dropout(const Call& call) {
     using T = decltype(zero);
     const T scale = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);
     parallelRange(y.size(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y.data<T>()[i] = uniformAt(seed, i / image * channels + i % channels) >= p ? x.data<T>()[i] * scale : T{0};
+      for (int64_t i = begin; i < end; ++i)
+        y.data<T>()[i] = uniformAt(seed, i / image * channels + i % channels) >= p ? x.data<T>()[i] * scale : T{0};
     });
   });
 }

@@ -44,8 +44,8 @@ void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slab
 // fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
 // scratchPerRow elements a row.
 template <class T, class Fill, class Out>
-void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const T* bias, int64_t scratchPerRow,
-                  Fill fill, Out out) {
+void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const T* bias, int64_t scratchPerRow, Fill fill,
+                  Out out) {
   if (count == 0) return;
   const TileKernel<T>& kernel = tileKernel<T>();
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
@@ -70,8 +70,17 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
     const int64_t lastPanel = panels.count * (group + 1) / groups;
     for (int64_t p = panels.count * group / groups; p < lastPanel; ++p) {
       const int64_t column = p * kPanel<T>;
-      TileCall<T> call{nullptr, stride, taps, tapIndex.data(), panels.depth, panels.panel(p), shifted.data(), 0,
-                       static_cast<int>(std::min<int64_t>(kPanel<T>, panels.columns - column)), bias == nullptr ? nullptr : bias + column, false};
+      TileCall<T> call{nullptr,
+                       stride,
+                       taps,
+                       tapIndex.data(),
+                       panels.depth,
+                       panels.panel(p),
+                       shifted.data(),
+                       0,
+                       static_cast<int>(std::min<int64_t>(kPanel<T>, panels.columns - column)),
+                       bias == nullptr ? nullptr : bias + column,
+                       false};
       for (int64_t i = 0; i < rows; i += kernel.rows) {
         call.rows = table.data() + i;
         call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));

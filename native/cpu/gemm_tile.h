@@ -16,17 +16,17 @@ constexpr int kMaxTileRows = 12;
 
 template <class T>
 struct TileCall {
-  const T* const* rows;     // (taps, rowStride) pointers; the tile reads rows[tap * rowStride + i]
+  const T* const* rows;  // (taps, rowStride) pointers; the tile reads rows[tap * rowStride + i]
   int64_t rowStride;
   int64_t taps;
   const int32_t* tapIndex;  // which (depth, kPanel) slab of the panel belongs to a tap
   int64_t depth;
-  const T* panel;           // (slabs, depth, kPanel)
-  T* const* out;            // one pointer per row, at the panel's first column
-  int validRows;            // rows to store; pointers of the others must be readable
+  const T* panel;  // (slabs, depth, kPanel)
+  T* const* out;   // one pointer per row, at the panel's first column
+  int validRows;   // rows to store; pointers of the others must be readable
   int validColumns;
-  const T* bias;            // of the panel's columns, or null
-  bool accumulate;          // add to what out holds
+  const T* bias;    // of the panel's columns, or null
+  bool accumulate;  // add to what out holds
 };
 
 template <class T>

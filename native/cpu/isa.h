@@ -17,7 +17,7 @@
 #define SIMD
 #endif
 // SIMD_LOOP(name, Job): the function name(const Job<T>&) for float and double from the template name##Loop<T>.
-#define SIMD_LOOP(name, Job)                              \
+#define SIMD_LOOP(name, Job)                                 \
   SIMD void name(const Job<float>& job) { name##Loop(job); } \
   SIMD void name(const Job<double>& job) { name##Loop(job); }
 #define INLINE inline __attribute__((always_inline))

@@ -72,7 +72,8 @@ SIMD_LOOP(exponential, Exponential)
 //   only a stretch of the logits of a few rows exists at a time.
 // statistics: mean positive similarity, mean negative similarity, share of rows whose positive is the largest, mean log sum exp
 void infoNce(const Call& call) {
-  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4), &queue = call.t(5);
+  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4),
+               &queue = call.t(5);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -88,7 +89,8 @@ void infoNce(const Call& call) {
         T* out = values.data() + unit * panelSize;
         const int64_t first = unit / panels * stretch, column = unit % panels * kPanel<T>;
         for (int64_t k = 0; k < stretch; ++k)
-          for (int64_t j = 0; j < kPanel<T>; ++j, ++out) *out = first + k < K && column + j < D ? queue.data<T>()[(first + k) * D + column + j] : T{0};
+          for (int64_t j = 0; j < kPanel<T>; ++j, ++out)
+            *out = first + k < K && column + j < D ? queue.data<T>()[(first + k) * D + column + j] : T{0};
       });
 
     const TileKernel<T>& kernel = tileKernel<T>();
@@ -104,7 +106,8 @@ void infoNce(const Call& call) {
       T* out[kMaxTileRows];
       for (int64_t i = 0; i < rows; ++i) {
         double dot = 0;
-        for (int64_t c = 0; c < D; ++c) dot += static_cast<double>(query.data<T>()[(first + i) * D + c]) * positive.data<T>()[(first + i) * D + c];
+        for (int64_t c = 0; c < D; ++c)
+          dot += static_cast<double>(query.data<T>()[(first + i) * D + c]) * positive.data<T>()[(first + i) * D + c];
         own[i] = maximum[i] = static_cast<T>(dot);
         std::fill_n(gradient.data() + i * width, width, T{0});
       }
@@ -145,7 +148,8 @@ void infoNce(const Call& call) {
           for (int r = 0; r < kernel.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
           for (int64_t p = 0; p < panels; ++p) {
             for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (i + r) * width + p * kPanel<T>;
-            kernel.run({in, kernel.rows, 1, &tap, stretch, values.data() + (s * panels + p) * panelSize, out, valid, kPanel<T>, nullptr, true});
+            kernel.run(
+                {in, kernel.rows, 1, &tap, stretch, values.data() + (s * panels + p) * panelSize, out, valid, kPanel<T>, nullptr, true});
           }
         }
       }
@@ -161,7 +165,8 @@ void infoNce(const Call& call) {
         if (dquery == nullptr) continue;
         const T scale = invT / static_cast<T>(R), inverse = T{1} / sum[i], p0 = own0 * inverse;
         const T* k = positive.data<T>() + (first + i) * D;
-        for (int64_t c = 0; c < D; ++c) dquery->data<T>()[(first + i) * D + c] = scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse);
+        for (int64_t c = 0; c < D; ++c)
+          dquery->data<T>()[(first + i) * D + c] = scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse);
       }
     });
     double total[5] = {};
@@ -182,7 +187,8 @@ void crossEntropy(const Call& call) {
   for (int64_t r = 0; r < R; ++r) {
     const int32_t label = target.data<int32_t>()[r];
     if (label == ignore) continue;
-    require(label >= 0 && label < C, "RANGE", "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
+    require(label >= 0 && label < C, "RANGE",
+            "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
     ++used;
   }
   count.data<float>()[0] = static_cast<float>(used);
@@ -204,7 +210,8 @@ void crossEntropy(const Call& call) {
         sums[r] = std::log(sum) + top - row[label];
         if (gradient == nullptr) continue;
         for (int64_t c = 0; c < C; ++c)
-          gradient[c] = static_cast<T>((std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / static_cast<double>(used));
+          gradient[c] =
+              static_cast<T>((std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / static_cast<double>(used));
       }
     });
     double total = 0;

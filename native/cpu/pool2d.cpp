@@ -33,7 +33,9 @@ struct Pool {
   int64_t n, c;
   Pool(const Call& call, const Tensor& in, const Tensor& out, bool adaptive)
       : y{in.dim(1), out.dim(1), call.integer(0), call.integer(2), call.integer(4), adaptive},
-        x{in.dim(2), out.dim(2), call.integer(1), call.integer(3), call.integer(5), adaptive}, n(in.dim(0)), c(in.dim(3)) {}
+        x{in.dim(2), out.dim(2), call.integer(1), call.integer(3), call.integer(5), adaptive},
+        n(in.dim(0)),
+        c(in.dim(3)) {}
 
   // body(output pixel, window of rows, window of columns, image) for the outputs of one image
   template <class F>

@@ -17,7 +17,8 @@ struct Sample {
 std::vector<Sample> samples(int64_t in, int64_t out, bool alignCorners) {
   std::vector<Sample> result(out);
   for (int64_t i = 0; i < out; ++i) {
-    const double scale = alignCorners ? (out > 1 ? static_cast<double>(in - 1) / static_cast<double>(out - 1) : 0) : static_cast<double>(in) / static_cast<double>(out);
+    const double scale = alignCorners ? (out > 1 ? static_cast<double>(in - 1) / static_cast<double>(out - 1) : 0)
+                                      : static_cast<double>(in) / static_cast<double>(out);
     const double at = alignCorners ? i * scale : std::max(0.0, (i + 0.5) * scale - 0.5);
     const int64_t low = std::min(static_cast<int64_t>(at), in - 1);
     result[i] = {low, std::min(low + 1, in - 1), at - static_cast<double>(low)};
@@ -33,7 +34,8 @@ void forEach(const Tensor& small, const Tensor& large, bool alignCorners, int64_
   for (int64_t i = 0; i < large.dim(1); ++i)
     for (int64_t j = 0; j < large.dim(2); ++j) {
       const Sample &y = ys[i], &x = xs[j];
-      const int64_t at[4] = {(base + y.low) * width + x.low, (base + y.low) * width + x.high, (base + y.high) * width + x.low, (base + y.high) * width + x.high};
+      const int64_t at[4] = {(base + y.low) * width + x.low, (base + y.low) * width + x.high, (base + y.high) * width + x.low,
+                             (base + y.high) * width + x.high};
       const double weight[4] = {(1 - y.weight) * (1 - x.weight), (1 - y.weight) * x.weight, y.weight * (1 - x.weight), y.weight * x.weight};
       body((image * large.dim(1) + i) * large.dim(2) + j, at, weight);
     }

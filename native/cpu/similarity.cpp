@@ -79,7 +79,8 @@ void denseMatch(const Call& call) {
         for (int r = 0; r < kernel.rows; ++r) rows[r] = q + std::min(P - 1, i + r) * C;
         for (int64_t p = 0; p < panels.count; ++p) {
           for (int r = 0; r < valid; ++r) out[r] = products.data() + r * Q + p * kPanel<T>;
-          kernel.run({rows, kernel.rows, 1, &tap, C, panels.panel(p), out, valid, static_cast<int>(std::min<int64_t>(kPanel<T>, Q - p * kPanel<T>)), nullptr, false});
+          kernel.run({rows, kernel.rows, 1, &tap, C, panels.panel(p), out, valid,
+                      static_cast<int>(std::min<int64_t>(kPanel<T>, Q - p * kPanel<T>)), nullptr, false});
         }
         for (int r = 0; r < valid; ++r) {
           const T* row = products.data() + r * Q;
@@ -87,7 +88,8 @@ void denseMatch(const Call& call) {
           for (int64_t j = 1; j < Q; ++j)
             if (row[j] > row[best]) best = j;
           index.data<int32_t>()[n * P + i + r] = static_cast<int32_t>(best);
-          if (similarity != nullptr) similarity->data<T>()[n * P + i + r] = cosine ? static_cast<T>(row[best] / length(q + (i + r) * C)) : row[best];
+          if (similarity != nullptr)
+            similarity->data<T>()[n * P + i + r] = cosine ? static_cast<T>(row[best] / length(q + (i + r) * C)) : row[best];
         }
       }
     });
@@ -105,8 +107,7 @@ void gatherRows(const Call& call) {
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelRange(N * P, 256, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        std::copy_n(x.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C, C, y.data<T>() + r * C);
+      for (int64_t r = begin; r < end; ++r) std::copy_n(x.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C, C, y.data<T>() + r * C);
     });
   });
 }

@@ -32,7 +32,10 @@ DEVICE float hueChannel(float n, float h, float high, float range) {
 
 DEVICE Colour shiftHue(const Colour& c, float shift) {
   const float high = fmaxf(c.r, fmaxf(c.g, c.b)), range = high - fminf(c.r, fminf(c.g, c.b)), inverse = 1.0f / (range > 0 ? range : 1.0f);
-  const float sector = range > 0 ? (high == c.r ? (c.g - c.b) * inverse : high == c.g ? 2.0f + (c.b - c.r) * inverse : 4.0f + (c.r - c.g) * inverse) : 0.0f;
+  const float sector = range > 0 ? (high == c.r   ? (c.g - c.b) * inverse
+                                    : high == c.g ? 2.0f + (c.b - c.r) * inverse
+                                                  : 4.0f + (c.r - c.g) * inverse)
+                                 : 0.0f;
   float h = sector + 6.0f * shift;
   h = h < 0 ? h + 6.0f : h;
   return {hueChannel(5.0f, h, high, range), hueChannel(3.0f, h, high, range), hueChannel(1.0f, h, high, range)};
@@ -161,7 +164,8 @@ DEVICE void blurAndWrite(T* out, float* planes, const ViewTable& view, Memory& m
 
 // scratch: six planes of a view for each block
 template <class T>
-__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, const uint8_t* pixels, const double* table, float* scratch, int views, int half, int height, int width, Report* report) {
+__global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, const uint8_t* pixels, const double* table, float* scratch,
+                                                          int views, int half, int height, int width, Report* report) {
   Memory& memory = sharedMemory<Memory>();
   const int size = height * width;
   float* planes = scratch + static_cast<int64_t>(blockIdx.x) * 6 * size;
@@ -176,7 +180,8 @@ __global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, con
       int stop = next;
       float sum = 0;
       for (int i = static_cast<int>(threadIdx.x); i < size; i += kThreads) {
-        Colour colour = first ? resample(pixels + view.offset, view, i / width, i % width, height, width) : Colour{planes[i], planes[size + i], planes[2 * static_cast<int64_t>(size) + i]};
+        Colour colour = first ? resample(pixels + view.offset, view, i / width, i % width, height, width)
+                              : Colour{planes[i], planes[size + i], planes[2 * static_cast<int64_t>(size) + i]};
         if (!first) colour = blend(colour, mean, view.value(next - 1));
         stop = adjust(colour, view, next);
         const bool last = view.kind(stop) < 0;
@@ -212,7 +217,8 @@ void augment(const Call& call) {
     const int64_t blocks = std::min<int64_t>(views, int64_t{4} * multiprocessors(call)), view = int64_t{3} * height * width;
     DeviceScratch<float> scratch(call, blocks * 2 * view);
     launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view,
-           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(), scratch.data(), views, second == nullptr ? views : views / 2, height, width, reportOf(call));
+           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(),
+           scratch.data(), views, second == nullptr ? views : views / 2, height, width, reportOf(call));
   });
 }
 

@@ -46,7 +46,10 @@ void check(cudaError_t code, const std::string& what) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // clears what can be cleared
   std::string message = what + ": " + cudaGetErrorName(code) + " (" + cudaGetErrorString(code) + ")";
-  if (isSticky(code)) message += "; it may come from an earlier launch: run with DENSECL_SYNC=1 to find the op. The device is lost to this process, which must be started again";
+  if (isSticky(code))
+    message +=
+        "; it may come from an earlier launch: run with DENSECL_SYNC=1 to find the op. The device is lost to this process, which must be "
+        "started again";
   throw Error("CUDA", message);
 }
 
@@ -137,7 +140,8 @@ class PinnedPool {
 
 class PinnedDownload : public Download {
  public:
-  PinnedDownload(PinnedPool& pool, const void* from, size_t bytes, cudaStream_t stream) : pool_(pool), bytes_(bytes), memory_(pool.take(bytes)) {
+  PinnedDownload(PinnedPool& pool, const void* from, size_t bytes, cudaStream_t stream)
+      : pool_(pool), bytes_(bytes), memory_(pool.take(bytes)) {
     check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "event");
     check(cudaMemcpyAsync(memory_, from, bytes, cudaMemcpyDeviceToHost, stream), "download");
     check(cudaEventRecord(done_, stream), "download");
@@ -171,8 +175,8 @@ class CudaDevice : public KernelDevice {
     check(cudaSetDevice(index), name);  // makes the context
     check(cudaGetDeviceProperties(&properties_, index), name);
     if (properties_.major < 8) {
-      throw Error("DEVICE", name + " is a " + properties_.name + " of compute capability " + std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
-                                "; expected 8.0 (Ampere) or later");
+      throw Error("DEVICE", name + " is a " + properties_.name + " of compute capability " + std::to_string(properties_.major) + "." +
+                                std::to_string(properties_.minor) + "; expected 8.0 (Ampere) or later");
     }
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), name);
     check(cudaStreamCreateWithFlags(&uploads_, cudaStreamNonBlocking), name);
@@ -310,8 +314,9 @@ class CudaDevice : public KernelDevice {
   std::string describe() override {
     int driver = 0;
     cudaDriverGetVersion(&driver);
-    return std::string(properties_.name) + ", compute capability " + std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", " +
-           std::to_string(properties_.multiProcessorCount) + " multiprocessors, " + std::to_string(properties_.totalGlobalMem >> 20) + " MiB; driver for CUDA " + version(driver);
+    return std::string(properties_.name) + ", compute capability " + std::to_string(properties_.major) + "." +
+           std::to_string(properties_.minor) + ", " + std::to_string(properties_.multiProcessorCount) + " multiprocessors, " +
+           std::to_string(properties_.totalGlobalMem >> 20) + " MiB; driver for CUDA " + version(driver);
   }
 
   // More than 48 KiB of shared memory must be asked for, once for each kernel.
@@ -319,7 +324,8 @@ class CudaDevice : public KernelDevice {
     if (bytes <= (48u << 10)) return;
     size_t& allowed = allowed_[kernel];
     if (bytes <= allowed) return;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), std::string(op) + ": " + std::to_string(bytes) + " bytes of shared memory on " + name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          std::string(op) + ": " + std::to_string(bytes) + " bytes of shared memory on " + name);
     allowed = bytes;
   }
 
@@ -328,7 +334,9 @@ class CudaDevice : public KernelDevice {
   bool recording = false;
 
  private:
-  void expectNoRecording(const char* what) const { require(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated"); }
+  void expectNoRecording(const char* what) const {
+    require(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
+  }
   Target& targetOf(void* block) {
     const auto found = targets_.find(block);
     if (found != targets_.end()) return found->second;

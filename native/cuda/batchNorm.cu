@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(kThreads) momentsKernel(const T* x, float* par
   }
   for (int i = 0; i < kWidth; ++i) {
     const float mean = count > 0 ? sum[i] / count : 0;
-    const Moments all = mergeDown(Moments{count, shift[i] + mean, fmaxf(square[i] - sum[i] * mean, 0.0f)}, buffer, layout.across, MergeMoments{});
+    const Moments all =
+        mergeDown(Moments{count, shift[i] + mean, fmaxf(square[i] - sum[i] * mean, 0.0f)}, buffer, layout.across, MergeMoments{});
     if (part.down != 0 || !part.active) continue;
     float* out = partial + static_cast<int64_t>(blockIdx.x) * 2 * layout.channels + part.channel + i;
     out[0] = all.mean;
@@ -50,7 +51,9 @@ struct ShiftedMoments {
   int64_t chunks;        // with one that is shorter
   int channels;
   float shift = 0;
-  DEVICE const float* at(int group, int64_t chunk, int channel) const { return partial + (group * chunks + chunk) * 2 * channels + channel; }
+  DEVICE const float* at(int group, int64_t chunk, int channel) const {
+    return partial + (group * chunks + chunk) * 2 * channels + channel;
+  }
   DEVICE void start(int group, int channel) { shift = *at(group, 0, channel); }
   DEVICE void add(float (&sums)[3], int group, int64_t chunk, int channel) const {
     const float* in = at(group, chunk, channel);
@@ -76,7 +79,8 @@ template <class Lines>
 __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job, Lines lines) {
   const FinishPlace at;
   const int channels = job.moments.channels;
-  const float rows = static_cast<float>(job.groupRows), whole = static_cast<float>(job.chunkRows), tail = static_cast<float>(job.groupRows - job.moments.perGroup * job.chunkRows);
+  const float rows = static_cast<float>(job.groupRows), whole = static_cast<float>(job.chunkRows),
+              tail = static_cast<float>(job.groupRows - job.moments.perGroup * job.chunkRows);
   float totals[2] = {};  // of mean and variance
   finishGroups(at, lines, job.groups, job.share, &sharedMemory<float>(), totals, [&](int group, const float (&sums)[3], float (&both)[2]) {
     const float base = *job.moments.at(group, 0, at.channel);
@@ -105,7 +109,8 @@ __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJo
 }
 
 // Scale and shift of running statistics.
-__global__ void __launch_bounds__(kThreads) affineKernel(const float* gamma, const float* beta, const float* mean, const float* invstd, int channels, float* scale, float* shift) {
+__global__ void __launch_bounds__(kThreads)
+    affineKernel(const float* gamma, const float* beta, const float* mean, const float* invstd, int channels, float* scale, float* shift) {
   const int channel = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (channel >= channels) return;
   scale[channel] = gamma[channel] * invstd[channel];
@@ -146,7 +151,8 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
         continue;
       }
       // A residual that is a norm is rounded as it would have been stored.
-      if (job.residualScale != nullptr) residual[i] = static_cast<float>(T(normalised(residual[i], residualScale[i], residualShift[i], false)));
+      if (job.residualScale != nullptr)
+        residual[i] = static_cast<float>(T(normalised(residual[i], residualScale[i], residualShift[i], false)));
       const float z = normalised(values[i], scale[i], shift[i], false) + residual[i];
       values[i] = job.relu && z < 0 ? 0.0f : z;
     }
@@ -181,17 +187,40 @@ void batchNormTrain(const Call& call) {
     const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
     const bool given = statistics != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C);
-    if (!given) launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(), layout);
+    if (!given)
+      launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(),
+             layout);
     const int64_t chunkRows = given ? kStatisticsRows : layout.chunkRows;
-    const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows, ceilDiv(layout.groupRows, chunkRows), layout.channels};
+    const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows,
+                                 ceilDiv(layout.groupRows, chunkRows), layout.channels};
     const FinishPlan plan(call, moments.perGroup, layout.groups, C);
-    const FinishJob finish{moments, chunkRows, layout.groupRows, layout.groups, plan.share, static_cast<float>(call.number(1)), static_cast<float>(call.number(2)), call.t(6).data<float>(), call.t(7).data<float>(),
-                           mean.data<float>(), call.t(2).data<float>(), call.t(10).data<float>(), call.t(11).data<float>(), call.t(3).data<float>(), call.t(4).data<float>()};
+    const FinishJob finish{moments,
+                           chunkRows,
+                           layout.groupRows,
+                           layout.groups,
+                           plan.share,
+                           static_cast<float>(call.number(1)),
+                           static_cast<float>(call.number(2)),
+                           call.t(6).data<float>(),
+                           call.t(7).data<float>(),
+                           mean.data<float>(),
+                           call.t(2).data<float>(),
+                           call.t(10).data<float>(),
+                           call.t(11).data<float>(),
+                           call.t(3).data<float>(),
+                           call.t(4).data<float>()};
     finishLines(call, plan, moments, layout.groups, [&](auto lines) {
       launch(call, finishMomentsKernel<decltype(lines)>, plan.grid(C), plan.threads(), FinishPlan::shared(3), finish, lines);
     });
     if (y == nullptr) return;
-    const ApplyJob<T> job{y->data<T>(), x.data<T>(), optionalData<T>(call.optional(8)), finish.scale, finish.shift, optionalData<float>(call.optional(12)), optionalData<float>(call.optional(13)), call.number(3) != 0};
+    const ApplyJob<T> job{y->data<T>(),
+                          x.data<T>(),
+                          optionalData<T>(call.optional(8)),
+                          finish.scale,
+                          finish.shift,
+                          optionalData<float>(call.optional(12)),
+                          optionalData<float>(call.optional(13)),
+                          call.number(3) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
@@ -204,8 +233,10 @@ void batchNormEval(const Call& call) {
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), C, 1, kWidth);
     DeviceScratch<float> affine(call, 2 * C);
-    launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, call.t(2).data<float>(), call.t(3).data<float>(), call.t(4).data<float>(), call.t(5).data<float>(), layout.channels, affine.data(), affine.data() + C);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), optionalData<T>(call.optional(6)), affine.data(), affine.data() + C, nullptr, nullptr, call.number(0) != 0};
+    launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, call.t(2).data<float>(), call.t(3).data<float>(),
+           call.t(4).data<float>(), call.t(5).data<float>(), layout.channels, affine.data(), affine.data() + C);
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(),        optionalData<T>(call.optional(6)), affine.data(), affine.data() + C, nullptr,
+                          nullptr,     call.number(0) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
@@ -216,7 +247,8 @@ void normApply(const Call& call) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(), nullptr, call.t(2).data<float>(), call.t(3).data<float>(), nullptr, nullptr, call.number(1) != 0};
+    const ApplyJob<T> job{y.data<T>(), x.data<T>(),        nullptr, call.t(2).data<float>(), call.t(3).data<float>(), nullptr,
+                          nullptr,     call.number(1) != 0};
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }

@@ -25,7 +25,8 @@ struct Layout {
 inline Layout layoutOf(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width) {
   Layout layout{rows / groups, static_cast<int>(channels), static_cast<int>(groups), 1, 1, 1};
   while (layout.across < kWarp && layout.across * width < channels) layout.across *= 2;
-  const int64_t down = kThreads / layout.across, blocks = std::max<int64_t>(1, int64_t{8} * multiprocessors(call) / (groups * layout.channelTiles(width)));
+  const int64_t down = kThreads / layout.across,
+                blocks = std::max<int64_t>(1, int64_t{8} * multiprocessors(call) / (groups * layout.channelTiles(width)));
   layout.chunkRows = static_cast<int>(std::max<int64_t>(4 * down, ceilDiv(layout.groupRows, blocks)));
   layout.perGroup = static_cast<int>(ceilDiv(layout.groupRows, layout.chunkRows));
   return layout;
@@ -42,7 +43,8 @@ struct Part {
     channel = (static_cast<int>(blockIdx.y) * layout.across + static_cast<int>(threadIdx.x) % layout.across) * kWidth;
     down = static_cast<int>(threadIdx.x) / layout.across;
     step = kThreads / layout.across;
-    const int64_t first = static_cast<int64_t>(static_cast<int>(blockIdx.x) % layout.perGroup) * layout.chunkRows, last = first + layout.chunkRows;
+    const int64_t first = static_cast<int64_t>(static_cast<int>(blockIdx.x) % layout.perGroup) * layout.chunkRows,
+                  last = first + layout.chunkRows;
     row = group * layout.groupRows + first + down;
     end = group * layout.groupRows + (last < layout.groupRows ? last : layout.groupRows);
     active = channel < layout.channels;

@@ -11,8 +11,8 @@ template <class T>
 struct BackwardJob {
   T *dx, *dresidual;
   const T *dy, *x;
-  const T* y;                   // where ReLU let values through: y > 0,
-  const float *scale, *shift;   // or x * scale + shift > 0; all null without ReLU
+  const T* y;                  // where ReLU let values through: y > 0,
+  const float *scale, *shift;  // or x * scale + shift > 0; all null without ReLU
   const float* mean;
 };
 
@@ -166,21 +166,34 @@ __global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial
 // As on the CPU, with more tensors: scale and shift [G, C] of the mask instead of y, or null; sums [G * chunks, 2, C] of dz and
 // dz (x - mean), when dy is dz already, or null; coefficients [3, G, C], which are written when dx is null.
 void batchNormBackward(const Call& call) {
-  const Tensor *dx = call.optional(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5), *y = call.optional(6), *sums = call.optional(12);
+  const Tensor *dx = call.optional(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4),
+               &x = call.t(5), *y = call.optional(6), *sums = call.optional(12);
   const int64_t groups = call.integer(0), C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
     const bool given = sums != nullptr;
-    DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C), scratch(call, dx == nullptr ? 0 : 3 * groups * C);
+    DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C),
+        scratch(call, dx == nullptr ? 0 : 3 * groups * C);
     float* coefficients = dx == nullptr ? call.t(13).data<float>() : scratch.data();
-    BackwardJob<T> job{optionalData<T>(dx), optionalData<T>(dresidual), dy.data<T>(), x.data<T>(), optionalData<T>(y), optionalData<float>(call.optional(10)), optionalData<float>(call.optional(11)), call.t(8).data<float>()};
+    BackwardJob<T> job{optionalData<T>(dx),
+                       optionalData<T>(dresidual),
+                       dy.data<T>(),
+                       x.data<T>(),
+                       optionalData<T>(y),
+                       optionalData<float>(call.optional(10)),
+                       optionalData<float>(call.optional(11)),
+                       call.t(8).data<float>()};
     if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
     const FinishPlan plan(call, lines.perGroup, layout.groups, C);
-    const FinishBackwardJob finish{layout.groupRows, layout.groups, plan.share, layout.channels, call.number(1) != 0, call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients};
-    finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) { launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all); });
+    const FinishBackwardJob finish{
+        layout.groupRows,        layout.groups,           plan.share,           layout.channels,     call.number(1) != 0,
+        call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients};
+    finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) {
+      launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all);
+    });
     if (dx == nullptr) return;
     if (dresidual != nullptr) {  // it is dz: reading it saves the mask
       job.dy = job.dresidual;

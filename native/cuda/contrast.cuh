@@ -126,7 +126,8 @@ DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (
     }
     if (row >= job.rows) continue;
     const int64_t at = split * job.rows + row;
-    if (laneIndex() % 4 == 0) job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half], kFixed ? kUnitScore : state.maximum[half]};
+    if (laneIndex() % 4 == 0)
+      job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half], kFixed ? kUnitScore : state.maximum[half]};
     if (job.gradient == nullptr) continue;
     for (int d = 0; d < kValues; ++d)
       for (int e = 0; e < 2; ++e) {

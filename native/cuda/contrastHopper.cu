@@ -25,12 +25,14 @@ template <int kDim>
 DEVICE void produceKeys(const HopperContrast& work, ContrastMemory<kDim>& memory, int64_t begin, int64_t end) {
   constexpr int kBoxes = kDim / kLineElements;
   arriveExpecting(memory.queryFull, kBoxes * kHopperRows * 128);
-  for (int box = 0; box < kBoxes; ++box) copyBox(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
+  for (int box = 0; box < kBoxes; ++box)
+    copyBox(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
   RingPlace at;
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
     waitFor(memory.empty[at.stage], at.parity ^ 1);
     arriveExpecting(memory.full[at.stage], kBoxes * kHopperKeys * 128);
-    for (int box = 0; box < kBoxes; ++box) copyBox(memory.keys[at.stage][box], work.queue, memory.full[at.stage], box * kLineElements, static_cast<int>(first));
+    for (int box = 0; box < kBoxes; ++box)
+      copyBox(memory.keys[at.stage][box], work.queue, memory.full[at.stage], box * kLineElements, static_cast<int>(first));
   }
 }
 
@@ -49,7 +51,8 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
     beginProducts();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step)
-      multiplyAsync<kHopperKeys, false, false>(s, partDescriptor<false>(memory.query[step / 4], groupRow, step % 4), partDescriptor<false>(memory.keys[at.stage][step / 4], 0, step % 4));
+      multiplyAsync<kHopperKeys, false, false>(s, partDescriptor<false>(memory.query[step / 4], groupRow, step % 4),
+                                               partDescriptor<false>(memory.keys[at.stage][step / 4], 0, step % 4));
     commitProducts();
     waitForProducts<0>();
     fenceRegisters(s);
@@ -64,21 +67,24 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
       fenceRegisters(o);
       beginProducts();
 #pragma unroll
-      for (int j = 0; j < kScores / 2; ++j) multiplyRegistersAsync<kDim>(o, p[j], matrixDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
+      for (int j = 0; j < kScores / 2; ++j)
+        multiplyRegistersAsync<kDim>(o, p[j], matrixDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
       commitProducts();
       waitForProducts<0>();
       fenceRegisters(o);
     }
     if (laneIndex() == 0) arrive(memory.empty[at.stage]);
   }
-  storeShare<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16, static_cast<int>(blockIdx.y));
+  storeShare<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16,
+                     static_cast<int>(blockIdx.y));
 }
 
 template <int kDim, bool kFixed>
 __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid_constant__ HopperContrast work) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
   auto& memory = sharedMemory<ContrastMemory<kDim>>();
-  const int64_t begin = blockIdx.y * work.job.perSplit, end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
+  const int64_t begin = blockIdx.y * work.job.perSplit,
+                end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
   if (threadIdx.x == 0) {
     prefetchMap(work.query);
     prefetchMap(work.queue);
@@ -104,10 +110,13 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
 
 }  // namespace
 
-bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) { return usable(call, Family::wgmmaInfoNce) && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0; }
+bool contrastsOnHopper(const Call& call, DType dtype, int64_t dim) {
+  return usable(call, Family::wgmmaInfoNce) && dtype == DType::bf16 && dim <= 128 && dim % 8 == 0;
+}
 
 void launchHopperContrast(const Call& call, const ContrastJob<bf16>& job, int64_t rowBlocks, int64_t splits, bool fixed) {
-  const HopperContrast work{job, tiledMap(call, job.query, {job.dim, job.rows}, {kLineElements, kHopperRows}), tiledMap(call, job.queue, {job.dim, job.keys}, {kLineElements, kHopperKeys})};
+  const HopperContrast work{job, tiledMap(call, job.query, {job.dim, job.rows}, {kLineElements, kHopperRows}),
+                            tiledMap(call, job.queue, {job.dim, job.keys}, {kLineElements, kHopperKeys})};
   const Grid grid{rowBlocks, splits};
   if (job.dim <= 64)
     launch(call, fixed ? contrastKernel<64, true> : contrastKernel<64, false>, grid, 3 * kWarpgroup, sizeof(ContrastMemory<64>), work);

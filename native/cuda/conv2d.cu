@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, Prologue, Shape
   using Memory = GemmMemory<T, Shape, true, true, T>;
   Memory& memory = sharedMemory<Memory>();
   const int64_t firstRow = static_cast<int64_t>(blockIdx.x / job.columnTiles) * Shape::kM;
-  const int firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, columns = job.outputs - firstColumn, depth = job.x.depth();
+  const int firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, columns = job.outputs - firstColumn,
+            depth = job.x.depth();
   GatherLoader<T, Shape::kM, Shape::kThreads, kAligned, Prologue> a(job.x, firstRow, job.prologue);
   RowLoader<T, Shape::kN, Shape::kThreads, kAligned> b(job.weights, job.outputs, depth, firstColumn);
   Accumulators<Shape> acc;
@@ -40,7 +41,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, Prologue, Shape
   if (job.bias != nullptr) addBias(acc, job.bias + firstColumn, columns);
   stageTile<Shape>(acc, memory);
   const int64_t left = job.x.rows - firstRow;
-  storeForward<Shape>(memory, job.y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, job.outputs, job.statistics);
+  storeForward<Shape>(memory, job.y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, job.outputs,
+                      job.statistics);
 }
 
 // A block takes a line of one image at a time; columns of the output and their vectors are its threads.
@@ -67,7 +69,8 @@ __global__ void __launch_bounds__(kUnfoldThreads) unfoldKernel(const T* x, T* ou
 // Lines of another width; what the shorter has not is zero.
 template <class T>
 __global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from, int fromWidth, T* to, int toWidth, int64_t lines) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kUnfoldThreads + threadIdx.x; i < lines * toWidth; i += static_cast<int64_t>(gridDim.x) * kUnfoldThreads) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kUnfoldThreads + threadIdx.x; i < lines * toWidth;
+       i += static_cast<int64_t>(gridDim.x) * kUnfoldThreads) {
     const int64_t line = i / toWidth;
     const int column = static_cast<int>(i - line * toWidth);
     to[i] = column < fromWidth ? from[line * fromWidth + column] : T(0.0f);
@@ -77,20 +80,23 @@ __global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from,
 template <class T>
 void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
   const Tensor &y = call.t(0), *b = call.optional(3), *statistics = call.optional(4);
-  choose<T>(call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
-    if constexpr (isAligned.value == both.value) {
-      using Math = decltype(math);
-      using Shape = decltype(shape);
-      const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
-      withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
-        using Prologue = decltype(prologue);
-        const ForwardJob<T, Prologue> job{forwardGather<T>(g, x), w, optionalData<float>(b), y.data<T>(), optionalData<float>(statistics),
-                                          static_cast<int>(g.o), static_cast<int>(columnTiles), prologue};
-        launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles}, Shape::kThreads,
-               sizeof(GemmMemory<T, Shape, true, true, T>), job);
-      });
-    }
-  });
+  choose<T>(call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c),
+            [&](auto math, auto shape, auto isAligned, auto both) {
+              if constexpr (isAligned.value == both.value) {
+                using Math = decltype(math);
+                using Shape = decltype(shape);
+                const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
+                withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
+                  using Prologue = decltype(prologue);
+                  const ForwardJob<T, Prologue> job{forwardGather<T>(g, x),          w,
+                                                    optionalData<float>(b),          y.data<T>(),
+                                                    optionalData<float>(statistics), static_cast<int>(g.o),
+                                                    static_cast<int>(columnTiles),   prologue};
+                  launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles},
+                         Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, T>), job);
+                });
+              }
+            });
 }
 
 }  // namespace
@@ -98,12 +104,13 @@ void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
 template <class T>
 void unfoldImages(const Call& call, const Geometry& g, const T* x, T* out) {
   const int64_t lines = g.n * g.h;
-  launch(call, unfoldKernel<T>, Grid{std::min<int64_t>(lines, int64_t{64} * multiprocessors(call))}, kUnfoldThreads, 0, x, out, lines, forwardGather<T>(g, x).x, static_cast<int>(g.c),
-         static_cast<int>(unfolded<T>(g).c / Vector<T>::kLength));
+  launch(call, unfoldKernel<T>, Grid{std::min<int64_t>(lines, int64_t{64} * multiprocessors(call))}, kUnfoldThreads, 0, x, out, lines,
+         forwardGather<T>(g, x).x, static_cast<int>(g.c), static_cast<int>(unfolded<T>(g).c / Vector<T>::kLength));
 }
 template <class T>
 void copyLines(const Call& call, const T* from, int64_t fromWidth, T* to, int64_t toWidth, int64_t lines) {
-  launch(call, copyLinesKernel<T>, loopGrid(call, lines * toWidth, kUnfoldThreads), kUnfoldThreads, 0, from, static_cast<int>(fromWidth), to, static_cast<int>(toWidth), lines);
+  launch(call, copyLinesKernel<T>, loopGrid(call, lines * toWidth, kUnfoldThreads), kUnfoldThreads, 0, from, static_cast<int>(fromWidth),
+         to, static_cast<int>(toWidth), lines);
 }
 template void unfoldImages(const Call&, const Geometry&, const float*, float*);
 template void unfoldImages(const Call&, const Geometry&, const bf16*, bf16*);

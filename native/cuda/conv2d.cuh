@@ -17,10 +17,23 @@ struct Geometry {
   int64_t n, h, w, c, oh, ow, o;
   int kh, kw, sh, sw, ph, pw, dh, dw;
   Geometry(const Call& call, const Tensor& x, const Tensor& weight, const Tensor& y)
-      : n(x.dim(0)), h(x.dim(1)), w(x.dim(2)), c(x.dim(3)), oh(y.dim(1)), ow(y.dim(2)), o(weight.dim(0)), kh(static_cast<int>(weight.dim(1))), kw(static_cast<int>(weight.dim(2))),
-        sh(static_cast<int>(call.integer(0))), sw(static_cast<int>(call.integer(1))), ph(static_cast<int>(call.integer(2))), pw(static_cast<int>(call.integer(3))),
-        dh(static_cast<int>(call.integer(4))), dw(static_cast<int>(call.integer(5))) {
-    require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": one image has more than 2^31 elements");
+      : n(x.dim(0)),
+        h(x.dim(1)),
+        w(x.dim(2)),
+        c(x.dim(3)),
+        oh(y.dim(1)),
+        ow(y.dim(2)),
+        o(weight.dim(0)),
+        kh(static_cast<int>(weight.dim(1))),
+        kw(static_cast<int>(weight.dim(2))),
+        sh(static_cast<int>(call.integer(0))),
+        sw(static_cast<int>(call.integer(1))),
+        ph(static_cast<int>(call.integer(2))),
+        pw(static_cast<int>(call.integer(3))),
+        dh(static_cast<int>(call.integer(4))),
+        dw(static_cast<int>(call.integer(5))) {
+    require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
+            std::string(call.op) + ": one image has more than 2^31 elements");
     require(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
   }
   int64_t pixels() const { return n * oh * ow; }
@@ -34,13 +47,15 @@ template <class T, class F>
 void choose(const Call& call, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
   const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
-  const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call), some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
+  const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call),
+             some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
   const int64_t tile = wanted != 0 ? wanted : columns > 64 && many ? 1 : some ? 2 : 3;
   const auto arithmetic = [&](auto math) {
     const std::true_type whole;
     const std::false_type odd;
     // What only stands in is compiled for few cases.
-    if constexpr (std::is_same_v<decltype(math), MathFma<bf16>>) return alignedA && alignedB ? body(math, Narrow{}, whole, whole) : body(math, Narrow{}, odd, odd);
+    if constexpr (std::is_same_v<decltype(math), MathFma<bf16>>)
+      return alignedA && alignedB ? body(math, Narrow{}, whole, whole) : body(math, Narrow{}, odd, odd);
     if (!alignedA && !alignedB) return body(math, Narrow{}, odd, odd);
     if (!alignedA) return body(math, Narrow{}, odd, whole);
     if (!alignedB) return body(math, Narrow{}, whole, odd);
@@ -69,7 +84,10 @@ bool aligned(int64_t channels) {
 template <class Math, class Prologue>
 constexpr bool kShares = std::is_same_v<Math, MathBf16> && Prologue::kPlain;
 template <class Math, class Prologue, class Shape>
-constexpr int kBlocks = !kShares<Math, Prologue> ? 1 : Shape::kM * Shape::kN >= 128 * 128 ? 2 : Shape::kThreads == 256 ? 3 : 6;
+constexpr int kBlocks = !kShares<Math, Prologue>             ? 1
+                        : Shape::kM * Shape::kN >= 128 * 128 ? 2
+                        : Shape::kThreads == 256             ? 3
+                                                             : 6;
 template <class Math, class Prologue>
 constexpr int kInputBlocks = kShares<Math, Prologue> ? 2 : 1;
 
@@ -84,7 +102,8 @@ void withNorm(const Call& call, size_t at, int64_t channels, int64_t rows, F bod
   const Tensor* scale = call.optional(at);
   if (scale == nullptr) return body(Plain{});
   if constexpr (kPrologues<T, Math, kAligned>)
-    return body(NormPrologue<T>{scale->data<float>(), call.t(at + 1).data<float>(), static_cast<int>(channels), rows / call.integer(8), call.number(9) != 0});
+    return body(NormPrologue<T>{scale->data<float>(), call.t(at + 1).data<float>(), static_cast<int>(channels), rows / call.integer(8),
+                                call.number(9) != 0});
   throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
 }
 
@@ -95,7 +114,8 @@ void withNormGradient(const Call& call, size_t at, int64_t channels, int64_t row
   if (x == nullptr) return body(Plain{});
   const int64_t groups = call.integer(number);
   if constexpr (kPrologues<T, Math, kAligned>)
-    return body(GradientPrologue<T>{x->data<T>(), call.t(at + 1).data<float>(), call.t(at + 2).data<float>(), static_cast<int>(channels), static_cast<int>(groups * channels), rows / groups});
+    return body(GradientPrologue<T>{x->data<T>(), call.t(at + 1).data<float>(), call.t(at + 2).data<float>(), static_cast<int>(channels),
+                                    static_cast<int>(groups * channels), rows / groups});
   throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
 }
 
@@ -113,7 +133,8 @@ Gather<T> forwardGather(const Geometry& g, const T* x) {
 struct Splits {
   int64_t share = 0, count = 0;  // pixels of a split, a multiple of the slice
 
-  // `blocks` run at a time; `results` are the values of dw, of which each split leaves a partial sum. numbers[10]: a count, 0 for the rule's.
+  // `blocks` run at a time; `results` are the values of dw, of which each split leaves a partial sum. numbers[10]: a count, 0 for the
+  // rule's.
   Splits(const Call& call, int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice, int64_t results) {
     const int64_t wanted = call.numbers.size() > 10 ? call.integer(10) : 0, most = std::max<int64_t>(1, pixels / (16 * slice));
     if (wanted > 0) {
@@ -201,7 +222,9 @@ struct PixelClass {
           g.n * rowsY * rowsX};
     weights = {w.data<T>(), static_cast<int>(g.o), g.kh, g.kw, static_cast<int>(g.c), ty.first, ty.step, tx.first, tx.step, tapsY, tapsX};
   }
-  ClassPixels where(const Geometry& g, int a, int b) const { return {dy.y.rows, dy.x.rows, static_cast<int>(g.h), static_cast<int>(g.w), a, b, g.sh, g.sw}; }
+  ClassPixels where(const Geometry& g, int a, int b) const {
+    return {dy.y.rows, dy.x.rows, static_cast<int>(g.h), static_cast<int>(g.w), a, b, g.sh, g.sw};
+  }
 };
 
 }  // namespace densecl::cuda

@@ -45,10 +45,12 @@ struct BackwardWeightJob {
 };
 
 template <class T, class Math, class Shape, bool kAlignedDy, bool kAlignedX, class PrologueA, class PrologueB>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, PrologueA, Shape>) backwardWeightKernel(BackwardWeightJob<T, PrologueA, PrologueB> job) {
+__global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, PrologueA, Shape>)
+    backwardWeightKernel(BackwardWeightJob<T, PrologueA, PrologueB> job) {
   using Memory = GemmMemory<T, Shape, false, false, float>;
   Memory& memory = sharedMemory<Memory>();
-  const int firstRow = static_cast<int>(blockIdx.x / job.columnTiles) * Shape::kM, firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, depth = job.x.depth();
+  const int firstRow = static_cast<int>(blockIdx.x / job.columnTiles) * Shape::kM,
+            firstColumn = static_cast<int>(blockIdx.x % job.columnTiles) * Shape::kN, depth = job.x.depth();
   const int64_t begin = blockIdx.y * job.share, end = begin + job.share < job.x.rows ? begin + job.share : job.x.rows;
   ColumnLoader<T, Shape::kM, Shape::kThreads, kAlignedDy, PrologueA> a(job.dy, job.outputs, firstRow, begin, end, job.prologueDy);
   PixelLoader<T, Shape::kN, Shape::kThreads, kAlignedX, PrologueB> b(job.x, firstColumn, begin, end, job.prologueX);
@@ -57,7 +59,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, PrologueA, Shap
   multiplySlices<Math>(acc, memory, a, b, static_cast<int>((end - begin + kSlice<T> - 1) / kSlice<T>));
   stageTile<Shape>(acc, memory);
   float* out = job.dw + (static_cast<int64_t>(blockIdx.y) * job.outputs + firstRow) * depth + firstColumn;
-  storeTile<Shape>(memory, depth - firstColumn, depth % 4 == 0, [&](int r) { return firstRow + r < job.outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, job.dw);
+  storeTile<Shape>(
+      memory, depth - firstColumn, depth % 4 == 0,
+      [&](int r) { return firstRow + r < job.outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, job.dw);
 }
 
 // out[i] = the sum of the splits' values, in their order
@@ -73,27 +77,36 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
 template <class T>
 void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x, float* dw) {
   const int64_t depth = g.depth();
-  choose<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto alignedX) {
-    using Math = decltype(math);
-    using Shape = decltype(shape);
-    constexpr bool kBoth = alignedDy.value && alignedX.value;
-    const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-    const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
-    DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
-    const auto product = [&](auto prologueDy, auto prologueX) {
-      using A = decltype(prologueDy);
-      using B = decltype(prologueX);
-      const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x), dy, splits.count > 1 ? partial.data() : dw, static_cast<int>(g.o), static_cast<int>(columnTiles), splits.share, prologueDy, prologueX};
-      launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count}, Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
-    };
-    withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
-      if constexpr (decltype(prologueDy)::kPlain)
-        product(prologueDy, Plain{});
-      else
-        withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
-    });
-    if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
-  });
+  choose<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c),
+            [&](auto math, auto shape, auto alignedDy, auto alignedX) {
+              using Math = decltype(math);
+              using Shape = decltype(shape);
+              constexpr bool kBoth = alignedDy.value && alignedX.value;
+              const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
+              const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
+              DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
+              const auto product = [&](auto prologueDy, auto prologueX) {
+                using A = decltype(prologueDy);
+                using B = decltype(prologueX);
+                const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x),
+                                                     dy,
+                                                     splits.count > 1 ? partial.data() : dw,
+                                                     static_cast<int>(g.o),
+                                                     static_cast<int>(columnTiles),
+                                                     splits.share,
+                                                     prologueDy,
+                                                     prologueX};
+                launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count},
+                       Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
+              };
+              withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
+                if constexpr (decltype(prologueDy)::kPlain)
+                  product(prologueDy, Plain{});
+                else
+                  withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
+              });
+              if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
+            });
 }
 
 }  // namespace
@@ -118,22 +131,35 @@ void conv2dBackwardInput(const Call& call) {
         const ClassPixels where = pixels.where(g, a, b);
         const int64_t groupRows = pixels.dy.rows / (sums == nullptr ? 1 : call.integer(8));
         const int classChunks = static_cast<int>(ceilDiv(groupRows, kStatisticsRows));
-        const Epilogue<T> epilogue{optionalData<T>(call.optional(3)), optionalData<T>(call.optional(4)), optionalData<T>(call.optional(5)), optionalData<float>(call.optional(6)), optionalData<float>(call.optional(7)),
-                                   optionalData<float>(call.optional(8)), optionalData<float>(sums), groupRows, classChunks, chunks, sums == nullptr ? 0 : static_cast<int>(sums->dim(0) / call.integer(8))};
+        const Epilogue<T> epilogue{optionalData<T>(call.optional(3)),
+                                   optionalData<T>(call.optional(4)),
+                                   optionalData<T>(call.optional(5)),
+                                   optionalData<float>(call.optional(6)),
+                                   optionalData<float>(call.optional(7)),
+                                   optionalData<float>(call.optional(8)),
+                                   optionalData<float>(sums),
+                                   groupRows,
+                                   classChunks,
+                                   chunks,
+                                   sums == nullptr ? 0 : static_cast<int>(sums->dim(0) / call.integer(8))};
         chunks += classChunks;
         if constexpr (std::is_same_v<T, bf16>)
           if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
-        choose<T>(call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c), [&](auto math, auto shape, auto alignedDy, auto isAligned) {
-          using Math = decltype(math);
-          using Shape = decltype(shape);
-          const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-          withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
-            using Prologue = decltype(prologue);
-            const BackwardInputJob<T, Prologue> job{pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles), prologue, epilogue};
-            launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>, Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
-                   sizeof(GemmMemory<T, Shape, true, false, T>), job);
-          });
-        });
+        choose<T>(call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c),
+                  [&](auto math, auto shape, auto alignedDy, auto isAligned) {
+                    using Math = decltype(math);
+                    using Shape = decltype(shape);
+                    const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
+                    withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
+                      using Prologue = decltype(prologue);
+                      const BackwardInputJob<T, Prologue> job{
+                          pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles),
+                          prologue,  epilogue};
+                      launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>,
+                             Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
+                             sizeof(GemmMemory<T, Shape, true, false, T>), job);
+                    });
+                  });
       }
   });
 }

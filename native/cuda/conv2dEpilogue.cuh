@@ -61,7 +61,8 @@ DEVICE void storeWithMoments(Memory& memory, Out* y, int rows, int columns, bool
   for (int unit = static_cast<int>(threadIdx.x); unit < Threads::kChunks * Shape::kN; unit += Shape::kThreads) {
     const int chunk = unit / Shape::kN, c = unit % Shape::kN, count = rows - chunk * kStatisticsRows;
     if (count <= 0 || c >= columns) continue;
-    const float first = sums.total(chunk, 0, c), second = sums.total(chunk, 1, c), mean = first / static_cast<float>(count < kStatisticsRows ? count : kStatisticsRows);
+    const float first = sums.total(chunk, 0, c), second = sums.total(chunk, 1, c),
+                mean = first / static_cast<float>(count < kStatisticsRows ? count : kStatisticsRows);
     float* out = statistics + static_cast<int64_t>(chunk) * 2 * channels + c;
     out[0] = sums.shift[chunk].at(c) + mean;
     out[channels] = fmaxf(fmaf(-first, mean, second), 0.0f);
@@ -73,8 +74,11 @@ template <class Shape, class T, class Memory>
 DEVICE void storeForward(Memory& memory, T* y, int64_t firstRow, int rows, int firstColumn, int outputs, float* statistics) {
   const bool aligned = outputs % Vector<T>::kLength == 0;
   T* to = y + firstRow * outputs + firstColumn;
-  if (statistics != nullptr) return storeWithMoments<Shape>(memory, to, rows, outputs - firstColumn, aligned, statistics + firstRow / kStatisticsRows * 2 * outputs + firstColumn, outputs);
-  storeTile<Shape>(memory, outputs - firstColumn, aligned, [&](int r) { return r < rows ? to + static_cast<int64_t>(r) * outputs : nullptr; }, y);
+  if (statistics != nullptr)
+    return storeWithMoments<Shape>(memory, to, rows, outputs - firstColumn, aligned,
+                                   statistics + firstRow / kStatisticsRows * 2 * outputs + firstColumn, outputs);
+  storeTile<Shape>(
+      memory, outputs - firstColumn, aligned, [&](int r) { return r < rows ? to + static_cast<int64_t>(r) * outputs : nullptr; }, y);
 }
 
 // The pixels of a residue class: row (n, i, j) of the product is pixel (n, a + i * sh, b + j * sw) of [N, h, w].
@@ -101,7 +105,8 @@ struct ClassPixels {
     int pixel, y, x;
   };
   DEVICE Walk start(int64_t row) const {
-    const int perImage = rowsY * rowsX, n = static_cast<int>(row / perImage), inside = static_cast<int>(row - static_cast<int64_t>(n) * perImage), y = inside / rowsX, x = inside - y * rowsX;
+    const int perImage = rowsY * rowsX, n = static_cast<int>(row / perImage),
+              inside = static_cast<int>(row - static_cast<int64_t>(n) * perImage), y = inside / rowsX, x = inside - y * rowsX;
     return {(n * h + a + y * sh) * w + b + x * sw, y, x};
   }
   DEVICE void advance(Walk& at) const {
@@ -123,9 +128,9 @@ struct ClassPixels {
 // What is done to the input gradient before it is stored (src/autograd/op.ts has the idea); tensors of its shape.
 template <class T>
 struct Epilogue {
-  const T* add;  // other gradients, or null
-  const T* x;    // what the batch norm before it normalised, or null
-  const T* y;    // where its ReLU let values through: y > 0, or x * scale + shift > 0; all null without ReLU
+  const T* add;                       // other gradients, or null
+  const T* x;                         // what the batch norm before it normalised, or null
+  const T* y;                         // where its ReLU let values through: y > 0, or x * scale + shift > 0; all null without ReLU
   const float *scale, *shift, *mean;  // [G, C]
   float* sums;                        // [G * groupChunks, 2, C]: of dz and dz (x - mean), over chunks of 64 rows
   // Rows of a group and their chunks in this class of pixels, where they start among the group's, and how many that has.
@@ -137,7 +142,8 @@ struct Epilogue {
 // shift and mean stay in registers, and it sums there. Loads of Shape::kTogether rows are on their way before the first is stored.
 // kWhole: every row and column of the tile exists.
 template <bool kWhole, class Shape, class T, class Memory>
-DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels, int64_t firstRow, int firstColumn) {
+DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels,
+                       int64_t firstRow, int firstColumn) {
   using Threads = TileThreads<Shape, T>;
   auto& sums = sumsOf<Shape, T>(memory);
   constexpr int kVector = Threads::kVector, kTogether = Shape::kTogether < Threads::kChunkRows ? Shape::kTogether : Threads::kChunkRows;
@@ -187,7 +193,8 @@ DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const
         for (int r = 0; r < kTogether; ++r)
           if (exists[r]) y[r] = loadWords(epilogue.y + place[r]);
 #pragma unroll
-      for (int r = 0; r < kTogether; ++r) dz[r] = loadWords(&memory.tile[(chunk * kStatisticsRows + k + r * Threads::kDown) * Memory::kPitch + column]);
+      for (int r = 0; r < kTogether; ++r)
+        dz[r] = loadWords(&memory.tile[(chunk * kStatisticsRows + k + r * Threads::kDown) * Memory::kPitch + column]);
       if (epilogue.add != nullptr)
 #pragma unroll
         for (int r = 0; r < kTogether; ++r) {
@@ -233,16 +240,19 @@ DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const
     const int chunk = unit / (2 * Shape::kN), which = unit / Shape::kN % 2, c = unit % Shape::kN;
     const int64_t row = firstRow + chunk * kStatisticsRows;
     if (row >= rows || firstColumn + c >= channels) continue;
-    const int line = static_cast<int>(row / kStatisticsRows), group = line / epilogue.classChunks, slot = group * epilogue.groupChunks + epilogue.firstChunk + line - group * epilogue.classChunks;
+    const int line = static_cast<int>(row / kStatisticsRows), group = line / epilogue.classChunks,
+              slot = group * epilogue.groupChunks + epilogue.firstChunk + line - group * epilogue.classChunks;
     epilogue.sums[(static_cast<int64_t>(slot) * 2 + which) * channels + firstColumn + c] = sums.total(chunk, which, c);
   }
 }
 
 // The input gradient's tile. Epilogues are for whole vectors of channels.
 template <bool kAligned, class Shape, class T, class Memory>
-DEVICE void storeGradient(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels, int64_t firstRow, int firstColumn) {
+DEVICE void storeGradient(Memory& memory, const Epilogue<T>& epilogue, T* dx, const ClassPixels& pixels, int64_t rows, int channels,
+                          int64_t firstRow, int firstColumn) {
   if constexpr (kAligned) {
-    if (firstRow + Shape::kM <= rows && firstColumn + Shape::kN <= channels) return finishTile<true, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
+    if (firstRow + Shape::kM <= rows && firstColumn + Shape::kN <= channels)
+      return finishTile<true, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
     return finishTile<false, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
   } else {
     ClassPixels::Walk at = pixels.start(firstRow + TileThreads<Shape, T>::down());

@@ -51,7 +51,9 @@ struct PixelSource {
       ++at.n;
     }
   }
-  DEVICE DepthPlace depth(int tap, int channel) const { return {channel, tap % tapsX, shiftX + tap % tapsX * stepX, shiftY + tap / tapsX * stepY}; }
+  DEVICE DepthPlace depth(int tap, int channel) const {
+    return {channel, tap % tapsX, shiftX + tap % tapsX * stepX, shiftY + tap / tapsX * stepY};
+  }
   // True when the place has moved on to the next tap.
   DEVICE bool advance(DepthPlace& at) const {
     at.channel += kLineElements;
@@ -105,10 +107,26 @@ PixelSource pixelSource(const Call& call, Gather<bf16> from, int pixels) {
   }
   const AxisWalk y(from.y), x(from.x);
   const int perImage = from.y.rows * from.x.rows, inside = kLineElements % perImage;
-  const TensorMap map = matrix ? tiledMap(call, from.source, {from.channels, from.rows}, {kLineElements, pixels})
-                               : pixelMap(call, from.source, from.rows / perImage, from.y.size, from.x.size, from.channels, y.walk, x.walk, pixels);
-  return {map, matrix, from.y.rows, from.x.rows, from.y.stride, from.x.stride, y.walk.lower, x.walk.lower, from.y.step, from.x.step, y.shift, x.shift, std::max(1, from.x.taps), from.channels,
-          kLineElements / perImage, inside / from.x.rows, inside % from.x.rows};
+  const TensorMap map =
+      matrix ? tiledMap(call, from.source, {from.channels, from.rows}, {kLineElements, pixels})
+             : pixelMap(call, from.source, from.rows / perImage, from.y.size, from.x.size, from.channels, y.walk, x.walk, pixels);
+  return {map,
+          matrix,
+          from.y.rows,
+          from.x.rows,
+          from.y.stride,
+          from.x.stride,
+          y.walk.lower,
+          x.walk.lower,
+          from.y.step,
+          from.x.step,
+          y.shift,
+          x.shift,
+          std::max(1, from.x.taps),
+          from.channels,
+          kLineElements / perImage,
+          inside / from.x.rows,
+          inside % from.x.rows};
 }
 
 template <class S>
@@ -161,7 +179,7 @@ struct BackwardInputJob {
   using Out = bf16;
   static constexpr bool kRowsA = false, kRowsB = true;
   PixelSource dy;
-  TensorMap weights;  // [O][taps][C]
+  TensorMap weights;                          // [O][taps][C]
   int firstY, stepY, firstX, stepX, kernelX;  // the taps of the class
   bf16* dx;
   ClassPixels pixels;
@@ -184,7 +202,8 @@ struct BackwardInputJob {
   }
   DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
     dy.load(a, barrier, walk.pixel, walk.depth);
-    for (int box = 0; box < Shape::kN / 64; ++box) copyBox(b + box * kBoxBytes, weights, barrier, walk.column + box * 64, walk.tap, walk.depth.channel);
+    for (int box = 0; box < Shape::kN / 64; ++box)
+      copyBox(b + box * kBoxBytes, weights, barrier, walk.column + box * 64, walk.tap, walk.depth.channel);
   }
   DEVICE void advance(Walk& walk) const {
     if (!dy.advance(walk.depth)) return;
@@ -248,7 +267,8 @@ struct BackwardWeightJob {
     stageTile<Shape>(acc, memory);
     const int row = firstRow(tile), column = firstColumn(tile);
     float* out = dw + (static_cast<int64_t>(tile / splitTiles) * outputs + row) * depth + column;
-    storeTile<Shape>(memory, depth - column, true, [&](int r) { return row + r < outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, dw);
+    storeTile<Shape>(
+        memory, depth - column, true, [&](int r) { return row + r < outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, dw);
   }
 };
 
@@ -260,12 +280,16 @@ bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (ti
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
-  if (!hopper(call, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || call.optional(5) != nullptr) return false;
+  if (!hopper(call, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
+      call.optional(5) != nullptr)
+    return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
-    launchProduct(call, ForwardJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM), tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN}), call.t(0).data<bf16>(),
-                                          optionalData<float>(call.optional(3)), optionalData<float>(call.optional(4)), g.pixels(), static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles), static_cast<int>(columnTiles),
+    launchProduct(call, ForwardJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM),
+                                          tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN}), call.t(0).data<bf16>(),
+                                          optionalData<float>(call.optional(3)), optionalData<float>(call.optional(4)), g.pixels(),
+                                          static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles), static_cast<int>(columnTiles),
                                           static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
   };
   if (narrow(call, g.o))
@@ -275,15 +299,21 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
   return true;
 }
 
-bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where, const Epilogue<bf16>& epilogue) {
-  if (!hopper(call, Family::wgmmaConv2dBackwardInput) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 || call.optional(10) != nullptr) return false;
+bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where,
+                         const Epilogue<bf16>& epilogue) {
+  if (!hopper(call, Family::wgmmaConv2dBackwardInput) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 ||
+      call.optional(10) != nullptr)
+    return false;
   const auto& weights = pixels.weights;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-    launchProduct(call, BackwardInputJob<Shape>{pixelSource(call, pixels.dy, Shape::kM), tiledMap(call, weights.weights, {g.c, static_cast<int64_t>(g.kh) * g.kw, g.o}, {64, 1, 64}), weights.firstY, weights.stepY, weights.firstX,
-                                                weights.stepX, g.kw, call.t(0).data<bf16>(), where.by(TileThreads<Shape, bf16>::kDown), epilogue, pixels.dy.rows, static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles), static_cast<int>(columnTiles),
-                                                static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
+    launchProduct(call, BackwardInputJob<Shape>{pixelSource(call, pixels.dy, Shape::kM),
+                                                tiledMap(call, weights.weights, {g.c, static_cast<int64_t>(g.kh) * g.kw, g.o}, {64, 1, 64}),
+                                                weights.firstY, weights.stepY, weights.firstX, weights.stepX, g.kw, call.t(0).data<bf16>(),
+                                                where.by(TileThreads<Shape, bf16>::kDown), epilogue, pixels.dy.rows,
+                                                static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles),
+                                                static_cast<int>(columnTiles), static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
   };
   if (narrow(call, g.c))
     run(Slim{});
@@ -293,7 +323,9 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
 }
 
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
-  if (!hopper(call, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) || g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr) return false;
+  if (!hopper(call, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
+      g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr)
+    return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
@@ -301,8 +333,11 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     const Splits splits(call, g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
     float* dw = call.t(0).data<float>();
-    launchProduct(call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements), tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw, g.pixels(),
-                                                 splits.share, static_cast<int>(splitTiles * splits.count), static_cast<int>(columnTiles), static_cast<int>(splitTiles), static_cast<int>(g.o), static_cast<int>(depth)});
+    launchProduct(
+        call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements),
+                                       tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw,
+                                       g.pixels(), splits.share, static_cast<int>(splitTiles * splits.count), static_cast<int>(columnTiles),
+                                       static_cast<int>(splitTiles), static_cast<int>(g.o), static_cast<int>(depth)});
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
   if (narrow(call, g.o))

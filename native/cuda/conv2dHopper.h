@@ -5,7 +5,8 @@
 namespace densecl::cuda {
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w);
-bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where, const Epilogue<bf16>& epilogue);
+bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where,
+                         const Epilogue<bf16>& epilogue);
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x);
 
 }  // namespace densecl::cuda

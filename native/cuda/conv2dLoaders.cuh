@@ -59,7 +59,8 @@ struct NormPrologue {
   bool relu;
   DEVICE Vector<T> apply(Vector<T> value, const Vector<T>&, int64_t row, int channel) const {
     const int64_t at = row / groupRows * channels + channel;
-    for (int e = 0; e < Vector<T>::kLength; ++e) value.v[e] = T(normalised(static_cast<float>(value.v[e]), scale[at + e], shift[at + e], relu));
+    for (int e = 0; e < Vector<T>::kLength; ++e)
+      value.v[e] = T(normalised(static_cast<float>(value.v[e]), scale[at + e], shift[at + e], relu));
     return value;
   }
   DEVICE const T* second() const { return nullptr; }
@@ -76,7 +77,8 @@ struct GradientPrologue {
   DEVICE Vector<T> apply(Vector<T> dz, const Vector<T>& values, int64_t row, int channel) const {
     const int64_t at = row / groupRows * channels + channel;
     for (int e = 0; e < Vector<T>::kLength; ++e)
-      dz.v[e] = T(throughNorm(static_cast<float>(dz.v[e]), static_cast<float>(values.v[e]), mean[at + e], coefficients[at + e], coefficients[plane + at + e], coefficients[2 * plane + at + e]));
+      dz.v[e] = T(throughNorm(static_cast<float>(dz.v[e]), static_cast<float>(values.v[e]), mean[at + e], coefficients[at + e],
+                              coefficients[plane + at + e], coefficients[2 * plane + at + e]));
     return dz;
   }
   DEVICE const T* second() const { return x; }
@@ -87,7 +89,9 @@ struct GradientPrologue {
 template <class T, class Prologue, int kPerThread, bool kPlain = Prologue::kPlain>
 struct Fill {
   DEVICE explicit Fill(const Prologue&) {}
-  DEVICE void put(int, Vector<T>* to, const T* source, const T* chunk, int64_t, int) { copyAsync16(to, chunk == nullptr ? source : chunk, chunk != nullptr); }
+  DEVICE void put(int, Vector<T>* to, const T* source, const T* chunk, int64_t, int) {
+    copyAsync16(to, chunk == nullptr ? source : chunk, chunk != nullptr);
+  }
   DEVICE void flush() {}
 };
 template <class T, class Prologue, int kPerThread>
@@ -142,7 +146,8 @@ struct GatherLoader {
   DepthWalk at;
   Fill<T, Prologue, kPerThread> fill;
 
-  DEVICE GatherLoader(const Gather<T>& from, int64_t firstRow, const Prologue& prologue = {}) : from(from), firstRow(firstRow), fill(prologue) {
+  DEVICE GatherLoader(const Gather<T>& from, int64_t firstRow, const Prologue& prologue = {})
+      : from(from), firstRow(firstRow), fill(prologue) {
     for (int i = 0; i < kPerThread; ++i) {
       const int64_t row = firstRow + static_cast<int>(threadIdx.x) / kLine + i * kRowStep;
       const int perImage = from.y.rows * from.x.rows;
@@ -156,7 +161,8 @@ struct GatherLoader {
 
   DEVICE const T* address(int i, const DepthWalk& place) const {
     const int sy = y[i] + place.p * from.y.step, sx = x[i] + place.q * from.x.step;
-    const bool inside = place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) && static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
+    const bool inside = place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) &&
+                        static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
     return inside ? image[i] + (sy * from.x.size + sx) * from.channels + place.c : nullptr;
   }
 
@@ -198,7 +204,8 @@ struct TransposedLoader {
   int column;
   DepthWalk at[kPerThread];
 
-  DEVICE TransposedLoader(const TransposedWeights<T>& from, int firstColumn) : from(from), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector) {
+  DEVICE TransposedLoader(const TransposedWeights<T>& from, int firstColumn)
+      : from(from), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector) {
     for (int i = 0; i < kPerThread; ++i) {
       at[i] = {0, 0, 0};
       at[i].advance(static_cast<int>(threadIdx.x) / kLine + i * kDepthStep, from.o, from.tapsX);
@@ -237,7 +244,12 @@ struct ColumnLoader {
   Fill<T, Prologue, kPerThread> fill;
 
   DEVICE ColumnLoader(const T* matrix, int columns, int firstColumn, int64_t begin, int64_t end, const Prologue& prologue = {})
-      : matrix(matrix), columns(columns), column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector), k(begin + static_cast<int>(threadIdx.x) / kLine), end(end), fill(prologue) {}
+      : matrix(matrix),
+        columns(columns),
+        column(firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector),
+        k(begin + static_cast<int>(threadIdx.x) / kLine),
+        end(end),
+        fill(prologue) {}
 
   DEVICE void next(Tile& tile) {
     fill.flush();
@@ -272,7 +284,8 @@ struct PixelLoader {
   int64_t end;
   Fill<T, Prologue, kPerThread> fill;
 
-  DEVICE PixelLoader(const Gather<T>& from, int firstColumn, int64_t begin, int64_t end, const Prologue& prologue = {}) : from(from), end(end), fill(prologue) {
+  DEVICE PixelLoader(const Gather<T>& from, int firstColumn, int64_t begin, int64_t end, const Prologue& prologue = {})
+      : from(from), end(end), fill(prologue) {
     column.start(from, firstColumn + static_cast<int>(threadIdx.x) % kLine * kVector);
     const int perImage = from.y.rows * from.x.rows;
     for (int u = 0; u < kPerThread; ++u) {
@@ -285,8 +298,10 @@ struct PixelLoader {
   }
 
   DEVICE const T* address(int u, const DepthWalk& place) const {
-    const int sy = i[u] * from.y.stride + from.y.origin + place.p * from.y.step, sx = j[u] * from.x.stride + from.x.origin + place.q * from.x.step;
-    const bool inside = left[u] > 0 && place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) && static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
+    const int sy = i[u] * from.y.stride + from.y.origin + place.p * from.y.step,
+              sx = j[u] * from.x.stride + from.x.origin + place.q * from.x.step;
+    const bool inside = left[u] > 0 && place.p < from.y.taps && static_cast<unsigned>(sy) < static_cast<unsigned>(from.y.size) &&
+                        static_cast<unsigned>(sx) < static_cast<unsigned>(from.x.size);
     return inside ? from.source + (image[u] * from.y.size * from.x.size + sy * from.x.size + sx) * from.channels + place.c : nullptr;
   }
 

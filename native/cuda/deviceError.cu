@@ -9,7 +9,8 @@ void throwReport(const Report& report) {
     case kGatherIndex: throw Error("RANGE", "gatherRows: index " + value + " is outside of " + bound + " rows");
     case kTarget: throw Error("RANGE", "crossEntropy: target " + value + " is outside of " + bound + " classes");
     case kQueuePointer: throw Error("RANGE", "enqueue: the pointer " + value + " is outside of a queue of " + bound);
-    case kBlurRadius: throw Error("RANGE", "augment: a blur that reaches " + value + " pixels: expected at most " + bound + ", a standard deviation of 21");
+    case kBlurRadius:
+      throw Error("RANGE", "augment: a blur that reaches " + value + " pixels: expected at most " + bound + ", a standard deviation of 21");
     default: throw Error("INTERNAL", "a kernel reported the unknown code " + std::to_string(report.code));
   }
 }

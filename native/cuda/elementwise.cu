@@ -15,7 +15,8 @@ constexpr int kThreads = 256;
 template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) mapKernel(T* out, const T* a, const T* b, int64_t count, Op op) {
   constexpr int kWidth = Vector<T>::kLength;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, step = static_cast<int64_t>(gridDim.x) * kThreads, vectors = count / kWidth;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, step = static_cast<int64_t>(gridDim.x) * kThreads,
+                vectors = count / kWidth;
   for (int64_t i = first; i < vectors; i += step) {
     const auto x = load<T, kWidth>(a + i * kWidth), y = load<T, kWidth>(b + i * kWidth);
     Elements<T, kWidth> result;
@@ -30,7 +31,8 @@ void map(const Call& call, const Tensor& out, const Tensor& a, const Tensor& b, 
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t count = out.size();
-    launch(call, mapKernel<T, Op>, loopGrid(call, ceilDiv(count, Vector<T>::kLength), kThreads), kThreads, 0, out.data<T>(), a.data<T>(), b.data<T>(), count, op);
+    launch(call, mapKernel<T, Op>, loopGrid(call, ceilDiv(count, Vector<T>::kLength), kThreads), kThreads, 0, out.data<T>(), a.data<T>(),
+           b.data<T>(), count, op);
   });
 }
 
@@ -53,17 +55,21 @@ struct Dropout {
   uint64_t seed, threshold;
   float scale;
   int64_t image, channels;
-  DEVICE float operator()(float a, float, int64_t i) const { return bitsAt(seed, static_cast<uint64_t>(i / image * channels + i % channels)) >= threshold ? a * scale : 0.0f; }
+  DEVICE float operator()(float a, float, int64_t i) const {
+    return bitsAt(seed, static_cast<uint64_t>(i / image * channels + i % channels)) >= threshold ? a * scale : 0.0f;
+  }
 };
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) fillKernel(T* out, int64_t count, T value) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) out[i] = value;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    out[i] = value;
 }
 
 template <class To, class From>
 __global__ void __launch_bounds__(kThreads) convertKernel(To* out, const From* in, int64_t count) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) out[i] = static_cast<To>(in[i]);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    out[i] = static_cast<To>(in[i]);
 }
 
 template <class F>
@@ -96,8 +102,10 @@ __global__ void __launch_bounds__(kThreads) permuteKernel(Word* out, const Word*
 
 // to[r, toFirst + c] = from[r, fromFirst + c] for c < width
 template <class Word>
-__global__ void __launch_bounds__(kThreads) copyColumnsKernel(Word* to, const Word* from, int64_t rows, int64_t width, int64_t toStride, int64_t toFirst, int64_t fromStride, int64_t fromFirst) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < rows * width; i += static_cast<int64_t>(gridDim.x) * kThreads)
+__global__ void __launch_bounds__(kThreads) copyColumnsKernel(Word* to, const Word* from, int64_t rows, int64_t width, int64_t toStride,
+                                                              int64_t toFirst, int64_t fromStride, int64_t fromFirst) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < rows * width;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
     to[i / width * toStride + toFirst + i % width] = from[i / width * fromStride + fromFirst + i % width];
 }
 
@@ -117,7 +125,8 @@ void fill(const Call& call) {
   const Tensor& out = call.t(0);
   dispatchAny(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, fillKernel<T>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<T>(), out.size(), static_cast<T>(call.number(0)));
+    launch(call, fillKernel<T>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<T>(), out.size(),
+           static_cast<T>(call.number(0)));
   });
 }
 
@@ -144,7 +153,8 @@ void permute(const Call& call) {
   for (int i = 0; i < 4; ++i) strides.in[i] = of[call.integer(i)];
   dispatchWord(out.dtype, [&](auto zero) {
     using Word = decltype(zero);
-    launch(call, permuteKernel<Word>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(), strides);
+    launch(call, permuteKernel<Word>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(),
+           strides);
   });
 }
 
@@ -152,7 +162,8 @@ void add(const Call& call) { map(call, call.t(0), call.t(1), call.t(2), Add{}); 
 
 void scale(const Call& call) {
   const Tensor* factor = call.optional(2);
-  map(call, call.t(0), call.t(1), call.t(1), Scale{static_cast<float>(call.number(0)), factor == nullptr ? nullptr : factor->data<float>()});
+  map(call, call.t(0), call.t(1), call.t(1),
+      Scale{static_cast<float>(call.number(0)), factor == nullptr ? nullptr : factor->data<float>()});
 }
 
 void relu(const Call& call) { map(call, call.t(0), call.t(1), call.t(1), Relu{}); }
@@ -162,7 +173,9 @@ void reluBackward(const Call& call) { map(call, call.t(0), call.t(1), call.t(2),
 void dropout(const Call& call) {
   const double p = call.number(0);
   const auto threshold = static_cast<uint64_t>(std::ceil(p * 0x1.0p53));
-  map(call, call.t(0), call.t(1), call.t(1), Dropout{static_cast<uint64_t>(call.number(1)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0), call.integer(2), call.integer(3)});
+  map(call, call.t(0), call.t(1), call.t(1),
+      Dropout{static_cast<uint64_t>(call.number(1)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0), call.integer(2),
+              call.integer(3)});
 }
 
 void concat(const Call& call) {
@@ -173,7 +186,8 @@ void concat(const Call& call) {
     const int64_t at = first;
     dispatchWord(out.dtype, [&](auto zero) {
       using Word = decltype(zero);
-      launch(call, copyColumnsKernel<Word>, loopGrid(call, in.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), in.rows(), in.columns(), out.columns(), at, in.columns(), 0);
+      launch(call, copyColumnsKernel<Word>, loopGrid(call, in.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), in.rows(),
+             in.columns(), out.columns(), at, in.columns(), 0);
     });
     first += in.columns();
   }
@@ -183,7 +197,8 @@ void concatBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1);
   dispatchWord(dx.dtype, [&](auto zero) {
     using Word = decltype(zero);
-    launch(call, copyColumnsKernel<Word>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(), dx.columns(), dx.columns(), 0, dy.columns(), call.integer(0));
+    launch(call, copyColumnsKernel<Word>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(),
+           dx.columns(), dx.columns(), 0, dy.columns(), call.integer(0));
   });
 }
 

@@ -22,13 +22,16 @@ int bounded(int most, const char* variable, int least, const char* expected) {
   if (text == nullptr || *text == '\0') return most;
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
-  if (*end != '\0' || value < least || value > 1 << 20) throw Error("ARGUMENT", std::string(variable) + " is " + text + ": expected " + expected);
+  if (*end != '\0' || value < least || value > 1 << 20)
+    throw Error("ARGUMENT", std::string(variable) + " is " + text + ": expected " + expected);
   return std::min(most, static_cast<int>(value));
 }
 
 }  // namespace
 
-int KernelDevice::multiprocessors() { return bounded(ownMultiprocessors(), "DENSECL_MULTIPROCESSORS", 1, "a number of multiprocessors, 1 or more"); }
+int KernelDevice::multiprocessors() {
+  return bounded(ownMultiprocessors(), "DENSECL_MULTIPROCESSORS", 1, "a number of multiprocessors, 1 or more");
+}
 int KernelDevice::capability() { return bounded(ownCapability(), "DENSECL_CAPABILITY", 80, "a compute capability times 10, 80 or more"); }
 
 // wgmma exists on 9.0 alone, and in code that was compiled for sm_90a itself.

@@ -1,6 +1,6 @@
 // Sums over lines of partial results: a group's are [perGroup, planes, channels], and those of a convolution's epilogue are many thousand.
-// They are added by blocks of kColumns channels and up to kLines lines, each thread with loads of eight lines on their way, in one launch or,
-// where that would leave a thread more than kSerial lines, in two: `parts` partial sums of each group first. The order is fixed.
+// They are added by blocks of kColumns channels and up to kLines lines, each thread with loads of eight lines on their way, in one launch
+// or, where that would leave a thread more than kSerial lines, in two: `parts` partial sums of each group first. The order is fixed.
 #pragma once
 #include <algorithm>
 
@@ -38,7 +38,10 @@ DEVICE void addLines(float (&sums)[Lines::kSums], Lines& lines, int group, int c
 struct FinishPlace {
   int column, line, lines, channel;
   DEVICE FinishPlace()
-      : column(static_cast<int>(threadIdx.x) % kColumns), line(static_cast<int>(threadIdx.x) / kColumns), lines(static_cast<int>(blockDim.x) / kColumns), channel(static_cast<int>(blockIdx.x) * kColumns + column) {}
+      : column(static_cast<int>(threadIdx.x) % kColumns),
+        line(static_cast<int>(threadIdx.x) / kColumns),
+        lines(static_cast<int>(blockDim.x) / kColumns),
+        channel(static_cast<int>(blockIdx.x) * kColumns + column) {}
 };
 
 // The sum over `share` lines of a block from the calling one on, in their order, of kSums values of each; for the first line of a share.
@@ -79,11 +82,13 @@ __global__ void __launch_bounds__(kColumns* kLines) addLinesKernel(Lines lines, 
   const FinishPlace at;
   float sums[Lines::kSums] = {};
   const int group = static_cast<int>(blockIdx.z), part = static_cast<int>(blockIdx.y), parts = static_cast<int>(gridDim.y);
-  if (at.channel < lines.channels) addLines(sums, lines, group, at.channel, static_cast<int64_t>(part) * at.lines + at.line, static_cast<int64_t>(parts) * at.lines);
+  if (at.channel < lines.channels)
+    addLines(sums, lines, group, at.channel, static_cast<int64_t>(part) * at.lines + at.line, static_cast<int64_t>(parts) * at.lines);
   addDown(sums, &sharedMemory<float>(), at, at.lines);
   if (at.line != 0 || at.channel >= lines.channels) return;
 #pragma unroll
-  for (int i = 0; i < Lines::kSums; ++i) out[((static_cast<int64_t>(group) * parts + part) * Lines::kSums + i) * lines.channels + at.channel] = sums[i];
+  for (int i = 0; i < Lines::kSums; ++i)
+    out[((static_cast<int64_t>(group) * parts + part) * Lines::kSums + i) * lines.channels + at.channel] = sums[i];
 }
 
 // How the lines of `groups` groups are shared: lines of a block, lines of the finishing block for a group, and parts of the launch before
@@ -108,7 +113,8 @@ template <class Lines, class Finish>
 void finishLines(const Call& call, const FinishPlan& plan, const Lines& lines, int groups, Finish finish) {
   if (plan.parts == 0) return finish(lines);
   DeviceScratch<float> sums(call, groups * plan.parts * Lines::kSums * lines.channels);
-  launch(call, addLinesKernel<Lines>, Grid{ceilDiv(lines.channels, kColumns), plan.parts, groups}, kColumns * kLines, FinishPlan::shared(Lines::kSums), lines, sums.data());
+  launch(call, addLinesKernel<Lines>, Grid{ceilDiv(lines.channels, kColumns), plan.parts, groups}, kColumns * kLines,
+         FinishPlan::shared(Lines::kSums), lines, sums.data());
   finish(Planes<Lines::kSums>{sums.data(), plan.parts, lines.channels});
 }
 
@@ -123,7 +129,9 @@ static __global__ void __launch_bounds__(kColumns* kLines) finishSumKernel(Plane
 // out [channels] = the sum of all lines.
 inline void sumLines(const Call& call, const Planes<1>& lines, float* out) {
   const FinishPlan plan(call, lines.perGroup, 1, lines.channels);
-  finishLines(call, plan, lines, 1, [&](const Planes<1>& all) { launch(call, finishSumKernel, plan.grid(lines.channels), plan.threads(), FinishPlan::shared(1), all, out); });
+  finishLines(call, plan, lines, 1, [&](const Planes<1>& all) {
+    launch(call, finishSumKernel, plan.grid(lines.channels), plan.threads(), FinishPlan::shared(1), all, out);
+  });
 }
 
 }  // namespace densecl::cuda

@@ -19,7 +19,8 @@ namespace {
 template <class T, int kDim_>
 struct ContrastShape {
   static constexpr bool kHalf = std::is_same_v<T, bf16>;
-  static constexpr int kDim = kDim_, kWarps = kHalf ? 4 : 2, kRows = 16 * kWarps, kKeys = (kHalf ? 64 : 32) / (kDim > 128 ? 2 : 1), kThreads = kWarp * kWarps, kBuffers = kHalf ? 2 : 1;
+  static constexpr int kDim = kDim_, kWarps = kHalf ? 4 : 2, kRows = 16 * kWarps, kKeys = (kHalf ? 64 : 32) / (kDim > 128 ? 2 : 1),
+                       kThreads = kWarp * kWarps, kBuffers = kHalf ? 2 : 1;
   static constexpr int kSlices = kDim / kSlice<T>, kScores = kKeys / 8, kValues = kDim / 8;
   using QueryTile = OperandTile<T, kRows, true>;
   using KeyTile = OperandTile<T, kKeys, true>;
@@ -70,11 +71,13 @@ struct Bf16Contrast {
       }
   }
   // The accumulators of two neighbouring tiles of keys are, as pairs, the left operand of the next product.
-  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory,
+                                int buffer) {
     const int matrix = laneIndex() / 8, line = laneIndex() % 8;
 #pragma unroll
     for (int j = 0; j < Shape::kScores; j += 2) {
-      const uint32_t a[4] = {packPair(p[j][0], p[j][1]), packPair(p[j][2], p[j][3]), packPair(p[j + 1][0], p[j + 1][1]), packPair(p[j + 1][2], p[j + 1][3])};
+      const uint32_t a[4] = {packPair(p[j][0], p[j][1]), packPair(p[j][2], p[j][3]), packPair(p[j + 1][0], p[j + 1][1]),
+                             packPair(p[j + 1][2], p[j + 1][3])};
 #pragma unroll
       for (int d = 0; d < Shape::kValues; d += 2) {
         uint32_t values[4];
@@ -106,7 +109,8 @@ struct F32Contrast {
           }
       }
   }
-  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory, int buffer) {
+  static DEVICE void accumulate(float (&o)[Shape::kValues][4], const float (&p)[Shape::kScores][4], typename Shape::Memory& memory,
+                                int buffer) {
     const int row = warpIndex() * 16 + laneIndex() / 4, column = laneIndex() % 4 * 2;
     for (int j = 0; j < Shape::kScores; ++j)
       for (int e = 0; e < 4; ++e) memory.p[row + e / 2 * 8][j * 8 + column + e % 2] = p[j][e];
@@ -132,7 +136,8 @@ template <class T, class Shape, bool kAligned, bool kFixed>
 __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T> job) {
   using Math = std::conditional_t<Shape::kHalf, Bf16Contrast<Shape>, F32Contrast<Shape>>;
   typename Shape::Memory& memory = sharedMemory<typename Shape::Memory>();
-  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.perSplit, end = begin + job.perSplit < job.keys ? begin + job.perSplit : job.keys;
+  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.perSplit,
+                end = begin + job.perSplit < job.keys ? begin + job.perSplit : job.keys;
   float o[Shape::kValues][4] = {};
   RowState state;
 
@@ -144,7 +149,9 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
     const int next = Shape::kBuffers == 2 ? buffer ^ 1 : 0;
     if (Shape::kBuffers == 2) {
       // Loads of the next tile fly while this one is multiplied.
-      if (first + Shape::kKeys < end) loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[next], job.queue, first + Shape::kKeys, end, job.dim);
+      if (first + Shape::kKeys < end)
+        loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[next], job.queue, first + Shape::kKeys, end,
+                                                                             job.dim);
       commitCopies();
       waitForCopies<1>();
     } else {
@@ -175,7 +182,7 @@ struct MergeJob {
   const T *query, *positive;
   const Share* shares;
   const float* gradient;
-  T* dquery;    // or null
+  T* dquery;     // or null
   float* terms;  // [rows, 5]: loss, positive, negative, hit, log sum exp
   int64_t rows, keys;
   int dim, splits;
@@ -188,7 +195,8 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
   if (row >= job.rows) return;
   float own = 0;
-  for (int c = laneIndex(); c < job.dim; c += kWarp) own += static_cast<float>(job.query[row * job.dim + c]) * static_cast<float>(job.positive[row * job.dim + c]);
+  for (int c = laneIndex(); c < job.dim; c += kWarp)
+    own += static_cast<float>(job.query[row * job.dim + c]) * static_cast<float>(job.positive[row * job.dim + c]);
   own = warpSum(own);
   float maximum = own, best = -INFINITY, negative = 0;
   for (int s = 0; s < job.splits; ++s) {
@@ -227,7 +235,8 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
 // Sums of columns of terms [rows, kTerms] over `divisor`, by one block in a fixed order: term 0 is the loss, the others statistics.
 constexpr int kMeanThreads = 1024;
 template <int kTerms>
-__global__ void __launch_bounds__(kMeanThreads) meanTermsKernel(const float* terms, int64_t rows, const float* divisor, float* loss, float* statistics) {
+__global__ void __launch_bounds__(kMeanThreads)
+    meanTermsKernel(const float* terms, int64_t rows, const float* divisor, float* loss, float* statistics) {
   float* buffer = &sharedMemory<float>();
   float sums[kTerms] = {};
 #pragma unroll 4
@@ -245,17 +254,20 @@ int meanThreads(int64_t rows) { return rows > kThreads ? kMeanThreads : kThreads
 template <class T, int kDim>
 void contrast(const Call& call) {
   using Shape = ContrastShape<T, kDim>;
-  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4), &queue = call.t(5);
+  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4),
+               &queue = call.t(5);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
   const float inverseTemperature = static_cast<float>(1 / call.number(0));
   const bool hopper = contrastsOnHopper(call, query.dtype, D);
   const int64_t tileKeys = hopper ? kHopperKeys : Shape::kKeys;
   // Enough blocks for four on every multiprocessor (on Hopper, four one after another); a share is a whole number of tiles.
   const int64_t rowBlocks = ceilDiv(R, hopper ? kHopperRows : Shape::kRows), tiles = ceilDiv(K, tileKeys);
-  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * tileKeys, splits = ceilDiv(K, perSplit);
+  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * tileKeys,
+                splits = ceilDiv(K, perSplit);
   DeviceScratch<Share> shares(call, splits * R);
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
-  const ContrastJob<T> job{query.data<T>(), queue.data<T>(), shares.data(), dquery == nullptr ? nullptr : gradient.data(), R, K, perSplit, static_cast<int>(D), inverseTemperature};
+  const ContrastJob<T> job{query.data<T>(), queue.data<T>(),     shares.data(),     dquery == nullptr ? nullptr : gradient.data(), R, K,
+                           perSplit,        static_cast<int>(D), inverseTemperature};
   const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.number(1) != 0, call.number(0));
   auto kernel = whole ? contrastKernel<T, Shape, true, false> : contrastKernel<T, Shape, false, false>;
   if constexpr (Shape::kHalf) {
@@ -263,14 +275,17 @@ void contrast(const Call& call) {
     if (hopper) launchHopperContrast(call, job, rowBlocks, splits, fixed);
   }
   if (!hopper) launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
-  const MergeJob<T> merge{query.data<T>(), positive.data<T>(), shares.data(), gradient.data(), optionalData<T>(dquery), terms.data(), R, K, static_cast<int>(D),
-                          static_cast<int>(splits), inverseTemperature};
+  const MergeJob<T> merge{
+      query.data<T>(),     positive.data<T>(),       shares.data(),     gradient.data(), optionalData<T>(dquery), terms.data(), R, K,
+      static_cast<int>(D), static_cast<int>(splits), inverseTemperature};
   launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
-  launch(call, meanTermsKernel<5>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, nullptr, loss.data<float>(), statistics.data<float>());
+  launch(call, meanTermsKernel<5>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, nullptr,
+         loss.data<float>(), statistics.data<float>());
 }
 
 // count[0] = rows that are not ignored; reports a label outside of the classes
-__global__ void __launch_bounds__(kThreads) countTargetsKernel(const int32_t* target, int64_t rows, int classes, int ignore, float* count, Report* report) {
+__global__ void __launch_bounds__(kThreads)
+    countTargetsKernel(const int32_t* target, int64_t rows, int classes, int ignore, float* count, Report* report) {
   float* buffer = &sharedMemory<float>();
   float used = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
@@ -285,7 +300,8 @@ __global__ void __launch_bounds__(kThreads) countTargetsKernel(const int32_t* ta
 
 // A warp takes a row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* dlogits, const T* logits, const int32_t* target, const float* count, int64_t rows, int classes, int ignore) {
+__global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* dlogits, const T* logits, const int32_t* target,
+                                                               const float* count, int64_t rows, int classes, int ignore) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
   if (row >= rows) return;
   const int label = target[row];
@@ -304,7 +320,9 @@ __global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* 
 
 // Without tensor cores bf16 embeddings pass through the kernels of f32, and the gradient is rounded as theirs would be.
 void infoNceByFma(const Call& call) {
-  const auto exact = [&](const Tensor& tensor) { return Tensor{std::make_shared<Storage>(call.device(), tensor.size() * sizeof(float)), DType::f32, tensor.shape}; };
+  const auto exact = [&](const Tensor& tensor) {
+    return Tensor{std::make_shared<Storage>(call.device(), tensor.size() * sizeof(float)), DType::f32, tensor.shape};
+  };
   Tensor inputs[3];
   for (size_t i = 0; i < 3; ++i) {
     inputs[i] = exact(call.t(3 + i));
@@ -312,7 +330,9 @@ void infoNceByFma(const Call& call) {
   }
   Tensor dquery;
   if (call.optional(1) != nullptr) dquery = exact(call.t(1));
-  infoNce({call.op, {&call.t(0), call.optional(1) == nullptr ? nullptr : &dquery, &call.t(2), &inputs[0], &inputs[1], &inputs[2]}, call.numbers});
+  infoNce({call.op,
+           {&call.t(0), call.optional(1) == nullptr ? nullptr : &dquery, &call.t(2), &inputs[0], &inputs[1], &inputs[2]},
+           call.numbers});
   if (call.optional(1) != nullptr) convert({call.op, {&call.t(1), &dquery}, {}});
 }
 
@@ -322,8 +342,10 @@ void infoNceByFma(const Call& call) {
 void infoNce(const Call& call) {
   const Tensor& query = call.t(3);
   const int64_t D = query.dim(1);
-  require(D <= 256, "SHAPE", "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
-  if (query.dtype == DType::bf16 && !contrastsOnHopper(call, query.dtype, D) && !usable(call, Family::mmaInfoNce)) return infoNceByFma(call);
+  require(D <= 256, "SHAPE",
+          "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
+  if (query.dtype == DType::bf16 && !contrastsOnHopper(call, query.dtype, D) && !usable(call, Family::mmaInfoNce))
+    return infoNceByFma(call);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (D <= 32) return contrast<T, 32>(call);
@@ -338,13 +360,15 @@ void crossEntropy(const Call& call) {
   const int64_t R = logits.rows();
   const int classes = static_cast<int>(logits.columns()), ignore = static_cast<int>(call.integer(0));
   DeviceScratch<float> terms(call, R);
-  launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore, count.data<float>(), reportOf(call));
+  launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore,
+         count.data<float>(), reportOf(call));
   dispatchFloat(call, logits.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), optionalData<T>(dlogits), logits.data<T>(), target.data<int32_t>(),
-           count.data<float>(), R, classes, ignore);
+    launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), optionalData<T>(dlogits),
+           logits.data<T>(), target.data<int32_t>(), count.data<float>(), R, classes, ignore);
   });
-  launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(), loss.data<float>(), nullptr);
+  launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(),
+         loss.data<float>(), nullptr);
 }
 
 }  // namespace densecl::cuda

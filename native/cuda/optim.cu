@@ -73,7 +73,7 @@ using SgdTable = Table<SgdEntry, 48>;
 
 struct SgdRule {
   const float* lr;
-  const int32_t* bad;  // not 0: the gradients are not finite, and nothing changes
+  const int32_t* bad;                 // not 0: the gradients are not finite, and nothing changes
   float momentum, decay, keep, take;  // keep and take: of the moving average
   bool nesterov;
 };
@@ -144,13 +144,15 @@ __global__ void __launch_bounds__(kThreads) checkFiniteKernel(ConstTable table, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) enqueueKernel(T* queue, const int32_t* pointer, const T* keys, int64_t length, int64_t dim, int64_t first, int64_t count, Report* report) {
+__global__ void __launch_bounds__(kThreads) enqueueKernel(T* queue, const int32_t* pointer, const T* keys, int64_t length, int64_t dim,
+                                                          int64_t first, int64_t count, Report* report) {
   const int at = *pointer;
   if (at < 0 || at >= length) {
     if (blockIdx.x == 0 && threadIdx.x == 0) fileReport(report, kQueuePointer, at, static_cast<int>(length));
     return;
   }
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count * dim; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count * dim;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t row = first + i / dim;
     queue[(at + row) % length * dim + i % dim] = keys[row * dim + i % dim];
   }
@@ -164,19 +166,29 @@ __global__ void __launch_bounds__(kWarp) advanceKernel(int32_t* pointer, int64_t
 }  // namespace
 
 void sgd(const Call& call) {
-  const SgdRule rule{call.t(0).data<float>(), optionalData<int32_t>(call.optional(1)), static_cast<float>(call.number(0)), static_cast<float>(call.number(1)), static_cast<float>(call.number(3)), static_cast<float>(1 - call.number(3)), call.number(2) != 0};
+  const SgdRule rule{call.t(0).data<float>(),
+                     optionalData<int32_t>(call.optional(1)),
+                     static_cast<float>(call.number(0)),
+                     static_cast<float>(call.number(1)),
+                     static_cast<float>(call.number(3)),
+                     static_cast<float>(1 - call.number(3)),
+                     call.number(2) != 0};
   auto all = batches<SgdTable>([&](const SgdTable& table) { launch(call, sgdKernel, Grid{table.blocks()}, kThreads, 0, table, rule); });
   for (size_t k = 2; k < call.tensors.size(); k += 6) {
     const Tensor& p = call.t(k);
     require(p.dtype == DType::f32, "DTYPE", "sgd: expected parameters of f32 but received " + describe(p));
-    all.add(SgdEntry{p.data<float>(), call.t(k + 2).data<float>(), optionalData<float>(call.optional(k + 4)), call.t(k + 1).data<float>(), optionalData<bf16>(call.optional(k + 3)), optionalData<bf16>(call.optional(k + 5))}, p.size());
+    all.add(SgdEntry{p.data<float>(), call.t(k + 2).data<float>(), optionalData<float>(call.optional(k + 4)), call.t(k + 1).data<float>(),
+                     optionalData<bf16>(call.optional(k + 3)), optionalData<bf16>(call.optional(k + 5))},
+            p.size());
   }
   all.end();
 }
 
 void ema(const Call& call) {
   const double keep = call.number(0);
-  auto all = batches<EmaTable>([&](const EmaTable& table) { launch(call, emaKernel, Grid{table.blocks()}, kThreads, 0, table, static_cast<float>(keep), static_cast<float>(1 - keep)); });
+  auto all = batches<EmaTable>([&](const EmaTable& table) {
+    launch(call, emaKernel, Grid{table.blocks()}, kThreads, 0, table, static_cast<float>(keep), static_cast<float>(1 - keep));
+  });
   for (size_t k = 0; k < call.tensors.size(); k += 3) {
     const Tensor& average = call.t(k);
     require(average.dtype == DType::f32, "DTYPE", "ema: expected averages of f32 but received " + describe(average));
@@ -187,7 +199,8 @@ void ema(const Call& call) {
 
 void checkFinite(const Call& call) {
   int32_t* bad = call.t(0).data<int32_t>();
-  auto all = batches<ConstTable>([&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kThreads, 0, table, bad); });
+  auto all =
+      batches<ConstTable>([&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kThreads, 0, table, bad); });
   for (size_t k = 1; k < call.tensors.size(); ++k) {
     require(call.t(k).dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(call.t(k)));
     all.add(ConstEntry{call.t(k).data<float>()}, call.t(k).size());
@@ -200,8 +213,8 @@ void enqueue(const Call& call) {
   const int64_t K = queue.dim(0), D = queue.dim(1), B = keys.dim(0), count = std::min(B, K);
   dispatchFloat(call, queue.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, enqueueKernel<T>, loopGrid(call, count * D, kThreads), kThreads, 0, queue.data<T>(), pointer.data<int32_t>(), keys.data<T>(), K, D, B - count,
-           count, reportOf(call));
+    launch(call, enqueueKernel<T>, loopGrid(call, count * D, kThreads), kThreads, 0, queue.data<T>(), pointer.data<int32_t>(),
+           keys.data<T>(), K, D, B - count, count, reportOf(call));
     launch(call, advanceKernel, Grid{}, kWarp, 0, pointer.data<int32_t>(), B, K);
   });
 }

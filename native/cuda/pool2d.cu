@@ -48,10 +48,19 @@ struct Pool {
   int channels;
   bool countPadding;
   Pool(const Call& call, const Tensor& in, const Tensor& out, bool adaptive, bool countPadding)
-      : y(axis(call, in, out, 0, adaptive)), x(axis(call, in, out, 1, adaptive)), n(in.dim(0)), channels(static_cast<int>(in.dim(3))), countPadding(countPadding) {}
+      : y(axis(call, in, out, 0, adaptive)),
+        x(axis(call, in, out, 1, adaptive)),
+        n(in.dim(0)),
+        channels(static_cast<int>(in.dim(3))),
+        countPadding(countPadding) {}
   static Axis axis(const Call& call, const Tensor& in, const Tensor& out, int which, bool adaptive) {
     const auto number = [&](int i) { return i < static_cast<int>(call.numbers.size()) ? static_cast<int>(call.integer(i)) : 0; };
-    return {static_cast<int>(in.dim(1 + which)), static_cast<int>(out.dim(1 + which)), number(which), number(2 + which), number(4 + which), adaptive};
+    return {static_cast<int>(in.dim(1 + which)),
+            static_cast<int>(out.dim(1 + which)),
+            number(which),
+            number(2 + which),
+            number(4 + which),
+            adaptive};
   }
   DEVICE float scale(const Window& rows, const Window& columns) const {
     return 1.0f / static_cast<float>(countPadding ? rows.full * columns.full : (rows.end - rows.begin) * (columns.end - columns.begin));
@@ -70,7 +79,9 @@ struct Place {
   }
 };
 
-#define FOR_UNITS(unit, count) for (int unit = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); unit < (count); unit += static_cast<int>(gridDim.x) * kThreads)
+#define FOR_UNITS(unit, count)                                                                             \
+  for (int unit = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); unit < (count); \
+       unit += static_cast<int>(gridDim.x) * kThreads)
 
 // The batch norm that x still waits for: scale and shift [G, channels], or null.
 struct Deferred {
@@ -157,7 +168,8 @@ __global__ void __launch_bounds__(kThreads) maxRectifiedKernel(bf16* y, uint8_t*
     const int64_t out = ((at.image * pool.y.out + at.i) * pool.x.out + at.j) * pool.channels + at.channel;
     Words<bf16> words;
 #pragma unroll
-    for (int k = 0; k < kWidth; k += 2) words.v[k / 2] = static_cast<uint32_t>(best[k]) >> 16 | (static_cast<uint32_t>(best[k + 1]) & 0xffff0000u);
+    for (int k = 0; k < kWidth; k += 2)
+      words.v[k / 2] = static_cast<uint32_t>(best[k]) >> 16 | (static_cast<uint32_t>(best[k + 1]) & 0xffff0000u);
     storeWords(y + out, words);
     if constexpr (kIndex) {
       Elements<uint8_t, kWidth> taps;
@@ -247,17 +259,21 @@ void dispatchIndex(const Tensor* index, F body) {
 // for, or null; numbers 6 and 7: its groups and ReLU
 void maxPool2d(const Call& call) {
   const Tensor &y = call.t(0), *index = call.optional(1), &x = call.t(2), *scale = call.optional(3);
-  const Deferred norm = scale == nullptr ? Deferred{nullptr, nullptr, 1, false} : Deferred{scale->data<float>(), call.t(4).data<float>(), x.dim(0) / call.integer(6), call.number(7) != 0};
+  const Deferred norm = scale == nullptr
+                            ? Deferred{nullptr, nullptr, 1, false}
+                            : Deferred{scale->data<float>(), call.t(4).data<float>(), x.dim(0) / call.integer(6), call.number(7) != 0};
   const Pool pool(call, x, y, false, false);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     if constexpr (std::is_same_v<T, bf16> && kWidth > 1)
       if (norm.scale != nullptr && norm.relu && pool.y.kernel * pool.x.kernel <= 256 && (index == nullptr || index->dtype == DType::u8))
-        return launch(call, index == nullptr ? maxRectifiedKernel<false> : maxRectifiedKernel<true>, gridFor(call, y, kWidth), kThreads, 0, y.data<bf16>(), optionalData<uint8_t>(index), x.data<bf16>(), pool, norm);
+        return launch(call, index == nullptr ? maxRectifiedKernel<false> : maxRectifiedKernel<true>, gridFor(call, y, kWidth), kThreads, 0,
+                      y.data<bf16>(), optionalData<uint8_t>(index), x.data<bf16>(), pool, norm);
     dispatchIndex(index, [&](auto tap) {
       using Index = decltype(tap);
-      launch(call, maxKernel<T, kWidth, Index>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), optionalData<Index>(index), x.data<T>(), pool, norm);
+      launch(call, maxKernel<T, kWidth, Index>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), optionalData<Index>(index), x.data<T>(),
+             pool, norm);
     });
   });
 }
@@ -270,7 +286,8 @@ void maxPool2dBackward(const Call& call) {
     constexpr int kWidth = decltype(width)::value;
     dispatchIndex(&index, [&](auto tap) {
       using Index = decltype(tap);
-      launch(call, maxBackwardKernel<T, kWidth, Index>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<Index>(), pool);
+      launch(call, maxBackwardKernel<T, kWidth, Index>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(),
+             index.data<Index>(), pool);
     });
   });
 }

@@ -64,13 +64,18 @@ void submit(simt::Launch launch);
 template <class... P, class... A>
 void launch([[maybe_unused]] const Call& call, void (*kernel)(P...), Grid grid, int threads, size_t shared, A... args) {
   if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return;
-  require(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536, "SHAPE", std::string(call.op) + ": the tensors are too large for one launch");
+  require(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536, "SHAPE",
+          std::string(call.op) + ": the tensors are too large for one launch");
 #if defined(__CUDACC__)
   prepareLaunch(call, reinterpret_cast<const void*>(kernel), shared);
-  kernel<<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)), threads, shared, streamOf(call)>>>(static_cast<P>(args)...);
+  kernel<<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)), threads, shared,
+           streamOf(call)>>>(static_cast<P>(args)...);
   checkLaunch(call);
 #else
-  submit({call.op, {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, static_cast<unsigned>(threads), shared,
+  submit({call.op,
+          {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)},
+          static_cast<unsigned>(threads),
+          shared,
           [=] { kernel(static_cast<P>(args)...); }});
 #endif
 }
@@ -96,7 +101,9 @@ void dispatchWidth(const Call& call, const Tensor& x, F body) {
 }
 
 // The grid of a kernel that loops over `units`: enough blocks to hide latency, not one for every unit.
-inline Grid loopGrid(const Call& call, int64_t units, int threads) { return {std::min(ceilDiv(units, threads), int64_t{16} * multiprocessors(call))}; }
+inline Grid loopGrid(const Call& call, int64_t units, int threads) {
+  return {std::min(ceilDiv(units, threads), int64_t{16} * multiprocessors(call))};
+}
 
 // The elements of a tensor that may be absent.
 template <class T>

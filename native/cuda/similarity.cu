@@ -30,12 +30,14 @@ __global__ void __launch_bounds__(kThreads) normalizeKernel(T* y, float* norm, c
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) normalizeBackwardKernel(T* dx, const T* dy, const T* y, const float* norm, int64_t rows, int columns, float eps) {
+__global__ void __launch_bounds__(kThreads)
+    normalizeBackwardKernel(T* dx, const T* dy, const T* y, const float* norm, int64_t rows, int columns, float eps) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warpIndex();
   if (row >= rows) return;
   const float length = norm[row];
   float dot = 0;
-  for (int c = laneIndex(); c < columns; c += kWarp) dot += static_cast<float>(dy[row * columns + c]) * static_cast<float>(y[row * columns + c]);
+  for (int c = laneIndex(); c < columns; c += kWarp)
+    dot += static_cast<float>(dy[row * columns + c]) * static_cast<float>(y[row * columns + c]);
   dot = warpSum(dot);
   if (!(length > eps)) dot = 0;
   for (int c = laneIndex(); c < columns; c += kWarp)
@@ -90,12 +92,14 @@ __global__ void __launch_bounds__(Shape::kThreads) matchKernel(MatchJob<T> job) 
   }
   if (half != 0 || query >= job.p) return;
   job.index[image * job.p + query] = where;
-  if (job.similarity != nullptr) job.similarity[image * job.p + query] = job.queryNorm == nullptr ? best : best / job.queryNorm[image * job.p + query];
+  if (job.similarity != nullptr)
+    job.similarity[image * job.p + query] = job.queryNorm == nullptr ? best : best / job.queryNorm[image * job.p + query];
 }
 
 // y[n, p] = x[n, index[n, p]], rows of `width` words
 template <class Word>
-__global__ void __launch_bounds__(kThreads) gatherKernel(Word* y, const Word* x, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count, Report* report) {
+__global__ void __launch_bounds__(kThreads)
+    gatherKernel(Word* y, const Word* x, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count, Report* report) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t row = i / width;
     int at = index[row];
@@ -109,7 +113,8 @@ __global__ void __launch_bounds__(kThreads) gatherKernel(Word* y, const Word* x,
 
 // dx[n, q] = the sum, in order, of the rows of dy that were gathered from it
 template <class T>
-__global__ void __launch_bounds__(kThreads) gatherBackwardKernel(T* dx, const T* dy, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count) {
+__global__ void __launch_bounds__(kThreads)
+    gatherBackwardKernel(T* dx, const T* dy, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t row = i / width, image = row / q;
     float sum = 0;
@@ -142,8 +147,8 @@ void l2NormalizeBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1), &y = call.t(2), &norm = call.t(3);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, normalizeBackwardKernel<T>, Grid{ceilDiv(dx.rows(), kRowsPerBlock)}, kThreads, 0, dx.data<T>(), dy.data<T>(), y.data<T>(), norm.data<float>(), dx.rows(),
-           static_cast<int>(dx.columns()), static_cast<float>(call.number(0)));
+    launch(call, normalizeBackwardKernel<T>, Grid{ceilDiv(dx.rows(), kRowsPerBlock)}, kThreads, 0, dx.data<T>(), dy.data<T>(), y.data<T>(),
+           norm.data<float>(), dx.rows(), static_cast<int>(dx.columns()), static_cast<float>(call.number(0)));
   });
 }
 
@@ -159,13 +164,21 @@ void denseMatch(const Call& call) {
       norms<T>(call, nullptr, queryNorm.data(), query.data<T>(), N * P, C, 1e-12f);
       norms<T>(call, nullptr, keyNorm.data(), key.data<T>(), N * Q, C, 1e-12f);
     }
-    const MatchJob<T> job{index.data<int32_t>(), optionalData<float>(similarity), query.data<T>(), key.data<T>(), cosine ? queryNorm.data() : nullptr,
-                          cosine ? keyNorm.data() : nullptr, static_cast<int>(P), static_cast<int>(Q), static_cast<int>(C)};
+    const MatchJob<T> job{index.data<int32_t>(),
+                          optionalData<float>(similarity),
+                          query.data<T>(),
+                          key.data<T>(),
+                          cosine ? queryNorm.data() : nullptr,
+                          cosine ? keyNorm.data() : nullptr,
+                          static_cast<int>(P),
+                          static_cast<int>(Q),
+                          static_cast<int>(C)};
     const auto kernelOf = [&](auto math) {
       using Math = decltype(math);
       return C % Vector<T>::kLength == 0 ? matchKernel<T, Math, true> : matchKernel<T, Math, false>;
     };
-    launch(call, usable(call, Family::mmaDenseMatch) ? kernelOf(TensorCores{}) : kernelOf(MathFma<T>{}), Grid{ceilDiv(P, Shape::kM), N}, Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
+    launch(call, usable(call, Family::mmaDenseMatch) ? kernelOf(TensorCores{}) : kernelOf(MathFma<T>{}), Grid{ceilDiv(P, Shape::kM), N},
+           Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
   });
 }
 
@@ -175,7 +188,8 @@ void gatherRows(const Call& call) {
   const auto run = [&](auto word) {
     using Word = decltype(word);
     const int64_t width = bytes / static_cast<int64_t>(sizeof(Word)), count = y.dim(0) * y.dim(1) * width;
-    launch(call, gatherKernel<Word>, loopGrid(call, count, kThreads), kThreads, 0, y.data<Word>(), x.data<Word>(), index.data<int32_t>(), y.dim(1), x.dim(1), width, count, reportOf(call));
+    launch(call, gatherKernel<Word>, loopGrid(call, count, kThreads), kThreads, 0, y.data<Word>(), x.data<Word>(), index.data<int32_t>(),
+           y.dim(1), x.dim(1), width, count, reportOf(call));
   };
   if (bytes % 16 == 0) return run(Word16{});
   if (bytes % 4 == 0) return run(uint32_t{});
@@ -186,7 +200,8 @@ void gatherRowsBackward(const Call& call) {
   const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(call, gatherBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(), index.data<int32_t>(), dy.dim(1), dx.dim(1), dx.dim(2), dx.size());
+    launch(call, gatherBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(),
+           index.data<int32_t>(), dy.dim(1), dx.dim(1), dx.dim(2), dx.size());
   });
 }
 

@@ -12,7 +12,8 @@ namespace {
 constexpr int kInner = 64;  // elements: the 128 bytes of the swizzle
 
 void checkAddress(const Call& call, const void* address, int64_t inner) {
-  require(reinterpret_cast<uintptr_t>(address) % 16 == 0 && inner % 8 == 0, "INTERNAL", std::string(call.op) + ": bulk copies need lines that are multiples of 16 bytes");
+  require(reinterpret_cast<uintptr_t>(address) % 16 == 0 && inner % 8 == 0, "INTERNAL",
+          std::string(call.op) + ": bulk copies need lines that are multiples of 16 bytes");
 }
 
 #if defined(__CUDACC__)
@@ -26,12 +27,14 @@ Function driver(const char* name) {
 #else
   const cudaError_t code = cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &result);
 #endif
-  if (code != cudaSuccess || result != cudaDriverEntryPointSuccess) throw Error("CUDA", std::string("the NVIDIA driver has no ") + name + ": expected one for CUDA 12 or later");
+  if (code != cudaSuccess || result != cudaDriverEntryPointSuccess)
+    throw Error("CUDA", std::string("the NVIDIA driver has no ") + name + ": expected one for CUDA 12 or later");
   return reinterpret_cast<Function>(found);
 }
 
 void check(const Call& call, CUresult code) {
-  if (code != CUDA_SUCCESS) throw Error("CUDA", std::string(call.op) + ": a tensor map was refused (error " + std::to_string(static_cast<int>(code)) + ")");
+  if (code != CUDA_SUCCESS)
+    throw Error("CUDA", std::string(call.op) + ": a tensor map was refused (error " + std::to_string(static_cast<int>(code)) + ")");
 }
 #endif
 
@@ -41,7 +44,8 @@ TensorMap tiledMap(const Call& call, const bf16* address, std::initializer_list<
   const std::vector<int64_t> size(sizes);
   const std::vector<int> side(box);
   checkAddress(call, address, size[0]);
-  require(side[0] == kInner && size.size() == side.size() && size.size() <= 3, "INTERNAL", std::string(call.op) + ": a box of another kind than the kernels use");
+  require(side[0] == kInner && size.size() == side.size() && size.size() <= 3, "INTERNAL",
+          std::string(call.op) + ": a box of another kind than the kernels use");
   TensorMap map{};
 #if defined(__CUDACC__)
   static const auto encode = driver<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
@@ -55,8 +59,9 @@ TensorMap tiledMap(const Call& call, const bf16* address, std::initializer_list<
     steps[d] = 1;
     stride *= dimensions[d];
   }
-  check(call, encode(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(size.size()), const_cast<bf16*>(address), dimensions, strides, boxes, steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+  check(call, encode(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(size.size()),
+                     const_cast<bf16*>(address), dimensions, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
 #else
   auto& host = reinterpret_cast<simt::HostTensorMap&>(map);
   host.address = reinterpret_cast<const unsigned char*>(address);
@@ -77,7 +82,8 @@ bool mapHolds(const PixelWalk& walk, int reach) {
   return corner(walk.lower) && corner(walk.upper) && reach < 256 && walk.step <= 8;
 }
 
-TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW, int pixels) {
+TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW,
+                   int pixels) {
   checkAddress(call, address, c);
   require(mapHolds(alongH, 0) && mapHolds(alongW, 0), "INTERNAL", std::string(call.op) + ": a walk beyond what tensor maps hold");
   TensorMap map{};
@@ -87,8 +93,9 @@ TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, 
   const cuuint64_t dimensions[4] = {size(c), size(w), size(h), size(n)}, strides[3] = {size(c * 2), size(w * c * 2), size(h * w * c * 2)};
   const int lower[2] = {alongW.lower, alongH.lower}, upper[2] = {alongW.upper, alongH.upper};
   const cuuint32_t steps[4] = {1, static_cast<cuuint32_t>(alongW.step), static_cast<cuuint32_t>(alongH.step), 1};
-  check(call, encode(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<bf16*>(address), dimensions, strides, lower, upper, kInner, static_cast<cuuint32_t>(pixels), steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+  check(call, encode(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<bf16*>(address), dimensions,
+                     strides, lower, upper, kInner, static_cast<cuuint32_t>(pixels), steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
 #else
   auto& host = reinterpret_cast<simt::HostTensorMap&>(map);
   host.address = reinterpret_cast<const unsigned char*>(address);

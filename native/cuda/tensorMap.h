@@ -18,6 +18,7 @@ struct PixelWalk {
 // Whether a map can describe the walk with copies moved by up to `reach` pixels: corners and offsets have 8 bits in maps of two spatial
 // axes, traversal strides go to 8 (CUDA driver API, cuTensorMapEncodeIm2col).
 bool mapHolds(const PixelWalk& walk, int reach);
-TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW, int pixels);
+TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW,
+                   int pixels);
 
 }  // namespace densecl::cuda

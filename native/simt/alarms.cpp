@@ -4,8 +4,8 @@
 
 #include "../cuda/kernel/async.cuh"
 #include "../cuda/kernel/vector.cuh"
-#include "../cuda/tensorMap.h"
 #include "../cuda/runtime.h"
+#include "../cuda/tensorMap.h"
 
 namespace densecl::cuda {
 namespace {

@@ -104,7 +104,8 @@ class SimtDevice : public cuda::KernelDevice {
   }
 
   std::string describe() override {
-    return "the CUDA kernels, run on the host thread by thread, as compute capability " + std::to_string(capability() / 10) + "." + std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";
+    return "the CUDA kernels, run on the host thread by thread, as compute capability " + std::to_string(capability() / 10) + "." +
+           std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";
   }
 
   cuda::Report report{};
@@ -119,7 +120,9 @@ class SimtDevice : public cuda::KernelDevice {
     return text == nullptr ? DENSECL_ARCHITECTURES : text;
   }
 
-  void expectNoRecording(const char* what) const { require(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated"); }
+  void expectNoRecording(const char* what) const {
+    require(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
+  }
   void check() {
     const cuda::Report found = report;
     report = {};

@@ -10,7 +10,8 @@
 namespace densecl::simt {
 namespace {
 
-const char* const kNames[] = {"bulkCopy", "im2col", "mbarrier", "wgmma", "wgmmaRegisters", "mma", "ldmatrix", "ldmatrixTrans", "cpAsync", "shuffle"};
+const char* const kNames[] = {"bulkCopy", "im2col",   "mbarrier",      "wgmma",   "wgmmaRegisters",
+                              "mma",      "ldmatrix", "ldmatrixTrans", "cpAsync", "shuffle"};
 constexpr size_t kInstructions = sizeof(kNames) / sizeof(kNames[0]);
 
 enum class Fault : unsigned char { none, wrong, hangs };

@@ -48,7 +48,8 @@ void perform(Block& block, const BulkCopy& copy) {
     const bool inside = x >= 0 && x < map.sizes[1] && y >= 0 && y < map.sizes[2] && n >= 0 && n < map.sizes[3];
     for (int c = 0; c < map.box[0]; ++c) {
       const bool channel = copy.at[0] + c < map.sizes[0];
-      const unsigned char* from = map.address + (int64_t{copy.at[0]} + c) * 2 + x * map.strides[0] + y * map.strides[1] + n * map.strides[2];
+      const unsigned char* from =
+          map.address + (int64_t{copy.at[0]} + c) * 2 + x * map.strides[0] + y * map.strides[1] + n * map.strides[2];
       putElement(block, base + static_cast<unsigned>(p * map.box[0] + c) * 2, inside && channel ? from : nullptr);
     }
     w += map.steps[0];
@@ -83,7 +84,8 @@ void tryComplete(Block& block, PhaseBarrier& barrier) {
   if (barrier.missing > 0) return;
   int bytes = 0;
   for (const BulkCopy& copy : barrier.copies) bytes += bytesOf(copy);
-  if (bytes > barrier.expected) block.fail("a barrier expects " + std::to_string(barrier.expected) + " bytes but copies of " + std::to_string(bytes) + " arrive at it");
+  if (bytes > barrier.expected)
+    block.fail("a barrier expects " + std::to_string(barrier.expected) + " bytes but copies of " + std::to_string(bytes) + " arrive at it");
   if (bytes < barrier.expected) return;
   for (const BulkCopy& copy : barrier.copies)
     if (!copy.performed) deliver(block, copy);
@@ -95,7 +97,9 @@ void tryComplete(Block& block, PhaseBarrier& barrier) {
 
 void startCopy(BulkCopy copy, void* barrier) {
   Block& block = currentBlock();
-  if (sharedOffset(copy.to) % 1024 != 0) block.fail("a bulk copy to shared memory at byte " + std::to_string(sharedOffset(copy.to)) + ", which is no multiple of 1024: the swizzle repeats by that");
+  if (sharedOffset(copy.to) % 1024 != 0)
+    block.fail("a bulk copy to shared memory at byte " + std::to_string(sharedOffset(copy.to)) +
+               ", which is no multiple of 1024: the swizzle repeats by that");
   // Into a place that is still read, a copy that comes late would not show.
   copy.performed = block.early();
   if (copy.performed) deliver(block, copy);
@@ -116,7 +120,8 @@ float element(const unsigned char* shared, unsigned offset) {
 
 // Element (row, k) of an operand: lines of 64 elements along the depth, or along the rows.
 float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, int row, int k) {
-  const unsigned start = static_cast<unsigned>(descriptor & 0x3fff) << 4, near = static_cast<unsigned>(descriptor >> 16 & 0x3fff) << 4, far = static_cast<unsigned>(descriptor >> 32 & 0x3fff) << 4;
+  const unsigned start = static_cast<unsigned>(descriptor & 0x3fff) << 4, near = static_cast<unsigned>(descriptor >> 16 & 0x3fff) << 4,
+                 far = static_cast<unsigned>(descriptor >> 32 & 0x3fff) << 4;
   const unsigned r = static_cast<unsigned>(row), d = static_cast<unsigned>(k);
   if (!alongRows) return element(shared, start + r / 8 * far + r % 8 * kLineBytes + d * 2);
   return element(shared, start + r / 64 * near + r % 64 * 2 + d / 8 * far + d % 8 * kLineBytes);
@@ -127,7 +132,8 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
   const Product& first = *lanes[0];
   const bool wrong = first.inRegisters ? faulty(Instruction::wgmmaRegisters) : faulty(Instruction::wgmma);
   for (const Product* lane : lanes)
-    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || lane->inRegisters != first.inRegisters) block.fail("the lanes of a warpgroup give different operands to wgmma");
+    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || lane->inRegisters != first.inRegisters)
+      block.fail("the lanes of a warpgroup give different operands to wgmma");
   if ((!first.inRegisters && first.a >> 62 != 1) || first.b >> 62 != 1) block.fail("a matrix descriptor without the 128-byte swizzle");
   std::vector<float> a(64 * 16), b(static_cast<size_t>(first.n) * 16);
   for (int k = 0; k < 16; ++k) {
@@ -135,7 +141,8 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
       // Pairs of a lane: rows g and g + 8, depths 2t and 2t + 8.
       const Product& owner = *lanes[static_cast<size_t>(m / 16 * 32 + m % 8 * 4 + k % 8 / 2)];
       const uint32_t pair = owner.registers[m % 16 / 8 + k / 8 * 2];
-      a[static_cast<size_t>(m) * 16 + k] = first.inRegisters ? upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16) : operand(block.shared, first.a, first.rowsA, m, k);
+      a[static_cast<size_t>(m) * 16 + k] =
+          first.inRegisters ? upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16) : operand(block.shared, first.a, first.rowsA, m, k);
     }
     for (int n = 0; n < first.n; ++n) b[static_cast<size_t>(n) * 16 + k] = operand(block.shared, first.b, first.rowsB, n, k);
   }
@@ -154,7 +161,9 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
 
 }  // namespace
 
-unsigned sharedOffset(const void* pointer) { return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - currentBlock().shared); }
+unsigned sharedOffset(const void* pointer) {
+  return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - currentBlock().shared);
+}
 
 void initialiseBarrier(void* barrier, int arrivals) {
   PhaseBarrier fresh;
@@ -196,7 +205,9 @@ void namedBarrier(int number, int threads) {
 void copyBox(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
 void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
   // The instruction keeps 8 bits of each.
-  if (offsetW < 0 || offsetW > 255 || offsetH < 0 || offsetH > 255) currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) + ") of an im2col copy, which holds 0 to 255");
+  if (offsetW < 0 || offsetW > 255 || offsetH < 0 || offsetH > 255)
+    currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) +
+                        ") of an im2col copy, which holds 0 to 255");
   startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
 }
 
@@ -218,7 +229,8 @@ void waitForProducts(int groupsInFlight) {
     for (size_t g = 0; g < finished; ++g)
       for (size_t i = 0; i < threads[0]->products[g].size(); ++i) {
         for (unsigned t = 0; t < kWarpgroup; ++t) {
-          if (threads[t]->products.size() < finished || threads[t]->products[g].size() <= i) block.fail("the lanes of a warpgroup have given different products");
+          if (threads[t]->products.size() < finished || threads[t]->products[g].size() <= i)
+            block.fail("the lanes of a warpgroup have given different products");
           lanes[t] = &threads[t]->products[g][i];
         }
         multiply(block, lanes);

@@ -9,9 +9,9 @@ namespace densecl::simt {
 // What a TensorMap holds on the host: a tensor of 16-bit elements, innermost dimension first; strides in bytes.
 struct HostTensorMap {
   const unsigned char* address;
-  int64_t strides[3];       // of dimensions 1..
+  int64_t strides[3];  // of dimensions 1..
   int32_t sizes[4];
-  int32_t box[3];           // tiled; im2col: channels and pixels of a column
+  int32_t box[3];                        // tiled; im2col: channels and pixels of a column
   int16_t lower[2], upper[2], steps[2];  // im2col: bounding box corners and traversal strides, w and h
   int8_t rank;
   bool im2col;

@@ -37,7 +37,8 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
   const size_t sharedBytes = launch.sharedBytes;
   op_ = launch.op;
   kernel_ = &launch.kernel;
-  random_ = seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
+  random_ =
+      seed == 0 ? 0 : (seed * 0x9E3779B97F4A7C15ull) ^ (index.x * 0xD1342543DE82EF95ull + index.y * 0x94D049BB133111EBull + index.z + 1);
   // Of the exact size and fresh for each block, so that AddressSanitizer sees its ends; poisoned, so that a read of what
   // nobody wrote shows.
   shared = static_cast<unsigned char*>(std::aligned_alloc(1024, (sharedBytes + 1023) / 1024 * 1024 + (sharedBytes == 0 ? 1024 : 0)));
@@ -113,10 +114,13 @@ void Block::meetWarpgroup(unsigned size, const std::function<void(const std::vec
 }
 
 std::string Block::place(const Coordinates& at) const {
-  return std::string(op_) + ": block (" + std::to_string(at.block.x) + "," + std::to_string(at.block.y) + "," + std::to_string(at.block.z) + ")";
+  return std::string(op_) + ": block (" + std::to_string(at.block.x) + "," + std::to_string(at.block.y) + "," + std::to_string(at.block.z) +
+         ")";
 }
 
-void Block::fail(const std::string& what) { throw Error("SIMT", place(current->at) + " thread " + std::to_string(current->at.thread.x) + ": " + what); }
+void Block::fail(const std::string& what) {
+  throw Error("SIMT", place(current->at) + " thread " + std::to_string(current->at.thread.x) + ": " + what);
+}
 
 void Block::body(void* argument) {
   Block* block = static_cast<Block*>(argument);
@@ -169,9 +173,10 @@ void Block::schedule() {
     }
     try {
       if (wakePolling()) continue;
-      const std::string where = waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
-                                : inWarp > 0 ? "some lanes of a warp wait at a warp operation that the others never reach"
-                                             : "threads wait for a barrier or a copy that never comes";
+      const std::string where =
+          waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
+          : inWarp > 0 ? "some lanes of a warp wait at a warp operation that the others never reach"
+                       : "threads wait for a barrier or a copy that never comes";
       throw Error("SIMT", place(current->at) + ": " + where);
     } catch (...) {
       error_ = std::current_exception();
@@ -221,7 +226,8 @@ unsigned char* sharedBytes() { return block.shared; }
 void barrier() { block.wait(State::atBarrier); }
 void meet(Perform perform, void* mine) { block.meet(perform, mine); }
 void misaligned(const void* address, size_t width) {
-  block.fail("an access of " + std::to_string(width) + " bytes at an address that is " + std::to_string(reinterpret_cast<uintptr_t>(address) % width) + " bytes off");
+  block.fail("an access of " + std::to_string(width) + " bytes at an address that is " +
+             std::to_string(reinterpret_cast<uintptr_t>(address) % width) + " bytes off");
 }
 void copyLater(void* to, const void* from, int bytes, int fromBytes) {
   checkAligned(to, bytes);
@@ -246,12 +252,16 @@ int capability() { return currentCapability; }
 void run(const Launch& launch) {
   const Dim grid = launch.grid;
   const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
-  if (launch.threads == 0 || launch.threads > 1024) throw Error("SIMT", std::string(launch.op) + ": a block of " + std::to_string(launch.threads) + " threads");
+  if (launch.threads == 0 || launch.threads > 1024)
+    throw Error("SIMT", std::string(launch.op) + ": a block of " + std::to_string(launch.threads) + " threads");
   const size_t most = (capability() >= 90 ? 227u : 99u) << 10;
-  if (launch.sharedBytes > most) throw Error("SIMT", std::string(launch.op) + ": " + std::to_string(launch.sharedBytes) + " bytes of shared memory, more than the " + std::to_string(most) + " of compute capability " + std::to_string(capability() / 10.0));
+  if (launch.sharedBytes > most)
+    throw Error("SIMT", std::string(launch.op) + ": " + std::to_string(launch.sharedBytes) + " bytes of shared memory, more than the " +
+                            std::to_string(most) + " of compute capability " + std::to_string(capability() / 10.0));
   const uint64_t seed = shuffleSeed;
   parallelFor(blocks, [&](int64_t b) {
-    const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y), static_cast<unsigned>(b / grid.x / grid.y)};
+    const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
+                    static_cast<unsigned>(b / grid.x / grid.y)};
     block.run(launch, index, seed);
   });
 }

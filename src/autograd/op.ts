@@ -83,7 +83,8 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   let first: [string, Tensor] | undefined
   for (const [name, tensor] of [...Object.entries(inputs), ...Object.entries(sums)]) {
     if (tensor === undefined) continue
-    if (tensor.dtype === 'i32' || tensor.dtype === 'u8') fail('DTYPE', `${op}: expected ${name} of dtype f32, f64 or bf16 but received ${describe(tensor)}`)
+    if (tensor.dtype === 'i32' || tensor.dtype === 'u8')
+      fail('DTYPE', `${op}: expected ${name} of dtype f32, f64 or bf16 but received ${describe(tensor)}`)
     first ??= [name, tensor]
     const expected = name in sums ? accumulator(first[1].dtype) : first[1].dtype
     if (tensor.dtype !== expected) {
@@ -98,5 +99,6 @@ export function expectDType(op: string, name: string, tensor: Tensor, dtype: str
 }
 
 export function expectInteger(op: string, name: string, value: number, least: number): void {
-  if (!Number.isSafeInteger(value) || value < least) fail('ARGUMENT', `${op}: expected ${name} to be an integer of at least ${least} but received ${value}`)
+  if (!Number.isSafeInteger(value) || value < least)
+    fail('ARGUMENT', `${op}: expected ${name} to be an integer of at least ${least} but received ${value}`)
 }

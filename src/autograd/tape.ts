@@ -69,7 +69,8 @@ export class Tape {
    * for a target that `output` does not depend on. The tape is empty afterwards.
    */
   backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
-    if (!this.#tracked.has(output.id)) fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
+    if (!this.#tracked.has(output.id))
+      fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
     const wanted = new Set(targets.map((target) => target.id))
     const gradients = new Gradients(this.#nodes, wanted)
     gradients.put(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
@@ -87,7 +88,9 @@ export class Tape {
           release(node)
         }
       }
-      return targets.map((target) => (gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()).adopt())
+      return targets.map((target) =>
+        (gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()).adopt(),
+      )
     } finally {
       gradients.dispose()
       this.dispose()
@@ -164,7 +167,11 @@ class Gradients {
   }
 
   /** Adds a gradient to what is held, or replaces that where an epilogue has added it already. */
-  contribute(id: number, gradient: Tensor, { done, sums }: { done: boolean; sums: Tensor | undefined } = { done: false, sums: undefined }): void {
+  contribute(
+    id: number,
+    gradient: Tensor,
+    { done, sums }: { done: boolean; sums: Tensor | undefined } = { done: false, sums: undefined },
+  ): void {
     const before = this.#held.get(id)
     this.#held.set(id, gradient)
     if (sums !== undefined) this.#sums.set(id, sums)
@@ -210,8 +217,14 @@ function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
     }
     if (gradient === undefined) return fail('TAPE', `${op.name}: backward gave no gradient for ${input.name}`)
     // Weights of bf16 get their gradients in f32, as they were summed.
-    if ((gradient.dtype !== input.tensor.dtype && gradient.dtype !== accumulator(input.tensor.dtype)) || gradient.shape.join() !== input.tensor.shape.join()) {
-      fail('TAPE', `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`)
+    if (
+      (gradient.dtype !== input.tensor.dtype && gradient.dtype !== accumulator(input.tensor.dtype)) ||
+      gradient.shape.join() !== input.tensor.shape.join()
+    ) {
+      fail(
+        'TAPE',
+        `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`,
+      )
     }
     gradients.contribute(input.id, gradient.keep(), ends.get(input.name)?.result)
   }

@@ -33,7 +33,11 @@ export class Setting {
     return this.values(shape, accumulator(this.dtype) as FloatDType)
   }
   indices(shape: Shape, below: number): Tensor {
-    const tensor = Tensor.from(Int32Array.from({ length: sizeOf(shape) }, () => this.random.below(below)), shape, 'i32')
+    const tensor = Tensor.from(
+      Int32Array.from({ length: sizeOf(shape) }, () => this.random.below(below)),
+      shape,
+      'i32',
+    )
     this.#count(tensor)
     return tensor
   }
@@ -102,7 +106,9 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
 })
 
 /** The same by what their kernels compute, for tuning: the product, the bytes that pass memory, and the call that is timed. */
-export function convolutionCases(batch: number): { name: string; call: NativeCall; product: Product; bytes: number; wholeSlices: boolean }[] {
+export function convolutionCases(
+  batch: number,
+): { name: string; call: NativeCall; product: Product; bytes: number; wholeSlices: boolean }[] {
   return resnet50Layers.flatMap(({ name, size, c, o, kernel, stride }) => {
     const out = size / stride
     const [pixels, taps] = [batch * out * out, kernel * kernel]
@@ -110,8 +116,16 @@ export function convolutionCases(batch: number): { name: string; call: NativeCal
     const [input, output, weights] = [batch * c * (kernel === 1 ? out * out : size * size) * 2, pixels * o * 2, o * taps * c]
     const products: Record<Direction, [Product, number, boolean]> = {
       forward: [{ direction: 'forward', rows: pixels, columns: o, depth: taps * c }, input + output + 2 * weights, c % 64 === 0],
-      'backward input': [{ direction: 'backward input', rows: batch * size * size, columns: c, depth: (taps * o) / (stride * stride) }, input + output + 2 * weights, o % 64 === 0],
-      'backward weight': [{ direction: 'backward weight', rows: o, columns: taps * c, depth: pixels }, input + output + 4 * weights, c % 64 === 0],
+      'backward input': [
+        { direction: 'backward input', rows: batch * size * size, columns: c, depth: (taps * o) / (stride * stride) },
+        input + output + 2 * weights,
+        o % 64 === 0,
+      ],
+      'backward weight': [
+        { direction: 'backward weight', rows: o, columns: taps * c, depth: pixels },
+        input + output + 4 * weights,
+        c % 64 === 0,
+      ],
     }
     const bf16 = (...shape: number[]): { shape: Shape; dtype: DType } => ({ shape, dtype: 'bf16' })
     const [x, y, w] = [bf16(batch, size, size, c), bf16(batch, out, out, o), bf16(o, kernel, kernel, c)]
@@ -124,7 +138,9 @@ export function convolutionCases(batch: number): { name: string; call: NativeCal
     return directions.flatMap((direction) => {
       const [product, bytes, wholeSlices] = products[direction]
       // The images need no gradient.
-      return c === 3 && direction === 'backward input' ? [] : [{ name: `${name} ${direction}`, call: calls[direction], product, bytes, wholeSlices }]
+      return c === 3 && direction === 'backward input'
+        ? []
+        : [{ name: `${name} ${direction}`, call: calls[direction], product, bytes, wholeSlices }]
     })
   })
 }
@@ -132,7 +148,12 @@ export function convolutionCases(batch: number): { name: string; call: NativeCal
 const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
   const joins = name.endsWith('bn3')
   const shape = (n: number): Shape => [n, size, size, c]
-  const vectors = (s: Setting): [Tensor, Tensor, Tensor, Tensor] => [s.output([1, c], 'f32'), s.output([1, c], 'f32'), s.output([c], 'f32'), s.output([c], 'f32')]
+  const vectors = (s: Setting): [Tensor, Tensor, Tensor, Tensor] => [
+    s.output([1, c], 'f32'),
+    s.output([1, c], 'f32'),
+    s.output([c], 'f32'),
+    s.output([c], 'f32'),
+  ]
   // What a GPU gives and takes beside the CPU's tensors: statistics of the convolution, scale and shift.
   const affine = (s: Setting): [undefined, Tensor, Tensor] => [undefined, s.output([1, c], 'f32'), s.output([1, c], 'f32')]
   const peerNumbers = (n: number): number[] => [n, size, c, Number(joins)]
@@ -142,7 +163,18 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
       flops: (n) => 8 * n * size * size * c,
       prepare(s) {
         const [mean, invstd, runningMean, runningVar] = vectors(s)
-        const tensors = [s.output(shape(s.batch)), mean, invstd, runningMean, runningVar, s.values(shape(s.batch)), s.sums([c]), s.sums([c]), joins ? s.values(shape(s.batch)) : undefined, ...affine(s)]
+        const tensors = [
+          s.output(shape(s.batch)),
+          mean,
+          invstd,
+          runningMean,
+          runningVar,
+          s.values(shape(s.batch)),
+          s.sums([c]),
+          s.sums([c]),
+          joins ? s.values(shape(s.batch)) : undefined,
+          ...affine(s),
+        ]
         return () => runNative('batchNormTrain', tensors, [1, 1e-5, 0.1, 1])
       },
       peer: { op: 'batchNorm', numbers: peerNumbers },
@@ -153,7 +185,18 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
       prepare(s) {
         const [mean, invstd, dgamma, dbeta] = vectors(s)
         const big = (): Tensor => s.values(shape(s.batch))
-        const tensors = [s.output(shape(s.batch)), dgamma, dbeta, joins ? s.output(shape(s.batch)) : undefined, big(), big(), big(), s.sums([c]), mean, invstd]
+        const tensors = [
+          s.output(shape(s.batch)),
+          dgamma,
+          dbeta,
+          joins ? s.output(shape(s.batch)) : undefined,
+          big(),
+          big(),
+          big(),
+          s.sums([c]),
+          mean,
+          invstd,
+        ]
         return () => runNative('batchNormBackward', tensors, [1, 1])
       },
       peer: { op: 'batchNormBackward', numbers: peerNumbers },
@@ -171,7 +214,12 @@ const linearCase = (name: string, inputs: number, outputs: number): BenchCase =>
   name: `${name} forward`,
   flops: (n) => 2 * n * inputs * outputs,
   prepare(s) {
-    const tensors = [s.output([s.batch, 1, 1, outputs]), s.values([s.batch, 1, 1, inputs]), s.values([outputs, 1, 1, inputs]), s.sums([outputs])]
+    const tensors = [
+      s.output([s.batch, 1, 1, outputs]),
+      s.values([s.batch, 1, 1, inputs]),
+      s.values([outputs, 1, 1, inputs]),
+      s.sums([outputs]),
+    ]
     return () => runNative('conv2d', tensors, pointwise)
   },
   peer: { op: 'linear', numbers: (n) => [n, inputs, outputs] },
@@ -217,7 +265,13 @@ export const benchCases: Record<OpName, BenchCases> = {
       name: '1000 classes, gradient',
       flops: (n) => 5 * n * 1000,
       prepare(s) {
-        const tensors = [s.output([], accumulator(s.dtype)), s.output([s.batch, 1000]), s.output([1], 'f32'), s.values([s.batch, 1000]), s.indices([s.batch], 1000)]
+        const tensors = [
+          s.output([], accumulator(s.dtype)),
+          s.output([s.batch, 1000]),
+          s.output([1], 'f32'),
+          s.values([s.batch, 1000]),
+          s.indices([s.batch], 1000),
+        ]
         return () => runNative('crossEntropy', tensors, [-100])
       },
     },
@@ -264,7 +318,14 @@ export const benchCases: Record<OpName, BenchCases> = {
         runNative('scale', [tensor, tensor, undefined], [1 / Math.sqrt(128)])
         return tensor
       }
-      const tensors = [s.output([], accumulator(s.dtype)), s.output(shape), s.output([4], 'f32'), unit(shape), unit(shape), unit([queueLength, 128])]
+      const tensors = [
+        s.output([], accumulator(s.dtype)),
+        s.output(shape),
+        s.output([4], 'f32'),
+        unit(shape),
+        unit(shape),
+        unit([queueLength, 128]),
+      ]
       return () => runNative('infoNce', tensors, [0.2, 1])
     },
     peer: { op: 'infoNce', numbers: (n: number) => [of(n), queueLength, 128] },
@@ -294,7 +355,11 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => 9 * n * 56 * 56 * 64,
       prepare(s) {
         const index = s.output([s.batch, 56, 56, 64], 'i32')
-        runNative('maxPool2d', [Tensor.empty([s.batch, 56, 56, 64], s.dtype), index, Tensor.zeros([s.batch, 112, 112, 64], s.dtype)], [3, 3, 2, 2, 1, 1])
+        runNative(
+          'maxPool2d',
+          [Tensor.empty([s.batch, 56, 56, 64], s.dtype), index, Tensor.zeros([s.batch, 112, 112, 64], s.dtype)],
+          [3, 3, 2, 2, 1, 1],
+        )
         const tensors = [s.output([s.batch, 112, 112, 64]), s.values([s.batch, 56, 56, 64]), index]
         return () => runNative('maxPool2dBackward', tensors, [3, 3, 2, 2, 1, 1])
       },
@@ -374,7 +439,16 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       prepare(s) {
         const half = s.dtype === 'bf16'
         const copy = (): Tensor | undefined => (half ? s.output([parameterCount], 'bf16') : undefined)
-        const tensors = [s.output([1], 'f32'), undefined, s.sums([parameterCount]), s.sums([parameterCount]), s.sums([parameterCount]), copy(), s.sums([parameterCount]), copy()]
+        const tensors = [
+          s.output([1], 'f32'),
+          undefined,
+          s.sums([parameterCount]),
+          s.sums([parameterCount]),
+          s.sums([parameterCount]),
+          copy(),
+          s.sums([parameterCount]),
+          copy(),
+        ]
         s.bytes += 12 * parameterCount // p, v and the average are read and written
         return () => runNative('sgd', tensors, [0.9, 1e-4, 0, 0.999])
       },
@@ -388,12 +462,28 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       prepare(s) {
         const [width, height] = [500, 375]
         const bytes = width * height * 3
-        const pixels = Tensor.from(Uint8Array.from({ length: bytes }, () => s.random.uint32() >>> 24), [bytes], 'u8')
+        const pixels = Tensor.from(
+          Uint8Array.from({ length: bytes }, () => s.random.uint32() >>> 24),
+          [bytes],
+          'u8',
+        )
         s.bytes += s.batch * bytes
         const dtype = pixels.device === 'cpu' ? 'f32' : s.dtype
         const outputs = [s.output([s.batch, 224, 224, 3], dtype), s.output([s.batch, 224, 224, 3], dtype)] as const
-        const view = { ...wholeImage({ width, height, data: new Uint8Array(0) }), sigma: 1, adjust: [{ kind: 'contrast', value: 0.8 }, { kind: 'hue', value: 0.05 }] as const }
-        const views = Array.from({ length: 2 * s.batch }, (): PlacedView => ({ view: { ...view, adjust: [...view.adjust] }, offset: 0, height, width }))
+        const view = {
+          ...wholeImage({ width, height, data: new Uint8Array(0) }),
+          sigma: 1,
+          adjust: [
+            { kind: 'contrast', value: 0.8 },
+            { kind: 'hue', value: 0.05 },
+          ] as const,
+        }
+        const views = Array.from({ length: 2 * s.batch }, (): PlacedView => ({
+          view: { ...view, adjust: [...view.adjust] },
+          offset: 0,
+          height,
+          width,
+        }))
         return () => renderViews(outputs, 0, pixels, views)
       },
       peer: { op: 'augment', numbers: (n) => [n, 375, 500, 224] },

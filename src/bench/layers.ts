@@ -17,7 +17,8 @@ export const resnet50Layers: readonly Layer[] = (() => {
     const width = 64 * 2 ** s
     const stride = s === 0 ? 1 : 2
     const at = size / stride
-    const add = (name: string, side: number, c: number, o: number, kernel: number, step = 1): unknown => layers.push({ name: `layer${s + 1}.${name}`, size: side, c, o, kernel, stride: step })
+    const add = (name: string, side: number, c: number, o: number, kernel: number, step = 1): unknown =>
+      layers.push({ name: `layer${s + 1}.${name}`, size: side, c, o, kernel, stride: step })
     add('0.conv1', size, inputs, width, 1)
     add('0.conv2', size, width, width, 3, stride)
     add('0.conv3', at, width, 4 * width, 1)

@@ -69,9 +69,16 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
       const wanted = device === 'cpu' ? rotationBytes.cpu : rotationBytes.other
       runs[0]!()
       const peakBytes = native.memory(device).peak - before
-      while (device !== 'simt' && runs.length < 8 && runs.length * first.bytes < wanted) runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
+      while (device !== 'simt' && runs.length < 8 && runs.length * first.bytes < wanted)
+        runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
       const times = time(device, (i) => runs[i % runs.length]!())
-      return { milliseconds: median(times), spread: [Math.min(...times), Math.max(...times)], bytes: first.bytes, flops: benchCase.flops(batch), peakBytes }
+      return {
+        milliseconds: median(times),
+        spread: [Math.min(...times), Math.max(...times)],
+        bytes: first.bytes,
+        flops: benchCase.flops(batch),
+        peakBytes,
+      }
     }),
   )
 }
@@ -92,7 +99,8 @@ const known: readonly { pattern: RegExp; bf16: number; gigabytesPerSecond: numbe
 export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
   const description = native.describeDevice(device)
   const entry = known.find(({ pattern }) => pattern.test(description))
-  if (entry !== undefined && dtype === 'bf16') return { gigabytesPerSecond: entry.gigabytesPerSecond, teraflops: entry.bf16, how: 'measured earlier on this kind of GPU' }
+  if (entry !== undefined && dtype === 'bf16')
+    return { gigabytesPerSecond: entry.gigabytesPerSecond, teraflops: entry.bf16, how: 'measured earlier on this kind of GPU' }
   return withDevice(device, () =>
     scope(() => {
       // A 3x3 convolution of many channels is a product whose operands are read from caches nine times.
@@ -101,7 +109,8 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
       const map = [images, 14, 14, channels]
       const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
       const copy = [setting.output([copied]), setting.output([copied]), undefined]
-      const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number => Math.min(...time(device, () => runNative(op, tensors, numbers), { least: 10 }))
+      const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number =>
+        Math.min(...time(device, () => runNative(op, tensors, numbers), { least: 10 }))
       const width = dtype === 'bf16' ? 2 : 4
       return {
         gigabytesPerSecond: (2 * copied * width) / fastest('scale', copy, [1]) / 1e6,
@@ -112,4 +121,5 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
   )
 }
 
-export const floorMilliseconds = ({ bytes, flops }: Measured, { gigabytesPerSecond, teraflops }: Ceilings): number => Math.max(bytes / gigabytesPerSecond / 1e6, flops / teraflops / 1e9)
+export const floorMilliseconds = ({ bytes, flops }: Measured, { gigabytesPerSecond, teraflops }: Ceilings): number =>
+  Math.max(bytes / gigabytesPerSecond / 1e6, flops / teraflops / 1e9)

@@ -22,10 +22,46 @@ export interface Architecture {
 }
 
 export const architectures: Record<string, Architecture> = {
-  sm_80: { name: 'sm_80', gpu: 'A100 80 GB', multiprocessors: 108, teraflops: 265, gigabytesPerSecond: 1750, shared: 164, gigahertz: 1.41, mmaSync: 1 },
-  sm_86: { name: 'sm_86', gpu: 'RTX 3090', multiprocessors: 82, teraflops: 64, gigabytesPerSecond: 840, shared: 100, gigahertz: 1.7, mmaSync: 1 },
-  sm_89: { name: 'sm_89', gpu: 'RTX 4090', multiprocessors: 128, teraflops: 150, gigabytesPerSecond: 900, shared: 100, gigahertz: 2.5, mmaSync: 1 },
-  sm_90: { name: 'sm_90', gpu: 'H200', multiprocessors: 132, teraflops: 790, gigabytesPerSecond: 4300, shared: 227, gigahertz: 1.75, mmaSync: 0.5 },
+  sm_80: {
+    name: 'sm_80',
+    gpu: 'A100 80 GB',
+    multiprocessors: 108,
+    teraflops: 265,
+    gigabytesPerSecond: 1750,
+    shared: 164,
+    gigahertz: 1.41,
+    mmaSync: 1,
+  },
+  sm_86: {
+    name: 'sm_86',
+    gpu: 'RTX 3090',
+    multiprocessors: 82,
+    teraflops: 64,
+    gigabytesPerSecond: 840,
+    shared: 100,
+    gigahertz: 1.7,
+    mmaSync: 1,
+  },
+  sm_89: {
+    name: 'sm_89',
+    gpu: 'RTX 4090',
+    multiprocessors: 128,
+    teraflops: 150,
+    gigabytesPerSecond: 900,
+    shared: 100,
+    gigahertz: 2.5,
+    mmaSync: 1,
+  },
+  sm_90: {
+    name: 'sm_90',
+    gpu: 'H200',
+    multiprocessors: 132,
+    teraflops: 790,
+    gigabytesPerSecond: 4300,
+    shared: 227,
+    gigahertz: 1.75,
+    mmaSync: 0.5,
+  },
 }
 
 /** GPUs that a step is predicted for. */
@@ -60,7 +96,8 @@ const flat: Tile = { ...tiles[4]!, m: 64, n: 128, warps: [1, 2] }
 const tileOf = (tile: Tile, { direction }: Product): Tile => (tile.id === 5 && direction === 'backward weight' ? flat : tile)
 
 /** Which tiles the kernels have for a product: Hopper's want whole slices of 64 channels. */
-export const tilesFor = (architecture: Architecture, wholeSlices: boolean): Tile[] => tiles.filter(({ hopper }) => !hopper || (architecture.name === 'sm_90' && wholeSlices))
+export const tilesFor = (architecture: Architecture, wholeSlices: boolean): Tile[] =>
+  tiles.filter(({ hopper }) => !hopper || (architecture.name === 'sm_90' && wholeSlices))
 
 /** What a product does beside multiplying. */
 export interface Around {
@@ -75,7 +112,11 @@ export interface Around {
 /** As convolutions of a step have it. Few odd channels (a depth of at most 7 rows of 64) are unfolded into whole vectors. */
 const usual = ({ direction, columns, depth }: Product): Around => {
   const odd = direction === 'backward weight' ? columns : depth
-  return { epilogue: direction === 'forward' ? 'statistics' : direction === 'backward input' ? 'finish' : 'store', gathered: odd % 8 !== 0 && odd > 7 * 64, prologue: false }
+  return {
+    epilogue: direction === 'forward' ? 'statistics' : direction === 'backward input' ? 'finish' : 'store',
+    gathered: odd % 8 !== 0 && odd > 7 * 64,
+    prologue: false,
+  }
 }
 
 export type Bound = 'bytes' | 'tensor cores' | 'shared memory' | 'producer' | 'instructions' | 'epilogue' | 'chain' | 'launch'
@@ -94,7 +135,14 @@ export interface Predicted {
 }
 
 /** Parts and pixels of each, as the kernels split the pixels of a weight gradient (Splits of native/cuda/conv2d.cuh). */
-export function splitsOf(pixels: number, tileCount: number, blocks: number, slice: number, results: number, filled = true): { share: number; count: number } {
+export function splitsOf(
+  pixels: number,
+  tileCount: number,
+  blocks: number,
+  slice: number,
+  results: number,
+  filled = true,
+): { share: number; count: number } {
   const most = Math.max(1, Math.floor(pixels / (16 * slice)))
   const split = (n: number): { share: number; count: number } => {
     const share = Math.ceil(Math.ceil(pixels / n) / slice) * slice
@@ -116,13 +164,22 @@ export function splitsOf(pixels: number, tileCount: number, blocks: number, slic
 }
 
 /** Microseconds of a product on one architecture with one tile; `bytes` is what passes device memory, partial sums aside. */
-export function predict(architecture: Architecture, product: Product, wanted: Tile, bytes: number, around: Around = usual(product), constants: Constants = constantsOf('now')): Predicted {
+export function predict(
+  architecture: Architecture,
+  product: Product,
+  wanted: Tile,
+  bytes: number,
+  around: Around = usual(product),
+  constants: Constants = constantsOf('now'),
+): Predicted {
   const { multiprocessors, gigabytesPerSecond, gigahertz } = architecture
   const { direction, rows, columns, depth } = product
   const tile = tileOf(around.gathered ? tiles[1]! : wanted, product)
   const [slice, weight] = [tile.hopper ? 64 : 32, direction === 'backward weight']
   const tileCount = Math.ceil(rows / tile.m) * Math.ceil(columns / tile.n)
-  const { share, count } = weight ? splitsOf(depth, tileCount, (tile.hopper ? 1 : 2) * multiprocessors, slice, rows * columns, constants.splitsFilled !== 0) : { share: depth, count: 1 }
+  const { share, count } = weight
+    ? splitsOf(depth, tileCount, (tile.hopper ? 1 : 2) * multiprocessors, slice, rows * columns, constants.splitsFilled !== 0)
+    : { share: depth, count: 1 }
   const slices = Math.ceil(share / slice)
   const each = Math.ceil((tileCount * count) / multiprocessors)
   const parts = sliceCycles(architecture, product, tile, around, constants)
@@ -135,10 +192,17 @@ export function predict(architecture: Architecture, product: Product, wanted: Ti
   const epilogue = microseconds(each * shown)
   // Blocks beside each other hide the first slice and the last stores of one another, unless they are too few for that.
   const alone = slices * cycles + own + constants.fill
-  const math = microseconds(tile.hopper ? each * (slices * cycles + shown) + constants.fill : Math.max(each * (slices * cycles + shown) + constants.fill, Math.ceil(each / resident) * alone))
+  const math = microseconds(
+    tile.hopper
+      ? each * (slices * cycles + shown) + constants.fill
+      : Math.max(each * (slices * cycles + shown) + constants.fill, Math.ceil(each / resident) * alone),
+  )
   const partial = count > 1 ? count * rows * columns * 4 : 0
   const memory = (bytes + partial) / (gigabytesPerSecond * constants.multiplied) / 1e3
-  const sum = partial === 0 ? 0 : constants.launch + Math.max(partial / (gigabytesPerSecond * constants.streamed) / 1e3, microseconds(sumCycles(count, constants)))
+  const sum =
+    partial === 0
+      ? 0
+      : constants.launch + Math.max(partial / (gigabytesPerSecond * constants.streamed) / 1e3, microseconds(sumCycles(count, constants)))
   const longest: Bound = memory >= math ? 'bytes' : 2 * epilogue > math ? 'epilogue' : bound
   return { microseconds: Math.max(math, memory) + constants.launch + sum, math, memory, epilogue, bound: longest, resident, splits: count }
 }
@@ -150,7 +214,13 @@ function sumCycles(splits: number, { mergeCycles, mergeLines, mergeDown, splitsT
 }
 
 /** Cycles of a multiprocessor for a slice of one tile, by what bounds them. */
-function sliceCycles({ teraflops, gigahertz, multiprocessors, mmaSync }: Architecture, { direction }: Product, tile: Tile, { gathered, prologue }: Around, constants: Constants): Partial<Record<Bound, number>> {
+function sliceCycles(
+  { teraflops, gigahertz, multiprocessors, mmaSync }: Architecture,
+  { direction }: Product,
+  tile: Tile,
+  { gathered, prologue }: Around,
+  constants: Constants,
+): Partial<Record<Bound, number>> {
   const { m, n, hopper } = tile
   const [warpsM, warpsN] = tile.warps
   const slice = hopper ? 64 : 32
@@ -159,12 +229,18 @@ function sliceCycles({ teraflops, gigahertz, multiprocessors, mmaSync }: Archite
   // 128 bytes a cycle pass: what is multiplied, and, by bulk copies, what arrives.
   const read = (m * warpsN + n * warpsM) * slice * 2
   if (hopper) {
-    const stalls = { forward: constants.producerForward, 'backward input': constants.producerInput, 'backward weight': constants.producerWeight }[direction]
+    const stalls = {
+      forward: constants.producerForward,
+      'backward input': constants.producerInput,
+      'backward weight': constants.producerWeight,
+    }[direction]
     return { 'tensor cores': products, 'shared memory': (read + (m + n) * slice * 2) / 128, producer: stalls * constants.latency }
   }
   const own = tile.id === 1 ? constants.slice128x128 : tile.id === 2 ? constants.slice128x64 : constants.slice64x64
   const walk = { forward: 1, 'backward input': constants.sliceInput, 'backward weight': constants.sliceWeight }[direction]
-  const odd = { forward: constants.gatherForward, 'backward input': constants.gatherInput, 'backward weight': constants.gatherWeight }[direction]
+  const odd = { forward: constants.gatherForward, 'backward input': constants.gatherInput, 'backward weight': constants.gatherWeight }[
+    direction
+  ]
   const instructions = gathered ? odd : own * walk + (prologue ? constants.prologue : 0)
   return { 'tensor cores': products, 'shared memory': read / 128, instructions: (warpsM * warpsN * instructions) / (4 * constants.issue) }
 }
@@ -172,7 +248,8 @@ function sliceCycles({ teraflops, gigahertz, multiprocessors, mmaSync }: Archite
 /** Cycles of a multiprocessor from the last product of a tile until its results are on their way. */
 function epilogueCycles(direction: Product['direction'], results: number, epilogue: Around['epilogue'], constants: Constants): number {
   const thousands = results / 1024
-  if (epilogue === 'finish') return thousands * (constants.stage + constants.finishConflicts) + ((results / 256) * constants.finishRow) / (4 * constants.finishIssue)
+  if (epilogue === 'finish')
+    return thousands * (constants.stage + constants.finishConflicts) + ((results / 256) * constants.finishRow) / (4 * constants.finishIssue)
   const bytes = direction === 'backward weight' ? 2 : 1 // f32
   return thousands * (bytes * (constants.stage + constants.store) + (epilogue === 'statistics' ? constants.statistics : 0))
 }

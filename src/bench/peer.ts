@@ -23,7 +23,11 @@ export class Peer {
       console.log(`no peer: PyTorch is not installed for ${python} (DENSECL_PYTHON names another)`)
       return undefined
     }
-    const child = spawn(python, [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu', ...(compiled ? ['--compile'] : [])], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const child = spawn(
+      python,
+      [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu', ...(compiled ? ['--compile'] : [])],
+      { stdio: ['pipe', 'pipe', 'inherit'] },
+    )
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const { value } = await lines.next()
     return new Peer(child, lines, String(value))

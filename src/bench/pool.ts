@@ -38,7 +38,11 @@ export function normal(random: Random, shape: Shape, dtype: FloatDType): Tensor 
   const [rows, count] = [source.size / width, size / width]
   const tensor = Tensor.empty(shape, dtype)
   scope(() => {
-    const order = Tensor.from(Int32Array.from({ length: count }, () => random.below(rows)), [1, count], 'i32')
+    const order = Tensor.from(
+      Int32Array.from({ length: count }, () => random.below(rows)),
+      [1, count],
+      'i32',
+    )
     runNative('gatherRows', [tensor.alias([1, count, width]), source.alias([1, rows, width]), order])
   })
   return tensor

@@ -8,7 +8,10 @@ import { native, packageRoot, packageVersion } from '../tensor/native.js'
 
 /** DENSECL_COMMIT, else what a bundle was made of, else what is checked out here, with + when it was changed since. */
 function commit(): string {
-  const [bundled, git] = [join(packageRoot, 'COMMIT'), (...args: string[]): string => spawnSync('git', ['-C', packageRoot, ...args], { encoding: 'utf8' }).stdout?.trim() ?? '']
+  const [bundled, git] = [
+    join(packageRoot, 'COMMIT'),
+    (...args: string[]): string => spawnSync('git', ['-C', packageRoot, ...args], { encoding: 'utf8' }).stdout?.trim() ?? '',
+  ]
   if (process.env.DENSECL_COMMIT !== undefined) return process.env.DENSECL_COMMIT
   if (existsSync(bundled)) return readFileSync(bundled, 'utf8').trim()
   const head = git('rev-parse', '--short', 'HEAD')

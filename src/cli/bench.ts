@@ -43,7 +43,10 @@ export const register: Register = (program, done) => {
   program
     .command('bench')
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
-    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model`)
+    .argument(
+      '[ops...]',
+      `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model`,
+    )
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
@@ -57,7 +60,10 @@ export const register: Register = (program, done) => {
     .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
     .option('--seconds <time>', 'of `bench data`: how long each is measured', '10')
     .option('--json', 'print JSON')
-    .option('--save <file>', 'write the result as JSON, after each row: what was measured stays when the command is stopped; of `bench tune`, the table')
+    .option(
+      '--save <file>',
+      'write the result as JSON, after each row: what was measured stays when the command is stopped; of `bench tune`, the table',
+    )
     .option('--compare <file>', 'show what changed since a saved result')
     .addHelpText(
       'after',
@@ -84,20 +90,39 @@ export const register: Register = (program, done) => {
         if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
         const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
         const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-        const table = tune({ device, batch, ...(flags.model === undefined ? {} : { model: flags.model }), ...(flags.layer === undefined ? {} : { layer: flags.layer }) }, (row, soFar) => {
-          if (flags.json !== true) console.log(tuneLine(row))
-          if (flags.save !== undefined) saveTable(soFar, flags.save)
-        })
+        const table = tune(
+          {
+            device,
+            batch,
+            ...(flags.model === undefined ? {} : { model: flags.model }),
+            ...(flags.layer === undefined ? {} : { layer: flags.layer }),
+          },
+          (row, soFar) => {
+            if (flags.json !== true) console.log(tuneLine(row))
+            if (flags.save !== undefined) saveTable(soFar, flags.save)
+          },
+        )
         if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
         else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
         return done(0)
       }
-      if (ops[0] === 'code') return done(await benchCode(ops.slice(1), { architecture: flags.architecture, json: flags.json === true, save: flags.save, compare: flags.compare }))
+      if (ops[0] === 'code')
+        return done(
+          await benchCode(ops.slice(1), {
+            architecture: flags.architecture,
+            json: flags.json === true,
+            save: flags.save,
+            compare: flags.compare,
+          }),
+        )
       if (ops[0] === 'step') {
         const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-        return done(benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }))
+        return done(
+          benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }),
+        )
       }
-      for (const op of ops) if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
+      for (const op of ops)
+        if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
       const before = flags.compare === undefined ? undefined : readResult(flags.compare)
       const result = await run(ops, flags, flags.json !== true, before)
       if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
@@ -158,22 +183,34 @@ function checkComparable(path: string, before: Result, now: Pick<Result, 'device
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
   const device = await useDevice(flags.device)
   const precision = flags.precision ?? (device.startsWith('cuda') ? 'bf16' : 'f32')
-  if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu')) fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
+  if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu'))
+    fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
   const dtype = precision as FloatDType
-  const batch = flags.batch === undefined ? (device.startsWith('cuda') ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
+  const batch =
+    flags.batch === undefined ? (device.startsWith('cuda') ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
   const what = { device: `${device}, ${native.describeDevice(device)}`, dtype, batch }
   if (before !== undefined) checkComparable(flags.compare!, before, what)
   const ceilings = ceilingsOf(device, dtype)
   const how = flags.peer === true ? 'eager' : flags.peer
-  if (how !== undefined && how !== false && how !== 'eager' && how !== 'compile') fail('CONFIG', `--peer is ${String(how)}: expected eager or compile`)
+  if (how !== undefined && how !== false && how !== 'eager' && how !== 'compile')
+    fail('CONFIG', `--peer is ${String(how)}: expected eager or compile`)
   const peer = typeof how === 'string' ? await Peer.start(device, how === 'compile') : undefined
   if (show) {
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
     console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
-    console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`)
+    console.log(
+      `${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`,
+    )
   }
   const rows: Row[] = []
-  const result = { ...environmentRow(), bench: 'ops', ...what, ceilings, ...(peer === undefined ? {} : { torch: peer.version, peer: how as string }), rows }
+  const result = {
+    ...environmentRow(),
+    bench: 'ops',
+    ...what,
+    ceilings,
+    ...(peer === undefined ? {} : { torch: peer.version, peer: how as string }),
+    rows,
+  }
   try {
     for (const [op, cases] of Object.entries(all)) {
       if (typeof cases === 'string' || (ops.length > 0 && !ops.includes(op))) continue
@@ -192,7 +229,12 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
           teraflops: flops / milliseconds / 1e9,
           floor: floorMilliseconds(measured, ceilings) / milliseconds,
           peakMegabytes: Math.round(peakBytes / 2 ** 20),
-          ...(theirs === undefined ? {} : { peerMilliseconds: theirs.milliseconds, ...(theirs.peakMegabytes === undefined ? {} : { peerPeakMegabytes: Math.round(theirs.peakMegabytes) }) }),
+          ...(theirs === undefined
+            ? {}
+            : {
+                peerMilliseconds: theirs.milliseconds,
+                ...(theirs.peakMegabytes === undefined ? {} : { peerPeakMegabytes: Math.round(theirs.peakMegabytes) }),
+              }),
         }
         rows.push(row)
         if (flags.save !== undefined) writeResult(flags.save, result, true)
@@ -212,8 +254,17 @@ async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch
 
 function line(row: Row, withPeer: boolean, before: Result | undefined): string {
   const { op, name, milliseconds, gigabytesPerSecond, teraflops, floor, peakMegabytes, peerMilliseconds } = row
-  const peer = !withPeer ? '' : peerMilliseconds === undefined ? '         -       -' : `${peerMilliseconds.toFixed(3).padStart(10)}  ${(peerMilliseconds / milliseconds).toFixed(2).padStart(5)}x`
+  const peer = !withPeer
+    ? ''
+    : peerMilliseconds === undefined
+      ? '         -       -'
+      : `${peerMilliseconds.toFixed(3).padStart(10)}  ${(peerMilliseconds / milliseconds).toFixed(2).padStart(5)}x`
   const old = before?.rows.find((other) => other.op === op && other.name === name)
-  const change = before === undefined ? '' : old === undefined ? '          -       -' : `${old.milliseconds.toFixed(3).padStart(11)} ${`${milliseconds <= old.milliseconds ? '' : '+'}${((100 * milliseconds) / old.milliseconds - 100).toFixed(0)}%`.padStart(7)}`
+  const change =
+    before === undefined
+      ? ''
+      : old === undefined
+        ? '          -       -'
+        : `${old.milliseconds.toFixed(3).padStart(11)} ${`${milliseconds <= old.milliseconds ? '' : '+'}${((100 * milliseconds) / old.milliseconds - 100).toFixed(0)}%`.padStart(7)}`
   return `${`${op} ${name}`.padEnd(58)} ${milliseconds.toFixed(3).padStart(9)} ${gigabytesPerSecond.toFixed(1).padStart(8)} ${teraflops.toFixed(2).padStart(8)} ${(100 * floor).toFixed(0).padStart(5)}% ${String(peakMegabytes).padStart(9)}${peer}${change}`
 }

@@ -17,9 +17,11 @@ interface CodeOptions {
 /** Prints the table of the kernels that a word names, of all without; the exit code is 1 where a loop or the spills doubled. */
 export async function benchCode(words: readonly string[], { architecture, json, save, compare }: CodeOptions): Promise<number> {
   if (words.length > 1) fail('CONFIG', `bench code: expected one word of a file's or kernel's name but received ${words.join(' ')}`)
-  if (!(codeArchitectures as readonly string[]).includes(architecture)) fail('CONFIG', `--architecture is ${architecture}: expected one of ${codeArchitectures.join(', ')}`)
+  if (!(codeArchitectures as readonly string[]).includes(architecture))
+    fail('CONFIG', `--architecture is ${architecture}: expected one of ${codeArchitectures.join(', ')}`)
   const before = compare === undefined ? undefined : readCodeTable(compare)
-  if (before !== undefined && before.architecture !== architecture) fail('CONFIG', `--compare ${compare}: it is of ${before.architecture} but --architecture is ${architecture}`)
+  if (before !== undefined && before.architecture !== architecture)
+    fail('CONFIG', `--compare ${compare}: it is of ${before.architecture} but --architecture is ${architecture}`)
   const table = await codeTable(words[0], architecture)
   if (json) console.log(JSON.stringify(table, undefined, 2))
   else for (const kernel of table.kernels) console.log(`${kernelLines(kernel).join('\n')}\n`)
@@ -30,29 +32,48 @@ export async function benchCode(words: readonly string[], { architecture, json, 
   if (before === undefined) return 0
   // A word leaves kernels out that the saved table has.
   const named = new Set(table.kernels.map(({ file, name }) => `${file}  ${name}`))
-  const changes = compareTables({ ...before, kernels: before.kernels.filter(({ file, name }) => words.length === 0 || named.has(`${file}  ${name}`)) }, table)
+  const changes = compareTables(
+    { ...before, kernels: before.kernels.filter(({ file, name }) => words.length === 0 || named.has(`${file}  ${name}`)) },
+    table,
+  )
   const say = (text: string): void => (json ? console.error(text) : console.log(text))
-  if (before.nvcc !== table.nvcc) say(`${compare} was made by nvcc ${before.nvcc}, this table by ${table.nvcc}: some of the changes may be the compiler's`)
+  if (before.nvcc !== table.nvcc)
+    say(`${compare} was made by nvcc ${before.nvcc}, this table by ${table.nvcc}: some of the changes may be the compiler's`)
   for (const { kernel, text } of changes) say(`${kernel}: ${text}`)
   const doubled = changes.filter((change) => change.doubled).length
-  say(changes.length === 0 ? `nothing grew by more than 10 % since ${compare}` : doubled === 0 ? 'no loop and no spills doubled' : `${doubled} ${doubled === 1 ? 'loop or spill count' : 'loops or spill counts'} DOUBLED`)
+  say(
+    changes.length === 0
+      ? `nothing grew by more than 10 % since ${compare}`
+      : doubled === 0
+        ? 'no loop and no spills doubled'
+        : `${doubled} ${doubled === 1 ? 'loop or spill count' : 'loops or spill counts'} DOUBLED`,
+  )
   return doubled === 0 ? 0 : 1
 }
 
 async function codeTable(word: string | undefined, architecture: string): Promise<CodeTable> {
   if (word?.endsWith('.cubin') === true) {
     if (!existsSync(word)) fail('FILE', `bench code: there is no file ${word}`)
-    return { ...environmentRow(), bench: 'code', architecture, nvcc: 'unknown', kernels: rowsOf([{ file: basename(word), code: readFileSync(word), resources: new Map() }]) }
+    return {
+      ...environmentRow(),
+      bench: 'code',
+      architecture,
+      nvcc: 'unknown',
+      kernels: rowsOf([{ file: basename(word), code: readFileSync(word), resources: new Map() }]),
+    }
   }
   const holds = (name: string): boolean => word === undefined || name.toLowerCase().includes(word.toLowerCase())
   const all = sourceFiles()
   const files = all.filter((file) => holds(basename(file)))
   const { version } = nvccVersion()
-  const unknown = (): never => fail('CONFIG', `bench code: no file and no kernel has ${word} in its name; files are ${all.map((file) => basename(file)).join(', ')}`)
+  const unknown = (): never =>
+    fail('CONFIG', `bench code: no file and no kernel has ${word} in its name; files are ${all.map((file) => basename(file)).join(', ')}`)
   // Before everything is compiled for a word that no source has.
   if (files.length === 0 && !mentioned(word!)) unknown()
   // A word that no file has may be one of a kernel.
-  const rows = rowsOf(await compile(files.length > 0 ? files : all, architecture, (file) => process.stderr.isTTY && console.error(`compiled: ${file}`)))
+  const rows = rowsOf(
+    await compile(files.length > 0 ? files : all, architecture, (file) => process.stderr.isTTY && console.error(`compiled: ${file}`)),
+  )
   const kernels = files.length > 0 ? rows : rows.filter(({ name }) => holds(name))
   if (kernels.length === 0) unknown()
   return { ...environmentRow(), bench: 'code', architecture, nvcc: version, kernels }

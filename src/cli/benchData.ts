@@ -31,7 +31,8 @@ export interface DataRow {
 /** Loads for `seconds` with each number of workers, without keeping decoded images. */
 export async function benchData(options: DataBenchOptions, onRow: (row: DataRow) => void): Promise<DataRow[]> {
   const source = await openSource(options.data)
-  if (source.items.length < options.batch) fail('CONFIG', `bench data: --batch is ${options.batch} but ${options.data} holds ${source.items.length} images`)
+  if (source.items.length < options.batch)
+    fail('CONFIG', `bench data: --batch is ${options.batch} but ${options.data} holds ${source.items.length} images`)
   const rows: DataRow[] = []
   for (const workers of options.workers) {
     const row = await loadFor(source, workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : workers, options)
@@ -49,7 +50,18 @@ function* endless(images: number, batch: number): Generator<{ epoch: number; ind
 }
 
 async function loadFor({ items }: Source, workers: number, { device, imageSize, batch, seconds }: DataBenchOptions): Promise<DataRow> {
-  const loader = new Loader({ items, imageSize, batchSize: batch, views: 'augmented', device, dtype: device === 'cpu' ? 'f32' : 'bf16', augment: mocoV2Augmentation, seed: 0, workers, maxBroken: 1 })
+  const loader = new Loader({
+    items,
+    imageSize,
+    batchSize: batch,
+    views: 'augmented',
+    device,
+    dtype: device === 'cpu' ? 'f32' : 'bf16',
+    augment: mocoV2Augmentation,
+    seed: 0,
+    workers,
+    maxBroken: 1,
+  })
   let [start, images, onDevice, batches] = [performance.now(), 0, 0, 0]
   try {
     for await (const { views } of loader.batches(endless(items.length, batch))) {
@@ -71,11 +83,21 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
   }
   const elapsed = (performance.now() - start) / 1000
   const each = (total: number): number => (1000 * total) / Math.max(1, loader.spent.images)
-  return { workers, imagesPerSecond: images / elapsed, decode: each(loader.spent.decoding), render: each(loader.spent.rendering), ...(device === 'cpu' ? {} : { uploadAndAugment: onDevice / images }) }
+  return {
+    workers,
+    imagesPerSecond: images / elapsed,
+    decode: each(loader.spent.decoding),
+    render: each(loader.spent.rendering),
+    ...(device === 'cpu' ? {} : { uploadAndAugment: onDevice / images }),
+  }
 }
 
 export function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment }: DataRow): string {
-  const parts = [`${imagesPerSecond.toFixed(0).padStart(6)} images/s`, `decode ${decode.toFixed(2)} ms`, `${uploadAndAugment === undefined ? 'augment' : 'place'} ${render.toFixed(2)} ms`]
+  const parts = [
+    `${imagesPerSecond.toFixed(0).padStart(6)} images/s`,
+    `decode ${decode.toFixed(2)} ms`,
+    `${uploadAndAugment === undefined ? 'augment' : 'place'} ${render.toFixed(2)} ms`,
+  ]
   if (uploadAndAugment !== undefined) parts.push(`upload and augment ${uploadAndAugment.toFixed(3)} ms`)
   return `${String(workers).padStart(3)} workers  ${parts.join('  ')}  an image`
 }

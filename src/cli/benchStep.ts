@@ -38,7 +38,15 @@ export function benchStep(words: readonly string[], { batch, kernels, json, laye
   })
   const times = costs.map(stepTimes)
   const predicted = Object.fromEntries(names.map((name, i) => [name, times[i]!]))
-  const result = { ...environmentRow(), bench: 'step', how: 'model, not measured', kernels, level, step: `ResNet-50, 224 px, batch ${batch}, queue 65536, bf16`, predicted }
+  const result = {
+    ...environmentRow(),
+    bench: 'step',
+    how: 'model, not measured',
+    kernels,
+    level,
+    step: `ResNet-50, 224 px, batch ${batch}, queue 65536, bf16`,
+    predicted,
+  }
   if (json) console.log(JSON.stringify(result, undefined, 2))
   else console.log([...lines(names, times, batch, level, kernels), ...(layer === undefined ? [] : single(names, costs, layer))].join('\n'))
   if (save !== undefined) writeResult(save, result)
@@ -48,14 +56,21 @@ export function benchStep(words: readonly string[], { batch, kernels, json, laye
 /** The same command with the addon whose calls are those of a GPU. */
 function again(): number {
   const addon = join(packageRoot, 'build-simt', 'Release', 'densecl.node')
-  if (process.env.DENSECL_ADDON !== undefined || !existsSync(addon)) fail('ADDON', 'bench step looks at the calls of a step on simt, which this addon does not have; run: npm run build:simt')
+  if (process.env.DENSECL_ADDON !== undefined || !existsSync(addon))
+    fail('ADDON', 'bench step looks at the calls of a step on simt, which this addon does not have; run: npm run build:simt')
   const { status } = spawnSync(process.execPath, process.argv.slice(1), { stdio: 'inherit', env: { ...process.env, DENSECL_ADDON: addon } })
   return status ?? 1
 }
 
 const cell = (value: number, digits = 2): string => value.toFixed(digits).padStart(8)
 
-function lines(names: readonly string[], times: readonly ReturnType<typeof stepTimes>[], batch: number, level: string, kernels: string): string[] {
+function lines(
+  names: readonly string[],
+  times: readonly ReturnType<typeof stepTimes>[],
+  batch: number,
+  level: string,
+  kernels: string,
+): string[] {
   const last = times.at(-1)!
   const all = [...new Set([...last.kernels, ...times.flatMap((time) => time.kernels)].map(({ kernel }) => kernel))]
   const head = `milliseconds, ResNet-50, 224 px, batch ${batch}, level ${level}${kernels === 'now' ? '' : ', kernels before'}`
@@ -65,10 +80,19 @@ function lines(names: readonly string[], times: readonly ReturnType<typeof stepT
     `${head.padEnd(62)}${names.map((name) => name.padStart(8)).join('')}   launches  floor  GB on ${names.at(-1)}, bound`,
     ...all.map((kernel) => {
       const row = last.kernels.find((found) => found.kernel === kernel)
-      const rest = row === undefined ? '' : `${String(row.launches).padStart(11)}${row.floor.toFixed(2).padStart(7)}${row.gigabytes.toFixed(2).padStart(7)}  ${row.bound}`
+      const rest =
+        row === undefined
+          ? ''
+          : `${String(row.launches).padStart(11)}${row.floor.toFixed(2).padStart(7)}${row.gigabytes.toFixed(2).padStart(7)}  ${row.bound}`
       return `${kernel.padEnd(62)}${names.map((_, i) => cell(of(i, kernel))).join('')}${rest}`
     }),
-    `${'step'.padEnd(62)}${total((time) => cell(time.milliseconds, 1))}${String(last.kernels.reduce((sum, { launches }) => sum + launches, 0)).padStart(11)}${last.kernels.reduce((sum, { floor }) => sum + floor, 0).toFixed(2).padStart(7)}${last.kernels.reduce((sum, { gigabytes }) => sum + gigabytes, 0).toFixed(2).padStart(7)}`,
+    `${'step'.padEnd(62)}${total((time) => cell(time.milliseconds, 1))}${String(last.kernels.reduce((sum, { launches }) => sum + launches, 0)).padStart(11)}${last.kernels
+      .reduce((sum, { floor }) => sum + floor, 0)
+      .toFixed(2)
+      .padStart(7)}${last.kernels
+      .reduce((sum, { gigabytes }) => sum + gigabytes, 0)
+      .toFixed(2)
+      .padStart(7)}`,
     `${'of which ramps of launches'.padEnd(62)}${total((time) => cell((time.kernels.reduce((sum, { launches }) => sum + launches, 0) * constants.launch.now) / 1e3, 1))}`,
     `${'pairs/s'.padEnd(62)}${total((time) => cell((1000 * batch) / time.milliseconds, 0))}`,
   ]
@@ -81,7 +105,10 @@ function single(names: readonly string[], costs: readonly Cost[][], word: string
     '',
     ...names.flatMap((name, i) => [
       `${name}, microseconds`,
-      ...costs[i]!.filter(holds).map(({ kernel, what, microseconds, floor, bound }) => `  ${`${kernel}  ${what}`.padEnd(76)}${microseconds.toFixed(1).padStart(9)}  floor ${floor.toFixed(1).padStart(7)}  ${bound}`),
+      ...costs[i]!.filter(holds).map(
+        ({ kernel, what, microseconds, floor, bound }) =>
+          `  ${`${kernel}  ${what}`.padEnd(76)}${microseconds.toFixed(1).padStart(9)}  floor ${floor.toFixed(1).padStart(7)}  ${bound}`,
+      ),
     ]),
   ]
 }

@@ -26,11 +26,17 @@ interface TuneOptions {
 }
 
 /** simt runs the kernels that DENSECL_CAPABILITY asks for, so that a run on a GPU can be rehearsed; its times say nothing. */
-const tunable = (device: string): string | undefined => (device === 'simt' ? `sm_${process.env.DENSECL_CAPABILITY ?? 80}` : architectureOf(device))
+const tunable = (device: string): string | undefined =>
+  device === 'simt' ? `sm_${process.env.DENSECL_CAPABILITY ?? 80}` : architectureOf(device)
 
 /** `onRow` gets each row as it comes, with the table of all rows so far. */
 export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTable) => void): TuningTable {
-  const architecture = architectures[options.model ?? tunable(options.device) ?? ''] ?? fail('CONFIG', `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`)
+  const architecture =
+    architectures[options.model ?? tunable(options.device) ?? ''] ??
+    fail(
+      'CONFIG',
+      `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`,
+    )
   const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
   const table: TuningTable = { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: [] }
   const clock = new DeviceClock(options.device)
@@ -62,8 +68,14 @@ function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: D
 export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
   mkdirSync(dirname(path), { recursive: true })
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
-  writeFileSync(path, `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`)
+  writeFileSync(
+    path,
+    `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`,
+  )
   return path
 }
 
-export const tuneLine = ({ name, times, tile }: TuneRow): string => `${name.padEnd(40)} ${Object.entries(times).map(([id, time]) => `${id}${Number(id) === tile ? '*' : ' '} ${time.toFixed(0).padStart(5)} us`).join('   ')}`
+export const tuneLine = ({ name, times, tile }: TuneRow): string =>
+  `${name.padEnd(40)} ${Object.entries(times)
+    .map(([id, time]) => `${id}${Number(id) === tile ? '*' : ' '} ${time.toFixed(0).padStart(5)} us`)
+    .join('   ')}`

@@ -17,13 +17,21 @@ export const register: Register = (program, done) => {
       const most = numberFlag('max-broken', flags.maxBroken, { least: 0, most: 1 })
       const source = await openSource(data, { format: flags.format })
       const live = process.stderr.isTTY && flags.json !== true
-      const report = await checkSource(source, (count) => live && count % 50 === 0 && process.stderr.write(`\r${count} of ${source.items.length}`))
+      const report = await checkSource(
+        source,
+        (count) => live && count % 50 === 0 && process.stderr.write(`\r${count} of ${source.items.length}`),
+      )
       if (live) process.stderr.write('\r\x1b[K')
-      const list = (names: string[]): string[] => [...names.slice(0, 10).map((name) => `  ${name}`), ...(names.length > 10 ? [`  and ${names.length - 10} more (--json names all)`] : [])]
+      const list = (names: string[]): string[] => [
+        ...names.slice(0, 10).map((name) => `  ${name}`),
+        ...(names.length > 10 ? [`  and ${names.length - 10} more (--json names all)`] : []),
+      ]
       const text = [
         `${data} (${report.format}): ${report.images} images${report.classes === undefined ? ', no labels' : `, ${Object.keys(report.classes).length} classes`}`,
         ...Object.entries(report.classes ?? {}).map(([name, count]) => `  ${name}: ${count}`),
-        ...(report.width === undefined ? [] : [`width ${report.width.join(' / ')}, height ${report.height!.join(' / ')} (smallest / median / largest)`]),
+        ...(report.width === undefined
+          ? []
+          : [`width ${report.width.join(' / ')}, height ${report.height!.join(' / ')} (smallest / median / largest)`]),
         `${report.broken.length} broken`,
         ...list(report.broken.map(({ reason }) => reason)),
         ...(report.odd.length === 0 ? [] : [`${report.odd.length} very small or very long`, ...list(report.odd)]),

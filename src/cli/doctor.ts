@@ -14,7 +14,10 @@ export const register: Register = (program, done) => {
   program
     .command('doctor')
     .description('say which addon, devices and decoders are in use, and how to get what is missing')
-    .option('--check', 'compare the kernels of a GPU with independent paths to the same values, in seconds; what is found is kept and obeyed by every command')
+    .option(
+      '--check',
+      'compare the kernels of a GPU with independent paths to the same values, in seconds; what is found is kept and obeyed by every command',
+    )
     .option('--device <name>', 'with --check: cuda:N; auto takes the first GPU', 'auto')
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl doctor --check', 'whether this GPU computes what it should, kernel by kernel']]))
@@ -28,12 +31,21 @@ export const register: Register = (program, done) => {
         cpu: cpus()[0]?.model.trim() ?? 'unknown',
         cores: availableParallelism(),
         memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
-        instructionSet: native.instructionSet() === 'portable' ? 'portable (slow: AVX2 needs an x86-64 processor of 2013 or later, on Linux)' : native.instructionSet(),
+        instructionSet:
+          native.instructionSet() === 'portable'
+            ? 'portable (slow: AVX2 needs an x86-64 processor of 2013 or later, on Linux)'
+            : native.instructionSet(),
         ...devices(),
         jpeg: decoders().jpeg,
         otherImages: decoders().others,
       }
-      print(flags.json === true, facts, Object.entries(facts).map(([name, value]) => `${name.padEnd(15)} ${value}`).join('\n'))
+      print(
+        flags.json === true,
+        facts,
+        Object.entries(facts)
+          .map(([name, value]) => `${name.padEnd(15)} ${value}`)
+          .join('\n'),
+      )
       done(0)
     })
 }
@@ -47,17 +59,30 @@ interface Flags {
 /** The exit code: 1 where any part does not agree, 130 when it was interrupted. */
 async function check(flags: Flags): Promise<number> {
   const device = resolveDevice(flags.device)
-  if (device === 'cpu') fail('CONFIG', `--check: expected a GPU but ${flags.device === 'auto' ? 'this machine has none that can be used' : '--device is cpu, which the others are compared with'}`)
+  if (device === 'cpu')
+    fail(
+      'CONFIG',
+      `--check: expected a GPU but ${flags.device === 'auto' ? 'this machine has none that can be used' : '--device is cpu, which the others are compared with'}`,
+    )
   const started = performance.now()
   if (flags.json !== true) console.log(`${device}, ${native.describeDevice(device)}`)
-  const line = (report: PartReport): void => (flags.json === true ? undefined : console.log(`${report.verdict === 'agrees' ? 'ok  ' : 'FAIL'} ${describeReport(report)} (${report.seconds.toFixed(1)} s)`))
+  const line = (report: PartReport): void =>
+    flags.json === true
+      ? undefined
+      : console.log(`${report.verdict === 'agrees' ? 'ok  ' : 'FAIL'} ${describeReport(report)} (${report.seconds.toFixed(1)} s)`)
   const reports = await checkDevice(device, { secondsPerPart: secondsPerPart(), onReport: line })
   if (reports === undefined) return 130
   const problem = keepVerdict(device, reports)
   const bad = reports.filter(({ verdict }) => verdict !== 'agrees')
-  if (flags.json === true) console.log(JSON.stringify({ device: `${device}, ${native.describeDevice(device)}`, reports, kept: problem ?? true }, undefined, 2))
+  if (flags.json === true)
+    console.log(JSON.stringify({ device: `${device}, ${native.describeDevice(device)}`, reports, kept: problem ?? true }, undefined, 2))
   else {
-    const what = bad.length === 0 ? 'all parts agree' : broken(reports).length > 0 ? 'this device computes wrong results that nothing can stand in for: commands refuse it' : `${bad.length === 1 ? '1 family is' : `${bad.length} families are`} not used; others stand in`
+    const what =
+      bad.length === 0
+        ? 'all parts agree'
+        : broken(reports).length > 0
+          ? 'this device computes wrong results that nothing can stand in for: commands refuse it'
+          : `${bad.length === 1 ? '1 family is' : `${bad.length} families are`} not used; others stand in`
     console.log(`${what} (${((performance.now() - started) / 1000).toFixed(1)} s)`)
   }
   if (problem !== undefined) console.error(`densecl: the verdict is not kept: ${problem}`)
@@ -68,7 +93,8 @@ async function check(flags: Flags): Promise<number> {
 function kernels(device: string): string {
   const used = kernelFamilies(device)
   const hopper = [...used].some((name) => name.startsWith('wgmma'))
-  const lacks = !hopper && native.describeDevice(device).includes('compute capability 9.0') && Number(process.env.DENSECL_CAPABILITY ?? 90) === 90
+  const lacks =
+    !hopper && native.describeDevice(device).includes('compute capability 9.0') && Number(process.env.DENSECL_CAPABILITY ?? 90) === 90
   return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''}; ${trustOf(device)}`
 }
 
@@ -79,7 +105,8 @@ function devices(): Record<string, string> {
   for (const name of names.filter((each) => each !== 'cpu')) facts[`${name} kernels`] = kernels(name)
   facts.cudaBuild = native.cudaBuild() || 'none: npm run build:cuda makes it'
   const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
-  facts.nvcc = error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
+  facts.nvcc =
+    error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
   if (names.some((name) => name.startsWith('cuda'))) return facts
   try {
     native.describeDevice('cuda')

@@ -36,14 +36,21 @@ export function evaluation(parent: Command, name: string, description: string): 
 }
 
 /** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
-export async function openBackbone(weights: string, { device: wanted, threads }: SharedFlags, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): Promise<{ backbone: ResNet; note: string }> {
+export async function openBackbone(
+  weights: string,
+  { device: wanted, threads }: SharedFlags,
+  layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {},
+): Promise<{ backbone: ResNet; note: string }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   if (count > 0) native.setThreads(count)
   const device = await useDevice(wanted)
   // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
   convolution.tf32 = device !== 'cpu'
   const { backbone, report } = withDevice(device, () => importBackbone(weights, layout))
-  return { backbone, note: `${weights}: ResNet-${report.depth} of ${report.baseChannels} base channels, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}` }
+  return {
+    backbone,
+    note: `${weights}: ResNet-${report.depth} of ${report.baseChannels} base channels, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
+  }
 }
 
 export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, whole: true })
@@ -66,12 +73,18 @@ export function progressOf({ json }: SharedFlags, what: string): (done: number, 
 /** What differs from a protocol, in words; empty when nothing does. */
 export function deviations(differences: [name: string, value: string | number, published: string | number][]): string[] {
   const changed = differences.filter(([, value, published]) => String(value) !== String(published))
-  return changed.length === 0 ? [] : [`deviates from the protocol: ${changed.map(([name, value, published]) => `${name} ${value} (published ${published})`).join(', ')}`]
+  return changed.length === 0
+    ? []
+    : [`deviates from the protocol: ${changed.map(([name, value, published]) => `${name} ${value} (published ${published})`).join(', ')}`]
 }
 
 /** What a table must say of images that could not be read. */
 export function unreadable(broken: ReadonlyMap<string, string>, consequence = 'and count as black ones'): string[] {
-  return broken.size === 0 ? [] : [`${broken.size} images could not be read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`]
+  return broken.size === 0
+    ? []
+    : [
+        `${broken.size} images could not be read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`,
+      ]
 }
 
 /** Asks once whether Ctrl-C was pressed; a second one ends at once. */

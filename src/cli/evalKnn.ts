@@ -22,7 +22,15 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
     .option('--k <list>', 'neighbours, one result each', '10,20,100,200')
     .option('--temperature <value>', 'of the votes exp(similarity / T)', '0.07')
     .option('--image-size <pixels>', 'side of the central crop', '224')
-    .addHelpText('after', examples([['densecl eval knn runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64', 'class folders with the same classes']]))
+    .addHelpText(
+      'after',
+      examples([
+        [
+          'densecl eval knn runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64',
+          'class folders with the same classes',
+        ],
+      ]),
+    )
     .action(async (weights: string, flags: Flags) => {
       const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
       const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
@@ -31,7 +39,13 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
       const { backbone, note } = await openBackbone(weights, flags)
       const broken = new Map<string, string>()
       try {
-        const extract = (items: typeof bank, what: string) => extractFeatures(backbone, items, { imageSize, workers: workersOf(flags), broken, progress: (count) => progressOf(flags, what)(count, items.length) })
+        const extract = (items: typeof bank, what: string) =>
+          extractFeatures(backbone, items, {
+            imageSize,
+            workers: workersOf(flags),
+            broken,
+            progress: (count) => progressOf(flags, what)(count, items.length),
+          })
         const known = await extract(bank, 'features of --train')
         const unknown = await extract(queries, 'features of --val')
         const results = ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) }))
@@ -41,7 +55,14 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
           rows: results.map(({ k, accuracy: share }) => [k, percent(share)]),
           notes: [`temperature ${temperature}, central crop of ${imageSize} px`, ...unreadable(broken), note],
         }
-        conclude(flags, resultFolder(weights, flags), 'knn', table, { weights, train: bank.length, val: queries.length, classes: classes.length, temperature, results })
+        conclude(flags, resultFolder(weights, flags), 'knn', table, {
+          weights,
+          train: bank.length,
+          val: queries.length,
+          classes: classes.length,
+          temperature,
+          results,
+        })
         done(0)
       } finally {
         disposeState(backbone.state())

@@ -2,14 +2,26 @@ import { type Item, openSource, type Source } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 
 /** Two labelled sets with the same classes. */
-export async function openLabelled(command: string, train: string, val: string): Promise<{ bank: Item[]; queries: Item[]; classes: string[] }> {
+export async function openLabelled(
+  command: string,
+  train: string,
+  val: string,
+): Promise<{ bank: Item[]; queries: Item[]; classes: string[] }> {
   const [bank, queries] = [await openSource(train, { split: 'train' }), await openSource(val, { split: 'val' })]
   const classesOf = (source: Source, flag: string, path: string): string[] =>
-    source.classes ?? fail('DATA', `${command}: ${path} (${flag}) has no labels: expected two class folders or more, a list with labels, iNaturalist annotations, or shards with .cls`)
+    source.classes ??
+    fail(
+      'DATA',
+      `${command}: ${path} (${flag}) has no labels: expected two class folders or more, a list with labels, iNaturalist annotations, or shards with .cls`,
+    )
   const [known, asked] = [classesOf(bank, '--train', train), classesOf(queries, '--val', val)]
   // Numbers of a list or of shards may end early: not every class need be tested.
   const numbered = [known, asked].every((names) => names.every((name, i) => name === String(i)))
-  if (!numbered && known.join() !== asked.join()) return fail('DATA', `${command}: the classes differ: ${difference(known, asked)} only in --train and ${difference(asked, known)} only in --val`)
+  if (!numbered && known.join() !== asked.join())
+    return fail(
+      'DATA',
+      `${command}: the classes differ: ${difference(known, asked)} only in --train and ${difference(asked, known)} only in --val`,
+    )
   return { bank: bank.items, queries: queries.items, classes: known.length >= asked.length ? known : asked }
 }
 

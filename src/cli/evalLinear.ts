@@ -8,7 +8,17 @@ import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { nearest } from '../run/config.js'
 import { examples, numberFlag } from './command.js'
-import { conclude, deviations, evaluation, interruption, openBackbone, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
+import {
+  conclude,
+  deviations,
+  evaluation,
+  interruption,
+  openBackbone,
+  resultFolder,
+  type SharedFlags,
+  unreadable,
+  workersOf,
+} from './eval.js'
 import { openLabelled } from './evalLabels.js'
 
 interface Flags extends SharedFlags {
@@ -27,7 +37,9 @@ interface Flags extends SharedFlags {
 }
 
 export function addLinear(parent: Command, done: (code: number) => void): void {
-  const names = Object.entries(linearProtocols).map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`).join('')
+  const names = Object.entries(linearProtocols)
+    .map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`)
+    .join('')
   evaluation(parent, 'linear', 'train linear classifiers on frozen features')
     .requiredOption('--train <data>', 'labelled images: class folders, a list with labels (Places205), iNaturalist .json')
     .requiredOption('--val <data>', 'labelled images to test on')
@@ -41,14 +53,34 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
     .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
     .option('--resume', 'continue behind the last whole epoch')
     .option('--overwrite', 'replace an evaluation')
-    .addHelpText('after', `\nProtocols:${names}\n${examples([
-      ['densecl eval linear runs/r50/backbone.safetensors --train imagenet/train --val imagenet/val --device cuda', 'the AvgPool protocol'],
-      ['densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 --epochs 20 --augmentation none', 'minutes on a CPU'],
-    ])}`)
+    .addHelpText(
+      'after',
+      `\nProtocols:${names}\n${examples([
+        [
+          'densecl eval linear runs/r50/backbone.safetensors --train imagenet/train --val imagenet/val --device cuda',
+          'the AvgPool protocol',
+        ],
+        [
+          'densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 --epochs 20 --augmentation none',
+          'minutes on a CPU',
+        ],
+      ])}`,
+    )
     .action(async (weights: string, flags: Flags) => {
-      const published = linearProtocols[flags.protocol] ?? fail('CONFIG', `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`)
-      if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none') fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
-      const number = (name: 'epochs' | 'batchSize' | 'lr', flag: string, otherwise: number, limits: { least: number; whole?: boolean }): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
+      const published =
+        linearProtocols[flags.protocol] ??
+        fail(
+          'CONFIG',
+          `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`,
+        )
+      if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none')
+        fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
+      const number = (
+        name: 'epochs' | 'batchSize' | 'lr',
+        flag: string,
+        otherwise: number,
+        limits: { least: number; whole?: boolean },
+      ): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
       const protocol = {
         ...stretched(published, number('epochs', 'epochs', published.epochs, { least: 1, whole: true })),
         batchSize: number('batchSize', 'batch-size', published.batchSize, { least: 2, whole: true }),
@@ -62,10 +94,21 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
         const folder = resultFolder(weights, flags)
         const broken = new Map<string, string>()
         const result = await evaluateLinear(backbone, {
-          protocol, weights, train: bank, val: queries, classes: classes.length, imageSize, out: join(folder, `linear-${flags.protocol}`),
-          resume: flags.resume ?? false, overwrite: flags.overwrite ?? false, quiet: flags.json ?? false,
-          seed: numberFlag('seed', flags.seed, { least: 0, whole: true }), workers: workersOf(flags),
-          cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30, broken, interrupted: interruption(),
+          protocol,
+          weights,
+          train: bank,
+          val: queries,
+          classes: classes.length,
+          imageSize,
+          out: join(folder, `linear-${flags.protocol}`),
+          resume: flags.resume ?? false,
+          overwrite: flags.overwrite ?? false,
+          quiet: flags.json ?? false,
+          seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
+          workers: workersOf(flags),
+          cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
+          broken,
+          interrupted: interruption(),
         })
         if (result.interrupted) {
           console.error(`interrupted in epoch ${result.epochs + 1}; continue with --resume`)
@@ -76,7 +119,13 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
           columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
           rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [head, percent(top1), percent(top5), percent(best), bestEpoch]),
           notes: [
-            ...deviations([['epochs', protocol.epochs, published.epochs], ['batch size', protocol.batchSize, published.batchSize], ['learning rate', protocol.lr, published.lr], ['image size', imageSize, 224], ['training views', protocol.pipeline, published.pipeline]]),
+            ...deviations([
+              ['epochs', protocol.epochs, published.epochs],
+              ['batch size', protocol.batchSize, published.batchSize],
+              ['learning rate', protocol.lr, published.lr],
+              ['image size', imageSize, 224],
+              ['training views', protocol.pipeline, published.pipeline],
+            ]),
             ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
             note,
           ],

@@ -38,9 +38,14 @@ interface Flags extends SharedFlags {
 }
 
 export function addSegmentation(parent: Command, done: (code: number) => void): void {
-  const names = Object.entries(segmentationProtocols).map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`).join('')
+  const names = Object.entries(segmentationProtocols)
+    .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
+    .join('')
   evaluation(parent, 'segmentation', 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it')
-    .requiredOption('--data <folder>', 'a VOC tree (JPEGImages, SegmentationClass, ImageSets/Segmentation, perhaps classes.txt) or Cityscapes')
+    .requiredOption(
+      '--data <folder>',
+      'a VOC tree (JPEGImages, SegmentationClass, ImageSets/Segmentation, perhaps classes.txt) or Cityscapes',
+    )
     .option('--protocol <name>', 'see below; default: by the layout of the data')
     .option('--train-split <list>', 'lists to train on; default: train, with aug where there is such a list')
     .option('--val-split <list>', 'lists to test on', 'val')
@@ -56,18 +61,33 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
     .option('--save-every <iterations>', 'between two states', '1000')
     .option('--resume', 'continue behind the last state')
     .option('--overwrite', 'replace an evaluation')
-    .addHelpText('after', `\nProtocols:${names}\n${examples([
-      ['densecl eval segmentation runs/r50/backbone.safetensors --data VOCdevkit/VOC2012 --device cuda', 'the published protocol, with the additional list when aug.txt is there'],
-      ['densecl eval segmentation runs/photos/backbone.safetensors --data camvid --iterations 400 --batch-size 8 --crop 160 --scale 480,180', 'a short run on a CPU'],
-    ])}`)
+    .addHelpText(
+      'after',
+      `\nProtocols:${names}\n${examples([
+        [
+          'densecl eval segmentation runs/r50/backbone.safetensors --data VOCdevkit/VOC2012 --device cuda',
+          'the published protocol, with the additional list when aug.txt is there',
+        ],
+        [
+          'densecl eval segmentation runs/photos/backbone.safetensors --data camvid --iterations 400 --batch-size 8 --crop 160 --scale 480,180',
+          'a short run on a CPU',
+        ],
+      ])}`,
+    )
     .action(async (weights: string, flags: Flags) => {
       const splits = defaultSplits(flags.data)
       const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
       const val = openSegmentation(flags.data, flags.valSplit.split(','))
       const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
-      const published = segmentationProtocols[protocolName] ?? fail('CONFIG', `--protocol is ${protocolName}: expected one of ${Object.keys(segmentationProtocols).join(', ')} (did you mean ${nearest(protocolName, Object.keys(segmentationProtocols))}?)`)
+      const published =
+        segmentationProtocols[protocolName] ??
+        fail(
+          'CONFIG',
+          `--protocol is ${protocolName}: expected one of ${Object.keys(segmentationProtocols).join(', ')} (did you mean ${nearest(protocolName, Object.keys(segmentationProtocols))}?)`,
+        )
       if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
-      const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number => (text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true }))
+      const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
+        text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
       const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
       if (scale.length !== 2 || scale[0]! < scale[1]!) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
       const protocol = {
@@ -81,30 +101,65 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
       const seed = whole('seed', flags.seed, 0, 0)
       const opened = await openBackbone(weights, flags, dilated8)
       const { depth, baseChannels, device } = opened.backbone
-      const backbone = flags.init === 'weights' ? opened.backbone : withDevice(device, () => new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init: 'mmselfsup', ...dilated8 }))
+      const backbone =
+        flags.init === 'weights'
+          ? opened.backbone
+          : withDevice(
+              device,
+              () => new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init: 'mmselfsup', ...dilated8 }),
+            )
       try {
         const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
         const folder = resultFolder(weights, flags)
         const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
-          protocol, train, val, out: join(folder, name), resume: flags.resume ?? false, overwrite: flags.overwrite ?? false, quiet: flags.json ?? false, seed, workers: workersOf(flags),
-          logEvery: whole('log-every', flags.logEvery, 50), saveEvery: whole('save-every', flags.saveEvery, 1000), testEvery: whole('test-every', flags.testEvery, 0, 0), interrupted: interruption(),
+          protocol,
+          train,
+          val,
+          out: join(folder, name),
+          resume: flags.resume ?? false,
+          overwrite: flags.overwrite ?? false,
+          quiet: flags.json ?? false,
+          seed,
+          workers: workersOf(flags),
+          logEvery: whole('log-every', flags.logEvery, 50),
+          saveEvery: whole('save-every', flags.saveEvery, 1000),
+          testEvery: whole('test-every', flags.testEvery, 0, 0),
+          interrupted: interruption(),
         })
         if (interrupted) {
           console.error(`interrupted at iteration ${iterations}; continue with --resume`)
           return done(130)
         }
-        const picture = samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
+        const picture =
+          samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
         const table = {
           title: `Segmentation (FCN, stride 8, ${protocolName}) in %: ${val.items.length} images`,
           columns: ['class', 'IoU', 'accuracy'],
-          rows: [...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]), ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)], ['all pixels', '', percent(scores!.pixelAccuracy)]],
+          rows: [
+            ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]),
+            ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)],
+            ['all pixels', '', percent(scores!.pixelAccuracy)],
+          ],
           notes: [
             `${train.items.length} training images, ${protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`} in the test, no flip, one scale`,
-            ...deviations([['backbone', `ResNet-${depth}`, 'ResNet-50'], ['iterations', protocol.iterations, published.iterations], ['batch size', protocol.batchSize, published.batchSize], ['learning rate', protocol.lr, published.lr], ['crop', protocol.crop, published.crop], ['scale', protocol.scale.join('x'), published.scale.join('x')]]),
+            ...deviations([
+              ['backbone', `ResNet-${depth}`, 'ResNet-50'],
+              ['iterations', protocol.iterations, published.iterations],
+              ['batch size', protocol.batchSize, published.batchSize],
+              ['learning rate', protocol.lr, published.lr],
+              ['crop', protocol.crop, published.crop],
+              ['scale', protocol.scale.join('x'), published.scale.join('x')],
+            ]),
             flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
           ],
         }
-        conclude(flags, folder, name, table, { weights, init: flags.init, protocol, scores: { ...scores! }, ...(picture === undefined ? {} : { picture }) })
+        conclude(flags, folder, name, table, {
+          weights,
+          init: flags.init,
+          protocol,
+          scores: { ...scores! },
+          ...(picture === undefined ? {} : { picture }),
+        })
         done(0)
       } finally {
         disposeState(backbone.state())

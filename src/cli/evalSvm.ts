@@ -8,7 +8,17 @@ import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatur
 import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { examples, numberFlag } from './command.js'
-import { conclude, deviations, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
+import {
+  conclude,
+  deviations,
+  evaluation,
+  openBackbone,
+  progressOf,
+  resultFolder,
+  type SharedFlags,
+  unreadable,
+  workersOf,
+} from './eval.js'
 
 interface Flags extends SharedFlags {
   data: string
@@ -31,16 +41,42 @@ function vocCommand(parent: Command, name: string, description: string): Command
 
 /** Features of both splits, and what the table must say of them. */
 async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatures; notes: string[] }> {
-  const feature = featureNames.find((name) => name === flags.feature) ?? fail('CONFIG', `--feature is ${flags.feature}: expected one of ${featureNames.join(', ')}`)
+  const feature =
+    featureNames.find((name) => name === flags.feature) ??
+    fail('CONFIG', `--feature is ${flags.feature}: expected one of ${featureNames.join(', ')}`)
   const costs = flags.costs?.split(',').map((text) => numberFlag('costs', text, { least: 1e-12 })) ?? protocolCosts
   const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
-  const [train, test] = [flags.trainSplit, flags.testSplit].map((split) => openVocClassification(flags.data, split)) as [ReturnType<typeof openVocClassification>, ReturnType<typeof openVocClassification>]
+  const [train, test] = [flags.trainSplit, flags.testSplit].map((split) => openVocClassification(flags.data, split)) as [
+    ReturnType<typeof openVocClassification>,
+    ReturnType<typeof openVocClassification>,
+  ]
   const { backbone, note } = await openBackbone(weights, flags)
   try {
     const broken = new Map<string, string>()
-    const voc = await extractVoc(backbone, train, test, feature as FeatureName, { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') }, costs)
-    const changed = deviations([['training list', flags.trainSplit, 'trainval'], ['test list', flags.testSplit, 'test'], ['feature', feature, 'feature5'], ['image size', imageSize, 224], ['costs', costs.join(' '), protocolCosts.join(' ')]])
-    return { voc, notes: [`${train.items.length} training and ${test.items.length} test images of ${flags.data}`, ...changed, ...unreadable(broken), note] }
+    const voc = await extractVoc(
+      backbone,
+      train,
+      test,
+      feature as FeatureName,
+      { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') },
+      costs,
+    )
+    const changed = deviations([
+      ['training list', flags.trainSplit, 'trainval'],
+      ['test list', flags.testSplit, 'test'],
+      ['feature', feature, 'feature5'],
+      ['image size', imageSize, 224],
+      ['costs', costs.join(' '), protocolCosts.join(' ')],
+    ])
+    return {
+      voc,
+      notes: [
+        `${train.items.length} training and ${test.items.length} test images of ${flags.data}`,
+        ...changed,
+        ...unreadable(broken),
+        note,
+      ],
+    }
   } finally {
     disposeState(backbone.state())
   }
@@ -48,10 +84,13 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
 
 export function addSvm(parent: Command, done: (code: number) => void): void {
   vocCommand(parent, 'svm', 'VOC07 classification by linear SVMs on frozen features')
-    .addHelpText('after', examples([
-      ['densecl eval svm runs/r50/backbone.safetensors --data VOCdevkit/VOC2007', 'the published protocol'],
-      ['densecl eval svm runs/photos/backbone.safetensors --data mine --train-split train --test-split val', 'lists of your own'],
-    ]))
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl eval svm runs/r50/backbone.safetensors --data VOCdevkit/VOC2007', 'the published protocol'],
+        ['densecl eval svm runs/photos/backbone.safetensors --data mine --train-split train --test-split val', 'lists of your own'],
+      ]),
+    )
     .action(async (weights: string, flags: Flags) => {
       const { voc, notes } = await features(weights, flags)
       try {
@@ -60,7 +99,15 @@ export function addSvm(parent: Command, done: (code: number) => void): void {
         const table = {
           title: 'VOC07 SVM: average precision in %',
           columns: ['class', 'AP', 'cost', 'positives'],
-          rows: [...report.classes.map(({ name, ap, cost, positives }) => [name, percent(ap), Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))), positives]), ['mean', percent(report.map), '', '']],
+          rows: [
+            ...report.classes.map(({ name, ap, cost, positives }) => [
+              name,
+              percent(ap),
+              Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))),
+              positives,
+            ]),
+            ['mean', percent(report.map), '', ''],
+          ],
           notes: [
             'cost of each class by three folds on the training images; AP is the area under the interpolated curve; images with only difficult objects are negatives in training and left out of the test',
             ...(left.length === 0 ? [] : [`left out of the mean: ${left.map(({ name, left: why }) => `${name} (${why})`).join(', ')}`]),
@@ -81,7 +128,10 @@ export function addLowShot(parent: Command, done: (code: number) => void): void 
     .option('--k <list>', 'positive images of a class; 19 times as many negatives', protocolShots.join(','))
     .option('--samples <count>', 'draws that are averaged', '5')
     .option('--seed <number>', 'of the draws', '0')
-    .addHelpText('after', examples([['densecl eval low-shot runs/r50/backbone.safetensors --data VOCdevkit/VOC2007', 'the published protocol']]))
+    .addHelpText(
+      'after',
+      examples([['densecl eval low-shot runs/r50/backbone.safetensors --data VOCdevkit/VOC2007', 'the published protocol']]),
+    )
     .action(async (weights: string, flags: Flags & { k: string; samples: string; seed: string }) => {
       const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
       const samples = numberFlag('samples', flags.samples, { least: 1, whole: true })
@@ -93,12 +143,21 @@ export function addLowShot(parent: Command, done: (code: number) => void): void 
         const table = {
           title: `VOC07 low-shot SVM: mean average precision in % over ${samples} samples`,
           columns: ['k', 'mean', 'min', 'max', 'std', 'cost'],
-          rows: report.rows.map(({ k, mean, min, max, std, cost }) => [k, percent(mean), percent(min), percent(max), percent(std), String(Number(cost.toPrecision(3)))]),
+          rows: report.rows.map(({ k, mean, min, max, std, cost }) => [
+            k,
+            percent(mean),
+            percent(min),
+            percent(max),
+            percent(std),
+            String(Number(cost.toPrecision(3))),
+          ]),
           notes: [
             'optimistic, as the protocol is: the cost is chosen by the test images themselves',
             `samples are drawn from seed ${seed}; the published ones were drawn without a seed, so theirs are others`,
             ...short.map(({ k, short: names }) => `k ${k}: all positives taken where there are fewer: ${names.join(', ')}`),
-            ...(report.left.length === 0 ? [] : [`left out of the mean: ${report.left.map(({ name, reason }) => `${name} (${reason})`).join(', ')}`]),
+            ...(report.left.length === 0
+              ? []
+              : [`left out of the mean: ${report.left.map(({ name, reason }) => `${name} (${reason})`).join(', ')}`]),
             ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
             ...notes,
           ],

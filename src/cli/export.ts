@@ -19,17 +19,31 @@ export const register: Register = (program, done) => {
     .addHelpText(
       'after',
       examples([
-        ['densecl export runs/r50/checkpoints/last.safetensors --out r50.pth', 'torchvision and timm: load_state_dict(torch.load("r50.pth"), strict=False)'],
-        ['densecl export runs/r50/backbone.safetensors --for mmdet --out r50.pth', 'mmdetection, mmsegmentation: init_cfg=dict(type="Pretrained", checkpoint="r50.pth")'],
-        ['densecl export runs/r50/backbone.safetensors --for detectron2 --out r50.pth', 'detectron2: MODEL.WEIGHTS; RGB input, STRIDE_IN_1X1 False'],
+        [
+          'densecl export runs/r50/checkpoints/last.safetensors --out r50.pth',
+          'torchvision and timm: load_state_dict(torch.load("r50.pth"), strict=False)',
+        ],
+        [
+          'densecl export runs/r50/backbone.safetensors --for mmdet --out r50.pth',
+          'mmdetection, mmsegmentation: init_cfg=dict(type="Pretrained", checkpoint="r50.pth")',
+        ],
+        [
+          'densecl export runs/r50/backbone.safetensors --for detectron2 --out r50.pth',
+          'detectron2: MODEL.WEIGHTS; RGB input, STRIDE_IN_1X1 False',
+        ],
       ]),
     )
     .action((weights: string, flags: { for: ExportTarget; out: string; overwrite?: boolean; json?: boolean }) => {
-      if (existsSync(flags.out) && flags.overwrite !== true) return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
+      if (existsSync(flags.out) && flags.overwrite !== true)
+        return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
       const { backbone, report } = importBackbone(weights)
       const tensors = storedBackbone(backbone)
       writeBackbone(flags.out, tensors, flags.for)
-      print(flags.json === true, { out: flags.out, for: flags.for, depth: report.depth, baseChannels: report.baseChannels, tensors: tensors.size }, `ResNet-${report.depth}, ${tensors.size} tensors for ${flags.for}: ${flags.out}`)
+      print(
+        flags.json === true,
+        { out: flags.out, for: flags.for, depth: report.depth, baseChannels: report.baseChannels, tensors: tensors.size },
+        `ResNet-${report.depth}, ${tensors.size} tensors for ${flags.for}: ${flags.out}`,
+      )
       done(0)
     })
 }

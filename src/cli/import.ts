@@ -9,11 +9,20 @@ export const register: Register = (program, done) => {
     .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth)')
     .option('--json', 'print JSON')
-    .addHelpText('after', examples([['densecl import densecl_r50_imagenet_200ep.pth --out r50.safetensors', 'the published weights; eval, match and export take them directly too']]))
+    .addHelpText(
+      'after',
+      examples([
+        [
+          'densecl import densecl_r50_imagenet_200ep.pth --out r50.safetensors',
+          'the published weights; eval, match and export take them directly too',
+        ],
+      ]),
+    )
     .action((weights: string, flags: { out?: string; json?: boolean }) => {
       const { backbone, report } = importBackbone(weights)
       if (flags.out !== undefined) writeBackbone(flags.out, storedBackbone(backbone), 'torchvision')
-      const list = (names: string[]): string => (names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`)
+      const list = (names: string[]): string =>
+        names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`
       const text = [
         `ResNet-${report.depth} with ${report.baseChannels} base channels under the prefix "${report.prefix}"`,
         `matched    ${report.matched.length}`,

@@ -35,10 +35,19 @@ export const register: Register = (program, done) => {
     .option('--point <x,y>', 'a heat map instead: similarity to this point of the first picture, as shares of its width and height')
     .option('--seed <number>', 'of the two views', '0')
     .option('--json', 'print JSON')
-    .addHelpText('after', examples([
-      ['densecl match photo.jpg --weights runs/photos/backbone.safetensors --threshold 0.9', 'mutual nearest neighbours, as the authors draw them'],
-      ['densecl match cat.jpg dog.jpg --weights runs/photos/backbone.safetensors --size 448 --point 0.4,0.3', 'where in dog.jpg is what lies there in cat.jpg'],
-    ]))
+    .addHelpText(
+      'after',
+      examples([
+        [
+          'densecl match photo.jpg --weights runs/photos/backbone.safetensors --threshold 0.9',
+          'mutual nearest neighbours, as the authors draw them',
+        ],
+        [
+          'densecl match cat.jpg dog.jpg --weights runs/photos/backbone.safetensors --size 448 --point 0.4,0.3',
+          'where in dog.jpg is what lies there in cat.jpg',
+        ],
+      ]),
+    )
     .action(async (image: string, other: string | undefined, flags: Flags) => {
       const size = numberFlag('size', flags.size, { least: 32, whole: true })
       const most = numberFlag('most', flags.most, { least: 0, whole: true })
@@ -48,17 +57,28 @@ export const register: Register = (program, done) => {
       const { backbone } = importBackbone(flags.weights)
       try {
         const first = await pixelsOf(image)
-        const pair = other === undefined ? seeViews(backbone, first, { size, seed }) : ([seeImage(backbone, first, size), seeImage(backbone, await pixelsOf(other), size)] as const)
+        const pair =
+          other === undefined
+            ? seeViews(backbone, first, { size, seed })
+            : ([seeImage(backbone, first, size), seeImage(backbone, await pixelsOf(other), size)] as const)
         const grids = pair.map(({ grid }) => grid)
         const out = flags.out.replace(/\.(png|svg)$/, '')
         if (point === undefined) {
           const matches = matchesOf(pair, { most, threshold })
           const picture = await writePicture(out, drawMatches(pair, matches))
-          print(flags.json === true, { picture, grid: grids[0], grids, matches }, `${matches.length} mutual matches on grids of ${grids.map((grid) => grid.join('x')).join(' and ')}: ${picture}`)
+          print(
+            flags.json === true,
+            { picture, grid: grids[0], grids, matches },
+            `${matches.length} mutual matches on grids of ${grids.map((grid) => grid.join('x')).join(' and ')}: ${picture}`,
+          )
         } else {
           const { svg, best } = drawHeat(pair, positionAt(pair[0], point))
           const picture = await writePicture(out, svg)
-          print(flags.json === true, { picture, grids, best }, `best match at position ${best.key} of a grid of ${grids[1]!.join('x')}, similarity ${best.similarity.toFixed(3)}: ${picture}`)
+          print(
+            flags.json === true,
+            { picture, grids, best },
+            `best match at position ${best.key} of a grid of ${grids[1]!.join('x')}, similarity ${best.similarity.toFixed(3)}: ${picture}`,
+          )
         }
         done(0)
       } finally {
@@ -69,7 +89,8 @@ export const register: Register = (program, done) => {
 
 function pointOf(text: string): [number, number] {
   const [x, y, ...more] = text.split(',').map(Number)
-  if (x === undefined || y === undefined || more.length > 0 || !(x >= 0 && x <= 1 && y >= 0 && y <= 1)) return fail('CONFIG', `--point is ${text}: expected two shares in 0..1, x,y`)
+  if (x === undefined || y === undefined || more.length > 0 || !(x >= 0 && x <= 1 && y >= 0 && y <= 1))
+    return fail('CONFIG', `--point is ${text}: expected two shares in 0..1, x,y`)
   return [x, y]
 }
 

@@ -24,7 +24,9 @@ interface Flags {
 }
 
 export const register: Register = (program, done) => {
-  const sizes = Object.entries(studySizes).map(([name, { describe }]) => `\n  ${name.padEnd(4)} ${describe}`).join('')
+  const sizes = Object.entries(studySizes)
+    .map(([name, { describe }]) => `\n  ${name.padEnd(4)} ${describe}`)
+    .join('')
   program
     .command('study')
     .description('pre-train MoCo v2 and DenseCL with equal budgets and compare both, several seeds each')
@@ -39,22 +41,37 @@ export const register: Register = (program, done) => {
     .option('--linear-epochs <count>', 'another length of the linear classifiers')
     .option('--out <folder>', 'where runs and results go; a study that was cut off continues there', 'runs/study')
     .option('--json', 'print JSON')
-    .addHelpText('after', `\nSizes:${sizes}\n${examples([['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study']])}`)
+    .addHelpText(
+      'after',
+      `\nSizes:${sizes}\n${examples([['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study']])}`,
+    )
     .action(async (settings: string[], flags: Flags) => {
       const sizeName = flags.size ?? (resolveDevice('auto') === 'cpu' ? 'cpu' : 'gpu')
-      const size = studySizes[sizeName] ?? fail('CONFIG', `--size is ${sizeName}: expected one of ${Object.keys(studySizes).join(', ')} (did you mean ${nearest(sizeName, Object.keys(studySizes))}?)`)
+      const size =
+        studySizes[sizeName] ??
+        fail(
+          'CONFIG',
+          `--size is ${sizeName}: expected one of ${Object.keys(studySizes).join(', ')} (did you mean ${nearest(sizeName, Object.keys(studySizes))}?)`,
+        )
       const [train, test, ...more] = flags.vocSplits.split(',')
-      if (train === undefined || test === undefined || more.length > 0) fail('CONFIG', `--voc-splits is ${flags.vocSplits}: expected two lists, train,test`)
+      if (train === undefined || test === undefined || more.length > 0)
+        fail('CONFIG', `--voc-splits is ${flags.vocSplits}: expected two lists, train,test`)
       const given = settings.map((text) => {
         const at = text.indexOf('=')
         if (at < 1) fail('CONFIG', `${text}: expected key=value`)
         return { key: text.slice(0, at), value: parseValue(text.slice(at + 1)), from: text }
       })
-      const iterations = flags.segmentationIterations === undefined ? {} : { iterations: numberFlag('segmentation-iterations', flags.segmentationIterations, { least: 1, whole: true }) }
+      const iterations =
+        flags.segmentationIterations === undefined
+          ? {}
+          : { iterations: numberFlag('segmentation-iterations', flags.segmentationIterations, { least: 1, whole: true }) }
       const rows = await runStudy({
         size: {
           ...size,
-          linearEpochs: flags.linearEpochs === undefined ? size.linearEpochs : numberFlag('linear-epochs', flags.linearEpochs, { least: 1, whole: true }),
+          linearEpochs:
+            flags.linearEpochs === undefined
+              ? size.linearEpochs
+              : numberFlag('linear-epochs', flags.linearEpochs, { least: 1, whole: true }),
           segmentation: { ...size.segmentation, ...iterations },
         },
         images: flags.images,
@@ -72,17 +89,39 @@ export const register: Register = (program, done) => {
         return done(130)
       }
       const { scores, verdicts } = summarise(rows)
-      const shown = ({ mean, half }: { mean: number; half: number }): string => `${mean.toFixed(2)}${Number.isNaN(half) ? '' : ` ± ${half.toFixed(2)}`}`
+      const shown = ({ mean, half }: { mean: number; half: number }): string =>
+        `${mean.toFixed(2)}${Number.isNaN(half) ? '' : ` ± ${half.toFixed(2)}`}`
       const table = {
         title: `MoCo v2 and DenseCL with equal budgets, in %: mean and 95 % interval over ${flags.seeds} seeds`,
         columns: ['', ...methods.map((method) => methodNames[method]), 'DenseCL - MoCo v2'],
-        rows: scores.map(({ name, methods: found, difference }) => [name, ...methods.map((method) => shown(found[method])), shown(difference)]),
-        notes: [...verdicts, `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`],
+        rows: scores.map(({ name, methods: found, difference }) => [
+          name,
+          ...methods.map((method) => shown(found[method])),
+          shown(difference),
+        ]),
+        notes: [
+          ...verdicts,
+          `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`,
+        ],
       }
-      const plot = intervalPlot('MoCo v2 and DenseCL with equal budgets', scores.map(({ name, methods: found }) => ({ name, marks: methods.map((method) => ({ method: methodNames[method], ...found[method], values: rows.filter((row) => row.method === method).map((row) => row.scores[name]!) })) })))
+      const plot = intervalPlot(
+        'MoCo v2 and DenseCL with equal budgets',
+        scores.map(({ name, methods: found }) => ({
+          name,
+          marks: methods.map((method) => ({
+            method: methodNames[method],
+            ...found[method],
+            values: rows.filter((row) => row.method === method).map((row) => row.scores[name]!),
+          })),
+        })),
+      )
       const picture = await writePicture(join(flags.out, 'study'), plot)
       const path = saveResult(flags.out, 'study', table, { rows, scores, verdicts, settings, size: sizeName })
-      console.log(flags.json === true ? JSON.stringify({ table, rows, file: path, picture }, undefined, 2) : `${tableText(table)}\n${path}\n${picture}`)
+      console.log(
+        flags.json === true
+          ? JSON.stringify({ table, rows, file: path, picture }, undefined, 2)
+          : `${tableText(table)}\n${path}\n${picture}`,
+      )
       done(0)
     })
 }

@@ -65,13 +65,20 @@ export interface ViewParameters {
 }
 
 /** A crop of random area and aspect ratio (log-uniform), up to 10 tries, then the largest central one of a legal ratio. */
-export function randomCrop(random: Random, width: number, height: number, scale: readonly [number, number], ratio: readonly [number, number]): Crop {
+export function randomCrop(
+  random: Random,
+  width: number,
+  height: number,
+  scale: readonly [number, number],
+  ratio: readonly [number, number],
+): Crop {
   for (let attempt = 0; attempt < 10; ++attempt) {
     const area = width * height * random.uniform(...scale)
     const aspect = Math.exp(random.uniform(Math.log(ratio[0]), Math.log(ratio[1])))
     const w = Math.round(Math.sqrt(area * aspect))
     const h = Math.round(Math.sqrt(area / aspect))
-    if (w > 0 && h > 0 && w <= width && h <= height) return { top: random.below(height - h + 1), left: random.below(width - w + 1), height: h, width: w }
+    if (w > 0 && h > 0 && w <= width && h <= height)
+      return { top: random.below(height - h + 1), left: random.below(width - w + 1), height: h, width: w }
   }
   const w = Math.min(width, Math.max(1, Math.round(height * ratio[1])))
   const h = Math.min(height, Math.max(1, Math.round(width / ratio[0])))
@@ -86,7 +93,8 @@ export function randomView(random: Random, width: number, height: number, option
     for (const i of random.permutation(4)) {
       const kind = adjustments[i]!
       const reach = options[kind]
-      if (reach > 0) adjust.push({ kind, value: kind === 'hue' ? random.uniform(-reach, reach) : random.uniform(Math.max(0, 1 - reach), 1 + reach) })
+      if (reach > 0)
+        adjust.push({ kind, value: kind === 'hue' ? random.uniform(-reach, reach) : random.uniform(Math.max(0, 1 - reach), 1 + reach) })
     }
   }
   const grayscale = random.uniform() < options.grayscale
@@ -117,14 +125,39 @@ export const maxBlurSigma = 21
 /** A view's row of the table. Throws RANGE when its crop leaves its image, or its blur exceeds maxBlurSigma. */
 export function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
   const { crop, adjust, grayscale, sigma, flip } = view
-  if (!(crop.top >= 0 && crop.left >= 0 && crop.height > 0 && crop.width > 0 && crop.top + crop.height <= height && crop.left + crop.width <= width)) {
-    fail('RANGE', `augment: the crop ${crop.height}x${crop.width} at ${crop.top},${crop.left} lies outside of its image of ${height}x${width} pixels`)
+  if (!(
+    crop.top >= 0 &&
+    crop.left >= 0 &&
+    crop.height > 0 &&
+    crop.width > 0 &&
+    crop.top + crop.height <= height &&
+    crop.left + crop.width <= width
+  )) {
+    fail(
+      'RANGE',
+      `augment: the crop ${crop.height}x${crop.width} at ${crop.top},${crop.left} lies outside of its image of ${height}x${width} pixels`,
+    )
   }
   if (!(sigma <= maxBlurSigma)) fail('RANGE', `augment: a blur of standard deviation ${sigma}: expected at most ${maxBlurSigma}`)
   const mean = normalise ? imagenetMean : [0, 0, 0]
   const deviation = normalise ? imagenetDeviation : [1, 1, 1]
   const pairs = [0, 1, 2, 3].flatMap((i) => (adjust[i] === undefined ? [-1, 0] : [adjustments.indexOf(adjust[i].kind), adjust[i].value]))
-  return [offset, height, width, crop.top, crop.left, crop.height, crop.width, Number(flip), Number(grayscale), sigma, Math.ceil(3 * sigma), ...mean, ...deviation, ...pairs]
+  return [
+    offset,
+    height,
+    width,
+    crop.top,
+    crop.left,
+    crop.height,
+    crop.width,
+    Number(flip),
+    Number(grayscale),
+    sigma,
+    Math.ceil(3 * sigma),
+    ...mean,
+    ...deviation,
+    ...pairs,
+  ]
 }
 
 /**
@@ -132,12 +165,24 @@ export function tableRow({ view, offset, height, width }: PlacedView, normalise:
  * ImageNet's mean and deviation. Of two outputs the second takes the latter half of the views. One kernel on a GPU, where they
  * may be bf16.
  */
-export function renderViews(out: Tensor | readonly [Tensor, Tensor], first: number, pixels: Tensor, views: readonly PlacedView[], normalise = true): void {
+export function renderViews(
+  out: Tensor | readonly [Tensor, Tensor],
+  first: number,
+  pixels: Tensor,
+  views: readonly PlacedView[],
+  normalise = true,
+): void {
   scope(() => {
     for (const { offset, height, width } of views) {
-      if (!(offset >= 0 && offset + height * width * 3 <= pixels.size)) fail('RANGE', `augment: an image of ${height}x${width} pixels at byte ${offset} reaches beyond pixels ${describe(pixels)}`)
+      if (!(offset >= 0 && offset + height * width * 3 <= pixels.size))
+        fail('RANGE', `augment: an image of ${height}x${width} pixels at byte ${offset} reaches beyond pixels ${describe(pixels)}`)
     }
-    const table = Tensor.from(Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))), [views.length, tableColumns], 'f64', pixels.device)
+    const table = Tensor.from(
+      Float64Array.from(views.flatMap((placed) => tableRow(placed, normalise))),
+      [views.length, tableColumns],
+      'f64',
+      pixels.device,
+    )
     renderTable(out, first, pixels, table)
   })
 }

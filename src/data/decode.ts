@@ -69,7 +69,8 @@ export async function decode(bytes: Buffer, name: string, mostPixels = Infinity)
   if (pixels > maxPixels) fail('DECODE', `${name}: ${frame.width}x${frame.height} pixels are more than the ${maxPixels} allowed`)
   const orientation = exifOrientation(bytes)
   // libvips reduces and turns; without it the image is decoded whole and turned here.
-  if (frame.components === 4 || jpegTurbo === undefined || ((pixels > mostPixels || orientation !== 1) && installed('sharp'))) return decodeAny(bytes, name, mostPixels)
+  if (frame.components === 4 || jpegTurbo === undefined || ((pixels > mostPixels || orientation !== 1) && installed('sharp')))
+    return decodeAny(bytes, name, mostPixels)
   return orient(decodeJpeg(jpegTurbo, bytes, name), orientation)
 }
 

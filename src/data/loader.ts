@@ -111,7 +111,14 @@ export class Loader {
     const view = imageSize * imageSize * 12
     // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
     const pixels = Math.ceil((imageSize * imageSize) / augment.cropScale[0] / 4) * 12
-    this.#parts = this.#kind === 'pixels' ? [pixels] : this.#kind === 'augmented' ? [view, view] : this.#kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
+    this.#parts =
+      this.#kind === 'pixels'
+        ? [pixels]
+        : this.#kind === 'augmented'
+          ? [view, view]
+          : this.#kind === 'segmentation'
+            ? [view, imageSize * imageSize]
+            : [view]
     // Floats begin at multiples of four bytes.
     this.#slotBytes = 4 * Math.ceil((this.#parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
     this.#memory = new SharedArrayBuffer(prefetch * this.#slotBytes)
@@ -121,10 +128,24 @@ export class Loader {
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
       this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     }
-    const count = options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
+    const count =
+      options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
     const { items, seed, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
-    const data: WorkerData = { ...table, items, memory: this.#memory, imageSize, views: this.#kind, placeBytes: this.#parts[0]!, augment, lighting, ...(segmentation === undefined ? {} : { segmentation }), seed, cacheBytes: (cacheMegabytes * 2 ** 20) / count, stop: this.#stop }
+    const data: WorkerData = {
+      ...table,
+      items,
+      memory: this.#memory,
+      imageSize,
+      views: this.#kind,
+      placeBytes: this.#parts[0]!,
+      augment,
+      lighting,
+      ...(segmentation === undefined ? {} : { segmentation }),
+      seed,
+      cacheBytes: (cacheMegabytes * 2 ** 20) / count,
+      stop: this.#stop,
+    }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
       worker.on('message', (result: TaskResult) => {
@@ -201,7 +222,8 @@ export class Loader {
   /** Sends a batch's pixels and its rows of the table on their way; the place of the pixels, in bytes. */
   #startUpload(slot: number, images: number): number {
     const { batchSize } = this.#options
-    if (images !== batchSize) throw new DenseclError('DATA', `data: expected batches of ${batchSize} images on ${this.#device} but received one of ${images}`)
+    if (images !== batchSize)
+      throw new DenseclError('DATA', `data: expected batches of ${batchSize} images on ${this.#device} but received one of ${images}`)
     const offset = (slot % uploadSlots) * this.#slotBytes
     native.startUpload(this.#pixels!.handle, new Uint8Array(this.#memory, slot * this.#slotBytes, this.#slotBytes), offset)
     native.useUpload(this.#pixels!.handle, offset)
@@ -223,7 +245,8 @@ export class Loader {
     const { imageSize } = this.#options
     const shape = [images, imageSize, imageSize]
     const from = this.#place(slot, part, 0)
-    if (this.#kind === 'segmentation' && part === 1) return Tensor.from(new Uint8Array(this.#memory, from, images * this.#parts[1]!), shape, 'i32', this.#device)
+    if (this.#kind === 'segmentation' && part === 1)
+      return Tensor.from(new Uint8Array(this.#memory, from, images * this.#parts[1]!), shape, 'i32', this.#device)
     return Tensor.from(new Float32Array(this.#memory, from, images * imageSize * imageSize * 3), [...shape, 3], 'f32', this.#device)
   }
 
@@ -259,7 +282,10 @@ export class Loader {
     const { maxBroken, items } = this.#options
     if (this.broken.size <= maxBroken * items.length) return undefined
     const named = [...this.broken.values()].slice(0, 3).join('; ')
-    return new DenseclError('DATA', `data: ${this.broken.size} of ${items.length} images cannot be read, more than maxBroken ${maxBroken} allows: ${named}`)
+    return new DenseclError(
+      'DATA',
+      `data: ${this.broken.size} of ${items.length} images cannot be read, more than maxBroken ${maxBroken} allows: ${named}`,
+    )
   }
 
   #fail(error: Error): void {

@@ -23,7 +23,10 @@ export function decodeMask(bytes: Uint8Array, name: string, classes: number, map
   const unknown = labels.find((label) => label >= classes && label !== ignoredLabel)
   if (unknown !== undefined) {
     const at = labels.indexOf(unknown)
-    fail('DATA', `${name}: the pixel at ${at % width},${Math.floor(at / width)} is of class ${unknown}: expected 0 to ${classes - 1}, or ${ignoredLabel} for none`)
+    fail(
+      'DATA',
+      `${name}: the pixel at ${at % width},${Math.floor(at / width)} is of class ${unknown}: expected 0 to ${classes - 1}, or ${ignoredLabel} for none`,
+    )
   }
   return { width, height, labels }
 }
@@ -36,7 +39,8 @@ function indices(bytes: Uint8Array, name: string): Mask {
     return fail('DATA', `${name}: the mask is not a PNG that can be read (${error instanceof Error ? error.message : String(error)})`)
   }
   const { width, height, depth, channels, data } = png
-  if (channels !== 1 || depth === 16) fail('DATA', `${name}: the mask has ${channels} channels of ${depth} bits: expected a palette or grey PNG of class indices`)
+  if (channels !== 1 || depth === 16)
+    fail('DATA', `${name}: the mask has ${channels} channels of ${depth} bits: expected a palette or grey PNG of class indices`)
   if (depth === 8) return { width, height, labels: Uint8Array.from(data) }
   // Several samples a byte, each row begins a new one.
   const labels = new Uint8Array(width * height)
@@ -56,4 +60,3 @@ export function classColour(label: number): [number, number, number] {
   for (let bits = label, place = 7; bits > 0; bits >>= 3, --place) for (let c = 0; c < 3; ++c) colour[c]! |= ((bits >> c) & 1) << place
   return colour
 }
-

@@ -37,9 +37,15 @@ interface Packed {
 }
 
 /** Writes shards into `folder`, which must not hold any, in the order of the source; broken images are left out and named. */
-export async function packSource(source: Source, folder: string, options: PackOptions, onImage: (done: number) => void = () => undefined): Promise<PackReport> {
+export async function packSource(
+  source: Source,
+  folder: string,
+  options: PackOptions,
+  onImage: (done: number) => void = () => undefined,
+): Promise<PackReport> {
   mkdirSync(folder, { recursive: true })
-  if (readdirSync(folder).some((name) => name.endsWith('.tar'))) fail('WRITE', `${folder} holds shards already: expected a folder without .tar files`)
+  if (readdirSync(folder).some((name) => name.endsWith('.tar')))
+    fail('WRITE', `${folder} holds shards already: expected a folder without .tar files`)
   const report: PackReport = { images: 0, encoded: 0, shards: [], bytesBefore: 0, bytesAfter: 0, broken: [] }
   let shard: TarWriter | undefined
   try {
@@ -69,16 +75,21 @@ export async function packSource(source: Source, folder: string, options: PackOp
     shard?.abandon()
     throw error
   }
-  if (source.classes !== undefined && !existsSync(join(folder, 'classes.txt'))) writeFileSync(join(folder, 'classes.txt'), source.classes.map((name) => `${name}\n`).join(''))
+  if (source.classes !== undefined && !existsSync(join(folder, 'classes.txt')))
+    writeFileSync(join(folder, 'classes.txt'), source.classes.map((name) => `${name}\n`).join(''))
   return report
 }
 
 /** Several images at a time, given back in their order: libvips works beside this thread. */
-async function* inOrder(items: readonly Item[], work: (item: Item) => Promise<Packed>): AsyncGenerator<{ item: Item; index: number; packed: Packed | DenseclError }> {
+async function* inOrder(
+  items: readonly Item[],
+  work: (item: Item) => Promise<Packed>,
+): AsyncGenerator<{ item: Item; index: number; packed: Packed | DenseclError }> {
   const ahead = 2 * availableParallelism()
   const running: Promise<Packed | DenseclError>[] = []
   const start = (index: number): void => {
-    if (index < items.length) running.push(work(items[index]!).catch((error: unknown) => (error instanceof DenseclError ? error : Promise.reject(error as Error))))
+    if (index < items.length)
+      running.push(work(items[index]!).catch((error: unknown) => (error instanceof DenseclError ? error : Promise.reject(error as Error))))
   }
   for (let i = 0; i < ahead; ++i) start(i)
   for (const [index, item] of items.entries()) {
@@ -103,5 +114,7 @@ async function pack(item: Item, { mostPixels, quality }: PackOptions): Promise<P
 /** Full chroma resolution: colours are augmented later. */
 async function encode({ width, height, data }: Pixels, quality: number): Promise<Buffer> {
   const sharp = await libvips('pack')
-  return sharp(data, { raw: { width, height, channels: 3 } }).jpeg({ quality, chromaSubsampling: '4:4:4' }).toBuffer()
+  return sharp(data, { raw: { width, height, channels: 3 } })
+    .jpeg({ quality, chromaSubsampling: '4:4:4' })
+    .toBuffer()
 }

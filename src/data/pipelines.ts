@@ -5,7 +5,16 @@
 import type { Random } from '../tensor/random.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, imagenetDeviation, mocoV2Augmentation, pixelTensor, randomView, renderView, type ViewParameters, wholeImage } from './augment.js'
+import {
+  type AugmentOptions,
+  imagenetDeviation,
+  mocoV2Augmentation,
+  pixelTensor,
+  randomView,
+  renderView,
+  type ViewParameters,
+  wholeImage,
+} from './augment.js'
 import type { Pixels } from './decode.js'
 
 /**
@@ -34,7 +43,13 @@ function rendered(pixels: Pixels, view: ViewParameters, height: number, width: n
 }
 
 /** One view as `pipeline` makes it, normalised: f32 [size * size * 3]. */
-export function renderPipeline(pipeline: Exclude<Pipeline, 'augmented'>, pixels: Pixels, size: number, random: Random, options: { augment: AugmentOptions; lighting: number }): Float32Array {
+export function renderPipeline(
+  pipeline: Exclude<Pipeline, 'augmented'>,
+  pixels: Pixels,
+  size: number,
+  random: Random,
+  options: { augment: AugmentOptions; lighting: number },
+): Float32Array {
   switch (pipeline) {
     case 'crop': {
       const values = rendered(pixels, randomView(random, pixels.width, pixels.height, options.augment), size, size)
@@ -93,7 +108,11 @@ function shortSideTo(pixels: Pixels, side: number): Pixels {
 }
 
 /** Colours of ImageNet's pixels: principal axes (rows of RGB, one column an axis) and their variances (Krizhevsky et al., 2012). */
-const principalAxes = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.814], [-0.5836, -0.6948, 0.4203]] as const
+const principalAxes = [
+  [-0.5675, 0.7192, 0.4009],
+  [-0.5808, -0.0045, -0.814],
+  [-0.5836, -0.6948, 0.4203],
+] as const
 const principalValues = [0.2175, 0.0188, 0.0045] as const
 
 /** Adds one colour to a whole normalised view: each principal axis times its variance times a normal number of deviation `lighting`. */

@@ -13,7 +13,19 @@ export function batchIndices(order: Int32Array, batchSize: number, step: number)
 export const stepsPerEpoch = (count: number, batchSize: number): number => Math.floor(count / batchSize)
 
 /** The images of iterations `from` to `until`: shuffled epochs one behind the other, batches reaching across their ends. */
-export function* iterationBatches({ seed, count, batchSize, from, until }: { seed: number; count: number; batchSize: number; from: number; until: number }): Generator<{ epoch: number; indices: Int32Array }> {
+export function* iterationBatches({
+  seed,
+  count,
+  batchSize,
+  from,
+  until,
+}: {
+  seed: number
+  count: number
+  batchSize: number
+  from: number
+  until: number
+}): Generator<{ epoch: number; indices: Int32Array }> {
   let drawn: { epoch: number; order: Int32Array } | undefined
   for (let iteration = from; iteration < until; ++iteration) {
     const indices = Int32Array.from({ length: batchSize }, (_, i) => {

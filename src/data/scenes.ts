@@ -46,7 +46,9 @@ function noise(random: Random, cell: number): Pattern {
     const fu = u - i
     const fv = v - j
     const at = j * side + i
-    return (lattice[at]! * (1 - fu) + lattice[at + 1]! * fu) * (1 - fv) + (lattice[at + side]! * (1 - fu) + lattice[at + side + 1]! * fu) * fv
+    return (
+      (lattice[at]! * (1 - fu) + lattice[at + 1]! * fu) * (1 - fv) + (lattice[at + side]! * (1 - fu) + lattice[at + side + 1]! * fu) * fv
+    )
   }
 }
 

@@ -18,8 +18,25 @@ export interface SegmentationSource {
 
 /** The evaluated classes of Cityscapes, and the index that label files ("labelIds") give each. */
 const cityscapes = {
-  road: 7, sidewalk: 8, building: 11, wall: 12, fence: 13, pole: 17, 'traffic light': 19, 'traffic sign': 20, vegetation: 21, terrain: 22,
-  sky: 23, person: 24, rider: 25, car: 26, truck: 27, bus: 28, train: 31, motorcycle: 32, bicycle: 33,
+  road: 7,
+  sidewalk: 8,
+  building: 11,
+  wall: 12,
+  fence: 13,
+  pole: 17,
+  'traffic light': 19,
+  'traffic sign': 20,
+  vegetation: 21,
+  terrain: 22,
+  sky: 23,
+  person: 24,
+  rider: 25,
+  car: 26,
+  truck: 27,
+  bus: 28,
+  train: 31,
+  motorcycle: 32,
+  bicycle: 33,
 } as const
 
 /**
@@ -32,7 +49,11 @@ export function openSegmentation(path: string, splits: readonly string[]): Segme
   const source = existsSync(join(path, 'leftImg8bit')) ? openCityscapes(path, splits) : openVoc(path, splits)
   if (source.items.length === 0) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
   const missing = source.items.filter(({ mask }) => !existsSync(mask))
-  if (missing.length > 0) fail('DATA', `data: ${missing.length} of ${source.items.length} images have no mask, such as ${missing[0]!.name}: expected ${missing[0]!.mask}`)
+  if (missing.length > 0)
+    fail(
+      'DATA',
+      `data: ${missing.length} of ${source.items.length} images have no mask, such as ${missing[0]!.name}: expected ${missing[0]!.mask}`,
+    )
   return source
 }
 
@@ -49,8 +70,16 @@ function openVoc(path: string, splits: readonly string[]): SegmentationSource {
   const items = splits.flatMap((split) =>
     namesOfSet(root, 'Segmentation', split).map((name): SegmentedItem => {
       const file = images.get(name) ?? fail('DATA', `data: ${split} names ${name}, which is not in ${join(root, 'JPEGImages')}`)
-      const [mask, additional] = ['SegmentationClass', 'SegmentationClassAug'].map((folder) => join(root, folder, `${name}.png`)) as [string, string]
-      return { name: file, kind: 'file', path: join(root, 'JPEGImages', file), mask: !existsSync(mask) && existsSync(additional) ? additional : mask }
+      const [mask, additional] = ['SegmentationClass', 'SegmentationClassAug'].map((folder) => join(root, folder, `${name}.png`)) as [
+        string,
+        string,
+      ]
+      return {
+        name: file,
+        kind: 'file',
+        path: join(root, 'JPEGImages', file),
+        mask: !existsSync(mask) && existsSync(additional) ? additional : mask,
+      }
     }),
   )
   return { layout: 'voc', items, classes: namedClasses(root) ?? ['background', ...vocClasses] }
@@ -60,7 +89,9 @@ function openVoc(path: string, splits: readonly string[]): SegmentationSource {
 function namedClasses(root: string): string[] | undefined {
   const file = join(root, 'classes.txt')
   if (!existsSync(file)) return undefined
-  const lines = readFileSync(file, 'utf8').split('\n').map((line) => /^(?:(\d+)[\s:,]+)?(\S.*)$/.exec(line.trim()))
+  const lines = readFileSync(file, 'utf8')
+    .split('\n')
+    .map((line) => /^(?:(\d+)[\s:,]+)?(\S.*)$/.exec(line.trim()))
   return lines.flatMap((parts) => (parts === null || parts[1] === '255' ? [] : [parts[2]!]))
 }
 
@@ -70,16 +101,27 @@ function openCityscapes(root: string, splits: readonly string[]): SegmentationSo
   const items = splits.flatMap((split) => {
     const folder = join(root, 'leftImg8bit', split)
     if (!existsSync(folder)) return fail('DATA', `data: ${folder} does not exist: expected a folder for the split ${split}`)
-    return readdirSync(folder).sort().flatMap((city) =>
-      readdirSync(join(folder, city)).filter((name) => name.endsWith(suffix)).sort().map((name): SegmentedItem => {
-        const stem = join(root, 'gtFine', split, city, `${basename(name, suffix)}_gtFine`)
-        const trained = `${stem}_labelTrainIds.png`
-        if (!existsSync(trained)) map ??= labelIds()
-        return { name: `${city}/${name}`, kind: 'file', path: join(folder, city, name), mask: existsSync(trained) ? trained : `${stem}_labelIds.png` }
-      }),
-    )
+    return readdirSync(folder)
+      .sort()
+      .flatMap((city) =>
+        readdirSync(join(folder, city))
+          .filter((name) => name.endsWith(suffix))
+          .sort()
+          .map((name): SegmentedItem => {
+            const stem = join(root, 'gtFine', split, city, `${basename(name, suffix)}_gtFine`)
+            const trained = `${stem}_labelTrainIds.png`
+            if (!existsSync(trained)) map ??= labelIds()
+            return {
+              name: `${city}/${name}`,
+              kind: 'file',
+              path: join(folder, city, name),
+              mask: existsSync(trained) ? trained : `${stem}_labelIds.png`,
+            }
+          }),
+      )
   })
-  if (map !== undefined && items.some(({ mask }) => mask.endsWith('_labelTrainIds.png'))) fail('DATA', `data: ${root} has _labelTrainIds.png for some images and not for others: expected all or none`)
+  if (map !== undefined && items.some(({ mask }) => mask.endsWith('_labelTrainIds.png')))
+    fail('DATA', `data: ${root} has _labelTrainIds.png for some images and not for others: expected all or none`)
   return { layout: 'cityscapes', items, classes: Object.keys(cityscapes), ...(map === undefined ? {} : { map }) }
 }
 

@@ -40,14 +40,22 @@ export function scaledSize(width: number, height: number, long: number, short: n
 export function drawPlacement(random: Random, mask: Mask, { crop, scale, ratio, mostOfAClass, flip }: SegmentationAugment): Placement {
   const factor = random.uniform(...ratio)
   const { width, height } = scaledSize(mask.width, mask.height, Math.floor(scale[0] * factor), Math.floor(scale[1] * factor))
-  const draw = (): Placement => ({ height, width, top: random.below(Math.max(0, height - crop) + 1), left: random.below(Math.max(0, width - crop) + 1), flip: false })
+  const draw = (): Placement => ({
+    height,
+    width,
+    top: random.below(Math.max(0, height - crop) + 1),
+    left: random.below(Math.max(0, width - crop) + 1),
+    flip: false,
+  })
   let placement = draw()
-  for (let attempt = 0; attempt < 10 && mostOfAClass < 1 && largestShare(mask, placement, crop) >= mostOfAClass; ++attempt) placement = draw()
+  for (let attempt = 0; attempt < 10 && mostOfAClass < 1 && largestShare(mask, placement, crop) >= mostOfAClass; ++attempt)
+    placement = draw()
   return { ...placement, flip: random.uniform() < flip }
 }
 
 /** Positions of crop pixels in the original, for the nearest neighbour: floor(i * from / to). */
-const nearest = (first: number, count: number, from: number, to: number): Int32Array => Int32Array.from({ length: count }, (_, i) => Math.min(from - 1, Math.floor(((first + i) * from) / to)))
+const nearest = (first: number, count: number, from: number, to: number): Int32Array =>
+  Int32Array.from({ length: count }, (_, i) => Math.min(from - 1, Math.floor(((first + i) * from) / to)))
 
 /** The share of the most frequent class of a crop among its labelled pixels; 1 where there are fewer than two classes. */
 function largestShare(mask: Mask, { height, width, top, left }: Placement, crop: number): number {
@@ -65,7 +73,8 @@ export function cropLabels(mask: Mask, { height, width, top, left, flip }: Place
   const [rows, columns] = [Math.min(crop, height), Math.min(crop, width)]
   const ys = nearest(top, rows, mask.height, height)
   const xs = nearest(left, columns, mask.width, width)
-  for (let y = 0; y < rows; ++y) for (let x = 0; x < columns; ++x) out[y * crop + (flip ? columns - 1 - x : x)] = mask.labels[ys[y]! * mask.width + xs[x]!]!
+  for (let y = 0; y < rows; ++y)
+    for (let x = 0; x < columns; ++x) out[y * crop + (flip ? columns - 1 - x : x)] = mask.labels[ys[y]! * mask.width + xs[x]!]!
   return out
 }
 
@@ -77,7 +86,11 @@ function taps(first: number, count: number, from: number, to: number): { low: In
 }
 
 /** The colours of a crop, 0 to 255, as f32 [rows, columns, 3] of what of it lies in the image. */
-function cropColours(pixels: Pixels, { height, width, top, left, flip }: Placement, crop: number): { colours: Float32Array; rows: number; columns: number } {
+function cropColours(
+  pixels: Pixels,
+  { height, width, top, left, flip }: Placement,
+  crop: number,
+): { colours: Float32Array; rows: number; columns: number } {
   const [rows, columns] = [Math.min(crop, height), Math.min(crop, width)]
   const vertical = taps(top, rows, pixels.height, height)
   const horizontal = taps(left, columns, pixels.width, width)
@@ -149,14 +162,20 @@ export function distort(colours: Float32Array, { brightness, contrast, contrastF
 }
 
 /** Image f32 [crop, crop, 3], normalised and padded with zeros, and labels [crop, crop], padded with `ignoredLabel`. */
-export function renderSegmentation(pixels: Pixels, mask: Mask, random: Random, augment: SegmentationAugment): { image: Float32Array; labels: Uint8Array } {
+export function renderSegmentation(
+  pixels: Pixels,
+  mask: Mask,
+  random: Random,
+  augment: SegmentationAugment,
+): { image: Float32Array; labels: Uint8Array } {
   const { crop } = augment
   const placement = drawPlacement(random, mask, augment)
   const { colours, rows, columns } = cropColours(pixels, placement, crop)
   if (augment.distort) distort(colours, drawDistortion(random))
   const image = new Float32Array(crop * crop * 3)
   for (let y = 0; y < rows; ++y) {
-    for (let x = 0; x < columns * 3; ++x) image[y * crop * 3 + x] = (colours[y * columns * 3 + x]! / 255 - imagenetMean[x % 3]!) / imagenetDeviation[x % 3]!
+    for (let x = 0; x < columns * 3; ++x)
+      image[y * crop * 3 + x] = (colours[y * columns * 3 + x]! / 255 - imagenetMean[x % 3]!) / imagenetDeviation[x % 3]!
   }
   return { image, labels: cropLabels(mask, placement, crop) }
 }

@@ -9,7 +9,11 @@ import { scene, sceneClasses } from './scenes.js'
 import { vocImages } from './voc.js'
 
 /** `mask`: the file of the classes of its pixels, for segmentation. */
-export type Item = { name: string; label?: number; mask?: string } & ({ kind: 'file'; path: string } | { kind: 'tar'; path: string; offset: number; size: number } | { kind: 'scene'; seed: number; index: number })
+export type Item = { name: string; label?: number; mask?: string } & (
+  | { kind: 'file'; path: string }
+  | { kind: 'tar'; path: string; offset: number; size: number }
+  | { kind: 'scene'; seed: number; index: number }
+)
 
 export interface Source {
   format: SourceFormat
@@ -74,7 +78,13 @@ const readers: Record<SourceFormat, (path: string, split: 'train' | 'val') => So
     return {
       format: 'scenes',
       classes: sceneClasses,
-      items: Array.from({ length: count }, (_, index) => ({ name: `scene ${index}`, kind: 'scene' as const, seed, index, label: index % sceneClasses.length })),
+      items: Array.from({ length: count }, (_, index) => ({
+        name: `scene ${index}`,
+        kind: 'scene' as const,
+        seed,
+        index,
+        label: index % sceneClasses.length,
+      })),
     }
   },
 }
@@ -94,18 +104,31 @@ function readFolder(root: string): Source {
   const classOf = (path: string): string => path.slice(root.length).split(/[\\/]/).filter(Boolean)[0]!
   const flat = paths.some((path) => dirname(path) === resolve(root) || dirname(path) === root.replace(/[\\/]$/, ''))
   const classes = flat ? [] : [...new Set(paths.map(classOf))]
-  const items = paths.map((path): Item => ({ name: path, kind: 'file', path, ...(classes.length > 1 ? { label: classes.indexOf(classOf(path)) } : {}) }))
+  const items = paths.map((path): Item => ({
+    name: path,
+    kind: 'file',
+    path,
+    ...(classes.length > 1 ? { label: classes.indexOf(classOf(path)) } : {}),
+  }))
   return { format: 'folder', items, ...(classes.length > 1 ? { classes } : {}) }
 }
 
 function readList(path: string): Source {
-  const rows = readFileSync(path, 'utf8').split('\n').map((line) => line.trim()).filter((line) => line !== '' && !line.startsWith('#'))
+  const rows = readFileSync(path, 'utf8')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !line.startsWith('#'))
   const parsed = rows.map((row) => {
     const [, file, label] = /^(.*?)(?:[\s,]+(\d+))?$/.exec(row)!
     return { file: file!, label: label === undefined ? undefined : Number(label) }
   })
   const labelled = parsed.every(({ label }) => label !== undefined)
-  const items = parsed.map(({ file, label }): Item => ({ name: file, kind: 'file', path: resolve(dirname(path), file), ...(labelled ? { label: label! } : {}) }))
+  const items = parsed.map(({ file, label }): Item => ({
+    name: file,
+    kind: 'file',
+    path: resolve(dirname(path), file),
+    ...(labelled ? { label: label! } : {}),
+  }))
   if (!labelled || items.length === 0) return { format: 'list', items }
   return { format: 'list', items, classes: Array.from({ length: Math.max(...items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
 }
@@ -118,11 +141,19 @@ interface CocoFile {
 
 /** Classes of images, as iNaturalist has them: one annotation without a box for each. */
 function cocoLabels({ images, annotations, categories }: CocoFile): { labels: number[]; classes: string[] } | undefined {
-  if (annotations === undefined || categories === undefined || annotations.length !== images!.length || annotations.some(({ bbox }) => bbox !== undefined)) return undefined
+  if (
+    annotations === undefined ||
+    categories === undefined ||
+    annotations.length !== images!.length ||
+    annotations.some(({ bbox }) => bbox !== undefined)
+  )
+    return undefined
   const places = new Map(categories.map(({ id }, i) => [id, i]))
   const byImage = new Map(annotations.map(({ image_id: image, category_id: category }) => [image, places.get(category)]))
   const labels = images!.map(({ id }) => byImage.get(id))
-  return labels.every((label) => label !== undefined) ? { labels, classes: categories.map(({ id, name }) => String(name ?? id)) } : undefined
+  return labels.every((label) => label !== undefined)
+    ? { labels, classes: categories.map(({ id, name }) => String(name ?? id)) }
+    : undefined
 }
 
 /** COCO annotations `x.json` name files relative to the folder of the same split, `../x` without `instances_`, or `../images`. */
@@ -135,11 +166,28 @@ function readCoco(path: string): Source {
   }
   if (!Array.isArray(parsed.images)) return fail('DATA', `data: ${path} has no list "images" as COCO annotations have`)
   const split = basename(path, '.json').replace(/^(instances|captions|person_keypoints|image_info)_/, '')
-  const roots = [dirname(path), join(dirname(path), '..', split), join(dirname(path), '..', 'images', split), join(dirname(path), '..', 'images'), join(dirname(path), split)]
-  const names = parsed.images.map((image, i) => (typeof image.file_name === 'string' ? image.file_name : fail('DATA', `data: image ${i} of ${path} has no file_name`)))
-  const root = names[0] === undefined ? '' : (roots.find((folder) => existsSync(join(folder, names[0]!))) ?? fail('DATA', `data: ${names[0]} of ${path} is in none of ${roots.join(', ')}`))
+  const roots = [
+    dirname(path),
+    join(dirname(path), '..', split),
+    join(dirname(path), '..', 'images', split),
+    join(dirname(path), '..', 'images'),
+    join(dirname(path), split),
+  ]
+  const names = parsed.images.map((image, i) =>
+    typeof image.file_name === 'string' ? image.file_name : fail('DATA', `data: image ${i} of ${path} has no file_name`),
+  )
+  const root =
+    names[0] === undefined
+      ? ''
+      : (roots.find((folder) => existsSync(join(folder, names[0]!))) ??
+        fail('DATA', `data: ${names[0]} of ${path} is in none of ${roots.join(', ')}`))
   const known = cocoLabels(parsed)
-  const items = names.map((name, i): Item => ({ name, kind: 'file', path: join(root, name), ...(known === undefined ? {} : { label: known.labels[i]! }) }))
+  const items = names.map((name, i): Item => ({
+    name,
+    kind: 'file',
+    path: join(root, name),
+    ...(known === undefined ? {} : { label: known.labels[i]! }),
+  }))
   return { format: 'coco', items, ...(known === undefined ? {} : { classes: known.classes }) }
 }
 
@@ -147,7 +195,13 @@ function readCoco(path: string): Source {
 function readVoc(root: string, split: 'train' | 'val'): Source {
   const byName = vocImages(root)
   const set = ['Main', 'Segmentation'].map((kind) => join(root, 'ImageSets', kind, `${split}.txt`)).find((file) => existsSync(file))
-  const names = set === undefined ? [...byName.keys()] : readFileSync(set, 'utf8').split('\n').map((line) => line.trim().split(/\s+/)[0]!).filter(Boolean)
+  const names =
+    set === undefined
+      ? [...byName.keys()]
+      : readFileSync(set, 'utf8')
+          .split('\n')
+          .map((line) => line.trim().split(/\s+/)[0]!)
+          .filter(Boolean)
   const items = names.map((name): Item => {
     const file = byName.get(name) ?? fail('DATA', `data: ${set} names ${name}, which is not in ${join(root, 'JPEGImages')}`)
     return { name: file, kind: 'file', path: join(root, 'JPEGImages', file) }
@@ -157,7 +211,11 @@ function readVoc(root: string, split: 'train' | 'val'): Source {
 
 /** WebDataset shards: the members of a key are one sample; `.cls` is its label. Images are read in place later. */
 async function readTar(path: string): Promise<Source> {
-  const shards = statSync(path).isDirectory() ? list(path).filter((name) => name.endsWith('.tar')).map((name) => join(path, name)) : [path]
+  const shards = statSync(path).isDirectory()
+    ? list(path)
+        .filter((name) => name.endsWith('.tar'))
+        .map((name) => join(path, name))
+    : [path]
   const items: Item[] = []
   for (const shard of shards) {
     const labels = new Map<string, number>()
@@ -172,7 +230,8 @@ async function readTar(path: string): Promise<Source> {
     }
     for (const { key, ...item } of found) items.push(labels.has(key) ? { ...item, label: labels.get(key)! } : item)
   }
-  if (items.length === 0 || !items.every((item) => item.label !== undefined)) return { format: 'tar', items: items.map(({ label: _, ...item }) => item) as Item[] }
+  if (items.length === 0 || !items.every((item) => item.label !== undefined))
+    return { format: 'tar', items: items.map(({ label: _, ...item }) => item) as Item[] }
   // `pack` leaves the names of the classes beside its shards.
   const names = join(dirname(shards[0]!), 'classes.txt')
   const named = existsSync(names) ? readFileSync(names, 'utf8').split('\n') : []
@@ -187,12 +246,13 @@ function* tarMembers(path: string): Generator<{ name: string; offset: number; si
     const end = statSync(path).size
     const header = Buffer.alloc(512)
     let longName: string | undefined
-    for (let at = 0; at + 512 <= end; ) {
+    for (let at = 0; at + 512 <= end;) {
       readSync(descriptor, header, 0, 512, at)
       if (header[0] === 0) return
       const text = (from: number, length: number): string => header.toString('utf8', from, from + length).replace(/\0.*$/s, '')
       const size = parseInt(text(124, 12).trim() || '0', 8)
-      if (text(257, 5) !== 'ustar' || !Number.isSafeInteger(size)) fail('DATA', `data: ${path} is not a tar file (bad header at byte ${at})`)
+      if (text(257, 5) !== 'ustar' || !Number.isSafeInteger(size))
+        fail('DATA', `data: ${path} is not a tar file (bad header at byte ${at})`)
       if (at + 512 + size > end) fail('DATA', `data: ${path} is cut off: ${text(0, 100)} at byte ${at} claims ${size} bytes`)
       const type = String.fromCharCode(header[156]!)
       if (type === 'L') {
@@ -201,7 +261,8 @@ function* tarMembers(path: string): Generator<{ name: string; offset: number; si
         longName = name.toString('utf8').replace(/\0.*$/s, '')
       } else {
         const prefix = text(345, 155)
-        if (type === '0' || type === '\0') yield { name: longName ?? (prefix === '' ? text(0, 100) : `${prefix}/${text(0, 100)}`), offset: at + 512, size }
+        if (type === '0' || type === '\0')
+          yield { name: longName ?? (prefix === '' ? text(0, 100) : `${prefix}/${text(0, 100)}`), offset: at + 512, size }
         longName = undefined
       }
       at += 512 + Math.ceil(size / 512) * 512

@@ -16,7 +16,13 @@ function header(name: string, size: number): Buffer {
   bytes.write(`${octal(0o644, 7)}${octal(0, 7)}${octal(0, 7)}${octal(size, 11)}${octal(0, 11)}        0`, 100)
   bytes.write('ustar\x0000', 257)
   bytes.write(prefix, 345)
-  bytes.write(`${bytes.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, '0')}\0 `, 148)
+  bytes.write(
+    `${bytes
+      .reduce((sum, byte) => sum + byte, 0)
+      .toString(8)
+      .padStart(6, '0')}\0 `,
+    148,
+  )
   return bytes
 }
 
@@ -46,7 +52,7 @@ export class TarWriter {
 
   #write(data: Uint8Array): void {
     try {
-      for (let at = 0; at < data.length; ) at += writeSync(this.#descriptor, data, at)
+      for (let at = 0; at < data.length;) at += writeSync(this.#descriptor, data, at)
     } catch (error) {
       fail('WRITE', `${this.path}: writing failed (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
     }

@@ -6,19 +6,44 @@ import { fail } from '../tensor/errors.js'
 import type { Item } from './sources.js'
 
 export const vocClasses = [
-  'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
-  'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
+  'aeroplane',
+  'bicycle',
+  'bird',
+  'boat',
+  'bottle',
+  'bus',
+  'car',
+  'cat',
+  'chair',
+  'cow',
+  'diningtable',
+  'dog',
+  'horse',
+  'motorbike',
+  'person',
+  'pottedplant',
+  'sheep',
+  'sofa',
+  'train',
+  'tvmonitor',
 ] as const
 
 /** The folder with JPEGImages: `path` itself, or where the archives of the challenge put it. */
 export function vocRoot(path: string): string {
   const candidates = ['', 'VOC2007', 'VOC2012', 'VOCdevkit/VOC2007', 'VOCdevkit/VOC2012'].map((folder) => join(path, folder))
-  return candidates.find((folder) => existsSync(join(folder, 'JPEGImages'))) ?? fail('DATA', `data: ${path} is no VOC tree: expected a folder JPEGImages in it or in VOCdevkit/VOC2007`)
+  return (
+    candidates.find((folder) => existsSync(join(folder, 'JPEGImages'))) ??
+    fail('DATA', `data: ${path} is no VOC tree: expected a folder JPEGImages in it or in VOCdevkit/VOC2007`)
+  )
 }
 
 /** File names of the images by their names in lists. */
 export function vocImages(root: string): Map<string, string> {
-  return new Map(readdirSync(join(root, 'JPEGImages')).sort().map((file) => [file.slice(0, -extname(file).length), file]))
+  return new Map(
+    readdirSync(join(root, 'JPEGImages'))
+      .sort()
+      .map((file) => [file.slice(0, -extname(file).length), file]),
+  )
 }
 
 /** The names in ImageSets/<kind>/<split>.txt. */
@@ -26,13 +51,22 @@ export function namesOfSet(root: string, kind: 'Main' | 'Segmentation', split: s
   const folder = join(root, 'ImageSets', kind)
   const file = join(folder, `${split}.txt`)
   if (!existsSync(file)) {
-    const there = existsSync(folder) ? readdirSync(folder).filter((name) => !name.includes('_')).map((name) => name.replace(/\.txt$/, '')) : []
+    const there = existsSync(folder)
+      ? readdirSync(folder)
+          .filter((name) => !name.includes('_'))
+          .map((name) => name.replace(/\.txt$/, ''))
+      : []
     return fail('DATA', `data: ${file} does not exist: expected a split among ${there.join(', ') || `the lists of ${folder}`}`)
   }
   return rows(file).map(([name]) => name!)
 }
 
-const rows = (file: string): string[][] => readFileSync(file, 'utf8').split('\n').map((line) => line.trim()).filter(Boolean).map((line) => line.split(/\s+/))
+const rows = (file: string): string[][] =>
+  readFileSync(file, 'utf8')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .map((line) => line.split(/\s+/))
 
 /** What a picture has of a class: an object, none, or only ones that are marked as difficult. */
 export type Presence = 1 | 0 | -1
@@ -56,7 +90,10 @@ export function openVocClassification(path: string, split: string): LabelledSpli
     return { name: file, kind: 'file', path: join(root, 'JPEGImages', file) }
   })
   const suffix = `_${split}.txt`
-  const found = readdirSync(join(root, 'ImageSets', 'Main')).filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length)).sort()
+  const found = readdirSync(join(root, 'ImageSets', 'Main'))
+    .filter((name) => name.endsWith(suffix))
+    .map((name) => name.slice(0, -suffix.length))
+    .sort()
   if (found.length === 0) fail('DATA', `data: ${path} has no labels for ${split}: expected ImageSets/Main/<class>${suffix}`)
   const all: readonly string[] = vocClasses.every((name) => found.includes(name)) ? vocClasses : found
   const places = new Map(names.map((name, i) => [name, i]))

@@ -6,7 +6,16 @@ import { Random } from '../tensor/random.js'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
-import { type AugmentOptions, pixelTensor, randomView, renderView, tableColumns, tableRow, type ViewParameters, wholeImage } from './augment.js'
+import {
+  type AugmentOptions,
+  pixelTensor,
+  randomView,
+  renderView,
+  tableColumns,
+  tableRow,
+  type ViewParameters,
+  wholeImage,
+} from './augment.js'
 import type { Pixels } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
@@ -62,7 +71,8 @@ export interface TaskResult {
   error?: string
 }
 
-const { items, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } = workerData as WorkerData
+const { items, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } =
+  workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
 
@@ -104,7 +114,8 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
-const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters => randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
+const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters =>
+  randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
 
 /**
  * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the
@@ -157,7 +168,8 @@ async function maskOf(index: number, { width, height }: Pixels): Promise<Mask> {
   if (known !== undefined) return known
   const { name, mask: path } = items[index]!
   const mask = decodeMask(await readFile(path!), path!, segmentation!.classes, segmentation!.map)
-  if (mask.width !== width || mask.height !== height) throw new DenseclError('DATA', `${path}: the mask has ${mask.width}x${mask.height} pixels but ${name} has ${width}x${height}`)
+  if (mask.width !== width || mask.height !== height)
+    throw new DenseclError('DATA', `${path}: the mask has ${mask.width}x${mask.height} pixels but ${name} has ${width}x${height}`)
   if (cache.has(index)) masks.set(index, mask)
   return mask
 }
@@ -166,10 +178,18 @@ async function write(pixels: Pixels, index: number, epoch: number, places: numbe
   if (views === 'pixels') writePixels(pixels, index, epoch, places[0]!)
   else if (views === 'augmented') writeTwoViews(pixels, index, epoch, places)
   else if (views === 'segmentation') {
-    const { image, labels } = renderSegmentation(pixels, await maskOf(index, pixels), new Random(seed, 37, epoch, index), segmentation!.augment)
+    const { image, labels } = renderSegmentation(
+      pixels,
+      await maskOf(index, pixels),
+      new Random(seed, 37, epoch, index),
+      segmentation!.augment,
+    )
     new Float32Array(memory, places[0], image.length).set(image)
     new Uint8Array(memory, places[1], labels.length).set(labels)
-  } else new Float32Array(memory, places[0], floatsPerView).set(renderPipeline(views, pixels, imageSize, new Random(seed, 17, epoch, index, 0), { augment, lighting }))
+  } else
+    new Float32Array(memory, places[0], floatsPerView).set(
+      renderPipeline(views, pixels, imageSize, new Random(seed, 17, epoch, index, 0), { augment, lighting }),
+    )
 }
 
 async function run(task: Task): Promise<TaskResult> {

@@ -40,9 +40,17 @@ export class FeatureFile {
   }
 
   /** The file of `items` in `folder`, computed when it is not there. `weights` is the file that the backbone was read from. */
-  static async open(folder: string, weights: string, backbone: ResNet, items: Item[], shapes: readonly FeatureShape[], options: ExtractOptions): Promise<FeatureFile> {
+  static async open(
+    folder: string,
+    weights: string,
+    backbone: ResNet,
+    items: Item[],
+    shapes: readonly FeatureShape[],
+    options: ExtractOptions,
+  ): Promise<FeatureFile> {
     const path = join(folder, `features-${keyOf(weights, items, shapes, options)}.f32`)
-    if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes)) await write(path, backbone, items, shapes, options)
+    if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes))
+      await write(path, backbone, items, shapes, options)
     return new FeatureFile(path, shapes)
   }
 
@@ -68,7 +76,13 @@ export class FeatureFile {
 
 const rowBytes = (shapes: readonly FeatureShape[]): number => 4 * shapes.reduce((sum, { size }) => sum + size, 0)
 
-async function write(path: string, backbone: ResNet, items: Item[], shapes: readonly FeatureShape[], options: ExtractOptions): Promise<void> {
+async function write(
+  path: string,
+  backbone: ResNet,
+  items: Item[],
+  shapes: readonly FeatureShape[],
+  options: ExtractOptions,
+): Promise<void> {
   const partial = `${path}.partial`
   const descriptor = openSync(partial, 'w')
   const bytes = rowBytes(shapes)
@@ -77,7 +91,8 @@ async function write(path: string, backbone: ResNet, items: Item[], shapes: read
       let offset = 0
       for (const { name, size } of shapes) {
         const values = poolFeature(stages, name).data() as Float32Array
-        for (let i = 0; i < count; ++i) writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (first + i) * bytes + offset)
+        for (let i = 0; i < count; ++i)
+          writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (first + i) * bytes + offset)
         offset += 4 * size
       }
     })

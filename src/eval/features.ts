@@ -50,7 +50,12 @@ export interface ExtractOptions {
 }
 
 /** The maps of all images in order, with running statistics; `body` gets the stages' maps of some images and where these are. */
-export async function overImages(backbone: ResNet, items: Item[], options: ExtractOptions, body: (stages: Tensor[], first: number, count: number) => void): Promise<void> {
+export async function overImages(
+  backbone: ResNet,
+  items: Item[],
+  options: ExtractOptions,
+  body: (stages: Tensor[], first: number, count: number) => void,
+): Promise<void> {
   const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
   try {
@@ -72,7 +77,12 @@ export async function overImages(backbone: ResNet, items: Item[], options: Extra
 }
 
 /** Rows [N, dim] of a feature, flattened. */
-export async function featureRows(backbone: ResNet, items: Item[], name: FeatureName, options: ExtractOptions): Promise<{ values: Float32Array; dim: number }> {
+export async function featureRows(
+  backbone: ResNet,
+  items: Item[],
+  name: FeatureName,
+  options: ExtractOptions,
+): Promise<{ values: Float32Array; dim: number }> {
   let values = new Float32Array(0)
   let dim = 0
   await overImages(backbone, items, options, (stages, first, count) => {
@@ -85,4 +95,5 @@ export async function featureRows(backbone: ResNet, items: Item[], name: Feature
 }
 
 /** The labels of items, which all must have one. */
-export const labelsOf = (items: readonly Item[], what: string): Int32Array => Int32Array.from(items, (item) => item.label ?? fail('DATA', `${what}: ${item.name} has no label`))
+export const labelsOf = (items: readonly Item[], what: string): Int32Array =>
+  Int32Array.from(items, (item) => item.label ?? fail('DATA', `${what}: ${item.name} has no label`))

@@ -107,4 +107,3 @@ export class InnerProducts {
     this.matrix.dispose()
   }
 }
-

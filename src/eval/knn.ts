@@ -46,7 +46,8 @@ export function knnPredict(bank: Features, queries: Features, { k, temperature =
       const rows = Math.min(queryBlock, predicted.length - first)
       const block = queries.values.subarray(first * bank.dim, (first + rows) * bank.dim)
       const similarities = scope(() => linear(Tensor.from(block, [rows, bank.dim]), keys).data())
-      for (let q = 0; q < rows; ++q) predicted[first + q] = vote(similarities.subarray(q * count, (q + 1) * count), bank.labels, classes, neighbours, temperature)
+      for (let q = 0; q < rows; ++q)
+        predicted[first + q] = vote(similarities.subarray(q * count, (q + 1) * count), bank.labels, classes, neighbours, temperature)
     }
   })
   return predicted
@@ -77,7 +78,12 @@ export function accuracy(predicted: Int32Array, labels: Int32Array): number {
 }
 
 /** A share of correct classes; undefined when there are no labels to compare. */
-export async function knnAccuracy(backbone: ResNet, bank: Item[], queries: Item[], options: { imageSize: number; k: number; workers?: number; maxBroken?: number }): Promise<number> {
+export async function knnAccuracy(
+  backbone: ResNet,
+  bank: Item[],
+  queries: Item[],
+  options: { imageSize: number; k: number; workers?: number; maxBroken?: number },
+): Promise<number> {
   const known = await extractFeatures(backbone, bank, options)
   const unknown = await extractFeatures(backbone, queries, options)
   return accuracy(knnPredict(known, unknown, options), unknown.labels)

@@ -43,10 +43,44 @@ const features = ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as
 const multiHead = { heads: features, batchSize: 256, lr: 0.01, weightDecay: 1e-4, nesterov: true, lighting: 0 }
 
 export const linearProtocols: Record<string, LinearProtocol> = {
-  'imagenet-avgpool': { describe: 'ImageNet, one classifier on the pooled last map, 100 epochs, learning rate 30 (that of MoCo)', heads: ['pooled'], epochs: 100, steps: [60, 80], batchSize: 256, lr: 30, weightDecay: 0, nesterov: false, pipeline: 'crop', augment: cropAndFlip, lighting: 0 },
-  'imagenet-features': { describe: 'ImageNet, Feature1 to Feature5, 90 epochs', ...multiHead, epochs: 90, steps: [30, 60, 90], pipeline: 'crop', augment: { ...cropAndFlip, jitter: 1 }, lighting: 0.1 },
-  places205: { describe: 'Places205, Feature1 to Feature5, 28 epochs', ...multiHead, epochs: 28, steps: [7, 14, 21], pipeline: 'shifted', augment: cropAndFlip },
-  inat18: { describe: 'iNaturalist 2018, Feature1 to Feature5, 84 epochs', ...multiHead, epochs: 84, steps: [24, 48, 72], pipeline: 'crop', augment: cropAndFlip },
+  'imagenet-avgpool': {
+    describe: 'ImageNet, one classifier on the pooled last map, 100 epochs, learning rate 30 (that of MoCo)',
+    heads: ['pooled'],
+    epochs: 100,
+    steps: [60, 80],
+    batchSize: 256,
+    lr: 30,
+    weightDecay: 0,
+    nesterov: false,
+    pipeline: 'crop',
+    augment: cropAndFlip,
+    lighting: 0,
+  },
+  'imagenet-features': {
+    describe: 'ImageNet, Feature1 to Feature5, 90 epochs',
+    ...multiHead,
+    epochs: 90,
+    steps: [30, 60, 90],
+    pipeline: 'crop',
+    augment: { ...cropAndFlip, jitter: 1 },
+    lighting: 0.1,
+  },
+  places205: {
+    describe: 'Places205, Feature1 to Feature5, 28 epochs',
+    ...multiHead,
+    epochs: 28,
+    steps: [7, 14, 21],
+    pipeline: 'shifted',
+    augment: cropAndFlip,
+  },
+  inat18: {
+    describe: 'iNaturalist 2018, Feature1 to Feature5, 84 epochs',
+    ...multiHead,
+    epochs: 84,
+    steps: [24, 48, 72],
+    pipeline: 'crop',
+    augment: cropAndFlip,
+  },
 }
 
 /** The protocol for another number of epochs: its steps keep their places in it. */
@@ -55,7 +89,8 @@ export function stretched(protocol: LinearProtocol, epochs: number): LinearProto
 }
 
 /** The learning rate of an epoch, counted from 0: a tenth behind each step. */
-export const stepRate = ({ lr, steps }: Pick<LinearProtocol, 'lr' | 'steps'>, epoch: number): number => lr * 0.1 ** steps.filter((step) => step <= epoch).length
+export const stepRate = ({ lr, steps }: Pick<LinearProtocol, 'lr' | 'steps'>, epoch: number): number =>
+  lr * 0.1 ** steps.filter((step) => step <= epoch).length
 
 export interface LinearOptions {
   protocol: LinearProtocol
@@ -132,7 +167,10 @@ class LinearRun {
     // A state that does not fit is an error before anything is made.
     const state = options.resume === true ? this.#readState() : undefined
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
-    this.#sgd = withDevice(backbone.device, () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }))
+    this.#sgd = withDevice(
+      backbone.device,
+      () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }),
+    )
     if (state !== undefined) restoreState(state.file, this.#tensors())
     this.#epoch = state?.epoch ?? 0
     this.#log = new RunLog(out, this.#epoch, quiet)
@@ -149,7 +187,7 @@ class LinearRun {
     const trainFile = protocol.pipeline === 'centre' ? await this.#keep(this.#options.train) : undefined
     const fits = FeatureFile.bytes(this.#options.val.length, this.#shapes) <= (this.#options.cacheBytes ?? 4 * 2 ** 30)
     const valFile = fits ? await this.#keep(this.#options.val) : undefined
-    for (; this.#epoch < protocol.epochs; ) {
+    for (; this.#epoch < protocol.epochs;) {
       const loss = await this.#train(trainFile, interrupted)
       if (loss === undefined) return { interrupted: true, epochs: this.#epoch, heads: [] }
       this.#epoch += 1
@@ -165,7 +203,16 @@ class LinearRun {
     const { protocol, imageSize, classes, train, val, seed = 0 } = this.#options
     const { depth, baseChannels } = this.#backbone
     const { describe: _, augment, ...numbers } = protocol
-    return { ...numbers, augment, backbone: `ResNet-${depth} of ${baseChannels} base channels`, imageSize, classes, train: train.length, val: val.length, seed }
+    return {
+      ...numbers,
+      augment,
+      backbone: `ResNet-${depth} of ${baseChannels} base channels`,
+      imageSize,
+      classes,
+      train: train.length,
+      val: val.length,
+      seed,
+    }
   }
 
   *#tensors(): Generator<[string, Tensor]> {
@@ -176,26 +223,54 @@ class LinearRun {
   #readState(): { file: TensorFile; epoch: number } {
     const path = statePath(this.#options.out)
     const { file, record } = readState(path, 'linear')
-    const { epoch, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a linear evaluation`)) as { epoch: number; began: Record<string, unknown> }
+    const { epoch, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a linear evaluation`)) as {
+      epoch: number
+      began: Record<string, unknown>
+    }
     checkSame(began, this.#identity())
     return { file, epoch }
   }
 
   async #keep(items: Item[]): Promise<FeatureFile> {
     const { out, weights, imageSize, workers, maxBroken, broken } = this.#options
-    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, { imageSize, pipeline: 'centre', ...(workers === undefined ? {} : { workers }), ...(maxBroken === undefined ? {} : { maxBroken }), ...(broken === undefined ? {} : { broken }) })
+    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, {
+      imageSize,
+      pipeline: 'centre',
+      ...(workers === undefined ? {} : { workers }),
+      ...(maxBroken === undefined ? {} : { maxBroken }),
+      ...(broken === undefined ? {} : { broken }),
+    })
     this.#files.push(file)
     return file
   }
 
   /** Batches of features: from the file where they are kept, else of views that are made and passed through the network. */
-  async *#batches(items: Item[], order: Int32Array, file: FeatureFile | undefined, pipeline: LinearProtocol['pipeline']): AsyncGenerator<Batch> {
-    const { protocol: { batchSize, augment, lighting }, imageSize, seed = 0, workers = 0, maxBroken = 0.01 } = this.#options
-    const requests = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, b) => ({ epoch: this.#epoch, indices: order.slice(b * batchSize, (b + 1) * batchSize) }))
+  async *#batches(
+    items: Item[],
+    order: Int32Array,
+    file: FeatureFile | undefined,
+    pipeline: LinearProtocol['pipeline'],
+  ): AsyncGenerator<Batch> {
+    const {
+      protocol: { batchSize, augment, lighting },
+      imageSize,
+      seed = 0,
+      workers = 0,
+      maxBroken = 0.01,
+    } = this.#options
+    const requests = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, b) => ({
+      epoch: this.#epoch,
+      indices: order.slice(b * batchSize, (b + 1) * batchSize),
+    }))
     if (file !== undefined) {
       for (const { indices } of requests) {
         const rows = file.rows(indices)
-        yield { pooled: this.#shapes.map(({ shape }, i) => Tensor.from(rows[i]!, [indices.length, ...shape], 'f32', this.#backbone.device).keep()), indices }
+        yield {
+          pooled: this.#shapes.map(({ shape }, i) =>
+            Tensor.from(rows[i]!, [indices.length, ...shape], 'f32', this.#backbone.device).keep(),
+          ),
+          indices,
+        }
       }
       return
     }
@@ -227,7 +302,12 @@ class LinearRun {
         return undefined
       }
       const loss = scope(() => {
-        const target = Tensor.from(Int32Array.from(indices, (i) => this.#labels.train[i]!), [indices.length], 'i32', this.#backbone.device)
+        const target = Tensor.from(
+          Int32Array.from(indices, (i) => this.#labels.train[i]!),
+          [indices.length],
+          'i32',
+          this.#backbone.device,
+        )
         const parameters = [...this.#heads.parameters().values()]
         const tape = new Tape().watch(parameters)
         const total = tape.record(() => this.#heads.loss(pooled, target))
@@ -235,7 +315,8 @@ class LinearRun {
         return total.item()
       })
       for (const tensor of pooled) tensor.dispose()
-      if (!Number.isFinite(loss)) fail('NAN', `linear: the loss of epoch ${this.#epoch + 1} is not a number at learning rate ${lr}; try a lower --lr`)
+      if (!Number.isFinite(loss))
+        fail('NAN', `linear: the loss of epoch ${this.#epoch + 1} is not a number at learning rate ${lr}; try a lower --lr`)
       sum += loss * indices.length
       count += indices.length
     }
@@ -263,9 +344,17 @@ class LinearRun {
 
   #report(loss: number, tested: { top1: number; top5: number }[]): void {
     const { protocol } = this.#options
-    const row = Object.fromEntries(tested.flatMap(({ top1, top5 }, h) => [[`${protocol.heads[h]!}Top1`, top1], [`${protocol.heads[h]!}Top5`, top5]]))
+    const row = Object.fromEntries(
+      tested.flatMap(({ top1, top5 }, h) => [
+        [`${protocol.heads[h]!}Top1`, top1],
+        [`${protocol.heads[h]!}Top5`, top5],
+      ]),
+    )
     this.#log.metrics({ globalStep: this.#epoch, epoch: this.#epoch, loss, ...row })
-    this.#log.progress(`epoch ${this.#epoch}/${protocol.epochs}  loss ${loss.toFixed(3)}  ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`, true)
+    this.#log.progress(
+      `epoch ${this.#epoch}/${protocol.epochs}  loss ${loss.toFixed(3)}  ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`,
+      true,
+    )
   }
 
   #results(): HeadResult[] {

@@ -41,12 +41,18 @@ export class LinearHeads {
     this.#heads = shapes.map(({ name, shape, size }) => ({
       name,
       norm: name === 'pooled' ? undefined : new PlainNorm(shape[2]!),
-      linear: new Linear({ random, dtype: 'f32' }, size, classes, (draw, dims) => Float64Array.from({ length: sizeOf(dims) }, () => 0.01 * draw.normal())),
+      linear: new Linear({ random, dtype: 'f32' }, size, classes, (draw, dims) =>
+        Float64Array.from({ length: sizeOf(dims) }, () => 0.01 * draw.normal()),
+      ),
     }))
   }
 
   parameters(): Map<string, Tensor> {
-    return new Map(this.#heads.flatMap(({ name, linear }) => [...linear.state().parameters].map(([part, tensor]) => [`${name}.${part}`, tensor] as const)))
+    return new Map(
+      this.#heads.flatMap(({ name, linear }) =>
+        [...linear.state().parameters].map(([part, tensor]) => [`${name}.${part}`, tensor] as const),
+      ),
+    )
   }
 
   /** Everything that a state needs. */
@@ -69,7 +75,9 @@ export class LinearHeads {
 
   /** The sum of the heads' cross-entropies: they learn side by side. */
   loss(pooled: readonly Tensor[], target: Tensor): Tensor {
-    return this.logits(pooled, { train: true, groups: 1 }).map((logits) => crossEntropy(logits, target)).reduce((sum, loss) => add(sum, loss))
+    return this.logits(pooled, { train: true, groups: 1 })
+      .map((logits) => crossEntropy(logits, target))
+      .reduce((sum, loss) => add(sum, loss))
   }
 
   dispose(): void {

@@ -8,13 +8,18 @@ import { scope, Tensor } from '../tensor/tensor.js'
 import type { SegmentationProtocol } from './segmentationProtocols.js'
 
 /** Predicted classes [height * width] of an image, by the protocol's scale and windows. */
-export function segmentImage(model: Fcn, pixels: Pixels, { scale, crop, slide }: Pick<SegmentationProtocol, 'scale' | 'crop' | 'slide'>): Uint8Array {
+export function segmentImage(
+  model: Fcn,
+  pixels: Pixels,
+  { scale, crop, slide }: Pick<SegmentationProtocol, 'scale' | 'crop' | 'slide'>,
+): Uint8Array {
   return scope(() => {
     const { width, height } = scaledSize(pixels.width, pixels.height, ...scale)
     const whole = Tensor.from(pixels.data, [1, pixels.height, pixels.width, 3])
     const x = normalised(resizeBilinear(whole, [height, width]))
     const logits = slide === 0 ? model.logits(model.backbone.input(x)) : slidingLogits(model, x, crop, slide)
-    const full = height === pixels.height && width === pixels.width ? logits : resizeBilinear(logits, [pixels.height, pixels.width], model.options)
+    const full =
+      height === pixels.height && width === pixels.width ? logits : resizeBilinear(logits, [pixels.height, pixels.width], model.options)
     return largest(full.data(), model.classes)
   })
 }
@@ -42,7 +47,8 @@ function slidingLogits(model: Fcn, x: Tensor, size: number, stride: number): Ten
   for (const top of windowStarts(height, size, stride)) {
     for (const left of windowStarts(width, size, stride)) {
       const part = new Float32Array(rows * columns * 3)
-      for (let y = 0; y < rows; ++y) part.set(values.subarray(((top + y) * width + left) * 3, ((top + y) * width + left + columns) * 3), y * columns * 3)
+      for (let y = 0; y < rows; ++y)
+        part.set(values.subarray(((top + y) * width + left) * 3, ((top + y) * width + left + columns) * 3), y * columns * 3)
       const logits = scope(() => model.logits(model.backbone.input(Tensor.from(part, [1, rows, columns, 3]))).data())
       for (let y = 0; y < rows; ++y) {
         for (let x0 = 0; x0 < columns; ++x0) {

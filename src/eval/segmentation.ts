@@ -81,12 +81,23 @@ class SegmentationRun {
 
   constructor(backbone: ResNet, options: SegmentationOptions) {
     this.#options = options
-    const { protocol: { alignCorners }, train, val, out, seed = 0, quiet = false } = options
-    if (train.classes.join() !== val.classes.join()) fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
+    const {
+      protocol: { alignCorners },
+      train,
+      val,
+      out,
+      seed = 0,
+      quiet = false,
+    } = options
+    if (train.classes.join() !== val.classes.join())
+      fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
     claimEvaluation(out, options)
     // A state that does not fit is an error before anything is made.
     const state = options.resume === true ? this.#readState(backbone) : undefined
-    this.#model = withDevice(backbone.device, () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }))
+    this.#model = withDevice(
+      backbone.device,
+      () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }),
+    )
     this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
     if (state !== undefined) restoreState(state.file, this.#tensors())
     this.#iteration = state?.iteration ?? 0
@@ -100,7 +111,10 @@ class SegmentationRun {
   }
 
   async execute(): Promise<SegmentationResult> {
-    const { protocol: { iterations }, testEvery = 0 } = this.#options
+    const {
+      protocol: { iterations },
+      testEvery = 0,
+    } = this.#options
     let tested: { scores: SegmentationScores; samples: Segmented[] } | undefined
     while (this.#iteration < iterations) {
       const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#iteration / testEvery) + 1) * testEvery) : iterations
@@ -112,8 +126,18 @@ class SegmentationRun {
   }
 
   #identity({ depth, baseChannels }: ResNet): Record<string, unknown> {
-    const { protocol: { describe: _, ...numbers }, train, seed = 0 } = this.#options
-    return { ...numbers, backbone: `ResNet-${depth} of ${baseChannels} base channels`, classes: train.classes, train: train.items.length, seed }
+    const {
+      protocol: { describe: _, ...numbers },
+      train,
+      seed = 0,
+    } = this.#options
+    return {
+      ...numbers,
+      backbone: `ResNet-${depth} of ${baseChannels} base channels`,
+      classes: train.classes,
+      train: train.items.length,
+      seed,
+    }
   }
 
   *#tensors(): Generator<[string, Tensor]> {
@@ -122,27 +146,56 @@ class SegmentationRun {
   }
 
   #save(): void {
-    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', { iteration: this.#iteration, began: this.#identity(this.#model.backbone) })
+    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', {
+      iteration: this.#iteration,
+      began: this.#identity(this.#model.backbone),
+    })
   }
 
   #readState(backbone: ResNet): { file: TensorFile; iteration: number } {
     const path = statePath(this.#options.out)
     const { file, record } = readState(path, 'segmentation')
-    const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as { iteration: number; began: Record<string, unknown> }
+    const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as {
+      iteration: number
+      began: Record<string, unknown>
+    }
     checkSame(began, this.#identity(backbone))
     return { file, iteration }
   }
 
   /** Trains to an iteration; false when it was interrupted. */
   async #train(until: number): Promise<boolean> {
-    const { protocol: { crop, scale, batchSize }, train, seed = 0, workers = 0, maxBroken = 0.01, cacheMegabytes = 1024, logEvery = 50, saveEvery = 1000, interrupted = () => false } = this.#options
+    const {
+      protocol: { crop, scale, batchSize },
+      train,
+      seed = 0,
+      workers = 0,
+      maxBroken = 0.01,
+      cacheMegabytes = 1024,
+      logEvery = 50,
+      saveEvery = 1000,
+      interrupted = () => false,
+    } = this.#options
     const { ratio, mostOfAClass, flip } = segmentationTraining
     const augment: SegmentationAugment = { crop, scale, ratio, mostOfAClass, flip, distort: true }
     const segmentation = { augment, classes: train.classes.length, ...(train.map === undefined ? {} : { map: train.map }) }
-    const loader = new Loader({ items: train.items, imageSize: crop, batchSize, views: 'segmentation', segmentation, device: this.#model.backbone.device, seed, workers, maxBroken, cacheMegabytes })
+    const loader = new Loader({
+      items: train.items,
+      imageSize: crop,
+      batchSize,
+      views: 'segmentation',
+      segmentation,
+      device: this.#model.backbone.device,
+      seed,
+      workers,
+      maxBroken,
+      cacheMegabytes,
+    })
     let since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
     try {
-      for await (const batch of loader.batches(iterationBatches({ seed, count: train.items.length, batchSize, from: this.#iteration, until }))) {
+      for await (const batch of loader.batches(
+        iterationBatches({ seed, count: train.items.length, batchSize, from: this.#iteration, until }),
+      )) {
         if (interrupted()) {
           this.#save()
           return false
@@ -169,13 +222,16 @@ class SegmentationRun {
       const tape = new Tape().watch(parameters)
       // A batch without a labelled pixel teaches nothing.
       if (known === 0) return { main: 0, auxiliary: 0 }
-      const { total, main, auxiliary } = tape.record(() => this.#model.loss(this.#model.backbone.input(x), labels, known, this.#iteration + 2 ** 20 * (this.#options.seed ?? 0)))
+      const { total, main, auxiliary } = tape.record(() =>
+        this.#model.loss(this.#model.backbone.input(x), labels, known, this.#iteration + 2 ** 20 * (this.#options.seed ?? 0)),
+      )
       this.#sgd.step(tape.backward(total, parameters), polyRate(this.#options.protocol, this.#iteration))
       return { main: main.item(), auxiliary: auxiliary.item() }
     })
     x.dispose()
     labels.dispose()
-    if (!Number.isFinite(result.main + result.auxiliary)) fail('NAN', `segmentation: the loss of iteration ${this.#iteration + 1} is not a number; try a lower --lr`)
+    if (!Number.isFinite(result.main + result.auxiliary))
+      fail('NAN', `segmentation: the loss of iteration ${this.#iteration + 1} is not a number; try a lower --lr`)
     return result
   }
 
@@ -184,8 +240,19 @@ class SegmentationRun {
     const seconds = (performance.now() - since.time) / 1000
     const each = seconds / (this.#iteration - since.iteration)
     const lr = polyRate(protocol, this.#iteration - 1)
-    this.#log.metrics({ globalStep: this.#iteration, loss: main + auxiliary, lossMain: main, lossAuxiliary: auxiliary, lr, imagesPerSecond: protocol.batchSize / each, waitShare: since.waited / seconds })
-    this.#log.progress(`iteration ${this.#iteration}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#iteration))}`, true)
+    this.#log.metrics({
+      globalStep: this.#iteration,
+      loss: main + auxiliary,
+      lossMain: main,
+      lossAuxiliary: auxiliary,
+      lr,
+      imagesPerSecond: protocol.batchSize / each,
+      waitShare: since.waited / seconds,
+    })
+    this.#log.progress(
+      `iteration ${this.#iteration}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#iteration))}`,
+      true,
+    )
   }
 
   async #test(): Promise<{ scores: SegmentationScores; samples: Segmented[] }> {
@@ -200,8 +267,15 @@ class SegmentationRun {
       if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }
     const scores = matrix.scores()
-    this.#log.metrics({ globalStep: this.#iteration, meanIou: scores.meanIou, meanAccuracy: scores.meanAccuracy, pixelAccuracy: scores.pixelAccuracy })
-    this.#log.line(`tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#iteration}`)
+    this.#log.metrics({
+      globalStep: this.#iteration,
+      meanIou: scores.meanIou,
+      meanAccuracy: scores.meanAccuracy,
+      pixelAccuracy: scores.pixelAccuracy,
+    })
+    this.#log.line(
+      `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#iteration}`,
+    )
     return { scores, samples }
   }
 }
@@ -212,7 +286,8 @@ async function* decoded({ items, classes, map }: SegmentationSource): AsyncGener
     if (item === undefined) return undefined
     const [pixels, bytes] = await Promise.all([loadPixels(item), readFile(item.mask)])
     const truth = decodeMask(bytes, item.mask, classes.length, map)
-    if (truth.width !== pixels.width || truth.height !== pixels.height) fail('DATA', `${item.mask}: the mask has ${truth.width}x${truth.height} pixels but ${item.name} has ${pixels.width}x${pixels.height}`)
+    if (truth.width !== pixels.width || truth.height !== pixels.height)
+      fail('DATA', `${item.mask}: the mask has ${truth.width}x${truth.height} pixels but ${item.name} has ${pixels.width}x${pixels.height}`)
     return { item, pixels, truth }
   }
   let next = read(items[0])

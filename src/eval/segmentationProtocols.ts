@@ -15,12 +15,38 @@ export interface SegmentationProtocol {
 }
 
 export const segmentationProtocols: Record<string, SegmentationProtocol> = {
-  voc12aug: { describe: 'VOC 2012 and its additional masks, 512 x 512, 20,000 iterations, whole images', crop: 512, scale: [2048, 512], iterations: 20_000, batchSize: 16, lr: 0.01, alignCorners: false, slide: 0 },
-  cityscapes: { describe: 'Cityscapes, 769 x 769, 40,000 iterations, sliding windows', crop: 769, scale: [2049, 1025], iterations: 40_000, batchSize: 8, lr: 0.01, alignCorners: true, slide: 513 },
+  voc12aug: {
+    describe: 'VOC 2012 and its additional masks, 512 x 512, 20,000 iterations, whole images',
+    crop: 512,
+    scale: [2048, 512],
+    iterations: 20_000,
+    batchSize: 16,
+    lr: 0.01,
+    alignCorners: false,
+    slide: 0,
+  },
+  cityscapes: {
+    describe: 'Cityscapes, 769 x 769, 40,000 iterations, sliding windows',
+    crop: 769,
+    scale: [2049, 1025],
+    iterations: 40_000,
+    batchSize: 8,
+    lr: 0.01,
+    alignCorners: true,
+    slide: 513,
+  },
 }
 
 /** The rest, which the protocols share. */
-export const segmentationTraining = { momentum: 0.9, weightDecay: 5e-4, power: 0.9, leastRate: 1e-4, ratio: [0.5, 2], mostOfAClass: 0.75, flip: 0.5 } as const
+export const segmentationTraining = {
+  momentum: 0.9,
+  weightDecay: 5e-4,
+  power: 0.9,
+  leastRate: 1e-4,
+  ratio: [0.5, 2],
+  mostOfAClass: 0.75,
+  flip: 0.5,
+} as const
 
 /** From lr down to leastRate by a power of what is left. */
 export function polyRate({ lr, iterations }: Pick<SegmentationProtocol, 'lr' | 'iterations'>, iteration: number): number {

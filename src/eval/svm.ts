@@ -70,7 +70,7 @@ export function* solveSvm({ labels, cost }: SvmProblem, start?: SvmSolution): So
     }
     const target = yield* solveInside({ labels, inside, ridge }, beta, decisions, Math.max(0.5 * least, 0.05 * error))
     // Where the full step leaves the same examples inside, it is the minimum; a search would see the rounding of the products.
-    const stays = inside.every((now, i) => labels[i] === 0 || (labels[i]! * (decisions[i]! + target.decisions[i]!) < 1) === (now === 1))
+    const stays = inside.every((now, i) => labels[i] === 0 || labels[i]! * (decisions[i]! + target.decisions[i]!) < 1 === (now === 1))
     const length = stays ? 1 : lineSearch(labels, cost, beta, decisions, target)
     addScaled(beta, length, target.beta)
     addScaled(decisions, length, target.decisions)
@@ -85,7 +85,12 @@ function residual(labels: Int8Array, inside: Uint8Array, ridge: Float64Array, be
 }
 
 /** The way (changes of beta and of decisions) from here to the solution of the equations for a fixed set inside the margin. */
-function* solveInside({ labels, inside, ridge }: { labels: Int8Array; inside: Uint8Array; ridge: Float64Array }, from: Float64Array, decisions: Float64Array, accuracy: number): Solving<{ beta: Float64Array; decisions: Float64Array }> {
+function* solveInside(
+  { labels, inside, ridge }: { labels: Int8Array; inside: Uint8Array; ridge: Float64Array },
+  from: Float64Array,
+  decisions: Float64Array,
+  accuracy: number,
+): Solving<{ beta: Float64Array; decisions: Float64Array }> {
   // Examples outside give up their weights first.
   const outside = from.map((value, i) => (inside[i] === 0 ? -value : 0))
   const change = outside.slice()
@@ -109,7 +114,13 @@ function* solveInside({ labels, inside, ridge }: { labels: Int8Array; inside: Ui
 }
 
 /** The step along a change that makes the objective smallest: where its derivative, which only grows, is 0. */
-function lineSearch(labels: Int8Array, cost: number, beta: Float64Array, decisions: Float64Array, change: { beta: Float64Array; decisions: Float64Array }): number {
+function lineSearch(
+  labels: Int8Array,
+  cost: number,
+  beta: Float64Array,
+  decisions: Float64Array,
+  change: { beta: Float64Array; decisions: Float64Array },
+): number {
   const linear = dot(beta, change.decisions)
   const quadratic = dot(change.beta, change.decisions)
   const slope = (t: number): number => {
@@ -138,20 +149,29 @@ export function* solvePath(labels: Int8Array, costs: readonly number[]): Solving
   let before: { cost: number; solution: SvmSolution } | undefined
   for (const { cost, place } of costs.map((value, i) => ({ cost: value, place: i })).sort((a, b) => a.cost - b.cost)) {
     // While nearly every example is inside its margin, weights grow with the cost.
-    const start: SvmSolution | undefined = before === undefined ? undefined : cost < 0.001 ? scaled(before.solution, cost / before.cost) : before.solution
+    const start: SvmSolution | undefined =
+      before === undefined ? undefined : cost < 0.001 ? scaled(before.solution, cost / before.cost) : before.solution
     solutions[place] = yield* solveSvm({ labels, cost }, start)
     before = { cost, solution: solutions[place] }
   }
   return solutions
 }
 
-const scaled = (solution: SvmSolution, factor: number): SvmSolution => ({ ...solution, beta: solution.beta.map((value) => factor * value), decisions: solution.decisions.map((value) => factor * value) })
+const scaled = (solution: SvmSolution, factor: number): SvmSolution => ({
+  ...solution,
+  beta: solution.beta.map((value) => factor * value),
+  decisions: solution.decisions.map((value) => factor * value),
+})
 
 /** Columns of one matrix product: enough that it is limited by arithmetic. */
 const width = 96
 
 /** Runs computations side by side, up to `width` at a time; results in their order. */
-export function solveTogether<R>(gram: InnerProducts, jobs: readonly (() => Solving<R>)[], progress: (done: number) => void = () => undefined): R[] {
+export function solveTogether<R>(
+  gram: InnerProducts,
+  jobs: readonly (() => Solving<R>)[],
+  progress: (done: number) => void = () => undefined,
+): R[] {
   const results = new Array<R>(jobs.length)
   let running: { place: number; job: Solving<R>; asks: Float64Array }[] = []
   let [begun, done] = [0, 0]
@@ -184,7 +204,10 @@ export function stratifiedFolds(labels: ArrayLike<number>, folds: number): Int32
   for (let i = 0; i < labels.length; ++i) if (!seen.has(labels[i]!)) seen.set(labels[i]!, seen.size)
   const encoded = Int32Array.from(labels, (label) => seen.get(label)!)
   const allocation = Array.from({ length: folds }, () => new Int32Array(seen.size))
-  encoded.slice().sort().forEach((label, i) => (allocation[i % folds]![label]! += 1))
+  encoded
+    .slice()
+    .sort()
+    .forEach((label, i) => (allocation[i % folds]![label]! += 1))
   const result = new Int32Array(labels.length)
   for (let label = 0; label < seen.size; ++label) {
     const dealt = allocation.flatMap((counts, fold) => new Array<number>(counts[label]!).fill(fold))

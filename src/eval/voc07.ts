@@ -23,8 +23,13 @@ export interface VocFeatures {
 }
 
 /** Takes the features of two sets of images, whose values it overwrites, and the labels of both. */
-export function vocFeatures(train: FeatureSet & { presence: Presence }, test: FeatureSet & { presence: Presence }, costs: readonly number[] = protocolCosts): VocFeatures {
-  for (const name of train.presence.keys()) if (!test.presence.has(name)) fail('DATA', `svm: the class ${name} has labels for training but not for testing`)
+export function vocFeatures(
+  train: FeatureSet & { presence: Presence },
+  test: FeatureSet & { presence: Presence },
+  costs: readonly number[] = protocolCosts,
+): VocFeatures {
+  for (const name of train.presence.keys())
+    if (!test.presence.has(name)) fail('DATA', `svm: the class ${name} has labels for training but not for testing`)
   normaliseRows(train)
   normaliseRows(test)
   const { gram, cross } = InnerProducts.of(train, test)
@@ -36,7 +41,14 @@ export function vocFeatures(train: FeatureSet & { presence: Presence }, test: Fe
 }
 
 /** Extracts a feature of both splits with the benchmark's transform; inner products stay on the backbone's device. */
-export async function extractVoc(backbone: ResNet, train: LabelledSplit, test: LabelledSplit, feature: FeatureName, options: ExtractOptions, costs?: readonly number[]): Promise<VocFeatures> {
+export async function extractVoc(
+  backbone: ResNet,
+  train: LabelledSplit,
+  test: LabelledSplit,
+  feature: FeatureName,
+  options: ExtractOptions,
+  costs?: readonly number[],
+): Promise<VocFeatures> {
   const rows = async ({ items, presence }: LabelledSplit): Promise<FeatureSet & { presence: Presence }> => ({
     ...(await featureRows(backbone, items, feature, { batchSize: 32, ...options, pipeline: 'square' })),
     presence,
@@ -51,7 +63,10 @@ const mean = (values: readonly number[]): number => values.reduce((a, b) => a + 
 /** Average precision on the test images that are not difficult. */
 function testPrecision(decisions: Float64Array, presence: Int8Array): number {
   const counted = Array.from(presence.keys()).filter((i) => presence[i] !== -1)
-  return averagePrecision(counted.map((i) => decisions[i]!), counted.map((i) => presence[i]!))
+  return averagePrecision(
+    counted.map((i) => decisions[i]!),
+    counted.map((i) => presence[i]!),
+  )
 }
 
 /** Classes with something to learn and something to find, and for each other the reason why it is left out. */
@@ -87,12 +102,23 @@ export interface SvmReport {
 const folds = 3
 
 /** Average precision of each cost on the held-out fold; undefined where there is no positive to learn or to find. */
-function* validate(labels: Int8Array, fold: Int32Array, held: number, costs: readonly number[]): Solving<{ aps: number[]; unconverged: number } | undefined> {
+function* validate(
+  labels: Int8Array,
+  fold: Int32Array,
+  held: number,
+  costs: readonly number[],
+): Solving<{ aps: number[]; unconverged: number } | undefined> {
   const kept = labels.map((label, i) => (fold[i] === held ? 0 : label))
   const out = Array.from(labels.keys()).filter((i) => fold[i] === held)
   if (!kept.includes(1) || !out.some((i) => labels[i] === 1)) return undefined
   const solutions = yield* solvePath(kept, costs)
-  const aps = solutions.map(({ decisions }) => averagePrecision(out.map((i) => decisions[i]!), out.map((i) => Number(labels[i] === 1)), 'step'))
+  const aps = solutions.map(({ decisions }) =>
+    averagePrecision(
+      out.map((i) => decisions[i]!),
+      out.map((i) => Number(labels[i] === 1)),
+      'step',
+    ),
+  )
   return { aps, unconverged: count(solutions) }
 }
 
@@ -118,15 +144,29 @@ export function evaluateSvm(features: VocFeatures, progress: (done: number, of: 
     const means = costs.map((__, c) => (known.length === 0 ? 0 : mean(known.map(({ aps }) => aps[c]!))))
     return costs[means.indexOf(Math.max(...means))]!
   })
-  const fits = solveTogether(gram, problems.map(({ labels }, p) => () => solvePath(labels, costs.filter((cost) => cost <= chosen[p]!))), (done) => progress(jobs.length + done, all))
+  const fits = solveTogether(
+    gram,
+    problems.map(
+      ({ labels }, p) =>
+        () =>
+          solvePath(
+            labels,
+            costs.filter((cost) => cost <= chosen[p]!),
+          ),
+    ),
+    (done) => progress(jobs.length + done, all),
+  )
   const finals = fits.map((solutions, p) => solutions[costs.filter((cost) => cost <= chosen[p]!).indexOf(chosen[p]!)]!)
   const decisions = cross.times(finals.map(({ beta }) => beta))
   const results = [...train].map(([name, presence]): SvmClassResult => {
     const p = names.indexOf(name)
     const known = { name, positives: positivesIn(presence) }
-    return p < 0 ? { ...known, cost: NaN, ap: NaN, left: left.get(name)! } : { ...known, cost: chosen[p]!, ap: testPrecision(decisions[p]!, test.get(name)!) }
+    return p < 0
+      ? { ...known, cost: NaN, ap: NaN, left: left.get(name)! }
+      : { ...known, cost: chosen[p]!, ap: testPrecision(decisions[p]!, test.get(name)!) }
   })
-  const unconverged = validated.reduce((sum, result) => sum + (result?.unconverged ?? 0), 0) + fits.reduce((sum, solutions) => sum + count(solutions), 0)
+  const unconverged =
+    validated.reduce((sum, result) => sum + (result?.unconverged ?? 0), 0) + fits.reduce((sum, solutions) => sum + count(solutions), 0)
   return { classes: results, map: mean(results.filter((result) => result.left === undefined).map(({ ap }) => ap)), unconverged }
 }
 
@@ -155,7 +195,10 @@ export const protocolShots: readonly number[] = [1, 2, 4, 8, 16, 32, 64, 96]
 /** k positives and 19 k negatives, or as many as there are, as 1 and -1; difficult images are neither. */
 export function drawSample(presence: Int8Array, k: number, random: Random): Int8Array {
   const labels = new Int8Array(presence.length)
-  for (const [value, most] of [[1, k], [0, 19 * k]] as const) {
+  for (const [value, most] of [
+    [1, k],
+    [0, 19 * k],
+  ] as const) {
     const candidates = Array.from(presence.keys()).filter((i) => presence[i] === value)
     for (const i of random.permutation(candidates.length).subarray(0, most)) labels[candidates[i]!] = value === 1 ? 1 : -1
   }
@@ -163,22 +206,48 @@ export function drawSample(presence: Int8Array, k: number, random: Random): Int8
 }
 
 /** `samples` times k positives and 19 k negatives of each class: mean average precision over classes, at the best cost. */
-export function evaluateLowShot(features: VocFeatures, options: { ks?: readonly number[]; samples?: number; seed?: number; progress?: (done: number, of: number) => void } = {}): LowShotReport {
+export function evaluateLowShot(
+  features: VocFeatures,
+  options: { ks?: readonly number[]; samples?: number; seed?: number; progress?: (done: number, of: number) => void } = {},
+): LowShotReport {
   const { ks = protocolShots, samples = 5, seed = 0, progress = () => undefined } = options
   const { gram, cross, train, test, costs } = features
   const { names, left } = judged(features)
   let unconverged = 0
   const rows = ks.map((k, at): LowShotRow => {
     // One problem for each class of each sample, in that order.
-    const tasks = Array.from({ length: samples }, (_, sample) => names.map((name, c) => ({ name, labels: drawSample(train.get(name)!, k, new Random(seed, 41, k, sample, c)) }))).flat()
-    const solved = solveTogether(gram, tasks.map(({ labels }) => () => solvePath(labels, costs)), (done) => progress(at * tasks.length + done, ks.length * tasks.length))
+    const tasks = Array.from({ length: samples }, (_, sample) =>
+      names.map((name, c) => ({ name, labels: drawSample(train.get(name)!, k, new Random(seed, 41, k, sample, c)) })),
+    ).flat()
+    const solved = solveTogether(
+      gram,
+      tasks.map(
+        ({ labels }) =>
+          () =>
+            solvePath(labels, costs),
+      ),
+      (done) => progress(at * tasks.length + done, ks.length * tasks.length),
+    )
     unconverged += solved.reduce((sum, solutions) => sum + count(solutions), 0)
-    const aps = costs.map((_, c) => cross.times(solved.map((solutions) => solutions[c]!.beta)).map((decisions, t) => testPrecision(decisions, test.get(tasks[t]!.name)!)))
-    const byCost = costs.map((cost, c) => ({ cost, maps: Array.from({ length: samples }, (_, sample) => mean(aps[c]!.slice(sample * names.length, (sample + 1) * names.length))) }))
+    const aps = costs.map((_, c) =>
+      cross.times(solved.map((solutions) => solutions[c]!.beta)).map((decisions, t) => testPrecision(decisions, test.get(tasks[t]!.name)!)),
+    )
+    const byCost = costs.map((cost, c) => ({
+      cost,
+      maps: Array.from({ length: samples }, (_, sample) => mean(aps[c]!.slice(sample * names.length, (sample + 1) * names.length))),
+    }))
     const { cost, maps } = byCost.reduce((a, b) => (mean(b.maps) > mean(a.maps) ? b : a))
     const average = mean(maps)
     const short = names.filter((name) => positivesIn(train.get(name)!) < k)
-    return { k, cost, mean: average, min: Math.min(...maps), max: Math.max(...maps), std: Math.sqrt(mean(maps.map((map) => (map - average) ** 2))), short }
+    return {
+      k,
+      cost,
+      mean: average,
+      min: Math.min(...maps),
+      max: Math.max(...maps),
+      std: Math.sqrt(mean(maps.map((map) => (map - average) ** 2))),
+      short,
+    }
   })
   return { rows, seed, samples, left: [...left].map(([name, reason]) => ({ name, reason })), unconverged }
 }

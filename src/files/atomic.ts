@@ -12,7 +12,7 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
   try {
     const descriptor = openSync(temporary, 'w')
     try {
-      for (const part of parts) for (let done = 0; done < part.length; ) done += writeSync(descriptor, part, done, part.length - done)
+      for (const part of parts) for (let done = 0; done < part.length;) done += writeSync(descriptor, part, done, part.length - done)
       fsyncSync(descriptor)
     } finally {
       closeSync(descriptor)
@@ -24,7 +24,10 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
   } catch (error) {
     rmSync(temporary, { force: true })
     const code = (error as NodeJS.ErrnoException).code
-    fail('WRITE', `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there before is untouched`)
+    fail(
+      'WRITE',
+      `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there before is untouched`,
+    )
   }
 }
 

@@ -25,7 +25,9 @@ export function readCache(name: string): { value: unknown } | { problem: string 
   try {
     return { value: existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as unknown) : undefined }
   } catch (error) {
-    return { problem: `${path}: ${error instanceof SyntaxError ? 'is no JSON' : `cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`}` }
+    return {
+      problem: `${path}: ${error instanceof SyntaxError ? 'is no JSON' : `cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`}`,
+    }
   }
 }
 
@@ -60,14 +62,22 @@ export function addonDigest(): string {
 
 /** Variables that choose other kernels than the device's own, as `NAME=value`, those of simt for simt alone. */
 export function kernelSettings(device: string): string {
-  const names = ['DENSECL_CAPABILITY', 'DENSECL_MULTIPROCESSORS', ...(device === 'simt' ? ['DENSECL_ARCHITECTURES', 'DENSECL_SIMT_FAULT'] : [])]
+  const names = [
+    'DENSECL_CAPABILITY',
+    'DENSECL_MULTIPROCESSORS',
+    ...(device === 'simt' ? ['DENSECL_ARCHITECTURES', 'DENSECL_SIMT_FAULT'] : []),
+  ]
   return names.flatMap((name) => (process.env[name] === undefined ? [] : [`${name}=${process.env[name]}`])).join(' ')
 }
 
 export function deviceIdentity(device: string): DeviceIdentity {
   const [settings, families] = [kernelSettings(device), [...kernelFamilies(device)].join(' ')]
   const build = [packageVersion, native.cudaBuild(), addonDigest(), families].filter((part) => part !== '').join(', ')
-  return { device: [native.describeDevice(device), ...(settings === '' ? [] : [settings])].join(', '), driver: driverVersion(device), build }
+  return {
+    device: [native.describeDevice(device), ...(settings === '' ? [] : [settings])].join(', '),
+    driver: driverVersion(device),
+    build,
+  }
 }
 
 /** The release of NVIDIA's kernel module where Linux tells it: describeDevice() has only the CUDA version it serves. `none` without a GPU. */

@@ -11,7 +11,11 @@ import { emptyState, include, type State } from './module.js'
 import type { ResNet, ResNetOptions } from './resnet.js'
 
 /** Total stride 8: the last two stages are dilated instead. */
-export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = { strides: [1, 2, 1, 1], dilations: [1, 1, 2, 4], contractDilation: true }
+export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {
+  strides: [1, 2, 1, 1],
+  dilations: [1, 1, 2, 4],
+  contractDilation: true,
+}
 
 interface HeadOptions {
   inputs: number
@@ -30,10 +34,14 @@ class FcnHead {
   readonly #dropout: number
 
   constructor(build: Build, { inputs, channels, convolutions, concatInput, classes, dropout: probability }: HeadOptions) {
-    const unit = (from: number): { conv: Conv2d; norm: BatchNorm2d } => ({ conv: new Conv2d(build, from, channels, 3, { padding: 1, fill: kaimingNormal('fanOut') }), norm: new BatchNorm2d(build, channels) })
+    const unit = (from: number): { conv: Conv2d; norm: BatchNorm2d } => ({
+      conv: new Conv2d(build, from, channels, 3, { padding: 1, fill: kaimingNormal('fanOut') }),
+      norm: new BatchNorm2d(build, channels),
+    })
     this.#units = Array.from({ length: convolutions }, (_, i) => unit(i === 0 ? inputs : channels))
     this.#join = concatInput ? unit(inputs + channels) : undefined
-    const fill = (random: { normal(): number }, shape: readonly number[]): Float64Array => Float64Array.from({ length: sizeOf(shape) }, () => 0.01 * random.normal())
+    const fill = (random: { normal(): number }, shape: readonly number[]): Float64Array =>
+      Float64Array.from({ length: sizeOf(shape) }, () => 0.01 * random.normal())
     this.#classify = new Conv2d(build, channels, classes, 1, { fill, bias: (_, shape) => new Float64Array(sizeOf(shape)) })
     this.#dropout = probability
   }
@@ -83,12 +91,21 @@ export class Fcn {
     const inputs = backbone.channels
     this.classes = classes
     this.#head = new FcnHead(build, { inputs, channels: inputs / 4, convolutions: 2, concatInput: true, classes, dropout: probability })
-    this.#auxiliary = new FcnHead(build, { inputs: inputs / 2, channels: inputs / 8, convolutions: 1, concatInput: false, classes, dropout: probability })
+    this.#auxiliary = new FcnHead(build, {
+      inputs: inputs / 2,
+      channels: inputs / 8,
+      convolutions: 1,
+      concatInput: false,
+      classes,
+      dropout: probability,
+    })
   }
 
   /** x [N, H, W, 3] to logits [N, H, W, classes], with running statistics. */
   logits(x: Tensor): Tensor {
-    return scope(() => resizeBilinear(this.#head.forward(this.backbone.forward(x, { train: false }), { train: false }), sizeOfImage(x), this.options))
+    return scope(() =>
+      resizeBilinear(this.#head.forward(this.backbone.forward(x, { train: false }), { train: false }), sizeOfImage(x), this.options),
+    )
   }
 
   /**

@@ -145,7 +145,13 @@ export class BatchNorm2d {
 }
 
 /** A convolution without bias, its batch norm, then the residual and ReLU. */
-export function convNorm(conv: Conv2d, norm: BatchNorm2d, x: Tensor, mode: NormMode, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'> = {}): Tensor {
+export function convNorm(
+  conv: Conv2d,
+  norm: BatchNorm2d,
+  x: Tensor,
+  mode: NormMode,
+  options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'> = {},
+): Tensor {
   return scope(() => {
     const { y, statistics } = mode.train ? conv.forwardForNorm(x, mode.groups) : { y: conv.forward(x), statistics: undefined }
     return norm.forward(y, mode, { ...options, statistics })

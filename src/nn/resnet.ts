@@ -95,8 +95,17 @@ export class ResNet {
   readonly #stages: Block[][]
 
   constructor(build: Build, options: ResNetOptions) {
-    const { depth, baseChannels = 64, init = 'original', strides = [1, 2, 2, 2], dilations = [1, 1, 1, 1], contractDilation = false } = options
-    const plan = resnetDepths[depth] ?? fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
+    const {
+      depth,
+      baseChannels = 64,
+      init = 'original',
+      strides = [1, 2, 2, 2],
+      dilations = [1, 1, 1, 1],
+      contractDilation = false,
+    } = options
+    const plan =
+      resnetDepths[depth] ??
+      fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
     this.depth = depth
     this.baseChannels = baseChannels
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })

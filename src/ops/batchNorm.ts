@@ -65,12 +65,17 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
     const masked = attrs.relu && sums === undefined
     // Without a mask to apply, dz is the gradient as it came.
     const dz = needs.residual && masked ? Tensor.empty(x.shape, x.dtype) : undefined
-    const defer = fusion.level === 'full' && attrs.train && x.device !== 'cpu' && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
+    const defer =
+      fusion.level === 'full' && attrs.train && x.device !== 'cpu' && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
     const dx = defer ? undefined : Tensor.empty(x.shape, x.dtype)
     const coefficients = defer ? Tensor.empty([3, groups, x.shape[3]!], mean.dtype) : undefined
     const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
     const [maskY, maskScale, maskShift] = mask
-    runNative('batchNormBackward', [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients], [groups, Number(attrs.train)])
+    runNative(
+      'batchNormBackward',
+      [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients],
+      [groups, Number(attrs.train)],
+    )
     return {
       x: dx ?? deferNormGradient({ dz: dz ?? grad, x, mean, coefficients: coefficients!, groups }),
       weight: dweight,
@@ -82,12 +87,19 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
 
 function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, runningMean: mean, runningVar }: BatchNormAttrs): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
-  const invstd = Tensor.from(runningVar.data().map((variance) => 1 / Math.sqrt(variance + eps)), [x.shape[3]!], runningVar.dtype)
+  const invstd = Tensor.from(
+    runningVar.data().map((variance) => 1 / Math.sqrt(variance + eps)),
+    [x.shape[3]!],
+    runningVar.dtype,
+  )
   runNative('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
-function trainOnCpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs): Recorded {
+function trainOnCpu(
+  { x, weight, bias, residual }: BatchNormInputs,
+  { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs,
+): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
   const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], x.dtype)) as [Tensor, Tensor]
   runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual], [groups, eps, momentum, Number(relu)])
@@ -98,11 +110,17 @@ function trainOnCpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
  * Statistics first, then a pass that applies them, unless whoever reads the result does. The mask of a ReLU without a residual is
  * found again from x, which backward reads anyway.
  */
-function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics }: BatchNormAttrs): Recorded {
+function trainOnGpu(
+  { x, weight, bias, residual }: BatchNormInputs,
+  { eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics }: BatchNormAttrs,
+): Recorded {
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
   // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
-  const defer = (fusion.level === 'full' || (fusion.level === 'epilogue' && (!relu || pooled))) && residual === undefined && wholeVectors(x, x.shape[3]!)
+  const defer =
+    (fusion.level === 'full' || (fusion.level === 'epilogue' && (!relu || pooled))) &&
+    residual === undefined &&
+    wholeVectors(x, x.shape[3]!)
   const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups
@@ -113,17 +131,32 @@ function trainOnGpu({ x, weight, bias, residual }: BatchNormInputs, { eps, momen
 }
 
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */
-export function batchNorm(x: Tensor, weight: Tensor, bias: Tensor, runningMean: Tensor, runningVar: Tensor, options: BatchNormOptions): Tensor {
+export function batchNorm(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor,
+  runningMean: Tensor,
+  runningVar: Tensor,
+  options: BatchNormOptions,
+): Tensor {
   const { train, eps = 1e-5, momentum = 0.1, groups = 1, relu = false, pooled = false, residual, statistics } = options
   expectFloats('batchNorm', { x, residual }, { weight, bias, runningMean, runningVar })
   expectRank('batchNorm', 'x', x, 4)
-  for (const [name, tensor] of Object.entries({ weight, bias, runningMean, runningVar })) expectShape('batchNorm', name, tensor, [x.shape[3]!], 'the channels of x')
+  for (const [name, tensor] of Object.entries({ weight, bias, runningMean, runningVar }))
+    expectShape('batchNorm', name, tensor, [x.shape[3]!], 'the channels of x')
   if (residual !== undefined) expectShape('batchNorm', 'residual', residual, x.shape, 'the shape of x')
   if (train && (!Number.isSafeInteger(groups) || groups < 1 || x.shape[0]! % groups !== 0)) {
     fail('ARGUMENT', `batchNorm: expected groups to divide the batch of x ${describe(x)} but received ${groups}`)
   }
-  if (train && (x.size / x.shape[3]!) / groups < 2) {
-    fail('SHAPE', `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`)
+  if (train && x.size / x.shape[3]! / groups < 2) {
+    fail(
+      'SHAPE',
+      `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`,
+    )
   }
-  return apply(batchNormOp, { x, weight, bias, residual }, { train, eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics })[0]!
+  return apply(
+    batchNormOp,
+    { x, weight, bias, residual },
+    { train, eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics },
+  )[0]!
 }

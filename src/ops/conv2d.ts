@@ -1,5 +1,14 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, type Epilogue, expectFloats, expectInteger, expectRank, expectShape, type Inputs, type NormEpilogue } from '../autograd/op.js'
+import {
+  defineOp,
+  type Epilogue,
+  expectFloats,
+  expectInteger,
+  expectRank,
+  expectShape,
+  type Inputs,
+  type NormEpilogue,
+} from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
@@ -40,11 +49,18 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const [o, kh, kw] = weight.shape as [number, number, number, number]
     const oh = Math.floor((h + 2 * padH - dilationH * (kh - 1) - 1) / strideH) + 1
     const ow = Math.floor((w + 2 * padW - dilationW * (kw - 1) - 1) / strideW) + 1
-    if (oh < 1 || ow < 1) fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
+    if (oh < 1 || ow < 1)
+      fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
-    const norm = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x) ? deferredNorm(x) : undefined
-    runProduct('conv2d', [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
+    const norm = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
+      ? deferredNorm(x)
+      : undefined
+    runProduct(
+      'conv2d',
+      [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift],
+      [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)],
+    )
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
   // dx = dy convolved with the weights transposed; dw[o, t] = sum of dy[p, o] x[p moved by t]; db = sum of dy
@@ -53,19 +69,29 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
     // The weight gradient takes both operands as they come, or none.
     const { numbers, inputShape: input, weightShape } = attrs
-    const norm = prologues({ direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }, x, grad) ? deferredNormGradient(grad) : undefined
+    const norm = prologues({ direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }, x, grad)
+      ? deferredNormGradient(grad)
+      : undefined
     if (needs.weight) {
       const operand = norm === undefined ? undefined : deferredNorm(x)
       gradients.weight = Tensor.empty(weightShape, accumulator(grad.dtype))
       const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
-      runProduct('conv2dBackwardWeight', [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue], [...numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)])
+      runProduct(
+        'conv2dBackwardWeight',
+        [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue],
+        [...numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)],
+      )
     }
     if (needs.x) {
       gradients.x = Tensor.empty(input, grad.dtype)
       const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
       const { add, of, sums } = epilogue ?? {}
       const tensors = [add, of?.x, of?.y, of?.scale, of?.shift, of?.mean, sums, norm?.x, norm?.mean, norm?.coefficients]
-      runProduct('conv2dBackwardInput', [gradients.x, norm?.dz ?? grad, weight, ...tensors], [...numbers, of?.groups ?? 1, norm?.groups ?? 1])
+      runProduct(
+        'conv2dBackwardInput',
+        [gradients.x, norm?.dz ?? grad, weight, ...tensors],
+        [...numbers, of?.groups ?? 1, norm?.groups ?? 1],
+      )
       if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
@@ -94,7 +120,12 @@ function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
 }
 
 /** What the input gradient's kernels can do of `last`: add, and mask and sum for a norm; undefined when nothing is left or they cannot. */
-function backwardEpilogue(last: Epilogue, dx: Tensor, grad: Tensor, { numbers }: Conv2dAttrs): { add: Tensor | undefined; of: NormEpilogue | undefined; sums: Tensor | undefined } | undefined {
+function backwardEpilogue(
+  last: Epilogue,
+  dx: Tensor,
+  grad: Tensor,
+  { numbers }: Conv2dAttrs,
+): { add: Tensor | undefined; of: NormEpilogue | undefined; sums: Tensor | undefined } | undefined {
   const [n, h, w, c] = dx.shape as [number, number, number, number]
   if (fusion.level === 'pointwise' || dx.device === 'cpu' || !wholeVectors(dx, c) || !wholeVectors(grad, grad.shape[3]!)) return undefined
   const { add, norm } = last
@@ -128,11 +159,18 @@ export const convolution = {
   tile: 0,
 }
 
-function prepare(x: Tensor, weight: Tensor, bias: Tensor | undefined, { stride = 1, padding = 0, dilation = 1 }: Conv2dOptions, statistics: boolean): Conv2dAttrs {
+function prepare(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | undefined,
+  { stride = 1, padding = 0, dilation = 1 }: Conv2dOptions,
+  statistics: boolean,
+): Conv2dAttrs {
   expectFloats('conv2d', { x, weight }, { bias })
   expectRank('conv2d', 'x', x, 4)
   expectRank('conv2d', 'weight', weight, 4)
-  if (x.shape[3] !== weight.shape[3]) fail('SHAPE', `conv2d: expected weight of ${x.shape[3]} channels, as x ${describe(x)}, but received ${describe(weight)}`)
+  if (x.shape[3] !== weight.shape[3])
+    fail('SHAPE', `conv2d: expected weight of ${x.shape[3]} channels, as x ${describe(x)}, but received ${describe(weight)}`)
   if (bias !== undefined) expectShape('conv2d', 'bias', bias, [weight.shape[0]!], 'the output channels')
   for (const value of perAxis(stride)) expectInteger('conv2d', 'stride', value, 1)
   for (const value of perAxis(padding)) expectInteger('conv2d', 'padding', value, 0)

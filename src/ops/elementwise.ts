@@ -94,7 +94,8 @@ export const reshapeOp = defineOp<Unary, { shape: readonly number[]; from: reado
 
 /** The same values, row-major, in another shape; shares the storage. */
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
-  if (sizeOf(shape) !== x.size) fail('SHAPE', `reshape: expected a shape of ${x.size} elements, as x ${describe(x)}, but received [${shape.join(',')}]`)
+  if (sizeOf(shape) !== x.size)
+    fail('SHAPE', `reshape: expected a shape of ${x.size} elements, as x ${describe(x)}, but received [${shape.join(',')}]`)
   return apply(reshapeOp, { x }, { shape, from: x.shape })[0]!
 }
 
@@ -153,6 +154,7 @@ export function concat(parts: readonly Tensor[]): Tensor {
   const first = parts[0] ?? fail('ARGUMENT', 'concat: expected at least one tensor but received none')
   const inputs = Object.fromEntries(parts.map((part, i) => [`x${i}`, part]))
   expectFloats('concat', inputs)
-  for (const [name, part] of Object.entries(inputs)) expectShape('concat', name, part, [...first.shape.slice(0, -1), part.shape.at(-1)!], 'the leading axes of x0')
+  for (const [name, part] of Object.entries(inputs))
+    expectShape('concat', name, part, [...first.shape.slice(0, -1), part.shape.at(-1)!], 'the leading axes of x0')
   return apply(concatOp, inputs, { widths: parts.map((part) => part.shape.at(-1)!) })[0]!
 }

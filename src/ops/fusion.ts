@@ -32,7 +32,11 @@ export interface DeferredNorm {
 
 /** The tensor of `norm`, computed when somebody needs its values. */
 export const deferNorm = ({ x, scale, shift, relu, groups }: DeferredNorm): Tensor =>
-  Tensor.deferred(x.shape, x.dtype, x.device, { op: 'normApply', parts: [x.alias(), scale.alias(), shift.alias()], numbers: [groups, Number(relu)] })
+  Tensor.deferred(x.shape, x.dtype, x.device, {
+    op: 'normApply',
+    parts: [x.alias(), scale.alias(), shift.alias()],
+    numbers: [groups, Number(relu)],
+  })
 
 export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
   if (tensor.deferral?.op !== 'normApply') return undefined
@@ -51,7 +55,11 @@ export interface DeferredNormGradient {
 }
 
 export const deferNormGradient = ({ dz, x, mean, coefficients, groups }: DeferredNormGradient): Tensor =>
-  Tensor.deferred(x.shape, x.dtype, x.device, { op: 'normGradient', parts: [dz.alias(), x.alias(), mean.alias(), coefficients.alias()], numbers: [groups] })
+  Tensor.deferred(x.shape, x.dtype, x.device, {
+    op: 'normGradient',
+    parts: [dz.alias(), x.alias(), mean.alias(), coefficients.alias()],
+    numbers: [groups],
+  })
 
 export function deferredNormGradient(tensor: Tensor): DeferredNormGradient | undefined {
   if (tensor.deferral?.op !== 'normGradient') return undefined

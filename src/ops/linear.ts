@@ -46,7 +46,8 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   expectFloats('linear', { x, weight }, { bias })
   expectRank('linear', 'x', x, 2)
   expectRank('linear', 'weight', weight, 2)
-  if (x.shape[1] !== weight.shape[1]) fail('SHAPE', `linear: expected weight of ${x.shape[1]} inputs, as x ${describe(x)}, but received ${describe(weight)}`)
+  if (x.shape[1] !== weight.shape[1])
+    fail('SHAPE', `linear: expected weight of ${x.shape[1]} inputs, as x ${describe(x)}, but received ${describe(weight)}`)
   if (bias !== undefined) expectShape('linear', 'bias', bias, [weight.shape[0]!], 'the outputs')
   return apply(linearOp, { x, weight, bias }, {})[0]!
 }

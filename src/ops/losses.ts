@@ -30,7 +30,8 @@ export const infoNceOp = defineOp<InfoNceInputs, { temperature: number; unit: bo
   // dquery = ((p_0 - 1) positive + sum p_j queue_j) / (rows T), computed by the forward pass. Keys and queue are constants of
   // the method, so a gradient for them is an error, not a zero.
   backward({ grad, saved, needs }) {
-    if (needs.positive || needs.queue) fail('TAPE', 'infoNce: positive and queue are constants (stop-gradient); compute them under noGrad()')
+    if (needs.positive || needs.queue)
+      fail('TAPE', 'infoNce: positive and queue are constants (stop-gradient); compute them under noGrad()')
     return { query: scaled(saved.dquery!, grad) }
   },
 })
@@ -47,13 +48,20 @@ export interface InfoNceResult {
  * queue [K, D], which every row shares. The logits are never stored. `unit` promises rows of length 1, whose similarities lie in -1..1: a GPU
  * then needs no running maximum.
  */
-export function infoNce(query: Tensor, positive: Tensor, queue: Tensor, temperature: number, { unit = false }: { unit?: boolean } = {}): InfoNceResult {
+export function infoNce(
+  query: Tensor,
+  positive: Tensor,
+  queue: Tensor,
+  temperature: number,
+  { unit = false }: { unit?: boolean } = {},
+): InfoNceResult {
   expectFloats('infoNce', { query, positive, queue })
   expectRank('infoNce', 'query', query, 2)
   expectRank('infoNce', 'queue', queue, 2)
   expectShape('infoNce', 'positive', positive, query.shape, 'the shape of query')
   expectShape('infoNce', 'queue', queue, [queue.shape[0]!, query.shape[1]!], 'the columns of query')
-  if (query.shape[0] === 0 || queue.shape[0] === 0) fail('SHAPE', `infoNce: expected at least one row but received query ${describe(query)} and queue ${describe(queue)}`)
+  if (query.shape[0] === 0 || queue.shape[0] === 0)
+    fail('SHAPE', `infoNce: expected at least one row but received query ${describe(query)} and queue ${describe(queue)}`)
   if (!(temperature > 0)) fail('ARGUMENT', `infoNce: expected a positive temperature but received ${temperature}`)
   const [loss, statistics] = apply(infoNceOp, { query, positive, queue }, { temperature, unit }) as [Tensor, Tensor]
   return { loss, statistics }

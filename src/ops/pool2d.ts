@@ -27,7 +27,12 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
     const y = Tensor.empty(outputShape, x.dtype)
     // A GPU keeps the tap of each window, a byte where it can, and nothing for a pass without a gradient.
     const taps = numbers[0]! * numbers[1]!
-    const index = x.device === 'cpu' ? Tensor.empty(outputShape, 'i32') : needsGradient ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32') : undefined
+    const index =
+      x.device === 'cpu'
+        ? Tensor.empty(outputShape, 'i32')
+        : needsGradient
+          ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
+          : undefined
     const norm = deferredNorm(x)
     runNative('maxPool2d', [y, index, norm?.x ?? x, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
     return { outputs: [y], ...(index === undefined ? {} : { saved: { index } }) }
@@ -63,7 +68,8 @@ function windows(op: string, x: Tensor, { kernel, stride = kernel, padding = 0 }
   for (const value of [kh, kw]) expectInteger(op, 'kernel', value, 1)
   for (const value of [sh, sw]) expectInteger(op, 'stride', value, 1)
   for (const value of [ph, pw]) expectInteger(op, 'padding', value, 0)
-  if (2 * ph > kh || 2 * pw > kw) fail('ARGUMENT', `${op}: expected padding of at most half the kernel ${kh}x${kw} but received ${ph}x${pw}`)
+  if (2 * ph > kh || 2 * pw > kw)
+    fail('ARGUMENT', `${op}: expected padding of at most half the kernel ${kh}x${kw} but received ${ph}x${pw}`)
   const [n, h, w, c] = x.shape as [number, number, number, number]
   const oh = Math.floor((h + 2 * ph - kh) / sh) + 1
   const ow = Math.floor((w + 2 * pw - kw) / sw) + 1

@@ -7,7 +7,10 @@ interface ResizeInputs extends Inputs {
   x: Tensor
 }
 
-export const resizeBilinearOp = defineOp<ResizeInputs, { size: readonly [number, number]; alignCorners: boolean; inputShape: readonly number[] }>({
+export const resizeBilinearOp = defineOp<
+  ResizeInputs,
+  { size: readonly [number, number]; alignCorners: boolean; inputShape: readonly number[] }
+>({
   name: 'resizeBilinear',
   forward({ x }, { size, alignCorners }) {
     const y = Tensor.empty([x.shape[0]!, ...size, x.shape[3]!], x.dtype)

@@ -68,7 +68,8 @@ export class DeviceClock {
       this.#free()
       this.#operands = { call, tensors: [] }
       try {
-        for (const wanted of call.tensors) this.#operands.tensors.push(wanted === undefined ? undefined : this.#random(wanted.shape, wanted.dtype))
+        for (const wanted of call.tensors)
+          this.#operands.tensors.push(wanted === undefined ? undefined : this.#random(wanted.shape, wanted.dtype))
       } catch (error) {
         this.#free()
         throw error
@@ -86,12 +87,23 @@ export class DeviceClock {
         const tensor = Tensor.empty(shape, dtype).keep()
         if (!this.#pools.has(dtype)) {
           const random = new Random(1)
-          this.#pools.set(dtype, Tensor.from(Float32Array.from({ length: drawn }, () => random.normal()), [drawn], dtype).keep())
+          this.#pools.set(
+            dtype,
+            Tensor.from(
+              Float32Array.from({ length: drawn }, () => random.normal()),
+              [drawn],
+              dtype,
+            ).keep(),
+          )
         }
         let width = 4096
         while (size % width !== 0) width /= 2
         const rows = drawn / width
-        const order = Tensor.from(Int32Array.from({ length: size / width }, (_, i) => (i * 7) % rows), [1, size / width], 'i32')
+        const order = Tensor.from(
+          Int32Array.from({ length: size / width }, (_, i) => (i * 7) % rows),
+          [1, size / width],
+          'i32',
+        )
         runNative('gatherRows', [tensor.alias([1, size / width, width]), this.#pools.get(dtype)!.alias([1, rows, width]), order])
         return tensor
       }),

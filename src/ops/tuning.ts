@@ -129,7 +129,10 @@ export function runProduct(op: ProductOp, tensors: readonly (Tensor | undefined)
   if (first.device === 'cpu' || numbers[tileNumber] !== 0) return runNative(op, tensors, numbers)
   const shape = shapeOfCall(op, tensors, numbers)
   const chosen = current?.product(shapeKey(shape))
-  const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? { tile: tableTile(first.device, shape), splits: 0 }
+  const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? {
+    tile: tableTile(first.device, shape),
+    splits: 0,
+  }
   runNative(op, tensors, withKernels(op, numbers, { tile, splits }))
 }
 
@@ -141,7 +144,8 @@ export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hoppe
   const [c, o] = [input[3]!, weight[0]!]
   // Exact f32 has one kernel.
   if (dtype !== 'bf16' && numbers[7] !== 1) return []
-  const slices = (direction === 'backward input' ? o : c) % 64 === 0 && (direction === 'forward' || (direction === 'backward input' ? c : o) % 8 === 0)
+  const slices =
+    (direction === 'backward input' ? o : c) % 64 === 0 && (direction === 'forward' || (direction === 'backward input' ? c : o) % 8 === 0)
   return [1, 2, 3, ...(hopper && !prologue && slices && dtype === 'bf16' ? [4, 5] : [])]
 }
 
@@ -207,7 +211,8 @@ export function nearestTile(index: Map<string, TuningTable['entries']>, product:
 }
 
 /** The table's tile; only bf16 has one. */
-export const tableTile = (device: string, shape: ConvolutionShape): number => (shape.dtype === 'bf16' ? tunedTile(device, productOf(shape)) : 0)
+export const tableTile = (device: string, shape: ConvolutionShape): number =>
+  shape.dtype === 'bf16' ? tunedTile(device, productOf(shape)) : 0
 
 export function tunedTile(device: string, product: Product): number {
   if (device === 'cpu') return 0

@@ -48,9 +48,17 @@ export class Sgd {
    * `bad` i32 [1] is not 0 (checkFinite). A follower is moved in the same pass, after the parameters.
    */
   update(gradients: readonly Tensor[], { bad, follower }: { bad?: Tensor; follower?: Follower } = {}): void {
-    if (gradients.length !== this.parameters.size) fail('ARGUMENT', `sgd: expected ${this.parameters.size} gradients but received ${gradients.length}`)
+    if (gradients.length !== this.parameters.size)
+      fail('ARGUMENT', `sgd: expected ${this.parameters.size} gradients but received ${gradients.length}`)
     const { momentum, weightDecay, nesterov = false } = this.options
-    const rows = [...this.parameters].map(([name, p], i) => [p, gradients[i]!, this.momenta.get(name)!, this.copies.get(name), follower?.parameters.get(name), follower?.copies.get(name)])
+    const rows = [...this.parameters].map(([name, p], i) => [
+      p,
+      gradients[i]!,
+      this.momenta.get(name)!,
+      this.copies.get(name),
+      follower?.parameters.get(name),
+      follower?.copies.get(name),
+    ])
     runNative('sgd', [this.#lr, bad, ...rows.flat()], [momentum, weightDecay, Number(nesterov), follower?.momentum ?? 0])
   }
 

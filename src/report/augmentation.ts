@@ -11,7 +11,10 @@ const pairs = 3
 export function augmentationPicture(images: readonly Pixels[], augment: AugmentOptions, seed: number, imageSize: number): string {
   const parts: string[] = []
   for (const [row, pixels] of images.entries()) {
-    const views = [wholeImage(pixels), ...Array.from({ length: 2 * pairs }, (_, view) => randomView(new Random(seed, 61, row, view), pixels.width, pixels.height, augment))]
+    const views = [
+      wholeImage(pixels),
+      ...Array.from({ length: 2 * pairs }, (_, view) => randomView(new Random(seed, 61, row, view), pixels.width, pixels.height, augment)),
+    ]
     for (const [column, view] of views.entries()) {
       const rgb = scope(() => {
         const x = Tensor.empty([1, imageSize, imageSize, 3], 'f32', 'cpu')

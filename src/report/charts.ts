@@ -26,18 +26,41 @@ const charts: Chart[] = [
   {
     title: 'Loss',
     yLabel: 'weighted loss',
-    curves: [{ name: 'total', key: 'loss' }, { name: 'global', key: 'lossGlobal' }, { name: 'dense', key: 'lossDense' }],
+    curves: [
+      { name: 'total', key: 'loss' },
+      { name: 'global', key: 'lossGlobal' },
+      { name: 'dense', key: 'lossDense' },
+    ],
     levels: ({ config }) => (typeof config.queueLength === 'number' ? [{ y: chanceLoss(config.queueLength), name: 'guessing' }] : []),
   },
   { title: 'kNN accuracy', yLabel: '%', curves: [{ name: 'kNN', key: 'knn', scale: 100 }] },
-  { title: 'The positive beats every negative', yLabel: '% of rows', curves: [{ name: 'global', key: 'accuracyGlobal', scale: 100 }, { name: 'dense', key: 'accuracyDense', scale: 100 }] },
+  {
+    title: 'The positive beats every negative',
+    yLabel: '% of rows',
+    curves: [
+      { name: 'global', key: 'accuracyGlobal', scale: 100 },
+      { name: 'dense', key: 'accuracyDense', scale: 100 },
+    ],
+  },
   {
     title: 'Similarity',
     yLabel: 'cosine of positives and negatives',
-    curves: [{ name: '+ global', key: 'positiveGlobal' }, { name: '− global', key: 'negativeGlobal' }, { name: '+ dense', key: 'positiveDense' }, { name: '− dense', key: 'negativeDense' }],
+    curves: [
+      { name: '+ global', key: 'positiveGlobal' },
+      { name: '− global', key: 'negativeGlobal' },
+      { name: '+ dense', key: 'positiveDense' },
+      { name: '− dense', key: 'negativeDense' },
+    ],
   },
   { title: 'Spread of embeddings', yLabel: '1 sphere, 0 collapse', curves: [{ name: 'spread', key: 'spread' }] },
-  { title: 'Matching', yLabel: '% of positions', curves: [{ name: 'same place', key: 'samePosition', scale: 100 }, { name: 'distinct keys', key: 'distinctMatches', scale: 100 }] },
+  {
+    title: 'Matching',
+    yLabel: '% of positions',
+    curves: [
+      { name: 'same place', key: 'samePosition', scale: 100 },
+      { name: 'distinct keys', key: 'distinctMatches', scale: 100 },
+    ],
+  },
   { title: 'Queue', yLabel: '% filled', curves: [{ name: 'queue', key: 'queueFill', scale: 100 }] },
   { title: 'Learning rate', yLabel: 'rate', curves: [{ name: 'learning rate', key: 'lr' }] },
   { title: 'Throughput', yLabel: 'images / s', curves: [{ name: 'images', key: 'imagesPerSecond' }] },
@@ -46,7 +69,9 @@ const charts: Chart[] = [
 
 /** Rows of a curve by epoch; long ones as means of stretches. */
 export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1): { x: number; y: number }[] {
-  const rows = metrics.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key] === null ? NaN : row[key]! * scale }))
+  const rows = metrics
+    .filter((row) => row[key] !== undefined)
+    .map((row) => ({ x: row.epoch!, y: row[key] === null ? NaN : row[key]! * scale }))
   if (rows.length <= points) return rows
   const each = rows.length / points
   return Array.from({ length: points }, (_, i) => {
@@ -60,8 +85,24 @@ export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1)
 export function runCharts(runs: readonly RunView[]): string[] {
   return charts.flatMap(({ title, yLabel, curves, levels }) => {
     const shown = runs.length === 1 ? curves : curves.slice(0, 1)
-    const series = runs.flatMap((run, r) => shown.map(({ name, key, scale }, c): Series => ({ name: runs.length === 1 ? name : run.name, colour: colours[(runs.length === 1 ? c : r) % colours.length]!, points: curvePoints(run.metrics, key, scale) })))
+    const series = runs.flatMap((run, r) =>
+      shown.map(({ name, key, scale }, c): Series => ({
+        name: runs.length === 1 ? name : run.name,
+        colour: colours[(runs.length === 1 ? c : r) % colours.length]!,
+        points: curvePoints(run.metrics, key, scale),
+      })),
+    )
     if (series.every(({ points: line }) => line.length === 0)) return []
-    return [linePlot(series, { title, xLabel: 'epoch', yLabel, width: 480, height: 280, colours: onPage, ...(levels === undefined || runs.length > 1 ? {} : { levels: levels(runs[0]!) }) })]
+    return [
+      linePlot(series, {
+        title,
+        xLabel: 'epoch',
+        yLabel,
+        width: 480,
+        height: 280,
+        colours: onPage,
+        ...(levels === undefined || runs.length > 1 ? {} : { levels: levels(runs[0]!) }),
+      }),
+    ]
   })
 }

@@ -28,21 +28,34 @@ export function mutualMatches(query: Tensor, key: Tensor): Match[] {
 /** The strongest `most` mutual matches of two pictures with a similarity of at least `threshold`. */
 export function matchesOf([query, key]: readonly [Seen, Seen], { most, threshold }: { most: number; threshold: number }): Match[] {
   const tensor = ({ features, channels }: Seen): Tensor => Tensor.from(features, [1, features.length / channels, channels])
-  return scope(() => mutualMatches(tensor(query), tensor(key))).filter(({ similarity }) => similarity >= threshold).slice(0, most)
+  return scope(() => mutualMatches(tensor(query), tensor(key)))
+    .filter(({ similarity }) => similarity >= threshold)
+    .slice(0, most)
 }
 
 const gap = 16
 
 /** Both pictures side by side, at least 320 pixels high, with what `marks` draws on them in their own coordinates. */
-function sideBySide(pair: readonly [Seen, Seen], urls: readonly string[], note: string, marks: (place: (side: 0 | 1, position: number) => [number, number]) => string): string {
+function sideBySide(
+  pair: readonly [Seen, Seen],
+  urls: readonly string[],
+  note: string,
+  marks: (place: (side: 0 | 1, position: number) => [number, number]) => string,
+): string {
   const height = Math.max(320, pair[0].picture.height)
   const widths = pair.map(({ picture }) => Math.round((picture.width * height) / picture.height)) as [number, number]
   const offsets = [0, widths[0] + gap]
   const place = (side: 0 | 1, position: number): [number, number] => {
     const [rows, columns] = pair[side].grid
-    return [offsets[side]! + ((position % columns) + 0.5) * (widths[side] / columns), (Math.floor(position / columns) + 0.5) * (height / rows)]
+    return [
+      offsets[side]! + ((position % columns) + 0.5) * (widths[side] / columns),
+      (Math.floor(position / columns) + 0.5) * (height / rows),
+    ]
   }
-  const images = urls.map((url, side) => `<image x="${offsets[side]}" y="0" width="${widths[side]}" height="${height}" href="${url}" preserveAspectRatio="none"/>`)
+  const images = urls.map(
+    (url, side) =>
+      `<image x="${offsets[side]}" y="0" width="${widths[side]}" height="${height}" href="${url}" preserveAspectRatio="none"/>`,
+  )
   const width = widths[0] + gap + widths[1]
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 28}" viewBox="0 0 ${width} ${height + 28}" font-family="sans-serif" font-size="14"><rect width="100%" height="100%" fill="#fff"/>${images.join('')}${marks(place)}<text x="4" y="${height + 20}">${note}</text></svg>\n`
 }
@@ -51,16 +64,21 @@ const urlOf = ({ rgb, width, height }: Picture): string => pngUrl(rgb, width, he
 
 /** Lines between matching positions. */
 export function drawMatches(pair: readonly [Seen, Seen], matches: readonly Match[]): string {
-  const note = matches.length === 0 ? 'no mutual match above the threshold' : `${matches.length} mutual matches, similarity ${matches.at(-1)!.similarity.toFixed(2)} to ${matches[0]!.similarity.toFixed(2)}`
+  const note =
+    matches.length === 0
+      ? 'no mutual match above the threshold'
+      : `${matches.length} mutual matches, similarity ${matches.at(-1)!.similarity.toFixed(2)} to ${matches[0]!.similarity.toFixed(2)}`
   const urls = pair.map(({ picture }) => urlOf(picture))
   return sideBySide(pair, urls, note, (place) =>
-    matches.map(({ query, key, similarity }, i) => {
-      const ends = [place(0, query), place(1, key)].map(([x, y]) => [x.toFixed(1), y.toFixed(1)] as const)
-      const [[x1, y1], [x2, y2]] = ends as [readonly [string, string], readonly [string, string]]
-      const colour = `hsl(${Math.round((360 * i) / Math.max(1, matches.length))} 90% 50%)`
-      const circles = ends.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="4" fill="${colour}" stroke="#fff"/>`)
-      return `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="2" stroke-opacity="0.85"><title>${similarity.toFixed(3)}</title></line>${circles.join('')}`
-    }).join(''),
+    matches
+      .map(({ query, key, similarity }, i) => {
+        const ends = [place(0, query), place(1, key)].map(([x, y]) => [x.toFixed(1), y.toFixed(1)] as const)
+        const [[x1, y1], [x2, y2]] = ends as [readonly [string, string], readonly [string, string]]
+        const colour = `hsl(${Math.round((360 * i) / Math.max(1, matches.length))} 90% 50%)`
+        const circles = ends.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="4" fill="${colour}" stroke="#fff"/>`)
+        return `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="2" stroke-opacity="0.85"><title>${similarity.toFixed(3)}</title></line>${circles.join('')}`
+      })
+      .join(''),
   )
 }
 
@@ -94,9 +112,15 @@ export function drawHeat(pair: readonly [Seen, Seen], position: number): { svg: 
     })
     return urlOf({ ...picture, rgb })
   })
-  const svg = sideBySide(pair, urls, `similarity to the circled point: ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (bright); best match ${best.similarity.toFixed(3)}`, (place) => {
-    const circle = ([x, y]: [number, number], extra: string): string => `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#fff" stroke-width="4"/><circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#d00" stroke-width="2" ${extra}/>`
-    return circle(place(0, position), '') + circle(place(1, key), 'stroke-dasharray="4 3"')
-  })
+  const svg = sideBySide(
+    pair,
+    urls,
+    `similarity to the circled point: ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (bright); best match ${best.similarity.toFixed(3)}`,
+    (place) => {
+      const circle = ([x, y]: [number, number], extra: string): string =>
+        `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#fff" stroke-width="4"/><circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#d00" stroke-width="2" ${extra}/>`
+      return circle(place(0, position), '') + circle(place(1, key), 'stroke-dasharray="4 3"')
+    },
+  )
   return { svg, best }
 }

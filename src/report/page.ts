@@ -28,7 +28,7 @@ ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 12px 0 0 } .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
 `
 
-const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : JSON.stringify(value) ?? '')
+const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
 
 /** A picture of a run as a part of the page. */
 export type EmbedPicture = (path: string) => string
@@ -50,19 +50,31 @@ async function dataUrl(path: string): Promise<string> {
   }
 }
 
-const figure = (caption: string, path: string, embed: EmbedPicture): string => `<figure class="card"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
+const figure = (caption: string, path: string, embed: EmbedPicture): string =>
+  `<figure class="card"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
 
 function facts(run: RunView): string {
   const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
   const knn = run.metrics.filter((row) => row.knn !== undefined)
   const items: [string, string][] = [
     ['epoch', last === undefined ? '0' : `${last.epoch!.toFixed(last.epoch! % 1 === 0 ? 0 : 2)} of ${String(run.config.epochs)}`],
-    ...(last === undefined ? [] : ([
-      ['loss', last.loss === null ? 'not a number' : last.loss!.toFixed(3)],
-      ['images / s', last.imagesPerSecond!.toFixed(0)],
-      ...(run.finished ? [] : ([['left', leftOf(run)]] as [string, string][])),
-    ] as [string, string][])),
-    ...(knn.length === 0 ? [] : ([['kNN', knn.length === 1 ? `${(100 * knn[0]!.knn!).toFixed(1)} %` : `${(100 * knn[0]!.knn!).toFixed(1)} → ${(100 * knn.at(-1)!.knn!).toFixed(1)} %`]] as [string, string][])),
+    ...(last === undefined
+      ? []
+      : ([
+          ['loss', last.loss === null ? 'not a number' : last.loss!.toFixed(3)],
+          ['images / s', last.imagesPerSecond!.toFixed(0)],
+          ...(run.finished ? [] : ([['left', leftOf(run)]] as [string, string][])),
+        ] as [string, string][])),
+    ...(knn.length === 0
+      ? []
+      : ([
+          [
+            'kNN',
+            knn.length === 1
+              ? `${(100 * knn[0]!.knn!).toFixed(1)} %`
+              : `${(100 * knn[0]!.knn!).toFixed(1)} → ${(100 * knn.at(-1)!.knn!).toFixed(1)} %`,
+          ],
+        ] as [string, string][])),
   ]
   return `<div class="facts">${items.map(([name, value]) => `<div><b>${text(value)}</b><span>${text(name)}</span></div>`).join('')}</div>`
 }
@@ -80,13 +92,29 @@ function heading(run: RunView): string {
 
 function pictures(run: RunView, embed: EmbedPicture): string {
   const shown = moments(run)
-  const section = (title: string, figures: string[], wide = false): string => (figures.length === 0 ? '' : `<h2>${title}</h2><div class="grid">${wide ? figures.map((part) => part.replace('class="card"', 'class="card wide"')).join('') : figures.join('')}</div>`)
+  const section = (title: string, figures: string[], wide = false): string =>
+    figures.length === 0
+      ? ''
+      : `<h2>${title}</h2><div class="grid">${wide ? figures.map((part) => part.replace('class="card"', 'class="card wide"')).join('') : figures.join('')}</div>`
   const at = (epoch: number): string => (epoch === 0 ? 'before training' : `epoch ${epoch}`)
   return [
-    section('Augmentation', run.augmentation === undefined ? [] : [figure('each image, and three pairs of views of it', run.augmentation, embed)], true),
-    section('Matches over the epochs', shown.flatMap(({ epoch, matches }) => (matches === undefined ? [] : [figure(at(epoch), matches, embed)]))),
-    section('Dense features as colours (first three principal components)', shown.flatMap(({ epoch, colours }) => (colours === undefined ? [] : [figure(at(epoch), colours, embed)]))),
-    section('Segmentation', run.samples.map(({ name, path }) => figure(name, path, embed))),
+    section(
+      'Augmentation',
+      run.augmentation === undefined ? [] : [figure('each image, and three pairs of views of it', run.augmentation, embed)],
+      true,
+    ),
+    section(
+      'Matches over the epochs',
+      shown.flatMap(({ epoch, matches }) => (matches === undefined ? [] : [figure(at(epoch), matches, embed)])),
+    ),
+    section(
+      'Dense features as colours (first three principal components)',
+      shown.flatMap(({ epoch, colours }) => (colours === undefined ? [] : [figure(at(epoch), colours, embed)])),
+    ),
+    section(
+      'Segmentation',
+      run.samples.map(({ name, path }) => figure(name, path, embed)),
+    ),
   ].join('')
 }
 
@@ -108,7 +136,12 @@ function configuration(runs: readonly RunView[]): string {
     const fallback = (defaults as Record<string, unknown>)[key]
     return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(value)}</td>`).join('')}</tr>`
   })
-  const environment = runs.map((run) => `<div class="card"><h3>Environment${runs.length > 1 ? ` of ${text(run.name)}` : ''}</h3><table>${Object.entries(run.environment).map(([key, value]) => `<tr><td>${text(key)}</td><td>${text(value)}</td></tr>`).join('')}</table></div>`)
+  const environment = runs.map(
+    (run) =>
+      `<div class="card"><h3>Environment${runs.length > 1 ? ` of ${text(run.name)}` : ''}</h3><table>${Object.entries(run.environment)
+        .map(([key, value]) => `<tr><td>${text(key)}</td><td>${text(value)}</td></tr>`)
+        .join('')}</table></div>`,
+  )
   return `<h2>Configuration</h2><div class="grid"><div class="card wide"><table class="${runs.length > 1 ? '' : 'columns'}"><tr><th>option</th>${runs.map(({ name }) => `<th>${text(name)}</th>`).join('')}</tr>${rows.join('')}</table></div>${environment.join('')}</div>`
 }
 
@@ -116,8 +149,12 @@ function configuration(runs: readonly RunView[]): string {
 export function pageBody(runs: readonly RunView[], waiting: readonly string[], embed: EmbedPicture): string {
   const waits = waiting.map((path) => `<p class="muted">waiting for a run in ${text(path)}</p>`).join('')
   if (runs.length === 0) return waits
-  const charts = runCharts(runs).map((svg) => `<div class="card">${svg}</div>`).join('')
-  const details = runs.map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`).join('')
+  const charts = runCharts(runs)
+    .map((svg) => `<div class="card">${svg}</div>`)
+    .join('')
+  const details = runs
+    .map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`)
+    .join('')
   return `${waits}${runs.map(heading).join('<hr style="border:0;border-top:1px solid var(--line);margin:20px 0">')}<h2>Curves</h2><div class="grid">${charts}</div>${details}${configuration(runs)}`
 }
 

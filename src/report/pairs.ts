@@ -36,15 +36,24 @@ function see(backbone: ResNet, pixels: Pixels, view: ViewParameters, height: num
     }
     const map = backbone.forward(backbone.input(render(true)), evaluation)
     const [, rows, columns, channels] = map.shape as [number, number, number, number]
-    const features = l2Normalize(reshape(map, [rows * columns, channels])).to('f32').data() as Float32Array
-    return { picture: { width, height, rgb: Uint8Array.from(render(false).data(), (value) => Math.round(255 * value)) }, grid: [rows, columns], features, channels }
+    const features = l2Normalize(reshape(map, [rows * columns, channels]))
+      .to('f32')
+      .data() as Float32Array
+    return {
+      picture: { width, height, rgb: Uint8Array.from(render(false).data(), (value) => Math.round(255 * value)) },
+      grid: [rows, columns],
+      features,
+      channels,
+    }
   })
 }
 
 /** Two crops of at least half the area, with colours as in training, drawn from `seed`. */
 export function seeViews(backbone: ResNet, pixels: Pixels, { size, seed }: { size: number; seed: number }): [Seen, Seen] {
   const options = { ...mocoV2Augmentation, cropScale: [0.5, 1] as const, grayscale: 0, blur: 0 }
-  return [0, 1].map((view) => see(backbone, pixels, randomView(new Random(seed, 31, view), pixels.width, pixels.height, options), size, size)) as [Seen, Seen]
+  return [0, 1].map((view) =>
+    see(backbone, pixels, randomView(new Random(seed, 31, view), pixels.width, pixels.height, options), size, size),
+  ) as [Seen, Seen]
 }
 
 /** An image as it is, its short side at `size`. */
@@ -63,7 +72,12 @@ export function similarities(feature: Float32Array, { features, channels }: Seen
 }
 
 /** Values of a grid at every pixel of a picture, bilinear between the centres of the cells. */
-export function spread(values: ArrayLike<number>, [rows, columns]: readonly [number, number], { width, height }: Pick<Picture, 'width' | 'height'>, channels = 1): Float32Array {
+export function spread(
+  values: ArrayLike<number>,
+  [rows, columns]: readonly [number, number],
+  { width, height }: Pick<Picture, 'width' | 'height'>,
+  channels = 1,
+): Float32Array {
   return scope(() => {
     const grid = Tensor.from(Float32Array.from(values), [1, rows, columns, channels], 'f32', 'cpu')
     return resizeBilinear(grid, [height, width]).data() as Float32Array

@@ -40,11 +40,15 @@ function ticks(low: number, high: number): number[] {
 }
 
 /** A line plot as SVG; points that are not finite break the line. */
-export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [], width = 760, height = 420, colours = onPaper }: PlotOptions): string {
+export function linePlot(
+  series: Series[],
+  { title, xLabel, yLabel, levels = [], width = 760, height = 420, colours = onPaper }: PlotOptions,
+): string {
   const points = series.flatMap((s) => s.points).filter(({ y }) => Number.isFinite(y))
   const xs = points.map(({ x }) => x)
   const ys = [...points.map(({ y }) => y), ...levels.map(({ y }) => y)]
-  const extent = (values: number[]): [number, number] => values.reduce<[number, number]>(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity])
+  const extent = (values: number[]): [number, number] =>
+    values.reduce<[number, number]>(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity])
   let [x0, x1] = xs.length > 0 ? extent(xs) : [0, 1]
   let [y0, y1] = ys.length > 0 ? extent(ys) : [0, 1]
   if (x0 === x1) x1 = x0 + 1
@@ -54,17 +58,25 @@ export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [],
   const px = (x: number): number => margin.left + ((x - x0) / (x1 - x0)) * (width - margin.left - margin.right)
   const py = (y: number): number => height - margin.bottom - ((y - y0) / (y1 - y0)) * (height - margin.top - margin.bottom)
   const at = (x: number, y: number): string => `${px(x).toFixed(1)},${py(y).toFixed(1)}`
-  const text = (x: number, y: number, content: string, more = ''): string => `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escapeXml(content)}</text>`
-  const parts = [`<rect width="${width}" height="${height}" fill="${colours.paper}"/>`, text(margin.left, 20, title, 'font-size="16" font-weight="bold"')]
+  const text = (x: number, y: number, content: string, more = ''): string =>
+    `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escapeXml(content)}</text>`
+  const parts = [
+    `<rect width="${width}" height="${height}" fill="${colours.paper}"/>`,
+    text(margin.left, 20, title, 'font-size="16" font-weight="bold"'),
+  ]
   for (const y of ticks(y0, y1)) {
-    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.grid}"/>`)
+    parts.push(
+      `<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.grid}"/>`,
+    )
     parts.push(text(margin.left - 8, py(y) + 4, String(y), 'text-anchor="end"'))
   }
   for (const x of ticks(x0, x1)) parts.push(text(px(x), height - margin.bottom + 18, String(x), 'text-anchor="middle"'))
   parts.push(text((width + margin.left) / 2, height - 14, xLabel, 'text-anchor="middle"'))
   parts.push(text(0, 0, yLabel, `text-anchor="middle" transform="translate(18 ${height / 2}) rotate(-90)"`))
   for (const { y, name } of levels) {
-    parts.push(`<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.muted}" stroke-dasharray="5 4"/>`)
+    parts.push(
+      `<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.muted}" stroke-dasharray="5 4"/>`,
+    )
     parts.push(text(width - margin.right - 4, py(y) - 5, name, `text-anchor="end" fill="${colours.muted}"`))
   }
   series.forEach(({ name, colour, points: line }, i) => {
@@ -75,12 +87,16 @@ export function linePlot(series: Series[], { title, xLabel, yLabel, levels = [],
       drawing = Number.isFinite(y)
     }
     parts.push(`<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`)
-    for (const { x, y } of line.length <= 40 ? line : []) if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
+    for (const { x, y } of line.length <= 40 ? line : [])
+      if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
     // Below the title, as many beside each other as there is room for.
     const each = (width - margin.left - margin.right) / series.length
     const left = margin.left + each * i
     const most = Math.max(4, Math.floor((each - 26) / 6.5))
-    parts.push(`<line x1="${left.toFixed(1)}" x2="${(left + 16).toFixed(1)}" y1="34" y2="34" stroke="${colour}" stroke-width="3"/>`, text(left + 20, 38, name.length > most ? `${name.slice(0, most - 1)}…` : name, 'font-size="11"'))
+    parts.push(
+      `<line x1="${left.toFixed(1)}" x2="${(left + 16).toFixed(1)}" y1="34" y2="34" stroke="${colour}" stroke-width="3"/>`,
+      text(left + 20, 38, name.length > most ? `${name.slice(0, most - 1)}…` : name, 'font-size="11"'),
+    )
   })
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" fill="${colours.ink}">${parts.join('')}</svg>\n`
 }

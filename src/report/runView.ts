@@ -38,7 +38,11 @@ export function viewRun(path: string): RunView | undefined {
   const at = files(path)
   if (!existsSync(at.config) && !existsSync(at.metrics)) return undefined
   const pictures = existsSync(at.pictures) ? readdirSync(at.pictures) : []
-  const picture = (name: string): string | undefined => ['png', 'svg'].map((extension) => `${name}.${extension}`).filter((file) => pictures.includes(file)).map((file) => join(at.pictures, file))[0]
+  const picture = (name: string): string | undefined =>
+    ['png', 'svg']
+      .map((extension) => `${name}.${extension}`)
+      .filter((file) => pictures.includes(file))
+      .map((file) => join(at.pictures, file))[0]
   const epochs = [...new Set(pictures.flatMap((file) => /^epoch_(\d+)-/.exec(file)?.[1] ?? []))].sort()
   const augmentation = picture('augmentation')
   return {
@@ -60,10 +64,12 @@ export function viewRun(path: string): RunView | undefined {
 
 function samplesOf(folder: string): { name: string; path: string }[] {
   if (!existsSync(folder)) return []
-  return readdirSync(folder).sort().flatMap((name) => {
-    const path = ['png', 'svg'].map((extension) => join(folder, name, `samples.${extension}`)).find((file) => existsSync(file))
-    return path === undefined ? [] : [{ name, path }]
-  })
+  return readdirSync(folder)
+    .sort()
+    .flatMap((name) => {
+      const path = ['png', 'svg'].map((extension) => join(folder, name, `samples.${extension}`)).find((file) => existsSync(file))
+      return path === undefined ? [] : [{ name, path }]
+    })
 }
 
 const mostMoments = 6
@@ -76,6 +82,10 @@ export function moments({ epochs }: RunView): RunView['epochs'] {
 
 /** The pictures of a page. */
 export function picturesOf(run: RunView): string[] {
-  const paths = [run.augmentation, ...moments(run).flatMap(({ matches, colours }) => [matches, colours]), ...run.samples.map(({ path }) => path)]
+  const paths = [
+    run.augmentation,
+    ...moments(run).flatMap(({ matches, colours }) => [matches, colours]),
+    ...run.samples.map(({ path }) => path),
+  ]
   return paths.filter((path) => path !== undefined)
 }

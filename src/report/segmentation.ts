@@ -9,10 +9,16 @@ const gap = 8
 /** A row an image: the picture, the true classes, the predicted ones; and the colours of the classes. */
 export function segmentationPicture(samples: readonly Segmented[], classes: readonly string[]): string {
   const rows = samples.map(({ pixels, truth, predicted }, r) => {
-    const colour = (labels: Uint8Array): Uint8Array => Uint8Array.from({ length: labels.length * 3 }, (_, i) => colourOf(labels[Math.floor(i / 3)]!)[i % 3]!)
+    const colour = (labels: Uint8Array): Uint8Array =>
+      Uint8Array.from({ length: labels.length * 3 }, (_, i) => colourOf(labels[Math.floor(i / 3)]!)[i % 3]!)
     const urls = [pixels.data, colour(truth.labels), colour(predicted)].map((rgb) => pngUrl(rgb, pixels.width, pixels.height))
     const width = Math.round((height * pixels.width) / pixels.height)
-    return { width, images: urls.map((url, c) => `<image x="${c * (width + gap)}" y="${24 + r * (height + gap)}" width="${width}" height="${height}" href="${url}"/>`) }
+    return {
+      width,
+      images: urls.map(
+        (url, c) => `<image x="${c * (width + gap)}" y="${24 + r * (height + gap)}" width="${width}" height="${height}" href="${url}"/>`,
+      ),
+    }
   })
   const width = Math.max(...rows.map((row) => row.width))
   const bottom = 24 + rows.length * (height + gap)

@@ -3,7 +3,8 @@ import { encode } from 'fast-png'
 
 import { writeAtomic, writeTextAtomic } from '../files/atomic.js'
 
-export const escapeXml = (text: string): string => text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
+export const escapeXml = (text: string): string =>
+  text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
 
 /** Writes `path`.svg and, when sharp is there, `path`.png; returns the better of the two paths. */
 export async function writePicture(path: string, svg: string): Promise<string> {

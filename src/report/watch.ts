@@ -78,7 +78,10 @@ function listen(server: Server, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       try {
-        fail('WATCH', error.code === 'EADDRINUSE' ? `port ${port} is taken: choose another --port, or 0 for any` : `port ${port}: ${error.message}`)
+        fail(
+          'WATCH',
+          error.code === 'EADDRINUSE' ? `port ${port} is taken: choose another --port, or 0 for any` : `port ${port}: ${error.message}`,
+        )
       } catch (named) {
         reject(named as Error)
       }
@@ -89,7 +92,14 @@ function listen(server: Server, port: number): Promise<void> {
 
 /** Pictures are asked for by their number among those of the page. */
 function pictureUrls(runs: readonly RunView[]): Map<string, string> {
-  return new Map(runs.flatMap(picturesOf).map((path) => [path, `/picture/${createHash('sha1').update(`${path} ${statSync(path).mtimeMs}`).digest('hex')}`]))
+  return new Map(
+    runs.flatMap(picturesOf).map((path) => [
+      path,
+      `/picture/${createHash('sha1')
+        .update(`${path} ${statSync(path).mtimeMs}`)
+        .digest('hex')}`,
+    ]),
+  )
 }
 
 function answer(runs: readonly string[], request: IncomingMessage, response: ServerResponse, listeners: Set<ServerResponse>): void {
@@ -112,13 +122,22 @@ function answer(runs: readonly string[], request: IncomingMessage, response: Ser
   if (url.startsWith('/picture/')) {
     const path = [...urls].find(([, own]) => own === url)?.[0]
     if (path === undefined || !existsSync(path)) response.writeHead(404).end()
-    else response.writeHead(200, { 'content-type': extname(path) === '.svg' ? 'image/svg+xml' : 'image/png', 'cache-control': 'max-age=3600' }).end(readFileSync(path))
+    else
+      response
+        .writeHead(200, { 'content-type': extname(path) === '.svg' ? 'image/svg+xml' : 'image/png', 'cache-control': 'max-age=3600' })
+        .end(readFileSync(path))
     return
   }
   if (url !== '/' && url !== '/body') {
     response.writeHead(404).end()
     return
   }
-  const body = pageBody(views, runs.filter((path) => !views.some((view) => view.path === path)), (path) => urls.get(path)!)
-  response.writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store' }).end(url === '/body' ? body : page(views.map(({ name }) => name).join(', ') || 'densecl', body, script))
+  const body = pageBody(
+    views,
+    runs.filter((path) => !views.some((view) => view.path === path)),
+    (path) => urls.get(path)!,
+  )
+  response
+    .writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store' })
+    .end(url === '/body' ? body : page(views.map(({ name }) => name).join(', ') || 'densecl', body, script))
 }

@@ -18,17 +18,35 @@ const range = z.tuple([z.number(), z.number()]).refine(([low, high]) => low <= h
 
 export const options = {
   data: z.string().default('scenes').describe('folder, list .txt, COCO .json, VOC tree, tar shards, or scenes[:count]'),
-  format: z.enum(['auto', ...sourceFormats]).default('auto').describe('how to read data'),
-  knnData: z.string().nullable().default(null).describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
+  format: z
+    .enum(['auto', ...sourceFormats])
+    .default('auto')
+    .describe('how to read data'),
+  knnData: z
+    .string()
+    .nullable()
+    .default(null)
+    .describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
   imageSize: z.int().min(32).default(224).describe('side of the square views in pixels'),
   batchSize: count.default(256).describe('images a step'),
   epochs: count.default(200).describe('passes over the data'),
   seed: z.int().min(0).default(0).describe('of everything random'),
   workers: z.int().min(0).default(0).describe('data worker threads; 0 chooses'),
   device: z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU'),
-  precision: z.enum(['auto', 'f32', 'tf32', 'bf16']).default('auto').describe('of convolutions and activations; auto is bf16 on a GPU (parameters, statistics and losses stay f32), f32 on the CPU'),
-  fusion: z.enum(['auto', 'pointwise', 'epilogue', 'full']).default('auto').describe('how far convolutions and batch norms are fused on a GPU (docs/fusion.md); auto is what is fastest where that is timed, else epilogue'),
-  tune: z.boolean().default(true).describe("time the kernels for this model's convolutions at the start of a run on a GPU, some seconds once; false takes the tables"),
+  precision: z
+    .enum(['auto', 'f32', 'tf32', 'bf16'])
+    .default('auto')
+    .describe('of convolutions and activations; auto is bf16 on a GPU (parameters, statistics and losses stay f32), f32 on the CPU'),
+  fusion: z
+    .enum(['auto', 'pointwise', 'epilogue', 'full'])
+    .default('auto')
+    .describe(
+      'how far convolutions and batch norms are fused on a GPU (docs/fusion.md); auto is what is fastest where that is timed, else epilogue',
+    ),
+  tune: z
+    .boolean()
+    .default(true)
+    .describe("time the kernels for this model's convolutions at the start of a run on a GPU, some seconds once; false takes the tables"),
   graph: z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph'),
   threads: z.int().min(0).default(0).describe('compute threads; 0 takes all cores'),
   cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
@@ -117,11 +135,14 @@ export function resolveConfig(settings: readonly Setting[]): Config {
 }
 
 function checkTogether(config: Config): Config {
-  if (config.batchSize % config.normGroups !== 0) fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
-  if (config.cropScale[0] <= 0 || config.cropScale[1] > 1) fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
+  if (config.batchSize % config.normGroups !== 0)
+    fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
+  if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
+    fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
   if (config.cropRatio[0] <= 0) fail('CONFIG', `cropRatio is [${config.cropRatio.join(', ')}]: expected positive ratios`)
   if (config.blurSigma[0] <= 0) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
-  if (config.blurSigma[1] > maxBlurSigma) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`)
+  if (config.blurSigma[1] > maxBlurSigma)
+    fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`)
   return config
 }
 
@@ -153,7 +174,9 @@ export function readConfigFile(path: string): Setting[] {
   if (values === null) return []
   if (typeof values !== 'object' || Array.isArray(values)) return fail('CONFIG', `${path}: expected a map of options`)
   return Object.entries(values).map(([key, value]) => {
-    const node = (document.contents as unknown as { items: { key: { value: unknown; range: [number, number, number] } }[] }).items.find((item) => item.key.value === key)
+    const node = (document.contents as unknown as { items: { key: { value: unknown; range: [number, number, number] } }[] }).items.find(
+      (item) => item.key.value === key,
+    )
     return { key, value, from: `${path} line ${node === undefined ? '?' : lines.linePos(node.key.range[0]).line}` }
   })
 }

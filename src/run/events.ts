@@ -66,7 +66,9 @@ export class EventWriter {
   }
 
   scalars(step: number, values: Record<string, number>): void {
-    const summary = Buffer.concat(Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]))))
+    const summary = Buffer.concat(
+      Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]))),
+    )
     appendFileSync(this.#path, record(Buffer.concat([doubleField(1, Date.now() / 1000), intField(2, step), bytesField(5, summary)])))
   }
 }

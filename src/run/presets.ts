@@ -6,8 +6,14 @@ const imagenet: Partial<Config> = { depth: 50, batchSize: 256, normGroups: 8, lr
 const coco: Partial<Config> = { ...imagenet, lr: 0.3, epochs: 800, checkpointEvery: 40 }
 
 export const presets: Record<string, { describe: string; config: Partial<Config> }> = {
-  'densecl_resnet50_8xb32-coslr-200e_in1k': { describe: 'DenseCL on ImageNet, the published configuration (8x32 as 8 groups on one device)', config: imagenet },
-  'mocov2_resnet50_8xb32-coslr-200e_in1k': { describe: 'MoCo v2: the same with dense weight 0, the baseline', config: { ...imagenet, denseWeight: 0 } },
+  'densecl_resnet50_8xb32-coslr-200e_in1k': {
+    describe: 'DenseCL on ImageNet, the published configuration (8x32 as 8 groups on one device)',
+    config: imagenet,
+  },
+  'mocov2_resnet50_8xb32-coslr-200e_in1k': {
+    describe: 'MoCo v2: the same with dense weight 0, the baseline',
+    config: { ...imagenet, denseWeight: 0 },
+  },
   densecl_imagenet_200ep: { describe: "the authors' name of the first", config: imagenet },
   densecl_coco_800ep: { describe: 'DenseCL on COCO train2017, the authors configuration', config: coco },
   densecl_coco_1600ep: { describe: 'the same for 1600 epochs', config: { ...coco, epochs: 1600 } },
@@ -62,5 +68,10 @@ export const presets: Record<string, { describe: string; config: Partial<Config>
 
 export function preset(name: string): Partial<Config> {
   const found = presets[name]
-  return found === undefined ? fail('CONFIG', `preset ${name} does not exist (did you mean ${nearest(name, Object.keys(presets))}?); presets: ${Object.keys(presets).join(', ')}`) : found.config
+  return found === undefined
+    ? fail(
+        'CONFIG',
+        `preset ${name} does not exist (did you mean ${nearest(name, Object.keys(presets))}?); presets: ${Object.keys(presets).join(', ')}`,
+      )
+    : found.config
 }

@@ -24,8 +24,10 @@ export function evaluationFolder(weights: string): string {
 export function claimEvaluation(folder: string, { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean }): void {
   const state = statePath(folder)
   if (existsSync(state) && !resume) {
-    if (!overwrite) fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
-    for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file))) rmSync(join(folder, name))
+    if (!overwrite)
+      fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+    for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file)))
+      rmSync(join(folder, name))
   }
   try {
     mkdirSync(folder, { recursive: true })
@@ -39,7 +41,11 @@ export const statePath = (folder: string): string => join(folder, 'state.safeten
 /** Throws CONFIG where what an evaluation was begun with is not what it is to be continued with. */
 export function checkSame(began: Record<string, unknown>, now: Record<string, unknown>): void {
   const changed = Object.keys(now).filter((key) => JSON.stringify(began[key]) !== JSON.stringify(now[key]))
-  if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(began[key])} and is now ${JSON.stringify(now[key])}`).join('; ')}; start a new evaluation for that`)
+  if (changed.length > 0)
+    fail(
+      'CONFIG',
+      `resume: ${changed.map((key) => `${key} was ${JSON.stringify(began[key])} and is now ${JSON.stringify(now[key])}`).join('; ')}; start a new evaluation for that`,
+    )
 }
 
 const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))
@@ -54,7 +60,12 @@ export function tableText(table: EvaluationTable): string {
   const { title, columns, notes } = table
   const cells = tableCells(table)
   const widths = columns.map((_, c) => Math.max(...cells.map((row) => row[c]!.length)))
-  const lines = cells.map((row) => row.map((text, c) => (c === 0 ? text.padEnd(widths[c]!) : text.padStart(widths[c]!))).join('  ').trimEnd())
+  const lines = cells.map((row) =>
+    row
+      .map((text, c) => (c === 0 ? text.padEnd(widths[c]!) : text.padStart(widths[c]!)))
+      .join('  ')
+      .trimEnd(),
+  )
   return [title, ...lines, ...notes.map((note) => `- ${note}`)].join('\n')
 }
 
@@ -62,19 +73,25 @@ export function tableText(table: EvaluationTable): string {
 export function saveResult(folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): string {
   mkdirSync(folder, { recursive: true })
   const path = join(folder, `${name}.json`)
-  writeTextAtomic(path, `${JSON.stringify({ name, densecl: packageVersion, date: new Date().toISOString(), table, result }, undefined, 2)}\n`)
+  writeTextAtomic(
+    path,
+    `${JSON.stringify({ name, densecl: packageVersion, date: new Date().toISOString(), table, result }, undefined, 2)}\n`,
+  )
   return path
 }
 
 /** The tables of a run's evaluations, by name. */
 export function savedTables(folder: string): { name: string; date: string; table: EvaluationTable }[] {
   if (!existsSync(folder)) return []
-  return readdirSync(folder).filter((name) => name.endsWith('.json')).sort().flatMap((name) => {
-    try {
-      const { date, table } = JSON.parse(readFileSync(join(folder, name), 'utf8')) as { date: string; table: EvaluationTable }
-      return table?.rows === undefined ? [] : [{ name: name.slice(0, -'.json'.length), date, table }]
-    } catch {
-      return [] // being written, or somebody else's
-    }
-  })
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.json'))
+    .sort()
+    .flatMap((name) => {
+      try {
+        const { date, table } = JSON.parse(readFileSync(join(folder, name), 'utf8')) as { date: string; table: EvaluationTable }
+        return table?.rows === undefined ? [] : [{ name: name.slice(0, -'.json'.length), date, table }]
+      } catch {
+        return [] // being written, or somebody else's
+      }
+    })
 }

@@ -22,9 +22,11 @@ export const files = (out: string) => ({
 export function claimFolder(out: string, overwrite: boolean): void {
   const { config, metrics, last } = files(out)
   if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
-    if (!overwrite) fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+    if (!overwrite)
+      fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     rmSync(metrics, { force: true })
-    for (const folder of [join(out, 'checkpoints'), files(out).pictures, files(out).evaluations]) rmSync(folder, { recursive: true, force: true })
+    for (const folder of [join(out, 'checkpoints'), files(out).pictures, files(out).evaluations])
+      rmSync(folder, { recursive: true, force: true })
     for (const made of [files(out).report, files(out).backbone, files(out).tuning]) rmSync(made, { force: true })
     for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
   }

@@ -14,9 +14,20 @@ export class RunLog {
   #live = false
 
   /** Continues metrics.jsonl; rows of steps at or behind `fromStep` were undone by going back to a checkpoint and are cut. */
-  constructor(folder: string, fromStep: number, readonly quiet: boolean) {
+  constructor(
+    folder: string,
+    fromStep: number,
+    readonly quiet: boolean,
+  ) {
     this.#metrics = join(folder, 'metrics.jsonl')
-    if (existsSync(this.#metrics)) writeTextAtomic(this.#metrics, readMetrics(this.#metrics).filter((row) => row.globalStep! <= fromStep).map((row) => `${JSON.stringify(row)}\n`).join(''))
+    if (existsSync(this.#metrics))
+      writeTextAtomic(
+        this.#metrics,
+        readMetrics(this.#metrics)
+          .filter((row) => row.globalStep! <= fromStep)
+          .map((row) => `${JSON.stringify(row)}\n`)
+          .join(''),
+      )
     this.#events = new EventWriter(folder)
   }
 

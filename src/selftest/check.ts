@@ -55,7 +55,11 @@ export async function checkDevice(device: string, options: CheckOptions): Promis
 }
 
 /** Reports until the process has done all parts or has ended with one of them. */
-function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart, interrupted }: CheckOptions): Promise<PartReport[] | undefined> {
+function checkInProcess(
+  device: string,
+  parts: readonly Part[],
+  { secondsPerPart, interrupted }: CheckOptions,
+): Promise<PartReport[] | undefined> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [program, device, String(process.pid), ...parts], { stdio: ['ignore', 'pipe', 'pipe'] })
     const reports: PartReport[] = []
@@ -79,7 +83,9 @@ function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart
       ready = true
       if ('start' in line) current = { part: line.start, since }
       else if ('findings' in line) {
-        const worst = line.findings.map((finding) => ({ ...finding, error: Number(finding.error) })).reduce((a, b) => (a.error / a.bound >= b.error / b.bound || (a.error > a.bound && !(b.error > b.bound)) ? a : b))
+        const worst = line.findings
+          .map((finding) => ({ ...finding, error: Number(finding.error) }))
+          .reduce((a, b) => (a.error / a.bound >= b.error / b.bound || (a.error > a.bound && !(b.error > b.bound)) ? a : b))
         report({ verdict: agrees(worst) ? 'agrees' : 'disagrees', finding: worst })
       } else if ('error' in line) {
         if (line.code === 'OUT_OF_MEMORY') memory = `${line.part}: ${line.error}`
@@ -105,22 +111,41 @@ function checkInProcess(device: string, parts: readonly Part[], { secondsPerPart
       end()
       if (stopped) return resolve(undefined)
       if (memory !== '') return reject(new DenseclError('CHECK', memory))
-      if (current !== undefined) report(late ? { verdict: 'hangs' } : { verdict: 'fails', error: `its process ended with ${signal ?? `exit code ${code}`}${lastLine(complaints)}` })
+      if (current !== undefined)
+        report(
+          late
+            ? { verdict: 'hangs' }
+            : { verdict: 'fails', error: `its process ended with ${signal ?? `exit code ${code}`}${lastLine(complaints)}` },
+        )
       if (reports.length > 0) return resolve(reports)
-      reject(new DenseclError('CHECK', `the process that checks ${device} ${late ? `did not start within ${secondsPerPart} s` : `ended with ${signal ?? `exit code ${code}`}${ready ? '' : ' before it began'}`}${lastLine(complaints)}`))
+      reject(
+        new DenseclError(
+          'CHECK',
+          `the process that checks ${device} ${late ? `did not start within ${secondsPerPart} s` : `ended with ${signal ?? `exit code ${code}`}${ready ? '' : ' before it began'}`}${lastLine(complaints)}`,
+        ),
+      )
     })
   })
 }
 
 const lastLine = (text: string): string => {
-  const line = text.trim().split('\n').reverse().find((each) => each.includes('rror'))
+  const line = text
+    .trim()
+    .split('\n')
+    .reverse()
+    .find((each) => each.includes('rror'))
   return line === undefined ? '' : `: ${line.trim()}`
 }
 
-export const families = (reports: readonly PartReport[]): KernelFamily[] => reports.filter(({ verdict }) => verdict !== 'agrees').map(({ part }) => part).filter(isFamily)
+export const families = (reports: readonly PartReport[]): KernelFamily[] =>
+  reports
+    .filter(({ verdict }) => verdict !== 'agrees')
+    .map(({ part }) => part)
+    .filter(isFamily)
 
 /** Parts that disagree and that nothing can stand in for. */
-export const broken = (reports: readonly PartReport[]): PartReport[] => reports.filter(({ part, verdict }) => verdict !== 'agrees' && !isFamily(part))
+export const broken = (reports: readonly PartReport[]): PartReport[] =>
+  reports.filter(({ part, verdict }) => verdict !== 'agrees' && !isFamily(part))
 
 const digits = (value: number): string => (value < 1e300 ? value.toPrecision(2) : 'no number')
 
@@ -129,5 +154,7 @@ export function describeReport({ part, verdict, finding, error, seconds }: PartR
   if (verdict === 'hangs') return `${part} did not end within ${seconds.toFixed(0)} s`
   if (verdict === 'fails') return `${part} failed: ${error}`
   const { shape, against, error: found, bound } = finding!
-  return verdict === 'agrees' ? `${part} agrees with ${against}: largest error ${digits(found)} of ${digits(bound)} allowed` : `${part} disagrees with ${against}: ${shape} is off by ${digits(found)} where ${digits(bound)} is allowed`
+  return verdict === 'agrees'
+    ? `${part} agrees with ${against}: largest error ${digits(found)} of ${digits(bound)} allowed`
+    : `${part} disagrees with ${against}: ${shape} is off by ${digits(found)} where ${digits(bound)} is allowed`
 }

@@ -32,8 +32,19 @@ export function largestError(values: TypedArray, expected: TypedArray): number {
 export const roundingOf = (dtype: DType): number => (dtype === 'bf16' ? 0.01 : 1e-3)
 
 /** The findings of several results of one call, as the worst of them by its own bound. */
-export function compareAll(shape: string, against: string, results: readonly Result[], expected: readonly Result[], bounds?: readonly number[]): Finding {
-  const findings = expected.map(({ name, values }, i) => ({ shape: `${shape}, ${name}`, against, error: largestError(results[i]!.values, values), bound: bounds?.[i] ?? roundingOf(results[i]!.dtype) }))
+export function compareAll(
+  shape: string,
+  against: string,
+  results: readonly Result[],
+  expected: readonly Result[],
+  bounds?: readonly number[],
+): Finding {
+  const findings = expected.map(({ name, values }, i) => ({
+    shape: `${shape}, ${name}`,
+    against,
+    error: largestError(results[i]!.values, values),
+    bound: bounds?.[i] ?? roundingOf(results[i]!.dtype),
+  }))
   return findings.reduce((worst, each) => (each.error / each.bound > worst.error / worst.bound ? each : worst))
 }
 
@@ -57,6 +68,8 @@ export function noise(count: number, seed: number): Float32Array {
 }
 
 /** A tensor of noise on `device`; the CPU, which does not compute in bf16, gets the rounded values as f32. */
-export const noiseTensor = (device: string, shape: readonly number[], dtype: FloatDType, seed: number): Tensor => withDevice(device, () => rounded(Tensor.from(noise(sizeOf(shape), seed), shape), dtype))
+export const noiseTensor = (device: string, shape: readonly number[], dtype: FloatDType, seed: number): Tensor =>
+  withDevice(device, () => rounded(Tensor.from(noise(sizeOf(shape), seed), shape), dtype))
 
-export const rounded = (tensor: Tensor, dtype: FloatDType): Tensor => (dtype === tensor.dtype ? tensor : tensor.device === 'cpu' ? tensor.to(dtype).to(tensor.dtype) : tensor.to(dtype))
+export const rounded = (tensor: Tensor, dtype: FloatDType): Tensor =>
+  dtype === tensor.dtype ? tensor : tensor.device === 'cpu' ? tensor.to(dtype).to(tensor.dtype) : tensor.to(dtype)

@@ -32,7 +32,16 @@ interface Other {
 const image = [4, 23, 21, 40]
 
 /** Distinct values: which is the largest must not depend on rounding. */
-const ranks = (device: string, shape: readonly number[]): Tensor => Tensor.from(noise(shape.reduce((a, b) => a * b, 1), 5).map((value, i) => Math.round(value * 50) + i / 2 ** 17), shape, 'f32', device)
+const ranks = (device: string, shape: readonly number[]): Tensor =>
+  Tensor.from(
+    noise(
+      shape.reduce((a, b) => a * b, 1),
+      5,
+    ).map((value, i) => Math.round(value * 50) + i / 2 ** 17),
+    shape,
+    'f32',
+    device,
+  )
 
 const norm = (dtype: FloatDType): Other => ({
   shape: `batchNorm of x [${image}], ${dtype}, 2 groups, ReLU and residual`,
@@ -40,8 +49,19 @@ const norm = (dtype: FloatDType): Other => ({
     const make = (shape: readonly number[], seed: number, of = dtype): Tensor => noiseTensor(device, shape, of, seed)
     const [x, residual, weight] = [make(image, 1), make(image, 2), make([40], 3, 'f32')]
     // ReLU lets whole channels through or none: a value within rounding of zero could fall to either side.
-    const bias = Tensor.from(Float32Array.from({ length: 40 }, (_, c) => (c % 2 === 0 ? 4 : -4)), [40])
-    return withGradients((a, w, b, r) => batchNorm(a!, w!, b!, Tensor.zeros([40]), Tensor.full([40], 1), { train: true, groups: 2, relu: true, residual: r }), device, dtype, x, weight, bias, residual)
+    const bias = Tensor.from(
+      Float32Array.from({ length: 40 }, (_, c) => (c % 2 === 0 ? 4 : -4)),
+      [40],
+    )
+    return withGradients(
+      (a, w, b, r) => batchNorm(a!, w!, b!, Tensor.zeros([40]), Tensor.full([40], 1), { train: true, groups: 2, relu: true, residual: r }),
+      device,
+      dtype,
+      x,
+      weight,
+      bias,
+      residual,
+    )
   },
   ...(dtype === 'bf16' ? { bounds: [0.02, 0.03, 0.02, 0.02, 0.02] } : {}),
 })
@@ -71,29 +91,99 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
     },
   ],
   elementwise: [
-    { shape: `add, relu and concat of [${image}], f32`, run: (device) => withGradients((a, b) => concat([relu(add(a!, b!)), a!]), device, 'f32', noiseTensor(device, image, 'f32', 1), noiseTensor(device, image, 'f32', 2)) },
-    { shape: `permute of [${image}], f32`, run: (device) => [resultOf('y', permute(noiseTensor(device, image, 'f32', 1), [0, 3, 1, 2]))], bounds: [0] },
-    { shape: `conversion and dropout of [${image}], bf16`, run: (device) => [resultOf('y', rounded(dropout(noiseTensor(device, image, 'f32', 1), 0.3, 7), 'bf16'))] },
+    {
+      shape: `add, relu and concat of [${image}], f32`,
+      run: (device) =>
+        withGradients(
+          (a, b) => concat([relu(add(a!, b!)), a!]),
+          device,
+          'f32',
+          noiseTensor(device, image, 'f32', 1),
+          noiseTensor(device, image, 'f32', 2),
+        ),
+    },
+    {
+      shape: `permute of [${image}], f32`,
+      run: (device) => [resultOf('y', permute(noiseTensor(device, image, 'f32', 1), [0, 3, 1, 2]))],
+      bounds: [0],
+    },
+    {
+      shape: `conversion and dropout of [${image}], bf16`,
+      run: (device) => [resultOf('y', rounded(dropout(noiseTensor(device, image, 'f32', 1), 0.3, 7), 'bf16'))],
+    },
     { shape: `sumRows of [${image}], f32`, run: (device) => [resultOf('sums', sumRows(noiseTensor(device, image, 'f32', 1)))] },
   ],
   batchNorm: [norm('f32'), norm('bf16')],
   pooling: [
-    { shape: `maxPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`, run: (device) => withGradients((x) => maxPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', ranks(device, image)) },
-    { shape: `avgPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`, run: (device) => withGradients((x) => avgPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', noiseTensor(device, image, 'f32', 1)) },
-    { shape: `resizeBilinear of x [${image}] to 31x17, f32`, run: (device) => withGradients((x) => resizeBilinear(x!, [31, 17]), device, 'f32', noiseTensor(device, image, 'f32', 1)) },
+    {
+      shape: `maxPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`,
+      run: (device) => withGradients((x) => maxPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', ranks(device, image)),
+    },
+    {
+      shape: `avgPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`,
+      run: (device) =>
+        withGradients((x) => avgPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', noiseTensor(device, image, 'f32', 1)),
+    },
+    {
+      shape: `resizeBilinear of x [${image}] to 31x17, f32`,
+      run: (device) => withGradients((x) => resizeBilinear(x!, [31, 17]), device, 'f32', noiseTensor(device, image, 'f32', 1)),
+    },
   ],
   losses: [
-    { shape: 'crossEntropy of logits [300,37], f32', run: (device) => withGradients((x) => crossEntropy(x!, Tensor.from(Int32Array.from({ length: 300 }, (_, i) => (i % 9 === 0 ? -100 : (i * 5) % 37)), [300], 'i32')), device, 'f32', noiseTensor(device, [300, 37], 'f32', 1)) },
+    {
+      shape: 'crossEntropy of logits [300,37], f32',
+      run: (device) =>
+        withGradients(
+          (x) =>
+            crossEntropy(
+              x!,
+              Tensor.from(
+                Int32Array.from({ length: 300 }, (_, i) => (i % 9 === 0 ? -100 : (i * 5) % 37)),
+                [300],
+                'i32',
+              ),
+            ),
+          device,
+          'f32',
+          noiseTensor(device, [300, 37], 'f32', 1),
+        ),
+    },
   ],
   similarity: [
-    { shape: 'l2Normalize of x [300,72], f32', run: (device) => withGradients((x) => l2Normalize(x!), device, 'f32', noiseTensor(device, [300, 72], 'f32', 1)) },
-    { shape: 'gatherRows of x [5,60,24], f32', run: (device) => withGradients((x) => gatherRows(x!, Tensor.from(Int32Array.from({ length: 250 }, (_, i) => (i * 7) % 60), [5, 50], 'i32')), device, 'f32', noiseTensor(device, [5, 60, 24], 'f32', 1)) },
+    {
+      shape: 'l2Normalize of x [300,72], f32',
+      run: (device) => withGradients((x) => l2Normalize(x!), device, 'f32', noiseTensor(device, [300, 72], 'f32', 1)),
+    },
+    {
+      shape: 'gatherRows of x [5,60,24], f32',
+      run: (device) =>
+        withGradients(
+          (x) =>
+            gatherRows(
+              x!,
+              Tensor.from(
+                Int32Array.from({ length: 250 }, (_, i) => (i * 7) % 60),
+                [5, 50],
+                'i32',
+              ),
+            ),
+          device,
+          'f32',
+          noiseTensor(device, [5, 60, 24], 'f32', 1),
+        ),
+    },
   ],
   optimiser: [
     {
       shape: 'sgd with a follower, and checkFinite, of parameters [501] and [7,33], f32',
       run: (device) => {
-        const sets = [1, 2, 3].map((seed) => new Map([['a', noiseTensor(device, [501], 'f32', seed)], ['b', noiseTensor(device, [7, 33], 'f32', seed + 10)]]))
+        const sets = [1, 2, 3].map(
+          (seed) =>
+            new Map([
+              ['a', noiseTensor(device, [501], 'f32', seed)],
+              ['b', noiseTensor(device, [7, 33], 'f32', seed + 10)],
+            ]),
+        )
         const [parameters, following, gradients] = sets as [Map<string, Tensor>, Map<string, Tensor>, Map<string, Tensor>]
         const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 1e-4 })
         const bad = Tensor.zeros([1], 'i32')
@@ -111,12 +201,33 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
     {
       shape: 'augment of 4 views of 48x56 to 32x32, f32',
       run: () => {
-        const pixels = pixelTensor({ width: 56, height: 48, data: Uint8Array.from(noise(48 * 56 * 3, 1), (value, i) => 127 + 60 * Math.sin(i / 50) + 60 * value) })
+        const pixels = pixelTensor({
+          width: 56,
+          height: 48,
+          data: Uint8Array.from(noise(48 * 56 * 3, 1), (value, i) => 127 + 60 * Math.sin(i / 50) + 60 * value),
+        })
         const out = Tensor.empty([4, 32, 32, 3])
         const crop = { top: 3, left: 5, height: 40, width: 45 }
         const view = { crop, adjust: [], grayscale: false, sigma: 0, flip: false }
-        const views = [view, { ...view, flip: true, sigma: 1.5 }, { ...view, grayscale: true }, { ...view, adjust: [{ kind: 'contrast' as const, value: 1.3 }, { kind: 'hue' as const, value: 0.07 }, { kind: 'saturation' as const, value: 0.7 }] }]
-        renderViews(out, 0, pixels, views.map((each) => ({ view: each, offset: 0, height: 48, width: 56 })))
+        const views = [
+          view,
+          { ...view, flip: true, sigma: 1.5 },
+          { ...view, grayscale: true },
+          {
+            ...view,
+            adjust: [
+              { kind: 'contrast' as const, value: 1.3 },
+              { kind: 'hue' as const, value: 0.07 },
+              { kind: 'saturation' as const, value: 0.7 },
+            ],
+          },
+        ]
+        renderViews(
+          out,
+          0,
+          pixels,
+          views.map((each) => ({ view: each, offset: 0, height: 48, width: 56 })),
+        )
         return [resultOf('views', out)]
       },
       // Hue has jumps where two channels are equal.
@@ -127,7 +238,11 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
     {
       shape: 'four replays of a recorded step with batchNorm of x [64,1,1,48], f32',
       run: (device) => {
-        const [x, state, weight] = [noiseTensor(device, [64, 1, 1, 48], 'f32', 1).keep(), noiseTensor(device, [64, 1, 1, 48], 'f32', 2).keep(), noiseTensor(device, [48], 'f32', 3).keep()]
+        const [x, state, weight] = [
+          noiseTensor(device, [64, 1, 1, 48], 'f32', 1).keep(),
+          noiseTensor(device, [64, 1, 1, 48], 'f32', 2).keep(),
+          noiseTensor(device, [48], 'f32', 3).keep(),
+        ]
         const [mean, variance] = [Tensor.zeros([48]).keep(), Tensor.full([48], 1).keep()]
         const graph = new Graph(device, () => batchNorm(add(x, state), weight, weight, mean, variance, { train: true, relu: true }))
         const results: Result[] = []
@@ -146,4 +261,11 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
 
 /** The kernels of a part, on `device` and on the CPU. */
 export const checkOther = (device: string, part: string): Finding[] =>
-  others[part]!.map(({ shape, run, bounds }) => compareAll(shape, 'the CPU', ...(([device, 'cpu'] as const).map((where) => scope(() => withDevice(where, () => run(where)))) as [Result[], Result[]]), bounds))
+  others[part]!.map(({ shape, run, bounds }) =>
+    compareAll(
+      shape,
+      'the CPU',
+      ...(([device, 'cpu'] as const).map((where) => scope(() => withDevice(where, () => run(where)))) as [Result[], Result[]]),
+      bounds,
+    ),
+  )

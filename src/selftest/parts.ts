@@ -10,7 +10,12 @@ export type Part = string
 /** Every part that a device has. */
 export function partsOf(device: string): Part[] {
   const present = kernelFamilies(device)
-  return [...Object.keys(others), ...productOps.map((op) => `fma.${op}`), ...kernelFamilyNames.filter((name) => name.startsWith('mma.') && present.has(name)), ...kernelFamilyNames.filter((name) => name.startsWith('wgmma.') && present.has(name))]
+  return [
+    ...Object.keys(others),
+    ...productOps.map((op) => `fma.${op}`),
+    ...kernelFamilyNames.filter((name) => name.startsWith('mma.') && present.has(name)),
+    ...kernelFamilyNames.filter((name) => name.startsWith('wgmma.') && present.has(name)),
+  ]
 }
 
 export const isFamily = (part: Part): part is KernelFamily => (kernelFamilyNames as readonly string[]).includes(part)

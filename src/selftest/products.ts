@@ -43,8 +43,18 @@ interface Convolution {
   fused?: 'epilogue' | 'prologue'
 }
 
-const outOf = (size: number, { kernel, stride = 1, padding = 0, dilation = 1 }: Convolution): number => Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
-const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }: Convolution): number[] => [stride, stride, padding, padding, dilation, dilation, tile, Number(tf32)]
+const outOf = (size: number, { kernel, stride = 1, padding = 0, dilation = 1 }: Convolution): number =>
+  Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }: Convolution): number[] => [
+  stride,
+  stride,
+  padding,
+  padding,
+  dilation,
+  dilation,
+  tile,
+  Number(tf32),
+]
 const shapeOf = (p: Convolution): string =>
   `x [${p.n},${p.h},${p.w},${p.c}], weight [${p.o},${p.kernel},${p.kernel},${p.c}], stride ${p.stride ?? 1}, padding ${p.padding ?? 0}, dilation ${p.dilation ?? 1}, ${p.tf32 === true ? 'tf32' : (p.dtype ?? 'bf16')}${p.fused === undefined ? '' : `, ${p.fused}`}${p.tile === 0 ? '' : `, tile ${p.tile}`}`
 
@@ -52,13 +62,21 @@ const shapeOf = (p: Convolution): string =>
 function operands(device: string, p: Convolution): { x: Tensor; weight: Tensor; dy: Tensor } {
   const dtype = p.dtype ?? 'bf16'
   const make = (shape: number[], seed: number): Tensor => noiseTensor(device, shape, dtype, seed)
-  return { x: make([p.n, p.h, p.w, p.c], 1), weight: make([p.o, p.kernel, p.kernel, p.c], 2), dy: make([p.n, outOf(p.h, p), outOf(p.w, p), p.o], 3) }
+  return {
+    x: make([p.n, p.h, p.w, p.c], 1),
+    weight: make([p.o, p.kernel, p.kernel, p.c], 2),
+    dy: make([p.n, outOf(p.h, p), outOf(p.w, p), p.o], 3),
+  }
 }
 
 /** Scale, shift and mean of a norm over `channels`. */
-const vectors = (device: string, channels: number, groups = 1): Tensor[] => [4, 5, 6].map((seed) => noiseTensor(device, [groups, channels], 'f32', seed))
+const vectors = (device: string, channels: number, groups = 1): Tensor[] =>
+  [4, 5, 6].map((seed) => noiseTensor(device, [groups, channels], 'f32', seed))
 
-const convolutions: Record<'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', (device: string, p: Convolution, materialise: boolean) => Result[]> = {
+const convolutions: Record<
+  'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight',
+  (device: string, p: Convolution, materialise: boolean) => Result[]
+> = {
   conv2d(device, p, materialise) {
     const { x, weight } = operands(device, p)
     const [oh, ow] = [outOf(p.h, p), outOf(p.w, p)]
@@ -81,14 +99,28 @@ const convolutions: Record<'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWei
       // Rows of sums for each residue class of the stride.
       let chunks = 0
       const stride = p.stride ?? 1
-      for (let a = 0; a < stride; ++a) for (let b = 0; b < stride; ++b) chunks += Math.ceil((p.n * Math.ceil((p.h - a) / stride) * Math.ceil((p.w - b) / stride)) / statisticsRows)
+      for (let a = 0; a < stride; ++a)
+        for (let b = 0; b < stride; ++b)
+          chunks += Math.ceil((p.n * Math.ceil((p.h - a) / stride) * Math.ceil((p.w - b) / stride)) / statisticsRows)
       const [scale, shift, mean] = vectors(device, p.c)
-      epilogue = [noiseTensor(device, x.shape, dx.dtype as FloatDType, 8), x, undefined, scale, shift, mean, Tensor.empty([chunks, 2, p.c], 'f32')]
+      epilogue = [
+        noiseTensor(device, x.shape, dx.dtype as FloatDType, 8),
+        x,
+        undefined,
+        scale,
+        shift,
+        mean,
+        Tensor.empty([chunks, 2, p.c], 'f32'),
+      ]
     }
     const sums = epilogue[6]
     const none = [undefined, undefined, undefined, undefined, undefined, undefined, undefined]
     if (p.fused === 'prologue') {
-      const [of, mean, coefficients] = [noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9), vectors(device, p.o)[2]!, noiseTensor(device, [3, 1, p.o], 'f32', 10)]
+      const [of, mean, coefficients] = [
+        noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9),
+        vectors(device, p.o)[2]!,
+        noiseTensor(device, [3, 1, p.o], 'f32', 10),
+      ]
       if (materialise) {
         const whole = Tensor.empty(dy.shape, dy.dtype)
         runNative('normGradient', [whole, dy, of, mean, coefficients], [1])
@@ -102,7 +134,11 @@ const convolutions: Record<'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWei
     const dw = Tensor.empty(weight.shape, 'f32')
     if (p.fused === 'prologue') {
       const [scale, shift] = vectors(device, p.c)
-      const [of, mean, coefficients] = [noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9), vectors(device, p.o)[2]!, noiseTensor(device, [3, 1, p.o], 'f32', 10)]
+      const [of, mean, coefficients] = [
+        noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9),
+        vectors(device, p.o)[2]!,
+        noiseTensor(device, [3, 1, p.o], 'f32', 10),
+      ]
       if (materialise) {
         const [applied, whole] = [Tensor.empty(x.shape, x.dtype), Tensor.empty(dy.shape, dy.dtype)]
         runNative('normApply', [applied, x, scale, shift], [1, 1])
@@ -127,8 +163,22 @@ interface Contrast {
 
 function contrast(device: string, { rows, keys, dim, dtype, identity = false, unit }: Contrast): Result[] {
   // Of length near 1, as embeddings are.
-  const vectors = (count: number, seed: number): Tensor => rounded(Tensor.from(noise(count * dim, seed).map((value) => value / Math.sqrt(dim / 3)), [count, dim]), dtype)
-  const units = (): Tensor => rounded(Tensor.from(Float32Array.from({ length: keys * dim }, (_, i) => Number(Math.floor(i / dim) % dim === i % dim)), [keys, dim]), dtype)
+  const vectors = (count: number, seed: number): Tensor =>
+    rounded(
+      Tensor.from(
+        noise(count * dim, seed).map((value) => value / Math.sqrt(dim / 3)),
+        [count, dim],
+      ),
+      dtype,
+    )
+  const units = (): Tensor =>
+    rounded(
+      Tensor.from(
+        Float32Array.from({ length: keys * dim }, (_, i) => Number(Math.floor(i / dim) % dim === i % dim)),
+        [keys, dim],
+      ),
+      dtype,
+    )
   const query = identity ? noiseTensor(device, [rows, dim], dtype, 1) : vectors(rows, 1)
   const [positive, queue] = identity ? [Tensor.zeros([rows, dim], query.dtype), units()] : [vectors(rows, 2), vectors(keys, 3)]
   const [loss, dquery, statistics] = [Tensor.empty([], 'f32'), Tensor.empty(query.shape, query.dtype), Tensor.empty([4], 'f32')]
@@ -174,7 +224,8 @@ function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', k
   if (kind === 'fma') return [odd, stem, { ...odd, dtype: 'f32' }, { ...stem, dtype: 'f32' }]
   const [wide, slim] = kind === 'wgmma' ? [4, 5] : [1, 2]
   const [inside, outside] = op === 'conv2dBackwardInput' ? (['o', 'c'] as const) : (['c', 'o'] as const)
-  const sized = (depth: number, columns: number): { c: number; o: number } => ({ [inside]: depth, [outside]: columns }) as { c: number; o: number }
+  const sized = (depth: number, columns: number): { c: number; o: number } =>
+    ({ [inside]: depth, [outside]: columns }) as { c: number; o: number }
   const forHopper: Convolution[] =
     op === 'conv2dBackwardWeight'
       ? [
@@ -189,7 +240,13 @@ function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', k
           { n: images(rows / 2), h: 9, w: 11, ...sized(128, 72), kernel: 3, stride: 2, padding: 2, dilation: 2, tile: 0 },
         ]
   if (kind === 'wgmma') return forHopper
-  return [...forHopper, { ...odd, tile: 3 }, stem, { ...odd, n: 4, c: 64, o: 64, fused: 'prologue' }, { ...odd, dtype: 'f32', tf32: true, tile: 1 }]
+  return [
+    ...forHopper,
+    { ...odd, tile: 3 },
+    stem,
+    { ...odd, n: 4, c: 64, o: 64, fused: 'prologue' },
+    { ...odd, dtype: 'f32', tf32: true, tile: 1 },
+  ]
 }
 
 const contrastShape = (m: number, dim: number): Omit<Contrast, 'unit'> => {
@@ -203,14 +260,24 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
   const m = native.multiprocessors(device)
   const against = kind === 'fma' ? 'the CPU' : 'FMAs on the same operands'
   const compared = (shape: string, run: (where: string) => Result[], expected: () => Result[], bounds?: readonly number[]): Finding =>
-    compareAll(`${op} of ${shape}`, against, scope(() => withDevice(device, () => limitedTo(device, kind, () => run(device)))), scope(expected), bounds)
+    compareAll(
+      `${op} of ${shape}`,
+      against,
+      scope(() => withDevice(device, () => limitedTo(device, kind, () => run(device)))),
+      scope(expected),
+      bounds,
+    )
   const reference = <R>(run: () => R): R => withDevice(device, () => limitedTo(device, 'fma', run))
 
   if (op === 'infoNce') {
     const parts: Contrast[] =
       kind === 'fma'
         ? (['bf16', 'f32'] as const).map((dtype) => ({ rows: 37, keys: 300, dim: 40, dtype, unit: false }))
-        : [true, false].flatMap((unit) => [{ ...contrastShape(m, 64), unit }, { rows: 130, keys: 300, dim: 128, dtype: 'bf16', identity: true, unit }, { rows: 70, keys: 300, dim: kind === 'mma' ? 136 : 72, dtype: 'bf16', unit }])
+        : [true, false].flatMap((unit) => [
+            { ...contrastShape(m, 64), unit },
+            { rows: 130, keys: 300, dim: 128, dtype: 'bf16', identity: true, unit },
+            { rows: 70, keys: 300, dim: kind === 'mma' ? 136 : 72, dtype: 'bf16', unit },
+          ])
     return parts.map((p) =>
       compared(
         `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}]${p.identity === true ? ' of the identity' : ''}, ${p.dtype}${p.unit ? ', unit' : ''}`,
@@ -222,16 +289,33 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
     )
   }
   if (op === 'denseMatch') {
-    const parts: Match[] = kind === 'fma' ? [{ n: 2, p: 40, q: 70, c: 24, dtype: 'bf16' }, { n: 2, p: 40, q: 70, c: 19, dtype: 'f32' }] : [{ n: Math.ceil(0.75 * m) + 1, p: 100, q: 130, c: 72, dtype: 'bf16' }, { n: 1, p: 10, q: 70, c: 19, dtype: 'bf16' }]
+    const parts: Match[] =
+      kind === 'fma'
+        ? [
+            { n: 2, p: 40, q: 70, c: 24, dtype: 'bf16' },
+            { n: 2, p: 40, q: 70, c: 19, dtype: 'f32' },
+          ]
+        : [
+            { n: Math.ceil(0.75 * m) + 1, p: 100, q: 130, c: 72, dtype: 'bf16' },
+            { n: 1, p: 10, q: 70, c: 19, dtype: 'bf16' },
+          ]
     return parts.map((p) =>
-      compared(`query [${p.n},${p.p},${p.c}], key [${p.n},${p.q},${p.c}], ${p.dtype}`, (where) => match(where, p), () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p))), [1e-4, 1e-4]),
+      compared(
+        `query [${p.n},${p.p},${p.c}], key [${p.n},${p.q},${p.c}], ${p.dtype}`,
+        (where) => match(where, p),
+        () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p))),
+        [1e-4, 1e-4],
+      ),
     )
   }
   return shapes(op, kind, m).map((p) =>
     compared(
       shapeOf(p),
       (where) => convolutions[op](where, p, false),
-      () => (kind === 'fma' ? withDevice('cpu', () => convolutions[op]('cpu', p, false)) : reference(() => convolutions[op](device, { ...p, tile: 0, tf32: false }, true))),
+      () =>
+        kind === 'fma'
+          ? withDevice('cpu', () => convolutions[op]('cpu', p, false))
+          : reference(() => convolutions[op](device, { ...p, tile: 0, tf32: false }, true)),
       // Sums over 64 values that were rounded to bf16: a few may have gone to the other neighbour.
       p.tf32 === true ? [5e-3] : p.fused === 'epilogue' ? [0.01, 0.03] : undefined,
     ),

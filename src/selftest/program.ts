@@ -9,16 +9,24 @@ import { DenseclError } from '../tensor/errors.js'
 import type { Finding } from './compare.js'
 import { type Part, runPart } from './parts.js'
 
-export type Line = { start: Part } | { part: Part; findings: Finding[] } | { part: Part; error: string; code: string; fatal: boolean } | { ready: true } | { done: true }
+export type Line =
+  | { start: Part }
+  | { part: Part; findings: Finding[] }
+  | { part: Part; error: string; code: string; fatal: boolean }
+  | { ready: true }
+  | { done: true }
 
 const [device, parent, ...parts] = process.argv.slice(2) as [string, string, ...string[]]
 
 // Whoever started this decides when it ends; only when that process is gone, this one goes too. In a thread of its own: the main
 // one may sit in a kernel that never ends.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
-new Worker(`setInterval(() => { if (process.ppid !== ${Number(parent)}) process.kill(process.pid, 'SIGKILL') }, 250)`, { eval: true }).unref()
+new Worker(`setInterval(() => { if (process.ppid !== ${Number(parent)}) process.kill(process.pid, 'SIGKILL') }, 250)`, {
+  eval: true,
+}).unref()
 
-const say = (line: Line): void => void writeSync(1, `${JSON.stringify(line, (_, value: unknown) => (value === Infinity ? 'Infinity' : value))}\n`)
+const say = (line: Line): void =>
+  void writeSync(1, `${JSON.stringify(line, (_, value: unknown) => (value === Infinity ? 'Infinity' : value))}\n`)
 
 function check(part: Part): Line {
   try {

@@ -23,7 +23,9 @@ function wanted(device: string): boolean {
 export function secondsPerPart(): number {
   const text = process.env.DENSECL_CHECK_SECONDS ?? '60'
   const seconds = Number(text)
-  return text.trim() !== '' && seconds > 0 ? seconds : fail('CONFIG', `DENSECL_CHECK_SECONDS is ${text}: expected a positive number of seconds`)
+  return text.trim() !== '' && seconds > 0
+    ? seconds
+    : fail('CONFIG', `DENSECL_CHECK_SECONDS is ${text}: expected a positive number of seconds`)
 }
 
 const trusted = new Map<string, Promise<boolean>>()
@@ -60,8 +62,15 @@ async function establish(device: string, { interrupted, say = (line) => console.
   return reports !== 'interrupted'
 }
 
-async function firstCheck(device: string, why: string | undefined, interrupted: (() => boolean) | undefined, say: (line: string) => void): Promise<PartReport[] | 'interrupted' | undefined> {
-  say(`densecl: checking the kernels on ${device}, ${native.describeDevice(device)} (${why === undefined ? 'its first use with this build' : `again: ${why}`}; DENSECL_CHECK=0 skips it)`)
+async function firstCheck(
+  device: string,
+  why: string | undefined,
+  interrupted: (() => boolean) | undefined,
+  say: (line: string) => void,
+): Promise<PartReport[] | 'interrupted' | undefined> {
+  say(
+    `densecl: checking the kernels on ${device}, ${native.describeDevice(device)} (${why === undefined ? 'its first use with this build' : `again: ${why}`}; DENSECL_CHECK=0 skips it)`,
+  )
   const started = performance.now()
   let reports: PartReport[] | undefined
   try {
@@ -73,7 +82,9 @@ async function firstCheck(device: string, why: string | undefined, interrupted: 
   }
   if (reports === undefined) return 'interrupted'
   const agree = reports.filter(({ verdict }) => verdict === 'agrees').length
-  say(`densecl: ${agree === reports.length ? 'all' : agree} of ${reports.length} parts agree, in ${((performance.now() - started) / 1000).toFixed(1)} s`)
+  say(
+    `densecl: ${agree === reports.length ? 'all' : agree} of ${reports.length} parts agree, in ${((performance.now() - started) / 1000).toFixed(1)} s`,
+  )
   const problem = keepVerdict(device, reports)
   if (problem !== undefined) say(`densecl: the verdict is not kept, so the next run checks again: ${problem}`)
   return reports
@@ -83,13 +94,18 @@ async function firstCheck(device: string, why: string | undefined, interrupted: 
 function obey(device: string, reports: readonly PartReport[], say: (line: string) => void): void {
   const hopeless = broken(reports)
   const how = `please report it with the output of: densecl doctor --check --device ${device}`
-  if (hopeless.length > 0) fail('CHECK', `${device} computes wrong results, and nothing can stand in for these kernels:\n  ${hopeless.map(describeReport).join('\n  ')}\n  Use --device cpu, or DENSECL_CHECK=0 to run all the same; ${how}`)
+  if (hopeless.length > 0)
+    fail(
+      'CHECK',
+      `${device} computes wrong results, and nothing can stand in for these kernels:\n  ${hopeless.map(describeReport).join('\n  ')}\n  Use --device cpu, or DENSECL_CHECK=0 to run all the same; ${how}`,
+    )
   const avoided = families(reports)
   avoidFamilies(device, avoided)
   for (const report of reports) {
     if (!avoided.includes(report.part as KernelFamily)) continue
     const [kind, op] = report.part.split('.') as [string, string]
-    const instead = kind === 'wgmma' && !avoided.includes(`mma.${op}` as KernelFamily) ? 'tensor cores by mma.sync' : 'FMAs, which are many times slower,'
+    const instead =
+      kind === 'wgmma' && !avoided.includes(`mma.${op}` as KernelFamily) ? 'tensor cores by mma.sync' : 'FMAs, which are many times slower,'
     say(`densecl: warning: ${describeReport(report)}\n  ${device} computes ${op} by ${instead} instead; ${how}`)
   }
 }

@@ -19,13 +19,27 @@ export interface Verdict {
   reports: PartReport[]
 }
 
-const keyOf = (device: string): Key => ({ device: native.describeDevice(device), driver: driverVersion(device), build: addonDigest(), version: packageVersion, settings: kernelSettings(device) })
+const keyOf = (device: string): Key => ({
+  device: native.describeDevice(device),
+  driver: driverVersion(device),
+  build: addonDigest(),
+  version: packageVersion,
+  settings: kernelSettings(device),
+})
 
 /** The file of a device's verdict: one for each GPU model, build and settings, so that they do not replace one another. */
 export function verdictPath(device: string): string {
   const { device: text, build, version, settings } = keyOf(device)
-  const name = text.split(',')[0]!.replace(/[^A-Za-z0-9]+/g, '-').slice(0, 40)
-  return cacheFile(`${name}-${createHash('sha256').update(JSON.stringify([build, version, settings])).digest('hex').slice(0, 12)}.json`)
+  const name = text
+    .split(',')[0]!
+    .replace(/[^A-Za-z0-9]+/g, '-')
+    .slice(0, 40)
+  return cacheFile(
+    `${name}-${createHash('sha256')
+      .update(JSON.stringify([build, version, settings]))
+      .digest('hex')
+      .slice(0, 12)}.json`,
+  )
 }
 
 /** The verdict that is kept, or why there is none: undefined at the first use. */
@@ -46,9 +60,24 @@ export function readVerdict(device: string): Verdict | { why: string | undefined
 const verdicts = new Set<unknown>(['agrees', 'disagrees', 'fails', 'hangs'])
 
 function isVerdict(value: Partial<Verdict> | null, parts: readonly Part[]): value is Verdict {
-  if (typeof value !== 'object' || value === null || typeof value.key !== 'object' || value.key === null || typeof value.date !== 'string' || !Array.isArray(value.reports)) return false
+  if (
+    typeof value !== 'object' ||
+    value === null ||
+    typeof value.key !== 'object' ||
+    value.key === null ||
+    typeof value.date !== 'string' ||
+    !Array.isArray(value.reports)
+  )
+    return false
   const found = value.reports as (Partial<PartReport> | null)[]
-  const whole = found.every((report) => report !== null && typeof report === 'object' && verdicts.has(report.verdict) && typeof report.seconds === 'number' && (report.verdict === 'hangs' || typeof report.error === 'string' || typeof report.finding?.shape === 'string'))
+  const whole = found.every(
+    (report) =>
+      report !== null &&
+      typeof report === 'object' &&
+      verdicts.has(report.verdict) &&
+      typeof report.seconds === 'number' &&
+      (report.verdict === 'hangs' || typeof report.error === 'string' || typeof report.finding?.shape === 'string'),
+  )
   return whole && parts.every((part) => found.some((report) => report!.part === part))
 }
 
@@ -57,7 +86,10 @@ export function keepVerdict(device: string, reports: PartReport[]): string | und
   const path = verdictPath(device)
   try {
     mkdirSync(dirname(path), { recursive: true })
-    writeTextAtomic(path, `${JSON.stringify({ key: keyOf(device), date: new Date().toISOString(), reports } satisfies Verdict, (_, value: unknown) => (value === Infinity ? 1e308 : value), 2)}\n`)
+    writeTextAtomic(
+      path,
+      `${JSON.stringify({ key: keyOf(device), date: new Date().toISOString(), reports } satisfies Verdict, (_, value: unknown) => (value === Infinity ? 1e308 : value), 2)}\n`,
+    )
     return undefined
   } catch (error) {
     if (error instanceof DenseclError) return error.message

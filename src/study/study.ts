@@ -48,7 +48,17 @@ export const studySizes: Record<string, StudySize> = {
   },
   gpu: {
     describe: 'ResNet-50 at 224 px, 100 epochs of some thousand images; meant for 20 minutes of an H200',
-    config: { ...preset('small'), depth: 50, baseChannels: 64, imageSize: 224, batchSize: 256, queueLength: 2048, epochs: 100, knnEvery: 0, denseWeight: 0.5 },
+    config: {
+      ...preset('small'),
+      depth: 50,
+      baseChannels: 64,
+      imageSize: 224,
+      batchSize: 256,
+      queueLength: 2048,
+      epochs: 100,
+      knnEvery: 0,
+      denseWeight: 0.5,
+    },
     linearEpochs: 20,
     segmentation: { iterations: 400, batchSize: 16, crop: 320, scale: [960, 360] },
   },
@@ -86,9 +96,11 @@ export interface StudyRow {
 export async function runStudy(options: StudyOptions): Promise<StudyRow[] | 'interrupted'> {
   const train = await openSource(join(options.images, 'train'), { split: 'train' })
   const val = await openSource(join(options.images, 'val'), { split: 'val' })
-  if (train.classes === undefined || train.classes.join() !== val.classes?.join()) fail('DATA', `study: ${options.images} needs folders train and val with the same class folders`)
+  if (train.classes === undefined || train.classes.join() !== val.classes?.join())
+    fail('DATA', `study: ${options.images} needs folders train and val with the same class folders`)
   const data: StudyData = { train, val }
-  if (options.segmentation !== undefined) data.segmentation = { train: openSegmentation(options.segmentation, ['train']), val: openSegmentation(options.segmentation, ['val']) }
+  if (options.segmentation !== undefined)
+    data.segmentation = { train: openSegmentation(options.segmentation, ['train']), val: openSegmentation(options.segmentation, ['val']) }
   const rows: StudyRow[] = []
   for (let seed = 0; seed < options.seeds; ++seed) {
     for (const method of methods) {
@@ -110,7 +122,8 @@ interface StudyData {
 function configOf(method: Method, seed: number, { size, images, settings }: StudyOptions): Config {
   const entries = { ...size.config, data: join(images, 'train'), seed, ...(method === 'mocov2' ? { denseWeight: 0 } : {}) }
   const config = resolveConfig([...Object.entries(entries).map(([key, value]): Setting => ({ key, value, from: 'study' })), ...settings])
-  if (method === 'densecl' && config.denseWeight === 0) fail('CONFIG', 'study: denseWeight is 0: expected a weight for the dense loss, or DenseCL is MoCo v2')
+  if (method === 'densecl' && config.denseWeight === 0)
+    fail('CONFIG', 'study: denseWeight is 0: expected a weight for the dense loss, or DenseCL is MoCo v2')
   return method === 'mocov2' ? { ...config, denseWeight: 0 } : config
 }
 
@@ -137,7 +150,14 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
     return backbone
   }
   options.line(`pretrain ${methodNames[method]}, seed ${seed}: ${config.epochs} epochs`)
-  const result = await pretrain({ config, out: run, resume: existsSync(last), overwrite: !existsSync(last), quiet: true, interrupted: options.interrupted })
+  const result = await pretrain({
+    config,
+    out: run,
+    resume: existsSync(last),
+    overwrite: !existsSync(last),
+    quiet: true,
+    interrupted: options.interrupted,
+  })
   return result.interrupted ? undefined : backbone
 }
 
@@ -150,7 +170,12 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   const { imageSize, workers } = config
   const scores: Scores = {}
   /** An evaluation, or its kept scores. */
-  const measure = async (name: string, what: Record<string, unknown>, layout: Pick<ResNetOptions, 'strides' | 'dilations'>, body: (backbone: ResNet) => Promise<Scores>): Promise<void> => {
+  const measure = async (
+    name: string,
+    what: Record<string, unknown>,
+    layout: Pick<ResNetOptions, 'strides' | 'dilations'>,
+    body: (backbone: ResNet) => Promise<Scores>,
+  ): Promise<void> => {
     if (options.interrupted()) return
     const path = join(folder, `study-${name}.json`)
     if (!existsSync(path)) {
@@ -166,21 +191,46 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
     const kept = JSON.parse(readFileSync(path, 'utf8')) as { what: Record<string, unknown>; scores: Scores }
     checkSame(kept.what, JSON.parse(JSON.stringify(what)) as Record<string, unknown>)
     Object.assign(scores, kept.scores)
-    options.line(`${methodNames[method]}, seed ${seed}: ${Object.entries(kept.scores).map(([key, value]) => `${key} ${value.toFixed(2)} %`).join(', ')}`)
+    options.line(
+      `${methodNames[method]}, seed ${seed}: ${Object.entries(kept.scores)
+        .map(([key, value]) => `${key} ${value.toFixed(2)} %`)
+        .join(', ')}`,
+    )
   }
 
-  await measure('knn', { imageSize, k: 20 }, {}, async (backbone) => ({ kNN: 100 * (await knnAccuracy(backbone, data.train.items, data.val.items, { imageSize, k: 20, workers })) }))
+  await measure('knn', { imageSize, k: 20 }, {}, async (backbone) => ({
+    kNN: 100 * (await knnAccuracy(backbone, data.train.items, data.val.items, { imageSize, k: 20, workers })),
+  }))
 
-  const protocol = { ...stretched(linearProtocols['imagenet-features']!, options.size.linearEpochs), heads: ['feature4', 'feature5'] as const, pipeline: 'centre' as const }
+  const protocol = {
+    ...stretched(linearProtocols['imagenet-features']!, options.size.linearEpochs),
+    heads: ['feature4', 'feature5'] as const,
+    pipeline: 'centre' as const,
+  }
   await measure('linear', { imageSize, epochs: protocol.epochs }, {}, async (backbone) => {
-    const { heads } = await evaluateLinear(backbone, { protocol, weights, train: data.train.items, val: data.val.items, classes: data.train.classes!.length, imageSize, out: join(folder, 'linear'), overwrite: true, quiet: true, seed, workers })
+    const { heads } = await evaluateLinear(backbone, {
+      protocol,
+      weights,
+      train: data.train.items,
+      val: data.val.items,
+      classes: data.train.classes!.length,
+      imageSize,
+      out: join(folder, 'linear'),
+      overwrite: true,
+      quiet: true,
+      seed,
+      workers,
+    })
     return Object.fromEntries(heads.map(({ head, top1 }) => [`linear ${head}`, 100 * top1]))
   })
 
   const { voc, vocSplits } = options
   if (voc !== undefined) {
     await measure('svm', { imageSize, voc, vocSplits }, {}, async (backbone) => {
-      const [train, test] = vocSplits.map((split) => openVocClassification(voc, split)) as [ReturnType<typeof openVocClassification>, ReturnType<typeof openVocClassification>]
+      const [train, test] = vocSplits.map((split) => openVocClassification(voc, split)) as [
+        ReturnType<typeof openVocClassification>,
+        ReturnType<typeof openVocClassification>,
+      ]
       const features = await extractVoc(backbone, train, test, 'feature5', { imageSize, workers })
       try {
         return { 'SVM mAP': 100 * evaluateSvm(features).map }
@@ -192,7 +242,16 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   if (data.segmentation !== undefined) {
     const settings = { ...segmentationProtocols.voc12aug!, ...options.size.segmentation }
     await measure('segmentation', options.size.segmentation, dilated8, async (backbone) => {
-      const { scores: found } = await evaluateSegmentation(backbone, { protocol: settings, train: data.segmentation!.train, val: data.segmentation!.val, out: join(folder, 'segmentation'), overwrite: true, quiet: true, seed, workers })
+      const { scores: found } = await evaluateSegmentation(backbone, {
+        protocol: settings,
+        train: data.segmentation!.train,
+        val: data.segmentation!.val,
+        out: join(folder, 'segmentation'),
+        overwrite: true,
+        quiet: true,
+        seed,
+        workers,
+      })
       return { 'segmentation mIoU': 100 * found!.meanIou }
     })
   }
@@ -202,7 +261,10 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
 /** Student's t for 95 %, by degrees of freedom: a table, and behind it the expansion about the normal quantile. */
 function studentT(freedom: number): number {
   const z = 1.959964
-  return [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262][freedom - 1] ?? z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
+  return (
+    [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262][freedom - 1] ??
+    z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
+  )
 }
 
 /** A mean and half the width of its 95 % interval, which is NaN for one value. */
@@ -233,9 +295,22 @@ export function summarise(rows: readonly StudyRow[]): StudySummary {
   const of = (name: string, method: Method): number[] => rows.filter((row) => row.method === method).map(({ scores }) => scores[name]!)
   const scores = names.map((name) => {
     const [moco, dense] = [of(name, 'mocov2'), of(name, 'densecl')]
-    return { name, methods: Object.fromEntries(methods.map((method) => [method, interval(of(name, method))])) as Record<Method, { mean: number; half: number }>, difference: interval(dense.map((value, i) => value - moco[i]!)) }
+    return {
+      name,
+      methods: Object.fromEntries(methods.map((method) => [method, interval(of(name, method))])) as Record<
+        Method,
+        { mean: number; half: number }
+      >,
+      difference: interval(dense.map((value, i) => value - moco[i]!)),
+    }
   })
-  const pairs: [Method, Method][] = [['densecl', 'mocov2'], ['densecl', 'random'], ['mocov2', 'random']]
-  const verdicts = pairs.flatMap(([a, b]) => names.map((name) => verdict(name, a, b, interval(of(name, a).map((value, i) => value - of(name, b)[i]!)))))
+  const pairs: [Method, Method][] = [
+    ['densecl', 'mocov2'],
+    ['densecl', 'random'],
+    ['mocov2', 'random'],
+  ]
+  const verdicts = pairs.flatMap(([a, b]) =>
+    names.map((name) => verdict(name, a, b, interval(of(name, a).map((value, i) => value - of(name, b)[i]!)))),
+  )
   return { scores, verdicts }
 }

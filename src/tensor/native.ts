@@ -111,7 +111,10 @@ function load(): Native {
     return addon
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error)
-    throw new DenseclError('ADDON', `the native addon does not load: ${why}\n  it may be of another Node or machine; run: npm run build:native`)
+    throw new DenseclError(
+      'ADDON',
+      `the native addon does not load: ${why}\n  it may be of another Node or machine; run: npm run build:native`,
+    )
   }
 }
 
@@ -120,7 +123,8 @@ const indices = new Map(native.opNames().map((name, index) => [name, index]))
 
 /** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws where it cannot be used. */
 export function resolveDevice(wanted: string): string {
-  const device = wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
+  const device =
+    wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
   native.describeDevice(device)
   return device
 }
@@ -138,7 +142,10 @@ export function runNative(op: string, tensors: OpTensors, numbers: readonly numb
   const handles = Float64Array.from(tensors, (tensor) => {
     if (tensor === undefined) return NaN
     if (typeof tensor.handle === 'number') return tensor.handle
-    throw new DenseclError('FOREIGN_HANDLE', `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`)
+    throw new DenseclError(
+      'FOREIGN_HANDLE',
+      `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`,
+    )
   })
   const run = (): void => native.run(index, handles, Float64Array.from(numbers))
   if (observe.op === undefined) run()

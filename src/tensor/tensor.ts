@@ -32,7 +32,9 @@ export const currentDevice = (): string => ambient
 /** The upper halves of floats, rounded to the nearest, ties to even. */
 function toBf16(values: Float32Array): Uint16Array {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  return Uint16Array.from(words, (word) => ((word & 0x7fffffff) > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16))
+  return Uint16Array.from(words, (word) =>
+    (word & 0x7fffffff) > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16,
+  )
 }
 
 function fromBf16(halves: Uint16Array): Float32Array {
@@ -146,7 +148,8 @@ export class Tensor {
 
   /** The native handle; throws when disposed or when this is no tensor of this thread. */
   get handle(): number {
-    if (!(#handle in this)) fail('FOREIGN_HANDLE', 'expected a tensor of this thread; tensors cannot be sent between workers, send their data')
+    if (!(#handle in this))
+      fail('FOREIGN_HANDLE', 'expected a tensor of this thread; tensors cannot be sent between workers, send their data')
     if (Number.isNaN(this.#handle)) fail('USE_AFTER_DISPOSE', `the tensor ${describe(this)} has been disposed`)
     return this.#handle ?? this.#materialise()
   }

@@ -44,8 +44,14 @@ export interface Checkpoint {
 /** Reads and checks a checkpoint of ours; a file of another kind is named as such. */
 export function readCheckpoint(path: string): Checkpoint {
   const { file, record } = readState(path, 'densecl')
-  if (record === undefined) return fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
-  const { version: found, config, position, keyAhead = false } = record as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
+  if (record === undefined)
+    return fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
+  const {
+    version: found,
+    config,
+    position,
+    keyAhead = false,
+  } = record as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
   if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
   return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position, keyAhead }
 }

@@ -52,7 +52,9 @@ export class RunPictures {
   async epoch(backbone: ResNet, epoch: number): Promise<void> {
     const name = `epoch_${String(epoch).padStart(5, '0')}`
     await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone))
-    await this.#write(join(files(this.out).pictures, `${name}-colours`), () => drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))))
+    await this.#write(join(files(this.out).pictures, `${name}-colours`), () =>
+      drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))),
+    )
   }
 
   /** The matches once more as `matches` of the run folder; its path. */

@@ -63,7 +63,26 @@ export interface PretrainResult {
 }
 
 /** Keys whose change on resume would make another run of it. */
-const freeOnResume = new Set(['device', 'graph', 'tune', 'workers', 'cacheMegabytes', 'threads', 'logEvery', 'checkpointEvery', 'checkpointSteps', 'keepCheckpoints', 'knnEvery', 'knnImages', 'knnData', 'knnK', 'stopOnCollapse', 'maxBroken', 'data', 'format'])
+const freeOnResume = new Set([
+  'device',
+  'graph',
+  'tune',
+  'workers',
+  'cacheMegabytes',
+  'threads',
+  'logEvery',
+  'checkpointEvery',
+  'checkpointSteps',
+  'keepCheckpoints',
+  'knnEvery',
+  'knnImages',
+  'knnData',
+  'knnK',
+  'stopOnCollapse',
+  'maxBroken',
+  'data',
+  'format',
+])
 
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { out, resume = false, quiet = false } = options
@@ -87,15 +106,23 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
 }
 
 function resumedConfig({ config, position }: Checkpoint, wanted: Config): Config {
-  const changed = (Object.keys(config) as (keyof Config)[]).filter((key) => JSON.stringify(config[key]) !== JSON.stringify(wanted[key]) && !freeOnResume.has(key))
-  if (changed.length > 0) fail('CONFIG', `resume: ${changed.map((key) => `${key} was ${JSON.stringify(config[key])} and is now ${JSON.stringify(wanted[key])}`).join('; ')}; start a new run for that`)
+  const changed = (Object.keys(config) as (keyof Config)[]).filter(
+    (key) => JSON.stringify(config[key]) !== JSON.stringify(wanted[key]) && !freeOnResume.has(key),
+  )
+  if (changed.length > 0)
+    fail(
+      'CONFIG',
+      `resume: ${changed.map((key) => `${key} was ${JSON.stringify(config[key])} and is now ${JSON.stringify(wanted[key])}`).join('; ')}; start a new run for that`,
+    )
   if (position.epoch > wanted.epochs) fail('CONFIG', `resume: the run is at epoch ${position.epoch} of ${wanted.epochs}`)
   return wanted
 }
 
 function checkSize(config: Config, images: number, checkpoint: Checkpoint | undefined): void {
-  if (images < config.batchSize) fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
-  if (checkpoint !== undefined && checkpoint.position.images !== images) fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
+  if (images < config.batchSize)
+    fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
+  if (checkpoint !== undefined && checkpoint.position.images !== images)
+    fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
 }
 
 /** A step whose numbers are on their way to the host, and where the run was then. */
@@ -142,7 +169,14 @@ class Run {
   #collapsed = 0
   #announced = false
 
-  constructor(options: PretrainOptions, config: Config, placement: Placement, source: Source, labelled: LabelledSets | undefined, checkpoint: Checkpoint | undefined) {
+  constructor(
+    options: PretrainOptions,
+    config: Config,
+    placement: Placement,
+    source: Source,
+    labelled: LabelledSets | undefined,
+    checkpoint: Checkpoint | undefined,
+  ) {
     const images = source.items.length
     this.#config = config
     this.#out = options.out
@@ -161,7 +195,19 @@ class Run {
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
     this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
     const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
-    this.#loader = new Loader({ items: source.items, imageSize, batchSize, views: 'augmented', device, dtype: compute, augment: config, seed, workers, maxBroken, cacheMegabytes })
+    this.#loader = new Loader({
+      items: source.items,
+      imageSize,
+      batchSize,
+      views: 'augmented',
+      device,
+      dtype: compute,
+      augment: config,
+      seed,
+      workers,
+      maxBroken,
+      cacheMegabytes,
+    })
     const views = (): { query: Tensor; key: Tensor } => {
       const [query, key] = this.#batch!.views() as [Tensor, Tensor]
       return { query, key }
@@ -180,7 +226,9 @@ class Run {
   async execute(quiet: boolean): Promise<PretrainResult> {
     this.#introduce()
     this.#trainer.tuning = this.#tune()
-    this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) => this.#log.line(`warning no picture: ${reason}`))
+    this.#pictures = await RunPictures.of(this.#out, this.#source, this.#config, (reason) =>
+      this.#log.line(`warning no picture: ${reason}`),
+    )
     if (!this.#resumed) {
       writeTextAtomic(files(this.#out).config, stringify(this.#config))
       this.#knnBefore = await this.#knn('before training')
@@ -203,14 +251,24 @@ class Run {
     const source = this.#source
     const images = source.items.length
     const log = this.#log
-    log.line(`data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`)
-    log.line(`model   ResNet-${config.depth}, ${config.baseChannels} base channels, ${config.imageSize} px, dense grid ${config.numGrid ?? Math.ceil(config.imageSize / 32)}x${config.numGrid ?? Math.ceil(config.imageSize / 32)}`)
-    log.line(`loss    queue ${config.queueLength}: guessing costs ln(K+1) = ${chanceLoss(config.queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`)
+    log.line(
+      `data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`,
+    )
+    log.line(
+      `model   ResNet-${config.depth}, ${config.baseChannels} base channels, ${config.imageSize} px, dense grid ${config.numGrid ?? Math.ceil(config.imageSize / 32)}x${config.numGrid ?? Math.ceil(config.imageSize / 32)}`,
+    )
+    log.line(
+      `loss    queue ${config.queueLength}: guessing costs ln(K+1) = ${chanceLoss(config.queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`,
+    )
     const { device, compute } = this.#placement
-    log.line(`device  ${device}, ${native.describeDevice(device)}${device === 'cpu' ? '' : `; ${config.precision === 'tf32' ? 'tf32' : compute}`}`)
+    log.line(
+      `device  ${device}, ${native.describeDevice(device)}${device === 'cpu' ? '' : `; ${config.precision === 'tf32' ? 'tf32' : compute}`}`,
+    )
     if (config.queueLength > images) {
       const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
-      log.line(`warning the queue of ${config.queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`)
+      log.line(
+        `warning the queue of ${config.queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`,
+      )
     }
     if (this.#resumed) log.line(`resume  at epoch ${this.#position.epoch}, step ${this.#position.step}`)
   }
@@ -226,15 +284,30 @@ class Run {
     const kept = this.#resumed ? readTuning(path) : undefined
     if (kept !== undefined) {
       const same = (Object.keys(identity) as (keyof DeviceIdentity)[]).every((key) => kept[key] === identity[key])
-      this.#log.line(`tuning  as this run began: level ${kept.level}, ${kept.products.length} products of ${path}${same ? '' : `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run is continued bit for bit`}`)
+      this.#log.line(
+        `tuning  as this run began: level ${kept.level}, ${kept.products.length} products of ${path}${same ? '' : `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run is continued bit for bit`}`,
+      )
       return choiceOf(kept)
     }
     if (!wanted) return untuned(fusion === 'auto' ? 'epilogue' : fusion)
-    if (this.#resumed) this.#log.line(`tuning  the run has no ${path}: its convolutions are timed now, and from here on their sums may differ in the last bits`)
+    if (this.#resumed)
+      this.#log.line(
+        `tuning  the run has no ${path}: its convolutions are timed now, and from here on their sums may differ in the last bits`,
+      )
     const clock = new DeviceClock(device)
     try {
       const found = tune({
-        model: this.#model, batch: batchSize, imageSize, temperature, keyMomentum, normGroups, level: fusion, identity, time: clock.time, budget: 20, now: () => performance.now(),
+        model: this.#model,
+        batch: batchSize,
+        imageSize,
+        temperature,
+        keyMomentum,
+        normGroups,
+        level: fusion,
+        identity,
+        time: clock.time,
+        budget: 20,
+        now: () => performance.now(),
         hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
         multiprocessors: native.multiprocessors(device),
         ...this.#tuner,
@@ -253,7 +326,13 @@ class Run {
     const config = this.#config
     const position = this.#position
     const total = config.epochs * this.#steps
-    const clock: Clock = { start: performance.now(), done: position.globalStep, since: performance.now(), sinceStep: position.globalStep, waited: 0 }
+    const clock: Clock = {
+      start: performance.now(),
+      done: position.globalStep,
+      since: performance.now(),
+      sinceStep: position.globalStep,
+      waited: 0,
+    }
     // Reading waits for the device: it is read when a line is due, a GPU while it computes the next step. The CPU has finished anyway.
     const { device } = this.#placement
     const [everyStep, beside] = [device === 'cpu', device.startsWith('cuda')]
@@ -280,7 +359,15 @@ class Run {
       const last = position.step === this.#steps
       const logged = position.globalStep % config.logEvery === 0 || position.globalStep === total
       if (everyStep || logged || last) {
-        due = { result: result.startRead(), bad: this.#trainer.bad.startRead(), lr, steps: unread, logged, at: { ...position }, waited: clock.waited }
+        due = {
+          result: result.startRead(),
+          bad: this.#trainer.bad.startRead(),
+          lr,
+          steps: unread,
+          logged,
+          at: { ...position },
+          waited: clock.waited,
+        }
         unread = 0
       }
       if (!beside || last) report()
@@ -303,8 +390,20 @@ class Run {
     // The step has been read, so the device has finished it: this is the time of its steps, not of their launches.
     const seconds = (performance.now() - clock.since) / 1000
     const [rate, wait] = [((at.globalStep - clock.sinceStep) * this.#config.batchSize) / seconds, waited / seconds]
-    const remaining = ((performance.now() - clock.start) / 1000 / (at.globalStep - clock.done)) * (this.#config.epochs * this.#steps - at.globalStep)
-    const progress: Progress = { result, at, lr, rate, wait, remaining, spent: this.#loader.spent, device: this.#placement.device, steps: this.#steps, config: this.#config }
+    const remaining =
+      ((performance.now() - clock.start) / 1000 / (at.globalStep - clock.done)) * (this.#config.epochs * this.#steps - at.globalStep)
+    const progress: Progress = {
+      result,
+      at,
+      lr,
+      rate,
+      wait,
+      remaining,
+      spent: this.#loader.spent,
+      device: this.#placement.device,
+      steps: this.#steps,
+      config: this.#config,
+    }
     this.#log.progress(progressLine(progress), logged)
     if (logged) {
       this.#log.metrics(metricsRow(progress))
@@ -348,13 +447,21 @@ class Run {
   /** Stops with a diagnosis; the last checkpoint is the one before the trouble. `steps` is how many the result stands for. */
   #checkHealth({ losses, health }: StepResult, bad: boolean, lr: number, steps: number, { globalStep }: Position): void {
     if (bad) {
-      const which = Number.isFinite(losses.total) ? 'a gradient' : `the ${Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'} loss`
+      const which = Number.isFinite(losses.total)
+        ? 'a gradient'
+        : `the ${Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'} loss`
       const when = steps === 1 ? `step ${globalStep}` : `steps ${globalStep - steps + 1} to ${globalStep}`
-      fail('NAN', `${when}: ${which} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`)
+      fail(
+        'NAN',
+        `${when}: ${which} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#out).last}, is from before`,
+      )
     }
     this.#collapsed = health.spread < 0.02 ? this.#collapsed + steps : 0
     if (this.#config.stopOnCollapse && this.#collapsed >= 50) {
-      fail('COLLAPSE', `step ${globalStep}: all global embeddings have been the same vector for ${this.#collapsed} steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`)
+      fail(
+        'COLLAPSE',
+        `step ${globalStep}: all global embeddings have been the same vector for ${this.#collapsed} steps (spread ${health.spread.toFixed(4)} where about 1 is healthy); try a lower --lr, a higher --key-momentum or a longer queue. --stop-on-collapse false goes on`,
+      )
     }
   }
 
@@ -382,8 +489,16 @@ class Run {
   #keep(): void {
     const folder = dirname(files(this.#out).last)
     const { epoch } = this.#position
-    saveCheckpoint(join(folder, `epoch_${String(epoch).padStart(5, '0')}.safetensors`), this.#model, this.#sgd, this.#config, this.#position)
-    const kept = readdirSync(folder).filter((name) => /^epoch_\d+\.safetensors$/.test(name)).sort()
+    saveCheckpoint(
+      join(folder, `epoch_${String(epoch).padStart(5, '0')}.safetensors`),
+      this.#model,
+      this.#sgd,
+      this.#config,
+      this.#position,
+    )
+    const kept = readdirSync(folder)
+      .filter((name) => /^epoch_\d+\.safetensors$/.test(name))
+      .sort()
     for (const name of kept.slice(0, -this.#config.keepCheckpoints)) rmSync(join(folder, name))
   }
 
@@ -421,12 +536,14 @@ class Run {
 
   #conclude({ knnBefore, knnAfter, files: made }: PretrainResult, broken: number): void {
     if (broken > 0) this.#log.line(`broken  ${broken} images could not be read; they are named in ${files(this.#out).report}`)
-    if (knnBefore !== undefined && knnAfter !== undefined) this.#log.line(`knn     ${(100 * knnBefore).toFixed(1)} % before, ${(100 * knnAfter).toFixed(1)} % after`)
+    if (knnBefore !== undefined && knnAfter !== undefined)
+      this.#log.line(`knn     ${(100 * knnBefore).toFixed(1)} % before, ${(100 * knnAfter).toFixed(1)} % after`)
     for (const [name, path] of Object.entries(made)) this.#log.line(`${name.padEnd(10)} ${path}`)
   }
 }
 
-const machine = ({ device, driver, build }: DeviceIdentity): string => `${device}${driver === '' ? '' : `, driver ${driver}`} (build ${build})`
+const machine = ({ device, driver, build }: DeviceIdentity): string =>
+  `${device}${driver === '' ? '' : `, driver ${driver}`} (build ${build})`
 
 /** Where a run computes, and in which dtype. */
 export interface Placement {
@@ -436,7 +553,8 @@ export interface Placement {
 
 export function resolvePlacement({ device: wanted, precision }: Config): Placement {
   const device = resolveDevice(wanted)
-  if (device === 'cpu' && (precision === 'bf16' || precision === 'tf32')) fail('CONFIG', `precision is ${precision}: expected f32 on the CPU`)
+  if (device === 'cpu' && (precision === 'bf16' || precision === 'tf32'))
+    fail('CONFIG', `precision is ${precision}: expected f32 on the CPU`)
   return { device, compute: device !== 'cpu' && (precision === 'auto' || precision === 'bf16') ? 'bf16' : 'f32' }
 }
 

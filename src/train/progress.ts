@@ -31,20 +31,40 @@ export interface Progress {
  */
 function dataTimes({ spent: { images, decoding, rendering, uploading }, device }: Progress): [name: string, milliseconds: number][] {
   const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
-  return device === 'cpu' ? [['decode', each(decoding)], ['augment', each(rendering)]] : [['decode', each(decoding)], ['place', each(rendering)], ['upload', each(uploading)]]
+  return device === 'cpu'
+    ? [
+        ['decode', each(decoding)],
+        ['augment', each(rendering)],
+      ]
+    : [
+        ['decode', each(decoding)],
+        ['place', each(rendering)],
+        ['upload', each(uploading)],
+      ]
 }
 
 /** Milliseconds of a step without what it waited for data: compute, and on a GPU augmentation. */
 const stepTime = ({ rate, wait, config }: Progress): number => (1000 * Math.max(0, 1 - wait) * config.batchSize) / rate
 
 export function progressLine(progress: Progress): string {
-  const { result: { losses, health }, at: { epoch, step }, lr, rate, wait, remaining, steps, config } = progress
+  const {
+    result: { losses, health },
+    at: { epoch, step },
+    lr,
+    rate,
+    wait,
+    remaining,
+    steps,
+    config,
+  } = progress
   return [
     `epoch ${epoch + 1}/${config.epochs} step ${step}/${steps}`,
     `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
     `lr ${lr.toPrecision(3)}`,
     `${rate.toFixed(0)} images/s`,
-    `wait ${(100 * wait).toFixed(0)}% (${dataTimes(progress).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(', ')} an image)`,
+    `wait ${(100 * wait).toFixed(0)}% (${dataTimes(progress)
+      .map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`)
+      .join(', ')} an image)`,
     `step ${stepTime(progress).toFixed(0)} ms`,
     `eta ${duration(remaining)}`,
     `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
@@ -52,7 +72,16 @@ export function progressLine(progress: Progress): string {
 }
 
 export function metricsRow(progress: Progress): Metrics {
-  const { result: { losses, health }, at: { epoch, step, globalStep }, lr, rate, wait, device, steps, config } = progress
+  const {
+    result: { losses, health },
+    at: { epoch, step, globalStep },
+    lr,
+    rate,
+    wait,
+    device,
+    steps,
+    config,
+  } = progress
   return {
     globalStep,
     epoch: epoch + step / steps,
@@ -85,7 +114,11 @@ export function graphLine({ launches, arena, live, total }: RecordedStep, saved:
 }
 
 export function lossPlot(rows: Metrics[], config: Config): string {
-  const series = (name: string, key: string, colour: string) => ({ name, colour, points: rows.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key]! })) })
+  const series = (name: string, key: string, colour: string) => ({
+    name,
+    colour,
+    points: rows.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key]! })),
+  })
   return linePlot([series('total', 'loss', '#222'), series('global', 'lossGlobal', '#1f77b4'), series('dense', 'lossDense', '#d62728')], {
     title: 'Pre-training loss',
     xLabel: 'epoch',
@@ -98,7 +131,10 @@ export function lossPlot(rows: Metrics[], config: Config): string {
 export function tuningLines({ level, levels, products, table, chosen, timed, known, left, seconds, remarks }: Tuning): string[] {
   const others = levels.filter((other) => other.level !== level).map((other) => `${other.level} ${other.milliseconds.toFixed(2)}`)
   const prologues = products.filter(({ prologue, shape }) => prologue && shape.startsWith('forward')).length
-  const what = others.length > 0 ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue` : `convolutions of a step ${table.toFixed(2)} ms by the table`
+  const what =
+    others.length > 0
+      ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue`
+      : `convolutions of a step ${table.toFixed(2)} ms by the table`
   return [
     `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${others.length === 0 ? '' : ` (${others.join(', ')} ms)`}${prologues === 0 ? '' : `, ${prologues} shapes read through a prologue`}`,
     ...(left === 0 ? [] : [`tuning  ${left} of ${products.length} products were left to the tables`]),

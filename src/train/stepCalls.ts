@@ -2,7 +2,17 @@
 import type { DenseCL } from '../methods/densecl/model.js'
 import { preparedStep, type StepConstants } from '../methods/densecl/step.js'
 import { isProduct, type NativeCall } from '../ops/timing.js'
-import { convolutionKey, type ProductOp, productOps, shapeKey, shapeOfCall, splitsNumber, tileNumber, type TuningChoice, withTuning } from '../ops/tuning.js'
+import {
+  convolutionKey,
+  type ProductOp,
+  productOps,
+  shapeKey,
+  shapeOfCall,
+  splitsNumber,
+  tileNumber,
+  type TuningChoice,
+  withTuning,
+} from '../ops/tuning.js'
 import { rehearse } from '../tensor/graph.js'
 import { native, observe } from '../tensor/native.js'
 import { sizeOf, Tensor } from '../tensor/tensor.js'
@@ -28,7 +38,14 @@ export function stepCalls(model: DenseCL, batch: number, imageSize: number, cons
   const calls = new Map<string, StepCall>()
   const [outer, { keyAhead }] = [observe.op, model]
   observe.op = (op, _, tensors, numbers) => {
-    const call = stepCall({ op, tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: tensor.shape!, dtype: (tensor as Tensor).dtype })), numbers: unchosen(op, numbers) }, 1)
+    const call = stepCall(
+      {
+        op,
+        tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: tensor.shape!, dtype: (tensor as Tensor).dtype })),
+        numbers: unchosen(op, numbers),
+      },
+      1,
+    )
     const before = calls.get(call.signature)
     if (before === undefined) calls.set(call.signature, call)
     else before.count += 1
@@ -66,11 +83,16 @@ export function productCall(made: StepCall): ProductCall | undefined {
 }
 
 type Operands = NativeCall['tensors']
-const without = (tensors: Operands, from: number, to: number): Operands => tensors.map((tensor, i) => (i >= from && i < to ? undefined : tensor))
+const without = (tensors: Operands, from: number, to: number): Operands =>
+  tensors.map((tensor, i) => (i >= from && i < to ? undefined : tensor))
 const numbered = (numbers: readonly number[], values: Record<number, number>): number[] => numbers.map((number, i) => values[i] ?? number)
 
 /** The pass that writes relu(x * scale + shift), for operands x and scale. */
-const normApply = (x: Operands[number], scale: Operands[number], relu: number): NativeCall => ({ op: 'normApply', tensors: [x, x, scale, scale], numbers: [scale!.shape[0]!, relu] })
+const normApply = (x: Operands[number], scale: Operands[number], relu: number): NativeCall => ({
+  op: 'normApply',
+  tensors: [x, x, scale, scale],
+  numbers: [scale!.shape[0]!, relu],
+})
 
 /**
  * The calls that a product with prologues becomes where `forward` says whether convolutions normalise what they read, `backward`
@@ -80,13 +102,22 @@ export function alternative({ call, count }: ProductCall, forward: boolean, back
   const { op, tensors, numbers } = call
   if (op === 'conv2d') {
     if (forward) return [stepCall(call, count)]
-    return [normApply(tensors[1], tensors[5], numbers[9]!), { op, tensors: without(tensors, 5, 7), numbers: numbered(numbers, { 8: 1, 9: 0 }) }].map((made) => stepCall(made, count))
+    return [
+      normApply(tensors[1], tensors[5], numbers[9]!),
+      { op, tensors: without(tensors, 5, 7), numbers: numbered(numbers, { 8: 1, 9: 0 }) },
+    ].map((made) => stepCall(made, count))
   }
-  if (op === 'conv2dBackwardInput') return [stepCall(backward ? call : { op, tensors: without(tensors, 10, 13), numbers: numbered(numbers, { 9: 1 }) }, count)]
+  if (op === 'conv2dBackwardInput')
+    return [stepCall(backward ? call : { op, tensors: without(tensors, 10, 13), numbers: numbered(numbers, { 9: 1 }) }, count)]
   // A weight gradient has prologues for both operands or none. x is written already where the forward pass had to.
-  const plainX = (from: Operands, of: readonly number[]): { tensors: Operands; numbers: number[] } => ({ tensors: without(from, 3, 5), numbers: numbered(of, { 9: 0 }) })
+  const plainX = (from: Operands, of: readonly number[]): { tensors: Operands; numbers: number[] } => ({
+    tensors: without(from, 3, 5),
+    numbers: numbered(of, { 9: 0 }),
+  })
   if (backward) return [stepCall(forward ? call : { op, ...plainX(tensors, numbers) }, count)]
-  const written: NativeCall[] = [{ op: 'normGradient', tensors: [tensors[1], tensors[1], tensors[5], tensors[6], tensors[7]], numbers: [numbers[8]!] }]
+  const written: NativeCall[] = [
+    { op: 'normGradient', tensors: [tensors[1], tensors[1], tensors[5], tensors[6], tensors[7]], numbers: [numbers[8]!] },
+  ]
   if (forward && tensors[3] !== undefined) written.push(normApply(tensors[2], tensors[3], numbers[9]!))
   const plain = plainX(without(tensors, 5, 8), numbered(numbers, { 8: 1 }))
   return [...written, { op, ...plain }].map((made) => stepCall(made, count))
@@ -94,7 +125,10 @@ export function alternative({ call, count }: ProductCall, forward: boolean, back
 
 /** A guess of what a call costs, for an order: bytes of its operands, and 200 operations count as one. */
 export function expectedCost({ call, count }: StepCall): number {
-  const bytes = call.tensors.reduce((sum, tensor) => sum + (tensor === undefined ? 0 : sizeOf(tensor.shape) * (tensor.dtype === 'bf16' ? 2 : 4)), 0)
+  const bytes = call.tensors.reduce(
+    (sum, tensor) => sum + (tensor === undefined ? 0 : sizeOf(tensor.shape) * (tensor.dtype === 'bf16' ? 2 : 4)),
+    0,
+  )
   if (!isProduct(call.op)) return count * bytes
   const { input, weight, numbers } = shapeOfCall(call.op, call.tensors, call.numbers)
   const operations = (2 * sizeOf(input) * sizeOf(weight)) / input[3]! / (numbers[0]! * numbers[1]!)

@@ -7,7 +7,16 @@ import { z } from 'zod'
 import type { DenseCL } from '../methods/densecl/model.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { isProduct, type NativeCall, type Time } from '../ops/timing.js'
-import { candidateSplits, candidateTiles, type Direction, type Kernels, shapeOfCall, tableTile, type TuningChoice, untuned } from '../ops/tuning.js'
+import {
+  candidateSplits,
+  candidateTiles,
+  type Direction,
+  type Kernels,
+  shapeOfCall,
+  tableTile,
+  type TuningChoice,
+  untuned,
+} from '../ops/tuning.js'
 import { cacheFile, type DeviceIdentity, readCache, writeCache } from '../files/cache.js'
 import { DenseclError } from '../tensor/errors.js'
 import { alternative, expectedCost, type ProductCall, productCall, type StepCall, stepCalls } from './stepCalls.js'
@@ -62,7 +71,8 @@ export interface TunerOptions {
 
 export function choiceOf({ level, products }: Pick<Tuning, 'level' | 'products'>): TuningChoice {
   const byShape = new Map<string, { plain?: Kernels; prologue?: Kernels }>()
-  for (const { shape, prologue, tile, splits } of products) byShape.set(shape, { ...byShape.get(shape), [prologue ? 'prologue' : 'plain']: { tile, splits } })
+  for (const { shape, prologue, tile, splits } of products)
+    byShape.set(shape, { ...byShape.get(shape), [prologue ? 'prologue' : 'plain']: { tile, splits } })
   return { level, product: (key) => byShape.get(key) }
 }
 
@@ -93,20 +103,34 @@ export function tune(options: TunerOptions): Tuning {
   const table = partsOf(base, base, differing).map(({ ways }) => ways[0]!)
 
   const bench = new Bench(options, remarks)
-  const wanted = [base.filter(isProductCall), [...table.flat(), ...[...parts.values()].flatMap((all) => all.flatMap(({ ways }) => ways.flat()))]]
+  const wanted = [
+    base.filter(isProductCall),
+    [...table.flat(), ...[...parts.values()].flatMap((all) => all.flatMap(({ ways }) => ways.flat()))],
+  ]
   bench.measure(wanted, start + 1000 * options.budget)
 
   const settled = new Map([...parts].map(([level, all]) => [level, all.map((part) => bestWay(part, bench))]))
   const sum = (all: Settled[], of: 'table' | 'chosen'): number => all.reduce((total, part) => total + part[of], 0)
-  const comparable = [...settled].filter(([level, all]) => all.every(({ complete }) => complete) && (level !== 'full' || usual === 'full' || all.some(({ products }) => products.some(({ prologue }) => prologue))))
+  const comparable = [...settled].filter(
+    ([level, all]) =>
+      all.every(({ complete }) => complete) &&
+      (level !== 'full' || usual === 'full' || all.some(({ products }) => products.some(({ prologue }) => prologue))),
+  )
   const compared = comparable.some(([level]) => level === usual) ? comparable : []
-  const [level, chosen] = compared.reduce((best, other) => (sum(other[1], 'chosen') < sum(best[1], 'chosen') ? other : best), [usual, settled.get(usual)!] as [FusionLevel, Settled[]])
+  const [level, chosen] = compared.reduce((best, other) => (sum(other[1], 'chosen') < sum(best[1], 'chosen') ? other : best), [
+    usual,
+    settled.get(usual)!,
+  ] as [FusionLevel, Settled[]])
   const products = chosen.flatMap((part) => part.products)
-  if (options.level === 'auto' && compared.length === 0) remarks.push(`the levels of fusion are not compared: not all of their calls were timed in ${options.budget} s; ${usual} is taken`)
+  if (options.level === 'auto' && compared.length === 0)
+    remarks.push(`the levels of fusion are not compared: not all of their calls were timed in ${options.budget} s; ${usual} is taken`)
   return {
     level,
     products,
-    table: sum(table.map((way) => bench.settle(way)), 'table'),
+    table: sum(
+      table.map((way) => bench.settle(way)),
+      'table',
+    ),
     chosen: sum(chosen, 'chosen'),
     levels: compared.map(([name, all]) => ({ level: name, milliseconds: sum(all, 'chosen') })),
     timed: bench.timed,
@@ -143,13 +167,24 @@ function partsOf(all: readonly StepCall[], base: readonly StepCall[], differing:
     const product = productCall(made)
     if (product !== undefined) convolutions.set(product.convolution, [...(convolutions.get(product.convolution) ?? []), product])
   }
-  const usually = new Set(base.map(productCall).filter((made) => made?.prologue).map((made) => made!.key))
+  const usually = new Set(
+    base
+      .map(productCall)
+      .filter((made) => made?.prologue)
+      .map((made) => made!.key),
+  )
   const parts = [...convolutions.values()].map((calls): Part => {
     const forward = calls.filter(({ call, prologue }) => prologue && call.op === 'conv2d')
     const backward = calls.filter(({ call, prologue }) => prologue && call.op === 'conv2dBackwardWeight')
-    const choices = [true, false].flatMap((f) => [true, false].map((b) => [f, b] as const)).filter(([f, b]) => (f || forward.length > 0) && (b || backward.length > 0))
+    const choices = [true, false]
+      .flatMap((f) => [true, false].map((b) => [f, b] as const))
+      .filter(([f, b]) => (f || forward.length > 0) && (b || backward.length > 0))
     const ways = choices.map(([f, b]) => calls.flatMap((made) => (made.prologue ? alternative(made, f, b) : [made])))
-    const usual = choices.findIndex(([f, b]) => f === (forward.length === 0 || forward.some(({ key }) => usually.has(key))) && b === (backward.length === 0 || backward.some(({ key }) => usually.has(key))))
+    const usual = choices.findIndex(
+      ([f, b]) =>
+        f === (forward.length === 0 || forward.some(({ key }) => usually.has(key))) &&
+        b === (backward.length === 0 || backward.some(({ key }) => usually.has(key))),
+    )
     return { ways, usual }
   })
   return [...parts, ...all.filter(({ signature }) => differing.has(signature)).map((made) => ({ ways: [[made]], usual: 0 }))]
@@ -167,7 +202,9 @@ interface Settled {
 function bestWay({ ways, usual }: Part, bench: Bench): Settled {
   const settled = ways.map((way) => bench.settle(way))
   const first = settled[usual]!
-  return settled.every(({ complete }) => complete) ? settled.reduce((best, other) => (other.chosen < best.chosen ? other : best), first) : first
+  return settled.every(({ complete }) => complete)
+    ? settled.reduce((best, other) => (other.chosen < best.chosen ? other : best), first)
+    : first
 }
 
 const labelOf = ({ tile, splits }: Kernels): string => (splits === 0 ? `${tile}` : `${tile}/${splits}`)
@@ -178,10 +215,19 @@ function kernelsOf(label: string): Kernels {
 
 /** Milliseconds of a call by the label of kernels. */
 type Times = Record<string, number>
-const cacheSchema = z.object({ device: z.string(), driver: z.string(), build: z.string(), times: z.record(z.string(), z.record(z.string(), z.number().min(0))) })
+const cacheSchema = z.object({
+  device: z.string(),
+  driver: z.string(),
+  build: z.string(),
+  times: z.record(z.string(), z.record(z.string(), z.number().min(0))),
+})
 
 /** The file of the cache that a device's times are kept in. */
-export const timesFile = (device: string): string => `tuning-${device.toLowerCase().replace(/[^a-z0-9]+/g, '-').slice(0, 100)}.json`
+export const timesFile = (device: string): string =>
+  `tuning-${device
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .slice(0, 100)}.json`
 
 /** Times of calls, of the cache and measured. */
 class Bench {
@@ -204,7 +250,10 @@ class Bench {
       const path = cacheFile(timesFile(device))
       const { success, data } = cacheSchema.safeParse(found.value)
       if (!success) this.remarks.push(`${path}: holds no times of convolutions; timed anew`)
-      else if (data.device !== device || data.driver !== driver || data.build !== build) this.remarks.push(`${path}: is of another ${data.device !== device ? 'device' : data.driver !== driver ? `driver, ${data.driver}` : `build, ${data.build}`}; timed anew`)
+      else if (data.device !== device || data.driver !== driver || data.build !== build)
+        this.remarks.push(
+          `${path}: is of another ${data.device !== device ? 'device' : data.driver !== driver ? `driver, ${data.driver}` : `build, ${data.build}`}; timed anew`,
+        )
       else return new Map(Object.entries(data.times))
     }
     return new Map()
@@ -222,7 +271,10 @@ class Bench {
       }
     }
     if (this.timed === 0) return
-    const problem = writeCache(timesFile(this.options.identity.device), { ...this.options.identity, times: Object.fromEntries(this.#times) })
+    const problem = writeCache(timesFile(this.options.identity.device), {
+      ...this.options.identity,
+      times: Object.fromEntries(this.#times),
+    })
     if (problem !== undefined) this.remarks.push(`the times are not kept: ${problem}`)
   }
 
@@ -237,7 +289,9 @@ class Bench {
         try {
           times[labelOf(kernels)] = time(call, kernels)
         } catch (error) {
-          this.remarks.push(`left out: ${signature}${isProduct(call.op) ? ` with tile ${labelOf(kernels)}` : ''}: ${error instanceof Error ? error.message : String(error)}`)
+          this.remarks.push(
+            `left out: ${signature}${isProduct(call.op) ? ` with tile ${labelOf(kernels)}` : ''}: ${error instanceof Error ? error.message : String(error)}`,
+          )
         }
         return true
       })
@@ -248,7 +302,11 @@ class Bench {
       const shape = shapeOfCall(product.op, call.tensors, call.numbers)
       if (!timeAll(candidateTiles(shape, product.prologue, hopper(shape.direction)).map((tile) => ({ tile, splits: 0 })))) return
       const best = fastest(times, labelOf(usual))
-      if (best !== undefined && !timeAll(candidateSplits(shape, kernelsOf(best).tile, multiprocessors).map((splits) => ({ tile: kernelsOf(best).tile, splits })))) return
+      if (
+        best !== undefined &&
+        !timeAll(candidateSplits(shape, kernelsOf(best).tile, multiprocessors).map((splits) => ({ tile: kernelsOf(best).tile, splits })))
+      )
+        return
     }
     this.timed += 1
     this.#times.set(signature, times)
@@ -279,7 +337,13 @@ class Bench {
       const product = productCall(calls[0]!)
       if (product === undefined) continue
       const count = calls.reduce((sum, made) => sum + made.count, 0)
-      result.products.push({ shape: product.key, prologue: product.prologue, ...kernelsOf(best ?? usual), count, ...(best === undefined ? {} : { table, chosen }) })
+      result.products.push({
+        shape: product.key,
+        prologue: product.prologue,
+        ...kernelsOf(best ?? usual),
+        count,
+        ...(best === undefined ? {} : { table, chosen }),
+      })
     }
     return result
   }

@@ -18,7 +18,17 @@ const schema = z.object({
   build: z.string(),
   level: z.enum(['pointwise', 'epilogue', 'full']),
   milliseconds: z.object({ table: milliseconds, chosen: milliseconds }),
-  products: z.array(z.object({ shape: z.string(), prologue: z.boolean(), tile: whole.max(5), splits: whole, count: whole, table: milliseconds.optional(), chosen: milliseconds.optional() })),
+  products: z.array(
+    z.object({
+      shape: z.string(),
+      prologue: z.boolean(),
+      tile: whole.max(5),
+      splits: whole,
+      count: whole,
+      table: milliseconds.optional(),
+      chosen: milliseconds.optional(),
+    }),
+  ),
 })
 export type KeptTuning = z.infer<typeof schema>
 
@@ -39,5 +49,8 @@ export function readTuning(path: string): KeptTuning | undefined {
   } catch (error) {
     problem = error instanceof SyntaxError ? 'it is no JSON' : ((error as NodeJS.ErrnoException).code ?? String(error))
   }
-  return fail('TUNING', `${path}: expected the choice of kernels that this run was started with (${problem}); bring it back from a copy, or remove it: the run is then tuned anew and not continued bit for bit`)
+  return fail(
+    'TUNING',
+    `${path}: expected the choice of kernels that this run was started with (${problem}); bring it back from a copy, or remove it: the run is then tuned anew and not continued bit for bit`,
+  )
 }

@@ -24,10 +24,20 @@ export function detectron2Name(name: string): string {
  * __author__, matching_heuristics} and without num_batches_tracked.
  */
 export function writeBackbone(path: string, backbone: Map<string, StoredTensor>, target: ExportTarget): void {
-  const tensors = target === 'detectron2' ? new Map([...backbone].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor])) : backbone
+  const tensors =
+    target === 'detectron2'
+      ? new Map(
+          [...backbone].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor]),
+        )
+      : backbone
   if (extname(path) === '.safetensors') writeAtomic(path, encodeSafetensors({ tensors, metadata: { format: 'pt', author: 'densecl' } }))
   else if (extname(path) === '.pth') {
-    const content = target === 'torchvision' ? tensors : target === 'mmdet' ? { state_dict: tensors, author: 'densecl' } : { model: tensors, __author__: 'densecl', matching_heuristics: true }
+    const content =
+      target === 'torchvision'
+        ? tensors
+        : target === 'mmdet'
+          ? { state_dict: tensors, author: 'densecl' }
+          : { model: tensors, __author__: 'densecl', matching_heuristics: true }
     writeAtomic(path, [encodePth(content)])
   } else fail('ARGUMENT', `export: expected a file ending in .safetensors or .pth but received ${path}`)
 }

@@ -26,7 +26,17 @@ export function readWeights(path: string): Map<string, StoredTensor> {
 }
 
 /** Where the backbone may be, in the order of preference among equally many matches. */
-export const backbonePrefixes = ['', 'backbone.', 'encoder_q.0.', 'module.encoder_q.0.', 'module.encoder_q.', 'module.backbone.', 'module.', 'encoder_k.module.0.', 'encoder_k.0.'] as const
+export const backbonePrefixes = [
+  '',
+  'backbone.',
+  'encoder_q.0.',
+  'module.encoder_q.0.',
+  'module.encoder_q.',
+  'module.backbone.',
+  'module.',
+  'encoder_k.module.0.',
+  'encoder_k.0.',
+] as const
 const containers = ['', 'state_dict.', 'model.', 'model.state_dict.']
 
 export interface ImportReport {
@@ -60,7 +70,10 @@ function findBackbone(path: string, tensors: Map<string, StoredTensor>): { prefi
   }
   if (best.found.size === 0) {
     const some = [...tensors.keys()].slice(0, 3).join(', ')
-    fail('IMPORT', `${path}: no tensor matches a ResNet backbone under any known prefix (${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`)
+    fail(
+      'IMPORT',
+      `${path}: no tensor matches a ResNet backbone under any known prefix (${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
+    )
   }
   return best
 }
@@ -88,12 +101,17 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
   })
   const bottleneck = tensors.has('layer1.0.conv3.weight')
   const stem = tensors.get('conv1.weight')
-  const depth = Object.keys(resnetDepths).map(Number).find((d) => {
-    const plan = resnetDepths[d as ResNetDepth]
-    return plan.bottleneck === bottleneck && plan.blocks.join() === blocks.join()
-  })
+  const depth = Object.keys(resnetDepths)
+    .map(Number)
+    .find((d) => {
+      const plan = resnetDepths[d as ResNetDepth]
+      return plan.bottleneck === bottleneck && plan.blocks.join() === blocks.join()
+    })
   if (depth === undefined || stem === undefined || stem.shape.length !== 4) {
-    return fail('IMPORT', `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`)
+    return fail(
+      'IMPORT',
+      `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`,
+    )
   }
   return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
 }
@@ -102,7 +120,10 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
  * A backbone with the weights of any supported file. Every parameter must be there; counters may be missing. `layout` sets strides
  * and dilations, which weights know nothing of.
  */
-export function importBackbone(path: string, layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {}): { backbone: ResNet; report: ImportReport } {
+export function importBackbone(
+  path: string,
+  layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {},
+): { backbone: ResNet; report: ImportReport } {
   const tensors = readWeights(path)
   const { prefix, found } = findBackbone(path, tensors)
   const architecture = inferResNet(path, found)
@@ -115,7 +136,12 @@ export function importBackbone(path: string, layout: Pick<ResNetOptions, 'stride
   }
 }
 
-function fill(path: string, backbone: ResNet, tensors: Map<string, StoredTensor>, found: Map<string, StoredTensor>): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
+function fill(
+  path: string,
+  backbone: ResNet,
+  tensors: Map<string, StoredTensor>,
+  found: Map<string, StoredTensor>,
+): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
   const matched: string[] = []
   const missing: string[] = []
   for (const [name, tensor] of allTensors(backbone.state())) {
@@ -129,7 +155,11 @@ function fill(path: string, backbone: ResNet, tensors: Map<string, StoredTensor>
   const used = new Set(matched.map((name) => found.get(name)))
   const unexpected = [...tensors].filter(([, tensor]) => !used.has(tensor)).map(([name]) => name)
   const needed = missing.filter((name) => !name.endsWith('num_batches_tracked'))
-  if (needed.length > 0) fail('IMPORT', `${path}: ${needed.length} tensors of a ResNet are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`)
+  if (needed.length > 0)
+    fail(
+      'IMPORT',
+      `${path}: ${needed.length} tensors of a ResNet are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`,
+    )
   return { matched, missing, unexpected }
 }
 
@@ -137,4 +167,3 @@ function fill(path: string, backbone: ResNet, tensors: Map<string, StoredTensor>
 export function storedBackbone(backbone: ResNet): Map<string, StoredTensor> {
   return new Map([...allTensors(backbone.state())].map(([name, tensor]) => [name, toStored(name, tensor)]))
 }
-

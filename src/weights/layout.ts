@@ -31,7 +31,8 @@ export function storedShape(name: string, tensor: Tensor): number[] {
 /** Overwrites `tensor` with a stored one. The shapes must agree, except that a 1x1 kernel may stand for a matrix. */
 export function loadStored(name: string, tensor: Tensor, stored: StoredTensor): void {
   const expected = storedShape(name, tensor)
-  const squeezed = (shape: readonly number[]): string => (shape.length === 4 && shape[2] === 1 && shape[3] === 1 ? shape.slice(0, 2) : shape).join()
+  const squeezed = (shape: readonly number[]): string =>
+    (shape.length === 4 && shape[2] === 1 && shape[3] === 1 ? shape.slice(0, 2) : shape).join()
   if (squeezed(stored.shape) !== squeezed(expected)) {
     fail('SHAPE', `${name}: the file has [${stored.shape.join(',')}] but the model ${describe(tensor)} needs [${expected.join(',')}]`)
   }

@@ -101,55 +101,169 @@ export class Unpickler {
     for (;;) {
       const opcode = String.fromCharCode(this.#u8())
       switch (opcode) {
-        case '\x80': this.#u8(); break // PROTO
-        case '\x95': this.#take(8); break // FRAME
-        case '.': return this.#pop()
-        case '(': push(mark); break
-        case '}': push(new Map()); break
-        case ']': push([]); break
-        case ')': push([]); break
-        case 'N': push(null); break
-        case '\x88': push(true); break
-        case '\x89': push(false); break
-        case 'K': push(this.#u8()); break
-        case 'M': push(this.#take(2).readUInt16LE()); break
-        case 'J': push(this.#take(4).readInt32LE()); break
-        case 'I': { const text = this.#line(); push(text === '01' ? true : text === '00' ? false : Number(text)); break }
-        case 'L': push(Number(this.#line().replace(/L$/, ''))); break
-        case '\x8a': push(this.#long(this.#u8())); break
-        case 'G': this.#take(8); push(this.#view.getFloat64(this.at - 8, false)); break
-        case 'F': push(Number(this.#line())); break
-        case 'X': push(this.#take(this.#u32()).toString('utf8')); break
-        case '\x8c': push(this.#take(this.#u8()).toString('utf8')); break
-        case 'T': push(this.#take(this.#u32()).toString('latin1')); break
-        case 'U': push(this.#take(this.#u8()).toString('latin1')); break
-        case 'S': push(this.#line().replace(/^['"]|['"]$/g, '')); break
-        case 'V': push(this.#line()); break
-        case 'B': push(this.#take(this.#u32())); break
-        case 'C': push(this.#take(this.#u8())); break
-        case 't': push(this.#popMark()); break
-        case 'l': push(this.#popMark()); break
-        case '\x85': push([this.#pop()]); break
-        case '\x86': { const b = this.#pop(); push([this.#pop(), b]); break }
-        case '\x87': { const c = this.#pop(); const b = this.#pop(); push([this.#pop(), b, c]); break }
-        case 'q': this.#memo.set(this.#u8(), this.#stack.at(-1)); break
-        case 'r': this.#memo.set(this.#u32(), this.#stack.at(-1)); break
-        case 'p': this.#memo.set(Number(this.#line()), this.#stack.at(-1)); break
-        case '\x94': this.#memo.set(this.#memo.size, this.#stack.at(-1)); break
-        case 'h': push(this.#recall(this.#u8())); break
-        case 'j': push(this.#recall(this.#u32())); break
-        case 'g': push(this.#recall(Number(this.#line()))); break
-        case '0': this.#pop(); break
-        case 'c': push(this.#global(`${this.#line()}.${this.#line()}`)); break
-        case '\x93': { const name = this.#pop(); push(this.#global(`${String(this.#pop())}.${String(name)}`)); break }
-        case 's': { const value = this.#pop(); this.#set(this.#pop(), value); break }
-        case 'u': { const items = this.#popMark(); for (let i = 0; i + 1 < items.length; i += 2) this.#set(items[i], items[i + 1]); break }
-        case 'a': { const value = this.#pop(); this.#append([value]); break }
-        case 'e': this.#append(this.#popMark()); break
-        case 'Q': push(this.#persistent(this.#pop())); break
-        case 'R': { const args = this.#pop(); push(this.#call(this.#pop(), args)); break }
-        case 'b': this.#pop(); break // BUILD: attributes of an ordered dictionary carry no tensors
-        default: this.bad(`the pickle has the opcode 0x${opcode.charCodeAt(0).toString(16)}, which weights do not need`)
+        case '\x80':
+          this.#u8()
+          break // PROTO
+        case '\x95':
+          this.#take(8)
+          break // FRAME
+        case '.':
+          return this.#pop()
+        case '(':
+          push(mark)
+          break
+        case '}':
+          push(new Map())
+          break
+        case ']':
+          push([])
+          break
+        case ')':
+          push([])
+          break
+        case 'N':
+          push(null)
+          break
+        case '\x88':
+          push(true)
+          break
+        case '\x89':
+          push(false)
+          break
+        case 'K':
+          push(this.#u8())
+          break
+        case 'M':
+          push(this.#take(2).readUInt16LE())
+          break
+        case 'J':
+          push(this.#take(4).readInt32LE())
+          break
+        case 'I': {
+          const text = this.#line()
+          push(text === '01' ? true : text === '00' ? false : Number(text))
+          break
+        }
+        case 'L':
+          push(Number(this.#line().replace(/L$/, '')))
+          break
+        case '\x8a':
+          push(this.#long(this.#u8()))
+          break
+        case 'G':
+          this.#take(8)
+          push(this.#view.getFloat64(this.at - 8, false))
+          break
+        case 'F':
+          push(Number(this.#line()))
+          break
+        case 'X':
+          push(this.#take(this.#u32()).toString('utf8'))
+          break
+        case '\x8c':
+          push(this.#take(this.#u8()).toString('utf8'))
+          break
+        case 'T':
+          push(this.#take(this.#u32()).toString('latin1'))
+          break
+        case 'U':
+          push(this.#take(this.#u8()).toString('latin1'))
+          break
+        case 'S':
+          push(this.#line().replace(/^['"]|['"]$/g, ''))
+          break
+        case 'V':
+          push(this.#line())
+          break
+        case 'B':
+          push(this.#take(this.#u32()))
+          break
+        case 'C':
+          push(this.#take(this.#u8()))
+          break
+        case 't':
+          push(this.#popMark())
+          break
+        case 'l':
+          push(this.#popMark())
+          break
+        case '\x85':
+          push([this.#pop()])
+          break
+        case '\x86': {
+          const b = this.#pop()
+          push([this.#pop(), b])
+          break
+        }
+        case '\x87': {
+          const c = this.#pop()
+          const b = this.#pop()
+          push([this.#pop(), b, c])
+          break
+        }
+        case 'q':
+          this.#memo.set(this.#u8(), this.#stack.at(-1))
+          break
+        case 'r':
+          this.#memo.set(this.#u32(), this.#stack.at(-1))
+          break
+        case 'p':
+          this.#memo.set(Number(this.#line()), this.#stack.at(-1))
+          break
+        case '\x94':
+          this.#memo.set(this.#memo.size, this.#stack.at(-1))
+          break
+        case 'h':
+          push(this.#recall(this.#u8()))
+          break
+        case 'j':
+          push(this.#recall(this.#u32()))
+          break
+        case 'g':
+          push(this.#recall(Number(this.#line())))
+          break
+        case '0':
+          this.#pop()
+          break
+        case 'c':
+          push(this.#global(`${this.#line()}.${this.#line()}`))
+          break
+        case '\x93': {
+          const name = this.#pop()
+          push(this.#global(`${String(this.#pop())}.${String(name)}`))
+          break
+        }
+        case 's': {
+          const value = this.#pop()
+          this.#set(this.#pop(), value)
+          break
+        }
+        case 'u': {
+          const items = this.#popMark()
+          for (let i = 0; i + 1 < items.length; i += 2) this.#set(items[i], items[i + 1])
+          break
+        }
+        case 'a': {
+          const value = this.#pop()
+          this.#append([value])
+          break
+        }
+        case 'e':
+          this.#append(this.#popMark())
+          break
+        case 'Q':
+          push(this.#persistent(this.#pop()))
+          break
+        case 'R': {
+          const args = this.#pop()
+          push(this.#call(this.#pop(), args))
+          break
+        }
+        case 'b':
+          this.#pop()
+          break // BUILD: attributes of an ordered dictionary carry no tensors
+        default:
+          this.bad(`the pickle has the opcode 0x${opcode.charCodeAt(0).toString(16)}, which weights do not need`)
       }
     }
   }
@@ -170,29 +284,50 @@ export class Unpickler {
 
   #global(name: string): Global {
     const allowed =
-      ['collections.OrderedDict', 'torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_parameter', 'torch.Size'].includes(name) ||
-      /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
-    return allowed ? new Global(name) : this.bad(`it asks for ${name}, which is not on the list of what weights are made of; it may be malicious and was not executed`)
+      [
+        'collections.OrderedDict',
+        'torch._utils._rebuild_tensor',
+        'torch._utils._rebuild_tensor_v2',
+        'torch._utils._rebuild_parameter',
+        'torch.Size',
+      ].includes(name) || /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
+    return allowed
+      ? new Global(name)
+      : this.bad(`it asks for ${name}, which is not on the list of what weights are made of; it may be malicious and was not executed`)
   }
 
   #call(callable: unknown, args: unknown): unknown {
     if (!(callable instanceof Global) || !Array.isArray(args)) return this.bad('the pickle calls something that is no constructor')
-    const numbers = (value: unknown): number[] => (Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0) ? (value as number[]) : this.bad('a tensor has no shape'))
+    const numbers = (value: unknown): number[] =>
+      Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0)
+        ? (value as number[])
+        : this.bad('a tensor has no shape')
     switch (callable.name) {
-      case 'collections.OrderedDict': return new Map((args[0] as [unknown, unknown][] | undefined) ?? [])
-      case 'torch.Size': return args[0]
-      case 'torch._utils._rebuild_parameter': return args[0]
+      case 'collections.OrderedDict':
+        return new Map((args[0] as [unknown, unknown][] | undefined) ?? [])
+      case 'torch.Size':
+        return args[0]
+      case 'torch._utils._rebuild_parameter':
+        return args[0]
       case 'torch._utils._rebuild_tensor':
       case 'torch._utils._rebuild_tensor_v2':
         if (!(args[0] instanceof Storage) || !Number.isSafeInteger(args[1])) return this.bad('a tensor has no storage')
         return new TensorView(args[0], args[1] as number, numbers(args[2]), numbers(args[3]))
-      default: return this.bad(`the pickle calls ${callable.name}`)
+      default:
+        return this.bad(`the pickle calls ${callable.name}`)
     }
   }
 
   /** ('storage', type, key, device, count[, view of a storage]) */
   #persistent(id: unknown): Storage {
-    if (!Array.isArray(id) || id[0] !== 'storage' || !(id[1] instanceof Global) || typeof id[2] !== 'string' || !Number.isSafeInteger(id[4])) return this.bad('a storage has an unknown form')
+    if (
+      !Array.isArray(id) ||
+      id[0] !== 'storage' ||
+      !(id[1] instanceof Global) ||
+      typeof id[2] !== 'string' ||
+      !Number.isSafeInteger(id[4])
+    )
+      return this.bad('a storage has an unknown form')
     if (id[5] !== undefined && id[5] !== null) return this.bad('a storage is a view of another, as only very old files have')
     const dtype = storageDTypes[id[1].name.split('.').at(-1)!] ?? this.bad(`a storage has the unknown type ${id[1].name}`)
     const known = this.storages.get(id[2])

@@ -15,7 +15,8 @@ export function readPth(path: string): Map<string, StoredTensor> {
     return fail('FILE', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
   }
   const storages = new Map<string, Storage>()
-  const root = bytes.length > 4 && bytes.readUInt32LE(0) === 0x04034b50 ? readZipped(path, bytes, storages) : readLegacy(path, bytes, storages)
+  const root =
+    bytes.length > 4 && bytes.readUInt32LE(0) === 0x04034b50 ? readZipped(path, bytes, storages) : readLegacy(path, bytes, storages)
   const tensors = new Map<string, StoredTensor>()
   collect(path, '', root, tensors, 0)
   return tensors
@@ -24,7 +25,8 @@ export function readPth(path: string): Map<string, StoredTensor> {
 function collect(path: string, name: string, value: unknown, into: Map<string, StoredTensor>, depth: number): void {
   if (depth > 8) return
   if (value instanceof TensorView) into.set(name, materialise(path, name, value))
-  else if (value instanceof Map) for (const [key, item] of value) collect(path, name === '' ? String(key) : `${name}.${String(key)}`, item, into, depth + 1)
+  else if (value instanceof Map)
+    for (const [key, item] of value) collect(path, name === '' ? String(key) : `${name}.${String(key)}`, item, into, depth + 1)
 }
 
 /** A contiguous copy. */
@@ -33,7 +35,8 @@ function materialise(path: string, name: string, { storage, offset, shape, strid
   const count = shape.reduce((product, d) => product * d, 1)
   const bytes = storage.bytes ?? fail('FORMAT', `${path}: the data of tensor ${name} is missing`)
   const last = count === 0 ? 0 : shape.reduce((sum, d, i) => sum + (d - 1) * strides[i]!, offset) + 1
-  if (strides.length !== shape.length || last * size > bytes.length) fail('FORMAT', `${path}: tensor ${name} [${shape.join(',')}] reaches outside of its storage of ${bytes.length} bytes`)
+  if (strides.length !== shape.length || last * size > bytes.length)
+    fail('FORMAT', `${path}: tensor ${name} [${shape.join(',')}] reaches outside of its storage of ${bytes.length} bytes`)
   const out = new Uint8Array(count * size)
   const index = new Array<number>(shape.length).fill(0)
   for (let i = 0; i < count; ++i) {
@@ -46,7 +49,9 @@ function materialise(path: string, name: string, { storage, offset, shape, strid
 
 function readZipped(path: string, bytes: Buffer, storages: Map<string, Storage>): unknown {
   const entries = new Map(zipEntries(path, bytes).map((entry) => [entry.name, entry.data]))
-  const pickle = [...entries.keys()].find((name) => name.endsWith('/data.pkl') || name === 'data.pkl') ?? fail('FORMAT', `${path}: the zip holds no data.pkl`)
+  const pickle =
+    [...entries.keys()].find((name) => name.endsWith('/data.pkl') || name === 'data.pkl') ??
+    fail('FORMAT', `${path}: the zip holds no data.pkl`)
   const root = new Unpickler(entries.get(pickle)!, 0, storages, path).load()
   const folder = pickle.slice(0, -'data.pkl'.length)
   for (const storage of storages.values()) {
@@ -77,7 +82,8 @@ function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>)
     if (at + 8 > bytes.length) fail('FORMAT', `${path}: the file ends before storage ${storage.key}`)
     const count = Number(bytes.readBigInt64LE(at))
     const length = count * safetensorsDTypes[storage.dtype]
-    if (count < 0 || at + 8 + length > bytes.length) fail('FORMAT', `${path}: storage ${storage.key} of ${count} elements ends behind the file`)
+    if (count < 0 || at + 8 + length > bytes.length)
+      fail('FORMAT', `${path}: storage ${storage.key} of ${count} elements ends behind the file`)
     storage.bytes = bytes.subarray(at + 8, at + 8 + length)
     at += 8 + length
   }
@@ -92,7 +98,10 @@ export function encodePth(content: Pickled): Uint8Array {
   const pickle = Buffer.concat([Buffer.from([0x80, 2]), encode(content, storages), Buffer.from('.')])
   return zip([
     { name: 'archive/data.pkl', data: pickle },
-    ...storages.map((tensor, i) => ({ name: `archive/data/${i}`, data: Buffer.from(tensor.bytes.buffer, tensor.bytes.byteOffset, tensor.bytes.length) })),
+    ...storages.map((tensor, i) => ({
+      name: `archive/data/${i}`,
+      data: Buffer.from(tensor.bytes.buffer, tensor.bytes.byteOffset, tensor.bytes.length),
+    })),
     { name: 'archive/version', data: Buffer.from('3\n') },
   ])
 }
@@ -101,7 +110,9 @@ function encode(value: Pickled, storages: StoredTensor[]): Buffer {
   if (typeof value === 'string') return unicode(value)
   if (typeof value === 'boolean') return Buffer.from([value ? 0x88 : 0x89])
   const entries: [string, Buffer][] =
-    value instanceof Map ? [...value].map(([name, tensor]) => [name, encodeTensor(tensor, storages)]) : Object.entries(value).map(([key, item]) => [key, encode(item, storages)])
+    value instanceof Map
+      ? [...value].map(([name, tensor]) => [name, encodeTensor(tensor, storages)])
+      : Object.entries(value).map(([key, item]) => [key, encode(item, storages)])
   return Buffer.concat([Buffer.from('}('), ...entries.flatMap(([key, item]) => [unicode(key), item]), Buffer.from('u')])
 }
 
@@ -109,9 +120,25 @@ function encodeTensor(tensor: StoredTensor, storages: StoredTensor[]): Buffer {
   const type = Object.keys(storageDTypes).find((name) => storageDTypes[name] === tensor.dtype)!
   const size = tensor.bytes.length / safetensorsDTypes[tensor.dtype]
   const strides = tensor.shape.map((_, i) => tensor.shape.slice(i + 1).reduce((product, d) => product * d, 1))
-  const storage = Buffer.concat([Buffer.from('('), unicode('storage'), Buffer.from(`ctorch\n${type}\n`), unicode(String(storages.length)), unicode('cpu'), integer(size), Buffer.from('tQ')])
+  const storage = Buffer.concat([
+    Buffer.from('('),
+    unicode('storage'),
+    Buffer.from(`ctorch\n${type}\n`),
+    unicode(String(storages.length)),
+    unicode('cpu'),
+    integer(size),
+    Buffer.from('tQ'),
+  ])
   storages.push(tensor)
-  return Buffer.concat([Buffer.from('ctorch._utils\n_rebuild_tensor_v2\n('), storage, integer(0), tuple(tensor.shape), tuple(strides), Buffer.from([0x89]), Buffer.from('ccollections\nOrderedDict\n)RtR')])
+  return Buffer.concat([
+    Buffer.from('ctorch._utils\n_rebuild_tensor_v2\n('),
+    storage,
+    integer(0),
+    tuple(tensor.shape),
+    tuple(strides),
+    Buffer.from([0x89]),
+    Buffer.from('ccollections\nOrderedDict\n)RtR'),
+  ])
 }
 
 function unicode(text: string): Buffer {

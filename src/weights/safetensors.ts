@@ -92,16 +92,25 @@ function parseHeader(bytes: Uint8Array, bad: (why: string) => never): Record<str
   return bad('the header is not an object')
 }
 
-function checkEntry(name: string, entry: unknown, available: number, bad: (why: string) => never): { dtype: StoredDType; shape: number[]; begin: number; end: number } {
+function checkEntry(
+  name: string,
+  entry: unknown,
+  available: number,
+  bad: (why: string) => never,
+): { dtype: StoredDType; shape: number[]; begin: number; end: number } {
   if (!isRecord(entry)) return bad(`the entry of tensor ${name} is not an object`)
   const { dtype, shape, data_offsets: offsets } = entry
-  if (typeof dtype !== 'string' || !(dtype in safetensorsDTypes)) return bad(`tensor ${name} has the unknown dtype ${JSON.stringify(dtype)}`)
+  if (typeof dtype !== 'string' || !(dtype in safetensorsDTypes))
+    return bad(`tensor ${name} has the unknown dtype ${JSON.stringify(dtype)}`)
   if (!Array.isArray(shape) || !shape.every(isCount)) return bad(`tensor ${name} has no shape of non-negative integers`)
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) return bad(`tensor ${name} has no data_offsets [begin, end]`)
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
+    return bad(`tensor ${name} has no data_offsets [begin, end]`)
   const [begin, end] = offsets as [number, number]
   const expected = shape.reduce((product, d) => product * d, safetensorsDTypes[dtype as StoredDType])
-  if (begin > end || end > available) return bad(`tensor ${name} has data_offsets [${begin}, ${end}] outside of the ${available} bytes of data`)
-  if (end - begin !== expected) return bad(`tensor ${name} ${dtype}[${shape.join(',')}] needs ${expected} bytes but data_offsets span ${end - begin}`)
+  if (begin > end || end > available)
+    return bad(`tensor ${name} has data_offsets [${begin}, ${end}] outside of the ${available} bytes of data`)
+  if (end - begin !== expected)
+    return bad(`tensor ${name} ${dtype}[${shape.join(',')}] needs ${expected} bytes but data_offsets span ${end - begin}`)
   return { dtype: dtype as StoredDType, shape, begin, end }
 }
 
@@ -158,6 +167,11 @@ function bfloatToNumber(bits: number): number {
 }
 
 export function storedFromNumbers(values: ArrayLike<number>, shape: readonly number[], dtype: 'F32' | 'F64' | 'I64'): StoredTensor {
-  const array = dtype === 'F32' ? Float32Array.from(values) : dtype === 'F64' ? Float64Array.from(values) : BigInt64Array.from(Array.from(values, BigInt))
+  const array =
+    dtype === 'F32'
+      ? Float32Array.from(values)
+      : dtype === 'F64'
+        ? Float64Array.from(values)
+        : BigInt64Array.from(Array.from(values, BigInt))
   return { dtype, shape: [...shape], bytes: new Uint8Array(array.buffer) }
 }

@@ -23,5 +23,6 @@ export function readState(path: string, key: string): { file: TensorFile; record
 }
 
 export function restoreState(file: TensorFile, tensors: Iterable<[string, Tensor]>): void {
-  for (const [name, tensor] of tensors) loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
+  for (const [name, tensor] of tensors)
+    loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
 }

@@ -39,7 +39,12 @@ test('what runs under noGrad is a constant', () => {
   scope(() => {
     const x = Tensor.from([2], [1], 'f64')
     const tape = new Tape().watch([x])
-    const y = tape.record(() => add(scale(x, 2), noGrad(() => scale(x, 100))))
+    const y = tape.record(() =>
+      add(
+        scale(x, 2),
+        noGrad(() => scale(x, 100)),
+      ),
+    )
     assert.is(tape.backward(y, [x])[0]!.item(), 2)
   })
 })
@@ -81,7 +86,11 @@ test('a gradient of the wrong shape names op, input and both shapes', () => {
 test('keys and queue of infoNce are constants: a gradient for them is an error', () => {
   scope(() => {
     const random = new Random(2)
-    const [q, k, queue] = [[2, 4], [2, 4], [6, 4]].map((shape) => randomTensor(random, shape)) as [Tensor, Tensor, Tensor]
+    const [q, k, queue] = [
+      [2, 4],
+      [2, 4],
+      [6, 4],
+    ].map((shape) => randomTensor(random, shape)) as [Tensor, Tensor, Tensor]
     const tape = new Tape().watch([q, queue])
     const { loss } = tape.record(() => infoNce(q, k, queue, 0.2))
     throwsError(() => tape.backward(loss, [q, queue]), 'TAPE', /infoNce/, /stop-gradient/)

@@ -8,7 +8,15 @@ import * as assert from 'uvu/assert'
 
 import { compile, demangled, resourcesOf } from '../../src/bench/code/compile.js'
 import { decode, kernelCode, type Loop, loopsOf } from '../../src/bench/code/sass.js'
-import { type CodeTable, compareTables, type KernelRow, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../../src/bench/code/table.js'
+import {
+  type CodeTable,
+  compareTables,
+  type KernelRow,
+  kernelLines,
+  readCodeTable,
+  rowsOf,
+  saveCodeTable,
+} from '../../src/bench/code/table.js'
 import { rejectsError, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('machine code')
@@ -62,22 +70,46 @@ function elf(name: string, code: Buffer, architecture = 90): Buffer {
     entry.writeBigUInt64LE(BigInt(bytes), 32)
     return entry
   }
-  return Buffer.concat([header, strings, code, section(0, 0, 0), section(1, 64, strings.length), section(11, 64 + strings.length, code.length)])
+  return Buffer.concat([
+    header,
+    strings,
+    code,
+    section(0, 0, 0),
+    section(1, 64, strings.length),
+    section(11, 64 + strings.length, code.length),
+  ])
 }
 
 test('instructions are read as they were written: kind, stall, scoreboards, and branches of both layouts', () => {
-  const word = fc.record({ opcode: fc.constantFrom(LDG, FADD, HGMMA, NOP), predicate: fc.integer({ min: 0, max: 15 }), stall: fc.integer({ min: 1, max: 15 }), waits: fc.integer({ min: 0, max: 63 }) })
+  const word = fc.record({
+    opcode: fc.constantFrom(LDG, FADD, HGMMA, NOP),
+    predicate: fc.integer({ min: 0, max: 15 }),
+    stall: fc.integer({ min: 1, max: 15 }),
+    waits: fc.integer({ min: 0, max: 63 }),
+  })
   fc.assert(
-    fc.property(fc.array(word, { minLength: 1, maxLength: 20 }), fc.integer({ min: -100_000, max: 100_000 }), fc.boolean(), (words, jump, hopper) => {
-      const branch = { opcode: BRA, predicate: 0, stall: 5, waits: 3, jump }
-      const read = decode(codeOf([...words, branch], hopper), hopper)
-      const kinds: Record<number, string> = { [LDG]: 'LDG', [FADD]: 'FADD', [HGMMA]: 'HGMMA', [NOP]: 'NOP' }
-      for (const [i, { opcode, stall, waits }] of words.entries()) {
-        const { kind, stall: cycles, waits: mask, target } = read[i]!
-        assert.equal([kind, cycles, mask, target], [kinds[opcode], stall, waits, undefined])
-      }
-      assert.equal(read.at(-1), { at: 16 * words.length, kind: 'BRA', stall: 5, waits: 3, target: 16 * (words.length + 1 + jump), falls: true })
-    }),
+    fc.property(
+      fc.array(word, { minLength: 1, maxLength: 20 }),
+      fc.integer({ min: -100_000, max: 100_000 }),
+      fc.boolean(),
+      (words, jump, hopper) => {
+        const branch = { opcode: BRA, predicate: 0, stall: 5, waits: 3, jump }
+        const read = decode(codeOf([...words, branch], hopper), hopper)
+        const kinds: Record<number, string> = { [LDG]: 'LDG', [FADD]: 'FADD', [HGMMA]: 'HGMMA', [NOP]: 'NOP' }
+        for (const [i, { opcode, stall, waits }] of words.entries()) {
+          const { kind, stall: cycles, waits: mask, target } = read[i]!
+          assert.equal([kind, cycles, mask, target], [kinds[opcode], stall, waits, undefined])
+        }
+        assert.equal(read.at(-1), {
+          at: 16 * words.length,
+          kind: 'BRA',
+          stall: 5,
+          waits: 3,
+          target: 16 * (words.length + 1 + jump),
+          falls: true,
+        })
+      },
+    ),
   )
 })
 
@@ -106,19 +138,41 @@ test('a loop is what lies between a branch back and its target, with inner ones 
   )
   assert.equal(loops[1]!.kinds, { FADD: 2, BRA: 2 })
   // Two branches back to one place are one loop.
-  const twice = loopsOf(decode(codeOf([{ opcode: FADD }, { opcode: BRA, predicate: 0, jump: -2 }, { opcode: FADD }, { opcode: BRA, predicate: 0, jump: -4 }, { opcode: EXIT }]), true))
-  assert.equal(twice.map(({ from, to }) => [from / 16, to / 16]), [[0, 3]])
+  const twice = loopsOf(
+    decode(
+      codeOf([
+        { opcode: FADD },
+        { opcode: BRA, predicate: 0, jump: -2 },
+        { opcode: FADD },
+        { opcode: BRA, predicate: 0, jump: -4 },
+        { opcode: EXIT },
+      ]),
+      true,
+    ),
+  )
+  assert.equal(
+    twice.map(({ from, to }) => [from / 16, to / 16]),
+    [[0, 3]],
+  )
 })
 
 test('a cubin gives its kernels by name; other files are refused with what is wrong', () => {
   const code = codeOf([{ opcode: FADD }, { opcode: BRA, predicate: 0, jump: -2 }, { opcode: EXIT }])
   const kernels = kernelCode(elf('_Z3sumPf', code), 'k.cubin')
-  assert.equal([...kernels].map(([name, instructions]) => [name, instructions.map(({ kind }) => kind)]), [['_Z3sumPf', ['FADD', 'BRA', 'EXIT']]])
+  assert.equal(
+    [...kernels].map(([name, instructions]) => [name, instructions.map(({ kind }) => kind)]),
+    [['_Z3sumPf', ['FADD', 'BRA', 'EXIT']]],
+  )
   // Before sm_90 a branch has no lower bits.
   const older = codeOf([{ opcode: FADD }, { opcode: BRA, predicate: 0, jump: -2 }, { opcode: EXIT }], false)
   assert.is(loopsOf(kernelCode(elf('k', older, 80), 'k.cubin').get('k')!).length, 1)
   const good = elf('k', code)
-  throwsError(() => kernelCode(Buffer.from('no ELF file, but longer than the header of one would be, by far'), 'x.cubin'), 'FILE', /x\.cubin/, /does not start as one/)
+  throwsError(
+    () => kernelCode(Buffer.from('no ELF file, but longer than the header of one would be, by far'), 'x.cubin'),
+    'FILE',
+    /x\.cubin/,
+    /does not start as one/,
+  )
   throwsError(() => kernelCode(good.subarray(0, 40), 'x.cubin'), 'FILE', /x\.cubin/)
   throwsError(() => kernelCode(good.subarray(0, good.length - 40), 'x.cubin'), 'FILE', /beyond its end/)
   const foreign = Buffer.from(good)
@@ -139,15 +193,48 @@ test('resources are those of kernels, not of the subroutines they call', () => {
     '    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads',
     'ptxas info    : Used 32 registers, used 0 barriers',
   ].join('\n')
-  assert.equal(resourcesOf(log), new Map([['_Z1aPf', { registers: 168, stack: 8, spillStores: 12, spillLoads: 16, shared: 540 }], ['_Z1bPf', { registers: 32, stack: 0, spillStores: 0, spillLoads: 0, shared: 0 }]]))
+  assert.equal(
+    resourcesOf(log),
+    new Map([
+      ['_Z1aPf', { registers: 168, stack: 8, spillStores: 12, spillLoads: 16, shared: 540 }],
+      ['_Z1bPf', { registers: 32, stack: 0, spillStores: 0, spillLoads: 0, shared: 0 }],
+    ]),
+  )
 })
 
-const loop = (instructions: number, stalls = 3 * instructions): Loop => ({ from: 0, to: 16, depth: 0, instructions, stalls, waits: 1, kinds: {} })
-const kernel = (name: string, loops: Loop[], more: Partial<KernelRow> = {}): KernelRow => ({ file: 'a.cu', name, registers: 32, stack: 0, spillStores: 0, spillLoads: 0, shared: 0, instructions: 500, stalls: 900, waits: 9, kinds: {}, loops, ...more })
+const loop = (instructions: number, stalls = 3 * instructions): Loop => ({
+  from: 0,
+  to: 16,
+  depth: 0,
+  instructions,
+  stalls,
+  waits: 1,
+  kinds: {},
+})
+const kernel = (name: string, loops: Loop[], more: Partial<KernelRow> = {}): KernelRow => ({
+  file: 'a.cu',
+  name,
+  registers: 32,
+  stack: 0,
+  spillStores: 0,
+  spillLoads: 0,
+  shared: 0,
+  instructions: 500,
+  stalls: 900,
+  waits: 9,
+  kinds: {},
+  loops,
+  ...more,
+})
 const table = (...kernels: KernelRow[]): CodeTable => ({ architecture: 'sm_90a', nvcc: 'V13.0.1', kernels })
 
 test('comparing says what grew by more than a tenth, and what doubled', () => {
-  const before = table(kernel('same', [loop(10), loop(100)]), kernel('slower', [loop(10), loop(100)]), kernel('spills', [loop(10)], { spillStores: 16, spillLoads: 16 }), kernel('gone', []))
+  const before = table(
+    kernel('same', [loop(10), loop(100)]),
+    kernel('slower', [loop(10), loop(100)]),
+    kernel('spills', [loop(10)], { spillStores: 16, spillLoads: 16 }),
+    kernel('gone', []),
+  )
   assert.equal(compareTables(before, before), [])
   const now = table(
     kernel('same', [loop(11), loop(109)], { registers: 35, instructions: 549 }),
@@ -167,7 +254,11 @@ test('comparing says what grew by more than a tenth, and what doubled', () => {
     ],
   )
   // Either count alone.
-  for (const to of [loop(20, 30), loop(10, 60)]) assert.equal(compareTables(table(kernel('k', [loop(10, 30)])), table(kernel('k', [to]))).map(({ doubled }) => doubled), [true])
+  for (const to of [loop(20, 30), loop(10, 60)])
+    assert.equal(
+      compareTables(table(kernel('k', [loop(10, 30)])), table(kernel('k', [to]))).map(({ doubled }) => doubled),
+      [true],
+    )
   // From no spills to some is more than double.
   assert.ok(compareTables(table(kernel('k', [])), table(kernel('k', [], { spillLoads: 4 }))).some(({ doubled }) => doubled))
 })
@@ -180,9 +271,23 @@ test('a loop that comes or goes leaves the others matched; one that doubled is s
       const [more, fewer] = [all.map((size) => loop(size)), all.filter((_, i) => i !== at).map((size) => loop(size))]
       const [was, is] = comes ? [fewer, more] : [more, fewer]
       const changes = compareTables(table(kernel('k', was)), table(kernel('k', is)))
-      assert.equal(changes.map(({ text }) => text), [`loops ${was.length} -> ${is.length}`])
-      const doubled = compareTables(table(kernel('k', more)), table(kernel('k', all.map((size, i) => loop(i === at ? 2 * size : size)))))
-      assert.equal(doubled.map((change) => change.doubled), [true])
+      assert.equal(
+        changes.map(({ text }) => text),
+        [`loops ${was.length} -> ${is.length}`],
+      )
+      const doubled = compareTables(
+        table(kernel('k', more)),
+        table(
+          kernel(
+            'k',
+            all.map((size, i) => loop(i === at ? 2 * size : size)),
+          ),
+        ),
+      )
+      assert.equal(
+        doubled.map((change) => change.doubled),
+        [true],
+      )
     }),
   )
 })
@@ -197,7 +302,11 @@ test('tables are kept, read again, and compared by the command, whose exit code 
     saveCodeTable(path, table(kernel('k', [{ ...loop(10), kinds: { LDG: 2, IMAD: 8 } }], { kinds: { HGMMA: 4, MOV: 9 } })))
     assert.equal(readCodeTable(path), table(kernel('k', [{ ...loop(10), kinds: { LDG: 2 } }], { kinds: { HGMMA: 4 } })))
     const cubin = join(folder, 'k.cubin')
-    const body = (length: number): Word[] => [...Array.from({ length }, () => ({ opcode: FADD })), { opcode: BRA, predicate: 0, jump: -length - 1 }, { opcode: EXIT }]
+    const body = (length: number): Word[] => [
+      ...Array.from({ length }, () => ({ opcode: FADD })),
+      { opcode: BRA, predicate: 0, jump: -length - 1 },
+      { opcode: EXIT },
+    ]
     writeFileSync(cubin, elf('_Z3sumPf', codeOf(body(8))))
     assert.is(runCli(['bench', 'code', cubin, '--save', path]).code, 0)
     const same = runCli(['bench', 'code', cubin, '--compare', path])
@@ -208,7 +317,10 @@ test('tables are kept, read again, and compared by the command, whose exit code 
     const doubled = runCli(['bench', 'code', cubin, '--compare', path])
     assert.is(doubled.code, 1)
     assert.match(doubled.out, /sum: loop at 0x00000 DOUBLED: instructions 9 -> 21/)
-    assert.is((JSON.parse(runCli(['bench', 'code', cubin, '--json', '--compare', path]).out) as CodeTable).kernels[0]!.loops[0]!.instructions, 21)
+    assert.is(
+      (JSON.parse(runCli(['bench', 'code', cubin, '--json', '--compare', path]).out) as CodeTable).kernels[0]!.loops[0]!.instructions,
+      21,
+    )
 
     const refused = (...args: string[]): string => {
       const { code, err } = runCli(['bench', 'code', ...args], { env: { CUDACXX: join(folder, 'no-nvcc') } })
@@ -243,7 +355,10 @@ testWhere(nvcc, 'nvcc is not here', test, 'a kernel is compiled, its loop found,
     mkdirSync(join(folder, 'cache'))
     Object.assign(process.env, { XDG_CACHE_HOME: join(folder, 'cache'), CUDACXX: wrapper })
     try {
-      writeFileSync(source, 'namespace { __global__ void sumKernel(float* out, const float* in, int count) {\n  float sum = 0;\n#pragma unroll 1\n  for (int i = 0; i < count; ++i) sum += __expf(in[i]);\n  *out = sum;\n} }\nvoid* use() { return (void*)sumKernel; }\n')
+      writeFileSync(
+        source,
+        'namespace { __global__ void sumKernel(float* out, const float* in, int count) {\n  float sum = 0;\n#pragma unroll 1\n  for (int i = 0; i < count; ++i) sum += __expf(in[i]);\n  *out = sum;\n} }\nvoid* use() { return (void*)sumKernel; }\n',
+      )
       for (const architecture of ['sm_80', 'sm_90a']) {
         const [row, ...others] = rowsOf(await compile([source], architecture))
         assert.is(others.length, 0)
@@ -254,7 +369,10 @@ testWhere(nvcc, 'nvcc is not here', test, 'a kernel is compiled, its loop found,
         assert.ok(reading[0]!.waits >= 1 && reading[0]!.stalls >= reading[0]!.instructions)
         if (demangled(['_Z1aPf']).get('_Z1aPf') === 'a') assert.is(row!.name, 'sumKernel')
       }
-      const compiled = (): number => readFileSync(calls, 'utf8').split('\n').filter((line) => line.includes('-cubin')).length
+      const compiled = (): number =>
+        readFileSync(calls, 'utf8')
+          .split('\n')
+          .filter((line) => line.includes('-cubin')).length
       assert.is(compiled(), 2)
       await compile([source], 'sm_80')
       assert.is(compiled(), 2)

@@ -14,64 +14,105 @@ const test = suite(`model on ${device}`, device)
 /** Of simt (native/simt/backend.cpp). */
 const multiprocessors = 4
 
-testWhere(device === 'simt', 'the multiprocessors of another device are not known here', test, 'weight gradients are split as the model splits them, by kernels of Ampere and of Hopper', () => {
-  const shape = fc.record({ n: fc.integer({ min: 1, max: 8 }), side: fc.integer({ min: 8, max: 48 }), c: fc.constantFrom(64, 192), o: fc.constantFrom(8, 72), tile: fc.constantFrom(1, 2, 3, 4, 5) })
-  try {
-    fc.assert(
-      fc.property(shape, ({ n, side, c, o, tile: id }) => {
-        const hopper = id > 3
-        native.simtCapability!(hopper ? 90 : 80)
-        const tile = tiles.find((one) => one.id === id)!
-        const [m, width] = id === 5 ? [64, 128] : [tile.m, tile.n]
-        const pixels = n * side * side
-        const { count } = splitsOf(pixels, Math.ceil(o / m) * Math.ceil(c / width), (hopper ? 1 : 2) * multiprocessors, hopper ? 64 : 32, o * c)
-        withDevice(device, () =>
-          scope(() => {
-            const tensors = [Tensor.empty([o, 1, 1, c], 'f32'), Tensor.zeros([n, side, side, o], 'bf16'), Tensor.zeros([n, side, side, c], 'bf16')]
-            native.resetPeakMemory(device)
-            const before = native.memory(device).live
-            runNative('conv2dBackwardWeight', tensors, [1, 1, 0, 0, 1, 1, id, 0, 1, 0])
-            const partial = native.memory(device).peak - before
-            const results = o * c * 4
-            assert.is(Math.round(partial / results), count > 1 ? count : 0, `${partial} bytes of partial sums, ${results} each`)
-          }),
+testWhere(
+  device === 'simt',
+  'the multiprocessors of another device are not known here',
+  test,
+  'weight gradients are split as the model splits them, by kernels of Ampere and of Hopper',
+  () => {
+    const shape = fc.record({
+      n: fc.integer({ min: 1, max: 8 }),
+      side: fc.integer({ min: 8, max: 48 }),
+      c: fc.constantFrom(64, 192),
+      o: fc.constantFrom(8, 72),
+      tile: fc.constantFrom(1, 2, 3, 4, 5),
+    })
+    try {
+      fc.assert(
+        fc.property(shape, ({ n, side, c, o, tile: id }) => {
+          const hopper = id > 3
+          native.simtCapability!(hopper ? 90 : 80)
+          const tile = tiles.find((one) => one.id === id)!
+          const [m, width] = id === 5 ? [64, 128] : [tile.m, tile.n]
+          const pixels = n * side * side
+          const { count } = splitsOf(
+            pixels,
+            Math.ceil(o / m) * Math.ceil(c / width),
+            (hopper ? 1 : 2) * multiprocessors,
+            hopper ? 64 : 32,
+            o * c,
+          )
+          withDevice(device, () =>
+            scope(() => {
+              const tensors = [
+                Tensor.empty([o, 1, 1, c], 'f32'),
+                Tensor.zeros([n, side, side, o], 'bf16'),
+                Tensor.zeros([n, side, side, c], 'bf16'),
+              ]
+              native.resetPeakMemory(device)
+              const before = native.memory(device).live
+              runNative('conv2dBackwardWeight', tensors, [1, 1, 0, 0, 1, 1, id, 0, 1, 0])
+              const partial = native.memory(device).peak - before
+              const results = o * c * 4
+              assert.is(Math.round(partial / results), count > 1 ? count : 0, `${partial} bytes of partial sums, ${results} each`)
+            }),
+          )
+        }),
+        { numRuns: thorough ? 15 : 4 },
+      )
+    } finally {
+      native.simtCapability!(80)
+    }
+  },
+)
+
+testWhere(
+  device === 'simt' && thorough,
+  'calls of a step are taken from simt',
+  test,
+  'the calls of a batch are found from those of one image and two',
+  () => {
+    const calls = stepCalls({ level: 'epilogue', depth: 18, image: 64, queue: 256, hidden: 64 })
+    const [two, three] = [calls(2), calls(3)]
+    assert.is(three.length, two.length)
+    const pixels = (of: readonly Call[]): number =>
+      of.filter(({ op }) => op === 'conv2d').reduce((sum, { tensors }) => sum + tensors[0]!.bytes, 0)
+    assert.is(pixels(three) / 3, pixels(two) / 2)
+    assert.ok(two.filter(({ op }) => op === 'conv2d').length > 40 && two.filter(({ op }) => op === 'batchNormTrain').length === 40)
+    for (const { tensors } of two)
+      for (const tensor of tensors)
+        if (tensor !== undefined) assert.ok(tensor.bytes >= 0 && tensor.shape.every((size) => Number.isInteger(size) && size > 0))
+    // A larger batch passes more bytes and takes longer on every GPU.
+    const bytes = (of: readonly Call[]): number => of.reduce((sum, call) => sum + bytesOf(call), 0)
+    assert.ok(bytes(three) > bytes(two))
+    for (const gpu of Object.values(gpus)) {
+      const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => new Machine(gpu, 'now').costs(call))).milliseconds
+      assert.ok(time(calls(64)) > time(two))
+    }
+  },
+)
+
+testWhere(
+  device === 'simt' && thorough,
+  'calls of a step are taken from simt',
+  test,
+  'bench step prints every kernel of a step, and their sum',
+  () => {
+    const { code, out, err } = runCli(['bench', 'step', 'pointwise', '--batch', '32', '--json'])
+    assert.is(code, 0, err)
+    const { predicted, level } = JSON.parse(out) as { level: string; predicted: Record<string, StepTimes> }
+    assert.is(level, 'pointwise')
+    assert.equal(Object.keys(predicted), Object.keys(gpus))
+    for (const { milliseconds, kernels } of Object.values(predicted)) {
+      assert.ok(Math.abs(kernels.reduce((sum, row) => sum + row.milliseconds, 0) - milliseconds) < 1e-9 * milliseconds)
+      assert.ok(kernels.every((row) => row.milliseconds >= row.floor && row.launches > 0))
+      for (const kernel of ['batchNormTrain: statistics', 'batchNormBackward: reduce', 'infoNce', 'sgd'])
+        assert.ok(
+          kernels.some((row) => row.kernel === kernel),
+          kernel,
         )
-      }),
-      { numRuns: thorough ? 15 : 4 },
-    )
-  } finally {
-    native.simtCapability!(80)
-  }
-})
-
-testWhere(device === 'simt' && thorough, 'calls of a step are taken from simt', test, 'the calls of a batch are found from those of one image and two', () => {
-  const calls = stepCalls({ level: 'epilogue', depth: 18, image: 64, queue: 256, hidden: 64 })
-  const [two, three] = [calls(2), calls(3)]
-  assert.is(three.length, two.length)
-  const pixels = (of: readonly Call[]): number => of.filter(({ op }) => op === 'conv2d').reduce((sum, { tensors }) => sum + tensors[0]!.bytes, 0)
-  assert.is(pixels(three) / 3, pixels(two) / 2)
-  assert.ok(two.filter(({ op }) => op === 'conv2d').length > 40 && two.filter(({ op }) => op === 'batchNormTrain').length === 40)
-  for (const { tensors } of two) for (const tensor of tensors) if (tensor !== undefined) assert.ok(tensor.bytes >= 0 && tensor.shape.every((size) => Number.isInteger(size) && size > 0))
-  // A larger batch passes more bytes and takes longer on every GPU.
-  const bytes = (of: readonly Call[]): number => of.reduce((sum, call) => sum + bytesOf(call), 0)
-  assert.ok(bytes(three) > bytes(two))
-  for (const gpu of Object.values(gpus)) {
-    const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => new Machine(gpu, 'now').costs(call))).milliseconds
-    assert.ok(time(calls(64)) > time(two))
-  }
-})
-
-testWhere(device === 'simt' && thorough, 'calls of a step are taken from simt', test, 'bench step prints every kernel of a step, and their sum', () => {
-  const { code, out, err } = runCli(['bench', 'step', 'pointwise', '--batch', '32', '--json'])
-  assert.is(code, 0, err)
-  const { predicted, level } = JSON.parse(out) as { level: string; predicted: Record<string, StepTimes> }
-  assert.is(level, 'pointwise')
-  assert.equal(Object.keys(predicted), Object.keys(gpus))
-  for (const { milliseconds, kernels } of Object.values(predicted)) {
-    assert.ok(Math.abs(kernels.reduce((sum, row) => sum + row.milliseconds, 0) - milliseconds) < 1e-9 * milliseconds)
-    assert.ok(kernels.every((row) => row.milliseconds >= row.floor && row.launches > 0))
-    for (const kernel of ['batchNormTrain: statistics', 'batchNormBackward: reduce', 'infoNce', 'sgd']) assert.ok(kernels.some((row) => row.kernel === kernel), kernel)
-  }
-})
+    }
+  },
+)
 
 test.run()

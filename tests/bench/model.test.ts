@@ -25,14 +25,26 @@ test('what was read off the machine code is, to a twentieth, in the machine-code
     const found = kernels.filter((kernel) => kernel.name.startsWith(how.kernel))
     assert.is(found.length, 1, `${name}: ${found.length} kernels start with ${how.kernel}`)
     const telling = found[0]!.loops.filter(({ kinds }) => kinds[how.loop] !== undefined)
-    const innermost = telling.filter(({ from, to }) => !telling.some((other) => other.from >= from && other.to <= to && (other.from !== from || other.to !== to)))
+    const innermost = telling.filter(
+      ({ from, to }) => !telling.some((other) => other.from >= from && other.to <= to && (other.from !== from || other.to !== to)),
+    )
     const read = Math.max(...innermost.map((loop) => loop[how.of]))
-    assert.ok(Math.abs(now - read) <= 0.05 * read, `src/bench/constants.ts has ${now} for ${name}, bench/results/code-sm_90a.json ${read}: then also renew the tables, densecl bench tune --model`)
+    assert.ok(
+      Math.abs(now - read) <= 0.05 * read,
+      `src/bench/constants.ts has ${now} for ${name}, bench/results/code-sm_90a.json ${read}: then also renew the tables, densecl bench tune --model`,
+    )
   }
 })
 
 test('splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where that is possible', () => {
-  const problem = fc.record({ pixels: fc.integer({ min: 1, max: 3_000_000 }), tileCount: fc.integer({ min: 1, max: 400 }), blocks: fc.integer({ min: 1, max: 264 }), slice: fc.constantFrom(16, 32, 64), results: fc.integer({ min: 64, max: 3_000_000 }), filled: fc.boolean() })
+  const problem = fc.record({
+    pixels: fc.integer({ min: 1, max: 3_000_000 }),
+    tileCount: fc.integer({ min: 1, max: 400 }),
+    blocks: fc.integer({ min: 1, max: 264 }),
+    slice: fc.constantFrom(16, 32, 64),
+    results: fc.integer({ min: 64, max: 3_000_000 }),
+    filled: fc.boolean(),
+  })
   fc.assert(
     fc.property(problem, ({ pixels, tileCount, blocks, slice, results, filled }) => {
       const { share, count } = splitsOf(pixels, tileCount, blocks, slice, results, filled)
@@ -64,50 +76,107 @@ test('no layer of ResNet-50 leaves a tenth of an H200 idle in its weight gradien
   assert.ok(busy(false).filter((share) => share < 0.62).length >= busy(false).length / 3)
 })
 
-const faster = ({ gigabytesPerSecond, ...rest }: Architecture, factor: number): Architecture => ({ ...rest, gigabytesPerSecond: factor * gigabytesPerSecond })
-const tensor = (shape: readonly number[], dtype = 'bf16'): CallTensor => ({ shape, dtype, bytes: shape.reduce((a, b) => a * b, 1) * (dtype === 'bf16' ? 2 : 4) })
+const faster = ({ gigabytesPerSecond, ...rest }: Architecture, factor: number): Architecture => ({
+  ...rest,
+  gigabytesPerSecond: factor * gigabytesPerSecond,
+})
+const tensor = (shape: readonly number[], dtype = 'bf16'): CallTensor => ({
+  shape,
+  dtype,
+  bytes: shape.reduce((a, b) => a * b, 1) * (dtype === 'bf16' ? 2 : 4),
+})
 
 /** Calls of a convolution and its norm, forward and backward, and of what else is more than a pass. */
-const callsOf = fc.record({ n: fc.integer({ min: 1, max: 64 }), side: fc.constantFrom(7, 14, 28, 56), c: fc.constantFrom(3, 64, 96, 256), o: fc.constantFrom(64, 128, 512), kernel: fc.constantFrom(1, 3, 7), stride: fc.constantFrom(1, 2), deferred: fc.boolean() }).map(({ n, side, c, o, kernel, stride, deferred }): Call[] => {
-  const out = Math.ceil(side / stride)
-  const [x, y, w, vector] = [tensor([n, side, side, c]), tensor([n, out, out, o]), [o, kernel, kernel, c], tensor([1, o], 'f32')]
-  const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0, 1, 1]
-  const [statistics, sums] = [tensor([Math.ceil((n * out * out) / 64), 2, o], 'f32'), tensor([Math.ceil((n * side * side) / 64), 2, c], 'f32')]
-  const scale = deferred && c % 8 === 0 ? tensor([1, c], 'f32') : undefined
-  return [
-    { op: 'conv2d', tensors: [y, x, tensor(w), undefined, statistics, scale, scale], numbers },
-    { op: 'batchNormTrain', tensors: [deferred ? undefined : y, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector], numbers: [1, 1e-5, 0.1, 1] },
-    { op: 'batchNormBackward', tensors: [y, vector, vector, undefined, y, y, undefined, vector, vector, vector, vector, vector], numbers: [1, 1] },
-    { op: 'conv2dBackwardWeight', tensors: [tensor(w, 'f32'), y, x], numbers },
-    { op: 'conv2dBackwardInput', tensors: [x, y, tensor(w), undefined, x, undefined, scale, scale, scale, scale === undefined ? undefined : sums], numbers },
-    { op: 'maxPool2d', tensors: [tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32'), tensor([n, 56, 56, 64])], numbers: [3, 3, 2, 2, 1, 1, 1, 0] },
-    { op: 'maxPool2dBackward', tensors: [tensor([n, 56, 56, 64]), tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32')], numbers: [3, 3, 2, 2, 1, 1] },
-    { op: 'infoNce', tensors: [tensor([], 'f32'), tensor([49 * n, 128]), tensor([4], 'f32'), tensor([49 * n, 128]), tensor([49 * n, 128]), tensor([4096, 128])], numbers: [0.2] },
-    { op: 'denseMatch', tensors: [tensor([n, 49], 'i32'), undefined, tensor([n, 49, 2048]), tensor([n, 49, 2048])], numbers: [1] },
-    { op: 'sumRows', tensors: [tensor([o], 'f32'), y], numbers: [] },
-    { op: 'relu', tensors: [x, x], numbers: [] },
-  ]
-})
+const callsOf = fc
+  .record({
+    n: fc.integer({ min: 1, max: 64 }),
+    side: fc.constantFrom(7, 14, 28, 56),
+    c: fc.constantFrom(3, 64, 96, 256),
+    o: fc.constantFrom(64, 128, 512),
+    kernel: fc.constantFrom(1, 3, 7),
+    stride: fc.constantFrom(1, 2),
+    deferred: fc.boolean(),
+  })
+  .map(({ n, side, c, o, kernel, stride, deferred }): Call[] => {
+    const out = Math.ceil(side / stride)
+    const [x, y, w, vector] = [tensor([n, side, side, c]), tensor([n, out, out, o]), [o, kernel, kernel, c], tensor([1, o], 'f32')]
+    const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0, 1, 1]
+    const [statistics, sums] = [
+      tensor([Math.ceil((n * out * out) / 64), 2, o], 'f32'),
+      tensor([Math.ceil((n * side * side) / 64), 2, c], 'f32'),
+    ]
+    const scale = deferred && c % 8 === 0 ? tensor([1, c], 'f32') : undefined
+    return [
+      { op: 'conv2d', tensors: [y, x, tensor(w), undefined, statistics, scale, scale], numbers },
+      {
+        op: 'batchNormTrain',
+        tensors: [deferred ? undefined : y, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector],
+        numbers: [1, 1e-5, 0.1, 1],
+      },
+      {
+        op: 'batchNormBackward',
+        tensors: [y, vector, vector, undefined, y, y, undefined, vector, vector, vector, vector, vector],
+        numbers: [1, 1],
+      },
+      { op: 'conv2dBackwardWeight', tensors: [tensor(w, 'f32'), y, x], numbers },
+      {
+        op: 'conv2dBackwardInput',
+        tensors: [x, y, tensor(w), undefined, x, undefined, scale, scale, scale, scale === undefined ? undefined : sums],
+        numbers,
+      },
+      {
+        op: 'maxPool2d',
+        tensors: [tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32'), tensor([n, 56, 56, 64])],
+        numbers: [3, 3, 2, 2, 1, 1, 1, 0],
+      },
+      {
+        op: 'maxPool2dBackward',
+        tensors: [tensor([n, 56, 56, 64]), tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32')],
+        numbers: [3, 3, 2, 2, 1, 1],
+      },
+      {
+        op: 'infoNce',
+        tensors: [
+          tensor([], 'f32'),
+          tensor([49 * n, 128]),
+          tensor([4], 'f32'),
+          tensor([49 * n, 128]),
+          tensor([49 * n, 128]),
+          tensor([4096, 128]),
+        ],
+        numbers: [0.2],
+      },
+      { op: 'denseMatch', tensors: [tensor([n, 49], 'i32'), undefined, tensor([n, 49, 2048]), tensor([n, 49, 2048])], numbers: [1] },
+      { op: 'sumRows', tensors: [tensor([o], 'f32'), y], numbers: [] },
+      { op: 'relu', tensors: [x, x], numbers: [] },
+    ]
+  })
 
 test('no launch takes less than its bytes, its operations and its ramp; more bandwidth never takes longer', () => {
   fc.assert(
-    fc.property(callsOf, fc.constantFrom(...Object.values(gpus)), fc.constantFrom('now' as const, 'before' as const), fc.double({ min: 1, max: 8, noNaN: true }), (calls, gpu, state, factor) => {
-      const [machine, better] = [new Machine(gpu, state), new Machine(faster(gpu, factor), state)]
-      for (const call of calls) {
-        const [costs, sooner] = [machine.costs(call), better.costs(call)]
-        assert.ok(costs.length > 0)
-        for (const [i, cost] of costs.entries()) {
-          const { kernel, microseconds, floor, launches, bytes, operations } = cost
-          assert.ok(Number.isFinite(microseconds) && launches >= 1, kernel)
-          assert.ok(floor >= Math.max(bytes / gpu.gigabytesPerSecond / 1e3, operations / gpu.teraflops / 1e6) * 0.999, kernel)
-          assert.ok(microseconds >= floor, `${kernel} ${cost.what}: ${microseconds} us, floor ${floor}`)
-          assert.ok(sooner[i]!.microseconds <= microseconds + 1e-9, `${kernel} takes longer with more bandwidth`)
+    fc.property(
+      callsOf,
+      fc.constantFrom(...Object.values(gpus)),
+      fc.constantFrom('now' as const, 'before' as const),
+      fc.double({ min: 1, max: 8, noNaN: true }),
+      (calls, gpu, state, factor) => {
+        const [machine, better] = [new Machine(gpu, state), new Machine(faster(gpu, factor), state)]
+        for (const call of calls) {
+          const [costs, sooner] = [machine.costs(call), better.costs(call)]
+          assert.ok(costs.length > 0)
+          for (const [i, cost] of costs.entries()) {
+            const { kernel, microseconds, floor, launches, bytes, operations } = cost
+            assert.ok(Number.isFinite(microseconds) && launches >= 1, kernel)
+            assert.ok(floor >= Math.max(bytes / gpu.gigabytesPerSecond / 1e3, operations / gpu.teraflops / 1e6) * 0.999, kernel)
+            assert.ok(microseconds >= floor, `${kernel} ${cost.what}: ${microseconds} us, floor ${floor}`)
+            assert.ok(sooner[i]!.microseconds <= microseconds + 1e-9, `${kernel} takes longer with more bandwidth`)
+          }
         }
-      }
-      const all = calls.flatMap((call) => machine.costs(call))
-      const sum = all.reduce((total, { microseconds }) => total + microseconds / 1e3, 0)
-      assert.ok(Math.abs(stepTimes(all).milliseconds - sum) < 1e-6 * sum)
-    }),
+        const all = calls.flatMap((call) => machine.costs(call))
+        const sum = all.reduce((total, { microseconds }) => total + microseconds / 1e3, 0)
+        assert.ok(Math.abs(stepTimes(all).milliseconds - sum) < 1e-6 * sum)
+      },
+    ),
   )
 })
 
@@ -116,11 +185,24 @@ test('kernels as they are take no longer than before, and each repair shows wher
   const y = tensor([256, 112, 112, 64])
   const vector = tensor([1, 64], 'f32')
   const statistics = tensor([50_176, 2, 64], 'f32')
-  const stem: Call = { op: 'conv2d', tensors: [y, tensor([256, 224, 224, 3]), tensor([64, 7, 7, 3]), undefined, statistics, undefined, undefined], numbers: [2, 2, 3, 3, 1, 1, 0, 0, 1, 0] }
-  const norm: Call = { op: 'batchNormTrain', tensors: [undefined, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector], numbers: [1, 1e-5, 0.1, 1] }
+  const stem: Call = {
+    op: 'conv2d',
+    tensors: [y, tensor([256, 224, 224, 3]), tensor([64, 7, 7, 3]), undefined, statistics, undefined, undefined],
+    numbers: [2, 2, 3, 3, 1, 1, 0, 0, 1, 0],
+  }
+  const norm: Call = {
+    op: 'batchNormTrain',
+    tensors: [undefined, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector],
+    numbers: [1, 1e-5, 0.1, 1],
+  }
   const x = tensor([256, 28, 28, 128])
-  const weight: Call = { op: 'conv2dBackwardWeight', tensors: [tensor([128, 3, 3, 128], 'f32'), x, x], numbers: [1, 1, 1, 1, 1, 1, 0, 0, 1, 0] }
-  const time = (call: Call, state: 'now' | 'before', overrides: Partial<Record<ConstantName, number>> = {}): number => new Machine(gpu, state, overrides).costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)
+  const weight: Call = {
+    op: 'conv2dBackwardWeight',
+    tensors: [tensor([128, 3, 3, 128], 'f32'), x, x],
+    numbers: [1, 1, 1, 1, 1, 1, 0, 0, 1, 0],
+  }
+  const time = (call: Call, state: 'now' | 'before', overrides: Partial<Record<ConstantName, number>> = {}): number =>
+    new Machine(gpu, state, overrides).costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)
   for (const call of [stem, norm, weight]) assert.ok(time(call, 'now') < time(call, 'before') / 2)
   // Each alone.
   const was = constantsOf('before')
@@ -132,7 +214,8 @@ test('kernels as they are take no longer than before, and each repair shows wher
 
 test('tile 5 of a weight gradient lies on its side', () => {
   const tile = tiles.find(({ id }) => id === 5)!
-  const time = (rows: number, columns: number): number => predict(architectures.sm_90!, { direction: 'backward weight', rows, columns, depth: 200_704 }, tile, 1).splits
+  const time = (rows: number, columns: number): number =>
+    predict(architectures.sm_90!, { direction: 'backward weight', rows, columns, depth: 200_704 }, tile, 1).splits
   // 64 rows fill it: 9 tiles of 128 columns, not 9 half empty ones of 64 beside each other.
   assert.is(time(64, 1152), splitsOf(200_704, 9, 132, 64, 64 * 1152).count)
 })
@@ -144,7 +227,13 @@ test('tables that say they are of the model are what it says now', () => {
     const { entries } = tune({ model: table.architecture, device: 'cpu', batch: 256 }, () => {})
     assert.equal(table.entries, entries, `${file}: densecl bench tune --model ${table.architecture} makes another`)
     for (const { product, wholeSlices } of convolutionCases(256)) {
-      const { tile } = table.entries.find((entry) => entry.direction === product.direction && entry.rows === product.rows && entry.columns === product.columns && entry.depth === product.depth)!
+      const { tile } = table.entries.find(
+        (entry) =>
+          entry.direction === product.direction &&
+          entry.rows === product.rows &&
+          entry.columns === product.columns &&
+          entry.depth === product.depth,
+      )!
       assert.ok(tilesFor(architectures[table.architecture]!, wholeSlices).some(({ id }) => id === tile))
     }
   }

@@ -25,15 +25,48 @@ test('help: every command, every option of pretrain, examples', () => {
   const { out } = runCli(['pretrain', '--help'])
   for (const key of configKeys) assert.match(out, `--${kebabCase(key)} `)
   for (const name of Object.keys(presets)) assert.match(out, name)
-  for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']]) assert.match(runCli([...command, '--help']).out, /Examples:/)
+  for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']])
+    assert.match(runCli([...command, '--help']).out, /Examples:/)
 })
 
 test('every preset is valid; the published ones have the published values', () => {
   for (const { config } of Object.values(presets)) resolveConfig(Object.entries(config).map(([key, value]) => setting(key, value)))
-  const published = resolveConfig(Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k']!.config).map(([key, value]) => setting(key, value)))
-  const { depth, batchSize, normGroups, lr, momentum, weightDecay, epochs, queueLength, featDim, keyMomentum, temperature, denseWeight, imageSize, scheduleBy } = published
+  const published = resolveConfig(
+    Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k']!.config).map(([key, value]) => setting(key, value)),
+  )
+  const {
+    depth,
+    batchSize,
+    normGroups,
+    lr,
+    momentum,
+    weightDecay,
+    epochs,
+    queueLength,
+    featDim,
+    keyMomentum,
+    temperature,
+    denseWeight,
+    imageSize,
+    scheduleBy,
+  } = published
   assert.equal(
-    [depth, batchSize, normGroups, lr, momentum, weightDecay, epochs, queueLength, featDim, keyMomentum, temperature, denseWeight, imageSize, scheduleBy],
+    [
+      depth,
+      batchSize,
+      normGroups,
+      lr,
+      momentum,
+      weightDecay,
+      epochs,
+      queueLength,
+      featDim,
+      keyMomentum,
+      temperature,
+      denseWeight,
+      imageSize,
+      scheduleBy,
+    ],
     [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch'],
   )
 })
@@ -86,15 +119,35 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
 test('from pretrain to every other command, with JSON', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
-    const small = ['--data', 'scenes:40', '--image-size', '32', '--batch-size', '8', '--epochs', '1', '--depth', '18', '--base-channels', '4', '--queue-length', '16']
+    const small = [
+      '--data',
+      'scenes:40',
+      '--image-size',
+      '32',
+      '--batch-size',
+      '8',
+      '--epochs',
+      '1',
+      '--depth',
+      '18',
+      '--base-channels',
+      '4',
+      '--queue-length',
+      '16',
+    ]
     const trained = runCli(['pretrain', '--out', out, '--json', ...small])
     assert.is(trained.code, 0, trained.err)
     const result = JSON.parse(trained.out) as { globalStep: number; files: Record<string, string> }
     assert.is(result.globalStep, 5)
     const backbone = result.files.backbone!
 
-    const knn = JSON.parse(runCli(['eval', 'knn', backbone, '--train', 'scenes:40', '--val', 'scenes:20', '--k', '1,5', '--image-size', '32', '--json']).out) as { results: { k: number; accuracy: number }[] }
-    assert.equal(knn.results.map(({ k }) => k), [1, 5])
+    const knn = JSON.parse(
+      runCli(['eval', 'knn', backbone, '--train', 'scenes:40', '--val', 'scenes:20', '--k', '1,5', '--image-size', '32', '--json']).out,
+    ) as { results: { k: number; accuracy: number }[] }
+    assert.equal(
+      knn.results.map(({ k }) => k),
+      [1, 5],
+    )
     assert.ok(knn.results.every(({ accuracy }) => accuracy >= 0 && accuracy <= 1))
 
     const exported = runCli(['export', result.files.checkpoint!, '--for', 'detectron2', '--out', join(folder, 'd2.pth'), '--json'])
@@ -104,7 +157,9 @@ test('from pretrain to every other command, with JSON', async () => {
     assert.is(imported.prefix, 'model.')
     assert.ok(imported.matched.length >= 100)
 
-    const match = JSON.parse(runCli(['match', 'scene:3', '--weights', backbone, '--out', join(folder, 'm'), '--size', '128', '--json']).out) as { picture: string; grid: number[]; matches: { similarity: number }[] }
+    const match = JSON.parse(
+      runCli(['match', 'scene:3', '--weights', backbone, '--out', join(folder, 'm'), '--size', '128', '--json']).out,
+    ) as { picture: string; grid: number[]; matches: { similarity: number }[] }
     assert.equal(match.grid, [4, 4])
     const { width, height } = await sharp(readFileSync(match.picture)).metadata()
     assert.ok(width > 600 && height > 300)
@@ -112,7 +167,12 @@ test('from pretrain to every other command, with JSON', async () => {
 
     mkdirSync(join(folder, 'photos'))
     writeFileSync(join(folder, 'photos', 'bad.jpg'), 'x')
-    writeFileSync(join(folder, 'photos', 'thin.png'), await sharp({ create: { width: 400, height: 10, channels: 3, background: '#123' } }).png().toBuffer())
+    writeFileSync(
+      join(folder, 'photos', 'thin.png'),
+      await sharp({ create: { width: 400, height: 10, channels: 3, background: '#123' } })
+        .png()
+        .toBuffer(),
+    )
     const checked = runCli(['check-data', join(folder, 'photos'), '--json'])
     assert.is(checked.code, 1)
     const report = JSON.parse(checked.out) as { images: number; broken: { name: string }[]; odd: string[] }
@@ -120,9 +180,30 @@ test('from pretrain to every other command, with JSON', async () => {
     assert.match(report.broken[0]!.name, /bad\.jpg/)
     assert.match(report.odd[0]!, /thin\.png 400x10/)
 
-    const packed = JSON.parse(runCli(['pack', 'scenes:8', '--out', join(folder, 'packed'), '--json']).out) as { images: number; shards: string[] }
+    const packed = JSON.parse(runCli(['pack', 'scenes:8', '--out', join(folder, 'packed'), '--json']).out) as {
+      images: number
+      shards: string[]
+    }
     assert.is(packed.images, 8)
-    const loading = JSON.parse(runCli(['bench', 'data', '--device', 'cpu', '--data', join(folder, 'packed'), '--batch', '4', '--image-size', '32', '--seconds', '0.2', '--workers', '1', '--json']).out) as { rows: { imagesPerSecond: number }[] }
+    const loading = JSON.parse(
+      runCli([
+        'bench',
+        'data',
+        '--device',
+        'cpu',
+        '--data',
+        join(folder, 'packed'),
+        '--batch',
+        '4',
+        '--image-size',
+        '32',
+        '--seconds',
+        '0.2',
+        '--workers',
+        '1',
+        '--json',
+      ]).out,
+    ) as { rows: { imagesPerSecond: number }[] }
     assert.ok(loading.rows[0]!.imagesPerSecond > 0)
 
     const doctor = JSON.parse(runCli(['doctor', '--json']).out) as { addon: string }
@@ -135,8 +216,14 @@ test('bench: rows with units, compared with a saved result, and mistakes named',
     const saved = join(folder, 'before.json')
     const first = runCli(['bench', 'relu', 'conv2d', '--layer', '56x56', '--batch', '1', '--json', '--save', saved])
     assert.is(first.code, 0, first.err)
-    const { rows, ceilings } = JSON.parse(readFileSync(saved, 'utf8')) as { rows: { op: string; milliseconds: number; gigabytesPerSecond: number; floor: number }[]; ceilings: { gigabytesPerSecond: number } }
-    assert.equal(rows.map(({ op }) => op), ['relu'])
+    const { rows, ceilings } = JSON.parse(readFileSync(saved, 'utf8')) as {
+      rows: { op: string; milliseconds: number; gigabytesPerSecond: number; floor: number }[]
+      ceilings: { gigabytesPerSecond: number }
+    }
+    assert.equal(
+      rows.map(({ op }) => op),
+      ['relu'],
+    )
     // Two maps of 56 * 56 * 256 floats in the time measured.
     const [{ milliseconds, gigabytesPerSecond, floor }] = rows as [(typeof rows)[number]]
     assert.ok(Math.abs(gigabytesPerSecond * milliseconds * 1e6 - 2 * 56 * 56 * 256 * 4) < 1)
@@ -171,7 +258,10 @@ test('a missing addon is one sentence with the remedy', () => {
 })
 
 test('a missing compiler is one sentence with the remedy', () => {
-  const { status, stderr } = spawnSync(process.execPath, [join(packageRoot, 'scripts', 'install.mjs')], { encoding: 'utf8', env: { ...process.env, CXX: 'no-such-compiler' } })
+  const { status, stderr } = spawnSync(process.execPath, [join(packageRoot, 'scripts', 'install.mjs')], {
+    encoding: 'utf8',
+    env: { ...process.env, CXX: 'no-such-compiler' },
+  })
   assert.is(status, 1)
   assert.match(stderr, /no-such-compiler was not found[\s\S]*apt-get install g\+\+[\s\S]*npm run build:native/)
   assert.not.match(stderr, /\n {4}at /)

@@ -24,12 +24,17 @@ function writeWeights(path: string): string {
 }
 
 /** Weights, a VOC tree and class folders with a grey picture among them. */
-async function withData(body: (data: { folder: string; weights: string; voc: string; classes: string }) => Promise<void> | void): Promise<void> {
+async function withData(
+  body: (data: { folder: string; weights: string; voc: string; classes: string }) => Promise<void> | void,
+): Promise<void> {
   await withFolder(async (folder) => {
     const [voc, classes] = [join(folder, 'voc'), join(folder, 'classes')]
     writeVocTree(voc, { train: 12, val: 6 })
     for (const split of ['train', 'val']) {
-      for (const [c, colour] of [['a', '#d33'], ['b', '#3d3']] as const) {
+      for (const [c, colour] of [
+        ['a', '#d33'],
+        ['b', '#3d3'],
+      ] as const) {
         mkdirSync(join(classes, split, c), { recursive: true })
         for (let i = 0; i < 4; ++i) {
           const picture = sharp({ create: { width: 40, height: 36, channels: 3, background: colour } })
@@ -54,18 +59,59 @@ function printed(args: string[]): Printed & Record<string, unknown> {
 
 test('kNN and linear on class folders with grey pictures; what deviates from the protocol is said', () =>
   withData(({ folder, weights, classes }) => {
-    const shared = ['--train', join(classes, 'train'), '--val', join(classes, 'val'), '--image-size', '32', '--workers', '1', '--out', join(folder, 'out')]
+    const shared = [
+      '--train',
+      join(classes, 'train'),
+      '--val',
+      join(classes, 'val'),
+      '--image-size',
+      '32',
+      '--workers',
+      '1',
+      '--out',
+      join(folder, 'out'),
+    ]
     const knn = printed(['eval', 'knn', weights, ...shared, '--k', '1,3'])
-    assert.equal(knn.table.rows.map(([k]) => k), [1, 3])
+    assert.equal(
+      knn.table.rows.map(([k]) => k),
+      [1, 3],
+    )
     const linear = printed(['eval', 'linear', weights, ...shared, '--epochs', '2', '--protocol', 'imagenet-features', '--batch-size', '4'])
-    assert.equal(linear.table.rows.map(([head]) => head), ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'])
-    assert.ok(linear.table.notes.some((note) => /deviates.*epochs 2 \(published 90\).*batch size 4 \(published 256\)/.test(note)), linear.table.notes.join())
+    assert.equal(
+      linear.table.rows.map(([head]) => head),
+      ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'],
+    )
+    assert.ok(
+      linear.table.notes.some((note) => /deviates.*epochs 2 \(published 90\).*batch size 4 \(published 256\)/.test(note)),
+      linear.table.notes.join(),
+    )
     assert.ok(linear.table.notes.some((note) => note.includes('ResNet-18 of 4 base channels')))
-    assert.is(runCli(['eval', 'linear', weights, ...shared, '--epochs', '2', '--protocol', 'imagenet-features', '--batch-size', '4']).code, 1, 'an evaluation is not replaced unasked')
+    assert.is(
+      runCli(['eval', 'linear', weights, ...shared, '--epochs', '2', '--protocol', 'imagenet-features', '--batch-size', '4']).code,
+      1,
+      'an evaluation is not replaced unasked',
+    )
     // Within what --max-broken of pretrain allows nothing stops, but it is said.
-    writeFileSync(join(folder, 'list.txt'), Array.from({ length: 150 }, (_, i) => `${i === 9 ? 'none' : `classes/train/a/${i % 4}`}.jpg ${i % 2}\n`).join(''))
-    const broken = printed(['eval', 'knn', weights, ...shared.slice(4), '--train', join(folder, 'list.txt'), '--val', join(folder, 'list.txt'), '--k', '1'])
-    assert.ok(broken.table.notes.some((note) => /1 images could not be read and count as black ones: none\.jpg/.test(note)), broken.table.notes.join())
+    writeFileSync(
+      join(folder, 'list.txt'),
+      Array.from({ length: 150 }, (_, i) => `${i === 9 ? 'none' : `classes/train/a/${i % 4}`}.jpg ${i % 2}\n`).join(''),
+    )
+    const broken = printed([
+      'eval',
+      'knn',
+      weights,
+      ...shared.slice(4),
+      '--train',
+      join(folder, 'list.txt'),
+      '--val',
+      join(folder, 'list.txt'),
+      '--k',
+      '1',
+    ])
+    assert.ok(
+      broken.table.notes.some((note) => /1 images could not be read and count as black ones: none\.jpg/.test(note)),
+      broken.table.notes.join(),
+    )
     // People get the table and where it is.
     const { out } = runCli(['eval', 'knn', weights, ...shared, '--k', '1'])
     assert.match(out, /top-1/)
@@ -76,13 +122,52 @@ test('SVM, low-shot and segmentation on a VOC tree; k beyond the positives is sa
   withData(({ folder, weights, voc }) => {
     const shared = ['--data', voc, '--image-size', '32', '--workers', '1', '--out', join(folder, 'out')]
     const svm = printed(['eval', 'svm', weights, ...shared, '--train-split', 'train', '--test-split', 'val'])
-    assert.equal(svm.table.rows.map(([name]) => name), ['blue', 'green', 'red', 'mean'])
-    const low = printed(['eval', 'low-shot', weights, ...shared, '--train-split', 'train', '--test-split', 'val', '--k', '1,64', '--samples', '2', '--costs', '1'])
+    assert.equal(
+      svm.table.rows.map(([name]) => name),
+      ['blue', 'green', 'red', 'mean'],
+    )
+    const low = printed([
+      'eval',
+      'low-shot',
+      weights,
+      ...shared,
+      '--train-split',
+      'train',
+      '--test-split',
+      'val',
+      '--k',
+      '1,64',
+      '--samples',
+      '2',
+      '--costs',
+      '1',
+    ])
     assert.ok(low.table.notes.some((note) => note.startsWith('optimistic')))
     assert.ok(low.table.notes.some((note) => /k 64: all positives taken.*red/.test(note)))
-    const args = ['eval', 'segmentation', weights, '--data', voc, '--iterations', '2', '--batch-size', '2', '--crop', '32', '--scale', '48,40', '--workers', '1', '--out', join(folder, 'out')]
+    const args = [
+      'eval',
+      'segmentation',
+      weights,
+      '--data',
+      voc,
+      '--iterations',
+      '2',
+      '--batch-size',
+      '2',
+      '--crop',
+      '32',
+      '--scale',
+      '48,40',
+      '--workers',
+      '1',
+      '--out',
+      join(folder, 'out'),
+    ]
     const segmentation = printed(args)
-    assert.equal(segmentation.table.rows.map(([name]) => name), ['background', 'red', 'green', 'blue', 'mean', 'all pixels'])
+    assert.equal(
+      segmentation.table.rows.map(([name]) => name),
+      ['background', 'red', 'green', 'blue', 'mean', 'all pixels'],
+    )
     assert.ok(existsSync(join(folder, 'out', 'segmentation-voc12aug', 'samples.png')))
     const random = printed([...args, '--init', 'random'])
     assert.match(random.file, /segmentation-voc12aug-random\.json/)
@@ -94,7 +179,23 @@ test('a result lands in the run that the weights belong to', () =>
     mkdirSync(join(run, 'checkpoints'), { recursive: true })
     writeFileSync(join(run, 'config.yaml'), 'epochs: 1\n')
     cpSync(weights, join(run, 'checkpoints', 'last.safetensors'))
-    const { file } = printed(['eval', 'svm', join(run, 'checkpoints', 'last.safetensors'), '--data', voc, '--train-split', 'train', '--test-split', 'val', '--image-size', '32', '--workers', '1', '--costs', '1'])
+    const { file } = printed([
+      'eval',
+      'svm',
+      join(run, 'checkpoints', 'last.safetensors'),
+      '--data',
+      voc,
+      '--train-split',
+      'train',
+      '--test-split',
+      'val',
+      '--image-size',
+      '32',
+      '--workers',
+      '1',
+      '--costs',
+      '1',
+    ])
     assert.is(file, join(run, 'eval', 'svm.json'))
     assert.match(readFileSync(JSON.parse(runCli(['report', run, '--json']).out).file as string, 'utf8'), 'VOC07 SVM')
   }))
@@ -102,15 +203,24 @@ test('a result lands in the run that the weights belong to', () =>
 test('two images, a heat map, and points that are none', () =>
   withData(({ folder, weights, classes }) => {
     const [a, b] = ['a', 'b'].map((c) => join(classes, 'train', c, '1.jpg')) as [string, string]
-    const matched = JSON.parse(runCli(['match', a, b, '--weights', weights, '--size', '64', '--out', join(folder, 'm'), '--json']).out) as { grids: number[][]; matches: { similarity: number }[] }
-    assert.equal(matched.grids, [[2, 3], [2, 3]])
+    const matched = JSON.parse(runCli(['match', a, b, '--weights', weights, '--size', '64', '--out', join(folder, 'm'), '--json']).out) as {
+      grids: number[][]
+      matches: { similarity: number }[]
+    }
+    assert.equal(matched.grids, [
+      [2, 3],
+      [2, 3],
+    ])
     assert.ok(matched.matches.length > 0)
-    const heat = JSON.parse(runCli(['match', a, a, '--weights', weights, '--size', '64', '--point', '0.9,0.1', '--out', join(folder, 'h'), '--json']).out) as { best: { query: number; key: number; similarity: number } }
+    const heat = JSON.parse(
+      runCli(['match', a, a, '--weights', weights, '--size', '64', '--point', '0.9,0.1', '--out', join(folder, 'h'), '--json']).out,
+    ) as { best: { query: number; key: number; similarity: number } }
     // An image's own position is its best match.
     assert.equal([heat.best.query, heat.best.key], [2, 2])
     assert.ok(Math.abs(heat.best.similarity - 1) < 1e-4)
     assert.ok(existsSync(join(folder, 'h.png')))
-    for (const point of ['2,0', '0.5', 'x,y', '0,0,0']) assert.match(runCli(['match', a, '--weights', weights, '--point', point]).err, new RegExp(`--point is ${point}`))
+    for (const point of ['2,0', '0.5', 'x,y', '0,0,0'])
+      assert.match(runCli(['match', a, '--weights', weights, '--point', point]).err, new RegExp(`--point is ${point}`))
   }))
 
 test('inputs that are wrong are named, with what was expected', () =>
@@ -124,20 +234,42 @@ test('inputs that are wrong are named, with what was expected', () =>
     const [train, val] = [join(classes, 'train'), join(classes, 'val')]
     const small = ['--image-size', '32', '--workers', '1', '--out', join(folder, 'out')]
     // One class is no label; other classes are not the same.
-    refuse(['eval', 'knn', weights, '--train', join(train, 'a'), '--val', val, ...small], 1, /train.a \(--train\) has no labels/, /two class folders/)
+    refuse(
+      ['eval', 'knn', weights, '--train', join(train, 'a'), '--val', val, ...small],
+      1,
+      /train.a \(--train\) has no labels/,
+      /two class folders/,
+    )
     cpSync(join(train, 'a'), join(folder, 'one', 'a'), { recursive: true })
     refuse(['eval', 'linear', weights, '--train', join(folder, 'one'), '--val', val, ...small], 1, /one \(--train\) has no labels/)
     cpSync(join(val, 'b'), join(folder, 'other', 'c'), { recursive: true })
     cpSync(join(val, 'a'), join(folder, 'other', 'a'), { recursive: true })
-    refuse(['eval', 'linear', weights, '--train', train, '--val', join(folder, 'other'), ...small], 1, /b only in --train and c only in --val/)
-    refuse(['eval', 'linear', weights, '--train', train, '--val', val, '--protocol', 'imagenet', ...small], 2, /--protocol is imagenet/, /did you mean imagenet-avgpool/)
+    refuse(
+      ['eval', 'linear', weights, '--train', train, '--val', join(folder, 'other'), ...small],
+      1,
+      /b only in --train and c only in --val/,
+    )
+    refuse(
+      ['eval', 'linear', weights, '--train', train, '--val', val, '--protocol', 'imagenet', ...small],
+      2,
+      /--protocol is imagenet/,
+      /did you mean imagenet-avgpool/,
+    )
     refuse(['eval', 'svm', weights, '--data', voc, ...small], 1, /trainval\.txt does not exist/, /train, val/)
     refuse(['eval', 'svm', weights, '--data', classes, ...small], 1, /no VOC tree/)
-    refuse(['eval', 'svm', weights, '--data', voc, '--train-split', 'train', '--test-split', 'val', '--feature', 'feature6', ...small], 2, /--feature is feature6: expected one of pooled, feature1/)
+    refuse(
+      ['eval', 'svm', weights, '--data', voc, '--train-split', 'train', '--test-split', 'val', '--feature', 'feature6', ...small],
+      2,
+      /--feature is feature6: expected one of pooled, feature1/,
+    )
     refuse(['eval', 'segmentation', weights, '--data', voc, '--scale', '10', '--out', join(folder, 'out')], 2, /--scale is 10/)
     refuse(['eval', 'segmentation', weights, '--data', classes, '--out', join(folder, 'out')], 1, /no VOC tree/)
     rmSync(join(voc, 'SegmentationClass', 'val_3.png'))
-    refuse(['eval', 'segmentation', weights, '--data', voc, '--out', join(folder, 'out')], 1, /1 of 6 images have no mask, such as val_3\.png/)
+    refuse(
+      ['eval', 'segmentation', weights, '--data', voc, '--out', join(folder, 'out')],
+      1,
+      /1 of 6 images have no mask, such as val_3\.png/,
+    )
     refuse(['report', folder], 1, /holds no run/)
     refuse(['watch', folder, '--port', 'x'], 2, /--port is x/)
     refuse(['study', '--images', classes, '--voc-splits', 'a'], 2, /--voc-splits is a/)
@@ -147,19 +279,62 @@ test('inputs that are wrong are named, with what was expected', () =>
     const shallow = new Map([...tensors].filter(([name]) => !name.startsWith('layer4.1')))
     const odd = join(folder, 'odd.safetensors')
     writeFileSync(odd, Buffer.concat(encodeSafetensors({ tensors: shallow, metadata: {} })))
-    refuse(['eval', 'knn', odd, '--train', train, '--val', val, ...small], 1, /expected a ResNet-18, 34, 50, 101, 152/, /basic blocks 2, 2, 2, 1/)
+    refuse(
+      ['eval', 'knn', odd, '--train', train, '--val', val, ...small],
+      1,
+      /expected a ResNet-18, 34, 50, 101, 152/,
+      /basic blocks 2, 2, 2, 1/,
+    )
   }))
 
 test('a study in small: one table, one picture, and the second time nothing is computed again', () =>
   withData(({ folder, voc, classes }) => {
-    const args = ['study', '--images', classes, '--voc', voc, '--voc-splits', 'train,val', '--segmentation', voc, '--size', 'cpu', '--seeds', '2', '--segmentation-iterations', '1', '--linear-epochs', '1', '--out', join(folder, 'study')]
-    const settings = ['depth=18', 'baseChannels=2', 'imageSize=32', 'batchSize=4', 'normGroups=1', 'queueLength=8', 'epochs=1', 'workers=1', 'warmupSteps=0']
+    const args = [
+      'study',
+      '--images',
+      classes,
+      '--voc',
+      voc,
+      '--voc-splits',
+      'train,val',
+      '--segmentation',
+      voc,
+      '--size',
+      'cpu',
+      '--seeds',
+      '2',
+      '--segmentation-iterations',
+      '1',
+      '--linear-epochs',
+      '1',
+      '--out',
+      join(folder, 'study'),
+    ]
+    const settings = [
+      'depth=18',
+      'baseChannels=2',
+      'imageSize=32',
+      'batchSize=4',
+      'normGroups=1',
+      'queueLength=8',
+      'epochs=1',
+      'workers=1',
+      'warmupSteps=0',
+    ]
     const first = printed([...args, ...settings])
-    assert.equal(first.table.rows.map(([name]) => name), ['kNN', 'linear feature4', 'linear feature5', 'SVM mAP', 'segmentation mIoU'])
+    assert.equal(
+      first.table.rows.map(([name]) => name),
+      ['kNN', 'linear feature4', 'linear feature5', 'SVM mAP', 'segmentation mIoU'],
+    )
     assert.is((first.rows as unknown[]).length, 6)
     assert.ok(first.table.notes.every((note) => !note.includes('NaN')))
-    assert.ok(existsSync(join(folder, 'study', 'study.png')) && existsSync(join(folder, 'study', 'pretrain', 'densecl-seed1', 'report.json')))
-    const made = (): number[] => readdirSync(join(folder, 'study', 'pretrain'), { recursive: true, encoding: 'utf8' }).map((file) => statSync(join(folder, 'study', 'pretrain', file)).mtimeMs)
+    assert.ok(
+      existsSync(join(folder, 'study', 'study.png')) && existsSync(join(folder, 'study', 'pretrain', 'densecl-seed1', 'report.json')),
+    )
+    const made = (): number[] =>
+      readdirSync(join(folder, 'study', 'pretrain'), { recursive: true, encoding: 'utf8' }).map(
+        (file) => statSync(join(folder, 'study', 'pretrain', file)).mtimeMs,
+      )
     const before = made()
     assert.equal(printed([...args, ...settings]).rows, first.rows)
     assert.equal(made(), before)

@@ -3,7 +3,16 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { mocoV2Augmentation, pixelTensor, randomCrop, randomView, renderView, renderViews, type ViewParameters, wholeImage } from '../../src/data/augment.js'
+import {
+  mocoV2Augmentation,
+  pixelTensor,
+  randomCrop,
+  randomView,
+  renderView,
+  renderViews,
+  type ViewParameters,
+  wholeImage,
+} from '../../src/data/augment.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/tensor/random.js'
@@ -28,7 +37,9 @@ test('crops lie in the image and have the area and aspect asked for', () => {
   for (let i = 0; i < 2000; ++i) {
     const [w, h] = [1 + random.below(300), 1 + random.below(300)]
     const crop = randomCrop(random, w, h, [0.2, 1], [3 / 4, 4 / 3])
-    assert.ok(crop.width >= 1 && crop.height >= 1 && crop.top >= 0 && crop.left >= 0 && crop.top + crop.height <= h && crop.left + crop.width <= w)
+    assert.ok(
+      crop.width >= 1 && crop.height >= 1 && crop.top >= 0 && crop.left >= 0 && crop.top + crop.height <= h && crop.left + crop.width <= w,
+    )
     if (w > 50 && h > 50 && w < 1.3 * h && h < 1.3 * w) {
       assert.ok((crop.width * crop.height) / (w * h) > 0.18)
       assert.ok(crop.width / crop.height > 0.7 && crop.width / crop.height < 1.4)
@@ -41,7 +52,8 @@ test('a flip turns the picture, twice gives it back, and nothing else is drawn f
   const whole = wholeImage(pixels)
   const plain = render(pixels, whole, [20, 24])
   const flipped = render(pixels, { ...whole, flip: true }, [20, 24])
-  for (let y = 0; y < 20; ++y) for (let x = 0; x < 24; ++x) for (let c = 0; c < 3; ++c) assert.is(flipped[(y * 24 + x) * 3 + c], plain[(y * 24 + 23 - x) * 3 + c])
+  for (let y = 0; y < 20; ++y)
+    for (let x = 0; x < 24; ++x) for (let c = 0; c < 3; ++c) assert.is(flipped[(y * 24 + x) * 3 + c], plain[(y * 24 + 23 - x) * 3 + c])
 })
 
 test('at the size of the crop nothing is resampled', () => {
@@ -60,11 +72,16 @@ test('the shares of jitter, grey, blur and flip are those asked for', () => {
     [share((v) => v.sigma > 0), 0.5],
     [share((v) => v.flip), 0.5],
     [share((v) => v.adjust[0]?.kind === 'hue'), 0.2],
-  ] as const) assert.ok(Math.abs(actual - expected) < 0.032, `${actual} ${expected}`)
+  ] as const)
+    assert.ok(Math.abs(actual - expected) < 0.032, `${actual} ${expected}`)
 })
 
 test('a crop outside of the image, or an image outside of the pixels, is an error', () => {
-  throwsError(() => render(pixels, { ...wholeImage(pixels), crop: { top: 90, left: 0, height: 10, width: 10 } }, [8, 8]), 'RANGE', /outside/)
+  throwsError(
+    () => render(pixels, { ...wholeImage(pixels), crop: { top: 90, left: 0, height: 10, width: 10 } }, [8, 8]),
+    'RANGE',
+    /outside/,
+  )
   scope(() => {
     const place = { view: wholeImage(pixels), offset: 1, height: pixels.height, width: pixels.width }
     throwsError(() => renderViews(Tensor.empty([1, 8, 8, 3]), 0, pixelTensor(pixels), [place]), 'RANGE', /byte 1 reaches beyond/)
@@ -106,7 +123,13 @@ testWhere(hasTorch, noTorch, test, 'each operation, and all of them, equal torch
     single({ flip: true }),
     ...Array.from({ length: 20 }, () => randomView(random, pixels.width, pixels.height, mocoV2Augmentation)),
   ]
-  const spec = { pixels: [...pixels.data], width: pixels.width, height: pixels.height, size: [40, 48], views: views.map((view) => ({ ...view, radius: Math.ceil(3 * view.sigma) })) }
+  const spec = {
+    pixels: [...pixels.data],
+    width: pixels.width,
+    height: pixels.height,
+    size: [40, 48],
+    views: views.map((view) => ({ ...view, radius: Math.ceil(3 * view.sigma) })),
+  }
   const expected = await withFolder((folder) => {
     writeFileSync(join(folder, 'spec.json'), JSON.stringify(spec))
     return JSON.parse(runPython(oracle, [join(folder, 'spec.json')])) as number[][]
@@ -118,7 +141,11 @@ testWhere(hasTorch, noTorch, test, 'each operation, and all of them, equal torch
 })
 
 test('a configuration with a blur that no kernel holds is refused', () => {
-  const config = (blurSigma: number[]): unknown => resolveConfig([{ key: 'data', value: 'scenes:8', from: 'test' }, { key: 'blurSigma', value: blurSigma, from: 'test' }])
+  const config = (blurSigma: number[]): unknown =>
+    resolveConfig([
+      { key: 'data', value: 'scenes:8', from: 'test' },
+      { key: 'blurSigma', value: blurSigma, from: 'test' },
+    ])
   config([0.1, 21])
   throwsError(() => config([0.1, 30]), 'CONFIG', /blurSigma is \[0\.1, 30\]: expected at most 21/)
 })

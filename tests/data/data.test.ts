@@ -18,7 +18,12 @@ const test = suite('data')
 
 /** A smooth picture: JPEG keeps it to a few steps of 255. */
 const smooth = (width: number, height: number): Buffer =>
-  Buffer.from(Uint8Array.from({ length: width * height * 3 }, (_, i) => [(255 * (Math.floor(i / 3) % width)) / width, (255 * Math.floor(i / 3 / width)) / height, 128][i % 3]!))
+  Buffer.from(
+    Uint8Array.from(
+      { length: width * height * 3 },
+      (_, i) => [(255 * (Math.floor(i / 3) % width)) / width, (255 * Math.floor(i / 3 / width)) / height, 128][i % 3]!,
+    ),
+  )
 const picture = (width = 40, height = 30) => sharp(smooth(width, height), { raw: { width, height, channels: 3 } })
 
 test('JPEG, PNG, WebP and TIFF of one picture decode to it', async () => {
@@ -66,7 +71,8 @@ test('EXIF orientation is applied as libvips applies it, 0 and nonsense are not'
 
 test('broken bytes are errors that name the file: cut at every 400th byte, empty, text, wrong end', async () => {
   const bytes = await picture(120, 90).jpeg().toBuffer()
-  for (let cut = 0; cut < bytes.length; cut += 400) await rejectsError(() => decode(bytes.subarray(0, cut), 'cut.jpg'), 'DECODE', /cut\.jpg/)
+  for (let cut = 0; cut < bytes.length; cut += 400)
+    await rejectsError(() => decode(bytes.subarray(0, cut), 'cut.jpg'), 'DECODE', /cut\.jpg/)
   const png = await picture(120, 90).png().toBuffer()
   for (let cut = 0; cut < png.length; cut += 400) await rejectsError(() => decode(png.subarray(0, cut), 'cut.png'), 'DECODE', /cut\.png/)
   await rejectsError(() => decode(Buffer.from('<html>not found</html>'), 'page.jpg'), 'DECODE', /page\.jpg/)
@@ -107,14 +113,23 @@ test('folders with and without classes, lists, COCO and VOC trees are read', asy
 
     const classes = await openSource(join(root, 'classes'))
     assert.equal(classes.classes, ['cat', 'dog'])
-    assert.equal(classes.items.map(({ label }) => label), [0, 1])
+    assert.equal(
+      classes.items.map(({ label }) => label),
+      [0, 1],
+    )
     const flat = await openSource(join(root, 'flat'))
     assert.is(flat.classes, undefined)
     assert.is(flat.items.length, 2)
     const list = await openSource(join(root, 'list.txt'))
-    assert.equal(list.items.map(({ label }) => label), [1, 0])
+    assert.equal(
+      list.items.map(({ label }) => label),
+      [1, 0],
+    )
     assert.is((await openSource(join(root, 'coco', 'annotations', 'instances_val2017.json'))).items.length, 1)
-    assert.equal((await openSource(join(root, 'voc'))).items.map(({ name }) => name), ['2.jpg'])
+    assert.equal(
+      (await openSource(join(root, 'voc'))).items.map(({ name }) => name),
+      ['2.jpg'],
+    )
     for (const source of [classes, flat, list]) assert.equal((await checkSource(source)).broken, [])
 
     mkdirSync(join(root, 'empty'))
@@ -151,10 +166,23 @@ interface Loaded {
 
 async function load(path: string, workers: number, more: { maxBroken?: number } = {}): Promise<Loaded> {
   const source = await openSource(path)
-  const loader = new Loader({ items: source.items, imageSize: 32, batchSize: 4, views: 'augmented', augment: mocoV2Augmentation, seed: 3, workers, maxBroken: 0.5, ...more })
+  const loader = new Loader({
+    items: source.items,
+    imageSize: 32,
+    batchSize: 4,
+    views: 'augmented',
+    augment: mocoV2Augmentation,
+    seed: 3,
+    workers,
+    maxBroken: 0.5,
+    ...more,
+  })
   const views: number[][] = []
   try {
-    const requests = [0, 1, 2, 3, 4, 5].map((step) => ({ epoch: 2, indices: epochOrder(3, 2, source.items.length).slice(4 * (step % 2), 4 * (step % 2) + 4) }))
+    const requests = [0, 1, 2, 3, 4, 5].map((step) => ({
+      epoch: 2,
+      indices: epochOrder(3, 2, source.items.length).slice(4 * (step % 2), 4 * (step % 2) + 4),
+    }))
     for await (const batch of loader.batches(requests)) {
       for (const view of batch.views()) {
         views.push([...view.data()])
@@ -178,7 +206,15 @@ test('batches do not depend on the number of workers; the same image of an epoch
 
 test('broken images are replaced, counted and named, and too many are an error', async () => {
   await withFolder(async (root) => {
-    for (let i = 0; i < 8; ++i) writeFileSync(join(root, `${i}.jpg`), i === 3 ? 'not a picture' : await picture(40 + i, 40).jpeg().toBuffer())
+    for (let i = 0; i < 8; ++i)
+      writeFileSync(
+        join(root, `${i}.jpg`),
+        i === 3
+          ? 'not a picture'
+          : await picture(40 + i, 40)
+              .jpeg()
+              .toBuffer(),
+      )
     const one = await load(root, 1)
     const two = await load(root, 2)
     assert.equal([...one.broken.keys()], [join(root, '3.jpg')])
@@ -203,20 +239,39 @@ test('iNaturalist’s annotations and Places’ list give labels; boxes are no l
   await withFolder(async (root) => {
     for (const name of ['a', 'b', 'c']) writeFileSync(join(root, `${name}.jpg`), await picture().jpeg().toBuffer())
     const images = ['a', 'b', 'c'].map((name, i) => ({ id: 10 + i, file_name: `${name}.jpg` }))
-    const categories = [{ id: 7, name: 'Abies' }, { id: 3, name: 'Zea mays' }]
-    const annotations = [{ image_id: 12, category_id: 3 }, { image_id: 10, category_id: 7 }, { image_id: 11, category_id: 3 }]
+    const categories = [
+      { id: 7, name: 'Abies' },
+      { id: 3, name: 'Zea mays' },
+    ]
+    const annotations = [
+      { image_id: 12, category_id: 3 },
+      { image_id: 10, category_id: 7 },
+      { image_id: 11, category_id: 3 },
+    ]
     const write = (content: object): Promise<Source> => {
       writeFileSync(join(root, 'train2018.json'), JSON.stringify(content))
       return openSource(join(root, 'train2018.json'))
     }
     const source = await write({ images, categories, annotations })
-    assert.equal([source.classes, source.items.map(({ label }) => label)], [['Abies', 'Zea mays'], [0, 1, 1]])
+    assert.equal(
+      [source.classes, source.items.map(({ label }) => label)],
+      [
+        ['Abies', 'Zea mays'],
+        [0, 1, 1],
+      ],
+    )
     const boxes = await write({ images, categories, annotations: annotations.map((annotation) => ({ ...annotation, bbox: [0, 0, 1, 1] })) })
     assert.equal([boxes.classes, boxes.items[0]!.label], [undefined, undefined])
     assert.is((await write({ images, categories, annotations: annotations.slice(1) })).classes, undefined)
     writeFileSync(join(root, 'train_places205.csv'), 'a.jpg 2\nb.jpg 0\nc.jpg 2\n')
     const places = await openSource(join(root, 'train_places205.csv'))
-    assert.equal([places.classes, places.items.map(({ label }) => label)], [['0', '1', '2'], [2, 0, 2]])
+    assert.equal(
+      [places.classes, places.items.map(({ label }) => label)],
+      [
+        ['0', '1', '2'],
+        [2, 0, 2],
+      ],
+    )
   })
 })
 

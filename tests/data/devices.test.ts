@@ -1,7 +1,17 @@
 /** The augmentation on the device under test: all views of a batch in one call, against the CPU's, which is torchvision's. */
 import * as assert from 'uvu/assert'
 
-import { maxBlurSigma, mocoV2Augmentation, type PlacedView, randomView, renderTable, renderViews, tableColumns, tableRow, wholeImage } from '../../src/data/augment.js'
+import {
+  maxBlurSigma,
+  mocoV2Augmentation,
+  type PlacedView,
+  randomView,
+  renderTable,
+  renderViews,
+  tableColumns,
+  tableRow,
+  wholeImage,
+} from '../../src/data/augment.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -10,7 +20,7 @@ import { suite, throwsError } from '../support/suite.js'
 
 const test = suite(`augment on ${device}`, device)
 
-test('views of several images are the CPU\'s, in f32 and bf16', () => {
+test("views of several images are the CPU's, in f32 and bf16", () => {
   const random = new Random(5)
   const pictures = [0, 1, 2].map((i) => scene(9, i).pixels)
   let offset = 0
@@ -25,15 +35,30 @@ test('views of several images are the CPU\'s, in f32 and bf16', () => {
   const views: PlacedView[] = [
     { ...places[0]!, view: whole },
     { ...places[1]!, view: { ...whole, flip: true, sigma: 1.9 } },
-    { ...places[2]!, view: { ...whole, adjust: [{ kind: 'contrast', value: 0.6 }, { kind: 'contrast', value: 1.3 }] } },
+    {
+      ...places[2]!,
+      view: {
+        ...whole,
+        adjust: [
+          { kind: 'contrast', value: 0.6 },
+          { kind: 'contrast', value: 1.3 },
+        ],
+      },
+    },
     { ...places[0]!, view: { ...whole, crop: { top: 30, left: 40, height: 9, width: 13 }, grayscale: true } },
     // More views than there are blocks on `simt`: some make several.
     ...Array.from({ length: 24 }, (_, i) => {
       const at = i % 3
-      return { ...places[at]!, view: randomView(random, places[at]!.width, places[at]!.height, { ...mocoV2Augmentation, blurSigma: [0.5, 2] }) }
+      return {
+        ...places[at]!,
+        view: randomView(random, places[at]!.width, places[at]!.height, { ...mocoV2Augmentation, blurSigma: [0.5, 2] }),
+      }
     }),
   ]
-  for (const [height, width] of [[24, 20], [17, 33]] as const) {
+  for (const [height, width] of [
+    [24, 20],
+    [17, 33],
+  ] as const) {
     const render = (where: string, dtype: 'f32' | 'bf16'): ArrayLike<number> =>
       scope(() => {
         const out = Tensor.empty([views.length + 1, height, width, 3], dtype, where)
@@ -45,24 +70,35 @@ test('views of several images are the CPU\'s, in f32 and bf16', () => {
       const actual = render(device, dtype)
       // Hue and saturation divide by the range of a colour, which amplifies rounding near grey: 1/1000, and bf16's 2^-9.
       const bound = dtype === 'bf16' ? 1e-3 + 2 ** -9 : 1e-3
-      for (let i = 0; i < expected.length; ++i) assert.ok(Math.abs(actual[i]! - expected[i]!) <= bound, `${dtype} view ${Math.floor(i / (height * width * 3))}: ${actual[i]} against ${expected[i]}`)
+      for (let i = 0; i < expected.length; ++i)
+        assert.ok(
+          Math.abs(actual[i]! - expected[i]!) <= bound,
+          `${dtype} view ${Math.floor(i / (height * width * 3))}: ${actual[i]} against ${expected[i]}`,
+        )
     }
   }
 })
 
-test('the largest blur is the CPU\'s, and a larger one is refused: by the table, and by the kernel that reads one', () => {
+test("the largest blur is the CPU's, and a larger one is refused: by the table, and by the kernel that reads one", () => {
   const { pixels } = scene(9, 1)
   const place = { offset: 0, height: pixels.height, width: pixels.width }
   const size = 140
   const render = (where: string, sigma: number): ArrayLike<number> =>
     scope(() => {
       const out = Tensor.empty([1, size, size, 3], 'f32', where)
-      renderViews(out, 0, Tensor.from(pixels.data, [pixels.data.length], 'u8', where), [{ ...place, view: { ...wholeImage(pixels), sigma } }], false)
+      renderViews(
+        out,
+        0,
+        Tensor.from(pixels.data, [pixels.data.length], 'u8', where),
+        [{ ...place, view: { ...wholeImage(pixels), sigma } }],
+        false,
+      )
       return out.data()
     })
   const [expected, actual] = [render('cpu', maxBlurSigma), render(device, maxBlurSigma)]
   for (let i = 0; i < expected.length; ++i) assert.ok(Math.abs(actual[i]! - expected[i]!) <= 1e-4)
-  for (const where of ['cpu', device]) throwsError(() => render(where, 30), 'RANGE', 'augment: a blur of standard deviation 30: expected at most 21')
+  for (const where of ['cpu', device])
+    throwsError(() => render(where, 30), 'RANGE', 'augment: a blur of standard deviation 30: expected at most 21')
   scope(() => {
     // sigma and radius of a table that was made otherwise
     const row = tableRow({ ...place, view: { ...wholeImage(pixels), sigma: maxBlurSigma } }, false)

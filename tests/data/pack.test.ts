@@ -21,26 +21,37 @@ const difference = (a: Uint8Array, b: Uint8Array): number => a.reduce((sum, valu
 
 async function photo(width: number, height: number, format: 'jpeg' | 'png' = 'jpeg', orientation?: number): Promise<Buffer> {
   const { pixels } = scene(5, width + height)
-  const image = sharp(pixels.data, { raw: { width: pixels.width, height: pixels.height, channels: 3 } }).resize(width, height, { fit: 'fill' })
+  const image = sharp(pixels.data, { raw: { width: pixels.width, height: pixels.height, channels: 3 } }).resize(width, height, {
+    fit: 'fill',
+  })
   return (orientation === undefined ? image : image.withMetadata({ orientation })).toFormat(format, { quality: 95 }).toBuffer()
 }
 
 test('members of any name and size come back from a tar byte for byte', async () => {
   const part = fc.stringMatching(/^[a-z0-9]{1,60}$/)
   await fc.assert(
-    fc.asyncProperty(fc.uniqueArray(fc.record({ folder: part, name: part, size: fc.integer({ min: 0, max: 1500 }) }), { minLength: 1, maxLength: 6, selector: ({ folder, name }) => `${folder}/${name}` }), (members) =>
-      withFolder(async (root) => {
-        const writer = new TarWriter(join(root, 'a.tar'))
-        const contents = members.map(({ size }, i) => Uint8Array.from({ length: size }, (_, at) => (at * 7 + i) % 256))
-        members.forEach(({ folder, name }, i) => writer.add(`${folder}/${name}.jpg`, contents[i]!))
-        assert.equal(readdirSync(root), ['a.tar.partial'])
-        writer.close()
-        const { items } = await openSource(join(root, 'a.tar'))
-        assert.equal(items.map(({ name }) => name), members.map(({ folder, name }) => `a.tar:${folder}/${name}.jpg`))
-        for (const [i, item] of items.entries()) {
-          if (contents[i]!.length > 0) assert.ok((await readItemBytes(item as Parameters<typeof readItemBytes>[0])).equals(contents[i]!))
-        }
+    fc.asyncProperty(
+      fc.uniqueArray(fc.record({ folder: part, name: part, size: fc.integer({ min: 0, max: 1500 }) }), {
+        minLength: 1,
+        maxLength: 6,
+        selector: ({ folder, name }) => `${folder}/${name}`,
       }),
+      (members) =>
+        withFolder(async (root) => {
+          const writer = new TarWriter(join(root, 'a.tar'))
+          const contents = members.map(({ size }, i) => Uint8Array.from({ length: size }, (_, at) => (at * 7 + i) % 256))
+          members.forEach(({ folder, name }, i) => writer.add(`${folder}/${name}.jpg`, contents[i]!))
+          assert.equal(readdirSync(root), ['a.tar.partial'])
+          writer.close()
+          const { items } = await openSource(join(root, 'a.tar'))
+          assert.equal(
+            items.map(({ name }) => name),
+            members.map(({ folder, name }) => `a.tar:${folder}/${name}.jpg`),
+          )
+          for (const [i, item] of items.entries()) {
+            if (contents[i]!.length > 0) assert.ok((await readItemBytes(item as Parameters<typeof readItemBytes>[0])).equals(contents[i]!))
+          }
+        }),
     ),
     { numRuns: 20 },
   )
@@ -77,7 +88,10 @@ test('small JPEGs are copied, others written anew; order, labels and class names
 
     const packed = await openSource(join(root, 'out'))
     assert.equal(packed.classes, ['cats', 'dogs'])
-    assert.equal(packed.items.map(({ label }) => label), [0, 0, 1, 1])
+    assert.equal(
+      packed.items.map(({ label }) => label),
+      [0, 0, 1, 1],
+    )
     const bytes = await Promise.all(packed.items.map((item) => readItemBytes(item as Parameters<typeof readItemBytes>[0])))
     assert.ok(bytes[0]!.equals(files[0]![1]))
     const [, png, large, rotated] = await Promise.all(packed.items.map((item) => loadPixels(item)))
@@ -100,18 +114,28 @@ test('shards are closed at their size, and scenes become JPEGs', async () => {
     const { items, classes } = await openSource(root)
     assert.is(items.length, 12)
     assert.equal(classes, source.classes)
-    assert.equal(items.map(({ label }) => label), source.items.map(({ label }) => label))
+    assert.equal(
+      items.map(({ label }) => label),
+      source.items.map(({ label }) => label),
+    )
     for (const i of [0, 11]) assert.ok(difference((await loadPixels(items[i]!)).data, (await loadPixels(source.items[i]!)).data) < 4)
   })
 })
 
 test('a large image is reduced while it is decoded, also a rotated one and a PNG, and a small one is not', async () => {
-  for (const [format, orientation] of [['jpeg', undefined], ['jpeg', 6], ['png', undefined]] as const) {
+  for (const [format, orientation] of [
+    ['jpeg', undefined],
+    ['jpeg', 6],
+    ['png', undefined],
+  ] as const) {
     const bytes = await photo(800, 480, format, orientation)
     const whole = await decode(bytes, 'whole')
     const reduced = await decode(bytes, 'reduced', 200 * 120)
     assert.equal([reduced.width, reduced.height], orientation === 6 ? [120, 200] : [200, 120])
-    const { data } = await sharp(whole.data, { raw: { width: whole.width, height: whole.height, channels: 3 } }).resize(reduced.width, reduced.height, { fit: 'fill' }).raw().toBuffer({ resolveWithObject: true })
+    const { data } = await sharp(whole.data, { raw: { width: whole.width, height: whole.height, channels: 3 } })
+      .resize(reduced.width, reduced.height, { fit: 'fill' })
+      .raw()
+      .toBuffer({ resolveWithObject: true })
     assert.ok(difference(reduced.data, data) < 4, `differs by ${difference(reduced.data, data)}`)
     assert.equal((await decode(bytes, 'kept', 800 * 480)).data.length, whole.data.length)
   }

@@ -15,17 +15,24 @@ const picture = (seed: number, width: number, height: number): Pixels => {
   const random = new Random(seed)
   return { width, height, data: Uint8Array.from({ length: width * height * 3 }, () => random.below(256)) }
 }
-const plain = (values: Float32Array): number[] => [...values].map((value, i) => (value * imagenetDeviation[i % 3]! + imagenetMean[i % 3]!) * 255)
+const plain = (values: Float32Array): number[] =>
+  [...values].map((value, i) => (value * imagenetDeviation[i % 3]! + imagenetMean[i % 3]!) * 255)
 
 test('a picture of one colour stays that colour, whatever is done with its place', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 90 }), fc.integer({ min: 1, max: 90 }), fc.constantFrom(...pipelines), fc.integer(), (width, height, pipeline, seed) => {
-      const colour = [200, 90, 30]
-      const pixels = { width, height, data: Uint8Array.from({ length: width * height * 3 }, (_, i) => colour[i % 3]!) }
-      const values = plain(renderPipeline(pipeline, pixels, 16, new Random(seed), options))
-      assert.is(values.length, 16 * 16 * 3)
-      values.forEach((value, i) => assert.ok(Math.abs(value - colour[i % 3]!) < 0.6))
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 90 }),
+      fc.integer({ min: 1, max: 90 }),
+      fc.constantFrom(...pipelines),
+      fc.integer(),
+      (width, height, pipeline, seed) => {
+        const colour = [200, 90, 30]
+        const pixels = { width, height, data: Uint8Array.from({ length: width * height * 3 }, (_, i) => colour[i % 3]!) }
+        const values = plain(renderPipeline(pipeline, pixels, 16, new Random(seed), options))
+        assert.is(values.length, 16 * 16 * 3)
+        values.forEach((value, i) => assert.ok(Math.abs(value - colour[i % 3]!) < 0.6))
+      },
+    ),
     { numRuns: 60 },
   )
 })
@@ -47,8 +54,15 @@ test('a shifted view is a window of the central square, mirrored or not', () => 
   const places = new Set<string>()
   for (let seed = 0; seed < 60; ++seed) {
     const view = renderPipeline('shifted', pixels, 28, new Random(seed), options)
-    const at = (y: number, x: number, flip: boolean): string => view.subarray((y * 28 + (flip ? 27 - x : x)) * 3, (y * 28 + (flip ? 27 - x : x)) * 3 + 3).join()
-    const found = [false, true].flatMap((flip) => [-2, -1, 0, 1, 2].flatMap((dy) => [-2, -1, 0, 1, 2].flatMap((dx) => ([5, 12, 20].every((y) => [4, 15, 23].every((x) => at(y, x, flip) === centre(y + dy, x + dx))) ? [`${flip} ${dy} ${dx}`] : []))))
+    const at = (y: number, x: number, flip: boolean): string =>
+      view.subarray((y * 28 + (flip ? 27 - x : x)) * 3, (y * 28 + (flip ? 27 - x : x)) * 3 + 3).join()
+    const found = [false, true].flatMap((flip) =>
+      [-2, -1, 0, 1, 2].flatMap((dy) =>
+        [-2, -1, 0, 1, 2].flatMap((dx) =>
+          [5, 12, 20].every((y) => [4, 15, 23].every((x) => at(y, x, flip) === centre(y + dy, x + dx))) ? [`${flip} ${dy} ${dx}`] : [],
+        ),
+      ),
+    )
     assert.is(found.length, 1)
     places.add(found[0]!)
   }
@@ -58,7 +72,10 @@ test('a shifted view is a window of the central square, mirrored or not', () => 
 test('lighting adds one colour to a whole view, of the size of its deviation', () => {
   const pixels = picture(3, 40, 40)
   const shifts = Array.from({ length: 200 }, (_, seed) => {
-    const [dark, lit] = [0, 0.1].map((lighting) => renderPipeline('crop', pixels, 16, new Random(seed), { ...options, lighting })) as [Float32Array, Float32Array]
+    const [dark, lit] = [0, 0.1].map((lighting) => renderPipeline('crop', pixels, 16, new Random(seed), { ...options, lighting })) as [
+      Float32Array,
+      Float32Array,
+    ]
     const shift = [0, 1, 2].map((c) => lit[c]! - dark[c]!)
     lit.forEach((value, i) => assert.ok(Math.abs(value - dark[i]! - shift[i % 3]!) < 1e-5))
     return shift.map((value, c) => value * imagenetDeviation[c]!)
@@ -73,7 +90,14 @@ test('the colours of ImageNet’s protocol are always jittered, those of the oth
   const whole = { ...cropAndFlip, cropScale: [1, 1] as const, cropRatio: [1, 1] as const, flip: 0 }
   const original = renderPipeline('crop', pixels, 40, new Random(1), { augment: whole, lighting: 0 })
   assert.equal(renderPipeline('crop', pixels, 40, new Random(2), { augment: whole, lighting: 0 }), original)
-  for (let seed = 0; seed < 20; ++seed) assert.not.equal(renderPipeline('crop', pixels, 40, new Random(seed), { augment: { ...whole, jitter: 1, hue: 0, brightness: mocoV2Augmentation.brightness }, lighting: 0 }), original)
+  for (let seed = 0; seed < 20; ++seed)
+    assert.not.equal(
+      renderPipeline('crop', pixels, 40, new Random(seed), {
+        augment: { ...whole, jitter: 1, hue: 0, brightness: mocoV2Augmentation.brightness },
+        lighting: 0,
+      }),
+      original,
+    )
 })
 
 testWhere(hasTorch, noTorch, test, 'the test transforms are torchvision’s', () => {

@@ -8,7 +8,15 @@ import * as assert from 'uvu/assert'
 
 import { classColour, decodeMask, ignoredLabel, type Mask } from '../../src/data/masks.js'
 import { defaultSplits, openSegmentation } from '../../src/data/segmentationSources.js'
-import { cropLabels, distort, drawDistortion, drawPlacement, renderSegmentation, scaledSize, type SegmentationAugment } from '../../src/data/segmentationView.js'
+import {
+  cropLabels,
+  distort,
+  drawDistortion,
+  drawPlacement,
+  renderSegmentation,
+  scaledSize,
+  type SegmentationAugment,
+} from '../../src/data/segmentationView.js'
 import { imagenetDeviation, imagenetMean } from '../../src/data/augment.js'
 import { openVocClassification } from '../../src/data/voc.js'
 import { Random } from '../../src/tensor/random.js'
@@ -18,10 +26,12 @@ import { colours, drawn, greyPng, writeVocTree } from '../support/vocTree.js'
 const test = suite('segmentation data')
 
 const augment: SegmentationAugment = { crop: 24, scale: [64, 40], ratio: [0.5, 2], mostOfAClass: 0.75, flip: 0.5, distort: false }
-const masks = fc.record({ width: fc.integer({ min: 1, max: 40 }), height: fc.integer({ min: 1, max: 40 }), seed: fc.integer() }).map(({ width, height, seed }): Mask => {
-  const random = new Random(seed)
-  return { width, height, labels: Uint8Array.from({ length: width * height }, () => (random.below(4) === 0 ? 255 : random.below(3))) }
-})
+const masks = fc
+  .record({ width: fc.integer({ min: 1, max: 40 }), height: fc.integer({ min: 1, max: 40 }), seed: fc.integer() })
+  .map(({ width, height, seed }): Mask => {
+    const random = new Random(seed)
+    return { width, height, labels: Uint8Array.from({ length: width * height }, () => (random.below(4) === 0 ? 255 : random.below(3))) }
+  })
 
 test('masks of 8, 4, 2 and 1 bits, grey and palette, give their indices', async () => {
   const random = new Random(1)
@@ -31,7 +41,9 @@ test('masks of 8, 4, 2 and 1 bits, grey and palette, give their indices', async 
     if (bits === 8) assert.equal(decodeMask(greyPng(labels, width, height), 'm', 8).labels, labels)
     // A palette in which no two indices share a colour.
     const rgb = Uint8Array.from({ length: labels.length * 3 }, (_, i) => classColour(labels[Math.floor(i / 3)]!)[i % 3]!)
-    const palette = await sharp(rgb, { raw: { width, height, channels: 3 } }).png({ palette: true, colours: 2 ** bits, dither: 0 }).toBuffer()
+    const palette = await sharp(rgb, { raw: { width, height, channels: 3 } })
+      .png({ palette: true, colours: 2 ** bits, dither: 0 })
+      .toBuffer()
     const { labels: found } = decodeMask(palette, 'm', 256)
     // libvips orders its palette itself: the same index wherever the label is the same, another where it is not.
     labels.forEach((label, i) => labels.forEach((other, j) => assert.is(found[i] === found[j], label === other)))
@@ -39,16 +51,33 @@ test('masks of 8, 4, 2 and 1 bits, grey and palette, give their indices', async 
 })
 
 test('what is no mask is named with what was expected', () => {
-  const png = (channels: 1 | 3, depth: 8 | 16): Uint8Array => encode({ width: 2, height: 2, channels, depth, data: depth === 16 ? new Uint16Array(4 * channels) : new Uint8Array(4 * channels) })
+  const png = (channels: 1 | 3, depth: 8 | 16): Uint8Array =>
+    encode({ width: 2, height: 2, channels, depth, data: depth === 16 ? new Uint16Array(4 * channels) : new Uint8Array(4 * channels) })
   throwsError(() => decodeMask(png(3, 8), 'a.png', 3), 'DATA', /a\.png/, /3 channels of 8 bits/, /palette or grey/)
   throwsError(() => decodeMask(png(1, 16), 'a.png', 3), 'DATA', /16 bits/)
   throwsError(() => decodeMask(Buffer.from('no picture'), 'a.png', 3), 'DATA', /a\.png/, /not a PNG/)
-  throwsError(() => decodeMask(greyPng(Uint8Array.of(0, 255, 1, 7), 2, 2), 'a.png', 3), 'DATA', /pixel at 1,1 is of class 7/, /0 to 2, or 255/)
-  assert.equal([...decodeMask(greyPng(Uint8Array.of(0, 255, 1, 7), 2, 2), 'a.png', 3, [2, 1, 0, 255, 255, 255, 255, 1]).labels], [2, 255, 1, 1])
+  throwsError(
+    () => decodeMask(greyPng(Uint8Array.of(0, 255, 1, 7), 2, 2), 'a.png', 3),
+    'DATA',
+    /pixel at 1,1 is of class 7/,
+    /0 to 2, or 255/,
+  )
+  assert.equal(
+    [...decodeMask(greyPng(Uint8Array.of(0, 255, 1, 7), 2, 2), 'a.png', 3, [2, 1, 0, 255, 255, 255, 255, 1]).labels],
+    [2, 255, 1, 1],
+  )
 })
 
 test('VOC’s palette', () => {
-  assert.equal([0, 1, 2, 3, 8, 15, 20].map(classColour), [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128]])
+  assert.equal([0, 1, 2, 3, 8, 15, 20].map(classColour), [
+    [0, 0, 0],
+    [128, 0, 0],
+    [0, 128, 0],
+    [128, 128, 0],
+    [64, 0, 0],
+    [192, 128, 128],
+    [0, 64, 128],
+  ])
 })
 
 test('an image is scaled to fit, as mmcv rounds', () => {
@@ -61,7 +90,12 @@ test('labels and colours stay together: each pixel of a sample has the colour of
   fc.assert(
     fc.property(fc.integer(), fc.integer({ min: 6, max: 70 }), fc.integer({ min: 6, max: 70 }), (seed, width, height) => {
       const { rgb, labels } = drawn(new Random(seed), width, height)
-      const { image, labels: found } = renderSegmentation({ width, height, data: rgb }, { width, height, labels }, new Random(seed, 1), augment)
+      const { image, labels: found } = renderSegmentation(
+        { width, height, data: rgb },
+        { width, height, labels },
+        new Random(seed, 1),
+        augment,
+      )
       let [right, wrong] = [0, 0]
       found.forEach((label, i) => {
         const colour = [0, 1, 2].map((c) => (image[3 * i + c]! * imagenetDeviation[c]! + imagenetMean[c]!) * 255)
@@ -89,7 +123,12 @@ test('what lies outside of the image is 0 and has no label; a flip mirrors what 
           assert.is(inside ? flipped[y * 24 + columns - 1 - x] : ignoredLabel, plain[y * 24 + x])
         }
       }
-      assert.ok(placement.top >= 0 && placement.left >= 0 && placement.top + rows <= placement.height && placement.left + columns <= placement.width)
+      assert.ok(
+        placement.top >= 0 &&
+          placement.left >= 0 &&
+          placement.top + rows <= placement.height &&
+          placement.left + columns <= placement.width,
+      )
     }),
   )
 })
@@ -102,7 +141,11 @@ test('crops avoid that one class fills them: rarely where they can, always where
   const share = (mostOfAClass: number): number => {
     let mixed = 0
     for (let seed = 0; seed < 200; ++seed) {
-      const placement = drawPlacement(new Random(seed), { width, height, labels }, { ...augment, crop: 60, scale: [200, 200], ratio: [1, 1], mostOfAClass })
+      const placement = drawPlacement(
+        new Random(seed),
+        { width, height, labels },
+        { ...augment, crop: 60, scale: [200, 200], ratio: [1, 1], mostOfAClass },
+      )
       mixed += Number(cropLabels({ width, height, labels }, placement, 60).includes(1))
     }
     return mixed / 200
@@ -123,7 +166,9 @@ test('distortion: nothing by neutral numbers, clipped everywhere, hue by a turn 
   assert.equal(apply({}), original)
   apply({ hue: 1 }).forEach((value, i) => assert.ok(Math.abs(value - original[i]!) < 1e-3))
   apply({ brightness: 32 }).forEach((value, i) => assert.ok(Math.abs(value - Math.min(255, original[i]! + 32)) < 1e-4))
-  apply({ saturation: 0 }).forEach((value, i) => assert.ok(Math.abs(value - Math.max(...original.subarray(i - (i % 3), i - (i % 3) + 3))) < 1e-3))
+  apply({ saturation: 0 }).forEach((value, i) =>
+    assert.ok(Math.abs(value - Math.max(...original.subarray(i - (i % 3), i - (i % 3) + 3))) < 1e-3),
+  )
   for (let seed = 0; seed < 50; ++seed) apply(drawDistortion(new Random(seed))).forEach((value) => assert.ok(value >= 0 && value <= 255))
 })
 
@@ -133,7 +178,8 @@ testWhere(existsSync(python), `there is no ${python}`, test, 'hue and saturation
   const numbers = { saturation: 0.7, hue: 0.08 }
   const found = Float32Array.from(original)
   distort(found, { brightness: 0, contrast: 1, contrastFirst: false, ...numbers })
-  const program = 'import colorsys, json, sys\nv, s, h = json.loads(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])\nout = []\nfor i in range(0, len(v), 3):\n  a, b, c = colorsys.rgb_to_hsv(*[x / 255 for x in v[i:i+3]])\n  out += [255 * x for x in colorsys.hsv_to_rgb((a + h) % 1, min(1, b * s), c)]\nprint(json.dumps(out))'
+  const program =
+    'import colorsys, json, sys\nv, s, h = json.loads(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])\nout = []\nfor i in range(0, len(v), 3):\n  a, b, c = colorsys.rgb_to_hsv(*[x / 255 for x in v[i:i+3]])\n  out += [255 * x for x in colorsys.hsv_to_rgb((a + h) % 1, min(1, b * s), c)]\nprint(json.dumps(out))'
   const expected = JSON.parse(runPython(program, [JSON.stringify(original), String(numbers.saturation), String(numbers.hue)])) as number[]
   expected.forEach((value, i) => assert.ok(Math.abs(value - found[i]!) < 1e-2))
 })
@@ -161,7 +207,10 @@ test('a VOC tree: classes, splits, masks of the additional set, and errors that 
 
 test('Cityscapes: label files are mapped to the nineteen classes, prepared ones are taken as they are', async () => {
   await withFolder((root) => {
-    for (const [city, name] of [['aachen', 'aachen_0'], ['bochum', 'bochum_0']] as const) {
+    for (const [city, name] of [
+      ['aachen', 'aachen_0'],
+      ['bochum', 'bochum_0'],
+    ] as const) {
       mkdirSync(join(root, 'leftImg8bit', 'train', city), { recursive: true })
       mkdirSync(join(root, 'gtFine', 'train', city), { recursive: true })
       writeFileSync(join(root, 'leftImg8bit', 'train', city, `${name}_leftImg8bit.png`), greyPng(new Uint8Array(4), 2, 2))
@@ -183,7 +232,11 @@ test('labels of VOC classification: present, absent, only difficult; missing and
     writeFileSync(file, 'train_0  1\ntrain_1 -1\ntrain_2  0\ntrain_3 -1\n')
     const { items, presence } = openVocClassification(root, 'train')
     assert.equal([items.length, [...presence.keys()].sort(), [...presence.get('red')!]], [4, ['blue', 'green', 'red'], [1, 0, -1, 0]])
-    for (const [content, message] of [['train_0 1\n', /no label for train_1/], ['train_0 2\n', /label 2 for train_0: expected 1, -1 or 0/], ['other 1\n', /labels other, which its split does not list/]] as const) {
+    for (const [content, message] of [
+      ['train_0 1\n', /no label for train_1/],
+      ['train_0 2\n', /label 2 for train_0: expected 1, -1 or 0/],
+      ['other 1\n', /labels other, which its split does not list/],
+    ] as const) {
       writeFileSync(file, content)
       throwsError(() => openVocClassification(root, 'train'), 'DATA', /red_train\.txt/, message)
     }

@@ -11,7 +11,12 @@ import { hasRealData, noRealData, python, realData, runPython, suite, testWhere,
 const test = suite('average precision')
 const hasSklearn = spawnSync(python, ['-c', 'import sklearn']).status === 0
 
-const ranked = fc.array(fc.record({ score: fc.integer({ min: 0, max: 12 }).map((value) => value / 4), positive: fc.boolean() }), { minLength: 1, maxLength: 40 }).filter((rows) => rows.some(({ positive }) => positive))
+const ranked = fc
+  .array(fc.record({ score: fc.integer({ min: 0, max: 12 }).map((value) => value / 4), positive: fc.boolean() }), {
+    minLength: 1,
+    maxLength: 40,
+  })
+  .filter((rows) => rows.some(({ positive }) => positive))
 
 test('a list by hand, in each form', () => {
   const scores = [0.9, 0.8, 0.7, 0.6, 0.5]
@@ -38,17 +43,32 @@ test('monotone precision is never below the step form where scores differ; both 
       const positive = rows.map((row) => Number(row.positive))
       const [area, step] = [averagePrecision(scores, positive), averagePrecision(scores, positive, 'step')]
       assert.ok(area >= step - 1e-12 && area <= 1 + 1e-12 && step > 0)
-      assert.is(averagePrecision(scores.map((score) => Math.exp(score)), positive), area)
+      assert.is(
+        averagePrecision(
+          scores.map((score) => Math.exp(score)),
+          positive,
+        ),
+        area,
+      )
     }),
   )
 })
 
-testWhere(hasSklearn, 'scikit-learn is not installed for /usr/bin/python3', test, 'the step form is scikit-learn’s, equal scores included', () => {
-  const cases = fc.sample(ranked, { numRuns: 60, seed: 4 }).map((rows) => ({ scores: rows.map(({ score }) => score), positive: rows.map((row) => Number(row.positive)) }))
-  const program = 'import json, sys\nfrom sklearn.metrics import average_precision_score\nprint(json.dumps([average_precision_score(c["positive"], c["scores"]) for c in json.loads(sys.argv[1])]))'
-  const expected = JSON.parse(runPython(program, [JSON.stringify(cases)])) as number[]
-  cases.forEach(({ scores, positive }, i) => assert.ok(Math.abs(averagePrecision(scores, positive, 'step') - expected[i]!) < 1e-12))
-})
+testWhere(
+  hasSklearn,
+  'scikit-learn is not installed for /usr/bin/python3',
+  test,
+  'the step form is scikit-learn’s, equal scores included',
+  () => {
+    const cases = fc
+      .sample(ranked, { numRuns: 60, seed: 4 })
+      .map((rows) => ({ scores: rows.map(({ score }) => score), positive: rows.map((row) => Number(row.positive)) }))
+    const program =
+      'import json, sys\nfrom sklearn.metrics import average_precision_score\nprint(json.dumps([average_precision_score(c["positive"], c["scores"]) for c in json.loads(sys.argv[1])]))'
+    const expected = JSON.parse(runPython(program, [JSON.stringify(cases)])) as number[]
+    cases.forEach(({ scores, positive }, i) => assert.ok(Math.abs(averagePrecision(scores, positive, 'step') - expected[i]!) < 1e-12))
+  },
+)
 
 interface Box {
   label: string
@@ -66,26 +86,39 @@ const overlap = (a: number[], b: number[]): number => {
 testWhere(hasRealData, noRealData, test, 'detections with a known mean: both forms, at two overlaps', () => {
   const folder = join(realData, 'metric_fixtures', 'detection_map')
   const reference = JSON.parse(readFileSync(join(folder, 'reference.json'), 'utf8')) as Record<string, number>
-  const lines = (path: string): string[][] => readFileSync(path, 'utf8').split('\n').map((line) => line.trim().split(/\s+/)).filter((parts) => parts.length > 4)
+  const lines = (path: string): string[][] =>
+    readFileSync(path, 'utf8')
+      .split('\n')
+      .map((line) => line.trim().split(/\s+/))
+      .filter((parts) => parts.length > 4)
   const truth: (Box & { image: string; difficult: boolean; taken: boolean })[] = []
   const found: (Box & { image: string; score: number })[] = []
   for (const image of readdirSync(join(folder, 'ground-truth'))) {
-    for (const [label, a, b, c, d, difficult] of lines(join(folder, 'ground-truth', image))) truth.push({ image, label: label!, box: [a, b, c, d].map(Number), difficult: difficult === 'difficult', taken: false })
+    for (const [label, a, b, c, d, difficult] of lines(join(folder, 'ground-truth', image)))
+      truth.push({ image, label: label!, box: [a, b, c, d].map(Number), difficult: difficult === 'difficult', taken: false })
   }
-  for (const image of readdirSync(join(folder, 'detection-results'))) for (const [label, score, ...box] of lines(join(folder, 'detection-results', image))) found.push({ image, label: label!, score: Number(score), box: box.map(Number) })
+  for (const image of readdirSync(join(folder, 'detection-results')))
+    for (const [label, score, ...box] of lines(join(folder, 'detection-results', image)))
+      found.push({ image, label: label!, score: Number(score), box: box.map(Number) })
   const classes = [...new Set(truth.map(({ label }) => label))]
   const mean = (least: number, form: (curve: ReturnType<typeof precisionCurve>) => number): number => {
     for (const box of truth) box.taken = false
     const aps = classes.map((label) => {
       const own = truth.filter((box) => box.label === label)
-      const hits = found.filter((box) => box.label === label).sort((a, b) => b.score - a.score).flatMap(({ image, box }) => {
-        const best = own.filter((other) => other.image === image).map((other) => ({ other, share: overlap(box, other.box) })).sort((a, b) => b.share - a.share)[0]
-        if (best === undefined || best.share < least) return [0]
-        if (best.other.difficult) return []
-        const hit = Number(!best.other.taken)
-        best.other.taken = true
-        return [hit]
-      })
+      const hits = found
+        .filter((box) => box.label === label)
+        .sort((a, b) => b.score - a.score)
+        .flatMap(({ image, box }) => {
+          const best = own
+            .filter((other) => other.image === image)
+            .map((other) => ({ other, share: overlap(box, other.box) }))
+            .sort((a, b) => b.share - a.share)[0]
+          if (best === undefined || best.share < least) return [0]
+          if (best.other.difficult) return []
+          const hit = Number(!best.other.taken)
+          best.other.taken = true
+          return [hit]
+        })
       return form(precisionCurve(hits, own.filter(({ difficult }) => !difficult).length))
     })
     return aps.reduce((a, b) => a + b, 0) / classes.length

@@ -26,16 +26,19 @@ import { suite, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite(`evaluation on ${device}`, device)
-const network = (where: string, more: Partial<ResNetOptions> = {}): ResNet => withDevice(where, () => new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, ...more }))
+const network = (where: string, more: Partial<ResNetOptions> = {}): ResNet =>
+  withDevice(where, () => new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, ...more }))
 
 test('features for kNN', async () => {
   const { items } = await openSource('scenes:3')
-  const [expected, actual] = await Promise.all(['cpu', device].map(async (where) => {
-    const backbone = network(where)
-    const { values } = await extractFeatures(backbone, items, { imageSize: 32, workers: 1 })
-    disposeState(backbone.state())
-    return values
-  }))
+  const [expected, actual] = await Promise.all(
+    ['cpu', device].map(async (where) => {
+      const backbone = network(where)
+      const { values } = await extractFeatures(backbone, items, { imageSize: 32, workers: 1 })
+      disposeState(backbone.state())
+      return values
+    }),
+  )
   assert.ok(relativeDifference(actual!, expected!) < 1e-4)
 })
 
@@ -45,8 +48,15 @@ test('loss and gradients of the segmentation network, and its prediction', () =>
       const random = new Random(2)
       const model = new Fcn({ random, dtype: 'f32' }, network(where, dilated8), { classes: 5, alignCorners: true })
       const result = scope(() => {
-        const x = Tensor.from(Float32Array.from({ length: 2 * 32 * 40 * 3 }, () => random.normal()), [2, 32, 40, 3])
-        const labels = Tensor.from(Int32Array.from({ length: 2 * 32 * 40 }, (_, i) => (i % 7 === 0 ? 255 : random.below(5))), [2, 32, 40], 'i32')
+        const x = Tensor.from(
+          Float32Array.from({ length: 2 * 32 * 40 * 3 }, () => random.normal()),
+          [2, 32, 40, 3],
+        )
+        const labels = Tensor.from(
+          Int32Array.from({ length: 2 * 32 * 40 }, (_, i) => (i % 7 === 0 ? 255 : random.below(5))),
+          [2, 32, 40],
+          'i32',
+        )
         const parameters = [...model.state().parameters.values()]
         const tape = new Tape().watch(parameters)
         const { total, main, auxiliary } = tape.record(() => model.loss(x, labels, 6 / 7, 3))
@@ -72,46 +82,70 @@ test('inner products', () => {
   const vector = Float64Array.from({ length: 30 }, () => random.normal())
   // Products are exact also where convolutions are not.
   convolution.tf32 = true
-  const [expected, actual] = ['cpu', device].map((where) => withDevice(where, () => {
-    const { gram, cross } = InnerProducts.of({ ...examples, values: examples.values.slice() }, { ...others, values: others.values.slice() })
-    const results = [...gram.times([vector])[0]!, ...cross.times([vector])[0]!]
-    gram.dispose()
-    cross.dispose()
-    return results
-  }))
+  const [expected, actual] = ['cpu', device].map((where) =>
+    withDevice(where, () => {
+      const { gram, cross } = InnerProducts.of(
+        { ...examples, values: examples.values.slice() },
+        { ...others, values: others.values.slice() },
+      )
+      const results = [...gram.times([vector])[0]!, ...cross.times([vector])[0]!]
+      gram.dispose()
+      cross.dispose()
+      return results
+    }),
+  )
   convolution.tf32 = false
   assert.ok(relativeDifference(actual!, expected!) < 2e-5)
 })
 
-if (thorough) test('linear classifiers', async () => {
-  await withFolder(async (folder) => {
-    const [train, val] = [(await openSource('scenes:20')).items, (await openSource('scenes:10', { split: 'val' })).items]
-    const results: number[][] = []
-    for (const where of ['cpu', device]) {
-      const backbone = network(where)
-      const weights = join(folder, `${where.replace(':', '')}.safetensors`)
-      writeBackbone(weights, storedBackbone(backbone), 'torchvision')
-      const protocol = { ...stretched(linearProtocols['imagenet-features']!, 2), batchSize: 10, pipeline: 'centre' as const }
-      const { heads } = await evaluateLinear(backbone, { protocol, weights, train, val, classes: 10, imageSize: 32, out: join(folder, where.replace(':', '')), quiet: true, workers: 1 })
-      results.push(heads.map(({ top5 }) => top5))
-      disposeState(backbone.state())
-    }
-    // A rank may change within rounding: of ten images one at most.
-    results[1]!.forEach((top5, h) => assert.ok(Math.abs(top5 - results[0]![h]!) <= 0.1 + 1e-9))
+if (thorough)
+  test('linear classifiers', async () => {
+    await withFolder(async (folder) => {
+      const [train, val] = [(await openSource('scenes:20')).items, (await openSource('scenes:10', { split: 'val' })).items]
+      const results: number[][] = []
+      for (const where of ['cpu', device]) {
+        const backbone = network(where)
+        const weights = join(folder, `${where.replace(':', '')}.safetensors`)
+        writeBackbone(weights, storedBackbone(backbone), 'torchvision')
+        const protocol = { ...stretched(linearProtocols['imagenet-features']!, 2), batchSize: 10, pipeline: 'centre' as const }
+        const { heads } = await evaluateLinear(backbone, {
+          protocol,
+          weights,
+          train,
+          val,
+          classes: 10,
+          imageSize: 32,
+          out: join(folder, where.replace(':', '')),
+          quiet: true,
+          workers: 1,
+        })
+        results.push(heads.map(({ top5 }) => top5))
+        disposeState(backbone.state())
+      }
+      // A rank may change within rounding: of ten images one at most.
+      results[1]!.forEach((top5, h) => assert.ok(Math.abs(top5 - results[0]![h]!) <= 0.1 + 1e-9))
+    })
   })
-})
 
-if (thorough) test('segmentation from files to scores', async () => {
-  await withFolder(async (folder) => {
-    writeVocTree(folder, { train: 3, val: 2, width: 40, height: 32 })
-    const backbone = network(device, dilated8)
-    const [train, val] = ['train', 'val'].map((split) => openSegmentation(folder, [split])) as [SegmentationSource, SegmentationSource]
-    const protocol = { ...segmentationProtocols.voc12aug!, crop: 32, scale: [40, 32] as const, iterations: 2, batchSize: 2 }
-    const { scores, iterations } = await evaluateSegmentation(backbone, { protocol, train, val, out: join(folder, 'out'), quiet: true, workers: 1 })
-    assert.is(iterations, 2)
-    assert.ok(scores!.pixelAccuracy >= 0 && scores!.pixelAccuracy <= 1)
-    disposeState(backbone.state())
+if (thorough)
+  test('segmentation from files to scores', async () => {
+    await withFolder(async (folder) => {
+      writeVocTree(folder, { train: 3, val: 2, width: 40, height: 32 })
+      const backbone = network(device, dilated8)
+      const [train, val] = ['train', 'val'].map((split) => openSegmentation(folder, [split])) as [SegmentationSource, SegmentationSource]
+      const protocol = { ...segmentationProtocols.voc12aug!, crop: 32, scale: [40, 32] as const, iterations: 2, batchSize: 2 }
+      const { scores, iterations } = await evaluateSegmentation(backbone, {
+        protocol,
+        train,
+        val,
+        out: join(folder, 'out'),
+        quiet: true,
+        workers: 1,
+      })
+      assert.is(iterations, 2)
+      assert.ok(scores!.pixelAccuracy >= 0 && scores!.pixelAccuracy <= 1)
+      disposeState(backbone.state())
+    })
   })
-})
 
 test.run()

@@ -16,8 +16,23 @@ const features = (rows: number[][], labels: number[]): Features => ({
 })
 
 test('the nearest neighbour decides with k 1, weighted votes beyond', () => {
-  const bank = features([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0.2, 0.8]], [0, 0, 1, 1, 1])
-  const queries = features([[1, 0.05], [0, 2]], [0, 1])
+  const bank = features(
+    [
+      [1, 0],
+      [0.9, 0.1],
+      [0, 1],
+      [0.1, 0.9],
+      [0.2, 0.8],
+    ],
+    [0, 0, 1, 1, 1],
+  )
+  const queries = features(
+    [
+      [1, 0.05],
+      [0, 2],
+    ],
+    [0, 1],
+  )
   assert.equal([...knnPredict(bank, queries, { k: 1 })], [0, 1])
   // All five vote: the two close ones weigh exp(1 / 0.07) each, the others exp(0.3 / 0.07) or less.
   assert.equal([...knnPredict(bank, queries, { k: 5 })], [0, 1])
@@ -34,7 +49,10 @@ test('agrees with a plain computation in f64', () => {
   const labels = (n: number): number[] => Array.from({ length: n }, () => random.below(4))
   const [bank, queries] = [features(rows(90), labels(90)), features(rows(70), labels(70))]
   const plain = Array.from(queries.labels, (_, q) => {
-    const scored = Array.from(bank.labels, (label, i) => ({ label, s: Array.from({ length: 7 }, (__, c) => bank.values[7 * i + c]! * queries.values[7 * q + c]!).reduce((a, b) => a + b) }))
+    const scored = Array.from(bank.labels, (label, i) => ({
+      label,
+      s: Array.from({ length: 7 }, (__, c) => bank.values[7 * i + c]! * queries.values[7 * q + c]!).reduce((a, b) => a + b),
+    }))
     const votes = [0, 0, 0, 0]
     for (const { label, s } of scored.sort((a, b) => b.s - a.s).slice(0, 9)) votes[label]! += Math.exp(s / 0.07)
     return votes.indexOf(Math.max(...votes))
@@ -47,7 +65,10 @@ test('features are unit rows in the order of the items, whatever the batch size 
   const { items } = await openSource('scenes:11')
   const a = await extractFeatures(backbone, items, { imageSize: 32, batchSize: 4, workers: 1 })
   const b = await extractFeatures(backbone, items, { imageSize: 32, batchSize: 11, workers: 3 })
-  assert.equal([...a.labels], items.map(({ label }) => label))
+  assert.equal(
+    [...a.labels],
+    items.map(({ label }) => label),
+  )
   a.values.forEach((value, i) => assert.ok(Math.abs(value - b.values[i]!) < 1e-6))
   for (let i = 0; i < 11; ++i) assert.ok(Math.abs(Math.hypot(...a.values.subarray(i * a.dim, (i + 1) * a.dim)) - 1) < 1e-5)
   disposeState(backbone.state())

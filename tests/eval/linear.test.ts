@@ -23,7 +23,13 @@ const network = (seed = 1): ResNet => new ResNet({ random: new Random(seed), dty
 
 test('features have the published sizes on the maps of a ResNet-50 at 224 pixels', () => {
   scope(() => {
-    const maps = [[64, 112], [256, 56], [512, 28], [1024, 14], [2048, 7]].map(([c, size]) => Tensor.zeros([1, size!, size!, c!]))
+    const maps = [
+      [64, 112],
+      [256, 56],
+      [512, 28],
+      [1024, 14],
+      [2048, 7],
+    ].map(([c, size]) => Tensor.zeros([1, size!, size!, c!]))
     const sizes = featureNames.map((name) => poolFeature(maps, name).size)
     assert.equal(sizes, [2048, 9216, 9216, 8192, 9216, 8192])
   })
@@ -32,9 +38,13 @@ test('features have the published sizes on the maps of a ResNet-50 at 224 pixels
 test('on maps of other sizes the same grids, or the map where it is smaller; constants stay what they are', () => {
   scope(() => {
     const maps = [48, 24, 12, 6, 3].map((size) => Tensor.full([2, size, size + 1, 5], 0.25))
-    assert.equal(featureNames.map((name) => poolFeature(maps, name).shape.slice(1, 3).join('x')), ['1x1', '12x12', '6x6', '4x4', '3x3', '2x2'])
+    assert.equal(
+      featureNames.map((name) => poolFeature(maps, name).shape.slice(1, 3).join('x')),
+      ['1x1', '12x12', '6x6', '4x4', '3x3', '2x2'],
+    )
     const tiny = [2, 1, 1, 1, 1].map((size) => Tensor.full([1, size, size, 3], 0.25))
-    for (const all of [maps, tiny]) for (const name of featureNames) for (const value of poolFeature(all, name).data()) assert.is(value, 0.25)
+    for (const all of [maps, tiny])
+      for (const name of featureNames) for (const value of poolFeature(all, name).data()) assert.is(value, 0.25)
   })
 })
 
@@ -46,8 +56,16 @@ test('kept features are those that are computed, in any order of rows, and other
       const backbone = network(seed)
       const weights = join(folder, `${seed}.safetensors`)
       writeBackbone(weights, storedBackbone(backbone), 'torchvision')
-      const shapes = [{ name: 'feature2' as const, shape: [6, 6, 4], size: 144 }, { name: 'pooled' as const, shape: [1, 1, 32], size: 32 }]
-      const file = await FeatureFile.open(folder, weights, backbone, items, shapes, { imageSize: 48, pipeline: 'centre', workers: 1, batchSize: 3 })
+      const shapes = [
+        { name: 'feature2' as const, shape: [6, 6, 4], size: 144 },
+        { name: 'pooled' as const, shape: [1, 1, 32], size: 32 },
+      ]
+      const file = await FeatureFile.open(folder, weights, backbone, items, shapes, {
+        imageSize: 48,
+        pipeline: 'centre',
+        workers: 1,
+        batchSize: 3,
+      })
       const expected = await featureRows(backbone, items, 'feature2', { imageSize: 48, workers: 1 })
       const [rows, pooled] = file.rows([6, 0, 3])
       assert.equal(rows!.subarray(0, 144), expected.values.subarray(6 * 144, 7 * 144))
@@ -71,21 +89,35 @@ test('every image is passed once, in order, whatever the batch', async () => {
   const { items } = await openSource('scenes:10')
   const seen: [number, number][] = []
   await overImages(backbone, items, { imageSize: 32, batchSize: 4, workers: 2 }, (_, first, count) => seen.push([first, count]))
-  assert.equal(seen, [[0, 4], [4, 4], [8, 2]])
+  assert.equal(seen, [
+    [0, 4],
+    [4, 4],
+    [8, 2],
+  ])
   disposeState(backbone.state())
 })
 
 test('heads begin at chance, and each learns as if it were alone', () => {
   scope(() => {
     const random = new Random(3)
-    const shapes = [{ name: 'pooled' as const, shape: [1, 1, 5], size: 5 }, { name: 'feature5' as const, shape: [2, 2, 3], size: 12 }]
-    const pooled = shapes.map(({ shape }) => Tensor.from(Float32Array.from({ length: 6 * sizeOf(shape) }, () => random.normal()), [6, ...shape]))
+    const shapes = [
+      { name: 'pooled' as const, shape: [1, 1, 5], size: 5 },
+      { name: 'feature5' as const, shape: [2, 2, 3], size: 12 },
+    ]
+    const pooled = shapes.map(({ shape }) =>
+      Tensor.from(
+        Float32Array.from({ length: 6 * sizeOf(shape) }, () => random.normal()),
+        [6, ...shape],
+      ),
+    )
     const target = Tensor.from(Int32Array.of(0, 1, 2, 3, 0, 1), [6], 'i32')
     const heads = new LinearHeads(shapes, 4, random)
     const parameters = heads.parameters()
     const gradients = (chosen: 'both' | number): ArrayLike<number>[] => {
       const tape = new Tape().watch(parameters.values())
-      const loss = tape.record(() => (chosen === 'both' ? heads.loss(pooled, target) : crossEntropy(heads.logits(pooled, { train: true, groups: 1 })[chosen]!, target)))
+      const loss = tape.record(() =>
+        chosen === 'both' ? heads.loss(pooled, target) : crossEntropy(heads.logits(pooled, { train: true, groups: 1 })[chosen]!, target),
+      )
       if (chosen === 'both') assert.ok(Math.abs(loss.item() - 2 * Math.log(4)) < 0.1)
       return tape.backward(loss, [...parameters.values()]).map((gradient) => gradient.data())
     }
@@ -101,7 +133,19 @@ const quick = { ...stretched(linearProtocols['imagenet-features']!, 6), heads: [
 
 async function options(folder: string, name: string, more: Partial<LinearOptions> = {}): Promise<LinearOptions> {
   const [train, val] = [await openSource('scenes:100'), await openSource('scenes:40', { split: 'val' })]
-  return { protocol: quick, weights: join(folder, 'w.safetensors'), train: train.items, val: val.items, classes: 10, imageSize: 48, out: join(folder, name), quiet: true, seed: 2, workers: 1, ...more }
+  return {
+    protocol: quick,
+    weights: join(folder, 'w.safetensors'),
+    train: train.items,
+    val: val.items,
+    classes: 10,
+    imageSize: 48,
+    out: join(folder, name),
+    quiet: true,
+    seed: 2,
+    workers: 1,
+    ...more,
+  }
 }
 
 test('classifiers learn, from views that are made and from kept features; what is cut off ends with the same bytes', async () => {
@@ -113,14 +157,21 @@ test('classifiers learn, from views that are made and from kept features; what i
     // Chance is 10 %; what was trained on is tested.
     for (const { top1, top5, best } of kept.heads) assert.ok(top1 > 0.4 && top5 >= top1 && best >= top1, JSON.stringify(kept.heads))
     const whole = await evaluateLinear(backbone, await options(folder, 'whole'))
-    assert.equal(whole.heads.map(({ head }) => head), ['feature4', 'feature5'])
+    assert.equal(
+      whole.heads.map(({ head }) => head),
+      ['feature4', 'feature5'],
+    )
 
     let asked = 0
     const cut = await evaluateLinear(backbone, await options(folder, 'cut', { interrupted: () => ++asked > 13 }))
     assert.equal([cut.interrupted, cut.epochs], [true, 2])
     await rejectsError(async () => evaluateLinear(backbone, await options(folder, 'cut')), 'RUN', /--resume/)
     const other = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 34, baseChannels: 4 })
-    await rejectsError(async () => evaluateLinear(other, await options(folder, 'cut', { resume: true })), 'CONFIG', /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4/)
+    await rejectsError(
+      async () => evaluateLinear(other, await options(folder, 'cut', { resume: true })),
+      'CONFIG',
+      /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4/,
+    )
     disposeState(other.state())
     const continued = await evaluateLinear(backbone, await options(folder, 'cut', { resume: true }))
     assert.equal(continued.heads, whole.heads)
@@ -135,7 +186,10 @@ test('steps of the learning rate keep their places in another number of epochs',
   assert.equal(linearProtocols.places205!.steps, [7, 14, 21])
   // 60 epochs at 30, 20 at 3, 20 at 0.3.
   const rates = Array.from({ length: 100 }, (_, epoch) => stepRate(linearProtocols['imagenet-avgpool']!, epoch).toFixed(3))
-  assert.equal(['30.000', '3.000', '0.300'].map((rate) => rates.filter((own) => own === rate).length), [60, 20, 20])
+  assert.equal(
+    ['30.000', '3.000', '0.300'].map((rate) => rates.filter((own) => own === rate).length),
+    [60, 20, 20],
+  )
   const { lr, weightDecay, nesterov, epochs, heads } = linearProtocols['imagenet-avgpool']!
   assert.equal([lr, weightDecay, nesterov, epochs, heads], [30, 0, false, 100, ['pooled']])
 })

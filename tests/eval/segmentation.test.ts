@@ -35,8 +35,13 @@ test('the network, its losses and all gradients are PyTorch’s', () => {
   const values = (name: string): Float64Array => Float64Array.from(storedValues(stored(name)))
   const build = { random: new Random(0), dtype: 'f64' as const }
   for (const alignCorners of [false, true]) {
-    const model = new Fcn(build, new ResNet(build, { depth: 50, baseChannels: 4, ...dilated8 }), { classes: Number(metadata.classes), alignCorners, dropout: 0 })
-    for (const [name, tensor] of allTensors(model.state())) if (!name.endsWith('num_batches_tracked')) loadStored(name, tensor, stored(`init.${name}`))
+    const model = new Fcn(build, new ResNet(build, { depth: 50, baseChannels: 4, ...dilated8 }), {
+      classes: Number(metadata.classes),
+      alignCorners,
+      dropout: 0,
+    })
+    for (const [name, tensor] of allTensors(model.state()))
+      if (!name.endsWith('num_batches_tracked')) loadStored(name, tensor, stored(`init.${name}`))
     scope(() => {
       const x = permute(Tensor.from(values('x'), stored('x').shape, 'f64'), [0, 2, 3, 1])
       const labels = Tensor.from(Int32Array.from(values('labels')), stored('labels').shape, 'i32')
@@ -50,7 +55,10 @@ test('the network, its losses and all gradients are PyTorch’s', () => {
       assert.ok(relativeDifference([main.item(), auxiliary.item()], losses[`${key as 0 | 1}`]) < 1e-9)
       const gradients = tape.backward(total, [...parameters.values()])
       // The file holds those of the first rule, in f32.
-      if (!alignCorners) [...parameters.keys()].forEach((name, i) => assert.ok(relativeDifference(storedValues(toStored(name, gradients[i]!)), values(`grad.${name}`)) < 1e-6, name))
+      if (!alignCorners)
+        [...parameters.keys()].forEach((name, i) =>
+          assert.ok(relativeDifference(storedValues(toStored(name, gradients[i]!)), values(`grad.${name}`)) < 1e-6, name),
+        )
     })
     disposeState(model.state())
   }
@@ -62,7 +70,10 @@ test('a network of stride 8 has maps of an eighth, and the weights of one of str
     const plain = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 8 })
     assert.equal(network.forward(Tensor.zeros([1, 64, 80, 3]), evaluation).shape, [1, 8, 10, 64])
     assert.is(network.stride, 8)
-    assert.equal([...allTensors(network.state())].map(([name, { shape }]) => [name, shape]), [...allTensors(plain.state())].map(([name, { shape }]) => [name, shape]))
+    assert.equal(
+      [...allTensors(network.state())].map(([name, { shape }]) => [name, shape]),
+      [...allTensors(plain.state())].map(([name, { shape }]) => [name, shape]),
+    )
     disposeState(network.state())
     disposeState(plain.state())
   })
@@ -80,7 +91,9 @@ test('scores by hand: an ignored pixel, a class that is nowhere, one that is onl
 })
 
 test('scores depend on the counts alone: order and grouping of images do not matter, and truth scores 1', () => {
-  const pixels = fc.array(fc.tuple(fc.constantFrom(0, 1, 2, 255), fc.integer({ min: 0, max: 2 })), { minLength: 2, maxLength: 60 }).filter((all) => all.some(([label]) => label !== 255))
+  const pixels = fc
+    .array(fc.tuple(fc.constantFrom(0, 1, 2, 255), fc.integer({ min: 0, max: 2 })), { minLength: 2, maxLength: 60 })
+    .filter((all) => all.some(([label]) => label !== 255))
   fc.assert(
     fc.property(pixels, fc.integer({ min: 1, max: 59 }), (all, cut) => {
       const [labels, predicted] = [all.map(([label]) => label), all.map(([, prediction]) => prediction)]
@@ -89,7 +102,10 @@ test('scores depend on the counts alone: order and grouping of images do not mat
       two.add(labels.slice(cut), predicted.slice(cut))
       two.add(labels.slice(0, cut), predicted.slice(0, cut))
       assert.equal(one.scores(), two.scores())
-      perfect.add(labels, labels.map((label) => (label === 255 ? 0 : label)))
+      perfect.add(
+        labels,
+        labels.map((label) => (label === 255 ? 0 : label)),
+      )
       assert.is(perfect.scores().meanIou, 1)
     }),
   )
@@ -97,13 +113,18 @@ test('scores depend on the counts alone: order and grouping of images do not mat
 
 test('windows cover every pixel, stay inside, and the last ends at the border', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 1, max: 120 }), fc.integer({ min: 1, max: 120 }), (length, size, step) => {
-      fc.pre(step <= size)
-      const starts = windowStarts(length, size, step)
-      assert.is(starts[0], 0)
-      assert.is(starts.at(-1)! + Math.min(size, length), length)
-      starts.slice(1).forEach((start, i) => assert.ok(start > starts[i]! && start - starts[i]! <= size))
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 300 }),
+      fc.integer({ min: 1, max: 120 }),
+      fc.integer({ min: 1, max: 120 }),
+      (length, size, step) => {
+        fc.pre(step <= size)
+        const starts = windowStarts(length, size, step)
+        assert.is(starts[0], 0)
+        assert.is(starts.at(-1)! + Math.min(size, length), length)
+        starts.slice(1).forEach((start, i) => assert.ok(start > starts[i]! && start - starts[i]! <= size))
+      },
+    ),
   )
 })
 
@@ -129,17 +150,39 @@ test('the rate falls from its start to 1e-4 by a power of 0.9', () => {
 
 test('iterations pass over all images before one comes again, and go on from anywhere', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 30 }), fc.integer({ min: 1, max: 12 }), fc.integer({ min: 0, max: 20 }), (count, batchSize, from) => {
-      const all = [...iterationBatches({ seed: 3, count, batchSize, from: 0, until: 40 })]
-      const order = all.flatMap(({ indices }) => [...indices])
-      for (let epoch = 0; (epoch + 1) * count <= order.length; ++epoch) assert.is(new Set(order.slice(epoch * count, (epoch + 1) * count)).size, count)
-      assert.equal([...iterationBatches({ seed: 3, count, batchSize, from, until: 40 })], all.slice(from))
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 30 }),
+      fc.integer({ min: 1, max: 12 }),
+      fc.integer({ min: 0, max: 20 }),
+      (count, batchSize, from) => {
+        const all = [...iterationBatches({ seed: 3, count, batchSize, from: 0, until: 40 })]
+        const order = all.flatMap(({ indices }) => [...indices])
+        for (let epoch = 0; (epoch + 1) * count <= order.length; ++epoch)
+          assert.is(new Set(order.slice(epoch * count, (epoch + 1) * count)).size, count)
+        assert.equal([...iterationBatches({ seed: 3, count, batchSize, from, until: 40 })], all.slice(from))
+      },
+    ),
   )
 })
 
-const quick: SegmentationProtocol = { ...segmentationProtocols.voc12aug!, crop: 48, scale: [64, 56], iterations: 160, batchSize: 4, lr: 0.1 }
-const options = (root: string, out: string, more: Partial<SegmentationOptions> = {}): SegmentationOptions => ({ protocol: quick, train: openSegmentation(root, ['train']), val: openSegmentation(root, ['val']), out, quiet: true, seed: 1, workers: 1, ...more })
+const quick: SegmentationProtocol = {
+  ...segmentationProtocols.voc12aug!,
+  crop: 48,
+  scale: [64, 56],
+  iterations: 160,
+  batchSize: 4,
+  lr: 0.1,
+}
+const options = (root: string, out: string, more: Partial<SegmentationOptions> = {}): SegmentationOptions => ({
+  protocol: quick,
+  train: openSegmentation(root, ['train']),
+  val: openSegmentation(root, ['val']),
+  out,
+  quiet: true,
+  seed: 1,
+  workers: 1,
+  ...more,
+})
 
 test('a short run learns colours; one that is cut off and continued ends with the same bytes', async () => {
   await withFolder(async (folder) => {
@@ -174,10 +217,20 @@ test('a mask with an unknown class, or of another size, ends the run with its na
     writeVocTree(folder, { train: 3, val: 2 })
     const backbone = narrow(5)
     writeFileSync(join(folder, 'classes.txt'), 'background\nred\n')
-    await rejectsError(() => evaluateSegmentation(backbone, options(folder, join(folder, 'out'))), 'DATA', /SegmentationClass.*png/, /class [23]: expected 0 to 1, or 255/)
+    await rejectsError(
+      () => evaluateSegmentation(backbone, options(folder, join(folder, 'out'))),
+      'DATA',
+      /SegmentationClass.*png/,
+      /class [23]: expected 0 to 1, or 255/,
+    )
     writeFileSync(join(folder, 'classes.txt'), 'background\nred\ngreen\nblue\n')
     writeFileSync(join(folder, 'JPEGImages', 'val_1.png'), readFileSync(join(folder, 'SegmentationClass', 'val_1.png')).subarray(0, 20))
-    await rejectsError(() => evaluateSegmentation(backbone, options(folder, join(folder, 'out'), { overwrite: true, protocol: { ...quick, iterations: 1 } })), 'DECODE', /val_1/)
+    await rejectsError(
+      () =>
+        evaluateSegmentation(backbone, options(folder, join(folder, 'out'), { overwrite: true, protocol: { ...quick, iterations: 1 } })),
+      'DECODE',
+      /val_1/,
+    )
     disposeState(backbone.state())
   })
 })

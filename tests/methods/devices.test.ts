@@ -33,29 +33,53 @@ function check(folder: string): void {
 
 test('the golden step of this repository', () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
 
-if (thorough) test('the golden step of this repository with nothing fused, and with everything', () => {
-  for (const level of ['pointwise', 'full'] as const) {
-    fusion.level = level
-    try {
-      check(join(packageRoot, 'tests', 'fixtures', 'golden'))
-    } finally {
-      fusion.level = 'epilogue'
+if (thorough)
+  test('the golden step of this repository with nothing fused, and with everything', () => {
+    for (const level of ['pointwise', 'full'] as const) {
+      fusion.level = level
+      try {
+        check(join(packageRoot, 'tests', 'fixtures', 'golden'))
+      } finally {
+        fusion.level = 'epilogue'
+      }
     }
-  }
-})
+  })
 
 /** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
 function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
   native.simtCapability?.(capability)
   fusion.level = level
   try {
-    const model = withDevice(device, () => new DenseCL({ backbone: { depth: 18, baseChannels: 64 }, neck: { hidden: 64, featDim: 64 }, queueLength: 256, seed: 3, compute: 'bf16' }))
+    const model = withDevice(
+      device,
+      () =>
+        new DenseCL({
+          backbone: { depth: 18, baseChannels: 64 },
+          neck: { hidden: 64, featDim: 64 },
+          queueLength: 256,
+          seed: 3,
+          compute: 'bf16',
+        }),
+    )
     const random = new Random(8)
-    const views = scope(() => [0, 1].map(() => Tensor.from(Float32Array.from({ length: 4 * 32 * 32 * 3 }, () => random.normal()), [4, 32, 32, 3], 'bf16', device).keep())) as [Tensor, Tensor]
+    const views = scope(() =>
+      [0, 1].map(() =>
+        Tensor.from(
+          Float32Array.from({ length: 4 * 32 * 32 * 3 }, () => random.normal()),
+          [4, 32, 32, 3],
+          'bf16',
+          device,
+        ).keep(),
+      ),
+    ) as [Tensor, Tensor]
     const losses: number[] = []
     let gradients: Float32Array[] = []
     for (let step = 0; step < 2; ++step) {
-      const result = denseclStep(model, { query: views[0], key: views[1] }, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 })
+      const result = denseclStep(
+        model,
+        { query: views[0], key: views[1] },
+        { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 },
+      )
       losses.push(result.losses.single, result.losses.dense)
       gradients = result.gradients.map((gradient) => gradient.data() as Float32Array)
       result.dispose()
@@ -69,16 +93,20 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
   }
 }
 
-if (thorough && device === 'simt') test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
-  const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
-  for (const { losses, gradients } of [hopper, full]) {
-    // bf16 roundings that fall the other way move a loss by about 2^-9 of the logits' size, 5.
-    losses.forEach((loss, i) => assert.ok(Math.abs(loss - ampere.losses[i]!) < 0.03, `loss ${i}: ${loss} against ${ampere.losses[i]}`))
-    // The last layer's gradient has passed no norm on its way.
-    assert.ok(relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!) < 0.1, `differs by ${relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!)}`)
-    for (const gradient of gradients) assert.ok(gradient.every(Number.isFinite))
-  }
-})
+if (thorough && device === 'simt')
+  test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
+    const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
+    for (const { losses, gradients } of [hopper, full]) {
+      // bf16 roundings that fall the other way move a loss by about 2^-9 of the logits' size, 5.
+      losses.forEach((loss, i) => assert.ok(Math.abs(loss - ampere.losses[i]!) < 0.03, `loss ${i}: ${loss} against ${ampere.losses[i]}`))
+      // The last layer's gradient has passed no norm on its way.
+      assert.ok(
+        relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!) < 0.1,
+        `differs by ${relativeDistance(gradients.at(-2)!, ampere.gradients.at(-2)!)}`,
+      )
+      for (const gradient of gradients) assert.ok(gradient.every(Number.isFinite))
+    }
+  })
 
 const shared = join(packageRoot, '..', 'shared', 'golden')
 if (thorough) testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
@@ -93,7 +121,13 @@ function gradientsOf(compute: FloatDType, where: string): Float32Array {
       const [first, second, head] = [conv(8), conv(16), new Linear(build, 16, 8, kaimingNormal('fanIn'))]
       const norms = [new BatchNorm2d(build, 16), new BatchNorm2d(build, 16)] as const
       const states = [first, second, head, ...norms].map((module) => module.state())
-      const draw = (shape: number[]): Tensor => Tensor.from(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => random.normal()), shape, 'f32', 'cpu').to('bf16')
+      const draw = (shape: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => random.normal()),
+          shape,
+          'f32',
+          'cpu',
+        ).to('bf16')
       const [x, cotangent] = [draw([8, 12, 12, 8]), draw([8, 8])].map((tensor) => tensor.to('f32').to(compute, where)) as [Tensor, Tensor]
       const watched = states.flatMap(({ parameters, copies }) => [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter))
       const tape = new Tape().watch(watched)
@@ -112,7 +146,7 @@ function gradientsOf(compute: FloatDType, where: string): Float32Array {
   )
 }
 
-test('gradients in mixed precision are those of f32, and those of f32 the CPU\'s', () => {
+test("gradients in mixed precision are those of f32, and those of f32 the CPU's", () => {
   const exact = gradientsOf('f32', 'cpu')
   assert.ok(relativeDistance(gradientsOf('f32', device), exact) < 1e-5)
   // Weights, both convolutions, both norms, the pool and the way back each round to 2^-9: ten roundings.

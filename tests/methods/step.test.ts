@@ -14,17 +14,33 @@ import { suite, throwsError } from '../support/suite.js'
 const test = suite('densecl')
 
 const build = (more: { queueLength?: number; numGrid?: number } = {}): DenseCL =>
-  new DenseCL({ backbone: { depth: 18, baseChannels: 4 }, neck: { hidden: 16, featDim: 8, numGrid: more.numGrid }, queueLength: more.queueLength ?? 20, seed: 1, dtype: 'f64' })
+  new DenseCL({
+    backbone: { depth: 18, baseChannels: 4 },
+    neck: { hidden: 16, featDim: 8, numGrid: more.numGrid },
+    queueLength: more.queueLength ?? 20,
+    seed: 1,
+    dtype: 'f64',
+  })
 
 function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): StepResult {
   return scope(() => {
     const random = new Random(3)
-    const view = (): Tensor => Tensor.from(Float64Array.from({ length: images * 64 * 64 * 3 }, () => random.normal()), [images, 64, 64, 3], 'f64')
-    return denseclStep(model, { query: view(), key: view() }, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1, keyOrder: [0, 1, 2, 3].slice(0, images), ...more })
+    const view = (): Tensor =>
+      Tensor.from(
+        Float64Array.from({ length: images * 64 * 64 * 3 }, () => random.normal()),
+        [images, 64, 64, 3],
+        'f64',
+      )
+    return denseclStep(
+      model,
+      { query: view(), key: view() },
+      { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1, keyOrder: [0, 1, 2, 3].slice(0, images), ...more },
+    )
   })
 }
 
-const values = (model: DenseCL): Map<string, ArrayLike<number>> => new Map([...allTensors(model.state())].map(([name, tensor]) => [name, tensor.data()]))
+const values = (model: DenseCL): Map<string, ArrayLike<number>> =>
+  new Map([...allTensors(model.state())].map(([name, tensor]) => [name, tensor.data()]))
 const free = (result: StepResult): void => result.dispose()
 
 test('both encoders start equal; key parameters change only by the moving average, query ones only by the optimiser', () => {
@@ -56,12 +72,21 @@ test('both encoders start equal; key parameters change only by the moving averag
 test('every parameter has a gradient; with dense weight 0 the dense head has none and the loss is the global one', () => {
   const model = build()
   const both = step(model)
-  both.gradients.forEach((gradient, i) => assert.ok(gradient.data().some((value) => value !== 0), [...model.parameters().keys()][i]))
+  both.gradients.forEach((gradient, i) =>
+    assert.ok(
+      gradient.data().some((value) => value !== 0),
+      [...model.parameters().keys()][i],
+    ),
+  )
   const moco = step(model, { denseWeight: 0 })
   assert.is(moco.losses.dense, 0)
   assert.is(moco.losses.total, moco.losses.single)
   ;[...model.parameters().keys()].forEach((name, i) => {
-    if (name.includes('mlp2')) assert.ok(moco.gradients[i]!.data().every((value) => value === 0), name)
+    if (name.includes('mlp2'))
+      assert.ok(
+        moco.gradients[i]!.data().every((value) => value === 0),
+        name,
+      )
   })
   free(both)
   free(moco)

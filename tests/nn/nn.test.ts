@@ -68,11 +68,15 @@ test('random streams: the same seed gives the same, neighbours are independent, 
     return Array.from({ length: 2000 }, () => random.uniform())
   }
   assert.equal(draws(1, 2), draws(1, 2))
-  const correlation = (a: number[], b: number[]): number => a.reduce((sum, v, i) => sum + (v - 0.5) * (b[i]! - 0.5), 0) / a.length / (1 / 12)
+  const correlation = (a: number[], b: number[]): number =>
+    a.reduce((sum, v, i) => sum + (v - 0.5) * (b[i]! - 0.5), 0) / a.length / (1 / 12)
   for (const other of [draws(1, 3), draws(2, 2), draws(1), draws(1, 2, 0)]) assert.ok(Math.abs(correlation(draws(1, 2), other)) < 0.1)
   const bins = new Array<number>(10).fill(0)
   for (const value of draws(7)) bins[Math.floor(10 * value)]! += 1
-  assert.ok(bins.every((count) => count > 140 && count < 260), bins.join())
+  assert.ok(
+    bins.every((count) => count > 140 && count < 260),
+    bins.join(),
+  )
   assert.equal([...new Random(5).permutation(9)].sort(), [0, 1, 2, 3, 4, 5, 6, 7, 8])
 })
 

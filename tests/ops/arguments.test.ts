@@ -23,7 +23,13 @@ const zeros = (shape: number[], dtype: 'f32' | 'f64' | 'i32' = 'f32'): Tensor =>
 test('shape and dtype mistakes name everything', () => {
   scope(() => {
     throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 4])), 'SHAPE', /conv2d/, /weight/, /f32\[1,4,4,3\]/, /f32\[8,3,3,4\]/)
-    throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 3], 'f64')), 'DTYPE', /conv2d/, /x f32\[1,4,4,3\]/, /weight f64\[8,3,3,3\]/)
+    throwsError(
+      () => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 3], 'f64')),
+      'DTYPE',
+      /conv2d/,
+      /x f32\[1,4,4,3\]/,
+      /weight f64\[8,3,3,3\]/,
+    )
     throwsError(() => conv2d(zeros([1, 2, 2, 3]), zeros([8, 3, 3, 3])), 'SHAPE', /larger than the padded x/)
     throwsError(() => conv2d(zeros([1, 4, 4, 3]), zeros([8, 3, 3, 3]), undefined, { stride: 0 }), 'ARGUMENT', /stride/, /received 0/)
     throwsError(() => linear(zeros([2, 3]), zeros([4, 5])), 'SHAPE', /linear/, /f32\[2,3\]/, /f32\[4,5\]/)
@@ -38,7 +44,8 @@ test('shape and dtype mistakes name everything', () => {
     throwsError(() => infoNce(zeros([2, 3]), zeros([2, 3]), zeros([4, 3]), 0), 'ARGUMENT', /temperature/)
     throwsError(() => crossEntropy(zeros([2, 3]), Tensor.from([0, 3], [2], 'i32')), 'RANGE', /target 3/, /3 classes/)
     throwsError(() => gatherRows(zeros([1, 2, 3]), Tensor.from([2], [1, 1], 'i32')), 'RANGE', /index 2/)
-    const norm = (x: Tensor, groups: number): Tensor => batchNorm(x, zeros([2]), zeros([2]), zeros([2]), zeros([2]), { train: true, groups })
+    const norm = (x: Tensor, groups: number): Tensor =>
+      batchNorm(x, zeros([2]), zeros([2]), zeros([2]), zeros([2]), { train: true, groups })
     throwsError(() => norm(zeros([3, 2, 2, 2]), 2), 'ARGUMENT', /groups/, /received 2/)
     throwsError(() => norm(zeros([1, 1, 1, 2]), 1), 'SHAPE', /more than one value/)
   })
@@ -50,7 +57,11 @@ test('NaN in is NaN out, never a number', () => {
     assert.ok(Number.isNaN(relu(nan([1])).item()))
     assert.ok(Number.isNaN(maxPool2d(nan([1, 2, 2, 1]), { kernel: 2 }).item()))
     assert.ok(Number.isNaN(infoNce(nan([1, 4]), nan([1, 4]), Tensor.full([40, 4], 0.5), 0.2).loss.item()))
-    assert.ok(conv2d(nan([1, 3, 3, 2]), Tensor.full([1, 3, 3, 2], 1)).data().every(Number.isNaN))
+    assert.ok(
+      conv2d(nan([1, 3, 3, 2]), Tensor.full([1, 3, 3, 2], 1))
+        .data()
+        .every(Number.isNaN),
+    )
   })
 })
 
@@ -87,9 +98,16 @@ test('average pooling counts the padding only when told to', () => {
 test('batch norm in groups is batch norm on each part', () => {
   scope(() => {
     const values = Float64Array.from({ length: 4 * 2 * 2 * 3 }, (_, i) => Math.sin(i * i))
-    const parameters = (): [Tensor, Tensor, Tensor, Tensor] => [Tensor.from([1, 2, 3], [3], 'f64'), Tensor.from([0, 1, -1], [3], 'f64'), Tensor.zeros([3], 'f64'), Tensor.full([3], 1, 'f64')]
+    const parameters = (): [Tensor, Tensor, Tensor, Tensor] => [
+      Tensor.from([1, 2, 3], [3], 'f64'),
+      Tensor.from([0, 1, -1], [3], 'f64'),
+      Tensor.zeros([3], 'f64'),
+      Tensor.full([3], 1, 'f64'),
+    ]
     const together = batchNorm(Tensor.from(values, [4, 2, 2, 3], 'f64'), ...parameters(), { train: true, groups: 2 }).data()
-    const apart = [0, 1].flatMap((g) => [...batchNorm(Tensor.from(values.subarray(g * 24, (g + 1) * 24), [2, 2, 2, 3], 'f64'), ...parameters(), { train: true }).data()])
+    const apart = [0, 1].flatMap((g) => [
+      ...batchNorm(Tensor.from(values.subarray(g * 24, (g + 1) * 24), [2, 2, 2, 3], 'f64'), ...parameters(), { train: true }).data(),
+    ])
     assert.equal([...together], apart)
   })
 })
@@ -98,8 +116,14 @@ test('batch norm keeps its accuracy where the mean is far from 0', () => {
   scope(() => {
     const deviations = Float64Array.from({ length: 4096 }, (_, i) => Math.sin(i))
     const run = (dtype: 'f32' | 'f64'): ArrayLike<number> => {
-      const x = Tensor.from(deviations.map((d) => 1000 + Math.fround(d)), [16, 16, 16, 1], dtype)
-      return batchNorm(x, Tensor.full([1], 1, dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), { train: true }).data()
+      const x = Tensor.from(
+        deviations.map((d) => 1000 + Math.fround(d)),
+        [16, 16, 16, 1],
+        dtype,
+      )
+      return batchNorm(x, Tensor.full([1], 1, dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), Tensor.zeros([1], dtype), {
+        train: true,
+      }).data()
     }
     const [single, double] = [run('f32'), run('f64')]
     // The input itself rounds at 1000 * 2^-24; E[x^2] - E[x]^2 would err by 1000^2 * 2^-24 = 0.06.
@@ -110,7 +134,10 @@ test('batch norm keeps its accuracy where the mean is far from 0', () => {
 test('every native op has a caller in src, every op of the catalogue a case', () => {
   assert.equal(Object.keys(opCases).sort(), Object.keys(catalogue).sort())
   const folder = join(packageRoot, 'src')
-  const source = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts')).map((file) => readFileSync(join(folder, file), 'utf8')).join('\n')
+  const source = readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts'))
+    .map((file) => readFileSync(join(folder, file), 'utf8'))
+    .join('\n')
   for (const name of native.opNames()) assert.match(source, new RegExp(`(runNative\\(\\s*|op: )'${name}'`), name)
 })
 

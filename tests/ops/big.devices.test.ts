@@ -23,7 +23,11 @@ function random(pool: Tensor, seed: number, shape: Shape): Tensor {
   const [size, generator] = [shape.reduce((a, b) => a * b, 1), new Random(seed)]
   const out = Tensor.empty(shape, pool.dtype)
   const [rows, width] = [pool.shape[1]!, pool.shape[2]!]
-  const order = Tensor.from(Int32Array.from({ length: Math.ceil(size / width) }, () => generator.below(rows)), [1, Math.ceil(size / width)], 'i32')
+  const order = Tensor.from(
+    Int32Array.from({ length: Math.ceil(size / width) }, () => generator.below(rows)),
+    [1, Math.ceil(size / width)],
+    'i32',
+  )
   runNative('gatherRows', [out.alias([1, size / width, width]), pool, order])
   return out
 }
@@ -32,7 +36,11 @@ function withPool<R>(body: (values: (seed: number, shape: Shape) => Tensor) => R
   return withDevice(device, () =>
     scope(() => {
       const generator = new Random(1)
-      const pool = Tensor.from(Float32Array.from({ length: 512 * 64 }, () => generator.normal()), [1, 512, 64], 'bf16')
+      const pool = Tensor.from(
+        Float32Array.from({ length: 512 * 64 }, () => generator.normal()),
+        [1, 512, 64],
+        'bf16',
+      )
       return body((seed, shape) => random(pool, seed, shape))
     }),
   )
@@ -99,35 +107,45 @@ for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.fi
   })
 }
 
-testWhere(available, reason, test, 'the contrastive loss: a ring of keys that goes around many times, against the kernel of exact FMAs', () => {
-  // At most four shares of the queue a multiprocessor and block of 128 rows: nine tiles of 128 keys each, and a tail.
-  const [rows, dim] = [130, 128]
-  const keys = 9 * 128 * Math.ceil((4 * multiprocessors) / 2) + 40
-  withPool((values) => {
-    const unit = (seed: number, n: number): Tensor => {
-      const [y, x] = [Tensor.empty([n, dim], 'bf16'), values(seed, [n, dim])]
-      runNative('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
-      return y
-    }
-    const [query, positive, queue] = [unit(1, rows), unit(2, rows), unit(3, keys)]
-    const run = (dtype: DType, promised: boolean): Float32Array[] =>
-      scope(() => {
-        const as = (tensor: Tensor): Tensor => (dtype === 'bf16' ? tensor : tensor.to(dtype))
-        const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
-        capability(dtype === 'bf16' ? 90 : 80)
-        try {
-          runNative('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
-          return results.map((tensor) => tensor.data() as Float32Array)
-        } finally {
-          capability(80)
-        }
-      })
-    const exact = run('f32', false)
-    for (const promised of [false, true]) {
-      const hopper = run('bf16', promised)
-      for (const [i, bound] of [1e-4, 1e-2, 1e-2].entries()) assert.ok(relativeDistance(hopper[i]!, exact[i]!) < bound, `${['loss', 'gradient', 'statistics'][i]} differs by ${relativeDistance(hopper[i]!, exact[i]!)}`)
-    }
-  })
-})
+testWhere(
+  available,
+  reason,
+  test,
+  'the contrastive loss: a ring of keys that goes around many times, against the kernel of exact FMAs',
+  () => {
+    // At most four shares of the queue a multiprocessor and block of 128 rows: nine tiles of 128 keys each, and a tail.
+    const [rows, dim] = [130, 128]
+    const keys = 9 * 128 * Math.ceil((4 * multiprocessors) / 2) + 40
+    withPool((values) => {
+      const unit = (seed: number, n: number): Tensor => {
+        const [y, x] = [Tensor.empty([n, dim], 'bf16'), values(seed, [n, dim])]
+        runNative('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
+        return y
+      }
+      const [query, positive, queue] = [unit(1, rows), unit(2, rows), unit(3, keys)]
+      const run = (dtype: DType, promised: boolean): Float32Array[] =>
+        scope(() => {
+          const as = (tensor: Tensor): Tensor => (dtype === 'bf16' ? tensor : tensor.to(dtype))
+          const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
+          capability(dtype === 'bf16' ? 90 : 80)
+          try {
+            runNative('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
+            return results.map((tensor) => tensor.data() as Float32Array)
+          } finally {
+            capability(80)
+          }
+        })
+      const exact = run('f32', false)
+      for (const promised of [false, true]) {
+        const hopper = run('bf16', promised)
+        for (const [i, bound] of [1e-4, 1e-2, 1e-2].entries())
+          assert.ok(
+            relativeDistance(hopper[i]!, exact[i]!) < bound,
+            `${['loss', 'gradient', 'statistics'][i]} differs by ${relativeDistance(hopper[i]!, exact[i]!)}`,
+          )
+      }
+    })
+  },
+)
 
 test.run()

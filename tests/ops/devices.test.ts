@@ -21,7 +21,13 @@ const runs = Number(process.env.DENSECL_TEST_RUNS ?? 25)
 const seeds = fc.integer({ min: 0, max: 2 ** 30 })
 
 /** Value and gradients of the op, with inputs as given and the cotangent in the dtype of the value. */
-function evaluate(opCase: OpCase, p: unknown, inputs: Tensor[], differentiable: number, cotangent: (y: Tensor) => ArrayLike<number>): ArrayLike<number>[] {
+function evaluate(
+  opCase: OpCase,
+  p: unknown,
+  inputs: Tensor[],
+  differentiable: number,
+  cotangent: (y: Tensor) => ArrayLike<number>,
+): ArrayLike<number>[] {
   const watched = inputs.slice(0, differentiable)
   const tape = new Tape().watch(watched)
   const y = tape.record(() => opCase.run(p, inputs))
@@ -42,10 +48,29 @@ function excess(name: OpName, opCase: OpCase, p: unknown, seed: number, dtype: F
     // The cotangent too is rounded once, for both.
     const cotangent = (y: Tensor): ArrayLike<number> => {
       const random = new Random(seed, 1)
-      return Tensor.from(Float32Array.from({ length: y.size }, () => random.normal()), y.shape, dtype, 'cpu').data()
+      return Tensor.from(
+        Float32Array.from({ length: y.size }, () => random.normal()),
+        y.shape,
+        dtype,
+        'cpu',
+      ).data()
     }
-    const actual = withDevice(device, () => evaluate(opCase, p, rounded.map((input) => input.to(input.dtype, device)), differentiable, cotangent))
-    const expected = evaluate(opCase, p, rounded.map((input) => Tensor.from(Float64Array.from(input.data()), input.shape, 'f64')), differentiable, cotangent)
+    const actual = withDevice(device, () =>
+      evaluate(
+        opCase,
+        p,
+        rounded.map((input) => input.to(input.dtype, device)),
+        differentiable,
+        cotangent,
+      ),
+    )
+    const expected = evaluate(
+      opCase,
+      p,
+      rounded.map((input) => Tensor.from(Float64Array.from(input.data()), input.shape, 'f64')),
+      differentiable,
+      cotangent,
+    )
     const errors = actual.map((values, i) => {
       // A gradient sums over the outputs that an input reaches, which are not more than all.
       const terms = opCase.accumulates(p) + (i === 0 ? 0 : expected[0]!.length)
@@ -95,7 +120,14 @@ for (const name of Object.keys(opCases) as OpName[]) {
 const test = suite(`properties on ${device}`, device)
 
 test('batch norm from the statistics of the convolution is batch norm from a pass of its own, in groups too', () => {
-  const shapes = fc.record({ n: fc.integer({ min: 1, max: 3 }), size: fc.integer({ min: 1, max: 13 }), c: fc.constantFrom(3, 8), o: fc.constantFrom(5, 64, 72, 136), groups: fc.integer({ min: 1, max: 2 }), shift: fc.constantFrom(0, 300) })
+  const shapes = fc.record({
+    n: fc.integer({ min: 1, max: 3 }),
+    size: fc.integer({ min: 1, max: 13 }),
+    c: fc.constantFrom(3, 8),
+    o: fc.constantFrom(5, 64, 72, 136),
+    groups: fc.integer({ min: 1, max: 2 }),
+    shift: fc.constantFrom(0, 300),
+  })
   fc.assert(
     fc.property(shapes, seeds, fc.constantFrom<FloatDType>('f32', 'bf16'), ({ n, size, c, o, groups, shift }, seed, dtype) => {
       // Enough values that their deviation is of order 1: two may lie so near each other that their own rounding shows.
@@ -103,7 +135,12 @@ test('batch norm from the statistics of the convolution is batch norm from a pas
       scope(() =>
         withDevice(device, () => {
           const random = new Random(seed)
-          const draw = (shape: number[], offset = 0): Tensor => Tensor.from(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => offset + random.normal()), shape, dtype)
+          const draw = (shape: number[], offset = 0): Tensor =>
+            Tensor.from(
+              Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => offset + random.normal()),
+              shape,
+              dtype,
+            )
           // A mean far from 0: squares would cancel.
           const [x, weight] = [draw([n * groups, size, size, c], shift), draw([o, 1, 1, c])]
           const normalise = (y: Tensor, statistics: Tensor | undefined): [ArrayLike<number>, ArrayLike<number>] => {
@@ -128,7 +165,13 @@ test('batch norm from the statistics of the convolution is batch norm from a pas
 
 test('batch norm finishes the statistics of many chunks, whose means drift, as a pass over the values would', () => {
   // Beyond 1,024 chunks a group they are added in parts; five groups share the lines of a block unevenly.
-  for (const { rows, groups } of [{ rows: 64 * 1100 + 13, groups: 1 }, { rows: 64 * 1100, groups: 2 }, { rows: 5 * 64 * 210, groups: 5 }, { rows: 33 * 64, groups: 33 }, { rows: 40, groups: 1 }]) {
+  for (const { rows, groups } of [
+    { rows: 64 * 1100 + 13, groups: 1 },
+    { rows: 64 * 1100, groups: 2 },
+    { rows: 5 * 64 * 210, groups: 5 },
+    { rows: 33 * 64, groups: 33 },
+    { rows: 40, groups: 1 },
+  ]) {
     scope(() => {
       const [c, random, per] = [3, new Random(rows), rows / groups]
       const values = Float32Array.from({ length: rows * c }, (_, i) => 100 + 40 * Math.sin(i / rows) + random.normal())
@@ -153,9 +196,20 @@ test('batch norm finishes the statistics of many chunks, whose means drift, as a
         const [running, variances] = [Tensor.full([c], 0), Tensor.full([c], 0)]
         const x = Tensor.from(values, [groups, per, 1, c])
         for (const given of [Tensor.from(statistics, [statistics.length / 2 / c, 2, c]), undefined]) {
-          batchNorm(x, Tensor.full([c], 1), Tensor.full([c], 0), running, variances, { train: true, groups, statistics: given, momentum: 1 })
-          assert.ok(relativeDifference(running.data(), mean) < 1e-6, `${rows} rows in ${groups} groups: means differ by ${relativeDifference(running.data(), mean)}`)
-          assert.ok(relativeDifference(variances.data(), variance) < 1e-5, `${rows} rows in ${groups} groups: variances differ by ${relativeDifference(variances.data(), variance)}`)
+          batchNorm(x, Tensor.full([c], 1), Tensor.full([c], 0), running, variances, {
+            train: true,
+            groups,
+            statistics: given,
+            momentum: 1,
+          })
+          assert.ok(
+            relativeDifference(running.data(), mean) < 1e-6,
+            `${rows} rows in ${groups} groups: means differ by ${relativeDifference(running.data(), mean)}`,
+          )
+          assert.ok(
+            relativeDifference(variances.data(), variance) < 1e-5,
+            `${rows} rows in ${groups} groups: variances differ by ${relativeDifference(variances.data(), variance)}`,
+          )
         }
       })
     })
@@ -172,9 +226,14 @@ if (native.simtShuffle !== undefined) {
             const run = (shuffle: number): ArrayLike<number>[] =>
               scope(() => {
                 native.simtShuffle!(shuffle)
-                const inputs = opCase.inputs(p, new Random(seed)).map((input, i) => roundedTo(input, opCase.sums?.includes(i) === true ? 'f32' : dtype)).map((input) => input.to(input.dtype, device))
+                const inputs = opCase
+                  .inputs(p, new Random(seed))
+                  .map((input, i) => roundedTo(input, opCase.sums?.includes(i) === true ? 'f32' : dtype))
+                  .map((input) => input.to(input.dtype, device))
                 const differentiable = catalogue[name].backward === 'notDifferentiable' ? 0 : (opCase.differentiable ?? inputs.length)
-                return withDevice(device, () => evaluate(opCase, p, inputs, differentiable, (y) => Float32Array.from({ length: y.size }, (_, i) => Math.sin(i))))
+                return withDevice(device, () =>
+                  evaluate(opCase, p, inputs, differentiable, (y) => Float32Array.from({ length: y.size }, (_, i) => Math.sin(i))),
+                )
               })
             const first = run(1)
             for (const shuffle of [2, 3]) assert.equal(run(shuffle), first)

@@ -6,7 +6,12 @@ import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('dropout')
-const shapes = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 9 }))
+const shapes = fc.tuple(
+  fc.integer({ min: 1, max: 4 }),
+  fc.integer({ min: 1, max: 6 }),
+  fc.integer({ min: 1, max: 6 }),
+  fc.integer({ min: 1, max: 9 }),
+)
 
 test('whole channels of an image are dropped or kept, each image by itself', () => {
   let differ = 0
@@ -32,7 +37,10 @@ test('whole channels of an image are dropped or kept, each image by itself', () 
 test('the share that is dropped is the probability, for elements and for channels', () => {
   for (const whole of [false, true]) {
     scope(() => {
-      const dropped = dropout(Tensor.full([100, 2, 2, 50], 1), 0.3, 7, { whole }).data().filter((value) => value === 0).length / 20_000
+      const dropped =
+        dropout(Tensor.full([100, 2, 2, 50], 1), 0.3, 7, { whole })
+          .data()
+          .filter((value) => value === 0).length / 20_000
       // 5,000 channels: a deviation of 0.0065.
       assert.ok(Math.abs(dropped - 0.3) < 0.03, String(dropped))
     })

@@ -72,17 +72,33 @@ function blockValues({ images, groups, side, inputs, width, stride, shortcut, se
       const random = new Random(seed)
       const build = { random, dtype: 'f32', compute: dtype } as const
       const project = shortcut || stride > 1
-      const unit = (from: number, to: number, kernel: number, by = 1): [Conv2d, BatchNorm2d] => [new Conv2d(build, from, to, kernel, { stride: by, padding: kernel >> 1, fill: kaimingNormal('fanIn') }), new BatchNorm2d(build, to)]
-      const units = [unit(inputs, inputs, 1), unit(inputs, width, 1), unit(width, width, 3, stride), unit(width, inputs, 1), unit(inputs, inputs, 1, stride)] as const
+      const unit = (from: number, to: number, kernel: number, by = 1): [Conv2d, BatchNorm2d] => [
+        new Conv2d(build, from, to, kernel, { stride: by, padding: kernel >> 1, fill: kaimingNormal('fanIn') }),
+        new BatchNorm2d(build, to),
+      ]
+      const units = [
+        unit(inputs, inputs, 1),
+        unit(inputs, width, 1),
+        unit(width, width, 3, stride),
+        unit(width, inputs, 1),
+        unit(inputs, inputs, 1, stride),
+      ] as const
       const [stem, first, second, third, side1] = units
       const states = units.flat().map((module) => module.state())
       for (const { parameters } of states) {
         const bias = parameters.get('bias')
         bias?.write(Float32Array.from({ length: bias.size }, () => 0.3 * random.normal()))
       }
-      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes).to(dtype)
+      const draw = (...sizes: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+          sizes,
+        ).to(dtype)
       const x = draw(images * groups, side, side, inputs)
-      const watched = [x, ...states.flatMap(({ parameters, copies }) => [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter))]
+      const watched = [
+        x,
+        ...states.flatMap(({ parameters, copies }) => [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)),
+      ]
       const mode: NormMode = { train: true, groups }
       const tape = new Tape().watch(watched)
       const y = tape.record(() => {
@@ -94,7 +110,9 @@ function blockValues({ images, groups, side, inputs, width, stride, shortcut, se
       const values = [y.data() as Float32Array]
       const cotangent = draw(...y.shape)
       for (const gradient of tape.backward(y, watched, cotangent)) values.push(gradient.data() as Float32Array)
-      for (const state of states) for (const name of ['running_mean', 'running_var']) if (state.buffers.has(name)) values.push(state.buffers.get(name)!.data() as Float32Array)
+      for (const state of states)
+        for (const name of ['running_mean', 'running_var'])
+          if (state.buffers.has(name)) values.push(state.buffers.get(name)!.data() as Float32Array)
       states.forEach(disposeState)
       return values
     }),
@@ -110,7 +128,12 @@ for (const dtype of ['f32', 'bf16'] as const) {
           const fused = atLevel(level, () => bottleneck(p, dtype))
           // Statistics of other partial sums differ in the last bits of f32, which moves some roundings of bf16 and some masks.
           const bound = dtype === 'f32' ? 1e-4 : 0.03
-          fused.forEach((values, i) => assert.ok(relativeDistance(values, plain[i]!) < bound, `${level}: result ${i} differs by ${relativeDistance(values, plain[i]!)}`))
+          fused.forEach((values, i) =>
+            assert.ok(
+              relativeDistance(values, plain[i]!) < bound,
+              `${level}: result ${i} differs by ${relativeDistance(values, plain[i]!)}`,
+            ),
+          )
         }
       }),
       { numRuns: Math.ceil(Number(process.env.DENSECL_TEST_RUNS ?? 25) / 3) },
@@ -129,17 +152,25 @@ for (const dtype of ['f32', 'bf16'] as const) {
 }
 
 // On Hopper a convolution with a prologue runs by mma.sync and one without by wgmma, where its channels are multiples of 64.
-testWhere(device === 'simt', 'the test sets the capability', test, 'bf16 on Hopper: levels that take different kernels differ by the order of sums', () => {
-  const p: Shape = { images: 2, groups: 1, side: 8, inputs: 64, width: 64, stride: 1, shortcut: false, tile: 0, seed: 3 }
-  native.simtCapability!(90)
-  try {
-    const [epilogue, full] = (['epilogue', 'full'] as const).map((level) => atLevel(level, () => bottleneck(p, 'bf16')))
-    // What docs/fusion.md promises: roundings of bf16 move where a sum's last bits decide.
-    full!.forEach((values, i) => assert.ok(relativeDistance(values, epilogue![i]!) < 0.01, `result ${i} differs by ${relativeDistance(values, epilogue![i]!)}`))
-  } finally {
-    native.simtCapability!(80)
-  }
-})
+testWhere(
+  device === 'simt',
+  'the test sets the capability',
+  test,
+  'bf16 on Hopper: levels that take different kernels differ by the order of sums',
+  () => {
+    const p: Shape = { images: 2, groups: 1, side: 8, inputs: 64, width: 64, stride: 1, shortcut: false, tile: 0, seed: 3 }
+    native.simtCapability!(90)
+    try {
+      const [epilogue, full] = (['epilogue', 'full'] as const).map((level) => atLevel(level, () => bottleneck(p, 'bf16')))
+      // What docs/fusion.md promises: roundings of bf16 move where a sum's last bits decide.
+      full!.forEach((values, i) =>
+        assert.ok(relativeDistance(values, epilogue![i]!) < 0.01, `result ${i} differs by ${relativeDistance(values, epilogue![i]!)}`),
+      )
+    } finally {
+      native.simtCapability!(80)
+    }
+  },
+)
 
 /** Native ops of a block's forward and backward pass, by name. */
 function operations(level: FusionLevel, p: Shape): Map<string, number> {
@@ -169,7 +200,10 @@ test('fusion does what it is for: no addition of gradients at a join, and at `fu
 })
 
 test('what a deferred norm and its gradient stand for, on the CPU as here', () => {
-  for (const [where, dtype] of [['cpu', 'f64'], [device, 'f32']] as const) {
+  for (const [where, dtype] of [
+    ['cpu', 'f64'],
+    [device, 'f32'],
+  ] as const) {
     scope(() =>
       withDevice(where, () => {
         const [groups, rows, c] = [2, 12, 8]
@@ -183,12 +217,19 @@ test('what a deferred norm and its gradient stand for, on the CPU as here', () =
         const [tscale, tshift, tmean] = [scale, shift, mean].map((data) => tensor(data, [groups, c])) as [Tensor, Tensor, Tensor]
         const at = (i: number): number => Math.floor(i / (rows * c)) * c + (i % c)
         for (const relu of [false, true]) {
-          const expected = x.map((value, i) => (relu ? Math.max(0, value * scale[at(i)]! + shift[at(i)]!) : value * scale[at(i)]! + shift[at(i)]!))
+          const expected = x.map((value, i) =>
+            relu ? Math.max(0, value * scale[at(i)]! + shift[at(i)]!) : value * scale[at(i)]! + shift[at(i)]!,
+          )
           assert.ok(relativeDistance(deferNorm({ x: tx, scale: tscale, shift: tshift, relu, groups }).data(), expected) < 1e-6)
         }
         const [plane, abc] = [groups * c, coefficients]
         const expected = dz.map((value, i) => abc[at(i)]! * value + abc[plane + at(i)]! * (x[i]! - mean[at(i)]!) + abc[2 * plane + at(i)]!)
-        assert.ok(relativeDistance(deferNormGradient({ dz: tdz, x: tx, mean: tmean, coefficients: tensor(abc, [3, groups, c]), groups }).data(), expected) < 1e-6)
+        assert.ok(
+          relativeDistance(
+            deferNormGradient({ dz: tdz, x: tx, mean: tmean, coefficients: tensor(abc, [3, groups, c]), groups }).data(),
+            expected,
+          ) < 1e-6,
+        )
       }),
     )
   }
@@ -198,13 +239,19 @@ test('maximum pooling takes a deferred norm, and gives its own values and gradie
   scope(() =>
     withDevice(device, () => {
       const random = new Random(4)
-      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+      const draw = (...sizes: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+          sizes,
+        )
       const x = draw(4, 7, 6, 16).to('bf16')
       const vectors = [draw(16), draw(16), Tensor.zeros([16]), Tensor.full([16], 1)] as const
       const run = (level: FusionLevel): number[][] =>
         atLevel(level, () => {
           const tape = new Tape().watch([x, vectors[0]])
-          const y = tape.record(() => maxPool2d(batchNorm(x, ...vectors, { train: true, relu: true, groups: 2 }), { kernel: 3, stride: 2, padding: 1 }))
+          const y = tape.record(() =>
+            maxPool2d(batchNorm(x, ...vectors, { train: true, relu: true, groups: 2 }), { kernel: 3, stride: 2, padding: 1 }),
+          )
           return [y, ...tape.backward(y, [x, vectors[0]])].map((tensor) => [...tensor.data()])
         })
       const [plain, full] = [run('pointwise'), run('full')]
@@ -218,7 +265,11 @@ test('a deferred tensor has its values for whoever asks, and one that is a targe
   scope(() =>
     withDevice(device, () => {
       const random = new Random(3)
-      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+      const draw = (...sizes: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+          sizes,
+        )
       const [x, weight] = [draw(2, 4, 4, 8), draw(16, 1, 1, 8)]
       const vectors = [1, 0, 0, 1].map((value) => Tensor.full([8], value)) as [Tensor, Tensor, Tensor, Tensor]
       const run = (level: FusionLevel): number[][] =>
@@ -246,7 +297,9 @@ test('running statistics are applied as they are at every level', () => {
       const build = { random: new Random(1), dtype: 'f32' } as const
       const [conv, norm] = [new Conv2d(build, 8, 8, 1, { fill: kaimingNormal('fanIn') }), new BatchNorm2d(build, 8)]
       const x = Tensor.full([1, 2, 2, 8], 0.5)
-      const [plain, full] = (['pointwise', 'full'] as const).map((level) => [...atLevel(level, () => convNorm(conv, norm, x, evaluation, { relu: true })).data()])
+      const [plain, full] = (['pointwise', 'full'] as const).map((level) => [
+        ...atLevel(level, () => convNorm(conv, norm, x, evaluation, { relu: true })).data(),
+      ])
       assert.equal(full, plain)
       ;[conv, norm].forEach((module) => disposeState(module.state()))
     }),

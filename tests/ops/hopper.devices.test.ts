@@ -61,14 +61,21 @@ const shape: fc.Arbitrary<Shape> = fc
     tile: fc.constantFrom(0, 4, 5),
     seed: fc.nat(),
   })
-  .filter(({ h, w, kernel, padding, dilation }) => h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1)
+  .filter(
+    ({ h, w, kernel, padding, dilation }) =>
+      h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
+  )
 
 /** y, dx and dw. */
 function products({ n, h, w, c, o, kernel, stride, padding, dilation, bias, seed }: Shape): Float32Array[] {
   return scope(() =>
     withDevice(device, () => {
       const random = new Random(seed)
-      const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+      const draw = (...sizes: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+          sizes,
+        )
       const [x, weight, b] = [draw(n, h, w, c).to('bf16'), draw(o, ...kernel, c).to('bf16'), bias ? draw(o) : undefined]
       const tape = new Tape().watch([x, weight])
       const y = tape.record(() => conv2d(x, weight, b, { stride, padding, dilation }))
@@ -85,7 +92,11 @@ testWhere(available, reason, test, 'convolutions of any stride, padding, dilatio
     fc.property(shape, (p) => {
       const [hopper, ampere] = [onHopper(true, () => products(p), p.tile), onHopper(false, () => products(p))]
       // y and dx are rounded to bf16 once in both, at places that differ where the sum's last bits decide; dw stays f32.
-      for (const [i, bound] of [1e-3, 1e-3, 1e-5].entries()) assert.ok(relativeDistance(hopper[i]!, ampere[i]!) < bound, `${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`)
+      for (const [i, bound] of [1e-3, 1e-3, 1e-5].entries())
+        assert.ok(
+          relativeDistance(hopper[i]!, ampere[i]!) < bound,
+          `${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`,
+        )
     }),
     { numRuns: runs },
   )
@@ -100,9 +111,28 @@ testWhere(available, reason, test, 'convolutions beyond what im2col copies hold:
     { h: 4, w: 4, kernel: [1, 1], padding: [130, 0], stride: [1, 1] },
   ]
   for (const p of far) {
-    const whole: Shape = { n: 2, h: 3, w: 5, c: 64, o: 64, kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: false, tile: 0, seed: 3, ...p }
+    const whole: Shape = {
+      n: 2,
+      h: 3,
+      w: 5,
+      c: 64,
+      o: 64,
+      kernel: [1, 1],
+      stride: [1, 1],
+      padding: [0, 0],
+      dilation: [1, 1],
+      bias: false,
+      tile: 0,
+      seed: 3,
+      ...p,
+    }
     const [hopper, ampere] = [onHopper(true, () => products(whole)), onHopper(false, () => products(whole))]
-    hopper.forEach((values, i) => assert.ok(relativeDistance(values, ampere[i]!) < 1e-3, `${JSON.stringify(p)}: ${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(values, ampere[i]!)}`))
+    hopper.forEach((values, i) =>
+      assert.ok(
+        relativeDistance(values, ampere[i]!) < 1e-3,
+        `${JSON.stringify(p)}: ${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(values, ampere[i]!)}`,
+      ),
+    )
   }
 })
 
@@ -111,7 +141,15 @@ testWhere(available, reason, test, 'more tiles than multiprocessors, and more sl
     { n: 2, h: 30, w: 31, c: 64, o: 136, kernel: [1, 1] as [number, number] },
     { n: 1, h: 12, w: 12, c: 192, o: 64, kernel: [3, 3] as [number, number] },
   ]) {
-    const whole: Shape = { ...p, stride: [1, 1], padding: [p.kernel[0] >> 1, p.kernel[1] >> 1], dilation: [1, 1], bias: true, tile: 0, seed: 1 }
+    const whole: Shape = {
+      ...p,
+      stride: [1, 1],
+      padding: [p.kernel[0] >> 1, p.kernel[1] >> 1],
+      dilation: [1, 1],
+      bias: true,
+      tile: 0,
+      seed: 1,
+    }
     const [hopper, ampere] = [onHopper(true, () => products(whole)), onHopper(false, () => products(whole))]
     hopper.forEach((values, i) => assert.ok(relativeDistance(values, ampere[i]!) < 1e-3))
   }
@@ -122,7 +160,11 @@ testWhere(available, reason, test, 'linear layers pass through them too', () => 
     scope(() =>
       withDevice(device, () => {
         const random = new Random(4)
-        const draw = (...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes[0]! * sizes[1]! }, () => random.normal()), sizes).to('bf16')
+        const draw = (...sizes: number[]): Tensor =>
+          Tensor.from(
+            Float32Array.from({ length: sizes[0]! * sizes[1]! }, () => random.normal()),
+            sizes,
+          ).to('bf16')
         return linear(draw(37, 128), draw(72, 128)).data() as Float32Array
       }),
     )
@@ -143,7 +185,13 @@ function checkContrast({ rows, keys, dim, seed, unit: promised }: Contrast): voi
     scope(() =>
       withDevice(device, () => {
         const random = new Random(seed)
-        const unit = (n: number): Tensor => l2Normalize(Tensor.from(Float32Array.from({ length: n * dim }, () => random.normal()), [n, dim])).to('bf16')
+        const unit = (n: number): Tensor =>
+          l2Normalize(
+            Tensor.from(
+              Float32Array.from({ length: n * dim }, () => random.normal()),
+              [n, dim],
+            ),
+          ).to('bf16')
         const [query, positive, queue] = [unit(rows), unit(rows), unit(keys)]
         const tape = new Tape().watch([query])
         const { loss, statistics } = tape.record(() => infoNce(query, positive, queue, 0.2, { unit: promised }))
@@ -151,14 +199,30 @@ function checkContrast({ rows, keys, dim, seed, unit: promised }: Contrast): voi
       }),
     )
   const [hopper, ampere] = [onHopper(true, run), onHopper(false, run)]
-  for (const [i, bound] of [1e-5, 1e-4, 4e-3].entries()) assert.ok(relativeDistance(hopper[i]!, ampere[i]!) < bound, `${['loss', 'statistics', 'gradient'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`)
+  for (const [i, bound] of [1e-5, 1e-4, 4e-3].entries())
+    assert.ok(
+      relativeDistance(hopper[i]!, ampere[i]!) < bound,
+      `${['loss', 'statistics', 'gradient'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`,
+    )
 }
 
 const simulated = 'a GPU has no other kernels for it to compare with'
-testWhere(device === 'simt', simulated, test, 'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions', () => {
-  const shape: fc.Arbitrary<Contrast> = fc.record({ rows: fc.integer({ min: 1, max: 150 }), keys: fc.constantFrom(3, 128, 300, 700), dim: fc.constantFrom(8, 64, 72, 128), seed: fc.nat(), unit: fc.boolean() })
-  fc.assert(fc.property(shape, checkContrast), { numRuns: Math.ceil(runs / 2) })
-})
+testWhere(
+  device === 'simt',
+  simulated,
+  test,
+  'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions',
+  () => {
+    const shape: fc.Arbitrary<Contrast> = fc.record({
+      rows: fc.integer({ min: 1, max: 150 }),
+      keys: fc.constantFrom(3, 128, 300, 700),
+      dim: fc.constantFrom(8, 64, 72, 128),
+      seed: fc.nat(),
+      unit: fc.boolean(),
+    })
+    fc.assert(fc.property(shape, checkContrast), { numRuns: Math.ceil(runs / 2) })
+  },
+)
 
 testWhere(device === 'simt', simulated, test, 'the contrastive loss over more tiles of keys than the ring has', () => {
   for (const unit of [false, true]) checkContrast({ rows: 130, keys: 7000, dim: 64, seed: 1, unit })

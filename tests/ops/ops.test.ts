@@ -38,7 +38,11 @@ for (const [name, opCase] of Object.entries(opCases)) {
       fc.property(opCase.parameters, seeds, (p, seed) => {
         scope(() => {
           const inputs = opCase.inputs(p, new Random(seed))
-          const error = relativeDifference(runAs(opCase, p, inputs, 'f32').data(), runAs(opCase, p, inputs, 'f64').data(), opCase.magnitude?.(p))
+          const error = relativeDifference(
+            runAs(opCase, p, inputs, 'f32').data(),
+            runAs(opCase, p, inputs, 'f64').data(),
+            opCase.magnitude?.(p),
+          )
           const bound = 4 * opCase.accumulates(p) * 2 ** -23
           assert.ok(error <= bound, `relative error ${error}, allowed ${bound}`)
         })

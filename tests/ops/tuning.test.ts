@@ -7,48 +7,98 @@ import * as assert from 'uvu/assert'
 
 import { convolutionCases } from '../../src/bench/cases.js'
 import { architectures, predict, tiles, tilesFor } from '../../src/bench/model.js'
-import { candidateSplits, candidateTiles, type ConvolutionShape, directions, indexed, nearestTile, type Product, productOf, type ProductOp, shapeOfCall, tunedTile, tuningFile, type TuningTable, withKernels } from '../../src/ops/tuning.js'
+import {
+  candidateSplits,
+  candidateTiles,
+  type ConvolutionShape,
+  directions,
+  indexed,
+  nearestTile,
+  type Product,
+  productOf,
+  type ProductOp,
+  shapeOfCall,
+  tunedTile,
+  tuningFile,
+  type TuningTable,
+  withKernels,
+} from '../../src/ops/tuning.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('tuning')
-const product: fc.Arbitrary<Product> = fc.record({ direction: fc.constantFrom(...directions), rows: fc.integer({ min: 1, max: 1e6 }), columns: fc.integer({ min: 1, max: 4096 }), depth: fc.integer({ min: 1, max: 1e5 }) })
+const product: fc.Arbitrary<Product> = fc.record({
+  direction: fc.constantFrom(...directions),
+  rows: fc.integer({ min: 1, max: 1e6 }),
+  columns: fc.integer({ min: 1, max: 4096 }),
+  depth: fc.integer({ min: 1, max: 1e5 }),
+})
 
 test('a shape finds the entry of its columns and depth with the nearest rows, within a factor of four', () => {
   fc.assert(
-    fc.property(product, fc.array(fc.record({ rows: fc.integer({ min: 1, max: 1e6 }), tile: fc.integer({ min: 1, max: 5 }) }), { maxLength: 6 }), (wanted, rows) => {
-      const others = { ...wanted, depth: wanted.depth + 1, tile: 5 }
-      const index = indexed({ architecture: 'x', date: '', how: '', entries: [...rows.map((row) => ({ ...wanted, ...row })), others] })
-      const found = nearestTile(index, wanted)
-      const distance = (r: number): number => Math.abs(Math.log(r / wanted.rows))
-      const near = rows.filter((row) => distance(row.rows) <= Math.log(4))
-      if (near.length === 0) assert.is(found, 0)
-      else assert.ok(near.some((row) => row.tile === found && near.every((other) => distance(row.rows) <= distance(other.rows))))
-    }),
+    fc.property(
+      product,
+      fc.array(fc.record({ rows: fc.integer({ min: 1, max: 1e6 }), tile: fc.integer({ min: 1, max: 5 }) }), { maxLength: 6 }),
+      (wanted, rows) => {
+        const others = { ...wanted, depth: wanted.depth + 1, tile: 5 }
+        const index = indexed({ architecture: 'x', date: '', how: '', entries: [...rows.map((row) => ({ ...wanted, ...row })), others] })
+        const found = nearestTile(index, wanted)
+        const distance = (r: number): number => Math.abs(Math.log(r / wanted.rows))
+        const near = rows.filter((row) => distance(row.rows) <= Math.log(4))
+        if (near.length === 0) assert.is(found, 0)
+        else assert.ok(near.some((row) => row.tile === found && near.every((other) => distance(row.rows) <= distance(other.rows))))
+      },
+    ),
   )
   assert.is(tunedTile('cpu', { direction: 'forward', rows: 1, columns: 1, depth: 1 }), 0)
 })
 
 const convolution: fc.Arbitrary<ConvolutionShape> = fc
-  .record({ direction: fc.constantFrom(...directions), n: fc.integer({ min: 1, max: 300 }), side: fc.integer({ min: 7, max: 60 }), c: fc.integer({ min: 1, max: 20 }), o: fc.integer({ min: 1, max: 20 }), kernel: fc.constantFrom(1, 3), stride: fc.constantFrom(1, 2), dtype: fc.constantFrom('bf16' as const, 'f32' as const) })
-  .map(({ direction, n, side, c, o, kernel, stride, dtype }) => ({ direction, input: [n, side, side, 32 * c], weight: [32 * o, kernel, kernel, 32 * c], numbers: [stride, stride, kernel >> 1, kernel >> 1, 1, 1, 0, 0], dtype }))
+  .record({
+    direction: fc.constantFrom(...directions),
+    n: fc.integer({ min: 1, max: 300 }),
+    side: fc.integer({ min: 7, max: 60 }),
+    c: fc.integer({ min: 1, max: 20 }),
+    o: fc.integer({ min: 1, max: 20 }),
+    kernel: fc.constantFrom(1, 3),
+    stride: fc.constantFrom(1, 2),
+    dtype: fc.constantFrom('bf16' as const, 'f32' as const),
+  })
+  .map(({ direction, n, side, c, o, kernel, stride, dtype }) => ({
+    direction,
+    input: [n, side, side, 32 * c],
+    weight: [32 * o, kernel, kernel, 32 * c],
+    numbers: [stride, stride, kernel >> 1, kernel >> 1, 1, 1, 0, 0],
+    dtype,
+  }))
 
 test('the products of a call are those that the tables are made for', () => {
-  for (const { name, call, product: expected } of convolutionCases(32)) assert.equal(productOf(shapeOfCall(call.op as ProductOp, call.tensors, call.numbers)), expected, name)
+  for (const { name, call, product: expected } of convolutionCases(32))
+    assert.equal(productOf(shapeOfCall(call.op as ProductOp, call.tensors, call.numbers)), expected, name)
 })
 
-test("kernels of Hopper are candidates where the device has them and whole slices meet no prologue, splits where a split keeps 16 slices", () => {
+test('kernels of Hopper are candidates where the device has them and whole slices meet no prologue, splits where a split keeps 16 slices', () => {
   fc.assert(
     fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
       const found = candidateTiles(shape, prologue, hopper)
       const [c, o] = [shape.input[3]!, shape.weight[0]!]
-      assert.equal(found.filter((tile) => tile <= 3), shape.dtype === 'bf16' ? [1, 2, 3] : [])
-      assert.is(found.includes(4), hopper && !prologue && shape.dtype === 'bf16' && (shape.direction === 'backward input' ? o : c) % 64 === 0)
+      assert.equal(
+        found.filter((tile) => tile <= 3),
+        shape.dtype === 'bf16' ? [1, 2, 3] : [],
+      )
+      assert.is(
+        found.includes(4),
+        hopper && !prologue && shape.dtype === 'bf16' && (shape.direction === 'backward input' ? o : c) % 64 === 0,
+      )
       assert.is(found.includes(5), found.includes(4))
       for (const tile of [0, ...found]) {
         const splits = candidateSplits(shape, tile, multiprocessors)
         assert.is(splits.length > 0, shape.direction === 'backward weight')
         assert.is(new Set(splits).size, splits.length)
-        for (const count of splits) assert.ok(count >= 1 && (count === 1 || productOf(shape).depth / count >= 16 * (tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16)), `${count} splits`)
+        for (const count of splits)
+          assert.ok(
+            count >= 1 && (count === 1 || productOf(shape).depth / count >= 16 * (tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16)),
+            `${count} splits`,
+          )
       }
     }),
   )
@@ -58,7 +108,12 @@ test('the numbers of a call with kernels: a tile in its place, splits behind the
   const six = [1, 1, 0, 0, 1, 1]
   assert.equal(withKernels('conv2d', [...six, 0, 0, 2, 1], { tile: 4, splits: 0 }), [...six, 4, 0, 2, 1])
   assert.equal(withKernels('conv2dBackwardInput', [...six, 0, 0, 2, 1], { tile: 4, splits: 9 }), [...six, 4, 0, 2, 1])
-  for (const own of [[0, 0], [0, 0, 1, 0], [0, 0, 1, 0, 7]]) assert.equal(withKernels('conv2dBackwardWeight', [...six, ...own], { tile: 4, splits: 9 }), [...six, 4, 0, 1, 0, 9])
+  for (const own of [
+    [0, 0],
+    [0, 0, 1, 0],
+    [0, 0, 1, 0, 7],
+  ])
+    assert.equal(withKernels('conv2dBackwardWeight', [...six, ...own], { tile: 4, splits: 9 }), [...six, 4, 0, 1, 0, 9])
 })
 
 test('each table covers ResNet-50 with tiles that its architecture has, and says how and when it was made', () => {
@@ -72,19 +127,29 @@ test('each table covers ResNet-50 with tiles that its architecture has, and says
     const index = indexed(table)
     for (const { product: shape, wholeSlices } of convolutionCases(256)) {
       const tile = nearestTile(index, shape)
-      assert.ok(tilesFor(architecture, wholeSlices).some(({ id }) => id === tile), `${file}: ${JSON.stringify(shape)} has tile ${tile}`)
+      assert.ok(
+        tilesFor(architecture, wholeSlices).some(({ id }) => id === tile),
+        `${file}: ${JSON.stringify(shape)} has tile ${tile}`,
+      )
     }
   }
 })
 
 test('the model never predicts less than the floor, and more work never takes less time', () => {
   fc.assert(
-    fc.property(product, fc.constantFrom(...Object.values(architectures)), fc.constantFrom(...tiles), fc.integer({ min: 1, max: 1e9 }), (shape, architecture, tile, bytes) => {
-      const { microseconds, memory } = predict(architecture, shape, tile, bytes)
-      const operations = (2 * shape.rows * shape.columns * shape.depth) / architecture.teraflops / 1e6
-      assert.ok(microseconds >= Math.max(memory, bytes / architecture.gigabytesPerSecond / 1e3, 0.999 * operations))
-      if (shape.direction !== 'backward weight') assert.ok(predict(architecture, { ...shape, rows: 2 * shape.rows }, tile, bytes).microseconds >= microseconds)
-    }),
+    fc.property(
+      product,
+      fc.constantFrom(...Object.values(architectures)),
+      fc.constantFrom(...tiles),
+      fc.integer({ min: 1, max: 1e9 }),
+      (shape, architecture, tile, bytes) => {
+        const { microseconds, memory } = predict(architecture, shape, tile, bytes)
+        const operations = (2 * shape.rows * shape.columns * shape.depth) / architecture.teraflops / 1e6
+        assert.ok(microseconds >= Math.max(memory, bytes / architecture.gigabytesPerSecond / 1e3, 0.999 * operations))
+        if (shape.direction !== 'backward weight')
+          assert.ok(predict(architecture, { ...shape, rows: 2 * shape.rows }, tile, bytes).microseconds >= microseconds)
+      },
+    ),
   )
 })
 

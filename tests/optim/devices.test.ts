@@ -26,8 +26,10 @@ interface Network {
 
 /** Parameters of the given sizes, a follower, and bf16 copies of every other one. */
 function network(sizes: readonly number[], withCopies: boolean): Network {
-  const make = (seed: number): Map<string, Tensor> => new Map(sizes.map((size, i) => [`p${i}`, Tensor.from(floats(seed + i, size), [size])]))
-  const copiesOf = (tensors: Map<string, Tensor>): Map<string, Tensor> => new Map(withCopies ? [...tensors].filter((_, i) => i % 2 === 0).map(([name, tensor]) => [name, tensor.to('bf16')]) : [])
+  const make = (seed: number): Map<string, Tensor> =>
+    new Map(sizes.map((size, i) => [`p${i}`, Tensor.from(floats(seed + i, size), [size])]))
+  const copiesOf = (tensors: Map<string, Tensor>): Map<string, Tensor> =>
+    new Map(withCopies ? [...tensors].filter((_, i) => i % 2 === 0).map(([name, tensor]) => [name, tensor.to('bf16')]) : [])
   const [parameters, averages] = [make(1), make(1000)]
   return { parameters, copies: copiesOf(parameters), key: { parameters: averages, copies: copiesOf(averages), momentum: 0.9 } }
 }
@@ -35,14 +37,25 @@ function network(sizes: readonly number[], withCopies: boolean): Network {
 function train({ parameters, copies, key }: Network, sizes: readonly number[], nesterov: boolean, fused: boolean): Tensor[] {
   const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 0.01, nesterov }, copies)
   for (let step = 0; step < 3; ++step) {
-    scope(() => sgd.step(sizes.map((size, i) => Tensor.from(floats(7 * step + i, size), [size])), 0.1 / (step + 1), fused ? { follower: key } : {}))
-    if (!fused) runNative('ema', [...key.parameters].flatMap(([name, average]) => [average, parameters.get(name), key.copies.get(name)]), [key.momentum])
+    scope(() =>
+      sgd.step(
+        sizes.map((size, i) => Tensor.from(floats(7 * step + i, size), [size])),
+        0.1 / (step + 1),
+        fused ? { follower: key } : {},
+      ),
+    )
+    if (!fused)
+      runNative(
+        'ema',
+        [...key.parameters].flatMap(([name, average]) => [average, parameters.get(name), key.copies.get(name)]),
+        [key.momentum],
+      )
   }
   sgd.dispose()
   return [...parameters.values(), ...key.parameters.values(), ...copies.values(), ...key.copies.values()]
 }
 
-test('SGD with a follower is the CPU\'s, copies are the rounded parameters, and the follower is the average alone', () => {
+test("SGD with a follower is the CPU's, copies are the rounded parameters, and the follower is the average alone", () => {
   // More tensors than fit into one launch, and sizes on both sides of a block.
   const sizes = [1, 31, 2048, 2049, 5000, ...Array.from({ length: 60 }, (_, i) => i + 1)]
   for (const nesterov of [false, true]) {
@@ -53,9 +66,14 @@ test('SGD with a follower is the CPU\'s, copies are the rounded parameters, and 
       })
       const here = network(sizes, false)
       train(here, sizes, nesterov, true)
-      for (const [name, tensor] of here.parameters) assert.ok(relativeDifference(there.parameters.get(name)!.data(), tensor.data()) < 1e-6, name)
-      for (const [name, tensor] of here.key.parameters) assert.ok(relativeDifference(there.key.parameters.get(name)!.data(), tensor.data()) < 1e-6, name)
-      for (const [copies, masters] of [[there.copies, there.parameters], [there.key.copies, there.key.parameters]] as const) {
+      for (const [name, tensor] of here.parameters)
+        assert.ok(relativeDifference(there.parameters.get(name)!.data(), tensor.data()) < 1e-6, name)
+      for (const [name, tensor] of here.key.parameters)
+        assert.ok(relativeDifference(there.key.parameters.get(name)!.data(), tensor.data()) < 1e-6, name)
+      for (const [copies, masters] of [
+        [there.copies, there.parameters],
+        [there.key.copies, there.key.parameters],
+      ] as const) {
         for (const [name, copy] of copies) assert.equal(copy.data(), masters.get(name)!.to('bf16').data(), name)
       }
       const apart = withDevice(device, () => train(network(sizes, true), sizes, nesterov, false))
@@ -86,23 +104,31 @@ test('nothing changes once a value is not finite', () => {
   }
 })
 
-test('the queue is the CPU\'s at any length, batch and pointer', () => {
+test("the queue is the CPU's at any length, batch and pointer", () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 20 }), fc.array(fc.integer({ min: 1, max: 90 }), { minLength: 1, maxLength: 4 }), fc.constantFrom<FloatDType>('f32', 'bf16'), (length, dim, batches, dtype) => {
-      const run = (where: string, as: FloatDType): [ArrayLike<number>, number] =>
-        withDevice(where, () => {
-          const queue = new Queue(new Random(1), length, dim, as)
-          batches.forEach((batch, i) => scope(() => queue.enqueue(Tensor.from(floats(i, batch * dim), [batch, dim], 'bf16', 'cpu').to(as, where))))
-          const held: [ArrayLike<number>, number] = [queue.keys.data(), queue.pointer.item()]
-          queue.keys.dispose()
-          queue.pointer.dispose()
-          return held
-        })
-      const [there, here] = [run(device, dtype), run('cpu', 'f32')]
-      assert.is(there[1], here[1])
-      // Rows that were never written are random unit vectors, rounded.
-      assert.ok(relativeDifference(there[0], here[0]) <= (dtype === 'bf16' ? 2 ** -8 : 1e-6))
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 40 }),
+      fc.integer({ min: 1, max: 20 }),
+      fc.array(fc.integer({ min: 1, max: 90 }), { minLength: 1, maxLength: 4 }),
+      fc.constantFrom<FloatDType>('f32', 'bf16'),
+      (length, dim, batches, dtype) => {
+        const run = (where: string, as: FloatDType): [ArrayLike<number>, number] =>
+          withDevice(where, () => {
+            const queue = new Queue(new Random(1), length, dim, as)
+            batches.forEach((batch, i) =>
+              scope(() => queue.enqueue(Tensor.from(floats(i, batch * dim), [batch, dim], 'bf16', 'cpu').to(as, where))),
+            )
+            const held: [ArrayLike<number>, number] = [queue.keys.data(), queue.pointer.item()]
+            queue.keys.dispose()
+            queue.pointer.dispose()
+            return held
+          })
+        const [there, here] = [run(device, dtype), run('cpu', 'f32')]
+        assert.is(there[1], here[1])
+        // Rows that were never written are random unit vectors, rounded.
+        assert.ok(relativeDifference(there[0], here[0]) <= (dtype === 'bf16' ? 2 ** -8 : 1e-6))
+      },
+    ),
     { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 25) },
   )
 })

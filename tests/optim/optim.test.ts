@@ -10,28 +10,39 @@ const test = suite('optim')
 
 test('SGD is its formula, for several tensors, with and without Nesterov', () => {
   fc.assert(
-    fc.property(fc.double({ min: 0, max: 1, noNaN: true }), fc.double({ min: 0, max: 0.99, noNaN: true }), fc.double({ min: 0, max: 0.5, noNaN: true }), fc.boolean(), (lr, momentum, weightDecay, nesterov) => {
-      scope(() => {
-        const start = [[1, -2, 3], [0.5]]
-        const parameters = new Map(start.map((values, i) => [`p${i}`, Tensor.from(values, [values.length], 'f64')]))
-        const sgd = new Sgd(parameters, { momentum, weightDecay, nesterov })
-        const [p, v] = [start.map((values) => [...values]), start.map((values) => values.map(() => 0))]
-        for (let step = 0; step < 3; ++step) {
-          const gradients = start.map((values, i) => values.map((_, j) => Math.sin(step + 2 * i + j)))
-          sgd.step(gradients.map((g) => Tensor.from(g, [g.length], 'f64')), lr)
-          gradients.forEach((g, i) =>
-            g.forEach((gradient, j) => {
-              const d = gradient + weightDecay * p[i]![j]!
-              v[i]![j] = momentum * v[i]![j]! + d
-              p[i]![j]! -= lr * (nesterov ? d + momentum * v[i]![j]! : v[i]![j]!)
-            }),
+    fc.property(
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      fc.double({ min: 0, max: 0.99, noNaN: true }),
+      fc.double({ min: 0, max: 0.5, noNaN: true }),
+      fc.boolean(),
+      (lr, momentum, weightDecay, nesterov) => {
+        scope(() => {
+          const start = [[1, -2, 3], [0.5]]
+          const parameters = new Map(start.map((values, i) => [`p${i}`, Tensor.from(values, [values.length], 'f64')]))
+          const sgd = new Sgd(parameters, { momentum, weightDecay, nesterov })
+          const [p, v] = [start.map((values) => [...values]), start.map((values) => values.map(() => 0))]
+          for (let step = 0; step < 3; ++step) {
+            const gradients = start.map((values, i) => values.map((_, j) => Math.sin(step + 2 * i + j)))
+            sgd.step(
+              gradients.map((g) => Tensor.from(g, [g.length], 'f64')),
+              lr,
+            )
+            gradients.forEach((g, i) =>
+              g.forEach((gradient, j) => {
+                const d = gradient + weightDecay * p[i]![j]!
+                v[i]![j] = momentum * v[i]![j]! + d
+                p[i]![j]! -= lr * (nesterov ? d + momentum * v[i]![j]! : v[i]![j]!)
+              }),
+            )
+          }
+          ;[...parameters.values()].forEach((tensor, i) =>
+            tensor.data().forEach((value, j) => assert.ok(Math.abs(value - p[i]![j]!) < 1e-12)),
           )
-        }
-        ;[...parameters.values()].forEach((tensor, i) => tensor.data().forEach((value, j) => assert.ok(Math.abs(value - p[i]![j]!) < 1e-12)))
-        throwsError(() => sgd.step([], 0.1), 'ARGUMENT', /expected 2 gradients/, /0/)
-        sgd.dispose()
-      })
-    }),
+          throwsError(() => sgd.step([], 0.1), 'ARGUMENT', /expected 2 gradients/, /0/)
+          sgd.dispose()
+        })
+      },
+    ),
     { numRuns: 30 },
   )
 })
@@ -41,8 +52,14 @@ test('the moving average is its formula, the same bits with any number of thread
   const run = (count: number): ArrayLike<number> => {
     native.setThreads(count)
     return scope(() => {
-      const average = Tensor.from(Float32Array.from({ length: 100_000 }, (_, i) => Math.sin(i)), [100_000])
-      const source = Tensor.from(Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)), [100_000])
+      const average = Tensor.from(
+        Float32Array.from({ length: 100_000 }, (_, i) => Math.sin(i)),
+        [100_000],
+      )
+      const source = Tensor.from(
+        Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)),
+        [100_000],
+      )
       runNative('ema', [average, source, undefined], [0.9])
       return average.data()
     })

@@ -20,8 +20,14 @@ const row = (epoch: number, more: Record<string, number | null> = {}): string =>
 /** A run folder as pretrain leaves it, without the training. */
 function writeRun(folder: string, epochs: number): string {
   mkdirSync(folder, { recursive: true })
-  writeFileSync(join(folder, 'config.yaml'), 'epochs: 20\nbatchSize: 32\nqueueLength: 512\nimageSize: 64\ndepth: 18\ndata: "<b>photos</b>"\n')
-  writeFileSync(join(folder, 'metrics.jsonl'), `${JSON.stringify({ globalStep: 0, epoch: 0, knn: 0.1 })}\n${Array.from({ length: epochs }, (_, i) => row(i + 1)).join('')}`)
+  writeFileSync(
+    join(folder, 'config.yaml'),
+    'epochs: 20\nbatchSize: 32\nqueueLength: 512\nimageSize: 64\ndepth: 18\ndata: "<b>photos</b>"\n',
+  )
+  writeFileSync(
+    join(folder, 'metrics.jsonl'),
+    `${JSON.stringify({ globalStep: 0, epoch: 0, knn: 0.1 })}\n${Array.from({ length: epochs }, (_, i) => row(i + 1)).join('')}`,
+  )
   return folder
 }
 
@@ -29,7 +35,30 @@ function writeRun(folder: string, epochs: number): string {
 async function withTrained(body: (run: string) => Promise<void>): Promise<void> {
   await withFolder(async (folder) => {
     const run = join(folder, 'trained')
-    const { code, err } = runCli(['pretrain', '--out', run, '--json', '--data', 'scenes:40', '--image-size', '32', '--batch-size', '8', '--epochs', '2', '--checkpoint-every', '1', '--log-every', '1', '--depth', '18', '--base-channels', '4', '--queue-length', '16'])
+    const { code, err } = runCli([
+      'pretrain',
+      '--out',
+      run,
+      '--json',
+      '--data',
+      'scenes:40',
+      '--image-size',
+      '32',
+      '--batch-size',
+      '8',
+      '--epochs',
+      '2',
+      '--checkpoint-every',
+      '1',
+      '--log-every',
+      '1',
+      '--depth',
+      '18',
+      '--base-channels',
+      '4',
+      '--queue-length',
+      '16',
+    ])
     assert.is(code, 0, err)
     await body(run)
   })
@@ -41,13 +70,33 @@ test('the report holds all of a run, needs nothing else, and shows text as text'
     const reported = runCli(['report', run, '--json'])
     assert.is(reported.code, 0, reported.err)
     const view = viewRun(run)!
-    assert.equal(view.epochs.map(({ epoch }) => epoch), [0, 1, 2])
+    assert.equal(
+      view.epochs.map(({ epoch }) => epoch),
+      [0, 1, 2],
+    )
     assert.ok(view.finished && view.augmentation !== undefined && view.tables.length === 1)
     const html = page('a run', pageBody([view], [], await embedPictures([view])))
-    for (const part of ['Curves', 'Augmentation', 'Matches over the epochs', 'Dense features as colours', 'Evaluation', 'Configuration', 'Environment', 'Learning rate', 'Throughput', 'guessing', '31.00', 'a note']) assert.match(html, part)
+    for (const part of [
+      'Curves',
+      'Augmentation',
+      'Matches over the epochs',
+      'Dense features as colours',
+      'Evaluation',
+      'Configuration',
+      'Environment',
+      'Learning rate',
+      'Throughput',
+      'guessing',
+      '31.00',
+      'a note',
+    ])
+      assert.match(html, part)
     assert.match(html, 'kNN &lt;accuracy&gt;')
     // Links to elsewhere: none but the namespace of SVG.
-    assert.equal([...html.matchAll(/https?:\/\/[^"'\s<)]+/g)].map(([url]) => url).filter((url) => !url.startsWith('http://www.w3.org/')), [])
+    assert.equal(
+      [...html.matchAll(/https?:\/\/[^"'\s<)]+/g)].map(([url]) => url).filter((url) => !url.startsWith('http://www.w3.org/')),
+      [],
+    )
     assert.is([...html.matchAll(/<img [^>]*src="data:image/g)].length, [...html.matchAll(/<img /g)].length)
     assert.is(html.match(/<img /g)!.length, 7)
   })
@@ -59,7 +108,10 @@ test('a run that has just begun, has broken lines or numbers that are none, and 
     const empty = join(folder, 'empty')
     mkdirSync(empty)
     writeFileSync(join(empty, 'config.yaml'), 'epochs: 3\n')
-    assert.match(pageBody([viewRun(empty)!], [], () => ''), 'not finished')
+    assert.match(
+      pageBody([viewRun(empty)!], [], () => ''),
+      'not finished',
+    )
     const [a, b] = [writeRun(join(folder, 'a'), 3), writeRun(join(folder, 'b'), 5)]
     appendFileSync(join(a, 'metrics.jsonl'), `${row(4, { loss: null })}{"globalStep": 50, "ep`)
     const body = pageBody([viewRun(a)!, viewRun(b)!], [join(folder, 'none')], () => '')
@@ -129,7 +181,11 @@ test('the live page follows a run that is not there yet, is replaced, and is ser
     await withWatch([path], 0, async ({ url }) => {
       port = Number(new URL(url).port)
       assert.match((await get(url)).text, 'waiting for a run')
-      const told = await events(url, (text) => text.includes('changed'), () => void writeRun(path, 2))
+      const told = await events(
+        url,
+        (text) => text.includes('changed'),
+        () => void writeRun(path, 2),
+      )
       assert.match(told, 'data: hello')
       assert.match((await get(`${url}body`)).text, '2 of 20')
       renameSync(path, join(folder, 'old'))
@@ -157,49 +213,59 @@ test('it answers this machine alone, and gives nothing but the page and its pict
   })
 })
 
-testWhere(existsSync(chromium), `there is no ${chromium}`, test, 'a browser shows it, by day and by night, narrow and wide, and follows it live', async () => {
-  const { chromium: browserType } = await import('playwright-core')
-  await withTrained(async (run) => {
-    const { file } = JSON.parse(runCli(['report', run, '--json']).out) as { file: string }
-    const browser = await browserType.launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-gpu'] })
-    try {
-      for (const colorScheme of ['light', 'dark'] as const) {
-        for (const width of [400, 1500]) {
-          const shown = await browser.newPage({ colorScheme, viewport: { width, height: 900 } })
-          const problems: string[] = []
-          shown.on('console', (message) => problems.push(message.text()))
-          shown.on('pageerror', (error) => problems.push(error.message))
-          await shown.goto(`file://${file}`)
-          const seen = await shown.evaluate(`({
+testWhere(
+  existsSync(chromium),
+  `there is no ${chromium}`,
+  test,
+  'a browser shows it, by day and by night, narrow and wide, and follows it live',
+  async () => {
+    const { chromium: browserType } = await import('playwright-core')
+    await withTrained(async (run) => {
+      const { file } = JSON.parse(runCli(['report', run, '--json']).out) as { file: string }
+      const browser = await browserType.launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-gpu'] })
+      try {
+        for (const colorScheme of ['light', 'dark'] as const) {
+          for (const width of [400, 1500]) {
+            const shown = await browser.newPage({ colorScheme, viewport: { width, height: 900 } })
+            const problems: string[] = []
+            shown.on('console', (message) => problems.push(message.text()))
+            shown.on('pageerror', (error) => problems.push(error.message))
+            await shown.goto(`file://${file}`)
+            const seen = (await shown.evaluate(`({
             ground: getComputedStyle(document.body).backgroundColor,
             ink: getComputedStyle(document.querySelector('.card svg text')).fill,
             broken: [...document.images].filter((image) => image.naturalWidth === 0).length,
             images: document.images.length,
             wide: document.documentElement.scrollWidth > innerWidth + 1,
-          })`) as { ground: string; ink: string; broken: number; images: number; wide: boolean }
-          const light = (colour: string): number => colour.match(/\d+/g)!.slice(0, 3).reduce((sum, value) => sum + Number(value), 0) / 3
-          assert.equal([problems, seen.broken, seen.images, seen.wide], [[], 0, 7, false], `${colorScheme} ${width}`)
-          assert.is(light(seen.ground) > 128, colorScheme === 'light')
-          assert.ok(Math.abs(light(seen.ground) - light(seen.ink)) > 120)
-          await shown.close()
+          })`)) as { ground: string; ink: string; broken: number; images: number; wide: boolean }
+            const light = (colour: string): number =>
+              colour
+                .match(/\d+/g)!
+                .slice(0, 3)
+                .reduce((sum, value) => sum + Number(value), 0) / 3
+            assert.equal([problems, seen.broken, seen.images, seen.wide], [[], 0, 7, false], `${colorScheme} ${width}`)
+            assert.is(light(seen.ground) > 128, colorScheme === 'light')
+            assert.ok(Math.abs(light(seen.ground) - light(seen.ink)) > 120)
+            await shown.close()
+          }
         }
+        const live = await browser.newPage()
+        let port = 0
+        await withWatch([run], 0, async ({ url }) => {
+          port = Number(new URL(url).port)
+          await live.goto(url)
+          await live.waitForSelector('text=2 of 2')
+          appendFileSync(join(run, 'metrics.jsonl'), row(7))
+          await live.waitForSelector('text=7 of 2')
+        })
+        await live.waitForSelector('text=no answer')
+        appendFileSync(join(run, 'metrics.jsonl'), row(8))
+        await withWatch([run], port, async () => void (await live.waitForSelector('text=8 of 2')))
+      } finally {
+        await browser.close()
       }
-      const live = await browser.newPage()
-      let port = 0
-      await withWatch([run], 0, async ({ url }) => {
-        port = Number(new URL(url).port)
-        await live.goto(url)
-        await live.waitForSelector('text=2 of 2')
-        appendFileSync(join(run, 'metrics.jsonl'), row(7))
-        await live.waitForSelector('text=7 of 2')
-      })
-      await live.waitForSelector('text=no answer')
-      appendFileSync(join(run, 'metrics.jsonl'), row(8))
-      await withWatch([run], port, async () => void (await live.waitForSelector('text=8 of 2')))
-    } finally {
-      await browser.close()
-    }
-  })
-})
+    })
+  },
+)
 
 test.run()

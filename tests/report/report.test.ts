@@ -19,7 +19,13 @@ test('mutual matches are each other’s best, the strongest first', () => {
     const query = Tensor.from([1, 0, 0, 1, 1, 1], [1, 3, 2])
     const key = Tensor.from([0, 2, 3, 0.1], [1, 2, 2])
     const matches = mutualMatches(query, key)
-    assert.equal(matches.map(({ query: q, key: k }) => [q, k]), [[1, 0], [0, 1]])
+    assert.equal(
+      matches.map(({ query: q, key: k }) => [q, k]),
+      [
+        [1, 0],
+        [0, 1],
+      ],
+    )
     assert.ok(matches[0]!.similarity > matches[1]!.similarity)
   })
 })
@@ -27,8 +33,14 @@ test('mutual matches are each other’s best, the strongest first', () => {
 test('an image matched with itself matches every position with itself', () => {
   scope(() => {
     const random = new Random(3)
-    const map = Tensor.from(Float32Array.from({ length: 9 * 6 }, () => random.normal()), [1, 9, 6])
-    assert.equal(mutualMatches(map, map).map(({ query, key }) => query - key), new Array(9).fill(0))
+    const map = Tensor.from(
+      Float32Array.from({ length: 9 * 6 }, () => random.normal()),
+      [1, 9, 6],
+    )
+    assert.equal(
+      mutualMatches(map, map).map(({ query, key }) => query - key),
+      new Array(9).fill(0),
+    )
   })
 })
 
@@ -46,16 +58,21 @@ test('the picture has a line per match and no more than asked for', () => {
 
 test('principal directions are orthonormal, the largest variance first, and keep their signs', () => {
   const random = new Random(5)
-  const rows = Array.from({ length: 200 }, () => Float32Array.from([4 * random.normal() ** 2, 2 * random.normal(), 0.5 * random.normal(), 0.1 * random.normal()]))
+  const rows = Array.from({ length: 200 }, () =>
+    Float32Array.from([4 * random.normal() ** 2, 2 * random.normal(), 0.5 * random.normal(), 0.1 * random.normal()]),
+  )
   const { directions } = principalDirections(rows, 4)
-  directions.forEach((a, i) => directions.forEach((b, j) => assert.ok(Math.abs(a.reduce((sum, value, c) => sum + value * b[c]!, 0) - Number(i === j)) < 1e-6)))
+  directions.forEach((a, i) =>
+    directions.forEach((b, j) => assert.ok(Math.abs(a.reduce((sum, value, c) => sum + value * b[c]!, 0) - Number(i === j)) < 1e-6)),
+  )
   directions.forEach((direction, i) => assert.is(direction.map(Math.abs).indexOf(Math.max(...direction.map(Math.abs))), i))
   // The first feature has its tail above.
   assert.ok(directions[0]![0]! > 0)
 })
 
 test('a plot survives no points, one point and NaN; text is escaped', () => {
-  const plot = (ys: number[]): string => linePlot([{ name: 'a', colour: 'red', points: ys.map((y, x) => ({ x, y })) }], { title: '<b>', xLabel: 'x', yLabel: 'y' })
+  const plot = (ys: number[]): string =>
+    linePlot([{ name: 'a', colour: 'red', points: ys.map((y, x) => ({ x, y })) }], { title: '<b>', xLabel: 'x', yLabel: 'y' })
   for (const ys of [[], [3], [1, NaN, 2], [5, 5, 5], [Infinity, 1]]) assert.not.match(plot(ys), /NaN|Infinity|undefined/)
   assert.match(plot([1, 2]), /&lt;b&gt;/)
   assert.is(escapeXml('<a href="x">&'), '&lt;a href=&quot;x&quot;&gt;&amp;')

@@ -19,7 +19,15 @@ const [simt] = variants(packageRoot)
 const has = simt!.missing === undefined
 
 /** A Hopper of two multiprocessors, whose cache lies in `folder`. */
-const environment = (folder: string, more: Record<string, string> = {}): NodeJS.ProcessEnv => ({ ...process.env, ...simt!.env, DENSECL_CAPABILITY: '90', DENSECL_MULTIPROCESSORS: '2', DENSECL_CHECK: '1', XDG_CACHE_HOME: folder, ...more })
+const environment = (folder: string, more: Record<string, string> = {}): NodeJS.ProcessEnv => ({
+  ...process.env,
+  ...simt!.env,
+  DENSECL_CAPABILITY: '90',
+  DENSECL_MULTIPROCESSORS: '2',
+  DENSECL_CHECK: '1',
+  XDG_CACHE_HOME: folder,
+  ...more,
+})
 
 interface Ended {
   code: number | null
@@ -29,10 +37,14 @@ interface Ended {
 
 /** A program that comes to simt as commands do, and no more. */
 const useProgram = `import(${JSON.stringify(pathToFileURL(join(packageRoot, 'dist', 'src', 'device', 'trust.js')).href)}).then(({ useDevice }) => useDevice('simt')).catch((error) => { console.error(error.message); process.exitCode = 1 })`
-const use = (folder: string, more: Record<string, string> = {}): Promise<Ended> => start(['-e', useProgram], environment(folder, more)).ended
+const use = (folder: string, more: Record<string, string> = {}): Promise<Ended> =>
+  start(['-e', useProgram], environment(folder, more)).ended
 
 /** Node on a program, or on one of our commands. */
-function start(args: string[], env: NodeJS.ProcessEnv): { pid: number; ended: Promise<Ended>; said: (word: string) => Promise<void>; kill: (signal: NodeJS.Signals) => void } {
+function start(
+  args: string[],
+  env: NodeJS.ProcessEnv,
+): { pid: number; ended: Promise<Ended>; said: (word: string) => Promise<void>; kill: (signal: NodeJS.Signals) => void } {
   const child = spawn(process.execPath, args[0] === '-e' ? args : [cli, ...args], { env })
   let [out, err] = ['', '']
   child.stdout.on('data', (data: Buffer) => (out += data.toString()))
@@ -53,11 +65,45 @@ const check = async (folder: string, more: Record<string, string> = {}): Promise
   return { ...ended, reports, bad: reports.filter(({ verdict }) => verdict !== 'agrees').map(({ part }) => part) }
 }
 
-const tiny = ['pretrain', '--data', 'scenes:8', '--knn-data', 'scenes:4', '--device', 'simt', '--depth', '18', '--base-channels', '8', '--image-size', '32', '--batch-size', '4', '--epochs', '1', '--queue-length', '32', '--feat-dim', '16', '--hidden', '16', '--log-every', '1', '--workers', '1', '--knn-images', '8']
-const lossesOf = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
+const tiny = [
+  'pretrain',
+  '--data',
+  'scenes:8',
+  '--knn-data',
+  'scenes:4',
+  '--device',
+  'simt',
+  '--depth',
+  '18',
+  '--base-channels',
+  '8',
+  '--image-size',
+  '32',
+  '--batch-size',
+  '4',
+  '--epochs',
+  '1',
+  '--queue-length',
+  '32',
+  '--feat-dim',
+  '16',
+  '--hidden',
+  '16',
+  '--log-every',
+  '1',
+  '--workers',
+  '1',
+  '--knn-images',
+  '8',
+]
+const lossesOf = (out: string): number[] =>
+  readMetrics(join(out, 'metrics.jsonl'))
+    .filter((row) => row.loss !== undefined)
+    .map((row) => row.loss!)
 const verdicts = (folder: string): string[] => (existsSync(join(folder, 'densecl')) ? readdirSync(join(folder, 'densecl')) : [])
 
-const where = (name: string, body: (folder: string) => Promise<void>): void => testWhere(has, simt!.missing ?? '', test, name, () => withFolder(body))
+const where = (name: string, body: (folder: string) => Promise<void>): void =>
+  testWhere(has, simt!.missing ?? '', test, name, () => withFolder(body))
 
 test('the measure of a difference: relative to value and typical value, infinite for NaN and for another length', () => {
   assert.is(largestError(Float32Array.of(1, 2), Float32Array.of(1, 2)), 0)
@@ -73,7 +119,8 @@ where('healthy kernels all agree, on both kinds of GPUs', async (folder) => {
   assert.ok(hopper.reports.some(({ part }) => part === 'wgmma.conv2d'))
   assert.not.ok(ampere.reports.some(({ part }) => part.startsWith('wgmma')))
   // Far from the bounds: what a healthy device computes must not be refused.
-  for (const { part, finding } of hopper.reports) assert.ok(finding!.bound === 0 || finding!.error < 0.5 * finding!.bound, `${part}: ${finding!.error} of ${finding!.bound}`)
+  for (const { part, finding } of hopper.reports)
+    assert.ok(finding!.bound === 0 || finding!.error < 0.5 * finding!.bound, `${part}: ${finding!.error} of ${finding!.bound}`)
 })
 
 const convolutions = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight']
@@ -94,31 +141,40 @@ for (const [fault, expected] of [
 where('a kernel that never ends is killed within its time, and the rest is checked', async (folder) => {
   const { reports, bad } = await check(folder, { DENSECL_SIMT_FAULT: 'wgmma:hang', DENSECL_CHECK_SECONDS: '5' })
   assert.equal(bad, of('wgmma', ...convolutions, 'infoNce'))
-  for (const { part, verdict, seconds } of reports) if (bad.includes(part)) assert.ok(verdict === 'hangs' && seconds >= 5, `${part} ${verdict} after ${seconds} s`)
+  for (const { part, verdict, seconds } of reports)
+    if (bad.includes(part)) assert.ok(verdict === 'hangs' && seconds >= 5, `${part} ${verdict} after ${seconds} s`)
   assert.ok(reports.filter(({ verdict }) => verdict === 'agrees').length > 10)
 })
 
-where('a run goes on without the families that disagree, with a warning that names them, and the next run needs no check', async (folder) => {
-  const run = async (name: string, more: Record<string, string>): Promise<Ended & { losses: number[] }> => {
-    const ended = await start([...tiny, '--out', join(folder, name)], environment(folder, more)).ended
-    assert.is(ended.code, 0, ended.err)
-    return { ...ended, losses: lossesOf(join(folder, name)) }
-  }
-  const broken = { DENSECL_SIMT_FAULT: 'mma,wgmma' }
-  const [healthy, first] = await Promise.all([run('healthy', {}), run('first', broken)])
-  assert.match(healthy.err, /checking the kernels on simt/)
-  assert.not.match(healthy.err, /warning/)
-  assert.match(first.err, /warning: mma\.conv2d disagrees with FMAs on the same operands: conv2d of x \[.*\], weight \[.*is off by [\d.e-]+ where [\d.]+ is allowed/)
-  assert.match(first.err, /computes conv2d by FMAs, .* instead; please report it/)
-  assert.is([...first.err.matchAll(/warning: /g)].length, 9)
-  assert.is(first.losses.length, 2)
-  // What is wrong is not used: FMAs give the losses of healthy tensor cores.
-  first.losses.forEach((loss, i) => assert.ok(Math.abs(loss - healthy.losses[i]!) < 0.05 * healthy.losses[i]!, `${loss} instead of ${healthy.losses[i]}`))
-  const again = await use(folder, broken)
-  assert.is(again.code, 0)
-  assert.not.match(again.err, /checking/)
-  assert.is([...again.err.matchAll(/warning: /g)].length, 9)
-})
+where(
+  'a run goes on without the families that disagree, with a warning that names them, and the next run needs no check',
+  async (folder) => {
+    const run = async (name: string, more: Record<string, string>): Promise<Ended & { losses: number[] }> => {
+      const ended = await start([...tiny, '--out', join(folder, name)], environment(folder, more)).ended
+      assert.is(ended.code, 0, ended.err)
+      return { ...ended, losses: lossesOf(join(folder, name)) }
+    }
+    const broken = { DENSECL_SIMT_FAULT: 'mma,wgmma' }
+    const [healthy, first] = await Promise.all([run('healthy', {}), run('first', broken)])
+    assert.match(healthy.err, /checking the kernels on simt/)
+    assert.not.match(healthy.err, /warning/)
+    assert.match(
+      first.err,
+      /warning: mma\.conv2d disagrees with FMAs on the same operands: conv2d of x \[.*\], weight \[.*is off by [\d.e-]+ where [\d.]+ is allowed/,
+    )
+    assert.match(first.err, /computes conv2d by FMAs, .* instead; please report it/)
+    assert.is([...first.err.matchAll(/warning: /g)].length, 9)
+    assert.is(first.losses.length, 2)
+    // What is wrong is not used: FMAs give the losses of healthy tensor cores.
+    first.losses.forEach((loss, i) =>
+      assert.ok(Math.abs(loss - healthy.losses[i]!) < 0.05 * healthy.losses[i]!, `${loss} instead of ${healthy.losses[i]}`),
+    )
+    const again = await use(folder, broken)
+    assert.is(again.code, 0)
+    assert.not.match(again.err, /checking/)
+    assert.is([...again.err.matchAll(/warning: /g)].length, 9)
+  },
+)
 
 where('where nothing can stand in for a kernel, commands refuse the device and name it', async (folder) => {
   const { code, err } = await start([...tiny, '--out', join(folder, 'run')], environment(folder, { DENSECL_SIMT_FAULT: 'shuffle' })).ended
@@ -131,7 +187,12 @@ where('where nothing can stand in for a kernel, commands refuse the device and n
 where('DENSECL_CHECK=0 trusts the device, and other words are errors', async (folder) => {
   const trusting = await use(folder, { DENSECL_CHECK: '0', DENSECL_SIMT_FAULT: 'mma' })
   assert.equal([trusting.code, trusting.err], [0, ''])
-  for (const [name, value] of [['DENSECL_CHECK', 'maybe'], ['DENSECL_CHECK_SECONDS', '-1'], ['DENSECL_MULTIPROCESSORS', 'four'], ['DENSECL_CAPABILITY', '9.0']] as const) {
+  for (const [name, value] of [
+    ['DENSECL_CHECK', 'maybe'],
+    ['DENSECL_CHECK_SECONDS', '-1'],
+    ['DENSECL_MULTIPROCESSORS', 'four'],
+    ['DENSECL_CAPABILITY', '9.0'],
+  ] as const) {
     const { code, err } = await use(folder, { [name]: value })
     assert.ok(code !== 0 && err.includes(`${name} is ${value}: expected`), err)
   }
@@ -150,7 +211,10 @@ where('a verdict that is garbage, cut off or of another driver is made again, an
     ['[]', /holds no whole verdict/],
     ['null', /holds no whole verdict/],
     [JSON.stringify({ ...verdict, reports: verdict.reports.slice(1) }), /holds no whole verdict/],
-    [JSON.stringify({ ...verdict, reports: verdict.reports.map((report) => ({ ...report, verdict: 'splendid' })) }), /holds no whole verdict/],
+    [
+      JSON.stringify({ ...verdict, reports: verdict.reports.map((report) => ({ ...report, verdict: 'splendid' })) }),
+      /holds no whole verdict/,
+    ],
     [other, /the driver was 470\.82 and is none/],
   ] as const) {
     writeFileSync(path, text)
@@ -186,25 +250,34 @@ const checkers = (parent: number): string[] =>
     }
   })
 
-for (const [signal, command] of [['SIGINT', 'pretrain'], ['SIGTERM', 'doctor'], ['SIGKILL', 'pretrain']] as const) {
-  testWhere(has && existsSync('/proc/self/cmdline'), simt!.missing ?? 'no /proc here', test, `${command} that ends by ${signal} in its check leaves no process and no verdict`, () =>
-    withFolder(async (folder) => {
-      const args = command === 'doctor' ? ['doctor', '--check', '--device', 'simt'] : [...tiny, '--out', join(folder, 'run')]
-      const run = start(args, environment(folder, { DENSECL_SIMT_FAULT: 'mma:hang' }))
-      await run.said('simt, ')
-      for (let tries = 0; checkers(run.pid).length === 0; ++tries) {
-        assert.ok(tries < 400, 'the check never began')
-        await new Promise((resolve) => setTimeout(resolve, 50))
-      }
-      run.kill(signal)
-      const { code } = await run.ended
-      assert.is(code, command === 'pretrain' && signal === 'SIGINT' ? 130 : null)
-      for (let tries = 0; checkers(run.pid).length > 0; ++tries) {
-        assert.ok(tries < 200, 'the process that checks has outlived the one that started it')
-        await new Promise((resolve) => setTimeout(resolve, 50))
-      }
-      assert.equal(verdicts(folder), [])
-    }),
+for (const [signal, command] of [
+  ['SIGINT', 'pretrain'],
+  ['SIGTERM', 'doctor'],
+  ['SIGKILL', 'pretrain'],
+] as const) {
+  testWhere(
+    has && existsSync('/proc/self/cmdline'),
+    simt!.missing ?? 'no /proc here',
+    test,
+    `${command} that ends by ${signal} in its check leaves no process and no verdict`,
+    () =>
+      withFolder(async (folder) => {
+        const args = command === 'doctor' ? ['doctor', '--check', '--device', 'simt'] : [...tiny, '--out', join(folder, 'run')]
+        const run = start(args, environment(folder, { DENSECL_SIMT_FAULT: 'mma:hang' }))
+        await run.said('simt, ')
+        for (let tries = 0; checkers(run.pid).length === 0; ++tries) {
+          assert.ok(tries < 400, 'the check never began')
+          await new Promise((resolve) => setTimeout(resolve, 50))
+        }
+        run.kill(signal)
+        const { code } = await run.ended
+        assert.is(code, command === 'pretrain' && signal === 'SIGINT' ? 130 : null)
+        for (let tries = 0; checkers(run.pid).length > 0; ++tries) {
+          assert.ok(tries < 200, 'the process that checks has outlived the one that started it')
+          await new Promise((resolve) => setTimeout(resolve, 50))
+        }
+        assert.equal(verdicts(folder), [])
+      }),
   )
 }
 

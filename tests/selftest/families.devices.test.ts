@@ -49,14 +49,26 @@ function onHopper<R>(body: () => R): R {
   }
 }
 
-const draw = (random: Random, ...sizes: number[]): Tensor => Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()), sizes)
+const draw = (random: Random, ...sizes: number[]): Tensor =>
+  Tensor.from(
+    Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+    sizes,
+  )
 
 test('a device has the families that it does not avoid, and names what it does not know', () => {
   const own = [...kernelFamilies(device)]
   assert.ok(own.includes('mma.conv2d'))
-  for (const name of own) assert.equal([...avoiding([name as KernelFamily], () => kernelFamilies(device))], own.filter((each) => each !== name))
+  for (const name of own)
+    assert.equal(
+      [...avoiding([name as KernelFamily], () => kernelFamilies(device))],
+      own.filter((each) => each !== name),
+    )
   assert.equal([...kernelFamilies(device)], own)
-  throwsError(() => native.avoidFamilies(device, ['mma.conv2d', 'mma.conv3d']), 'ARGUMENT', 'there is no family of kernels mma.conv3d; expected one of wgmma.conv2d, ')
+  throwsError(
+    () => native.avoidFamilies(device, ['mma.conv2d', 'mma.conv3d']),
+    'ARGUMENT',
+    'there is no family of kernels mma.conv3d; expected one of wgmma.conv2d, ',
+  )
   assert.equal([...kernelFamilies(device)], own)
   assert.equal([...kernelFamilies('cpu')], [])
   throwsError(() => avoidFamilies('cpu', ['mma.conv2d']), 'ARGUMENT', /cpu has no families/)
@@ -76,12 +88,19 @@ test('what is avoided is not used: f32 keeps its bits, bf16 has those of exact s
     withDevice(device, () => {
       const random = new Random(3)
       const [x, weight] = [draw(random, 2, 7, 6, 24), draw(random, 40, 3, 3, 24)]
-      const run = (dtype: 'f32' | 'bf16'): Float32Array => conv2d(x.to(dtype), weight.to(dtype), undefined, { padding: 1 }).data() as Float32Array
+      const run = (dtype: 'f32' | 'bf16'): Float32Array =>
+        conv2d(x.to(dtype), weight.to(dtype), undefined, { padding: 1 }).data() as Float32Array
       const [f32, fma] = [run('f32'), avoiding(kernelFamilyNames, () => run('f32'))]
       assert.equal(fma, f32)
       // FMAs on bf16 operands are those on the same values in f32, rounded once.
       const exact = conv2d(x.to('bf16').to('f32'), weight.to('bf16').to('f32'), undefined, { padding: 1 }).to('bf16').data()
-      assert.equal(relativeDistance(avoiding(kernelFamilyNames, () => run('bf16')), exact as Float32Array) < 1e-4, true)
+      assert.equal(
+        relativeDistance(
+          avoiding(kernelFamilyNames, () => run('bf16')),
+          exact as Float32Array,
+        ) < 1e-4,
+        true,
+      )
     }),
   )
 })
@@ -90,8 +109,14 @@ test('without tensor cores no convolution takes a prologue, and deferred norms a
   scope(() =>
     withDevice(device, () => {
       const random = new Random(4)
-      const [x, weight, scale, shift] = [draw(random, 2, 5, 5, 16).to('bf16'), draw(random, 24, 3, 3, 16).to('bf16'), draw(random, 1, 16), draw(random, 1, 16)]
-      const run = (): Float32Array => conv2d(deferNorm({ x, scale, shift, relu: true, groups: 1 }), weight, undefined, { padding: 1 }).data() as Float32Array
+      const [x, weight, scale, shift] = [
+        draw(random, 2, 5, 5, 16).to('bf16'),
+        draw(random, 24, 3, 3, 16).to('bf16'),
+        draw(random, 1, 16),
+        draw(random, 1, 16),
+      ]
+      const run = (): Float32Array =>
+        conv2d(deferNorm({ x, scale, shift, relu: true, groups: 1 }), weight, undefined, { padding: 1 }).data() as Float32Array
       assert.ok(relativeDistance(avoiding(kernelFamilyNames, run), run()) < 5e-3)
     }),
   )
@@ -113,33 +138,69 @@ test('without tensor cores the contrastive loss has its gradient, and none where
 const simulated = 'a GPU has the capability that it has'
 testWhere(device === 'simt', simulated, test, 'a build without 90a has no kernels of Hopper, and computes the same by others', () => {
   const hopper = (): boolean => [...kernelFamilies(device)].some((name) => name.startsWith('wgmma'))
-  for (const [architectures, expected] of [['80-real 90a-real 90-virtual', true], ['90a-real', true], ['90', false], ['80', false], ['90-real', false], ['', false]] as const) {
-    assert.is(withVariables({ DENSECL_ARCHITECTURES: architectures }, () => onHopper(hopper)), expected, architectures)
+  for (const [architectures, expected] of [
+    ['80-real 90a-real 90-virtual', true],
+    ['90a-real', true],
+    ['90', false],
+    ['80', false],
+    ['90-real', false],
+    ['', false],
+  ] as const) {
+    assert.is(
+      withVariables({ DENSECL_ARCHITECTURES: architectures }, () => onHopper(hopper)),
+      expected,
+      architectures,
+    )
   }
   const losses = (): number[] =>
     scope(() =>
       withDevice(device, () => {
         // Sums over tiles of keys, which are of another size on Hopper: their last bits tell which kernel it was.
-        const [query, positive, queue] = [[40, 64], [40, 64], [700, 64]].map((shape, i) => noiseTensor(device, shape, 'bf16', i)) as [Tensor, Tensor, Tensor]
+        const [query, positive, queue] = [
+          [40, 64],
+          [40, 64],
+          [700, 64],
+        ].map((shape, i) => noiseTensor(device, shape, 'bf16', i)) as [Tensor, Tensor, Tensor]
         const { loss, statistics } = infoNce(query, positive, queue, 0.2)
         return [loss.item(), ...statistics.data()]
       }),
     )
   const ampere = losses()
-  assert.equal(withVariables({ DENSECL_ARCHITECTURES: '90' }, () => onHopper(losses)), ampere)
+  assert.equal(
+    withVariables({ DENSECL_ARCHITECTURES: '90' }, () => onHopper(losses)),
+    ampere,
+  )
   assert.not.equal(onHopper(losses), ampere)
   // An older capability in the environment does the same.
-  assert.equal(withVariables({ DENSECL_CAPABILITY: '80' }, () => onHopper(losses)), ampere)
+  assert.equal(
+    withVariables({ DENSECL_CAPABILITY: '80' }, () => onHopper(losses)),
+    ampere,
+  )
 })
 
 test('DENSECL_MULTIPROCESSORS is an upper bound, and a number', () => {
   const own = native.multiprocessors(device)
-  assert.is(withVariables({ DENSECL_MULTIPROCESSORS: '1' }, () => native.multiprocessors(device)), 1)
-  assert.is(withVariables({ DENSECL_MULTIPROCESSORS: '100000' }, () => native.multiprocessors(device)), own)
+  assert.is(
+    withVariables({ DENSECL_MULTIPROCESSORS: '1' }, () => native.multiprocessors(device)),
+    1,
+  )
+  assert.is(
+    withVariables({ DENSECL_MULTIPROCESSORS: '100000' }, () => native.multiprocessors(device)),
+    own,
+  )
   for (const bad of ['0', '-2', 'all', '3.5', '4 ']) {
-    throwsError(() => withVariables({ DENSECL_MULTIPROCESSORS: bad }, () => native.multiprocessors(device)), 'ARGUMENT', `DENSECL_MULTIPROCESSORS is ${bad}: expected a number of multiprocessors, 1 or more`)
+    throwsError(
+      () => withVariables({ DENSECL_MULTIPROCESSORS: bad }, () => native.multiprocessors(device)),
+      'ARGUMENT',
+      `DENSECL_MULTIPROCESSORS is ${bad}: expected a number of multiprocessors, 1 or more`,
+    )
   }
-  for (const bad of ['9.0', '75', 'sm_90']) throwsError(() => withVariables({ DENSECL_CAPABILITY: bad }, () => native.kernelFamilies(device)), 'ARGUMENT', `DENSECL_CAPABILITY is ${bad}: expected`)
+  for (const bad of ['9.0', '75', 'sm_90'])
+    throwsError(
+      () => withVariables({ DENSECL_CAPABILITY: bad }, () => native.kernelFamilies(device)),
+      'ARGUMENT',
+      `DENSECL_CAPABILITY is ${bad}: expected`,
+    )
   assert.is(native.multiprocessors('cpu'), 0)
 })
 

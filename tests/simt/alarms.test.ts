@@ -15,8 +15,14 @@ const runner = join(fileURLToPath(new URL('.', import.meta.url)), 'alarm.js')
 const [plain] = variants(packageRoot)
 
 /** Runs an alarm in a process of its own, which it may kill. */
-function run(name: string, options: { at?: number; shuffle?: number; env?: Record<string, string> } = {}): { values: number[]; error: string } {
-  const { stdout, stderr } = spawnSync(process.execPath, [runner, name, String(options.at ?? 0), String(options.shuffle ?? 0)], { encoding: 'utf8', env: { ...process.env, ...(options.env ?? plain!.env) } })
+function run(
+  name: string,
+  options: { at?: number; shuffle?: number; env?: Record<string, string> } = {},
+): { values: number[]; error: string } {
+  const { stdout, stderr } = spawnSync(process.execPath, [runner, name, String(options.at ?? 0), String(options.shuffle ?? 0)], {
+    encoding: 'utf8',
+    env: { ...process.env, ...(options.env ?? plain!.env) },
+  })
   const values = stdout.startsWith('[') ? (JSON.parse(stdout) as number[]) : []
   return { values, error: stderr }
 }
@@ -45,13 +51,19 @@ testWhere(has, plain!.missing ?? '', test, 'asynchronous copies arrive when they
   assert.not.equal(run('missingWait').values, expected)
 })
 
-testWhere(has, plain!.missing ?? '', test, 'bulk copies arrive when their barrier is waited for, and a barrier that counts other bytes is named', () => {
-  const expected = Array.from({ length: 32 }, (_, i) => i)
-  assert.equal(run('bulkCopy').values.slice(0, 32), expected)
-  assert.not.equal(run('missingBulkWait').values.slice(0, 32), expected)
-  assert.match(run('bulkCopyTooShort').error, /a barrier or a copy that never comes/)
-  assert.match(run('bulkCopyTooLong').error, /expects 512 bytes but copies of 1024 arrive/)
-})
+testWhere(
+  has,
+  plain!.missing ?? '',
+  test,
+  'bulk copies arrive when their barrier is waited for, and a barrier that counts other bytes is named',
+  () => {
+    const expected = Array.from({ length: 32 }, (_, i) => i)
+    assert.equal(run('bulkCopy').values.slice(0, 32), expected)
+    assert.not.equal(run('missingBulkWait').values.slice(0, 32), expected)
+    assert.match(run('bulkCopyTooShort').error, /a barrier or a copy that never comes/)
+    assert.match(run('bulkCopyTooLong').error, /expects 512 bytes but copies of 1024 arrive/)
+  },
+)
 
 testWhere(has, plain!.missing ?? '', test, 'guard bytes around a tensor show a store on either side of it', () => {
   assert.is(run('store', { at: 511 }).values[511], 1)
@@ -59,12 +71,24 @@ testWhere(has, plain!.missing ?? '', test, 'guard bytes around a tensor show a s
 })
 
 const asan = existsSync(sanitized(packageRoot).DENSECL_ADDON!)
-testWhere(asan, 'build-simt-asan is not built: npm run build:simt -- --sanitize', test, 'AddressSanitizer stops at the store itself, in global and in shared memory', () => {
-  const env = sanitized(packageRoot)
-  assert.is(run('store', { at: 511, env }).values[511], 1)
-  for (const at of [-1, 512]) assert.match(run('store', { at, env }).error, /AddressSanitizer: .*use-after-poison|AddressSanitizer: heap-buffer-overflow/)
-  assert.equal(run('sharedStore', { at: 127, env }).values.slice(0, 127).every((value) => value === 0), true)
-  assert.match(run('sharedStore', { at: 128, env }).error, /AddressSanitizer/)
-})
+testWhere(
+  asan,
+  'build-simt-asan is not built: npm run build:simt -- --sanitize',
+  test,
+  'AddressSanitizer stops at the store itself, in global and in shared memory',
+  () => {
+    const env = sanitized(packageRoot)
+    assert.is(run('store', { at: 511, env }).values[511], 1)
+    for (const at of [-1, 512])
+      assert.match(run('store', { at, env }).error, /AddressSanitizer: .*use-after-poison|AddressSanitizer: heap-buffer-overflow/)
+    assert.equal(
+      run('sharedStore', { at: 127, env })
+        .values.slice(0, 127)
+        .every((value) => value === 0),
+      true,
+    )
+    assert.match(run('sharedStore', { at: 128, env }).error, /AddressSanitizer/)
+  },
+)
 
 test.run()

@@ -4,7 +4,8 @@ import { interval, type Method, type StudyRow, summarise } from '../../src/study
 import { suite } from '../support/suite.js'
 
 const test = suite('study')
-const near = (actual: number, expected: number, bound = 1e-3): void => assert.ok(Math.abs(actual - expected) < bound, `${actual} and ${expected}`)
+const near = (actual: number, expected: number, bound = 1e-3): void =>
+  assert.ok(Math.abs(actual - expected) < bound, `${actual} and ${expected}`)
 
 test('intervals are those of Student’s t', () => {
   // Deviation 1, t 4.303: 4.303 / sqrt 3.
@@ -13,14 +14,20 @@ test('intervals are those of Student’s t', () => {
   assert.ok(Number.isNaN(interval([5]).half))
   assert.is(interval([4, 4, 4]).half, 0)
   // t 2.228 for 10 degrees of freedom, 2.086 for 20, beyond the table.
-  for (const [n, t] of [[11, 2.228], [21, 2.086]] as const) {
+  for (const [n, t] of [
+    [11, 2.228],
+    [21, 2.086],
+  ] as const) {
     const values = Array.from({ length: n }, (_, i) => i)
     const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - (n - 1) / 2) ** 2, 0) / (n - 1))
     near((interval(values).half * Math.sqrt(n)) / deviation, t, 5e-3)
   }
 })
 
-const rows = (scores: Record<Method, number[]>): StudyRow[] => Object.entries(scores).flatMap(([method, values]) => values.map((value, seed) => ({ method: method as Method, seed, scores: { score: value } })))
+const rows = (scores: Record<Method, number[]>): StudyRow[] =>
+  Object.entries(scores).flatMap(([method, values]) =>
+    values.map((value, seed) => ({ method: method as Method, seed, scores: { score: value } })),
+  )
 
 test('verdicts compare seed by seed, and say what is not shown', () => {
   // Seeds differ much, methods within a seed by the same: only pairs show it.

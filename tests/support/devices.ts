@@ -19,14 +19,23 @@ export interface Variant {
 /** `simt` as it is, with the threads of a block in shuffled order, under AddressSanitizer, and the GPU. */
 export function variants(root: string): Variant[] {
   const addon = (folder: string): string => join(root, folder, 'Release', 'densecl.node')
-  const built = (folder: string, command: string): { missing?: string } => (existsSync(addon(folder)) ? {} : { missing: `${folder} is not built: npm run ${command}` })
+  const built = (folder: string, command: string): { missing?: string } =>
+    existsSync(addon(folder)) ? {} : { missing: `${folder} is not built: npm run ${command}` }
   const simt = { DENSECL_TEST_DEVICE: 'simt', DENSECL_ADDON: addon('build-simt') }
   return [
     { name: 'simt', env: simt, ...built('build-simt', 'build:simt') },
     { name: 'simt shuffled', env: { ...simt, DENSECL_SIMT_SHUFFLE: '1', DENSECL_TEST_RUNS: '10' }, ...built('build-simt', 'build:simt') },
-    { name: 'simt sanitized', env: { ...sanitized(root), DENSECL_TEST_RUNS: '8' }, ...built('build-simt-asan', 'build:simt -- --sanitize') },
+    {
+      name: 'simt sanitized',
+      env: { ...sanitized(root), DENSECL_TEST_RUNS: '8' },
+      ...built('build-simt-asan', 'build:simt -- --sanitize'),
+    },
     // Kernels are what is tested: none may be left out for a verdict.
-    { name: 'cuda:0', env: { DENSECL_TEST_DEVICE: 'cuda:0', DENSECL_ADDON: addon('build-cuda'), DENSECL_CHECK: '0' }, ...missingGpu(addon('build-cuda')) },
+    {
+      name: 'cuda:0',
+      env: { DENSECL_TEST_DEVICE: 'cuda:0', DENSECL_ADDON: addon('build-cuda'), DENSECL_CHECK: '0' },
+      ...missingGpu(addon('build-cuda')),
+    },
   ]
 }
 

@@ -42,7 +42,9 @@ const tolerances = { f64: { ops: 1e-9, losses: 1e-6, weights: 1e-5 }, f32: { ops
  * precision there, from the state of the f64 run here.
  */
 export function* goldenRows(folder: string, device?: string): Generator<GoldenRow> {
-  const files = readdirSync(folder).filter((file) => file.endsWith('.safetensors')).sort()
+  const files = readdirSync(folder)
+    .filter((file) => file.endsWith('.safetensors'))
+    .sort()
   if (files.length === 0) fail('FILE', `${folder}: expected golden files (*.safetensors) but found none`)
   for (const file of files) {
     const golden = readSafetensors(join(folder, file))
@@ -98,9 +100,13 @@ const runners: Record<string, Runner> = {
     mean!,
     variance!,
   ],
-  batch_norm_eval: ({ x, weight, bias, running_mean: mean, running_var: variance }, { eps }) => [batchNorm(x!, weight!, bias!, mean!, variance!, { train: false, eps })],
+  batch_norm_eval: ({ x, weight, bias, running_mean: mean, running_var: variance }, { eps }) => [
+    batchNorm(x!, weight!, bias!, mean!, variance!, { train: false, eps }),
+  ],
   max_pool2d: ({ x }, attrs) => [maxPool2d(x!, attrs)],
-  avg_pool2d: ({ x }, { kernel, stride, padding, count_include_pad: countPadding }) => [avgPool2d(x!, { kernel, stride, padding, countPadding })],
+  avg_pool2d: ({ x }, { kernel, stride, padding, count_include_pad: countPadding }) => [
+    avgPool2d(x!, { kernel, stride, padding, countPadding }),
+  ],
   adaptive_avg_pool2d: ({ x }, { output }) => [adaptiveAvgPool2d(x!, output)],
   linear: ({ x, weight, bias }) => [linear(x!, weight!, bias)],
   l2_normalize: ({ x }, { eps }) => [l2Normalize(x!, eps)],
@@ -128,10 +134,15 @@ function permuteTo(values: Tensor, where: 'last' | 'first'): Tensor {
   return permute(values, where === 'last' ? [0, 2, 3, 1] : [0, 3, 1, 2])
 }
 
-const channelsFirst = (tensor: Tensor): ArrayLike<number> => (tensor.dtype === 'i32' || tensor.shape.length < 3 ? tensor : permuteTo(tensor, 'first')).data()
+const channelsFirst = (tensor: Tensor): ArrayLike<number> =>
+  (tensor.dtype === 'i32' || tensor.shape.length < 3 ? tensor : permuteTo(tensor, 'first')).data()
 
 function inputTensor(name: string, stored: StoredTensor, dtype: FloatDType): Tensor {
-  if (name === 'queue') return permute(Tensor.from(storedValues(stored), [1, 1, ...stored.shape], dtype), [0, 1, 3, 2]).alias([stored.shape[1]!, stored.shape[0]!])
+  if (name === 'queue')
+    return permute(Tensor.from(storedValues(stored), [1, 1, ...stored.shape], dtype), [0, 1, 3, 2]).alias([
+      stored.shape[1]!,
+      stored.shape[0]!,
+    ])
   return channelsLast(stored, dtype)
 }
 
@@ -139,7 +150,8 @@ function* opRows(golden: TensorFile, dtype: Exact): Generator<GoldenRow> {
   const cases = JSON.parse(golden.metadata.cases!) as OpCase[]
   for (const [i, { op, attrs, inputs }] of cases.entries()) {
     const get = (key: string): StoredTensor | undefined => golden.tensors.get(`${i}.${key}`)
-    const run = runners[op] ?? fail('FORMAT', `golden case ${i}: expected op to be one of ${Object.keys(runners).join(', ')} but received ${op}`)
+    const run =
+      runners[op] ?? fail('FORMAT', `golden case ${i}: expected op to be one of ${Object.keys(runners).join(', ')} but received ${op}`)
     const error = scope(() => {
       const named = Object.fromEntries(inputs.map((name) => [name, inputTensor(name, get(`in.${name}`)!, dtype)]))
       const wanted = inputs.filter((name) => get(`grad.${name}`) !== undefined)
@@ -150,7 +162,11 @@ function* opRows(golden: TensorFile, dtype: Exact): Generator<GoldenRow> {
       const errors = outputs.map((output, j) => relativeError(channelsFirst(output), storedValues(get(`out.${j}`)!)))
       if (wanted.length > 0) {
         const cotangent = get('cotangent.0')!
-        const gradients = tape.backward(outputs[0]!, wanted.map((name) => named[name]!), inputTensor('cotangent', cotangent, dtype))
+        const gradients = tape.backward(
+          outputs[0]!,
+          wanted.map((name) => named[name]!),
+          inputTensor('cotangent', cotangent, dtype),
+        )
         const floor = largest(storedValues(cotangent)) / 100
         wanted.forEach((name, j) => errors.push(relativeError(channelsFirst(gradients[j]!), storedValues(get(`grad.${name}`)!), floor)))
       }
@@ -168,7 +184,9 @@ function* opRows(golden: TensorFile, dtype: Exact): Generator<GoldenRow> {
 function* trainingRows(file: string, golden: TensorFile, device?: string): Generator<GoldenRow> {
   const number = (key: string): number => {
     const value = Number(golden.metadata[key])
-    return Number.isFinite(value) ? value : fail('FORMAT', `${file}: expected the setting ${key} in the metadata but received ${golden.metadata[key]}`)
+    return Number.isFinite(value)
+      ? value
+      : fail('FORMAT', `${file}: expected the setting ${key} in the metadata but received ${golden.metadata[key]}`)
   }
   const stored = (key: string): StoredTensor => golden.tensors.get(key) ?? fail('FORMAT', `${file}: the tensor ${key} is missing`)
   const build = (dtype: FloatDType, compute = dtype): DenseCL =>
@@ -193,14 +211,20 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
   const state = new Map(allTensors(model.state()))
   for (const [name, tensor] of state) loadStored(name, tensor, stored(`init.${name}`))
   const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })
-  const row = (name: string, dtype: FloatDType, error: number, tolerance: number): GoldenRow => ({ name: `${file} ${name}`, dtype, error, tolerance })
+  const row = (name: string, dtype: FloatDType, error: number, tolerance: number): GoldenRow => ({
+    name: `${file} ${name}`,
+    dtype,
+    error,
+    tolerance,
+  })
 
   for (let step = 0; step < number('steps'); ++step) {
     const expected = [losses[step]!.loss_single, losses[step]!.loss_dense]
     const whole: { dtype: FloatDType; gradients: number[] }[] = []
     for (const network of [...others, model]) {
       const dtype = network.compute
-      const view = (name: string): Tensor => scope(() => channelsLast(stored(`step${step}.${name}`), network === model ? 'f64' : 'f32').to(dtype, network.device))
+      const view = (name: string): Tensor =>
+        scope(() => channelsLast(stored(`step${step}.${name}`), network === model ? 'f64' : 'f32').to(dtype, network.device))
       if (network !== model) {
         for (const [name, tensor] of allTensors(network.state())) loadStored(name, tensor, toStored(name, state.get(name)!))
         network.refresh()
@@ -208,8 +232,14 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
       const views = { query: view('view_q'), key: view('view_k') }
       const result = denseclStep(network, views, options(step))
       const { losses: actual, gradients } = result
-      yield row(`step ${step} losses`, dtype, relativeError([actual.single, actual.dense], expected), dtype === 'bf16' ? bf16Tolerance(number('depth'), number('temperature')) : tolerances[dtype].losses)
-      if (device !== undefined && dtype !== 'bf16') whole.push({ dtype, gradients: gradients.flatMap((gradient) => Array.from(gradient.data())) })
+      yield row(
+        `step ${step} losses`,
+        dtype,
+        relativeError([actual.single, actual.dense], expected),
+        dtype === 'bf16' ? bf16Tolerance(number('depth'), number('temperature')) : tolerances[dtype].losses,
+      )
+      if (device !== undefined && dtype !== 'bf16')
+        whole.push({ dtype, gradients: gradients.flatMap((gradient) => Array.from(gradient.data())) })
       if (network === model) {
         if (step === 0 && device === undefined) {
           const errors = [...model.parameters().keys()].map((name, i) =>
@@ -221,12 +251,15 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
       }
       for (const tensor of [result, views.query, views.key]) tensor.dispose()
     }
-    if (device !== undefined) yield row(`step ${step} gradients`, 'f32', distance(whole[0]!.gradients, whole[1]!.gradients), number('depth') < 50 ? 1e-3 : 5e-2)
+    if (device !== undefined)
+      yield row(`step ${step} gradients`, 'f32', distance(whole[0]!.gradients, whole[1]!.gradients), number('depth') < 50 ? 1e-3 : 5e-2)
   }
   // A file holds what is defined: with batch norm in groups it leaves the running statistics out.
   const compared = [...state].filter(([name]) => golden.tensors.has(`final.${name}`))
   if (compared.length < model.parameters().size) fail('FORMAT', `${file}: the final parameters are missing`)
-  const errors = compared.map(([name, tensor]) => [name, relativeError(storedValues(toStored(name, tensor)), storedValues(stored(`final.${name}`)))] as const)
+  const errors = compared.map(
+    ([name, tensor]) => [name, relativeError(storedValues(toStored(name, tensor)), storedValues(stored(`final.${name}`)))] as const,
+  )
   const [worst, error] = errors.reduce((a, b) => (b[1] > a[1] ? b : a))
   yield row(`final state (worst: ${worst})`, 'f64', error, tolerances.f64.weights)
   sgd.dispose()

@@ -27,7 +27,11 @@ export function checkGradients(f: (inputs: Tensor[]) => Tensor, inputs: Tensor[]
   scope(() => {
     const tape = new Tape().watch(inputs)
     const y = tape.record(() => f(inputs))
-    const cotangent = Tensor.from(Float64Array.from({ length: y.size }, () => random.normal()), y.shape, 'f64')
+    const cotangent = Tensor.from(
+      Float64Array.from({ length: y.size }, () => random.normal()),
+      y.shape,
+      'f64',
+    )
     const weights = cotangent.data()
     const value = (): number => scope(() => Array.from(f(inputs).data()).reduce((sum, v, i) => sum + v * weights[i]!, 0))
     const gradients = tape.backward(y, inputs, cotangent)

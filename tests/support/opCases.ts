@@ -40,7 +40,12 @@ export interface OpCase<P = unknown> {
 const define = <P>(opCase: OpCase<P>): OpCase => opCase as OpCase
 const integer = (min: number, max: number): fc.Arbitrary<number> => fc.integer({ min, max })
 const pair = (min: number, max: number): fc.Arbitrary<[number, number]> => fc.tuple(integer(min, max), integer(min, max))
-const image = fc.record({ n: integer(1, 3), h: integer(1, 9), w: integer(1, 9), c: fc.oneof(integer(1, 5), fc.constantFrom(8, 16, 17, 33)) })
+const image = fc.record({
+  n: integer(1, 3),
+  h: integer(1, 9),
+  w: integer(1, 9),
+  c: fc.oneof(integer(1, 5), fc.constantFrom(8, 16, 17, 33)),
+})
 const shapeOf = ({ n, h, w, c }: { n: number; h: number; w: number; c: number }): number[] => [n, h, w, c]
 const constants = (like: Tensor, channels: number, value: number): Tensor => Tensor.full([channels], value, accumulator(like.dtype))
 
@@ -63,7 +68,10 @@ const convolution: fc.Arbitrary<Convolution> = fc
     dilation: pair(1, 2),
     bias: fc.boolean(),
   })
-  .filter(({ x, kernel, padding, dilation }) => x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1)
+  .filter(
+    ({ x, kernel, padding, dilation }) =>
+      x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
+  )
 
 const largeConvolution: fc.Arbitrary<Convolution> = fc
   .record({
@@ -75,7 +83,10 @@ const largeConvolution: fc.Arbitrary<Convolution> = fc
     dilation: pair(1, 2),
     bias: fc.boolean(),
   })
-  .filter(({ x, kernel, padding, dilation }) => x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1)
+  .filter(
+    ({ x, kernel, padding, dilation }) =>
+      x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
+  )
 
 interface Pooling {
   x: { n: number; h: number; w: number; c: number }
@@ -85,12 +96,19 @@ interface Pooling {
 }
 const pooling: fc.Arbitrary<Pooling> = fc
   .record({ x: image, kernel: pair(1, 4), stride: pair(1, 3), padding: pair(0, 2) })
-  .filter(({ x, kernel, padding }) => 2 * padding[0] <= kernel[0] && 2 * padding[1] <= kernel[1] && x.h + 2 * padding[0] >= kernel[0] && x.w + 2 * padding[1] >= kernel[1])
+  .filter(
+    ({ x, kernel, padding }) =>
+      2 * padding[0] <= kernel[0] && 2 * padding[1] <= kernel[1] && x.h + 2 * padding[0] >= kernel[0] && x.w + 2 * padding[1] >= kernel[1],
+  )
 
 /** Distinct values: a difference must not change which is the largest. */
 const distinct = (random: Random, shape: number[]): Tensor => {
   const size = shape.reduce((n, d) => n * d, 1)
-  return Tensor.from(Float64Array.from(random.permutation(size), (v) => v / 10), shape, 'f64')
+  return Tensor.from(
+    Float64Array.from(random.permutation(size), (v) => v / 10),
+    shape,
+    'f64',
+  )
 }
 
 export const opCases: Record<OpName, OpCase> = {
@@ -103,12 +121,21 @@ export const opCases: Record<OpName, OpCase> = {
   avgPool2d: define({
     parameters: fc.record({ pool: pooling, countPadding: fc.boolean(), adaptive: fc.option(pair(1, 5), { nil: undefined }) }),
     inputs: ({ pool }, random) => [randomTensor(random, shapeOf(pool.x))],
-    run: ({ pool, countPadding, adaptive }, [x]) => (adaptive === undefined ? avgPool2d(x!, { ...pool, countPadding }) : adaptiveAvgPool2d(x!, adaptive)),
+    run: ({ pool, countPadding, adaptive }, [x]) =>
+      adaptive === undefined ? avgPool2d(x!, { ...pool, countPadding }) : adaptiveAvgPool2d(x!, adaptive),
     accumulates: () => 81,
   }),
   batchNorm: define({
-    parameters: fc.record({ x: image, groups: integer(1, 3), train: fc.boolean(), relu: fc.boolean(), residual: fc.boolean() }).filter(({ x }) => x.h * x.w > 1),
-    large: fc.record({ x: fc.record({ n: integer(1, 2), h: integer(2, 23), w: integer(2, 23), c: fc.constantFrom(1, 12, 64, 264) }), groups: integer(1, 2), train: fc.boolean(), relu: fc.boolean(), residual: fc.boolean() }),
+    parameters: fc
+      .record({ x: image, groups: integer(1, 3), train: fc.boolean(), relu: fc.boolean(), residual: fc.boolean() })
+      .filter(({ x }) => x.h * x.w > 1),
+    large: fc.record({
+      x: fc.record({ n: integer(1, 2), h: integer(2, 23), w: integer(2, 23), c: fc.constantFrom(1, 12, 64, 264) }),
+      groups: integer(1, 2),
+      train: fc.boolean(),
+      relu: fc.boolean(),
+      residual: fc.boolean(),
+    }),
     sums: [1, 2],
     inputs({ x, groups, residual }, random) {
       const shape = [x.n * groups, x.h, x.w, x.c]
@@ -139,7 +166,15 @@ export const opCases: Record<OpName, OpCase> = {
   crossEntropy: define({
     parameters: fc.record({ rows: integer(2, 9), classes: integer(1, 7), ignored: fc.boolean() }),
     inputs: ({ rows, classes }, random) => [randomTensor(random, [rows, classes])],
-    run: ({ rows, classes, ignored }, [logits]) => crossEntropy(logits!, Tensor.from(Int32Array.from({ length: rows }, (_, i) => (ignored && i === 0 ? -100 : (i * 3) % classes)), [rows], 'i32')),
+    run: ({ rows, classes, ignored }, [logits]) =>
+      crossEntropy(
+        logits!,
+        Tensor.from(
+          Int32Array.from({ length: rows }, (_, i) => (ignored && i === 0 ? -100 : (i * 3) % classes)),
+          [rows],
+          'i32',
+        ),
+      ),
     accumulates: ({ rows, classes }) => 10 * rows * classes,
   }),
   denseMatch: define({
@@ -151,7 +186,12 @@ export const opCases: Record<OpName, OpCase> = {
     accumulates: ({ c }) => 10 * c,
   }),
   dropout: define({
-    parameters: fc.record({ x: image, probability: fc.double({ min: 0, max: 0.9, noNaN: true }), seed: integer(0, 1000), whole: fc.boolean() }),
+    parameters: fc.record({
+      x: image,
+      probability: fc.double({ min: 0, max: 0.9, noNaN: true }),
+      seed: integer(0, 1000),
+      whole: fc.boolean(),
+    }),
     inputs: ({ x }, random) => [randomTensor(random, shapeOf(x))],
     run: ({ probability, seed, whole }, [x]) => dropout(x!, probability, seed, { whole }),
     accumulates: () => 2,
@@ -159,13 +199,38 @@ export const opCases: Record<OpName, OpCase> = {
   gatherRows: define({
     parameters: fc.record({ n: integer(1, 3), p: integer(1, 6), q: integer(1, 6), c: integer(1, 5) }),
     inputs: ({ n, q, c }, random) => [randomTensor(random, [n, q, c])],
-    run: ({ n, p, q }, [x]) => gatherRows(x!, Tensor.from(Int32Array.from({ length: n * p }, (_, i) => (i * 7) % q), [n, p], 'i32')),
+    run: ({ n, p, q }, [x]) =>
+      gatherRows(
+        x!,
+        Tensor.from(
+          Int32Array.from({ length: n * p }, (_, i) => (i * 7) % q),
+          [n, p],
+          'i32',
+        ),
+      ),
     accumulates: () => 1,
   }),
   infoNce: define({
-    parameters: fc.record({ rows: fc.oneof(integer(1, 7), integer(20, 60)), dim: fc.oneof(integer(1, 9), fc.constantFrom(16, 20)), keys: fc.oneof(integer(1, 20), integer(250, 530)), temperature: fc.constantFrom(0.02, 0.07, 0.2, 1), unit: fc.boolean() }),
-    large: fc.record({ rows: fc.constantFrom(1, 64, 70), dim: fc.constantFrom(24, 33, 64, 128, 130, 256), keys: fc.constantFrom(1, 63, 65, 200), temperature: fc.constantFrom(0.07, 0.2), unit: fc.boolean() }),
-    inputs: ({ rows, dim, keys }, random) => [[rows, dim], [rows, dim], [keys, dim]].map((shape) => randomUnit(random, shape)),
+    parameters: fc.record({
+      rows: fc.oneof(integer(1, 7), integer(20, 60)),
+      dim: fc.oneof(integer(1, 9), fc.constantFrom(16, 20)),
+      keys: fc.oneof(integer(1, 20), integer(250, 530)),
+      temperature: fc.constantFrom(0.02, 0.07, 0.2, 1),
+      unit: fc.boolean(),
+    }),
+    large: fc.record({
+      rows: fc.constantFrom(1, 64, 70),
+      dim: fc.constantFrom(24, 33, 64, 128, 130, 256),
+      keys: fc.constantFrom(1, 63, 65, 200),
+      temperature: fc.constantFrom(0.07, 0.2),
+      unit: fc.boolean(),
+    }),
+    inputs: ({ rows, dim, keys }, random) =>
+      [
+        [rows, dim],
+        [rows, dim],
+        [keys, dim],
+      ].map((shape) => randomUnit(random, shape)),
     run: ({ temperature, unit }, [query, positive, queue]) => infoNce(query!, positive!, queue!, temperature, { unit }).loss,
     differentiable: 1,
     accumulates: ({ keys, dim, temperature }) => (10 * (keys + dim)) / temperature,
@@ -233,4 +298,8 @@ function randomUnit(random: Random, shape: number[]): Tensor {
 }
 
 /** The op's output with its inputs in `dtype`. */
-export const runAs = (opCase: OpCase, p: unknown, inputs: Tensor[], dtype: FloatDType): Tensor => opCase.run(p, inputs.map((input) => input.to(dtype)))
+export const runAs = (opCase: OpCase, p: unknown, inputs: Tensor[], dtype: FloatDType): Tensor =>
+  opCase.run(
+    p,
+    inputs.map((input) => input.to(dtype)),
+  )

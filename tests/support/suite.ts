@@ -89,7 +89,14 @@ export function runPython(program: string, args: string[] = []): string {
 }
 
 export const cli = join(packageRoot, 'dist', 'src', 'cli', 'main.js')
-export function runCli(args: string[], options: { input?: string; env?: NodeJS.ProcessEnv; cwd?: string } = {}): { code: number | null; out: string; err: string } {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args], { encoding: 'utf8', ...options, env: { ...process.env, ...options.env } })
+export function runCli(
+  args: string[],
+  options: { input?: string; env?: NodeJS.ProcessEnv; cwd?: string } = {},
+): { code: number | null; out: string; err: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args], {
+    encoding: 'utf8',
+    ...options,
+    env: { ...process.env, ...options.env },
+  })
   return { code: status, out: stdout, err: stderr }
 }

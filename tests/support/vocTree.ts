@@ -6,10 +6,17 @@ import { encode } from 'fast-png'
 
 import { Random } from '../../src/tensor/random.js'
 
-export const colours: readonly [number, number, number][] = [[40, 40, 40], [220, 40, 40], [40, 200, 60], [50, 70, 230]]
+export const colours: readonly [number, number, number][] = [
+  [40, 40, 40],
+  [220, 40, 40],
+  [40, 200, 60],
+  [50, 70, 230],
+]
 
-export const greyPng = (labels: Uint8Array, width: number, height: number): Uint8Array => encode({ width, height, data: labels, channels: 1, depth: 8 })
-export const colourPng = (rgb: Uint8Array, width: number, height: number): Uint8Array => encode({ width, height, data: rgb, channels: 3, depth: 8 })
+export const greyPng = (labels: Uint8Array, width: number, height: number): Uint8Array =>
+  encode({ width, height, data: labels, channels: 1, depth: 8 })
+export const colourPng = (rgb: Uint8Array, width: number, height: number): Uint8Array =>
+  encode({ width, height, data: rgb, channels: 3, depth: 8 })
 
 /** A picture of rectangles on a background, and the class of each pixel; a frame of one pixel has no class. */
 export function drawn(random: Random, width: number, height: number): { rgb: Uint8Array; labels: Uint8Array } {
@@ -21,21 +28,33 @@ export function drawn(random: Random, width: number, height: number): { rgb: Uin
   }
   const rgb = new Uint8Array(3 * labels.length)
   labels.forEach((label, i) => colours[label]!.forEach((value, c) => (rgb[3 * i + c] = value + random.below(20) - 10)))
-  for (let y = 0; y < height; ++y) for (let x = 0; x < width; ++x) if (x === 0 || y === 0 || x === width - 1 || y === height - 1) labels[y * width + x] = 255
+  for (let y = 0; y < height; ++y)
+    for (let x = 0; x < width; ++x) if (x === 0 || y === 0 || x === width - 1 || y === height - 1) labels[y * width + x] = 255
   return { rgb, labels }
 }
 
 /** JPEGImages, SegmentationClass, lists for segmentation and classification, and classes.txt. */
-export function writeVocTree(root: string, { train, val, width = 48, height = 40 }: { train: number; val: number; width?: number; height?: number }): void {
+export function writeVocTree(
+  root: string,
+  { train, val, width = 48, height = 40 }: { train: number; val: number; width?: number; height?: number },
+): void {
   const folder = (...parts: string[]): string => {
     const path = join(root, ...parts)
     mkdirSync(path, { recursive: true })
     return path
   }
-  const [images, masks, segmentation, main] = [folder('JPEGImages'), folder('SegmentationClass'), folder('ImageSets', 'Segmentation'), folder('ImageSets', 'Main')]
+  const [images, masks, segmentation, main] = [
+    folder('JPEGImages'),
+    folder('SegmentationClass'),
+    folder('ImageSets', 'Segmentation'),
+    folder('ImageSets', 'Main'),
+  ]
   const names = ['background', 'red', 'green', 'blue']
   writeFileSync(join(root, 'classes.txt'), names.map((name, i) => `${i} ${name}\n`).join('') + '255 void\n')
-  for (const [split, count] of [['train', train], ['val', val]] as const) {
+  for (const [split, count] of [
+    ['train', train],
+    ['val', val],
+  ] as const) {
     const keys = Array.from({ length: count }, (_, i) => `${split}_${i}`)
     const presence = keys.map((key, i) => {
       const { rgb, labels } = drawn(new Random(split === 'train' ? 1 : 2, i), width, height)
@@ -44,6 +63,10 @@ export function writeVocTree(root: string, { train, val, width = 48, height = 40
       return names.map((_, c) => labels.includes(c))
     })
     for (const list of [segmentation, main]) writeFileSync(join(list, `${split}.txt`), keys.map((key) => `${key}\n`).join(''))
-    for (const c of [1, 2, 3]) writeFileSync(join(main, `${names[c]!}_${split}.txt`), keys.map((key, i) => `${key} ${presence[i]![c] === true ? ' 1' : '-1'}\n`).join(''))
+    for (const c of [1, 2, 3])
+      writeFileSync(
+        join(main, `${names[c]!}_${split}.txt`),
+        keys.map((key, i) => `${key} ${presence[i]![c] === true ? ' 1' : '-1'}\n`).join(''),
+      )
   }
 }

@@ -22,7 +22,9 @@ test('values come back as they were written, through every dtype', () => {
       assert.equal([...tensor.to(dtype, 'cpu').data()], [0, 1, 2, 200])
     }
     const converted: DType[] = ['f32', 'bf16', 'i32', 'u8']
-    for (const from of converted) for (const to of converted) assert.equal([...Tensor.from([0, 3, 128, 254], [4], from).to(to).data()], [0, 3, 128, 254], `${from} to ${to}`)
+    for (const from of converted)
+      for (const to of converted)
+        assert.equal([...Tensor.from([0, 3, 128, 254], [4], from).to(to).data()], [0, 3, 128, 254], `${from} to ${to}`)
     for (const dtype of converted) assert.equal([...Tensor.full([5], 3, dtype).data()], [3, 3, 3, 3, 3])
   })
 })
@@ -30,7 +32,17 @@ test('values come back as they were written, through every dtype', () => {
 test('bf16 is rounded to the nearest, ties to even, here as on the CPU', () => {
   onDevice(() => {
     const random = new Random(3)
-    const values = Float32Array.from([1 + 2 ** -8, 1 + 3 * 2 ** -8, -1 - 2 ** -8, 3.0e38, 1e-40, 0, -0, Infinity, ...Array.from({ length: 999 }, () => random.normal() * 10 ** random.uniform(-20, 20))])
+    const values = Float32Array.from([
+      1 + 2 ** -8,
+      1 + 3 * 2 ** -8,
+      -1 - 2 ** -8,
+      3.0e38,
+      1e-40,
+      0,
+      -0,
+      Infinity,
+      ...Array.from({ length: 999 }, () => random.normal() * 10 ** random.uniform(-20, 20)),
+    ])
     const expected = Tensor.from(values, [values.length], 'bf16', 'cpu').data()
     assert.equal(Tensor.from(values, [values.length]).to('bf16').data(), expected)
     assert.equal(Tensor.from(values, [values.length], 'f32', 'cpu').to('bf16').data(), expected)
@@ -39,15 +51,23 @@ test('bf16 is rounded to the nearest, ties to even, here as on the CPU', () => {
   })
 })
 
-test('permute is the CPU\'s', () => {
+test("permute is the CPU's", () => {
   fc.assert(
-    fc.property(shapes, fc.constantFrom<DType>('f32', 'bf16', 'u8', 'i32'), fc.shuffledSubarray([0, 1, 2, 3], { minLength: 4 }), (shape, dtype, order) => {
-      onDevice(() => {
-        const values = Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => i % 251)
-        const axes = order as unknown as [number, number, number, number]
-        assert.equal(permute(Tensor.from(values, shape, dtype), axes).data(), permute(Tensor.from(values, shape, dtype, 'cpu'), axes).data())
-      })
-    }),
+    fc.property(
+      shapes,
+      fc.constantFrom<DType>('f32', 'bf16', 'u8', 'i32'),
+      fc.shuffledSubarray([0, 1, 2, 3], { minLength: 4 }),
+      (shape, dtype, order) => {
+        onDevice(() => {
+          const values = Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => i % 251)
+          const axes = order as unknown as [number, number, number, number]
+          assert.equal(
+            permute(Tensor.from(values, shape, dtype), axes).data(),
+            permute(Tensor.from(values, shape, dtype, 'cpu'), axes).data(),
+          )
+        })
+      },
+    ),
     { numRuns: 20 },
   )
 })
@@ -55,7 +75,11 @@ test('permute is the CPU\'s', () => {
 test('permuteBatch moves whole images, forth and back', () => {
   onDevice(() => {
     for (const size of [2, 3, 8]) {
-      const x = Tensor.from(Float32Array.from({ length: 5 * size }, (_, i) => i), [5, size], 'bf16')
+      const x = Tensor.from(
+        Float32Array.from({ length: 5 * size }, (_, i) => i),
+        [5, size],
+        'bf16',
+      )
       const there = permuteBatch(x, [3, 0, 4, 1, 2])
       assert.is(there.data()[0], 3 * size)
       assert.equal(permuteBatch(there, [1, 3, 4, 0, 2]).data(), x.data())
@@ -90,7 +114,12 @@ test('tensors of two devices do not meet, and f64 stays on the CPU', () => {
     throwsError(() => add(there, here), 'DEVICE', /add/, new RegExp(device), /cpu/)
     throwsError(() => relu(Tensor.from([1], [1], 'f64')), 'DTYPE', /relu/, /f64/, new RegExp(device))
     throwsError(() => relu(Tensor.zeros([1], 'bf16', 'cpu')), 'DTYPE', /relu/, /bf16/, /CPU/)
-    throwsError(() => conv2d(Tensor.zeros([1, 2, 2, 1], 'bf16'), Tensor.zeros([1, 1, 1, 1], 'bf16'), Tensor.zeros([1], 'bf16')), 'DTYPE', /bias/, /f32/)
+    throwsError(
+      () => conv2d(Tensor.zeros([1, 2, 2, 1], 'bf16'), Tensor.zeros([1, 1, 1, 1], 'bf16'), Tensor.zeros([1], 'bf16')),
+      'DTYPE',
+      /bias/,
+      /f32/,
+    )
   })
   throwsError(() => Tensor.zeros([1], 'f32', 'gpu'), 'DEVICE', /gpu/, /cpu/)
 })

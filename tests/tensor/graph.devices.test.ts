@@ -20,7 +20,12 @@ interface Instruction {
   b: number
   size: number
 }
-const instruction: fc.Arbitrary<Instruction> = fc.record({ kind: fc.constantFrom('add', 'scale', 'relu', 'free'), a: fc.nat(), b: fc.nat(), size: fc.integer({ min: 1, max: 3 }) })
+const instruction: fc.Arbitrary<Instruction> = fc.record({
+  kind: fc.constantFrom('add', 'scale', 'relu', 'free'),
+  a: fc.nat(),
+  b: fc.nat(),
+  size: fc.integer({ min: 1, max: 3 }),
+})
 
 /** Tensors of size * 300 values, from one input; what is left at the end is the result. */
 function execute(program: readonly Instruction[], input: Tensor): Tensor[] {
@@ -108,7 +113,11 @@ test('a step that moves data, or does something else than the one before, cannot
     const reads = new Graph(device, () => scale(input, input.data()[0]!))
     let runs = 0
     const changes = new Graph(device, () => (++runs < 3 ? add(input, input) : add(Tensor.zeros([1000]), Tensor.zeros([1000]))))
-    for (const [graph, what] of [[uploads, /an upload/], [reads, /a download/], [changes, /asks for 4096 bytes/]] as const) {
+    for (const [graph, what] of [
+      [uploads, /an upload/],
+      [reads, /a download/],
+      [changes, /asks for 4096 bytes/],
+    ] as const) {
       graph.run()
       graph.run()
       throwsError(() => graph.run(), 'GRAPH', what)

@@ -120,7 +120,9 @@ test('a worker thread has handles of its own and refuses ours', async () => {
   const worker = new Worker(source, { eval: true, workerData: { addon: addonPath, handle: x.handle } })
   // Listened for before the message comes: on a busy machine both are there at once.
   const exited = new Promise((resolve) => worker.once('exit', resolve))
-  const result = await new Promise<{ code: string; live: number; mine: number }>((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  const result = await new Promise<{ code: string; live: number; mine: number }>((resolve, reject) =>
+    worker.once('message', resolve).once('error', reject),
+  )
   await exited
   assert.is(result.code, 'FOREIGN_HANDLE')
   assert.is(result.live, 1)

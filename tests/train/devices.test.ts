@@ -15,65 +15,104 @@ const test = suite(`training on ${device}`, device)
 const config = (more: Partial<Config>): Config =>
   resolveConfig(
     Object.entries({
-      data: 'scenes:16', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize: 32, batchSize: 8, epochs: 2, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, tune: false, device, ...more,
+      data: 'scenes:16',
+      knnData: 'scenes:8',
+      depth: 18,
+      baseChannels: 8,
+      imageSize: 32,
+      batchSize: 8,
+      epochs: 2,
+      queueLength: 32,
+      featDim: 16,
+      hidden: 16,
+      normGroups: 2,
+      lr: 0.05,
+      knnImages: 8,
+      logEvery: 1,
+      workers: 1,
+      tune: false,
+      device,
+      ...more,
     }).map(([key, value]) => ({ key, value, from: 'test' })),
   )
 
-const lossesOf = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
+const lossesOf = (out: string): number[] =>
+  readMetrics(join(out, 'metrics.jsonl'))
+    .filter((row) => row.loss !== undefined)
+    .map((row) => row.loss!)
 
-if (thorough) test('f32 follows the CPU, mixed precision follows f32, and each writes its backbone', async () => {
-  await withFolder(async (folder) => {
-    // Crops so small that scenes keep their size on the way to a GPU: both sides then see the same crops.
-    const cropScale: [number, number] = [0.1, 1]
-    const run = async (name: string, more: Partial<Config>): Promise<number[]> => {
-      // Norms over 32 values or more: over a handful they amplify the last bit to whole percents within two steps.
-      const { files } = await pretrain({ config: config({ cropScale, imageSize: 48, normGroups: 1, ...more }), out: join(folder, name), quiet: true })
-      assert.ok(existsSync(files.backbone!))
-      return lossesOf(join(folder, name))
-    }
-    const [cpu, f32, bf16] = [await run('cpu', { device: 'cpu' }), await run('f32', { precision: 'f32' }), await run('bf16', { precision: 'bf16' })]
-    assert.is(cpu.length, 4)
-    // Sums differ in their last bits, and steps amplify that: from the second on a ReLU or a match that flips changes a loss by 0.5 % (two of
-    // four seeds, whichever way sums are ordered).
-    const bounds = [1e-4, 1e-3, 1e-2, 5e-2]
-    cpu.forEach((loss, i) => assert.ok(Math.abs(f32[i]! - loss) < bounds[i]! * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`))
-    f32.forEach((loss, i) => assert.ok(Math.abs(bf16[i]! - loss) < 0.2 * loss, `step ${i}: ${bf16[i]} in bf16, ${loss} in f32`))
+if (thorough)
+  test('f32 follows the CPU, mixed precision follows f32, and each writes its backbone', async () => {
+    await withFolder(async (folder) => {
+      // Crops so small that scenes keep their size on the way to a GPU: both sides then see the same crops.
+      const cropScale: [number, number] = [0.1, 1]
+      const run = async (name: string, more: Partial<Config>): Promise<number[]> => {
+        // Norms over 32 values or more: over a handful they amplify the last bit to whole percents within two steps.
+        const { files } = await pretrain({
+          config: config({ cropScale, imageSize: 48, normGroups: 1, ...more }),
+          out: join(folder, name),
+          quiet: true,
+        })
+        assert.ok(existsSync(files.backbone!))
+        return lossesOf(join(folder, name))
+      }
+      const [cpu, f32, bf16] = [
+        await run('cpu', { device: 'cpu' }),
+        await run('f32', { precision: 'f32' }),
+        await run('bf16', { precision: 'bf16' }),
+      ]
+      assert.is(cpu.length, 4)
+      // Sums differ in their last bits, and steps amplify that: from the second on a ReLU or a match that flips changes a loss by 0.5 % (two of
+      // four seeds, whichever way sums are ordered).
+      const bounds = [1e-4, 1e-3, 1e-2, 5e-2]
+      cpu.forEach((loss, i) =>
+        assert.ok(Math.abs(f32[i]! - loss) < bounds[i]! * loss, `step ${i}: ${f32[i]} on ${device}, ${loss} on the CPU`),
+      )
+      f32.forEach((loss, i) => assert.ok(Math.abs(bf16[i]! - loss) < 0.2 * loss, `step ${i}: ${bf16[i]} in bf16, ${loss} in f32`))
+    })
   })
-})
 
-if (thorough) test('an interrupted run continues bit for bit, in mixed precision', async () => {
-  await withFolder(async (folder) => {
-    const through = join(folder, 'through')
-    await pretrain({ config: config({}), out: through, quiet: true })
-    const parts = join(folder, 'parts')
-    let asked = 0
-    assert.ok((await pretrain({ config: config({}), out: parts, quiet: true, interrupted: () => ++asked > 3 })).interrupted)
-    await pretrain({ config: config({}), out: parts, quiet: true, resume: true })
-    const bytes = (out: string): Buffer => readFileSync(join(out, 'backbone.safetensors'))
-    assert.ok(bytes(parts).equals(bytes(through)))
-    assert.equal(lossesOf(parts), lossesOf(through))
+if (thorough)
+  test('an interrupted run continues bit for bit, in mixed precision', async () => {
+    await withFolder(async (folder) => {
+      const through = join(folder, 'through')
+      await pretrain({ config: config({}), out: through, quiet: true })
+      const parts = join(folder, 'parts')
+      let asked = 0
+      assert.ok((await pretrain({ config: config({}), out: parts, quiet: true, interrupted: () => ++asked > 3 })).interrupted)
+      await pretrain({ config: config({}), out: parts, quiet: true, resume: true })
+      const bytes = (out: string): Buffer => readFileSync(join(out, 'backbone.safetensors'))
+      assert.ok(bytes(parts).equals(bytes(through)))
+      assert.equal(lossesOf(parts), lossesOf(through))
+    })
   })
-})
 
-if (thorough) test('a recorded step gives the bits of a step that is run op by op', async () => {
-  await withFolder(async (folder) => {
-    const run = async (graph: boolean): Promise<[Buffer, number[]]> => {
-      const out = join(folder, String(graph))
-      await pretrain({ config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }), out, quiet: true })
-      return [readFileSync(join(out, 'checkpoints', 'last.safetensors')), lossesOf(out)]
-    }
-    const [recorded, eager] = [await run(true), await run(false)]
-    assert.is(eager[1].length, 6)
-    assert.equal(recorded[1], eager[1])
-    // The whole state: both encoders with the counters of their norms, queues, momenta. The configuration at the head differs.
-    const tensors = (file: Buffer): Buffer => file.subarray(8 + Number(file.readBigUInt64LE(0)))
-    assert.ok(tensors(recorded[0]).equals(tensors(eager[0])))
+if (thorough)
+  test('a recorded step gives the bits of a step that is run op by op', async () => {
+    await withFolder(async (folder) => {
+      const run = async (graph: boolean): Promise<[Buffer, number[]]> => {
+        const out = join(folder, String(graph))
+        await pretrain({ config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }), out, quiet: true })
+        return [readFileSync(join(out, 'checkpoints', 'last.safetensors')), lossesOf(out)]
+      }
+      const [recorded, eager] = [await run(true), await run(false)]
+      assert.is(eager[1].length, 6)
+      assert.equal(recorded[1], eager[1])
+      // The whole state: both encoders with the counters of their norms, queues, momenta. The configuration at the head differs.
+      const tensors = (file: Buffer): Buffer => file.subarray(8 + Number(file.readBigUInt64LE(0)))
+      assert.ok(tensors(recorded[0]).equals(tensors(eager[0])))
+    })
   })
-})
 
 test('numbers that are not finite stop the run at the next line, and the last checkpoint is from before', async () => {
   await withFolder(async (folder) => {
-    await rejectsError(() => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true }), 'NAN', /steps 1 to 2/, /not a number/, /last\.safetensors/)
+    await rejectsError(
+      () => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true }),
+      'NAN',
+      /steps 1 to 2/,
+      /not a number/,
+      /last\.safetensors/,
+    )
   })
 })
 

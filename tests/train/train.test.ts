@@ -16,8 +16,23 @@ import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../supp
 
 const test = suite('train')
 
-const tiny = { data: 'scenes:40', imageSize: 32, batchSize: 8, epochs: 2, depth: 18, baseChannels: 4, featDim: 8, queueLength: 20, normGroups: 2, lr: 0.05, logEvery: 1, workers: 1, checkpointEvery: 1 }
-const configure = (more: Partial<Config> = {}): Config => resolveConfig(Object.entries({ ...tiny, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
+const tiny = {
+  data: 'scenes:40',
+  imageSize: 32,
+  batchSize: 8,
+  epochs: 2,
+  depth: 18,
+  baseChannels: 4,
+  featDim: 8,
+  queueLength: 20,
+  normGroups: 2,
+  lr: 0.05,
+  logEvery: 1,
+  workers: 1,
+  checkpointEvery: 1,
+}
+const configure = (more: Partial<Config> = {}): Config =>
+  resolveConfig(Object.entries({ ...tiny, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
 const run = (out: string, more: Partial<PretrainOptions> & { set?: Partial<Config> } = {}) => {
   const { set, ...options } = more
   return pretrain({ config: configure(set), out, quiet: true, ...options })
@@ -31,7 +46,17 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
     assert.is(result.globalStep, 10)
     assert.ok(result.knnBefore! >= 0 && result.knnAfter! <= 1)
     const names = readdirSync(out)
-    for (const name of ['config.yaml', 'environment.json', 'metrics.jsonl', 'report.json', 'backbone.safetensors', 'losses.svg', 'losses.png', 'matches.png']) assert.ok(names.includes(name), name)
+    for (const name of [
+      'config.yaml',
+      'environment.json',
+      'metrics.jsonl',
+      'report.json',
+      'backbone.safetensors',
+      'losses.svg',
+      'losses.png',
+      'matches.png',
+    ])
+      assert.ok(names.includes(name), name)
     assert.equal(readdirSync(join(out, 'checkpoints')).sort(), ['epoch_00001.safetensors', 'epoch_00002.safetensors', 'last.safetensors'])
     assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as Config).lr, 0.05)
     const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
@@ -42,7 +67,12 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
       assert.is(row.queueFill, Math.min(1, (8 * (i + 1)) / 20))
     })
     // TensorBoard: each record is framed by its length and the masked CRCs.
-    const events = readFileSync(join(out, names.find((name) => name.startsWith('events.out.tfevents.'))!))
+    const events = readFileSync(
+      join(
+        out,
+        names.find((name) => name.startsWith('events.out.tfevents.'))!,
+      ),
+    )
     let records = 0
     for (let at = 0; at < events.length; records += 1) {
       const length = Number(events.readBigUInt64LE(at))
@@ -67,7 +97,10 @@ async function killed(args: string[], signal: NodeJS.Signals, steps: number): Pr
   const child = spawn(process.execPath, [cli, ...args])
   let seen = 0
   child.stdout.on('data', (data: Buffer) => {
-    seen += data.toString().split('\n').filter((line) => line.startsWith('epoch')).length
+    seen += data
+      .toString()
+      .split('\n')
+      .filter((line) => line.startsWith('epoch')).length
     // Once: a second interrupt leaves without saving.
     if (seen >= steps && !child.killed) child.kill(signal)
   })
@@ -101,7 +134,9 @@ test('Ctrl-C saves and leaves with code 130; resume goes on from there', async (
     const out = join(folder, 'run')
     const code = await killed(['pretrain', '--out', out, ...flags({ epochs: 40 })], 'SIGINT', 3)
     assert.is(code, 130)
-    const { position } = JSON.parse(readSafetensors(join(out, 'checkpoints', 'last.safetensors')).metadata.densecl!) as { position: { globalStep: number } }
+    const { position } = JSON.parse(readSafetensors(join(out, 'checkpoints', 'last.safetensors')).metadata.densecl!) as {
+      position: { globalStep: number }
+    }
     assert.ok(position.globalStep >= 3)
     const resumed = await run(out, { resume: true, set: { epochs: 40 }, interrupted: () => true })
     assert.ok(resumed.interrupted)
@@ -136,7 +171,12 @@ test('a loss that is not a number stops with a diagnosis and leaves the checkpoi
 test('collapse stops with a diagnosis', async () => {
   await withFolder(async (folder) => {
     // With weight decay near 1 / lr every weight dies and all embeddings become the bias.
-    await rejectsError(() => run(join(folder, 'run'), { set: { epochs: 40, lr: 0.1, weightDecay: 5, momentum: 0 } }), 'COLLAPSE', /same vector/, /spread/)
+    await rejectsError(
+      () => run(join(folder, 'run'), { set: { epochs: 40, lr: 0.1, weightDecay: 5, momentum: 0 } }),
+      'COLLAPSE',
+      /same vector/,
+      /spread/,
+    )
   })
 })
 
@@ -145,7 +185,12 @@ test('batches larger than the data, and empty or single-image folders, are error
     await rejectsError(() => run(join(folder, 'a'), { set: { batchSize: 64 } }), 'CONFIG', /batchSize is 64/, /40 images/)
     mkdirSync(join(folder, 'one'))
     await rejectsError(() => run(join(folder, 'b'), { set: { data: join(folder, 'one') } }), 'DATA', /no image/)
-    writeFileSync(join(folder, 'one', 'a.png'), await sharp({ create: { width: 9, height: 9, channels: 3, background: '#888' } }).png().toBuffer())
+    writeFileSync(
+      join(folder, 'one', 'a.png'),
+      await sharp({ create: { width: 9, height: 9, channels: 3, background: '#888' } })
+        .png()
+        .toBuffer(),
+    )
     await rejectsError(() => run(join(folder, 'c'), { set: { data: join(folder, 'one') } }), 'CONFIG', /1 images/)
   })
 })

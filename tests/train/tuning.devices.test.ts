@@ -13,7 +13,21 @@ import { preparedStep } from '../../src/methods/densecl/step.js'
 import { allTensors } from '../../src/nn/module.js'
 import { fusion } from '../../src/ops/fusion.js'
 import { DeviceClock, isProduct, type NativeCall, type Time } from '../../src/ops/timing.js'
-import { chosenPrologue, type ConvolutionShape, type Kernels, productOf, productOps, shapeKey, shapeOfCall, splitsNumber, tableTile, tileNumber, type TuningChoice, untuned, withTuning } from '../../src/ops/tuning.js'
+import {
+  chosenPrologue,
+  type ConvolutionShape,
+  type Kernels,
+  productOf,
+  productOps,
+  shapeKey,
+  shapeOfCall,
+  splitsNumber,
+  tableTile,
+  tileNumber,
+  type TuningChoice,
+  untuned,
+  withTuning,
+} from '../../src/ops/tuning.js'
 import type { DeviceIdentity } from '../../src/files/cache.js'
 import { fail } from '../../src/tensor/errors.js'
 import { rehearse } from '../../src/tensor/graph.js'
@@ -37,7 +51,17 @@ const options = { batch, imageSize, ...constants, identity, hopper: () => true, 
 /** Runs `body` with a model and a cache folder of its own. */
 async function withModel(body: (model: DenseCL, folder: string) => void): Promise<void> {
   await withCache((folder) => {
-    const model = withDevice(device, () => new DenseCL({ backbone: { depth: 18, baseChannels: 8 }, neck: { hidden: 16, featDim: 16 }, queueLength: 32, seed: 1, compute: 'bf16' }))
+    const model = withDevice(
+      device,
+      () =>
+        new DenseCL({
+          backbone: { depth: 18, baseChannels: 8 },
+          neck: { hidden: 16, featDim: 16 },
+          queueLength: 32,
+          seed: 1,
+          compute: 'bf16',
+        }),
+    )
     try {
       body(model, folder)
     } finally {
@@ -59,7 +83,8 @@ async function withCache<R>(body: (folder: string) => R | Promise<R>): Promise<R
   })
 }
 
-const run = (model: DenseCL, time: Time, more: Partial<TunerOptions> = {}): Tuning => tune({ model, ...options, level: 'epilogue', time, ...more })
+const run = (model: DenseCL, time: Time, more: Partial<TunerOptions> = {}): Tuning =>
+  tune({ model, ...options, level: 'epilogue', time, ...more })
 
 /** Any clock with few different times, so that there are equals, and every time it gave. */
 function dice(seed: number): { time: Time; given: Map<string, Map<string, number>>; twice: string[] } {
@@ -86,14 +111,20 @@ test('of every product the fastest kernels by the clock are taken, and the table
       assert.equal([...twice, ...remarks], [])
       assert.is(level, 'epilogue')
       assert.is(left, 0)
-      const calls = stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map(productCall).filter((made) => made !== undefined)
+      const calls = stepCalls(model, batch, imageSize, constants, untuned('epilogue'))
+        .map(productCall)
+        .filter((made) => made !== undefined)
       assert.is(products.length, new Set(calls.map(({ key }) => key)).size)
       let equals = 0
       for (const { shape, tile, splits, chosen, table, count, prologue } of products) {
         assert.not.ok(prologue)
         const same = calls.filter(({ key }) => key === shape)
-        assert.is(count, same.reduce((total, made) => total + made.count, 0))
-        const total = (label: string): number => same.reduce((total, made) => total + made.count * (given.get(made.signature)!.get(label) ?? Infinity), 0)
+        assert.is(
+          count,
+          same.reduce((total, made) => total + made.count, 0),
+        )
+        const total = (label: string): number =>
+          same.reduce((total, made) => total + made.count * (given.get(made.signature)!.get(label) ?? Infinity), 0)
         const usual = `${tableTile(device, shapeOfCall(same[0]!.op, same[0]!.call.tensors, same[0]!.call.numbers))}/0`
         const totals = [...given.get(same[0]!.signature)!.keys()].map(total)
         assert.is(total(`${tile}/${splits}`), Math.min(...totals))
@@ -115,7 +146,10 @@ function kernelsOfStep(model: DenseCL, tuning: Tuning): Map<string, Kernels> {
   observe.op = (op, _, tensors, numbers) => {
     if (!isProduct(op)) return
     const shape = shapeOfCall(op, tensors as Tensor[], numbers)
-    found.set(`${shapeKey(shape)} ${tensors[productOps[op].prologue] !== undefined}`, { tile: numbers[tileNumber]!, splits: numbers[splitsNumber] ?? 0 })
+    found.set(`${shapeKey(shape)} ${tensors[productOps[op].prologue] !== undefined}`, {
+      tile: numbers[tileNumber]!,
+      splits: numbers[splitsNumber] ?? 0,
+    })
   }
   const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], 'bf16', device)) as [Tensor, Tensor]
   try {
@@ -138,11 +172,20 @@ test('a step takes what was chosen, for every product, whatever the level and th
       const chosen = new Map(tuning.products.map(({ shape, prologue, tile, splits }) => [`${shape} ${prologue}`, { tile, splits }]))
       assert.is(chosen.size, tuning.products.length)
       assert.equal([...kernelsOfStep(model, tuning)].sort(), [...chosen].sort())
-      if (tuning.level === 'full') prologues.add(tuning.products.filter(({ prologue }) => prologue).map(({ shape }) => shape).join())
+      if (tuning.level === 'full')
+        prologues.add(
+          tuning.products
+            .filter(({ prologue }) => prologue)
+            .map(({ shape }) => shape)
+            .join(),
+        )
       split ||= tuning.products.some(({ splits }) => splits > 0)
     })
   }
-  assert.ok(levels.has('full') && split && prologues.size > 1, `levels ${[...levels].join()}, splits ${split}, ${prologues.size} different sets of prologues`)
+  assert.ok(
+    levels.has('full') && split && prologues.size > 1,
+    `levels ${[...levels].join()}, splits ${split}, ${prologues.size} different sets of prologues`,
+  )
 })
 
 /** A pass over a map that is written: of these ops the first result may be left to others. */
@@ -161,7 +204,9 @@ test('the level of fusion is the one whose calls take least, and prologues are t
   })
   await withModel((model) => {
     // A product with a prologue costs more than the pass that it saves.
-    const slow = run(model, ({ op, tensors }) => (isProduct(op) && tensors[productOps[op].prologue] !== undefined ? 100 : 1), { level: 'auto' })
+    const slow = run(model, ({ op, tensors }) => (isProduct(op) && tensors[productOps[op].prologue] !== undefined ? 100 : 1), {
+      level: 'auto',
+    })
     assert.is(slow.level, 'epilogue')
     assert.not.ok(slow.products.some(({ prologue }) => prologue))
   })
@@ -177,12 +222,24 @@ test('the level of fusion is the one whose calls take least, and prologues are t
 
 test('only what pays of a convolution gets a prologue: forward and backward are decided apart', async () => {
   await withModel((model) => {
-    const forwardOnly = run(model, ({ op, tensors }) => (op === 'normApply' ? 50 : op === 'conv2dBackwardWeight' && tensors[5] !== undefined ? 1000 : 1), { level: 'full' })
-    const of = (tuning: Tuning, direction: string): boolean => tuning.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
-    assert.equal(['forward', 'backward weight', 'backward input'].map((direction) => of(forwardOnly, direction)), [true, false, false])
+    const forwardOnly = run(
+      model,
+      ({ op, tensors }) => (op === 'normApply' ? 50 : op === 'conv2dBackwardWeight' && tensors[5] !== undefined ? 1000 : 1),
+      { level: 'full' },
+    )
+    const of = (tuning: Tuning, direction: string): boolean =>
+      tuning.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
+    assert.equal(
+      ['forward', 'backward weight', 'backward input'].map((direction) => of(forwardOnly, direction)),
+      [true, false, false],
+    )
   })
   await withModel((model) => {
-    const backwardOnly = run(model, ({ op, tensors }) => (op === 'normGradient' ? 50 : op === 'conv2d' && tensors[5] !== undefined ? 1000 : 1), { level: 'full' })
+    const backwardOnly = run(
+      model,
+      ({ op, tensors }) => (op === 'normGradient' ? 50 : op === 'conv2d' && tensors[5] !== undefined ? 1000 : 1),
+      { level: 'full' },
+    )
     const of = (direction: string): boolean => backwardOnly.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
     assert.equal(['forward', 'backward weight', 'backward input'].map(of), [false, true, true])
   })
@@ -194,15 +251,22 @@ test('the most expensive are timed first, nothing is timed behind the budget, an
     const late: number[] = []
     const costs: number[] = []
     const calls = new Map(stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map((made) => [made.signature, made]))
-    const found = run(model, (call) => {
-      if (now >= 500) late.push(now)
-      now += 7
-      costs.push(expectedCost(calls.get(signatureOf(call))!))
-      return 1
-    }, { level: 'auto', budget: 0.5, now: () => now })
+    const found = run(
+      model,
+      (call) => {
+        if (now >= 500) late.push(now)
+        now += 7
+        costs.push(expectedCost(calls.get(signatureOf(call))!))
+        return 1
+      },
+      { level: 'auto', budget: 0.5, now: () => now },
+    )
     assert.equal(late, [])
     assert.ok(costs.length > 50)
-    assert.equal(costs, [...costs].sort((a, b) => b - a))
+    assert.equal(
+      costs,
+      [...costs].sort((a, b) => b - a),
+    )
     assert.ok(found.left > 0 && found.left < found.products.length)
     assert.is(found.left, found.products.filter(({ chosen }) => chosen === undefined).length)
     for (const { shape, tile, splits, chosen } of found.products) {
@@ -232,7 +296,12 @@ test('a way of which not all is timed is not taken: prologues stay where they ar
     const { products, left, level } = run(model, time, { level: 'full', budget: 0.5, now: () => now })
     assert.is(level, 'full')
     assert.is(left, 0)
-    const usual = new Set(base.map(productCall).filter((made) => made !== undefined).map(({ key, prologue }) => `${key} ${prologue}`))
+    const usual = new Set(
+      base
+        .map(productCall)
+        .filter((made) => made !== undefined)
+        .map(({ key, prologue }) => `${key} ${prologue}`),
+    )
     assert.equal(products.map(({ shape, prologue }) => `${shape} ${prologue}`).sort(), [...usual].sort())
     assert.ok(products.some(({ prologue }) => prologue))
   })
@@ -250,7 +319,10 @@ test('kernels that fail are left out and named; a product that all fail for is l
       assert.is(chosen === undefined, shape.startsWith('backward input'))
     }
     assert.is(found.left, found.products.filter(({ shape }) => shape.startsWith('backward input')).length)
-    assert.ok(found.remarks.some((remark) => /left out: conv2d\(bf16\[.*tile 1: an illegal address/.test(remark)), found.remarks[0])
+    assert.ok(
+      found.remarks.some((remark) => /left out: conv2d\(bf16\[.*tile 1: an illegal address/.test(remark)),
+      found.remarks[0],
+    )
   })
 })
 
@@ -263,7 +335,10 @@ test('times that are kept for this device, driver and build are not taken again;
     const second = run(model, never, { level: 'auto' })
     assert.equal({ ...second, timed: 0, known: 0 }, { ...first, timed: 0, known: 0 })
     assert.is(second.known, first.timed)
-    for (const [key, word] of [['driver', /another driver, 1\.0; timed anew/], ['build', /another build, of today; timed anew/]] as const) {
+    for (const [key, word] of [
+      ['driver', /another driver, 1\.0; timed anew/],
+      ['build', /another build, of today; timed anew/],
+    ] as const) {
       const other = run(model, dice(8).time, { level: 'auto', identity: { ...identity, [key]: 'of tomorrow' } })
       assert.is(other.timed, first.timed)
       assert.match(other.remarks[0]!, word)
@@ -291,7 +366,10 @@ test('a cache that holds garbage or cannot be written costs its times, no more',
     process.env.XDG_CACHE_HOME = path
     const found = run(model, dice(1).time)
     assert.is(found.left, 0)
-    assert.ok(found.remarks.some((remark) => /the times are not kept: .*cannot be written/.test(remark)), found.remarks.join('\n'))
+    assert.ok(
+      found.remarks.some((remark) => /the times are not kept: .*cannot be written/.test(remark)),
+      found.remarks.join('\n'),
+    )
   })
 })
 
@@ -307,12 +385,21 @@ test('going through a step computes nothing and leaves the model as it was', asy
   })
 })
 
-const small: ConvolutionShape = { direction: 'forward', input: [2, 4, 4, 576], weight: [8, 1, 1, 576], numbers: [1, 1, 0, 0, 1, 1, 0, 0], dtype: 'bf16' }
+const small: ConvolutionShape = {
+  direction: 'forward',
+  input: [2, 4, 4, 576],
+  weight: [8, 1, 1, 576],
+  numbers: [1, 1, 0, 0, 1, 1, 0, 0],
+  dtype: 'bf16',
+}
 
 test('the choice holds inside of its scope, also where that throws', () => {
   const level = fusion.level
   const kernels = { tile: 1, splits: 0 }
-  const [yes, no]: TuningChoice[] = [{ level: 'full', product: () => ({ prologue: kernels }) }, { level: 'pointwise', product: () => ({ plain: kernels }) }] as const
+  const [yes, no]: TuningChoice[] = [
+    { level: 'full', product: () => ({ prologue: kernels }) },
+    { level: 'pointwise', product: () => ({ plain: kernels }) },
+  ] as const
   const now = (): unknown[] => [fusion.level, chosenPrologue(small)]
   withTuning(yes!, () => {
     assert.equal(now(), ['full', true])
@@ -336,8 +423,16 @@ test("the device's own clock times products and passes, with the operands of the
   try {
     const bf16 = (...shape: number[]): { shape: number[]; dtype: 'bf16' } => ({ shape, dtype: 'bf16' })
     const f32 = (...shape: number[]): { shape: number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
-    const product = { op: 'conv2dBackwardWeight', tensors: [f32(8, 3, 3, 8), bf16(2, 5, 5, 8), bf16(2, 5, 5, 8)], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
-    for (const kernels of [{ tile: 0, splits: 0 }, { tile: 3, splits: 2 }]) assert.ok(clock.time(product, kernels) > 0)
+    const product = {
+      op: 'conv2dBackwardWeight',
+      tensors: [f32(8, 3, 3, 8), bf16(2, 5, 5, 8), bf16(2, 5, 5, 8)],
+      numbers: [1, 1, 1, 1, 1, 1, 0, 0],
+    }
+    for (const kernels of [
+      { tile: 0, splits: 0 },
+      { tile: 3, splits: 2 },
+    ])
+      assert.ok(clock.time(product, kernels) > 0)
     assert.ok(clock.time({ op: 'add', tensors: [bf16(3, 7), bf16(3, 7), bf16(3, 7)], numbers: [] }, { tile: 0, splits: 0 }) > 0)
     assert.throws(() => clock.time({ ...product, tensors: [product.tensors[0], f32(2 ** 50)] }, { tile: 0, splits: 0 }), /memory/)
     assert.ok(clock.time(product, { tile: 0, splits: 0 }) > 0)
@@ -349,7 +444,23 @@ test("the device's own clock times products and passes, with the operands of the
 const config = (more: Partial<Config> = {}): Config =>
   resolveConfig(
     Object.entries({
-      data: 'scenes:8', knnData: 'scenes:8', depth: 18, baseChannels: 8, imageSize, batchSize: batch, epochs: 3, queueLength: 32, featDim: 16, hidden: 16, normGroups: 2, lr: 0.05, knnImages: 8, logEvery: 1, workers: 1, device, ...more,
+      data: 'scenes:8',
+      knnData: 'scenes:8',
+      depth: 18,
+      baseChannels: 8,
+      imageSize,
+      batchSize: batch,
+      epochs: 3,
+      queueLength: 32,
+      featDim: 16,
+      hidden: 16,
+      normGroups: 2,
+      lr: 0.05,
+      knnImages: 8,
+      logEvery: 1,
+      workers: 1,
+      device,
+      ...more,
     }).map(([key, value]) => ({ key, value, from: 'test' })),
   )
 
@@ -373,33 +484,46 @@ const never: Time = () => fail('TEST', 'a run that is continued times nothing')
 const hook = (time: Time): NonNullable<PretrainOptions['tuner']> => ({ time, identity, multiprocessors: 4 })
 const bytesOf = (out: string): Buffer => readFileSync(join(out, 'checkpoints', 'last.safetensors'))
 
-if (thorough) test('a run keeps its choice and is continued with it bit for bit, whatever a clock would say now', async () => {
-  await withCache(async (folder) => {
-    const [through, parts, other] = ['through', 'parts', 'other'].map((name) => join(folder, name)) as [string, string, string]
-    const [first, ...more] = await lines({ out: through, tuner: hook(slow) })
-    assert.equal(more, [])
-    assert.match(first!, /^tuning {2}\d+ calls timed in .* ms by the table at level epilogue, .* ms as chosen; level pointwise \(epilogue/)
-    const kept = JSON.parse(readFileSync(join(through, 'tuning.json'), 'utf8')) as { level: string; products: unknown[]; device: string }
-    assert.is(kept.level, 'pointwise')
-    assert.is(kept.device, identity.device)
-    assert.is(fusion.level, 'epilogue', 'nothing is left behind')
+if (thorough)
+  test('a run keeps its choice and is continued with it bit for bit, whatever a clock would say now', async () => {
+    await withCache(async (folder) => {
+      const [through, parts, other] = ['through', 'parts', 'other'].map((name) => join(folder, name)) as [string, string, string]
+      const [first, ...more] = await lines({ out: through, tuner: hook(slow) })
+      assert.equal(more, [])
+      assert.match(
+        first!,
+        /^tuning {2}\d+ calls timed in .* ms by the table at level epilogue, .* ms as chosen; level pointwise \(epilogue/,
+      )
+      const kept = JSON.parse(readFileSync(join(through, 'tuning.json'), 'utf8')) as { level: string; products: unknown[]; device: string }
+      assert.is(kept.level, 'pointwise')
+      assert.is(kept.device, identity.device)
+      assert.is(fusion.level, 'epilogue', 'nothing is left behind')
 
-    await cut(parts, never)
-    rmSync(join(folder, 'densecl'), { recursive: true })
-    assert.match((await lines({ out: parts, resume: true, tuner: hook(never) }))[0]!, /as this run began: level pointwise, \d+ products of .*tuning\.json$/)
-    assert.ok(bytesOf(parts).equals(bytesOf(through)))
+      await cut(parts, never)
+      rmSync(join(folder, 'densecl'), { recursive: true })
+      assert.match(
+        (await lines({ out: parts, resume: true, tuner: hook(never) }))[0]!,
+        /as this run began: level pointwise, \d+ products of .*tuning\.json$/,
+      )
+      assert.ok(bytesOf(parts).equals(bytesOf(through)))
 
-    // The other choice would have shown.
-    await pretrain({ config: config(), out: other, quiet: true, tuner: hook(fast) })
-    assert.is((JSON.parse(readFileSync(join(other, 'tuning.json'), 'utf8')) as { level: string }).level, 'full')
-    const losses = (out: string): number[] => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined).map((row) => row.loss!)
-    assert.not.ok(bytesOf(other).equals(bytesOf(through)))
-    await pretrain({ config: config({ epochs: 1, tune: false }), out: through, overwrite: true, quiet: true, tuner: hook(never) })
-    assert.not.ok(existsSync(join(through, 'tuning.json')), 'the tables leave no choice, and an old one goes with its run')
-    // The first step sees the same numbers up to rounding; later ones amplify.
-    assert.ok(Math.abs(losses(other)[0]! - losses(through)[0]!) < 0.01 * losses(through)[0]!, `${losses(other)[0]} tuned, ${losses(through)[0]} by the tables`)
+      // The other choice would have shown.
+      await pretrain({ config: config(), out: other, quiet: true, tuner: hook(fast) })
+      assert.is((JSON.parse(readFileSync(join(other, 'tuning.json'), 'utf8')) as { level: string }).level, 'full')
+      const losses = (out: string): number[] =>
+        readMetrics(join(out, 'metrics.jsonl'))
+          .filter((row) => row.loss !== undefined)
+          .map((row) => row.loss!)
+      assert.not.ok(bytesOf(other).equals(bytesOf(through)))
+      await pretrain({ config: config({ epochs: 1, tune: false }), out: through, overwrite: true, quiet: true, tuner: hook(never) })
+      assert.not.ok(existsSync(join(through, 'tuning.json')), 'the tables leave no choice, and an old one goes with its run')
+      // The first step sees the same numbers up to rounding; later ones amplify.
+      assert.ok(
+        Math.abs(losses(other)[0]! - losses(through)[0]!) < 0.01 * losses(through)[0]!,
+        `${losses(other)[0]} tuned, ${losses(through)[0]} by the tables`,
+      )
+    })
   })
-})
 
 /** A run that stops before its last step. */
 async function cut(out: string, time: Time): Promise<void> {
@@ -407,29 +531,43 @@ async function cut(out: string, time: Time): Promise<void> {
   assert.ok((await pretrain({ config: config(), out, quiet: true, tuner: hook(time), interrupted: () => ++asked > 2 })).interrupted)
 }
 
-if (thorough) test('a choice of another machine is used and said; a missing one is made anew, a damaged one is an error', async () => {
-  await withCache(async (folder) => {
-    const [out, again] = [join(folder, 'run'), join(folder, 'again')]
-    await cut(out, slow)
-    const path = join(out, 'tuning.json')
-    const good = readFileSync(path, 'utf8')
-    for (const [damaged, why] of [[good.slice(0, 200), /no JSON/], ['{}', /version/], [good.replace('"tile":', '"tile":9'), /tile/], [good.replace('pointwise', 'fancy'), /level/]] as const) {
-      writeFileSync(path, damaged)
-      await rejectsError(() => pretrain({ config: config(), out, quiet: true, resume: true, tuner: hook(never) }), 'TUNING', /tuning\.json/, why)
-    }
-    writeFileSync(path, good)
-    cpSync(out, again, { recursive: true })
-    const there: DeviceIdentity = { device: 'another GPU', driver: '2.0', build: 'of tomorrow' }
-    const [line] = await lines({ out, resume: true, tuner: { ...hook(never), identity: there } })
-    assert.match(line!, /level pointwise.*made on a GPU, driver 1\.0 \(build of today\), while this is another GPU, driver 2\.0 \(build of tomorrow\): used all the same/)
-    rmSync(join(again, 'tuning.json'))
-    const made = await lines({ out: again, resume: true, tuner: hook(slow) })
-    assert.match(made[0]!, /has no .*tuning\.json: its convolutions are timed now/)
-    assert.match(made[1]!, / 0 calls timed in .* \d+ known/)
-    // The same clock chose the same again.
-    assert.ok(bytesOf(out).equals(bytesOf(again)))
+if (thorough)
+  test('a choice of another machine is used and said; a missing one is made anew, a damaged one is an error', async () => {
+    await withCache(async (folder) => {
+      const [out, again] = [join(folder, 'run'), join(folder, 'again')]
+      await cut(out, slow)
+      const path = join(out, 'tuning.json')
+      const good = readFileSync(path, 'utf8')
+      for (const [damaged, why] of [
+        [good.slice(0, 200), /no JSON/],
+        ['{}', /version/],
+        [good.replace('"tile":', '"tile":9'), /tile/],
+        [good.replace('pointwise', 'fancy'), /level/],
+      ] as const) {
+        writeFileSync(path, damaged)
+        await rejectsError(
+          () => pretrain({ config: config(), out, quiet: true, resume: true, tuner: hook(never) }),
+          'TUNING',
+          /tuning\.json/,
+          why,
+        )
+      }
+      writeFileSync(path, good)
+      cpSync(out, again, { recursive: true })
+      const there: DeviceIdentity = { device: 'another GPU', driver: '2.0', build: 'of tomorrow' }
+      const [line] = await lines({ out, resume: true, tuner: { ...hook(never), identity: there } })
+      assert.match(
+        line!,
+        /level pointwise.*made on a GPU, driver 1\.0 \(build of today\), while this is another GPU, driver 2\.0 \(build of tomorrow\): used all the same/,
+      )
+      rmSync(join(again, 'tuning.json'))
+      const made = await lines({ out: again, resume: true, tuner: hook(slow) })
+      assert.match(made[0]!, /has no .*tuning\.json: its convolutions are timed now/)
+      assert.match(made[1]!, / 0 calls timed in .* \d+ known/)
+      // The same clock chose the same again.
+      assert.ok(bytesOf(out).equals(bytesOf(again)))
+    })
   })
-})
 
 test('keys tell shapes apart that are one product', () => {
   const wide: ConvolutionShape = { ...small, input: [2, 4, 4, 64], weight: [8, 3, 3, 64], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
@@ -437,7 +575,14 @@ test('keys tell shapes apart that are one product', () => {
   assert.is.not(shapeKey(small), shapeKey(wide))
   fc.assert(
     fc.property(fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 13, maxLength: 13 }), fc.nat(12), (values, at) => {
-      const of = (all: readonly number[]) => shapeKey({ direction: 'forward', input: all.slice(0, 4), weight: [...all.slice(4, 7), all[3]!], numbers: [...all.slice(7, 13), 0, 0], dtype: 'bf16' })
+      const of = (all: readonly number[]) =>
+        shapeKey({
+          direction: 'forward',
+          input: all.slice(0, 4),
+          weight: [...all.slice(4, 7), all[3]!],
+          numbers: [...all.slice(7, 13), 0, 0],
+          dtype: 'bf16',
+        })
       assert.is.not(of(values), of(values.map((value, i) => (i === at ? value + 1 : value))))
     }),
   )

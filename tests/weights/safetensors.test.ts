@@ -20,11 +20,32 @@ function raw(header: string, data: number, claimed: bigint = BigInt(Buffer.byteL
 
 test('what is written is read back, whatever the names, shapes and values', async () => {
   const tensor = fc
-    .record({ dtype: fc.constantFrom('F32' as const, 'F64' as const, 'I64' as const), shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 }) })
-    .map(({ dtype, shape }) => storedFromNumbers(Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => i - 3), shape, dtype))
+    .record({
+      dtype: fc.constantFrom('F32' as const, 'F64' as const, 'I64' as const),
+      shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 }),
+    })
+    .map(({ dtype, shape }) =>
+      storedFromNumbers(
+        Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => i - 3),
+        shape,
+        dtype,
+      ),
+    )
   const file = fc.record({
-    tensors: fc.array(fc.tuple(fc.string().filter((name) => name !== '__metadata__' && name !== '__proto__'), tensor), { maxLength: 5 }).map((entries) => new Map(entries)),
-    metadata: fc.dictionary(fc.string().filter((name) => name !== '__proto__'), fc.string(), { noNullPrototype: true }),
+    tensors: fc
+      .array(
+        fc.tuple(
+          fc.string().filter((name) => name !== '__metadata__' && name !== '__proto__'),
+          tensor,
+        ),
+        { maxLength: 5 },
+      )
+      .map((entries) => new Map(entries)),
+    metadata: fc.dictionary(
+      fc.string().filter((name) => name !== '__proto__'),
+      fc.string(),
+      { noNullPrototype: true },
+    ),
   })
   await withFolder((folder) => {
     const path = join(folder, 'x.safetensors')
@@ -42,11 +63,15 @@ test('what is written is read back, whatever the names, shapes and values', asyn
 
 test('every float format is read exactly', () => {
   const bytes = (...values: number[]): Uint8Array => new Uint8Array(Uint16Array.from(values).buffer)
-  assert.equal([...storedValues({ dtype: 'F16', shape: [5], bytes: bytes(0x3c00, 0xc000, 0x0001, 0x7c00, 0x3555) })], [1, -2, 2 ** -24, Infinity, 1365 / 4096])
+  assert.equal(
+    [...storedValues({ dtype: 'F16', shape: [5], bytes: bytes(0x3c00, 0xc000, 0x0001, 0x7c00, 0x3555) })],
+    [1, -2, 2 ** -24, Infinity, 1365 / 4096],
+  )
   assert.equal([...storedValues({ dtype: 'BF16', shape: [3], bytes: bytes(0x3f80, 0xc040, 0xff80) })], [1, -3, -Infinity])
 })
 
-const entry = (fields: Record<string, unknown>): string => JSON.stringify({ x: { dtype: 'F32', shape: [2], data_offsets: [0, 8], ...fields } })
+const entry = (fields: Record<string, unknown>): string =>
+  JSON.stringify({ x: { dtype: 'F32', shape: [2], data_offsets: [0, 8], ...fields } })
 
 test('hostile headers are refused with the reason', async () => {
   const cases: [string, Buffer, RegExp][] = [
@@ -63,7 +88,14 @@ test('hostile headers are refused with the reason', async () => {
     ['offsets outside', raw(entry({ data_offsets: [0, 800] }), 8), /outside of the 8 bytes/],
     ['offsets backwards', raw(entry({ data_offsets: [8, 0] }), 8), /outside/],
     ['size and shape disagree', raw(entry({ shape: [3] }), 8), /needs 12 bytes but data_offsets span 8/],
-    ['an overlap', raw(JSON.stringify({ x: { dtype: 'F32', shape: [2], data_offsets: [0, 8] }, y: { dtype: 'F32', shape: [2], data_offsets: [4, 12] } }), 12), /gap or an overlap/],
+    [
+      'an overlap',
+      raw(
+        JSON.stringify({ x: { dtype: 'F32', shape: [2], data_offsets: [0, 8] }, y: { dtype: 'F32', shape: [2], data_offsets: [4, 12] } }),
+        12,
+      ),
+      /gap or an overlap/,
+    ],
     ['a gap', raw(entry({ data_offsets: [4, 12] }), 12), /gap or an overlap/],
     ['bytes behind the tensors', raw(entry({}), 20), /the file holds 20/],
     ['metadata that is no map', raw('{"__metadata__": 3}', 0), /__metadata__/],
@@ -72,13 +104,24 @@ test('hostile headers are refused with the reason', async () => {
     const path = join(folder, 'hostile.safetensors')
     for (const [name, bytes, reason] of cases) {
       writeFileSync(path, bytes)
-      throwsError(() => assert.unreachable(`${name}: ${[...readSafetensors(path).tensors.keys()].join()}`), 'FORMAT', /hostile\.safetensors/, reason)
+      throwsError(
+        () => assert.unreachable(`${name}: ${[...readSafetensors(path).tensors.keys()].join()}`),
+        'FORMAT',
+        /hostile\.safetensors/,
+        reason,
+      )
     }
   })
 })
 
 test('a file cut at any byte is refused', async () => {
-  const content: TensorFile = { tensors: new Map([['w', storedFromNumbers([1, 2, 3, 4, 5, 6], [2, 3], 'F32')], ['b', storedFromNumbers([7], [1], 'F64')]]), metadata: {} }
+  const content: TensorFile = {
+    tensors: new Map([
+      ['w', storedFromNumbers([1, 2, 3, 4, 5, 6], [2, 3], 'F32')],
+      ['b', storedFromNumbers([7], [1], 'F64')],
+    ]),
+    metadata: {},
+  }
   const bytes = Buffer.concat(encodeSafetensors(content))
   await withFolder((folder) => {
     const path = join(folder, 'cut.safetensors')

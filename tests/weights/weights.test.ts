@@ -22,11 +22,23 @@ import { detectron2Name, exportTargets, writeBackbone } from '../../src/weights/
 import { backbonePrefixes, importBackbone, readWeights, storedBackbone } from '../../src/weights/import.js'
 import { encodePth, readPth } from '../../src/weights/pth.js'
 import { encodeSafetensors, type StoredTensor, storedFromNumbers, storedValues } from '../../src/weights/safetensors.js'
-import { hasRealData, hasTorch, noRealData, noTorch, realData, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import {
+  hasRealData,
+  hasTorch,
+  noRealData,
+  noTorch,
+  realData,
+  runPython,
+  suite,
+  testWhere,
+  throwsError,
+  withFolder,
+} from '../support/suite.js'
 
 const test = suite('weights')
 
-const build = (depth: ResNetDepth = 18, baseChannels = 8): ResNet => new ResNet({ random: new Random(5), dtype: 'f32' }, { depth, baseChannels })
+const build = (depth: ResNetDepth = 18, baseChannels = 8): ResNet =>
+  new ResNet({ random: new Random(5), dtype: 'f32' }, { depth, baseChannels })
 
 function storedOf(backbone: ResNet): Map<string, StoredTensor> {
   return scope(() => storedBackbone(backbone))
@@ -69,7 +81,8 @@ test('what each target writes is read back the same', async () => {
         const { backbone: loaded, report } = importBackbone(path)
         assert.equal(report.unexpected, [], path)
         const back = storedOf(loaded)
-        for (const [name, tensor] of tensors) if (!name.endsWith('num_batches_tracked')) assert.equal(back.get(name), tensor, `${path} ${name}`)
+        for (const [name, tensor] of tensors)
+          if (!name.endsWith('num_batches_tracked')) assert.equal(back.get(name), tensor, `${path} ${name}`)
         disposeState(loaded.state())
       }
     }
@@ -79,7 +92,14 @@ test('what each target writes is read back the same', async () => {
 })
 
 test("detectron2's names", () => {
-  const pairs = { 'conv1.weight': 'stem.conv1.weight', 'bn1.bias': 'stem.conv1.norm.bias', 'layer1.0.conv3.weight': 'res2.0.conv3.weight', 'layer4.2.bn2.running_var': 'res5.2.conv2.norm.running_var', 'layer2.0.downsample.0.weight': 'res3.0.shortcut.weight', 'layer2.0.downsample.1.weight': 'res3.0.shortcut.norm.weight' }
+  const pairs = {
+    'conv1.weight': 'stem.conv1.weight',
+    'bn1.bias': 'stem.conv1.norm.bias',
+    'layer1.0.conv3.weight': 'res2.0.conv3.weight',
+    'layer4.2.bn2.running_var': 'res5.2.conv2.norm.running_var',
+    'layer2.0.downsample.0.weight': 'res3.0.shortcut.weight',
+    'layer2.0.downsample.1.weight': 'res3.0.shortcut.norm.weight',
+  }
   for (const [ours, theirs] of Object.entries(pairs)) assert.is(detectron2Name(ours), theirs)
 })
 
@@ -164,7 +184,10 @@ function resnet20(tensors: Map<string, StoredTensor>, x: Tensor): Tensor {
     return stored.shape.length === 4 ? permute(values, [0, 2, 3, 1]) : values
   }
   const norm = (y: Tensor, name: string, options: { relu?: boolean; residual?: Tensor } = {}): Tensor =>
-    batchNorm(y, get(`${name}.weight`), get(`${name}.bias`), get(`${name}.running_mean`), get(`${name}.running_var`), { train: false, ...options })
+    batchNorm(y, get(`${name}.weight`), get(`${name}.bias`), get(`${name}.running_mean`), get(`${name}.running_var`), {
+      train: false,
+      ...options,
+    })
   let y = norm(conv2d(x, get('conv1.weight'), undefined, { padding: 1 }), 'bn1', { relu: true })
   for (const stage of [1, 2, 3]) {
     for (const block of [0, 1, 2]) {
@@ -183,33 +206,44 @@ function resnet20(tensors: Map<string, StoredTensor>, x: Tensor): Tensor {
   return linear(reshape(adaptiveAvgPool2d(y, 1), [x.shape[0]!, 64]), get('linear.weight'), get('linear.bias'))
 }
 
-testWhere(hasRealData, noRealData, test, 'a real trained checkpoint in the legacy format is read: checksums of its tensors, and its logits on real images', async () => {
-  const folder = join(realData, 'ckpt_resnet20_cifar10')
-  const path = join(folder, 'resnet20-12fca82f.th')
-  const tensors = readPth(path)
-  const reference = JSON.parse(readFileSync(join(folder, 'reference_resnet20-12fca82f.th.json'), 'utf8')) as Reference
-  assert.is(tensors.size, reference.state_dict_entries)
-  const checked = Object.entries(reference.param_checksums)
-  assert.ok(checked.length > 0)
-  for (const [name, [sum, magnitude]] of checked) {
-    const values = storedValues(tensors.get(`state_dict.${name}`)!)
-    assert.ok(Math.abs(values.reduce((total, v) => total + v, 0) - sum) < 1e-4 * Math.max(1, magnitude), name)
-    assert.ok(Math.abs(values.reduce((total, v) => total + Math.abs(v), 0) - magnitude) < 1e-4 * Math.max(1, magnitude), name)
-  }
-  assert.is(reference.logits.length, 10)
-  for (const { image, logits: expected } of reference.logits) {
-    // libvips decodes with the accurate DCT, as the reference did; the training decoder's fast one differs by up to 4 of 255.
-    const { data, info } = await sharp(join(folder, image)).raw().toBuffer({ resolveWithObject: true })
-    const pixels = { width: info.width, height: info.height, data }
-    const logits = scope(() => {
-      const x = Tensor.empty([1, 32, 32, 3])
-      renderView(x, 0, pixelTensor(pixels), wholeImage(pixels))
-      return resnet20(tensors, x).data()
-    })
-    expected.forEach((value, i) => assert.ok(Math.abs(logits[i]! - value) < 1e-3 * Math.max(1, ...expected.map(Math.abs)), `${image}: logit ${i} is ${logits[i]}, PyTorch has ${value}`))
-  }
-  throwsError(() => importBackbone(path), 'IMPORT', /basic blocks 3, 3, 3, 0/)
-})
+testWhere(
+  hasRealData,
+  noRealData,
+  test,
+  'a real trained checkpoint in the legacy format is read: checksums of its tensors, and its logits on real images',
+  async () => {
+    const folder = join(realData, 'ckpt_resnet20_cifar10')
+    const path = join(folder, 'resnet20-12fca82f.th')
+    const tensors = readPth(path)
+    const reference = JSON.parse(readFileSync(join(folder, 'reference_resnet20-12fca82f.th.json'), 'utf8')) as Reference
+    assert.is(tensors.size, reference.state_dict_entries)
+    const checked = Object.entries(reference.param_checksums)
+    assert.ok(checked.length > 0)
+    for (const [name, [sum, magnitude]] of checked) {
+      const values = storedValues(tensors.get(`state_dict.${name}`)!)
+      assert.ok(Math.abs(values.reduce((total, v) => total + v, 0) - sum) < 1e-4 * Math.max(1, magnitude), name)
+      assert.ok(Math.abs(values.reduce((total, v) => total + Math.abs(v), 0) - magnitude) < 1e-4 * Math.max(1, magnitude), name)
+    }
+    assert.is(reference.logits.length, 10)
+    for (const { image, logits: expected } of reference.logits) {
+      // libvips decodes with the accurate DCT, as the reference did; the training decoder's fast one differs by up to 4 of 255.
+      const { data, info } = await sharp(join(folder, image)).raw().toBuffer({ resolveWithObject: true })
+      const pixels = { width: info.width, height: info.height, data }
+      const logits = scope(() => {
+        const x = Tensor.empty([1, 32, 32, 3])
+        renderView(x, 0, pixelTensor(pixels), wholeImage(pixels))
+        return resnet20(tensors, x).data()
+      })
+      expected.forEach((value, i) =>
+        assert.ok(
+          Math.abs(logits[i]! - value) < 1e-3 * Math.max(1, ...expected.map(Math.abs)),
+          `${image}: logit ${i} is ${logits[i]}, PyTorch has ${value}`,
+        ),
+      )
+    }
+    throwsError(() => importBackbone(path), 'IMPORT', /basic blocks 3, 3, 3, 0/)
+  },
+)
 
 const loadProgram = `
 import sys, json, torch, torchvision
@@ -225,33 +259,45 @@ x = torch.tensor(json.load(open(images))).reshape(-1, 64, 64, 3).permute(0, 3, 1
 print(json.dumps(net(x).flatten().tolist()))
 `
 
-testWhere(hasTorch && hasRealData, hasTorch ? noRealData : noTorch, test, 'the export loads in PyTorch and gives the same features on real images to 1e-4', async () => {
-  const backbone = build(18, 64)
-  // Running statistics as after training: not 0 and 1.
-  const random = new Random(8)
-  for (const [name, tensor] of allTensors(backbone.state())) if (/running|bn\d\.(weight|bias)/.test(name)) tensor.write(Float32Array.from({ length: tensor.size }, () => (/var|weight/.test(name) ? random.uniform(0.5, 2) : random.uniform(-0.3, 0.3))))
-  const folders = join(realData, 'imagenette224', 'val')
-  const files = readdirSync(folders).slice(0, 4).map((wnid) => join(folders, wnid, readdirSync(join(folders, wnid))[0]!))
-  const images = await Promise.all(files.map(async (file) => decode(readFileSync(file), file)))
-  const { pixels, features } = scope(() => {
-    const x = Tensor.empty([images.length, 64, 64, 3])
-    images.forEach((image, i) => renderView(x, i, pixelTensor(image), wholeImage(image)))
-    return { pixels: [...x.data()], features: [...adaptiveAvgPool2d(backbone.forward(x, evaluation), 1).data()] }
-  })
-  await withFolder((folder) => {
-    writeFileSync(join(folder, 'images.json'), JSON.stringify(pixels))
-    for (const target of ['torchvision', 'mmdet'] as const) {
-      const path = join(folder, `${target}.pth`)
-      writeBackbone(path, storedOf(backbone), target)
-      const theirs = JSON.parse(runPython(loadProgram, [path, target, join(folder, 'images.json')])) as number[]
-      const magnitude = Math.max(...theirs.map(Math.abs))
-      const worst = Math.max(...theirs.map((value, i) => Math.abs(value - features[i]!)))
-      assert.is(theirs.length, features.length)
-      assert.ok(worst <= 1e-4 * magnitude, `${target}: ${worst} of ${magnitude}`)
-    }
-  })
-  disposeState(backbone.state())
-})
+testWhere(
+  hasTorch && hasRealData,
+  hasTorch ? noRealData : noTorch,
+  test,
+  'the export loads in PyTorch and gives the same features on real images to 1e-4',
+  async () => {
+    const backbone = build(18, 64)
+    // Running statistics as after training: not 0 and 1.
+    const random = new Random(8)
+    for (const [name, tensor] of allTensors(backbone.state()))
+      if (/running|bn\d\.(weight|bias)/.test(name))
+        tensor.write(
+          Float32Array.from({ length: tensor.size }, () => (/var|weight/.test(name) ? random.uniform(0.5, 2) : random.uniform(-0.3, 0.3))),
+        )
+    const folders = join(realData, 'imagenette224', 'val')
+    const files = readdirSync(folders)
+      .slice(0, 4)
+      .map((wnid) => join(folders, wnid, readdirSync(join(folders, wnid))[0]!))
+    const images = await Promise.all(files.map(async (file) => decode(readFileSync(file), file)))
+    const { pixels, features } = scope(() => {
+      const x = Tensor.empty([images.length, 64, 64, 3])
+      images.forEach((image, i) => renderView(x, i, pixelTensor(image), wholeImage(image)))
+      return { pixels: [...x.data()], features: [...adaptiveAvgPool2d(backbone.forward(x, evaluation), 1).data()] }
+    })
+    await withFolder((folder) => {
+      writeFileSync(join(folder, 'images.json'), JSON.stringify(pixels))
+      for (const target of ['torchvision', 'mmdet'] as const) {
+        const path = join(folder, `${target}.pth`)
+        writeBackbone(path, storedOf(backbone), target)
+        const theirs = JSON.parse(runPython(loadProgram, [path, target, join(folder, 'images.json')])) as number[]
+        const magnitude = Math.max(...theirs.map(Math.abs))
+        const worst = Math.max(...theirs.map((value, i) => Math.abs(value - features[i]!)))
+        assert.is(theirs.length, features.length)
+        assert.ok(worst <= 1e-4 * magnitude, `${target}: ${worst} of ${magnitude}`)
+      }
+    })
+    disposeState(backbone.state())
+  },
+)
 
 testWhere(hasTorch, noTorch, test, 'what torch.save writes is read: both formats, views, halves, parameters', async () => {
   await withFolder((folder) => {
@@ -266,9 +312,15 @@ torch.save(content, sys.argv[2], _use_new_zipfile_serialization=False)`
     runPython(program, paths)
     for (const path of paths) {
       const tensors = readPth(path)
-      assert.equal([...tensors.keys()].sort(), ['a', 'bf', 'half', 'n', 'p', 'view'].map((name) => `state_dict.${name}`))
+      assert.equal(
+        [...tensors.keys()].sort(),
+        ['a', 'bf', 'half', 'n', 'p', 'view'].map((name) => `state_dict.${name}`),
+      )
       const values = (name: string): number[] => [...storedValues(tensors.get(`state_dict.${name}`)!)]
-      assert.equal(values('a'), Array.from({ length: 24 }, (_, i) => i))
+      assert.equal(
+        values('a'),
+        Array.from({ length: 24 }, (_, i) => i),
+      )
       assert.equal(tensors.get('state_dict.view')!.shape, [3, 2, 3])
       assert.equal(values('view').slice(0, 6), [1, 5, 9, 13, 17, 21])
       assert.equal([...values('half'), ...values('bf'), ...values('p'), ...values('n')], [1.5, -2, 3, 1, 1, 7])

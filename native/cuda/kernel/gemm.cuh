@@ -28,7 +28,9 @@ struct OperandTile {
     if (kDepthMajor) return &chunks[row * kLine + (k / kVector ^ (row >> 1 & kMask))];
     return &chunks[k * kLine + (row / kVector ^ (k & kMask))];
   }
-  DEVICE T element(int row, int k) { return kDepthMajor ? chunk(row, k / kVector * kVector)->v[k % kVector] : chunk(row / kVector * kVector, k)->v[row % kVector]; }
+  DEVICE T element(int row, int k) {
+    return kDepthMajor ? chunk(row, k / kVector * kVector)->v[k % kVector] : chunk(row / kVector * kVector, k)->v[row % kVector];
+  }
 };
 
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
@@ -144,7 +146,8 @@ struct MathFma {
         for (int e = 0; e < 2; ++e) columns[j][e] = static_cast<float>(b.element(rowB + j * 8 + 2 * t + e, k));
 #pragma unroll
       for (int i = 0; i < Shape::kMmaM; ++i) {
-        const float low = static_cast<float>(a.element(rowA + i * 16 + g, k)), high = static_cast<float>(a.element(rowA + i * 16 + g + 8, k));
+        const float low = static_cast<float>(a.element(rowA + i * 16 + g, k)),
+                    high = static_cast<float>(a.element(rowA + i * 16 + g + 8, k));
 #pragma unroll
         for (int j = 0; j < Shape::kMmaN; ++j) {
           acc.c[i][j][0] += low * columns[j][0];
@@ -188,7 +191,11 @@ struct RowLoader {
   int rows, depth, first, k;
 
   DEVICE RowLoader(const T* matrix, int rows, int depth, int firstRow)
-      : matrix(matrix), rows(rows), depth(depth), first(firstRow + static_cast<int>(threadIdx.x) / kLine), k(static_cast<int>(threadIdx.x) % kLine * kVector) {}
+      : matrix(matrix),
+        rows(rows),
+        depth(depth),
+        first(firstRow + static_cast<int>(threadIdx.x) / kLine),
+        k(static_cast<int>(threadIdx.x) % kLine * kVector) {}
 
   DEVICE void next(Tile& tile) {
 #pragma unroll
@@ -254,7 +261,9 @@ DEVICE void stageTile(const Accumulators<Shape>& acc, Memory& memory) {
 #pragma unroll
     for (int j = 0; j < Shape::kMmaN; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; e += 2) store(&memory.tile[accumulatorRow<Shape>(i, e) * Memory::kPitch + accumulatorColumn<Shape>(j, e)], Elements<Out, 2>{Out(acc.c[i][j][e]), Out(acc.c[i][j][e + 1])});
+      for (int e = 0; e < 4; e += 2)
+        store(&memory.tile[accumulatorRow<Shape>(i, e) * Memory::kPitch + accumulatorColumn<Shape>(j, e)],
+              Elements<Out, 2>{Out(acc.c[i][j][e]), Out(acc.c[i][j][e + 1])});
   Shape::sync();
 }
 

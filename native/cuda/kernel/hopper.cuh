@@ -116,14 +116,19 @@ DEVICE void prefetchMap([[maybe_unused]] const TensorMap& map) {
 // Copies the box at (x, y) or (x, y, z) of a tiled map; what lies outside of the tensor becomes zero.
 DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y) {
 #if defined(DENSECL_HOPPER)
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y) : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(sharedAddress(to)),
+      "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y)
+      : "memory");
 #elif !defined(__CUDACC__)
   simt::copyBox(to, &map, &barrier, {x, y, 0});
 #endif
 }
 DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y, int z) {
 #if defined(DENSECL_HOPPER)
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y), "r"(z)
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
+                   sharedAddress(to)),
+               "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y), "r"(z)
                : "memory");
 #elif !defined(__CUDACC__)
   simt::copyBox(to, &map, &barrier, {x, y, z});
@@ -133,9 +138,12 @@ DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int
 // Copies a column of pixels in im2col mode: from pixel (w, h, n) on through the map's bounding box, each moved by the offsets.
 DEVICE void copyPixels(void* to, const TensorMap& map, Barrier& barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
 #if defined(DENSECL_HOPPER)
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(sharedAddress(to)), "l"(&map), "r"(sharedAddress(&barrier)),
-               "r"(channel), "r"(w), "r"(h), "r"(n), "h"(static_cast<unsigned short>(offsetW)), "h"(static_cast<unsigned short>(offsetH))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::
+          "r"(sharedAddress(to)),
+      "l"(&map), "r"(sharedAddress(&barrier)), "r"(channel), "r"(w), "r"(h), "r"(n), "h"(static_cast<unsigned short>(offsetW)),
+      "h"(static_cast<unsigned short>(offsetH))
+      : "memory");
 #elif !defined(__CUDACC__)
   simt::copyPixels(to, &map, &barrier, channel, w, h, n, offsetW, offsetH);
 #endif
@@ -146,7 +154,8 @@ DEVICE void copyPixels(void* to, const TensorMap& map, Barrier& barrier, int cha
 // 8 of the depth to the next 8.
 DEVICE uint64_t matrixDescriptor(const void* at, int near, int far) {
   const uint64_t address = sharedAddress(at);
-  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>((near & 0x3ffff) >> 4) << 16 | static_cast<uint64_t>((far & 0x3ffff) >> 4) << 32 | uint64_t{1} << 62;
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>((near & 0x3ffff) >> 4) << 16 | static_cast<uint64_t>((far & 0x3ffff) >> 4) << 32 |
+         uint64_t{1} << 62;
 }
 
 // Registers of accumulators are not touched by others between these two.
@@ -182,16 +191,21 @@ DEVICE void multiplyAsync(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
         "%32, %33, 1, 1, 1, %34, %35;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
         : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
   else
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, 1, 1, 1, %66, %67;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9),
-          DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11), DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+        "%64, %65, 1, 1, 1, %66, %67;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
+          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
         : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
   simt::multiplyLater({&c[0][0], a, b, kN, kRowsA, kRowsB});
@@ -205,16 +219,21 @@ DEVICE void multiplyRegistersAsync(float (&c)[kN / 8][4], const uint32_t (&a)[4]
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
         "{%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   else
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5), DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9),
-          DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11), DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+        "{%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
+          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 #elif !defined(__CUDACC__)
   simt::multiplyLater({&c[0][0], 0, b, kN, false, true, true, {a[0], a[1], a[2], a[3]}});

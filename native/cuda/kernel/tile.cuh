@@ -10,9 +10,12 @@ namespace densecl::cuda {
 // How the threads of a block share a staged tile: each keeps kVector columns and takes every kDown-th row.
 template <class Shape, class Out>
 struct TileThreads {
-  static constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector, kDown = Shape::kThreads / kLine, kRows = Shape::kM / kDown;
-  static constexpr int kChunks = Shape::kM / kStatisticsRows, kChunkRows = kStatisticsRows / kDown;  // rows of a thread in a chunk of statistics
-  static_assert(Shape::kThreads % kLine == 0 && kStatisticsRows % kDown == 0 && kLine <= kWarp && kWarp % kLine == 0, "a thread keeps its columns, a warp has whole lines, and rows fill whole chunks");
+  static constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector, kDown = Shape::kThreads / kLine,
+                       kRows = Shape::kM / kDown;
+  static constexpr int kChunks = Shape::kM / kStatisticsRows,
+                       kChunkRows = kStatisticsRows / kDown;  // rows of a thread in a chunk of statistics
+  static_assert(Shape::kThreads % kLine == 0 && kStatisticsRows % kDown == 0 && kLine <= kWarp && kWarp % kLine == 0,
+                "a thread keeps its columns, a warp has whole lines, and rows fill whole chunks");
   static DEVICE int column() { return static_cast<int>(threadIdx.x) % kLine * kVector; }
   static DEVICE int down() { return static_cast<int>(threadIdx.x) / kLine; }
 };
@@ -29,7 +32,8 @@ struct ColumnSums {
     DEVICE void put(const float (&from)[kVector]) {
 #pragma unroll
       for (int quarter = 0; quarter < kVector / 4; ++quarter)
-        store(&values[quarter][static_cast<int>(threadIdx.x) % kLine * 4], Elements<float, 4>{from[quarter * 4], from[quarter * 4 + 1], from[quarter * 4 + 2], from[quarter * 4 + 3]});
+        store(&values[quarter][static_cast<int>(threadIdx.x) % kLine * 4],
+              Elements<float, 4>{from[quarter * 4], from[quarter * 4 + 1], from[quarter * 4 + 2], from[quarter * 4 + 3]});
     }
   };
   Line parts[Threads::kChunks][kWarps][2];
@@ -78,7 +82,8 @@ DEVICE void storeTile(Memory& memory, int columns, bool aligned, RowAddress rowA
 template <class Shape, class Out, class Memory>
 DEVICE ColumnSums<Shape, Out>& sumsOf(Memory& memory) {
   constexpr size_t kTile = sizeof(memory.tile);
-  static_assert(kTile % 16 == 0 && kTile + sizeof(ColumnSums<Shape, Out>) <= sizeof(Memory) - Memory::kBefore, "the sums fit behind the tile");
+  static_assert(kTile % 16 == 0 && kTile + sizeof(ColumnSums<Shape, Out>) <= sizeof(Memory) - Memory::kBefore,
+                "the sums fit behind the tile");
   return *reinterpret_cast<ColumnSums<Shape, Out>*>(reinterpret_cast<unsigned char*>(memory.tile) + kTile);
 }
 

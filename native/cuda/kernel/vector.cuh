@@ -65,7 +65,9 @@ DEVICE Words<T> loadWords(const T* at) {
 template <class T>
 DEVICE void storeWords(T* at, const Words<T>& words) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "r"(words.v[0]), "r"(words.v[1]), "r"(words.v[2]), "r"(words.v[3]) : "memory");
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "r"(words.v[0]), "r"(words.v[1]),
+               "r"(words.v[2]), "r"(words.v[3])
+               : "memory");
 #elif !defined(__CUDACC__)
   simt::checkAligned(at, 16);
   *reinterpret_cast<Words<T>*>(at) = words;

@@ -75,7 +75,7 @@ DEVICE void produce(const Job& job, Memory& memory) {
   RingPlace at;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
     auto walk = job.start(tile);
-    #pragma unroll 1
+#pragma unroll 1
     for (int slices = job.slices(tile); slices > 0; --slices, at.advance()) {
       waitFor(memory.empty[at.stage], at.parity ^ 1);
       arriveExpecting(memory.full[at.stage], (Shape::kM + Shape::kN) * 128);
@@ -99,7 +99,9 @@ DEVICE void consume(const Job& job, Memory& memory) {
       beginProducts();
 #pragma unroll
       for (int step = 0; step < kLineElements / 16; ++step)
-        multiplyAsync<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0], partDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step), partDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
+        multiplyAsync<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0],
+                                                               partDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step),
+                                                               partDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
       commitProducts();
       waitForProducts<1>();
       // The slice before has been multiplied: its place is free.

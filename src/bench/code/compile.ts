@@ -30,11 +30,24 @@ const sources = join(packageRoot, 'native', 'cuda')
 /** As CMakeLists.txt compiles them. */
 const flagsFor = (architecture: string): string[] => {
   const number = architecture.slice(3)
-  return ['-std=c++17', '-O3', '-diag-suppress=177', `-DDENSECL_ARCHITECTURES="${number}-real"`, '-Xptxas=-v', '-cubin', '-gencode', `arch=compute_${number},code=sm_${number}`]
+  return [
+    '-std=c++17',
+    '-O3',
+    '-diag-suppress=177',
+    `-DDENSECL_ARCHITECTURES="${number}-real"`,
+    '-Xptxas=-v',
+    '-cubin',
+    '-gencode',
+    `arch=compute_${number},code=sm_${number}`,
+  ]
 }
 export const codeArchitectures = ['sm_80', 'sm_86', 'sm_89', 'sm_90a'] as const
 
-export const sourceFiles = (): string[] => readdirSync(sources).filter((file) => file.endsWith('.cu')).sort().map((file) => join(sources, file))
+export const sourceFiles = (): string[] =>
+  readdirSync(sources)
+    .filter((file) => file.endsWith('.cu'))
+    .sort()
+    .map((file) => join(sources, file))
 
 /** Whether the sources of the kernels hold every identifier of a text. */
 export function mentioned(text: string): boolean {
@@ -49,7 +62,10 @@ export function nvccVersion(nvcc = process.env.CUDACXX ?? 'nvcc'): { nvcc: strin
   const { stdout, error, status } = spawnSync(nvcc, ['--version'], { encoding: 'utf8' })
   const version = /release [\d.]+, (V[\d.]+)/.exec(stdout ?? '')?.[1]
   if (error !== undefined || status !== 0 || version === undefined) {
-    fail('TOOL', `bench code: ${nvcc} ${error === undefined ? 'is no nvcc' : `does not run (${(error as NodeJS.ErrnoException).code ?? error.message})`}; install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH, or name nvcc in CUDACXX`)
+    fail(
+      'TOOL',
+      `bench code: ${nvcc} ${error === undefined ? 'is no nvcc' : `does not run (${(error as NodeJS.ErrnoException).code ?? error.message})`}; install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH, or name nvcc in CUDACXX`,
+    )
   }
   return { nvcc, version }
 }
@@ -68,7 +84,11 @@ export async function compile(files: readonly string[], architecture: string, on
   try {
     const worker = async (): Promise<void> => {
       for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
-        const digest = createHash('sha256').update([version, ...flags, headers].join('\0')).update(readFileSync(file)).digest('hex').slice(0, 24)
+        const digest = createHash('sha256')
+          .update([version, ...flags, headers].join('\0'))
+          .update(readFileSync(file))
+          .digest('hex')
+          .slice(0, 24)
         const name = basename(file)
         const [kept, log] = [`${name}.${digest}.cubin`, `${name}.${digest}.log`]
         const found = cache !== undefined && existsSync(join(cache, kept)) && existsSync(join(cache, log))
@@ -76,7 +96,11 @@ export async function compile(files: readonly string[], architecture: string, on
         if (!found) {
           writeFileSync(join(work, log), await run(nvcc, [...flags, '-o', join(work, kept), file]))
         }
-        results.set(file, { file: name, code: readFileSync(join(folder, kept)), resources: resourcesOf(readFileSync(join(folder, log), 'utf8')) })
+        results.set(file, {
+          file: name,
+          code: readFileSync(join(folder, kept)),
+          resources: resourcesOf(readFileSync(join(folder, log), 'utf8')),
+        })
         if (!found && cache !== undefined) for (const made of [kept, log]) keep(join(work, made), join(cache, made))
         onDone(name)
       }
@@ -92,7 +116,10 @@ export async function compile(files: readonly string[], architecture: string, on
 function headersOf(folder: string): string {
   const hash = createHash('sha256')
   for (const top of [folder, join(folder, '..', 'core')]) {
-    for (const file of (readdirSync(top, { recursive: true, encoding: 'utf8' })).filter((name) => /\.(cuh|h|def)$/.test(name)).sort()) hash.update(file).update(readFileSync(join(top, file)))
+    for (const file of readdirSync(top, { recursive: true, encoding: 'utf8' })
+      .filter((name) => /\.(cuh|h|def)$/.test(name))
+      .sort())
+      hash.update(file).update(readFileSync(join(top, file)))
   }
   return hash.digest('hex')
 }
@@ -127,7 +154,14 @@ function run(command: string, args: string[]): Promise<string> {
     child.on('close', (code) => {
       if (code === 0) return resolve(said)
       try {
-        fail('TOOL', `bench code: ${command} could not compile ${args.at(-1)}:\n${said.split('\n').filter((line) => !line.startsWith('ptxas info')).slice(0, 20).join('\n')}`)
+        fail(
+          'TOOL',
+          `bench code: ${command} could not compile ${args.at(-1)}:\n${said
+            .split('\n')
+            .filter((line) => !line.startsWith('ptxas info'))
+            .slice(0, 20)
+            .join('\n')}`,
+        )
       } catch (error) {
         reject(error as Error)
       }
@@ -147,9 +181,11 @@ export function resourcesOf(log: string): Map<string, Resources> {
     const properties = /Function properties for (\S+)/.exec(line)
     if (properties !== null) own = found.get(properties[1]!) === current
     const frame = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line)
-    if (frame !== null && own && current !== undefined) Object.assign(current, { stack: Number(frame[1]), spillStores: Number(frame[2]), spillLoads: Number(frame[3]) })
+    if (frame !== null && own && current !== undefined)
+      Object.assign(current, { stack: Number(frame[1]), spillStores: Number(frame[2]), spillLoads: Number(frame[3]) })
     const used = /Used (\d+) registers/.exec(line)
-    if (used !== null && current !== undefined) Object.assign(current, { registers: Number(used[1]), shared: Number(/(\d+) bytes smem/.exec(line)?.[1] ?? 0) })
+    if (used !== null && current !== undefined)
+      Object.assign(current, { registers: Number(used[1]), shared: Number(/(\d+) bytes smem/.exec(line)?.[1] ?? 0) })
   }
   return found
 }
@@ -166,4 +202,8 @@ export function demangled(names: readonly string[]): Map<string, string> {
   return new Map(names.map((name) => [name, name]))
 }
 
-const shorter = (name: string): string => name.replace(/densecl::cuda::|\(anonymous namespace\)::|densecl::/g, '').replace(/ >/g, '>').replace(/^void /, '')
+const shorter = (name: string): string =>
+  name
+    .replace(/densecl::cuda::|\(anonymous namespace\)::|densecl::/g, '')
+    .replace(/ >/g, '>')
+    .replace(/^void /, '')

@@ -43,16 +43,106 @@ export interface Loop extends Work {
 
 /** By bits 0 to 8 of an instruction: the form of the operands does not matter here. */
 const kinds: Record<number, string> = {
-  0x002: 'MOV', 0x005: 'CS2R', 0x007: 'SEL', 0x008: 'FSEL', 0x009: 'FMNMX', 0x00b: 'FSETP', 0x00c: 'ISETP', 0x010: 'IADD3', 0x011: 'LEA', 0x012: 'LOP3', 0x013: 'IABS', 0x016: 'PRMT', 0x017: 'IMNMX', 0x019: 'SHF', 0x01c: 'PLOP3',
-  0x020: 'FMUL', 0x021: 'FADD', 0x023: 'FFMA', 0x024: 'IMAD', 0x025: 'IMAD', 0x027: 'IMAD', 0x036: 'VIADD', 0x03b: 'LDSM', 0x03c: 'HMMA', 0x03e: 'F2FP', 0x045: 'I2FP', 0x048: 'VIMNMX',
-  0x082: 'UMOV', 0x087: 'USEL', 0x08c: 'UISETP', 0x090: 'UIADD3', 0x091: 'ULEA', 0x092: 'ULOP3', 0x096: 'UPRMT', 0x099: 'USHF', 0x0a4: 'UIMAD', 0x0a5: 'UIMAD', 0x0b9: 'ULDC', 0x0ca: 'R2UR',
-  0x102: 'FCHK', 0x104: 'F2F', 0x105: 'F2I', 0x106: 'I2F', 0x108: 'MUFU', 0x110: 'F2F', 0x111: 'F2I', 0x112: 'I2F', 0x118: 'NOP', 0x119: 'S2R', 0x11a: 'DEPBAR', 0x11d: 'BAR', 0x141: 'BSYNC', 0x142: 'BREAK', 0x144: 'CALL', 0x145: 'BSSY', 0x147: 'BRA', 0x148: 'WARPSYNC',
-  0x149: 'BRX', 0x14d: 'EXIT', 0x150: 'RET', 0x181: 'LDG', 0x182: 'LDC', 0x183: 'LDL', 0x184: 'LDS', 0x186: 'STG', 0x187: 'STL', 0x188: 'STS', 0x189: 'SHFL', 0x18e: 'RED', 0x1a7: 'SYNCS', 0x1a8: 'ATOMG', 0x1ae: 'LDGSTS', 0x1af: 'LDGDEPBAR',
-  0x1b2: 'SYNCS', 0x1b4: 'UTMALDG', 0x1c3: 'S2UR', 0x1c8: 'USETMAXREG', 0x1f0: 'HGMMA',
+  0x002: 'MOV',
+  0x005: 'CS2R',
+  0x007: 'SEL',
+  0x008: 'FSEL',
+  0x009: 'FMNMX',
+  0x00b: 'FSETP',
+  0x00c: 'ISETP',
+  0x010: 'IADD3',
+  0x011: 'LEA',
+  0x012: 'LOP3',
+  0x013: 'IABS',
+  0x016: 'PRMT',
+  0x017: 'IMNMX',
+  0x019: 'SHF',
+  0x01c: 'PLOP3',
+  0x020: 'FMUL',
+  0x021: 'FADD',
+  0x023: 'FFMA',
+  0x024: 'IMAD',
+  0x025: 'IMAD',
+  0x027: 'IMAD',
+  0x036: 'VIADD',
+  0x03b: 'LDSM',
+  0x03c: 'HMMA',
+  0x03e: 'F2FP',
+  0x045: 'I2FP',
+  0x048: 'VIMNMX',
+  0x082: 'UMOV',
+  0x087: 'USEL',
+  0x08c: 'UISETP',
+  0x090: 'UIADD3',
+  0x091: 'ULEA',
+  0x092: 'ULOP3',
+  0x096: 'UPRMT',
+  0x099: 'USHF',
+  0x0a4: 'UIMAD',
+  0x0a5: 'UIMAD',
+  0x0b9: 'ULDC',
+  0x0ca: 'R2UR',
+  0x102: 'FCHK',
+  0x104: 'F2F',
+  0x105: 'F2I',
+  0x106: 'I2F',
+  0x108: 'MUFU',
+  0x110: 'F2F',
+  0x111: 'F2I',
+  0x112: 'I2F',
+  0x118: 'NOP',
+  0x119: 'S2R',
+  0x11a: 'DEPBAR',
+  0x11d: 'BAR',
+  0x141: 'BSYNC',
+  0x142: 'BREAK',
+  0x144: 'CALL',
+  0x145: 'BSSY',
+  0x147: 'BRA',
+  0x148: 'WARPSYNC',
+  0x149: 'BRX',
+  0x14d: 'EXIT',
+  0x150: 'RET',
+  0x181: 'LDG',
+  0x182: 'LDC',
+  0x183: 'LDL',
+  0x184: 'LDS',
+  0x186: 'STG',
+  0x187: 'STL',
+  0x188: 'STS',
+  0x189: 'SHFL',
+  0x18e: 'RED',
+  0x1a7: 'SYNCS',
+  0x1a8: 'ATOMG',
+  0x1ae: 'LDGSTS',
+  0x1af: 'LDGDEPBAR',
+  0x1b2: 'SYNCS',
+  0x1b4: 'UTMALDG',
+  0x1c3: 'S2UR',
+  0x1c8: 'USETMAXREG',
+  0x1f0: 'HGMMA',
 }
 
 /** The kinds that say what a loop is about, in the order that they are shown in. */
-export const tellingKinds = ['HGMMA', 'HMMA', 'LDSM', 'UTMALDG', 'LDGSTS', 'LDG', 'STG', 'LDS', 'STS', 'LDL', 'STL', 'MUFU', 'SHFL', 'BAR', 'SYNCS', 'CALL', 'BRA'] as const
+export const tellingKinds = [
+  'HGMMA',
+  'HMMA',
+  'LDSM',
+  'UTMALDG',
+  'LDGSTS',
+  'LDG',
+  'STG',
+  'LDS',
+  'STS',
+  'LDL',
+  'STL',
+  'MUFU',
+  'SHFL',
+  'BAR',
+  'SYNCS',
+  'CALL',
+  'BRA',
+] as const
 
 /** The machine code of every kernel of a cubin by its mangled name; `path` names it in errors. */
 export function kernelCode(cubin: Buffer, path: string): Map<string, Instruction[]> {
@@ -64,8 +154,13 @@ export function kernelCode(cubin: Buffer, path: string): Map<string, Instruction
   try {
     // Files of the older form have the architecture in bits 0 to 7 of their flags, newer ones in bits 8 to 15.
     const flags = cubin.readUInt32LE(0x30)
-    const architecture = (flags >> 8 & 255) >= 50 ? flags >> 8 & 255 : flags & 255
-    const [table, size, count, names] = [Number(cubin.readBigUInt64LE(0x28)), cubin.readUInt16LE(0x3a), cubin.readUInt16LE(0x3c), cubin.readUInt16LE(0x3e)]
+    const architecture = ((flags >> 8) & 255) >= 50 ? (flags >> 8) & 255 : flags & 255
+    const [table, size, count, names] = [
+      Number(cubin.readBigUInt64LE(0x28)),
+      cubin.readUInt16LE(0x3a),
+      cubin.readUInt16LE(0x3c),
+      cubin.readUInt16LE(0x3e),
+    ]
     const section = (index: number): { name: number; offset: number; bytes: number } => {
       const at = table + index * size
       return { name: cubin.readUInt32LE(at), offset: Number(cubin.readBigUInt64LE(at + 24)), bytes: Number(cubin.readBigUInt64LE(at + 32)) }
@@ -91,17 +186,26 @@ export function decode(code: Buffer, hopper: boolean): Instruction[] {
   const instructions: Instruction[] = []
   for (let at = 0; at + 16 <= code.length; at += 16) {
     const [low, high] = [code.readBigUInt64LE(at), code.readBigUInt64LE(at + 8)]
-    const bits = (from: number, count: number): number => Number(((high << 64n | low) >> BigInt(from)) & ((1n << BigInt(count)) - 1n))
+    const bits = (from: number, count: number): number => Number((((high << 64n) | low) >> BigInt(from)) & ((1n << BigInt(count)) - 1n))
     const kind = kinds[bits(0, 9)] ?? `0x${bits(0, 12).toString(16)}`
     let target: number | undefined
     if (kind === 'BRA') {
       // In words of 4 bytes, from the next instruction on.
-      const distance = hopper ? ((high & 0x3ffffn) << 38n) | (low >> 34n << 8n) | (low >> 16n & 255n) : ((high & 0x3ffffn) << 30n) | low >> 34n
+      const distance = hopper
+        ? ((high & 0x3ffffn) << 38n) | ((low >> 34n) << 8n) | ((low >> 16n) & 255n)
+        : ((high & 0x3ffffn) << 30n) | (low >> 34n)
       target = at + 16 + 4 * Number(BigInt.asIntN(hopper ? 56 : 48, distance))
     }
     // A branch has a second predicate and, in its form for diverged warps, one more condition.
     const always = bits(12, 4) === 7 && (kind !== 'BRA' || (bits(0, 12) === 0x947 && bits(87, 5) === 7))
-    instructions.push({ at, kind, stall: Math.max(1, bits(105, 4)), waits: bits(116, 6), target, falls: !(always && ['BRA', 'EXIT', 'RET', 'BRX'].includes(kind)) })
+    instructions.push({
+      at,
+      kind,
+      stall: Math.max(1, bits(105, 4)),
+      waits: bits(116, 6),
+      target,
+      falls: !(always && ['BRA', 'EXIT', 'RET', 'BRX'].includes(kind)),
+    })
   }
   return instructions
 }
@@ -109,7 +213,12 @@ export function decode(code: Buffer, hopper: boolean): Instruction[] {
 export function workOf(instructions: readonly Instruction[]): Work {
   const counts: Record<string, number> = {}
   for (const { kind } of instructions) counts[kind] = (counts[kind] ?? 0) + 1
-  return { instructions: instructions.length, stalls: instructions.reduce((sum, { stall }) => sum + stall, 0), waits: instructions.filter(({ waits }) => waits !== 0).length, kinds: counts }
+  return {
+    instructions: instructions.length,
+    stalls: instructions.reduce((sum, { stall }) => sum + stall, 0),
+    waits: instructions.filter(({ waits }) => waits !== 0).length,
+    kinds: counts,
+  }
 }
 
 /**
@@ -171,7 +280,7 @@ function dominators(instructions: readonly Instruction[]): (from: number, to: nu
   rank[entry] = count
   const above = new Int32Array(count + 1).fill(-1)
   above[entry] = entry
-  for (let changed = true; changed; ) {
+  for (let changed = true; changed;) {
     changed = false
     for (const i of [...order].reverse()) {
       let found = -1

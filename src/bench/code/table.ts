@@ -25,15 +25,33 @@ export function rowsOf(cubins: readonly Cubin[]): KernelRow[] {
     const kernels = kernelCode(code, file)
     const names = demangled([...kernels.keys()])
     return [...kernels]
-      .map(([mangled, instructions]): KernelRow => ({ file, name: names.get(mangled)!, ...resources.get(mangled), ...workOf(instructions), loops: loopsOf(instructions) }))
+      .map(([mangled, instructions]): KernelRow => ({
+        file,
+        name: names.get(mangled)!,
+        ...resources.get(mangled),
+        ...workOf(instructions),
+        loops: loopsOf(instructions),
+      }))
       .sort((a, b) => (a.name < b.name ? -1 : 1))
   })
 }
 
-const telling = (kinds: Record<string, number>): string => tellingKinds.flatMap((kind) => (kinds[kind] === undefined ? [] : [`${kind} ${kinds[kind]}`])).join(', ')
+const telling = (kinds: Record<string, number>): string =>
+  tellingKinds.flatMap((kind) => (kinds[kind] === undefined ? [] : [`${kind} ${kinds[kind]}`])).join(', ')
 
 /** A kernel in lines: itself, and each loop. */
-export function kernelLines({ file, name, registers, stack, spillStores = 0, spillLoads = 0, shared, instructions, kinds, loops }: KernelRow): string[] {
+export function kernelLines({
+  file,
+  name,
+  registers,
+  stack,
+  spillStores = 0,
+  spillLoads = 0,
+  shared,
+  instructions,
+  kinds,
+  loops,
+}: KernelRow): string[] {
   const spills = spillStores + spillLoads === 0 ? 'no spills' : `SPILLS ${spillStores} bytes stored, ${spillLoads} loaded`
   const resources = registers === undefined ? '' : `${registers} registers, ${spills}, stack ${stack}, static shared memory ${shared}; `
   return [
@@ -73,18 +91,27 @@ export function compareTables(before: CodeTable, now: CodeTable): Change[] {
       add(`is new: ${kernel.instructions} instructions, ${kernel.loops.length} loops`)
       continue
     }
-    for (const [what, from, to] of [['registers', was.registers, kernel.registers], ['stack', was.stack, kernel.stack], ['static shared memory', was.shared, kernel.shared], ['instructions', was.instructions, kernel.instructions]] as const) {
+    for (const [what, from, to] of [
+      ['registers', was.registers, kernel.registers],
+      ['stack', was.stack, kernel.stack],
+      ['static shared memory', was.shared, kernel.shared],
+      ['instructions', was.instructions, kernel.instructions],
+    ] as const) {
       if (from !== undefined && to !== undefined && grew(from, to)) add(`${what} ${from} -> ${to} (${percent(from, to)})`)
     }
     const spills = ({ spillStores = 0, spillLoads = 0 }: KernelRow): number => spillStores + spillLoads
-    if (grew(spills(was), spills(kernel))) add(`spilled bytes ${spills(was)} -> ${spills(kernel)} (${percent(spills(was), spills(kernel))})`, spills(kernel) >= 2 * spills(was))
+    if (grew(spills(was), spills(kernel)))
+      add(`spilled bytes ${spills(was)} -> ${spills(kernel)} (${percent(spills(was), spills(kernel))})`, spills(kernel) >= 2 * spills(was))
     if (was.loops.length !== kernel.loops.length) add(`loops ${was.loops.length} -> ${kernel.loops.length}`)
     for (const [from, to] of aligned(was.loops, kernel.loops)) {
       const parts = (['instructions', 'stalls', 'waits'] as const).filter((part) => grew(from[part], to[part]))
       if (parts.length === 0) continue
       const doubled = to.instructions >= 2 * from.instructions || to.stalls >= 2 * from.stalls
       const words = { instructions: 'instructions', stalls: 'stall cycles', waits: 'scoreboard waits' }
-      add(`loop at ${hex(to.from)}${doubled ? ' DOUBLED' : ''}: ${parts.map((part) => `${words[part]} ${from[part]} -> ${to[part]} (${percent(from[part], to[part])})`).join(', ')}`, doubled)
+      add(
+        `loop at ${hex(to.from)}${doubled ? ' DOUBLED' : ''}: ${parts.map((part) => `${words[part]} ${from[part]} -> ${to[part]} (${percent(from[part], to[part])})`).join(', ')}`,
+        doubled,
+      )
     }
   }
   for (const gone of old.keys()) changes.push({ kernel: gone, text: 'is gone', doubled: false })
@@ -107,7 +134,7 @@ function aligned(a: readonly Loop[], b: readonly Loop[]): [Loop, Loop][] {
       least[i]![k] = k > 0 ? Math.min(paired, least[i]![k - 1]!) : paired
     }
   const pairs: [Loop, Loop][] = []
-  for (let i = a.length, k = most; i > 0; ) {
+  for (let i = a.length, k = most; i > 0;) {
     if (k > 0 && least[i]![k] === least[i]![k - 1]) --k
     else {
       pairs.unshift([a[i - 1]!, b[i + k - 1]!])
@@ -120,7 +147,10 @@ function aligned(a: readonly Loop[], b: readonly Loop[]): [Loop, Loop][] {
 /** A kernel a line, of the kinds of instructions those that say what a loop is about. */
 export function saveCodeTable(path: string, { kernels, ...head }: CodeTable): void {
   const known: readonly string[] = tellingKinds
-  const short = <W extends Work>(work: W): W => ({ ...work, kinds: Object.fromEntries(Object.entries(work.kinds).filter(([kind]) => known.includes(kind))) })
+  const short = <W extends Work>(work: W): W => ({
+    ...work,
+    kinds: Object.fromEntries(Object.entries(work.kinds).filter(([kind]) => known.includes(kind))),
+  })
   const lines = kernels.map((kernel) => `    ${JSON.stringify({ ...short(kernel), loops: kernel.loops.map(short) })}`).join(',\n')
   writeFileSync(path, `${JSON.stringify(head, undefined, 2).slice(0, -2)},\n  "kernels": [\n${lines}\n  ]\n}\n`)
 }
@@ -130,9 +160,14 @@ export function readCodeTable(path: string): CodeTable {
   try {
     table = JSON.parse(readFileSync(path, 'utf8')) as Partial<CodeTable>
   } catch (error) {
-    return fail('FILE', `${path}: expected a table that bench code --save wrote (${error instanceof Error ? error.message : String(error)})`)
+    return fail(
+      'FILE',
+      `${path}: expected a table that bench code --save wrote (${error instanceof Error ? error.message : String(error)})`,
+    )
   }
-  const whole = (kernel: Partial<KernelRow> | null): boolean => typeof kernel?.name === 'string' && typeof kernel.instructions === 'number' && Array.isArray(kernel.loops)
-  if (typeof table?.architecture !== 'string' || !Array.isArray(table.kernels) || !table.kernels.every(whole)) fail('FILE', `${path}: expected a table that bench code --save wrote, but it has no kernels with their loops`)
+  const whole = (kernel: Partial<KernelRow> | null): boolean =>
+    typeof kernel?.name === 'string' && typeof kernel.instructions === 'number' && Array.isArray(kernel.loops)
+  if (typeof table?.architecture !== 'string' || !Array.isArray(table.kernels) || !table.kernels.every(whole))
+    fail('FILE', `${path}: expected a table that bench code --save wrote, but it has no kernels with their loops`)
   return table as CodeTable
 }

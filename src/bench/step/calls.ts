@@ -39,17 +39,32 @@ const device = 'simt'
 function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
   const outer = fusion.level
   fusion.level = level
-  const model = withDevice(device, () => new DenseCL({ backbone: { depth }, neck: { hidden, featDim: 128 }, queueLength: queue, seed: 0, compute: 'bf16' }))
+  const model = withDevice(
+    device,
+    () => new DenseCL({ backbone: { depth }, neck: { hidden, featDim: 128 }, queueLength: queue, seed: 0, compute: 'bf16' }),
+  )
   const sgd = withDevice(device, () => new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies))
   try {
     return batches.map((batch) => {
       const view = (): Tensor => Tensor.empty([batch, image, image, 3], 'bf16', device)
-      const trainer = new Trainer(model, sgd, { temperature: 0.2, keyMomentum: 0.999, normGroups: 1, graph: false, views: () => ({ query: view(), key: view() }) })
+      const trainer = new Trainer(model, sgd, {
+        temperature: 0.2,
+        keyMomentum: 0.999,
+        normGroups: 1,
+        graph: false,
+        views: () => ({ query: view(), key: view() }),
+      })
       const calls: Call[] = []
       const inputs = { lr: 0.03, denseWeight: 0.5 }
       try {
         observe.op = (op, _, tensors, numbers) =>
-          calls.push({ op, tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: [...tensor.shape!], dtype: tensor.dtype!, bytes: tensor.bytes! })), numbers: [...numbers] })
+          calls.push({
+            op,
+            tensors: tensors.map((tensor) =>
+              tensor === undefined ? undefined : { shape: [...tensor.shape!], dtype: tensor.dtype!, bytes: tensor.bytes! },
+            ),
+            numbers: [...numbers],
+          })
         trainer.step(inputs)
         calls.length = 0
         trainer.step(inputs)
@@ -80,7 +95,11 @@ export function stepCalls(shape: StepShape): (batch: number) => Call[] {
         tensors: tensors.map((tensor, t) => {
           const before = small.tensors[t]
           if (tensor === undefined || before === undefined) return undefined
-          return { shape: tensor.shape.map((size, axis) => grown(before.shape[axis]!, size)), dtype: tensor.dtype, bytes: grown(before.bytes, tensor.bytes) }
+          return {
+            shape: tensor.shape.map((size, axis) => grown(before.shape[axis]!, size)),
+            dtype: tensor.dtype,
+            bytes: grown(before.bytes, tensor.bytes),
+          }
         }),
         numbers: numbers.map((number, n) => grown(small.numbers[n]!, number)),
       }
@@ -97,7 +116,8 @@ function unread({ op, tensors }: Call): number[] {
 function again({ op, tensors }: Call): number[] {
   if (op === 'batchNormTrain') return tensors[9] === undefined ? [5] : [] // without statistics of the convolution x is read for them
   // Without sums a pass makes them; the pass that combines then reads dz where it was written.
-  if (op === 'batchNormBackward') return tensors[12] !== undefined || tensors[0] === undefined ? [] : tensors[3] === undefined ? [4, 5, 6] : [3, 5]
+  if (op === 'batchNormBackward')
+    return tensors[12] !== undefined || tensors[0] === undefined ? [] : tensors[3] === undefined ? [4, 5, 6] : [3, 5]
   if (op !== 'sgd') return []
   return tensors.flatMap((_, i) => ([0, 2, 4].includes((i - 2) % 6) && i >= 2 ? [i] : [])) // parameters, momenta and averages are read and written
 }

@@ -61,17 +61,42 @@ export class Machine {
   }
 
   /** A product of a convolution. */
-  product(kernel: string, what: string, product: Product, { tile, whole, ...around }: Around & { tile: number; whole: boolean }, bytes: number): Cost {
+  product(
+    kernel: string,
+    what: string,
+    product: Product,
+    { tile, whole, ...around }: Around & { tile: number; whole: boolean },
+    bytes: number,
+  ): Cost {
     const { name, multiprocessors } = this.architecture
     const hopper = name === 'sm_90' && whole && !around.prologue && !around.gathered
     // The kernels' own rule, where neither the caller nor the table has a tile that fits.
     const large = (n: number): boolean => Math.ceil(product.rows / 128) * Math.ceil(product.columns / n) >= multiprocessors
     const narrow = (product.direction === 'backward weight' ? product.rows : product.columns) <= 64
-    const own = hopper && tile === 0 ? (narrow ? 5 : 4) : tile > 0 && (tile <= 3 || hopper) ? tile : product.columns > 64 && large(128) ? 1 : large(64) ? 2 : 3
+    const own =
+      hopper && tile === 0
+        ? narrow
+          ? 5
+          : 4
+        : tile > 0 && (tile <= 3 || hopper)
+          ? tile
+          : product.columns > 64 && large(128)
+            ? 1
+            : large(64)
+              ? 2
+              : 3
     const chosen = tiles.find(({ id }) => id === own)!
     const { microseconds, bound, splits } = predict(this.architecture, product, chosen, bytes, around, this.constants)
     const operations = 2 * product.rows * product.columns * product.depth
-    return this.#cost(`${kernel}${chosen.hopper ? ', wgmma' : around.gathered ? ', gathered' : ''}`, `${what}, tile ${own}${splits > 1 ? `, ${splits} splits` : ''}`, splits > 1 ? 2 : 1, microseconds, bound, bytes, operations)
+    return this.#cost(
+      `${kernel}${chosen.hopper ? ', wgmma' : around.gathered ? ', gathered' : ''}`,
+      `${what}, tile ${own}${splits > 1 ? `, ${splits} splits` : ''}`,
+      splits > 1 ? 2 : 1,
+      microseconds,
+      bound,
+      bytes,
+      operations,
+    )
   }
 
   tile(product: Product): number {
@@ -108,7 +133,8 @@ function convolutionOf(x: readonly number[], weight: readonly number[], y: reado
   return { n, h, w, c, oh, ow, o, kh, kw, stride: [sh, sw], padding: [ph, pw], dilation: [dh, dw], pixels: n * oh * ow }
 }
 
-const nameOf = ({ h, w, c, o, kh, kw, stride }: Convolution): string => `${kh}x${kw}${stride[0] * stride[1] > 1 ? `/${stride[0]}` : ''} ${c}->${o} @${h}x${w}`
+const nameOf = ({ h, w, c, o, kh, kw, stride }: Convolution): string =>
+  `${kh}x${kw}${stride[0] * stride[1] > 1 ? `/${stride[0]}` : ''} ${c}->${o} @${h}x${w}`
 const vectors = (channels: number): boolean => channels % 8 === 0
 const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
 const bytesAt = ({ tensors }: Call, ...at: number[]): number => at.reduce((sum, i) => sum + (tensors[i]?.bytes ?? 0), 0)
@@ -127,7 +153,11 @@ function takesPrologue({ architecture }: Machine, { direction, rows, columns, de
 }
 
 function forward(machine: Machine, call: Call): Cost[] {
-  const [y, x, weight] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
+  const [y, x, weight] = call.tensors as [
+    Call['tensors'][number] & object,
+    Call['tensors'][number] & object,
+    Call['tensors'][number] & object,
+  ]
   const g = convolutionOf(x.shape, weight.shape, y.shape, call.numbers)
   const product: Product = { direction: 'forward', rows: g.pixels, columns: g.o, depth: g.kh * g.kw * g.c }
   const costs: Cost[] = []
@@ -142,8 +172,14 @@ function forward(machine: Machine, call: Call): Cost[] {
   const deferred = call.tensors[5] !== undefined
   const prologue = deferred && takesPrologue(machine, product)
   if (deferred && !prologue) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
-  const around = { epilogue: call.tensors[4] === undefined ? ('store' as const) : ('statistics' as const), gathered: wide === 0 && !vectors(g.c), prologue }
-  costs.push(machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 }, bytes))
+  const around = {
+    epilogue: call.tensors[4] === undefined ? ('store' as const) : ('statistics' as const),
+    gathered: wide === 0 && !vectors(g.c),
+    prologue,
+  }
+  costs.push(
+    machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 }, bytes),
+  )
   return costs
 }
 
@@ -155,9 +191,18 @@ function tapsOf(a: number, stride: number, padding: number, dilation: number, ke
 }
 
 function backwardInput(machine: Machine, call: Call): Cost[] {
-  const [dx, dy, weight] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
+  const [dx, dy, weight] = call.tensors as [
+    Call['tensors'][number] & object,
+    Call['tensors'][number] & object,
+    Call['tensors'][number] & object,
+  ]
   const g = convolutionOf(dx.shape, weight.shape, dy.shape, call.numbers)
-  const whole: Product = { direction: 'backward input', rows: g.n * g.h * g.w, columns: g.c, depth: (g.kh * g.kw * g.o) / (g.stride[0] * g.stride[1]) }
+  const whole: Product = {
+    direction: 'backward input',
+    rows: g.n * g.h * g.w,
+    columns: g.c,
+    depth: (g.kh * g.kw * g.o) / (g.stride[0] * g.stride[1]),
+  }
   const finishes = call.tensors[3] !== undefined || call.tensors[4] !== undefined
   const prologue = call.tensors[10] !== undefined && takesPrologue(machine, whole)
   const around: Around = { epilogue: finishes ? 'finish' : 'store', gathered: !vectors(g.o) || !vectors(g.c), prologue }
@@ -168,8 +213,17 @@ function backwardInput(machine: Machine, call: Call): Cost[] {
     for (let b = 0; b < Math.min(g.stride[1], g.w); ++b) {
       const taps = tapsOf(a, g.stride[0], g.padding[0], g.dilation[0], g.kh) * tapsOf(b, g.stride[1], g.padding[1], g.dilation[1], g.kw)
       const rows = g.n * Math.ceil((g.h - a) / g.stride[0]) * Math.ceil((g.w - b) / g.stride[1])
-      const bytes = (own * rows) / whole.rows + (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 10) : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
-      costs.push(machine.product('conv2dBackwardInput', nameOf(g), { ...whole, rows, depth: taps * g.o }, { ...around, tile: machine.tile(whole), whole: g.o % 64 === 0 && vectors(g.c) }, bytes))
+      const bytes =
+        (own * rows) / whole.rows + (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 10) : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
+      costs.push(
+        machine.product(
+          'conv2dBackwardInput',
+          nameOf(g),
+          { ...whole, rows, depth: taps * g.o },
+          { ...around, tile: machine.tile(whole), whole: g.o % 64 === 0 && vectors(g.c) },
+          bytes,
+        ),
+      )
     }
   return costs
 }
@@ -193,7 +247,15 @@ function backwardWeight(machine: Machine, call: Call): Cost[] {
     bytes += images - touched(g) * x.bytes
   }
   const around: Around = { epilogue: 'store', gathered: !vectors(g.o) || (wide === 0 && !vectors(g.c)), prologue }
-  costs.push(machine.product('conv2dBackwardWeight', nameOf(g), { ...product, columns: wide > 0 ? g.kh * wide : product.columns }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 && vectors(g.o) }, bytes))
+  costs.push(
+    machine.product(
+      'conv2dBackwardWeight',
+      nameOf(g),
+      { ...product, columns: wide > 0 ? g.kh * wide : product.columns },
+      { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 && vectors(g.o) },
+      bytes,
+    ),
+  )
   return costs
 }
 
@@ -201,16 +263,29 @@ function backwardWeight(machine: Machine, call: Call): Cost[] {
  * Lines of partial results of each group, added by blocks of 32 channels, in one launch or two (FinishPlan of batchNorm.cuh). What counts
  * are the loads that wait for one another.
  */
-function finish(machine: Machine, kernel: string, what: string, lines: number, groups: number, channels: number, planes: number, together: number): Cost {
+function finish(
+  machine: Machine,
+  kernel: string,
+  what: string,
+  lines: number,
+  groups: number,
+  channels: number,
+  planes: number,
+  together: number,
+): Cost {
   const { mergeCycles, mergeLines, mergeParts, mergeSerial, mergeDown } = machine.constants
   const perGroup = Math.ceil(lines / groups)
   const bytes = lines * planes * channels * 4
   const steps = (count: number, sharers: number): number => Math.ceil(Math.ceil(count / sharers) / together)
-  if (mergeParts === 0) return machine.passes(kernel, what, bytes, { chainCycles: groups * (steps(perGroup, mergeLines) * mergeCycles + mergeDown) })
+  if (mergeParts === 0)
+    return machine.passes(kernel, what, bytes, { chainCycles: groups * (steps(perGroup, mergeLines) * mergeCycles + mergeDown) })
   const share = Math.max(1, Math.floor((perGroup * groups > 64 ? mergeLines : 8) / groups))
   const blocks = Math.ceil(channels / 32) * groups
   const { multiprocessors } = machine.architecture
-  const parts = perGroup <= mergeSerial * share ? 0 : Math.max(1, Math.min(mergeParts, Math.ceil(multiprocessors / blocks), Math.floor(perGroup / (2 * mergeLines))))
+  const parts =
+    perGroup <= mergeSerial * share
+      ? 0
+      : Math.max(1, Math.min(mergeParts, Math.ceil(multiprocessors / blocks), Math.floor(perGroup / (2 * mergeLines))))
   if (parts === 0) return machine.passes(kernel, what, bytes, { chainCycles: steps(perGroup, share) * mergeCycles + mergeDown })
   // Blocks of 1,024 threads are two to a multiprocessor.
   const waves = Math.ceil((blocks * parts) / (2 * multiprocessors))
@@ -220,7 +295,8 @@ function finish(machine: Machine, kernel: string, what: string, lines: number, g
 
 const rowsOf = (shape: readonly number[]): number => shape.slice(0, -1).reduce((a, b) => a * b, 1)
 /** Blocks of a pass over rows leave a line of partial results each: at most 8 a multiprocessor and tile of channels (batchNorm.cuh). */
-const blockLines = ({ architecture }: Machine, rows: number, channels: number): number => Math.min(Math.ceil(rows / 32), Math.ceil((8 * architecture.multiprocessors) / Math.ceil(channels / 256)))
+const blockLines = ({ architecture }: Machine, rows: number, channels: number): number =>
+  Math.min(Math.ceil(rows / 32), Math.ceil((8 * architecture.multiprocessors) / Math.ceil(channels / 256)))
 
 function normForward(machine: Machine, call: Call): Cost[] {
   const x = call.tensors[5]!
@@ -228,7 +304,18 @@ function normForward(machine: Machine, call: Call): Cost[] {
   const what = `${x.shape[1]}x${x.shape[2]}x${channels}`
   const given = call.tensors[9] !== undefined
   const costs = given ? [] : [machine.passes('batchNormTrain: statistics', what, x.bytes)]
-  costs.push(finish(machine, 'batchNormTrain: finish', what, given ? Math.ceil(rows / 64) : blockLines(machine, rows, channels), groups, channels, 2, machine.constants.mergeTogether))
+  costs.push(
+    finish(
+      machine,
+      'batchNormTrain: finish',
+      what,
+      given ? Math.ceil(rows / 64) : blockLines(machine, rows, channels),
+      groups,
+      channels,
+      2,
+      machine.constants.mergeTogether,
+    ),
+  )
   if (call.tensors[0] !== undefined) costs.push(machine.passes('batchNormTrain: apply', what, bytesAt(call, 0, 5, 8)))
   return costs
 }
@@ -257,11 +344,18 @@ function infoNce(machine: Machine, call: Call): Cost[] {
   const [rowBlocks, tileCount] = [Math.ceil(rows / tileRows), Math.ceil(keys / tileKeys)]
   const perSplit = Math.ceil(tileCount / Math.min(tileCount, Math.max(1, Math.floor((4 * architecture.multiprocessors) / rowBlocks))))
   const splits = Math.ceil(tileCount / perSplit)
-  const perCycle = (architecture.teraflops * 1e3 * (hopper ? 1 : architecture.mmaSync)) / architecture.gigahertz / architecture.multiprocessors
+  const perCycle =
+    (architecture.teraflops * 1e3 * (hopper ? 1 : architecture.mmaSync)) / architecture.gigahertz / architecture.multiprocessors
   const products = (4 * tileRows * tileKeys * dim) / perCycle
   // Unit vectors need no running maximum where the temperature allows (fixedReference of contrast.cuh).
   const fixed = call.numbers[1] === 1 && Math.LOG2E / call.numbers[0]! <= 50
-  const each = hopper ? (fixed ? constants.contrastHopper : constants.contrastHopperAny) : fixed ? constants.contrastAmpere : constants.contrastAmpereAny
+  const each = hopper
+    ? fixed
+      ? constants.contrastHopper
+      : constants.contrastHopperAny
+    : fixed
+      ? constants.contrastAmpere
+      : constants.contrastAmpereAny
   const exponentials = ((hopper ? 8 : 4) * each) / 4
   const cycles = Math.max(products, exponentials) + (1 - constants.contrastOverlap) * Math.min(products, exponentials)
   const items = Math.ceil((rowBlocks * splits) / architecture.multiprocessors) * perSplit
@@ -273,7 +367,9 @@ function infoNce(machine: Machine, call: Call): Cost[] {
     { ...pass, bound },
     machine.passes('infoNce: merge', what, partial + bytesAt(call, 1, 3, 4)),
     // One block for all rows.
-    machine.passes('infoNce: means', what, rows * 20, { chainCycles: (Math.ceil(rows / constants.meanThreads) * constants.chainCycles) / 4 }),
+    machine.passes('infoNce: means', what, rows * 20, {
+      chainCycles: (Math.ceil(rows / constants.meanThreads) * constants.chainCycles) / 4,
+    }),
   ]
 }
 
@@ -293,23 +389,60 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
   batchNormBackward: normBackward,
   infoNce,
   maxPool2d: maxPool,
-  maxPool2dBackward: (machine, call) => [machine.passes('maxPool2dBackward', call.tensors[0]!.shape.join('x'), bytesOf(call), { warpInstructions: (size(call.tensors[0]!) / 256) * machine.constants.poolBackward })],
+  maxPool2dBackward: (machine, call) => [
+    machine.passes('maxPool2dBackward', call.tensors[0]!.shape.join('x'), bytesOf(call), {
+      warpInstructions: (size(call.tensors[0]!) / 256) * machine.constants.poolBackward,
+    }),
+  ],
   denseMatch(machine, call) {
     // Norms of both maps, and a tile of 64x64 for each image, whose slices follow one another.
     const [query, key] = [call.tensors[2]!, call.tensors[3]!]
     const operations = 2 * size(query) * key.shape[1]!
     const waves = Math.ceil(query.shape[0]! / (4 * machine.architecture.multiprocessors))
-    return [machine.passes('denseMatch', query.shape.join('x'), 2 * bytesAt(call, 2, 3), { launches: 3, operations, chainCycles: (waves * (query.shape[2]! / 32) * machine.constants.chainCycles) / 2 })]
+    return [
+      machine.passes('denseMatch', query.shape.join('x'), 2 * bytesAt(call, 2, 3), {
+        launches: 3,
+        operations,
+        chainCycles: (waves * (query.shape[2]! / 32) * machine.constants.chainCycles) / 2,
+      }),
+    ]
   },
   sumRows(machine, call) {
     const [out, x] = [call.tensors[0]!, call.tensors[1]!]
     const what = x.shape.join('x')
-    return [machine.passes('sumRows', what, bytesOf(call)), finish(machine, 'sumRows: finish', what, blockLines(machine, rowsOf(x.shape), size(out)), 1, size(out), 1, machine.constants.sumTogether)]
+    return [
+      machine.passes('sumRows', what, bytesOf(call)),
+      finish(
+        machine,
+        'sumRows: finish',
+        what,
+        blockLines(machine, rowsOf(x.shape), size(out)),
+        1,
+        size(out),
+        1,
+        machine.constants.sumTogether,
+      ),
+    ]
   },
   enqueue: (machine, call) => [machine.passes('enqueue', '', 2 * bytesAt(call, 2), { launches: 2 })],
-  sgd: (machine, call) => [machine.passes('sgd', `${(call.tensors.length - 2) / 6} tensors`, bytesOf(call), { launches: Math.ceil((call.tensors.length - 2) / 6 / 48) })],
-  ema: (machine, call) => [machine.passes('ema', `${call.tensors.length / 3} tensors`, bytesOf(call) + bytesAt(call, ...[...call.tensors.keys()].filter((i) => i % 3 === 0)), { launches: Math.ceil(call.tensors.length / 3 / 64) })],
-  checkFinite: (machine, call) => [machine.passes('checkFinite', `${call.tensors.length - 1} tensors`, bytesOf(call), { launches: Math.ceil((call.tensors.length - 1) / 96) })],
+  sgd: (machine, call) => [
+    machine.passes('sgd', `${(call.tensors.length - 2) / 6} tensors`, bytesOf(call), {
+      launches: Math.ceil((call.tensors.length - 2) / 6 / 48),
+    }),
+  ],
+  ema: (machine, call) => [
+    machine.passes(
+      'ema',
+      `${call.tensors.length / 3} tensors`,
+      bytesOf(call) + bytesAt(call, ...[...call.tensors.keys()].filter((i) => i % 3 === 0)),
+      { launches: Math.ceil(call.tensors.length / 3 / 64) },
+    ),
+  ],
+  checkFinite: (machine, call) => [
+    machine.passes('checkFinite', `${call.tensors.length - 1} tensors`, bytesOf(call), {
+      launches: Math.ceil((call.tensors.length - 1) / 96),
+    }),
+  ],
 }
 
 export interface StepTimes {
@@ -322,7 +455,15 @@ export interface StepTimes {
 export function stepTimes(costs: readonly Cost[]): StepTimes {
   const rows = new Map<string, StepTimes['kernels'][number] & { bounds: Map<Bound, number> }>()
   for (const { kernel, launches, microseconds, floor, bytes, bound } of costs) {
-    const row = rows.get(kernel) ?? { kernel, launches: 0, milliseconds: 0, floor: 0, gigabytes: 0, bound, bounds: new Map<Bound, number>() }
+    const row = rows.get(kernel) ?? {
+      kernel,
+      launches: 0,
+      milliseconds: 0,
+      floor: 0,
+      gigabytes: 0,
+      bound,
+      bounds: new Map<Bound, number>(),
+    }
     row.launches += launches
     row.milliseconds += microseconds / 1e3
     row.floor += floor / 1e3
@@ -330,6 +471,12 @@ export function stepTimes(costs: readonly Cost[]): StepTimes {
     row.bounds.set(bound, (row.bounds.get(bound) ?? 0) + microseconds)
     rows.set(kernel, row)
   }
-  const kernelRows = [...rows.values()].map(({ bounds, ...row }) => ({ ...row, bound: [...bounds].reduce((a, b) => (b[1] > a[1] ? b : a))[0] }))
-  return { milliseconds: kernelRows.reduce((sum, { milliseconds }) => sum + milliseconds, 0), kernels: kernelRows.sort((a, b) => b.milliseconds - a.milliseconds) }
+  const kernelRows = [...rows.values()].map(({ bounds, ...row }) => ({
+    ...row,
+    bound: [...bounds].reduce((a, b) => (b[1] > a[1] ? b : a))[0],
+  }))
+  return {
+    milliseconds: kernelRows.reduce((sum, { milliseconds }) => sum + milliseconds, 0),
+    kernels: kernelRows.sort((a, b) => b.milliseconds - a.milliseconds),
+  }
 }

@@ -31,8 +31,10 @@ export class DenseNeck {
 
   constructor(build: Build, inputs: number, { hidden, featDim, numGrid }: NeckOptions, init: Initialization) {
     const fillLinear = init === 'original' ? kaimingNormal('fanIn') : frameworkDefault()
-    const linear = (from: number, to: number): Linear => new Linear(build, from, to, fillLinear, init === 'original' ? undefined : frameworkDefault(from))
-    const conv = (from: number, to: number): Conv2d => new Conv2d(build, from, to, 1, { fill: frameworkDefault(), bias: frameworkDefault(from) })
+    const linear = (from: number, to: number): Linear =>
+      new Linear(build, from, to, fillLinear, init === 'original' ? undefined : frameworkDefault(from))
+    const conv = (from: number, to: number): Conv2d =>
+      new Conv2d(build, from, to, 1, { fill: frameworkDefault(), bias: frameworkDefault(from) })
     this.#mlp = [linear(inputs, hidden), linear(hidden, featDim)]
     this.#mlp2 = [conv(inputs, hidden), conv(hidden, featDim)]
     this.numGrid = numGrid

@@ -25,7 +25,10 @@ export class Queue {
   /** Writes keys [B, D] over the oldest. */
   enqueue(keys: Tensor): void {
     if (keys.shape.length !== 2 || keys.shape[1] !== this.keys.shape[1] || keys.dtype !== this.keys.dtype) {
-      fail('SHAPE', `enqueue: expected keys ${this.keys.dtype}[B,${this.keys.shape[1]}] but received ${keys.dtype}[${keys.shape.join(',')}]`)
+      fail(
+        'SHAPE',
+        `enqueue: expected keys ${this.keys.dtype}[B,${this.keys.shape[1]}] but received ${keys.dtype}[${keys.shape.join(',')}]`,
+      )
     }
     runNative('enqueue', [this.keys, this.pointer, keys])
   }
@@ -83,7 +86,10 @@ export class DenseCL {
 
   /** Writes what the next step reads on the device: the weights of the losses, and the order of the key batch if there is one. */
   prepare({ denseWeight, keyOrder }: { denseWeight: number; keyOrder?: ArrayLike<number> | undefined }): void {
-    for (const [tensor, weight] of [[this.lossWeights.single, 1 - denseWeight], [this.lossWeights.dense, denseWeight]] as const) {
+    for (const [tensor, weight] of [
+      [this.lossWeights.single, 1 - denseWeight],
+      [this.lossWeights.dense, denseWeight],
+    ] as const) {
       tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
     }
     if (keyOrder?.length !== this.#keyOrder?.there.size) {
@@ -110,7 +116,11 @@ export class DenseCL {
   updateKeyEncoder(momentum: number): void {
     if (!this.keyAhead) {
       const [key, query] = [this.key.state(), this.query.state()]
-      runNative('ema', [...key.parameters].flatMap(([name, average]) => [average, query.parameters.get(name), key.copies.get(name)]), [momentum])
+      runNative(
+        'ema',
+        [...key.parameters].flatMap(([name, average]) => [average, query.parameters.get(name), key.copies.get(name)]),
+        [momentum],
+      )
     }
     this.keyAhead = false
   }

@@ -46,7 +46,10 @@ export class StepResult {
 
   /** Starts the copies that losses and health are read from, beside the work that follows. */
   startRead(): this {
-    this.#reads ??= Object.fromEntries(Object.entries(this.observed).map(([name, tensor]) => [name, tensor.startRead()])) as Record<keyof Observed, () => TypedArray>
+    this.#reads ??= Object.fromEntries(Object.entries(this.observed).map(([name, tensor]) => [name, tensor.startRead()])) as Record<
+      keyof Observed,
+      () => TypedArray
+    >
     return this
   }
 
@@ -108,13 +111,23 @@ export function preparedStep(model: DenseCL, views: Views, { temperature, keyMom
       const partners = noGrad(() => gatherRows(positions(key.dense), index)) // [N, P, D]
 
       const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
-      const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature, { unit: true })
+      const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature, {
+        unit: true,
+      })
       const single = scale(global.loss, model.lossWeights.single)
       const denseLoss = scale(dense.loss, model.lossWeights.dense)
 
       model.queue.enqueue(key.global)
       model.denseQueue.enqueue(key.pooled)
-      return { single, dense: denseLoss, total: add(single, denseLoss), globalStatistics: global.statistics, denseStatistics: dense.statistics, q, index }
+      return {
+        single,
+        dense: denseLoss,
+        total: add(single, denseLoss),
+        globalStatistics: global.statistics,
+        denseStatistics: dense.statistics,
+        q,
+        index,
+      }
     })
     const { savedBytes } = tape
     return { gradients: tape.backward(observed.total, parameters), observed, savedBytes }
@@ -129,7 +142,12 @@ function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: n
     const order = model.keyOrder
     const key = model.key.forward(order === undefined ? view : permuteBatch(view, order.there), mode)
     const back = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(x, order.back))
-    return { global: l2Normalize(back(key.global)), dense: l2Normalize(back(key.dense)), pooled: l2Normalize(back(key.pooled)), map: back(key.map) }
+    return {
+      global: l2Normalize(back(key.global)),
+      dense: l2Normalize(back(key.dense)),
+      pooled: l2Normalize(back(key.pooled)),
+      map: back(key.map),
+    }
   })
 }
 
