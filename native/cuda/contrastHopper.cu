@@ -12,8 +12,8 @@ template <int kDim>
 struct ContrastMemory {
   static constexpr int kBoxes = kDim / kLineElements;
   unsigned char query[kBoxes][kHopperRows * 128];
-  unsigned char keys[kRing][kBoxes][kHopperKeys * 128];
-  Barrier queryFull, full[kRing], empty[kRing];
+  unsigned char keys[kStages][kBoxes][kHopperKeys * 128];
+  Mbarrier queryFull, full[kStages], empty[kStages];
 };
 
 struct HopperContrast {
@@ -24,15 +24,15 @@ struct HopperContrast {
 template <int kDim>
 DEVICE void produceKeys(const HopperContrast& work, ContrastMemory<kDim>& memory, int64_t begin, int64_t end) {
   constexpr int kBoxes = kDim / kLineElements;
-  arriveExpecting(memory.queryFull, kBoxes * kHopperRows * 128);
+  mbarrierArriveExpectTx(memory.queryFull, kBoxes * kHopperRows * 128);
   for (int box = 0; box < kBoxes; ++box)
-    copyBox(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
-  RingPlace at;
+    tmaLoad(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
+  PipelineState at;
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
-    waitFor(memory.empty[at.stage], at.parity ^ 1);
-    arriveExpecting(memory.full[at.stage], kBoxes * kHopperKeys * 128);
+    mbarrierWaitParity(memory.empty[at.stage], at.parity ^ 1);
+    mbarrierArriveExpectTx(memory.full[at.stage], kBoxes * kHopperKeys * 128);
     for (int box = 0; box < kBoxes; ++box)
-      copyBox(memory.keys[at.stage][box], work.queue, memory.full[at.stage], box * kLineElements, static_cast<int>(first));
+      tmaLoad(memory.keys[at.stage][box], work.queue, memory.full[at.stage], box * kLineElements, static_cast<int>(first));
   }
 }
 
@@ -42,19 +42,19 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
   const int groupRow = warpIndex() / 4 * 64;
   float o[kValues][4] = {};
   RowState state;
-  RingPlace at;
-  waitFor(memory.queryFull, 0);
+  PipelineState at;
+  mbarrierWaitParity(memory.queryFull, 0);
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
-    waitFor(memory.full[at.stage], at.parity);
+    mbarrierWaitParity(memory.full[at.stage], at.parity);
     float s[kScores][4] = {};
     fenceRegisters(s);
-    beginProducts();
+    wgmmaFence();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step)
-      multiplyAsync<kHopperKeys, false, false>(s, partDescriptor<false>(memory.query[step / 4], groupRow, step % 4),
-                                               partDescriptor<false>(memory.keys[at.stage][step / 4], 0, step % 4));
-    commitProducts();
-    waitForProducts<0>();
+      wgmma<kHopperKeys, false, false>(s, operandDescriptor<false>(memory.query[step / 4], groupRow, step % 4),
+                                       operandDescriptor<false>(memory.keys[at.stage][step / 4], 0, step % 4));
+    wgmmaCommitGroup();
+    wgmmaWaitGroup<0>();
     fenceRegisters(s);
     exponentials<kFixed>(state, s, o, end - first, work.job.inverseTemperature);
     if (work.job.gradient != nullptr) {
@@ -65,15 +65,15 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
         for (int half = 0; half < 2; ++half) p[j / 2][j % 2 * 2 + half] = packPair(s[j][half * 2], s[j][half * 2 + 1]);
       fenceRegisters(p);
       fenceRegisters(o);
-      beginProducts();
+      wgmmaFence();
 #pragma unroll
       for (int j = 0; j < kScores / 2; ++j)
-        multiplyRegistersAsync<kDim>(o, p[j], matrixDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
-      commitProducts();
-      waitForProducts<0>();
+        wgmmaRegisters<kDim>(o, p[j], smemDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
+      wgmmaCommitGroup();
+      wgmmaWaitGroup<0>();
       fenceRegisters(o);
     }
-    if (laneIndex() == 0) arrive(memory.empty[at.stage]);
+    if (laneIndex() == 0) mbarrierArrive(memory.empty[at.stage]);
   }
   storeShare<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16,
                      static_cast<int>(blockIdx.y));
@@ -86,21 +86,21 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
   const int64_t begin = blockIdx.y * work.job.perSplit,
                 end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
   if (threadIdx.x == 0) {
-    prefetchMap(work.query);
-    prefetchMap(work.queue);
-    initialise(memory.queryFull, 1);
-    for (int stage = 0; stage < kRing; ++stage) {
-      initialise(memory.full[stage], 1);
-      initialise(memory.empty[stage], 2 * kWarpgroup / kWarp);
+    prefetchTensorMap(work.query);
+    prefetchTensorMap(work.queue);
+    mbarrierInit(memory.queryFull, 1);
+    for (int stage = 0; stage < kStages; ++stage) {
+      mbarrierInit(memory.full[stage], 1);
+      mbarrierInit(memory.empty[stage], 2 * kWarpgroup / kWarp);
     }
-    fenceBarriers();
+    fenceMbarrierInit();
   }
   __syncthreads();
   if (static_cast<int>(threadIdx.x) >= 2 * kWarpgroup) {
-    shrinkRegisters<40>();
+    setmaxnregDec<40>();
     if (warpIndex() == 2 * kWarpgroup / kWarp && electLane()) produceKeys<kDim>(work, memory, begin, end);
   } else {
-    growRegisters<232>();
+    setmaxnregInc<232>();
     contrastKeys<kDim, kFixed>(work, memory, begin, end);
   }
 #else

@@ -9,9 +9,9 @@
 
 namespace densecl::cuda {
 
-using Large = TileShape<128, 128, 2, 4>;
-using Narrow = TileShape<128, 64, 4, 2>;
-using Small = TileShape<64, 64, 2, 2>;
+using Tile128x128 = TileShape<128, 128, 2, 4>;
+using Tile128x64 = TileShape<128, 64, 4, 2>;
+using Tile64x64 = TileShape<64, 64, 2, 2>;
 
 struct Geometry {
   int64_t n, h, w, c, oh, ow, o;
@@ -55,15 +55,15 @@ void choose(const Call& call, Family tensorCores, int64_t rows, int64_t columns,
     const std::false_type odd;
     // What only stands in is compiled for few cases.
     if constexpr (std::is_same_v<decltype(math), MathFma<bf16>>)
-      return alignedA && alignedB ? body(math, Narrow{}, whole, whole) : body(math, Narrow{}, odd, odd);
-    if (!alignedA && !alignedB) return body(math, Narrow{}, odd, odd);
-    if (!alignedA) return body(math, Narrow{}, odd, whole);
-    if (!alignedB) return body(math, Narrow{}, whole, odd);
-    if constexpr (std::is_same_v<decltype(math), MathFma<T>>) return body(math, Narrow{}, whole, whole);
+      return alignedA && alignedB ? body(math, Tile128x64{}, whole, whole) : body(math, Tile128x64{}, odd, odd);
+    if (!alignedA && !alignedB) return body(math, Tile128x64{}, odd, odd);
+    if (!alignedA) return body(math, Tile128x64{}, odd, whole);
+    if (!alignedB) return body(math, Tile128x64{}, whole, odd);
+    if constexpr (std::is_same_v<decltype(math), MathFma<T>>) return body(math, Tile128x64{}, whole, whole);
     if constexpr (!std::is_same_v<decltype(math), MathFma<T>>) {
-      if (tile == 1) return body(math, Large{}, whole, whole);
-      if (tile == 2) return body(math, Narrow{}, whole, whole);
-      return body(math, Small{}, whole, whole);
+      if (tile == 1) return body(math, Tile128x128{}, whole, whole);
+      if (tile == 2) return body(math, Tile128x64{}, whole, whole);
+      return body(math, Tile64x64{}, whole, whole);
     }
   };
   if (usable(call, tensorCores)) {

@@ -10,9 +10,9 @@
 namespace densecl::cuda {
 namespace {
 
-using Wide = WarpgroupShape<128, 128, 1>;
-using Slim = WarpgroupShape<128, 64, 1>;
-using Flat = WarpgroupShape<64, 128, 2>;
+using Tile128x128 = WarpgroupShape<128, 128, 1>;
+using Tile128x64 = WarpgroupShape<128, 64, 1>;
+using Tile64x128 = WarpgroupShape<64, 128, 2>;
 
 // A tap and the first of the slice's channels: where a slice stands in the depth. It is advanced by additions alone, since one warp
 // walks for the whole block and has as long for a slice as the tensor cores.
@@ -67,11 +67,11 @@ struct PixelSource {
     }
     return true;
   }
-  DEVICE void load(void* to, Barrier& barrier, const PixelPlace& pixel, const DepthPlace& depth) const {
+  DEVICE void load(void* to, Mbarrier& barrier, const PixelPlace& pixel, const DepthPlace& depth) const {
     if (matrix)
-      copyBox(to, map, barrier, depth.channel, pixel.x);
+      tmaLoad(to, map, barrier, depth.channel, pixel.x);
     else
-      copyPixels(to, map, barrier, depth.channel, pixel.x, pixel.y, pixel.n, depth.offsetX, depth.offsetY);
+      tmaLoadIm2col(to, map, barrier, depth.channel, pixel.x, pixel.y, pixel.n, depth.offsetX, depth.offsetY);
   }
 };
 
@@ -142,8 +142,8 @@ struct ForwardJob {
   int64_t rows;
   int tiles, columnTiles, outputs, depthSlices;
   DEVICE void prefetch() const {
-    prefetchMap(x.map);
-    prefetchMap(weights);
+    prefetchTensorMap(x.map);
+    prefetchTensorMap(weights);
   }
   DEVICE int slices(int) const { return depthSlices; }
   struct Walk {
@@ -155,9 +155,9 @@ struct ForwardJob {
     const int rowTile = tile / columnTiles;
     return {x.pixel(rowTile * Shape::kM), x.depth(0, 0), (tile - rowTile * columnTiles) * Shape::kN, 0};
   }
-  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Mbarrier& barrier) const {
     x.load(a, barrier, walk.pixel, walk.depth);
-    copyBox(b, weights, barrier, walk.at, walk.column);
+    tmaLoad(b, weights, barrier, walk.at, walk.column);
   }
   DEVICE void advance(Walk& walk) const {
     x.advance(walk.depth);
@@ -187,8 +187,8 @@ struct BackwardInputJob {
   int64_t rows;
   int tiles, columnTiles, channels, depthSlices;
   DEVICE void prefetch() const {
-    prefetchMap(dy.map);
-    prefetchMap(weights);
+    prefetchTensorMap(dy.map);
+    prefetchTensorMap(weights);
   }
   DEVICE int slices(int) const { return depthSlices; }
   struct Walk {
@@ -200,10 +200,10 @@ struct BackwardInputJob {
     const int rowTile = tile / columnTiles;
     return {dy.pixel(rowTile * Shape::kM), dy.depth(0, 0), (tile - rowTile * columnTiles) * Shape::kN, firstY * kernelX + firstX};
   }
-  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Mbarrier& barrier) const {
     dy.load(a, barrier, walk.pixel, walk.depth);
     for (int box = 0; box < Shape::kN / 64; ++box)
-      copyBox(b + box * kBoxBytes, weights, barrier, walk.column + box * 64, walk.tap, walk.depth.channel);
+      tmaLoad(b + box * kBoxBytes, weights, barrier, walk.column + box * 64, walk.tap, walk.depth.channel);
   }
   DEVICE void advance(Walk& walk) const {
     if (!dy.advance(walk.depth)) return;
@@ -229,8 +229,8 @@ struct BackwardWeightJob {
   int64_t rows, share;
   int tiles, columnTiles, splitTiles, outputs, depth;
   DEVICE void prefetch() const {
-    prefetchMap(x.map);
-    prefetchMap(dy);
+    prefetchTensorMap(x.map);
+    prefetchTensorMap(dy);
   }
   DEVICE int64_t begin(int tile) const { return tile / splitTiles * share; }
   DEVICE int slices(int tile) const {
@@ -254,8 +254,8 @@ struct BackwardWeightJob {
     }
     return walk;
   }
-  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Barrier& barrier) const {
-    for (int box = 0; box < Shape::kM / 64; ++box) copyBox(a + box * kBoxBytes, dy, barrier, walk.row + box * 64, walk.at);
+  DEVICE void load(const Walk& walk, unsigned char* a, unsigned char* b, Mbarrier& barrier) const {
+    for (int box = 0; box < Shape::kM / 64; ++box) tmaLoad(a + box * kBoxBytes, dy, barrier, walk.row + box * 64, walk.at);
     for (int box = 0; box < Shape::kN / 64; ++box) x.load(b + box * kBoxBytes, barrier, walk.pixel, walk.columns[box]);
   }
   DEVICE void advance(Walk& walk) const {
@@ -272,7 +272,7 @@ struct BackwardWeightJob {
   }
 };
 
-// Tile 4 is Wide, 5 is Slim (Flat for weight gradients), 0 the one that suits the shape; 1 to 3 are those of Ampere.
+// Tile 4 is Tile128x128, 5 is Tile128x64 (Tile64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those of Ampere.
 int64_t tileOf(const Call& call) { return call.numbers.size() <= 6 ? 0 : call.integer(6); }
 bool hopper(const Call& call, Family family) { return usable(call, family) && (tileOf(call) == 0 || tileOf(call) > 3); }
 bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (tileOf(call) != 4 && columns <= 64); }
@@ -293,9 +293,9 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
                                           static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
   };
   if (narrow(call, g.o))
-    run(Slim{});
+    run(Tile128x64{});
   else
-    run(Wide{});
+    run(Tile128x128{});
   return true;
 }
 
@@ -316,9 +316,9 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
                                                 static_cast<int>(columnTiles), static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
   };
   if (narrow(call, g.c))
-    run(Slim{});
+    run(Tile128x64{});
   else
-    run(Wide{});
+    run(Tile128x128{});
   return true;
 }
 
@@ -341,9 +341,9 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
   if (narrow(call, g.o))
-    run(Flat{});
+    run(Tile64x128{});
   else
-    run(Wide{});
+    run(Tile128x128{});
   return true;
 }
 

@@ -67,17 +67,17 @@ template <bool kWait>
 __global__ void bulkCopyKernel(float* out, const __grid_constant__ TensorMap map, int bytes) {
   struct alignas(1024) Memory {
     unsigned char box[1024];
-    Barrier barrier;
+    Mbarrier barrier;
   };
   Memory& memory = sharedMemory<Memory>();
   if (threadIdx.x == 0) {
-    initialise(memory.barrier, 1);
-    fenceBarriers();
-    arriveExpecting(memory.barrier, bytes);
-    copyBox(memory.box, map, memory.barrier, 0, 0);
+    mbarrierInit(memory.barrier, 1);
+    fenceMbarrierInit();
+    mbarrierArriveExpectTx(memory.barrier, bytes);
+    tmaLoad(memory.box, map, memory.barrier, 0, 0);
   }
   __syncthreads();
-  if (kWait) waitFor(memory.barrier, 0);
+  if (kWait) mbarrierWaitParity(memory.barrier, 0);
   if (threadIdx.x < 32) out[threadIdx.x] = reinterpret_cast<const float*>(memory.box)[threadIdx.x];
 }
 

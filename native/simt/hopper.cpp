@@ -165,13 +165,13 @@ unsigned sharedOffset(const void* pointer) {
   return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - currentBlock().shared);
 }
 
-void initialiseBarrier(void* barrier, int arrivals) {
+void mbarrierInit(void* barrier, int arrivals) {
   PhaseBarrier fresh;
   fresh.arrivals = fresh.missing = arrivals;
   currentBlock().phaseBarriers[barrier] = fresh;
 }
 
-void arriveAt(void* address, int bytes) {
+void mbarrierArrive(void* address, int bytes) {
   Block& block = currentBlock();
   PhaseBarrier& barrier = barrierAt(block, address);
   tryComplete(block, barrier);
@@ -180,7 +180,7 @@ void arriveAt(void* address, int bytes) {
   barrier.expected += bytes;
 }
 
-void waitForPhase(void* address, int parity) {
+void mbarrierWaitParity(void* address, int parity) {
   Block& block = currentBlock();
   PhaseBarrier& barrier = barrierAt(block, address);
   if (faulty(Instruction::mbarrier)) return;
@@ -202,8 +202,8 @@ void namedBarrier(int number, int threads) {
   block.waitUntil([&, generation] { return barrier.generation != generation; });
 }
 
-void copyBox(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
-void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
+void tmaLoad(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
+void tmaLoadIm2col(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
   // The instruction keeps 8 bits of each.
   if (offsetW < 0 || offsetW > 255 || offsetH < 0 || offsetH > 255)
     currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) +
@@ -211,15 +211,15 @@ void copyPixels(void* to, const void* map, void* barrier, int channel, int w, in
   startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
 }
 
-void multiplyLater(const Product& product) { currentBlock().current->openProducts.push_back(product); }
+void wgmma(const Product& product) { currentBlock().current->openProducts.push_back(product); }
 
-void commitProducts() {
+void wgmmaCommitGroup() {
   Thread& self = *currentBlock().current;
   self.products.push_back(std::move(self.openProducts));
   self.openProducts.clear();
 }
 
-void waitForProducts(int groupsInFlight) {
+void wgmmaWaitGroup(int groupsInFlight) {
   Block& block = currentBlock();
   auto& groups = block.current->products;
   if (groups.size() <= static_cast<size_t>(groupsInFlight)) return;

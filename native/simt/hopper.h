@@ -22,12 +22,12 @@ struct Box {
   int x, y, z;
 };
 
-void initialiseBarrier(void* barrier, int arrivals);
-void arriveAt(void* barrier, int bytes);
-void waitForPhase(void* barrier, int parity);
+void mbarrierInit(void* barrier, int arrivals);
+void mbarrierArrive(void* barrier, int bytes);
+void mbarrierWaitParity(void* barrier, int parity);
 void namedBarrier(int number, int threads);
-void copyBox(void* to, const void* map, void* barrier, Box at);
-void copyPixels(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH);
+void tmaLoad(void* to, const void* map, void* barrier, Box at);
+void tmaLoadIm2col(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH);
 
 // One lane's part of a wgmma; a and b are descriptors.
 struct Product {
@@ -38,8 +38,8 @@ struct Product {
   bool inRegisters = false;  // a is, as in mma.cuh
   uint32_t registers[4] = {};
 };
-void multiplyLater(const Product& product);
-void commitProducts();
-void waitForProducts(int groupsInFlight);
+void wgmma(const Product& product);
+void wgmmaCommitGroup();
+void wgmmaWaitGroup(int groupsInFlight);
 
 }  // namespace densecl::simt

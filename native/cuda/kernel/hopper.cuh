@@ -23,7 +23,7 @@ struct alignas(64) TensorMap {
   unsigned char bytes[128];
 };
 
-struct Barrier {
+struct Mbarrier {
   uint64_t word;
 };
 
@@ -45,40 +45,40 @@ DEVICE bool electLane() {
 #endif
 }
 
-// `arrivals` and the announced bytes complete a phase. By one thread, before fenceBarriers() and a barrier of the block.
-DEVICE void initialise(Barrier& barrier, int arrivals) {
+// `arrivals` and the announced bytes complete a phase. By one thread, before fenceMbarrierInit() and a barrier of the block.
+DEVICE void mbarrierInit(Mbarrier& barrier, int arrivals) {
 #if defined(DENSECL_HOPPER)
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(arrivals) : "memory");
 #elif !defined(__CUDACC__)
-  simt::initialiseBarrier(&barrier, arrivals);
+  simt::mbarrierInit(&barrier, arrivals);
 #endif
 }
 
-DEVICE void fenceBarriers() {
+DEVICE void fenceMbarrierInit() {
 #if defined(DENSECL_HOPPER)
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
 
-DEVICE void arrive(Barrier& barrier) {
+DEVICE void mbarrierArrive(Mbarrier& barrier) {
 #if defined(DENSECL_HOPPER)
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(sharedAddress(&barrier)) : "memory");
 #elif !defined(__CUDACC__)
-  simt::arriveAt(&barrier, 0);
+  simt::mbarrierArrive(&barrier, 0);
 #endif
 }
 
 // Arrives, and holds the phase up for `bytes` of bulk copies.
-DEVICE void arriveExpecting(Barrier& barrier, int bytes) {
+DEVICE void mbarrierArriveExpectTx(Mbarrier& barrier, int bytes) {
 #if defined(DENSECL_HOPPER)
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(bytes) : "memory");
 #elif !defined(__CUDACC__)
-  simt::arriveAt(&barrier, bytes);
+  simt::mbarrierArrive(&barrier, bytes);
 #endif
 }
 
 // Waits until the phase of this parity (0 for the first, then 1, 0, ...) is complete.
-DEVICE void waitFor(Barrier& barrier, int parity) {
+DEVICE void mbarrierWaitParity(Mbarrier& barrier, int parity) {
 #if defined(DENSECL_HOPPER)
   asm volatile(
       "{\n"
@@ -92,13 +92,13 @@ DEVICE void waitFor(Barrier& barrier, int parity) {
       "r"(parity)
       : "memory");
 #elif !defined(__CUDACC__)
-  simt::waitForPhase(&barrier, parity);
+  simt::mbarrierWaitParity(&barrier, parity);
 #endif
 }
 
 // A barrier of the first `threads` threads of the block, by number (0 is __syncthreads).
 template <int kNumber, int kThreads>
-DEVICE void syncNamed() {
+DEVICE void namedBarrierSync() {
 #if defined(__CUDA_ARCH__)
   asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(kThreads) : "memory");
 #elif !defined(__CUDACC__)
@@ -107,36 +107,36 @@ DEVICE void syncNamed() {
 }
 
 // Brings the map itself near, before the first copy asks for it. The map is a parameter of the kernel.
-DEVICE void prefetchMap([[maybe_unused]] const TensorMap& map) {
+DEVICE void prefetchTensorMap([[maybe_unused]] const TensorMap& map) {
 #if defined(DENSECL_HOPPER)
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 #endif
 }
 
 // Copies the box at (x, y) or (x, y, z) of a tiled map; what lies outside of the tensor becomes zero.
-DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y) {
+DEVICE void tmaLoad(void* to, const TensorMap& map, Mbarrier& barrier, int x, int y) {
 #if defined(DENSECL_HOPPER)
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(sharedAddress(to)),
       "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y)
       : "memory");
 #elif !defined(__CUDACC__)
-  simt::copyBox(to, &map, &barrier, {x, y, 0});
+  simt::tmaLoad(to, &map, &barrier, {x, y, 0});
 #endif
 }
-DEVICE void copyBox(void* to, const TensorMap& map, Barrier& barrier, int x, int y, int z) {
+DEVICE void tmaLoad(void* to, const TensorMap& map, Mbarrier& barrier, int x, int y, int z) {
 #if defined(DENSECL_HOPPER)
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
                    sharedAddress(to)),
                "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y), "r"(z)
                : "memory");
 #elif !defined(__CUDACC__)
-  simt::copyBox(to, &map, &barrier, {x, y, z});
+  simt::tmaLoad(to, &map, &barrier, {x, y, z});
 #endif
 }
 
 // Copies a column of pixels in im2col mode: from pixel (w, h, n) on through the map's bounding box, each moved by the offsets.
-DEVICE void copyPixels(void* to, const TensorMap& map, Barrier& barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
+DEVICE void tmaLoadIm2col(void* to, const TensorMap& map, Mbarrier& barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
 #if defined(DENSECL_HOPPER)
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::
@@ -145,39 +145,39 @@ DEVICE void copyPixels(void* to, const TensorMap& map, Barrier& barrier, int cha
       "h"(static_cast<unsigned short>(offsetH))
       : "memory");
 #elif !defined(__CUDACC__)
-  simt::copyPixels(to, &map, &barrier, channel, w, h, n, offsetW, offsetH);
+  simt::tmaLoadIm2col(to, &map, &barrier, channel, w, h, n, offsetW, offsetH);
 #endif
 }
 
-// An operand of wgmma in shared memory, swizzled by 128 bytes. `near` and `far` are byte distances: along the depth for lines of
-// depth (`far`: from 8 rows to the next 8; `near` is not read); for lines of rows, `near` from 64 rows to the next 64 and `far` from
-// 8 of the depth to the next 8.
-DEVICE uint64_t matrixDescriptor(const void* at, int near, int far) {
-  const uint64_t address = sharedAddress(at);
-  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>((near & 0x3ffff) >> 4) << 16 | static_cast<uint64_t>((far & 0x3ffff) >> 4) << 32 |
-         uint64_t{1} << 62;
+// The shared-memory matrix descriptor of a wgmma operand with the 128-byte swizzle (PTX manual, "Matrix descriptor"): start address,
+// leading dimension byte offset (LBO) and stride dimension byte offset (SBO), each in units of 16 bytes. K-major operands have SBO from
+// 8 rows to the next 8, and LBO is not read; MN-major ones have LBO from 64 rows to the next 64 and SBO from 8 of the depth to the next 8.
+DEVICE uint64_t smemDescriptor(const void* start, int leadingByteOffset, int strideByteOffset) {
+  const uint64_t address = sharedAddress(start);
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>((leadingByteOffset & 0x3ffff) >> 4) << 16 |
+         static_cast<uint64_t>((strideByteOffset & 0x3ffff) >> 4) << 32 | uint64_t{1} << 62;
 }
 
 // Registers of accumulators are not touched by others between these two.
-DEVICE void beginProducts() {
+DEVICE void wgmmaFence() {
 #if defined(DENSECL_HOPPER)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
 }
-DEVICE void commitProducts() {
+DEVICE void wgmmaCommitGroup() {
 #if defined(DENSECL_HOPPER)
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #elif !defined(__CUDACC__)
-  simt::commitProducts();
+  simt::wgmmaCommitGroup();
 #endif
 }
 // Waits until at most kInFlight committed groups of this warpgroup are not done.
 template <int kInFlight>
-DEVICE void waitForProducts() {
+DEVICE void wgmmaWaitGroup() {
 #if defined(DENSECL_HOPPER)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kInFlight) : "memory");
 #elif !defined(__CUDACC__)
-  simt::waitForProducts(kInFlight);
+  simt::wgmmaWaitGroup(kInFlight);
 #endif
 }
 
@@ -186,7 +186,7 @@ DEVICE void waitForProducts() {
 // c [64][kN] += a [64][16] b [16][kN] of bf16; kRowsA: lines of a run along its rows instead of the depth; the same for b. c is laid
 // out as by mma.cuh: warp w of the group has rows 16 w .., c[j] is its tile of columns 8 j ...
 template <int kN, bool kRowsA, bool kRowsB>
-DEVICE void multiplyAsync(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
+DEVICE void wgmma(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
   static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
@@ -208,13 +208,13 @@ DEVICE void multiplyAsync(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
           DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
         : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
-  simt::multiplyLater({&c[0][0], a, b, kN, kRowsA, kRowsB});
+  simt::wgmma({&c[0][0], a, b, kN, kRowsA, kRowsB});
 #endif
 }
 
 // c [64][kN] += a [64][16] b [16][kN] with a in registers, in the layout of mma.cuh's left operand; lines of b run along its rows.
 template <int kN>
-DEVICE void multiplyRegistersAsync(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64_t b) {
+DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64_t b) {
   static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
@@ -236,20 +236,20 @@ DEVICE void multiplyRegistersAsync(float (&c)[kN / 8][4], const uint32_t (&a)[4]
           DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 #elif !defined(__CUDACC__)
-  simt::multiplyLater({&c[0][0], 0, b, kN, false, true, true, {a[0], a[1], a[2], a[3]}});
+  simt::wgmma({&c[0][0], 0, b, kN, false, true, true, {a[0], a[1], a[2], a[3]}});
 #endif
 }
 #undef DENSECL_ROW4
 
 // Moves registers between the warpgroups of a block: a producer needs few. The whole warpgroup calls it.
 template <int kRegisters>
-DEVICE void shrinkRegisters() {
+DEVICE void setmaxnregDec() {
 #if defined(DENSECL_HOPPER)
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 #endif
 }
 template <int kRegisters>
-DEVICE void growRegisters() {
+DEVICE void setmaxnregInc() {
 #if defined(DENSECL_HOPPER)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 #endif

@@ -10,7 +10,7 @@ namespace densecl::cuda {
 
 constexpr int kLineElements = 64;  // of bf16: the 128 bytes of a line, the depth of a slice
 constexpr int kBoxBytes = 64 * 128;
-constexpr int kRing = 4;
+constexpr int kStages = 4;
 
 // A tile of kM x kN by two warpgroups, side by side (kGroupsN 2) or one above the other.
 template <int kM_, int kN_, int kGroupsN>
@@ -19,7 +19,7 @@ struct WarpgroupShape {
   static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = 1, kMmaN = kWarpN / 8;
   static constexpr int kTogether = 4;  // as of TileShape
   static_assert(kM == 64 * 2 / kGroupsN, "a warpgroup has 64 rows");
-  static DEVICE void sync() { syncNamed<1, kThreads>(); }
+  static DEVICE void sync() { namedBarrierSync<1, kThreads>(); }
   static DEVICE int groupRow() { return warpIndex() / 4 / kGroupsN * 64; }
   static DEVICE int firstRow() { return groupRow() + warpIndex() % 4 * kWarpM; }
   static DEVICE int firstColumn() { return warpIndex() / 4 % kGroupsN * kWarpN; }
@@ -27,20 +27,20 @@ struct WarpgroupShape {
 
 template <class Shape, class Out>
 struct WarpgroupMemory {
-  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kRing * (Shape::kM + Shape::kN) * 128;
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kStages * (Shape::kM + Shape::kN) * 128;
   static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
-  unsigned char a[kRing][Shape::kM * 128];
-  unsigned char b[kRing][Shape::kN * 128];
+  unsigned char a[kStages][Shape::kM * 128];
+  unsigned char b[kStages][Shape::kN * 128];
   Out tile[Shape::kM * kPitch];
   alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
-  Barrier full[kRing], empty[kRing];
+  Mbarrier full[kStages], empty[kStages];
 };
 
 // The ring's place and the parity of its phase.
-struct RingPlace {
+struct PipelineState {
   int stage = 0, parity = 0;
   DEVICE void advance() {
-    if (++stage < kRing) return;
+    if (++stage < kStages) return;
     stage = 0;
     parity ^= 1;
   }
@@ -49,9 +49,9 @@ struct RingPlace {
 // The descriptor of an operand's part that starts at row `row`, for the `step`-th 16 of a slice's depth. Along the depth a line is a
 // row; along the rows a box of 64 rows has a line for each of the depth.
 template <bool kRows>
-DEVICE uint64_t partDescriptor(const unsigned char* operand, int row, int step) {
-  if (kRows) return matrixDescriptor(operand + row / 64 * kBoxBytes + step * 16 * 128, kBoxBytes, 8 * 128);
-  return matrixDescriptor(operand + row * 128 + step * 32, 16, 8 * 128);
+DEVICE uint64_t operandDescriptor(const unsigned char* operand, int row, int step) {
+  if (kRows) return smemDescriptor(operand + row / 64 * kBoxBytes + step * 16 * 128, kBoxBytes, 8 * 128);
+  return smemDescriptor(operand + row * 128 + step * 32, 16, 8 * 128);
 }
 
 // Keeps the compiler from moving accesses to accumulators across: products are on their way where it cannot see them.
@@ -72,13 +72,13 @@ DEVICE void fenceRegisters([[maybe_unused]] uint32_t (&words)[kTiles][4]) {
 
 template <class Job, class Shape, class Memory>
 DEVICE void produce(const Job& job, Memory& memory) {
-  RingPlace at;
+  PipelineState at;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
     auto walk = job.start(tile);
 #pragma unroll 1
     for (int slices = job.slices(tile); slices > 0; --slices, at.advance()) {
-      waitFor(memory.empty[at.stage], at.parity ^ 1);
-      arriveExpecting(memory.full[at.stage], (Shape::kM + Shape::kN) * 128);
+      mbarrierWaitParity(memory.empty[at.stage], at.parity ^ 1);
+      mbarrierArriveExpectTx(memory.full[at.stage], (Shape::kM + Shape::kN) * 128);
       job.load(walk, memory.a[at.stage], memory.b[at.stage], memory.full[at.stage]);
       job.advance(walk);
     }
@@ -87,7 +87,7 @@ DEVICE void produce(const Job& job, Memory& memory) {
 
 template <class Job, class Shape, class Memory>
 DEVICE void consume(const Job& job, Memory& memory) {
-  RingPlace at;
+  PipelineState at;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
     const int slices = job.slices(tile);
     Accumulators<Shape> acc;
@@ -95,22 +95,22 @@ DEVICE void consume(const Job& job, Memory& memory) {
     fenceRegisters(acc.c[0]);
     int before = 0;
     for (int slice = 0; slice < slices; ++slice, at.advance()) {
-      waitFor(memory.full[at.stage], at.parity);
-      beginProducts();
+      mbarrierWaitParity(memory.full[at.stage], at.parity);
+      wgmmaFence();
 #pragma unroll
       for (int step = 0; step < kLineElements / 16; ++step)
-        multiplyAsync<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0],
-                                                               partDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step),
-                                                               partDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
-      commitProducts();
-      waitForProducts<1>();
+        wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0],
+                                                       operandDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step),
+                                                       operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
+      wgmmaCommitGroup();
+      wgmmaWaitGroup<1>();
       // The slice before has been multiplied: its place is free.
-      if (slice > 0 && laneIndex() == 0) arrive(memory.empty[before]);
+      if (slice > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
       before = at.stage;
     }
-    waitForProducts<0>();
+    wgmmaWaitGroup<0>();
     fenceRegisters(acc.c[0]);
-    if (slices > 0 && laneIndex() == 0) arrive(memory.empty[before]);
+    if (slices > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
     Shape::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its
     // products one after another (its message C7514).
@@ -127,18 +127,18 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
   auto& memory = sharedMemory<WarpgroupMemory<Shape, typename Job::Out>>();
   if (threadIdx.x == 0) {
     job.prefetch();
-    for (int stage = 0; stage < kRing; ++stage) {
-      initialise(memory.full[stage], 1);
-      initialise(memory.empty[stage], Shape::kThreads / kWarp);
+    for (int stage = 0; stage < kStages; ++stage) {
+      mbarrierInit(memory.full[stage], 1);
+      mbarrierInit(memory.empty[stage], Shape::kThreads / kWarp);
     }
-    fenceBarriers();
+    fenceMbarrierInit();
   }
   __syncthreads();
   if (warpIndex() * kWarp >= Shape::kThreads) {
-    shrinkRegisters<40>();
+    setmaxnregDec<40>();
     if (warpIndex() == Shape::kThreads / kWarp && electLane()) produce<Job, Shape>(job, memory);
   } else {
-    growRegisters<232>();
+    setmaxnregInc<232>();
     consume<Job, Shape>(job, memory);
   }
 #else
