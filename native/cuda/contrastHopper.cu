@@ -12,8 +12,8 @@ template <int kDim>
 struct ContrastMemory {
   static constexpr int kBoxes = kDim / kLineElements;
   unsigned char query[kBoxes][kHopperRows * 128];
-  unsigned char keys[kStages][kBoxes][kHopperKeys * 128];
-  Mbarrier queryFull, full[kStages], empty[kStages];
+  unsigned char keys[kPipelineStages][kBoxes][kHopperKeys * 128];
+  Mbarrier queryFull, full[kPipelineStages], empty[kPipelineStages];
 };
 
 struct HopperContrast {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
     prefetchTensorMap(work.query);
     prefetchTensorMap(work.queue);
     mbarrierInit(memory.queryFull, 1);
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < kPipelineStages; ++stage) {
       mbarrierInit(memory.full[stage], 1);
       mbarrierInit(memory.empty[stage], 2 * kWarpgroup / kWarp);
     }

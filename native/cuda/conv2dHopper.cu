@@ -10,9 +10,9 @@
 namespace densecl::cuda {
 namespace {
 
-using Tile128x128 = WarpgroupShape<128, 128, 1>;
-using Tile128x64 = WarpgroupShape<128, 64, 1>;
-using Tile64x128 = WarpgroupShape<64, 128, 2>;
+using Warpgroup128x128 = WarpgroupShape<128, 128, 1>;
+using Warpgroup128x64 = WarpgroupShape<128, 64, 1>;
+using Warpgroup64x128 = WarpgroupShape<64, 128, 2>;
 
 // A tap and the first of the slice's channels: where a slice stands in the depth. It is advanced by additions alone, since one warp
 // walks for the whole block and has as long for a slice as the tensor cores.
@@ -272,7 +272,8 @@ struct BackwardWeightJob {
   }
 };
 
-// Tile 4 is Tile128x128, 5 is Tile128x64 (Tile64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those of Ampere.
+// Tile 4 is Warpgroup128x128, 5 is Warpgroup128x64 (Warpgroup64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
+// of Ampere.
 int64_t tileOf(const Call& call) { return call.numbers.size() <= 6 ? 0 : call.integer(6); }
 bool hopper(const Call& call, Family family) { return usable(call, family) && (tileOf(call) == 0 || tileOf(call) > 3); }
 bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (tileOf(call) != 4 && columns <= 64); }
@@ -293,9 +294,9 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
                                           static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
   };
   if (narrow(call, g.o))
-    run(Tile128x64{});
+    run(Warpgroup128x64{});
   else
-    run(Tile128x128{});
+    run(Warpgroup128x128{});
   return true;
 }
 
@@ -316,9 +317,9 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
                                                 static_cast<int>(columnTiles), static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
   };
   if (narrow(call, g.c))
-    run(Tile128x64{});
+    run(Warpgroup128x64{});
   else
-    run(Tile128x128{});
+    run(Warpgroup128x128{});
   return true;
 }
 
@@ -341,9 +342,9 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
   if (narrow(call, g.o))
-    run(Tile64x128{});
+    run(Warpgroup64x128{});
   else
-    run(Tile128x128{});
+    run(Warpgroup128x128{});
   return true;
 }
 

@@ -10,7 +10,7 @@ namespace densecl::cuda {
 
 constexpr int kLineElements = 64;  // of bf16: the 128 bytes of a line, the depth of a slice
 constexpr int kBoxBytes = 64 * 128;
-constexpr int kStages = 4;
+constexpr int kPipelineStages = 4;
 
 // A tile of kM x kN by two warpgroups, side by side (kGroupsN 2) or one above the other.
 template <int kM_, int kN_, int kGroupsN>
@@ -27,20 +27,20 @@ struct WarpgroupShape {
 
 template <class Shape, class Out>
 struct WarpgroupMemory {
-  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kStages * (Shape::kM + Shape::kN) * 128;
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kPipelineStages * (Shape::kM + Shape::kN) * 128;
   static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
-  unsigned char a[kStages][Shape::kM * 128];
-  unsigned char b[kStages][Shape::kN * 128];
+  unsigned char a[kPipelineStages][Shape::kM * 128];
+  unsigned char b[kPipelineStages][Shape::kN * 128];
   Out tile[Shape::kM * kPitch];
   alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
-  Mbarrier full[kStages], empty[kStages];
+  Mbarrier full[kPipelineStages], empty[kPipelineStages];
 };
 
 // The ring's place and the parity of its phase.
 struct PipelineState {
   int stage = 0, parity = 0;
   DEVICE void advance() {
-    if (++stage < kStages) return;
+    if (++stage < kPipelineStages) return;
     stage = 0;
     parity ^= 1;
   }
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
   auto& memory = sharedMemory<WarpgroupMemory<Shape, typename Job::Out>>();
   if (threadIdx.x == 0) {
     job.prefetch();
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < kPipelineStages; ++stage) {
       mbarrierInit(memory.full[stage], 1);
       mbarrierInit(memory.empty[stage], Shape::kThreads / kWarp);
     }
