@@ -15,13 +15,6 @@
 namespace densecl {
 namespace {
 
-const char* const kOpNames[] = {
-#define OP(name) #name,
-#include "../core/ops.def"
-#undef OP
-};
-constexpr size_t kOpCount = sizeof(kOpNames) / sizeof(kOpNames[0]);
-
 class Addon : public Napi::Addon<Addon> {
  public:
   Addon(Napi::Env, Napi::Object exports) {
@@ -33,7 +26,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("write", &Addon::guard<&Addon::write>),
                              InstanceMethod("read", &Addon::guard<&Addon::read>),
                              InstanceMethod("run", &Addon::guard<&Addon::run>),
-                             InstanceMethod("opNames", &Addon::guard<&Addon::opNames>),
+                             InstanceMethod("opSignatures", &Addon::guard<&Addon::opSignatures>),
                              InstanceMethod("memory", &Addon::guard<&Addon::memory>),
                              InstanceMethod("resetPeakMemory", &Addon::guard<&Addon::resetPeakMemory>),
                              InstanceMethod("setMemoryLimit", &Addon::guard<&Addon::setMemoryLimit>),
@@ -181,19 +174,34 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
 
-  // run(opIndex, handles (NaN for an absent one): Float64Array, numbers: Float64Array)
+  // run(index, handles (NaN for an absent one): Float64Array, numbers: Float64Array), parameters in the order of ops.def, in front of
+  // those of a list their count.
   Napi::Value run(const Napi::CallbackInfo& info) {
     const uint32_t index = info[0].ToNumber().Uint32Value();
-    require(index < kOpCount, "INTERNAL", "there is no op number " + std::to_string(index));
-    Call call{kOpNames[index], {}, {}};
+    require(index < signatures().size(), "INTERNAL", "there is no op number " + std::to_string(index));
+    const Signature& signature = signatures()[index];
     const Napi::Float64Array handles = info[1].As<Napi::Float64Array>();
     const Napi::Float64Array numbers = info[2].As<Napi::Float64Array>();
+    Call call{signature.name, static_cast<int>(index), {}, {}, {}, {}};
+    Reader tensorReader{handles.Data(), handles.ElementLength(), signature.name},
+        numberReader{numbers.Data(), numbers.ElementLength(), signature.name};
     call.tensors.reserve(handles.ElementLength());
-    for (size_t i = 0; i < handles.ElementLength(); ++i) {
-      const double handle = handles.Data()[i];
-      call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op));
+    const auto addTensor = [&](double handle) { call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op)); };
+    const auto addNumber = [&](double number) { call.numbers.push_back(number); };
+    for (const TensorParameter& parameter : signature.tensors) {
+      call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
+      tensorReader.read(parameter.presence == Presence::list || parameter.presence == Presence::optionalList, addTensor);
     }
-    call.numbers.assign(numbers.Data(), numbers.Data() + numbers.ElementLength());
+    for (const NumberParameter& parameter : signature.numbers) {
+      call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
+      numberReader.read(parameter.kind == NumberKind::integers, addNumber);
+    }
+    const bool positional = signature.tensors.empty();
+    while (positional && tensorReader.left > 0) tensorReader.read(false, addTensor);
+    while (positional && numberReader.left > 0) numberReader.read(false, addNumber);
+    require(tensorReader.left == 0 && numberReader.left == 0, "INTERNAL", std::string(call.op) + ": more than its row of ops.def declares");
+    call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
+    call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
     Device* device = nullptr;
     for (const Tensor* tensor : call.tensors) {
       if (tensor == nullptr) continue;
@@ -203,14 +211,42 @@ class Addon : public Napi::Addon<Addon> {
                   tensor->storage->device.name + " (" + describe(*tensor) + ")");
     }
     require(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
+    if (!positional) signature.check(call);
     device->run(index, call);
     return info.Env().Undefined();
   }
 
-  Napi::Value opNames(const Napi::CallbackInfo& info) {
-    Napi::Array names = Napi::Array::New(info.Env(), kOpCount);
-    for (uint32_t i = 0; i < kOpCount; ++i) names.Set(i, kOpNames[i]);
-    return names;
+  // Takes values off an array that JavaScript made.
+  struct Reader {
+    const double* at;
+    size_t left;
+    const char* op;
+
+    double next() {
+      require(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
+      --left;
+      return *at++;
+    }
+    template <class Add>
+    void read(bool isList, Add add) {
+      for (double count = isList ? next() : 1; count > 0; --count) add(next());
+    }
+  };
+
+  // Every op as scripts/nativeOps.mjs writes it: name(tensors)(numbers).
+  Napi::Value opSignatures(const Napi::CallbackInfo& info) {
+    Napi::Array all = Napi::Array::New(info.Env(), signatures().size());
+    for (uint32_t i = 0; i < signatures().size(); ++i) {
+      const Signature& signature = signatures()[i];
+      std::string text = std::string(signature.name) + "(";
+      const auto join = [&](const char* name, const char* kind) { text += (text.back() == '(' ? "" : ",") + std::string(name) + kind; };
+      const char* const presences[] = {"", "?", "*", "?*"};
+      for (const TensorParameter& parameter : signature.tensors) join(parameter.name, presences[static_cast<int>(parameter.presence)]);
+      text += ")(";
+      for (const NumberParameter& parameter : signature.numbers) join(parameter.name, parameter.kind == NumberKind::integers ? "*" : "");
+      all.Set(i, text + ")");
+    }
+    return all;
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {

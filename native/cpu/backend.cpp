@@ -12,7 +12,7 @@ namespace densecl {
 namespace {
 
 const OpFunction kOps[] = {
-#define OP(name) cpu::name,
+#define OP(name, ...) cpu::name,
 #include "../core/ops.def"
 #undef OP
 };

@@ -105,21 +105,22 @@ void add(const Call& call) {
   elementwise(call, call.t(0), call.t(1), call.t(2), [](const auto& job) { add(job); });
 }
 
-// tensors: out, in, factor (one element) or null; numbers: the constant that is multiplied as well
+// y = x * number, and times the one element of factor.
 void scale(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1), *factor = call.optional(2);
+  using args::scale;
+  const Tensor &out = call.tensor(scale::y), &in = call.tensor(scale::x), *factor = call.optional(scale::factor);
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const T value = static_cast<T>(call.number(0)) * (factor == nullptr ? T{1} : *factor->data<T>());
+    const T value = static_cast<T>(call.number(scale::number)) * (factor == nullptr ? T{1} : *factor->data<T>());
     parallelRange(out.size(), kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) out.data<T>()[i] = in.data<T>()[i] * value;
     });
   });
 }
 
-// tensors: y, x
 void relu(const Call& call) {
-  elementwise(call, call.t(0), call.t(1), call.t(1), [](const auto& job) { relu(job); });
+  const Tensor &y = call.tensor(args::relu::y), &x = call.tensor(args::relu::x);
+  elementwise(call, y, x, x, [](const auto& job) { relu(job); });
 }
 
 // tensors: dx, dy, y

@@ -3,7 +3,7 @@
 #include "../core/call.h"
 
 namespace densecl::cpu {
-#define OP(name) void name(const Call& call);
+#define OP(name, ...) void name(const Call& call);
 #include "../core/ops.def"
 #undef OP
 

@@ -20,7 +20,7 @@ namespace cuda {
 namespace {
 
 const OpFunction kOps[] = {
-#define OP(name) cuda::name,
+#define OP(name, ...) cuda::name,
 #include "../core/ops.def"
 #undef OP
 };

@@ -161,12 +161,15 @@ void permute(const Call& call) {
 void add(const Call& call) { map(call, call.t(0), call.t(1), call.t(2), Add{}); }
 
 void scale(const Call& call) {
-  const Tensor* factor = call.optional(2);
-  map(call, call.t(0), call.t(1), call.t(1),
-      Scale{static_cast<float>(call.number(0)), factor == nullptr ? nullptr : factor->data<float>()});
+  using args::scale;
+  const Tensor &y = call.tensor(scale::y), &x = call.tensor(scale::x), *factor = call.optional(scale::factor);
+  map(call, y, x, x, Scale{static_cast<float>(call.number(scale::number)), optionalData<float>(factor)});
 }
 
-void relu(const Call& call) { map(call, call.t(0), call.t(1), call.t(1), Relu{}); }
+void relu(const Call& call) {
+  const Tensor &y = call.tensor(args::relu::y), &x = call.tensor(args::relu::x);
+  map(call, y, x, x, Relu{});
+}
 
 void reluBackward(const Call& call) { map(call, call.t(0), call.t(1), call.t(2), ReluBackward{}); }
 

@@ -326,14 +326,17 @@ void infoNceByFma(const Call& call) {
   Tensor inputs[3];
   for (size_t i = 0; i < 3; ++i) {
     inputs[i] = exact(call.t(3 + i));
-    convert({call.op, {&inputs[i], &call.t(3 + i)}, {}});
+    convert({call.op, -1, {&inputs[i], &call.t(3 + i)}, {}, {}, {}});
   }
   Tensor dquery;
   if (call.optional(1) != nullptr) dquery = exact(call.t(1));
   infoNce({call.op,
+           -1,
            {&call.t(0), call.optional(1) == nullptr ? nullptr : &dquery, &call.t(2), &inputs[0], &inputs[1], &inputs[2]},
-           call.numbers});
-  if (call.optional(1) != nullptr) convert({call.op, {&call.t(1), &dquery}, {}});
+           call.numbers,
+           {},
+           {}});
+  if (call.optional(1) != nullptr) convert({call.op, -1, {&call.t(1), &dquery}, {}, {}, {}});
 }
 
 }  // namespace

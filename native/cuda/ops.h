@@ -3,7 +3,7 @@
 #include "../core/call.h"
 
 namespace densecl::cuda {
-#define OP(name) void name(const Call& call);
+#define OP(name, ...) void name(const Call& call);
 #include "../core/ops.def"
 #undef OP
 }  // namespace densecl::cuda

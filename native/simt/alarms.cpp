@@ -82,7 +82,7 @@ __global__ void bulkCopyKernel(float* out, const __grid_constant__ TensorMap map
 }
 
 void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int at) {
-  Call call{"alarm", {&out, &in}, {}};
+  Call call{"alarm", -1, {&out, &in}, {}, {}, {}};
   float* to = out.data<float>();
   const auto go = [&](auto kernel, size_t shared, auto... args) { launch(call, kernel, Grid{}, kThreads, shared, args...); };
   if (name == "barrier") return go(reverseKernel<true>, kThreads * 4, to);

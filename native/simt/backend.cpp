@@ -15,7 +15,7 @@ namespace densecl {
 namespace {
 
 const OpFunction kOps[] = {
-#define OP(name) cuda::name,
+#define OP(name, ...) cuda::name,
 #include "../core/ops.def"
 #undef OP
 };

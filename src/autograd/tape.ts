@@ -1,5 +1,5 @@
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { runPositional } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import type { Epilogue, Inputs, Op } from './op.js'
 
@@ -178,7 +178,7 @@ class Gradients {
     if (before === undefined) return
     if (!done) {
       const sum = Tensor.empty(gradient.shape, gradient.dtype, gradient.device).keep()
-      runNative('add', [sum, before, gradient])
+      runPositional('add', [sum, before, gradient])
       gradient.dispose()
       this.#held.set(id, sum)
     }

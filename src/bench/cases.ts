@@ -10,7 +10,7 @@ import { batchNorm } from '../ops/batchNorm.js'
 import { conv2dForNorm, convolution } from '../ops/conv2d.js'
 import type { NativeCall } from '../ops/timing.js'
 import { type Direction, directions, type Product } from '../ops/tuning.js'
-import { runNative } from '../tensor/native.js'
+import { runNative, runPositional } from '../tensor/native.js'
 import { accumulator, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { resnet50Layers, resnet50Maps } from './layers.js'
 import { normal } from './pool.js'
@@ -79,7 +79,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(y(s.batch)), s.values(x(s.batch)), s.values(w)]
-      return () => runNative('conv2d', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2d', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2d', numbers: peerNumbers },
   }
@@ -88,7 +88,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(x(s.batch)), s.values(y(s.batch)), s.values(w)]
-      return () => runNative('conv2dBackwardInput', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2dBackwardInput', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2dBackwardInput', numbers: peerNumbers },
   }
@@ -97,7 +97,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(w, accumulator(s.dtype)), s.values(y(s.batch)), s.values(x(s.batch))]
-      return () => runNative('conv2dBackwardWeight', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2dBackwardWeight', tensors, [...numbers, convolution.tile])
     },
     peer: { op: 'conv2dBackwardWeight', numbers: peerNumbers },
   }
@@ -175,7 +175,7 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
           joins ? s.values(shape(s.batch)) : undefined,
           ...affine(s),
         ]
-        return () => runNative('batchNormTrain', tensors, [1, 1e-5, 0.1, 1])
+        return () => runPositional('batchNormTrain', tensors, [1, 1e-5, 0.1, 1])
       },
       peer: { op: 'batchNorm', numbers: peerNumbers },
     },
@@ -197,7 +197,7 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
           mean,
           invstd,
         ]
-        return () => runNative('batchNormBackward', tensors, [1, 1])
+        return () => runPositional('batchNormBackward', tensors, [1, 1])
       },
       peer: { op: 'batchNormBackward', numbers: peerNumbers },
     },
@@ -220,7 +220,7 @@ const linearCase = (name: string, inputs: number, outputs: number): BenchCase =>
       s.values([outputs, 1, 1, inputs]),
       s.sums([outputs]),
     ]
-    return () => runNative('conv2d', tensors, pointwise)
+    return () => runPositional('conv2d', tensors, pointwise)
   },
   peer: { op: 'linear', numbers: (n) => [n, inputs, outputs] },
 })
@@ -232,7 +232,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values(map(s.batch)), s.values(map(s.batch))]
-        return () => runNative('add', tensors)
+        return () => runPositional('add', tensors)
       },
       peer: { op: 'add', numbers: (n) => [...map(n)] },
     },
@@ -243,7 +243,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * 49 * 2048,
       prepare(s) {
         const tensors = [s.output([s.batch, 1, 1, 2048]), s.values([s.batch, 7, 7, 2048])]
-        return () => runNative('avgPool2d', tensors, [0, 0, 0, 0, 0, 0, 0, 1])
+        return () => runPositional('avgPool2d', tensors, [0, 0, 0, 0, 0, 0, 0, 1])
       },
       peer: { op: 'avgPool2d', numbers: (n) => [n, 7, 2048] },
     },
@@ -255,7 +255,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: () => 0,
       prepare(s) {
         const tensors = [s.output([s.batch, 56, 56, 512]), s.values(map(s.batch)), s.values(map(s.batch))]
-        return () => runNative('concat', tensors)
+        return () => runPositional('concat', tensors)
       },
     },
   ],
@@ -272,7 +272,7 @@ export const benchCases: Record<OpName, BenchCases> = {
           s.values([s.batch, 1000]),
           s.indices([s.batch], 1000),
         ]
-        return () => runNative('crossEntropy', tensors, [-100])
+        return () => runPositional('crossEntropy', tensors, [-100])
       },
     },
   ],
@@ -282,7 +282,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => 2 * n * 49 * 49 * 2048,
       prepare(s) {
         const tensors = [s.output([s.batch, 49], 'i32'), undefined, s.values([s.batch, 49, 2048]), s.values([s.batch, 49, 2048])]
-        return () => runNative('denseMatch', tensors, [1])
+        return () => runPositional('denseMatch', tensors, [1])
       },
       peer: { op: 'denseMatch', numbers: (n) => [n, 49, 2048] },
     },
@@ -293,7 +293,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values(map(s.batch))]
-        return () => runNative('dropout', tensors, [0.5, 7, 1, 1])
+        return () => runPositional('dropout', tensors, [0.5, 7, 1, 1])
       },
     },
   ],
@@ -303,7 +303,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: () => 0,
       prepare(s) {
         const tensors = [s.output([s.batch, 49, 128]), s.values([s.batch, 49, 128]), s.indices([s.batch, 49], 49)]
-        return () => runNative('gatherRows', tensors)
+        return () => runPositional('gatherRows', tensors)
       },
     },
   ],
@@ -315,7 +315,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       // Of the size of unit vectors: what training sees.
       const unit = (of: Shape): Tensor => {
         const tensor = s.values(of)
-        runNative('scale', [tensor, tensor, undefined], [1 / Math.sqrt(128)])
+        runNative('scale', { y: tensor, x: tensor }, { number: 1 / Math.sqrt(128) })
         return tensor
       }
       const tensors = [
@@ -326,7 +326,7 @@ export const benchCases: Record<OpName, BenchCases> = {
         unit(shape),
         unit([queueLength, 128]),
       ]
-      return () => runNative('infoNce', tensors, [0.2, 1])
+      return () => runPositional('infoNce', tensors, [0.2, 1])
     },
     peer: { op: 'infoNce', numbers: (n: number) => [of(n), queueLength, 128] },
   })),
@@ -335,7 +335,7 @@ export const benchCases: Record<OpName, BenchCases> = {
     flops: (n: number) => 3 * of(n) * 128,
     prepare(s: Setting) {
       const tensors = [s.output([of(s.batch), 128]), s.output([of(s.batch)], accumulator(s.dtype)), s.values([of(s.batch), 128])]
-      return () => runNative('l2Normalize', tensors, [1e-12])
+      return () => runPositional('l2Normalize', tensors, [1e-12])
     },
     peer: { op: 'l2Normalize', numbers: (n: number) => [of(n), 128] },
   })),
@@ -346,7 +346,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => 9 * n * 56 * 56 * 64,
       prepare(s) {
         const tensors = [s.output([s.batch, 56, 56, 64]), s.output([s.batch, 56, 56, 64], 'i32'), s.values([s.batch, 112, 112, 64])]
-        return () => runNative('maxPool2d', tensors, [3, 3, 2, 2, 1, 1])
+        return () => runPositional('maxPool2d', tensors, [3, 3, 2, 2, 1, 1])
       },
       peer: { op: 'maxPool2d', numbers: (n) => [n, 112, 64] },
     },
@@ -355,13 +355,13 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => 9 * n * 56 * 56 * 64,
       prepare(s) {
         const index = s.output([s.batch, 56, 56, 64], 'i32')
-        runNative(
+        runPositional(
           'maxPool2d',
           [Tensor.empty([s.batch, 56, 56, 64], s.dtype), index, Tensor.zeros([s.batch, 112, 112, 64], s.dtype)],
           [3, 3, 2, 2, 1, 1],
         )
         const tensors = [s.output([s.batch, 112, 112, 64]), s.values([s.batch, 56, 56, 64]), index]
-        return () => runNative('maxPool2dBackward', tensors, [3, 3, 2, 2, 1, 1])
+        return () => runPositional('maxPool2dBackward', tensors, [3, 3, 2, 2, 1, 1])
       },
     },
   ],
@@ -371,7 +371,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values(map(s.batch))]
-        return () => runNative('relu', tensors)
+        return () => runPositional('relu', tensors)
       },
       peer: { op: 'relu', numbers: (n) => [...map(n)] },
     },
@@ -383,7 +383,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => 8 * n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values([s.batch, 28, 28, 256])]
-        return () => runNative('resizeBilinear', tensors, [0])
+        return () => runPositional('resizeBilinear', tensors, [0])
       },
     },
   ],
@@ -393,7 +393,7 @@ export const benchCases: Record<OpName, BenchCases> = {
       flops: (n) => n * mapSize,
       prepare(s) {
         const tensors = [s.output(map(s.batch)), s.values(map(s.batch)), undefined]
-        return () => runNative('scale', tensors, [0.5])
+        return () => runPositional('scale', tensors, [0.5])
       },
     },
   ],
@@ -450,7 +450,7 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
           copy(),
         ]
         s.bytes += 12 * parameterCount // p, v and the average are read and written
-        return () => runNative('sgd', tensors, [0.9, 1e-4, 0, 0.999])
+        return () => runPositional('sgd', tensors, [0.9, 1e-4, 0, 0.999])
       },
       peer: { op: 'sgd', numbers: () => [parameterCount] },
     },
@@ -496,7 +496,7 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       prepare(s) {
         const tensors = [Tensor.zeros([queueLength, 128], s.dtype), Tensor.zeros([1], 'i32'), s.values([s.batch, 128])]
         s.bytes += s.batch * 128 * (s.dtype === 'bf16' ? 2 : 4)
-        return () => runNative('enqueue', tensors)
+        return () => runPositional('enqueue', tensors)
       },
     },
   ],

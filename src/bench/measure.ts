@@ -1,6 +1,6 @@
 /** Timing on any device: marks in its work behind other work, buffers that rotate past its cache, medians, and the floor of what was measured. */
 import { Random } from '../tensor/random.js'
-import { native, runNative } from '../tensor/native.js'
+import { native, runPositional } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { median } from './result.js'
 import { type BenchCase, Setting } from './cases.js'
@@ -28,7 +28,7 @@ const aheadMilliseconds = 0.3
 function workAhead(device: string): () => void {
   if (device === 'cpu') return () => undefined
   const filled = Tensor.empty([device === 'simt' ? 2 ** 8 : 2 ** 27])
-  const fill = (): void => runNative('fill', [filled], [0])
+  const fill = (): void => runPositional('fill', [filled], [0])
   fill()
   const start = native.mark(device)
   for (let i = 0; i < 4; ++i) fill()
@@ -110,7 +110,7 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
       const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
       const copy = [setting.output([copied]), setting.output([copied]), undefined]
       const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number =>
-        Math.min(...time(device, () => runNative(op, tensors, numbers), { least: 10 }))
+        Math.min(...time(device, () => runPositional(op, tensors, numbers), { least: 10 }))
       const width = dtype === 'bf16' ? 2 : 4
       return {
         gigabytesPerSecond: (2 * copied * width) / fastest('scale', copy, [1]) / 1e6,

@@ -3,7 +3,7 @@
  * device and dtype, and a tensor is rows of them in random order.
  */
 import { Random } from '../tensor/random.js'
-import { runNative } from '../tensor/native.js'
+import { runPositional } from '../tensor/native.js'
 import { currentDevice, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 
 /** Values of a pool; fewer where threads are simulated. */
@@ -43,7 +43,7 @@ export function normal(random: Random, shape: Shape, dtype: FloatDType): Tensor 
       [1, count],
       'i32',
     )
-    runNative('gatherRows', [tensor.alias([1, count, width]), source.alias([1, rows, width]), order])
+    runPositional('gatherRows', [tensor.alias([1, count, width]), source.alias([1, rows, width]), order])
   })
   return tensor
 }

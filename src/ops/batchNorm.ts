@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { runPositional } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferNorm, deferNormGradient, deferredNorm, fusion, wholeVectors } from './fusion.js'
 
@@ -71,7 +71,7 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
     const coefficients = defer ? Tensor.empty([3, groups, x.shape[3]!], mean.dtype) : undefined
     const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
     const [maskY, maskScale, maskShift] = mask
-    runNative(
+    runPositional(
       'batchNormBackward',
       [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients],
       [groups, Number(attrs.train)],
@@ -92,7 +92,7 @@ function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, r
     [x.shape[3]!],
     runningVar.dtype,
   )
-  runNative('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
+  runPositional('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
@@ -102,7 +102,11 @@ function trainOnCpu(
 ): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
   const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], x.dtype)) as [Tensor, Tensor]
-  runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual], [groups, eps, momentum, Number(relu)])
+  runPositional(
+    'batchNormTrain',
+    [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual],
+    [groups, eps, momentum, Number(relu)],
+  )
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
@@ -125,7 +129,11 @@ function trainOnGpu(
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups
   const others = dual ? [shortcut.x, statistics, scale, shift, shortcut.scale, shortcut.shift] : [residual, statistics, scale, shift]
-  runNative('batchNormTrain', [y, mean, invstd, runningMean, runningVar, x, weight, bias, ...others], [groups, eps, momentum, Number(relu)])
+  runPositional(
+    'batchNormTrain',
+    [y, mean, invstd, runningMean, runningVar, x, weight, bias, ...others],
+    [groups, eps, momentum, Number(relu)],
+  )
   const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
   return { outputs: [y ?? deferNorm({ x, scale, shift, relu, groups })], saved }
 }

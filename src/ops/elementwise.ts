@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { runNative, runPositional } from '../tensor/native.js'
 import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
 
 interface Unary extends Inputs {
@@ -16,13 +16,13 @@ export const reluOp = defineOp<Unary>({
   name: 'relu',
   forward({ x }) {
     const y = Tensor.empty(x.shape, x.dtype)
-    runNative('relu', [y, x])
+    runNative('relu', { y, x })
     return { outputs: [y], saved: { y } }
   },
   // dx = dy where y > 0
   backward({ grad, saved }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runNative('reluBackward', [dx, grad, saved.y])
+    runPositional('reluBackward', [dx, grad, saved.y])
     return { x: dx }
   },
 })
@@ -37,7 +37,7 @@ export const addOp = defineOp<Binary>({
   name: 'add',
   forward({ a, b }) {
     const y = Tensor.empty(a.shape, a.dtype)
-    runNative('add', [y, a, b])
+    runPositional('add', [y, a, b])
     return { outputs: [y] }
   },
   // da = db = dy
@@ -66,8 +66,8 @@ export const scaleOp = defineOp<Unary, { factor: number | Tensor }>({
 
 function scaled(x: Tensor, factor: number | Tensor): Tensor {
   const y = Tensor.empty(x.shape, x.dtype)
-  if (typeof factor === 'number') runNative('scale', [y, x, undefined], [factor])
-  else runNative('scale', [y, x, factor], [1])
+  if (typeof factor === 'number') runNative('scale', { y, x }, { number: factor })
+  else runNative('scale', { y, x, factor }, { number: 1 })
   return y
 }
 
@@ -103,13 +103,13 @@ export const dropoutOp = defineOp<Unary, { numbers: readonly number[] }>({
   name: 'dropout',
   forward({ x }, { numbers }) {
     const y = Tensor.empty(x.shape, x.dtype)
-    runNative('dropout', [y, x], numbers)
+    runPositional('dropout', [y, x], numbers)
     return { outputs: [y] }
   },
   // dx = dy * keep / (1 - p), the same mask
   backward({ grad, attrs }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runNative('dropout', [dx, grad], attrs.numbers)
+    runPositional('dropout', [dx, grad], attrs.numbers)
     return { x: dx }
   },
 })
@@ -132,7 +132,7 @@ export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
     const parts = Object.values(inputs) as Tensor[]
     const width = widths.reduce((sum, w) => sum + w, 0)
     const y = Tensor.empty([...parts[0]!.shape.slice(0, -1), width], parts[0]!.dtype)
-    runNative('concat', [y, ...parts])
+    runPositional('concat', [y, ...parts])
     return { outputs: [y] }
   },
   // dx_i = the channels of dy that came from x_i
@@ -141,7 +141,7 @@ export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
     return Object.fromEntries(
       attrs.widths.map((width, i) => {
         const dx = Tensor.empty([...grad.shape.slice(0, -1), width], grad.dtype)
-        runNative('concatBackward', [dx, grad], [first])
+        runPositional('concatBackward', [dx, grad], [first])
         first += width
         return [`x${i}`, dx]
       }),

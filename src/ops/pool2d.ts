@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { runPositional } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { perAxis, type PerAxis } from './conv2d.js'
 import { deferredNorm } from './fusion.js'
@@ -34,13 +34,17 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
           ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
           : undefined
     const norm = deferredNorm(x)
-    runNative('maxPool2d', [y, index, norm?.x ?? x, norm?.scale, norm?.shift], [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)])
+    runPositional(
+      'maxPool2d',
+      [y, index, norm?.x ?? x, norm?.scale, norm?.shift],
+      [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)],
+    )
     return { outputs: [y], ...(index === undefined ? {} : { saved: { index } }) }
   },
   // dx[the position of each maximum] += dy
   backward({ grad, saved, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runNative('maxPool2dBackward', [dx, grad, saved.index], attrs.numbers)
+    runPositional('maxPool2dBackward', [dx, grad, saved.index], attrs.numbers)
     return { x: dx }
   },
 })
@@ -49,13 +53,13 @@ export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   name: 'avgPool2d',
   forward({ x }, { numbers, outputShape }) {
     const y = Tensor.empty(outputShape, x.dtype)
-    runNative('avgPool2d', [y, x], numbers)
+    runPositional('avgPool2d', [y, x], numbers)
     return { outputs: [y] }
   },
   // dx += dy / count over each window
   backward({ grad, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runNative('avgPool2dBackward', [dx, grad], attrs.numbers)
+    runPositional('avgPool2dBackward', [dx, grad], attrs.numbers)
     return { x: dx }
   },
 })

@@ -1,6 +1,6 @@
 /** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
 import { Random } from '../tensor/random.js'
-import { native, runNative } from '../tensor/native.js'
+import { native, runPositional } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'
 
@@ -37,7 +37,7 @@ export class DeviceClock {
   readonly time: Time = (call, kernels) => {
     const tensors = this.#operandsOf(call)
     const numbers = isProduct(call.op) ? withKernels(call.op, call.numbers, kernels) : call.numbers
-    const run = (): void => runNative(call.op, tensors, numbers)
+    const run = (): void => runPositional(call.op, tensors, numbers)
     const [least, most] = this.#simulated ? [1, 1] : [3, 5]
     if (!this.#simulated) run()
     const times: number[] = []
@@ -53,13 +53,13 @@ export class DeviceClock {
   #stayAhead(): void {
     if (this.#simulated) return
     this.#ahead ??= this.#calibrated(Tensor.empty([ahead.bytes / 4], 'f32', this.device).keep())
-    for (let i = 0; i < this.#ahead.repeats; ++i) runNative('fill', [this.#ahead.tensor], [0])
+    for (let i = 0; i < this.#ahead.repeats; ++i) runPositional('fill', [this.#ahead.tensor], [0])
   }
 
   #calibrated(tensor: Tensor): { tensor: Tensor; repeats: number } {
-    for (let i = 0; i < 2; ++i) runNative('fill', [tensor], [0])
+    for (let i = 0; i < 2; ++i) runPositional('fill', [tensor], [0])
     const start = native.mark(this.device)
-    for (let i = 0; i < 8; ++i) runNative('fill', [tensor], [0])
+    for (let i = 0; i < 8; ++i) runPositional('fill', [tensor], [0])
     return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.mark(this.device))) }
   }
 
@@ -104,7 +104,7 @@ export class DeviceClock {
           [1, size / width],
           'i32',
         )
-        runNative('gatherRows', [tensor.alias([1, size / width, width]), this.#pools.get(dtype)!.alias([1, rows, width]), order])
+        runPositional('gatherRows', [tensor.alias([1, size / width, width]), this.#pools.get(dtype)!.alias([1, rows, width]), order])
         return tensor
       }),
     )

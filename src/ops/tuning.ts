@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { type KernelFamily, usesFamily } from '../tensor/families.js'
-import { native, packageRoot, runNative } from '../tensor/native.js'
+import { native, packageRoot, runPositional } from '../tensor/native.js'
 import type { DType, Tensor } from '../tensor/tensor.js'
 import { fusion, type FusionLevel } from './fusion.js'
 
@@ -126,14 +126,14 @@ export function chosenPrologue(shape: ConvolutionShape): boolean | undefined {
 /** Runs a convolution's native op with the kernels that were chosen for it; numbers with a tile are left as they are. */
 export function runProduct(op: ProductOp, tensors: readonly (Tensor | undefined)[], numbers: readonly number[]): void {
   const [first] = tensors as [Tensor]
-  if (first.device === 'cpu' || numbers[tileNumber] !== 0) return runNative(op, tensors, numbers)
+  if (first.device === 'cpu' || numbers[tileNumber] !== 0) return runPositional(op, tensors, numbers)
   const shape = shapeOfCall(op, tensors, numbers)
   const chosen = current?.product(shapeKey(shape))
   const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? {
     tile: tableTile(first.device, shape),
     splits: 0,
   }
-  runNative(op, tensors, withKernels(op, numbers, { tile, splits }))
+  runPositional(op, tensors, withKernels(op, numbers, { tile, splits }))
 }
 
 const tileSizes: Record<number, readonly [number, number]> = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [128, 64] }

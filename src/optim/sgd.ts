@@ -1,5 +1,5 @@
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { runPositional } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 
 export interface SgdOptions {
@@ -59,7 +59,7 @@ export class Sgd {
       follower?.parameters.get(name),
       follower?.copies.get(name),
     ])
-    runNative('sgd', [this.#lr, bad, ...rows.flat()], [momentum, weightDecay, Number(nesterov), follower?.momentum ?? 0])
+    runPositional('sgd', [this.#lr, bad, ...rows.flat()], [momentum, weightDecay, Number(nesterov), follower?.momentum ?? 0])
   }
 
   dispose(): void {
@@ -70,5 +70,5 @@ export class Sgd {
 
 /** Sets `bad` i32 [1] to 1 when one of `tensors` holds an infinity or NaN, without a word to the host. */
 export function checkFinite(bad: Tensor, tensors: readonly Tensor[]): void {
-  runNative('checkFinite', [bad, ...tensors])
+  runPositional('checkFinite', [bad, ...tensors])
 }

@@ -5,7 +5,7 @@
  */
 import { statisticsRows } from '../ops/fusion.js'
 import { avoidFamilies, kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
-import { native, runNative } from '../tensor/native.js'
+import { native, runPositional } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
 
@@ -86,9 +86,9 @@ const convolutions: Record<
     const [scale, shift] = p.fused === 'prologue' ? vectors(device, p.c) : []
     if (scale !== undefined && materialise) {
       const applied = Tensor.empty(x.shape, x.dtype)
-      runNative('normApply', [applied, x, scale, shift], [1, 1])
-      runNative('conv2d', [y, applied, weight, bias], [...numbersOf(p), 1, 0])
-    } else runNative('conv2d', [y, x, weight, bias, statistics, scale, shift], [...numbersOf(p), 1, Number(scale !== undefined)])
+      runPositional('normApply', [applied, x, scale, shift], [1, 1])
+      runPositional('conv2d', [y, applied, weight, bias], [...numbersOf(p), 1, 0])
+    } else runPositional('conv2d', [y, x, weight, bias, statistics, scale, shift], [...numbersOf(p), 1, Number(scale !== undefined)])
     return [resultOf('y', y), ...(statistics === undefined ? [] : [resultOf('statistics', statistics)])]
   },
   conv2dBackwardInput(device, p, materialise) {
@@ -123,10 +123,10 @@ const convolutions: Record<
       ]
       if (materialise) {
         const whole = Tensor.empty(dy.shape, dy.dtype)
-        runNative('normGradient', [whole, dy, of, mean, coefficients], [1])
-        runNative('conv2dBackwardInput', [dx, whole, weight], [...numbersOf(p), 1, 1])
-      } else runNative('conv2dBackwardInput', [dx, dy, weight, ...none, of, mean, coefficients], [...numbersOf(p), 1, 1])
-    } else runNative('conv2dBackwardInput', [dx, dy, weight, ...(p.fused === undefined ? [] : epilogue)], [...numbersOf(p), 1, 1])
+        runPositional('normGradient', [whole, dy, of, mean, coefficients], [1])
+        runPositional('conv2dBackwardInput', [dx, whole, weight], [...numbersOf(p), 1, 1])
+      } else runPositional('conv2dBackwardInput', [dx, dy, weight, ...none, of, mean, coefficients], [...numbersOf(p), 1, 1])
+    } else runPositional('conv2dBackwardInput', [dx, dy, weight, ...(p.fused === undefined ? [] : epilogue)], [...numbersOf(p), 1, 1])
     return [resultOf('dx', dx), ...(sums === undefined ? [] : [resultOf('sums', sums)])]
   },
   conv2dBackwardWeight(device, p, materialise) {
@@ -141,11 +141,11 @@ const convolutions: Record<
       ]
       if (materialise) {
         const [applied, whole] = [Tensor.empty(x.shape, x.dtype), Tensor.empty(dy.shape, dy.dtype)]
-        runNative('normApply', [applied, x, scale, shift], [1, 1])
-        runNative('normGradient', [whole, dy, of, mean, coefficients], [1])
-        runNative('conv2dBackwardWeight', [dw, whole, applied], [...numbersOf(p), 1, 0])
-      } else runNative('conv2dBackwardWeight', [dw, dy, x, scale, shift, of, mean, coefficients], [...numbersOf(p), 1, 1])
-    } else runNative('conv2dBackwardWeight', [dw, dy, x], [...numbersOf(p), 1, 0])
+        runPositional('normApply', [applied, x, scale, shift], [1, 1])
+        runPositional('normGradient', [whole, dy, of, mean, coefficients], [1])
+        runPositional('conv2dBackwardWeight', [dw, whole, applied], [...numbersOf(p), 1, 0])
+      } else runPositional('conv2dBackwardWeight', [dw, dy, x, scale, shift, of, mean, coefficients], [...numbersOf(p), 1, 1])
+    } else runPositional('conv2dBackwardWeight', [dw, dy, x], [...numbersOf(p), 1, 0])
     return [resultOf('dw', dw)]
   },
 }
@@ -182,7 +182,7 @@ function contrast(device: string, { rows, keys, dim, dtype, identity = false, un
   const query = identity ? noiseTensor(device, [rows, dim], dtype, 1) : vectors(rows, 1)
   const [positive, queue] = identity ? [Tensor.zeros([rows, dim], query.dtype), units()] : [vectors(rows, 2), vectors(keys, 3)]
   const [loss, dquery, statistics] = [Tensor.empty([], 'f32'), Tensor.empty(query.shape, query.dtype), Tensor.empty([4], 'f32')]
-  runNative('infoNce', [loss, dquery, statistics, query, positive, queue], [identity ? 1 : 0.07, Number(unit)])
+  runPositional('infoNce', [loss, dquery, statistics, query, positive, queue], [identity ? 1 : 0.07, Number(unit)])
   return [resultOf('loss', loss), resultOf('statistics', statistics), resultOf('gradient', dquery)]
 }
 
@@ -198,7 +198,7 @@ interface Match {
 function match(device: string, { n, p, q, c, dtype }: Match): Result[] {
   const [query, key] = [noiseTensor(device, [n, p, c], dtype, 1), noiseTensor(device, [n, q, c], dtype, 2)]
   const [index, similarity] = [Tensor.empty([n, p], 'i32'), Tensor.empty([n, p], 'f32')]
-  runNative('denseMatch', [index, similarity, query, key], [1])
+  runPositional('denseMatch', [index, similarity, query, key], [1])
   const [queries, keys, chosen] = [query.data(), key.data(), index.data()]
   const named = Float32Array.from(chosen, (at, i) => {
     let [dot, a, b] = [0, 0, 0]

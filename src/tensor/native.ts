@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from './errors.js'
+import { type NativeOps, opSignatures } from './nativeOps.js'
 
 export interface MemoryStats {
   /** Bytes of tensors and scratch in use. */
@@ -39,7 +40,8 @@ interface Native {
   write(handle: number, data: AnyTypedArray): void
   read(handle: number, data: AnyTypedArray): void
   run(op: number, handles: Float64Array, numbers: Float64Array): void
-  opNames(): string[]
+  /** Every op as name(tensors)(numbers), in the order of native/core/ops.def. */
+  opSignatures(): string[]
   memory(device?: string): MemoryStats
   resetPeakMemory(device?: string): void
   setMemoryLimit(bytes: number, device?: string): void
@@ -119,7 +121,39 @@ function load(): Native {
 }
 
 export const native: Native = load()
-const indices = new Map(native.opNames().map((name, index) => [name, index]))
+
+interface Parameter {
+  name: string
+  optional: boolean
+  list: boolean
+}
+interface Signature {
+  index: number
+  tensors: Parameter[]
+  numbers: Parameter[]
+}
+
+/** The signatures of src/tensor/nativeOps.ts, which the addon must have been built with. */
+const opTable: ReadonlyMap<string, Signature> = (() => {
+  const built = native.opSignatures()
+  const differs = opSignatures.findIndex((signature, i) => signature !== built[i])
+  if (differs >= 0 || built.length !== opSignatures.length)
+    throw new DenseclError(
+      'ADDON',
+      `the native addon (${addonPath}) is of another version: it has ${built[differs] ?? `${built.length} ops`} where this package has ${opSignatures[differs] ?? `${opSignatures.length} ops`}; run: npm run build:native`,
+    )
+  const parameters = (list: string): Parameter[] =>
+    list
+      .split(',')
+      .filter(Boolean)
+      .map((name) => ({ name: name.replace(/[?*]/g, ''), optional: name.includes('?'), list: name.includes('*') }))
+  return new Map(
+    opSignatures.map((signature, index) => {
+      const [, name, tensors, numbers] = /^(\w+)\((.*)\)\((.*)\)$/.exec(signature) as unknown as [string, string, string, string]
+      return [name, { index, tensors: parameters(tensors), numbers: parameters(numbers) }]
+    }),
+  )
+})()
 
 /** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws where it cannot be used. */
 export function resolveDevice(wanted: string): string {
@@ -129,25 +163,94 @@ export function resolveDevice(wanted: string): string {
   return device
 }
 
-/** What a native op is called with: an absent optional tensor is undefined. */
-export type OpTensors = readonly ({ handle: number; bytes?: number; shape?: readonly number[]; dtype?: string } | undefined)[]
+/** A tensor as a native op takes it. */
+export interface OpTensor {
+  handle: number
+  bytes?: number
+  shape?: readonly number[]
+  dtype?: string
+}
+
+export type OpName = keyof NativeOps<OpTensor>
+export type OpTensors<O extends OpName = OpName> = NativeOps<OpTensor>[O]['tensors']
+export type OpNumbers<O extends OpName = OpName> = NativeOps<OpTensor>[O]['numbers']
 
 /** Set to run every native op inside of a function of one's own, for profiles; one that does not call `run` leaves the op out. */
-export const observe: { op?: (name: string, run: () => void, tensors: OpTensors, numbers: readonly number[]) => void } = {}
+export const observe: {
+  op?: (name: string, run: () => void, tensors: readonly (OpTensor | undefined)[], numbers: readonly number[]) => void
+} = {}
 
-/** Runs a native op: tensors as handles, outputs first (native/core/ops.def and the op's own file give the order). */
-export function runNative(op: string, tensors: OpTensors, numbers: readonly number[] = []): void {
-  const index = indices.get(op)
-  if (index === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
-  const handles = Float64Array.from(tensors, (tensor) => {
-    if (tensor === undefined) return NaN
-    if (typeof tensor.handle === 'number') return tensor.handle
-    throw new DenseclError(
-      'FOREIGN_HANDLE',
-      `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`,
+/**
+ * Runs a native op. The names and types of its tensors, outputs among them, and of its numbers are those of native/core/ops.def; an
+ * optional tensor may be left out. Throws ARGUMENT for a name that is missing or that the op does not have, and what the native side
+ * says of dtypes and shapes.
+ */
+export function runNative<O extends OpName>(
+  op: O,
+  tensors: OpTensors<O>,
+  ...[numbers]: keyof OpNumbers<O> extends never ? [] : [OpNumbers<O>]
+): void {
+  const signature = opTable.get(op)
+  if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
+  const handle = (tensor: OpTensor | undefined): number => (tensor === undefined ? NaN : handleOf(op, tensor))
+  const number = (value: number | boolean | undefined): number => Number(value)
+  const handles = flattened(op, 'tensor', signature.tensors, tensors as Record<string, OpTensor>, handle)
+  const values = flattened(op, 'number', signature.numbers, (numbers ?? {}) as Record<string, number>, number)
+  const run = (): void => native.run(signature.index, handles, values)
+  if (observe.op === undefined) run()
+  else
+    observe.op(
+      op,
+      run,
+      signature.tensors.flatMap(({ name }) => (tensors as Record<string, OpTensor | undefined>)[name]),
+      [...values],
     )
-  })
-  const run = (): void => native.run(index, handles, Float64Array.from(numbers))
+}
+
+/** The values of an op's parameters in their order, those of a list after their count. */
+function flattened<V>(
+  op: string,
+  kind: string,
+  parameters: readonly Parameter[],
+  given: Readonly<Record<string, V | readonly V[] | undefined>>,
+  toNumber: (value: V | undefined) => number,
+): Float64Array {
+  const flat: number[] = []
+  let known = 0
+  for (const { name, optional, list } of parameters) {
+    const value = given[name]
+    if (name in given) known += 1
+    if (list) {
+      if (!Array.isArray(value))
+        throw new DenseclError('ARGUMENT', `${op}: expected a list for the ${kind} ${name} but received ${String(value)}`)
+      flat.push(value.length)
+      for (const each of value as readonly V[]) flat.push(toNumber(each))
+    } else if (value === undefined && !optional) throw new DenseclError('ARGUMENT', `${op}: the ${kind} ${name} is missing`)
+    else flat.push(toNumber(value as V | undefined))
+  }
+  const names = Object.keys(given)
+  if (names.length > known) {
+    const unknown = names.find((name) => parameters.every((parameter) => parameter.name !== name))
+    throw new DenseclError(
+      'ARGUMENT',
+      `${op}: has no ${kind} ${unknown}; it has ${parameters.map(({ name }) => name).join(', ') || 'none'}`,
+    )
+  }
+  return Float64Array.from(flat)
+}
+
+function handleOf(op: string, { handle }: OpTensor): number {
+  if (typeof handle === 'number') return handle
+  throw new DenseclError(
+    'FOREIGN_HANDLE',
+    `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`,
+  )
+}
+
+/** As runNative for the ops whose row in ops.def has no names yet: tensors and numbers by position. */
+export function runPositional(op: string, tensors: readonly (OpTensor | undefined)[], numbers: readonly number[] = []): void {
+  const handles = Float64Array.from(tensors, (tensor) => (tensor === undefined ? NaN : handleOf(op, tensor)))
+  const run = (): void => native.run(opTable.get(op)!.index, handles, Float64Array.from(numbers))
   if (observe.op === undefined) run()
   else observe.op(op, run, tensors, numbers)
 }

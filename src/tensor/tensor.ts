@@ -1,5 +1,5 @@
 import { DenseclError, fail } from './errors.js'
-import { native, runNative } from './native.js'
+import { native, runPositional } from './native.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
 export type DType = (typeof dtypes)[number]
@@ -108,7 +108,7 @@ export class Tensor {
     const handle = native.create(dtypes.indexOf(this.dtype), this.shape, this.device)
     this.#handle = handle
     registry.register(this, handle, this)
-    runNative(op, [this, ...parts], numbers)
+    runPositional(op, [this, ...parts], numbers)
     this.#dropParts()
     return handle
   }
@@ -128,7 +128,7 @@ export class Tensor {
 
   static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
     const tensor = Tensor.empty(shape, dtype, device)
-    runNative('fill', [tensor], [value])
+    runPositional('fill', [tensor], [value])
     return tensor
   }
 
@@ -220,7 +220,7 @@ export class Tensor {
       return converted
     }
     const copy = Tensor.empty(this.shape, dtype, device)
-    runNative('convert', [copy, this])
+    runPositional('convert', [copy, this])
     return copy
   }
 

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
 import { bytesOf, type Call, stepCalls } from '../../src/bench/step/calls.js'
 import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
-import { native, runNative } from '../../src/tensor/native.js'
+import { native, runPositional } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'
 import { runCli, suite, testWhere } from '../support/suite.js'
@@ -51,7 +51,7 @@ testWhere(
               ]
               native.resetPeakMemory(device)
               const before = native.memory(device).live
-              runNative('conv2dBackwardWeight', tensors, [1, 1, 0, 0, 1, 1, id, 0, 1, 0])
+              runPositional('conv2dBackwardWeight', tensors, [1, 1, 0, 0, 1, 1, id, 0, 1, 0])
               const partial = native.memory(device).peak - before
               const results = o * c * 4
               assert.is(Math.round(partial / results), count > 1 ? count : 0, `${partial} bytes of partial sums, ${results} each`)

@@ -12,7 +12,7 @@ import { linear } from '../../src/ops/linear.js'
 import { crossEntropy, infoNce } from '../../src/ops/losses.js'
 import { avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
 import { denseMatch, gatherRows } from '../../src/ops/similarity.js'
-import { native, packageRoot } from '../../src/tensor/native.js'
+import { native, packageRoot, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { opCases } from '../support/opCases.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -131,6 +131,26 @@ test('batch norm keeps its accuracy where the mean is far from 0', () => {
   })
 })
 
+// Calls are checked by the compiler too; these are what a caller without types, or a wrong cast, would pass.
+const untyped = runNative as (op: string, tensors: object, numbers?: object) => void
+
+test('a native call is refused by the name of what is missing, unknown, or of the wrong dtype, shape or kind', () => {
+  scope(() => {
+    const [y, x] = [Tensor.zeros([2, 3]), Tensor.zeros([2, 3])]
+    throwsError(() => untyped('relu', { y }), 'ARGUMENT', /relu: the tensor x is missing/)
+    throwsError(() => untyped('relu', { y, x, z: x }), 'ARGUMENT', /relu: has no tensor z; it has y, x/)
+    throwsError(() => untyped('scale', { y, x }), 'ARGUMENT', /scale: the number number is missing/)
+    throwsError(() => untyped('scale', { y, x }, { number: 1, other: 2 }), 'ARGUMENT', /scale: has no number other/)
+    throwsError(() => untyped('relu', { y, x: Tensor.zeros([2, 3], 'i32') }), 'DTYPE', /expected x T\[S\.\.\.\] of a floating dtype/)
+    throwsError(() => untyped('relu', { y, x: Tensor.zeros([2, 3], 'f64') }), 'DTYPE', /of dtype f32 as y but received f64\[2,3\]/)
+    throwsError(
+      () => untyped('relu', { y, x: Tensor.zeros([3, 2]) }),
+      'SHAPE',
+      /with the leading dimensions of y f32\[2,3\] but received f32\[3,2\]/,
+    )
+  })
+})
+
 test('every native op has a caller in src, every op of the catalogue a case', () => {
   assert.equal(Object.keys(opCases).sort(), Object.keys(catalogue).sort())
   const folder = join(packageRoot, 'src')
@@ -138,7 +158,8 @@ test('every native op has a caller in src, every op of the catalogue a case', ()
     .filter((file) => file.endsWith('.ts'))
     .map((file) => readFileSync(join(folder, file), 'utf8'))
     .join('\n')
-  for (const name of native.opNames()) assert.match(source, new RegExp(`(runNative\\(\\s*|op: )'${name}'`), name)
+  for (const name of native.opSignatures().map((signature) => signature.split('(')[0]!))
+    assert.match(source, new RegExp(`(run(Native|Positional)\\(\\s*|op: )'${name}'`), name)
 })
 
 test.run()

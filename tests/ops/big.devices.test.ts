@@ -6,7 +6,7 @@
 import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
-import { native, runNative } from '../../src/tensor/native.js'
+import { native, runPositional } from '../../src/tensor/native.js'
 import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
@@ -28,7 +28,7 @@ function random(pool: Tensor, seed: number, shape: Shape): Tensor {
     [1, Math.ceil(size / width)],
     'i32',
   )
-  runNative('gatherRows', [out.alias([1, size / width, width]), pool, order])
+  runPositional('gatherRows', [out.alias([1, size / width, width]), pool, order])
   return out
 }
 
@@ -90,7 +90,7 @@ for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.fi
             const result = Tensor.full(shape, 7, dtype)
             capability(tile > 3 ? 90 : 80)
             try {
-              runNative(op, [result, a, b], [...numbers, tile])
+              runPositional(op, [result, a, b], [...numbers, tile])
               return result.data() as Float32Array
             } finally {
               capability(80)
@@ -119,7 +119,7 @@ testWhere(
     withPool((values) => {
       const unit = (seed: number, n: number): Tensor => {
         const [y, x] = [Tensor.empty([n, dim], 'bf16'), values(seed, [n, dim])]
-        runNative('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
+        runPositional('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
         return y
       }
       const [query, positive, queue] = [unit(1, rows), unit(2, rows), unit(3, keys)]
@@ -129,7 +129,7 @@ testWhere(
           const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
           capability(dtype === 'bf16' ? 90 : 80)
           try {
-            runNative('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
+            runPositional('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
             return results.map((tensor) => tensor.data() as Float32Array)
           } finally {
             capability(80)

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { Queue } from '../../src/methods/densecl/model.js'
 import { Random } from '../../src/tensor/random.js'
 import { checkFinite, type Follower, Sgd } from '../../src/optim/sgd.js'
-import { runNative } from '../../src/tensor/native.js'
+import { runPositional } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -45,7 +45,7 @@ function train({ parameters, copies, key }: Network, sizes: readonly number[], n
       ),
     )
     if (!fused)
-      runNative(
+      runPositional(
         'ema',
         [...key.parameters].flatMap(([name, average]) => [average, parameters.get(name), key.copies.get(name)]),
         [key.momentum],
@@ -138,7 +138,7 @@ test('a pointer outside of the queue is reported when values are read', () => {
     withDevice(device, () => {
       const pointer = Tensor.from([7], [1], 'i32')
       const queue = Tensor.zeros([5, 2])
-      runNative('enqueue', [queue, pointer, Tensor.zeros([3, 2])])
+      runPositional('enqueue', [queue, pointer, Tensor.zeros([3, 2])])
       throwsError(() => queue.data(), 'RANGE', /enqueue/, /pointer 7/, /queue of 5/)
       assert.equal([...queue.data()], Array(10).fill(0))
     }),

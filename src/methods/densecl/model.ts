@@ -3,7 +3,7 @@ import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
 import type { Follower } from '../../optim/sgd.js'
 import { fail } from '../../tensor/errors.js'
-import { runNative } from '../../tensor/native.js'
+import { runPositional } from '../../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
@@ -30,7 +30,7 @@ export class Queue {
         `enqueue: expected keys ${this.keys.dtype}[B,${this.keys.shape[1]}] but received ${keys.dtype}[${keys.shape.join(',')}]`,
       )
     }
-    runNative('enqueue', [this.keys, this.pointer, keys])
+    runPositional('enqueue', [this.keys, this.pointer, keys])
   }
 }
 
@@ -116,7 +116,7 @@ export class DenseCL {
   updateKeyEncoder(momentum: number): void {
     if (!this.keyAhead) {
       const [key, query] = [this.key.state(), this.query.state()]
-      runNative(
+      runPositional(
         'ema',
         [...key.parameters].flatMap(([name, average]) => [average, query.parameters.get(name), key.copies.get(name)]),
         [momentum],
