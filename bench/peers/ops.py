@@ -1,4 +1,4 @@
-"""The work of src/bench/cases.ts in PyTorch: a request is a line of JSON {op, numbers, dtype}, the reply its median time."""
+"""The work of src/bench/cases in PyTorch: a request is a line of JSON {op, numbers, dtype}, the reply its median time."""
 import json
 import statistics
 import sys

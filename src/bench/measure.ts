@@ -3,7 +3,7 @@ import { Random } from '../tensor/random.js'
 import { native, runPositional } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { median } from './result.js'
-import { type BenchCase, Setting } from './cases.js'
+import { type BenchCase, Setting } from './cases/benchCase.js'
 import { pool } from './pool.js'
 
 export interface Measured {

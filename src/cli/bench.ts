@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 
 import { Peer } from '../bench/peer.js'
-import { type BenchCase, benchCases, stepCases } from '../bench/cases.js'
+import type { BenchCase } from '../bench/cases/benchCase.js'
+import { benchCases } from '../bench/cases/index.js'
+import { stepCases } from '../bench/cases/step.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'

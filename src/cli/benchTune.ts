@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 import { architectures, type Architecture, predict, tilesFor } from '../bench/model.js'
-import { convolutionCases } from '../bench/cases.js'
+import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
 import { architectureOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { fail } from '../tensor/errors.js'

@@ -12,30 +12,14 @@ interface AnyOp {
   readonly backward: 'notDifferentiable' | ((...context: never[]) => unknown)
 }
 
-export type OpName =
-  | 'add'
-  | 'avgPool2d'
-  | 'batchNorm'
-  | 'concat'
-  | 'conv2d'
-  | 'crossEntropy'
-  | 'denseMatch'
-  | 'dropout'
-  | 'gatherRows'
-  | 'infoNce'
-  | 'l2Normalize'
-  | 'linear'
-  | 'maxPool2d'
-  | 'relu'
-  | 'reshape'
-  | 'resizeBilinear'
-  | 'scale'
+// So that the keys are the only list of the names.
+const table = <Name extends string>(ops: Readonly<Record<Name, AnyOp>>): Readonly<Record<Name, AnyOp>> => ops
 
 /**
  * Every op that a tape can record. Tests and benches are tables over the same keys, so an op without a test or a bench does
  * not compile, and an op without a gradient has said `notDifferentiable`.
  */
-export const catalogue: Readonly<Record<OpName, AnyOp>> = {
+export const catalogue = table({
   add: addOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
@@ -53,4 +37,6 @@ export const catalogue: Readonly<Record<OpName, AnyOp>> = {
   reshape: reshapeOp,
   resizeBilinear: resizeBilinearOp,
   scale: scaleOp,
-}
+})
+
+export type OpName = keyof typeof catalogue

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { convolutionCases } from '../../src/bench/cases.js'
+import { convolutionCases } from '../../src/bench/cases/conv2d.js'
 import { type Constant, type ConstantName, constants, constantsOf } from '../../src/bench/constants.js'
 import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../src/bench/model.js'
 import { readCodeTable } from '../../src/bench/code/table.js'

@@ -14,8 +14,8 @@ import { avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
 import { denseMatch, gatherRows } from '../../src/ops/similarity.js'
 import { native, packageRoot, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
-import { opCases } from '../support/opCases.js'
 import { suite, throwsError } from '../support/suite.js'
+import { opCases } from './cases/index.js'
 
 const test = suite('arguments')
 const zeros = (shape: number[], dtype: 'f32' | 'f64' | 'i32' = 'f32'): Tensor => Tensor.zeros(shape, dtype)

@@ -14,8 +14,9 @@ import { native } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
-import { type OpCase, opCases } from '../support/opCases.js'
 import { suite } from '../support/suite.js'
+import { opCases } from './cases/index.js'
+import type { OpCase } from './cases/opCase.js'
 
 const runs = Number(process.env.DENSECL_TEST_RUNS ?? 25)
 const seeds = fc.integer({ min: 0, max: 2 ** 30 })

@@ -7,8 +7,9 @@ import { catalogue, type OpName } from '../../src/ops/catalogue.js'
 import { native } from '../../src/tensor/native.js'
 import { scope } from '../../src/tensor/tensor.js'
 import { checkGradients, relativeDifference } from '../support/gradients.js'
-import { opCases, runAs } from '../support/opCases.js'
 import { suite } from '../support/suite.js'
+import { opCases } from './cases/index.js'
+import { runAs } from './cases/opCase.js'
 
 const runs = Number(process.env.DENSECL_TEST_RUNS ?? 40)
 const seeds = fc.integer({ min: 0, max: 2 ** 30 })

@@ -5,7 +5,7 @@ import { dirname } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { convolutionCases } from '../../src/bench/cases.js'
+import { convolutionCases } from '../../src/bench/cases/conv2d.js'
 import { architectures, predict, tiles, tilesFor } from '../../src/bench/model.js'
 import {
   candidateSplits,

@@ -1,0 +1,25 @@
+/**
+ * What `densecl bench` measures: for each op of the catalogue its native calls at the shapes of ResNet-50 and DenseCL, with the
+ * floating-point operations they must do and the bytes they must move, each input read once and each output written once.
+ */
+import type { OpName } from '../../ops/catalogue.js'
+import { batchNormCases } from './batchNorm.js'
+import type { BenchCases } from './benchCase.js'
+import { conv2dCases } from './conv2d.js'
+import { elementwiseCases } from './elementwise.js'
+import { linearCases } from './linear.js'
+import { lossesCases } from './losses.js'
+import { pool2dCases } from './pool2d.js'
+import { resizeBilinearCases } from './resizeBilinear.js'
+import { similarityCases } from './similarity.js'
+
+export const benchCases: Readonly<Record<OpName, BenchCases>> = {
+  ...batchNormCases,
+  ...conv2dCases,
+  ...elementwiseCases,
+  ...linearCases,
+  ...lossesCases,
+  ...pool2dCases,
+  ...resizeBilinearCases,
+  ...similarityCases,
+}

@@ -1,0 +1,45 @@
+import { runNative, runPositional } from '../../tensor/native.js'
+import { accumulator, type Shape, type Tensor } from '../../tensor/tensor.js'
+import { embeddings, type FamilyCases, queueLength, type Setting } from './benchCase.js'
+
+export const lossesCases = {
+  crossEntropy: [
+    {
+      name: '1000 classes, gradient',
+      flops: (n) => 5 * n * 1000,
+      prepare(s) {
+        const tensors = [
+          s.output([], accumulator(s.dtype)),
+          s.output([s.batch, 1000]),
+          s.output([1], 'f32'),
+          s.values([s.batch, 1000]),
+          s.indices([s.batch], 1000),
+        ]
+        return () => runPositional('crossEntropy', tensors, [-100])
+      },
+    },
+  ],
+  infoNce: embeddings.map(({ name, of }) => ({
+    name: `${name}, queue ${queueLength}, loss and gradient`,
+    flops: (n: number) => 4 * of(n) * queueLength * 128,
+    prepare(s: Setting) {
+      const shape = [of(s.batch), 128]
+      // Of the size of unit vectors: what training sees.
+      const unit = (of: Shape): Tensor => {
+        const tensor = s.values(of)
+        runNative('scale', { y: tensor, x: tensor }, { number: 1 / Math.sqrt(128) })
+        return tensor
+      }
+      const tensors = [
+        s.output([], accumulator(s.dtype)),
+        s.output(shape),
+        s.output([4], 'f32'),
+        unit(shape),
+        unit(shape),
+        unit([queueLength, 128]),
+      ]
+      return () => runPositional('infoNce', tensors, [0.2, 1])
+    },
+    peer: { op: 'infoNce', numbers: (n: number) => [of(n), queueLength, 128] },
+  })),
+} satisfies FamilyCases

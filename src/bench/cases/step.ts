@@ -1,0 +1,110 @@
+import { Tape } from '../../autograd/tape.js'
+import { type PlacedView, renderViews, wholeImage } from '../../data/augment.js'
+import { batchNorm } from '../../ops/batchNorm.js'
+import { conv2dForNorm } from '../../ops/conv2d.js'
+import { runPositional } from '../../tensor/native.js'
+import { scope, Tensor } from '../../tensor/tensor.js'
+import { type BenchCase, queueLength } from './benchCase.js'
+
+const parameterCount = 32_400_000 // ResNet-50 and the neck of DenseCL
+
+/** A convolution, its batch norm and ReLU, forward and backward through the tape. */
+const block = (name: string, size: number, c: number, o: number, kernel: number): BenchCase => ({
+  name: `${name}, forward and backward`,
+  flops: (n) => 6 * n * size * size * c * o * kernel * kernel,
+  prepare(s) {
+    const [x, weight] = [s.values([s.batch, size, size, c]), s.values([o, kernel, kernel, c])]
+    const [gamma, beta, mean, variance] = [0, 1, 2, 3].map(() => s.sums([o])) as [Tensor, Tensor, Tensor, Tensor]
+    const cotangent = s.values([s.batch, size, size, o])
+    // Written and read: the convolution's result twice, the block's result and both gradients once.
+    s.bytes += (4 * s.batch * size * size * o + s.batch * size * size * c) * (s.dtype === 'bf16' ? 2 : 4)
+    return () =>
+      scope(() => {
+        const tape = new Tape().watch([x, weight, gamma, beta])
+        const z = tape.record(() => {
+          const { y, statistics } = conv2dForNorm(x, weight, { padding: kernel >> 1 }, 1)
+          return batchNorm(y, gamma, beta, mean, variance, { train: true, relu: true, statistics })
+        })
+        tape.backward(z, [x, weight, gamma, beta], cotangent)
+      })
+  },
+  peer: { op: 'block', numbers: (n) => [n, size, c, o, kernel] },
+})
+
+/** Work of a step beside its ops. */
+export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly BenchCase[]> = {
+  block: [
+    block('layer1.1.conv1 + bn1 + relu', 56, 256, 64, 1),
+    block('layer2.1.conv2 + bn2 + relu', 28, 128, 128, 3),
+    block('layer3.1.conv1 + bn1 + relu', 14, 1024, 256, 1),
+    block('layer4.1.conv2 + bn2 + relu', 7, 512, 512, 3),
+  ],
+  sgd: [
+    {
+      name: '32.4 M parameters, moving average, copies',
+      flops: () => 8 * parameterCount,
+      prepare(s) {
+        const half = s.dtype === 'bf16'
+        const copy = (): Tensor | undefined => (half ? s.output([parameterCount], 'bf16') : undefined)
+        const tensors = [
+          s.output([1], 'f32'),
+          undefined,
+          s.sums([parameterCount]),
+          s.sums([parameterCount]),
+          s.sums([parameterCount]),
+          copy(),
+          s.sums([parameterCount]),
+          copy(),
+        ]
+        s.bytes += 12 * parameterCount // p, v and the average are read and written
+        return () => runPositional('sgd', tensors, [0.9, 1e-4, 0, 0.999])
+      },
+      peer: { op: 'sgd', numbers: () => [parameterCount] },
+    },
+  ],
+  augment: [
+    {
+      name: 'two views of 500x375 images at 224 pixels',
+      flops: (n) => 2 * n * 224 * 224 * 3 * 60,
+      prepare(s) {
+        const [width, height] = [500, 375]
+        const bytes = width * height * 3
+        const pixels = Tensor.from(
+          Uint8Array.from({ length: bytes }, () => s.random.uint32() >>> 24),
+          [bytes],
+          'u8',
+        )
+        s.bytes += s.batch * bytes
+        const dtype = pixels.device === 'cpu' ? 'f32' : s.dtype
+        const outputs = [s.output([s.batch, 224, 224, 3], dtype), s.output([s.batch, 224, 224, 3], dtype)] as const
+        const view = {
+          ...wholeImage({ width, height, data: new Uint8Array(0) }),
+          sigma: 1,
+          adjust: [
+            { kind: 'contrast', value: 0.8 },
+            { kind: 'hue', value: 0.05 },
+          ] as const,
+        }
+        const views = Array.from({ length: 2 * s.batch }, (): PlacedView => ({
+          view: { ...view, adjust: [...view.adjust] },
+          offset: 0,
+          height,
+          width,
+        }))
+        return () => renderViews(outputs, 0, pixels, views)
+      },
+      peer: { op: 'augment', numbers: (n) => [n, 375, 500, 224] },
+    },
+  ],
+  enqueue: [
+    {
+      name: `a batch into ${queueLength}`,
+      flops: () => 0,
+      prepare(s) {
+        const tensors = [Tensor.zeros([queueLength, 128], s.dtype), Tensor.zeros([1], 'i32'), s.values([s.batch, 128])]
+        s.bytes += s.batch * 128 * (s.dtype === 'bf16' ? 2 : 4)
+        return () => runPositional('enqueue', tensors)
+      },
+    },
+  ],
+}

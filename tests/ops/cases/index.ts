@@ -1,0 +1,22 @@
+import type { OpName } from '../../../src/ops/catalogue.js'
+import { batchNormCases } from './batchNorm.js'
+import { conv2dCases } from './conv2d.js'
+import { elementwiseCases } from './elementwise.js'
+import { linearCases } from './linear.js'
+import { lossesCases } from './losses.js'
+import type { OpCase } from './opCase.js'
+import { pool2dCases } from './pool2d.js'
+import { resizeBilinearCases } from './resizeBilinear.js'
+import { similarityCases } from './similarity.js'
+
+/** One description for each op of the catalogue: an op without one does not compile. */
+export const opCases: Readonly<Record<OpName, OpCase>> = {
+  ...batchNormCases,
+  ...conv2dCases,
+  ...elementwiseCases,
+  ...linearCases,
+  ...lossesCases,
+  ...pool2dCases,
+  ...resizeBilinearCases,
+  ...similarityCases,
+}
