@@ -26,7 +26,7 @@ export { DenseNeck, type Embeddings, Encoder, type NeckOptions } from './methods
 export { chanceLoss, type Health } from './methods/densecl/health.js'
 export { DenseCL, type DenseCLOptions, Queue } from './methods/densecl/model.js'
 export { denseclStep, type StepOptions, type StepResult, type Views } from './methods/densecl/step.js'
-export { checkFinite, type Follower, Sgd, type SgdOptions } from './optim/sgd.js'
+export { checkFinite, type EmaTarget, Sgd, type SgdOptions } from './optim/sgd.js'
 export { learningRate, type Schedule } from './optim/schedule.js'
 
 export {

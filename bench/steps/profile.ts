@@ -48,9 +48,9 @@ runSteps(
       marks = []
       // Marks lie in the device's own work: an op is timed where it runs, not where it is called.
       observe.op = (name, run) => {
-        const from = native.mark(device)
+        const from = native.recordEvent(device)
         run()
-        marks.push({ name, from, to: native.mark(device) })
+        marks.push({ name, from, to: native.recordEvent(device) })
       }
     },
     onDone: summarise,

@@ -56,7 +56,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("useUpload", &Addon::guard<&Addon::useUpload>),
                              InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
                              InstanceMethod("release", &Addon::guard<&Addon::release>),
-                             InstanceMethod("mark", &Addon::guard<&Addon::mark>),
+                             InstanceMethod("recordEvent", &Addon::guard<&Addon::recordEvent>),
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
 #if defined(DENSECL_SIMT)
                              InstanceMethod("simtShuffle", &Addon::guard<&Addon::simtShuffle>),
@@ -410,8 +410,10 @@ class Addon : public Napi::Addon<Addon> {
     steps_.erase(info[0].ToNumber().Uint32Value());
     return info.Env().Undefined();
   }
-  // mark(device) -> mark; elapsed(device, from, to) -> milliseconds
-  Napi::Value mark(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).mark())); }
+  // recordEvent(device) -> event; elapsed(device, from, to) -> milliseconds
+  Napi::Value recordEvent(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).recordEvent()));
+  }
   Napi::Value elapsed(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(static_cast<size_t>(info[1].ToNumber().Int64Value()),
                                                                    static_cast<size_t>(info[2].ToNumber().Int64Value())));

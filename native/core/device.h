@@ -58,8 +58,8 @@ class Device {
   virtual void beginRecording() { throw Error("GRAPH", name + " records no work"); }
   virtual std::unique_ptr<Recording> endRecording() { throw Error("GRAPH", name + " records no work"); }
 
-  // Marks in the device's work, and the milliseconds between two of them; reading waits for the second.
-  virtual size_t mark();
+  // Events in the work of the device, and the milliseconds between two of them; reading waits for the second.
+  virtual size_t recordEvent();
   virtual double elapsed(size_t from, size_t to);
 
   // Of a GPU, by which work is split; 0 where there are none.
@@ -83,7 +83,7 @@ class Device {
   const OpFunction* const ops;
 
  private:
-  std::vector<double> marks_;
+  std::vector<double> events_;
 };
 
 // Every device of this build. Listing `cuda:N` starts the CUDA driver, so it happens on first use only.

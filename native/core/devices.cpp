@@ -32,13 +32,13 @@ std::unique_ptr<Download> Device::startDownload(const void* from, size_t bytes) 
 }
 
 // A device that computes at once has the host's clock.
-size_t Device::mark() {
-  marks_.push_back(now());
-  return marks_.size() - 1;
+size_t Device::recordEvent() {
+  events_.push_back(now());
+  return events_.size() - 1;
 }
 double Device::elapsed(size_t from, size_t to) {
-  require(from < marks_.size() && to < marks_.size(), "INTERNAL", "elapsed: there is no such mark");
-  return marks_[to] - marks_[from];
+  require(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
+  return events_[to] - events_[from];
 }
 
 std::vector<std::string> deviceNames() {

@@ -7,11 +7,11 @@
 
 namespace densecl::cpu {
 
-// tensors: lr [1], bad i32 [1] or null, then for each parameter: p, gradient, momentum buffer, bf16 copy of p or null, moving
+// tensors: lr [1], foundInf i32 [1] or null, then for each parameter: p, gradient, momentum buffer, bf16 copy of p or null, moving
 // average or null, bf16 copy of it or null; numbers: momentum, weight decay, nesterov, momentum of the averages
 //   g += wd * p;  v = momentum * v + g;  p -= lr * (nesterov ? g + momentum * v : v)       (PyTorch's SGD)
 //   average = m * average + (1 - m) * p
-// Nothing changes when `bad` is not 0.
+// Nothing changes when `foundInf` is not 0.
 void sgd(const Call& call) {
   if (call.optional(1) != nullptr && call.t(1).data<int32_t>()[0] != 0) return;
   for (size_t k = 2; k < call.tensors.size(); k += 6) {
@@ -55,9 +55,9 @@ void ema(const Call& call) {
   }
 }
 
-// tensors: bad i32 [1], any number of tensors. Sets `bad` to 1 when one of them holds an infinity or NaN; never to 0.
+// tensors: foundInf i32 [1], any number of tensors. Sets `foundInf` to 1 when one of them holds an infinity or NaN; never to 0.
 void checkFinite(const Call& call) {
-  std::atomic<bool> bad{false};
+  std::atomic<bool> foundInf{false};
   for (size_t k = 1; k < call.tensors.size(); ++k)
     dispatchFloat(call, call.t(k).dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -65,10 +65,10 @@ void checkFinite(const Call& call) {
       parallelRange(call.t(k).size(), 1 << 14, [&](int64_t begin, int64_t end) {
         T sum{0};  // of zeros, unless a value is not finite
         for (int64_t i = begin; i < end; ++i) sum += values[i] - values[i];
-        if (!(sum == T{0})) bad = true;
+        if (!(sum == T{0})) foundInf = true;
       });
     });
-  if (bad) call.t(0).data<int32_t>()[0] = 1;
+  if (foundInf) call.t(0).data<int32_t>()[0] = 1;
 }
 
 // tensors: queue [K, D], pointer i32 [1], keys [B, D]. Row i of keys goes to (pointer + i) mod K; pointer += B mod K. When

@@ -289,20 +289,20 @@ class CudaDevice : public KernelDevice {
     check(cudaEventRecord(targetOf(to).released, stream), "upload");
   }
 
-  size_t mark() override {
+  size_t recordEvent() override {
     use();
     cudaEvent_t event;
     check(cudaEventCreate(&event), "event");
     check(cudaEventRecord(event, stream), "event");
-    marks_.push_back(event);
-    return marks_.size() - 1;
+    events_.push_back(event);
+    return events_.size() - 1;
   }
   double elapsed(size_t from, size_t to) override {
     use();
-    require(from < marks_.size() && to < marks_.size(), "INTERNAL", "elapsed: there is no such mark");
-    check(cudaEventSynchronize(marks_[to]), "event");
+    require(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
+    check(cudaEventSynchronize(events_[to]), "event");
     float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, marks_[from], marks_[to]), "event");
+    check(cudaEventElapsedTime(&milliseconds, events_[from], events_[to]), "event");
     return milliseconds;
   }
 
@@ -358,7 +358,7 @@ class CudaDevice : public KernelDevice {
   PinnedPool downloads_;
   std::unordered_map<const void*, size_t> allowed_;
   std::map<void*, Target> targets_;
-  std::vector<cudaEvent_t> marks_;
+  std::vector<cudaEvent_t> events_;
 };
 
 CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.device()); }

@@ -4,17 +4,18 @@
 
 namespace densecl::cuda {
 
-// Of a row and a share of the queue: the largest score, the sum of exp((score - reference) / T) and of the scores.
-struct Share {
+// What a split of the queue contributes to a row (split-K over the keys): largest score, sum of exp((score - reference) / T), sum of
+// scores.
+struct Partial {
   float maximum, sum, negative, reference;
 };
 
 template <class T>
 struct ContrastJob {
   const T *query, *queue;
-  Share* shares;    // [splits, rows]
-  float* gradient;  // [splits, rows, D], or null
-  int64_t rows, keys, perSplit;
+  Partial* partials;  // [splits, rows]
+  float* gradient;    // [splits, rows, D], or null
+  int64_t rows, keys, keysPerSplit;
   int dim;
   float inverseTemperature;
 };
@@ -40,10 +41,10 @@ struct RowState {
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {}, negative[2] = {};
 };
 
-// From the scores of a tile of keys to exp((score - maximum) / T), with the sums and the maximum carried along and what was summed
-// before rescaled. `valid` keys of the tile exist.
+// One update of the online softmax: turns the scores of a tile of keys into exp((score - maximum) / T), with the running maximum and sums;
+// what was summed before is rescaled to the new maximum. `valid` keys of the tile exist.
 template <int kScores, int kValues>
-DEVICE void carryOn(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
+DEVICE void onlineSoftmaxUpdate(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float top = -INFINITY;
@@ -79,9 +80,9 @@ DEVICE void carryOn(RowState& state, float (&s)[kScores][4], float (&o)[kValues]
   }
 }
 
-// The same relative to kUnitScore.
+// The same update relative to the fixed reference kUnitScore.
 template <int kScores>
-DEVICE void addExponentials(RowState& state, float (&s)[kScores][4], int64_t valid, float inverseTemperature) {
+DEVICE void fixedSoftmaxUpdate(RowState& state, float (&s)[kScores][4], int64_t valid, float inverseTemperature) {
   const float scale = inverseTemperature * kLog2e;
   const auto add = [&](auto all) {
 #pragma unroll
@@ -105,18 +106,18 @@ DEVICE void addExponentials(RowState& state, float (&s)[kScores][4], int64_t val
     add(std::false_type{});
 }
 
-// One way or the other.
+// Either update.
 template <bool kFixed, int kScores, int kValues>
-DEVICE void exponentials(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
+DEVICE void softmaxUpdate(RowState& state, float (&s)[kScores][4], float (&o)[kValues][4], int64_t valid, float inverseTemperature) {
   if constexpr (kFixed)
-    addExponentials(state, s, valid, inverseTemperature);
+    fixedSoftmaxUpdate(state, s, valid, inverseTemperature);
   else
-    carryOn(state, s, o, valid, inverseTemperature);
+    onlineSoftmaxUpdate(state, s, o, valid, inverseTemperature);
 }
 
-// Stores a warp's 16 rows, the first of which is `warpRow`, of share `split`.
+// Stores a warp's 16 rows, the first of which is `warpRow`, of a split.
 template <bool kFixed, class T, int kValues>
-DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (&o)[kValues][4], int64_t warpRow, int split) {
+DEVICE void storePartial(const ContrastJob<T>& job, RowState& state, const float (&o)[kValues][4], int64_t warpRow, int split) {
   for (int half = 0; half < 2; ++half) {
     const int64_t row = warpRow + laneIndex() / 4 + half * 8;
     for (int mask = 1; mask <= 2; mask *= 2) {
@@ -127,7 +128,7 @@ DEVICE void storeShare(const ContrastJob<T>& job, RowState& state, const float (
     if (row >= job.rows) continue;
     const int64_t at = split * job.rows + row;
     if (laneIndex() % 4 == 0)
-      job.shares[at] = Share{state.maximum[half], state.sum[half], state.negative[half], kFixed ? kUnitScore : state.maximum[half]};
+      job.partials[at] = Partial{state.maximum[half], state.sum[half], state.negative[half], kFixed ? kUnitScore : state.maximum[half]};
     if (job.gradient == nullptr) continue;
     for (int d = 0; d < kValues; ++d)
       for (int e = 0; e < 2; ++e) {

@@ -56,7 +56,7 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
     wgmmaCommitGroup();
     wgmmaWaitGroup<0>();
     fenceRegisters(s);
-    exponentials<kFixed>(state, s, o, end - first, work.job.inverseTemperature);
+    softmaxUpdate<kFixed>(state, s, o, end - first, work.job.inverseTemperature);
     if (work.job.gradient != nullptr) {
       // The accumulators of two neighbouring tiles of keys are, as pairs, the left operand of the next product.
       uint32_t p[kScores / 2][4];
@@ -75,16 +75,16 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
     }
     if (laneIndex() == 0) mbarrierArrive(memory.empty[at.stage]);
   }
-  storeShare<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16,
-                     static_cast<int>(blockIdx.y));
+  storePartial<kFixed>(work.job, state, o, static_cast<int64_t>(blockIdx.x) * kHopperRows + groupRow + warpIndex() % 4 * 16,
+                       static_cast<int>(blockIdx.y));
 }
 
 template <int kDim, bool kFixed>
 __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid_constant__ HopperContrast work) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
   auto& memory = sharedMemory<ContrastMemory<kDim>>();
-  const int64_t begin = blockIdx.y * work.job.perSplit,
-                end = begin + work.job.perSplit < work.job.keys ? begin + work.job.perSplit : work.job.keys;
+  const int64_t begin = blockIdx.y * work.job.keysPerSplit,
+                end = begin + work.job.keysPerSplit < work.job.keys ? begin + work.job.keysPerSplit : work.job.keys;
   if (threadIdx.x == 0) {
     prefetchTensorMap(work.query);
     prefetchTensorMap(work.queue);

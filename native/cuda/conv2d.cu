@@ -80,23 +80,23 @@ __global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from,
 template <class T>
 void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
   const Tensor &y = call.t(0), *b = call.optional(3), *statistics = call.optional(4);
-  choose<T>(call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c),
-            [&](auto math, auto shape, auto isAligned, auto both) {
-              if constexpr (isAligned.value == both.value) {
-                using Math = decltype(math);
-                using Shape = decltype(shape);
-                const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
-                withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
-                  using Prologue = decltype(prologue);
-                  const ForwardJob<T, Prologue> job{forwardGather<T>(g, x),          w,
-                                                    optionalData<float>(b),          y.data<T>(),
-                                                    optionalData<float>(statistics), static_cast<int>(g.o),
-                                                    static_cast<int>(columnTiles),   prologue};
-                  launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles},
-                         Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, T>), job);
-                });
-              }
-            });
+  dispatchTile<T>(
+      call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
+        if constexpr (isAligned.value == both.value) {
+          using Math = decltype(math);
+          using Shape = decltype(shape);
+          const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
+          withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
+            using Prologue = decltype(prologue);
+            const ForwardJob<T, Prologue> job{forwardGather<T>(g, x),          w,
+                                              optionalData<float>(b),          y.data<T>(),
+                                              optionalData<float>(statistics), static_cast<int>(g.o),
+                                              static_cast<int>(columnTiles),   prologue};
+            launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles},
+                   Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, T>), job);
+          });
+        }
+      });
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ struct Geometry {
 // vectors. numbers[6]: the tile, 0 for the best; numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
 // `tensorCores` is the family that uses them.
 template <class T, class F>
-void choose(const Call& call, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
+void dispatchTile(const Call& call, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
   const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call),

@@ -77,36 +77,36 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
 template <class T>
 void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x, float* dw) {
   const int64_t depth = g.depth();
-  choose<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c),
-            [&](auto math, auto shape, auto alignedDy, auto alignedX) {
-              using Math = decltype(math);
-              using Shape = decltype(shape);
-              constexpr bool kBoth = alignedDy.value && alignedX.value;
-              const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-              const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
-              DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
-              const auto product = [&](auto prologueDy, auto prologueX) {
-                using A = decltype(prologueDy);
-                using B = decltype(prologueX);
-                const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x),
-                                                     dy,
-                                                     splits.count > 1 ? partial.data() : dw,
-                                                     static_cast<int>(g.o),
-                                                     static_cast<int>(columnTiles),
-                                                     splits.share,
-                                                     prologueDy,
-                                                     prologueX};
-                launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count},
-                       Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
-              };
-              withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
-                if constexpr (decltype(prologueDy)::kPlain)
-                  product(prologueDy, Plain{});
-                else
-                  withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
-              });
-              if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
-            });
+  dispatchTile<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c),
+                  [&](auto math, auto shape, auto alignedDy, auto alignedX) {
+                    using Math = decltype(math);
+                    using Shape = decltype(shape);
+                    constexpr bool kBoth = alignedDy.value && alignedX.value;
+                    const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
+                    const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
+                    DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
+                    const auto product = [&](auto prologueDy, auto prologueX) {
+                      using A = decltype(prologueDy);
+                      using B = decltype(prologueX);
+                      const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x),
+                                                           dy,
+                                                           splits.count > 1 ? partial.data() : dw,
+                                                           static_cast<int>(g.o),
+                                                           static_cast<int>(columnTiles),
+                                                           splits.share,
+                                                           prologueDy,
+                                                           prologueX};
+                      launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count},
+                             Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
+                    };
+                    withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
+                      if constexpr (decltype(prologueDy)::kPlain)
+                        product(prologueDy, Plain{});
+                      else
+                        withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
+                    });
+                    if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
+                  });
 }
 
 }  // namespace
@@ -145,21 +145,22 @@ void conv2dBackwardInput(const Call& call) {
         chunks += classChunks;
         if constexpr (std::is_same_v<T, bf16>)
           if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
-        choose<T>(call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c),
-                  [&](auto math, auto shape, auto alignedDy, auto isAligned) {
-                    using Math = decltype(math);
-                    using Shape = decltype(shape);
-                    const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-                    withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
-                      using Prologue = decltype(prologue);
-                      const BackwardInputJob<T, Prologue> job{
-                          pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles),
-                          prologue,  epilogue};
-                      launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>,
-                             Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
-                             sizeof(GemmMemory<T, Shape, true, false, T>), job);
-                    });
-                  });
+        dispatchTile<T>(
+            call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c),
+            [&](auto math, auto shape, auto alignedDy, auto isAligned) {
+              using Math = decltype(math);
+              using Shape = decltype(shape);
+              const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
+              withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
+                using Prologue = decltype(prologue);
+                const BackwardInputJob<T, Prologue> job{
+                    pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles),
+                    prologue,  epilogue};
+                launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>,
+                       Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
+                       sizeof(GemmMemory<T, Shape, true, false, T>), job);
+              });
+            });
       }
   });
 }

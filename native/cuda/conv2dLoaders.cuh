@@ -11,7 +11,7 @@ struct Axis {
   int rows, taps, size, stride, origin, step;
 };
 
-// Rows of a product that are gathered from an image: row (n, i, j), depth (tap of y, tap of x, channel).
+// The gathered operand of an implicit GEMM (im2col without the copy): row (n, i, j), depth (tap of y, tap of x, channel).
 template <class T>
 struct Gather {
   const T* source;
@@ -21,7 +21,7 @@ struct Gather {
   __host__ __device__ int depth() const { return y.taps * x.taps * channels; }
 };
 
-// A place in (tap of y, tap of x, channel) that moves on without a division.
+// The iterator over the depth of an implicit GEMM, (tap of y, tap of x, channel), advanced without a division.
 struct DepthWalk {
   int p, q, c;
   template <class T>
@@ -90,7 +90,7 @@ template <class T, class Prologue, int kPerThread, bool kPlain = Prologue::kPlai
 struct Fill {
   DEVICE explicit Fill(const Prologue&) {}
   DEVICE void put(int, Vector<T>* to, const T* source, const T* chunk, int64_t, int) {
-    copyAsync16(to, chunk == nullptr ? source : chunk, chunk != nullptr);
+    cpAsync16(to, chunk == nullptr ? source : chunk, chunk != nullptr);
   }
   DEVICE void flush() {}
 };
@@ -221,7 +221,7 @@ struct TransposedLoader {
       const bool inside = at[i].p < from.tapsY;
       if (kAligned) {
         const bool valid = inside && column < from.c;
-        copyAsync16(to, valid ? chunk : from.weights, valid);
+        cpAsync16(to, valid ? chunk : from.weights, valid);
       } else {
         Vector<T> value;
         for (int e = 0; e < kVector; ++e) value.v[e] = inside && column + e < from.c ? chunk[e] : T(0.0f);

@@ -1,9 +1,9 @@
 // infoNce and crossEntropy: loss and gradient in one pass.
 //
 // infoNce is attention whose values are its keys: with p the softmax, the gradient of the query is sum p_j k_j - k+. A block keeps
-// 16 queries a warp in shared memory and passes over a share of the queue; the logits of a tile of keys live in registers, the
+// 16 queries a warp in shared memory and passes over one split of the queue; the logits of a tile of keys live in registers, the
 // maximum is carried along (online softmax, M. Milakov, arXiv:1805.02867; the tiling is that of T. Dao, arXiv:2307.08691). A
-// second kernel merges the shares with the positive. Memory: O(rows * D), never rows * K.
+// second kernel merges the partials with the positive. Memory: O(rows * D), never rows * K.
 #include <type_traits>
 
 #include "contrast.cuh"
@@ -41,7 +41,7 @@ DEVICE void loadRows(OperandTile<T, kRows, true> (&tile)[kSlices], const T* matr
     const T* from = matrix + (first + row) * columns + column;
     if (kAligned) {
       const bool valid = first + row < rows && column < columns;
-      copyAsync16(to, valid ? from : matrix, valid);
+      cpAsync16(to, valid ? from : matrix, valid);
     } else {
       Vector<T> value;
       for (int e = 0; e < kVector; ++e) value.v[e] = first + row < rows && column + e < columns ? from[e] : T(0.0f);
@@ -136,14 +136,14 @@ template <class T, class Shape, bool kAligned, bool kFixed>
 __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T> job) {
   using Math = std::conditional_t<Shape::kHalf, Bf16Contrast<Shape>, F32Contrast<Shape>>;
   typename Shape::Memory& memory = sharedMemory<typename Shape::Memory>();
-  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.perSplit,
-                end = begin + job.perSplit < job.keys ? begin + job.perSplit : job.keys;
+  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Shape::kRows, begin = blockIdx.y * job.keysPerSplit,
+                end = begin + job.keysPerSplit < job.keys ? begin + job.keysPerSplit : job.keys;
   float o[Shape::kValues][4] = {};
   RowState state;
 
   loadRows<T, Shape::kRows, Shape::kSlices, Shape::kThreads, kAligned>(memory.query, job.query, firstRow, job.rows, job.dim);
   loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[0], job.queue, begin, end, job.dim);
-  commitCopies();
+  cpAsyncCommitGroup();
   int buffer = 0;
   for (int64_t first = begin; first < end; first += Shape::kKeys) {
     const int next = Shape::kBuffers == 2 ? buffer ^ 1 : 0;
@@ -152,27 +152,27 @@ __global__ void __launch_bounds__(Shape::kThreads) contrastKernel(ContrastJob<T>
       if (first + Shape::kKeys < end)
         loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[next], job.queue, first + Shape::kKeys, end,
                                                                              job.dim);
-      commitCopies();
-      waitForCopies<1>();
+      cpAsyncCommitGroup();
+      cpAsyncWaitGroup<1>();
     } else {
-      waitForCopies<0>();
+      cpAsyncWaitGroup<0>();
     }
     __syncthreads();
     float s[Shape::kScores][4] = {};
     Math::score(s, memory, buffer);
 
-    exponentials<kFixed>(state, s, o, end - first, job.inverseTemperature);
+    softmaxUpdate<kFixed>(state, s, o, end - first, job.inverseTemperature);
     if (job.gradient != nullptr) Math::accumulate(o, s, memory, buffer);
     __syncthreads();  // the tile is free
     if (Shape::kBuffers == 1 && first + Shape::kKeys < end) {
       loadRows<T, Shape::kKeys, Shape::kSlices, Shape::kThreads, kAligned>(memory.keys[0], job.queue, first + Shape::kKeys, end, job.dim);
-      commitCopies();
+      cpAsyncCommitGroup();
     }
     buffer = next;
   }
-  waitForCopies<0>();
+  cpAsyncWaitGroup<0>();
 
-  storeShare<kFixed>(job, state, o, firstRow + warpIndex() * 16, static_cast<int>(blockIdx.y));
+  storePartial<kFixed>(job, state, o, firstRow + warpIndex() * 16, static_cast<int>(blockIdx.y));
 }
 
 constexpr int kThreads = 256;
@@ -180,7 +180,7 @@ constexpr int kThreads = 256;
 template <class T>
 struct MergeJob {
   const T *query, *positive;
-  const Share* shares;
+  const Partial* partials;
   const float* gradient;
   T* dquery;     // or null
   float* terms;  // [rows, 5]: loss, positive, negative, hit, log sum exp
@@ -189,9 +189,9 @@ struct MergeJob {
   float inverseTemperature;
 };
 
-// A warp takes a row: merges its shares with the positive.
+// A warp takes a row: merges its partials with the positive.
 template <class T>
-__global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
+__global__ void __launch_bounds__(kThreads) mergePartialsKernel(MergeJob<T> job) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
   if (row >= job.rows) return;
   float own = 0;
@@ -200,16 +200,16 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
   own = warpSum(own);
   float maximum = own, best = -INFINITY, negative = 0;
   for (int s = 0; s < job.splits; ++s) {
-    const Share share = job.shares[s * job.rows + row];
-    maximum = fmaxf(maximum, share.reference);
-    best = fmaxf(best, share.maximum);
-    negative += share.negative;
+    const Partial partial = job.partials[s * job.rows + row];
+    maximum = fmaxf(maximum, partial.reference);
+    best = fmaxf(best, partial.maximum);
+    negative += partial.negative;
   }
   const float own0 = expf((own - maximum) * job.inverseTemperature);
   float sum = own0;
   for (int s = 0; s < job.splits; ++s) {
-    const Share share = job.shares[s * job.rows + row];
-    sum += share.sum * expf((share.reference - maximum) * job.inverseTemperature);
+    const Partial partial = job.partials[s * job.rows + row];
+    sum += partial.sum * expf((partial.reference - maximum) * job.inverseTemperature);
   }
   if (laneIndex() == 0) {
     const float logSum = logf(sum) + maximum * job.inverseTemperature;
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) mergeSharesKernel(MergeJob<T> job) {
     float pulled = 0;
     for (int s = 0; s < job.splits; ++s) {
       const int64_t at = s * job.rows + row;
-      pulled += job.gradient[at * job.dim + c] * expf((job.shares[at].reference - maximum) * job.inverseTemperature);
+      pulled += job.gradient[at * job.dim + c] * expf((job.partials[at].reference - maximum) * job.inverseTemperature);
     }
     job.dquery[row * job.dim + c] = T(scale * ((p0 - 1) * static_cast<float>(job.positive[row * job.dim + c]) + pulled / sum));
   }
@@ -260,14 +260,14 @@ void contrast(const Call& call) {
   const float inverseTemperature = static_cast<float>(1 / call.number(0));
   const bool hopper = contrastsOnHopper(call, query.dtype, D);
   const int64_t tileKeys = hopper ? kHopperKeys : Shape::kKeys;
-  // Enough blocks for four on every multiprocessor (on Hopper, four one after another); a share is a whole number of tiles.
+  // Enough blocks for four on every multiprocessor (on Hopper, four one after another); a split is a whole number of tiles.
   const int64_t rowBlocks = ceilDiv(R, hopper ? kHopperRows : Shape::kRows), tiles = ceilDiv(K, tileKeys);
-  const int64_t perSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * tileKeys,
-                splits = ceilDiv(K, perSplit);
-  DeviceScratch<Share> shares(call, splits * R);
+  const int64_t keysPerSplit = ceilDiv(tiles, std::min(tiles, std::max<int64_t>(1, 4 * multiprocessors(call) / rowBlocks))) * tileKeys,
+                splits = ceilDiv(K, keysPerSplit);
+  DeviceScratch<Partial> partials(call, splits * R);
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
-  const ContrastJob<T> job{query.data<T>(), queue.data<T>(),     shares.data(),     dquery == nullptr ? nullptr : gradient.data(), R, K,
-                           perSplit,        static_cast<int>(D), inverseTemperature};
+  const ContrastJob<T> job{query.data<T>(), queue.data<T>(),     partials.data(),   dquery == nullptr ? nullptr : gradient.data(), R, K,
+                           keysPerSplit,    static_cast<int>(D), inverseTemperature};
   const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.number(1) != 0, call.number(0));
   auto kernel = whole ? contrastKernel<T, Shape, true, false> : contrastKernel<T, Shape, false, false>;
   if constexpr (Shape::kHalf) {
@@ -276,9 +276,9 @@ void contrast(const Call& call) {
   }
   if (!hopper) launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
   const MergeJob<T> merge{
-      query.data<T>(),     positive.data<T>(),       shares.data(),     gradient.data(), optionalData<T>(dquery), terms.data(), R, K,
+      query.data<T>(),     positive.data<T>(),       partials.data(),   gradient.data(), optionalData<T>(dquery), terms.data(), R, K,
       static_cast<int>(D), static_cast<int>(splits), inverseTemperature};
-  launch(call, mergeSharesKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
+  launch(call, mergePartialsKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
   launch(call, meanTermsKernel<5>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, nullptr,
          loss.data<float>(), statistics.data<float>());
 }

@@ -73,7 +73,7 @@ using SgdTable = Table<SgdEntry, 48>;
 
 struct SgdRule {
   const float* lr;
-  const int32_t* bad;                 // not 0: the gradients are not finite, and nothing changes
+  const int32_t* foundInf;            // not 0: the gradients are not finite, and nothing changes
   float momentum, decay, keep, take;  // keep and take: of the moving average
   bool nesterov;
 };
@@ -83,7 +83,7 @@ DEVICE float follow(float keep, float average, float take, float source) { retur
 
 // An element at a time and thread: parameter, momentum, moving average and the bf16 copies in one pass over memory.
 __global__ void __launch_bounds__(kThreads) sgdKernel(SgdTable table, SgdRule rule) {
-  if (rule.bad != nullptr && *rule.bad != 0) return;
+  if (rule.foundInf != nullptr && *rule.foundInf != 0) return;
   int64_t first;
   const int which = table.find(first);
   const SgdEntry entry = table.entries[which];
@@ -131,7 +131,7 @@ struct ConstEntry {
 };
 using ConstTable = Table<ConstEntry, 96>;
 
-__global__ void __launch_bounds__(kThreads) checkFiniteKernel(ConstTable table, int32_t* bad) {
+__global__ void __launch_bounds__(kThreads) checkFiniteKernel(ConstTable table, int32_t* foundInf) {
   int64_t first;
   const int which = table.find(first);
   bool finite = true;
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) checkFiniteKernel(ConstTable table, 
     // x - x is 0 for finite numbers alone.
     if (i < table.sizes[which]) finite = finite && table.entries[which].values[i] - table.entries[which].values[i] == 0;
   }
-  if (!finite) *bad = 1;
+  if (!finite) *foundInf = 1;
 }
 
 template <class T>
@@ -198,9 +198,9 @@ void ema(const Call& call) {
 }
 
 void checkFinite(const Call& call) {
-  int32_t* bad = call.t(0).data<int32_t>();
-  auto all =
-      batches<ConstTable>([&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kThreads, 0, table, bad); });
+  int32_t* foundInf = call.t(0).data<int32_t>();
+  auto all = batches<ConstTable>(
+      [&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kThreads, 0, table, foundInf); });
   for (size_t k = 1; k < call.tensors.size(); ++k) {
     require(call.t(k).dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(call.t(k)));
     all.add(ConstEntry{call.t(k).data<float>()}, call.t(k).size());

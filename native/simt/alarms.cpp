@@ -56,9 +56,9 @@ __global__ void copyKernel(float* out, const float* in) {
   };
   Four* shared = &sharedMemory<Four>();
   const int t = static_cast<int>(threadIdx.x);
-  copyAsync16(&shared[t], in + 4 * t, true);
-  commitCopies();
-  if (kWait) waitForCopies<0>();
+  cpAsync16(&shared[t], in + 4 * t, true);
+  cpAsyncCommitGroup();
+  if (kWait) cpAsyncWaitGroup<0>();
   for (int i = 0; i < 4; ++i) out[4 * t + i] = shared[t].v[i];
 }
 

@@ -235,11 +235,11 @@ void copyLater(void* to, const void* from, int bytes, int fromBytes) {
   if (faulty(Instruction::cpAsync)) fromBytes = std::min(fromBytes, bytes - 2);
   block.current->open.push_back({to, from, bytes, fromBytes});
 }
-void commitCopies() {
+void cpAsyncCommitGroup() {
   block.current->groups.push_back(std::move(block.current->open));
   block.current->open.clear();
 }
-void waitForCopies(int groupsInFlight) {
+void cpAsyncWaitGroup(int groupsInFlight) {
   auto& groups = block.current->groups;
   const size_t finished = groups.size() > static_cast<size_t>(groupsInFlight) ? groups.size() - groupsInFlight : 0;
   for (size_t i = 0; i < finished; ++i) perform(groups[i]);

@@ -48,8 +48,8 @@ inline void checkAligned(const void* address, size_t width) {
 
 // cp.async: the bytes move as late as the program allows, when they are waited for: a missing wait then reads stale memory.
 void copyLater(void* to, const void* from, int bytes, int fromBytes);
-void commitCopies();
-void waitForCopies(int groupsInFlight);
+void cpAsyncCommitGroup();
+void cpAsyncWaitGroup(int groupsInFlight);
 
 // kernel() for every thread of every block.
 struct Launch {

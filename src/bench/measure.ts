@@ -30,9 +30,9 @@ function workAhead(device: string): () => void {
   const filled = Tensor.empty([device === 'simt' ? 2 ** 8 : 2 ** 27])
   const fill = (): void => runPositional('fill', [filled], [0])
   fill()
-  const start = native.mark(device)
+  const start = native.recordEvent(device)
   for (let i = 0; i < 4; ++i) fill()
-  const once = native.elapsed(device, start, native.mark(device)) / 4
+  const once = native.elapsed(device, start, native.recordEvent(device)) / 4
   const repeats = device === 'simt' ? 1 : Math.ceil(aheadMilliseconds / once)
   return () => {
     for (let i = 0; i < repeats; ++i) fill()
@@ -49,9 +49,9 @@ export function time(device: string, body: (repeat: number) => void, { least = 5
     const times: number[] = []
     for (let spent = 0; times.length < enough || (device !== 'simt' && times.length < most && spent < budget); spent += times.at(-1)!) {
       ahead()
-      const start = native.mark(device)
+      const start = native.recordEvent(device)
       body(times.length)
-      times.push(native.elapsed(device, start, native.mark(device)))
+      times.push(native.elapsed(device, start, native.recordEvent(device)))
     }
     return times
   })

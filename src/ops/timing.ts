@@ -43,9 +43,9 @@ export class DeviceClock {
     const times: number[] = []
     for (let spent = 0; times.length < least || (times.length < most && spent < 20); spent += times.at(-1)!) {
       this.#stayAhead()
-      const start = native.mark(this.device)
+      const start = native.recordEvent(this.device)
       run()
-      times.push(native.elapsed(this.device, start, native.mark(this.device)))
+      times.push(native.elapsed(this.device, start, native.recordEvent(this.device)))
     }
     return times.sort((a, b) => a - b)[times.length >> 1]!
   }
@@ -58,9 +58,9 @@ export class DeviceClock {
 
   #calibrated(tensor: Tensor): { tensor: Tensor; repeats: number } {
     for (let i = 0; i < 2; ++i) runPositional('fill', [tensor], [0])
-    const start = native.mark(this.device)
+    const start = native.recordEvent(this.device)
     for (let i = 0; i < 8; ++i) runPositional('fill', [tensor], [0])
-    return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.mark(this.device))) }
+    return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.recordEvent(this.device))) }
   }
 
   #operandsOf(call: NativeCall): (Tensor | undefined)[] {

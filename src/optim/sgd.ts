@@ -9,8 +9,8 @@ export interface SgdOptions {
   nesterov?: boolean
 }
 
-/** A network whose parameters follow the trained ones as a moving average: average = momentum * average + (1 - momentum) * p. */
-export interface Follower {
+/** The target of an exponential moving average (the key encoder of MoCo): target = momentum * target + (1 - momentum) * p. */
+export interface EmaTarget {
   parameters: Map<string, Tensor>
   copies: Map<string, Tensor>
   momentum: number
@@ -33,7 +33,7 @@ export class Sgd {
   }
 
   /** setRate, then update. */
-  step(gradients: readonly Tensor[], lr: number, options: { bad?: Tensor; follower?: Follower } = {}): void {
+  step(gradients: readonly Tensor[], lr: number, options: { foundInf?: Tensor; emaTarget?: EmaTarget } = {}): void {
     this.setRate(lr)
     this.update(gradients, options)
   }
@@ -45,9 +45,9 @@ export class Sgd {
 
   /**
    * One update in place with `gradients` in the order of the parameters, all tensors in one kernel. Nothing changes where
-   * `bad` i32 [1] is not 0 (checkFinite). A follower is moved in the same pass, after the parameters.
+   * `foundInf` i32 [1] is not 0 (checkFinite). The EMA target is moved in the same pass, after the parameters.
    */
-  update(gradients: readonly Tensor[], { bad, follower }: { bad?: Tensor; follower?: Follower } = {}): void {
+  update(gradients: readonly Tensor[], { foundInf, emaTarget }: { foundInf?: Tensor; emaTarget?: EmaTarget } = {}): void {
     if (gradients.length !== this.parameters.size)
       fail('ARGUMENT', `sgd: expected ${this.parameters.size} gradients but received ${gradients.length}`)
     const { momentum, weightDecay, nesterov = false } = this.options
@@ -56,10 +56,10 @@ export class Sgd {
       gradients[i]!,
       this.momenta.get(name)!,
       this.copies.get(name),
-      follower?.parameters.get(name),
-      follower?.copies.get(name),
+      emaTarget?.parameters.get(name),
+      emaTarget?.copies.get(name),
     ])
-    runPositional('sgd', [this.#lr, bad, ...rows.flat()], [momentum, weightDecay, Number(nesterov), follower?.momentum ?? 0])
+    runPositional('sgd', [this.#lr, foundInf, ...rows.flat()], [momentum, weightDecay, Number(nesterov), emaTarget?.momentum ?? 0])
   }
 
   dispose(): void {
@@ -68,7 +68,7 @@ export class Sgd {
   }
 }
 
-/** Sets `bad` i32 [1] to 1 when one of `tensors` holds an infinity or NaN, without a word to the host. */
-export function checkFinite(bad: Tensor, tensors: readonly Tensor[]): void {
-  runPositional('checkFinite', [bad, ...tensors])
+/** Sets `foundInf` i32 [1] to 1 when one of `tensors` holds an infinity or NaN, on the device alone. */
+export function checkFinite(foundInf: Tensor, tensors: readonly Tensor[]): void {
+  runPositional('checkFinite', [foundInf, ...tensors])
 }

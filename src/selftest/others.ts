@@ -175,7 +175,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
   ],
   optimiser: [
     {
-      shape: 'sgd with a follower, and checkFinite, of parameters [501] and [7,33], f32',
+      shape: 'sgd with an EMA target, and checkFinite, of parameters [501] and [7,33], f32',
       run: (device) => {
         const sets = [1, 2, 3].map(
           (seed) =>
@@ -186,10 +186,10 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         )
         const [parameters, following, gradients] = sets as [Map<string, Tensor>, Map<string, Tensor>, Map<string, Tensor>]
         const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 1e-4 })
-        const bad = Tensor.zeros([1], 'i32')
+        const foundInf = Tensor.zeros([1], 'i32')
         for (let step = 0; step < 2; ++step) {
-          checkFinite(bad, [...gradients.values()])
-          sgd.step([...gradients.values()], 0.1, { bad, follower: { parameters: following, copies: new Map(), momentum: 0.9 } })
+          checkFinite(foundInf, [...gradients.values()])
+          sgd.step([...gradients.values()], 0.1, { foundInf, emaTarget: { parameters: following, copies: new Map(), momentum: 0.9 } })
         }
         const results = [...parameters, ...following].map(([name, tensor]) => resultOf(name, tensor))
         sgd.dispose()

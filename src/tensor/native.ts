@@ -79,7 +79,7 @@ interface Native {
   replay(step: number): void
   endGraph(step: number): void
   /** Marks in the device's work, and the milliseconds between two of them. */
-  mark(device: string): number
+  recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number
   /** Of an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
   simtShuffle?(seed: number): void

@@ -128,7 +128,7 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
 /** A step whose numbers are on their way to the host, and where the run was then. */
 interface Due {
   result: StepResult
-  bad: () => TypedArray
+  foundInf: () => TypedArray
   lr: number
   /** How many steps it stands for. */
   steps: number
@@ -361,7 +361,7 @@ class Run {
       if (everyStep || logged || last) {
         due = {
           result: result.startRead(),
-          bad: this.#trainer.bad.startRead(),
+          foundInf: this.#trainer.foundInf.startRead(),
           lr,
           steps: unread,
           logged,
@@ -385,8 +385,8 @@ class Run {
   }
 
   /** Looks at a step that has been read, and prints and writes its line. */
-  #report({ result, bad, lr, steps, logged, at, waited }: Due, clock: Clock): StepResult['losses'] {
-    this.#checkHealth(result, bad()[0] !== 0, lr, steps, at)
+  #report({ result, foundInf, lr, steps, logged, at, waited }: Due, clock: Clock): StepResult['losses'] {
+    this.#checkHealth(result, foundInf()[0] !== 0, lr, steps, at)
     // The step has been read, so the device has finished it: this is the time of its steps, not of their launches.
     const seconds = (performance.now() - clock.since) / 1000
     const [rate, wait] = [((at.globalStep - clock.sinceStep) * this.#config.batchSize) / seconds, waited / seconds]
@@ -445,8 +445,8 @@ class Run {
   }
 
   /** Stops with a diagnosis; the last checkpoint is the one before the trouble. `steps` is how many the result stands for. */
-  #checkHealth({ losses, health }: StepResult, bad: boolean, lr: number, steps: number, { globalStep }: Position): void {
-    if (bad) {
+  #checkHealth({ losses, health }: StepResult, foundInf: boolean, lr: number, steps: number, { globalStep }: Position): void {
+    if (foundInf) {
       const which = Number.isFinite(losses.total)
         ? 'a gradient'
         : `the ${Number.isFinite(losses.single) ? 'dense' : Number.isFinite(losses.dense) ? 'global' : 'global and the dense'} loss`
@@ -477,7 +477,7 @@ class Run {
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
   #save(): void {
     // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
-    if (this.#trainer.bad.item() !== 0) return
+    if (this.#trainer.foundInf.item() !== 0) return
     try {
       saveCheckpoint(files(this.#out).last, this.#model, this.#sgd, this.#config, this.#position)
     } catch (error) {

@@ -25,7 +25,7 @@ export interface StepInputs {
 /** Whole training steps: views, both encoders, losses, gradients, the optimiser with the moving average. */
 export class Trainer {
   /** i32 [1] on the device: not 0 once a loss or gradient was not finite; nothing is updated from then on. */
-  readonly bad: Tensor
+  readonly foundInf: Tensor
   readonly graph: Graph<Observed>
   /** Of the tensors that a step keeps for its backward pass. */
   savedBytes = 0
@@ -38,7 +38,7 @@ export class Trainer {
     options: TrainerOptions,
   ) {
     this.tuning = options.tuning ?? untuned(fusion.level)
-    this.bad = Tensor.zeros([1], 'i32', model.device).keep()
+    this.foundInf = Tensor.zeros([1], 'i32', model.device).keep()
     this.graph = new Graph(model.device, () => this.#work(options), options.graph)
   }
 
@@ -54,14 +54,14 @@ export class Trainer {
     const views = options.views()
     const { gradients, observed, savedBytes } = preparedStep(this.model, views, options)
     this.savedBytes = savedBytes
-    checkFinite(this.bad, [observed.total, ...gradients])
-    this.sgd.update(gradients, { bad: this.bad, follower: this.model.keyFollower(options.keyMomentum) })
+    checkFinite(this.foundInf, [observed.total, ...gradients])
+    this.sgd.update(gradients, { foundInf: this.foundInf, emaTarget: this.model.emaTarget(options.keyMomentum) })
     for (const tensor of [...gradients, views.query, views.key]) tensor.dispose()
     return observed
   }
 
   dispose(): void {
     this.graph.dispose()
-    this.bad.dispose()
+    this.foundInf.dispose()
   }
 }

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 
 import { Queue } from '../../src/methods/densecl/model.js'
 import { Random } from '../../src/tensor/random.js'
-import { checkFinite, type Follower, Sgd } from '../../src/optim/sgd.js'
+import { checkFinite, type EmaTarget, Sgd } from '../../src/optim/sgd.js'
 import { runPositional } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -20,11 +20,11 @@ const floats = (seed: number, size: number): Float32Array => {
 
 interface Network {
   parameters: Map<string, Tensor>
-  key: Follower
+  key: EmaTarget
   copies: Map<string, Tensor>
 }
 
-/** Parameters of the given sizes, a follower, and bf16 copies of every other one. */
+/** Parameters of the given sizes, an EMA target, and bf16 copies of every other one. */
 function network(sizes: readonly number[], withCopies: boolean): Network {
   const make = (seed: number): Map<string, Tensor> =>
     new Map(sizes.map((size, i) => [`p${i}`, Tensor.from(floats(seed + i, size), [size])]))
@@ -41,7 +41,7 @@ function train({ parameters, copies, key }: Network, sizes: readonly number[], n
       sgd.step(
         sizes.map((size, i) => Tensor.from(floats(7 * step + i, size), [size])),
         0.1 / (step + 1),
-        fused ? { follower: key } : {},
+        fused ? { emaTarget: key } : {},
       ),
     )
     if (!fused)
@@ -55,7 +55,7 @@ function train({ parameters, copies, key }: Network, sizes: readonly number[], n
   return [...parameters.values(), ...key.parameters.values(), ...copies.values(), ...key.copies.values()]
 }
 
-test("SGD with a follower is the CPU's, copies are the rounded parameters, and the follower is the average alone", () => {
+test("SGD with an EMA target is the CPU's, copies are the rounded parameters, and the target is the average alone", () => {
   // More tensors than fit into one launch, and sizes on both sides of a block.
   const sizes = [1, 31, 2048, 2049, 5000, ...Array.from({ length: 60 }, (_, i) => i + 1)]
   for (const nesterov of [false, true]) {
@@ -86,17 +86,17 @@ test('nothing changes once a value is not finite', () => {
   for (const value of [NaN, Infinity, -Infinity]) {
     scope(() =>
       withDevice(device, () => {
-        const bad = Tensor.zeros([1], 'i32')
+        const foundInf = Tensor.zeros([1], 'i32')
         const parameters = new Map([['p', Tensor.from([1, 2, 3], [3])]])
         const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 0 })
         const gradients = [Tensor.from([1, 1, 1], [3])]
-        checkFinite(bad, [Tensor.from(floats(1, 5000), [5000]), ...gradients])
-        assert.is(bad.item(), 0)
+        checkFinite(foundInf, [Tensor.from(floats(1, 5000), [5000]), ...gradients])
+        assert.is(foundInf.item(), 0)
         const broken = floats(2, 5000)
         broken[4321] = value
-        checkFinite(bad, [...gradients, Tensor.from(broken, [5000])])
-        assert.is(bad.item(), 1)
-        sgd.step(gradients, 0.1, { bad })
+        checkFinite(foundInf, [...gradients, Tensor.from(broken, [5000])])
+        assert.is(foundInf.item(), 1)
+        sgd.step(gradients, 0.1, { foundInf })
         assert.equal([...parameters.get('p')!.data()], [1, 2, 3])
         sgd.dispose()
       }),

@@ -138,7 +138,7 @@ test('uploads beside compute arrive, and marks measure', () => {
   onDevice(() => {
     const [from, to] = [Float32Array.from({ length: 1000 }, (_, i) => i), Tensor.zeros([1000])]
     native.pin(from, device)
-    const start = native.mark(device)
+    const start = native.recordEvent(device)
     for (let round = 0; round < 3; ++round) {
       native.startUpload(to.handle, from, 0)
       native.useUpload(to.handle, 0)
@@ -148,7 +148,7 @@ test('uploads beside compute arrive, and marks measure', () => {
       assert.is(sum.data()[999], 2 * from[999]!)
       from[999]! += 1
     }
-    assert.ok(native.elapsed(device, start, native.mark(device)) >= 0)
+    assert.ok(native.elapsed(device, start, native.recordEvent(device)) >= 0)
     native.unpin(from, device)
   })
 })

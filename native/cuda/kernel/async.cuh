@@ -18,7 +18,7 @@ DEVICE unsigned sharedAddress(const void* pointer) {
 }
 
 // Copies 16 bytes, or writes 16 zero bytes; `from` must be a valid address in both cases.
-DEVICE void copyAsync16(void* to, const void* from, bool valid) {
+DEVICE void cpAsync16(void* to, const void* from, bool valid) {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(valid ? 16 : 0));
 #elif !defined(__CUDACC__)
@@ -26,21 +26,21 @@ DEVICE void copyAsync16(void* to, const void* from, bool valid) {
 #endif
 }
 
-DEVICE void commitCopies() {
+DEVICE void cpAsyncCommitGroup() {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.commit_group;");
 #elif !defined(__CUDACC__)
-  simt::commitCopies();
+  simt::cpAsyncCommitGroup();
 #endif
 }
 
 // Waits until at most kInFlight of this thread's groups are still on their way.
 template <int kInFlight>
-DEVICE void waitForCopies() {
+DEVICE void cpAsyncWaitGroup() {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.wait_group %0;" ::"n"(kInFlight));
 #elif !defined(__CUDACC__)
-  simt::waitForCopies(kInFlight);
+  simt::cpAsyncWaitGroup(kInFlight);
 #endif
 }
 

@@ -1,7 +1,7 @@
 // The tile product that convolutions, linear layers, matching and the contrastive loss are made of:
 //   acc[m][n] += sum over k of A[m][k] B[n][k]
-// A block owns a kM x kN tile of the result. Operands pass through shared memory in slices of 64 bytes of depth, in a ring of
-// kStages slices that cp.async fills ahead; warps multiply on tensor cores (bf16, tf32) or with FMAs (f32).
+// A block owns a kM x kN tile of the result. Operands pass through shared memory in slices of 64 bytes of depth, in a multistage pipeline
+// of kStages slices that cp.async fills ahead; warps multiply on tensor cores (bf16, tf32) or with FMAs (f32).
 #pragma once
 #include "mma.cuh"
 #include "tile.cuh"
@@ -205,7 +205,7 @@ struct RowLoader {
       const T* chunk = matrix + static_cast<int64_t>(row) * depth + k;
       if (kAligned) {
         const bool valid = row < rows && k < depth;
-        copyAsync16(to, valid ? chunk : matrix, valid);
+        cpAsync16(to, valid ? chunk : matrix, valid);
       } else {
         Vector<T> value;
         for (int e = 0; e < kVector; ++e) value.v[e] = row < rows && k + e < depth ? chunk[e] : T(0.0f);
@@ -230,11 +230,11 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
       a.flush();
       b.flush();
     }
-    commitCopies();
+    cpAsyncCommitGroup();
   }
   for (int s = 0; s < slices; ++s) {
-    waitForCopies<kStages - 2>();
-    // Everybody's copies of slice s have arrived, and everybody has finished slice s - 1, whose place is filled next.
+    cpAsyncWaitGroup<kStages - 2>();
+    // Everybody's copies of slice s have arrived, and everybody has finished slice s - 1, whose slot is filled next.
     __syncthreads();
     if (s + kStages - 1 < slices) {
       a.next(memory.ring[(s + kStages - 1) % kStages].a);
@@ -243,12 +243,12 @@ DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a,
       a.flush();
       b.flush();
     }
-    commitCopies();
+    cpAsyncCommitGroup();
     // Loaders may leave lanes at different places, and ldmatrix and mma.sync are for a warp that is at one.
     syncWarp();
     Math::template multiply<Shape>(acc, memory.ring[s % kStages].a, memory.ring[s % kStages].b, Shape::firstRow(), Shape::firstColumn());
   }
-  waitForCopies<0>();
+  cpAsyncWaitGroup<0>();
   __syncthreads();
 }
 

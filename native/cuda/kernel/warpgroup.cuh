@@ -1,6 +1,6 @@
-// Products on Hopper: one warp brings slices of both operands to a ring in shared memory by bulk copies, two warpgroups multiply
-// them with wgmma (the scheme: V. Thakkar et al., CUTLASS 3; J. Shah et al., FlashAttention-3, arXiv:2407.08608). Blocks are
-// persistent: while tiles are finished, the slices of the next are on their way.
+// Products on Hopper, warp-specialised: one producer warp brings slices of both operands to a ring in shared memory by bulk copies, two
+// warpgroups multiply them with wgmma (the scheme: V. Thakkar et al., CUTLASS 3; J. Shah et al., FlashAttention-3, arXiv:2407.08608).
+// Blocks are persistent: while tiles are finished, the slices of the next are on their way.
 #pragma once
 #include "gemm.cuh"
 #include "hopper.cuh"
@@ -36,7 +36,7 @@ struct WarpgroupMemory {
   Mbarrier full[kPipelineStages], empty[kPipelineStages];
 };
 
-// The ring's place and the parity of its phase.
+// The slot of the multistage pipeline (a ring of kPipelineStages) and the parity of its phase.
 struct PipelineState {
   int stage = 0, parity = 0;
   DEVICE void advance() {
@@ -104,7 +104,7 @@ DEVICE void consume(const Job& job, Memory& memory) {
                                                        operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
       wgmmaCommitGroup();
       wgmmaWaitGroup<1>();
-      // The slice before has been multiplied: its place is free.
+      // The slice before has been multiplied: its slot is free.
       if (slice > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
       before = at.stage;
     }

@@ -1,7 +1,7 @@
 import { disposeState, emptyState, include, refreshCopies, type State } from '../../nn/module.js'
 import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
-import type { Follower } from '../../optim/sgd.js'
+import type { EmaTarget } from '../../optim/sgd.js'
 import { fail } from '../../tensor/errors.js'
 import { runPositional } from '../../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
@@ -35,8 +35,8 @@ export class Queue {
 }
 
 export interface KeyOrder {
-  there: Tensor
-  back: Tensor
+  shuffle: Tensor
+  unshuffle: Tensor
 }
 
 export interface DenseCLOptions extends EncoderOptions {
@@ -79,7 +79,7 @@ export class DenseCL {
   }
 
   /** The tensors that the parameters enter the forward pass as, in their order: bf16 copies where there are some. */
-  watched(): Tensor[] {
+  trainable(): Tensor[] {
     const { parameters, copies } = this.query.state()
     return [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
   }
@@ -92,19 +92,19 @@ export class DenseCL {
     ] as const) {
       tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
     }
-    if (keyOrder?.length !== this.#keyOrder?.there.size) {
+    if (keyOrder?.length !== this.#keyOrder?.shuffle.size) {
       for (const tensor of Object.values(this.#keyOrder ?? {})) tensor.dispose()
       const order = (): Tensor => Tensor.empty([1, keyOrder!.length], 'i32', this.device).keep()
-      this.#keyOrder = keyOrder === undefined ? undefined : { there: order(), back: order() }
+      this.#keyOrder = keyOrder === undefined ? undefined : { shuffle: order(), unshuffle: order() }
     }
     if (keyOrder === undefined) return
     const inverse = new Int32Array(keyOrder.length)
     for (let i = 0; i < keyOrder.length; ++i) inverse[keyOrder[i]!] = i
-    this.#keyOrder!.there.write(Int32Array.from(keyOrder))
-    this.#keyOrder!.back.write(inverse)
+    this.#keyOrder!.shuffle.write(Int32Array.from(keyOrder))
+    this.#keyOrder!.unshuffle.write(inverse)
   }
 
-  /** Of prepare(): i32 [1, N], the order in which the key batch passes the key encoder, and the way back. */
+  /** The permutation that prepare() set, i32 [1, N]: `shuffle` orders the key batch before the key encoder, `unshuffle` undoes it after. */
   get keyOrder(): KeyOrder | undefined {
     return this.#keyOrder
   }
@@ -125,8 +125,8 @@ export class DenseCL {
     this.keyAhead = false
   }
 
-  /** For Sgd.step: moves the key encoder along with the parameters, as the next step would at its beginning. */
-  keyFollower(momentum: number): Follower {
+  /** The key encoder as the EMA target that Sgd.step moves after the parameters, as the next step would at its beginning. */
+  emaTarget(momentum: number): EmaTarget {
     const { parameters, copies } = this.key.state()
     this.keyAhead = true
     return { parameters, copies, momentum }

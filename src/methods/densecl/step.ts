@@ -90,7 +90,7 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 
 /** denseclStep after model.prepare(): work of the device alone, which may be recorded. */
 export function preparedStep(model: DenseCL, views: Views, { temperature, keyMomentum, normGroups }: StepConstants): StepResult {
-  const parameters = model.watched()
+  const parameters = model.trainable()
   const mode = { train: true, groups: normGroups } as const
 
   const made = scope(() => {
@@ -140,13 +140,13 @@ export function preparedStep(model: DenseCL, views: Views, { temperature, keyMom
 function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }) {
   return scope(() => {
     const order = model.keyOrder
-    const key = model.key.forward(order === undefined ? view : permuteBatch(view, order.there), mode)
-    const back = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(x, order.back))
+    const key = model.key.forward(order === undefined ? view : permuteBatch(view, order.shuffle), mode)
+    const unshuffle = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(x, order.unshuffle))
     return {
-      global: l2Normalize(back(key.global)),
-      dense: l2Normalize(back(key.dense)),
-      pooled: l2Normalize(back(key.pooled)),
-      map: back(key.map),
+      global: l2Normalize(unshuffle(key.global)),
+      dense: l2Normalize(unshuffle(key.dense)),
+      pooled: l2Normalize(unshuffle(key.pooled)),
+      map: unshuffle(key.map),
     }
   })
 }
