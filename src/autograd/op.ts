@@ -44,9 +44,9 @@ export interface BackwardContext<I extends Inputs, A> {
   attrs: A
   /** Inputs whose gradient is wanted. */
   needs: { readonly [K in keyof I]: boolean }
-  /** For the inputs whose gradient this op is the last to contribute to. */
+  /** @internal For the inputs whose gradient this op is the last to contribute to. */
   last: { readonly [K in keyof I]?: Epilogue | undefined }
-  /** The gradient is masked, and summed, as this op's epilogue() asked for. */
+  /** @internal The gradient is masked, and summed, as this op's epilogue() asked for. */
   sums: Tensor | undefined
 }
 
@@ -57,7 +57,7 @@ export interface BackwardContext<I extends Inputs, A> {
 export interface Op<I extends Inputs = Inputs, A = unknown> {
   readonly name: string
   forward(inputs: I, attrs: A, needsGradient: boolean): Recorded
-  /** What this op would have done to its output's gradient by whoever computes that. */
+  /** @internal What this op would have done to its output's gradient by whoever computes that. */
   readonly epilogue?: (saved: Record<string, Tensor>, attrs: A) => NormEpilogue | undefined
   readonly backward: 'notDifferentiable' | ((context: BackwardContext<I, A>) => { [K in keyof I]?: Tensor | undefined })
 }

@@ -9,23 +9,23 @@ import { type ExtractOptions, type FeatureName, featureRows } from './features.j
 import { type FeatureSet, InnerProducts, normaliseRows } from './innerProducts.js'
 import { protocolCosts, solvePath, solveTogether, type Solving, stratifiedFolds, type SvmSolution } from './svm.js'
 
-type Presence = LabelledSplit['presence']
+export type PresenceRows = LabelledSplit['presence']
 
 /** All that the classifiers need to know of the images: inner products and labels. */
 export interface VocFeatures {
   gram: InnerProducts
   /** Of each test image with each example. */
   cross: InnerProducts
-  train: Presence
-  test: Presence
+  train: PresenceRows
+  test: PresenceRows
   costs: readonly number[]
   dispose(): void
 }
 
 /** Takes the features of two sets of images, whose values it overwrites, and the labels of both. */
 export function vocFeatures(
-  train: FeatureSet & { presence: Presence },
-  test: FeatureSet & { presence: Presence },
+  train: FeatureSet & { presence: PresenceRows },
+  test: FeatureSet & { presence: PresenceRows },
   costs: readonly number[] = protocolCosts,
 ): VocFeatures {
   for (const name of train.presence.keys())
@@ -49,7 +49,7 @@ export async function extractVoc(
   options: ExtractOptions,
   costs?: readonly number[],
 ): Promise<VocFeatures> {
-  const rows = async ({ items, presence }: LabelledSplit): Promise<FeatureSet & { presence: Presence }> => ({
+  const rows = async ({ items, presence }: LabelledSplit): Promise<FeatureSet & { presence: PresenceRows }> => ({
     ...(await featureRows(backbone, items, feature, { batchSize: 32, ...options, pipeline: 'square' })),
     presence,
   })

@@ -73,7 +73,7 @@ export class Conv2d {
     return conv2d(x, this.#copy ?? this.weight, this.bias, this.options)
   }
 
-  /** forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
+  /** @internal forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
   forwardForNorm(x: Tensor, groups: number): ConvolutionForNorm {
     return conv2dForNorm(x, this.#copy ?? this.weight, this.options, groups)
   }

@@ -12,6 +12,8 @@ export const accumulator = (dtype: DType): DType => (dtype === 'bf16' ? 'f32' : 
 // bf16 values cross as Float32Array: JavaScript has no array of them.
 const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array, bf16: Float32Array } as const
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint8Array
+/** A number, or arrays of them nested as deep as a tensor has axes. */
+export type NestedNumbers = number | ArrayLike<number> | readonly NestedNumbers[]
 
 let ambient = 'cpu'
 
@@ -88,6 +90,7 @@ export class Tensor {
   }
 
   /**
+   * @internal
    * A tensor whose values are computed when they are first needed, which is never where every consumer takes the parts instead.
    * It takes over the parts, which nothing may change.
    */
@@ -98,7 +101,7 @@ export class Tensor {
     return tensor
   }
 
-  /** What the values would be computed from; undefined once they exist. */
+  /** @internal What the values would be computed from; undefined once they exist. */
   get deferral(): Deferral | undefined {
     return this.#deferral
   }
@@ -146,7 +149,7 @@ export class Tensor {
     return tensor
   }
 
-  /** The native handle; throws when disposed or when this is no tensor of this thread. */
+  /** @internal The native handle; throws when disposed or when this is no tensor of this thread. */
   get handle(): number {
     if (!(#handle in this))
       fail('FOREIGN_HANDLE', 'expected a tensor of this thread; tensors cannot be sent between workers, send their data')

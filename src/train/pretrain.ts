@@ -48,7 +48,7 @@ export interface PretrainOptions {
   quiet?: boolean
   /** Asked before every step; true saves and leaves. */
   interrupted?: () => boolean
-  /** For tests: another clock and device for the tuning, which then happens on `simt` too. */
+  /** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
   tuner?: Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'multiprocessors'>>
 }
 

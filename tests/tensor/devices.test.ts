@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
-import { add, conv2d, crossEntropy, gatherRows, permute, permuteBatch, relu } from '../../src/index.js'
+import { add, conv2d, crossEntropy, gatherRows, permute, permuteBatch, relu } from '../../src/engine.js'
 import { native } from '../../src/tensor/native.js'
 import { type DType, dtypes, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { add, relu, scale } from '../../src/index.js'
+import { add, relu, scale } from '../../src/engine.js'
 import { Graph, onEveryRun } from '../../src/tensor/graph.js'
 import { native } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'

@@ -1,0 +1,28 @@
+/**
+ * `densecl/data`: sources of images, decoding, samplers, augmentation and the loader.
+ * @module
+ */
+export {
+  type Adjustment,
+  type AugmentOptions,
+  type Crop,
+  mocoV2Augmentation,
+  pixelTensor,
+  type PlacedView,
+  randomView,
+  renderView,
+  renderViews,
+  type ViewParameters,
+  wholeImage,
+} from './augment.js'
+export { decode, type Pixels } from './decode.js'
+export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loader.js'
+export { batchIndices, epochOrder, stepsPerEpoch } from './sampler.js'
+export { scene, type Scene, sceneClasses } from './scenes.js'
+export { openSegmentation, type SegmentationSource, type SegmentedItem } from './segmentationSources.js'
+export { type Item, loadPixels, openSource, type Source, type SourceFormat } from './sources.js'
+export { type SegmentationAugment } from './segmentationView.js'
+export { type Mask } from './masks.js'
+export { type Pipeline } from './pipelines.js'
+export { type SegmentationOptions, type ViewKind } from './worker.js'
+export { type LabelledSplit, openVocClassification, type Presence } from './voc.js'

@@ -1,0 +1,55 @@
+/**
+ * `densecl/engine`: tensors, gradients, ops, layers and optimisers.
+ * @module
+ */
+export { DenseclError } from './tensor/errors.js'
+export { Graph } from './tensor/graph.js'
+export { type MemoryStats, type RecordedStep, resolveDevice } from './tensor/native.js'
+export { Random } from './tensor/random.js'
+export { devices, memory, resetPeakMemory, setMemoryLimit, setThreads, synchronize, threads, trimMemory } from './tensor/runtime.js'
+export {
+  currentDevice,
+  type DType,
+  type FloatDType,
+  leakedTensors,
+  type NestedNumbers,
+  scope,
+  type Shape,
+  Tensor,
+  type TypedArray,
+  withDevice,
+} from './tensor/tensor.js'
+
+export { type BackwardContext, defineOp, type Inputs, type Op, type Recorded } from './autograd/op.js'
+export { apply, noGrad, Tape } from './autograd/tape.js'
+
+export { batchNorm, type BatchNormOptions } from './ops/batchNorm.js'
+export { conv2d, type Conv2dOptions, type PerAxis } from './ops/conv2d.js'
+export { add, concat, dropout, relu, reshape, scale } from './ops/elementwise.js'
+export { fusion, type FusionLevel } from './ops/fusion.js'
+export { linear } from './ops/linear.js'
+export { crossEntropy, infoNce, type InfoNceResult } from './ops/losses.js'
+export { permute } from './ops/permute.js'
+export { adaptiveAvgPool2d, avgPool2d, maxPool2d, type Pool2dOptions } from './ops/pool2d.js'
+export { resizeBilinear } from './ops/resizeBilinear.js'
+export { denseMatch, gatherRows, l2Normalize, permuteBatch } from './ops/similarity.js'
+
+export { dilated8, Fcn, type FcnOptions } from './nn/fcn.js'
+export {
+  BatchNorm2d,
+  type Build,
+  Conv2d,
+  convNorm,
+  evaluation,
+  type Fill,
+  frameworkDefault,
+  type Initialization,
+  kaimingNormal,
+  Linear,
+  type NormMode,
+} from './nn/layers.js'
+export { allTensors, disposeState, emptyState, include, refreshCopies, type State } from './nn/module.js'
+export { ResNet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
+
+export { learningRate, type Schedule } from './optim/schedule.js'
+export { checkFinite, type EmaTarget, Sgd, type SgdOptions } from './optim/sgd.js'
