@@ -21,7 +21,7 @@ export {
 } from './tensor/tensor.js'
 
 export { type BackwardContext, defineOp, type Inputs, type Op, type Recorded } from './autograd/op.js'
-export { apply, noGrad, Tape } from './autograd/tape.js'
+export { apply, noGrad, Tape, valueAndGradients } from './autograd/tape.js'
 
 export { batchNorm, type BatchNormOptions } from './ops/batchNorm.js'
 export { conv2d, type Conv2dOptions, type PerAxis } from './ops/conv2d.js'

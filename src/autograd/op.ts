@@ -1,5 +1,5 @@
 import { fail } from '../tensor/errors.js'
-import { accumulator, describe, type Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, kindOf, Tensor } from '../tensor/tensor.js'
 
 /** Inputs by name; an optional one may be absent. */
 export type Inputs = Record<string, Tensor | undefined>
@@ -83,6 +83,7 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   let first: [string, Tensor] | undefined
   for (const [name, tensor] of [...Object.entries(inputs), ...Object.entries(sums)]) {
     if (tensor === undefined) continue
+    if (!(tensor instanceof Tensor)) return fail('ARGUMENT', `${op}: expected ${name} to be a tensor but received ${kindOf(tensor)}`)
     if (tensor.dtype === 'i32' || tensor.dtype === 'u8')
       fail('DTYPE', `${op}: expected ${name} of dtype f32, f64 or bf16 but received ${describe(tensor)}`)
     first ??= [name, tensor]

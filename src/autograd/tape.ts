@@ -1,7 +1,7 @@
 import { fail } from '../tensor/errors.js'
 import { runPositional } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import type { Epilogue, Inputs, Op } from './op.js'
+import { type Epilogue, expectShape, type Inputs, type Op } from './op.js'
 
 interface Node {
   op: Op
@@ -23,13 +23,17 @@ export class Tape {
   readonly #nodes: Node[] = []
   readonly #tracked = new Set<number>()
   readonly #saved = new Map<number, number>()
+  /** Why there are no gradients to be had any more. */
+  #ended: string | undefined
 
   watch(tensors: Iterable<Tensor>): this {
     for (const tensor of tensors) this.#tracked.add(tensor.id)
     return this
   }
 
+  /** Runs `body` and records its ops; what is recorded inside of another record() goes to the inner tape alone. */
   record<R>(body: () => R): R {
+    this.#expectOpen('record')
     const outer = active
     active = this
     try {
@@ -66,12 +70,15 @@ export class Tape {
 
   /**
    * Gradients of `output`, weighted by `seed` (ones without it), with respect to each of `targets`, in their order; zeros
-   * for a target that `output` does not depend on. The tape is empty afterwards.
+   * for a target that `output` does not depend on. The tape has ended then: a second call throws TAPE.
    */
   backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
+    this.#expectOpen('backward')
     if (!this.#tracked.has(output.id))
       fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
+    if (seed !== undefined) expectShape('backward', 'seed', seed, output.shape, 'the shape of the output')
     const wanted = new Set(targets.map((target) => target.id))
+    this.#ended = 'its gradients have been taken already'
     const gradients = new Gradients(this.#nodes, wanted)
     gradients.put(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
     try {
@@ -97,8 +104,14 @@ export class Tape {
     }
   }
 
+  #expectOpen(what: string): void {
+    if (this.#ended !== undefined)
+      fail('TAPE', `${what}: expected a tape that has not ended but ${this.#ended}; a new Tape records the ops again`)
+  }
+
   /** Frees what is saved; for a tape whose backward will not run. */
   dispose(): void {
+    this.#ended ??= 'it has been disposed'
     for (const node of this.#nodes) release(node)
     this.#nodes.length = 0
   }
@@ -242,6 +255,22 @@ export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): T
       return outputs
     }),
   )
+}
+
+/**
+ * The value of `body`, a loss of one element, and its gradients with respect to each of `targets`, in their order:
+ * what a tape records and gives, in one call.
+ */
+export function valueAndGradients(body: () => Tensor, targets: Iterable<Tensor>): { value: Tensor; gradients: Tensor[] } {
+  const wanted = [...targets]
+  const tape = new Tape().watch(wanted)
+  try {
+    const value = tape.record(() => scope(body))
+    if (value.size !== 1) fail('SHAPE', `valueAndGradients: expected a loss of one element but received ${describe(value)}`)
+    return { value, gradients: tape.backward(value, wanted) }
+  } finally {
+    tape.dispose()
+  }
 }
 
 /** An op runs where its first input is; the native side refuses tensors of several devices. */

@@ -1,4 +1,5 @@
 /** What a program may ask of devices, their memory and the CPU's threads without touching the addon. */
+import { fail } from './errors.js'
 import { type MemoryStats, native } from './native.js'
 import { currentDevice } from './tensor.js'
 
@@ -18,7 +19,11 @@ export const setMemoryLimit = (bytes: number, device = currentDevice()): void =>
 export const trimMemory = (device = currentDevice()): void => native.trimMemory(device)
 
 /** Sets how many threads compute on the CPU; results are the same bits with any number. */
-export const setThreads = (count: number): void => native.setThreads(count)
+export function setThreads(count: number): void {
+  if (!Number.isSafeInteger(count) || count < 1)
+    fail('ARGUMENT', `setThreads: expected an integer of at least 1 but received ${String(count)}`)
+  native.setThreads(count)
+}
 
 /** How many threads compute on the CPU. */
 export const threads = (): number => native.threads()

@@ -53,6 +53,66 @@ const registry = new FinalizationRegistry<number>((handle) => {
   native.dispose(handle)
 })
 
+// What other libraries call the dtypes.
+const foreignNames: Readonly<Record<string, DType>> = {
+  float: 'f32',
+  float32: 'f32',
+  double: 'f64',
+  float64: 'f64',
+  int: 'i32',
+  int32: 'i32',
+  long: 'i32',
+  int64: 'i32',
+  byte: 'u8',
+  uint8: 'u8',
+  bool: 'u8',
+  half: 'bf16',
+  float16: 'bf16',
+  f16: 'bf16',
+  bfloat16: 'bf16',
+}
+
+function expectDtype(name: string): DType {
+  const known = dtypes.find((dtype) => dtype === name)
+  if (known !== undefined) return known
+  const meant = foreignNames[String(name).replace(/^.*\./, '').toLowerCase()]
+  return fail(
+    'DTYPE',
+    `tensor: expected a dtype among ${dtypes.join(', ')} but received ${String(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+  )
+}
+
+/** The numbers of `data` row-major, and the shape that its nesting says. */
+function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape } {
+  if (typeof data === 'number') return { values: [data], shape: [] }
+  if (ArrayBuffer.isView(data)) return { values: data as ArrayLike<number>, shape: [data.length] }
+  const shape: number[] = []
+  for (let at: unknown = data; typeof at === 'object' && at !== null && 'length' in at; at = (at as ArrayLike<unknown>)[0])
+    shape.push((at as ArrayLike<unknown>).length)
+  const values: number[] = []
+  const visit = (value: unknown, place: readonly number[]): void => {
+    const expected = shape[place.length]
+    const { length } = Object(value) as { length?: number }
+    if (expected === undefined ? typeof value !== 'number' : typeof value !== 'object' || length !== expected) {
+      const where = `data${place.map((i) => `[${i}]`).join('')}`
+      const wanted = expected === undefined ? 'a number' : `a list of ${expected}, as the first one there`
+      const received = length === undefined || typeof value === 'string' ? `${typeof value} ${String(value)}` : `a list of ${length}`
+      fail('SHAPE', `tensor: expected ${where} to be ${wanted} but received ${received}`)
+    }
+    if (expected === undefined) values.push(value as number)
+    else if (place.length + 1 === shape.length) for (let i = 0; i < expected; ++i) number(value as ArrayLike<unknown>, i, place)
+    else for (let i = 0; i < expected; ++i) visit((value as ArrayLike<unknown>)[i], [...place, i])
+  }
+  // Of the last axis: without a place for each number, as there may be many.
+  const number = (list: ArrayLike<unknown>, i: number, place: readonly number[]): void => {
+    const value = list[i]
+    if (typeof value === 'number') values.push(value)
+    else visit(value, [...place, i])
+  }
+  visit(data, [])
+  return { values, shape }
+}
+
 /** Tensors that were garbage-collected without dispose(); 0 in a program that frees what it makes. */
 export const leakedTensors = (): number => leaks
 
@@ -123,10 +183,13 @@ export class Tensor {
 
   /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
   static empty(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
-    if (!shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
-      fail('SHAPE', `tensor: expected a shape of non-negative integers but received [${shape.join(',')}]`)
+    if (!Array.isArray(shape) || !shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
+      fail(
+        'SHAPE',
+        `tensor: expected a shape of non-negative integers but received ${Array.isArray(shape) ? `[${shape.join(',')}]` : kindOf(shape)}`,
+      )
     }
-    return new Tensor(native.create(dtypes.indexOf(dtype), shape, device), [...shape], dtype, device)
+    return new Tensor(native.create(dtypes.indexOf(expectDtype(dtype)), shape, device), [...shape], dtype, device)
   }
 
   static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
@@ -139,13 +202,23 @@ export class Tensor {
     return Tensor.full(shape, 0, dtype, device)
   }
 
-  /** Copies `data`, row-major, converted to `dtype`. */
-  static from(data: ArrayLike<number>, shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
-    if (data.length !== sizeOf(shape)) {
-      fail('SHAPE', `tensor: expected ${sizeOf(shape)} values for shape [${shape.join(',')}] but received ${data.length}`)
+  /**
+   * Copies numbers into a tensor of `dtype`, f32 unless told otherwise. They are given row-major with the shape, or nested as deep as the
+   * tensor has axes, or as one number; without a shape a flat list is of rank 1. Throws SHAPE for another count or for ragged lists.
+   */
+  static from(data: NestedNumbers, dtype: DType, device?: string): Tensor
+  static from(data: NestedNumbers, shape?: Shape, dtype?: DType, device?: string): Tensor
+  static from(data: NestedNumbers, shapeOrType?: Shape | DType, typeOrDevice?: string, deviceOrNothing?: string): Tensor {
+    const typed = typeof shapeOrType === 'string'
+    const dtype = expectDtype((typed ? shapeOrType : typeOrDevice) ?? 'f32')
+    const device = (typed ? typeOrDevice : deviceOrNothing) ?? ambient
+    const { values, shape } = flatten(data)
+    const wanted = typed ? shape : (shapeOrType ?? shape)
+    if (values.length !== sizeOf(wanted)) {
+      fail('SHAPE', `tensor: expected ${sizeOf(wanted)} values for shape [${wanted.join(',')}] but received ${values.length}`)
     }
-    const tensor = Tensor.empty(shape, dtype, device)
-    tensor.write(data instanceof arrays[dtype] ? data : arrays[dtype].from(data))
+    const tensor = Tensor.empty(wanted, dtype, device)
+    tensor.write(values instanceof arrays[dtype] ? values : arrays[dtype].from(values))
     return tensor
   }
 
@@ -199,8 +272,11 @@ export class Tensor {
     return this.data()[0]!
   }
 
-  /** Overwrites the values; `data` must be of this tensor's size and type. */
+  /** Overwrites the values; `data` must be of this tensor's size and type, a Float32Array for bf16. Throws SHAPE or DTYPE otherwise. */
   write(data: TypedArray): void {
+    const type = arrays[this.dtype]
+    if (!(data instanceof type)) fail('DTYPE', `write: expected ${type.name} for ${describe(this)} but received ${kindOf(data)}`)
+    if (data.length !== this.size) fail('SHAPE', `write: expected ${this.size} values for ${describe(this)} but received ${data.length}`)
     native.write(this.handle, this.dtype === 'bf16' ? toBf16(data as Float32Array) : data)
   }
 
@@ -258,6 +334,9 @@ export class Tensor {
     owner?.add(this)
   }
 }
+
+/** The class of a value, for messages. */
+export const kindOf = (value: unknown): string => (Object(value) === value ? value!.constructor.name : String(value))
 
 export function describe(tensor: Tensor): string {
   return `${tensor.dtype}[${tensor.shape.join(',')}]${tensor.device === 'cpu' ? '' : ` on ${tensor.device}`}`

@@ -1,7 +1,7 @@
 import * as assert from 'uvu/assert'
 
 import { defineOp } from '../../src/autograd/op.js'
-import { apply, noGrad, Tape } from '../../src/autograd/tape.js'
+import { apply, noGrad, Tape, valueAndGradients } from '../../src/autograd/tape.js'
 import { Random } from '../../src/tensor/random.js'
 import { add, relu, scale } from '../../src/ops/elementwise.js'
 import { linear } from '../../src/ops/linear.js'
@@ -59,6 +59,34 @@ test('saved tensors survive the scope of the forward pass and are freed by backw
     const during = native.memory().handles
     tape.backward(y, [w])
     assert.is(native.memory().handles, during - 2 + 1, 'linear saved two tensors; relu none, as x is not watched; one gradient was made')
+  })
+})
+
+test('gradients are taken once: a second backward and a second record say so, as does a disposed tape', () => {
+  scope(() => {
+    const x = Tensor.from([1, 2], [2], 'f64')
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => add(x, x))
+    throwsError(() => tape.backward(y, [x], Tensor.zeros([3], 'f64')), 'SHAPE', /seed \[2\]/, /f64\[3\]/)
+    assert.equal([...tape.backward(y, [x])[0]!.data()], [2, 2])
+    throwsError(() => tape.backward(y, [x]), 'TAPE', /backward/, /have been taken already/)
+    throwsError(() => tape.record(() => add(x, x)), 'TAPE', /record/, /have been taken already/)
+    const other = new Tape().watch([x])
+    const z = other.record(() => add(x, x))
+    other.dispose()
+    throwsError(() => other.backward(z, [x]), 'TAPE', /has been disposed/)
+  })
+})
+
+test('valueAndGradients is a tape around a loss of one element, and frees what it made when that is none', () => {
+  scope(() => {
+    const [x, y] = [Tensor.from([3], [1], 'f64'), Tensor.from([5], [1], 'f64')]
+    const { value, gradients } = valueAndGradients(() => add(scale(x, 2), y), [y, x])
+    assert.equal([value.item(), ...gradients.map((gradient) => gradient.item())], [11, 1, 2])
+    const before = native.memory().handles
+    throwsError(() => scope(() => valueAndGradients(() => Tensor.zeros([2]), [x])), 'SHAPE', /loss of one element/, /f32\[2\]/)
+    throwsError(() => scope(() => valueAndGradients(() => Tensor.zeros([1]), [x])), 'TAPE', /not computed from a watched tensor/)
+    assert.is(native.memory().handles, before)
   })
 })
 
