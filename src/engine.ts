@@ -34,7 +34,8 @@ export { adaptiveAvgPool2d, avgPool2d, maxPool2d, type Pool2dOptions } from './o
 export { resizeBilinear } from './ops/resizeBilinear.js'
 export { denseMatch, gatherRows, l2Normalize, permuteBatch } from './ops/similarity.js'
 
-export { dilated8, Fcn, type FcnOptions } from './nn/fcn.js'
+export { Backbone, type BackboneBuilder, type BackboneKind, type BackboneLayout, knownOptions, type MapShape } from './nn/backbone.js'
+export { Fcn, type FcnOptions } from './nn/fcn.js'
 export {
   BatchNorm2d,
   type Build,
@@ -49,7 +50,7 @@ export {
   type NormMode,
 } from './nn/layers.js'
 export { allTensors, disposeState, emptyState, include, refreshCopies, type State } from './nn/module.js'
-export { ResNet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
+export { dilated8, ResNet, resnet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
 
 export { learningRate, type Schedule } from './optim/schedule.js'
 export { checkFinite, type EmaTarget, Sgd, type SgdOptions } from './optim/sgd.js'

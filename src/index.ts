@@ -44,8 +44,8 @@ export {
   vocFeatures,
 } from './eval/voc07.js'
 
-export { type ExportTarget, writeBackbone } from './weights/export.js'
-export { importBackbone, type ImportReport, readWeights, storedBackbone } from './weights/import.js'
+export { type BackboneRecord, type ExportTarget, storedBackbone, writeBackbone } from './weights/export.js'
+export { importBackbone, type ImportOptions, type ImportReport, readWeights } from './weights/import.js'
 export { type StoredDType, type StoredTensor } from './weights/safetensors.js'
 
 export { drawHeat, drawMatches, type Match, matchesOf, mutualMatches, positionAt } from './report/match.js'

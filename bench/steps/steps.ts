@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util'
 
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { Random } from '../../src/tensor/random.js'
-import type { ResNetDepth } from '../../src/nn/resnet.js'
+import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
@@ -77,7 +77,7 @@ export function runSteps(
   fusion.level = (values.fusion ?? fusion.level) as FusionLevel
   withDevice(device, () => {
     const model = new DenseCL({
-      backbone: { depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) },
+      backbone: resnet({ depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) }),
       neck: { hidden: number('hidden', 512), featDim: 128 },
       queueLength: number('queue', 4096),
       seed: 0,

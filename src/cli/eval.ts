@@ -2,12 +2,13 @@
 import type { Command } from 'commander'
 
 import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
-import type { ResNet, ResNetOptions } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { convolution } from '../ops/conv2d.js'
+import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import { native } from '../tensor/native.js'
 import { withDevice } from '../tensor/tensor.js'
-import { importBackbone } from '../weights/import.js'
+import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { numberFlag, type Register } from './command.js'
 import { addKnn } from './evalKnn.js'
 import { addLinear } from './evalLinear.js'
@@ -18,6 +19,7 @@ export interface SharedFlags {
   workers: string
   device: string
   threads: string
+  backbone?: string
   json?: boolean
   out?: string
 }
@@ -32,24 +34,26 @@ export function evaluation(parent: Command, name: string, description: string): 
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
 }
 
 /** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
 export async function openBackbone(
   weights: string,
-  { device: wanted, threads }: SharedFlags,
-  layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {},
-): Promise<{ backbone: ResNet; note: string }> {
+  { device: wanted, threads, backbone: module }: SharedFlags,
+  layout: Pick<ImportOptions, 'outputStride'> = {},
+): Promise<{ backbone: Backbone; note: string }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   if (count > 0) native.setThreads(count)
   const device = await useDevice(wanted)
   // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
   convolution.tf32 = device !== 'cpu'
-  const { backbone, report } = withDevice(device, () => importBackbone(weights, layout))
+  const kind = await kindOfFlag(module)
+  const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
   return {
     backbone,
-    note: `${weights}: ResNet-${report.depth} of ${report.baseChannels} base channels, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
+    note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
   }
 }
 

@@ -2,7 +2,6 @@ import type { Command } from 'commander'
 
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { percent } from '../run/results.js'
-import { disposeState } from '../nn/module.js'
 import { examples, numberFlag } from './command.js'
 import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
 import { openLabelled } from './evalLabels.js'
@@ -65,7 +64,7 @@ export function addKnn(parent: Command, done: (code: number) => void): void {
         })
         done(0)
       } finally {
-        disposeState(backbone.state())
+        backbone.dispose()
       }
     })
 }

@@ -4,7 +4,6 @@ import type { Command } from 'commander'
 
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { percent } from '../run/results.js'
-import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { nearest } from '../run/config.js'
 import { examples, numberFlag } from './command.js'
@@ -133,7 +132,7 @@ export function addLinear(parent: Command, done: (code: number) => void): void {
         conclude(flags, folder, `linear-${flags.protocol}`, table, { weights, protocol: { ...protocol }, imageSize, ...result })
         done(0)
       } finally {
-        disposeState(backbone.state())
+        backbone.dispose()
       }
     })
 }

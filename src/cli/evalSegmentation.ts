@@ -6,10 +6,7 @@ import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { percent } from '../run/results.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
-import { dilated8 } from '../nn/fcn.js'
-import { disposeState } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
-import { ResNet } from '../nn/resnet.js'
 import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
@@ -36,6 +33,9 @@ interface Flags extends SharedFlags {
   resume?: boolean
   overwrite?: boolean
 }
+
+/** Of the published networks' last map. */
+const outputStride = 8
 
 export function addSegmentation(parent: Command, done: (code: number) => void): void {
   const names = Object.entries(segmentationProtocols)
@@ -99,14 +99,13 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
         lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
       }
       const seed = whole('seed', flags.seed, 0, 0)
-      const opened = await openBackbone(weights, flags, dilated8)
-      const { depth, baseChannels, device } = opened.backbone
+      const opened = await openBackbone(weights, flags, { outputStride })
+      const { kind, options, device } = opened.backbone
       const backbone =
         flags.init === 'weights'
           ? opened.backbone
-          : withDevice(
-              device,
-              () => new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init: 'mmselfsup', ...dilated8 }),
+          : withDevice(device, () =>
+              kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup', outputStride }),
             )
       try {
         const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
@@ -133,7 +132,7 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
         const picture =
           samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
         const table = {
-          title: `Segmentation (FCN, stride 8, ${protocolName}) in %: ${val.items.length} images`,
+          title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
           columns: ['class', 'IoU', 'accuracy'],
           rows: [
             ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]),
@@ -143,7 +142,8 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
           notes: [
             `${train.items.length} training images, ${protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`} in the test, no flip, one scale`,
             ...deviations([
-              ['backbone', `ResNet-${depth}`, 'ResNet-50'],
+              ['backbone', backbone.name, 'ResNet-50'],
+              ['output stride', backbone.stride, outputStride],
               ['iterations', protocol.iterations, published.iterations],
               ['batch size', protocol.batchSize, published.batchSize],
               ['learning rate', protocol.lr, published.lr],
@@ -162,8 +162,8 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
         })
         done(0)
       } finally {
-        disposeState(backbone.state())
-        if (backbone !== opened.backbone) disposeState(opened.backbone.state())
+        backbone.dispose()
+        if (backbone !== opened.backbone) opened.backbone.dispose()
       }
     })
 }

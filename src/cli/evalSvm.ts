@@ -5,7 +5,6 @@ import { type FeatureName, featureNames } from '../eval/features.js'
 import { percent } from '../run/results.js'
 import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
-import { disposeState } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { examples, numberFlag } from './command.js'
 import {
@@ -78,7 +77,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
       ],
     }
   } finally {
-    disposeState(backbone.state())
+    backbone.dispose()
   }
 }
 

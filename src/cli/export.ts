@@ -2,9 +2,11 @@ import { existsSync } from 'node:fs'
 
 import { Option } from 'commander'
 
+import { allTensors } from '../nn/module.js'
+import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { exportTargets, type ExportTarget, writeBackbone } from '../weights/export.js'
-import { importBackbone, storedBackbone } from '../weights/import.js'
+import { importBackbone } from '../weights/import.js'
 import { examples, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
@@ -15,6 +17,7 @@ export const register: Register = (program, done) => {
     .addOption(new Option('--for <framework>', 'whose names and container').choices([...exportTargets]).default('torchvision'))
     .requiredOption('--out <file>', '.safetensors or .pth')
     .option('--overwrite', 'replace the file')
+    .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -33,16 +36,16 @@ export const register: Register = (program, done) => {
         ],
       ]),
     )
-    .action((weights: string, flags: { for: ExportTarget; out: string; overwrite?: boolean; json?: boolean }) => {
+    .action(async (weights: string, flags: { for: ExportTarget; out: string; backbone?: string; overwrite?: boolean; json?: boolean }) => {
       if (existsSync(flags.out) && flags.overwrite !== true)
         return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
-      const { backbone, report } = importBackbone(weights)
-      const tensors = storedBackbone(backbone)
-      writeBackbone(flags.out, tensors, flags.for)
+      const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
+      writeBackbone(flags.out, backbone, flags.for)
+      const tensors = [...allTensors(backbone.state())].length
       print(
         flags.json === true,
-        { out: flags.out, for: flags.for, depth: report.depth, baseChannels: report.baseChannels, tensors: tensors.size },
-        `ResNet-${report.depth}, ${tensors.size} tensors for ${flags.for}: ${flags.out}`,
+        { out: flags.out, for: flags.for, ...report.options, tensors },
+        `${backbone.name}, ${tensors} tensors for ${flags.for}: ${flags.out}`,
       )
       done(0)
     })

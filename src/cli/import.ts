@@ -1,4 +1,5 @@
-import { importBackbone, storedBackbone } from '../weights/import.js'
+import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { importBackbone } from '../weights/import.js'
 import { writeBackbone } from '../weights/export.js'
 import { examples, print, type Register } from './command.js'
 
@@ -8,6 +9,7 @@ export const register: Register = (program, done) => {
     .description("read a foreign checkpoint's backbone and say what matched")
     .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth)')
+    .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -18,19 +20,20 @@ export const register: Register = (program, done) => {
         ],
       ]),
     )
-    .action((weights: string, flags: { out?: string; json?: boolean }) => {
-      const { backbone, report } = importBackbone(weights)
-      if (flags.out !== undefined) writeBackbone(flags.out, storedBackbone(backbone), 'torchvision')
+    .action(async (weights: string, flags: { out?: string; backbone?: string; json?: boolean }) => {
+      const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
+      if (flags.out !== undefined) writeBackbone(flags.out, backbone, 'torchvision')
       const list = (names: string[]): string =>
         names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`
       const text = [
-        `ResNet-${report.depth} with ${report.baseChannels} base channels under the prefix "${report.prefix}"`,
+        `${backbone.description} under the prefix "${report.prefix}"`,
         `matched    ${report.matched.length}`,
         `missing    ${report.missing.length}${list(report.missing)}`,
         `unexpected ${report.unexpected.length}${list(report.unexpected)}`,
         ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
       ]
-      print(flags.json === true, { ...report, out: flags.out }, text.join('\n'))
+      const { prefix, options, ...lists } = report
+      print(flags.json === true, { prefix, ...options, ...lists, out: flags.out }, text.join('\n'))
       done(0)
     })
 }

@@ -2,10 +2,10 @@ import { readFileSync } from 'node:fs'
 
 import { decode, type Pixels } from '../data/decode.js'
 import { scene } from '../data/scenes.js'
-import { disposeState } from '../nn/module.js'
 import { drawHeat, drawMatches, matchesOf, positionAt } from '../report/match.js'
 import { seeImage, seeViews } from '../report/pairs.js'
 import { writePicture } from '../report/svg.js'
+import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
 import { examples, numberFlag, print, type Register } from './command.js'
@@ -18,6 +18,7 @@ interface Flags {
   threshold: string
   point?: string
   seed: string
+  backbone?: string
   json?: boolean
 }
 
@@ -34,6 +35,7 @@ export const register: Register = (program, done) => {
     .option('--threshold <similarity>', 'smallest similarity to draw', '0')
     .option('--point <x,y>', 'a heat map instead: similarity to this point of the first picture, as shares of its width and height')
     .option('--seed <number>', 'of the two views', '0')
+    .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -54,7 +56,7 @@ export const register: Register = (program, done) => {
       const threshold = numberFlag('threshold', flags.threshold, { least: -1, most: 1 })
       const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
       const point = flags.point === undefined ? undefined : pointOf(flags.point)
-      const { backbone } = importBackbone(flags.weights)
+      const { backbone } = importBackbone(flags.weights, { kind: await kindOfFlag(flags.backbone) })
       try {
         const first = await pixelsOf(image)
         const pair =
@@ -82,7 +84,7 @@ export const register: Register = (program, done) => {
         }
         done(0)
       } finally {
-        disposeState(backbone.state())
+        backbone.dispose()
       }
     })
 }

@@ -106,7 +106,7 @@ async function run(settings: string[], flags: Flags): Promise<number> {
 }
 
 /** Text options keep their text: a folder named 2024 is no number. */
-const textKeys = new Set(['data', 'knnData'])
+const textKeys = new Set(['data', 'knnData', 'backbone'])
 const flagValue = (key: string, text: string): unknown => (textKeys.has(key) ? text : parseValue(text))
 
 function keyValue(text: string): Setting {

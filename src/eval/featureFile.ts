@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, rm
 import { join } from 'node:path'
 
 import type { Item } from '../data/sources.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
 
 export interface FeatureShape {
@@ -43,7 +43,7 @@ export class FeatureFile {
   static async open(
     folder: string,
     weights: string,
-    backbone: ResNet,
+    backbone: Backbone,
     items: Item[],
     shapes: readonly FeatureShape[],
     options: ExtractOptions,
@@ -78,7 +78,7 @@ const rowBytes = (shapes: readonly FeatureShape[]): number => 4 * shapes.reduce(
 
 async function write(
   path: string,
-  backbone: ResNet,
+  backbone: Backbone,
   items: Item[],
   shapes: readonly FeatureShape[],
   options: ExtractOptions,

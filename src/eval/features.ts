@@ -3,13 +3,16 @@ import { Loader } from '../data/loader.js'
 import type { Pipeline } from '../data/pipelines.js'
 import type { Item } from '../data/sources.js'
 import { evaluation } from '../nn/layers.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { adaptiveAvgPool2d, avgPool2d } from '../ops/pool2d.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
-/** `pooled`: the mean of the last map. feature1 is the stem before its pooling, feature2 to feature5 are the stages. */
+/**
+ * `pooled`: the mean of the last map. feature5 is the last map, feature4 the one before it, and so on: on a ResNet feature1 is the
+ * stem before its pooling, and feature2 to feature5 are the stages.
+ */
 export const featureNames = ['pooled', 'feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as const
 export type FeatureName = (typeof featureNames)[number]
 
@@ -29,7 +32,12 @@ const windows = [
 export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tensor {
   if (name === 'pooled') return adaptiveAvgPool2d(stages.at(-1)!, 1)
   const level = Number(name.slice(-1)) - 1
-  const map = stages[level]!
+  const map =
+    stages.at(level - windows.length) ??
+    fail(
+      'CONFIG',
+      `features: expected one of pooled, ${featureNames.slice(-stages.length).join(', ')}, as the backbone has ${stages.length} maps, but received ${name}`,
+    )
   const { map: expected, grid, kernel, stride, padding } = windows[level]!
   const [, height, width] = map.shape as [number, number, number, number]
   if (height === expected && width === expected) return avgPool2d(map, { kernel, stride, padding })
@@ -51,7 +59,7 @@ export interface ExtractOptions {
 
 /** The maps of all images in order, with running statistics; `body` gets the stages' maps of some images and where these are. */
 export async function overImages(
-  backbone: ResNet,
+  backbone: Backbone,
   items: Item[],
   options: ExtractOptions,
   body: (stages: Tensor[], first: number, count: number) => void,
@@ -78,7 +86,7 @@ export async function overImages(
 
 /** Rows [N, dim] of a feature, flattened. */
 export async function featureRows(
-  backbone: ResNet,
+  backbone: Backbone,
   items: Item[],
   name: FeatureName,
   options: ExtractOptions,

@@ -3,7 +3,7 @@
  * features, each of the k nearest votes exp(similarity / T).
  */
 import type { Item } from '../data/sources.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
 import { l2Normalize } from '../ops/similarity.js'
@@ -19,7 +19,7 @@ export interface Features {
 }
 
 /** Globally average-pooled, normalised features of the images' centres, with running statistics. */
-export async function extractFeatures(backbone: ResNet, items: Item[], options: ExtractOptions): Promise<Features> {
+export async function extractFeatures(backbone: Backbone, items: Item[], options: ExtractOptions): Promise<Features> {
   const dim = backbone.channels
   const values = new Float32Array(items.length * dim)
   await overImages(backbone, items, options, (stages, first, count) => {
@@ -79,7 +79,7 @@ export function accuracy(predicted: Int32Array, labels: Int32Array): number {
 
 /** A share of correct classes; undefined when there are no labels to compare. */
 export async function knnAccuracy(
-  backbone: ResNet,
+  backbone: Backbone,
   bank: Item[],
   queries: Item[],
   options: { imageSize: number; k: number; workers?: number; maxBroken?: number },

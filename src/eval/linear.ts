@@ -9,7 +9,7 @@ import type { Item } from '../data/sources.js'
 import { Tape } from '../autograd/tape.js'
 import { evaluation } from '../nn/layers.js'
 import { Random } from '../tensor/random.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -137,7 +137,7 @@ interface Batch {
 }
 
 /** Trains and tests the classifiers; an evaluation that was cut off continues at the epoch it was at. */
-export async function evaluateLinear(backbone: ResNet, options: LinearOptions): Promise<LinearResult> {
+export async function evaluateLinear(backbone: Backbone, options: LinearOptions): Promise<LinearResult> {
   const run = new LinearRun(backbone, options)
   try {
     return await run.execute()
@@ -147,7 +147,7 @@ export async function evaluateLinear(backbone: ResNet, options: LinearOptions): 
 }
 
 class LinearRun {
-  readonly #backbone: ResNet
+  readonly #backbone: Backbone
   readonly #options: LinearOptions
   readonly #shapes: FeatureShape[]
   readonly #heads: LinearHeads
@@ -157,7 +157,7 @@ class LinearRun {
   readonly #files: FeatureFile[] = []
   #epoch = 0
 
-  constructor(backbone: ResNet, options: LinearOptions) {
+  constructor(backbone: Backbone, options: LinearOptions) {
     this.#backbone = backbone
     this.#options = options
     const { protocol, out, train, val, imageSize, classes, seed = 0, quiet = false } = options
@@ -201,18 +201,8 @@ class LinearRun {
   /** What may not change when the evaluation is continued. */
   #identity(): Record<string, unknown> {
     const { protocol, imageSize, classes, train, val, seed = 0 } = this.#options
-    const { depth, baseChannels } = this.#backbone
     const { describe: _, augment, ...numbers } = protocol
-    return {
-      ...numbers,
-      augment,
-      backbone: `ResNet-${depth} of ${baseChannels} base channels`,
-      imageSize,
-      classes,
-      train: train.length,
-      val: val.length,
-      seed,
-    }
+    return { ...numbers, augment, backbone: this.#backbone.description, imageSize, classes, train: train.length, val: val.length, seed }
   }
 
   *#tensors(): Generator<[string, Tensor]> {
@@ -374,9 +364,9 @@ function rankOf(scores: ArrayLike<number>, label: number): number {
   return place
 }
 
-function shapesOf(backbone: ResNet, heads: readonly FeatureName[], imageSize: number): FeatureShape[] {
+function shapesOf(backbone: Backbone, heads: readonly FeatureName[], imageSize: number): FeatureShape[] {
   return scope(() => {
-    const stages = backbone.stages(backbone.input(Tensor.zeros([1, imageSize, imageSize, 3])), evaluation)
+    const stages = backbone.stages(backbone.input(Tensor.zeros([1, imageSize, imageSize, backbone.inputs])), evaluation)
     return heads.map((name) => {
       const { shape, size } = poolFeature(stages, name)
       return { name, shape: shape.slice(1), size }

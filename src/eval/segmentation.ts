@@ -12,7 +12,7 @@ import { Tape } from '../autograd/tape.js'
 import { Fcn } from '../nn/fcn.js'
 import { allTensors } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
@@ -63,7 +63,7 @@ export interface Segmented {
 }
 
 /** Trains the whole network on the backbone's weights and tests it. The backbone becomes part of the network and ends with it. */
-export async function evaluateSegmentation(backbone: ResNet, options: SegmentationOptions): Promise<SegmentationResult> {
+export async function evaluateSegmentation(backbone: Backbone, options: SegmentationOptions): Promise<SegmentationResult> {
   const run = new SegmentationRun(backbone, options)
   try {
     return await run.execute()
@@ -79,7 +79,7 @@ class SegmentationRun {
   readonly #log: RunLog
   #iteration = 0
 
-  constructor(backbone: ResNet, options: SegmentationOptions) {
+  constructor(backbone: Backbone, options: SegmentationOptions) {
     this.#options = options
     const {
       protocol: { alignCorners },
@@ -125,19 +125,13 @@ class SegmentationRun {
     return { interrupted: false, iterations, ...tested }
   }
 
-  #identity({ depth, baseChannels }: ResNet): Record<string, unknown> {
+  #identity({ description }: Backbone): Record<string, unknown> {
     const {
       protocol: { describe: _, ...numbers },
       train,
       seed = 0,
     } = this.#options
-    return {
-      ...numbers,
-      backbone: `ResNet-${depth} of ${baseChannels} base channels`,
-      classes: train.classes,
-      train: train.items.length,
-      seed,
-    }
+    return { ...numbers, backbone: description, classes: train.classes, train: train.items.length, seed }
   }
 
   *#tensors(): Generator<[string, Tensor]> {
@@ -152,7 +146,7 @@ class SegmentationRun {
     })
   }
 
-  #readState(backbone: ResNet): { file: TensorFile; iteration: number } {
+  #readState(backbone: Backbone): { file: TensorFile; iteration: number } {
     const path = statePath(this.#options.out)
     const { file, record } = readState(path, 'segmentation')
     const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as {

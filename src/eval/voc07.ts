@@ -1,6 +1,6 @@
 /** The VOC07 benchmarks of frozen features: linear SVMs on all images, and on a few of each class (densecl-spec 4.2, 4.3). */
 import type { LabelledSplit } from '../data/voc.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
@@ -42,7 +42,7 @@ export function vocFeatures(
 
 /** Extracts a feature of both splits with the benchmark's transform; inner products stay on the backbone's device. */
 export async function extractVoc(
-  backbone: ResNet,
+  backbone: Backbone,
   train: LabelledSplit,
   test: LabelledSplit,
   feature: FeatureName,

@@ -1,21 +1,15 @@
 /**
- * FCN (Shelhamer et al., arXiv:1605.06211) as mmsegmentation builds it on a dilated ResNet (R50-D8), and its names: `backbone`,
- * `decode_head` on the last stage, `auxiliary_head` on the one before (densecl-spec 4.10).
+ * FCN (Shelhamer et al., arXiv:1605.06211) as mmsegmentation builds it on a dilated backbone (R50-D8), and its names: `backbone`,
+ * `decode_head` on the last map, `auxiliary_head` on the one before (densecl-spec 4.10).
  */
 import { add, concat, dropout, scale } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
+import { fail } from '../tensor/errors.js'
 import { scope, sizeOf, type Tensor } from '../tensor/tensor.js'
+import type { Backbone } from './backbone.js'
 import { BatchNorm2d, type Build, Conv2d, convNorm, kaimingNormal, type NormMode } from './layers.js'
 import { emptyState, include, type State } from './module.js'
-import type { ResNet, ResNetOptions } from './resnet.js'
-
-/** Total stride 8: the last two stages are dilated instead. */
-export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {
-  strides: [1, 2, 1, 1],
-  dilations: [1, 1, 2, 4],
-  contractDilation: true,
-}
 
 interface HeadOptions {
   inputs: number
@@ -81,19 +75,28 @@ export class Fcn {
   readonly #auxiliary: FcnHead
   readonly classes: number
 
-  /** Heads of a quarter and an eighth of the backbone's channels: 512 and 256 on a ResNet-50. The backbone is then the network's own. */
+  /** Heads of a quarter and an eighth of the backbone's channels: 512 and 256 of 2048. The backbone is then the network's own. */
   constructor(
     build: Build,
-    readonly backbone: ResNet,
+    readonly backbone: Backbone,
     readonly options: FcnOptions,
   ) {
     const { classes, dropout: probability = 0.1 } = options
     const inputs = backbone.channels
+    const before =
+      backbone.maps.at(-2) ?? fail('ARGUMENT', `fcn: expected a backbone of two maps at least but received ${backbone.name} of one`)
     this.classes = classes
-    this.#head = new FcnHead(build, { inputs, channels: inputs / 4, convolutions: 2, concatInput: true, classes, dropout: probability })
+    this.#head = new FcnHead(build, {
+      inputs,
+      channels: Math.ceil(inputs / 4),
+      convolutions: 2,
+      concatInput: true,
+      classes,
+      dropout: probability,
+    })
     this.#auxiliary = new FcnHead(build, {
-      inputs: inputs / 2,
-      channels: inputs / 8,
+      inputs: before.channels,
+      channels: Math.ceil(inputs / 8),
       convolutions: 1,
       concatInput: false,
       classes,

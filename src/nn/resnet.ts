@@ -4,7 +4,8 @@
  */
 import { maxPool2d } from '../ops/pool2d.js'
 import { fail } from '../tensor/errors.js'
-import { type FloatDType, scope, type Tensor } from '../tensor/tensor.js'
+import { scope, type Tensor } from '../tensor/tensor.js'
+import { Backbone, type BackboneBuilder, type BackboneKind, knownOptions, type MapShape } from './backbone.js'
 import { BatchNorm2d, type Build, Conv2d, convNorm, type Initialization, kaimingNormal, type NormMode } from './layers.js'
 import { emptyState, include, type State } from './module.js'
 
@@ -21,7 +22,7 @@ export interface ResNetOptions {
   depth: ResNetDepth
   /** Channels of the stem; 64 in the paper. Stage s has base * 2^s (times 4 in bottlenecks). */
   baseChannels?: number
-  init?: Initialization
+  init?: Initialization | undefined
   /** Strides and dilations of the four stages; (1, 2, 2, 2) and (1, 1, 1, 1), or R50-D8: (1, 2, 1, 1) and (1, 1, 2, 4). */
   strides?: readonly number[]
   dilations?: readonly number[]
@@ -83,18 +84,43 @@ class Block {
 
 const backboneFill = (init: Initialization) => kaimingNormal(init === 'original' ? 'fanIn' : 'fanOut')
 
-export class ResNet {
+/** Total stride 8: the last two stages are dilated instead (R50-D8). */
+export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {
+  strides: [1, 2, 1, 1],
+  dilations: [1, 1, 2, 4],
+  contractDilation: true,
+}
+
+export const resnetKind: BackboneKind = {
+  name: 'resnet',
+  settings: ['depth', 'baseChannels'],
+  torchvision: true,
+  build(build, options, { outputStride, init } = {}) {
+    const { depth, baseChannels } = knownOptions<{ depth: ResNetDepth; baseChannels: number }>('resnet', options, {
+      depth: 50,
+      baseChannels: 64,
+    })
+    return new ResNet(build, { depth, baseChannels, init, ...(outputStride === 8 ? dilated8 : {}) })
+  },
+}
+
+/** A ResNet as the backbone of an encoder. */
+export const resnet =
+  (options: ResNetOptions): BackboneBuilder =>
+  (build) =>
+    new ResNet(build, options)
+
+export class ResNet extends Backbone {
+  readonly kind = resnetKind
   readonly depth: ResNetDepth
   readonly baseChannels: number
-  /** Channels and total stride of the last stage. */
-  readonly channels: number
-  readonly stride: number
-  readonly #compute: FloatDType
+  readonly maps: readonly MapShape[]
   readonly #stem: Conv2d
   readonly #stemNorm: BatchNorm2d
   readonly #stages: Block[][]
 
   constructor(build: Build, options: ResNetOptions) {
+    super(build)
     const {
       depth,
       baseChannels = 64,
@@ -110,7 +136,6 @@ export class ResNet {
     this.baseChannels = baseChannels
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
-    this.#compute = build.compute ?? build.dtype
     let inputs = baseChannels
     this.#stages = plan.blocks.map((count, s) => {
       const width = baseChannels * 2 ** s
@@ -121,22 +146,25 @@ export class ResNet {
         return block
       })
     })
-    this.channels = inputs
-    this.stride = 4 * strides.reduce((product, s) => product * s, 1)
+    this.maps = [
+      { channels: baseChannels, stride: 2 },
+      ...strides.map((_, s) => ({
+        channels: baseChannels * 2 ** s * (plan.bottleneck ? 4 : 1),
+        stride: strides.slice(0, s + 1).reduce((product, stride) => product * stride, 4),
+      })),
+    ]
   }
 
-  get device(): string {
-    return this.#stem.weight.device
+  get options(): { depth: ResNetDepth; baseChannels: number } {
+    return { depth: this.depth, baseChannels: this.baseChannels }
   }
 
-  /** x on the device and in the dtype that the network computes with; x itself when it is. */
-  input(x: Tensor): Tensor {
-    return x.device === this.device && x.dtype === this.#compute ? x : x.to(this.#compute, this.device)
+  get name(): string {
+    return `ResNet-${this.depth}`
   }
 
-  /** x [N, H, W, 3] to the last feature map [N, H / 32, W / 32, channels]. */
-  forward(x: Tensor, mode: NormMode): Tensor {
-    return this.stages(x, mode).at(-1)!
+  get description(): string {
+    return `${this.name} of ${this.baseChannels} base channels`
   }
 
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */

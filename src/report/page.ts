@@ -87,7 +87,7 @@ function leftOf({ metrics, config }: RunView): string {
 
 function heading(run: RunView): string {
   const { config, environment } = run
-  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ResNet-${text(config.depth)}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${facts(run)}`
+  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ${text(environment.backbone ?? config.backbone ?? 'backbone')}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${facts(run)}`
 }
 
 function pictures(run: RunView, embed: EmbedPicture): string {
@@ -128,13 +128,17 @@ function evaluations(run: RunView): string {
   return `<h2>Evaluation</h2><div class="grid">${tables.join('')}</div>`
 }
 
+/** A map as JSON; other values as they are. */
+const plain = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) ? JSON.stringify(value) : value
+
 /** Options of all runs; those that are not the default, or differ between runs, stand out. */
 function configuration(runs: readonly RunView[]): string {
   const keys = [...new Set(runs.flatMap(({ config }) => Object.keys(config)))]
   const rows = keys.map((key) => {
     const values = runs.map(({ config }) => config[key])
     const fallback = (defaults as Record<string, unknown>)[key]
-    return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(value)}</td>`).join('')}</tr>`
+    return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(plain(value))}</td>`).join('')}</tr>`
   })
   const environment = runs.map(
     (run) =>

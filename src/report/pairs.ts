@@ -3,7 +3,7 @@ import { mocoV2Augmentation, pixelTensor, randomView, renderView, type ViewParam
 import type { Pixels } from '../data/decode.js'
 import { evaluation } from '../nn/layers.js'
 import { Random } from '../tensor/random.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { l2Normalize } from '../ops/similarity.js'
@@ -26,7 +26,7 @@ export interface Seen {
 }
 
 /** What the network makes of a view of an image at a size. */
-function see(backbone: ResNet, pixels: Pixels, view: ViewParameters, height: number, width: number): Seen {
+function see(backbone: Backbone, pixels: Pixels, view: ViewParameters, height: number, width: number): Seen {
   return scope(() => {
     const source = pixelTensor(pixels)
     const render = (normalise: boolean): Tensor => {
@@ -49,7 +49,7 @@ function see(backbone: ResNet, pixels: Pixels, view: ViewParameters, height: num
 }
 
 /** Two crops of at least half the area, with colours as in training, drawn from `seed`. */
-export function seeViews(backbone: ResNet, pixels: Pixels, { size, seed }: { size: number; seed: number }): [Seen, Seen] {
+export function seeViews(backbone: Backbone, pixels: Pixels, { size, seed }: { size: number; seed: number }): [Seen, Seen] {
   const options = { ...mocoV2Augmentation, cropScale: [0.5, 1] as const, grayscale: 0, blur: 0 }
   return [0, 1].map((view) =>
     see(backbone, pixels, randomView(new Random(seed, 31, view), pixels.width, pixels.height, options), size, size),
@@ -57,7 +57,7 @@ export function seeViews(backbone: ResNet, pixels: Pixels, { size, seed }: { siz
 }
 
 /** An image as it is, its short side at `size`. */
-export function seeImage(backbone: ResNet, pixels: Pixels, size: number): Seen {
+export function seeImage(backbone: Backbone, pixels: Pixels, size: number): Seen {
   const scale = size / Math.min(pixels.width, pixels.height)
   return see(backbone, pixels, wholeImage(pixels), Math.round(pixels.height * scale), Math.round(pixels.width * scale))
 }

@@ -52,6 +52,8 @@ export const options = {
   cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
   maxBroken: share.default(0.01).describe('largest share of images that may be unreadable'),
 
+  backbone: z.string().default('resnet').describe('resnet, or the path of a JavaScript module with another kind of backbone'),
+  backboneOptions: z.record(z.string(), z.unknown()).default({}).describe('options of a backbone from a module, as a map'),
   depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
   baseChannels: count.default(64).describe('of the stem; every width scales with it'),
   init: z.enum(['original', 'mmselfsup']).default('original').describe('how weights are drawn'),

@@ -10,20 +10,19 @@ import { stringify } from 'yaml'
 import { openSegmentation, type SegmentationSource } from '../data/segmentationSources.js'
 import { openSource, type Source } from '../data/sources.js'
 import { openVocClassification } from '../data/voc.js'
-import { dilated8 } from '../nn/fcn.js'
-import { disposeState } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
-import { ResNet, type ResNetOptions } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { preset } from '../run/presets.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { type Config, readConfigFile, resolveConfig, type Setting } from '../run/config.js'
+import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
 import { pretrain, resolvePlacement } from '../train/pretrain.js'
 import { files } from '../run/runFolder.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { writeBackbone } from '../weights/export.js'
-import { importBackbone, storedBackbone } from '../weights/import.js'
+import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
@@ -142,11 +141,10 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
   }
   if (method === 'random') {
     mkdirSync(run, { recursive: true })
-    const { depth, baseChannels, init } = config
-    const network = new ResNet({ random: new Random(seed, 53), dtype: 'f32' }, { depth, baseChannels, init })
-    writeBackbone(backbone, storedBackbone(network), 'torchvision')
+    const network = backboneOf(config, await loadBackboneKind(config.backbone))({ random: new Random(seed, 53), dtype: 'f32' })
+    writeBackbone(backbone, network, 'torchvision')
     writeTextAtomic(written, stringify(config))
-    disposeState(network.state())
+    network.dispose()
     return backbone
   }
   options.line(`pretrain ${methodNames[method]}, seed ${seed}: ${config.epochs} epochs`)
@@ -168,24 +166,25 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   const { device } = resolvePlacement(config)
   await trustDevice(device)
   const { imageSize, workers } = config
+  const kind = await loadBackboneKind(config.backbone)
   const scores: Scores = {}
   /** An evaluation, or its kept scores. */
   const measure = async (
     name: string,
     what: Record<string, unknown>,
-    layout: Pick<ResNetOptions, 'strides' | 'dilations'>,
-    body: (backbone: ResNet) => Promise<Scores>,
+    layout: Pick<ImportOptions, 'outputStride'>,
+    body: (backbone: Backbone) => Promise<Scores>,
   ): Promise<void> => {
     if (options.interrupted()) return
     const path = join(folder, `study-${name}.json`)
     if (!existsSync(path)) {
-      const { backbone } = withDevice(device, () => importBackbone(weights, layout))
+      const { backbone } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
       const start = performance.now()
       try {
         const measured = await body(backbone)
         writeTextAtomic(path, `${JSON.stringify({ what, scores: measured, seconds: (performance.now() - start) / 1000 }, undefined, 2)}\n`)
       } finally {
-        disposeState(backbone.state())
+        backbone.dispose()
       }
     }
     const kept = JSON.parse(readFileSync(path, 'utf8')) as { what: Record<string, unknown>; scores: Scores }
@@ -241,7 +240,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   }
   if (data.segmentation !== undefined) {
     const settings = { ...segmentationProtocols.voc12aug!, ...options.size.segmentation }
-    await measure('segmentation', options.size.segmentation, dilated8, async (backbone) => {
+    await measure('segmentation', options.size.segmentation, { outputStride: 8 }, async (backbone) => {
       const { scores: found } = await evaluateSegmentation(backbone, {
         protocol: settings,
         train: data.segmentation!.train,

@@ -9,6 +9,7 @@ import type { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
+import { backboneMetadata } from '../weights/export.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
 import { type Config, resolveConfig } from '../run/config.js'
 
@@ -30,7 +31,13 @@ function* namedTensors(model: DenseCL, sgd: Sgd): Generator<[string, Tensor]> {
 
 /** Momenta have the layout of their parameters. */
 export function saveCheckpoint(path: string, model: DenseCL, sgd: Sgd, config: Config, position: Position): void {
-  saveState(path, namedTensors(model, sgd), 'densecl', { version, config, position, keyAhead: model.keyAhead })
+  saveState(
+    path,
+    namedTensors(model, sgd),
+    'densecl',
+    { version, config, position, keyAhead: model.keyAhead },
+    backboneMetadata(model.query.backbone),
+  )
 }
 
 export interface Checkpoint {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import type { Pixels } from '../data/decode.js'
 import { loadPixels, type Source } from '../data/sources.js'
-import type { ResNet } from '../nn/resnet.js'
+import type { Backbone } from '../nn/backbone.js'
 import { augmentationPicture } from '../report/augmentation.js'
 import { drawMatches, matchesOf } from '../report/match.js'
 import { seeImage, seeViews } from '../report/pairs.js'
@@ -49,7 +49,7 @@ export class RunPictures {
   }
 
   /** Matches between two views of the first image, and the features of all as colours. */
-  async epoch(backbone: ResNet, epoch: number): Promise<void> {
+  async epoch(backbone: Backbone, epoch: number): Promise<void> {
     const name = `epoch_${String(epoch).padStart(5, '0')}`
     await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone))
     await this.#write(join(files(this.out).pictures, `${name}-colours`), () =>
@@ -58,7 +58,7 @@ export class RunPictures {
   }
 
   /** The matches once more as `matches` of the run folder; its path. */
-  matches(backbone: ResNet): Promise<string | undefined> {
+  matches(backbone: Backbone): Promise<string | undefined> {
     return this.#write(join(this.out, 'matches'), () => this.#drawMatches(backbone))
   }
 
@@ -76,7 +76,7 @@ export class RunPictures {
     }
   }
 
-  #drawMatches(backbone: ResNet): string {
+  #drawMatches(backbone: Backbone): string {
     const pair = seeViews(backbone, this.images[0]!, { size: this.#size, seed: 0 })
     return drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0 }))
   }

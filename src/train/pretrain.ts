@@ -13,7 +13,7 @@ import { DenseCL } from '../methods/densecl/model.js'
 import type { StepResult } from '../methods/densecl/step.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { Random } from '../tensor/random.js'
-import { resnetDepths } from '../nn/resnet.js'
+import type { BackboneKind } from '../nn/backbone.js'
 import { learningRate } from '../optim/schedule.js'
 import { Sgd } from '../optim/sgd.js'
 import { writePicture } from '../report/svg.js'
@@ -28,11 +28,11 @@ import { trustDevice } from '../selftest/trust.js'
 import { type FloatDType, type Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { writeBackbone } from '../weights/export.js'
-import { storedBackbone } from '../weights/import.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, saveCheckpoint } from './checkpoint.js'
 import type { Config } from '../run/config.js'
 import { knnSets, type LabelledSets } from './labels.js'
 import { RunPictures } from './pictures.js'
+import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { claimFolder, environment, files } from '../run/runFolder.js'
 import { graphLine, lossPlot, metricsRow, type Progress, progressLine, tuningLines } from './progress.js'
 import { readMetrics, RunLog } from '../run/runLog.js'
@@ -92,12 +92,13 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const placement = resolvePlacement(config)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
   if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+  const kind = await loadBackboneKind(config.backbone)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
   checkSize(config, source.items.length, checkpoint)
   // Only now: a mistake above must not cost the run that is replaced.
   if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
-  const run = new Run(options, config, placement, source, labelled, checkpoint)
+  const run = new Run(options, config, placement, kind, source, labelled, checkpoint)
   try {
     return await run.execute(quiet)
   } finally {
@@ -173,6 +174,7 @@ class Run {
     options: PretrainOptions,
     config: Config,
     placement: Placement,
+    kind: BackboneKind,
     source: Source,
     labelled: LabelledSets | undefined,
     checkpoint: Checkpoint | undefined,
@@ -190,7 +192,7 @@ class Run {
     this.#tuner = options.tuner
     const { device, compute } = placement
     convolution.tf32 = config.precision === 'tf32'
-    this.#model = buildModel(config, placement)
+    this.#model = buildModel(config, kind, placement)
     this.#sgd = withDevice(device, () => new Sgd(this.#model.parameters(), config, this.#model.query.state().copies))
     if (checkpoint !== undefined) restoreCheckpoint(checkpoint, this.#model, this.#sgd)
     this.#log = new RunLog(options.out, this.#position.globalStep, options.quiet ?? false)
@@ -236,7 +238,10 @@ class Run {
       await this.#pictures?.augmentation()
       await this.#pictures?.epoch(this.#model.query.backbone, 0)
     } else this.#knnBefore = readMetrics(files(this.#out).metrics).find((row) => row.knn !== undefined)?.knn
-    writeTextAtomic(files(this.#out).environment, `${JSON.stringify(environment(this.#placement.device), undefined, 2)}\n`)
+    writeTextAtomic(
+      files(this.#out).environment,
+      `${JSON.stringify({ backbone: this.#model.query.backbone.description, ...environment(this.#placement.device) }, undefined, 2)}\n`,
+    )
     const losses = await this.#train()
     if (losses === 'interrupted') {
       this.#save()
@@ -251,12 +256,12 @@ class Run {
     const source = this.#source
     const images = source.items.length
     const log = this.#log
+    const { backbone } = this.#model.query
+    const grid = config.numGrid ?? Math.ceil(config.imageSize / backbone.stride)
     log.line(
       `data    ${config.data}: ${images} images${source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`}, ${this.#steps} steps of ${config.batchSize} an epoch`,
     )
-    log.line(
-      `model   ResNet-${config.depth}, ${config.baseChannels} base channels, ${config.imageSize} px, dense grid ${config.numGrid ?? Math.ceil(config.imageSize / 32)}x${config.numGrid ?? Math.ceil(config.imageSize / 32)}`,
-    )
+    log.line(`model   ${backbone.description}, ${config.imageSize} px, dense grid ${grid}x${grid}`)
     log.line(
       `loss    queue ${config.queueLength}: guessing costs ln(K+1) = ${chanceLoss(config.queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`,
     )
@@ -515,7 +520,7 @@ class Run {
   async #finish(losses: StepResult['losses'] | undefined, quiet: boolean): Promise<PretrainResult> {
     const out = this.#out
     const knnAfter = await this.#knn('after training')
-    writeBackbone(files(out).backbone, storedBackbone(this.#model.query.backbone), 'torchvision')
+    writeBackbone(files(out).backbone, this.#model.query.backbone, 'torchvision')
     const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
     made.losses = await writePicture(join(out, 'losses'), lossPlot(readMetrics(files(out).metrics), this.#config))
     const matches = await this.#pictures?.matches(this.#model.query.backbone)
@@ -558,9 +563,14 @@ export function resolvePlacement({ device: wanted, precision }: Config): Placeme
   return { device, compute: device !== 'cpu' && (precision === 'auto' || precision === 'bf16') ? 'bf16' : 'f32' }
 }
 
-export function buildModel(config: Config, { device, compute }: Placement = resolvePlacement(config)): DenseCL {
-  const { depth, baseChannels, init, hidden, featDim, numGrid, queueLength, seed } = config
-  const channels = baseChannels * (resnetDepths[depth].bottleneck ? 32 : 8)
-  const neck = { hidden: hidden ?? channels, featDim, numGrid: numGrid ?? undefined }
-  return withDevice(device, () => new DenseCL({ backbone: { depth, baseChannels, init }, neck, queueLength, seed, compute }))
+function buildModel(config: Config, kind: BackboneKind, { device, compute }: Placement): DenseCL {
+  const { init, hidden, featDim, numGrid, queueLength, seed } = config
+  const neck = { hidden: hidden ?? undefined, featDim, numGrid: numGrid ?? undefined }
+  const model = withDevice(device, () => new DenseCL({ backbone: backboneOf(config, kind), neck, init, queueLength, seed, compute }))
+  const { inputs, name } = model.query.backbone
+  if (inputs !== 3) {
+    model.dispose()
+    fail('CONFIG', `backbone is ${config.backbone}: expected one of 3 input channels, as images are read, but ${name} takes ${inputs}`)
+  }
+  return model
 }

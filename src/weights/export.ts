@@ -1,8 +1,11 @@
 /** Backbones for other frameworks: names, containers, and the folders they go to. */
 import { extname } from 'node:path'
 
-import { fail } from '../tensor/errors.js'
 import { writeAtomic } from '../files/atomic.js'
+import type { Backbone } from '../nn/backbone.js'
+import { allTensors } from '../nn/module.js'
+import { fail } from '../tensor/errors.js'
+import { toStored } from './layout.js'
 import { encodePth } from './pth.js'
 import { encodeSafetensors, type StoredTensor } from './safetensors.js'
 
@@ -18,19 +21,41 @@ export function detectron2Name(name: string): string {
     .replace('downsample.1', 'shortcut.norm')
 }
 
+/** A backbone's state as files hold it. */
+export function storedBackbone(backbone: Backbone): Map<string, StoredTensor> {
+  return new Map([...allTensors(backbone.state())].map(([name, tensor]) => [name, toStored(name, tensor)]))
+}
+
+/** The metadata of a file that says how to build its backbone again; none where torchvision's names and the shapes say it. */
+export const backboneMetadata = ({ kind, options }: Backbone): Record<string, string> =>
+  kind.torchvision === true ? {} : { backbone: JSON.stringify({ kind: kind.name, options } satisfies BackboneRecord) }
+
+/** What such metadata holds. */
+export interface BackboneRecord {
+  kind: string
+  options: Record<string, unknown>
+}
+
 /**
- * Writes backbone tensors, named as in torchvision, for `target`: .safetensors, or .pth (a zip that torch.load reads, with
- * weights_only too). mmdet and mmseg take torchvision's names inside {state_dict, author}; detectron2 its own inside {model,
- * __author__, matching_heuristics} and without num_batches_tracked.
+ * Writes a backbone for `target`: .safetensors, or .pth (a zip that torch.load reads, with weights_only too). mmdet and mmseg take
+ * torchvision's names inside {state_dict, author}; detectron2 its own inside {model, __author__, matching_heuristics} and without
+ * num_batches_tracked. A backbone without torchvision's names goes under its own names into the plain container, `torchvision`.
  */
-export function writeBackbone(path: string, backbone: Map<string, StoredTensor>, target: ExportTarget): void {
+export function writeBackbone(path: string, backbone: Backbone, target: ExportTarget): void {
+  if (target !== 'torchvision' && backbone.kind.torchvision !== true)
+    fail(
+      'ARGUMENT',
+      `export: expected torchvision, the plain container, for ${backbone.name}, which ${target} has no names for, but received ${target}`,
+    )
+  const named = storedBackbone(backbone)
   const tensors =
     target === 'detectron2'
       ? new Map(
-          [...backbone].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor]),
+          [...named].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor]),
         )
-      : backbone
-  if (extname(path) === '.safetensors') writeAtomic(path, encodeSafetensors({ tensors, metadata: { format: 'pt', author: 'densecl' } }))
+      : named
+  if (extname(path) === '.safetensors')
+    writeAtomic(path, encodeSafetensors({ tensors, metadata: { format: 'pt', author: 'densecl', ...backboneMetadata(backbone) } }))
   else if (extname(path) === '.pth') {
     const content =
       target === 'torchvision'

@@ -1,17 +1,21 @@
 /** Weights from anywhere into a backbone: every prefix style that DenseCL checkpoints have (densecl-spec 3), with a report. */
 import { closeSync, openSync, readSync } from 'node:fs'
 
-import { allTensors, disposeState } from '../nn/module.js'
-import { ResNet, type ResNetDepth, resnetDepths, type ResNetOptions } from '../nn/resnet.js'
+import type { Backbone, BackboneKind, BackboneLayout } from '../nn/backbone.js'
+import { backboneKinds } from '../nn/backbones.js'
+import { allTensors } from '../nn/module.js'
+import { type ResNetDepth, resnetDepths, resnetKind } from '../nn/resnet.js'
 import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
-import { detectron2Name } from './export.js'
-import { loadStored, toStored } from './layout.js'
+import { type BackboneRecord, detectron2Name } from './export.js'
+import { loadStored } from './layout.js'
 import { readPth } from './pth.js'
-import { readSafetensors, type StoredTensor } from './safetensors.js'
+import { readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 
 /** All tensors of a safetensors file or of a PyTorch one, told apart by content. */
-export function readWeights(path: string): Map<string, StoredTensor> {
+export const readWeights = (path: string): Map<string, StoredTensor> => readFile(path).tensors
+
+function readFile(path: string): TensorFile {
   const head = Buffer.alloc(9)
   try {
     const descriptor = openSync(path, 'r')
@@ -22,7 +26,7 @@ export function readWeights(path: string): Map<string, StoredTensor> {
   }
   const isPickle = head[0] === 0x80 && head[1]! >= 2 && head[1]! <= 5
   const isZip = head.readUInt32LE(0) === 0x04034b50
-  return isPickle || isZip ? readPth(path) : readSafetensors(path).tensors
+  return isPickle || isZip ? { tensors: readPth(path), metadata: {} } : readSafetensors(path)
 }
 
 /** Where the backbone may be, in the order of preference among equally many matches. */
@@ -42,8 +46,8 @@ const containers = ['', 'state_dict.', 'model.', 'model.state_dict.']
 export interface ImportReport {
   /** Names in the file begin with this. */
   prefix: string
-  depth: ResNetDepth
-  baseChannels: number
+  /** Those of the backbone: for a ResNet depth and baseChannels. */
+  options: Readonly<Record<string, unknown>>
   matched: string[]
   /** In the model but not in the file. */
   missing: string[]
@@ -51,18 +55,20 @@ export interface ImportReport {
   unexpected: string[]
 }
 
-/** The backbone's tensors of a file under torchvision's names. */
-function findBackbone(path: string, tensors: Map<string, StoredTensor>): { prefix: string; found: Map<string, StoredTensor> } {
-  const fromDetectron2 = new Map(allNames().map((name) => [detectron2Name(name), name]))
+/** The backbone's tensors of a file under their own names, which `nameOf` gives for a name behind a prefix. */
+function findBackbone(
+  path: string,
+  tensors: Map<string, StoredTensor>,
+  what: string,
+  nameOf: (short: string) => string | undefined,
+): { prefix: string; found: Map<string, StoredTensor> } {
   let best = { prefix: '', found: new Map<string, StoredTensor>() }
   for (const prefix of backbonePrefixes) {
     for (const container of containers) {
       const full = container + prefix
       const found = new Map<string, StoredTensor>()
       for (const [name, tensor] of tensors) {
-        if (!name.startsWith(full)) continue
-        const short = name.slice(full.length)
-        const known = backboneName.test(short) ? short : fromDetectron2.get(short)
+        const known = name.startsWith(full) ? nameOf(name.slice(full.length)) : undefined
         if (known !== undefined) found.set(known, tensor)
       }
       if (found.size > best.found.size) best = { prefix: full, found }
@@ -72,13 +78,19 @@ function findBackbone(path: string, tensors: Map<string, StoredTensor>): { prefi
     const some = [...tensors.keys()].slice(0, 3).join(', ')
     fail(
       'IMPORT',
-      `${path}: no tensor matches a ResNet backbone under any known prefix (${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
+      `${path}: no tensor matches a ${what} backbone under any known prefix (${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
     )
   }
   return best
 }
 
 const backboneName = /^(conv1\.weight|bn1\.\w+|layer[1-4]\.\d+\.(conv\d\.weight|bn\d\.\w+|downsample\.[01]\.\w+))$/
+
+/** torchvision's name of a tensor of a ResNet that torchvision or detectron2 has named. */
+function torchvisionName(): (short: string) => string | undefined {
+  const fromDetectron2 = new Map(allNames().map((name) => [detectron2Name(name), name]))
+  return (short) => (backboneName.test(short) ? short : fromDetectron2.get(short))
+}
 
 /** Names of the deepest network, of which every other's are a part. */
 function allNames(): string[] {
@@ -93,7 +105,7 @@ function allNames(): string[] {
 }
 
 /** Depth and width by the names and shapes; an error says what the file has instead. */
-export function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth: ResNetDepth; baseChannels: number } {
+function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth: ResNetDepth; baseChannels: number } {
   const blocks = [1, 2, 3, 4].map((s) => {
     let count = 0
     while (tensors.has(`layer${s}.${count}.conv1.weight`)) count += 1
@@ -116,29 +128,62 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
   return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
 }
 
+export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
+  /** What the backbone is where the program does not have its kind; the file, where it says what it holds, must hold that. */
+  kind?: BackboneKind | undefined
+}
+
 /**
- * A backbone with the weights of any supported file. Every parameter must be there; counters may be missing. `layout` sets strides
- * and dilations, which weights know nothing of.
+ * A backbone with the weights of any supported file. Every parameter must be there; counters may be missing. A ResNet is told by
+ * names and shapes, another kind by what its file says of it.
  */
 export function importBackbone(
   path: string,
-  layout: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {},
-): { backbone: ResNet; report: ImportReport } {
-  const tensors = readWeights(path)
-  const { prefix, found } = findBackbone(path, tensors)
-  const architecture = inferResNet(path, found)
-  const backbone = new ResNet({ random: new Random(0), dtype: 'f32' }, { ...architecture, ...layout })
+  { kind: wanted, outputStride }: ImportOptions = {},
+): { backbone: Backbone; report: ImportReport } {
+  const { tensors, metadata } = readFile(path)
+  const record = metadata.backbone === undefined ? undefined : (JSON.parse(metadata.backbone) as BackboneRecord)
+  const kind = kindOf(path, record, wanted)
+  const build = (options: Record<string, unknown>): Backbone =>
+    kind.build({ random: new Random(0), dtype: 'f32' }, options, { outputStride })
+  let backbone: Backbone | undefined
   try {
-    return { backbone, report: { prefix, ...architecture, ...fill(path, backbone, tensors, found) } }
+    let source: ReturnType<typeof findBackbone>
+    if (kind === resnetKind) {
+      source = findBackbone(path, tensors, 'ResNet', torchvisionName())
+      backbone = build(inferResNet(path, source.found))
+    } else {
+      backbone = build(record?.options ?? {})
+      const names = new Set([...allTensors(backbone.state())].map(([name]) => name))
+      source = findBackbone(path, tensors, backbone.name, (short) => (names.has(short) ? short : undefined))
+    }
+    const filled = fill(path, backbone, tensors, source.found)
+    return { backbone, report: { prefix: source.prefix, options: backbone.options, ...filled } }
   } catch (error) {
-    disposeState(backbone.state())
+    backbone?.dispose()
     throw error
   }
 }
 
+/** What a file holds. The code of a kind that the program does not have is never run because a file names it. */
+function kindOf(path: string, record: BackboneRecord | undefined, wanted: BackboneKind | undefined): BackboneKind {
+  if (record === undefined) return wanted ?? resnetKind
+  if (wanted !== undefined)
+    return wanted.name === record.kind
+      ? wanted
+      : fail('IMPORT', `${path}: expected a backbone of the kind ${wanted.name} but the file has one of the kind ${record.kind}`)
+  return (
+    backboneKinds.get(record.kind) ??
+    fail(
+      'IMPORT',
+      `${path}: holds a backbone of the kind ${record.kind}: expected one of ${[...backboneKinds.keys()].join(', ')}, or the module that has it, given as --backbone`,
+    )
+  )
+}
+
 function fill(
   path: string,
-  backbone: ResNet,
+  backbone: Backbone,
   tensors: Map<string, StoredTensor>,
   found: Map<string, StoredTensor>,
 ): Pick<ImportReport, 'matched' | 'missing' | 'unexpected'> {
@@ -158,12 +203,7 @@ function fill(
   if (needed.length > 0)
     fail(
       'IMPORT',
-      `${path}: ${needed.length} tensors of a ResNet are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`,
+      `${path}: ${needed.length} tensors of ${backbone.name} are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`,
     )
   return { matched, missing, unexpected }
-}
-
-/** A backbone's state as files hold it. */
-export function storedBackbone(backbone: ResNet): Map<string, StoredTensor> {
-  return new Map([...allTensors(backbone.state())].map(([name, tensor]) => [name, toStored(name, tensor)]))
 }

@@ -7,11 +7,17 @@ import { writeAtomic } from '../files/atomic.js'
 import { loadStored, toStored } from './layout.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 
-/** Writes the tensors under their names, and `record` as JSON under `key` of the metadata. */
-export function saveState(path: string, tensors: Iterable<[string, Tensor]>, key: string, record: unknown): void {
+/** Writes the tensors under their names, and `record` as JSON under `key` of the metadata, beside what else belongs there. */
+export function saveState(
+  path: string,
+  tensors: Iterable<[string, Tensor]>,
+  key: string,
+  record: unknown,
+  metadata: Record<string, string> = {},
+): void {
   const stored = new Map<string, StoredTensor>()
   for (const [name, tensor] of tensors) stored.set(name, toStored(name, tensor))
-  writeAtomic(path, encodeSafetensors({ tensors: stored, metadata: { [key]: JSON.stringify(record) } }))
+  writeAtomic(path, encodeSafetensors({ tensors: stored, metadata: { [key]: JSON.stringify(record), ...metadata } }))
 }
 
 /** The file and its record; undefined when the file has none under `key`. */

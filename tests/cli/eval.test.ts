@@ -9,7 +9,6 @@ import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { writeBackbone } from '../../src/weights/export.js'
-import { storedBackbone } from '../../src/weights/import.js'
 import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
 import { runCli, suite, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
@@ -18,7 +17,7 @@ const test = suite('cli of evaluation')
 
 function writeWeights(path: string): string {
   const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-  writeBackbone(path, storedBackbone(backbone), 'torchvision')
+  writeBackbone(path, backbone, 'torchvision')
   disposeState(backbone.state())
   return path
 }

@@ -12,14 +12,13 @@ import { InnerProducts } from '../../src/eval/innerProducts.js'
 import { evaluateSegmentation } from '../../src/eval/segmentation.js'
 import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
 import { segmentImage } from '../../src/eval/segmentImage.js'
-import { dilated8, Fcn } from '../../src/nn/fcn.js'
+import { Fcn } from '../../src/nn/fcn.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
-import { ResNet, type ResNetOptions } from '../../src/nn/resnet.js'
+import { dilated8, ResNet, type ResNetOptions } from '../../src/nn/resnet.js'
 import { convolution } from '../../src/ops/conv2d.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
-import { storedBackbone } from '../../src/weights/import.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
 import { suite, withFolder } from '../support/suite.js'
@@ -106,7 +105,7 @@ if (thorough)
       for (const where of ['cpu', device]) {
         const backbone = network(where)
         const weights = join(folder, `${where.replace(':', '')}.safetensors`)
-        writeBackbone(weights, storedBackbone(backbone), 'torchvision')
+        writeBackbone(weights, backbone, 'torchvision')
         const protocol = { ...stretched(linearProtocols['imagenet-features']!, 2), batchSize: 10, pipeline: 'centre' as const }
         const { heads } = await evaluateLinear(backbone, {
           protocol,

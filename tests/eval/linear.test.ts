@@ -15,7 +15,6 @@ import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
 import { scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
-import { storedBackbone } from '../../src/weights/import.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
 const test = suite('linear')
@@ -55,7 +54,7 @@ test('kept features are those that are computed, in any order of rows, and other
     for (const seed of [1, 2]) {
       const backbone = network(seed)
       const weights = join(folder, `${seed}.safetensors`)
-      writeBackbone(weights, storedBackbone(backbone), 'torchvision')
+      writeBackbone(weights, backbone, 'torchvision')
       const shapes = [
         { name: 'feature2' as const, shape: [6, 6, 4], size: 144 },
         { name: 'pooled' as const, shape: [1, 1, 32], size: 32 },
@@ -151,7 +150,7 @@ async function options(folder: string, name: string, more: Partial<LinearOptions
 test('classifiers learn, from views that are made and from kept features; what is cut off ends with the same bytes', async () => {
   await withFolder(async (folder) => {
     const backbone = network(4)
-    writeBackbone(join(folder, 'w.safetensors'), storedBackbone(backbone), 'torchvision')
+    writeBackbone(join(folder, 'w.safetensors'), backbone, 'torchvision')
     const own = await options(folder, 'kept', { protocol: { ...quick, pipeline: 'centre', epochs: 30, steps: [20, 28] } })
     const kept = await evaluateLinear(backbone, { ...own, val: own.train })
     // Chance is 10 %; what was trained on is tested.

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { resnet } from '../../src/nn/resnet.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { denseclStep } from '../../src/methods/densecl/step.js'
 import { BatchNorm2d, Conv2d, convNorm, kaimingNormal, Linear } from '../../src/nn/layers.js'
@@ -54,7 +55,7 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
       device,
       () =>
         new DenseCL({
-          backbone: { depth: 18, baseChannels: 64 },
+          backbone: resnet({ depth: 18, baseChannels: 64 }),
           neck: { hidden: 64, featDim: 64 },
           queueLength: 256,
           seed: 3,

@@ -2,6 +2,7 @@
 import * as assert from 'uvu/assert'
 
 import { chanceLoss, embeddingSpread } from '../../src/methods/densecl/health.js'
+import { resnet } from '../../src/nn/resnet.js'
 import { DenseCL, Queue } from '../../src/methods/densecl/model.js'
 import { denseclStep, type StepOptions, type StepResult } from '../../src/methods/densecl/step.js'
 import { allTensors } from '../../src/nn/module.js'
@@ -15,7 +16,7 @@ const test = suite('densecl')
 
 const build = (more: { queueLength?: number; numGrid?: number } = {}): DenseCL =>
   new DenseCL({
-    backbone: { depth: 18, baseChannels: 4 },
+    backbone: resnet({ depth: 18, baseChannels: 4 }),
     neck: { hidden: 16, featDim: 8, numGrid: more.numGrid },
     queueLength: more.queueLength ?? 20,
     seed: 1,

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert'
 import { evaluation, frameworkDefault, kaimingNormal } from '../../src/nn/layers.js'
 import { allTensors, disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
-import { ResNet, type ResNetDepth, type ResNetOptions } from '../../src/nn/resnet.js'
+import { ResNet, resnet, type ResNetDepth, type ResNetOptions } from '../../src/nn/resnet.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { storedShape } from '../../src/weights/layout.js'
@@ -19,7 +19,7 @@ test('the parameters of the published model: 64,850,560 in both encoders, 23,508
   assert.is(count(backbone.state().parameters.values()), 23_508_032)
   assert.is([...allTensors(backbone.state())].length, 318)
   disposeState(backbone.state())
-  const model = new DenseCL({ backbone: { depth: 50 }, neck: { hidden: 2048, featDim: 128 }, queueLength: 8, seed: 0 })
+  const model = new DenseCL({ backbone: resnet({ depth: 50 }), neck: { hidden: 2048, featDim: 128 }, queueLength: 8, seed: 0 })
   assert.is(count(model.state().parameters.values()), 64_850_560)
   assert.is([...allTensors(model.state())].length, 974 - 318, 'less the alias of the backbone')
   model.dispose()

@@ -8,7 +8,7 @@ import { basename, join } from 'node:path'
 import { Tape } from '../../src/autograd/tape.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { denseclStep, type StepOptions } from '../../src/methods/densecl/step.js'
-import type { ResNetDepth } from '../../src/nn/resnet.js'
+import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { allTensors } from '../../src/nn/module.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { conv2d } from '../../src/ops/conv2d.js'
@@ -191,7 +191,7 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
   const stored = (key: string): StoredTensor => golden.tensors.get(key) ?? fail('FORMAT', `${file}: the tensor ${key} is missing`)
   const build = (dtype: FloatDType, compute = dtype): DenseCL =>
     new DenseCL({
-      backbone: { depth: number('depth') as ResNetDepth, baseChannels: number('base_channels') },
+      backbone: resnet({ depth: number('depth') as ResNetDepth, baseChannels: number('base_channels') }),
       neck: { hidden: number('hidden'), featDim: number('feat_dim') },
       queueLength: number('queue_len'),
       seed: 0,

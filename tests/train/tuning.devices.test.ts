@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
+import { resnet } from '../../src/nn/resnet.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { preparedStep } from '../../src/methods/densecl/step.js'
 import { allTensors } from '../../src/nn/module.js'
@@ -55,7 +56,7 @@ async function withModel(body: (model: DenseCL, folder: string) => void): Promis
       device,
       () =>
         new DenseCL({
-          backbone: { depth: 18, baseChannels: 8 },
+          backbone: resnet({ depth: 18, baseChannels: 8 }),
           neck: { hidden: 16, featDim: 16 },
           queueLength: 32,
           seed: 1,

@@ -9,6 +9,7 @@ import { pixelTensor, renderView, wholeImage } from '../../src/data/augment.js'
 import { evaluation } from '../../src/nn/layers.js'
 import { allTensors, disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
+import type { Backbone } from '../../src/nn/backbone.js'
 import { ResNet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { conv2d } from '../../src/ops/conv2d.js'
@@ -18,8 +19,8 @@ import { permute } from '../../src/ops/permute.js'
 import { adaptiveAvgPool2d, avgPool2d } from '../../src/ops/pool2d.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeAtomic } from '../../src/files/atomic.js'
-import { detectron2Name, exportTargets, writeBackbone } from '../../src/weights/export.js'
-import { backbonePrefixes, importBackbone, readWeights, storedBackbone } from '../../src/weights/import.js'
+import { detectron2Name, exportTargets, storedBackbone, writeBackbone } from '../../src/weights/export.js'
+import { backbonePrefixes, importBackbone, readWeights } from '../../src/weights/import.js'
 import { encodePth, readPth } from '../../src/weights/pth.js'
 import { encodeSafetensors, type StoredTensor, storedFromNumbers, storedValues } from '../../src/weights/safetensors.js'
 import {
@@ -40,7 +41,7 @@ const test = suite('weights')
 const build = (depth: ResNetDepth = 18, baseChannels = 8): ResNet =>
   new ResNet({ random: new Random(5), dtype: 'f32' }, { depth, baseChannels })
 
-function storedOf(backbone: ResNet): Map<string, StoredTensor> {
+function storedOf(backbone: Backbone): Map<string, StoredTensor> {
   return scope(() => storedBackbone(backbone))
 }
 
@@ -61,7 +62,7 @@ test('every prefix style and container is imported, as safetensors and as .pth, 
         assert.is(report.matched.length, tensors.size)
         assert.equal(report.missing, [])
         assert.equal(report.unexpected, [path === pth ? 'state_dict.queue' : 'queue'])
-        assert.equal([report.depth, report.baseChannels], [18, 8])
+        assert.equal(report.options, { depth: 18, baseChannels: 8 })
         assert.equal(storedOf(loaded), tensors)
         disposeState(loaded.state())
       }
@@ -77,7 +78,7 @@ test('what each target writes is read back the same', async () => {
     for (const target of exportTargets) {
       for (const extension of ['.safetensors', '.pth']) {
         const path = join(folder, `${target}${extension}`)
-        writeBackbone(path, tensors, target)
+        writeBackbone(path, backbone, target)
         const { backbone: loaded, report } = importBackbone(path)
         assert.equal(report.unexpected, [], path)
         const back = storedOf(loaded)
@@ -86,7 +87,7 @@ test('what each target writes is read back the same', async () => {
         disposeState(loaded.state())
       }
     }
-    throwsError(() => writeBackbone(join(folder, 'x.onnxx'), tensors, 'mmdet'), 'ARGUMENT', /x\.onnxx/)
+    throwsError(() => writeBackbone(join(folder, 'x.onnxx'), backbone, 'mmdet'), 'ARGUMENT', /x\.onnxx/)
   })
   disposeState(backbone.state())
 })
@@ -114,7 +115,7 @@ test('nothing that matches, another architecture and missing tensors are errors 
     save(new Map([...tensors].filter(([name]) => !name.startsWith('layer3.1'))))
     throwsError(() => importBackbone(path), 'IMPORT', /basic blocks 2, 2, 1, 2/)
     save(new Map([...tensors].filter(([name]) => name !== 'layer3.1.bn2.weight')))
-    throwsError(() => importBackbone(path), 'IMPORT', /1 tensors of a ResNet are missing: layer3\.1\.bn2\.weight/)
+    throwsError(() => importBackbone(path), 'IMPORT', /1 tensors of ResNet-18 are missing: layer3\.1\.bn2\.weight/)
     save(new Map([...tensors].map(([name, tensor]) => [name, name === 'bn1.weight' ? storedFromNumbers([1, 2], [2], 'F32') : tensor])))
     throwsError(() => importBackbone(path), 'SHAPE', /bn1\.weight/, /\[2\]/, /\[8\]/)
   })
@@ -287,7 +288,7 @@ testWhere(
       writeFileSync(join(folder, 'images.json'), JSON.stringify(pixels))
       for (const target of ['torchvision', 'mmdet'] as const) {
         const path = join(folder, `${target}.pth`)
-        writeBackbone(path, storedOf(backbone), target)
+        writeBackbone(path, backbone, target)
         const theirs = JSON.parse(runPython(loadProgram, [path, target, join(folder, 'images.json')])) as number[]
         const magnitude = Math.max(...theirs.map(Math.abs))
         const worst = Math.max(...theirs.map((value, i) => Math.abs(value - features[i]!)))

@@ -4,7 +4,7 @@
  * Needs the addon of build:simt, whose calls are those of a GPU.
  */
 import { DenseCL } from '../../methods/densecl/model.js'
-import type { ResNetDepth } from '../../nn/resnet.js'
+import { resnet, type ResNetDepth } from '../../nn/resnet.js'
 import { fusion, type FusionLevel } from '../../ops/fusion.js'
 import { Sgd } from '../../optim/sgd.js'
 import { fail } from '../../tensor/errors.js'
@@ -41,7 +41,7 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
   fusion.level = level
   const model = withDevice(
     device,
-    () => new DenseCL({ backbone: { depth }, neck: { hidden, featDim: 128 }, queueLength: queue, seed: 0, compute: 'bf16' }),
+    () => new DenseCL({ backbone: resnet({ depth }), neck: { hidden, featDim: 128 }, queueLength: queue, seed: 0, compute: 'bf16' }),
   )
   const sgd = withDevice(device, () => new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies))
   try {

@@ -1,13 +1,13 @@
+import type { Backbone, BackboneBuilder } from '../../nn/backbone.js'
 import { type Build, Conv2d, frameworkDefault, type Initialization, kaimingNormal, Linear, type NormMode } from '../../nn/layers.js'
 import { emptyState, include, type State } from '../../nn/module.js'
-import { ResNet, type ResNetOptions } from '../../nn/resnet.js'
 import { relu, reshape } from '../../ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../ops/pool2d.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 
 export interface NeckOptions {
-  /** Width of the hidden layers; the backbone's channels in the paper (2048 for ResNet-50). */
-  hidden: number
+  /** Width of the hidden layers; the backbone's channels when absent, as in the paper. */
+  hidden?: number | undefined
   /** Embedding dimension D. */
   featDim: number
   /** Side of the dense grid; undefined keeps the backbone's. */
@@ -29,7 +29,7 @@ export class DenseNeck {
   readonly #mlp2: [Conv2d, Conv2d]
   readonly numGrid: number | undefined
 
-  constructor(build: Build, inputs: number, { hidden, featDim, numGrid }: NeckOptions, init: Initialization) {
+  constructor(build: Build, inputs: number, { hidden = inputs, featDim, numGrid }: NeckOptions, init: Initialization) {
     const fillLinear = init === 'original' ? kaimingNormal('fanIn') : frameworkDefault()
     const linear = (from: number, to: number): Linear =>
       new Linear(build, from, to, fillLinear, init === 'original' ? undefined : frameworkDefault(from))
@@ -67,21 +67,23 @@ export class DenseNeck {
 }
 
 export interface EncoderOptions {
-  backbone: ResNetOptions
+  backbone: BackboneBuilder
   neck: NeckOptions
+  /** How the weights of the neck are drawn. */
+  init?: Initialization | undefined
 }
 
 /** Backbone (state `0.`) and neck (state `1.`), the names of the original checkpoints. */
 export class Encoder {
-  readonly backbone: ResNet
+  readonly backbone: Backbone
   readonly neck: DenseNeck
 
-  constructor(build: Build, { backbone, neck }: EncoderOptions) {
-    this.backbone = new ResNet(build, backbone)
-    this.neck = new DenseNeck(build, this.backbone.channels, neck, backbone.init ?? 'original')
+  constructor(build: Build, { backbone, neck, init = 'original' }: EncoderOptions) {
+    this.backbone = backbone(build)
+    this.neck = new DenseNeck(build, this.backbone.channels, neck, init)
   }
 
-  /** x [N, H, W, 3] to the map that positions are matched on, and the embeddings. */
+  /** x [N, H, W, inputs of the backbone] to the map that positions are matched on, and the embeddings. */
   forward(x: Tensor, mode: NormMode): Embeddings & { map: Tensor } {
     return scope(() => {
       const full = this.backbone.forward(x, mode)

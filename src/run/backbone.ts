@@ -1,0 +1,36 @@
+/** The backbone that a configuration asks for: a kind that the program has, or one of a module of the user's own. */
+import { defaultExport, isModulePath } from '../files/module.js'
+import type { BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
+import { backboneKinds } from '../nn/backbones.js'
+import { fail } from '../tensor/errors.js'
+import { type Config, nearest } from './config.js'
+
+/** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG. */
+export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
+  const known = backboneKinds.get(wanted)
+  if (known !== undefined) return known
+  if (!isModulePath(wanted))
+    return fail(
+      'CONFIG',
+      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module (did you mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
+    )
+  const exported = await defaultExport('backbone', wanted)
+  const { name, build } = exported as Partial<BackboneKind>
+  if (typeof name !== 'string' || typeof build !== 'function')
+    return fail('CONFIG', `backbone is ${wanted}: expected its default export to have name and build, as a kind of backbone has`)
+  if (backboneKinds.has(name)) return fail('CONFIG', `backbone is ${wanted}: its name ${name} is taken by a kind that densecl has`)
+  return exported as BackboneKind
+}
+
+/** What commands that open weights take as --backbone. */
+export const backboneHelp = 'the JavaScript module of the backbone, for weights of a kind that densecl does not have'
+
+/** The kind that --backbone gives, if it is given. */
+export const kindOfFlag = (wanted: string | undefined): Promise<BackboneKind | undefined> =>
+  wanted === undefined ? Promise.resolve(undefined) : loadBackboneKind(wanted)
+
+/** Builds the configuration's backbone, which is one of `kind`. */
+export function backboneOf(config: Config, kind: BackboneKind, layout: BackboneLayout = {}): BackboneBuilder {
+  const own = Object.fromEntries((kind.settings ?? []).map((key) => [key, config[key as keyof Config]]))
+  return (build) => kind.build(build, { ...own, ...config.backboneOptions }, { init: config.init, ...layout })
+}
