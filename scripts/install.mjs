@@ -1,7 +1,7 @@
 // Compiles the CPU addon with node-gyp on `npm install`. A failure is explained in a sentence, never as a stack trace;
 // --force rebuilds.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -39,8 +39,16 @@ function nodeGyp() {
 const gyp = nodeGyp()
 if (gyp === undefined) fail('node-gyp was not found.', 'Run this through npm: npm run build:native')
 const headers = existsSync('/usr/include/node/node_api.h') ? ['--nodedir=/usr'] : []
-const command = process.argv.includes('--force') ? 'rebuild' : existsSync(join(root, 'build', 'Makefile')) ? 'build' : 'rebuild'
-const result = spawnSync(process.execPath, [gyp, command, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
+// The makefile lists the sources that there were when it was made.
+const makefile = join(root, 'build', 'densecl.target.mk')
+const listed = existsSync(makefile) ? readFileSync(makefile, 'utf8') : ''
+const current = ['addon', 'core', 'cpu'].every((folder) => {
+  const sources = readdirSync(join(root, 'native', folder)).filter((name) => name.endsWith('.cpp'))
+  const objects = sources.map((name) => `/native/${folder}/${name.replace(/\.cpp$/, '.o')}`)
+  return objects.every((object) => listed.includes(object)) && listed.split(`/native/${folder}/`).length - 1 === objects.length
+})
+const commands = process.argv.includes('--force') ? ['rebuild'] : current ? ['build'] : ['configure', 'build']
+const result = spawnSync(process.execPath, [gyp, ...commands, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
 if (result.status !== 0) {
   const lines = `${result.stdout}\n${result.stderr}`
     .split('\n')

@@ -1,6 +1,8 @@
 import { batchNormOp } from './batchNorm.js'
 import { conv2dOp } from './conv2d.js'
 import { addOp, concatOp, dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
+import { groupedConv2dOp } from './groupedConv2d.js'
+import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
 import { crossEntropyOp, infoNceOp } from './losses.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
@@ -29,8 +31,10 @@ export const catalogue = table({
   denseMatch: denseMatchOp,
   dropout: dropoutOp,
   gatherRows: gatherRowsOp,
+  groupedConv2d: groupedConv2dOp,
   infoNce: infoNceOp,
   l2Normalize: l2NormalizeOp,
+  layerNorm: layerNormOp,
   linear: linearOp,
   maxPool2d: maxPool2dOp,
   relu: reluOp,

@@ -13,17 +13,17 @@ import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
+import { groupedConv2d } from './groupedConv2d.js'
+import { type PerAxis, perAxis } from './perAxis.js'
 import { sumRows } from './sumRows.js'
 import { chosenPrologue, type ConvolutionShape, familyOf, productOf, runProduct } from './tuning.js'
-
-/** One number for both axes, or [vertical, horizontal]. */
-export type PerAxis = number | readonly [number, number]
-export const perAxis = (value: PerAxis): readonly [number, number] => (typeof value === 'number' ? [value, value] : value)
 
 export interface Conv2dOptions {
   stride?: PerAxis
   padding?: PerAxis
   dilation?: PerAxis
+  /** Groups of channels of x and of outputs, in their order, that see each other alone; as many as channels: depthwise. */
+  groups?: number
 }
 
 interface Conv2dInputs extends Inputs {
@@ -179,8 +179,12 @@ function prepare(
   return { numbers, statistics, inputShape: x.shape, weightShape: weight.shape }
 }
 
-/** x [N, H, W, C] with weight [O, KH, KW, C] and bias [O] to [N, OH, OW, O]: cross-correlation with zero padding. */
+/**
+ * x [N, H, W, C] with weight [O, KH, KW, C / groups] and bias [O] to [N, OH, OW, O]: cross-correlation with zero padding. Output o sees the
+ * channels of its group, which is o / (O / groups) rounded down.
+ */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: Conv2dOptions = {}): Tensor {
+  if (options.groups !== undefined && options.groups !== 1) return groupedConv2d(x, weight, bias, options)
   return apply(conv2dOp, { x, weight, bias }, prepare(x, weight, bias, options, false))[0]!
 }
 

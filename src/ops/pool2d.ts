@@ -3,7 +3,7 @@ import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '
 import { fail } from '../tensor/errors.js'
 import { runPositional } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
-import { perAxis, type PerAxis } from './conv2d.js'
+import { perAxis, type PerAxis } from './perAxis.js'
 import { deferredNorm } from './fusion.js'
 
 export interface Pool2dOptions {

@@ -5,6 +5,7 @@
 import type { OpName } from '../../ops/catalogue.js'
 import { batchNormCases } from './batchNorm.js'
 import type { BenchCases } from './benchCase.js'
+import { convNextCases } from './convNext.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
 import { linearCases } from './linear.js'
@@ -16,6 +17,7 @@ import { similarityCases } from './similarity.js'
 export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...batchNormCases,
   ...conv2dCases,
+  ...convNextCases,
   ...elementwiseCases,
   ...linearCases,
   ...lossesCases,

@@ -43,7 +43,34 @@ const largeConvolution: fc.Arbitrary<Convolution> = fc
       x.h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && x.w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
   )
 
+interface GroupedConvolution extends Omit<Convolution, 'o'> {
+  groups: number
+  /** Outputs of a group. */
+  outs: number
+}
+// One channel and output of each group (depthwise) in every second.
+const grouped = (groups: fc.Arbitrary<number>): fc.Arbitrary<GroupedConvolution> =>
+  fc
+    .tuple(convolution, groups, fc.boolean(), integer(1, 18), integer(1, 18))
+    .map(([{ x, o: _, ...rest }, count, depthwise, channels, outs]) => ({
+      ...rest,
+      x: { ...x, c: count * (depthwise ? 1 : Math.min(channels, 6)) },
+      groups: count,
+      outs: depthwise ? 1 : outs,
+    }))
+
 export const conv2dCases = {
+  groupedConv2d: define<GroupedConvolution>({
+    parameters: grouped(integer(2, 5)),
+    large: grouped(fc.constantFrom(8, 24, 64, 81)),
+    sums: [2],
+    inputs({ x, groups, outs, kernel, bias }, random) {
+      const inputs = [randomTensor(random, shapeOf(x)), randomTensor(random, [groups * outs, ...kernel, x.c / groups])]
+      return bias ? [...inputs, randomTensor(random, [groups * outs])] : inputs
+    },
+    run: ({ stride, padding, dilation, groups }, [x, weight, bias]) => conv2d(x!, weight!, bias, { stride, padding, dilation, groups }),
+    accumulates: ({ x, groups, kernel }) => (x.c / groups) * kernel[0] * kernel[1] + 1,
+  }),
   conv2d: define({
     parameters: convolution,
     large: largeConvolution,

@@ -2,6 +2,7 @@ import type { OpName } from '../../../src/ops/catalogue.js'
 import { batchNormCases } from './batchNorm.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
+import { layerNormCases } from './layerNorm.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
 import type { OpCase } from './opCase.js'
@@ -14,6 +15,7 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...batchNormCases,
   ...conv2dCases,
   ...elementwiseCases,
+  ...layerNormCases,
   ...linearCases,
   ...lossesCases,
   ...pool2dCases,
