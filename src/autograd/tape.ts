@@ -35,7 +35,7 @@ export class Tape {
   record<R>(body: () => R): R {
     this.#expectOpen('record')
     const outer = active
-    active = this
+    active = this // eslint-disable-line @typescript-eslint/no-this-alias -- the tape of a dynamic scope
     try {
       return body()
     } finally {
@@ -246,7 +246,7 @@ function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
 /** Runs an op and records it when a gradient may be asked for. */
 export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): Tensor[] {
   const tape = active
-  const needsGradient = op.backward !== 'notDifferentiable' && tape !== undefined && tape.needs(inputs)
+  const needsGradient = op.backward !== 'notDifferentiable' && tape?.needs(inputs) === true
   // What the op made and neither returned nor saved is freed here, also when it fails halfway.
   return withDevice(deviceOf(inputs), () =>
     scope(() => {

@@ -5,6 +5,7 @@ import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tens
 import { median } from './result.js'
 import { type BenchCase, Setting } from './cases/benchCase.js'
 import { pool } from './pool.js'
+import { largest, smallest } from '../tensor/numbers.js'
 
 export interface Measured {
   milliseconds: number
@@ -74,7 +75,7 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
       const times = time(device, (i) => runs[i % runs.length]!())
       return {
         milliseconds: median(times),
-        spread: [Math.min(...times), Math.max(...times)],
+        spread: [smallest(times), largest(times)],
         bytes: first.bytes,
         flops: benchCase.flops(batch),
         peakBytes,
@@ -110,7 +111,7 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
       const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
       const copy = [setting.output([copied]), setting.output([copied]), undefined]
       const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number =>
-        Math.min(...time(device, () => runPositional(op, tensors, numbers), { least: 10 }))
+        smallest(time(device, () => runPositional(op, tensors, numbers), { least: 10 }))
       const width = dtype === 'bf16' ? 2 : 4
       return {
         gigabytesPerSecond: (2 * copied * width) / fastest('scale', copy, [1]) / 1e6,

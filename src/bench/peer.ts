@@ -29,16 +29,16 @@ export class Peer {
       { stdio: ['pipe', 'pipe', 'inherit'] },
     )
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-    const { value } = await lines.next()
-    return new Peer(child, lines, String(value))
+    const version = await lines.next()
+    return new Peer(child, lines, String(version.value))
   }
 
   /** Median milliseconds of the same work, and on a GPU its peak memory; undefined when the peer has no form of it. */
   async measure(op: string, numbers: number[], dtype: string): Promise<{ milliseconds: number; peakMegabytes?: number } | undefined> {
     this.#process.stdin!.write(`${JSON.stringify({ op, numbers, dtype })}\n`)
-    const { value, done } = await this.#lines.next()
-    if (done === true) throw new Error('the peer stopped')
-    const { error, ...measured } = JSON.parse(value) as { milliseconds: number; peakMegabytes?: number; error?: string }
+    const answer = await this.#lines.next()
+    if (answer.done === true) throw new Error('the peer stopped')
+    const { error, ...measured } = JSON.parse(answer.value) as { milliseconds: number; peakMegabytes?: number; error?: string }
     if (error === undefined) return measured
     console.log(`peer ${op}: ${error}`)
     return undefined

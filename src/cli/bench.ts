@@ -195,7 +195,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
   const ceilings = ceilingsOf(device, dtype)
   const how = flags.peer === true ? 'eager' : flags.peer
   if (how !== undefined && how !== false && how !== 'eager' && how !== 'compile')
-    fail('CONFIG', `--peer is ${String(how)}: expected eager or compile`)
+    fail('CONFIG', `--peer is ${how}: expected eager or compile`)
   const peer = typeof how === 'string' ? await Peer.start(device, how === 'compile') : undefined
   if (show) {
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)

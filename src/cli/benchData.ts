@@ -64,9 +64,9 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
   })
   let [start, images, onDevice, batches] = [performance.now(), 0, 0, 0]
   try {
-    for await (const { views } of loader.batches(endless(items.length, batch))) {
+    for await (const made of loader.batches(endless(items.length, batch))) {
       const from = native.recordEvent(device)
-      for (const view of views()) view.dispose()
+      for (const view of made.views()) view.dispose()
       const to = native.recordEvent(device)
       // The workers' start, and what they had ahead, are not counted.
       if (++batches <= 4) {

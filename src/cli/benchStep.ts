@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
-import { constants, type KernelState } from '../bench/constants.js'
+import { constants } from '../bench/constants.js'
 import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { stepCalls } from '../bench/step/calls.js'
@@ -33,7 +33,7 @@ export function benchStep(words: readonly string[], { batch, kernels, json, laye
   const calls = stepCalls({ level: level as FusionLevel })(batch)
   const names = Object.keys(gpus)
   const costs = names.map((name) => {
-    const machine = new Machine(gpus[name]!, kernels as KernelState)
+    const machine = new Machine(gpus[name]!, kernels)
     return calls.flatMap((call) => machine.costs(call))
   })
   const times = costs.map(stepTimes)

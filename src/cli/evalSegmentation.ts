@@ -89,13 +89,13 @@ export function addSegmentation(parent: Command, done: (code: number) => void): 
       const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
         text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
       const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
-      if (scale.length !== 2 || scale[0]! < scale[1]!) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
+      if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
       const protocol = {
         ...published,
         iterations: whole('iterations', flags.iterations, published.iterations),
         batchSize: whole('batch-size', flags.batchSize, published.batchSize),
         crop: whole('crop', flags.crop, published.crop, 16),
-        scale: [scale[0]!, scale[1]!] as const,
+        scale: [scale[0], scale[1]] as const,
         lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
       }
       const seed = whole('seed', flags.seed, 0, 0)

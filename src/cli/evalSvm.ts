@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 
 import { openVocClassification } from '../data/voc.js'
-import { type FeatureName, featureNames } from '../eval/features.js'
+import { featureNames } from '../eval/features.js'
 import { percent } from '../run/results.js'
 import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
@@ -56,7 +56,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
       backbone,
       train,
       test,
-      feature as FeatureName,
+      feature,
       { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') },
       costs,
     )

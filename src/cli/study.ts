@@ -76,7 +76,7 @@ export const register: Register = (program, done) => {
         },
         images: flags.images,
         voc: flags.voc,
-        vocSplits: [train!, test!],
+        vocSplits: [train, test],
         segmentation: flags.segmentation,
         seeds: numberFlag('seeds', flags.seeds, { least: 1, whole: true }),
         out: flags.out,

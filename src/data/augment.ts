@@ -51,7 +51,10 @@ export interface Crop {
   width: number
 }
 
-export type Adjustment = { kind: 'brightness' | 'contrast' | 'saturation' | 'hue'; value: number }
+export interface Adjustment {
+  kind: 'brightness' | 'contrast' | 'saturation' | 'hue'
+  value: number
+}
 const adjustments = ['brightness', 'contrast', 'saturation', 'hue'] as const
 
 /** Everything that decides a view. */

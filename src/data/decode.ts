@@ -22,14 +22,14 @@ interface JpegTurbo {
 }
 
 const require = createRequire(import.meta.url)
-function optional<T>(name: string): T | undefined {
+function optional(name: string): unknown {
   try {
-    return require(name) as T
+    return require(name) as unknown
   } catch {
     return undefined
   }
 }
-const jpegTurbo = optional<JpegTurbo>('@julusian/jpeg-turbo')
+const jpegTurbo = optional('@julusian/jpeg-turbo') as JpegTurbo | undefined
 
 /** The package sharp, which the product runs without as long as JPEGs are all it reads; throws DECODE with `name`. */
 export async function libvips(name: string): Promise<(typeof import('sharp'))['default']> {

@@ -166,12 +166,13 @@ export class Loader {
     let next = 0
     let uploading: number | undefined
     const start = (): void => {
-      const { value, done } = iterator.next()
-      if (done === true) return
+      const following = iterator.next()
+      if (following.done === true) return
+      const request = following.value
       const slot = next++ % prefetch
-      const loaded = this.#load(value, slot)
+      const loaded = this.#load(request, slot)
       loaded.catch(() => undefined) // reported where it is awaited
-      ahead.push({ request: value, slot, done: loaded })
+      ahead.push({ request, slot, done: loaded })
     }
     for (let i = 0; i < prefetch; ++i) start()
     for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {

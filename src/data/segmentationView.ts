@@ -6,6 +6,7 @@ import type { Random } from '../tensor/random.js'
 import { imagenetDeviation, imagenetMean } from './augment.js'
 import type { Pixels } from './decode.js'
 import { ignoredLabel, type Mask } from './masks.js'
+import { largest } from '../tensor/numbers.js'
 
 export interface SegmentationAugment {
   /** Side of the square crops in pixels. */
@@ -64,7 +65,7 @@ function largestShare(mask: Mask, { height, width, top, left }: Placement, crop:
   const counts = new Float64Array(256)
   for (const y of ys) for (const x of xs) counts[mask.labels[y * mask.width + x]!]! += 1
   const known = counts.subarray(0, ignoredLabel).filter((count) => count > 0)
-  return known.length < 2 ? 1 : Math.max(...known) / known.reduce((a, b) => a + b)
+  return known.length < 2 ? 1 : largest(known) / known.reduce((a, b) => a + b)
 }
 
 /** The labels of a crop x crop view; what lies outside of the image is ignored. */

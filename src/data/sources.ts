@@ -7,6 +7,7 @@ import { fail } from '../tensor/errors.js'
 import { decode, type Pixels } from './decode.js'
 import { scene, sceneClasses } from './scenes.js'
 import { vocImages } from './voc.js'
+import { largest } from '../tensor/numbers.js'
 
 /** `mask`: the file of the classes of its pixels, for segmentation. */
 export type Item = { name: string; label?: number; mask?: string } & (
@@ -91,17 +92,14 @@ const readers: Record<SourceFormat, (path: string, split: 'train' | 'val') => So
 
 /** Subfolders that hold images, at any depth below, are the classes; images directly in the folder have none. */
 function readFolder(root: string): Source {
-  const walk = (folder: string): string[] => {
-    const found: string[] = []
-    for (const name of list(folder)) {
+  const walk = (folder: string): string[] =>
+    list(folder).flatMap((name) => {
       const path = join(folder, name)
-      if (isImage(name)) found.push(path)
-      else if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) found.push(...walk(path))
-    }
-    return found
-  }
+      if (isImage(name)) return [path]
+      return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true ? walk(path) : []
+    })
   const paths = walk(root)
-  const classOf = (path: string): string => path.slice(root.length).split(/[\\/]/).filter(Boolean)[0]!
+  const classOf = (path: string): string => path.slice(root.length).split(/[\\/]/).find(Boolean)!
   const flat = paths.some((path) => dirname(path) === resolve(root) || dirname(path) === root.replace(/[\\/]$/, ''))
   const classes = flat ? [] : [...new Set(paths.map(classOf))]
   const items = paths.map((path): Item => ({
@@ -130,7 +128,7 @@ function readList(path: string): Source {
     ...(labelled ? { label: label! } : {}),
   }))
   if (!labelled || items.length === 0) return { format: 'list', items }
-  return { format: 'list', items, classes: Array.from({ length: Math.max(...items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
+  return { format: 'list', items, classes: Array.from({ length: largest(items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
 }
 
 interface CocoFile {
@@ -231,7 +229,7 @@ async function readTar(path: string): Promise<Source> {
     for (const { key, ...item } of found) items.push(labels.has(key) ? { ...item, label: labels.get(key)! } : item)
   }
   if (items.length === 0 || !items.every((item) => item.label !== undefined))
-    return { format: 'tar', items: items.map(({ label: _, ...item }) => item) as Item[] }
+    return { format: 'tar', items: items.map(({ label: _, ...item }) => item) }
   // `pack` leaves the names of the classes beside its shards.
   const names = join(dirname(shards[0]!), 'classes.txt')
   const named = existsSync(names) ? readFileSync(names, 'utf8').split('\n') : []

@@ -38,7 +38,7 @@ function centre({ values, dim }: FeatureSet, mean: Float64Array): Float64Array {
     for (let c = 0; c < dim; ++c) {
       const at = row * dim + c
       values[at] = values[at]! - mean[c]!
-      product += values[at]! * mean[c]!
+      product += values[at] * mean[c]!
     }
     return product
   })

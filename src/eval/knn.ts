@@ -10,6 +10,7 @@ import { l2Normalize } from '../ops/similarity.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
+import { largest } from '../tensor/numbers.js'
 
 export interface Features {
   /** [N, C], unit rows */
@@ -70,7 +71,7 @@ function vote(similarity: ArrayLike<number>, labels: Int32Array, classes: number
     votes[labels[i]!]! += Math.exp(threshold / temperature)
     above += 1
   }
-  return votes.indexOf(Math.max(...votes))
+  return votes.indexOf(largest(votes))
 }
 
 export function accuracy(predicted: Int32Array, labels: Int32Array): number {

@@ -360,7 +360,7 @@ class LinearRun {
 /** How many classes score higher, or equal and come earlier. */
 function rankOf(scores: ArrayLike<number>, label: number): number {
   let place = 0
-  for (let c = 0; c < scores.length; ++c) if (scores[c]! > scores[label]! || (scores[c]! === scores[label]! && c < label)) place += 1
+  for (let c = 0; c < scores.length; ++c) if (scores[c]! > scores[label]! || (scores[c] === scores[label] && c < label)) place += 1
   return place
 }
 

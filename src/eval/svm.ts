@@ -201,7 +201,7 @@ export function solveTogether<R>(
 export function stratifiedFolds(labels: ArrayLike<number>, folds: number): Int32Array {
   // Classes are numbered in the order in which they appear, and members of the sorted list dealt in turn.
   const seen = new Map<number, number>()
-  for (let i = 0; i < labels.length; ++i) if (!seen.has(labels[i]!)) seen.set(labels[i]!, seen.size)
+  for (const label of Array.from(labels)) if (!seen.has(label)) seen.set(label, seen.size)
   const encoded = Int32Array.from(labels, (label) => seen.get(label)!)
   const allocation = Array.from({ length: folds }, () => new Int32Array(seen.size))
   encoded

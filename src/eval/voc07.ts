@@ -8,6 +8,7 @@ import { averagePrecision } from './averagePrecision.js'
 import { type ExtractOptions, type FeatureName, featureRows } from './features.js'
 import { type FeatureSet, InnerProducts, normaliseRows } from './innerProducts.js'
 import { protocolCosts, solvePath, solveTogether, type Solving, stratifiedFolds, type SvmSolution } from './svm.js'
+import { largest, smallest } from '../tensor/numbers.js'
 
 export type PresenceRows = LabelledSplit['presence']
 
@@ -142,7 +143,7 @@ export function evaluateSvm(features: VocFeatures, progress: (done: number, of: 
   const chosen = problems.map((_, p) => {
     const known = validated.slice(p * folds, (p + 1) * folds).filter((result) => result !== undefined)
     const means = costs.map((__, c) => (known.length === 0 ? 0 : mean(known.map(({ aps }) => aps[c]!))))
-    return costs[means.indexOf(Math.max(...means))]!
+    return costs[means.indexOf(largest(means))]!
   })
   const fits = solveTogether(
     gram,
@@ -243,8 +244,8 @@ export function evaluateLowShot(
       k,
       cost,
       mean: average,
-      min: Math.min(...maps),
-      max: Math.max(...maps),
+      min: smallest(maps),
+      max: largest(maps),
       std: Math.sqrt(mean(maps.map((map) => (map - average) ** 2))),
       short,
     }

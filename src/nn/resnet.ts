@@ -30,7 +30,10 @@ export interface ResNetOptions {
   contractDilation?: boolean
 }
 
-type Unit = { conv: Conv2d; norm: BatchNorm2d }
+interface Unit {
+  conv: Conv2d
+  norm: BatchNorm2d
+}
 
 class Block {
   readonly units: Unit[]

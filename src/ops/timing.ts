@@ -75,7 +75,7 @@ export class DeviceClock {
         throw error
       }
     }
-    return this.#operands!.tensors
+    return this.#operands.tensors
   }
 
   /** Normal values in repeated rows of one pool; integers are 0, which is an index of anything. */

@@ -3,6 +3,7 @@ import { denseMatch } from '../ops/similarity.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { type Picture, type Seen, similarities, spread } from './pairs.js'
 import { pngUrl } from './svg.js'
+import { largest, smallest } from '../tensor/numbers.js'
 
 export interface Match {
   /** Positions in the grids of the two pictures, row-major. */
@@ -98,11 +99,11 @@ export function drawHeat(pair: readonly [Seen, Seen], position: number): { svg: 
   const { features, channels } = pair[0]
   const feature = features.subarray(position * channels, (position + 1) * channels)
   const maps = pair.map((seen) => similarities(feature, seen))
-  const key = maps[1]!.indexOf(Math.max(...maps[1]!))
+  const key = maps[1]!.indexOf(largest(maps[1]!))
   const best = { query: position, key, similarity: maps[1]![key]! }
   // One scale for both pictures; the position itself has similarity 1.
   const all = maps.flatMap((map) => [...map])
-  const [low, high] = [Math.min(...all), Math.max(...maps[1]!, ...[...maps[0]!].filter((_, i) => i !== position))]
+  const [low, high] = [smallest(all), Math.max(largest(maps[1]!), largest(maps[0]!.filter((_, i) => i !== position)))]
   const urls = pair.map(({ picture, grid }, side) => {
     const values = spread(maps[side]!, grid, picture)
     const rgb = new Uint8Array(picture.rgb.length)

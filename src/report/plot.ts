@@ -1,4 +1,5 @@
 import { escapeXml } from './svg.js'
+import { largest, smallest } from '../tensor/numbers.js'
 
 export interface Series {
   name: string
@@ -47,12 +48,13 @@ export function linePlot(
   const points = series.flatMap((s) => s.points).filter(({ y }) => Number.isFinite(y))
   const xs = points.map(({ x }) => x)
   const ys = [...points.map(({ y }) => y), ...levels.map(({ y }) => y)]
-  const extent = (values: number[]): [number, number] =>
-    values.reduce<[number, number]>(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity])
-  let [x0, x1] = xs.length > 0 ? extent(xs) : [0, 1]
-  let [y0, y1] = ys.length > 0 ? extent(ys) : [0, 1]
-  if (x0 === x1) x1 = x0 + 1
-  if (y0 === y1) y1 = y0 + 1
+  const extent = (values: number[]): [number, number] => {
+    if (values.length === 0) return [0, 1]
+    const [low, high] = [smallest(values), largest(values)]
+    return [low, low === high ? low + 1 : high]
+  }
+  const [x0, x1] = extent(xs)
+  let [y0, y1] = extent(ys)
   y0 -= (y1 - y0) * 0.05
   y1 += (y1 - y0) * 0.05
   const px = (x: number): number => margin.left + ((x - x0) / (x1 - x0)) * (width - margin.left - margin.right)

@@ -2,6 +2,7 @@
 import { classColour, ignoredLabel } from '../data/masks.js'
 import type { Segmented } from '../eval/segmentation.js'
 import { escapeXml, pngUrl } from './svg.js'
+import { largest } from '../tensor/numbers.js'
 
 const height = 180
 const gap = 8
@@ -20,7 +21,7 @@ export function segmentationPicture(samples: readonly Segmented[], classes: read
       ),
     }
   })
-  const width = Math.max(...rows.map((row) => row.width))
+  const width = largest(rows.map((row) => row.width))
   const bottom = 24 + rows.length * (height + gap)
   const columns = Math.max(1, Math.floor((3 * (width + gap)) / 130))
   const legend = classes.map((name, c) => {

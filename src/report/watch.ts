@@ -83,7 +83,7 @@ function listen(server: Server, port: number): Promise<void> {
           error.code === 'EADDRINUSE' ? `port ${port} is taken: choose another --port, or 0 for any` : `port ${port}: ${error.message}`,
         )
       } catch (named) {
-        reject(named as Error)
+        reject(named)
       }
     })
     server.listen(port, '127.0.0.1', resolve)

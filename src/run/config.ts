@@ -175,7 +175,7 @@ export function readConfigFile(path: string): Setting[] {
   const values: unknown = document.toJS()
   if (values === null) return []
   if (typeof values !== 'object' || Array.isArray(values)) return fail('CONFIG', `${path}: expected a map of options`)
-  return Object.entries(values).map(([key, value]) => {
+  return Object.entries(values as Record<string, unknown>).map(([key, value]) => {
     const node = (document.contents as unknown as { items: { key: { value: unknown; range: [number, number, number] } }[] }).items.find(
       (item) => item.key.value === key,
     )

@@ -5,6 +5,7 @@ import { basename, dirname, extname, join } from 'node:path'
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/native.js'
 import { writeTextAtomic } from '../files/atomic.js'
+import { largest } from '../tensor/numbers.js'
 
 export interface EvaluationTable {
   title: string
@@ -59,7 +60,7 @@ export const percent = (share: number): string => (Number.isNaN(share) ? '-' : (
 export function tableText(table: EvaluationTable): string {
   const { title, columns, notes } = table
   const cells = tableCells(table)
-  const widths = columns.map((_, c) => Math.max(...cells.map((row) => row[c]!.length)))
+  const widths = columns.map((_, c) => largest(cells.map((row) => row[c]!.length)))
   const lines = cells.map((row) =>
     row
       .map((text, c) => (c === 0 ? text.padEnd(widths[c]!) : text.padStart(widths[c]!)))

@@ -84,7 +84,7 @@ function checkInProcess(
       if ('start' in line) current = { part: line.start, since }
       else if ('findings' in line) {
         const worst = line.findings
-          .map((finding) => ({ ...finding, error: Number(finding.error) }))
+          .map((finding) => ({ ...finding, error: Number(finding.error as number | 'Infinity') }))
           .reduce((a, b) => (a.error / a.bound >= b.error / b.bound || (a.error > a.bound && !(b.error > b.bound)) ? a : b))
         report({ verdict: agrees(worst) ? 'agrees' : 'disagrees', finding: worst })
       } else if ('error' in line) {

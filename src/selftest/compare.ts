@@ -17,7 +17,7 @@ export const agrees = ({ error, bound }: Finding): boolean => error <= bound
 export function largestError(values: TypedArray, expected: TypedArray): number {
   if (values.length !== expected.length) return Infinity
   let squares = 0
-  for (let i = 0; i < expected.length; ++i) squares += expected[i]! * expected[i]!
+  for (const value of expected) squares += value * value
   const typical = Math.sqrt(squares / Math.max(1, expected.length))
   let worst = 0
   for (let i = 0; i < expected.length; ++i) {

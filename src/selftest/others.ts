@@ -54,7 +54,7 @@ const norm = (dtype: FloatDType): Other => ({
       [40],
     )
     return withGradients(
-      (a, w, b, r) => batchNorm(a!, w!, b!, Tensor.zeros([40]), Tensor.full([40], 1), { train: true, groups: 2, relu: true, residual: r }),
+      (a, w, b, r) => batchNorm(a, w, b, Tensor.zeros([40]), Tensor.full([40], 1), { train: true, groups: 2, relu: true, residual: r }),
       device,
       dtype,
       x,
@@ -95,7 +95,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
       shape: `add, relu and concat of [${image}], f32`,
       run: (device) =>
         withGradients(
-          (a, b) => concat([relu(add(a!, b!)), a!]),
+          (a, b) => concat([relu(add(a, b)), a]),
           device,
           'f32',
           noiseTensor(device, image, 'f32', 1),
@@ -117,16 +117,16 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
   pooling: [
     {
       shape: `maxPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`,
-      run: (device) => withGradients((x) => maxPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', ranks(device, image)),
+      run: (device) => withGradients((x) => maxPool2d(x, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', ranks(device, image)),
     },
     {
       shape: `avgPool2d of x [${image}], kernel 3, stride 2, padding 1, f32`,
       run: (device) =>
-        withGradients((x) => avgPool2d(x!, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', noiseTensor(device, image, 'f32', 1)),
+        withGradients((x) => avgPool2d(x, { kernel: 3, stride: 2, padding: 1 }), device, 'f32', noiseTensor(device, image, 'f32', 1)),
     },
     {
       shape: `resizeBilinear of x [${image}] to 31x17, f32`,
-      run: (device) => withGradients((x) => resizeBilinear(x!, [31, 17]), device, 'f32', noiseTensor(device, image, 'f32', 1)),
+      run: (device) => withGradients((x) => resizeBilinear(x, [31, 17]), device, 'f32', noiseTensor(device, image, 'f32', 1)),
     },
   ],
   losses: [
@@ -136,7 +136,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         withGradients(
           (x) =>
             crossEntropy(
-              x!,
+              x,
               Tensor.from(
                 Int32Array.from({ length: 300 }, (_, i) => (i % 9 === 0 ? -100 : (i * 5) % 37)),
                 [300],
@@ -152,7 +152,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
   similarity: [
     {
       shape: 'l2Normalize of x [300,72], f32',
-      run: (device) => withGradients((x) => l2Normalize(x!), device, 'f32', noiseTensor(device, [300, 72], 'f32', 1)),
+      run: (device) => withGradients((x) => l2Normalize(x), device, 'f32', noiseTensor(device, [300, 72], 'f32', 1)),
     },
     {
       shape: 'gatherRows of x [5,60,24], f32',
@@ -160,7 +160,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         withGradients(
           (x) =>
             gatherRows(
-              x!,
+              x,
               Tensor.from(
                 Int32Array.from({ length: 250 }, (_, i) => (i * 7) % 60),
                 [5, 50],

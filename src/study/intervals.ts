@@ -1,5 +1,6 @@
 /** Means with intervals, a group for each score and a mark for each method. */
 import { escapeXml } from '../report/svg.js'
+import { largest, smallest } from '../tensor/numbers.js'
 
 export interface IntervalGroup {
   name: string
@@ -27,7 +28,7 @@ export function intervalPlot(title: string, groups: readonly IntervalGroup[]): s
       mean - (Number.isNaN(half) ? 0 : half),
       mean + (Number.isNaN(half) ? 0 : half),
     ])
-    const [low, high] = [Math.min(...ends), Math.max(...ends)]
+    const [low, high] = [smallest(ends), largest(ends)]
     const y = (value: number): number => top + height - 12 - ((value - low) / (high - low || 1)) * (height - 24)
     const x0 = left + width * g
     parts.push(`<rect x="${x0 + 4}" y="${top}" width="${width - 8}" height="${height}" fill="none" stroke="#ddd"/>`)

@@ -21,7 +21,7 @@ export async function knnSets(config: Config, source: Source): Promise<LabelledS
   const every = Math.max(1, Math.ceil(source.items.length / config.knnImages))
   if (other !== undefined) {
     const held = await openSource(other, { split: 'val' })
-    if (held.classes === undefined || held.classes.join() !== source.classes.join()) {
+    if (held.classes?.join() !== source.classes.join()) {
       fail(
         'DATA',
         `kNN: the classes of ${other} (${held.classes?.join(', ') ?? 'none'}) are not those of ${config.data} (${source.classes.join(', ')})`,

@@ -15,7 +15,7 @@ import {
 } from '../ops/tuning.js'
 import { rehearse } from '../tensor/graph.js'
 import { native, observe } from '../tensor/native.js'
-import { sizeOf, Tensor } from '../tensor/tensor.js'
+import { type DType, sizeOf, Tensor } from '../tensor/tensor.js'
 
 export interface StepCall {
   call: NativeCall
@@ -41,7 +41,7 @@ export function stepCalls(model: DenseCL, batch: number, imageSize: number, cons
     const call = stepCall(
       {
         op,
-        tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: tensor.shape!, dtype: (tensor as Tensor).dtype })),
+        tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: tensor.shape!, dtype: tensor.dtype as DType })),
         numbers: unchosen(op, numbers),
       },
       1,

@@ -117,10 +117,10 @@ export function tune(options: TunerOptions): Tuning {
       (level !== 'full' || usual === 'full' || all.some(({ products }) => products.some(({ prologue }) => prologue))),
   )
   const compared = comparable.some(([level]) => level === usual) ? comparable : []
-  const [level, chosen] = compared.reduce((best, other) => (sum(other[1], 'chosen') < sum(best[1], 'chosen') ? other : best), [
-    usual,
-    settled.get(usual)!,
-  ] as [FusionLevel, Settled[]])
+  const [level, chosen] = compared.reduce<[FusionLevel, Settled[]]>(
+    (best, other) => (sum(other[1], 'chosen') < sum(best[1], 'chosen') ? other : best),
+    [usual, settled.get(usual)!],
+  )
   const products = chosen.flatMap((part) => part.products)
   if (options.level === 'auto' && compared.length === 0)
     remarks.push(`the levels of fusion are not compared: not all of their calls were timed in ${options.budget} s; ${usual} is taken`)

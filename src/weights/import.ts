@@ -94,12 +94,16 @@ function torchvisionName(): (short: string) => string | undefined {
 
 /** Names of the deepest network, of which every other's are a part. */
 function allNames(): string[] {
-  const norm = (name: string): string[] => ['weight', 'bias', 'running_mean', 'running_var'].map((part) => `${name}.${part}`)
-  const names = ['conv1.weight', ...norm('bn1')]
+  const names: string[] = []
+  const add = (conv: string, norm: string): void => {
+    names.push(`${conv}.weight`)
+    for (const part of ['weight', 'bias', 'running_mean', 'running_var']) names.push(`${norm}.${part}`)
+  }
+  add('conv1', 'bn1')
   for (let s = 1; s <= 4; ++s)
     for (let b = 0; b < 36; ++b) {
-      for (let c = 1; c <= 3; ++c) names.push(`layer${s}.${b}.conv${c}.weight`, ...norm(`layer${s}.${b}.bn${c}`))
-      names.push(`layer${s}.${b}.downsample.0.weight`, ...norm(`layer${s}.${b}.downsample.1`))
+      for (let c = 1; c <= 3; ++c) add(`layer${s}.${b}.conv${c}`, `layer${s}.${b}.bn${c}`)
+      add(`layer${s}.${b}.downsample.0`, `layer${s}.${b}.downsample.1`)
     }
   return names
 }
@@ -119,7 +123,7 @@ function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth:
       const plan = resnetDepths[d as ResNetDepth]
       return plan.bottleneck === bottleneck && plan.blocks.join() === blocks.join()
     })
-  if (depth === undefined || stem === undefined || stem.shape.length !== 4) {
+  if (depth === undefined || stem?.shape.length !== 4) {
     return fail(
       'IMPORT',
       `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`,

@@ -279,7 +279,7 @@ export class Unpickler {
   #append(values: unknown[]): void {
     const target = this.#stack.at(-1)
     if (!Array.isArray(target)) this.bad('the pickle appends to something that is no list')
-    else target.push(...values)
+    else for (const value of values) target.push(value)
   }
 
   #global(name: string): Global {

@@ -42,7 +42,11 @@ function materialise(path: string, name: string, { storage, offset, shape, strid
   for (let i = 0; i < count; ++i) {
     const from = index.reduce((sum, at, axis) => sum + at * strides[axis]!, offset) * size
     for (let b = 0; b < size; ++b) out[i * size + b] = bytes[from + b]!
-    for (let axis = shape.length - 1; axis >= 0 && ++index[axis]! === shape[axis]; --axis) index[axis] = 0
+    for (let axis = shape.length - 1; axis >= 0; --axis) {
+      const next = index[axis]! + 1
+      index[axis] = next === shape[axis] ? 0 : next
+      if (index[axis] !== 0) break
+    }
   }
   return { dtype: storage.dtype, shape, bytes: out }
 }

@@ -181,7 +181,7 @@ testWhere(
     const found = (name: string): Row => {
       const row = rows.find(({ part }) => part === name)
       assert.ok(row, `no row ${name}\n${said(rows)}`)
-      return row!
+      return row
     }
     assert.is(found('memcheck').result, 'ok', said(rows))
     assert.equal([found('synccheck').result, found('synccheck').code, found('synccheck').why], ['failed', '9', 'ERROR SUMMARY: 1 error'])

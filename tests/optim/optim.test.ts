@@ -31,7 +31,7 @@ test('SGD is its formula, for several tensors, with and without Nesterov', () =>
               g.forEach((gradient, j) => {
                 const d = gradient + weightDecay * p[i]![j]!
                 v[i]![j] = momentum * v[i]![j]! + d
-                p[i]![j]! -= lr * (nesterov ? d + momentum * v[i]![j]! : v[i]![j]!)
+                p[i]![j]! -= lr * (nesterov ? d + momentum * v[i]![j] : v[i]![j])
               }),
             )
           }

@@ -231,7 +231,7 @@ testWhere(
             shown.on('console', (message) => problems.push(message.text()))
             shown.on('pageerror', (error) => problems.push(error.message))
             await shown.goto(`file://${file}`)
-            const seen = (await shown.evaluate(`({
+            const seen = (await shown.evaluate<unknown>(`({
             ground: getComputedStyle(document.body).backgroundColor,
             ink: getComputedStyle(document.querySelector('.card svg text')).fill,
             broken: [...document.images].filter((image) => image.naturalWidth === 0).length,
@@ -260,7 +260,9 @@ testWhere(
         })
         await live.waitForSelector('text=no answer')
         appendFileSync(join(run, 'metrics.jsonl'), row(8))
-        await withWatch([run], port, async () => void (await live.waitForSelector('text=8 of 2')))
+        await withWatch([run], port, async () => {
+          await live.waitForSelector('text=8 of 2')
+        })
       } finally {
         await browser.close()
       }

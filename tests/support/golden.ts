@@ -11,12 +11,12 @@ import { denseclStep, type StepOptions } from '../../src/methods/densecl/step.js
 import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { allTensors } from '../../src/nn/module.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
-import { conv2d } from '../../src/ops/conv2d.js'
+import { conv2d, type Conv2dOptions, type PerAxis } from '../../src/ops/conv2d.js'
 import { add, relu } from '../../src/ops/elementwise.js'
 import { linear } from '../../src/ops/linear.js'
 import { crossEntropy, infoNce } from '../../src/ops/losses.js'
 import { permute } from '../../src/ops/permute.js'
-import { adaptiveAvgPool2d, avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
+import { adaptiveAvgPool2d, avgPool2d, maxPool2d, type Pool2dOptions } from '../../src/ops/pool2d.js'
 import { resizeBilinear } from '../../src/ops/resizeBilinear.js'
 import { denseMatch, l2Normalize } from '../../src/ops/similarity.js'
 import { Sgd } from '../../src/optim/sgd.js'
@@ -81,17 +81,29 @@ function distance(a: readonly number[], b: readonly number[]): number {
   const norm = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
   return norm(a.map((value, i) => value - b[i]!)) / norm(b)
 }
+/** The attributes of every op; a case has those of its own. */
+interface Attrs extends Required<Conv2dOptions>, Required<Pool2dOptions> {
+  eps: number
+  momentum: number
+  count_include_pad: boolean
+  output: PerAxis
+  cosine: boolean
+  temperature: number
+  ignore_index: number
+  size: readonly [number, number]
+  align_corners: boolean
+}
+
 interface OpCase {
   op: string
-  attrs: Record<string, unknown>
+  attrs: Attrs
   inputs: string[]
   outputs: number
 }
 
 type Named = Record<string, Tensor>
 /** Runs one golden op on NHWC tensors; returns the output and any state it changed, in the order of the file's outputs. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- attributes come from the file
-type Runner = (inputs: Named, attrs: any) => Tensor[]
+type Runner = (inputs: Named, attrs: Attrs) => Tensor[]
 
 const runners: Record<string, Runner> = {
   conv2d: ({ x, weight, bias }, attrs) => [conv2d(x!, weight!, bias, attrs)],

@@ -50,7 +50,8 @@ export async function rejectsError(body: () => Promise<unknown>, code: string, .
   try {
     await body()
   } catch (error) {
-    return checkError(error, code, words)
+    checkError(error, code, words)
+    return
   }
   assert.unreachable(`expected an error ${code}`)
 }

@@ -402,11 +402,11 @@ test('the choice holds inside of its scope, also where that throws', () => {
     { level: 'pointwise', product: () => ({ plain: kernels }) },
   ] as const
   const now = (): unknown[] => [fusion.level, chosenPrologue(small)]
-  withTuning(yes!, () => {
+  withTuning(yes, () => {
     assert.equal(now(), ['full', true])
-    withTuning(no!, () => assert.equal(now(), ['pointwise', false]))
+    withTuning(no, () => assert.equal(now(), ['pointwise', false]))
     assert.equal(now(), ['full', true])
-    assert.throws(() => withTuning(no!, () => fail('ARGUMENT', 'x')))
+    assert.throws(() => withTuning(no, () => fail('ARGUMENT', 'x')))
     assert.equal(now(), ['full', true])
   })
   assert.equal(now(), [level, undefined])

@@ -12,7 +12,7 @@ const test = suite('safetensors')
 const write = (path: string, file: TensorFile): void => writeFileSync(path, Buffer.concat(encodeSafetensors(file)))
 
 /** A file of a header text, the length it claims, and bytes of data. */
-function raw(header: string, data: number, claimed: bigint = BigInt(Buffer.byteLength(header))): Buffer {
+function raw(header: string, data: number, claimed = BigInt(Buffer.byteLength(header))): Buffer {
   const length = Buffer.alloc(8)
   length.writeBigUInt64LE(claimed)
   return Buffer.concat([length, Buffer.from(header), Buffer.alloc(data)])

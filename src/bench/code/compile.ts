@@ -163,7 +163,7 @@ function run(command: string, args: string[]): Promise<string> {
             .join('\n')}`,
         )
       } catch (error) {
-        reject(error as Error)
+        reject(error)
       }
     })
   })

@@ -34,10 +34,7 @@ export class Queue {
   }
 }
 
-export interface KeyOrder {
-  shuffle: Tensor
-  unshuffle: Tensor
-}
+export type KeyOrder = Record<'shuffle' | 'unshuffle', Tensor>
 
 export interface DenseCLOptions extends EncoderOptions {
   queueLength: number
