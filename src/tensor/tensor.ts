@@ -72,7 +72,7 @@ const foreignNames: Readonly<Record<string, DType>> = {
   bfloat16: 'bf16',
 }
 
-function expectDtype(name: string): DType {
+function expectDtype(name: unknown): DType {
   const known = dtypes.find((dtype) => dtype === name)
   if (known !== undefined) return known
   const meant = foreignNames[String(name).replace(/^.*\./, '').toLowerCase()]
@@ -183,11 +183,10 @@ export class Tensor {
 
   /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
   static empty(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
-    if (!Array.isArray(shape) || !shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
-      fail(
-        'SHAPE',
-        `tensor: expected a shape of non-negative integers but received ${Array.isArray(shape) ? `[${shape.join(',')}]` : kindOf(shape)}`,
-      )
+    const given: unknown = shape
+    if (!Array.isArray(given) || !given.every((d) => Number.isSafeInteger(d) && d >= 0)) {
+      const kind = Array.isArray(given) ? `[${given.join(',')}]` : kindOf(given)
+      fail('SHAPE', `tensor: expected a shape of non-negative integers but received ${kind}`)
     }
     return new Tensor(native.create(dtypes.indexOf(expectDtype(dtype)), shape, device), [...shape], dtype, device)
   }
