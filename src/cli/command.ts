@@ -21,3 +21,14 @@ export function numberFlag(name: string, text: string, { least = -Infinity, most
   const range = most < Infinity ? ` in ${least}..${most}` : least > -Infinity ? ` of at least ${least}` : ''
   return fail('CONFIG', `--${name} is ${text}: expected ${whole ? 'an integer' : 'a number'}${range}`)
 }
+
+/** Asks once whether Ctrl-C was pressed; a second one ends at once. */
+export function interruption(): () => boolean {
+  let pressed = false
+  process.on('SIGINT', () => {
+    if (pressed) process.exit(130)
+    pressed = true
+  })
+  process.on('SIGTERM', () => (pressed = true))
+  return () => pressed
+}

@@ -1,108 +1,14 @@
-/** `densecl eval ...`: the commands, and what they share. */
-import type { Command } from 'commander'
-
-import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
-import type { Backbone } from '../nn/backbone.js'
-import { convolution } from '../ops/conv2d.js'
-import { backboneHelp, kindOfFlag } from '../run/backbone.js'
-import { useDevice } from '../selftest/trust.js'
-import { native } from '../tensor/native.js'
-import { withDevice } from '../tensor/tensor.js'
-import { importBackbone, type ImportOptions } from '../weights/import.js'
-import { numberFlag, type Register } from './command.js'
+/** `densecl eval ...`: one line for each evaluation. */
+import type { Register } from './command.js'
 import { addKnn } from './evalKnn.js'
 import { addLinear } from './evalLinear.js'
-import { addLowShot, addSvm } from './evalSvm.js'
 import { addSegmentation } from './evalSegmentation.js'
+import type { AddEvaluation } from './evalShared.js'
+import { addLowShot, addSvm } from './evalSvm.js'
 
-export interface SharedFlags {
-  workers: string
-  device: string
-  threads: string
-  backbone?: string
-  json?: boolean
-  out?: string
-}
-
-/** The argument and the flags of every evaluation. */
-export function evaluation(parent: Command, name: string, description: string): Command {
-  return parent
-    .command(name)
-    .description(description)
-    .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
-    .option('--out <folder>', 'where results go; default: eval/ of the run that the weights belong to')
-    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
-    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--backbone <module>', backboneHelp)
-    .option('--json', 'print JSON')
-}
-
-/** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
-export async function openBackbone(
-  weights: string,
-  { device: wanted, threads, backbone: module }: SharedFlags,
-  layout: Pick<ImportOptions, 'outputStride'> = {},
-): Promise<{ backbone: Backbone; note: string }> {
-  const count = numberFlag('threads', threads, { least: 0, whole: true })
-  if (count > 0) native.setThreads(count)
-  const device = await useDevice(wanted)
-  // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
-  convolution.tf32 = device !== 'cpu'
-  const kind = await kindOfFlag(module)
-  const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
-  return {
-    backbone,
-    note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
-  }
-}
-
-export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, whole: true })
-
-/** The folder of results. */
-export const resultFolder = (weights: string, { out }: SharedFlags): string => out ?? evaluationFolder(weights)
-
-/** Prints a table, or as JSON everything, and keeps both. */
-export function conclude(flags: SharedFlags, folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): void {
-  const path = saveResult(folder, name, table, result)
-  console.log(flags.json === true ? JSON.stringify({ ...result, table, file: path }, undefined, 2) : `${tableText(table)}\n${path}`)
-}
-
-/** A line that is rewritten on a terminal, for work that takes minutes; silent elsewhere and with --json. */
-export function progressOf({ json }: SharedFlags, what: string): (done: number, of?: number) => void {
-  if (json === true || !process.stdout.isTTY) return () => undefined
-  return (done, of) => process.stdout.write(`\r\x1b[K${done === of ? '' : `${what} ${done}${of === undefined ? '' : ` of ${of}`}`}`)
-}
-
-/** What differs from a protocol, in words; empty when nothing does. */
-export function deviations(differences: [name: string, value: string | number, published: string | number][]): string[] {
-  const changed = differences.filter(([, value, published]) => String(value) !== String(published))
-  return changed.length === 0
-    ? []
-    : [`deviates from the protocol: ${changed.map(([name, value, published]) => `${name} ${value} (published ${published})`).join(', ')}`]
-}
-
-/** What a table must say of images that could not be read. */
-export function unreadable(broken: ReadonlyMap<string, string>, consequence = 'and count as black ones'): string[] {
-  return broken.size === 0
-    ? []
-    : [
-        `${broken.size} images could not be read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`,
-      ]
-}
-
-/** Asks once whether Ctrl-C was pressed; a second one ends at once. */
-export function interruption(): () => boolean {
-  let pressed = false
-  process.on('SIGINT', () => {
-    if (pressed) process.exit(130)
-    pressed = true
-  })
-  process.on('SIGTERM', () => (pressed = true))
-  return () => pressed
-}
+const evaluations: readonly AddEvaluation[] = [addKnn, addLinear, addSvm, addLowShot, addSegmentation]
 
 export const register: Register = (program, done) => {
   const parent = program.command('eval').description('measure what a backbone is worth')
-  for (const add of [addKnn, addLinear, addSvm, addLowShot, addSegmentation]) add(parent, done)
+  for (const add of evaluations) add(parent, done)
 }

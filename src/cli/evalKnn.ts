@@ -1,9 +1,17 @@
-import type { Command } from 'commander'
-
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { percent } from '../run/results.js'
 import { examples, numberFlag } from './command.js'
-import { conclude, evaluation, openBackbone, progressOf, resultFolder, type SharedFlags, unreadable, workersOf } from './eval.js'
+import {
+  type AddEvaluation,
+  conclude,
+  evaluation,
+  openBackbone,
+  progressOf,
+  resultFolder,
+  type SharedFlags,
+  unreadable,
+  workersOf,
+} from './evalShared.js'
 import { openLabelled } from './evalLabels.js'
 
 interface Flags extends SharedFlags {
@@ -14,7 +22,7 @@ interface Flags extends SharedFlags {
   imageSize: string
 }
 
-export function addKnn(parent: Command, done: (code: number) => void): void {
+export const addKnn: AddEvaluation = (parent, done) => {
   evaluation(parent, 'knn', 'classify images by their nearest neighbours among labelled ones, on frozen features')
     .requiredOption('--train <data>', 'labelled images to look neighbours up in')
     .requiredOption('--val <data>', 'labelled images to classify')

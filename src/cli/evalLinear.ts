@@ -1,23 +1,21 @@
 import { join } from 'node:path'
 
-import type { Command } from 'commander'
-
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { nearest } from '../run/config.js'
-import { examples, numberFlag } from './command.js'
+import { examples, interruption, numberFlag } from './command.js'
 import {
+  type AddEvaluation,
   conclude,
   deviations,
   evaluation,
-  interruption,
   openBackbone,
   resultFolder,
   type SharedFlags,
   unreadable,
   workersOf,
-} from './eval.js'
+} from './evalShared.js'
 import { openLabelled } from './evalLabels.js'
 
 interface Flags extends SharedFlags {
@@ -35,7 +33,7 @@ interface Flags extends SharedFlags {
   overwrite?: boolean
 }
 
-export function addLinear(parent: Command, done: (code: number) => void): void {
+export const addLinear: AddEvaluation = (parent, done) => {
   const names = Object.entries(linearProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`)
     .join('')

@@ -1,7 +1,5 @@
 import { join } from 'node:path'
 
-import type { Command } from 'commander'
-
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { percent } from '../run/results.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
@@ -12,8 +10,17 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { nearest } from '../run/config.js'
-import { examples, numberFlag } from './command.js'
-import { conclude, deviations, evaluation, interruption, openBackbone, resultFolder, type SharedFlags, workersOf } from './eval.js'
+import { examples, interruption, numberFlag } from './command.js'
+import {
+  type AddEvaluation,
+  conclude,
+  deviations,
+  evaluation,
+  openBackbone,
+  resultFolder,
+  type SharedFlags,
+  workersOf,
+} from './evalShared.js'
 
 interface Flags extends SharedFlags {
   data: string
@@ -37,7 +44,7 @@ interface Flags extends SharedFlags {
 /** Of the published networks' last map. */
 const outputStride = 8
 
-export function addSegmentation(parent: Command, done: (code: number) => void): void {
+export const addSegmentation: AddEvaluation = (parent, done) => {
   const names = Object.entries(segmentationProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')

@@ -8,6 +8,7 @@ import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatur
 import { fail } from '../tensor/errors.js'
 import { examples, numberFlag } from './command.js'
 import {
+  type AddEvaluation,
   conclude,
   deviations,
   evaluation,
@@ -17,7 +18,7 @@ import {
   type SharedFlags,
   unreadable,
   workersOf,
-} from './eval.js'
+} from './evalShared.js'
 
 interface Flags extends SharedFlags {
   data: string
@@ -81,7 +82,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
   }
 }
 
-export function addSvm(parent: Command, done: (code: number) => void): void {
+export const addSvm: AddEvaluation = (parent, done) => {
   vocCommand(parent, 'svm', 'VOC07 classification by linear SVMs on frozen features')
     .addHelpText(
       'after',
@@ -122,7 +123,7 @@ export function addSvm(parent: Command, done: (code: number) => void): void {
     })
 }
 
-export function addLowShot(parent: Command, done: (code: number) => void): void {
+export const addLowShot: AddEvaluation = (parent, done) => {
   vocCommand(parent, 'low-shot', 'VOC07 classification by linear SVMs on a few images of each class')
     .option('--k <list>', 'positive images of a class; 19 times as many negatives', protocolShots.join(','))
     .option('--samples <count>', 'draws that are averaged', '5')

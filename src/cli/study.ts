@@ -7,8 +7,7 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { nearest, parseValue } from '../run/config.js'
-import { examples, numberFlag, type Register } from './command.js'
-import { interruption } from './eval.js'
+import { examples, interruption, numberFlag, type Register } from './command.js'
 
 interface Flags {
   images: string

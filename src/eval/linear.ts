@@ -13,13 +13,12 @@ import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { readMetrics, RunLog } from '../run/runLog.js'
-import type { TensorFile } from '../weights/safetensors.js'
-import { readState, restoreState, saveState } from '../weights/state.js'
+import { readMetrics } from '../run/runLog.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, poolFeature } from './features.js'
 import { LinearHeads } from './linearHeads.js'
-import { checkSame, claimEvaluation, statePath } from '../run/results.js'
+import { withMomenta } from '../weights/state.js'
+import { Resumable, type ResumableOptions } from './resumable.js'
 
 export interface LinearProtocol {
   describe: string
@@ -92,7 +91,7 @@ export function stretched(protocol: LinearProtocol, epochs: number): LinearProto
 export const stepRate = ({ lr, steps }: Pick<LinearProtocol, 'lr' | 'steps'>, epoch: number): number =>
   lr * 0.1 ** steps.filter((step) => step <= epoch).length
 
-export interface LinearOptions {
+export interface LinearOptions extends ResumableOptions {
   protocol: LinearProtocol
   /** The file that the backbone was read from. */
   weights: string
@@ -100,11 +99,6 @@ export interface LinearOptions {
   val: Item[]
   classes: number
   imageSize: number
-  /** Working folder: state, metrics, kept features. */
-  out: string
-  resume?: boolean
-  overwrite?: boolean
-  quiet?: boolean
   seed?: number
   workers?: number
   /** Of features kept on the disk; validation features beyond it are computed every epoch. */
@@ -153,27 +147,23 @@ class LinearRun {
   readonly #heads: LinearHeads
   readonly #sgd: Sgd
   readonly #labels: { train: Int32Array; val: Int32Array }
-  readonly #log: RunLog
+  /** Counts epochs. */
+  readonly #run: Resumable
   readonly #files: FeatureFile[] = []
-  #epoch = 0
 
   constructor(backbone: Backbone, options: LinearOptions) {
     this.#backbone = backbone
     this.#options = options
-    const { protocol, out, train, val, imageSize, classes, seed = 0, quiet = false } = options
+    const { protocol, train, val, imageSize, classes, seed = 0 } = options
     this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
     this.#shapes = shapesOf(backbone, protocol.heads, imageSize)
-    claimEvaluation(out, options)
-    // A state that does not fit is an error before anything is made.
-    const state = options.resume === true ? this.#readState() : undefined
+    this.#run = new Resumable({ key: 'linear', what: 'a linear evaluation', unit: 'epoch' }, options, this.#identity())
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
     this.#sgd = withDevice(
       backbone.device,
       () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }),
     )
-    if (state !== undefined) restoreState(state.file, this.#tensors())
-    this.#epoch = state?.epoch ?? 0
-    this.#log = new RunLog(out, this.#epoch, quiet)
+    this.#run.restore(this.#tensors())
   }
 
   close(): void {
@@ -187,15 +177,15 @@ class LinearRun {
     const trainFile = protocol.pipeline === 'centre' ? await this.#keep(this.#options.train) : undefined
     const fits = FeatureFile.bytes(this.#options.val.length, this.#shapes) <= (this.#options.cacheBytes ?? 4 * 2 ** 30)
     const valFile = fits ? await this.#keep(this.#options.val) : undefined
-    for (; this.#epoch < protocol.epochs;) {
+    const finished = await this.#run.until(protocol.epochs, async () => {
       const loss = await this.#train(trainFile, interrupted)
-      if (loss === undefined) return { interrupted: true, epochs: this.#epoch, heads: [] }
-      this.#epoch += 1
-      const tested = await this.#test(valFile)
-      this.#report(loss, tested)
-      saveState(statePath(this.#options.out), this.#tensors(), 'linear', { epoch: this.#epoch, began: this.#identity() })
-    }
-    return { interrupted: false, epochs: protocol.epochs, heads: this.#results() }
+      if (loss === undefined) return false
+      this.#run.position += 1
+      this.#report(loss, await this.#test(valFile))
+      this.#run.save(this.#tensors())
+      return true
+    })
+    return { interrupted: !finished, epochs: this.#run.position, heads: finished ? this.#results() : [] }
   }
 
   /** What may not change when the evaluation is continued. */
@@ -205,20 +195,8 @@ class LinearRun {
     return { ...numbers, augment, backbone: this.#backbone.description, imageSize, classes, train: train.length, val: val.length, seed }
   }
 
-  *#tensors(): Generator<[string, Tensor]> {
-    yield* this.#heads.tensors()
-    for (const [name, momentum] of this.#sgd.momenta) yield [`optimizer.${name}`, momentum]
-  }
-
-  #readState(): { file: TensorFile; epoch: number } {
-    const path = statePath(this.#options.out)
-    const { file, record } = readState(path, 'linear')
-    const { epoch, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a linear evaluation`)) as {
-      epoch: number
-      began: Record<string, unknown>
-    }
-    checkSame(began, this.#identity())
-    return { file, epoch }
+  #tensors(): Iterable<[string, Tensor]> {
+    return withMomenta(this.#heads.tensors(), this.#sgd.momenta)
   }
 
   async #keep(items: Item[]): Promise<FeatureFile> {
@@ -249,7 +227,7 @@ class LinearRun {
       maxBroken = 0.01,
     } = this.#options
     const requests = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, b) => ({
-      epoch: this.#epoch,
+      epoch: this.#run.position,
       indices: order.slice(b * batchSize, (b + 1) * batchSize),
     }))
     if (file !== undefined) {
@@ -284,9 +262,14 @@ class LinearRun {
   /** One epoch; the mean loss of all heads, or undefined when it was interrupted. */
   async #train(file: FeatureFile | undefined, interrupted: () => boolean): Promise<number | undefined> {
     const { protocol, train, seed = 0 } = this.#options
-    const lr = stepRate(protocol, this.#epoch)
+    const lr = stepRate(protocol, this.#run.position)
     let [sum, count] = [0, 0]
-    for await (const { pooled, indices } of this.#batches(train, epochOrder(seed, this.#epoch, train.length), file, protocol.pipeline)) {
+    for await (const { pooled, indices } of this.#batches(
+      train,
+      epochOrder(seed, this.#run.position, train.length),
+      file,
+      protocol.pipeline,
+    )) {
       if (interrupted()) {
         for (const tensor of pooled) tensor.dispose()
         return undefined
@@ -306,7 +289,7 @@ class LinearRun {
       })
       for (const tensor of pooled) tensor.dispose()
       if (!Number.isFinite(loss))
-        fail('NAN', `linear: the loss of epoch ${this.#epoch + 1} is not a number at learning rate ${lr}; try a lower --lr`)
+        fail('NAN', `linear: the loss of epoch ${this.#run.position + 1} is not a number at learning rate ${lr}; try a lower --lr`)
       sum += loss * indices.length
       count += indices.length
     }
@@ -340,9 +323,9 @@ class LinearRun {
         [`${protocol.heads[h]!}Top5`, top5],
       ]),
     )
-    this.#log.metrics({ globalStep: this.#epoch, epoch: this.#epoch, loss, ...row })
-    this.#log.progress(
-      `epoch ${this.#epoch}/${protocol.epochs}  loss ${loss.toFixed(3)}  ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`,
+    this.#run.log.metrics({ globalStep: this.#run.position, epoch: this.#run.position, loss, ...row })
+    this.#run.log.progress(
+      `epoch ${this.#run.position}/${protocol.epochs}  loss ${loss.toFixed(3)}  ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`,
       true,
     )
   }

@@ -16,23 +16,17 @@ import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
-import { duration, RunLog } from '../run/runLog.js'
-import type { TensorFile } from '../weights/safetensors.js'
-import { readState, restoreState, saveState } from '../weights/state.js'
+import { duration } from '../run/runLog.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
-import { checkSame, claimEvaluation, statePath } from '../run/results.js'
+import { withMomenta } from '../weights/state.js'
+import { Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
 
-export interface SegmentationOptions {
+export interface SegmentationOptions extends ResumableOptions {
   protocol: SegmentationProtocol
   train: SegmentationSource
   val: SegmentationSource
-  /** Working folder: state and metrics. */
-  out: string
-  resume?: boolean
-  overwrite?: boolean
-  quiet?: boolean
   seed?: number
   workers?: number
   maxBroken?: number
@@ -76,8 +70,8 @@ class SegmentationRun {
   readonly #options: SegmentationOptions
   readonly #model: Fcn
   readonly #sgd: Sgd
-  readonly #log: RunLog
-  #iteration = 0
+  /** Counts iterations. */
+  readonly #run: Resumable
 
   constructor(backbone: Backbone, options: SegmentationOptions) {
     this.#options = options
@@ -85,23 +79,18 @@ class SegmentationRun {
       protocol: { alignCorners },
       train,
       val,
-      out,
       seed = 0,
-      quiet = false,
     } = options
     if (train.classes.join() !== val.classes.join())
       fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
-    claimEvaluation(out, options)
-    // A state that does not fit is an error before anything is made.
-    const state = options.resume === true ? this.#readState(backbone) : undefined
+    const kind = { key: 'segmentation', what: 'a segmentation', unit: 'iteration' }
+    this.#run = new Resumable(kind, options, this.#identity(backbone))
     this.#model = withDevice(
       backbone.device,
       () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }),
     )
     this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
-    if (state !== undefined) restoreState(state.file, this.#tensors())
-    this.#iteration = state?.iteration ?? 0
-    this.#log = new RunLog(out, this.#iteration, quiet)
+    this.#run.restore(this.#tensors())
   }
 
   /** Frees the heads and the optimiser; the backbone belongs to the caller. */
@@ -116,11 +105,13 @@ class SegmentationRun {
       testEvery = 0,
     } = this.#options
     let tested: { scores: SegmentationScores; samples: Segmented[] } | undefined
-    while (this.#iteration < iterations) {
-      const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#iteration / testEvery) + 1) * testEvery) : iterations
-      if (!(await this.#train(until))) return { interrupted: true, iterations: this.#iteration, samples: [] }
+    const finished = await this.#run.until(iterations, async () => {
+      const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#run.position / testEvery) + 1) * testEvery) : iterations
+      if (!(await this.#train(until))) return false
       tested = await this.#test()
-    }
+      return true
+    })
+    if (!finished) return { interrupted: true, iterations: this.#run.position, samples: [] }
     tested ??= await this.#test()
     return { interrupted: false, iterations, ...tested }
   }
@@ -134,27 +125,8 @@ class SegmentationRun {
     return { ...numbers, backbone: description, classes: train.classes, train: train.items.length, seed }
   }
 
-  *#tensors(): Generator<[string, Tensor]> {
-    yield* allTensors(this.#model.state())
-    for (const [name, momentum] of this.#sgd.momenta) yield [`optimizer.${name}`, momentum]
-  }
-
-  #save(): void {
-    saveState(statePath(this.#options.out), this.#tensors(), 'segmentation', {
-      iteration: this.#iteration,
-      began: this.#identity(this.#model.backbone),
-    })
-  }
-
-  #readState(backbone: Backbone): { file: TensorFile; iteration: number } {
-    const path = statePath(this.#options.out)
-    const { file, record } = readState(path, 'segmentation')
-    const { iteration, began } = (record ?? fail('CHECKPOINT', `${path}: is not the state of a segmentation`)) as {
-      iteration: number
-      began: Record<string, unknown>
-    }
-    checkSame(began, this.#identity(backbone))
-    return { file, iteration }
+  #tensors(): Iterable<[string, Tensor]> {
+    return withMomenta(allTensors(this.#model.state()), this.#sgd.momenta)
   }
 
   /** Trains to an iteration; false when it was interrupted. */
@@ -185,23 +157,23 @@ class SegmentationRun {
       maxBroken,
       cacheMegabytes,
     })
-    let since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
+    let since = { time: performance.now(), iteration: this.#run.position, waited: 0 }
     try {
       for await (const batch of loader.batches(
-        iterationBatches({ seed, count: train.items.length, batchSize, from: this.#iteration, until }),
+        iterationBatches({ seed, count: train.items.length, batchSize, from: this.#run.position, until }),
       )) {
         if (interrupted()) {
-          this.#save()
+          this.#run.save(this.#tensors())
           return false
         }
         const losses = this.#step(batch.views() as [Tensor, Tensor])
         since.waited += batch.waited
-        this.#iteration += 1
-        if (this.#iteration % logEvery === 0 || this.#iteration === until) {
+        this.#run.position += 1
+        if (this.#run.position % logEvery === 0 || this.#run.position === until) {
           this.#report(losses, since)
-          since = { time: performance.now(), iteration: this.#iteration, waited: 0 }
+          since = { time: performance.now(), iteration: this.#run.position, waited: 0 }
         }
-        if (this.#iteration % saveEvery === 0 || this.#iteration === until) this.#save()
+        if (this.#run.position % saveEvery === 0 || this.#run.position === until) this.#run.save(this.#tensors())
       }
       return true
     } finally {
@@ -217,25 +189,25 @@ class SegmentationRun {
       // A batch without a labelled pixel teaches nothing.
       if (known === 0) return { main: 0, auxiliary: 0 }
       const { total, main, auxiliary } = tape.record(() =>
-        this.#model.loss(this.#model.backbone.input(x), labels, known, this.#iteration + 2 ** 20 * (this.#options.seed ?? 0)),
+        this.#model.loss(this.#model.backbone.input(x), labels, known, this.#run.position + 2 ** 20 * (this.#options.seed ?? 0)),
       )
-      this.#sgd.step(tape.backward(total, parameters), polyRate(this.#options.protocol, this.#iteration))
+      this.#sgd.step(tape.backward(total, parameters), polyRate(this.#options.protocol, this.#run.position))
       return { main: main.item(), auxiliary: auxiliary.item() }
     })
     x.dispose()
     labels.dispose()
     if (!Number.isFinite(result.main + result.auxiliary))
-      fail('NAN', `segmentation: the loss of iteration ${this.#iteration + 1} is not a number; try a lower --lr`)
+      fail('NAN', `segmentation: the loss of iteration ${this.#run.position + 1} is not a number; try a lower --lr`)
     return result
   }
 
   #report({ main, auxiliary }: { main: number; auxiliary: number }, since: { time: number; iteration: number; waited: number }): void {
     const { protocol } = this.#options
     const seconds = (performance.now() - since.time) / 1000
-    const each = seconds / (this.#iteration - since.iteration)
-    const lr = polyRate(protocol, this.#iteration - 1)
-    this.#log.metrics({
-      globalStep: this.#iteration,
+    const each = seconds / (this.#run.position - since.iteration)
+    const lr = polyRate(protocol, this.#run.position - 1)
+    this.#run.log.metrics({
+      globalStep: this.#run.position,
       loss: main + auxiliary,
       lossMain: main,
       lossAuxiliary: auxiliary,
@@ -243,8 +215,8 @@ class SegmentationRun {
       imagesPerSecond: protocol.batchSize / each,
       waitShare: since.waited / seconds,
     })
-    this.#log.progress(
-      `iteration ${this.#iteration}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#iteration))}`,
+    this.#run.log.progress(
+      `iteration ${this.#run.position}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#run.position))}`,
       true,
     )
   }
@@ -261,14 +233,14 @@ class SegmentationRun {
       if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }
     const scores = matrix.scores()
-    this.#log.metrics({
-      globalStep: this.#iteration,
+    this.#run.log.metrics({
+      globalStep: this.#run.position,
       meanIou: scores.meanIou,
       meanAccuracy: scores.meanAccuracy,
       pixelAccuracy: scores.pixelAccuracy,
     })
-    this.#log.line(
-      `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#iteration}`,
+    this.#run.log.line(
+      `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#run.position}`,
     )
     return { scores, samples }
   }

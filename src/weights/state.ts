@@ -32,3 +32,9 @@ export function restoreState(file: TensorFile, tensors: Iterable<[string, Tensor
   for (const [name, tensor] of tensors)
     loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
 }
+
+/** The tensors of a state: those of what is trained, and the momenta of its optimiser, which have the layout of their parameters. */
+export function* withMomenta(tensors: Iterable<[string, Tensor]>, momenta: Iterable<[string, Tensor]>): Generator<[string, Tensor]> {
+  yield* tensors
+  for (const [name, momentum] of momenta) yield [`optimizer.${name}`, momentum]
+}

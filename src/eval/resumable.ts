@@ -1,0 +1,71 @@
+/** What evaluations that take long have in common: a folder of their own, a state in it, and going on where they were cut off. */
+import { checkSame, claimEvaluation, statePath } from '../run/results.js'
+import { RunLog } from '../run/runLog.js'
+import { fail } from '../tensor/errors.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { TensorFile } from '../weights/safetensors.js'
+import { readState, restoreState, saveState } from '../weights/state.js'
+
+export interface ResumableOptions {
+  /** Working folder: state and metrics. */
+  out: string
+  resume?: boolean
+  overwrite?: boolean
+  quiet?: boolean
+}
+
+/** How a kind of evaluation is called. */
+export interface ResumableKind {
+  /** The key of its record in the state file, and what a message calls such an evaluation. */
+  key: string
+  what: string
+  /** What it counts: the name of the position in the record. */
+  unit: string
+}
+
+export class Resumable {
+  /** How much is done, in the kind's unit. */
+  position = 0
+  readonly #file: TensorFile | undefined
+  #log: RunLog | undefined
+
+  /**
+   * Claims the folder. With `resume` its state is read, so that one that does not fit is an error before anything is made: `began` is
+   * what may not change when the evaluation is continued.
+   */
+  constructor(
+    readonly kind: ResumableKind,
+    readonly options: ResumableOptions,
+    readonly began: Record<string, unknown>,
+  ) {
+    claimEvaluation(options.out, options)
+    if (options.resume !== true) return
+    const path = statePath(options.out)
+    const { file, record } = readState(path, kind.key)
+    const state = (record ?? fail('CHECKPOINT', `${path}: is not the state of ${kind.what}`)) as Record<string, unknown>
+    checkSame(state.began as Record<string, unknown>, began)
+    this.#file = file
+    this.position = state[kind.unit] as number
+  }
+
+  /** Gives the tensors of the evaluation the values that they had when it was cut off, if it was, and opens its log. */
+  restore(tensors: Iterable<[string, Tensor]>): void {
+    if (this.#file !== undefined) restoreState(this.#file, tensors)
+    const { out, quiet = false } = this.options
+    this.#log = new RunLog(out, this.position, quiet)
+  }
+
+  get log(): RunLog {
+    return this.#log!
+  }
+
+  save(tensors: Iterable<[string, Tensor]>): void {
+    saveState(statePath(this.options.out), tensors, this.kind.key, { [this.kind.unit]: this.position, began: this.began })
+  }
+
+  /** Repeats `round`, which moves the position, until this is at `end`; false as soon as a round says that it was interrupted. */
+  async until(end: number, round: () => Promise<boolean>): Promise<boolean> {
+    while (this.position < end) if (!(await round())) return false
+    return true
+  }
+}
