@@ -1,5 +1,7 @@
-// Formats every source file that git knows: TypeScript by Prettier, native code by clang-format. `--check` only says what differs.
+// Formats every source file that git knows: TypeScript by Prettier, native code by clang-format. `--check` only says what differs,
+// and which lines are too wide because no formatter breaks them: strings, comments and prose.
 import { execFileSync, spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,8 +21,28 @@ function run(command, args) {
 }
 
 const prettier = join(dirname(require.resolve('prettier/package.json')), 'bin', 'prettier.cjs')
-run(prettier, [check ? '--check' : '--write', '--log-level', 'warn', ...tracked('*.ts', '*.mjs')])
+run(prettier, [check ? '--check' : '--write', '--log-level', 'warn', ...tracked('*.ts', '*.mjs', '*.js')])
 
 const clangFormat = join(dirname(require.resolve('clang-format-node/package.json')), 'build', 'cli.js')
 const native = tracked('native/*.cpp', 'native/*.h', 'native/*.cu', 'native/*.cuh')
 run(clangFormat, [...(check ? ['--dry-run', '--Werror'] : ['-i']), ...native])
+
+/** Lines of a file over `most` columns. Rows of Markdown tables and what stands in its code fences cannot be broken. */
+function wideLines(file, most) {
+  let fenced = false
+  return readFileSync(join(root, file), 'utf8')
+    .split('\n')
+    .flatMap((line, i) => {
+      if (!file.endsWith('.md')) return line.length > most ? [i + 1] : []
+      if (line.trimStart().startsWith('```')) fenced = !fenced
+      return line.length > most && !fenced && !line.startsWith('|') ? [i + 1] : []
+    })
+}
+
+if (check) {
+  for (const file of [...tracked('*.ts', '*.mjs', '*.js', '*.md', 'native/*.def'), ...native])
+    for (const line of wideLines(file, 140)) {
+      console.error(`${file}:${line}: expected at most 140 columns`)
+      process.exitCode = 1
+    }
+}
