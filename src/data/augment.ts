@@ -1,5 +1,5 @@
 /**
- * The augmentation of MoCo v2 and DenseCL (densecl-spec 2.2): the random parameters of a view, drawn here from a stream of
+ * The augmentation of MoCo v2 and DenseCL (docs/method.md, Views): the random parameters of a view, drawn here from a stream of
  * the image and epoch, and the pixels, computed by one native function (native/cpu/augment.cpp).
  */
 import type { Random } from '../tensor/random.js'

@@ -1,5 +1,5 @@
 /**
- * What becomes of an image on its way into a network: the transforms of pre-training and of each benchmark (densecl-spec 2.2 and 4),
+ * What becomes of an image on its way into a network: the transforms of pre-training and of each benchmark (docs/method.md),
  * as functions of its pixels and a random stream.
  */
 import type { Random } from '../tensor/random.js'

@@ -1,5 +1,5 @@
 /**
- * A training sample of segmentation (densecl-spec 4.10): random scale, random crop of which no class may fill too much, flip,
+ * A training sample of segmentation (docs/method.md, Segmentation): random scale, random crop of which no class may fill too much, flip,
  * photometric distortion, normalisation, padding - of an image and its mask together.
  */
 import type { Random } from '../tensor/random.js'

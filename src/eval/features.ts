@@ -1,4 +1,4 @@
-/** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (densecl-spec 4.1). */
+/** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (docs/method.md, Features). */
 import { Loader } from '../data/loader.js'
 import type { Pipeline } from '../data/pipelines.js'
 import type { Item } from '../data/sources.js'

@@ -1,4 +1,4 @@
-/** Linear classification of frozen features by the published protocols (densecl-spec 4.4 to 4.6). */
+/** Linear classification of frozen features by the published protocols (docs/method.md, Linear protocols). */
 import { join } from 'node:path'
 
 import { type AugmentOptions } from '../data/augment.js'

@@ -1,4 +1,4 @@
-/** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (densecl-spec 4.10). */
+/** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (docs/method.md, Segmentation). */
 import { readFile } from 'node:fs/promises'
 
 import { Loader } from '../data/loader.js'

@@ -1,4 +1,4 @@
-/** The published settings of semantic segmentation with FCN R50-D8 (densecl-spec 4.10). */
+/** The published settings of semantic segmentation with FCN R50-D8 (docs/method.md, Segmentation). */
 
 export interface SegmentationProtocol {
   describe: string

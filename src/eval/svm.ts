@@ -28,7 +28,7 @@ export interface SvmSolution {
 /** A computation that asks for products: it yields a vector v and is given K v. */
 export type Solving<R> = Generator<Float64Array, R, Float64Array>
 
-/** Class weight and costs of the VOC07 protocol (densecl-spec 4.2), in its order. */
+/** Class weight and costs of the VOC07 protocol (docs/method.md, VOC07 SVM), in its order. */
 export const positiveWeight = 2
 export const protocolCosts: readonly number[] = [1, 10, 100, ...Array.from({ length: 16 }, (_, i) => 0.5 ** (i + 4))]
 

@@ -1,4 +1,4 @@
-/** The VOC07 benchmarks of frozen features: linear SVMs on all images, and on a few of each class (densecl-spec 4.2, 4.3). */
+/** The VOC07 benchmarks of frozen features: linear SVMs on all images, and on a few of each class (docs/method.md, VOC07 SVM). */
 import type { LabelledSplit } from '../data/voc.js'
 import type { Backbone } from '../nn/backbone.js'
 import { Random } from '../tensor/random.js'

@@ -7,7 +7,7 @@ import { emptyState, type State } from './module.js'
 import type { Random } from '../tensor/random.js'
 
 /**
- * How weights are drawn (densecl-spec 1.7). `original`: Kaiming normal by fan-in for convolutions of the backbone and linear
+ * How weights are drawn (docs/method.md, Initialisation). `original`: Kaiming normal by fan-in for convolutions of the backbone and linear
  * layers of the neck, zero biases. `mmselfsup`: Kaiming normal by fan-out for the backbone, PyTorch's default for the neck.
  */
 export type Initialization = 'original' | 'mmselfsup'

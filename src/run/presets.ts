@@ -1,4 +1,4 @@
-/** Named configurations. Published names carry the published settings (densecl-spec 2); what they leave out is the default. */
+/** Named configurations. Published names carry the published settings (docs/method.md, Configurations), over the defaults. */
 import { fail } from '../tensor/errors.js'
 import { type Config, nearest } from './config.js'
 

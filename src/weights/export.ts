@@ -12,7 +12,7 @@ import { encodeSafetensors, type StoredTensor } from './safetensors.js'
 export const exportTargets = ['torchvision', 'mmdet', 'detectron2'] as const
 export type ExportTarget = (typeof exportTargets)[number]
 
-/** detectron2's name of a torchvision backbone tensor (densecl-spec 3.5). */
+/** detectron2's name of a torchvision backbone tensor (docs/method.md, Names of tensors). */
 export function detectron2Name(name: string): string {
   return (name.includes('layer') ? name : `stem.${name}`)
     .replace(/layer(\d)/, (_, stage: string) => `res${Number(stage) + 1}`)

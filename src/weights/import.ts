@@ -1,4 +1,4 @@
-/** Weights from anywhere into a backbone: every prefix style that DenseCL checkpoints have (densecl-spec 3), with a report. */
+/** Weights from anywhere into a backbone, under every prefix that checkpoints have (docs/method.md, Names of tensors), with a report. */
 import { closeSync, openSync, readSync } from 'node:fs'
 
 import type { Backbone, BackboneKind, BackboneLayout } from '../nn/backbone.js'

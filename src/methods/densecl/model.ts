@@ -134,7 +134,7 @@ export class DenseCL {
     for (const encoder of [this.query, this.key]) refreshCopies(encoder.state())
   }
 
-  /** Everything, under the names of the original checkpoints (densecl-spec 3.1). */
+  /** Everything, under the names of the original checkpoints (docs/method.md, Names of tensors). */
   state(): State {
     const state = emptyState()
     state.buffers.set('queue', this.queue.keys).set('queue_ptr', this.queue.pointer)
