@@ -15,7 +15,7 @@ const mayImport = {
   data: ['tensor'],
   weights: ['tensor', 'files', 'ops', 'nn'],
   methods: ['tensor', 'autograd', 'ops', 'nn', 'optim'],
-  run: ['tensor', 'files', 'data'],
+  run: ['tensor', 'files', 'nn', 'data'],
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'run'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],
   selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data'],

@@ -1,4 +1,5 @@
-import { type Item, openSource, type Source } from '../data/sources.js'
+import type { Item, Source } from '../data/source.js'
+import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 
 /** Two labelled sets with the same classes. */

@@ -1,6 +1,6 @@
 /** Reading every image of a source without training. */
 import { DenseclError } from '../tensor/errors.js'
-import { loadPixels, type Source } from './sources.js'
+import { loadPixels, type Source } from './source.js'
 
 export interface DataReport {
   format: string

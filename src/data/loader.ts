@@ -9,7 +9,7 @@ import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
-import type { Item } from './sources.js'
+import type { Item } from './source.js'
 import type { SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
 export interface LoaderOptions {

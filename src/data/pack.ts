@@ -8,7 +8,7 @@ import { join } from 'node:path'
 
 import { DenseclError, fail } from '../tensor/errors.js'
 import { decode, exifOrientation, isJpeg, jpegFrame, libvips, type Pixels } from './decode.js'
-import { type Item, loadPixels, readItemBytes, type Source } from './sources.js'
+import { type Item, loadPixels, readItemBytes, type Source } from './source.js'
 import { TarWriter } from './tar.js'
 
 export interface PackOptions {

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import type { Item } from './sources.js'
+import type { Item } from './source.js'
 import { namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
 
 export type SegmentedItem = Item & { kind: 'file'; mask: string }

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { extname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import type { Item } from './sources.js'
+import type { Item } from './source.js'
 
 export const vocClasses = [
   'aeroplane',

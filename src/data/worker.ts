@@ -20,7 +20,7 @@ import type { Pixels } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
 import { renderSegmentation, type SegmentationAugment } from './segmentationView.js'
-import { type Item, loadPixels } from './sources.js'
+import { type Item, loadPixels } from './source.js'
 
 /** A pipeline, an image with its mask, or the image itself with the parameters of two views, for a GPU to make. */
 export type ViewKind = Pipeline | 'segmentation' | 'pixels'

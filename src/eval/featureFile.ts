@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
-import type { Item } from '../data/sources.js'
+import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
 

@@ -1,7 +1,7 @@
 /** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (docs/method.md, Features). */
 import { Loader } from '../data/loader.js'
 import type { Pipeline } from '../data/pipelines.js'
-import type { Item } from '../data/sources.js'
+import type { Item } from '../data/source.js'
 import { evaluation } from '../nn/layers.js'
 import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'

@@ -2,7 +2,7 @@
  * Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv:1805.01978): cosine similarity of pooled
  * features, each of the k nearest votes exp(similarity / T).
  */
-import type { Item } from '../data/sources.js'
+import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'

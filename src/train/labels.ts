@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 
-import { type Item, openSource, type Source } from '../data/sources.js'
+import type { Item, Source } from '../data/source.js'
+import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 import type { Config } from '../run/config.js'
 

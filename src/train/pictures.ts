@@ -3,7 +3,7 @@ import { mkdirSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import type { Pixels } from '../data/decode.js'
-import { loadPixels, type Source } from '../data/sources.js'
+import { loadPixels, type Source } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
 import { augmentationPicture } from '../report/augmentation.js'
 import { drawMatches, matchesOf } from '../report/match.js'

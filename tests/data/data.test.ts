@@ -11,7 +11,8 @@ import { decode, exifOrientation, orient } from '../../src/data/decode.js'
 import { Loader } from '../../src/data/loader.js'
 import { epochOrder } from '../../src/data/sampler.js'
 import { scene, sceneClasses } from '../../src/data/scenes.js'
-import { openSource, type Source } from '../../src/data/sources.js'
+import type { Source } from '../../src/data/source.js'
+import { openSource } from '../../src/data/sources.js'
 import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('data')
