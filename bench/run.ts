@@ -14,8 +14,9 @@ import sharp from 'sharp'
 import { mocoV2Augmentation, pixelTensor, randomView, renderView } from '../src/data/augment.js'
 import { decode } from '../src/data/decode.js'
 import { Random } from '../src/tensor/random.js'
-import { native, packageRoot } from '../src/tensor/native.js'
+import { native, packageRoot, resolveDevice } from '../src/tensor/native.js'
 import { scope, Tensor } from '../src/tensor/tensor.js'
+import { deviceTraits } from '../src/tensor/traits.js'
 import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
 const usage = 'bench [steps] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
@@ -44,9 +45,10 @@ const whole = (name: 'rounds' | 'seconds'): number =>
 
 const names = native.deviceNames()
 /** Of the steps: a GPU where there is one. A device that was asked for and is not there is an error: no other one speaks for it. */
-const device = flags.device ?? names.find((name) => name.startsWith('cuda:')) ?? 'cpu'
+const device = flags.device ?? resolveDevice('auto')
 if (!names.includes(device)) refuse(`--device is ${device}: expected one of ${names.join(', ')}`)
-const kind = device.startsWith('cuda') ? 'gpu' : device
+const traits = deviceTraits(device)
+const kind = traits.kind === 'cuda' ? 'gpu' : traits.kind
 
 /** DENSECL_RESULTS: another folder than the repository's. */
 const results = (name: string): string => join(process.env.DENSECL_RESULTS ?? join(packageRoot, 'bench', 'results'), `${name}.json`)
@@ -187,7 +189,7 @@ async function steps(): Promise<void> {
         {
           ...environmentRow(),
           bench: 'steps',
-          ...(kind === 'cpu' ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }),
+          ...(traits.hostMemory ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }),
           rounds: round,
           cases: summary(rows),
         },

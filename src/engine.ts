@@ -19,6 +19,7 @@ export {
   type TypedArray,
   withDevice,
 } from './tensor/tensor.js'
+export { type DeviceKind, deviceTraits, type DeviceTraits } from './tensor/traits.js'
 
 export { type BackwardContext, defineOp, type Inputs, type Op, type Recorded } from './autograd/op.js'
 export { apply, noGrad, Tape, valueAndGradients } from './autograd/tape.js'

@@ -9,6 +9,7 @@ import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits, fastestDType } from '../../src/tensor/traits.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { appendRow, median } from '../../src/bench/result.js'
 import { normal } from '../../src/bench/pool.js'
@@ -71,7 +72,8 @@ export function runSteps(
   const [image, steps, groups] = [number('image', 64), number('steps', 10), number('groups', 1)]
   native.setThreads(number('threads', 2))
   const device = resolveDevice(values.device ?? 'cpu')
-  const compute = (values.precision ?? (device === 'cpu' ? 'f32' : 'bf16')) as FloatDType
+  const { asynchronous, hostMemory, recordable } = deviceTraits(device)
+  const compute = (values.precision ?? fastestDType(device)) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
   fusion.level = (values.fusion ?? fusion.level) as FusionLevel
@@ -95,7 +97,8 @@ export function runSteps(
         views: () => ({ query: inputs.query.alias(), key: inputs.key.alias() }),
       })
       const step = () => trainer.step({ lr: 0.03, denseWeight: 0.5, keyOrder: groups > 1 ? random.permutation(batch) : undefined })
-      const warmUp = device === 'cpu' ? 2 : device === 'simt' ? 3 : 5
+      // A step is recorded as the third.
+      const warmUp = asynchronous ? 5 : recordable ? 3 : 2
       for (let i = 0; i < warmUp; ++i) step()
       native.synchronize(device)
       native.resetPeakMemory(device)
@@ -125,7 +128,7 @@ export function runSteps(
         fastest: Math.min(...times),
         slowest: Math.max(...times),
         host_seconds: host / steps,
-        peak_bytes: device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : peak,
+        peak_bytes: hostMemory ? process.resourceUsage().maxRSS * 1024 : peak,
         reserved_bytes: live + cached,
         loss,
         launches: trainer.graph.plan?.launches,

@@ -37,15 +37,13 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
                              InstanceMethod("cudaBuild", &Addon::guard<&Addon::describeCudaBuild>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
-                             InstanceMethod("kernelFamilies", &Addon::guard<&Addon::kernelFamilies>),
+                             InstanceMethod("deviceTraits", &Addon::guard<&Addon::deviceTraits>),
                              InstanceMethod("avoidFamilies", &Addon::guard<&Addon::avoidFamilies>),
-                             InstanceMethod("multiprocessors", &Addon::guard<&Addon::multiprocessors>),
                              InstanceMethod("synchronize", &Addon::guard<&Addon::synchronize>),
                              InstanceMethod("pin", &Addon::guard<&Addon::pin>),
                              InstanceMethod("unpin", &Addon::guard<&Addon::unpin>),
                              InstanceMethod("startRead", &Addon::guard<&Addon::startRead>),
                              InstanceMethod("finishRead", &Addon::guard<&Addon::finishRead>),
-                             InstanceMethod("records", &Addon::guard<&Addon::deviceRecords>),
                              InstanceMethod("startTrace", &Addon::guard<&Addon::startTrace>),
                              InstanceMethod("endTrace", &Addon::guard<&Addon::endTrace>),
                              InstanceMethod("startRecording", &Addon::guard<&Addon::startRecording>),
@@ -284,8 +282,33 @@ class Addon : public Napi::Addon<Addon> {
     return result;
   }
   Napi::Value listDevices(const Napi::CallbackInfo& info) { return arrayOf(info.Env(), deviceNames()); }
-  // kernelFamilies(device) -> names; avoidFamilies(device, names)
-  Napi::Value kernelFamilies(const Napi::CallbackInfo& info) { return arrayOf(info.Env(), deviceOf(info[0]).kernelFamilies()); }
+  // deviceTraits(device): an object with the fields of Traits
+  Napi::Value deviceTraits(const Napi::CallbackInfo& info) {
+    const Traits traits = deviceOf(info[0]).traits();
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("kind", traits.kind);
+    result.Set("model", traits.model);
+    result.Set("capability", traits.capability);
+    result.Set("multiprocessors", traits.multiprocessors);
+    result.Set("hostMemory", traits.hostMemory);
+    result.Set("asynchronous", traits.asynchronous);
+    result.Set("simulated", traits.simulated);
+    result.Set("recordable", traits.recordable);
+    result.Set("rendersViews", traits.rendersViews);
+    result.Set("tf32", traits.tf32);
+    result.Set("tunable", traits.tunable);
+    result.Set("epilogues", traits.epilogues);
+    result.Set("prologues", traits.prologues);
+    result.Set("byteIndices", traits.byteIndices);
+    result.Set("vectorBytes", traits.vectorBytes);
+    result.Set("statisticsRows", traits.statisticsRows);
+    std::vector<std::string> dtypes;
+    for (DType dtype : traits.dtypes) dtypes.push_back(dtypeName(dtype));
+    result.Set("dtypes", arrayOf(info.Env(), dtypes));
+    result.Set("families", arrayOf(info.Env(), traits.families));
+    return result;
+  }
+  // avoidFamilies(device, names)
   Napi::Value avoidFamilies(const Napi::CallbackInfo& info) {
     const Napi::Array array = info[1].As<Napi::Array>();
     std::vector<std::string> names(array.Length());
@@ -293,7 +316,6 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[0]).avoidFamilies(names);
     return info.Env().Undefined();
   }
-  Napi::Value multiprocessors(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), deviceOf(info[0]).multiprocessors()); }
   Napi::Value describeCudaBuild(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cudaBuild()); }
   Napi::Value describeDevice(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), deviceOf(info[0]).describe()); }
   Napi::Value synchronize(const Napi::CallbackInfo& info) {
@@ -353,7 +375,6 @@ class Addon : public Napi::Addon<Addon> {
     std::unique_ptr<Recording> recording;
     bool open = false;  // between startRecording and endRecording
   };
-  Napi::Value deviceRecords(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), deviceOf(info[0]).records()); }
   // startTrace(device) -> step
   Napi::Value startTrace(const Napi::CallbackInfo& info) {
     Device& device = deviceOf(info[0]);

@@ -24,6 +24,29 @@ class Download {
   virtual void finish(void* to) = 0;  // waits for this copy and for nothing after it
 };
 
+// What a device is and what it can do, for all who choose by it; src/tensor/traits.ts has the same fields and says more of each.
+struct Traits {
+  std::string kind;           // cpu, simt or cuda
+  std::string model;          // of a GPU, as its maker calls it
+  int capability = 0;         // the compute capability times 10 that kernels are chosen for; 0 where none are
+  int multiprocessors = 0;    // by which work is split; 0 where there are none
+  bool hostMemory = false;    // tensors lie in the host's memory and hold their values when a call returns
+  bool asynchronous = false;  // work goes on after the call that gave it
+  bool simulated = false;     // no clock says what its kernels take
+  bool recordable = false;    // steps are recorded and replayed
+  bool rendersViews = false;  // augmented views are made on it, from pixels
+  bool tf32 = false;          // convolutions of f32 can be computed in tf32
+  bool tunable = false;       // convolutions have tiles to choose from
+  bool epilogues = false;     // convolutions add, mask and sum what they write for the norms around them
+  bool prologues = false;     // convolutions and poolings normalise what they read
+  bool byteIndices = false;   // max pooling keeps a tap in a byte, and nothing for a pass without a gradient
+  int vectorBytes = 0;        // of the accesses of prologues and epilogues; 0 without them
+  int statisticsRows = 0;     // rows of a tensor that one row of a convolution's statistics covers; 0 without them
+  std::vector<DType> dtypes;  // floating ones that ops compute with
+  // Kinds of kernels that others can stand in for (native/cuda/families.def): those that it would choose.
+  std::vector<std::string> families;
+};
+
 class Device {
  public:
   Device(std::string name, const OpFunction* ops) : name(std::move(name)), allocator(*this), ops(ops) {}
@@ -54,7 +77,6 @@ class Device {
   virtual std::unique_ptr<Download> startDownload(const void* from, size_t bytes);
 
   // Between the two, ops are not run but recorded; transfers are an error.
-  virtual bool records() const { return false; }
   virtual void beginRecording() { throw Error("GRAPH", name + " records no work"); }
   virtual std::unique_ptr<Recording> endRecording() { throw Error("GRAPH", name + " records no work"); }
 
@@ -62,11 +84,8 @@ class Device {
   virtual size_t recordEvent();
   virtual double elapsed(size_t from, size_t to);
 
-  // Of a GPU, by which work is split; 0 where there are none.
-  virtual int multiprocessors() { return 0; }
-  // Kinds of kernels that others can stand in for (native/cuda/families.def): those that it would choose, and the only ones, from
-  // now on, that it must not use.
-  virtual std::vector<std::string> kernelFamilies() { return {}; }
+  virtual Traits traits() = 0;
+  // The only families of kernels (Traits), from now on, that it must not use.
   virtual void avoidFamilies(const std::vector<std::string>& names) {
     require(names.empty(), "ARGUMENT", name + " has no families of kernels");
   }

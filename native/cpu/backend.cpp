@@ -24,6 +24,13 @@ class CpuDevice : public Device {
   void releaseRaw(void* block, size_t) override { std::free(block); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  Traits traits() override {
+    Traits traits;
+    traits.kind = "cpu";
+    traits.hostMemory = true;
+    traits.dtypes = {DType::f32, DType::f64};
+    return traits;
+  }
   std::string describe() override { return std::to_string(threads()) + " threads, " + cpu::instructionSet(); }
 };
 

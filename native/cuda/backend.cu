@@ -245,7 +245,6 @@ class CudaDevice : public KernelDevice {
     return std::make_unique<PinnedDownload>(downloads_, from, bytes, stream);
   }
 
-  bool records() const override { return true; }
   void beginRecording() override {
     use();
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
@@ -311,6 +310,13 @@ class CudaDevice : public KernelDevice {
     ops[op](call);
   }
 
+  Traits traits() override {
+    Traits traits = KernelDevice::traits();
+    traits.kind = "cuda";
+    traits.model = properties_.name;
+    traits.asynchronous = true;
+    return traits;
+  }
   std::string describe() override {
     int driver = 0;
     cudaDriverGetVersion(&driver);

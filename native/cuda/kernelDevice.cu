@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernel/reduce.cuh"
 #include "runtime.h"
 
 namespace densecl::cuda {
@@ -42,7 +43,20 @@ bool KernelDevice::present(Family family) {
 
 bool KernelDevice::usable(Family family) { return (avoided_ >> static_cast<unsigned>(family) & 1) == 0 && present(family); }
 
-std::vector<std::string> KernelDevice::kernelFamilies() {
+Traits KernelDevice::traits() {
+  Traits traits;
+  traits.capability = capability();
+  traits.multiprocessors = multiprocessors();
+  traits.recordable = traits.rendersViews = traits.tf32 = traits.tunable = true;
+  traits.epilogues = traits.prologues = traits.byteIndices = true;
+  traits.vectorBytes = kVectorBytes;
+  traits.statisticsRows = kStatisticsRows;
+  traits.dtypes = {DType::f32, DType::bf16};
+  traits.families = usableFamilies();
+  return traits;
+}
+
+std::vector<std::string> KernelDevice::usableFamilies() {
   std::vector<std::string> names;
   for (size_t i = 0; i < kFamilies; ++i)
     if (usable(static_cast<Family>(i))) names.push_back(kFamilyNames[i]);

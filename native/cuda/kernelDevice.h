@@ -16,12 +16,13 @@ class KernelDevice : public Device {
  public:
   // Of the chip, at most what DENSECL_MULTIPROCESSORS (1, 2, ..) and DENSECL_CAPABILITY (80, 86, ..) say: to run what a smaller or
   // older GPU runs. Throws ARGUMENT where one of them is no such number.
-  int multiprocessors() override;
+  int multiprocessors();
   int capability();
 
   // Whether the capability has it, the build has it, and nobody has said to avoid it.
   bool usable(Family family);
-  std::vector<std::string> kernelFamilies() override;
+  // What the kernels of this folder bring to any device that runs them.
+  Traits traits() override;
   void avoidFamilies(const std::vector<std::string>& names) override;
 
  protected:
@@ -33,6 +34,7 @@ class KernelDevice : public Device {
 
  private:
   bool present(Family family);
+  std::vector<std::string> usableFamilies();
   std::atomic<uint32_t> avoided_{0};
 };
 

@@ -93,7 +93,6 @@ class SimtDevice : public cuda::KernelDevice {
     require(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
   }
 
-  bool records() const override { return true; }
   void beginRecording() override { recording_ = std::make_unique<LaunchList>(); }
   std::unique_ptr<Recording> endRecording() override { return std::move(recording_); }
   void submit(simt::Launch launch) {
@@ -103,6 +102,12 @@ class SimtDevice : public cuda::KernelDevice {
       simt::run(launch);
   }
 
+  Traits traits() override {
+    Traits traits = KernelDevice::traits();
+    traits.kind = "simt";
+    traits.simulated = true;
+    return traits;
+  }
   std::string describe() override {
     return "the CUDA kernels, run on the host thread by thread, as compute capability " + std::to_string(capability() / 10) + "." +
            std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";

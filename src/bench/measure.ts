@@ -2,6 +2,7 @@
 import { Random } from '../tensor/random.js'
 import { native, runPositional } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
 import { median } from './result.js'
 import { type BenchCase, Setting } from './cases/benchCase.js'
 import { pool } from './pool.js'
@@ -16,25 +17,25 @@ export interface Measured {
   peakBytes: number
 }
 
-/** Bytes that the rotating buffers of a case cover at least, where memory allows: more than twice any cache. */
-const rotationBytes = { cpu: 128 * 2 ** 20, other: 256 * 2 ** 20 }
+/** Bytes that the rotating buffers of a case cover at least, where memory allows: more than twice any cache, and one buffer of a simulation. */
+const rotationBytes: Record<DeviceKind, number> = { cpu: 128 * 2 ** 20, simt: 0, cuda: 256 * 2 ** 20 }
 
 /** Milliseconds of a GPU's work in front of the first mark: what the host needs to launch an op passes meanwhile, and is not measured. */
 const aheadMilliseconds = 0.3
 
 /**
  * Device work of at least `aheadMilliseconds`, to be put in front of an op that is timed; it also takes the op's inputs out of the
- * caches. Nothing on the CPU, where an op is done when its call returns.
+ * caches. Nothing where an op is done when its call returns.
  */
 function workAhead(device: string): () => void {
-  if (device === 'cpu') return () => undefined
-  const filled = Tensor.empty([device === 'simt' ? 2 ** 8 : 2 ** 27])
+  if (!deviceTraits(device).asynchronous) return () => undefined
+  const filled = Tensor.empty([2 ** 27])
   const fill = (): void => runPositional('fill', [filled], [0])
   fill()
   const start = native.recordEvent(device)
   for (let i = 0; i < 4; ++i) fill()
   const once = native.elapsed(device, start, native.recordEvent(device)) / 4
-  const repeats = device === 'simt' ? 1 : Math.ceil(aheadMilliseconds / once)
+  const repeats = Math.ceil(aheadMilliseconds / once)
   return () => {
     for (let i = 0; i < repeats; ++i) fill()
   }
@@ -44,11 +45,12 @@ function workAhead(device: string): () => void {
 export function time(device: string, body: (repeat: number) => void, { least = 5, most = 50, budget = 300 } = {}): number[] {
   return scope(() => {
     const ahead = workAhead(device)
-    const enough = device === 'simt' ? 1 : least
+    const { simulated } = deviceTraits(device)
+    const enough = simulated ? 1 : least
     for (let i = 0; i < Math.min(2, enough); ++i) body(i)
     native.synchronize(device)
     const times: number[] = []
-    for (let spent = 0; times.length < enough || (device !== 'simt' && times.length < most && spent < budget); spent += times.at(-1)!) {
+    for (let spent = 0; times.length < enough || (!simulated && times.length < most && spent < budget); spent += times.at(-1)!) {
       ahead()
       const start = native.recordEvent(device)
       body(times.length)
@@ -67,10 +69,10 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
       const before = native.memory(device).live
       const first = new Setting(new Random(1), dtype, batch)
       const runs = [benchCase.prepare(first)]
-      const wanted = device === 'cpu' ? rotationBytes.cpu : rotationBytes.other
+      const wanted = rotationBytes[deviceTraits(device).kind]
       runs[0]!()
       const peakBytes = native.memory(device).peak - before
-      while (device !== 'simt' && runs.length < 8 && runs.length * first.bytes < wanted)
+      while (runs.length < 8 && runs.length * first.bytes < wanted)
         runs.push(benchCase.prepare(new Setting(new Random(1 + runs.length), dtype, batch)))
       const times = time(device, (i) => runs[i % runs.length]!())
       return {
@@ -97,15 +99,22 @@ const known: readonly { pattern: RegExp; bf16: number; gigabytesPerSecond: numbe
   { pattern: /H100/, bf16: 790, gigabytesPerSecond: 3000 },
 ]
 
+/** Images and channels of the product that the ceiling of operations is measured with, and elements of the copy. */
+const ceilingSizes: Record<DeviceKind, readonly [images: number, channels: number, copied: number]> = {
+  cpu: [8, 256, 2 ** 25],
+  simt: [1, 16, 2 ** 14],
+  cuda: [256, 1024, 2 ** 29],
+}
+
 export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
-  const description = native.describeDevice(device)
-  const entry = known.find(({ pattern }) => pattern.test(description))
+  const { kind, model } = deviceTraits(device)
+  const entry = known.find(({ pattern }) => pattern.test(model))
   if (entry !== undefined && dtype === 'bf16')
     return { gigabytesPerSecond: entry.gigabytesPerSecond, teraflops: entry.bf16, how: 'measured earlier on this kind of GPU' }
   return withDevice(device, () =>
     scope(() => {
       // A 3x3 convolution of many channels is a product whose operands are read from caches nine times.
-      const [images, channels, copied] = device === 'cpu' ? [8, 256, 2 ** 25] : device === 'simt' ? [1, 16, 2 ** 14] : [256, 1024, 2 ** 29]
+      const [images, channels, copied] = ceilingSizes[kind]
       const setting = new Setting(new Random(1), dtype, 1)
       const map = [images, 14, 14, channels]
       const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]

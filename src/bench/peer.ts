@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 import { packageRoot } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 export class Peer {
   readonly #process: ChildProcess
@@ -25,7 +26,11 @@ export class Peer {
     }
     const child = spawn(
       python,
-      [join(packageRoot, 'bench', 'peers', 'ops.py'), device.startsWith('cuda') ? 'cuda' : 'cpu', ...(compiled ? ['--compile'] : [])],
+      [
+        join(packageRoot, 'bench', 'peers', 'ops.py'),
+        deviceTraits(device).kind === 'cuda' ? 'cuda' : 'cpu',
+        ...(compiled ? ['--compile'] : []),
+      ],
       { stdio: ['pipe', 'pipe', 'inherit'] },
     )
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()

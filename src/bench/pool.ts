@@ -5,9 +5,10 @@
 import { Random } from '../tensor/random.js'
 import { runPositional } from '../tensor/native.js'
 import { currentDevice, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 /** Values of a pool; fewer where threads are simulated. */
-const poolSize = (device: string): number => (device === 'simt' ? 2 ** 16 : 2 ** 22)
+const poolSize = (device: string): number => (deviceTraits(device).simulated ? 2 ** 16 : 2 ** 22)
 const widest = 4096
 
 let drawn = new Float32Array(0)

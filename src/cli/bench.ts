@@ -10,6 +10,7 @@ import { fail } from '../tensor/errors.js'
 import { useDevice } from '../selftest/trust.js'
 import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
+import { deviceTraits, fastestDType } from '../tensor/traits.js'
 import { nearest } from '../run/config.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
@@ -184,12 +185,14 @@ function checkComparable(path: string, before: Result, now: Pick<Result, 'device
 
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
   const device = await useDevice(flags.device)
-  const precision = flags.precision ?? (device.startsWith('cuda') ? 'bf16' : 'f32')
-  if (precision !== 'f32' && (precision !== 'bf16' || device === 'cpu'))
-    fail('CONFIG', `--precision is ${precision}: expected f32${device === 'cpu' ? ' on the CPU' : ' or bf16'}`)
+  const { dtypes, simulated } = deviceTraits(device)
+  const usual = simulated ? 'f32' : fastestDType(device)
+  const possible = (['f32', 'bf16'] as const).filter((dtype) => dtypes.includes(dtype))
+  const precision = flags.precision ?? usual
+  if (!(possible as readonly string[]).includes(precision))
+    fail('CONFIG', `--precision is ${precision}: expected ${possible.join(' or ')} on ${device}`)
   const dtype = precision as FloatDType
-  const batch =
-    flags.batch === undefined ? (device.startsWith('cuda') ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
+  const batch = flags.batch === undefined ? (usual === 'bf16' ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
   const what = { device: `${device}, ${native.describeDevice(device)}`, dtype, batch }
   if (before !== undefined) checkComparable(flags.compare!, before, what)
   const ceilings = ceilingsOf(device, dtype)

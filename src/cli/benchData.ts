@@ -8,6 +8,7 @@ import type { Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
+import { deviceTraits, fastestDType } from '../tensor/traits.js'
 
 export interface DataBenchOptions {
   data: string
@@ -57,12 +58,13 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
     batchSize: batch,
     views: 'augmented',
     device,
-    dtype: device === 'cpu' ? 'f32' : 'bf16',
+    dtype: fastestDType(device),
     augment: mocoV2Augmentation,
     seed: 0,
     workers,
     maxBroken: 1,
   })
+  const { rendersViews } = deviceTraits(device)
   let [start, images, onDevice, batches] = [performance.now(), 0, 0, 0]
   try {
     for await (const made of loader.batches(endless(items.length, batch))) {
@@ -76,7 +78,7 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
         continue
       }
       images += batch
-      if (device !== 'cpu') onDevice += native.elapsed(device, from, to)
+      if (rendersViews) onDevice += native.elapsed(device, from, to)
       if (performance.now() - start > 1000 * seconds) break
     }
   } finally {
@@ -89,7 +91,7 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
     imagesPerSecond: images / elapsed,
     decode: each(loader.spent.decoding),
     render: each(loader.spent.rendering),
-    ...(device === 'cpu' ? {} : { uploadAndAugment: onDevice / images }),
+    ...(rendersViews ? { uploadAndAugment: onDevice / images } : {}),
   }
 }
 

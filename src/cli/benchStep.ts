@@ -6,11 +6,11 @@ import { join } from 'node:path'
 import { constants } from '../bench/constants.js'
 import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
-import { stepCalls } from '../bench/step/calls.js'
+import { simulatedDevice, stepCalls } from '../bench/step/calls.js'
 import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { fail } from '../tensor/errors.js'
-import { native, packageRoot } from '../tensor/native.js'
+import { packageRoot } from '../tensor/native.js'
 import { nearest } from '../run/config.js'
 
 const levels: readonly string[] = ['pointwise', 'epilogue', 'full'] satisfies FusionLevel[]
@@ -29,7 +29,7 @@ export function benchStep(words: readonly string[], { batch, kernels, json, laye
   const [level = 'epilogue'] = words
   if (!levels.includes(level)) fail('CONFIG', `bench step: there is no level ${level} (did you mean ${nearest(level, levels)}?)`)
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
-  if (!native.deviceNames().includes('simt')) return again()
+  if (simulatedDevice() === undefined) return again()
   const calls = stepCalls({ level: level as FusionLevel })(batch)
   const names = Object.keys(gpus)
   const costs = names.map((name) => {

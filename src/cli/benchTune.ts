@@ -5,9 +5,10 @@ import { dirname } from 'node:path'
 import { architectures, type Architecture, predict, tilesFor } from '../bench/model.js'
 import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
-import { architectureOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
+import { type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 export interface TuneRow {
   name: string
@@ -25,9 +26,11 @@ interface TuneOptions {
   layer?: string
 }
 
-/** simt runs the kernels that DENSECL_CAPABILITY asks for, so that a run on a GPU can be rehearsed; its times say nothing. */
-const tunable = (device: string): string | undefined =>
-  device === 'simt' ? `sm_${process.env.DENSECL_CAPABILITY ?? 80}` : architectureOf(device)
+/** `simt` runs the kernels that DENSECL_CAPABILITY asks for, so that a run on a GPU can be rehearsed; its times say nothing. */
+function tunable(device: string): string | undefined {
+  const { tunable: choices, capability } = deviceTraits(device)
+  return choices ? `sm_${capability}` : undefined
+}
 
 /** `onRow` gets each row as it comes, with the table of all rows so far. */
 export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTable) => void): TuningTable {

@@ -8,6 +8,7 @@ import { decoders } from '../data/decode.js'
 import { addonPath, native, packageVersion, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { kernelFamilies } from '../tensor/families.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { examples, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
@@ -59,7 +60,7 @@ interface Flags {
 /** The exit code: 1 where any part does not agree, 130 when it was interrupted. */
 async function check(flags: Flags): Promise<number> {
   const device = resolveDevice(flags.device)
-  if (device === 'cpu')
+  if (deviceTraits(device).families.length === 0)
     fail(
       'CONFIG',
       `--check: expected a GPU but ${flags.device === 'auto' ? 'this machine has none that can be used' : '--device is cpu, which the others are compared with'}`,
@@ -92,9 +93,8 @@ async function check(flags: Flags): Promise<number> {
 /** The kernels that a device uses, and what is known of them. */
 function kernels(device: string): string {
   const used = kernelFamilies(device)
-  const hopper = [...used].some((name) => name.startsWith('wgmma'))
-  const lacks =
-    !hopper && native.describeDevice(device).includes('compute capability 9.0') && Number(process.env.DENSECL_CAPABILITY ?? 90) === 90
+  const hopper = used.some((name) => name.startsWith('wgmma'))
+  const lacks = !hopper && deviceTraits(device).capability === 90
   return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''}; ${trustOf(device)}`
 }
 
@@ -102,12 +102,12 @@ function kernels(device: string): string {
 function devices(): Record<string, string> {
   const names = native.deviceNames()
   const facts: Record<string, string> = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
-  for (const name of names.filter((each) => each !== 'cpu')) facts[`${name} kernels`] = kernels(name)
+  for (const name of names.filter((each) => deviceTraits(each).families.length > 0)) facts[`${name} kernels`] = kernels(name)
   facts.cudaBuild = native.cudaBuild() || 'none: npm run build:cuda makes it'
   const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
   facts.nvcc =
     error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
-  if (names.some((name) => name.startsWith('cuda'))) return facts
+  if (names.some((name) => deviceTraits(name).kind === 'cuda')) return facts
   try {
     native.describeDevice('cuda')
   } catch (problem) {

@@ -6,6 +6,7 @@ import { intervalPlot } from '../study/intervals.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { nearest, parseValue } from '../run/config.js'
 import { examples, interruption, numberFlag, type Register } from './command.js'
 
@@ -45,7 +46,7 @@ export const register: Register = (program, done) => {
       `\nSizes:${sizes}\n${examples([['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study']])}`,
     )
     .action(async (settings: string[], flags: Flags) => {
-      const sizeName = flags.size ?? (resolveDevice('auto') === 'cpu' ? 'cpu' : 'gpu')
+      const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).kind === 'cuda' ? 'gpu' : 'cpu')
       const size =
         studySizes[sizeName] ??
         fail(

@@ -8,6 +8,7 @@ import { Worker } from 'node:worker_threads'
 import { DenseclError } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
 import type { Item } from './source.js'
 import type { SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
@@ -107,7 +108,7 @@ export class Loader {
     const { imageSize, batchSize, device = 'cpu' } = options
     this.#device = device
     const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options
-    this.#kind = options.views === 'augmented' && device !== 'cpu' ? 'pixels' : options.views
+    this.#kind = options.views === 'augmented' && deviceTraits(device).rendersViews ? 'pixels' : options.views
     const view = imageSize * imageSize * 12
     // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
     const pixels = Math.ceil((imageSize * imageSize) / augment.cropScale[0] / 4) * 12

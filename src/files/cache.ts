@@ -10,6 +10,7 @@ import { isAbsolute, join } from 'node:path'
 import { writeTextAtomic } from './atomic.js'
 import { kernelFamilies } from '../tensor/families.js'
 import { addonPath, native, packageVersion } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 /** `densecl` in XDG_CACHE_HOME, or in ~/.cache where that is no absolute path. */
 export function cacheFolder(): string {
@@ -65,13 +66,13 @@ export function kernelSettings(device: string): string {
   const names = [
     'DENSECL_CAPABILITY',
     'DENSECL_MULTIPROCESSORS',
-    ...(device === 'simt' ? ['DENSECL_ARCHITECTURES', 'DENSECL_SIMT_FAULT'] : []),
+    ...(deviceTraits(device).simulated ? ['DENSECL_ARCHITECTURES', 'DENSECL_SIMT_FAULT'] : []),
   ]
   return names.flatMap((name) => (process.env[name] === undefined ? [] : [`${name}=${process.env[name]}`])).join(' ')
 }
 
 export function deviceIdentity(device: string): DeviceIdentity {
-  const [settings, families] = [kernelSettings(device), [...kernelFamilies(device)].join(' ')]
+  const [settings, families] = [kernelSettings(device), kernelFamilies(device).join(' ')]
   const build = [packageVersion, native.cudaBuild(), addonDigest(), families].filter((part) => part !== '').join(', ')
   return {
     device: [native.describeDevice(device), ...(settings === '' ? [] : [settings])].join(', '),
@@ -82,7 +83,7 @@ export function deviceIdentity(device: string): DeviceIdentity {
 
 /** The release of NVIDIA's kernel module where Linux tells it: describeDevice() has only the CUDA version it serves. `none` without a GPU. */
 export function driverVersion(device: string): string {
-  if (!device.startsWith('cuda')) return 'none'
+  if (deviceTraits(device).kind !== 'cuda') return 'none'
   try {
     return /\d+\.\d+(?:\.\d+)?/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[0] ?? 'unknown'
   } catch {

@@ -2,6 +2,7 @@
 import { Random } from '../tensor/random.js'
 import { native, runPositional } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'
 
 /** A native call without its values. */
@@ -31,7 +32,7 @@ export class DeviceClock {
   readonly #simulated: boolean
 
   constructor(readonly device: string) {
-    this.#simulated = !device.startsWith('cuda')
+    this.#simulated = !deviceTraits(device).asynchronous
   }
 
   readonly time: Time = (call, kernels) => {

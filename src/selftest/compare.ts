@@ -1,5 +1,6 @@
 /** What the check of a device compares, and how. */
 import { type DType, type FloatDType, sizeOf, Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 /** One comparison: a kernel at a shape, against another path to the same values. */
 export interface Finding {
@@ -72,4 +73,8 @@ export const noiseTensor = (device: string, shape: readonly number[], dtype: Flo
   withDevice(device, () => rounded(Tensor.from(noise(sizeOf(shape), seed), shape), dtype))
 
 export const rounded = (tensor: Tensor, dtype: FloatDType): Tensor =>
-  dtype === tensor.dtype ? tensor : tensor.device === 'cpu' ? tensor.to(dtype).to(tensor.dtype) : tensor.to(dtype)
+  dtype === tensor.dtype
+    ? tensor
+    : deviceTraits(tensor.device).dtypes.some((one) => one === dtype)
+      ? tensor.to(dtype)
+      : tensor.to(dtype).to(tensor.dtype)

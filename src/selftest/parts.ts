@@ -13,8 +13,8 @@ export function partsOf(device: string): Part[] {
   return [
     ...Object.keys(others),
     ...productOps.map((op) => `fma.${op}`),
-    ...kernelFamilyNames.filter((name) => name.startsWith('mma.') && present.has(name)),
-    ...kernelFamilyNames.filter((name) => name.startsWith('wgmma.') && present.has(name)),
+    ...kernelFamilyNames.filter((name) => name.startsWith('mma.') && present.includes(name)),
+    ...kernelFamilyNames.filter((name) => name.startsWith('wgmma.') && present.includes(name)),
   ]
 }
 

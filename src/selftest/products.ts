@@ -4,9 +4,10 @@
  * tails on every side.
  */
 import { statisticsRows } from '../ops/fusion.js'
-import { avoidFamilies, kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
-import { native, runPositional } from '../tensor/native.js'
+import { avoidFamilies, type KernelFamily, kernelFamilyNames, usesFamily } from '../tensor/families.js'
+import { runPositional } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
 
 export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch'] as const
@@ -15,7 +16,7 @@ type Kind = 'wgmma' | 'mma' | 'fma'
 
 /** Runs `body` where kernels of `kind` are the best that a device may take, and then restores what it avoided. */
 function limitedTo<R>(device: string, kind: Kind, body: () => R): R {
-  const before = kernelFamilyNames.filter((name) => !kernelFamilies(device).has(name))
+  const before = kernelFamilyNames.filter((name) => !usesFamily(device, name))
   const above = kernelFamilyNames.filter((name) => (kind === 'fma' ? true : kind === 'mma' && name.startsWith('wgmma')))
   avoidFamilies(device, [...new Set([...before, ...above])])
   try {
@@ -257,7 +258,7 @@ const contrastShape = (m: number, dim: number): Omit<Contrast, 'unit'> => {
 
 /** The kernels of `kind` for `op`, compared: FMAs with the CPU, the others with FMAs. */
 export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding[] {
-  const m = native.multiprocessors(device)
+  const m = deviceTraits(device).multiprocessors
   const against = kind === 'fma' ? 'the CPU' : 'FMAs on the same operands'
   const compared = (shape: string, run: (where: string) => Result[], expected: () => Result[], bounds?: readonly number[]): Finding =>
     compareAll(

@@ -2,6 +2,7 @@
 import { DenseclError, fail } from '../tensor/errors.js'
 import { avoidFamilies, type KernelFamily } from '../tensor/families.js'
 import { native, resolveDevice } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { broken, checkDevice, describeReport, families, type PartReport } from './check.js'
 import { keepVerdict, readVerdict, type Verdict } from './verdict.js'
 
@@ -16,7 +17,8 @@ export interface TrustOptions {
 function wanted(device: string): boolean {
   const text = process.env.DENSECL_CHECK ?? ''
   if (!['', '0', '1'].includes(text)) fail('CONFIG', `DENSECL_CHECK is ${text}: expected 0 or 1`)
-  return text !== '0' && (device.startsWith('cuda') || (device === 'simt' && text === '1'))
+  const { families, simulated } = deviceTraits(device)
+  return families.length > 0 && text !== '0' && (!simulated || text === '1')
 }
 
 /** DENSECL_CHECK_SECONDS: how long a part of the check may take before it counts as one that never ends. */

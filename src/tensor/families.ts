@@ -3,6 +3,7 @@
  * fall back to tensor cores by mma.sync, and these to exact FMAs.
  */
 import { native } from './native.js'
+import { deviceTraits, forgetTraits } from './traits.js'
 
 export const kernelFamilyNames = [
   'wgmma.conv2d',
@@ -17,20 +18,13 @@ export const kernelFamilyNames = [
 ] as const
 export type KernelFamily = (typeof kernelFamilyNames)[number]
 
-const known = new Map<string, ReadonlySet<string>>()
-
 /** The families that a device would choose: what its capability and the build have, without those it avoids. None on the CPU. */
-export function kernelFamilies(device: string): ReadonlySet<string> {
-  // Tests change the capability of simt.
-  if (device === 'simt') return new Set(native.kernelFamilies(device))
-  if (!known.has(device)) known.set(device, new Set(native.kernelFamilies(device)))
-  return known.get(device)!
-}
+export const kernelFamilies = (device: string): readonly string[] => deviceTraits(device).families
 
-export const usesFamily = (device: string, family: KernelFamily): boolean => kernelFamilies(device).has(family)
+export const usesFamily = (device: string, family: KernelFamily): boolean => kernelFamilies(device).includes(family)
 
 /** Makes `names` the families that a device does not use from now on, in this process; throws ARGUMENT for a name that is none. */
 export function avoidFamilies(device: string, names: readonly KernelFamily[]): void {
   native.avoidFamilies(device, names)
-  known.delete(device)
+  forgetTraits()
 }

@@ -4,6 +4,7 @@
  */
 import { native, type RecordedStep } from './native.js'
 import { scope, type Tensor, tensorsIn } from './tensor.js'
+import { deviceTraits } from './traits.js'
 
 let effects: (() => void)[] | undefined
 let rehearsing = false
@@ -45,7 +46,7 @@ export class Graph<R> {
     readonly body: () => R,
     readonly record = true,
   ) {
-    this.record = record && native.records(device)
+    this.record = record && deviceTraits(device).recordable
   }
 
   /** What the recorded step takes; undefined before it is. */

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from './errors.js'
 import { type NativeOps, opSignatures } from './nativeOps.js'
+import type { DeviceTraits } from './traits.js'
 
 export interface MemoryStats {
   /** Bytes of tensors and scratch in use. */
@@ -51,14 +52,13 @@ interface Native {
   instructionSet(): string
   /** Every device that this build and machine offer; starts the CUDA driver where there is one. */
   deviceNames(): string[]
+  /** One line for people; deviceTraits is for programs. */
   describeDevice(device: string): string
+  deviceTraits(device: string): DeviceTraits
   /** Toolkit and architectures of the CUDA backend; empty without one. */
   cudaBuild(): string
-  /** The families of kernels (native/cuda/families.def) that the device would choose, and the only ones that it must not (src/tensor/families.ts). */
-  kernelFamilies(device: string): string[]
+  /** The only families of kernels (native/cuda/families.def) that the device must not choose (src/tensor/families.ts). */
   avoidFamilies(device: string, names: readonly string[]): void
-  /** Streaming multiprocessors of a GPU, at most DENSECL_MULTIPROCESSORS; 0 for the CPU. */
-  multiprocessors(device: string): number
   synchronize(device: string): void
   /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. Offsets in bytes. */
   pin(data: AnyTypedArray, device: string): void
@@ -71,7 +71,6 @@ interface Native {
   startRead(handle: number): number
   finishRead(ticket: number, data: AnyTypedArray): void
   /** Steps that are recorded and replayed (src/tensor/graph.ts). */
-  records(device: string): boolean
   startTrace(device: string): number
   endTrace(step: number): void
   startRecording(step: number): void
@@ -157,8 +156,8 @@ const opTable: ReadonlyMap<string, Signature> = (() => {
 
 /** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws where it cannot be used. */
 export function resolveDevice(wanted: string): string {
-  const device =
-    wanted === 'auto' ? (native.deviceNames().find((name) => name.startsWith('cuda:')) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
+  const gpu = (name: string): boolean => name.startsWith('cuda:')
+  const device = wanted === 'auto' ? (native.deviceNames().find(gpu) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
   native.describeDevice(device)
   return device
 }

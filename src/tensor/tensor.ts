@@ -1,5 +1,6 @@
 import { DenseclError, fail } from './errors.js'
 import { native, runPositional } from './native.js'
+import { deviceTraits } from './traits.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
 export type DType = (typeof dtypes)[number]
@@ -338,7 +339,7 @@ export class Tensor {
 export const kindOf = (value: unknown): string => (Object(value) === value ? value!.constructor.name : String(value))
 
 export function describe(tensor: Tensor): string {
-  return `${tensor.dtype}[${tensor.shape.join(',')}]${tensor.device === 'cpu' ? '' : ` on ${tensor.device}`}`
+  return `${tensor.dtype}[${tensor.shape.join(',')}]${deviceTraits(tensor.device).hostMemory ? '' : ` on ${tensor.device}`}`
 }
 
 const scopes: Set<Tensor>[] = []

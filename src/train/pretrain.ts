@@ -27,6 +27,7 @@ import { DenseclError, fail } from '../tensor/errors.js'
 import { native, resolveDevice } from '../tensor/native.js'
 import { trustDevice } from '../selftest/trust.js'
 import { type FloatDType, type Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
+import { deviceTraits, fastestDType } from '../tensor/traits.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { writeBackbone } from '../weights/export.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint, saveCheckpoint } from './checkpoint.js'
@@ -268,7 +269,7 @@ class Run {
     )
     const { device, compute } = this.#placement
     log.line(
-      `device  ${device}, ${native.describeDevice(device)}${device === 'cpu' ? '' : `; ${config.precision === 'tf32' ? 'tf32' : compute}`}`,
+      `device  ${device}, ${native.describeDevice(device)}${deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}` : ''}`,
     )
     if (config.queueLength > images) {
       const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
@@ -284,8 +285,9 @@ class Run {
     const { fusion, tune: wanted, batchSize, imageSize, temperature, keyMomentum, normGroups } = this.#config
     const { device } = this.#placement
     const path = files(this.#out).tuning
-    const tunable = device.startsWith('cuda') || (device !== 'cpu' && (this.#tuner !== undefined || process.env.DENSECL_TUNE_SIMT === '1'))
-    if (!tunable) return untuned(fusion === 'auto' ? 'epilogue' : fusion)
+    const { tunable, simulated } = deviceTraits(device)
+    const clocked = !simulated || this.#tuner !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
+    if (!tunable || !clocked) return untuned(fusion === 'auto' ? 'epilogue' : fusion)
     const identity = this.#tuner?.identity ?? deviceIdentity(device)
     const kept = this.#resumed ? readTuning(path) : undefined
     if (kept !== undefined) {
@@ -315,7 +317,7 @@ class Run {
         budget: 20,
         now: () => performance.now(),
         hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
-        multiprocessors: native.multiprocessors(device),
+        multiprocessors: deviceTraits(device).multiprocessors,
         ...this.#tuner,
       })
       saveTuning(path, found, identity)
@@ -341,7 +343,7 @@ class Run {
     }
     // Reading waits for the device: it is read when a line is due, a GPU while it computes the next step. The CPU has finished anyway.
     const { device } = this.#placement
-    const [everyStep, beside] = [device === 'cpu', device.startsWith('cuda')]
+    const { hostMemory: everyStep, asynchronous: beside } = deviceTraits(device)
     let losses: StepResult['losses'] | undefined
     let unread = 0
     let due: Due | undefined
@@ -559,9 +561,10 @@ export interface Placement {
 
 export function resolvePlacement({ device: wanted, precision }: Config): Placement {
   const device = resolveDevice(wanted)
-  if (device === 'cpu' && (precision === 'bf16' || precision === 'tf32'))
-    fail('CONFIG', `precision is ${precision}: expected f32 on the CPU`)
-  return { device, compute: device !== 'cpu' && (precision === 'auto' || precision === 'bf16') ? 'bf16' : 'f32' }
+  const { dtypes, tf32 } = deviceTraits(device)
+  if ((precision === 'bf16' && !dtypes.includes('bf16')) || (precision === 'tf32' && !tf32))
+    fail('CONFIG', `precision is ${precision}: expected f32 on ${device}`)
+  return { device, compute: precision === 'auto' || precision === 'bf16' ? fastestDType(device) : 'f32' }
 }
 
 function buildModel(config: Config, kind: BackboneKind, { device, compute }: Placement): DenseCL {

@@ -4,6 +4,7 @@ import { chanceLoss } from '../methods/densecl/health.js'
 import type { StepResult } from '../methods/densecl/step.js'
 import { linePlot } from '../report/plot.js'
 import { native, type RecordedStep } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 import type { Position } from './checkpoint.js'
 import type { Config } from '../run/config.js'
 import { duration, type Metrics } from '../run/runLog.js'
@@ -31,15 +32,15 @@ export interface Progress {
  */
 function dataTimes({ spent: { images, decoding, rendering, uploading }, device }: Progress): [name: string, milliseconds: number][] {
   const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
-  return device === 'cpu'
+  return deviceTraits(device).rendersViews
     ? [
-        ['decode', each(decoding)],
-        ['augment', each(rendering)],
-      ]
-    : [
         ['decode', each(decoding)],
         ['place', each(rendering)],
         ['upload', each(uploading)],
+      ]
+    : [
+        ['decode', each(decoding)],
+        ['augment', each(rendering)],
       ]
 }
 

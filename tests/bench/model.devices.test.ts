@@ -7,15 +7,16 @@ import { bytesOf, type Call, stepCalls } from '../../src/bench/step/calls.js'
 import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
 import { native, runPositional } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
+import { setCapability, simulated } from '../support/capability.js'
 import { device, thorough } from '../support/devices.js'
 import { runCli, suite, testWhere } from '../support/suite.js'
 
 const test = suite(`model on ${device}`, device)
-/** Of simt (native/simt/backend.cpp). */
-const multiprocessors = 4
+const { multiprocessors } = deviceTraits(device)
 
 testWhere(
-  device === 'simt',
+  simulated,
   'the multiprocessors of another device are not known here',
   test,
   'weight gradients are split as the model splits them, by kernels of Ampere and of Hopper',
@@ -31,7 +32,7 @@ testWhere(
       fc.assert(
         fc.property(shape, ({ n, side, c, o, tile: id }) => {
           const hopper = id > 3
-          native.simtCapability!(hopper ? 90 : 80)
+          setCapability(hopper ? 90 : 80)
           const tile = tiles.find((one) => one.id === id)!
           const [m, width] = id === 5 ? [64, 128] : [tile.m, tile.n]
           const pixels = n * side * side
@@ -61,13 +62,13 @@ testWhere(
         { numRuns: thorough ? 15 : 4 },
       )
     } finally {
-      native.simtCapability!(80)
+      setCapability(80)
     }
   },
 )
 
 testWhere(
-  device === 'simt' && thorough,
+  simulated && thorough,
   'calls of a step are taken from simt',
   test,
   'the calls of a batch are found from those of one image and two',
@@ -93,7 +94,7 @@ testWhere(
 )
 
 testWhere(
-  device === 'simt' && thorough,
+  simulated && thorough,
   'calls of a step are taken from simt',
   test,
   'bench step prints every kernel of a step, and their sum',

@@ -14,8 +14,9 @@ import { Random } from '../../src/tensor/random.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
-import { native, packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { setCapability, simulated } from '../support/capability.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
 import { goldenRows } from '../support/golden.js'
@@ -48,7 +49,7 @@ if (thorough)
 
 /** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
 function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
-  native.simtCapability?.(capability)
+  setCapability(capability)
   fusion.level = level
   try {
     const model = withDevice(
@@ -89,12 +90,12 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
     model.dispose()
     return { losses, gradients }
   } finally {
-    native.simtCapability?.(80)
+    setCapability(80)
     fusion.level = 'epilogue'
   }
 }
 
-if (thorough && device === 'simt')
+if (thorough && simulated)
   test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
     const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
     for (const { losses, gradients } of [hopper, full]) {

@@ -6,17 +6,18 @@
 import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
-import { native, runPositional } from '../../src/tensor/native.js'
+import { runPositional } from '../../src/tensor/native.js'
 import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
+import { simulated, withCapability } from '../support/capability.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
 import { suite, testWhere } from '../support/suite.js'
 
 const test = suite(`Hopper's kernels at full size on ${device}`, device)
-const description = device === 'cpu' ? '' : native.describeDevice(device)
-const available = device === 'simt' || description.includes('compute capability 9.0')
+const available = simulated || deviceTraits(device).capability === 90
 const reason = 'no GPU of compute capability 9.0'
-const multiprocessors = Number(process.env.DENSECL_MULTIPROCESSORS ?? /(\d+) multiprocessors/.exec(description)?.[1] ?? 4)
+const { multiprocessors } = deviceTraits(device)
 
 /** Random values, drawn once and repeated in rows of random order: drawing every one would take longer than the kernels. */
 function random(pool: Tensor, seed: number, shape: Shape): Tensor {
@@ -44,10 +45,6 @@ function withPool<R>(body: (values: (seed: number, shape: Shape) => Tensor) => R
       return body((seed, shape) => random(pool, seed, shape))
     }),
   )
-}
-
-function capability(value: number): void {
-  if (device === 'simt') native.simtCapability!(value)
 }
 
 interface Layer {
@@ -88,13 +85,10 @@ for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.fi
           scope(() => {
             // What nobody wrote would be seen.
             const result = Tensor.full(shape, 7, dtype)
-            capability(tile > 3 ? 90 : 80)
-            try {
+            return withCapability(tile > 3 ? 90 : 80, () => {
               runPositional(op, [result, a, b], [...numbers, tile])
               return result.data() as Float32Array
-            } finally {
-              capability(80)
-            }
+            })
           })
         const expected = run(2)
         for (const tile of [4, 5]) {
@@ -127,13 +121,10 @@ testWhere(
         scope(() => {
           const as = (tensor: Tensor): Tensor => (dtype === 'bf16' ? tensor : tensor.to(dtype))
           const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
-          capability(dtype === 'bf16' ? 90 : 80)
-          try {
+          return withCapability(dtype === 'bf16' ? 90 : 80, () => {
             runPositional('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
             return results.map((tensor) => tensor.data() as Float32Array)
-          } finally {
-            capability(80)
-          }
+          })
         })
       const exact = run('f32', false)
       for (const promised of [false, true]) {

@@ -14,8 +14,9 @@ import { batchNorm } from '../../src/ops/batchNorm.js'
 import { add } from '../../src/ops/elementwise.js'
 import { maxPool2d } from '../../src/ops/pool2d.js'
 import { deferNorm, deferNormGradient, fusion, type FusionLevel } from '../../src/ops/fusion.js'
-import { native, observe } from '../../src/tensor/native.js'
+import { observe } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { simulated, withCapability } from '../support/capability.js'
 import { device } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
 import { suite, testWhere } from '../support/suite.js'
@@ -153,22 +154,19 @@ for (const dtype of ['f32', 'bf16'] as const) {
 
 // On Hopper a convolution with a prologue runs by mma.sync and one without by wgmma, where its channels are multiples of 64.
 testWhere(
-  device === 'simt',
+  simulated,
   'the test sets the capability',
   test,
   'bf16 on Hopper: levels that take different kernels differ by the order of sums',
   () => {
     const p: Shape = { images: 2, groups: 1, side: 8, inputs: 64, width: 64, stride: 1, shortcut: false, tile: 0, seed: 3 }
-    native.simtCapability!(90)
-    try {
+    withCapability(90, () => {
       const [epilogue, full] = (['epilogue', 'full'] as const).map((level) => atLevel(level, () => bottleneck(p, 'bf16')))
       // What docs/fusion.md promises: roundings of bf16 move where a sum's last bits decide.
       full!.forEach((values, i) =>
         assert.ok(relativeDistance(values, epilogue![i]!) < 0.01, `result ${i} differs by ${relativeDistance(values, epilogue![i]!)}`),
       )
-    } finally {
-      native.simtCapability!(80)
-    }
+    })
   },
 )
 

@@ -11,22 +11,21 @@ import { conv2d, convolution } from '../../src/ops/conv2d.js'
 import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'
 import { l2Normalize } from '../../src/ops/similarity.js'
-import { native } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
+import { simulated, withCapability } from '../support/capability.js'
 import { device } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
 import { suite, testWhere } from '../support/suite.js'
 
 const test = suite(`Hopper's kernels on ${device}`, device)
-const available = device === 'simt' || (device.startsWith('cuda') && native.describeDevice(device).includes('compute capability 9.0'))
+const available = simulated || deviceTraits(device).capability === 90
 
 function onHopper<R>(hopper: boolean, body: () => R, tile = 0): R {
-  if (device === 'simt') native.simtCapability!(hopper ? 90 : 80)
-  convolution.tile = hopper ? tile : device === 'simt' ? 0 : 2
+  convolution.tile = hopper ? tile : simulated ? 0 : 2
   try {
-    return body()
+    return withCapability(hopper ? 90 : 80, body)
   } finally {
-    native.simtCapability?.(80)
     convolution.tile = 0
   }
 }
@@ -206,25 +205,19 @@ function checkContrast({ rows, keys, dim, seed, unit: promised }: Contrast): voi
     )
 }
 
-const simulated = 'a GPU has no other kernels for it to compare with'
-testWhere(
-  device === 'simt',
-  simulated,
-  test,
-  'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions',
-  () => {
-    const shape: fc.Arbitrary<Contrast> = fc.record({
-      rows: fc.integer({ min: 1, max: 150 }),
-      keys: fc.constantFrom(3, 128, 300, 700),
-      dim: fc.constantFrom(8, 64, 72, 128),
-      seed: fc.nat(),
-      unit: fc.boolean(),
-    })
-    fc.assert(fc.property(shape, checkContrast), { numRuns: Math.ceil(runs / 2) })
-  },
-)
+const given = 'a GPU has no other kernels for it to compare with'
+testWhere(simulated, given, test, 'the contrastive loss, its statistics and its gradient, with tails of rows, keys and dimensions', () => {
+  const shape: fc.Arbitrary<Contrast> = fc.record({
+    rows: fc.integer({ min: 1, max: 150 }),
+    keys: fc.constantFrom(3, 128, 300, 700),
+    dim: fc.constantFrom(8, 64, 72, 128),
+    seed: fc.nat(),
+    unit: fc.boolean(),
+  })
+  fc.assert(fc.property(shape, checkContrast), { numRuns: Math.ceil(runs / 2) })
+})
 
-testWhere(device === 'simt', simulated, test, 'the contrastive loss over more tiles of keys than the ring has', () => {
+testWhere(simulated, given, test, 'the contrastive loss over more tiles of keys than the ring has', () => {
   for (const unit of [false, true]) checkContrast({ rows: 130, keys: 7000, dim: 64, seed: 1, unit })
 })
 

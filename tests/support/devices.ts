@@ -52,7 +52,6 @@ export function sanitized(root: string): Record<string, string> {
 
 function missingGpu(addon: string): { missing?: string } {
   if (!existsSync(addon)) return { missing: 'build-cuda is not built: npm run build:cuda' }
-  const program = `const addon = require(${JSON.stringify(addon)}); addon.initialize(Error); console.log(addon.deviceNames().join(' ')); try { addon.describeDevice('cuda:0') } catch (error) { console.log(String(error.message)) }`
-  const { stdout } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' })
-  return stdout.split('\n')[0]!.includes('cuda:0') ? {} : { missing: 'no CUDA device here' }
+  const program = `const addon = require(${JSON.stringify(addon)}); addon.initialize(Error); addon.deviceTraits('cuda:0')`
+  return spawnSync(process.execPath, ['-e', program]).status === 0 ? {} : { missing: 'no CUDA device here' }
 }

@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert'
 
 import { add, relu, scale } from '../../src/engine.js'
 import { Graph, onEveryRun } from '../../src/tensor/graph.js'
-import { native } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
 import { device } from '../support/devices.js'
 import { suite, throwsError } from '../support/suite.js'
 
@@ -133,7 +133,7 @@ test('the CPU records nothing and computes the same', () => {
     const graph = new Graph('cpu', () => add(input, input))
     for (let step = 0; step < 4; ++step) assert.equal([...graph.run().data()], [2, 4])
     assert.is(graph.plan, undefined)
-    assert.not.ok(native.records('cpu'))
+    assert.not.ok(deviceTraits('cpu').recordable)
     graph.dispose()
   })
 })

@@ -25,7 +25,7 @@ DEVICE float blockSum(float value, float* buffer) {
   return total;
 }
 
-// Rows that one row of the statistics of a convolution covers: what every tile is a multiple of (src/ops/conv2d.ts knows it too).
+// Rows that one row of the statistics of a convolution covers: what every tile is a multiple of.
 constexpr int kStatisticsRows = 64;
 
 // Mean and sum of squared deviations of a set, merged without cancellation (T. Chan, G. Golub, R. LeVeque, 1979).

@@ -7,9 +7,11 @@
 
 namespace densecl::cuda {
 
+constexpr int kVectorBytes = 16;
+
 template <class T>
-struct alignas(16) Vector {
-  static constexpr int kLength = 16 / static_cast<int>(sizeof(T));
+struct alignas(kVectorBytes) Vector {
+  static constexpr int kLength = kVectorBytes / static_cast<int>(sizeof(T));
   T v[kLength];
 };
 

@@ -10,6 +10,7 @@ import { Sgd } from '../../optim/sgd.js'
 import { fail } from '../../tensor/errors.js'
 import { native, observe } from '../../tensor/native.js'
 import { Tensor, withDevice } from '../../tensor/tensor.js'
+import { deviceTraits } from '../../tensor/traits.js'
 import { Trainer } from '../../train/trainer.js'
 
 export interface CallTensor {
@@ -33,10 +34,12 @@ export interface StepShape {
   hidden?: number
 }
 
-const device = 'simt'
+/** The device of the addon whose kernels are simulated; undefined where it has none. */
+export const simulatedDevice = (): string | undefined => native.deviceNames().find((name) => deviceTraits(name).simulated)
 
 /** The calls of the second step of each batch size, when the key encoder is moved by the optimiser. */
 function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
+  const device = simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
   const outer = fusion.level
   fusion.level = level
   const model = withDevice(
