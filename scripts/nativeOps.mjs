@@ -56,7 +56,7 @@ const rows = ops.map(
 )
 const written = ({ name, mark }) => name + mark
 const signatures = ops.map(({ name, tensors, numbers }) => `  '${name}(${tensors.map(written)})(${numbers.map(written)})',`)
-const made = `// Made by scripts/nativeOps.mjs from ${source}; npm run build writes it again.
+let made = `// Made by scripts/nativeOps.mjs from ${source}; npm run build writes it again.
 
 /** What each native op is called with; T is a tensor. */
 export interface NativeOps<T> {
@@ -67,6 +67,27 @@ ${rows.join('\n')}
 export const opSignatures: readonly string[] = [
 ${signatures.join('\n')}
 ]
+`
+
+// The kinds of elementwise ops: places in the lists of maps.def.
+const maps = readFileSync(join(root, 'native/core/maps.def'), 'utf8')
+const placed = (list, value) =>
+  [...maps.matchAll(new RegExp(`^(${list})\\((\\w+),`, 'gm'))].map(([, kind, name], i) => `  ${name}: ${value(kind, i)},`).join('\n')
+made += `
+/** The formulas of native/core/maps.def by which binary computes, as the numbers that it is called with. */
+export const binaryKinds = {
+${placed('BINARY', (_, i) => i)}
+} as const
+
+/** The same of compare. */
+export const compareKinds = {
+${placed('COMPARISON', (_, i) => i)}
+} as const
+
+/** The same of unary and unaryBackward, and which of x and y the gradient is computed from. */
+export const unaryKinds = {
+${placed('UNARY_[XY]', (kind, i) => `{ kind: ${i}, saved: '${kind.at(-1).toLowerCase()}' }`)}
+} as const
 `
 const path = join(root, 'src', 'tensor', 'nativeOps.ts')
 if (!existsSync(path) || readFileSync(path, 'utf8') !== made) writeFileSync(path, made)

@@ -26,7 +26,27 @@ export { apply, noGrad, Tape, valueAndGradients } from './autograd/tape.js'
 
 export { batchNorm, type BatchNormOptions } from './ops/batchNorm.js'
 export { conv2d, type Conv2dOptions } from './ops/conv2d.js'
-export { add, concat, dropout, relu, reshape, scale } from './ops/elementwise.js'
+export {
+  add,
+  div,
+  equal,
+  greater,
+  greaterEqual,
+  less,
+  lessEqual,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  notEqual,
+  pow,
+  sub,
+  where,
+} from './ops/arithmetic.js'
+export { type Operand } from './ops/broadcast.js'
+export { max, mean, type ReduceOptions, sum, type SumOptions, variance } from './ops/reduce.js'
+export { abs, exp, gelu, log, reciprocal, sigmoid, silu, sqrt, square, tanh } from './ops/unary.js'
+export { concat, dropout, relu, reshape, scale } from './ops/elementwise.js'
 export { fusion, type FusionLevel } from './ops/fusion.js'
 export { layerNorm } from './ops/layerNorm.js'
 export { linear } from './ops/linear.js'

@@ -10,6 +10,7 @@ interface Node {
   needs: Record<string, boolean>
   saved: Record<string, Tensor>
   output: number
+  dtype: DType
 }
 
 let active: Tape | undefined
@@ -58,6 +59,7 @@ export class Tape {
       needs: Object.fromEntries(present.map(([name, tensor]) => [name, this.#tracked.has(tensor.id)])),
       saved: Object.fromEntries(Object.entries(saved).map(([name, tensor]) => [name, tensor.alias().keep()])),
       output: output.id,
+      dtype: output.dtype,
     })
     for (const tensor of Object.values(saved)) this.#saved.set(tensor.id, tensor.deferral === undefined ? tensor.bytes : 0)
     this.#tracked.add(output.id)
@@ -190,8 +192,10 @@ class Gradients {
     if (sums !== undefined) this.#sums.set(id, sums)
     if (before === undefined) return
     if (!done) {
-      const sum = Tensor.empty(gradient.shape, gradient.dtype, gradient.device).keep()
-      runPositional('add', [sum, before, gradient])
+      // One of two may be of the dtype that accumulates the other's.
+      const dtype = before.dtype === gradient.dtype ? gradient.dtype : accumulator(gradient.dtype)
+      const sum = Tensor.empty(gradient.shape, dtype, gradient.device).keep()
+      scope(() => runPositional('add', [sum, asDType(before, dtype), asDType(gradient, dtype)]))
       gradient.dispose()
       this.#held.set(id, sum)
     }
@@ -202,6 +206,8 @@ class Gradients {
     for (const tensor of [...this.#held.values(), ...this.#sums.values()]) tensor.dispose()
   }
 }
+
+const asDType = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : x.to(dtype))
 
 function* differentiableInputs(node: Node): Generator<number> {
   for (const { name, id } of node.inputs) if (node.needs[name]) yield id
@@ -220,8 +226,10 @@ function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
     if (end !== undefined && !twice) ends.set(name, end)
   }
   const last = Object.fromEntries([...ends].map(([name, { epilogue }]) => [name, epilogue]))
-  const context = { grad, saved: node.saved, attrs: node.attrs, needs: node.needs, last, sums: gradients.sums(node.output) }
-  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward(context))))
+  // Weights of bf16 have gradients of f32, which ops that made them from tensors of bf16 do not meet.
+  const dtype = Object.keys(node.saved).length === 0 ? grad.dtype : node.dtype
+  const context = { saved: node.saved, attrs: node.attrs, needs: node.needs, last, sums: gradients.sums(node.output) }
+  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward({ ...context, grad: asDType(grad, dtype) }))))
   for (const input of node.inputs) {
     const gradient = result[input.name]
     if (!node.needs[input.name]) {

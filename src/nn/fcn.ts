@@ -2,7 +2,8 @@
  * FCN (Shelhamer et al., arXiv:1605.06211) as mmsegmentation builds it on a dilated backbone (R50-D8), and its names: `backbone`,
  * `decode_head` on the last map, `auxiliary_head` on the one before (docs/method.md, Segmentation).
  */
-import { add, concat, dropout, scale } from '../ops/elementwise.js'
+import { add } from '../ops/arithmetic.js'
+import { concat, dropout, scale } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { fail } from '../tensor/errors.js'

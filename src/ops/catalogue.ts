@@ -1,13 +1,16 @@
+import { addOp, compareOp, divOp, maximumOp, minimumOp, mulOp, powOp, subOp, whereOp } from './arithmetic.js'
 import { batchNormOp } from './batchNorm.js'
 import { conv2dOp } from './conv2d.js'
-import { addOp, concatOp, dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
+import { concatOp, dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
 import { groupedConv2dOp } from './groupedConv2d.js'
 import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
 import { crossEntropyOp, infoNceOp } from './losses.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
+import { maxOp, sumOp } from './reduce.js'
 import { resizeBilinearOp } from './resizeBilinear.js'
 import { denseMatchOp, gatherRowsOp, l2NormalizeOp } from './similarity.js'
+import { unaryOps } from './unary.js'
 
 interface AnyOp {
   readonly name: string
@@ -22,13 +25,16 @@ const table = <Name extends string>(ops: Readonly<Record<Name, AnyOp>>): Readonl
  * not compile, and an op without a gradient has said `notDifferentiable`.
  */
 export const catalogue = table({
+  ...unaryOps,
   add: addOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
+  compare: compareOp,
   concat: concatOp,
   conv2d: conv2dOp,
   crossEntropy: crossEntropyOp,
   denseMatch: denseMatchOp,
+  div: divOp,
   dropout: dropoutOp,
   gatherRows: gatherRowsOp,
   groupedConv2d: groupedConv2dOp,
@@ -36,11 +42,19 @@ export const catalogue = table({
   l2Normalize: l2NormalizeOp,
   layerNorm: layerNormOp,
   linear: linearOp,
+  max: maxOp,
+  maximum: maximumOp,
   maxPool2d: maxPool2dOp,
+  minimum: minimumOp,
+  mul: mulOp,
+  pow: powOp,
   relu: reluOp,
   reshape: reshapeOp,
   resizeBilinear: resizeBilinearOp,
   scale: scaleOp,
+  sub: subOp,
+  sum: sumOp,
+  where: whereOp,
 })
 
 export type OpName = keyof typeof catalogue

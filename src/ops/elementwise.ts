@@ -7,10 +7,6 @@ import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
 interface Unary extends Inputs {
   x: Tensor
 }
-interface Binary extends Inputs {
-  a: Tensor
-  b: Tensor
-}
 
 export const reluOp = defineOp<Unary>({
   name: 'relu',
@@ -31,26 +27,6 @@ export const reluOp = defineOp<Unary>({
 export function relu(x: Tensor): Tensor {
   expectFloats('relu', { x })
   return apply(reluOp, { x }, {})[0]!
-}
-
-export const addOp = defineOp<Binary>({
-  name: 'add',
-  forward({ a, b }) {
-    const y = Tensor.empty(a.shape, a.dtype)
-    runPositional('add', [y, a, b])
-    return { outputs: [y] }
-  },
-  // da = db = dy
-  backward({ grad }) {
-    return { a: grad.alias(), b: grad.alias() }
-  },
-})
-
-/** a + b of one shape. */
-export function add(a: Tensor, b: Tensor): Tensor {
-  expectFloats('add', { a, b })
-  expectShape('add', 'b', b, a.shape, 'the shape of a')
-  return apply(addOp, { a, b }, {})[0]!
 }
 
 export const scaleOp = defineOp<Unary, { factor: number | Tensor }>({

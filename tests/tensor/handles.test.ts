@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads'
 
 import * as assert from 'uvu/assert'
 
-import { add } from '../../src/ops/elementwise.js'
+import { add } from '../../src/ops/arithmetic.js'
 import { DenseclError } from '../../src/tensor/errors.js'
 import { addonPath, native, runPositional } from '../../src/tensor/native.js'
 import { leakedTensors, scope, Tensor } from '../../src/tensor/tensor.js'

@@ -2,17 +2,6 @@ import { runPositional } from '../../tensor/native.js'
 import { type FamilyCases, map, mapSize } from './benchCase.js'
 
 export const elementwiseCases = {
-  add: [
-    {
-      name: 'layer1 join',
-      flops: (n) => n * mapSize,
-      prepare(s) {
-        const tensors = [s.output(map(s.batch)), s.values(map(s.batch)), s.values(map(s.batch))]
-        return () => runPositional('add', tensors)
-      },
-      peer: { op: 'add', numbers: (n) => [...map(n)] },
-    },
-  ],
   concat: [
     {
       name: 'two maps of 256 channels',

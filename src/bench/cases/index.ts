@@ -3,6 +3,7 @@
  * floating-point operations they must do and the bytes they must move, each input read once and each output written once.
  */
 import type { OpName } from '../../ops/catalogue.js'
+import { arithmeticCases } from './arithmetic.js'
 import { batchNormCases } from './batchNorm.js'
 import type { BenchCases } from './benchCase.js'
 import { convNextCases } from './convNext.js'
@@ -11,10 +12,13 @@ import { elementwiseCases } from './elementwise.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
 import { pool2dCases } from './pool2d.js'
+import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
 import { similarityCases } from './similarity.js'
+import { unaryCases } from './unary.js'
 
 export const benchCases: Readonly<Record<OpName, BenchCases>> = {
+  ...arithmeticCases,
   ...batchNormCases,
   ...conv2dCases,
   ...convNextCases,
@@ -22,6 +26,8 @@ export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...linearCases,
   ...lossesCases,
   ...pool2dCases,
+  ...reduceCases,
   ...resizeBilinearCases,
   ...similarityCases,
+  ...unaryCases,
 }

@@ -5,7 +5,8 @@
  * Letters: N images, S grid side, P = S * S positions, C backbone channels, D embedding dimension, K queue length.
  */
 import { noGrad, Tape } from '../../autograd/tape.js'
-import { add, reshape, scale } from '../../ops/elementwise.js'
+import { add } from '../../ops/arithmetic.js'
+import { reshape, scale } from '../../ops/elementwise.js'
 import { infoNce } from '../../ops/losses.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import { scope, type Tensor, type TypedArray } from '../../tensor/tensor.js'

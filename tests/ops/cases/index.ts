@@ -1,4 +1,5 @@
 import type { OpName } from '../../../src/ops/catalogue.js'
+import { arithmeticCases } from './arithmetic.js'
 import { batchNormCases } from './batchNorm.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
@@ -7,11 +8,14 @@ import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
 import type { OpCase } from './opCase.js'
 import { pool2dCases } from './pool2d.js'
+import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
 import { similarityCases } from './similarity.js'
+import { unaryCases } from './unary.js'
 
 /** One description for each op of the catalogue: an op without one does not compile. */
 export const opCases: Readonly<Record<OpName, OpCase>> = {
+  ...arithmeticCases,
   ...batchNormCases,
   ...conv2dCases,
   ...elementwiseCases,
@@ -19,6 +23,8 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...linearCases,
   ...lossesCases,
   ...pool2dCases,
+  ...reduceCases,
   ...resizeBilinearCases,
   ...similarityCases,
+  ...unaryCases,
 }

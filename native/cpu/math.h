@@ -1,0 +1,111 @@
+// The functions that native/core/maps.def is written with. Those of float have neither branches nor calls, so that loops over them become
+// vector code; their polynomials are minimax fits (Lawson's iteration on Chebyshev nodes) with relative errors below 2^-24 before rounding.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "isa.h"
+
+namespace densecl::cpu {
+
+union FloatBits {
+  float f;
+  int32_t i;
+};
+INLINE int32_t bitsOf(float x) {
+  FloatBits bits;
+  bits.f = x;
+  return bits.i;
+}
+INLINE float floatOf(int32_t i) {
+  FloatBits bits;
+  bits.i = i;
+  return bits.f;
+}
+
+// e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln 2 / 2. The power of two is applied in two halves: either fits a float where the result
+// overflows or is subnormal.
+INLINE float expOf(float x) {
+  const float low = x < -104.0f ? -104.0f : x, bounded = low > 89.0f ? 89.0f : low;
+  // Added to and subtracted from 1.5 2^23, a float is rounded to a whole number.
+  const float shifted = bounded * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 0.00138145577f;
+  p = p * r + 0.00836873577f;
+  p = p * r + 0.0416683899f;
+  p = p * r + 0.166665205f;
+  p = p * r + 0.499999934f;
+  const float e = (p * r) * r + r + 1.0f;
+  const int32_t whole = bitsOf(shifted) - 0x4b400000, half = whole >> 1;
+  return e * floatOf((half + 127) << 23) * floatOf((whole - half + 127) << 23);
+}
+INLINE double expOf(double x) { return std::exp(x); }
+
+// log x = e ln 2 + log(1 + f) with x = 2^e (1 + f), 2/3 <= 1 + f < 4/3.
+INLINE float logOf(float x) {
+  const bool subnormal = x < 1.17549435e-38f;
+  const int32_t bits = bitsOf(subnormal ? x * 8388608.0f : x);
+  const int32_t e = (bits - 0x3f2aaaab) >> 23;
+  const float f = floatOf(bits - e * (1 << 23)) - 1.0f, exponent = static_cast<float>(e) - (subnormal ? 23.0f : 0.0f);
+  float p = -0.128456494f;
+  p = p * f + 0.139944732f;
+  p = p * f - 0.121937954f;
+  p = p * f + 0.140039183f;
+  p = p * f - 0.166798781f;
+  p = p * f + 0.200105202f;
+  p = p * f - 0.249998093f;
+  p = p * f + 0.333332141f;
+  const float square = f * f;
+  const float value = exponent * 0.693359375f + (f + (square * (f * p - 0.5f) - exponent * 2.12194440e-4f));
+  const float finite = x > 3.40282347e38f ? x : value;
+  const float positive = x == 0.0f ? -std::numeric_limits<float>::infinity() : finite;
+  return x >= 0.0f ? positive : std::numeric_limits<float>::quiet_NaN();
+}
+INLINE double logOf(double x) { return std::log(x); }
+
+INLINE float sqrtOf(float x) { return std::sqrt(x); }
+INLINE double sqrtOf(double x) { return std::sqrt(x); }
+
+template <class T>
+INLINE T sigmoidOf(T x) {
+  return T(1) / (T(1) + expOf(-x));
+}
+
+// x + x^3 P(x^2) near 0, else 1 - 2 / (e^2|x| + 1) with the sign of x.
+INLINE float tanhOf(float x) {
+  const float magnitude = x < 0.0f ? -x : x, square = x * x;
+  float p = -0.00570499041f;
+  p = p * square + 0.0206390907f;
+  p = p * square - 0.0537397163f;
+  p = p * square + 0.133314422f;
+  p = p * square - 0.333332819f;
+  const float near = x + x * (square * p), far = 1.0f - 2.0f / (expOf(2.0f * magnitude) + 1.0f);
+  return magnitude < 0.625f ? near : x < 0.0f ? -far : far;
+}
+INLINE double tanhOf(double x) { return std::tanh(x); }
+
+// The distribution function of the normal distribution: erfc(u) / 2 = e^-u^2 t P(t), t = 1 / (1 + 0.3275911 u), for u = |x| / sqrt 2.
+INLINE float normalCdf(float x) {
+  const float magnitude = x < 0.0f ? -x : x, bounded = magnitude > 15.0f ? 15.0f : magnitude;
+  const float t = 1.0f / (1.0f + 0.3275911f * 0.707106781f * bounded);
+  float p = 0.0283378584f;
+  p = p * t - 0.158562085f;
+  p = p * t + 0.313671367f;
+  p = p * t - 0.28001899f;
+  p = p * t + 0.250680651f;
+  p = p * t - 0.0251887201f;
+  p = p * t + 0.102975213f;
+  p = p * t + 0.0828179916f;
+  p = p * t + 0.0928971952f;
+  p = p * t + 0.0923895174f;
+  const float tail = expOf(-0.5f * bounded * bounded) * t * p;
+  const float value = x < 0.0f ? tail : 1.0f - tail;
+  return x == x ? value : x;
+}
+INLINE double normalCdf(double x) { return 0.5 * std::erfc(x * -0.7071067811865476); }
+
+INLINE float powOf(float a, float b) { return std::pow(a, b); }
+INLINE double powOf(double a, double b) { return std::pow(a, b); }
+
+}  // namespace densecl::cpu

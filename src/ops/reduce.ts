@@ -1,0 +1,115 @@
+/** Reductions along axes: sum, mean, max, variance. */
+import { defineOp, expectFloats, type Inputs } from '../autograd/op.js'
+import { apply } from '../autograd/tape.js'
+import { fail } from '../tensor/errors.js'
+import { accumulator, describe, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
+import { sub } from './arithmetic.js'
+import { asDType, binary, reduceTo, spread } from './broadcast.js'
+import { square } from './unary.js'
+
+export interface ReduceOptions {
+  /** The axes that are reduced, counted from the end where negative; all of them by default. */
+  axes?: number | readonly number[] | undefined
+  /** Keeps the reduced axes with one element, so that the result broadcasts against x. False by default. */
+  keepDims?: boolean | undefined
+}
+export interface SumOptions extends ReduceOptions {
+  /** The dtype of the result: that of x by default, or f32, in which bf16 is summed anyway. */
+  dtype?: FloatDType | undefined
+}
+
+interface Reduced extends Inputs {
+  x: Tensor
+}
+interface ReduceAttrs {
+  /** The shape of x, and that with one element along the reduced axes. */
+  from: Shape
+  kept: Shape
+  /** The shape of the result. */
+  to: Shape
+  dtype: FloatDType
+  /** That of x. */
+  source: DType
+  scale: number
+}
+
+/** An axis of x, counted from the front. */
+export function axisOf(op: string, x: Tensor, axis: number): number {
+  const rank = x.shape.length
+  if (!Number.isInteger(axis) || axis < -rank || axis >= rank)
+    fail('ARGUMENT', `${op}: expected an axis of x ${describe(x)}, from ${-rank} to ${rank - 1}, but received ${axis}`)
+  return axis < 0 ? axis + rank : axis
+}
+
+function attrsOf(op: string, x: Tensor, { axes, keepDims = false, dtype }: SumOptions): ReduceAttrs {
+  expectFloats(op, { x })
+  const list =
+    axes === undefined ? x.shape.map((_, axis) => axis) : (typeof axes === 'number' ? [axes] : axes).map((axis) => axisOf(op, x, axis))
+  const reduced = new Set(list)
+  if (reduced.size !== list.length) fail('ARGUMENT', `${op}: expected each axis once but received [${(axes as number[]).join(',')}]`)
+  if (dtype !== undefined && dtype !== x.dtype && dtype !== accumulator(x.dtype))
+    fail('DTYPE', `${op}: expected a result of ${x.dtype} or ${accumulator(x.dtype)} but received ${dtype}`)
+  const kept = x.shape.map((d, axis) => (reduced.has(axis) ? 1 : d))
+  const to = keepDims ? kept : x.shape.filter((_, axis) => !reduced.has(axis))
+  return { from: x.shape, kept, to, dtype: dtype ?? (x.dtype as FloatDType), source: x.dtype, scale: 1 }
+}
+
+export const sumOp = defineOp<Reduced, ReduceAttrs>({
+  name: 'sum',
+  forward({ x }, { kept, to, dtype, scale }) {
+    return { outputs: [reduceTo(x, kept, dtype, { scale }).alias(to)] }
+  },
+  // dx = scale dy, repeated along the reduced axes
+  backward({ grad, attrs: { from, kept, source, scale } }) {
+    return { x: spread(asDType(grad.alias(kept), source), from, scale) }
+  },
+})
+
+/** The sum of x along `axes`, 0 over no elements. bf16 is summed in f32. */
+export function sum(x: Tensor, options: SumOptions = {}): Tensor {
+  return apply(sumOp, { x }, attrsOf('sum', x, options))[0]!
+}
+
+/** The mean of x along `axes`, NaN over no elements. bf16 is summed in f32. */
+export function mean(x: Tensor, options: SumOptions = {}): Tensor {
+  const attrs = attrsOf('mean', x, options)
+  return apply(sumOp, { x }, { ...attrs, scale: sizeOf(attrs.kept) / x.size })[0]!
+}
+
+export const maxOp = defineOp<Reduced, ReduceAttrs>({
+  name: 'max',
+  forward({ x }, { kept, to, dtype }) {
+    const largest = reduceTo(x, kept, dtype, { maximum: true })
+    return { outputs: [largest.alias(to)], saved: { x, largest } }
+  },
+  // dx = dy / n at each of the n elements that are the largest, else 0
+  backward({ grad, saved, attrs: { kept } }) {
+    const matches = binary('matches', saved.x!, saved.largest!)
+    const share = binary('div', grad.alias(kept), reduceTo(matches, kept, accumulator(matches.dtype)))
+    return { x: binary('mul', matches, asDType(share, matches.dtype)) }
+  },
+})
+
+/**
+ * The largest element along `axes`, and NaN where one of them is NaN. Where several are the largest they share the gradient equally (as
+ * PyTorch's amax). Throws SHAPE over no elements.
+ */
+export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
+  const attrs = attrsOf('max', x, options)
+  if (x.size === 0 && sizeOf(attrs.kept) > 0)
+    fail('SHAPE', `max: expected at least one element along the axes but received x ${describe(x)}`)
+  return apply(maxOp, { x }, attrs)[0]!
+}
+
+/**
+ * The variance of x along `axes`: the mean of the squared deviations from the mean, in two passes, so that a large mean does not cancel.
+ * The sum is divided by n - `correction` for n elements: 0 by default, 1 for the unbiased estimate.
+ */
+export function variance(x: Tensor, { correction = 0, ...options }: ReduceOptions & { correction?: number } = {}): Tensor {
+  const attrs = attrsOf('variance', x, options)
+  const count = x.size / sizeOf(attrs.kept)
+  return scope(() => {
+    const deviation = sub(x, mean(x, { axes: options.axes, keepDims: true }))
+    return apply(sumOp, { x: square(deviation) }, { ...attrs, scale: 1 / (count - correction) })[0]!
+  })
+}
