@@ -69,6 +69,7 @@ export {
   frameworkDefault,
   type Initialization,
   kaimingNormal,
+  LayerNorm,
   Linear,
   type NormMode,
 } from './nn/layers.js'

@@ -1,5 +1,6 @@
 import { batchNorm, type BatchNormOptions } from '../ops/batchNorm.js'
 import { conv2d, conv2dForNorm, type Conv2dOptions, type ConvolutionForNorm } from '../ops/conv2d.js'
+import { layerNorm } from '../ops/layerNorm.js'
 import { linear } from '../ops/linear.js'
 import { onEveryRun } from '../tensor/graph.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../tensor/tensor.js'
@@ -64,7 +65,7 @@ export class Conv2d {
     readonly kernel: number,
     readonly options: Conv2dOptions & { fill: Fill; bias?: Fill },
   ) {
-    this.weight = draw(build, [outputs, kernel, kernel, inputs], options.fill)
+    this.weight = draw(build, [outputs, kernel, kernel, inputs / (options.groups ?? 1)], options.fill)
     this.#copy = copyOf(build, this.weight)
     this.bias = options.bias === undefined ? undefined : draw(build, [outputs], options.bias)
   }
@@ -106,6 +107,31 @@ export class Linear {
     const state = emptyState()
     state.parameters.set('weight', this.weight).set('bias', this.bias)
     if (this.#copy !== undefined) state.copies.set('weight', this.#copy)
+    return state
+  }
+}
+
+/** Layer norm over the channels of each position, or of each row. */
+export class LayerNorm {
+  readonly weight: Tensor
+  readonly bias: Tensor
+
+  constructor(
+    { dtype }: Build,
+    channels: number,
+    readonly eps = 1e-5,
+  ) {
+    this.weight = Tensor.full([channels], 1, dtype).keep()
+    this.bias = Tensor.zeros([channels], dtype).keep()
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, { eps: this.eps })
+  }
+
+  state(): State {
+    const state = emptyState()
+    state.parameters.set('weight', this.weight).set('bias', this.bias)
     return state
   }
 }
