@@ -74,10 +74,10 @@ where('documents and headings that comments cite exist', () => {
   assert.ok(cited > 20, `only ${cited} citations were found`)
 })
 
-where('files that documents name exist', () => {
+where('files and folders that documents name exist', () => {
   let named = 0
   for (const path of documents()) {
-    for (const [, file] of text(path).matchAll(/`((?:src|native|tests|bench|scripts|docs|examples)\/[\w./-]+\.\w+)`/g)) {
+    for (const [, file] of text(path).matchAll(/`((?:src|native|tests|bench|scripts|docs|examples)\/[\w./-]+)`/g)) {
       assert.ok(existsSync(join(packageRoot, file!)), `${nameOf(path)}: ${file} does not exist`)
       named += 1
     }

@@ -107,7 +107,8 @@ async function killed(args: string[], signal: NodeJS.Signals, steps: number): Pr
   return new Promise((resolve) => child.on('close', (code) => resolve(code)))
 }
 
-const flags = (set: Partial<Config>): string[] => Object.entries({ ...tiny, ...set }).map(([key, value]) => `${key}=${String(value)}`)
+const flags = (set: Partial<Config>): string[] =>
+  Object.entries({ ...tiny, ...set }).map(([key, value]) => `${key}=${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
 
 test('after kill -9 in the middle of an epoch, resume gives bit for bit the weights of the uninterrupted run', async () => {
   await withFolder(async (folder) => {
