@@ -76,5 +76,16 @@ export {
 export { allTensors, disposeState, emptyState, include, refreshCopies, type State } from './nn/module.js'
 export { dilated8, ResNet, resnet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
 
+export { Adam, AdamW, type AdamOptions, type AdaptiveMoments } from './optim/adam.js'
+export { clipByGlobalNorm } from './optim/clip.js'
+export { Lars, type LarsOptions } from './optim/lars.js'
+export {
+  type EmaTarget,
+  matricesAndKernels,
+  Optimizer,
+  type ParameterFilter,
+  type UpdateOptions,
+  type UpdateTensors,
+} from './optim/optimizer.js'
 export { learningRate, type Schedule } from './optim/schedule.js'
-export { checkFinite, type EmaTarget, Sgd, type SgdOptions } from './optim/sgd.js'
+export { checkFinite, Sgd, type SgdOptions } from './optim/sgd.js'

@@ -18,6 +18,7 @@ export { denseclStep, type Observed, type StepConstants, type StepOptions, StepR
 
 export { averagePrecision, type PrecisionForm } from './eval/averagePrecision.js'
 export { type ExtractOptions, type FeatureName, featureRows, poolFeature } from './eval/features.js'
+export { type ResumableOptions } from './eval/resumable.js'
 export { extractFeatures, type Features, knnAccuracy, type KnnOptions, knnPredict } from './eval/knn.js'
 export {
   evaluateLinear,

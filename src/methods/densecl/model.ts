@@ -1,7 +1,7 @@
 import { disposeState, emptyState, include, refreshCopies, type State } from '../../nn/module.js'
 import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
-import type { EmaTarget } from '../../optim/sgd.js'
+import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
 import { runPositional } from '../../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
