@@ -48,7 +48,7 @@ struct Types {
     require(open != std::string::npos && text.back() == ']', "INTERNAL", "ops.def: not a type: " + text);
     Type type;
     type.dtype = text.substr(0, open);
-    if (type.dtype.size() == 1) type.dtypeSymbol = symbol("dtype " + type.dtype);
+    if (type.dtype.size() == 1 && type.dtype != "_") type.dtypeSymbol = symbol("dtype " + type.dtype);
     std::string name;
     for (size_t at = open + 1; at < text.size(); ++at) {
       if (text[at] != ',' && text[at] != ']') {
@@ -117,7 +117,7 @@ class Binding {
   void checkDType(const Type& type) {
     const DType actual = tensor_->dtype;
     if (type.dtypeSymbol < 0) {
-      if (type.dtype != dtypeName(actual)) refuse("DTYPE", "");
+      if (type.dtype != "_" && type.dtype != dtypeName(actual)) refuse("DTYPE", "");
       return;
     }
     const bool accumulates = type.dtype == "A";
@@ -158,16 +158,22 @@ const Types& typesOf(int index) {
 void Signature::check(const Call& call) const {
   const Types& types = typesOf(call.index);
   Binding binding(name, types);
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const TensorParameter& parameter = tensors[i];
-    const bool required = parameter.presence == Presence::required || parameter.presence == Presence::list;
-    for (uint32_t k = call.firstTensor[i]; k < call.firstTensor[i + 1]; ++k) {
-      if (call.tensors[k] != nullptr)
-        binding.check(parameter, types.of[i], *call.tensors[k]);
-      else
-        require(!required, "ARGUMENT", std::string(name) + ": the tensor " + parameter.name + " is missing");
+  const auto checkTensors = [&](bool floating) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const TensorParameter& parameter = tensors[i];
+      if ((types.of[i].dtype == "T") != floating) continue;
+      const bool required = parameter.presence == Presence::required || parameter.presence == Presence::list;
+      for (uint32_t k = call.firstTensor[i]; k < call.firstTensor[i + 1]; ++k) {
+        if (call.tensors[k] != nullptr)
+          binding.check(parameter, types.of[i], *call.tensors[k]);
+        else
+          require(!required, "ARGUMENT", std::string(name) + ": the tensor " + parameter.name + " is missing");
+      }
     }
-  }
+  };
+  // What the others are accumulated in is known when T is.
+  checkTensors(true);
+  checkTensors(false);
   for (size_t i = 0; i < numbers.size(); ++i) {
     const auto& [parameter, kind, least] = numbers[i];
     for (uint32_t k = call.firstNumber[i]; k < call.firstNumber[i + 1]; ++k) {

@@ -13,7 +13,7 @@ enum class Presence { required, optional, list, optionalList };
 struct TensorParameter {
   const char* name;
   // The dtype and shape, such as "T[N,H,W,C]". A dtype is f32, i32, u8, another lower-case name, T (any floating dtype), A (what T is
-  // accumulated in: f64 for f64, else f32), or another capital letter (any dtype); a capital stands for one dtype in the whole call. A
+  // accumulated in: f64 for f64, else f32), `_` or another capital letter (any dtype); a capital stands for one dtype in the whole call. A
   // dimension is a number, a name that stands for one size in the whole call, `_` for any size, or, in front of all others, a name with
   // three dots for any number of dimensions, the same in the whole call.
   const char* type;
@@ -32,8 +32,8 @@ struct Call;
 
 struct Signature {
   const char* name;
-  std::vector<TensorParameter> tensors;
-  std::vector<NumberParameter> numbers;
+  std::vector<TensorParameter> tensors = {};
+  std::vector<NumberParameter> numbers = {};
 
   // Throws ARGUMENT, DTYPE or SHAPE for a call that does not fit, with the names of op and parameter.
   void check(const Call& call) const;

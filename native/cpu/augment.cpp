@@ -251,9 +251,11 @@ class View {
 //   8 grayscale; blur: 9 sigma (0: none), 10 radius; 11 mean (3); 14 deviation (3); 17 the colour adjustments in order, four
 //   pairs of kind (0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none) and value
 void augment(const Call& call) {
-  const Tensor &out = call.t(0), *second = call.optional(1), &pixels = call.t(2), &table = call.t(3);
+  using Names = args::augment;
+  const Tensor &out = call.tensor(Names::views), *second = call.optional(Names::second), &pixels = call.tensor(Names::pixels),
+               &table = call.tensor(Names::table);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
-  const int64_t columns = table.dim(1), first = call.integer(0), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
+  const int64_t columns = table.dim(1), first = call.integer(Names::first), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
   require(first >= 0 && first + half <= out.dim(0), "RANGE",
           "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
   parallelFor(table.dim(0), [&](int64_t v) {

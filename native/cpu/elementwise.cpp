@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "../core/bf16.h"
+#include "../core/lists.h"
 #include "../core/parallel.h"
 #include "../core/random.h"
 #include "isa.h"
@@ -61,18 +62,16 @@ void elementwise(const Call& call, const Tensor& out, const Tensor& a, const Ten
 
 }  // namespace
 
-// tensors: out; numbers: value
 void fill(const Call& call) {
-  const Tensor& out = call.t(0);
+  const Tensor& out = call.tensor(args::fill::y);
   dispatchAny(out.dtype, [&](auto zero) {
     using T = decltype(zero);
-    std::fill_n(out.data<T>(), out.size(), static_cast<T>(call.number(0)));
+    std::fill_n(out.data<T>(), out.size(), static_cast<T>(call.number(args::fill::value)));
   });
 }
 
-// tensors: out, in of another dtype
 void convert(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1);
+  const Tensor &out = call.tensor(args::convert::y), &in = call.tensor(args::convert::x);
   dispatchAny(out.dtype, [&](auto to) {
     dispatchAny(in.dtype, [&](auto from) {
       auto* target = out.data<decltype(to)>();
@@ -82,13 +81,14 @@ void convert(const Call& call) {
   });
 }
 
-// tensors: out, in (rank 4); numbers: the axis of `in` that becomes axis 0, 1, 2, 3 of `out`
+// Axis order[i] of x becomes axis i of y.
 void permute(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1);
+  const Tensor &out = call.tensor(args::permute::y), &in = call.tensor(args::permute::x);
+  const std::vector<int64_t> order = permutation(call, in, out);
   int64_t strides[4], step[4];
   strides[3] = 1;
   for (int i = 2; i >= 0; --i) strides[i] = strides[i + 1] * in.dim(i + 1);
-  for (int i = 0; i < 4; ++i) step[i] = strides[call.integer(i)];
+  for (int i = 0; i < 4; ++i) step[i] = strides[order[i]];
   dispatchAny(out.dtype, [&](auto zero) {
     using T = decltype(zero);
     T* target = out.data<T>();
@@ -100,9 +100,8 @@ void permute(const Call& call) {
   });
 }
 
-// tensors: out, a, b
 void add(const Call& call) {
-  elementwise(call, call.t(0), call.t(1), call.t(2), [](const auto& job) { add(job); });
+  elementwise(call, call.tensor(args::add::y), call.tensor(args::add::a), call.tensor(args::add::b), [](const auto& job) { add(job); });
 }
 
 // y = x * number, and times the one element of factor.
@@ -123,17 +122,18 @@ void relu(const Call& call) {
   elementwise(call, y, x, x, [](const auto& job) { relu(job); });
 }
 
-// tensors: dx, dy, y
 void reluBackward(const Call& call) {
-  elementwise(call, call.t(0), call.t(1), call.t(2), [](const auto& job) { reluBackward(job); });
+  elementwise(call, call.tensor(args::reluBackward::dx), call.tensor(args::reluBackward::dy), call.tensor(args::reluBackward::y),
+              [](const auto& job) { reluBackward(job); });
 }
 
-// tensors: out [..., sum of C], inputs [..., C_i]
+// y [..., sum of C_i] has the channels of xs [..., C_i], one after another.
 void concat(const Call& call) {
-  const Tensor& out = call.t(0);
+  const Tensor& out = call.tensor(args::concat::y);
+  const std::vector<const Tensor*> parts = concatenated(call, out);
   int64_t offset = 0;
-  for (size_t k = 1; k < call.tensors.size(); ++k) {
-    const Tensor& in = call.t(k);
+  for (const Tensor* part : parts) {
+    const Tensor& in = *part;
     const size_t width = in.columns() * itemSize(in.dtype), stride = out.columns() * itemSize(out.dtype);
     for (int64_t r = 0; r < in.rows(); ++r)
       std::memcpy(static_cast<char*>(out.raw()) + r * stride + offset, static_cast<char*>(in.raw()) + r * width, width);
@@ -141,23 +141,28 @@ void concat(const Call& call) {
   }
 }
 
-// tensors: dx_i [..., C_i], dy [..., sum of C]; numbers: first channel of dx_i
+// dx is the channels of dy from `first` on.
 void concatBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
+  const Tensor &dx = call.tensor(args::concatBackward::dx), &dy = call.tensor(args::concatBackward::dy);
   const size_t width = dx.columns() * itemSize(dx.dtype), stride = dy.columns() * itemSize(dy.dtype);
-  const size_t offset = call.integer(0) * itemSize(dx.dtype);
+  const int64_t first = call.integer(args::concatBackward::first);
+  require(first + dx.columns() <= dy.columns(), "SHAPE",
+          "concatBackward: expected the channels of dx " + describe(dx) + " from " + std::to_string(first) + " on among those of dy " +
+              describe(dy));
+  const size_t offset = first * itemSize(dx.dtype);
   for (int64_t r = 0; r < dx.rows(); ++r)
     std::memcpy(static_cast<char*>(dx.raw()) + r * width, static_cast<char*>(dy.raw()) + r * stride + offset, width);
 }
 
-// tensors: y, x; numbers: probability, seed, image, channels. y = x * keep / (1 - p), where keep is a function of (seed, draw) and
+// y = x * keep / (1 - probability), where keep is a function of (seed, draw) and
 // element i has draw i / image * channels + i % channels: one for each element with 1 and 1, one for each channel of each image with
 // their sizes. The backward pass is the same op on dy.
 void dropout(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
-  const double p = call.number(0);
-  const uint64_t seed = static_cast<uint64_t>(call.number(1));
-  const int64_t image = call.integer(2), channels = call.integer(3);
+  using Names = args::dropout;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x);
+  const double p = call.number(Names::probability);
+  const uint64_t seed = static_cast<uint64_t>(call.number(Names::seed));
+  const int64_t image = call.integer(Names::image), channels = call.integer(Names::channels);
   dispatchFloat(call, y.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T scale = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);

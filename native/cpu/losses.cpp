@@ -64,20 +64,20 @@ SIMD_LOOP(exponential, Exponential)
 
 }  // namespace
 
-// tensors: loss [1], dquery [R, D] or null, statistics f32 [4], query [R, D], positive [R, D], queue [K, D]
-// numbers: temperature
+// R rows of D dimensions, K negatives:
 //   loss = mean over rows of log(e^(q.k+/T) + sum over j of e^(q.queue_j/T)) - q.k+/T
 //   dquery = ((p0 - 1) k+ + sum over j of p_j queue_j) / (R T), with p the softmax: attention with values = keys, so one pass
 //   over the queue gives loss and gradient. The maximum is carried along (online softmax, M. Milakov, arXiv:1805.02867), and
 //   only a stretch of the logits of a few rows exists at a time.
 // statistics: mean positive similarity, mean negative similarity, share of rows whose positive is the largest, mean log sum exp
 void infoNce(const Call& call) {
-  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4),
-               &queue = call.t(5);
+  using Names = args::infoNce;
+  const Tensor &loss = call.tensor(Names::loss), *dquery = call.optional(Names::dquery), &statistics = call.tensor(Names::statistics),
+               &query = call.tensor(Names::query), &positive = call.tensor(Names::positive), &queue = call.tensor(Names::queue);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const T invT = static_cast<T>(1 / call.number(0));
+    const T invT = static_cast<T>(1 / call.number(Names::temperature));
     Panels<T> keys(1, D, K);
     pack(keys, queue.data<T>(), D, 0, 1);
     // Values by stretches of the queue, so that a stretch is one product: slab s holds rows s * stretch ..
@@ -177,12 +177,13 @@ void infoNce(const Call& call) {
   });
 }
 
-// tensors: loss [1], dlogits or null, count f32 [1], logits [..., C], target i32 [...]; numbers: ignored index
 //   loss = mean over the rows that are not ignored of log(sum e^logit) - logit[target]; dlogits = (softmax - onehot) / rows
 // With every row ignored the loss is NaN, as in PyTorch.
 void crossEntropy(const Call& call) {
-  const Tensor &loss = call.t(0), *dlogits = call.optional(1), &count = call.t(2), &logits = call.t(3), &target = call.t(4);
-  const int64_t R = logits.rows(), C = logits.columns(), ignore = call.integer(0);
+  using Names = args::crossEntropy;
+  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &count = call.tensor(Names::count),
+               &logits = call.tensor(Names::logits), &target = call.tensor(Names::target);
+  const int64_t R = logits.rows(), C = logits.columns(), ignore = call.integer(Names::ignoreIndex);
   int64_t used = 0;
   for (int64_t r = 0; r < R; ++r) {
     const int32_t label = target.data<int32_t>()[r];

@@ -43,14 +43,13 @@ void forEach(const Tensor& small, const Tensor& large, bool alignCorners, int64_
 
 }  // namespace
 
-// tensors: y, x; numbers: align corners
 void resizeBilinear(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
+  const Tensor &y = call.tensor(args::resizeBilinear::y), &x = call.tensor(args::resizeBilinear::x);
   const int64_t C = x.dim(3);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelFor(x.dim(0), [&](int64_t image) {
-      forEach(x, y, call.number(0) != 0, image, [&](int64_t o, const int64_t* at, const double* weight) {
+      forEach(x, y, call.flag(args::resizeBilinear::alignCorners), image, [&](int64_t o, const int64_t* at, const double* weight) {
         for (int64_t c = 0; c < C; ++c) {
           T sum{0};
           for (int k = 0; k < 4; ++k) sum += static_cast<T>(weight[k]) * x.data<T>()[at[k] * C + c];
@@ -61,19 +60,19 @@ void resizeBilinear(const Call& call) {
   });
 }
 
-// tensors: dx, dy; numbers: align corners
 void resizeBilinearBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
+  const Tensor &dx = call.tensor(args::resizeBilinearBackward::dx), &dy = call.tensor(args::resizeBilinearBackward::dy);
   const int64_t C = dx.dim(3);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelFor(dx.dim(0), [&](int64_t image) {
       const int64_t size = dx.size() / dx.dim(0);
       std::fill_n(dx.data<T>() + image * size, size, T{0});
-      forEach(dx, dy, call.number(0) != 0, image, [&](int64_t o, const int64_t* at, const double* weight) {
-        for (int k = 0; k < 4; ++k)
-          for (int64_t c = 0; c < C; ++c) dx.data<T>()[at[k] * C + c] += static_cast<T>(weight[k]) * dy.data<T>()[o * C + c];
-      });
+      forEach(dx, dy, call.flag(args::resizeBilinearBackward::alignCorners), image,
+              [&](int64_t o, const int64_t* at, const double* weight) {
+                for (int k = 0; k < 4; ++k)
+                  for (int64_t c = 0; c < C; ++c) dx.data<T>()[at[k] * C + c] += static_cast<T>(weight[k]) * dy.data<T>()[o * C + c];
+              });
     });
   });
 }

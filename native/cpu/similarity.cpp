@@ -6,9 +6,10 @@
 
 namespace densecl::cpu {
 
-// tensors: y, norm [rows], x [..., C]; numbers: eps. y = x / max(|x|, eps) per row
+// y = x / max(|x|, eps) per row
 void l2Normalize(const Call& call) {
-  const Tensor &y = call.t(0), &norm = call.t(1), &x = call.t(2);
+  using Names = args::l2Normalize;
+  const Tensor &y = call.tensor(Names::y), &norm = call.tensor(Names::norm), &x = call.tensor(Names::x);
   const int64_t C = x.columns();
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -17,7 +18,7 @@ void l2Normalize(const Call& call) {
         const T* in = x.data<T>() + r * C;
         double square = 0;
         for (int64_t c = 0; c < C; ++c) square += static_cast<double>(in[c]) * in[c];
-        const T length = static_cast<T>(std::max(std::sqrt(square), call.number(0)));
+        const T length = static_cast<T>(std::max(std::sqrt(square), call.number(Names::eps)));
         norm.data<T>()[r] = length;
         for (int64_t c = 0; c < C; ++c) y.data<T>()[r * C + c] = in[c] / length;
       }
@@ -25,9 +26,10 @@ void l2Normalize(const Call& call) {
   });
 }
 
-// tensors: dx, dy, y, norm; numbers: eps. dx = (dy - y (y . dy)) / norm, and dy / eps where the norm was clamped
+// dx = (dy - y (y . dy)) / norm, and dy / eps where the norm was clamped
 void l2NormalizeBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &y = call.t(2), &norm = call.t(3);
+  using Names = args::l2NormalizeBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &y = call.tensor(Names::y), &norm = call.tensor(Names::norm);
   const int64_t C = dx.columns();
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -35,7 +37,7 @@ void l2NormalizeBackward(const Call& call) {
       for (int64_t r = begin; r < end; ++r) {
         const T *g = dy.data<T>() + r * C, *unit = y.data<T>() + r * C, length = norm.data<T>()[r];
         double dot = 0;
-        if (length > static_cast<T>(call.number(0)))
+        if (length > static_cast<T>(call.number(Names::eps)))
           for (int64_t c = 0; c < C; ++c) dot += static_cast<double>(g[c]) * unit[c];
         for (int64_t c = 0; c < C; ++c) dx.data<T>()[r * C + c] = (g[c] - unit[c] * static_cast<T>(dot)) / length;
       }
@@ -43,12 +45,13 @@ void l2NormalizeBackward(const Call& call) {
   });
 }
 
-// tensors: index i32 [N, P], similarity [N, P] or null, query [N, P, C], key [N, Q, C]; numbers: cosine
 // index[n, i] = argmax over j of query[n, i] . key[n, j] (divided by |key| when cosine; |query| does not change the
 // argmax but is applied to `similarity`); the lowest index wins a tie. The (P, Q) matrix exists for one image at a time.
 void denseMatch(const Call& call) {
-  const Tensor &index = call.t(0), *similarity = call.optional(1), &query = call.t(2), &key = call.t(3);
-  const bool cosine = call.number(0) != 0;
+  using Names = args::denseMatch;
+  const Tensor &index = call.tensor(Names::index), *similarity = call.optional(Names::similarity), &query = call.tensor(Names::query),
+               &key = call.tensor(Names::key);
+  const bool cosine = call.flag(Names::cosine);
   const int64_t N = query.dim(0), P = query.dim(1), Q = key.dim(1), C = query.dim(2);
   dispatchFloat(call, query.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -96,9 +99,9 @@ void denseMatch(const Call& call) {
   });
 }
 
-// tensors: y [N, P, C], x [N, Q, C], index i32 [N, P] into Q
+// y[n, p] = x[n, index[n, p]]
 void gatherRows(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1), &index = call.t(2);
+  const Tensor &y = call.tensor(args::gatherRows::y), &x = call.tensor(args::gatherRows::x), &index = call.tensor(args::gatherRows::index);
   const int64_t N = y.dim(0), P = y.dim(1), Q = x.dim(1), C = y.dim(2);
   for (int64_t i = 0; i < index.size(); ++i) {
     const int32_t at = index.data<int32_t>()[i];
@@ -112,9 +115,10 @@ void gatherRows(const Call& call) {
   });
 }
 
-// tensors: dx [N, Q, C], dy [N, P, C], index
+// dx[n, q] = the sum of dy[n, p] over the p that q was gathered for
 void gatherRowsBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
+  const Tensor &dx = call.tensor(args::gatherRowsBackward::dx), &dy = call.tensor(args::gatherRowsBackward::dy),
+               &index = call.tensor(args::gatherRowsBackward::index);
   const int64_t N = dy.dim(0), P = dy.dim(1), Q = dx.dim(1), C = dy.dim(2);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);

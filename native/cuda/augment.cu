@@ -210,15 +210,17 @@ __global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, con
 }  // namespace
 
 void augment(const Call& call) {
-  const Tensor &out = call.t(0), *second = call.optional(1), &pixels = call.t(2), &table = call.t(3);
+  using Names = args::augment;
+  const Tensor &out = call.tensor(Names::views), *second = call.optional(Names::second), &pixels = call.tensor(Names::pixels),
+               &table = call.tensor(Names::table);
   const int views = static_cast<int>(table.dim(0)), height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t blocks = std::min<int64_t>(views, int64_t{4} * multiprocessors(call)), view = int64_t{3} * height * width;
     DeviceScratch<float> scratch(call, blocks * 2 * view);
-    launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(0) * view,
-           second == nullptr ? nullptr : second->data<T>() + call.integer(0) * view, pixels.data<uint8_t>(), table.data<double>(),
-           scratch.data(), views, second == nullptr ? views : views / 2, height, width, reportOf(call));
+    launch(call, augmentKernel<T>, Grid{blocks}, kThreads, sizeof(Memory), out.data<T>() + call.integer(Names::first) * view,
+           second == nullptr ? nullptr : second->data<T>() + call.integer(Names::first) * view, pixels.data<uint8_t>(),
+           table.data<double>(), scratch.data(), views, second == nullptr ? views : views / 2, height, width, reportOf(call));
   });
 }
 

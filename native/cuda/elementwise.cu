@@ -1,6 +1,7 @@
 // Ops that visit each element once. All are bound by memory: 16 bytes a thread and access, a grid that loops over the rest.
 #include <cmath>
 
+#include "../core/lists.h"
 #include "../core/random.h"
 #include "kernel/vector.cuh"
 #include "ops.h"
@@ -122,16 +123,17 @@ void dispatchWord(DType dtype, F body) {
 }  // namespace
 
 void fill(const Call& call) {
-  const Tensor& out = call.t(0);
+  const Tensor& out = call.tensor(args::fill::y);
   dispatchAny(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, fillKernel<T>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<T>(), out.size(),
-           static_cast<T>(call.number(0)));
+           static_cast<T>(call.number(args::fill::value)));
   });
 }
 
-void convert(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1);
+void convert(const Call& call) { convertTensor(call, call.tensor(args::convert::y), call.tensor(args::convert::x)); }
+
+void convertTensor(const Call& call, const Tensor& out, const Tensor& in) {
   dispatchAny(call, out.dtype, [&](auto to) {
     dispatchAny(call, in.dtype, [&](auto from) {
       using To = decltype(to);
@@ -142,7 +144,8 @@ void convert(const Call& call) {
 }
 
 void permute(const Call& call) {
-  const Tensor &out = call.t(0), &in = call.t(1);
+  const Tensor &out = call.tensor(args::permute::y), &in = call.tensor(args::permute::x);
+  const std::vector<int64_t> order = permutation(call, in, out);
   Strides strides;
   int64_t of[4] = {1, 1, 1, 1};
   strides.out[3] = 1;
@@ -150,7 +153,7 @@ void permute(const Call& call) {
     of[i] = of[i + 1] * in.dim(i + 1);
     strides.out[i] = strides.out[i + 1] * out.dim(i + 1);
   }
-  for (int i = 0; i < 4; ++i) strides.in[i] = of[call.integer(i)];
+  for (int i = 0; i < 4; ++i) strides.in[i] = of[order[i]];
   dispatchWord(out.dtype, [&](auto zero) {
     using Word = decltype(zero);
     launch(call, permuteKernel<Word>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(),
@@ -158,7 +161,7 @@ void permute(const Call& call) {
   });
 }
 
-void add(const Call& call) { map(call, call.t(0), call.t(1), call.t(2), Add{}); }
+void add(const Call& call) { map(call, call.tensor(args::add::y), call.tensor(args::add::a), call.tensor(args::add::b), Add{}); }
 
 void scale(const Call& call) {
   using args::scale;
@@ -171,21 +174,24 @@ void relu(const Call& call) {
   map(call, y, x, x, Relu{});
 }
 
-void reluBackward(const Call& call) { map(call, call.t(0), call.t(1), call.t(2), ReluBackward{}); }
+void reluBackward(const Call& call) {
+  map(call, call.tensor(args::reluBackward::dx), call.tensor(args::reluBackward::dy), call.tensor(args::reluBackward::y), ReluBackward{});
+}
 
 void dropout(const Call& call) {
-  const double p = call.number(0);
+  using Names = args::dropout;
+  const double p = call.number(Names::probability);
   const auto threshold = static_cast<uint64_t>(std::ceil(p * 0x1.0p53));
-  map(call, call.t(0), call.t(1), call.t(1),
-      Dropout{static_cast<uint64_t>(call.number(1)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0), call.integer(2),
-              call.integer(3)});
+  map(call, call.tensor(Names::y), call.tensor(Names::x), call.tensor(Names::x),
+      Dropout{static_cast<uint64_t>(call.number(Names::seed)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0),
+              call.integer(Names::image), call.integer(Names::channels)});
 }
 
 void concat(const Call& call) {
-  const Tensor& out = call.t(0);
+  const Tensor& out = call.tensor(args::concat::y);
   int64_t first = 0;
-  for (size_t k = 1; k < call.tensors.size(); ++k) {
-    const Tensor& in = call.t(k);
+  for (const Tensor* part : concatenated(call, out)) {
+    const Tensor& in = *part;
     const int64_t at = first;
     dispatchWord(out.dtype, [&](auto zero) {
       using Word = decltype(zero);
@@ -197,11 +203,11 @@ void concat(const Call& call) {
 }
 
 void concatBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
+  const Tensor &dx = call.tensor(args::concatBackward::dx), &dy = call.tensor(args::concatBackward::dy);
   dispatchWord(dx.dtype, [&](auto zero) {
     using Word = decltype(zero);
     launch(call, copyColumnsKernel<Word>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(),
-           dx.columns(), dx.columns(), 0, dy.columns(), call.integer(0));
+           dx.columns(), dx.columns(), 0, dy.columns(), call.integer(args::concatBackward::first));
   });
 }
 

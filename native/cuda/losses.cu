@@ -251,13 +251,20 @@ __global__ void __launch_bounds__(kMeanThreads)
 // Few rows keep a small block busy.
 int meanThreads(int64_t rows) { return rows > kThreads ? kMeanThreads : kThreads; }
 
+// The tensors of infoNce; the embeddings of an exact copy stand in for its own where bf16 has no tensor cores.
+struct Embeddings {
+  const Tensor *query, *positive, *queue, *dquery;  // dquery may be null
+};
+
 template <class T, int kDim>
-void contrast(const Call& call) {
+void contrast(const Call& call, const Embeddings& embeddings) {
+  using Names = args::infoNce;
   using Shape = ContrastShape<T, kDim>;
-  const Tensor &loss = call.t(0), *dquery = call.optional(1), &statistics = call.t(2), &query = call.t(3), &positive = call.t(4),
-               &queue = call.t(5);
+  const Tensor &loss = call.tensor(Names::loss), &statistics = call.tensor(Names::statistics), *dquery = embeddings.dquery;
+  const Tensor &query = *embeddings.query, &positive = *embeddings.positive, &queue = *embeddings.queue;
+  const double temperature = call.number(Names::temperature);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
-  const float inverseTemperature = static_cast<float>(1 / call.number(0));
+  const float inverseTemperature = static_cast<float>(1 / temperature);
   const bool hopper = contrastsOnHopper(call, query.dtype, D);
   const int64_t tileKeys = hopper ? kHopperKeys : Shape::kKeys;
   // Enough blocks for four on every multiprocessor (on Hopper, four one after another); a split is a whole number of tiles.
@@ -268,7 +275,7 @@ void contrast(const Call& call) {
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
   const ContrastJob<T> job{query.data<T>(), queue.data<T>(),     partials.data(),   dquery == nullptr ? nullptr : gradient.data(), R, K,
                            keysPerSplit,    static_cast<int>(D), inverseTemperature};
-  const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.number(1) != 0, call.number(0));
+  const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.flag(Names::unit), temperature);
   auto kernel = whole ? contrastKernel<T, Shape, true, false> : contrastKernel<T, Shape, false, false>;
   if constexpr (Shape::kHalf) {
     if (fixed) kernel = contrastKernel<T, Shape, true, true>;
@@ -318,50 +325,57 @@ __global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* 
     dlogits[row * classes + c] = T(used ? (expf(static_cast<float>(in[c]) - top) / sum - (c == label ? 1.0f : 0.0f)) / *count : 0.0f);
 }
 
+void infoNceOf(const Call& call, const Embeddings& embeddings) {
+  const DType dtype = embeddings.query->dtype;
+  const int64_t D = embeddings.query->dim(1);
+  dispatchFloat(call, dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (D <= 32) return contrast<T, 32>(call, embeddings);
+    if (D <= 64) return contrast<T, 64>(call, embeddings);
+    if (D <= 128) return contrast<T, 128>(call, embeddings);
+    contrast<T, 256>(call, embeddings);
+  });
+}
+
 // Without tensor cores bf16 embeddings pass through the kernels of f32, and the gradient is rounded as theirs would be.
-void infoNceByFma(const Call& call) {
+void infoNceByFma(const Call& call, const Embeddings& embeddings) {
   const auto exact = [&](const Tensor& tensor) {
     return Tensor{std::make_shared<Storage>(call.device(), tensor.size() * sizeof(float)), DType::f32, tensor.shape};
   };
-  Tensor inputs[3];
-  for (size_t i = 0; i < 3; ++i) {
-    inputs[i] = exact(call.t(3 + i));
-    convert({call.op, -1, {&inputs[i], &call.t(3 + i)}, {}, {}, {}});
-  }
-  Tensor dquery;
-  if (call.optional(1) != nullptr) dquery = exact(call.t(1));
-  infoNce({call.op,
-           -1,
-           {&call.t(0), call.optional(1) == nullptr ? nullptr : &dquery, &call.t(2), &inputs[0], &inputs[1], &inputs[2]},
-           call.numbers,
-           {},
-           {}});
-  if (call.optional(1) != nullptr) convert({call.op, -1, {&call.t(1), &dquery}, {}, {}, {}});
+  const auto converted = [&](const Tensor* tensor) {
+    const Tensor made = exact(*tensor);
+    convertTensor(call, made, *tensor);
+    return made;
+  };
+  const Tensor query = converted(embeddings.query), positive = converted(embeddings.positive), queue = converted(embeddings.queue);
+  if (embeddings.dquery == nullptr) return infoNceOf(call, {&query, &positive, &queue, nullptr});
+  const Tensor dquery = exact(*embeddings.dquery);
+  infoNceOf(call, {&query, &positive, &queue, &dquery});
+  convertTensor(call, *embeddings.dquery, dquery);
 }
 
 }  // namespace
 
 // Embeddings of at most 256 dimensions.
 void infoNce(const Call& call) {
-  const Tensor& query = call.t(3);
+  using Names = args::infoNce;
+  const Embeddings embeddings{&call.tensor(Names::query), &call.tensor(Names::positive), &call.tensor(Names::queue),
+                              call.optional(Names::dquery)};
+  const Tensor& query = *embeddings.query;
   const int64_t D = query.dim(1);
   require(D <= 256, "SHAPE",
           "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
-  if (query.dtype == DType::bf16 && !contrastsOnHopper(call, query.dtype, D) && !usable(call, Family::mmaInfoNce))
-    return infoNceByFma(call);
-  dispatchFloat(call, query.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    if (D <= 32) return contrast<T, 32>(call);
-    if (D <= 64) return contrast<T, 64>(call);
-    if (D <= 128) return contrast<T, 128>(call);
-    contrast<T, 256>(call);
-  });
+  const bool tensorCores = contrastsOnHopper(call, query.dtype, D) || usable(call, Family::mmaInfoNce);
+  if (query.dtype == DType::bf16 && !tensorCores) return infoNceByFma(call, embeddings);
+  infoNceOf(call, embeddings);
 }
 
 void crossEntropy(const Call& call) {
-  const Tensor &loss = call.t(0), *dlogits = call.optional(1), &count = call.t(2), &logits = call.t(3), &target = call.t(4);
+  using Names = args::crossEntropy;
+  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &count = call.tensor(Names::count),
+               &logits = call.tensor(Names::logits), &target = call.tensor(Names::target);
   const int64_t R = logits.rows();
-  const int classes = static_cast<int>(logits.columns()), ignore = static_cast<int>(call.integer(0));
+  const int classes = static_cast<int>(logits.columns()), ignore = static_cast<int>(call.integer(Names::ignoreIndex));
   DeviceScratch<float> terms(call, R);
   launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore,
          count.data<float>(), reportOf(call));

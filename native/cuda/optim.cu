@@ -1,5 +1,6 @@
 // Updates of many tensors in one kernel, and the queue. A launch takes as many tensors as fit into its arguments: a table in
 // device memory would have to be uploaded first.
+#include "../core/lists.h"
 #include "kernel/platform.cuh"
 #include "ops.h"
 #include "runtime.h"
@@ -166,50 +167,56 @@ __global__ void __launch_bounds__(kWarp) advanceKernel(int32_t* pointer, int64_t
 }  // namespace
 
 void sgd(const Call& call) {
-  const SgdRule rule{call.t(0).data<float>(),
-                     optionalData<int32_t>(call.optional(1)),
-                     static_cast<float>(call.number(0)),
-                     static_cast<float>(call.number(1)),
-                     static_cast<float>(call.number(3)),
-                     static_cast<float>(1 - call.number(3)),
-                     call.number(2) != 0};
+  using Names = args::sgd;
+  const SgdTensors tensors(call);
+  const double averageMomentum = call.number(Names::averageMomentum);
+  const SgdRule rule{call.tensor(Names::rate).data<float>(),
+                     optionalData<int32_t>(call.optional(Names::foundInf)),
+                     static_cast<float>(call.number(Names::momentum)),
+                     static_cast<float>(call.number(Names::weightDecay)),
+                     static_cast<float>(averageMomentum),
+                     static_cast<float>(1 - averageMomentum),
+                     call.flag(Names::nesterov)};
   auto all = batches<SgdTable>([&](const SgdTable& table) { launch(call, sgdKernel, Grid{table.blocks()}, kThreads, 0, table, rule); });
-  for (size_t k = 2; k < call.tensors.size(); k += 6) {
-    const Tensor& p = call.t(k);
+  for (size_t k = 0; k < tensors.parameters.size(); ++k) {
+    const Tensor& p = *tensors.parameters[k];
     require(p.dtype == DType::f32, "DTYPE", "sgd: expected parameters of f32 but received " + describe(p));
-    all.add(SgdEntry{p.data<float>(), call.t(k + 2).data<float>(), optionalData<float>(call.optional(k + 4)), call.t(k + 1).data<float>(),
-                     optionalData<bf16>(call.optional(k + 3)), optionalData<bf16>(call.optional(k + 5))},
-            p.size());
+    all.add(
+        SgdEntry{p.data<float>(), tensors.momenta[k]->data<float>(), optionalData<float>(tensors.averages[k]),
+                 tensors.gradients[k]->data<float>(), optionalData<bf16>(tensors.copies[k]), optionalData<bf16>(tensors.averageCopies[k])},
+        p.size());
   }
   all.end();
 }
 
 void ema(const Call& call) {
-  const double keep = call.number(0);
+  const EmaTensors tensors(call);
+  const double keep = call.number(args::ema::momentum);
   auto all = batches<EmaTable>([&](const EmaTable& table) {
     launch(call, emaKernel, Grid{table.blocks()}, kThreads, 0, table, static_cast<float>(keep), static_cast<float>(1 - keep));
   });
-  for (size_t k = 0; k < call.tensors.size(); k += 3) {
-    const Tensor& average = call.t(k);
+  for (size_t k = 0; k < tensors.averages.size(); ++k) {
+    const Tensor& average = *tensors.averages[k];
     require(average.dtype == DType::f32, "DTYPE", "ema: expected averages of f32 but received " + describe(average));
-    all.add(EmaEntry{average.data<float>(), call.t(k + 1).data<float>(), optionalData<bf16>(call.optional(k + 2))}, average.size());
+    all.add(EmaEntry{average.data<float>(), tensors.sources[k]->data<float>(), optionalData<bf16>(tensors.copies[k])}, average.size());
   }
   all.end();
 }
 
 void checkFinite(const Call& call) {
-  int32_t* foundInf = call.t(0).data<int32_t>();
+  int32_t* foundInf = call.tensor(args::checkFinite::foundInf).data<int32_t>();
   auto all = batches<ConstTable>(
       [&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kThreads, 0, table, foundInf); });
-  for (size_t k = 1; k < call.tensors.size(); ++k) {
-    require(call.t(k).dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(call.t(k)));
-    all.add(ConstEntry{call.t(k).data<float>()}, call.t(k).size());
+  for (const Tensor* tensor : call.list(args::checkFinite::tensors)) {
+    require(tensor->dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(*tensor));
+    all.add(ConstEntry{tensor->data<float>()}, tensor->size());
   }
   all.end();
 }
 
 void enqueue(const Call& call) {
-  const Tensor &queue = call.t(0), &pointer = call.t(1), &keys = call.t(2);
+  const Tensor &queue = call.tensor(args::enqueue::queue), &pointer = call.tensor(args::enqueue::pointer),
+               &keys = call.tensor(args::enqueue::keys);
   const int64_t K = queue.dim(0), D = queue.dim(1), B = keys.dim(0), count = std::min(B, K);
   dispatchFloat(call, queue.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kThreads) resizeBackwardKernel(T* dx, const T*
 }  // namespace
 
 void resizeBilinear(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
-  const bool align = call.number(0) != 0;
+  const Tensor &y = call.tensor(args::resizeBilinear::y), &x = call.tensor(args::resizeBilinear::x);
+  const bool align = call.flag(args::resizeBilinear::alignCorners);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, resizeKernel<T>, loopGrid(call, y.size(), kThreads), kThreads, 0, y.data<T>(), x.data<T>(),
@@ -95,8 +95,8 @@ void resizeBilinear(const Call& call) {
 }
 
 void resizeBilinearBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
-  const bool align = call.number(0) != 0;
+  const Tensor &dx = call.tensor(args::resizeBilinearBackward::dx), &dy = call.tensor(args::resizeBilinearBackward::dy);
+  const bool align = call.flag(args::resizeBilinearBackward::alignCorners);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, resizeBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(),

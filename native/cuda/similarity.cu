@@ -136,25 +136,29 @@ struct alignas(16) Word16 {
 }  // namespace
 
 void l2Normalize(const Call& call) {
-  const Tensor &y = call.t(0), &norm = call.t(1), &x = call.t(2);
+  using Names = args::l2Normalize;
+  const Tensor &y = call.tensor(Names::y), &norm = call.tensor(Names::norm), &x = call.tensor(Names::x);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    norms(call, y.data<T>(), norm.data<float>(), x.data<T>(), x.rows(), x.columns(), static_cast<float>(call.number(0)));
+    norms(call, y.data<T>(), norm.data<float>(), x.data<T>(), x.rows(), x.columns(), static_cast<float>(call.number(Names::eps)));
   });
 }
 
 void l2NormalizeBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &y = call.t(2), &norm = call.t(3);
+  using Names = args::l2NormalizeBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &y = call.tensor(Names::y), &norm = call.tensor(Names::norm);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, normalizeBackwardKernel<T>, Grid{ceilDiv(dx.rows(), kRowsPerBlock)}, kThreads, 0, dx.data<T>(), dy.data<T>(), y.data<T>(),
-           norm.data<float>(), dx.rows(), static_cast<int>(dx.columns()), static_cast<float>(call.number(0)));
+           norm.data<float>(), dx.rows(), static_cast<int>(dx.columns()), static_cast<float>(call.number(Names::eps)));
   });
 }
 
 void denseMatch(const Call& call) {
-  const Tensor &index = call.t(0), *similarity = call.optional(1), &query = call.t(2), &key = call.t(3);
-  const bool cosine = call.number(0) != 0;
+  using Names = args::denseMatch;
+  const Tensor &index = call.tensor(Names::index), *similarity = call.optional(Names::similarity), &query = call.tensor(Names::query),
+               &key = call.tensor(Names::key);
+  const bool cosine = call.flag(Names::cosine);
   const int64_t N = query.dim(0), P = query.dim(1), Q = key.dim(1), C = query.dim(2);
   DeviceScratch<float> queryNorm(call, N * P), keyNorm(call, N * Q);
   dispatchFloat(call, query.dtype, [&](auto zero) {
@@ -183,7 +187,7 @@ void denseMatch(const Call& call) {
 }
 
 void gatherRows(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1), &index = call.t(2);
+  const Tensor &y = call.tensor(args::gatherRows::y), &x = call.tensor(args::gatherRows::x), &index = call.tensor(args::gatherRows::index);
   const int64_t bytes = y.dim(2) * static_cast<int64_t>(itemSize(y.dtype));
   const auto run = [&](auto word) {
     using Word = decltype(word);
@@ -197,7 +201,8 @@ void gatherRows(const Call& call) {
 }
 
 void gatherRowsBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
+  const Tensor &dx = call.tensor(args::gatherRowsBackward::dx), &dy = call.tensor(args::gatherRowsBackward::dy),
+               &index = call.tensor(args::gatherRowsBackward::index);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, gatherBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(),

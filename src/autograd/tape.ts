@@ -1,5 +1,5 @@
 import { fail } from '../tensor/errors.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type Epilogue, expectShape, type Inputs, type Op } from './op.js'
 
@@ -195,7 +195,7 @@ class Gradients {
       // One of two may be of the dtype that accumulates the other's.
       const dtype = before.dtype === gradient.dtype ? gradient.dtype : accumulator(gradient.dtype)
       const sum = Tensor.empty(gradient.shape, dtype, gradient.device).keep()
-      scope(() => runPositional('add', [sum, asDType(before, dtype), asDType(gradient, dtype)]))
+      scope(() => runNative('add', { y: sum, a: asDType(before, dtype), b: asDType(gradient, dtype) }))
       gradient.dispose()
       this.#held.set(id, sum)
     }

@@ -1,6 +1,6 @@
 /** Timing on any device: marks in its work behind other work, buffers that rotate past its cache, medians, and the floor of what was measured. */
 import { Random } from '../tensor/random.js'
-import { native, runPositional } from '../tensor/native.js'
+import { native, runNative, runPositional } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
 import { median } from './result.js'
@@ -30,7 +30,7 @@ const aheadMilliseconds = 0.3
 function workAhead(device: string): () => void {
   if (!deviceTraits(device).asynchronous) return () => undefined
   const filled = Tensor.empty([2 ** 27])
-  const fill = (): void => runPositional('fill', [filled], [0])
+  const fill = (): void => runNative('fill', { y: filled }, { value: 0 })
   fill()
   const start = native.recordEvent(device)
   for (let i = 0; i < 4; ++i) fill()
@@ -118,13 +118,12 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
       const setting = new Setting(new Random(1), dtype, 1)
       const map = [images, 14, 14, channels]
       const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
-      const copy = [setting.output([copied]), setting.output([copied]), undefined]
-      const fastest = (op: string, tensors: (Tensor | undefined)[], numbers: number[]): number =>
-        smallest(time(device, () => runPositional(op, tensors, numbers), { least: 10 }))
+      const copy = { y: setting.output([copied]), x: setting.output([copied]) }
+      const fastest = (run: () => void): number => smallest(time(device, run, { least: 10 }))
       const width = dtype === 'bf16' ? 2 : 4
       return {
-        gigabytesPerSecond: (2 * copied * width) / fastest('scale', copy, [1]) / 1e6,
-        teraflops: (2 * images * 196 * channels * channels * 9) / fastest('conv2d', product, [1, 1, 1, 1, 1, 1]) / 1e9,
+        gigabytesPerSecond: (2 * copied * width) / fastest(() => runNative('scale', copy, { number: 1 })) / 1e6,
+        teraflops: (2 * images * 196 * channels * channels * 9) / fastest(() => runPositional('conv2d', product, [1, 1, 1, 1, 1, 1])) / 1e9,
         how: 'the fastest of a large copy and of a 3x3 convolution, measured now',
       }
     }),

@@ -3,7 +3,7 @@
  * device and dtype, and a tensor is rows of them in random order.
  */
 import { Random } from '../tensor/random.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { currentDevice, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
@@ -44,7 +44,7 @@ export function normal(random: Random, shape: Shape, dtype: FloatDType): Tensor 
       [1, count],
       'i32',
     )
-    runPositional('gatherRows', [tensor.alias([1, count, width]), source.alias([1, rows, width]), order])
+    runNative('gatherRows', { y: tensor.alias([1, count, width]), x: source.alias([1, rows, width]), index: order })
   })
   return tensor
 }

@@ -4,7 +4,7 @@
  */
 import type { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { describe, scope, Tensor } from '../tensor/tensor.js'
 import type { Pixels } from './decode.js'
 
@@ -194,7 +194,7 @@ export function renderViews(
 export function renderTable(out: Tensor | readonly [Tensor, Tensor], first: number, pixels: Tensor, table: Tensor): void {
   const [target, second] = out instanceof Tensor ? [out, undefined] : out
   for (const tensor of second === undefined ? [target] : [target, second]) expectViews(tensor)
-  runPositional('augment', [target, second, pixels, table], [first])
+  runNative('augment', { views: target, second, pixels, table }, { first })
 }
 
 function expectViews(out: Tensor): void {

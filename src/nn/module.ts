@@ -1,4 +1,4 @@
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import type { Tensor } from '../tensor/tensor.js'
 
 /**
@@ -28,7 +28,7 @@ export function* allTensors({ parameters, buffers }: State): Generator<[string, 
 
 /** Makes the copies equal to their parameters again, after these were written from outside of the optimiser. */
 export function refreshCopies({ parameters, copies }: State): void {
-  for (const [name, copy] of copies) runPositional('convert', [copy, parameters.get(name)!])
+  for (const [name, copy] of copies) runNative('convert', { y: copy, x: parameters.get(name)! })
 }
 
 export function disposeState(state: State): void {

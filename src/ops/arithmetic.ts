@@ -2,7 +2,7 @@
 import { defineOp, expectDType, expectFloats, type Inputs } from '../autograd/op.js'
 import { apply } from '../autograd/tape.js'
 import { fail } from '../tensor/errors.js'
-import { runNative, runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { compareKinds } from '../tensor/nativeOps.js'
 import { describe, type Shape, Tensor } from '../tensor/tensor.js'
 import { scale } from './elementwise.js'
@@ -42,7 +42,7 @@ export const addOp = defineOp<Binary, Shapes>({
   forward({ a, b }) {
     if (a.shape.join() !== b.shape.join()) return { outputs: [binary('add', a, b)] }
     const y = Tensor.empty(a.shape, a.dtype)
-    runPositional('add', [y, a, b])
+    runNative('add', { y, a, b })
     return { outputs: [y] }
   },
   // da = db = dy

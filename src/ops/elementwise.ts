@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative, runPositional } from '../tensor/native.js'
+import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
 
 interface Unary extends Inputs {
@@ -18,7 +18,7 @@ export const reluOp = defineOp<Unary>({
   // dx = dy where y > 0
   backward({ grad, saved }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runPositional('reluBackward', [dx, grad, saved.y])
+    runNative('reluBackward', { dx, dy: grad, y: saved.y! })
     return { x: dx }
   },
 })
@@ -75,17 +75,17 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   return apply(reshapeOp, { x }, { shape, from: x.shape })[0]!
 }
 
-export const dropoutOp = defineOp<Unary, { numbers: readonly number[] }>({
+export const dropoutOp = defineOp<Unary, { numbers: OpNumbers<'dropout'> }>({
   name: 'dropout',
   forward({ x }, { numbers }) {
     const y = Tensor.empty(x.shape, x.dtype)
-    runPositional('dropout', [y, x], numbers)
+    runNative('dropout', { y, x }, numbers)
     return { outputs: [y] }
   },
   // dx = dy * keep / (1 - p), the same mask
   backward({ grad, attrs }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runPositional('dropout', [dx, grad], attrs.numbers)
+    runNative('dropout', { y: dx, x: grad }, attrs.numbers)
     return { x: dx }
   },
 })
@@ -99,7 +99,7 @@ export function dropout(x: Tensor, probability: number, seed: number, { whole = 
   if (!(probability >= 0 && probability <= 1)) fail('ARGUMENT', `dropout: expected a probability in 0..1 but received ${probability}`)
   if (whole) expectRank('dropout', 'x', x, 4)
   const channels = whole ? x.shape[3]! : 1
-  return apply(dropoutOp, { x }, { numbers: [probability, seed, whole ? x.size / x.shape[0]! : 1, channels] })[0]!
+  return apply(dropoutOp, { x }, { numbers: { probability, seed, image: whole ? x.size / x.shape[0]! : 1, channels } })[0]!
 }
 
 export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
@@ -108,7 +108,7 @@ export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
     const parts = Object.values(inputs) as Tensor[]
     const width = widths.reduce((sum, w) => sum + w, 0)
     const y = Tensor.empty([...parts[0]!.shape.slice(0, -1), width], parts[0]!.dtype)
-    runPositional('concat', [y, ...parts])
+    runNative('concat', { y, xs: parts })
     return { outputs: [y] }
   },
   // dx_i = the channels of dy that came from x_i
@@ -117,7 +117,7 @@ export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
     return Object.fromEntries(
       attrs.widths.map((width, i) => {
         const dx = Tensor.empty([...grad.shape.slice(0, -1), width], grad.dtype)
-        runPositional('concatBackward', [dx, grad], [first])
+        runNative('concatBackward', { dx, dy: grad }, { first })
         first += width
         return [`x${i}`, dx]
       }),

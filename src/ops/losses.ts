@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runNative, runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 
 /** dx = the gradient that the forward pass computed, times the gradient of the loss. */
@@ -24,7 +24,7 @@ export const infoNceOp = defineOp<InfoNceInputs, { temperature: number; unit: bo
     const loss = Tensor.empty([], accumulator(query.dtype))
     const dquery = needsGradient ? Tensor.empty(query.shape, query.dtype) : undefined
     const statistics = Tensor.empty([4], 'f32')
-    runPositional('infoNce', [loss, dquery, statistics, query, positive, queue], [temperature, Number(unit)])
+    runNative('infoNce', { loss, dquery, statistics, query, positive, queue }, { temperature, unit })
     return { outputs: [loss, statistics], ...(dquery === undefined ? {} : { saved: { dquery } }) }
   },
   // dquery = ((p_0 - 1) positive + sum p_j queue_j) / (rows T), computed by the forward pass. Keys and queue are constants of
@@ -79,7 +79,7 @@ export const crossEntropyOp = defineOp<CrossEntropyInputs, { ignoreIndex: number
     const loss = Tensor.empty([], accumulator(logits.dtype))
     const dlogits = needsGradient ? Tensor.empty(logits.shape, logits.dtype) : undefined
     const count = Tensor.empty([1], 'f32')
-    runPositional('crossEntropy', [loss, dlogits, count, logits, target], [ignoreIndex])
+    runNative('crossEntropy', { loss, dlogits, count, logits, target }, { ignoreIndex })
     return { outputs: [loss, count], ...(dlogits === undefined ? {} : { saved: { dlogits } }) }
   },
   // dlogits = (softmax - onehot) / rows counted

@@ -1,5 +1,5 @@
 import { expectRank } from '../autograd/op.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 
 /** Axis order[i] of x (rank 4) becomes axis i. For data that enters or leaves in another layout; not recorded on a tape. */
@@ -10,6 +10,6 @@ export function permute(x: Tensor, order: readonly [number, number, number, numb
     x.dtype,
     x.device,
   )
-  runPositional('permute', [y, x], order)
+  runNative('permute', { y, x }, { order })
   return y
 }

@@ -1,6 +1,6 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 
 interface ResizeInputs extends Inputs {
@@ -14,13 +14,13 @@ export const resizeBilinearOp = defineOp<
   name: 'resizeBilinear',
   forward({ x }, { size, alignCorners }) {
     const y = Tensor.empty([x.shape[0]!, ...size, x.shape[3]!], x.dtype)
-    runPositional('resizeBilinear', [y, x], [Number(alignCorners)])
+    runNative('resizeBilinear', { y, x }, { alignCorners })
     return { outputs: [y] }
   },
   // dx[corner] += weight of the corner * dy
   backward({ grad, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runPositional('resizeBilinearBackward', [dx, grad], [Number(attrs.alignCorners)])
+    runNative('resizeBilinearBackward', { dx, dy: grad }, { alignCorners: attrs.alignCorners })
     return { x: dx }
   },
 })

@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 
 interface NormalizeInputs extends Inputs {
@@ -13,13 +13,13 @@ export const l2NormalizeOp = defineOp<NormalizeInputs, { eps: number }>({
   forward({ x }, { eps }) {
     const y = Tensor.empty(x.shape, x.dtype)
     const norm = Tensor.empty(x.shape.slice(0, -1), accumulator(x.dtype))
-    runPositional('l2Normalize', [y, norm, x], [eps])
+    runNative('l2Normalize', { y, norm, x }, { eps })
     return { outputs: [y], saved: { y, norm } }
   },
   // dx = (dy - y (y . dy)) / max(|x|, eps); without the second term where |x| <= eps
   backward({ grad, saved, attrs }) {
     const dx = Tensor.empty(grad.shape, grad.dtype)
-    runPositional('l2NormalizeBackward', [dx, grad, saved.y, saved.norm], [attrs.eps])
+    runNative('l2NormalizeBackward', { dx, dy: grad, y: saved.y!, norm: saved.norm! }, { eps: attrs.eps })
     return { x: dx }
   },
 })
@@ -41,7 +41,7 @@ export const denseMatchOp = defineOp<MatchInputs, { cosine: boolean }>({
   forward({ query, key }, { cosine }) {
     const index = Tensor.empty(query.shape.slice(0, 2), 'i32')
     const similarity = Tensor.empty(query.shape.slice(0, 2), accumulator(query.dtype))
-    runPositional('denseMatch', [index, similarity, query, key], [Number(cosine)])
+    runNative('denseMatch', { index, similarity, query, key }, { cosine })
     return { outputs: [index, similarity] }
   },
   backward: 'notDifferentiable',
@@ -70,13 +70,13 @@ export const gatherRowsOp = defineOp<GatherInputs, { inputShape: readonly number
   name: 'gatherRows',
   forward({ x, index }) {
     const y = Tensor.empty([...index.shape, x.shape[2]!], x.dtype)
-    runPositional('gatherRows', [y, x, index])
+    runNative('gatherRows', { y, x, index })
     return { outputs: [y], saved: { index } }
   },
   // dx[n, index[n, i]] += dy[n, i]
   backward({ grad, saved, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runPositional('gatherRowsBackward', [dx, grad, saved.index])
+    runNative('gatherRowsBackward', { dx, dy: grad, index: saved.index! })
     return { x: dx }
   },
 })
@@ -97,7 +97,7 @@ export function permuteBatch(x: Tensor, order: ArrayLike<number> | Tensor): Tens
   return scope(() => {
     const index = order instanceof Tensor ? order : Tensor.from(order, [1, n], 'i32', x.device)
     const y = Tensor.empty(x.shape, x.dtype, x.device)
-    runPositional('gatherRows', [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n]), index])
+    runNative('gatherRows', { y: y.alias([1, n, x.size / n]), x: x.alias([1, n, x.size / n]), index })
     return y
   })
 }

@@ -1,6 +1,6 @@
 /** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
 import { Random } from '../tensor/random.js'
-import { native, runPositional } from '../tensor/native.js'
+import { native, runNative, runPositional } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'
@@ -54,13 +54,13 @@ export class DeviceClock {
   #stayAhead(): void {
     if (this.#simulated) return
     this.#ahead ??= this.#calibrated(Tensor.empty([ahead.bytes / 4], 'f32', this.device).keep())
-    for (let i = 0; i < this.#ahead.repeats; ++i) runPositional('fill', [this.#ahead.tensor], [0])
+    for (let i = 0; i < this.#ahead.repeats; ++i) runNative('fill', { y: this.#ahead.tensor }, { value: 0 })
   }
 
   #calibrated(tensor: Tensor): { tensor: Tensor; repeats: number } {
-    for (let i = 0; i < 2; ++i) runPositional('fill', [tensor], [0])
+    for (let i = 0; i < 2; ++i) runNative('fill', { y: tensor }, { value: 0 })
     const start = native.recordEvent(this.device)
-    for (let i = 0; i < 8; ++i) runPositional('fill', [tensor], [0])
+    for (let i = 0; i < 8; ++i) runNative('fill', { y: tensor }, { value: 0 })
     return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.recordEvent(this.device))) }
   }
 
@@ -105,7 +105,11 @@ export class DeviceClock {
           [1, size / width],
           'i32',
         )
-        runPositional('gatherRows', [tensor.alias([1, size / width, width]), this.#pools.get(dtype)!.alias([1, rows, width]), order])
+        runNative('gatherRows', {
+          y: tensor.alias([1, size / width, width]),
+          x: this.#pools.get(dtype)!.alias([1, rows, width]),
+          index: order,
+        })
         return tensor
       }),
     )

@@ -1,4 +1,4 @@
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { Optimizer, type UpdateTensors } from './optimizer.js'
 
@@ -29,12 +29,15 @@ export class Sgd extends Optimizer {
   protected run({ parameters, gradients, copies, averages, averageCopies, rate, foundInf }: UpdateTensors, averageMomentum: number): void {
     const { momentum, weightDecay, nesterov = false } = this.options
     const momenta = [...this.momenta.values()]
-    const rows = parameters.map((p, i) => [p, gradients[i], momenta[i], copies[i], averages[i], averageCopies[i]])
-    runPositional('sgd', [rate, foundInf, ...rows.flat()], [momentum, weightDecay, Number(nesterov), averageMomentum])
+    runNative(
+      'sgd',
+      { rate, foundInf, parameters, gradients, momenta, copies, averages, averageCopies },
+      { momentum, weightDecay, nesterov, averageMomentum },
+    )
   }
 }
 
 /** Sets `foundInf` i32 [1] to 1 when one of `tensors` holds an infinity or NaN, on the device alone. */
 export function checkFinite(foundInf: Tensor, tensors: readonly Tensor[]): void {
-  runPositional('checkFinite', [foundInf, ...tensors])
+  runNative('checkFinite', { foundInf, tensors })
 }

@@ -5,7 +5,7 @@
  */
 import { statisticsRows } from '../ops/fusion.js'
 import { avoidFamilies, type KernelFamily, kernelFamilyNames, usesFamily } from '../tensor/families.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative, runPositional } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
@@ -183,7 +183,7 @@ function contrast(device: string, { rows, keys, dim, dtype, identity = false, un
   const query = identity ? noiseTensor(device, [rows, dim], dtype, 1) : vectors(rows, 1)
   const [positive, queue] = identity ? [Tensor.zeros([rows, dim], query.dtype), units()] : [vectors(rows, 2), vectors(keys, 3)]
   const [loss, dquery, statistics] = [Tensor.empty([], 'f32'), Tensor.empty(query.shape, query.dtype), Tensor.empty([4], 'f32')]
-  runPositional('infoNce', [loss, dquery, statistics, query, positive, queue], [identity ? 1 : 0.07, Number(unit)])
+  runNative('infoNce', { loss, dquery, statistics, query, positive, queue }, { temperature: identity ? 1 : 0.07, unit })
   return [resultOf('loss', loss), resultOf('statistics', statistics), resultOf('gradient', dquery)]
 }
 
@@ -199,7 +199,7 @@ interface Match {
 function match(device: string, { n, p, q, c, dtype }: Match): Result[] {
   const [query, key] = [noiseTensor(device, [n, p, c], dtype, 1), noiseTensor(device, [n, q, c], dtype, 2)]
   const [index, similarity] = [Tensor.empty([n, p], 'i32'), Tensor.empty([n, p], 'f32')]
-  runPositional('denseMatch', [index, similarity, query, key], [1])
+  runNative('denseMatch', { index, similarity, query, key }, { cosine: true })
   const [queries, keys, chosen] = [query.data(), key.data(), index.data()]
   const named = Float32Array.from(chosen, (at, i) => {
     let [dot, a, b] = [0, 0, 0]

@@ -1,5 +1,5 @@
 import { DenseclError, fail } from './errors.js'
-import { native, runPositional } from './native.js'
+import { native, runNative, runPositional } from './native.js'
 import { deviceTraits } from './traits.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
@@ -194,7 +194,7 @@ export class Tensor {
 
   static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
     const tensor = Tensor.empty(shape, dtype, device)
-    runPositional('fill', [tensor], [value])
+    runNative('fill', { y: tensor }, { value })
     return tensor
   }
 
@@ -299,7 +299,7 @@ export class Tensor {
       return converted
     }
     const copy = Tensor.empty(this.shape, dtype, device)
-    runPositional('convert', [copy, this])
+    runNative('convert', { y: copy, x: this })
     return copy
   }
 

@@ -6,7 +6,7 @@
 import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
-import { runPositional } from '../../src/tensor/native.js'
+import { runNative, runPositional } from '../../src/tensor/native.js'
 import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { simulated, withCapability } from '../support/capability.js'
@@ -29,7 +29,7 @@ function random(pool: Tensor, seed: number, shape: Shape): Tensor {
     [1, Math.ceil(size / width)],
     'i32',
   )
-  runPositional('gatherRows', [out.alias([1, size / width, width]), pool, order])
+  runNative('gatherRows', { y: out.alias([1, size / width, width]), x: pool, index: order })
   return out
 }
 
@@ -113,17 +113,21 @@ testWhere(
     withPool((values) => {
       const unit = (seed: number, n: number): Tensor => {
         const [y, x] = [Tensor.empty([n, dim], 'bf16'), values(seed, [n, dim])]
-        runPositional('l2Normalize', [y, Tensor.empty([n], 'f32'), x], [1e-12])
+        runNative('l2Normalize', { y, norm: Tensor.empty([n], 'f32'), x }, { eps: 1e-12 })
         return y
       }
       const [query, positive, queue] = [unit(1, rows), unit(2, rows), unit(3, keys)]
       const run = (dtype: DType, promised: boolean): Float32Array[] =>
         scope(() => {
           const as = (tensor: Tensor): Tensor => (dtype === 'bf16' ? tensor : tensor.to(dtype))
-          const results = [Tensor.full([1], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
+          const [loss, dquery, statistics] = [Tensor.full([], 7), Tensor.full([rows, dim], 7, dtype), Tensor.full([4], 7)]
           return withCapability(dtype === 'bf16' ? 90 : 80, () => {
-            runPositional('infoNce', [...results, as(query), as(positive), as(queue)], [0.2, Number(promised)])
-            return results.map((tensor) => tensor.data() as Float32Array)
+            runNative(
+              'infoNce',
+              { loss, dquery, statistics, query: as(query), positive: as(positive), queue: as(queue) },
+              { temperature: 0.2, unit: promised },
+            )
+            return [loss, dquery, statistics].map((tensor) => tensor.data() as Float32Array)
           })
         })
       const exact = run('f32', false)

@@ -6,7 +6,7 @@ import { Queue } from '../../src/methods/densecl/model.js'
 import { Random } from '../../src/tensor/random.js'
 import type { EmaTarget } from '../../src/optim/optimizer.js'
 import { checkFinite, Sgd } from '../../src/optim/sgd.js'
-import { runPositional } from '../../src/tensor/native.js'
+import { runNative } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -46,10 +46,14 @@ function train({ parameters, copies, key }: Network, sizes: readonly number[], n
       ),
     )
     if (!fused)
-      runPositional(
+      runNative(
         'ema',
-        [...key.parameters].flatMap(([name, average]) => [average, parameters.get(name), key.copies.get(name)]),
-        [key.momentum],
+        {
+          averages: [...key.parameters.values()],
+          sources: [...key.parameters.keys()].map((name) => parameters.get(name)!),
+          copies: [...key.parameters.keys()].map((name) => key.copies.get(name)),
+        },
+        { momentum: key.momentum },
       )
   }
   sgd.dispose()
@@ -139,7 +143,7 @@ test('a pointer outside of the queue is reported when values are read', () => {
     withDevice(device, () => {
       const pointer = Tensor.from([7], [1], 'i32')
       const queue = Tensor.zeros([5, 2])
-      runPositional('enqueue', [queue, pointer, Tensor.zeros([3, 2])])
+      runNative('enqueue', { queue, pointer, keys: Tensor.zeros([3, 2]) })
       throwsError(() => queue.data(), 'RANGE', /enqueue/, /pointer 7/, /queue of 5/)
       assert.equal([...queue.data()], Array(10).fill(0))
     }),

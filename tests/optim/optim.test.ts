@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Sgd } from '../../src/optim/sgd.js'
-import { native, runPositional } from '../../src/tensor/native.js'
+import { native, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite, throwsError } from '../support/suite.js'
 
@@ -60,7 +60,7 @@ test('the moving average is its formula, the same bits with any number of thread
         Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)),
         [100_000],
       )
-      runPositional('ema', [average, source, undefined], [0.9])
+      runNative('ema', { averages: [average], sources: [source], copies: [undefined] }, { momentum: 0.9 })
       return average.data()
     })
   }

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 
 import { add } from '../../src/ops/arithmetic.js'
 import { DenseclError } from '../../src/tensor/errors.js'
-import { addonPath, native, runPositional } from '../../src/tensor/native.js'
+import { addonPath, native, runNative } from '../../src/tensor/native.js'
 import { leakedTensors, scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite, throwsError } from '../support/suite.js'
 
@@ -42,7 +42,7 @@ test('what is no handle is refused', () => {
   for (const handle of [-1, 0.5, 2 ** 60, Infinity, 12345]) throwsError(() => native.dispose(handle), 'FOREIGN_HANDLE')
   const clone = { shape: [1], dtype: 'f32' } as unknown as Tensor
   const x = Tensor.zeros([1])
-  throwsError(() => runPositional('add', [x, clone, x]), 'FOREIGN_HANDLE', /workers/)
+  throwsError(() => runNative('add', { y: x, a: clone, b: x }), 'FOREIGN_HANDLE', /workers/)
   x.dispose()
 })
 

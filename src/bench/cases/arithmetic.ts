@@ -1,4 +1,4 @@
-import { runNative, runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { binaryKinds, compareKinds } from '../../tensor/nativeOps.js'
 import type { Shape } from '../../tensor/tensor.js'
 import { type BenchCase, type FamilyCases, map, mapSize } from './benchCase.js'
@@ -26,8 +26,8 @@ export const arithmeticCases = {
       name: 'layer1 join',
       flops: (n) => n * mapSize,
       prepare(s) {
-        const tensors = [s.output(map(s.batch)), s.values(map(s.batch)), s.values(map(s.batch))]
-        return () => runPositional('add', tensors)
+        const tensors = { y: s.output(map(s.batch)), a: s.values(map(s.batch)), b: s.values(map(s.batch)) }
+        return () => runNative('add', tensors)
       },
       peer: { op: 'add', numbers: (n) => [...map(n)] },
     },

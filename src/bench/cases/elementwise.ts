@@ -1,4 +1,4 @@
-import { runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { type FamilyCases, map, mapSize } from './benchCase.js'
 
 export const elementwiseCases = {
@@ -7,8 +7,8 @@ export const elementwiseCases = {
       name: 'two maps of 256 channels',
       flops: () => 0,
       prepare(s) {
-        const tensors = [s.output([s.batch, 56, 56, 512]), s.values(map(s.batch)), s.values(map(s.batch))]
-        return () => runPositional('concat', tensors)
+        const tensors = { y: s.output([s.batch, 56, 56, 512]), xs: [s.values(map(s.batch)), s.values(map(s.batch))] }
+        return () => runNative('concat', tensors)
       },
     },
   ],
@@ -17,8 +17,8 @@ export const elementwiseCases = {
       name: '56x56x256',
       flops: (n) => n * mapSize,
       prepare(s) {
-        const tensors = [s.output(map(s.batch)), s.values(map(s.batch))]
-        return () => runPositional('dropout', tensors, [0.5, 7, 1, 1])
+        const tensors = { y: s.output(map(s.batch)), x: s.values(map(s.batch)) }
+        return () => runNative('dropout', tensors, { probability: 0.5, seed: 7, image: 1, channels: 1 })
       },
     },
   ],
@@ -27,8 +27,8 @@ export const elementwiseCases = {
       name: '56x56x256',
       flops: (n) => n * mapSize,
       prepare(s) {
-        const tensors = [s.output(map(s.batch)), s.values(map(s.batch))]
-        return () => runPositional('relu', tensors)
+        const tensors = { y: s.output(map(s.batch)), x: s.values(map(s.batch)) }
+        return () => runNative('relu', tensors)
       },
       peer: { op: 'relu', numbers: (n) => [...map(n)] },
     },
@@ -39,8 +39,8 @@ export const elementwiseCases = {
       name: '56x56x256',
       flops: (n) => n * mapSize,
       prepare(s) {
-        const tensors = [s.output(map(s.batch)), s.values(map(s.batch)), undefined]
-        return () => runPositional('scale', tensors, [0.5])
+        const tensors = { y: s.output(map(s.batch)), x: s.values(map(s.batch)) }
+        return () => runNative('scale', tensors, { number: 0.5 })
       },
     },
   ],

@@ -1,4 +1,4 @@
-import { runNative, runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { accumulator, type Shape, type Tensor } from '../../tensor/tensor.js'
 import { embeddings, type FamilyCases, queueLength, type Setting } from './benchCase.js'
 
@@ -8,14 +8,14 @@ export const lossesCases = {
       name: '1000 classes, gradient',
       flops: (n) => 5 * n * 1000,
       prepare(s) {
-        const tensors = [
-          s.output([], accumulator(s.dtype)),
-          s.output([s.batch, 1000]),
-          s.output([1], 'f32'),
-          s.values([s.batch, 1000]),
-          s.indices([s.batch], 1000),
-        ]
-        return () => runPositional('crossEntropy', tensors, [-100])
+        const tensors = {
+          loss: s.output([], accumulator(s.dtype)),
+          dlogits: s.output([s.batch, 1000]),
+          count: s.output([1], 'f32'),
+          logits: s.values([s.batch, 1000]),
+          target: s.indices([s.batch], 1000),
+        }
+        return () => runNative('crossEntropy', tensors, { ignoreIndex: -100 })
       },
     },
   ],
@@ -30,15 +30,15 @@ export const lossesCases = {
         runNative('scale', { y: tensor, x: tensor }, { number: 1 / Math.sqrt(128) })
         return tensor
       }
-      const tensors = [
-        s.output([], accumulator(s.dtype)),
-        s.output(shape),
-        s.output([4], 'f32'),
-        unit(shape),
-        unit(shape),
-        unit([queueLength, 128]),
-      ]
-      return () => runPositional('infoNce', tensors, [0.2, 1])
+      const tensors = {
+        loss: s.output([], accumulator(s.dtype)),
+        dquery: s.output(shape),
+        statistics: s.output([4], 'f32'),
+        query: unit(shape),
+        positive: unit(shape),
+        queue: unit([queueLength, 128]),
+      }
+      return () => runNative('infoNce', tensors, { temperature: 0.2, unit: true })
     },
     peer: { op: 'infoNce', numbers: (n: number) => [of(n), queueLength, 128] },
   })),

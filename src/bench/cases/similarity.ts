@@ -1,4 +1,4 @@
-import { runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { accumulator } from '../../tensor/tensor.js'
 import { embeddings, type FamilyCases, type Setting } from './benchCase.js'
 
@@ -8,8 +8,8 @@ export const similarityCases = {
       name: '49 x 49 positions, 2048 channels',
       flops: (n) => 2 * n * 49 * 49 * 2048,
       prepare(s) {
-        const tensors = [s.output([s.batch, 49], 'i32'), undefined, s.values([s.batch, 49, 2048]), s.values([s.batch, 49, 2048])]
-        return () => runPositional('denseMatch', tensors, [1])
+        const tensors = { index: s.output([s.batch, 49], 'i32'), query: s.values([s.batch, 49, 2048]), key: s.values([s.batch, 49, 2048]) }
+        return () => runNative('denseMatch', tensors, { cosine: true })
       },
       peer: { op: 'denseMatch', numbers: (n) => [n, 49, 2048] },
     },
@@ -19,8 +19,8 @@ export const similarityCases = {
       name: 'partners of 49 positions',
       flops: () => 0,
       prepare(s) {
-        const tensors = [s.output([s.batch, 49, 128]), s.values([s.batch, 49, 128]), s.indices([s.batch, 49], 49)]
-        return () => runPositional('gatherRows', tensors)
+        const tensors = { y: s.output([s.batch, 49, 128]), x: s.values([s.batch, 49, 128]), index: s.indices([s.batch, 49], 49) }
+        return () => runNative('gatherRows', tensors)
       },
     },
   ],
@@ -28,8 +28,9 @@ export const similarityCases = {
     name: `${name} embeddings`,
     flops: (n: number) => 3 * of(n) * 128,
     prepare(s: Setting) {
-      const tensors = [s.output([of(s.batch), 128]), s.output([of(s.batch)], accumulator(s.dtype)), s.values([of(s.batch), 128])]
-      return () => runPositional('l2Normalize', tensors, [1e-12])
+      const shape = [of(s.batch), 128]
+      const tensors = { y: s.output(shape), norm: s.output([of(s.batch)], accumulator(s.dtype)), x: s.values(shape) }
+      return () => runNative('l2Normalize', tensors, { eps: 1e-12 })
     },
     peer: { op: 'l2Normalize', numbers: (n: number) => [of(n), 128] },
   })),

@@ -2,7 +2,7 @@ import { Tape } from '../../autograd/tape.js'
 import { type PlacedView, renderViews, wholeImage } from '../../data/augment.js'
 import { batchNorm } from '../../ops/batchNorm.js'
 import { conv2dForNorm } from '../../ops/conv2d.js'
-import { runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { scope, Tensor } from '../../tensor/tensor.js'
 import { fastestDType } from '../../tensor/traits.js'
 import { type BenchCase, queueLength } from './benchCase.js'
@@ -47,18 +47,18 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       prepare(s) {
         const half = s.dtype === 'bf16'
         const copy = (): Tensor | undefined => (half ? s.output([parameterCount], 'bf16') : undefined)
-        const tensors = [
-          s.output([1], 'f32'),
-          undefined,
-          s.sums([parameterCount]),
-          s.sums([parameterCount]),
-          s.sums([parameterCount]),
-          copy(),
-          s.sums([parameterCount]),
-          copy(),
-        ]
+        const tensors = {
+          rate: s.output([1], 'f32'),
+          parameters: [s.sums([parameterCount])],
+          gradients: [s.sums([parameterCount])],
+          momenta: [s.sums([parameterCount])],
+          copies: [copy()],
+          averages: [s.sums([parameterCount])],
+          averageCopies: [copy()],
+        }
+        const numbers = { momentum: 0.9, weightDecay: 1e-4, nesterov: false, averageMomentum: 0.999 }
         s.bytes += 12 * parameterCount // p, v and the average are read and written
-        return () => runPositional('sgd', tensors, [0.9, 1e-4, 0, 0.999])
+        return () => runNative('sgd', tensors, numbers)
       },
       peer: { op: 'sgd', numbers: () => [parameterCount] },
     },
@@ -102,9 +102,13 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
       name: `a batch into ${queueLength}`,
       flops: () => 0,
       prepare(s) {
-        const tensors = [Tensor.zeros([queueLength, 128], s.dtype), Tensor.zeros([1], 'i32'), s.values([s.batch, 128])]
+        const tensors = {
+          queue: Tensor.zeros([queueLength, 128], s.dtype),
+          pointer: Tensor.zeros([1], 'i32'),
+          keys: s.values([s.batch, 128]),
+        }
         s.bytes += s.batch * 128 * (s.dtype === 'bf16' ? 2 : 4)
-        return () => runPositional('enqueue', tensors)
+        return () => runNative('enqueue', tensors)
       },
     },
   ],

@@ -3,7 +3,7 @@ import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
-import { runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
@@ -30,7 +30,7 @@ export class Queue {
         `enqueue: expected keys ${this.keys.dtype}[B,${this.keys.shape[1]}] but received ${keys.dtype}[${keys.shape.join(',')}]`,
       )
     }
-    runPositional('enqueue', [this.keys, this.pointer, keys])
+    runNative('enqueue', { queue: this.keys, pointer: this.pointer, keys })
   }
 }
 
@@ -113,10 +113,15 @@ export class DenseCL {
   updateKeyEncoder(momentum: number): void {
     if (!this.keyAhead) {
       const [key, query] = [this.key.state(), this.query.state()]
-      runPositional(
+      const names = [...key.parameters.keys()]
+      runNative(
         'ema',
-        [...key.parameters].flatMap(([name, average]) => [average, query.parameters.get(name), key.copies.get(name)]),
-        [momentum],
+        {
+          averages: [...key.parameters.values()],
+          sources: names.map((name) => query.parameters.get(name)!),
+          copies: names.map((name) => key.copies.get(name)),
+        },
+        { momentum },
       )
     }
     this.keyAhead = false

@@ -1,0 +1,72 @@
+// Lists of tensors that belong together, and the checks that a type of ops.def cannot say, for every device.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "call.h"
+
+namespace densecl {
+
+// As many tensors as `first` has, each of its size or absent.
+inline void requireAlike(const Call& call, const char* firstName, const std::vector<const Tensor*>& first, const char* name,
+                         const std::vector<const Tensor*>& list) {
+  require(list.size() == first.size(), "ARGUMENT",
+          std::string(call.op) + ": expected " + std::to_string(first.size()) + " " + name + ", one for each of " + firstName +
+              ", but received " + std::to_string(list.size()));
+  for (size_t i = 0; i < list.size(); ++i)
+    require(list[i] == nullptr || list[i]->shape == first[i]->shape, "SHAPE",
+            std::string(call.op) + ": expected " + name + "[" + std::to_string(i) + "] of the shape of " + firstName + " " +
+                describe(*first[i]) + " but received " + (list[i] == nullptr ? "" : describe(*list[i])));
+}
+
+struct SgdTensors {
+  std::vector<const Tensor*> parameters, gradients, momenta, copies, averages, averageCopies;
+
+  explicit SgdTensors(const Call& call)
+      : parameters(call.list(args::sgd::parameters)),
+        gradients(call.list(args::sgd::gradients)),
+        momenta(call.list(args::sgd::momenta)),
+        copies(call.list(args::sgd::copies)),
+        averages(call.list(args::sgd::averages)),
+        averageCopies(call.list(args::sgd::averageCopies)) {
+    requireAlike(call, "parameters", parameters, "gradients", gradients);
+    requireAlike(call, "parameters", parameters, "momenta", momenta);
+    requireAlike(call, "parameters", parameters, "copies", copies);
+    requireAlike(call, "parameters", parameters, "averages", averages);
+    requireAlike(call, "parameters", parameters, "averageCopies", averageCopies);
+  }
+};
+
+struct EmaTensors {
+  std::vector<const Tensor*> averages, sources, copies;
+
+  explicit EmaTensors(const Call& call)
+      : averages(call.list(args::ema::averages)), sources(call.list(args::ema::sources)), copies(call.list(args::ema::copies)) {
+    requireAlike(call, "averages", averages, "sources", sources);
+    requireAlike(call, "averages", averages, "copies", copies);
+  }
+};
+
+// The parts of a concatenation, whose channels must be those of `out`.
+inline std::vector<const Tensor*> concatenated(const Call& call, const Tensor& out) {
+  std::vector<const Tensor*> parts = call.list(args::concat::xs);
+  int64_t columns = 0;
+  for (const Tensor* part : parts) columns += part->columns();
+  require(columns == out.columns(), "SHAPE",
+          "concat: expected y of " + std::to_string(columns) + " channels, as many as xs have, but received " + describe(out));
+  return parts;
+}
+
+// The order of a permutation of four axes that makes `out` of `in`.
+inline std::vector<int64_t> permutation(const Call& call, const Tensor& in, const Tensor& out) {
+  std::vector<int64_t> order = call.integers(args::permute::order), sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  require(sorted == std::vector<int64_t>{0, 1, 2, 3}, "ARGUMENT", "permute: expected order to name each of the axes 0 to 3 once");
+  for (size_t i = 0; i < 4; ++i)
+    require(out.dim(i) == in.dim(static_cast<size_t>(order[i])), "SHAPE",
+            "permute: expected y of the permuted shape of x " + describe(in) + " but received " + describe(out));
+  return order;
+}
+
+}  // namespace densecl
