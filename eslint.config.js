@@ -14,14 +14,14 @@ const mayImport = {
   optim: ['tensor', 'autograd', 'ops'],
   data: ['tensor'],
   weights: ['tensor', 'files', 'ops', 'nn'],
-  methods: ['tensor', 'autograd', 'ops', 'nn', 'optim'],
   run: ['tensor', 'files', 'nn', 'data'],
+  methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'run'],
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'run'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],
   selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data'],
   train: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'methods', 'run', 'eval', 'report', 'selftest'],
-  study: ['tensor', 'files', 'nn', 'data', 'weights', 'run', 'eval', 'report', 'selftest', 'train'],
-  bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'methods', 'train'],
+  study: ['tensor', 'files', 'nn', 'data', 'weights', 'run', 'methods', 'eval', 'report', 'selftest', 'train'],
+  bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train'],
   cli: ['tensor', 'files', 'ops', 'nn', 'data', 'weights', 'methods', 'run', 'eval', 'report', 'selftest', 'train', 'study', 'bench'],
 }
 

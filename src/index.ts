@@ -7,14 +7,37 @@ export { DenseclError } from './tensor/errors.js'
 export { packageVersion } from './tensor/native.js'
 export { convolution } from './ops/conv2d.js'
 
-export { type Config, type ConfigKey, resolveConfig, type Setting } from './run/config.js'
-export { preset, presets } from './run/presets.js'
-export { type Placement, pretrain, type PretrainOptions, type PretrainResult, resolvePlacement } from './train/pretrain.js'
+export type { Config } from './run/config.js'
+export { free, type OptionTable, type OptionValues, type Setting, settingsOf } from './run/options.js'
+export { type Placement, resolvePlacement } from './run/placement.js'
+export { pretrain, type PretrainOptions } from './train/pretrain.js'
+export type { PretrainResult } from './train/run.js'
+
+export { configure, findMethod, presetSettings, resolveConfig } from './methods/index.js'
+export {
+  type BuiltMethod,
+  type Chart,
+  type CollapseCheck,
+  type ConfigOf,
+  defineMethod,
+  differentiate,
+  type Method,
+  type MethodParts,
+  type Observed,
+  type Preset,
+  type Readings,
+  StepResult,
+  type Views,
+} from './methods/method.js'
+export { embeddingSpread } from './methods/spread.js'
 
 export { DenseNeck, type Embeddings, Encoder, type EncoderOptions, type NeckOptions } from './methods/densecl/encoder.js'
-export { chanceLoss, type Health, type LossStatistics } from './methods/densecl/health.js'
+export { chanceLoss } from './methods/densecl/health.js'
+export { densecl } from './methods/densecl/method.js'
 export { DenseCL, type DenseCLOptions, type KeyOrder, Queue } from './methods/densecl/model.js'
-export { denseclStep, type Observed, type StepConstants, type StepOptions, StepResult, type Views } from './methods/densecl/step.js'
+export type { DenseCLConfig } from './methods/densecl/options.js'
+export { presets } from './methods/densecl/presets.js'
+export { type DenseCLObserved, denseclStep, type StepConstants, type StepOptions } from './methods/densecl/step.js'
 
 export { averagePrecision, type PrecisionForm } from './eval/averagePrecision.js'
 export { type ExtractOptions, type FeatureName, featureRows, poolFeature } from './eval/features.js'

@@ -11,7 +11,9 @@ import { openSource } from '../../src/data/sources.js'
 import { stepsPerEpoch } from '../../src/data/sampler.js'
 import { knnAccuracy } from '../../src/eval/knn.js'
 import { packageRoot } from '../../src/tensor/native.js'
-import { configKey, parseValue, resolveConfig } from '../../src/run/config.js'
+import { densecl } from '../../src/methods/densecl/method.js'
+import { optionsOf, resolveConfig } from '../../src/methods/index.js'
+import { keyValue } from '../../src/run/options.js'
 import { pretrain } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { importBackbone } from '../../src/weights/import.js'
@@ -19,12 +21,7 @@ import { environmentRow, writeResult } from '../../src/bench/result.js'
 
 const [resultPath, ...settings] = process.argv.slice(2)
 if (resultPath === undefined) throw new Error('usage: parity.js RESULT.json key=value...')
-const config = resolveConfig(
-  settings.map((text) => {
-    const [key, value] = [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]
-    return { key, value: ['data', 'knnData'].includes(configKey(key) ?? '') ? value : parseValue(value), from: text }
-  }),
-)
+const config = resolveConfig(settings.map((text) => keyValue(optionsOf(densecl), text)))
 const folder = mkdtempSync(join(tmpdir(), 'densecl-parity-'))
 try {
   const out = join(folder, 'run')

@@ -1,14 +1,16 @@
 /** DenseCL steps on random input: what densecl.js times and profile.js takes apart. */
 import { parseArgs } from 'node:util'
 
-import { DenseCL } from '../../src/methods/densecl/model.js'
+import { densecl } from '../../src/methods/densecl/method.js'
+import { resolveConfig } from '../../src/methods/index.js'
+import { settingsOf } from '../../src/run/options.js'
 import { Random } from '../../src/tensor/random.js'
 import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
-import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
+import { type FloatDType, type Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits, fastestDType } from '../../src/tensor/traits.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { appendRow, median } from '../../src/bench/result.js'
@@ -51,7 +53,7 @@ export interface StepRow {
 }
 
 /**
- * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other on one model, and gives a row for each,
+ * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other, each on a model of its own, and gives a row for each,
  * which also goes to the file of `--rows`, one JSON object a line.
  * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
  */
@@ -78,25 +80,19 @@ export function runSteps(
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
   fusion.level = (values.fusion ?? fusion.level) as FusionLevel
   withDevice(device, () => {
-    const model = new DenseCL({
-      backbone: resnet({ depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) }),
-      neck: { hidden: number('hidden', 512), featDim: 128 },
-      queueLength: number('queue', 4096),
-      seed: 0,
-      compute,
-    })
-    const sgd = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies)
     const random = new Random(1)
     for (const batch of batches) {
-      const inputs = { query: normal(random, [batch, image, image, 3], compute), key: normal(random, [batch, image, image, 3], compute) }
-      const trainer = new Trainer(model, sgd, {
-        temperature: 0.2,
-        keyMomentum: 0.999,
-        normGroups: groups,
-        graph: values.graph !== 'false',
-        views: () => ({ query: inputs.query.alias(), key: inputs.key.alias() }),
-      })
-      const step = () => trainer.step({ lr: 0.03, denseWeight: 0.5, keyOrder: groups > 1 ? random.permutation(batch) : undefined })
+      const backbone = resnet({ depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) })
+      const sizes = { imageSize: image, batchSize: batch, normGroups: groups }
+      const heads = { hidden: number('hidden', 512), queueLength: number('queue', 4096) }
+      const config = resolveConfig(settingsOf({ ...sizes, ...heads }, 'flags'))
+      const method = densecl.build(config, { backbone, compute })
+      const { parameters, copies } = method.trained()
+      const sgd = new Sgd(parameters, config, copies)
+      const views = [0, 1].map(() => normal(random, [batch, image, image, 3], compute)) as [Tensor, Tensor]
+      const trainer = new Trainer(method, sgd, { graph: values.graph !== 'false', views: () => [views[0].alias(), views[1].alias()] })
+      let taken = 0
+      const step = () => trainer.step(taken++, 0.03)
       // A step is recorded as the third.
       const warmUp = asynchronous ? 5 : recordable ? 3 : 2
       for (let i = 0; i < warmUp; ++i) step()
@@ -119,7 +115,7 @@ export function runSteps(
       native.synchronize(device)
       const run = (performance.now() - begun) / 1000
       const { peak, live, cached } = native.memory(device)
-      const loss = last.losses.total
+      const loss = method.describe(last.readings, taken).loss!
       if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${warmUp + 2 * steps} steps on ${device}`)
       const row: StepRow = {
         batch,
@@ -137,7 +133,7 @@ export function runSteps(
       if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
       onRow(row)
       trainer.dispose()
-      for (const view of Object.values(inputs)) view.dispose()
+      for (const part of [sgd, method, ...views]) part.dispose()
       native.trimMemory(device)
     }
   })

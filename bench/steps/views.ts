@@ -7,15 +7,12 @@ import { Loader } from '../../src/data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
 import { native } from '../../src/tensor/native.js'
-import { configKey, parseValue, resolveConfig } from '../../src/run/config.js'
+import { densecl } from '../../src/methods/densecl/method.js'
+import { optionsOf, resolveConfig } from '../../src/methods/index.js'
+import { keyValue } from '../../src/run/options.js'
 
 native.setThreads(1)
-const config = resolveConfig(
-  process.argv.slice(2).map((text) => {
-    const [key, value] = [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]
-    return { key, value: configKey(key) === 'data' ? value : parseValue(value), from: text }
-  }),
-)
+const config = resolveConfig(process.argv.slice(2).map((text) => keyValue(optionsOf(densecl), text)))
 const { items } = await openSource(config.data)
 const { imageSize, batchSize, seed, workers, maxBroken, epochs, shuffle, normGroups } = config
 const loader = new Loader({

@@ -11,7 +11,7 @@ import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { fail } from '../tensor/errors.js'
 import { packageRoot } from '../tensor/native.js'
-import { nearest } from '../run/config.js'
+import { nearest } from '../run/options.js'
 
 const levels: readonly string[] = ['pointwise', 'epilogue', 'full'] satisfies FusionLevel[]
 

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { fail } from '../tensor/errors.js'
 
 /** Each command's file adds itself to the program; `done` takes the exit code. */
-export type Register = (program: Command, done: (code: number) => void) => void
+export type Register = (program: Command, done: (code: number) => void) => void | Promise<void>
 
 /** Examples below a command's help. */
 export const examples = (lines: [command: string, why: string][]): string =>

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { nearest } from '../run/config.js'
+import { nearest } from '../run/options.js'
 import { examples, interruption, numberFlag } from './command.js'
 import {
   type AddEvaluation,

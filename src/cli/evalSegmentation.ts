@@ -9,7 +9,7 @@ import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
-import { nearest } from '../run/config.js'
+import { nearest } from '../run/options.js'
 import { examples, interruption, numberFlag } from './command.js'
 import {
   type AddEvaluation,

@@ -36,7 +36,7 @@ async function main(): Promise<number> {
     .exitOverride()
     .showHelpAfterError('(add --help for usage)')
   let code = 0
-  for (const { register } of commands) register(program, (result) => (code = result))
+  for (const { register } of commands) await register(program, (result) => (code = result))
   await program.parseAsync()
   return code
 }

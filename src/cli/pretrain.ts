@@ -1,20 +1,12 @@
-import { Option } from 'commander'
+import { parseArgs } from 'node:util'
 
-import { preset, presets } from '../run/presets.js'
-import {
-  camelCase,
-  configKeys,
-  defaults,
-  kebabCase,
-  nearest,
-  options,
-  parseValue,
-  readConfigFile,
-  resolveConfig,
-  type Setting,
-} from '../run/config.js'
+import { type Command, Option } from 'commander'
+
+import { densecl } from '../methods/densecl/method.js'
+import { configure, configuredMethod, findMethod, optionsOf, presetSettings, presetsOf } from '../methods/index.js'
+import type { Method } from '../methods/method.js'
+import { defaultsOf, kebabCase, keyValue, parseValue, readConfigFile, type Setting } from '../run/options.js'
 import { pretrain } from '../train/pretrain.js'
-import { fail } from '../tensor/errors.js'
 import { examples, type Register } from './command.js'
 
 interface Flags extends Record<string, unknown> {
@@ -26,24 +18,19 @@ interface Flags extends Record<string, unknown> {
   json?: boolean
 }
 
-export const register: Register = (program, done) => {
+export const register: Register = async (program, done) => {
+  // Which options there are depends on the method, and that on the arguments.
+  const [name, ...args] = process.argv.slice(2)
+  const method = name === 'pretrain' ? await methodOf(args) : densecl
   const command = program
     .command('pretrain')
     .description('pre-train a backbone on a folder of images')
     .argument('[settings...]', 'options as key=value')
-    .option(
-      '--preset <name>',
-      `start from a named configuration:\n${Object.entries(presets)
-        .map(([name, { describe }]) => `${name}: ${describe}`)
-        .join('\n')}`,
-    )
     .option('--config <file>', 'a YAML file of options')
     .option('--out <folder>', 'the run folder (default: runs/<preset>)')
     .option('--resume', 'continue the run of --out from its last checkpoint')
     .option('--overwrite', 'replace the run of --out')
     .option('--json', 'print only the result, as JSON')
-  for (const key of configKeys)
-    command.addOption(new Option(`--${kebabCase(key)} <value>`, `${options[key].description ?? ''} (${JSON.stringify(defaults[key])})`))
   command.addHelpText(
     'after',
     examples([
@@ -59,26 +46,55 @@ export const register: Register = (program, done) => {
       ['densecl pretrain --out runs/photos --resume', 'continue after an interruption'],
     ]),
   )
-  command.action(async (settings: string[], flags: Flags) => done(await run(settings, flags)))
+  addOptions(command, method)
+  command.action(async (settings: string[], flags: Flags) => done(await run(method, settings, flags)))
 }
 
-async function run(settings: string[], flags: Flags): Promise<number> {
-  const out = flags.out ?? `runs/${flags.preset ?? 'densecl'}`
-  const resumed = flags.resume === true ? readConfigFile(`${out}/config.yaml`) : []
-  const fromPreset =
-    flags.preset === undefined
-      ? []
-      : Object.entries(preset(flags.preset)).map(([key, value]): Setting => ({ key, value, from: `preset ${flags.preset}` }))
-  const given = configKeys
-    .filter((key) => flags[key] !== undefined)
-    .map((key): Setting => ({ key, value: flagValue(key, flags[key] as string), from: `--${kebabCase(key)}` }))
-  const config = resolveConfig([
-    ...fromPreset,
-    ...(flags.config === undefined ? [] : readConfigFile(flags.config)),
-    ...resumed,
-    ...settings.map(keyValue),
-    ...given,
-  ])
+/** The method that the arguments ask for, before they are parsed in earnest: the last that any setting names, as in configure(). */
+async function methodOf(args: string[]): Promise<Method> {
+  const text = { type: 'string' } as const
+  const options = { method: text, preset: text, config: text, out: text, resume: { type: 'boolean' } } as const
+  const { values, positionals } = parseArgs({ args, options, allowPositionals: true, strict: false })
+  const said = [
+    ...positionals.filter((setting) => setting.startsWith('method=')).map((setting) => setting.slice(7)),
+    ...(values.method === undefined ? [] : [values.method]),
+  ].at(-1)
+  // The preset may be one of the method's own.
+  if (typeof said === 'string') return (await findMethod(said)).method
+  return (await configuredMethod(startingSettings(values as Flags))).method
+}
+
+/** Options of every run and of the method, and the presets that there are for it. */
+function addOptions(command: Command, method: Method): void {
+  const presets = Object.entries(presetsOf(method)).map(([name, { describe }]) => `${name}: ${describe}`)
+  command.option('--preset <name>', `start from a named configuration:\n${presets.join('\n')}`)
+  const options = optionsOf(method)
+  const defaults: Record<string, unknown> = defaultsOf(options)
+  for (const [key, row] of Object.entries(options)) {
+    const own = key in method.options
+    if (own && key === Object.keys(method.options)[0]) command.optionsGroup(`Options of ${method.name} (${method.describe}):`)
+    command.addOption(new Option(`--${kebabCase(key)} <value>`, `${row.description ?? ''} (${JSON.stringify(defaults[key])})`))
+  }
+}
+
+/** What there is before the settings of this command: a preset, a file, and what a run that is resumed was started with. */
+function startingSettings({ preset, config, resume, out = outOf(preset) }: Flags, method?: Method): Setting[] {
+  return [
+    ...(preset === undefined ? [] : presetSettings(preset, method)),
+    ...(config === undefined ? [] : readConfigFile(config)),
+    ...(resume === true ? readConfigFile(`${out}/config.yaml`) : []),
+  ]
+}
+
+const outOf = (preset: string | undefined): string => `runs/${preset ?? 'densecl'}`
+
+async function run(method: Method, settings: string[], flags: Flags): Promise<number> {
+  const out = flags.out ?? outOf(flags.preset)
+  const table = optionsOf(method)
+  const given = Object.entries(table)
+    .filter(([key]) => flags[key] !== undefined)
+    .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
+  const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
 
   let interrupts = 0
   const onSignal = (): void => {
@@ -91,6 +107,7 @@ async function run(settings: string[], flags: Flags): Promise<number> {
   try {
     const result = await pretrain({
       config,
+      method,
       out,
       resume: flags.resume === true,
       overwrite: flags.overwrite === true,
@@ -103,15 +120,4 @@ async function run(settings: string[], flags: Flags): Promise<number> {
     process.off('SIGINT', onSignal)
     process.off('SIGTERM', onSignal)
   }
-}
-
-/** Text options keep their text: a folder named 2024 is no number. */
-const textKeys = new Set(['data', 'knnData', 'backbone'])
-const flagValue = (key: string, text: string): unknown => (textKeys.has(key) ? text : parseValue(text))
-
-function keyValue(text: string): Setting {
-  const at = text.indexOf('=')
-  if (at < 1) fail('CONFIG', `${text}: expected key=value (did you mean ${nearest(text, configKeys)}=...?)`)
-  const key = text.slice(0, at)
-  return { key, value: flagValue(camelCase(key), text.slice(at + 1)), from: text }
 }

@@ -18,9 +18,12 @@ export const register: Register = (program, done) => {
       examples([['densecl report runs/photos', 'curves, pictures, evaluations and configuration in runs/photos/report.html']]),
     )
     .action(async (paths: string[], flags: { out?: string; json?: boolean }) => {
-      const runs = paths.map(
-        (path) =>
-          viewRun(path) ?? fail('RUN', `report: ${path} holds no run: expected config.yaml or metrics.jsonl, as pretrain writes them`),
+      const runs = await Promise.all(
+        paths.map(
+          async (path) =>
+            (await viewRun(path)) ??
+            fail('RUN', `report: ${path} holds no run: expected config.yaml or metrics.jsonl, as pretrain writes them`),
+        ),
       )
       const out = flags.out ?? join(paths[0]!, 'report.html')
       const html = page(runs.map(({ name }) => name).join(', '), pageBody(runs, [], await embedPictures(runs)))

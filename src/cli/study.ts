@@ -7,7 +7,7 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { nearest, parseValue } from '../run/config.js'
+import { nearest, parseValue } from '../run/options.js'
 import { examples, interruption, numberFlag, type Register } from './command.js'
 
 interface Flags {

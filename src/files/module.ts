@@ -1,19 +1,22 @@
 /** JavaScript modules of a user's own: a backbone or a method that the program does not come with. */
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 import { fail } from '../tensor/errors.js'
 
 /** A path rather than a name of something that the program has. */
 export const isModulePath = (text: string): boolean => /[\\/]|\.[cm]?js$/.test(text)
 
+/** The absolute path of a module that is given by a path relative to the working folder, or by a file URL. */
+export const modulePath = (text: string): string => (text.startsWith('file:') ? fileURLToPath(text) : resolve(text))
+
 /**
- * The default export of the module at `path`, relative to the working folder. `option` names what the path was given as. Throws
+ * The default export of the module at `path` (modulePath). `option` names what the path was given as. Throws
  * CONFIG where there is no such module, where it cannot be loaded, and where it exports nothing by default.
  */
 export async function defaultExport(option: string, path: string): Promise<unknown> {
-  const file = resolve(path)
+  const file = modulePath(path)
   if (!existsSync(file)) fail('CONFIG', `${option} is ${path}: expected the path of a JavaScript module but there is no such file`)
   let module: { default?: unknown }
   try {

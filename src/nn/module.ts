@@ -26,6 +26,10 @@ export function* allTensors({ parameters, buffers }: State): Generator<[string, 
   yield* buffers
 }
 
+/** The tensors that the parameters enter a forward pass as, in their order: bf16 copies where there are some. */
+export const trainable = ({ parameters, copies }: State): Tensor[] =>
+  [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
+
 /** Makes the copies equal to their parameters again, after these were written from outside of the optimiser. */
 export function refreshCopies({ parameters, copies }: State): void {
   for (const [name, copy] of copies) runNative('convert', { y: copy, x: parameters.get(name)! })

@@ -3,7 +3,9 @@ import { readFileSync } from 'node:fs'
 import { extname } from 'node:path'
 
 import { tableCells } from '../run/results.js'
-import { defaults } from '../run/config.js'
+import { optionsOf } from '../methods/index.js'
+import { commonOptions } from '../run/config.js'
+import { defaultsOf } from '../run/options.js'
 import { duration } from '../run/runLog.js'
 import { runCharts } from './charts.js'
 import { moments, picturesOf, type RunView } from './runView.js'
@@ -87,7 +89,7 @@ function leftOf({ metrics, config }: RunView): string {
 
 function heading(run: RunView): string {
   const { config, environment } = run
-  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ${text(environment.backbone ?? config.backbone ?? 'backbone')}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${facts(run)}`
+  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ${run.method === undefined ? '' : `${text(run.method.name)}, `}${text(environment.backbone ?? config.backbone ?? 'backbone')}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${run.problem === undefined ? '' : `<div class="muted">curves of the method are missing: ${text(run.problem)}</div>`}${facts(run)}`
 }
 
 function pictures(run: RunView, embed: EmbedPicture): string {
@@ -135,9 +137,11 @@ const plain = (value: unknown): unknown =>
 /** Options of all runs; those that are not the default, or differ between runs, stand out. */
 function configuration(runs: readonly RunView[]): string {
   const keys = [...new Set(runs.flatMap(({ config }) => Object.keys(config)))]
+  const tables = runs.map(({ method }) => Object.entries(defaultsOf(method === undefined ? commonOptions : optionsOf(method))))
+  const defaults: Record<string, unknown> = Object.fromEntries(tables.flat())
   const rows = keys.map((key) => {
     const values = runs.map(({ config }) => config[key])
-    const fallback = (defaults as Record<string, unknown>)[key]
+    const fallback = defaults[key]
     return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(plain(value))}</td>`).join('')}</tr>`
   })
   const environment = runs.map(

@@ -4,6 +4,8 @@ import { basename, join, resolve } from 'node:path'
 
 import { parse } from 'yaml'
 
+import { findMethod } from '../methods/index.js'
+import type { Method } from '../methods/method.js'
 import { type EvaluationTable, savedTables } from '../run/results.js'
 import { files } from '../run/runFolder.js'
 import { type Metrics, readMetrics } from '../run/runLog.js'
@@ -13,6 +15,9 @@ export interface RunView {
   path: string
   name: string
   config: Record<string, unknown>
+  /** The method of the run, or why it is not known, in words. */
+  method?: Method
+  problem?: string
   environment: Record<string, unknown>
   metrics: Metrics[]
   /** Written at the end. */
@@ -33,8 +38,17 @@ const readOr = <T>(path: string, read: (text: string) => T, otherwise: T): T => 
   }
 }
 
+/** The method that a configuration names; those of older runs name none. */
+async function methodOf({ method = 'densecl' }: Record<string, unknown>): Promise<Pick<RunView, 'method' | 'problem'>> {
+  try {
+    return { method: (await findMethod(String(method))).method }
+  } catch (error) {
+    return { problem: error instanceof Error ? error.message : String(error) }
+  }
+}
+
 /** Undefined while there is no run in the folder. */
-export function viewRun(path: string): RunView | undefined {
+export async function viewRun(path: string): Promise<RunView | undefined> {
   const at = files(path)
   if (!existsSync(at.config) && !existsSync(at.metrics)) return undefined
   const pictures = existsSync(at.pictures) ? readdirSync(at.pictures) : []
@@ -45,10 +59,13 @@ export function viewRun(path: string): RunView | undefined {
       .map((file) => join(at.pictures, file))[0]
   const epochs = [...new Set(pictures.flatMap((file) => /^epoch_(\d+)-/.exec(file)?.[1] ?? []))].sort()
   const augmentation = picture('augmentation')
+  const config = readOr(at.config, (text) => parse(text) as Record<string, unknown>, {})
+  const method = await methodOf(config)
   return {
     path,
     name: basename(resolve(path)),
-    config: readOr(at.config, (text) => parse(text) as Record<string, unknown>, {}),
+    config,
+    ...method,
     environment: readOr(at.environment, (text) => JSON.parse(text) as Record<string, unknown>, {}),
     metrics: existsSync(at.metrics) ? readMetrics(at.metrics) : [],
     finished: existsSync(at.report),

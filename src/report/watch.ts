@@ -47,13 +47,11 @@ export interface Watch {
 export async function watchRuns(runs: readonly string[], port: number, lookEvery = 1000): Promise<Watch> {
   const listeners = new Set<ServerResponse>()
   const server = createServer((request, response) => {
-    try {
-      answer(runs, request, response, listeners)
-    } catch (error) {
+    answer(runs, request, response, listeners).catch((error: unknown) => {
       // A file that went away while it was read: the next look finds out.
       if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' })
       response.end(error instanceof Error ? error.message : String(error))
-    }
+    })
   })
   await listen(server, port)
   let before = stamp(runs)
@@ -102,7 +100,12 @@ function pictureUrls(runs: readonly RunView[]): Map<string, string> {
   )
 }
 
-function answer(runs: readonly string[], request: IncomingMessage, response: ServerResponse, listeners: Set<ServerResponse>): void {
+async function answer(
+  runs: readonly string[],
+  request: IncomingMessage,
+  response: ServerResponse,
+  listeners: Set<ServerResponse>,
+): Promise<void> {
   // A page of another origin may point a name of its own at this address.
   const host = (request.headers.host ?? '').replace(/:\d+$/, '')
   if (request.method !== 'GET' || !['127.0.0.1', 'localhost'].includes(host)) {
@@ -117,7 +120,7 @@ function answer(runs: readonly string[], request: IncomingMessage, response: Ser
     request.on('close', () => listeners.delete(response))
     return
   }
-  const views = runs.map((path) => viewRun(path)).filter((run) => run !== undefined)
+  const views = (await Promise.all(runs.map(viewRun))).filter((run) => run !== undefined)
   const urls = pictureUrls(views)
   if (url.startsWith('/picture/')) {
     const path = [...urls].find(([, own]) => own === url)?.[0]

@@ -3,7 +3,8 @@ import { defaultExport, isModulePath } from '../files/module.js'
 import type { BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
-import { type Config, nearest } from './config.js'
+import type { Config } from './config.js'
+import { nearest } from './options.js'
 
 /** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG. */
 export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {

@@ -1,38 +1,39 @@
-/**
- * Every option of a pre-training run, in one flat table: a key of the YAML file, `key=value`, and a flag `--key` are the
- * same thing (camelCase and kebab-case both work).
- */
-import { readFileSync } from 'node:fs'
-
-import { LineCounter, parseDocument } from 'yaml'
+/** The options that every pre-training run has, whatever its method; a method adds rows of its own (src/methods/method.ts). */
 import { z } from 'zod'
 
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
-import { DenseclError, fail } from '../tensor/errors.js'
+import { fail } from '../tensor/errors.js'
+import { free, type OptionValues } from './options.js'
 
 const count = z.int().min(1)
 const share = z.number().min(0).max(1)
 const positive = z.number().positive()
 const range = z.tuple([z.number(), z.number()]).refine(([low, high]) => low <= high, 'a pair [low, high] with low <= high')
 
-export const options = {
-  data: z.string().default('scenes').describe('folder, list .txt, COCO .json, VOC tree, tar shards, or scenes[:count]'),
-  format: z
-    .enum(['auto', ...sourceFormats])
-    .default('auto')
-    .describe('how to read data'),
-  knnData: z
-    .string()
-    .nullable()
-    .default(null)
-    .describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
+export const commonOptions = {
+  method: free(
+    z
+      .string()
+      .default('densecl')
+      .describe('what is trained: a method by name, or the path of a JavaScript module whose default export is one'),
+  ),
+  data: free(z.string().default('scenes').describe('folder, list .txt, COCO .json, VOC tree, tar shards, or scenes[:count]')),
+  format: free(
+    z
+      .enum(['auto', ...sourceFormats])
+      .default('auto')
+      .describe('how to read data'),
+  ),
+  knnData: free(
+    z.string().nullable().default(null).describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
+  ),
   imageSize: z.int().min(32).default(224).describe('side of the square views in pixels'),
   batchSize: count.default(256).describe('images a step'),
   epochs: count.default(200).describe('passes over the data'),
   seed: z.int().min(0).default(0).describe('of everything random'),
-  workers: z.int().min(0).default(0).describe('data worker threads; 0 chooses'),
-  device: z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU'),
+  workers: free(z.int().min(0).default(0).describe('data worker threads; 0 chooses')),
+  device: free(z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU')),
   precision: z
     .enum(['auto', 'f32', 'tf32', 'bf16'])
     .default('auto')
@@ -43,31 +44,24 @@ export const options = {
     .describe(
       'how far convolutions and batch norms are fused on a GPU (docs/fusion.md); auto is what is fastest where that is timed, else epilogue',
     ),
-  tune: z
-    .boolean()
-    .default(true)
-    .describe("time the kernels for this model's convolutions at the start of a run on a GPU, some seconds once; false takes the tables"),
-  graph: z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph'),
-  threads: z.int().min(0).default(0).describe('compute threads; 0 takes all cores'),
-  cacheMegabytes: z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs'),
-  maxBroken: share.default(0.01).describe('largest share of images that may be unreadable'),
+  tune: free(
+    z
+      .boolean()
+      .default(true)
+      .describe("time the kernels for this model's convolutions at the start of a run on a GPU, some seconds once; false takes the tables"),
+  ),
+  graph: free(z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph')),
+  threads: free(z.int().min(0).default(0).describe('compute threads; 0 takes all cores')),
+  cacheMegabytes: free(z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs')),
+  maxBroken: free(share.default(0.01).describe('largest share of images that may be unreadable')),
 
   backbone: z.string().default('resnet').describe('resnet, or the path of a JavaScript module with another kind of backbone'),
   backboneOptions: z.record(z.string(), z.unknown()).default({}).describe('options of a backbone from a module, as a map'),
   depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
   baseChannels: count.default(64).describe('of the stem; every width scales with it'),
   init: z.enum(['original', 'mmselfsup']).default('original').describe('how weights are drawn'),
-  hidden: count.nullable().default(null).describe("width of the heads' hidden layers; default: the backbone's channels"),
-  featDim: count.default(128).describe('embedding dimension'),
-  numGrid: count.nullable().default(null).describe("side of the dense grid; default: the backbone's"),
 
-  queueLength: count.default(65536).describe('negatives in each queue'),
-  keyMomentum: share.default(0.999).describe('of the key encoder'),
-  temperature: positive.default(0.2).describe('of both losses'),
-  denseWeight: share.default(0.5).describe('lambda: weight of the dense loss; 0 is MoCo v2'),
-  denseWarmup: z.int().min(0).default(0).describe('steps with dense weight 0 before lambda applies'),
   normGroups: count.default(1).describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper)'),
-  shuffle: z.boolean().default(true).describe('shuffle the key batch among the groups (shuffle-BN)'),
 
   lr: positive.default(0.03).describe('learning rate at the start'),
   momentum: share.default(0.9).describe('of SGD'),
@@ -88,55 +82,21 @@ export const options = {
   blurSigma: range.default([...mocoV2Augmentation.blurSigma]).describe('standard deviation of the blur in pixels'),
   flip: share.default(mocoV2Augmentation.flip).describe('probability of a horizontal flip'),
 
-  logEvery: count.default(50).describe('steps between two log lines'),
-  checkpointEvery: count.default(10).describe('epochs between two kept checkpoints'),
-  checkpointSteps: z.int().min(0).default(0).describe('steps between two writings of the last checkpoint; 0: each epoch'),
-  keepCheckpoints: count.default(3).describe('kept checkpoints, the latest'),
-  knnEvery: z.int().min(0).default(0).describe('epochs between two kNN evaluations; 0: before and after only'),
-  knnImages: count.default(5000).describe('most labelled images that kNN looks neighbours up in'),
-  knnK: count.default(20).describe('neighbours'),
-  stopOnCollapse: z.boolean().default(true).describe('stop when all embeddings become one'),
+  logEvery: free(count.default(50).describe('steps between two log lines')),
+  checkpointEvery: free(count.default(10).describe('epochs between two kept checkpoints')),
+  checkpointSteps: free(z.int().min(0).default(0).describe('steps between two writings of the last checkpoint; 0: each epoch')),
+  keepCheckpoints: free(count.default(3).describe('kept checkpoints, the latest')),
+  knnEvery: free(z.int().min(0).default(0).describe('epochs between two kNN evaluations; 0: before and after only')),
+  knnImages: free(count.default(5000).describe('most labelled images that kNN looks neighbours up in')),
+  knnK: free(count.default(20).describe('neighbours')),
+  stopOnCollapse: free(z.boolean().default(true).describe('stop when all embeddings become one')),
 } as const
 
-const schema = z.strictObject(options)
-export type Config = z.infer<typeof schema>
-export type ConfigKey = keyof Config
-export const configKeys = Object.keys(options) as ConfigKey[]
-export const defaults: Config = schema.parse({})
+/** The common options of a run; the configuration of a method is this and the method's own. */
+export type Config = OptionValues<typeof commonOptions>
 
-/** Where a value came from, for messages: a file and line, a flag, `key=value`, a preset. */
-export interface Setting {
-  key: string
-  value: unknown
-  from: string
-}
-
-/** Later settings win. Unknown keys and wrong values are all reported at once. */
-export function resolveConfig(settings: readonly Setting[]): Config {
-  const values: Record<string, unknown> = {}
-  const origin: Record<string, string> = {}
-  const problems: string[] = []
-  for (const { key, value, from } of settings) {
-    const known = configKey(key)
-    if (known === undefined) {
-      problems.push(`${from}: unknown option ${key} (did you mean ${nearest(key, configKeys)}?)`)
-      continue
-    }
-    values[known] = value
-    origin[known] = from
-  }
-  const result = schema.safeParse(values)
-  if (!result.success) {
-    for (const issue of result.error.issues) {
-      const key = String(issue.path[0])
-      problems.push(`${origin[key] ?? 'configuration'}: ${key} is ${JSON.stringify(values[key])}: ${issue.message}`)
-    }
-  }
-  if (problems.length > 0) throw new DenseclError('CONFIG', problems.join('\n'))
-  return checkTogether(result.data!)
-}
-
-function checkTogether(config: Config): Config {
+/** Throws CONFIG where options contradict each other. */
+export function checkConfig(config: Config): void {
   if (config.batchSize % config.normGroups !== 0)
     fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
@@ -145,55 +105,4 @@ function checkTogether(config: Config): Config {
   if (config.blurSigma[0] <= 0) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
   if (config.blurSigma[1] > maxBlurSigma)
     fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`)
-  return config
-}
-
-export const camelCase = (key: string): string => key.replace(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
-export const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
-export const configKey = (key: string): ConfigKey | undefined => configKeys.find((known) => known === camelCase(key))
-
-/** The value of a flag or of key=value: JSON where it is JSON (numbers, true, [0.2, 1], null), else the text itself. */
-export function parseValue(text: string): unknown {
-  try {
-    return JSON.parse(text) as unknown
-  } catch {
-    return text
-  }
-}
-
-/** The settings of a YAML file; errors name the file and line. */
-export function readConfigFile(path: string): Setting[] {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    return fail('CONFIG', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
-  }
-  const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines })
-  if (document.errors[0] !== undefined) fail('CONFIG', `${path}: ${document.errors[0].message}`)
-  const values: unknown = document.toJS()
-  if (values === null) return []
-  if (typeof values !== 'object' || Array.isArray(values)) return fail('CONFIG', `${path}: expected a map of options`)
-  return Object.entries(values as Record<string, unknown>).map(([key, value]) => {
-    const node = (document.contents as unknown as { items: { key: { value: unknown; range: [number, number, number] } }[] }).items.find(
-      (item) => item.key.value === key,
-    )
-    return { key, value, from: `${path} line ${node === undefined ? '?' : lines.linePos(node.key.range[0]).line}` }
-  })
-}
-
-/** The candidate that begins with the word, else the one with the smallest edit distance. */
-export function nearest(word: string, candidates: readonly string[]): string {
-  const distance = (a: string, b: string): number => {
-    let row = Array.from({ length: b.length + 1 }, (_, j) => j)
-    for (let i = 1; i <= a.length; ++i) {
-      const next = [i]
-      for (let j = 1; j <= b.length; ++j) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1])))
-      row = next
-    }
-    return row[b.length]!
-  }
-  const begun = candidates.find((candidate) => candidate.startsWith(camelCase(word)))
-  return begun ?? [...candidates].sort((a, b) => distance(camelCase(word), a) - distance(camelCase(word), b))[0]!
 }

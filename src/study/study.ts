@@ -13,13 +13,16 @@ import { openSource } from '../data/sources.js'
 import { openVocClassification } from '../data/voc.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
-import { preset } from '../run/presets.js'
+import { resolveConfig } from '../methods/index.js'
+import type { DenseCLConfig } from '../methods/densecl/options.js'
+import { presets } from '../methods/densecl/presets.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
-import { type Config, readConfigFile, resolveConfig, type Setting } from '../run/config.js'
+import { readConfigFile, type Setting } from '../run/options.js'
+import { resolvePlacement } from '../run/placement.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
-import { pretrain, resolvePlacement } from '../train/pretrain.js'
+import { pretrain } from '../train/pretrain.js'
 import { files } from '../run/runFolder.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { writeBackbone } from '../weights/export.js'
@@ -34,7 +37,7 @@ import { evaluateSvm, extractVoc } from '../eval/voc07.js'
 /** What is pre-trained, and what the evaluations of it cost. */
 export interface StudySize {
   describe: string
-  config: Partial<Config>
+  config: Partial<DenseCLConfig>
   linearEpochs: number
   segmentation: Pick<SegmentationProtocol, 'iterations' | 'batchSize' | 'crop' | 'scale'>
 }
@@ -42,14 +45,14 @@ export interface StudySize {
 export const studySizes: Record<string, StudySize> = {
   cpu: {
     describe: 'a night on a few cores: ResNet-18 of 32 base channels at 128 px, 60 epochs of some thousand images',
-    config: { ...preset('small'), imageSize: 128, epochs: 60, knnEvery: 0, denseWeight: 0.5 },
+    config: { ...presets.small.config, imageSize: 128, epochs: 60, knnEvery: 0, denseWeight: 0.5 },
     linearEpochs: 20,
     segmentation: { iterations: 600, batchSize: 8, crop: 160, scale: [480, 180] },
   },
   gpu: {
     describe: 'ResNet-50 at 224 px, 100 epochs of some thousand images; meant for 20 minutes of an H200',
     config: {
-      ...preset('small'),
+      ...presets.small.config,
       depth: 50,
       baseChannels: 64,
       imageSize: 224,
@@ -119,7 +122,7 @@ interface StudyData {
   segmentation?: { train: SegmentationSource; val: SegmentationSource }
 }
 
-function configOf(method: Method, seed: number, { size, images, settings }: StudyOptions): Config {
+function configOf(method: Method, seed: number, { size, images, settings }: StudyOptions): DenseCLConfig {
   const entries = { ...size.config, data: join(images, 'train'), seed, ...(method === 'mocov2' ? { denseWeight: 0 } : {}) }
   const config = resolveConfig([...Object.entries(entries).map(([key, value]): Setting => ({ key, value, from: 'study' })), ...settings])
   if (method === 'densecl' && config.denseWeight === 0)

@@ -1,17 +1,19 @@
 /**
- * Full checkpoints: both encoders, both queues and pointers under the original names, the optimiser's momenta as
- * `optimizer.<parameter>`, and the position as JSON in the metadata, all in one safetensors file. Everything random is a
- * function of seed and position, so this is all a run needs to continue bit for bit.
+ * Full checkpoints: the state of the method under its own names, the optimiser's momenta as `optimizer.<parameter>`, and the position
+ * as JSON in the metadata, all in one safetensors file. Everything random is a function of seed and position, so this is all that a
+ * run needs to continue bit for bit.
  */
-import type { DenseCL } from '../methods/densecl/model.js'
-import { allTensors } from '../nn/module.js'
+import { resolveConfig } from '../methods/index.js'
+import type { BuiltMethod, Method } from '../methods/method.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import type { Sgd } from '../optim/sgd.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { backboneMetadata } from '../weights/export.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
-import { type Config, resolveConfig } from '../run/config.js'
+import type { Config } from '../run/config.js'
+import { settingsOf } from '../run/options.js'
 
 /** Where a run stands: the next step to do. */
 export interface Position {
@@ -24,47 +26,46 @@ export interface Position {
 
 const version = 1
 
-function* namedTensors(model: DenseCL, sgd: Sgd): Generator<[string, Tensor]> {
-  yield* allTensors(model.state())
+function* namedTensors(method: BuiltMethod, sgd: Sgd): Generator<[string, Tensor]> {
+  yield* allTensors(method.state())
   for (const [name, momentum] of sgd.momenta) yield [`optimizer.${name}`, momentum]
 }
 
+/** What a checkpoint says of itself beside its tensors. Those without a method's name are of DenseCL, once the only one. */
+interface CheckpointRecord {
+  version: number
+  method?: string
+  config: Record<string, unknown>
+  position: Position
+}
+
 /** Momenta have the layout of their parameters. */
-export function saveCheckpoint(path: string, model: DenseCL, sgd: Sgd, config: Config, position: Position): void {
-  saveState(
-    path,
-    namedTensors(model, sgd),
-    'densecl',
-    { version, config, position, keyAhead: model.keyAhead },
-    backboneMetadata(model.query.backbone),
-  )
+export function saveCheckpoint(path: string, { name }: Method, built: BuiltMethod, sgd: Sgd, config: Config, position: Position): void {
+  const record: CheckpointRecord = { version, method: name, config, position }
+  saveState(path, namedTensors(built, sgd), 'densecl', { ...built.record?.(), ...record }, backboneMetadata(built.backbone))
 }
 
 export interface Checkpoint {
   file: TensorFile
   config: Config
   position: Position
-  /** The key encoder has been moved for the next step already. */
-  keyAhead: boolean
+  /** All that was recorded, what BuiltMethod.record() gave included. */
+  record: Record<string, unknown>
 }
 
-/** Reads and checks a checkpoint of ours; a file of another kind is named as such. */
-export function readCheckpoint(path: string): Checkpoint {
+/** Reads and checks a checkpoint of a method's run; a file of another kind is named as such. */
+export function readCheckpoint(path: string, method: Method): Checkpoint {
   const { file, record } = readState(path, 'densecl')
   if (record === undefined)
     return fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
-  const {
-    version: found,
-    config,
-    position,
-    keyAhead = false,
-  } = record as { version: number; config: Record<string, unknown>; position: Position; keyAhead?: boolean }
+  const { version: found, method: name = 'densecl', config, position } = record as CheckpointRecord
   if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
-  return { file, config: resolveConfig(Object.entries(config).map(([key, value]) => ({ key, value, from: path }))), position, keyAhead }
+  if (name !== method.name) fail('CONFIG', `resume: the method of ${path} is ${name} and is now ${method.name}; start a new run for that`)
+  return { file, config: resolveConfig(settingsOf(config, path), method), position, record: record as Record<string, unknown> }
 }
 
-export function restoreCheckpoint({ file, keyAhead }: Checkpoint, model: DenseCL, sgd: Sgd): void {
-  restoreState(file, namedTensors(model, sgd))
-  model.refresh()
-  model.keyAhead = keyAhead
+export function restoreCheckpoint({ file, record }: Checkpoint, built: BuiltMethod, sgd: Sgd): void {
+  restoreState(file, namedTensors(built, sgd))
+  refreshCopies(built.state())
+  built.restore?.(record)
 }

@@ -1,17 +1,32 @@
-/** A step of a run as people and machines read it: the live line, the row of metrics.jsonl, and the plot at the end. */
+/** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
 import type { Loader } from '../data/loader.js'
-import { chanceLoss } from '../methods/densecl/health.js'
-import type { StepResult } from '../methods/densecl/step.js'
-import { linePlot } from '../report/plot.js'
+import { duration, type Metrics } from '../run/runLog.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import type { Position } from './checkpoint.js'
-import type { Config } from '../run/config.js'
-import { duration, type Metrics } from '../run/runLog.js'
+import type { Run } from './run.js'
 import type { Tuning } from './tuner.js'
 
+/** What is trained on what, and where. */
+export function introduction({ config, method, built, source, steps, position, resumed }: Run): string[] {
+  const images = source.items.length
+  const { backbone } = built
+  const { device, compute } = backbone
+  const classes = source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`
+  const precision = deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}` : ''
+  return [
+    `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
+    `model   ${backbone.description}, ${config.imageSize} px`,
+    ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
+    `device  ${device}, ${native.describeDevice(device)}${precision}`,
+    ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
+  ]
+}
+
+/** A step that has been read. */
 export interface Progress {
-  result: StepResult
+  /** BuiltMethod.describe */
+  numbers: Record<string, number>
   at: Position
   lr: number
   /** Images a second, the share of the time that was waited for data, and the seconds that are left. */
@@ -20,19 +35,16 @@ export interface Progress {
   remaining: number
   /** Loader.spent */
   spent: Loader['spent']
-  device: string
-  /** Of an epoch. */
-  steps: number
-  config: Config
 }
 
 /**
  * Milliseconds for an image on the average of the run: of a worker, that makes the views or places the pixels that a GPU makes them
  * of, and of uploads as far as the step waited for them.
  */
-function dataTimes({ spent: { images, decoding, rendering, uploading }, device }: Progress): [name: string, milliseconds: number][] {
+function dataTimes({ built }: Run, { spent }: Progress): [name: string, milliseconds: number][] {
+  const { images, decoding, rendering, uploading } = spent
   const each = (seconds: number): number => (1000 * seconds) / Math.max(1, images)
-  return deviceTraits(device).rendersViews
+  return deviceTraits(built.backbone.device).rendersViews
     ? [
         ['decode', each(decoding)],
         ['place', each(rendering)],
@@ -45,66 +57,37 @@ function dataTimes({ spent: { images, decoding, rendering, uploading }, device }
 }
 
 /** Milliseconds of a step without what it waited for data: compute, and on a GPU augmentation. */
-const stepTime = ({ rate, wait, config }: Progress): number => (1000 * Math.max(0, 1 - wait) * config.batchSize) / rate
+const stepTime = ({ config }: Run, { rate, wait }: Progress): number => (1000 * Math.max(0, 1 - wait) * config.batchSize) / rate
 
-export function progressLine(progress: Progress): string {
-  const {
-    result: { losses, health },
-    at: { epoch, step },
-    lr,
-    rate,
-    wait,
-    remaining,
-    steps,
-    config,
-  } = progress
+export function progressLine(run: Run, progress: Progress): string {
+  const { config, method, steps } = run
+  const { numbers, at, lr, rate, wait, remaining } = progress
+  const { loss, health } = method.logLine?.(numbers) ?? {}
+  const times = dataTimes(run, progress).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`)
   return [
-    `epoch ${epoch + 1}/${config.epochs} step ${step}/${steps}`,
-    `loss ${losses.total.toFixed(3)} (global ${losses.single.toFixed(3)} dense ${losses.dense.toFixed(3)})`,
+    `epoch ${at.epoch + 1}/${config.epochs} step ${at.step}/${steps}`,
+    `loss ${numbers.loss!.toFixed(3)}${loss === undefined ? '' : ` ${loss}`}`,
     `lr ${lr.toPrecision(3)}`,
     `${rate.toFixed(0)} images/s`,
-    `wait ${(100 * wait).toFixed(0)}% (${dataTimes(progress)
-      .map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`)
-      .join(', ')} an image)`,
-    `step ${stepTime(progress).toFixed(0)} ms`,
+    `wait ${(100 * wait).toFixed(0)}% (${times.join(', ')} an image)`,
+    `step ${stepTime(run, progress).toFixed(0)} ms`,
     `eta ${duration(remaining)}`,
-    `acc ${(100 * health.global.accuracy).toFixed(0)}/${(100 * health.dense.accuracy).toFixed(0)}% spread ${health.spread.toFixed(2)} same ${(100 * health.samePosition).toFixed(0)}%`,
+    ...(health === undefined ? [] : [health]),
   ].join('  ')
 }
 
-export function metricsRow(progress: Progress): Metrics {
-  const {
-    result: { losses, health },
-    at: { epoch, step, globalStep },
-    lr,
-    rate,
-    wait,
-    device,
-    steps,
-    config,
-  } = progress
+export function metricsRow(run: Run, progress: Progress): Metrics {
+  const { numbers, at, lr, rate, wait } = progress
   return {
-    globalStep,
-    epoch: epoch + step / steps,
-    loss: losses.total,
-    lossGlobal: losses.single,
-    lossDense: losses.dense,
+    globalStep: at.globalStep,
+    epoch: at.epoch + at.step / run.steps,
+    ...numbers,
     lr,
     imagesPerSecond: rate,
     waitShare: wait,
-    stepMilliseconds: stepTime(progress),
-    ...Object.fromEntries(dataTimes(progress).map(([name, ms]) => [`${name}Milliseconds`, ms])),
-    queueFill: Math.min(1, (globalStep * config.batchSize) / config.queueLength),
-    positiveGlobal: health.global.positive,
-    negativeGlobal: health.global.negative,
-    accuracyGlobal: health.global.accuracy,
-    positiveDense: health.dense.positive,
-    negativeDense: health.dense.negative,
-    accuracyDense: health.dense.accuracy,
-    spread: health.spread,
-    samePosition: health.samePosition,
-    distinctMatches: health.distinct,
-    memoryPeak: native.memory(device).peak,
+    stepMilliseconds: stepTime(run, progress),
+    ...Object.fromEntries(dataTimes(run, progress).map(([name, ms]) => [`${name}Milliseconds`, ms])),
+    memoryPeak: native.memory(run.built.backbone.device).peak,
   }
 }
 
@@ -112,20 +95,6 @@ export function metricsRow(progress: Progress): Metrics {
 export function graphLine({ launches, arena, live, total }: RecordedStep, saved: number): string {
   const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(bytes < 2 ** 24 ? 1 : 0)
   return `graph   ${launches} launches a step; ${mebibytes(arena)} MiB for what is made in it (at once ${mebibytes(live)}, in all ${mebibytes(total)}, saved for backward ${mebibytes(saved)})`
-}
-
-export function lossPlot(rows: Metrics[], config: Config): string {
-  const series = (name: string, key: string, colour: string) => ({
-    name,
-    colour,
-    points: rows.filter((row) => row[key] !== undefined).map((row) => ({ x: row.epoch!, y: row[key]! })),
-  })
-  return linePlot([series('total', 'loss', '#222'), series('global', 'lossGlobal', '#1f77b4'), series('dense', 'lossDense', '#d62728')], {
-    title: 'Pre-training loss',
-    xLabel: 'epoch',
-    yLabel: 'weighted loss',
-    levels: [{ y: chanceLoss(config.queueLength), name: 'guessing' }],
-  })
 }
 
 /** What tuning chose and what that gained, and what it could not do. */

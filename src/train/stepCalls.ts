@@ -1,6 +1,5 @@
 /** The native calls of a training step, found by going through one that is not computed. */
-import type { DenseCL } from '../methods/densecl/model.js'
-import { preparedStep, type StepConstants } from '../methods/densecl/step.js'
+import type { BuiltMethod } from '../methods/method.js'
 import { isProduct, type NativeCall } from '../ops/timing.js'
 import {
   convolutionKey,
@@ -34,9 +33,10 @@ const stepCall = (call: NativeCall, count: number): StepCall => ({ call, signatu
  * The distinct calls of a step with `choice`, without tiles and splits. Nothing is computed and the model is left as it was, but the
  * memory of a step is taken and given back.
  */
-export function stepCalls(model: DenseCL, batch: number, imageSize: number, constants: StepConstants, choice: TuningChoice): StepCall[] {
+export function stepCalls(method: BuiltMethod, batch: number, imageSize: number, choice: TuningChoice): StepCall[] {
   const calls = new Map<string, StepCall>()
-  const [outer, { keyAhead }] = [observe.op, model]
+  const { device, compute } = method.backbone
+  const [outer, record] = [observe.op, method.record?.()]
   observe.op = (op, _, tensors, numbers) => {
     const call = stepCall(
       {
@@ -50,15 +50,15 @@ export function stepCalls(model: DenseCL, batch: number, imageSize: number, cons
     if (before === undefined) calls.set(call.signature, call)
     else before.count += 1
   }
-  const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], model.compute, model.device).keep()) as [Tensor, Tensor]
+  const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], compute, device).keep()) as [Tensor, Tensor]
   try {
-    rehearse(() => withTuning(choice, () => preparedStep(model, { query: views[0], key: views[1] }, constants).dispose()))
+    rehearse(() => withTuning(choice, () => method.step(views).dispose()))
   } finally {
     if (outer === undefined) delete observe.op
     else observe.op = outer
-    model.keyAhead = keyAhead
+    if (record !== undefined) method.restore?.(record)
     for (const view of views) view.dispose()
-    native.trimMemory(model.device)
+    native.trimMemory(device)
   }
   return [...calls.values()]
 }

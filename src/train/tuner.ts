@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 
-import type { DenseCL } from '../methods/densecl/model.js'
+import type { BuiltMethod } from '../methods/method.js'
 import type { FusionLevel } from '../ops/fusion.js'
 import { isProduct, type NativeCall, type Time } from '../ops/timing.js'
 import {
@@ -50,12 +50,9 @@ export interface Tuning {
 }
 
 export interface TunerOptions {
-  model: DenseCL
+  method: BuiltMethod
   batch: number
   imageSize: number
-  temperature: number
-  keyMomentum: number
-  normGroups: number
   /** `auto` compares all and takes `epilogue` where it cannot. */
   level: FusionLevel | 'auto'
   identity: DeviceIdentity
@@ -85,7 +82,7 @@ export function tune(options: TunerOptions): Tuning {
   const start = options.now()
   const remarks: string[] = []
   const usual = options.level === 'auto' ? 'epilogue' : options.level
-  const calls = (choice: TuningChoice): StepCall[] => stepCalls(options.model, options.batch, options.imageSize, options, choice)
+  const calls = (choice: TuningChoice): StepCall[] => stepCalls(options.method, options.batch, options.imageSize, choice)
   const base = calls(untuned(usual))
   const plans = new Map<FusionLevel, StepCall[]>(usual === 'full' ? [] : [[usual, base]])
   for (const level of options.level === 'auto' ? (['pointwise', 'full'] as const) : usual === 'full' ? [usual] : []) {
@@ -314,7 +311,7 @@ class Bench {
 
   /** What the call gets without a choice. */
   #table({ op, tensors, numbers }: NativeCall): Kernels {
-    return isProduct(op) ? { tile: tableTile(this.options.model.device, shapeOfCall(op, tensors, numbers)), splits: 0 } : byRule
+    return isProduct(op) ? { tile: tableTile(this.options.method.backbone.device, shapeOfCall(op, tensors, numbers)), splits: 0 } : byRule
   }
 
   /** The fastest kernels of each product, over all calls that share a choice: other epilogues, other operands. */

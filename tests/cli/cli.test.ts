@@ -6,8 +6,10 @@ import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/native.js'
-import { presets } from '../../src/run/presets.js'
-import { configKeys, kebabCase, resolveConfig } from '../../src/run/config.js'
+import { densecl } from '../../src/methods/densecl/method.js'
+import { presets } from '../../src/methods/densecl/presets.js'
+import { optionsOf, resolveConfig } from '../../src/methods/index.js'
+import { kebabCase } from '../../src/run/options.js'
 import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('cli')
@@ -23,7 +25,7 @@ test('help: every command, every option of pretrain, examples', () => {
   assert.is(top.code, 0)
   for (const command of ['pretrain', 'eval', 'export', 'import', 'match', 'check-data', 'doctor']) assert.match(top.out, command)
   const { out } = runCli(['pretrain', '--help'])
-  for (const key of configKeys) assert.match(out, `--${kebabCase(key)} `)
+  for (const key of Object.keys(optionsOf(densecl))) assert.match(out, `--${kebabCase(key)} `)
   for (const name of Object.keys(presets)) assert.match(out, name)
   for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']])
     assert.match(runCli([...command, '--help']).out, /Examples:/)
@@ -32,7 +34,7 @@ test('help: every command, every option of pretrain, examples', () => {
 test('every preset is valid; the published ones have the published values', () => {
   for (const { config } of Object.values(presets)) resolveConfig(Object.entries(config).map(([key, value]) => setting(key, value)))
   const published = resolveConfig(
-    Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k']!.config).map(([key, value]) => setting(key, value)),
+    Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k'].config).map(([key, value]) => setting(key, value)),
   )
   const {
     depth,

@@ -17,7 +17,7 @@ import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
-import { resolveConfig } from '../../src/run/config.js'
+import { resolveConfig } from '../../src/methods/index.js'
 import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('augment')

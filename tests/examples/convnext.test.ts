@@ -7,14 +7,16 @@ import convnext, { ConvNeXt } from '../../examples/convnext/convnext.js'
 import { openSource } from '../../src/data/sources.js'
 import { extractFeatures, knnAccuracy } from '../../src/eval/knn.js'
 import { evaluateLinear, linearProtocols, stretched } from '../../src/eval/linear.js'
+import { describeStep } from '../../src/methods/densecl/method.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
+import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
 import { denseclStep } from '../../src/methods/densecl/step.js'
+import { resolveConfig } from '../../src/methods/index.js'
 import { Fcn } from '../../src/nn/fcn.js'
 import { evaluation } from '../../src/nn/layers.js'
 import { allTensors } from '../../src/nn/module.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Sgd } from '../../src/optim/sgd.js'
-import { resolveConfig, type Config } from '../../src/run/config.js'
 import { packageRoot } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -65,7 +67,7 @@ test('DenseCL trains it on views of four channels: every parameter has a gradien
   // The same negatives at every step: keys of the batch itself in the queue would be images that may not come close.
   const queues = [model.queue, model.denseQueue].map(({ keys }) => ({ keys, values: keys.data() }))
   const losses = scope(() => {
-    const views = { query: view(), key: view() }
+    const views = [view(), view()] as const
     return Array.from({ length: 30 }, (_, i) => {
       for (const { keys, values } of queues) keys.write(values)
       const result = denseclStep(model, views, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.9, normGroups: 1 })
@@ -81,9 +83,9 @@ test('DenseCL trains it on views of four channels: every parameter has a gradien
           )
       })
       sgd.step(result.gradients, 0.05)
-      const { total } = result.losses
+      const { loss } = describeStep(result.readings)
       result.dispose()
-      return total
+      return loss
     })
   })
   assert.ok(losses.at(-1)! < 0.7 * losses[0]!, losses.map((loss) => loss.toFixed(3)).join(' '))
@@ -174,7 +176,7 @@ const settings = {
   workers: 1,
   checkpointEvery: 1,
 }
-const configure = (more: Partial<Config> = {}): Config =>
+const configure = (more: Partial<DenseCLConfig> = {}): DenseCLConfig =>
   resolveConfig(Object.entries({ ...settings, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
 
 test('a run with its module continues to the bits of a whole one, and commands open what it leaves', async () => {

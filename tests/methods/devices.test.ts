@@ -6,6 +6,7 @@ import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { resnet } from '../../src/nn/resnet.js'
+import { describeStep } from '../../src/methods/densecl/method.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { denseclStep } from '../../src/methods/densecl/step.js'
 import { BatchNorm2d, Conv2d, convNorm, kaimingNormal, Linear } from '../../src/nn/layers.js'
@@ -77,12 +78,9 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
     const losses: number[] = []
     let gradients: Float32Array[] = []
     for (let step = 0; step < 2; ++step) {
-      const result = denseclStep(
-        model,
-        { query: views[0], key: views[1] },
-        { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 },
-      )
-      losses.push(result.losses.single, result.losses.dense)
+      const result = denseclStep(model, views, { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1 })
+      const { lossGlobal, lossDense } = describeStep(result.readings)
+      losses.push(lossGlobal, lossDense)
       gradients = result.gradients.map((gradient) => gradient.data() as Float32Array)
       result.dispose()
     }

@@ -1,10 +1,13 @@
 /** The method's own properties: what moves, what does not, in which order. Parity with PyTorch is in golden.test.ts. */
 import * as assert from 'uvu/assert'
 
-import { chanceLoss, embeddingSpread } from '../../src/methods/densecl/health.js'
+import { embeddingSpread } from '../../src/methods/spread.js'
+import { chanceLoss } from '../../src/methods/densecl/health.js'
 import { resnet } from '../../src/nn/resnet.js'
+import { describeStep } from '../../src/methods/densecl/method.js'
 import { DenseCL, Queue } from '../../src/methods/densecl/model.js'
-import { denseclStep, type StepOptions, type StepResult } from '../../src/methods/densecl/step.js'
+import { type DenseCLObserved, denseclStep, type StepOptions } from '../../src/methods/densecl/step.js'
+import type { StepResult } from '../../src/methods/method.js'
 import { allTensors } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { Sgd } from '../../src/optim/sgd.js'
@@ -23,7 +26,7 @@ const build = (more: { queueLength?: number; numGrid?: number } = {}): DenseCL =
     dtype: 'f64',
   })
 
-function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): StepResult {
+function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): StepResult<DenseCLObserved> {
   return scope(() => {
     const random = new Random(3)
     const view = (): Tensor =>
@@ -32,17 +35,20 @@ function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): Step
         [images, 64, 64, 3],
         'f64',
       )
-    return denseclStep(
-      model,
-      { query: view(), key: view() },
-      { temperature: 0.2, denseWeight: 0.5, keyMomentum: 0.99, normGroups: 1, keyOrder: [0, 1, 2, 3].slice(0, images), ...more },
-    )
+    return denseclStep(model, [view(), view()], {
+      temperature: 0.2,
+      denseWeight: 0.5,
+      keyMomentum: 0.99,
+      normGroups: 1,
+      keyOrder: [0, 1, 2, 3].slice(0, images),
+      ...more,
+    })
   })
 }
 
 const values = (model: DenseCL): Map<string, ArrayLike<number>> =>
   new Map([...allTensors(model.state())].map(([name, tensor]) => [name, tensor.data()]))
-const free = (result: StepResult): void => result.dispose()
+const free = (result: StepResult<DenseCLObserved>): void => result.dispose()
 
 test('both encoders start equal; key parameters change only by the moving average, query ones only by the optimiser', () => {
   const model = build()
@@ -80,8 +86,9 @@ test('every parameter has a gradient; with dense weight 0 the dense head has non
     ),
   )
   const moco = step(model, { denseWeight: 0 })
-  assert.is(moco.losses.dense, 0)
-  assert.is(moco.losses.total, moco.losses.single)
+  const { loss, lossGlobal, lossDense } = describeStep(moco.readings)
+  assert.is(lossDense, 0)
+  assert.is(loss, lossGlobal)
   ;[...model.parameters().keys()].forEach((name, i) => {
     if (name.includes('mlp2'))
       assert.ok(
@@ -134,10 +141,10 @@ test('shuffling the key batch changes nothing with one group, and statistics wit
   const losses = (order: number[], normGroups: number): number => {
     const model = build()
     const result = step(model, { keyOrder: order, normGroups })
-    const { total } = result.losses
+    const { loss } = describeStep(result.readings)
     free(result)
     model.dispose()
-    return total
+    return loss
   }
   const plain = losses([0, 1, 2, 3], 1)
   assert.ok(Math.abs(losses([2, 0, 3, 1], 1) - plain) < 1e-9)
@@ -147,7 +154,7 @@ test('shuffling the key batch changes nothing with one group, and statistics wit
 test('a grid pools embeddings and matched features alike', () => {
   const model = build({ numGrid: 1 })
   const result = step(model)
-  assert.is(result.health.samePosition, 1)
+  assert.is(describeStep(result.readings).samePosition, 1)
   free(result)
   model.dispose()
 })

@@ -69,7 +69,7 @@ test('the report holds all of a run, needs nothing else, and shows text as text'
     saveResult(join(run, 'eval'), 'knn', { title: 'kNN <accuracy>', columns: ['k', 'top-1'], rows: [[20, '31.00']], notes: ['a note'] }, {})
     const reported = runCli(['report', run, '--json'])
     assert.is(reported.code, 0, reported.err)
-    const view = viewRun(run)!
+    const view = (await viewRun(run))!
     assert.equal(
       view.epochs.map(({ epoch }) => epoch),
       [0, 1, 2],
@@ -103,24 +103,25 @@ test('the report holds all of a run, needs nothing else, and shows text as text'
 })
 
 test('a run that has just begun, has broken lines or numbers that are none, and two runs beside each other', async () => {
-  await withFolder((folder) => {
-    assert.is(viewRun(join(folder, 'none')), undefined)
+  await withFolder(async (folder) => {
+    assert.is(await viewRun(join(folder, 'none')), undefined)
     const empty = join(folder, 'empty')
     mkdirSync(empty)
     writeFileSync(join(empty, 'config.yaml'), 'epochs: 3\n')
     assert.match(
-      pageBody([viewRun(empty)!], [], () => ''),
+      pageBody([(await viewRun(empty))!], [], () => ''),
       'not finished',
     )
     const [a, b] = [writeRun(join(folder, 'a'), 3), writeRun(join(folder, 'b'), 5)]
     appendFileSync(join(a, 'metrics.jsonl'), `${row(4, { loss: null })}{"globalStep": 50, "ep`)
-    const body = pageBody([viewRun(a)!, viewRun(b)!], [join(folder, 'none')], () => '')
+    const runs = [(await viewRun(a))!, (await viewRun(b))!]
+    const body = pageBody(runs, [join(folder, 'none')], () => '')
     assert.not.match(body, /NaN|undefined|Infinity/)
     assert.match(body, /waiting for a run in .*none/)
     assert.match(body, '&lt;b&gt;photos&lt;/b&gt;')
     assert.not.match(body, '<b>photos')
     // One colour a run: as many lines in each chart as runs.
-    for (const svg of runCharts([viewRun(a)!, viewRun(b)!])) assert.is(svg.match(/<path /g)!.length, 2)
+    for (const svg of runCharts(runs)) assert.is(svg.match(/<path /g)!.length, 2)
     const { code, err } = runCli(['report', join(folder, 'none')])
     assert.is(code, 1)
     assert.match(err, /none holds no run/)

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { type Config, resolveConfig } from '../../src/run/config.js'
+import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
+import { resolveConfig } from '../../src/methods/index.js'
 import { pretrain } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { device, thorough } from '../support/devices.js'
@@ -12,7 +13,7 @@ import { rejectsError, suite, withFolder } from '../support/suite.js'
 
 const test = suite(`training on ${device}`, device)
 
-const config = (more: Partial<Config>): Config =>
+const config = (more: Partial<DenseCLConfig>): DenseCLConfig =>
   resolveConfig(
     Object.entries({
       data: 'scenes:16',
@@ -46,7 +47,7 @@ if (thorough)
     await withFolder(async (folder) => {
       // Crops so small that scenes keep their size on the way to a GPU: both sides then see the same crops.
       const cropScale: [number, number] = [0.1, 1]
-      const run = async (name: string, more: Partial<Config>): Promise<number[]> => {
+      const run = async (name: string, more: Partial<DenseCLConfig>): Promise<number[]> => {
         // Norms over 32 values or more: over a handful they amplify the last bit to whole percents within two steps.
         const { files } = await pretrain({
           config: config({ cropScale, imageSize: 48, normGroups: 1, ...more }),

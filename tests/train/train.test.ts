@@ -7,7 +7,8 @@ import * as assert from 'uvu/assert'
 import { parse } from 'yaml'
 
 import { learningRate } from '../../src/optim/schedule.js'
-import { resolveConfig, type Config } from '../../src/run/config.js'
+import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
+import { resolveConfig } from '../../src/methods/index.js'
 import { crc32c } from '../../src/run/events.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
@@ -31,9 +32,9 @@ const tiny = {
   workers: 1,
   checkpointEvery: 1,
 }
-const configure = (more: Partial<Config> = {}): Config =>
+const configure = (more: Partial<DenseCLConfig> = {}): DenseCLConfig =>
   resolveConfig(Object.entries({ ...tiny, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
-const run = (out: string, more: Partial<PretrainOptions> & { set?: Partial<Config> } = {}) => {
+const run = (out: string, more: Partial<PretrainOptions> & { set?: Partial<DenseCLConfig> } = {}) => {
   const { set, ...options } = more
   return pretrain({ config: configure(set), out, quiet: true, ...options })
 }
@@ -58,7 +59,7 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
     ])
       assert.ok(names.includes(name), name)
     assert.equal(readdirSync(join(out, 'checkpoints')).sort(), ['epoch_00001.safetensors', 'epoch_00002.safetensors', 'last.safetensors'])
-    assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as Config).lr, 0.05)
+    assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as DenseCLConfig).lr, 0.05)
     const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
     assert.is(rows.length, 10)
     rows.forEach((row, i) => {
@@ -107,8 +108,8 @@ async function killed(args: string[], signal: NodeJS.Signals, steps: number): Pr
   return new Promise((resolve) => child.on('close', (code) => resolve(code)))
 }
 
-const flags = (set: Partial<Config>): string[] =>
-  Object.entries({ ...tiny, ...set }).map(([key, value]) => `${key}=${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+const flags = (set: Partial<DenseCLConfig>): string[] =>
+  Object.entries({ ...tiny, ...set }).map(([key, value]) => `${key}=${JSON.stringify(value)}`)
 
 test('after kill -9 in the middle of an epoch, resume gives bit for bit the weights of the uninterrupted run', async () => {
   await withFolder(async (folder) => {

@@ -8,9 +8,8 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
+import { densecl } from '../../src/methods/densecl/method.js'
 import { resnet } from '../../src/nn/resnet.js'
-import { DenseCL } from '../../src/methods/densecl/model.js'
-import { preparedStep } from '../../src/methods/densecl/step.js'
 import { allTensors } from '../../src/nn/module.js'
 import { fusion } from '../../src/ops/fusion.js'
 import { DeviceClock, isProduct, type NativeCall, type Time } from '../../src/ops/timing.js'
@@ -34,7 +33,10 @@ import { fail } from '../../src/tensor/errors.js'
 import { rehearse } from '../../src/tensor/graph.js'
 import { observe } from '../../src/tensor/native.js'
 import { Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { type Config, resolveConfig } from '../../src/run/config.js'
+import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
+import { resolveConfig } from '../../src/methods/index.js'
+import type { BuiltMethod } from '../../src/methods/method.js'
+import { settingsOf } from '../../src/run/options.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { expectedCost, productCall, signatureOf, stepCalls } from '../../src/train/stepCalls.js'
@@ -45,24 +47,16 @@ import { rejectsError, suite, withFolder } from '../support/suite.js'
 const test = suite(`tuning on ${device}`, device)
 
 const [batch, imageSize] = [8, 32]
-const constants = { temperature: 0.2, keyMomentum: 0.9, normGroups: 2 }
 const identity: DeviceIdentity = { device: 'a GPU', driver: '1.0', build: 'of today' }
-const options = { batch, imageSize, ...constants, identity, hopper: () => true, multiprocessors: 4, budget: 1e9, now: () => 0 } as const
+const options = { batch, imageSize, identity, hopper: () => true, multiprocessors: 4, budget: 1e9, now: () => 0 } as const
 
 /** Runs `body` with a model and a cache folder of its own. */
-async function withModel(body: (model: DenseCL, folder: string) => void): Promise<void> {
+async function withModel(body: (model: BuiltMethod, folder: string) => void): Promise<void> {
   await withCache((folder) => {
-    const model = withDevice(
-      device,
-      () =>
-        new DenseCL({
-          backbone: resnet({ depth: 18, baseChannels: 8 }),
-          neck: { hidden: 16, featDim: 16 },
-          queueLength: 32,
-          seed: 1,
-          compute: 'bf16',
-        }),
-    )
+    const backbone = resnet({ depth: 18, baseChannels: 8 })
+    const sizes = { hidden: 16, featDim: 16, queueLength: 32 }
+    const settings = settingsOf({ ...sizes, batchSize: batch, imageSize, keyMomentum: 0.9, normGroups: 2, seed: 1 }, 'test')
+    const model = withDevice(device, () => densecl.build(resolveConfig(settings), { backbone, compute: 'bf16' }))
     try {
       body(model, folder)
     } finally {
@@ -84,8 +78,8 @@ async function withCache<R>(body: (folder: string) => R | Promise<R>): Promise<R
   })
 }
 
-const run = (model: DenseCL, time: Time, more: Partial<TunerOptions> = {}): Tuning =>
-  tune({ model, ...options, level: 'epilogue', time, ...more })
+const run = (model: BuiltMethod, time: Time, more: Partial<TunerOptions> = {}): Tuning =>
+  tune({ method: model, ...options, level: 'epilogue', time, ...more })
 
 /** Any clock with few different times, so that there are equals, and every time it gave. */
 function dice(seed: number): { time: Time; given: Map<string, Map<string, number>>; twice: string[] } {
@@ -112,7 +106,7 @@ test('of every product the fastest kernels by the clock are taken, and the table
       assert.equal([...twice, ...remarks], [])
       assert.is(level, 'epilogue')
       assert.is(left, 0)
-      const calls = stepCalls(model, batch, imageSize, constants, untuned('epilogue'))
+      const calls = stepCalls(model, batch, imageSize, untuned('epilogue'))
         .map(productCall)
         .filter((made) => made !== undefined)
       assert.is(products.length, new Set(calls.map(({ key }) => key)).size)
@@ -142,7 +136,7 @@ test('of every product the fastest kernels by the clock are taken, and the table
 })
 
 /** The kernels that a step with a choice is given, by shape and prologue. */
-function kernelsOfStep(model: DenseCL, tuning: Tuning): Map<string, Kernels> {
+function kernelsOfStep(model: BuiltMethod, tuning: Tuning): Map<string, Kernels> {
   const found = new Map<string, Kernels>()
   observe.op = (op, _, tensors, numbers) => {
     if (!isProduct(op)) return
@@ -154,7 +148,7 @@ function kernelsOfStep(model: DenseCL, tuning: Tuning): Map<string, Kernels> {
   }
   const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], 'bf16', device)) as [Tensor, Tensor]
   try {
-    rehearse(() => withTuning(choiceOf(tuning), () => preparedStep(model, { query: views[0], key: views[1] }, constants).dispose()))
+    rehearse(() => withTuning(choiceOf(tuning), () => model.step(views).dispose()))
   } finally {
     delete observe.op
     for (const view of views) view.dispose()
@@ -251,7 +245,7 @@ test('the most expensive are timed first, nothing is timed behind the budget, an
     let now = 0
     const late: number[] = []
     const costs: number[] = []
-    const calls = new Map(stepCalls(model, batch, imageSize, constants, untuned('epilogue')).map((made) => [made.signature, made]))
+    const calls = new Map(stepCalls(model, batch, imageSize, untuned('epilogue')).map((made) => [made.signature, made]))
     const found = run(
       model,
       (call) => {
@@ -288,7 +282,7 @@ test('the most expensive are timed first, nothing is timed behind the budget, an
 
 test('a way of which not all is timed is not taken: prologues stay where they are usual', async () => {
   await withModel((model) => {
-    const base = stepCalls(model, batch, imageSize, constants, untuned('full'))
+    const base = stepCalls(model, batch, imageSize, untuned('full'))
     let now = 0
     const time: Time = (call) => {
       if (!base.some(({ signature }) => signature === signatureOf(call))) now = 1000
@@ -377,11 +371,11 @@ test('a cache that holds garbage or cannot be written costs its times, no more',
 test('going through a step computes nothing and leaves the model as it was', async () => {
   await withModel((model) => {
     const state = (): number[][] => [...allTensors(model.state())].map(([, tensor]) => [...tensor.data()])
-    model.keyAhead = true
+    model.restore!({ keyAhead: true })
     const before = state()
-    stepCalls(model, batch, imageSize, constants, untuned('full'))
+    stepCalls(model, batch, imageSize, untuned('full'))
     assert.equal(state(), before)
-    assert.ok(model.keyAhead)
+    assert.equal(model.record!(), { keyAhead: true })
     assert.is(observe.op, undefined)
   })
 })
@@ -442,7 +436,7 @@ test("the device's own clock times products and passes, with the operands of the
   }
 })
 
-const config = (more: Partial<Config> = {}): Config =>
+const config = (more: Partial<DenseCLConfig> = {}): DenseCLConfig =>
   resolveConfig(
     Object.entries({
       data: 'scenes:8',
@@ -466,7 +460,7 @@ const config = (more: Partial<Config> = {}): Config =>
   )
 
 /** Runs and gives the lines about tuning; `quiet` runs print none. */
-async function lines(more: Partial<PretrainOptions> & { out: string; set?: Partial<Config> }): Promise<string[]> {
+async function lines(more: Partial<PretrainOptions> & { out: string; set?: Partial<DenseCLConfig> }): Promise<string[]> {
   const { log } = console
   const printed: string[] = []
   console.log = (line: string) => void printed.push(line)

@@ -3,12 +3,14 @@
  * allocated at the size of the batch: from two small batches to one of any size, in which sizes grow with the batch or not at all.
  * Needs the addon of build:simt, whose calls are those of a GPU.
  */
-import { DenseCL } from '../../methods/densecl/model.js'
+import { densecl } from '../../methods/densecl/method.js'
+import { resolveConfig } from '../../methods/index.js'
 import { resnet, type ResNetDepth } from '../../nn/resnet.js'
 import { fusion, type FusionLevel } from '../../ops/fusion.js'
 import { Sgd } from '../../optim/sgd.js'
 import { fail } from '../../tensor/errors.js'
 import { native, observe } from '../../tensor/native.js'
+import { settingsOf } from '../../run/options.js'
 import { Tensor, withDevice } from '../../tensor/tensor.js'
 import { deviceTraits } from '../../tensor/traits.js'
 import { Trainer } from '../../train/trainer.js'
@@ -42,23 +44,15 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
   const device = simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
   const outer = fusion.level
   fusion.level = level
-  const model = withDevice(
-    device,
-    () => new DenseCL({ backbone: resnet({ depth }), neck: { hidden, featDim: 128 }, queueLength: queue, seed: 0, compute: 'bf16' }),
-  )
-  const sgd = withDevice(device, () => new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 }, model.query.state().copies))
+  const config = resolveConfig(settingsOf({ imageSize: image, queueLength: queue, hidden }, 'bench'))
+  const method = withDevice(device, () => densecl.build(config, { backbone: resnet({ depth }), compute: 'bf16' }))
+  const { parameters, copies } = method.trained()
+  const sgd = withDevice(device, () => new Sgd(parameters, config, copies))
   try {
     return batches.map((batch) => {
       const view = (): Tensor => Tensor.empty([batch, image, image, 3], 'bf16', device)
-      const trainer = new Trainer(model, sgd, {
-        temperature: 0.2,
-        keyMomentum: 0.999,
-        normGroups: 1,
-        graph: false,
-        views: () => ({ query: view(), key: view() }),
-      })
+      const trainer = new Trainer(method, sgd, { graph: false, views: () => [view(), view()] })
       const calls: Call[] = []
-      const inputs = { lr: 0.03, denseWeight: 0.5 }
       try {
         observe.op = (op, _, tensors, numbers) =>
           calls.push({
@@ -68,9 +62,9 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
             ),
             numbers: [...numbers],
           })
-        trainer.step(inputs)
+        trainer.step(0, config.lr)
         calls.length = 0
-        trainer.step(inputs)
+        trainer.step(1, config.lr)
       } finally {
         delete observe.op
         trainer.dispose()
@@ -80,7 +74,7 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
   } finally {
     fusion.level = outer
     sgd.dispose()
-    model.dispose()
+    method.dispose()
     native.trimMemory(device)
   }
 }

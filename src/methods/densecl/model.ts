@@ -1,4 +1,4 @@
-import { disposeState, emptyState, include, refreshCopies, type State } from '../../nn/module.js'
+import { disposeState, emptyState, include, type State } from '../../nn/module.js'
 import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
@@ -56,7 +56,7 @@ export class DenseCL {
   /** The optimiser has moved the key encoder already, for the next step. */
   keyAhead = false
   /** What a step reads on the device: the weights of both losses. */
-  readonly lossWeights: { single: Tensor; dense: Tensor }
+  readonly lossWeights: { global: Tensor; dense: Tensor }
   #keyOrder: KeyOrder | undefined
 
   constructor(readonly options: DenseCLOptions) {
@@ -67,7 +67,7 @@ export class DenseCL {
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
     this.denseQueue = new Queue(new Random(seed, 3), queueLength, options.neck.featDim, compute)
     this.device = this.queue.keys.device
-    this.lossWeights = { single: Tensor.zeros([1], dtype).keep(), dense: Tensor.zeros([1], dtype).keep() }
+    this.lossWeights = { global: Tensor.zeros([1], dtype).keep(), dense: Tensor.zeros([1], dtype).keep() }
   }
 
   /** What is trained, by name: the query encoder's parameters. */
@@ -75,16 +75,10 @@ export class DenseCL {
     return this.query.state().parameters
   }
 
-  /** The tensors that the parameters enter the forward pass as, in their order: bf16 copies where there are some. */
-  trainable(): Tensor[] {
-    const { parameters, copies } = this.query.state()
-    return [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
-  }
-
   /** Writes what the next step reads on the device: the weights of the losses, and the order of the key batch if there is one. */
   prepare({ denseWeight, keyOrder }: { denseWeight: number; keyOrder?: ArrayLike<number> | undefined }): void {
     for (const [tensor, weight] of [
-      [this.lossWeights.single, 1 - denseWeight],
+      [this.lossWeights.global, 1 - denseWeight],
       [this.lossWeights.dense, denseWeight],
     ] as const) {
       tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
@@ -132,11 +126,6 @@ export class DenseCL {
     const { parameters, copies } = this.key.state()
     this.keyAhead = true
     return { parameters, copies, momentum }
-  }
-
-  /** To be called when parameters were written from outside of the optimiser. */
-  refresh(): void {
-    for (const encoder of [this.query, this.key]) refreshCopies(encoder.state())
   }
 
   /** Everything, under the names of the original checkpoints (docs/method.md, Names of tensors). */

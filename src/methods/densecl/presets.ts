@@ -1,11 +1,11 @@
 /** Named configurations. Published names carry the published settings (docs/method.md, Configurations), over the defaults. */
-import { fail } from '../tensor/errors.js'
-import { type Config, nearest } from './config.js'
+import type { Preset } from '../method.js'
+import type { DenseCLConfig } from './options.js'
 
-const imagenet: Partial<Config> = { depth: 50, batchSize: 256, normGroups: 8, lr: 0.03, epochs: 200 }
-const coco: Partial<Config> = { ...imagenet, lr: 0.3, epochs: 800, checkpointEvery: 40 }
+const imagenet: Partial<DenseCLConfig> = { depth: 50, batchSize: 256, normGroups: 8, lr: 0.03, epochs: 200 }
+const coco: Partial<DenseCLConfig> = { ...imagenet, lr: 0.3, epochs: 800, checkpointEvery: 40 }
 
-export const presets: Record<string, { describe: string; config: Partial<Config> }> = {
+export const presets = {
   'densecl_resnet50_8xb32-coslr-200e_in1k': {
     describe: 'DenseCL on ImageNet, the published configuration (8x32 as 8 groups on one device)',
     config: imagenet,
@@ -64,14 +64,4 @@ export const presets: Record<string, { describe: string; config: Partial<Config>
       knnImages: 2048,
     },
   },
-}
-
-export function preset(name: string): Partial<Config> {
-  const found = presets[name]
-  return found === undefined
-    ? fail(
-        'CONFIG',
-        `preset ${name} does not exist (did you mean ${nearest(name, Object.keys(presets))}?); presets: ${Object.keys(presets).join(', ')}`,
-      )
-    : found.config
-}
+} satisfies Record<string, Preset & { config: Partial<DenseCLConfig> }>

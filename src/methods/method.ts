@@ -1,0 +1,156 @@
+/**
+ * What a self-supervised method is to everything around it. The training loop, checkpoints, metrics, the log, reports and the live
+ * page know a method by this interface alone; a folder that exports one is all that a method needs (examples/simsiam).
+ */
+import { Tape } from '../autograd/tape.js'
+import { trainable, type State } from '../nn/module.js'
+import type { Backbone, BackboneBuilder } from '../nn/backbone.js'
+import type { EmaTarget } from '../optim/optimizer.js'
+import type { Config } from '../run/config.js'
+import type { OptionTable, OptionValues } from '../run/options.js'
+import { type FloatDType, scope, type Tensor, type TypedArray } from '../tensor/tensor.js'
+
+/** The configuration of a method's run: the common options and its own. */
+export type ConfigOf<O extends OptionTable> = Config & OptionValues<O>
+
+/** A method: its options, how it is built, and how what it observes reads. */
+export interface Method<O extends OptionTable = OptionTable> {
+  /** The name in the log and in checkpoints, which cannot be resumed by a method of another name. */
+  readonly name: string
+  /** One line for --help. */
+  readonly describe: string
+  /** Rows beside the common ones of src/run/config.ts, whose names they may not take. */
+  readonly options: O
+  /** Named configurations for --preset. */
+  readonly presets?: Readonly<Record<string, Preset>>
+  /** Keys of `describe` that are terms of the loss, by the words for them in messages, such as `dense: 'lossDense'`. */
+  readonly terms?: Readonly<Record<string, string>>
+  readonly collapse?: CollapseCheck
+  /** The curves of reports and of the live page beside those of every run; the first is also drawn when a run ends. */
+  readonly charts: readonly Chart[]
+  /** Throws CONFIG where options contradict each other. */
+  check?(config: ConfigOf<O>): void
+  /** Makes the networks of a run on the current device; all that is random in them comes from the configuration's seed. */
+  build(config: ConfigOf<O>, parts: MethodParts): BuiltMethod
+  /** The parts of the log line that follow the loss and that end the line, from the numbers of BuiltMethod.describe. */
+  logLine?(numbers: Readonly<Record<string, number>>): { loss?: string; health?: string }
+}
+
+/** For the default export of a module: checks a method against its own option table. */
+export const defineMethod = <O extends OptionTable>(method: Method<O>): Method<O> => method
+
+/** What a method builds its networks of. */
+export interface MethodParts {
+  /** Makes the backbone that the configuration asks for; a method with several calls it for each. */
+  backbone: BackboneBuilder
+  /** Of activations; parameters are f32. */
+  compute: FloatDType
+}
+
+export interface Preset {
+  describe: string
+  config: Readonly<Record<string, unknown>>
+}
+
+/** A number that is near 0 when all embeddings have become one; 50 steps below `least` end a run (stopOnCollapse). */
+export interface CollapseCheck {
+  key: string
+  least: number
+  /** For the message: what has happened, and options to try. */
+  means: string
+  remedy: string
+}
+
+/** One chart of a run over its epochs. */
+export interface Chart {
+  title: string
+  yLabel: string
+  /** Keys of the rows of metrics.jsonl, each times `scale`. */
+  curves: readonly { name: string; key: string; scale?: number }[]
+  /** Horizontal lines, by a configuration that may lack keys. */
+  levels?: (config: Readonly<Record<string, unknown>>) => { y: number; name: string }[]
+}
+
+/** Two augmented views of the batch, each [N, H, W, 3], normalised, in the backbone's dtype of activations. */
+export type Views = readonly [Tensor, Tensor]
+
+/** Tensors that a step leaves for the host to read: the scalar loss that was differentiated, and whatever describes the step. */
+export interface Observed {
+  loss: Tensor
+  [name: string]: Tensor
+}
+
+/** Observed tensors as the host has read them. */
+export type Readings<O extends Observed = Observed> = { [K in keyof O]: { values: TypedArray; shape: readonly number[] } }
+
+/** The networks of a run and a step of their training. */
+export interface BuiltMethod<O extends Observed = Observed> {
+  /** What is exported, evaluated and drawn. */
+  readonly backbone: Backbone
+  /** Everything that a checkpoint holds, under its names there. */
+  state(): State
+  /** What the optimiser trains, in its order and under its names, with the copies that are written along. */
+  trained(): State
+  /** Lines of the log before the first step: what the method is set to, and warnings. */
+  introduce?(run: { images: number }): string[]
+  /** Writes to the device what the step after `globalStep` steps reads beside the views; no part of the recorded step. */
+  prepare?(globalStep: number): void
+  /** Two views to gradients: work of the device alone, the same at every step, so that it may be recorded. Nothing is updated by it. */
+  step(views: Views): StepResult<O>
+  /** A network that the optimiser moves along as a moving average of what is trained; asked for once in every step, after step(). */
+  emaTarget?(): EmaTarget
+  /** State of the host that belongs to a checkpoint, as JSON; and its return. */
+  record?(): Record<string, unknown>
+  restore?(record: Record<string, unknown>): void
+  /** Numbers of a step by their keys in metrics.jsonl, TensorBoard and charts; `globalStep` counts the step itself. */
+  describe(observed: Readings<O>, globalStep: number): Record<string, number>
+  dispose(): void
+}
+
+/** What a step has computed. It is still on the device: the first reading waits for it. */
+export class StepResult<O extends Observed = Observed> {
+  #reads: [name: string, read: () => TypedArray][] | undefined
+  #readings: Readings<O> | undefined
+
+  constructor(
+    /** One f32 (f64) gradient per trained parameter, in the order of BuiltMethod.trained(). */
+    readonly gradients: readonly Tensor[],
+    readonly observed: O,
+    /** Of what the tape kept for the backward pass. */
+    readonly savedBytes: number,
+  ) {}
+
+  /** Starts the copies that are read, concurrently with the work that follows. */
+  startRead(): this {
+    this.#reads ??= Object.entries(this.observed).map(([name, tensor]) => [name, tensor.startRead()])
+    return this
+  }
+
+  get readings(): Readings<O> {
+    this.startRead()
+    return (this.#readings ??= Object.fromEntries(
+      this.#reads!.map(([name, read]) => [name, { values: read(), shape: this.observed[name]!.shape }]),
+    ) as Readings<O>)
+  }
+
+  /** Frees gradients and observed tensors; what has been read stays readable. */
+  dispose(): void {
+    for (const tensor of [...this.gradients, ...Object.values(this.observed)]) tensor.dispose()
+  }
+}
+
+/**
+ * Records `forward` on the views and differentiates the `loss` that it returns with respect to what is trained. The caller disposes
+ * the result, which no scope owns.
+ */
+export function differentiate<O extends Observed>(trained: State, forward: () => O): StepResult<O> {
+  const parameters = trainable(trained)
+  const made = scope(() => {
+    const tape = new Tape().watch(parameters)
+    const observed = tape.record(forward)
+    const { savedBytes } = tape
+    return { gradients: tape.backward(observed.loss, parameters), observed, savedBytes }
+  })
+  for (const tensor of [...made.gradients, ...Object.values(made.observed)]) tensor.keep()
+  return new StepResult(made.gradients, made.observed, made.savedBytes)
+}

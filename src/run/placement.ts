@@ -1,0 +1,19 @@
+import { fail } from '../tensor/errors.js'
+import { resolveDevice } from '../tensor/native.js'
+import type { FloatDType } from '../tensor/tensor.js'
+import { deviceTraits, fastestDType } from '../tensor/traits.js'
+import type { Config } from './config.js'
+
+/** Where a run computes, and in which dtype. */
+export interface Placement {
+  device: string
+  compute: FloatDType
+}
+
+export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'device' | 'precision'>): Placement {
+  const device = resolveDevice(wanted)
+  const { dtypes, tf32 } = deviceTraits(device)
+  if ((precision === 'bf16' && !dtypes.includes('bf16')) || (precision === 'tf32' && !tf32))
+    fail('CONFIG', `precision is ${precision}: expected f32 on ${device}`)
+  return { device, compute: precision === 'auto' || precision === 'bf16' ? fastestDType(device) : 'f32' }
+}

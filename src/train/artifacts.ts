@@ -1,0 +1,120 @@
+/** What a run leaves in its folder: checkpoints, kNN, pictures, the exported backbone and the report. */
+import { readdirSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+import { knnAccuracy } from '../eval/knn.js'
+import { writeTextAtomic } from '../files/atomic.js'
+import { lossPlot } from '../report/charts.js'
+import { writePicture } from '../report/svg.js'
+import { files } from '../run/runFolder.js'
+import { readMetrics } from '../run/runLog.js'
+import { DenseclError } from '../tensor/errors.js'
+import { writeBackbone } from '../weights/export.js'
+import { saveCheckpoint } from './checkpoint.js'
+import type { LabelledSets } from './labels.js'
+import type { RunPictures } from './pictures.js'
+import type { PretrainResult, Run } from './run.js'
+
+export class Artifacts {
+  #knnBefore: number | undefined
+
+  constructor(
+    readonly run: Run,
+    readonly labelled: LabelledSets | undefined,
+    readonly pictures: RunPictures | undefined,
+  ) {}
+
+  /** What there is before the first step; a run that is continued finds it in its folder. */
+  async begin(): Promise<void> {
+    const { out, resumed } = this.run
+    if (resumed) {
+      this.#knnBefore = readMetrics(files(out).metrics).find((row) => row.knn !== undefined)?.knn
+      return
+    }
+    this.#knnBefore = await this.knn('before training')
+    this.save()
+    await this.pictures?.augmentation()
+    await this.picture()
+  }
+
+  /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
+  save(): void {
+    const { out, config, position, log } = this.run
+    try {
+      this.#saveAs(files(out).last)
+    } catch (error) {
+      if (!(error instanceof DenseclError) || error.code !== 'WRITE' || position.epoch === config.epochs) throw error
+      log.line(`warning ${error.message}`)
+    }
+  }
+
+  /** Writes the checkpoint of an epoch and removes those that are no longer kept. */
+  keep(): void {
+    const { out, config, position } = this.run
+    const folder = dirname(files(out).last)
+    this.#saveAs(join(folder, `epoch_${String(position.epoch).padStart(5, '0')}.safetensors`))
+    const kept = readdirSync(folder)
+      .filter((name) => /^epoch_\d+\.safetensors$/.test(name))
+      .sort()
+    for (const name of kept.slice(0, -config.keepCheckpoints)) rmSync(join(folder, name))
+  }
+
+  #saveAs(path: string): void {
+    const { method, built, sgd, config, position } = this.run
+    saveCheckpoint(path, method, built, sgd, config, position)
+  }
+
+  /** Matches and features of the epoch that has ended. */
+  async picture(): Promise<void> {
+    await this.pictures?.epoch(this.run.built.backbone, this.run.position.epoch)
+  }
+
+  /** The share that kNN classifies right, where there are labels. */
+  async knn(when: string): Promise<number | undefined> {
+    if (this.labelled === undefined) return undefined
+    const { config, position, built, log } = this.run
+    const { imageSize, knnK, workers, maxBroken } = config
+    const { bank, queries, how } = this.labelled
+    const share = await knnAccuracy(built.backbone, bank, queries, { imageSize, k: knnK, workers, maxBroken })
+    log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
+    log.metrics({ globalStep: position.globalStep, epoch: position.epoch, knn: share })
+    return share
+  }
+
+  /** What there is after the last step, whose `numbers` these are. */
+  async finish(numbers: Record<string, number> | undefined, broken: ReadonlyMap<string, string>, quiet: boolean): Promise<PretrainResult> {
+    const { out, config, method, built, position } = this.run
+    const knnAfter = await this.knn('after training')
+    writeBackbone(files(out).backbone, built.backbone, 'torchvision')
+    const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
+    const plot = lossPlot(readMetrics(files(out).metrics), method.charts[0], config)
+    made.losses = await writePicture(join(out, 'losses'), plot)
+    const matches = await this.pictures?.matches(built.backbone)
+    if (matches !== undefined) made.matches = matches
+    const result: PretrainResult = {
+      interrupted: false,
+      globalStep: position.globalStep,
+      ...(this.#knnBefore === undefined ? {} : { knnBefore: this.#knnBefore }),
+      ...(knnAfter === undefined ? {} : { knnAfter }),
+      ...(numbers === undefined ? {} : { losses: this.#losses(numbers) }),
+      files: made,
+    }
+    writeTextAtomic(files(out).report, `${JSON.stringify({ ...result, broken: Object.fromEntries(broken) }, undefined, 2)}\n`)
+    if (!quiet) this.#conclude(result, broken.size)
+    return result
+  }
+
+  /** The loss by its terms' names. */
+  #losses(numbers: Record<string, number>): Record<string, number> {
+    const terms = Object.entries(this.run.method.terms ?? {}).map(([name, key]) => [name, numbers[key]!] as const)
+    return { total: numbers.loss!, ...Object.fromEntries(terms) }
+  }
+
+  #conclude({ knnBefore, knnAfter, files: made }: PretrainResult, broken: number): void {
+    const { out, log } = this.run
+    if (broken > 0) log.line(`broken  ${broken} images could not be read; they are named in ${files(out).report}`)
+    if (knnBefore !== undefined && knnAfter !== undefined)
+      log.line(`knn     ${(100 * knnBefore).toFixed(1)} % before, ${(100 * knnAfter).toFixed(1)} % after`)
+    for (const [name, path] of Object.entries(made)) log.line(`${name.padEnd(10)} ${path}`)
+  }
+}

@@ -1,0 +1,70 @@
+/** What the steps of a run compute their convolutions with: the choice that the run began with, one that is timed now, or the tables. */
+import { type DeviceIdentity, deviceIdentity } from '../files/cache.js'
+import { DeviceClock } from '../ops/timing.js'
+import { familyOf, type TuningChoice, untuned } from '../ops/tuning.js'
+import { files } from '../run/runFolder.js'
+import { usesFamily } from '../tensor/families.js'
+import { native } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { tuningLines } from './progress.js'
+import type { Run } from './run.js'
+import { choiceOf, tune, type TunerOptions } from './tuner.js'
+import { type KeptTuning, readTuning, saveTuning } from './tuningFile.js'
+
+/** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
+export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'multiprocessors'>>
+
+export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): TuningChoice {
+  const { config, resumed, log } = run
+  const { device } = run.built.backbone
+  const path = files(run.out).tuning
+  const usual = untuned(config.fusion === 'auto' ? 'epilogue' : config.fusion)
+  const { tunable, simulated } = deviceTraits(device)
+  const clocked = !simulated || overrides !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
+  if (!tunable || !clocked) return usual
+  const identity = overrides?.identity ?? deviceIdentity(device)
+  const kept = resumed ? readTuning(path) : undefined
+  if (kept !== undefined) {
+    log.line(keptLine(kept, identity, path))
+    return choiceOf(kept)
+  }
+  if (!config.tune) return usual
+  if (resumed)
+    log.line(`tuning  the run has no ${path}: its convolutions are timed now, and from here on their sums may differ in the last bits`)
+  return timedNow(run, identity, path, overrides)
+}
+
+function timedNow({ built, config, log }: Run, identity: DeviceIdentity, path: string, overrides: TunerOverrides = {}): TuningChoice {
+  const { device } = built.backbone
+  const clock = new DeviceClock(device)
+  try {
+    const found = tune({
+      method: built,
+      batch: config.batchSize,
+      imageSize: config.imageSize,
+      level: config.fusion,
+      identity,
+      time: clock.time,
+      budget: 20,
+      now: () => performance.now(),
+      hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
+      multiprocessors: deviceTraits(device).multiprocessors,
+      ...overrides,
+    })
+    saveTuning(path, found, identity)
+    for (const line of tuningLines(found)) log.line(line)
+    return choiceOf(found)
+  } finally {
+    clock.dispose()
+    native.resetPeakMemory(device)
+  }
+}
+
+function keptLine(kept: KeptTuning, identity: DeviceIdentity, path: string): string {
+  const same = (Object.keys(identity) as (keyof DeviceIdentity)[]).every((key) => kept[key] === identity[key])
+  const elsewhere = `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run is continued bit for bit`
+  return `tuning  as this run began: level ${kept.level}, ${kept.products.length} products of ${path}${same ? '' : elsewhere}`
+}
+
+const machine = ({ device, driver, build }: DeviceIdentity): string =>
+  `${device}${driver === '' ? '' : `, driver ${driver}`} (build ${build})`

@@ -1,0 +1,105 @@
+/** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
+import { type Batch, Loader } from '../data/loader.js'
+import { batchIndices, epochOrder } from '../data/sampler.js'
+import { learningRate } from '../optim/schedule.js'
+import type { TuningChoice } from '../ops/tuning.js'
+import type { Views } from '../methods/method.js'
+import type { Artifacts } from './artifacts.js'
+import type { Monitor } from './monitor.js'
+import { graphLine } from './progress.js'
+import type { Run } from './run.js'
+import { Trainer } from './trainer.js'
+
+export class Loop {
+  readonly loader: Loader
+  readonly #run: Run
+  readonly #trainer: Trainer
+  #batch: Batch | undefined
+  #announced = false
+
+  /** `tuning` is what the steps compute their convolutions with. */
+  constructor(run: Run, tuning: TuningChoice) {
+    this.#run = run
+    const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, graph } = run.config
+    const { device, compute } = run.built.backbone
+    this.loader = new Loader({
+      items: run.source.items,
+      imageSize,
+      batchSize,
+      views: 'augmented',
+      device,
+      dtype: compute,
+      augment: run.config,
+      seed,
+      workers,
+      maxBroken,
+      cacheMegabytes,
+    })
+    this.#trainer = new Trainer(run.built, run.sgd, { views: () => this.#batch!.views() as unknown as Views, graph, tuning })
+  }
+
+  /** Steps until the end, or until `interrupted`, which is asked before each of them. */
+  async train(monitor: Monitor, artifacts: Artifacts, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
+    const { config, position, steps } = this.#run
+    for await (const batch of this.loader.batches(this.#requests())) {
+      if (interrupted()) {
+        monitor.readDue()
+        this.#save(artifacts)
+        return 'interrupted'
+      }
+      this.#batch = batch
+      const lr = learningRate(config, position.globalStep, steps)
+      const result = this.#trainer.step(position.globalStep, lr)
+      position.globalStep += 1
+      position.step += 1
+      this.#announceGraph()
+      monitor.stepTaken({ result, foundInf: this.#trainer.foundInf, lr, waited: batch.waited })
+
+      if (position.step === steps) {
+        position.epoch += 1
+        position.step = 0
+        // Evaluation and saving are no part of the training rate.
+        await monitor.pauseClock(() => this.#endOfEpoch(artifacts))
+      } else if (config.checkpointSteps > 0 && position.globalStep % config.checkpointSteps === 0) this.#save(artifacts)
+    }
+    return 'done'
+  }
+
+  async #endOfEpoch(artifacts: Artifacts): Promise<void> {
+    const { epochs, knnEvery, checkpointEvery, checkpointSteps } = this.#run.config
+    const { epoch } = this.#run.position
+    const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
+    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts.knn(`epoch ${epoch}`)
+    if (checkpointSteps === 0 || last) this.#save(artifacts)
+    if (kept) artifacts.keep()
+    if (kept || last) await artifacts.picture()
+  }
+
+  #save(artifacts: Artifacts): void {
+    // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
+    if (this.#trainer.foundInf.item() === 0) artifacts.save()
+  }
+
+  /** The batches from here to the end of the run. */
+  *#requests(): Generator<{ epoch: number; indices: Int32Array }> {
+    const { config, position, steps, source } = this.#run
+    let { step } = position
+    for (let { epoch } = position; epoch < config.epochs; ++epoch, step = 0) {
+      const order = epochOrder(config.seed, epoch, source.items.length)
+      for (; step < steps; ++step) yield { epoch, indices: batchIndices(order, config.batchSize, step) }
+    }
+  }
+
+  /** One line about the recorded step, once. */
+  #announceGraph(): void {
+    const { graph, savedBytes } = this.#trainer
+    if (graph.plan === undefined || this.#announced) return
+    this.#announced = true
+    this.#run.log.line(graphLine(graph.plan, savedBytes))
+  }
+
+  async close(): Promise<void> {
+    await this.loader.close()
+    this.#trainer.dispose()
+  }
+}

@@ -1,0 +1,35 @@
+import type { Source } from '../data/source.js'
+import type { BuiltMethod, Method } from '../methods/method.js'
+import type { Sgd } from '../optim/sgd.js'
+import type { Config } from '../run/config.js'
+import type { RunLog } from '../run/runLog.js'
+import type { Position } from './checkpoint.js'
+
+/** What the parts of a run share. */
+export interface Run {
+  /** The run folder. */
+  readonly out: string
+  readonly config: Config
+  readonly method: Method
+  readonly built: BuiltMethod
+  readonly sgd: Sgd
+  readonly source: Source
+  /** Steps of an epoch. */
+  readonly steps: number
+  /** The step to do next; the loop moves it on. */
+  readonly position: Position
+  /** The run is continued from a checkpoint. */
+  readonly resumed: boolean
+  readonly log: RunLog
+}
+
+export interface PretrainResult {
+  interrupted: boolean
+  globalStep: number
+  /** kNN accuracy before and after, where there are labels. */
+  knnBefore?: number
+  knnAfter?: number
+  /** The `total` of the last step that was read, and the terms of its loss by name. */
+  losses?: Record<string, number>
+  files: Record<string, string>
+}
