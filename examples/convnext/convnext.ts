@@ -14,11 +14,11 @@ import {
   DenseclError,
   emptyState,
   type Fill,
+  gelu,
   include,
   knownOptions,
   LayerNorm,
   type NormMode,
-  relu,
   scope,
   type State,
   type Tensor,
@@ -65,7 +65,7 @@ class Block {
 
   forward(x: Tensor): Tensor {
     const { dwconv, norm, pwconv1, pwconv2 } = this.#parts
-    return scope(() => add(x, pwconv2.forward(relu(pwconv1.forward(norm.forward(dwconv.forward(x)))))))
+    return scope(() => add(x, pwconv2.forward(gelu(pwconv1.forward(norm.forward(dwconv.forward(x)))))))
   }
 
   state(): State {
