@@ -3,6 +3,16 @@
  * @module
  */
 export { DenseclError } from './tensor/errors.js'
+export {
+  type ComputeOptions,
+  type ComputeSettings,
+  currentCompute,
+  type FusionLevel,
+  type KernelChoice,
+  type Kernels,
+  type Precision,
+  withCompute,
+} from './tensor/compute.js'
 export { Graph } from './tensor/graph.js'
 export { type MemoryStats, type RecordedStep, resolveDevice } from './tensor/native.js'
 export { Random } from './tensor/random.js'
@@ -47,7 +57,6 @@ export { type Operand } from './ops/broadcast.js'
 export { max, mean, type ReduceOptions, sum, type SumOptions, variance } from './ops/reduce.js'
 export { abs, exp, gelu, log, reciprocal, sigmoid, silu, sqrt, square, tanh } from './ops/unary.js'
 export { concat, dropout, relu, reshape, scale } from './ops/elementwise.js'
-export { fusion, type FusionLevel } from './ops/fusion.js'
 export { layerNorm } from './ops/layerNorm.js'
 export { linear } from './ops/linear.js'
 export { crossEntropy, infoNce, type InfoNceResult } from './ops/losses.js'

@@ -5,7 +5,6 @@
  */
 export { DenseclError } from './tensor/errors.js'
 export { packageVersion } from './tensor/native.js'
-export { convolution } from './ops/conv2d.js'
 
 export type { Config } from './run/config.js'
 export { free, type OptionTable, type OptionValues, type Setting, settingsOf } from './run/options.js'

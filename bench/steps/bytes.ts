@@ -2,7 +2,7 @@
  * The bytes that a step's ops pass through device memory at each level of fusion, counted on the calls of a step that is not
  * computed (src/bench/step/calls.ts). Usage: bytes.js [file]
  */
-import type { FusionLevel } from '../../src/ops/fusion.js'
+import { fusionLevels as levels, type FusionLevel } from '../../src/tensor/compute.js'
 import { environmentRow, writeResult } from '../../src/bench/result.js'
 import { bytesOf, stepCalls } from '../../src/bench/step/calls.js'
 
@@ -15,7 +15,6 @@ function counted(level: FusionLevel): Map<string, number> {
   return bytes
 }
 
-const levels: FusionLevel[] = ['pointwise', 'epilogue', 'full']
 const columns = levels.map(counted)
 const names = [...new Set(columns.flatMap((column) => [...column.keys()]))]
 const row = (name: string, values: number[]): string => `${name.padEnd(24)}${values.map((value) => value.toFixed(2).padStart(11)).join('')}`

@@ -6,7 +6,7 @@ import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
 import { Random } from '../../src/tensor/random.js'
 import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
-import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { type FusionLevel, fusionLevels } from '../../src/tensor/compute.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
@@ -32,7 +32,6 @@ const names = [
   'fusion',
   'rows',
 ] as const
-const fusionLevels: readonly FusionLevel[] = ['pointwise', 'epilogue', 'full']
 type Flag = (typeof names)[number]
 
 export interface StepRow {
@@ -78,7 +77,6 @@ export function runSteps(
   const compute = (values.precision ?? fastestDType(device)) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
-  fusion.level = (values.fusion ?? fusion.level) as FusionLevel
   withDevice(device, () => {
     const random = new Random(1)
     for (const batch of batches) {
@@ -90,7 +88,11 @@ export function runSteps(
       const { parameters, copies } = method.trained()
       const sgd = new Sgd(parameters, config, copies)
       const views = [0, 1].map(() => normal(random, [batch, image, image, 3], compute)) as [Tensor, Tensor]
-      const trainer = new Trainer(method, sgd, { graph: values.graph !== 'false', views: () => [views[0].alias(), views[1].alias()] })
+      const trainer = new Trainer(method, sgd, {
+        graph: values.graph !== 'false',
+        compute: { fusion: values.fusion as FusionLevel | undefined },
+        views: () => [views[0].alias(), views[1].alias()],
+      })
       let taken = 0
       const step = () => trainer.step(taken++, 0.03)
       // A step is recorded as the third.

@@ -1,3 +1,4 @@
+import { type ComputeSettings, currentCompute, withSettings } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -11,6 +12,8 @@ interface Node {
   saved: Record<string, Tensor>
   output: number
   dtype: DType
+  /** What the op ran with, and its gradients do. */
+  compute: ComputeSettings
 }
 
 let active: Tape | undefined
@@ -60,6 +63,7 @@ export class Tape {
       saved: Object.fromEntries(Object.entries(saved).map(([name, tensor]) => [name, tensor.alias().keep()])),
       output: output.id,
       dtype: output.dtype,
+      compute: currentCompute(),
     })
     for (const tensor of Object.values(saved)) this.#saved.set(tensor.id, tensor.deferral === undefined ? tensor.bytes : 0)
     this.#tracked.add(output.id)
@@ -229,7 +233,8 @@ function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
   // Weights of bf16 have gradients of f32, which ops that made them from tensors of bf16 do not meet.
   const dtype = Object.keys(node.saved).length === 0 ? grad.dtype : node.dtype
   const context = { saved: node.saved, attrs: node.attrs, needs: node.needs, last, sums: gradients.sums(node.output) }
-  const result = withDevice(grad.device, () => noGrad(() => scope(() => backward({ ...context, grad: asDType(grad, dtype) }))))
+  const run = (): ReturnType<typeof backward> => backward({ ...context, grad: asDType(grad, dtype) })
+  const result = withSettings(node.compute, () => withDevice(grad.device, () => noGrad(() => scope(run))))
   for (const input of node.inputs) {
     const gradient = result[input.name]
     if (!node.needs[input.name]) {

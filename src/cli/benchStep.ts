@@ -8,12 +8,12 @@ import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { simulatedDevice, stepCalls } from '../bench/step/calls.js'
 import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
-import type { FusionLevel } from '../ops/fusion.js'
+import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { packageRoot } from '../tensor/native.js'
 import { nearest } from '../run/options.js'
 
-const levels: readonly string[] = ['pointwise', 'epilogue', 'full'] satisfies FusionLevel[]
+const levels: readonly string[] = fusionLevels
 
 interface StepOptions {
   batch: number

@@ -13,6 +13,7 @@ import {
   workersOf,
 } from './evalShared.js'
 import { openLabelled } from './evalLabels.js'
+import { withCompute } from '../tensor/compute.js'
 
 interface Flags extends SharedFlags {
   train: string
@@ -43,7 +44,7 @@ export const addKnn: AddEvaluation = (parent, done) => {
       const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
       const imageSize = numberFlag('image-size', flags.imageSize, { least: 1, whole: true })
       const { bank, queries, classes } = await openLabelled('eval knn', flags.train, flags.val)
-      const { backbone, note } = await openBackbone(weights, flags)
+      const { backbone, compute, note } = await openBackbone(weights, flags)
       const broken = new Map<string, string>()
       try {
         const extract = (items: typeof bank, what: string) =>
@@ -51,11 +52,14 @@ export const addKnn: AddEvaluation = (parent, done) => {
             imageSize,
             workers: workersOf(flags),
             broken,
+            compute,
             progress: (count) => progressOf(flags, what)(count, items.length),
           })
         const known = await extract(bank, 'features of --train')
         const unknown = await extract(queries, 'features of --val')
-        const results = ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) }))
+        const results = withCompute(compute, () =>
+          ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) })),
+        )
         const table = {
           title: `kNN accuracy in %: ${queries.length} images against ${bank.length}, ${classes.length} classes`,
           columns: ['k', 'top-1'],

@@ -86,7 +86,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
       }
       const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
       const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
-      const { backbone, note } = await openBackbone(weights, flags)
+      const { backbone, compute, note } = await openBackbone(weights, flags)
       try {
         const folder = resultFolder(weights, flags)
         const broken = new Map<string, string>()
@@ -105,6 +105,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
           workers: workersOf(flags),
           cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
           broken,
+          compute,
           interrupted: interruption(),
         })
         if (result.interrupted) {

@@ -127,6 +127,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           quiet: flags.json ?? false,
           seed,
           workers: workersOf(flags),
+          compute: opened.compute,
           logEvery: whole('log-every', flags.logEvery, 50),
           saveEvery: whole('save-every', flags.saveEvery, 1000),
           testEvery: whole('test-every', flags.testEvery, 0, 0),

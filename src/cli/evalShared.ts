@@ -3,10 +3,10 @@ import type { Command } from 'commander'
 
 import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
 import type { Backbone } from '../nn/backbone.js'
-import { convolution } from '../ops/conv2d.js'
+import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
-import { native } from '../tensor/native.js'
+import type { ComputeOptions } from '../tensor/compute.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { numberFlag } from './command.js'
@@ -37,21 +37,22 @@ export function evaluation(parent: Command, name: string, description: string): 
     .option('--json', 'print JSON')
 }
 
-/** The backbone of a file on the device of the flags; what kind it is goes into the notes of every table. */
+/**
+ * The backbone of a file on the device of the flags, and the settings to evaluate it with; what kind it is goes into the notes of
+ * every table.
+ */
 export async function openBackbone(
   weights: string,
   { device: wanted, threads, backbone: module }: SharedFlags,
   layout: Pick<ImportOptions, 'outputStride'> = {},
-): Promise<{ backbone: Backbone; note: string }> {
+): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
-  if (count > 0) native.setThreads(count)
   const device = await useDevice(wanted)
-  // Frozen features and fine-tuning in the precision that PyTorch's convolutions have on such a GPU.
-  convolution.tf32 = device !== 'cpu'
   const kind = await kindOfFlag(module)
   const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
   return {
     backbone,
+    compute: evaluationCompute(device, { threads: count === 0 ? undefined : count }),
     note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
   }
 }

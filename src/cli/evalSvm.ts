@@ -6,6 +6,7 @@ import { percent } from '../run/results.js'
 import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
 import { fail } from '../tensor/errors.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { examples, numberFlag } from './command.js'
 import {
   type AddEvaluation,
@@ -40,7 +41,7 @@ function vocCommand(parent: Command, name: string, description: string): Command
 }
 
 /** Features of both splits, and what the table must say of them. */
-async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatures; notes: string[] }> {
+async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatures; compute: ComputeOptions; notes: string[] }> {
   const feature =
     featureNames.find((name) => name === flags.feature) ??
     fail('CONFIG', `--feature is ${flags.feature}: expected one of ${featureNames.join(', ')}`)
@@ -50,7 +51,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
     ReturnType<typeof openVocClassification>,
     ReturnType<typeof openVocClassification>,
   ]
-  const { backbone, note } = await openBackbone(weights, flags)
+  const { backbone, compute, note } = await openBackbone(weights, flags)
   try {
     const broken = new Map<string, string>()
     const voc = await extractVoc(
@@ -58,7 +59,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
       train,
       test,
       feature,
-      { imageSize, workers: workersOf(flags), broken, progress: progressOf(flags, 'features of image') },
+      { imageSize, workers: workersOf(flags), broken, compute, progress: progressOf(flags, 'features of image') },
       costs,
     )
     const changed = deviations([
@@ -70,6 +71,7 @@ async function features(weights: string, flags: Flags): Promise<{ voc: VocFeatur
     ])
     return {
       voc,
+      compute,
       notes: [
         `${train.items.length} training and ${test.items.length} test images of ${flags.data}`,
         ...changed,
@@ -92,9 +94,9 @@ export const addSvm: AddEvaluation = (parent, done) => {
       ]),
     )
     .action(async (weights: string, flags: Flags) => {
-      const { voc, notes } = await features(weights, flags)
+      const { voc, compute, notes } = await features(weights, flags)
       try {
-        const report = evaluateSvm(voc, progressOf(flags, 'classifier'))
+        const report = withCompute(compute, () => evaluateSvm(voc, progressOf(flags, 'classifier')))
         const left = report.classes.filter((row) => row.left !== undefined)
         const table = {
           title: 'VOC07 SVM: average precision in %',
@@ -136,9 +138,9 @@ export const addLowShot: AddEvaluation = (parent, done) => {
       const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
       const samples = numberFlag('samples', flags.samples, { least: 1, whole: true })
       const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
-      const { voc, notes } = await features(weights, flags)
+      const { voc, compute, notes } = await features(weights, flags)
       try {
-        const report = evaluateLowShot(voc, { ks, samples, seed, progress: progressOf(flags, 'classifier') })
+        const report = withCompute(compute, () => evaluateLowShot(voc, { ks, samples, seed, progress: progressOf(flags, 'classifier') }))
         const short = report.rows.filter((row) => row.short.length > 0)
         const table = {
           title: `VOC07 low-shot SVM: mean average precision in % over ${samples} samples`,

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 
 import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
+import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
 
 export interface FeatureShape {
@@ -15,10 +16,17 @@ export interface FeatureShape {
 }
 
 /** What decides the features of a file's rows: hashed into its name, so that no other is ever taken for it. */
-function keyOf(weights: string, items: readonly Item[], shapes: readonly FeatureShape[], { imageSize, pipeline }: ExtractOptions): string {
+function keyOf(
+  weights: string,
+  { device }: Backbone,
+  items: readonly Item[],
+  shapes: readonly FeatureShape[],
+  { imageSize, pipeline, compute }: ExtractOptions,
+): string {
+  const { precision } = evaluationCompute(device, compute)
   const hash = createHash('sha256')
   hash.update(readFileSync(weights))
-  hash.update(JSON.stringify({ imageSize, pipeline, shapes, items: items.map(({ mask: _, label: __, ...item }) => item) }))
+  hash.update(JSON.stringify({ imageSize, pipeline, precision, shapes, items: items.map(({ mask: _, label: __, ...item }) => item) }))
   return hash.digest('hex').slice(0, 16)
 }
 
@@ -48,7 +56,7 @@ export class FeatureFile {
     shapes: readonly FeatureShape[],
     options: ExtractOptions,
   ): Promise<FeatureFile> {
-    const path = join(folder, `features-${keyOf(weights, items, shapes, options)}.f32`)
+    const path = join(folder, `features-${keyOf(weights, backbone, items, shapes, options)}.f32`)
     if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes))
       await write(path, backbone, items, shapes, options)
     return new FeatureFile(path, shapes)

@@ -6,8 +6,10 @@ import { evaluation } from '../nn/layers.js'
 import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { adaptiveAvgPool2d, avgPool2d } from '../ops/pool2d.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
+import { evaluationCompute } from './compute.js'
 
 /**
  * `pooled`: the mean of the last map. feature5 is the last map, feature4 the one before it, and so on: on a ResNet feature1 is the
@@ -53,6 +55,8 @@ export interface ExtractOptions {
   maxBroken?: number
   /** Filled with the images that could not be read, which count as black ones, by name with the reason. */
   broken?: Map<string, string>
+  /** Settings to compute with; evaluationCompute() says what holds without them. */
+  compute?: ComputeOptions | undefined
   /** Called behind every batch. */
   progress?: (done: number) => void
 }
@@ -65,6 +69,7 @@ export async function overImages(
   body: (stages: Tensor[], first: number, count: number) => void,
 ): Promise<void> {
   const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
+  const compute = evaluationCompute(backbone.device, options.compute)
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
   try {
     const requests = Array.from({ length: Math.ceil(items.length / batchSize) }, (_, b) => ({
@@ -74,7 +79,7 @@ export async function overImages(
     for await (const batch of loader.batches(requests)) {
       const [x] = batch.views() as [Tensor]
       const first = batch.indices[0]!
-      scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length))
+      withCompute(compute, () => scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length)))
       x.dispose()
       progress?.(first + batch.indices.length)
     }

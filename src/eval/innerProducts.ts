@@ -4,8 +4,8 @@
  *
  *     x_i . x_j + 1 = c_i . c_j + c_i . m + c_j . m + m . m + 1,   c = x - m
  */
-import { convolution } from '../ops/conv2d.js'
 import { linear } from '../ops/linear.js'
+import { withCompute } from '../tensor/compute.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
 export interface FeatureSet {
@@ -45,15 +45,7 @@ function centre({ values, dim }: FeatureSet, mean: Float64Array): Float64Array {
 }
 
 /** a b^T in whole f32, whatever convolutions are computed in: a classifier's small differences would be lost. */
-function product(a: Tensor, b: Tensor): Tensor {
-  const { tf32 } = convolution
-  convolution.tf32 = false
-  try {
-    return linear(a, b)
-  } finally {
-    convolution.tf32 = tf32
-  }
-}
+const product = (a: Tensor, b: Tensor): Tensor => withCompute({ precision: 'f32' }, () => linear(a, b))
 
 /** Inner products + 1 of each row of one set with each row, an example, of another. */
 export class InnerProducts {

@@ -7,8 +7,10 @@ import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
 import { l2Normalize } from '../ops/similarity.js'
+import { withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
+import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
 import { largest } from '../tensor/numbers.js'
 
@@ -83,9 +85,10 @@ export async function knnAccuracy(
   backbone: Backbone,
   bank: Item[],
   queries: Item[],
-  options: { imageSize: number; k: number; workers?: number; maxBroken?: number },
+  options: KnnOptions & Pick<ExtractOptions, 'imageSize' | 'workers' | 'maxBroken' | 'compute'>,
 ): Promise<number> {
   const known = await extractFeatures(backbone, bank, options)
   const unknown = await extractFeatures(backbone, queries, options)
-  return accuracy(knnPredict(known, unknown, options), unknown.labels)
+  const compute = evaluationCompute(backbone.device, options.compute)
+  return withCompute(compute, () => accuracy(knnPredict(known, unknown, options), unknown.labels))
 }

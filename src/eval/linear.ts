@@ -11,9 +11,11 @@ import { evaluation } from '../nn/layers.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics } from '../run/runLog.js'
+import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, poolFeature } from './features.js'
 import { LinearHeads } from './linearHeads.js'
@@ -106,6 +108,8 @@ export interface LinearOptions extends ResumableOptions {
   maxBroken?: number
   /** Filled with the images that could not be read: in training others take their places, in the test they are black. */
   broken?: Map<string, string>
+  /** Settings to compute with; evaluationCompute() says what holds without them. */
+  compute?: ComputeOptions | undefined
   interrupted?: () => boolean
 }
 
@@ -156,7 +160,7 @@ class LinearRun {
     this.#options = options
     const { protocol, train, val, imageSize, classes, seed = 0 } = options
     this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
-    this.#shapes = shapesOf(backbone, protocol.heads, imageSize)
+    this.#shapes = this.#computing(() => shapesOf(backbone, protocol.heads, imageSize))
     this.#run = new Resumable({ key: 'linear', what: 'a linear evaluation', unit: 'epoch' }, options, this.#identity())
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
     this.#sgd = withDevice(
@@ -199,11 +203,17 @@ class LinearRun {
     return withMomenta(this.#heads.tensors(), this.#sgd.momenta)
   }
 
+  /** A piece of work with the evaluation's settings, which are not held over an await. */
+  #computing<R>(body: () => R): R {
+    return withCompute(evaluationCompute(this.#backbone.device, this.#options.compute), () => scope(body))
+  }
+
   async #keep(items: Item[]): Promise<FeatureFile> {
-    const { out, weights, imageSize, workers, maxBroken, broken } = this.#options
+    const { out, weights, imageSize, workers, maxBroken, broken, compute } = this.#options
     const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, {
       imageSize,
       pipeline: 'centre',
+      compute,
       ...(workers === undefined ? {} : { workers }),
       ...(maxBroken === undefined ? {} : { maxBroken }),
       ...(broken === undefined ? {} : { broken }),
@@ -246,7 +256,7 @@ class LinearRun {
     try {
       for await (const batch of loader.batches(requests)) {
         const [x] = batch.views() as [Tensor]
-        const pooled = scope(() => {
+        const pooled = this.#computing(() => {
           const stages = this.#backbone.stages(this.#backbone.input(x), evaluation)
           return this.#shapes.map(({ name }) => poolFeature(stages, name))
         })
@@ -274,7 +284,7 @@ class LinearRun {
         for (const tensor of pooled) tensor.dispose()
         return undefined
       }
-      const loss = scope(() => {
+      const loss = this.#computing(() => {
         const target = Tensor.from(
           Int32Array.from(indices, (i) => this.#labels.train[i]!),
           [indices.length],
@@ -300,7 +310,7 @@ class LinearRun {
     const { val } = this.#options
     const right = this.#shapes.map(() => ({ top1: 0, top5: 0 }))
     for await (const { pooled, indices } of this.#batches(val, Int32Array.from(val.keys()), file, 'centre')) {
-      scope(() => {
+      this.#computing(() => {
         this.#heads.logits(pooled, evaluation).forEach((logits, h) => {
           const values = logits.data()
           Array.from(indices).forEach((image, i) => {

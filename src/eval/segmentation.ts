@@ -14,9 +14,11 @@ import { allTensors } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { duration } from '../run/runLog.js'
+import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withMomenta } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
@@ -35,6 +37,8 @@ export interface SegmentationOptions extends ResumableOptions {
   logEvery?: number
   saveEvery?: number
   testEvery?: number
+  /** Settings to compute with; evaluationCompute() says what holds without them. */
+  compute?: ComputeOptions | undefined
   interrupted?: () => boolean
 }
 
@@ -181,9 +185,14 @@ class SegmentationRun {
     }
   }
 
+  /** A piece of work with the evaluation's settings, which are not held over an await. */
+  #computing<R>(body: () => R): R {
+    return withCompute(evaluationCompute(this.#model.backbone.device, this.#options.compute), () => scope(body))
+  }
+
   #step([x, labels]: [Tensor, Tensor]): { main: number; auxiliary: number } {
     const known = (labels.data() as Int32Array).reduce((sum, label) => sum + Number(label !== ignoredLabel), 0) / labels.size
-    const result = scope(() => {
+    const result = this.#computing(() => {
       const parameters = [...this.#model.state().parameters.values()]
       const tape = new Tape().watch(parameters)
       // A batch without a labelled pixel teaches nothing.
@@ -228,7 +237,7 @@ class SegmentationRun {
     const every = Math.ceil(val.items.length / sampleCount)
     let index = 0
     for await (const { item, pixels, truth } of decoded(val)) {
-      const predicted = segmentImage(this.#model, pixels, protocol)
+      const predicted = this.#computing(() => segmentImage(this.#model, pixels, protocol))
       matrix.add(truth.labels, predicted)
       if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }

@@ -1,9 +1,11 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
+import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runPositional } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
-import { deferNorm, deferNormGradient, deferredNorm, fusion, wholeVectors } from './fusion.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
 
 export interface BatchNormOptions {
   /** Batch statistics (and running ones updated in place) or running statistics. */
@@ -47,7 +49,7 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   // y = relu(weight * (x - mean) / sqrt(var + eps) + bias + residual)
   forward(inputs, attrs) {
     if (!attrs.train) return evaluate(inputs, attrs)
-    return inputs.x.device === 'cpu' ? trainOnCpu(inputs, attrs) : trainOnGpu(inputs, attrs)
+    return deviceTraits(inputs.x.device).epilogues ? trainForReaders(inputs, attrs) : trainWhole(inputs, attrs)
   },
   epilogue(saved, { groups, relu, train }) {
     const { x, mean, y, scale, shift } = saved as Saved
@@ -65,8 +67,7 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
     const masked = attrs.relu && sums === undefined
     // Without a mask to apply, dz is the gradient as it came.
     const dz = needs.residual && masked ? Tensor.empty(x.shape, x.dtype) : undefined
-    const defer =
-      fusion.level === 'full' && attrs.train && x.device !== 'cpu' && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
+    const defer = currentCompute().fusion === 'full' && attrs.train && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
     const dx = defer ? undefined : Tensor.empty(x.shape, x.dtype)
     const coefficients = defer ? Tensor.empty([3, groups, x.shape[3]!], mean.dtype) : undefined
     const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
@@ -96,7 +97,8 @@ function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, r
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
-function trainOnCpu(
+/** Statistics and their use in one op. */
+function trainWhole(
   { x, weight, bias, residual }: BatchNormInputs,
   { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs,
 ): Recorded {
@@ -114,17 +116,16 @@ function trainOnCpu(
  * Statistics first, then a pass that applies them, unless whoever reads the result does. The mask of a ReLU without a residual is
  * found again from x, which backward reads anyway.
  */
-function trainOnGpu(
+function trainForReaders(
   { x, weight, bias, residual }: BatchNormInputs,
   { eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics }: BatchNormAttrs,
 ): Recorded {
+  const { fusion } = currentCompute()
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
   // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
   const defer =
-    (fusion.level === 'full' || (fusion.level === 'epilogue' && (!relu || pooled))) &&
-    residual === undefined &&
-    wholeVectors(x, x.shape[3]!)
+    (fusion === 'full' || (fusion === 'epilogue' && (!relu || pooled))) && residual === undefined && wholeVectors(x, x.shape[3]!)
   const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups

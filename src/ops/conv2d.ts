@@ -9,12 +9,15 @@ import {
   type Inputs,
   type NormEpilogue,
 } from '../autograd/op.js'
+import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
-import { deferredNorm, deferredNormGradient, fusion, statisticsRows, wholeVectors } from './fusion.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { deferredNorm, deferredNormGradient, wholeVectors } from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
 import { type PerAxis, perAxis } from './perAxis.js'
+import { boundByBytes } from './kernels.js'
 import { sumRows } from './sumRows.js'
 import { chosenPrologue, type ConvolutionShape, familyOf, productOf, runProduct } from './tuning.js'
 
@@ -52,7 +55,8 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     if (oh < 1 || ow < 1)
       fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
-    const statistics = wanted ? Tensor.empty([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 'f32') : undefined
+    const rows = Math.ceil((n * oh * ow) / deviceTraits(x.device).statisticsRows)
+    const statistics = wanted ? Tensor.empty([rows, 2, o], 'f32') : undefined
     const norm = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
       ? deferredNorm(x)
       : undefined
@@ -100,14 +104,13 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
 })
 
 /**
- * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. Where nobody has timed
- * them: they are those of Ampere, and on Hopper they pay only where bytes bind, not operations: below about half of its 184 operations a byte.
+ * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. They are those of
+ * Ampere: where nobody has timed them, they are taken instead of Hopper's only where bytes bind, not operations.
  */
 function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
   const [x] = operands as [Tensor]
   if (shape.numbers[7] !== 0 && x.dtype !== 'bf16') return false
-  if (!operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
-  if (x.device === 'cpu') return true
+  if (!deviceTraits(x.device).prologues || !operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
   const { direction, rows, columns, depth } = productOf(shape)
   // The gradients of one convolution take the same operands, both as they come or neither.
   const both = direction === 'forward' ? (['forward'] as const) : (['backward input', 'backward weight'] as const)
@@ -116,7 +119,7 @@ function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
   if (chosen !== undefined) return chosen
   if (!usesFamily(x.device, familyOf('wgmma', direction))) return true
   const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
-  return (a * b) / (a + b) < 92
+  return boundByBytes(a, b)
 }
 
 /** What the input gradient's kernels can do of `last`: add, and mask and sum for a norm; undefined when nothing is left or they cannot. */
@@ -127,16 +130,25 @@ function backwardEpilogue(
   { numbers }: Conv2dAttrs,
 ): { add: Tensor | undefined; of: NormEpilogue | undefined; sums: Tensor | undefined } | undefined {
   const [n, h, w, c] = dx.shape as [number, number, number, number]
-  if (fusion.level === 'pointwise' || dx.device === 'cpu' || !wholeVectors(dx, c) || !wholeVectors(grad, grad.shape[3]!)) return undefined
+  const { epilogues, statisticsRows } = deviceTraits(dx.device)
+  if (currentCompute().fusion === 'pointwise' || !epilogues || !wholeVectors(dx, c) || !wholeVectors(grad, grad.shape[3]!)) return undefined
   const { add, norm } = last
   if (add !== undefined && add.dtype !== dx.dtype) return undefined
-  const chunks = norm === undefined ? undefined : chunksOf(n, h, w, numbers, norm.groups)
+  const chunks = norm === undefined ? undefined : chunksOf([n, h, w], numbers, norm.groups, statisticsRows)
   if (norm === undefined || chunks === undefined) return add === undefined ? undefined : { add, of: undefined, sums: undefined }
   return { add, of: norm, sums: Tensor.empty([norm.groups * chunks, 2, c], 'f32') }
 }
 
-/** Rows of sums a group, over the residue classes of the input pixels; undefined where one would reach into the next group. */
-function chunksOf(n: number, h: number, w: number, numbers: readonly number[], groups: number): number | undefined {
+/**
+ * Rows of sums a group, each of `statisticsRows` pixels, over the residue classes of the input pixels; undefined where one would
+ * reach into the next group.
+ */
+function chunksOf(
+  [n, h, w]: readonly [number, number, number],
+  numbers: readonly number[],
+  groups: number,
+  statisticsRows: number,
+): number | undefined {
   const [strideH, strideW] = numbers as [number, number]
   let chunks = 0
   for (let a = 0; a < Math.min(strideH, h); ++a)
@@ -146,17 +158,6 @@ function chunksOf(n: number, h: number, w: number, numbers: readonly number[], g
       chunks += Math.ceil(rows / statisticsRows)
     }
   return chunks
-}
-
-/** How convolutions compute on CUDA devices. */
-export const convolution = {
-  /** f32 tensors on tensor cores, whose products then have 10 bits of mantissa instead of 23 (relative errors near 3e-4). */
-  tf32: false,
-  /**
-   * The tile of the kernels, for tests and tuning: 1 is 128x128, 2 is 128x64, 3 is 64x64; on Hopper 4 is 128x128 and 5 is 128x64 of
-   * the warpgroup kernels; 0 is what the tuning table or the kernels' own rule says.
-   */
-  tile: 0,
 }
 
 function prepare(
@@ -175,7 +176,8 @@ function prepare(
   for (const value of perAxis(stride)) expectInteger('conv2d', 'stride', value, 1)
   for (const value of perAxis(padding)) expectInteger('conv2d', 'padding', value, 0)
   for (const value of perAxis(dilation)) expectInteger('conv2d', 'dilation', value, 1)
-  const numbers = [...perAxis(stride), ...perAxis(padding), ...perAxis(dilation), convolution.tile, Number(convolution.tf32)]
+  const { tile, precision } = currentCompute()
+  const numbers = [...perAxis(stride), ...perAxis(padding), ...perAxis(dilation), tile, Number(precision === 'tf32')]
   return { numbers, statistics, inputShape: x.shape, weightShape: weight.shape }
 }
 
@@ -190,13 +192,17 @@ export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: Conv2d
 
 export interface ConvolutionForNorm {
   y: Tensor
-  /** f32 [rows / 64, 2, O]: mean and squared deviations of each channel over 64 rows; absent where a pass over y is needed. */
+  /**
+   * f32 [rows / statisticsRows, 2, O]: mean and squared deviations of each channel over so many rows (a trait of the device); absent
+   * where a pass over y is needed.
+   */
   statistics: Tensor | undefined
 }
 
-/** conv2d without bias, and the statistics of y that the kernels of a GPU make on the way. The CPU has y in its cache anyway. */
+/** conv2d without bias, and the statistics of y that kernels with epilogues make on the way. The CPU has y in its cache anyway. */
 export function conv2dForNorm(x: Tensor, weight: Tensor, options: Conv2dOptions, groups: number): ConvolutionForNorm {
-  const attrs = prepare(x, weight, undefined, options, x.device !== 'cpu' && fusion.level !== 'pointwise')
+  const { epilogues, statisticsRows } = deviceTraits(x.device)
+  const attrs = prepare(x, weight, undefined, options, epilogues && currentCompute().fusion !== 'pointwise')
   const [y, statistics] = apply(conv2dOp, { x, weight, bias: undefined }, attrs) as [Tensor, Tensor | undefined]
   // A row of the statistics must not reach into the next group.
   const whole = groups === 1 || (y.size / y.shape[3]! / groups) % statisticsRows === 0

@@ -1,25 +1,12 @@
-/**
- * How far convolutions and batch norms of a GPU are fused (docs/fusion.md). Every level computes the same values from the same
- * roundings; sums differ in their order alone.
- */
-import { Tensor } from '../tensor/tensor.js'
+/** Tensors that are not written because whoever reads them computes them: how norms and convolutions are fused (docs/fusion.md). */
+import { itemBytes, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 
-/**
- * `pointwise`: batch norm, residual and ReLU are one pass over memory, statistics and reductions passes of their own.
- * `epilogue`: statistics come from the convolution's epilogue; the input gradient's adds, masks and reduces; a join applies the
- * shortcut's norm with its own.
- * `full`: a normalised tensor that only convolutions read is never written: they scale, shift and clip what they load, and
- * combine the gradient of the norm as they load that.
- */
-export type FusionLevel = 'pointwise' | 'epilogue' | 'full'
-
-export const fusion: { level: FusionLevel } = { level: 'epilogue' }
-
-/** Rows that a row of statistics or sums of the kernels' epilogues covers (native/cuda/conv2d.cuh). */
-export const statisticsRows = 64
-
-/** The kernels' epilogues and prologues work on whole accesses of 16 bytes. */
-export const wholeVectors = (tensor: Tensor, channels: number): boolean => channels % (tensor.dtype === 'bf16' ? 8 : 4) === 0
+/** Whether accesses of the kernels' prologues and epilogues divide the channels of a tensor. */
+export function wholeVectors({ dtype, device }: Tensor, channels: number): boolean {
+  const { vectorBytes } = deviceTraits(device)
+  return vectorBytes > 0 && (channels * itemBytes(dtype)) % vectorBytes === 0
+}
 
 /** A normalised tensor that was not written: relu(x * scale + shift), scale and shift [G, C]. */
 export interface DeferredNorm {

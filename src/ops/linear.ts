@@ -1,8 +1,8 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
-import { convolution } from './conv2d.js'
 import { sumRows } from './sumRows.js'
 import { runProduct } from './tuning.js'
 
@@ -13,7 +13,10 @@ interface LinearInputs extends Inputs {
 }
 
 // A linear layer is the convolution of R one-pixel images with a 1x1 kernel.
-const pointwise = (): number[] => [1, 1, 0, 0, 1, 1, convolution.tile, Number(convolution.tf32)]
+const pointwise = (): number[] => {
+  const { tile, precision } = currentCompute()
+  return [1, 1, 0, 0, 1, 1, tile, Number(precision === 'tf32')]
+}
 const asImages = (matrix: Tensor): Tensor => matrix.alias([matrix.shape[0]!, 1, 1, matrix.shape[1]!])
 
 export const linearOp = defineOp<LinearInputs>({

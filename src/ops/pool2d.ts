@@ -3,6 +3,7 @@ import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '
 import { fail } from '../tensor/errors.js'
 import { runPositional } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { perAxis, type PerAxis } from './perAxis.js'
 import { deferredNorm } from './fusion.js'
 
@@ -27,12 +28,11 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
     const y = Tensor.empty(outputShape, x.dtype)
     // A GPU keeps the tap of each window, a byte where it can, and nothing for a pass without a gradient.
     const taps = numbers[0]! * numbers[1]!
-    const index =
-      x.device === 'cpu'
-        ? Tensor.empty(outputShape, 'i32')
-        : needsGradient
-          ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
-          : undefined
+    const index = !deviceTraits(x.device).byteIndices
+      ? Tensor.empty(outputShape, 'i32')
+      : needsGradient
+        ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
+        : undefined
     const norm = deferredNorm(x)
     runPositional(
       'maxPool2d',

@@ -1,9 +1,10 @@
 /** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
 import { Random } from '../tensor/random.js'
+import type { Kernels } from '../tensor/compute.js'
 import { native, runNative, runPositional } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { type Kernels, type ProductOp, productOps, withKernels } from './tuning.js'
+import { type ProductOp, productOps, withKernels } from './tuning.js'
 
 /** A native call without its values. */
 export interface NativeCall {

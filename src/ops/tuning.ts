@@ -6,10 +6,12 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { type ComputeOptions, currentCompute, type FusionLevel, type Kernels } from '../tensor/compute.js'
 import { type KernelFamily, usesFamily } from '../tensor/families.js'
-import { native, packageRoot, runPositional } from '../tensor/native.js'
+import { packageRoot, runPositional } from '../tensor/native.js'
 import type { DType, Tensor } from '../tensor/tensor.js'
-import { fusion, type FusionLevel } from './fusion.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { accessChannels, ampereTiles, hopperTiles, sliceChannels, sliceDepth, tileSize } from './kernels.js'
 
 export const directions = ['forward', 'backward input', 'backward weight'] as const
 export type Direction = (typeof directions)[number]
@@ -82,61 +84,30 @@ export function shapeOfCall(op: ProductOp, tensors: Described, numbers: readonly
   return { direction, input: tensors[input]!.shape, weight: tensors[weight]!.shape, numbers, dtype: tensors[operand]!.dtype }
 }
 
-/** What is chosen for a product beside its operands. */
-export interface Kernels {
-  /** As `convolution.tile` of src/ops/conv2d.ts. */
-  tile: number
-  /** Parts that the pixels of a weight gradient are split into. */
-  splits: number
-}
+/** What a run computes its convolutions with: settings for withCompute(). */
+export type TuningChoice = Required<Pick<ComputeOptions, 'fusion' | 'kernels'>>
 
-/** What a run computes its convolutions with. */
-export interface TuningChoice {
-  level: FusionLevel
-  /**
-   * Of a shape's key: kernels for operands as they lie in memory, and for operands that a prologue normalises. Without the second
-   * the shape takes no prologue. Undefined leaves the shape to the tables.
-   */
-  product(key: string): { plain?: Kernels | undefined; prologue?: Kernels | undefined } | undefined
-}
-
-export const untuned = (level: FusionLevel): TuningChoice => ({ level, product: () => undefined })
-
-let current: TuningChoice | undefined
-
-/** Runs `body` with the choice, and the level of fusion, of `choice`. */
-export function withTuning<R>(choice: TuningChoice, body: () => R): R {
-  const outer = { choice: current, level: fusion.level }
-  current = choice
-  fusion.level = choice.level
-  try {
-    return body()
-  } finally {
-    current = outer.choice
-    fusion.level = outer.level
-  }
-}
+/** A level of fusion with the kernels of the tables. */
+export const untuned = (fusion: FusionLevel): TuningChoice => ({ fusion, kernels: () => undefined })
 
 /** Whether the shape was chosen to take a prologue; undefined where nothing was chosen. */
 export function chosenPrologue(shape: ConvolutionShape): boolean | undefined {
-  const found = current?.product(shapeKey(shape))
+  const found = currentCompute().kernels?.(shapeKey(shape))
   return found === undefined ? undefined : found.prologue !== undefined
 }
 
 /** Runs a convolution's native op with the kernels that were chosen for it; numbers with a tile are left as they are. */
 export function runProduct(op: ProductOp, tensors: readonly (Tensor | undefined)[], numbers: readonly number[]): void {
   const [first] = tensors as [Tensor]
-  if (first.device === 'cpu' || numbers[tileNumber] !== 0) return runPositional(op, tensors, numbers)
+  if (!deviceTraits(first.device).tunable || numbers[tileNumber] !== 0) return runPositional(op, tensors, numbers)
   const shape = shapeOfCall(op, tensors, numbers)
-  const chosen = current?.product(shapeKey(shape))
+  const chosen = currentCompute().kernels?.(shapeKey(shape))
   const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? {
     tile: tableTile(first.device, shape),
     splits: 0,
   }
   runPositional(op, tensors, withKernels(op, numbers, { tile, splits }))
 }
-
-const tileSizes: Record<number, readonly [number, number]> = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [128, 64] }
 
 /** The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. */
 export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
@@ -145,18 +116,18 @@ export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hoppe
   // Exact f32 has one kernel.
   if (dtype !== 'bf16' && numbers[7] !== 1) return []
   const slices =
-    (direction === 'backward input' ? o : c) % 64 === 0 && (direction === 'forward' || (direction === 'backward input' ? c : o) % 8 === 0)
-  return [1, 2, 3, ...(hopper && !prologue && slices && dtype === 'bf16' ? [4, 5] : [])]
+    (direction === 'backward input' ? o : c) % sliceChannels === 0 &&
+    (direction === 'forward' || (direction === 'backward input' ? c : o) % accessChannels === 0)
+  return [...ampereTiles, ...(hopper && !prologue && slices && dtype === 'bf16' ? hopperTiles : [])]
 }
 
 /** Splits of a weight gradient that give one to four tiles to each multiprocessor, at least 16 slices each; none of other directions. */
 export function candidateSplits(shape: ConvolutionShape, tile: number, multiprocessors: number): number[] {
   if (shape.direction !== 'backward weight') return []
   const { rows, columns, depth } = productOf(shape)
-  const [m, n] = tile === 5 ? [64, 128] : (tileSizes[tile] ?? tileSizes[2]!)
+  const [m, n] = tileSize(tile, true)
   const tiles = Math.ceil(rows / m) * Math.ceil(columns / n)
-  const slice = tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16
-  const most = Math.max(1, Math.floor(depth / (16 * slice)))
+  const most = Math.max(1, Math.floor(depth / (16 * sliceDepth(tile, shape.dtype))))
   return [...new Set([1, 2, 3, 4].map((each) => Math.min(most, Math.max(1, Math.floor((each * multiprocessors) / tiles)))))]
 }
 
@@ -172,18 +143,8 @@ export const tuningFile = (architecture: string): string => join(packageRoot, 's
 
 /** sm_90 of a GPU of compute capability 9.0; undefined for other devices. */
 export function architectureOf(device: string): string | undefined {
-  if (!known.has(device)) known.set(device, describedArchitecture(device))
-  return known.get(device)
-}
-
-const known = new Map<string, string | undefined>()
-
-function describedArchitecture(device: string): string | undefined {
-  if (!device.startsWith('cuda')) return undefined
-  const capability = /compute capability (\d+)\.(\d+)/.exec(native.describeDevice(device))
-  if (capability === null) return undefined
-  const own = Number(capability[1]! + capability[2]!)
-  return `sm_${Math.min(own, Number(process.env.DENSECL_CAPABILITY ?? own))}`
+  const { capability, simulated } = deviceTraits(device)
+  return capability === 0 || simulated ? undefined : `sm_${capability}`
 }
 
 const lookups = new Map<string, Map<string, TuningTable['entries']> | undefined>()
@@ -215,7 +176,6 @@ export const tableTile = (device: string, shape: ConvolutionShape): number =>
   shape.dtype === 'bf16' ? tunedTile(device, productOf(shape)) : 0
 
 export function tunedTile(device: string, product: Product): number {
-  if (device === 'cpu') return 0
   const own = architectureOf(device)
   if (own === undefined) return 0
   // Without Hopper's kernels the others have the tiles that suit them elsewhere.

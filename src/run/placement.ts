@@ -1,3 +1,6 @@
+import { availableParallelism } from 'node:os'
+
+import type { ComputeOptions } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
@@ -17,3 +20,9 @@ export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'de
     fail('CONFIG', `precision is ${precision}: expected f32 on ${device}`)
   return { device, compute: precision === 'auto' || precision === 'bf16' ? fastestDType(device) : 'f32' }
 }
+
+/** The settings that a run computes with, apart from what its convolutions are tuned to (src/train/chooseTuning.ts). */
+export const computeSettings = ({ precision, threads }: Pick<Config, 'precision' | 'threads'>): ComputeOptions => ({
+  precision: precision === 'tf32' ? 'tf32' : 'f32',
+  threads: threads === 0 ? availableParallelism() : threads,
+})

@@ -3,7 +3,6 @@
  * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
  * tails on every side.
  */
-import { statisticsRows } from '../ops/fusion.js'
 import { avoidFamilies, type KernelFamily, kernelFamilyNames, usesFamily } from '../tensor/families.js'
 import { runNative, runPositional } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -83,7 +82,8 @@ const convolutions: Record<
     const [oh, ow] = [outOf(p.h, p), outOf(p.w, p)]
     const y = Tensor.empty([p.n, oh, ow, p.o], x.dtype)
     const bias = noiseTensor(device, [p.o], 'f32', 7)
-    const statistics = p.fused === 'epilogue' ? Tensor.empty([Math.ceil((p.n * oh * ow) / statisticsRows), 2, p.o], 'f32') : undefined
+    const statistics =
+      p.fused === 'epilogue' ? Tensor.empty([Math.ceil((p.n * oh * ow) / deviceTraits(device).statisticsRows), 2, p.o], 'f32') : undefined
     const [scale, shift] = p.fused === 'prologue' ? vectors(device, p.c) : []
     if (scale !== undefined && materialise) {
       const applied = Tensor.empty(x.shape, x.dtype)
@@ -99,6 +99,7 @@ const convolutions: Record<
     if (p.fused === 'epilogue') {
       // Rows of sums for each residue class of the stride.
       let chunks = 0
+      const { statisticsRows } = deviceTraits(device)
       const stride = p.stride ?? 1
       for (let a = 0; a < stride; ++a)
         for (let b = 0; b < stride; ++b)

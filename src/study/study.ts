@@ -18,8 +18,10 @@ import type { DenseCLConfig } from '../methods/densecl/options.js'
 import { presets } from '../methods/densecl/presets.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
+import { withCompute } from '../tensor/compute.js'
+import { evaluationCompute } from '../eval/compute.js'
 import { readConfigFile, type Setting } from '../run/options.js'
-import { resolvePlacement } from '../run/placement.js'
+import { computeSettings, resolvePlacement } from '../run/placement.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
 import { pretrain } from '../train/pretrain.js'
@@ -170,6 +172,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   const { device } = resolvePlacement(config)
   await trustDevice(device)
   const { imageSize, workers } = config
+  const compute = evaluationCompute(device, { threads: computeSettings(config).threads })
   const kind = await loadBackboneKind(config.backbone)
   const scores: Scores = {}
   /** An evaluation, or its kept scores. */
@@ -202,7 +205,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   }
 
   await measure('knn', { imageSize, k: 20 }, {}, async (backbone) => ({
-    kNN: 100 * (await knnAccuracy(backbone, data.train.items, data.val.items, { imageSize, k: 20, workers })),
+    kNN: 100 * (await knnAccuracy(backbone, data.train.items, data.val.items, { imageSize, k: 20, workers, compute })),
   }))
 
   const protocol = {
@@ -223,6 +226,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
       quiet: true,
       seed,
       workers,
+      compute,
     })
     return Object.fromEntries(heads.map(({ head, top1 }) => [`linear ${head}`, 100 * top1]))
   })
@@ -234,9 +238,9 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
         ReturnType<typeof openVocClassification>,
         ReturnType<typeof openVocClassification>,
       ]
-      const features = await extractVoc(backbone, train, test, 'feature5', { imageSize, workers })
+      const features = await extractVoc(backbone, train, test, 'feature5', { imageSize, workers, compute })
       try {
-        return { 'SVM mAP': 100 * evaluateSvm(features).map }
+        return { 'SVM mAP': 100 * withCompute(compute, () => evaluateSvm(features)).map }
       } finally {
         features.dispose()
       }
@@ -254,6 +258,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
         quiet: true,
         seed,
         workers,
+        compute,
       })
       return { 'segmentation mIoU': 100 * found!.meanIou }
     })

@@ -45,6 +45,9 @@ function fromBf16(halves: Uint16Array): Float32Array {
   return new Float32Array(words.buffer)
 }
 
+/** Bytes of an element. */
+export const itemBytes = (dtype: DType): number => (dtype === 'bf16' ? 2 : arrays[dtype].BYTES_PER_ELEMENT)
+
 export const sizeOf = (shape: Shape): number => shape.reduce((product, d) => product * d, 1)
 
 let nextId = 1
@@ -239,7 +242,7 @@ export class Tensor {
   }
 
   get bytes(): number {
-    return this.size * (this.dtype === 'bf16' ? 2 : arrays[this.dtype].BYTES_PER_ELEMENT)
+    return this.size * itemBytes(this.dtype)
   }
 
   /** A copy of the values, row-major; waits for the device. */

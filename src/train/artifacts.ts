@@ -6,6 +6,7 @@ import { knnAccuracy } from '../eval/knn.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { lossPlot } from '../report/charts.js'
 import { writePicture } from '../report/svg.js'
+import { computeSettings } from '../run/placement.js'
 import { files } from '../run/runFolder.js'
 import { readMetrics } from '../run/runLog.js'
 import { DenseclError } from '../tensor/errors.js'
@@ -75,7 +76,13 @@ export class Artifacts {
     const { config, position, built, log } = this.run
     const { imageSize, knnK, workers, maxBroken } = config
     const { bank, queries, how } = this.labelled
-    const share = await knnAccuracy(built.backbone, bank, queries, { imageSize, k: knnK, workers, maxBroken })
+    const share = await knnAccuracy(built.backbone, bank, queries, {
+      imageSize,
+      k: knnK,
+      workers,
+      maxBroken,
+      compute: computeSettings(config),
+    })
     log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
     log.metrics({ globalStep: position.globalStep, epoch: position.epoch, knn: share })
     return share

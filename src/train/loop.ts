@@ -2,7 +2,7 @@
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
 import { learningRate } from '../optim/schedule.js'
-import type { TuningChoice } from '../ops/tuning.js'
+import type { ComputeOptions } from '../tensor/compute.js'
 import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
@@ -17,25 +17,25 @@ export class Loop {
   #batch: Batch | undefined
   #announced = false
 
-  /** `tuning` is what the steps compute their convolutions with. */
-  constructor(run: Run, tuning: TuningChoice) {
+  /** `compute` is what the steps compute with. */
+  constructor(run: Run, compute: ComputeOptions) {
     this.#run = run
     const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, graph } = run.config
-    const { device, compute } = run.built.backbone
+    const { device, compute: dtype } = run.built.backbone
     this.loader = new Loader({
       items: run.source.items,
       imageSize,
       batchSize,
       views: 'augmented',
       device,
-      dtype: compute,
+      dtype,
       augment: run.config,
       seed,
       workers,
       maxBroken,
       cacheMegabytes,
     })
-    this.#trainer = new Trainer(run.built, run.sgd, { views: () => this.#batch!.views() as unknown as Views, graph, tuning })
+    this.#trainer = new Trainer(run.built, run.sgd, { views: () => this.#batch!.views() as unknown as Views, graph, compute })
   }
 
   /** Steps until the end, or until `interrupted`, which is asked before each of them. */

@@ -11,7 +11,9 @@ import { seeImage, seeViews } from '../report/pairs.js'
 import { drawPrincipal } from '../report/principal.js'
 import { writePicture } from '../report/svg.js'
 import type { Config } from '../run/config.js'
+import { computeSettings } from '../run/placement.js'
 import { files } from '../run/runFolder.js'
+import { withCompute } from '../tensor/compute.js'
 
 const count = 4
 
@@ -68,7 +70,7 @@ export class RunPictures {
     try {
       const { bavail, bsize } = statfsSync(this.out)
       if (bavail * bsize < leastFree) throw new Error(`less than ${leastFree / 2 ** 20} MiB are free at ${this.out}`)
-      return await writePicture(path, draw())
+      return await writePicture(path, withCompute(computeSettings(this.config), draw))
     } catch (error) {
       this.#failed = true
       this.onFailure(error instanceof Error ? error.message : String(error))

@@ -1,5 +1,4 @@
 /** The main job: from a configuration to a run folder with checkpoints, metrics, an exported backbone and pictures. */
-import { availableParallelism } from 'node:os'
 
 import { stringify } from 'yaml'
 
@@ -10,17 +9,16 @@ import { writeTextAtomic } from '../files/atomic.js'
 import { findMethod, optionsOf, resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import type { BackboneKind } from '../nn/backbone.js'
-import { convolution } from '../ops/conv2d.js'
 import { Sgd } from '../optim/sgd.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
 import { isFree, settingsOf } from '../run/options.js'
-import { type Placement, resolvePlacement } from '../run/placement.js'
+import { computeSettings, type Placement, resolvePlacement } from '../run/placement.js'
 import { claimFolder, environment, files } from '../run/runFolder.js'
 import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
-import { native } from '../tensor/native.js'
+import { withCompute } from '../tensor/compute.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Artifacts } from './artifacts.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } from './checkpoint.js'
@@ -53,7 +51,6 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
   const checkpoint = resume ? readCheckpoint(files(out).last, method) : undefined
   const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
-  native.setThreads(config.threads === 0 ? availableParallelism() : config.threads)
   const placement = resolvePlacement(config)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
   if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
@@ -102,7 +99,6 @@ function begin(
 ): Run {
   const images = source.items.length
   const position: Position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
-  convolution.tf32 = config.precision === 'tf32'
   const [built, sgd] = withDevice(placement.device, () => {
     const network = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
     checkInputs(config, network)
@@ -126,7 +122,9 @@ async function execute(run: Run, labelled: LabelledSets | undefined, options: Pr
   const { out, log, config, position, source } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
-  const loop = new Loop(run, chooseTuning(run, options.tuner))
+  const compute = computeSettings(config)
+  const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))
+  const loop = new Loop(run, { ...compute, ...tuning })
   try {
     const pictures = await RunPictures.of(out, source, config, (reason) => log.line(`warning no picture: ${reason}`))
     const artifacts = new Artifacts(run, labelled, pictures)
@@ -134,7 +132,7 @@ async function execute(run: Run, labelled: LabelledSets | undefined, options: Pr
     await artifacts.begin()
     writeTextAtomic(
       files(out).environment,
-      `${JSON.stringify({ backbone: backbone.description, ...environment(backbone.device) }, undefined, 2)}\n`,
+      `${JSON.stringify({ backbone: backbone.description, ...withCompute(compute, () => environment(backbone.device)) }, undefined, 2)}\n`,
     )
     const monitor = new Monitor(run, () => loop.loader.spent)
     if ((await loop.train(monitor, artifacts, options.interrupted ?? (() => false))) === 'interrupted') {

@@ -10,8 +10,8 @@ import {
   splitsNumber,
   tileNumber,
   type TuningChoice,
-  withTuning,
 } from '../ops/tuning.js'
+import { withCompute } from '../tensor/compute.js'
 import { rehearse } from '../tensor/graph.js'
 import { native, observe } from '../tensor/native.js'
 import { type DType, sizeOf, Tensor } from '../tensor/tensor.js'
@@ -52,7 +52,7 @@ export function stepCalls(method: BuiltMethod, batch: number, imageSize: number,
   }
   const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], compute, device).keep()) as [Tensor, Tensor]
   try {
-    rehearse(() => withTuning(choice, () => method.step(views).dispose()))
+    rehearse(() => withCompute(choice, () => method.step(views).dispose()))
   } finally {
     if (outer === undefined) delete observe.op
     else observe.op = outer

@@ -1,7 +1,6 @@
 import { type BuiltMethod, type Observed, StepResult, type Views } from '../methods/method.js'
-import { fusion } from '../ops/fusion.js'
 import { checkFinite, type Sgd } from '../optim/sgd.js'
-import { type TuningChoice, untuned, withTuning } from '../ops/tuning.js'
+import { type ComputeOptions, currentCompute, withCompute } from '../tensor/compute.js'
 import { Graph } from '../tensor/graph.js'
 import { Tensor } from '../tensor/tensor.js'
 
@@ -10,8 +9,8 @@ export interface TrainerOptions {
   views: () => Views
   /** Records the step where the device can (src/tensor/graph.ts). */
   graph: boolean
-  /** The tables and the current level of fusion when absent. */
-  tuning?: TuningChoice
+  /** Settings of the steps; what is absent is as it is where the trainer is made. */
+  compute?: ComputeOptions
 }
 
 /** Whole training steps of a method: views, forward and backward pass, the optimiser with the moving average. */
@@ -21,8 +20,8 @@ export class Trainer {
   readonly graph: Graph<Observed>
   /** Of the tensors that a step keeps for its backward pass. */
   savedBytes = 0
-  /** What steps compute their convolutions with; to be set before the first. */
-  tuning: TuningChoice
+  /** What steps compute with; to be set before the first. */
+  compute: ComputeOptions
 
   constructor(
     readonly method: BuiltMethod,
@@ -30,7 +29,7 @@ export class Trainer {
     options: TrainerOptions,
   ) {
     const { device } = method.backbone
-    this.tuning = options.tuning ?? untuned(fusion.level)
+    this.compute = { ...currentCompute(), ...options.compute }
     this.foundInf = Tensor.zeros([1], 'i32', device).keep()
     this.graph = new Graph(device, () => this.#work(options.views()), options.graph)
   }
@@ -39,7 +38,7 @@ export class Trainer {
   step(globalStep: number, lr: number): StepResult {
     this.method.prepare?.(globalStep)
     this.sgd.setRate(lr)
-    const observed = withTuning(this.tuning, () => this.graph.run())
+    const observed = withCompute(this.compute, () => this.graph.run())
     return new StepResult([], observed, this.savedBytes)
   }
 

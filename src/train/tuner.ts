@@ -5,18 +5,9 @@
 import { z } from 'zod'
 
 import type { BuiltMethod } from '../methods/method.js'
-import type { FusionLevel } from '../ops/fusion.js'
+import type { FusionLevel, Kernels } from '../tensor/compute.js'
 import { isProduct, type NativeCall, type Time } from '../ops/timing.js'
-import {
-  candidateSplits,
-  candidateTiles,
-  type Direction,
-  type Kernels,
-  shapeOfCall,
-  tableTile,
-  type TuningChoice,
-  untuned,
-} from '../ops/tuning.js'
+import { candidateSplits, candidateTiles, type Direction, shapeOfCall, tableTile, type TuningChoice, untuned } from '../ops/tuning.js'
 import { cacheFile, type DeviceIdentity, readCache, writeCache } from '../files/cache.js'
 import { DenseclError } from '../tensor/errors.js'
 import { alternative, expectedCost, type ProductCall, productCall, type StepCall, stepCalls } from './stepCalls.js'
@@ -70,12 +61,12 @@ export function choiceOf({ level, products }: Pick<Tuning, 'level' | 'products'>
   const byShape = new Map<string, { plain?: Kernels; prologue?: Kernels }>()
   for (const { shape, prologue, tile, splits } of products)
     byShape.set(shape, { ...byShape.get(shape), [prologue ? 'prologue' : 'plain']: { tile, splits } })
-  return { level, product: (key) => byShape.get(key) }
+  return { fusion: level, kernels: (key) => byShape.get(key) }
 }
 
 const byRule: Kernels = { tile: 0, splits: 0 }
 /** Every prologue that a kernel has. */
-const everyPrologue: TuningChoice = { level: 'full', product: () => ({ plain: byRule, prologue: byRule }) }
+const everyPrologue: TuningChoice = { fusion: 'full', kernels: () => ({ plain: byRule, prologue: byRule }) }
 
 /** Times what is not in the cache, most expensive first and first of all the products of the level that is usual, and chooses. */
 export function tune(options: TunerOptions): Tuning {

@@ -16,7 +16,7 @@ import { Fcn } from '../../src/nn/fcn.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { dilated8, ResNet, type ResNetOptions } from '../../src/nn/resnet.js'
-import { convolution } from '../../src/ops/conv2d.js'
+import { withCompute } from '../../src/tensor/compute.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { device, thorough } from '../support/devices.js'
@@ -33,7 +33,7 @@ test('features for kNN', async () => {
   const [expected, actual] = await Promise.all(
     ['cpu', device].map(async (where) => {
       const backbone = network(where)
-      const { values } = await extractFeatures(backbone, items, { imageSize: 32, workers: 1 })
+      const { values } = await extractFeatures(backbone, items, { imageSize: 32, workers: 1, compute: { precision: 'f32' } })
       disposeState(backbone.state())
       return values
     }),
@@ -80,20 +80,20 @@ test('inner products', () => {
   const [examples, others] = [set(30), set(11)]
   const vector = Float64Array.from({ length: 30 }, () => random.normal())
   // Products are exact also where convolutions are not.
-  convolution.tf32 = true
   const [expected, actual] = ['cpu', device].map((where) =>
-    withDevice(where, () => {
-      const { gram, cross } = InnerProducts.of(
-        { ...examples, values: examples.values.slice() },
-        { ...others, values: others.values.slice() },
-      )
-      const results = [...gram.times([vector])[0]!, ...cross.times([vector])[0]!]
-      gram.dispose()
-      cross.dispose()
-      return results
-    }),
+    withCompute({ precision: 'tf32' }, () =>
+      withDevice(where, () => {
+        const { gram, cross } = InnerProducts.of(
+          { ...examples, values: examples.values.slice() },
+          { ...others, values: others.values.slice() },
+        )
+        const results = [...gram.times([vector])[0]!, ...cross.times([vector])[0]!]
+        gram.dispose()
+        cross.dispose()
+        return results
+      }),
+    ),
   )
-  convolution.tf32 = false
   assert.ok(relativeDifference(actual!, expected!) < 2e-5)
 })
 
@@ -117,6 +117,7 @@ if (thorough)
           out: join(folder, where.replace(':', '')),
           quiet: true,
           workers: 1,
+          compute: { precision: 'f32' },
         })
         results.push(heads.map(({ top5 }) => top5))
         disposeState(backbone.state())

@@ -14,10 +14,10 @@ import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
-import { fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { type FusionLevel, withCompute } from '../../src/tensor/compute.js'
 import { packageRoot } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { setCapability, simulated } from '../support/capability.js'
+import { simulated, withCapability } from '../support/capability.js'
 import { device, thorough } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
 import { goldenRows } from '../support/golden.js'
@@ -39,20 +39,13 @@ test('the golden step of this repository', () => check(join(packageRoot, 'tests'
 if (thorough)
   test('the golden step of this repository with nothing fused, and with everything', () => {
     for (const level of ['pointwise', 'full'] as const) {
-      fusion.level = level
-      try {
-        check(join(packageRoot, 'tests', 'fixtures', 'golden'))
-      } finally {
-        fusion.level = 'epilogue'
-      }
+      withCompute({ fusion: level }, () => check(join(packageRoot, 'tests', 'fixtures', 'golden')))
     }
   })
 
 /** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
 function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
-  setCapability(capability)
-  fusion.level = level
-  try {
+  const run = () => {
     const model = withDevice(
       device,
       () =>
@@ -87,10 +80,8 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
     for (const view of views) view.dispose()
     model.dispose()
     return { losses, gradients }
-  } finally {
-    setCapability(80)
-    fusion.level = 'epilogue'
   }
+  return withCompute({ fusion: level }, () => withCapability(capability, run))
 }
 
 if (thorough && simulated)

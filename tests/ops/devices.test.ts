@@ -9,7 +9,8 @@ import { Tape } from '../../src/autograd/tape.js'
 import { Random } from '../../src/tensor/random.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
-import { conv2dForNorm, convolution } from '../../src/ops/conv2d.js'
+import { conv2dForNorm } from '../../src/ops/conv2d.js'
+import { currentCompute, precisions, withCompute } from '../../src/tensor/compute.js'
 import { native } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -77,7 +78,7 @@ function excess(name: OpName, opCase: OpCase, p: unknown, seed: number, dtype: F
       const terms = opCase.accumulates(p) + (i === 0 ? 0 : expected[0]!.length)
       const exact = 8 * terms * 2 ** -23
       // bf16 rounds results to 2^-9, and the few intermediate values that are stored; sums are f32 all the same.
-      const bound = dtype === 'bf16' ? exact + 2 ** -6 : convolution.tf32 ? exact + 2 ** -8 : exact
+      const bound = dtype === 'bf16' ? exact + 2 ** -6 : currentCompute().precision === 'tf32' ? exact + 2 ** -8 : exact
       return relativeDifference(values, expected[i]!, i === 0 ? opCase.magnitude?.(p) : (opCase.gradientMagnitude?.(p) ?? 1e-3)) / bound
     })
     return Math.max(...errors)
@@ -103,15 +104,9 @@ for (const name of Object.keys(opCases) as OpName[]) {
   if (large !== undefined) test(`${name}: shapes beyond a tile`, () => check(name, large, Math.ceil(runs / 3)))
   if (name === 'conv2d' || name === 'linear') {
     for (const tile of [1, 2, 3]) {
-      for (const tf32 of [false, true]) {
-        test(`${name}: tile ${tile}${tf32 ? ' in tf32' : ''}`, () => {
-          Object.assign(convolution, { tile, tf32 })
-          try {
-            check(name, large!, Math.ceil(runs / 6))
-          } finally {
-            Object.assign(convolution, { tile: 0, tf32: false })
-          }
-        })
+      for (const precision of precisions) {
+        test(`${name}: tile ${tile}${precision === 'tf32' ? ' in tf32' : ''}`, () =>
+          withCompute({ tile, precision }, () => check(name, large!, Math.ceil(runs / 6))))
       }
     }
   }

@@ -9,11 +9,12 @@ import { Tape } from '../../src/autograd/tape.js'
 import { evaluation, BatchNorm2d, Conv2d, convNorm, kaimingNormal, type NormMode } from '../../src/nn/layers.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
-import { conv2d, convolution } from '../../src/ops/conv2d.js'
+import { conv2d } from '../../src/ops/conv2d.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { add } from '../../src/ops/arithmetic.js'
 import { maxPool2d } from '../../src/ops/pool2d.js'
-import { deferNorm, deferNormGradient, fusion, type FusionLevel } from '../../src/ops/fusion.js'
+import { deferNorm, deferNormGradient } from '../../src/ops/fusion.js'
+import { type FusionLevel, withCompute } from '../../src/tensor/compute.js'
 import { observe } from '../../src/tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { simulated, withCapability } from '../support/capability.js'
@@ -23,15 +24,7 @@ import { suite, testWhere } from '../support/suite.js'
 
 const test = suite(`fusion on ${device}`, device)
 
-function atLevel<R>(level: FusionLevel, body: () => R): R {
-  const before = fusion.level
-  fusion.level = level
-  try {
-    return body()
-  } finally {
-    fusion.level = before
-  }
-}
+const atLevel = <R>(level: FusionLevel, body: () => R): R => withCompute({ fusion: level }, body)
 
 interface Shape {
   images: number
@@ -58,14 +51,7 @@ const shape: fc.Arbitrary<Shape> = fc.record({
 })
 
 /** A bottleneck as in src/nn/resnet.ts, behind a norm so that its input is one, with its value and all gradients. */
-function bottleneck(p: Shape, dtype: FloatDType): Float32Array[] {
-  convolution.tile = p.tile
-  try {
-    return blockValues(p, dtype)
-  } finally {
-    convolution.tile = 0
-  }
-}
+const bottleneck = (p: Shape, dtype: FloatDType): Float32Array[] => withCompute({ tile: p.tile }, () => blockValues(p, dtype))
 
 function blockValues({ images, groups, side, inputs, width, stride, shortcut, seed }: Shape, dtype: FloatDType): Float32Array[] {
   return scope(() =>

@@ -7,10 +7,11 @@ import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { Random } from '../../src/tensor/random.js'
-import { conv2d, convolution } from '../../src/ops/conv2d.js'
+import { conv2d } from '../../src/ops/conv2d.js'
 import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'
 import { l2Normalize } from '../../src/ops/similarity.js'
+import { withCompute } from '../../src/tensor/compute.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { simulated, withCapability } from '../support/capability.js'
@@ -21,14 +22,8 @@ import { suite, testWhere } from '../support/suite.js'
 const test = suite(`Hopper's kernels on ${device}`, device)
 const available = simulated || deviceTraits(device).capability === 90
 
-function onHopper<R>(hopper: boolean, body: () => R, tile = 0): R {
-  convolution.tile = hopper ? tile : simulated ? 0 : 2
-  try {
-    return withCapability(hopper ? 90 : 80, body)
-  } finally {
-    convolution.tile = 0
-  }
-}
+const onHopper = <R>(hopper: boolean, body: () => R, tile = 0): R =>
+  withCompute({ tile: hopper ? tile : simulated ? 0 : 2 }, () => withCapability(hopper ? 90 : 80, body))
 
 interface Shape {
   n: number

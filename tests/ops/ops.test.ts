@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
-import { native } from '../../src/tensor/native.js'
 import { scope } from '../../src/tensor/tensor.js'
+import { withCompute } from '../../src/tensor/compute.js'
 import { checkGradients, relativeDifference } from '../support/gradients.js'
 import { suite } from '../support/suite.js'
 import { opCases } from './cases/index.js'
@@ -53,21 +53,16 @@ for (const [name, opCase] of Object.entries(opCases)) {
   })
 
   test(`${name}: the same bits with one thread and with several`, () => {
-    const threads = native.threads()
     fc.assert(
       fc.property(opCase.parameters, seeds, (p, seed) => {
         scope(() => {
           const inputs = opCase.inputs(p, new Random(seed))
-          native.setThreads(1)
-          const one = runAs(opCase, p, inputs, 'f32').data()
-          native.setThreads(3)
-          const three = runAs(opCase, p, inputs, 'f32').data()
+          const [one, three] = [1, 3].map((threads) => withCompute({ threads }, () => runAs(opCase, p, inputs, 'f32').data()))
           assert.equal(three, one)
         })
       }),
       { numRuns: 15 },
     )
-    native.setThreads(threads)
   })
 
   test.run()

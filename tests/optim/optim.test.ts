@@ -2,8 +2,9 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Sgd } from '../../src/optim/sgd.js'
-import { native, runNative } from '../../src/tensor/native.js'
+import { runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { withCompute } from '../../src/tensor/compute.js'
 import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('optim')
@@ -48,26 +49,24 @@ test('SGD is its formula, for several tensors, with and without Nesterov', () =>
 })
 
 test('the moving average is its formula, the same bits with any number of threads', () => {
-  const threads = native.threads()
-  const run = (count: number): ArrayLike<number> => {
-    native.setThreads(count)
-    return scope(() => {
-      const average = Tensor.from(
-        Float32Array.from({ length: 100_000 }, (_, i) => Math.sin(i)),
-        [100_000],
-      )
-      const source = Tensor.from(
-        Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)),
-        [100_000],
-      )
-      runNative('ema', { averages: [average], sources: [source], copies: [undefined] }, { momentum: 0.9 })
-      return average.data()
-    })
-  }
+  const run = (threads: number): ArrayLike<number> =>
+    withCompute({ threads }, () =>
+      scope(() => {
+        const average = Tensor.from(
+          Float32Array.from({ length: 100_000 }, (_, i) => Math.sin(i)),
+          [100_000],
+        )
+        const source = Tensor.from(
+          Float32Array.from({ length: 100_000 }, (_, i) => Math.cos(i)),
+          [100_000],
+        )
+        runNative('ema', { averages: [average], sources: [source], copies: [undefined] }, { momentum: 0.9 })
+        return average.data()
+      }),
+    )
   const one = run(1)
   assert.equal(run(3), one)
   for (const i of [0, 5, 99_999]) assert.ok(Math.abs(one[i]! - (0.9 * Math.sin(i) + 0.1 * Math.cos(i))) < 1e-6)
-  native.setThreads(threads)
 })
 
 test.run()

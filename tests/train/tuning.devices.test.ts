@@ -11,12 +11,10 @@ import * as assert from 'uvu/assert'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { allTensors } from '../../src/nn/module.js'
-import { fusion } from '../../src/ops/fusion.js'
 import { DeviceClock, isProduct, type NativeCall, type Time } from '../../src/ops/timing.js'
 import {
   chosenPrologue,
   type ConvolutionShape,
-  type Kernels,
   productOf,
   productOps,
   shapeKey,
@@ -26,10 +24,10 @@ import {
   tileNumber,
   type TuningChoice,
   untuned,
-  withTuning,
 } from '../../src/ops/tuning.js'
 import type { DeviceIdentity } from '../../src/files/cache.js'
 import { fail } from '../../src/tensor/errors.js'
+import { currentCompute, type Kernels, withCompute } from '../../src/tensor/compute.js'
 import { rehearse } from '../../src/tensor/graph.js'
 import { observe } from '../../src/tensor/native.js'
 import { Tensor, withDevice } from '../../src/tensor/tensor.js'
@@ -148,7 +146,7 @@ function kernelsOfStep(model: BuiltMethod, tuning: Tuning): Map<string, Kernels>
   }
   const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], 'bf16', device)) as [Tensor, Tensor]
   try {
-    rehearse(() => withTuning(choiceOf(tuning), () => model.step(views).dispose()))
+    rehearse(() => withCompute(choiceOf(tuning), () => model.step(views).dispose()))
   } finally {
     delete observe.op
     for (const view of views) view.dispose()
@@ -389,21 +387,21 @@ const small: ConvolutionShape = {
 }
 
 test('the choice holds inside of its scope, also where that throws', () => {
-  const level = fusion.level
+  const { fusion } = currentCompute()
   const kernels = { tile: 1, splits: 0 }
   const [yes, no]: TuningChoice[] = [
-    { level: 'full', product: () => ({ prologue: kernels }) },
-    { level: 'pointwise', product: () => ({ plain: kernels }) },
+    { fusion: 'full', kernels: () => ({ prologue: kernels }) },
+    { fusion: 'pointwise', kernels: () => ({ plain: kernels }) },
   ] as const
-  const now = (): unknown[] => [fusion.level, chosenPrologue(small)]
-  withTuning(yes, () => {
+  const now = (): unknown[] => [currentCompute().fusion, chosenPrologue(small)]
+  withCompute(yes, () => {
     assert.equal(now(), ['full', true])
-    withTuning(no, () => assert.equal(now(), ['pointwise', false]))
+    withCompute(no, () => assert.equal(now(), ['pointwise', false]))
     assert.equal(now(), ['full', true])
-    assert.throws(() => withTuning(no, () => fail('ARGUMENT', 'x')))
+    assert.throws(() => withCompute(no, () => fail('ARGUMENT', 'x')))
     assert.equal(now(), ['full', true])
   })
-  assert.equal(now(), [level, undefined])
+  assert.equal(now(), [fusion, undefined])
 })
 
 test('of equal times the usual kernels are the fastest, wherever they stand', () => {
@@ -492,7 +490,7 @@ if (thorough)
       const kept = JSON.parse(readFileSync(join(through, 'tuning.json'), 'utf8')) as { level: string; products: unknown[]; device: string }
       assert.is(kept.level, 'pointwise')
       assert.is(kept.device, identity.device)
-      assert.is(fusion.level, 'epilogue', 'nothing is left behind')
+      assert.is(currentCompute().fusion, 'epilogue', 'nothing is left behind')
 
       await cut(parts, never)
       rmSync(join(folder, 'densecl'), { recursive: true })

@@ -1,6 +1,6 @@
-import { convolution } from '../../ops/conv2d.js'
 import type { NativeCall } from '../../ops/timing.js'
 import { type Direction, directions, type Product } from '../../ops/tuning.js'
+import { currentCompute } from '../../tensor/compute.js'
 import { runPositional } from '../../tensor/native.js'
 import { accumulator, type DType, type Shape } from '../../tensor/tensor.js'
 import { resnet50Layers } from '../layers.js'
@@ -19,7 +19,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(y(s.batch)), s.values(x(s.batch)), s.values(w)]
-      return () => runPositional('conv2d', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2d', tensors, [...numbers, currentCompute().tile])
     },
     peer: { op: 'conv2d', numbers: peerNumbers },
   }
@@ -28,7 +28,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(x(s.batch)), s.values(y(s.batch)), s.values(w)]
-      return () => runPositional('conv2dBackwardInput', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2dBackwardInput', tensors, [...numbers, currentCompute().tile])
     },
     peer: { op: 'conv2dBackwardInput', numbers: peerNumbers },
   }
@@ -37,7 +37,7 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     flops,
     prepare(s) {
       const tensors = [s.output(w, accumulator(s.dtype)), s.values(y(s.batch)), s.values(x(s.batch))]
-      return () => runPositional('conv2dBackwardWeight', tensors, [...numbers, convolution.tile])
+      return () => runPositional('conv2dBackwardWeight', tensors, [...numbers, currentCompute().tile])
     },
     peer: { op: 'conv2dBackwardWeight', numbers: peerNumbers },
   }

@@ -6,8 +6,8 @@
 import { densecl } from '../../methods/densecl/method.js'
 import { resolveConfig } from '../../methods/index.js'
 import { resnet, type ResNetDepth } from '../../nn/resnet.js'
-import { fusion, type FusionLevel } from '../../ops/fusion.js'
 import { Sgd } from '../../optim/sgd.js'
+import type { FusionLevel } from '../../tensor/compute.js'
 import { fail } from '../../tensor/errors.js'
 import { native, observe } from '../../tensor/native.js'
 import { settingsOf } from '../../run/options.js'
@@ -42,8 +42,6 @@ export const simulatedDevice = (): string | undefined => native.deviceNames().fi
 /** The calls of the second step of each batch size, when the key encoder is moved by the optimiser. */
 function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
   const device = simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
-  const outer = fusion.level
-  fusion.level = level
   const config = resolveConfig(settingsOf({ imageSize: image, queueLength: queue, hidden }, 'bench'))
   const method = withDevice(device, () => densecl.build(config, { backbone: resnet({ depth }), compute: 'bf16' }))
   const { parameters, copies } = method.trained()
@@ -51,7 +49,7 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
   try {
     return batches.map((batch) => {
       const view = (): Tensor => Tensor.empty([batch, image, image, 3], 'bf16', device)
-      const trainer = new Trainer(method, sgd, { graph: false, views: () => [view(), view()] })
+      const trainer = new Trainer(method, sgd, { graph: false, compute: { fusion: level }, views: () => [view(), view()] })
       const calls: Call[] = []
       try {
         observe.op = (op, _, tensors, numbers) =>
@@ -72,7 +70,6 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
       return calls
     })
   } finally {
-    fusion.level = outer
     sgd.dispose()
     method.dispose()
     native.trimMemory(device)

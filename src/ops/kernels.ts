@@ -1,0 +1,30 @@
+/**
+ * What is known of the convolution kernels of native/cuda apart from the traits of a device (src/tensor/traits.ts), for those who
+ * choose among them.
+ */
+import type { DType } from '../tensor/tensor.js'
+
+/** Rows and columns of the result that a block computes, by tile: 1 to 3 are those of Ampere, 4 and 5 of Hopper. */
+const tileSizes: Record<number, readonly [number, number]> = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [128, 64] }
+
+/** Rows and columns of a block's part of the result; the narrow one of Hopper's lies on its side for a weight gradient. */
+export const tileSize = (tile: number, weightGradient: boolean): readonly [number, number] =>
+  tile === 5 && weightGradient ? [64, 128] : (tileSizes[tile] ?? tileSizes[2]!)
+
+export const ampereTiles = [1, 2, 3] as const
+/** Their operands have whole slices of channels (kLineElements of native/cuda), and whole accesses of the other channels. */
+export const hopperTiles = [4, 5] as const
+export const sliceChannels = 64
+export const accessChannels = 8
+
+/** How much of the depth of a product is loaded at a time. */
+export const sliceDepth = (tile: number, dtype: DType): number => (tile > 3 ? 64 : dtype === 'bf16' ? 32 : 16)
+
+/**
+ * Operations a byte at which a Hopper GPU is bound by both (H200: 790 TFLOP/s of bf16, 4.3 TB/s). Kernels with prologues are those of
+ * Ampere, with half of the rate: they pay only where bytes bind.
+ */
+const balance = 184
+
+/** Whether a product of these sides, whose larger operand is read once, is bound by bytes even at half of the rate. */
+export const boundByBytes = (a: number, b: number): boolean => (a * b) / (a + b) < balance / 2
