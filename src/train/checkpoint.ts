@@ -11,7 +11,7 @@ import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { backboneMetadata } from '../weights/export.js'
-import { readState, restoreState, saveState } from '../weights/state.js'
+import { readState, restoreState, saveState, withMomenta } from '../weights/state.js'
 import type { Config } from '../run/config.js'
 import { settingsOf } from '../run/options.js'
 
@@ -26,10 +26,7 @@ export interface Position {
 
 const version = 1
 
-function* namedTensors(method: BuiltMethod, sgd: Sgd): Generator<[string, Tensor]> {
-  yield* allTensors(method.state())
-  for (const [name, momentum] of sgd.momenta) yield [`optimizer.${name}`, momentum]
-}
+const namedTensors = (method: BuiltMethod, { momenta }: Sgd): Iterable<[string, Tensor]> => withMomenta(allTensors(method.state()), momenta)
 
 /** What a checkpoint says of itself beside its tensors. Those without a method's name are of DenseCL, once the only one. */
 interface CheckpointRecord {
@@ -39,7 +36,6 @@ interface CheckpointRecord {
   position: Position
 }
 
-/** Momenta have the layout of their parameters. */
 export function saveCheckpoint(path: string, { name }: Method, built: BuiltMethod, sgd: Sgd, config: Config, position: Position): void {
   const record: CheckpointRecord = { version, method: name, config, position }
   saveState(path, namedTensors(built, sgd), 'densecl', { ...built.record?.(), ...record }, backboneMetadata(built.backbone))
