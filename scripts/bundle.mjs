@@ -84,7 +84,7 @@ try {
     ...foreign(join('node_modules', '@julusian', 'jpeg-turbo', 'prebuilds'), (name) => name.includes(here) && libc(name)),
   ]
   for (const path of unused) rmSync(join(home, path), { recursive: true, force: true })
-  if (tests) for (const path of ['dist/tests', 'tests/fixtures', 'native/core/ops.def']) copy(path)
+  if (tests) for (const path of ['dist/tests', 'dist/examples', 'tests/fixtures', 'native/core/ops.def']) copy(path)
   if (tests) copy('src')
   cpSync(process.execPath, join(home, 'bin', 'node'))
   for (const path of [join('bin', 'node'), addon]) run('strip', ['--strip-unneeded', join(home, path)], { strict: false })

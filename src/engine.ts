@@ -81,8 +81,10 @@ export {
   LayerNorm,
   Linear,
   type NormMode,
+  training,
+  zeros,
 } from './nn/layers.js'
-export { allTensors, disposeState, emptyState, include, refreshCopies, type State } from './nn/module.js'
+export { allTensors, disposeState, emptyState, include, type Module, refreshCopies, type State, stateOf } from './nn/module.js'
 export { dilated8, ResNet, resnet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
 
 export { Adam, AdamW, type AdamOptions, type AdaptiveMoments } from './optim/adam.js'

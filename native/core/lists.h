@@ -20,21 +20,33 @@ inline void requireAlike(const Call& call, const char* firstName, const std::vec
                 describe(*first[i]) + " but received " + (list[i] == nullptr ? "" : describe(*list[i])));
 }
 
-struct SgdTensors {
-  std::vector<const Tensor*> parameters, gradients, momenta, copies, averages, averageCopies;
+// What every optimiser of ops.def updates, by the same names: parameters by gradients, and what follows them.
+template <class Names>
+struct UpdatedTensors {
+  std::vector<const Tensor*> parameters, gradients, copies, averages, averageCopies;
 
-  explicit SgdTensors(const Call& call)
-      : parameters(call.list(args::sgd::parameters)),
-        gradients(call.list(args::sgd::gradients)),
-        momenta(call.list(args::sgd::momenta)),
-        copies(call.list(args::sgd::copies)),
-        averages(call.list(args::sgd::averages)),
-        averageCopies(call.list(args::sgd::averageCopies)) {
+  explicit UpdatedTensors(const Call& call)
+      : parameters(call.list(Names::parameters)),
+        gradients(call.list(Names::gradients)),
+        copies(call.list(Names::copies)),
+        averages(call.list(Names::averages)),
+        averageCopies(call.list(Names::averageCopies)) {
     requireAlike(call, "parameters", parameters, "gradients", gradients);
-    requireAlike(call, "parameters", parameters, "momenta", momenta);
     requireAlike(call, "parameters", parameters, "copies", copies);
     requireAlike(call, "parameters", parameters, "averages", averages);
     requireAlike(call, "parameters", parameters, "averageCopies", averageCopies);
+  }
+  // A list of the optimiser's own, one for each parameter.
+  std::vector<const Tensor*> also(const Call& call, const char* name, std::vector<const Tensor*> list) const {
+    requireAlike(call, "parameters", parameters, name, list);
+    return list;
+  }
+  // A word for each parameter.
+  std::vector<int64_t> flags(const Call& call, const char* name, std::vector<int64_t> list) const {
+    require(list.size() == parameters.size(), "ARGUMENT",
+            std::string(call.op) + ": expected " + std::to_string(parameters.size()) + " " + name +
+                ", one for each of parameters, but received " + std::to_string(list.size()));
+    return list;
   }
 };
 

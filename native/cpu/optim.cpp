@@ -2,9 +2,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "../core/lists.h"
-#include "../core/parallel.h"
-#include "ops.h"
+#include "updates.h"
 
 namespace densecl::cpu {
 
@@ -13,32 +11,21 @@ namespace densecl::cpu {
 // Nothing changes when foundInf is not 0.
 void sgd(const Call& call) {
   using Names = args::sgd;
-  const SgdTensors all(call);
-  const Tensor* foundInf = call.optional(Names::foundInf);
-  if (foundInf != nullptr && foundInf->data<int32_t>()[0] != 0) return;
-  for (size_t k = 0; k < all.parameters.size(); ++k) {
-    const Tensor &p = *all.parameters[k], &g = *all.gradients[k], &v = *all.momenta[k], *average = all.averages[k];
-    require(all.copies[k] == nullptr && all.averageCopies[k] == nullptr, "DTYPE", "sgd: bf16 copies are of no use on the CPU");
-    dispatchFloat(call, p.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const T lr = call.tensor(Names::rate).data<T>()[0], momentum = static_cast<T>(call.number(Names::momentum)),
-              decay = static_cast<T>(call.number(Names::weightDecay));
-      const double averageMomentum = call.number(Names::averageMomentum);
-      const T keep = static_cast<T>(averageMomentum), take = static_cast<T>(1 - averageMomentum);
-      const bool nesterov = call.flag(Names::nesterov);
-      T *parameter = p.data<T>(), *velocity = v.data<T>(), *mean = average == nullptr ? nullptr : average->data<T>();
-      const T* gradient = g.data<T>();
-      parallelRange(p.size(), 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const T step = gradient[i] + decay * parameter[i];
-          velocity[i] = momentum * velocity[i] + step;
-          parameter[i] -= lr * (nesterov ? step + momentum * velocity[i] : velocity[i]);
-        }
-        if (mean != nullptr)
-          for (int64_t i = begin; i < end; ++i) mean[i] = keep * mean[i] + take * parameter[i];
-      });
-    });
-  }
+  const UpdatedTensors<Names> all(call);
+  const auto momenta = all.also(call, "momenta", call.list(Names::momenta));
+  if (found(call.optional(Names::foundInf))) return;
+  const bool nesterov = call.flag(Names::nesterov);
+  updateEach(call, all, call.number(Names::averageMomentum), [&](size_t k, auto* p) {
+    using T = std::remove_pointer_t<decltype(p)>;
+    T* velocity = momenta[k]->data<T>();
+    const T *gradient = all.gradients[k]->data<T>(), lr = call.tensor(Names::rate).data<T>()[0];
+    const T momentum = static_cast<T>(call.number(Names::momentum)), decay = static_cast<T>(call.number(Names::weightDecay));
+    return [=](int64_t i) {
+      const T step = gradient[i] + decay * p[i];
+      velocity[i] = momentum * velocity[i] + step;
+      return p[i] - lr * (nesterov ? step + momentum * velocity[i] : velocity[i]);
+    };
+  });
 }
 
 // average = momentum * average + (1 - momentum) * source

@@ -1,6 +1,6 @@
 // What the optimisers of the CPU share: the loop over parameters, with their moving averages.
 #pragma once
-#include "../core/updates.h"
+#include "../core/lists.h"
 #include "../core/parallel.h"
 #include "ops.h"
 

@@ -1,7 +1,7 @@
 // Kernels over lists of tensors. A launch takes as many tensors as fit into its arguments: a table in device memory would have to be
 // uploaded first.
 #pragma once
-#include "../core/updates.h"
+#include "../core/lists.h"
 #include "kernel/platform.cuh"
 #include "runtime.h"
 
@@ -95,8 +95,8 @@ template <class Names>
 UpdateRule updateRule(const Call& call) {
   const double averageMomentum = call.number(Names::averageMomentum);
   const Tensor& rate = call.tensor(Names::rate);
-  return {rate.data<float>(), optionalData<int32_t>(call.optional(Names::foundInf)),
-          static_cast<float>(averageMomentum), static_cast<float>(1 - averageMomentum)};
+  return {rate.data<float>(), optionalData<int32_t>(call.optional(Names::foundInf)), static_cast<float>(averageMomentum),
+          static_cast<float>(1 - averageMomentum)};
 }
 
 template <class Names>

@@ -215,3 +215,12 @@ export const wholeImage = (pixels: Pixels): ViewParameters => ({
   sigma: 0,
   flip: false,
 })
+
+/** An image as networks take it: [1, height, width, 3], normalised as ImageNet's; at its own size, or resized. */
+export function imageTensor(pixels: Pixels, { height = pixels.height, width = pixels.width } = {}): Tensor {
+  return scope(() => {
+    const x = Tensor.empty([1, height, width, 3])
+    renderView(x, 0, pixelTensor(pixels), wholeImage(pixels))
+    return x
+  })
+}

@@ -6,6 +6,7 @@ export {
   type Adjustment,
   type AugmentOptions,
   type Crop,
+  imageTensor,
   mocoV2Augmentation,
   pixelTensor,
   type PlacedView,
@@ -17,7 +18,7 @@ export {
 } from './augment.js'
 export { decode, type Pixels } from './decode.js'
 export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loader.js'
-export { batchIndices, epochOrder, stepsPerEpoch } from './sampler.js'
+export { batchIndices, epochBatches, epochOrder, orderedBatches, stepsPerEpoch } from './sampler.js'
 export { scene, type Scene, sceneClasses } from './scenes.js'
 export { openSegmentation, type SegmentationSource, type SegmentedItem } from './segmentationSources.js'
 export { type Item, loadPixels, type Source, type Split } from './source.js'

@@ -28,11 +28,12 @@ export interface LoaderOptions {
   lighting?: number
   /** Of the kind `segmentation`; the image size is that of its crops. */
   segmentation?: SegmentationOptions
-  seed: number
+  /** Of what is random in the views, 0 by default. */
+  seed?: number
   /** 0 chooses: one less than the cores, 1 to 16. */
   workers?: number
-  /** Largest share of broken images. */
-  maxBroken: number
+  /** Largest share of broken images, none by default. */
+  maxBroken?: number
   /** MiB of decoded images kept for later epochs, by all workers together. */
   cacheMegabytes?: number
 }
@@ -49,7 +50,10 @@ export interface Batch {
    * pre-training, so it may be part of a recorded step.
    */
   views(): Tensor[]
+  epoch: number
   indices: Int32Array
+  /** The classes of its images, -1 for one that has none. */
+  labels: Int32Array
   /** Seconds that this thread waited. */
   waited: number
 }
@@ -131,7 +135,7 @@ export class Loader {
     }
     const count =
       options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
-    const { items, seed, cacheMegabytes = 0 } = options
+    const { items, seed = 0, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
     const data: WorkerData = {
       ...table,
@@ -194,16 +198,21 @@ export class Loader {
           start()
         }
         uploading = this.#startUpload(batch.slot, images)
-        yield { views: () => this.#render(), indices: batch.request.indices, waited }
+        yield { views: () => this.#render(), ...this.#about(batch.request), waited }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        yield { views: () => this.#parts.map((_, part) => this.#copy(batch.slot, part, images)), indices: batch.request.indices, waited }
+        yield { views: () => this.#parts.map((_, part) => this.#copy(batch.slot, part, images)), ...this.#about(batch.request), waited }
         start()
       }
     }
     if (uploading !== undefined) native.finishUpload(this.#pixels!.handle, uploading)
   }
 
+  #about({ epoch, indices }: BatchRequest): Pick<Batch, 'epoch' | 'indices' | 'labels'> {
+    return { epoch, indices, labels: indices.map((i) => this.#options.items[i]?.label ?? -1) }
+  }
+
+  /** Ends the workers and frees what is on the device. */
   async close(): Promise<void> {
     Atomics.store(new Int32Array(this.#stop), 0, 1)
     await Promise.all(this.#workers.map(ended))
@@ -281,7 +290,7 @@ export class Loader {
   }
 
   #tooManyBroken(): DenseclError | undefined {
-    const { maxBroken, items } = this.#options
+    const { maxBroken = 0, items } = this.#options
     if (this.broken.size <= maxBroken * items.length) return undefined
     const named = [...this.broken.values()].slice(0, 3).join('; ')
     return new DenseclError(

@@ -12,6 +12,32 @@ export function batchIndices(order: Int32Array, batchSize: number, step: number)
 
 export const stepsPerEpoch = (count: number, batchSize: number): number => Math.floor(count / batchSize)
 
+/** The batches of epochs `from` (0) to `until`, shuffled anew in each: what a Loader is asked for. */
+export function* epochBatches({
+  count,
+  batchSize,
+  until,
+  from = 0,
+  seed = 0,
+}: {
+  count: number
+  batchSize: number
+  until: number
+  from?: number
+  seed?: number
+}): Generator<{ epoch: number; indices: Int32Array }> {
+  for (let epoch = from; epoch < until; ++epoch) {
+    const order = epochOrder(seed, epoch, count)
+    for (let step = 0; step < stepsPerEpoch(count, batchSize); ++step) yield { epoch, indices: batchIndices(order, batchSize, step) }
+  }
+}
+
+/** The batches of all images once, in their order; the last one may be smaller. */
+export function* orderedBatches(count: number, batchSize: number): Generator<{ epoch: number; indices: Int32Array }> {
+  for (let first = 0; first < count; first += batchSize)
+    yield { epoch: 0, indices: Int32Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i) }
+}
+
 /** The images of iterations `from` to `until`: shuffled epochs one behind the other, batches reaching across their ends. */
 export function* iterationBatches({
   seed,

@@ -1,6 +1,7 @@
 /** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (docs/method.md, Features). */
 import { Loader } from '../data/loader.js'
 import type { Pipeline } from '../data/pipelines.js'
+import { orderedBatches } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import { evaluation } from '../nn/layers.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -72,11 +73,7 @@ export async function overImages(
   const compute = evaluationCompute(backbone.device, options.compute)
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
   try {
-    const requests = Array.from({ length: Math.ceil(items.length / batchSize) }, (_, b) => ({
-      epoch: 0,
-      indices: Int32Array.from({ length: Math.min(batchSize, items.length - b * batchSize) }, (_, i) => b * batchSize + i),
-    }))
-    for await (const batch of loader.batches(requests)) {
+    for await (const batch of loader.batches(orderedBatches(items.length, batchSize))) {
       const [x] = batch.views() as [Tensor]
       const first = batch.indices[0]!
       withCompute(compute, () => scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length)))

@@ -34,7 +34,8 @@ export function frameworkDefault(fan?: number): Fill {
   }
 }
 
-const zeros: Fill = (_, shape) => new Float64Array(sizeOf(shape))
+/** Zeros, as biases begin. */
+export const zeros: Fill = (_, shape) => new Float64Array(sizeOf(shape))
 
 export interface Build {
   random: Random
@@ -53,6 +54,7 @@ function copyOf({ dtype, compute = dtype }: Build, parameter: Tensor): Tensor | 
   return compute === dtype ? undefined : parameter.to(compute).keep()
 }
 
+/** A convolution with square kernels; weights are drawn by `fill`, Kaiming normal by default, and there is a bias where it is told how to draw it. */
 export class Conv2d {
   readonly weight: Tensor
   readonly bias: Tensor | undefined
@@ -63,9 +65,10 @@ export class Conv2d {
     inputs: number,
     outputs: number,
     readonly kernel: number,
-    readonly options: Conv2dOptions & { fill: Fill; bias?: Fill },
+    readonly options: Conv2dOptions & { fill?: Fill; bias?: Fill } = {},
   ) {
-    this.weight = draw(build, [outputs, kernel, kernel, inputs / (options.groups ?? 1)], options.fill)
+    const { groups = 1, fill = kaimingNormal('fanIn') } = options
+    this.weight = draw(build, [outputs, kernel, kernel, inputs / groups], fill)
     this.#copy = copyOf(build, this.weight)
     this.bias = options.bias === undefined ? undefined : draw(build, [outputs], options.bias)
   }
@@ -88,12 +91,13 @@ export class Conv2d {
   }
 }
 
+/** A linear layer with bias; weights are drawn by `fill`, Kaiming normal by default, biases are zeros by default. */
 export class Linear {
   readonly weight: Tensor
   readonly bias: Tensor
   readonly #copy: Tensor | undefined
 
-  constructor(build: Build, inputs: number, outputs: number, fill: Fill, bias: Fill = zeros) {
+  constructor(build: Build, inputs: number, outputs: number, fill = kaimingNormal('fanIn'), bias = zeros) {
     this.weight = draw(build, [outputs, inputs], fill)
     this.#copy = copyOf(build, this.weight)
     this.bias = draw(build, [outputs], bias)
@@ -139,6 +143,8 @@ export class LayerNorm {
 /** How batch norm behaves in a forward pass: by the batch in groups, or by the running statistics. */
 export type NormMode = { train: true; groups: number } | { train: false }
 export const evaluation: NormMode = { train: false }
+/** By the whole batch. */
+export const training: NormMode = { train: true, groups: 1 }
 
 export class BatchNorm2d {
   readonly weight: Tensor

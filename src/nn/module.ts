@@ -21,6 +21,21 @@ export function include(state: State, prefix: string, part: State): void {
   for (const [name, tensor] of part.copies) state.copies.set(`${prefix}.${name}`, tensor)
 }
 
+/** What has parameters: a layer, or a network of layers. */
+export interface Module {
+  state(): State
+}
+
+/** The state of a network whose parts have these names; those of a list are numbered, as in `blocks.0.weight`. */
+export function stateOf(parts: Readonly<Record<string, Module | readonly Module[]>>): State {
+  const state = emptyState()
+  for (const [name, part] of Object.entries(parts)) {
+    if ('state' in part) include(state, name, part.state())
+    else part.forEach((each, i) => include(state, `${name}.${i}`, each.state()))
+  }
+  return state
+}
+
 export function* allTensors({ parameters, buffers }: State): Generator<[string, Tensor]> {
   yield* parameters
   yield* buffers
