@@ -60,25 +60,4 @@ struct EmaTensors {
   }
 };
 
-// The parts of a concatenation, whose channels must be those of `out`.
-inline std::vector<const Tensor*> concatenated(const Call& call, const Tensor& out) {
-  std::vector<const Tensor*> parts = call.list(args::concat::xs);
-  int64_t columns = 0;
-  for (const Tensor* part : parts) columns += part->columns();
-  require(columns == out.columns(), "SHAPE",
-          "concat: expected y of " + std::to_string(columns) + " channels, as many as xs have, but received " + describe(out));
-  return parts;
-}
-
-// The order of a permutation of four axes that makes `out` of `in`.
-inline std::vector<int64_t> permutation(const Call& call, const Tensor& in, const Tensor& out) {
-  std::vector<int64_t> order = call.integers(args::permute::order), sorted = order;
-  std::sort(sorted.begin(), sorted.end());
-  require(sorted == std::vector<int64_t>{0, 1, 2, 3}, "ARGUMENT", "permute: expected order to name each of the axes 0 to 3 once");
-  for (size_t i = 0; i < 4; ++i)
-    require(out.dim(i) == in.dim(static_cast<size_t>(order[i])), "SHAPE",
-            "permute: expected y of the permuted shape of x " + describe(in) + " but received " + describe(out));
-  return order;
-}
-
 }  // namespace densecl

@@ -1,8 +1,5 @@
-// Ops that visit each element once: fill, convert, permute (axes 0..3), add, scale, relu, concat, dropout.
-#include <cstring>
-
+// Ops that visit each element once: fill, convert, add, scale, relu, dropout.
 #include "../core/bf16.h"
-#include "../core/lists.h"
 #include "../core/parallel.h"
 #include "../core/random.h"
 #include "isa.h"
@@ -81,25 +78,6 @@ void convert(const Call& call) {
   });
 }
 
-// Axis order[i] of x becomes axis i of y.
-void permute(const Call& call) {
-  const Tensor &out = call.tensor(args::permute::y), &in = call.tensor(args::permute::x);
-  const std::vector<int64_t> order = permutation(call, in, out);
-  int64_t strides[4], step[4];
-  strides[3] = 1;
-  for (int i = 2; i >= 0; --i) strides[i] = strides[i + 1] * in.dim(i + 1);
-  for (int i = 0; i < 4; ++i) step[i] = strides[order[i]];
-  dispatchAny(out.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    T* target = out.data<T>();
-    const T* source = in.data<T>();
-    for (int64_t a = 0; a < out.dim(0); ++a)
-      for (int64_t b = 0; b < out.dim(1); ++b)
-        for (int64_t c = 0; c < out.dim(2); ++c)
-          for (int64_t d = 0; d < out.dim(3); ++d) *target++ = source[a * step[0] + b * step[1] + c * step[2] + d * step[3]];
-  });
-}
-
 void add(const Call& call) {
   elementwise(call, call.tensor(args::add::y), call.tensor(args::add::a), call.tensor(args::add::b), [](const auto& job) { add(job); });
 }
@@ -125,33 +103,6 @@ void relu(const Call& call) {
 void reluBackward(const Call& call) {
   elementwise(call, call.tensor(args::reluBackward::dx), call.tensor(args::reluBackward::dy), call.tensor(args::reluBackward::y),
               [](const auto& job) { reluBackward(job); });
-}
-
-// y [..., sum of C_i] has the channels of xs [..., C_i], one after another.
-void concat(const Call& call) {
-  const Tensor& out = call.tensor(args::concat::y);
-  const std::vector<const Tensor*> parts = concatenated(call, out);
-  int64_t offset = 0;
-  for (const Tensor* part : parts) {
-    const Tensor& in = *part;
-    const size_t width = in.columns() * itemSize(in.dtype), stride = out.columns() * itemSize(out.dtype);
-    for (int64_t r = 0; r < in.rows(); ++r)
-      std::memcpy(static_cast<char*>(out.raw()) + r * stride + offset, static_cast<char*>(in.raw()) + r * width, width);
-    offset += width;
-  }
-}
-
-// dx is the channels of dy from `first` on.
-void concatBackward(const Call& call) {
-  const Tensor &dx = call.tensor(args::concatBackward::dx), &dy = call.tensor(args::concatBackward::dy);
-  const size_t width = dx.columns() * itemSize(dx.dtype), stride = dy.columns() * itemSize(dy.dtype);
-  const int64_t first = call.integer(args::concatBackward::first);
-  require(first + dx.columns() <= dy.columns(), "SHAPE",
-          "concatBackward: expected the channels of dx " + describe(dx) + " from " + std::to_string(first) + " on among those of dy " +
-              describe(dy));
-  const size_t offset = first * itemSize(dx.dtype);
-  for (int64_t r = 0; r < dx.rows(); ++r)
-    std::memcpy(static_cast<char*>(dx.raw()) + r * width, static_cast<char*>(dy.raw()) + r * stride + offset, width);
 }
 
 // y = x * keep / (1 - probability), where keep is a function of (seed, draw) and

@@ -11,12 +11,51 @@
 namespace densecl::cpu {
 namespace {
 
-// Splits [0, count) into blocks of kFirst, then of kRest.., then of 1: body(first, block) with its length as a constant.
-template <int kFirst, int... kRest, class F>
-INLINE void forBlocks(int64_t count, int64_t from, F body) {
-  for (; from + kFirst <= count; from += kFirst) body(from, std::integral_constant<int, kFirst>{});
-  if constexpr (sizeof...(kRest) > 0) forBlocks<kRest...>(count, from, body);
-}
+// Where a vector is not a whole register of the instruction set, the compiler makes it of two. Loops over lanes alone would be left to its
+// judgement, which unrolls them into scalars.
+template <class T>
+struct Lanes {
+  static constexpr int kCount = 32 / static_cast<int>(sizeof(T));
+  typedef T type __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
+};
+
+// kVectors vectors of sums, or with 0 a single one.
+template <class T, int kVectors>
+struct Sums {
+  using V = typename Lanes<T>::type;
+  static constexpr int kLanes = kVectors * Lanes<T>::kCount;
+  V v[kVectors];
+  INLINE explicit Sums(const T* from) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) v[i] = from == nullptr ? V{} : *reinterpret_cast<const V*>(from + i * Lanes<T>::kCount);
+  }
+  // Plus a * b, where a is one value or as many as there are sums.
+  INLINE void add(T a, const T* b) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) v[i] += a * *reinterpret_cast<const V*>(b + i * Lanes<T>::kCount);
+  }
+  INLINE void add(const T* a, const T* b) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i)
+      v[i] += *reinterpret_cast<const V*>(a + i * Lanes<T>::kCount) * *reinterpret_cast<const V*>(b + i * Lanes<T>::kCount);
+  }
+  INLINE void store(T* to) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) *reinterpret_cast<V*>(to + i * Lanes<T>::kCount) = v[i];
+  }
+};
+template <class T>
+struct Sums<T, 0> {
+  static constexpr int kLanes = 1;
+  T v;
+  INLINE explicit Sums(const T* from) : v(from == nullptr ? T{0} : *from) {}
+  INLINE void add(T a, const T* b) { v += a * *b; }
+  INLINE void add(const T* a, const T* b) { v += *a * *b; }
+  INLINE void store(T* to) const { *to = v; }
+};
+
+INLINE const float* plus(const float* at, int64_t offset) { return at == nullptr ? nullptr : at + offset; }
+INLINE const double* plus(const double* at, int64_t offset) { return at == nullptr ? nullptr : at + offset; }
 
 // What one pixel sees: `count` pixels and the taps they are seen through.
 template <class T>
@@ -30,37 +69,39 @@ struct Pixel {
   int64_t allTaps, groups, in, outs;
 };
 
+template <class T, int kVectors>
+INLINE void depthwiseBlock(const Pixel<T>& job, int64_t c) {
+  Sums<T, kVectors> sums(plus(job.bias, c));
+  for (int64_t k = 0; k < job.count; ++k) sums.add(job.sources[k] + c, job.weights + job.taps[k] * job.groups + c);
+  sums.store(job.out + c);
+}
+
 template <class T>
 INLINE void depthwisePixelLoop(const Pixel<T>& job) {
-  const int64_t C = job.groups;
-  forBlocks<64, 16, 1>(C, 0, [&](int64_t c, auto block) {
-    constexpr int kLanes = decltype(block)::value;
-    T sum[kLanes];
-    for (int l = 0; l < kLanes; ++l) sum[l] = job.bias == nullptr ? T{0} : job.bias[c + l];
-    for (int64_t k = 0; k < job.count; ++k) {
-      const T *x = job.sources[k] + c, *w = job.weights + job.taps[k] * C + c;
-      for (int l = 0; l < kLanes; ++l) sum[l] += x[l] * w[l];
-    }
-    for (int l = 0; l < kLanes; ++l) job.out[c + l] = sum[l];
-  });
+  int64_t c = 0;
+  for (; c + Sums<T, 8>::kLanes <= job.groups; c += Sums<T, 8>::kLanes) depthwiseBlock<T, 8>(job, c);
+  for (; c + Sums<T, 2>::kLanes <= job.groups; c += Sums<T, 2>::kLanes) depthwiseBlock<T, 2>(job, c);
+  for (; c < job.groups; ++c) depthwiseBlock<T, 0>(job, c);
 }
 SIMD_LOOP(depthwisePixel, Pixel)
+
+template <class T, int kVectors>
+INLINE void groupBlock(const Pixel<T>& job, int64_t g, int64_t o) {
+  Sums<T, kVectors> sums(plus(job.bias, g * job.outs + o));
+  for (int64_t k = 0; k < job.count; ++k) {
+    const T *x = job.sources[k] + g * job.in, *w = job.weights + (g * job.allTaps + job.taps[k]) * job.in * job.outs + o;
+    for (int64_t c = 0; c < job.in; ++c, w += job.outs) sums.add(x[c], w);
+  }
+  sums.store(job.out + g * job.outs + o);
+}
 
 template <class T>
 INLINE void groupedPixelLoop(const Pixel<T>& job) {
   for (int64_t g = 0; g < job.groups; ++g) {
-    const T* weights = job.weights + g * job.allTaps * job.in * job.outs;
-    forBlocks<16, 4, 1>(job.outs, 0, [&](int64_t o, auto block) {
-      constexpr int kLanes = decltype(block)::value;
-      T sum[kLanes];
-      for (int l = 0; l < kLanes; ++l) sum[l] = job.bias == nullptr ? T{0} : job.bias[g * job.outs + o + l];
-      for (int64_t k = 0; k < job.count; ++k) {
-        const T *x = job.sources[k] + g * job.in, *w = weights + job.taps[k] * job.in * job.outs + o;
-        for (int64_t c = 0; c < job.in; ++c, w += job.outs)
-          for (int l = 0; l < kLanes; ++l) sum[l] += x[c] * w[l];
-      }
-      for (int l = 0; l < kLanes; ++l) job.out[g * job.outs + o + l] = sum[l];
-    });
+    int64_t o = 0;
+    for (; o + Sums<T, 4>::kLanes <= job.outs; o += Sums<T, 4>::kLanes) groupBlock<T, 4>(job, g, o);
+    for (; o + Sums<T, 1>::kLanes <= job.outs; o += Sums<T, 1>::kLanes) groupBlock<T, 1>(job, g, o);
+    for (; o < job.outs; ++o) groupBlock<T, 0>(job, g, o);
   }
 }
 SIMD_LOOP(groupedPixel, Pixel)
@@ -73,33 +114,38 @@ struct Run {
   int64_t count, dyStride, xStride, outStride, groups, in, outs;
 };
 
+template <class T, int kVectors>
+INLINE void depthwiseRunBlock(const Run<T>& job, int64_t c) {
+  Sums<T, kVectors> sums(job.out + c);
+  for (int64_t i = 0; i < job.count; ++i) sums.add(job.dy + i * job.dyStride + c, job.x + i * job.xStride + c);
+  sums.store(job.out + c);
+}
+
 template <class T>
 INLINE void depthwiseRunLoop(const Run<T>& job) {
-  forBlocks<64, 16, 1>(job.groups, 0, [&](int64_t c, auto block) {
-    constexpr int kLanes = decltype(block)::value;
-    T sum[kLanes];
-    for (int l = 0; l < kLanes; ++l) sum[l] = job.out[c + l];
-    for (int64_t i = 0; i < job.count; ++i) {
-      const T *dy = job.dy + i * job.dyStride + c, *x = job.x + i * job.xStride + c;
-      for (int l = 0; l < kLanes; ++l) sum[l] += dy[l] * x[l];
-    }
-    for (int l = 0; l < kLanes; ++l) job.out[c + l] = sum[l];
-  });
+  int64_t c = 0;
+  for (; c + Sums<T, 8>::kLanes <= job.groups; c += Sums<T, 8>::kLanes) depthwiseRunBlock<T, 8>(job, c);
+  for (; c + Sums<T, 2>::kLanes <= job.groups; c += Sums<T, 2>::kLanes) depthwiseRunBlock<T, 2>(job, c);
+  for (; c < job.groups; ++c) depthwiseRunBlock<T, 0>(job, c);
 }
 SIMD_LOOP(depthwiseRun, Run)
 
+template <class T, int kVectors>
+INLINE void groupedRunBlock(const Run<T>& job, int64_t o, int64_t c) {
+  Sums<T, kVectors> sums(job.out + o * job.outStride + c);
+  const T *dy = job.dy + o, *x = job.x + o / job.outs * job.in + c;
+  for (int64_t i = 0; i < job.count; ++i) sums.add(dy[i * job.dyStride], x + i * job.xStride);
+  sums.store(job.out + o * job.outStride + c);
+}
+
 template <class T>
 INLINE void groupedRunLoop(const Run<T>& job) {
-  for (int64_t o = 0; o < job.groups * job.outs; ++o)
-    forBlocks<16, 4, 1>(job.in, 0, [&](int64_t c, auto block) {
-      constexpr int kLanes = decltype(block)::value;
-      T sum[kLanes], *out = job.out + o * job.outStride + c;
-      for (int l = 0; l < kLanes; ++l) sum[l] = out[l];
-      const T *dy = job.dy + o, *x = job.x + o / job.outs * job.in + c;
-      for (int64_t i = 0; i < job.count; ++i)
-        for (int l = 0; l < kLanes; ++l) sum[l] += dy[i * job.dyStride] * x[i * job.xStride + l];
-      for (int l = 0; l < kLanes; ++l) out[l] = sum[l];
-    });
+  for (int64_t o = 0; o < job.groups * job.outs; ++o) {
+    int64_t c = 0;
+    for (; c + Sums<T, 4>::kLanes <= job.in; c += Sums<T, 4>::kLanes) groupedRunBlock<T, 4>(job, o, c);
+    for (; c + Sums<T, 1>::kLanes <= job.in; c += Sums<T, 1>::kLanes) groupedRunBlock<T, 1>(job, o, c);
+    for (; c < job.in; ++c) groupedRunBlock<T, 0>(job, o, c);
+  }
 }
 SIMD_LOOP(groupedRun, Run)
 

@@ -1,4 +1,4 @@
-// L2 normalisation, dense matching and row gathers.
+// L2 normalisation and dense matching.
 #include <cmath>
 
 #include "gemm.h"
@@ -96,37 +96,6 @@ void denseMatch(const Call& call) {
         }
       }
     });
-  });
-}
-
-// y[n, p] = x[n, index[n, p]]
-void gatherRows(const Call& call) {
-  const Tensor &y = call.tensor(args::gatherRows::y), &x = call.tensor(args::gatherRows::x), &index = call.tensor(args::gatherRows::index);
-  const int64_t N = y.dim(0), P = y.dim(1), Q = x.dim(1), C = y.dim(2);
-  for (int64_t i = 0; i < index.size(); ++i) {
-    const int32_t at = index.data<int32_t>()[i];
-    require(at >= 0 && at < Q, "RANGE", "gatherRows: index " + std::to_string(at) + " is outside of " + std::to_string(Q) + " rows");
-  }
-  dispatchFloat(call, x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    parallelRange(N * P, 256, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) std::copy_n(x.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C, C, y.data<T>() + r * C);
-    });
-  });
-}
-
-// dx[n, q] = the sum of dy[n, p] over the p that q was gathered for
-void gatherRowsBackward(const Call& call) {
-  const Tensor &dx = call.tensor(args::gatherRowsBackward::dx), &dy = call.tensor(args::gatherRowsBackward::dy),
-               &index = call.tensor(args::gatherRowsBackward::index);
-  const int64_t N = dy.dim(0), P = dy.dim(1), Q = dx.dim(1), C = dy.dim(2);
-  dispatchFloat(call, dx.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::fill_n(dx.data<T>(), dx.size(), T{0});
-    for (int64_t r = 0; r < N * P; ++r) {
-      T* out = dx.data<T>() + (r / P * Q + index.data<int32_t>()[r]) * C;
-      for (int64_t c = 0; c < C; ++c) out[c] += dy.data<T>()[r * C + c];
-    }
   });
 }
 

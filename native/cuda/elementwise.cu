@@ -1,7 +1,6 @@
 // Ops that visit each element once. All are bound by memory: 16 bytes a thread and access, a grid that loops over the rest.
 #include <cmath>
 
-#include "../core/lists.h"
 #include "../core/random.h"
 #include "kernel/vector.cuh"
 #include "ops.h"
@@ -84,42 +83,6 @@ void dispatchAny(const Call& call, DType dtype, F body) {
   }
 }
 
-struct Strides {
-  int64_t out[4], in[4];  // in: of the axis of `in` that becomes each axis of `out`
-};
-
-// Bytes are moved without a look at their type.
-template <class Word>
-__global__ void __launch_bounds__(kThreads) permuteKernel(Word* out, const Word* in, int64_t count, Strides strides) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    int64_t rest = i, from = 0;
-    for (int axis = 0; axis < 4; ++axis) {
-      from += rest / strides.out[axis] * strides.in[axis];
-      rest %= strides.out[axis];
-    }
-    out[i] = in[from];
-  }
-}
-
-// to[r, toFirst + c] = from[r, fromFirst + c] for c < width
-template <class Word>
-__global__ void __launch_bounds__(kThreads) copyColumnsKernel(Word* to, const Word* from, int64_t rows, int64_t width, int64_t toStride,
-                                                              int64_t toFirst, int64_t fromStride, int64_t fromFirst) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < rows * width;
-       i += static_cast<int64_t>(gridDim.x) * kThreads)
-    to[i / width * toStride + toFirst + i % width] = from[i / width * fromStride + fromFirst + i % width];
-}
-
-template <class F>
-void dispatchWord(DType dtype, F body) {
-  switch (itemSize(dtype)) {
-    case 1: return body(uint8_t{});
-    case 2: return body(uint16_t{});
-    case 4: return body(uint32_t{});
-    default: return body(uint64_t{});
-  }
-}
-
 }  // namespace
 
 void fill(const Call& call) {
@@ -140,24 +103,6 @@ void convertTensor(const Call& call, const Tensor& out, const Tensor& in) {
       using From = decltype(from);
       launch(call, convertKernel<To, From>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<To>(), in.data<From>(), out.size());
     });
-  });
-}
-
-void permute(const Call& call) {
-  const Tensor &out = call.tensor(args::permute::y), &in = call.tensor(args::permute::x);
-  const std::vector<int64_t> order = permutation(call, in, out);
-  Strides strides;
-  int64_t of[4] = {1, 1, 1, 1};
-  strides.out[3] = 1;
-  for (int i = 2; i >= 0; --i) {
-    of[i] = of[i + 1] * in.dim(i + 1);
-    strides.out[i] = strides.out[i + 1] * out.dim(i + 1);
-  }
-  for (int i = 0; i < 4; ++i) strides.in[i] = of[order[i]];
-  dispatchWord(out.dtype, [&](auto zero) {
-    using Word = decltype(zero);
-    launch(call, permuteKernel<Word>, loopGrid(call, out.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), out.size(),
-           strides);
   });
 }
 
@@ -185,30 +130,6 @@ void dropout(const Call& call) {
   map(call, call.tensor(Names::y), call.tensor(Names::x), call.tensor(Names::x),
       Dropout{static_cast<uint64_t>(call.number(Names::seed)), threshold, static_cast<float>(p < 1 ? 1 / (1 - p) : 0),
               call.integer(Names::image), call.integer(Names::channels)});
-}
-
-void concat(const Call& call) {
-  const Tensor& out = call.tensor(args::concat::y);
-  int64_t first = 0;
-  for (const Tensor* part : concatenated(call, out)) {
-    const Tensor& in = *part;
-    const int64_t at = first;
-    dispatchWord(out.dtype, [&](auto zero) {
-      using Word = decltype(zero);
-      launch(call, copyColumnsKernel<Word>, loopGrid(call, in.size(), kThreads), kThreads, 0, out.data<Word>(), in.data<Word>(), in.rows(),
-             in.columns(), out.columns(), at, in.columns(), 0);
-    });
-    first += in.columns();
-  }
-}
-
-void concatBackward(const Call& call) {
-  const Tensor &dx = call.tensor(args::concatBackward::dx), &dy = call.tensor(args::concatBackward::dy);
-  dispatchWord(dx.dtype, [&](auto zero) {
-    using Word = decltype(zero);
-    launch(call, copyColumnsKernel<Word>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<Word>(), dy.data<Word>(), dx.rows(),
-           dx.columns(), dx.columns(), 0, dy.columns(), call.integer(args::concatBackward::first));
-  });
 }
 
 }  // namespace densecl::cuda

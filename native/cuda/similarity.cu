@@ -1,4 +1,4 @@
-// L2 normalisation, dense matching and row gathers.
+// L2 normalisation and dense matching.
 #include <type_traits>
 
 #include "kernel/gemm.cuh"
@@ -96,42 +96,10 @@ __global__ void __launch_bounds__(Shape::kThreads) matchKernel(MatchJob<T> job) 
     job.similarity[image * job.p + query] = job.queryNorm == nullptr ? best : best / job.queryNorm[image * job.p + query];
 }
 
-// y[n, p] = x[n, index[n, p]], rows of `width` words
-template <class Word>
-__global__ void __launch_bounds__(kThreads)
-    gatherKernel(Word* y, const Word* x, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count, Report* report) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const int64_t row = i / width;
-    int at = index[row];
-    if (at < 0 || at >= q) {
-      fileReport(report, kGatherIndex, at, static_cast<int>(q));
-      at = 0;
-    }
-    y[i] = x[(row / p * q + at) * width + i % width];
-  }
-}
-
-// dx[n, q] = the sum, in order, of the rows of dy that were gathered from it
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    gatherBackwardKernel(T* dx, const T* dy, const int32_t* index, int64_t p, int64_t q, int64_t width, int64_t count) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const int64_t row = i / width, image = row / q;
-    float sum = 0;
-    for (int64_t k = 0; k < p; ++k)
-      if (index[image * p + k] == row % q) sum += static_cast<float>(dy[(image * p + k) * width + i % width]);
-    dx[i] = T(sum);
-  }
-}
-
 template <class T>
 void norms(const Call& call, T* y, float* norm, const T* x, int64_t rows, int64_t columns, float eps) {
   launch(call, normalizeKernel<T>, Grid{ceilDiv(rows, kRowsPerBlock)}, kThreads, 0, y, norm, x, rows, static_cast<int>(columns), eps);
 }
-
-struct alignas(16) Word16 {
-  uint32_t v[4];
-};
 
 }  // namespace
 
@@ -183,30 +151,6 @@ void denseMatch(const Call& call) {
     };
     launch(call, usable(call, Family::mmaDenseMatch) ? kernelOf(TensorCores{}) : kernelOf(MathFma<T>{}), Grid{ceilDiv(P, Shape::kM), N},
            Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, float>), job);
-  });
-}
-
-void gatherRows(const Call& call) {
-  const Tensor &y = call.tensor(args::gatherRows::y), &x = call.tensor(args::gatherRows::x), &index = call.tensor(args::gatherRows::index);
-  const int64_t bytes = y.dim(2) * static_cast<int64_t>(itemSize(y.dtype));
-  const auto run = [&](auto word) {
-    using Word = decltype(word);
-    const int64_t width = bytes / static_cast<int64_t>(sizeof(Word)), count = y.dim(0) * y.dim(1) * width;
-    launch(call, gatherKernel<Word>, loopGrid(call, count, kThreads), kThreads, 0, y.data<Word>(), x.data<Word>(), index.data<int32_t>(),
-           y.dim(1), x.dim(1), width, count, reportOf(call));
-  };
-  if (bytes % 16 == 0) return run(Word16{});
-  if (bytes % 4 == 0) return run(uint32_t{});
-  run(uint16_t{});
-}
-
-void gatherRowsBackward(const Call& call) {
-  const Tensor &dx = call.tensor(args::gatherRowsBackward::dx), &dy = call.tensor(args::gatherRowsBackward::dy),
-               &index = call.tensor(args::gatherRowsBackward::index);
-  dispatchFloat(call, dx.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    launch(call, gatherBackwardKernel<T>, loopGrid(call, dx.size(), kThreads), kThreads, 0, dx.data<T>(), dy.data<T>(),
-           index.data<int32_t>(), dy.dim(1), dx.dim(1), dx.dim(2), dx.size());
   });
 }
 

@@ -95,6 +95,14 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   }
 }
 
+/** All of one dtype, whichever. */
+export function expectOneDType(op: string, inputs: Inputs): void {
+  const [first, ...others] = Object.entries(inputs).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
+  for (const [name, tensor] of others)
+    if (tensor.dtype !== first![1].dtype)
+      fail('DTYPE', `${op}: expected one dtype but received ${first![0]} ${describe(first![1])} and ${name} ${describe(tensor)}`)
+}
+
 export function expectDType(op: string, name: string, tensor: Tensor, dtype: string): void {
   if (tensor.dtype !== dtype) fail('DTYPE', `${op}: expected ${name} of dtype ${dtype} but received ${describe(tensor)}`)
 }

@@ -3,7 +3,8 @@
  * `decode_head` on the last map, `auxiliary_head` on the one before (docs/method.md, Segmentation).
  */
 import { add } from '../ops/arithmetic.js'
-import { concat, dropout, scale } from '../ops/elementwise.js'
+import { concat } from '../ops/concat.js'
+import { dropout, scale } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { fail } from '../tensor/errors.js'

@@ -1,15 +1,21 @@
 import { addOp, compareOp, divOp, maximumOp, minimumOp, mulOp, powOp, subOp, whereOp } from './arithmetic.js'
 import { batchNormOp } from './batchNorm.js'
+import { broadcastToOp } from './broadcastTo.js'
 import { conv2dOp } from './conv2d.js'
-import { concatOp, dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
+import { concatOp } from './concat.js'
+import { dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
+import { gatherOp } from './gather.js'
 import { groupedConv2dOp } from './groupedConv2d.js'
 import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
 import { crossEntropyOp, infoNceOp } from './losses.js'
+import { padOp } from './pad.js'
+import { permuteOp } from './permute.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
 import { maxOp, sumOp } from './reduce.js'
 import { resizeBilinearOp } from './resizeBilinear.js'
-import { denseMatchOp, gatherRowsOp, l2NormalizeOp } from './similarity.js'
+import { denseMatchOp, l2NormalizeOp } from './similarity.js'
+import { sliceOp } from './slice.js'
 import { unaryOps } from './unary.js'
 
 interface AnyOp {
@@ -29,6 +35,7 @@ export const catalogue = table({
   add: addOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
+  broadcastTo: broadcastToOp,
   compare: compareOp,
   concat: concatOp,
   conv2d: conv2dOp,
@@ -36,7 +43,7 @@ export const catalogue = table({
   denseMatch: denseMatchOp,
   div: divOp,
   dropout: dropoutOp,
-  gatherRows: gatherRowsOp,
+  gather: gatherOp,
   groupedConv2d: groupedConv2dOp,
   infoNce: infoNceOp,
   l2Normalize: l2NormalizeOp,
@@ -48,10 +55,13 @@ export const catalogue = table({
   minimum: minimumOp,
   mul: mulOp,
   pow: powOp,
+  pad: padOp,
+  permute: permuteOp,
   relu: reluOp,
   reshape: reshapeOp,
   resizeBilinear: resizeBilinearOp,
   scale: scaleOp,
+  slice: sliceOp,
   sub: subOp,
   sum: sumOp,
   where: whereOp,

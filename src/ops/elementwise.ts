@@ -101,36 +101,3 @@ export function dropout(x: Tensor, probability: number, seed: number, { whole = 
   const channels = whole ? x.shape[3]! : 1
   return apply(dropoutOp, { x }, { numbers: { probability, seed, image: whole ? x.size / x.shape[0]! : 1, channels } })[0]!
 }
-
-export const concatOp = defineOp<Inputs, { widths: readonly number[] }>({
-  name: 'concat',
-  forward(inputs, { widths }) {
-    const parts = Object.values(inputs) as Tensor[]
-    const width = widths.reduce((sum, w) => sum + w, 0)
-    const y = Tensor.empty([...parts[0]!.shape.slice(0, -1), width], parts[0]!.dtype)
-    runNative('concat', { y, xs: parts })
-    return { outputs: [y] }
-  },
-  // dx_i = the channels of dy that came from x_i
-  backward({ grad, attrs }) {
-    let first = 0
-    return Object.fromEntries(
-      attrs.widths.map((width, i) => {
-        const dx = Tensor.empty([...grad.shape.slice(0, -1), width], grad.dtype)
-        runNative('concatBackward', { dx, dy: grad }, { first })
-        first += width
-        return [`x${i}`, dx]
-      }),
-    )
-  },
-})
-
-/** Joins tensors [..., C_i] along their last axis. */
-export function concat(parts: readonly Tensor[]): Tensor {
-  const first = parts[0] ?? fail('ARGUMENT', 'concat: expected at least one tensor but received none')
-  const inputs = Object.fromEntries(parts.map((part, i) => [`x${i}`, part]))
-  expectFloats('concat', inputs)
-  for (const [name, part] of Object.entries(inputs))
-    expectShape('concat', name, part, [...first.shape.slice(0, -1), part.shape.at(-1)!], 'the leading axes of x0')
-  return apply(concatOp, inputs, { widths: parts.map((part) => part.shape.at(-1)!) })[0]!
-}

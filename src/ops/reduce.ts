@@ -4,6 +4,7 @@ import { apply } from '../autograd/tape.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, describe, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { sub } from './arithmetic.js'
+import { axisOf } from './axes.js'
 import { asDType, binary, reduceTo, spread } from './broadcast.js'
 import { square } from './unary.js'
 
@@ -31,14 +32,6 @@ interface ReduceAttrs {
   /** That of x. */
   source: DType
   scale: number
-}
-
-/** An axis of x, counted from the front. */
-export function axisOf(op: string, x: Tensor, axis: number): number {
-  const rank = x.shape.length
-  if (!Number.isInteger(axis) || axis < -rank || axis >= rank)
-    fail('ARGUMENT', `${op}: expected an axis of x ${describe(x)}, from ${-rank} to ${rank - 1}, but received ${axis}`)
-  return axis < 0 ? axis + rank : axis
 }
 
 function attrsOf(op: string, x: Tensor, { axes, keepDims = false, dtype }: SumOptions): ReduceAttrs {

@@ -3,6 +3,7 @@ import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inpu
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
+import { gather } from './gather.js'
 
 interface NormalizeInputs extends Inputs {
   x: Tensor
@@ -61,26 +62,6 @@ export function denseMatch(query: Tensor, key: Tensor, { cosine = true } = {}): 
   return { index, similarity }
 }
 
-interface GatherInputs extends Inputs {
-  x: Tensor
-  index: Tensor
-}
-
-export const gatherRowsOp = defineOp<GatherInputs, { inputShape: readonly number[] }>({
-  name: 'gatherRows',
-  forward({ x, index }) {
-    const y = Tensor.empty([...index.shape, x.shape[2]!], x.dtype)
-    runNative('gatherRows', { y, x, index })
-    return { outputs: [y], saved: { index } }
-  },
-  // dx[n, index[n, i]] += dy[n, i]
-  backward({ grad, saved, attrs }) {
-    const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runNative('gatherRowsBackward', { dx, dy: grad, index: saved.index! })
-    return { x: dx }
-  },
-})
-
 /** y[n, i] = x[n, index[n, i]] for x [N, Q, C] and index i32 [N, P]. */
 export function gatherRows(x: Tensor, index: Tensor): Tensor {
   expectFloats('gatherRows', { x })
@@ -88,7 +69,7 @@ export function gatherRows(x: Tensor, index: Tensor): Tensor {
   expectRank('gatherRows', 'index', index, 2)
   expectDType('gatherRows', 'index', index, 'i32')
   expectShape('gatherRows', 'index', index, [x.shape[0]!, index.shape[1]!], 'the images of x')
-  return apply(gatherRowsOp, { x, index }, { inputShape: x.shape })[0]!
+  return gather(x, index, { axis: 1, batchAxes: 1 })
 }
 
 /** The images of x [N, ...] in the order of `order`, N numbers or a tensor i32 [1, N] (not recorded on a tape). */

@@ -34,6 +34,10 @@ export class Setting {
     this.#count(tensor)
     return tensor
   }
+  /** Of which only a part is read or written. */
+  uncounted(shape: Shape): Tensor {
+    return Tensor.zeros(shape, this.dtype)
+  }
   #count(tensor: Tensor): void {
     this.bytes += tensor.size * { f32: 4, f64: 8, i32: 4, u8: 1, bf16: 2 }[tensor.dtype]
   }

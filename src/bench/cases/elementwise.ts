@@ -2,16 +2,6 @@ import { runNative } from '../../tensor/native.js'
 import { type FamilyCases, map, mapSize } from './benchCase.js'
 
 export const elementwiseCases = {
-  concat: [
-    {
-      name: 'two maps of 256 channels',
-      flops: () => 0,
-      prepare(s) {
-        const tensors = { y: s.output([s.batch, 56, 56, 512]), xs: [s.values(map(s.batch)), s.values(map(s.batch))] }
-        return () => runNative('concat', tensors)
-      },
-    },
-  ],
   dropout: [
     {
       name: '56x56x256',

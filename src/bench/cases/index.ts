@@ -9,6 +9,7 @@ import type { BenchCases } from './benchCase.js'
 import { convNextCases } from './convNext.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
+import { layoutCases } from './layout.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
 import { pool2dCases } from './pool2d.js'
@@ -23,6 +24,7 @@ export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...conv2dCases,
   ...convNextCases,
   ...elementwiseCases,
+  ...layoutCases,
   ...linearCases,
   ...lossesCases,
   ...pool2dCases,

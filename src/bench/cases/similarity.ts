@@ -14,16 +14,6 @@ export const similarityCases = {
       peer: { op: 'denseMatch', numbers: (n) => [n, 49, 2048] },
     },
   ],
-  gatherRows: [
-    {
-      name: 'partners of 49 positions',
-      flops: () => 0,
-      prepare(s) {
-        const tensors = { y: s.output([s.batch, 49, 128]), x: s.values([s.batch, 49, 128]), index: s.indices([s.batch, 49], 49) }
-        return () => runNative('gatherRows', tensors)
-      },
-    },
-  ],
   l2Normalize: embeddings.map(({ name, of }) => ({
     name: `${name} embeddings`,
     flops: (n: number) => 3 * of(n) * 128,

@@ -1,16 +1,10 @@
 import fc from 'fast-check'
 
-import { concat, dropout, relu, reshape, scale } from '../../../src/ops/elementwise.js'
+import { dropout, relu, reshape, scale } from '../../../src/ops/elementwise.js'
 import { randomTensor } from '../../support/gradients.js'
 import { define, image, integer, shapeOf, type OpCases } from './opCase.js'
 
 export const elementwiseCases = {
-  concat: define({
-    parameters: fc.record({ x: image, widths: fc.array(integer(1, 4), { minLength: 1, maxLength: 3 }) }),
-    inputs: ({ x, widths }, random) => widths.map((c) => randomTensor(random, [x.n, x.h, x.w, c])),
-    run: (_, parts) => concat(parts),
-    accumulates: () => 1,
-  }),
   dropout: define({
     parameters: fc.record({
       x: image,

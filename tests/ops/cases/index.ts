@@ -4,6 +4,7 @@ import { batchNormCases } from './batchNorm.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
 import { layerNormCases } from './layerNorm.js'
+import { layoutCases } from './layout.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
 import type { OpCase } from './opCase.js'
@@ -20,6 +21,7 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...conv2dCases,
   ...elementwiseCases,
   ...layerNormCases,
+  ...layoutCases,
   ...linearCases,
   ...lossesCases,
   ...pool2dCases,

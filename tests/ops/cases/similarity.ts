@@ -1,7 +1,6 @@
 import fc from 'fast-check'
 
-import { denseMatch, gatherRows, l2Normalize } from '../../../src/ops/similarity.js'
-import { Tensor } from '../../../src/tensor/tensor.js'
+import { denseMatch, l2Normalize } from '../../../src/ops/similarity.js'
 import { randomTensor } from '../../support/gradients.js'
 import { define, integer, type OpCases } from './opCase.js'
 
@@ -13,20 +12,6 @@ export const similarityCases = {
     run: (_, [query, key]) => denseMatch(query!, key!).similarity,
     differentiable: 0,
     accumulates: ({ c }) => 10 * c,
-  }),
-  gatherRows: define({
-    parameters: fc.record({ n: integer(1, 3), p: integer(1, 6), q: integer(1, 6), c: integer(1, 5) }),
-    inputs: ({ n, q, c }, random) => [randomTensor(random, [n, q, c])],
-    run: ({ n, p, q }, [x]) =>
-      gatherRows(
-        x!,
-        Tensor.from(
-          Int32Array.from({ length: n * p }, (_, i) => (i * 7) % q),
-          [n, p],
-          'i32',
-        ),
-      ),
-    accumulates: () => 1,
   }),
   l2Normalize: define({
     parameters: fc.record({ rows: integer(1, 6), c: integer(2, 40) }),
