@@ -146,7 +146,7 @@ export function importBackbone(
   { kind: wanted, outputStride }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
   const { tensors, metadata } = readFile(path)
-  const record = metadata.backbone === undefined ? undefined : (JSON.parse(metadata.backbone) as BackboneRecord)
+  const record = recordOf(metadata)
   const kind = kindOf(path, record, wanted)
   const build = (options: Record<string, unknown>): Backbone =>
     kind.build({ random: new Random(0), dtype: 'f32' }, options, { outputStride })
@@ -166,6 +166,17 @@ export function importBackbone(
   } catch (error) {
     backbone?.dispose()
     throw error
+  }
+}
+
+/** What a file says of its backbone; undefined where it says nothing, or something else under that name, as files of others may. */
+function recordOf({ backbone }: TensorFile['metadata']): BackboneRecord | undefined {
+  if (backbone?.startsWith('{') !== true) return undefined
+  try {
+    const { kind, options } = JSON.parse(backbone) as Partial<BackboneRecord>
+    return typeof kind === 'string' && typeof options === 'object' && options !== null ? { kind, options } : undefined
+  } catch {
+    return undefined
   }
 }
 

@@ -93,6 +93,20 @@ test('what each target writes is read back the same', async () => {
   disposeState(backbone.state())
 })
 
+test('what others write under the name of our record is no record', async () => {
+  const backbone = build()
+  await withFolder((folder) => {
+    const path = join(folder, 'x.safetensors')
+    for (const text of ['resnet18', '{"name": "resnet18"}', '{', '{"kind": "convnext", "options": null}']) {
+      writeAtomic(path, encodeSafetensors({ tensors: storedOf(backbone), metadata: { backbone: text } }))
+      const { backbone: loaded } = importBackbone(path)
+      assert.is(loaded.name, 'ResNet-18', text)
+      loaded.dispose()
+    }
+  })
+  backbone.dispose()
+})
+
 test("detectron2's names", () => {
   const pairs = {
     'conv1.weight': 'stem.conv1.weight',
