@@ -1,6 +1,6 @@
 /**
  * The VOC07 SVM benchmark at its full size - 5,011 training and 4,952 test images, 9,216 features, 20 classes, 19 costs, three folds -
- * on features made here: correlated, behind a ReLU, with labels that depend on them and on chance. Usage: svm.js [--save FILE]
+ * on features made here: correlated, after a ReLU, with labels that depend on them and on chance. Usage: svm.js [--save FILE]
  */
 import { protocolCosts } from '../../src/eval/svm.js'
 import { evaluateSvm, vocFeatures } from '../../src/eval/voc07.js'
@@ -19,7 +19,7 @@ const basis = Tensor.from(normal(dim * rank), [dim, rank]).keep()
 const teachers = Array.from({ length: classes }, () => normal(rank))
 const shares = teachers.map((_, c) => 0.03 + 0.02 * c)
 
-/** Features of rank 300 behind a ReLU; each class has its share of the images that its teacher scores highest, with noise. */
+/** Features of rank 300 after a ReLU; each class has its share of the images that its teacher scores highest, with noise. */
 function made(count: number): { values: Float32Array; dim: number; presence: Map<string, Int8Array> } {
   const latent = normal(count * rank).map((value, i) => value / Math.sqrt(1 + (i % rank)))
   const values = scope(() => relu(linear(Tensor.from(latent, [count, rank]), basis)).data()) as Float32Array

@@ -178,7 +178,7 @@ class ColumnReader {
   const T* x_;
 };
 
-// dy transposed in blocks of kBlock pixels: block b holds rows o of kBlock pixels, zeros behind the last. A block's rows are
+// dy transposed in blocks of kBlock pixels: block b holds rows o of kBlock pixels, zeros after the last. A block's rows are
 // the rows of a product whose panels are columns of the same pixels.
 constexpr int64_t kBlock = 256;
 

@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads) augmentKernel(T* out, T* second, con
       if (view.kind(stop) < 0) break;
       next = stop + 1;
     }
-    // No barrier behind it: the next view's first pass writes what was last read before the barrier inside.
+    // No barrier after it: the next view's first pass writes what was last read before the barrier inside.
     if (view.radius > 0) blurAndWrite(to, planes, view, memory, height, width);
   }
 }

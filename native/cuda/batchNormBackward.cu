@@ -35,7 +35,7 @@ struct Mask {
       shift[i] = job.shift[at + i];
     }
   }
-  // The gradient behind the ReLU, and x.
+  // The gradient that passed the ReLU, and x.
   DEVICE void apply(const BackwardJob<T>& job, const Row<T, kWidth>& row, float (&dz)[kWidth], float (&x)[kWidth]) const {
     unpack(dz, row.dz);
     unpack(x, row.x);

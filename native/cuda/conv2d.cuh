@@ -170,7 +170,7 @@ struct Splits {
   }
 };
 
-// A convolution of few channels (the stem) as one of kernel width 1: the taps of a row of the kernel, kw * c elements that lie one behind
+// A convolution of few channels (the stem) as one of kernel width 1: the taps of a row of the kernel, kw * c elements that lie one after
 // another, become channels, rounded up to whole vectors, for each column of the output. Its operands are then copied in chunks
 // of 16 bytes; element by element they cost more than the products.
 template <class T>

@@ -1,5 +1,5 @@
 // Instructions whose host bodies are broken on purpose, for tests of what notices: DENSECL_SIMT_FAULT names some, by commas. One that is
-// named gives a wrong result in one lane or element; with ":hang" behind its name it never ends.
+// named gives a wrong result in one lane or element; with ":hang" after its name it never ends.
 #pragma once
 
 namespace densecl::simt {

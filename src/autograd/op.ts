@@ -4,6 +4,7 @@ import { accumulator, describe, kindOf, Tensor } from '../tensor/tensor.js'
 /** Inputs by name; an optional one may be absent. */
 export type Inputs = Record<string, Tensor | undefined>
 
+/** What an op's `forward` gives. */
 export interface Recorded {
   /** Output 0 carries the gradient; others (indices, statistics) do not. */
   outputs: Tensor[]
@@ -31,12 +32,16 @@ export interface NormEpilogue {
 export interface Epilogue {
   /** The gradients of the other consumers, to be added. */
   readonly add: Tensor | undefined
-  /** To be masked by, and to sum for. */
+  /** The batch norm that the gradient is to be masked and summed for. */
   readonly norm: NormEpilogue | undefined
-  /** To be called when the returned gradient has `add` in it and, with `sums`, is masked: [G * chunks, 2, C], f32, the sums of dz and dz (x - mean). */
+  /**
+   * The op calls it when the returned gradient has `add` in it and, with `sums`, is masked: f32 [G * chunks, 2, C], the sums of dz and of
+   * dz (x - mean).
+   */
   done(sums?: Tensor): void
 }
 
+/** What an op's `backward` is given. */
 export interface BackwardContext<I extends Inputs, A> {
   /** Gradient of output 0, of its shape and of its dtype or the one that accumulates it. */
   grad: Tensor
@@ -56,12 +61,15 @@ export interface BackwardContext<I extends Inputs, A> {
  */
 export interface Op<I extends Inputs = Inputs, A = unknown> {
   readonly name: string
+  /** Checks and computes; `needsGradient` says whether backward may follow, for what only it needs. */
   forward(inputs: I, attrs: A, needsGradient: boolean): Recorded
   /** @internal What this op would have done to its output's gradient by whoever computes that. */
   readonly epilogue?: (saved: Record<string, Tensor>, attrs: A) => NormEpilogue | undefined
+  /** Gives a gradient for each input that `needs` names. */
   readonly backward: 'notDifferentiable' | ((context: BackwardContext<I, A>) => { [K in keyof I]?: Tensor | undefined })
 }
 
+/** Gives an op its type; apply() runs it. */
 export function defineOp<I extends Inputs, A = Record<string, never>>(op: Op<I, A>): Op<I, A> {
   return op
 }

@@ -30,6 +30,7 @@ export class Tape {
   /** Why there are no gradients to be had any more. */
   #ended: string | undefined
 
+  /** Watches tensors: gradients with respect to them can be asked for. Ops before this are not recorded for them. */
   watch(tensors: Iterable<Tensor>): this {
     for (const tensor of tensors) this.#tracked.add(tensor.id)
     return this

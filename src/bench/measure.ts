@@ -1,4 +1,4 @@
-/** Timing on any device: marks in its work behind other work, buffers that rotate past its cache, medians, and the floor of what was measured. */
+/** Timing on any device: events in its work after other work; buffers that rotate past its cache, medians, the floor of what was measured. */
 import { Random } from '../tensor/random.js'
 import { native, runNative, runPositional } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'

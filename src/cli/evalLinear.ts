@@ -48,7 +48,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
     .option('--image-size <pixels>', 'side of the crops', '224')
     .option('--seed <number>', 'of the classifiers and the order of images', '0')
     .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
-    .option('--resume', 'continue behind the last whole epoch')
+    .option('--resume', 'continue after the last whole epoch')
     .option('--overwrite', 'replace an evaluation')
     .addHelpText(
       'after',

@@ -66,7 +66,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
     .option('--save-every <iterations>', 'between two states', '1000')
-    .option('--resume', 'continue behind the last state')
+    .option('--resume', 'continue after the last state')
     .option('--overwrite', 'replace an evaluation')
     .addHelpText(
       'after',

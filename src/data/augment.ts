@@ -8,6 +8,7 @@ import { runNative } from '../tensor/native.js'
 import { describe, scope, Tensor } from '../tensor/tensor.js'
 import type { Pixels } from './decode.js'
 
+/** What a random view is drawn from: ranges and probabilities of each step of the augmentation (docs/method.md, Views). */
 export interface AugmentOptions {
   /** Smallest and largest share of the image's area that a crop covers. */
   cropScale: readonly [number, number]
@@ -27,6 +28,7 @@ export interface AugmentOptions {
   flip: number
 }
 
+/** The augmentation of MoCo v2 and DenseCL (docs/method.md, Views). */
 export const mocoV2Augmentation: AugmentOptions = {
   cropScale: [0.2, 1],
   cropRatio: [3 / 4, 4 / 3],
@@ -44,6 +46,7 @@ export const mocoV2Augmentation: AugmentOptions = {
 export const imagenetMean = [0.485, 0.456, 0.406] as const
 export const imagenetDeviation = [0.229, 0.224, 0.225] as const
 
+/** A rectangle of an image, in pixels. */
 export interface Crop {
   top: number
   left: number
@@ -51,6 +54,7 @@ export interface Crop {
   width: number
 }
 
+/** One colour adjustment of a view: a factor, or for `hue` a shift in turns. */
 export interface Adjustment {
   kind: 'brightness' | 'contrast' | 'saturation' | 'hue'
   value: number
@@ -89,6 +93,7 @@ export function randomCrop(
   return { top: Math.floor((height - cropHeight) / 2), left: Math.floor((width - cropWidth) / 2), height: cropHeight, width: cropWidth }
 }
 
+/** Draws the parameters of a view of an image of width x height pixels. */
 export function randomView(random: Random, width: number, height: number, options: AugmentOptions): ViewParameters {
   const crop = randomCrop(random, width, height, options.cropScale, options.cropRatio)
   const adjust: Adjustment[] = []
@@ -113,7 +118,7 @@ export function pixelTensor({ width, height, data }: Pixels): Tensor {
 /** A view to render: its parameters, and where its image lies in the pixels. */
 export interface PlacedView {
   view: ViewParameters
-  /** In bytes, of the image [height, width, 3]. */
+  /** Where the image [height, width, 3] begins, in bytes. */
   offset: number
   height: number
   width: number

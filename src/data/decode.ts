@@ -9,6 +9,7 @@ import type { Sharp } from 'sharp'
 
 import { fail } from '../tensor/errors.js'
 
+/** A decoded image. */
 export interface Pixels {
   width: number
   height: number
@@ -100,7 +101,7 @@ async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Pr
   }
 }
 
-/** With at most `mostPixels`: libvips skips coefficients by a power of two and averages over the rest. */
+/** Decodes an image to at most `mostPixels`: libvips skips coefficients by a power of two and averages over the rest. */
 async function reduced(image: Sharp, mostPixels: number): Promise<Sharp> {
   const { width, height } = (await image.metadata()).autoOrient
   const scale = Math.sqrt(mostPixels / (width * height))

@@ -13,20 +13,21 @@ import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } fr
 import type { Item } from './source.js'
 import type { SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
+/** What a Loader reads, and what it makes of each image. */
 export interface LoaderOptions {
   items: Item[]
   imageSize: number
   batchSize: number
   /** What is made of each image (pipelines.ts). */
   views: Exclude<ViewKind, 'pixels'>
-  /** Where the tensors are made; random views of a GPU are rendered there, from pixels that are uploaded beside its work. */
+  /** The device that tensors are made on; a GPU renders random views itself, from pixels that are uploaded during its work. */
   device?: string
   dtype?: FloatDType
-  /** Of the random pipelines; MoCo v2's when absent. */
+  /** What random views are drawn from; MoCo v2's augmentation when absent. */
   augment?: AugmentOptions
-  /** Deviation of the colour noise of the pipeline `crop`; none when absent. */
+  /** Standard deviation of the colour noise of the pipeline `crop`; none when absent. */
   lighting?: number
-  /** Of the kind `segmentation`; the image size is that of its crops. */
+  /** What views of the kind `segmentation` need; the image size is that of its crops. */
   segmentation?: SegmentationOptions
   /** Of what is random in the views, 0 by default. */
   seed?: number
@@ -38,11 +39,13 @@ export interface LoaderOptions {
   cacheMegabytes?: number
 }
 
+/** The images of a batch, by their indices in the source, and the epoch that names their random streams. */
 export interface BatchRequest {
   epoch: number
   indices: Int32Array
 }
 
+/** A batch as the loader gives it. */
 export interface Batch {
   /**
    * Makes one tensor [N, size, size, 3] per view - for segmentation one, and the labels i32 [N, size, size] - which the caller
@@ -64,7 +67,7 @@ const prefetch = 4
 const uploadSlots = 2
 
 /**
- * Ends a worker behind the image that it is at: one that is terminated inside of a native call takes the process with it, where the
+ * Ends a worker after the image that it is at: one that is terminated inside of a native call takes the process with it, where the
  * addon that was called (a decoder's) throws into an environment that is gone.
  */
 function ended(worker: Worker): Promise<void> {
@@ -82,6 +85,7 @@ function ended(worker: Worker): Promise<void> {
   })
 }
 
+/** The data workers of a run: gives batches in the order of the requests. close() ends the workers. */
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()

@@ -6,6 +6,7 @@ import { fail } from '../tensor/errors.js'
 /** Pixels of this value are of no class: they are neither trained on nor counted. */
 export const ignoredLabel = 255
 
+/** The classes of the pixels of an image. */
 export interface Mask {
   width: number
   height: number

@@ -14,7 +14,7 @@ import { TarWriter } from './tar.js'
 export interface PackOptions {
   /** Images of more pixels are reduced to about this many. */
   mostPixels: number
-  /** Of the JPEGs that are written anew, 1 to 100. */
+  /** Quality of the JPEGs that are written anew, 1 to 100. */
   quality: number
   /** A shard is closed when it has this many bytes. */
   shardBytes: number

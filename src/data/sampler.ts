@@ -10,6 +10,7 @@ export function batchIndices(order: Int32Array, batchSize: number, step: number)
   return order.slice(step * batchSize, (step + 1) * batchSize)
 }
 
+/** The whole batches of an epoch; what remains is left out. */
 export const stepsPerEpoch = (count: number, batchSize: number): number => Math.floor(count / batchSize)
 
 /** The batches of epochs `from` (0) to `until`, shuffled anew in each: what a Loader is asked for. */

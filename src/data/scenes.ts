@@ -9,16 +9,18 @@ import type { Pixels } from './decode.js'
 export const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const
 export const sceneTextures = ['stripes', 'dots', 'checks', 'rings', 'plain'] as const
 export const sceneGrounds = ['clouds', 'gravel'] as const
+/** The names of the classes of generated images. */
 export const sceneClasses = sceneTextures.flatMap((texture) => sceneGrounds.map((ground) => `${texture} on ${ground}`))
 export const sceneSize = 96
 
+/** A generated image and what is in it. */
 export interface Scene {
   pixels: Pixels
   /** 0 .. sceneClasses.length - 1 */
   label: number
   /** 1 on the object, 0 on the ground, height * width */
   mask: Uint8Array
-  /** x and y of the first and behind the last column and row of the mask */
+  /** x and y of the first and after the last column and row of the mask */
   box: [number, number, number, number]
 }
 

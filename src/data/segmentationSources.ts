@@ -6,8 +6,10 @@ import { fail } from '../tensor/errors.js'
 import type { Item } from './source.js'
 import { namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
 
+/** An image of a source and the path of its mask. */
 export type SegmentedItem = Item & { kind: 'file'; mask: string }
 
+/** Images with masks, and the names of their classes. */
 export interface SegmentationSource {
   layout: 'voc' | 'cityscapes'
   items: SegmentedItem[]
@@ -85,7 +87,7 @@ function openVoc(path: string, splits: readonly string[]): SegmentationSource {
   return { layout: 'voc', items, classes: namedClasses(root) ?? ['background', ...vocClasses] }
 }
 
-/** classes.txt: a name a line, perhaps behind its index; 255 is no class. */
+/** classes.txt: a name a line, perhaps after its index; 255 is no class. */
 function namedClasses(root: string): string[] | undefined {
   const file = join(root, 'classes.txt')
   if (!existsSync(file)) return undefined

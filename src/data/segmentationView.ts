@@ -8,6 +8,7 @@ import type { Pixels } from './decode.js'
 import { ignoredLabel, type Mask } from './masks.js'
 import { largest } from '../tensor/numbers.js'
 
+/** What a training view of segmentation is drawn from (docs/method.md, Segmentation). */
 export interface SegmentationAugment {
   /** Side of the square crops in pixels. */
   crop: number
@@ -23,7 +24,7 @@ export interface SegmentationAugment {
 
 /** How an image is scaled and cut. */
 export interface Placement {
-  /** Of the whole scaled image. */
+  /** Size of the whole scaled image. */
   height: number
   width: number
   top: number
@@ -118,7 +119,7 @@ export interface Distortion {
   /** Contrast before the colours are changed, or after. */
   contrastFirst: boolean
   saturation: number
-  /** In turns. */
+  /** Shift of the hue, in turns. */
   hue: number
 }
 

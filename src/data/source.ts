@@ -14,6 +14,7 @@ export type Item = { name: string; label?: number; mask?: string } & (
   | { kind: 'scene'; seed: number; index: number }
 )
 
+/** A data set: its images and, where they have labels, its classes. */
 export interface Source {
   /** That of the data source which opened it. */
   format: string
@@ -22,6 +23,7 @@ export interface Source {
   classes?: string[]
 }
 
+/** The part of a data set that is read. */
 export type Split = 'train' | 'val'
 
 /** A kind of source: a row of the table in sources.ts. */

@@ -13,6 +13,7 @@ import { vocSource } from './vocSource.js'
 /** The first that recognises a path opens it, so a folder of something stands before the folder of anything. */
 const dataSources = [vocSource, tarSource, folderSource, cocoSource, listSource, sceneSource] as const satisfies readonly DataSource[]
 
+/** The name of a kind of source. */
 export type SourceFormat = (typeof dataSources)[number]['format']
 export const sourceFormats: readonly SourceFormat[] = dataSources.map(({ format }) => format)
 

@@ -71,9 +71,10 @@ const rows = (file: string): string[][] =>
 /** What a picture has of a class: an object, none, or only ones that are marked as difficult. */
 export type Presence = 1 | 0 | -1
 
+/** A split of a VOC tree with the presence of each class in each image. */
 export interface LabelledSplit {
   items: Item[]
-  /** For each class, by name, one value for each item. */
+  /** The presence of each class, by name, in each item. */
   presence: Map<string, Int8Array>
 }
 

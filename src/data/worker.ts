@@ -212,7 +212,7 @@ async function run(task: Task): Promise<TaskResult> {
 }
 
 let last = Promise.resolve()
-// null ends the worker, behind the tasks before it.
+// null ends the worker, after the tasks before it.
 parentPort!.on('message', (task: Task | null) => {
   if (task === null) last = last.then(() => parentPort!.close())
   else last = last.then(async () => parentPort!.postMessage(await run(task)))

@@ -8,7 +8,7 @@ import { fail } from '../tensor/errors.js'
  */
 export type PrecisionForm = 'area' | '11-point' | 'step'
 
-/** Recall and precision behind each rank of a list of hits (true) and misses, in descending order of score. */
+/** Recall and precision after each rank of a list of hits (true) and misses, in descending order of score. */
 export function precisionCurve(hits: ArrayLike<number | boolean>, positives: number): { recall: Float64Array; precision: Float64Array } {
   const recall = new Float64Array(hits.length)
   const precision = new Float64Array(hits.length)

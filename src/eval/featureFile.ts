@@ -30,7 +30,7 @@ function keyOf(
   return hash.digest('hex').slice(0, 16)
 }
 
-/** Rows of features of `items`, f32, one feature behind the other. */
+/** Rows of features of `items`, f32, one feature after the other. */
 export class FeatureFile {
   readonly #descriptor: number
   readonly #rowBytes: number

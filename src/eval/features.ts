@@ -17,6 +17,7 @@ import { evaluationCompute } from './compute.js'
  * stem before its pooling, and feature2 to feature5 are the stages.
  */
 export const featureNames = ['pooled', 'feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as const
+/** The name of a feature that the benchmarks pool (docs/method.md, Features). */
 export type FeatureName = (typeof featureNames)[number]
 
 /** The windows that give about 9,000 values each from the maps of 224 pixels: size of the map, kernel, stride, padding, grid. */
@@ -47,6 +48,7 @@ export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tenso
   return adaptiveAvgPool2d(map, [Math.min(grid, height), Math.min(grid, width)])
 }
 
+/** How images are read for frozen features. */
 export interface ExtractOptions {
   imageSize: number
   /** `centre` for classification, `square` for VOC07. */
@@ -54,7 +56,7 @@ export interface ExtractOptions {
   workers?: number
   batchSize?: number
   maxBroken?: number
-  /** Filled with the images that could not be read, which count as black ones, by name with the reason. */
+  /** A map that is filled with the images that could not be read, by name with the reason; they count as black ones. */
   broken?: Map<string, string>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined

@@ -1,6 +1,6 @@
 /**
  * Inner products of feature rows, 1 added for the bias of a linear classifier, kept on the device as a matrix of centred features and
- * what the centre adds: features behind a ReLU share a large common part, which in f32 would drown the rest.
+ * what the centre adds: features after a ReLU share a large common part, which in f32 would drown the rest.
  *
  *     x_i . x_j + 1 = c_i . c_j + c_i . m + c_j . m + m . m + 1,   c = x - m
  */
@@ -8,6 +8,7 @@ import { linear } from '../ops/linear.js'
 import { withCompute } from '../tensor/compute.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
+/** Features of images, one row each. */
 export interface FeatureSet {
   /** [n, dim], row-major */
   values: Float32Array
@@ -58,7 +59,7 @@ export class InnerProducts {
     readonly constant: number,
   ) {}
 
-  /** Of examples with themselves and of other rows with the examples; the values of both sets are centred in place. */
+  /** Inner products of examples with themselves and of other rows with the examples; the values of both sets are centred in place. */
   static of(examples: FeatureSet, others: FeatureSet): { gram: InnerProducts; cross: InnerProducts } {
     const { dim } = examples
     const mean = meanRow(examples)
@@ -77,7 +78,7 @@ export class InnerProducts {
     return this.matrix.shape[1]!
   }
 
-  /** For each vector of weights of the examples, the weighted sums of inner products of every row. */
+  /** The weighted sums, for each vector of weights of the examples, of inner products of every row. */
   times(vectors: readonly Float64Array[]): Float64Array[] {
     const [rows, n] = this.matrix.shape as [number, number]
     const packed = new Float32Array(vectors.length * n)
@@ -95,6 +96,7 @@ export class InnerProducts {
     })
   }
 
+  /** Frees what lies on the device. */
   dispose(): void {
     this.matrix.dispose()
   }

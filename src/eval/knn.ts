@@ -14,6 +14,7 @@ import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
 import { largest } from '../tensor/numbers.js'
 
+/** Features of labelled images, normalised. */
 export interface Features {
   /** [N, C], unit rows */
   values: Float32Array
@@ -31,6 +32,7 @@ export async function extractFeatures(backbone: Backbone, items: Item[], options
   return { values, dim, labels: labelsOf(items, 'kNN') }
 }
 
+/** Settings of a kNN classification. */
 export interface KnnOptions {
   k: number
   temperature?: number

@@ -22,27 +22,29 @@ import { LinearHeads } from './linearHeads.js'
 import { withMomenta } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 
+/** The settings of a linear evaluation (docs/method.md, Linear protocols). */
 export interface LinearProtocol {
   describe: string
   /** A classifier on each. */
   heads: readonly FeatureName[]
   epochs: number
-  /** Epochs behind which the learning rate falls to a tenth. */
+  /** Epochs after which the learning rate falls to a tenth. */
   steps: readonly number[]
   batchSize: number
   lr: number
   weightDecay: number
   nesterov: boolean
-  /** Of training images; with `centre` the features are computed once and kept. */
+  /** How training images are cut; with `centre` the features are computed once and kept. */
   pipeline: Extract<Pipeline, 'crop' | 'shifted' | 'centre'>
   augment: AugmentOptions
-  /** Deviation of the colour noise. */
+  /** Standard deviation of the colour noise (PCA lighting). */
   lighting: number
 }
 
 const features = ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'] as const
 const multiHead = { heads: features, batchSize: 256, lr: 0.01, weightDecay: 1e-4, nesterov: true, lighting: 0 }
 
+/** The published linear protocols by name (docs/method.md, Linear protocols). */
 export const linearProtocols: Record<string, LinearProtocol> = {
   'imagenet-avgpool': {
     describe: 'ImageNet, one classifier on the pooled last map, 100 epochs, learning rate 30 (that of MoCo)',
@@ -89,10 +91,11 @@ export function stretched(protocol: LinearProtocol, epochs: number): LinearProto
   return { ...protocol, epochs, steps: protocol.steps.map((step) => Math.round((step * epochs) / protocol.epochs)) }
 }
 
-/** The learning rate of an epoch, counted from 0: a tenth behind each step. */
+/** The learning rate of an epoch, counted from 0: a tenth after each step. */
 export const stepRate = ({ lr, steps }: Pick<LinearProtocol, 'lr' | 'steps'>, epoch: number): number =>
   lr * 0.1 ** steps.filter((step) => step <= epoch).length
 
+/** What evaluateLinear trains on and where it keeps its state. */
 export interface LinearOptions extends ResumableOptions {
   protocol: LinearProtocol
   /** The file that the backbone was read from. */
@@ -103,16 +106,17 @@ export interface LinearOptions extends ResumableOptions {
   imageSize: number
   seed?: number
   workers?: number
-  /** Of features kept on the disk; validation features beyond it are computed every epoch. */
+  /** Most bytes of features kept on the disk; validation features beyond it are computed every epoch. */
   cacheBytes?: number
   maxBroken?: number
-  /** Filled with the images that could not be read: in training others take their places, in the test they are black. */
+  /** A map that is filled with the images that could not be read: in training others take their places, in the test they are black. */
   broken?: Map<string, string>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
   interrupted?: () => boolean
 }
 
+/** The accuracy of one linear classifier. */
 export interface HeadResult {
   head: FeatureName
   top1: number
@@ -122,6 +126,7 @@ export interface HeadResult {
   bestEpoch: number
 }
 
+/** What evaluateLinear found. */
 export interface LinearResult {
   interrupted: boolean
   epochs: number

@@ -1,8 +1,9 @@
 /** Scores of a segmentation: counts of pixels by true and predicted class, and what is made of them. */
 import { ignoredLabel } from '../data/masks.js'
 
+/** The scores of a segmentation, overall and by class. */
 export interface SegmentationScores {
-  /** For each class, intersection over union and the share of its pixels that are found; NaN for a class that is nowhere. */
+  /** Intersection over union of each class, and the share of its pixels that are found; NaN for a class that is nowhere. */
   iou: number[]
   accuracy: number[]
   /** Means over the classes that are somewhere. */
@@ -17,6 +18,7 @@ const mean = (values: number[]): number => {
   return known.reduce((a, b) => a + b, 0) / known.length
 }
 
+/** Counts of pixels by true and predicted class, and the scores that follow from them. */
 export class ConfusionMatrix {
   /** [true class, predicted class] */
   readonly counts: Float64Array
@@ -30,6 +32,7 @@ export class ConfusionMatrix {
     for (let i = 0; i < labels.length; ++i) if (labels[i]! !== ignoredLabel) this.counts[labels[i]! * this.classes + predicted[i]!]! += 1
   }
 
+  /** The scores of the pixels so far. */
   scores(): SegmentationScores {
     const { classes, counts } = this
     const all = Array.from({ length: classes }, (_, c) => c)

@@ -30,7 +30,7 @@ function normalised(x: Tensor): Tensor {
   return Tensor.from(values, x.shape)
 }
 
-/** Where windows of `size` begin that cover `length` at `stride`; the last ends where the image does. */
+/** The places where windows of `size` begin that cover `length` at `stride`; the last ends where the image does. */
 export function windowStarts(length: number, size: number, stride: number): number[] {
   const count = Math.floor(Math.max(length - size + stride - 1, 0) / stride) + 1
   return Array.from({ length: count }, (_, i) => Math.max(0, Math.min(i * stride, length - size)))

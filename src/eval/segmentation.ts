@@ -25,6 +25,7 @@ import { Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
 
+/** What evaluateSegmentation trains on and where it keeps its state. */
 export interface SegmentationOptions extends ResumableOptions {
   protocol: SegmentationProtocol
   train: SegmentationSource
@@ -42,6 +43,7 @@ export interface SegmentationOptions extends ResumableOptions {
   interrupted?: () => boolean
 }
 
+/** What evaluateSegmentation found. */
 export interface SegmentationResult {
   interrupted: boolean
   iterations: number
@@ -53,6 +55,7 @@ export interface SegmentationResult {
 
 const sampleCount = 4
 
+/** A test image and the classes that were predicted for it. */
 export interface Segmented {
   name: string
   pixels: Pixels

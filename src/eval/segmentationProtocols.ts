@@ -14,6 +14,7 @@ export interface SegmentationProtocol {
   slide: number
 }
 
+/** The published segmentation protocols by name. */
 export const segmentationProtocols: Record<string, SegmentationProtocol> = {
   voc12aug: {
     describe: 'VOC 2012 and its additional masks, 512 x 512, 20,000 iterations, whole images',
@@ -48,7 +49,7 @@ export const segmentationTraining = {
   flip: 0.5,
 } as const
 
-/** From lr down to leastRate by a power of what is left. */
+/** The learning rate of an iteration: from lr down to leastRate by a power of what is left. */
 export function polyRate({ lr, iterations }: Pick<SegmentationProtocol, 'lr' | 'iterations'>, iteration: number): number {
   const { power, leastRate } = segmentationTraining
   const least = Math.min(leastRate, lr)

@@ -10,16 +10,18 @@ import { type FeatureSet, InnerProducts, normaliseRows } from './innerProducts.j
 import { protocolCosts, solvePath, solveTogether, type Solving, stratifiedFolds, type SvmSolution } from './svm.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
+/** For each class, the presence in each image: 1, 0, or -1 for difficult objects alone. */
 export type PresenceRows = LabelledSplit['presence']
 
-/** All that the classifiers need to know of the images: inner products and labels. */
+/** What the classifiers need to know of the images: inner products and labels. */
 export interface VocFeatures {
   gram: InnerProducts
-  /** Of each test image with each example. */
+  /** Inner products of each test image with each example. */
   cross: InnerProducts
   train: PresenceRows
   test: PresenceRows
   costs: readonly number[]
+  /** Frees the inner products. */
   dispose(): void
 }
 
@@ -82,6 +84,7 @@ function judged({ train, test }: VocFeatures): { names: string[]; left: Map<stri
   return { names, left }
 }
 
+/** The result of one class of the VOC07 SVM. */
 export interface SvmClassResult {
   name: string
   positives: number
@@ -92,6 +95,7 @@ export interface SvmClassResult {
   left?: string
 }
 
+/** What evaluateSvm found. */
 export interface SvmReport {
   classes: SvmClassResult[]
   /** Mean average precision on the test set over the classes that could be judged. */
@@ -171,6 +175,7 @@ export function evaluateSvm(features: VocFeatures, progress: (done: number, of: 
   return { classes: results, map: mean(results.filter((result) => result.left === undefined).map(({ ap }) => ap)), unconverged }
 }
 
+/** The mean average precision with k positives a class, over samples. */
 export interface LowShotRow {
   k: number
   /** The cost with the best mean over samples, chosen on the test set as the protocol does: optimistic. */
@@ -183,6 +188,7 @@ export interface LowShotRow {
   short: string[]
 }
 
+/** What evaluateLowShot found. */
 export interface LowShotReport {
   rows: LowShotRow[]
   seed: number

@@ -56,7 +56,7 @@ export interface DeviceIdentity {
 
 let digest: string | undefined
 
-/** Of the addon's file. */
+/** The hash of the addon's file. */
 export function addonDigest(): string {
   return (digest ??= createHash('sha256').update(readFileSync(addonPath)).digest('hex').slice(0, 16))
 }

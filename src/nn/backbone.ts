@@ -36,6 +36,7 @@ export interface BackboneKind {
 /** Builds the backbone of an encoder. */
 export type BackboneBuilder = (build: Build) => Backbone
 
+/** A network that turns images into feature maps. Methods, evaluations, reports and files know backbones by this class alone. */
 export abstract class Backbone {
   abstract readonly kind: BackboneKind
   /** What `kind.build` needs to build this architecture again; goes into files as JSON. */
@@ -46,9 +47,9 @@ export abstract class Backbone {
   abstract readonly description: string
   /** Channels of the images [N, H, W, inputs]. */
   readonly inputs: number = 3
-  /** Of the maps of `stages`, in their order. */
+  /** Channels and stride of each map of `stages`, in their order. */
   abstract readonly maps: readonly MapShape[]
-  /** Where the network is: the device that was current when it was made. */
+  /** The device of the parameters: the one that was current when the network was made. */
   readonly device: string = currentDevice()
   /** The dtype of activations. */
   readonly compute: FloatDType
@@ -85,6 +86,7 @@ export abstract class Backbone {
     return scope(() => this.stages(x, mode).at(-1)!)
   }
 
+  /** Frees the parameters and buffers. */
   dispose(): void {
     disposeState(this.state())
   }

@@ -65,6 +65,7 @@ class FcnHead {
   }
 }
 
+/** What an Fcn is built with. */
 export interface FcnOptions {
   classes: number
   alignCorners: boolean
@@ -72,6 +73,7 @@ export interface FcnOptions {
   dropout?: number
 }
 
+/** A fully convolutional network for segmentation: a backbone, its head and the auxiliary head (docs/method.md, Segmentation). */
 export class Fcn {
   readonly #head: FcnHead
   readonly #auxiliary: FcnHead
@@ -129,6 +131,7 @@ export class Fcn {
     })
   }
 
+  /** Parameters and buffers under the names of mmsegmentation. */
   state(): State {
     const state = emptyState()
     include(state, 'backbone', this.backbone.state())

@@ -13,6 +13,7 @@ import type { Random } from '../tensor/random.js'
  */
 export type Initialization = 'original' | 'mmselfsup'
 
+/** Draws the initial values of a parameter of a shape, row-major. */
 export type Fill = (random: Random, shape: readonly number[]) => ArrayLike<number>
 
 const fanIn = (shape: readonly number[]): number => sizeOf(shape.slice(1))
@@ -37,11 +38,12 @@ export function frameworkDefault(fan?: number): Fill {
 /** Zeros, as biases begin. */
 export const zeros: Fill = (_, shape) => new Float64Array(sizeOf(shape))
 
+/** What layers are made with: the stream that their weights are drawn from, and dtypes. */
 export interface Build {
   random: Random
-  /** Of parameters and statistics. */
+  /** The dtype of parameters and statistics. */
   dtype: FloatDType
-  /** Of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
+  /** The dtype of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
   compute?: FloatDType | undefined
 }
 
@@ -73,6 +75,7 @@ export class Conv2d {
     this.bias = options.bias === undefined ? undefined : draw(build, [outputs], options.bias)
   }
 
+  /** The layer applied to x. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.#copy ?? this.weight, this.bias, this.options)
   }
@@ -82,6 +85,7 @@ export class Conv2d {
     return conv2dForNorm(x, this.#copy ?? this.weight, this.options, groups)
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight)
@@ -103,10 +107,12 @@ export class Linear {
     this.bias = draw(build, [outputs], bias)
   }
 
+  /** The layer applied to x. */
   forward(x: Tensor): Tensor {
     return linear(x, this.#copy ?? this.weight, this.bias)
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight).set('bias', this.bias)
@@ -129,10 +135,12 @@ export class LayerNorm {
     this.bias = Tensor.zeros([channels], dtype).keep()
   }
 
+  /** The layer applied to x. */
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight, this.bias, { eps: this.eps })
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight).set('bias', this.bias)
@@ -142,10 +150,12 @@ export class LayerNorm {
 
 /** How batch norm behaves in a forward pass: by the batch in groups, or by the running statistics. */
 export type NormMode = { train: true; groups: number } | { train: false }
+/** The mode in which batch norm takes its running statistics. */
 export const evaluation: NormMode = { train: false }
 /** By the whole batch. */
 export const training: NormMode = { train: true, groups: 1 }
 
+/** Batch norm over the channels of NHWC maps, with its running statistics. */
 export class BatchNorm2d {
   readonly weight: Tensor
   readonly bias: Tensor
@@ -168,6 +178,7 @@ export class BatchNorm2d {
     return batchNorm(x, this.weight, this.bias, this.runningMean, this.runningVar, { ...mode, ...options })
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     state.parameters.set('weight', this.weight).set('bias', this.bias)

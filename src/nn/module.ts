@@ -12,6 +12,7 @@ export interface State {
   copies: Map<string, Tensor>
 }
 
+/** A state without tensors, for include() to fill. */
 export const emptyState = (): State => ({ parameters: new Map(), buffers: new Map(), copies: new Map() })
 
 /** Adds the state of a part under `prefix`. */
@@ -50,6 +51,7 @@ export function refreshCopies({ parameters, copies }: State): void {
   for (const [name, copy] of copies) runNative('convert', { y: copy, x: parameters.get(name)! })
 }
 
+/** Frees every tensor of a state. */
 export function disposeState(state: State): void {
   for (const [, tensor] of allTensors(state)) tensor.dispose()
   for (const tensor of state.copies.values()) tensor.dispose()

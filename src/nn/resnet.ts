@@ -16,8 +16,10 @@ export const resnetDepths = {
   101: { bottleneck: true, blocks: [3, 4, 23, 3] },
   152: { bottleneck: true, blocks: [3, 8, 36, 3] },
 } as const
+/** The depths of ResNets that exist. */
 export type ResNetDepth = keyof typeof resnetDepths
 
+/** What a ResNet is built with. */
 export interface ResNetOptions {
   depth: ResNetDepth
   /** Channels of the stem; 64 in the paper. Stage s has base * 2^s (times 4 in bottlenecks). */
@@ -113,6 +115,7 @@ export const resnet =
   (build) =>
     new ResNet(build, options)
 
+/** A ResNet (K. He et al., arXiv:1512.03385) without classifier, with the names of torchvision. */
 export class ResNet extends Backbone {
   readonly kind = resnetKind
   readonly depth: ResNetDepth

@@ -7,6 +7,7 @@ import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
 
+/** How batchNorm takes its statistics, and what it does in the same pass. */
 export interface BatchNormOptions {
   /** Batch statistics (and running ones updated in place) or running statistics. */
   train: boolean
@@ -17,7 +18,7 @@ export interface BatchNormOptions {
   relu?: boolean
   /** Added before ReLU, of x's shape. */
   residual?: Tensor | undefined
-  /** Of x, from conv2dForNorm: saves a pass over x. */
+  /** Statistics of x from conv2dForNorm, which save a pass over x. */
   statistics?: Tensor | undefined
   /** Only a pooling reads the result: on a GPU it applies scale, shift and ReLU itself (docs/fusion.md). */
   pooled?: boolean

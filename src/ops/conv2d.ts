@@ -21,6 +21,7 @@ import { boundByBytes } from './kernels.js'
 import { sumRows } from './sumRows.js'
 import { chosenPrologue, type ConvolutionShape, familyOf, productOf, runProduct } from './tuning.js'
 
+/** Geometry of a convolution; a pair is vertical, horizontal. */
 export interface Conv2dOptions {
   stride?: PerAxis
   padding?: PerAxis

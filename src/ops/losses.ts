@@ -36,6 +36,7 @@ export const infoNceOp = defineOp<InfoNceInputs, { temperature: number; unit: bo
   },
 })
 
+/** What infoNce gives. */
 export interface InfoNceResult {
   /** scalar of f32 or f64 */
   loss: Tensor

@@ -7,6 +7,7 @@ import { deviceTraits } from '../tensor/traits.js'
 import { perAxis, type PerAxis } from './perAxis.js'
 import { deferredNorm } from './fusion.js'
 
+/** Windows of a pooling; a pair is vertical, horizontal, and the stride is the kernel when absent. */
 export interface Pool2dOptions {
   kernel: PerAxis
   stride?: PerAxis

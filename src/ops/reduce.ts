@@ -8,12 +8,14 @@ import { axisOf } from './axes.js'
 import { asDType, binary, reduceTo, spread } from './broadcast.js'
 import { square } from './unary.js'
 
+/** What a reduction goes over. */
 export interface ReduceOptions {
   /** The axes that are reduced, counted from the end where negative; all of them by default. */
   axes?: number | readonly number[] | undefined
   /** Keeps the reduced axes with one element, so that the result broadcasts against x. False by default. */
   keepDims?: boolean | undefined
 }
+/** What a sum goes over. */
 export interface SumOptions extends ReduceOptions {
   /** The dtype of the result: that of x by default, or f32, in which bf16 is summed anyway. */
   dtype?: FloatDType | undefined

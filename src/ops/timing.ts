@@ -1,4 +1,4 @@
-/** What a native call takes on a device: operands of its own shapes, marks in the device's work, medians. */
+/** What a native call takes on a device: operands of its own shapes, events in the device's work, medians. */
 import { Random } from '../tensor/random.js'
 import type { Kernels } from '../tensor/compute.js'
 import { native, runNative, runPositional } from '../tensor/native.js'

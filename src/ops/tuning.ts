@@ -40,7 +40,7 @@ export interface TuningTable {
 /** A convolution in one direction with everything that its kernels depend on but their epilogue. */
 export interface ConvolutionShape {
   direction: Direction
-  /** Of the input x (or dx), [N, H, W, C], and the weights, [O, KH, KW, C]. */
+  /** Shapes of the input x (or dx), [N, H, W, C], and the weights, [O, KH, KW, C]. */
   input: readonly number[]
   weight: readonly number[]
   /** Stride, padding and dilation, vertical and horizontal; a tile; tf32. */

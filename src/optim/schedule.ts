@@ -1,3 +1,4 @@
+/** How the learning rate goes over a run. */
 export interface Schedule {
   lr: number
   schedule: 'cosine' | 'constant'

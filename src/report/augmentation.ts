@@ -21,7 +21,7 @@ export function augmentationPicture(images: readonly Pixels[], augment: AugmentO
         renderView(x, 0, pixelTensor(pixels), view, false)
         return Uint8Array.from(x.data(), (value) => Math.round(255 * value))
       })
-      // A gap behind the image, and a smaller one behind each pair.
+      // A gap after the image, and a smaller one after each pair.
       const x = column * (side + 4) + (column > 0 ? 12 : 0) + Math.floor(Math.max(0, column - 1) / 2) * 8
       parts.push(`<image x="${x}" y="${row * (side + 4)}" width="${side}" height="${side}" href="${pngUrl(rgb, imageSize, imageSize)}"/>`)
     }

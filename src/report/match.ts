@@ -5,6 +5,7 @@ import { type Picture, type Seen, similarities, spread } from './pairs.js'
 import { pngUrl } from './svg.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
+/** A pair of positions of two images, and how similar they are. */
 export interface Match {
   /** Positions in the grids of the two pictures, row-major. */
   query: number
@@ -88,7 +89,7 @@ export function positionAt({ grid: [rows, columns] }: Seen, [x, y]: readonly [nu
   return Math.min(rows - 1, Math.floor(y * rows)) * columns + Math.min(columns - 1, Math.floor(x * columns))
 }
 
-/** From dark blue over green to yellow: lightness grows with the value, so that it reads in grey too. */
+/** The colour of a value, from dark blue over green to yellow: lightness grows with the value, so that it reads in grey too. */
 function heatColour(share: number): [number, number, number] {
   const t = Math.min(1, Math.max(0, share))
   return [255 * Math.min(1, Math.max(0, 1.6 * t - 0.5)), 255 * (0.05 + 0.9 * t), 255 * (0.35 + 0.35 * Math.sin(Math.PI * t) - 0.3 * t)]

@@ -9,6 +9,7 @@ import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { l2Normalize } from '../ops/similarity.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
+/** An image as pictures draw it. */
 export interface Picture {
   width: number
   height: number

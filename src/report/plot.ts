@@ -13,7 +13,7 @@ export interface PlotOptions {
   yLabel: string
   /** Dashed horizontal lines with a name. */
   levels?: { y: number; name: string }[]
-  /** In pixels. */
+  /** Size of the plot in pixels. */
   width?: number
   height?: number
   colours?: PlotColours
@@ -26,7 +26,7 @@ export interface PlotColours {
   muted: string
 }
 
-/** Of a file: black on white wherever it is shown. */
+/** The colours of a file: black on white wherever it is shown. */
 const onPaper: PlotColours = { paper: '#fff', ink: '#222', grid: '#e4e4e4', muted: '#666' }
 
 const margin = { left: 64, right: 20, top: 44, bottom: 52 }

@@ -11,7 +11,7 @@ import { files } from '../run/runFolder.js'
 import { type Metrics, readMetrics } from '../run/runLog.js'
 
 export interface RunView {
-  /** As it was asked for, and the last part of it. */
+  /** The path as it was asked for, and the last part of it. */
   path: string
   name: string
   config: Record<string, unknown>
@@ -26,7 +26,7 @@ export interface RunView {
   /** Paths of pictures: of the augmentation, and by epoch. */
   augmentation?: string
   epochs: { epoch: number; matches?: string; colours?: string }[]
-  /** Of evaluations, by name. */
+  /** Tables of evaluations, by name. */
   samples: { name: string; path: string }[]
 }
 

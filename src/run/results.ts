@@ -1,4 +1,4 @@
-/** What evaluations leave behind: tables that people read, that machines read, and that the report of a run collects. */
+/** What evaluations write: tables that people read, that machines read, and that the report of a run collects. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { basename, dirname, extname, join } from 'node:path'
 
@@ -70,7 +70,7 @@ export function tableText(table: EvaluationTable): string {
   return [title, ...lines, ...notes.map((note) => `- ${note}`)].join('\n')
 }
 
-/** Writes `<folder>/<name>.json`: the table, and all numbers behind it. */
+/** Writes `<folder>/<name>.json`: the table, and all numbers that it was made of. */
 export function saveResult(folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): string {
   mkdirSync(folder, { recursive: true })
   const path = join(folder, `${name}.json`)

@@ -13,7 +13,7 @@ export class RunLog {
   readonly #terminal = process.stdout.isTTY
   #live = false
 
-  /** Continues metrics.jsonl; rows of steps at or behind `fromStep` were undone by going back to a checkpoint and are cut. */
+  /** Continues metrics.jsonl; rows of steps after `fromStep` were undone by going back to a checkpoint and are cut. */
   constructor(
     folder: string,
     fromStep: number,

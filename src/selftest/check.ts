@@ -28,7 +28,7 @@ export interface CheckOptions {
   parts?: readonly Part[]
   /** Asked several times a second; true ends the check, which then has no result. */
   interrupted?: () => boolean
-  /** Called as reports come. */
+  /** A function that is called with each report as it comes. */
   onReport?: (report: PartReport) => void
 }
 

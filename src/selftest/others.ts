@@ -68,7 +68,7 @@ const norm = (dtype: FloatDType): Other => ({
   ...(dtype === 'bf16' ? { bounds: [0.02, 0.03, 0.02, 0.02, 0.02] } : {}),
 })
 
-/** By name of the part; each is compared with the CPU's values of the same program. */
+/** Cases by the name of the part; each is compared with the CPU's values of the same program. */
 export const others: Readonly<Record<string, readonly Other[]>> = {
   transfers: [
     {

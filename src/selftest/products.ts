@@ -35,7 +35,7 @@ interface Convolution {
   stride?: number
   padding?: number
   dilation?: number
-  /** Of the kernels: 0 leaves the choice to them. */
+  /** The tile of the kernels; 0 leaves the choice to them. */
   tile: number
   dtype?: FloatDType
   tf32?: boolean

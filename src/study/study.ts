@@ -266,7 +266,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   return scores
 }
 
-/** Student's t for 95 %, by degrees of freedom: a table, and behind it the expansion about the normal quantile. */
+/** Student's t for 95 %, by degrees of freedom: a table, and after it the expansion about the normal quantile. */
 function studentT(freedom: number): number {
   const z = 1.959964
   return (
@@ -285,7 +285,7 @@ export function interval(values: readonly number[]): { mean: number; half: numbe
 }
 
 export interface StudySummary {
-  /** For each score, mean and interval of each method, and of the differences DenseCL - MoCo v2 seed by seed. */
+  /** Mean and interval of each method for each score, and of the differences DenseCL - MoCo v2 seed by seed. */
   scores: { name: string; methods: Record<Method, { mean: number; half: number }>; difference: { mean: number; half: number } }[]
   verdicts: string[]
 }

@@ -1,6 +1,6 @@
 /**
- * A step of device work as one graph: run as it is at first, then recorded with planned memory, then replayed without a word
- * of JavaScript for any op in it. What changes from step to step lies in tensors that are written before run().
+ * A step of device work as one graph: run as it is at first, then recorded with planned memory, then replayed without
+ * JavaScript for any op in it. What changes from step to step lies in tensors that are written before run().
  */
 import { native, type RecordedStep } from './native.js'
 import { scope, type Tensor, tensorsIn } from './tensor.js'
@@ -43,6 +43,7 @@ export class Graph<R> {
   /** Devices that record nothing (the CPU), and `record` false, run `body` every time. */
   constructor(
     readonly device: string,
+    /** The work of a run. */
     readonly body: () => R,
     readonly record = true,
   ) {
@@ -111,6 +112,7 @@ export class Graph<R> {
     this.#result = undefined
   }
 
+  /** Frees the recorded step and what the last run returned. */
   dispose(): void {
     this.#free()
     if (this.#state.kind !== 'eager') native.endGraph(this.#state.step)

@@ -7,6 +7,7 @@ import { DenseclError } from './errors.js'
 import { type NativeOps, opSignatures } from './nativeOps.js'
 import type { DeviceTraits } from './traits.js'
 
+/** Memory of a device as memory() tells it. */
 export interface MemoryStats {
   /** Bytes of tensors and scratch in use. */
   live: number
@@ -20,6 +21,7 @@ export interface MemoryStats {
   handles: number
 }
 
+/** What a recorded step takes. */
 export interface RecordedStep {
   launches: number
   /** Bytes of the arena that holds every tensor made in the step. */
@@ -80,7 +82,7 @@ interface Native {
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number
-  /** Of an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
+  /** Present in an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
   simtShuffle?(seed: number): void
   simtCapability?(value: number): void
   simtAlarm?(name: string, out: number, input: number, at: number): void
@@ -93,6 +95,7 @@ export const packageRoot = (() => {
   return folder
 })()
 
+/** The version of this package. */
 export const packageVersion = (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version
 
 /** DENSECL_ADDON, else the newer of the CPU addon of `npm install` and the CUDA one of `npm run build:cuda`. */

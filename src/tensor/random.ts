@@ -28,6 +28,7 @@ export class Random {
     for (let i = 0; i < 12; ++i) this.uint32()
   }
 
+  /** A whole number of 0 to 2^32 - 1. */
   uint32(): number {
     const t = (this.#a + this.#b + this.#counter++) | 0
     this.#a = this.#b ^ (this.#b >>> 9)
@@ -37,7 +38,7 @@ export class Random {
     return t >>> 0
   }
 
-  /** In [0, 1), 53 bits. */
+  /** A number of [0, 1), of 53 bits. */
   uniform(low = 0, high = 1): number {
     const value = ((this.uint32() >>> 5) * 2 ** 26 + (this.uint32() >>> 6)) / 2 ** 53
     return low + (high - low) * value

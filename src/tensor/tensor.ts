@@ -3,8 +3,11 @@ import { native, runNative, runPositional } from './native.js'
 import { deviceTraits } from './traits.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
+/** The type of the elements of a tensor. */
 export type DType = (typeof dtypes)[number]
+/** The dtypes that gradients exist for. */
 export type FloatDType = 'f32' | 'f64' | 'bf16'
+/** The sizes of the axes of a tensor. */
 export type Shape = readonly number[]
 
 /** What sums, statistics, losses and weight gradients of a dtype are kept in: f32 for bf16, otherwise itself. */
@@ -12,6 +15,7 @@ export const accumulator = (dtype: DType): DType => (dtype === 'bf16' ? 'f32' : 
 
 // bf16 values cross as Float32Array: JavaScript has no array of them.
 const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array, bf16: Float32Array } as const
+/** What the values of a tensor are on the host; bf16 comes as a Float32Array. */
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint8Array
 /** A number, or arrays of them nested as deep as a tensor has axes. */
 export type NestedNumbers = number | ArrayLike<number> | readonly NestedNumbers[]
@@ -195,12 +199,14 @@ export class Tensor {
     return new Tensor(native.create(dtypes.indexOf(expectDtype(dtype)), shape, device), [...shape], dtype, device)
   }
 
+  /** A tensor of one value on the current device. */
   static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
     const tensor = Tensor.empty(shape, dtype, device)
     runNative('fill', { y: tensor }, { value })
     return tensor
   }
 
+  /** A tensor of zeros on the current device. */
   static zeros(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
     return Tensor.full(shape, 0, dtype, device)
   }

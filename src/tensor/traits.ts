@@ -4,6 +4,7 @@
  */
 import { native } from './native.js'
 
+/** The kind of a device: the CPU, an NVIDIA GPU, or its kernels run on the host. */
 export type DeviceKind = 'cpu' | 'simt' | 'cuda'
 
 /** The traits of a device, as its backend states them. */

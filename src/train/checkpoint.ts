@@ -15,7 +15,7 @@ import { readState, restoreState, saveState, withMomenta } from '../weights/stat
 import type { Config } from '../run/config.js'
 import { settingsOf } from '../run/options.js'
 
-/** Where a run stands: the next step to do. */
+/** The position of a run: the next step to do. */
 export interface Position {
   epoch: number
   step: number

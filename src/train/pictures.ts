@@ -34,7 +34,7 @@ export class RunPictures {
     mkdirSync(files(out).pictures, { recursive: true })
   }
 
-  /** Of a few images that are spread over the source; undefined, with the reason to `onFailure`, where they cannot be read. */
+  /** Pictures of a few images that are spread over the source; undefined, with the reason to `onFailure`, where they cannot be read. */
   static async of(out: string, { items }: Source, config: Config, onFailure: (reason: string) => void): Promise<RunPictures | undefined> {
     try {
       const chosen = Array.from({ length: Math.min(count, items.length) }, (_, i) => items[Math.floor((i * items.length) / count)]!)

@@ -18,7 +18,7 @@ export class Trainer {
   /** i32 [1] on the device: not 0 once a loss or gradient was not finite; nothing is updated from then on. */
   readonly foundInf: Tensor
   readonly graph: Graph<Observed>
-  /** Of the tensors that a step keeps for its backward pass. */
+  /** Bytes of the tensors that a step keeps for its backward pass. */
   savedBytes = 0
   /** What steps compute with; to be set before the first. */
   compute: ComputeOptions

@@ -10,6 +10,7 @@ import { encodePth } from './pth.js'
 import { encodeSafetensors, type StoredTensor } from './safetensors.js'
 
 export const exportTargets = ['torchvision', 'mmdet', 'detectron2'] as const
+/** A framework that weights can be written for. */
 export type ExportTarget = (typeof exportTargets)[number]
 
 /** detectron2's name of a torchvision backbone tensor (docs/method.md, Names of tensors). */

@@ -29,7 +29,7 @@ function readFile(path: string): TensorFile {
   return isPickle || isZip ? { tensors: readPth(path), metadata: {} } : readSafetensors(path)
 }
 
-/** Where the backbone may be, in the order of preference among equally many matches. */
+/** Prefixes under which the backbone may be, in the order of preference among equally many matches. */
 export const backbonePrefixes = [
   '',
   'backbone.',
@@ -43,19 +43,20 @@ export const backbonePrefixes = [
 ] as const
 const containers = ['', 'state_dict.', 'model.', 'model.state_dict.']
 
+/** What a file of weights held, and what of it a backbone took. */
 export interface ImportReport {
   /** Names in the file begin with this. */
   prefix: string
   /** Those of the backbone: for a ResNet depth and baseChannels. */
   options: Readonly<Record<string, unknown>>
   matched: string[]
-  /** In the model but not in the file. */
+  /** Names in the model but not in the file. */
   missing: string[]
-  /** In the file but not in the model, by their full names. */
+  /** Names in the file but not in the model, in full. */
   unexpected: string[]
 }
 
-/** The backbone's tensors of a file under their own names, which `nameOf` gives for a name behind a prefix. */
+/** The backbone's tensors of a file under their own names, which `nameOf` gives for a name after a prefix. */
 function findBackbone(
   path: string,
   tensors: Map<string, StoredTensor>,
@@ -132,6 +133,7 @@ function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth:
   return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
 }
 
+/** How importBackbone reads a file. */
 export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
   /** What the backbone is where the program does not have its kind; the file, where it says what it holds, must hold that. */
   kind?: BackboneKind | undefined

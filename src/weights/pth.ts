@@ -87,7 +87,7 @@ function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>)
     const count = Number(bytes.readBigInt64LE(at))
     const length = count * safetensorsDTypes[storage.dtype]
     if (count < 0 || at + 8 + length > bytes.length)
-      fail('FORMAT', `${path}: storage ${storage.key} of ${count} elements ends behind the file`)
+      fail('FORMAT', `${path}: storage ${storage.key} of ${count} elements ends after the file`)
     storage.bytes = bytes.subarray(at + 8, at + 8 + length)
     at += 8 + length
   }

@@ -8,6 +8,7 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { fail } from '../tensor/errors.js'
 
 export const safetensorsDTypes = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 } as const
+/** A dtype as files name it. */
 export type StoredDType = keyof typeof safetensorsDTypes
 
 /** A named array as files hold it: little-endian bytes, row-major, in the file's own layout (OIHW for convolutions). */

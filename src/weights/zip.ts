@@ -41,7 +41,7 @@ export function zipEntries(path: string, bytes: Buffer): ZipEntry[] {
     if (bytes.readUInt16LE(at + 10) !== 0) return bad(`${name} is compressed, as PyTorch does not write it`)
     if (offset + 30 > bytes.length || bytes.readUInt32LE(offset) !== 0x04034b50) return bad(`${name} has no local header`)
     const start = offset + 30 + bytes.readUInt16LE(offset + 26) + bytes.readUInt16LE(offset + 28)
-    if (start + size > bytes.length) return bad(`${name} ends behind the file`)
+    if (start + size > bytes.length) return bad(`${name} ends after the file`)
     entries.push({ name, data: bytes.subarray(start, start + size) })
     at += 46 + nameLength + extraLength + bytes.readUInt16LE(at + 32)
   }

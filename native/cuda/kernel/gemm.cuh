@@ -163,7 +163,7 @@ using MathF32 = MathFma<float>;
 
 constexpr int kStages = 4;
 
-// The ring of slices, and the finished tile in the same memory (Out is the type that it is stored as), with room behind it for the sums
+// The ring of slices, and the finished tile in the same memory (Out is the type that it is stored as), with room after it for the sums
 // of its columns. Weight gradients, whose left operand does not lie along the depth, have none.
 template <class T, class Shape, bool kDepthMajorA, bool kDepthMajorB, class Out>
 struct GemmMemory {
@@ -217,7 +217,7 @@ struct RowLoader {
   DEVICE void flush() {}
 };
 
-// Multiplies `slices` slices. A loader's next(tile) starts the copies of its next slice; flush() is called behind the last, two
+// Multiplies `slices` slices. A loader's next(tile) starts the copies of its next slice; flush() is called after the last, two
 // barriers before that is read: a loader may keep a slice in registers until it is asked for the next.
 template <class Math, class Shape, class Memory, class LoaderA, class LoaderB>
 DEVICE void multiplySlices(Accumulators<Shape>& acc, Memory& memory, LoaderA& a, LoaderB& b, int slices) {

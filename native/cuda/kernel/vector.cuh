@@ -97,7 +97,7 @@ DEVICE uint32_t packPair(float low, float high) {
 #endif
 }
 
-// The same behind a ReLU; NaN stays NaN.
+// The same after a ReLU; NaN stays NaN.
 DEVICE uint32_t packRectified(float low, float high) {
 #if defined(__CUDA_ARCH__)
   uint32_t word;

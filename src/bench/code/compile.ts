@@ -19,15 +19,15 @@ export interface Resources {
 }
 
 export interface Cubin {
-  /** Of the source. */
+  /** The path of the source. */
   file: string
   code: Buffer
-  /** By mangled names. */
+  /** What each kernel takes, by its mangled name. */
   resources: Map<string, Resources>
 }
 
 const sources = join(packageRoot, 'native', 'cuda')
-/** As CMakeLists.txt compiles them. */
+/** How CMakeLists.txt compiles them. */
 const flagsFor = (architecture: string): string[] => {
   const number = architecture.slice(3)
   return [

@@ -5,6 +5,7 @@ import { relu, reshape } from '../../ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../ops/pool2d.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 
+/** What the heads of DenseCL are built with. */
 export interface NeckOptions {
   /** Width of the hidden layers; the backbone's channels when absent, as in the paper. */
   hidden?: number | undefined
@@ -14,6 +15,7 @@ export interface NeckOptions {
   numGrid?: number | undefined
 }
 
+/** What the heads make of a map, not normalised. */
 export interface Embeddings {
   /** [N, D] from the pooled map */
   global: Tensor
@@ -45,6 +47,7 @@ export class DenseNeck {
     return this.numGrid === undefined || this.numGrid === map.shape[1] ? map : adaptiveAvgPool2d(map, this.numGrid)
   }
 
+  /** The embeddings of a map. */
   forward(map: Tensor): Embeddings {
     return scope(() => {
       const [n, , , channels] = map.shape as [number, number, number, number]
@@ -56,6 +59,7 @@ export class DenseNeck {
     })
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     include(state, 'mlp.0', this.#mlp[0].state())
@@ -66,6 +70,7 @@ export class DenseNeck {
   }
 }
 
+/** What an Encoder is built with. */
 export interface EncoderOptions {
   backbone: BackboneBuilder
   neck: NeckOptions
@@ -91,6 +96,7 @@ export class Encoder {
     })
   }
 
+  /** Parameters and buffers by name. */
   state(): State {
     const state = emptyState()
     include(state, '0', this.backbone.state())
