@@ -6,6 +6,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
 
+/** Where an evaluation that can be continued keeps its state, and whether it goes on with one. */
 export interface ResumableOptions {
   /** Working folder: state and metrics. */
   out: string

@@ -47,6 +47,7 @@ export interface MethodParts {
   compute: FloatDType
 }
 
+/** A named configuration: what it is for, and the options that it sets. */
 export interface Preset {
   describe: string
   config: Readonly<Record<string, unknown>>
@@ -101,9 +102,11 @@ export interface BuiltMethod<O extends Observed = Observed> {
   emaTarget?(): EmaTarget
   /** State of the host that belongs to a checkpoint, as JSON; and its return. */
   record?(): Record<string, unknown>
+  /** Takes over what record() kept in a checkpoint. */
   restore?(record: Record<string, unknown>): void
   /** Numbers of a step by their keys in metrics.jsonl, TensorBoard and charts; `globalStep` counts the step itself. */
   describe(observed: Readings<O>, globalStep: number): Record<string, number>
+  /** Frees every tensor of the model. */
   dispose(): void
 }
 

@@ -3,6 +3,7 @@ import type { Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { binaryKinds } from '../tensor/nativeOps.js'
+import { largest } from '../tensor/numbers.js'
 import { accumulator, describe, type DType, scope, type Shape, Tensor } from '../tensor/tensor.js'
 
 /** A tensor, or a number that stands for a tensor of the other operand's dtype with one value. */
@@ -11,7 +12,7 @@ export type Operand = Tensor | number
 /** The shape that the tensors broadcast to; throws SHAPE naming all of them. */
 export function broadcastShape(op: string, inputs: Readonly<Record<string, Tensor>>): number[] {
   const tensors = Object.values(inputs)
-  const rank = Math.max(...tensors.map(({ shape }) => shape.length))
+  const rank = largest(tensors.map(({ shape }) => shape.length))
   return Array.from({ length: rank }, (_, i) => {
     const lengths = tensors.map(({ shape }) => shape[i - rank + shape.length] ?? 1)
     const length = lengths.find((d) => d !== 1) ?? 1

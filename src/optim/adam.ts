@@ -2,6 +2,7 @@ import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 import { matricesAndKernels, Optimizer, type ParameterFilter, type UpdateTensors } from './optimizer.js'
 
+/** Settings of Adam and AdamW. */
 export interface AdamOptions {
   /** Momentum of the mean of gradients, 0.9. */
   beta1?: number

@@ -2,6 +2,7 @@ import { runNative } from '../tensor/native.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { matricesAndKernels, Optimizer, type ParameterFilter, type UpdateTensors } from './optimizer.js'
 
+/** Settings of Lars. */
 export interface LarsOptions {
   /** 0.9 */
   momentum?: number

@@ -9,6 +9,7 @@ export interface EmaTarget {
   momentum: number
 }
 
+/** What an update may take beside the gradients. */
 export interface UpdateOptions {
   /** i32 [1]: nothing changes where it is not 0 (checkFinite). */
   foundInf?: Tensor
@@ -98,6 +99,7 @@ export abstract class Optimizer {
     )
   }
 
+  /** Frees what the optimiser keeps. */
   dispose(): void {
     for (const tensor of this.state().values()) tensor.dispose()
     this.#rate.dispose()

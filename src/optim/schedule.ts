@@ -1,4 +1,5 @@
 /** How the learning rate goes over a run. */
+/** How the learning rate goes over a run. */
 export interface Schedule {
   lr: number
   schedule: 'cosine' | 'constant'

@@ -2,6 +2,7 @@ import { runNative } from '../tensor/native.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { Optimizer, type UpdateTensors } from './optimizer.js'
 
+/** Settings of Sgd. */
 export interface SgdOptions {
   momentum: number
   /** L2 penalty on every parameter, biases and batch norm too, as the original trains. */

@@ -13,6 +13,7 @@ export interface Placement {
   compute: FloatDType
 }
 
+/** The device and dtype that a configuration means on this machine. Throws CONFIG for a precision that the device has not. */
 export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'device' | 'precision'>): Placement {
   const device = resolveDevice(wanted)
   const { dtypes, tf32 } = deviceTraits(device)

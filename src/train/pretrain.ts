@@ -30,6 +30,7 @@ import { RunPictures } from './pictures.js'
 import { introduction } from './progress.js'
 import type { PretrainResult, Run } from './run.js'
 
+/** What pretrain() is given beside the configuration. */
 export interface PretrainOptions {
   config: Config
   /** The method of the run; by default the one that the configuration names. */

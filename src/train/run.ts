@@ -23,6 +23,7 @@ export interface Run {
   readonly log: RunLog
 }
 
+/** What a run ended with. */
 export interface PretrainResult {
   interrupted: boolean
   globalStep: number

@@ -98,6 +98,7 @@ export function describeStep({ loss, lossGlobal, lossDense, statisticsGlobal, st
   }
 }
 
+/** DenseCL, and with `denseWeight` 0 MoCo v2, as a method (docs/method.md, One step). */
 export const densecl = defineMethod({
   name: 'densecl',
   describe: 'dense contrastive learning (DenseCL, arXiv:2011.09157); with denseWeight 0 it is MoCo v2 (arXiv:2003.04297)',

@@ -34,14 +34,16 @@ export class Queue {
   }
 }
 
+/** A permutation of the key batch, i32 [1, N], and its inverse. */
 export type KeyOrder = Record<'shuffle' | 'unshuffle', Tensor>
 
+/** What a DenseCL model is built with. */
 export interface DenseCLOptions extends EncoderOptions {
   queueLength: number
   seed: number
-  /** Of parameters: f32, or f64 on the CPU. */
+  /** The dtype of parameters: f32, or f64 on the CPU. */
   dtype?: FloatDType
-  /** Of activations, embeddings and queues: bf16 for mixed precision, `dtype` when absent. */
+  /** The dtype of activations, embeddings and queues: bf16 for mixed precision, `dtype` when absent. */
   compute?: FloatDType
 }
 
@@ -128,7 +130,7 @@ export class DenseCL {
     return { parameters, copies, momentum }
   }
 
-  /** Everything, under the names of the original checkpoints (docs/method.md, Names of tensors). */
+  /** Every tensor of the model, under the names of the original checkpoints (docs/method.md, Names of tensors). */
   state(): State {
     const state = emptyState()
     state.buffers.set('queue', this.queue.keys).set('queue_ptr', this.queue.pointer)
@@ -138,6 +140,7 @@ export class DenseCL {
     return state
   }
 
+  /** Frees every tensor of the model. */
   dispose(): void {
     disposeState(this.state())
     for (const tensor of [...Object.values(this.lossWeights), ...Object.values(this.#keyOrder ?? {})]) tensor.dispose()

@@ -17,4 +17,5 @@ export const options = {
   shuffle: z.boolean().default(true).describe('shuffle the key batch among the groups (shuffle-BN)'),
 } as const
 
+/** The options of DenseCL with their values. */
 export type DenseCLConfig = ConfigOf<typeof options>

@@ -5,6 +5,7 @@ import type { DenseCLConfig } from './options.js'
 const imagenet: Partial<DenseCLConfig> = { depth: 50, batchSize: 256, normGroups: 8, lr: 0.03, epochs: 200 }
 const coco: Partial<DenseCLConfig> = { ...imagenet, lr: 0.3, epochs: 800, checkpointEvery: 40 }
 
+/** The presets by name, each with a description and what it sets. */
 export const presets = {
   'densecl_resnet50_8xb32-coslr-200e_in1k': {
     describe: 'DenseCL on ImageNet, the published configuration (8x32 as 8 groups on one device)',
