@@ -14,7 +14,7 @@ const mayImport = {
   optim: ['tensor', 'autograd', 'ops'],
   data: ['tensor'],
   weights: ['tensor', 'files', 'ops', 'nn'],
-  run: ['tensor', 'files', 'nn', 'data'],
+  run: ['tensor', 'files', 'nn', 'optim', 'data'],
   methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'run'],
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'run'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],

@@ -94,7 +94,8 @@ export { allTensors, disposeState, emptyState, include, type Module, refreshCopi
 export { dilated8, ResNet, resnet, type ResNetDepth, type ResNetOptions } from './nn/resnet.js'
 
 export { Adam, AdamW, type AdamOptions, type AdaptiveMoments } from './optim/adam.js'
-export { clipByGlobalNorm } from './optim/clip.js'
+export { optimizerNames, optimizerOf, type OptimizerChoice, type OptimizerName } from './optim/choose.js'
+export { clipByGlobalNorm, clipByValue } from './optim/clip.js'
 export { Lars, type LarsOptions } from './optim/lars.js'
 export {
   type EmaTarget,

@@ -19,7 +19,7 @@ import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, poolFeature } from './features.js'
 import { LinearHeads } from './linearHeads.js'
-import { withMomenta } from '../weights/state.js'
+import { withOptimizer } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 
 /** The settings of a linear evaluation (docs/method.md, Linear protocols). */
@@ -205,7 +205,7 @@ class LinearRun {
   }
 
   #tensors(): Iterable<[string, Tensor]> {
-    return withMomenta(this.#heads.tensors(), this.#sgd.momenta)
+    return withOptimizer(this.#heads.tensors(), this.#sgd)
   }
 
   /** A piece of work with the evaluation's settings, which are not held over an await. */

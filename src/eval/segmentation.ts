@@ -20,7 +20,7 @@ import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { duration } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
-import { withMomenta } from '../weights/state.js'
+import { withOptimizer } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
@@ -133,7 +133,7 @@ class SegmentationRun {
   }
 
   #tensors(): Iterable<[string, Tensor]> {
-    return withMomenta(allTensors(this.#model.state()), this.#sgd.momenta)
+    return withOptimizer(allTensors(this.#model.state()), this.#sgd)
   }
 
   /** Trains to an iteration; false when it was interrupted. */

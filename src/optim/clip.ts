@@ -1,3 +1,5 @@
+import { noGrad } from '../autograd/tape.js'
+import { maximum, minimum } from '../ops/arithmetic.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
@@ -15,4 +17,10 @@ export function clipByGlobalNorm(gradients: readonly Tensor[], maxNorm: number):
     runNative('clipByGlobalNorm', { clipped, gradients: [...gradients], norm }, { maxNorm })
     return { gradients: clipped, norm }
   })
+}
+
+/** Gradients with every value held from -`limit` to `limit`; what is not a number stays so. */
+export function clipByValue(gradients: readonly Tensor[], limit: number): Tensor[] {
+  if (!(limit > 0)) fail('ARGUMENT', `clipByValue: expected a positive limit but received ${limit}`)
+  return noGrad(() => gradients.map((gradient) => scope(() => maximum(minimum(gradient, limit), -limit))))
 }

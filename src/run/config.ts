@@ -4,6 +4,7 @@ import { z } from 'zod'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
+import { optimizerNames } from '../optim/choose.js'
 import { free, type OptionValues } from './options.js'
 
 const count = z.int().min(1)
@@ -64,9 +65,12 @@ export const commonOptions = {
   normGroups: count.default(1).describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper)'),
 
   lr: positive.default(0.03).describe('learning rate at the start'),
-  momentum: share.default(0.9).describe('of SGD'),
-  weightDecay: z.number().min(0).default(1e-4).describe('on every parameter'),
-  schedule: z.enum(['cosine', 'constant']).default('cosine').describe('of the learning rate, to 0 at the end'),
+  optimizer: z.enum(optimizerNames).default('sgd').describe('sgd, adamw or lars'),
+  momentum: z.number().min(0).lt(1).default(0.9).describe('of SGD and LARS; beta1 of AdamW'),
+  weightDecay: z.number().min(0).default(1e-4).describe('on every parameter by SGD, on all but biases and norms by the others'),
+  schedule: z.enum(['cosine', 'constant', 'step']).default('cosine').describe('of the learning rate: to 0 at the end, or by milestones'),
+  milestones: z.array(count).default([]).describe('epochs at which the schedule step multiplies the learning rate by lrDecay'),
+  lrDecay: positive.default(0.1).describe('what the learning rate is multiplied by at each milestone'),
   scheduleBy: z.enum(['epoch', 'step']).default('epoch').describe('when the learning rate changes'),
   warmupSteps: z.int().min(0).default(0).describe('steps of linear learning rate warm-up'),
 
@@ -99,6 +103,8 @@ export type Config = OptionValues<typeof commonOptions>
 export function checkConfig(config: Config): void {
   if (config.batchSize % config.normGroups !== 0)
     fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
+  if (config.schedule === 'step' && config.milestones.length === 0)
+    fail('CONFIG', 'schedule is step: expected milestones, such as [120, 160], but received none')
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
     fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
   if (config.cropRatio[0] <= 0) fail('CONFIG', `cropRatio is [${config.cropRatio.join(', ')}]: expected positive ratios`)

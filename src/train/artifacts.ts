@@ -61,8 +61,8 @@ export class Artifacts {
   }
 
   #saveAs(path: string): void {
-    const { method, built, sgd, config, position } = this.run
-    saveCheckpoint(path, method, built, sgd, config, position)
+    const { method, built, optimizer, config, position } = this.run
+    saveCheckpoint(path, method, built, optimizer, config, position)
   }
 
   /** Matches and features of the epoch that has ended. */

@@ -1,17 +1,17 @@
 /**
- * Full checkpoints: the state of the method under its own names, the optimiser's momenta as `optimizer.<parameter>`, and the position
+ * Full checkpoints: the state of the method under its own names, what the optimiser keeps as `optimizer.<name>`, and the position
  * as JSON in the metadata, all in one safetensors file. Everything random is a function of seed and position, so this is all that a
  * run needs to continue bit for bit.
  */
 import { resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import { allTensors, refreshCopies } from '../nn/module.js'
-import type { Sgd } from '../optim/sgd.js'
+import type { Optimizer } from '../optim/optimizer.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { backboneMetadata } from '../weights/export.js'
-import { readState, restoreState, saveState, withMomenta } from '../weights/state.js'
+import { readState, restoreState, saveState, withOptimizer } from '../weights/state.js'
 import type { Config } from '../run/config.js'
 import { settingsOf } from '../run/options.js'
 
@@ -26,7 +26,8 @@ export interface Position {
 
 const version = 1
 
-const namedTensors = (method: BuiltMethod, { momenta }: Sgd): Iterable<[string, Tensor]> => withMomenta(allTensors(method.state()), momenta)
+const namedTensors = (method: BuiltMethod, optimizer: Optimizer): Iterable<[string, Tensor]> =>
+  withOptimizer(allTensors(method.state()), optimizer)
 
 /** What a checkpoint says of itself beside its tensors. Those without a method's name are of DenseCL, once the only one. */
 interface CheckpointRecord {
@@ -36,9 +37,16 @@ interface CheckpointRecord {
   position: Position
 }
 
-export function saveCheckpoint(path: string, { name }: Method, built: BuiltMethod, sgd: Sgd, config: Config, position: Position): void {
+export function saveCheckpoint(
+  path: string,
+  { name }: Method,
+  built: BuiltMethod,
+  optimizer: Optimizer,
+  config: Config,
+  position: Position,
+): void {
   const record: CheckpointRecord = { version, method: name, config, position }
-  saveState(path, namedTensors(built, sgd), 'densecl', { ...built.record?.(), ...record }, backboneMetadata(built.backbone))
+  saveState(path, namedTensors(built, optimizer), 'densecl', { ...built.record?.(), ...record }, backboneMetadata(built.backbone))
 }
 
 export interface Checkpoint {
@@ -60,8 +68,8 @@ export function readCheckpoint(path: string, method: Method): Checkpoint {
   return { file, config: resolveConfig(settingsOf(config, path), method), position, record: record as Record<string, unknown> }
 }
 
-export function restoreCheckpoint({ file, record }: Checkpoint, built: BuiltMethod, sgd: Sgd): void {
-  restoreState(file, namedTensors(built, sgd))
+export function restoreCheckpoint({ file, record }: Checkpoint, built: BuiltMethod, optimizer: Optimizer): void {
+  restoreState(file, namedTensors(built, optimizer))
   refreshCopies(built.state())
   built.restore?.(record)
 }

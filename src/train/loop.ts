@@ -35,7 +35,7 @@ export class Loop {
       maxBroken,
       cacheMegabytes,
     })
-    this.#trainer = new Trainer(run.built, run.sgd, { views: () => this.#batch!.views() as unknown as Views, graph, compute })
+    this.#trainer = new Trainer(run.built, run.optimizer, { views: () => this.#batch!.views() as unknown as Views, graph, compute })
   }
 
   /** Steps until the end, or until `interrupted`, which is asked before each of them. */

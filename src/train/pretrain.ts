@@ -9,7 +9,7 @@ import { writeTextAtomic } from '../files/atomic.js'
 import { findMethod, optionsOf, resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import type { BackboneKind } from '../nn/backbone.js'
-import { Sgd } from '../optim/sgd.js'
+import { optimizerOf } from '../optim/choose.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
 import { isFree, settingsOf } from '../run/options.js'
@@ -65,7 +65,7 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   try {
     return await execute(run, labelled, options)
   } finally {
-    run.sgd.dispose()
+    run.optimizer.dispose()
     run.built.dispose()
   }
 }
@@ -100,16 +100,16 @@ function begin(
 ): Run {
   const images = source.items.length
   const position: Position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
-  const [built, sgd] = withDevice(placement.device, () => {
+  const [built, optimizer] = withDevice(placement.device, () => {
     const network = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
     checkInputs(config, network)
     const { parameters, copies } = network.trained()
-    return [network, new Sgd(parameters, config, copies)]
+    return [network, optimizerOf(config, parameters, copies)]
   })
-  if (checkpoint !== undefined) restoreCheckpoint(checkpoint, built, sgd)
+  if (checkpoint !== undefined) restoreCheckpoint(checkpoint, built, optimizer)
   const log = new RunLog(out, position.globalStep, quiet)
   const steps = stepsPerEpoch(images, config.batchSize)
-  return { out, config, method, built, sgd, source, steps, position, resumed: checkpoint !== undefined, log }
+  return { out, config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, log }
 }
 
 function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {

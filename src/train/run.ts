@@ -1,6 +1,6 @@
 import type { Source } from '../data/source.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
-import type { Sgd } from '../optim/sgd.js'
+import type { Optimizer } from '../optim/optimizer.js'
 import type { Config } from '../run/config.js'
 import type { RunLog } from '../run/runLog.js'
 import type { Position } from './checkpoint.js'
@@ -12,7 +12,7 @@ export interface Run {
   readonly config: Config
   readonly method: Method
   readonly built: BuiltMethod
-  readonly sgd: Sgd
+  readonly optimizer: Optimizer
   readonly source: Source
   /** Steps of an epoch. */
   readonly steps: number

@@ -1,5 +1,6 @@
 import { type BuiltMethod, type Observed, StepResult, type Views } from '../methods/method.js'
-import { checkFinite, type Sgd } from '../optim/sgd.js'
+import type { Optimizer } from '../optim/optimizer.js'
+import { checkFinite } from '../optim/sgd.js'
 import { type ComputeOptions, currentCompute, withCompute } from '../tensor/compute.js'
 import { Graph } from '../tensor/graph.js'
 import { Tensor } from '../tensor/tensor.js'
@@ -25,7 +26,7 @@ export class Trainer {
 
   constructor(
     readonly method: BuiltMethod,
-    readonly sgd: Sgd,
+    readonly optimizer: Optimizer,
     options: TrainerOptions,
   ) {
     const { device } = method.backbone
@@ -37,7 +38,7 @@ export class Trainer {
   /** The step after `globalStep` steps. Its result is valid until the next one, but what it has started to read stays readable. */
   step(globalStep: number, lr: number): StepResult {
     this.method.prepare?.(globalStep)
-    this.sgd.setRate(lr)
+    this.optimizer.setRate(lr)
     const observed = withCompute(this.compute, () => this.graph.run())
     return new StepResult([], observed, this.savedBytes)
   }
@@ -47,7 +48,7 @@ export class Trainer {
     this.savedBytes = savedBytes
     checkFinite(this.foundInf, [observed.loss, ...gradients])
     const emaTarget = this.method.emaTarget?.()
-    this.sgd.update(gradients, { foundInf: this.foundInf, ...(emaTarget === undefined ? {} : { emaTarget }) })
+    this.optimizer.update(gradients, { foundInf: this.foundInf, ...(emaTarget === undefined ? {} : { emaTarget }) })
     for (const tensor of [...gradients, ...views]) tensor.dispose()
     return observed
   }

@@ -33,8 +33,11 @@ export function restoreState(file: TensorFile, tensors: Iterable<[string, Tensor
     loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
 }
 
-/** The tensors of a state: those of what is trained, and the momenta of its optimiser, which have the layout of their parameters. */
-export function* withMomenta(tensors: Iterable<[string, Tensor]>, momenta: Iterable<[string, Tensor]>): Generator<[string, Tensor]> {
+/** The tensors of a state: those of what is trained, and what its optimiser keeps, in the layout of the parameters. */
+export function* withOptimizer(
+  tensors: Iterable<[string, Tensor]>,
+  optimizer: { state(): Map<string, Tensor> },
+): Generator<[string, Tensor]> {
   yield* tensors
-  for (const [name, momentum] of momenta) yield [`optimizer.${name}`, momentum]
+  for (const [name, tensor] of optimizer.state()) yield [`optimizer.${name}`, tensor]
 }

@@ -2,7 +2,7 @@
 import * as assert from 'uvu/assert'
 
 import { Adam, AdamW } from '../../src/optim/adam.js'
-import { clipByGlobalNorm } from '../../src/optim/clip.js'
+import { clipByGlobalNorm, clipByValue } from '../../src/optim/clip.js'
 import { Lars } from '../../src/optim/lars.js'
 import type { EmaTarget, Optimizer } from '../../src/optim/optimizer.js'
 import { checkFinite } from '../../src/optim/sgd.js'
@@ -122,6 +122,25 @@ for (const [name, make] of Object.entries(makers)) {
     assert.equal(run(true), run(false))
   })
 }
+
+test('clipping by value holds each value within the limit, and leaves what is not a number', () => {
+  scope(() =>
+    withDevice(device, () => {
+      const [clipped, other] = clipByValue([Tensor.from([-3, -0.5, 0, 0.5, 3, Infinity, NaN]), Tensor.from([[2], [-2]])], 1) as [
+        Tensor,
+        Tensor,
+      ]
+      assert.equal([...clipped.data()], [-1, -0.5, 0, 0.5, 1, 1, NaN])
+      assert.equal(
+        [other.shape, [...other.data()]],
+        [
+          [2, 1],
+          [1, -1],
+        ],
+      )
+    }),
+  )
+})
 
 test("clipping by the global norm is the CPU's, and leaves what is not finite to be found", () => {
   scope(() => {
