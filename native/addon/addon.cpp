@@ -194,9 +194,6 @@ class Addon : public Napi::Addon<Addon> {
       call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
       numberReader.read(parameter.kind == NumberKind::integers, addNumber);
     }
-    const bool positional = signature.tensors.empty();
-    while (positional && tensorReader.left > 0) tensorReader.read(false, addTensor);
-    while (positional && numberReader.left > 0) numberReader.read(false, addNumber);
     require(tensorReader.left == 0 && numberReader.left == 0, "INTERNAL", std::string(call.op) + ": more than its row of ops.def declares");
     call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
     call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
@@ -209,7 +206,7 @@ class Addon : public Napi::Addon<Addon> {
                   tensor->storage->device.name + " (" + describe(*tensor) + ")");
     }
     require(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
-    if (!positional) signature.check(call);
+    signature.check(call);
     device->run(index, call);
     return info.Env().Undefined();
   }

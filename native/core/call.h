@@ -26,7 +26,7 @@ struct Call {
     require(found != nullptr, "INTERNAL", std::string(op) + ": reads an optional tensor that is absent as if it were not");
     return *found;
   }
-  template <class Name, class = std::enable_if_t<std::is_enum_v<Name>>>
+  template <class Name>
   const Tensor* optional(Name name) const {
     return tensors[firstTensor[position(name)]];
   }
@@ -35,11 +35,11 @@ struct Call {
     const size_t at = position(name);
     return {tensors.begin() + firstTensor[at], tensors.begin() + firstTensor[at + 1]};
   }
-  template <class Name, class = std::enable_if_t<std::is_enum_v<Name>>>
+  template <class Name>
   double number(Name name) const {
     return numbers[firstNumber[position(name)]];
   }
-  template <class Name, class = std::enable_if_t<std::is_enum_v<Name>>>
+  template <class Name>
   int64_t integer(Name name) const {
     return static_cast<int64_t>(number(name));
   }
@@ -58,27 +58,6 @@ struct Call {
     for (const Tensor* tensor : tensors)
       if (tensor != nullptr) return tensor->storage->device;
     throw Error("INTERNAL", std::string(op) + ": no tensors");
-  }
-
-  // By position, for ops whose row in ops.def has no names yet.
-  const Tensor& t(size_t i) const {
-    require(i < tensors.size() && tensors[i] != nullptr, "INTERNAL", std::string(op) + ": tensor " + std::to_string(i) + " is missing");
-    return *tensors[i];
-  }
-  template <class I, std::enable_if_t<std::is_integral_v<I>, int> = 0>
-  const Tensor* optional(I at) const {
-    const auto i = static_cast<size_t>(at);
-    return i < tensors.size() ? tensors[i] : nullptr;
-  }
-  template <class I, std::enable_if_t<std::is_integral_v<I>, int> = 0>
-  double number(I at) const {
-    const auto i = static_cast<size_t>(at);
-    require(i < numbers.size(), "INTERNAL", std::string(op) + ": number " + std::to_string(i) + " is missing");
-    return numbers[i];
-  }
-  template <class I, std::enable_if_t<std::is_integral_v<I>, int> = 0>
-  int64_t integer(I at) const {
-    return static_cast<int64_t>(number(at));
   }
 
  private:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/windows.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -193,14 +194,17 @@ void affine(int64_t channels, const T* gamma, const T* beta, const T* mean, cons
 
 }  // namespace
 
-// tensors: y, mean [G, C], invstd [G, C], running mean [C], running var [C], x, gamma, beta, residual or null
-// numbers: groups, eps, momentum, relu
 // The running statistics take the mean over the groups of each group's mean and unbiased variance.
 void batchNormTrain(const Call& call) {
-  const Tensor &y = call.t(0), &mean = call.t(1), &invstd = call.t(2), &runningMean = call.t(3), &runningVar = call.t(4), &x = call.t(5);
-  const Tensor* residual = call.optional(8);
-  const int64_t groups = call.integer(0);
-  const double eps = call.number(1), momentum = call.number(2);
+  using Names = args::batchNormTrain;
+  const Tensor *y = call.optional(Names::y), &mean = call.tensor(Names::mean), &invstd = call.tensor(Names::invstd),
+               &runningMean = call.tensor(Names::runningMean), &runningVar = call.tensor(Names::runningVar), &x = call.tensor(Names::x),
+               *residual = call.optional(Names::residual), *scaleOut = call.optional(Names::scale), *shiftOut = call.optional(Names::shift);
+  require(call.optional(Names::statistics) == nullptr, "ARGUMENT", "batchNormTrain: expected no statistics on the CPU");
+  require(call.optional(Names::residualScale) == nullptr, "ARGUMENT", "batchNormTrain: expected no residualScale on the CPU");
+  const int64_t groups = groupsOf(call, "mean", mean, x);
+  const double eps = call.number(Names::eps), momentum = call.number(Names::momentum);
+  const bool relu = call.flag(Names::relu);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, groups);
@@ -231,64 +235,71 @@ void batchNormTrain(const Call& call) {
         meanSum[c] += m[c] / static_cast<double>(groups);
         varSum[c] += m2[c] / std::max(1.0, rows - 1) / static_cast<double>(groups);
       }
-      affine(C, call.t(6).data<T>(), call.t(7).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C, scale.data() + g * C,
-             shift.data() + g * C);
+      affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C,
+             scale.data() + g * C, shift.data() + g * C);
     }
     for (int64_t c = 0; c < C; ++c) {
       T &rm = runningMean.data<T>()[c], &rv = runningVar.data<T>()[c];
       rm = static_cast<T>((1 - momentum) * rm + momentum * meanSum[c]);
       rv = static_cast<T>((1 - momentum) * rv + momentum * varSum[c]);
     }
+    if (scaleOut != nullptr) std::copy_n(scale.data(), groups * C, scaleOut->data<T>());
+    if (shiftOut != nullptr) std::copy_n(shift.data(), groups * C, shiftOut->data<T>());
+    if (y == nullptr) return;
 
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), call.number(3) != 0,
-                     chunks.rows(k), C});
+      apply(Apply<T>{y->data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), relu, chunks.rows(k),
+                     C});
     });
   });
 }
 
-// tensors: y, x, gamma, beta, mean [C], invstd [C], residual or null; numbers: relu
 void batchNormEval(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1), *residual = call.optional(6);
+  using Names = args::batchNormEval;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), *residual = call.optional(Names::residual);
+  const bool relu = call.flag(Names::relu);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, 1);
     const int64_t C = chunks.channels;
     Scratch<T> scale(C), shift(C);
-    affine(C, call.t(2).data<T>(), call.t(3).data<T>(), call.t(4).data<T>(), call.t(5).data<T>(), scale.data(), shift.data());
+    affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), call.tensor(Names::mean).data<T>(),
+           call.tensor(Names::invstd).data<T>(), scale.data(), shift.data());
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), call.number(0) != 0,
-                     chunks.rows(k), C});
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), relu, chunks.rows(k), C});
     });
   });
 }
 
-// tensors: dx, dgamma [C], dbeta [C], dresidual or null, dy, x, y or null (given when ReLU followed), gamma, mean [G, C],
-// invstd [G, C]; numbers: groups, train
-//   dgamma = sum dz * xhat, dbeta = sum dz, with xhat = (x - mean) * invstd
-//   dx = gamma * invstd * (dz - [train] (mean(dz) + xhat * mean(dz * xhat)))
+//   dweight = sum dz * xhat, dbias = sum dz, with xhat = (x - mean) * invstd
+//   dx = weight * invstd * (dz - [train] (mean(dz) + xhat * mean(dz * xhat)))
 void batchNormBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4), &x = call.t(5),
-               *y = call.optional(6);
-  const int64_t groups = call.integer(0);
-  const bool train = call.number(1) != 0;
+  using Names = args::batchNormBackward;
+  const Tensor *dx = call.optional(Names::dx), &dweight = call.tensor(Names::dweight), &dbias = call.tensor(Names::dbias),
+               *dz = call.optional(Names::dz), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x), *y = call.optional(Names::y);
+  require(dx != nullptr, "ARGUMENT", "batchNormBackward: expected dx on the CPU");
+  require(call.optional(Names::scale) == nullptr, "ARGUMENT", "batchNormBackward: expected no scale on the CPU");
+  require(call.optional(Names::sums) == nullptr, "ARGUMENT", "batchNormBackward: expected no sums on the CPU");
+  const int64_t groups = groupsOf(call, "mean", call.tensor(Names::mean), x);
+  const bool train = call.flag(Names::train);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, groups);
     const int64_t C = chunks.channels;
-    const T *gamma = call.t(7).data<T>(), *mean = call.t(8).data<T>(), *invstd = call.t(9).data<T>();
+    const T *weight = call.tensor(Names::weight).data<T>(), *mean = call.tensor(Names::mean).data<T>(),
+            *invstd = call.tensor(Names::invstd).data<T>();
     Scratch<T> partial(chunks.count() * 2 * C);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
       T* out = partial.data() + k * 2 * C;
-      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dresidual, at)),
-                       mean + chunks.group(k) * C, out, out + C, chunks.rows(k), C});
+      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dz, at)), mean + chunks.group(k) * C,
+                       out, out + C, chunks.rows(k), C});
     });
 
     Scratch<T> a(groups * C), b(groups * C), c0(groups * C);
-    std::vector<double> gammaSum(C), betaSum(C), sum(C), centred(C);
+    std::vector<double> weightSum(C), biasSum(C), sum(C), centred(C);
     for (int64_t g = 0; g < groups; ++g) {
       std::fill(sum.begin(), sum.end(), 0);
       std::fill(centred.begin(), centred.end(), 0);
@@ -300,9 +311,9 @@ void batchNormBackward(const Call& call) {
       const double rows = static_cast<double>(chunks.groupRows);
       for (int64_t c = 0; c < C; ++c) {
         const int64_t i = g * C + c;
-        const double inv = invstd[i], scale = gamma[c] * inv;
-        gammaSum[c] += centred[c] * inv;
-        betaSum[c] += sum[c];
+        const double inv = invstd[i], scale = weight[c] * inv;
+        weightSum[c] += centred[c] * inv;
+        biasSum[c] += sum[c];
         // scale * (dz - sum/rows - (x - mean) * inv^2 * centred/rows); the mean is not folded in: it would cancel
         a[i] = static_cast<T>(scale);
         b[i] = static_cast<T>(train ? -scale * inv * inv * centred[c] / rows : 0);
@@ -310,52 +321,56 @@ void batchNormBackward(const Call& call) {
       }
     }
     for (int64_t c = 0; c < C; ++c) {
-      dgamma.data<T>()[c] = static_cast<T>(gammaSum[c]);
-      dbeta.data<T>()[c] = static_cast<T>(betaSum[c]);
+      dweight.data<T>()[c] = static_cast<T>(weightSum[c]);
+      dbias.data<T>()[c] = static_cast<T>(biasSum[c]);
     }
-    // dresidual already is dz: reading it saves the mask.
-    const Tensor &source = dresidual == nullptr ? dy : *dresidual, *mask = dresidual == nullptr ? y : nullptr;
+    // Where dz is kept, reading it saves the mask.
+    const Tensor &source = dz == nullptr ? dy : *dz, *mask = dz == nullptr ? y : nullptr;
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      combine(Combine<T>{dx.data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g,
+      combine(Combine<T>{dx->data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g,
                          c0.data() + g, mean + g, chunks.rows(k), C});
     });
   });
 }
 
-// tensors: y, x, scale [G, C], shift [G, C]; numbers: groups, relu: what a deferred batch norm stands for (src/ops/fusion.ts)
+// y = relu(x * scale + shift): what a deferred batch norm stands for (src/ops/fusion.ts)
 void normApply(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
+  using Names = args::normApply;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &scale = call.tensor(Names::scale),
+               &shift = call.tensor(Names::shift);
+  const int64_t groups = groupsOf(call, "scale", scale, x);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Chunks chunks(x, call.integer(0));
+    const Chunks chunks(x, groups);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, call.t(2).data<T>() + g, call.t(3).data<T>() + g, nullptr, call.number(1) != 0,
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data<T>() + g, shift.data<T>() + g, nullptr, call.flag(Names::relu),
                      chunks.rows(k), chunks.channels});
     });
   });
 }
 
-// tensors: dx, dz, x, mean [G, C], coefficients [3, G, C]; numbers: groups: dx = a dz + (b (x - mean) + c)
+// dx = a dz + (b (x - mean) + c) with the coefficients a, b, c
 void normGradient(const Call& call) {
-  const Tensor &dx = call.t(0), &dz = call.t(1), &x = call.t(2);
-  const int64_t groups = call.integer(0);
+  using Names = args::normGradient;
+  const Tensor &dx = call.tensor(Names::dx), &dz = call.tensor(Names::dz), &x = call.tensor(Names::x), &mean = call.tensor(Names::mean);
+  const int64_t groups = groupsOf(call, "mean", mean, x);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, groups);
-    const T* abc = call.t(4).data<T>();
+    const T* abc = call.tensor(Names::coefficients).data<T>();
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels, plane = groups * chunks.channels;
       combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g,
-                         call.t(3).data<T>() + g, chunks.rows(k), chunks.channels});
+                         mean.data<T>() + g, chunks.rows(k), chunks.channels});
     });
   });
 }
 
-// tensors: out [C], x [..., C]: the sum over all rows (a bias gradient)
+// The sum over all rows of x (a bias gradient).
 void sumRows(const Call& call) {
-  const Tensor &out = call.t(0), &x = call.t(1);
+  const Tensor &out = call.tensor(args::sumRows::sum), &x = call.tensor(args::sumRows::x);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, 1);

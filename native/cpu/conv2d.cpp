@@ -1,6 +1,6 @@
 // conv2d: x [N, H, W, C], w [O, KH, KW, C], y [N, OH, OW, O]
 //   y[n, oh, ow, o] = b[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, oh*sh - ph + kh*dh, ow*sw - pw + kw*dw, c]
-// numbers: stride h, w, padding h, w, dilation h, w
+#include "../core/windows.h"
 #include "gemm.h"
 #include "ops.h"
 
@@ -9,7 +9,9 @@ namespace {
 
 struct Geometry {
   int64_t n, h, w, c, oh, ow, o, kh, kw, sh, sw, ph, pw, dh, dw;
-  Geometry(const Call& call, const Tensor& x, const Tensor& weight, const Tensor& y)
+  // `yName` is what the op calls its tensor of y's shape.
+  template <class Names>
+  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
       : n(x.dim(0)),
         h(x.dim(1)),
         w(x.dim(2)),
@@ -19,12 +21,14 @@ struct Geometry {
         o(weight.dim(0)),
         kh(weight.dim(1)),
         kw(weight.dim(2)),
-        sh(call.integer(0)),
-        sw(call.integer(1)),
-        ph(call.integer(2)),
-        pw(call.integer(3)),
-        dh(call.integer(4)),
-        dw(call.integer(5)) {}
+        sh(call.integer(Names::strideH)),
+        sw(call.integer(Names::strideW)),
+        ph(call.integer(Names::paddingH)),
+        pw(call.integer(Names::paddingW)),
+        dh(call.integer(Names::dilationH)),
+        dw(call.integer(Names::dilationW)) {
+    requireWindows(call, yName, y, windowsAlong(h, kh, sh, ph, dh), windowsAlong(w, kw, sw, pw, dw));
+  }
   int64_t pixels() const { return n * oh * ow; }
   int64_t taps() const { return kh * kw; }
   // With few channels, the taps of a kernel row are one run of memory.
@@ -246,12 +250,20 @@ void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
     });
 }
 
+// What only kernels of a GPU read or write.
+template <class Name>
+void refuse(const Call& call, const char* name, Name at) {
+  require(call.optional(at) == nullptr, "ARGUMENT", std::string(call.op) + ": expected no " + name + " on the CPU");
+}
+
 }  // namespace
 
-// tensors: y, x, w, b or null
 void conv2d(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1), &w = call.t(2), *b = call.optional(3);
-  const Geometry g(call, x, w, y);
+  using Names = args::conv2d;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight), *b = call.optional(Names::bias);
+  refuse(call, "statistics", Names::statistics);
+  refuse(call, "scale", Names::scale);
+  const Geometry g(call, Names{}, x, w, y, "y");
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     // The tile loads whole panels of bias: keep a padded copy.
@@ -264,20 +276,25 @@ void conv2d(const Call& call) {
   });
 }
 
-// tensors: dx, dy, w
 void conv2dBackwardInput(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &w = call.t(2);
-  const Geometry g(call, dx, w, dy);
+  using Names = args::conv2dBackwardInput;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &w = call.tensor(Names::weight);
+  refuse(call, "add", Names::add);
+  refuse(call, "x", Names::x);
+  refuse(call, "gradientX", Names::gradientX);
+  const Geometry g(call, Names{}, dx, w, dy, "dy");
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     backwardInput<T>(g, dx.data<T>(), dy.data<T>(), w.data<T>());
   });
 }
 
-// tensors: dw, dy, x
 void conv2dBackwardWeight(const Call& call) {
-  const Tensor &dw = call.t(0), &dy = call.t(1), &x = call.t(2);
-  const Geometry g(call, x, dw, dy);
+  using Names = args::conv2dBackwardWeight;
+  const Tensor &dw = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
+  refuse(call, "scale", Names::scale);
+  refuse(call, "gradientX", Names::gradientX);
+  const Geometry g(call, Names{}, x, dw, dy, "dy");
   dispatchFloat(call, dw.dtype, [&](auto zero) {
     using T = decltype(zero);
     backwardWeight<T>(g, dw.data<T>(), dy.data<T>(), x.data<T>());

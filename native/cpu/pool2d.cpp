@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "../core/parallel.h"
+#include "../core/windows.h"
 #include "ops.h"
 
 namespace densecl::cpu {
@@ -27,15 +28,20 @@ struct Axis {
   }
 };
 
-// numbers: kernel h, w, stride h, w, padding h, w, then for average pooling: count padding, adaptive
 struct Pool {
   Axis y, x;
   int64_t n, c;
-  Pool(const Call& call, const Tensor& in, const Tensor& out, bool adaptive)
-      : y{in.dim(1), out.dim(1), call.integer(0), call.integer(2), call.integer(4), adaptive},
-        x{in.dim(2), out.dim(2), call.integer(1), call.integer(3), call.integer(5), adaptive},
+  // `outName` is what the op calls its tensor of windows.
+  template <class Names>
+  Pool(const Call& call, Names, const Tensor& in, const Tensor& out, const char* outName, bool adaptive = false)
+      : y{in.dim(1), out.dim(1), call.integer(Names::kernelH), call.integer(Names::strideH), call.integer(Names::paddingH), adaptive},
+        x{in.dim(2), out.dim(2), call.integer(Names::kernelW), call.integer(Names::strideW), call.integer(Names::paddingW), adaptive},
         n(in.dim(0)),
-        c(in.dim(3)) {}
+        c(in.dim(3)) {
+    if (!adaptive)
+      requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
+                     windowsAlong(x.in, x.kernel, x.stride, x.padding));
+  }
 
   // body(output pixel, window of rows, window of columns, image) for the outputs of one image
   template <class F>
@@ -48,10 +54,14 @@ struct Pool {
 
 }  // namespace
 
-// tensors: y, index i32 of y's shape (row * W + column in the image; the first maximum wins), x
+// The index is row * W + column in the image; the first maximum wins.
 void maxPool2d(const Call& call) {
-  const Tensor &y = call.t(0), &index = call.t(1), &x = call.t(2);
-  const Pool pool(call, x, y, false);
+  using Names = args::maxPool2d;
+  const Tensor &y = call.tensor(Names::y), *given = call.optional(Names::index), &x = call.tensor(Names::x);
+  require(given != nullptr && given->dtype == DType::i32, "DTYPE", "maxPool2d: expected index i32 on the CPU");
+  require(call.optional(Names::scale) == nullptr, "ARGUMENT", "maxPool2d: expected no scale on the CPU");
+  const Tensor& index = *given;
+  const Pool pool(call, Names{}, x, y, "y");
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelFor(pool.n, [&](int64_t image) {
@@ -77,13 +87,15 @@ void maxPool2d(const Call& call) {
   });
 }
 
-// tensors: dx, dy, index; numbers as forward (the gathering form of other devices needs them)
 void maxPool2dBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
-  const int64_t n = dx.dim(0), in = dx.dim(1) * dx.dim(2), out = dy.dim(1) * dy.dim(2), channels = dx.dim(3);
+  using Names = args::maxPool2dBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &index = call.tensor(Names::index);
+  require(index.dtype == DType::i32, "DTYPE", "maxPool2dBackward: expected index i32 on the CPU but received " + describe(index));
+  const Pool pool(call, Names{}, dx, dy, "dy");
+  const int64_t in = pool.y.in * pool.x.in, out = pool.y.out * pool.x.out, channels = pool.c;
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
-    parallelFor(n, [&](int64_t image) {
+    parallelFor(pool.n, [&](int64_t image) {
       T* target = dx.data<T>() + image * in * channels;
       std::fill_n(target, in * channels, T{0});
       const T* source = dy.data<T>() + image * out * channels;
@@ -94,11 +106,11 @@ void maxPool2dBackward(const Call& call) {
   });
 }
 
-// tensors: y, x
 void avgPool2d(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
-  const Pool pool(call, x, y, call.number(7) != 0);
-  const bool countPadding = call.number(6) != 0;
+  using Names = args::avgPool2d;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x);
+  const Pool pool(call, Names{}, x, y, "y", call.flag(Names::adaptive));
+  const bool countPadding = call.flag(Names::countPadding);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelFor(pool.n, [&](int64_t image) {
@@ -118,11 +130,11 @@ void avgPool2d(const Call& call) {
   });
 }
 
-// tensors: dx, dy
 void avgPool2dBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
-  const Pool pool(call, dx, dy, call.number(7) != 0);
-  const bool countPadding = call.number(6) != 0;
+  using Names = args::avgPool2dBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy);
+  const Pool pool(call, Names{}, dx, dy, "dy", call.flag(Names::adaptive));
+  const bool countPadding = call.flag(Names::countPadding);
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelFor(pool.n, [&](int64_t image) {

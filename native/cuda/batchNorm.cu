@@ -176,11 +176,14 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
 
 }  // namespace
 
-// As on the CPU, with more tensors: statistics [ceil(rows / 64), 2, C] from conv2d or null, then scale and shift [G, C], which are
-// written, and scale and shift of the residual or null. y is null when others will apply scale and shift.
 void batchNormTrain(const Call& call) {
-  const Tensor *y = call.optional(0), &mean = call.t(1), &x = call.t(5), *statistics = call.optional(9);
-  const int64_t groups = call.integer(0), C = x.columns();
+  using Names = args::batchNormTrain;
+  const Tensor *y = call.optional(Names::y), &mean = call.tensor(Names::mean), &x = call.tensor(Names::x),
+               *statistics = call.optional(Names::statistics), *scale = call.optional(Names::scale), *shift = call.optional(Names::shift);
+  const int64_t groups = groupsOf(call, "mean", mean, x), C = x.columns();
+  if (statistics != nullptr) requireChunks(call, "statistics", *statistics, ceilDiv(x.rows(), kStatisticsRows));
+  // For the pass that applies them, where nobody else wants them.
+  DeviceScratch<float> affine(call, scale == nullptr || shift == nullptr ? 2 * groups * C : 0);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
@@ -194,61 +197,77 @@ void batchNormTrain(const Call& call) {
     const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows,
                                  ceilDiv(layout.groupRows, chunkRows), layout.channels};
     const FinishPlan plan(call, moments.perGroup, layout.groups, C);
-    const FinishJob finish{moments,
-                           chunkRows,
-                           layout.groupRows,
-                           layout.groups,
-                           plan.share,
-                           static_cast<float>(call.number(1)),
-                           static_cast<float>(call.number(2)),
-                           call.t(6).data<float>(),
-                           call.t(7).data<float>(),
-                           mean.data<float>(),
-                           call.t(2).data<float>(),
-                           call.t(10).data<float>(),
-                           call.t(11).data<float>(),
-                           call.t(3).data<float>(),
-                           call.t(4).data<float>()};
+    FinishJob finish{};
+    finish.moments = moments;
+    finish.chunkRows = chunkRows;
+    finish.groupRows = layout.groupRows;
+    finish.groups = layout.groups;
+    finish.share = plan.share;
+    finish.eps = static_cast<float>(call.number(Names::eps));
+    finish.momentum = static_cast<float>(call.number(Names::momentum));
+    finish.gamma = call.tensor(Names::weight).template data<float>();
+    finish.beta = call.tensor(Names::bias).template data<float>();
+    finish.mean = mean.data<float>();
+    finish.invstd = call.tensor(Names::invstd).template data<float>();
+    finish.scale = scale == nullptr ? affine.data() : scale->data<float>();
+    finish.shift = shift == nullptr ? affine.data() + groups * C : shift->data<float>();
+    finish.runningMean = call.tensor(Names::runningMean).template data<float>();
+    finish.runningVar = call.tensor(Names::runningVar).template data<float>();
     finishLines(call, plan, moments, layout.groups, [&](auto lines) {
       launch(call, finishMomentsKernel<decltype(lines)>, plan.grid(C), plan.threads(), FinishPlan::shared(3), finish, lines);
     });
     if (y == nullptr) return;
-    const ApplyJob<T> job{y->data<T>(),
-                          x.data<T>(),
-                          optionalData<T>(call.optional(8)),
-                          finish.scale,
-                          finish.shift,
-                          optionalData<float>(call.optional(12)),
-                          optionalData<float>(call.optional(13)),
-                          call.number(3) != 0};
+    ApplyJob<T> job{};
+    job.y = y->data<T>();
+    job.x = x.data<T>();
+    job.residual = optionalData<T>(call.optional(Names::residual));
+    job.scale = finish.scale;
+    job.shift = finish.shift;
+    job.residualScale = optionalData<float>(call.optional(Names::residualScale));
+    job.residualShift = optionalData<float>(call.optional(Names::residualShift));
+    job.relu = call.flag(Names::relu);
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
 
 void batchNormEval(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
+  using Names = args::batchNormEval;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x);
   const int64_t C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
     const Layout layout = layoutOf(call, x.rows(), C, 1, kWidth);
     DeviceScratch<float> affine(call, 2 * C);
-    launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, call.t(2).data<float>(), call.t(3).data<float>(),
-           call.t(4).data<float>(), call.t(5).data<float>(), layout.channels, affine.data(), affine.data() + C);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(),        optionalData<T>(call.optional(6)), affine.data(), affine.data() + C, nullptr,
-                          nullptr,     call.number(0) != 0};
+    const auto vector = [&](auto name) -> const float* { return call.tensor(name).template data<float>(); };
+    launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, vector(Names::weight), vector(Names::bias), vector(Names::mean),
+           vector(Names::invstd), layout.channels, affine.data(), affine.data() + C);
+    ApplyJob<T> job{};
+    job.y = y.data<T>();
+    job.x = x.data<T>();
+    job.residual = optionalData<T>(call.optional(Names::residual));
+    job.scale = affine.data();
+    job.shift = affine.data() + C;
+    job.relu = call.flag(Names::relu);
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }
 
 void normApply(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
+  using Names = args::normApply;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &scale = call.tensor(Names::scale),
+               &shift = call.tensor(Names::shift);
+  const int64_t groups = groupsOf(call, "scale", scale, x);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
-    const ApplyJob<T> job{y.data<T>(), x.data<T>(),        nullptr, call.t(2).data<float>(), call.t(3).data<float>(), nullptr,
-                          nullptr,     call.number(1) != 0};
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), groups, kWidth);
+    ApplyJob<T> job{};
+    job.y = y.data<T>();
+    job.x = x.data<T>();
+    job.scale = scale.data<float>();
+    job.shift = shift.data<float>();
+    job.relu = call.flag(Names::relu);
     launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
   });
 }

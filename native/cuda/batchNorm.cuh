@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 
+#include "../core/windows.h"
 #include "kernel/norm.cuh"
 #include "kernel/reduce.cuh"
 #include "kernel/vector.cuh"

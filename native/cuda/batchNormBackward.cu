@@ -163,12 +163,12 @@ __global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial
 
 }  // namespace
 
-// As on the CPU, with more tensors: scale and shift [G, C] of the mask instead of y, or null; sums [G * chunks, 2, C] of dz and
-// dz (x - mean), when dy is dz already, or null; coefficients [3, G, C], which are written when dx is null.
 void batchNormBackward(const Call& call) {
-  const Tensor *dx = call.optional(0), &dgamma = call.t(1), &dbeta = call.t(2), *dresidual = call.optional(3), &dy = call.t(4),
-               &x = call.t(5), *y = call.optional(6), *sums = call.optional(12);
-  const int64_t groups = call.integer(0), C = x.columns();
+  using Names = args::batchNormBackward;
+  const Tensor *dx = call.optional(Names::dx), *dz = call.optional(Names::dz), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x),
+               &mean = call.tensor(Names::mean), *sums = call.optional(Names::sums), *written = call.optional(Names::coefficients);
+  require(dx != nullptr || written != nullptr, "ARGUMENT", "batchNormBackward: expected dx or coefficients");
+  const int64_t groups = groupsOf(call, "mean", mean, x), C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
@@ -176,26 +176,35 @@ void batchNormBackward(const Call& call) {
     const bool given = sums != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C),
         scratch(call, dx == nullptr ? 0 : 3 * groups * C);
-    float* coefficients = dx == nullptr ? call.t(13).data<float>() : scratch.data();
-    BackwardJob<T> job{optionalData<T>(dx),
-                       optionalData<T>(dresidual),
-                       dy.data<T>(),
-                       x.data<T>(),
-                       optionalData<T>(y),
-                       optionalData<float>(call.optional(10)),
-                       optionalData<float>(call.optional(11)),
-                       call.t(8).data<float>()};
+    float* coefficients = dx == nullptr ? written->data<float>() : scratch.data();
+    BackwardJob<T> job{};
+    job.dx = optionalData<T>(dx);
+    job.dresidual = optionalData<T>(dz);
+    job.dy = dy.data<T>();
+    job.x = x.data<T>();
+    job.y = optionalData<T>(call.optional(Names::y));
+    job.scale = optionalData<float>(call.optional(Names::scale));
+    job.shift = optionalData<float>(call.optional(Names::shift));
+    job.mean = mean.data<float>();
     if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
     const FinishPlan plan(call, lines.perGroup, layout.groups, C);
-    const FinishBackwardJob finish{
-        layout.groupRows,        layout.groups,           plan.share,           layout.channels,     call.number(1) != 0,
-        call.t(7).data<float>(), call.t(9).data<float>(), dgamma.data<float>(), dbeta.data<float>(), coefficients};
+    FinishBackwardJob finish{};
+    finish.groupRows = layout.groupRows;
+    finish.groups = layout.groups;
+    finish.share = plan.share;
+    finish.channels = layout.channels;
+    finish.train = call.flag(Names::train);
+    finish.gamma = call.tensor(Names::weight).template data<float>();
+    finish.invstd = call.tensor(Names::invstd).template data<float>();
+    finish.dgamma = call.tensor(Names::dweight).template data<float>();
+    finish.dbeta = call.tensor(Names::dbias).template data<float>();
+    finish.coefficients = coefficients;
     finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) {
       launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all);
     });
     if (dx == nullptr) return;
-    if (dresidual != nullptr) {  // it is dz: reading it saves the mask
+    if (dz != nullptr) {  // reading it saves the mask
       job.dy = job.dresidual;
       job.y = nullptr;
       job.scale = nullptr;
@@ -205,18 +214,25 @@ void batchNormBackward(const Call& call) {
 }
 
 void normGradient(const Call& call) {
-  const Tensor &dx = call.t(0), &dz = call.t(1), &x = call.t(2);
+  using Names = args::normGradient;
+  const Tensor &dx = call.tensor(Names::dx), &dz = call.tensor(Names::dz), &x = call.tensor(Names::x), &mean = call.tensor(Names::mean),
+               &coefficients = call.tensor(Names::coefficients);
+  const int64_t groups = groupsOf(call, "mean", mean, x);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), call.integer(0), kWidth);
-    const BackwardJob<T> job{dx.data<T>(), nullptr, dz.data<T>(), x.data<T>(), nullptr, nullptr, nullptr, call.t(3).data<float>()};
-    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, call.t(4).data<float>(), layout);
+    const Layout layout = layoutOf(call, x.rows(), x.columns(), groups, kWidth);
+    BackwardJob<T> job{};
+    job.dx = dx.data<T>();
+    job.dy = dz.data<T>();
+    job.x = x.data<T>();
+    job.mean = mean.data<float>();
+    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients.data<float>(), layout);
   });
 }
 
 void sumRows(const Call& call) {
-  const Tensor &out = call.t(0), &x = call.t(1);
+  const Tensor &out = call.tensor(args::sumRows::sum), &x = call.tensor(args::sumRows::x);
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;

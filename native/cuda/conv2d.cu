@@ -79,19 +79,26 @@ __global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from,
 
 template <class T>
 void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
-  const Tensor &y = call.t(0), *b = call.optional(3), *statistics = call.optional(4);
+  using Names = args::conv2d;
+  const Tensor &y = call.tensor(Names::y), *b = call.optional(Names::bias), *statistics = call.optional(Names::statistics);
+  const OperandNorm norm(call, Names{}, call.tensor(Names::x));
   dispatchTile<T>(
-      call, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
+      call, g, Family::mmaConv2d, g.pixels(), g.o, aligned<T>(g.c), aligned<T>(g.c), [&](auto math, auto shape, auto isAligned, auto both) {
         if constexpr (isAligned.value == both.value) {
           using Math = decltype(math);
           using Shape = decltype(shape);
           const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
-          withNorm<T, Math, isAligned.value>(call, 5, g.c, g.pixels(), [&](auto prologue) {
+          withNorm<T, Math, isAligned.value>(call, norm, g.c, g.pixels(), [&](auto prologue) {
             using Prologue = decltype(prologue);
-            const ForwardJob<T, Prologue> job{forwardGather<T>(g, x),          w,
-                                              optionalData<float>(b),          y.data<T>(),
-                                              optionalData<float>(statistics), static_cast<int>(g.o),
-                                              static_cast<int>(columnTiles),   prologue};
+            ForwardJob<T, Prologue> job{};
+            job.x = forwardGather<T>(g, x);
+            job.weights = w;
+            job.bias = optionalData<float>(b);
+            job.y = y.data<T>();
+            job.statistics = optionalData<float>(statistics);
+            job.outputs = static_cast<int>(g.o);
+            job.columnTiles = static_cast<int>(columnTiles);
+            job.prologue = prologue;
             launch(call, forwardKernel<T, Math, Shape, isAligned.value, Prologue>, Grid{ceilDiv(g.pixels(), Shape::kM) * columnTiles},
                    Shape::kThreads, sizeof(GemmMemory<T, Shape, true, true, T>), job);
           });
@@ -117,11 +124,12 @@ template void unfoldImages(const Call&, const Geometry&, const bf16*, bf16*);
 template void copyLines(const Call&, const float*, int64_t, float*, int64_t, int64_t);
 template void copyLines(const Call&, const bf16*, int64_t, bf16*, int64_t, int64_t);
 
-// tensors: y, x, w, b f32 or null, statistics f32 [ceil(pixels / 64), 2, O] or null, and scale and shift [G, C] of a batch norm that
-// x still waits for, or null; numbers 8 and 9: its groups and ReLU
 void conv2d(const Call& call) {
-  const Tensor &x = call.t(1), &w = call.t(2);
-  const Geometry g(call, x, w, call.t(0));
+  using Names = args::conv2d;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight),
+               *statistics = call.optional(Names::statistics);
+  const Geometry g(call, Names{}, x, w, y, "y");
+  if (statistics != nullptr) requireChunks(call, "statistics", *statistics, ceilDiv(g.pixels(), kStatisticsRows));
   if (forwardHopper(call, g, x, w)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);

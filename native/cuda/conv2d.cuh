@@ -5,6 +5,7 @@
 #include <numeric>
 #include <type_traits>
 
+#include "../core/windows.h"
 #include "conv2dLoaders.cuh"
 
 namespace densecl::cuda {
@@ -13,10 +14,15 @@ using Tile128x128 = TileShape<128, 128, 2, 4>;
 using Tile128x64 = TileShape<128, 64, 4, 2>;
 using Tile64x64 = TileShape<64, 64, 2, 2>;
 
+// The sizes of a convolution, and what its caller wants of the kernels.
 struct Geometry {
   int64_t n, h, w, c, oh, ow, o;
   int kh, kw, sh, sw, ph, pw, dh, dw;
-  Geometry(const Call& call, const Tensor& x, const Tensor& weight, const Tensor& y)
+  int64_t tile;  // 0: the kernels' own rule
+  bool tf32;
+  // `yName` is what the op calls its tensor of y's shape.
+  template <class Names>
+  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
       : n(x.dim(0)),
         h(x.dim(1)),
         w(x.dim(2)),
@@ -26,12 +32,15 @@ struct Geometry {
         o(weight.dim(0)),
         kh(static_cast<int>(weight.dim(1))),
         kw(static_cast<int>(weight.dim(2))),
-        sh(static_cast<int>(call.integer(0))),
-        sw(static_cast<int>(call.integer(1))),
-        ph(static_cast<int>(call.integer(2))),
-        pw(static_cast<int>(call.integer(3))),
-        dh(static_cast<int>(call.integer(4))),
-        dw(static_cast<int>(call.integer(5))) {
+        sh(static_cast<int>(call.integer(Names::strideH))),
+        sw(static_cast<int>(call.integer(Names::strideW))),
+        ph(static_cast<int>(call.integer(Names::paddingH))),
+        pw(static_cast<int>(call.integer(Names::paddingW))),
+        dh(static_cast<int>(call.integer(Names::dilationH))),
+        dw(static_cast<int>(call.integer(Names::dilationW))),
+        tile(call.integer(Names::tile)),
+        tf32(call.flag(Names::tf32)) {
+    requireWindows(call, yName, y, windowsAlong(h, kh, sh, ph, dh), windowsAlong(w, kw, sw, pw, dw));
     require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
             std::string(call.op) + ": one image has more than 2^31 elements");
     require(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
@@ -41,11 +50,11 @@ struct Geometry {
 };
 
 // Calls body(Math{}, Shape{}, a, b) for the dtype, the arithmetic, the tile, and whether the left and the right operand come in whole
-// vectors. numbers[6]: the tile, 0 for the best; numbers[7]: tf32. Not every combination is compiled: the odd ones have one tile.
-// `tensorCores` is the family that uses them.
+// vectors. Not every combination is compiled: the odd ones have one tile. `tensorCores` is the family that uses them.
 template <class T, class F>
-void dispatchTile(const Call& call, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB, F body) {
-  const int64_t named = call.numbers.size() > 6 ? call.integer(6) : 0, wanted = named > 3 ? 0 : named;
+void dispatchTile(const Call& call, const Geometry& g, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB,
+                  F body) {
+  const int64_t wanted = g.tile > 3 ? 0 : g.tile;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call),
              some = ceilDiv(rows, 128) * ceilDiv(columns, 64) >= multiprocessors(call);
@@ -69,7 +78,7 @@ void dispatchTile(const Call& call, Family tensorCores, int64_t rows, int64_t co
   if (usable(call, tensorCores)) {
     if constexpr (std::is_same_v<T, bf16>) return arithmetic(MathBf16{});
     if constexpr (std::is_same_v<T, float>)
-      if (call.numbers.size() > 7 && call.number(7) != 0) return arithmetic(MathTf32{});
+      if (g.tf32) return arithmetic(MathTf32{});
   }
   arithmetic(MathFma<T>{});
 }
@@ -95,27 +104,52 @@ constexpr int kInputBlocks = kShares<Math, Prologue> ? 2 : 1;
 template <class T, class Math, bool kAligned>
 constexpr bool kPrologues = kAligned && (std::is_same_v<Math, MathBf16> || std::is_same_v<Math, MathF32>);
 
-// Calls body(Prologue) with the batch norm whose scale and shift are tensors `at` and `at` + 1, or without. `rows` has a row for
-// every one of the product; numbers 8 and 9 are the groups and ReLU.
+// The batch norm that an operand still waits for.
+struct OperandNorm {
+  const Tensor *scale = nullptr, *shift = nullptr;  // [G, C], or null without one
+  bool relu = false;
+
+  template <class Names>
+  OperandNorm(const Call& call, Names, const Tensor& x)
+      : scale(call.optional(Names::scale)), shift(call.optional(Names::shift)), relu(call.flag(Names::relu)) {
+    if (scale == nullptr) return;
+    require(shift != nullptr, "ARGUMENT", std::string(call.op) + ": expected shift with scale");
+    groupsOf(call, "scale", *scale, x);
+  }
+};
+
+// The batch norm whose gradient dy still waits for.
+struct OperandGradient {
+  const Tensor *x = nullptr, *mean = nullptr, *coefficients = nullptr;  // x is null without one
+
+  template <class Names>
+  OperandGradient(const Call& call, Names, const Tensor& dy)
+      : x(call.optional(Names::gradientX)), mean(call.optional(Names::gradientMean)), coefficients(call.optional(Names::coefficients)) {
+    if (x == nullptr) return;
+    require(mean != nullptr && coefficients != nullptr, "ARGUMENT",
+            std::string(call.op) + ": expected gradientMean and coefficients with gradientX");
+    groupsOf(call, "gradientMean", *mean, dy);
+  }
+};
+
+// Calls body(Prologue) with the batch norm, or without. `rows` has a row for every one of the product.
 template <class T, class Math, bool kAligned, class F>
-void withNorm(const Call& call, size_t at, int64_t channels, int64_t rows, F body) {
-  const Tensor* scale = call.optional(at);
-  if (scale == nullptr) return body(Plain{});
+void withNorm(const Call& call, const OperandNorm& norm, int64_t channels, int64_t rows, F body) {
+  if (norm.scale == nullptr) return body(Plain{});
   if constexpr (kPrologues<T, Math, kAligned>)
-    return body(NormPrologue<T>{scale->data<float>(), call.t(at + 1).data<float>(), static_cast<int>(channels), rows / call.integer(8),
-                                call.number(9) != 0});
+    return body(NormPrologue<T>{norm.scale->data<float>(), norm.shift->data<float>(), static_cast<int>(channels), rows / norm.scale->dim(0),
+                                norm.relu});
   throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
 }
 
-// The same for a deferred gradient: tensors `at`..: x, mean, coefficients; its groups are a number.
+// The same for a gradient.
 template <class T, class Math, bool kAligned, class F>
-void withNormGradient(const Call& call, size_t at, int64_t channels, int64_t rows, size_t number, F body) {
-  const Tensor* x = call.optional(at);
-  if (x == nullptr) return body(Plain{});
-  const int64_t groups = call.integer(number);
+void withNormGradient(const Call& call, const OperandGradient& norm, int64_t channels, int64_t rows, F body) {
+  if (norm.x == nullptr) return body(Plain{});
+  const int64_t groups = norm.mean->dim(0);
   if constexpr (kPrologues<T, Math, kAligned>)
-    return body(GradientPrologue<T>{x->data<T>(), call.t(at + 1).data<float>(), call.t(at + 2).data<float>(), static_cast<int>(channels),
-                                    static_cast<int>(groups * channels), rows / groups});
+    return body(GradientPrologue<T>{norm.x->data<T>(), norm.mean->data<float>(), norm.coefficients->data<float>(),
+                                    static_cast<int>(channels), static_cast<int>(groups * channels), rows / groups});
   throw Error("INTERNAL", std::string(call.op) + ": no kernel with a prologue for these operands");
 }
 
@@ -133,10 +167,10 @@ Gather<T> forwardGather(const Geometry& g, const T* x) {
 struct Splits {
   int64_t share = 0, count = 0;  // pixels of a split, a multiple of the slice
 
-  // `blocks` run at a time; `results` are the values of dw, of which each split leaves a partial sum. numbers[10]: a count, 0 for the
-  // rule's.
-  Splits(const Call& call, int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice, int64_t results) {
-    const int64_t wanted = call.numbers.size() > 10 ? call.integer(10) : 0, most = std::max<int64_t>(1, pixels / (16 * slice));
+  // `wanted` is a count, 0 for the rule's; `blocks` run at a time; `results` are the values of dw, of which each split leaves a partial
+  // sum.
+  Splits(int64_t wanted, int64_t pixels, int64_t tiles, int64_t blocks, int64_t slice, int64_t results) {
+    const int64_t most = std::max<int64_t>(1, pixels / (16 * slice));
     if (wanted > 0) {
       split(pixels, std::min(wanted, most), slice);
       return;

@@ -76,34 +76,38 @@ __global__ void __launch_bounds__(256) sumSplitsKernel(float* out, const float* 
 
 template <class T>
 void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x, float* dw) {
+  using Names = args::conv2dBackwardWeight;
   const int64_t depth = g.depth();
-  dispatchTile<T>(call, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c),
+  const OperandNorm norm(call, Names{}, call.tensor(Names::x));
+  const OperandGradient gradient(call, Names{}, call.tensor(Names::dy));
+  dispatchTile<T>(call, g, Family::mmaConv2dBackwardWeight, g.o, depth, aligned<T>(g.o), aligned<T>(g.c),
                   [&](auto math, auto shape, auto alignedDy, auto alignedX) {
                     using Math = decltype(math);
                     using Shape = decltype(shape);
                     constexpr bool kBoth = alignedDy.value && alignedX.value;
                     const int64_t columnTiles = ceilDiv(depth, Shape::kN), tiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-                    const Splits splits(call, g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
+                    const Splits splits(call.integer(Names::splits), g.pixels(), tiles, 2 * multiprocessors(call), kSlice<T>, g.o * depth);
                     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
                     const auto product = [&](auto prologueDy, auto prologueX) {
                       using A = decltype(prologueDy);
                       using B = decltype(prologueX);
-                      const BackwardWeightJob<T, A, B> job{forwardGather<T>(g, x),
-                                                           dy,
-                                                           splits.count > 1 ? partial.data() : dw,
-                                                           static_cast<int>(g.o),
-                                                           static_cast<int>(columnTiles),
-                                                           splits.share,
-                                                           prologueDy,
-                                                           prologueX};
+                      BackwardWeightJob<T, A, B> job{};
+                      job.x = forwardGather<T>(g, x);
+                      job.dy = dy;
+                      job.dw = splits.count > 1 ? partial.data() : dw;
+                      job.outputs = static_cast<int>(g.o);
+                      job.columnTiles = static_cast<int>(columnTiles);
+                      job.share = splits.share;
+                      job.prologueDy = prologueDy;
+                      job.prologueX = prologueX;
                       launch(call, backwardWeightKernel<T, Math, Shape, alignedDy.value, alignedX.value, A, B>, Grid{tiles, splits.count},
                              Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
                     };
-                    withNormGradient<T, Math, kBoth>(call, 5, g.o, g.pixels(), 8, [&](auto prologueDy) {
+                    withNormGradient<T, Math, kBoth>(call, gradient, g.o, g.pixels(), [&](auto prologueDy) {
                       if constexpr (decltype(prologueDy)::kPlain)
                         product(prologueDy, Plain{});
                       else
-                        withNorm<T, Math, kBoth>(call, 3, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
+                        withNorm<T, Math, kBoth>(call, norm, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
                     });
                     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
                   });
@@ -117,11 +121,22 @@ void sumSplits(const Call& call, float* out, const float* partial, int64_t count
   launch(call, sumSplitsKernel, loopGrid(call, count, 256), 256, 0, out, partial, count, static_cast<int>(splits));
 }
 
-// tensors: dx, dy, w; of the epilogue, each may be null: add, x, y, scale, shift, mean, sums; of a deferred dy, or null: x, mean,
-// coefficients. numbers 8 and 9: groups of the epilogue's norm and of the deferred one.
 void conv2dBackwardInput(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &w = call.t(2), *sums = call.optional(9);
-  const Geometry g(call, dx, w, dy);
+  using Names = args::conv2dBackwardInput;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &w = call.tensor(Names::weight),
+               *sums = call.optional(Names::sums), *mean = call.optional(Names::mean);
+  const Geometry g(call, Names{}, dx, w, dy, "dy");
+  const OperandGradient gradient(call, Names{}, dy);
+  require(call.optional(Names::x) == nullptr || (mean != nullptr && sums != nullptr), "ARGUMENT",
+          "conv2dBackwardInput: expected mean and sums with x");
+  const int64_t groups = mean == nullptr ? 1 : groupsOf(call, "mean", *mean, dx);
+  if (sums != nullptr) {
+    int64_t all = 0;
+    for (int64_t a = 0; a < std::min<int64_t>(g.sh, g.h); ++a)
+      for (int64_t b = 0; b < std::min<int64_t>(g.sw, g.w); ++b)
+        all += ceilDiv(g.n * ceilDiv(g.h - a, g.sh) * ceilDiv(g.w - b, g.sw) / groups, kStatisticsRows);
+    requireChunks(call, "sums", *sums, groups * all);
+  }
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     int chunks = 0;
@@ -129,47 +144,52 @@ void conv2dBackwardInput(const Call& call) {
       for (int b = 0; b < std::min<int64_t>(g.sw, g.w); ++b) {
         const PixelClass<T> pixels(g, dy, w, a, b);
         const ClassPixels where = pixels.where(g, a, b);
-        const int64_t groupRows = pixels.dy.rows / (sums == nullptr ? 1 : call.integer(8));
+        const int64_t groupRows = pixels.dy.rows / groups;
         const int classChunks = static_cast<int>(ceilDiv(groupRows, kStatisticsRows));
-        const Epilogue<T> epilogue{optionalData<T>(call.optional(3)),
-                                   optionalData<T>(call.optional(4)),
-                                   optionalData<T>(call.optional(5)),
-                                   optionalData<float>(call.optional(6)),
-                                   optionalData<float>(call.optional(7)),
-                                   optionalData<float>(call.optional(8)),
-                                   optionalData<float>(sums),
-                                   groupRows,
-                                   classChunks,
-                                   chunks,
-                                   sums == nullptr ? 0 : static_cast<int>(sums->dim(0) / call.integer(8))};
+        Epilogue<T> epilogue{};
+        epilogue.add = optionalData<T>(call.optional(Names::add));
+        epilogue.x = optionalData<T>(call.optional(Names::x));
+        epilogue.y = optionalData<T>(call.optional(Names::y));
+        epilogue.scale = optionalData<float>(call.optional(Names::scale));
+        epilogue.shift = optionalData<float>(call.optional(Names::shift));
+        epilogue.mean = optionalData<float>(mean);
+        epilogue.sums = optionalData<float>(sums);
+        epilogue.groupRows = groupRows;
+        epilogue.classChunks = classChunks;
+        epilogue.firstChunk = chunks;
+        epilogue.groupChunks = sums == nullptr ? 0 : static_cast<int>(sums->dim(0) / groups);
         chunks += classChunks;
         if constexpr (std::is_same_v<T, bf16>)
           if (backwardInputHopper(call, g, pixels, where, epilogue)) continue;
-        dispatchTile<T>(
-            call, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c),
-            [&](auto math, auto shape, auto alignedDy, auto isAligned) {
-              using Math = decltype(math);
-              using Shape = decltype(shape);
-              const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-              withNormGradient<T, Math, alignedDy.value && isAligned.value>(call, 10, g.o, pixels.dy.rows, 9, [&](auto prologue) {
-                using Prologue = decltype(prologue);
-                const BackwardInputJob<T, Prologue> job{
-                    pixels.dy, pixels.weights, dx.data<T>(), where.by(TileThreads<Shape, T>::kDown), static_cast<int>(columnTiles),
-                    prologue,  epilogue};
-                launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>,
-                       Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
-                       sizeof(GemmMemory<T, Shape, true, false, T>), job);
-              });
-            });
+        dispatchTile<T>(call, g, Family::mmaConv2dBackwardInput, pixels.dy.rows, g.c, aligned<T>(g.o), aligned<T>(g.c),
+                        [&](auto math, auto shape, auto alignedDy, auto isAligned) {
+                          using Math = decltype(math);
+                          using Shape = decltype(shape);
+                          const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
+                          withNormGradient<T, Math, alignedDy.value && isAligned.value>(
+                              call, gradient, g.o, pixels.dy.rows, [&](auto prologue) {
+                                using Prologue = decltype(prologue);
+                                BackwardInputJob<T, Prologue> job{};
+                                job.dy = pixels.dy;
+                                job.weights = pixels.weights;
+                                job.dx = dx.data<T>();
+                                job.pixels = where.by(TileThreads<Shape, T>::kDown);
+                                job.columnTiles = static_cast<int>(columnTiles);
+                                job.prologue = prologue;
+                                job.epilogue = epilogue;
+                                launch(call, backwardInputKernel<T, Math, Shape, alignedDy.value, isAligned.value, Prologue>,
+                                       Grid{ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles}, Shape::kThreads,
+                                       sizeof(GemmMemory<T, Shape, true, false, T>), job);
+                              });
+                        });
       }
   });
 }
 
-// tensors: dw, f32 for every dtype of x (it is what was summed), dy, x; scale and shift of a deferred x, or null; x, mean and
-// coefficients of a deferred dy, or null. numbers 8 and 9: groups, and ReLU of the deferred x; 10: splits of the pixels, 0 for the rule's.
 void conv2dBackwardWeight(const Call& call) {
-  const Tensor &dw = call.t(0), &dy = call.t(1), &x = call.t(2);
-  const Geometry g(call, x, dw, dy);
+  using Names = args::conv2dBackwardWeight;
+  const Tensor &dw = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
+  const Geometry g(call, Names{}, x, dw, dy, "dy");
   if (backwardWeightHopper(call, g, dy, x)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -107,26 +107,26 @@ PixelSource pixelSource(const Call& call, Gather<bf16> from, int pixels) {
   }
   const AxisWalk y(from.y), x(from.x);
   const int perImage = from.y.rows * from.x.rows, inside = kLineElements % perImage;
-  const TensorMap map =
-      matrix ? tiledMap(call, from.source, {from.channels, from.rows}, {kLineElements, pixels})
-             : pixelMap(call, from.source, from.rows / perImage, from.y.size, from.x.size, from.channels, y.walk, x.walk, pixels);
-  return {map,
-          matrix,
-          from.y.rows,
-          from.x.rows,
-          from.y.stride,
-          from.x.stride,
-          y.walk.lower,
-          x.walk.lower,
-          from.y.step,
-          from.x.step,
-          y.shift,
-          x.shift,
-          std::max(1, from.x.taps),
-          from.channels,
-          kLineElements / perImage,
-          inside / from.x.rows,
-          inside % from.x.rows};
+  PixelSource source{};
+  source.map = matrix ? tiledMap(call, from.source, {from.channels, from.rows}, {kLineElements, pixels})
+                      : pixelMap(call, from.source, from.rows / perImage, from.y.size, from.x.size, from.channels, y.walk, x.walk, pixels);
+  source.matrix = matrix;
+  source.rowsY = from.y.rows;
+  source.rowsX = from.x.rows;
+  source.strideY = from.y.stride;
+  source.strideX = from.x.stride;
+  source.lowerY = y.walk.lower;
+  source.lowerX = x.walk.lower;
+  source.stepY = from.y.step;
+  source.stepX = from.x.step;
+  source.shiftY = y.shift;
+  source.shiftX = x.shift;
+  source.tapsX = std::max(1, from.x.taps);
+  source.channels = from.channels;
+  source.sliceN = kLineElements / perImage;
+  source.sliceY = inside / from.x.rows;
+  source.sliceX = inside % from.x.rows;
+  return source;
 }
 
 template <class S>
@@ -274,26 +274,33 @@ struct BackwardWeightJob {
 
 // Tile 4 is Warpgroup128x128, 5 is Warpgroup128x64 (Warpgroup64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
 // of Ampere.
-int64_t tileOf(const Call& call) { return call.numbers.size() <= 6 ? 0 : call.integer(6); }
-bool hopper(const Call& call, Family family) { return usable(call, family) && (tileOf(call) == 0 || tileOf(call) > 3); }
-bool narrow(const Call& call, int64_t columns) { return tileOf(call) == 5 || (tileOf(call) != 4 && columns <= 64); }
+bool hopper(const Call& call, const Geometry& g, Family family) { return usable(call, family) && (g.tile == 0 || g.tile > 3); }
+bool narrow(const Geometry& g, int64_t columns) { return g.tile == 5 || (g.tile != 4 && columns <= 64); }
 
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
-  if (!hopper(call, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
-      call.optional(5) != nullptr)
+  using Names = args::conv2d;
+  if (!hopper(call, g, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
+      call.optional(Names::scale) != nullptr)
     return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
-    launchProduct(call, ForwardJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM),
-                                          tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN}), call.t(0).data<bf16>(),
-                                          optionalData<float>(call.optional(3)), optionalData<float>(call.optional(4)), g.pixels(),
-                                          static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles), static_cast<int>(columnTiles),
-                                          static_cast<int>(g.o), static_cast<int>(depth / kLineElements)});
+    ForwardJob<Shape> job{};
+    job.x = pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM);
+    job.weights = tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN});
+    job.y = call.tensor(Names::y).template data<bf16>();
+    job.bias = optionalData<float>(call.optional(Names::bias));
+    job.statistics = optionalData<float>(call.optional(Names::statistics));
+    job.rows = g.pixels();
+    job.tiles = static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles);
+    job.columnTiles = static_cast<int>(columnTiles);
+    job.outputs = static_cast<int>(g.o);
+    job.depthSlices = static_cast<int>(depth / kLineElements);
+    launchProduct(call, job);
   };
-  if (narrow(call, g.o))
+  if (narrow(g, g.o))
     run(Warpgroup128x64{});
   else
     run(Warpgroup128x128{});
@@ -302,21 +309,33 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
 
 bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where,
                          const Epilogue<bf16>& epilogue) {
-  if (!hopper(call, Family::wgmmaConv2dBackwardInput) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 ||
-      call.optional(10) != nullptr)
+  using Names = args::conv2dBackwardInput;
+  if (!hopper(call, g, Family::wgmmaConv2dBackwardInput) || !copies(pixels.dy) || g.c % Vector<bf16>::kLength != 0 ||
+      call.optional(Names::gradientX) != nullptr)
     return false;
   const auto& weights = pixels.weights;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.c, Shape::kN);
-    launchProduct(call, BackwardInputJob<Shape>{pixelSource(call, pixels.dy, Shape::kM),
-                                                tiledMap(call, weights.weights, {g.c, static_cast<int64_t>(g.kh) * g.kw, g.o}, {64, 1, 64}),
-                                                weights.firstY, weights.stepY, weights.firstX, weights.stepX, g.kw, call.t(0).data<bf16>(),
-                                                where.by(TileThreads<Shape, bf16>::kDown), epilogue, pixels.dy.rows,
-                                                static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles),
-                                                static_cast<int>(columnTiles), static_cast<int>(g.c), pixels.dy.depth() / kLineElements});
+    BackwardInputJob<Shape> job{};
+    job.dy = pixelSource(call, pixels.dy, Shape::kM);
+    job.weights = tiledMap(call, weights.weights, {g.c, static_cast<int64_t>(g.kh) * g.kw, g.o}, {64, 1, 64});
+    job.firstY = weights.firstY;
+    job.stepY = weights.stepY;
+    job.firstX = weights.firstX;
+    job.stepX = weights.stepX;
+    job.kernelX = g.kw;
+    job.dx = call.tensor(Names::dx).template data<bf16>();
+    job.pixels = where.by(TileThreads<Shape, bf16>::kDown);
+    job.epilogue = epilogue;
+    job.rows = pixels.dy.rows;
+    job.tiles = static_cast<int>(ceilDiv(pixels.dy.rows, Shape::kM) * columnTiles);
+    job.columnTiles = static_cast<int>(columnTiles);
+    job.channels = static_cast<int>(g.c);
+    job.depthSlices = pixels.dy.depth() / kLineElements;
+    launchProduct(call, job);
   };
-  if (narrow(call, g.c))
+  if (narrow(g, g.c))
     run(Warpgroup128x64{});
   else
     run(Warpgroup128x128{});
@@ -324,24 +343,32 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
 }
 
 bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
-  if (!hopper(call, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
-      g.o % Vector<bf16>::kLength != 0 || call.optional(5) != nullptr)
+  using Names = args::conv2dBackwardWeight;
+  if (!hopper(call, g, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
+      g.o % Vector<bf16>::kLength != 0 || call.optional(Names::gradientX) != nullptr)
     return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(depth, Shape::kN), splitTiles = ceilDiv(g.o, Shape::kM) * columnTiles;
-    const Splits splits(call, g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
+    const Splits splits(call.integer(Names::splits), g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
-    float* dw = call.t(0).data<float>();
-    launchProduct(
-        call, BackwardWeightJob<Shape>{pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements),
-                                       tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64}), splits.count > 1 ? partial.data() : dw,
-                                       g.pixels(), splits.share, static_cast<int>(splitTiles * splits.count), static_cast<int>(columnTiles),
-                                       static_cast<int>(splitTiles), static_cast<int>(g.o), static_cast<int>(depth)});
+    float* dw = call.tensor(Names::dweight).template data<float>();
+    BackwardWeightJob<Shape> job{};
+    job.x = pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements);
+    job.dy = tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64});
+    job.dw = splits.count > 1 ? partial.data() : dw;
+    job.rows = g.pixels();
+    job.share = splits.share;
+    job.tiles = static_cast<int>(splitTiles * splits.count);
+    job.columnTiles = static_cast<int>(columnTiles);
+    job.splitTiles = static_cast<int>(splitTiles);
+    job.outputs = static_cast<int>(g.o);
+    job.depth = static_cast<int>(depth);
+    launchProduct(call, job);
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
-  if (narrow(call, g.o))
+  if (narrow(g, g.o))
     run(Warpgroup64x128{});
   else
     run(Warpgroup128x128{});

@@ -2,6 +2,7 @@
 // order of additions is fixed.
 #include <climits>
 
+#include "../core/windows.h"
 #include "kernel/norm.cuh"
 #include "kernel/vector.cuh"
 #include "ops.h"
@@ -47,20 +48,18 @@ struct Pool {
   int64_t n;
   int channels;
   bool countPadding;
-  Pool(const Call& call, const Tensor& in, const Tensor& out, bool adaptive, bool countPadding)
-      : y(axis(call, in, out, 0, adaptive)),
-        x(axis(call, in, out, 1, adaptive)),
-        n(in.dim(0)),
-        channels(static_cast<int>(in.dim(3))),
-        countPadding(countPadding) {}
-  static Axis axis(const Call& call, const Tensor& in, const Tensor& out, int which, bool adaptive) {
-    const auto number = [&](int i) { return i < static_cast<int>(call.numbers.size()) ? static_cast<int>(call.integer(i)) : 0; };
-    return {static_cast<int>(in.dim(1 + which)),
-            static_cast<int>(out.dim(1 + which)),
-            number(which),
-            number(2 + which),
-            number(4 + which),
-            adaptive};
+  // `outName` is what the op calls its tensor of windows.
+  template <class Names>
+  Pool(const Call& call, Names, const Tensor& in, const Tensor& out, const char* outName, bool adaptive = false, bool countPadding = false)
+      : n(in.dim(0)), channels(static_cast<int>(in.dim(3))), countPadding(countPadding) {
+    const auto number = [&](auto name) { return static_cast<int>(call.integer(name)); };
+    y = {static_cast<int>(in.dim(1)), static_cast<int>(out.dim(1)), number(Names::kernelH),
+         number(Names::strideH),      number(Names::paddingH),      adaptive};
+    x = {static_cast<int>(in.dim(2)), static_cast<int>(out.dim(2)), number(Names::kernelW),
+         number(Names::strideW),      number(Names::paddingW),      adaptive};
+    if (!adaptive)
+      requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
+                     windowsAlong(x.in, x.kernel, x.stride, x.padding));
   }
   DEVICE float scale(const Window& rows, const Window& columns) const {
     return 1.0f / static_cast<float>(countPadding ? rows.full * columns.full : (rows.end - rows.begin) * (columns.end - columns.begin));
@@ -250,19 +249,23 @@ Grid gridFor(const Call& call, const Tensor& out, int width) {
 }  // namespace
 
 template <class F>
-void dispatchIndex(const Tensor* index, F body) {
+void dispatchIndex(const Call& call, const Tensor* index, F body) {
   if (index != nullptr && index->dtype == DType::i32) return body(int32_t{});
+  require(index == nullptr || index->dtype == DType::u8, "DTYPE",
+          std::string(call.op) + ": expected index u8 or i32 but received " + (index == nullptr ? "" : describe(*index)));
   body(uint8_t{});
 }
 
-// As on the CPU, but the index is a tap of the window, u8 or i32, or absent; with scale and shift [G, C] of a batch norm that x still waits
-// for, or null; numbers 6 and 7: its groups and ReLU
 void maxPool2d(const Call& call) {
-  const Tensor &y = call.t(0), *index = call.optional(1), &x = call.t(2), *scale = call.optional(3);
-  const Deferred norm = scale == nullptr
-                            ? Deferred{nullptr, nullptr, 1, false}
-                            : Deferred{scale->data<float>(), call.t(4).data<float>(), x.dim(0) / call.integer(6), call.number(7) != 0};
-  const Pool pool(call, x, y, false, false);
+  using Names = args::maxPool2d;
+  const Tensor &y = call.tensor(Names::y), *index = call.optional(Names::index), &x = call.tensor(Names::x),
+               *scale = call.optional(Names::scale), *shift = call.optional(Names::shift);
+  Deferred norm{nullptr, nullptr, 1, false};
+  if (scale != nullptr) {
+    require(shift != nullptr, "ARGUMENT", "maxPool2d: expected shift with scale");
+    norm = {scale->data<float>(), shift->data<float>(), x.dim(0) / groupsOf(call, "scale", *scale, x), call.flag(Names::relu)};
+  }
+  const Pool pool(call, Names{}, x, y, "y");
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
@@ -270,7 +273,7 @@ void maxPool2d(const Call& call) {
       if (norm.scale != nullptr && norm.relu && pool.y.kernel * pool.x.kernel <= 256 && (index == nullptr || index->dtype == DType::u8))
         return launch(call, index == nullptr ? maxRectifiedKernel<false> : maxRectifiedKernel<true>, gridFor(call, y, kWidth), kThreads, 0,
                       y.data<bf16>(), optionalData<uint8_t>(index), x.data<bf16>(), pool, norm);
-    dispatchIndex(index, [&](auto tap) {
+    dispatchIndex(call, index, [&](auto tap) {
       using Index = decltype(tap);
       launch(call, maxKernel<T, kWidth, Index>, gridFor(call, y, kWidth), kThreads, 0, y.data<T>(), optionalData<Index>(index), x.data<T>(),
              pool, norm);
@@ -279,12 +282,13 @@ void maxPool2d(const Call& call) {
 }
 
 void maxPool2dBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1), &index = call.t(2);
-  const Pool pool(call, dx, dy, false, false);
+  using Names = args::maxPool2dBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &index = call.tensor(Names::index);
+  const Pool pool(call, Names{}, dx, dy, "dy");
   dispatchWidth(call, dx, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    dispatchIndex(&index, [&](auto tap) {
+    dispatchIndex(call, &index, [&](auto tap) {
       using Index = decltype(tap);
       launch(call, maxBackwardKernel<T, kWidth, Index>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(),
              index.data<Index>(), pool);
@@ -293,8 +297,9 @@ void maxPool2dBackward(const Call& call) {
 }
 
 void avgPool2d(const Call& call) {
-  const Tensor &y = call.t(0), &x = call.t(1);
-  const Pool pool(call, x, y, call.number(7) != 0, call.number(6) != 0);
+  using Names = args::avgPool2d;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x);
+  const Pool pool(call, Names{}, x, y, "y", call.flag(Names::adaptive), call.flag(Names::countPadding));
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
@@ -303,8 +308,9 @@ void avgPool2d(const Call& call) {
 }
 
 void avgPool2dBackward(const Call& call) {
-  const Tensor &dx = call.t(0), &dy = call.t(1);
-  const Pool pool(call, dx, dy, call.number(7) != 0, call.number(6) != 0);
+  using Names = args::avgPool2dBackward;
+  const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy);
+  const Pool pool(call, Names{}, dx, dy, "dy", call.flag(Names::adaptive), call.flag(Names::countPadding));
   dispatchWidth(call, dx, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;

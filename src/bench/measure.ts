@@ -1,6 +1,6 @@
 /** Timing on any device: events in its work after other work; buffers that rotate past its cache, medians, the floor of what was measured. */
 import { Random } from '../tensor/random.js'
-import { native, runNative, runPositional } from '../tensor/native.js'
+import { native, runNative } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
 import { median } from './result.js'
@@ -117,13 +117,15 @@ export function ceilingsOf(device: string, dtype: FloatDType): Ceilings {
       const [images, channels, copied] = ceilingSizes[kind]
       const setting = new Setting(new Random(1), dtype, 1)
       const map = [images, 14, 14, channels]
-      const product = [setting.output(map), setting.values(map), setting.values([channels, 3, 3, channels])]
+      const product = { y: setting.output(map), x: setting.values(map), weight: setting.values([channels, 3, 3, channels]) }
+      const windows = { strideH: 1, strideW: 1, paddingH: 1, paddingW: 1, dilationH: 1, dilationW: 1 }
+      const numbers = { ...windows, tile: 0, tf32: false, relu: false }
       const copy = { y: setting.output([copied]), x: setting.output([copied]) }
       const fastest = (run: () => void): number => smallest(time(device, run, { least: 10 }))
       const width = dtype === 'bf16' ? 2 : 4
       return {
         gigabytesPerSecond: (2 * copied * width) / fastest(() => runNative('scale', copy, { number: 1 })) / 1e6,
-        teraflops: (2 * images * 196 * channels * channels * 9) / fastest(() => runPositional('conv2d', product, [1, 1, 1, 1, 1, 1])) / 1e9,
+        teraflops: (2 * images * 196 * channels * channels * 9) / fastest(() => runNative('conv2d', product, numbers)) / 1e9,
         how: 'the fastest of a large copy and of a 3x3 convolution, measured now',
       }
     }),

@@ -2,7 +2,7 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
 import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { runPositional } from '../tensor/native.js'
+import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
@@ -71,15 +71,16 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
     const defer = currentCompute().fusion === 'full' && attrs.train && wholeVectors(x, x.shape[3]!) && (!masked || dz !== undefined)
     const dx = defer ? undefined : Tensor.empty(x.shape, x.dtype)
     const coefficients = defer ? Tensor.empty([3, groups, x.shape[3]!], mean.dtype) : undefined
-    const mask = masked ? (y === undefined ? [undefined, scale, shift] : [y, undefined, undefined]) : [undefined, undefined, undefined]
-    const [maskY, maskScale, maskShift] = mask
-    runPositional(
+    const mask = !masked ? {} : y === undefined ? { scale, shift } : { y }
+    // Running statistics have no groups.
+    const [groupMean, groupInvstd] = attrs.train ? [mean, invstd] : [mean.alias([1, mean.size]), invstd.alias([1, mean.size])]
+    runNative(
       'batchNormBackward',
-      [dx, dweight, dbias, dz, grad, x, maskY, weight, mean, invstd, maskScale, maskShift, sums, coefficients],
-      [groups, Number(attrs.train)],
+      { dx, dweight, dbias, dz, dy: grad, x, ...mask, weight, mean: groupMean, invstd: groupInvstd, sums, coefficients },
+      { train: attrs.train },
     )
     return {
-      x: dx ?? deferNormGradient({ dz: dz ?? grad, x, mean, coefficients: coefficients!, groups }),
+      x: dx ?? deferNormGradient({ dz: dz ?? grad, x, mean, coefficients: coefficients! }),
       weight: dweight,
       bias: dbias,
       residual: needs.residual ? (dz ?? grad.alias()) : undefined,
@@ -94,7 +95,7 @@ function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, r
     [x.shape[3]!],
     runningVar.dtype,
   )
-  runPositional('batchNormEval', [y, x, weight, bias, mean, invstd, residual], [Number(relu)])
+  runNative('batchNormEval', { y, x, weight, bias, mean, invstd, residual }, { relu })
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
@@ -105,11 +106,7 @@ function trainWhole(
 ): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
   const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], x.dtype)) as [Tensor, Tensor]
-  runPositional(
-    'batchNormTrain',
-    [y, mean, invstd, runningMean, runningVar, x, weight, bias, residual],
-    [groups, eps, momentum, Number(relu)],
-  )
+  runNative('batchNormTrain', { y, mean, invstd, runningMean, runningVar, x, weight, bias, residual }, { eps, momentum, relu })
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
@@ -129,15 +126,15 @@ function trainForReaders(
     (fusion === 'full' || (fusion === 'epilogue' && (!relu || pooled))) && residual === undefined && wholeVectors(x, x.shape[3]!)
   const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
-  const dual = shortcut !== undefined && !shortcut.relu && shortcut.groups === groups
-  const others = dual ? [shortcut.x, statistics, scale, shift, shortcut.scale, shortcut.shift] : [residual, statistics, scale, shift]
-  runPositional(
+  const dual = shortcut !== undefined && !shortcut.relu && shortcut.scale.shape[0] === groups
+  const added = dual ? { residual: shortcut.x, residualScale: shortcut.scale, residualShift: shortcut.shift } : { residual }
+  runNative(
     'batchNormTrain',
-    [y, mean, invstd, runningMean, runningVar, x, weight, bias, ...others],
-    [groups, eps, momentum, Number(relu)],
+    { y, mean, invstd, runningMean, runningVar, x, weight, bias, statistics, scale, shift, ...added },
+    { eps, momentum, relu },
   )
   const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
-  return { outputs: [y ?? deferNorm({ x, scale, shift, relu, groups })], saved }
+  return { outputs: [y ?? deferNorm({ x, scale, shift, relu })], saved }
 }
 
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */

@@ -19,7 +19,15 @@ import { groupedConv2d } from './groupedConv2d.js'
 import { type PerAxis, perAxis } from './perAxis.js'
 import { boundByBytes } from './kernels.js'
 import { sumRows } from './sumRows.js'
-import { chosenPrologue, type ConvolutionShape, familyOf, productOf, runProduct } from './tuning.js'
+import {
+  chosenPrologue,
+  computeNumbers,
+  type ConvolutionNumbers,
+  type ConvolutionShape,
+  familyOf,
+  productOf,
+  runProduct,
+} from './tuning.js'
 
 /** Geometry of a convolution; a pair is vertical, horizontal. */
 export interface Conv2dOptions {
@@ -37,8 +45,7 @@ interface Conv2dInputs extends Inputs {
 }
 
 interface Conv2dAttrs {
-  /** Stride, padding and dilation, vertical and horizontal, then the tile and tf32. */
-  numbers: readonly number[]
+  numbers: ConvolutionNumbers
   /** Also give statistics of y for the batch norm that follows. */
   statistics: boolean
   inputShape: readonly number[]
@@ -48,11 +55,11 @@ interface Conv2dAttrs {
 export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
   name: 'conv2d',
   forward({ x, weight, bias }, { numbers, statistics: wanted }) {
-    const [strideH, strideW, padH, padW, dilationH, dilationW] = numbers as [number, number, number, number, number, number]
+    const { strideH, strideW, paddingH, paddingW, dilationH, dilationW } = numbers
     const [n, h, w] = x.shape as [number, number, number, number]
     const [o, kh, kw] = weight.shape as [number, number, number, number]
-    const oh = Math.floor((h + 2 * padH - dilationH * (kh - 1) - 1) / strideH) + 1
-    const ow = Math.floor((w + 2 * padW - dilationW * (kw - 1) - 1) / strideW) + 1
+    const oh = Math.floor((h + 2 * paddingH - dilationH * (kh - 1) - 1) / strideH) + 1
+    const ow = Math.floor((w + 2 * paddingW - dilationW * (kw - 1) - 1) / strideW) + 1
     if (oh < 1 || ow < 1)
       fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
@@ -63,8 +70,8 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
       : undefined
     runProduct(
       'conv2d',
-      [y, norm?.x ?? x, weight, bias, statistics, norm?.scale, norm?.shift],
-      [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)],
+      { y, x: norm?.x ?? x, weight, bias, statistics, scale: norm?.scale, shift: norm?.shift },
+      { ...numbers, relu: norm?.relu ?? false },
     )
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
   },
@@ -77,26 +84,22 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const norm = prologues({ direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }, x, grad)
       ? deferredNormGradient(grad)
       : undefined
+    const deferred = { gradientX: norm?.x, gradientMean: norm?.mean, coefficients: norm?.coefficients }
     if (needs.weight) {
       const operand = norm === undefined ? undefined : deferredNorm(x)
       gradients.weight = Tensor.empty(weightShape, accumulator(grad.dtype))
-      const prologue = [operand?.scale, operand?.shift, norm?.x, norm?.mean, norm?.coefficients]
       runProduct(
         'conv2dBackwardWeight',
-        [gradients.weight, norm?.dz ?? grad, operand?.x ?? x, ...prologue],
-        [...numbers, norm?.groups ?? 1, Number(operand?.relu ?? false)],
+        { dweight: gradients.weight, dy: norm?.dz ?? grad, x: operand?.x ?? x, scale: operand?.scale, shift: operand?.shift, ...deferred },
+        { ...numbers, relu: operand?.relu ?? false, splits: 0 },
       )
     }
     if (needs.x) {
       gradients.x = Tensor.empty(input, grad.dtype)
       const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
       const { add, of, sums } = epilogue ?? {}
-      const tensors = [add, of?.x, of?.y, of?.scale, of?.shift, of?.mean, sums, norm?.x, norm?.mean, norm?.coefficients]
-      runProduct(
-        'conv2dBackwardInput',
-        [gradients.x, norm?.dz ?? grad, weight, ...tensors],
-        [...numbers, of?.groups ?? 1, norm?.groups ?? 1],
-      )
+      const normBefore = { x: of?.x, y: of?.y, scale: of?.scale, shift: of?.shift, mean: of?.mean, sums }
+      runProduct('conv2dBackwardInput', { dx: gradients.x, dy: norm?.dz ?? grad, weight, add, ...normBefore, ...deferred }, numbers)
       if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
@@ -110,7 +113,7 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
  */
 function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
   const [x] = operands as [Tensor]
-  if (shape.numbers[7] !== 0 && x.dtype !== 'bf16') return false
+  if (shape.numbers.tf32 && x.dtype !== 'bf16') return false
   if (!deviceTraits(x.device).prologues || !operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
   const { direction, rows, columns, depth } = productOf(shape)
   // The gradients of one convolution take the same operands, both as they come or neither.
@@ -146,11 +149,10 @@ function backwardEpilogue(
  */
 function chunksOf(
   [n, h, w]: readonly [number, number, number],
-  numbers: readonly number[],
+  { strideH, strideW }: ConvolutionNumbers,
   groups: number,
   statisticsRows: number,
 ): number | undefined {
-  const [strideH, strideW] = numbers as [number, number]
   let chunks = 0
   for (let a = 0; a < Math.min(strideH, h); ++a)
     for (let b = 0; b < Math.min(strideW, w); ++b) {
@@ -177,8 +179,8 @@ function prepare(
   for (const value of perAxis(stride)) expectInteger('conv2d', 'stride', value, 1)
   for (const value of perAxis(padding)) expectInteger('conv2d', 'padding', value, 0)
   for (const value of perAxis(dilation)) expectInteger('conv2d', 'dilation', value, 1)
-  const { tile, precision } = currentCompute()
-  const numbers = [...perAxis(stride), ...perAxis(padding), ...perAxis(dilation), tile, Number(precision === 'tf32')]
+  const [[strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [perAxis(stride), perAxis(padding), perAxis(dilation)]
+  const numbers = { strideH, strideW, paddingH, paddingW, dilationH, dilationW, ...computeNumbers() }
   return { numbers, statistics, inputShape: x.shape, weightShape: weight.shape }
 }
 

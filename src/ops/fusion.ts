@@ -8,28 +8,26 @@ export function wholeVectors({ dtype, device }: Tensor, channels: number): boole
   return vectorBytes > 0 && (channels * itemBytes(dtype)) % vectorBytes === 0
 }
 
-/** A normalised tensor that was not written: relu(x * scale + shift), scale and shift [G, C]. */
+/** A normalised tensor that was not written: relu(x * scale + shift), with a row of scale and shift [G, C] for each group of the batch. */
 export interface DeferredNorm {
   x: Tensor
   scale: Tensor
   shift: Tensor
   relu: boolean
-  groups: number
 }
 
 /** The tensor of `norm`, computed when somebody needs its values. */
-export const deferNorm = ({ x, scale, shift, relu, groups }: DeferredNorm): Tensor =>
+export const deferNorm = ({ x, scale, shift, relu }: DeferredNorm): Tensor =>
   Tensor.deferred(x.shape, x.dtype, x.device, {
     op: 'normApply',
-    parts: [x.alias(), scale.alias(), shift.alias()],
-    numbers: [groups, Number(relu)],
+    output: 'y',
+    parts: { x: x.alias(), scale: scale.alias(), shift: shift.alias() },
+    numbers: { relu },
   })
 
 export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
   if (tensor.deferral?.op !== 'normApply') return undefined
-  const [x, scale, shift] = tensor.deferral.parts as [Tensor, Tensor, Tensor]
-  const [groups, relu] = tensor.deferral.numbers as [number, number]
-  return { x, scale, shift, relu: relu !== 0, groups }
+  return { ...tensor.deferral.parts, ...tensor.deferral.numbers } as unknown as DeferredNorm
 }
 
 /** The gradient of what a batch norm read, not written: a dz + (b (x - mean) + c) with coefficients a, b, c [3, G, C]. */
@@ -38,18 +36,17 @@ export interface DeferredNormGradient {
   x: Tensor
   mean: Tensor
   coefficients: Tensor
-  groups: number
 }
 
-export const deferNormGradient = ({ dz, x, mean, coefficients, groups }: DeferredNormGradient): Tensor =>
+export const deferNormGradient = ({ dz, x, mean, coefficients }: DeferredNormGradient): Tensor =>
   Tensor.deferred(x.shape, x.dtype, x.device, {
     op: 'normGradient',
-    parts: [dz.alias(), x.alias(), mean.alias(), coefficients.alias()],
-    numbers: [groups],
+    output: 'dx',
+    parts: { dz: dz.alias(), x: x.alias(), mean: mean.alias(), coefficients: coefficients.alias() },
+    numbers: {},
   })
 
 export function deferredNormGradient(tensor: Tensor): DeferredNormGradient | undefined {
   if (tensor.deferral?.op !== 'normGradient') return undefined
-  const [dz, x, mean, coefficients] = tensor.deferral.parts as [Tensor, Tensor, Tensor, Tensor]
-  return { dz, x, mean, coefficients, groups: tensor.deferral.numbers[0]! }
+  return tensor.deferral.parts as unknown as DeferredNormGradient
 }

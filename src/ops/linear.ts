@@ -1,10 +1,9 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
-import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { sumRows } from './sumRows.js'
-import { runProduct } from './tuning.js'
+import { computeNumbers, type ConvolutionNumbers, pointwiseWindows, runProduct } from './tuning.js'
 
 interface LinearInputs extends Inputs {
   x: Tensor
@@ -13,17 +12,14 @@ interface LinearInputs extends Inputs {
 }
 
 // A linear layer is the convolution of R one-pixel images with a 1x1 kernel.
-const pointwise = (): number[] => {
-  const { tile, precision } = currentCompute()
-  return [1, 1, 0, 0, 1, 1, tile, Number(precision === 'tf32')]
-}
+const pointwise = (): ConvolutionNumbers => ({ ...pointwiseWindows, ...computeNumbers() })
 const asImages = (matrix: Tensor): Tensor => matrix.alias([matrix.shape[0]!, 1, 1, matrix.shape[1]!])
 
 export const linearOp = defineOp<LinearInputs>({
   name: 'linear',
   forward({ x, weight, bias }) {
     const y = Tensor.empty([x.shape[0]!, weight.shape[0]!], x.dtype)
-    runProduct('conv2d', [asImages(y), asImages(x), asImages(weight), bias], pointwise())
+    runProduct('conv2d', { y: asImages(y), x: asImages(x), weight: asImages(weight), bias }, { ...pointwise(), relu: false })
     return { outputs: [y], saved: { x, weight } }
   },
   // dx = dy w, dw = dy^T x, db = sum of dy
@@ -33,11 +29,15 @@ export const linearOp = defineOp<LinearInputs>({
     const weight = saved.weight!
     if (needs.x) {
       gradients.x = Tensor.empty(x.shape, grad.dtype)
-      runProduct('conv2dBackwardInput', [asImages(gradients.x), asImages(grad), asImages(weight)], pointwise())
+      runProduct('conv2dBackwardInput', { dx: asImages(gradients.x), dy: asImages(grad), weight: asImages(weight) }, pointwise())
     }
     if (needs.weight) {
       gradients.weight = Tensor.empty(weight.shape, accumulator(grad.dtype))
-      runProduct('conv2dBackwardWeight', [asImages(gradients.weight), asImages(grad), asImages(x)], pointwise())
+      runProduct(
+        'conv2dBackwardWeight',
+        { dweight: asImages(gradients.weight), dy: asImages(grad), x: asImages(x) },
+        { ...pointwise(), relu: false, splits: 0 },
+      )
     }
     if (needs.bias) gradients.bias = sumRows(grad)
     return gradients

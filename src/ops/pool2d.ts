@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { runPositional } from '../tensor/native.js'
+import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { perAxis, type PerAxis } from './perAxis.js'
@@ -17,8 +17,8 @@ export interface Pool2dOptions {
 interface PoolInputs extends Inputs {
   x: Tensor
 }
-interface PoolAttrs {
-  numbers: readonly number[]
+interface PoolAttrs<Numbers = OpNumbers<'maxPool2dBackward'>> {
+  numbers: Numbers
   inputShape: readonly number[]
   outputShape: readonly number[]
 }
@@ -28,39 +28,35 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   forward({ x }, { numbers, outputShape }, needsGradient) {
     const y = Tensor.empty(outputShape, x.dtype)
     // A GPU keeps the tap of each window, a byte where it can, and nothing for a pass without a gradient.
-    const taps = numbers[0]! * numbers[1]!
+    const taps = numbers.kernelH * numbers.kernelW
     const index = !deviceTraits(x.device).byteIndices
       ? Tensor.empty(outputShape, 'i32')
       : needsGradient
         ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
         : undefined
     const norm = deferredNorm(x)
-    runPositional(
-      'maxPool2d',
-      [y, index, norm?.x ?? x, norm?.scale, norm?.shift],
-      [...numbers, norm?.groups ?? 1, Number(norm?.relu ?? false)],
-    )
+    runNative('maxPool2d', { y, index, x: norm?.x ?? x, scale: norm?.scale, shift: norm?.shift }, { ...numbers, relu: norm?.relu ?? false })
     return { outputs: [y], ...(index === undefined ? {} : { saved: { index } }) }
   },
   // dx[the position of each maximum] += dy
   backward({ grad, saved, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runPositional('maxPool2dBackward', [dx, grad, saved.index], attrs.numbers)
+    runNative('maxPool2dBackward', { dx, dy: grad, index: saved.index! }, attrs.numbers)
     return { x: dx }
   },
 })
 
-export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs>({
+export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs<OpNumbers<'avgPool2d'>>>({
   name: 'avgPool2d',
   forward({ x }, { numbers, outputShape }) {
     const y = Tensor.empty(outputShape, x.dtype)
-    runPositional('avgPool2d', [y, x], numbers)
+    runNative('avgPool2d', { y, x }, numbers)
     return { outputs: [y] }
   },
   // dx += dy / count over each window
   backward({ grad, attrs }) {
     const dx = Tensor.empty(attrs.inputShape, grad.dtype)
-    runPositional('avgPool2dBackward', [dx, grad], attrs.numbers)
+    runNative('avgPool2dBackward', { dx, dy: grad }, attrs.numbers)
     return { x: dx }
   },
 })
@@ -68,8 +64,7 @@ export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs>({
 function windows(op: string, x: Tensor, { kernel, stride = kernel, padding = 0 }: Pool2dOptions): PoolAttrs {
   expectFloats(op, { x })
   expectRank(op, 'x', x, 4)
-  const numbers = [...perAxis(kernel), ...perAxis(stride), ...perAxis(padding)] as [number, number, number, number, number, number]
-  const [kh, kw, sh, sw, ph, pw] = numbers
+  const [[kh, kw], [sh, sw], [ph, pw]] = [perAxis(kernel), perAxis(stride), perAxis(padding)]
   for (const value of [kh, kw]) expectInteger(op, 'kernel', value, 1)
   for (const value of [sh, sw]) expectInteger(op, 'stride', value, 1)
   for (const value of [ph, pw]) expectInteger(op, 'padding', value, 0)
@@ -79,6 +74,7 @@ function windows(op: string, x: Tensor, { kernel, stride = kernel, padding = 0 }
   const oh = Math.floor((h + 2 * ph - kh) / sh) + 1
   const ow = Math.floor((w + 2 * pw - kw) / sw) + 1
   if (oh < 1 || ow < 1) fail('SHAPE', `${op}: the kernel ${kh}x${kw} is larger than the padded x ${describe(x)}`)
+  const numbers = { kernelH: kh, kernelW: kw, strideH: sh, strideW: sw, paddingH: ph, paddingW: pw }
   return { numbers, inputShape: x.shape, outputShape: [n, oh, ow, c] }
 }
 
@@ -90,7 +86,15 @@ export function maxPool2d(x: Tensor, options: Pool2dOptions): Tensor {
 /** The mean of each window of x [N, H, W, C], over the padding too when it is counted (PyTorch's default). */
 export function avgPool2d(x: Tensor, options: Pool2dOptions & { countPadding?: boolean }): Tensor {
   const attrs = windows('avgPool2d', x, options)
-  return apply(avgPool2dOp, { x }, { ...attrs, numbers: [...attrs.numbers, Number(options.countPadding ?? true), 0] })[0]!
+  const { countPadding = true } = options
+  return apply(avgPool2dOp, { x }, { ...attrs, numbers: { ...attrs.numbers, countPadding, adaptive: false } })[0]!
+}
+
+/** Windows that follow from the sizes alone. */
+export const adaptiveWindows: OpNumbers<'avgPool2d'> = {
+  ...{ kernelH: 1, kernelW: 1, strideH: 1, strideW: 1, paddingH: 0, paddingW: 0 },
+  countPadding: false,
+  adaptive: true,
 }
 
 /** The means of `output` x `output` windows that cover x [N, H, W, C]; 1 is global average pooling. */
@@ -100,5 +104,5 @@ export function adaptiveAvgPool2d(x: Tensor, output: PerAxis): Tensor {
   const [oh, ow] = perAxis(output)
   for (const value of [oh, ow]) expectInteger('adaptiveAvgPool2d', 'output', value, 1)
   const outputShape = [x.shape[0]!, oh, ow, x.shape[3]!]
-  return apply(avgPool2dOp, { x }, { numbers: [0, 0, 0, 0, 0, 0, 0, 1], inputShape: x.shape, outputShape })[0]!
+  return apply(avgPool2dOp, { x }, { numbers: adaptiveWindows, inputShape: x.shape, outputShape })[0]!
 }

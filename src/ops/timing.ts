@@ -1,7 +1,7 @@
 /** What a native call takes on a device: operands of its own shapes, events in the device's work, medians. */
 import { Random } from '../tensor/random.js'
 import type { Kernels } from '../tensor/compute.js'
-import { native, runNative, runPositional } from '../tensor/native.js'
+import { mapTensors, type NamedNumbers, type NamedTensors, native, runNamed, runNative } from '../tensor/native.js'
 import { type DType, scope, sizeOf, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { type ProductOp, productOps, withKernels } from './tuning.js'
@@ -9,8 +9,8 @@ import { type ProductOp, productOps, withKernels } from './tuning.js'
 /** A native call without its values. */
 export interface NativeCall {
   op: string
-  tensors: readonly ({ shape: Shape; dtype: DType } | undefined)[]
-  numbers: readonly number[]
+  tensors: NamedTensors<{ shape: Shape; dtype: DType }>
+  numbers: NamedNumbers
 }
 
 export const isProduct = (op: string): op is ProductOp => op in productOps
@@ -27,7 +27,7 @@ const ahead = { bytes: 2 ** 28, milliseconds: 0.3 }
 export class DeviceClock {
   readonly #pools = new Map<DType, Tensor>()
   #ahead: { tensor: Tensor; repeats: number } | undefined
-  #operands: { call: NativeCall; tensors: (Tensor | undefined)[] } | undefined
+  #operands: { call: NativeCall; tensors: NamedTensors<Tensor>; made: Tensor[] } | undefined
 
   /** Its kernels are done when a call returns, and no clock says what they would take: once is enough. */
   readonly #simulated: boolean
@@ -38,8 +38,8 @@ export class DeviceClock {
 
   readonly time: Time = (call, kernels) => {
     const tensors = this.#operandsOf(call)
-    const numbers = isProduct(call.op) ? withKernels(call.op, call.numbers, kernels) : call.numbers
-    const run = (): void => runPositional(call.op, tensors, numbers)
+    const numbers = isProduct(call.op) ? withKernels(call.numbers, kernels) : call.numbers
+    const run = (): void => runNamed(call.op, tensors, numbers)
     const [least, most] = this.#simulated ? [1, 1] : [3, 5]
     if (!this.#simulated) run()
     const times: number[] = []
@@ -65,13 +65,16 @@ export class DeviceClock {
     return { tensor, repeats: Math.ceil((8 * ahead.milliseconds) / native.elapsed(this.device, start, native.recordEvent(this.device))) }
   }
 
-  #operandsOf(call: NativeCall): (Tensor | undefined)[] {
+  #operandsOf(call: NativeCall): NamedTensors<Tensor> {
     if (this.#operands?.call !== call) {
       this.#free()
-      this.#operands = { call, tensors: [] }
+      const made: Tensor[] = []
+      this.#operands = { call, tensors: {}, made }
       try {
-        for (const wanted of call.tensors)
-          this.#operands.tensors.push(wanted === undefined ? undefined : this.#random(wanted.shape, wanted.dtype))
+        this.#operands.tensors = mapTensors(call.tensors, ({ shape, dtype }) => {
+          made.push(this.#random(shape, dtype))
+          return made.at(-1)!
+        })
       } catch (error) {
         this.#free()
         throw error
@@ -117,7 +120,7 @@ export class DeviceClock {
   }
 
   #free(): void {
-    for (const tensor of this.#operands?.tensors ?? []) tensor?.dispose()
+    for (const tensor of this.#operands?.made ?? []) tensor.dispose()
     this.#operands = undefined
   }
 

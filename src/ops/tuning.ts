@@ -8,7 +8,8 @@ import { join } from 'node:path'
 
 import { type ComputeOptions, currentCompute, type FusionLevel, type Kernels } from '../tensor/compute.js'
 import { type KernelFamily, usesFamily } from '../tensor/families.js'
-import { packageRoot, runPositional } from '../tensor/native.js'
+import { type NamedNumbers, type NamedTensors, type OpNumbers, packageRoot, runNamed } from '../tensor/native.js'
+import type { NativeOps } from '../tensor/nativeOps.js'
 import type { DType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { accessChannels, ampereTiles, hopperTiles, sliceChannels, sliceDepth, tileSize } from './kernels.js'
@@ -37,52 +38,72 @@ export interface TuningTable {
   entries: (Product & { tile: number })[]
 }
 
+/** The numbers that the calls of a convolution have in every direction. */
+export type ConvolutionNumbers = OpNumbers<'conv2dBackwardInput'>
+
+/** What the compute settings say of a convolution's kernels. */
+export function computeNumbers(): Pick<ConvolutionNumbers, 'tile' | 'tf32'> {
+  const { tile, precision } = currentCompute()
+  return { tile, tf32: precision === 'tf32' }
+}
+
+/** The windows of a 1x1 kernel. */
+export const pointwiseWindows = { strideH: 1, strideW: 1, paddingH: 0, paddingW: 0, dilationH: 1, dilationW: 1 } as const
+
 /** A convolution in one direction with everything that its kernels depend on but their epilogue. */
 export interface ConvolutionShape {
   direction: Direction
   /** Shapes of the input x (or dx), [N, H, W, C], and the weights, [O, KH, KW, C]. */
   input: readonly number[]
   weight: readonly number[]
-  /** Stride, padding and dilation, vertical and horizontal; a tile; tf32. */
-  numbers: readonly number[]
+  numbers: ConvolutionNumbers
   dtype: DType
 }
 
 export function productOf({ direction, input, weight, numbers }: ConvolutionShape): Product {
   const [n, h, w, c] = input as [number, number, number, number]
   const [o, kh, kw] = weight as [number, number, number]
-  const [sh, sw, ph, pw, dh, dw] = numbers as [number, number, number, number, number, number]
-  const pixels = n * (Math.floor((h + 2 * ph - dh * (kh - 1) - 1) / sh) + 1) * (Math.floor((w + 2 * pw - dw * (kw - 1) - 1) / sw) + 1)
+  const { strideH, strideW, paddingH, paddingW, dilationH, dilationW } = numbers
+  const windows = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
+    Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+  const pixels = n * windows(h, kh, strideH, paddingH, dilationH) * windows(w, kw, strideW, paddingW, dilationW)
   if (direction === 'forward') return { direction, rows: pixels, columns: o, depth: kh * kw * c }
-  if (direction === 'backward input') return { direction, rows: n * h * w, columns: c, depth: (kh * kw * o) / (sh * sw) }
+  if (direction === 'backward input') return { direction, rows: n * h * w, columns: c, depth: (kh * kw * o) / (strideH * strideW) }
   return { direction, rows: o, columns: kh * kw * c, depth: pixels }
 }
 
 /** The convolution without its direction, in words that tell every two apart. */
 export function convolutionKey({ input, weight, numbers, dtype }: Omit<ConvolutionShape, 'direction'>): string {
-  const pair = (at: number): string => `${numbers[at]}x${numbers[at + 1]}`
-  return `${input.join('x')} by ${weight.slice(0, 3).join('x')} stride ${pair(0)} padding ${pair(2)} dilation ${pair(4)} ${dtype}${numbers[7] === 1 && dtype === 'f32' ? ' as tf32' : ''}`
+  const { strideH, strideW, paddingH, paddingW, dilationH, dilationW, tf32 } = numbers
+  const windows = `stride ${strideH}x${strideW} padding ${paddingH}x${paddingW} dilation ${dilationH}x${dilationW}`
+  return `${input.join('x')} by ${weight.slice(0, 3).join('x')} ${windows} ${dtype}${tf32 && dtype === 'f32' ? ' as tf32' : ''}`
 }
 
 export const shapeKey = (shape: ConvolutionShape): string => `${shape.direction} ${convolutionKey(shape)}`
 
-/** The native ops that are products of a convolution, and where their call has the input, the weights, an operand in the dtype of all, and the first tensor of a prologue. */
+/**
+ * The native ops that are products of a convolution, and what their calls name the input (or its gradient), the weights (or theirs), an
+ * operand in the dtype of all, and a tensor that only a prologue takes.
+ */
 export const productOps = {
-  conv2d: { direction: 'forward', input: 1, weight: 2, operand: 1, prologue: 5 },
-  conv2dBackwardInput: { direction: 'backward input', input: 0, weight: 2, operand: 1, prologue: 10 },
-  conv2dBackwardWeight: { direction: 'backward weight', input: 2, weight: 0, operand: 1, prologue: 5 },
-} as const satisfies Record<string, { direction: Direction; input: number; weight: number; operand: number; prologue: number }>
+  conv2d: { direction: 'forward', input: 'x', weight: 'weight', operand: 'x', prologue: 'scale' },
+  conv2dBackwardInput: { direction: 'backward input', input: 'dx', weight: 'weight', operand: 'dy', prologue: 'gradientX' },
+  conv2dBackwardWeight: { direction: 'backward weight', input: 'x', weight: 'dweight', operand: 'dy', prologue: 'gradientX' },
+} as const satisfies Record<string, { direction: Direction; input: string; weight: string; operand: string; prologue: string }>
 export type ProductOp = keyof typeof productOps
 
-/** Where the numbers of a call have the tile and (of a weight gradient) the splits; 0 leaves both to the kernels' own rule. */
-export const [tileNumber, splitsNumber] = [6, 10]
-
-type Described = readonly ({ readonly shape: readonly number[]; readonly dtype: DType } | undefined)[]
-
-export function shapeOfCall(op: ProductOp, tensors: Described, numbers: readonly number[]): ConvolutionShape {
-  const { direction, input, weight, operand } = productOps[op]
-  return { direction, input: tensors[input]!.shape, weight: tensors[weight]!.shape, numbers, dtype: tensors[operand]!.dtype }
+interface Described {
+  readonly shape: readonly number[]
+  readonly dtype: DType
 }
+
+export function shapeOfCall(op: ProductOp, tensors: NamedTensors<Described>, numbers: NamedNumbers): ConvolutionShape {
+  const { direction, input, weight, operand } = productOps[op]
+  const of = (name: string): Described => tensors[name] as Described
+  return { direction, input: of(input).shape, weight: of(weight).shape, numbers: numbers as ConvolutionNumbers, dtype: of(operand).dtype }
+}
+
+export const takesPrologue = (op: ProductOp, tensors: NamedTensors<unknown>): boolean => tensors[productOps[op].prologue] !== undefined
 
 /** What a run computes its convolutions with: settings for withCompute(). */
 export type TuningChoice = Required<Pick<ComputeOptions, 'fusion' | 'kernels'>>
@@ -97,16 +118,17 @@ export function chosenPrologue(shape: ConvolutionShape): boolean | undefined {
 }
 
 /** Runs a convolution's native op with the kernels that were chosen for it; numbers with a tile are left as they are. */
-export function runProduct(op: ProductOp, tensors: readonly (Tensor | undefined)[], numbers: readonly number[]): void {
-  const [first] = tensors as [Tensor]
-  if (!deviceTraits(first.device).tunable || numbers[tileNumber] !== 0) return runPositional(op, tensors, numbers)
-  const shape = shapeOfCall(op, tensors, numbers)
-  const chosen = currentCompute().kernels?.(shapeKey(shape))
-  const { tile, splits } = (tensors[productOps[op].prologue] === undefined ? chosen?.plain : chosen?.prologue) ?? {
-    tile: tableTile(first.device, shape),
-    splits: 0,
+export function runProduct<O extends ProductOp>(op: O, tensors: NativeOps<Tensor>[O]['tensors'], numbers: OpNumbers<O>): void {
+  const operands = tensors as NamedTensors<Tensor>
+  const { device } = operands[productOps[op].operand] as Tensor
+  if (!deviceTraits(device).tunable || numbers.tile !== 0) {
+    runNamed(op, operands, numbers)
+    return
   }
-  runPositional(op, tensors, withKernels(op, numbers, { tile, splits }))
+  const shape = shapeOfCall(op, operands, numbers)
+  const chosen = currentCompute().kernels?.(shapeKey(shape))
+  const kernels = (takesPrologue(op, operands) ? chosen?.prologue : chosen?.plain) ?? { tile: tableTile(device, shape), splits: 0 }
+  runNamed(op, operands, withKernels(numbers, kernels))
 }
 
 /** The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. */
@@ -114,7 +136,7 @@ export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hoppe
   const { direction, input, weight, numbers, dtype } = shape
   const [c, o] = [input[3]!, weight[0]!]
   // Exact f32 has one kernel.
-  if (dtype !== 'bf16' && numbers[7] !== 1) return []
+  if (dtype !== 'bf16' && !numbers.tf32) return []
   const slices =
     (direction === 'backward input' ? o : c) % sliceChannels === 0 &&
     (direction === 'forward' || (direction === 'backward input' ? c : o) % accessChannels === 0)
@@ -131,13 +153,12 @@ export function candidateSplits(shape: ConvolutionShape, tile: number, multiproc
   return [...new Set([1, 2, 3, 4].map((each) => Math.min(most, Math.max(1, Math.floor((each * multiprocessors) / tiles)))))]
 }
 
-/** Numbers of a call with a tile and splits. */
-export function withKernels(op: ProductOp, numbers: readonly number[], { tile, splits }: Kernels): number[] {
-  const own = [...numbers.slice(0, tileNumber), tile, ...numbers.slice(tileNumber + 1)]
-  if (op !== 'conv2dBackwardWeight' || splits === 0) return own
-  const defaults = [0, 0, 1, 0]
-  return [...own, ...defaults.slice(own.length - tileNumber)].slice(0, splitsNumber).concat(splits)
-}
+/** The numbers of a product's call with a tile and, where it has them, splits; 0 leaves either to the kernels' own rule. */
+export const withKernels = (numbers: NamedNumbers, { tile, splits }: Kernels): NamedNumbers => ({
+  ...numbers,
+  tile,
+  ...('splits' in numbers ? { splits } : {}),
+})
 
 export const tuningFile = (architecture: string): string => join(packageRoot, 'src', 'ops', 'tuning', `${architecture}.json`)
 

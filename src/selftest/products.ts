@@ -4,7 +4,7 @@
  * tails on every side.
  */
 import { avoidFamilies, type KernelFamily, kernelFamilyNames, usesFamily } from '../tensor/families.js'
-import { runNative, runPositional } from '../tensor/native.js'
+import { type OpNumbers, runNative } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
@@ -45,16 +45,16 @@ interface Convolution {
 
 const outOf = (size: number, { kernel, stride = 1, padding = 0, dilation = 1 }: Convolution): number =>
   Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
-const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }: Convolution): number[] => [
-  stride,
-  stride,
-  padding,
-  padding,
-  dilation,
-  dilation,
+const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }: Convolution): OpNumbers<'conv2dBackwardInput'> => ({
+  strideH: stride,
+  strideW: stride,
+  paddingH: padding,
+  paddingW: padding,
+  dilationH: dilation,
+  dilationW: dilation,
   tile,
-  Number(tf32),
-]
+  tf32,
+})
 const shapeOf = (p: Convolution): string =>
   `x [${p.n},${p.h},${p.w},${p.c}], weight [${p.o},${p.kernel},${p.kernel},${p.c}], stride ${p.stride ?? 1}, padding ${p.padding ?? 0}, dilation ${p.dilation ?? 1}, ${p.tf32 === true ? 'tf32' : (p.dtype ?? 'bf16')}${p.fused === undefined ? '' : `, ${p.fused}`}${p.tile === 0 ? '' : `, tile ${p.tile}`}`
 
@@ -87,15 +87,15 @@ const convolutions: Record<
     const [scale, shift] = p.fused === 'prologue' ? vectors(device, p.c) : []
     if (scale !== undefined && materialise) {
       const applied = Tensor.empty(x.shape, x.dtype)
-      runPositional('normApply', [applied, x, scale, shift], [1, 1])
-      runPositional('conv2d', [y, applied, weight, bias], [...numbersOf(p), 1, 0])
-    } else runPositional('conv2d', [y, x, weight, bias, statistics, scale, shift], [...numbersOf(p), 1, Number(scale !== undefined)])
+      runNative('normApply', { y: applied, x, scale, shift: shift! }, { relu: true })
+      runNative('conv2d', { y, x: applied, weight, bias }, { ...numbersOf(p), relu: false })
+    } else runNative('conv2d', { y, x, weight, bias, statistics, scale, shift }, { ...numbersOf(p), relu: scale !== undefined })
     return [resultOf('y', y), ...(statistics === undefined ? [] : [resultOf('statistics', statistics)])]
   },
   conv2dBackwardInput(device, p, materialise) {
     const { weight, dy, x } = operands(device, p)
     const dx = Tensor.empty(x.shape, x.dtype)
-    let epilogue: (Tensor | undefined)[] = []
+    let epilogue: Partial<Record<'add' | 'x' | 'scale' | 'shift' | 'mean' | 'sums', Tensor>> = {}
     if (p.fused === 'epilogue') {
       // Rows of sums for each residue class of the stride.
       let chunks = 0
@@ -105,18 +105,10 @@ const convolutions: Record<
         for (let b = 0; b < stride; ++b)
           chunks += Math.ceil((p.n * Math.ceil((p.h - a) / stride) * Math.ceil((p.w - b) / stride)) / statisticsRows)
       const [scale, shift, mean] = vectors(device, p.c)
-      epilogue = [
-        noiseTensor(device, x.shape, dx.dtype as FloatDType, 8),
-        x,
-        undefined,
-        scale,
-        shift,
-        mean,
-        Tensor.empty([chunks, 2, p.c], 'f32'),
-      ]
+      const add = noiseTensor(device, x.shape, dx.dtype as FloatDType, 8)
+      epilogue = { add, x, scale: scale!, shift: shift!, mean: mean!, sums: Tensor.empty([chunks, 2, p.c], 'f32') }
     }
-    const sums = epilogue[6]
-    const none = [undefined, undefined, undefined, undefined, undefined, undefined, undefined]
+    const { sums } = epilogue
     if (p.fused === 'prologue') {
       const [of, mean, coefficients] = [
         noiseTensor(device, dy.shape, dy.dtype as FloatDType, 9),
@@ -125,15 +117,16 @@ const convolutions: Record<
       ]
       if (materialise) {
         const whole = Tensor.empty(dy.shape, dy.dtype)
-        runPositional('normGradient', [whole, dy, of, mean, coefficients], [1])
-        runPositional('conv2dBackwardInput', [dx, whole, weight], [...numbersOf(p), 1, 1])
-      } else runPositional('conv2dBackwardInput', [dx, dy, weight, ...none, of, mean, coefficients], [...numbersOf(p), 1, 1])
-    } else runPositional('conv2dBackwardInput', [dx, dy, weight, ...(p.fused === undefined ? [] : epilogue)], [...numbersOf(p), 1, 1])
+        runNative('normGradient', { dx: whole, dz: dy, x: of, mean, coefficients })
+        runNative('conv2dBackwardInput', { dx, dy: whole, weight }, numbersOf(p))
+      } else runNative('conv2dBackwardInput', { dx, dy, weight, gradientX: of, gradientMean: mean, coefficients }, numbersOf(p))
+    } else runNative('conv2dBackwardInput', { dx, dy, weight, ...epilogue }, numbersOf(p))
     return [resultOf('dx', dx), ...(sums === undefined ? [] : [resultOf('sums', sums)])]
   },
   conv2dBackwardWeight(device, p, materialise) {
     const { x, weight, dy } = operands(device, p)
     const dw = Tensor.empty(weight.shape, 'f32')
+    const numbers = { ...numbersOf(p), relu: false, splits: 0 }
     if (p.fused === 'prologue') {
       const [scale, shift] = vectors(device, p.c)
       const [of, mean, coefficients] = [
@@ -143,11 +136,16 @@ const convolutions: Record<
       ]
       if (materialise) {
         const [applied, whole] = [Tensor.empty(x.shape, x.dtype), Tensor.empty(dy.shape, dy.dtype)]
-        runPositional('normApply', [applied, x, scale, shift], [1, 1])
-        runPositional('normGradient', [whole, dy, of, mean, coefficients], [1])
-        runPositional('conv2dBackwardWeight', [dw, whole, applied], [...numbersOf(p), 1, 0])
-      } else runPositional('conv2dBackwardWeight', [dw, dy, x, scale, shift, of, mean, coefficients], [...numbersOf(p), 1, 1])
-    } else runPositional('conv2dBackwardWeight', [dw, dy, x], [...numbersOf(p), 1, 0])
+        runNative('normApply', { y: applied, x, scale: scale!, shift: shift! }, { relu: true })
+        runNative('normGradient', { dx: whole, dz: dy, x: of, mean, coefficients })
+        runNative('conv2dBackwardWeight', { dweight: dw, dy: whole, x: applied }, numbers)
+      } else
+        runNative(
+          'conv2dBackwardWeight',
+          { dweight: dw, dy, x, scale, shift, gradientX: of, gradientMean: mean, coefficients },
+          { ...numbers, relu: true },
+        )
+    } else runNative('conv2dBackwardWeight', { dweight: dw, dy, x }, numbers)
     return [resultOf('dw', dw)]
   },
 }

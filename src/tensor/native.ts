@@ -177,10 +177,28 @@ export type OpName = keyof NativeOps<OpTensor>
 export type OpTensors<O extends OpName = OpName> = NativeOps<OpTensor>[O]['tensors']
 export type OpNumbers<O extends OpName = OpName> = NativeOps<OpTensor>[O]['numbers']
 
+/** The tensors of a call by name; T is a tensor, or what is known of one. */
+export type NamedTensors<T> = Readonly<Record<string, T | undefined | readonly (T | undefined)[]>>
+/** The same of every tensor, also of those in lists. */
+export const mapTensors = <T, U>(tensors: NamedTensors<T>, of: (tensor: T) => U): NamedTensors<U> => {
+  const each = (tensor: T | undefined): U | undefined => (tensor === undefined ? undefined : of(tensor))
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, value]) => [
+      name,
+      Array.isArray(value) ? (value as readonly (T | undefined)[]).map(each) : each(value as T | undefined),
+    ]),
+  )
+}
+
+/** All tensors of a call. */
+export const tensorsOf = <T>(tensors: NamedTensors<T>): T[] =>
+  (Object.values(tensors).flat() as (T | undefined)[]).filter((tensor) => tensor !== undefined)
+
+/** The numbers of a call by name. */
+export type NamedNumbers = Readonly<Record<string, number | boolean | readonly number[]>>
+
 /** Set to run every native op inside of a function of one's own, for profiles; one that does not call `run` leaves the op out. */
-export const observe: {
-  op?: (name: string, run: () => void, tensors: readonly (OpTensor | undefined)[], numbers: readonly number[]) => void
-} = {}
+export const observe: { op?: (name: string, run: () => void, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers) => void } = {}
 
 /**
  * Runs a native op. The names and types of its tensors, outputs among them, and of its numbers are those of native/core/ops.def; an
@@ -192,21 +210,20 @@ export function runNative<O extends OpName>(
   tensors: OpTensors<O>,
   ...[numbers]: keyof OpNumbers<O> extends never ? [] : [OpNumbers<O>]
 ): void {
+  runNamed(op, tensors, numbers)
+}
+
+/** As runNative, for an op that is known only when it runs: a deferred tensor's, or one that is timed. */
+export function runNamed(op: string, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers = {}): void {
   const signature = opTable.get(op)
   if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
   const handle = (tensor: OpTensor | undefined): number => (tensor === undefined ? NaN : handleOf(op, tensor))
   const number = (value: number | boolean | undefined): number => Number(value)
-  const handles = flattened(op, 'tensor', signature.tensors, tensors as Record<string, OpTensor>, handle)
-  const values = flattened(op, 'number', signature.numbers, (numbers ?? {}) as Record<string, number>, number)
+  const handles = flattened(op, 'tensor', signature.tensors, tensors, handle)
+  const values = flattened(op, 'number', signature.numbers, numbers, number)
   const run = (): void => native.run(signature.index, handles, values)
   if (observe.op === undefined) run()
-  else
-    observe.op(
-      op,
-      run,
-      signature.tensors.flatMap(({ name }) => (tensors as Record<string, OpTensor | undefined>)[name]),
-      [...values],
-    )
+  else observe.op(op, run, tensors, numbers)
 }
 
 /** The values of an op's parameters in their order, those of a list after their count. */
@@ -214,7 +231,7 @@ function flattened<V>(
   op: string,
   kind: string,
   parameters: readonly Parameter[],
-  given: Readonly<Record<string, V | readonly V[] | undefined>>,
+  given: Readonly<Record<string, V | undefined | readonly (V | undefined)[]>>,
   toNumber: (value: V | undefined) => number,
 ): Float64Array {
   const flat: number[] = []
@@ -226,7 +243,7 @@ function flattened<V>(
       if (!Array.isArray(value))
         throw new DenseclError('ARGUMENT', `${op}: expected a list for the ${kind} ${name} but received ${String(value)}`)
       flat.push(value.length)
-      for (const each of value as readonly V[]) flat.push(toNumber(each))
+      for (const each of value as readonly (V | undefined)[]) flat.push(toNumber(each))
     } else if (value === undefined && !optional) throw new DenseclError('ARGUMENT', `${op}: the ${kind} ${name} is missing`)
     else flat.push(toNumber(value as V | undefined))
   }
@@ -247,12 +264,4 @@ function handleOf(op: string, { handle }: OpTensor): number {
     'FOREIGN_HANDLE',
     `${op}: expected a tensor of this thread; tensors cannot be sent between workers, send their data`,
   )
-}
-
-/** As runNative for the ops whose row in ops.def has no names yet: tensors and numbers by position. */
-export function runPositional(op: string, tensors: readonly (OpTensor | undefined)[], numbers: readonly number[] = []): void {
-  const handles = Float64Array.from(tensors, (tensor) => (tensor === undefined ? NaN : handleOf(op, tensor)))
-  const run = (): void => native.run(opTable.get(op)!.index, handles, Float64Array.from(numbers))
-  if (observe.op === undefined) run()
-  else observe.op(op, run, tensors, numbers)
 }

@@ -1,5 +1,5 @@
 import { DenseclError, fail } from './errors.js'
-import { native, runNative, runPositional } from './native.js'
+import { type NamedNumbers, native, type OpName, runNamed, runNative } from './native.js'
 import { deviceTraits } from './traits.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
@@ -124,12 +124,14 @@ function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape
 /** Tensors that were garbage-collected without dispose(); 0 in a program that frees what it makes. */
 export const leakedTensors = (): number => leaks
 
-/** How a deferred tensor is computed when somebody needs its values: a native op on [the tensor, ...parts]. */
+/** How a deferred tensor is computed when somebody needs its values: by a native op that writes it. */
 export interface Deferral {
-  readonly op: string
-  /** Owned by the tensor; absent optional ones are undefined. */
-  readonly parts: readonly (Tensor | undefined)[]
-  readonly numbers: readonly number[]
+  readonly op: OpName
+  /** What the op calls the tensor. */
+  readonly output: string
+  /** The op's other tensors by name, owned by the deferred one. */
+  readonly parts: Readonly<Record<string, Tensor>>
+  readonly numbers: NamedNumbers
 }
 
 /**
@@ -164,7 +166,7 @@ export class Tensor {
    */
   static deferred(shape: Shape, dtype: DType, device: string, deferral: Deferral): Tensor {
     const tensor = new Tensor(undefined, [...shape], dtype, device)
-    for (const part of deferral.parts) part?.keep()
+    for (const part of Object.values(deferral.parts)) part.keep()
     tensor.#deferral = deferral
     return tensor
   }
@@ -175,17 +177,17 @@ export class Tensor {
   }
 
   #materialise(): number {
-    const { op, parts, numbers } = this.#deferral!
+    const { op, output, parts, numbers } = this.#deferral!
     const handle = native.create(dtypes.indexOf(this.dtype), this.shape, this.device)
     this.#handle = handle
     registry.register(this, handle, this)
-    runPositional(op, [this, ...parts], numbers)
+    runNamed(op, { [output]: this, ...parts }, numbers)
     this.#dropParts()
     return handle
   }
 
   #dropParts(): void {
-    for (const part of this.#deferral?.parts ?? []) part?.dispose()
+    for (const part of Object.values(this.#deferral?.parts ?? {})) part.dispose()
     this.#deferral = undefined
   }
 
@@ -292,8 +294,8 @@ export class Tensor {
   /** A second tensor on the same storage, outside of every tape. */
   alias(shape: Shape = this.shape): Tensor {
     if (this.#deferral !== undefined && shape === this.shape) {
-      const { op, parts, numbers } = this.#deferral
-      return Tensor.deferred(shape, this.dtype, this.device, { op, parts: parts.map((part) => part?.alias()), numbers })
+      const parts = Object.fromEntries(Object.entries(this.#deferral.parts).map(([name, part]) => [name, part.alias()]))
+      return Tensor.deferred(shape, this.dtype, this.device, { ...this.#deferral, parts })
     }
     return new Tensor(native.view(this.handle, shape), [...shape], this.dtype, this.device)
   }

@@ -1,19 +1,10 @@
 /** The native calls of a training step, found by going through one that is not computed. */
 import type { BuiltMethod } from '../methods/method.js'
 import { isProduct, type NativeCall } from '../ops/timing.js'
-import {
-  convolutionKey,
-  type ProductOp,
-  productOps,
-  shapeKey,
-  shapeOfCall,
-  splitsNumber,
-  tileNumber,
-  type TuningChoice,
-} from '../ops/tuning.js'
+import { convolutionKey, type ProductOp, shapeKey, shapeOfCall, takesPrologue, type TuningChoice, withKernels } from '../ops/tuning.js'
 import { withCompute } from '../tensor/compute.js'
 import { rehearse } from '../tensor/graph.js'
-import { native, observe } from '../tensor/native.js'
+import { mapTensors, native, observe, tensorsOf } from '../tensor/native.js'
 import { type DType, sizeOf, Tensor } from '../tensor/tensor.js'
 
 export interface StepCall {
@@ -25,7 +16,15 @@ export interface StepCall {
 }
 
 export const signatureOf = ({ op, tensors, numbers }: NativeCall): string =>
-  `${op}(${tensors.map((tensor) => (tensor === undefined ? '-' : `${tensor.dtype}[${tensor.shape.join(',')}]`)).join(' ')}) ${numbers.join(' ')}`
+  `${op}(${written(mapTensors(tensors, ({ dtype, shape }) => `${dtype}[${shape.join(',')}]`))}) ${written(numbers)}`
+
+/** Names and values in an order of their own, without those that are absent. */
+const written = (named: Readonly<Record<string, unknown>>): string =>
+  Object.entries(named)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name} ${String(value)}`)
+    .sort()
+    .join(' ')
 
 const stepCall = (call: NativeCall, count: number): StepCall => ({ call, signature: signatureOf(call), count })
 
@@ -41,8 +40,8 @@ export function stepCalls(method: BuiltMethod, batch: number, imageSize: number,
     const call = stepCall(
       {
         op,
-        tensors: tensors.map((tensor) => (tensor === undefined ? undefined : { shape: tensor.shape!, dtype: tensor.dtype as DType })),
-        numbers: unchosen(op, numbers),
+        tensors: mapTensors(tensors, ({ shape, dtype }) => ({ shape: shape!, dtype: dtype as DType })),
+        numbers: isProduct(op) ? withKernels(numbers, { tile: 0, splits: 0 }) : numbers,
       },
       1,
     )
@@ -63,9 +62,6 @@ export function stepCalls(method: BuiltMethod, batch: number, imageSize: number,
   return [...calls.values()]
 }
 
-const unchosen = (op: string, numbers: readonly number[]): number[] =>
-  !isProduct(op) ? [...numbers] : numbers.slice(0, splitsNumber).map((number, i) => (i === tileNumber ? 0 : number))
-
 export interface ProductCall extends StepCall {
   op: ProductOp
   /** shapeKey and convolutionKey. */
@@ -79,19 +75,26 @@ export function productCall(made: StepCall): ProductCall | undefined {
   const { op, tensors, numbers } = made.call
   if (!isProduct(op)) return undefined
   const shape = shapeOfCall(op, tensors, numbers)
-  return { ...made, op, key: shapeKey(shape), convolution: convolutionKey(shape), prologue: tensors[productOps[op].prologue] !== undefined }
+  return { ...made, op, key: shapeKey(shape), convolution: convolutionKey(shape), prologue: takesPrologue(op, tensors) }
 }
 
-type Operands = NativeCall['tensors']
-const without = (tensors: Operands, from: number, to: number): Operands =>
-  tensors.map((tensor, i) => (i >= from && i < to ? undefined : tensor))
-const numbered = (numbers: readonly number[], values: Record<number, number>): number[] => numbers.map((number, i) => values[i] ?? number)
-
-/** The pass that writes relu(x * scale + shift), for operands x and scale. */
-const normApply = (x: Operands[number], scale: Operands[number], relu: number): NativeCall => ({
+/** The pass that writes relu(x * scale + shift), for a product that would read it so. */
+const normApply = ({ tensors: { x, scale, shift }, numbers: { relu } }: NativeCall): NativeCall => ({
   op: 'normApply',
-  tensors: [x, x, scale, scale],
-  numbers: [scale!.shape[0]!, relu],
+  tensors: { y: x, x, scale, shift },
+  numbers: { relu: relu! },
+})
+
+/** The product that reads x as it lies in memory, or dy. */
+const plainX = ({ op, tensors, numbers }: NativeCall): NativeCall => ({
+  op,
+  tensors: { ...tensors, scale: undefined, shift: undefined },
+  numbers: { ...numbers, relu: false },
+})
+const plainDy = ({ op, tensors, numbers }: NativeCall): NativeCall => ({
+  op,
+  tensors: { ...tensors, gradientX: undefined, gradientMean: undefined, coefficients: undefined },
+  numbers,
 })
 
 /**
@@ -99,38 +102,25 @@ const normApply = (x: Operands[number], scale: Operands[number], relu: number): 
  * whether they do with its gradient: passes that write what a prologue would have made, and the product.
  */
 export function alternative({ call, count }: ProductCall, forward: boolean, backward: boolean): StepCall[] {
-  const { op, tensors, numbers } = call
-  if (op === 'conv2d') {
-    if (forward) return [stepCall(call, count)]
-    return [
-      normApply(tensors[1], tensors[5], numbers[9]!),
-      { op, tensors: without(tensors, 5, 7), numbers: numbered(numbers, { 8: 1, 9: 0 }) },
-    ].map((made) => stepCall(made, count))
-  }
-  if (op === 'conv2dBackwardInput')
-    return [stepCall(backward ? call : { op, tensors: without(tensors, 10, 13), numbers: numbered(numbers, { 9: 1 }) }, count)]
+  const all = (...calls: NativeCall[]): StepCall[] => calls.map((made) => stepCall(made, count))
+  if (call.op === 'conv2d') return forward ? all(call) : all(normApply(call), plainX(call))
+  if (call.op === 'conv2dBackwardInput') return all(backward ? call : plainDy(call))
   // A weight gradient has prologues for both operands or none. x is written already where the forward pass had to.
-  const plainX = (from: Operands, of: readonly number[]): { tensors: Operands; numbers: number[] } => ({
-    tensors: without(from, 3, 5),
-    numbers: numbered(of, { 9: 0 }),
-  })
-  if (backward) return [stepCall(forward ? call : { op, ...plainX(tensors, numbers) }, count)]
-  const written: NativeCall[] = [
-    { op: 'normGradient', tensors: [tensors[1], tensors[1], tensors[5], tensors[6], tensors[7]], numbers: [numbers[8]!] },
-  ]
-  if (forward && tensors[3] !== undefined) written.push(normApply(tensors[2], tensors[3], numbers[9]!))
-  const plain = plainX(without(tensors, 5, 8), numbered(numbers, { 8: 1 }))
-  return [...written, { op, ...plain }].map((made) => stepCall(made, count))
+  if (backward) return all(forward ? call : plainX(call))
+  const { dy, scale, gradientX, gradientMean, coefficients } = call.tensors
+  const gradient: NativeCall = {
+    op: 'normGradient',
+    tensors: { dx: dy, dz: dy, x: gradientX, mean: gradientMean, coefficients },
+    numbers: {},
+  }
+  return all(gradient, ...(forward && scale !== undefined ? [normApply(call)] : []), plainX(plainDy(call)))
 }
 
 /** A guess of what a call costs, for an order: bytes of its operands, and 200 operations count as one. */
 export function expectedCost({ call, count }: StepCall): number {
-  const bytes = call.tensors.reduce(
-    (sum, tensor) => sum + (tensor === undefined ? 0 : sizeOf(tensor.shape) * (tensor.dtype === 'bf16' ? 2 : 4)),
-    0,
-  )
+  const bytes = tensorsOf(call.tensors).reduce((sum, { shape, dtype }) => sum + sizeOf(shape) * (dtype === 'bf16' ? 2 : 4), 0)
   if (!isProduct(call.op)) return count * bytes
   const { input, weight, numbers } = shapeOfCall(call.op, call.tensors, call.numbers)
-  const operations = (2 * sizeOf(input) * sizeOf(weight)) / input[3]! / (numbers[0]! * numbers[1]!)
+  const operations = (2 * sizeOf(input) * sizeOf(weight)) / input[3]! / (numbers.strideH * numbers.strideW)
   return count * Math.max(bytes, operations / 200)
 }

@@ -151,7 +151,7 @@ test('a path that is no entry is refused, and the entries can be required where 
 test('neither the addon nor what only ops of this package use is public', async () => {
   for (const { file } of entries) {
     const names = Object.keys((await import(pathToFileURL(file.replace(/\.d\.ts$/, '.js')).href)) as object)
-    for (const name of ['native', 'runNative', 'runPositional', 'observe', 'conv2dForNorm', 'onEveryRun', 'rehearse'])
+    for (const name of ['native', 'runNative', 'runNamed', 'observe', 'conv2dForNorm', 'onEveryRun', 'rehearse'])
       assert.not.ok(names.includes(name), `${name} of ${file}`)
   }
 })

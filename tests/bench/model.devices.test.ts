@@ -5,7 +5,8 @@ import * as assert from 'uvu/assert'
 import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
 import { bytesOf, type Call, stepCalls } from '../../src/bench/step/calls.js'
 import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
-import { native, runPositional } from '../../src/tensor/native.js'
+import { pointwiseWindows } from '../../src/ops/tuning.js'
+import { native, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { setCapability, simulated } from '../support/capability.js'
@@ -45,14 +46,14 @@ testWhere(
           )
           withDevice(device, () =>
             scope(() => {
-              const tensors = [
-                Tensor.empty([o, 1, 1, c], 'f32'),
-                Tensor.zeros([n, side, side, o], 'bf16'),
-                Tensor.zeros([n, side, side, c], 'bf16'),
-              ]
+              const tensors = {
+                dweight: Tensor.empty([o, 1, 1, c], 'f32'),
+                dy: Tensor.zeros([n, side, side, o], 'bf16'),
+                x: Tensor.zeros([n, side, side, c], 'bf16'),
+              }
               native.resetPeakMemory(device)
               const before = native.memory(device).live
-              runPositional('conv2dBackwardWeight', tensors, [1, 1, 0, 0, 1, 1, id, 0, 1, 0])
+              runNative('conv2dBackwardWeight', tensors, { ...pointwiseWindows, tile: id, tf32: false, relu: false, splits: 0 })
               const partial = native.memory(device).peak - before
               const results = o * c * 4
               assert.is(Math.round(partial / results), count > 1 ? count : 0, `${partial} bytes of partial sums, ${results} each`)
@@ -77,11 +78,11 @@ testWhere(
     const [two, three] = [calls(2), calls(3)]
     assert.is(three.length, two.length)
     const pixels = (of: readonly Call[]): number =>
-      of.filter(({ op }) => op === 'conv2d').reduce((sum, { tensors }) => sum + tensors[0]!.bytes, 0)
+      of.filter(({ op }) => op === 'conv2d').reduce((sum, { tensors }) => sum + tensors.y!.bytes, 0)
     assert.is(pixels(three) / 3, pixels(two) / 2)
     assert.ok(two.filter(({ op }) => op === 'conv2d').length > 40 && two.filter(({ op }) => op === 'batchNormTrain').length === 40)
-    for (const { tensors } of two)
-      for (const tensor of tensors)
+    for (const { tensors, lists } of two)
+      for (const tensor of [...Object.values(tensors), ...Object.values(lists).flat()])
         if (tensor !== undefined) assert.ok(tensor.bytes >= 0 && tensor.shape.every((size) => Number.isInteger(size) && size > 0))
     // A larger batch passes more bytes and takes longer on every GPU.
     const bytes = (of: readonly Call[]): number => of.reduce((sum, call) => sum + bytesOf(call), 0)

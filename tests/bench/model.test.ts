@@ -9,7 +9,7 @@ import { convolutionCases } from '../../src/bench/cases/conv2d.js'
 import { type Constant, type ConstantName, constants, constantsOf } from '../../src/bench/constants.js'
 import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../src/bench/model.js'
 import { readCodeTable } from '../../src/bench/code/table.js'
-import type { Call, CallTensor } from '../../src/bench/step/calls.js'
+import { type Call, callOf, type CallTensor } from '../../src/bench/step/calls.js'
 import { Machine, stepTimes } from '../../src/bench/step/predict.js'
 import { tune } from '../../src/cli/benchTune.js'
 import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
@@ -100,55 +100,59 @@ const callsOf = fc
   .map(({ n, side, c, o, kernel, stride, deferred }): Call[] => {
     const out = Math.ceil(side / stride)
     const [x, y, w, vector] = [tensor([n, side, side, c]), tensor([n, out, out, o]), [o, kernel, kernel, c], tensor([1, o], 'f32')]
-    const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0, 1, 1]
+    const padding = (kernel - 1) / 2
+    const windows = { strideH: stride, strideW: stride, paddingH: padding, paddingW: padding, dilationH: 1, dilationW: 1 }
+    const numbers = { ...windows, tile: 0, tf32: false }
+    const pool = { kernelH: 3, kernelW: 3, strideH: 2, strideW: 2, paddingH: 1, paddingW: 1 }
+    const [mean, invstd, runningMean, runningVar, weight, bias, shift] = Array<CallTensor>(7).fill(vector)
     const [statistics, sums] = [
       tensor([Math.ceil((n * out * out) / 64), 2, o], 'f32'),
       tensor([Math.ceil((n * side * side) / 64), 2, c], 'f32'),
     ]
     const scale = deferred && c % 8 === 0 ? tensor([1, c], 'f32') : undefined
     return [
-      { op: 'conv2d', tensors: [y, x, tensor(w), undefined, statistics, scale, scale], numbers },
-      {
-        op: 'batchNormTrain',
-        tensors: [deferred ? undefined : y, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector],
-        numbers: [1, 1e-5, 0.1, 1],
-      },
-      {
-        op: 'batchNormBackward',
-        tensors: [y, vector, vector, undefined, y, y, undefined, vector, vector, vector, vector, vector],
-        numbers: [1, 1],
-      },
-      { op: 'conv2dBackwardWeight', tensors: [tensor(w, 'f32'), y, x], numbers },
-      {
-        op: 'conv2dBackwardInput',
-        tensors: [x, y, tensor(w), undefined, x, undefined, scale, scale, scale, scale === undefined ? undefined : sums],
+      callOf('conv2d', { y, x, weight: tensor(w), statistics, scale, shift: scale }, { ...numbers, relu: true }),
+      callOf(
+        'batchNormTrain',
+        { y: deferred ? undefined : y, mean, invstd, runningMean, runningVar, x: y, weight, bias, statistics, scale: vector, shift },
+        { eps: 1e-5, momentum: 0.1, relu: true },
+      ),
+      callOf(
+        'batchNormBackward',
+        { dx: y, dweight: vector, dbias: vector, dy: y, x: y, weight, mean, invstd, scale: vector, shift },
+        { train: true },
+      ),
+      callOf('conv2dBackwardWeight', { dweight: tensor(w, 'f32'), dy: y, x }, { ...numbers, relu: false, splits: 0 }),
+      callOf(
+        'conv2dBackwardInput',
+        { dx: x, dy: y, weight: tensor(w), x, scale, shift: scale, mean: scale, sums: scale === undefined ? undefined : sums },
         numbers,
-      },
-      {
-        op: 'maxPool2d',
-        tensors: [tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32'), tensor([n, 56, 56, 64])],
-        numbers: [3, 3, 2, 2, 1, 1, 1, 0],
-      },
-      {
-        op: 'maxPool2dBackward',
-        tensors: [tensor([n, 56, 56, 64]), tensor([n, 28, 28, 64]), tensor([n, 28, 28, 64], 'i32')],
-        numbers: [3, 3, 2, 2, 1, 1],
-      },
-      {
-        op: 'infoNce',
-        tensors: [
-          tensor([], 'f32'),
-          tensor([49 * n, 128]),
-          tensor([4], 'f32'),
-          tensor([49 * n, 128]),
-          tensor([49 * n, 128]),
-          tensor([4096, 128]),
-        ],
-        numbers: [0.2],
-      },
-      { op: 'denseMatch', tensors: [tensor([n, 49], 'i32'), undefined, tensor([n, 49, 2048]), tensor([n, 49, 2048])], numbers: [1] },
-      { op: 'sumRows', tensors: [tensor([o], 'f32'), y], numbers: [] },
-      { op: 'relu', tensors: [x, x], numbers: [] },
+      ),
+      callOf(
+        'maxPool2d',
+        { y: tensor([n, 28, 28, 64]), index: tensor([n, 28, 28, 64], 'i32'), x: tensor([n, 56, 56, 64]) },
+        { ...pool, relu: false },
+      ),
+      callOf(
+        'maxPool2dBackward',
+        { dx: tensor([n, 56, 56, 64]), dy: tensor([n, 28, 28, 64]), index: tensor([n, 28, 28, 64], 'i32') },
+        pool,
+      ),
+      callOf(
+        'infoNce',
+        {
+          loss: tensor([], 'f32'),
+          dquery: tensor([49 * n, 128]),
+          statistics: tensor([4], 'f32'),
+          query: tensor([49 * n, 128]),
+          positive: tensor([49 * n, 128]),
+          queue: tensor([4096, 128]),
+        },
+        { temperature: 0.2, unit: false },
+      ),
+      callOf('denseMatch', { index: tensor([n, 49], 'i32'), query: tensor([n, 49, 2048]), key: tensor([n, 49, 2048]) }, { cosine: true }),
+      callOf('sumRows', { sum: tensor([o], 'f32'), x: y }, {}),
+      callOf('relu', { y: x, x }, {}),
     ]
   })
 
@@ -185,22 +189,24 @@ test('kernels as they are take no longer than before, and each repair shows wher
   const y = tensor([256, 112, 112, 64])
   const vector = tensor([1, 64], 'f32')
   const statistics = tensor([50_176, 2, 64], 'f32')
-  const stem: Call = {
-    op: 'conv2d',
-    tensors: [y, tensor([256, 224, 224, 3]), tensor([64, 7, 7, 3]), undefined, statistics, undefined, undefined],
-    numbers: [2, 2, 3, 3, 1, 1, 0, 0, 1, 0],
-  }
-  const norm: Call = {
-    op: 'batchNormTrain',
-    tensors: [undefined, vector, vector, vector, vector, y, vector, vector, undefined, statistics, vector, vector],
-    numbers: [1, 1e-5, 0.1, 1],
-  }
+  const plain = { dilationH: 1, dilationW: 1, tile: 0, tf32: false, relu: false }
+  const stem = callOf(
+    'conv2d',
+    { y, x: tensor([256, 224, 224, 3]), weight: tensor([64, 7, 7, 3]), statistics },
+    { ...plain, strideH: 2, strideW: 2, paddingH: 3, paddingW: 3 },
+  )
+  const [mean, invstd, runningMean, runningVar, gamma, bias, scale, shift] = Array<CallTensor>(8).fill(vector)
+  const norm = callOf(
+    'batchNormTrain',
+    { mean, invstd, runningMean, runningVar, x: y, weight: gamma, bias, statistics, scale, shift },
+    { eps: 1e-5, momentum: 0.1, relu: true },
+  )
   const x = tensor([256, 28, 28, 128])
-  const weight: Call = {
-    op: 'conv2dBackwardWeight',
-    tensors: [tensor([128, 3, 3, 128], 'f32'), x, x],
-    numbers: [1, 1, 1, 1, 1, 1, 0, 0, 1, 0],
-  }
+  const weight = callOf(
+    'conv2dBackwardWeight',
+    { dweight: tensor([128, 3, 3, 128], 'f32'), dy: x, x },
+    { ...plain, strideH: 1, strideW: 1, paddingH: 1, paddingW: 1, splits: 0 },
+  )
   const time = (call: Call, state: 'now' | 'before', overrides: Partial<Record<ConstantName, number>> = {}): number =>
     new Machine(gpu, state, overrides).costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)
   for (const call of [stem, norm, weight]) assert.ok(time(call, 'now') < time(call, 'before') / 2)

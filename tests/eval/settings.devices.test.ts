@@ -15,8 +15,7 @@ import type { Backbone } from '../../src/nn/backbone.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { runStudy, type StudySize } from '../../src/study/study.js'
 import { type ComputeOptions, currentCompute } from '../../src/tensor/compute.js'
-import { native, observe } from '../../src/tensor/native.js'
-import { opSignatures } from '../../src/tensor/nativeOps.js'
+import { native, observe, tensorsOf } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import type { Tensor } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
@@ -27,22 +26,13 @@ import { colourPng, drawn, writeVocTree } from '../support/vocTree.js'
 
 const test = suite(`settings of evaluations on ${device}`, device)
 
-/** Where the numbers of a convolution say that it is in tf32. */
-const flag = Math.max(
-  7,
-  opSignatures
-    .find((signature) => signature.startsWith('conv2d('))!
-    .replace(/^.*\)\(|\)$/g, '')
-    .split(',')
-    .indexOf('tf32'),
-)
-
 /** The precisions of the products that `body` computes on the device. */
 async function precisionsOf<R>(body: () => Promise<R>): Promise<{ result: R; seen: string[] }> {
   const seen = new Set<string>()
   observe.op = (op, run, tensors, numbers) => {
     run()
-    if (/^conv2d(Backward\w+)?$/.test(op) && (tensors[0] as Tensor).device === device) seen.add(numbers[flag] === 1 ? 'tf32' : 'f32')
+    if (/^conv2d(Backward\w+)?$/.test(op) && (tensorsOf(tensors)[0] as Tensor).device === device)
+      seen.add(numbers.tf32 === true ? 'tf32' : 'f32')
   }
   try {
     const result = await body()

@@ -161,7 +161,7 @@ test('every native op has a caller in src, every op of the catalogue a case', ()
     .map((file) => readFileSync(join(folder, file), 'utf8'))
     .join('\n')
   for (const name of native.opSignatures().map((signature) => signature.split('(')[0]!))
-    assert.match(source, new RegExp(`(run(Native|Positional)\\(\\s*|op: )'${name}'`), name)
+    assert.match(source, new RegExp(`(run(Native|Product)\\(\\s*|op: )'${name}'`), name)
 })
 
 test.run()

@@ -6,7 +6,7 @@
 import * as assert from 'uvu/assert'
 
 import { Random } from '../../src/tensor/random.js'
-import { runNative, runPositional } from '../../src/tensor/native.js'
+import { runNative } from '../../src/tensor/native.js'
 import { type DType, scope, type Shape, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { simulated, withCapability } from '../support/capability.js'
@@ -74,19 +74,43 @@ for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.fi
     const images = Math.ceil((2.5 * multiprocessors * 128) / (out * out)) + 1
     withPool((values) => {
       const [x, dy, w] = [values(1, [images, size, size, c]), values(2, [images, out, out, o]), values(3, [o, kernel, kernel, c])]
-      const numbers = [stride, stride, padding, padding, 1, 1]
-      const calls: [string, Shape, DType, Tensor, Tensor, number][] = [
-        ['conv2d', dy.shape, 'bf16', x, w, 2e-3],
-        ['conv2dBackwardInput', x.shape, 'bf16', dy, w, 2e-3],
-        ['conv2dBackwardWeight', w.shape, 'f32', dy, x, 1e-4],
+      const windows = { strideH: stride, strideW: stride, paddingH: padding, paddingW: padding, dilationH: 1, dilationW: 1, tf32: false }
+      const calls: [string, Shape, DType, (result: Tensor, tile: number) => void, number][] = [
+        [
+          'conv2d',
+          dy.shape,
+          'bf16',
+          (y, tile) => {
+            runNative('conv2d', { y, x, weight: w }, { ...windows, tile, relu: false })
+          },
+          2e-3,
+        ],
+        [
+          'conv2dBackwardInput',
+          x.shape,
+          'bf16',
+          (dx, tile) => {
+            runNative('conv2dBackwardInput', { dx, dy, weight: w }, { ...windows, tile })
+          },
+          2e-3,
+        ],
+        [
+          'conv2dBackwardWeight',
+          w.shape,
+          'f32',
+          (dweight, tile) => {
+            runNative('conv2dBackwardWeight', { dweight, dy, x }, { ...windows, tile, relu: false, splits: 0 })
+          },
+          1e-4,
+        ],
       ]
-      for (const [op, shape, dtype, a, b, bound] of calls) {
+      for (const [op, shape, dtype, product, bound] of calls) {
         const run = (tile: number): Float32Array =>
           scope(() => {
             // What nobody wrote would be seen.
             const result = Tensor.full(shape, 7, dtype)
             return withCapability(tile > 3 ? 90 : 80, () => {
-              runPositional(op, [result, a, b], [...numbers, tile])
+              product(result, tile)
               return result.data() as Float32Array
             })
           })

@@ -17,6 +17,7 @@ import {
   type Product,
   productOf,
   type ProductOp,
+  pointwiseWindows,
   shapeOfCall,
   tunedTile,
   tuningFile,
@@ -67,7 +68,10 @@ const convolution: fc.Arbitrary<ConvolutionShape> = fc
     direction,
     input: [n, side, side, 32 * c],
     weight: [32 * o, kernel, kernel, 32 * c],
-    numbers: [stride, stride, kernel >> 1, kernel >> 1, 1, 1, 0, 0],
+    numbers: {
+      ...{ strideH: stride, strideW: stride, paddingH: kernel >> 1, paddingW: kernel >> 1, dilationH: 1, dilationW: 1 },
+      ...{ tile: 0, tf32: false },
+    },
     dtype,
   }))
 
@@ -104,16 +108,10 @@ test('kernels of Hopper are candidates where the device has them and whole slice
   )
 })
 
-test('the numbers of a call with kernels: a tile in its place, splits behind the groups of a weight gradient', () => {
-  const six = [1, 1, 0, 0, 1, 1]
-  assert.equal(withKernels('conv2d', [...six, 0, 0, 2, 1], { tile: 4, splits: 0 }), [...six, 4, 0, 2, 1])
-  assert.equal(withKernels('conv2dBackwardInput', [...six, 0, 0, 2, 1], { tile: 4, splits: 9 }), [...six, 4, 0, 2, 1])
-  for (const own of [
-    [0, 0],
-    [0, 0, 1, 0],
-    [0, 0, 1, 0, 7],
-  ])
-    assert.equal(withKernels('conv2dBackwardWeight', [...six, ...own], { tile: 4, splits: 9 }), [...six, 4, 0, 1, 0, 9])
+test('the numbers of a call with kernels: only the tile changes, and the splits of a weight gradient', () => {
+  const numbers = { ...pointwiseWindows, tile: 0, tf32: false }
+  assert.equal(withKernels(numbers, { tile: 4, splits: 9 }), { ...numbers, tile: 4 })
+  assert.equal(withKernels({ ...numbers, relu: true, splits: 7 }, { tile: 4, splits: 9 }), { ...numbers, relu: true, tile: 4, splits: 9 })
 })
 
 test('each table covers ResNet-50 with tiles that its architecture has, and says how and when it was made', () => {

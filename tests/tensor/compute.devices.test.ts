@@ -6,7 +6,7 @@ import { evaluation, type NormMode } from '../../src/nn/layers.js'
 import { disposeState } from '../../src/nn/module.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { type ComputeOptions, currentCompute, withCompute } from '../../src/tensor/compute.js'
-import { observe } from '../../src/tensor/native.js'
+import { mapTensors, observe } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -19,7 +19,7 @@ function calls(body: () => void): string[] {
   const seen: string[] = []
   observe.op = (op, run, tensors, numbers) => {
     run()
-    seen.push(`${op} ${tensors.map((tensor) => (tensor === undefined ? '-' : tensor.dtype)).join(' ')} ${numbers.join(' ')}`)
+    seen.push(`${op} ${JSON.stringify([mapTensors(tensors, ({ dtype }) => dtype), numbers])}`)
   }
   try {
     body()

@@ -16,12 +16,11 @@ import {
   chosenPrologue,
   type ConvolutionShape,
   productOf,
-  productOps,
+  pointwiseWindows,
   shapeKey,
   shapeOfCall,
-  splitsNumber,
   tableTile,
-  tileNumber,
+  takesPrologue,
   type TuningChoice,
   untuned,
 } from '../../src/ops/tuning.js'
@@ -29,7 +28,7 @@ import type { DeviceIdentity } from '../../src/files/cache.js'
 import { fail } from '../../src/tensor/errors.js'
 import { currentCompute, type Kernels, withCompute } from '../../src/tensor/compute.js'
 import { rehearse } from '../../src/tensor/graph.js'
-import { observe } from '../../src/tensor/native.js'
+import { type NamedTensors, observe } from '../../src/tensor/native.js'
 import { Tensor, withDevice } from '../../src/tensor/tensor.js'
 import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
 import { resolveConfig } from '../../src/methods/index.js'
@@ -138,11 +137,8 @@ function kernelsOfStep(model: BuiltMethod, tuning: Tuning): Map<string, Kernels>
   const found = new Map<string, Kernels>()
   observe.op = (op, _, tensors, numbers) => {
     if (!isProduct(op)) return
-    const shape = shapeOfCall(op, tensors as Tensor[], numbers)
-    found.set(`${shapeKey(shape)} ${tensors[productOps[op].prologue] !== undefined}`, {
-      tile: numbers[tileNumber]!,
-      splits: numbers[splitsNumber] ?? 0,
-    })
+    const shape = shapeOfCall(op, tensors as NamedTensors<Tensor>, numbers)
+    found.set(`${shapeKey(shape)} ${takesPrologue(op, tensors)}`, { tile: numbers.tile as number, splits: (numbers.splits ?? 0) as number })
   }
   const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], 'bf16', device)) as [Tensor, Tensor]
   try {
@@ -183,7 +179,8 @@ test('a step takes what was chosen, for every product, whatever the level and th
 
 /** A pass over a map that is written: of these ops the first result may be left to others. */
 const passes = new Set(['normApply', 'normGradient', 'batchNormTrain', 'batchNormBackward', 'add'])
-const writes = ({ op, tensors }: NativeCall): boolean => passes.has(op) && tensors[0] !== undefined
+const writes = ({ op, tensors }: NativeCall): boolean =>
+  passes.has(op) && tensors[op.endsWith('Backward') || op === 'normGradient' ? 'dx' : 'y'] !== undefined
 
 test('the level of fusion is the one whose calls take least, and prologues are taken where they gain', async () => {
   await withModel((model) => {
@@ -197,19 +194,20 @@ test('the level of fusion is the one whose calls take least, and prologues are t
   })
   await withModel((model) => {
     // A product with a prologue costs more than the pass that it saves.
-    const slow = run(model, ({ op, tensors }) => (isProduct(op) && tensors[productOps[op].prologue] !== undefined ? 100 : 1), {
-      level: 'auto',
-    })
+    const slow = run(model, ({ op, tensors }) => (isProduct(op) && takesPrologue(op, tensors) ? 100 : 1), { level: 'auto' })
     assert.is(slow.level, 'epilogue')
     assert.not.ok(slow.products.some(({ prologue }) => prologue))
   })
   await withModel((model) => {
     // Statistics in the epilogue cost more than all passes.
-    const slow = run(model, ({ op, tensors }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1), { level: 'auto' })
+    const slow = run(model, ({ op, tensors }) => (op === 'conv2d' && tensors.statistics !== undefined ? 1000 : 1), { level: 'auto' })
     assert.is(slow.level, 'pointwise')
     // A level that was asked for stays.
     rmSync(join(process.env.XDG_CACHE_HOME!, 'densecl'), { recursive: true })
-    assert.is(run(model, ({ op, tensors }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1), { level: 'full' }).level, 'full')
+    assert.is(
+      run(model, ({ op, tensors }) => (op === 'conv2d' && tensors.statistics !== undefined ? 1000 : 1), { level: 'full' }).level,
+      'full',
+    )
   })
 })
 
@@ -217,7 +215,7 @@ test('only what pays of a convolution gets a prologue: forward and backward are 
   await withModel((model) => {
     const forwardOnly = run(
       model,
-      ({ op, tensors }) => (op === 'normApply' ? 50 : op === 'conv2dBackwardWeight' && tensors[5] !== undefined ? 1000 : 1),
+      ({ op, tensors }) => (op === 'normApply' ? 50 : op === 'conv2dBackwardWeight' && tensors.gradientX !== undefined ? 1000 : 1),
       { level: 'full' },
     )
     const of = (tuning: Tuning, direction: string): boolean =>
@@ -230,7 +228,7 @@ test('only what pays of a convolution gets a prologue: forward and backward are 
   await withModel((model) => {
     const backwardOnly = run(
       model,
-      ({ op, tensors }) => (op === 'normGradient' ? 50 : op === 'conv2d' && tensors[5] !== undefined ? 1000 : 1),
+      ({ op, tensors }) => (op === 'normGradient' ? 50 : op === 'conv2d' && tensors.scale !== undefined ? 1000 : 1),
       { level: 'full' },
     )
     const of = (direction: string): boolean => backwardOnly.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction))
@@ -382,7 +380,7 @@ const small: ConvolutionShape = {
   direction: 'forward',
   input: [2, 4, 4, 576],
   weight: [8, 1, 1, 576],
-  numbers: [1, 1, 0, 0, 1, 1, 0, 0],
+  numbers: { ...pointwiseWindows, tile: 0, tf32: false },
   dtype: 'bf16',
 }
 
@@ -418,16 +416,18 @@ test("the device's own clock times products and passes, with the operands of the
     const f32 = (...shape: number[]): { shape: number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
     const product = {
       op: 'conv2dBackwardWeight',
-      tensors: [f32(8, 3, 3, 8), bf16(2, 5, 5, 8), bf16(2, 5, 5, 8)],
-      numbers: [1, 1, 1, 1, 1, 1, 0, 0],
+      tensors: { dweight: f32(8, 3, 3, 8), dy: bf16(2, 5, 5, 8), x: bf16(2, 5, 5, 8) },
+      numbers: { ...pointwiseWindows, paddingH: 1, paddingW: 1, tile: 0, tf32: false, relu: false, splits: 0 },
     }
     for (const kernels of [
       { tile: 0, splits: 0 },
       { tile: 3, splits: 2 },
     ])
       assert.ok(clock.time(product, kernels) > 0)
-    assert.ok(clock.time({ op: 'add', tensors: [bf16(3, 7), bf16(3, 7), bf16(3, 7)], numbers: [] }, { tile: 0, splits: 0 }) > 0)
-    assert.throws(() => clock.time({ ...product, tensors: [product.tensors[0], f32(2 ** 50)] }, { tile: 0, splits: 0 }), /memory/)
+    const sum = { op: 'add', tensors: { y: bf16(3, 7), a: bf16(3, 7), b: bf16(3, 7) }, numbers: {} }
+    assert.ok(clock.time(sum, { tile: 0, splits: 0 }) > 0)
+    const tensors = { dweight: product.tensors.dweight, dy: f32(2 ** 50) }
+    assert.throws(() => clock.time({ ...product, tensors }, { tile: 0, splits: 0 }), /memory/)
     assert.ok(clock.time(product, { tile: 0, splits: 0 }) > 0)
   } finally {
     clock.dispose()
@@ -471,7 +471,7 @@ async function lines(more: Partial<PretrainOptions> & { out: string; set?: Parti
   return printed.filter((line) => line.includes('tuning'))
 }
 
-const slow: Time = ({ op, tensors }, { tile }) => (op === 'conv2d' && tensors[4] !== undefined ? 1000 : 1 + tile)
+const slow: Time = ({ op, tensors }, { tile }) => (op === 'conv2d' && tensors.statistics !== undefined ? 1000 : 1 + tile)
 const fast: Time = (call, { tile, splits }) => (writes(call) ? 10 : 2 - tile / 10 - splits / 100)
 const never: Time = () => fail('TEST', 'a run that is continued times nothing')
 const hook = (time: Time): NonNullable<PretrainOptions['tuner']> => ({ time, identity, multiprocessors: 4 })
@@ -563,19 +563,33 @@ if (thorough)
   })
 
 test('keys tell shapes apart that are one product', () => {
-  const wide: ConvolutionShape = { ...small, input: [2, 4, 4, 64], weight: [8, 3, 3, 64], numbers: [1, 1, 1, 1, 1, 1, 0, 0] }
+  const wide: ConvolutionShape = {
+    ...small,
+    input: [2, 4, 4, 64],
+    weight: [8, 3, 3, 64],
+    numbers: { ...small.numbers, paddingH: 1, paddingW: 1 },
+  }
   assert.equal(productOf(small), productOf(wide))
   assert.is.not(shapeKey(small), shapeKey(wide))
   fc.assert(
     fc.property(fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 13, maxLength: 13 }), fc.nat(12), (values, at) => {
-      const of = (all: readonly number[]) =>
-        shapeKey({
+      const of = (all: readonly number[]): string => {
+        const [strideH, strideW, paddingH, paddingW, dilationH, dilationW] = all.slice(7) as [
+          number,
+          number,
+          number,
+          number,
+          number,
+          number,
+        ]
+        return shapeKey({
           direction: 'forward',
           input: all.slice(0, 4),
           weight: [...all.slice(4, 7), all[3]!],
-          numbers: [...all.slice(7, 13), 0, 0],
+          numbers: { strideH, strideW, paddingH, paddingW, dilationH, dilationW, tile: 0, tf32: false },
           dtype: 'bf16',
         })
+      }
       assert.is.not(of(values), of(values.map((value, i) => (i === at ? value + 1 : value))))
     }),
   )

@@ -1,4 +1,4 @@
-import { runPositional } from '../../tensor/native.js'
+import { runNative } from '../../tensor/native.js'
 import type { Shape, Tensor } from '../../tensor/tensor.js'
 import { resnet50Maps } from '../layers.js'
 import type { BenchCase, FamilyCases, Setting } from './benchCase.js'
@@ -12,8 +12,6 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
     s.output([c], 'f32'),
     s.output([c], 'f32'),
   ]
-  // What a GPU gives and takes beside the CPU's tensors: statistics of the convolution, scale and shift.
-  const affine = (s: Setting): [undefined, Tensor, Tensor] => [undefined, s.output([1, c], 'f32'), s.output([1, c], 'f32')]
   const peerNumbers = (n: number): number[] => [n, size, c, Number(joins)]
   return [
     {
@@ -21,19 +19,20 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
       flops: (n) => 8 * n * size * size * c,
       prepare(s) {
         const [mean, invstd, runningMean, runningVar] = vectors(s)
-        const tensors = [
-          s.output(shape(s.batch)),
+        const tensors = {
+          y: s.output(shape(s.batch)),
           mean,
           invstd,
           runningMean,
           runningVar,
-          s.values(shape(s.batch)),
-          s.sums([c]),
-          s.sums([c]),
-          joins ? s.values(shape(s.batch)) : undefined,
-          ...affine(s),
-        ]
-        return () => runPositional('batchNormTrain', tensors, [1, 1e-5, 0.1, 1])
+          x: s.values(shape(s.batch)),
+          weight: s.sums([c]),
+          bias: s.sums([c]),
+          residual: joins ? s.values(shape(s.batch)) : undefined,
+          scale: s.output([1, c], 'f32'),
+          shift: s.output([1, c], 'f32'),
+        }
+        return () => runNative('batchNormTrain', tensors, { eps: 1e-5, momentum: 0.1, relu: true })
       },
       peer: { op: 'batchNorm', numbers: peerNumbers },
     },
@@ -41,21 +40,21 @@ const norms = resnet50Maps.flatMap(({ name, size, c }): BenchCase[] => {
       name: `${name} backward${joins ? ', residual' : ''}, relu`,
       flops: (n) => 10 * n * size * size * c,
       prepare(s) {
-        const [mean, invstd, dgamma, dbeta] = vectors(s)
+        const [mean, invstd, dweight, dbias] = vectors(s)
         const big = (): Tensor => s.values(shape(s.batch))
-        const tensors = [
-          s.output(shape(s.batch)),
-          dgamma,
-          dbeta,
-          joins ? s.output(shape(s.batch)) : undefined,
-          big(),
-          big(),
-          big(),
-          s.sums([c]),
+        const tensors = {
+          dx: s.output(shape(s.batch)),
+          dweight,
+          dbias,
+          dz: joins ? s.output(shape(s.batch)) : undefined,
+          dy: big(),
+          x: big(),
+          y: big(),
+          weight: s.sums([c]),
           mean,
           invstd,
-        ]
-        return () => runPositional('batchNormBackward', tensors, [1, 1])
+        }
+        return () => runNative('batchNormBackward', tensors, { train: true })
       },
       peer: { op: 'batchNormBackward', numbers: peerNumbers },
     },

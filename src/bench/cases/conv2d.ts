@@ -1,14 +1,23 @@
 import type { NativeCall } from '../../ops/timing.js'
-import { type Direction, directions, type Product } from '../../ops/tuning.js'
-import { currentCompute } from '../../tensor/compute.js'
-import { runPositional } from '../../tensor/native.js'
+import { computeNumbers, type ConvolutionNumbers, type Direction, directions, type Product } from '../../ops/tuning.js'
+import { runNative } from '../../tensor/native.js'
 import { accumulator, type DType, type Shape } from '../../tensor/tensor.js'
 import { resnet50Layers } from '../layers.js'
 import type { BenchCase, FamilyCases } from './benchCase.js'
 
+const windowsOf = (kernel: number, stride: number): Omit<ConvolutionNumbers, 'tile' | 'tf32'> => ({
+  strideH: stride,
+  strideW: stride,
+  paddingH: (kernel - 1) / 2,
+  paddingW: (kernel - 1) / 2,
+  dilationH: 1,
+  dilationW: 1,
+})
+
 const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride }): BenchCase[] => {
   const out = size / stride
-  const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1]
+  const windows = windowsOf(kernel, stride)
+  const numbers = (): ConvolutionNumbers => ({ ...windows, ...computeNumbers() })
   const flops = (n: number): number => 2 * n * out * out * o * c * kernel * kernel
   const peerNumbers = (n: number): number[] => [n, size, c, o, kernel, stride]
   const x: (n: number) => Shape = (n) => [n, size, size, c]
@@ -18,8 +27,8 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     name: `${name} forward`,
     flops,
     prepare(s) {
-      const tensors = [s.output(y(s.batch)), s.values(x(s.batch)), s.values(w)]
-      return () => runPositional('conv2d', tensors, [...numbers, currentCompute().tile])
+      const tensors = { y: s.output(y(s.batch)), x: s.values(x(s.batch)), weight: s.values(w) }
+      return () => runNative('conv2d', tensors, { ...numbers(), relu: false })
     },
     peer: { op: 'conv2d', numbers: peerNumbers },
   }
@@ -27,8 +36,8 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     name: `${name} backward input`,
     flops,
     prepare(s) {
-      const tensors = [s.output(x(s.batch)), s.values(y(s.batch)), s.values(w)]
-      return () => runPositional('conv2dBackwardInput', tensors, [...numbers, currentCompute().tile])
+      const tensors = { dx: s.output(x(s.batch)), dy: s.values(y(s.batch)), weight: s.values(w) }
+      return () => runNative('conv2dBackwardInput', tensors, numbers())
     },
     peer: { op: 'conv2dBackwardInput', numbers: peerNumbers },
   }
@@ -36,8 +45,8 @@ const convolutions = resnet50Layers.flatMap(({ name, size, c, o, kernel, stride 
     name: `${name} backward weight`,
     flops,
     prepare(s) {
-      const tensors = [s.output(w, accumulator(s.dtype)), s.values(y(s.batch)), s.values(x(s.batch))]
-      return () => runPositional('conv2dBackwardWeight', tensors, [...numbers, currentCompute().tile])
+      const tensors = { dweight: s.output(w, accumulator(s.dtype)), dy: s.values(y(s.batch)), x: s.values(x(s.batch)) }
+      return () => runNative('conv2dBackwardWeight', tensors, { ...numbers(), relu: false, splits: 0 })
     },
     peer: { op: 'conv2dBackwardWeight', numbers: peerNumbers },
   }
@@ -69,11 +78,15 @@ export function convolutionCases(
     }
     const bf16 = (...shape: number[]): { shape: Shape; dtype: DType } => ({ shape, dtype: 'bf16' })
     const [x, y, w] = [bf16(batch, size, size, c), bf16(batch, out, out, o), bf16(o, kernel, kernel, c)]
-    const numbers = [stride, stride, (kernel - 1) / 2, (kernel - 1) / 2, 1, 1, 0, 0]
+    const numbers = { ...windowsOf(kernel, stride), tile: 0, tf32: false }
     const calls: Record<Direction, NativeCall> = {
-      forward: { op: 'conv2d', tensors: [y, x, w], numbers },
-      'backward input': { op: 'conv2dBackwardInput', tensors: [x, y, w], numbers },
-      'backward weight': { op: 'conv2dBackwardWeight', tensors: [{ shape: w.shape, dtype: 'f32' }, y, x], numbers },
+      forward: { op: 'conv2d', tensors: { y, x, weight: w }, numbers: { ...numbers, relu: false } },
+      'backward input': { op: 'conv2dBackwardInput', tensors: { dx: x, dy: y, weight: w }, numbers },
+      'backward weight': {
+        op: 'conv2dBackwardWeight',
+        tensors: { dweight: { shape: w.shape, dtype: 'f32' }, dy: y, x },
+        numbers: { ...numbers, relu: false, splits: 0 },
+      },
     }
     return directions.flatMap((direction) => {
       const [product, bytes, wholeSlices] = products[direction]

@@ -1,19 +1,18 @@
-import { runPositional } from '../../tensor/native.js'
+import { computeNumbers, pointwiseWindows } from '../../ops/tuning.js'
+import { runNative } from '../../tensor/native.js'
 import type { BenchCase, FamilyCases } from './benchCase.js'
-
-const pointwise = [1, 1, 0, 0, 1, 1]
 
 const linearCase = (name: string, inputs: number, outputs: number): BenchCase => ({
   name: `${name} forward`,
   flops: (n) => 2 * n * inputs * outputs,
   prepare(s) {
-    const tensors = [
-      s.output([s.batch, 1, 1, outputs]),
-      s.values([s.batch, 1, 1, inputs]),
-      s.values([outputs, 1, 1, inputs]),
-      s.sums([outputs]),
-    ]
-    return () => runPositional('conv2d', tensors, pointwise)
+    const tensors = {
+      y: s.output([s.batch, 1, 1, outputs]),
+      x: s.values([s.batch, 1, 1, inputs]),
+      weight: s.values([outputs, 1, 1, inputs]),
+      bias: s.sums([outputs]),
+    }
+    return () => runNative('conv2d', tensors, { ...pointwiseWindows, ...computeNumbers(), relu: false })
   },
   peer: { op: 'linear', numbers: (n) => [n, inputs, outputs] },
 })

@@ -9,7 +9,7 @@ import { resnet, type ResNetDepth } from '../../nn/resnet.js'
 import { Sgd } from '../../optim/sgd.js'
 import type { FusionLevel } from '../../tensor/compute.js'
 import { fail } from '../../tensor/errors.js'
-import { native, observe } from '../../tensor/native.js'
+import { mapTensors, type NamedNumbers, type NamedTensors, native, observe } from '../../tensor/native.js'
 import { settingsOf } from '../../run/options.js'
 import { Tensor, withDevice } from '../../tensor/tensor.js'
 import { deviceTraits } from '../../tensor/traits.js'
@@ -23,9 +23,11 @@ export interface CallTensor {
 
 export interface Call {
   op: string
-  /** Outputs first; undefined where an optional one is absent. */
-  tensors: readonly (CallTensor | undefined)[]
-  numbers: readonly number[]
+  /** By name; undefined or left out where an optional one is absent. */
+  tensors: Readonly<Record<string, CallTensor | undefined>>
+  /** Of ops that take any number of tensors. */
+  lists: Readonly<Record<string, readonly (CallTensor | undefined)[]>>
+  numbers: NamedNumbers
 }
 
 export interface StepShape {
@@ -53,13 +55,13 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
       const calls: Call[] = []
       try {
         observe.op = (op, _, tensors, numbers) =>
-          calls.push({
-            op,
-            tensors: tensors.map((tensor) =>
-              tensor === undefined ? undefined : { shape: [...tensor.shape!], dtype: tensor.dtype!, bytes: tensor.bytes! },
+          calls.push(
+            callOf(
+              op,
+              mapTensors(tensors, ({ shape, dtype, bytes }) => ({ shape: [...shape!], dtype: dtype!, bytes: bytes! })),
+              numbers,
             ),
-            numbers: [...numbers],
-          })
+          )
         trainer.step(0, config.lr)
         calls.length = 0
         trainer.step(1, config.lr)
@@ -76,48 +78,62 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
   }
 }
 
+/** A call whose lists are apart from its other tensors. */
+export function callOf(op: string, all: NamedTensors<CallTensor>, numbers: NamedNumbers): Call {
+  const [tensors, lists]: [Record<string, CallTensor | undefined>, Record<string, readonly (CallTensor | undefined)[]>] = [{}, {}]
+  for (const [name, value] of Object.entries(all))
+    if (Array.isArray(value)) lists[name] = value as readonly (CallTensor | undefined)[]
+    else tensors[name] = value as CallTensor | undefined
+  return { op, tensors, lists, numbers }
+}
+
 /** The calls of a step, by its batch size. */
 export function stepCalls(shape: StepShape): (batch: number) => Call[] {
   const [one, two] = observed(shape, [1, 2]) as [Call[], Call[]]
   return (batch) =>
-    two.map(({ op, tensors, numbers }, i) => {
+    two.map(({ op, tensors, lists, numbers }, i) => {
       const grown = (a: number, b: number): number => a + (batch - 1) * (b - a)
+      const grownTensor = (before: CallTensor | undefined, tensor: CallTensor | undefined): CallTensor | undefined =>
+        tensor === undefined || before === undefined
+          ? undefined
+          : {
+              shape: tensor.shape.map((size, axis) => grown(before.shape[axis]!, size)),
+              dtype: tensor.dtype,
+              bytes: grown(before.bytes, tensor.bytes),
+            }
+      const each = <A, B>(of: Readonly<Record<string, A>>, body: (value: A, name: string) => B): Record<string, B> =>
+        Object.fromEntries(Object.entries(of).map(([name, value]) => [name, body(value, name)]))
       const small = one[i]!
       if (small.op !== op) fail('INTERNAL', `call ${i} of a step is ${small.op} for one image and ${op} for two`)
       return {
         op,
-        tensors: tensors.map((tensor, t) => {
-          const before = small.tensors[t]
-          if (tensor === undefined || before === undefined) return undefined
-          return {
-            shape: tensor.shape.map((size, axis) => grown(before.shape[axis]!, size)),
-            dtype: tensor.dtype,
-            bytes: grown(before.bytes, tensor.bytes),
-          }
-        }),
-        numbers: numbers.map((number, n) => grown(small.numbers[n]!, number)),
+        tensors: each(tensors, (tensor, name) => grownTensor(small.tensors[name], tensor)),
+        lists: each(lists, (list, name) => list.map((tensor, k) => grownTensor(small.lists[name]![k], tensor))),
+        numbers: each(numbers, (number, name) => (typeof number === 'number' ? grown(small.numbers[name] as number, number) : number)),
       }
     })
 }
 
 /** The tensors of a call that no pass reads: a norm that has its sums and leaves the rest to others. */
-function unread({ op, tensors }: Call): number[] {
-  if (op === 'batchNormTrain' && tensors[0] === undefined && tensors[9] !== undefined) return [5]
-  return op === 'batchNormBackward' && tensors[0] === undefined && tensors[12] !== undefined ? [4, 5] : []
+function unread({ op, tensors: { y, statistics, dx, sums } }: Call): string[] {
+  if (op === 'batchNormTrain' && y === undefined && statistics !== undefined) return ['x']
+  return op === 'batchNormBackward' && dx === undefined && sums !== undefined ? ['dy', 'x'] : []
 }
 
 /** The tensors of a call that a second pass of the op reads (or writes). */
-function again({ op, tensors }: Call): number[] {
-  if (op === 'batchNormTrain') return tensors[9] === undefined ? [5] : [] // without statistics of the convolution x is read for them
+function again({ op, tensors: { statistics, sums, dx, dz } }: Call): string[] {
+  if (op === 'batchNormTrain') return statistics === undefined ? ['x'] : [] // without statistics of the convolution x is read for them
   // Without sums a pass makes them; the pass that combines then reads dz where it was written.
-  if (op === 'batchNormBackward')
-    return tensors[12] !== undefined || tensors[0] === undefined ? [] : tensors[3] === undefined ? [4, 5, 6] : [3, 5]
-  if (op !== 'sgd') return []
-  return tensors.flatMap((_, i) => ([0, 2, 4].includes((i - 2) % 6) && i >= 2 ? [i] : [])) // parameters, momenta and averages are read and written
+  if (op === 'batchNormBackward') return sums !== undefined || dx === undefined ? [] : dz === undefined ? ['dy', 'x', 'y'] : ['dz', 'x']
+  return op === 'sgd' ? ['parameters', 'momenta', 'averages'] : [] // they are read and written
 }
+
+/** The bytes of tensors and lists of a call. */
+export const bytesAt = ({ tensors, lists }: Call, ...names: string[]): number =>
+  names.flatMap((name) => lists[name] ?? [tensors[name]]).reduce((sum, tensor) => sum + (tensor?.bytes ?? 0), 0)
 
 /** The bytes that a call passes through memory: every tensor once for each pass over it. */
 export function bytesOf(call: Call): number {
-  const of = (indices: number[]): number => indices.reduce((total, i) => total + (call.tensors[i]?.bytes ?? 0), 0)
-  return of([...call.tensors.keys()].filter((i) => !unread(call).includes(i))) + of(again(call))
+  const names = [...Object.keys(call.tensors), ...Object.keys(call.lists)]
+  return bytesAt(call, ...names.filter((name) => !unread(call).includes(name)), ...again(call))
 }

@@ -7,8 +7,9 @@ import { existsSync, readFileSync } from 'node:fs'
 
 import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
 import { type Architecture, type Around, type Bound, predict, tiles } from '../model.js'
-import { indexed, nearestTile, type Product, tuningFile, type TuningTable } from '../../ops/tuning.js'
-import { bytesOf, type Call } from './calls.js'
+import { type ConvolutionNumbers, indexed, nearestTile, type Product, tuningFile, type TuningTable } from '../../ops/tuning.js'
+import type { OpNumbers } from '../../tensor/native.js'
+import { bytesAt, bytesOf, type Call, type CallTensor } from './calls.js'
 
 /** A launch, or several of one kernel. */
 export interface Cost {
@@ -125,19 +126,22 @@ interface Convolution {
   pixels: number
 }
 
-function convolutionOf(x: readonly number[], weight: readonly number[], y: readonly number[], numbers: readonly number[]): Convolution {
-  const [n, h, w, c] = x as [number, number, number, number]
-  const [o, kh, kw] = weight as [number, number, number]
-  const [oh, ow] = [y[1]!, y[2]!]
-  const [sh, sw, ph, pw, dh, dw] = numbers as [number, number, number, number, number, number]
-  return { n, h, w, c, oh, ow, o, kh, kw, stride: [sh, sw], padding: [ph, pw], dilation: [dh, dw], pixels: n * oh * ow }
+function convolutionOf(x: CallTensor, weight: CallTensor, y: CallTensor, { numbers }: Call): Convolution {
+  const [n, h, w, c] = x.shape as [number, number, number, number]
+  const [o, kh, kw] = weight.shape as [number, number, number]
+  const [oh, ow] = [y.shape[1]!, y.shape[2]!]
+  const { strideH, strideW, paddingH, paddingW, dilationH, dilationW } = numbers as ConvolutionNumbers
+  const [stride, padding, dilation] = [[strideH, strideW] as const, [paddingH, paddingW] as const, [dilationH, dilationW] as const]
+  return { n, h, w, c, oh, ow, o, kh, kw, stride, padding, dilation, pixels: n * oh * ow }
 }
+
+/** The tensors of a call, of which those that are read are there. */
+const operandsOf = ({ tensors }: Call): Record<string, CallTensor> => tensors as Record<string, CallTensor>
 
 const nameOf = ({ h, w, c, o, kh, kw, stride }: Convolution): string =>
   `${kh}x${kw}${stride[0] * stride[1] > 1 ? `/${stride[0]}` : ''} ${c}->${o} @${h}x${w}`
 const vectors = (channels: number): boolean => channels % 8 === 0
 const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
-const bytesAt = ({ tensors }: Call, ...at: number[]): number => at.reduce((sum, i) => sum + (tensors[i]?.bytes ?? 0), 0)
 /** Of an operand that a strided kernel reads a part of: every pixel, or those under its taps. */
 const touched = ({ kh, kw, stride }: Convolution): number => Math.min(1, (kh * kw) / (stride[0] * stride[1]))
 
@@ -153,15 +157,11 @@ function takesPrologue({ architecture }: Machine, { direction, rows, columns, de
 }
 
 function forward(machine: Machine, call: Call): Cost[] {
-  const [y, x, weight] = call.tensors as [
-    Call['tensors'][number] & object,
-    Call['tensors'][number] & object,
-    Call['tensors'][number] & object,
-  ]
-  const g = convolutionOf(x.shape, weight.shape, y.shape, call.numbers)
+  const { y, x, weight } = operandsOf(call) as Record<'y' | 'x' | 'weight', CallTensor>
+  const g = convolutionOf(x, weight, y, call)
   const product: Product = { direction: 'forward', rows: g.pixels, columns: g.o, depth: g.kh * g.kw * g.c }
   const costs: Cost[] = []
-  let bytes = bytesAt(call, 0, 2, 3, 4) + touched(g) * x.bytes
+  let bytes = bytesAt(call, 'y', 'weight', 'bias', 'statistics') + touched(g) * x.bytes
   const wide = unfoldedChannels(machine, g)
   const depth = wide > 0 ? g.kh * wide : product.depth
   if (wide > 0) {
@@ -169,11 +169,11 @@ function forward(machine: Machine, call: Call): Cost[] {
     costs.push(machine.passes('unfold', nameOf(g), x.bytes + images))
     bytes += images - touched(g) * x.bytes
   }
-  const deferred = call.tensors[5] !== undefined
+  const deferred = call.tensors.scale !== undefined
   const prologue = deferred && takesPrologue(machine, product)
   if (deferred && !prologue) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
   const around = {
-    epilogue: call.tensors[4] === undefined ? ('store' as const) : ('statistics' as const),
+    epilogue: call.tensors.statistics === undefined ? ('store' as const) : ('statistics' as const),
     gathered: wide === 0 && !vectors(g.c),
     prologue,
   }
@@ -191,30 +191,27 @@ function tapsOf(a: number, stride: number, padding: number, dilation: number, ke
 }
 
 function backwardInput(machine: Machine, call: Call): Cost[] {
-  const [dx, dy, weight] = call.tensors as [
-    Call['tensors'][number] & object,
-    Call['tensors'][number] & object,
-    Call['tensors'][number] & object,
-  ]
-  const g = convolutionOf(dx.shape, weight.shape, dy.shape, call.numbers)
+  const { dx, dy, weight } = operandsOf(call) as Record<'dx' | 'dy' | 'weight', CallTensor>
+  const g = convolutionOf(dx, weight, dy, call)
   const whole: Product = {
     direction: 'backward input',
     rows: g.n * g.h * g.w,
     columns: g.c,
     depth: (g.kh * g.kw * g.o) / (g.stride[0] * g.stride[1]),
   }
-  const finishes = call.tensors[3] !== undefined || call.tensors[4] !== undefined
-  const prologue = call.tensors[10] !== undefined && takesPrologue(machine, whole)
+  const finishes = call.tensors.add !== undefined || call.tensors.x !== undefined
+  const prologue = call.tensors.gradientX !== undefined && takesPrologue(machine, whole)
   const around: Around = { epilogue: finishes ? 'finish' : 'store', gathered: !vectors(g.o) || !vectors(g.c), prologue }
   const costs: Cost[] = []
   // Each residue class of the input pixels: its share of what is written and of what the epilogue reads.
-  const own = bytesAt(call, 0, 3, 4, 5, 9)
+  const own = bytesAt(call, 'dx', 'add', 'x', 'y', 'sums')
   for (let a = 0; a < Math.min(g.stride[0], g.h); ++a)
     for (let b = 0; b < Math.min(g.stride[1], g.w); ++b) {
       const taps = tapsOf(a, g.stride[0], g.padding[0], g.dilation[0], g.kh) * tapsOf(b, g.stride[1], g.padding[1], g.dilation[1], g.kw)
       const rows = g.n * Math.ceil((g.h - a) / g.stride[0]) * Math.ceil((g.w - b) / g.stride[1])
       const bytes =
-        (own * rows) / whole.rows + (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 10) : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
+        (own * rows) / whole.rows +
+        (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 'gradientX') : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
       costs.push(
         machine.product(
           'conv2dBackwardInput',
@@ -229,17 +226,17 @@ function backwardInput(machine: Machine, call: Call): Cost[] {
 }
 
 function backwardWeight(machine: Machine, call: Call): Cost[] {
-  const [dw, dy, x] = call.tensors as [Call['tensors'][number] & object, Call['tensors'][number] & object, Call['tensors'][number] & object]
-  const g = convolutionOf(x.shape, dw.shape, dy.shape, call.numbers)
+  const { dweight, dy, x } = operandsOf(call) as Record<'dweight' | 'dy' | 'x', CallTensor>
+  const g = convolutionOf(x, dweight, dy, call)
   const product: Product = { direction: 'backward weight', rows: g.o, columns: g.kh * g.kw * g.c, depth: g.pixels }
   const costs: Cost[] = []
-  const deferred = call.tensors[5] !== undefined
+  const deferred = call.tensors.gradientX !== undefined
   const prologue = deferred && takesPrologue(machine, product)
   if (deferred && !prologue) {
     costs.push(machine.passes('normGradient', nameOf(g), 3 * dy.bytes))
-    if (call.tensors[3] !== undefined) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
+    if (call.tensors.scale !== undefined) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
   }
-  let bytes = dw.bytes + dy.bytes + touched(g) * x.bytes + (prologue ? bytesAt(call, 5) : 0)
+  let bytes = dweight.bytes + dy.bytes + touched(g) * x.bytes + (prologue ? bytesAt(call, 'gradientX') : 0)
   const wide = unfoldedChannels(machine, g)
   if (wide > 0) {
     const images = g.n * g.h * g.ow * wide * 2
@@ -299,10 +296,10 @@ const blockLines = ({ architecture }: Machine, rows: number, channels: number): 
   Math.min(Math.ceil(rows / 32), Math.ceil((8 * architecture.multiprocessors) / Math.ceil(channels / 256)))
 
 function normForward(machine: Machine, call: Call): Cost[] {
-  const x = call.tensors[5]!
-  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), call.numbers[0]!]
+  const { x, mean } = operandsOf(call) as Record<'x' | 'mean', CallTensor>
+  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), mean.shape[0]!]
   const what = `${x.shape[1]}x${x.shape[2]}x${channels}`
-  const given = call.tensors[9] !== undefined
+  const given = call.tensors.statistics !== undefined
   const costs = given ? [] : [machine.passes('batchNormTrain: statistics', what, x.bytes)]
   costs.push(
     finish(
@@ -316,26 +313,27 @@ function normForward(machine: Machine, call: Call): Cost[] {
       machine.constants.mergeTogether,
     ),
   )
-  if (call.tensors[0] !== undefined) costs.push(machine.passes('batchNormTrain: apply', what, bytesAt(call, 0, 5, 8)))
+  if (call.tensors.y !== undefined) costs.push(machine.passes('batchNormTrain: apply', what, bytesAt(call, 'y', 'x', 'residual')))
   return costs
 }
 
 function normBackward(machine: Machine, call: Call): Cost[] {
-  const x = call.tensors[5]!
-  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), call.numbers[0]!]
+  const { x, mean } = operandsOf(call) as Record<'x' | 'mean', CallTensor>
+  const [channels, rows, groups] = [x.shape.at(-1)!, rowsOf(x.shape), mean.shape[0]!]
   const what = `${x.shape[1]}x${x.shape[2]}x${channels}`
-  const sums = call.tensors[12]
-  const costs = sums !== undefined ? [] : [machine.passes('batchNormBackward: reduce', what, bytesAt(call, 3, 4, 5, 6))]
+  const { sums } = call.tensors
+  const costs = sums !== undefined ? [] : [machine.passes('batchNormBackward: reduce', what, bytesAt(call, 'dz', 'dy', 'x', 'y'))]
   const lines = sums === undefined ? blockLines(machine, rows, channels) : sums.shape[0]!
   costs.push(finish(machine, 'batchNormBackward: finish', what, lines, groups, channels, 2, machine.constants.sumTogether))
   // Where the reduction wrote dz, the pass reads that.
-  const mask = sums === undefined && call.tensors[3] === undefined ? bytesAt(call, 6) : 0
-  if (call.tensors[0] !== undefined) costs.push(machine.passes('batchNormBackward: combine', what, bytesAt(call, 0, 4, 5) + mask))
+  const mask = sums === undefined && call.tensors.dz === undefined ? bytesAt(call, 'y') : 0
+  if (call.tensors.dx !== undefined) costs.push(machine.passes('batchNormBackward: combine', what, bytesAt(call, 'dx', 'dy', 'x') + mask))
   return costs
 }
 
 function infoNce(machine: Machine, call: Call): Cost[] {
-  const [query, queue] = [call.tensors[3]!, call.tensors[5]!]
+  const { query, queue } = operandsOf(call) as Record<'query' | 'queue', CallTensor>
+  const { temperature, unit } = call.numbers as OpNumbers<'infoNce'>
   const [rows, dim, keys] = [query.shape[0]!, query.shape[1]!, queue.shape[0]!]
   const { architecture, constants } = machine
   const what = `${rows} x ${keys} x ${dim}`
@@ -348,7 +346,7 @@ function infoNce(machine: Machine, call: Call): Cost[] {
     (architecture.teraflops * 1e3 * (hopper ? 1 : architecture.mmaSync)) / architecture.gigahertz / architecture.multiprocessors
   const products = (4 * tileRows * tileKeys * dim) / perCycle
   // Unit vectors need no running maximum where the temperature allows (fixedReference of contrast.cuh).
-  const fixed = call.numbers[1] === 1 && Math.LOG2E / call.numbers[0]! <= 50
+  const fixed = unit && Math.LOG2E / temperature <= 50
   const each = hopper
     ? fixed
       ? constants.contrastHopper
@@ -361,11 +359,11 @@ function infoNce(machine: Machine, call: Call): Cost[] {
   const items = Math.ceil((rowBlocks * splits) / architecture.multiprocessors) * perSplit
   const partial = splits * rows * (dim * 4 + 12)
   const operations = 4 * rows * keys * dim
-  const pass = machine.passes('infoNce', what, bytesAt(call, 3, 5) + partial, { chainCycles: items * cycles, operations })
+  const pass = machine.passes('infoNce', what, bytesAt(call, 'query', 'queue') + partial, { chainCycles: items * cycles, operations })
   const bound: Bound = pass.bound === 'chain' ? (products > exponentials ? 'tensor cores' : 'instructions') : pass.bound
   return [
     { ...pass, bound },
-    machine.passes('infoNce: merge', what, partial + bytesAt(call, 1, 3, 4)),
+    machine.passes('infoNce: merge', what, partial + bytesAt(call, 'dquery', 'query', 'positive')),
     // One block for all rows.
     machine.passes('infoNce: means', what, rows * 20, {
       chainCycles: (Math.ceil(rows / constants.meanThreads) * constants.chainCycles) / 4,
@@ -375,8 +373,9 @@ function infoNce(machine: Machine, call: Call): Cost[] {
 
 function maxPool(machine: Machine, call: Call): Cost[] {
   const { poolTap, poolUnit, poolNormed } = machine.constants
-  const y = call.tensors[0]!
-  const taps = call.numbers[0]! * call.numbers[1]! * (call.tensors[3] === undefined ? poolTap : poolNormed)
+  const { y } = operandsOf(call) as Record<'y', CallTensor>
+  const { kernelH, kernelW } = call.numbers as OpNumbers<'maxPool2d'>
+  const taps = kernelH * kernelW * (call.tensors.scale === undefined ? poolTap : poolNormed)
   return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
 }
 
@@ -390,17 +389,17 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
   infoNce,
   maxPool2d: maxPool,
   maxPool2dBackward: (machine, call) => [
-    machine.passes('maxPool2dBackward', call.tensors[0]!.shape.join('x'), bytesOf(call), {
-      warpInstructions: (size(call.tensors[0]!) / 256) * machine.constants.poolBackward,
+    machine.passes('maxPool2dBackward', call.tensors.dx!.shape.join('x'), bytesOf(call), {
+      warpInstructions: (size(call.tensors.dx!) / 256) * machine.constants.poolBackward,
     }),
   ],
   denseMatch(machine, call) {
     // Norms of both maps, and a tile of 64x64 for each image, whose slices follow one another.
-    const [query, key] = [call.tensors[2]!, call.tensors[3]!]
+    const { query, key } = operandsOf(call) as Record<'query' | 'key', CallTensor>
     const operations = 2 * size(query) * key.shape[1]!
     const waves = Math.ceil(query.shape[0]! / (4 * machine.architecture.multiprocessors))
     return [
-      machine.passes('denseMatch', query.shape.join('x'), 2 * bytesAt(call, 2, 3), {
+      machine.passes('denseMatch', query.shape.join('x'), 2 * bytesAt(call, 'query', 'key'), {
         launches: 3,
         operations,
         chainCycles: (waves * (query.shape[2]! / 32) * machine.constants.chainCycles) / 2,
@@ -408,7 +407,7 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
     ]
   },
   sumRows(machine, call) {
-    const [out, x] = [call.tensors[0]!, call.tensors[1]!]
+    const { sum, x } = operandsOf(call) as Record<'sum' | 'x', CallTensor>
     const what = x.shape.join('x')
     return [
       machine.passes('sumRows', what, bytesOf(call)),
@@ -416,31 +415,28 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
         machine,
         'sumRows: finish',
         what,
-        blockLines(machine, rowsOf(x.shape), size(out)),
+        blockLines(machine, rowsOf(x.shape), size(sum)),
         1,
-        size(out),
+        size(sum),
         1,
         machine.constants.sumTogether,
       ),
     ]
   },
-  enqueue: (machine, call) => [machine.passes('enqueue', '', 2 * bytesAt(call, 2), { launches: 2 })],
+  enqueue: (machine, call) => [machine.passes('enqueue', '', 2 * bytesAt(call, 'keys'), { launches: 2 })],
   sgd: (machine, call) => [
-    machine.passes('sgd', `${(call.tensors.length - 2) / 6} tensors`, bytesOf(call), {
-      launches: Math.ceil((call.tensors.length - 2) / 6 / 48),
+    machine.passes('sgd', `${call.lists.parameters!.length} tensors`, bytesOf(call), {
+      launches: Math.ceil(call.lists.parameters!.length / 48),
     }),
   ],
   ema: (machine, call) => [
-    machine.passes(
-      'ema',
-      `${call.tensors.length / 3} tensors`,
-      bytesOf(call) + bytesAt(call, ...[...call.tensors.keys()].filter((i) => i % 3 === 0)),
-      { launches: Math.ceil(call.tensors.length / 3 / 64) },
-    ),
+    machine.passes('ema', `${call.lists.averages!.length} tensors`, bytesOf(call) + bytesAt(call, 'averages'), {
+      launches: Math.ceil(call.lists.averages!.length / 64),
+    }),
   ],
   checkFinite: (machine, call) => [
-    machine.passes('checkFinite', `${call.tensors.length - 1} tensors`, bytesOf(call), {
-      launches: Math.ceil((call.tensors.length - 1) / 96),
+    machine.passes('checkFinite', `${call.lists.tensors!.length} tensors`, bytesOf(call), {
+      launches: Math.ceil(call.lists.tensors!.length / 96),
     }),
   ],
 }
