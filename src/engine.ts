@@ -54,7 +54,9 @@ export {
   where,
 } from './ops/arithmetic.js'
 export { type Operand } from './ops/broadcast.js'
+export { matmul, type MatmulOptions } from './ops/matmul.js'
 export { max, mean, type ReduceOptions, sum, type SumOptions, variance } from './ops/reduce.js'
+export { argmax, type AxisOptions, logSoftmax, softmax } from './ops/softmax.js'
 export { abs, exp, gelu, log, reciprocal, sigmoid, silu, sqrt, square, tanh } from './ops/unary.js'
 export { dropout, relu, reshape, scale } from './ops/elementwise.js'
 export { concat, stack } from './ops/concat.js'

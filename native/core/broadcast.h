@@ -5,9 +5,10 @@
 #include <array>
 #include <initializer_list>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "error.h"
-#include "tensor.h"
 
 namespace densecl {
 
@@ -24,9 +25,16 @@ struct StridedLoop {
   int64_t inner() const { return size[rank - 1]; }
 };
 
+inline std::string written(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ",") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// The loop over `shape` of operands of these shapes.
 template <size_t kOperands>
 StridedLoop<static_cast<int>(kOperands)> stridedLoop(const char* op, const std::vector<int64_t>& shape,
-                                                     const std::array<const Tensor*, kOperands>& operands) {
+                                                     const std::array<const std::vector<int64_t>*, kOperands>& operands) {
   StridedLoop<static_cast<int>(kOperands)> loop;
   // From the innermost dimension outwards, so the lists are reversed at the end.
   std::array<int64_t, kOperands> passed;
@@ -36,10 +44,10 @@ StridedLoop<static_cast<int>(kOperands)> stridedLoop(const char* op, const std::
     loop.count *= size;
     std::array<int64_t, kOperands> stride;
     for (size_t k = 0; k < kOperands; ++k) {
-      const std::vector<int64_t>& own = operands[k]->shape;
-      require(own.size() <= shape.size(), "SHAPE", std::string(op) + ": " + describe(*operands[k]) + " has too many dimensions");
+      const std::vector<int64_t>& own = *operands[k];
       const int64_t length = i < own.size() ? own[own.size() - 1 - i] : 1;
-      require(length == size || length == 1, "SHAPE", std::string(op) + ": " + describe(*operands[k]) + " does not broadcast");
+      require(own.size() <= shape.size() && (length == size || length == 1), "SHAPE",
+              std::string(op) + ": " + written(own) + " does not broadcast to " + written(shape));
       stride[k] = length == 1 ? 0 : passed[k];
       passed[k] *= length;
     }

@@ -137,9 +137,63 @@ F kindOf(const Call& call, int64_t kind, F const (&table)[kCount]) {
   return table[kind];
 }
 
+// Rows shorter than a few vectors are taken several at a time, an operand that does not lie as they do copied to where it does: a
+// repeated row once, others for each block.
+constexpr int64_t kNarrow = 64, kBlock = 1024;
+
+template <class T>
+class NarrowOperand {
+ public:
+  NarrowOperand(const T* data, int64_t inner, int64_t rowStep, int64_t step, int64_t rows)
+      : data_(data), inner_(inner), rowStep_(rowStep), step_(step), dense_(rowStep == inner && step == 1) {
+    if (!dense_ && rowStep == 0) copy(rows);
+  }
+  // Rows [first, first + rows), one after another.
+  const T* rows(int64_t first, int64_t rows) {
+    if (dense_) return data_ + first * inner_;
+    if (rowStep_ != 0) {
+      from_ = data_ + first * rowStep_;
+      copy(rows);
+    }
+    return buffer_;
+  }
+
+ private:
+  void copy(int64_t rows) {
+    const T* from = from_ == nullptr ? data_ : from_;
+    T* to = buffer_;
+    for (int64_t r = 0; r < rows; ++r, from += rowStep_)
+      for (int64_t i = 0; i < inner_; ++i) *to++ = from[i * step_];
+  }
+  const T *data_, *from_ = nullptr;
+  int64_t inner_, rowStep_, step_;
+  bool dense_;
+  T buffer_[kBlock];
+};
+
+template <class Out, class T>
+void runNarrow(const StridedLoop<2>& loop, Out* y, const T* a, const T* b, void (*run)(const Stretch<Out, T>&)) {
+  const int64_t inner = loop.inner(), perBlock = kBlock / inner;
+  const int64_t *step = loop.stride[loop.rank - 1], *rowStep = loop.stride[loop.rank - 2];
+  StridedLoop<2> outer = loop;
+  outer.rank -= 1;
+  outer.count /= inner;
+  parallelRange(outer.count, kGrain / inner, [&](int64_t begin, int64_t end) {
+    forStretches(outer, begin, end, [&](int64_t first, const int64_t* offsets, int64_t length) {
+      const int64_t most = std::min(length, perBlock);
+      NarrowOperand<T> x(a + offsets[0], inner, rowStep[0], step[0], most), z(b + offsets[1], inner, rowStep[1], step[1], most);
+      for (int64_t row = 0; row < length; row += perBlock) {
+        const int64_t rows = std::min(perBlock, length - row);
+        run({y + (first + row) * inner, x.rows(row, rows), z.rows(row, rows), rows * inner, 1, 1});
+      }
+    });
+  });
+}
+
 template <class Out, class T>
 void runBinary(const Call& call, const Tensor& y, const Tensor& a, const Tensor& b, void (*run)(const Stretch<Out, T>&)) {
-  const auto loop = stridedLoop<2>(call.op, y.shape, {&a, &b});
+  const auto loop = stridedLoop<2>(call.op, y.shape, {&a.shape, &b.shape});
+  if (loop.count > 0 && loop.rank > 1 && loop.inner() < kNarrow) return runNarrow(loop, y.data<Out>(), a.data<T>(), b.data<T>(), run);
   const int64_t stepA = loop.stride[loop.rank - 1][0], stepB = loop.stride[loop.rank - 1][1];
   parallelStretches(loop, [&](int64_t first, const int64_t* offsets, int64_t length) {
     run({y.data<Out>() + first, a.data<T>() + offsets[0], b.data<T>() + offsets[1], length, stepA, stepB});
@@ -155,7 +209,7 @@ void runUnary(const Tensor& y, const Tensor& a, const Tensor& b, Same<T> run) {
 
 template <class Word>
 void select(const Call& call, const Tensor& y, const Tensor& condition, const Tensor& a, const Tensor& b) {
-  const auto loop = stridedLoop<3>(call.op, y.shape, {&condition, &a, &b});
+  const auto loop = stridedLoop<3>(call.op, y.shape, {&condition.shape, &a.shape, &b.shape});
   const int64_t* step = loop.stride[loop.rank - 1];
   parallelStretches(loop, [&](int64_t first, const int64_t* offsets, int64_t length) {
     Word* out = y.data<Word>() + first;

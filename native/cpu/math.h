@@ -85,6 +85,16 @@ INLINE float tanhOf(float x) {
 }
 INLINE double tanhOf(double x) { return std::tanh(x); }
 
+// e^(-x^2 / 2), which is 0 beyond 15.
+INLINE float bell(float x) {
+  const float magnitude = x < 0.0f ? -x : x, bounded = magnitude > 15.0f ? 15.0f : magnitude;
+  return expOf(-0.5f * bounded * bounded);
+}
+
+// The density of the normal distribution.
+INLINE float normalPdf(float x) { return 0.398942280f * bell(x); }
+INLINE double normalPdf(double x) { return 0.3989422804014327 * std::exp(-0.5 * x * x); }
+
 // The distribution function of the normal distribution: erfc(u) / 2 = e^-u^2 t P(t), t = 1 / (1 + 0.3275911 u), for u = |x| / sqrt 2.
 INLINE float normalCdf(float x) {
   const float magnitude = x < 0.0f ? -x : x, bounded = magnitude > 15.0f ? 15.0f : magnitude;
@@ -99,13 +109,65 @@ INLINE float normalCdf(float x) {
   p = p * t + 0.0828179916f;
   p = p * t + 0.0928971952f;
   p = p * t + 0.0923895174f;
-  const float tail = expOf(-0.5f * bounded * bounded) * t * p;
+  const float tail = bell(x) * t * p;
   const float value = x < 0.0f ? tail : 1.0f - tail;
   return x == x ? value : x;
 }
 INLINE double normalCdf(double x) { return 0.5 * std::erfc(x * -0.7071067811865476); }
 
-INLINE float powOf(float a, float b) { return std::pow(a, b); }
+union DoubleBits {
+  double f;
+  int64_t i;
+};
+INLINE int64_t bitsOf(double x) {
+  DoubleBits bits;
+  bits.f = x;
+  return bits.i;
+}
+INLINE double doubleOf(int64_t i) {
+  DoubleBits bits;
+  bits.i = i;
+  return bits.f;
+}
+
+// |a|^b = e^(b log |a|) in double, as b log |a| is up to 128 ln 2 and its error is the result's: log |a| = e ln 2 + 2 artanh(s) with
+// |a| = 2^e m, sqrt(1/2) <= m < sqrt(2), s = (m - 1) / (m + 1), both series as far as a float can tell. Integers become doubles by the
+// bits of 2^52 + i, for which every instruction set has vectors.
+INLINE float powOf(float a, float b) {
+  const double magnitude = a < 0.0f ? -a : a, exponent = b;
+  const int64_t shifted = bitsOf(magnitude) - 0x3fe6a09e667f3bcd + (int64_t{1023} << 52);
+  const auto biased = static_cast<int64_t>(static_cast<uint64_t>(shifted) >> 52);
+  const double e = doubleOf(biased | 0x4330000000000000) - (4503599627370496.0 + 1023.0);
+  const double m = doubleOf(bitsOf(magnitude) - ((biased - 1023) << 52));
+  const double s = (m - 1.0) / (m + 1.0), square = s * s;
+  double series = 1.0 / 13;
+  series = series * square + 1.0 / 11;
+  series = series * square + 1.0 / 9;
+  series = series * square + 1.0 / 7;
+  series = series * square + 1.0 / 5;
+  series = series * square + 1.0 / 3;
+  const double value = e * 0.6931471805599453 + 2.0 * (s + s * (square * series));
+  // Of infinity and 0 a number whose product with 0 is 0.
+  const double large = magnitude == magnitude ? 1e300 : magnitude, finite = magnitude <= 3.4028234663852886e38 ? value : large;
+  const double logarithm = magnitude == 0.0 ? -1e300 : finite;
+
+  const double product = exponent * logarithm, low = product < -200.0 ? -200.0 : product, bounded = low > 200.0 ? 200.0 : low;
+  const double rounded = bounded * 1.4426950408889634 + 6755399441055744.0, n = rounded - 6755399441055744.0;
+  const double r = bounded - n * 0.6931471805599453;
+  double p = 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  const double power = (p * (r * r) + r + 1.0) * doubleOf((bitsOf(rounded) << 52) + (int64_t{1023} << 52));
+
+  // Of a negative a: the sign of an odd b, and NaN for a b that is no whole number. What a sum with 1.5 2^52 leaves of b is whole.
+  const double half = exponent * 0.5, sign = half + 6755399441055744.0 - 6755399441055744.0 == half ? 1.0 : -1.0;
+  const double factor = exponent + 6755399441055744.0 - 6755399441055744.0 == exponent ? sign : std::numeric_limits<double>::quiet_NaN();
+  return static_cast<float>(power * (a < 0.0f ? factor : 1.0));
+}
 INLINE double powOf(double a, double b) { return std::pow(a, b); }
 
 }  // namespace densecl::cpu

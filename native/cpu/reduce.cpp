@@ -28,7 +28,8 @@ struct Maximum {
   static constexpr T start = -std::numeric_limits<T>::infinity();
   template <class T>
   static INLINE T join(T a, T b) {
-    return a > b || a != a ? a : b;
+    const T larger = a > b ? a : b;
+    return a != a ? a : larger;
   }
 };
 
@@ -58,14 +59,21 @@ struct Rows {
 };
 template <class F, class T>
 INLINE void rowsLoop(const Rows<T>& job) {
+  T* __restrict sums = job.sums;
+  const int64_t width = job.width;
   int64_t r = 0;
   // Four rows at a time: the accumulator is loaded and stored once for them.
   for (; r + 4 <= job.rows; r += 4) {
     const T *a = job.x + r * job.stride, *b = a + job.stride, *c = b + job.stride, *d = c + job.stride;
-    for (int64_t j = 0; j < job.width; ++j) job.sums[j] = F::join(F::join(F::join(F::join(job.sums[j], a[j]), b[j]), c[j]), d[j]);
+    for (int64_t j = 0; j < width; ++j) {
+      const T first = F::join(a[j], b[j]), second = F::join(c[j], d[j]), both = F::join(first, second);
+      sums[j] = F::join(sums[j], both);
+    }
   }
-  for (; r < job.rows; ++r)
-    for (int64_t j = 0; j < job.width; ++j) job.sums[j] = F::join(job.sums[j], job.x[r * job.stride + j]);
+  for (; r < job.rows; ++r) {
+    const T* a = job.x + r * job.stride;
+    for (int64_t j = 0; j < width; ++j) sums[j] = F::join(sums[j], a[j]);
+  }
 }
 
 #define REDUCTION(F)                                               \
@@ -97,7 +105,7 @@ template <class F, class T>
 class Reduction {
  public:
   Reduction(const Call& call, const Tensor& y, const Tensor& x, double scale) : y_(y.data<T>()), x_(x.data<T>()), scale_(scale) {
-    const auto loop = stridedLoop<2>(call.op, x.shape, {&x, &y});
+    const auto loop = stridedLoop<2>(call.op, x.shape, {&x.shape, &y.shape});
     for (int axis = 0; axis + 1 < loop.rank; ++axis)
       (loop.stride[axis][1] == 0 ? reduced_ : kept_).add(loop.size[axis], loop.stride[axis][0]);
     inner_ = loop.inner();

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) binaryKernel(Out* y, const T* a, con
 
 template <class Op, class Out, class T>
 void launchBinary(const Call& call, const Tensor& y, const Tensor& a, const Tensor& b, int64_t kind) {
-  const auto loop = stridedLoop<2>(call.op, y.shape, {&a, &b});
+  const auto loop = stridedLoop<2>(call.op, y.shape, {&a.shape, &b.shape});
   const auto run = [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     launch(call, binaryKernel<Op, Out, T, kWidth>, loopGrid(call, loop.count / kWidth, kThreads), kThreads, 0, y.data<Out>(), a.data<T>(),
@@ -231,7 +231,7 @@ void where(const Call& call) {
   const auto run = [&](auto word) {
     using Word = decltype(word);
     launch(call, whereKernel<Word>, loopGrid(call, y.size(), kThreads), kThreads, 0, y.data<Word>(), condition.data<uint8_t>(),
-           a.data<Word>(), b.data<Word>(), stridedLoop<3>(call.op, y.shape, {&condition, &a, &b}));
+           a.data<Word>(), b.data<Word>(), stridedLoop<3>(call.op, y.shape, {&condition.shape, &a.shape, &b.shape}));
   };
   switch (itemSize(y.dtype)) {
     case 1: return run(uint8_t{});

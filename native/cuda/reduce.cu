@@ -107,7 +107,7 @@ void launchRows(const Call& call, const ReduceJob<From, Out>& job, int64_t parts
 
 template <class F, class From, class Out>
 void launchReduce(const Call& call, const Tensor& y, const Tensor& x, float scale) {
-  const auto loop = stridedLoop<2>(call.op, x.shape, {&x, &y});
+  const auto loop = stridedLoop<2>(call.op, x.shape, {&x.shape, &y.shape});
   ReduceJob<From, Out> job{y.data<Out>(), x.data<From>(), {}, {}, loop.inner(), scale};
   for (int axis = 0; axis + 1 < loop.rank; ++axis)
     (loop.stride[axis][1] == 0 ? job.reduced : job.kept).add(loop.size[axis], loop.stride[axis][0]);

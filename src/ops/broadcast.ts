@@ -9,19 +9,26 @@ import { accumulator, describe, type DType, scope, type Shape, Tensor } from '..
 /** A tensor, or a number that stands for a tensor of the other operand's dtype with one value. */
 export type Operand = Tensor | number
 
+/** The shape that the tensors' axes before the last `without` broadcast to; undefined where they do not. */
+export function batchShape(inputs: Readonly<Record<string, Tensor>>, without = 0): number[] | undefined {
+  const shapes = Object.values(inputs).map(({ shape }) => shape.slice(0, shape.length - without))
+  const rank = largest(shapes.map((shape) => shape.length))
+  const broadcast: number[] = []
+  for (let i = 0; i < rank; ++i) {
+    const lengths = shapes.map((shape) => shape[i - rank + shape.length] ?? 1)
+    const length = lengths.find((d) => d !== 1) ?? 1
+    if (lengths.some((d) => d !== 1 && d !== length)) return undefined
+    broadcast.push(length)
+  }
+  return broadcast
+}
+
 /** The shape that the tensors broadcast to; throws SHAPE naming all of them. */
 export function broadcastShape(op: string, inputs: Readonly<Record<string, Tensor>>): number[] {
-  const tensors = Object.values(inputs)
-  const rank = largest(tensors.map(({ shape }) => shape.length))
-  return Array.from({ length: rank }, (_, i) => {
-    const lengths = tensors.map(({ shape }) => shape[i - rank + shape.length] ?? 1)
-    const length = lengths.find((d) => d !== 1) ?? 1
-    if (lengths.some((d) => d !== 1 && d !== length)) {
-      const received = Object.entries(inputs).map(([name, tensor]) => `${name} ${describe(tensor)}`)
-      fail('SHAPE', `${op}: expected shapes that broadcast but received ${received.join(' and ')}`)
-    }
-    return length
-  })
+  const shape = batchShape(inputs)
+  if (shape !== undefined) return shape
+  const received = Object.entries(inputs).map(([name, tensor]) => `${name} ${describe(tensor)}`)
+  return fail('SHAPE', `${op}: expected shapes that broadcast but received ${received.join(' and ')}`)
 }
 
 /** Calls `body` with tensors for the operands, in a scope that frees those that stood for numbers. */

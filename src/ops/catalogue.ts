@@ -9,6 +9,7 @@ import { groupedConv2dOp } from './groupedConv2d.js'
 import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
 import { crossEntropyOp, infoNceOp } from './losses.js'
+import { matmulOp } from './matmul.js'
 import { padOp } from './pad.js'
 import { permuteOp } from './permute.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
@@ -16,6 +17,7 @@ import { maxOp, sumOp } from './reduce.js'
 import { resizeBilinearOp } from './resizeBilinear.js'
 import { denseMatchOp, l2NormalizeOp } from './similarity.js'
 import { sliceOp } from './slice.js'
+import { argmaxOp, softmaxOp } from './softmax.js'
 import { unaryOps } from './unary.js'
 
 interface AnyOp {
@@ -33,6 +35,7 @@ const table = <Name extends string>(ops: Readonly<Record<Name, AnyOp>>): Readonl
 export const catalogue = table({
   ...unaryOps,
   add: addOp,
+  argmax: argmaxOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
   broadcastTo: broadcastToOp,
@@ -49,6 +52,7 @@ export const catalogue = table({
   l2Normalize: l2NormalizeOp,
   layerNorm: layerNormOp,
   linear: linearOp,
+  matmul: matmulOp,
   max: maxOp,
   maximum: maximumOp,
   maxPool2d: maxPool2dOp,
@@ -62,6 +66,7 @@ export const catalogue = table({
   resizeBilinear: resizeBilinearOp,
   scale: scaleOp,
   slice: sliceOp,
+  softmax: softmaxOp,
   sub: subOp,
   sum: sumOp,
   where: whereOp,

@@ -9,7 +9,7 @@ import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
 
-export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch'] as const
+export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch', 'matmul'] as const
 export type ProductOp = (typeof productOps)[number]
 type Kind = 'wgmma' | 'mma' | 'fma'
 
@@ -213,6 +213,25 @@ function match(device: string, { n, p, q, c, dtype }: Match): Result[] {
   return [resultOf('similarity', similarity), { name: 'the similarity of the index', values: named, dtype: 'f32' }]
 }
 
+interface Multiplication {
+  batch: number
+  m: number
+  n: number
+  k: number
+  transposeA: boolean
+  transposeB: boolean
+  dtype: FloatDType
+}
+
+/** Each batch of a with the one matrix b. */
+function multiply(device: string, { batch, m, n, k, transposeA, transposeB, dtype }: Multiplication): Result[] {
+  const a = noiseTensor(device, transposeA ? [batch, k, m] : [batch, m, k], dtype, 1)
+  const b = noiseTensor(device, transposeB ? [1, n, k] : [1, k, n], dtype, 2)
+  const y = Tensor.empty([batch, m, n], a.dtype)
+  runNative('matmul', { y, a, b }, { transposeA, transposeB })
+  return [resultOf('product', y)]
+}
+
 /** Shapes of a product for `kind` of kernels on a machine of `m` multiprocessors. */
 function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', kind: Kind, m: number): Convolution[] {
   const images = (rows: number): number => Math.ceil(rows / 99)
@@ -305,6 +324,30 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
         (where) => match(where, p),
         () => (kind === 'fma' ? withDevice('cpu', () => match('cpu', p)) : reference(() => match(device, p))),
         [1e-4, 1e-4],
+      ),
+    )
+  }
+  if (op === 'matmul') {
+    const transposed = { transposeA: true, transposeB: true }
+    const plain = { transposeA: false, transposeB: false }
+    const parts: Multiplication[] =
+      kind === 'fma'
+        ? [
+            { batch: 2, m: 40, n: 70, k: 24, ...plain, transposeB: true, dtype: 'bf16' },
+            { batch: 2, m: 40, n: 70, k: 19, ...plain, dtype: 'f32' },
+            { batch: 2, m: 40, n: 70, k: 19, ...transposed, dtype: 'f32' },
+          ]
+        : [
+            { batch: Math.ceil(0.75 * m) + 1, m: 100, n: 130, k: 136, ...plain, transposeB: true, dtype: 'bf16' },
+            { batch: 2, m: 70, n: 40, k: 72, ...plain, dtype: 'bf16' },
+            { batch: 2, m: 70, n: 70, k: 19, ...transposed, dtype: 'bf16' },
+          ]
+    const held = (is: boolean): string => (is ? ' transposed' : '')
+    return parts.map((p) =>
+      compared(
+        `a [${p.batch},${p.m},${p.k}]${held(p.transposeA)}, b [${p.k},${p.n}]${held(p.transposeB)}, ${p.dtype}`,
+        (where) => multiply(where, p),
+        () => (kind === 'fma' ? withDevice('cpu', () => multiply('cpu', p)) : reference(() => multiply(device, p))),
       ),
     )
   }

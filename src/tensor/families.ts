@@ -15,6 +15,7 @@ export const kernelFamilyNames = [
   'mma.conv2dBackwardWeight',
   'mma.infoNce',
   'mma.denseMatch',
+  'mma.matmul',
 ] as const
 export type KernelFamily = (typeof kernelFamilyNames)[number]
 

@@ -230,6 +230,55 @@ test('values at the ends: infinities, NaN, zeros, the smallest numbers', () => {
   }
 })
 
+test('powers of f32: a few units in the last place over all magnitudes, signs of odd powers, and the ends', () => {
+  const random = new Random(6)
+  const bases = Float32Array.from({ length: 20000 }, () => 2 ** (random.uniform() * 60 - 30))
+  const exponents = Float32Array.from({ length: 20000 }, () => 4 * random.normal())
+  const ends: [number, number, number][] = [
+    [Infinity, 0, 1],
+    [0, 0, 1],
+    [0, -1, Infinity],
+    [0, 2, 0],
+    [-2, 3, -8],
+    [-2, 2, 4],
+    [-2, -1, -0.5],
+    [-2, 0.5, NaN],
+    [-2, 16777217, Infinity],
+    [Infinity, -1, 0],
+    [2, Infinity, Infinity],
+    [0.5, Infinity, 0],
+    [2, -Infinity, 0],
+    [NaN, 2, NaN],
+    [2, NaN, NaN],
+    [2, 127.5, Math.fround(2 ** 127.5)],
+    [2, 128, Infinity],
+    [2, -151, 0],
+  ]
+  scope(() => {
+    const [a, b] = [Tensor.from(bases, [bases.length]), Tensor.from(exponents, [exponents.length])]
+    pow(a, b)
+      .data()
+      .forEach((value, i) => {
+        const expected = bases[i]! ** exponents[i]!
+        if (expected > 3.4028235e38) assert.is(value, Infinity)
+        else assert.ok(Math.abs(value - expected) <= 1.5 * 2 ** -24 * expected + 1e-44, `${bases[i]} ** ${exponents[i]} is ${value}`)
+      })
+    // A scalar on either side has loops of its own.
+    for (const [x, y, expected] of ends)
+      for (const [p, q] of [
+        [
+          [x, x],
+          [y, y],
+        ],
+        [[x], [y, y]],
+        [[x, x], [y]],
+      ] as const) {
+        const [value] = pow(Tensor.from(p, [p.length]), Tensor.from(q, [q.length])).data()
+        assert.ok(value === expected || (Number.isNaN(value) && Number.isNaN(expected)), `${x} ** ${y} is ${value}`)
+      }
+  })
+})
+
 test('reductions over any axes are those of plain loops, with and without the reduced axes', () => {
   const shapes = fc.array(fc.integer({ min: 0, max: 6 }), { maxLength: 4 })
   fc.assert(

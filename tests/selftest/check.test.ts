@@ -129,7 +129,7 @@ for (const [fault, expected] of [
   ['wgmma', of('wgmma', ...convolutions, 'infoNce')],
   ['wgmmaRegisters', of('wgmma', 'infoNce')],
   ['im2col', of('wgmma', ...convolutions)],
-  ['bulkCopy,mma', [...of('mma', ...convolutions, 'infoNce', 'denseMatch'), ...of('wgmma', ...convolutions, 'infoNce')]],
+  ['bulkCopy,mma', [...of('mma', ...convolutions, 'infoNce', 'denseMatch', 'matmul'), ...of('wgmma', ...convolutions, 'infoNce')]],
   ['ldmatrixTrans', of('mma', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce')],
 ] as const) {
   where(`one wrong element of ${fault} is seen in the families that use it, and in no other`, async (folder) => {

@@ -12,10 +12,12 @@ import { elementwiseCases } from './elementwise.js'
 import { layoutCases } from './layout.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
+import { matmulCases } from './matmul.js'
 import { pool2dCases } from './pool2d.js'
 import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
 import { similarityCases } from './similarity.js'
+import { softmaxCases } from './softmax.js'
 import { unaryCases } from './unary.js'
 
 export const benchCases: Readonly<Record<OpName, BenchCases>> = {
@@ -27,9 +29,11 @@ export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...layoutCases,
   ...linearCases,
   ...lossesCases,
+  ...matmulCases,
   ...pool2dCases,
   ...reduceCases,
   ...resizeBilinearCases,
   ...similarityCases,
+  ...softmaxCases,
   ...unaryCases,
 }

@@ -7,11 +7,13 @@ import { layerNormCases } from './layerNorm.js'
 import { layoutCases } from './layout.js'
 import { linearCases } from './linear.js'
 import { lossesCases } from './losses.js'
+import { matmulCases } from './matmul.js'
 import type { OpCase } from './opCase.js'
 import { pool2dCases } from './pool2d.js'
 import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
 import { similarityCases } from './similarity.js'
+import { softmaxCases } from './softmax.js'
 import { unaryCases } from './unary.js'
 
 /** One description for each op of the catalogue: an op without one does not compile. */
@@ -24,9 +26,11 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...layoutCases,
   ...linearCases,
   ...lossesCases,
+  ...matmulCases,
   ...pool2dCases,
   ...reduceCases,
   ...resizeBilinearCases,
   ...similarityCases,
+  ...softmaxCases,
   ...unaryCases,
 }

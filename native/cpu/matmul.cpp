@@ -1,0 +1,81 @@
+// Batched products of matrices on the tile of gemm_tile.h.
+#include "../core/matmul.h"
+
+#include "broadcast.h"
+#include "gemm.h"
+#include "ops.h"
+
+namespace densecl::cpu {
+namespace {
+
+// A unit is a block of rows of one product and a group of its panels; each element is one sum along the depth, whatever the units are.
+constexpr int64_t kBlockRows = 48;
+
+template <class T>
+void multiply(const Matmul& job, T* y, const T* a, const T* b) {
+  if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, T{0});
+  if (job.k == 0 || job.batches.count * job.m * job.n == 0) return;
+  const int64_t panels = ceilDiv(job.n, kPanel<T>), panelSize = job.k * kPanel<T>;
+  Scratch<T> packed(job.batchesB * panels * panelSize);
+  parallelFor(job.batchesB * panels, [&](int64_t unit) {
+    const int64_t first = unit % panels * kPanel<T>, valid = std::min<int64_t>(kPanel<T>, job.n - first);
+    const T* in = b + unit / panels * job.k * job.n + first * job.rowB;
+    T* out = packed.data() + unit * panelSize;
+    for (int64_t k = 0; k < job.k; ++k, in += job.depthB, out += kPanel<T>) {
+      for (int64_t j = 0; j < valid; ++j) out[j] = in[j * job.rowB];
+      for (int64_t j = valid; j < kPanel<T>; ++j) out[j] = T{0};
+    }
+  });
+
+  std::vector<int64_t> matrixA(job.batches.count), matrixB(job.batches.count);
+  forStretches(job.batches, 0, job.batches.count, [&](int64_t first, const int64_t* offsets, int64_t length) {
+    const int64_t* step = job.batches.stride[job.batches.rank - 1];
+    for (int64_t i = 0; i < length; ++i) {
+      matrixA[first + i] = offsets[0] + i * step[0];
+      matrixB[first + i] = offsets[1] + i * step[1];
+    }
+  });
+  const TileKernel<T>& kernel = tileKernel<T>();
+  const int64_t blocks = ceilDiv(job.m, kBlockRows);
+  const int64_t groups = std::clamp<int64_t>(ceilDiv(4 * threads(), job.batches.count * blocks), 1, panels);
+  parallelFor(job.batches.count * blocks * groups, [&](int64_t unit) {
+    const int64_t group = unit % groups, first = unit / groups % blocks * kBlockRows, batch = unit / groups / blocks;
+    const int64_t rows = std::min(kBlockRows, job.m - first);
+    const T* matrix = a + matrixA[batch] * job.m * job.k + first * job.rowA;
+    const T* in[kBlockRows + kMaxTileRows];
+    std::vector<T> gathered(job.depthA == 1 ? 0 : rows * job.k);
+    if (job.depthA != 1)
+      for (int64_t k = 0; k < job.k; ++k)
+        for (int64_t i = 0; i < rows; ++i) gathered[i * job.k + k] = matrix[k * job.depthA + i];
+    for (int64_t i = 0; i < kBlockRows + kMaxTileRows; ++i) {
+      const int64_t row = std::min(i, rows - 1);
+      in[i] = job.depthA == 1 ? matrix + row * job.rowA : gathered.data() + row * job.k;
+    }
+    const int32_t tap = 0;
+    const int64_t last = panels * (group + 1) / groups;
+    for (int64_t p = panels * group / groups; p < last; ++p) {
+      const T* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
+      T* out[kMaxTileRows];
+      for (int64_t i = 0; i < rows; i += kernel.rows) {
+        const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
+        for (int r = 0; r < valid; ++r) out[r] = y + (batch * job.m + first + i + r) * job.n + p * kPanel<T>;
+        kernel.run({in + i, kernel.rows, 1, &tap, job.k, panel, out, valid,
+                    static_cast<int>(std::min<int64_t>(kPanel<T>, job.n - p * kPanel<T>)), nullptr, false});
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void matmul(const Call& call) {
+  using args::matmul;
+  const Matmul job(call);
+  const Tensor& y = call.tensor(matmul::y);
+  dispatchFloat(call, y.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    multiply(job, y.data<T>(), call.tensor(matmul::a).data<T>(), call.tensor(matmul::b).data<T>());
+  });
+}
+
+}  // namespace densecl::cpu
