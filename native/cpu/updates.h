@@ -22,6 +22,8 @@ void updateEach(const Call& call, const UpdatedTensors<Names>& all, double avera
       T *parameter = p.data<T>(), *mean = average == nullptr ? nullptr : average->data<T>();
       const auto step = update(k, parameter);
       parallelRange(p.size(), 1 << 14, [&](int64_t begin, int64_t end) {
+      // The tensors of an optimiser are different ones.
+#pragma GCC ivdep
         for (int64_t i = begin; i < end; ++i) parameter[i] = step(i);
         if (mean != nullptr)
           for (int64_t i = begin; i < end; ++i) mean[i] = keep * mean[i] + take * parameter[i];
@@ -30,14 +32,20 @@ void updateEach(const Call& call, const UpdatedTensors<Names>& all, double avera
   }
 }
 
-// Sums of values(i) over [0, count): of chunks, then of these in their order, so the same with any number of threads.
+// Sums of values(i) over [0, count): of lanes of chunks, of chunks, then of these in their order, so the same with any number of threads.
 template <class Values>
 double chunkedSum(int64_t count, Values values) {
   constexpr int64_t kChunk = 1 << 14;
   std::vector<double> sums(static_cast<size_t>((count + kChunk - 1) / kChunk));
   parallelFor(static_cast<int64_t>(sums.size()), [&](int64_t chunk) {
-    double sum = 0;
-    for (int64_t i = chunk * kChunk; i < std::min(count, (chunk + 1) * kChunk); ++i) sum += values(i);
+    constexpr int kLanes = 16;
+    double lanes[kLanes] = {}, sum = 0;
+    int64_t i = chunk * kChunk;
+    const int64_t end = std::min(count, i + kChunk);
+    for (; i + kLanes <= end; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += values(i + lane);
+    for (; i < end; ++i) sum += values(i);
+    for (double lane : lanes) sum += lane;
     sums[static_cast<size_t>(chunk)] = sum;
   });
   double total = 0;

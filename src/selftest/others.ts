@@ -11,7 +11,9 @@ import { avgPool2d, maxPool2d } from '../ops/pool2d.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { gatherRows, l2Normalize } from '../ops/similarity.js'
 import { sumRows } from '../ops/sumRows.js'
-import { checkFinite, Sgd } from '../optim/sgd.js'
+import { optimizerNames, optimizerOf } from '../optim/choose.js'
+import { clipByGlobalNorm } from '../optim/clip.js'
+import { checkFinite } from '../optim/sgd.js'
 import { Graph } from '../tensor/graph.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -175,30 +177,29 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         ),
     },
   ],
-  optimiser: [
-    {
-      shape: 'sgd with an EMA target, and checkFinite, of parameters [501] and [7,33], f32',
-      run: (device) => {
-        const sets = [1, 2, 3].map(
-          (seed) =>
-            new Map([
-              ['a', noiseTensor(device, [501], 'f32', seed)],
-              ['b', noiseTensor(device, [7, 33], 'f32', seed + 10)],
-            ]),
-        )
-        const [parameters, following, gradients] = sets as [Map<string, Tensor>, Map<string, Tensor>, Map<string, Tensor>]
-        const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 1e-4 })
-        const foundInf = Tensor.zeros([1], 'i32')
-        for (let step = 0; step < 2; ++step) {
-          checkFinite(foundInf, [...gradients.values()])
-          sgd.step([...gradients.values()], 0.1, { foundInf, emaTarget: { parameters: following, copies: new Map(), momentum: 0.9 } })
-        }
-        const results = [...parameters, ...following].map(([name, tensor]) => resultOf(name, tensor))
-        sgd.dispose()
-        return results
-      },
+  optimiser: optimizerNames.map((name) => ({
+    shape: `${name} with an EMA target, clipping, and checkFinite, of parameters [501] and [7,33], f32`,
+    run: (device: string) => {
+      const sets = [1, 2, 3].map(
+        (seed) =>
+          new Map([
+            ['a', noiseTensor(device, [501], 'f32', seed)],
+            ['b', noiseTensor(device, [7, 33], 'f32', seed + 10)],
+          ]),
+      )
+      const [parameters, following, drawn] = sets as [Map<string, Tensor>, Map<string, Tensor>, Map<string, Tensor>]
+      const optimizer = optimizerOf({ optimizer: name, momentum: 0.9, weightDecay: 1e-4 }, parameters)
+      const foundInf = Tensor.zeros([1], 'i32')
+      for (let step = 0; step < 2; ++step) {
+        const { gradients } = clipByGlobalNorm([...drawn.values()], 5)
+        checkFinite(foundInf, gradients)
+        optimizer.step(gradients, 0.1, { foundInf, emaTarget: { parameters: following, copies: new Map(), momentum: 0.9 } })
+      }
+      const results = [...parameters, ...following].map(([key, tensor]) => resultOf(key, tensor))
+      optimizer.dispose()
+      return results
     },
-  ],
+  })),
   augmentation: [
     {
       shape: 'augment of 4 views of 48x56 to 32x32, f32',

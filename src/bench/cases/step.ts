@@ -32,8 +32,39 @@ const block = (name: string, size: number, c: number, o: number, kernel: number)
   peer: { op: 'block', numbers: (n) => [n, size, c, o, kernel] },
 })
 
+interface UpdateCase {
+  rate: Tensor
+  parameters: Tensor[]
+  gradients: Tensor[]
+  copies: (Tensor | undefined)[]
+  averages: Tensor[]
+  averageCopies: (Tensor | undefined)[]
+}
+
+/**
+ * A step of an optimiser on all parameters; `kept` makes what it keeps of each. `written` bytes of a parameter are moved beside those that
+ * are made here and read once.
+ */
+const update = (written: number, run: (tensors: UpdateCase, kept: () => Tensor) => () => void): BenchCase => ({
+  name: '32.4 M parameters, moving average, copies',
+  flops: () => 8 * parameterCount,
+  prepare(s) {
+    const copy = (): Tensor | undefined => (s.dtype === 'bf16' ? s.output([parameterCount], 'bf16') : undefined)
+    const tensors = {
+      rate: s.output([1], 'f32'),
+      parameters: [s.sums([parameterCount])],
+      gradients: [s.sums([parameterCount])],
+      copies: [copy()],
+      averages: [s.sums([parameterCount])],
+      averageCopies: [copy()],
+    }
+    s.bytes += written * parameterCount
+    return run(tensors, () => s.sums([parameterCount]))
+  },
+})
+
 /** Work of a step beside its ops. */
-export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly BenchCase[]> = {
+export const stepCases: Record<'block' | 'sgd' | 'adam' | 'lars' | 'clipByGlobalNorm' | 'augment' | 'enqueue', readonly BenchCase[]> = {
   block: [
     block('layer1.1.conv1 + bn1 + relu', 56, 256, 64, 1),
     block('layer2.1.conv2 + bn2 + relu', 28, 128, 128, 3),
@@ -42,25 +73,36 @@ export const stepCases: Record<'block' | 'sgd' | 'augment' | 'enqueue', readonly
   ],
   sgd: [
     {
-      name: '32.4 M parameters, moving average, copies',
-      flops: () => 8 * parameterCount,
-      prepare(s) {
-        const half = s.dtype === 'bf16'
-        const copy = (): Tensor | undefined => (half ? s.output([parameterCount], 'bf16') : undefined)
-        const tensors = {
-          rate: s.output([1], 'f32'),
-          parameters: [s.sums([parameterCount])],
-          gradients: [s.sums([parameterCount])],
-          momenta: [s.sums([parameterCount])],
-          copies: [copy()],
-          averages: [s.sums([parameterCount])],
-          averageCopies: [copy()],
-        }
-        const numbers = { momentum: 0.9, weightDecay: 1e-4, nesterov: false, averageMomentum: 0.999 }
-        s.bytes += 12 * parameterCount // p, v and the average are read and written
-        return () => runNative('sgd', tensors, numbers)
-      },
+      ...update(12, (tensors, kept) => {
+        const all = { ...tensors, momenta: [kept()] }
+        return () => runNative('sgd', all, { momentum: 0.9, weightDecay: 1e-4, nesterov: false, averageMomentum: 0.999 })
+      }),
       peer: { op: 'sgd', numbers: () => [parameterCount] },
+    },
+  ],
+  adam: [
+    update(16, (tensors, kept) => {
+      const all = { ...tensors, firstMoments: [kept()], secondMoments: [kept()], steps: Tensor.zeros([1], 'i32') }
+      const numbers = { decayed: [1], beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, decoupled: true, averageMomentum: 0.999 }
+      return () => runNative('adam', all, numbers)
+    }),
+  ],
+  // Parameters and gradients are read twice: their norms come first.
+  lars: [
+    update(20, (tensors, kept) => {
+      const all = { ...tensors, momenta: [kept()] }
+      return () => runNative('lars', all, { adapted: [1], momentum: 0.9, weightDecay: 1e-6, trust: 0.001, averageMomentum: 0.999 })
+    }),
+  ],
+  clipByGlobalNorm: [
+    {
+      name: '32.4 M gradients',
+      flops: () => 3 * parameterCount,
+      prepare(s) {
+        const tensors = { gradients: [s.sums([parameterCount])], clipped: [s.output([parameterCount], 'f32')], norm: s.output([1], 'f32') }
+        s.bytes += 4 * parameterCount // read twice
+        return () => runNative('clipByGlobalNorm', tensors, { maxNorm: 1 })
+      },
     },
   ],
   augment: [
