@@ -1,4 +1,6 @@
 /** What settings do on a device with kernels to choose from: seen by the native calls that are made under them. */
+import { isDeepStrictEqual } from 'node:util'
+
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
@@ -45,8 +47,8 @@ function passes(forward: ComputeOptions, backward: ComputeOptions): Pass {
       const { parameters } = network.state()
       const random = new Random(5)
       const x = Tensor.from(
-        Float32Array.from({ length: 2 * 32 * 32 * 3 }, () => random.normal()),
-        [2, 32, 32, 3],
+        Float32Array.from({ length: 2 * 16 * 16 * 3 }, () => random.normal()),
+        [2, 16, 16, 3],
       )
       const tape = new Tape().watch(parameters.values())
       const pass: Pass = { forward: [], backward: [], gradients: [] }
@@ -67,12 +69,14 @@ for (const settings of [{ precision: 'tf32' }, { fusion: 'pointwise' }, { fusion
   test(`backward computes as forward did, whatever holds where it runs: ${JSON.stringify(settings)}`, () => {
     const inside = passes(settings, settings)
     const other = { precision: 'f32', tile: 0, fusion: 'epilogue' } as const
-    const [outside, usual] = [passes(settings, other), passes(other, settings)]
-    assert.equal(outside, inside)
+    const [outside, usual] = [passes(settings, other), passes({}, settings)]
+    assert.equal(outside.forward, inside.forward)
+    assert.equal(outside.backward, inside.backward)
+    // Compared without a picture of what differs, which would take minutes.
+    assert.ok(isDeepStrictEqual(outside.gradients, inside.gradients), 'gradients differ')
     // The settings do make other calls, in both directions.
     assert.not.equal(usual.forward, inside.forward)
     assert.not.equal(usual.backward, inside.backward)
-    assert.equal(passes({}, {}), usual)
   })
 
 test('one network under two settings at a time: each pass has its own', () => {
