@@ -24,9 +24,7 @@ import {
   BatchNorm2d,
   type Build,
   disposeState,
-  emptyState,
   frameworkDefault,
-  include,
   l2Normalize,
   Linear,
   mean,
@@ -38,6 +36,7 @@ import {
   scale,
   scope,
   type State,
+  stateOf,
   sum,
   type Tensor,
 } from 'densecl/engine'
@@ -70,10 +69,7 @@ class Mlp {
   }
 
   state(): State {
-    const state = emptyState()
-    this.#linears.forEach((linear, i) => include(state, `${i}.linear`, linear.state()))
-    this.#norms.forEach((norm, i) => include(state, `${i}.norm`, norm.state()))
-    return state
+    return stateOf({ linears: this.#linears, norms: this.#norms })
   }
 }
 
@@ -108,11 +104,7 @@ class SimSiam implements BuiltMethod<Observed> {
   }
 
   state(): State {
-    const state = emptyState()
-    include(state, 'backbone', this.backbone.state())
-    include(state, 'projector', this.#projector.state())
-    include(state, 'predictor', this.#predictor.state())
-    return state
+    return stateOf({ backbone: this.backbone, projector: this.#projector, predictor: this.#predictor })
   }
 
   trained(): State {
