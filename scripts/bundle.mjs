@@ -31,7 +31,8 @@ function run(command, parameters, options = {}) {
   const result = spawnSync(command, parameters, { encoding: 'utf8', cwd: root, maxBuffer: 2 ** 26, ...options })
   if (result.error !== undefined || (result.status !== 0 && options.strict !== false)) {
     console.error(
-      `densecl: ${command} ${parameters.join(' ')} failed\n  ${result.error?.message ?? result.stderr.trim().split('\n').slice(-3).join('\n  ')}`,
+      `densecl: ${command} ${parameters.join(' ')} failed\n ` +
+        ` ${result.error?.message ?? result.stderr.trim().split('\n').slice(-3).join('\n  ')}`,
     )
     process.exit(1)
   }

@@ -40,12 +40,14 @@ try {
     const ours = { lossGlobal: mean(row.epoch, 'lossGlobal'), lossDense: mean(row.epoch, 'lossDense') }
     const difference = Math.abs(ours.lossGlobal + ours.lossDense - row.lossGlobal - row.lossDense) / (row.lossGlobal + row.lossDense)
     console.log(
-      `epoch ${row.epoch}  ours ${ours.lossGlobal.toFixed(4)} + ${ours.lossDense.toFixed(4)}  PyTorch ${row.lossGlobal.toFixed(4)} + ${row.lossDense.toFixed(4)}  sum differs by ${(100 * difference).toFixed(2)} %`,
+      `epoch ${row.epoch}  ours ${ours.lossGlobal.toFixed(4)} + ${ours.lossDense.toFixed(4)}  ` +
+        `PyTorch ${row.lossGlobal.toFixed(4)} + ${row.lossDense.toFixed(4)}  sum differs by ${(100 * difference).toFixed(2)} %`,
     )
     return { epoch: row.epoch, ours, pytorch: { lossGlobal: row.lossGlobal, lossDense: row.lossDense }, difference }
   })
   console.log(
-    `kNN before ${percent(knnBefore)}, ours ${percent(knnAfter)}, PyTorch ${percent(theirs.knn)}; ${seconds.toFixed(0)} s against ${theirs.seconds.toFixed(0)} s`,
+    `kNN before ${percent(knnBefore)}, ours ${percent(knnAfter)}, PyTorch ${percent(theirs.knn)}; ${seconds.toFixed(0)} s ` +
+      `against ${theirs.seconds.toFixed(0)} s`,
   )
   writeResult(resultPath, {
     ...environmentRow(),

@@ -24,7 +24,8 @@ function summarise(steps: number): void {
   }
   const total = [...spent.values()].reduce((sum, { milliseconds }) => sum + milliseconds, 0)
   const line = (name: string, calls: number, milliseconds: number): string =>
-    `${name.padEnd(26)} ${calls.toFixed(0).padStart(6)} calls ${milliseconds.toFixed(3).padStart(10)} ms ${((100 * milliseconds) / total).toFixed(1).padStart(5)} %`
+    `${name.padEnd(26)} ${calls.toFixed(0).padStart(6)} calls ${milliseconds.toFixed(3).padStart(10)} ` +
+    `ms ${((100 * milliseconds) / total).toFixed(1).padStart(5)} %`
   table = [
     ...[...spent]
       .sort((a, b) => b[1].milliseconds - a[1].milliseconds)

@@ -250,7 +250,8 @@ function differentiate(node: Node, grad: Tensor, gradients: Gradients): void {
     ) {
       fail(
         'TAPE',
-        `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`,
+        `${op.name}: the gradient of ${input.name} is ${describe(gradient)} but the input ` +
+          `is ${input.tensor.dtype}[${input.tensor.shape.join(',')}]`,
       )
     }
     gradients.contribute(input.id, gradient.keep(), ends.get(input.name)?.result)

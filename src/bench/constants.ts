@@ -37,7 +37,9 @@ export const constants = {
     now: 1.17,
     unit: 'factor',
     how: 'assumed',
-    what: 'on stall cycles of a lone thread: half of the third that latencies behind its scoreboards (MUFU, I2F, F2I, R2UR) add, as the ring runs ahead',
+    what:
+      'on stall cycles of a lone thread: half of the third that latencies behind its scoreboards (MUFU, I2F, F2I, ' +
+      'R2UR) add, as the ring runs ahead',
   },
 
   producerForward: {
@@ -130,14 +132,18 @@ export const constants = {
     before: 110,
     unit: 'cycles for 1,024 results',
     how: 'counted',
-    what: 'about 740 instructions a warp and tile of 128x128 with the store, two warps a scheduler; before, two passes of 2-byte loads: 1,500 to 2,000 a tile',
+    what:
+      'about 740 instructions a warp and tile of 128x128 with the store, two warps a scheduler; before, two passes of ' +
+      '2-byte loads: 1,500 to 2,000 a tile',
   },
   finishRow: {
     now: 190,
     before: 340,
     unit: 'instructions a warp and 256 results',
     how: 'counted',
-    what: "masks, sums and joins of an input gradient, for a warp's 32 vectors of 8 channels: 768 for 4 rows and 200 for sums in the code, less branches not taken; before, 399",
+    what:
+      "masks, sums and joins of an input gradient, for a warp's 32 vectors of 8 channels: 768 for 4 rows and 200 for " +
+      'sums in the code, less branches not taken; before, 399',
   },
   finishIssue: { now: 1, unit: 'instructions a cycle and scheduler', how: 'assumed', what: 'at which they run: two warps a scheduler' },
   finishConflicts: {
@@ -185,7 +191,9 @@ export const constants = {
     before: 190,
     unit: 'instructions a warp and tap',
     how: 'counted',
-    what: 'the same of a deferred norm: 89 in the loop of two taps, value and tap in one integer; before, scale, shift, ReLU and rounding on top',
+    what:
+      'the same of a deferred norm: 89 in the loop of two taps, value and tap in one integer; before, scale, shift, ' +
+      'ReLU and rounding on top',
   },
   poolUnit: {
     now: 370,
@@ -206,7 +214,9 @@ export const constants = {
     before: 1426,
     unit: 'instructions a warp and tile',
     how: 'counted',
-    what: 'InfoNCE of unit vectors, 128 keys for 64 queries of 4 warps, 128 dimensions: 1,020 in the loop, less those of a tile that is not whole',
+    what:
+      'InfoNCE of unit vectors, 128 keys for 64 queries of 4 warps, 128 dimensions: 1,020 in the loop, less those of ' +
+      'a tile that is not whole',
   },
   contrastHopperAny: {
     now: 1426,

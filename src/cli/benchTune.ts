@@ -38,7 +38,8 @@ export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTa
     architectures[options.model ?? tunable(options.device) ?? ''] ??
     fail(
       'CONFIG',
-      `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but received ${options.model ?? options.device}`,
+      `bench tune: expected --model to be one of ${Object.keys(architectures).join(', ')}, or a GPU of one of them, but ` +
+        `received ${options.model ?? options.device}`,
     )
   const how = options.model === undefined ? native.describeDevice(options.device) : 'model'
   const table: TuningTable = { architecture: architecture.name, date: new Date().toISOString().slice(0, 10), how, entries: [] }
@@ -73,7 +74,8 @@ export function saveTable(table: TuningTable, path = tuningFile(table.architectu
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
   writeFileSync(
     path,
-    `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  "entries": [\n${entries}\n  ]\n}\n`,
+    `{\n  "architecture": "${table.architecture}",\n  "date": "${table.date}",\n  "how": ${JSON.stringify(table.how)},\n  ` +
+      `"entries": [\n${entries}\n  ]\n}\n`,
   )
   return path
 }

@@ -27,7 +27,8 @@ export const register: Register = (program, done) => {
         ...(names.length > 10 ? [`  and ${names.length - 10} more (--json names all)`] : []),
       ]
       const text = [
-        `${data} (${report.format}): ${report.images} images${report.classes === undefined ? ', no labels' : `, ${Object.keys(report.classes).length} classes`}`,
+        `${data} (${report.format}): ${report.images} ` +
+          `images${report.classes === undefined ? ', no labels' : `, ${Object.keys(report.classes).length} classes`}`,
         ...Object.entries(report.classes ?? {}).map(([name, count]) => `  ${name}: ${count}`),
         ...(report.width === undefined
           ? []

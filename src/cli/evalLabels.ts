@@ -13,7 +13,8 @@ export async function openLabelled(
     source.classes ??
     fail(
       'DATA',
-      `${command}: ${path} (${flag}) has no labels: expected two class folders or more, a list with labels, iNaturalist annotations, or shards with .cls`,
+      `${command}: ${path} (${flag}) has no labels: expected two class folders or more, a list with labels, iNaturalist ` +
+        'annotations, or shards with .cls',
     )
   const [known, asked] = [classesOf(bank, '--train', train), classesOf(queries, '--val', val)]
   // Numbers of a list or of shards may end early: not every class need be tested.

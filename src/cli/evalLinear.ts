@@ -58,7 +58,8 @@ export const addLinear: AddEvaluation = (parent, done) => {
           'the AvgPool protocol',
         ],
         [
-          'densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 --epochs 20 --augmentation none',
+          'densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 ' +
+            '--epochs 20 --augmentation none',
           'minutes on a CPU',
         ],
       ])}`,
@@ -68,7 +69,8 @@ export const addLinear: AddEvaluation = (parent, done) => {
         linearProtocols[flags.protocol] ??
         fail(
           'CONFIG',
-          `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`,
+          `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you ` +
+            `mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`,
         )
       if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none')
         fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)

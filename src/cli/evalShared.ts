@@ -87,6 +87,7 @@ export function unreadable(broken: ReadonlyMap<string, string>, consequence = 'a
   return broken.size === 0
     ? []
     : [
-        `${broken.size} images could not be read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`,
+        `${broken.size} images could not be ` +
+          `read ${consequence}: ${[...broken.values()].slice(0, 3).join('; ')}${broken.size > 3 ? ' ...' : ''}`,
       ]
 }

@@ -111,7 +111,8 @@ export const addSvm: AddEvaluation = (parent, done) => {
             ['mean', percent(report.map), '', ''],
           ],
           notes: [
-            'cost of each class by three folds on the training images; AP is the area under the interpolated curve; images with only difficult objects are negatives in training and left out of the test',
+            'cost of each class by three folds on the training images; AP is the area under the interpolated curve; ' +
+              'images with only difficult objects are negatives in training and left out of the test',
             ...(left.length === 0 ? [] : [`left out of the mean: ${left.map(({ name, left: why }) => `${name} (${why})`).join(', ')}`]),
             ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
             ...notes,

@@ -53,7 +53,8 @@ export const register: Register = (program, done) => {
         if (live) process.stderr.write('\r\x1b[K')
         const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
         const text = [
-          `${report.images} images in ${report.shards.length} shards: ${mebibytes(report.bytesBefore)} before, ${mebibytes(report.bytesAfter)} now`,
+          `${report.images} images in ${report.shards.length} shards: ${mebibytes(report.bytesBefore)} ` +
+            `before, ${mebibytes(report.bytesAfter)} now`,
           `${report.encoded} were written anew (more than ${mostPixels} pixels, rotated, or no RGB JPEG), the others copied`,
           ...(report.broken.length === 0
             ? []

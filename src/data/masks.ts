@@ -26,7 +26,8 @@ export function decodeMask(bytes: Uint8Array, name: string, classes: number, map
     const at = labels.indexOf(unknown)
     fail(
       'DATA',
-      `${name}: the pixel at ${at % width},${Math.floor(at / width)} is of class ${unknown}: expected 0 to ${classes - 1}, or ${ignoredLabel} for none`,
+      `${name}: the pixel at ${at % width},${Math.floor(at / width)} is of class ${unknown}: expected 0 ` +
+        `to ${classes - 1}, or ${ignoredLabel} for none`,
     )
   }
   return { width, height, labels }

@@ -40,7 +40,8 @@ export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tenso
     stages.at(level - windows.length) ??
     fail(
       'CONFIG',
-      `features: expected one of pooled, ${featureNames.slice(-stages.length).join(', ')}, as the backbone has ${stages.length} maps, but received ${name}`,
+      `features: expected one of pooled, ${featureNames.slice(-stages.length).join(', ')}, as the backbone ` +
+        `has ${stages.length} maps, but received ${name}`,
     )
   const { map: expected, grid, kernel, stride, padding } = windows[level]!
   const [, height, width] = map.shape as [number, number, number, number]

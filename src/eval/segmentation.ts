@@ -228,7 +228,10 @@ class SegmentationRun {
       waitShare: since.waited / seconds,
     })
     this.#run.log.progress(
-      `iteration ${this.#run.position}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} (head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+      `iteration ${this.#run.position}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} ` +
+        `(head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)} ` +
+        ` ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  ` +
+        `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
       true,
     )
   }
@@ -252,7 +255,8 @@ class SegmentationRun {
       pixelAccuracy: scores.pixelAccuracy,
     })
     this.#run.log.line(
-      `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  iteration ${this.#run.position}`,
+      `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  ` +
+        `iteration ${this.#run.position}`,
     )
     return { scores, samples }
   }

@@ -26,7 +26,8 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
     const code = (error as NodeJS.ErrnoException).code
     fail(
       'WRITE',
-      `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there before is untouched`,
+      `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there ` +
+        'before is untouched',
     )
   }
 }

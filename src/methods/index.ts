@@ -33,7 +33,8 @@ export async function findMethod(wanted: string): Promise<{ method: Method; as: 
     const names = Object.keys(methods)
     return fail(
       'CONFIG',
-      `method is ${wanted}: expected ${names.join(', ')}, or the path of a JavaScript module such as ./${wanted}/method.js (did you mean ${nearest(wanted, names)}?)`,
+      `method is ${wanted}: expected ${names.join(', ')}, or the path of a JavaScript module such as ` +
+        `./${wanted}/method.js (did you mean ${nearest(wanted, names)}?)`,
     )
   }
   return { method: checkMethod(wanted, await defaultExport('method', wanted)), as: modulePath(wanted) }

@@ -59,7 +59,8 @@ export function groupedConv2d(
   if (c % groups !== 0 || o % groups !== 0)
     fail(
       'ARGUMENT',
-      `conv2d: expected groups to divide the channels of x ${describe(x)} and the outputs of weight ${describe(weight)} but received ${groups}`,
+      `conv2d: expected groups to divide the channels of x ${describe(x)} and the outputs of weight ${describe(weight)} ` +
+        `but received ${groups}`,
     )
   expectShape('conv2d', 'weight', weight, [o, kh, kw, c / groups], `${c} channels of x in ${groups} groups`)
   if (bias !== undefined) expectShape('conv2d', 'bias', bias, [o], 'the output channels')

@@ -83,7 +83,8 @@ export abstract class Optimizer {
     if (wrong >= 0)
       fail(
         'SHAPE',
-        `${this.name}: expected the gradient of ${names[wrong]} [${parameters[wrong]!.shape.join(',')}] but received ${describe(gradients[wrong]!)}`,
+        `${this.name}: expected the gradient of ${names[wrong]} [${parameters[wrong]!.shape.join(',')}] but ` +
+          `received ${describe(gradients[wrong]!)}`,
       )
     this.run(
       {

@@ -27,5 +27,8 @@ export function augmentationPicture(images: readonly Pixels[], augment: AugmentO
     }
   }
   const width = (2 * pairs + 1) * (side + 4) + 12 + (pairs - 1) * 8
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${images.length * (side + 4)}" viewBox="0 0 ${width} ${images.length * (side + 4)}">${parts.join('')}</svg>\n`
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${images.length * (side + 4)}" viewBox="0 ` +
+    `0 ${width} ${images.length * (side + 4)}">${parts.join('')}</svg>\n`
+  )
 }

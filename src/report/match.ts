@@ -59,7 +59,11 @@ function sideBySide(
       `<image x="${offsets[side]}" y="0" width="${widths[side]}" height="${height}" href="${url}" preserveAspectRatio="none"/>`,
   )
   const width = widths[0] + gap + widths[1]
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 28}" viewBox="0 0 ${width} ${height + 28}" font-family="sans-serif" font-size="14"><rect width="100%" height="100%" fill="#fff"/>${images.join('')}${marks(place)}<text x="4" y="${height + 20}">${note}</text></svg>\n`
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 28}" viewBox="0 ` +
+    `0 ${width} ${height + 28}" font-family="sans-serif" font-size="14"><rect width="100%" height="100%" ` +
+    `fill="#fff"/>${images.join('')}${marks(place)}<text x="4" y="${height + 20}">${note}</text></svg>\n`
+  )
 }
 
 const urlOf = ({ rgb, width, height }: Picture): string => pngUrl(rgb, width, height)
@@ -78,7 +82,10 @@ export function drawMatches(pair: readonly [Seen, Seen], matches: readonly Match
         const [[x1, y1], [x2, y2]] = ends as [readonly [string, string], readonly [string, string]]
         const colour = `hsl(${Math.round((360 * i) / Math.max(1, matches.length))} 90% 50%)`
         const circles = ends.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="4" fill="${colour}" stroke="#fff"/>`)
-        return `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="2" stroke-opacity="0.85"><title>${similarity.toFixed(3)}</title></line>${circles.join('')}`
+        return (
+          `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="2" ` +
+          `stroke-opacity="0.85"><title>${similarity.toFixed(3)}</title></line>${circles.join('')}`
+        )
       })
       .join(''),
   )
@@ -120,7 +127,8 @@ export function drawHeat(pair: readonly [Seen, Seen], position: number): { svg: 
     `similarity to the circled point: ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (bright); best match ${best.similarity.toFixed(3)}`,
     (place) => {
       const circle = ([x, y]: [number, number], extra: string): string =>
-        `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#fff" stroke-width="4"/><circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#d00" stroke-width="2" ${extra}/>`
+        `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#fff" stroke-width="4"/><circle ` +
+        `cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="9" fill="none" stroke="#d00" stroke-width="2" ${extra}/>`
       return circle(place(0, position), '') + circle(place(1, key), 'stroke-dasharray="4 3"')
     },
   )

@@ -77,7 +77,8 @@ export function linePlot(
   parts.push(text(0, 0, yLabel, `text-anchor="middle" transform="translate(18 ${height / 2}) rotate(-90)"`))
   for (const { y, name } of levels) {
     parts.push(
-      `<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" stroke="${colours.muted}" stroke-dasharray="5 4"/>`,
+      `<line x1="${margin.left}" x2="${width - margin.right}" y1="${py(y).toFixed(1)}" y2="${py(y).toFixed(1)}" ` +
+        `stroke="${colours.muted}" stroke-dasharray="5 4"/>`,
     )
     parts.push(text(width - margin.right - 4, py(y) - 5, name, `text-anchor="end" fill="${colours.muted}"`))
   }
@@ -100,5 +101,8 @@ export function linePlot(
       text(left + 20, 38, name.length > most ? `${name.slice(0, most - 1)}…` : name, 'font-size="11"'),
     )
   })
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" fill="${colours.ink}">${parts.join('')}</svg>\n`
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" ` +
+    `font-family="sans-serif" font-size="12" fill="${colours.ink}">${parts.join('')}</svg>\n`
+  )
 }

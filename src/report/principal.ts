@@ -72,5 +72,8 @@ export function drawPrincipal(seen: readonly Seen[]): string {
     )
     x += width + 6
   }
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${x - 6}" height="${2 * height + 6}" viewBox="0 0 ${x - 6} ${2 * height + 6}">${parts.join('')}</svg>\n`
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${x - 6}" height="${2 * height + 6}" viewBox="0 ` +
+    `0 ${x - 6} ${2 * height + 6}">${parts.join('')}</svg>\n`
+  )
 }

@@ -13,7 +13,8 @@ export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
   if (!isModulePath(wanted))
     return fail(
       'CONFIG',
-      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module (did you mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
+      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module (did you ` +
+        `mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
     )
   const exported = await defaultExport('backbone', wanted)
   const { name, build } = exported as Partial<BackboneKind>

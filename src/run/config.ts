@@ -43,7 +43,8 @@ export const commonOptions = {
     .enum(['auto', 'pointwise', 'epilogue', 'full'])
     .default('auto')
     .describe(
-      'how far convolutions and batch norms are fused on a GPU (docs/fusion.md); auto is what is fastest where that is timed, else epilogue',
+      'how far convolutions and batch norms are fused on a GPU (docs/fusion.md); auto is what is fastest where that is ' +
+        'timed, else epilogue',
     ),
   tune: free(
     z

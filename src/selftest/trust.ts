@@ -71,7 +71,8 @@ async function firstCheck(
   say: (line: string) => void,
 ): Promise<PartReport[] | 'interrupted' | undefined> {
   say(
-    `densecl: checking the kernels on ${device}, ${native.describeDevice(device)} (${why === undefined ? 'its first use with this build' : `again: ${why}`}; DENSECL_CHECK=0 skips it)`,
+    `densecl: checking the kernels on ${device}, ${native.describeDevice(device)} ` +
+      `(${why === undefined ? 'its first use with this build' : `again: ${why}`}; DENSECL_CHECK=0 skips it)`,
   )
   const started = performance.now()
   let reports: PartReport[] | undefined
@@ -85,7 +86,8 @@ async function firstCheck(
   if (reports === undefined) return 'interrupted'
   const agree = reports.filter(({ verdict }) => verdict === 'agrees').length
   say(
-    `densecl: ${agree === reports.length ? 'all' : agree} of ${reports.length} parts agree, in ${((performance.now() - started) / 1000).toFixed(1)} s`,
+    `densecl: ${agree === reports.length ? 'all' : agree} of ${reports.length} parts agree, ` +
+      `in ${((performance.now() - started) / 1000).toFixed(1)} s`,
   )
   const problem = keepVerdict(device, reports)
   if (problem !== undefined) say(`densecl: the verdict is not kept, so the next run checks again: ${problem}`)
@@ -99,7 +101,8 @@ function obey(device: string, reports: readonly PartReport[], say: (line: string
   if (hopeless.length > 0)
     fail(
       'CHECK',
-      `${device} computes wrong results, and nothing can stand in for these kernels:\n  ${hopeless.map(describeReport).join('\n  ')}\n  Use --device cpu, or DENSECL_CHECK=0 to run all the same; ${how}`,
+      `${device} computes wrong results, and nothing can stand in for these kernels:\n ` +
+        ` ${hopeless.map(describeReport).join('\n  ')}\n  Use --device cpu, or DENSECL_CHECK=0 to run all the same; ${how}`,
     )
   const avoided = families(reports)
   avoidFamilies(device, avoided)

@@ -18,7 +18,8 @@ export function intervalPlot(title: string, groups: readonly IntervalGroup[]): s
   const methods = groups[0]?.marks.map(({ method }) => method) ?? []
   methods.forEach((method, m) =>
     parts.push(
-      `<circle cx="${left + 10 + 150 * m}" cy="46" r="5" fill="${colours[m % colours.length]}"/><text x="${left + 20 + 150 * m}" y="50">${escapeXml(method)}</text>`,
+      `<circle cx="${left + 10 + 150 * m}" cy="46" r="5" fill="${colours[m % colours.length]}"/><text ` +
+        `x="${left + 20 + 150 * m}" y="50">${escapeXml(method)}</text>`,
     ),
   )
   groups.forEach(({ name, marks }, g) => {
@@ -35,21 +36,29 @@ export function intervalPlot(title: string, groups: readonly IntervalGroup[]): s
     parts.push(`<text x="${x0 + width / 2}" y="${top + height + 20}" text-anchor="middle">${escapeXml(name)}</text>`)
     for (const value of [low, high])
       parts.push(
-        `<text x="${x0 + 8}" y="${(y(value) + (value === low ? 10 : -4)).toFixed(1)}" font-size="10" fill="#666">${value.toFixed(1)}</text>`,
+        `<text x="${x0 + 8}" y="${(y(value) + (value === low ? 10 : -4)).toFixed(1)}" font-size="10" ` +
+          `fill="#666">${value.toFixed(1)}</text>`,
       )
     marks.forEach(({ mean, half, values }, m) => {
       const x = x0 + ((m + 1) * width) / (marks.length + 1)
       const colour = colours[m % colours.length]!
       if (!Number.isNaN(half))
         parts.push(
-          `<line x1="${x}" x2="${x}" y1="${y(mean - half).toFixed(1)}" y2="${y(mean + half).toFixed(1)}" stroke="${colour}" stroke-width="2"/>`,
+          `<line x1="${x}" x2="${x}" y1="${y(mean - half).toFixed(1)}" y2="${y(mean + half).toFixed(1)}" ` +
+            `stroke="${colour}" stroke-width="2"/>`,
         )
       for (const value of values)
         parts.push(`<circle cx="${x + 9}" cy="${y(value).toFixed(1)}" r="2" fill="${colour}" fill-opacity="0.6"/>`)
       parts.push(
-        `<circle cx="${x}" cy="${y(mean).toFixed(1)}" r="5" fill="${colour}"><title>${escapeXml(marks[m]!.method)} ${mean.toFixed(2)}</title></circle>`,
+        `<circle cx="${x}" cy="${y(mean).toFixed(1)}" r="5" ` +
+          `fill="${colour}"><title>${escapeXml(marks[m]!.method)} ${mean.toFixed(2)}</title></circle>`,
       )
     })
   })
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${top + height + 40}" viewBox="0 0 ${total} ${top + height + 40}" font-family="sans-serif" font-size="12" fill="#222"><rect width="100%" height="100%" fill="#fff"/><text x="${left}" y="24" font-size="16" font-weight="bold">${escapeXml(title)}</text>${parts.join('')}</svg>\n`
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${top + height + 40}" viewBox="0 ` +
+    `0 ${total} ${top + height + 40}" font-family="sans-serif" font-size="12" fill="#222"><rect width="100%" ` +
+    `height="100%" fill="#fff"/><text x="${left}" y="24" font-size="16" ` +
+    `font-weight="bold">${escapeXml(title)}</text>${parts.join('')}</svg>\n`
+  )
 }

@@ -86,7 +86,8 @@ function expectDtype(name: unknown): DType {
   const meant = foreignNames[String(name).replace(/^.*\./, '').toLowerCase()]
   return fail(
     'DTYPE',
-    `tensor: expected a dtype among ${dtypes.join(', ')} but received ${String(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+    `tensor: expected a dtype among ${dtypes.join(', ')} but ` +
+      `received ${String(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
   )
 }
 

@@ -62,7 +62,8 @@ function timedNow({ built, config, log }: Run, identity: DeviceIdentity, path: s
 
 function keptLine(kept: KeptTuning, identity: DeviceIdentity, path: string): string {
   const same = (Object.keys(identity) as (keyof DeviceIdentity)[]).every((key) => kept[key] === identity[key])
-  const elsewhere = `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run is continued bit for bit`
+  const elsewhere =
+    `; made on ${machine(kept)}, while this is ${machine(identity)}: used all the same, so that the run ` + 'is continued bit for bit'
   return `tuning  as this run began: level ${kept.level}, ${kept.products.length} products of ${path}${same ? '' : elsewhere}`
 }
 

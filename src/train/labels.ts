@@ -25,7 +25,8 @@ export async function knnSets(config: Config, source: Source): Promise<LabelledS
     if (held.classes?.join() !== source.classes.join()) {
       fail(
         'DATA',
-        `kNN: the classes of ${other} (${held.classes?.join(', ') ?? 'none'}) are not those of ${config.data} (${source.classes.join(', ')})`,
+        `kNN: the classes of ${other} (${held.classes?.join(', ') ?? 'none'}) are not those of ${config.data} ` +
+          `(${source.classes.join(', ')})`,
       )
     }
     return { bank: source.items.filter((_, i) => i % every === 0), queries: held.items, how: `${other} against ${config.data}` }

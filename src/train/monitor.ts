@@ -123,7 +123,8 @@ export class Monitor {
     const when = steps === 1 ? `step ${globalStep}` : `steps ${globalStep - steps + 1} to ${globalStep}`
     return fail(
       'NAN',
-      `${when}: ${what} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), --warmup-steps, or check the data. The last checkpoint, ${files(this.#run.out).last}, is from before`,
+      `${when}: ${what} is not a number at learning rate ${lr.toPrecision(3)}; try a lower --lr (a tenth), ` +
+        `--warmup-steps, or check the data. The last checkpoint, ${files(this.#run.out).last}, is from before`,
     )
   }
 
@@ -135,7 +136,8 @@ export class Monitor {
     if (!this.#run.config.stopOnCollapse || this.#collapsed < patience) return
     fail(
       'COLLAPSE',
-      `step ${globalStep}: ${collapse.means} for ${this.#collapsed} steps (${collapse.key} ${value.toFixed(4)} where about 1 is healthy); try ${collapse.remedy}. --stop-on-collapse false goes on`,
+      `step ${globalStep}: ${collapse.means} for ${this.#collapsed} steps (${collapse.key} ${value.toFixed(4)} where ` +
+        `about 1 is healthy); try ${collapse.remedy}. --stop-on-collapse false goes on`,
     )
   }
 }

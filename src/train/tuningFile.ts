@@ -51,6 +51,7 @@ export function readTuning(path: string): KeptTuning | undefined {
   }
   return fail(
     'TUNING',
-    `${path}: expected the choice of kernels that this run was started with (${problem}); bring it back from a copy, or remove it: the run is then tuned anew and not continued bit for bit`,
+    `${path}: expected the choice of kernels that this run was started with (${problem}); bring it back from a copy, or ` +
+      'remove it: the run is then tuned anew and not continued bit for bit',
   )
 }

@@ -79,7 +79,8 @@ function findBackbone(
     const some = [...tensors.keys()].slice(0, 3).join(', ')
     fail(
       'IMPORT',
-      `${path}: no tensor matches a ${what} backbone under any known prefix (${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
+      `${path}: no tensor matches a ${what} backbone under any known prefix ` +
+        `(${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
     )
   }
   return best
@@ -127,7 +128,8 @@ function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth:
   if (depth === undefined || stem?.shape.length !== 4) {
     return fail(
       'IMPORT',
-      `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`,
+      `${path}: expected a ResNet-${Object.keys(resnetDepths).join(', ')} but the file ` +
+        `has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`,
     )
   }
   return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
@@ -193,7 +195,8 @@ function kindOf(path: string, record: BackboneRecord | undefined, wanted: Backbo
     backboneKinds.get(record.kind) ??
     fail(
       'IMPORT',
-      `${path}: holds a backbone of the kind ${record.kind}: expected one of ${[...backboneKinds.keys()].join(', ')}, or the module that has it, given as --backbone`,
+      `${path}: holds a backbone of the kind ${record.kind}: expected one of ${[...backboneKinds.keys()].join(', ')}, or ` +
+        'the module that has it, given as --backbone',
     )
   )
 }
@@ -220,7 +223,8 @@ function fill(
   if (needed.length > 0)
     fail(
       'IMPORT',
-      `${path}: ${needed.length} tensors of ${backbone.name} are missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`,
+      `${path}: ${needed.length} tensors of ${backbone.name} are ` +
+        `missing: ${needed.slice(0, 5).join(', ')}${needed.length > 5 ? ' ...' : ''}`,
     )
   return { matched, missing, unexpected }
 }

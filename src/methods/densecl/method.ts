@@ -33,13 +33,15 @@ export class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     const side = numGrid ?? Math.ceil(imageSize / this.backbone.stride)
     const lines = [
       `method  densecl, dense grid ${side}x${side}`,
-      `loss    queue ${queueLength}: guessing costs ln(K+1) = ${chanceLoss(queueLength).toFixed(3)}; below it at first (random queue), then a rise, then a fall`,
+      `loss    queue ${queueLength}: guessing costs ln(K+1) = ${chanceLoss(queueLength).toFixed(3)}; below it at first ` +
+        '(random queue), then a rise, then a fall',
     ]
     if (queueLength <= images) return lines
     const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
     return [
       ...lines,
-      `warning the queue of ${queueLength} is longer than the data set of ${images}: keys of the image itself are among its negatives; try --queue-length ${offer}`,
+      `warning the queue of ${queueLength} is longer than the data set of ${images}: keys of the image itself are among ` +
+        `its negatives; try --queue-length ${offer}`,
     ]
   }
 
@@ -115,7 +117,9 @@ export const densecl = defineMethod({
     const percent = (key: string): string => (100 * numbers[key]!).toFixed(0)
     return {
       loss: `(global ${numbers.lossGlobal!.toFixed(3)} dense ${numbers.lossDense!.toFixed(3)})`,
-      health: `acc ${percent('accuracyGlobal')}/${percent('accuracyDense')}% spread ${numbers.spread!.toFixed(2)} same ${percent('samePosition')}%`,
+      health:
+        `acc ${percent('accuracyGlobal')}/${percent('accuracyDense')}% spread ${numbers.spread!.toFixed(2)} ` +
+        `same ${percent('samePosition')}%`,
     }
   },
 
