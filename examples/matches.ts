@@ -1,5 +1,5 @@
 // Finds the nearest neighbours of the places of one image among those of another, by the maps of a backbone:
-//   node dist/examples/matches.js [IMAGE OTHER [WEIGHTS]]      without images a built-in scene and a part of it, without weights random ones
+//   node dist/examples/matches.js [IMAGE OTHER [WEIGHTS]]   without images a built-in scene and a part of it, without weights random
 import { readFile } from 'node:fs/promises'
 
 import { importBackbone } from 'densecl'

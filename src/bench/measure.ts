@@ -1,4 +1,4 @@
-/** Timing on any device: events in its work after other work; buffers that rotate past its cache, medians, the floor of what was measured. */
+/** Timing on any device: events in its work after other work, buffers that rotate past its cache, medians, the floor. */
 import { Random } from '../tensor/random.js'
 import { native, runNative } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -17,7 +17,7 @@ export interface Measured {
   peakBytes: number
 }
 
-/** Bytes that the rotating buffers of a case cover at least, where memory allows: more than twice any cache, and one buffer of a simulation. */
+/** Least bytes of the rotating buffers of a case, where memory allows: more than twice any cache, and one buffer of a simulation. */
 const rotationBytes: Record<DeviceKind, number> = { cpu: 128 * 2 ** 20, simt: 0, cuda: 256 * 2 ** 20 }
 
 /** Milliseconds of a GPU's work in front of the first mark: what the host needs to launch an op passes meanwhile, and is not measured. */

@@ -17,7 +17,8 @@ export const register: Register = (program, done) => {
     .description('say which addon, devices and decoders are in use, and how to get what is missing')
     .option(
       '--check',
-      'compare the kernels of a GPU with independent paths to the same values, in seconds; what is found is kept and obeyed by every command',
+      'compare the kernels of a GPU with independent paths to the same values, in seconds; ' +
+        'what is found is kept and obeyed by every command',
     )
     .option('--device <name>', 'with --check: cuda:N; auto takes the first GPU', 'auto')
     .option('--json', 'print JSON')

@@ -81,7 +81,7 @@ export function deviceIdentity(device: string): DeviceIdentity {
   }
 }
 
-/** The release of NVIDIA's kernel module where Linux tells it: describeDevice() has only the CUDA version it serves. `none` without a GPU. */
+/** The release of NVIDIA's kernel module where Linux tells it (the device itself tells the CUDA version alone). `none` without a GPU. */
 export function driverVersion(device: string): string {
   if (deviceTraits(device).kind !== 'cuda') return 'none'
   try {

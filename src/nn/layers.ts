@@ -56,7 +56,7 @@ function copyOf({ dtype, compute = dtype }: Build, parameter: Tensor): Tensor | 
   return compute === dtype ? undefined : parameter.to(compute).keep()
 }
 
-/** A convolution with square kernels; weights are drawn by `fill`, Kaiming normal by default, and there is a bias where it is told how to draw it. */
+/** A convolution with square kernels; weights are drawn by `fill`, Kaiming normal by default, and a bias where `bias` says how. */
 export class Conv2d {
   readonly weight: Tensor
   readonly bias: Tensor | undefined

@@ -62,7 +62,7 @@ interface Native {
   /** The only families of kernels (native/cuda/families.def) that the device must not choose (src/tensor/families.ts). */
   avoidFamilies(device: string, names: readonly string[]): void
   synchronize(device: string): void
-  /** Uploads from pinned memory that overlap with compute (native/core/device.h has the rules); plain copies on the CPU. Offsets in bytes. */
+  /** Uploads from pinned memory during compute (native/core/device.h has the rules); plain copies on the CPU. Offsets in bytes. */
   pin(data: AnyTypedArray, device: string): void
   unpin(data: AnyTypedArray, device: string): void
   startUpload(handle: number, data: AnyTypedArray, offset: number): void
@@ -157,7 +157,7 @@ const opTable: ReadonlyMap<string, Signature> = (() => {
   )
 })()
 
-/** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws where it cannot be used. */
+/** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws DEVICE. */
 export function resolveDevice(wanted: string): string {
   const gpu = (name: string): boolean => name.startsWith('cuda:')
   const device = wanted === 'auto' ? (native.deviceNames().find(gpu) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted

@@ -9,7 +9,7 @@ export type DeviceKind = 'cpu' | 'simt' | 'cuda'
 
 /** The traits of a device, as its backend states them. */
 export interface DeviceTraits {
-  /** The backend: `cpu`, `cuda` (NVIDIA GPUs), or `simt` (the CUDA kernels run on the host, for tests). For tables of one value per backend. */
+  /** The backend: `cpu`, `cuda` (NVIDIA GPUs), or `simt` (its kernels on the host, for tests). For tables of one value per backend. */
   readonly kind: DeviceKind
   /** The GPU as its maker calls it; empty for other devices. */
   readonly model: string
@@ -69,7 +69,7 @@ export function deviceTraits(name: string): DeviceTraits {
 /** The dtype that a device computes convolutions fastest in: bf16 where it has that, else f32. */
 export const fastestDType = (device: string): 'f32' | 'bf16' => (deviceTraits(device).dtypes.includes('bf16') ? 'bf16' : 'f32')
 
-/** Asks for the traits of all devices again: after something that changes them, such as families to avoid or a variable of the environment. */
+/** Asks for the traits of all devices again, after something that changes them: families to avoid, a variable of the environment. */
 export function forgetTraits(): void {
   known.clear()
 }

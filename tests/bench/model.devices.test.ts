@@ -1,4 +1,4 @@
-/** The model beside the kernels: how many splits a weight gradient takes, seen by the memory of its partial sums; and the calls of a step. */
+/** The model beside the kernels: the splits of a weight gradient, seen by the memory of its partial sums; the calls of a step. */
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 

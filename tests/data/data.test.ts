@@ -295,7 +295,17 @@ test('closing a loader while its workers compute ends them, not the process', as
     const { mocoV2Augmentation } = await import('${from('data/augment')}')
     const { items } = await openSource('scenes:16')
     for (let round = 0; round < 15; ++round) {
-      const loader = new Loader({ items, imageSize: 32, batchSize: 8, views: 'augmented', augment: mocoV2Augmentation, seed: 1, workers: 3, maxBroken: 1, cacheMegabytes: 64 })
+      const loader = new Loader({
+        items,
+        imageSize: 32,
+        batchSize: 8,
+        views: 'augmented',
+        augment: mocoV2Augmentation,
+        seed: 1,
+        workers: 3,
+        maxBroken: 1,
+        cacheMegabytes: 64,
+      })
       let taken = 0
       const requests = Array.from({ length: 50 }, () => ({ epoch: 0, indices: Int32Array.from([0, 1, 2, 3, 4, 5, 6, 7]) }))
       for await (const { views: make } of loader.batches(requests)) {

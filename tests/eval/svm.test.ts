@@ -145,7 +145,8 @@ print(json.dumps([LinearSVC(C=c, class_weight={1: p['weight'], -1: 1}, tol=1e-9,
 testWhere(hasSklearn, noSklearn, test, 'folds are scikit-learn’s', () => {
   const cases = fc.sample(fc.array(fc.constantFrom(1, -1), { minLength: 6, maxLength: 40 }), { numRuns: 40, seed: 3 })
   const program =
-    'import json, sys, warnings\nwarnings.simplefilter("ignore")\nfrom sklearn.model_selection import StratifiedKFold\nout = []\nfor y in json.loads(sys.argv[1]):\n  f = [0] * len(y)\n  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):\n    for i in t: f[i] = k\n  out.append(f)\nprint(json.dumps(out))'
+    'import json, sys, warnings\nwarnings.simplefilter("ignore")\nfrom sklearn.model_selection import StratifiedKFold\nout = []\n' +
+    'for y in json.loads(sys.argv[1]):\n  f = [0] * len(y)\n  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):\n    for i in t: f[i] = k\n  out.append(f)\nprint(json.dumps(out))'
   // Fewer members of every class than folds are an error there; here they are spread as far as they go.
   const fit = cases.filter((labels) => Math.max(...[1, -1].map((value) => labels.filter((label) => label === value).length)) >= 3)
   const expected = JSON.parse(runPython(program, [JSON.stringify(fit)])) as number[][]

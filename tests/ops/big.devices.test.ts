@@ -56,7 +56,7 @@ interface Layer {
   stride: number
 }
 
-/** Of `images` images each: over two tiles a block in every direction, and rings of four stages that go around in each tile or across them. */
+/** Of `images` images each: over two tiles a block in every direction, rings of four stages that go around in or across tiles. */
 const layers: Layer[] = [
   { name: '1x1, one slice a tile', c: 64, o: 128, size: 8, kernel: 1, stride: 1 },
   { name: '1x1, many slices', c: 512, o: 64, size: 8, kernel: 1, stride: 1 },

@@ -63,7 +63,7 @@ if (thorough)
         await run('bf16', { precision: 'bf16' }),
       ]
       assert.is(cpu.length, 4)
-      // Sums differ in their last bits, and steps amplify that: from the second on a ReLU or a match that flips changes a loss by 0.5 % (two of
+      // Sums differ in their last bits, and steps amplify that: later a ReLU or match that flips changes a loss by 0.5 % (two of
       // four seeds, whichever way sums are ordered).
       const bounds = [1e-4, 1e-3, 1e-2, 5e-2]
       cpu.forEach((loss, i) =>
