@@ -245,8 +245,7 @@ class View {
 
 }  // namespace
 
-// tensors: out f32 [N, OH, OW, 3], second of its shape or null, pixels u8 [bytes], table f64 [V, 25]; numbers: first. Row v of the
-// table makes view first + v of out; with a second output its latter half makes the views of that one.
+// Row v of the table makes view first + v of `views`; with `second` its latter half makes the views of that one. A row holds
 //   0 offset of its image [height, width, 3] in pixels; 1 height, 2 width; crop: 3 top, 4 left, 5 height, 6 width; 7 flip;
 //   8 grayscale; blur: 9 sigma (0: none), 10 radius; 11 mean (3); 14 deviation (3); 17 the colour adjustments in order, four
 //   pairs of kind (0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none) and value

@@ -254,7 +254,17 @@ struct PixelClass {
           {rowsX, tapsX, static_cast<int>(g.ow), 1, (b + g.pw - tx.first * g.dw) / g.sw, -tx.step * g.dw / g.sw},
           static_cast<int>(g.o),
           g.n * rowsY * rowsX};
-    weights = {w.data<T>(), static_cast<int>(g.o), g.kh, g.kw, static_cast<int>(g.c), ty.first, ty.step, tx.first, tx.step, tapsY, tapsX};
+    weights.weights = w.data<T>();
+    weights.o = static_cast<int>(g.o);
+    weights.kh = g.kh;
+    weights.kw = g.kw;
+    weights.c = static_cast<int>(g.c);
+    weights.firstY = ty.first;
+    weights.stepY = ty.step;
+    weights.firstX = tx.first;
+    weights.stepX = tx.step;
+    weights.tapsY = tapsY;
+    weights.tapsX = tapsX;
   }
   ClassPixels where(const Geometry& g, int a, int b) const {
     return {dy.y.rows, dy.x.rows, static_cast<int>(g.h), static_cast<int>(g.w), a, b, g.sh, g.sw};

@@ -273,8 +273,16 @@ void contrast(const Call& call, const Embeddings& embeddings) {
                 splits = ceilDiv(K, keysPerSplit);
   DeviceScratch<Partial> partials(call, splits * R);
   DeviceScratch<float> gradient(call, dquery == nullptr ? 0 : splits * R * D), terms(call, R * 5);
-  const ContrastJob<T> job{query.data<T>(), queue.data<T>(),     partials.data(),   dquery == nullptr ? nullptr : gradient.data(), R, K,
-                           keysPerSplit,    static_cast<int>(D), inverseTemperature};
+  ContrastJob<T> job{};
+  job.query = query.data<T>();
+  job.queue = queue.data<T>();
+  job.partials = partials.data();
+  job.gradient = dquery == nullptr ? nullptr : gradient.data();
+  job.rows = R;
+  job.keys = K;
+  job.keysPerSplit = keysPerSplit;
+  job.dim = static_cast<int>(D);
+  job.inverseTemperature = inverseTemperature;
   const bool whole = D % Vector<T>::kLength == 0, fixed = Shape::kHalf && whole && fixedReference(call.flag(Names::unit), temperature);
   auto kernel = whole ? contrastKernel<T, Shape, true, false> : contrastKernel<T, Shape, false, false>;
   if constexpr (Shape::kHalf) {
@@ -282,9 +290,18 @@ void contrast(const Call& call, const Embeddings& embeddings) {
     if (hopper) launchHopperContrast(call, job, rowBlocks, splits, fixed);
   }
   if (!hopper) launch(call, kernel, Grid{rowBlocks, splits}, Shape::kThreads, sizeof(typename Shape::Memory), job);
-  const MergeJob<T> merge{
-      query.data<T>(),     positive.data<T>(),       partials.data(),   gradient.data(), optionalData<T>(dquery), terms.data(), R, K,
-      static_cast<int>(D), static_cast<int>(splits), inverseTemperature};
+  MergeJob<T> merge{};
+  merge.query = query.data<T>();
+  merge.positive = positive.data<T>();
+  merge.partials = partials.data();
+  merge.gradient = gradient.data();
+  merge.dquery = optionalData<T>(dquery);
+  merge.terms = terms.data();
+  merge.rows = R;
+  merge.keys = K;
+  merge.dim = static_cast<int>(D);
+  merge.splits = static_cast<int>(splits);
+  merge.inverseTemperature = inverseTemperature;
   launch(call, mergePartialsKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, merge);
   launch(call, meanTermsKernel<5>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, nullptr,
          loss.data<float>(), statistics.data<float>());

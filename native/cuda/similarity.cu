@@ -136,15 +136,16 @@ void denseMatch(const Call& call) {
       norms<T>(call, nullptr, queryNorm.data(), query.data<T>(), N * P, C, 1e-12f);
       norms<T>(call, nullptr, keyNorm.data(), key.data<T>(), N * Q, C, 1e-12f);
     }
-    const MatchJob<T> job{index.data<int32_t>(),
-                          optionalData<float>(similarity),
-                          query.data<T>(),
-                          key.data<T>(),
-                          cosine ? queryNorm.data() : nullptr,
-                          cosine ? keyNorm.data() : nullptr,
-                          static_cast<int>(P),
-                          static_cast<int>(Q),
-                          static_cast<int>(C)};
+    MatchJob<T> job{};
+    job.index = index.data<int32_t>();
+    job.similarity = optionalData<float>(similarity);
+    job.query = query.data<T>();
+    job.key = key.data<T>();
+    job.queryNorm = cosine ? queryNorm.data() : nullptr;
+    job.keyNorm = cosine ? keyNorm.data() : nullptr;
+    job.p = static_cast<int>(P);
+    job.q = static_cast<int>(Q);
+    job.channels = static_cast<int>(C);
     const auto kernelOf = [&](auto math) {
       using Math = decltype(math);
       return C % Vector<T>::kLength == 0 ? matchKernel<T, Math, true> : matchKernel<T, Math, false>;
