@@ -1,5 +1,6 @@
 // Rows picked by an index; native/cpu/gatherRows.cpp has the definition. Backward looks for the rows that were gathered from each one and
 // adds them in their order: no atomic additions, whose order would change the last bits.
+// The index is read once for each row of x.
 #include "kernel/vector.cuh"
 #include "ops.h"
 #include "runtime.h"

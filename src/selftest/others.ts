@@ -4,12 +4,16 @@ import { pixelTensor, renderViews } from '../data/augment.js'
 import { batchNorm } from '../ops/batchNorm.js'
 import { add } from '../ops/arithmetic.js'
 import { concat } from '../ops/concat.js'
+import { conv2d } from '../ops/conv2d.js'
 import { dropout, relu } from '../ops/elementwise.js'
+import { layerNorm } from '../ops/layerNorm.js'
 import { crossEntropy } from '../ops/losses.js'
+import { pad } from '../ops/pad.js'
 import { permute } from '../ops/permute.js'
 import { avgPool2d, maxPool2d } from '../ops/pool2d.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
 import { gatherRows, l2Normalize } from '../ops/similarity.js'
+import { slice } from '../ops/slice.js'
 import { sumRows } from '../ops/sumRows.js'
 import { optimizerNames, optimizerOf } from '../optim/choose.js'
 import { clipByGlobalNorm } from '../optim/clip.js'
@@ -107,15 +111,31 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         ),
     },
     {
-      shape: `permute of [${image}], f32`,
-      run: (device) => [resultOf('y', permute(noiseTensor(device, image, 'f32', 1), [0, 3, 1, 2]))],
-      bounds: [0],
-    },
-    {
       shape: `conversion and dropout of [${image}], bf16`,
       run: (device) => [resultOf('y', rounded(dropout(noiseTensor(device, image, 'f32', 1), 0.3, 7), 'bf16'))],
     },
     { shape: `sumRows of [${image}], f32`, run: (device) => [resultOf('sums', sumRows(noiseTensor(device, image, 'f32', 1)))] },
+  ],
+  layout: [
+    {
+      shape: `permute of [${image}], f32`,
+      run: (device) => withGradients((x) => permute(x, [0, 3, 1, 2]), device, 'f32', noiseTensor(device, image, 'f32', 1)),
+      bounds: [0, 0],
+    },
+    {
+      shape: `slice of pad of [${image}], f32`,
+      run: (device) => {
+        const border: [number, number][] = [
+          [0, 0],
+          [1, 2],
+          [3, 0],
+          [0, 4],
+        ]
+        const part = (x: Tensor): Tensor => slice(pad(x, border, 2), [undefined, [2], [undefined, undefined, -2], [8, 40]])
+        return withGradients(part, device, 'f32', noiseTensor(device, image, 'f32', 1))
+      },
+      bounds: [0, 0],
+    },
   ],
   batchNorm: [norm('f32'), norm('bf16')],
   pooling: [
@@ -153,6 +173,31 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         ),
     },
   ],
+  layerNorm: (['f32', 'bf16'] as const).map((dtype) => ({
+    shape: `layerNorm of x [${image}], ${dtype}`,
+    run: (device) =>
+      withGradients(
+        (x, weight, bias) => layerNorm(x, weight, bias),
+        device,
+        dtype,
+        noiseTensor(device, image, dtype, 1),
+        noiseTensor(device, [40], 'f32', 2),
+        noiseTensor(device, [40], 'f32', 3),
+      ),
+    ...(dtype === 'bf16' ? { bounds: [0.02, 0.02, 0.02, 0.02] } : {}),
+  })),
+  groupedConv2d: [1, 5].map((channels) => ({
+    shape: `conv2d of x [${image}] in groups of ${channels}, kernel 3, stride 2, padding 1, f32`,
+    run: (device) =>
+      withGradients(
+        (x, weight, bias) => conv2d(x, weight, bias, { stride: 2, padding: 1, groups: 40 / channels }),
+        device,
+        'f32',
+        noiseTensor(device, image, 'f32', 1),
+        noiseTensor(device, [40, 3, 3, channels], 'f32', 2),
+        noiseTensor(device, [40], 'f32', 3),
+      ),
+  })),
   similarity: [
     {
       shape: 'l2Normalize of x [300,72], f32',
