@@ -113,6 +113,7 @@ export interface LinearOptions extends ResumableOptions {
   broken?: Map<string, string>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
+  /** A function that is asked between steps whether to stop; the state is then kept. */
   interrupted?: () => boolean
 }
 

@@ -40,6 +40,7 @@ export interface SegmentationOptions extends ResumableOptions {
   testEvery?: number
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
+  /** A function that is asked between steps whether to stop; the state is then kept. */
   interrupted?: () => boolean
 }
 

@@ -24,6 +24,7 @@ export function include(state: State, prefix: string, part: State): void {
 
 /** What has parameters: a layer, or a network of layers. */
 export interface Module {
+  /** Parameters and buffers by name. */
   state(): State
 }
 
@@ -37,6 +38,7 @@ export function stateOf(parts: Readonly<Record<string, Module | readonly Module[
   return state
 }
 
+/** The parameters and buffers of a state, by name. */
 export function* allTensors({ parameters, buffers }: State): Generator<[string, Tensor]> {
   yield* parameters
   yield* buffers

@@ -5,6 +5,7 @@ import { runNative } from '../tensor/native.js'
 import { accumulator, describe, type Shape, Tensor } from '../tensor/tensor.js'
 import { asDType, batchShape, shapesOf, sumTo } from './broadcast.js'
 
+/** Which operands of matmul are transposed. */
 export interface MatmulOptions {
   /** Whether a holds its matrices transposed, as [..., K, M]. False by default. */
   transposeA?: boolean | undefined

@@ -8,6 +8,7 @@ import { axisOf } from './axes.js'
 interface Lines extends Inputs {
   x: Tensor
 }
+/** The axis that an op works along. */
 export interface AxisOptions {
   /** The axis along which values are normalised or compared, counted from the end where negative; the last one by default. */
   axis?: number | undefined

@@ -4,7 +4,9 @@ import { Lars } from './lars.js'
 import type { Optimizer } from './optimizer.js'
 import { Sgd } from './sgd.js'
 
+/** The names of the optimisers. */
 export const optimizerNames = ['sgd', 'adamw', 'lars'] as const
+/** The name of an optimiser. */
 export type OptimizerName = (typeof optimizerNames)[number]
 
 /** What a run says of its optimiser. */

@@ -6,6 +6,7 @@ import { fail } from './errors.js'
 import { native } from './native.js'
 
 export const precisions = ['f32', 'tf32'] as const
+/** The precision in which f32 convolutions are computed where the device can choose. */
 export type Precision = (typeof precisions)[number]
 
 /**
@@ -19,6 +20,7 @@ export type Precision = (typeof precisions)[number]
  * combine the gradient of the norm as they load that.
  */
 export const fusionLevels = ['pointwise', 'epilogue', 'full'] as const
+/** How far convolutions and batch norms are fused on a GPU (docs/fusion.md). */
 export type FusionLevel = (typeof fusionLevels)[number]
 
 /** What is chosen for the product of a convolution apart from its operands. */

@@ -147,7 +147,8 @@ testWhere(hasSklearn, noSklearn, test, 'folds are scikit-learn’s', () => {
   const program =
     'import json, sys, warnings\nwarnings.simplefilter("ignore")\nfrom sklearn.model_selection import StratifiedKFold\nout = []\n' +
     'for y in json.loads(sys.argv[1]):\n  f = [0] * len(y)\n' +
-    '  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):\n    for i in t: f[i] = k\n  out.append(f)\nprint(json.dumps(out))'
+    '  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):\n    for i in t: f[i] = k\n' +
+    '  out.append(f)\nprint(json.dumps(out))'
   // Fewer members of every class than folds are an error there; here they are spread as far as they go.
   const fit = cases.filter((labels) => Math.max(...[1, -1].map((value) => labels.filter((label) => label === value).length)) >= 3)
   const expected = JSON.parse(runPython(program, [JSON.stringify(fit)])) as number[][]
