@@ -13,7 +13,8 @@ const test = suite('programs')
 /** Says at the end of the process how many tensors are left. */
 const counting = `data:text/javascript,${encodeURIComponent(
   `import { leakedTensors, memory } from '${pathToFileURL(join(packageRoot, 'dist', 'src', 'engine.js')).href}'
-   process.on('exit', () => console.error(JSON.stringify([memory('cpu').handles, leakedTensors()])))`,
+   import { isMainThread } from 'node:worker_threads'
+   if (isMainThread) process.on('exit', () => console.error(JSON.stringify([memory('cpu').handles, leakedTensors()])))`,
 )}`
 
 /** What an example prints; fails when it fails or leaves tensors. */
@@ -26,6 +27,17 @@ function run(example: string, ...args: string[]): string {
 }
 
 const numbers = (text: string, pattern: RegExp): number[] => [...text.matchAll(pattern)].map(([, number]) => Number(number))
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+test('classifier: the loss falls, and it is right far above chance on images that it has not seen', () => {
+  const out = run('classifier')
+  const losses = numbers(out, /loss ([\d.]+)/g)
+  assert.is(losses.length, 6, out)
+  assert.ok(losses.at(-1)! < 0.85 * losses[0]!, out)
+  const [accuracy] = numbers(out, /^([\d.]+) % of 300 other images/gm)
+  assert.ok(accuracy! > 25, out)
+  assert.match(out, /chance is 10\.0 %/)
+})
 
 test('matches: places of a scene are found in a part of it where they are', () => {
   const out = run('matches')
@@ -36,6 +48,15 @@ test('matches: places of a scene are found in a part of it where they are', () =
   for (const [x, y, otherX, otherY] of pairs) assert.equal([x! - otherX!, y! - otherY!], [16, 8], out)
   const [mutual] = numbers(out, /^(\d+) of 144 places/gm)
   assert.ok(mutual! > 50, out)
+})
+
+test('simclr: the loss falls below what guessing costs', () => {
+  const out = run('simclr')
+  const losses = numbers(out, /loss ([\d.]+)/g)
+  const [guessing] = numbers(out, /guessing costs ln\(2N - 1\) = ([\d.]+)/g)
+  assert.is(losses.length, 40, out)
+  assert.ok(mean(losses.slice(-5)) < mean(losses.slice(0, 5)) - 0.2, out)
+  assert.ok(mean(losses.slice(-5)) < guessing! - 0.2, out)
 })
 
 test('negativeCosine: the predictor learns to point to its targets', () => {
