@@ -73,7 +73,14 @@ ${signatures.join('\n')}
 const maps = readFileSync(join(root, 'native/core/maps.def'), 'utf8')
 const placed = (list, value) =>
   [...maps.matchAll(new RegExp(`^(${list})\\((\\w+),`, 'gm'))].map(([, kind, name], i) => `  ${name}: ${value(kind, i)},`).join('\n')
+const opOf = { BINARY: 'binary', COMPARISON: 'compare', UNARY_X: 'unary', UNARY_Y: 'unary' }
+const formulas = [...maps.matchAll(/^(BINARY|COMPARISON|UNARY_[XY])\((\w+),/gm)].map(([, kind, name]) => `  '${opOf[kind]} ${name}',`)
 made += `
+/** The formulas of native/core/maps.def in their order, as the addon says them: the op, and the name. */
+export const formulas: readonly string[] = [
+${formulas.join('\n')}
+]
+
 /** The formulas of native/core/maps.def by which binary computes, as the numbers that it is called with. */
 export const binaryKinds = {
 ${placed('BINARY', (_, i) => i)}

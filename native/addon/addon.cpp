@@ -27,6 +27,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("read", &Addon::guard<&Addon::read>),
                              InstanceMethod("run", &Addon::guard<&Addon::run>),
                              InstanceMethod("opSignatures", &Addon::guard<&Addon::opSignatures>),
+                             InstanceMethod("formulas", &Addon::guard<&Addon::formulas>),
                              InstanceMethod("memory", &Addon::guard<&Addon::memory>),
                              InstanceMethod("resetPeakMemory", &Addon::guard<&Addon::resetPeakMemory>),
                              InstanceMethod("setMemoryLimit", &Addon::guard<&Addon::setMemoryLimit>),
@@ -227,6 +228,19 @@ class Addon : public Napi::Addon<Addon> {
       for (double count = isList ? next() : 1; count > 0; --count) add(next());
     }
   };
+
+  // The formulas of maps.def in their order, each after the op that is called with its place.
+  Napi::Value formulas(const Napi::CallbackInfo& info) {
+    static const char* const names[] = {
+#define BINARY(name, value) "binary " #name,
+#define COMPARISON(name, value) "compare " #name,
+#define UNARY(name, value, derivative) "unary " #name,
+#include "../core/maps.def"
+    };
+    Napi::Array all = Napi::Array::New(info.Env());
+    for (const char* name : names) all.Set(all.Length(), name);
+    return all;
+  }
 
   // Every op as scripts/nativeOps.mjs writes it: name(tensors)(numbers).
   Napi::Value opSignatures(const Napi::CallbackInfo& info) {

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from './errors.js'
-import { type NativeOps, opSignatures } from './nativeOps.js'
+import { formulas, type NativeOps, opSignatures } from './nativeOps.js'
 import type { DeviceTraits } from './traits.js'
 
 /** Memory of a device as memory() tells it. */
@@ -45,6 +45,8 @@ interface Native {
   run(op: number, handles: Float64Array, numbers: Float64Array): void
   /** Every op as name(tensors)(numbers), in the order of native/core/ops.def. */
   opSignatures(): string[]
+  /** Every formula of native/core/maps.def, in its order, after the op that is called with its place. */
+  formulas(): string[]
   memory(device?: string): MemoryStats
   resetPeakMemory(device?: string): void
   setMemoryLimit(bytes: number, device?: string): void
@@ -137,12 +139,16 @@ interface Signature {
 
 /** The signatures of src/tensor/nativeOps.ts, which the addon must have been built with. */
 const opTable: ReadonlyMap<string, Signature> = (() => {
-  const built = native.opSignatures()
-  const differs = opSignatures.findIndex((signature, i) => signature !== built[i])
-  if (differs >= 0 || built.length !== opSignatures.length)
+  const [expected, built] = [
+    [...opSignatures, ...formulas],
+    [...native.opSignatures(), ...native.formulas()],
+  ]
+  const differs = expected.findIndex((each, i) => each !== built[i])
+  if (differs >= 0 || built.length !== expected.length)
     throw new DenseclError(
       'ADDON',
-      `the native addon (${addonPath}) is of another version: it has ${built[differs] ?? `${built.length} ops`} where this package has ${opSignatures[differs] ?? `${opSignatures.length} ops`}; run: npm run build:native`,
+      `the native addon (${addonPath}) is of another version: it has ${built[differs] ?? `${built.length} ops and formulas`} ` +
+        `where this package has ${expected[differs] ?? `${expected.length} of them`}; run: npm run build:native`,
     )
   const parameters = (list: string): Parameter[] =>
     list
