@@ -60,19 +60,27 @@ export class Loop {
         position.step = 0
         // Evaluation and saving are no part of the training rate.
         await monitor.pauseClock(() => this.#endOfEpoch(artifacts))
-      } else if (config.checkpointSteps > 0 && position.globalStep % config.checkpointSteps === 0) this.#save(artifacts)
+      } else if (this.#saveDue()) this.#save(artifacts)
     }
     return 'done'
   }
 
   async #endOfEpoch(artifacts: Artifacts): Promise<void> {
-    const { epochs, knnEvery, checkpointEvery, checkpointSteps } = this.#run.config
+    const { epochs, knnEvery, checkpointEvery } = this.#run.config
     const { epoch } = this.#run.position
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
     if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts.knn(`epoch ${epoch}`)
-    if (checkpointSteps === 0 || last) this.#save(artifacts)
+    // After kNN: a run that is killed in between does this kNN again instead of losing it.
+    if (this.#saveDue()) this.#save(artifacts)
     if (kept) artifacts.keep()
     if (kept || last) await artifacts.picture()
+  }
+
+  /** Whether the last checkpoint is written after the step that has been taken: by steps of the run or at ends of epochs, and at its end. */
+  #saveDue(): boolean {
+    const { checkpointSteps, epochs } = this.#run.config
+    const { epoch, step, globalStep } = this.#run.position
+    return epoch === epochs || (checkpointSteps > 0 ? globalStep % checkpointSteps === 0 : step === 0)
   }
 
   #save(artifacts: Artifacts): void {
