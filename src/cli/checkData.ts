@@ -1,6 +1,7 @@
 import { Option } from 'commander'
 
 import { checkSource } from '../data/check.js'
+import { skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
 import { examples, numberFlag, print, type Register } from './command.js'
 
@@ -36,6 +37,7 @@ export const register: Register = (program, done) => {
         `${report.broken.length} broken`,
         ...list(report.broken.map(({ reason }) => reason)),
         ...(report.odd.length === 0 ? [] : [`${report.odd.length} very small or very long`, ...list(report.odd)]),
+        ...skippedLines(report),
       ]
       print(flags.json === true, report, text.join('\n'))
       done(report.broken.length > most * report.images ? 1 : 0)

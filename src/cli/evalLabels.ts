@@ -1,4 +1,4 @@
-import type { Item, Source } from '../data/source.js'
+import { type Item, skippedLines, type Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 
@@ -9,6 +9,11 @@ export async function openLabelled(
   val: string,
 ): Promise<{ bank: Item[]; queries: Item[]; classes: string[] }> {
   const [bank, queries] = [await openSource(train, { split: 'train' }), await openSource(val, { split: 'val' })]
+  for (const [path, source] of [
+    [train, bank],
+    [val, queries],
+  ] as const)
+    for (const line of skippedLines(source)) console.error(`${command}: ${path}: ${line}`)
   const classesOf = (source: Source, flag: string, path: string): string[] =>
     source.classes ??
     fail(

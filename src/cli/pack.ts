@@ -2,6 +2,7 @@ import { Option } from 'commander'
 
 import { mocoV2Augmentation } from '../data/augment.js'
 import { packSource } from '../data/pack.js'
+import { skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 import { examples, numberFlag, print, type Register } from './command.js'
@@ -59,6 +60,7 @@ export const register: Register = (program, done) => {
           ...(report.broken.length === 0
             ? []
             : [`${report.broken.length} broken, left out`, ...report.broken.slice(0, 10).map(({ reason }) => `  ${reason}`)]),
+          ...skippedLines(source),
           `train on them with: densecl pretrain --data ${out}`,
         ]
         print(flags.json === true, report, text.join('\n'))

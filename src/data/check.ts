@@ -1,6 +1,6 @@
 /** Reading every image of a source without training. */
 import { DenseclError } from '../tensor/errors.js'
-import { loadPixels, type Source } from './source.js'
+import { loadPixels, type Skipped, type Source } from './source.js'
 
 export interface DataReport {
   format: string
@@ -12,6 +12,8 @@ export interface DataReport {
   height?: [number, number, number]
   /** Images with a side below 32 pixels, or more than 8 times as long as wide. */
   odd: string[]
+  /** What lies among the images and is not read. */
+  skipped: Skipped[]
 }
 
 export async function checkSource(source: Source, onImage: (done: number) => void = () => undefined): Promise<DataReport> {
@@ -35,13 +37,15 @@ export async function checkSource(source: Source, onImage: (done: number) => voi
     const sorted = values.sort((a, b) => a - b)
     return [sorted[0]!, sorted[Math.floor(sorted.length / 2)]!, sorted.at(-1)!]
   }
-  const counts = source.classes?.map((name, label) => [name, source.items.filter((item) => item.label === label).length] as const)
+  const counts = new Array<number>(source.classes?.length ?? 0).fill(0)
+  for (const { label } of source.items) if (label !== undefined && label < counts.length) counts[label]! += 1
   return {
     format: source.format,
     images: source.items.length,
-    ...(counts === undefined ? {} : { classes: Object.fromEntries(counts) }),
+    ...(source.classes === undefined ? {} : { classes: Object.fromEntries(source.classes.map((name, label) => [name, counts[label]!])) }),
     broken,
     ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),
     odd,
+    skipped: source.skipped ?? [],
   }
 }

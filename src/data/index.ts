@@ -21,7 +21,7 @@ export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loa
 export { batchIndices, epochBatches, epochOrder, orderedBatches, stepsPerEpoch } from './sampler.js'
 export { scene, type Scene, sceneClasses } from './scenes.js'
 export { openSegmentation, type SegmentationSource, type SegmentedItem } from './segmentationSources.js'
-export { type Item, loadPixels, type Source, type Split } from './source.js'
+export { type Item, loadPixels, type Skipped, type Source, type Split } from './source.js'
 export { openSource, type SourceFormat } from './sources.js'
 export { type SegmentationAugment } from './segmentationView.js'
 export { type Mask } from './masks.js'

@@ -2,8 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 
-import { largest } from '../tensor/numbers.js'
-import { type DataSource, isFileOf, type Item, type Source } from './source.js'
+import { classNames, type DataSource, isFileOf, type Item, type Source } from './source.js'
 
 export const listSource = {
   format: 'list',
@@ -30,5 +29,5 @@ function readList(path: string): Omit<Source, 'format'> {
     ...(labelled ? { label: label! } : {}),
   }))
   if (!labelled || items.length === 0) return { items }
-  return { items, classes: Array.from({ length: largest(items.map((item) => item.label!)) + 1 }, (_, i) => String(i)) }
+  return { items, classes: classNames(path, items) }
 }

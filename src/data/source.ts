@@ -3,7 +3,8 @@ import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 
-import { fail } from '../tensor/errors.js'
+import { fail, systemReason } from '../tensor/errors.js'
+import { largest } from '../tensor/numbers.js'
 import { decode, type Pixels } from './decode.js'
 import { scene } from './scenes.js'
 
@@ -21,6 +22,54 @@ export interface Source {
   items: Item[]
   /** Names of the labels, when the source has labels. */
   classes?: string[]
+  /** What lies among the images and is not read. */
+  skipped?: Skipped[]
+}
+
+/** Things of one sort that are not read. */
+export interface Skipped {
+  /** The sort, as a noun in the singular. */
+  what: string
+  count: number
+  /** The first of them. */
+  names: string[]
+}
+
+/** The names that are kept of one sort of what is skipped. */
+const skippedNames = 5
+
+/** What is skipped while a source is read: sorts are counted, the first few of each named. */
+export class Skips {
+  readonly #sorts = new Map<string, Skipped>()
+
+  add(what: string, name: string): void {
+    let sort = this.#sorts.get(what)
+    if (sort === undefined) this.#sorts.set(what, (sort = { what, count: 0, names: [] }))
+    sort.count += 1
+    if (sort.names.length < skippedNames) sort.names.push(name)
+  }
+
+  list = (): Skipped[] => [...this.#sorts.values()]
+}
+
+/** A sentence for each sort of what a source skips. */
+export const skippedLines = ({ skipped = [] }: Pick<Source, 'skipped'>): string[] =>
+  skipped.map(({ what, count, names }) => {
+    const more = count > names.length ? `, and ${count - names.length} more` : ''
+    return `${count} skipped (${what}): ${names.join(', ')}${more}`
+  })
+
+/** Labels are indices into a list of classes: one of a billion would make a list of a billion names. */
+const mostClasses = 1_000_000
+
+/** The names of the classes of labelled items: `named`, and numbers where it ends. Throws DATA for a label of 1,000,000 or more. */
+export function classNames(path: string, items: readonly Item[], named: readonly string[] = []): string[] {
+  const count = largest(items.map(({ label }) => label!)) + 1
+  if (count > mostClasses) {
+    const { name } = items.find(({ label }) => label === count - 1)!
+    fail('DATA', `data: ${path} gives ${name} the label ${count - 1}: expected labels from 0 to ${mostClasses - 1}`)
+  }
+  return Array.from({ length: count }, (_, i) => (named[i] ?? '') || String(i))
 }
 
 /** The part of a data set that is read. */
@@ -54,8 +103,19 @@ export function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder).sort()
   } catch (error) {
-    return fail('DATA', `data: the folder ${folder} cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+    return fail('DATA', `data: the folder ${folder} cannot be read (${systemReason(error)})`)
   }
+}
+
+/** Exactly `length` bytes of an open file from `position` on. Throws where the file ends before. */
+export function readAt(descriptor: number, position: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length)
+  for (let done = 0; done < length;) {
+    const count = readSync(descriptor, bytes, done, length - done, position + done)
+    if (count === 0) throw new Error(`the file ends at byte ${position + done}`)
+    done += count
+  }
+  return bytes
 }
 
 /** The bytes of a stored image; throws DECODE with its name. */
@@ -64,14 +124,12 @@ export async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Prom
     if (item.kind === 'file') return await readFile(item.path)
     const descriptor = openSync(item.path, 'r')
     try {
-      const bytes = Buffer.alloc(item.size)
-      readSync(descriptor, bytes, 0, item.size, item.offset)
-      return bytes
+      return readAt(descriptor, item.offset, item.size)
     } finally {
       closeSync(descriptor)
     }
   } catch (error) {
-    return fail('DECODE', `${item.name}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+    return fail('DECODE', `${item.name}: cannot be read (${systemReason(error)})`)
   }
 }
 

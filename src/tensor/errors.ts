@@ -12,3 +12,6 @@ export class DenseclError extends Error {
 export function fail(code: string, message: string): never {
   throw new DenseclError(code, message)
 }
+
+/** What the operating system says of a call that failed: its code, such as ENOENT. */
+export const systemReason = (error: unknown): string => (error as NodeJS.ErrnoException | null)?.code ?? String(error)

@@ -1,4 +1,5 @@
 /** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
+import { skippedLines } from '../data/source.js'
 import type { Loader } from '../data/loader.js'
 import { duration, type Metrics } from '../run/runLog.js'
 import { native, type RecordedStep } from '../tensor/native.js'
@@ -16,6 +17,7 @@ export function introduction({ config, method, built, source, steps, position, r
   const precision = deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}` : ''
   return [
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
+    ...skippedLines(source).map((line) => `        ${line}`),
     `model   ${backbone.description}, ${config.imageSize} px`,
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
