@@ -36,7 +36,10 @@ interface Ended {
 }
 
 /** A program that comes to simt as commands do, and no more. */
-const useProgram = `import(${JSON.stringify(pathToFileURL(join(packageRoot, 'dist', 'src', 'device', 'trust.js')).href)}).then(({ useDevice }) => useDevice('simt')).catch((error) => { console.error(error.message); process.exitCode = 1 })`
+const trust = pathToFileURL(join(packageRoot, 'dist', 'src', 'selftest', 'trust.js')).href
+const useProgram = `import(${JSON.stringify(trust)})
+  .then(({ useDevice }) => useDevice('simt'))
+  .catch((error) => { console.error(error.message); process.exitCode = 1 })`
 const use = (folder: string, more: Record<string, string> = {}): Promise<Ended> =>
   start(['-e', useProgram], environment(folder, more)).ended
 
