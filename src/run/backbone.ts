@@ -17,6 +17,11 @@ export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
         `mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
     )
   const exported = await defaultExport('backbone', wanted)
+  if (typeof exported === 'object' && exported !== null && 'charts' in exported)
+    return fail(
+      'CONFIG',
+      `backbone is ${wanted}: expected a kind of backbone but its default export is a method, which is given as --method`,
+    )
   const { name, build } = exported as Partial<BackboneKind>
   if (typeof name !== 'string' || typeof build !== 'function')
     return fail('CONFIG', `backbone is ${wanted}: expected its default export to have name and build, as a kind of backbone has`)

@@ -12,6 +12,7 @@ import { resnet } from '../../src/nn/resnet.js'
 import { pageBody } from '../../src/report/page.js'
 import { viewRun } from '../../src/report/runView.js'
 import { watchRuns } from '../../src/report/watch.js'
+import { loadBackboneKind } from '../../src/run/backbone.js'
 import { settingsOf } from '../../src/run/options.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { packageRoot } from '../../src/tensor/native.js'
@@ -164,6 +165,7 @@ test('its options are options of the command, and wrong ones are answered like t
   await rejectsError(() => configure(mixed), 'CONFIG', /unknown option queueLength/)
   await rejectsError(() => configure(settingsOf({ method: 'simsiam' }, 'test')), 'CONFIG', /expected densecl, or the path/)
   await rejectsError(() => configure(settingsOf({ method: join(packageRoot, 'eslint.config.js') }, 'test')), 'CONFIG', /as a Method has/)
+  await rejectsError(() => loadBackboneKind(path), 'CONFIG', /is a method, which is given as --method/)
 })
 
 test.run()
