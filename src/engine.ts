@@ -35,7 +35,7 @@ export { type BackwardContext, defineOp, type Inputs, type Op, type Recorded } f
 export { apply, noGrad, Tape, valueAndGradients } from './autograd/tape.js'
 
 export { batchNorm, type BatchNormOptions } from './ops/batchNorm.js'
-export { conv2d, type Conv2dOptions } from './ops/conv2d.js'
+export { conv2d } from './ops/conv2d.js'
 export {
   add,
   div,
@@ -65,7 +65,7 @@ export { gather, oneHot } from './ops/gather.js'
 export { layerNorm } from './ops/layerNorm.js'
 export { linear } from './ops/linear.js'
 export { crossEntropy, infoNce, type InfoNceResult } from './ops/losses.js'
-export { type PerAxis } from './ops/perAxis.js'
+export { type Conv2dOptions, type PerAxis } from './ops/windows.js'
 export { pad } from './ops/pad.js'
 export { permute, transpose } from './ops/permute.js'
 export { adaptiveAvgPool2d, avgPool2d, maxPool2d, type Pool2dOptions } from './ops/pool2d.js'

@@ -1,14 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import {
-  defineOp,
-  type Epilogue,
-  expectFloats,
-  expectInteger,
-  expectRank,
-  expectShape,
-  type Inputs,
-  type NormEpilogue,
-} from '../autograd/op.js'
+import { defineOp, type Epilogue, type Inputs, type NormEpilogue } from '../autograd/op.js'
 import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
@@ -16,7 +7,6 @@ import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { deferredNorm, deferredNormGradient, wholeVectors } from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
-import { type PerAxis, perAxis } from './perAxis.js'
 import { boundByBytes } from './kernels.js'
 import { sumRows } from './sumRows.js'
 import {
@@ -28,15 +18,7 @@ import {
   productOf,
   runProduct,
 } from './tuning.js'
-
-/** Geometry of a convolution; a pair is vertical, horizontal. */
-export interface Conv2dOptions {
-  stride?: PerAxis
-  padding?: PerAxis
-  dilation?: PerAxis
-  /** Groups of channels of x and of outputs, in their order, that see each other alone; as many as channels: depthwise. */
-  groups?: number
-}
+import { type Conv2dOptions, convolutionGeometry, convolutionSize } from './windows.js'
 
 interface Conv2dInputs extends Inputs {
   x: Tensor
@@ -55,13 +37,8 @@ interface Conv2dAttrs {
 export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
   name: 'conv2d',
   forward({ x, weight, bias }, { numbers, statistics: wanted }) {
-    const { strideH, strideW, paddingH, paddingW, dilationH, dilationW } = numbers
-    const [n, h, w] = x.shape as [number, number, number, number]
-    const [o, kh, kw] = weight.shape as [number, number, number, number]
-    const oh = Math.floor((h + 2 * paddingH - dilationH * (kh - 1) - 1) / strideH) + 1
-    const ow = Math.floor((w + 2 * paddingW - dilationW * (kw - 1) - 1) / strideW) + 1
-    if (oh < 1 || ow < 1)
-      fail('SHAPE', `conv2d: the dilated kernel of weight ${describe(weight)} is larger than the padded x ${describe(x)}`)
+    const [oh, ow] = convolutionSize(x, weight, numbers)
+    const [n, o] = [x.shape[0]!, weight.shape[0]!]
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const rows = Math.ceil((n * oh * ow) / deviceTraits(x.device).statisticsRows)
     const statistics = wanted ? Tensor.empty([rows, 2, o], 'f32') : undefined
@@ -163,24 +140,10 @@ function chunksOf(
   return chunks
 }
 
-function prepare(
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | undefined,
-  { stride = 1, padding = 0, dilation = 1 }: Conv2dOptions,
-  statistics: boolean,
-): Conv2dAttrs {
-  expectFloats('conv2d', { x, weight }, { bias })
-  expectRank('conv2d', 'x', x, 4)
-  expectRank('conv2d', 'weight', weight, 4)
+function prepare(x: Tensor, weight: Tensor, bias: Tensor | undefined, options: Conv2dOptions, statistics: boolean): Conv2dAttrs {
+  const numbers = { ...convolutionGeometry(x, weight, bias, options), ...computeNumbers() }
   if (x.shape[3] !== weight.shape[3])
     fail('SHAPE', `conv2d: expected weight of ${x.shape[3]} channels, as x ${describe(x)}, but received ${describe(weight)}`)
-  if (bias !== undefined) expectShape('conv2d', 'bias', bias, [weight.shape[0]!], 'the output channels')
-  for (const value of perAxis(stride)) expectInteger('conv2d', 'stride', value, 1)
-  for (const value of perAxis(padding)) expectInteger('conv2d', 'padding', value, 0)
-  for (const value of perAxis(dilation)) expectInteger('conv2d', 'dilation', value, 1)
-  const [[strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [perAxis(stride), perAxis(padding), perAxis(dilation)]
-  const numbers = { strideH, strideW, paddingH, paddingW, dilationH, dilationW, ...computeNumbers() }
   return { numbers, statistics, inputShape: x.shape, weightShape: weight.shape }
 }
 

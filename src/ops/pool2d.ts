@@ -4,7 +4,7 @@ import { fail } from '../tensor/errors.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { perAxis, type PerAxis } from './perAxis.js'
+import { perAxis, type PerAxis } from './windows.js'
 import { deferredNorm } from './fusion.js'
 
 /** Windows of a pooling; a pair is vertical, horizontal, and the stride is the kernel when absent. */

@@ -163,7 +163,7 @@ export const withKernels = (numbers: NamedNumbers, { tile, splits }: Kernels): N
 export const tuningFile = (architecture: string): string => join(packageRoot, 'src', 'ops', 'tuning', `${architecture}.json`)
 
 /** sm_90 of a GPU of compute capability 9.0; undefined for other devices. */
-export function architectureOf(device: string): string | undefined {
+function architectureOf(device: string): string | undefined {
   const { capability, simulated } = deviceTraits(device)
   return capability === 0 || simulated ? undefined : `sm_${capability}`
 }

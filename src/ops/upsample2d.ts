@@ -3,7 +3,7 @@ import { fail } from '../tensor/errors.js'
 import { scope, type Tensor } from '../tensor/tensor.js'
 import { broadcastTo } from './broadcastTo.js'
 import { reshape } from './elementwise.js'
-import { perAxis, type PerAxis } from './perAxis.js'
+import { perAxis, type PerAxis } from './windows.js'
 import { resizeBilinear } from './resizeBilinear.js'
 
 /**
