@@ -4,7 +4,7 @@
  */
 
 /** The loop of a kernel that a value was read off: its name, the kind of instruction that tells the loop, and what was counted. */
-export interface CodeSource {
+interface CodeSource {
   kernel: string
   /** The innermost loop with such instructions. */
   loop: string

@@ -8,7 +8,7 @@ import { type BenchCase, Setting } from './cases/benchCase.js'
 import { pool } from './pool.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
-export interface Measured {
+interface Measured {
   milliseconds: number
   /** Fastest and slowest of the repeats. */
   spread: [number, number]
@@ -87,7 +87,7 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
 }
 
 /** What the device reaches at best: bytes read and written by a large copy, operations of a large product. */
-export interface Ceilings {
+interface Ceilings {
   gigabytesPerSecond: number
   teraflops: number
   how: string

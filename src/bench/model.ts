@@ -71,7 +71,7 @@ export const gpus: Record<string, Architecture> = {
   H200: architectures.sm_90!,
 }
 
-export interface Tile {
+interface Tile {
   id: number
   m: number
   n: number

@@ -10,7 +10,7 @@ import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { deviceTraits, fastestDType } from '../tensor/traits.js'
 
-export interface DataBenchOptions {
+interface DataBenchOptions {
   data: string
   device: string
   imageSize: number
@@ -20,7 +20,7 @@ export interface DataBenchOptions {
   seconds: number
 }
 
-export interface DataRow {
+interface DataRow {
   workers: number
   imagesPerSecond: number
   /** Milliseconds of one worker for an image: reading and decoding; rendering both views (CPU) or placing the pixels (GPU). */

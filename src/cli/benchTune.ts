@@ -10,7 +10,7 @@ import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 
-export interface TuneRow {
+interface TuneRow {
   name: string
   product: Product
   /** Microseconds of each tile. */

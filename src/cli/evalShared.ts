@@ -53,7 +53,7 @@ export async function openBackbone(
   return {
     backbone,
     compute: evaluationCompute(device, { threads: count === 0 ? undefined : count }),
-    note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names behind ${report.prefix}`}`,
+    note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names after the prefix ${report.prefix}`}`,
   }
 }
 

@@ -2,7 +2,7 @@
 import { DenseclError } from '../tensor/errors.js'
 import { loadPixels, type Skipped, type Source } from './source.js'
 
-export interface DataReport {
+interface DataReport {
   format: string
   images: number
   classes?: Record<string, number>

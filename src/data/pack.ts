@@ -11,7 +11,7 @@ import { decode, exifOrientation, isJpeg, jpegFrame, libvips, type Pixels } from
 import { type Item, loadPixels, readItemBytes, type Source } from './source.js'
 import { TarWriter } from './tar.js'
 
-export interface PackOptions {
+interface PackOptions {
   /** Images of more pixels are reduced to about this many. */
   mostPixels: number
   /** Quality of the JPEGs that are written anew, 1 to 100. */
@@ -20,7 +20,7 @@ export interface PackOptions {
   shardBytes: number
 }
 
-export interface PackReport {
+interface PackReport {
   images: number
   /** Written anew: too large, rotated, or no RGB JPEG. The others are copied byte for byte. */
   encoded: number

@@ -39,7 +39,7 @@ export function* orderedBatches(count: number, batchSize: number): Generator<{ e
     yield { epoch: 0, indices: Int32Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i) }
 }
 
-/** The images of iterations `from` to `until`: shuffled epochs one behind the other, batches reaching across their ends. */
+/** The images of iterations `from` to `until`: shuffled epochs one after the other, batches reaching across their ends. */
 export function* iterationBatches({
   seed,
   count,

@@ -6,12 +6,12 @@
 import { Random } from '../tensor/random.js'
 import type { Pixels } from './decode.js'
 
-export const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const
-export const sceneTextures = ['stripes', 'dots', 'checks', 'rings', 'plain'] as const
-export const sceneGrounds = ['clouds', 'gravel'] as const
+const sceneShapes = ['disc', 'square', 'triangle', 'ring', 'cross'] as const
+const sceneTextures = ['stripes', 'dots', 'checks', 'rings', 'plain'] as const
+const sceneGrounds = ['clouds', 'gravel'] as const
 /** The names of the classes of generated images. */
 export const sceneClasses = sceneTextures.flatMap((texture) => sceneGrounds.map((ground) => `${texture} on ${ground}`))
-export const sceneSize = 96
+const sceneSize = 96
 
 /** A generated image and what is in it. */
 export interface Scene {

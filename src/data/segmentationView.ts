@@ -113,7 +113,7 @@ function cropColours(
 }
 
 /** The random numbers of a photometric distortion; 1 and 0 leave things as they are. */
-export interface Distortion {
+interface Distortion {
   brightness: number
   contrast: number
   /** Contrast before the colours are changed, or after. */

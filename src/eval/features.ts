@@ -61,7 +61,7 @@ export interface ExtractOptions {
   broken?: Map<string, string>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
-  /** Called behind every batch. */
+  /** Called after every batch. */
   progress?: (done: number) => void
 }
 

@@ -16,7 +16,7 @@ export interface ResumableOptions {
 }
 
 /** How a kind of evaluation is called. */
-export interface ResumableKind {
+interface ResumableKind {
   /** The key of its record in the state file, and what a message calls such an evaluation. */
   key: string
   what: string

@@ -33,7 +33,7 @@ ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
 const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
 
 /** A picture of a run as a part of the page. */
-export type EmbedPicture = (path: string) => string
+type EmbedPicture = (path: string) => string
 
 /** The pictures of runs as data URLs: as JPEGs where sharp is installed, a tenth of the bytes. */
 export async function embedPictures(runs: readonly RunView[]): Promise<EmbedPicture> {

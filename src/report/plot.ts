@@ -7,7 +7,7 @@ export interface Series {
   points: { x: number; y: number }[]
 }
 
-export interface PlotOptions {
+interface PlotOptions {
   title: string
   xLabel: string
   yLabel: string

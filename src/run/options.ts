@@ -58,7 +58,7 @@ export function resolveOptions<O extends OptionTable>(table: O, settings: readon
 /** The defaults of a table. */
 export const defaultsOf = <O extends OptionTable>(table: O): OptionValues<O> => resolveOptions(table, [])
 
-export const camelCase = (key: string): string => key.replace(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
+const camelCase = (key: string): string => key.replace(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
 export const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 
 /** The table's name of a key in either spelling. */

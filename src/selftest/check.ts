@@ -22,7 +22,7 @@ export interface PartReport {
   seconds: number
 }
 
-export interface CheckOptions {
+interface CheckOptions {
   /** A part that takes longer counts as one that never ends. */
   secondsPerPart: number
   parts?: readonly Part[]

@@ -30,7 +30,7 @@ export function largestError(values: TypedArray, expected: TypedArray): number {
 }
 
 /** A value of bf16 may round to either neighbour, 2^-7 away at most; what is not rounded differs in the order of its sums. */
-export const roundingOf = (dtype: DType): number => (dtype === 'bf16' ? 0.01 : 1e-3)
+const roundingOf = (dtype: DType): number => (dtype === 'bf16' ? 0.01 : 1e-3)
 
 /** The findings of several results of one call, as the worst of them by its own bound. */
 export function compareAll(

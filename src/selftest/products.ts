@@ -3,7 +3,7 @@
  * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
  * tails on every side.
  */
-import { avoidFamilies, type KernelFamily, kernelFamilyNames, usesFamily } from '../tensor/families.js'
+import { avoidFamilies, kernelFamilyNames, usesFamily } from '../tensor/families.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -364,6 +364,3 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
     ),
   )
 }
-
-/** The families of a device, with the op and kind of each. */
-export const splitFamily = (family: KernelFamily): [Kind, ProductOp] => family.split('.') as [Kind, ProductOp]

@@ -6,7 +6,7 @@ import { deviceTraits } from '../tensor/traits.js'
 import { broken, checkDevice, describeReport, families, type PartReport } from './check.js'
 import { keepVerdict, readVerdict, type Verdict } from './verdict.js'
 
-export interface TrustOptions {
+interface TrustOptions {
   /** Asked while a check runs; true ends it, and nothing is kept. */
   interrupted?: () => boolean
   /** Lines for people: on the terminal's error output unless told otherwise. */

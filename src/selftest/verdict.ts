@@ -28,7 +28,7 @@ const keyOf = (device: string): Key => ({
 })
 
 /** The file of a device's verdict: one for each GPU model, build and settings, so that they do not replace one another. */
-export function verdictPath(device: string): string {
+function verdictPath(device: string): string {
   const { device: text, build, version, settings } = keyOf(device)
   const name = text
     .split(',')[0]!

@@ -2,7 +2,7 @@
 import { escapeXml } from '../report/svg.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
-export interface IntervalGroup {
+interface IntervalGroup {
   name: string
   marks: { method: string; mean: number; half: number; values: number[] }[]
 }

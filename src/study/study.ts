@@ -73,7 +73,7 @@ export const methods = ['random', 'mocov2', 'densecl'] as const
 export type Method = (typeof methods)[number]
 export const methodNames: Record<Method, string> = { random: 'random weights', mocov2: 'MoCo v2', densecl: 'DenseCL' }
 
-export interface StudyOptions {
+interface StudyOptions {
   size: StudySize
   /** Labelled images: a folder with train and val. */
   images: string
@@ -284,7 +284,7 @@ export function interval(values: readonly number[]): { mean: number; half: numbe
   return { mean, half: (studentT(n - 1) * deviation) / Math.sqrt(n) }
 }
 
-export interface StudySummary {
+interface StudySummary {
   /** Mean and interval of each method for each score, and of the differences DenseCL - MoCo v2 seed by seed. */
   scores: { name: string; methods: Record<Method, { mean: number; half: number }>; difference: { mean: number; half: number } }[]
   verdicts: string[]

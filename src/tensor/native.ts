@@ -172,7 +172,7 @@ export function resolveDevice(wanted: string): string {
 }
 
 /** A tensor as a native op takes it. */
-export interface OpTensor {
+interface OpTensor {
   handle: number
   bytes?: number
   shape?: readonly number[]
@@ -180,7 +180,7 @@ export interface OpTensor {
 }
 
 export type OpName = keyof NativeOps<OpTensor>
-export type OpTensors<O extends OpName = OpName> = NativeOps<OpTensor>[O]['tensors']
+type OpTensors<O extends OpName = OpName> = NativeOps<OpTensor>[O]['tensors']
 export type OpNumbers<O extends OpName = OpName> = NativeOps<OpTensor>[O]['numbers']
 
 /** The tensors of a call by name; T is a tensor, or what is known of one. */

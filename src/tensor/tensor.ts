@@ -126,7 +126,7 @@ function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape
 export const leakedTensors = (): number => leaks
 
 /** How a deferred tensor is computed when somebody needs its values: by a native op that writes it. */
-export interface Deferral {
+interface Deferral {
   readonly op: OpName
   /** What the op calls the tensor. */
   readonly output: string

@@ -12,7 +12,7 @@ import type { Run } from './run.js'
 /** Steps below a collapse check's bound that end a run. */
 const patience = 50
 
-export interface StepTaken {
+interface StepTaken {
   result: StepResult
   /** Not 0 once a loss or gradient was not finite. */
   foundInf: Tensor

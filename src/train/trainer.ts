@@ -5,7 +5,7 @@ import { type ComputeOptions, currentCompute, withCompute } from '../tensor/comp
 import { Graph } from '../tensor/graph.js'
 import { Tensor } from '../tensor/tensor.js'
 
-export interface TrainerOptions {
+interface TrainerOptions {
   /** Makes the views of the current batch; the trainer frees them. Part of the recorded step where one is recorded. */
   views: () => Views
   /** Records the step where the device can (src/tensor/graph.ts). */

@@ -13,7 +13,7 @@ import { DenseclError } from '../tensor/errors.js'
 import { alternative, expectedCost, type ProductCall, productCall, type StepCall, stepCalls } from './stepCalls.js'
 
 /** What is chosen for a product of the model: of a shape, and for operands that a prologue normalises or not. */
-export interface TunedProduct extends Kernels {
+interface TunedProduct extends Kernels {
   shape: string
   prologue: boolean
   /** Times a step. */

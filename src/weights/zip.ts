@@ -3,7 +3,7 @@ import { crc32 } from 'node:zlib'
 
 import { fail } from '../tensor/errors.js'
 
-export interface ZipEntry {
+interface ZipEntry {
   name: string
   data: Buffer
 }

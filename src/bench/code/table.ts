@@ -66,7 +66,7 @@ export function kernelLines({
 
 const hex = (at: number): string => `0x${at.toString(16).padStart(5, '0')}`
 
-export interface Change {
+interface Change {
   kernel: string
   /** What grew or went, in words. */
   text: string

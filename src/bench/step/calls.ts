@@ -30,7 +30,7 @@ export interface Call {
   numbers: NamedNumbers
 }
 
-export interface StepShape {
+interface StepShape {
   level: FusionLevel
   depth?: ResNetDepth
   image?: number

@@ -10,7 +10,7 @@ import { presets } from './presets.js'
 import { type DenseCLObserved, preparedStep } from './step.js'
 
 /** A model and the settings that its steps are taken with. */
-export class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
+class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   constructor(
     readonly model: DenseCL,
     readonly config: DenseCLConfig,
