@@ -1,7 +1,8 @@
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { closeSync, fsyncSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
+import { processStart } from './processes.js'
 
 /**
  * Writes a file so that a kill at any moment leaves the old one or the new one: to a temporary name, synced, renamed. On a
@@ -33,3 +34,11 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
 }
 
 export const writeTextAtomic = (path: string, text: string): void => writeAtomic(path, [new TextEncoder().encode(text)])
+
+/** Removes what processes that were killed while they wrote have left in `folder`: files that a living one writes stay. */
+export function removeLeftovers(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const pid = Number(/\.tmp-(\d+)$/.exec(name)?.[1])
+    if (pid > 0 && processStart(pid) === undefined) rmSync(join(folder, name), { force: true })
+  }
+}

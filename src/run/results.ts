@@ -4,7 +4,7 @@ import { basename, dirname, extname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/native.js'
-import { writeTextAtomic } from '../files/atomic.js'
+import { removeLeftovers, writeTextAtomic } from '../files/atomic.js'
 import { largest } from '../tensor/numbers.js'
 
 export interface EvaluationTable {
@@ -35,6 +35,7 @@ export function claimEvaluation(folder: string, { resume = false, overwrite = fa
   } catch (error) {
     fail('RUN', `${folder}: the folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
   }
+  removeLeftovers(folder)
 }
 
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')

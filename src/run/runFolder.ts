@@ -1,8 +1,10 @@
 /** The files of a run, and the folder's first moments. */
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
+import { removeLeftovers } from '../files/atomic.js'
+import { FileLock } from '../files/lock.js'
 import { fail } from '../tensor/errors.js'
 import { native, packageVersion } from '../tensor/native.js'
 
@@ -16,10 +18,50 @@ export const files = (out: string) => ({
   report: join(out, 'report.json'),
   pictures: join(out, 'pictures'),
   evaluations: join(out, 'eval'),
+  lock: join(out, 'run.lock'),
 })
 
-/** Makes the folder; a run that it holds is an error, or with `overwrite` removed. */
-export function claimFolder(out: string, overwrite: boolean): void {
+/**
+ * The right to write a run into `out`, for one run at a time, until release(). `out` must be there. Throws RUN where a run that is alive
+ * has it. What a killed one has left half written is removed.
+ */
+export function lockRun(out: string): FileLock {
+  const lock = new FileLock(files(out).lock)
+  const holder = lock.take()
+  if (holder !== undefined)
+    fail(
+      'RUN',
+      `${out}: process ${holder.pid} on ${holder.host} writes its run there since ${holder.since}; wait for its end, stop it, or ` +
+        'choose another --out',
+    )
+  const { last, pictures, evaluations } = files(out)
+  for (const folder of [out, dirname(last), pictures, evaluations]) if (existsSync(folder)) removeLeftovers(folder)
+  return lock
+}
+
+/** Makes the folder and locks it; a run that it holds is an error, or with `overwrite` removed. */
+export function claimFolder(out: string, overwrite: boolean): FileLock {
+  makeFolder(out)
+  const lock = lockRun(out)
+  try {
+    clearFolder(out, overwrite)
+    makeFolder(dirname(files(out).last))
+  } catch (error) {
+    lock.release()
+    throw error
+  }
+  return lock
+}
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true })
+  } catch (error) {
+    fail('RUN', `${folder}: the run folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+  }
+}
+
+function clearFolder(out: string, overwrite: boolean): void {
   const { config, metrics, last } = files(out)
   if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
     if (!overwrite)
@@ -29,11 +71,6 @@ export function claimFolder(out: string, overwrite: boolean): void {
       rmSync(folder, { recursive: true, force: true })
     for (const made of [files(out).report, files(out).backbone, files(out).tuning]) rmSync(made, { force: true })
     for (const name of readdirSync(out)) if (name.startsWith('events.out.tfevents.')) rmSync(join(out, name))
-  }
-  try {
-    mkdirSync(join(out, 'checkpoints'), { recursive: true })
-  } catch (error) {
-    fail('RUN', `${out}: the run folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
   }
 }
 

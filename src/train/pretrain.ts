@@ -1,4 +1,5 @@
 /** The main job: from a configuration to a run folder with checkpoints, metrics, an exported backbone and pictures. */
+import { existsSync } from 'node:fs'
 
 import { stringify } from 'yaml'
 
@@ -14,7 +15,7 @@ import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
 import { isFree, settingsOf } from '../run/options.js'
 import { computeSettings, type Placement, resolvePlacement } from '../run/placement.js'
-import { claimFolder, environment, files } from '../run/runFolder.js'
+import { claimFolder, environment, files, lockRun } from '../run/runFolder.js'
 import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
@@ -50,7 +51,22 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const { out, resume = false } = options
   const method = options.method ?? (await findMethod(options.config.method)).method
   const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
-  const checkpoint = resume ? readCheckpoint(files(out).last, method) : undefined
+  if (!resume) return start(options, method, wanted, undefined)
+  // Before the checkpoint is read: a run that is alive would write another.
+  const lock = existsSync(out) ? lockRun(out) : undefined
+  try {
+    return await start(options, method, wanted, readCheckpoint(files(out).last, method))
+  } finally {
+    lock?.release()
+  }
+}
+
+async function start(
+  options: PretrainOptions,
+  method: Method,
+  wanted: Config,
+  checkpoint: Checkpoint | undefined,
+): Promise<PretrainResult> {
   const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
   const placement = resolvePlacement(config)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
@@ -60,13 +76,11 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const labelled = await knnSets(config, source)
   checkSize(config, source.items.length, checkpoint)
   // Only now: a mistake above must not cost the run that is replaced.
-  if (checkpoint === undefined) claimFolder(out, options.overwrite ?? false)
-  const run = begin(options, { method, config, placement, kind, source }, checkpoint)
+  const lock = checkpoint === undefined ? claimFolder(options.out, options.overwrite ?? false) : undefined
   try {
-    return await execute(run, labelled, options)
+    return await execute(begin(options, { method, config, placement, kind, source }, checkpoint), labelled, options)
   } finally {
-    run.optimizer.dispose()
-    run.built.dispose()
+    lock?.release()
   }
 }
 
@@ -120,6 +134,15 @@ function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {
 }
 
 async function execute(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions): Promise<PretrainResult> {
+  try {
+    return await trained(run, labelled, options)
+  } finally {
+    run.optimizer.dispose()
+    run.built.dispose()
+  }
+}
+
+async function trained(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions): Promise<PretrainResult> {
   const { out, log, config, position, source } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)

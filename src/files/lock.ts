@@ -1,0 +1,121 @@
+/** A lock file: one process at a time has it, and one that was killed does not keep it. */
+import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+
+import { fail } from '../tensor/errors.js'
+import { processSpace, processStart } from './processes.js'
+
+/** What a lock file holds, as JSON. */
+export interface LockHolder {
+  pid: number
+  /** processStart of that process: its number may be another's by now. */
+  start: string
+  host: string
+  /** processSpace: whether `pid` can be asked for from here. */
+  space: string
+  since: string
+}
+
+/** Milliseconds between two signs of life, and how long the lock of another machine or container counts without one. */
+const [touchEvery, patience] = [20_000, 120_000]
+
+export class FileLock {
+  #text: string | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(readonly path: string) {}
+
+  /** Takes the lock, also from a holder that is gone; returns the holder that is alive instead, if there is one. */
+  take(): LockHolder | undefined {
+    const start = processStart(process.pid) ?? ''
+    const own: LockHolder = { pid: process.pid, start, host: hostname(), space: processSpace(), since: new Date().toISOString() }
+    const text = `${JSON.stringify(own)}\n`
+    for (;;) {
+      if (this.#create(text)) break
+      const seen = readIfThere(this.path)
+      if (seen === undefined) continue
+      const holder = parseHolder(seen)
+      if (holder !== undefined && isAlive(holder, this.path)) return holder
+      this.#remove(seen)
+    }
+    this.#text = text
+    this.#timer = setInterval(() => this.#touch(), touchEvery).unref()
+    return undefined
+  }
+
+  release(): void {
+    clearInterval(this.#timer)
+    if (this.#text !== undefined && readIfThere(this.path) === this.#text) rmSync(this.path, { force: true })
+    this.#text = undefined
+  }
+
+  /** The file appears with all that it holds, or not at all: false where there is one. */
+  #create(text: string): boolean {
+    const temporary = `${this.path}.tmp-${process.pid}`
+    try {
+      writeFileSync(temporary, text)
+      try {
+        linkSync(temporary, this.path)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+        // A file system without links.
+        writeFileSync(this.path, text, { flag: 'wx' })
+      }
+      return true
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST') return false
+      return fail('WRITE', `${this.path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))})`)
+    } finally {
+      rmSync(temporary, { force: true })
+    }
+  }
+
+  /** Removes the file as it was `seen`: one that another process has put there meanwhile is put back. */
+  #remove(seen: string): void {
+    const aside = `${this.path}.tmp-${process.pid}`
+    try {
+      renameSync(this.path, aside)
+      if (readFileSync(aside, 'utf8') !== seen) linkSync(aside, this.path)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      // Somebody else was faster: the next look tells.
+      if (code !== 'ENOENT' && code !== 'EEXIST') fail('WRITE', `${this.path}: cannot be replaced (${code ?? String(error)})`)
+    } finally {
+      rmSync(aside, { force: true })
+    }
+  }
+
+  #touch(): void {
+    const now = new Date()
+    try {
+      utimesSync(this.path, now, now)
+    } catch {
+      // The folder was removed: there is nothing left to hold.
+    }
+  }
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    return code === 'ENOENT' ? undefined : fail('FILE', `${path}: cannot be read (${code ?? String(error)})`)
+  }
+}
+
+function parseHolder(text: string): LockHolder | undefined {
+  try {
+    const holder = JSON.parse(text) as LockHolder
+    return Number.isSafeInteger(holder.pid) && holder.pid > 0 ? holder : undefined
+  } catch {
+    return undefined // no lock of ours, or damaged: nobody holds it
+  }
+}
+
+function isAlive({ pid, start, space }: LockHolder, path: string): boolean {
+  if (space === processSpace()) return processStart(pid) === start
+  const touched = statSync(path, { throwIfNoEntry: false })?.mtimeMs
+  return touched !== undefined && Date.now() - touched < patience
+}

@@ -1,0 +1,134 @@
+/** One run a folder: who has it, and what the killed leave. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { removeLeftovers } from '../../src/files/atomic.js'
+import { FileLock, type LockHolder } from '../../src/files/lock.js'
+import { processStart } from '../../src/files/processes.js'
+import { evaluationFolder, saveResult } from '../../src/run/results.js'
+import { files, lockRun } from '../../src/run/runFolder.js'
+import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('lock')
+
+const settings =
+  'data=scenes:40 imageSize=32 batchSize=8 depth=18 baseChannels=4 hidden=16 featDim=8 queueLength=16 normGroups=2 logEvery=1 workers=1'.split(
+    ' ',
+  )
+const pretrain = (out: string, ...more: string[]): string[] => ['pretrain', '--out', out, ...settings, ...more]
+
+const gone = async (child: ChildProcess): Promise<void> => {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+}
+
+/** A process that has ended: its number is nobody's. */
+async function deadProcess(): Promise<number> {
+  const child = spawn('true')
+  await gone(child)
+  return child.pid!
+}
+
+test('a second run on a folder is refused while the first is alive, and not after kill -9, whose left-overs go', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const first = spawn(process.execPath, [cli, ...pretrain(out, 'epochs=4000', 'checkpointEvery=4000', 'knnEvery=0')])
+    try {
+      let said = ''
+      for await (const text of first.stdout) if ((said += String(text)).includes('step 2/')) break
+      for (const how of ['--overwrite', '--resume']) {
+        const { code, err } = runCli(pretrain(out, 'epochs=4000', 'checkpointEvery=4000', 'knnEvery=0', how))
+        assert.is(code, 1, err)
+        assert.match(err, `${out}: process ${first.pid} `)
+      }
+      assert.ok(existsSync(files(out).last), 'what was refused has removed nothing')
+      // An evaluation writes beside it.
+      saveResult(evaluationFolder(files(out).last), 'knn', { title: 'kNN', columns: [], rows: [], notes: [] }, {})
+    } finally {
+      first.kill('SIGKILL')
+      await gone(first)
+    }
+    const left = [`${files(out).last}.tmp-${first.pid}`, join(files(out).pictures, `a.svg.tmp-${first.pid}`)]
+    for (const path of left) writeFileSync(path, 'half')
+    assert.ok(existsSync(files(out).lock), 'a killed run leaves its lock')
+    const { code, err } = runCli(pretrain(out, 'epochs=1', '--overwrite'))
+    assert.is(code, 0, err)
+    for (const path of [...left, files(out).lock]) assert.not.ok(existsSync(path), path)
+  })
+})
+
+test('a lock is of one holder, until it is released', async () => {
+  await withFolder((folder) => {
+    const lock = lockRun(folder)
+    throwsError(() => lockRun(folder), 'RUN', `process ${process.pid} on`, folder)
+    lock.release()
+    assert.equal(readdirSync(folder), [])
+    lockRun(folder).release()
+  })
+})
+
+test('a lock is nobody’s when its process has ended, its number is another process’s, or it is damaged', async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, 'lock')
+    const taken = (change: (holder: LockHolder) => string): boolean => {
+      const lock = new FileLock(path)
+      lock.take()
+      writeFileSync(path, change(JSON.parse(readFileSync(path, 'utf8')) as LockHolder))
+      lock.release()
+      const next = new FileLock(path)
+      const free = next.take() === undefined
+      next.release()
+      return free
+    }
+    const dead = await deadProcess()
+    assert.not.ok(taken((holder) => JSON.stringify(holder)))
+    assert.ok(taken((holder) => JSON.stringify({ ...holder, pid: dead })))
+    if (process.platform === 'linux') assert.ok(taken((holder) => JSON.stringify({ ...holder, start: '1' })))
+    for (const text of ['', '{', 'null', '{"pid":"1"}'])
+      assert.ok(
+        taken(() => text),
+        text,
+      )
+    // Of a container or machine whose processes cannot be asked for: by its last sign of life.
+    const elsewhere = (holder: LockHolder): string => JSON.stringify({ ...holder, pid: dead, space: 'elsewhere' })
+    assert.not.ok(taken(elsewhere))
+    utimesSync(path, 0, 0)
+    const lock = new FileLock(path)
+    assert.is(lock.take(), undefined)
+    lock.release()
+  })
+})
+
+test('a process that has ended and waits for its parent is not alive', async () => {
+  assert.is(processStart(process.pid), processStart(process.pid))
+  assert.ok(processStart(process.pid) !== undefined)
+  assert.is(processStart(await deadProcess()), undefined)
+  if (process.platform !== 'linux') return
+  // exec makes the shell a program that never asks for the end of its child.
+  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 60'])
+  try {
+    const [text] = (await once(parent.stdout, 'data')) as [Buffer]
+    const child = Number(text)
+    for (let i = 0; i < 100 && processStart(child) !== undefined; ++i) await new Promise((resolve) => setTimeout(resolve, 20))
+    assert.ok(existsSync(`/proc/${child}`), 'it is still listed')
+    assert.is(processStart(child), undefined)
+  } finally {
+    parent.kill('SIGKILL')
+    await gone(parent)
+  }
+})
+
+test('left-overs of living processes stay', async () => {
+  await withFolder(async (folder) => {
+    const names = [`a.tmp-${process.pid}`, `a.tmp-${process.ppid}`, 'a.tmp-', 'tmp-1', 'a.json']
+    for (const name of [...names, `b.tmp-${await deadProcess()}`]) writeFileSync(join(folder, name), '')
+    mkdirSync(join(folder, 'c'))
+    removeLeftovers(folder)
+    assert.equal(readdirSync(folder).sort(), [...names, 'c'].sort())
+  })
+})
+
+test.run()
