@@ -13,7 +13,9 @@ import { escapeXml } from './svg.js'
 
 const styles = `
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #667085; --line: #e4e7ec; --accent: #2563eb }
-@media (prefers-color-scheme: dark) { :root { --page: #0f141b; --card: #171e27; --ink: #e6e9ee; --muted: #94a0b2; --line: #2a3441; --accent: #7aa7ff } }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #0f141b; --card: #171e27; --ink: #e6e9ee; --muted: #94a0b2; --line: #2a3441; --accent: #7aa7ff }
+}
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 main { max-width: 1520px; margin: 0 auto; padding: 24px; overflow-wrap: anywhere }
@@ -24,13 +26,21 @@ h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12p
 .card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
 .wide { grid-column: 1 / -1 }
 figure { margin: 0 } figcaption { color: var(--muted); font-size: 13px; margin-bottom: 6px }
-table { border-collapse: collapse; font-size: 14px } table.columns { display: block } table.columns tbody { display: block; columns: 280px } table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px } table.columns tr:first-child { display: none } th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
+table { border-collapse: collapse; font-size: 14px }
+table.columns { display: block } table.columns tbody { display: block; columns: 280px }
+table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px }
+table.columns tr:first-child { display: none }
+th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
 th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line) } td.other { color: var(--accent) }
 ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
-.facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 12px 0 0 } .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
+.facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 12px 0 0 }
+.facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
 `
 
 const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
+const grid = (...parts: string[]): string => `<div class="grid">${parts.join('')}</div>`
+const cells = (values: readonly unknown[], tag: 'td' | 'th'): string => values.map((value) => `<${tag}>${text(value)}</${tag}>`).join('')
+const row = (values: readonly unknown[], tag: 'td' | 'th' = 'td'): string => `<tr>${cells(values, tag)}</tr>`
 
 /** A picture of a run as a part of the page. */
 type EmbedPicture = (path: string) => string
@@ -46,14 +56,15 @@ async function dataUrl(path: string): Promise<string> {
   const bytes = readFileSync(path)
   try {
     const { default: sharp } = await import('sharp')
-    return `data:image/jpeg;base64,${(await sharp(bytes).flatten({ background: '#fff' }).jpeg({ quality: 82 }).toBuffer()).toString('base64')}`
+    const jpeg = await sharp(bytes).flatten({ background: '#fff' }).jpeg({ quality: 82 }).toBuffer()
+    return `data:image/jpeg;base64,${jpeg.toString('base64')}`
   } catch {
     return `data:image/${extname(path) === '.svg' ? 'svg+xml' : 'png'};base64,${bytes.toString('base64')}`
   }
 }
 
-const figure = (caption: string, path: string, embed: EmbedPicture): string =>
-  `<figure class="card"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
+const figure = (caption: string, path: string, embed: EmbedPicture, style = 'card'): string =>
+  `<figure class="${style}"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
 
 function facts(run: RunView): string {
   const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
@@ -89,21 +100,28 @@ function leftOf({ metrics, config }: RunView): string {
 
 function heading(run: RunView): string {
   const { config, environment } = run
-  return `<h1>${text(run.name)}</h1><div class="muted">${run.finished ? 'finished' : '<span class="state">not finished</span>'} · ${run.method === undefined ? '' : `${text(run.method.name)}, `}${text(environment.backbone ?? config.backbone ?? 'backbone')}, ${text(config.imageSize)} px, batch ${text(config.batchSize)}, ${text(config.data)}${environment.device === undefined ? '' : ` · ${text(environment.device)}`}</div>${run.problem === undefined ? '' : `<div class="muted">curves of the method are missing: ${text(run.problem)}</div>`}${facts(run)}`
+  const state = run.finished ? 'finished' : '<span class="state">not finished</span>'
+  const backbone = environment.backbone ?? config.backbone ?? 'backbone'
+  const what = [
+    ...(run.method === undefined ? [] : [text(run.method.name)]),
+    text(backbone),
+    `${text(config.imageSize)} px`,
+    `batch ${text(config.batchSize)}`,
+    text(config.data),
+  ]
+  const where = environment.device === undefined ? '' : ` · ${text(environment.device)}`
+  const problem = run.problem === undefined ? '' : `<div class="muted">curves of the method are missing: ${text(run.problem)}</div>`
+  return `<h1>${text(run.name)}</h1><div class="muted">${state} · ${what.join(', ')}${where}</div>${problem}${facts(run)}`
 }
 
 function pictures(run: RunView, embed: EmbedPicture): string {
   const shown = moments(run)
-  const section = (title: string, figures: string[], wide = false): string =>
-    figures.length === 0
-      ? ''
-      : `<h2>${title}</h2><div class="grid">${wide ? figures.map((part) => part.replace('class="card"', 'class="card wide"')).join('') : figures.join('')}</div>`
+  const section = (title: string, figures: string[]): string => (figures.length === 0 ? '' : `<h2>${title}</h2>${grid(...figures)}`)
   const at = (epoch: number): string => (epoch === 0 ? 'before training' : `epoch ${epoch}`)
   return [
     section(
       'Augmentation',
-      run.augmentation === undefined ? [] : [figure('each image, and three pairs of views of it', run.augmentation, embed)],
-      true,
+      run.augmentation === undefined ? [] : [figure('each image, and three pairs of views of it', run.augmentation, embed, 'card wide')],
     ),
     section(
       'Matches over the epochs',
@@ -124,10 +142,11 @@ function evaluations(run: RunView): string {
   if (run.tables.length === 0) return ''
   const tables = run.tables.map(({ table, date }) => {
     const [head, ...rows] = tableCells(table)
-    const row = (cells: string[], tag: string): string => `<tr>${cells.map((cell) => `<${tag}>${text(cell)}</${tag}>`).join('')}</tr>`
-    return `<div class="card"><h3>${text(table.title)}</h3><table>${row(head!, 'th')}${rows.map((cells) => row(cells, 'td')).join('')}</table><ul>${table.notes.map((note) => `<li>${text(note)}</li>`).join('')}<li>${text(date.slice(0, 16).replace('T', ' '))} UTC</li></ul></div>`
+    const lines = [row(head!, 'th'), ...rows.map((values) => row(values))]
+    const notes = [...table.notes, `${date.slice(0, 16).replace('T', ' ')} UTC`].map((note) => `<li>${text(note)}</li>`)
+    return `<div class="card"><h3>${text(table.title)}</h3><table>${lines.join('')}</table><ul>${notes.join('')}</ul></div>`
   })
-  return `<h2>Evaluation</h2><div class="grid">${tables.join('')}</div>`
+  return `<h2>Evaluation</h2>${grid(...tables)}`
 }
 
 /** A map as JSON; other values as they are. */
@@ -141,32 +160,35 @@ function configuration(runs: readonly RunView[]): string {
   const defaults: Record<string, unknown> = Object.fromEntries(tables.flat())
   const rows = keys.map((key) => {
     const values = runs.map(({ config }) => config[key])
-    const fallback = defaults[key]
-    return `<tr><td>${text(key)}</td>${values.map((value) => `<td${JSON.stringify(value) === JSON.stringify(fallback) ? '' : ' class="other"'}>${text(plain(value))}</td>`).join('')}</tr>`
+    const usual = JSON.stringify(defaults[key])
+    const marked = values.map((value) => `<td${JSON.stringify(value) === usual ? '' : ' class="other"'}>${text(plain(value))}</td>`)
+    return `<tr>${cells([key], 'td')}${marked.join('')}</tr>`
   })
-  const environment = runs.map(
-    (run) =>
-      `<div class="card"><h3>Environment${runs.length > 1 ? ` of ${text(run.name)}` : ''}</h3><table>${Object.entries(run.environment)
-        .map(([key, value]) => `<tr><td>${text(key)}</td><td>${text(value)}</td></tr>`)
-        .join('')}</table></div>`,
-  )
-  return `<h2>Configuration</h2><div class="grid"><div class="card wide"><table class="${runs.length > 1 ? '' : 'columns'}"><tr><th>option</th>${runs.map(({ name }) => `<th>${text(name)}</th>`).join('')}</tr>${rows.join('')}</table></div>${environment.join('')}</div>`
+  const options = [row(['option', ...runs.map(({ name }) => name)], 'th'), ...rows]
+  const table = `<div class="card wide"><table class="${runs.length > 1 ? '' : 'columns'}">${options.join('')}</table></div>`
+  const environments = runs.map((run) => {
+    const values = Object.entries(run.environment).map((entry) => row(entry))
+    const title = `Environment${runs.length > 1 ? ` of ${text(run.name)}` : ''}`
+    return `<div class="card"><h3>${title}</h3><table>${values.join('')}</table></div>`
+  })
+  return `<h2>Configuration</h2>${grid(table, ...environments)}`
 }
 
 /** What changes while a run goes on: everything inside of the page's frame. */
 export function pageBody(runs: readonly RunView[], waiting: readonly string[], embed: EmbedPicture): string {
   const waits = waiting.map((path) => `<p class="muted">waiting for a run in ${text(path)}</p>`).join('')
   if (runs.length === 0) return waits
-  const charts = runCharts(runs)
-    .map((svg) => `<div class="card">${svg}</div>`)
-    .join('')
+  const charts = runCharts(runs).map((svg) => `<div class="card">${svg}</div>`)
+  const headings = runs.map(heading).join('<hr style="border:0;border-top:1px solid var(--line);margin:20px 0">')
   const details = runs
     .map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`)
     .join('')
-  return `${waits}${runs.map(heading).join('<hr style="border:0;border-top:1px solid var(--line);margin:20px 0">')}<h2>Curves</h2><div class="grid">${charts}</div>${details}${configuration(runs)}`
+  return `${waits}${headings}<h2>Curves</h2>${grid(...charts)}${details}${configuration(runs)}`
 }
 
 /** The whole page; `script` is what a live one adds. */
 export function page(title: string, body: string, script = ''): string {
-  return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>${text(title)}</title><style>${styles}</style></head><body><main>${body}</main>${script}</body></html>\n`
+  const meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+  const head = `<head>${meta}<title>${text(title)}</title><style>${styles}</style></head>`
+  return `<!doctype html><html lang="en">${head}<body><main>${body}</main>${script}</body></html>\n`
 }
