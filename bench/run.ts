@@ -162,9 +162,10 @@ async function steps(): Promise<void> {
     rows.push(row)
     if (flags.rows !== undefined) appendRow(flags.rows, { ...row })
     const { seconds, run_seconds: run, batch } = row
-    console.log(
-      `${row.case}  ${row.side.padEnd(16)} ${row.error ?? `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`}`,
-    )
+    const measured = (): string =>
+      `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ` +
+      `${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`
+    console.log(`${row.case}  ${row.side.padEnd(16)} ${row.error ?? measured()}`)
   }
   for (let round = 1; round <= rounds; ++round) {
     for (const side of sides) {
@@ -272,7 +273,8 @@ async function data(): Promise<void> {
     views()
   })
   console.log(
-    `500x375 JPEG of ${jpeg.length} bytes: decode ${decodeMs.toFixed(2)} ms, two 224 px views ${viewsMs.toFixed(2)} ms, together ${(1000 / both).toFixed(0)} images/s and core`,
+    `500x375 JPEG of ${jpeg.length} bytes: decode ${decodeMs.toFixed(2)} ms, two 224 px views ${viewsMs.toFixed(2)} ms, ` +
+      `together ${(1000 / both).toFixed(0)} images/s and core`,
   )
   writeResult(results('cpu-data'), {
     ...environmentRow(),

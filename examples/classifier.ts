@@ -83,9 +83,8 @@ for await (const batch of valLoader.batches(orderedBatches(val.items.length, bat
   })
 }
 await valLoader.close()
-console.log(
-  `${((100 * right) / val.items.length).toFixed(1)} % of ${val.items.length} other images; chance is ${(100 / classes.length).toFixed(1)} %`,
-)
+const [accuracy, chance] = [(100 * right) / val.items.length, 100 / classes.length]
+console.log(`${accuracy.toFixed(1)} % of ${val.items.length} other images; chance is ${chance.toFixed(1)} %`)
 
 optimizer.dispose()
 disposeState(network.state())

@@ -97,14 +97,11 @@ function runJob({ file, name, env }: Job): Promise<void> {
       total.passed += passed
       total.failed += failed
       total.skipped += skips.length
-      console.log(
-        `${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${((performance.now() - started) / 1000).toFixed(1)}s`,
-      )
+      const took = `${((performance.now() - started) / 1000).toFixed(1)}s`
+      console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${took}`)
       for (const line of skips) console.log(`     ${line}`)
-      if (failed > 0)
-        console.log(
-          `${output}\n${late ? `killed after ${seconds} s (DENSECL_TEST_SECONDS)` : signal === null ? `exit code ${code}` : `killed by ${signal}`}`,
-        )
+      const end = signal === null ? `exit code ${code}` : `killed by ${signal}`
+      if (failed > 0) console.log(`${output}\n${late ? `killed after ${seconds} s (DENSECL_TEST_SECONDS)` : end}`)
       resolve()
     })
   })

@@ -52,8 +52,8 @@ export interface StepRow {
 }
 
 /**
- * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other, each on a model of its own, and gives a row for each,
- * which also goes to the file of `--rows`, one JSON object a line.
+ * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other, each on a model of its own, and gives a
+ * row for each, which also goes to the file of `--rows`, one JSON object a line.
  * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
  */
 export function runSteps(

@@ -109,7 +109,7 @@ export interface Around {
   prologue: boolean
 }
 
-/** As convolutions of a step have it. Few odd channels (a depth of at most 7 rows of 64) are unfolded into whole vectors. */
+/** What surrounds the convolutions of a step. Few odd channels (a depth of at most 7 rows of 64) are unfolded into whole vectors. */
 const usual = ({ direction, columns, depth }: Product): Around => {
   const odd = direction === 'backward weight' ? columns : depth
   return {
@@ -126,7 +126,7 @@ export interface Predicted {
   /** What the time is made of: of the multiprocessors, and of memory; the larger counts. */
   math: number
   memory: number
-  /** Of `math`, what the epilogues take that nothing hides. */
+  /** The part of `math` that epilogues take and nothing hides. */
   epilogue: number
   bound: Bound
   /** Blocks on a multiprocessor. */

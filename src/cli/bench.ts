@@ -48,7 +48,8 @@ export const register: Register = (program, done) => {
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
     .argument(
       '[ops...]',
-      `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model`,
+      `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of ` +
+        'convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model',
     )
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
@@ -203,9 +204,8 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
   if (show) {
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
     console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
-    console.log(
-      `${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${peer === undefined ? '' : '   peer ms  faster'}${before === undefined ? '' : '  before ms  change'}`,
-    )
+    const more = [peer === undefined ? '' : '   peer ms  faster', before === undefined ? '' : '  before ms  change']
+    console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${more.join('')}`)
   }
   const rows: Row[] = []
   const result = {
@@ -265,11 +265,19 @@ function line(row: Row, withPeer: boolean, before: Result | undefined): string {
       ? '         -       -'
       : `${peerMilliseconds.toFixed(3).padStart(10)}  ${(peerMilliseconds / milliseconds).toFixed(2).padStart(5)}x`
   const old = before?.rows.find((other) => other.op === op && other.name === name)
-  const change =
-    before === undefined
-      ? ''
-      : old === undefined
-        ? '          -       -'
-        : `${old.milliseconds.toFixed(3).padStart(11)} ${`${milliseconds <= old.milliseconds ? '' : '+'}${((100 * milliseconds) / old.milliseconds - 100).toFixed(0)}%`.padStart(7)}`
-  return `${`${op} ${name}`.padEnd(58)} ${milliseconds.toFixed(3).padStart(9)} ${gigabytesPerSecond.toFixed(1).padStart(8)} ${teraflops.toFixed(2).padStart(8)} ${(100 * floor).toFixed(0).padStart(5)}% ${String(peakMegabytes).padStart(9)}${peer}${change}`
+  const change = before === undefined ? '' : old === undefined ? '          -       -' : changeFrom(old.milliseconds, milliseconds)
+  const cells = [
+    `${op} ${name}`.padEnd(58),
+    milliseconds.toFixed(3).padStart(9),
+    gigabytesPerSecond.toFixed(1).padStart(8),
+    teraflops.toFixed(2).padStart(8),
+    `${(100 * floor).toFixed(0)}%`.padStart(6),
+    String(peakMegabytes).padStart(9),
+  ]
+  return `${cells.join(' ')}${peer}${change}`
+}
+
+function changeFrom(before: number, now: number): string {
+  const percent = `${now <= before ? '' : '+'}${((100 * now) / before - 100).toFixed(0)}%`
+  return `${before.toFixed(3).padStart(11)} ${percent.padStart(7)}`
 }

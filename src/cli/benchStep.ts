@@ -76,6 +76,14 @@ function lines(
   const head = `milliseconds, ResNet-50, 224 px, batch ${batch}, level ${level}${kernels === 'now' ? '' : ', kernels before'}`
   const of = (i: number, kernel: string): number => times[i]!.kernels.find((row) => row.kernel === kernel)?.milliseconds ?? 0
   const total = (value: (time: (typeof times)[number]) => string): string => times.map(value).join('')
+  const sumOf = ({ kernels }: (typeof times)[number], what: 'launches' | 'floor' | 'gigabytes'): number =>
+    kernels.reduce((sum, kernel) => sum + kernel[what], 0)
+  const ramps = (time: (typeof times)[number]): number => (sumOf(time, 'launches') * constants.launch.now) / 1e3
+  const sums = [
+    String(sumOf(last, 'launches')).padStart(11),
+    sumOf(last, 'floor').toFixed(2).padStart(7),
+    sumOf(last, 'gigabytes').toFixed(2).padStart(7),
+  ]
   return [
     `${head.padEnd(62)}${names.map((name) => name.padStart(8)).join('')}   launches  floor  GB on ${names.at(-1)}, bound`,
     ...all.map((kernel) => {
@@ -86,14 +94,8 @@ function lines(
           : `${String(row.launches).padStart(11)}${row.floor.toFixed(2).padStart(7)}${row.gigabytes.toFixed(2).padStart(7)}  ${row.bound}`
       return `${kernel.padEnd(62)}${names.map((_, i) => cell(of(i, kernel))).join('')}${rest}`
     }),
-    `${'step'.padEnd(62)}${total((time) => cell(time.milliseconds, 1))}${String(last.kernels.reduce((sum, { launches }) => sum + launches, 0)).padStart(11)}${last.kernels
-      .reduce((sum, { floor }) => sum + floor, 0)
-      .toFixed(2)
-      .padStart(7)}${last.kernels
-      .reduce((sum, { gigabytes }) => sum + gigabytes, 0)
-      .toFixed(2)
-      .padStart(7)}`,
-    `${'of which ramps of launches'.padEnd(62)}${total((time) => cell((time.kernels.reduce((sum, { launches }) => sum + launches, 0) * constants.launch.now) / 1e3, 1))}`,
+    `${'step'.padEnd(62)}${total((time) => cell(time.milliseconds, 1))}${sums.join('')}`,
+    `${'of which ramps of launches'.padEnd(62)}${total((time) => cell(ramps(time), 1))}`,
     `${'pairs/s'.padEnd(62)}${total((time) => cell((1000 * batch) / time.milliseconds, 0))}`,
   ]
 }

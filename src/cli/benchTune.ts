@@ -64,7 +64,7 @@ type Work = ReturnType<typeof convolutionCases>[number]
 const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: Work): Record<number, number> =>
   Object.fromEntries(tilesFor(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]))
 
-/** As a run times its own convolutions. */
+/** Microseconds of each tile, timed as a run times its own convolutions. */
 function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: DeviceClock): Record<number, number> {
   return Object.fromEntries(tilesFor(architecture, wholeSlices).map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }

@@ -64,7 +64,9 @@ async function check(flags: Flags): Promise<number> {
   if (deviceTraits(device).families.length === 0)
     fail(
       'CONFIG',
-      `--check: expected a GPU but ${flags.device === 'auto' ? 'this machine has none that can be used' : '--device is cpu, which the others are compared with'}`,
+      flags.device === 'auto'
+        ? '--check: expected a GPU but this machine has none that can be used'
+        : '--check: expected a GPU but --device is cpu, which the others are compared with',
     )
   const started = performance.now()
   if (flags.json !== true) console.log(`${device}, ${native.describeDevice(device)}`)
@@ -96,7 +98,8 @@ function kernels(device: string): string {
   const used = kernelFamilies(device)
   const hopper = used.some((name) => name.startsWith('wgmma'))
   const lacks = !hopper && deviceTraits(device).capability === 90
-  return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''}; ${trustOf(device)}`
+  const hint = lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''
+  return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${hint}; ${trustOf(device)}`
 }
 
 /** Each device with what it is, what the CUDA backend was built for and could be built with, and what a GPU lacks. */

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { nearest } from '../run/options.js'
+import { entryOf } from '../run/options.js'
 import { examples, interruption, numberFlag } from './command.js'
 import {
   type AddEvaluation,
@@ -65,13 +65,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
       ])}`,
     )
     .action(async (weights: string, flags: Flags) => {
-      const published =
-        linearProtocols[flags.protocol] ??
-        fail(
-          'CONFIG',
-          `--protocol is ${flags.protocol}: expected one of ${Object.keys(linearProtocols).join(', ')} (did you ` +
-            `mean ${nearest(flags.protocol, Object.keys(linearProtocols))}?)`,
-        )
+      const published = entryOf('--protocol', flags.protocol, linearProtocols)
       if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none')
         fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
       const number = (

@@ -9,7 +9,7 @@ import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
-import { nearest } from '../run/options.js'
+import { entryOf } from '../run/options.js'
 import { examples, interruption, numberFlag } from './command.js'
 import {
   type AddEvaluation,
@@ -41,7 +41,7 @@ interface Flags extends SharedFlags {
   overwrite?: boolean
 }
 
-/** Of the published networks' last map. */
+/** The stride of the published networks' last map. */
 const outputStride = 8
 
 export const addSegmentation: AddEvaluation = (parent, done) => {
@@ -76,7 +76,8 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           'the published protocol, with the additional list when aug.txt is there',
         ],
         [
-          'densecl eval segmentation runs/photos/backbone.safetensors --data camvid --iterations 400 --batch-size 8 --crop 160 --scale 480,180',
+          'densecl eval segmentation runs/photos/backbone.safetensors --data camvid --iterations 400 --batch-size 8 ' +
+            '--crop 160 --scale 480,180',
           'a short run on a CPU',
         ],
       ])}`,
@@ -86,12 +87,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
       const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
       const val = openSegmentation(flags.data, flags.valSplit.split(','))
       const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
-      const published =
-        segmentationProtocols[protocolName] ??
-        fail(
-          'CONFIG',
-          `--protocol is ${protocolName}: expected one of ${Object.keys(segmentationProtocols).join(', ')} (did you mean ${nearest(protocolName, Object.keys(segmentationProtocols))}?)`,
-        )
+      const published = entryOf('--protocol', protocolName, segmentationProtocols)
       if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
       const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
         text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
@@ -139,6 +135,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
         }
         const picture =
           samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
+        const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
         const table = {
           title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
           columns: ['class', 'IoU', 'accuracy'],
@@ -148,7 +145,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
             ['all pixels', '', percent(scores!.pixelAccuracy)],
           ],
           notes: [
-            `${train.items.length} training images, ${protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`} in the test, no flip, one scale`,
+            `${train.items.length} training images, ${seen} in the test, no flip, one scale`,
             ...deviations([
               ['backbone', backbone.name, 'ResNet-50'],
               ['output stride', backbone.stride, outputStride],

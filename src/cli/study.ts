@@ -7,7 +7,7 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { nearest, parseValue } from '../run/options.js'
+import { entryOf, parseValue } from '../run/options.js'
 import { examples, interruption, numberFlag, type Register } from './command.js'
 
 interface Flags {
@@ -43,16 +43,13 @@ export const register: Register = (program, done) => {
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      `\nSizes:${sizes}\n${examples([['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study']])}`,
+      `\nSizes:${sizes}\n${examples([
+        ['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study'],
+      ])}`,
     )
     .action(async (settings: string[], flags: Flags) => {
       const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).kind === 'cuda' ? 'gpu' : 'cpu')
-      const size =
-        studySizes[sizeName] ??
-        fail(
-          'CONFIG',
-          `--size is ${sizeName}: expected one of ${Object.keys(studySizes).join(', ')} (did you mean ${nearest(sizeName, Object.keys(studySizes))}?)`,
-        )
+      const size = entryOf('--size', sizeName, studySizes)
       const [train, test, ...more] = flags.vocSplits.split(',')
       if (train === undefined || test === undefined || more.length > 0)
         fail('CONFIG', `--voc-splits is ${flags.vocSplits}: expected two lists, train,test`)

@@ -116,7 +116,7 @@ export function jpegFrame(bytes: Buffer, name: string): { width: number; height:
   for (const { marker, start } of jpegSegments(bytes)) {
     const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc
     if (!isFrame || start + 6 > bytes.length) continue
-    // Some encoders pad behind the end marker: look for it in the last stretch.
+    // Some encoders pad after the end marker: look for it in the last stretch.
     if (bytes.lastIndexOf(Buffer.from([0xff, 0xd9])) < start) fail('DECODE', `${name}: the JPEG is cut off (no end marker)`)
     return { height: bytes.readUInt16BE(start + 1), width: bytes.readUInt16BE(start + 3), components: bytes[start + 5]! }
   }

@@ -29,7 +29,7 @@ export interface LoaderOptions {
   lighting?: number
   /** What views of the kind `segmentation` need; the image size is that of its crops. */
   segmentation?: SegmentationOptions
-  /** Of what is random in the views, 0 by default. */
+  /** The seed of what is random in the views, 0 by default. */
   seed?: number
   /** 0 chooses: one less than the cores, 1 to 16. */
   workers?: number
@@ -104,7 +104,7 @@ export class Loader {
   /** What is written of each image: for each part its bytes. A slot of the memory holds the first part of all images, then the next. */
   readonly #parts: number[]
   readonly #slotBytes: number
-  /** Of the mode `pixels`: images on the device, uploadSlots batches, and the table of the views to make of the current one. */
+  /** What the mode `pixels` has: images of uploadSlots batches on the device, and the table of the views to make of the current one. */
   readonly #pixels: Tensor | undefined
   readonly #table: Tensor | undefined
   readonly #rows: SharedArrayBuffer | undefined

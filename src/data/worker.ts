@@ -37,9 +37,9 @@ export interface WorkerData {
   memory: SharedArrayBuffer
   imageSize: number
   views: ViewKind
-  /** In the mode `pixels`: the rows of the views' table, and what says where they and their images lie. */
+  /** What the mode `pixels` needs: the rows of the views' table, and what says where they and their images lie. */
   table?: { rows: SharedArrayBuffer; batchSize: number; uploadSlots: number }
-  /** In the mode `pixels`: bytes of a place in the memory. */
+  /** Bytes of an image's place in the memory, in the mode `pixels`. */
   placeBytes: number
   augment: AugmentOptions
   /** Deviation of the colour noise of the pipeline `crop`. */
@@ -57,7 +57,7 @@ export interface Task {
   id: number
   epoch: number
   indices: number[]
-  /** For each image, the byte where each of its parts goes. */
+  /** The byte where each part of each image goes. */
   places: number[][]
 }
 

@@ -11,7 +11,7 @@
 import type { InnerProducts } from './innerProducts.js'
 
 interface SvmProblem {
-  /** For each example of K: 1, -1, or 0 when it takes no part. */
+  /** The label of each example of K: 1, -1, or 0 when it takes no part. */
   labels: Int8Array
   /** C of negatives; positives have `positiveWeight` times that. */
   cost: number

@@ -10,7 +10,7 @@ import { type FeatureSet, InnerProducts, normaliseRows } from './innerProducts.j
 import { protocolCosts, solvePath, solveTogether, type Solving, stratifiedFolds, type SvmSolution } from './svm.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
-/** For each class, the presence in each image: 1, 0, or -1 for difficult objects alone. */
+/** The presence of each class in each image: 1, 0, or -1 for difficult objects alone. */
 export type PresenceRows = LabelledSplit['presence']
 
 /** What the classifiers need to know of the images: inner products and labels. */

@@ -26,9 +26,8 @@ export function readCache(name: string): { value: unknown } | { problem: string 
   try {
     return { value: existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as unknown) : undefined }
   } catch (error) {
-    return {
-      problem: `${path}: ${error instanceof SyntaxError ? 'is no JSON' : `cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`}`,
-    }
+    if (error instanceof SyntaxError) return { problem: `${path}: is no JSON` }
+    return { problem: `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})` }
   }
 }
 

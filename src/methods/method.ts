@@ -36,14 +36,14 @@ export interface Method<O extends OptionTable = OptionTable> {
   logLine?(numbers: Readonly<Record<string, number>>): { loss?: string; health?: string }
 }
 
-/** For the default export of a module: checks a method against its own option table. */
+/** Checks the types of a method against its own option table: what the default export of a module is wrapped in. */
 export const defineMethod = <O extends OptionTable>(method: Method<O>): Method<O> => method
 
 /** What a method builds its networks of. */
 export interface MethodParts {
   /** Makes the backbone that the configuration asks for; a method with several calls it for each. */
   backbone: BackboneBuilder
-  /** Of activations; parameters are f32. */
+  /** The dtype of activations; parameters are f32. */
   compute: FloatDType
 }
 
@@ -57,7 +57,7 @@ export interface Preset {
 export interface CollapseCheck {
   key: string
   least: number
-  /** For the message: what has happened, and options to try. */
+  /** The two halves of the message: what has happened, and options to try. */
   means: string
   remedy: string
 }
@@ -119,7 +119,7 @@ export class StepResult<O extends Observed = Observed> {
     /** One f32 (f64) gradient per trained parameter, in the order of BuiltMethod.trained(). */
     readonly gradients: readonly Tensor[],
     readonly observed: O,
-    /** Of what the tape kept for the backward pass. */
+    /** Bytes that the tape kept for the backward pass. */
     readonly savedBytes: number,
   ) {}
 

@@ -153,7 +153,7 @@ export class LayerNorm {
 export type NormMode = { train: true; groups: number } | { train: false }
 /** The mode in which batch norm takes its running statistics. */
 export const evaluation: NormMode = { train: false }
-/** By the whole batch. */
+/** The mode in which batch norm takes the statistics of the whole batch. */
 export const training: NormMode = { train: true, groups: 1 }
 
 /** Batch norm over the channels of NHWC maps, with its running statistics. */

@@ -8,7 +8,7 @@ import { reshape } from './elementwise.js'
 
 interface ConcatAttrs {
   shape: Shape
-  /** Of the parts, in y. */
+  /** Where each part lies in y. */
   parts: readonly { shape: Shape; layout: Layout }[]
 }
 

@@ -46,8 +46,8 @@ export interface InfoNceResult {
 
 /**
  * Contrastive loss (van den Oord et al., arXiv:1807.03748) of query [R, D] against positive [R, D] and the K negatives of
- * queue [K, D], which every row shares. The logits are never stored. `unit` promises rows of length 1, whose similarities lie in -1..1: a GPU
- * then needs no running maximum.
+ * queue [K, D], which every row shares. The logits are never stored. `unit` promises rows of length 1, whose similarities lie in
+ * -1..1: a GPU then needs no running maximum.
  */
 export function infoNce(
   query: Tensor,

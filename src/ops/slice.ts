@@ -10,7 +10,7 @@ interface SliceInputs extends Inputs {
 
 interface SliceAttrs {
   shape: Shape
-  /** Of the slice, in a tensor of shape `from`. */
+  /** Where the slice lies in a tensor of shape `from`. */
   layout: Layout
   from: Shape
 }

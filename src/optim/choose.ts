@@ -12,7 +12,7 @@ export type OptimizerName = (typeof optimizerNames)[number]
 /** What a run says of its optimiser. */
 export interface OptimizerChoice {
   optimizer: OptimizerName
-  /** Of SGD and LARS; beta1 of AdamW. */
+  /** The momentum of SGD and LARS, or beta1 of AdamW. */
   momentum: number
   weightDecay: number
 }

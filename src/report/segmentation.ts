@@ -27,16 +27,15 @@ export function segmentationPicture(samples: readonly Segmented[], classes: read
   const legend = classes.map((name, c) => {
     const [x, y] = [(c % columns) * 130, bottom + 6 + 20 * Math.floor(c / columns)]
     return (
-      `<rect x="${x}" y="${y}" width="14" height="14" fill="rgb(${classColour(c).join()})" stroke="#888"/><text ` +
-      `x="${x + 20}" y="${y + 12}">${escapeXml(name)}</text>`
+      `<rect x="${x}" y="${y}" width="14" height="14" fill="rgb(${classColour(c).join()})" stroke="#888"/>` +
+      `<text x="${x + 20}" y="${y + 12}">${escapeXml(name)}</text>`
     )
   })
   const total = bottom + 12 + 20 * Math.ceil(classes.length / columns)
   const titles = ['image', 'mask', 'predicted'].map((title, c) => `<text x="${c * (width + gap) + 2}" y="16">${title}</text>`)
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" font-family="sans-serif" ` +
-    'font-size="13"><rect width="100%" height="100%" ' +
-    `fill="#fff"/>${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" font-family="sans-serif" font-size="13">` +
+    `<rect width="100%" height="100%" fill="#fff"/>${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
   )
 }
 

@@ -109,6 +109,12 @@ export function readConfigFile(path: string): Setting[] {
   })
 }
 
+/** The row of a table that `word` names. Throws CONFIG, with all names and the nearest, where there is none. */
+export function entryOf<T>(option: string, word: string, table: Readonly<Record<string, T>>): T {
+  const names = Object.keys(table)
+  return table[word] ?? fail('CONFIG', `${option} is ${word}: expected one of ${names.join(', ')} (did you mean ${nearest(word, names)}?)`)
+}
+
 /** The candidate that begins with the word, else the one with the smallest edit distance. */
 export function nearest(word: string, candidates: readonly string[]): string {
   const distance = (a: string, b: string): number => {

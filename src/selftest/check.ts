@@ -118,12 +118,10 @@ function checkInProcess(
             : { verdict: 'fails', error: `its process ended with ${signal ?? `exit code ${code}`}${lastLine(complaints)}` },
         )
       if (reports.length > 0) return resolve(reports)
-      reject(
-        new DenseclError(
-          'CHECK',
-          `the process that checks ${device} ${late ? `did not start within ${secondsPerPart} s` : `ended with ${signal ?? `exit code ${code}`}${ready ? '' : ' before it began'}`}${lastLine(complaints)}`,
-        ),
-      )
+      const how = late
+        ? `did not start within ${secondsPerPart} s`
+        : `ended with ${signal ?? `exit code ${code}`}${ready ? '' : ' before it began'}`
+      reject(new DenseclError('CHECK', `the process that checks ${device} ${how}${lastLine(complaints)}`))
     })
   })
 }

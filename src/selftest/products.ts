@@ -56,7 +56,16 @@ const numbersOf = ({ stride = 1, padding = 0, dilation = 1, tile, tf32 = false }
   tf32,
 })
 const shapeOf = (p: Convolution): string =>
-  `x [${p.n},${p.h},${p.w},${p.c}], weight [${p.o},${p.kernel},${p.kernel},${p.c}], stride ${p.stride ?? 1}, padding ${p.padding ?? 0}, dilation ${p.dilation ?? 1}, ${p.tf32 === true ? 'tf32' : (p.dtype ?? 'bf16')}${p.fused === undefined ? '' : `, ${p.fused}`}${p.tile === 0 ? '' : `, tile ${p.tile}`}`
+  [
+    `x [${p.n},${p.h},${p.w},${p.c}]`,
+    `weight [${p.o},${p.kernel},${p.kernel},${p.c}]`,
+    `stride ${p.stride ?? 1}`,
+    `padding ${p.padding ?? 0}`,
+    `dilation ${p.dilation ?? 1}`,
+    p.tf32 === true ? 'tf32' : (p.dtype ?? 'bf16'),
+    ...(p.fused === undefined ? [] : [p.fused]),
+    ...(p.tile === 0 ? [] : [`tile ${p.tile}`]),
+  ].join(', ')
 
 /** Operands of a convolution's products, on `device`; of the CPU in f32 with the same values. */
 function operands(device: string, p: Convolution): { x: Tensor; weight: Tensor; dy: Tensor } {
@@ -162,7 +171,7 @@ interface Contrast {
 }
 
 function contrast(device: string, { rows, keys, dim, dtype, identity = false, unit }: Contrast): Result[] {
-  // Of length near 1, as embeddings are.
+  // Rows have a length near 1, as embeddings have.
   const vectors = (count: number, seed: number): Tensor =>
     rounded(
       Tensor.from(
@@ -299,7 +308,8 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
           ])
     return parts.map((p) =>
       compared(
-        `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}]${p.identity === true ? ' of the identity' : ''}, ${p.dtype}${p.unit ? ', unit' : ''}`,
+        `query [${p.rows},${p.dim}], queue [${p.keys},${p.dim}]${p.identity === true ? ' of the identity' : ''}, ` +
+          `${p.dtype}${p.unit ? ', unit' : ''}`,
         (where) => contrast(where, p),
         () => (kind === 'fma' ? withDevice('cpu', () => contrast('cpu', p)) : reference(() => contrast(device, p))),
         // Probabilities are rounded to bf16 on the way; one match within rounding of a tie may count elsewhere.

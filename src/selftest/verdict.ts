@@ -86,10 +86,10 @@ export function keepVerdict(device: string, reports: PartReport[]): string | und
   const path = verdictPath(device)
   try {
     mkdirSync(dirname(path), { recursive: true })
-    writeTextAtomic(
-      path,
-      `${JSON.stringify({ key: keyOf(device), date: new Date().toISOString(), reports } satisfies Verdict, (_, value: unknown) => (value === Infinity ? 1e308 : value), 2)}\n`,
-    )
+    const verdict: Verdict = { key: keyOf(device), date: new Date().toISOString(), reports }
+    // JSON has no Infinity.
+    const finite = (_: string, value: unknown): unknown => (value === Infinity ? 1e308 : value)
+    writeTextAtomic(path, `${JSON.stringify(verdict, finite, 2)}\n`)
     return undefined
   } catch (error) {
     if (error instanceof DenseclError) return error.message

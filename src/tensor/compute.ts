@@ -25,7 +25,7 @@ export type FusionLevel = (typeof fusionLevels)[number]
 
 /** What is chosen for the product of a convolution apart from its operands. */
 export interface Kernels {
-  /** As `tile` of ComputeSettings. */
+  /** The tile, by the numbers of ComputeSettings.tile. */
   tile: number
   /** Parts that the pixels of a weight gradient are split into; 0 leaves them to the kernels' own rule. */
   splits: number
@@ -43,11 +43,11 @@ export interface KernelChoice {
 /** What holds where an op runs. */
 export interface ComputeSettings {
   /**
-   * Of the products of f32 tensors (conv2d, linear). `tf32` computes them on tensor cores where the device can
+   * The precision of products of f32 tensors (conv2d, linear). `tf32` computes them on tensor cores where the device can
    * (`deviceTraits(device).tf32`): products then have 10 bits of mantissa instead of 23, relative errors near 3e-4. `f32` at first.
    */
   readonly precision: Precision
-  /** `epilogue` at first. */
+  /** How far convolutions and batch norms are fused; `epilogue` at first. */
   readonly fusion: FusionLevel
   /**
    * The tile of convolution kernels, for tests and tuning: 1 is 128x128, 2 is 128x64, 3 is 64x64; on Hopper 4 is 128x128 and 5 is

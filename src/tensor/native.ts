@@ -219,7 +219,7 @@ export function runNative<O extends OpName>(
   runNamed(op, tensors, numbers)
 }
 
-/** As runNative, for an op that is known only when it runs: a deferred tensor's, or one that is timed. */
+/** Does what runNative does for an op that is known only when it runs: a deferred tensor's, or one that is timed. */
 export function runNamed(op: string, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers = {}): void {
   const signature = opTable.get(op)
   if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)

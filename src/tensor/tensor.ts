@@ -112,7 +112,7 @@ function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape
     else if (place.length + 1 === shape.length) for (let i = 0; i < expected; ++i) number(value as ArrayLike<unknown>, i, place)
     else for (let i = 0; i < expected; ++i) visit((value as ArrayLike<unknown>)[i], [...place, i])
   }
-  // Of the last axis: without a place for each number, as there may be many.
+  // Numbers of the last axis have no list of places made for each of them, as there may be many.
   const number = (list: ArrayLike<unknown>, i: number, place: readonly number[]): void => {
     const value = list[i]
     if (typeof value === 'number') values.push(value)

@@ -35,7 +35,7 @@ interface Due {
 }
 
 export class Monitor {
-  /** Of the step that was read last. */
+  /** The numbers of the step that was read last. */
   numbers: Record<string, number> | undefined
   readonly #run: Run
   readonly #spent: () => Loader['spent']

@@ -96,7 +96,8 @@ export function metricsRow(run: Run, progress: Progress): Metrics {
 /** What a recorded step takes, beside what it must. */
 export function graphLine({ launches, arena, live, total }: RecordedStep, saved: number): string {
   const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(bytes < 2 ** 24 ? 1 : 0)
-  return `graph   ${launches} launches a step; ${mebibytes(arena)} MiB for what is made in it (at once ${mebibytes(live)}, in all ${mebibytes(total)}, saved for backward ${mebibytes(saved)})`
+  const parts = `at once ${mebibytes(live)}, in all ${mebibytes(total)}, saved for backward ${mebibytes(saved)}`
+  return `graph   ${launches} launches a step; ${mebibytes(arena)} MiB for what is made in it (${parts})`
 }
 
 /** What tuning chose and what that gained, and what it could not do. */
@@ -107,8 +108,11 @@ export function tuningLines({ level, levels, products, table, chosen, timed, kno
     others.length > 0
       ? `convolutions and norms of a step ${table.toFixed(2)} ms by the table at level epilogue`
       : `convolutions of a step ${table.toFixed(2)} ms by the table`
+  const calls = `${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known`
+  const chose = `level ${level}${others.length === 0 ? '' : ` (${others.join(', ')} ms)`}`
+  const through = prologues === 0 ? '' : `, ${prologues} shapes read through a prologue`
   return [
-    `tuning  ${timed} calls timed in ${seconds.toFixed(1)} s, ${known} known: ${what}, ${chosen.toFixed(2)} ms as chosen; level ${level}${others.length === 0 ? '' : ` (${others.join(', ')} ms)`}${prologues === 0 ? '' : `, ${prologues} shapes read through a prologue`}`,
+    `tuning  ${calls}: ${what}, ${chosen.toFixed(2)} ms as chosen; ${chose}${through}`,
     ...(left === 0 ? [] : [`tuning  ${left} of ${products.length} products were left to the tables`]),
     ...remarks.map((remark) => `warning tuning: ${remark}`),
   ]

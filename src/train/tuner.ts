@@ -238,10 +238,9 @@ class Bench {
       const path = cacheFile(timesFile(device))
       const { success, data } = cacheSchema.safeParse(found.value)
       if (!success) this.remarks.push(`${path}: holds no times of convolutions; timed anew`)
-      else if (data.device !== device || data.driver !== driver || data.build !== build)
-        this.remarks.push(
-          `${path}: is of another ${data.device !== device ? 'device' : data.driver !== driver ? `driver, ${data.driver}` : `build, ${data.build}`}; timed anew`,
-        )
+      else if (data.device !== device) this.remarks.push(`${path}: is of another device; timed anew`)
+      else if (data.driver !== driver) this.remarks.push(`${path}: is of another driver, ${data.driver}; timed anew`)
+      else if (data.build !== build) this.remarks.push(`${path}: is of another build, ${data.build}; timed anew`)
       else return new Map(Object.entries(data.times))
     }
     return new Map()
@@ -277,9 +276,8 @@ class Bench {
         try {
           times[labelOf(kernels)] = time(call, kernels)
         } catch (error) {
-          this.remarks.push(
-            `left out: ${signature}${isProduct(call.op) ? ` with tile ${labelOf(kernels)}` : ''}: ${error instanceof Error ? error.message : String(error)}`,
-          )
+          const tile = isProduct(call.op) ? ` with tile ${labelOf(kernels)}` : ''
+          this.remarks.push(`left out: ${signature}${tile}: ${error instanceof Error ? error.message : String(error)}`)
         }
         return true
       })

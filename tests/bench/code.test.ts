@@ -357,9 +357,15 @@ testWhere(nvcc, 'nvcc is not here', test, 'a kernel is compiled, its loop found,
     try {
       writeFileSync(
         source,
-        'namespace { __global__ void sumKernel(float* out, const float* in, int count) {\n  float sum = 0;\n#pragma ' +
-          'unroll 1\n  for (int i = 0; i < count; ++i) sum += __expf(in[i]);\n  *out = sum;\n} }\nvoid* use() { return ' +
-          '(void*)sumKernel; }\n',
+        `
+namespace { __global__ void sumKernel(float* out, const float* in, int count) {
+  float sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) sum += __expf(in[i]);
+  *out = sum;
+} }
+void* use() { return (void*)sumKernel; }
+`,
       )
       for (const architecture of ['sm_80', 'sm_90a']) {
         const [row, ...others] = rowsOf(await compile([source], architecture))

@@ -173,8 +173,14 @@ testWhere(
     // A stand-in: nothing to find in memcheck, something in synccheck, a hang that no SIGTERM ends in racecheck.
     writeFileSync(
       sanitizer,
-      '#!/bin/sh\n[ "$1 $3 $4" = \'--tool --error-exitcode 9\' ] || exit 3\ncase $2 in memcheck) shift 4; exec "$@";; ' +
-        "synccheck) echo 'ERROR SUMMARY: 1 error'; exit 9;; *) trap '' TERM; while :; do sleep 1; done;; esac\n",
+      `#!/bin/sh
+[ "$1 $3 $4" = '--tool --error-exitcode 9' ] || exit 3
+case $2 in
+  memcheck) shift 4; exec "$@";;
+  synccheck) echo 'ERROR SUMMARY: 1 error'; exit 9;;
+  *) trap '' TERM; while :; do sleep 1; done;;
+esac
+`,
     )
     chmodSync(sanitizer, 0o755)
     const { code, rows } = gpu('sanitizer', ['--rehearse', 'sanitize'], { REHEARSAL_TOOLS: tools, BUDGET: '50' })

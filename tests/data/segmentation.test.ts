@@ -178,10 +178,14 @@ testWhere(existsSync(python), `there is no ${python}`, test, 'hue and saturation
   const numbers = { saturation: 0.7, hue: 0.08 }
   const found = Float32Array.from(original)
   distort(found, { brightness: 0, contrast: 1, contrastFirst: false, ...numbers })
-  const program =
-    'import colorsys, json, sys\nv, s, h = json.loads(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])\nout = []\nfor ' +
-    'i in range(0, len(v), 3):\n  a, b, c = colorsys.rgb_to_hsv(*[x / 255 for x in v[i:i+3]])\n  out += [255 * x for x in ' +
-    'colorsys.hsv_to_rgb((a + h) % 1, min(1, b * s), c)]\nprint(json.dumps(out))'
+  const program = `
+import colorsys, json, sys
+v, s, h = json.loads(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+out = []
+for i in range(0, len(v), 3):
+  a, b, c = colorsys.rgb_to_hsv(*[x / 255 for x in v[i:i+3]])
+  out += [255 * x for x in colorsys.hsv_to_rgb((a + h) % 1, min(1, b * s), c)]
+print(json.dumps(out))`
   const expected = JSON.parse(runPython(program, [JSON.stringify(original), String(numbers.saturation), String(numbers.hue)])) as number[]
   expected.forEach((value, i) => assert.ok(Math.abs(value - found[i]!) < 1e-2))
 })

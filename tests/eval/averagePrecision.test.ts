@@ -63,9 +63,10 @@ testWhere(
     const cases = fc
       .sample(ranked, { numRuns: 60, seed: 4 })
       .map((rows) => ({ scores: rows.map(({ score }) => score), positive: rows.map((row) => Number(row.positive)) }))
-    const program =
-      'import json, sys\nfrom sklearn.metrics import ' +
-      'average_precision_score\nprint(json.dumps([average_precision_score(c["positive"], c["scores"]) for c in json.loads(sys.argv[1])]))'
+    const program = `
+import json, sys
+from sklearn.metrics import average_precision_score
+print(json.dumps([average_precision_score(c["positive"], c["scores"]) for c in json.loads(sys.argv[1])]))`
     const expected = JSON.parse(runPython(program, [JSON.stringify(cases)])) as number[]
     cases.forEach(({ scores, positive }, i) => assert.ok(Math.abs(averagePrecision(scores, positive, 'step') - expected[i]!) < 1e-12))
   },

@@ -15,7 +15,7 @@ const test = suite('svm')
 const hasSklearn = spawnSync(python, ['-c', 'import sklearn']).status === 0
 const noSklearn = 'scikit-learn is not installed for /usr/bin/python3'
 
-/** Features as behind a ReLU - a large common part, correlated - and labels that depend on them and on chance. */
+/** Features as after a ReLU - a large common part, correlated - and labels that depend on them and on chance. */
 function problem(seed: number, n: number, dim: number): { set: FeatureSet; labels: Int8Array } {
   const random = new Random(seed)
   const basis = Float64Array.from({ length: 6 * dim }, () => random.normal())
@@ -130,7 +130,9 @@ from sklearn.svm import LinearSVC
 warnings.simplefilter('ignore')
 p = json.load(open(sys.argv[1]))
 x, z = (np.array(p[k]).reshape(-1, p['dim']) for k in 'xz')
-print(json.dumps([LinearSVC(C=c, class_weight={1: p['weight'], -1: 1}, tol=1e-9, max_iter=200000, random_state=0).fit(x, p['y']).decision_function(z).tolist() for c in p['costs']]))`
+def svm(c):
+  return LinearSVC(C=c, class_weight={1: p['weight'], -1: 1}, tol=1e-9, max_iter=200000, random_state=0).fit(x, p['y'])
+print(json.dumps([svm(c).decision_function(z).tolist() for c in p['costs']]))`
     const expected = JSON.parse(runPython(program, [file])) as number[][]
     for (const [c, values] of expected.entries()) {
       const largest = Math.max(...values.map(Math.abs))
@@ -144,11 +146,17 @@ print(json.dumps([LinearSVC(C=c, class_weight={1: p['weight'], -1: 1}, tol=1e-9,
 
 testWhere(hasSklearn, noSklearn, test, 'folds are scikit-learn’s', () => {
   const cases = fc.sample(fc.array(fc.constantFrom(1, -1), { minLength: 6, maxLength: 40 }), { numRuns: 40, seed: 3 })
-  const program =
-    'import json, sys, warnings\nwarnings.simplefilter("ignore")\nfrom sklearn.model_selection import StratifiedKFold\nout = []\n' +
-    'for y in json.loads(sys.argv[1]):\n  f = [0] * len(y)\n' +
-    '  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):\n    for i in t: f[i] = k\n' +
-    '  out.append(f)\nprint(json.dumps(out))'
+  const program = `
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from sklearn.model_selection import StratifiedKFold
+out = []
+for y in json.loads(sys.argv[1]):
+  f = [0] * len(y)
+  for k, (_, t) in enumerate(StratifiedKFold(3).split([[0]] * len(y), y)):
+    for i in t: f[i] = k
+  out.append(f)
+print(json.dumps(out))`
   // Fewer members of every class than folds are an error there; here they are spread as far as they go.
   const fit = cases.filter((labels) => Math.max(...[1, -1].map((value) => labels.filter((label) => label === value).length)) >= 3)
   const expected = JSON.parse(runPython(program, [JSON.stringify(fit)])) as number[][]

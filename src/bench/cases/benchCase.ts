@@ -34,7 +34,7 @@ export class Setting {
     this.#count(tensor)
     return tensor
   }
-  /** Of which only a part is read or written. */
+  /** A tensor of which only a part is read or written: its bytes are not counted. */
   uncounted(shape: Shape): Tensor {
     return Tensor.zeros(shape, this.dtype)
   }

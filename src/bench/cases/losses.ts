@@ -24,7 +24,7 @@ export const lossesCases = {
     flops: (n: number) => 4 * of(n) * queueLength * 128,
     prepare(s: Setting) {
       const shape = [of(s.batch), 128]
-      // Of the size of unit vectors: what training sees.
+      // Rows have the length of unit vectors, which is what training sees.
       const unit = (of: Shape): Tensor => {
         const tensor = s.values(of)
         runNative('scale', { y: tensor, x: tensor }, { number: 1 / Math.sqrt(128) })

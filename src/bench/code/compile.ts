@@ -62,10 +62,9 @@ export function nvccVersion(nvcc = process.env.CUDACXX ?? 'nvcc'): { nvcc: strin
   const { stdout, error, status } = spawnSync(nvcc, ['--version'], { encoding: 'utf8' })
   const version = /release [\d.]+, (V[\d.]+)/.exec(stdout ?? '')?.[1]
   if (error !== undefined || status !== 0 || version === undefined) {
-    fail(
-      'TOOL',
-      `bench code: ${nvcc} ${error === undefined ? 'is no nvcc' : `does not run (${(error as NodeJS.ErrnoException).code ?? error.message})`}; install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH, or name nvcc in CUDACXX`,
-    )
+    const what = error === undefined ? 'is no nvcc' : `does not run (${(error as NodeJS.ErrnoException).code ?? error.message})`
+    const remedy = 'install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH, or name nvcc in CUDACXX'
+    fail('TOOL', `bench code: ${nvcc} ${what}; ${remedy}`)
   }
   return { nvcc, version }
 }
@@ -177,7 +176,7 @@ export function resourcesOf(log: string): Map<string, Resources> {
   for (const line of log.split('\n')) {
     const entry = /Compiling entry function '([^']+)'/.exec(line)
     if (entry !== null) found.set(entry[1]!, (current = { registers: 0, stack: 0, spillStores: 0, spillLoads: 0, shared: 0 }))
-    // Subroutines have properties too, behind a line of their own.
+    // Subroutines have properties too, after a line of their own.
     const properties = /Function properties for (\S+)/.exec(line)
     if (properties !== null) own = found.get(properties[1]!) === current
     const frame = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line)

@@ -16,7 +16,7 @@ export interface Instruction {
   stall: number
   /** The scoreboards that it waits for, a bit each. */
   waits: number
-  /** Of a branch. */
+  /** Where a branch goes. */
   target: number | undefined
   /** Whether the next instruction, or the target alone, follows. */
   falls: boolean
@@ -41,7 +41,7 @@ export interface Loop extends Work {
   depth: number
 }
 
-/** By bits 0 to 8 of an instruction: the form of the operands does not matter here. */
+/** Kinds of instructions by their bits 0 to 8: the form of the operands does not matter here. */
 const kinds: Record<number, string> = {
   0x002: 'MOV',
   0x005: 'CS2R',

@@ -57,10 +57,10 @@ export function kernelLines({
   return [
     `${file}  ${name}`,
     `  ${resources}${instructions} instructions: ${telling(kinds)}`,
-    ...loops.map(
-      (loop) =>
-        `  ${'  '.repeat(loop.depth)}loop ${hex(loop.from)}-${hex(loop.to)}: ${loop.instructions} instructions, ${loop.stalls} stall cycles, ${loop.waits} scoreboard waits; ${telling(loop.kinds)}`,
-    ),
+    ...loops.map((loop) => {
+      const counts = `${loop.instructions} instructions, ${loop.stalls} stall cycles, ${loop.waits} scoreboard waits`
+      return `  ${'  '.repeat(loop.depth)}loop ${hex(loop.from)}-${hex(loop.to)}: ${counts}; ${telling(loop.kinds)}`
+    }),
   ]
 }
 
@@ -108,10 +108,8 @@ export function compareTables(before: CodeTable, now: CodeTable): Change[] {
       if (parts.length === 0) continue
       const doubled = to.instructions >= 2 * from.instructions || to.stalls >= 2 * from.stalls
       const words = { instructions: 'instructions', stalls: 'stall cycles', waits: 'scoreboard waits' }
-      add(
-        `loop at ${hex(to.from)}${doubled ? ' DOUBLED' : ''}: ${parts.map((part) => `${words[part]} ${from[part]} -> ${to[part]} (${percent(from[part], to[part])})`).join(', ')}`,
-        doubled,
-      )
+      const grown = parts.map((part) => `${words[part]} ${from[part]} -> ${to[part]} (${percent(from[part], to[part])})`)
+      add(`loop at ${hex(to.from)}${doubled ? ' DOUBLED' : ''}: ${grown.join(', ')}`, doubled)
     }
   }
   for (const gone of old.keys()) changes.push({ kernel: gone, text: 'is gone', doubled: false })

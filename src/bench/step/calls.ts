@@ -23,9 +23,9 @@ export interface CallTensor {
 
 export interface Call {
   op: string
-  /** By name; undefined or left out where an optional one is absent. */
+  /** Tensors by name; undefined or left out where an optional one is absent. */
   tensors: Readonly<Record<string, CallTensor | undefined>>
-  /** Of ops that take any number of tensors. */
+  /** Lists of tensors by name, of ops that take any number of them. */
   lists: Readonly<Record<string, readonly (CallTensor | undefined)[]>>
   numbers: NamedNumbers
 }

@@ -142,7 +142,7 @@ const nameOf = ({ h, w, c, o, kh, kw, stride }: Convolution): string =>
   `${kh}x${kw}${stride[0] * stride[1] > 1 ? `/${stride[0]}` : ''} ${c}->${o} @${h}x${w}`
 const vectors = (channels: number): boolean => channels % 8 === 0
 const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
-/** Of an operand that a strided kernel reads a part of: every pixel, or those under its taps. */
+/** The share of an operand that a strided kernel reads: every pixel, or those under its taps. */
 const touched = ({ kh, kw, stride }: Convolution): number => Math.min(1, (kh * kw) / (stride[0] * stride[1]))
 
 /** How many channels the kernel's rows become where they are unfolded (conv2d.cuh); 0 where they are not. */
@@ -443,7 +443,7 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
 
 export interface StepTimes {
   milliseconds: number
-  /** By kernel, the longest first. */
+  /** The step by kernel, the longest first. */
   kernels: { kernel: string; launches: number; milliseconds: number; floor: number; gigabytes: number; bound: Bound }[]
 }
 

@@ -81,8 +81,8 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
 
 /** The numbers of a step; `lossGlobal` and `lossDense` are weighted already, as the original logs them, and sum to `loss`. */
 export function describeStep({ loss, lossGlobal, lossDense, statisticsGlobal, statisticsDense, q, index }: Readings<DenseCLObserved>) {
-  // Of each loss, as infoNce gives them: cosine similarity to the positive and to the queue, and the share of rows whose positive
-  // beats every negative, means over its rows.
+  // infoNce gives, for each loss, means over its rows: the cosine similarity to the positive, that to the queue, and the share of
+  // rows whose positive beats every negative.
   const [positiveGlobal, negativeGlobal, accuracyGlobal] = statisticsGlobal.values as unknown as [number, number, number]
   const [positiveDense, negativeDense, accuracyDense] = statisticsDense.values as unknown as [number, number, number]
   return {
