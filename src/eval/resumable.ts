@@ -53,7 +53,8 @@ export class Resumable {
   restore(tensors: Iterable<[string, Tensor]>): void {
     if (this.#file !== undefined) restoreState(this.#file, tensors)
     const { out, quiet = false } = this.options
-    this.#log = new RunLog(out, this.position, quiet)
+    // Results are read from its rows.
+    this.#log = new RunLog(out, this.position, quiet, 'throw')
   }
 
   get log(): RunLog {

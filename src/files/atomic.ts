@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
@@ -13,7 +13,7 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
   try {
     const descriptor = openSync(temporary, 'w')
     try {
-      for (const part of parts) for (let done = 0; done < part.length;) done += writeSync(descriptor, part, done, part.length - done)
+      for (const part of parts) writeAll(descriptor, part)
       fsyncSync(descriptor)
     } finally {
       closeSync(descriptor)
@@ -24,12 +24,36 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
     closeSync(folder)
   } catch (error) {
     rmSync(temporary, { force: true })
-    const code = (error as NodeJS.ErrnoException).code
-    fail(
-      'WRITE',
-      `${path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))}); what was there ` +
-        'before is untouched',
-    )
+    fail('WRITE', `${path}: cannot be written (${writeProblem(error)}); what was there before is untouched`)
+  }
+}
+
+function writeAll(descriptor: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done, bytes.length - done)
+}
+
+/** Why a file could not be written, in words where it is a full disk. */
+export function writeProblem(error: unknown): string {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))
+}
+
+/** Appends to a file, all of `bytes` or, where they do not fit, nothing. Throws WRITE. */
+export function appendWhole(path: string, bytes: Uint8Array): void {
+  try {
+    const descriptor = openSync(path, 'a')
+    const { size } = fstatSync(descriptor)
+    try {
+      writeAll(descriptor, bytes)
+    } catch (error) {
+      // A part of a row would spoil the one that comes after it.
+      ftruncateSync(descriptor, size)
+      throw error
+    } finally {
+      closeSync(descriptor)
+    }
+  } catch (error) {
+    fail('WRITE', `${path}: cannot be written (${writeProblem(error)}); what was there before is untouched`)
   }
 }
 

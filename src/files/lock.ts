@@ -3,6 +3,7 @@ import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, write
 import { hostname } from 'node:os'
 
 import { fail } from '../tensor/errors.js'
+import { writeProblem } from './atomic.js'
 import { processSpace, processStart } from './processes.js'
 
 /** What a lock file holds, as JSON. */
@@ -65,7 +66,7 @@ export class FileLock {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'EEXIST') return false
-      return fail('WRITE', `${this.path}: cannot be written (${code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))})`)
+      return fail('WRITE', `${this.path}: cannot be written (${writeProblem(error)})`)
     } finally {
       rmSync(temporary, { force: true })
     }

@@ -2,8 +2,9 @@
  * TensorBoard event files: TFRecords (length, masked CRC-32C, data, masked CRC-32C) of Event messages, scalars only.
  * Format: tensorflow/core/util/event.proto, tensorflow/core/lib/io/record_writer.cc (facts only).
  */
-import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
+
+import { appendWhole } from '../files/atomic.js'
 
 const crcTable = Uint32Array.from({ length: 256 }, (_, n) => {
   let c = n
@@ -55,20 +56,24 @@ const floatField = (field: number, value: number): Buffer => {
 }
 const intField = (field: number, value: number): Buffer => Buffer.concat([Buffer.from([field << 3]), varint(value)])
 
-/** Appends scalars to an event file of its own in `folder`. */
+/** Appends scalars to an event file of its own in `folder`, record by record. Throws WRITE. */
 export class EventWriter {
   readonly #path: string
+  /** The version, which is written before anything else. */
+  #first: Buffer | undefined
 
   constructor(folder: string) {
     const seconds = Math.floor(Date.now() / 1000)
     this.#path = join(folder, `events.out.tfevents.${seconds}.${process.pid}.densecl`)
-    appendFileSync(this.#path, record(Buffer.concat([doubleField(1, seconds), bytesField(3, Buffer.from('brain.Event:2'))])))
+    this.#first = record(Buffer.concat([doubleField(1, seconds), bytesField(3, Buffer.from('brain.Event:2'))]))
   }
 
   scalars(step: number, values: Record<string, number>): void {
     const summary = Buffer.concat(
       Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]))),
     )
-    appendFileSync(this.#path, record(Buffer.concat([doubleField(1, Date.now() / 1000), intField(2, step), bytesField(5, summary)])))
+    const next = record(Buffer.concat([doubleField(1, Date.now() / 1000), intField(2, step), bytesField(5, summary)]))
+    appendWhole(this.#path, this.#first === undefined ? next : Buffer.concat([this.#first, next]))
+    this.#first = undefined
   }
 }

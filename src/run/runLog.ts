@@ -1,8 +1,9 @@
 /** What a run writes down: metrics.jsonl, TensorBoard events, and the line that a person watches. */
-import { appendFileSync, existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import { writeTextAtomic } from '../files/atomic.js'
+import { appendWhole, writeTextAtomic } from '../files/atomic.js'
+import { DenseclError } from '../tensor/errors.js'
 import { EventWriter } from './events.js'
 
 export type Metrics = Record<string, number>
@@ -12,12 +13,18 @@ export class RunLog {
   readonly #events: EventWriter
   readonly #terminal = process.stdout.isTTY
   #live = false
+  /** Files that could not be written once: each is warned of once. */
+  readonly #left = new Set<string>()
 
-  /** Continues metrics.jsonl; rows of steps after `fromStep` were undone by going back to a checkpoint and are cut. */
+  /**
+   * Continues metrics.jsonl; rows of steps after `fromStep` were undone by going back to a checkpoint and are cut. Rows that cannot be
+   * written, on a full disk say, are warned of once and left out, or with `throw`, where a result is made of them, throw WRITE.
+   */
   constructor(
     folder: string,
     fromStep: number,
     readonly quiet: boolean,
+    readonly onFailure: 'warn' | 'throw' = 'warn',
   ) {
     this.#metrics = join(folder, 'metrics.jsonl')
     if (existsSync(this.#metrics))
@@ -33,8 +40,18 @@ export class RunLog {
 
   /** One row; what is not finite is written as null. */
   metrics(row: Metrics): void {
-    appendFileSync(this.#metrics, `${JSON.stringify(row)}\n`)
-    this.#events.scalars(row.globalStep!, row)
+    this.#write('rows of metrics', this.onFailure, () => appendWhole(this.#metrics, new TextEncoder().encode(`${JSON.stringify(row)}\n`)))
+    this.#write('events', 'warn', () => this.#events.scalars(row.globalStep!, row))
+  }
+
+  #write(what: string, onFailure: 'warn' | 'throw', write: () => void): void {
+    try {
+      write()
+    } catch (error) {
+      if (onFailure === 'throw' || !(error instanceof DenseclError)) throw error
+      if (!this.#left.has(what)) this.line(`warning ${error.message}; ${what} are left out while that is so`)
+      this.#left.add(what)
+    }
   }
 
   /** A line that stays. */

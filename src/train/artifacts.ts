@@ -40,24 +40,37 @@ export class Artifacts {
 
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
   save(): void {
-    const { out, config, position, log } = this.run
-    try {
-      this.#saveAs(files(out).last)
-    } catch (error) {
-      if (!(error instanceof DenseclError) || error.code !== 'WRITE' || position.epoch === config.epochs) throw error
-      log.line(`warning ${error.message}`)
-    }
+    const { out, config, position } = this.run
+    this.#orWarn(position.epoch < config.epochs, () => this.#saveAs(files(out).last))
   }
 
-  /** Writes the checkpoint of an epoch and removes those that are no longer kept. */
+  /** Writes the checkpoint of an epoch and removes those that are no longer kept; on a full disk those from before stay. */
   keep(): void {
     const { out, config, position } = this.run
     const folder = dirname(files(out).last)
-    this.#saveAs(join(folder, `epoch_${String(position.epoch).padStart(5, '0')}.safetensors`))
+    const path = join(folder, `epoch_${String(position.epoch).padStart(5, '0')}.safetensors`)
+    if (!this.#orWarn(true, () => this.#saveAs(path))) return
     const kept = readdirSync(folder)
       .filter((name) => /^epoch_\d+\.safetensors$/.test(name))
       .sort()
     for (const name of kept.slice(0, -config.keepCheckpoints)) rmSync(join(folder, name))
+  }
+
+  /** Whether `write` could write; a failure is a warning where the run can go on without. */
+  #orWarn(goesOn: boolean, write: () => void): boolean {
+    try {
+      write()
+      return true
+    } catch (error) {
+      if (!goesOn) throw error
+      this.#warnOfWrite(error)
+      return false
+    }
+  }
+
+  #warnOfWrite(error: unknown): void {
+    if (!(error instanceof DenseclError) || error.code !== 'WRITE') throw error
+    this.run.log.line(`warning ${error.message}`)
   }
 
   #saveAs(path: string): void {
@@ -95,7 +108,11 @@ export class Artifacts {
     writeBackbone(files(out).backbone, built.backbone, 'torchvision')
     const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
     const plot = lossPlot(readMetrics(files(out).metrics), method.charts[0], config)
-    made.losses = await writePicture(join(out, 'losses'), plot)
+    try {
+      made.losses = await writePicture(join(out, 'losses'), plot)
+    } catch (error) {
+      this.#warnOfWrite(error)
+    }
     const matches = await this.pictures?.matches(built.backbone)
     if (matches !== undefined) made.matches = matches
     const result: PretrainResult = {

@@ -108,11 +108,11 @@ test('a process that has ended and waits for its parent is not alive', async () 
   assert.is(processStart(await deadProcess()), undefined)
   if (process.platform !== 'linux') return
   // exec makes the shell a program that never asks for the end of its child.
-  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 60'])
+  const parent = spawn('sh', ['-c', 'sleep 1 & echo $!; exec sleep 60'])
   try {
     const [text] = (await once(parent.stdout, 'data')) as [Buffer]
     const child = Number(text)
-    for (let i = 0; i < 100 && processStart(child) !== undefined; ++i) await new Promise((resolve) => setTimeout(resolve, 20))
+    for (let i = 0; i < 250 && processStart(child) !== undefined; ++i) await new Promise((resolve) => setTimeout(resolve, 20))
     assert.ok(existsSync(`/proc/${child}`), 'it is still listed')
     assert.is(processStart(child), undefined)
   } finally {

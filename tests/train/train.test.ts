@@ -46,6 +46,21 @@ const position = (out: string): { epoch: number; step: number; globalStep: numbe
   ).position
 const last = (out: string): Map<string, StoredTensor> => readSafetensors(join(out, 'checkpoints', 'last.safetensors')).tensors
 
+/** How many records the TensorBoard events of a run have; each is framed by its length and the masked CRCs. */
+function eventRecords(out: string): number {
+  const name = readdirSync(out).find((file) => file.startsWith('events.out.tfevents.'))!
+  const events = readFileSync(join(out, name))
+  const mask = (bytes: Uint8Array): number => ((((crc32c(bytes) >>> 15) | (crc32c(bytes) << 17)) >>> 0) + 0xa282ead8) >>> 0
+  let records = 0
+  for (let at = 0; at < events.length; records += 1) {
+    const length = Number(events.readBigUInt64LE(at))
+    assert.is(events.readUInt32LE(at + 8), mask(events.subarray(at, at + 8)))
+    assert.is(events.readUInt32LE(at + 12 + length), mask(events.subarray(at + 12, at + 12 + length)))
+    at += 16 + length
+  }
+  return records
+}
+
 test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
@@ -73,22 +88,7 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
       assert.ok(Math.abs(row.loss! - row.lossGlobal! - row.lossDense!) < 1e-5)
       assert.is(row.queueFill, Math.min(1, (8 * (i + 1)) / 20))
     })
-    // TensorBoard: each record is framed by its length and the masked CRCs.
-    const events = readFileSync(
-      join(
-        out,
-        names.find((name) => name.startsWith('events.out.tfevents.'))!,
-      ),
-    )
-    let records = 0
-    for (let at = 0; at < events.length; records += 1) {
-      const length = Number(events.readBigUInt64LE(at))
-      const mask = (bytes: Uint8Array): number => ((((crc32c(bytes) >>> 15) | (crc32c(bytes) << 17)) >>> 0) + 0xa282ead8) >>> 0
-      assert.is(events.readUInt32LE(at + 8), mask(events.subarray(at, at + 8)))
-      assert.is(events.readUInt32LE(at + 12 + length), mask(events.subarray(at + 12, at + 12 + length)))
-      at += 16 + length
-    }
-    assert.is(records, 1 + 10 + 2)
+    assert.is(eventRecords(out), 1 + 10 + 2)
     await rejectsError(() => run(out), 'RUN', /holds a run already/, /--resume/, /--overwrite/)
     await rejectsError(() => run(out, { overwrite: true, set: { batchSize: 64 } }), 'CONFIG', /batchSize/)
     assert.ok(existsSync(join(out, 'checkpoints', 'last.safetensors')), 'a mistake does not cost the run that was to be replaced')
@@ -230,10 +230,43 @@ testWhere(canMount, 'a small disk needs root and mount namespaces', test, 'a ful
     const { stdout } = spawnSync('unshare', ['-m', 'sh', '-c', script], { encoding: 'utf8' })
     assert.match(stdout, /the disk is full/)
     assert.match(stdout, /what was there before is untouched/)
+    assert.match(stdout, /epoch_00001\.safetensors: cannot be written/)
+    assert.match(stdout, /epoch 2\/2 step 5\/5/, 'it trained to the end')
     assert.match(stdout, /code 1/)
+    assert.not.match(stdout, /mistake in densecl/)
     assert.match(stdout, /step 0/)
   })
 })
+
+testWhere(
+  canMount,
+  'a small disk needs root and mount namespaces',
+  test,
+  'a disk that is full for a while costs rows of metrics only',
+  async () => {
+    await withFolder(async (folder) => {
+      const [disk, kept] = [join(folder, 'disk'), join(folder, 'kept')]
+      for (const made of [disk, kept]) mkdirSync(made)
+      const log = join(kept, 'log')
+      const command = `${process.execPath} ${cli} pretrain --out ${disk}/run ${flags({ epochs: 60, checkpointEvery: 60, knnEvery: 0 }).join(' ')}`
+      const until = (text: string): string => `until grep -q '${text}' ${log} || ! kill -0 $run; do sleep 0.02; done`
+      const script = `mount -t tmpfs -o size=8m none ${disk}; ${command} > ${log} 2>&1 & run=$!
+      ${until('step 2/')}; cat /dev/zero > ${disk}/filler 2>/dev/null
+      ${until('rows of metrics')}; ${until('events are')}; rm ${disk}/filler; wait $run; echo code $?; cp -r ${disk}/run ${kept}`
+      const { stdout } = spawnSync('unshare', ['-m', 'sh', '-c', script], { encoding: 'utf8' })
+      const said = readFileSync(log, 'utf8')
+      assert.match(stdout, 'code 0', said)
+      assert.is(said.split('rows of metrics are left out').length, 2, 'it warns once')
+      const out = join(kept, 'run')
+      const lines = readFileSync(join(out, 'metrics.jsonl'), 'utf8').trimEnd().split('\n')
+      assert.ok(lines.length < 302, 'rows are missing')
+      assert.is(readMetrics(join(out, 'metrics.jsonl')).length, lines.length, 'those that are there are whole')
+      assert.is(readMetrics(join(out, 'metrics.jsonl')).at(-1)!.globalStep, 300)
+      assert.ok(eventRecords(out) > 2)
+      assert.is(position(out).globalStep, 300)
+    })
+  },
+)
 
 test('the learning rate: cosine by epoch as published, by step, with warm-up', () => {
   const base = { lr: 0.3, schedule: 'cosine', scheduleBy: 'epoch', warmupSteps: 0, epochs: 800 } as const
