@@ -44,11 +44,21 @@ const layout = {
 /** Every element of an array that is spread into a call is put on the stack: with 100,000 of them the call fails. */
 const spread = {
   meta: { type: 'problem', schema: [], messages: { stack: 'a long array overflows the stack here: use a loop, largest() or smallest()' } },
-  create: (context) => ({
-    'CallExpression > MemberExpression.callee[property.name=/^(push|unshift|max|min|fromCharCode)$/]'({ parent }) {
-      for (const node of parent.arguments) if (node.type === 'SpreadElement') context.report({ node, messageId: 'stack' })
-    },
-  }),
+  create(context) {
+    const refuse = ({ arguments: given }) => {
+      for (const node of given) if (node.type === 'SpreadElement') context.report({ node, messageId: 'stack' })
+    }
+    const names = '/^(push|unshift|splice|concat|max|min|hypot|of|assign|fromCharCode|fromCodePoint)$/'
+    return {
+      [`CallExpression[callee.property.name=${names}]`]: refuse,
+      [`CallExpression[callee.name=${names}]`]: refuse,
+      'NewExpression[callee.name=/Array$/]': refuse,
+      // f.apply(x, values) and Reflect.apply(f, x, values) do the same.
+      "CallExpression[callee.property.name='apply'] > :last-child.arguments"(node) {
+        if (node.type !== 'ArrayExpression') context.report({ node, messageId: 'stack' })
+      },
+    }
+  },
 }
 
 export const local = { rules: { layout, spread } }

@@ -1,27 +1,44 @@
 /** A folder of images, whose subfolders are classes. */
-import { dirname, join, resolve } from 'node:path'
+import { realpathSync } from 'node:fs'
+import { join } from 'node:path'
 
-import { type DataSource, isFolder, isImage, type Item, namesIn, type Source } from './source.js'
+import { type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
 
 export const folderSource = { format: 'folder', describe: 'a folder', recognises: isFolder, open: readFolder } as const satisfies DataSource
 
-/** Subfolders that hold images, at any depth below, are the classes; images directly in the folder have none. */
+/** Subfolders that hold images, at any depth below, are the classes; where images lie directly in the folder there are none. */
 function readFolder(root: string): Omit<Source, 'format'> {
-  const walk = (folder: string): string[] =>
-    namesIn(folder).flatMap((name) => {
+  const skips = new Skips()
+  /** The images below a folder, whose own folders by their real paths are `above`. */
+  const walk = (folder: string, above: readonly string[], into: string[]): string[] => {
+    const real = realpathSync(folder)
+    if (above.includes(real)) {
+      skips.add('link to a folder that it lies in', folder)
+      return into
+    }
+    for (const name of namesIn(folder)) {
       const path = join(folder, name)
-      if (isImage(name)) return [path]
-      return isFolder(path) ? walk(path) : []
-    })
-  const paths = walk(root)
-  const classOf = (path: string): string => path.slice(root.length).split(/[\\/]/).find(Boolean)!
-  const flat = paths.some((path) => dirname(path) === resolve(root) || dirname(path) === root.replace(/[\\/]$/, ''))
-  const classes = flat ? [] : [...new Set(paths.map(classOf))]
-  const items = paths.map((path): Item => ({
-    name: path,
-    kind: 'file',
-    path,
-    ...(classes.length > 1 ? { label: classes.indexOf(classOf(path)) } : {}),
-  }))
-  return { items, ...(classes.length > 1 ? { classes } : {}) }
+      if (isImage(name)) into.push(path)
+      else if (isFolder(path)) walk(path, [...above, real], into)
+    }
+    return into
+  }
+  const paths: string[] = []
+  const labels: number[] = []
+  const classes: string[] = []
+  let flat = false
+  const real = realpathSync(root)
+  for (const name of namesIn(root)) {
+    const path = join(root, name)
+    const before = paths.length
+    if (isImage(name)) {
+      paths.push(path)
+      flat = true
+    } else if (isFolder(path)) walk(path, [real], paths)
+    if (paths.length > before) classes.push(name)
+    for (let i = before; i < paths.length; ++i) labels.push(classes.length - 1)
+  }
+  const labelled = !flat && classes.length > 1
+  const items = paths.map((path, i): Item => ({ name: path, kind: 'file', path, ...(labelled ? { label: labels[i]! } : {}) }))
+  return { items, ...(labelled ? { classes } : {}), skipped: skips.list() }
 }

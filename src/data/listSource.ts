@@ -1,8 +1,8 @@
 /** A text file that lists images. */
-import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 
-import { classNames, type DataSource, isFileOf, type Item, type Source } from './source.js'
+import { fail } from '../tensor/errors.js'
+import { classNames, type DataSource, isFileOf, type Item, readText, type Source } from './source.js'
 
 export const listSource = {
   format: 'list',
@@ -11,23 +11,41 @@ export const listSource = {
   open: readList,
 } as const satisfies DataSource
 
+/** A line holds a path and a label: more is no list of files. */
+const mostCharacters = 2 ** 14
+
 /** A path a line, relative to the list, then perhaps a label; labels count where every line has one. */
 function readList(path: string): Omit<Source, 'format'> {
-  const rows = readFileSync(path, 'utf8')
-    .split('\n')
-    .map((line) => line.trim())
-    .filter((line) => line !== '' && !line.startsWith('#'))
-  const parsed = rows.map((row) => {
-    const [, file, label] = /^(.*?)(?:[\s,]+(\d+))?$/.exec(row)!
-    return { file: file!, label: label === undefined ? undefined : Number(label) }
-  })
-  const labelled = parsed.every(({ label }) => label !== undefined)
-  const items = parsed.map(({ file, label }): Item => ({
-    name: file,
-    kind: 'file',
-    path: resolve(dirname(path), file),
-    ...(labelled ? { label: label! } : {}),
-  }))
-  if (!labelled || items.length === 0) return { items }
-  return { items, classes: classNames(path, items) }
+  const folder = dirname(path)
+  const items: Item[] = []
+  let labelled = true
+  for (const [i, whole] of readText(path)
+    .split(/\r\n|\n|\r/)
+    .entries()) {
+    const line = whole.trim()
+    if (line === '' || line.startsWith('#')) continue
+    if (line.length > mostCharacters)
+      fail(
+        'DATA',
+        `data: line ${i + 1} of ${path} has ${line.length} characters: expected a path and perhaps a label, at most ${mostCharacters}`,
+      )
+    const { file, label } = row(line)
+    labelled &&= label !== undefined
+    items.push({ name: file, kind: 'file', path: resolve(folder, file), ...(label === undefined ? {} : { label }) })
+  }
+  if (!labelled) return { items: items.map(({ label: _, ...item }) => item) }
+  return items.length === 0 ? { items } : { items, classes: classNames(path, items) }
+}
+
+const isDigit = (character: string): boolean => character >= '0' && character <= '9'
+const isSeparator = (character: string): boolean => character === ',' || character.trim() === ''
+
+/** The digits at the end, where blanks or commas precede them, are the label. A regular expression would try every run of blanks. */
+function row(line: string): { file: string; label?: number } {
+  let digits = line.length
+  while (digits > 0 && isDigit(line[digits - 1]!)) --digits
+  let end = digits
+  while (end > 0 && isSeparator(line[end - 1]!)) --end
+  if (digits === line.length || end === digits || end === 0) return { file: line }
+  return { file: line.slice(0, end), label: Number(line.slice(digits)) }
 }

@@ -1,5 +1,5 @@
 /** What a source of images is: a list of plain items, so that workers can be told which to read, and how it is opened. */
-import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
+import { closeSync, openSync, type Stats, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 
@@ -92,11 +92,20 @@ export interface DataSource {
 export const imageExtensions: ReadonlySet<string> = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff'])
 export const isImage = (name: string): boolean => imageExtensions.has(extname(name).toLowerCase())
 
-export const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+/** Undefined for what is not there, or cannot be looked at. */
+function statusOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false })
+  } catch {
+    return undefined // a link to itself, or a folder without rights
+  }
+}
+
+export const isFolder = (path: string): boolean => statusOf(path)?.isDirectory() === true
 
 /** A file with one of the extensions, which are given in small letters. */
 export const isFileOf = (path: string, ...extensions: readonly string[]): boolean =>
-  statSync(path, { throwIfNoEntry: false })?.isFile() === true && extensions.includes(extname(path).toLowerCase())
+  statusOf(path)?.isFile() === true && extensions.includes(extname(path).toLowerCase())
 
 /** The names in a folder, sorted. */
 export function namesIn(folder: string): string[] {
@@ -104,6 +113,15 @@ export function namesIn(folder: string): string[] {
     return readdirSync(folder).sort()
   } catch (error) {
     return fail('DATA', `data: the folder ${folder} cannot be read (${systemReason(error)})`)
+  }
+}
+
+/** A file as text; throws DATA with its name. */
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    return fail('DATA', `data: ${path} cannot be read (${systemReason(error)})`)
   }
 }
 

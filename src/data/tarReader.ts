@@ -21,7 +21,7 @@ export interface TarMember {
   /** What it is instead of a plain file; absent for a plain file. */
   other?: string
   /** Its bytes; only until the next member is asked for. */
-  read(): Buffer
+  read: () => Buffer
 }
 
 /** Types of members that are no plain file. Those of the first kind have no data, whatever their size field says. */

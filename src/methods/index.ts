@@ -73,10 +73,9 @@ export async function configure(settings: readonly Setting[]): Promise<{ method:
 
 /** The named configurations of the methods that are known by name, and of `method`. */
 export const presetsOf = (method?: Method): Record<string, Preset> =>
-  Object.assign({}, ...[...Object.values(methods), ...(method === undefined ? [] : [method])].map(({ presets }) => presets)) as Record<
-    string,
-    Preset
-  >
+  Object.fromEntries(
+    [...Object.values(methods), ...(method === undefined ? [] : [method])].flatMap(({ presets = {} }) => Object.entries(presets)),
+  )
 
 /** A named configuration, of `method` or of one that is known by name, as settings, the method's name among them. */
 export function presetSettings(preset: string, method?: Method): Setting[] {

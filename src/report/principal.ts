@@ -25,6 +25,7 @@ export function principalDirections(rows: readonly Float32Array[], dim: number):
         const shared = sum.reduce((total, value, c) => total + value * other[c]!, 0)
         sum.forEach((_, c) => (sum[c]! -= shared * other[c]!))
       }
+      // eslint-disable-next-line local/spread -- a number a channel
       const length = Math.hypot(...sum)
       next.push(sum.map((value) => (length > 0 ? value / length : 0)))
     }

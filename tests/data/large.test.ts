@@ -1,0 +1,105 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { openSource } from '../../src/data/sources.js'
+import { rejectsError, suite, withFolder } from '../support/suite.js'
+
+const test = suite('large data sets')
+
+/** Far more than is needed, far less than anything quadratic takes. */
+const patience = 30
+
+async function quickly<R>(body: () => Promise<R>): Promise<R> {
+  const start = performance.now()
+  const result = await body()
+  const seconds = (performance.now() - start) / 1000
+  assert.ok(seconds < patience, `took ${seconds.toFixed(1)} s`)
+  return result
+}
+
+test('1,300,000 rows with labels open in seconds, as a list and as annotations of the form of iNaturalist', async () => {
+  await withFolder(async (root) => {
+    const rows = 1_300_000
+    const list: string[] = []
+    const images: string[] = []
+    const annotations: string[] = []
+    for (let i = 0; i < rows; ++i) {
+      list.push(`train/${i}.jpg ${i % 1000}`)
+      images.push(`{"id":${i},"file_name":"${i}.jpg"}`)
+      annotations.push(`{"image_id":${i},"category_id":${i % 1000}}`)
+    }
+    const categories = Array.from({ length: 1000 }, (_, id) => ({ id, name: `class ${id}` }))
+    writeFileSync(join(root, 'list.txt'), list.join('\n'))
+    writeFileSync(join(root, '0.jpg'), '')
+    writeFileSync(
+      join(root, 'coco.json'),
+      `{"images":[${images.join(',')}],"annotations":[${annotations.join(',')}],"categories":${JSON.stringify(categories)}}`,
+    )
+    for (const name of ['list.txt', 'coco.json']) {
+      const { items, classes } = await quickly(() => openSource(join(root, name)))
+      assert.is(items.length, rows)
+      assert.is(classes?.length, 1000)
+      assert.is(items.at(-1)!.label, (rows - 1) % 1000)
+    }
+  })
+})
+
+test('200,000 files in one subfolder and 2,000 classes open in seconds', async () => {
+  await withFolder(async (root) => {
+    mkdirSync(join(root, 'all'))
+    for (let i = 0; i < 200_000; ++i) writeFileSync(join(root, 'all', `${i}.jpg`), '')
+    const { items, classes } = await quickly(() => openSource(root))
+    assert.is(items.length, 200_000)
+    assert.is(classes, undefined)
+    for (let i = 0; i < 2000; ++i) {
+      mkdirSync(join(root, `class-${i}`))
+      writeFileSync(join(root, `class-${i}`, 'a.jpg'), '')
+    }
+    const labelled = await quickly(() => openSource(root))
+    assert.is(labelled.classes!.length, 2001)
+    for (const { label, path } of labelled.items as { label: number; path: string }[])
+      if (path.slice(root.length + 1).split('/')[0] !== labelled.classes![label]) assert.unreachable(`${path} has the label ${label}`)
+  })
+})
+
+test('a folder that links to itself is read once and said to be skipped; a link to nothing is no folder', async () => {
+  await withFolder(async (root) => {
+    mkdirSync(join(root, 'a', 'b'), { recursive: true })
+    writeFileSync(join(root, 'a', 'b', 'x.jpg'), '')
+    symlinkSync('..', join(root, 'a', 'b', 'up'))
+    symlinkSync('self', join(root, 'a', 'self'))
+    symlinkSync('nowhere', join(root, 'a', 'gone'))
+    const { items, skipped } = await openSource(root)
+    assert.is(items.length, 1)
+    assert.equal(skipped, [{ what: 'link to a folder that it lies in', count: 1, names: [join(root, 'a', 'b', 'up')] }])
+  })
+})
+
+test('lists: line ends of any system, blanks in names, labels only where every row has one, long lines, large labels', async () => {
+  await withFolder(async (root) => {
+    const path = join(root, 'list.txt')
+    const read = async (text: string): Promise<[string, number | undefined][]> => {
+      writeFileSync(path, text)
+      return (await openSource(path)).items.map(({ name, label }) => [name, label])
+    }
+    for (const newline of ['\n', '\r\n', '\r']) assert.equal(await read(`a b.jpg 1${newline}# no${newline}${newline}c.jpg,\t0`), [['a b.jpg', 1], ['c.jpg', 0]]) // prettier-ignore
+    assert.equal(await read('a\u2028b.jpg 1\nc 7'), [['a\u2028b.jpg', 1], ['c', 7]]) // prettier-ignore
+    assert.equal(await read('a.jpg 1\nb7\n42\n'), [['a.jpg', undefined], ['b7', undefined], ['42', undefined]]) // prettier-ignore
+    writeFileSync(path, `a${' '.repeat(10_000)}b`)
+    const start = performance.now()
+    await openSource(path)
+    assert.ok(performance.now() - start < 500, `a line of blanks took ${performance.now() - start} ms`)
+    writeFileSync(path, `a.jpg\n${'b'.repeat(20_000)}`)
+    await rejectsError(() => openSource(path), 'DATA', /line 2 of .*list\.txt has 20000 characters/)
+    for (const label of ['100000000', '99999999999999999999']) {
+      writeFileSync(path, `a.jpg ${label}`)
+      await rejectsError(() => openSource(path), 'DATA', /a\.jpg the label 1/, /0 to 999999/)
+    }
+    mkdirSync(join(root, 'd.json'))
+    await rejectsError(() => openSource(join(root, 'd.json'), { format: 'coco' }), 'DATA', /EISDIR/)
+  })
+})
+
+test.run()
