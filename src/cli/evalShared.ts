@@ -1,4 +1,5 @@
 /** What the commands of `densecl eval` share: flags, opening weights, tables and notes. */
+import { mostWorkers } from '../data/loader.js'
 import type { Command } from 'commander'
 
 import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
@@ -57,7 +58,7 @@ export async function openBackbone(
   }
 }
 
-export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, whole: true })
+export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, most: mostWorkers, whole: true })
 
 /** The folder of results. */
 export const resultFolder = (weights: string, { out }: SharedFlags): string => out ?? evaluationFolder(weights)

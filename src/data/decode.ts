@@ -56,7 +56,14 @@ export const decoders = (): { jpeg: string; others: string } => ({
   others: installed('sharp') ? 'libvips (sharp)' : 'none: the optional package sharp is not installed',
 })
 
-const maxPixels = 400e6
+/** The largest image or mask that is decoded. */
+export const maxPixels = 400e6
+
+/**
+ * Every block of 8x8 pixels has a code of at least one bit, so that no byte of a JPEG stands for more than this: a header that
+ * claims more is refused before memory is taken for it.
+ */
+const mostJpegPixelsPerByte = 8 * 64
 
 /**
  * Throws DECODE with `name` and the reason when the bytes are not a whole image. An image of more than `mostPixels` is reduced to
@@ -68,6 +75,8 @@ export async function decode(bytes: Buffer, name: string, mostPixels = Infinity)
   const frame = jpegFrame(bytes, name)
   const pixels = frame.width * frame.height
   if (pixels > maxPixels) fail('DECODE', `${name}: ${frame.width}x${frame.height} pixels are more than the ${maxPixels} allowed`)
+  if (pixels > mostJpegPixelsPerByte * bytes.length)
+    fail('DECODE', `${name}: the JPEG claims ${frame.width}x${frame.height} pixels, which its ${bytes.length} bytes cannot hold`)
   const orientation = exifOrientation(bytes)
   // libvips reduces and turns; without it the image is decoded whole and turned here.
   if (frame.components === 4 || jpegTurbo === undefined || ((pixels > mostPixels || orientation !== 1) && installed('sharp')))

@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 
-import { DenseclError } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -63,6 +63,9 @@ export interface Batch {
 
 const prefetch = 4
 
+/** Each is a thread with a heap of its own, of 10 MB and more. */
+export const mostWorkers = 256
+
 /** Batches whose pixels are on the device at a time: one that is computed with, one on its way. */
 const uploadSlots = 2
 
@@ -113,6 +116,9 @@ export class Loader {
 
   constructor(options: LoaderOptions) {
     this.#options = options
+    const { workers = 0 } = options
+    if (!Number.isInteger(workers) || workers < 0 || workers > mostWorkers)
+      fail('ARGUMENT', `Loader: expected workers of 0 to ${mostWorkers} but received ${workers}`)
     const { imageSize, batchSize, device = 'cpu' } = options
     this.#device = device
     const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options

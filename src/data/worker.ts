@@ -167,9 +167,7 @@ async function maskOf(index: number, { width, height }: Pixels): Promise<Mask> {
   const known = masks.get(index)
   if (known !== undefined) return known
   const { name, mask: path } = items[index]!
-  const mask = decodeMask(await readFile(path!), path!, segmentation!.classes, segmentation!.map)
-  if (mask.width !== width || mask.height !== height)
-    throw new DenseclError('DATA', `${path}: the mask has ${mask.width}x${mask.height} pixels but ${name} has ${width}x${height}`)
+  const mask = decodeMask(await readFile(path!), path!, segmentation!.classes, segmentation!.map, { name, width, height })
   if (cache.has(index)) masks.set(index, mask)
   return mask
 }

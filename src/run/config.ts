@@ -1,6 +1,7 @@
 /** The options that every pre-training run has, whatever its method; a method adds rows of its own (src/methods/method.ts). */
 import { z } from 'zod'
 
+import { mostWorkers } from '../data/loader.js'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
@@ -33,7 +34,7 @@ export const commonOptions = {
   batchSize: count.default(256).describe('images a step'),
   epochs: count.default(200).describe('passes over the data'),
   seed: z.int().min(0).default(0).describe('of everything random'),
-  workers: free(z.int().min(0).default(0).describe('data worker threads; 0 chooses')),
+  workers: free(z.int().min(0).max(mostWorkers).default(0).describe('data worker threads; 0 chooses')),
   device: free(z.string().default('auto').describe('cpu, cuda or cuda:N; auto takes the first GPU of a CUDA build, else the CPU')),
   precision: z
     .enum(['auto', 'f32', 'tf32', 'bf16'])

@@ -229,8 +229,9 @@ export class Unpickler {
           push(this.#global(`${this.#line()}.${this.#line()}`))
           break
         case '\x93': {
-          const name = this.#pop()
-          push(this.#global(`${String(this.#pop())}.${String(name)}`))
+          const [name, module] = [this.#pop(), this.#pop()]
+          if (typeof name !== 'string' || typeof module !== 'string') return this.bad('the pickle asks for something that has no name')
+          push(this.#global(`${module}.${name}`))
           break
         }
         case 's': {
@@ -304,7 +305,7 @@ export class Unpickler {
         : this.bad('a tensor has no shape')
     switch (callable.name) {
       case 'collections.OrderedDict':
-        return new Map((args[0] as [unknown, unknown][] | undefined) ?? [])
+        return new Map(this.#pairs(args[0] ?? []))
       case 'torch.Size':
         return args[0]
       case 'torch._utils._rebuild_parameter':
@@ -316,6 +317,12 @@ export class Unpickler {
       default:
         return this.bad(`the pickle calls ${callable.name}`)
     }
+  }
+
+  #pairs(value: unknown): [unknown, unknown][] {
+    return Array.isArray(value) && value.every((pair) => Array.isArray(pair) && pair.length === 2)
+      ? (value as [unknown, unknown][])
+      : this.bad('an ordered dictionary is made of something that is no list of pairs')
   }
 
   /** ('storage', type, key, device, count[, view of a storage]) */

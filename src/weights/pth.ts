@@ -17,26 +17,52 @@ export function readPth(path: string): Map<string, StoredTensor> {
   const storages = new Map<string, Storage>()
   const root =
     bytes.length > 4 && bytes.readUInt32LE(0) === 0x04034b50 ? readZipped(path, bytes, storages) : readLegacy(path, bytes, storages)
-  const tensors = new Map<string, StoredTensor>()
-  collect(path, '', root, tensors, 0)
-  return tensors
+  const into: Collected = { path, tensors: new Map(), visited: new Set(), budget: mostExpansion * bytes.length }
+  collect('', root, into, 0)
+  return into.tensors
 }
 
-function collect(path: string, name: string, value: unknown, into: Map<string, StoredTensor>, depth: number): void {
-  if (depth > 8) return
-  if (value instanceof TensorView) into.set(name, materialise(path, name, value))
-  else if (value instanceof Map)
-    for (const [key, item] of value) collect(path, name === '' ? String(key) : `${name}.${String(key)}`, item, into, depth + 1)
+/** Tensors may share storages and repeat values, but all together have no more than so many times the bytes of their file. */
+const mostExpansion = 8
+
+const mostDimensions = 64
+const mostNesting = 8
+
+/** What is gathered from a file. */
+interface Collected {
+  path: string
+  tensors: Map<string, StoredTensor>
+  /** A dictionary that is met again, inside of itself or elsewhere, has given its tensors: with n references to each they would be n^8. */
+  visited: Set<unknown>
+  /** Bytes that tensors may still take. */
+  budget: number
+}
+
+function collect(name: string, value: unknown, into: Collected, depth: number): void {
+  if (value instanceof TensorView) into.tensors.set(name, materialise(name, value, into))
+  else if (value instanceof Map && depth < mostNesting && !into.visited.has(value)) {
+    into.visited.add(value)
+    for (const [key, item] of value as Map<unknown, unknown>)
+      if (typeof key === 'string' || typeof key === 'number') collect(name === '' ? String(key) : `${name}.${key}`, item, into, depth + 1)
+  }
 }
 
 /** A contiguous copy. */
-function materialise(path: string, name: string, { storage, offset, shape, strides }: TensorView): StoredTensor {
+function materialise(name: string, { storage, offset, shape, strides }: TensorView, into: Collected): StoredTensor {
+  const { path } = into
   const size = safetensorsDTypes[storage.dtype]
   const count = shape.reduce((product, d) => product * d, 1)
+  if (shape.length > mostDimensions) fail('FORMAT', `${path}: tensor ${name} has ${shape.length} axes: expected at most ${mostDimensions}`)
   const bytes = storage.bytes ?? fail('FORMAT', `${path}: the data of tensor ${name} is missing`)
   const last = count === 0 ? 0 : shape.reduce((sum, d, i) => sum + (d - 1) * strides[i]!, offset) + 1
   if (strides.length !== shape.length || last * size > bytes.length)
     fail('FORMAT', `${path}: tensor ${name} [${shape.join(',')}] reaches outside of its storage of ${bytes.length} bytes`)
+  into.budget -= count * size
+  if (!(into.budget >= 0))
+    fail(
+      'FORMAT',
+      `${path}: tensor ${name} [${shape.join(',')}] repeats its storage of ${bytes.length} bytes beyond ${mostExpansion} times the file`,
+    )
   const out = new Uint8Array(count * size)
   const index = new Array<number>(shape.length).fill(0)
   for (let i = 0; i < count; ++i) {

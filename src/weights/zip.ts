@@ -26,14 +26,17 @@ export function zipEntries(path: string, bytes: Buffer): ZipEntry[] {
     if (at + 46 > bytes.length || bytes.readUInt32LE(at) !== 0x02014b50) return bad(`entry ${i} of its directory is damaged`)
     const nameLength = bytes.readUInt16LE(at + 28)
     const extraLength = bytes.readUInt16LE(at + 30)
+    const extraEnd = at + 46 + nameLength + extraLength
+    if (extraEnd > bytes.length) return bad(`entry ${i} of its directory ends after the file`)
     const name = bytes.toString('utf8', at + 46, at + 46 + nameLength)
     let size = bytes.readUInt32LE(at + 24)
     let offset = bytes.readUInt32LE(at + 42)
     // zip64: sizes and offsets that do not fit stand in the extra field, in this order.
-    for (let e = at + 46 + nameLength; e + 4 <= at + 46 + nameLength + extraLength; e += 4 + bytes.readUInt16LE(e + 2)) {
+    for (let e = at + 46 + nameLength; e + 4 <= extraEnd; e += 4 + bytes.readUInt16LE(e + 2)) {
       if (bytes.readUInt16LE(e) !== 1) continue
       let field = e + 4
-      const wide = (): number => Number(bytes.readBigUInt64LE((field += 8) - 8))
+      const wide = (): number =>
+        (field += 8) > extraEnd ? bad(`the sizes of ${name} end after its entry`) : Number(bytes.readBigUInt64LE(field - 8))
       if (size === 0xffffffff) size = wide()
       if (bytes.readUInt32LE(at + 20) === 0xffffffff) wide()
       if (offset === 0xffffffff) offset = wide()
