@@ -1,5 +1,6 @@
-// node scripts/native.mjs cuda|simt [--sanitize] [--optional]: builds another form of the addon through cmake-js, each in a
-// folder of its own. --optional prints why it cannot and ends well, for machines without the tools.
+// node scripts/native.mjs cuda|simt|cpu [--sanitize] [--optional]: builds another form of the addon through cmake-js, each in a
+// folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must preload the
+// runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the tools.
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
@@ -12,6 +13,7 @@ const sanitize = flags.includes('--sanitize')
 const forms = {
   cuda: { define: 'DENSECL_CUDA', tools: ['cmake', 'nvcc'], folder: 'build-cuda' },
   simt: { define: 'DENSECL_SIMT', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-simt-asan' : 'build-simt' },
+  cpu: { define: 'DENSECL_CPU', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-cpu-asan' : 'build-cpu' },
 }
 
 function leave(problem, remedy) {

@@ -8,7 +8,7 @@ const source = 'native/core/ops.def'
 const text = readFileSync(join(root, source), 'utf8').replace(/\/\/.*$/gm, '')
 
 const tensorKinds = { OUT: '', IN: '', OPTIONAL: '?', OPTIONAL_OUT: '?', LIST: '*', OPTIONAL_LIST: '?*' }
-const numberKinds = { REAL: '', FLAG: '', INTEGER: '', INTEGERS: '*' }
+const numberKinds = { REAL: '', FLAG: '', INTEGER: '', LARGE_INTEGER: '', INTEGERS: '*' }
 const tensorTypes = { '': 'T', '?': 'T | undefined', '*': 'readonly T[]', '?*': 'readonly (T | undefined)[]' }
 
 function fail(op, message) {

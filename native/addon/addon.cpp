@@ -2,6 +2,7 @@
 // node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
 #include <napi.h>
 
+#include <cmath>
 #include <map>
 
 #include "../core/device.h"
@@ -14,6 +15,11 @@
 
 namespace densecl {
 namespace {
+
+constexpr double kLargest = 9007199254740991.0;  // of JavaScript's safe integers
+constexpr uint32_t kMaxRank = 64;
+constexpr double kMaxThreads = 1024;
+constexpr size_t kMaxReads = 4096, kMaxReadBytes = size_t{1} << 30;
 
 class Addon : public Napi::Addon<Addon> {
  public:
@@ -69,7 +75,10 @@ class Addon : public Napi::Addon<Addon> {
   using Method = Napi::Value (Addon::*)(const Napi::CallbackInfo&);
 
   // initialize(DenseclError): the class whose instances this environment throws, made as new DenseclError(code, message).
-  void initialize(const Napi::CallbackInfo& info) { errorClass_ = Napi::Persistent(info[0].As<Napi::Function>()); }
+  void initialize(const Napi::CallbackInfo& info) {
+    if (!info[0].IsFunction()) throw Napi::TypeError::New(info.Env(), "initialize: expected the class of errors");
+    errorClass_ = Napi::Persistent(info[0].As<Napi::Function>());
+  }
 
   template <Method method>
   Napi::Value guard(const Napi::CallbackInfo& info) {
@@ -80,7 +89,9 @@ class Addon : public Napi::Addon<Addon> {
     } catch (const std::bad_alloc&) {
       raise(info.Env(), "OUT_OF_MEMORY", "out of memory in native code");
     } catch (const Napi::Error& error) {
-      raise(info.Env(), [&] { return error.Value(); });
+      // An argument of another type than Node-API was asked for.
+      const std::string message = error.Message();
+      raise(info.Env(), "ARGUMENT", message.c_str());
     } catch (const std::exception& error) {
       raise(info.Env(), "INTERNAL", error.what());
     }
@@ -101,11 +112,30 @@ class Addon : public Napi::Addon<Addon> {
     }
   }
 
-  static std::vector<int64_t> shapeOf(const Napi::Value& value) {
-    Napi::Array array = value.As<Napi::Array>();
-    std::vector<int64_t> shape(array.Length());
-    for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = array.Get(i).ToNumber().Int64Value();
-    return shape;
+  // A whole number from `least` to `most`: nothing is rounded or clamped, and no JavaScript (a valueOf) is called.
+  static int64_t integerOf(const Napi::Value& value, const char* name, double least, double most) {
+    const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
+    require(number >= least && number <= most && number == std::floor(number), "ARGUMENT",
+            std::string("expected ") + name + " to be an integer from " + std::to_string(static_cast<int64_t>(least)) + " to " +
+                std::to_string(static_cast<int64_t>(most)));
+    return static_cast<int64_t>(number);
+  }
+
+  static DType dtypeOf(const Napi::Value& value) { return static_cast<DType>(integerOf(value, "a dtype", 0, kDTypes - 1)); }
+
+  // The elements of a shape, and of any part of it, fit in an integer.
+  static std::vector<int64_t> shapeOf(const Napi::Value& value, DType dtype) {
+    require(value.IsArray(), "ARGUMENT", "expected a shape to be an array");
+    const Napi::Array array = value.As<Napi::Array>();
+    require(array.Length() <= kMaxRank, "SHAPE", "expected a shape of at most " + std::to_string(kMaxRank) + " dimensions");
+    Tensor tensor{nullptr, dtype, std::vector<int64_t>(array.Length())};
+    double bytes = static_cast<double>(itemSize(dtype));
+    for (uint32_t i = 0; i < array.Length(); ++i) {
+      tensor.shape[i] = integerOf(array.Get(i), "a dimension of a shape", 0, kLargest);
+      bytes *= static_cast<double>(std::max<int64_t>(1, tensor.shape[i]));
+    }
+    require(bytes < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
+    return tensor.shape;
   }
 
   // A device by the name in an argument; names are few and fixed, so the last one is remembered.
@@ -118,12 +148,9 @@ class Addon : public Napi::Addon<Addon> {
   // create(dtype, shape, device) -> handle of uninitialised memory
   Napi::Value create(const Napi::CallbackInfo& info) {
     Tensor tensor;
-    tensor.dtype = static_cast<DType>(info[0].ToNumber().Int32Value());
-    tensor.shape = shapeOf(info[1]);
+    tensor.dtype = dtypeOf(info[0]);
+    tensor.shape = shapeOf(info[1], tensor.dtype);
     Device& device = deviceOf(info[2]);
-    double elements = 1;
-    for (int64_t d : tensor.shape) elements *= static_cast<double>(d);
-    require(elements * itemSize(tensor.dtype) < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
     try {
       tensor.storage = std::make_shared<Storage>(device, tensor.size() * itemSize(tensor.dtype));
     } catch (const Error& error) {
@@ -135,7 +162,7 @@ class Addon : public Napi::Addon<Addon> {
   // view(handle, shape) -> a second handle on the same storage
   Napi::Value view(const Napi::CallbackInfo& info) {
     const Tensor& source = handles_.get(info[0].ToNumber().DoubleValue(), "view");
-    Tensor tensor{source.storage, source.dtype, shapeOf(info[1])};
+    Tensor tensor{source.storage, source.dtype, shapeOf(info[1], source.dtype)};
     require(tensor.size() == source.size(), "SHAPE", "view: " + describe(source) + " cannot be seen as " + describe(tensor));
     return Napi::Number::New(info.Env(), handles_.insert(std::move(tensor)));
   }
@@ -153,7 +180,16 @@ class Addon : public Napi::Addon<Addon> {
     require(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT",
             "expected a typed array");
     static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+    require(type < std::size(sizes), "ARGUMENT", "expected a typed array of integers or of f32 or f64");
     return {data, length * sizes[type]};
+  }
+
+  // The numbers of a Float64Array.
+  static std::pair<const double*, size_t> numbersOf(const Napi::Value& value) {
+    require(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "ARGUMENT",
+            "run: expected a Float64Array of handles and one of numbers");
+    const auto [data, bytes] = bytesOf(value);
+    return {static_cast<const double*>(data), bytes / sizeof(double)};
   }
 
   // write(handle, typedArray) and read(handle, typedArray) copy all of it; lengths must agree
@@ -176,15 +212,12 @@ class Addon : public Napi::Addon<Addon> {
   // run(index, handles (NaN for an absent one): Float64Array, numbers: Float64Array), parameters in the order of ops.def, in front of
   // those of a list their count.
   Napi::Value run(const Napi::CallbackInfo& info) {
-    const uint32_t index = info[0].ToNumber().Uint32Value();
-    require(index < signatures().size(), "INTERNAL", "there is no op number " + std::to_string(index));
+    const auto index = static_cast<size_t>(integerOf(info[0], "an op's number", 0, static_cast<double>(signatures().size()) - 1));
     const Signature& signature = signatures()[index];
-    const Napi::Float64Array handles = info[1].As<Napi::Float64Array>();
-    const Napi::Float64Array numbers = info[2].As<Napi::Float64Array>();
+    const auto handles = numbersOf(info[1]), numbers = numbersOf(info[2]);
     Call call{signature.name, static_cast<int>(index), {}, {}, {}, {}};
-    Reader tensorReader{handles.Data(), handles.ElementLength(), signature.name},
-        numberReader{numbers.Data(), numbers.ElementLength(), signature.name};
-    call.tensors.reserve(handles.ElementLength());
+    Reader tensorReader{handles.first, handles.second, signature.name}, numberReader{numbers.first, numbers.second, signature.name};
+    call.tensors.reserve(handles.second);
     const auto addTensor = [&](double handle) { call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op)); };
     const auto addNumber = [&](double number) { call.numbers.push_back(number); };
     for (const TensorParameter& parameter : signature.tensors) {
@@ -274,7 +307,7 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
   Napi::Value setMemoryLimit(const Napi::CallbackInfo& info) {
-    deviceOf(info[1]).allocator.setLimit(static_cast<size_t>(info[0].ToNumber().Int64Value()));
+    deviceOf(info[1]).allocator.setLimit(static_cast<size_t>(integerOf(info[0], "a memory limit", 0, kLargest)));
     return info.Env().Undefined();
   }
   Napi::Value trimMemory(const Napi::CallbackInfo& info) {
@@ -282,7 +315,7 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
   Napi::Value setThreadCount(const Napi::CallbackInfo& info) {
-    setThreads(info[0].ToNumber().Int32Value());
+    setThreads(static_cast<int>(integerOf(info[0], "a number of threads", 0, kMaxThreads)));
     return info.Env().Undefined();
   }
   Napi::Value threadCount(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
@@ -344,13 +377,17 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[1]).unpin(bytesOf(info[0]).first);
     return info.Env().Undefined();
   }
+  // A place in the tensor's bytes, or their end.
+  static size_t offsetOf(const Napi::Value& value, const Tensor& tensor) {
+    return static_cast<size_t>(integerOf(value, "an offset", 0, static_cast<double>(tensor.storage->bytes)));
+  }
   // startUpload(handle, typedArray, offset): to the tensor's bytes from `offset` on
   Napi::Value startUpload(const Napi::CallbackInfo& info) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
     const auto bytes = bytesOf(info[1]);
-    const size_t offset = static_cast<size_t>(info[2].ToNumber().Int64Value());
+    const size_t offset = offsetOf(info[2], tensor);
     require(
-        offset + bytes.second <= tensor.storage->bytes, "SHAPE",
+        bytes.second <= tensor.storage->bytes - offset, "SHAPE",
         "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
     if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
     return info.Env().Undefined();
@@ -360,31 +397,47 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value release(const Napi::CallbackInfo& info) { return withTarget(info, &Device::release); }
   Napi::Value withTarget(const Napi::CallbackInfo& info, void (Device::*method)(void*)) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "upload");
-    (tensor.storage->device.*method)(static_cast<char*>(tensor.raw()) + info[1].ToNumber().Int64Value());
+    (tensor.storage->device.*method)(static_cast<char*>(tensor.raw()) + offsetOf(info[1], tensor));
     return info.Env().Undefined();
   }
 
-  // startRead(handle) -> ticket; finishRead(ticket, typedArray)
+  // startRead(handle) -> ticket; finishRead(ticket, typedArray). Reads that nobody finishes keep their copies, so there is an end to them.
   Napi::Value startRead(const Napi::CallbackInfo& info) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "read");
-    downloads_[++lastTicket_] = tensor.storage->device.startDownload(tensor.raw(), tensor.size() * itemSize(tensor.dtype));
+    const size_t bytes = tensor.size() * itemSize(tensor.dtype);
+    require(downloads_.size() < kMaxReads && (downloads_.empty() || waiting_ + bytes <= kMaxReadBytes), "OUT_OF_MEMORY",
+            "startRead: " + std::to_string(downloads_.size()) + " reads of " + std::to_string(waiting_) +
+                " bytes have been started and not finished: finish them");
+    downloads_[++lastTicket_] = {tensor.storage->device.startDownload(tensor.raw(), bytes), bytes};
+    waiting_ += bytes;
     return Napi::Number::New(info.Env(), lastTicket_);
   }
   Napi::Value finishRead(const Napi::CallbackInfo& info) {
     const auto found = downloads_.find(info[0].ToNumber().Uint32Value());
     require(found != downloads_.end(), "INTERNAL", "finishRead: there is no such read");
-    const std::unique_ptr<Download> download = std::move(found->second);
+    const auto to = bytesOf(info[1]);
+    require(to.second == found->second.bytes, "SHAPE",
+            "finishRead: expected an array of " + std::to_string(found->second.bytes) + " bytes but received " + std::to_string(to.second));
+    const std::unique_ptr<Download> download = std::move(found->second.download);
+    waiting_ -= to.second;
     downloads_.erase(found);
-    download->finish(bytesOf(info[1]).first);
+    download->finish(to.first);
     return info.Env().Undefined();
   }
+
+  struct Read {
+    std::unique_ptr<Download> download;
+    size_t bytes;
+  };
 
   // A step on a device, run (startTrace, endTrace), recorded with planned memory (startRecording, endRecording), replayed, and given up.
   struct Step {
     Device* device;
     Arena* arena = nullptr;
     std::unique_ptr<Recording> recording;
-    bool open = false;  // between startRecording and endRecording
+    bool tracing = true;  // between startTrace and endTrace
+    bool traced = false;  // and after it, until startRecording
+    bool open = false;    // between startRecording and endRecording
   };
   // startTrace(device) -> step
   Napi::Value startTrace(const Napi::CallbackInfo& info) {
@@ -401,11 +454,18 @@ class Addon : public Napi::Addon<Addon> {
     return found->second;
   }
   Napi::Value endTrace(const Napi::CallbackInfo& info) {
-    stepOf(info).device->allocator.endTrace();
+    Step& step = stepOf(info);
+    require(step.tracing, "GRAPH", "graph: the trace of this step has ended");
+    step.tracing = false;
+    step.device->allocator.endTrace();
+    step.traced = true;
     return info.Env().Undefined();
   }
   Napi::Value startRecording(const Napi::CallbackInfo& info) {
     Step& step = stepOf(info);
+    require(step.traced, "GRAPH", "graph: a step is recorded once, after its trace");
+    require(step.device->traits().recordable, "GRAPH", step.device->name + " records no work");
+    step.traced = false;
     step.device->synchronize();
     step.device->allocator.startServing(step.arena);
     step.device->beginRecording();
@@ -415,6 +475,7 @@ class Addon : public Napi::Addon<Addon> {
   // endRecording(step) -> what was planned
   Napi::Value endRecording(const Napi::CallbackInfo& info) {
     Step& step = stepOf(info);
+    require(step.open, "GRAPH", "graph: this step is not being recorded");
     step.open = false;
     step.recording = step.device->endRecording();
     step.device->allocator.endServing();
@@ -426,7 +487,9 @@ class Addon : public Napi::Addon<Addon> {
     return result;
   }
   Napi::Value replay(const Napi::CallbackInfo& info) {
-    stepOf(info).recording->replay();
+    const Step& step = stepOf(info);
+    require(step.recording != nullptr, "GRAPH", "graph: this step has not been recorded");
+    step.recording->replay();
     return info.Env().Undefined();
   }
   // endGraph(step): at any point
@@ -447,8 +510,8 @@ class Addon : public Napi::Addon<Addon> {
     return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).recordEvent()));
   }
   Napi::Value elapsed(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(static_cast<size_t>(info[1].ToNumber().Int64Value()),
-                                                                   static_cast<size_t>(info[2].ToNumber().Int64Value())));
+    const auto event = [&](size_t i) { return static_cast<size_t>(integerOf(info[i], "an event", 0, kLargest)); };
+    return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(event(1), event(2)));
   }
 
 #if defined(DENSECL_SIMT)
@@ -472,7 +535,8 @@ class Addon : public Napi::Addon<Addon> {
   Napi::FunctionReference errorClass_;
   Handles handles_;
   Device* device_ = nullptr;
-  std::map<uint32_t, std::unique_ptr<Download>> downloads_;
+  std::map<uint32_t, Read> downloads_;
+  size_t waiting_ = 0;  // bytes of downloads_
   std::map<uint32_t, Step> steps_;
   uint32_t lastTicket_ = 0;
 };

@@ -25,6 +25,7 @@ constexpr int firstOf(OpIndex op) { return static_cast<int>(op) << kPositionBits
 #define REAL(name) name
 #define FLAG(name) name
 #define INTEGER(name, least) name
+#define LARGE_INTEGER(name, least) name
 #define INTEGERS(name, least) name
 #define TENSORS(...) enum Tensor : int { beforeTensors = kFirst - 1, __VA_ARGS__ };
 #define NUMBERS(...) enum Number : int { beforeNumbers = kFirst - 1, __VA_ARGS__ };
@@ -46,6 +47,7 @@ constexpr int firstOf(OpIndex op) { return static_cast<int>(op) << kPositionBits
 #undef REAL
 #undef FLAG
 #undef INTEGER
+#undef LARGE_INTEGER
 #undef INTEGERS
 
 }  // namespace args

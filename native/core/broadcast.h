@@ -39,6 +39,11 @@ StridedLoop<static_cast<int>(kOperands)> stridedLoop(const char* op, const std::
   // From the innermost dimension outwards, so the lists are reversed at the end.
   std::array<int64_t, kOperands> passed;
   passed.fill(1);
+  const auto refuse = [&](const std::vector<int64_t>& own) {
+    throw Error("SHAPE", std::string(op) + ": " + written(own) + " does not broadcast to " + written(shape));
+  };
+  for (const std::vector<int64_t>* own : operands)
+    if (own->size() > shape.size()) refuse(*own);
   for (size_t i = 0; i < shape.size(); ++i) {
     const int64_t size = shape[shape.size() - 1 - i];
     loop.count *= size;
@@ -46,8 +51,7 @@ StridedLoop<static_cast<int>(kOperands)> stridedLoop(const char* op, const std::
     for (size_t k = 0; k < kOperands; ++k) {
       const std::vector<int64_t>& own = *operands[k];
       const int64_t length = i < own.size() ? own[own.size() - 1 - i] : 1;
-      require(own.size() <= shape.size() && (length == size || length == 1), "SHAPE",
-              std::string(op) + ": " + written(own) + " does not broadcast to " + written(shape));
+      if (length != size && length != 1) refuse(own);
       stride[k] = length == 1 ? 0 : passed[k];
       passed[k] *= length;
     }

@@ -11,11 +11,13 @@ namespace {
 
 constexpr int kAny = -1;      // `_`
 constexpr int kLiteral = -2;  // a number
+constexpr double kLargest = 9007199254740991.0, kLargest32 = 2147483647.0;
 
 // A name of the types of one op, by its place in their symbol table.
 struct Dimension {
   int symbol;
   int64_t size;
+  bool filled;  // not of size 0
 };
 
 struct Type {
@@ -60,10 +62,15 @@ struct Types {
         type.packed = true;
         name.resize(name.size() - 3);
         type.pack = symbol(name == "_" ? name : name + "...");
-      } else if (!name.empty() && std::isdigit(static_cast<unsigned char>(name[0])) != 0) {
-        type.dimensions.push_back({kLiteral, std::stoll(name)});
+        name.clear();
+        continue;
+      }
+      const bool filled = !name.empty() && name.back() == '+';
+      if (filled) name.pop_back();
+      if (!name.empty() && std::isdigit(static_cast<unsigned char>(name[0])) != 0) {
+        type.dimensions.push_back({kLiteral, std::stoll(name), filled});
       } else if (!name.empty()) {
-        type.dimensions.push_back({symbol(name), 0});
+        type.dimensions.push_back({symbol(name), 0, filled});
       }
       name.clear();
     }
@@ -94,9 +101,10 @@ class Binding {
       if (!same) refuse("SHAPE", " with the leading dimensions of " + std::string(bound.from) + " " + describe(*bound.tensor));
     }
     for (size_t i = 0; i < own; ++i) {
-      const auto& [symbol, literal] = type.dimensions[i];
+      const auto& [symbol, literal, filled] = type.dimensions[i];
       const int64_t size = tensor.shape[packed + i];
       if (symbol == kLiteral && size != literal) refuse("SHAPE", "");
+      if (filled && size == 0) refuse("SHAPE", " with at least one element along axis " + std::to_string(packed + i));
       if (symbol < 0) continue;
       Bound& bound = bound_[static_cast<size_t>(symbol)];
       if (bound.from == nullptr) bound = {parameter.name, size, &tensor, 0};
@@ -175,7 +183,7 @@ void Signature::check(const Call& call) const {
   checkTensors(true);
   checkTensors(false);
   for (size_t i = 0; i < numbers.size(); ++i) {
-    const auto& [parameter, kind, least] = numbers[i];
+    const auto& [parameter, kind, least, most] = numbers[i];
     for (uint32_t k = call.firstNumber[i]; k < call.firstNumber[i + 1]; ++k) {
       const double value = call.numbers[k];
       const auto expect = [&, parameter = parameter](bool holds, const std::string& what) {
@@ -184,8 +192,9 @@ void Signature::check(const Call& call) const {
       };
       if (kind == NumberKind::flag) expect(value == 0 || value == 1, "true or false");
       if (kind == NumberKind::integer || kind == NumberKind::integers)
-        expect(value == std::floor(value) && value >= least && value <= 9007199254740991.0,
-               "an integer of at least " + std::to_string(static_cast<int64_t>(least)));
+        expect(value == std::floor(value) && value >= least && value <= most,
+               "an integer of at least " + std::to_string(static_cast<int64_t>(least)) + " and at most " +
+                   std::to_string(static_cast<int64_t>(most)));
     }
   }
 }
@@ -197,10 +206,11 @@ const std::vector<Signature>& signatures() {
 #define OPTIONAL_OUT(name, type) TensorParameter{#name, type, Presence::optional}
 #define LIST(name, type) TensorParameter{#name, type, Presence::list}
 #define OPTIONAL_LIST(name, type) TensorParameter{#name, type, Presence::optionalList}
-#define REAL(name) NumberParameter{#name, NumberKind::real, 0}
-#define FLAG(name) NumberParameter{#name, NumberKind::flag, 0}
-#define INTEGER(name, least) NumberParameter{#name, NumberKind::integer, least}
-#define INTEGERS(name, least) NumberParameter{#name, NumberKind::integers, least}
+#define REAL(name) NumberParameter{#name, NumberKind::real, 0, 0}
+#define FLAG(name) NumberParameter{#name, NumberKind::flag, 0, 0}
+#define INTEGER(name, least) NumberParameter{#name, NumberKind::integer, least, kLargest32}
+#define LARGE_INTEGER(name, least) NumberParameter{#name, NumberKind::integer, least, kLargest}
+#define INTEGERS(name, least) NumberParameter{#name, NumberKind::integers, least, kLargest}
 #define TENSORS(...) {__VA_ARGS__},
 #define NUMBERS(...) {__VA_ARGS__}
 #define OP(name, ...) {#name, __VA_ARGS__},

@@ -15,7 +15,7 @@ struct TensorParameter {
   // The dtype and shape, such as "T[N,H,W,C]". A dtype is f32, i32, u8, another lower-case name, T (any floating dtype), A (what T is
   // accumulated in: f64 for f64, else f32), `_` or another capital letter (any dtype); a capital stands for one dtype in the whole call. A
   // dimension is a number, a name that stands for one size in the whole call, `_` for any size, or, in front of all others, a name with
-  // three dots for any number of dimensions, the same in the whole call.
+  // three dots for any number of dimensions, the same in the whole call. A plus after it: not of size 0.
   const char* type;
   Presence presence;
 };
@@ -25,7 +25,7 @@ enum class NumberKind { real, integer, flag, integers };
 struct NumberParameter {
   const char* name;
   NumberKind kind;
-  double least;  // of an integer
+  double least, most;  // of an integer
 };
 
 struct Call;

@@ -26,6 +26,12 @@ struct StridedCopy {
                 std::to_string(yStrides.size()) + " of y and " + std::to_string(xStrides.size()) + " of x");
     yOffset = call.integer(Names::yOffset);
     xOffset = call.integer(Names::xOffset);
+    // In floating point, as products of what a call may say overflow integers.
+    double elements = 1;
+    for (int64_t size : shape) elements *= static_cast<double>(size);
+    require(elements <= static_cast<double>(call.tensor(Names::y).size()), "SHAPE",
+            "copyStrided: expected shape of at most the elements of y " + describe(call.tensor(Names::y)) + " but received " +
+                std::to_string(elements));
     for (size_t i = 0; i < shape.size(); ++i) {
       count *= shape[i];
       if (shape[i] != 1) axes.push_back({shape[i], yStrides[i], xStrides[i]});
@@ -53,15 +59,15 @@ struct StridedCopy {
 
  private:
   void checkInside(const Tensor& tensor, const char* name, int64_t offset, int64_t Axis::* stride) const {
-    int64_t low = offset, high = offset;
+    double low = static_cast<double>(offset), high = low;
     for (const Axis& axis : axes) {
       require(axis.y != 0, "ARGUMENT", "copyStrided: expected strides of y other than 0");
-      const int64_t reach = (axis.size - 1) * (axis.*stride);
+      const double reach = static_cast<double>(axis.size - 1) * static_cast<double>(axis.*stride);
       (reach < 0 ? low : high) += reach;
     }
-    require(low >= 0 && high < tensor.size(), "RANGE",
+    require(low >= 0 && high < static_cast<double>(tensor.size()), "RANGE",
             std::string("copyStrided: expected places inside of ") + name + " " + describe(tensor) + " but received elements " +
-                std::to_string(low) + " to " + std::to_string(high));
+                std::to_string(static_cast<int64_t>(low)) + " to " + std::to_string(static_cast<int64_t>(high)));
   }
 };
 

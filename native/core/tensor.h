@@ -11,6 +11,7 @@
 namespace densecl {
 
 enum class DType : int { f32 = 0, f64 = 1, i32 = 2, u8 = 3, bf16 = 4 };
+constexpr int kDTypes = 5;
 
 inline size_t itemSize(DType dtype) {
   switch (dtype) {

@@ -19,6 +19,13 @@ inline void requireWindows(const Call& call, const char* name, const Tensor& out
               " windows but received " + describe(out));
 }
 
+// Every window must hold a pixel of the image, so its padding must not be more than half of it.
+inline void requirePixels(const Call& call, int64_t kernelH, int64_t kernelW, int64_t paddingH, int64_t paddingW) {
+  require(2 * paddingH <= kernelH && 2 * paddingW <= kernelW, "ARGUMENT",
+          std::string(call.op) + ": expected padding of at most half the kernel " + std::to_string(kernelH) + "x" +
+              std::to_string(kernelW) + " but received " + std::to_string(paddingH) + "x" + std::to_string(paddingW));
+}
+
 // `sums` [chunks, 2, C] must have as many chunks.
 inline void requireChunks(const Call& call, const char* name, const Tensor& sums, int64_t chunks) {
   require(sums.dim(0) == chunks, "SHAPE",

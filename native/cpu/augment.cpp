@@ -156,13 +156,13 @@ class View {
         planes(storage.data()),
         spare(planes + 3 * static_cast<size_t>(size)) {}
 
-  void resizedCrop(const uint8_t* pixels, int rowBytes, int top, int left, int cropHeight, int cropWidth) {
+  void resizedCrop(const uint8_t* pixels, int64_t rowBytes, int top, int left, int cropHeight, int cropWidth) {
     const Filter rows = triangle(cropHeight, height), columns = triangle(cropWidth, width);
-    std::vector<float> line(3 * (cropWidth + columns.taps) + 1);  // resizeLine reads all taps, and one float further
+    std::vector<float> line(3 * (static_cast<size_t>(cropWidth) + columns.taps) + 1);  // resizeLine reads all taps, and one float further
     for (int y = 0; y < height; ++y) {
       std::fill_n(line.begin(), 3 * cropWidth, 0.0f);
       for (int k = 0; k < rows.count[y]; ++k)
-        accumulateBytes(line.data(), pixels + static_cast<size_t>(top + rows.first[y] + k) * rowBytes + 3 * left,
+        accumulateBytes(line.data(), pixels + (static_cast<int64_t>(top) + rows.first[y] + k) * rowBytes + 3 * static_cast<int64_t>(left),
                         rows.weights[static_cast<size_t>(y) * rows.taps + k], 3 * cropWidth);
       resizeLine(plane(0) + y * width, plane(1) + y * width, plane(2) + y * width, line.data(), columns.first.data(),
                  columns.weights.data(), columns.taps, width);
@@ -255,20 +255,25 @@ void augment(const Call& call) {
                &table = call.tensor(Names::table);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   const int64_t columns = table.dim(1), first = call.integer(Names::first), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
-  require(first >= 0 && first + half <= out.dim(0), "RANGE",
-          "augment: views " + std::to_string(first) + ".. do not fit into " + describe(out));
+  require(out.dtype == DType::f32, "DTYPE", "augment: expected views of f32 on the CPU but received " + describe(out));
+  require(3.0 * static_cast<double>(out.dim(1)) * static_cast<double>(out.dim(2)) < 2147483648.0, "SHAPE",
+          "augment: expected views of fewer than 2^31 values but received " + describe(out));
+  require(second == nullptr || table.dim(0) % 2 == 0, "SHAPE",
+          "augment: expected table of as many rows for views as for second but received " + describe(table));
+  for (const Tensor* views : {&out, second == nullptr ? &out : second})
+    require(first + half <= views->dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(*views));
   parallelFor(table.dim(0), [&](int64_t v) {
     const double* row = table.data<double>() + v * columns;
     const auto integer = [&](int i) { return static_cast<int>(row[i]); };
     const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5),
               cropWidth = integer(6);
     require(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 &&
-                cropHeight > 0 && cropWidth > 0 && top + cropHeight <= imageHeight && left + cropWidth <= imageWidth,
+                cropHeight > 0 && cropWidth > 0 && int64_t{top} + cropHeight <= imageHeight && int64_t{left} + cropWidth <= imageWidth,
             "RANGE",
             "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) +
                 "x" + std::to_string(imageWidth) + " pixels");
     View view(height, width);
-    view.resizedCrop(pixels.data<uint8_t>() + static_cast<int64_t>(row[0]), 3 * imageWidth, top, left, cropHeight, cropWidth);
+    view.resizedCrop(pixels.data<uint8_t>() + static_cast<int64_t>(row[0]), int64_t{3} * imageWidth, top, left, cropHeight, cropWidth);
     for (int i = 17; i < 25 && row[i] >= 0; i += 2) {
       const float value = static_cast<float>(row[i + 1]);
       switch (integer(i)) {

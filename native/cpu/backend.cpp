@@ -7,6 +7,9 @@
 #include "../core/parallel.h"
 #include "isa.h"
 #include "ops.h"
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace densecl {
 namespace {
@@ -21,7 +24,22 @@ class CpuDevice : public Device {
  public:
   CpuDevice() : Device("cpu", kOps) {}
   void* allocateRaw(size_t bytes) override { return std::aligned_alloc(64, bytes); }
-  void releaseRaw(void* block, size_t) override { std::free(block); }
+  void releaseRaw(void* block, size_t bytes) override {
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+#else
+    (void)bytes;
+#endif
+    std::free(block);
+  }
+#if defined(__SANITIZE_ADDRESS__)
+  // What a tensor has not asked for is none of its memory, and none of it is anyone's in the cache.
+  void onAcquire(void* block, size_t bytes, size_t capacity) override {
+    ASAN_UNPOISON_MEMORY_REGION(block, capacity);
+    ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + bytes, capacity - bytes);
+  }
+  void onRelease(void* block, size_t, size_t capacity) override { ASAN_POISON_MEMORY_REGION(block, capacity); }
+#endif
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   Traits traits() override {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/windows.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -154,7 +155,7 @@ struct Geometry {
   int64_t stride[2], padding[2], dilation[2];
 
   template <class Names>
-  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y)
+  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
       : n(x.dim(0)),
         h(x.dim(1)),
         w(x.dim(2)),
@@ -173,6 +174,8 @@ struct Geometry {
     require(in * groups == c && outs * groups == o, "SHAPE",
             std::string(call.op) + ": expected weight [O,KH,KW,C/groups] with O and C of x " + describe(x) + " divisible by " +
                 std::to_string(groups) + " groups but received " + describe(weight));
+    requireWindows(call, yName, y, windowsAlong(h, kh, stride[0], padding[0], dilation[0]),
+                   windowsAlong(w, kw, stride[1], padding[1], dilation[1]));
   }
   int64_t taps() const { return kh * kw; }
   bool depthwise() const { return in == 1 && outs == 1; }
@@ -293,7 +296,7 @@ void groupedConv2d(const Call& call) {
   using Names = args::groupedConv2d;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &weight = call.tensor(Names::weight);
   const Tensor* bias = call.optional(Names::bias);
-  const Geometry g(call, Names{}, x, weight, y);
+  const Geometry g(call, Names{}, x, weight, y, "y");
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     gather<T>(g, false, y.data<T>(), x.data<T>(), weight.data<T>(), bias == nullptr ? nullptr : bias->data<T>());
@@ -303,7 +306,7 @@ void groupedConv2d(const Call& call) {
 void groupedConv2dBackwardInput(const Call& call) {
   using Names = args::groupedConv2dBackwardInput;
   const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &weight = call.tensor(Names::weight);
-  const Geometry g(call, Names{}, dx, weight, dy);
+  const Geometry g(call, Names{}, dx, weight, dy, "dy");
   dispatchFloat(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     gather<T>(g, true, dx.data<T>(), dy.data<T>(), weight.data<T>(), nullptr);
@@ -313,7 +316,7 @@ void groupedConv2dBackwardInput(const Call& call) {
 void groupedConv2dBackwardWeight(const Call& call) {
   using Names = args::groupedConv2dBackwardWeight;
   const Tensor &dweight = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
-  const Geometry g(call, Names{}, x, dweight, dy);
+  const Geometry g(call, Names{}, x, dweight, dy, "dy");
   dispatchFloat(call, dweight.dtype, [&](auto zero) {
     using T = decltype(zero);
     backwardWeight<T>(g, dweight.data<T>(), dy.data<T>(), x.data<T>());

@@ -33,9 +33,9 @@ INLINE float fastExp(float x) {
   e = e * r + 1.0f;
   e = e * r + 1.0f;
   union {
-    int32_t i;
+    uint32_t i;  // a NaN's may be any number
     float f;
-  } power = {(static_cast<int32_t>(n) + 127) << 23};
+  } power = {(static_cast<uint32_t>(static_cast<int32_t>(n)) + 127u) << 23};
   return e * power.f;
 }
 INLINE double fastExp(double x) { return std::exp(x); }

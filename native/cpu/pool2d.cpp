@@ -38,9 +38,10 @@ struct Pool {
         x{in.dim(2), out.dim(2), call.integer(Names::kernelW), call.integer(Names::strideW), call.integer(Names::paddingW), adaptive},
         n(in.dim(0)),
         c(in.dim(3)) {
-    if (!adaptive)
-      requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
-                     windowsAlong(x.in, x.kernel, x.stride, x.padding));
+    if (adaptive) return;
+    requirePixels(call, y.kernel, x.kernel, y.padding, x.padding);
+    requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
+                   windowsAlong(x.in, x.kernel, x.stride, x.padding));
   }
 
   // body(output pixel, window of rows, window of columns, image) for the outputs of one image
@@ -101,7 +102,11 @@ void maxPool2dBackward(const Call& call) {
       const T* source = dy.data<T>() + image * out * channels;
       const int32_t* at = index.data<int32_t>() + image * out * channels;
       for (int64_t o = 0; o < out; ++o, source += channels, at += channels)
-        for (int64_t c = 0; c < channels; ++c) target[at[c] * channels + c] += source[c];
+        for (int64_t c = 0; c < channels; ++c) {
+          require(at[c] >= 0 && at[c] < in, "RANGE",
+                  "maxPool2dBackward: index " + std::to_string(at[c]) + " is outside of an image of " + std::to_string(in) + " pixels");
+          target[at[c] * channels + c] += source[c];
+        }
     });
   });
 }

@@ -57,9 +57,10 @@ struct Pool {
          number(Names::strideH),      number(Names::paddingH),      adaptive};
     x = {static_cast<int>(in.dim(2)), static_cast<int>(out.dim(2)), number(Names::kernelW),
          number(Names::strideW),      number(Names::paddingW),      adaptive};
-    if (!adaptive)
-      requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
-                     windowsAlong(x.in, x.kernel, x.stride, x.padding));
+    if (adaptive) return;
+    requirePixels(call, y.kernel, x.kernel, y.padding, x.padding);
+    requireWindows(call, outName, out, windowsAlong(y.in, y.kernel, y.stride, y.padding),
+                   windowsAlong(x.in, x.kernel, x.stride, x.padding));
   }
   DEVICE float scale(const Window& rows, const Window& columns) const {
     return 1.0f / static_cast<float>(countPadding ? rows.full * columns.full : (rows.end - rows.begin) * (columns.end - columns.begin));

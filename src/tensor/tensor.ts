@@ -80,6 +80,14 @@ const foreignNames: Readonly<Record<string, DType>> = {
   bfloat16: 'bf16',
 }
 
+function expectShape(op: string, shape: unknown): void {
+  if (Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && d >= 0)) return
+  fail(
+    'SHAPE',
+    `${op}: expected a shape of non-negative integers but received ${Array.isArray(shape) ? `[${shape.join(',')}]` : kindOf(shape)}`,
+  )
+}
+
 function expectDtype(name: unknown): DType {
   const known = dtypes.find((dtype) => dtype === name)
   if (known !== undefined) return known
@@ -194,11 +202,7 @@ export class Tensor {
 
   /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
   static empty(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
-    const given: unknown = shape
-    if (!Array.isArray(given) || !given.every((d) => Number.isSafeInteger(d) && d >= 0)) {
-      const kind = Array.isArray(given) ? `[${given.join(',')}]` : kindOf(given)
-      fail('SHAPE', `tensor: expected a shape of non-negative integers but received ${kind}`)
-    }
+    expectShape('tensor', shape)
     return new Tensor(native.create(dtypes.indexOf(expectDtype(dtype)), shape, device), [...shape], dtype, device)
   }
 
@@ -298,6 +302,7 @@ export class Tensor {
       const parts = Object.fromEntries(Object.entries(this.#deferral.parts).map(([name, part]) => [name, part.alias()]))
       return Tensor.deferred(shape, this.dtype, this.device, { ...this.#deferral, parts })
     }
+    expectShape('alias', shape)
     return new Tensor(native.view(this.handle, shape), [...shape], this.dtype, this.device)
   }
 

@@ -30,6 +30,8 @@ interface Parameter {
   dtype: string
   /** A name with three dots in front stands for any number of dimensions. */
   dimensions: string[]
+  /** The axes, from the last one -1, that must not be of size 0. */
+  filled: number[]
 }
 interface NumberParameter {
   kind: string
@@ -49,9 +51,12 @@ const declared = new Map(
           kind: kind!,
           name: name!,
           dtype: dtype!,
-          dimensions: dimensions!.split(',').filter(Boolean),
+          dimensions: dimensions!.replaceAll('+', '').split(',').filter(Boolean),
+          filled: [...dimensions!.split(',').entries()].flatMap(([axis, name]) =>
+            name.endsWith('+') ? [axis - dimensions!.split(',').length] : [],
+          ),
         })),
-        numbers: [...row.matchAll(/(REAL|FLAG|INTEGER|INTEGERS)\((\w+)/g)].map(([, kind, name]): NumberParameter => ({
+        numbers: [...row.matchAll(/(REAL|FLAG|INTEGER|LARGE_INTEGER|INTEGERS)\((\w+)/g)].map(([, kind, name]): NumberParameter => ({
           kind: kind!,
           name: name!,
         })),
@@ -193,6 +198,32 @@ for (const [op, { tensors, numbers }] of declared) {
     }
   })
 
+  test(`${op}: a tensor of no elements along an axis that must have some is refused`, () => {
+    for (const { name, filled } of present)
+      for (const axis of filled) {
+        const empty = ({ shape, dtype }: Described): Described => ({ shape: shape.with(axis, 0), dtype })
+        // Other tensors share the axis, so theirs is emptied with it.
+        const letter = tensors.find((parameter) => parameter.name === name)!.dimensions.at(axis)!
+        const emptied = (other: Described): Described => {
+          const { dimensions } = tensors.find((parameter) => firstOf(call, parameter.name) === other)!
+          const at = dimensions.lastIndexOf(letter) - dimensions.length
+          return letter !== '_' && at < 0 && dimensions.includes(letter) ? { ...other, shape: other.shape.with(at, 0) } : other
+        }
+        scope(() => {
+          const whole = firstOf(call, name)
+          const made = mapTensors(call.tensors, (tensor) => {
+            const { shape, dtype } = tensor === whole ? empty(tensor) : emptied(tensor)
+            return Tensor.zeros(shape, dtype)
+          })
+          throwsError(
+            () => runNamed(op, made, call.numbers),
+            'SHAPE',
+            new RegExp(`^${op}: expected ${name} .* with at least one element along axis`),
+          )
+        })
+      }
+  })
+
   test(`${op}: a missing or unknown name is refused, and a number of the wrong kind`, () => {
     scope(() => {
       const made = mapTensors(call.tensors, ({ shape, dtype }) => Tensor.zeros(shape, dtype))
@@ -207,7 +238,7 @@ for (const [op, { tensors, numbers }] of declared) {
       for (const { kind, name } of numbers) {
         const { [name]: _, ...others } = call.numbers
         throwsError(() => runNamed(op, made, others), 'ARGUMENT', named(name))
-        const wrong = { REAL: undefined, FLAG: 2, INTEGER: 0.5, INTEGERS: [0.5] }[kind]
+        const wrong = { REAL: undefined, FLAG: 2, INTEGER: 0.5, LARGE_INTEGER: 0.5, INTEGERS: [0.5] }[kind]
         if (wrong !== undefined) throwsError(() => runNamed(op, made, { ...call.numbers, [name]: wrong }), 'ARGUMENT', named(name))
       }
     })

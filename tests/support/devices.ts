@@ -50,6 +50,17 @@ export function sanitized(root: string): Record<string, string> {
   }
 }
 
+/**
+ * The CPU's ops under a sanitizer: the addon of the CPU alone, which has UndefinedBehaviorSanitizer too, else that of `simt`. Undefined
+ * where neither is built.
+ */
+export function sanitizedCpu(root: string): Record<string, string> | undefined {
+  const addon = ['build-cpu-asan', 'build-simt-asan'].map((folder) => join(root, folder, 'Release', 'densecl.node')).find(existsSync)
+  return addon === undefined
+    ? undefined
+    : { ...sanitized(root), DENSECL_TEST_DEVICE: 'cpu', DENSECL_ADDON: addon, UBSAN_OPTIONS: 'print_stacktrace=1' }
+}
+
 function missingGpu(addon: string): { missing?: string } {
   if (!existsSync(addon)) return { missing: 'build-cuda is not built: npm run build:cuda' }
   const program = `const addon = require(${JSON.stringify(addon)}); addon.initialize(Error); addon.deviceTraits('cuda:0')`
