@@ -51,10 +51,11 @@ export async function openBackbone(
   const device = await useDevice(wanted)
   const kind = await kindOfFlag(module)
   const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
+  const names = report.prefix === '' ? 'plain names' : `names after the prefix ${report.prefix}`
   return {
     backbone,
     compute: evaluationCompute(device, { threads: count === 0 ? undefined : count }),
-    note: `${weights}: ${backbone.description}, read from ${report.prefix === '' ? 'plain names' : `names after the prefix ${report.prefix}`}`,
+    note: `${weights}: ${backbone.description}, read from ${names}`,
   }
 }
 

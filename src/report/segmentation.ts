@@ -34,8 +34,8 @@ export function segmentationPicture(samples: readonly Segmented[], classes: read
   const total = bottom + 12 + 20 * Math.ceil(classes.length / columns)
   const titles = ['image', 'mask', 'predicted'].map((title, c) => `<text x="${c * (width + gap) + 2}" y="16">${title}</text>`)
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" font-family="sans-serif" font-size="13">` +
-    `<rect width="100%" height="100%" fill="#fff"/>${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" ` +
+    `font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fff"/>${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
   )
 }
 

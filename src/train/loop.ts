@@ -76,7 +76,7 @@ export class Loop {
     if (kept || last) await artifacts.picture()
   }
 
-  /** Whether the last checkpoint is written after the step that has been taken: by steps of the run or at ends of epochs, and at its end. */
+  /** Whether the last checkpoint is written after this step: by steps of the run or at ends of epochs, and at its end. */
   #saveDue(): boolean {
     const { checkpointSteps, epochs } = this.#run.config
     const { epoch, step, globalStep } = this.#run.position

@@ -97,13 +97,16 @@ const gradient: number = scope(() => {
   return tape.backward(y, [x])[0]!.item()
 })
 const build: Build = { random: new Random(1), dtype: 'f32' }
-const layer = new Conv2d(build, 3, 4, 3, { fill: (random, shape) => Float64Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal()) })
+const layer = new Conv2d(build, 3, 4, 3, {
+  fill: (random, shape) => Float64Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal()),
+})
 const shape: readonly number[] = layer.weight.shape
 layer.weight.dispose()
 setThreads(1)
 const config: Config = resolveConfig([{ key: 'epochs', value: 3, from: 'here' }])
 const source: Source = await openSource('scenes:7')
-console.log([gradient, shape.join('x'), threads(), memory().live - before, config.epochs, source.items.length, epochOrder(1, 0, 5).length, typeof DenseCL].join(' '))
+const more = [config.epochs, source.items.length, epochOrder(1, 0, 5).length, typeof DenseCL]
+console.log([gradient, shape.join('x'), threads(), memory().live - before, ...more].join(' '))
 `,
   )
   return main

@@ -37,34 +37,31 @@ test('what was read off the machine code is, to a twentieth, in the machine-code
   }
 })
 
-test(
-  'splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where that ' + 'is possible',
-  () => {
-    const problem = fc.record({
-      pixels: fc.integer({ min: 1, max: 3_000_000 }),
-      tileCount: fc.integer({ min: 1, max: 400 }),
-      blocks: fc.integer({ min: 1, max: 264 }),
-      slice: fc.constantFrom(16, 32, 64),
-      results: fc.integer({ min: 64, max: 3_000_000 }),
-      filled: fc.boolean(),
-    })
-    fc.assert(
-      fc.property(problem, ({ pixels, tileCount, blocks, slice, results, filled }) => {
-        const { share, count } = splitsOf(pixels, tileCount, blocks, slice, results, filled)
-        assert.is(share % slice, 0)
-        assert.ok(count * share >= pixels && (count - 1) * share < pixels)
-        assert.ok(count === 1 || share >= 16 * slice - slice)
-        if (!filled) return
-        const busy = (n: number, of: number): number => (tileCount * pixels) / (Math.ceil((tileCount * n) / blocks) * blocks * of)
-        if (busy(count, share) >= 0.9) return
-        for (let n = 1; n <= Math.min(4 * blocks, Math.max(1, Math.floor(pixels / (16 * slice)))); ++n) {
-          const each = Math.ceil(Math.ceil(pixels / n) / slice) * slice
-          if (Math.ceil(pixels / each) === n) assert.ok(busy(n, each) < 0.9, `${n} splits instead of ${count} would keep the machine busy`)
-        }
-      }),
-    )
-  },
-)
+test('splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where that is possible', () => {
+  const problem = fc.record({
+    pixels: fc.integer({ min: 1, max: 3_000_000 }),
+    tileCount: fc.integer({ min: 1, max: 400 }),
+    blocks: fc.integer({ min: 1, max: 264 }),
+    slice: fc.constantFrom(16, 32, 64),
+    results: fc.integer({ min: 64, max: 3_000_000 }),
+    filled: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(problem, ({ pixels, tileCount, blocks, slice, results, filled }) => {
+      const { share, count } = splitsOf(pixels, tileCount, blocks, slice, results, filled)
+      assert.is(share % slice, 0)
+      assert.ok(count * share >= pixels && (count - 1) * share < pixels)
+      assert.ok(count === 1 || share >= 16 * slice - slice)
+      if (!filled) return
+      const busy = (n: number, of: number): number => (tileCount * pixels) / (Math.ceil((tileCount * n) / blocks) * blocks * of)
+      if (busy(count, share) >= 0.9) return
+      for (let n = 1; n <= Math.min(4 * blocks, Math.max(1, Math.floor(pixels / (16 * slice)))); ++n) {
+        const each = Math.ceil(Math.ceil(pixels / n) / slice) * slice
+        if (Math.ceil(pixels / each) === n) assert.ok(busy(n, each) < 0.9, `${n} splits instead of ${count} would keep the machine busy`)
+      }
+    }),
+  )
+})
 
 test('no layer of ResNet-50 leaves a tenth of an H200 idle in its weight gradient, which half of them did', () => {
   const busy = (filled: boolean): number[] =>

@@ -28,7 +28,8 @@ test('the parameters of the published model: 64,850,560 in both encoders, 23,508
 testWhere(hasTorch, noTorch, test, 'state names and shapes are those of torchvision, at every depth', () => {
   const program = `
 import json, torchvision
-print(json.dumps({d: {k: list(v.shape) for k, v in getattr(torchvision.models, f"resnet{d}")(weights=None).state_dict().items() if not k.startswith("fc.")} for d in (18, 34, 50, 101)}))`
+states = {d: getattr(torchvision.models, f"resnet{d}")(weights=None).state_dict() for d in (18, 34, 50, 101)}
+print(json.dumps({d: {k: list(v.shape) for k, v in state.items() if not k.startswith("fc.")} for d, state in states.items()}))`
   const expected = JSON.parse(runPython(program)) as Record<string, Record<string, number[]>>
   for (const [depth, shapes] of Object.entries(expected)) {
     const backbone = build({ depth: Number(depth) as ResNetDepth })

@@ -80,36 +80,33 @@ test('the products of a call are those that the tables are made for', () => {
     assert.equal(productOf(shapeOfCall(call.op as ProductOp, call.tensors, call.numbers)), expected, name)
 })
 
-test(
-  'kernels of Hopper are candidates where the device has them and whole slices meet no prologue, splits where a split ' + 'keeps 16 slices',
-  () => {
-    fc.assert(
-      fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
-        const found = candidateTiles(shape, prologue, hopper)
-        const [c, o] = [shape.input[3]!, shape.weight[0]!]
-        assert.equal(
-          found.filter((tile) => tile <= 3),
-          shape.dtype === 'bf16' ? [1, 2, 3] : [],
-        )
-        assert.is(
-          found.includes(4),
-          hopper && !prologue && shape.dtype === 'bf16' && (shape.direction === 'backward input' ? o : c) % 64 === 0,
-        )
-        assert.is(found.includes(5), found.includes(4))
-        for (const tile of [0, ...found]) {
-          const splits = candidateSplits(shape, tile, multiprocessors)
-          assert.is(splits.length > 0, shape.direction === 'backward weight')
-          assert.is(new Set(splits).size, splits.length)
-          for (const count of splits)
-            assert.ok(
-              count >= 1 && (count === 1 || productOf(shape).depth / count >= 16 * (tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16)),
-              `${count} splits`,
-            )
-        }
-      }),
-    )
-  },
-)
+test('kernels of Hopper are candidates where the device has them and whole slices meet no prologue, splits where a split keeps 16 slices', () => {
+  fc.assert(
+    fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
+      const found = candidateTiles(shape, prologue, hopper)
+      const [c, o] = [shape.input[3]!, shape.weight[0]!]
+      assert.equal(
+        found.filter((tile) => tile <= 3),
+        shape.dtype === 'bf16' ? [1, 2, 3] : [],
+      )
+      assert.is(
+        found.includes(4),
+        hopper && !prologue && shape.dtype === 'bf16' && (shape.direction === 'backward input' ? o : c) % 64 === 0,
+      )
+      assert.is(found.includes(5), found.includes(4))
+      for (const tile of [0, ...found]) {
+        const splits = candidateSplits(shape, tile, multiprocessors)
+        assert.is(splits.length > 0, shape.direction === 'backward weight')
+        assert.is(new Set(splits).size, splits.length)
+        for (const count of splits)
+          assert.ok(
+            count >= 1 && (count === 1 || productOf(shape).depth / count >= 16 * (tile > 3 ? 64 : shape.dtype === 'bf16' ? 32 : 16)),
+            `${count} splits`,
+          )
+      }
+    }),
+  )
+})
 
 test('the numbers of a call with kernels: only the tile changes, and the splits of a weight gradient', () => {
   const numbers = { ...pointwiseWindows, tile: 0, tf32: false }

@@ -14,8 +14,29 @@ import { runCli, suite, testWhere, rejectsError, withFolder } from '../support/s
 const test = suite('page')
 const chromium = process.env.DENSECL_CHROMIUM ?? '/usr/bin/chromium'
 
-const row = (epoch: number, more: Record<string, number | null> = {}): string =>
-  `${JSON.stringify({ globalStep: epoch * 10, epoch, loss: 6 - epoch / 10, lossGlobal: 3, lossDense: 3 - epoch / 10, lr: 0.03, imagesPerSecond: 100 + epoch, waitShare: 0.1, spread: 0.5, accuracyGlobal: 0.1, accuracyDense: 0.9, positiveGlobal: 0.8, negativeGlobal: 0.1, positiveDense: 0.9, negativeDense: 0.2, samePosition: 0.4, distinctMatches: 0.5, queueFill: 1, ...more })}\n`
+const row = (epoch: number, more: Record<string, number | null> = {}): string => {
+  const values = {
+    globalStep: epoch * 10,
+    epoch,
+    loss: 6 - epoch / 10,
+    lossGlobal: 3,
+    lossDense: 3 - epoch / 10,
+    lr: 0.03,
+    imagesPerSecond: 100 + epoch,
+    waitShare: 0.1,
+    spread: 0.5,
+    accuracyGlobal: 0.1,
+    accuracyDense: 0.9,
+    positiveGlobal: 0.8,
+    negativeGlobal: 0.1,
+    positiveDense: 0.9,
+    negativeDense: 0.2,
+    samePosition: 0.4,
+    distinctMatches: 0.5,
+    queueFill: 1,
+  }
+  return `${JSON.stringify({ ...values, ...more })}\n`
+}
 
 /** A run folder as pretrain leaves it, without the training. */
 function writeRun(folder: string, epochs: number): string {

@@ -15,10 +15,10 @@ import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js
 
 const test = suite('lock')
 
-const settings =
-  'data=scenes:40 imageSize=32 batchSize=8 depth=18 baseChannels=4 hidden=16 featDim=8 queueLength=16 normGroups=2 logEvery=1 workers=1'.split(
-    ' ',
-  )
+const settings = [
+  ...['data=scenes:40', 'imageSize=32', 'batchSize=8', 'logEvery=1', 'workers=1'],
+  ...['depth=18', 'baseChannels=4', 'hidden=16', 'featDim=8', 'queueLength=16', 'normGroups=2'],
+]
 const pretrain = (out: string, ...more: string[]): string[] => ['pretrain', '--out', out, ...settings, ...more]
 
 const gone = async (child: ChildProcess): Promise<void> => {

@@ -225,8 +225,14 @@ const canMount = process.platform === 'linux' && process.getuid?.() === 0 && spa
 testWhere(canMount, 'a small disk needs root and mount namespaces', test, 'a full disk loses nothing', async () => {
   await withFolder((folder) => {
     // A tmpfs in a mount namespace of its own: one checkpoint of 0.6 MiB fits, a second beside it does not.
-    const script = `mount -t tmpfs -o size=1000k none ${folder} && ${process.execPath} ${cli} pretrain --out ${folder}/run ${flags({}).join(' ')} 2>&1; echo "code $?"
-      ${process.execPath} -e "const f = require('fs').readFileSync('${folder}/run/checkpoints/last.safetensors'); const n = Number(f.readBigUInt64LE()); const h = JSON.parse(f.toString('utf8', 8, 8 + n)); console.log('step', JSON.parse(h.__metadata__.densecl).position.globalStep)"`
+    const script = `
+mount -t tmpfs -o size=1000k none ${folder} || exit 1
+${process.execPath} ${cli} pretrain --out ${folder}/run ${flags({}).join(' ')} 2>&1
+echo "code $?"
+${process.execPath} -e "
+  const file = require('fs').readFileSync('${folder}/run/checkpoints/last.safetensors')
+  const header = JSON.parse(file.toString('utf8', 8, 8 + Number(file.readBigUInt64LE())))
+  console.log('step', JSON.parse(header.__metadata__.densecl).position.globalStep)"`
     const { stdout } = spawnSync('unshare', ['-m', 'sh', '-c', script], { encoding: 'utf8' })
     assert.match(stdout, /the disk is full/)
     assert.match(stdout, /what was there before is untouched/)

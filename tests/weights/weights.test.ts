@@ -321,7 +321,9 @@ testWhere(hasTorch, noTorch, test, 'what torch.save writes is read: both formats
 import sys, torch
 from collections import OrderedDict
 x = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
-content = {"state_dict": OrderedDict(a=x, view=x.permute(2, 0, 1)[1:], half=torch.tensor([1.5, -2.0]).half(), bf=torch.tensor([3.0]).bfloat16(), p=torch.nn.Parameter(torch.ones(2)), n=torch.tensor(7)), "epoch": 3, "meta": {"text": "x" * 300, "list": [1, 2.5, None, True]}}
+state = OrderedDict(a=x, view=x.permute(2, 0, 1)[1:], half=torch.tensor([1.5, -2.0]).half(), bf=torch.tensor([3.0]).bfloat16())
+state.update(p=torch.nn.Parameter(torch.ones(2)), n=torch.tensor(7))
+content = {"state_dict": state, "epoch": 3, "meta": {"text": "x" * 300, "list": [1, 2.5, None, True]}}
 torch.save(content, sys.argv[1])
 torch.save(content, sys.argv[2], _use_new_zipfile_serialization=False)`
     const paths = [join(folder, 'zip.pth'), join(folder, 'legacy.pth')]
