@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) averageBackwardKernel(T* dx, const T
 
 // Blocks along an image, and images.
 Grid gridFor(const Call& call, const Tensor& out, int width) {
-  return {loopGrid(call, out.size() / out.dim(0) / width, kThreads).x, out.dim(0)};
+  return {loopGrid(call, out.dim(1) * out.dim(2) * out.dim(3) / width, kThreads).x, out.dim(0)};
 }
 
 }  // namespace

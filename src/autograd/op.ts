@@ -91,7 +91,7 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   let first: [string, Tensor] | undefined
   for (const [name, tensor] of [...Object.entries(inputs), ...Object.entries(sums)]) {
     if (tensor === undefined) continue
-    if (!(tensor instanceof Tensor)) return fail('ARGUMENT', `${op}: expected ${name} to be a tensor but received ${kindOf(tensor)}`)
+    expectTensor(op, name, tensor)
     if (tensor.dtype === 'i32' || tensor.dtype === 'u8')
       fail('DTYPE', `${op}: expected ${name} of dtype f32, f64 or bf16 but received ${describe(tensor)}`)
     first ??= [name, tensor]
@@ -103,8 +103,19 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   }
 }
 
-/** All of one dtype, whichever. */
+export function expectTensor(op: string, name: string, value: unknown): asserts value is Tensor {
+  if (!(value instanceof Tensor)) fail('ARGUMENT', `${op}: expected ${name} to be a tensor but received ${kindOf(value)}`)
+}
+
+/** No axis after the first `batch` ones is empty. */
+export function expectElements(op: string, name: string, tensor: Tensor, batch = 0): void {
+  if (tensor.shape.indexOf(0, batch) >= 0)
+    fail('SHAPE', `${op}: expected ${name} without an empty axis${batch === 0 ? '' : ' but the batch'} but received ${describe(tensor)}`)
+}
+
+/** All tensors of one dtype, whichever. */
 export function expectOneDType(op: string, inputs: Inputs): void {
+  for (const [name, tensor] of Object.entries(inputs)) expectTensor(op, name, tensor)
   const [first, ...others] = Object.entries(inputs).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
   for (const [name, tensor] of others)
     if (tensor.dtype !== first![1].dtype)
@@ -112,6 +123,7 @@ export function expectOneDType(op: string, inputs: Inputs): void {
 }
 
 export function expectDType(op: string, name: string, tensor: Tensor, dtype: string): void {
+  expectTensor(op, name, tensor)
   if (tensor.dtype !== dtype) fail('DTYPE', `${op}: expected ${name} of dtype ${dtype} but received ${describe(tensor)}`)
 }
 

@@ -149,6 +149,7 @@ export function batchNorm(
   const { train, eps = 1e-5, momentum = 0.1, groups = 1, relu = false, pooled = false, residual, statistics } = options
   expectFloats('batchNorm', { x, residual }, { weight, bias, runningMean, runningVar })
   expectRank('batchNorm', 'x', x, 4)
+  if (x.shape[3] === 0) fail('SHAPE', `batchNorm: expected x of one channel or more but received ${describe(x)}`)
   for (const [name, tensor] of Object.entries({ weight, bias, runningMean, runningVar }))
     expectShape('batchNorm', name, tensor, [x.shape[3]!], 'the channels of x')
   if (residual !== undefined) expectShape('batchNorm', 'residual', residual, x.shape, 'the shape of x')

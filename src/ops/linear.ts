@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectElements, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { sumRows } from './sumRows.js'
@@ -44,11 +44,12 @@ export const linearOp = defineOp<LinearInputs>({
   },
 })
 
-/** x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O]. */
+/** x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O], R of which may be 0. */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   expectFloats('linear', { x, weight }, { bias })
   expectRank('linear', 'x', x, 2)
   expectRank('linear', 'weight', weight, 2)
+  expectElements('linear', 'weight', weight)
   if (x.shape[1] !== weight.shape[1])
     fail('SHAPE', `linear: expected weight of ${x.shape[1]} inputs, as x ${describe(x)}, but received ${describe(weight)}`)
   if (x.shape[1] === 0 || weight.shape[0] === 0)

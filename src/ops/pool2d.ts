@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
+import { defineOp, expectElements, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
@@ -64,6 +64,7 @@ export const avgPool2dOp = defineOp<PoolInputs, PoolAttrs<OpNumbers<'avgPool2d'>
 function windows(op: string, x: Tensor, { kernel, stride = kernel, padding = 0 }: Pool2dOptions): PoolAttrs {
   expectFloats(op, { x })
   expectRank(op, 'x', x, 4)
+  expectElements(op, 'x', x, 1)
   const [[kh, kw], [sh, sw], [ph, pw]] = [perAxis(kernel), perAxis(stride), perAxis(padding)]
   for (const value of [kh, kw]) expectInteger(op, 'kernel', value, 1)
   for (const value of [sh, sw]) expectInteger(op, 'stride', value, 1)
@@ -101,6 +102,7 @@ export const adaptiveWindows: OpNumbers<'avgPool2d'> = {
 export function adaptiveAvgPool2d(x: Tensor, output: PerAxis): Tensor {
   expectFloats('adaptiveAvgPool2d', { x })
   expectRank('adaptiveAvgPool2d', 'x', x, 4)
+  expectElements('adaptiveAvgPool2d', 'x', x, 1)
   const [oh, ow] = perAxis(output)
   for (const value of [oh, ow]) expectInteger('adaptiveAvgPool2d', 'output', value, 1)
   const outputShape = [x.shape[0]!, oh, ow, x.shape[3]!]

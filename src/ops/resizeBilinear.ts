@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
+import { defineOp, expectElements, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
 import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 
@@ -29,6 +29,7 @@ export const resizeBilinearOp = defineOp<
 export function resizeBilinear(x: Tensor, size: readonly [number, number], { alignCorners = false } = {}): Tensor {
   expectFloats('resizeBilinear', { x })
   expectRank('resizeBilinear', 'x', x, 4)
+  expectElements('resizeBilinear', 'x', x, 1)
   for (const value of size) expectInteger('resizeBilinear', 'size', value, 1)
   return apply(resizeBilinearOp, { x }, { size, alignCorners, inputShape: x.shape })[0]!
 }

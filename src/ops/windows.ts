@@ -1,5 +1,5 @@
 /** The windows of convolutions and poolings: what their options mean on both axes, and the checks that all convolutions share. */
-import { expectFloats, expectInteger, expectRank, expectShape } from '../autograd/op.js'
+import { expectElements, expectFloats, expectInteger, expectRank, expectShape } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { describe, type Tensor } from '../tensor/tensor.js'
 
@@ -28,6 +28,8 @@ export function convolutionGeometry(
   expectFloats('conv2d', { x, weight }, { bias })
   expectRank('conv2d', 'x', x, 4)
   expectRank('conv2d', 'weight', weight, 4)
+  expectElements('conv2d', 'x', x, 1)
+  expectElements('conv2d', 'weight', weight)
   if (bias !== undefined) expectShape('conv2d', 'bias', bias, [weight.shape[0]!], 'the output channels')
   const [[strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [perAxis(stride), perAxis(padding), perAxis(dilation)]
   for (const value of [strideH, strideW]) expectInteger('conv2d', 'stride', value, 1)
