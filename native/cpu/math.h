@@ -146,9 +146,9 @@ INLINE float powOf(float a, float b) {
   series = series * square + 1.0 / 7;
   series = series * square + 1.0 / 5;
   series = series * square + 1.0 / 3;
-  const double value = e * 0.6931471805599453 + 2.0 * (s + s * (square * series));
+  const double log = e * 0.6931471805599453 + 2.0 * (s + s * (square * series));
   // Of infinity and 0 a number whose product with 0 is 0.
-  const double large = magnitude == magnitude ? 1e300 : magnitude, finite = magnitude <= 3.4028234663852886e38 ? value : large;
+  const double large = magnitude == magnitude ? 1e300 : magnitude, finite = magnitude <= 3.4028234663852886e38 ? log : large;
   const double logarithm = magnitude == 0.0 ? -1e300 : finite;
 
   const double product = exponent * logarithm, low = product < -200.0 ? -200.0 : product, bounded = low > 200.0 ? 200.0 : low;
@@ -165,8 +165,13 @@ INLINE float powOf(float a, float b) {
 
   // Of a negative a: the sign of an odd b, and NaN for a b that is no whole number. What a sum with 1.5 2^52 leaves of b is whole.
   const double half = exponent * 0.5, sign = half + 6755399441055744.0 - 6755399441055744.0 == half ? 1.0 : -1.0;
-  const double factor = exponent + 6755399441055744.0 - 6755399441055744.0 == exponent ? sign : std::numeric_limits<double>::quiet_NaN();
-  return static_cast<float>(power * (a < 0.0f ? factor : 1.0));
+  // Of -0 and -infinity such a power is that of 0 and infinity.
+  const double broken = magnitude == 0.0 || magnitude > 3.4028234663852886e38 ? 1.0 : std::numeric_limits<double>::quiet_NaN();
+  const double factor = exponent + 6755399441055744.0 - 6755399441055744.0 == exponent ? sign : broken;
+  const double value = power * (bitsOf(a) < 0 ? factor : 1.0);
+  // 1 is what is to the power 0, also NaN, 1 to any power, also NaN, and -1 to the powers of infinity, as IEEE 754 has it.
+  const bool one = b == 0.0f || a == 1.0f || (a == -1.0f && exponent * 0.0 != 0.0 && exponent == exponent);
+  return static_cast<float>(one ? 1.0 : value);
 }
 INLINE double powOf(double a, double b) { return std::pow(a, b); }
 

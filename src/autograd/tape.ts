@@ -2,7 +2,7 @@ import { type ComputeSettings, currentCompute, withSettings } from '../tensor/co
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { type Epilogue, expectShape, type Inputs, type Op } from './op.js'
+import { type Epilogue, expectShape, expectTensor, type Inputs, type Op } from './op.js'
 
 interface Node {
   op: Op
@@ -81,8 +81,16 @@ export class Tape {
    */
   backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
     this.#expectOpen('backward')
+    expectTensor('backward', 'output', output)
     if (!this.#tracked.has(output.id))
       fail('TAPE', `backward: the tensor ${describe(output)} was not computed from a watched tensor on this tape`)
+    for (const [i, target] of targets.entries()) expectTensor('backward', `targets[${i}]`, target)
+    if (seed !== undefined) {
+      expectTensor('backward', 'seed', seed)
+      const dtypes = [output.dtype, accumulator(output.dtype)]
+      if (!dtypes.includes(seed.dtype))
+        fail('DTYPE', `backward: expected seed of the output's dtype ${output.dtype} but received ${describe(seed)}`)
+    }
     if (seed !== undefined) expectShape('backward', 'seed', seed, output.shape, 'the shape of the output')
     const wanted = new Set(targets.map((target) => target.id))
     this.#ended = 'its gradients have been taken already'
@@ -102,9 +110,15 @@ export class Tape {
           release(node)
         }
       }
-      return targets.map((target) =>
-        (gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device).keep()).adopt(),
-      )
+      // A target that is named twice has its gradient twice.
+      const taken = new Map<number, Tensor>()
+      return targets.map((target) => {
+        const before = taken.get(target.id)
+        const gradient =
+          before?.alias() ?? gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device)
+        taken.set(target.id, gradient)
+        return gradient.adopt()
+      })
     } finally {
       gradients.dispose()
       this.dispose()
@@ -281,6 +295,7 @@ export function valueAndGradients(body: () => Tensor, targets: Iterable<Tensor>)
   const tape = new Tape().watch(wanted)
   try {
     const value = tape.record(() => scope(body))
+    expectTensor('valueAndGradients', 'the loss', value)
     if (value.size !== 1) fail('SHAPE', `valueAndGradients: expected a loss of one element but received ${describe(value)}`)
     return { value, gradients: tape.backward(value, wanted) }
   } finally {

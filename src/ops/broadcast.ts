@@ -4,7 +4,7 @@ import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { binaryKinds } from '../tensor/nativeOps.js'
 import { largest } from '../tensor/numbers.js'
-import { accumulator, describe, type DType, scope, type Shape, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, type DType, expectValue, kindOf, scope, type Shape, Tensor } from '../tensor/tensor.js'
 
 /** A tensor, or a number that stands for a tensor of the other operand's dtype with one value. */
 export type Operand = Tensor | number
@@ -37,11 +37,13 @@ export function withTensors<K extends string, R>(
   operands: Readonly<Record<K, Operand>>,
   body: (tensors: Record<K, Tensor>) => R,
 ): R {
+  for (const [name, operand] of Object.entries<Operand>(operands))
+    if (typeof operand !== 'number' && !(operand instanceof Tensor))
+      fail('ARGUMENT', `${op}: expected ${name} to be a tensor or a number but received ${kindOf(operand)}`)
   const like = Object.values<Operand>(operands).find((operand) => typeof operand !== 'number')
   if (like === undefined) return fail('ARGUMENT', `${op}: expected at least one tensor but received numbers`)
   for (const [name, operand] of Object.entries<Operand>(operands))
-    if (typeof operand === 'number' && (like.dtype === 'i32' || like.dtype === 'u8') && !Number.isInteger(operand))
-      fail('ARGUMENT', `${op}: expected ${name} to be an integer beside a tensor of ${like.dtype} but received ${operand}`)
+    if (typeof operand === 'number') expectValue(op, name, operand, like.dtype)
   return scope(() =>
     body(
       Object.fromEntries(

@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, type Inputs } from '../autograd/op.js'
+import { defineOp, expectTensor, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
-import { describe, type Shape, Tensor } from '../tensor/tensor.js'
+import { describe, expectSizes, type Shape, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
 import { sumTo } from './broadcast.js'
 import { copyStrided, stridesOf } from './copyStrided.js'
@@ -34,6 +34,8 @@ export const broadcastToOp = defineOp<BroadcastInputs, { shape: Shape; from: Sha
  * leading axes are added. Arithmetic broadcasts by itself and needs no such copy.
  */
 export function broadcastTo(x: Tensor, shape: Shape): Tensor {
+  expectTensor('broadcastTo', 'x', x)
+  expectSizes('broadcastTo', shape)
   const added = shape.length - x.shape.length
   if (added < 0 || x.shape.some((size, axis) => size !== 1 && size !== shape[axis + added]))
     fail('SHAPE', `broadcastTo: expected a shape that x ${describe(x)} broadcasts to but received [${shape.join(',')}]`)

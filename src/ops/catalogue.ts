@@ -13,7 +13,7 @@ import { matmulOp } from './matmul.js'
 import { padOp } from './pad.js'
 import { permuteOp } from './permute.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
-import { maxOp, sumOp } from './reduce.js'
+import { maxOp, sumOp, varianceOp } from './reduce.js'
 import { resizeBilinearOp } from './resizeBilinear.js'
 import { denseMatchOp, l2NormalizeOp } from './similarity.js'
 import { sliceOp } from './slice.js'
@@ -69,6 +69,7 @@ export const catalogue = table({
   softmax: softmaxOp,
   sub: subOp,
   sum: sumOp,
+  variance: varianceOp,
   where: whereOp,
 })
 

@@ -59,6 +59,7 @@ export function concat(parts: readonly Tensor[], axis = -1): Tensor {
 /** Tensors of one shape and dtype along a new axis of the result, its first unless told otherwise. */
 export function stack(parts: readonly Tensor[], axis = 0): Tensor {
   const first = parts[0] ?? fail('ARGUMENT', 'stack: expected at least one tensor but received none')
+  expectOneDType('stack', Object.fromEntries(parts.map((part, i) => [`x${i}`, part])))
   const at = axisOf('stack', first, axis, first.shape.length + 1)
   parts.forEach((part, i) => expectShape('stack', `x${i}`, part, first.shape, 'the shape of x0'))
   return concat(

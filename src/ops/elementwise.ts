@@ -1,8 +1,8 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectFloats, expectRank, expectShape, expectTensor, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
-import { describe, sizeOf, Tensor } from '../tensor/tensor.js'
+import { describe, expectSizes, sizeOf, Tensor } from '../tensor/tensor.js'
 
 interface Unary extends Inputs {
   x: Tensor
@@ -70,6 +70,8 @@ export const reshapeOp = defineOp<Unary, { shape: readonly number[]; from: reado
 
 /** The same values, row-major, in another shape; shares the storage. */
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
+  expectTensor('reshape', 'x', x)
+  expectSizes('reshape', shape)
   if (sizeOf(shape) !== x.size)
     fail('SHAPE', `reshape: expected a shape of ${x.size} elements, as x ${describe(x)}, but received [${shape.join(',')}]`)
   return apply(reshapeOp, { x }, { shape, from: x.shape })[0]!
@@ -99,5 +101,5 @@ export function dropout(x: Tensor, probability: number, seed: number, { whole = 
   if (!(probability >= 0 && probability <= 1)) fail('ARGUMENT', `dropout: expected a probability in 0..1 but received ${probability}`)
   if (whole) expectRank('dropout', 'x', x, 4)
   const channels = whole ? x.shape[3]! : 1
-  return apply(dropoutOp, { x }, { numbers: { probability, seed, image: whole ? x.size / x.shape[0]! : 1, channels } })[0]!
+  return apply(dropoutOp, { x }, { numbers: { probability, seed, image: whole ? Math.max(1, sizeOf(x.shape.slice(1))) : 1, channels } })[0]!
 }

@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, type Inputs } from '../autograd/op.js'
+import { defineOp, expectTensor, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
@@ -37,6 +37,7 @@ function permuted(x: Tensor, order: readonly number[]): Tensor {
 
 /** A copy of x, of any rank and dtype, in which axis order[i] of x is axis i. Negative axes count from the end. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
+  expectTensor('permute', 'x', x)
   const axes = order.map((axis) => axisOf('permute', x, axis))
   if (new Set(axes).size !== x.shape.length || axes.length !== x.shape.length)
     fail('ARGUMENT', `permute: expected order to name each axis of x ${describe(x)} once but received [${order.join(',')}]`)
@@ -45,6 +46,7 @@ export function permute(x: Tensor, order: readonly number[]): Tensor {
 
 /** A copy of x with two of its axes exchanged, the last two unless told otherwise. */
 export function transpose(x: Tensor, first = -2, second = -1): Tensor {
+  expectTensor('transpose', 'x', x)
   const [a, b] = [axisOf('transpose', x, first), axisOf('transpose', x, second)]
   return permute(
     x,

@@ -2,11 +2,9 @@
 import { defineOp, expectFloats, type Inputs } from '../autograd/op.js'
 import { apply } from '../autograd/tape.js'
 import { fail } from '../tensor/errors.js'
-import { accumulator, describe, type DType, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
-import { sub } from './arithmetic.js'
+import { accumulator, describe, type DType, type FloatDType, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
 import { asDType, binary, reduceTo, spread } from './broadcast.js'
-import { square } from './unary.js'
 
 /** What a reduction goes over. */
 export interface ReduceOptions {
@@ -96,15 +94,37 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
   return apply(maxOp, { x }, attrs)[0]!
 }
 
+interface VarianceAttrs extends ReduceAttrs {
+  /** 1 / n for n elements, which makes a sum a mean. */
+  share: number
+}
+
+export const varianceOp = defineOp<Reduced, VarianceAttrs>({
+  name: 'variance',
+  // y = scale sum of (x - mean)^2
+  forward({ x }, { kept, to, dtype, scale, share }) {
+    const center = reduceTo(x, kept, accumulator(x.dtype), { scale: share })
+    const deviation = binary('sub', asDType(x, center.dtype), center)
+    const y = reduceTo(binary('mul', deviation, deviation), kept, center.dtype, { scale })
+    return { outputs: [asDType(y, dtype).alias(to)], saved: { x, center } }
+  },
+  // dx = 2 scale dy (x - mean), whose terms through the mean add up to 0
+  backward({ grad, saved, attrs: { kept, scale } }) {
+    const { x, center } = saved as Record<'x' | 'center', Tensor>
+    const deviation = binary('sub', asDType(x, center.dtype), center)
+    const factor = spread(asDType(grad.alias(kept), center.dtype), kept, 2 * scale)
+    return { x: asDType(binary('mul', deviation, factor), x.dtype) }
+  },
+})
+
 /**
  * The variance of x along `axes`: the mean of the squared deviations from the mean, in two passes, so that a large mean does not cancel.
- * The sum is divided by n - `correction` for n elements: 0 by default, 1 for the unbiased estimate.
+ * The sum is divided by n - `correction` for n elements, or by 0 where that is negative: 0 by default, 1 for the unbiased estimate. bf16 is
+ * computed in f32. Throws ARGUMENT for a correction that is no number.
  */
 export function variance(x: Tensor, { correction = 0, ...options }: ReduceOptions & { correction?: number } = {}): Tensor {
   const attrs = attrsOf('variance', x, options)
+  if (!Number.isFinite(correction)) fail('ARGUMENT', `variance: expected correction to be a number but received ${correction}`)
   const count = x.size / sizeOf(attrs.kept)
-  return scope(() => {
-    const deviation = sub(x, mean(x, { axes: options.axes, keepDims: true }))
-    return apply(sumOp, { x: square(deviation) }, { ...attrs, scale: 1 / (count - correction) })[0]!
-  })
+  return apply(varianceOp, { x }, { ...attrs, share: 1 / count, scale: 1 / Math.max(0, count - correction) })[0]!
 }

@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, type Inputs } from '../autograd/op.js'
+import { defineOp, expectTensor, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { describe, type Shape, Tensor } from '../tensor/tensor.js'
 import { copyStrided, type Layout, stridesOf } from './copyStrided.js'
@@ -39,6 +39,7 @@ export type SliceRange = readonly [start?: number | undefined, stop?: number | u
  * keeps its place; unlike there, a range that reaches outside of the axis is an error.
  */
 export function slice(x: Tensor, ranges: readonly (SliceRange | undefined)[]): Tensor {
+  expectTensor('slice', 'x', x)
   if (ranges.length > x.shape.length)
     fail(
       'ARGUMENT',
@@ -67,10 +68,10 @@ function resolve(
   const end = stop === undefined ? (step > 0 ? size : -1) : fromStart(stop)
   const count = Math.max(0, Math.ceil((end - first) / step))
   const inside = (value: number): boolean => Number.isSafeInteger(value) && value >= 0 && value <= size
-  if (!inside(first) || !(inside(end) || stop === undefined) || (count > 0 && first >= size))
+  if (!(inside(first) || start === undefined) || !(inside(end) || stop === undefined) || (count > 0 && first >= size))
     fail(
       'RANGE',
       `slice: expected a range inside of axis ${axis} of x ${describe(x)} but received [${start ?? ''}, ${stop ?? ''}, ${step}]`,
     )
-  return { start: first, count, step }
+  return { start: Math.max(0, first), count, step }
 }

@@ -20,7 +20,7 @@ export interface Schedule {
 export function learningRate(options: Schedule, step: number, stepsPerEpoch: number): number {
   const { lr, schedule, milestones = [], lrDecay = 0.1, scheduleBy, warmupSteps, epochs } = options
   const epoch = Math.floor(step / stepsPerEpoch)
-  const progress = scheduleBy === 'epoch' ? epoch / epochs : step / (epochs * stepsPerEpoch)
+  const progress = Math.min(1, scheduleBy === 'epoch' ? epoch / epochs : step / (epochs * stepsPerEpoch))
   const base =
     schedule === 'constant'
       ? lr

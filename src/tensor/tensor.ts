@@ -49,6 +49,28 @@ function fromBf16(halves: Uint16Array): Float32Array {
   return new Float32Array(words.buffer)
 }
 
+/** Throws SHAPE unless `shape` is a list of sizes. */
+export function expectSizes(op: string, shape: unknown): asserts shape is Shape {
+  if (Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && d >= 0)) return
+  fail(
+    'SHAPE',
+    `${op}: expected a shape of non-negative integers but received ${Array.isArray(shape) ? `[${shape.join(',')}]` : kindOf(shape)}`,
+  )
+}
+
+const limits: Partial<Record<DType, readonly [number, number]>> = { u8: [0, 255], i32: [-(2 ** 31), 2 ** 31 - 1] }
+
+/** Throws ARGUMENT for a number that no element of the dtype can be. */
+export function expectValue(op: string, name: string, value: unknown, dtype: DType): asserts value is number {
+  const [least, most] = limits[dtype] ?? [-Infinity, Infinity]
+  const whole = dtype in limits
+  if (typeof value !== 'number' || (whole && !(Number.isInteger(value) && value >= least && value <= most)))
+    fail(
+      'ARGUMENT',
+      `${op}: expected ${name} to be ${whole ? `an integer from ${least} to ${most}, as ${dtype} holds,` : 'a number'} but received ${value}`,
+    )
+}
+
 /** Bytes of an element. */
 export const itemBytes = (dtype: DType): number => (dtype === 'bf16' ? 2 : arrays[dtype].BYTES_PER_ELEMENT)
 
@@ -80,14 +102,6 @@ const foreignNames: Readonly<Record<string, DType>> = {
   bfloat16: 'bf16',
 }
 
-function expectShape(op: string, shape: unknown): void {
-  if (Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && d >= 0)) return
-  fail(
-    'SHAPE',
-    `${op}: expected a shape of non-negative integers but received ${Array.isArray(shape) ? `[${shape.join(',')}]` : kindOf(shape)}`,
-  )
-}
-
 function expectDtype(name: unknown): DType {
   const known = dtypes.find((dtype) => dtype === name)
   if (known !== undefined) return known
@@ -102,7 +116,8 @@ function expectDtype(name: unknown): DType {
 /** The numbers of `data` row-major, and the shape that its nesting says. */
 function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape } {
   if (typeof data === 'number') return { values: [data], shape: [] }
-  if (ArrayBuffer.isView(data)) return { values: data as ArrayLike<number>, shape: [data.length] }
+  if (ArrayBuffer.isView(data) && typeof (data as ArrayLike<unknown>)[0] !== 'bigint' && !(data instanceof DataView))
+    return { values: data as ArrayLike<number>, shape: [data.length] }
   const shape: number[] = []
   for (let at: unknown = data; typeof at === 'object' && at !== null && 'length' in at; at = (at as ArrayLike<unknown>)[0])
     shape.push((at as ArrayLike<unknown>).length)
@@ -202,12 +217,13 @@ export class Tensor {
 
   /** Memory of unspecified content on the current device. Throws OUT_OF_MEMORY with the sizes. */
   static empty(shape: Shape, dtype: DType = 'f32', device = ambient): Tensor {
-    expectShape('tensor', shape)
+    expectSizes('tensor', shape)
     return new Tensor(native.create(dtypes.indexOf(expectDtype(dtype)), shape, device), [...shape], dtype, device)
   }
 
-  /** A tensor of one value on the current device. */
+  /** A tensor of one value on the current device. Throws ARGUMENT for a value that the dtype does not hold. */
   static full(shape: Shape, value: number, dtype: DType = 'f32', device = ambient): Tensor {
+    expectValue('tensor', 'value', value, dtype)
     const tensor = Tensor.empty(shape, dtype, device)
     runNative('fill', { y: tensor }, { value })
     return tensor
@@ -230,6 +246,7 @@ export class Tensor {
     const device = (typed ? typeOrDevice : deviceOrNothing) ?? ambient
     const { values, shape } = flatten(data)
     const wanted = typed ? shape : (shapeOrType ?? shape)
+    expectSizes('tensor', wanted)
     if (values.length !== sizeOf(wanted)) {
       fail('SHAPE', `tensor: expected ${sizeOf(wanted)} values for shape [${wanted.join(',')}] but received ${values.length}`)
     }
@@ -302,7 +319,7 @@ export class Tensor {
       const parts = Object.fromEntries(Object.entries(this.#deferral.parts).map(([name, part]) => [name, part.alias()]))
       return Tensor.deferred(shape, this.dtype, this.device, { ...this.#deferral, parts })
     }
-    expectShape('alias', shape)
+    expectSizes('alias', shape)
     return new Tensor(native.view(this.handle, shape), [...shape], this.dtype, this.device)
   }
 

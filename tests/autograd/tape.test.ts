@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert'
 import { defineOp } from '../../src/autograd/op.js'
 import { apply, noGrad, Tape, valueAndGradients } from '../../src/autograd/tape.js'
 import { Random } from '../../src/tensor/random.js'
-import { add } from '../../src/ops/arithmetic.js'
+import { add, mul } from '../../src/ops/arithmetic.js'
 import { relu, scale } from '../../src/ops/elementwise.js'
 import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'
@@ -33,6 +33,32 @@ test('a target that the output does not depend on has a gradient of zeros', () =
     const y = tape.record(() => scale(x, 2))
     const [, dother] = tape.backward(y, [x, other])
     assert.equal([...dother!.data()], [0, 0])
+  })
+})
+
+test('a target that is named twice has its gradient twice', () => {
+  scope(() => {
+    const x = Tensor.from([1, 2], 'f64')
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => mul(x, x))
+    for (const gradient of tape.backward(y, [x, x])) assert.equal([...gradient.data()], [2, 4])
+  })
+})
+
+test('a seed of another dtype, and what is no tensor, are refused before the tape ends', () => {
+  scope(() => {
+    const x = Tensor.from([1, 2])
+    const tape = new Tape().watch([x])
+    const y = tape.record(() => mul(x, x))
+    throwsError(() => tape.backward(y, [x], Tensor.full([2], 1, 'i32')), 'DTYPE', /backward: expected seed .*f32 but received i32\[2\]/)
+    throwsError(() => tape.backward(y, [x], 1 as unknown as Tensor), 'ARGUMENT', /backward: expected seed to be a tensor but received 1/)
+    throwsError(() => tape.backward(y, [5 as unknown as Tensor]), 'ARGUMENT', /targets\[0\]/)
+    throwsError(
+      () => valueAndGradients(() => 5 as unknown as Tensor, [x]),
+      'ARGUMENT',
+      /valueAndGradients: expected the loss to be a tensor/,
+    )
+    assert.equal([...tape.backward(y, [x])[0]!.data()], [2, 4])
   })
 })
 

@@ -7,13 +7,18 @@ import * as assert from 'uvu/assert'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { catalogue } from '../../src/ops/catalogue.js'
 import { conv2d } from '../../src/ops/conv2d.js'
-import { add } from '../../src/ops/arithmetic.js'
-import { concat } from '../../src/ops/concat.js'
+import { add, where } from '../../src/ops/arithmetic.js'
+import { broadcastTo } from '../../src/ops/broadcastTo.js'
+import { concat, stack } from '../../src/ops/concat.js'
 import { dropout, relu, reshape } from '../../src/ops/elementwise.js'
+import { gather } from '../../src/ops/gather.js'
 import { linear } from '../../src/ops/linear.js'
 import { crossEntropy, infoNce } from '../../src/ops/losses.js'
+import { pad } from '../../src/ops/pad.js'
+import { permute, transpose } from '../../src/ops/permute.js'
 import { avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
 import { denseMatch, gatherRows } from '../../src/ops/similarity.js'
+import { slice } from '../../src/ops/slice.js'
 import { native, packageRoot, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -50,6 +55,32 @@ test('shape and dtype mistakes name everything', () => {
       batchNorm(x, zeros([2]), zeros([2]), zeros([2]), zeros([2]), { train: true, groups })
     throwsError(() => norm(zeros([3, 2, 2, 2]), 2), 'ARGUMENT', /groups/, /received 2/)
     throwsError(() => norm(zeros([1, 1, 1, 2]), 1), 'SHAPE', /more than one value/)
+  })
+})
+
+test('a shape that is none, and what is no tensor, are refused by op and argument', () => {
+  scope(() => {
+    const x = zeros([2, 3])
+    const none = undefined as unknown as Tensor
+    throwsError(() => reshape(x, [-2, -3]), 'SHAPE', /reshape: expected a shape of non-negative integers but received \[-2,-3\]/)
+    throwsError(() => reshape(x, [1.5, 4]), 'SHAPE', /reshape/, /\[1.5,4\]/)
+    throwsError(() => Tensor.from([1, 2], 2 as unknown as number[]), 'SHAPE', /non-negative integers but received 2/)
+    throwsError(() => pad(zeros([2], 'i32'), [[1, 1]], 0.5), 'ARGUMENT', /pad: expected value to be an integer/)
+    for (const [name, call] of Object.entries({
+      reshape: () => reshape(none, [1]),
+      slice: () => slice(none, []),
+      pad: () => pad(none, []),
+      permute: () => permute(none, []),
+      transpose: () => transpose(none),
+      broadcastTo: () => broadcastTo(none, [1]),
+      concat: () => concat([x, none]),
+      stack: () => stack([x, none]),
+      where: () => where(none, x, x),
+      gather: () => gather(x, none),
+    }))
+      throwsError(call, 'ARGUMENT', new RegExp(`^${name}: expected \\w+ to be a tensor but received undefined`))
+    assert.equal(slice(zeros([0]), [[undefined, undefined, -1]]).shape, [0])
+    assert.equal(dropout(zeros([0, 2, 2, 3]), 0.5, 1, { whole: true }).shape, [0, 2, 2, 3])
   })
 })
 

@@ -5,7 +5,7 @@ import { Tape } from '../../src/autograd/tape.js'
 import { equal, less, mul, sub, where } from '../../src/ops/arithmetic.js'
 import { relu } from '../../src/ops/elementwise.js'
 import { matmul } from '../../src/ops/matmul.js'
-import { mean, sum } from '../../src/ops/reduce.js'
+import { mean, sum, variance } from '../../src/ops/reduce.js'
 import { Random } from '../../src/tensor/random.js'
 import { type FloatDType, scope, sizeOf, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
@@ -70,6 +70,20 @@ test('a vector of bf16 gets its gradient in f32, and what comes before it one th
         `${dtype} ${i}: ${relativeDifference(gradient, expected[i]!.values)}`,
       )
   }
+})
+
+test('the variance of bf16 is that of its values, where the mean is no bf16', () => {
+  if (!deviceTraits(device).dtypes.includes('bf16')) return
+  on(() => {
+    const x = Tensor.from([100, 100.5, 100, 100.5], 'bf16')
+    assert.is(variance(x).item(), 0.0625)
+    const tape = new Tape().watch([x])
+    const [gradient] = tape.backward(
+      tape.record(() => variance(x)),
+      [x],
+    )
+    assert.equal([...gradient!.data()], [-0.125, 0.125, -0.125, 0.125])
+  })
 })
 
 test.run()

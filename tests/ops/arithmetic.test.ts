@@ -107,7 +107,16 @@ test('shapes that do not broadcast and dtypes that differ are named, both of the
     throwsError(() => mul(a, Tensor.zeros([3], 'f64')), 'DTYPE', /mul: expected one dtype but received a f32\[2,3\] and b f64\[3\]/)
     throwsError(() => exp(Tensor.zeros([3], 'i32')), 'DTYPE', /exp: expected x of dtype f32, f64 or bf16 but received i32\[3\]/)
     throwsError(() => add(1, 2), 'ARGUMENT', /add: expected at least one tensor/)
-    throwsError(() => less(Tensor.zeros([3], 'i32'), 0.5), 'ARGUMENT', /less: expected b to be an integer beside a tensor of i32/)
+    throwsError(
+      () => less(Tensor.zeros([3], 'i32'), 0.5),
+      'ARGUMENT',
+      /less: expected b to be an integer .* as i32 holds, but received 0.5/,
+    )
+    throwsError(() => less(Tensor.zeros([3], 'u8'), 300), 'ARGUMENT', /less: expected b to be an integer from 0 to 255.*300/)
+    throwsError(() => where(Tensor.zeros([3], 'u8'), Tensor.zeros([3], 'i32'), 3e9), 'ARGUMENT', /where: expected b .*3000000000/)
+    throwsError(() => Tensor.full([2], -1, 'u8'), 'ARGUMENT', /expected value to be an integer from 0 to 255/)
+    for (const wrong of [undefined, null, '1', [1]])
+      throwsError(() => add(a, wrong as unknown as Tensor), 'ARGUMENT', /add: expected b to be a tensor or a number but received/)
     throwsError(() => sum(a, { axes: 2 }), 'ARGUMENT', /sum: expected an axis of x f32\[2,3\], from -2 to 1, but received 2/)
     throwsError(() => sum(a, { axes: [0, -2] }), 'ARGUMENT', /sum: expected each axis once but received \[0,-2\]/)
     throwsError(() => max(Tensor.zeros([2, 0]), { axes: 1 }), 'SHAPE', /max: expected at least one element/)
@@ -253,6 +262,15 @@ test('powers of f32: a few units in the last place over all magnitudes, signs of
     [2, 127.5, Math.fround(2 ** 127.5)],
     [2, 128, Infinity],
     [2, -151, 0],
+    [-0, -1, -Infinity],
+    [-0, 0.5, 0],
+    [-Infinity, 0.5, Infinity],
+    [-Infinity, 3, -Infinity],
+    [NaN, 0, 1],
+    [1, NaN, 1],
+    [1, -Infinity, 1],
+    [-1, Infinity, 1],
+    [-1, NaN, NaN],
   ]
   scope(() => {
     const [a, b] = [Tensor.from(bases, [bases.length]), Tensor.from(exponents, [exponents.length])]
@@ -350,6 +368,9 @@ test('the variance of values far from 0 does not cancel, and is unbiased with co
     const squares = values.reduce((s, v) => s + (v - average) ** 2, 0)
     assert.ok(Math.abs(variance(x).item() / (squares / 1000) - 1) < 1e-5)
     assert.ok(Math.abs(variance(x, { correction: 1 }).item() / (squares / 999) - 1) < 1e-5)
+    // More is taken off than there are elements: a division by 0, as in PyTorch, and no negative variance.
+    assert.is(variance(x, { correction: 1001 }).item(), Infinity)
+    throwsError(() => variance(x, { correction: NaN }), 'ARGUMENT', /variance/, /correction/, /NaN/)
   })
 })
 

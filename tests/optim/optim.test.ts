@@ -5,6 +5,7 @@ import { Sgd } from '../../src/optim/sgd.js'
 import { runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { withCompute } from '../../src/tensor/compute.js'
+import { learningRate } from '../../src/optim/schedule.js'
 import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('optim')
@@ -67,6 +68,15 @@ test('the moving average is its formula, the same bits with any number of thread
   const one = run(1)
   assert.equal(run(3), one)
   for (const i of [0, 5, 99_999]) assert.ok(Math.abs(one[i]! - (0.9 * Math.sin(i) + 0.1 * Math.cos(i))) < 1e-6)
+})
+
+test('the cosine ends at 0 and stays there', () => {
+  for (const scheduleBy of ['step', 'epoch'] as const) {
+    const rates = [0, 10, 20, 25, 30, 400].map((step) =>
+      learningRate({ lr: 1, schedule: 'cosine', scheduleBy, warmupSteps: 0, epochs: 2 }, step, 10),
+    )
+    assert.equal(rates, [1, 0.5, 0, 0, 0, 0])
+  }
 })
 
 test.run()

@@ -1,4 +1,5 @@
 import { runNative } from '../../tensor/native.js'
+import { binaryKinds } from '../../tensor/nativeOps.js'
 import type { Shape } from '../../tensor/tensor.js'
 import { type BenchCase, type FamilyCases, map, mapSize } from './benchCase.js'
 
@@ -20,4 +21,21 @@ const reductions = (maximum: boolean): BenchCase[] =>
     },
   }))
 
-export const reduceCases = { sum: reductions(false), max: reductions(true) } satisfies FamilyCases
+/** Two reductions and the squares of the deviations between them. */
+const variances: readonly BenchCase[] = forms.map(({ name, shape }) => ({
+  name,
+  flops: (n) => 4 * n * mapSize,
+  prepare(s) {
+    const { batch } = s
+    const [y, center, deviation, squares] = [s.output(shape(batch)), s.output(shape(batch)), s.output(map(batch)), s.output(map(batch))]
+    const x = s.values(map(batch))
+    return () => {
+      runNative('reduce', { y: center, x }, { maximum: false, scale: center.size / x.size })
+      runNative('binary', { y: deviation, a: x, b: center }, { kind: binaryKinds.sub })
+      runNative('binary', { y: squares, a: deviation, b: deviation }, { kind: binaryKinds.mul })
+      runNative('reduce', { y, x: squares }, { maximum: false, scale: y.size / x.size })
+    }
+  },
+}))
+
+export const reduceCases = { sum: reductions(false), max: reductions(true), variance: variances } satisfies FamilyCases

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 
-import { max, mean, sum } from '../../../src/ops/reduce.js'
+import { max, mean, sum, variance } from '../../../src/ops/reduce.js'
 import { sizeOf } from '../../../src/tensor/tensor.js'
 import { randomTensor } from '../../support/gradients.js'
 import { define, distinct, integer, type OpCases } from './opCase.js'
@@ -40,5 +40,13 @@ export const reduceCases = {
     inputs: ({ shape }, random) => [distinct(random, shape)],
     run: (p, [x]) => max(x!, options(p)),
     accumulates: () => 1,
+  }),
+  variance: define<Reduction>({
+    parameters: small,
+    large,
+    inputs: ({ shape }, random) => [randomTensor(random, shape)],
+    run: (p, [x]) => variance(x!, { ...options(p), correction: p.mean || terms(p) < 3 ? 0 : 1 }),
+    magnitude: () => 1,
+    accumulates: terms,
   }),
 } satisfies OpCases
