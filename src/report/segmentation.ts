@@ -35,7 +35,8 @@ export function segmentationPicture(samples: readonly Segmented[], classes: read
   const titles = ['image', 'mask', 'predicted'].map((title, c) => `<text x="${c * (width + gap) + 2}" y="16">${title}</text>`)
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" ` +
-    `font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fff"/>${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
+    `font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fff"/>` +
+    `${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
   )
 }
 
