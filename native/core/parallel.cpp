@@ -1,5 +1,7 @@
 #include "parallel.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -34,12 +36,23 @@ struct Job {
   }
 };
 
+// Keeps this library in memory. Node unloads an addon when the last worker thread that had loaded it ends, with the pool's threads still
+// in its code.
+void stayLoaded() {
+  static const int here = 0;
+  Dl_info library;
+  if (dladdr(&here, &library) != 0) dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
 // One job at a time; a second caller (another environment of the process) runs its job inline.
 class Pool {
  public:
   // Never destroyed: its threads wait until the process ends.
   static Pool& instance() {
-    static Pool* pool = new Pool();
+    static Pool* pool = [] {
+      stayLoaded();
+      return new Pool();
+    }();
     return *pool;
   }
 

@@ -163,4 +163,28 @@ test('native errors are of our class and carry a code', () => {
   }
 })
 
+test('the addon stays in memory when a worker that computed with several threads is ended, for those threads are in it', () => {
+  // Only the worker loads it, so with the worker goes the last use that Node knows of.
+  const worker = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const addon = require(workerData)
+    addon.initialize(Error)
+    addon.setThreads(4)
+    const add = addon.opSignatures().findIndex((signature) => signature.startsWith('add('))
+    const handles = Float64Array.from([0, 1, 2], () => addon.create(0, [1 << 18], 'cpu'))
+    addon.run(add, handles, new Float64Array(0))
+    parentPort.postMessage(0)
+    for (;;) addon.run(add, handles, new Float64Array(0))`
+  const program = `
+    const { Worker } = require('node:worker_threads')
+    const worker = new Worker(${JSON.stringify(worker)}, { eval: true, workerData: ${JSON.stringify(addonPath)} })
+    worker.once('message', async () => {
+      await worker.terminate()
+      console.log(process.report.getReport().sharedObjects.includes(${JSON.stringify(addonPath)}))
+    })`
+  const { stdout, signal, stderr } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' })
+  assert.is(signal, null)
+  assert.is(stdout.trim(), 'true', stderr)
+})
+
 test.run()
