@@ -48,6 +48,10 @@ try {
   else if (error instanceof Error && error.name === 'DenseclError') {
     console.error(`densecl: ${error.message}`)
     process.exitCode = (error as Error & { code: string }).code === 'CONFIG' ? 2 : 1
+  } else if (error instanceof Error && 'syscall' in error) {
+    // The system refuses something, and says what and where.
+    console.error(`densecl: ${error.message}`)
+    process.exitCode = 1
   } else {
     console.error('densecl: this is a mistake in densecl; please report it:')
     console.error(error)

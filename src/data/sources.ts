@@ -26,9 +26,19 @@ export async function openSource(path: string, options: { format?: SourceFormat 
   const kind: DataSource =
     dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path)
   if (kind.virtual !== true && !existsSync(path)) fail('DATA', `data: ${path} does not exist`)
-  const source = { format: kind.format, ...(await kind.open(path, split)) }
+  const source = { format: kind.format, ...(await opened(kind, path, split)) }
   if (source.items.length === 0) fail('DATA', `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`)
   return source
+}
+
+/** What the system refuses while a source is read is an error of the data: a folder without rights, too many open files. */
+async function opened(kind: DataSource, path: string, split: Split): Promise<Omit<Source, 'format'>> {
+  try {
+    return await kind.open(path, split)
+  } catch (error) {
+    if (!(error instanceof Error && 'syscall' in error)) throw error
+    return fail('DATA', `data: ${path} (read as ${kind.format}) cannot be read: ${error.message}`)
+  }
 }
 
 function unknown(path: string): never {

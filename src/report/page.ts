@@ -66,16 +66,19 @@ async function dataUrl(path: string): Promise<string> {
 const figure = (caption: string, path: string, embed: EmbedPicture, style = 'card'): string =>
   `<figure class="${style}"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
 
+/** A number of a row, which may lack it. */
+const fixed = (value: number | undefined, digits: number): string => (Number.isFinite(value) ? value!.toFixed(digits) : '-')
+
 function facts(run: RunView): string {
   const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
   const knn = run.metrics.filter((row) => row.knn !== undefined)
   const items: [string, string][] = [
-    ['epoch', last === undefined ? '0' : `${last.epoch!.toFixed(last.epoch! % 1 === 0 ? 0 : 2)} of ${String(run.config.epochs)}`],
+    ['epoch', last === undefined ? '0' : `${fixed(last.epoch, last.epoch! % 1 === 0 ? 0 : 2)} of ${String(run.config.epochs)}`],
     ...(last === undefined
       ? []
       : ([
-          ['loss', last.loss === null ? 'not a number' : last.loss!.toFixed(3)],
-          ['images / s', last.imagesPerSecond!.toFixed(0)],
+          ['loss', Number.isFinite(last.loss) ? fixed(last.loss, 3) : 'not a number'],
+          ['images / s', fixed(last.imagesPerSecond, 0)],
           ...(run.finished ? [] : ([['left', leftOf(run)]] as [string, string][])),
         ] as [string, string][])),
     ...(knn.length === 0
@@ -84,8 +87,8 @@ function facts(run: RunView): string {
           [
             'kNN',
             knn.length === 1
-              ? `${(100 * knn[0]!.knn!).toFixed(1)} %`
-              : `${(100 * knn[0]!.knn!).toFixed(1)} → ${(100 * knn.at(-1)!.knn!).toFixed(1)} %`,
+              ? `${fixed(100 * knn[0]!.knn!, 1)} %`
+              : `${fixed(100 * knn[0]!.knn!, 1)} → ${fixed(100 * knn.at(-1)!.knn!, 1)} %`,
           ],
         ] as [string, string][])),
   ]
@@ -93,9 +96,11 @@ function facts(run: RunView): string {
 }
 
 function leftOf({ metrics, config }: RunView): string {
-  const last = metrics.filter((row) => row.imagesPerSecond !== undefined).at(-1)!
-  const perEpoch = (last.globalStep! / last.epoch!) * Number(config.batchSize)
-  return duration(((Number(config.epochs) - last.epoch!) * perEpoch) / last.imagesPerSecond!)
+  const last = metrics.filter((row) => row.imagesPerSecond !== undefined).at(-1)
+  const { globalStep = NaN, epoch = NaN, imagesPerSecond = NaN } = last ?? {}
+  const perEpoch = (globalStep / epoch) * Number(config.batchSize)
+  const seconds = ((Number(config.epochs) - epoch) * perEpoch) / imagesPerSecond
+  return Number.isFinite(seconds) ? duration(seconds) : '-'
 }
 
 function heading(run: RunView): string {

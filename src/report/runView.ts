@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 
 import { parse } from 'yaml'
+import { z } from 'zod'
 
 import { findMethod } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
@@ -29,6 +30,8 @@ export interface RunView {
   /** Tables of evaluations, by name. */
   samples: { name: string; path: string }[]
 }
+
+const record = z.record(z.string(), z.unknown())
 
 const readOr = <T>(path: string, read: (text: string) => T, otherwise: T): T => {
   try {
@@ -59,14 +62,14 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
       .map((file) => join(at.pictures, file))[0]
   const epochs = [...new Set(pictures.flatMap((file) => /^epoch_(\d+)-/.exec(file)?.[1] ?? []))].sort()
   const augmentation = picture('augmentation')
-  const config = readOr(at.config, (text) => parse(text) as Record<string, unknown>, {})
+  const config = readOr(at.config, (text) => record.parse(parse(text)), {})
   const method = await methodOf(config)
   return {
     path,
     name: basename(resolve(path)),
     config,
     ...method,
-    environment: readOr(at.environment, (text) => JSON.parse(text) as Record<string, unknown>, {}),
+    environment: readOr(at.environment, (text) => record.parse(JSON.parse(text)), {}),
     metrics: existsSync(at.metrics) ? readMetrics(at.metrics) : [],
     finished: existsSync(at.report),
     tables: savedTables(at.evaluations),

@@ -98,14 +98,21 @@ export function readConfigFile(path: string): Setting[] {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines })
   if (document.errors[0] !== undefined) fail('CONFIG', `${path}: ${document.errors[0].message}`)
-  const values: unknown = document.toJS()
+  let values: unknown
+  try {
+    values = document.toJS()
+    JSON.stringify(values) // throws where an alias holds itself
+  } catch (error) {
+    return fail('CONFIG', `${path}: ${(error instanceof Error ? error.message : String(error)).split('\n')[0]}`)
+  }
   if (values === null) return []
   if (typeof values !== 'object' || Array.isArray(values)) return fail('CONFIG', `${path}: expected a map of options`)
   return Object.entries(values as Record<string, unknown>).map(([key, value]) => {
-    const node = (document.contents as unknown as { items: { key: { value: unknown; range: [number, number, number] } }[] }).items.find(
-      (item) => item.key.value === key,
-    )
-    return { key, value, from: `${path} line ${node === undefined ? '?' : lines.linePos(node.key.range[0]).line}` }
+    const { items = [] } = document.contents as unknown as {
+      items?: { key: { value?: unknown; range: [number, number, number] } | null }[]
+    }
+    const node = items.find((item) => item.key?.value === key)
+    return { key, value, from: `${path} line ${node === undefined ? '?' : lines.linePos(node.key!.range[0]).line}` }
   })
 }
 

@@ -2,18 +2,25 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { basename, dirname, extname, join } from 'node:path'
 
+import { z } from 'zod'
+
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/native.js'
 import { removeLeftovers, writeTextAtomic } from '../files/atomic.js'
 import { largest } from '../tensor/numbers.js'
 
-export interface EvaluationTable {
-  title: string
-  columns: string[]
-  rows: (string | number)[][]
-  /** What a reader must know: the protocol, what deviates from it, what was left out. */
-  notes: string[]
-}
+const evaluationTable = z
+  .object({
+    title: z.string(),
+    columns: z.array(z.string()),
+    rows: z.array(z.array(z.union([z.string(), z.number(), z.null().transform(() => '-')]))),
+    /** What a reader must know: the protocol, what deviates from it, what was left out. */
+    notes: z.array(z.string()),
+  })
+  .refine(({ columns, rows }) => rows.every((row) => row.length === columns.length), 'a row has not as many cells as there are columns')
+export type EvaluationTable = z.output<typeof evaluationTable>
+
+const savedTable = z.object({ date: z.string(), table: evaluationTable })
 
 /** The run that a file of weights belongs to; a folder of its own for a file from elsewhere. */
 export function evaluationFolder(weights: string): string {
@@ -90,8 +97,8 @@ export function savedTables(folder: string): { name: string; date: string; table
     .sort()
     .flatMap((name) => {
       try {
-        const { date, table } = JSON.parse(readFileSync(join(folder, name), 'utf8')) as { date: string; table: EvaluationTable }
-        return table?.rows === undefined ? [] : [{ name: name.slice(0, -'.json'.length), date, table }]
+        const { data } = savedTable.safeParse(JSON.parse(readFileSync(join(folder, name), 'utf8')))
+        return data === undefined ? [] : [{ name: name.slice(0, -'.json'.length), ...data }]
       } catch {
         return [] // being written, or somebody else's
       }

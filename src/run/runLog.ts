@@ -2,6 +2,8 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { z } from 'zod'
+
 import { appendWhole, writeTextAtomic } from '../files/atomic.js'
 import { DenseclError } from '../tensor/errors.js'
 import { EventWriter } from './events.js'
@@ -77,14 +79,24 @@ export class RunLog {
   }
 }
 
-/** The rows of a metrics file; an incomplete last line (a kill while writing) is dropped. */
+/** A row names its step; null stands for what was not finite. */
+const metricsRow = z
+  .looseObject({ globalStep: z.number() })
+  .transform((row): Metrics =>
+    Object.fromEntries(
+      Object.entries(row).flatMap(([key, value]) => (value === null ? [[key, NaN]] : typeof value === 'number' ? [[key, value]] : [])),
+    ),
+  )
+
+/** The rows of a metrics file; a line that is none (half of one after a kill, a damaged one) is left out. */
 export function readMetrics(path: string): Metrics[] {
   const rows: Metrics[] = []
   for (const line of readFileSync(path, 'utf8').split('\n')) {
     try {
-      if (line !== '') rows.push(JSON.parse(line) as Metrics)
+      const { data } = metricsRow.safeParse(JSON.parse(line))
+      if (data !== undefined) rows.push(data)
     } catch {
-      break
+      continue
     }
   }
   return rows

@@ -3,6 +3,8 @@
  * as JSON in the metadata, all in one safetensors file. Everything random is a function of seed and position, so this is all that a
  * run needs to continue bit for bit.
  */
+import { z } from 'zod'
+
 import { resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import { allTensors, refreshCopies } from '../nn/module.js'
@@ -30,12 +32,12 @@ const namedTensors = (method: BuiltMethod, optimizer: Optimizer): Iterable<[stri
   withOptimizer(allTensors(method.state()), optimizer)
 
 /** What a checkpoint says of itself beside its tensors. Those without a method's name are of DenseCL, once the only one. */
-interface CheckpointRecord {
-  version: number
-  method?: string
-  config: Record<string, unknown>
-  position: Position
-}
+const checkpointRecord = z.looseObject({
+  version: z.literal(version),
+  method: z.string().default('densecl'),
+  config: z.record(z.string(), z.unknown()),
+  position: z.object({ epoch: z.int().min(0), step: z.int().min(0), globalStep: z.int().min(0), images: z.int().min(0) }),
+})
 
 export function saveCheckpoint(
   path: string,
@@ -45,7 +47,7 @@ export function saveCheckpoint(
   config: Config,
   position: Position,
 ): void {
-  const record: CheckpointRecord = { version, method: name, config, position }
+  const record: z.input<typeof checkpointRecord> = { version, method: name, config, position }
   saveState(path, namedTensors(built, optimizer), 'densecl', { ...built.record?.(), ...record }, backboneMetadata(built.backbone))
 }
 
@@ -62,10 +64,17 @@ export function readCheckpoint(path: string, method: Method): Checkpoint {
   const { file, record } = readState(path, 'densecl')
   if (record === undefined)
     return fail('CHECKPOINT', `${path}: holds weights but no training state; start a new run, or use densecl import`)
-  const { version: found, method: name = 'densecl', config, position } = record as CheckpointRecord
-  if (found !== version) fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
+  const found: unknown = z.looseObject({ version: z.unknown() }).safeParse(record).data?.version
+  if (typeof found === 'number' && found !== version)
+    fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
+  const { data, error } = checkpointRecord.safeParse(record)
+  if (error !== undefined) {
+    const { path: at, message } = error.issues[0]!
+    return fail('CHECKPOINT', `${path}: its record "densecl" is damaged: ${[...at.map(String), message].join(': ')}`)
+  }
+  const { method: name, config, position } = data
   if (name !== method.name) fail('CONFIG', `resume: the method of ${path} is ${name} and is now ${method.name}; start a new run for that`)
-  return { file, config: resolveConfig(settingsOf(config, path), method), position, record: record as Record<string, unknown> }
+  return { file, config: resolveConfig(settingsOf(config, path), method), position, record: data }
 }
 
 export function restoreCheckpoint({ file, record }: Checkpoint, built: BuiltMethod, optimizer: Optimizer): void {

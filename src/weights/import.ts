@@ -16,14 +16,16 @@ import { readSafetensors, type StoredTensor, type TensorFile } from './safetenso
 export const readWeights = (path: string): Map<string, StoredTensor> => readFile(path).tensors
 
 function readFile(path: string): TensorFile {
-  const head = Buffer.alloc(9)
+  const head = Buffer.alloc(512)
   try {
     const descriptor = openSync(path, 'r')
-    readSync(descriptor, head, 0, 9, 0)
+    readSync(descriptor, head, 0, head.length, 0)
     closeSync(descriptor)
   } catch (error) {
     return fail('FILE', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
   }
+  if (head.toString('latin1', 257, 262) === 'ustar')
+    fail('FORMAT', `${path}: a tar file, as PyTorch wrote before version 0.1.10: load it with PyTorch and save it again`)
   const isPickle = head[0] === 0x80 && head[1]! >= 2 && head[1]! <= 5
   const isZip = head.readUInt32LE(0) === 0x04034b50
   return isPickle || isZip ? { tensors: readPth(path), metadata: {} } : readSafetensors(path)

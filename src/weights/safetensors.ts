@@ -5,7 +5,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 
-import { fail } from '../tensor/errors.js'
+import { fail, systemReason } from '../tensor/errors.js'
 
 export const safetensorsDTypes = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 } as const
 /** A dtype as files name it. */
@@ -30,7 +30,7 @@ export function readSafetensors(path: string): TensorFile {
   try {
     descriptor = openSync(path, 'r')
   } catch (error) {
-    return fail('FILE', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+    return fail('FILE', `${path}: cannot be read (${systemReason(error)})`)
   }
   try {
     const size = fstatSync(descriptor).size
@@ -38,7 +38,12 @@ export function readSafetensors(path: string): TensorFile {
       const bytes = new Uint8Array(length)
       let done = 0
       while (done < length) {
-        const count = readSync(descriptor, bytes, done, length - done, position + done)
+        let count = 0
+        try {
+          count = readSync(descriptor, bytes, done, length - done, position + done)
+        } catch (error) {
+          fail('FILE', `${path}: cannot be read at byte ${position + done} (${systemReason(error)})`)
+        }
         if (count === 0) fail('FORMAT', `${path}: the file ends at byte ${position + done}`)
         done += count
       }

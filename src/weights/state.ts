@@ -25,7 +25,11 @@ export function readState(path: string, key: string): { file: TensorFile; record
   if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
   const file = readSafetensors(path)
   const text = file.metadata[key]
-  return { file, record: text === undefined ? undefined : JSON.parse(text) }
+  try {
+    return { file, record: text === undefined ? undefined : JSON.parse(text) }
+  } catch (error) {
+    return fail('CHECKPOINT', `${path}: its record "${key}" is not JSON (${error instanceof Error ? error.message : String(error)})`)
+  }
 }
 
 export function restoreState(file: TensorFile, tensors: Iterable<[string, Tensor]>): void {

@@ -84,9 +84,20 @@ test('lists: line ends of any system, blanks in names, labels only where every r
       writeFileSync(path, text)
       return (await openSource(path)).items.map(({ name, label }) => [name, label])
     }
-    for (const newline of ['\n', '\r\n', '\r']) assert.equal(await read(`a b.jpg 1${newline}# no${newline}${newline}c.jpg,\t0`), [['a b.jpg', 1], ['c.jpg', 0]]) // prettier-ignore
-    assert.equal(await read('a\u2028b.jpg 1\nc 7'), [['a\u2028b.jpg', 1], ['c', 7]]) // prettier-ignore
-    assert.equal(await read('a.jpg 1\nb7\n42\n'), [['a.jpg', undefined], ['b7', undefined], ['42', undefined]]) // prettier-ignore
+    for (const newline of ['\n', '\r\n', '\r'])
+      assert.equal(await read(`a b.jpg 1${newline}# no${newline}${newline}c.jpg,\t0`), [
+        ['a b.jpg', 1],
+        ['c.jpg', 0],
+      ])
+    assert.equal(await read('a\u2028b.jpg 1\nc 7'), [
+      ['a\u2028b.jpg', 1],
+      ['c', 7],
+    ])
+    assert.equal(await read('a.jpg 1\nb7\n42\n'), [
+      ['a.jpg', undefined],
+      ['b7', undefined],
+      ['42', undefined],
+    ])
     writeFileSync(path, `a${' '.repeat(10_000)}b`)
     const start = performance.now()
     await openSource(path)
