@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readdirSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
@@ -6,15 +6,16 @@ import { processStart } from './processes.js'
 
 /**
  * Writes a file so that a kill at any moment leaves the old one or the new one: to a temporary name, synced, renamed. On a
- * full disk the old one stays and the error says so.
+ * full disk the old one stays and the error says so. With `verify` the new one is first read back and compared with `parts`.
  */
-export function writeAtomic(path: string, parts: readonly Uint8Array[]): void {
+export function writeAtomic(path: string, parts: readonly Uint8Array[], { verify = false } = {}): void {
   const temporary = `${path}.tmp-${process.pid}`
   try {
-    const descriptor = openSync(temporary, 'w')
+    const descriptor = openSync(temporary, 'w+')
     try {
       for (const part of parts) writeAll(descriptor, part)
       fsyncSync(descriptor)
+      if (verify) compare(descriptor, parts)
     } finally {
       closeSync(descriptor)
     }
@@ -32,10 +33,24 @@ function writeAll(descriptor: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done, bytes.length - done)
 }
 
+/** Throws where the file does not hold `parts`, one after the other. */
+function compare(descriptor: number, parts: readonly Uint8Array[]): void {
+  const read = Buffer.alloc(2 ** 20)
+  let position = 0
+  for (const part of parts)
+    for (let done = 0; done < part.length;) {
+      const count = readSync(descriptor, read, 0, Math.min(read.length, part.length - done), position)
+      if (count === 0 || read.compare(part, done, done + count, 0, count) !== 0)
+        throw new Error(`byte ${position} and what follows are not read back as they were written`)
+      done += count
+      position += count
+    }
+}
+
 /** Why a file could not be written, in words where it is a full disk. */
 export function writeProblem(error: unknown): string {
   const { code } = error as NodeJS.ErrnoException
-  return code === 'ENOSPC' ? 'the disk is full' : (code ?? String(error))
+  return code === 'ENOSPC' ? 'the disk is full' : (code ?? (error instanceof Error ? error.message : String(error)))
 }
 
 /** Appends to a file, all of `bytes` or, where they do not fit, nothing. Throws WRITE. */

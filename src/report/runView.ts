@@ -70,7 +70,7 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
     config,
     ...method,
     environment: readOr(at.environment, (text) => record.parse(JSON.parse(text)), {}),
-    metrics: existsSync(at.metrics) ? readMetrics(at.metrics) : [],
+    metrics: readMetrics(at.metrics),
     finished: existsSync(at.report),
     tables: savedTables(at.evaluations),
     ...(augmentation === undefined ? {} : { augmentation }),

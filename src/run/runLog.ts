@@ -88,8 +88,9 @@ const metricsRow = z
     ),
   )
 
-/** The rows of a metrics file; a line that is none (half of one after a kill, a damaged one) is left out. */
+/** The rows of a metrics file, none where it is not there; a line that is none (half of one after a kill, a damaged one) is left out. */
 export function readMetrics(path: string): Metrics[] {
+  if (!existsSync(path)) return []
   const rows: Metrics[] = []
   for (const line of readFileSync(path, 'utf8').split('\n')) {
     try {

@@ -86,7 +86,7 @@ export class Artifacts {
   /** The share that kNN classifies right, where there are labels. */
   async knn(when: string): Promise<number | undefined> {
     if (this.labelled === undefined) return undefined
-    const { config, position, built, log } = this.run
+    const { out, config, position, built, log } = this.run
     const { imageSize, knnK, workers, maxBroken } = config
     const { bank, queries, how } = this.labelled
     const share = await knnAccuracy(built.backbone, bank, queries, {
@@ -97,7 +97,10 @@ export class Artifacts {
       compute: computeSettings(config),
     })
     log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
-    log.metrics({ globalStep: position.globalStep, epoch: position.epoch, knn: share })
+    const row = { globalStep: position.globalStep, epoch: position.epoch, knn: share }
+    // A run that was killed after its last kNN does that again, and has its row already.
+    const known = this.run.resumed && readMetrics(files(out).metrics).some((old) => old.globalStep === row.globalStep && old.knn === share)
+    if (!known) log.metrics(row)
     return share
   }
 

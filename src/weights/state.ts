@@ -1,4 +1,5 @@
 /** The state of something that continues later: named tensors and a JSON record, in one file that is replaced as a whole. */
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
@@ -7,7 +8,24 @@ import { writeAtomic } from '../files/atomic.js'
 import { loadStored, toStored } from './layout.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 
-/** Writes the tensors under their names, and `record` as JSON under `key` of the metadata, beside what else belongs there. */
+/** The key of the metadata that holds the checksum. */
+const checksumKey = 'sha256'
+
+/** SHA-256, in hexadecimal, of all that a file holds beside it: metadata, and names, dtypes, shapes and bytes of tensors. */
+function checksum({ tensors, metadata }: TensorFile): string {
+  const hash = createHash('sha256')
+  for (const key of Object.keys(metadata).sort()) if (key !== checksumKey) hash.update(JSON.stringify([key, metadata[key]]))
+  for (const name of [...tensors.keys()].sort()) {
+    const { dtype, shape, bytes } = tensors.get(name)!
+    hash.update(JSON.stringify([name, dtype, shape])).update(bytes)
+  }
+  return hash.digest('hex')
+}
+
+/**
+ * Writes the tensors under their names, and `record` as JSON under `key` of the metadata, beside what else belongs there and a checksum.
+ * The file takes the place of the one before when it has been read back as it was written. Throws WRITE.
+ */
 export function saveState(
   path: string,
   tensors: Iterable<[string, Tensor]>,
@@ -17,14 +35,23 @@ export function saveState(
 ): void {
   const stored = new Map<string, StoredTensor>()
   for (const [name, tensor] of tensors) stored.set(name, toStored(name, tensor))
-  writeAtomic(path, encodeSafetensors({ tensors: stored, metadata: { [key]: JSON.stringify(record), ...metadata } }))
+  const file = { tensors: stored, metadata: { [key]: JSON.stringify(record), ...metadata } }
+  writeAtomic(path, encodeSafetensors({ ...file, metadata: { ...file.metadata, [checksumKey]: checksum(file) } }), { verify: true })
 }
 
-/** The file and its record; undefined when the file has none under `key`. */
+/**
+ * The file and its record; undefined when the file has none under `key`. Throws FORMAT where the file is not what was written; those of
+ * before there were checksums have none, and are taken as they are.
+ */
 export function readState(path: string, key: string): { file: TensorFile; record: unknown } {
   if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
   const file = readSafetensors(path)
-  const text = file.metadata[key]
+  const { [checksumKey]: written, [key]: text } = file.metadata
+  if (written !== undefined && written !== checksum(file))
+    fail(
+      'FORMAT',
+      `${path}: is damaged: its checksum is not that of what was written; go on from another checkpoint of the folder, if it has one`,
+    )
   try {
     return { file, record: text === undefined ? undefined : JSON.parse(text) }
   } catch (error) {

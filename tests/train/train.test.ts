@@ -12,7 +12,7 @@ import { resolveConfig } from '../../src/methods/index.js'
 import { crc32c } from '../../src/run/events.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
-import { readSafetensors, type StoredTensor, storedValues } from '../../src/weights/safetensors.js'
+import { encodeSafetensors, readSafetensors, type StoredTensor, storedValues } from '../../src/weights/safetensors.js'
 import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('train')
@@ -145,6 +145,50 @@ test('after kill -9 in the middle of an epoch, resume gives bit for bit the weig
       const losses = (out: string): (number | undefined)[] => readMetrics(join(out, 'metrics.jsonl')).map((row) => row.loss)
       assert.equal(losses(broken), losses(whole))
     }
+  })
+})
+
+test('a damaged line of metrics.jsonl costs that line, and a kill after the last kNN doubles no row', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    await run(out)
+    const path = join(out, 'metrics.jsonl')
+    const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
+    assert.is(lines.length, 12)
+    const damaged = lines.with(4, lines[4]!.slice(0, 40)).with(6, 'null')
+    writeFileSync(path, `${damaged.join('\n')}\n${lines[0]!.slice(0, 20)}`)
+    await run(out, { resume: true })
+    assert.equal(
+      readMetrics(path),
+      lines.filter((_, i) => i !== 4 && i !== 6).map((line) => JSON.parse(line) as Record<string, number>),
+    )
+  })
+})
+
+test('a bit of a checkpoint that is not as it was written is found on resume; one without a checksum is taken', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    await run(out, { set: { epochs: 1 } })
+    const path = join(out, 'checkpoints', 'last.safetensors')
+    const bytes = readFileSync(path)
+    const resume = () => run(out, { resume: true, set: { epochs: 1 } })
+    const start = 8 + Number(bytes.readBigUInt64LE())
+    const globalStep = bytes.indexOf('globalStep') + 'globalStep\\":'.length
+    assert.is(String.fromCharCode(bytes[globalStep]!), '5')
+    for (const at of [start, start + Math.floor((bytes.length - start) / 2), bytes.length - 1, globalStep]) {
+      const flipped = Buffer.from(bytes)
+      flipped[at]! ^= 1
+      writeFileSync(path, flipped)
+      await rejectsError(resume, 'FORMAT', /last\.safetensors: is damaged/)
+    }
+    const { tensors, metadata } = readSafetensors(path)
+    const { sha256, ...older } = metadata
+    assert.match(sha256!, /^[0-9a-f]{64}$/)
+    writeFileSync(
+      path,
+      Buffer.concat(encodeSafetensors({ tensors, metadata: { ...older, densecl: older.densecl!.replace(/Step":\d/, 'Step":5') } })),
+    )
+    assert.is((await resume()).globalStep, 5)
   })
 })
 
