@@ -109,7 +109,7 @@ export function expectTensor(op: string, name: string, value: unknown): asserts 
 
 /** No axis after the first `batch` ones is empty. */
 export function expectElements(op: string, name: string, tensor: Tensor, batch = 0): void {
-  if (tensor.shape.indexOf(0, batch) >= 0)
+  if (tensor.shape.includes(0, batch))
     fail('SHAPE', `${op}: expected ${name} without an empty axis${batch === 0 ? '' : ' but the batch'} but received ${describe(tensor)}`)
 }
 

@@ -67,7 +67,7 @@ export function expectValue(op: string, name: string, value: unknown, dtype: DTy
   if (typeof value !== 'number' || (whole && !(Number.isInteger(value) && value >= least && value <= most)))
     fail(
       'ARGUMENT',
-      `${op}: expected ${name} to be ${whole ? `an integer from ${least} to ${most}, as ${dtype} holds,` : 'a number'} but received ${value}`,
+      `${op}: expected ${name} to be ${whole ? `an integer from ${least} to ${most}, as ${dtype} holds,` : 'a number'} but received ${String(value)}`,
     )
 }
 

@@ -37,7 +37,7 @@ test('what was read off the machine code is, to a twentieth, in the machine-code
   }
 })
 
-test('splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where that is possible', () => {
+test('splits cover every pixel in whole slices, 16 of them at least, and keep nine tenths of the machine busy where they can', () => {
   const problem = fc.record({
     pixels: fc.integer({ min: 1, max: 3_000_000 }),
     tileCount: fc.integer({ min: 1, max: 400 }),

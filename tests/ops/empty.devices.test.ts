@@ -39,8 +39,8 @@ test('a batch of no images or rows gives none, and gradients of 0', () => {
         assert.is(y.data().length, 0, name)
         assert.equal(gradients(run, [0, 4, 4, 2])[0]!.shape, [0, 4, 4, 2], name)
       }
-      const convolved = gradients((x, weight, bias) => conv2d(x!, weight!, bias), [0, 4, 4, 2], [3, 1, 1, 2], [3])
-      const mapped = gradients((x, weight, bias) => linear(x!, weight!, bias), [0, 2], [3, 2], [3])
+      const convolved = gradients((x, weight, bias) => conv2d(x, weight, bias), [0, 4, 4, 2], [3, 1, 1, 2], [3])
+      const mapped = gradients((x, weight, bias) => linear(x, weight, bias), [0, 2], [3, 2], [3])
       for (const [, ...ofParameters] of [convolved, mapped])
         for (const gradient of ofParameters) assert.equal([...gradient.data()], Array<number>(sizeOf(gradient.shape)).fill(0))
     }),

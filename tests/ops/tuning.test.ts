@@ -80,7 +80,7 @@ test('the products of a call are those that the tables are made for', () => {
     assert.equal(productOf(shapeOfCall(call.op as ProductOp, call.tensors, call.numbers)), expected, name)
 })
 
-test('kernels of Hopper are candidates where the device has them and whole slices meet no prologue, splits where a split keeps 16 slices', () => {
+test('kernels of Hopper are candidates for whole slices without prologue where the device has them, splits of 16 slices or more', () => {
   fc.assert(
     fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
       const found = candidateTiles(shape, prologue, hopper)

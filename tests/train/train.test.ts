@@ -294,7 +294,7 @@ testWhere(
   test,
   'a disk that is full for a while costs rows of metrics only',
   async () => {
-    await withFolder(async (folder) => {
+    await withFolder((folder) => {
       const [disk, kept] = [join(folder, 'disk'), join(folder, 'kept')]
       for (const made of [disk, kept]) mkdirSync(made)
       const log = join(kept, 'log')
