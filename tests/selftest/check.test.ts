@@ -247,7 +247,7 @@ const checkers = (parent: number): string[] =>
   readdirSync('/proc').filter((pid) => {
     try {
       const args = readFileSync(join('/proc', pid, 'cmdline'), 'utf8').split('\0')
-      return args[1]?.endsWith('device/program.js') === true && args[3] === String(parent)
+      return args[1]?.endsWith('selftest/program.js') === true && args[3] === String(parent)
     } catch {
       return false
     }
