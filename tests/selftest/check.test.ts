@@ -166,7 +166,7 @@ where(
       /warning: mma\.conv2d disagrees with FMAs on the same operands: conv2d of x \[.*\], weight \[.*is off by [\d.e-]+ where [\d.]+ is allowed/,
     )
     assert.match(first.err, /computes conv2d by FMAs, .* instead; please report it/)
-    assert.is([...first.err.matchAll(/warning: /g)].length, 9)
+    assert.is([...first.err.matchAll(/warning: /g)].length, 10)
     assert.is(first.losses.length, 2)
     // What is wrong is not used: FMAs give the losses of healthy tensor cores.
     first.losses.forEach((loss, i) =>
@@ -175,7 +175,7 @@ where(
     const again = await use(folder, broken)
     assert.is(again.code, 0)
     assert.not.match(again.err, /checking/)
-    assert.is([...again.err.matchAll(/warning: /g)].length, 9)
+    assert.is([...again.err.matchAll(/warning: /g)].length, 10)
   },
 )
 
