@@ -115,7 +115,7 @@ class Addon : public Napi::Addon<Addon> {
   // A whole number from `least` to `most`: nothing is rounded or clamped, and no JavaScript (a valueOf) is called.
   static int64_t integerOf(const Napi::Value& value, const char* name, double least, double most) {
     const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
-    require(number >= least && number <= most && number == std::floor(number), "ARGUMENT",
+    REQUIRE(number >= least && number <= most && number == std::floor(number), "ARGUMENT",
             std::string("expected ") + name + " to be an integer from " + std::to_string(static_cast<int64_t>(least)) + " to " +
                 std::to_string(static_cast<int64_t>(most)));
     return static_cast<int64_t>(number);
@@ -125,16 +125,16 @@ class Addon : public Napi::Addon<Addon> {
 
   // The elements of a shape, and of any part of it, fit in an integer.
   static std::vector<int64_t> shapeOf(const Napi::Value& value, DType dtype) {
-    require(value.IsArray(), "ARGUMENT", "expected a shape to be an array");
+    REQUIRE(value.IsArray(), "ARGUMENT", "expected a shape to be an array");
     const Napi::Array array = value.As<Napi::Array>();
-    require(array.Length() <= kMaxRank, "SHAPE", "expected a shape of at most " + std::to_string(kMaxRank) + " dimensions");
+    REQUIRE(array.Length() <= kMaxRank, "SHAPE", "expected a shape of at most " + std::to_string(kMaxRank) + " dimensions");
     Tensor tensor{nullptr, dtype, std::vector<int64_t>(array.Length())};
     double bytes = static_cast<double>(itemSize(dtype));
     for (uint32_t i = 0; i < array.Length(); ++i) {
       tensor.shape[i] = integerOf(array.Get(i), "a dimension of a shape", 0, kLargest);
       bytes *= static_cast<double>(std::max<int64_t>(1, tensor.shape[i]));
     }
-    require(bytes < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
+    REQUIRE(bytes < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
     return tensor.shape;
   }
 
@@ -163,7 +163,7 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value view(const Napi::CallbackInfo& info) {
     const Tensor& source = handles_.get(info[0].ToNumber().DoubleValue(), "view");
     Tensor tensor{source.storage, source.dtype, shapeOf(info[1], source.dtype)};
-    require(tensor.size() == source.size(), "SHAPE", "view: " + describe(source) + " cannot be seen as " + describe(tensor));
+    REQUIRE(tensor.size() == source.size(), "SHAPE", "view: " + describe(source) + " cannot be seen as " + describe(tensor));
     return Napi::Number::New(info.Env(), handles_.insert(std::move(tensor)));
   }
 
@@ -177,16 +177,16 @@ class Addon : public Napi::Addon<Addon> {
     napi_typedarray_type type;
     size_t length = 0;
     void* data = nullptr;
-    require(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT",
+    REQUIRE(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT",
             "expected a typed array");
     static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
-    require(type < std::size(sizes), "ARGUMENT", "expected a typed array of integers or of f32 or f64");
+    REQUIRE(type < std::size(sizes), "ARGUMENT", "expected a typed array of integers or of f32 or f64");
     return {data, length * sizes[type]};
   }
 
   // The numbers of a Float64Array.
   static std::pair<const double*, size_t> numbersOf(const Napi::Value& value) {
-    require(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "ARGUMENT",
+    REQUIRE(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "ARGUMENT",
             "run: expected a Float64Array of handles and one of numbers");
     const auto [data, bytes] = bytesOf(value);
     return {static_cast<const double*>(data), bytes / sizeof(double)};
@@ -198,7 +198,7 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value copy(const Napi::CallbackInfo& info, bool write) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), write ? "write" : "read");
     const auto bytes = bytesOf(info[1]);
-    require(bytes.second == tensor.size() * itemSize(tensor.dtype), "SHAPE",
+    REQUIRE(bytes.second == tensor.size() * itemSize(tensor.dtype), "SHAPE",
             "copy: a tensor " + describe(tensor) + " has another size than " + std::to_string(bytes.second) + " bytes");
     Device& device = tensor.storage->device;
     if (bytes.second == 0) return info.Env().Undefined();
@@ -228,18 +228,18 @@ class Addon : public Napi::Addon<Addon> {
       call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
       numberReader.read(parameter.kind == NumberKind::integers, addNumber);
     }
-    require(tensorReader.left == 0 && numberReader.left == 0, "INTERNAL", std::string(call.op) + ": more than its row of ops.def declares");
+    REQUIRE(tensorReader.left == 0 && numberReader.left == 0, "INTERNAL", std::string(call.op) + ": more than its row of ops.def declares");
     call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
     call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
     Device* device = nullptr;
     for (const Tensor* tensor : call.tensors) {
       if (tensor == nullptr) continue;
       if (device == nullptr) device = &tensor->storage->device;
-      require(device == &tensor->storage->device, "DEVICE",
+      REQUIRE(device == &tensor->storage->device, "DEVICE",
               std::string(call.op) + ": expected all tensors on one device but received " + device->name + " and " +
                   tensor->storage->device.name + " (" + describe(*tensor) + ")");
     }
-    require(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
+    REQUIRE(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
     signature.check(call);
     device->run(index, call);
     return info.Env().Undefined();
@@ -252,7 +252,7 @@ class Addon : public Napi::Addon<Addon> {
     const char* op;
 
     double next() {
-      require(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
+      REQUIRE(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
       --left;
       return *at++;
     }
@@ -386,7 +386,7 @@ class Addon : public Napi::Addon<Addon> {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
     const auto bytes = bytesOf(info[1]);
     const size_t offset = offsetOf(info[2], tensor);
-    require(
+    REQUIRE(
         bytes.second <= tensor.storage->bytes - offset, "SHAPE",
         "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
     if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
@@ -405,7 +405,7 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value startRead(const Napi::CallbackInfo& info) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "read");
     const size_t bytes = tensor.size() * itemSize(tensor.dtype);
-    require(downloads_.size() < kMaxReads && (downloads_.empty() || waiting_ + bytes <= kMaxReadBytes), "OUT_OF_MEMORY",
+    REQUIRE(downloads_.size() < kMaxReads && (downloads_.empty() || waiting_ + bytes <= kMaxReadBytes), "OUT_OF_MEMORY",
             "startRead: " + std::to_string(downloads_.size()) + " reads of " + std::to_string(waiting_) +
                 " bytes have been started and not finished: finish them");
     downloads_[++lastTicket_] = {tensor.storage->device.startDownload(tensor.raw(), bytes), bytes};
@@ -414,9 +414,9 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value finishRead(const Napi::CallbackInfo& info) {
     const auto found = downloads_.find(info[0].ToNumber().Uint32Value());
-    require(found != downloads_.end(), "INTERNAL", "finishRead: there is no such read");
+    REQUIRE(found != downloads_.end(), "INTERNAL", "finishRead: there is no such read");
     const auto to = bytesOf(info[1]);
-    require(to.second == found->second.bytes, "SHAPE",
+    REQUIRE(to.second == found->second.bytes, "SHAPE",
             "finishRead: expected an array of " + std::to_string(found->second.bytes) + " bytes but received " + std::to_string(to.second));
     const std::unique_ptr<Download> download = std::move(found->second.download);
     waiting_ -= to.second;
@@ -450,12 +450,12 @@ class Addon : public Napi::Addon<Addon> {
   }
   Step& stepOf(const Napi::CallbackInfo& info) {
     const auto found = steps_.find(info[0].ToNumber().Uint32Value());
-    require(found != steps_.end(), "INTERNAL", "graph: there is no such step");
+    REQUIRE(found != steps_.end(), "INTERNAL", "graph: there is no such step");
     return found->second;
   }
   Napi::Value endTrace(const Napi::CallbackInfo& info) {
     Step& step = stepOf(info);
-    require(step.tracing, "GRAPH", "graph: the trace of this step has ended");
+    REQUIRE(step.tracing, "GRAPH", "graph: the trace of this step has ended");
     step.tracing = false;
     step.device->allocator.endTrace();
     step.traced = true;
@@ -463,8 +463,8 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value startRecording(const Napi::CallbackInfo& info) {
     Step& step = stepOf(info);
-    require(step.traced, "GRAPH", "graph: a step is recorded once, after its trace");
-    require(step.device->traits().recordable, "GRAPH", step.device->name + " records no work");
+    REQUIRE(step.traced, "GRAPH", "graph: a step is recorded once, after its trace");
+    REQUIRE(step.device->traits().recordable, "GRAPH", step.device->name + " records no work");
     step.traced = false;
     step.device->synchronize();
     step.device->allocator.startServing(step.arena);
@@ -475,7 +475,7 @@ class Addon : public Napi::Addon<Addon> {
   // endRecording(step) -> what was planned
   Napi::Value endRecording(const Napi::CallbackInfo& info) {
     Step& step = stepOf(info);
-    require(step.open, "GRAPH", "graph: this step is not being recorded");
+    REQUIRE(step.open, "GRAPH", "graph: this step is not being recorded");
     step.open = false;
     step.recording = step.device->endRecording();
     step.device->allocator.endServing();
@@ -488,7 +488,7 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value replay(const Napi::CallbackInfo& info) {
     const Step& step = stepOf(info);
-    require(step.recording != nullptr, "GRAPH", "graph: this step has not been recorded");
+    REQUIRE(step.recording != nullptr, "GRAPH", "graph: this step has not been recorded");
     step.recording->replay();
     return info.Env().Undefined();
   }

@@ -14,7 +14,7 @@ Handles::Handles() : environment_(nextEnvironment.fetch_add(1) & mask(kEnvironme
 
 double Handles::insert(Tensor tensor) {
   if (free_.empty()) {
-    require(slots_.size() <= mask(kSlotBits), "TOO_MANY_TENSORS", "more than 8,388,608 tensors are alive: dispose some, or use scope()");
+    REQUIRE(slots_.size() <= mask(kSlotBits), "TOO_MANY_TENSORS", "more than 8,388,608 tensors are alive: dispose some, or use scope()");
     free_.push_back(slots_.size());
     slots_.emplace_back();
   }
@@ -30,13 +30,13 @@ double Handles::insert(Tensor tensor) {
 
 size_t Handles::find(double handle, const char* op) const {
   const std::string where = std::string(op) + ": ";
-  require(handle >= 0 && handle <= 9007199254740991.0 && handle == std::floor(handle), "FOREIGN_HANDLE",
+  REQUIRE(handle >= 0 && handle <= 9007199254740991.0 && handle == std::floor(handle), "FOREIGN_HANDLE",
           where + "this is not a tensor handle");
   const uint64_t bits = static_cast<uint64_t>(handle);
   const size_t index = bits & mask(kSlotBits);
-  require(bits >> (kSlotBits + kGenerationBits) == environment_ && index < slots_.size(), "FOREIGN_HANDLE",
+  REQUIRE(bits >> (kSlotBits + kGenerationBits) == environment_ && index < slots_.size(), "FOREIGN_HANDLE",
           where + "the tensor belongs to another thread or addon; tensors cannot be sent between workers, send their data");
-  require(slots_[index].used && slots_[index].generation == ((bits >> kSlotBits) & mask(kGenerationBits)), "USE_AFTER_DISPOSE",
+  REQUIRE(slots_[index].used && slots_[index].generation == ((bits >> kSlotBits) & mask(kGenerationBits)), "USE_AFTER_DISPOSE",
           where + "the tensor has been disposed");
   return index;
 }

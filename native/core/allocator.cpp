@@ -89,7 +89,7 @@ bool Allocator::isPlanned(const void* block) {
 
 Arena* Allocator::startTrace() {
   std::lock_guard<std::mutex> lock(mutex_);
-  require(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  REQUIRE(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
   arenas_.push_back(std::make_unique<Arena>());
   return tracing_ = arenas_.back().get();
 }
@@ -102,7 +102,7 @@ void Allocator::endTrace() {
 
 void Allocator::startServing(Arena* arena) {
   std::lock_guard<std::mutex> lock(mutex_);
-  require(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  REQUIRE(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
   trimLocked();  // what the runs before kept for reuse
   arena->memory = allocateLocked(arena->plan.bytes(), capacity(arena->plan.bytes()));
   serving_ = arena;

@@ -62,7 +62,7 @@ StridedLoop<static_cast<int>(kOperands)> stridedLoop(const char* op, const std::
       loop.size[loop.rank - 1] *= size;
       continue;
     }
-    require(loop.rank < kMaxLoopRank, "SHAPE", std::string(op) + ": more than 8 dimensions are broadcast each in its own way");
+    REQUIRE(loop.rank < kMaxLoopRank, "SHAPE", std::string(op) + ": more than 8 dimensions are broadcast each in its own way");
     loop.size[loop.rank] = size;
     for (size_t k = 0; k < kOperands; ++k) loop.stride[loop.rank][k] = stride[k];
     ++loop.rank;

@@ -23,7 +23,7 @@ struct Call {
   template <class Name>
   const Tensor& tensor(Name name) const {
     const Tensor* found = optional(name);
-    require(found != nullptr, "INTERNAL", std::string(op) + ": reads an optional tensor that is absent as if it were not");
+    REQUIRE(found != nullptr, "INTERNAL", std::string(op) + ": reads an optional tensor that is absent as if it were not");
     return *found;
   }
   template <class Name>
@@ -64,7 +64,7 @@ struct Call {
   template <class Name>
   size_t position(Name name) const {
     static_assert(std::is_enum_v<Name>, "a name of ops.def, such as args::conv2d::weight");
-    require(static_cast<int>(name) >> args::kPositionBits == index, "INTERNAL", std::string(op) + ": reads a name of another op");
+    REQUIRE(static_cast<int>(name) >> args::kPositionBits == index, "INTERNAL", std::string(op) + ": reads a name of another op");
     return static_cast<size_t>(static_cast<int>(name) & ((1 << args::kPositionBits) - 1));
   }
 };

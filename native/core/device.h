@@ -87,7 +87,7 @@ class Device {
   virtual Traits traits() = 0;
   // The only families of kernels (Traits), from now on, that it must not use.
   virtual void avoidFamilies(const std::vector<std::string>& names) {
-    require(names.empty(), "ARGUMENT", name + " has no families of kernels");
+    REQUIRE(names.empty(), "ARGUMENT", name + " has no families of kernels");
   }
 
   // What an out-of-memory message adds: memory taken by others.

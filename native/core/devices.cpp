@@ -37,7 +37,7 @@ size_t Device::recordEvent() {
   return events_.size() - 1;
 }
 double Device::elapsed(size_t from, size_t to) {
-  require(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
+  REQUIRE(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
   return events_[to] - events_[from];
 }
 

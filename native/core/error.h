@@ -10,8 +10,11 @@ struct Error : std::runtime_error {
   const char* code;
 };
 
-inline void require(bool condition, const char* code, const std::string& message) {
-  if (!condition) throw Error(code, message);
-}
-
 }  // namespace densecl
+
+// Throws an Error where the condition does not hold. A macro, so that the message is made only then: a check may stand in the innermost
+// loop, and a function's argument would be a new string for each element.
+#define REQUIRE(condition, code, message)                        \
+  do {                                                           \
+    if (!(condition)) throw ::densecl::Error((code), (message)); \
+  } while (false)

@@ -11,11 +11,11 @@ namespace densecl {
 // As many tensors as `first` has, each of its size or absent.
 inline void requireAlike(const Call& call, const char* firstName, const std::vector<const Tensor*>& first, const char* name,
                          const std::vector<const Tensor*>& list) {
-  require(list.size() == first.size(), "ARGUMENT",
+  REQUIRE(list.size() == first.size(), "ARGUMENT",
           std::string(call.op) + ": expected " + std::to_string(first.size()) + " " + name + ", one for each of " + firstName +
               ", but received " + std::to_string(list.size()));
   for (size_t i = 0; i < list.size(); ++i)
-    require(list[i] == nullptr || list[i]->shape == first[i]->shape, "SHAPE",
+    REQUIRE(list[i] == nullptr || list[i]->shape == first[i]->shape, "SHAPE",
             std::string(call.op) + ": expected " + name + "[" + std::to_string(i) + "] of the shape of " + firstName + " " +
                 describe(*first[i]) + " but received " + (list[i] == nullptr ? "" : describe(*list[i])));
 }
@@ -43,7 +43,7 @@ struct UpdatedTensors {
   }
   // A word for each parameter.
   std::vector<int64_t> flags(const Call& call, const char* name, std::vector<int64_t> list) const {
-    require(list.size() == parameters.size(), "ARGUMENT",
+    REQUIRE(list.size() == parameters.size(), "ARGUMENT",
             std::string(call.op) + ": expected " + std::to_string(parameters.size()) + " " + name +
                 ", one for each of parameters, but received " + std::to_string(list.size()));
     return list;

@@ -21,7 +21,7 @@ struct Matmul {
     m = size(y, 2);
     n = size(y, 1);
     k = size(a, transposeA ? 2 : 1);
-    require(size(a, transposeA ? 1 : 2) == m && size(b, transposeB ? 1 : 2) == k && size(b, transposeB ? 2 : 1) == n, "SHAPE",
+    REQUIRE(size(a, transposeA ? 1 : 2) == m && size(b, transposeB ? 1 : 2) == k && size(b, transposeB ? 2 : 1) == n, "SHAPE",
             "matmul: expected matrices whose product is y " + describe(y) + " but received a " + describe(a) + " and b " + describe(b));
     rowA = transposeA ? 1 : k;
     depthA = transposeA ? m : 1;

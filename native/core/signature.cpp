@@ -47,7 +47,7 @@ struct Types {
 
   Type parse(const std::string& text) {
     const size_t open = text.find('[');
-    require(open != std::string::npos && text.back() == ']', "INTERNAL", "ops.def: not a type: " + text);
+    REQUIRE(open != std::string::npos && text.back() == ']', "INTERNAL", "ops.def: not a type: " + text);
     Type type;
     type.dtype = text.substr(0, open);
     if (type.dtype.size() == 1 && type.dtype != "_") type.dtypeSymbol = symbol("dtype " + type.dtype);
@@ -58,7 +58,7 @@ struct Types {
         continue;
       }
       if (name.size() > 3 && name.compare(name.size() - 3, 3, "...") == 0) {
-        require(type.dimensions.empty() && !type.packed, "INTERNAL", "ops.def: three dots come first: " + text);
+        REQUIRE(type.dimensions.empty() && !type.packed, "INTERNAL", "ops.def: three dots come first: " + text);
         type.packed = true;
         name.resize(name.size() - 3);
         type.pack = symbol(name == "_" ? name : name + "...");
@@ -175,7 +175,7 @@ void Signature::check(const Call& call) const {
         if (call.tensors[k] != nullptr)
           binding.check(parameter, types.of[i], *call.tensors[k]);
         else
-          require(!required, "ARGUMENT", std::string(name) + ": the tensor " + parameter.name + " is missing");
+          REQUIRE(!required, "ARGUMENT", std::string(name) + ": the tensor " + parameter.name + " is missing");
       }
     }
   };
@@ -187,7 +187,7 @@ void Signature::check(const Call& call) const {
     for (uint32_t k = call.firstNumber[i]; k < call.firstNumber[i + 1]; ++k) {
       const double value = call.numbers[k];
       const auto expect = [&, parameter = parameter](bool holds, const std::string& what) {
-        require(holds, "ARGUMENT",
+        REQUIRE(holds, "ARGUMENT",
                 std::string(name) + ": expected " + parameter + " to be " + what + " but received " + std::to_string(value));
       };
       if (kind == NumberKind::flag) expect(value == 0 || value == 1, "true or false");

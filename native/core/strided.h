@@ -21,7 +21,7 @@ struct StridedCopy {
     using Names = args::copyStrided;
     const std::vector<int64_t> shape = call.integers(Names::shape), yStrides = call.integers(Names::yStrides),
                                xStrides = call.integers(Names::xStrides);
-    require(yStrides.size() == shape.size() && xStrides.size() == shape.size(), "ARGUMENT",
+    REQUIRE(yStrides.size() == shape.size() && xStrides.size() == shape.size(), "ARGUMENT",
             "copyStrided: expected as many strides as dimensions of shape, " + std::to_string(shape.size()) + ", but received " +
                 std::to_string(yStrides.size()) + " of y and " + std::to_string(xStrides.size()) + " of x");
     yOffset = call.integer(Names::yOffset);
@@ -29,7 +29,7 @@ struct StridedCopy {
     // In floating point, as products of what a call may say overflow integers.
     double elements = 1;
     for (int64_t size : shape) elements *= static_cast<double>(size);
-    require(elements <= static_cast<double>(call.tensor(Names::y).size()), "SHAPE",
+    REQUIRE(elements <= static_cast<double>(call.tensor(Names::y).size()), "SHAPE",
             "copyStrided: expected shape of at most the elements of y " + describe(call.tensor(Names::y)) + " but received " +
                 std::to_string(elements));
     for (size_t i = 0; i < shape.size(); ++i) {
@@ -61,11 +61,11 @@ struct StridedCopy {
   void checkInside(const Tensor& tensor, const char* name, int64_t offset, int64_t Axis::* stride) const {
     double low = static_cast<double>(offset), high = low;
     for (const Axis& axis : axes) {
-      require(axis.y != 0, "ARGUMENT", "copyStrided: expected strides of y other than 0");
+      REQUIRE(axis.y != 0, "ARGUMENT", "copyStrided: expected strides of y other than 0");
       const double reach = static_cast<double>(axis.size - 1) * static_cast<double>(axis.*stride);
       (reach < 0 ? low : high) += reach;
     }
-    require(low >= 0 && high < static_cast<double>(tensor.size()), "RANGE",
+    REQUIRE(low >= 0 && high < static_cast<double>(tensor.size()), "RANGE",
             std::string("copyStrided: expected places inside of ") + name + " " + describe(tensor) + " but received elements " +
                 std::to_string(static_cast<int64_t>(low)) + " to " + std::to_string(static_cast<int64_t>(high)));
   }

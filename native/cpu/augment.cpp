@@ -255,19 +255,19 @@ void augment(const Call& call) {
                &table = call.tensor(Names::table);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   const int64_t columns = table.dim(1), first = call.integer(Names::first), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
-  require(out.dtype == DType::f32, "DTYPE", "augment: expected views of f32 on the CPU but received " + describe(out));
-  require(3.0 * static_cast<double>(out.dim(1)) * static_cast<double>(out.dim(2)) < 2147483648.0, "SHAPE",
+  REQUIRE(out.dtype == DType::f32, "DTYPE", "augment: expected views of f32 on the CPU but received " + describe(out));
+  REQUIRE(3.0 * static_cast<double>(out.dim(1)) * static_cast<double>(out.dim(2)) < 2147483648.0, "SHAPE",
           "augment: expected views of fewer than 2^31 values but received " + describe(out));
-  require(second == nullptr || table.dim(0) % 2 == 0, "SHAPE",
+  REQUIRE(second == nullptr || table.dim(0) % 2 == 0, "SHAPE",
           "augment: expected table of as many rows for views as for second but received " + describe(table));
   for (const Tensor* views : {&out, second == nullptr ? &out : second})
-    require(first + half <= views->dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(*views));
+    REQUIRE(first + half <= views->dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(*views));
   parallelFor(table.dim(0), [&](int64_t v) {
     const double* row = table.data<double>() + v * columns;
     const auto integer = [&](int i) { return static_cast<int>(row[i]); };
     const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5),
               cropWidth = integer(6);
-    require(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 &&
+    REQUIRE(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 &&
                 cropHeight > 0 && cropWidth > 0 && int64_t{top} + cropHeight <= imageHeight && int64_t{left} + cropWidth <= imageWidth,
             "RANGE",
             "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) +

@@ -200,8 +200,8 @@ void batchNormTrain(const Call& call) {
   const Tensor *y = call.optional(Names::y), &mean = call.tensor(Names::mean), &invstd = call.tensor(Names::invstd),
                &runningMean = call.tensor(Names::runningMean), &runningVar = call.tensor(Names::runningVar), &x = call.tensor(Names::x),
                *residual = call.optional(Names::residual), *scaleOut = call.optional(Names::scale), *shiftOut = call.optional(Names::shift);
-  require(call.optional(Names::statistics) == nullptr, "ARGUMENT", "batchNormTrain: expected no statistics on the CPU");
-  require(call.optional(Names::residualScale) == nullptr, "ARGUMENT", "batchNormTrain: expected no residualScale on the CPU");
+  REQUIRE(call.optional(Names::statistics) == nullptr, "ARGUMENT", "batchNormTrain: expected no statistics on the CPU");
+  REQUIRE(call.optional(Names::residualScale) == nullptr, "ARGUMENT", "batchNormTrain: expected no residualScale on the CPU");
   const int64_t groups = groupsOf(call, "mean", mean, x);
   const double eps = call.number(Names::eps), momentum = call.number(Names::momentum);
   const bool relu = call.flag(Names::relu);
@@ -279,9 +279,9 @@ void batchNormBackward(const Call& call) {
   using Names = args::batchNormBackward;
   const Tensor *dx = call.optional(Names::dx), &dweight = call.tensor(Names::dweight), &dbias = call.tensor(Names::dbias),
                *dz = call.optional(Names::dz), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x), *y = call.optional(Names::y);
-  require(dx != nullptr, "ARGUMENT", "batchNormBackward: expected dx on the CPU");
-  require(call.optional(Names::scale) == nullptr, "ARGUMENT", "batchNormBackward: expected no scale on the CPU");
-  require(call.optional(Names::sums) == nullptr, "ARGUMENT", "batchNormBackward: expected no sums on the CPU");
+  REQUIRE(dx != nullptr, "ARGUMENT", "batchNormBackward: expected dx on the CPU");
+  REQUIRE(call.optional(Names::scale) == nullptr, "ARGUMENT", "batchNormBackward: expected no scale on the CPU");
+  REQUIRE(call.optional(Names::sums) == nullptr, "ARGUMENT", "batchNormBackward: expected no sums on the CPU");
   const int64_t groups = groupsOf(call, "mean", call.tensor(Names::mean), x);
   const bool train = call.flag(Names::train);
   dispatchFloat(call, x.dtype, [&](auto zero) {

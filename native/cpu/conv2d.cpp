@@ -253,7 +253,7 @@ void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
 // What only kernels of a GPU read or write.
 template <class Name>
 void refuse(const Call& call, const char* name, Name at) {
-  require(call.optional(at) == nullptr, "ARGUMENT", std::string(call.op) + ": expected no " + name + " on the CPU");
+  REQUIRE(call.optional(at) == nullptr, "ARGUMENT", std::string(call.op) + ": expected no " + name + " on the CPU");
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ void add(const Call& call) {
 void scale(const Call& call) {
   using args::scale;
   const Tensor &out = call.tensor(scale::y), &in = call.tensor(scale::x), *factor = call.optional(scale::factor);
-  require(factor == nullptr || factor->size() == 1, "SHAPE",
+  REQUIRE(factor == nullptr || factor->size() == 1, "SHAPE",
           "scale: expected factor of one element but received " + (factor == nullptr ? "" : describe(*factor)));
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);

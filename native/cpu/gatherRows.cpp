@@ -13,13 +13,13 @@ struct Gathering {
   Gathering(const Call& call, const Tensor& x, const Tensor& y, const Tensor& index)
       : n(x.dim(0)), p(y.dim(1)), q(x.dim(1)), c(x.dim(2)), share(1), index(index.data<int32_t>()) {
     const int64_t m = index.dim(0);
-    require(
+    REQUIRE(
         n == 0 || (m > 0 && n % m == 0), "SHAPE",
         std::string(call.op) + ": expected index [M,P] with M dividing the blocks of " + describe(x) + " but received " + describe(index));
     if (n > 0) share = n / m;
     for (int64_t i = 0; i < index.size(); ++i) {
       const int32_t at = this->index[i];
-      require(at >= 0 && at < q, "RANGE",
+      REQUIRE(at >= 0 && at < q, "RANGE",
               std::string(call.op) + ": index " + std::to_string(at) + " is outside of " + std::to_string(q) + " rows");
     }
   }

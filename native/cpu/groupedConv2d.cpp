@@ -171,7 +171,7 @@ struct Geometry {
         stride{call.integer(Names::strideH), call.integer(Names::strideW)},
         padding{call.integer(Names::paddingH), call.integer(Names::paddingW)},
         dilation{call.integer(Names::dilationH), call.integer(Names::dilationW)} {
-    require(in * groups == c && outs * groups == o, "SHAPE",
+    REQUIRE(in * groups == c && outs * groups == o, "SHAPE",
             std::string(call.op) + ": expected weight [O,KH,KW,C/groups] with O and C of x " + describe(x) + " divisible by " +
                 std::to_string(groups) + " groups but received " + describe(weight));
     requireWindows(call, yName, y, windowsAlong(h, kh, stride[0], padding[0], dilation[0]),

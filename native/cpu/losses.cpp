@@ -188,7 +188,7 @@ void crossEntropy(const Call& call) {
   for (int64_t r = 0; r < R; ++r) {
     const int32_t label = target.data<int32_t>()[r];
     if (label == ignore) continue;
-    require(label >= 0 && label < C, "RANGE",
+    REQUIRE(label >= 0 && label < C, "RANGE",
             "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
     ++used;
   }

@@ -133,7 +133,7 @@ constexpr Same<T> table[] = {
 
 template <class F, size_t kCount>
 F kindOf(const Call& call, int64_t kind, F const (&table)[kCount]) {
-  require(kind < static_cast<int64_t>(kCount), "ARGUMENT", std::string(call.op) + ": there is no kind " + std::to_string(kind));
+  REQUIRE(kind < static_cast<int64_t>(kCount), "ARGUMENT", std::string(call.op) + ": there is no kind " + std::to_string(kind));
   return table[kind];
 }
 

@@ -34,7 +34,7 @@ void ema(const Call& call) {
   const double momentum = call.number(args::ema::momentum);
   for (size_t k = 0; k < all.averages.size(); ++k) {
     const Tensor &average = *all.averages[k], &source = *all.sources[k];
-    require(all.copies[k] == nullptr, "DTYPE", "ema: bf16 copies are of no use on the CPU");
+    REQUIRE(all.copies[k] == nullptr, "DTYPE", "ema: bf16 copies are of no use on the CPU");
     dispatchFloat(call, average.dtype, [&](auto zero) {
       using T = decltype(zero);
       const T keep = static_cast<T>(momentum), take = static_cast<T>(1 - momentum);
@@ -70,7 +70,7 @@ void enqueue(const Call& call) {
                &keys = call.tensor(args::enqueue::keys);
   const int64_t K = queue.dim(0), D = queue.dim(1), B = keys.dim(0);
   int32_t& at = pointer.data<int32_t>()[0];
-  require(at >= 0 && at < K, "RANGE", "enqueue: the pointer " + std::to_string(at) + " is outside of a queue of " + std::to_string(K));
+  REQUIRE(at >= 0 && at < K, "RANGE", "enqueue: the pointer " + std::to_string(at) + " is outside of a queue of " + std::to_string(K));
   dispatchFloat(call, queue.dtype, [&](auto zero) {
     using T = decltype(zero);
     for (int64_t i = 0; i < B; ++i) std::copy_n(keys.data<T>() + i * D, D, queue.data<T>() + (at + i) % K * D);

@@ -59,8 +59,8 @@ struct Pool {
 void maxPool2d(const Call& call) {
   using Names = args::maxPool2d;
   const Tensor &y = call.tensor(Names::y), *given = call.optional(Names::index), &x = call.tensor(Names::x);
-  require(given != nullptr && given->dtype == DType::i32, "DTYPE", "maxPool2d: expected index i32 on the CPU");
-  require(call.optional(Names::scale) == nullptr, "ARGUMENT", "maxPool2d: expected no scale on the CPU");
+  REQUIRE(given != nullptr && given->dtype == DType::i32, "DTYPE", "maxPool2d: expected index i32 on the CPU");
+  REQUIRE(call.optional(Names::scale) == nullptr, "ARGUMENT", "maxPool2d: expected no scale on the CPU");
   const Tensor& index = *given;
   const Pool pool(call, Names{}, x, y, "y");
   dispatchFloat(call, x.dtype, [&](auto zero) {
@@ -91,7 +91,7 @@ void maxPool2d(const Call& call) {
 void maxPool2dBackward(const Call& call) {
   using Names = args::maxPool2dBackward;
   const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &index = call.tensor(Names::index);
-  require(index.dtype == DType::i32, "DTYPE", "maxPool2dBackward: expected index i32 on the CPU but received " + describe(index));
+  REQUIRE(index.dtype == DType::i32, "DTYPE", "maxPool2dBackward: expected index i32 on the CPU but received " + describe(index));
   const Pool pool(call, Names{}, dx, dy, "dy");
   const int64_t in = pool.y.in * pool.x.in, out = pool.y.out * pool.x.out, channels = pool.c;
   dispatchFloat(call, dx.dtype, [&](auto zero) {
@@ -103,7 +103,7 @@ void maxPool2dBackward(const Call& call) {
       const int32_t* at = index.data<int32_t>() + image * out * channels;
       for (int64_t o = 0; o < out; ++o, source += channels, at += channels)
         for (int64_t c = 0; c < channels; ++c) {
-          require(at[c] >= 0 && at[c] < in, "RANGE",
+          REQUIRE(at[c] >= 0 && at[c] < in, "RANGE",
                   "maxPool2dBackward: index " + std::to_string(at[c]) + " is outside of an image of " + std::to_string(in) + " pixels");
           target[at[c] * channels + c] += source[c];
         }

@@ -210,8 +210,8 @@ class Reduction {
 void reduce(const Call& call) {
   using args::reduce;
   const Tensor &y = call.tensor(reduce::y), &x = call.tensor(reduce::x);
-  require(y.dtype == x.dtype, "DTYPE", std::string("reduce: expected y of dtype ") + dtypeName(x.dtype) + " but received " + describe(y));
-  require(!call.flag(reduce::maximum) || x.size() > 0 || y.size() == 0, "SHAPE",
+  REQUIRE(y.dtype == x.dtype, "DTYPE", std::string("reduce: expected y of dtype ") + dtypeName(x.dtype) + " but received " + describe(y));
+  REQUIRE(!call.flag(reduce::maximum) || x.size() > 0 || y.size() == 0, "SHAPE",
           "reduce: expected at least one element for each maximum y " + describe(y) + " but received x " + describe(x));
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);

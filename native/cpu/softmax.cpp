@@ -11,7 +11,7 @@ struct Lines {
   int64_t outer = 1, n, inner = 1;
   Lines(const Call& call, const Tensor& x, int64_t axis) {
     const auto rank = static_cast<int64_t>(x.shape.size());
-    require(axis < rank, "ARGUMENT", std::string(call.op) + ": there is no axis " + std::to_string(axis) + " of " + describe(x));
+    REQUIRE(axis < rank, "ARGUMENT", std::string(call.op) + ": there is no axis " + std::to_string(axis) + " of " + describe(x));
     n = x.shape[axis];
     for (int64_t i = 0; i < axis; ++i) outer *= x.shape[i];
     for (int64_t i = axis + 1; i < rank; ++i) inner *= x.shape[i];
@@ -191,9 +191,9 @@ void argmax(const Call& call) {
   using args::argmax;
   const Tensor &index = call.tensor(argmax::index), &x = call.tensor(argmax::x);
   const Lines lines(call, x, call.integer(argmax::axis));
-  require(index.size() == lines.count(), "SHAPE",
+  REQUIRE(index.size() == lines.count(), "SHAPE",
           "argmax: expected index of " + std::to_string(lines.count()) + " elements but received " + describe(index));
-  require(lines.n > 0 || lines.count() == 0, "SHAPE", "argmax: expected at least one element along the axis of " + describe(x));
+  REQUIRE(lines.n > 0 || lines.count() == 0, "SHAPE", "argmax: expected at least one element along the axis of " + describe(x));
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelRange(lines.count(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, lines.n)), [&](int64_t begin, int64_t end) {

@@ -14,7 +14,7 @@ template <class Names, class Update>
 void updateEach(const Call& call, const UpdatedTensors<Names>& all, double averageMomentum, Update update) {
   for (size_t k = 0; k < all.parameters.size(); ++k) {
     const Tensor &p = *all.parameters[k], *average = all.averages[k];
-    require(all.copies[k] == nullptr && all.averageCopies[k] == nullptr, "DTYPE",
+    REQUIRE(all.copies[k] == nullptr && all.averageCopies[k] == nullptr, "DTYPE",
             std::string(call.op) + ": bf16 copies are of no use on the CPU");
     dispatchFloat(call, p.dtype, [&](auto zero) {
       using T = decltype(zero);

@@ -298,7 +298,7 @@ class CudaDevice : public KernelDevice {
   }
   double elapsed(size_t from, size_t to) override {
     use();
-    require(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
+    REQUIRE(from < events_.size() && to < events_.size(), "INTERNAL", "elapsed: there is no such event");
     check(cudaEventSynchronize(events_[to]), "event");
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, events_[from], events_[to]), "event");
@@ -341,7 +341,7 @@ class CudaDevice : public KernelDevice {
 
  private:
   void expectNoRecording(const char* what) const {
-    require(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
+    REQUIRE(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
   }
   Target& targetOf(void* block) {
     const auto found = targets_.find(block);

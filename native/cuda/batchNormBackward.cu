@@ -167,7 +167,7 @@ void batchNormBackward(const Call& call) {
   using Names = args::batchNormBackward;
   const Tensor *dx = call.optional(Names::dx), *dz = call.optional(Names::dz), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x),
                &mean = call.tensor(Names::mean), *sums = call.optional(Names::sums), *written = call.optional(Names::coefficients);
-  require(dx != nullptr || written != nullptr, "ARGUMENT", "batchNormBackward: expected dx or coefficients");
+  REQUIRE(dx != nullptr || written != nullptr, "ARGUMENT", "batchNormBackward: expected dx or coefficients");
   const int64_t groups = groupsOf(call, "mean", mean, x), C = x.columns();
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);

@@ -55,7 +55,7 @@ void clipByGlobalNorm(const Call& call) {
   const auto all = [&](auto flush) {
     auto launches = batches<ClipTable>(flush);
     for (size_t k = 0; k < gradients.size(); ++k) {
-      require(gradients[k]->dtype == DType::f32, "DTYPE",
+      REQUIRE(gradients[k]->dtype == DType::f32, "DTYPE",
               "clipByGlobalNorm: expected gradients of f32 but received " + describe(*gradients[k]));
       launches.add(ClipEntry{clipped[k]->data<float>(), gradients[k]->data<float>()}, gradients[k]->size());
     }

@@ -41,9 +41,9 @@ struct Geometry {
         tile(call.integer(Names::tile)),
         tf32(call.flag(Names::tf32)) {
     requireWindows(call, yName, y, windowsAlong(h, kh, sh, ph, dh), windowsAlong(w, kw, sw, pw, dw));
-    require(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
+    REQUIRE(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
             std::string(call.op) + ": one image has more than 2^31 elements");
-    require(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
+    REQUIRE(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
   }
   int64_t pixels() const { return n * oh * ow; }
   int64_t depth() const { return static_cast<int64_t>(kh) * kw * c; }
@@ -113,7 +113,7 @@ struct OperandNorm {
   OperandNorm(const Call& call, Names, const Tensor& x)
       : scale(call.optional(Names::scale)), shift(call.optional(Names::shift)), relu(call.flag(Names::relu)) {
     if (scale == nullptr) return;
-    require(shift != nullptr, "ARGUMENT", std::string(call.op) + ": expected shift with scale");
+    REQUIRE(shift != nullptr, "ARGUMENT", std::string(call.op) + ": expected shift with scale");
     groupsOf(call, "scale", *scale, x);
   }
 };
@@ -126,7 +126,7 @@ struct OperandGradient {
   OperandGradient(const Call& call, Names, const Tensor& dy)
       : x(call.optional(Names::gradientX)), mean(call.optional(Names::gradientMean)), coefficients(call.optional(Names::coefficients)) {
     if (x == nullptr) return;
-    require(mean != nullptr && coefficients != nullptr, "ARGUMENT",
+    REQUIRE(mean != nullptr && coefficients != nullptr, "ARGUMENT",
             std::string(call.op) + ": expected gradientMean and coefficients with gradientX");
     groupsOf(call, "gradientMean", *mean, dy);
   }

@@ -127,7 +127,7 @@ void conv2dBackwardInput(const Call& call) {
                *sums = call.optional(Names::sums), *mean = call.optional(Names::mean);
   const Geometry g(call, Names{}, dx, w, dy, "dy");
   const OperandGradient gradient(call, Names{}, dy);
-  require(call.optional(Names::x) == nullptr || (mean != nullptr && sums != nullptr), "ARGUMENT",
+  REQUIRE(call.optional(Names::x) == nullptr || (mean != nullptr && sums != nullptr), "ARGUMENT",
           "conv2dBackwardInput: expected mean and sums with x");
   const int64_t groups = mean == nullptr ? 1 : groupsOf(call, "mean", *mean, dx);
   if (sums != nullptr) {

@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) transposeKernel(TransposeJob<Word> j
 
 template <class Index>
 Places<Index> placesOf(const std::vector<StridedCopy::Axis>& axes) {
-  require(axes.size() <= kMaxAxes, "SHAPE",
+  REQUIRE(axes.size() <= kMaxAxes, "SHAPE",
           "copyStrided: expected at most 8 axes that are not one run of memory but received " + std::to_string(axes.size()));
   Places<Index> places{};
   places.axes = static_cast<int>(axes.size());

@@ -17,7 +17,7 @@ struct Gathering {
   Gathering(const Call& call, const Tensor& x, const Tensor& y, const Tensor& index)
       : index(index.data<int32_t>()), p(y.dim(1)), q(x.dim(1)), share(1), report(reportOf(call)) {
     const int64_t n = x.dim(0), m = index.dim(0);
-    require(
+    REQUIRE(
         n == 0 || (m > 0 && n % m == 0), "SHAPE",
         std::string(call.op) + ": expected index [M,P] with M dividing the blocks of " + describe(x) + " but received " + describe(index));
     if (n > 0) share = n / m;

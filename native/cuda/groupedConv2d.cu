@@ -37,7 +37,7 @@ struct Geometry {
         outs(o / groups),
         rows(axis(x, weight, y, 1, call.integer(Names::strideH), call.integer(Names::paddingH), call.integer(Names::dilationH))),
         columns(axis(x, weight, y, 2, call.integer(Names::strideW), call.integer(Names::paddingW), call.integer(Names::dilationW))) {
-    require(in * groups == c && outs * groups == o, "SHAPE",
+    REQUIRE(in * groups == c && outs * groups == o, "SHAPE",
             std::string(call.op) + ": expected weight [O,KH,KW,C/groups] with O and C of x " + describe(x) + " divisible by " +
                 std::to_string(groups) + " groups but received " + describe(weight));
   }

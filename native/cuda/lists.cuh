@@ -102,7 +102,7 @@ UpdateRule updateRule(const Call& call) {
 template <class Names>
 Updated updated(const Call& call, const UpdatedTensors<Names>& all, size_t k) {
   const Tensor& p = *all.parameters[k];
-  require(p.dtype == DType::f32, "DTYPE", std::string(call.op) + ": expected parameters of f32 but received " + describe(p));
+  REQUIRE(p.dtype == DType::f32, "DTYPE", std::string(call.op) + ": expected parameters of f32 but received " + describe(p));
   return {p.data<float>(), optionalData<bf16>(all.copies[k]), optionalData<float>(all.averages[k]),
           optionalData<bf16>(all.averageCopies[k])};
 }

@@ -380,7 +380,7 @@ void infoNce(const Call& call) {
                               call.optional(Names::dquery)};
   const Tensor& query = *embeddings.query;
   const int64_t D = query.dim(1);
-  require(D <= 256, "SHAPE",
+  REQUIRE(D <= 256, "SHAPE",
           "infoNce: expected embeddings of at most 256 dimensions on " + call.device().name + " but received " + describe(query));
   const bool tensorCores = contrastsOnHopper(call, query.dtype, D) || usable(call, Family::mmaInfoNce);
   if (query.dtype == DType::bf16 && !tensorCores) return infoNceByFma(call, embeddings);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kThreads) unaryKernel(T* out, const T* values,
 }
 
 void launchUnary(const Call& call, const Tensor& out, const Tensor& values, const Tensor* dy, int64_t kind) {
-  require(kind < kUnaryKinds, "ARGUMENT", std::string(call.op) + ": there is no kind " + std::to_string(kind));
+  REQUIRE(kind < kUnaryKinds, "ARGUMENT", std::string(call.op) + ": there is no kind " + std::to_string(kind));
   dispatchFloat(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, unaryKernel<T>, loopGrid(call, ceilDiv(out.size(), Vector<T>::kLength), kThreads), kThreads, 0, out.data<T>(),
@@ -209,7 +209,7 @@ void binary(const Call& call) {
   using args::binary;
   const Tensor &y = call.tensor(binary::y), &a = call.tensor(binary::a), &b = call.tensor(binary::b);
   const int64_t kind = call.integer(binary::kind);
-  require(kind < kBinaryKinds, "ARGUMENT", "binary: there is no kind " + std::to_string(kind));
+  REQUIRE(kind < kBinaryKinds, "ARGUMENT", "binary: there is no kind " + std::to_string(kind));
   dispatchFloat(call, y.dtype, [&](auto zero) { launchBinary<Binary, decltype(zero), decltype(zero)>(call, y, a, b, kind); });
 }
 
@@ -217,7 +217,7 @@ void compare(const Call& call) {
   using args::compare;
   const Tensor &y = call.tensor(compare::y), &a = call.tensor(compare::a), &b = call.tensor(compare::b);
   const int64_t kind = call.integer(compare::kind);
-  require(kind < kCompareKinds, "ARGUMENT", "compare: there is no kind " + std::to_string(kind));
+  REQUIRE(kind < kCompareKinds, "ARGUMENT", "compare: there is no kind " + std::to_string(kind));
   const auto run = [&](auto zero) { launchBinary<Compare, uint8_t, decltype(zero)>(call, y, a, b, kind); };
   if (a.dtype == DType::i32) return run(int32_t{});
   if (a.dtype == DType::u8) return run(uint8_t{});

@@ -95,7 +95,7 @@ void matmul(const Call& call) {
   using args::matmul;
   const Matmul all(call);
   constexpr int64_t kMost = (int64_t{1} << 31) - Shape::kM;
-  require(all.m < kMost && all.n < kMost && all.k < kMost, "SHAPE", "matmul: the matrices are too large for one launch");
+  REQUIRE(all.m < kMost && all.n < kMost && all.k < kMost, "SHAPE", "matmul: the matrices are too large for one launch");
   dispatchFloat(call, call.tensor(matmul::y).dtype, [&](auto zero) {
     using T = decltype(zero);
     using TensorCores = std::conditional_t<std::is_same_v<T, bf16>, MathBf16, MathF32>;

@@ -115,7 +115,7 @@ void ema(const Call& call) {
   });
   for (size_t k = 0; k < tensors.averages.size(); ++k) {
     const Tensor& average = *tensors.averages[k];
-    require(average.dtype == DType::f32, "DTYPE", "ema: expected averages of f32 but received " + describe(average));
+    REQUIRE(average.dtype == DType::f32, "DTYPE", "ema: expected averages of f32 but received " + describe(average));
     all.add(EmaEntry{average.data<float>(), tensors.sources[k]->data<float>(), optionalData<bf16>(tensors.copies[k])}, average.size());
   }
   all.end();
@@ -126,7 +126,7 @@ void checkFinite(const Call& call) {
   auto all = batches<ConstTable>(
       [&](const ConstTable& table) { launch(call, checkFiniteKernel, Grid{table.blocks()}, kListThreads, 0, table, foundInf); });
   for (const Tensor* tensor : call.list(args::checkFinite::tensors)) {
-    require(tensor->dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(*tensor));
+    REQUIRE(tensor->dtype == DType::f32, "DTYPE", "checkFinite: expected f32 but received " + describe(*tensor));
     all.add(ConstEntry{tensor->data<float>()}, tensor->size());
   }
   all.end();

@@ -252,7 +252,7 @@ Grid gridFor(const Call& call, const Tensor& out, int width) {
 template <class F>
 void dispatchIndex(const Call& call, const Tensor* index, F body) {
   if (index != nullptr && index->dtype == DType::i32) return body(int32_t{});
-  require(index == nullptr || index->dtype == DType::u8, "DTYPE",
+  REQUIRE(index == nullptr || index->dtype == DType::u8, "DTYPE",
           std::string(call.op) + ": expected index u8 or i32 but received " + (index == nullptr ? "" : describe(*index)));
   body(uint8_t{});
 }
@@ -263,7 +263,7 @@ void maxPool2d(const Call& call) {
                *scale = call.optional(Names::scale), *shift = call.optional(Names::shift);
   Deferred norm{nullptr, nullptr, 1, false};
   if (scale != nullptr) {
-    require(shift != nullptr, "ARGUMENT", "maxPool2d: expected shift with scale");
+    REQUIRE(shift != nullptr, "ARGUMENT", "maxPool2d: expected shift with scale");
     norm = {scale->data<float>(), shift->data<float>(), x.dim(0) / groupsOf(call, "scale", *scale, x), call.flag(Names::relu)};
   }
   const Pool pool(call, Names{}, x, y, "y");

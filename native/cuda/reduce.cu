@@ -141,7 +141,7 @@ void reduce(const Call& call) {
   using args::reduce;
   const Tensor &y = call.tensor(reduce::y), &x = call.tensor(reduce::x);
   const float scale = static_cast<float>(call.number(reduce::scale));
-  require(y.dtype == x.dtype || y.dtype == DType::f32, "DTYPE",
+  REQUIRE(y.dtype == x.dtype || y.dtype == DType::f32, "DTYPE",
           std::string("reduce: expected y of dtype ") + dtypeName(x.dtype) + " or f32 but received " + describe(y));
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -64,7 +64,7 @@ void submit(simt::Launch launch);
 template <class... P, class... A>
 void launch([[maybe_unused]] const Call& call, void (*kernel)(P...), Grid grid, int threads, size_t shared, A... args) {
   if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return;
-  require(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536, "SHAPE",
+  REQUIRE(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536, "SHAPE",
           std::string(call.op) + ": the tensors are too large for one launch");
 #if defined(__CUDACC__)
   prepareLaunch(call, reinterpret_cast<const void*>(kernel), shared);

@@ -24,7 +24,7 @@ struct Lines {
 
 Lines linesOf(const Call& call, const Tensor& x, int64_t axis) {
   const auto rank = static_cast<int64_t>(x.shape.size());
-  require(axis < rank, "ARGUMENT", std::string(call.op) + ": there is no axis " + std::to_string(axis) + " of " + describe(x));
+  REQUIRE(axis < rank, "ARGUMENT", std::string(call.op) + ": there is no axis " + std::to_string(axis) + " of " + describe(x));
   Lines lines;
   lines.n = x.shape[static_cast<size_t>(axis)];
   for (int64_t i = 0; i < rank; ++i)
@@ -126,9 +126,9 @@ void argmax(const Call& call) {
   using args::argmax;
   const Tensor &index = call.tensor(argmax::index), &x = call.tensor(argmax::x);
   const Lines lines = linesOf(call, x, call.integer(argmax::axis));
-  require(index.size() == lines.count(), "SHAPE",
+  REQUIRE(index.size() == lines.count(), "SHAPE",
           "argmax: expected index of " + std::to_string(lines.count()) + " elements but received " + describe(index));
-  require(lines.n > 0 || lines.count() == 0, "SHAPE", "argmax: expected at least one element along the axis of " + describe(x));
+  REQUIRE(lines.n > 0 || lines.count() == 0, "SHAPE", "argmax: expected at least one element along the axis of " + describe(x));
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, argmaxKernel<T>, lines.grid(), kThreads, 0, index.data<int32_t>(), x.data<T>(), lines);

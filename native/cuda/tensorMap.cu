@@ -12,7 +12,7 @@ namespace {
 constexpr int kInner = 64;  // elements: the 128 bytes of the swizzle
 
 void checkAddress(const Call& call, const void* address, int64_t inner) {
-  require(reinterpret_cast<uintptr_t>(address) % 16 == 0 && inner % 8 == 0, "INTERNAL",
+  REQUIRE(reinterpret_cast<uintptr_t>(address) % 16 == 0 && inner % 8 == 0, "INTERNAL",
           std::string(call.op) + ": bulk copies need lines that are multiples of 16 bytes");
 }
 
@@ -44,7 +44,7 @@ TensorMap tiledMap(const Call& call, const bf16* address, std::initializer_list<
   const std::vector<int64_t> size(sizes);
   const std::vector<int> side(box);
   checkAddress(call, address, size[0]);
-  require(side[0] == kInner && size.size() == side.size() && size.size() <= 3, "INTERNAL",
+  REQUIRE(side[0] == kInner && size.size() == side.size() && size.size() <= 3, "INTERNAL",
           std::string(call.op) + ": a box of another kind than the kernels use");
   TensorMap map{};
 #if defined(__CUDACC__)
@@ -85,7 +85,7 @@ bool mapHolds(const PixelWalk& walk, int reach) {
 TensorMap pixelMap(const Call& call, const bf16* address, int64_t n, int64_t h, int64_t w, int64_t c, PixelWalk alongH, PixelWalk alongW,
                    int pixels) {
   checkAddress(call, address, c);
-  require(mapHolds(alongH, 0) && mapHolds(alongW, 0), "INTERNAL", std::string(call.op) + ": a walk beyond what tensor maps hold");
+  REQUIRE(mapHolds(alongH, 0) && mapHolds(alongW, 0), "INTERNAL", std::string(call.op) + ": a walk beyond what tensor maps hold");
   TensorMap map{};
 #if defined(__CUDACC__)
   static const auto encode = driver<decltype(&cuTensorMapEncodeIm2col)>("cuTensorMapEncodeIm2col");

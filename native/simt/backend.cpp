@@ -86,11 +86,11 @@ class SimtDevice : public cuda::KernelDevice {
       const bool whole = intact(at - kGuard, kGuard) && intact(at + bytes, behind);
       poison(at - kGuard, kGuard, true);
       poison(at + bytes, behind, true);
-      require(whole, "SIMT", std::string(call.op) + ": a kernel wrote outside of " + densecl::describe(*tensor));
+      REQUIRE(whole, "SIMT", std::string(call.op) + ": a kernel wrote outside of " + densecl::describe(*tensor));
     }
     const bool damaged = damaged_;
     damaged_ = false;
-    require(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
+    REQUIRE(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
   }
 
   void beginRecording() override { recording_ = std::make_unique<LaunchList>(); }
@@ -126,7 +126,7 @@ class SimtDevice : public cuda::KernelDevice {
   }
 
   void expectNoRecording(const char* what) const {
-    require(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
+    REQUIRE(!recording_, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
   }
   void check() {
     const cuda::Report found = report;
