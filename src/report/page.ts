@@ -1,4 +1,5 @@
 /** The report of runs as one HTML page that needs nothing else: styles, curves, pictures and tables are in it. */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { extname } from 'node:path'
 
@@ -25,6 +26,8 @@ h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12p
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow-x: auto }
 .card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
 .wide { grid-column: 1 / -1 }
+hr { border: 0; border-top: 1px solid var(--line); margin: 20px 0 }
+.note { position: fixed; right: 16px; bottom: 12px; font-size: 13px; color: var(--muted) }
 figure { margin: 0 } figcaption { color: var(--muted); font-size: 13px; margin-bottom: 6px }
 table { border-collapse: collapse; font-size: 14px }
 table.columns { display: block } table.columns tbody { display: block; columns: 280px }
@@ -115,7 +118,7 @@ function heading(run: RunView): string {
     text(config.data),
   ]
   const where = environment.device === undefined ? '' : ` · ${text(environment.device)}`
-  const problem = run.problem === undefined ? '' : `<div class="muted">curves of the method are missing: ${text(run.problem)}</div>`
+  const problem = run.problems.map((words) => `<div class="muted">${text(words)}</div>`).join('')
   return `<h1>${text(run.name)}</h1><div class="muted">${state} · ${what.join(', ')}${where}</div>${problem}${facts(run)}`
 }
 
@@ -184,16 +187,35 @@ export function pageBody(runs: readonly RunView[], waiting: readonly string[], e
   const waits = waiting.map((path) => `<p class="muted">waiting for a run in ${text(path)}</p>`).join('')
   if (runs.length === 0) return waits
   const charts = runCharts(runs).map((svg) => `<div class="card">${svg}</div>`)
-  const headings = runs.map(heading).join('<hr style="border:0;border-top:1px solid var(--line);margin:20px 0">')
+  const headings = runs.map(heading).join('<hr>')
   const details = runs
     .map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`)
     .join('')
   return `${waits}${headings}<h2>Curves</h2>${grid(...charts)}${details}${configuration(runs)}`
 }
 
+const sha256 = (content: string): string => `'sha256-${createHash('sha256').update(content).digest('base64')}'`
+
+/**
+ * What a page may load and run, as a Content-Security-Policy: its own style, pictures that are in it, and with a `script` that script
+ * alone, which may ask the page's server and show its pictures. Text of a run that were taken for markup could not run or send anything.
+ */
+export function contentPolicy(script = ''): string {
+  const live = [`script-src ${sha256(script)}`, "connect-src 'self'", "img-src 'self' data:"]
+  return [
+    "default-src 'none'",
+    `style-src ${sha256(styles)}`,
+    ...(script === '' ? ['img-src data:'] : live),
+    "base-uri 'none'",
+    "form-action 'none'",
+  ].join('; ')
+}
+
 /** The whole page; `script` is what a live one adds. */
 export function page(title: string, body: string, script = ''): string {
-  const meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+  const policy = `<meta http-equiv="Content-Security-Policy" content="${text(contentPolicy(script))}"><meta name="referrer" content="no-referrer">`
+  const meta = `<meta charset="utf-8">${policy}<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">`
   const head = `<head>${meta}<title>${text(title)}</title><style>${styles}</style></head>`
-  return `<!doctype html><html lang="en">${head}<body><main>${body}</main>${script}</body></html>\n`
+  const code = script === '' ? '' : `<script>${script}</script>`
+  return `<!doctype html><html lang="en">${head}<body><main>${body}</main>${code}</body></html>\n`
 }

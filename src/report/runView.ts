@@ -1,10 +1,11 @@
 /** What a run folder holds, as a report shows it: read anew each time, complete or not. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 
 import { parse } from 'yaml'
 import { z } from 'zod'
 
+import { isFile, namesIn } from '../files/look.js'
 import { findMethod } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
 import { type EvaluationTable, savedTables } from '../run/results.js'
@@ -16,9 +17,10 @@ export interface RunView {
   path: string
   name: string
   config: Record<string, unknown>
-  /** The method of the run, or why it is not known, in words. */
+  /** The method of the run, where it is known. */
   method?: Method
-  problem?: string
+  /** What the page lacks and why, in words. */
+  problems: string[]
   environment: Record<string, unknown>
   metrics: Metrics[]
   /** Written at the end. */
@@ -31,6 +33,8 @@ export interface RunView {
   samples: { name: string; path: string }[]
 }
 
+const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
 const record = z.record(z.string(), z.unknown())
 
 const readOr = <T>(path: string, read: (text: string) => T, otherwise: T): T => {
@@ -42,19 +46,29 @@ const readOr = <T>(path: string, read: (text: string) => T, otherwise: T): T => 
 }
 
 /** The method that a configuration names; those of older runs name none. */
-async function methodOf({ method = 'densecl' }: Record<string, unknown>): Promise<Pick<RunView, 'method' | 'problem'>> {
+async function methodOf({ method = 'densecl' }: Record<string, unknown>, problems: string[]): Promise<Method | undefined> {
   try {
-    return { method: (await findMethod(String(method))).method }
+    return (await findMethod(String(method))).method
   } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) }
+    problems.push(`curves of the method are missing: ${words(error)}`)
+    return undefined
   }
 }
 
-/** Undefined while there is no run in the folder. */
+function metricsOf(path: string, problems: string[]): Metrics[] {
+  try {
+    return readMetrics(path)
+  } catch (error) {
+    problems.push(`curves are missing: ${words(error)}`)
+    return []
+  }
+}
+
+/** Undefined while there is no run in the folder. What cannot be read is left out of it. */
 export async function viewRun(path: string): Promise<RunView | undefined> {
   const at = files(path)
   if (!existsSync(at.config) && !existsSync(at.metrics)) return undefined
-  const pictures = existsSync(at.pictures) ? readdirSync(at.pictures) : []
+  const pictures = namesIn(at.pictures).filter((name) => isFile(join(at.pictures, name)))
   const picture = (name: string): string | undefined =>
     ['png', 'svg']
       .map((extension) => `${name}.${extension}`)
@@ -63,14 +77,16 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
   const epochs = [...new Set(pictures.flatMap((file) => /^epoch_(\d+)-/.exec(file)?.[1] ?? []))].sort()
   const augmentation = picture('augmentation')
   const config = readOr(at.config, (text) => record.parse(parse(text)), {})
-  const method = await methodOf(config)
+  const problems: string[] = []
+  const method = await methodOf(config, problems)
   return {
     path,
     name: basename(resolve(path)),
     config,
-    ...method,
+    ...(method === undefined ? {} : { method }),
+    problems,
     environment: readOr(at.environment, (text) => record.parse(JSON.parse(text)), {}),
-    metrics: readMetrics(at.metrics),
+    metrics: metricsOf(at.metrics, problems),
     finished: existsSync(at.report),
     tables: savedTables(at.evaluations),
     ...(augmentation === undefined ? {} : { augmentation }),
@@ -83,13 +99,10 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
 }
 
 function samplesOf(folder: string): { name: string; path: string }[] {
-  if (!existsSync(folder)) return []
-  return readdirSync(folder)
-    .sort()
-    .flatMap((name) => {
-      const path = ['png', 'svg'].map((extension) => join(folder, name, `samples.${extension}`)).find((file) => existsSync(file))
-      return path === undefined ? [] : [{ name, path }]
-    })
+  return namesIn(folder).flatMap((name) => {
+    const path = ['png', 'svg'].map((extension) => join(folder, name, `samples.${extension}`)).find(isFile)
+    return path === undefined ? [] : [{ name, path }]
+  })
 }
 
 const mostMoments = 6

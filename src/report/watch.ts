@@ -1,32 +1,42 @@
 /** The report of runs as a live page: served on this machine alone, and sent again whenever a file of a run has changed. */
 import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { extname, join } from 'node:path'
 
+import { namesIn, statAt } from '../files/look.js'
 import { fail } from '../tensor/errors.js'
 import { files } from '../run/runFolder.js'
-import { page, pageBody } from './page.js'
+import { contentPolicy, page, pageBody } from './page.js'
 import { picturesOf, type RunView, viewRun } from './runView.js'
 
 /** The browser connects again by itself when this program or the run is started again. */
-const script = `<script>
+const script = `
 const main = document.querySelector('main'), note = document.body.appendChild(document.createElement('div'))
-note.style.cssText = 'position:fixed;right:16px;bottom:12px;font-size:13px;color:var(--muted)'
+note.className = 'note'
 const load = async () => { const reply = await fetch('/body'); if (reply.ok) main.innerHTML = await reply.text() }
 const events = new EventSource('/events')
 events.onmessage = () => load().then(() => { note.textContent = 'live, ' + new Date().toLocaleTimeString() }, () => undefined)
 events.onerror = () => { note.textContent = 'no answer: waiting for densecl watch' }
-</script>`
+`
 
-/** Size and time of all that a page is made of. */
+/** Headers of every answer. An SVG that is opened by itself is a document: one that runs nothing and has no origin. */
+const guards = {
+  'content-security-policy': "default-src 'none'; img-src data:; sandbox; frame-ancestors 'none'",
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'cross-origin-resource-policy': 'same-origin',
+}
+const pagePolicy = { 'content-security-policy': `${contentPolicy(script)}; frame-ancestors 'none'` }
+
+/** Size and time of all that a page is made of, whatever happens to it meanwhile. */
 function stamp(runs: readonly string[]): string {
   const hash = createHash('sha1')
   const look = (path: string, depth: number): void => {
-    const found = statSync(path, { throwIfNoEntry: false })
+    const found = statAt(path)
     if (found === undefined) return
-    if (found.isDirectory() && depth > 0) for (const name of readdirSync(path).sort()) look(join(path, name), depth - 1)
+    if (found.isDirectory() && depth > 0) for (const name of namesIn(path)) look(join(path, name), depth - 1)
     else hash.update(`${path} ${found.size} ${found.mtimeMs}\n`)
   }
   for (const run of runs) {
@@ -47,6 +57,9 @@ export interface Watch {
 export async function watchRuns(runs: readonly string[], port: number, lookEvery = 1000): Promise<Watch> {
   const listeners = new Set<ServerResponse>()
   const server = createServer((request, response) => {
+    for (const [name, value] of Object.entries(guards)) response.setHeader(name, value)
+    // A browser that went away while it was written to.
+    response.on('error', () => undefined)
     answer(runs, request, response, listeners).catch((error: unknown) => {
       // A file that went away while it was read: the next look finds out.
       if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' })
@@ -54,6 +67,8 @@ export async function watchRuns(runs: readonly string[], port: number, lookEvery
     })
   })
   await listen(server, port)
+  // One connection that could not be taken, for want of descriptors for example: others can be.
+  server.on('error', () => undefined)
   let before = stamp(runs)
   const timer = setInterval(() => {
     const now = stamp(runs)
@@ -94,7 +109,7 @@ function pictureUrls(runs: readonly RunView[]): Map<string, string> {
     runs.flatMap(picturesOf).map((path) => [
       path,
       `/picture/${createHash('sha1')
-        .update(`${path} ${statSync(path).mtimeMs}`)
+        .update(`${path} ${statAt(path)?.mtimeMs}`)
         .digest('hex')}`,
     ]),
   )
@@ -124,11 +139,14 @@ async function answer(
   const urls = pictureUrls(views)
   if (url.startsWith('/picture/')) {
     const path = [...urls].find(([, own]) => own === url)?.[0]
-    if (path === undefined || !existsSync(path)) response.writeHead(404).end()
-    else
-      response
-        .writeHead(200, { 'content-type': extname(path) === '.svg' ? 'image/svg+xml' : 'image/png', 'cache-control': 'max-age=3600' })
-        .end(readFileSync(path))
+    if (path === undefined) {
+      response.writeHead(404).end()
+      return
+    }
+    const bytes = readFileSync(path)
+    response
+      .writeHead(200, { 'content-type': extname(path) === '.svg' ? 'image/svg+xml' : 'image/png', 'cache-control': 'max-age=3600' })
+      .end(bytes)
     return
   }
   if (url !== '/' && url !== '/body') {
@@ -141,6 +159,6 @@ async function answer(
     (path) => urls.get(path)!,
   )
   response
-    .writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store' })
+    .writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store', ...(url === '/' ? pagePolicy : {}) })
     .end(url === '/body' ? body : page(views.map(({ name }) => name).join(', ') || 'densecl', body, script))
 }

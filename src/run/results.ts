@@ -7,6 +7,7 @@ import { z } from 'zod'
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/native.js'
 import { removeLeftovers, writeTextAtomic } from '../files/atomic.js'
+import { namesIn } from '../files/look.js'
 import { largest } from '../tensor/numbers.js'
 
 const evaluationTable = z
@@ -91,10 +92,8 @@ export function saveResult(folder: string, name: string, table: EvaluationTable,
 
 /** The tables of a run's evaluations, by name. */
 export function savedTables(folder: string): { name: string; date: string; table: EvaluationTable }[] {
-  if (!existsSync(folder)) return []
-  return readdirSync(folder)
+  return namesIn(folder)
     .filter((name) => name.endsWith('.json'))
-    .sort()
     .flatMap((name) => {
       try {
         const { data } = savedTable.safeParse(JSON.parse(readFileSync(join(folder, name), 'utf8')))

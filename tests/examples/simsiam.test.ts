@@ -146,7 +146,7 @@ test('a run continues to the bits of a whole one, its loss falls, and every comm
     const config = join(whole, 'config.yaml')
     writeFileSync(config, readFileSync(config, 'utf8').replace(path, join(folder, 'moved.js')))
     const view = (await viewRun(whole))!
-    assert.match(view.problem!, /moved\.js: .*no such file/)
+    assert.match(view.problems.join(), /moved\.js: .*no such file/)
     const html = pageBody([view], [], () => '')
     for (const part of ['curves of the method are missing', 'Loss', 'Learning rate']) assert.match(html, part)
     assert.not.match(html, 'Spread of embeddings')
