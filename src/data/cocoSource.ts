@@ -20,14 +20,19 @@ const imageRow = z.object({ file_name: z.string(), id: id.optional() })
 const annotationRow = z.object({ image_id: id.optional(), category_id: id.optional(), bbox: z.unknown().optional() })
 const categoryRow = z.object({ id, name: z.union([z.string(), z.number()]).optional() })
 
-interface CocoFile {
-  images: z.output<typeof imageRow>[]
-  annotations: z.output<typeof annotationRow>[] | undefined
-  categories: z.output<typeof categoryRow>[] | undefined
+/** What a reader asks of the rows of each list of an annotation file. */
+interface CocoRows {
+  images: z.ZodType
+  annotations: z.ZodType
+  categories: z.ZodType
 }
+type CocoFile<Rows extends CocoRows> = { images: z.output<Rows['images']>[] } & {
+  [Key in 'annotations' | 'categories']: z.output<Rows[Key]>[] | undefined
+}
+const labelRows = { images: imageRow, annotations: annotationRow, categories: categoryRow }
 
 /** The list `key` of an annotation file; the first row that is not as it must be is named. */
-function rowsOf<T>(path: string, parsed: object, key: keyof CocoFile, row: z.ZodType<T>): T[] | undefined {
+function rowsOf<Row extends z.ZodType>(path: string, parsed: object, key: keyof CocoRows, row: Row): z.output<Row>[] | undefined {
   const rows: unknown = (parsed as Record<string, unknown>)[key]
   if (rows === undefined) return undefined
   if (!Array.isArray(rows)) return fail('DATA', `data: ${path}: "${key}" is no list, as COCO annotations have it`)
@@ -39,7 +44,8 @@ function rowsOf<T>(path: string, parsed: object, key: keyof CocoFile, row: z.Zod
   })
 }
 
-function parseCoco(path: string): CocoFile {
+/** The lists of an annotation file. Throws DATA with the name of the row that is not of its form. */
+export function readCocoFile<Rows extends CocoRows>(path: string, expected: Rows): CocoFile<Rows> {
   const text = readText(path)
   let parsed: unknown
   try {
@@ -48,16 +54,16 @@ function parseCoco(path: string): CocoFile {
     return fail('DATA', `data: ${path} is not JSON (${error instanceof Error ? error.message : String(error)})`)
   }
   const file = typeof parsed === 'object' && parsed !== null ? parsed : {}
-  const images = rowsOf(path, file, 'images', imageRow) ?? fail('DATA', `data: ${path} has no list "images" as COCO annotations have`)
+  const list = <Key extends keyof CocoRows>(key: Key): z.output<Rows[Key]>[] | undefined => rowsOf(path, file, key, expected[key])
   return {
-    images,
-    annotations: rowsOf(path, file, 'annotations', annotationRow),
-    categories: rowsOf(path, file, 'categories', categoryRow),
+    images: list('images') ?? fail('DATA', `data: ${path} has no list "images" as COCO annotations have`),
+    annotations: list('annotations'),
+    categories: list('categories'),
   }
 }
 
 /** Classes of images, as iNaturalist has them: one annotation without a box for each. */
-function cocoLabels({ images, annotations, categories }: CocoFile): { labels: number[]; classes: string[] } | undefined {
+function cocoLabels({ images, annotations, categories }: CocoFile<typeof labelRows>): { labels: number[]; classes: string[] } | undefined {
   if (
     annotations === undefined ||
     categories === undefined ||
@@ -73,9 +79,8 @@ function cocoLabels({ images, annotations, categories }: CocoFile): { labels: nu
     : undefined
 }
 
-/** COCO annotations `x.json` name files relative to the folder of the same split, `../x` without `instances_`, or `../images`. */
-function readCoco(path: string): Omit<Source, 'format'> {
-  const parsed = parseCoco(path)
+/** The folder of the images of annotations `x.json`: that of the same split, `../x` without `instances_`, or `../images`. */
+export function imageFolder(path: string, first: string | undefined): string {
   const split = basename(path, '.json').replace(/^(instances|captions|person_keypoints|image_info)_/, '')
   const roots = [
     dirname(path),
@@ -84,12 +89,16 @@ function readCoco(path: string): Omit<Source, 'format'> {
     join(dirname(path), '..', 'images'),
     join(dirname(path), split),
   ]
+  if (first === undefined) return ''
+  return (
+    roots.find((folder) => existsSync(join(folder, first))) ?? fail('DATA', `data: ${first} of ${path} is in none of ${roots.join(', ')}`)
+  )
+}
+
+function readCoco(path: string): Omit<Source, 'format'> {
+  const parsed = readCocoFile(path, labelRows)
   const names = parsed.images.map((image) => image.file_name)
-  const root =
-    names[0] === undefined
-      ? ''
-      : (roots.find((folder) => existsSync(join(folder, names[0]!))) ??
-        fail('DATA', `data: ${names[0]} of ${path} is in none of ${roots.join(', ')}`))
+  const root = imageFolder(path, names[0])
   const known = cocoLabels(parsed)
   const items = names.map((name, i): Item => ({
     name,

@@ -1,12 +1,10 @@
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { areaUnder, averagePrecision, elevenPoints, precisionCurve } from '../../src/eval/averagePrecision.js'
-import { hasRealData, noRealData, python, realData, runPython, suite, testWhere, throwsError } from '../support/suite.js'
+import { averagePrecision } from '../../src/eval/averagePrecision.js'
+import { python, runPython, suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('average precision')
 const hasSklearn = spawnSync(python, ['-c', 'import sklearn']).status === 0
@@ -71,64 +69,5 @@ print(json.dumps([average_precision_score(c["positive"], c["scores"]) for c in j
     cases.forEach(({ scores, positive }, i) => assert.ok(Math.abs(averagePrecision(scores, positive, 'step') - expected[i]!) < 1e-12))
   },
 )
-
-interface Box {
-  label: string
-  box: number[]
-}
-const overlap = (a: number[], b: number[]): number => {
-  // Corners are inclusive, as VOC's are.
-  const width = Math.min(a[2]!, b[2]!) - Math.max(a[0]!, b[0]!) + 1
-  const height = Math.min(a[3]!, b[3]!) - Math.max(a[1]!, b[1]!) + 1
-  if (width <= 0 || height <= 0) return 0
-  const area = (box: number[]): number => (box[2]! - box[0]! + 1) * (box[3]! - box[1]! + 1)
-  return (width * height) / (area(a) + area(b) - width * height)
-}
-
-testWhere(hasRealData, noRealData, test, 'detections with a known mean: both forms, at two overlaps', () => {
-  const folder = join(realData, 'metric_fixtures', 'detection_map')
-  const reference = JSON.parse(readFileSync(join(folder, 'reference.json'), 'utf8')) as Record<string, number>
-  const lines = (path: string): string[][] =>
-    readFileSync(path, 'utf8')
-      .split('\n')
-      .map((line) => line.trim().split(/\s+/))
-      .filter((parts) => parts.length > 4)
-  const truth: (Box & { image: string; difficult: boolean; taken: boolean })[] = []
-  const found: (Box & { image: string; score: number })[] = []
-  for (const image of readdirSync(join(folder, 'ground-truth'))) {
-    for (const [label, a, b, c, d, difficult] of lines(join(folder, 'ground-truth', image)))
-      truth.push({ image, label: label!, box: [a, b, c, d].map(Number), difficult: difficult === 'difficult', taken: false })
-  }
-  for (const image of readdirSync(join(folder, 'detection-results')))
-    for (const [label, score, ...box] of lines(join(folder, 'detection-results', image)))
-      found.push({ image, label: label!, score: Number(score), box: box.map(Number) })
-  const classes = [...new Set(truth.map(({ label }) => label))]
-  const mean = (least: number, form: (curve: ReturnType<typeof precisionCurve>) => number): number => {
-    for (const box of truth) box.taken = false
-    const aps = classes.map((label) => {
-      const own = truth.filter((box) => box.label === label)
-      const hits = found
-        .filter((box) => box.label === label)
-        .sort((a, b) => b.score - a.score)
-        .flatMap(({ image, box }) => {
-          const best = own
-            .filter((other) => other.image === image)
-            .map((other) => ({ other, share: overlap(box, other.box) }))
-            .sort((a, b) => b.share - a.share)[0]
-          if (best === undefined || best.share < least) return [0]
-          if (best.other.difficult) return []
-          const hit = Number(!best.other.taken)
-          best.other.taken = true
-          return [hit]
-        })
-      return form(precisionCurve(hits, own.filter(({ difficult }) => !difficult).length))
-    })
-    return aps.reduce((a, b) => a + b, 0) / classes.length
-  }
-  for (const least of [0.5, 0.75]) {
-    assert.ok(Math.abs(mean(least, areaUnder) - reference[`mAP@${least}_all_points`]!) < 1e-12)
-    assert.ok(Math.abs(mean(least, elevenPoints) - reference[`mAP@${least}_11_point`]!) < 1e-12)
-  }
-})
 
 test.run()

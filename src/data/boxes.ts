@@ -1,0 +1,45 @@
+/** Images with boxes around their objects: what a data set for detection is, whichever layout it has on the disk. */
+import type { Item, Skipped } from './source.js'
+
+/** x1, y1, x2, y2 in continuous pixels: x to the right, y down, pixel (i, j) covers [j, j+1) x [i, i+1). */
+export type Box = readonly [x1: number, y1: number, x2: number, y2: number]
+
+/** An object of an image. */
+export interface BoxObject {
+  /** Index of its class. */
+  label: number
+  box: Box
+  /** Hard to recognise: neither found nor missed in VOC's metric. */
+  difficult: boolean
+  truncated: boolean
+  /** A region with many objects, which is not trained on. */
+  crowd: boolean
+  /** That of the object's mask where the data set has one, else of the box; by it COCO's metric tells small from large. */
+  area: number
+}
+
+/** An image with its objects. */
+export type BoxItem = Item & {
+  kind: 'file'
+  /** What results call the image: VOC's name without an ending, COCO's id. */
+  id: string
+  /** In pixels, as the annotation states it. */
+  width: number
+  height: number
+  objects: BoxObject[]
+}
+
+/** A data set with boxes. */
+export interface BoxSource {
+  layout: 'voc' | 'coco'
+  items: BoxItem[]
+  /** Names of the labels. */
+  classes: readonly string[]
+  /** What COCO's file calls each class; results are written with these. Absent in VOC trees. */
+  categoryIds?: readonly number[]
+  skipped: Skipped[]
+}
+
+export const boxWidth = ([x1, , x2]: Box): number => x2 - x1
+export const boxHeight = ([, y1, , y2]: Box): number => y2 - y1
+export const boxArea = (box: Box): number => boxWidth(box) * boxHeight(box)

@@ -1,0 +1,80 @@
+/** COCO trees with boxes: annotations/instances_<split>.json beside the folders of the images. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { z } from 'zod'
+
+import { fail } from '../tensor/errors.js'
+import { boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth } from './boxes.js'
+import { imageFolder, readCocoFile } from './cocoSource.js'
+import { Skips } from './source.js'
+
+const whole = z.number().int()
+const rows = {
+  images: z.object({ id: whole, file_name: z.string(), width: whole.positive(), height: whole.positive() }),
+  annotations: z.object({
+    image_id: whole,
+    category_id: whole,
+    bbox: z.tuple([z.number(), z.number(), z.number(), z.number()]),
+    area: z.number().optional(),
+    iscrowd: z.union([z.literal(0), z.literal(1), z.boolean()]).optional(),
+  }),
+  categories: z.object({ id: whole, name: z.string() }),
+}
+
+/**
+ * Opens annotations/instances_<split>.json for each of `splits`. Categories are ordered by their ids. With `classes`, the file's
+ * categories must have the same names. Objects whose box has no area are skipped and counted. Throws DATA where the files differ in
+ * their categories or an annotation names an image or a category that its file does not have.
+ */
+export function openCocoBoxes(path: string, splits: readonly string[], classes?: readonly string[]): BoxSource {
+  const skips = new Skips()
+  let categories: { id: number; name: string }[] | undefined
+  const items = splits.flatMap((split) => {
+    const file = join(path, 'annotations', `instances_${split}.json`)
+    if (!existsSync(file)) fail('DATA', `data: ${file} does not exist: expected the annotations of the split ${split}`)
+    const read = readCocoFile(file, rows)
+    const own = (read.categories ?? fail('DATA', `data: ${file} has no list "categories"`)).sort((a, b) => a.id - b.id)
+    const names = own.map(({ name }) => name).join(', ')
+    const expected = (categories?.map(({ name }) => name) ?? classes)?.join(', ')
+    if (expected !== undefined && names !== expected) fail('DATA', `data: ${file} has the classes ${names}: expected ${expected}`)
+    categories = own
+    return itemsOf(file, read.images, read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`), own, skips)
+  })
+  return {
+    layout: 'coco',
+    items,
+    classes: categories!.map(({ name }) => name),
+    categoryIds: categories!.map(({ id }) => id),
+    skipped: skips.list(),
+  }
+}
+
+function itemsOf(
+  file: string,
+  images: z.output<typeof rows.images>[],
+  annotations: z.output<typeof rows.annotations>[],
+  categories: readonly { id: number }[],
+  skips: Skips,
+): BoxItem[] {
+  const root = imageFolder(file, images[0]?.file_name)
+  const labels = new Map(categories.map(({ id }, label) => [id, label]))
+  const byId = new Map<number, BoxItem>()
+  for (const { id, file_name: name, width, height } of images)
+    byId.set(id, { name, kind: 'file', path: join(root, name), id: String(id), width, height, objects: [] })
+  annotations.forEach(({ image_id: image, category_id: category, bbox: [x, y, width, height], area, iscrowd }, i) => {
+    const item = byId.get(image) ?? fail('DATA', `data: ${file}: annotations[${i}].image_id is ${image}, which no image has`)
+    const label = labels.get(category) ?? fail('DATA', `data: ${file}: annotations[${i}].category_id is ${category}, which no category has`)
+    const object: BoxObject = {
+      label,
+      box: [x, y, x + width, y + height],
+      difficult: false,
+      truncated: false,
+      crowd: iscrowd === 1 || iscrowd === true,
+      area: area ?? width * height,
+    }
+    if (boxWidth(object.box) > 0 && boxHeight(object.box) > 0) item.objects.push(object)
+    else skips.add('box without area', `annotations[${i}] of ${item.name}`)
+  })
+  return [...byId.values()]
+}

@@ -1,0 +1,68 @@
+/** VOC trees with boxes: lists of ImageSets/Main, an XML file of Annotations for each image; several years joined. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { fail } from '../tensor/errors.js'
+import { boxArea, boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth } from './boxes.js'
+import { readText, Skips } from './source.js'
+import { namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
+import { parseVocAnnotation, type VocAnnotation } from './vocAnnotation.js'
+
+/** A list of a tree: `train`, or `2012:train` for that of the folder VOC2012 in a VOCdevkit. */
+function treeOf(path: string, split: string): { root: string; list: string } {
+  const [, year, list] = /^(?:(\d{4}):)?(.+)$/.exec(split) ?? fail('DATA', `data: the split ${JSON.stringify(split)} has no name`)
+  if (year === undefined) return { root: vocRoot(path), list: list! }
+  const candidates = [`VOC${year}`, `VOCdevkit/VOC${year}`].map((folder) => join(path, folder))
+  const root = candidates.find((folder) => existsSync(join(folder, 'JPEGImages')))
+  return {
+    root: root ?? fail('DATA', `data: ${path} has no ${split}: expected a folder JPEGImages in ${candidates.join(' or ')}`),
+    list: list!,
+  }
+}
+
+/**
+ * Opens lists of a VOC tree, or of the trees of several years: `splits` of the form `trainval` or `2007:trainval`. Labels are indices
+ * into `classes`; without them, into VOC's twenty where no object has another name, the lines of classes.txt, or the names that are
+ * found, sorted. Objects whose box has no area are skipped and counted. Throws DATA where a listed image, its annotation or its size
+ * is missing, or an object is of no class.
+ */
+export function openVocBoxes(path: string, splits: readonly string[], classes?: readonly string[]): BoxSource {
+  const skips = new Skips()
+  const images = new Map<string, Map<string, string>>()
+  const named = splits.flatMap((split) => {
+    const { root, list } = treeOf(path, split)
+    if (!images.has(root)) images.set(root, vocImages(root))
+    return namesOfSet(root, 'Main', list).map((id) => {
+      const file = images.get(root)!.get(id) ?? fail('DATA', `data: ${split} names ${id}, which is not in ${join(root, 'JPEGImages')}`)
+      const xml = join(root, 'Annotations', `${id}.xml`)
+      if (!existsSync(xml)) fail('DATA', `data: ${file} of ${split} has no annotation: expected ${xml}`)
+      return { id, file, xml, image: join(root, 'JPEGImages', file), annotation: parseVocAnnotation(readText(xml), xml) }
+    })
+  })
+  const known = classes ?? classesOf(path, named)
+  const labels = new Map(known.map((name, label) => [name, label]))
+  const items = named.map(({ id, file, xml, image, annotation: { width, height, objects } }): BoxItem => {
+    if (width === undefined || height === undefined || width < 0 || height < 0)
+      return fail('DATA', `data: ${xml}: <size> is ${width ?? 0}x${height ?? 0}: expected the size of ${file} in pixels`)
+    const kept = objects.flatMap(({ name, box, difficult, truncated }): BoxObject[] => {
+      const label = labels.get(name)
+      if (label === undefined) return fail('DATA', `data: ${xml} has an object ${name}: expected one of ${known.join(', ')}`)
+      if (boxWidth(box) > 0 && boxHeight(box) > 0) return [{ label, box, difficult, truncated, crowd: false, area: boxArea(box) }]
+      skips.add('box without area', `${name} of ${file}`)
+      return []
+    })
+    return { name: file, kind: 'file', path: image, id, width, height, objects: kept }
+  })
+  return { layout: 'voc', items, classes: known, skipped: skips.list() }
+}
+
+function classesOf(path: string, named: readonly { annotation: VocAnnotation }[]): readonly string[] {
+  const file = join(path, 'classes.txt')
+  if (existsSync(file))
+    return readFileSync(file, 'utf8')
+      .split(/\r?\n/)
+      .map((line) => line.trim())
+      .filter(Boolean)
+  const found = new Set(named.flatMap(({ annotation }) => annotation.objects.map(({ name }) => name)))
+  return [...found].every((name) => (vocClasses as readonly string[]).includes(name)) ? vocClasses : [...found].sort()
+}
