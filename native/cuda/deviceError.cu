@@ -11,6 +11,7 @@ void throwReport(const Report& report) {
     case kQueuePointer: throw Error("RANGE", "enqueue: the pointer " + value + " is outside of a queue of " + bound);
     case kBlurRadius:
       throw Error("RANGE", "augment: a blur that reaches " + value + " pixels: expected at most " + bound + ", a standard deviation of 21");
+    case kBoxImage: throw Error("RANGE", "roiAlign: image " + value + " of a box is outside of " + bound + " images");
     default: throw Error("INTERNAL", "a kernel reported the unknown code " + std::to_string(report.code));
   }
 }

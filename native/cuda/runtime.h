@@ -30,7 +30,7 @@ struct Report {
   int code;  // 0: nothing yet
   int value, bound;
 };
-enum ReportCode { kGatherIndex = 1, kTarget = 2, kQueuePointer = 3, kBlurRadius = 4 };
+enum ReportCode { kGatherIndex = 1, kTarget = 2, kQueuePointer = 3, kBlurRadius = 4, kBoxImage = 5 };
 Report* reportOf(const Call& call);
 void throwReport(const Report& report);
 

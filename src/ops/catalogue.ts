@@ -16,6 +16,7 @@ import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
 import { maxOp, sumOp, varianceOp } from './reduce.js'
 import { resizeBilinearOp } from './resizeBilinear.js'
 import { denseMatchOp, l2NormalizeOp } from './similarity.js'
+import { roiAlignOp } from './roiAlign.js'
 import { sliceOp } from './slice.js'
 import { argmaxOp, softmaxOp } from './softmax.js'
 import { unaryOps } from './unary.js'
@@ -64,6 +65,7 @@ export const catalogue = table({
   relu: reluOp,
   reshape: reshapeOp,
   resizeBilinear: resizeBilinearOp,
+  roiAlign: roiAlignOp,
   scale: scaleOp,
   slice: sliceOp,
   softmax: softmaxOp,

@@ -88,6 +88,15 @@ DEVICE unsigned ballot(bool predicate) {
 #endif
 }
 
+// The bits that are set.
+DEVICE int popCount(unsigned bits) {
+#if defined(__CUDACC__)
+  return __popc(bits);
+#else
+  return __builtin_popcount(bits);
+#endif
+}
+
 DEVICE void syncWarp() {
 #if defined(__CUDACC__)
   __syncwarp();

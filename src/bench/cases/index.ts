@@ -16,6 +16,7 @@ import { matmulCases } from './matmul.js'
 import { pool2dCases } from './pool2d.js'
 import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
+import { roiAlignCases } from './roiAlign.js'
 import { similarityCases } from './similarity.js'
 import { softmaxCases } from './softmax.js'
 import { unaryCases } from './unary.js'
@@ -33,6 +34,7 @@ export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...pool2dCases,
   ...reduceCases,
   ...resizeBilinearCases,
+  ...roiAlignCases,
   ...similarityCases,
   ...softmaxCases,
   ...unaryCases,

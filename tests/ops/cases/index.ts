@@ -12,6 +12,7 @@ import type { OpCase } from './opCase.js'
 import { pool2dCases } from './pool2d.js'
 import { reduceCases } from './reduce.js'
 import { resizeBilinearCases } from './resizeBilinear.js'
+import { roiAlignCases } from './roiAlign.js'
 import { similarityCases } from './similarity.js'
 import { softmaxCases } from './softmax.js'
 import { unaryCases } from './unary.js'
@@ -30,6 +31,7 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...pool2dCases,
   ...reduceCases,
   ...resizeBilinearCases,
+  ...roiAlignCases,
   ...similarityCases,
   ...softmaxCases,
   ...unaryCases,
