@@ -9,18 +9,19 @@
 
 namespace densecl::cpu {
 
+// The bits of floats are unsigned, as sums and shifts of them wrap.
 union FloatBits {
   float f;
-  int32_t i;
+  uint32_t u;
 };
-INLINE int32_t bitsOf(float x) {
+INLINE uint32_t bitsOf(float x) {
   FloatBits bits;
   bits.f = x;
-  return bits.i;
+  return bits.u;
 }
-INLINE float floatOf(int32_t i) {
+INLINE float floatOf(uint32_t u) {
   FloatBits bits;
-  bits.i = i;
+  bits.u = u;
   return bits.f;
 }
 
@@ -37,17 +38,17 @@ INLINE float expOf(float x) {
   p = p * r + 0.166665205f;
   p = p * r + 0.499999934f;
   const float e = (p * r) * r + r + 1.0f;
-  const int32_t whole = bitsOf(shifted) - 0x4b400000, half = whole >> 1;
-  return e * floatOf((half + 127) << 23) * floatOf((whole - half + 127) << 23);
+  const uint32_t whole = bitsOf(shifted) - 0x4b400000u, half = static_cast<uint32_t>(static_cast<int32_t>(whole) >> 1);
+  return e * floatOf((half + 127u) << 23) * floatOf((whole - half + 127u) << 23);
 }
 INLINE double expOf(double x) { return std::exp(x); }
 
 // log x = e ln 2 + log(1 + f) with x = 2^e (1 + f), 2/3 <= 1 + f < 4/3.
 INLINE float logOf(float x) {
   const bool subnormal = x < 1.17549435e-38f;
-  const int32_t bits = bitsOf(subnormal ? x * 8388608.0f : x);
-  const int32_t e = (bits - 0x3f2aaaab) >> 23;
-  const float f = floatOf(bits - e * (1 << 23)) - 1.0f, exponent = static_cast<float>(e) - (subnormal ? 23.0f : 0.0f);
+  const uint32_t bits = bitsOf(subnormal ? x * 8388608.0f : x);
+  const int32_t e = static_cast<int32_t>(bits - 0x3f2aaaabu) >> 23;
+  const float f = floatOf(bits - (static_cast<uint32_t>(e) << 23)) - 1.0f, exponent = static_cast<float>(e) - (subnormal ? 23.0f : 0.0f);
   float p = -0.128456494f;
   p = p * f + 0.139944732f;
   p = p * f - 0.121937954f;
@@ -117,16 +118,16 @@ INLINE double normalCdf(double x) { return 0.5 * std::erfc(x * -0.70710678118654
 
 union DoubleBits {
   double f;
-  int64_t i;
+  uint64_t u;
 };
-INLINE int64_t bitsOf(double x) {
+INLINE uint64_t bitsOf(double x) {
   DoubleBits bits;
   bits.f = x;
-  return bits.i;
+  return bits.u;
 }
-INLINE double doubleOf(int64_t i) {
+INLINE double doubleOf(uint64_t u) {
   DoubleBits bits;
-  bits.i = i;
+  bits.u = u;
   return bits.f;
 }
 
@@ -135,8 +136,7 @@ INLINE double doubleOf(int64_t i) {
 // bits of 2^52 + i, for which every instruction set has vectors.
 INLINE float powOf(float a, float b) {
   const double magnitude = a < 0.0f ? -a : a, exponent = b;
-  const int64_t shifted = bitsOf(magnitude) - 0x3fe6a09e667f3bcd + (int64_t{1023} << 52);
-  const auto biased = static_cast<int64_t>(static_cast<uint64_t>(shifted) >> 52);
+  const uint64_t biased = (bitsOf(magnitude) - 0x3fe6a09e667f3bcd + (uint64_t{1023} << 52)) >> 52;
   const double e = doubleOf(biased | 0x4330000000000000) - (4503599627370496.0 + 1023.0);
   const double m = doubleOf(bitsOf(magnitude) - ((biased - 1023) << 52));
   const double s = (m - 1.0) / (m + 1.0), square = s * s;
@@ -161,14 +161,14 @@ INLINE float powOf(float a, float b) {
   p = p * r + 1.0 / 24;
   p = p * r + 1.0 / 6;
   p = p * r + 0.5;
-  const double power = (p * (r * r) + r + 1.0) * doubleOf((bitsOf(rounded) << 52) + (int64_t{1023} << 52));
+  const double power = (p * (r * r) + r + 1.0) * doubleOf((bitsOf(rounded) << 52) + (uint64_t{1023} << 52));
 
   // Of a negative a: the sign of an odd b, and NaN for a b that is no whole number. What a sum with 1.5 2^52 leaves of b is whole.
   const double half = exponent * 0.5, sign = half + 6755399441055744.0 - 6755399441055744.0 == half ? 1.0 : -1.0;
   // Of -0 and -infinity such a power is that of 0 and infinity.
   const double broken = magnitude == 0.0 || magnitude > 3.4028234663852886e38 ? 1.0 : std::numeric_limits<double>::quiet_NaN();
   const double factor = exponent + 6755399441055744.0 - 6755399441055744.0 == exponent ? sign : broken;
-  const double value = power * (bitsOf(a) < 0 ? factor : 1.0);
+  const double value = power * (bitsOf(a) >> 31 != 0 ? factor : 1.0);
   // 1 is what is to the power 0, also NaN, 1 to any power, also NaN, and -1 to the powers of infinity, as IEEE 754 has it.
   const bool one = b == 0.0f || a == 1.0f || (a == -1.0f && exponent * 0.0 != 0.0 && exponent == exponent);
   return static_cast<float>(one ? 1.0 : value);
