@@ -12,7 +12,7 @@ const mayImport = {
   ops: ['tensor', 'autograd'],
   nn: ['tensor', 'autograd', 'ops'],
   optim: ['tensor', 'autograd', 'ops'],
-  data: ['tensor'],
+  data: ['tensor', 'files'],
   weights: ['tensor', 'files', 'ops', 'nn'],
   run: ['tensor', 'files', 'nn', 'optim', 'data'],
   methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'run'],

@@ -7,6 +7,7 @@
 
 #include "../core/device.h"
 #include "../core/parallel.h"
+#include "../core/signals.h"
 #include "../cpu/isa.h"
 #include "handles.h"
 #if defined(DENSECL_SIMT)
@@ -41,6 +42,8 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("setThreads", &Addon::guard<&Addon::setThreadCount>),
                              InstanceMethod("threads", &Addon::guard<&Addon::threadCount>),
                              InstanceMethod("instructionSet", &Addon::guard<&Addon::instructionSet>),
+                             InstanceMethod("listenForSignals", &Addon::guard<&Addon::listen>),
+                             InstanceMethod("heardSignal", &Addon::guard<&Addon::heard>),
                              InstanceMethod("deviceNames", &Addon::guard<&Addon::listDevices>),
                              InstanceMethod("cudaBuild", &Addon::guard<&Addon::describeCudaBuild>),
                              InstanceMethod("describeDevice", &Addon::guard<&Addon::describeDevice>),
@@ -320,6 +323,12 @@ class Addon : public Napi::Addon<Addon> {
   }
   Napi::Value threadCount(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
   Napi::Value instructionSet(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::instructionSet()); }
+  // listenForSignals(message)
+  Napi::Value listen(const Napi::CallbackInfo& info) {
+    listenForSignals(info[0].As<Napi::String>().Utf8Value());
+    return info.Env().Undefined();
+  }
+  Napi::Value heard(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), heardSignal()); }
   static Napi::Value arrayOf(Napi::Env env, const std::vector<std::string>& names) {
     Napi::Array result = Napi::Array::New(env, names.size());
     for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);

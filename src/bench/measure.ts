@@ -1,5 +1,6 @@
 /** Timing on any device: events in its work after other work, buffers that rotate past its cache, medians, the floor. */
 import { Random } from '../tensor/random.js'
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import { native, runNative } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
@@ -62,6 +63,7 @@ export function time(device: string, body: (repeat: number) => void, { least = 5
 
 /** What a case takes. */
 export function measure(benchCase: BenchCase, device: string, dtype: FloatDType, batch: number): Measured {
+  stopIfInterrupted()
   return withDevice(device, () =>
     scope(() => {
       for (const kind of [dtype, accumulator(dtype) as FloatDType]) pool(kind)

@@ -16,7 +16,7 @@ import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
 import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
-import { examples, numberFlag, type Register } from './command.js'
+import { examples, heedingSignals, numberFlag, type Register } from './command.js'
 
 interface Row {
   op: string
@@ -82,57 +82,62 @@ export const register: Register = (program, done) => {
         ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
-    .action(async (ops: string[], flags: Flags) => {
-      if (ops.includes('data')) {
-        if (ops.length > 1) fail('CONFIG', `bench data: expected no other op beside data but received ${ops.join(' ')}`)
-        const result = await benchLoading(flags)
+    .action(
+      heedingSignals(done, async (ops: string[], flags: Flags) => {
+        if (ops.includes('data')) {
+          if (ops.length > 1) fail('CONFIG', `bench data: expected no other op beside data but received ${ops.join(' ')}`)
+          const result = await benchLoading(flags)
+          if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+          if (flags.save !== undefined) writeResult(flags.save, result)
+          done(0)
+          return
+        }
+        if (ops.includes('tune')) {
+          if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
+          const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
+          const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
+          const table = tune(
+            {
+              device,
+              batch,
+              ...(flags.model === undefined ? {} : { model: flags.model }),
+              ...(flags.layer === undefined ? {} : { layer: flags.layer }),
+            },
+            (row, soFar) => {
+              if (flags.json !== true) console.log(tuneLine(row))
+              if (flags.save !== undefined) saveTable(soFar, flags.save)
+            },
+          )
+          if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
+          else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
+          done(0)
+          return
+        }
+        if (ops[0] === 'code') {
+          done(
+            await benchCode(ops.slice(1), {
+              architecture: flags.architecture,
+              json: flags.json === true,
+              save: flags.save,
+              compare: flags.compare,
+            }),
+          )
+          return
+        }
+        if (ops[0] === 'step') {
+          const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
+          done(benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }))
+          return
+        }
+        for (const op of ops)
+          if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
+        const before = flags.compare === undefined ? undefined : readResult(flags.compare)
+        const result = await run(ops, flags, flags.json !== true, before)
         if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
         if (flags.save !== undefined) writeResult(flags.save, result)
-        return done(0)
-      }
-      if (ops.includes('tune')) {
-        if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
-        const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
-        const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-        const table = tune(
-          {
-            device,
-            batch,
-            ...(flags.model === undefined ? {} : { model: flags.model }),
-            ...(flags.layer === undefined ? {} : { layer: flags.layer }),
-          },
-          (row, soFar) => {
-            if (flags.json !== true) console.log(tuneLine(row))
-            if (flags.save !== undefined) saveTable(soFar, flags.save)
-          },
-        )
-        if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
-        else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
-        return done(0)
-      }
-      if (ops[0] === 'code')
-        return done(
-          await benchCode(ops.slice(1), {
-            architecture: flags.architecture,
-            json: flags.json === true,
-            save: flags.save,
-            compare: flags.compare,
-          }),
-        )
-      if (ops[0] === 'step') {
-        const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-        return done(
-          benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }),
-        )
-      }
-      for (const op of ops)
-        if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
-      const before = flags.compare === undefined ? undefined : readResult(flags.compare)
-      const result = await run(ops, flags, flags.json !== true, before)
-      if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
-      if (flags.save !== undefined) writeResult(flags.save, result)
-      done(0)
-    })
+        done(0)
+      }),
+    )
 }
 
 async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {

@@ -1,6 +1,8 @@
 import type { Command } from 'commander'
 
 import { fail } from '../tensor/errors.js'
+import { isInterruption, withInterruption } from '../tensor/interruption.js'
+import { native } from '../tensor/native.js'
 
 /** Each command's file adds itself to the program; `done` takes the exit code. */
 export type Register = (program: Command, done: (code: number) => void) => void | Promise<void>
@@ -22,13 +24,25 @@ export function numberFlag(name: string, text: string, { least = -Infinity, most
   return fail('CONFIG', `--${name} is ${text}: expected ${whole ? 'an integer' : 'a number'}${range}`)
 }
 
-/** Asks once whether Ctrl-C was pressed; a second one ends at once. */
-export function interruption(): () => boolean {
-  let pressed = false
-  process.on('SIGINT', () => {
-    if (pressed) process.exit(130)
-    pressed = true
-  })
-  process.on('SIGTERM', () => (pressed = true))
-  return () => pressed
-}
+/** The exit code of a command that a signal has ended: 130 after SIGINT, 143 after SIGTERM. */
+export const interruptedCode = (): number => 128 + native.heardSignal()
+
+/**
+ * The action of a command that takes long. From SIGINT or SIGTERM on, what takes long in it ends where nothing is half done; a second one
+ * ends the process at once.
+ */
+export const heedingSignals =
+  <A extends unknown[]>(done: (code: number) => void, action: (...args: A) => Promise<void>) =>
+  async (...args: A): Promise<void> => {
+    native.listenForSignals('\ndensecl: stopping where nothing is lost; once more leaves at once\n')
+    try {
+      await withInterruption(
+        () => native.heardSignal() !== 0,
+        () => action(...args),
+      )
+    } catch (error) {
+      if (!isInterruption(error)) throw error
+      console.error('densecl: interrupted')
+      done(interruptedCode())
+    }
+  }

@@ -9,7 +9,7 @@ import { addonPath, native, packageVersion, resolveDevice } from '../tensor/nati
 import { DenseclError, fail } from '../tensor/errors.js'
 import { kernelFamilies } from '../tensor/families.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { examples, print, type Register } from './command.js'
+import { examples, heedingSignals, interruptedCode, print, type Register } from './command.js'
 
 export const register: Register = (program, done) => {
   program
@@ -24,7 +24,7 @@ export const register: Register = (program, done) => {
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl doctor --check', 'whether this GPU computes what it should, kernel by kernel']]))
     .action(async (flags: Flags) => {
-      if (flags.check === true) return done(await check(flags))
+      if (flags.check === true) return heedingSignals(done, async () => done(await check(flags)))()
       const facts = {
         densecl: packageVersion,
         node: process.version,
@@ -58,7 +58,7 @@ interface Flags {
   json?: boolean
 }
 
-/** The exit code: 1 where any part does not agree, 130 when it was interrupted. */
+/** The exit code: 1 where any part does not agree. */
 async function check(flags: Flags): Promise<number> {
   const device = resolveDevice(flags.device)
   if (deviceTraits(device).families.length === 0)
@@ -75,7 +75,7 @@ async function check(flags: Flags): Promise<number> {
       ? undefined
       : console.log(`${report.verdict === 'agrees' ? 'ok  ' : 'FAIL'} ${describeReport(report)} (${report.seconds.toFixed(1)} s)`)
   const reports = await checkDevice(device, { secondsPerPart: secondsPerPart(), onReport: line })
-  if (reports === undefined) return 130
+  if (reports === undefined) return interruptedCode()
   const problem = keepVerdict(device, reports)
   const bad = reports.filter(({ verdict }) => verdict !== 'agrees')
   if (flags.json === true)

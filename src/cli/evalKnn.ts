@@ -1,6 +1,6 @@
 import { accuracy, extractFeatures, knnPredict } from '../eval/knn.js'
 import { percent } from '../run/results.js'
-import { examples, numberFlag } from './command.js'
+import { examples, heedingSignals, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   conclude,
@@ -39,44 +39,46 @@ export const addKnn: AddEvaluation = (parent, done) => {
         ],
       ]),
     )
-    .action(async (weights: string, flags: Flags) => {
-      const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
-      const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
-      const imageSize = numberFlag('image-size', flags.imageSize, { least: 1, whole: true })
-      const { bank, queries, classes } = await openLabelled('eval knn', flags.train, flags.val)
-      const { backbone, compute, note } = await openBackbone(weights, flags)
-      const broken = new Map<string, string>()
-      try {
-        const extract = (items: typeof bank, what: string) =>
-          extractFeatures(backbone, items, {
-            imageSize,
-            workers: workersOf(flags),
-            broken,
-            compute,
-            progress: (count) => progressOf(flags, what)(count, items.length),
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags) => {
+        const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
+        const temperature = numberFlag('temperature', flags.temperature, { least: 1e-6 })
+        const imageSize = numberFlag('image-size', flags.imageSize, { least: 1, whole: true })
+        const { bank, queries, classes } = await openLabelled('eval knn', flags.train, flags.val)
+        const { backbone, compute, note } = await openBackbone(weights, flags)
+        const broken = new Map<string, string>()
+        try {
+          const extract = (items: typeof bank, what: string) =>
+            extractFeatures(backbone, items, {
+              imageSize,
+              workers: workersOf(flags),
+              broken,
+              compute,
+              progress: (count) => progressOf(flags, what)(count, items.length),
+            })
+          const known = await extract(bank, 'features of --train')
+          const unknown = await extract(queries, 'features of --val')
+          const results = withCompute(compute, () =>
+            ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) })),
+          )
+          const table = {
+            title: `kNN accuracy in %: ${queries.length} images against ${bank.length}, ${classes.length} classes`,
+            columns: ['k', 'top-1'],
+            rows: results.map(({ k, accuracy: share }) => [k, percent(share)]),
+            notes: [`temperature ${temperature}, central crop of ${imageSize} px`, ...unreadable(broken), note],
+          }
+          conclude(flags, resultFolder(weights, flags), 'knn', table, {
+            weights,
+            train: bank.length,
+            val: queries.length,
+            classes: classes.length,
+            temperature,
+            results,
           })
-        const known = await extract(bank, 'features of --train')
-        const unknown = await extract(queries, 'features of --val')
-        const results = withCompute(compute, () =>
-          ks.map((k) => ({ k, accuracy: accuracy(knnPredict(known, unknown, { k, temperature }), unknown.labels) })),
-        )
-        const table = {
-          title: `kNN accuracy in %: ${queries.length} images against ${bank.length}, ${classes.length} classes`,
-          columns: ['k', 'top-1'],
-          rows: results.map(({ k, accuracy: share }) => [k, percent(share)]),
-          notes: [`temperature ${temperature}, central crop of ${imageSize} px`, ...unreadable(broken), note],
+          done(0)
+        } finally {
+          backbone.dispose()
         }
-        conclude(flags, resultFolder(weights, flags), 'knn', table, {
-          weights,
-          train: bank.length,
-          val: queries.length,
-          classes: classes.length,
-          temperature,
-          results,
-        })
-        done(0)
-      } finally {
-        backbone.dispose()
-      }
-    })
+      }),
+    )
 }

@@ -4,7 +4,7 @@ import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
-import { examples, interruption, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   conclude,
@@ -64,70 +64,78 @@ export const addLinear: AddEvaluation = (parent, done) => {
         ],
       ])}`,
     )
-    .action(async (weights: string, flags: Flags) => {
-      const published = entryOf('--protocol', flags.protocol, linearProtocols)
-      if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none')
-        fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
-      const number = (
-        name: 'epochs' | 'batchSize' | 'lr',
-        flag: string,
-        otherwise: number,
-        limits: { least: number; whole?: boolean },
-      ): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
-      const protocol = {
-        ...stretched(published, number('epochs', 'epochs', published.epochs, { least: 1, whole: true })),
-        batchSize: number('batchSize', 'batch-size', published.batchSize, { least: 2, whole: true }),
-        lr: number('lr', 'lr', published.lr, { least: 1e-12 }),
-        ...(flags.augmentation === 'none' ? { pipeline: 'centre' as const } : {}),
-      }
-      const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
-      const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
-      const { backbone, compute, note } = await openBackbone(weights, flags)
-      try {
-        const folder = resultFolder(weights, flags)
-        const broken = new Map<string, string>()
-        const result = await evaluateLinear(backbone, {
-          protocol,
-          weights,
-          train: bank,
-          val: queries,
-          classes: classes.length,
-          imageSize,
-          out: join(folder, `linear-${flags.protocol}`),
-          resume: flags.resume ?? false,
-          overwrite: flags.overwrite ?? false,
-          quiet: flags.json ?? false,
-          seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
-          workers: workersOf(flags),
-          cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
-          broken,
-          compute,
-          interrupted: interruption(),
-        })
-        if (result.interrupted) {
-          console.error(`interrupted in epoch ${result.epochs + 1}; continue with --resume`)
-          return done(130)
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags) => {
+        const published = entryOf('--protocol', flags.protocol, linearProtocols)
+        if (flags.augmentation !== 'protocol' && flags.augmentation !== 'none')
+          fail('CONFIG', `--augmentation is ${flags.augmentation}: expected protocol or none`)
+        const number = (
+          name: 'epochs' | 'batchSize' | 'lr',
+          flag: string,
+          otherwise: number,
+          limits: { least: number; whole?: boolean },
+        ): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
+        const protocol = {
+          ...stretched(published, number('epochs', 'epochs', published.epochs, { least: 1, whole: true })),
+          batchSize: number('batchSize', 'batch-size', published.batchSize, { least: 2, whole: true }),
+          lr: number('lr', 'lr', published.lr, { least: 1e-12 }),
+          ...(flags.augmentation === 'none' ? { pipeline: 'centre' as const } : {}),
         }
-        const table = {
-          title: `Linear classification (${flags.protocol}), accuracy in %: ${queries.length} images, ${classes.length} classes`,
-          columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
-          rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [head, percent(top1), percent(top5), percent(best), bestEpoch]),
-          notes: [
-            ...deviations([
-              ['epochs', protocol.epochs, published.epochs],
-              ['batch size', protocol.batchSize, published.batchSize],
-              ['learning rate', protocol.lr, published.lr],
-              ['image size', imageSize, 224],
-              ['training views', protocol.pipeline, published.pipeline],
+        const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
+        const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
+        const { backbone, compute, note } = await openBackbone(weights, flags)
+        try {
+          const folder = resultFolder(weights, flags)
+          const broken = new Map<string, string>()
+          const result = await evaluateLinear(backbone, {
+            protocol,
+            weights,
+            train: bank,
+            val: queries,
+            classes: classes.length,
+            imageSize,
+            out: join(folder, `linear-${flags.protocol}`),
+            resume: flags.resume ?? false,
+            overwrite: flags.overwrite ?? false,
+            quiet: flags.json ?? false,
+            seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
+            workers: workersOf(flags),
+            cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
+            broken,
+            compute,
+          })
+          if (result.interrupted) {
+            console.error(`interrupted in epoch ${result.epochs + 1}; continue with --resume`)
+            done(interruptedCode())
+            return
+          }
+          const table = {
+            title: `Linear classification (${flags.protocol}), accuracy in %: ${queries.length} images, ${classes.length} classes`,
+            columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
+            rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [
+              head,
+              percent(top1),
+              percent(top5),
+              percent(best),
+              bestEpoch,
             ]),
-            ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
-            note,
-          ],
+            notes: [
+              ...deviations([
+                ['epochs', protocol.epochs, published.epochs],
+                ['batch size', protocol.batchSize, published.batchSize],
+                ['learning rate', protocol.lr, published.lr],
+                ['image size', imageSize, 224],
+                ['training views', protocol.pipeline, published.pipeline],
+              ]),
+              ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
+              note,
+            ],
+          }
+          conclude(flags, folder, `linear-${flags.protocol}`, table, { weights, protocol: { ...protocol }, imageSize, ...result })
+          done(0)
+        } finally {
+          backbone.dispose()
         }
-        conclude(flags, folder, `linear-${flags.protocol}`, table, { weights, protocol: { ...protocol }, imageSize, ...result })
-        done(0)
-      } finally {
-        backbone.dispose()
-      }
-    })
+      }),
+    )
 }

@@ -10,7 +10,7 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { entryOf } from '../run/options.js'
-import { examples, interruption, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   conclude,
@@ -82,93 +82,95 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
         ],
       ])}`,
     )
-    .action(async (weights: string, flags: Flags) => {
-      const splits = defaultSplits(flags.data)
-      const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
-      const val = openSegmentation(flags.data, flags.valSplit.split(','))
-      const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
-      const published = entryOf('--protocol', protocolName, segmentationProtocols)
-      if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
-      const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
-        text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
-      const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
-      if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
-      const protocol = {
-        ...published,
-        iterations: whole('iterations', flags.iterations, published.iterations),
-        batchSize: whole('batch-size', flags.batchSize, published.batchSize),
-        crop: whole('crop', flags.crop, published.crop, 16),
-        scale: [scale[0], scale[1]] as const,
-        lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
-      }
-      const seed = whole('seed', flags.seed, 0, 0)
-      const opened = await openBackbone(weights, flags, { outputStride })
-      const { kind, options, device } = opened.backbone
-      const backbone =
-        flags.init === 'weights'
-          ? opened.backbone
-          : withDevice(device, () =>
-              kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup', outputStride }),
-            )
-      try {
-        const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
-        const folder = resultFolder(weights, flags)
-        const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
-          protocol,
-          train,
-          val,
-          out: join(folder, name),
-          resume: flags.resume ?? false,
-          overwrite: flags.overwrite ?? false,
-          quiet: flags.json ?? false,
-          seed,
-          workers: workersOf(flags),
-          compute: opened.compute,
-          logEvery: whole('log-every', flags.logEvery, 50),
-          saveEvery: whole('save-every', flags.saveEvery, 1000),
-          testEvery: whole('test-every', flags.testEvery, 0, 0),
-          interrupted: interruption(),
-        })
-        if (interrupted) {
-          console.error(`interrupted at iteration ${iterations}; continue with --resume`)
-          return done(130)
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags) => {
+        const splits = defaultSplits(flags.data)
+        const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
+        const val = openSegmentation(flags.data, flags.valSplit.split(','))
+        const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
+        const published = entryOf('--protocol', protocolName, segmentationProtocols)
+        if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
+        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
+          text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
+        const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
+        if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
+        const protocol = {
+          ...published,
+          iterations: whole('iterations', flags.iterations, published.iterations),
+          batchSize: whole('batch-size', flags.batchSize, published.batchSize),
+          crop: whole('crop', flags.crop, published.crop, 16),
+          scale: [scale[0], scale[1]] as const,
+          lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
         }
-        const picture =
-          samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
-        const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
-        const table = {
-          title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
-          columns: ['class', 'IoU', 'accuracy'],
-          rows: [
-            ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]),
-            ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)],
-            ['all pixels', '', percent(scores!.pixelAccuracy)],
-          ],
-          notes: [
-            `${train.items.length} training images, ${seen} in the test, no flip, one scale`,
-            ...deviations([
-              ['backbone', backbone.name, 'ResNet-50'],
-              ['output stride', backbone.stride, outputStride],
-              ['iterations', protocol.iterations, published.iterations],
-              ['batch size', protocol.batchSize, published.batchSize],
-              ['learning rate', protocol.lr, published.lr],
-              ['crop', protocol.crop, published.crop],
-              ['scale', protocol.scale.join('x'), published.scale.join('x')],
-            ]),
-            flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
-          ],
+        const seed = whole('seed', flags.seed, 0, 0)
+        const opened = await openBackbone(weights, flags, { outputStride })
+        const { kind, options, device } = opened.backbone
+        const backbone =
+          flags.init === 'weights'
+            ? opened.backbone
+            : withDevice(device, () =>
+                kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup', outputStride }),
+              )
+        try {
+          const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
+          const folder = resultFolder(weights, flags)
+          const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
+            protocol,
+            train,
+            val,
+            out: join(folder, name),
+            resume: flags.resume ?? false,
+            overwrite: flags.overwrite ?? false,
+            quiet: flags.json ?? false,
+            seed,
+            workers: workersOf(flags),
+            compute: opened.compute,
+            logEvery: whole('log-every', flags.logEvery, 50),
+            saveEvery: whole('save-every', flags.saveEvery, 1000),
+            testEvery: whole('test-every', flags.testEvery, 0, 0),
+          })
+          if (interrupted) {
+            console.error(`interrupted at iteration ${iterations}; continue with --resume`)
+            done(interruptedCode())
+            return
+          }
+          const picture =
+            samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
+          const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
+          const table = {
+            title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
+            columns: ['class', 'IoU', 'accuracy'],
+            rows: [
+              ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]),
+              ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)],
+              ['all pixels', '', percent(scores!.pixelAccuracy)],
+            ],
+            notes: [
+              `${train.items.length} training images, ${seen} in the test, no flip, one scale`,
+              ...deviations([
+                ['backbone', backbone.name, 'ResNet-50'],
+                ['output stride', backbone.stride, outputStride],
+                ['iterations', protocol.iterations, published.iterations],
+                ['batch size', protocol.batchSize, published.batchSize],
+                ['learning rate', protocol.lr, published.lr],
+                ['crop', protocol.crop, published.crop],
+                ['scale', protocol.scale.join('x'), published.scale.join('x')],
+              ]),
+              flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
+            ],
+          }
+          conclude(flags, folder, name, table, {
+            weights,
+            init: flags.init,
+            protocol,
+            scores: { ...scores! },
+            ...(picture === undefined ? {} : { picture }),
+          })
+          done(0)
+        } finally {
+          backbone.dispose()
+          if (backbone !== opened.backbone) opened.backbone.dispose()
         }
-        conclude(flags, folder, name, table, {
-          weights,
-          init: flags.init,
-          protocol,
-          scores: { ...scores! },
-          ...(picture === undefined ? {} : { picture }),
-        })
-        done(0)
-      } finally {
-        backbone.dispose()
-        if (backbone !== opened.backbone) opened.backbone.dispose()
-      }
-    })
+      }),
+    )
 }

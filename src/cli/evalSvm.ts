@@ -7,7 +7,7 @@ import { protocolCosts } from '../eval/svm.js'
 import { evaluateLowShot, evaluateSvm, extractVoc, protocolShots, type VocFeatures } from '../eval/voc07.js'
 import { fail } from '../tensor/errors.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
-import { examples, numberFlag } from './command.js'
+import { examples, heedingSignals, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   conclude,
@@ -93,37 +93,39 @@ export const addSvm: AddEvaluation = (parent, done) => {
         ['densecl eval svm runs/photos/backbone.safetensors --data mine --train-split train --test-split val', 'lists of your own'],
       ]),
     )
-    .action(async (weights: string, flags: Flags) => {
-      const { voc, compute, notes } = await features(weights, flags)
-      try {
-        const report = withCompute(compute, () => evaluateSvm(voc, progressOf(flags, 'classifier')))
-        const left = report.classes.filter((row) => row.left !== undefined)
-        const table = {
-          title: 'VOC07 SVM: average precision in %',
-          columns: ['class', 'AP', 'cost', 'positives'],
-          rows: [
-            ...report.classes.map(({ name, ap, cost, positives }) => [
-              name,
-              percent(ap),
-              Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))),
-              positives,
-            ]),
-            ['mean', percent(report.map), '', ''],
-          ],
-          notes: [
-            'cost of each class by three folds on the training images; AP is the area under the interpolated curve; ' +
-              'images with only difficult objects are negatives in training and left out of the test',
-            ...(left.length === 0 ? [] : [`left out of the mean: ${left.map(({ name, left: why }) => `${name} (${why})`).join(', ')}`]),
-            ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
-            ...notes,
-          ],
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags) => {
+        const { voc, compute, notes } = await features(weights, flags)
+        try {
+          const report = withCompute(compute, () => evaluateSvm(voc, progressOf(flags, 'classifier')))
+          const left = report.classes.filter((row) => row.left !== undefined)
+          const table = {
+            title: 'VOC07 SVM: average precision in %',
+            columns: ['class', 'AP', 'cost', 'positives'],
+            rows: [
+              ...report.classes.map(({ name, ap, cost, positives }) => [
+                name,
+                percent(ap),
+                Number.isNaN(cost) ? '-' : String(Number(cost.toPrecision(3))),
+                positives,
+              ]),
+              ['mean', percent(report.map), '', ''],
+            ],
+            notes: [
+              'cost of each class by three folds on the training images; AP is the area under the interpolated curve; ' +
+                'images with only difficult objects are negatives in training and left out of the test',
+              ...(left.length === 0 ? [] : [`left out of the mean: ${left.map(({ name, left: why }) => `${name} (${why})`).join(', ')}`]),
+              ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
+              ...notes,
+            ],
+          }
+          conclude(flags, resultFolder(weights, flags), 'svm', table, { weights, ...report })
+          done(0)
+        } finally {
+          voc.dispose()
         }
-        conclude(flags, resultFolder(weights, flags), 'svm', table, { weights, ...report })
-        done(0)
-      } finally {
-        voc.dispose()
-      }
-    })
+      }),
+    )
 }
 
 export const addLowShot: AddEvaluation = (parent, done) => {
@@ -135,40 +137,42 @@ export const addLowShot: AddEvaluation = (parent, done) => {
       'after',
       examples([['densecl eval low-shot runs/r50/backbone.safetensors --data VOCdevkit/VOC2007', 'the published protocol']]),
     )
-    .action(async (weights: string, flags: Flags & { k: string; samples: string; seed: string }) => {
-      const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
-      const samples = numberFlag('samples', flags.samples, { least: 1, whole: true })
-      const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
-      const { voc, compute, notes } = await features(weights, flags)
-      try {
-        const report = withCompute(compute, () => evaluateLowShot(voc, { ks, samples, seed, progress: progressOf(flags, 'classifier') }))
-        const short = report.rows.filter((row) => row.short.length > 0)
-        const table = {
-          title: `VOC07 low-shot SVM: mean average precision in % over ${samples} samples`,
-          columns: ['k', 'mean', 'min', 'max', 'std', 'cost'],
-          rows: report.rows.map(({ k, mean, min, max, std, cost }) => [
-            k,
-            percent(mean),
-            percent(min),
-            percent(max),
-            percent(std),
-            String(Number(cost.toPrecision(3))),
-          ]),
-          notes: [
-            'optimistic, as the protocol is: the cost is chosen by the test images themselves',
-            `samples are drawn from seed ${seed}; the published ones were drawn without a seed, so theirs are others`,
-            ...short.map(({ k, short: names }) => `k ${k}: all positives taken where there are fewer: ${names.join(', ')}`),
-            ...(report.left.length === 0
-              ? []
-              : [`left out of the mean: ${report.left.map(({ name, reason }) => `${name} (${reason})`).join(', ')}`]),
-            ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
-            ...notes,
-          ],
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags & { k: string; samples: string; seed: string }) => {
+        const ks = flags.k.split(',').map((text) => numberFlag('k', text, { least: 1, whole: true }))
+        const samples = numberFlag('samples', flags.samples, { least: 1, whole: true })
+        const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
+        const { voc, compute, notes } = await features(weights, flags)
+        try {
+          const report = withCompute(compute, () => evaluateLowShot(voc, { ks, samples, seed, progress: progressOf(flags, 'classifier') }))
+          const short = report.rows.filter((row) => row.short.length > 0)
+          const table = {
+            title: `VOC07 low-shot SVM: mean average precision in % over ${samples} samples`,
+            columns: ['k', 'mean', 'min', 'max', 'std', 'cost'],
+            rows: report.rows.map(({ k, mean, min, max, std, cost }) => [
+              k,
+              percent(mean),
+              percent(min),
+              percent(max),
+              percent(std),
+              String(Number(cost.toPrecision(3))),
+            ]),
+            notes: [
+              'optimistic, as the protocol is: the cost is chosen by the test images themselves',
+              `samples are drawn from seed ${seed}; the published ones were drawn without a seed, so theirs are others`,
+              ...short.map(({ k, short: names }) => `k ${k}: all positives taken where there are fewer: ${names.join(', ')}`),
+              ...(report.left.length === 0
+                ? []
+                : [`left out of the mean: ${report.left.map(({ name, reason }) => `${name} (${reason})`).join(', ')}`]),
+              ...(report.unconverged === 0 ? [] : [`${report.unconverged} fits ended before their tolerance`]),
+              ...notes,
+            ],
+          }
+          conclude(flags, resultFolder(weights, flags), 'low-shot', table, { weights, ...report })
+          done(0)
+        } finally {
+          voc.dispose()
         }
-        conclude(flags, resultFolder(weights, flags), 'low-shot', table, { weights, ...report })
-        done(0)
-      } finally {
-        voc.dispose()
-      }
-    })
+      }),
+    )
 }

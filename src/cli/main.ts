@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The `densecl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
+/** The `densecl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted by SIGINT and SIGTERM. */
 import { Command, CommanderError } from 'commander'
 
 const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]

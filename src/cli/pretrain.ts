@@ -7,7 +7,7 @@ import { configure, configuredMethod, findMethod, optionsOf, presetSettings, pre
 import type { Method } from '../methods/method.js'
 import { defaultsOf, kebabCase, keyValue, parseValue, readConfigFile, type Setting } from '../run/options.js'
 import { pretrain } from '../train/pretrain.js'
-import { examples, type Register } from './command.js'
+import { examples, heedingSignals, interruptedCode, type Register } from './command.js'
 
 interface Flags extends Record<string, unknown> {
   preset?: string
@@ -47,7 +47,7 @@ export const register: Register = async (program, done) => {
     ]),
   )
   addOptions(command, method)
-  command.action(async (settings: string[], flags: Flags) => done(await run(method, settings, flags)))
+  command.action(heedingSignals(done, async (settings: string[], flags: Flags) => done(await run(method, settings, flags))))
 }
 
 /** The method that the arguments ask for, before they are parsed in earnest: the last that any setting names, as in configure(). */
@@ -96,28 +96,14 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
   const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
 
-  let interrupts = 0
-  const onSignal = (): void => {
-    interrupts += 1
-    if (interrupts > 1) process.exit(130)
-    if (flags.json !== true) console.log('\nstopping after this step; once more leaves without saving')
-  }
-  process.on('SIGINT', onSignal)
-  process.on('SIGTERM', onSignal)
-  try {
-    const result = await pretrain({
-      config,
-      method,
-      out,
-      resume: flags.resume === true,
-      overwrite: flags.overwrite === true,
-      quiet: flags.json === true,
-      interrupted: () => interrupts > 0,
-    })
-    if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
-    return result.interrupted ? 130 : 0
-  } finally {
-    process.off('SIGINT', onSignal)
-    process.off('SIGTERM', onSignal)
-  }
+  const result = await pretrain({
+    config,
+    method,
+    out,
+    resume: flags.resume === true,
+    overwrite: flags.overwrite === true,
+    quiet: flags.json === true,
+  })
+  if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+  return result.interrupted ? interruptedCode() : 0
 }

@@ -8,7 +8,7 @@ import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { entryOf, parseValue } from '../run/options.js'
-import { examples, interruption, numberFlag, type Register } from './command.js'
+import { examples, heedingSignals, interruptedCode, numberFlag, type Register } from './command.js'
 
 interface Flags {
   images: string
@@ -47,78 +47,80 @@ export const register: Register = (program, done) => {
         ['npm run study -- --images imagenette --voc VOCdevkit/VOC2007 --segmentation camvid', 'one table and one plot in runs/study'],
       ])}`,
     )
-    .action(async (settings: string[], flags: Flags) => {
-      const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).kind === 'cuda' ? 'gpu' : 'cpu')
-      const size = entryOf('--size', sizeName, studySizes)
-      const [train, test, ...more] = flags.vocSplits.split(',')
-      if (train === undefined || test === undefined || more.length > 0)
-        fail('CONFIG', `--voc-splits is ${flags.vocSplits}: expected two lists, train,test`)
-      const given = settings.map((text) => {
-        const at = text.indexOf('=')
-        if (at < 1) fail('CONFIG', `${text}: expected key=value`)
-        return { key: text.slice(0, at), value: parseValue(text.slice(at + 1)), from: text }
-      })
-      const iterations =
-        flags.segmentationIterations === undefined
-          ? {}
-          : { iterations: numberFlag('segmentation-iterations', flags.segmentationIterations, { least: 1, whole: true }) }
-      const rows = await runStudy({
-        size: {
-          ...size,
-          linearEpochs:
-            flags.linearEpochs === undefined
-              ? size.linearEpochs
-              : numberFlag('linear-epochs', flags.linearEpochs, { least: 1, whole: true }),
-          segmentation: { ...size.segmentation, ...iterations },
-        },
-        images: flags.images,
-        voc: flags.voc,
-        vocSplits: [train, test],
-        segmentation: flags.segmentation,
-        seeds: numberFlag('seeds', flags.seeds, { least: 1, whole: true }),
-        out: flags.out,
-        settings: given,
-        line: (text) => (flags.json === true ? undefined : console.log(text)),
-        interrupted: interruption(),
-      })
-      if (rows === 'interrupted') {
-        console.error('interrupted; the same command continues')
-        return done(130)
-      }
-      const { scores, verdicts } = summarise(rows)
-      const shown = ({ mean, half }: { mean: number; half: number }): string =>
-        `${mean.toFixed(2)}${Number.isNaN(half) ? '' : ` ± ${half.toFixed(2)}`}`
-      const table = {
-        title: `MoCo v2 and DenseCL with equal budgets, in %: mean and 95 % interval over ${flags.seeds} seeds`,
-        columns: ['', ...methods.map((method) => methodNames[method]), 'DenseCL - MoCo v2'],
-        rows: scores.map(({ name, methods: found, difference }) => [
-          name,
-          ...methods.map((method) => shown(found[method])),
-          shown(difference),
-        ]),
-        notes: [
-          ...verdicts,
-          `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`,
-        ],
-      }
-      const plot = intervalPlot(
-        'MoCo v2 and DenseCL with equal budgets',
-        scores.map(({ name, methods: found }) => ({
-          name,
-          marks: methods.map((method) => ({
-            method: methodNames[method],
-            ...found[method],
-            values: rows.filter((row) => row.method === method).map((row) => row.scores[name]!),
+    .action(
+      heedingSignals(done, async (settings: string[], flags: Flags) => {
+        const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).kind === 'cuda' ? 'gpu' : 'cpu')
+        const size = entryOf('--size', sizeName, studySizes)
+        const [train, test, ...more] = flags.vocSplits.split(',')
+        if (train === undefined || test === undefined || more.length > 0)
+          fail('CONFIG', `--voc-splits is ${flags.vocSplits}: expected two lists, train,test`)
+        const given = settings.map((text) => {
+          const at = text.indexOf('=')
+          if (at < 1) fail('CONFIG', `${text}: expected key=value`)
+          return { key: text.slice(0, at), value: parseValue(text.slice(at + 1)), from: text }
+        })
+        const iterations =
+          flags.segmentationIterations === undefined
+            ? {}
+            : { iterations: numberFlag('segmentation-iterations', flags.segmentationIterations, { least: 1, whole: true }) }
+        const rows = await runStudy({
+          size: {
+            ...size,
+            linearEpochs:
+              flags.linearEpochs === undefined
+                ? size.linearEpochs
+                : numberFlag('linear-epochs', flags.linearEpochs, { least: 1, whole: true }),
+            segmentation: { ...size.segmentation, ...iterations },
+          },
+          images: flags.images,
+          voc: flags.voc,
+          vocSplits: [train, test],
+          segmentation: flags.segmentation,
+          seeds: numberFlag('seeds', flags.seeds, { least: 1, whole: true }),
+          out: flags.out,
+          settings: given,
+          line: (text) => (flags.json === true ? undefined : console.log(text)),
+        })
+        if (rows === 'interrupted') {
+          console.error('interrupted; the same command continues')
+          done(interruptedCode())
+          return
+        }
+        const { scores, verdicts } = summarise(rows)
+        const shown = ({ mean, half }: { mean: number; half: number }): string =>
+          `${mean.toFixed(2)}${Number.isNaN(half) ? '' : ` ± ${half.toFixed(2)}`}`
+        const table = {
+          title: `MoCo v2 and DenseCL with equal budgets, in %: mean and 95 % interval over ${flags.seeds} seeds`,
+          columns: ['', ...methods.map((method) => methodNames[method]), 'DenseCL - MoCo v2'],
+          rows: scores.map(({ name, methods: found, difference }) => [
+            name,
+            ...methods.map((method) => shown(found[method])),
+            shown(difference),
+          ]),
+          notes: [
+            ...verdicts,
+            `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`,
+          ],
+        }
+        const plot = intervalPlot(
+          'MoCo v2 and DenseCL with equal budgets',
+          scores.map(({ name, methods: found }) => ({
+            name,
+            marks: methods.map((method) => ({
+              method: methodNames[method],
+              ...found[method],
+              values: rows.filter((row) => row.method === method).map((row) => row.scores[name]!),
+            })),
           })),
-        })),
-      )
-      const picture = await writePicture(join(flags.out, 'study'), plot)
-      const path = saveResult(flags.out, 'study', table, { rows, scores, verdicts, settings, size: sizeName })
-      console.log(
-        flags.json === true
-          ? JSON.stringify({ table, rows, file: path, picture }, undefined, 2)
-          : `${tableText(table)}\n${path}\n${picture}`,
-      )
-      done(0)
-    })
+        )
+        const picture = await writePicture(join(flags.out, 'study'), plot)
+        const path = saveResult(flags.out, 'study', table, { rows, scores, verdicts, settings, size: sizeName })
+        console.log(
+          flags.json === true
+            ? JSON.stringify({ table, rows, file: path, picture }, undefined, 2)
+            : `${tableText(table)}\n${path}\n${picture}`,
+        )
+        done(0)
+      }),
+    )
 }

@@ -1,10 +1,14 @@
 /** Reading every image of a source without training. */
 import { DenseclError } from '../tensor/errors.js'
+import { interrupted } from '../tensor/interruption.js'
 import { loadPixels, type Skipped, type Source } from './source.js'
 
 interface DataReport {
   format: string
+  /** Images that were read: all, unless it was interrupted. */
   images: number
+  /** How many there are, where it was interrupted. */
+  interruptedOf?: number
   classes?: Record<string, number>
   broken: { name: string; reason: string }[]
   /** Smallest, median and largest of width and height. */
@@ -21,7 +25,9 @@ export async function checkSource(source: Source, onImage: (done: number) => voi
   const odd: string[] = []
   const widths: number[] = []
   const heights: number[] = []
-  for (const [i, item] of source.items.entries()) {
+  let read = 0
+  for (const item of source.items) {
+    if (interrupted()) break
     try {
       const { width, height } = await loadPixels(item)
       widths.push(width)
@@ -31,17 +37,18 @@ export async function checkSource(source: Source, onImage: (done: number) => voi
       if (!(error instanceof DenseclError)) throw error
       broken.push({ name: item.name, reason: error.message })
     }
-    onImage(i + 1)
+    onImage((read += 1))
   }
   const three = (values: number[]): [number, number, number] => {
     const sorted = values.sort((a, b) => a - b)
     return [sorted[0]!, sorted[Math.floor(sorted.length / 2)]!, sorted.at(-1)!]
   }
   const counts = new Array<number>(source.classes?.length ?? 0).fill(0)
-  for (const { label } of source.items) if (label !== undefined && label < counts.length) counts[label]! += 1
+  for (const { label } of source.items.slice(0, read)) if (label !== undefined && label < counts.length) counts[label]! += 1
   return {
     format: source.format,
-    images: source.items.length,
+    images: read,
+    ...(read < source.items.length ? { interruptedOf: source.items.length } : {}),
     ...(source.classes === undefined ? {} : { classes: Object.fromEntries(source.classes.map((name, label) => [name, counts[label]!])) }),
     broken,
     ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),

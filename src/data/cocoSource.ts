@@ -5,6 +5,7 @@ import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
+import { untilInterrupted } from '../tensor/interruption.js'
 import { type DataSource, isFileOf, type Item, readText, type Source } from './source.js'
 
 export const cocoSource = {
@@ -36,12 +37,16 @@ function rowsOf<Row extends z.ZodType>(path: string, parsed: object, key: keyof 
   const rows: unknown = (parsed as Record<string, unknown>)[key]
   if (rows === undefined) return undefined
   if (!Array.isArray(rows)) return fail('DATA', `data: ${path}: "${key}" is no list, as COCO annotations have it`)
-  return rows.map((value: unknown, i) => {
+  const read: T[] = []
+  for (const value of untilInterrupted(rows as unknown[])) {
     const { data, error } = row.safeParse(value)
-    if (error === undefined) return data
-    const { path: at, message } = error.issues[0]!
-    return fail('DATA', `data: ${path}: ${[`${key}[${i}]`, ...at.map(String)].join('.')}: ${message}`)
-  })
+    if (error !== undefined) {
+      const { path: at, message } = error.issues[0]!
+      return fail('DATA', `data: ${path}: ${[`${key}[${read.length}]`, ...at.map(String)].join('.')}: ${message}`)
+    }
+    read.push(data)
+  }
+  return read
 }
 
 /** The lists of an annotation file. Throws DATA with the name of the row that is not of its form. */

@@ -2,6 +2,7 @@
 import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { stopIfInterrupted, untilInterrupted } from '../tensor/interruption.js'
 import { type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
 
 export const folderSource = { format: 'folder', describe: 'a folder', recognises: isFolder, open: readFolder } as const satisfies DataSource
@@ -16,7 +17,8 @@ function readFolder(root: string): Omit<Source, 'format'> {
       skips.add('link to a folder that it lies in', folder)
       return into
     }
-    for (const name of namesIn(folder)) {
+    stopIfInterrupted()
+    for (const name of untilInterrupted(namesIn(folder))) {
       const path = join(folder, name)
       if (isImage(name)) into.push(path)
       else if (isFolder(path)) walk(path, [...above, real], into)

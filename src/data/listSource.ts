@@ -2,6 +2,7 @@
 import { dirname, resolve } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
+import { untilInterrupted } from '../tensor/interruption.js'
 import { classNames, type DataSource, isFileOf, type Item, readText, type Source } from './source.js'
 
 export const listSource = {
@@ -19,9 +20,8 @@ function readList(path: string): Omit<Source, 'format'> {
   const folder = dirname(path)
   const items: Item[] = []
   let labelled = true
-  for (const [i, whole] of readText(path)
-    .split(/\r\n|\n|\r/)
-    .entries()) {
+  const lines = readText(path).split(/\r\n|\n|\r/)
+  for (const [i, whole] of untilInterrupted(lines.entries())) {
     const line = whole.trim()
     if (line === '' || line.startsWith('#')) continue
     if (line.length > mostCharacters)

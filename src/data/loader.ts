@@ -6,6 +6,7 @@ import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 
 import { DenseclError, fail } from '../tensor/errors.js'
+import { unlessInterrupted } from '../tensor/interruption.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -174,7 +175,7 @@ export class Loader {
     })
   }
 
-  /** The batches of `requests`, in order. */
+  /** The batches of `requests`, in order. Throws INTERRUPTED instead of the next one when the work is to end. */
   async *batches(requests: Iterable<BatchRequest>): AsyncGenerator<Batch> {
     const iterator = requests[Symbol.iterator]()
     const ahead: { request: BatchRequest; slot: number; done: Promise<void> }[] = []
@@ -193,7 +194,7 @@ export class Loader {
     for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {
       const from = performance.now()
       for (const worker of this.#workers) worker.ref()
-      await batch.done
+      await unlessInterrupted(batch.done)
       // Data that is ready resolves without a turn of the event loop: give signals and output theirs.
       await new Promise((resolve) => setImmediate(resolve))
       for (const worker of this.#workers) worker.unref()

@@ -1,6 +1,7 @@
 /** Uncompressed tar files, as WebDataset has its shards: USTAR headers, written whole or not at all. */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 
+import { writeProblem } from '../files/atomic.js'
 import { fail } from '../tensor/errors.js'
 
 const block = 512
@@ -30,6 +31,7 @@ function header(name: string, size: number): Buffer {
 export class TarWriter {
   readonly #descriptor: number
   #bytes = 0
+  #open = true
 
   constructor(readonly path: string) {
     try {
@@ -54,7 +56,7 @@ export class TarWriter {
     try {
       for (let at = 0; at < data.length;) at += writeSync(this.#descriptor, data, at)
     } catch (error) {
-      fail('WRITE', `${this.path}: writing failed (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+      fail('WRITE', `${this.path}: writing failed (${writeProblem(error)})`)
     }
     this.#bytes += data.length
   }
@@ -62,14 +64,20 @@ export class TarWriter {
   /** Ends the file and gives it its name. */
   close(): void {
     this.#write(Buffer.alloc(2 * block))
-    fsyncSync(this.#descriptor)
-    closeSync(this.#descriptor)
-    renameSync(`${this.path}.partial`, this.path)
+    try {
+      fsyncSync(this.#descriptor)
+      closeSync(this.#descriptor)
+      this.#open = false
+      renameSync(`${this.path}.partial`, this.path)
+    } catch (error) {
+      fail('WRITE', `${this.path}: writing failed (${writeProblem(error)})`)
+    }
   }
 
   /** Leaves nothing behind. */
   abandon(): void {
-    closeSync(this.#descriptor)
+    if (this.#open) closeSync(this.#descriptor)
+    this.#open = false
     rmSync(`${this.path}.partial`, { force: true })
   }
 }

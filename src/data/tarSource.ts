@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { basename, dirname, extname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
+import { untilInterrupted } from '../tensor/interruption.js'
 import { classNames, type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
 import { isCompressedTar, tarMembers, unpackFirst } from './tarReader.js'
 
@@ -61,7 +62,7 @@ function readShard(shard: string, items: Item[], skips: Skips): void {
   const labels = new Map<string, number>()
   const first = items.length
   const nameOf = (name: string): string => `${basename(shard)}:${name}`
-  for (const { name, offset, size, other, read } of tarMembers(shard)) {
+  for (const { name, offset, size, other, read } of untilInterrupted(tarMembers(shard))) {
     if (other !== undefined) skips.add(other, nameOf(name))
     // The attributes of a file that macOS packs beside it, under its name.
     else if (basename(name).startsWith('._')) skips.add('file of attributes of macOS', nameOf(name))

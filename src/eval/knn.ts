@@ -9,6 +9,7 @@ import { linear } from '../ops/linear.js'
 import { l2Normalize } from '../ops/similarity.js'
 import { withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
@@ -48,6 +49,7 @@ export function knnPredict(bank: Features, queries: Features, { k, temperature =
   scope(() => {
     const keys = Tensor.from(bank.values, [count, bank.dim])
     for (let first = 0; first < predicted.length; first += queryBlock) {
+      stopIfInterrupted()
       const rows = Math.min(queryBlock, predicted.length - first)
       const block = queries.values.subarray(first * bank.dim, (first + rows) * bank.dim)
       const similarities = scope(() => linear(Tensor.from(block, [rows, bank.dim]), keys).data())

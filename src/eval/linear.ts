@@ -13,6 +13,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
@@ -140,11 +141,17 @@ interface Batch {
   indices: ArrayLike<number>
 }
 
-/** Trains and tests the classifiers; an evaluation that was cut off continues at the epoch it was at. */
+/**
+ * Trains and tests the classifiers; an evaluation that was cut off continues at the epoch it was at. Where it ends early, epochs are those
+ * that are saved.
+ */
 export async function evaluateLinear(backbone: Backbone, options: LinearOptions): Promise<LinearResult> {
   const run = new LinearRun(backbone, options)
   try {
     return await run.execute()
+  } catch (error) {
+    if (!isInterruption(error)) throw error
+    return run.cutOff()
   } finally {
     run.close()
   }
@@ -173,10 +180,16 @@ class LinearRun {
       backbone.device,
       () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }),
     )
-    this.#run.restore(this.#tensors())
+    try {
+      this.#run.restore(this.#tensors())
+    } catch (error) {
+      this.close()
+      throw error
+    }
   }
 
   close(): void {
+    this.#run.release()
     for (const file of this.#files) file.close()
     this.#sgd.dispose()
     this.#heads.dispose()
@@ -195,7 +208,11 @@ class LinearRun {
       this.#run.save(this.#tensors())
       return true
     })
-    return { interrupted: !finished, epochs: this.#run.position, heads: finished ? this.#results() : [] }
+    return finished ? { interrupted: false, epochs: this.#run.position, heads: this.#results() } : this.cutOff()
+  }
+
+  cutOff(): LinearResult {
+    return { interrupted: true, epochs: this.#run.saved, heads: [] }
   }
 
   /** What may not change when the evaluation is continued. */
@@ -248,6 +265,7 @@ class LinearRun {
     }))
     if (file !== undefined) {
       for (const { indices } of requests) {
+        stopIfInterrupted()
         const rows = file.rows(indices)
         yield {
           pooled: this.#shapes.map(({ shape }, i) =>

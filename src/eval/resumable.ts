@@ -27,7 +27,10 @@ interface ResumableKind {
 export class Resumable {
   /** How much is done, in the kind's unit. */
   position = 0
+  /** How much of it is in the state on the disk. */
+  saved = 0
   readonly #file: TensorFile | undefined
+  readonly #lock: ReturnType<typeof claimEvaluation>
   #log: RunLog | undefined
 
   /**
@@ -39,14 +42,30 @@ export class Resumable {
     readonly options: ResumableOptions,
     readonly began: Record<string, unknown>,
   ) {
-    claimEvaluation(options.out, options)
-    if (options.resume !== true) return
-    const path = statePath(options.out)
+    const lock = claimEvaluation(options.out, options)
+    try {
+      if (options.resume === true) this.#file = this.#read()
+    } catch (error) {
+      lock.release()
+      throw error
+    }
+    this.#lock = lock
+  }
+
+  /** The state of the folder, and the position in it. */
+  #read(): TensorFile {
+    const { kind, began } = this
+    const path = statePath(this.options.out)
     const { file, record } = readState(path, kind.key)
     const state = (record ?? fail('CHECKPOINT', `${path}: is not the state of ${kind.what}`)) as Record<string, unknown>
     checkSame(state.began as Record<string, unknown>, began)
-    this.#file = file
-    this.position = state[kind.unit] as number
+    this.position = this.saved = state[kind.unit] as number
+    return file
+  }
+
+  /** Gives the folder back. */
+  release(): void {
+    this.#lock.release()
   }
 
   /** Gives the tensors of the evaluation the values that they had when it was cut off, if it was, and opens its log. */
@@ -63,6 +82,7 @@ export class Resumable {
 
   save(tensors: Iterable<[string, Tensor]>): void {
     saveState(statePath(this.options.out), tensors, this.kind.key, { [this.kind.unit]: this.position, began: this.began })
+    this.saved = this.position
   }
 
   /** Repeats `round`, which moves the position, until this is at `end`; false as soon as a round says that it was interrupted. */

@@ -1,5 +1,6 @@
 /** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (docs/method.md, Segmentation). */
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 
 import { Loader } from '../data/loader.js'
 import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
@@ -16,8 +17,9 @@ import type { Backbone } from '../nn/backbone.js'
 import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
-import { duration } from '../run/runLog.js'
+import { duration, readMetrics } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withOptimizer } from '../weights/state.js'
@@ -69,6 +71,9 @@ export async function evaluateSegmentation(backbone: Backbone, options: Segmenta
   const run = new SegmentationRun(backbone, options)
   try {
     return await run.execute()
+  } catch (error) {
+    if (!isInterruption(error)) throw error
+    return run.cutOff()
   } finally {
     run.close()
   }
@@ -98,11 +103,17 @@ class SegmentationRun {
       () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }),
     )
     this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
-    this.#run.restore(this.#tensors())
+    try {
+      this.#run.restore(this.#tensors())
+    } catch (error) {
+      this.close()
+      throw error
+    }
   }
 
   /** Frees the heads and the optimiser; the backbone belongs to the caller. */
   close(): void {
+    this.#run.release()
     for (const [name, tensor] of allTensors(this.#model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
     this.#sgd.dispose()
   }
@@ -113,15 +124,28 @@ class SegmentationRun {
       testEvery = 0,
     } = this.#options
     let tested: { scores: SegmentationScores; samples: Segmented[] } | undefined
+    // Cut off between a state and the test that comes after it.
+    if (this.#run.position > 0 && testEvery > 0 && this.#run.position % testEvery === 0 && !this.#isTested()) tested = await this.#test()
     const finished = await this.#run.until(iterations, async () => {
       const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#run.position / testEvery) + 1) * testEvery) : iterations
       if (!(await this.#train(until))) return false
       tested = await this.#test()
       return true
     })
-    if (!finished) return { interrupted: true, iterations: this.#run.position, samples: [] }
+    if (!finished) return this.cutOff()
     tested ??= await this.#test()
     return { interrupted: false, iterations, ...tested }
+  }
+
+  cutOff(): SegmentationResult {
+    return { interrupted: true, iterations: this.#run.saved, samples: [] }
+  }
+
+  /** The log has the result of a test at the position. */
+  #isTested(): boolean {
+    return readMetrics(join(this.#options.out, 'metrics.jsonl')).some(
+      (row) => row.globalStep === this.#run.position && row.meanIou !== undefined,
+    )
   }
 
   #identity({ description }: Backbone): Record<string, unknown> {
@@ -184,6 +208,10 @@ class SegmentationRun {
         if (this.#run.position % saveEvery === 0 || this.#run.position === until) this.#run.save(this.#tensors())
       }
       return true
+    } catch (error) {
+      if (!isInterruption(error)) throw error
+      this.#run.save(this.#tensors())
+      return false
     } finally {
       await loader.close()
     }
@@ -244,17 +272,19 @@ class SegmentationRun {
     const every = Math.ceil(val.items.length / sampleCount)
     let index = 0
     for await (const { item, pixels, truth } of decoded(val)) {
+      stopIfInterrupted()
       const predicted = this.#computing(() => segmentImage(this.#model, pixels, protocol))
       matrix.add(truth.labels, predicted)
       if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }
     const scores = matrix.scores()
-    this.#run.log.metrics({
-      globalStep: this.#run.position,
-      meanIou: scores.meanIou,
-      meanAccuracy: scores.meanAccuracy,
-      pixelAccuracy: scores.pixelAccuracy,
-    })
+    if (!this.#isTested())
+      this.#run.log.metrics({
+        globalStep: this.#run.position,
+        meanIou: scores.meanIou,
+        meanAccuracy: scores.meanAccuracy,
+        pixelAccuracy: scores.pixelAccuracy,
+      })
     this.#run.log.line(
       `tested  mIoU ${(100 * scores.meanIou).toFixed(2)} %  pixel accuracy ${(100 * scores.pixelAccuracy).toFixed(2)} %  ` +
         `iteration ${this.#run.position}`,

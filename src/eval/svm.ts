@@ -8,6 +8,7 @@
  * system solved by conjugate gradients. Every problem here is a mask over one matrix K, so that many - classes, folds, samples - run
  * side by side and their products with K are one matrix product.
  */
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import type { InnerProducts } from './innerProducts.js'
 
 interface SvmProblem {
@@ -182,6 +183,7 @@ export function solveTogether<R>(
     } else running.push({ place, job, asks: value })
   }
   while (done < jobs.length) {
+    stopIfInterrupted()
     for (; running.length < width && begun < jobs.length; ++begun) {
       const job = jobs[begun]!()
       advance(begun, job, job.next())

@@ -1,4 +1,17 @@
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readdirSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
@@ -73,6 +86,22 @@ export function appendWhole(path: string, bytes: Uint8Array): void {
 }
 
 export const writeTextAtomic = (path: string, text: string): void => writeAtomic(path, [new TextEncoder().encode(text)])
+
+/** Makes a folder and those that it lies in, where they are not there. (Node's own recursion never ends where none can be made: /proc.) */
+export function makeFolder(folder: string): void {
+  try {
+    if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
+    const above = dirname(folder)
+    if (above !== folder) makeFolder(above)
+    mkdirSync(folder)
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    // Another process was faster.
+    if (code === 'EEXIST' && statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
+    if (code === 'WRITE') throw error
+    fail('WRITE', `${folder}: the folder cannot be made (${code ?? message})`)
+  }
+}
 
 /** Removes what processes that were killed while they wrote have left in `folder`: files that a living one writes stay. */
 export function removeLeftovers(folder: string): void {

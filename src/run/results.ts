@@ -1,12 +1,13 @@
 /** What evaluations write: tables that people read, that machines read, and that the report of a run collects. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { basename, dirname, extname, join } from 'node:path'
 
 import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/native.js'
-import { removeLeftovers, writeTextAtomic } from '../files/atomic.js'
+import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js'
+import { FileLock } from '../files/lock.js'
 import { namesIn } from '../files/look.js'
 import { largest } from '../tensor/numbers.js'
 
@@ -29,21 +30,33 @@ export function evaluationFolder(weights: string): string {
   return run === undefined ? join(dirname(weights), `${basename(weights, extname(weights))}.eval`) : join(run, 'eval')
 }
 
-/** Makes the working folder of an evaluation that takes long; one that holds a state is an error unless it is continued or replaced. */
-export function claimEvaluation(folder: string, { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean }): void {
-  const state = statePath(folder)
-  if (existsSync(state) && !resume) {
-    if (!overwrite)
+/**
+ * Makes the working folder of an evaluation that takes long, for one process at a time, until the lock is released. A folder that holds a
+ * state is an error unless it is continued or replaced. Throws RUN for that, and where an evaluation that is alive has the folder.
+ */
+export function claimEvaluation(
+  folder: string,
+  { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean },
+): FileLock {
+  makeFolder(folder)
+  const lock = new FileLock(join(folder, 'eval.lock'))
+  const holder = lock.take()
+  if (holder !== undefined)
+    fail(
+      'RUN',
+      `${folder}: process ${holder.pid} on ${holder.host} writes its evaluation there since ${holder.since}; wait for its end, stop it, ` +
+        'or choose another --out',
+    )
+  if (existsSync(statePath(folder)) && !resume) {
+    if (!overwrite) {
+      lock.release()
       fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+    }
     for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file)))
       rmSync(join(folder, name))
   }
-  try {
-    mkdirSync(folder, { recursive: true })
-  } catch (error) {
-    fail('RUN', `${folder}: the folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
-  }
   removeLeftovers(folder)
+  return lock
 }
 
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')
@@ -81,7 +94,7 @@ export function tableText(table: EvaluationTable): string {
 
 /** Writes `<folder>/<name>.json`: the table, and all numbers that it was made of. */
 export function saveResult(folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): string {
-  mkdirSync(folder, { recursive: true })
+  makeFolder(folder)
   const path = join(folder, `${name}.json`)
   writeTextAtomic(
     path,

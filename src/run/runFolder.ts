@@ -1,9 +1,9 @@
 /** The files of a run, and the folder's first moments. */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 
-import { removeLeftovers } from '../files/atomic.js'
+import { makeFolder, removeLeftovers } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
 import { fail } from '../tensor/errors.js'
 import { native, packageVersion } from '../tensor/native.js'
@@ -51,14 +51,6 @@ export function claimFolder(out: string, overwrite: boolean): FileLock {
     throw error
   }
   return lock
-}
-
-function makeFolder(folder: string): void {
-  try {
-    mkdirSync(folder, { recursive: true })
-  } catch (error) {
-    fail('RUN', `${folder}: the run folder cannot be made (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
-  }
 }
 
 function clearFolder(out: string, overwrite: boolean): void {

@@ -51,7 +51,7 @@ export class RunLog {
       write()
     } catch (error) {
       if (onFailure === 'throw' || !(error instanceof DenseclError)) throw error
-      if (!this.#left.has(what)) this.line(`warning ${error.message}; ${what} are left out while that is so`)
+      if (!this.#left.has(what)) this.warn(`${error.message}; ${what} are left out while that is so`)
       this.#left.add(what)
     }
   }
@@ -61,6 +61,12 @@ export class RunLog {
     if (this.quiet) return
     this.#clear()
     console.log(text)
+  }
+
+  /** What a person must know whatever output was asked for: on the error output, which is no part of a result. */
+  warn(text: string): void {
+    this.#clear()
+    console.error(`warning ${text}`)
   }
 
   /** The live line: rewritten on a terminal, printed at `plain` moments elsewhere. */

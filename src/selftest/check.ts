@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from '../tensor/errors.js'
 import { type KernelFamily } from '../tensor/families.js'
+import { interrupted as toEnd } from '../tensor/interruption.js'
 import { agrees, type Finding } from './compare.js'
 import { isFamily, type Part, partsOf } from './parts.js'
 import type { Line } from './program.js'
@@ -26,7 +27,7 @@ interface CheckOptions {
   /** A part that takes longer counts as one that never ends. */
   secondsPerPart: number
   parts?: readonly Part[]
-  /** Asked several times a second; true ends the check, which then has no result. */
+  /** Asked several times a second; true ends the check, which then has no result, as an interruption of all work does. */
   interrupted?: () => boolean
   /** A function that is called with each report as it comes. */
   onReport?: (report: PartReport) => void
@@ -70,7 +71,7 @@ function checkInProcess(
     const kill = (): void => void child.kill('SIGKILL')
     process.once('exit', kill)
     const clock = setInterval(() => {
-      if (interrupted?.() === true) stopped = true
+      if (toEnd() || interrupted?.() === true) stopped = true
       if (performance.now() - since > secondsPerPart * 1000) late = true
       if (stopped || late) kill()
     }, 100)

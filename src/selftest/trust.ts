@@ -1,5 +1,6 @@
 /** The one way in which commands come to a device: it is checked at its first use, and what disagrees is not used. */
 import { DenseclError, fail } from '../tensor/errors.js'
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import { avoidFamilies, type KernelFamily } from '../tensor/families.js'
 import { native, resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -32,10 +33,10 @@ export function secondsPerPart(): number {
 
 const trusted = new Map<string, Promise<boolean>>()
 
-/** resolveDevice, and trustDevice. */
+/** resolveDevice, and trustDevice; throws INTERRUPTED where its check was. */
 export async function useDevice(name: string, options: TrustOptions = {}): Promise<string> {
   const device = resolveDevice(name)
-  await trustDevice(device, options)
+  if (!(await trustDevice(device, options))) stopIfInterrupted()
   return device
 }
 

@@ -2,7 +2,7 @@
  * The claim of DenseCL in miniature: MoCo v2 and DenseCL pre-trained with equal budgets on the images at hand, and both, beside
  * random weights, measured on image-level and dense tasks, several seeds each.
  */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { stringify } from 'yaml'
@@ -17,6 +17,7 @@ import { resolveConfig } from '../methods/index.js'
 import type { DenseCLConfig } from '../methods/densecl/options.js'
 import { presets } from '../methods/densecl/presets.js'
 import { fail } from '../tensor/errors.js'
+import { interrupted as toEnd, interruption, isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { withCompute } from '../tensor/compute.js'
 import { evaluationCompute } from '../eval/compute.js'
@@ -26,14 +27,14 @@ import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
 import { pretrain } from '../train/pretrain.js'
 import { files } from '../run/runFolder.js'
-import { writeTextAtomic } from '../files/atomic.js'
+import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import { writeBackbone } from '../weights/export.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
 import { type SegmentationProtocol, segmentationProtocols } from '../eval/segmentationProtocols.js'
-import { checkSame } from '../run/results.js'
+import { checkSame, statePath } from '../run/results.js'
 import { evaluateSvm, extractVoc } from '../eval/voc07.js'
 
 /** What is pre-trained, and what the evaluations of it cost. */
@@ -85,7 +86,8 @@ interface StudyOptions {
   out: string
   settings: readonly Setting[]
   line: (text: string) => void
-  interrupted: () => boolean
+  /** Asked between runs and evaluations, and by pre-training between steps; what it is not there for is src/tensor/interruption.ts. */
+  interrupted?: () => boolean
 }
 
 /** Scores in % of one network. */
@@ -99,6 +101,17 @@ export interface StudyRow {
 
 /** Every pre-training run and every evaluation keeps its result in the study's folder: a study that is started again goes on. */
 export async function runStudy(options: StudyOptions): Promise<StudyRow[] | 'interrupted'> {
+  try {
+    return await studyRows(options)
+  } catch (error) {
+    if (isInterruption(error)) return 'interrupted'
+    throw error
+  }
+}
+
+const isInterrupted = ({ interrupted }: StudyOptions): boolean => toEnd() || interrupted?.() === true
+
+async function studyRows(options: StudyOptions): Promise<StudyRow[] | 'interrupted'> {
   const train = await openSource(join(options.images, 'train'), { split: 'train' })
   const val = await openSource(join(options.images, 'val'), { split: 'val' })
   if (train.classes === undefined || train.classes.join() !== val.classes?.join())
@@ -112,7 +125,7 @@ export async function runStudy(options: StudyOptions): Promise<StudyRow[] | 'int
       const weights = await weightsOf(method, seed, options)
       if (weights === undefined) return 'interrupted'
       rows.push({ method, seed, scores: await evaluate(weights, method, seed, data, options) })
-      if (options.interrupted()) return 'interrupted'
+      if (isInterrupted(options)) return 'interrupted'
     }
   }
   return rows
@@ -146,7 +159,7 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
     if (existsSync(method === 'random' ? backbone : report)) return backbone
   }
   if (method === 'random') {
-    mkdirSync(run, { recursive: true })
+    makeFolder(run)
     const network = backboneOf(config, await loadBackboneKind(config.backbone))({ random: new Random(seed, 53), dtype: 'f32' })
     writeBackbone(backbone, network, 'torchvision')
     writeTextAtomic(written, stringify(config))
@@ -160,14 +173,17 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
     resume: existsSync(last),
     overwrite: !existsSync(last),
     quiet: true,
-    interrupted: options.interrupted,
+    ...(options.interrupted === undefined ? {} : { interrupted: options.interrupted }),
   })
   return result.interrupted ? undefined : backbone
 }
 
+/** An evaluation of a study goes on where it was cut off. */
+const howToBegin = (out: string): { resume: boolean } => ({ resume: existsSync(statePath(out)) })
+
 async function evaluate(weights: string, method: Method, seed: number, data: StudyData, options: StudyOptions): Promise<Scores> {
   const folder = join(runOf(method, seed, options), 'eval')
-  mkdirSync(folder, { recursive: true })
+  makeFolder(folder)
   const config = configOf(method, seed, options)
   const { device } = resolvePlacement(config)
   await trustDevice(device)
@@ -182,7 +198,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
     layout: Pick<ImportOptions, 'outputStride'>,
     body: (backbone: Backbone) => Promise<Scores>,
   ): Promise<void> => {
-    if (options.interrupted()) return
+    if (isInterrupted(options)) return
     const path = join(folder, `study-${name}.json`)
     if (!existsSync(path)) {
       const { backbone } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
@@ -214,20 +230,22 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
     pipeline: 'centre' as const,
   }
   await measure('linear', { imageSize, epochs: protocol.epochs }, {}, async (backbone) => {
-    const { heads } = await evaluateLinear(backbone, {
+    const out = join(folder, 'linear')
+    const { heads, interrupted } = await evaluateLinear(backbone, {
       protocol,
       weights,
       train: data.train.items,
       val: data.val.items,
       classes: data.train.classes!.length,
       imageSize,
-      out: join(folder, 'linear'),
-      overwrite: true,
+      out,
+      ...howToBegin(out),
       quiet: true,
       seed,
       workers,
       compute,
     })
+    if (interrupted) throw interruption()
     return Object.fromEntries(heads.map(({ head, top1 }) => [`linear ${head}`, 100 * top1]))
   })
 
@@ -249,17 +267,19 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
   if (data.segmentation !== undefined) {
     const settings = { ...segmentationProtocols.voc12aug!, ...options.size.segmentation }
     await measure('segmentation', options.size.segmentation, { outputStride: 8 }, async (backbone) => {
-      const { scores: found } = await evaluateSegmentation(backbone, {
+      const out = join(folder, 'segmentation')
+      const { scores: found, interrupted } = await evaluateSegmentation(backbone, {
         protocol: settings,
         train: data.segmentation!.train,
         val: data.segmentation!.val,
-        out: join(folder, 'segmentation'),
-        overwrite: true,
+        out,
+        ...howToBegin(out),
         quiet: true,
         seed,
         workers,
         compute,
       })
+      if (interrupted) throw interruption()
       return { 'segmentation mIoU': 100 * found!.meanIou }
     })
   }

@@ -54,6 +54,10 @@ interface Native {
   setThreads(count: number): void
   threads(): number
   instructionSet(): string
+  /** SIGINT and SIGTERM (native/core/signals.h): the first prints `message`, a second ends the process at once. */
+  listenForSignals(message: string): void
+  /** The number of the signal that was heard, 0 for none. */
+  heardSignal(): number
   /** Every device that this build and machine offer; starts the CUDA driver where there is one. */
   deviceNames(): string[]
   /** One line for people; deviceTraits is for programs. */

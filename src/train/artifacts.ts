@@ -11,13 +11,14 @@ import { files } from '../run/runFolder.js'
 import { readMetrics } from '../run/runLog.js'
 import { DenseclError } from '../tensor/errors.js'
 import { writeBackbone } from '../weights/export.js'
-import { saveCheckpoint } from './checkpoint.js'
+import { type Position, saveCheckpoint } from './checkpoint.js'
 import type { LabelledSets } from './labels.js'
 import type { RunPictures } from './pictures.js'
 import type { PretrainResult, Run } from './run.js'
 
 export class Artifacts {
   #knnBefore: number | undefined
+  #saved: Position | undefined
 
   constructor(
     readonly run: Run,
@@ -27,13 +28,15 @@ export class Artifacts {
 
   /** What there is before the first step; a run that is continued finds it in its folder. */
   async begin(): Promise<void> {
-    const { out, resumed } = this.run
-    if (resumed) {
+    const { out, resumed, position } = this.run
+    if (resumed) this.#saved = { ...position }
+    if (resumed && position.globalStep > 0) {
       this.#knnBefore = readMetrics(files(out).metrics).find((row) => row.knn !== undefined)?.knn
       return
     }
-    this.#knnBefore = await this.knn('before training')
+    // Before kNN, so that a run that ends in it is there to be resumed, and does it again.
     this.save()
+    this.#knnBefore = await this.knn('before training')
     await this.pictures?.augmentation()
     await this.picture()
   }
@@ -41,7 +44,12 @@ export class Artifacts {
   /** Writes the last checkpoint; a full disk is reported and training goes on with the one before. */
   save(): void {
     const { out, config, position } = this.run
-    this.#orWarn(position.epoch < config.epochs, () => this.#saveAs(files(out).last))
+    if (this.#orWarn(position.epoch < config.epochs, () => this.#saveAs(files(out).last))) this.#saved = { ...position }
+  }
+
+  /** Where the last checkpoint is in the run; undefined where there is none. */
+  get saved(): Readonly<Position> | undefined {
+    return this.#saved
   }
 
   /** Writes the checkpoint of an epoch and removes those that are no longer kept; on a full disk those from before stay. */
@@ -70,7 +78,7 @@ export class Artifacts {
 
   #warnOfWrite(error: unknown): void {
     if (!(error instanceof DenseclError) || error.code !== 'WRITE') throw error
-    this.run.log.line(`warning ${error.message}`)
+    this.run.log.warn(error.message)
   }
 
   #saveAs(path: string): void {
@@ -97,7 +105,7 @@ export class Artifacts {
       compute: computeSettings(config),
     })
     log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
-    const row = { globalStep: position.globalStep, epoch: position.epoch, knn: share }
+    const row = { globalStep: position.globalStep, epoch: position.epoch + position.step / this.run.steps, knn: share }
     // A run that was killed after its last kNN does that again, and has its row already.
     const known = this.run.resumed && readMetrics(files(out).metrics).some((old) => old.globalStep === row.globalStep && old.knn === share)
     if (!known) log.metrics(row)

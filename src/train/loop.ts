@@ -3,6 +3,7 @@ import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
 import { learningRate } from '../optim/schedule.js'
 import type { ComputeOptions } from '../tensor/compute.js'
+import { isInterruption } from '../tensor/interruption.js'
 import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
@@ -38,15 +39,27 @@ export class Loop {
     this.#trainer = new Trainer(run.built, run.optimizer, { views: () => this.#batch!.views() as unknown as Views, graph, compute })
   }
 
-  /** Steps until the end, or until `interrupted`, which is asked before each of them. */
+  /**
+   * Steps until the end, or until `interrupted`, which is asked before each of them, or who started the run (src/tensor/interruption.ts)
+   * says that it is to end; the run is then saved.
+   */
   async train(monitor: Monitor, artifacts: Artifacts, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
+    try {
+      if ((await this.#steps(monitor, artifacts, interrupted)) === 'done') return 'done'
+    } catch (error) {
+      if (!isInterruption(error)) throw error
+    }
+    monitor.readDue()
+    this.#save(artifacts)
+    return 'interrupted'
+  }
+
+  async #steps(monitor: Monitor, artifacts: Artifacts, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
     const { config, position, steps } = this.#run
+    // Saved after the last step of an epoch, before what comes at its end.
+    if (position.step === steps) await this.#endOfEpoch(artifacts)
     for await (const batch of this.loader.batches(this.#requests())) {
-      if (interrupted()) {
-        monitor.readDue()
-        this.#save(artifacts)
-        return 'interrupted'
-      }
+      if (interrupted()) return 'interrupted'
       this.#batch = batch
       const lr = learningRate(config, position.globalStep, steps)
       const result = this.#trainer.step(position.globalStep, lr)
@@ -55,21 +68,21 @@ export class Loop {
       this.#announceGraph()
       monitor.stepTaken({ result, foundInf: this.#trainer.foundInf, lr, waited: batch.waited })
 
-      if (position.step === steps) {
-        position.epoch += 1
-        position.step = 0
-        // Evaluation and saving are no part of the training rate.
-        await monitor.pauseClock(() => this.#endOfEpoch(artifacts))
-      } else if (this.#saveDue()) this.#save(artifacts)
+      // Evaluation and saving are no part of the training rate.
+      if (position.step === steps) await monitor.pauseClock(() => this.#endOfEpoch(artifacts))
+      else if (this.#saveDue()) this.#save(artifacts)
     }
     return 'done'
   }
 
+  /** What comes after an epoch's last step. The position moves on behind kNN: a run that ends in it does it again when it is resumed. */
   async #endOfEpoch(artifacts: Artifacts): Promise<void> {
+    const { position } = this.#run
     const { epochs, knnEvery, checkpointEvery } = this.#run.config
-    const { epoch } = this.#run.position
+    const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
     if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts.knn(`epoch ${epoch}`)
+    Object.assign(position, { epoch, step: 0 })
     // After kNN: a run that is killed in between does this kNN again instead of losing it.
     if (this.#saveDue()) this.#save(artifacts)
     if (kept) artifacts.keep()

@@ -20,6 +20,7 @@ import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { withCompute } from '../tensor/compute.js'
+import { isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Artifacts } from './artifacts.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } from './checkpoint.js'
@@ -143,28 +144,59 @@ async function execute(run: Run, labelled: LabelledSets | undefined, options: Pr
 }
 
 async function trained(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions): Promise<PretrainResult> {
-  const { out, log, config, position, source } = run
+  const { out, log, config, source } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
   const compute = computeSettings(config)
   const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))
   const loop = new Loop(run, { ...compute, ...tuning })
   try {
-    const pictures = await RunPictures.of(out, source, config, (reason) => log.line(`warning no picture: ${reason}`))
+    const pictures = await RunPictures.of(out, source, config, (reason) => log.warn(`no picture: ${reason}`))
     const artifacts = new Artifacts(run, labelled, pictures)
     if (!run.resumed) writeTextAtomic(files(out).config, stringify(config))
-    await artifacts.begin()
+    // A run that is to end here has begun: its checkpoint is of step 0.
+    if (!(await unlessEnded(() => artifacts.begin()))) return interruptedResult(run, artifacts)
     writeTextAtomic(
       files(out).environment,
       `${JSON.stringify({ backbone: backbone.description, ...withCompute(compute, () => environment(backbone.device)) }, undefined, 2)}\n`,
     )
     const monitor = new Monitor(run, () => loop.loader.spent)
-    if ((await loop.train(monitor, artifacts, options.interrupted ?? (() => false))) === 'interrupted') {
-      log.line(`interrupted: saved at epoch ${position.epoch}, step ${position.step}; continue with --resume`)
-      return { interrupted: true, globalStep: position.globalStep, files: { checkpoint: files(out).last } }
+    if ((await loop.train(monitor, artifacts, options.interrupted ?? (() => false))) === 'interrupted')
+      return interruptedResult(run, artifacts)
+    let result: PretrainResult | undefined
+    const finish = async (): Promise<void> => {
+      result = await artifacts.finish(monitor.numbers, loop.loader.broken, options.quiet ?? false)
     }
-    return await artifacts.finish(monitor.numbers, loop.loader.broken, options.quiet ?? false)
+    return (await unlessEnded(finish)) ? result! : interruptedResult(run, artifacts)
   } finally {
     await loop.close()
   }
+}
+
+/** False where `body` was left because the run is to end. */
+async function unlessEnded(body: () => Promise<void>): Promise<boolean> {
+  try {
+    await body()
+    return true
+  } catch (error) {
+    if (!isInterruption(error)) throw error
+    return false
+  }
+}
+
+/** Says what of a run that ends early is on the disk. */
+function interruptedResult({ out, log, position }: Run, { saved }: Artifacts): PretrainResult {
+  const place = ({ epoch, step }: Readonly<Position>): string => `epoch ${epoch}, step ${step}`
+  const result = { interrupted: true, globalStep: position.globalStep }
+  if (saved === undefined) {
+    log.warn(`interrupted at ${place(position)}: nothing is saved; start anew with --overwrite`)
+    return { ...result, files: {} }
+  }
+  if (saved.globalStep === position.globalStep) log.line(`interrupted: saved at ${place(saved)}; continue with --resume`)
+  else
+    log.warn(
+      `interrupted at ${place(position)}, which is not saved; --resume continues at ${place(saved)}, the last checkpoint, and does ` +
+        `${position.globalStep - saved.globalStep} steps again`,
+    )
+  return { ...result, savedStep: saved.globalStep, files: { checkpoint: files(out).last } }
 }

@@ -27,6 +27,8 @@ export interface Run {
 export interface PretrainResult {
   interrupted: boolean
   globalStep: number
+  /** The step of the last checkpoint of a run that was interrupted; less than globalStep where it could not be saved there. */
+  savedStep?: number
   /** kNN accuracy before and after, where there are labels. */
   knnBefore?: number
   knnAfter?: number

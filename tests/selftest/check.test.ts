@@ -274,7 +274,7 @@ for (const [signal, command] of [
         }
         run.kill(signal)
         const { code } = await run.ended
-        assert.is(code, command === 'pretrain' && signal === 'SIGINT' ? 130 : null)
+        assert.is(code, { SIGINT: 130, SIGTERM: 143, SIGKILL: null }[signal])
         for (let tries = 0; checkers(run.pid).length > 0; ++tries) {
           assert.ok(tries < 200, 'the process that checks has outlived the one that started it')
           await new Promise((resolve) => setTimeout(resolve, 50))

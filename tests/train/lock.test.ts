@@ -6,10 +6,10 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { removeLeftovers } from '../../src/files/atomic.js'
+import { makeFolder, removeLeftovers } from '../../src/files/atomic.js'
 import { FileLock, type LockHolder } from '../../src/files/lock.js'
 import { processStart } from '../../src/files/processes.js'
-import { evaluationFolder, saveResult } from '../../src/run/results.js'
+import { claimEvaluation, evaluationFolder, saveResult } from '../../src/run/results.js'
 import { files, lockRun } from '../../src/run/runFolder.js'
 import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
@@ -99,6 +99,31 @@ test('a lock is nobody’s when its process has ended, its number is another pro
     const lock = new FileLock(path)
     assert.is(lock.take(), undefined)
     lock.release()
+  })
+})
+
+test('an evaluation that keeps a state has its folder for itself, until it ends or fails', async () => {
+  await withFolder((folder) => {
+    const first = claimEvaluation(join(folder, 'eval', 'linear'), {})
+    for (const how of [{}, { resume: true }, { overwrite: true }])
+      throwsError(() => claimEvaluation(join(folder, 'eval', 'linear'), how), 'RUN', `process ${process.pid} on`, 'eval/linear')
+    claimEvaluation(join(folder, 'eval', 'segmentation'), {}).release()
+    first.release()
+    writeFileSync(join(folder, 'eval', 'linear', 'state.safetensors'), '')
+    for (let tries = 0; tries < 2; ++tries) throwsError(() => claimEvaluation(join(folder, 'eval', 'linear'), {}), 'RUN', /--resume/)
+    claimEvaluation(join(folder, 'eval', 'linear'), { overwrite: true }).release()
+    assert.equal(readdirSync(join(folder, 'eval', 'linear')), [])
+  })
+})
+
+test('a folder that cannot be made is an error, in /proc too', async () => {
+  await withFolder((folder) => {
+    writeFileSync(join(folder, 'file'), '')
+    throwsError(() => makeFolder(join(folder, 'file', 'a', 'b')), 'WRITE', join(folder, 'file', 'a'), /cannot be made \(ENOTDIR\)/)
+    makeFolder(join(folder, 'a', 'b'))
+    makeFolder(join(folder, 'a', 'b'))
+    assert.equal(readdirSync(join(folder, 'a')), ['b'])
+    if (process.platform === 'linux') throwsError(() => makeFolder('/proc/x/y'), 'WRITE', '/proc/x: the folder cannot be made')
   })
 })
 

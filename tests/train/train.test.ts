@@ -13,6 +13,7 @@ import { crc32c } from '../../src/run/events.js'
 import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, storedValues } from '../../src/weights/safetensors.js'
+import { canMount } from '../support/mount.js'
 import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('train')
@@ -265,7 +266,6 @@ test('a queue longer than the data warns and offers a length', async () => {
   })
 })
 
-const canMount = process.platform === 'linux' && process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'true']).status === 0
 testWhere(canMount, 'a small disk needs root and mount namespaces', test, 'a full disk loses nothing', async () => {
   await withFolder((folder) => {
     // A tmpfs in a mount namespace of its own: one checkpoint of 0.6 MiB fits, a second beside it does not.

@@ -1,0 +1,14 @@
+// SIGINT and SIGTERM for commands that end where nothing is lost: heard at any moment, also while JavaScript computes.
+#pragma once
+#include <string>
+
+namespace densecl {
+
+// From now on the first of the two is remembered, and `message` (at most 255 bytes) written to the error output; the next one ends
+// the process at once with 128 and its number. One that comes within a tenth of a second is the same one: a terminal and the program
+// that started this one may both send it.
+void listenForSignals(const std::string& message);
+// The number of the signal that was heard, 0 for none.
+int heardSignal();
+
+}  // namespace densecl
