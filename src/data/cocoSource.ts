@@ -37,7 +37,7 @@ function rowsOf<Row extends z.ZodType>(path: string, parsed: object, key: keyof 
   const rows: unknown = (parsed as Record<string, unknown>)[key]
   if (rows === undefined) return undefined
   if (!Array.isArray(rows)) return fail('DATA', `data: ${path}: "${key}" is no list, as COCO annotations have it`)
-  const read: T[] = []
+  const read: z.output<Row>[] = []
   for (const value of untilInterrupted(rows as unknown[])) {
     const { data, error } = row.safeParse(value)
     if (error !== undefined) {
