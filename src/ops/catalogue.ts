@@ -1,5 +1,6 @@
 import { addOp, compareOp, divOp, maximumOp, minimumOp, mulOp, powOp, subOp, whereOp } from './arithmetic.js'
 import { batchNormOp } from './batchNorm.js'
+import { boxIouOp, decodeBoxesOp, encodeBoxesOp } from './boxes.js'
 import { broadcastToOp } from './broadcastTo.js'
 import { conv2dOp } from './conv2d.js'
 import { concatOp } from './concat.js'
@@ -10,6 +11,7 @@ import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
 import { crossEntropyOp, infoNceOp } from './losses.js'
 import { matmulOp } from './matmul.js'
+import { nmsOp } from './nms.js'
 import { padOp } from './pad.js'
 import { permuteOp } from './permute.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
@@ -19,6 +21,7 @@ import { denseMatchOp, l2NormalizeOp } from './similarity.js'
 import { roiAlignOp } from './roiAlign.js'
 import { sliceOp } from './slice.js'
 import { argmaxOp, softmaxOp } from './softmax.js'
+import { topKOp } from './topK.js'
 import { unaryOps } from './unary.js'
 
 interface AnyOp {
@@ -39,14 +42,17 @@ export const catalogue = table({
   argmax: argmaxOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
+  boxIou: boxIouOp,
   broadcastTo: broadcastToOp,
   compare: compareOp,
   concat: concatOp,
   conv2d: conv2dOp,
   crossEntropy: crossEntropyOp,
+  decodeBoxes: decodeBoxesOp,
   denseMatch: denseMatchOp,
   div: divOp,
   dropout: dropoutOp,
+  encodeBoxes: encodeBoxesOp,
   gather: gatherOp,
   groupedConv2d: groupedConv2dOp,
   infoNce: infoNceOp,
@@ -59,6 +65,7 @@ export const catalogue = table({
   maxPool2d: maxPool2dOp,
   minimum: minimumOp,
   mul: mulOp,
+  nms: nmsOp,
   pow: powOp,
   pad: padOp,
   permute: permuteOp,
@@ -71,6 +78,7 @@ export const catalogue = table({
   softmax: softmaxOp,
   sub: subOp,
   sum: sumOp,
+  topK: topKOp,
   variance: varianceOp,
   where: whereOp,
 })

@@ -7,6 +7,7 @@ import { arithmeticCases } from './arithmetic.js'
 import { batchNormCases } from './batchNorm.js'
 import type { BenchCases } from './benchCase.js'
 import { convNextCases } from './convNext.js'
+import { boxesCases } from './boxes.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
 import { layoutCases } from './layout.js'
@@ -19,11 +20,13 @@ import { resizeBilinearCases } from './resizeBilinear.js'
 import { roiAlignCases } from './roiAlign.js'
 import { similarityCases } from './similarity.js'
 import { softmaxCases } from './softmax.js'
+import { topKCases } from './topK.js'
 import { unaryCases } from './unary.js'
 
 export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...arithmeticCases,
   ...batchNormCases,
+  ...boxesCases,
   ...conv2dCases,
   ...convNextCases,
   ...elementwiseCases,
@@ -37,5 +40,6 @@ export const benchCases: Readonly<Record<OpName, BenchCases>> = {
   ...roiAlignCases,
   ...similarityCases,
   ...softmaxCases,
+  ...topKCases,
   ...unaryCases,
 }

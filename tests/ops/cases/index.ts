@@ -1,6 +1,7 @@
 import type { OpName } from '../../../src/ops/catalogue.js'
 import { arithmeticCases } from './arithmetic.js'
 import { batchNormCases } from './batchNorm.js'
+import { boxesCases } from './boxes.js'
 import { conv2dCases } from './conv2d.js'
 import { elementwiseCases } from './elementwise.js'
 import { layerNormCases } from './layerNorm.js'
@@ -15,12 +16,14 @@ import { resizeBilinearCases } from './resizeBilinear.js'
 import { roiAlignCases } from './roiAlign.js'
 import { similarityCases } from './similarity.js'
 import { softmaxCases } from './softmax.js'
+import { topKCases } from './topK.js'
 import { unaryCases } from './unary.js'
 
 /** One description for each op of the catalogue: an op without one does not compile. */
 export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...arithmeticCases,
   ...batchNormCases,
+  ...boxesCases,
   ...conv2dCases,
   ...elementwiseCases,
   ...layerNormCases,
@@ -34,5 +37,6 @@ export const opCases: Readonly<Record<OpName, OpCase>> = {
   ...roiAlignCases,
   ...similarityCases,
   ...softmaxCases,
+  ...topKCases,
   ...unaryCases,
 }
