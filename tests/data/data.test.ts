@@ -7,13 +7,13 @@ import * as assert from 'uvu/assert'
 
 import { mocoV2Augmentation } from '../../src/data/augment.js'
 import { checkSource } from '../../src/data/check.js'
-import { decode, exifOrientation, orient } from '../../src/data/decode.js'
+import { decode, exifOrientation, jpegFrame, orient } from '../../src/data/decode.js'
 import { Loader } from '../../src/data/loader.js'
 import { epochOrder } from '../../src/data/sampler.js'
 import { scene, sceneClasses } from '../../src/data/scenes.js'
 import type { Source } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
-import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('data')
 
@@ -66,8 +66,34 @@ test('EXIF orientation is applied as libvips applies it, 0 and nonsense are not'
     const worst = ours.data.reduce((most, value, i) => Math.max(most, Math.abs(value - data[i]!)), 0)
     assert.ok(worst <= 8, `orientation ${orientation}: differs by ${worst}`)
   }
-  const pixels = { width: 2, height: 1, data: Uint8Array.of(1, 2, 3, 4, 5, 6) }
-  assert.equal([...orient(pixels, 2).data], [4, 5, 6, 1, 2, 3])
+})
+
+test('pixels are turned here, where sharp is not installed, as the EXIF standard says', () => {
+  // abc   The letters as they are to be seen, row by row, by what the standard calls
+  // def   the sides of the first row and the first column.
+  const seen = ['abc/def', 'cba/fed', 'fed/cba', 'def/abc', 'ad/be/cf', 'da/eb/fc', 'fc/eb/da', 'cf/be/ad']
+  const rgb = (letters: string): number[] => [...Buffer.from(letters)].flatMap((letter) => [0, 1, 2].map((c) => 10 * letter - 900 + c))
+  for (const [i, rows] of seen.entries()) {
+    const { width, height, data } = orient({ width: 3, height: 2, data: Uint8Array.from(rgb('abcdef')) }, i + 1)
+    const [first, ...others] = rows.split('/')
+    assert.equal([width, height, ...data], [first!.length, 1 + others.length, ...rgb(rows.replaceAll('/', ''))], `orientation ${i + 1}`)
+  }
+})
+
+test('a JPEG ends with its marker, whatever pads it and whatever marker a picture within it has', async () => {
+  const bytes = await picture().jpeg().toBuffer()
+  const size = { width: 40, height: 30, components: 3 }
+  for (const whole of [bytes, Buffer.concat([bytes, Buffer.alloc(5000)])]) assert.equal(jpegFrame(whole, 'whole'), size)
+  // As a thumbnail in EXIF data would end.
+  const inner = Buffer.from([0xff, 0xe1, 0, 6, 0, 0, 0xff, 0xd9])
+  const nested = Buffer.concat([bytes.subarray(0, 2), inner, bytes.subarray(2)])
+  assert.equal(jpegFrame(nested, 'nested'), size)
+  for (const whole of [bytes, nested])
+    for (const missing of [1, 2, 3, 50]) {
+      const cut = whole.subarray(0, -missing)
+      throwsError(() => jpegFrame(cut, 'cut.jpg'), 'DECODE', 'cut.jpg', 'no end marker')
+      await rejectsError(() => decode(cut, 'cut.jpg'), 'DECODE', 'cut.jpg')
+    }
 })
 
 test('broken bytes are errors that name the file: cut at every 400th byte, empty, text, wrong end', async () => {
