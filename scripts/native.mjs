@@ -1,4 +1,4 @@
-// node scripts/native.mjs cuda|simt|cpu [--sanitize] [--optional]: builds another form of the addon through cmake-js, each in a
+// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional]: builds another form of the addon through cmake-js, each in a
 // folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must preload the
 // runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the tools.
 import { spawnSync } from 'node:child_process'
@@ -9,11 +9,16 @@ import { fileURLToPath } from 'node:url'
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const [form, ...flags] = process.argv.slice(2)
 const optional = flags.includes('--optional')
+const quick = flags.includes('--quick')
 const sanitize = flags.includes('--sanitize')
 const forms = {
   cuda: { define: 'DENSECL_CUDA', tools: ['cmake', 'nvcc'], folder: 'build-cuda' },
   simt: { define: 'DENSECL_SIMT', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-simt-asan' : 'build-simt' },
-  cpu: { define: 'DENSECL_CPU', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-cpu-asan' : 'build-cpu' },
+  cpu: {
+    define: 'DENSECL_CPU',
+    tools: ['cmake', process.env.CXX ?? 'g++'],
+    folder: sanitize ? 'build-cpu-asan' : quick ? 'build-cpu-quick' : 'build-cpu',
+  },
 }
 
 function leave(problem, remedy) {
@@ -42,6 +47,7 @@ try {
 const define = [
   `--CD${chosen.define}=ON`,
   ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []),
+  ...(quick ? ['--CDDENSECL_QUICK=ON'] : []),
   `--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES || 'default'}`,
 ]
 const run = (command) => spawnSync(process.execPath, [cli, command, '-O', chosen.folder, ...define], { cwd: root, encoding: 'utf8' })
