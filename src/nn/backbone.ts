@@ -71,6 +71,13 @@ export abstract class Backbone {
   /** Maps from fine to coarse, the last of which is what methods train; maps that no caller keeps are freed by its scope. */
   abstract stages(x: Tensor, mode: NormMode): Tensor[]
 
+  /**
+   * The map before the last stage, and the last stage applied to a map of its channels: a detector of the C4 form applies it to regions
+   * of the image. Absent where the network has no such stage.
+   */
+  readonly beforeLast?: (x: Tensor, mode: NormMode) => Tensor
+  readonly last?: (map: Tensor, mode: NormMode) => Tensor
+
   /** Parameters and buffers under the names that files have. */
   abstract state(): State
 

@@ -44,6 +44,9 @@ export function* allTensors({ parameters, buffers }: State): Generator<[string, 
   yield* buffers
 }
 
+/** Whether a parameter is the scale or shift of a batch norm, which some leave out of weight decay. */
+export const isNorm = ({ buffers }: State, name: string): boolean => buffers.has(name.replace(/[^.]+$/, 'running_mean'))
+
 /** The tensors that the parameters enter a forward pass as, in their order: bf16 copies where there are some. */
 export const trainable = ({ parameters, copies }: State): Tensor[] =>
   [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)

@@ -24,6 +24,8 @@ export interface ResNetOptions {
   depth: ResNetDepth
   /** Channels of the stem; 64 in the paper. Stage s has base * 2^s (times 4 in bottlenecks). */
   baseChannels?: number
+  /** Blocks of each stage, where they are not those of the depth. */
+  blocks?: readonly number[]
   init?: Initialization | undefined
   /** Strides and dilations of the four stages; (1, 2, 2, 2) and (1, 1, 1, 1), or R50-D8: (1, 2, 1, 1) and (1, 1, 2, 4). */
   strides?: readonly number[]
@@ -138,12 +140,13 @@ export class ResNet extends Backbone {
     const plan =
       resnetDepths[depth] ??
       fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
+    const { blocks = plan.blocks } = options
     this.depth = depth
     this.baseChannels = baseChannels
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
     let inputs = baseChannels
-    this.#stages = plan.blocks.map((count, s) => {
+    this.#stages = blocks.map((count, s) => {
       const width = baseChannels * 2 ** s
       return Array.from({ length: count }, (_, i) => {
         const dilation = i === 0 && contractDilation && dilations[s]! > 1 ? dilations[s]! / 2 : dilations[s]!
@@ -175,20 +178,26 @@ export class ResNet extends Backbone {
 
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */
   stages(x: Tensor, mode: NormMode): Tensor[] {
-    return scope(() => {
-      const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true, pooled: true })
-      const maps = [stem]
-      let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
-      for (const stage of this.#stages) {
-        for (const block of stage) {
-          const next = block.forward(y, mode)
-          if (!maps.includes(y)) y.dispose()
-          y = next
-        }
-        maps.push(y)
+    return scope(() => this.#through(x, mode, this.#stages.length))
+  }
+
+  override readonly beforeLast = (x: Tensor, mode: NormMode): Tensor => scope(() => this.#through(x, mode, this.#stages.length - 1).at(-1)!)
+  override readonly last = (map: Tensor, mode: NormMode): Tensor =>
+    scope(() => this.#stages.at(-1)!.reduce((y, block) => block.forward(y, mode), map))
+
+  #through(x: Tensor, mode: NormMode, count: number): Tensor[] {
+    const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true, pooled: true })
+    const maps = [stem]
+    let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
+    for (const stage of this.#stages.slice(0, count)) {
+      for (const block of stage) {
+        const next = block.forward(y, mode)
+        if (!maps.includes(y)) y.dispose()
+        y = next
       }
-      return maps
-    })
+      maps.push(y)
+    }
+    return maps
   }
 
   state(): State {

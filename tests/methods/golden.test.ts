@@ -23,5 +23,7 @@ test('the fixtures of this repository', () => check(join(packageRoot, 'tests', '
 
 const shared = join(packageRoot, '..', 'shared', 'golden')
 testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
+const detectors = join(shared, 'detection')
+testWhere(existsSync(detectors), 'the golden detectors are not here', test, 'golden detectors', () => check(detectors))
 
 test.run()

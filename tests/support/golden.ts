@@ -7,6 +7,7 @@ import { basename, join } from 'node:path'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { describeStep } from '../../src/methods/densecl/method.js'
+import { detectionRows, detectorForm } from './detectionGolden.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { denseclStep, type StepOptions } from '../../src/methods/densecl/step.js'
 import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
@@ -51,7 +52,10 @@ export function* goldenRows(folder: string, device?: string): Generator<GoldenRo
   if (files.length === 0) fail('FILE', `${folder}: expected golden files (*.safetensors) but found none`)
   for (const file of files) {
     const golden = readSafetensors(join(folder, file))
-    if (golden.metadata.cases === undefined) yield* trainingRows(basename(file, '.safetensors'), golden, device)
+    const form = detectorForm(golden)
+    if (form === 'c4') yield* detectionRows(basename(file, '.safetensors'), golden)
+    else if (form === 'fpn') console.log(`SKIP ${file}: a detector with a feature pyramid, which is not built here`)
+    else if (golden.metadata.cases === undefined) yield* trainingRows(basename(file, '.safetensors'), golden, device)
     else if (device === undefined) for (const dtype of ['f64', 'f32'] as const) yield* opRows(golden, dtype)
   }
 }
@@ -63,7 +67,7 @@ export function* goldenRows(folder: string, device?: string): Generator<GoldenRo
 const bf16Tolerance = (depth: number, temperature: number): number => (2 * 2 ** -9 * Math.sqrt(2 * depth)) / temperature
 
 /** Largest difference over the largest magnitude, which is at least `floor`: the size of terms that cancel in the expected values. */
-function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>, floor = 0): number {
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>, floor = 0): number {
   if (actual.length !== expected.length) return Infinity
   let difference = 0
   let magnitude = floor
@@ -80,7 +84,7 @@ function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>, f
  * gradients of ResNet-50 are off by 1e-2, of ResNet-18 by 1e-5, and its bf16 ones by 0.8 to 1.3, so bf16 is compared in losses here
  * and in gradients by devices.test.ts on a network that does not.
  */
-function distance(a: readonly number[], b: readonly number[]): number {
+export function distance(a: readonly number[], b: readonly number[]): number {
   const norm = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
   return norm(a.map((value, i) => value - b[i]!)) / norm(b)
 }
@@ -133,7 +137,7 @@ const runners: Record<string, Runner> = {
 }
 
 /** Channels-first data with the channel axis moved last: (N, C, ...) to (N, ..., C). */
-function channelsLast(stored: StoredTensor, dtype: FloatDType): Tensor {
+export function channelsLast(stored: StoredTensor, dtype: FloatDType): Tensor {
   const values = Tensor.from(storedValues(stored), stored.shape, stored.dtype === 'I64' ? 'i32' : dtype)
   const { shape } = stored
   if (stored.dtype === 'I64' || shape.length < 2 || (shape.length === 2 && shape[1] !== undefined)) return values
@@ -149,7 +153,7 @@ function permuteTo(values: Tensor, where: 'last' | 'first'): Tensor {
   return permute(values, where === 'last' ? [0, 2, 3, 1] : [0, 3, 1, 2])
 }
 
-const channelsFirst = (tensor: Tensor): ArrayLike<number> =>
+export const channelsFirst = (tensor: Tensor): ArrayLike<number> =>
   (tensor.dtype === 'i32' || tensor.shape.length < 3 ? tensor : permuteTo(tensor, 'first')).data()
 
 function inputTensor(name: string, stored: StoredTensor, dtype: FloatDType): Tensor {

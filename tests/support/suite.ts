@@ -82,9 +82,9 @@ export const python = '/usr/bin/python3'
 export const hasTorch = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
 export const noTorch = 'PyTorch and torchvision are not installed for /usr/bin/python3'
 
-/** Runs a Python program with arguments; returns what it printed. */
-export function runPython(program: string, args: string[] = []): string {
-  const { status, stdout, stderr } = spawnSync(python, ['-c', program, ...args], { encoding: 'utf8', maxBuffer: 2 ** 28 })
+/** Runs a Python program with arguments and perhaps an input; returns what it printed. */
+export function runPython(program: string, args: string[] = [], input = ''): string {
+  const { status, stdout, stderr } = spawnSync(python, ['-c', program, ...args], { encoding: 'utf8', maxBuffer: 2 ** 28, input })
   assert.is(status, 0, stderr)
   return stdout
 }

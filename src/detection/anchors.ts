@@ -1,0 +1,41 @@
+/** Anchors: the boxes that a region proposal network scores and moves, the same ones at every cell of a map. */
+
+/** Which anchors a map has. */
+export interface AnchorOptions {
+  /** Square roots of the areas, in pixels of the image. */
+  sizes: readonly number[]
+  /** Heights over widths. */
+  ratios: readonly number[]
+  /** Pixels of the image between two cells. */
+  stride: number
+  /** What changes slowest within a cell: detectron2's order, or mmdetection's and torchvision's. */
+  order: 'size' | 'ratio'
+}
+
+/** The anchors of a cell at the origin, x1 y1 x2 y2 of each. */
+export function cellAnchors({ sizes, ratios, order }: AnchorOptions): Float64Array {
+  const anchor = (size: number, ratio: number): number[] => {
+    const width = Math.sqrt((size * size) / ratio)
+    const height = ratio * width
+    return [-width / 2, -height / 2, width / 2, height / 2]
+  }
+  return Float64Array.from(
+    order === 'size'
+      ? sizes.flatMap((size) => ratios.flatMap((ratio) => anchor(size, ratio)))
+      : ratios.flatMap((ratio) => sizes.flatMap((size) => anchor(size, ratio))),
+  )
+}
+
+/**
+ * The anchors [height * width * A, 4] of a map, rows of cells outside, columns inside, those of a cell together. A cell's origin is the
+ * upper left corner of what it stands for, not its centre.
+ */
+export function gridAnchors(options: AnchorOptions, height: number, width: number): Float64Array {
+  const cell = cellAnchors(options)
+  const { stride } = options
+  const out = new Float64Array(height * width * cell.length)
+  let at = 0
+  for (let y = 0; y < height; ++y)
+    for (let x = 0; x < width; ++x) for (let i = 0; i < cell.length; ++i) out[at++] = cell[i]! + stride * (i % 2 === 0 ? x : y)
+  return out
+}

@@ -1,0 +1,66 @@
+/** Where the two code bases with published rows differ: every number of the training and test of a detector that is not the model's. */
+import type { Box } from '../data/boxes.js'
+import type { SizeRounding } from '../data/boxView.js'
+import type { Resampling } from '../data/resizeBytes.js'
+import type { AssignRules } from './assign.js'
+
+/** What a code base does in its own way. */
+export interface DetectionStyle {
+  anchorOrder: 'size' | 'ratio'
+  /** Which anchors stand for objects. */
+  anchors: AssignRules
+  /** Anchors that reach beyond the image are left out. */
+  insideOnly: boolean
+  /** Losses of anchors are divided by a constant, the sample's wanted size times the images, or by the number of what was sampled. */
+  anchorDivisor: 'constant' | 'sampled'
+  /** Bounds of the logarithm of a side's change: from above only, or from both sides. */
+  clamp: 'upper' | 'both'
+  /** What is added to the corners of a VOC object for training; a difficult one is trained on, or not. */
+  vocShift: Box
+  difficult: boolean
+  rounding: SizeRounding
+  resampling: Resampling
+  /** Sides of a batch are padded to multiples of this. */
+  padTo: number
+  /** Weight decay of the scales and shifts of batch norms. */
+  normDecay: number
+  /** Boxes are taken to the original image before, or after, those that overlap are dropped. */
+  rescale: 'before' | 'after'
+  /** Batches of which the population's statistics of batch norms are taken after training; 0 keeps the running ones. */
+  preciseBatches: number
+}
+
+export const detectionStyles = {
+  detectron2: {
+    anchorOrder: 'size',
+    anchors: { low: 0.3, high: 0.7, lowQuality: 'best' },
+    insideOnly: false,
+    anchorDivisor: 'constant',
+    clamp: 'upper',
+    vocShift: [0, 0, 0, 0],
+    difficult: true,
+    rounding: 'detectron2',
+    resampling: 'antialiased',
+    padTo: 1,
+    normDecay: 0,
+    rescale: 'after',
+    preciseBatches: 200,
+  },
+  mmdet: {
+    anchorOrder: 'ratio',
+    anchors: { low: 0.3, high: 0.7, lowQuality: 'reassigned' },
+    insideOnly: true,
+    anchorDivisor: 'sampled',
+    clamp: 'both',
+    vocShift: [0, 0, -1, -1],
+    difficult: false,
+    rounding: 'mmdet',
+    resampling: 'fourTaps',
+    padTo: 32,
+    normDecay: 1e-4,
+    rescale: 'before',
+    preciseBatches: 0,
+  },
+} as const satisfies Record<string, DetectionStyle>
+
+export type DetectionStyleName = keyof typeof detectionStyles
