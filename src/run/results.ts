@@ -63,12 +63,11 @@ export const statePath = (folder: string): string => join(folder, 'state.safeten
 
 /** Throws CONFIG where what an evaluation was begun with is not what it is to be continued with. */
 export function checkSame(began: Record<string, unknown>, now: Record<string, unknown>): void {
-  const changed = Object.keys(now).filter((key) => JSON.stringify(began[key]) !== JSON.stringify(now[key]))
-  if (changed.length > 0)
-    fail(
-      'CONFIG',
-      `resume: ${changed.map((key) => `${key} was ${JSON.stringify(began[key])} and is now ${JSON.stringify(now[key])}`).join('; ')}; start a new evaluation for that`,
-    )
+  const changes = Object.keys(now)
+    .map((key) => [key, JSON.stringify(began[key]), JSON.stringify(now[key])])
+    .filter(([, was, is]) => was !== is)
+    .map(([key, was, is]) => `${key} was ${was} and is now ${is}`)
+  if (changes.length > 0) fail('CONFIG', `resume: ${changes.join('; ')}; start a new evaluation for that`)
 }
 
 const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))

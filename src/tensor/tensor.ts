@@ -64,11 +64,9 @@ const limits: Partial<Record<DType, readonly [number, number]>> = { u8: [0, 255]
 export function expectValue(op: string, name: string, value: unknown, dtype: DType): asserts value is number {
   const [least, most] = limits[dtype] ?? [-Infinity, Infinity]
   const whole = dtype in limits
+  const expected = whole ? `an integer from ${least} to ${most}, as ${dtype} holds,` : 'a number'
   if (typeof value !== 'number' || (whole && !(Number.isInteger(value) && value >= least && value <= most)))
-    fail(
-      'ARGUMENT',
-      `${op}: expected ${name} to be ${whole ? `an integer from ${least} to ${most}, as ${dtype} holds,` : 'a number'} but received ${String(value)}`,
-    )
+    fail('ARGUMENT', `${op}: expected ${name} to be ${expected} but received ${String(value)}`)
 }
 
 /** Bytes of an element. */

@@ -93,12 +93,13 @@ import sys, json, torch
 from torchvision.transforms import functional as F
 spec = json.load(open(sys.argv[1]))
 image = torch.tensor(spec["pixels"], dtype=torch.uint8).reshape(spec["height"], spec["width"], 3).permute(2, 0, 1).float() / 255
+adjust = {k: getattr(F, f"adjust_{k}") for k in ("brightness", "contrast", "saturation", "hue")}
 out = []
 for v in spec["views"]:
     c = v["crop"]
     x = F.resized_crop(image, c["top"], c["left"], c["height"], c["width"], spec["size"], F.InterpolationMode.BILINEAR, antialias=True)
     for a in v["adjust"]:
-        x = {"brightness": F.adjust_brightness, "contrast": F.adjust_contrast, "saturation": F.adjust_saturation, "hue": F.adjust_hue}[a["kind"]](x, a["value"])
+        x = adjust[a["kind"]](x, a["value"])
     if v["grayscale"]: x = F.rgb_to_grayscale(x, 3)
     if v["sigma"] > 0: x = F.gaussian_blur(x, 2 * v["radius"] + 1, v["sigma"])
     if v["flip"]: x = F.hflip(x)

@@ -298,7 +298,8 @@ testWhere(
       const [disk, kept] = [join(folder, 'disk'), join(folder, 'kept')]
       for (const made of [disk, kept]) mkdirSync(made)
       const log = join(kept, 'log')
-      const command = `${process.execPath} ${cli} pretrain --out ${disk}/run ${flags({ epochs: 60, checkpointEvery: 60, knnEvery: 0 }).join(' ')}`
+      const settings = flags({ epochs: 60, checkpointEvery: 60, knnEvery: 0 }).join(' ')
+      const command = `${process.execPath} ${cli} pretrain --out ${disk}/run ${settings}`
       const until = (text: string): string => `until grep -q '${text}' ${log} || ! kill -0 $run; do sleep 0.02; done`
       const script = `mount -t tmpfs -o size=8m none ${disk}; ${command} > ${log} 2>&1 & run=$!
       ${until('step 2/')}; cat /dev/zero > ${disk}/filler 2>/dev/null
