@@ -1,36 +1,14 @@
 // conv2d: x [N, H, W, C], w [O, KH, KW, C], y [N, OH, OW, O]
 //   y[n, oh, ow, o] = b[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, oh*sh - ph + kh*dh, ow*sw - pw + kw*dw, c]
-#include "../core/windows.h"
+#include "../core/convolution.h"
 #include "gemm.h"
 #include "ops.h"
 
 namespace densecl::cpu {
 namespace {
 
-struct Geometry {
-  int64_t n, h, w, c, oh, ow, o, kh, kw, sh, sw, ph, pw, dh, dw;
-  // `yName` is what the op calls its tensor of y's shape.
-  template <class Names>
-  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
-      : n(x.dim(0)),
-        h(x.dim(1)),
-        w(x.dim(2)),
-        c(x.dim(3)),
-        oh(y.dim(1)),
-        ow(y.dim(2)),
-        o(weight.dim(0)),
-        kh(weight.dim(1)),
-        kw(weight.dim(2)),
-        sh(call.integer(Names::strideH)),
-        sw(call.integer(Names::strideW)),
-        ph(call.integer(Names::paddingH)),
-        pw(call.integer(Names::paddingW)),
-        dh(call.integer(Names::dilationH)),
-        dw(call.integer(Names::dilationW)) {
-    requireWindows(call, yName, y, windowsAlong(h, kh, sh, ph, dh), windowsAlong(w, kw, sw, pw, dw));
-  }
-  int64_t pixels() const { return n * oh * ow; }
-  int64_t taps() const { return kh * kw; }
+struct Geometry : Convolution<int64_t> {
+  using Convolution::Convolution;
   // With few channels, the taps of a kernel row are one run of memory.
   bool mergeRow() const { return dw == 1 && c < 16 && kw > 1; }
 };

@@ -4,8 +4,8 @@
 // channel to a group (depthwise) the groups are what a vector holds, otherwise the outputs of one group.
 #include <vector>
 
+#include "../core/convolution.h"
 #include "../core/parallel.h"
-#include "../core/windows.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -150,36 +150,7 @@ INLINE void groupedRunLoop(const Run<T>& job) {
 }
 SIMD_LOOP(groupedRun, Run)
 
-struct Geometry {
-  int64_t n, h, w, c, oh, ow, o, kh, kw, groups, in, outs;
-  int64_t stride[2], padding[2], dilation[2];
-
-  template <class Names>
-  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
-      : n(x.dim(0)),
-        h(x.dim(1)),
-        w(x.dim(2)),
-        c(x.dim(3)),
-        oh(y.dim(1)),
-        ow(y.dim(2)),
-        o(weight.dim(0)),
-        kh(weight.dim(1)),
-        kw(weight.dim(2)),
-        groups(call.integer(Names::groups)),
-        in(weight.dim(3)),
-        outs(o / groups),
-        stride{call.integer(Names::strideH), call.integer(Names::strideW)},
-        padding{call.integer(Names::paddingH), call.integer(Names::paddingW)},
-        dilation{call.integer(Names::dilationH), call.integer(Names::dilationW)} {
-    REQUIRE(in * groups == c && outs * groups == o, "SHAPE",
-            std::string(call.op) + ": expected weight [O,KH,KW,C/groups] with O and C of x " + describe(x) + " divisible by " +
-                std::to_string(groups) + " groups but received " + describe(weight));
-    requireWindows(call, yName, y, windowsAlong(h, kh, stride[0], padding[0], dilation[0]),
-                   windowsAlong(w, kw, stride[1], padding[1], dilation[1]));
-  }
-  int64_t taps() const { return kh * kw; }
-  bool depthwise() const { return in == 1 && outs == 1; }
-};
+using Geometry = GroupedConvolution<int64_t>;
 
 // For every place along an axis and every tap, the place that is seen through it, or -1. Transposed: the places of y that see one of x.
 struct Axis {
@@ -187,9 +158,10 @@ struct Axis {
   std::vector<int64_t> seen;
   Axis(const Geometry& g, int axis, bool transposed) : taps(axis == 0 ? g.kh : g.kw) {
     const int64_t large = axis == 0 ? g.h : g.w, small = axis == 0 ? g.oh : g.ow, from = transposed ? large : small;
+    const int64_t s = axis == 0 ? g.sh : g.sw, padding = axis == 0 ? g.ph : g.pw, dilation = axis == 0 ? g.dh : g.dw;
     for (int64_t i = 0; i < from; ++i)
       for (int64_t k = 0; k < taps; ++k) {
-        const int64_t s = g.stride[axis], step = k * g.dilation[axis] - g.padding[axis], at = transposed ? i - step : i * s + step;
+        const int64_t step = k * dilation - padding, at = transposed ? i - step : i * s + step;
         if (transposed)
           seen.push_back(at >= 0 && at % s == 0 && at / s < small ? at / s : -1);
         else
@@ -271,7 +243,7 @@ void backwardWeight(const Geometry& g, T* dweight, const T* dy, const T* x) {
                          from,
                          last - first,
                          g.o,
-                         g.stride[1] * g.c,
+                         g.sw * g.c,
                          taps * g.in,
                          g.groups,
                          g.in,

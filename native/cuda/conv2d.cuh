@@ -5,7 +5,7 @@
 #include <numeric>
 #include <type_traits>
 
-#include "../core/windows.h"
+#include "../core/convolution.h"
 #include "conv2dLoaders.cuh"
 
 namespace densecl::cuda {
@@ -15,38 +15,17 @@ using Tile128x64 = TileShape<128, 64, 4, 2>;
 using Tile64x64 = TileShape<64, 64, 2, 2>;
 
 // The sizes of a convolution, and what its caller wants of the kernels.
-struct Geometry {
-  int64_t n, h, w, c, oh, ow, o;
-  int kh, kw, sh, sw, ph, pw, dh, dw;
+struct Geometry : Convolution<int> {
   int64_t tile;  // 0: the kernels' own rule
   bool tf32;
-  // `yName` is what the op calls its tensor of y's shape.
   template <class Names>
-  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
-      : n(x.dim(0)),
-        h(x.dim(1)),
-        w(x.dim(2)),
-        c(x.dim(3)),
-        oh(y.dim(1)),
-        ow(y.dim(2)),
-        o(weight.dim(0)),
-        kh(static_cast<int>(weight.dim(1))),
-        kw(static_cast<int>(weight.dim(2))),
-        sh(static_cast<int>(call.integer(Names::strideH))),
-        sw(static_cast<int>(call.integer(Names::strideW))),
-        ph(static_cast<int>(call.integer(Names::paddingH))),
-        pw(static_cast<int>(call.integer(Names::paddingW))),
-        dh(static_cast<int>(call.integer(Names::dilationH))),
-        dw(static_cast<int>(call.integer(Names::dilationW))),
-        tile(call.integer(Names::tile)),
-        tf32(call.flag(Names::tf32)) {
-    requireWindows(call, yName, y, windowsAlong(h, kh, sh, ph, dh), windowsAlong(w, kw, sw, pw, dw));
+  Geometry(const Call& call, Names names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
+      : Convolution(call, names, x, weight, y, yName), tile(call.integer(Names::tile)), tf32(call.flag(Names::tf32)) {
     REQUIRE(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
             std::string(call.op) + ": one image has more than 2^31 elements");
     REQUIRE(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
   }
-  int64_t pixels() const { return n * oh * ow; }
-  int64_t depth() const { return static_cast<int64_t>(kh) * kw * c; }
+  int64_t depth() const { return taps() * c; }
 };
 
 // Calls body(Math{}, Shape{}, a, b) for the dtype, the arithmetic, the tile, and whether the left and the right operand come in whole

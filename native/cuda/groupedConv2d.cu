@@ -1,5 +1,6 @@
 // Grouped convolutions: native/cpu/groupedConv2d.cpp has the formulas. A thread computes one output channel of one pixel, or 16 bytes of
 // them where each group has one channel (depthwise): the products are few, and what a thread reads its neighbours read as well.
+#include "../core/convolution.h"
 #include "lines.cuh"
 #include "ops.h"
 
@@ -23,28 +24,20 @@ struct Axis {
   }
 };
 
+// What the kernels know of a convolution.
 struct Geometry {
   int images, c, o, groups, in, outs;  // in and outs: channels of a group
   Axis rows, columns;
 
-  template <class Names>
-  Geometry(const Call& call, Names, const Tensor& x, const Tensor& weight, const Tensor& y)
-      : images(static_cast<int>(x.dim(0))),
-        c(static_cast<int>(x.dim(3))),
-        o(static_cast<int>(weight.dim(0))),
-        groups(static_cast<int>(call.integer(Names::groups))),
-        in(static_cast<int>(weight.dim(3))),
-        outs(o / groups),
-        rows(axis(x, weight, y, 1, call.integer(Names::strideH), call.integer(Names::paddingH), call.integer(Names::dilationH))),
-        columns(axis(x, weight, y, 2, call.integer(Names::strideW), call.integer(Names::paddingW), call.integer(Names::dilationW))) {
-    REQUIRE(in * groups == c && outs * groups == o, "SHAPE",
-            std::string(call.op) + ": expected weight [O,KH,KW,C/groups] with O and C of x " + describe(x) + " divisible by " +
-                std::to_string(groups) + " groups but received " + describe(weight));
-  }
-  static Axis axis(const Tensor& x, const Tensor& weight, const Tensor& y, size_t at, int64_t stride, int64_t padding, int64_t dilation) {
-    return {static_cast<int>(x.dim(at)), static_cast<int>(y.dim(at)), static_cast<int>(weight.dim(at)),
-            static_cast<int>(stride),    static_cast<int>(padding),   static_cast<int>(dilation)};
-  }
+  explicit Geometry(const GroupedConvolution<int>& of)
+      : images(static_cast<int>(of.n)),
+        c(static_cast<int>(of.c)),
+        o(static_cast<int>(of.o)),
+        groups(static_cast<int>(of.groups)),
+        in(static_cast<int>(of.in)),
+        outs(static_cast<int>(of.outs)),
+        rows{static_cast<int>(of.h), static_cast<int>(of.oh), of.kh, of.sh, of.ph, of.dh},
+        columns{static_cast<int>(of.w), static_cast<int>(of.ow), of.kw, of.sw, of.pw, of.dw} {}
   DENSECL_BOTH int taps() const { return rows.taps * columns.taps; }
   bool depthwise() const { return in == 1 && outs == 1; }
 };
@@ -170,19 +163,19 @@ void gatherPixels(const Call& call, const Geometry& g, const Tensor& out, const 
 void groupedConv2d(const Call& call) {
   using Names = args::groupedConv2d;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &weight = call.tensor(Names::weight);
-  gatherPixels<false>(call, Geometry(call, Names{}, x, weight, y), y, x, weight, call.optional(Names::bias));
+  gatherPixels<false>(call, Geometry({call, Names{}, x, weight, y, "y"}), y, x, weight, call.optional(Names::bias));
 }
 
 void groupedConv2dBackwardInput(const Call& call) {
   using Names = args::groupedConv2dBackwardInput;
   const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &weight = call.tensor(Names::weight);
-  gatherPixels<true>(call, Geometry(call, Names{}, dx, weight, dy), dx, dy, weight, nullptr);
+  gatherPixels<true>(call, Geometry({call, Names{}, dx, weight, dy, "dy"}), dx, dy, weight, nullptr);
 }
 
 void groupedConv2dBackwardWeight(const Call& call) {
   using Names = args::groupedConv2dBackwardWeight;
   const Tensor &dweight = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
-  const Geometry g(call, Names{}, x, dweight, dy);
+  const Geometry g({call, Names{}, x, dweight, dy, "dy"});
   dispatchGroups(call, g, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
