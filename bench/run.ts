@@ -16,7 +16,7 @@ import { decode } from '../src/data/decode.js'
 import { Random } from '../src/tensor/random.js'
 import { native, packageRoot, resolveDevice } from '../src/tensor/native.js'
 import { scope, Tensor } from '../src/tensor/tensor.js'
-import { deviceTraits } from '../src/tensor/traits.js'
+import { type DeviceKind, deviceTraits } from '../src/tensor/traits.js'
 import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
 const usage = 'bench [steps] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
@@ -48,7 +48,7 @@ const names = native.deviceNames()
 const device = flags.device ?? resolveDevice('auto')
 if (!names.includes(device)) refuse(`--device is ${device}: expected one of ${names.join(', ')}`)
 const traits = deviceTraits(device)
-const kind = traits.kind === 'cuda' ? 'gpu' : traits.kind
+const { kind } = traits
 
 /** DENSECL_RESULTS: another folder than the repository's. */
 const results = (name: string): string => join(process.env.DENSECL_RESULTS ?? join(packageRoot, 'bench', 'results'), `${name}.json`)
@@ -59,8 +59,8 @@ interface StepCase {
   batches: number[]
   flags: string[]
 }
-const stepCases: Record<string, StepCase[]> = {
-  gpu: [
+const stepCases: Record<DeviceKind, StepCase[]> = {
+  cuda: [
     {
       name: (batch) => `resnet50-224px-batch${batch}-queue65536-bf16`,
       batches: [256, 32],
@@ -91,8 +91,8 @@ const stepCases: Record<string, StepCase[]> = {
 
 /** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
 const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
-const peerFlags: Record<string, Record<string, string[]>> = {
-  gpu: { eager: onGpu, compile: [...onGpu, '--compile'], 'reduce-overhead': [...onGpu, '--compile', '--mode', 'reduce-overhead'] },
+const peerFlags: Record<DeviceKind, Record<string, string[]>> = {
+  cuda: { eager: onGpu, compile: [...onGpu, '--compile'], 'reduce-overhead': [...onGpu, '--compile', '--mode', 'reduce-overhead'] },
   cpu: { nchw: [], channels_last: ['--channels-last'] },
   simt: { eager: ['--channels-last', '--amp'], compile: ['--channels-last', '--amp', '--compile', '--backend', 'aot_eager'] },
 }
@@ -147,7 +147,7 @@ function lastLines(text: string): string {
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
 async function steps(): Promise<void> {
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
-  const peers = peerFlags[kind]!
+  const peers = peerFlags[kind]
   const possible = ['densecl', ...Object.keys(peers)]
   const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
   if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
@@ -169,7 +169,7 @@ async function steps(): Promise<void> {
   }
   for (let round = 1; round <= rounds; ++round) {
     for (const side of sides) {
-      for (const { name, batches, flags: sizes } of stepCases[kind]!) {
+      for (const { name, batches, flags: sizes } of stepCases[kind]) {
         const pending = [...batches]
         const args = side === 'densecl' ? [ours, '--device', device] : [peer, 'step', ...peers[side]!]
         const { error, notes } = await runSide(

@@ -4,7 +4,10 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 import { packageRoot } from '../tensor/native.js'
-import { deviceTraits } from '../tensor/traits.js'
+import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
+
+/** Where PyTorch computes beside a device of ours. */
+const peerDevices: Record<DeviceKind, string> = { cpu: 'cpu', simt: 'cpu', cuda: 'cuda' }
 
 export class Peer {
   readonly #process: ChildProcess
@@ -24,15 +27,10 @@ export class Peer {
       console.log(`no peer: PyTorch is not installed for ${python} (DENSECL_PYTHON names another)`)
       return undefined
     }
-    const child = spawn(
-      python,
-      [
-        join(packageRoot, 'bench', 'peers', 'ops.py'),
-        deviceTraits(device).kind === 'cuda' ? 'cuda' : 'cpu',
-        ...(compiled ? ['--compile'] : []),
-      ],
-      { stdio: ['pipe', 'pipe', 'inherit'] },
-    )
+    const program = join(packageRoot, 'bench', 'peers', 'ops.py')
+    const child = spawn(python, [program, peerDevices[deviceTraits(device).kind], ...(compiled ? ['--compile'] : [])], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const version = await lines.next()
     return new Peer(child, lines, String(version.value))

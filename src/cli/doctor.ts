@@ -111,7 +111,7 @@ function devices(): Record<string, string> {
   const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
   facts.nvcc =
     error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
-  if (names.some((name) => deviceTraits(name).kind === 'cuda')) return facts
+  if (names.some((name) => deviceTraits(name).model !== '')) return facts
   try {
     native.describeDevice('cuda')
   } catch (problem) {

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 
 import { saveResult, tableText } from '../run/results.js'
-import { methodNames, methods, runStudy, studySizes, summarise } from '../study/study.js'
+import { armName, arms, runStudy, studySizes, summarise } from '../study/study.js'
 import { intervalPlot } from '../study/intervals.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
@@ -49,7 +49,7 @@ export const register: Register = (program, done) => {
     )
     .action(
       heedingSignals(done, async (settings: string[], flags: Flags) => {
-        const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).kind === 'cuda' ? 'gpu' : 'cpu')
+        const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).model === '' ? 'cpu' : 'gpu')
         const size = entryOf('--size', sizeName, studySizes)
         const [train, test, ...more] = flags.vocSplits.split(',')
         if (train === undefined || test === undefined || more.length > 0)
@@ -91,12 +91,8 @@ export const register: Register = (program, done) => {
           `${mean.toFixed(2)}${Number.isNaN(half) ? '' : ` ± ${half.toFixed(2)}`}`
         const table = {
           title: `MoCo v2 and DenseCL with equal budgets, in %: mean and 95 % interval over ${flags.seeds} seeds`,
-          columns: ['', ...methods.map((method) => methodNames[method]), 'DenseCL - MoCo v2'],
-          rows: scores.map(({ name, methods: found, difference }) => [
-            name,
-            ...methods.map((method) => shown(found[method])),
-            shown(difference),
-          ]),
+          columns: ['', ...arms.map(armName), 'DenseCL - MoCo v2'],
+          rows: scores.map(({ name, methods: found, difference }) => [name, ...arms.map((arm) => shown(found[arm])), shown(difference)]),
           notes: [
             ...verdicts,
             `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`,
@@ -106,10 +102,10 @@ export const register: Register = (program, done) => {
           'MoCo v2 and DenseCL with equal budgets',
           scores.map(({ name, methods: found }) => ({
             name,
-            marks: methods.map((method) => ({
-              method: methodNames[method],
-              ...found[method],
-              values: rows.filter((row) => row.method === method).map((row) => row.scores[name]!),
+            marks: arms.map((arm) => ({
+              method: armName(arm),
+              ...found[arm],
+              values: rows.filter((row) => row.method === arm).map((row) => row.scores[name]!),
             })),
           })),
         )

@@ -82,7 +82,7 @@ export function deviceIdentity(device: string): DeviceIdentity {
 
 /** The release of NVIDIA's kernel module where Linux tells it (the device itself tells the CUDA version alone). `none` without a GPU. */
 export function driverVersion(device: string): string {
-  if (deviceTraits(device).kind !== 'cuda') return 'none'
+  if (deviceTraits(device).model === '') return 'none'
   try {
     return /\d+\.\d+(?:\.\d+)?/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[0] ?? 'unknown'
   } catch {

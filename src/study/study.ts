@@ -13,15 +13,14 @@ import { openSource } from '../data/sources.js'
 import { openVocClassification } from '../data/voc.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
-import { resolveConfig } from '../methods/index.js'
-import type { DenseCLConfig } from '../methods/densecl/options.js'
-import { presets } from '../methods/densecl/presets.js'
+import { configure, presetSettings } from '../methods/index.js'
 import { fail } from '../tensor/errors.js'
 import { interrupted as toEnd, interruption, isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { withCompute } from '../tensor/compute.js'
 import { evaluationCompute } from '../eval/compute.js'
-import { readConfigFile, type Setting } from '../run/options.js'
+import type { Config } from '../run/config.js'
+import { readConfigFile, type Setting, settingsOf } from '../run/options.js'
 import { computeSettings, resolvePlacement } from '../run/placement.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
@@ -40,7 +39,9 @@ import { evaluateSvm, extractVoc } from '../eval/voc07.js'
 /** What is pre-trained, and what the evaluations of it cost. */
 export interface StudySize {
   describe: string
-  config: Partial<DenseCLConfig>
+  /** A named configuration, and what is set beside it. */
+  preset?: string
+  config: Readonly<Record<string, unknown>>
   linearEpochs: number
   segmentation: Pick<SegmentationProtocol, 'iterations' | 'batchSize' | 'crop' | 'scale'>
 }
@@ -48,31 +49,29 @@ export interface StudySize {
 export const studySizes: Record<string, StudySize> = {
   cpu: {
     describe: 'a night on a few cores: ResNet-18 of 32 base channels at 128 px, 60 epochs of some thousand images',
-    config: { ...presets.small.config, imageSize: 128, epochs: 60, knnEvery: 0, denseWeight: 0.5 },
+    preset: 'small',
+    config: { imageSize: 128, epochs: 60, knnEvery: 0, denseWeight: 0.5 },
     linearEpochs: 20,
     segmentation: { iterations: 600, batchSize: 8, crop: 160, scale: [480, 180] },
   },
   gpu: {
     describe: 'ResNet-50 at 224 px, 100 epochs of some thousand images; meant for 20 minutes of an H200',
-    config: {
-      ...presets.small.config,
-      depth: 50,
-      baseChannels: 64,
-      imageSize: 224,
-      batchSize: 256,
-      queueLength: 2048,
-      epochs: 100,
-      knnEvery: 0,
-      denseWeight: 0.5,
-    },
+    preset: 'small',
+    config: { depth: 50, baseChannels: 64, imageSize: 224, batchSize: 256, queueLength: 2048, epochs: 100, knnEvery: 0, denseWeight: 0.5 },
     linearEpochs: 20,
     segmentation: { iterations: 400, batchSize: 16, crop: 320, scale: [960, 360] },
   },
 }
 
-export const methods = ['random', 'mocov2', 'densecl'] as const
-export type Method = (typeof methods)[number]
-export const methodNames: Record<Method, string> = { random: 'random weights', mocov2: 'MoCo v2', densecl: 'DenseCL' }
+/** What is compared, by what each sets over everything else. */
+const compared = {
+  random: { name: 'random weights', sets: {} },
+  mocov2: { name: 'MoCo v2', sets: { denseWeight: 0 } },
+  densecl: { name: 'DenseCL', sets: {} },
+} as const
+export type Arm = keyof typeof compared
+export const arms = Object.keys(compared) as readonly Arm[]
+export const armName = (arm: Arm): string => compared[arm].name
 
 interface StudyOptions {
   size: StudySize
@@ -94,7 +93,7 @@ interface StudyOptions {
 export type Scores = Record<string, number>
 
 export interface StudyRow {
-  method: Method
+  method: Arm
   seed: number
   scores: Scores
 }
@@ -119,12 +118,13 @@ async function studyRows(options: StudyOptions): Promise<StudyRow[] | 'interrupt
   const data: StudyData = { train, val }
   if (options.segmentation !== undefined)
     data.segmentation = { train: openSegmentation(options.segmentation, ['train']), val: openSegmentation(options.segmentation, ['val']) }
+  await checkDifference(options)
   const rows: StudyRow[] = []
   for (let seed = 0; seed < options.seeds; ++seed) {
-    for (const method of methods) {
-      const weights = await weightsOf(method, seed, options)
+    for (const arm of arms) {
+      const weights = await weightsOf(arm, seed, options)
       if (weights === undefined) return 'interrupted'
-      rows.push({ method, seed, scores: await evaluate(weights, method, seed, data, options) })
+      rows.push({ method: arm, seed, scores: await evaluate(weights, arm, seed, data, options) })
       if (isInterrupted(options)) return 'interrupted'
     }
   }
@@ -137,28 +137,37 @@ interface StudyData {
   segmentation?: { train: SegmentationSource; val: SegmentationSource }
 }
 
-function configOf(method: Method, seed: number, { size, images, settings }: StudyOptions): DenseCLConfig {
-  const entries = { ...size.config, data: join(images, 'train'), seed, ...(method === 'mocov2' ? { denseWeight: 0 } : {}) }
-  const config = resolveConfig([...Object.entries(entries).map(([key, value]): Setting => ({ key, value, from: 'study' })), ...settings])
-  if (method === 'densecl' && config.denseWeight === 0)
-    fail('CONFIG', 'study: denseWeight is 0: expected a weight for the dense loss, or DenseCL is MoCo v2')
-  return method === 'mocov2' ? { ...config, denseWeight: 0 } : config
+async function configOf(arm: Arm, seed: number, { size, images, settings }: StudyOptions): Promise<Config> {
+  const { config } = await configure([
+    ...(size.preset === undefined ? [] : presetSettings(size.preset)),
+    ...settingsOf({ ...size.config, data: join(images, 'train'), seed }, 'study'),
+    ...settings,
+    ...settingsOf(compared[arm].sets, 'study'),
+  ])
+  return config
 }
 
-const runOf = (method: Method, seed: number, { out }: StudyOptions): string => join(out, 'pretrain', `${method}-seed${seed}`)
+/** Throws CONFIG where the settings leave nothing to compare. */
+async function checkDifference(options: StudyOptions): Promise<void> {
+  const [moco, dense] = await Promise.all((['mocov2', 'densecl'] as const).map((arm) => configOf(arm, 0, options)))
+  if (JSON.stringify(moco) === JSON.stringify(dense))
+    fail('CONFIG', 'study: denseWeight is 0: expected a weight for the dense loss, or DenseCL is MoCo v2')
+}
+
+const runOf = (arm: Arm, seed: number, { out }: StudyOptions): string => join(out, 'pretrain', `${arm}-seed${seed}`)
 
 /** The backbone of a method, pre-trained unless it is there; undefined when it was interrupted. */
-async function weightsOf(method: Method, seed: number, options: StudyOptions): Promise<string | undefined> {
-  const run = runOf(method, seed, options)
-  const config = configOf(method, seed, options)
+async function weightsOf(arm: Arm, seed: number, options: StudyOptions): Promise<string | undefined> {
+  const run = runOf(arm, seed, options)
+  const config = await configOf(arm, seed, options)
   const { backbone, report, config: written, last } = files(run)
   if (existsSync(written)) {
-    const had = resolveConfig(readConfigFile(written))
+    const { config: had } = await configure(readConfigFile(written))
     const { workers: _, device: __, threads: ___, ...now } = config
     checkSame({ ...had }, now)
-    if (existsSync(method === 'random' ? backbone : report)) return backbone
+    if (existsSync(arm === 'random' ? backbone : report)) return backbone
   }
-  if (method === 'random') {
+  if (arm === 'random') {
     makeFolder(run)
     const network = backboneOf(config, await loadBackboneKind(config.backbone))({ random: new Random(seed, 53), dtype: 'f32' })
     writeBackbone(backbone, network, 'torchvision')
@@ -166,7 +175,7 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
     network.dispose()
     return backbone
   }
-  options.line(`pretrain ${methodNames[method]}, seed ${seed}: ${config.epochs} epochs`)
+  options.line(`pretrain ${armName(arm)}, seed ${seed}: ${config.epochs} epochs`)
   const result = await pretrain({
     config,
     out: run,
@@ -181,10 +190,10 @@ async function weightsOf(method: Method, seed: number, options: StudyOptions): P
 /** An evaluation of a study goes on where it was cut off. */
 const howToBegin = (out: string): { resume: boolean } => ({ resume: existsSync(statePath(out)) })
 
-async function evaluate(weights: string, method: Method, seed: number, data: StudyData, options: StudyOptions): Promise<Scores> {
-  const folder = join(runOf(method, seed, options), 'eval')
+async function evaluate(weights: string, arm: Arm, seed: number, data: StudyData, options: StudyOptions): Promise<Scores> {
+  const folder = join(runOf(arm, seed, options), 'eval')
   makeFolder(folder)
-  const config = configOf(method, seed, options)
+  const config = await configOf(arm, seed, options)
   const { device } = resolvePlacement(config)
   await trustDevice(device)
   const { imageSize, workers } = config
@@ -214,7 +223,7 @@ async function evaluate(weights: string, method: Method, seed: number, data: Stu
     checkSame(kept.what, JSON.parse(JSON.stringify(what)) as Record<string, unknown>)
     Object.assign(scores, kept.scores)
     options.line(
-      `${methodNames[method]}, seed ${seed}: ${Object.entries(kept.scores)
+      `${armName(arm)}, seed ${seed}: ${Object.entries(kept.scores)
         .map(([key, value]) => `${key} ${value.toFixed(2)} %`)
         .join(', ')}`,
     )
@@ -306,33 +315,30 @@ export function interval(values: readonly number[]): { mean: number; half: numbe
 
 interface StudySummary {
   /** Mean and interval of each method for each score, and of the differences DenseCL - MoCo v2 seed by seed. */
-  scores: { name: string; methods: Record<Method, { mean: number; half: number }>; difference: { mean: number; half: number } }[]
+  scores: { name: string; methods: Record<Arm, { mean: number; half: number }>; difference: { mean: number; half: number } }[]
   verdicts: string[]
 }
 
-function verdict(name: string, a: Method, b: Method, { mean, half }: { mean: number; half: number }): string {
-  const what = `${name}: ${methodNames[a]} - ${methodNames[b]} = ${mean >= 0 ? '+' : ''}${mean.toFixed(2)}`
+function verdict(name: string, a: Arm, b: Arm, { mean, half }: { mean: number; half: number }): string {
+  const what = `${name}: ${armName(a)} - ${armName(b)} = ${mean >= 0 ? '+' : ''}${mean.toFixed(2)}`
   if (Number.isNaN(half)) return `${what}, from one seed: shows nothing`
   const range = `(95 % interval ${(mean - half).toFixed(2)} to ${(mean + half).toFixed(2)})`
-  return Math.abs(mean) > half ? `${what} ${range}: ${methodNames[mean > 0 ? a : b]} is ahead` : `${what} ${range}: no difference is shown`
+  return Math.abs(mean) > half ? `${what} ${range}: ${armName(mean > 0 ? a : b)} is ahead` : `${what} ${range}: no difference is shown`
 }
 
 /** What the rows show, and what they do not. */
 export function summarise(rows: readonly StudyRow[]): StudySummary {
   const names = Object.keys(rows[0]!.scores)
-  const of = (name: string, method: Method): number[] => rows.filter((row) => row.method === method).map(({ scores }) => scores[name]!)
+  const of = (name: string, arm: Arm): number[] => rows.filter((row) => row.method === arm).map(({ scores }) => scores[name]!)
   const scores = names.map((name) => {
     const [moco, dense] = [of(name, 'mocov2'), of(name, 'densecl')]
     return {
       name,
-      methods: Object.fromEntries(methods.map((method) => [method, interval(of(name, method))])) as Record<
-        Method,
-        { mean: number; half: number }
-      >,
+      methods: Object.fromEntries(arms.map((arm) => [arm, interval(of(name, arm))])) as Record<Arm, { mean: number; half: number }>,
       difference: interval(dense.map((value, i) => value - moco[i]!)),
     }
   })
-  const pairs: [Method, Method][] = [
+  const pairs: [Arm, Arm][] = [
     ['densecl', 'mocov2'],
     ['densecl', 'random'],
     ['mocov2', 'random'],

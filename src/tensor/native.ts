@@ -5,7 +5,6 @@ import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from './errors.js'
 import { formulas, type NativeOps, opSignatures } from './nativeOps.js'
-import type { DeviceTraits } from './traits.js'
 
 /** Memory of a device as memory() tells it. */
 export interface MemoryStats {
@@ -30,6 +29,55 @@ export interface RecordedStep {
   live: number
   /** Bytes of all tensors and scratch memory, as if none were used again. */
   total: number
+}
+
+/** The kind of a device: the CPU, an NVIDIA GPU, or its kernels run on the host. */
+export type DeviceKind = 'cpu' | 'simt' | 'cuda'
+
+/** The traits of a device, as its backend states them. */
+export interface DeviceTraits {
+  /** The backend: `cpu`, `cuda` (NVIDIA GPUs), or `simt` (its kernels on the host, for tests). For tables of one value per backend. */
+  readonly kind: DeviceKind
+  /** The GPU as its maker calls it; empty for other devices. */
+  readonly model: string
+  /** The compute capability times 10 that kernels are chosen for, at most DENSECL_CAPABILITY; 0 where there are no such kernels. */
+  readonly capability: number
+  /** Streaming multiprocessors, at most DENSECL_MULTIPROCESSORS; 0 where there are none. */
+  readonly multiprocessors: number
+  /** Tensors lie in the host's memory and hold their values when a call returns: reading them waits for nothing. */
+  readonly hostMemory: boolean
+  /** Work goes on after the call that gave it, so that the host can do something else meanwhile. */
+  readonly asynchronous: boolean
+  /** Kernels are simulated on the host: their times mean nothing, and everything about them is slow. */
+  readonly simulated: boolean
+  /** A step can be recorded and replayed (src/tensor/graph.ts). */
+  readonly recordable: boolean
+  /** Augmented views are made on the device, from pixels that are uploaded to it; elsewhere the workers of the loader make them. */
+  readonly rendersViews: boolean
+  /** Convolutions of f32 can be computed in tf32, on tensor cores. */
+  readonly tf32: boolean
+  /** Convolutions have kernels of several tiles to choose from (src/ops/tuning.ts). */
+  readonly tunable: boolean
+  /**
+   * Convolutions give statistics of what they write, their input gradients add, mask and sum for the norm before them, and batch norm
+   * gives scale and shift for whoever reads its result (docs/fusion.md).
+   */
+  readonly epilogues: boolean
+  /** Convolutions and poolings normalise what they read, and convolutions combine the gradient of a norm as they load it. */
+  readonly prologues: boolean
+  /** Max pooling keeps the tap of a window in a byte where it fits, and nothing for a pass without a gradient; elsewhere always an i32. */
+  readonly byteIndices: boolean
+  /** Bytes of the accesses that prologues and epilogues are made of: channels must be whole ones. 0 without them. */
+  readonly vectorBytes: number
+  /** Rows of a tensor (pixels) that one row of the statistics or sums of an epilogue covers; 0 without epilogues. */
+  readonly statisticsRows: number
+  /** Floating dtypes that every op computes with. */
+  readonly dtypes: readonly ('f32' | 'f64' | 'bf16')[]
+  /**
+   * Families of kernels (src/tensor/families.ts) that the device would choose: what its capability and the build have, without those
+   * that it avoids.
+   */
+  readonly families: readonly string[]
 }
 
 type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint8ClampedArray | Uint16Array

@@ -1,6 +1,6 @@
 import * as assert from 'uvu/assert'
 
-import { interval, type Method, type StudyRow, summarise } from '../../src/study/study.js'
+import { type Arm, interval, type StudyRow, summarise } from '../../src/study/study.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('study')
@@ -24,9 +24,9 @@ test('intervals are those of Student’s t', () => {
   }
 })
 
-const rows = (scores: Record<Method, number[]>): StudyRow[] =>
+const rows = (scores: Record<Arm, number[]>): StudyRow[] =>
   Object.entries(scores).flatMap(([method, values]) =>
-    values.map((value, seed) => ({ method: method as Method, seed, scores: { score: value } })),
+    values.map((value, seed) => ({ method: method as Arm, seed, scores: { score: value } })),
   )
 
 test('verdicts compare seed by seed, and say what is not shown', () => {

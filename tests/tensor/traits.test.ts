@@ -34,8 +34,6 @@ const nameTests: readonly RegExp[] = [
   /describeDevice\([^)]*\)\.(?:includes|match|startsWith|split|search|replace)/,
   /\.(?:test|exec)\([^)]*describeDevice\(/,
 ]
-/** A kind is the trait that chooses NVIDIA's own programs. */
-const ofKind = /\bkind [!=]== '/
 /** What a user has typed is made a name there. */
 const parser = /^export function resolveDevice[^]*?^}/m
 
@@ -50,7 +48,7 @@ const lookingIn = (text: string): string[] =>
   text
     .replace(parser, '')
     .split('\n')
-    .filter((line) => nameTests.some((form) => form.test(line)) && !ofKind.test(line))
+    .filter((line) => nameTests.some((form) => form.test(line)))
 
 test('no source asks for the name of a device', () => {
   const found = ['src', 'bench', 'scripts', 'examples']
@@ -63,6 +61,7 @@ test('the forms of such questions are recognised', () => {
   for (const line of [
     "if (x.device === 'cpu') return",
     "x.device !== 'simt' && y",
+    "deviceTraits(device).kind === 'cuda'",
     "'cpu' === device",
     "device.startsWith('cuda')",
     "names.includes('simt')",
@@ -73,7 +72,7 @@ test('the forms of such questions are recognised', () => {
     '/(\\d+)/.exec(native.describeDevice(device))',
   ])
     assert.equal(lookingIn(line), [line])
-  for (const line of ["let device = 'cpu'", "withDevice('cpu', body)", "deviceTraits(device).kind === 'cuda'", 'const cpu = cpus()[0]'])
+  for (const line of ["let device = 'cpu'", "withDevice('cpu', body)", 'tables[deviceTraits(device).kind]', 'const cpu = cpus()[0]'])
     assert.equal(lookingIn(line), [])
 })
 
