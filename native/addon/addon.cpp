@@ -2,14 +2,13 @@
 // node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
 #include <napi.h>
 
-#include <cmath>
-#include <map>
-
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../core/signals.h"
 #include "../cpu/isa.h"
 #include "handles.h"
+#include "steps.h"
+#include "values.h"
 #if defined(DENSECL_SIMT)
 #include "../simt/alarms.h"
 #endif
@@ -17,10 +16,24 @@
 namespace densecl {
 namespace {
 
-constexpr double kLargest = 9007199254740991.0;  // of JavaScript's safe integers
-constexpr uint32_t kMaxRank = 64;
 constexpr double kMaxThreads = 1024;
-constexpr size_t kMaxReads = 4096, kMaxReadBytes = size_t{1} << 30;
+
+// Takes values off an array that JavaScript made.
+struct Reader {
+  const double* at;
+  size_t left;
+  const char* op;
+
+  double next() {
+    REQUIRE(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
+    --left;
+    return *at++;
+  }
+  template <class Add>
+  void read(bool isList, Add add) {
+    for (double count = isList ? next() : 1; count > 0; --count) add(next());
+  }
+};
 
 class Addon : public Napi::Addon<Addon> {
  public:
@@ -115,32 +128,6 @@ class Addon : public Napi::Addon<Addon> {
     }
   }
 
-  // A whole number from `least` to `most`: nothing is rounded or clamped, and no JavaScript (a valueOf) is called.
-  static int64_t integerOf(const Napi::Value& value, const char* name, double least, double most) {
-    const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
-    REQUIRE(number >= least && number <= most && number == std::floor(number), "ARGUMENT",
-            std::string("expected ") + name + " to be an integer from " + std::to_string(static_cast<int64_t>(least)) + " to " +
-                std::to_string(static_cast<int64_t>(most)));
-    return static_cast<int64_t>(number);
-  }
-
-  static DType dtypeOf(const Napi::Value& value) { return static_cast<DType>(integerOf(value, "a dtype", 0, kDTypes - 1)); }
-
-  // The elements of a shape, and of any part of it, fit in an integer.
-  static std::vector<int64_t> shapeOf(const Napi::Value& value, DType dtype) {
-    REQUIRE(value.IsArray(), "ARGUMENT", "expected a shape to be an array");
-    const Napi::Array array = value.As<Napi::Array>();
-    REQUIRE(array.Length() <= kMaxRank, "SHAPE", "expected a shape of at most " + std::to_string(kMaxRank) + " dimensions");
-    Tensor tensor{nullptr, dtype, std::vector<int64_t>(array.Length())};
-    double bytes = static_cast<double>(itemSize(dtype));
-    for (uint32_t i = 0; i < array.Length(); ++i) {
-      tensor.shape[i] = integerOf(array.Get(i), "a dimension of a shape", 0, kLargest);
-      bytes *= static_cast<double>(std::max<int64_t>(1, tensor.shape[i]));
-    }
-    REQUIRE(bytes < 9.0e15, "OUT_OF_MEMORY", "a tensor " + describe(tensor) + " is larger than any memory");
-    return tensor.shape;
-  }
-
   // A device by the name in an argument; names are few and fixed, so the last one is remembered.
   Device& deviceOf(const Napi::Value& value) {
     const std::string name = value.IsUndefined() ? "cpu" : value.As<Napi::String>().Utf8Value();
@@ -173,26 +160,6 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value dispose(const Napi::CallbackInfo& info) {
     handles_.dispose(info[0].ToNumber().DoubleValue());
     return info.Env().Undefined();
-  }
-
-  // The bytes of a typed array, also of one on a SharedArrayBuffer (only the typed-array call is portable there).
-  static std::pair<void*, size_t> bytesOf(const Napi::Value& value) {
-    napi_typedarray_type type;
-    size_t length = 0;
-    void* data = nullptr;
-    REQUIRE(napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) == napi_ok, "ARGUMENT",
-            "expected a typed array");
-    static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
-    REQUIRE(type < std::size(sizes), "ARGUMENT", "expected a typed array of integers or of f32 or f64");
-    return {data, length * sizes[type]};
-  }
-
-  // The numbers of a Float64Array.
-  static std::pair<const double*, size_t> numbersOf(const Napi::Value& value) {
-    REQUIRE(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "ARGUMENT",
-            "run: expected a Float64Array of handles and one of numbers");
-    const auto [data, bytes] = bytesOf(value);
-    return {static_cast<const double*>(data), bytes / sizeof(double)};
   }
 
   // write(handle, typedArray) and read(handle, typedArray) copy all of it; lengths must agree
@@ -247,23 +214,6 @@ class Addon : public Napi::Addon<Addon> {
     device->run(index, call);
     return info.Env().Undefined();
   }
-
-  // Takes values off an array that JavaScript made.
-  struct Reader {
-    const double* at;
-    size_t left;
-    const char* op;
-
-    double next() {
-      REQUIRE(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
-      --left;
-      return *at++;
-    }
-    template <class Add>
-    void read(bool isList, Add add) {
-      for (double count = isList ? next() : 1; count > 0; --count) add(next());
-    }
-  };
 
   // The formulas of maps.def in their order, each after the op that is called with its place.
   Napi::Value formulas(const Napi::CallbackInfo& info) {
@@ -329,11 +279,6 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
   Napi::Value heard(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), heardSignal()); }
-  static Napi::Value arrayOf(Napi::Env env, const std::vector<std::string>& names) {
-    Napi::Array result = Napi::Array::New(env, names.size());
-    for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
-    return result;
-  }
   Napi::Value listDevices(const Napi::CallbackInfo& info) { return arrayOf(info.Env(), deviceNames()); }
   // deviceTraits(device): an object with the fields of Traits
   Napi::Value deviceTraits(const Napi::CallbackInfo& info) {
@@ -386,10 +331,6 @@ class Addon : public Napi::Addon<Addon> {
     deviceOf(info[1]).unpin(bytesOf(info[0]).first);
     return info.Env().Undefined();
   }
-  // A place in the tensor's bytes, or their end.
-  static size_t offsetOf(const Napi::Value& value, const Tensor& tensor) {
-    return static_cast<size_t>(integerOf(value, "an offset", 0, static_cast<double>(tensor.storage->bytes)));
-  }
   // startUpload(handle, typedArray, offset): to the tensor's bytes from `offset` on
   Napi::Value startUpload(const Napi::CallbackInfo& info) {
     const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "startUpload");
@@ -410,110 +351,39 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
 
-  // startRead(handle) -> ticket; finishRead(ticket, typedArray). Reads that nobody finishes keep their copies, so there is an end to them.
+  // startRead(handle) -> ticket; finishRead(ticket, typedArray)
   Napi::Value startRead(const Napi::CallbackInfo& info) {
-    const Tensor& tensor = handles_.get(info[0].ToNumber().DoubleValue(), "read");
-    const size_t bytes = tensor.size() * itemSize(tensor.dtype);
-    REQUIRE(downloads_.size() < kMaxReads && (downloads_.empty() || waiting_ + bytes <= kMaxReadBytes), "OUT_OF_MEMORY",
-            "startRead: " + std::to_string(downloads_.size()) + " reads of " + std::to_string(waiting_) +
-                " bytes have been started and not finished: finish them");
-    downloads_[++lastTicket_] = {tensor.storage->device.startDownload(tensor.raw(), bytes), bytes};
-    waiting_ += bytes;
-    return Napi::Number::New(info.Env(), lastTicket_);
+    return Napi::Number::New(info.Env(), reads_.start(handles_.get(info[0].ToNumber().DoubleValue(), "read")));
   }
   Napi::Value finishRead(const Napi::CallbackInfo& info) {
-    const auto found = downloads_.find(info[0].ToNumber().Uint32Value());
-    REQUIRE(found != downloads_.end(), "INTERNAL", "finishRead: there is no such read");
     const auto to = bytesOf(info[1]);
-    REQUIRE(to.second == found->second.bytes, "SHAPE",
-            "finishRead: expected an array of " + std::to_string(found->second.bytes) + " bytes but received " + std::to_string(to.second));
-    const std::unique_ptr<Download> download = std::move(found->second.download);
-    waiting_ -= to.second;
-    downloads_.erase(found);
-    download->finish(to.first);
+    reads_.finish(ticketOf(info), to.first, to.second);
     return info.Env().Undefined();
   }
 
-  struct Read {
-    std::unique_ptr<Download> download;
-    size_t bytes;
-  };
-
-  // A step on a device, run (startTrace, endTrace), recorded with planned memory (startRecording, endRecording), replayed, and given up.
-  struct Step {
-    Device* device;
-    Arena* arena = nullptr;
-    std::unique_ptr<Recording> recording;
-    bool tracing = true;  // between startTrace and endTrace
-    bool traced = false;  // and after it, until startRecording
-    bool open = false;    // between startRecording and endRecording
-  };
+  static uint32_t ticketOf(const Napi::CallbackInfo& info) { return info[0].ToNumber().Uint32Value(); }
+  template <class Method>
+  Napi::Value withStep(const Napi::CallbackInfo& info, Method method) {
+    (steps_.*method)(ticketOf(info));
+    return info.Env().Undefined();
+  }
   // startTrace(device) -> step
-  Napi::Value startTrace(const Napi::CallbackInfo& info) {
-    Device& device = deviceOf(info[0]);
-    Arena* arena = device.allocator.startTrace();
-    Step& step = steps_[++lastTicket_];
-    step.device = &device;
-    step.arena = arena;
-    return Napi::Number::New(info.Env(), lastTicket_);
-  }
-  Step& stepOf(const Napi::CallbackInfo& info) {
-    const auto found = steps_.find(info[0].ToNumber().Uint32Value());
-    REQUIRE(found != steps_.end(), "INTERNAL", "graph: there is no such step");
-    return found->second;
-  }
-  Napi::Value endTrace(const Napi::CallbackInfo& info) {
-    Step& step = stepOf(info);
-    REQUIRE(step.tracing, "GRAPH", "graph: the trace of this step has ended");
-    step.tracing = false;
-    step.device->allocator.endTrace();
-    step.traced = true;
-    return info.Env().Undefined();
-  }
-  Napi::Value startRecording(const Napi::CallbackInfo& info) {
-    Step& step = stepOf(info);
-    REQUIRE(step.traced, "GRAPH", "graph: a step is recorded once, after its trace");
-    REQUIRE(step.device->traits().recordable, "GRAPH", step.device->name + " records no work");
-    step.traced = false;
-    step.device->synchronize();
-    step.device->allocator.startServing(step.arena);
-    step.device->beginRecording();
-    step.open = true;
-    return info.Env().Undefined();
-  }
+  Napi::Value startTrace(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), steps_.begin(deviceOf(info[0]))); }
+  Napi::Value endTrace(const Napi::CallbackInfo& info) { return withStep(info, &Steps::endTrace); }
+  Napi::Value startRecording(const Napi::CallbackInfo& info) { return withStep(info, &Steps::startRecording); }
+  Napi::Value replay(const Napi::CallbackInfo& info) { return withStep(info, &Steps::replay); }
+  Napi::Value endGraph(const Napi::CallbackInfo& info) { return withStep(info, &Steps::end); }
   // endRecording(step) -> what was planned
   Napi::Value endRecording(const Napi::CallbackInfo& info) {
-    Step& step = stepOf(info);
-    REQUIRE(step.open, "GRAPH", "graph: this step is not being recorded");
-    step.open = false;
-    step.recording = step.device->endRecording();
-    step.device->allocator.endServing();
+    const Steps::Planned planned = steps_.endRecording(ticketOf(info));
     Napi::Object result = Napi::Object::New(info.Env());
-    result.Set("launches", static_cast<double>(step.recording->launches()));
-    result.Set("arena", static_cast<double>(step.arena->plan.bytes()));
-    result.Set("live", static_cast<double>(step.arena->plan.live()));
-    result.Set("total", static_cast<double>(step.arena->plan.total()));
+    result.Set("launches", static_cast<double>(planned.launches));
+    result.Set("arena", static_cast<double>(planned.plan->bytes()));
+    result.Set("live", static_cast<double>(planned.plan->live()));
+    result.Set("total", static_cast<double>(planned.plan->total()));
     return result;
   }
-  Napi::Value replay(const Napi::CallbackInfo& info) {
-    const Step& step = stepOf(info);
-    REQUIRE(step.recording != nullptr, "GRAPH", "graph: this step has not been recorded");
-    step.recording->replay();
-    return info.Env().Undefined();
-  }
-  // endGraph(step): at any point
-  Napi::Value endGraph(const Napi::CallbackInfo& info) {
-    Step& step = stepOf(info);
-    try {
-      if (step.open) step.recording = step.device->endRecording();
-    } catch (const Error&) {
-      // A recording that was broken off: what broke it has been reported.
-    }
-    step.recording.reset();
-    step.device->allocator.abandon(step.arena);
-    steps_.erase(info[0].ToNumber().Uint32Value());
-    return info.Env().Undefined();
-  }
+
   // recordEvent(device) -> event; elapsed(device, from, to) -> milliseconds
   Napi::Value recordEvent(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(deviceOf(info[0]).recordEvent()));
@@ -544,10 +414,8 @@ class Addon : public Napi::Addon<Addon> {
   Napi::FunctionReference errorClass_;
   Handles handles_;
   Device* device_ = nullptr;
-  std::map<uint32_t, Read> downloads_;
-  size_t waiting_ = 0;  // bytes of downloads_
-  std::map<uint32_t, Step> steps_;
-  uint32_t lastTicket_ = 0;
+  Reads reads_;
+  Steps steps_;
 };
 
 NODE_API_ADDON(Addon)

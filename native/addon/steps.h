@@ -1,0 +1,57 @@
+// Work of one JavaScript environment that goes on between calls, by tickets: steps that are recorded and replayed, and reads beside other
+// work. Both stay until they are ended, so there is a limit to the reads.
+#pragma once
+#include <map>
+#include <memory>
+
+#include "../core/device.h"
+
+namespace densecl {
+
+// A step on a device: run (begin, endTrace), recorded with planned memory (startRecording, endRecording), replayed, and given up (end).
+class Steps {
+ public:
+  struct Planned {
+    size_t launches;
+    const Plan* plan;
+  };
+  uint32_t begin(Device& device);
+  void endTrace(uint32_t ticket);
+  void startRecording(uint32_t ticket);
+  Planned endRecording(uint32_t ticket);
+  void replay(uint32_t ticket);
+  // At any point.
+  void end(uint32_t ticket);
+
+ private:
+  struct Step {
+    Device* device;
+    Arena* arena = nullptr;
+    std::unique_ptr<Recording> recording;
+    bool tracing = true;  // between begin and endTrace
+    bool traced = false;  // and after it, until startRecording
+    bool open = false;    // between startRecording and endRecording
+  };
+  Step& find(uint32_t ticket);
+
+  std::map<uint32_t, Step> steps_;
+  uint32_t last_ = 0;
+};
+
+// Copies to the host that have been started and not finished.
+class Reads {
+ public:
+  uint32_t start(const Tensor& tensor);
+  void finish(uint32_t ticket, void* to, size_t bytes);
+
+ private:
+  struct Read {
+    std::unique_ptr<Download> download;
+    size_t bytes;
+  };
+  std::map<uint32_t, Read> reads_;
+  size_t waiting_ = 0;  // bytes of reads_
+  uint32_t last_ = 0;
+};
+
+}  // namespace densecl
