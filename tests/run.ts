@@ -2,7 +2,7 @@
  * `npm test [words...]`: runs every *.test.js below this folder whose path holds one of the words, each in a process of its
  * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last. DENSECL_TEST_SECONDS: after which a
  * file is killed and has failed, 600 by default. DENSECL_TEST_JOBS: how many run at one time. DENSECL_TEST_DEVICE: the only
- * device to test, which must be here.
+ * device to test, which must be here. `--list` names the jobs and runs none; it fails where a word matches no file.
  */
 import { spawn } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
@@ -26,12 +26,14 @@ const parallel = fromEnvironment('DENSECL_TEST_JOBS', availableParallelism())
 const onlyDevice = process.env.DENSECL_TEST_DEVICE
 
 const root = dirname(fileURLToPath(import.meta.url))
-const words = process.argv.slice(2)
+const list = process.argv.includes('--list')
+const words = process.argv.slice(2).filter((word) => word !== '--list')
 const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.test.js') && (words.length === 0 || words.some((word) => file.includes(word))))
   .sort()
-if (files.length === 0) {
-  console.error(`no test file matches ${words.join(' ')}`)
+const unmatched = words.filter((word) => !files.some((file) => file.includes(word)))
+if (files.length === 0 || (list && unmatched.length > 0)) {
+  console.error(`no test file matches ${unmatched.join(' ')}`)
   process.exit(1)
 }
 
@@ -107,8 +109,18 @@ function runJob({ file, name, env }: Job): Promise<void> {
   })
 }
 
-// The long ones first.
-const queue = [...jobs].sort((a, b) => Number(b.env.LD_PRELOAD !== undefined) - Number(a.env.LD_PRELOAD !== undefined))
+if (list) {
+  for (const { name } of jobs) console.log(name)
+  process.exit(jobs.length > 0 ? 0 : 1)
+}
+
+/** What takes longest begins first, so that no core waits for the other at the end: these by their names, then the sanitized ones. */
+const longest = ['cli/gpu', 'selftest/check', 'train/devices', 'train/train', 'examples/programs', 'data/large', 'cli/cli']
+const order = ({ file, env }: Job): number => {
+  const known = longest.findIndex((word) => file.includes(word))
+  return known >= 0 && env.DENSECL_SIMT_SHUFFLE === undefined ? known : longest.length + Number(env.LD_PRELOAD === undefined)
+}
+const queue = [...jobs].sort((a, b) => order(a) - order(b))
 await Promise.all(
   Array.from({ length: parallel }, async () => {
     for (let job = queue.shift(); job !== undefined; job = queue.shift()) await runJob(job)

@@ -70,8 +70,8 @@ export const register: Register = (program, done) => {
           if (report.interruptedAt !== undefined) {
             if (flags.json === true) print(true, report, '')
             console.error(
-              `interrupted at image ${report.interruptedAt} of ${source.items.length}: ${report.shards.length} shards with ${report.images} ` +
-                'images are complete; continue with --resume',
+              `interrupted at image ${report.interruptedAt} of ${source.items.length}: ${report.shards.length} shards ` +
+                `with ${report.images} images are complete; continue with --resume`,
             )
             done(interruptedCode())
             return

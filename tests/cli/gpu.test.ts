@@ -108,7 +108,7 @@ testWhere(simt, noSimt, test, 'every stage runs from a bundle on simt; rows, exi
   assert.is((JSON.parse(readFileSync(join(unpacked, 'results', 'tune-tiles.json'), 'utf8')) as { entries: unknown[] }).entries.length, 3)
   assert.match(
     readFileSync(join(unpacked, 'results', 'steps-profile.txt'), 'utf8'),
-    /a step of batch 4: .* ms without marks[\s\S]*\nconv2d +48 calls/,
+    /a step of batch 2: .* ms without marks[\s\S]*\nconv2d +48 calls/,
   )
 })
 

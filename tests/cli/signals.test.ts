@@ -226,10 +226,11 @@ testWhere(
       const out = join(folder, 'disk', 'run')
       mkdirSync(join(folder, 'disk'))
       // What a terminal or --json would see, apart: the last checkpoint that fits is that of step 0.
+      const run = `${process.execPath} ${cli} pretrain --out ${out} ${tiny.join(' ')} epochs=4000 knnEvery=0 logEvery=1`
       const script = `
 mount -t tmpfs -o size=4m none ${folder}/disk || exit 1
 for json in "" --json; do
-  ${process.execPath} ${cli} pretrain --out ${out} ${tiny.join(' ')} epochs=4000 knnEvery=0 logEvery=1 $json >${folder}/out 2>${folder}/err & run=$!
+  ${run} $json >${folder}/out 2>${folder}/err & run=$!
   until [ -e ${out}/environment.json ] || ! kill -0 $run; do sleep 0.05; done
   cat /dev/zero > ${folder}/disk/filler 2>/dev/null
   until grep -q 'rows of metrics' ${folder}/err || ! kill -0 $run; do sleep 0.05; done

@@ -346,7 +346,8 @@ test('a run that another process replaces without end is answered all the time',
 /** What an SVG could do that is opened by itself: all of it would mark the document. */
 const hostileSvg = `<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30" onload="document.documentElement.dataset.ran = 'onload'">
 <script>document.documentElement.dataset.ran = 'script'</script><rect width="40" height="30" fill="red"/>
-<foreignObject width="9" height="9"><body xmlns="http://www.w3.org/1999/xhtml"><img src="x" onerror="top.ran = 'foreign'"/></body></foreignObject>
+<foreignObject width="9" height="9"><body xmlns="http://www.w3.org/1999/xhtml">
+<img src="x" onerror="top.ran = 'foreign'"/></body></foreignObject>
 <image href="/body" width="5" height="5"/></svg>`
 
 const directives = (headers: IncomingHttpHeaders): Map<string, string> =>

@@ -16,19 +16,19 @@ const test = suite(`training on ${device}`, device)
 const config = (more: Partial<DenseCLConfig>): DenseCLConfig =>
   resolveConfig(
     Object.entries({
-      data: 'scenes:16',
-      knnData: 'scenes:8',
+      data: 'scenes:8',
+      knnData: 'scenes:4',
       depth: 18,
       baseChannels: 8,
       imageSize: 32,
-      batchSize: 8,
+      batchSize: 4,
       epochs: 2,
       queueLength: 32,
       featDim: 16,
       hidden: 16,
       normGroups: 2,
       lr: 0.05,
-      knnImages: 8,
+      knnImages: 4,
       logEvery: 1,
       workers: 1,
       tune: false,
@@ -50,7 +50,7 @@ if (thorough)
       const run = async (name: string, more: Partial<DenseCLConfig>): Promise<number[]> => {
         // Norms over 32 values or more: over a handful they amplify the last bit to whole percents within two steps.
         const { files } = await pretrain({
-          config: config({ cropScale, imageSize: 48, normGroups: 1, ...more }),
+          config: config({ data: 'scenes:16', batchSize: 8, cropScale, imageSize: 48, normGroups: 1, ...more }),
           out: join(folder, name),
           quiet: true,
         })
