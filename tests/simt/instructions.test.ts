@@ -1,4 +1,4 @@
-/** The instructions that native/cuda names: those of Hopper alone stand where Hopper alone compiles them, so that Ampere assembles the rest. */
+/** The instructions that native/cuda names: those of Hopper stand where Hopper alone compiles them, so that Ampere assembles the rest. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
