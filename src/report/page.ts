@@ -214,8 +214,9 @@ export function contentPolicy(script = ''): string {
 /** The whole page; `script` is what a live one adds. */
 export function page(title: string, body: string, script = ''): string {
   const policy = `<meta http-equiv="Content-Security-Policy" content="${text(contentPolicy(script))}">`
-  const meta = `<meta charset="utf-8">${policy}<meta name="referrer" content="no-referrer"><meta name="viewport" content="width=device-width">`
-  const head = `<head>${meta}<link rel="icon" href="data:,"><title>${text(title)}</title><style>${styles}</style></head>`
+  const meta = `<meta charset="utf-8">${policy}<meta name="referrer" content="no-referrer">`
+  const view = '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+  const head = `<head>${meta}${view}<title>${text(title)}</title><style>${styles}</style></head>`
   const code = script === '' ? '' : `<script>${script}</script>`
   return `<!doctype html><html lang="en">${head}<body><main>${body}</main>${code}</body></html>\n`
 }
