@@ -56,18 +56,22 @@ struct Stretch {
   int64_t count, stepA, stepB;
 };
 
+// Bytes that are stored may be the stretch itself: its fields are read before, or comparisons would read them again for every element.
 template <class F, class Out, class T>
 INLINE void binaryLoop(const Stretch<Out, T>& s) {
+  Out* __restrict out = s.out;
+  const T *a = s.a, *b = s.b;
+  const int64_t count = s.count;
   if (s.stepA != 0 && s.stepB != 0) {
-    for (int64_t i = 0; i < s.count; ++i) s.out[i] = F::of(s.a[i], s.b[i]);
+    for (int64_t i = 0; i < count; ++i) out[i] = F::of(a[i], b[i]);
   } else if (s.stepA != 0) {
-    const T b = *s.b;
-    for (int64_t i = 0; i < s.count; ++i) s.out[i] = F::of(s.a[i], b);
+    const T one = *b;
+    for (int64_t i = 0; i < count; ++i) out[i] = F::of(a[i], one);
   } else if (s.stepB != 0) {
-    const T a = *s.a;
-    for (int64_t i = 0; i < s.count; ++i) s.out[i] = F::of(a, s.b[i]);
+    const T one = *a;
+    for (int64_t i = 0; i < count; ++i) out[i] = F::of(one, b[i]);
   } else {
-    std::fill_n(s.out, s.count, static_cast<Out>(F::of(*s.a, *s.b)));
+    std::fill_n(out, count, static_cast<Out>(F::of(*a, *b)));
   }
 }
 template <class F, class T>
