@@ -323,7 +323,8 @@ async function main() {
   const share = ((100 * killed) / Math.max(1, counted.length)).toFixed(1)
   const others = results.length - counted.length - equivalent
   console.log(
-    `\n${killed} of ${counted.length} killed (${share} %); ${equivalent} are known to be equivalent, ${others} did not compile or have no fast test`,
+    `\n${killed} of ${counted.length} killed (${share} %); ${equivalent} are known to be equivalent, ` +
+      `${others} did not compile or have no fast test`,
   )
 }
 
