@@ -4,6 +4,10 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeF
 import { availableParallelism, cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 
+import { z } from 'zod'
+
+import { firstIssue } from '../run/options.js'
+import { fail } from '../tensor/errors.js'
 import { native, packageRoot, packageVersion } from '../tensor/native.js'
 
 /** DENSECL_COMMIT, else what a bundle was made of, else what is checked out here, with + when it was changed since. */
@@ -43,6 +47,38 @@ export function writeResult(path: string, result: Record<string, unknown>, quiet
 export function appendRow(path: string, row: Record<string, unknown>): void {
   mkdirSync(dirname(path), { recursive: true })
   appendFileSync(path, `${JSON.stringify(row)}\n`)
+}
+
+const row = z.object({
+  op: z.string(),
+  name: z.string(),
+  milliseconds: z.number(),
+  spread: z.tuple([z.number(), z.number()]),
+  gigabytesPerSecond: z.number(),
+  teraflops: z.number(),
+  /** Share of the floor, the larger of bytes and operations at the ceilings, that was reached. */
+  floor: z.number(),
+  peakMegabytes: z.number(),
+  peerMilliseconds: z.number().exactOptional(),
+  peerPeakMegabytes: z.number().exactOptional(),
+})
+/** An op as it was timed. */
+export type Row = z.output<typeof row>
+
+const result = z.looseObject({ device: z.string(), dtype: z.string(), batch: z.number(), rows: z.array(row) })
+/** The ops of a device as `bench --save` keeps them. */
+export type Result = z.output<typeof result>
+
+/** Reads what writeResult wrote. Throws FILE for anything else. */
+export function readResult(path: string): Result {
+  let value: unknown
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    return fail('FILE', `${path}: expected a result that bench --save wrote (${error instanceof Error ? error.message : String(error)})`)
+  }
+  const { data, error } = result.safeParse(value)
+  return data ?? fail('FILE', `${path}: expected a result that bench --save wrote, but ${firstIssue(error)}`)
 }
 
 export function median(values: number[]): number {

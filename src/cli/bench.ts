@@ -1,11 +1,9 @@
-import { readFileSync } from 'node:fs'
-
 import { Peer } from '../bench/peer.js'
 import type { BenchCase } from '../bench/cases/benchCase.js'
 import { benchCases } from '../bench/cases/index.js'
 import { stepCases } from '../bench/cases/step.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
-import { environmentRow, writeResult } from '../bench/result.js'
+import { environmentRow, readResult, type Result, type Row, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
 import { useDevice } from '../selftest/trust.js'
 import { native } from '../tensor/native.js'
@@ -17,28 +15,6 @@ import { benchData, dataLine } from './benchData.js'
 import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
 import { examples, heedingSignals, numberFlag, type Register } from './command.js'
-
-interface Row {
-  op: string
-  name: string
-  milliseconds: number
-  spread: [number, number]
-  gigabytesPerSecond: number
-  teraflops: number
-  /** Share of the floor, the larger of bytes and operations at the ceilings, that was reached. */
-  floor: number
-  peakMegabytes: number
-  peerMilliseconds?: number
-  peerPeakMegabytes?: number
-}
-
-interface Result {
-  device: string
-  dtype: string
-  batch: number
-  rows: Row[]
-  [key: string]: unknown
-}
 
 const all: Record<string, readonly BenchCase[] | string> = { ...benchCases, ...stepCases }
 
@@ -130,7 +106,7 @@ export const register: Register = (program, done) => {
           return
         }
         for (const op of ops)
-          if (all[op] === undefined) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
+          if (!Object.hasOwn(all, op)) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
         const before = flags.compare === undefined ? undefined : readResult(flags.compare)
         const result = await run(ops, flags, flags.json !== true, before)
         if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
@@ -169,17 +145,6 @@ interface Flags {
   json?: boolean
   save?: string
   compare?: string
-}
-
-function readResult(path: string): Result {
-  let result: Partial<Result>
-  try {
-    result = JSON.parse(readFileSync(path, 'utf8')) as Partial<Result>
-  } catch (error) {
-    return fail('FILE', `${path}: expected a result that bench --save wrote (${error instanceof Error ? error.message : String(error)})`)
-  }
-  if (!Array.isArray(result.rows)) return fail('FILE', `${path}: expected a result that bench --save wrote, but it has no rows`)
-  return result as Result
 }
 
 /** Times of another machine, precision or batch say nothing about a change. */

@@ -4,8 +4,8 @@ import { fail } from '../tensor/errors.js'
 import { isInterruption, withInterruption } from '../tensor/interruption.js'
 import { native } from '../tensor/native.js'
 
-/** Each command's file adds itself to the program; `done` takes the exit code. */
-export type Register = (program: Command, done: (code: number) => void) => void | Promise<void>
+/** Each command's file adds itself to the program that runs `args`; `done` takes the exit code. */
+export type Register = (program: Command, done: (code: number) => void, args: readonly string[]) => void | Promise<void>
 
 /** Examples below a command's help. */
 export const examples = (lines: [command: string, why: string][]): string =>

@@ -18,9 +18,8 @@ interface Flags extends Record<string, unknown> {
   json?: boolean
 }
 
-export const register: Register = async (program, done) => {
+export const register: Register = async (program, done, [name, ...args]) => {
   // Which options there are depends on the method, and that on the arguments.
-  const [name, ...args] = process.argv.slice(2)
   const method = name === 'pretrain' ? await methodOf(args) : densecl
   const command = program
     .command('pretrain')

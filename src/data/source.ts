@@ -64,12 +64,12 @@ const mostClasses = 1_000_000
 
 /** The names of the classes of labelled items: `named`, and numbers where it ends. Throws DATA for a label of 1,000,000 or more. */
 export function classNames(path: string, items: readonly Item[], named: readonly string[] = []): string[] {
-  const count = largest(items.map(({ label }) => label!)) + 1
-  if (count > mostClasses) {
-    const { name } = items.find(({ label }) => label === count - 1)!
-    fail('DATA', `data: ${path} gives ${name} the label ${count - 1}: expected labels from 0 to ${mostClasses - 1}`)
+  const last = largest(items.map(({ label }) => label!))
+  if (last >= mostClasses) {
+    const { name } = items.find(({ label }) => label === last)!
+    fail('DATA', `data: ${path} gives ${name} the label ${last}: expected labels from 0 to ${mostClasses - 1}`)
   }
-  return Array.from({ length: count }, (_, i) => (named[i] ?? '') || String(i))
+  return Array.from({ length: last + 1 }, (_, i) => (named[i] ?? '') || String(i))
 }
 
 /** The part of a data set that is read. */

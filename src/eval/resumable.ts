@@ -1,4 +1,7 @@
 /** What evaluations that take long have in common: a folder of their own, a state in it, and going on where they were cut off. */
+import { z } from 'zod'
+
+import { firstIssue } from '../run/options.js'
 import { checkSame, claimEvaluation, statePath } from '../run/results.js'
 import { RunLog } from '../run/runLog.js'
 import { fail } from '../tensor/errors.js'
@@ -57,9 +60,11 @@ export class Resumable {
     const { kind, began } = this
     const path = statePath(this.options.out)
     const { file, record } = readState(path, kind.key)
-    const state = (record ?? fail('CHECKPOINT', `${path}: is not the state of ${kind.what}`)) as Record<string, unknown>
-    checkSame(state.began as Record<string, unknown>, began)
-    this.position = this.saved = state[kind.unit] as number
+    if (record === undefined) fail('CHECKPOINT', `${path}: is not the state of ${kind.what}`)
+    const { data, error } = z.object({ [kind.unit]: z.int().min(0), began: z.record(z.string(), z.unknown()) }).safeParse(record)
+    if (error !== undefined) fail('CHECKPOINT', `${path}: its record "${kind.key}" is damaged: ${firstIssue(error)}`)
+    checkSame(path, data.began as Record<string, unknown>, began)
+    this.position = this.saved = data[kind.unit] as number
     return file
   }
 
@@ -70,7 +75,7 @@ export class Resumable {
 
   /** Gives the tensors of the evaluation the values that they had when it was cut off, if it was, and opens its log. */
   restore(tensors: Iterable<[string, Tensor]>): void {
-    if (this.#file !== undefined) restoreState(this.#file, tensors)
+    if (this.#file !== undefined) restoreState(statePath(this.options.out), this.#file, tensors)
     const { out, quiet = false } = this.options
     // Results are read from its rows.
     this.#log = new RunLog(out, this.position, quiet, 'throw')

@@ -8,8 +8,18 @@ import { fail } from '../tensor/errors.js'
 /** A path rather than a name of something that the program has. */
 export const isModulePath = (text: string): boolean => /[\\/]|\.[cm]?js$/.test(text)
 
-/** The absolute path of a module that is given by a path relative to the working folder, or by a file URL. */
-export const modulePath = (text: string): string => (text.startsWith('file:') ? fileURLToPath(text) : resolve(text))
+/** The absolute path of a module that is given by a path relative to the working folder, or by a file URL. Throws CONFIG. */
+export function modulePath(text: string): string {
+  if (!text.startsWith('file:')) return resolve(text)
+  try {
+    return fileURLToPath(text)
+  } catch (error) {
+    return fail(
+      'CONFIG',
+      `${text}: expected the file URL of a JavaScript module (${error instanceof Error ? error.message : String(error)})`,
+    )
+  }
+}
 
 /**
  * The default export of the module at `path` (modulePath). `option` names what the path was given as. Throws

@@ -27,7 +27,7 @@ export function resolveConfig(settings: readonly Setting[], method: Method = den
  * working directory) or file URL. `as` is what a configuration records, so that the method is found again from any directory.
  */
 export async function findMethod(wanted: string): Promise<{ method: Method; as: string }> {
-  const known = methods[wanted]
+  const known = Object.hasOwn(methods, wanted) ? methods[wanted] : undefined
   if (known !== undefined) return { method: known, as: wanted }
   if (!isModulePath(wanted)) {
     const names = Object.keys(methods)
@@ -80,10 +80,10 @@ export const presetsOf = (method?: Method): Record<string, Preset> =>
 /** A named configuration, of `method` or of one that is known by name, as settings, the method's name among them. */
 export function presetSettings(preset: string, method?: Method): Setting[] {
   const from = `preset ${preset}`
-  const own = method?.presets?.[preset]
-  if (own !== undefined) return settingsOf(own.config, from)
+  const { presets: own = {} } = method ?? {}
+  if (Object.hasOwn(own, preset)) return settingsOf(own[preset]!.config, from)
   for (const [name, { presets = {} }] of Object.entries(methods))
-    if (presets[preset] !== undefined) return settingsOf({ method: name, ...presets[preset].config }, from)
+    if (Object.hasOwn(presets, preset)) return settingsOf({ method: name, ...presets[preset]!.config }, from)
   const names = Object.keys(presetsOf(method))
   return fail('CONFIG', `preset ${preset} does not exist (did you mean ${nearest(preset, names)}?); presets: ${names.join(', ')}`)
 }

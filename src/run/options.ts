@@ -55,6 +55,9 @@ export function resolveOptions<O extends OptionTable>(table: O, settings: readon
   return result.data as OptionValues<O>
 }
 
+/** The first thing that is wrong with a value, and its place in it. */
+export const firstIssue = ({ issues }: z.ZodError): string => [...issues[0]!.path.map(String), issues[0]!.message].join(': ')
+
 /** The defaults of a table. */
 export const defaultsOf = <O extends OptionTable>(table: O): OptionValues<O> => resolveOptions(table, [])
 
@@ -119,7 +122,9 @@ export function readConfigFile(path: string): Setting[] {
 /** The row of a table that `word` names. Throws CONFIG, with all names and the nearest, where there is none. */
 export function entryOf<T>(option: string, word: string, table: Readonly<Record<string, T>>): T {
   const names = Object.keys(table)
-  return table[word] ?? fail('CONFIG', `${option} is ${word}: expected one of ${names.join(', ')} (did you mean ${nearest(word, names)}?)`)
+  return Object.hasOwn(table, word)
+    ? table[word]!
+    : fail('CONFIG', `${option} is ${word}: expected one of ${names.join(', ')} (did you mean ${nearest(word, names)}?)`)
 }
 
 /** The candidate that begins with the word, else the one with the smallest edit distance. */

@@ -61,13 +61,13 @@ export function claimEvaluation(
 
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')
 
-/** Throws CONFIG where what an evaluation was begun with is not what it is to be continued with. */
-export function checkSame(began: Record<string, unknown>, now: Record<string, unknown>): void {
+/** Throws CONFIG where what an evaluation was begun with, by the file `path`, is not what it is to be continued with. */
+export function checkSame(path: string, began: Record<string, unknown>, now: Record<string, unknown>): void {
   const changes = Object.keys(now)
     .map((key) => [key, JSON.stringify(began[key]), JSON.stringify(now[key])])
     .filter(([, was, is]) => was !== is)
     .map(([key, was, is]) => `${key} was ${was} and is now ${is}`)
-  if (changes.length > 0) fail('CONFIG', `resume: ${changes.join('; ')}; start a new evaluation for that`)
+  if (changes.length > 0) fail('CONFIG', `resume: ${path}: ${changes.join('; ')}; start a new evaluation for that`)
 }
 
 const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))

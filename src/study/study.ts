@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { stringify } from 'yaml'
+import { z } from 'zod'
 
 import { openSegmentation, type SegmentationSource } from '../data/segmentationSources.js'
 import type { Source } from '../data/source.js'
@@ -14,13 +15,13 @@ import { openVocClassification } from '../data/voc.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
 import { configure, presetSettings } from '../methods/index.js'
-import { fail } from '../tensor/errors.js'
+import { fail, systemReason } from '../tensor/errors.js'
 import { interrupted as toEnd, interruption, isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { withCompute } from '../tensor/compute.js'
 import { evaluationCompute } from '../eval/compute.js'
 import type { Config } from '../run/config.js'
-import { readConfigFile, type Setting, settingsOf } from '../run/options.js'
+import { firstIssue, readConfigFile, type Setting, settingsOf } from '../run/options.js'
 import { computeSettings, resolvePlacement } from '../run/placement.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import { trustDevice } from '../selftest/trust.js'
@@ -164,7 +165,7 @@ async function weightsOf(arm: Arm, seed: number, options: StudyOptions): Promise
   if (existsSync(written)) {
     const { config: had } = await configure(readConfigFile(written))
     const { workers: _, device: __, threads: ___, ...now } = config
-    checkSame({ ...had }, now)
+    checkSame(written, { ...had }, now)
     if (existsSync(arm === 'random' ? backbone : report)) return backbone
   }
   if (arm === 'random') {
@@ -189,6 +190,20 @@ async function weightsOf(arm: Arm, seed: number, options: StudyOptions): Promise
 
 /** An evaluation of a study goes on where it was cut off. */
 const howToBegin = (out: string): { resume: boolean } => ({ resume: existsSync(statePath(out)) })
+
+const keptScores = z.object({ what: z.record(z.string(), z.unknown()), scores: z.record(z.string(), z.number()) })
+
+/** What a study has kept of an evaluation. Throws FORMAT for a file that is damaged. */
+export function readScores(path: string): z.output<typeof keptScores> {
+  let value: unknown
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    return fail('FORMAT', `${path}: no scores of a study (${error instanceof SyntaxError ? 'not JSON' : systemReason(error)})`)
+  }
+  const { data, error } = keptScores.safeParse(value)
+  return data ?? fail('FORMAT', `${path}: no scores of a study (${firstIssue(error)}); remove it, and it is measured again`)
+}
 
 async function evaluate(weights: string, arm: Arm, seed: number, data: StudyData, options: StudyOptions): Promise<Scores> {
   const folder = join(runOf(arm, seed, options), 'eval')
@@ -219,8 +234,8 @@ async function evaluate(weights: string, arm: Arm, seed: number, data: StudyData
         backbone.dispose()
       }
     }
-    const kept = JSON.parse(readFileSync(path, 'utf8')) as { what: Record<string, unknown>; scores: Scores }
-    checkSame(kept.what, JSON.parse(JSON.stringify(what)) as Record<string, unknown>)
+    const kept = readScores(path)
+    checkSame(path, kept.what, JSON.parse(JSON.stringify(what)) as Record<string, unknown>)
     Object.assign(scores, kept.scores)
     options.line(
       `${armName(arm)}, seed ${seed}: ${Object.entries(kept.scores)

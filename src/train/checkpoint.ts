@@ -9,13 +9,13 @@ import { resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import { allTensors, refreshCopies } from '../nn/module.js'
 import type { Optimizer } from '../optim/optimizer.js'
-import { fail } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
 import { backboneMetadata } from '../weights/export.js'
 import { readState, restoreState, saveState, withOptimizer } from '../weights/state.js'
 import type { Config } from '../run/config.js'
-import { settingsOf } from '../run/options.js'
+import { firstIssue, settingsOf } from '../run/options.js'
 
 /** The position of a run: the next step to do. */
 export interface Position {
@@ -52,6 +52,7 @@ export function saveCheckpoint(
 }
 
 export interface Checkpoint {
+  path: string
   file: TensorFile
   config: Config
   position: Position
@@ -68,17 +69,24 @@ export function readCheckpoint(path: string, method: Method): Checkpoint {
   if (typeof found === 'number' && found !== version)
     fail('CHECKPOINT', `${path}: has version ${found} but this densecl reads version ${version}`)
   const { data, error } = checkpointRecord.safeParse(record)
-  if (error !== undefined) {
-    const { path: at, message } = error.issues[0]!
-    return fail('CHECKPOINT', `${path}: its record "densecl" is damaged: ${[...at.map(String), message].join(': ')}`)
-  }
+  if (error !== undefined) return fail('CHECKPOINT', `${path}: its record "densecl" is damaged: ${firstIssue(error)}`)
   const { method: name, config, position } = data
   if (name !== method.name) fail('CONFIG', `resume: the method of ${path} is ${name} and is now ${method.name}; start a new run for that`)
-  return { file, config: resolveConfig(settingsOf(config, path), method), position, record: data }
+  return { path, file, config: recordedConfig(path, config, method), position, record: data }
 }
 
-export function restoreCheckpoint({ file, record }: Checkpoint, built: BuiltMethod, optimizer: Optimizer): void {
-  restoreState(file, namedTensors(built, optimizer))
+/** The configuration of a record; what contradicts itself there is named with the file. */
+function recordedConfig(path: string, config: Record<string, unknown>, method: Method): Config {
+  try {
+    return resolveConfig(settingsOf(config, path), method)
+  } catch (error) {
+    if (!(error instanceof DenseclError) || error.message.includes(path)) throw error
+    return fail(error.code, `${path}: ${error.message}`)
+  }
+}
+
+export function restoreCheckpoint({ path, file, record }: Checkpoint, built: BuiltMethod, optimizer: Optimizer): void {
+  restoreState(path, file, namedTensors(built, optimizer))
   refreshCopies(built.state())
   built.restore?.(record)
 }

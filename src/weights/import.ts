@@ -215,7 +215,7 @@ function fill(
     const stored = found.get(name)
     if (stored === undefined) missing.push(name)
     else {
-      loadStored(name, tensor, stored)
+      loadStored(path, name, tensor, stored)
       matched.push(name)
     }
   }

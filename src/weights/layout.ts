@@ -28,13 +28,19 @@ export function storedShape(name: string, tensor: Tensor): number[] {
   return tensor.shape.length === 4 ? [a, d, b, c] : [...tensor.shape]
 }
 
-/** Overwrites `tensor` with a stored one. The shapes must agree, except that a 1x1 kernel may stand for a matrix. */
-export function loadStored(name: string, tensor: Tensor, stored: StoredTensor): void {
+/**
+ * Overwrites `tensor` with a stored one of the file `path`. The shapes must agree, except that a 1x1 kernel may stand for a matrix; throws
+ * SHAPE.
+ */
+export function loadStored(path: string, name: string, tensor: Tensor, stored: StoredTensor): void {
   const expected = storedShape(name, tensor)
   const squeezed = (shape: readonly number[]): string =>
     (shape.length === 4 && shape[2] === 1 && shape[3] === 1 ? shape.slice(0, 2) : shape).join()
   if (squeezed(stored.shape) !== squeezed(expected)) {
-    fail('SHAPE', `${name}: the file has [${stored.shape.join(',')}] but the model ${describe(tensor)} needs [${expected.join(',')}]`)
+    fail(
+      'SHAPE',
+      `${path}: ${name}: the file has [${stored.shape.join(',')}] but the model ${describe(tensor)} needs [${expected.join(',')}]`,
+    )
   }
   scope(() => {
     const values = Tensor.from(storedValues(stored), expected, tensor.dtype)

@@ -106,7 +106,7 @@ function checkEntry(
 ): { dtype: StoredDType; shape: number[]; begin: number; end: number } {
   if (!isRecord(entry)) return bad(`the entry of tensor ${name} is not an object`)
   const { dtype, shape, data_offsets: offsets } = entry
-  if (typeof dtype !== 'string' || !(dtype in safetensorsDTypes))
+  if (typeof dtype !== 'string' || !Object.hasOwn(safetensorsDTypes, dtype))
     return bad(`tensor ${name} has the unknown dtype ${JSON.stringify(dtype)}`)
   if (!Array.isArray(shape) || !shape.every(isCount)) return bad(`tensor ${name} has no shape of non-negative integers`)
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))

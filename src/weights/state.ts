@@ -59,9 +59,10 @@ export function readState(path: string, key: string): { file: TensorFile; record
   }
 }
 
-export function restoreState(file: TensorFile, tensors: Iterable<[string, Tensor]>): void {
+/** Gives `tensors` the values that they have in `file`, which was read from `path`. Throws CHECKPOINT or SHAPE. */
+export function restoreState(path: string, file: TensorFile, tensors: Iterable<[string, Tensor]>): void {
   for (const [name, tensor] of tensors)
-    loadStored(name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `the checkpoint lacks the tensor ${name}`))
+    loadStored(path, name, tensor, file.tensors.get(name) ?? fail('CHECKPOINT', `${path}: lacks the tensor ${name}`))
 }
 
 /** The tensors of a state: those of what is trained, and what its optimiser keeps, in the layout of the parameters. */

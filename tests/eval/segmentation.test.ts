@@ -41,7 +41,7 @@ test('the network, its losses and all gradients are PyTorch’s', () => {
       dropout: 0,
     })
     for (const [name, tensor] of allTensors(model.state()))
-      if (!name.endsWith('num_batches_tracked')) loadStored(name, tensor, stored(`init.${name}`))
+      if (!name.endsWith('num_batches_tracked')) loadStored('golden', name, tensor, stored(`init.${name}`))
     scope(() => {
       const x = permute(Tensor.from(values('x'), stored('x').shape, 'f64'), [0, 2, 3, 1])
       const labels = Tensor.from(Int32Array.from(values('labels')), stored('labels').shape, 'i32')

@@ -228,7 +228,7 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
   const model = build('f64')
   const others = withDevice(device ?? 'cpu', () => [build('f32'), ...(device === undefined ? [] : [build('f32', 'bf16')])])
   const state = new Map(allTensors(model.state()))
-  for (const [name, tensor] of state) loadStored(name, tensor, stored(`init.${name}`))
+  for (const [name, tensor] of state) loadStored('golden', name, tensor, stored(`init.${name}`))
   const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })
   const row = (name: string, dtype: FloatDType, error: number, tolerance: number): GoldenRow => ({
     name: `${file} ${name}`,
@@ -245,7 +245,7 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
       const view = (name: string): Tensor =>
         scope(() => channelsLast(stored(`step${step}.${name}`), network === model ? 'f64' : 'f32').to(dtype, network.device))
       if (network !== model) {
-        for (const [name, tensor] of allTensors(network.state())) loadStored(name, tensor, toStored(name, state.get(name)!))
+        for (const [name, tensor] of allTensors(network.state())) loadStored('golden', name, tensor, toStored(name, state.get(name)!))
         refreshCopies(network.state())
       }
       const views = [view('view_q'), view('view_k')] as const

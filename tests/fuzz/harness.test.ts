@@ -1,0 +1,35 @@
+/** Fuzzing finds each kind of fault, in an input as small as can be, and nothing where there is none. */
+import * as assert from 'uvu/assert'
+
+import { suite } from '../support/suite.js'
+import { fuzzReader } from './run.js'
+
+const test = suite('fuzzing')
+
+const faults: Readonly<Record<string, RegExp>> = {
+  throws: /TypeError/,
+  nameless: /does not name fuzzed/,
+  mistaken: /INTERNAL/,
+  pollutes: /prototype/,
+  crashes: /SIGSEGV/,
+  hangs: /no answer/,
+  waits: /no answer|ended with/,
+  grows: /MiB for/,
+  slow: /took 2\.\d s/,
+}
+
+for (const [reader, word] of Object.entries(faults))
+  test(`a reader that ${reader}`, async () => {
+    const { found } = await fuzzReader(reader, { seed: 1, seconds: 2, patience: 4000 })
+    assert.ok(found.length > 0, 'was not found')
+    assert.match(found[0]!.why, word)
+    assert.ok(found[0]!.bytes[0] !== 65 && found[0]!.bytes.length <= 4, `input ${found[0]!.bytes.toString('latin1')}`)
+  })
+
+test('a sound reader reads and refuses thousands', async () => {
+  const { found, read, refused } = await fuzzReader('sound', { seed: 1, seconds: 60, inputs: 3000 })
+  assert.equal(found, [])
+  assert.ok(read > 100 && refused > 100, `${read} read, ${refused} refused`)
+})
+
+test.run()
