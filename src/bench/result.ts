@@ -1,11 +1,12 @@
 /** Rows of bench/results/: what was measured, on what, when, at which commit. */
 import { spawnSync } from 'node:child_process'
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 
 import { z } from 'zod'
 
+import { makeFolder } from '../files/atomic.js'
 import { firstIssue } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
 import { native, packageRoot, packageVersion } from '../tensor/native.js'
@@ -37,7 +38,7 @@ export function environmentRow(): Record<string, unknown> {
 
 /** Whole or not at all, so that a program which is killed leaves what it wrote before. */
 export function writeResult(path: string, result: Record<string, unknown>, quiet = false): void {
-  mkdirSync(dirname(path), { recursive: true })
+  makeFolder(dirname(path))
   writeFileSync(`${path}.part`, `${JSON.stringify(result, undefined, 2)}\n`)
   renameSync(`${path}.part`, path)
   if (!quiet) console.log(`written: ${path}`)
@@ -45,7 +46,7 @@ export function writeResult(path: string, result: Record<string, unknown>, quiet
 
 /** Adds a row to a file of one JSON object a line: what is there stays when the program is killed. */
 export function appendRow(path: string, row: Record<string, unknown>): void {
-  mkdirSync(dirname(path), { recursive: true })
+  makeFolder(dirname(path))
   appendFileSync(path, `${JSON.stringify(row)}\n`)
 }
 

@@ -1,7 +1,8 @@
 /** `densecl bench tune`: the table of tiles of an architecture, from times on a GPU or from the model. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
+import { makeFolder } from '../files/atomic.js'
 import { architectures, type Architecture, predict, tilesFor } from '../bench/model.js'
 import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
@@ -70,7 +71,7 @@ function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: D
 }
 
 export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
-  mkdirSync(dirname(path), { recursive: true })
+  makeFolder(dirname(path))
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
   writeFileSync(
     path,

@@ -11,24 +11,30 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error
 })
 
-async function main(): Promise<number> {
-  // Imported here: a missing addon is then an error with a remedy, not a stack trace.
-  const { runProgram, explain } = await import('./program.js')
+/** Imported here: a missing addon is then an error with a remedy, not a stack trace. */
+async function load(): Promise<typeof import('./program.js') | undefined> {
   try {
-    return await runProgram(process.argv.slice(2))
+    return await import('./program.js')
   } catch (error) {
-    const { code, text, mistake } = explain(error)
+    if (!(error instanceof Error)) throw error
+    // Node opens many files of a program at a time.
+    const files = error.name === 'DenseclError' ? '' : '\n  is it installed whole, and may a process open 256 files (ulimit -n)?'
+    console.error(`densecl: ${error.message}${files}`)
+    return undefined
+  }
+}
+
+async function main(): Promise<number> {
+  const program = await load()
+  if (program === undefined) return 1
+  try {
+    return await program.runProgram(process.argv.slice(2))
+  } catch (error) {
+    const { code, text, mistake } = program.explain(error)
     if (text !== undefined) console.error(`densecl: ${text}`)
     if (mistake === true) console.error(error)
     return code
   }
 }
 
-try {
-  process.exitCode = await main()
-} catch (error) {
-  // The addon does not load.
-  if (!(error instanceof Error && error.name === 'DenseclError')) throw error
-  console.error(`densecl: ${error.message}`)
-  process.exitCode = 1
-}
+process.exitCode = await main()

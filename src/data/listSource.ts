@@ -15,11 +15,12 @@ export const listSource = {
 /** A line holds a path and a label: more is no list of files. */
 const mostCharacters = 2 ** 14
 
-/** A path a line, relative to the list, then perhaps a label; labels count where every line has one. */
+/** A path a line, relative to the list, then perhaps a label. Throws DATA where some lines have a label and others none. */
 function readList(path: string): Omit<Source, 'format'> {
   const folder = dirname(path)
   const items: Item[] = []
-  let labelled = true
+  /** The first line with a label and the first without one, by number and text. */
+  const first: { with?: string; without?: string } = {}
   const lines = readText(path).split(/\r\n|\n|\r/)
   for (const [i, whole] of untilInterrupted(lines.entries())) {
     const line = whole.trim()
@@ -30,11 +31,13 @@ function readList(path: string): Omit<Source, 'format'> {
         `data: line ${i + 1} of ${path} has ${line.length} characters: expected a path and perhaps a label, at most ${mostCharacters}`,
       )
     const { file, label } = row(line)
-    labelled &&= label !== undefined
+    first[label === undefined ? 'without' : 'with'] ??= `line ${i + 1} (${file.slice(0, 100)})`
     items.push({ name: file, kind: 'file', path: resolve(folder, file), ...(label === undefined ? {} : { label }) })
   }
-  if (!labelled) return { items: items.map(({ label: _, ...item }) => item) }
-  return items.length === 0 ? { items } : { items, classes: classNames(path, items) }
+  if (first.with === undefined) return { items }
+  if (first.without !== undefined)
+    fail('DATA', `data: ${path}: ${first.without} has no label but ${first.with} has one: expected one in every line, or in none`)
+  return { items, classes: classNames(path, items) }
 }
 
 const isDigit = (character: string): boolean => character >= '0' && character <= '9'

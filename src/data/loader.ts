@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads'
 
 import { DenseclError, fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
+import { hostMemory } from '../tensor/numbers.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -137,7 +138,9 @@ export class Loader {
             : [view]
     // Floats begin at multiples of four bytes.
     this.#slotBytes = 4 * Math.ceil((this.#parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
-    this.#memory = new SharedArrayBuffer(prefetch * this.#slotBytes)
+    const bytes = prefetch * this.#slotBytes
+    const what = `the ring of ${prefetch} batches of ${batchSize} images of ${imageSize} pixels a side`
+    this.#memory = hostMemory(what, bytes, () => new SharedArrayBuffer(bytes))
     if (this.#kind === 'pixels') {
       native.pin(new Uint8Array(this.#memory), device)
       this.#pixels = Tensor.empty([uploadSlots * this.#slotBytes], 'u8', device).keep()

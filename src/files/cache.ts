@@ -3,11 +3,11 @@
  * that cannot be read or written costs its making again, and the caller says why.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { isAbsolute, join } from 'node:path'
 
-import { writeTextAtomic } from './atomic.js'
+import { makeFolder, writeTextAtomic } from './atomic.js'
 import { kernelFamilies } from '../tensor/families.js'
 import { addonPath, native, packageVersion } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -35,7 +35,7 @@ export function readCache(name: string): { value: unknown } | { problem: string 
 export function writeCache(name: string, value: unknown): string | undefined {
   const path = cacheFile(name)
   try {
-    mkdirSync(cacheFolder(), { recursive: true })
+    makeFolder(cacheFolder())
     writeTextAtomic(path, `${JSON.stringify(value)}\n`)
     return undefined
   } catch (error) {

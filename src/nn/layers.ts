@@ -4,6 +4,7 @@ import { layerNorm } from '../ops/layerNorm.js'
 import { linear } from '../ops/linear.js'
 import type { Conv2dOptions } from '../ops/windows.js'
 import { onEveryRun } from '../tensor/graph.js'
+import { numbersOf } from '../tensor/numbers.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import { emptyState, type State } from './module.js'
 import type { Random } from '../tensor/random.js'
@@ -17,6 +18,7 @@ export type Initialization = 'original' | 'mmselfsup'
 /** Draws the initial values of a parameter of a shape, row-major. */
 export type Fill = (random: Random, shape: readonly number[]) => ArrayLike<number>
 
+const drawn = (shape: readonly number[], of: () => number): Float64Array => numbersOf(`a parameter [${shape.join(',')}]`, sizeOf(shape), of)
 const fanIn = (shape: readonly number[]): number => sizeOf(shape.slice(1))
 
 /** Standard deviation sqrt(2 / fan), the gain of ReLU (He et al., arXiv:1502.01852). */
@@ -24,7 +26,7 @@ export function kaimingNormal(mode: 'fanIn' | 'fanOut'): Fill {
   return (random, shape) => {
     const fan = mode === 'fanIn' ? fanIn(shape) : shape[0]! * sizeOf(shape.slice(1, -1))
     const deviation = Math.sqrt(2 / fan)
-    return Float64Array.from({ length: sizeOf(shape) }, () => deviation * random.normal())
+    return drawn(shape, () => deviation * random.normal())
   }
 }
 
@@ -32,12 +34,12 @@ export function kaimingNormal(mode: 'fanIn' | 'fanOut'): Fill {
 export function frameworkDefault(fan?: number): Fill {
   return (random, shape) => {
     const bound = 1 / Math.sqrt(fan ?? fanIn(shape))
-    return Float64Array.from({ length: sizeOf(shape) }, () => random.uniform(-bound, bound))
+    return drawn(shape, () => random.uniform(-bound, bound))
   }
 }
 
 /** Zeros, as biases begin. */
-export const zeros: Fill = (_, shape) => new Float64Array(sizeOf(shape))
+export const zeros: Fill = (_, shape) => drawn(shape, () => 0)
 
 /** What layers are made with: the stream that their weights are drawn from, and dtypes. */
 export interface Build {

@@ -30,7 +30,7 @@ export const commonOptions = {
   knnData: free(
     z.string().nullable().default(null).describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
   ),
-  imageSize: z.int().min(32).default(224).describe('side of the square views in pixels'),
+  imageSize: z.int().min(32).max(8192).default(224).describe('side of the square views in pixels'),
   batchSize: count.default(256).describe('images a step'),
   epochs: count.default(200).describe('passes over the data'),
   seed: z.int().min(0).default(0).describe('of everything random'),
@@ -61,7 +61,7 @@ export const commonOptions = {
   backbone: z.string().default('resnet').describe('resnet, or the path of a JavaScript module with another kind of backbone'),
   backboneOptions: z.record(z.string(), z.unknown()).default({}).describe('options of a backbone from a module, as a map'),
   depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
-  baseChannels: count.default(64).describe('of the stem; every width scales with it'),
+  baseChannels: count.max(1024).default(64).describe('of the stem; every width scales with it'),
   init: z.enum(['original', 'mmselfsup']).default('original').describe('how weights are drawn'),
 
   normGroups: count.default(1).describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper)'),

@@ -1,12 +1,12 @@
 /** What a check found, kept in the user's cache folder by GPU, driver and build. */
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 import { addonDigest, cacheFile, driverVersion, kernelSettings } from '../files/cache.js'
 import { DenseclError } from '../tensor/errors.js'
 import { native, packageVersion } from '../tensor/native.js'
-import { writeTextAtomic } from '../files/atomic.js'
+import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import type { PartReport } from './check.js'
 import { type Part, partsOf } from './parts.js'
 
@@ -85,7 +85,7 @@ function isVerdict(value: Partial<Verdict> | null, parts: readonly Part[]): valu
 export function keepVerdict(device: string, reports: PartReport[]): string | undefined {
   const path = verdictPath(device)
   try {
-    mkdirSync(dirname(path), { recursive: true })
+    makeFolder(dirname(path))
     const verdict: Verdict = { key: keyOf(device), date: new Date().toISOString(), reports }
     // JSON has no Infinity.
     const finite = (_: string, value: unknown): unknown => (value === Infinity ? 1e308 : value)

@@ -111,14 +111,19 @@ function expectDtype(name: unknown): DType {
   )
 }
 
+/** More axes than any op takes: lists that are nested deeper hold themselves. */
+const deepest = 64
+
 /** The numbers of `data` row-major, and the shape that its nesting says. */
 function flatten(data: NestedNumbers): { values: ArrayLike<number>; shape: Shape } {
   if (typeof data === 'number') return { values: [data], shape: [] }
   if (ArrayBuffer.isView(data) && typeof (data as ArrayLike<unknown>)[0] !== 'bigint' && !(data instanceof DataView))
     return { values: data as ArrayLike<number>, shape: [data.length] }
   const shape: number[] = []
-  for (let at: unknown = data; typeof at === 'object' && at !== null && 'length' in at; at = (at as ArrayLike<unknown>)[0])
+  for (let at: unknown = data; typeof at === 'object' && at !== null && 'length' in at; at = (at as ArrayLike<unknown>)[0]) {
     shape.push((at as ArrayLike<unknown>).length)
+    if (shape.length > deepest) fail('SHAPE', `tensor: expected lists nested at most ${deepest} deep: data holds itself, or is no tensor`)
+  }
   const values: number[] = []
   const visit = (value: unknown, place: readonly number[]): void => {
     const expected = shape[place.length]

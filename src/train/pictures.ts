@@ -1,7 +1,8 @@
 /** The pictures that a run leaves on its way: what the augmentation does, and what the network sees, epoch by epoch. */
-import { mkdirSync, statfsSync } from 'node:fs'
+import { statfsSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { makeFolder } from '../files/atomic.js'
 import type { Pixels } from '../data/decode.js'
 import { loadPixels, type Source } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -31,7 +32,7 @@ export class RunPictures {
     readonly onFailure: (reason: string) => void,
   ) {
     this.#size = Math.max(224, config.imageSize)
-    mkdirSync(files(out).pictures, { recursive: true })
+    makeFolder(files(out).pictures)
   }
 
   /** Pictures of a few images that are spread over the source; undefined, with the reason to `onFailure`, where they cannot be read. */

@@ -1,4 +1,5 @@
-import { writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { crc32, deflateSync } from 'node:zlib'
 
@@ -8,9 +9,12 @@ import * as assert from 'uvu/assert'
 import { decode } from '../../src/data/decode.js'
 import { Loader, mostWorkers } from '../../src/data/loader.js'
 import { decodeMask } from '../../src/data/masks.js'
+import { openSource } from '../../src/data/sources.js'
+import { resolveConfig } from '../../src/methods/index.js'
+import { numbersOf } from '../../src/tensor/numbers.js'
 import { readPth } from '../../src/weights/pth.js'
 import { zip } from '../../src/weights/zip.js'
-import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
+import { cli, rejectsError, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('limits')
 
@@ -167,6 +171,67 @@ test('workers end at a number', async () => {
     assert.is(code, 2, err)
     assert.match(err, /workers is 100000/)
   })
+})
+
+test('a file that is longer than any text is refused before it is read', async () => {
+  await withFolder(async (root) => {
+    for (const name of ['x.json', 'x.txt']) {
+      const path = join(root, name)
+      writeFileSync(path, '')
+      truncateSync(path, 2 ** 30)
+      const start = performance.now()
+      await rejectsError(() => openSource(path), 'DATA', new RegExp(name), /1073741824 bytes/, /at most \d+/)
+      assert.ok(performance.now() - start < 500)
+    }
+  })
+})
+
+test('a list of which only some lines have a label is refused by the first of each kind', async () => {
+  await withFolder(async (root) => {
+    const path = join(root, 'l.txt')
+    const refuse = (text: string, ...words: RegExp[]): Promise<void> => {
+      writeFileSync(path, text)
+      return rejectsError(() => openSource(path), 'DATA', /l\.txt/, ...words)
+    }
+    await refuse('a.jpg 1\n# no\n\nb.jpg\nc.jpg\n', /line 4 \(b\.jpg\) has no label/, /line 1 \(a\.jpg\) has one/)
+    await refuse('path,label\na.jpg,0\n', /line 1 \(path,label\) has no label/, /line 2 \(a\.jpg\)/)
+    writeFileSync(path, 'a.jpg\nb.jpg\n')
+    assert.is((await openSource(path)).classes, undefined)
+  })
+})
+
+test('sizes of options end where no machine follows, and what a machine has no memory for is said in sizes', () => {
+  const most: Record<string, number> = {
+    imageSize: 8192,
+    queueLength: 2 ** 24,
+    baseChannels: 1024,
+    hidden: 65_536,
+    featDim: 65_536,
+    numGrid: 1024,
+  }
+  for (const [key, value] of Object.entries(most)) {
+    resolveConfig([{ key, value, from: 'test' }])
+    for (const more of [value + 1, 9e14])
+      throwsError(() => resolveConfig([{ key, value: more, from: 'test' }]), 'CONFIG', new RegExp(`${key} is ${more}`))
+  }
+  throwsError(
+    () => new Loader({ items: [], imageSize: 8192, batchSize: 2 ** 20, views: 'augmented' }),
+    'OUT_OF_MEMORY',
+    /1048576 images of 8192 pixels/,
+    /GiB/,
+  )
+  throwsError(() => numbersOf('a queue [9e14,128]', 9e14 * 128, () => 0), 'OUT_OF_MEMORY', /a queue \[9e14,128\]/)
+})
+
+testWhere(existsSync('/bin/bash'), 'there is no bash', test, 'few open files are named as the limit that they are', () => {
+  for (const files of [40, 64]) {
+    const { status, stderr } = spawnSync('/bin/bash', ['-c', `ulimit -n ${files}; exec "$0" "$@"`, process.execPath, cli, 'doctor'], {
+      encoding: 'utf8',
+    })
+    assert.is(status, 1, stderr)
+    assert.match(stderr, /^densecl: .*\n.*ulimit -n/)
+    assert.not.match(stderr, /mistake in densecl| at /)
+  }
 })
 
 test.run()

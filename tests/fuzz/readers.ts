@@ -1,6 +1,6 @@
 /**
  * The table of fuzzed readers: a name, and where its row is (reader.ts says what one is). A reader is loaded in the process that runs it.
- * A new one is a line here; VOC's XML of boxes belongs below `voc` once the product reads it.
+ * A new one is a line here.
  */
 import { faulty } from './readers/faulty.js'
 import type { FuzzedReader } from './reader.js'
@@ -25,6 +25,8 @@ export const readers: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   coco: async () => (await data()).coco,
   list: async () => (await data()).list,
   voc: async () => (await data()).voc,
+  vocXml: async () => (await data()).vocXml,
+  cocoBoxes: async () => (await data()).cocoBoxes,
   mask: async () => (await images()).mask,
   image: async () => (await images()).image,
   config: async () => (await run()).config,

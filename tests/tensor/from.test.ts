@@ -90,4 +90,10 @@ test('values of another count or type than the tensor are refused with both', ()
   })
 })
 
+test('a list that holds itself is refused', () => {
+  const itself: unknown[] = []
+  itself.push(itself)
+  throwsError(() => Tensor.from(itself as unknown as NestedNumbers), 'SHAPE', /at most 64 deep/)
+})
+
 test.run()

@@ -1,10 +1,11 @@
 /** The kernels of native/cuda as cubins, compiled with nvcc, and what ptxas said about each. */
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 
+import { makeFolder } from '../../files/atomic.js'
 import { cacheFile } from '../../files/cache.js'
 import { fail } from '../../tensor/errors.js'
 import { packageRoot } from '../../tensor/native.js'
@@ -127,7 +128,7 @@ function headersOf(folder: string): string {
 function cacheFolder(): string | undefined {
   const folder = cacheFile('code')
   try {
-    mkdirSync(folder, { recursive: true })
+    makeFolder(folder)
     return folder
   } catch {
     return undefined

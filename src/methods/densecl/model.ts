@@ -4,6 +4,7 @@ import { l2Normalize } from '../../ops/similarity.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
 import { runNative } from '../../tensor/native.js'
+import { numbersOf } from '../../tensor/numbers.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
@@ -14,7 +15,7 @@ export class Queue {
 
   /** Starts with random unit vectors. */
   constructor(random: Random, length: number, dim: number, dtype: FloatDType) {
-    const values = Float64Array.from({ length: length * dim }, () => random.normal())
+    const values = numbersOf(`a queue [${length},${dim}]`, length * dim, () => random.normal())
     this.keys = scope(() => {
       const unit = l2Normalize(Tensor.from(values, [length, dim], accumulator(dtype)))
       return unit.dtype === dtype ? unit : unit.to(dtype)

@@ -1,5 +1,5 @@
 /** Lists of images: annotations, shards, lists, the lists of VOC. */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import fc from 'fast-check'
@@ -7,6 +7,8 @@ import fc from 'fast-check'
 import { readItemBytes } from '../../../src/data/source.js'
 import { openSource } from '../../../src/data/sources.js'
 import { defaultSplits, openSegmentation } from '../../../src/data/segmentationSources.js'
+import { openVocBoxes } from '../../../src/data/vocBoxes.js'
+import { openCocoBoxes } from '../../../src/data/cocoBoxes.js'
 import { openVocClassification } from '../../../src/data/voc.js'
 import { editedJson, json } from '../mutate.js'
 import { bundle, type FuzzedReader, unbundle } from '../reader.js'
@@ -244,5 +246,96 @@ export const voc: FuzzedReader = {
       }
     const worst = errors.find((error) => !(error instanceof Error) || error.name !== 'DenseclError' || !error.message.includes('fuzzed'))
     if (errors.length > 0) throw worst ?? errors[0]
+  },
+}
+
+const voc2007 = { xml: 'Annotations/a.xml', main: 'ImageSets/Main/train.txt', first: 'JPEGImages/a.jpg', classes: 'classes.txt' } as const
+const soundXml = `<?xml version="1.0"?>
+<annotation><filename>a.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>cat</name><truncated>1</truncated><difficult>0</difficult>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>20.5</xmax><ymax>30</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></part></object></annotation>`
+const tag = fc.constantFrom(
+  ...['annotation', 'size', 'width', 'height', 'object', 'name', 'bndbox', 'xmin', 'ymin', 'xmax', 'ymax', 'difficult', '__proto__'],
+)
+const xmlText = fc.constantFrom(
+  ...[
+    '1',
+    '20',
+    '-1',
+    '1e309',
+    'NaN',
+    '',
+    ' 3 ',
+    'cat',
+    '0x10',
+    '&lt;',
+    '&a;',
+    '&#0;',
+    '&#x1F600;',
+    '<![CDATA[5]]>',
+    '<!-- c -->',
+    '<a/>',
+    ']]>',
+  ],
+)
+const element: fc.Arbitrary<string> = fc.letrec<{ node: string }>((tie) => ({
+  node: fc.oneof(
+    { depthSize: 'small', withCrossShrink: true },
+    xmlText,
+    fc.tuple(tag, fc.array(tie('node'), { maxLength: 6 })).map(([name, inside]) => `<${name}>${inside.join('')}</${name}>`),
+  ),
+})).node
+
+/** The XML of an image of VOC, in a tree of one image. */
+export const vocXml: FuzzedReader = {
+  file: 'fuzzed',
+  seeds: () => [Buffer.from(soundXml)],
+  words: [
+    '<object>',
+    '</object>',
+    '<bndbox>',
+    '<xmin>',
+    '</xmin>',
+    '&lt;',
+    '&#0;',
+    '<!DOCTYPE a [<!ENTITY b "c">]>',
+    '<![CDATA[',
+    ']]>',
+    '<!--',
+    '-->',
+    '<?x?>',
+    '\ufeff',
+  ],
+  structured: () =>
+    fc.oneof(
+      element.map((text) => Buffer.from(text)),
+      fc.array(element, { maxLength: 4 }).map((parts) => Buffer.from(soundXml.replace('<object>', `${parts.join('')}<object>`))),
+      // Deep and long ones.
+      fc.tuple(tag, fc.constantFrom(100, 5000)).map(([name, count]) => Buffer.from(`<${name}>`.repeat(count) + `</${name}>`.repeat(count))),
+      fc.tuple(element, fc.constantFrom(50, 500)).map(([part, count]) => Buffer.from(`<annotation>${part.repeat(count)}</annotation>`)),
+    ),
+  read(path, bytes) {
+    const tree = `${path}-tree`
+    unbundle(bundle({ [voc2007.main]: 'a\n', [voc2007.first]: '' }), tree, Object.values(voc2007))
+    mkdirSync(join(tree, 'Annotations'))
+    writeFileSync(join(tree, voc2007.xml), bytes)
+    openVocBoxes(tree, ['train'])
+  },
+}
+
+/** The boxes of a COCO file, in a tree of one split. */
+export const cocoBoxes: FuzzedReader = {
+  file: 'fuzzed',
+  seeds: () => [json(soundCoco[0])],
+  words: coco.words!,
+  structured: () => editedJson(soundCoco.slice(0, 1)).map(json),
+  read(path, bytes) {
+    const tree = `${path}-coco`
+    mkdirSync(join(tree, 'annotations'), { recursive: true })
+    mkdirSync(join(tree, 'images'), { recursive: true })
+    writeFileSync(join(tree, 'images', 'here.jpg'), '')
+    writeFileSync(join(tree, 'annotations', 'instances_train.json'), bytes)
+    openCocoBoxes(tree, ['train'])
   },
 }

@@ -115,11 +115,12 @@ export const backbone: FuzzedReader = {
 const text = (value: string): string => `X${String.fromCharCode(value.length, 0, 0, 0)}${value}`
 const global = (module: string, name: string): string => `c${module}\n${name}\n`
 const number = (value: number): string => `I${value}\n`
+const orderedDict = global('collections', 'OrderedDict')
 const storage = (type: string, key: string, count: number): string =>
   `(${text('storage')}${global('torch', type)}${text(key)}${text('cpu')}${number(count)}tQ`
 const tuple = (values: readonly number[]): string => `(${values.map(number).join('')}t`
 const tensor = (body: string, offset: number, shape: readonly number[], strides: readonly number[]): string =>
-  `${global('torch._utils', '_rebuild_tensor_v2')}(${body}${number(offset)}${tuple(shape)}${tuple(strides)}\x89${global('collections', 'OrderedDict')})RtR`
+  `${global('torch._utils', '_rebuild_tensor_v2')}(${body}${number(offset)}${tuple(shape)}${tuple(strides)}\x89${orderedDict})RtR`
 const pickleWords = [
   ...[
     '(',
