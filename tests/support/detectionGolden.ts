@@ -89,7 +89,7 @@ class GoldenDetector {
   }
 
   load(prefix: string): void {
-    for (const [name, tensor, key] of this.tensors()) loadStored(name, tensor, this.stored(prefix + key))
+    for (const [name, tensor, key] of this.tensors()) loadStored('golden', name, tensor, this.stored(prefix + key))
   }
 
   dispose(): void {
@@ -167,7 +167,7 @@ function* rowsOf(detector: GoldenDetector, row: (name: string, error: number, to
   const parameters = model.state().parameters
   const saved = new Map([...allTensors(model.state())].map(([name, tensor]) => [name, toStored(name, tensor)]))
   const restore = (): void => {
-    for (const [name, tensor] of allTensors(model.state())) loadStored(name, tensor, saved.get(name)!)
+    for (const [name, tensor] of allTensors(model.state())) loadStored('golden', name, tensor, saved.get(name)!)
   }
   const features = model.features(x, training)
   yield compare('map', channelsFirst(features), 'out.res4')
