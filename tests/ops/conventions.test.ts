@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
+import { conv2d } from '../../src/ops/conv2d.js'
 import { maxPool2d } from '../../src/ops/pool2d.js'
 import { sum } from '../../src/ops/reduce.js'
 import { Random } from '../../src/tensor/random.js'
@@ -43,6 +44,29 @@ test('running statistics move by momentum to the mean and the unbiased variance,
       }
     })
   }
+})
+
+test('a bias is added to every output channel, whatever tiles of channels the kernels compute at a time', () => {
+  const random = new Random(4)
+  const drawn = (size: number): Float64Array => Float64Array.from({ length: size }, () => random.uniform() - 0.5)
+  for (const dtype of ['f32', 'f64'] as const)
+    for (const out of [1, 7, 16, 32, 33, 64, 100])
+      for (const [n, side] of [
+        [1, 1],
+        [3, 5],
+      ] as const)
+        scope(() => {
+          const x = Tensor.from(drawn(n * side * side * 3), [n, side, side, 3], dtype)
+          const weight = Tensor.from(drawn(out * 3), [out, 1, 1, 3], dtype)
+          const bias = Tensor.from(drawn(out), [out], dtype)
+          const [plain, biased] = [conv2d(x, weight).data(), conv2d(x, weight, bias).data()]
+          const added = bias.data()
+          for (let i = 0; i < plain.length; i++)
+            assert.ok(
+              Math.abs(biased[i]! - plain[i]! - added[i % out]!) < (dtype === 'f32' ? 1e-6 : 1e-14),
+              `${dtype}, channel ${i % out} of ${out}`,
+            )
+        })
 })
 
 test('of equal values in a window the first in the order of rows is the maximum: the whole gradient is its', () => {
