@@ -1,6 +1,6 @@
 import { type ComputeSettings, currentCompute, withSettings } from '../tensor/compute.js'
-import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { calledAs, fail } from '../tensor/errors.js'
+import { nativeOpNames, runNative } from '../tensor/native.js'
 import { accumulator, currentDevice, describe, type DType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type Epilogue, expectShape, expectTensor, type Inputs, type Op } from './op.js'
 
@@ -279,7 +279,7 @@ export function apply<I extends Inputs, A>(op: Op<I, A>, inputs: I, attrs: A): T
   // What the op made and neither returned nor saved is freed here, also when it fails halfway.
   return withDevice(deviceOf(inputs), () =>
     scope(() => {
-      const { outputs, saved } = op.forward(inputs, attrs, needsGradient)
+      const { outputs, saved } = calledAs(op.name, nativeOpNames, () => op.forward(inputs, attrs, needsGradient))
       if (needsGradient) tape.push(op as unknown as Op, inputs, attrs, outputs[0]!, saved ?? {})
       return outputs
     }),

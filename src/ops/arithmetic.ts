@@ -1,7 +1,7 @@
 /** Ops of two tensors with broadcasting, comparisons, and where. */
 import { defineOp, expectDType, expectFloats, type Inputs } from '../autograd/op.js'
 import { apply } from '../autograd/tape.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { compareKinds } from '../tensor/nativeOps.js'
 import { describe, type Shape, Tensor } from '../tensor/tensor.js'
@@ -107,10 +107,15 @@ const broadcasting =
 export const add = broadcasting(addOp)
 /** a - b with NumPy's broadcasting, for tensors of one floating dtype; one of them may be a number. */
 export const sub = broadcasting(subOp)
+const scaledAs = (name: string, x: Tensor, factor: number): Tensor => calledAs(name, new Set(['scale']), () => scale(x, factor))
 const multiply = broadcasting(mulOp)
 /** a * b, element by element, with NumPy's broadcasting, for tensors of one floating dtype; one of them may be a number. */
 export const mul = (a: Operand, b: Operand): Tensor =>
-  typeof b === 'number' && a instanceof Tensor ? scale(a, b) : typeof a === 'number' && b instanceof Tensor ? scale(b, a) : multiply(a, b)
+  typeof b === 'number' && a instanceof Tensor
+    ? scaledAs('mul', a, b)
+    : typeof a === 'number' && b instanceof Tensor
+      ? scaledAs('mul', b, a)
+      : multiply(a, b)
 /** a / b with NumPy's broadcasting, for tensors of one floating dtype; one of them may be a number. */
 export const div = broadcasting(divOp)
 /**
@@ -130,7 +135,7 @@ export const maximum = broadcasting(maximumOp)
 export const minimum = broadcasting(minimumOp)
 
 /** -x of a floating dtype. */
-export const neg = (x: Tensor): Tensor => scale(x, -1)
+export const neg = (x: Tensor): Tensor => scaledAs('neg', x, -1)
 
 type Comparison = keyof typeof compareKinds
 
@@ -149,7 +154,7 @@ const comparing =
   (a: Operand, b: Operand): Tensor =>
     withTensors(kind, { a, b }, (inputs) => {
       expectDType(kind, 'b', inputs.b, inputs.a.dtype)
-      return apply(compareOp, inputs, { kind })[0]!
+      return calledAs(kind, new Set(['compare']), () => apply(compareOp, inputs, { kind })[0]!)
     })
 
 // A comparison broadcasts by NumPy's rules tensors of one dtype, whichever it is, and gives 1 or 0 as u8; it is not differentiable.

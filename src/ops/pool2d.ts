@@ -1,6 +1,6 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectElements, expectFloats, expectInteger, expectRank, type Inputs } from '../autograd/op.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -106,5 +106,6 @@ export function adaptiveAvgPool2d(x: Tensor, output: PerAxis): Tensor {
   const [oh, ow] = perAxis(output)
   for (const value of [oh, ow]) expectInteger('adaptiveAvgPool2d', 'output', value, 1)
   const outputShape = [x.shape[0]!, oh, ow, x.shape[3]!]
-  return apply(avgPool2dOp, { x }, { numbers: adaptiveWindows, inputShape: x.shape, outputShape })[0]!
+  const attrs = { numbers: adaptiveWindows, inputShape: x.shape, outputShape }
+  return calledAs('adaptiveAvgPool2d', new Set(['avgPool2d']), () => apply(avgPool2dOp, { x }, attrs)[0]!)
 }

@@ -1,7 +1,7 @@
 /** Reductions along axes: sum, mean, max, variance. */
 import { defineOp, expectFloats, type Inputs } from '../autograd/op.js'
 import { apply } from '../autograd/tape.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { accumulator, describe, type DType, type FloatDType, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
 import { asDType, binary, reduceTo, spread } from './broadcast.js'
@@ -66,7 +66,7 @@ export function sum(x: Tensor, options: SumOptions = {}): Tensor {
 /** The mean of x along `axes`, NaN over no elements. bf16 is summed in f32. */
 export function mean(x: Tensor, options: SumOptions = {}): Tensor {
   const attrs = attrsOf('mean', x, options)
-  return apply(sumOp, { x }, { ...attrs, scale: sizeOf(attrs.kept) / x.size })[0]!
+  return calledAs('mean', new Set(['sum']), () => apply(sumOp, { x }, { ...attrs, scale: sizeOf(attrs.kept) / x.size })[0]!)
 }
 
 export const maxOp = defineOp<Reduced, ReduceAttrs>({

@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
-import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { calledAs, fail } from '../tensor/errors.js'
+import { nativeOpNames, runNative } from '../tensor/native.js'
 import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 import { gather } from './gather.js'
 
@@ -69,7 +69,7 @@ export function gatherRows(x: Tensor, index: Tensor): Tensor {
   expectRank('gatherRows', 'index', index, 2)
   expectDType('gatherRows', 'index', index, 'i32')
   expectShape('gatherRows', 'index', index, [x.shape[0]!, index.shape[1]!], 'the images of x')
-  return gather(x, index, { axis: 1, batchAxes: 1 })
+  return calledAs('gatherRows', new Set(['gather']), () => gather(x, index, { axis: 1, batchAxes: 1 }))
 }
 
 /** The images of x [N, ...] in the order of `order`, N numbers or a tensor i32 [1, N] (not recorded on a tape). */
@@ -78,7 +78,8 @@ export function permuteBatch(x: Tensor, order: ArrayLike<number> | Tensor): Tens
   return scope(() => {
     const index = order instanceof Tensor ? order : Tensor.from(order, [1, n], 'i32', x.device)
     const y = Tensor.empty(x.shape, x.dtype, x.device)
-    runNative('gatherRows', { y: y.alias([1, n, x.size / n]), x: x.alias([1, n, x.size / n]), index })
+    const [to, from] = [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n])]
+    calledAs('permuteBatch', nativeOpNames, () => runNative('gatherRows', { y: to, x: from, index }))
     return y
   })
 }

@@ -1,6 +1,6 @@
 import { defineOp, expectFloats, type Inputs } from '../autograd/op.js'
 import { apply } from '../autograd/tape.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, type Shape, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
@@ -31,7 +31,7 @@ export const softmaxOp = defineOp<Lines, { axis: number; log: boolean }>({
 
 function normalised(op: string, x: Tensor, axis: number, log: boolean): Tensor {
   expectFloats(op, { x })
-  return apply(softmaxOp, { x }, { axis: axisOf(op, x, axis), log })[0]!
+  return calledAs(op, new Set(['softmax']), () => apply(softmaxOp, { x }, { axis: axisOf(op, x, axis), log })[0]!)
 }
 
 /** e^x over its sum along `axis`. The maximum is subtracted first: nothing overflows. */

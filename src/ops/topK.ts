@@ -1,6 +1,6 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectInteger, type Inputs } from '../autograd/op.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 
@@ -52,5 +52,5 @@ export function topK(x: Tensor, k: number): Ordered {
 export function sort(x: Tensor): Ordered {
   expectFloats('sort', { x })
   if (x.shape.length === 0) fail('SHAPE', 'sort: expected x of rank 1 or more but received a scalar')
-  return topK(x, x.shape.at(-1)!)
+  return calledAs('sort', new Set(['topK']), () => topK(x, x.shape.at(-1)!))
 }

@@ -8,7 +8,7 @@ export interface AdamOptions {
   beta1?: number
   /** Momentum of the mean of their squares, 0.999. */
   beta2?: number
-  /** Added to the root of the mean of squares, 1e-8. */
+  /** Added to the root of the mean of squares, above 0: 1e-8. */
   eps?: number
   /** 0 for Adam, 0.01 for AdamW. */
   weightDecay?: number
@@ -34,7 +34,11 @@ export class AdaptiveMoments extends Optimizer {
     decoupled: boolean,
   ) {
     const all = { beta1: 0.9, beta2: 0.999, eps: 1e-8, ...options }
-    super(name, parameters, copies, { beta1: all.beta1, beta2: all.beta2 })
+    super(name, parameters, copies, {
+      momenta: { beta1: all.beta1, beta2: all.beta2 },
+      positive: { eps: all.eps },
+      notNegative: { weightDecay: all.weightDecay },
+    })
     this.options = all
     const [first] = parameters.values()
     this.firstMoments = this.zeros()

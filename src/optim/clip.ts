@@ -1,6 +1,6 @@
 import { noGrad } from '../autograd/tape.js'
 import { maximum, minimum } from '../ops/arithmetic.js'
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 
@@ -22,5 +22,7 @@ export function clipByGlobalNorm(gradients: readonly Tensor[], maxNorm: number):
 /** Gradients with every value held from -`limit` to `limit`; what is not a number stays so. */
 export function clipByValue(gradients: readonly Tensor[], limit: number): Tensor[] {
   if (!(limit > 0)) fail('ARGUMENT', `clipByValue: expected a positive limit but received ${limit}`)
-  return noGrad(() => gradients.map((gradient) => scope(() => maximum(minimum(gradient, limit), -limit))))
+  const parts = new Set(['maximum', 'minimum'])
+  const clip = (gradient: Tensor): Tensor => scope(() => maximum(minimum(gradient, limit), -limit))
+  return noGrad(() => gradients.map((gradient) => calledAs('clipByValue', parts, () => clip(gradient))))
 }

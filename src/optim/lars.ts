@@ -26,7 +26,11 @@ export class Lars extends Optimizer {
 
   constructor(parameters: Map<string, Tensor>, options: LarsOptions = {}, copies?: Map<string, Tensor>) {
     const all = { momentum: 0.9, weightDecay: 1e-6, trust: 0.001, adapts: matricesAndKernels, ...options }
-    super('lars', parameters, copies, { momentum: all.momentum })
+    super('lars', parameters, copies, {
+      momenta: { momentum: all.momentum },
+      positive: { trust: all.trust },
+      notNegative: { weightDecay: all.weightDecay },
+    })
     this.options = all
     this.momenta = this.zeros()
     this.#adapted = [...parameters].map((entry) => Number(this.options.adapts(...entry)))

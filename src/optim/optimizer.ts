@@ -1,5 +1,6 @@
 /** What optimisers share: the learning rate on the device, the order of gradients, and what they leave alone. */
-import { fail } from '../tensor/errors.js'
+import { calledAs, fail } from '../tensor/errors.js'
+import { nativeOpNames } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 
 /** The target of an exponential moving average (the key encoder of MoCo): target = momentum * target + (1 - momentum) * p. */
@@ -42,17 +43,22 @@ export abstract class Optimizer {
   readonly #rate: Tensor
 
   /**
-   * `copies` are bf16 forms of parameters, by name, that are written along with them; `momenta` are numbers, by name, that must be from 0
-   * to below 1.
+   * `copies` are bf16 forms of parameters, by name, that are written along with them; of the numbers, by name, momenta must be from 0
+   * to below 1, positive ones finite and above 0, the others finite and 0 or more. Throws ARGUMENT.
    */
   constructor(
     readonly name: string,
     readonly parameters: Map<string, Tensor>,
     readonly copies: Map<string, Tensor> = new Map(),
-    momenta: Record<string, number> = {},
+    { momenta = {}, positive = {}, notNegative = {} }: Partial<Record<'momenta' | 'positive' | 'notNegative', Record<string, number>>> = {},
   ) {
-    for (const [momentum, value] of Object.entries(momenta))
-      if (!(value >= 0 && value < 1)) fail('ARGUMENT', `${name}: expected ${momentum} from 0 to below 1 but received ${value}`)
+    const expect = (numbers: Record<string, number>, range: string, fits: (value: number) => boolean): void => {
+      for (const [what, value] of Object.entries(numbers))
+        if (!fits(value)) fail('ARGUMENT', `${name}: expected ${what} ${range} but received ${value}`)
+    }
+    expect(momenta, 'from 0 to below 1', (value) => value >= 0 && value < 1)
+    expect(positive, 'above 0', (value) => value > 0 && value < Infinity)
+    expect(notNegative, 'of 0 or more', (value) => value >= 0 && value < Infinity)
     const [first] = parameters.values()
     this.#rate = Tensor.zeros([1], first?.dtype, first?.device).keep()
   }
@@ -68,8 +74,9 @@ export abstract class Optimizer {
     this.update(gradients, options)
   }
 
-  /** Sets the learning rate of the updates that follow. */
+  /** Sets the learning rate of the updates that follow; throws ARGUMENT for one that is negative or not finite. */
   setRate(rate: number): void {
+    if (!(rate >= 0 && rate < Infinity)) fail('ARGUMENT', `${this.name}: expected a learning rate of 0 or more but received ${rate}`)
     this.#rate.write(this.#rate.dtype === 'f64' ? Float64Array.of(rate) : Float32Array.of(rate))
   }
 
@@ -77,6 +84,9 @@ export abstract class Optimizer {
   update(gradients: readonly Tensor[], { foundInf, emaTarget }: UpdateOptions = {}): void {
     if (gradients.length !== this.parameters.size)
       fail('ARGUMENT', `${this.name}: expected ${this.parameters.size} gradients but received ${gradients.length}`)
+    const momentum = emaTarget?.momentum ?? 0
+    if (!(momentum >= 0 && momentum <= 1))
+      fail('ARGUMENT', `${this.name}: expected the momentum of emaTarget from 0 to 1 but received ${momentum}`)
     const names = [...this.parameters.keys()]
     const parameters = [...this.parameters.values()]
     const wrong = parameters.findIndex((p, i) => p.shape.join() !== gradients[i]!.shape.join())
@@ -86,18 +96,16 @@ export abstract class Optimizer {
         `${this.name}: expected the gradient of ${names[wrong]} [${parameters[wrong]!.shape.join(',')}] but ` +
           `received ${describe(gradients[wrong]!)}`,
       )
-    this.run(
-      {
-        parameters,
-        gradients: [...gradients],
-        copies: names.map((name) => this.copies.get(name)),
-        averages: names.map((name) => emaTarget?.parameters.get(name)),
-        averageCopies: names.map((name) => emaTarget?.copies.get(name)),
-        rate: this.#rate,
-        foundInf,
-      },
-      emaTarget?.momentum ?? 0,
-    )
+    const tensors = {
+      parameters,
+      gradients: [...gradients],
+      copies: names.map((name) => this.copies.get(name)),
+      averages: names.map((name) => emaTarget?.parameters.get(name)),
+      averageCopies: names.map((name) => emaTarget?.copies.get(name)),
+      rate: this.#rate,
+      foundInf,
+    }
+    calledAs(this.name, nativeOpNames, () => this.run(tensors, momentum))
   }
 
   /** Frees what the optimiser keeps. */

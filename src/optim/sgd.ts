@@ -19,7 +19,7 @@ export class Sgd extends Optimizer {
     readonly options: SgdOptions,
     copies?: Map<string, Tensor>,
   ) {
-    super('sgd', parameters, copies, { momentum: options.momentum })
+    super('sgd', parameters, copies, { momenta: { momentum: options.momentum }, notNegative: { weightDecay: options.weightDecay } })
     this.momenta = this.zeros()
   }
 

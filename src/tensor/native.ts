@@ -252,6 +252,9 @@ export const mapTensors = <T, U>(tensors: NamedTensors<T>, of: (tensor: T) => U)
 export const tensorsOf = <T>(tensors: NamedTensors<T>): T[] =>
   (Object.values(tensors).flat() as (T | undefined)[]).filter((tensor) => tensor !== undefined)
 
+/** The names of all native ops, which their errors begin with. */
+export const nativeOpNames: { has(name: string): boolean } = opTable
+
 /** The numbers of a call by name. */
 export type NamedNumbers = Readonly<Record<string, number | boolean | readonly number[]>>
 

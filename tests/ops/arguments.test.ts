@@ -17,7 +17,8 @@ import { crossEntropy, infoNce } from '../../src/ops/losses.js'
 import { pad } from '../../src/ops/pad.js'
 import { permute, transpose } from '../../src/ops/permute.js'
 import { avgPool2d, maxPool2d } from '../../src/ops/pool2d.js'
-import { denseMatch, gatherRows } from '../../src/ops/similarity.js'
+import * as engine from '../../src/engine.js'
+import { denseMatch, gatherRows, permuteBatch } from '../../src/ops/similarity.js'
 import { slice } from '../../src/ops/slice.js'
 import { native, packageRoot, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -81,6 +82,58 @@ test('a shape that is none, and what is no tensor, are refused by op and argumen
       throwsError(call, 'ARGUMENT', new RegExp(`^${name}: expected \\w+ to be a tensor but received undefined`))
     assert.equal(slice(zeros([0]), [[undefined, undefined, -1]]).shape, [0])
     assert.equal(dropout(zeros([0, 2, 2, 3]), 0.5, 1, { whole: true }).shape, [0, 2, 2, 3])
+  })
+})
+
+test('an error names what was called, not what does its work', () => {
+  scope(() => {
+    const whole = Tensor.zeros([2, 3], 'i32')
+    const coarse = Tensor.zeros([2, 3], 'bf16')
+    const outside = Tensor.full([2], 9, 'i32')
+    const unary = {
+      exp: engine.exp,
+      log: engine.log,
+      abs: engine.abs,
+      gelu: engine.gelu,
+      mean: engine.mean,
+      sum: engine.sum,
+      max: engine.max,
+    }
+    const binary = {
+      add,
+      mul: engine.mul,
+      div: engine.div,
+      pow: engine.pow,
+      maximum: engine.maximum,
+      less: engine.less,
+      equal: engine.equal,
+    }
+    const calls: Record<string, () => unknown> = {
+      gather: () => gather(zeros([2, 3]), outside),
+      gatherRows: () => gatherRows(zeros([1, 3, 3]), Tensor.full([1, 2], 9, 'i32')),
+      permuteBatch: () => permuteBatch(zeros([2, 3]), [0, 9]),
+      neg: () => engine.neg(whole),
+      mul: () => engine.mul(whole, 2),
+      linear: () => linear(coarse, coarse),
+      logSoftmax: () => engine.logSoftmax(coarse),
+      sort: () => engine.sort(coarse),
+      variance: () => engine.variance(coarse),
+      adaptiveAvgPool2d: () => engine.adaptiveAvgPool2d(Tensor.zeros([1, 2, 2, 1], 'bf16'), 1),
+      clipByValue: () => engine.clipByValue([whole], 1),
+    }
+    const named = (name: string, call: () => unknown): void => {
+      try {
+        call()
+      } catch (error) {
+        assert.match((error as Error).message, new RegExp(`^${name}: `))
+        assert.match((error as Error).stack!, `${name}: `)
+        return
+      }
+      assert.unreachable(`${name} takes anything`)
+    }
+    for (const [name, call] of Object.entries(calls)) named(name, call)
+    for (const [name, op] of Object.entries(unary)) named(name, () => op(coarse))
+    for (const [name, op] of Object.entries(binary)) named(name, () => op(coarse, coarse))
   })
 })
 

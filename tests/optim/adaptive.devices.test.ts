@@ -156,6 +156,28 @@ test("clipping by the global norm is the CPU's, and leaves what is not finite to
       assert.ok(Math.abs(there.norm - here.norm) < 1e-6 * here.norm)
       here.values.forEach((values, i) => assert.ok(relativeDifference(there.values[i]!, values) < 1e-6, String(i)))
     }
+    // Values whose squares are no floats, with a norm that is one, and one that is none.
+    for (const where of [device, 'cpu'])
+      for (const [size, maxNorm] of [
+        [1e25, 1],
+        [1e30, 1e-3],
+        [3e38, 1e3],
+        [1e30, 1e35],
+      ] as const)
+        withDevice(where, () => {
+          const given = [Tensor.full([1000], size / 2), Tensor.from([-size, 0, size])]
+          const length = size * Math.sqrt(1000 / 4 + 2)
+          const { gradients, norm } = clipByGlobalNorm(given, maxNorm)
+          const what = `${size} to ${maxNorm} on ${where}`
+          if (length > 3.4e38) assert.is(norm.item(), Infinity, what)
+          else assert.ok(Math.abs(norm.item() / length - 1) < 1e-5, `${what}: ${norm.item()}`)
+          const factor = Math.min(1, maxNorm / length)
+          for (const [k, gradient] of gradients.entries())
+            for (const [i, value] of gradient.data().entries()) {
+              const expected = given[k]!.data()[i]! * factor
+              assert.ok(Math.abs(value - expected) <= 1e-5 * Math.abs(expected), `${what}: ${value} for ${expected}`)
+            }
+        })
     for (const where of [device, 'cpu'])
       for (const value of [NaN, Infinity])
         withDevice(where, () => {

@@ -101,7 +101,7 @@ test('Adam and AdamW are their formulas over many steps', () => {
 
 test("LARS is SimCLR's formula over many steps, without a local rate for biases and where a norm is 0", () => {
   fc.assert(
-    fc.property(unit(0.99), unit(0.3), unit(1), (momentum, weightDecay, trust) => {
+    fc.property(unit(0.99), unit(0.3), fc.double({ min: 1e-6, max: 1, noNaN: true }), (momentum, weightDecay, trust) => {
       const v = start().map((p) => p.map(() => 0))
       const length = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
       const expected = reference((k, p, g, step) => {
@@ -205,6 +205,49 @@ test('gradients and options that do not fit are refused by name', () => {
     adam.dispose()
     throwsError(() => new AdamW(new Map(), { beta2: 1 }), 'ARGUMENT', /adamw: expected beta2 from 0 to below 1 but received 1/)
     throwsError(() => new Lars(new Map(), { momentum: -1 }), 'ARGUMENT', /lars: expected momentum/)
+    for (const [what, options, range] of [
+      ['eps', { eps: 0 }, 'above 0'],
+      ['eps', { eps: -1e-8 }, 'above 0'],
+      ['eps', { eps: Infinity }, 'above 0'],
+      ['weightDecay', { weightDecay: -0.01 }, 'of 0 or more'],
+      ['weightDecay', { weightDecay: NaN }, 'of 0 or more'],
+      ['beta1', { beta1: NaN }, 'from 0 to below 1'],
+    ] as const) {
+      const received = Object.values(options)[0]
+      throwsError(() => new Adam(new Map(), options), 'ARGUMENT', new RegExp(`^adam: expected ${what} ${range} but received ${received}$`))
+      throwsError(
+        () => new AdamW(new Map(), options),
+        'ARGUMENT',
+        new RegExp(`^adamw: expected ${what} ${range} but received ${received}$`),
+      )
+    }
+    throwsError(() => new Lars(new Map(), { trust: 0 }), 'ARGUMENT', 'lars: expected trust above 0 but received 0')
+    throwsError(() => new Lars(new Map(), { weightDecay: -1 }), 'ARGUMENT', 'lars: expected weightDecay of 0 or more but received -1')
+    throwsError(
+      () => new Sgd(new Map(), { momentum: 0, weightDecay: -1 }),
+      'ARGUMENT',
+      'sgd: expected weightDecay of 0 or more but received -1',
+    )
+    const sgd = new Sgd(tensors(start()), { momentum: 0, weightDecay: 0 })
+    const values = (): number[][] => [...sgd.parameters.values()].map((p) => [...p.data()])
+    const before = values()
+    const zeros = [...sgd.parameters.values()].map(({ shape }) => Tensor.zeros(shape, 'f64'))
+    for (const rate of [NaN, -1, Infinity])
+      throwsError(() => sgd.step(zeros, rate), 'ARGUMENT', `sgd: expected a learning rate of 0 or more but received ${rate}`)
+    const target = { parameters: sgd.parameters, copies: new Map<string, Tensor>() }
+    for (const momentum of [NaN, -0.5, 1.5])
+      throwsError(
+        () => sgd.step(zeros, 0.1, { emaTarget: { ...target, momentum } }),
+        'ARGUMENT',
+        `sgd: expected the momentum of emaTarget from 0 to 1 but received ${momentum}`,
+      )
+    assert.equal(values(), before)
+    sgd.dispose()
+    // What the native side refuses is refused by the name of the optimiser.
+    const coarse = new Map([['p', Tensor.zeros([2], 'bf16')]])
+    const adamw = new AdamW(coarse)
+    throwsError(() => adamw.step([Tensor.zeros([2], 'bf16')], 0.1), 'DTYPE', /^adamw: /)
+    adamw.dispose()
     throwsError(() => clipByGlobalNorm([], 1), 'ARGUMENT', /at least one gradient/)
     throwsError(() => clipByGlobalNorm([Tensor.zeros([1])], 0), 'ARGUMENT', /positive maxNorm but received 0/)
   })
