@@ -288,6 +288,8 @@ class Addon : public Napi::Addon<Addon> {
     result.Set("model", traits.model);
     result.Set("capability", traits.capability);
     result.Set("multiprocessors", traits.multiprocessors);
+    result.Set("computes", traits.computes);
+    result.Set("memory", static_cast<double>(traits.memory));
     result.Set("hostMemory", traits.hostMemory);
     result.Set("asynchronous", traits.asynchronous);
     result.Set("simulated", traits.simulated);

@@ -30,6 +30,8 @@ struct Traits {
   std::string model;          // of a GPU, as its maker calls it
   int capability = 0;         // the compute capability times 10 that kernels are chosen for; 0 where none are
   int multiprocessors = 0;    // by which work is split; 0 where there are none
+  bool computes = true;       // ops are done; else tensors have shapes and no values (dry.cpp)
+  size_t memory = 0;          // bytes of a GPU's memory; 0 where tensors lie in the host's
   bool hostMemory = false;    // tensors lie in the host's memory and hold their values when a call returns
   bool asynchronous = false;  // work goes on after the call that gave it
   bool simulated = false;     // no clock says what its kernels take

@@ -15,6 +15,8 @@ Device& cudaDevice(int index);
 std::string cudaBuildText();
 #endif
 
+Device& dryDevice(Device& like);  // dry.cpp
+
 namespace {
 double now() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -62,6 +64,7 @@ std::string cudaBuild() {
 
 Device& findDevice(const std::string& name) {
   if (name == "cpu") return cpuDevice();
+  if (name.rfind("dry:", 0) == 0 && name.rfind("dry:dry:", 0) != 0) return dryDevice(findDevice(name.substr(4)));
 #if defined(DENSECL_SIMT)
   if (name == "simt") return simtDevice();
 #endif

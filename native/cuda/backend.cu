@@ -314,6 +314,7 @@ class CudaDevice : public KernelDevice {
     Traits traits = KernelDevice::traits();
     traits.kind = "cuda";
     traits.model = properties_.name;
+    traits.memory = properties_.totalGlobalMem;
     traits.asynchronous = true;
     return traits;
   }

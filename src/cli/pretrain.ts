@@ -15,6 +15,7 @@ interface Flags extends Record<string, unknown> {
   out?: string
   resume?: boolean
   overwrite?: boolean
+  force?: boolean
   json?: boolean
 }
 
@@ -29,6 +30,7 @@ export const register: Register = async (program, done, [name, ...args]) => {
     .option('--out <folder>', 'the run folder (default: runs/<preset>)')
     .option('--resume', 'continue the run of --out from its last checkpoint')
     .option('--overwrite', 'replace the run of --out')
+    .option('--force', 'start although the memory does not seem to suffice')
     .option('--json', 'print only the result, as JSON')
   command.addHelpText(
     'after',
@@ -101,6 +103,7 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     out,
     resume: flags.resume === true,
     overwrite: flags.overwrite === true,
+    force: flags.force === true,
     quiet: flags.json === true,
   })
   if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))

@@ -13,7 +13,7 @@ import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
 import type { Item } from './source.js'
-import type { SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
+import type { ItemAnswer, ItemRequest, SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
 /** What a Loader reads, and what it makes of each image. */
 export interface LoaderOptions {
@@ -64,6 +64,36 @@ export interface Batch {
 }
 
 const prefetch = 4
+
+/** The workers that a number of them stands for: 0 chooses, one less than the cores, 1 to 16. */
+export const workersFor = (wanted: number): number => (wanted === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : wanted)
+
+/** What is written of each image of a kind of views: for each part its bytes. */
+function partsOf(kind: ViewKind, imageSize: number, { cropScale }: Pick<AugmentOptions, 'cropScale'>): number[] {
+  const view = imageSize * imageSize * 12
+  // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
+  if (kind === 'pixels') return [Math.ceil((imageSize * imageSize) / cropScale[0] / 4) * 12]
+  if (kind === 'augmented') return [view, view]
+  return kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
+}
+
+const kindOf = (views: LoaderOptions['views'], device: string): ViewKind =>
+  views === 'augmented' && deviceTraits(device).rendersViews ? 'pixels' : views
+
+/** Floats begin at multiples of four bytes. */
+const slotBytesOf = (parts: readonly number[], batchSize: number): number =>
+  4 * Math.ceil((parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
+
+/** The bytes that a Loader of these options takes for batches, shared by all its workers, in the host's memory and on a GPU. */
+export function loaderBytes(options: Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment'>): {
+  host: number
+  device: number
+} {
+  const { imageSize, batchSize, views, device = 'cpu', augment = mocoV2Augmentation } = options
+  const kind = kindOf(views, device)
+  const slot = slotBytesOf(partsOf(kind, imageSize, augment), batchSize)
+  return { host: prefetch * slot, device: kind === 'pixels' ? uploadSlots * slot : 0 }
+}
 
 /** Each is a thread with a heap of its own, of 10 MB and more. */
 export const mostWorkers = 256
@@ -124,20 +154,9 @@ export class Loader {
     const { imageSize, batchSize, device = 'cpu' } = options
     this.#device = device
     const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options
-    this.#kind = options.views === 'augmented' && deviceTraits(device).rendersViews ? 'pixels' : options.views
-    const view = imageSize * imageSize * 12
-    // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
-    const pixels = Math.ceil((imageSize * imageSize) / augment.cropScale[0] / 4) * 12
-    this.#parts =
-      this.#kind === 'pixels'
-        ? [pixels]
-        : this.#kind === 'augmented'
-          ? [view, view]
-          : this.#kind === 'segmentation'
-            ? [view, imageSize * imageSize]
-            : [view]
-    // Floats begin at multiples of four bytes.
-    this.#slotBytes = 4 * Math.ceil((this.#parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
+    this.#kind = kindOf(options.views, device)
+    this.#parts = partsOf(this.#kind, imageSize, augment)
+    this.#slotBytes = slotBytesOf(this.#parts, batchSize)
     const bytes = prefetch * this.#slotBytes
     const what = `the ring of ${prefetch} batches of ${batchSize} images of ${imageSize} pixels a side`
     this.#memory = hostMemory(what, bytes, () => new SharedArrayBuffer(bytes))
@@ -147,13 +166,12 @@ export class Loader {
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
       this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     }
-    const count =
-      options.workers === undefined || options.workers === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : options.workers
+    const count = workersFor(workers)
     const { items, seed = 0, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
     const data: WorkerData = {
       ...table,
-      items,
+      count: items.length,
       memory: this.#memory,
       imageSize,
       views: this.#kind,
@@ -167,7 +185,11 @@ export class Loader {
     }
     this.#workers = Array.from({ length: count }, () => {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: data })
-      worker.on('message', (result: TaskResult) => {
+      worker.on('message', (result: TaskResult | ItemRequest) => {
+        if ('wanted' in result) {
+          worker.postMessage({ item: items[result.wanted]! } satisfies ItemAnswer)
+          return
+        }
         const done = this.#pending.get(result.id)
         this.#pending.delete(result.id)
         done?.(result)
@@ -284,6 +306,8 @@ export class Loader {
         id: this.#nextTask++,
         epoch,
         indices: mine.map((i) => indices[i]!),
+        // Only these: a copy of all in each worker is gigabytes where there are millions.
+        items: mine.map((i) => this.#options.items[indices[i]!]!),
         places: mine.map((i) => this.#parts.map((_, part) => this.#place(slot, part, i))),
       }
       return new Promise((resolve, reject) => {

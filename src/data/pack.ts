@@ -9,7 +9,7 @@ import { join } from 'node:path'
 
 import { z } from 'zod'
 
-import { makeFolder, writeTextAtomic } from '../files/atomic.js'
+import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
@@ -71,7 +71,7 @@ function begun(folder: string, digest: string, resume: boolean): PackState {
   const path = join(folder, 'pack.json')
   const has = readdirSync(folder).some((name) => name.endsWith('.tar'))
   if (has && !resume) fail('WRITE', `${folder} holds shards already: expected a folder without .tar files, or --resume to go on with them`)
-  if (!existsSync(path)) {
+  if (!existsSync(path) || (!has && !resume)) {
     if (has) fail('WRITE', `${folder} holds shards, but no pack.json that says how far they go: expected a folder without .tar files`)
     return { source: digest, next: 0, report: { images: 0, encoded: 0, shards: [], bytesBefore: 0, bytesAfter: 0, broken: [] } }
   }
@@ -113,12 +113,17 @@ async function packInto(
   onImage: (done: number) => void,
 ): Promise<PackReport> {
   const digest = sourceDigest(source, options)
+  removeLeftovers(folder)
   const { next, report } = begun(folder, digest, resume)
+  const keep = (following: number): void =>
+    writeTextAtomic(join(folder, 'pack.json'), `${JSON.stringify({ source: digest, next: following, report })}\n`)
+  // Before the first shard gets its name: whose it is must be known from then on.
+  if (next === 0) keep(0)
   /** Whatever ends the process from here on, this shard need not be written again. */
   const complete = (shard: TarWriter, following: number): void => {
     shard.close()
     report.shards.push(shard.path)
-    writeTextAtomic(join(folder, 'pack.json'), `${JSON.stringify({ source: digest, next: following, report })}\n`)
+    keep(following)
   }
   let shard: TarWriter | undefined
   let last = next

@@ -33,7 +33,8 @@ export interface SegmentationOptions {
 }
 
 export interface WorkerData {
-  items: Item[]
+  /** How many images the source has: a worker is only told of those that it reads. */
+  count: number
   memory: SharedArrayBuffer
   imageSize: number
   views: ViewKind
@@ -57,8 +58,17 @@ export interface Task {
   id: number
   epoch: number
   indices: number[]
+  items: Item[]
   /** The byte where each part of each image goes. */
   places: number[][]
+}
+
+/** A worker asks for an image that it was not told of, which stands in for a broken one; the answer is an ItemAnswer. */
+export interface ItemRequest {
+  wanted: number
+}
+export interface ItemAnswer {
+  item: Item
 }
 
 export interface TaskResult {
@@ -71,10 +81,26 @@ export interface TaskResult {
   error?: string
 }
 
-const { items, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } =
+const { count, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } =
   workerData as WorkerData
 const floatsPerView = imageSize * imageSize * 3
 native.setThreads(1)
+
+/** The images of the task, by their places in the source, and those that stand in for broken ones. */
+const items = new Map<number, Item>()
+let answered: ((item: Item) => void) | undefined
+
+/** What image a place of the source is; the loader answers between two steps. */
+async function itemAt(index: number): Promise<Item> {
+  const known = items.get(index)
+  if (known !== undefined) return known
+  const item = await new Promise<Item>((resolve) => {
+    answered = resolve
+    parentPort!.postMessage({ wanted: index } satisfies ItemRequest)
+  })
+  items.set(index, item)
+  return item
+}
 
 const cache = new Map<number, Pixels>()
 let cached = 0
@@ -84,7 +110,7 @@ async function pixelsOf(index: number): Promise<Pixels> {
   const known = cache.get(index)
   if (known !== undefined) return known
   // A place holds three bytes a pixel.
-  const pixels = await loadPixels(items[index]!, views === 'pixels' ? placeBytes / 3 : undefined)
+  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined)
   if (cached + pixels.data.length <= cacheBytes) {
     cached += pixels.data.length
     // A copy: a decoder's buffer may be larger than the image.
@@ -105,9 +131,9 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
       return { pixels: await pixelsOf(current), index: current }
     } catch (error) {
       if (!(error instanceof DenseclError)) throw error
-      broken.push({ name: items[current]!.name, reason: error.message })
+      broken.push({ name: (await itemAt(current)).name, reason: error.message })
       if (testing) break
-      current = random.below(items.length)
+      current = random.below(count)
     }
   }
   if (testing) return { pixels: { width: 1, height: 1, data: new Uint8Array(3) }, index }
@@ -166,7 +192,7 @@ const masks = new Map<number, Mask>()
 async function maskOf(index: number, { width, height }: Pixels): Promise<Mask> {
   const known = masks.get(index)
   if (known !== undefined) return known
-  const { name, mask: path } = items[index]!
+  const { name, mask: path } = await itemAt(index)
   const mask = decodeMask(await readFile(path!), path!, segmentation!.classes, segmentation!.map, { name, width, height })
   if (cache.has(index)) masks.set(index, mask)
   return mask
@@ -193,6 +219,8 @@ async function write(pixels: Pixels, index: number, epoch: number, places: numbe
 async function run(task: Task): Promise<TaskResult> {
   const broken: TaskResult['broken'] = []
   let [decoding, rendering] = [0, 0]
+  items.clear()
+  for (const [i, index] of task.indices.entries()) items.set(index, task.items[i]!)
   try {
     for (const [i, wanted] of task.indices.entries()) {
       if (Atomics.load(new Int32Array(stop), 0) !== 0) break
@@ -211,7 +239,8 @@ async function run(task: Task): Promise<TaskResult> {
 
 let last = Promise.resolve()
 // null ends the worker, after the tasks before it.
-parentPort!.on('message', (task: Task | null) => {
-  if (task === null) last = last.then(() => parentPort!.close())
+parentPort!.on('message', (task: Task | ItemAnswer | null) => {
+  if (task !== null && 'item' in task) answered!(task.item)
+  else if (task === null) last = last.then(() => parentPort!.close())
   else last = last.then(async () => parentPort!.postMessage(await run(task)))
 })

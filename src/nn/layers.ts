@@ -51,7 +51,7 @@ export interface Build {
 }
 
 function draw({ random, dtype }: Build, shape: readonly number[], fill: Fill): Tensor {
-  return Tensor.from(fill(random, shape), shape, dtype).keep()
+  return Tensor.drawn(() => fill(random, shape), shape, dtype).keep()
 }
 
 /** The copy of a parameter in the dtype of the activations, when that is another. */

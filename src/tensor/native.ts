@@ -44,6 +44,13 @@ export interface DeviceTraits {
   readonly capability: number
   /** Streaming multiprocessors, at most DENSECL_MULTIPROCESSORS; 0 where there are none. */
   readonly multiprocessors: number
+  /**
+   * Ops are done. A device `dry:NAME` does none: its tensors have shapes and are counted as on the device NAME, but have no values, and
+   * read as zeros. It tells what work would take.
+   */
+  readonly computes: boolean
+  /** Bytes of a GPU's memory; 0 where tensors lie in the host's. */
+  readonly memory: number
   /** Tensors lie in the host's memory and hold their values when a call returns: reading them waits for nothing. */
   readonly hostMemory: boolean
   /** Work goes on after the call that gave it, so that the host can do something else meanwhile. */

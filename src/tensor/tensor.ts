@@ -237,6 +237,11 @@ export class Tensor {
     return Tensor.full(shape, 0, dtype, device)
   }
 
+  /** What from() makes of the numbers that `draw` gives, which are not drawn for a device that does not compute. */
+  static drawn(draw: () => ArrayLike<number>, shape: Shape, dtype: DType): Tensor {
+    return deviceTraits(ambient).computes ? Tensor.from(draw(), shape, dtype) : Tensor.empty(shape, dtype)
+  }
+
   /**
    * Copies numbers into a tensor of `dtype`, f32 unless told otherwise. They are given row-major with the shape, or nested as deep as the
    * tensor has axes, or as one number; without a shape a flat list is of rank 1. Throws SHAPE for another count or for ragged lists.

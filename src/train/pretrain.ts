@@ -27,6 +27,7 @@ import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } fro
 import { chooseTuning, type TunerOverrides } from './chooseTuning.js'
 import { knnSets, type LabelledSets } from './labels.js'
 import { Loop } from './loop.js'
+import { checkMemory } from './memory.js'
 import { Monitor } from './monitor.js'
 import { RunPictures } from './pictures.js'
 import { introduction } from './progress.js'
@@ -41,6 +42,8 @@ export interface PretrainOptions {
   resume?: boolean
   overwrite?: boolean
   quiet?: boolean
+  /** Starts a run although its memory does not seem to suffice (src/train/memory.ts). */
+  force?: boolean
   /** Asked before every step; true saves and leaves. */
   interrupted?: () => boolean
   /** @internal */
@@ -73,13 +76,18 @@ async function start(
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
   if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
   const kind = await loadBackboneKind(config.backbone)
+  const parts = { method, kind, placement }
+  // Before anything is read, and once more with what kNN looks at.
+  if (options.force !== true) checkMemory(config, parts)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
+  const knn = labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
+  const memory = options.force === true ? 'memory  not looked at (--force)' : checkMemory(config, { ...parts, knn })
   checkSize(config, source.items.length, checkpoint)
   // Only now: a mistake above must not cost the run that is replaced.
   const lock = checkpoint === undefined ? claimFolder(options.out, options.overwrite ?? false) : undefined
   try {
-    return await execute(begin(options, { method, config, placement, kind, source }, checkpoint), labelled, options)
+    return await execute(begin(options, { method, config, placement, kind, source }, checkpoint), labelled, options, memory)
   } finally {
     lock?.release()
   }
@@ -134,19 +142,20 @@ function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {
   fail('CONFIG', `backbone is ${wanted}: expected one of 3 input channels, as images are read, but ${name} takes ${inputs}`)
 }
 
-async function execute(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions): Promise<PretrainResult> {
+async function execute(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions, memory: string): Promise<PretrainResult> {
   try {
-    return await trained(run, labelled, options)
+    return await trained(run, labelled, options, memory)
   } finally {
     run.optimizer.dispose()
     run.built.dispose()
   }
 }
 
-async function trained(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions): Promise<PretrainResult> {
+async function trained(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions, memory: string): Promise<PretrainResult> {
   const { out, log, config, source } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
+  log.line(memory)
   const compute = computeSettings(config)
   const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))
   const loop = new Loop(run, { ...compute, ...tuning })

@@ -3,6 +3,8 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
+import { Loader } from '../../src/data/loader.js'
+import { orderedBatches } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
@@ -12,9 +14,11 @@ const test = suite('large data sets')
 const patience = 30
 
 async function quickly<R>(body: () => Promise<R>): Promise<R> {
-  const start = performance.now()
+  // Of the processor: other work on the machine is no part of it.
+  const start = process.cpuUsage()
   const result = await body()
-  const seconds = (performance.now() - start) / 1000
+  const { user, system } = process.cpuUsage(start)
+  const seconds = (user + system) / 1e6
   assert.ok(seconds < patience, `took ${seconds.toFixed(1)} s`)
   return result
 }
@@ -42,6 +46,26 @@ test('1,300,000 rows with labels open in seconds, as a list and as annotations o
       assert.is(items.length, rows)
       assert.is(classes?.length, 1000)
       assert.is(items.at(-1)!.label, (rows - 1) % 1000)
+    }
+  })
+})
+
+test('workers are not told of images that they do not read: six of them on 300,000 rows take no copy of the list each', async () => {
+  await withFolder(async (root) => {
+    const row = (i: number): string =>
+      `train/n${String(i % 1000).padStart(8, '0')}/n${String(i % 1000).padStart(8, '0')}_${i}.jpg ${i % 1000}`
+    writeFileSync(join(root, 'list.txt'), Array.from({ length: 300_000 }, (_, i) => row(i)).join('\n'))
+    const { items } = await openSource(join(root, 'list.txt'))
+    const before = process.memoryUsage().rss
+    const workers = 6
+    const loader = new Loader({ items, imageSize: 32, batchSize: 12, views: 'centre', workers, maxBroken: 1 })
+    try {
+      for await (const batch of loader.batches(orderedBatches(36, 12))) for (const view of batch.views()) view.dispose()
+      assert.is(loader.broken.size, 36)
+      const each = (process.memoryUsage().rss - before) / workers / 2 ** 20
+      assert.ok(each < 60, `${each.toFixed(0)} MiB a worker`)
+    } finally {
+      await loader.close()
     }
   })
 })

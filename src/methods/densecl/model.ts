@@ -15,9 +15,9 @@ export class Queue {
 
   /** Starts with random unit vectors. */
   constructor(random: Random, length: number, dim: number, dtype: FloatDType) {
-    const values = numbersOf(`a queue [${length},${dim}]`, length * dim, () => random.normal())
+    const values = (): Float64Array => numbersOf(`a queue [${length},${dim}]`, length * dim, () => random.normal())
     this.keys = scope(() => {
-      const unit = l2Normalize(Tensor.from(values, [length, dim], accumulator(dtype)))
+      const unit = l2Normalize(Tensor.drawn(values, [length, dim], accumulator(dtype)))
       return unit.dtype === dtype ? unit : unit.to(dtype)
     }).keep()
     this.pointer = Tensor.zeros([1], 'i32').keep()

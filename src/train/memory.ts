@@ -1,0 +1,176 @@
+/**
+ * What a run takes of the memory, before it is there: its steps are gone through on a device that keeps account of every tensor and has
+ * none (native/core/dry.cpp), and what the host holds beside them is added up. A run that cannot fit is refused in a second, instead of
+ * being killed by the system after an hour.
+ */
+import { availableParallelism, totalmem } from 'node:os'
+
+import { loaderBytes, workersFor } from '../data/loader.js'
+import { evaluation } from '../nn/layers.js'
+import type { Method } from '../methods/method.js'
+import type { BackboneKind } from '../nn/backbone.js'
+import { optimizerOf } from '../optim/choose.js'
+import { backboneOf } from '../run/backbone.js'
+import type { Config } from '../run/config.js'
+import { computeSettings, type Placement } from '../run/placement.js'
+import { withCompute } from '../tensor/compute.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { Trainer } from './trainer.js'
+
+/** Something that takes memory. */
+interface Part {
+  what: string
+  bytes: number
+}
+
+export interface MemoryEstimate {
+  /** In the memory of the host, and in that of a GPU (none for the CPU). */
+  host: Part[]
+  device: Part[]
+}
+
+/** How many images kNN looks at, where that is known. */
+interface KnnSize {
+  bank: number
+  queries: number
+}
+
+/** Node with this program, its addon and what draws pictures; a worker's heap with a photo that is decoded in it. Measured. */
+const [processBytes, workerBytes] = [190 * 2 ** 20, 32 * 2 ** 20]
+
+/** Images that frozen features are computed of at a time (src/eval/features.ts). */
+const evaluationBatch = 64
+
+/**
+ * The memory that a run of this configuration takes at its largest. `knn` is left out where nothing is known of it yet. Throws
+ * OUT_OF_MEMORY for tensors that are larger than any memory.
+ */
+export function estimateMemory(
+  config: Config,
+  { method, kind, placement, knn }: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
+): MemoryEstimate {
+  const { device } = placement
+  const { hostMemory } = deviceTraits(device)
+  const tensors = tensorBytes(config, { method, kind, placement, knn })
+  const workers = workersFor(config.workers)
+  const { imageSize, batchSize } = config
+  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config })
+  const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * evaluationBatch
+  const onDevice: Part[] = [
+    { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },
+    { what: `a step of ${batchSize} images of ${imageSize} px: activations, gradients`, bytes: tensors.step },
+    ...(tensors.knn === 0 ? [] : [{ what: `features of ${evaluationBatch} images for kNN, beyond that`, bytes: tensors.knn }]),
+  ]
+  const onHost: Part[] = [
+    { what: 'the program', bytes: processBytes },
+    { what: `batches that are loaded ahead`, bytes: loader.host },
+    { what: `${workers} data workers`, bytes: workers * (workerBytes + 4 * 12 * imageSize * imageSize) },
+    { what: 'a checkpoint that is written', bytes: tensors.state },
+    ...(features === 0 ? [] : [{ what: 'features of kNN', bytes: features }]),
+  ]
+  if (hostMemory) return { host: [...onDevice, ...onHost], device: [] }
+  return { host: onHost, device: [...onDevice, { what: 'batches on their way', bytes: loader.device }] }
+}
+
+/** The bytes that the device's allocator holds for a run: at its start, more for its steps, and more for kNN. */
+function tensorBytes(
+  config: Config,
+  { method, kind, placement, knn }: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
+): { state: number; step: number; knn: number; channels: number } {
+  const device = `dry:${placement.device}`
+  const held = (): number => {
+    const { live, cached } = native.memory(device)
+    return live + cached
+  }
+  const before = held()
+  return withDevice(device, () => {
+    const built = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
+    try {
+      const { parameters, copies } = built.trained()
+      const optimizer = optimizerOf(config, parameters, copies)
+      const view = (): Tensor => Tensor.empty([config.batchSize, config.imageSize, config.imageSize, 3], placement.compute, device)
+      const trainer = new Trainer(built, optimizer, { graph: false, compute: computeSettings(config), views: () => [view(), view()] })
+      try {
+        native.trimMemory(device)
+        const state = held() - before
+        // The second step has the moving average to make, and what the first one left.
+        for (const step of [0, 1]) trainer.step(step, config.lr).dispose()
+        const steps = held() - before
+        if (knn !== undefined)
+          scope(() => {
+            const x = Tensor.empty([evaluationBatch, config.imageSize, config.imageSize, 3], 'f32', device)
+            withCompute(computeSettings(config), () => built.backbone.stages(built.backbone.input(x), evaluation))
+          })
+        return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels }
+      } finally {
+        trainer.dispose()
+        optimizer.dispose()
+      }
+    } finally {
+      built.dispose()
+      native.trimMemory(device)
+    }
+  })
+}
+
+const total = (parts: readonly Part[]): number => parts.reduce((sum, { bytes }) => sum + bytes, 0)
+
+/** What this process may take: the machine's memory, or less where a container has a limit. */
+export function hostLimit(): number {
+  const constrained = process.constrainedMemory()
+  return constrained > 0 && constrained < totalmem() ? constrained : totalmem()
+}
+
+const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toPrecision(3)} GiB`
+
+/**
+ * Throws CONFIG where a run takes more memory than there is, with what takes it and what to change; returns one line about it otherwise.
+ * `limits` are those of this machine unless told.
+ */
+export function checkMemory(
+  config: Config,
+  parts: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
+  limits = { host: hostLimit(), device: deviceTraits(parts.placement.device).memory },
+): string {
+  let estimate: MemoryEstimate
+  try {
+    estimate = estimateMemory(config, parts)
+  } catch (error) {
+    // A tensor that no number of bytes is written for.
+    if (!(error instanceof DenseclError) || error.code !== 'OUT_OF_MEMORY') throw error
+    return fail('CONFIG', `memory: ${error.message}; ${remedies(config)}`)
+  }
+  const { device } = parts.placement
+  const places = [
+    { where: 'this machine', needed: estimate.host, limit: limits.host },
+    ...(estimate.device.length === 0 ? [] : [{ where: device, needed: estimate.device, limit: limits.device }]),
+  ]
+  for (const { where, needed, limit } of places) {
+    if (total(needed) <= limit || limit === 0) continue
+    const list = [...needed].sort((a, b) => b.bytes - a.bytes).map(({ what, bytes }) => `  ${gibibytes(bytes).padStart(10)}  ${what}`)
+    fail(
+      'CONFIG',
+      `memory: this run takes about ${gibibytes(total(needed))}, and ${where} has ${gibibytes(limit)}:\n${list.join('\n')}\n` +
+        `${remedies(config)}; --force tries all the same`,
+    )
+  }
+  const cache = config.cacheMegabytes === 0 ? '' : `, and up to ${config.cacheMegabytes} MiB of decoded images that are kept`
+  const shares = places.map(({ where, needed, limit }) => `${gibibytes(total(needed))} of the ${gibibytes(limit)} of ${where}`)
+  return `memory  about ${shares.join(', ')}${cache}`
+}
+
+/** Options that make a run smaller, those first that do most. */
+function remedies(config: Config): string {
+  const queue = (config as { queueLength?: number }).queueLength
+  return [
+    `try a lower --batch-size (${config.batchSize})`,
+    `a lower --image-size (${config.imageSize})`,
+    ...(queue === undefined ? [] : [`a shorter --queue-length (${queue})`]),
+    ...(workersFor(config.workers) > 1 ? [`fewer --workers (${workersFor(config.workers)} of ${availableParallelism()} cores)`] : []),
+    'a smaller --depth or --base-channels',
+    ...(config.precision === 'f32' ? ['--precision bf16 on a GPU'] : []),
+  ].join(', ')
+}
