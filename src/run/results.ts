@@ -94,6 +94,7 @@ export function tableText(table: EvaluationTable): string {
 /** Writes `<folder>/<name>.json`: the table, and all numbers that it was made of. */
 export function saveResult(folder: string, name: string, table: EvaluationTable, result: Record<string, unknown>): string {
   makeFolder(folder)
+  removeLeftovers(folder)
   const path = join(folder, `${name}.json`)
   writeTextAtomic(
     path,
