@@ -1,9 +1,10 @@
-// infoNce and crossEntropy: loss and gradient of the logits in one pass.
+// Losses: value and gradient in one pass.
 #include <cmath>
 #include <limits>
 
 #include "gemm.h"
 #include "isa.h"
+#include "math.h"
 #include "ops.h"
 
 namespace densecl::cpu {
@@ -61,6 +62,83 @@ INLINE void exponentialLoop(const Exponential<T>& job) {
   *job.sum = total;
 }
 SIMD_LOOP(exponential, Exponential)
+
+// A loss of each element against its target, and its derivative; w of an element is that of the row of its leading axes.
+//   smoothL1: d = x - target, d^2 / (2 beta) where |d| < beta, else |d| - beta / 2
+//   binary cross-entropy: max(x, 0) - x target + log(1 + e^-|x|), whose derivative is sigma(x) - target
+template <class T>
+struct Pointwise {
+  const T *x, *target, *weight;  // weight or null
+  T* terms;                      // w times the loss
+  T* dx;                         // or null: scale w times the derivative
+  int64_t length;
+  T beta, scale;
+};
+
+// What weighs 0 is 0, whatever stands there.
+template <class T>
+INLINE T weighted(T weight, T value) {
+  return weight == T(0) ? T(0) : weight * value;
+}
+
+template <class T>
+INLINE void smoothL1TermsLoop(const Pointwise<T>& job) {
+  const T inverse = job.beta > T(0) ? T(1) / job.beta : T(0);
+  for (int64_t i = 0; i < job.length; ++i) {
+    const T d = job.x[i] - job.target[i], size = d < T(0) ? -d : d, w = job.weight[i];
+    const T value = size < job.beta ? T(0.5) * d * d * inverse : size - T(0.5) * job.beta;
+    job.terms[i] = weighted(w, value);
+    const T sign = d > T(0) ? T(1) : d < T(0) ? T(-1) : d;
+    if (job.dx != nullptr) job.dx[i] = weighted(w * job.scale, size < job.beta ? d * inverse : sign);
+  }
+}
+
+template <class T>
+INLINE void entropyTermsLoop(const Pointwise<T>& job) {
+  for (int64_t i = 0; i < job.length; ++i) {
+    const T x = job.x[i], target = job.target[i], w = job.weight[i], e = expOf(x < T(0) ? x : -x);
+    // log(1 + e) to the relative precision of e (W. Kahan).
+    const T sum = T(1) + e, part = sum - T(1), log = part == T(0) ? e : logOf(sum) * (e / part);
+    job.terms[i] = weighted(w, (x > T(0) ? x : T(0)) - x * target + log);
+    const T sigma = x < T(0) ? e / sum : T(1) / sum;
+    if (job.dx != nullptr) job.dx[i] = weighted(w * job.scale, sigma - target);
+  }
+}
+SIMD_LOOP(smoothL1Terms, Pointwise)
+SIMD_LOOP(entropyTerms, Pointwise)
+
+// loss = scale times the sum of the terms, added in double by chunks of a fixed length.
+template <class Names, class Terms>
+void pointwiseLoss(const Call& call, Names, double beta, Terms terms) {
+  const Tensor &loss = call.tensor(Names::loss), *dx = call.optional(Names::dx), &x = call.tensor(Names::x),
+               &target = call.tensor(Names::target), *weight = call.optional(Names::weight);
+  const int64_t n = x.size(), weights = weight == nullptr ? 1 : weight->size();
+  REQUIRE(weights > 0 ? n % weights == 0 : n == 0, "SHAPE",
+          std::string(call.op) + ": expected a weight for each row of " + describe(x) + " but received " + describe(*weight));
+  const int64_t share = weights > 0 ? n / weights : 1;
+  const double scale = call.number(Names::scale);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int64_t kChunk = 1024;
+    const int64_t chunks = (n + kChunk - 1) / kChunk;
+    std::vector<double> sums(static_cast<size_t>(chunks));
+    parallelRange(chunks, 8, [&](int64_t begin, int64_t end) {
+      Scratch<T> terms_(kChunk), own(kChunk);
+      std::fill_n(own.data(), kChunk, T{1});
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t first = k * kChunk, length = std::min(kChunk, n - first);
+        if (weight != nullptr)
+          for (int64_t i = 0; i < length; ++i) own.data()[i] = weight->data<T>()[(first + i) / share];
+        terms(Pointwise<T>{x.data<T>() + first, target.data<T>() + first, own.data(), terms_.data(),
+                           dx == nullptr ? nullptr : dx->data<T>() + first, length, static_cast<T>(beta), static_cast<T>(scale)});
+        for (int64_t i = 0; i < length; ++i) sums[k] += static_cast<double>(terms_.data()[i]);
+      }
+    });
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    loss.data<T>()[0] = static_cast<T>(total * scale);
+  });
+}
 
 }  // namespace
 
@@ -219,6 +297,15 @@ void crossEntropy(const Call& call) {
     for (double value : sums) total += value;
     loss.data<T>()[0] = static_cast<T>(total / static_cast<double>(used));
   });
+}
+
+void smoothL1(const Call& call) {
+  using Names = args::smoothL1;
+  pointwiseLoss(call, Names{}, call.number(Names::beta), [](const auto& job) { smoothL1Terms(job); });
+}
+
+void binaryCrossEntropy(const Call& call) {
+  pointwiseLoss(call, args::binaryCrossEntropy{}, 0, [](const auto& job) { entropyTerms(job); });
 }
 
 }  // namespace densecl::cpu

@@ -1,4 +1,4 @@
-// infoNce and crossEntropy: loss and gradient in one pass.
+// Losses: value and gradient in one pass.
 //
 // infoNce is attention whose values are its keys: with p the softmax, the gradient of the query is sum p_j k_j - k+. A block keeps
 // 16 queries a warp in shared memory and passes over one split of the queue; the logits of a tile of keys live in registers, the
@@ -371,6 +371,78 @@ void infoNceByFma(const Call& call, const Embeddings& embeddings) {
   convertTensor(call, *embeddings.dquery, dquery);
 }
 
+// The formulas of native/cpu/losses.cpp.
+struct SmoothL1 {
+  float beta;
+  DEVICE void of(float x, float target, float& value, float& derivative) const {
+    const float d = x - target, size = fabsf(d);
+    value = size < beta ? 0.5f * d * d / beta : size - 0.5f * beta;
+    derivative = size < beta ? d / beta : d > 0 ? 1.0f : d < 0 ? -1.0f : d;
+  }
+};
+struct BinaryCrossEntropy {
+  DEVICE void of(float x, float target, float& value, float& derivative) const {
+    const float e = expf(-fabsf(x));
+    value = fmaxf(x, 0.0f) - x * target + log1pf(e);
+    derivative = (x < 0 ? e : 1.0f) / (1 + e) - target;
+  }
+};
+
+template <class T>
+struct PointwiseJob {
+  const T *x, *target;
+  const float* weight;  // or null; one for each `share` elements
+  T* dx;                // or null
+  float* sums;          // of each block
+  int64_t count, share;
+  float scale;
+};
+
+template <class Formula, class T>
+__global__ void __launch_bounds__(kThreads) pointwiseLossKernel(PointwiseJob<T> job, Formula formula) {
+  float sum = 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < job.count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const float weight = job.weight == nullptr ? 1.0f : job.weight[i / job.share];
+    float value, derivative;
+    formula.of(static_cast<float>(job.x[i]), static_cast<float>(job.target[i]), value, derivative);
+    // What weighs 0 is 0, whatever stands there.
+    sum += weight == 0 ? 0.0f : weight * value;
+    if (job.dx != nullptr) job.dx[i] = T(weight == 0 ? 0.0f : weight * job.scale * derivative);
+  }
+  sum = blockSum(sum, &sharedMemory<float>());
+  if (threadIdx.x == 0) job.sums[blockIdx.x] = sum;
+}
+
+// loss = scale times the sum, by one block.
+__global__ void __launch_bounds__(kThreads) sumBlocksKernel(float* loss, const float* sums, int count, float scale) {
+  float sum = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) sum += sums[i];
+  sum = blockSum(sum, &sharedMemory<float>());
+  if (threadIdx.x == 0) *loss = sum * scale;
+}
+
+template <class Names, class Formula>
+void pointwiseLoss(const Call& call, Names, Formula formula) {
+  const Tensor &loss = call.tensor(Names::loss), *dx = call.optional(Names::dx), &x = call.tensor(Names::x),
+               &target = call.tensor(Names::target), *weight = call.optional(Names::weight);
+  const int64_t n = x.size(), weights = weight == nullptr ? 1 : weight->size();
+  REQUIRE(weights > 0 ? n % weights == 0 : n == 0, "SHAPE",
+          std::string(call.op) + ": expected a weight for each row of " + describe(x) + " but received " + describe(*weight));
+  const auto scale = static_cast<float>(call.number(Names::scale));
+  const Grid grid = loopGrid(call, n, kThreads);
+  DeviceScratch<float> sums(call, grid.x);
+  dispatchFloat(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const PointwiseJob<T> job{
+        x.data<T>(), target.data<T>(), optionalData<float>(weight), optionalData<T>(dx), sums.data(), n, weights > 0 ? n / weights : 1,
+        scale};
+    launch(call, pointwiseLossKernel<Formula, T>, grid, kThreads, kThreads / kWarp * sizeof(float), job, formula);
+  });
+  launch(call, sumBlocksKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), loss.data<float>(), sums.data(),
+         static_cast<int>(grid.x), scale);
+}
+
 }  // namespace
 
 // Embeddings of at most 256 dimensions.
@@ -404,5 +476,12 @@ void crossEntropy(const Call& call) {
   launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(),
          loss.data<float>(), nullptr);
 }
+
+void smoothL1(const Call& call) {
+  using Names = args::smoothL1;
+  pointwiseLoss(call, Names{}, SmoothL1{static_cast<float>(call.number(Names::beta))});
+}
+
+void binaryCrossEntropy(const Call& call) { pointwiseLoss(call, args::binaryCrossEntropy{}, BinaryCrossEntropy{}); }
 
 }  // namespace densecl::cuda

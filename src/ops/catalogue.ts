@@ -5,11 +5,11 @@ import { broadcastToOp } from './broadcastTo.js'
 import { conv2dOp } from './conv2d.js'
 import { concatOp } from './concat.js'
 import { dropoutOp, reluOp, reshapeOp, scaleOp } from './elementwise.js'
-import { gatherOp } from './gather.js'
+import { gatherOp, scatterAddOp } from './gather.js'
 import { groupedConv2dOp } from './groupedConv2d.js'
 import { layerNormOp } from './layerNorm.js'
 import { linearOp } from './linear.js'
-import { crossEntropyOp, infoNceOp } from './losses.js'
+import { binaryCrossEntropyOp, crossEntropyOp, infoNceOp, smoothL1Op } from './losses.js'
 import { matmulOp } from './matmul.js'
 import { nmsOp } from './nms.js'
 import { padOp } from './pad.js'
@@ -42,6 +42,7 @@ export const catalogue = table({
   argmax: argmaxOp,
   avgPool2d: avgPool2dOp,
   batchNorm: batchNormOp,
+  binaryCrossEntropy: binaryCrossEntropyOp,
   boxIou: boxIouOp,
   broadcastTo: broadcastToOp,
   compare: compareOp,
@@ -74,7 +75,9 @@ export const catalogue = table({
   resizeBilinear: resizeBilinearOp,
   roiAlign: roiAlignOp,
   scale: scaleOp,
+  scatterAdd: scatterAddOp,
   slice: sliceOp,
+  smoothL1: smoothL1Op,
   softmax: softmaxOp,
   sub: subOp,
   sum: sumOp,

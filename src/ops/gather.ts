@@ -1,5 +1,5 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectDType, expectInteger, type Inputs } from '../autograd/op.js'
+import { defineOp, expectDType, expectFloats, expectInteger, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { describe, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
@@ -57,6 +57,56 @@ export function gather(x: Tensor, index: Tensor, { axis = 0, batchAxes = 0 } = {
     picks: [sizeOf(shared), sizeOf(own)] as const,
   }
   return apply(gatherOp, { x, index }, attrs)[0]!
+}
+
+interface ScatterInputs extends Inputs {
+  x: Tensor
+  index: Tensor
+}
+
+export const scatterAddOp = defineOp<ScatterInputs, GatherAttrs>({
+  name: 'scatterAdd',
+  // y[.., index[i], ..] += x[.., i, ..], in the order of i; `from` is the shape of the result here, `shape` that of x
+  forward({ x, index }, { from, blocks, picks }) {
+    const y = Tensor.empty(from, x.dtype)
+    const dy = x.alias([blocks[0], picks[1], blocks[2]])
+    runNative('gatherRowsBackward', { dx: y.alias(blocks), dy, index: index.alias(picks) })
+    return { outputs: [y], saved: { index } }
+  },
+  // dx[.., i, ..] = dy[.., index[i], ..]
+  backward({ grad, saved, attrs: { shape, blocks, picks } }) {
+    const dx = Tensor.empty(shape, grad.dtype)
+    runNative('gatherRows', { y: dx.alias([blocks[0], picks[1], blocks[2]]), x: grad.alias(blocks), index: saved.index!.alias(picks) })
+    return { x: dx }
+  },
+})
+
+/**
+ * The adjoint of gather: zeros with `size` places along `axis`, to which each part of x is added where `index`, i32 of any shape, says:
+ * y[.., index[i], .., ..] += x[.., i, .., ..]. The axes of `index` stand in x in the place of `axis`; the first `batchAxes` axes are shared.
+ * Parts that meet are added in their order, so the result is the same bits every time. Throws RANGE for an index outside of `size`, on a GPU
+ * when values are read next.
+ */
+export function scatterAdd(x: Tensor, index: Tensor, size: number, { axis = 0, batchAxes = 0 } = {}): Tensor {
+  expectFloats('scatterAdd', { x })
+  expectDType('scatterAdd', 'index', index, 'i32')
+  expectInteger('scatterAdd', 'size', size, 0)
+  expectInteger('scatterAdd', 'axis', axis, 0)
+  expectInteger('scatterAdd', 'batchAxes', batchAxes, 0)
+  if (batchAxes > axis || batchAxes > index.shape.length)
+    fail('ARGUMENT', `scatterAdd: expected batchAxes of at most ${Math.min(axis, index.shape.length)} but received ${batchAxes}`)
+  const [shared, own] = [index.shape.slice(0, batchAxes), index.shape.slice(batchAxes)]
+  const [before, taken, after] = [x.shape.slice(0, axis), x.shape.slice(axis, axis + own.length), x.shape.slice(axis + own.length)]
+  if (axis > x.shape.length || shared.some((d, i) => d !== before[i]) || own.some((d, i) => d !== taken[i]))
+    fail('SHAPE', `scatterAdd: expected the axes of index ${describe(index)} in x, from axis ${axis}, but received x ${describe(x)}`)
+  if (size === 0 && index.size > 0) fail('SHAPE', `scatterAdd: expected a size of at least 1 for index ${describe(index)} but received 0`)
+  const attrs = {
+    shape: x.shape,
+    from: [...before, size, ...after],
+    blocks: [sizeOf(before), size, sizeOf(after)] as const,
+    picks: [sizeOf(shared), sizeOf(own)] as const,
+  }
+  return apply(scatterAddOp, { x, index }, attrs)[0]!
 }
 
 /** 1 at each index, 0 elsewhere: index i32 [...] below `depth` to [..., depth]. Not recorded on a tape: an index has no gradient. */

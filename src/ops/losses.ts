@@ -2,7 +2,9 @@ import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
-import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
+import { div } from './arithmetic.js'
+import { reshape } from './elementwise.js'
 
 /** dx = the gradient that the forward pass computed, times the gradient of the loss. */
 function scaled(gradient: Tensor, grad: Tensor): Tensor {
@@ -95,4 +97,83 @@ export function crossEntropy(logits: Tensor, target: Tensor, ignoreIndex = -100)
   expectDType('crossEntropy', 'target', target, 'i32')
   expectShape('crossEntropy', 'target', target, logits.shape.slice(0, -1), 'the rows of logits')
   return apply(crossEntropyOp, { logits, target }, { ignoreIndex })[0]!
+}
+
+interface PointwiseInputs extends Inputs {
+  x: Tensor
+  target: Tensor
+  weight: Tensor | undefined
+}
+interface PointwiseAttrs {
+  scale: number
+  /** What the call has beside `scale`. */
+  run: (tensors: { loss: Tensor; dx: Tensor | undefined; x: Tensor; target: Tensor; weight: Tensor | undefined }, scale: number) => void
+}
+
+const pointwiseOp = (name: 'smoothL1' | 'binaryCrossEntropy') =>
+  defineOp<PointwiseInputs, PointwiseAttrs>({
+    name,
+    // loss = scale times the sum of weight * l(x, target)
+    forward({ x, target, weight }, { scale, run }, needsGradient) {
+      const loss = Tensor.empty([], accumulator(x.dtype))
+      const dx = needsGradient ? Tensor.empty(x.shape, x.dtype) : undefined
+      run({ loss, dx, x, target, weight }, scale)
+      return { outputs: [loss], ...(dx === undefined ? {} : { saved: { dx } }) }
+    },
+    // dx = scale weight dl/dx, computed by the forward pass
+    backward({ grad, saved, needs }) {
+      if (needs.target || needs.weight)
+        fail('TAPE', `${name}: target and weight are constants (stop-gradient); compute them under noGrad()`)
+      return { x: scaled(saved.dx!, grad) }
+    },
+  })
+
+export const smoothL1Op = pointwiseOp('smoothL1')
+export const binaryCrossEntropyOp = pointwiseOp('binaryCrossEntropy')
+
+/** What losses of single elements are weighted with and divided by. */
+export interface PointwiseLossOptions {
+  /**
+   * The weight of each element, or of each row of leading axes: of the shape of x, or without some of its last axes, in f32 or the dtype of
+   * f64 losses. What weighs 0 counts as 0 whatever it holds, also in the gradient: so elements are ignored. 1 by default.
+   */
+  weight?: Tensor | undefined
+  /** What the sum is divided by: a number, or a tensor of one element, f32 or f64 as the loss. 1 by default. */
+  divisor?: number | Tensor | undefined
+}
+
+function pointwise(
+  op: ReturnType<typeof pointwiseOp>,
+  x: Tensor,
+  target: Tensor,
+  { weight, divisor = 1 }: PointwiseLossOptions,
+  run: PointwiseAttrs['run'],
+): Tensor {
+  const { name } = op
+  expectFloats(name, { x, target }, { weight })
+  expectShape(name, 'target', target, x.shape, 'the shape of x')
+  if (weight !== undefined) expectShape(name, 'weight', weight, x.shape.slice(0, weight.shape.length), 'the leading axes of x')
+  if (!(divisor instanceof Tensor)) {
+    if (!(divisor > 0)) fail('ARGUMENT', `${name}: expected a positive divisor but received ${divisor}`)
+    return apply(op, { x, target, weight }, { scale: 1 / divisor, run })[0]!
+  }
+  if (divisor.size !== 1) fail('SHAPE', `${name}: expected a divisor of one element but received ${describe(divisor)}`)
+  return scope(() => div(apply(op, { x, target, weight }, { scale: 1, run })[0]!, reshape(divisor, [])))
+}
+
+/**
+ * The smooth L1 loss (Girshick, arXiv:1504.08083) of x against `target` of its shape, summed over all elements: with d = x - target,
+ * d^2 / (2 beta) where |d| < beta, else |d| - beta / 2. `beta` is 1 by default; 0 is the L1 loss.
+ */
+export function smoothL1(x: Tensor, target: Tensor, { beta = 1, ...options }: PointwiseLossOptions & { beta?: number } = {}): Tensor {
+  if (!(beta >= 0 && beta < Infinity)) fail('ARGUMENT', `smoothL1: expected a beta of at least 0 but received ${beta}`)
+  return pointwise(smoothL1Op, x, target, options, (tensors, scale) => runNative('smoothL1', tensors, { beta, scale }))
+}
+
+/**
+ * Binary cross-entropy of logits against targets between 0 and 1 of their shape, summed over all elements: -t log(sigmoid(x)) -
+ * (1 - t) log(1 - sigmoid(x)). It does not overflow.
+ */
+export function binaryCrossEntropy(logits: Tensor, target: Tensor, options: PointwiseLossOptions = {}): Tensor {
+  return pointwise(binaryCrossEntropyOp, logits, target, options, (tensors, scale) => runNative('binaryCrossEntropy', tensors, { scale }))
 }

@@ -6,7 +6,7 @@ import { Tape } from '../../src/autograd/tape.js'
 import { broadcastTo, expandDims, squeeze } from '../../src/ops/broadcastTo.js'
 import { concat, stack } from '../../src/ops/concat.js'
 import { stridesOf } from '../../src/ops/copyStrided.js'
-import { gather, oneHot } from '../../src/ops/gather.js'
+import { gather, oneHot, scatterAdd } from '../../src/ops/gather.js'
 import { pad } from '../../src/ops/pad.js'
 import { permute, transpose } from '../../src/ops/permute.js'
 import { slice } from '../../src/ops/slice.js'
@@ -321,6 +321,49 @@ test('the native copy refuses places outside of its tensors', () => {
     throwsError(() => copy(2, 0, 1), 'RANGE', /copyStrided/, /inside of y f32\[4\]/, /2 to 4/)
     throwsError(() => copy(0, 0, 2), 'RANGE', /inside of x f32\[4\]/, /0 to 4/)
     throwsError(() => copy(0, 1, -1), 'RANGE', /-1 to 1/)
+  })
+})
+
+test('scatterAdd is the adjoint of gather, and counts what meets at a place', () => {
+  fc.assert(
+    fc.property(gathering, fc.nat(), ({ batch, before, rows, after, picks, batchAxes }, seed) => {
+      scope(() => {
+        const random = new Random(seed)
+        const draw = (shape: Shape): Tensor =>
+          Tensor.from(
+            Float64Array.from({ length: sizeOf(shape) }, () => random.normal()),
+            shape,
+            'f64',
+          )
+        const [leading, own] = [
+          [...batch, ...before],
+          [...batch.slice(0, batchAxes), ...picks],
+        ]
+        const index = Tensor.from(
+          Int32Array.from({ length: sizeOf(own) }, () => random.below(rows)),
+          own,
+          'i32',
+        )
+        const [x, y] = [draw([...leading, ...picks, ...after]), draw([...leading, rows, ...after])]
+        const options = { axis: leading.length, batchAxes }
+        const dot = (a: Tensor, b: Tensor): number => {
+          assert.equal(a.shape, b.shape)
+          const other = b.data()
+          return Array.from(a.data()).reduce((sum, value, i) => sum + value * other[i]!, 0)
+        }
+        const [there, back] = [dot(scatterAdd(x, index, rows, options), y), dot(x, gather(y, index, options))]
+        assert.ok(Math.abs(there - back) <= 1e-12 * (1 + x.size), `${there} ${back}`)
+      })
+    }),
+  )
+  scope(() => {
+    const index = Tensor.from([2, 0, 2, 2], [4], 'i32')
+    assert.equal([...scatterAdd(Tensor.full([4], 1), index, 4).data()], [1, 0, 3, 0])
+    assert.equal([...scatterAdd(Tensor.zeros([0, 2]), Tensor.zeros([0], 'i32'), 2).data()], [0, 0, 0, 0])
+    throwsError(() => scatterAdd(Tensor.zeros([4]), index, 2), 'RANGE', /index 2 is outside of 2 rows/)
+    throwsError(() => scatterAdd(Tensor.zeros([3]), index, 3), 'SHAPE', /scatterAdd: expected the axes of index i32\[4\] in x/)
+    throwsError(() => scatterAdd(Tensor.zeros([4]), index, 0), 'SHAPE', /scatterAdd: expected a size of at least 1/)
+    throwsError(() => scatterAdd(Tensor.zeros([4]), index, 4, { batchAxes: 1 }), 'ARGUMENT', /scatterAdd: expected batchAxes of at most 0/)
   })
 })
 

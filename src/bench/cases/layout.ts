@@ -85,6 +85,16 @@ export const layoutCases = {
       x: { shape: [n, 196, 12, 64], layout: { offset: 0, strides: [196 * 12 * 64, 64, 12 * 64, 1] } },
     })),
   ],
+  scatterAdd: [
+    {
+      name: '512 rows of 1024 channels to 2000',
+      flops: (n) => n * 512 * 1024,
+      prepare(s) {
+        const tensors = { dx: s.output([s.batch, 2000, 1024]), dy: s.values([s.batch, 512, 1024]), index: s.indices([s.batch, 512], 2000) }
+        return () => runNative('gatherRowsBackward', tensors)
+      },
+    },
+  ],
   slice: [
     copying('half of the channels', (n) => ({ shape: [n, 56, 56, 128], x: inside(map(n), 64) })),
     copying('every second pixel', (n) => ({

@@ -1,8 +1,22 @@
 import { runNative } from '../../tensor/native.js'
-import { accumulator, type Shape, type Tensor } from '../../tensor/tensor.js'
-import { embeddings, type FamilyCases, queueLength, type Setting } from './benchCase.js'
+import { accumulator, type Shape, sizeOf, type Tensor } from '../../tensor/tensor.js'
+import { type BenchCase, embeddings, type FamilyCases, queueLength, type Setting } from './benchCase.js'
+
+/** Of the sampled boxes of an image, or the masks of its objects. */
+const pointwise = (op: 'smoothL1' | 'binaryCrossEntropy', name: string, shape: (batch: number) => Shape): BenchCase => ({
+  name,
+  flops: (n) => 10 * sizeOf(shape(n)),
+  prepare(s) {
+    const of = shape(s.batch)
+    const tensors = { loss: s.output([], accumulator(s.dtype)), dx: s.output(of), x: s.values(of), target: s.values(of) }
+    return () => (op === 'smoothL1' ? runNative(op, tensors, { beta: 0, scale: 1 }) : runNative(op, tensors, { scale: 1 }))
+  },
+})
 
 export const lossesCases = {
+  binaryCrossEntropy: [pointwise('binaryCrossEntropy', '128 masks of 28x28, loss and gradient', (n) => [128 * n, 28, 28])],
+  smoothL1: [pointwise('smoothL1', '512 boxes of 80 classes, loss and gradient', (n) => [512 * n, 320])],
+
   crossEntropy: [
     {
       name: '1000 classes, gradient',

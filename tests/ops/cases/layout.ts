@@ -3,7 +3,7 @@ import fc from 'fast-check'
 
 import { broadcastTo } from '../../../src/ops/broadcastTo.js'
 import { concat } from '../../../src/ops/concat.js'
-import { gather } from '../../../src/ops/gather.js'
+import { gather, scatterAdd } from '../../../src/ops/gather.js'
 import { pad } from '../../../src/ops/pad.js'
 import { permute } from '../../../src/ops/permute.js'
 import { slice, type SliceRange } from '../../../src/ops/slice.js'
@@ -129,6 +129,23 @@ export const layoutCases = {
     inputs: ({ shape }, random) => [randomTensor(random, shape)],
     run: ({ order }, [x]) => permute(x!, order),
     accumulates: () => 1,
+  }),
+  scatterAdd: define({
+    parameters: gathering,
+    inputs: ({ batch, before, picks, after }, random) => [randomTensor(random, [...batch, ...before, ...picks, ...after])],
+    run({ batch, before, rows, picks, batchAxes }, [x]) {
+      const shape = [...batch.slice(0, batchAxes), ...picks]
+      const count = shape.reduce((product, d) => product * d, 1)
+      const index = Tensor.from(
+        Int32Array.from({ length: count }, (_, i) => (i * 7 + 3) % rows),
+        shape,
+        'i32',
+      )
+      return scatterAdd(x!, index, rows, { axis: batch.length + before.length, batchAxes })
+    },
+    // What meets at a place may cancel.
+    magnitude: () => 1,
+    accumulates: ({ picks }) => picks.reduce((product, d) => product * d, 1),
   }),
   slice: define({
     parameters: slicing,

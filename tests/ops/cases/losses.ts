@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 
-import { crossEntropy, infoNce } from '../../../src/ops/losses.js'
+import { binaryCrossEntropy, crossEntropy, infoNce, smoothL1 } from '../../../src/ops/losses.js'
 import { l2Normalize } from '../../../src/ops/similarity.js'
 import type { Random } from '../../../src/tensor/random.js'
 import { Tensor } from '../../../src/tensor/tensor.js'
@@ -14,7 +14,41 @@ function randomUnit(random: Random, shape: number[]): Tensor {
   return unit
 }
 
+/** Weights of rows or of elements, some of them 0. */
+const weightOf = (shape: number[], weighted: number): Tensor | undefined => {
+  const own = shape.slice(0, weighted)
+  const values = Float32Array.from({ length: own.reduce((n, d) => n * d, 1) }, (_, i) => (i * 3) % 4)
+  return weighted < 0 ? undefined : Tensor.from(values, own)
+}
+const pointwise = fc.record({ shape: fc.tuple(integer(0, 5), integer(1, 5)), weighted: integer(-1, 2), divisor: fc.constantFrom(1, 7) })
+const pointwiseLarge = fc.record({
+  shape: fc.constant<[number, number]>([700, 30]),
+  weighted: integer(-1, 2),
+  divisor: fc.constant<1 | 7>(7),
+})
+
 export const lossesCases = {
+  binaryCrossEntropy: define({
+    parameters: pointwise,
+    large: pointwiseLarge,
+    inputs: ({ shape }, random) => [
+      randomTensor(random, shape),
+      Tensor.from(
+        randomTensor(random, shape)
+          .data()
+          .map((v) => 1 / (1 + Math.exp(-v))),
+        shape,
+        'f64',
+      ),
+    ],
+    run: ({ shape, weighted, divisor }, [x, target]) =>
+      binaryCrossEntropy(x!, target!, { weight: weightOf(shape, weighted)?.to(x!.dtype === 'f64' ? 'f64' : 'f32'), divisor }),
+    // max(x, 0) and x times the target may cancel in each term.
+    magnitude: ({ shape: [m, n] }) => Math.max(1, m * n),
+    differentiable: 1,
+    accumulates: ({ shape: [m, n] }) => 10 + m * n,
+  }),
+
   crossEntropy: define({
     parameters: fc.record({ rows: integer(2, 9), classes: integer(1, 7), ignored: fc.boolean() }),
     inputs: ({ rows, classes }, random) => [randomTensor(random, [rows, classes])],
@@ -28,6 +62,18 @@ export const lossesCases = {
         ),
       ),
     accumulates: ({ rows, classes }) => 10 * rows * classes,
+  }),
+  smoothL1: define({
+    parameters: pointwise,
+    large: pointwiseLarge,
+    inputs: ({ shape }, random) => [randomTensor(random, shape), randomTensor(random, shape)],
+    // The divisor as a tensor.
+    run({ shape, weighted, divisor }, [x, target]) {
+      const dtype = x!.dtype === 'f64' ? 'f64' : 'f32'
+      return smoothL1(x!, target!, { beta: 0.5, weight: weightOf(shape, weighted)?.to(dtype), divisor: Tensor.full([1], divisor, dtype) })
+    },
+    differentiable: 1,
+    accumulates: ({ shape: [m, n] }) => 10 + m * n,
   }),
   infoNce: define({
     parameters: fc.record({
