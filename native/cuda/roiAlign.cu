@@ -127,6 +127,7 @@ __global__ void __launch_bounds__(kThreads) roiAlignKernel(T* y, const T* x, Box
       if (vertical.outside(atRow)) continue;
       float rowShare;
       const int row = vertical.cellOf(atRow, rowShare), nextRow = row + 1 < all.rows ? row + 1 : row;
+#pragma unroll 1
       for (int j = columns.from; j < columns.to; ++j) {
         const float atColumn = horizontal.position(j);
         if (horizontal.outside(atColumn)) continue;
