@@ -83,9 +83,9 @@ export const scatterAddOp = defineOp<ScatterInputs, GatherAttrs>({
 
 /**
  * The adjoint of gather: zeros with `size` places along `axis`, to which each part of x is added where `index`, i32 of any shape, says:
- * y[.., index[i], .., ..] += x[.., i, .., ..]. The axes of `index` stand in x in the place of `axis`; the first `batchAxes` axes are shared.
- * Parts that meet are added in their order, so the result is the same bits every time. Throws RANGE for an index outside of `size`, on a GPU
- * when values are read next.
+ * y[.., index[i], .., ..] += x[.., i, .., ..]. The axes of `index` stand in x in the place of `axis`; the first `batchAxes` axes are
+ * shared. Parts that meet are added in their order, so the result is the same bits every time. Throws RANGE for an index outside of
+ * `size`, on a GPU when values are read next.
  */
 export function scatterAdd(x: Tensor, index: Tensor, size: number, { axis = 0, batchAxes = 0 } = {}): Tensor {
   expectFloats('scatterAdd', { x })
