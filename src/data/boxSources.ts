@@ -18,3 +18,12 @@ export function openBoxes(path: string, splits: readonly string[], classes?: rea
   if (source.items.length === 0) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
   return source
 }
+
+/** What is trained and tested on when nothing is said: VOC 2007 and 2012 of a VOCdevkit, COCO 2017, or the lists train and val. */
+export function defaultBoxSplits(path: string): { train: string[]; val: string[] } {
+  if (existsSync(join(path, 'annotations'))) return { train: ['train2017'], val: ['val2017'] }
+  const years = ['2007', '2012'].filter((year) =>
+    [`VOC${year}`, `VOCdevkit/VOC${year}`].some((folder) => existsSync(join(path, folder, 'JPEGImages'))),
+  )
+  return years.length === 0 ? { train: ['train'], val: ['val'] } : { train: years.map((year) => `${year}:trainval`), val: ['2007:test'] }
+}

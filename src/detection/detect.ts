@@ -2,14 +2,14 @@
 import { type Box, boxHeight, boxWidth } from '../data/boxes.js'
 import { noGrad } from '../autograd/tape.js'
 import { evaluation } from '../nn/layers.js'
+import { nms } from '../ops/nms.js'
 import { softmax } from '../ops/softmax.js'
-import { scope, Tensor } from '../tensor/tensor.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { gridAnchors } from './anchors.js'
 import { clipBox, decodeBox } from './coding.js'
 import type { FasterRcnn } from './fasterRcnn.js'
 import { type ProposalLimits, proposals } from './proposals.js'
 import type { DetectionStyle } from './styles.js'
-import { suppressed } from './suppress.js'
 import { boxAt, sampling } from './targets.js'
 
 /** A found object: its class, its box in pixels of the original image, and its probability. */
@@ -85,7 +85,7 @@ export function detectInRegions(
       const objects = objectsOf(boxAt(boxes, row), row, probabilities, moves, model.options.classes, images[image]!, style, rules.score)
       for (const object of objects) candidates[image]!.push(object)
     })
-    return candidates.map((own, image) => best(own, model.options.classes, images[image]!, style, rules))
+    return candidates.map((own, image) => best(own, images[image]!, style, rules))
   })
 }
 
@@ -113,19 +113,36 @@ function objectsOf(
 /** The best candidates of an image after those are dropped that a better one of their class overlaps. */
 function best(
   candidates: readonly FoundObject[],
-  classes: number,
   image: TestImage,
   { rescale }: DetectionStyle,
   { overlap, most }: TestRules,
 ): FoundObject[] {
-  const sorted = [...candidates].sort((a, b) => b.score - a.score)
-  const kept = Array.from({ length: classes }, (_, label) => sorted.filter((each) => each.label === label)).flatMap((own) =>
-    suppressed(
-      own.map(({ box }) => box),
-      overlap,
-    ).map((i) => own[i]!),
-  )
-  const chosen = kept.sort((a, b) => b.score - a.score).slice(0, most)
+  const count = candidates.length
+  if (count === 0) return []
+  const chosen = scope(() => {
+    const boxes = Tensor.from(
+      candidates.flatMap(({ box }) => [...box]),
+      [count, 4],
+      'f64',
+      'cpu',
+    )
+    const scores = Tensor.from(
+      candidates.map(({ score }) => score),
+      [count],
+      'f64',
+      'cpu',
+    )
+    const group = Tensor.from(
+      Int32Array.from(candidates, ({ label }) => label),
+      [count],
+      'i32',
+      'cpu',
+    )
+    const { index } = withDevice('cpu', () => nms(boxes, scores, overlap, { group, limit: Math.min(most, count) }))
+    return Array.from(index.data() as Int32Array)
+      .filter((at) => at >= 0)
+      .map((at) => candidates[at]!)
+  })
   if (rescale === 'before') return chosen
   return chosen
     .map((each) => ({ ...each, box: clipBox(toOriginal(each.box, image), image.original) }))

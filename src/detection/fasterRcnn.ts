@@ -7,7 +7,7 @@ import { mean } from '../ops/reduce.js'
 import { roiAlign } from '../ops/roiAlign.js'
 import type { Backbone, MapShape } from '../nn/backbone.js'
 import { BatchNorm2d, type Build, Conv2d, type Fill, Linear, type NormMode, zeros } from '../nn/layers.js'
-import { emptyState, include, type State } from '../nn/module.js'
+import { allTensors, emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { scope, sizeOf, type Tensor } from '../tensor/tensor.js'
 import { type AnchorOptions, cellAnchors } from './anchors.js'
@@ -103,6 +103,13 @@ export class FasterRcnn {
       const vector = mean(deep, { axes: [1, 2] })
       return { logits: this.#cls.forward(vector), deltas: this.#reg.forward(vector) }
     })
+  }
+
+  /** Frees what the detector has beside its backbone. */
+  dispose(): void {
+    const own = this.backbone.state()
+    const shared = new Set([...own.parameters.values(), ...own.buffers.values()])
+    for (const [, tensor] of allTensors(this.state())) if (!shared.has(tensor)) tensor.dispose()
   }
 
   /** Parameters and buffers by name. */

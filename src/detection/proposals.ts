@@ -1,10 +1,15 @@
 /** From scores and moves of anchors to the regions that are looked at again. */
-import { type Box, boxHeight, boxWidth } from '../data/boxes.js'
-import { clipBox, decodeBox } from './coding.js'
+import { less, mul, sub, where } from '../ops/arithmetic.js'
+import { clipBoxes, decodeBoxes } from '../ops/boxes.js'
+import { reshape } from '../ops/elementwise.js'
+import { gather } from '../ops/gather.js'
+import { nms } from '../ops/nms.js'
+import { slice } from '../ops/slice.js'
+import { topK } from '../ops/topK.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import type { Proposed } from './fasterRcnn.js'
 import type { DetectionStyle } from './styles.js'
-import { suppressed } from './suppress.js'
-import { boxAt, sampling } from './targets.js'
+import { sampling } from './targets.js'
 
 /** How many of the best anchors are moved, and how many boxes are kept of those that do not overlap by more than `overlap`. */
 export interface ProposalLimits {
@@ -25,7 +30,7 @@ export interface Proposals {
   scores: Float64Array
 }
 
-/** The proposals of each image of a batch, by what the network says of `anchors` [A, 4]. Reads it: waits for the device. */
+/** The proposals of each image of a batch, by what the network says of `anchors` [A, 4]. Waits for the device. */
 export function proposals(
   { logits, deltas }: Proposed,
   anchors: Float64Array,
@@ -33,21 +38,38 @@ export function proposals(
   { clamp }: DetectionStyle,
   { before, after, overlap }: ProposalLimits,
 ): Proposals[] {
-  const [scores, moves] = [logits.data(), deltas.data()]
-  const count = anchors.length / 4
-  return images.map((size, image) => {
-    const own = scores.subarray(image * count, (image + 1) * count)
-    const order = Int32Array.from({ length: count }, (_, i) => i).sort((a, b) => own[b]! - own[a]! || a - b)
-    const boxes: Box[] = []
-    const kept: number[] = []
-    for (const at of order.subarray(0, before)) {
-      const move = moves.subarray(4 * (image * count + at), 4 * (image * count + at) + 4)
-      const box = clipBox(decodeBox(boxAt(anchors, at), move, sampling.anchors.weights, clamp), size)
-      if (!(boxWidth(box) > 0 && boxHeight(box) > 0)) continue
-      boxes.push(box)
-      kept.push(at)
-    }
-    const chosen = suppressed(boxes, overlap, after)
-    return { boxes: Float64Array.from(chosen.flatMap((i) => [...boxes[i]!])), scores: Float64Array.from(chosen, (i) => own[kept[i]!]!) }
+  return scope(() => {
+    const dtype = logits.dtype === 'f64' ? 'f64' : 'f32'
+    const count = anchors.length / 4
+    const best = topK(logits, Math.min(before, count))
+    const from = gather(Tensor.from(anchors, [count, 4], dtype), best.index)
+    const moves = gather(deltas, best.index, { axis: 1, batchAxes: 1 })
+    const sizes = Tensor.from(
+      images.flatMap(({ height, width }) => [height, width]),
+      [images.length, 2],
+      dtype,
+    )
+    const moved = decodeBoxes(moves, from, { weights: sampling.anchors.weights, bothSides: clamp === 'both' })
+    const boxes = clipBoxes(moved, sizes)
+    // What has no area behind the border is no proposal: it comes last, and is left out below.
+    const side = (at: number): Tensor =>
+      reshape(
+        sub(slice(boxes, [undefined, undefined, [at + 2, at + 3]]), slice(boxes, [undefined, undefined, [at, at + 1]])),
+        best.values.shape,
+      )
+    const scores = where(less(0, mul(side(0), side(1))), best.values.to(dtype), -Infinity)
+    const { index } = nms(boxes, scores, overlap, { limit: Math.min(after, best.values.shape[1]!) })
+    const [kept, corners, values] = [index.data(), boxes.data(), scores.data()]
+    const most = index.shape[1]!
+    const each = best.values.shape[1]!
+    return images.map((_, image) => {
+      const rows = Array.from(kept.subarray(image * most, (image + 1) * most), (at) => image * each + at).filter(
+        (row) => row >= image * each && values[row]! > -Infinity,
+      )
+      return {
+        boxes: Float64Array.from(rows.flatMap((row) => [...corners.subarray(4 * row, 4 * row + 4)])),
+        scores: Float64Array.from(rows, (row) => values[row]!),
+      }
+    })
   })
 }

@@ -1,5 +1,5 @@
 /** What a detector found, as metrics and files take it. */
-import type { Box } from '../data/boxes.js'
+import { type Box, boxHeight, type BoxSource, boxWidth } from '../data/boxes.js'
 
 /** An object that a detector found in an image. */
 export interface Detection {
@@ -17,3 +17,21 @@ export interface Detection {
 export function descending(values: ArrayLike<number>): Int32Array {
   return Int32Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[b]! - values[a]! || a - b)
 }
+
+/** A detection as COCO's result files have it: the corner and sides of its box. */
+export interface CocoResult {
+  /** VOC's images keep their names, COCO's their numbers. */
+  image_id: number | string
+  category_id: number
+  bbox: [x: number, y: number, width: number, height: number]
+  score: number
+}
+
+/** Detections in the form of COCO's result files; classes of VOC trees are numbered from 1. */
+export const cocoResults = ({ items, layout, categoryIds }: BoxSource, detections: readonly Detection[]): CocoResult[] =>
+  detections.map(({ image, label, box, score }) => ({
+    image_id: layout === 'coco' ? Number(items[image]!.id) : items[image]!.id,
+    category_id: categoryIds?.[label] ?? label + 1,
+    bbox: [box[0], box[1], boxWidth(box), boxHeight(box)],
+    score,
+  }))

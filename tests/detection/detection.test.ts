@@ -7,7 +7,6 @@ import { cellAnchors, gridAnchors } from '../../src/detection/anchors.js'
 import { assign, sample } from '../../src/detection/assign.js'
 import { clipBox, decodeBox, encodeBox } from '../../src/detection/coding.js'
 import { detectionStyles } from '../../src/detection/styles.js'
-import { suppressed } from '../../src/detection/suppress.js'
 import { sampleRegions, sampling } from '../../src/detection/targets.js'
 import { Random } from '../../src/tensor/random.js'
 import { suite } from '../support/suite.js'
@@ -154,26 +153,6 @@ test('an overlap of exactly 0.7 is an object’s, one of 0.3 is neither, and of 
   const { labels, matched } = assign(flat(list), objects, detectionStyles.detectron2.anchors)
   assert.equal([...labels], [1, -1, 0, 1])
   assert.equal([matched[0], matched[3]], [0, 0])
-})
-
-test('what suppression keeps does not overlap, everything else overlaps something better that is kept', () => {
-  fc.assert(
-    fc.property(fc.array(coarseBox, { maxLength: 40 }), fc.constantFrom(0.3, 0.5, 0.7), (list, most) => {
-      const kept = suppressed(list, most)
-      for (const [n, i] of kept.entries()) for (const j of kept.slice(0, n)) assert.ok(share(list[i]!, list[j]!) <= most)
-      list.forEach((box, i) => assert.ok(kept.includes(i) || kept.some((k) => k < i && share(list[k]!, box) > most)))
-      assert.equal(
-        suppressed(
-          kept.map((i) => list[i]!),
-          most,
-        ).length,
-        kept.length,
-      )
-      assert.equal(suppressed(list, most, 3), kept.slice(0, 3))
-    }),
-  )
-  const point: Box = [5, 5, 5, 5]
-  assert.equal(suppressed([point, point], 0.5), [0, 1])
 })
 
 test('sizes of images for the network: the short side, or less where the long one is limited', () => {

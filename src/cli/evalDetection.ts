@@ -1,0 +1,170 @@
+import { join } from 'node:path'
+
+import { defaultBoxSplits, openBoxes } from '../data/boxSources.js'
+import { skippedLines } from '../data/source.js'
+import { detectionStyles } from '../detection/styles.js'
+import { cocoResults } from '../eval/detections.js'
+import { evaluateDetection } from '../eval/detection.js'
+import { detectionProtocols, ofLength, publishedAnchors } from '../eval/detectionProtocols.js'
+import { writeTextAtomic } from '../files/atomic.js'
+import { percent } from '../run/results.js'
+import { entryOf } from '../run/options.js'
+import { fail } from '../tensor/errors.js'
+import { Random } from '../tensor/random.js'
+import { withDevice } from '../tensor/tensor.js'
+import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { type AddEvaluation, conclude, deviations, evaluation, openBackbone, resultFolder, type SharedFlags } from './evalShared.js'
+
+interface Flags extends SharedFlags {
+  data: string
+  protocol: string
+  style: string
+  trainSplit?: string
+  valSplit?: string
+  iterations?: string
+  batchSize?: string
+  imagesAtOnce?: string
+  lr?: string
+  scales?: string
+  testScale?: string
+  longest?: string
+  anchors?: string
+  init: string
+  seed: string
+  logEvery: string
+  saveEvery: string
+  resume?: boolean
+  overwrite?: boolean
+}
+
+export const addDetection: AddEvaluation = (parent, done) => {
+  const names = Object.entries(detectionProtocols)
+    .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
+    .join('')
+  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN, C4) on the backbone and test it')
+    .requiredOption('--data <folder>', 'a VOCdevkit, a VOC tree (JPEGImages, Annotations, ImageSets/Main) or COCO (annotations, images)')
+    .option('--protocol <name>', 'see below', 'voc0712-c4')
+    .option('--style <code base>', 'whose rules where two published ones differ: detectron2 or mmdet', 'detectron2')
+    .option('--train-split <lists>', 'lists to train on, such as 2007:trainval,2012:trainval (the default of a VOCdevkit) or train')
+    .option('--val-split <lists>', 'lists to test on; default: 2007:test of a VOCdevkit, else val')
+    .option('--iterations <count>', 'another length; the rate falls at the same shares of it')
+    .option('--batch-size <images>', 'another batch size')
+    .option('--images-at-once <count>', 'images of a batch that are computed together, where memory allows no more; default: all')
+    .option('--lr <rate>', 'another learning rate; default: the published one, in proportion to the batch size')
+    .option('--scales <pixels,...>', 'other short sides of training images, one of which is drawn for each')
+    .option('--test-scale <pixels>', 'another short side of test images')
+    .option('--longest <pixels>', 'another limit of the long side')
+    .option('--anchors <pixels,...>', 'other sides of the anchors')
+    .option('--init <how>', 'weights, or random: the same detector from random weights, the baseline', 'weights')
+    .option('--seed <number>', 'of heads, order, sizes and samples', '0')
+    .option('--log-every <iterations>', 'between two lines', '20')
+    .option('--save-every <iterations>', 'between two states', '500')
+    .option('--resume', 'continue after the last state')
+    .option('--overwrite', 'replace an evaluation')
+    .addHelpText(
+      'after',
+      `\nProtocols:${names}\n${examples([
+        ['densecl eval detection runs/r50/backbone.safetensors --data VOCdevkit --device cuda', 'the published protocol'],
+        [
+          'densecl eval detection runs/photos/backbone.safetensors --data raccoons --iterations 400 --batch-size 4 ' +
+            '--scales 192,224,256 --test-scale 224 --longest 400 --anchors 32,64,128,192',
+          'a short run on a CPU',
+        ],
+      ])}`,
+    )
+    .action(
+      heedingSignals(done, async (weights: string, flags: Flags) => {
+        const published = entryOf('--protocol', flags.protocol, detectionProtocols)
+        entryOf('--style', flags.style, detectionStyles)
+        const style = flags.style as keyof typeof detectionStyles
+        if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
+        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
+          text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
+        const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
+          text?.split(',').map((each) => numberFlag(flag, each, { least: 8, whole: true })) ?? otherwise
+        const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
+        const protocol = {
+          ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
+          batchSize,
+          lr: flags.lr === undefined ? (published.lr * batchSize) / published.batchSize : numberFlag('lr', flags.lr, { least: 1e-12 }),
+          scales: list('scales', flags.scales, published.scales),
+          testScale: whole('test-scale', flags.testScale, published.testScale, 8),
+          longest: whole('longest', flags.longest, published.longest, 8),
+        }
+        const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
+        const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
+        const seed = whole('seed', flags.seed, 0, 0)
+        const splits = defaultBoxSplits(flags.data)
+        const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train)
+        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, train.classes)
+        for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
+        const opened = await openBackbone(weights, flags)
+        const { kind, options, device } = opened.backbone
+        const backbone =
+          flags.init === 'weights'
+            ? opened.backbone
+            : withDevice(device, () => kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup' }))
+        try {
+          const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
+          const folder = resultFolder(weights, flags)
+          const result = await evaluateDetection(backbone, {
+            protocol,
+            style,
+            train,
+            val,
+            anchors,
+            imagesAtOnce,
+            out: join(folder, name),
+            resume: flags.resume ?? false,
+            overwrite: flags.overwrite ?? false,
+            quiet: flags.json ?? false,
+            seed,
+            compute: opened.compute,
+            logEvery: whole('log-every', flags.logEvery, 20),
+            saveEvery: whole('save-every', flags.saveEvery, 500),
+          })
+          if (result.interrupted) {
+            console.error(`interrupted at iteration ${result.iterations}; continue with --resume`)
+            done(interruptedCode())
+            return
+          }
+          const { detections = [], voc, coco } = result
+          writeTextAtomic(join(folder, name, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
+          const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+          const table = {
+            title: `Detection (Faster R-CNN, C4, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
+            columns: ['class', 'AP50', 'COCO AP'],
+            rows: [
+              ...val.classes.map((label, c) => [label, percent(voc!.byClass[0]![c]!), percent(coco!.apByClass[c]!)]),
+              ['mean', percent(voc!.mean[0]!), percent(coco!.ap)],
+              ...(voc!.overlaps.length > 1 ? [['mean of 10 overlaps, AP75', percent(mean(voc!.mean)), percent(coco!.ap75)]] : []),
+            ],
+            notes: [
+              `${train.items.length} training images; AP50 by VOC 2007's 11 points, COCO AP by COCO's rules`,
+              `${detections.length} objects found`,
+              ...deviations([
+                ['backbone', backbone.name, 'ResNet-50'],
+                ['iterations', protocol.iterations, published.iterations],
+                ['batch size', batchSize, published.batchSize],
+                ['images at once', imagesAtOnce, published.batchSize],
+                ['learning rate', protocol.lr, published.lr],
+                ['short sides', protocol.scales.join(' '), published.scales.join(' ')],
+                ['test side', protocol.testScale, published.testScale],
+                ['long side', protocol.longest, published.longest],
+                ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
+              ]),
+              ...(detectionStyles[style].preciseBatches > 0
+                ? ['running statistics of batch norms, not those of 200 batches after training']
+                : []),
+              flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
+            ],
+          }
+          conclude(flags, folder, name, table, { weights, init: flags.init, style, protocol, voc: { ...voc! }, coco: { ...coco! } })
+          done(0)
+        } finally {
+          backbone.dispose()
+          if (backbone !== opened.backbone) opened.backbone.dispose()
+        }
+      }),
+    )
+}

@@ -1,0 +1,263 @@
+/** Detection with Faster R-CNN on the backbone, all of it trained (docs/method.md, Detection). */
+import type { BoxSource } from '../data/boxes.js'
+import { Tape } from '../autograd/tape.js'
+import { detect, testRules } from '../detection/detect.js'
+import { FasterRcnn } from '../detection/fasterRcnn.js'
+import { proposalLimits } from '../detection/proposals.js'
+import { detectionLosses, randomChooser } from '../detection/step.js'
+import { type DetectionStyleName, detectionStyles } from '../detection/styles.js'
+import type { TrainingImage } from '../detection/targets.js'
+import type { Backbone } from '../nn/backbone.js'
+import { training } from '../nn/layers.js'
+import { allTensors, isNorm } from '../nn/module.js'
+import { add } from '../ops/arithmetic.js'
+import { scale } from '../ops/elementwise.js'
+import { Sgd } from '../optim/sgd.js'
+import { duration } from '../run/runLog.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
+import { fail } from '../tensor/errors.js'
+import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
+import { Random } from '../tensor/random.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { withOptimizer } from '../weights/state.js'
+import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
+import { evaluationCompute } from './compute.js'
+import { batchTensor, type DetectionBatch, pairedBatches, testBatch, trainable, trainingBatch } from './detectionBatches.js'
+import { detectionRate, detectionTraining, type DetectionProtocol, publishedAnchors } from './detectionProtocols.js'
+import type { Detection } from './detections.js'
+import { Resumable, type ResumableOptions } from './resumable.js'
+import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
+
+/** What evaluateDetection trains on and where it keeps its state. */
+export interface DetectionOptions extends ResumableOptions {
+  protocol: DetectionProtocol
+  style: DetectionStyleName
+  train: BoxSource
+  val: BoxSource
+  seed?: number
+  /** Square roots of the anchors' areas in pixels; those of the protocol when absent. */
+  anchors?: readonly number[]
+  /** Images that are computed at a time; gradients of a batch are summed. Batch norm then sees these alone. All when absent. */
+  imagesAtOnce?: number
+  /** Iterations between two log lines, and two states; the last is always saved. */
+  logEvery?: number
+  saveEvery?: number
+  /** Settings to compute with; evaluationCompute() says what holds without them. */
+  compute?: ComputeOptions | undefined
+  /** A function that is asked between steps whether to stop; the state is then kept. */
+  interrupted?: () => boolean
+}
+
+/** What evaluateDetection found. */
+export interface DetectionResult {
+  interrupted: boolean
+  iterations: number
+  /** Absent when it was interrupted. */
+  detections?: Detection[]
+  voc?: VocScores
+  coco?: CocoScores
+}
+
+interface Losses {
+  anchorClass: number
+  anchorBox: number
+  regionClass: number
+  regionBox: number
+}
+const parts = ['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const
+
+/** Trains a detector on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
+export async function evaluateDetection(backbone: Backbone, options: DetectionOptions): Promise<DetectionResult> {
+  const run = new DetectionRun(backbone, options)
+  try {
+    return await run.execute()
+  } catch (error) {
+    if (!isInterruption(error)) throw error
+    return run.cutOff()
+  } finally {
+    run.close()
+  }
+}
+
+class DetectionRun {
+  readonly #options: DetectionOptions
+  readonly #model: FasterRcnn
+  /** Of everything but norms, and of norms, whose weight decay may be another. */
+  readonly #optimizers: Sgd[]
+  /** Counts iterations. */
+  readonly #run: Resumable
+
+  constructor(backbone: Backbone, options: DetectionOptions) {
+    this.#options = options
+    const { train, style: name, seed = 0, anchors = publishedAnchors.sizes } = options
+    const { anchorOrder, normDecay } = detectionStyles[name]
+    this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
+    this.#model = withDevice(backbone.device, () => {
+      const { stride } = backbone.maps.at(-2)!
+      const cell = { sizes: anchors, ratios: publishedAnchors.ratios, stride, order: anchorOrder }
+      return new FasterRcnn({ random: new Random(seed, 61), dtype: 'f32' }, backbone, { classes: train.classes.length, anchors: cell })
+    })
+    const state = this.#model.state()
+    this.#optimizers = withDevice(backbone.device, () =>
+      [false, true].map((norms) => {
+        const own = [...state.parameters].filter(([parameter]) => isNorm(state, parameter) === norms)
+        const { momentum, weightDecay } = detectionTraining
+        return new Sgd(new Map(own), { momentum, weightDecay: norms ? normDecay : weightDecay })
+      }),
+    )
+    try {
+      this.#run.restore(this.#tensors())
+    } catch (error) {
+      this.close()
+      throw error
+    }
+  }
+
+  /** Frees the heads and the optimisers; the backbone belongs to the caller. */
+  close(): void {
+    this.#run.release()
+    this.#model.dispose()
+    for (const optimizer of this.#optimizers) optimizer.dispose()
+  }
+
+  async execute(): Promise<DetectionResult> {
+    const { iterations } = this.#options.protocol
+    if (!(await this.#run.until(iterations, () => this.#train(iterations)))) return this.cutOff()
+    return { interrupted: false, iterations, ...(await this.#test()) }
+  }
+
+  cutOff(): DetectionResult {
+    return { interrupted: true, iterations: this.#run.saved }
+  }
+
+  #identity({ description }: Backbone): Record<string, unknown> {
+    const { protocol, style, train, seed = 0, imagesAtOnce = protocol.batchSize, anchors = publishedAnchors.sizes } = this.#options
+    const { describe: _, ...numbers } = protocol
+    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, classes: train.classes, train: train.items.length, seed }
+  }
+
+  #tensors(): Iterable<[string, Tensor]> {
+    return this.#optimizers.reduce<Iterable<[string, Tensor]>>(withOptimizer, allTensors(this.#model.state()))
+  }
+
+  /** Trains to an iteration; false when it was interrupted. */
+  async #train(until: number): Promise<boolean> {
+    const { protocol, train, style, seed = 0, logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
+    const rules = detectionStyles[style]
+    const usable = Int32Array.from(train.items.keys()).filter((i) => trainable(train.items[i]!, train.layout, rules).length > 0)
+    if (usable.length === 0) fail('DATA', `detection: none of ${train.items.length} training images has an object to train on`)
+    const { batchSize } = protocol
+    const from = this.#run.position
+    const requests = pairedBatches(train.items, usable, { seed, batchSize, from, until })
+    let number = from
+    const read = (): Promise<DetectionBatch<TrainingImage>> | undefined => {
+      const request = requests.next()
+      if (request.done === true) return undefined
+      const batch = trainingBatch(train, request.value, protocol, rules, seed, number++)
+      batch.catch(() => undefined) // reported where it is awaited
+      return batch
+    }
+    let since = { time: performance.now(), iteration: from }
+    try {
+      for (let next = read(); next !== undefined;) {
+        const batch = await next
+        next = read()
+        if (interrupted()) {
+          this.#run.save(this.#tensors())
+          return false
+        }
+        stopIfInterrupted()
+        const losses = this.#step(batch)
+        this.#run.position += 1
+        if (this.#run.position % logEvery === 0 || this.#run.position === until) {
+          this.#report(losses, since)
+          since = { time: performance.now(), iteration: this.#run.position }
+        }
+        if (this.#run.position % saveEvery === 0 || this.#run.position === until) this.#run.save(this.#tensors())
+        // Signals and output get their turn.
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      return true
+    } catch (error) {
+      if (!isInterruption(error)) throw error
+      this.#run.save(this.#tensors())
+      return false
+    }
+  }
+
+  /** A piece of work with the evaluation's settings, which are not held over an await. */
+  #computing<R>(body: () => R): R {
+    const { device } = this.#model.backbone
+    return withDevice(device, () => withCompute(evaluationCompute(device, this.#options.compute), () => scope(body)))
+  }
+
+  /** One update by a batch, a part of its images at a time. */
+  #step({ values, shape, images }: DetectionBatch<TrainingImage>): Losses {
+    const { protocol, style: name, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
+    const style = detectionStyles[name]
+    const each = values.length / images.length
+    const sums: Losses = { anchorClass: 0, anchorBox: 0, regionClass: 0, regionBox: 0 }
+    this.#computing(() => {
+      const parameters = this.#model.state().parameters
+      let gradients: Tensor[] | undefined
+      const count = Math.ceil(images.length / imagesAtOnce)
+      for (let part = 0; part < count; ++part) {
+        const [first, last] = [part * imagesAtOnce, Math.min(images.length, (part + 1) * imagesAtOnce)]
+        const x = Tensor.from(values.subarray(first * each, last * each), [last - first, ...shape.slice(1)])
+        const random = new Random(seed, 67, this.#run.position, part)
+        const tape = new Tape().watch([...parameters.values()])
+        const { losses, share } = tape.record(() => {
+          const chooser = randomChooser(random, this.#model.options.classes, style)
+          const made = detectionLosses(this.#model, x, images.slice(first, last), chooser, training, style, proposalLimits.train)
+          return { losses: made, share: scale(made.total, 1 / count) }
+        })
+        for (const key of parts) sums[key] += losses[key].item() / count
+        if (!parts.every((key) => Number.isFinite(sums[key])))
+          fail('NAN', `detection: the loss of iteration ${this.#run.position + 1} is not a number; try a lower --lr`)
+        const own = tape.backward(share, [...parameters.values()])
+        gradients = gradients === undefined ? own : gradients.map((sum, i) => add(sum, own[i]!))
+      }
+      const byName = new Map([...parameters.keys()].map((key, i) => [key, gradients![i]!]))
+      const rate = detectionRate(protocol, this.#run.position)
+      for (const optimizer of this.#optimizers)
+        optimizer.step(
+          [...optimizer.parameters.keys()].map((key) => byName.get(key)!),
+          rate,
+        )
+    })
+    return sums
+  }
+
+  #report(losses: Losses, since: { time: number; iteration: number }): void {
+    const { protocol } = this.#options
+    const each = (performance.now() - since.time) / 1000 / (this.#run.position - since.iteration)
+    const lr = detectionRate(protocol, this.#run.position - 1)
+    const loss = parts.reduce((sum, key) => sum + losses[key], 0)
+    this.#run.log.metrics({ globalStep: this.#run.position, loss, ...losses, lr, imagesPerSecond: protocol.batchSize / each })
+    this.#run.log.progress(
+      `iteration ${this.#run.position}/${protocol.iterations}  loss ${loss.toFixed(3)} (anchors ${losses.anchorClass.toFixed(3)} + ` +
+        `${losses.anchorBox.toFixed(3)}, regions ${losses.regionClass.toFixed(3)} + ${losses.regionBox.toFixed(3)})  ` +
+        `lr ${lr.toPrecision(3)}  ` +
+        `${(protocol.batchSize / each).toFixed(2)} images/s  eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+      true,
+    )
+  }
+
+  async #test(): Promise<{ detections: Detection[]; voc: VocScores; coco: CocoScores }> {
+    const { val, protocol, style: name } = this.#options
+    const style = detectionStyles[name]
+    const detections: Detection[] = []
+    for (const [image, item] of val.items.entries()) {
+      stopIfInterrupted()
+      const batch = await testBatch(item, protocol, style)
+      const [found] = this.#computing(() =>
+        detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, style, proposalLimits.test, testRules),
+      )
+      for (const object of found!) detections.push({ image, ...object })
+    }
+    const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
+    this.#run.log.metrics({ globalStep: this.#run.position, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })
+    this.#run.log.line(`tested  AP50 ${(100 * voc.mean[0]!).toFixed(2)} %  iteration ${this.#run.position}`)
+    return { detections, voc, coco }
+  }
+}

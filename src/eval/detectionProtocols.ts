@@ -1,0 +1,57 @@
+/** The published settings of detection with Faster R-CNN R50-C4 (docs/method.md, Detection). */
+
+/** How a detector is trained and tested. */
+export interface DetectionProtocol {
+  describe: string
+  iterations: number
+  batchSize: number
+  lr: number
+  /** Iterations in which the rate rises from a thousandth. */
+  warmup: number
+  /** Iterations from which on it is a tenth, and a hundredth. */
+  steps: readonly number[]
+  /** Short sides of training images, of which one is drawn, and of test images; the limit of the long side, all in pixels. */
+  scales: readonly number[]
+  testScale: number
+  longest: number
+}
+
+/** The published detection protocols by name. */
+export const detectionProtocols: Record<string, DetectionProtocol> = {
+  'voc0712-c4': {
+    describe: 'VOC 2007 and 2012 trainval, tested on VOC 2007 test: 24,000 iterations of 16 images',
+    iterations: 24_000,
+    batchSize: 16,
+    lr: 0.02,
+    warmup: 100,
+    steps: [18_000, 22_000],
+    scales: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+    testScale: 800,
+    longest: 1333,
+  },
+}
+
+/** The rest, which protocols share. */
+export const detectionTraining = { momentum: 0.9, weightDecay: 1e-4, rateTenth: 0.1, warmupFrom: 0.001 } as const
+
+/** Square roots of the areas of the anchors, in pixels of the resized image, and their heights over widths. */
+export const publishedAnchors = { sizes: [32, 64, 128, 256, 512], ratios: [0.5, 1, 2] } as const
+
+/** The learning rate of an iteration, the first of which is 0. */
+export function detectionRate({ lr, warmup, steps }: Pick<DetectionProtocol, 'lr' | 'warmup' | 'steps'>, iteration: number): number {
+  const { rateTenth, warmupFrom } = detectionTraining
+  const reached = steps.filter((step) => iteration >= step).length
+  const rate = lr * rateTenth ** reached
+  return iteration < warmup ? rate * (warmupFrom * (1 - iteration / warmup) + iteration / warmup) : rate
+}
+
+/** A protocol of another length: rates fall at the same shares of it, and no more than a tenth of it is warm-up. */
+export function ofLength(protocol: DetectionProtocol, iterations: number): DetectionProtocol {
+  if (iterations === protocol.iterations) return protocol
+  return {
+    ...protocol,
+    iterations,
+    warmup: Math.min(protocol.warmup, Math.floor(iterations / 10)),
+    steps: protocol.steps.map((step) => Math.round((step / protocol.iterations) * iterations)),
+  }
+}

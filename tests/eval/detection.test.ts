@@ -1,0 +1,158 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import type { BoxSource } from '../../src/data/boxes.js'
+import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
+import { evaluateDetection, type DetectionOptions, type DetectionResult } from '../../src/eval/detection.js'
+import { pairedBatches, testBatch, trainingBatch } from '../../src/eval/detectionBatches.js'
+import { detectionProtocols, detectionRate, ofLength } from '../../src/eval/detectionProtocols.js'
+import { cocoResults } from '../../src/eval/detections.js'
+import { detectionStyles } from '../../src/detection/styles.js'
+import { resnet } from '../../src/nn/resnet.js'
+import { Random } from '../../src/tensor/random.js'
+import { rejectsError, suite, withFolder } from '../support/suite.js'
+import { colourPng } from '../support/vocTree.js'
+
+const test = suite('detection')
+
+/** Images of one or two red or green rectangles on noise, wide or tall, and their annotations. */
+function writeBoxTree(root: string, count: number): void {
+  for (const folder of ['Annotations', 'JPEGImages', 'ImageSets/Main']) mkdirSync(join(root, folder), { recursive: true })
+  const names = Array.from({ length: count }, (_, i) => `image${i}`)
+  names.forEach((name, i) => {
+    const random = new Random(3, i)
+    const [width, height] = i % 3 === 0 ? [48, 64] : [64, 48]
+    const rgb = Uint8Array.from({ length: width * height * 3 }, () => 90 + random.below(30))
+    const objects = Array.from({ length: 1 + (i % 2) }, (_, k) => {
+      const [w, h] = [16 + random.below(10), 16 + random.below(10)]
+      const [left, top] = [random.below(width - w), random.below(height - h)]
+      const colour = (i + k) % 2
+      for (let y = top; y < top + h; ++y)
+        for (let x = left; x < left + w; ++x) for (let c = 0; c < 3; ++c) rgb[(y * width + x) * 3 + c] = c === colour ? 250 : 10
+      return (
+        `<object><name>${['red', 'green'][colour]}</name><bndbox><xmin>${left + 1}</xmin><ymin>${top + 1}</ymin>` +
+        `<xmax>${left + w}</xmax><ymax>${top + h}</ymax></bndbox></object>`
+      )
+    })
+    writeFileSync(join(root, 'JPEGImages', `${name}.png`), colourPng(rgb, width, height))
+    const size = `<size><width>${width}</width><height>${height}</height></size>`
+    writeFileSync(join(root, 'Annotations', `${name}.xml`), `<annotation>${size}${objects.join('')}</annotation>`)
+  })
+  for (const list of ['train', 'val']) writeFileSync(join(root, 'ImageSets', 'Main', `${list}.txt`), `${names.join('\n')}\n`)
+}
+
+const protocol = { ...ofLength(detectionProtocols['voc0712-c4']!, 6), batchSize: 2, lr: 0.02, scales: [48, 64], testScale: 64, longest: 96 }
+
+async function run(source: BoxSource, out: string, options: Partial<DetectionOptions> = {}): Promise<DetectionResult> {
+  const backbone = resnet({ depth: 18, baseChannels: 4 })({ random: new Random(1), dtype: 'f32' })
+  try {
+    return await evaluateDetection(backbone, {
+      protocol,
+      style: 'detectron2',
+      train: source,
+      val: source,
+      anchors: [16, 24],
+      out,
+      quiet: true,
+      ...options,
+    })
+  } finally {
+    backbone.dispose()
+  }
+}
+
+const rows = (folder: string): Record<string, number>[] =>
+  readFileSync(join(folder, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, number>)
+
+test('a detector that is stopped and continued is the one that was not, bit for bit; in both styles everything is finite', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(join(folder, 'data'), 6)
+    const source = openBoxes(join(folder, 'data'), ['train'])
+    for (const style of ['detectron2', 'mmdet'] as const) {
+      const [whole, parts] = [join(folder, `${style}-whole`), join(folder, `${style}-parts`)]
+      const straight = await run(source, whole, { style })
+      let left = 3
+      const stopped = await run(source, parts, { style, interrupted: () => left-- === 0 })
+      assert.equal([stopped.interrupted, stopped.iterations, stopped.detections], [true, 3, undefined])
+      const resumed = await run(source, parts, { style, resume: true })
+      assert.equal(resumed.detections, straight.detections)
+      assert.equal(readFileSync(join(parts, 'state.safetensors')), readFileSync(join(whole, 'state.safetensors')))
+      assert.ok(rows(whole).every((row) => Object.values(row).every((value) => Number.isFinite(value))))
+      assert.equal(cocoResults(source, straight.detections!).length, straight.detections!.length)
+    }
+    await rejectsError(
+      () => run(source, join(folder, 'mmdet-whole'), { resume: true }),
+      'CONFIG',
+      /style was "mmdet" and is now "detectron2"/,
+    )
+  }))
+
+test('it learns drawn rectangles: every part of the loss falls, and the objects of the images are found', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(join(folder, 'data'), 8)
+    const source = openBoxes(join(folder, 'data'), ['train'])
+    const long = { ...protocol, ...ofLength(protocol, 160), batchSize: 4, scales: [64], lr: 0.03 }
+    const { voc, detections } = await run(source, join(folder, 'out'), { protocol: long, logEvery: 8 })
+    const trained = rows(join(folder, 'out')).filter((row) => row.loss !== undefined)
+    const mean = (some: typeof trained, key: string): number => some.reduce((sum, row) => sum + row[key]!, 0) / some.length
+    for (const key of ['anchorClass', 'regionClass'])
+      assert.ok(mean(trained.slice(-4), key) < 0.6 * mean(trained.slice(0, 4), key), `${key}: ${trained.map((row) => row[key]).join(' ')}`)
+    assert.ok(voc!.mean[0]! > 0.5, `AP50 ${voc!.mean[0]} of ${detections!.length} detections`)
+  }))
+
+test('a rate rises, stays, and falls twice; another length keeps the shares', () => {
+  const published = detectionProtocols['voc0712-c4']!
+  const near = (value: number, expected: number): void => assert.ok(Math.abs(value / expected - 1) < 1e-12, `${value}`)
+  near(detectionRate(published, 0), 2e-5)
+  near(detectionRate(published, 1), 2.198e-4)
+  near(detectionRate(published, 50), 0.01001)
+  near(detectionRate(published, 17_999), 0.02)
+  near(detectionRate(published, 18_000), 0.002)
+  near(detectionRate(published, 22_000), 0.0002)
+  const { warmup, steps } = ofLength(published, 240)
+  assert.equal([warmup, steps], [24, [180, 220]])
+})
+
+test('pairs of a batch are both wide or both not; continuing anywhere gives the same batches; every image has its turn', () =>
+  withFolder((folder) => {
+    writeBoxTree(folder, 9)
+    const { items } = openBoxes(folder, ['train'])
+    const usable = Int32Array.from(items.keys())
+    const batches = (from: number): number[][] =>
+      Array.from(pairedBatches(items, usable, { seed: 5, batchSize: 4, from, until: 20 }), (batch) => [...batch])
+    const all = batches(0)
+    assert.is(all.length, 20)
+    assert.equal(batches(7), all.slice(7))
+    const wide = (i: number): boolean => items[i]!.width > items[i]!.height
+    for (const batch of all) for (const at of [0, 2]) assert.is(wide(batch[at]!), wide(batch[at + 1]!))
+    assert.is(new Set(all.flat()).size, 9)
+  }))
+
+test('an image of another size than its annotation says is named; a batch is padded with zeros to its largest image', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(folder, 3)
+    const source = openBoxes(folder, ['train'])
+    const { shape, values, images } = await trainingBatch(source, Int32Array.of(0, 1), protocol, detectionStyles.mmdet, 1, 0)
+    assert.ok(shape[1] % 32 === 0 && shape[2] % 32 === 0)
+    images.forEach(({ width, height, objects }, i) => {
+      for (let y = 0; y < shape[1]; ++y)
+        for (let x = 0; x < shape[2]; ++x) if (y >= height || x >= width) assert.is(values[((i * shape[1] + y) * shape[2] + x) * 3], 0)
+      for (const { box } of objects) assert.ok(box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height)
+    })
+    const wrong = { ...source.items[0]!, width: 50 }
+    await rejectsError(
+      () => testBatch(wrong, protocol, detectionStyles.mmdet),
+      'DATA',
+      /image0\.png: the image has 48x64 pixels .* says 50x64/,
+    )
+    const empty = { ...source, items: source.items.map((item) => ({ ...item, objects: [] })) }
+    await rejectsError(() => run(empty, join(folder, 'out')), 'DATA', /none of 3 training images has an object/)
+    assert.equal(defaultBoxSplits(folder), { train: ['train'], val: ['val'] })
+  }))
+
+test.run()
