@@ -17,7 +17,7 @@ const mayImport = {
   run: ['tensor', 'files', 'nn', 'optim', 'data'],
   methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'run'],
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],
-  detection: ['tensor', 'autograd', 'ops', 'nn', 'data'],
+  detection: ['tensor', 'autograd', 'ops', 'nn', 'data', 'weights'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],
   selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data'],
   train: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'methods', 'run', 'eval', 'report', 'selftest'],

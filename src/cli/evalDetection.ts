@@ -7,6 +7,8 @@ import { cocoResults } from '../eval/detections.js'
 import { evaluateDetection } from '../eval/detection.js'
 import { detectionProtocols, ofLength, publishedAnchors } from '../eval/detectionProtocols.js'
 import { writeTextAtomic } from '../files/atomic.js'
+import { boxesPicture } from '../report/boxes.js'
+import { writePicture } from '../report/svg.js'
 import { percent } from '../run/results.js'
 import { entryOf } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
@@ -128,7 +130,8 @@ export const addDetection: AddEvaluation = (parent, done) => {
             done(interruptedCode())
             return
           }
-          const { detections = [], voc, coco } = result
+          const { detections = [], samples = [], voc, coco } = result
+          const picture = await writePicture(join(folder, name, 'samples'), boxesPicture(samples, val.classes))
           writeTextAtomic(join(folder, name, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
           const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
           const table = {
@@ -159,7 +162,15 @@ export const addDetection: AddEvaluation = (parent, done) => {
               flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
             ],
           }
-          conclude(flags, folder, name, table, { weights, init: flags.init, style, protocol, voc: { ...voc! }, coco: { ...coco! } })
+          conclude(flags, folder, name, table, {
+            weights,
+            init: flags.init,
+            style,
+            protocol,
+            picture,
+            voc: { ...voc! },
+            coco: { ...coco! },
+          })
           done(0)
         } finally {
           backbone.dispose()

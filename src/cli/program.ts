@@ -6,6 +6,7 @@ import { packageVersion } from '../tensor/native.js'
 import { register as bench } from './bench.js'
 import { register as checkData } from './checkData.js'
 import type { Register } from './command.js'
+import { register as detect } from './detect.js'
 import { register as doctor } from './doctor.js'
 import { register as evaluations } from './eval.js'
 import { register as exportWeights } from './export.js'
@@ -24,6 +25,7 @@ const commands: readonly Register[] = [
   importWeights,
   study,
   match,
+  detect,
   report,
   watch,
   checkData,

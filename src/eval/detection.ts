@@ -1,7 +1,11 @@
 /** Detection with Faster R-CNN on the backbone, all of it trained (docs/method.md, Detection). */
-import type { BoxSource } from '../data/boxes.js'
+import { join } from 'node:path'
+
+import type { BoxItem, BoxSource } from '../data/boxes.js'
+import type { Pixels } from '../data/decode.js'
 import { Tape } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
+import { saveDetector } from '../detection/detectorFile.js'
 import { FasterRcnn } from '../detection/fasterRcnn.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { detectionLosses, randomChooser } from '../detection/step.js'
@@ -52,8 +56,9 @@ export interface DetectionOptions extends ResumableOptions {
 export interface DetectionResult {
   interrupted: boolean
   iterations: number
-  /** Absent when it was interrupted. */
+  /** Absent when it was interrupted; `samples` are some images with the best of what was found in them. */
   detections?: Detection[]
+  samples?: { name: string; pixels: Pixels; found: Detection[]; truth: BoxItem['objects'] }[]
   voc?: VocScores
   coco?: CocoScores
 }
@@ -64,6 +69,9 @@ interface Losses {
   regionClass: number
   regionBox: number
 }
+/** Images of the test that are shown. */
+const sampleCount = 12
+
 const parts = ['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const
 
 /** Trains a detector on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
@@ -243,10 +251,20 @@ class DetectionRun {
     )
   }
 
-  async #test(): Promise<{ detections: Detection[]; voc: VocScores; coco: CocoScores }> {
+  /** Writes the detector as other commands use it. */
+  #save(): void {
+    const { out, style, train, anchors = publishedAnchors.sizes, protocol } = this.#options
+    const { testScale, longest } = protocol
+    const record = { style, classes: train.classes, anchors, ratios: publishedAnchors.ratios, testScale, longest }
+    saveDetector(join(out, 'detector.safetensors'), this.#model, record)
+  }
+
+  async #test(): Promise<Required<Pick<DetectionResult, 'detections' | 'samples' | 'voc' | 'coco'>>> {
     const { val, protocol, style: name } = this.#options
     const style = detectionStyles[name]
     const detections: Detection[] = []
+    const samples: NonNullable<DetectionResult['samples']> = []
+    const every = Math.ceil(val.items.length / sampleCount)
     for (const [image, item] of val.items.entries()) {
       stopIfInterrupted()
       const batch = await testBatch(item, protocol, style)
@@ -254,10 +272,18 @@ class DetectionRun {
         detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, style, proposalLimits.test, testRules),
       )
       for (const object of found!) detections.push({ image, ...object })
+      if (image % every === 0)
+        samples.push({
+          name: item.name,
+          pixels: batch.pixels,
+          found: found!.filter(({ score }) => score >= 0.5).map((object) => ({ image, ...object })),
+          truth: item.objects,
+        })
     }
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
     this.#run.log.metrics({ globalStep: this.#run.position, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })
     this.#run.log.line(`tested  AP50 ${(100 * voc.mean[0]!).toFixed(2)} %  iteration ${this.#run.position}`)
-    return { detections, voc, coco }
+    this.#save()
+    return { detections, samples, voc, coco }
   }
 }

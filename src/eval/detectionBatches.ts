@@ -6,6 +6,7 @@ import type { Pixels } from '../data/decode.js'
 import { resizeBytes } from '../data/resizeBytes.js'
 import { epochOrder } from '../data/sampler.js'
 import { loadPixels } from '../data/source.js'
+import type { TestImage } from '../detection/detect.js'
 import type { DetectionStyle } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import { fail } from '../tensor/errors.js'
@@ -94,13 +95,22 @@ export async function trainingBatch(
 /** Reads an image as it is tested. */
 export async function testBatch(
   item: BoxItem,
-  { testScale, longest }: DetectionProtocol,
+  scales: Pick<DetectionProtocol, 'testScale' | 'longest'>,
   style: DetectionStyle,
-): Promise<DetectionBatch<{ height: number; width: number; original: { height: number; width: number } }> & { pixels: Pixels }> {
+): Promise<DetectionBatch<TestImage> & { pixels: Pixels }> {
   const pixels = await pixelsOf(item)
-  const view = { ...detectionSize(item, testScale, longest, style.rounding), flip: false }
-  const original = { height: item.height, width: item.width }
-  return { ...assembled([{ pixels, view, image: { height: view.height, width: view.width, original } }], style), pixels }
+  return { ...testView(pixels, scales, style), pixels }
+}
+
+/** An image as it is tested. */
+export function testView(
+  pixels: Pixels,
+  { testScale, longest }: Pick<DetectionProtocol, 'testScale' | 'longest'>,
+  style: DetectionStyle,
+): DetectionBatch<TestImage> {
+  const { height, width } = pixels
+  const view = { ...detectionSize(pixels, testScale, longest, style.rounding), flip: false }
+  return assembled([{ pixels, view, image: { height: view.height, width: view.width, original: { height, width } } }], style)
 }
 
 function assembled<Image>(

@@ -71,11 +71,9 @@ export abstract class Backbone {
   /** Maps from fine to coarse, the last of which is what methods train; maps that no caller keeps are freed by its scope. */
   abstract stages(x: Tensor, mode: NormMode): Tensor[]
 
-  /**
-   * The map before the last stage, and the last stage applied to a map of its channels: a detector of the C4 form applies it to regions
-   * of the image. Absent where the network has no such stage.
-   */
+  /** x [N, H, W, inputs] to the map before the last stage. Absent where the network has no such stage. */
   readonly beforeLast?: (x: Tensor, mode: NormMode) => Tensor
+  /** The last stage alone, applied to a map of what comes before it: a detector of the form C4 applies it to regions of the image. */
   readonly last?: (map: Tensor, mode: NormMode) => Tensor
 
   /** Parameters and buffers under the names that files have. */

@@ -181,7 +181,9 @@ export class ResNet extends Backbone {
     return scope(() => this.#through(x, mode, this.#stages.length))
   }
 
+  /** x [N, H, W, 3] to the map [N, H / 16, W / 16, C] of the third stage. */
   override readonly beforeLast = (x: Tensor, mode: NormMode): Tensor => scope(() => this.#through(x, mode, this.#stages.length - 1).at(-1)!)
+  /** The fourth stage of a map [N, h, w, C] as the third gives it: [N, h / 2, w / 2, channels]. */
   override readonly last = (map: Tensor, mode: NormMode): Tensor =>
     scope(() => this.#stages.at(-1)!.reduce((y, block) => block.forward(y, mode), map))
 

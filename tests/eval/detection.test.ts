@@ -6,13 +6,18 @@ import * as assert from 'uvu/assert'
 import type { BoxSource } from '../../src/data/boxes.js'
 import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
 import { evaluateDetection, type DetectionOptions, type DetectionResult } from '../../src/eval/detection.js'
-import { pairedBatches, testBatch, trainingBatch } from '../../src/eval/detectionBatches.js'
+import { batchTensor, pairedBatches, testBatch, trainingBatch } from '../../src/eval/detectionBatches.js'
 import { detectionProtocols, detectionRate, ofLength } from '../../src/eval/detectionProtocols.js'
 import { cocoResults } from '../../src/eval/detections.js'
+import { detect } from '../../src/detection/detect.js'
+import { openDetector } from '../../src/detection/detectorFile.js'
+import { proposalLimits } from '../../src/detection/proposals.js'
+import { boxesPicture } from '../../src/report/boxes.js'
+import { backboneKinds } from '../../src/nn/backbones.js'
 import { detectionStyles } from '../../src/detection/styles.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
-import { rejectsError, suite, withFolder } from '../support/suite.js'
+import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 import { colourPng } from '../support/vocTree.js'
 
 const test = suite('detection')
@@ -103,6 +108,53 @@ test('it learns drawn rectangles: every part of the loss falls, and the objects 
     for (const key of ['anchorClass', 'regionClass'])
       assert.ok(mean(trained.slice(-4), key) < 0.6 * mean(trained.slice(0, 4), key), `${key}: ${trained.map((row) => row[key]).join(' ')}`)
     assert.ok(voc!.mean[0]! > 0.5, `AP50 ${voc!.mean[0]} of ${detections!.length} detections`)
+  }))
+
+test('the file of a detector finds what the detector found, and densecl detect draws and lists it', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(join(folder, 'data'), 4)
+    const source = openBoxes(join(folder, 'data'), ['train'])
+    const { detections, samples } = await run(source, join(folder, 'out'))
+    const path = join(folder, 'out', 'detector.safetensors')
+    const { model, record } = openDetector(path, (name) => backboneKinds.get(name))
+    try {
+      assert.equal(record.classes, source.classes)
+      for (const [image, item] of source.items.entries()) {
+        const { images, ...batch } = await testBatch(item, record, detectionStyles[record.style])
+        const x = batchTensor({ images, ...batch }, 'cpu')
+        const [found] = detect(model, x, images, detectionStyles[record.style], proposalLimits.test)
+        x.dispose()
+        assert.equal(
+          found!.map((object) => ({ image, ...object })),
+          detections!.filter((each) => each.image === image),
+        )
+      }
+    } finally {
+      model.dispose()
+      model.backbone.dispose()
+    }
+    const picture = boxesPicture(
+      [{ ...samples![0]!, name: '<b>', found: [{ label: 1, box: [1, 2, 11, 22], score: 0.75 }] }],
+      source.classes,
+    )
+    assert.match(picture, /&lt;b&gt;/)
+    assert.match(picture, new RegExp(`${source.classes[1]} 75 %`))
+    const scale = 240 / samples![0]!.pixels.height
+    assert.ok(picture.includes(`width="${(10 * scale).toFixed(1)}" height="${(20 * scale).toFixed(1)}"`))
+    assert.is(picture.match(/stroke-dasharray/g)!.length, samples![0]!.truth.length)
+
+    const image = source.items[0]!.path
+    const told = runCli(['detect', image, '--weights', path, '--score', '0.05', '--device', 'cpu', '--out', join(folder, 'seen'), '--json'])
+    assert.is(told.code, 0, told.err)
+    const { images } = JSON.parse(told.out) as { images: { objects: { class: string; box: number[]; score: number }[] }[] }
+    const own = detections!.filter((each) => each.image === 0)
+    assert.equal(
+      images[0]!.objects,
+      own.map(({ label, box, score }) => ({ class: source.classes[label]!, box, score })),
+    )
+    const refused = runCli(['detect', image, '--weights', join(folder, 'out', 'state.safetensors'), '--device', 'cpu'])
+    assert.is(refused.code, 1)
+    assert.match(refused.err, /state\.safetensors: is no detector/)
   }))
 
 test('a rate rises, stays, and falls twice; another length keeps the shares', () => {

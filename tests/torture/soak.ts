@@ -59,16 +59,23 @@ export const sampleLine = ({ step, resident, heap, live, handles, descriptors }:
   `step ${String(step).padStart(6)}  resident ${mebibytes(resident)}  heap ${mebibytes(heap)}  tensors ${handles} of ${mebibytes(live)}  ` +
   `${descriptors} descriptors`
 
-/** What has grown behind the first tenth: numbers of things not at all, memory by no more than a tenth and 16 MiB. */
+/**
+ * What has grown behind the first tenth: numbers of things not at all, memory by no more than a tenth and, of the process, 16 MiB. Bytes of
+ * tensors are those of the blocks that they lie in, which need not be the same ones all the time.
+ */
 export function growth(samples: readonly Sample[]): string[] {
   const tenth = Math.ceil(samples.length / 10)
   const [early, late] = [samples.slice(tenth, 2 * tenth), samples.slice(-tenth)]
   const mean = (of: readonly Sample[], key: keyof Sample): number => of.reduce((sum, each) => sum + each[key], 0) / of.length
   const grown: string[] = []
-  for (const key of ['handles', 'live', 'descriptors'] as const)
+  for (const key of ['handles', 'descriptors'] as const)
     if (mean(late, key) > mean(early, key)) grown.push(`${key}: ${mean(early, key)} to ${mean(late, key)}`)
-  for (const key of ['resident', 'heap'] as const)
-    if (mean(late, key) > 1.1 * mean(early, key) + 2 ** 24)
+  for (const [key, more] of [
+    ['live', 0],
+    ['resident', 2 ** 24],
+    ['heap', 2 ** 24],
+  ] as const)
+    if (mean(late, key) > 1.1 * mean(early, key) + more)
       grown.push(`${key}: ${mebibytes(mean(early, key))} to ${mebibytes(mean(late, key))}`)
   return grown
 }

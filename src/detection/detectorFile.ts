@@ -1,0 +1,52 @@
+/** A detector in one file: weights under mmdetection's names, and what is needed to build it again and to use it as it was tested. */
+import type { BackboneKind } from '../nn/backbone.js'
+import { allTensors } from '../nn/module.js'
+import { fail } from '../tensor/errors.js'
+import { Random } from '../tensor/random.js'
+import type { BackboneRecord } from '../weights/export.js'
+import { readState, restoreState, saveState } from '../weights/state.js'
+import { FasterRcnn } from './fasterRcnn.js'
+import { type DetectionStyleName, detectionStyles } from './styles.js'
+
+/** What a file says of its detector. */
+export interface DetectorRecord {
+  form: 'c4'
+  style: DetectionStyleName
+  classes: readonly string[]
+  /** Sides of the anchors, and heights over widths. */
+  anchors: readonly number[]
+  ratios: readonly number[]
+  /** Short side of images, and the limit of the long one, in pixels. */
+  testScale: number
+  longest: number
+  backbone: BackboneRecord
+}
+
+const key = 'detector'
+
+/** Writes a detector. */
+export function saveDetector(path: string, model: FasterRcnn, record: Omit<DetectorRecord, 'form' | 'backbone'>): void {
+  const { kind, options } = model.backbone
+  const backbone: BackboneRecord = { kind: kind.name, options }
+  saveState(path, allTensors(model.state()), key, { form: 'c4', ...record, backbone } satisfies DetectorRecord)
+}
+
+/** The detector of a file on the current device, and its record. `kindOf` finds a kind of backbone by name. Throws FORMAT, FILE. */
+export function openDetector(
+  path: string,
+  kindOf: (name: string) => BackboneKind | undefined,
+): { model: FasterRcnn; record: DetectorRecord } {
+  const { file, record: read } = readState(path, key)
+  const record = (read ?? fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)) as DetectorRecord
+  const style = detectionStyles[record.style]
+  const build = { random: new Random(0), dtype: 'f32' as const }
+  const kind =
+    kindOf(record.backbone.kind) ??
+    fail('CONFIG', `${path}: its backbone is of the kind ${record.backbone.kind}: give its module with --backbone`)
+  const backbone = kind.build(build, record.backbone.options)
+  const { stride } = backbone.maps.at(-2)!
+  const anchors = { sizes: record.anchors, ratios: record.ratios, stride, order: style.anchorOrder }
+  const model = new FasterRcnn(build, backbone, { classes: record.classes.length, anchors })
+  restoreState(path, file, allTensors(model.state()))
+  return { model, record }
+}
