@@ -27,3 +27,7 @@ export const computeSettings = ({ precision, threads }: Pick<Config, 'precision'
   precision: precision === 'tf32' ? 'tf32' : 'f32',
   threads: threads === 0 ? availableParallelism() : threads,
 })
+
+/** How far the steps of a run are fused where nothing is timed: as the configuration says. */
+export const fusionLevel = ({ fusion }: Pick<Config, 'fusion'>): Exclude<Config['fusion'], 'auto'> =>
+  fusion === 'auto' ? 'epilogue' : fusion

@@ -2,6 +2,7 @@
 import { type DeviceIdentity, deviceIdentity } from '../files/cache.js'
 import { DeviceClock } from '../ops/timing.js'
 import { familyOf, type TuningChoice, untuned } from '../ops/tuning.js'
+import { fusionLevel } from '../run/placement.js'
 import { files } from '../run/runFolder.js'
 import { usesFamily } from '../tensor/families.js'
 import { native } from '../tensor/native.js'
@@ -18,7 +19,7 @@ export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): T
   const { config, resumed, log } = run
   const { device } = run.built.backbone
   const path = files(run.out).tuning
-  const usual = untuned(config.fusion === 'auto' ? 'epilogue' : config.fusion)
+  const usual = untuned(fusionLevel(config))
   const { tunable, simulated } = deviceTraits(device)
   const clocked = !simulated || overrides !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
   if (!tunable || !clocked) return usual

@@ -12,7 +12,7 @@ import type { BackboneKind } from '../nn/backbone.js'
 import { optimizerOf } from '../optim/choose.js'
 import { backboneOf } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
-import { computeSettings, type Placement } from '../run/placement.js'
+import { computeSettings, fusionLevel, type Placement } from '../run/placement.js'
 import { withCompute } from '../tensor/compute.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
@@ -68,7 +68,7 @@ export function estimateMemory(
     { what: 'the program', bytes: processBytes },
     { what: `batches that are loaded ahead`, bytes: loader.host },
     { what: `${workers} data workers`, bytes: workers * (workerBytes + 4 * 12 * imageSize * imageSize) },
-    { what: 'a checkpoint that is written', bytes: tensors.state },
+    { what: 'a checkpoint that is written, and read back', bytes: 2 * tensors.state },
     ...(features === 0 ? [] : [{ what: 'features of kNN', bytes: features }]),
   ]
   if (hostMemory) return { host: [...onDevice, ...onHost], device: [] }
@@ -91,8 +91,11 @@ function tensorBytes(
     try {
       const { parameters, copies } = built.trained()
       const optimizer = optimizerOf(config, parameters, copies)
-      const view = (): Tensor => Tensor.empty([config.batchSize, config.imageSize, config.imageSize, 3], placement.compute, device)
-      const trainer = new Trainer(built, optimizer, { graph: false, compute: computeSettings(config), views: () => [view(), view()] })
+      // A backbone that takes other images than those that are read is refused later, where that is what is looked at.
+      const { inputs } = built.backbone
+      const view = (): Tensor => Tensor.empty([config.batchSize, config.imageSize, config.imageSize, inputs], placement.compute, device)
+      const compute = { ...computeSettings(config), fusion: fusionLevel(config) }
+      const trainer = new Trainer(built, optimizer, { graph: false, compute, views: () => [view(), view()] })
       try {
         native.trimMemory(device)
         const state = held() - before
@@ -101,7 +104,7 @@ function tensorBytes(
         const steps = held() - before
         if (knn !== undefined)
           scope(() => {
-            const x = Tensor.empty([evaluationBatch, config.imageSize, config.imageSize, 3], 'f32', device)
+            const x = Tensor.empty([evaluationBatch, config.imageSize, config.imageSize, inputs], 'f32', device)
             withCompute(computeSettings(config), () => built.backbone.stages(built.backbone.input(x), evaluation))
           })
         return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels }

@@ -100,7 +100,7 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['pretrain', '--preset', 'densecl_resnet50'], 2, /preset densecl_resnet50 does not exist \(did you mean densecl_resnet50_8xb32/],
       [['pretrain', 'lr'], 2, /lr: expected key=value/],
       [['pretrain', 'lr=NaN', '--out', join(folder, 'x')], 2, /lr/],
-      [['pretrain', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
+      [['pretrain', '--preset', 'small', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
       [['check-data', join(folder, 'none')], 1, /none does not exist/],
       [['import', join(folder, 'none.pth')], 1, /none\.pth: cannot be read/],
       [['export', 'x'], 2, /--out/],

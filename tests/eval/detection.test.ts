@@ -101,7 +101,7 @@ test('it learns drawn rectangles: every part of the loss falls, and the objects 
   withFolder(async (folder) => {
     writeBoxTree(join(folder, 'data'), 8)
     const source = openBoxes(join(folder, 'data'), ['train'])
-    const long = { ...protocol, ...ofLength(protocol, 160), batchSize: 4, scales: [64], lr: 0.03 }
+    const long = { ...protocol, ...ofLength(protocol, 150), batchSize: 4, scales: [64], lr: 0.03 }
     const { voc, detections } = await run(source, join(folder, 'out'), { protocol: long, logEvery: 8 })
     const trained = rows(join(folder, 'out')).filter((row) => row.loss !== undefined)
     const mean = (some: typeof trained, key: string): number => some.reduce((sum, row) => sum + row[key]!, 0) / some.length

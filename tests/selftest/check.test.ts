@@ -233,7 +233,7 @@ where('a cache folder that cannot be written costs a check a run, no more', asyn
   writeFileSync(join(folder, 'cache'), '')
   const { code, err } = await use(join(folder, 'cache'))
   assert.is(code, 0, err)
-  assert.match(err, /the verdict is not kept, so the next run checks again: .*densecl: cannot be made/)
+  assert.match(err, /the verdict is not kept, so the next run checks again: .*densecl: the folder cannot be made/)
   mkdirSync(join(folder, 'other', 'densecl'), { recursive: true })
   chmodSync(join(folder, 'other', 'densecl'), 0o500)
   const closed = await start(['doctor', '--check', '--device', 'simt'], environment(join(folder, 'other'))).ended

@@ -358,7 +358,7 @@ test('a cache that holds garbage or cannot be written costs its times, no more',
     const found = run(model, dice(1).time)
     assert.is(found.left, 0)
     assert.ok(
-      found.remarks.some((remark) => /the times are not kept: .*cannot be written/.test(remark)),
+      found.remarks.some((remark) => /the times are not kept: .*the folder cannot be made/.test(remark)),
       found.remarks.join('\n'),
     )
   })
