@@ -150,10 +150,11 @@ part() {
     124 | 137) result=killed why="after $limit s" ;;
     *) result=failed ;;
   esac
-  grep -vE '^ +at |^#' "$out/part.txt" | tail -n 12 | cut -c 1-240
+  grep -vE '^ +at |^#' "$out/part.txt" | tail -n $((code == 0 ? 12 : 60)) | cut -c 1-240
   if [ $code != 0 ]; then
     troubles=$((troubles + 1))
-    [ -n "$why" ] || why=$(grep -E 'Error|FAIL|densecl:|ERROR' "$out/part.txt" | tail -n 1 | cut -c 1-160)
+    # Of a failed test its name, not the place in the code of whoever noticed.
+    [ -n "$why" ] || why=$(grep -vE '^ +at ' "$out/part.txt" | grep -E 'Error|FAIL|densecl:|ERROR' | tail -n 1 | cut -c 1-160)
   fi
   record "$name" $result $code $((SECONDS - began)) "${why//$'\t'/ }"
   [ $code != 0 ] || grep -vE '^#|^ |^\{|^ok ' "$out/part.txt" | tail -n 4 | cut -c 1-200 | sed 's/^/    /' >>"$out/report.txt"

@@ -13,7 +13,7 @@ const test = suite('fuzzed readers')
 const seed = Number(process.env.DENSECL_TEST_SEED ?? Date.now() % 1_000_000_000)
 const names = Object.keys(readers)
 /** Of all readers together, as one after the other is started. */
-const seconds = Number(process.env.DENSECL_FUZZ_SECONDS ?? 40) / names.length
+const seconds = Number(process.env.DENSECL_FUZZ_SECONDS ?? 24) / names.length
 
 const told = (found: readonly Found[]): string =>
   found
