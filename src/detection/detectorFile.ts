@@ -1,4 +1,6 @@
 /** A detector in one file: weights under mmdetection's names, and what is needed to build it again and to use it as it was tested. */
+import { z } from 'zod'
+
 import type { BackboneKind } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
@@ -8,24 +10,26 @@ import { readState, restoreState, saveState } from '../weights/state.js'
 import { FasterRcnn } from './fasterRcnn.js'
 import { type DetectionStyleName, detectionStyles } from './styles.js'
 
-/** What a file says of its detector. */
-export interface DetectorRecord {
-  form: 'c4'
-  style: DetectionStyleName
-  classes: readonly string[]
+const pixels = z.number().positive()
+const detectorRecord = z.object({
+  form: z.literal('c4'),
+  style: z.enum(Object.keys(detectionStyles) as DetectionStyleName[]),
+  classes: z.array(z.string()).min(1),
   /** Sides of the anchors, and heights over widths. */
-  anchors: readonly number[]
-  ratios: readonly number[]
+  anchors: z.array(pixels).min(1),
+  ratios: z.array(z.number().positive()).min(1),
   /** Short side of images, and the limit of the long one, in pixels. */
-  testScale: number
-  longest: number
-  backbone: BackboneRecord
-}
+  testScale: pixels,
+  longest: pixels,
+  backbone: z.object({ kind: z.string(), options: z.record(z.string(), z.unknown()) }),
+})
+/** What a file says of its detector. */
+export type DetectorRecord = z.output<typeof detectorRecord>
 
 const key = 'detector'
 
 /** Writes a detector. */
-export function saveDetector(path: string, model: FasterRcnn, record: Omit<DetectorRecord, 'form' | 'backbone'>): void {
+export function saveDetector(path: string, model: FasterRcnn, record: Readonly<Omit<DetectorRecord, 'form' | 'backbone'>>): void {
   const { kind, options } = model.backbone
   const backbone: BackboneRecord = { kind: kind.name, options }
   saveState(path, allTensors(model.state()), key, { form: 'c4', ...record, backbone } satisfies DetectorRecord)
@@ -37,7 +41,10 @@ export function openDetector(
   kindOf: (name: string) => BackboneKind | undefined,
 ): { model: FasterRcnn; record: DetectorRecord } {
   const { file, record: read } = readState(path, key)
-  const record = (read ?? fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)) as DetectorRecord
+  if (read === undefined) fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)
+  const { data: record, error } = detectorRecord.safeParse(read)
+  if (error !== undefined)
+    return fail('FORMAT', `${path}: its record of the detector: ${error.issues[0]!.path.join('.')}: ${error.issues[0]!.message}`)
   const style = detectionStyles[record.style]
   const build = { random: new Random(0), dtype: 'f32' as const }
   const kind =

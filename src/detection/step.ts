@@ -1,9 +1,6 @@
 /** One training step of a two-stage detector, from a batch of images to the gradient's starting point. */
-import { add, maximum, mul, sub } from '../ops/arithmetic.js'
-import { crossEntropy } from '../ops/losses.js'
-import { scale } from '../ops/elementwise.js'
-import { sum } from '../ops/reduce.js'
-import { abs, exp, log } from '../ops/unary.js'
+import { add } from '../ops/arithmetic.js'
+import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../ops/losses.js'
 import { noGrad } from '../autograd/tape.js'
 import type { NormMode } from '../nn/layers.js'
 import { scope, Tensor } from '../tensor/tensor.js'
@@ -93,8 +90,8 @@ function anchorLosses(
   const divisor = style.anchorDivisor === 'constant' ? wanted * samples.length : drawn
   const like = (values: Float64Array, x: Tensor): Tensor => Tensor.from(values, x.shape, x.dtype)
   return [
-    scale(sum(mul(binaryCrossEntropy(logits, like(targets.object, logits)), like(targets.sampled, logits))), 1 / divisor),
-    scale(weightedL1(deltas, targets), 1 / divisor),
+    binaryCrossEntropy(logits, like(targets.object, logits), { weight: like(targets.sampled, logits), divisor }),
+    boxLoss(deltas, targets, divisor),
   ]
 }
 
@@ -117,16 +114,12 @@ function regionLosses(
   return [
     crossEntropy(logits, Tensor.from(labels, [count], 'i32')),
     // Over all regions, also those of the background.
-    scale(weightedL1(deltas, regionTargets(samples, classes)), 1 / count),
+    boxLoss(deltas, regionTargets(samples, classes), count),
   ]
 }
 
-/** -log of the probability that logits [..] give to targets of 0 or 1, each. */
-const binaryCrossEntropy = (logits: Tensor, target: Tensor): Tensor =>
-  add(sub(maximum(logits, 0), mul(logits, target)), log(add(exp(scale(abs(logits), -1)), 1)))
-
-/** The sum of the distances along each axis between deltas and their targets where these are taught. */
-const weightedL1 = (deltas: Tensor, targets: Pick<DenseTargets, 'deltas' | 'taught'>): Tensor => {
+/** The distances along each axis between deltas and their targets, where these are taught, over `divisor`. */
+function boxLoss(deltas: Tensor, targets: Pick<DenseTargets, 'deltas' | 'taught'>, divisor: number): Tensor {
   const like = (values: Float64Array): Tensor => Tensor.from(values, deltas.shape, deltas.dtype)
-  return sum(mul(abs(sub(deltas, like(targets.deltas))), like(targets.taught)))
+  return smoothL1(deltas, like(targets.deltas), { beta: 0, weight: like(targets.taught), divisor })
 }

@@ -255,7 +255,7 @@ class DetectionRun {
   #save(): void {
     const { out, style, train, anchors = publishedAnchors.sizes, protocol } = this.#options
     const { testScale, longest } = protocol
-    const record = { style, classes: train.classes, anchors, ratios: publishedAnchors.ratios, testScale, longest }
+    const record = { style, classes: [...train.classes], anchors: [...anchors], ratios: [...publishedAnchors.ratios], testScale, longest }
     saveDetector(join(out, 'detector.safetensors'), this.#model, record)
   }
 

@@ -17,7 +17,8 @@ import { backboneKinds } from '../../src/nn/backbones.js'
 import { detectionStyles } from '../../src/detection/styles.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
-import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
+import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
+import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 import { colourPng } from '../support/vocTree.js'
 
 const test = suite('detection')
@@ -155,6 +156,16 @@ test('the file of a detector finds what the detector found, and densecl detect d
     const refused = runCli(['detect', image, '--weights', join(folder, 'out', 'state.safetensors'), '--device', 'cpu'])
     assert.is(refused.code, 1)
     assert.match(refused.err, /state\.safetensors: is no detector/)
+    const { tensors, metadata } = readSafetensors(path)
+    const damaged = join(folder, 'damaged.safetensors')
+    for (const [change, word] of [
+      [{ style: 'other' }, /damaged\.safetensors: its record of the detector: style/],
+      [{ backbone: null }, /damaged\.safetensors: its record of the detector: backbone/],
+    ] as const) {
+      const detector = JSON.stringify({ ...(JSON.parse(metadata.detector!) as object), ...change })
+      writeFileSync(damaged, Buffer.concat(encodeSafetensors({ tensors, metadata: { detector } })))
+      throwsError(() => openDetector(damaged, (name) => backboneKinds.get(name)), 'FORMAT', word)
+    }
   }))
 
 test('a rate rises, stays, and falls twice; another length keeps the shares', () => {
