@@ -1,4 +1,6 @@
 /** A detector in one file: weights under mmdetection's names, and what is needed to build it again and to use it as it was tested. */
+import { existsSync } from 'node:fs'
+
 import { z } from 'zod'
 
 import type { BackboneKind } from '../nn/backbone.js'
@@ -40,6 +42,7 @@ export function openDetector(
   path: string,
   kindOf: (name: string) => BackboneKind | undefined,
 ): { model: FasterRcnn; record: DetectorRecord } {
+  if (!existsSync(path)) fail('FILE', `${path}: does not exist: expected the detector.safetensors of an evaluation`)
   const { file, record: read } = readState(path, key)
   if (read === undefined) fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)
   const { data: record, error } = detectorRecord.safeParse(read)

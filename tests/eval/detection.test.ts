@@ -156,6 +156,8 @@ test('the file of a detector finds what the detector found, and densecl detect d
     const refused = runCli(['detect', image, '--weights', join(folder, 'out', 'state.safetensors'), '--device', 'cpu'])
     assert.is(refused.code, 1)
     assert.match(refused.err, /state\.safetensors: is no detector/)
+    throwsError(() => openDetector(join(folder, 'none'), () => undefined), 'FILE', /none: does not exist/)
+    throwsError(() => openDetector(path, () => undefined), 'CONFIG', /backbone is of the kind resnet/)
     const { tensors, metadata } = readSafetensors(path)
     const damaged = join(folder, 'damaged.safetensors')
     for (const [change, word] of [
