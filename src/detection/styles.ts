@@ -9,7 +9,7 @@ export interface DetectionStyle {
   anchorOrder: 'size' | 'ratio'
   /** Which anchors stand for objects. */
   anchors: AssignRules
-  /** Anchors that reach beyond the image are left out. */
+  /** Anchors that reach beyond the image are left out, with them mmdetection's other rule: those whose cell is behind its padding. */
   insideOnly: boolean
   /** Losses of anchors are divided by a constant, the sample's wanted size times the images, or by the number of what was sampled. */
   anchorDivisor: 'constant' | 'sampled'

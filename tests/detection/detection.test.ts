@@ -7,7 +7,7 @@ import { cellAnchors, gridAnchors } from '../../src/detection/anchors.js'
 import { assign, sample } from '../../src/detection/assign.js'
 import { clipBox, decodeBox, encodeBox } from '../../src/detection/coding.js'
 import { detectionStyles } from '../../src/detection/styles.js'
-import { sampleRegions, sampling } from '../../src/detection/targets.js'
+import { sampleAnchors, sampleRegions, sampling } from '../../src/detection/targets.js'
 import { Random } from '../../src/tensor/random.js'
 import { suite } from '../support/suite.js'
 
@@ -104,6 +104,28 @@ test('of an image without objects everything is background, and boxes that do no
   assert.equal([...assign(candidates, [], detectionStyles.detectron2.anchors).labels], [0, 0])
   const { labels } = assign(candidates, [[-1, 0, 8, 8]], detectionStyles.mmdet.anchors, (i) => i === 0)
   assert.equal([...labels], [1, -1])
+})
+
+test('mmdetection’s anchors keep out of the padding: inside of an image, none has its cell behind the image’s own padded size', () => {
+  const style = detectionStyles.mmdet
+  const options = { sizes: [8, 16, 40], ratios: [0.5, 1, 2], stride: 16, order: style.anchorOrder }
+  const length = fc.integer({ min: 1, max: 200 })
+  let drawn = 0
+  fc.assert(
+    fc.property(length, length, fc.nat(3), fc.nat(3), fc.array(coarseBox, { maxLength: 3 }), (height, width, below, beside, objects) => {
+      const padded = (side: number): number => Math.ceil(side / style.padTo) * style.padTo
+      // The batch is as large as its largest image: this one has more padding than its own.
+      const [rows, columns] = [padded(height) / 16 + 2 * below, padded(width) / 16 + 2 * beside]
+      const image = { height, width, objects: objects.map((box) => ({ box, label: 0 })) }
+      const { indices } = sampleAnchors(new Random(1), gridAnchors(options, rows, columns), image, style)
+      for (const at of indices) {
+        const cell = Math.floor(at / 9)
+        assert.ok(Math.floor(cell / columns) < Math.ceil(padded(height) / 16) && cell % columns < Math.ceil(padded(width) / 16))
+      }
+      drawn += indices.length
+    }),
+  )
+  assert.ok(drawn > 1000, `${drawn}`)
 })
 
 test('a sample has no box twice, objects first and at most their share, none that is left out, and is drawn evenly', () => {
