@@ -15,7 +15,16 @@ import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
-import { type AddEvaluation, conclude, deviations, evaluation, openBackbone, resultFolder, type SharedFlags } from './evalShared.js'
+import {
+  type AddEvaluation,
+  conclude,
+  deviations,
+  evaluation,
+  openBackbone,
+  resultFolder,
+  type SharedFlags,
+  workersOf,
+} from './evalShared.js'
 
 interface Flags extends SharedFlags {
   data: string
@@ -121,6 +130,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
             seed,
+            workers: workersOf(flags),
             compute: opened.compute,
             logEvery: whole('log-every', flags.logEvery, 20),
             saveEvery: whole('save-every', flags.saveEvery, 500),

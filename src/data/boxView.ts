@@ -1,6 +1,9 @@
 /** What becomes of an image with boxes on its way into a detector: a size, perhaps a flip. */
 import type { Random } from '../tensor/random.js'
+import { imagenetDeviation, imagenetMean } from './augment.js'
 import { type Box, boxHeight, boxWidth } from './boxes.js'
+import type { Pixels } from './decode.js'
+import { type Resampling, resizeBytes } from './resizeBytes.js'
 
 /** The size that an image is given, and whether it is mirrored. */
 export interface BoxView {
@@ -61,4 +64,25 @@ export function boxInView(box: Box, original: { width: number; height: number },
   ]
   // As detectron2: what is thinner than this has no size that could be learnt.
   return boxWidth(placed) > 1e-5 && boxHeight(placed) > 1e-5 ? placed : undefined
+}
+
+/** How the images of a batch enter a detector: all padded with zeros, below and to the right, to one height and width. */
+export interface BoxBatch {
+  height: number
+  width: number
+  resampling: Resampling
+  /** Of each image, beside the size that its annotation states. */
+  views: (BoxView & { original: { width: number; height: number } })[]
+}
+
+/** Writes an image as a view shows it, normalised, into `out`, f32 [batch.height, batch.width, 3]; what is beside it becomes zero. */
+export function writeBoxView(out: Float32Array, pixels: Pixels, view: BoxView, batch: Pick<BoxBatch, 'width' | 'resampling'>): void {
+  const { data } = resizeBytes(pixels, view.width, view.height, batch.resampling)
+  out.fill(0)
+  for (let y = 0; y < view.height; ++y)
+    for (let x = 0; x < view.width; ++x) {
+      const from = (y * view.width + (view.flip ? view.width - 1 - x : x)) * 3
+      const to = (y * batch.width + x) * 3
+      for (let c = 0; c < 3; ++c) out[to + c] = (data[from + c]! / 255 - imagenetMean[c]!) / imagenetDeviation[c]!
+    }
 }

@@ -16,8 +16,10 @@ export {
   type ViewParameters,
   wholeImage,
 } from './augment.js'
+export { type BoxBatch, type BoxView } from './boxView.js'
 export { decode, type Pixels } from './decode.js'
 export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loader.js'
+export { type Resampling } from './resizeBytes.js'
 export { batchIndices, epochBatches, epochOrder, orderedBatches, stepsPerEpoch } from './sampler.js'
 export { scene, type Scene, sceneClasses } from './scenes.js'
 export { openSegmentation, type SegmentationSource, type SegmentedItem } from './segmentationSources.js'

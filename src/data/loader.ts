@@ -12,12 +12,14 @@ import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
+import type { BoxBatch } from './boxView.js'
 import type { Item } from './source.js'
 import type { ItemAnswer, ItemRequest, SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
 /** What a Loader reads, and what it makes of each image. */
 export interface LoaderOptions {
   items: Item[]
+  /** The side of a view in pixels; of the kind `boxes` that of a square as large as the largest padded image. */
   imageSize: number
   batchSize: number
   /** What is made of each image (pipelines.ts). */
@@ -45,16 +47,21 @@ export interface LoaderOptions {
 export interface BatchRequest {
   epoch: number
   indices: Int32Array
+  /** What the kind `boxes` makes of them. */
+  boxes?: BoxBatch
 }
 
 /** A batch as the loader gives it. */
-export interface Batch {
+export interface Batch<Request extends BatchRequest = BatchRequest> {
   /**
-   * Makes one tensor [N, size, size, 3] per view - for segmentation one, and the labels i32 [N, size, size] - which the caller
-   * disposes; while the batch is the last that was taken. On a GPU it does the same work at the same addresses for every batch of
-   * pre-training, so it may be part of a recorded step.
+   * Makes one tensor [N, size, size, 3] per view - for segmentation one, and the labels i32 [N, size, size]; for boxes one of the
+   * padded size - which the caller disposes; while the batch is the last that was taken. On a GPU it does the same work at the same
+   * addresses for every batch of pre-training, so it may be part of a recorded step.
    */
   views(): Tensor[]
+  /** The values of the first view where they lie, in memory that a later batch is written to; not there where a GPU makes the views. */
+  values(): Float32Array
+  request: Request
   epoch: number
   indices: Int32Array
   /** The classes of its images, -1 for one that has none. */
@@ -201,9 +208,9 @@ export class Loader {
   }
 
   /** The batches of `requests`, in order. Throws INTERRUPTED instead of the next one when the work is to end. */
-  async *batches(requests: Iterable<BatchRequest>): AsyncGenerator<Batch> {
+  async *batches<Request extends BatchRequest>(requests: Iterable<Request>): AsyncGenerator<Batch<Request>> {
     const iterator = requests[Symbol.iterator]()
-    const ahead: { request: BatchRequest; slot: number; done: Promise<void> }[] = []
+    const ahead: { request: Request; slot: number; done: Promise<void> }[] = []
     let next = 0
     let uploading: number | undefined
     const start = (): void => {
@@ -234,18 +241,26 @@ export class Loader {
           start()
         }
         uploading = this.#startUpload(batch.slot, images)
-        yield { views: () => this.#render(), ...this.#about(batch.request), waited }
+        const values = (): never => fail('ARGUMENT', `batch: its values are on ${this.#device}, which makes the views of them`)
+        yield { views: () => this.#render(), values, ...this.#about(batch.request), waited }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        yield { views: () => this.#parts.map((_, part) => this.#copy(batch.slot, part, images)), ...this.#about(batch.request), waited }
+        const { request, slot } = batch
+        yield {
+          views: () => this.#parts.map((_, part) => this.#copy(slot, part, request)),
+          values: () => this.#values(slot, request),
+          ...this.#about(request),
+          waited,
+        }
         start()
       }
     }
     if (uploading !== undefined) native.finishUpload(this.#pixels!.handle, uploading)
   }
 
-  #about({ epoch, indices }: BatchRequest): Pick<Batch, 'epoch' | 'indices' | 'labels'> {
-    return { epoch, indices, labels: indices.map((i) => this.#options.items[i]?.label ?? -1) }
+  #about<Request extends BatchRequest>(request: Request): Pick<Batch<Request>, 'request' | 'epoch' | 'indices' | 'labels'> {
+    const { epoch, indices } = request
+    return { request, epoch, indices, labels: indices.map((i) => this.#options.items[i]?.label ?? -1) }
   }
 
   /** Ends the workers and frees what is on the device. */
@@ -260,8 +275,18 @@ export class Loader {
     native.unpin(new Uint8Array(this.#memory), this.#device)
   }
 
+  /** Height and width of a view. */
+  #size({ boxes }: BatchRequest): [number, number] {
+    const { imageSize } = this.#options
+    return boxes === undefined ? [imageSize, imageSize] : [boxes.height, boxes.width]
+  }
+
   /** The byte where a part of an image lies. */
-  #place(slot: number, part: number, image: number): number {
+  #place(slot: number, part: number, image: number, request: BatchRequest): number {
+    if (request.boxes !== undefined) {
+      const [height, width] = this.#size(request)
+      return slot * this.#slotBytes + image * height * width * 12
+    }
     const before = this.#parts.slice(0, part).reduce((sum, bytes) => sum + bytes, 0) * this.#options.batchSize
     return slot * this.#slotBytes + before + image * this.#parts[part]!
   }
@@ -288,19 +313,25 @@ export class Loader {
     return [...views]
   }
 
-  #copy(slot: number, part: number, images: number): Tensor {
-    const { imageSize } = this.#options
-    const shape = [images, imageSize, imageSize]
-    const from = this.#place(slot, part, 0)
-    if (this.#kind === 'segmentation' && part === 1)
-      return Tensor.from(new Uint8Array(this.#memory, from, images * this.#parts[1]!), shape, 'i32', this.#device)
-    return Tensor.from(new Float32Array(this.#memory, from, images * imageSize * imageSize * 3), [...shape, 3], 'f32', this.#device)
+  #copy(slot: number, part: number, request: BatchRequest): Tensor {
+    const shape = [request.indices.length, ...this.#size(request)]
+    if (this.#kind === 'segmentation' && part === 1) {
+      const labels = new Uint8Array(this.#memory, this.#place(slot, 1, 0, request), shape[0]! * this.#parts[1]!)
+      return Tensor.from(labels, shape, 'i32', this.#device)
+    }
+    return Tensor.from(this.#values(slot, request, part), [...shape, 3], 'f32', this.#device)
   }
 
-  /** Splits a batch among the workers. */
-  async #load({ epoch, indices }: BatchRequest, slot: number): Promise<void> {
+  #values(slot: number, request: BatchRequest, part = 0): Float32Array {
+    const [height, width] = this.#size(request)
+    return new Float32Array(this.#memory, this.#place(slot, part, 0, request), request.indices.length * height * width * 3)
+  }
+
+  /** Splits a batch among the workers, another of which begins with each, so that small batches are read beside each other. */
+  async #load(request: BatchRequest, slot: number): Promise<void> {
+    const { epoch, indices, boxes } = request
     const parts = this.#workers.map((worker, w): Promise<void> => {
-      const mine = Array.from(indices.keys()).filter((i) => i % this.#workers.length === w)
+      const mine = Array.from(indices.keys()).filter((i) => (i + indices[0]!) % this.#workers.length === w)
       if (mine.length === 0) return Promise.resolve()
       const task: Task = {
         id: this.#nextTask++,
@@ -308,7 +339,8 @@ export class Loader {
         indices: mine.map((i) => indices[i]!),
         // Only these: a copy of all in each worker is gigabytes where there are millions.
         items: mine.map((i) => this.#options.items[indices[i]!]!),
-        places: mine.map((i) => this.#parts.map((_, part) => this.#place(slot, part, i))),
+        places: mine.map((i) => this.#parts.map((_, part) => this.#place(slot, part, i, request))),
+        ...(boxes === undefined ? {} : { boxes: { ...boxes, views: mine.map((i) => boxes.views[i]!) } }),
       }
       return new Promise((resolve, reject) => {
         if (this.#failure !== undefined) return reject(this.#failure)

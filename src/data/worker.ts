@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 
 import { Random } from '../tensor/random.js'
-import { DenseclError } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import {
@@ -16,14 +16,15 @@ import {
   type ViewParameters,
   wholeImage,
 } from './augment.js'
+import { type BoxBatch, writeBoxView } from './boxView.js'
 import type { Pixels } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
 import { renderSegmentation, type SegmentationAugment } from './segmentationView.js'
 import { type Item, loadPixels } from './source.js'
 
-/** A pipeline, an image with its mask, or the image itself with the parameters of two views, for a GPU to make. */
-export type ViewKind = Pipeline | 'segmentation' | 'pixels'
+/** A pipeline, an image with its mask, a whole image for a detector, or the image itself with two views' parameters, for a GPU to make. */
+export type ViewKind = Pipeline | 'segmentation' | 'boxes' | 'pixels'
 
 /** What the kind `segmentation` needs beside the items, which carry the paths of their masks. */
 export interface SegmentationOptions {
@@ -61,6 +62,8 @@ export interface Task {
   items: Item[]
   /** The byte where each part of each image goes. */
   places: number[][]
+  /** What the kind `boxes` makes of these images. */
+  boxes?: BoxBatch
 }
 
 /** A worker asks for an image that it was not told of, which stands in for a broken one; the answer is an ItemAnswer. */
@@ -130,7 +133,8 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
     try {
       return { pixels: await pixelsOf(current), index: current }
     } catch (error) {
-      if (!(error instanceof DenseclError)) throw error
+      // Boxes belong to their image: no other stands in for it.
+      if (!(error instanceof DenseclError) || views === 'boxes') throw error
       broken.push({ name: (await itemAt(current)).name, reason: error.message })
       if (testing) break
       current = random.below(count)
@@ -198,8 +202,22 @@ async function maskOf(index: number, { width, height }: Pixels): Promise<Mask> {
   return mask
 }
 
-async function write(pixels: Pixels, index: number, epoch: number, places: number[]): Promise<void> {
-  if (views === 'pixels') writePixels(pixels, index, epoch, places[0]!)
+/** The image `place` of a task as a detector takes it, checked against its annotation. */
+async function writeBoxes(pixels: Pixels, index: number, batch: BoxBatch, place: number, at: number): Promise<void> {
+  const view = batch.views[place]!
+  const { width, height } = view.original
+  if (pixels.width !== width || pixels.height !== height)
+    fail(
+      'DATA',
+      `${(await itemAt(index)).name}: the image has ${pixels.width}x${pixels.height} pixels but its annotation says ${width}x${height}`,
+    )
+  writeBoxView(new Float32Array(memory, at, batch.height * batch.width * 3), pixels, view, batch)
+}
+
+async function write(pixels: Pixels, index: number, { epoch, places: all, boxes }: Task, place: number): Promise<void> {
+  const places = all[place]!
+  if (boxes !== undefined) await writeBoxes(pixels, index, boxes, place, places[0]!)
+  else if (views === 'pixels') writePixels(pixels, index, epoch, places[0]!)
   else if (views === 'augmented') writeTwoViews(pixels, index, epoch, places)
   else if (views === 'segmentation') {
     const { image, labels } = renderSegmentation(
@@ -212,7 +230,10 @@ async function write(pixels: Pixels, index: number, epoch: number, places: numbe
     new Uint8Array(memory, places[1], labels.length).set(labels)
   } else
     new Float32Array(memory, places[0], floatsPerView).set(
-      renderPipeline(views, pixels, imageSize, new Random(seed, 17, epoch, index, 0), { augment, lighting }),
+      renderPipeline(views as Exclude<Pipeline, 'augmented'>, pixels, imageSize, new Random(seed, 17, epoch, index, 0), {
+        augment,
+        lighting,
+      }),
     )
 }
 
@@ -228,7 +249,7 @@ async function run(task: Task): Promise<TaskResult> {
       const { pixels, index } = await load(wanted, task.epoch, broken)
       const decoded = performance.now()
       decoding += (decoded - start) / 1000
-      await write(pixels, index, task.epoch, task.places[i]!)
+      await write(pixels, index, task, i)
       rendering += (performance.now() - decoded) / 1000
     }
     return { id: task.id, broken, decoding, rendering }

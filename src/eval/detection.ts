@@ -3,6 +3,7 @@ import { join } from 'node:path'
 
 import type { BoxItem, BoxSource } from '../data/boxes.js'
 import type { Pixels } from '../data/decode.js'
+import { loadPixels } from '../data/source.js'
 import { Tape } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
 import { saveDetector } from '../detection/detectorFile.js'
@@ -20,20 +21,20 @@ import { Sgd } from '../optim/sgd.js'
 import { duration } from '../run/runLog.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
+import { isInterruption } from '../tensor/interruption.js'
 import { Random } from '../tensor/random.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { withOptimizer } from '../weights/state.js'
 import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
 import { evaluationCompute } from './compute.js'
-import { batchTensor, type DetectionBatch, pairedBatches, testBatch, trainable, trainingBatch } from './detectionBatches.js'
+import { batchTensor, type DetectionBatch, type DetectionLoading, testBatches, trainingBatches } from './detectionBatches.js'
 import { detectionRate, detectionTraining, type DetectionProtocol, publishedAnchors } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
 /** What evaluateDetection trains on and where it keeps its state. */
-export interface DetectionOptions extends ResumableOptions {
+export interface DetectionOptions extends ResumableOptions, DetectionLoading {
   protocol: DetectionProtocol
   style: DetectionStyleName
   train: BoxSource
@@ -150,31 +151,16 @@ class DetectionRun {
 
   /** Trains to an iteration; false when it was interrupted. */
   async #train(until: number): Promise<boolean> {
-    const { protocol, train, style, seed = 0, logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
-    const rules = detectionStyles[style]
-    const usable = Int32Array.from(train.items.keys()).filter((i) => trainable(train.items[i]!, train.layout, rules).length > 0)
-    if (usable.length === 0) fail('DATA', `detection: none of ${train.items.length} training images has an object to train on`)
-    const { batchSize } = protocol
-    const from = this.#run.position
-    const requests = pairedBatches(train.items, usable, { seed, batchSize, from, until })
-    let number = from
-    const read = (): Promise<DetectionBatch<TrainingImage>> | undefined => {
-      const request = requests.next()
-      if (request.done === true) return undefined
-      const batch = trainingBatch(train, request.value, protocol, rules, seed, number++)
-      batch.catch(() => undefined) // reported where it is awaited
-      return batch
-    }
-    let since = { time: performance.now(), iteration: from }
+    const { protocol, train, style, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
+    const { logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
+    const iterations = { protocol, style: detectionStyles[style], seed, from: this.#run.position, until }
+    let since = { time: performance.now(), iteration: this.#run.position }
     try {
-      for (let next = read(); next !== undefined;) {
-        const batch = await next
-        next = read()
+      for await (const batch of trainingBatches(train, iterations, { workers, cacheMegabytes })) {
         if (interrupted()) {
           this.#run.save(this.#tensors())
           return false
         }
-        stopIfInterrupted()
         const losses = this.#step(batch)
         this.#run.position += 1
         if (this.#run.position % logEvery === 0 || this.#run.position === until) {
@@ -182,8 +168,6 @@ class DetectionRun {
           since = { time: performance.now(), iteration: this.#run.position }
         }
         if (this.#run.position % saveEvery === 0 || this.#run.position === until) this.#run.save(this.#tensors())
-        // Signals and output get their turn.
-        await new Promise((resolve) => setImmediate(resolve))
       }
       return true
     } catch (error) {
@@ -260,25 +244,25 @@ class DetectionRun {
   }
 
   async #test(): Promise<Required<Pick<DetectionResult, 'detections' | 'samples' | 'voc' | 'coco'>>> {
-    const { val, protocol, style: name } = this.#options
+    const { val, protocol, style: name, workers = 0 } = this.#options
     const style = detectionStyles[name]
     const detections: Detection[] = []
     const samples: NonNullable<DetectionResult['samples']> = []
     const every = Math.ceil(val.items.length / sampleCount)
-    for (const [image, item] of val.items.entries()) {
-      stopIfInterrupted()
-      const batch = await testBatch(item, protocol, style)
+    for await (const batch of testBatches(val.items, protocol, style, { workers })) {
+      const image = batch.indices[0]!
       const [found] = this.#computing(() =>
         detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, style, proposalLimits.test, testRules),
       )
       for (const object of found!) detections.push({ image, ...object })
-      if (image % every === 0)
-        samples.push({
-          name: item.name,
-          pixels: batch.pixels,
-          found: found!.filter(({ score }) => score >= 0.5).map((object) => ({ image, ...object })),
-          truth: item.objects,
-        })
+      if (image % every !== 0) continue
+      const item = val.items[image]!
+      samples.push({
+        name: item.name,
+        pixels: await loadPixels(item),
+        found: found!.filter(({ score }) => score >= 0.5).map((object) => ({ image, ...object })),
+        truth: item.objects,
+      })
     }
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
     this.#run.log.metrics({ globalStep: this.#run.position, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })

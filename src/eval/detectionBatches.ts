@@ -1,11 +1,9 @@
 /** Images with boxes on their way into a detector: drawn, read, resized, mirrored, normalised, padded to a common size. */
-import { imagenetDeviation, imagenetMean } from '../data/augment.js'
 import type { BoxItem, BoxSource } from '../data/boxes.js'
-import { boxInView, type BoxView, detectionSize, drawBoxView } from '../data/boxView.js'
+import { type BoxBatch, boxInView, detectionSize, drawBoxView, writeBoxView } from '../data/boxView.js'
 import type { Pixels } from '../data/decode.js'
-import { resizeBytes } from '../data/resizeBytes.js'
+import { type BatchRequest, Loader } from '../data/loader.js'
 import { epochOrder } from '../data/sampler.js'
-import { loadPixels } from '../data/source.js'
 import type { TestImage } from '../detection/detect.js'
 import type { DetectionStyle } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
@@ -53,81 +51,175 @@ export function* pairedBatches(
   }
 }
 
-/** An image of a source read and checked against its annotation. */
-async function pixelsOf(item: BoxItem): Promise<Pixels> {
-  const pixels = await loadPixels(item)
-  if (pixels.width !== item.width || pixels.height !== item.height)
-    fail('DATA', `${item.name}: the image has ${pixels.width}x${pixels.height} pixels but its annotation says ${item.width}x${item.height}`)
-  return pixels
-}
-
 /** The objects that a style trains on, in the coordinates that it gives them. */
-export const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { difficult, vocShift }: DetectionStyle): BoxItem['objects'] =>
+const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { difficult, vocShift }: DetectionStyle): BoxItem['objects'] =>
   objects
     .filter((object) => !object.crowd && (difficult || !object.difficult))
     .map((object) =>
       layout === 'coco' ? object : { ...object, box: object.box.map((value, i) => value + vocShift[i]!) as unknown as typeof object.box },
     )
 
-/** Reads the images `indices` of iteration `iteration` as a style trains on them. */
-export async function trainingBatch(
-  { items, layout }: BoxSource,
+/** Indices of the images that have something to train on. Throws DATA where none has. */
+function usableImages({ items, layout }: BoxSource, style: DetectionStyle): Int32Array {
+  const usable = Int32Array.from(items.keys()).filter((i) => trainable(items[i]!, layout, style).length > 0)
+  return usable.length > 0 ? usable : fail('DATA', `detection: none of ${items.length} training images has an object to train on`)
+}
+
+/** How the images `indices` enter the network in iteration `iteration`. */
+function drawBatch(
+  items: readonly BoxItem[],
   indices: Int32Array,
-  { scales, longest }: DetectionProtocol,
+  { scales, longest }: Pick<DetectionProtocol, 'scales' | 'longest'>,
   style: DetectionStyle,
   seed: number,
   iteration: number,
-): Promise<DetectionBatch<TrainingImage>> {
-  const drawn = await Promise.all(
-    Array.from(indices, async (index, place) => {
-      const item = items[index]!
-      const view = drawBoxView(new Random(seed, 59, iteration, place), item, { short: scales, long: longest }, style.rounding)
-      const objects = trainable(item, layout, style).flatMap(({ box, label }) => {
-        const placed = boxInView(box, item, view)
-        return placed === undefined ? [] : [{ box: placed, label }]
-      })
-      return { pixels: await pixelsOf(item), view, image: { height: view.height, width: view.width, objects } }
-    }),
-  )
-  return assembled(drawn, style)
+): BoxBatch {
+  const views = Array.from(indices, (index, place) => {
+    const { width, height } = items[index]!
+    const original = { width, height }
+    return { ...drawBoxView(new Random(seed, 59, iteration, place), original, { short: scales, long: longest }, style.rounding), original }
+  })
+  return padded(views, style)
 }
 
-/** Reads an image as it is tested. */
-export async function testBatch(
-  item: BoxItem,
-  scales: Pick<DetectionProtocol, 'testScale' | 'longest'>,
+function padded(views: BoxBatch['views'], { padTo, resampling }: DetectionStyle): BoxBatch {
+  const side = (sides: number[]): number => Math.ceil(largest(sides) / padTo) * padTo
+  return { height: side(views.map(({ height }) => height)), width: side(views.map(({ width }) => width)), resampling, views }
+}
+
+/** A batch to be read, and what the network is told of each of its images. */
+interface DetectionRequest<Image> extends BatchRequest {
+  boxes: BoxBatch
+  images: Image[]
+}
+
+function trainingRequest(
+  { items, layout }: BoxSource,
+  indices: Int32Array,
   style: DetectionStyle,
-): Promise<DetectionBatch<TestImage> & { pixels: Pixels }> {
-  const pixels = await pixelsOf(item)
-  return { ...testView(pixels, scales, style), pixels }
+  iteration: number,
+  boxes: BoxBatch,
+): DetectionRequest<TrainingImage> {
+  const images = boxes.views.map((view, place): TrainingImage => {
+    const item = items[indices[place]!]!
+    const objects = trainable(item, layout, style).flatMap(({ box, label }) => {
+      const placed = boxInView(box, item, view)
+      return placed === undefined ? [] : [{ box: placed, label }]
+    })
+    return { height: view.height, width: view.width, objects }
+  })
+  return { epoch: iteration, indices, boxes, images }
+}
+
+/** What batches are read by. */
+export interface DetectionLoading {
+  /** Data workers; 0 chooses. */
+  workers?: number
+  /** MiB of decoded images that are kept for later epochs. */
+  cacheMegabytes?: number
+}
+
+/** The batches of which iterations. */
+export interface TrainingIterations {
+  protocol: Pick<DetectionProtocol, 'batchSize' | 'scales' | 'longest'>
+  style: DetectionStyle
+  seed: number
+  from: number
+  until: number
+}
+
+function* drawnBatches(
+  source: BoxSource,
+  { protocol, style, seed, from, until }: TrainingIterations,
+): Generator<{ indices: Int32Array; iteration: number; boxes: BoxBatch }> {
+  let iteration = from
+  for (const indices of pairedBatches(source.items, usableImages(source, style), { seed, batchSize: protocol.batchSize, from, until })) {
+    yield { indices, iteration, boxes: drawBatch(source.items, indices, protocol, style, seed, iteration) }
+    iteration += 1
+  }
+}
+
+/**
+ * The batches of iterations `from` to `until`, which are the same whatever reads them and wherever the first is. Throws DATA with the
+ * name of an image that cannot be read, or has another size than its annotation says.
+ */
+export async function* trainingBatches(
+  source: BoxSource,
+  iterations: TrainingIterations,
+  loading: DetectionLoading = {},
+): AsyncGenerator<LoadedBatch<TrainingImage>> {
+  function* requests(): Generator<DetectionRequest<TrainingImage>> {
+    for (const { indices, iteration, boxes } of drawnBatches(source, iterations))
+      yield trainingRequest(source, indices, iterations.style, iteration, boxes)
+  }
+  const { batchSize } = iterations.protocol
+  yield* loaded(source.items, requests(), { ...loading, batchSize, area: largestArea(source, iterations) })
+}
+
+/** Pixels of the largest padded image of these iterations. */
+export function largestArea(source: BoxSource, iterations: TrainingIterations): number {
+  let most = 0
+  for (const { boxes } of drawnBatches(source, iterations)) most = Math.max(most, boxes.height * boxes.width)
+  return most
+}
+
+/** The images of a source as they are tested, one by one. Throws as trainingBatches(). */
+export async function* testBatches(
+  items: BoxItem[],
+  scales: TestScales,
+  style: DetectionStyle,
+  loading: DetectionLoading = {},
+): AsyncGenerator<LoadedBatch<TestImage>> {
+  const requests = items.map((item, index): DetectionRequest<TestImage> => ({
+    epoch: 0,
+    indices: Int32Array.of(index),
+    ...testPlacement(item, scales, style),
+  }))
+  const area = largest(requests.map(({ boxes }) => boxes.height * boxes.width))
+  yield* loaded(items, requests, { ...loading, cacheMegabytes: 0, batchSize: 1, area })
+}
+
+/** A batch as it was read; its values are there until the next one is asked for. */
+export interface LoadedBatch<Image> extends DetectionBatch<Image> {
+  /** Of the source. */
+  indices: Int32Array
+  /** Seconds that were waited for it. */
+  waited: number
+}
+
+async function* loaded<Image>(
+  items: BoxItem[],
+  requests: Iterable<DetectionRequest<Image>>,
+  { area, batchSize, ...loading }: DetectionLoading & { area: number; batchSize: number },
+): AsyncGenerator<LoadedBatch<Image>> {
+  const loader = new Loader({ items, imageSize: Math.ceil(Math.sqrt(area)), batchSize, views: 'boxes', ...loading })
+  try {
+    for await (const batch of loader.batches(requests)) {
+      const { request, indices, waited } = batch
+      const { height, width } = request.boxes
+      yield { values: batch.values(), shape: [indices.length, height, width, 3], images: request.images, indices, waited }
+    }
+  } finally {
+    await loader.close()
+  }
+}
+
+type TestScales = Pick<DetectionProtocol, 'testScale' | 'longest'>
+
+function testPlacement(
+  original: { width: number; height: number },
+  { testScale, longest }: TestScales,
+  style: DetectionStyle,
+): { boxes: BoxBatch; images: [TestImage] } {
+  const { width, height } = original
+  const view = { ...detectionSize(original, testScale, longest, style.rounding), flip: false, original: { width, height } }
+  return { boxes: padded([view], style), images: [{ height: view.height, width: view.width, original: view.original }] }
 }
 
 /** An image as it is tested. */
-export function testView(
-  pixels: Pixels,
-  { testScale, longest }: Pick<DetectionProtocol, 'testScale' | 'longest'>,
-  style: DetectionStyle,
-): DetectionBatch<TestImage> {
-  const { height, width } = pixels
-  const view = { ...detectionSize(pixels, testScale, longest, style.rounding), flip: false }
-  return assembled([{ pixels, view, image: { height: view.height, width: view.width, original: { height, width } } }], style)
-}
-
-function assembled<Image>(
-  drawn: readonly { pixels: Pixels; view: BoxView; image: Image }[],
-  { resampling, padTo }: DetectionStyle,
-): DetectionBatch<Image> {
-  const padded = (sides: number[]): number => Math.ceil(largest(sides) / padTo) * padTo
-  const [height, width] = [padded(drawn.map(({ view }) => view.height)), padded(drawn.map(({ view }) => view.width))]
-  const values = new Float32Array(drawn.length * height * width * 3)
-  drawn.forEach(({ pixels, view }, i) => {
-    const { data } = resizeBytes(pixels, view.width, view.height, resampling)
-    for (let y = 0; y < view.height; ++y)
-      for (let x = 0; x < view.width; ++x) {
-        const from = (y * view.width + (view.flip ? view.width - 1 - x : x)) * 3
-        const to = ((i * height + y) * width + x) * 3
-        for (let c = 0; c < 3; ++c) values[to + c] = (data[from + c]! / 255 - imagenetMean[c]!) / imagenetDeviation[c]!
-      }
-  })
-  return { values, shape: [drawn.length, height, width, 3], images: drawn.map(({ image }) => image) }
+export function testView(pixels: Pixels, scales: TestScales, style: DetectionStyle): DetectionBatch<TestImage> {
+  const { boxes, images } = testPlacement(pixels, scales, style)
+  const values = new Float32Array(boxes.height * boxes.width * 3)
+  writeBoxView(values, pixels, boxes.views[0]!, boxes)
+  return { values, shape: [1, boxes.height, boxes.width, 3], images }
 }

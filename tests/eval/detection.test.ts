@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 import type { BoxSource } from '../../src/data/boxes.js'
 import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
 import { evaluateDetection, type DetectionOptions, type DetectionResult } from '../../src/eval/detection.js'
-import { batchTensor, pairedBatches, testBatch, trainingBatch } from '../../src/eval/detectionBatches.js'
+import { batchTensor, type LoadedBatch, pairedBatches, testBatches, trainingBatches } from '../../src/eval/detectionBatches.js'
 import { detectionProtocols, detectionRate, ofLength } from '../../src/eval/detectionProtocols.js'
 import { cocoResults } from '../../src/eval/detections.js'
 import { detect } from '../../src/detection/detect.js'
@@ -15,6 +15,7 @@ import { proposalLimits } from '../../src/detection/proposals.js'
 import { boxesPicture } from '../../src/report/boxes.js'
 import { backboneKinds } from '../../src/nn/backbones.js'
 import { detectionStyles } from '../../src/detection/styles.js'
+import type { TrainingImage } from '../../src/detection/targets.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
@@ -47,6 +48,13 @@ function writeBoxTree(root: string, count: number): void {
     writeFileSync(join(root, 'Annotations', `${name}.xml`), `<annotation>${size}${objects.join('')}</annotation>`)
   })
   for (const list of ['train', 'val']) writeFileSync(join(root, 'ImageSets', 'Main', `${list}.txt`), `${names.join('\n')}\n`)
+}
+
+/** All batches of a generator, with values of their own. */
+async function allOf<Image>(batches: AsyncIterable<LoadedBatch<Image>>): Promise<LoadedBatch<Image>[]> {
+  const all: LoadedBatch<Image>[] = []
+  for await (const batch of batches) all.push({ ...batch, values: batch.values.slice() })
+  return all
 }
 
 const protocol = { ...ofLength(detectionProtocols['voc0712-c4']!, 6), batchSize: 2, lr: 0.02, scales: [48, 64], testScale: 64, longest: 96 }
@@ -121,8 +129,9 @@ test('the file of a detector finds what the detector found, and densecl detect d
     try {
       assert.equal(record.classes, source.classes)
       for (const [image, item] of source.items.entries()) {
-        const { images, ...batch } = await testBatch(item, record, detectionStyles[record.style])
-        const x = batchTensor({ images, ...batch }, 'cpu')
+        const [batch] = await allOf(testBatches([item], record, detectionStyles[record.style]))
+        const { images } = batch!
+        const x = batchTensor(batch!, 'cpu')
         const [found] = detect(model, x, images, detectionStyles[record.style], proposalLimits.test)
         x.dispose()
         assert.equal(
@@ -198,23 +207,76 @@ test('pairs of a batch are both wide or both not; continuing anywhere gives the 
     assert.is(new Set(all.flat()).size, 9)
   }))
 
-test('an image of another size than its annotation says is named; a batch is padded with zeros to its largest image', () =>
+test('batches are the same for any number of workers, wherever they begin, and hold what the images show', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(folder, 7)
+    const source = openBoxes(folder, ['train'])
+    for (const batchSize of [1, 4]) {
+      const style = detectionStyles.detectron2
+      const read = (workers: number, from = 0): Promise<LoadedBatch<TrainingImage>[]> =>
+        allOf(trainingBatches(source, { protocol: { ...protocol, batchSize }, style, seed: 2, from, until: 6 }, { workers }))
+      const told = (batches: LoadedBatch<TrainingImage>[]): unknown => batches.map(({ waited: _, ...rest }) => rest)
+      const one = await read(1)
+      assert.is(one.length, 6)
+      assert.equal(told(await read(3)), told(one))
+      assert.equal(told(await read(0)), told(one))
+      assert.equal(told(await read(2, 4)), told(one.slice(4)))
+      assert.not.equal(one[0]!.values, one[1]!.values)
+      // A red or green rectangle is where its box is, in every image.
+      for (const { values, shape, images } of one)
+        images.forEach(({ objects }, i) => {
+          for (const { box, label } of objects) {
+            const [x, y] = [Math.floor((box[0] + box[2]) / 2), Math.floor((box[1] + box[3]) / 2)]
+            const at = ((i * shape[1] + y) * shape[2] + x) * 3
+            const covered = objects.some((other) => other.label !== label && x >= other.box[0] - 2 && x <= other.box[2] + 2)
+            if (!covered) assert.ok(values[at]! > 0 === (source.classes[label] === 'red'), `${source.classes[label]} at ${x} ${y}`)
+          }
+        })
+    }
+    const tested = async (workers: number): Promise<unknown> =>
+      (await allOf(testBatches(source.items, protocol, detectionStyles.mmdet, { workers }))).map(({ waited: _, ...rest }) => rest)
+    const one = await tested(1)
+    assert.equal(
+      (one as { indices: Int32Array }[]).flatMap(({ indices }) => [...indices]),
+      [0, 1, 2, 3, 4, 5, 6],
+    )
+    assert.equal(await tested(3), one)
+  }))
+
+test('an image that cannot be read, is gone, or has another size than its annotation says ends training and test with its name', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(folder, 4)
+    const source = openBoxes(folder, ['train'])
+    const bytes = readFileSync(source.items[2]!.path)
+    const damages: [() => void, RegExp][] = [
+      [() => writeFileSync(source.items[2]!.path, bytes.subarray(0, bytes.length / 2)), /^image2\.png: not an image that can be read/],
+      [() => rmSync(source.items[2]!.path), /^image2\.png: cannot be read \(/],
+      [
+        () => writeFileSync(source.items[2]!.path, readFileSync(source.items[0]!.path)),
+        /^image2\.png: the image has 48x64 pixels .* says 64x48/,
+      ],
+    ]
+    for (const [damage, expected] of damages) {
+      damage()
+      const iterations = { protocol, style: detectionStyles.mmdet, seed: 0, from: 0, until: 4 }
+      await rejectsError(() => allOf(trainingBatches(source, iterations, { workers: 3 })), 'DATA', expected)
+      await rejectsError(() => allOf(testBatches(source.items, protocol, detectionStyles.mmdet, { workers: 3 })), 'DATA', expected)
+    }
+  }))
+
+test('a batch is padded with zeros to its largest image; without objects there is nothing to train on', () =>
   withFolder(async (folder) => {
     writeBoxTree(folder, 3)
     const source = openBoxes(folder, ['train'])
-    const { shape, values, images } = await trainingBatch(source, Int32Array.of(0, 1), protocol, detectionStyles.mmdet, 1, 0)
+    const iterations = { protocol, style: detectionStyles.mmdet, seed: 1, from: 0, until: 1 }
+    const [batch] = await allOf(trainingBatches(source, iterations))
+    const { shape, values, images } = batch!
     assert.ok(shape[1] % 32 === 0 && shape[2] % 32 === 0)
     images.forEach(({ width, height, objects }, i) => {
       for (let y = 0; y < shape[1]; ++y)
         for (let x = 0; x < shape[2]; ++x) if (y >= height || x >= width) assert.is(values[((i * shape[1] + y) * shape[2] + x) * 3], 0)
       for (const { box } of objects) assert.ok(box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height)
     })
-    const wrong = { ...source.items[0]!, width: 50 }
-    await rejectsError(
-      () => testBatch(wrong, protocol, detectionStyles.mmdet),
-      'DATA',
-      /image0\.png: the image has 48x64 pixels .* says 50x64/,
-    )
     const empty = { ...source, items: source.items.map((item) => ({ ...item, objects: [] })) }
     await rejectsError(() => run(empty, join(folder, 'out')), 'DATA', /none of 3 training images has an object/)
     assert.equal(defaultBoxSplits(folder), { train: ['train'], val: ['val'] })
