@@ -119,101 +119,110 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
   }
 }
 
-// Columns j = (kh, kw, c) of the virtual im2col matrix, read in panels of kPanel for a block of pixels.
+// Columns j = (kh, kw, c) of the virtual im2col matrix, copied into a panel for a block of pixels.
 template <class T>
 class ColumnReader {
  public:
-  ColumnReader(const Geometry& g, const T* x) : g_(g), x_(x) {}
-
-  // panel (pixels, kPanel) of columns first..first+kPanel
-  void read(int64_t firstPixel, int64_t pixels, int64_t first, T* panel) const {
-    constexpr int width = kPanel<T>;
-    const int64_t columns = g_.taps() * g_.c, valid = std::min<int64_t>(width, columns - first);
-    int64_t row[width], col[width], offset[width];
-    for (int64_t j = 0; j < valid; ++j) {
-      const int64_t tap = (first + j) / g_.c;
-      row[j] = tap / g_.kw * g_.dh;
-      col[j] = tap % g_.kw * g_.dw;
-      offset[j] = (row[j] * g_.w + col[j]) * g_.c + (first + j) % g_.c;
+  // Columns first.. of a panel of `width`; what lies behind the last column is zero.
+  ColumnReader(const Geometry& g, const T* x, int64_t first, int64_t width) : g_(g), x_(x), width_(width) {
+    const int64_t last = std::min(first + width, g.taps() * g.c);
+    for (int64_t j = first; j < last;) {
+      const int64_t tap = j / g.c, channel = j % g.c, row = tap / g.kw * g.dh, column = tap % g.kw * g.dw;
+      const int64_t length = std::min(g.c - channel, last - j);
+      runs_.push_back({row, column, (row * g.w + column) * g.c + channel, length});
+      j += length;
     }
-    const bool oneTap = valid == width && first / g_.c == (first + width - 1) / g_.c;
+    zeros_ = width - std::max<int64_t>(last - first, 0);
+  }
+
+  // panel (pixels, width)
+  void read(int64_t firstPixel, int64_t pixels, T* panel) const {
     Walk at(firstPixel, g_.oh, g_.ow);
-    for (int64_t i = 0; i < pixels; ++i, at.next(), panel += width) {
+    for (int64_t i = 0; i < pixels; ++i, at.next()) {
       const int64_t top = at.y * g_.sh - g_.ph, left = at.x * g_.sw - g_.pw;
       const T* base = x_ + ((at.n * g_.h + top) * g_.w + left) * g_.c;
-      const auto inside = [&](int64_t j) { return top + row[j] >= 0 && top + row[j] < g_.h && left + col[j] >= 0 && left + col[j] < g_.w; };
-      if (oneTap) {
-        if (inside(0))
-          for (int j = 0; j < width; ++j) panel[j] = base[offset[0] + j];
+      for (const Run& run : runs_) {
+        const bool inside = top + run.row >= 0 && top + run.row < g_.h && left + run.column >= 0 && left + run.column < g_.w;
+        if (inside)
+          std::copy_n(base + run.offset, run.length, panel);
         else
-          for (int j = 0; j < width; ++j) panel[j] = T{0};
-      } else {
-        const bool interior = top >= 0 && left >= 0 && top + (g_.kh - 1) * g_.dh < g_.h && left + (g_.kw - 1) * g_.dw < g_.w;
-        for (int64_t j = 0; j < valid; ++j) panel[j] = interior || inside(j) ? base[offset[j]] : T{0};
-        for (int64_t j = valid; j < width; ++j) panel[j] = T{0};
+          std::fill_n(panel, run.length, T{0});
+        panel += run.length;
       }
+      std::fill_n(panel, zeros_, T{0});
+      panel += zeros_;
     }
   }
 
  private:
+  // Channels of one tap, which lie side by side.
+  struct Run {
+    int64_t row, column, offset, length;
+  };
   const Geometry& g_;
   const T* x_;
+  int64_t width_, zeros_;
+  std::vector<Run> runs_;
 };
 
-// dy transposed in blocks of kBlock pixels: block b holds rows o of kBlock pixels, zeros after the last. A block's rows are
-// the rows of a product whose panels are columns of the same pixels.
-constexpr int64_t kBlock = 256;
-
+// strips[s][pixel][i] = dy[pixel][s * rows + i], the last strip filled with zeros.
+template <class T, int Rows>
+void copyStripsOf(T* strips, const T* dy, int64_t pixels, int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p, dy += channels) {
+    int64_t o = 0;
+    T* out = strips + p * Rows;
+    for (; o + Rows <= channels; o += Rows, out += pixels * Rows)
+      for (int i = 0; i < Rows; ++i) out[i] = dy[o + i];
+    if (o < channels)
+      for (int i = 0; i < Rows; ++i) out[i] = o + i < channels ? dy[o + i] : T{0};
+  }
+}
 template <class T>
-void transposeBlocks(T* out, const T* dy, int64_t pixels, int64_t channels) {
-  parallelFor(ceilDiv(pixels, kBlock), [&](int64_t block) {
-    const int64_t first = block * kBlock, valid = std::min(kBlock, pixels - first);
-    T* target = out + block * channels * kBlock;
-    constexpr int64_t tile = 16;  // both sides of a tile stay in the L1 cache
-    for (int64_t p = 0; p < kBlock; p += tile)
-      for (int64_t o = 0; o < channels; ++o) {
-        T* row = target + o * kBlock + p;
-        const T* column = dy + (first + p) * channels + o;
-        const int64_t count = std::clamp<int64_t>(valid - p, 0, tile);
-        for (int64_t i = 0; i < count; ++i) row[i] = column[i * channels];
-        for (int64_t i = count; i < tile; ++i) row[i] = T{0};
-      }
-  });
+void copyStrips(T* strips, const T* dy, int64_t pixels, int64_t channels, int rows) {
+  switch (rows) {
+    case 2: return copyStripsOf<T, 2>(strips, dy, pixels, channels);
+    case 6: return copyStripsOf<T, 6>(strips, dy, pixels, channels);
+    default: return copyStripsOf<T, 12>(strips, dy, pixels, channels);
+  }
 }
 
-// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or by pixels where columns are few; the
-// split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
+// Pixels of a block: a panel of them stays in the L1 cache, their strips of dy in the L2 cache.
+constexpr int64_t kBlock = 96;
+
+// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or also by pixels where columns are few; the split
+// depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
 void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
-  const TileKernel<T>& kernel = tileKernel<T>();
-  const int64_t pixels = g.pixels(), columns = g.taps() * g.c, blocks = ceilDiv(pixels, kBlock);
-  Scratch<T> transposed(blocks * g.o * kBlock);
-  transposeBlocks(transposed.data(), dy, pixels, g.o);
-
-  const int64_t panelCount = ceilDiv(columns, kPanel<T>);
-  const int64_t chunks = panelCount >= 16 ? 1 : std::min<int64_t>(blocks, 8);
-  const int64_t perUnit = chunks > 1 ? panelCount : 4, groups = ceilDiv(panelCount, perUnit);
+  const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
+  const TileKernel<T>& kernel = tileKernel<T>(columns);
+  const int64_t blocks = ceilDiv(pixels, kBlock), panelCount = ceilDiv(columns, kernel.columns);
+  const int64_t groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
+  const int64_t chunks = std::clamp<int64_t>(std::min(blocks, 16 / groups), 1, 8);
   Scratch<T> partial(chunks > 1 ? chunks * g.o * columns : 0);
-  const ColumnReader<T> reader(g, x);
   const int32_t tap = 0;
   parallelFor(chunks * groups, [&](int64_t unit) {
-    const int64_t chunk = unit / groups, firstPanel = unit % groups * perUnit, lastPanel = std::min(panelCount, firstPanel + perUnit);
+    const int64_t chunk = unit / groups, group = unit % groups;
+    const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
     T* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
-    Scratch<T> panel(kBlock * kPanel<T>);
+    const int64_t strips = ceilDiv(g.o, kernel.rows);
+    Scratch<T> panel(kBlock * kernel.columns), strip(strips * kBlock * kernel.rows);
     const T* rows[kMaxTileRows];
     T* outputs[kMaxTileRows];
+    std::vector<ColumnReader<T>> readers;
+    for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, x, q * kernel.columns, kernel.columns);
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
       const int64_t depth = std::min(kBlock, pixels - b * kBlock);
+      copyStrips(strip.data(), dy + b * kBlock * g.o, depth, g.o, kernel.rows);
       for (int64_t q = firstPanel; q < lastPanel; ++q) {
-        const int64_t column = q * kPanel<T>;
-        const int width = static_cast<int>(std::min<int64_t>(kPanel<T>, columns - column));
-        reader.read(b * kBlock, depth, column, panel.data());
-        for (int64_t o = 0; o < g.o; o += kernel.rows) {
+        const int64_t column = q * kernel.columns;
+        const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
+        readers[q - firstPanel].read(b * kBlock, depth, panel.data());
+        for (int64_t o = 0, s = 0; o < g.o; o += kernel.rows, ++s) {
           const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = transposed.data() + (b * g.o + std::min(g.o - 1, o + i)) * kBlock;
+          for (int i = 0; i < kernel.rows; ++i) rows[i] = strip.data() + s * depth * kernel.rows + i;
           for (int i = 0; i < valid; ++i) outputs[i] = target + (o + i) * columns + column;
-          kernel.run({rows, kernel.rows, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
+          kernel.run({rows, kernel.rows, kernel.rows, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
         }
       }
     }
@@ -248,7 +257,7 @@ void conv2d(const Call& call) {
     std::vector<T> bias;
     if (b != nullptr) {
       bias.assign(b->data<T>(), b->data<T>() + g.o);
-      bias.resize(ceilDiv(g.o, kPanel<T>) * kPanel<T>);
+      bias.resize(ceilDiv(g.o, kMaxPanel<T>) * kMaxPanel<T>);
     }
     forward<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), b == nullptr ? nullptr : bias.data());
   });

@@ -12,13 +12,21 @@ namespace densecl::cpu {
 
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Packed weights: (ceil(columns / kPanel), slabs, depth, kPanel), the columns beyond the last filled with zeros.
+// Packed weights: (ceil(columns / width), slabs, depth, width) with the width of the tile's panels, the columns beyond the last filled
+// with zeros.
 template <class T>
 struct Panels {
   Panels(int64_t slabs, int64_t depth, int64_t columns)
-      : slabs(slabs), depth(depth), columns(columns), count(ceilDiv(columns, kPanel<T>)), storage(count * slabs * depth * kPanel<T>) {}
-  T* panel(int64_t index) { return storage.data() + index * slabs * depth * kPanel<T>; }
-  int64_t slabs, depth, columns, count;
+      : kernel(tileKernel<T>(columns)),
+        slabs(slabs),
+        depth(depth),
+        columns(columns),
+        width(kernel.columns),
+        count(ceilDiv(columns, width)),
+        storage(count * slabs * depth * width) {}
+  T* panel(int64_t index) { return storage.data() + index * slabs * depth * width; }
+  const TileKernel<T>& kernel;
+  int64_t slabs, depth, columns, width, count;
   Scratch<T> storage;
 };
 
@@ -26,17 +34,18 @@ struct Panels {
 template <class T>
 void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
   parallelFor(panels.count, [&](int64_t index) {
-    T* out = panels.panel(index);
-    const int64_t first = index * kPanel<T>;
-    const int64_t valid = std::min<int64_t>(kPanel<T>, panels.columns - first);
-    for (int64_t s = 0; s < panels.slabs; ++s) {
-      const T* base = source + first * columnStride + s * slabStride;
-      for (int64_t k = 0; k < panels.depth; ++k, out += kPanel<T>) {
-        const T* in = base + k * depthStride;
-        for (int64_t j = 0; j < valid; ++j) out[j] = in[j * columnStride];
-        for (int64_t j = valid; j < kPanel<T>; ++j) out[j] = T{0};
+    constexpr int64_t lines = 16;  // columns are far from each other: so many lines of them stay in the L1 cache
+    for (int64_t s = 0; s < panels.slabs; ++s)
+      for (int64_t j0 = 0; j0 < panels.width; j0 += lines) {
+        const int64_t first = index * panels.width + j0, count = std::min(lines, panels.width - j0);
+        const int64_t valid = std::clamp<int64_t>(panels.columns - first, 0, count);
+        const T* in = source + first * columnStride + s * slabStride;
+        T* out = panels.panel(index) + s * panels.depth * panels.width + j0;
+        for (int64_t k = 0; k < panels.depth; ++k, in += depthStride, out += panels.width) {
+          for (int64_t j = 0; j < valid; ++j) out[j] = in[j * columnStride];
+          for (int64_t j = valid; j < count; ++j) out[j] = T{0};
+        }
       }
-    }
   });
 }
 
@@ -47,7 +56,7 @@ template <class T, class Fill, class Out>
 void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const T* bias, int64_t scratchPerRow, Fill fill,
                   Out out) {
   if (count == 0) return;
-  const TileKernel<T>& kernel = tileKernel<T>();
+  const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
   // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of every tile height.
   const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(T))) / 12 * 12;
@@ -69,16 +78,17 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
     std::vector<T*> shifted(kMaxTileRows);
     const int64_t lastPanel = panels.count * (group + 1) / groups;
     for (int64_t p = panels.count * group / groups; p < lastPanel; ++p) {
-      const int64_t column = p * kPanel<T>;
+      const int64_t column = p * panels.width;
       TileCall<T> call{nullptr,
                        stride,
+                       1,
                        taps,
                        tapIndex.data(),
                        panels.depth,
                        panels.panel(p),
                        shifted.data(),
                        0,
-                       static_cast<int>(std::min<int64_t>(kPanel<T>, panels.columns - column)),
+                       static_cast<int>(std::min(panels.width, panels.columns - column)),
                        bias == nullptr ? nullptr : bias + column,
                        false};
       for (int64_t i = 0; i < rows; i += kernel.rows) {

@@ -1,7 +1,7 @@
 // The one register tile that every matrix product of the CPU device runs on: convolution in three directions, linear
-// layers, similarities. It multiplies a few rows, each read through its own pointer, by a packed panel of kPanelBytes
-// wide columns. The pointers are the "indirection buffer" of M. Dukhan, The Indirect Convolution Algorithm
-// (arXiv:1907.02129): no im2col matrix is made, and padding is a pointer to a row of zeros.
+// layers, similarities. It multiplies a few rows, each read through its own pointer, by a packed panel of some columns. The pointers are
+// the "indirection buffer" of M. Dukhan, The Indirect Convolution Algorithm (arXiv:1907.02129): no im2col matrix is made, and padding is a
+// pointer to a row of zeros.
 #pragma once
 #include <cstdint>
 
@@ -9,19 +9,20 @@
 
 namespace densecl::cpu {
 
-constexpr int kPanelBytes = 64;
-template <class T>
-constexpr int kPanel = kPanelBytes / sizeof(T);  // columns of a panel: 16 floats or 8 doubles
 constexpr int kMaxTileRows = 12;
+constexpr int kMaxPanelBytes = 256;
+template <class T>
+constexpr int kMaxPanel = kMaxPanelBytes / sizeof(T);
 
 template <class T>
 struct TileCall {
   const T* const* rows;  // (taps, rowStride) pointers; the tile reads rows[tap * rowStride + i]
   int64_t rowStride;
+  int64_t step;  // elements of a row from one depth to the next: 1, or those of a row of a matrix that is read by columns
   int64_t taps;
-  const int32_t* tapIndex;  // which (depth, kPanel) slab of the panel belongs to a tap
+  const int32_t* tapIndex;  // which (depth, columns) slab of the panel belongs to a tap
   int64_t depth;
-  const T* panel;  // (slabs, depth, kPanel)
+  const T* panel;  // (slabs, depth, columns)
   T* const* out;   // one pointer per row, at the panel's first column
   int validRows;   // rows to store; pointers of the others must be readable
   int validColumns;
@@ -32,11 +33,13 @@ struct TileCall {
 template <class T>
 struct TileKernel {
   int rows;
+  int columns;  // of a panel
   void (*run)(const TileCall<T>&);
 };
 
-// The tile of this machine.
+// The tile of this machine for a product of so many columns. A wide panel reads few rows, each of which is a cache line far from the
+// others; it would be mostly empty where columns are few.
 template <class T>
-const TileKernel<T>& tileKernel();
+const TileKernel<T>& tileKernel(int64_t columns);
 
 }  // namespace densecl::cpu

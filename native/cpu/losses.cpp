@@ -160,19 +160,19 @@ void infoNce(const Call& call) {
     pack(keys, queue.data<T>(), D, 0, 1);
     // Values by stretches of the queue, so that a stretch is one product: slab s holds rows s * stretch ..
     constexpr int64_t stretch = 256;
-    const int64_t slabs = ceilDiv(K, stretch), panelSize = stretch * kPanel<T>, panels = ceilDiv(D, kPanel<T>);
+    const TileKernel<T>&scores = keys.kernel, &mix = tileKernel<T>(D);
+    const int64_t slabs = ceilDiv(K, stretch), panelSize = stretch * mix.columns, panels = ceilDiv(D, mix.columns);
     Scratch<T> values(dquery == nullptr ? 0 : slabs * panels * panelSize);
     if (dquery != nullptr)
       parallelFor(slabs * panels, [&](int64_t unit) {
         T* out = values.data() + unit * panelSize;
-        const int64_t first = unit / panels * stretch, column = unit % panels * kPanel<T>;
+        const int64_t first = unit / panels * stretch, column = unit % panels * mix.columns;
         for (int64_t k = 0; k < stretch; ++k)
-          for (int64_t j = 0; j < kPanel<T>; ++j, ++out)
+          for (int64_t j = 0; j < mix.columns; ++j, ++out)
             *out = first + k < K && column + j < D ? queue.data<T>()[(first + k) * D + column + j] : T{0};
       });
 
-    const TileKernel<T>& kernel = tileKernel<T>();
-    const int64_t block = 4 * kernel.rows, blocks = ceilDiv(R, block), width = panels * kPanel<T>;
+    const int64_t block = 4 * std::max(scores.rows, mix.rows), blocks = ceilDiv(R, block), width = panels * mix.columns;
     std::vector<double> sums(blocks * 5);
     parallelFor(blocks, [&](int64_t b) {
       const int64_t first = b * block, rows = std::min(block, R - first);
@@ -191,12 +191,13 @@ void infoNce(const Call& call) {
       }
       for (int64_t s = 0; s < slabs; ++s) {
         const int64_t length = std::min(stretch, K - s * stretch);
-        for (int64_t i = 0; i < rows; i += kernel.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-          for (int r = 0; r < kernel.rows; ++r) in[r] = query.data<T>() + std::min(R - 1, first + i + r) * D;
-          for (int64_t j = 0; j < length; j += kPanel<T>) {
+        for (int64_t i = 0; i < rows; i += scores.rows) {
+          const int valid = static_cast<int>(std::min<int64_t>(scores.rows, rows - i));
+          for (int r = 0; r < scores.rows; ++r) in[r] = query.data<T>() + std::min(R - 1, first + i + r) * D;
+          for (int64_t j = 0; j < length; j += keys.width) {
             for (int r = 0; r < valid; ++r) out[r] = logits.data() + (i + r) * stretch + j;
-            kernel.run({in, kernel.rows, 1, &tap, D, keys.panel((s * stretch + j) / kPanel<T>), out, valid, kPanel<T>, nullptr, false});
+            const T* panel = keys.panel((s * stretch + j) / keys.width);
+            scores.run({in, scores.rows, 1, 1, &tap, D, panel, out, valid, scores.columns, nullptr, false});
           }
         }
         for (int64_t i = 0; i < rows; ++i) {
@@ -221,13 +222,13 @@ void infoNce(const Call& call) {
           for (int64_t j = length; j < stretch; ++j) row[j] = T{0};
         }
         if (dquery == nullptr) continue;
-        for (int64_t i = 0; i < rows; i += kernel.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-          for (int r = 0; r < kernel.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
+        for (int64_t i = 0; i < rows; i += mix.rows) {
+          const int valid = static_cast<int>(std::min<int64_t>(mix.rows, rows - i));
+          for (int r = 0; r < mix.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
           for (int64_t p = 0; p < panels; ++p) {
-            for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (i + r) * width + p * kPanel<T>;
-            kernel.run(
-                {in, kernel.rows, 1, &tap, stretch, values.data() + (s * panels + p) * panelSize, out, valid, kPanel<T>, nullptr, true});
+            for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (i + r) * width + p * mix.columns;
+            const T* panel = values.data() + (s * panels + p) * panelSize;
+            mix.run({in, mix.rows, 1, 1, &tap, stretch, panel, out, valid, mix.columns, nullptr, true});
           }
         }
       }

@@ -15,15 +15,16 @@ template <class T>
 void multiply(const Matmul& job, T* y, const T* a, const T* b) {
   if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, T{0});
   if (job.k == 0 || job.batches.count * job.m * job.n == 0) return;
-  const int64_t panels = ceilDiv(job.n, kPanel<T>), panelSize = job.k * kPanel<T>;
+  const TileKernel<T>& kernel = tileKernel<T>(job.n);
+  const int64_t width = kernel.columns, panels = ceilDiv(job.n, width), panelSize = job.k * width;
   Scratch<T> packed(job.batchesB * panels * panelSize);
   parallelFor(job.batchesB * panels, [&](int64_t unit) {
-    const int64_t first = unit % panels * kPanel<T>, valid = std::min<int64_t>(kPanel<T>, job.n - first);
+    const int64_t first = unit % panels * width, valid = std::min(width, job.n - first);
     const T* in = b + unit / panels * job.k * job.n + first * job.rowB;
     T* out = packed.data() + unit * panelSize;
-    for (int64_t k = 0; k < job.k; ++k, in += job.depthB, out += kPanel<T>) {
+    for (int64_t k = 0; k < job.k; ++k, in += job.depthB, out += width) {
       for (int64_t j = 0; j < valid; ++j) out[j] = in[j * job.rowB];
-      for (int64_t j = valid; j < kPanel<T>; ++j) out[j] = T{0};
+      for (int64_t j = valid; j < width; ++j) out[j] = T{0};
     }
   });
 
@@ -35,7 +36,6 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       matrixB[first + i] = offsets[1] + i * step[1];
     }
   });
-  const TileKernel<T>& kernel = tileKernel<T>();
   const int64_t blocks = ceilDiv(job.m, kBlockRows);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(4 * threads(), job.batches.count * blocks), 1, panels);
   parallelFor(job.batches.count * blocks * groups, [&](int64_t unit) {
@@ -58,9 +58,9 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       T* out[kMaxTileRows];
       for (int64_t i = 0; i < rows; i += kernel.rows) {
         const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-        for (int r = 0; r < valid; ++r) out[r] = y + (batch * job.m + first + i + r) * job.n + p * kPanel<T>;
-        kernel.run({in + i, kernel.rows, 1, &tap, job.k, panel, out, valid,
-                    static_cast<int>(std::min<int64_t>(kPanel<T>, job.n - p * kPanel<T>)), nullptr, false});
+        for (int r = 0; r < valid; ++r) out[r] = y + (batch * job.m + first + i + r) * job.n + p * width;
+        kernel.run({in + i, kernel.rows, 1, 1, &tap, job.k, panel, out, valid, static_cast<int>(std::min(width, job.n - p * width)),
+                    nullptr, false});
       }
     }
   });

@@ -68,11 +68,11 @@ void denseMatch(const Call& call) {
       Panels<T> panels(1, C, Q);
       for (int64_t p = 0; p < panels.count; ++p)
         for (int64_t c = 0; c < C; ++c)
-          for (int64_t j = 0; j < kPanel<T>; ++j) {
-            const int64_t at = p * kPanel<T> + j;
-            panels.panel(p)[c * kPanel<T> + j] = at < Q ? k[at * C + c] * inverse[at] : T{0};
+          for (int64_t j = 0; j < panels.width; ++j) {
+            const int64_t at = p * panels.width + j;
+            panels.panel(p)[c * panels.width + j] = at < Q ? k[at * C + c] * inverse[at] : T{0};
           }
-      const TileKernel<T>& kernel = tileKernel<T>();
+      const TileKernel<T>& kernel = panels.kernel;
       Scratch<T> products(kMaxTileRows * Q);
       const int32_t tap = 0;
       for (int64_t i = 0; i < P; i += kernel.rows) {
@@ -81,9 +81,9 @@ void denseMatch(const Call& call) {
         T* out[kMaxTileRows];
         for (int r = 0; r < kernel.rows; ++r) rows[r] = q + std::min(P - 1, i + r) * C;
         for (int64_t p = 0; p < panels.count; ++p) {
-          for (int r = 0; r < valid; ++r) out[r] = products.data() + r * Q + p * kPanel<T>;
-          kernel.run({rows, kernel.rows, 1, &tap, C, panels.panel(p), out, valid,
-                      static_cast<int>(std::min<int64_t>(kPanel<T>, Q - p * kPanel<T>)), nullptr, false});
+          for (int r = 0; r < valid; ++r) out[r] = products.data() + r * Q + p * panels.width;
+          kernel.run({rows, kernel.rows, 1, 1, &tap, C, panels.panel(p), out, valid,
+                      static_cast<int>(std::min(panels.width, Q - p * panels.width)), nullptr, false});
         }
         for (int r = 0; r < valid; ++r) {
           const T* row = products.data() + r * Q;

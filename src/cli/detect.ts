@@ -49,6 +49,7 @@ export const register: Register = (program, done) => {
         const own = await kindOfFlag(flags.backbone)
         const { model, record } = withDevice(device, () => openDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
         const style = detectionStyles[record.style]
+        const limits = { ...proposalLimits.test, after: record.testRegions }
         try {
           const pictures: BoxPicture[] = []
           for (const path of images) {
@@ -56,9 +57,7 @@ export const register: Register = (program, done) => {
             const batch = testView(pixels, record, style)
             const [found] = withDevice(device, () =>
               withCompute(evaluationCompute(device), () =>
-                scope(() =>
-                  detect(model, batchTensor(batch, device), batch.images, style, proposalLimits.test, { ...testRules, score: least }),
-                ),
+                scope(() => detect(model, batchTensor(batch, device), batch.images, style, limits, { ...testRules, score: least })),
               ),
             )
             pictures.push({ name: basename(path), pixels, found: found! })

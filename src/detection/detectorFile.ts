@@ -23,6 +23,8 @@ const detectorRecord = z.object({
   /** Short side of images, and the limit of the long one, in pixels. */
   testScale: pixels,
   longest: pixels,
+  /** Regions of an image that are classified, at most. */
+  testRegions: z.number().int().positive().default(1000),
   backbone: z.object({ kind: z.string(), options: z.record(z.string(), z.unknown()) }),
 })
 /** What a file says of its detector. */

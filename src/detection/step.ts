@@ -40,11 +40,11 @@ export interface Chooser {
   regions(proposals: Float64Array, image: TrainingImage, index: number): RegionSample
 }
 
-/** Draws what is trained on as a style does. */
-export const randomChooser = (random: Random, classes: number, style: DetectionStyle): Chooser => ({
+/** Draws what is trained on as a style does, of each image so many regions or the published number. */
+export const randomChooser = (random: Random, classes: number, style: DetectionStyle, regions?: number): Chooser => ({
   wanted: sampling.anchors.count,
   anchors: (anchors, image) => sampleAnchors(random, anchors, image, style),
-  regions: (found, image) => sampleRegions(random, found, image, classes),
+  regions: (found, image) => sampleRegions(random, found, image, classes, regions),
 })
 
 /** The losses of a batch x [N, H, W, 3], whose images may be smaller than it: what lies outside of them is zero. */

@@ -12,7 +12,7 @@ export interface TrainingImage {
   objects: readonly { box: Box; label: number }[]
 }
 
-/** Anchors and regions that are sampled of each image, the share of them that stands for objects at most, and weights of deltas. */
+/** Anchors and, unless told, regions that are sampled of an image, the share of them that stands for objects at most, weights of deltas. */
 export const sampling = {
   anchors: { count: 256, fraction: 0.5, weights: [1, 1, 1, 1] },
   regions: { count: 512, fraction: 0.25, weights: [10, 10, 5, 5], assign: { low: 0.5, high: 0.5, lowQuality: 'none' } },
@@ -48,8 +48,14 @@ export interface RegionSample {
   targets: (Box | undefined)[]
 }
 
-/** Draws the regions of an image that are trained on, among its proposals [n, 4] and its objects. */
-export function sampleRegions(random: Random, proposals: Float64Array, { objects }: TrainingImage, classes: number): RegionSample {
+/** Draws the regions of an image that are trained on, at most `count`, among its proposals [n, 4] and its objects. */
+export function sampleRegions(
+  random: Random,
+  proposals: Float64Array,
+  { objects }: TrainingImage,
+  classes: number,
+  count: number = sampling.regions.count,
+): RegionSample {
   const own = objects.flatMap(({ box }) => [...box])
   const candidates = Float64Array.from([...proposals, ...own])
   const assigned = assign(
@@ -57,8 +63,7 @@ export function sampleRegions(random: Random, proposals: Float64Array, { objects
     objects.map(({ box }) => box),
     sampling.regions.assign,
   )
-  const { count, fraction } = sampling.regions
-  const { indices, positives } = sample(random, assigned, count, fraction)
+  const { indices, positives } = sample(random, assigned, count, sampling.regions.fraction)
   const matched = indices.map((i) => assigned.matched[i]!)
   return {
     boxes: Float64Array.from([...indices].flatMap((i) => [...candidates.subarray(4 * i, 4 * i + 4)])),

@@ -14,6 +14,9 @@ export interface DetectionProtocol {
   scales: readonly number[]
   testScale: number
   longest: number
+  /** Regions of an image that are trained on, and those that are classified in a test image, at most. */
+  regions: number
+  testRegions: number
 }
 
 /** The published detection protocols by name. */
@@ -28,6 +31,8 @@ export const detectionProtocols: Record<string, DetectionProtocol> = {
     scales: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
     testScale: 800,
     longest: 1333,
+    regions: 512,
+    testRegions: 1000,
   },
 }
 
@@ -55,10 +60,3 @@ export function ofLength(protocol: DetectionProtocol, iterations: number): Detec
     steps: protocol.steps.map((step) => Math.round((step / protocol.iterations) * iterations)),
   }
 }
-
-/**
- * Batches of which batch norms get their statistics after `iterations` of training, where `published` were taken: a tenth of a short
- * training, but not fewer than running statistics of momentum 0.1 are a mean of, unless the training itself had fewer.
- */
-export const preciseBatchesOf = (published: number, iterations: number): number =>
-  Math.min(published, iterations, Math.max(20, Math.round(iterations / 10)))
