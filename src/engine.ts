@@ -65,7 +65,15 @@ export { broadcastTo, expandDims, squeeze } from './ops/broadcastTo.js'
 export { gather, oneHot, scatterAdd } from './ops/gather.js'
 export { layerNorm } from './ops/layerNorm.js'
 export { linear } from './ops/linear.js'
-export { binaryCrossEntropy, crossEntropy, infoNce, type InfoNceResult, type PointwiseLossOptions, smoothL1 } from './ops/losses.js'
+export {
+  binaryCrossEntropy,
+  crossEntropy,
+  type CrossEntropyOptions,
+  infoNce,
+  type InfoNceResult,
+  type PointwiseLossOptions,
+  smoothL1,
+} from './ops/losses.js'
 export { type Kept, nms } from './ops/nms.js'
 export { type Conv2dOptions, type PerAxis } from './ops/windows.js'
 export { pad } from './ops/pad.js'

@@ -259,13 +259,17 @@ void batchNormEval(const Call& call) {
   using Names = args::batchNormEval;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), *residual = call.optional(Names::residual);
   const bool relu = call.flag(Names::relu);
+  const double eps = call.number(Names::eps);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Chunks chunks(x, 1);
     const int64_t C = chunks.channels;
+    const T* variance = call.tensor(Names::variance).data<T>();
+    T* invstd = call.tensor(Names::invstd).data<T>();
+    for (int64_t c = 0; c < C; ++c) invstd[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(variance[c]) + eps));
     Scratch<T> scale(C), shift(C);
-    affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), call.tensor(Names::mean).data<T>(),
-           call.tensor(Names::invstd).data<T>(), scale.data(), shift.data());
+    affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), call.tensor(Names::mean).data<T>(), invstd,
+           scale.data(), shift.data());
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
       apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), relu, chunks.rows(k), C});

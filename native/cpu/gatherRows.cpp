@@ -1,4 +1,5 @@
 // Rows picked by an index: x [N, Q, C], index [M, P] with M dividing N, so that consecutive N / M blocks of x share a row of the index.
+// -1 picks no row.
 #include <cstring>
 
 #include "../core/parallel.h"
@@ -19,16 +20,20 @@ struct Gathering {
     if (n > 0) share = n / m;
     for (int64_t i = 0; i < index.size(); ++i) {
       const int32_t at = this->index[i];
-      REQUIRE(at >= 0 && at < q, "RANGE",
+      REQUIRE(at >= -1 && at < q, "RANGE",
               std::string(call.op) + ": index " + std::to_string(at) + " is outside of " + std::to_string(q) + " rows");
     }
   }
-  int64_t source(int64_t block, int64_t i) const { return block * q + index[block / share * p + i]; }
+  // The row that the i-th of a block is picked from, or -1.
+  int64_t source(int64_t block, int64_t i) const {
+    const int32_t at = index[block / share * p + i];
+    return at < 0 ? -1 : block * q + at;
+  }
 };
 
 }  // namespace
 
-// y[n, p] = x[n, index[n / (N / M), p]]
+// y[n, p] = x[n, index[n / (N / M), p]], or zeros
 void gatherRows(const Call& call) {
   const Tensor &y = call.tensor(args::gatherRows::y), &x = call.tensor(args::gatherRows::x);
   const Gathering g(call, x, y, call.tensor(args::gatherRows::index));
@@ -36,7 +41,13 @@ void gatherRows(const Call& call) {
   auto* to = static_cast<char*>(y.raw());
   const auto* from = static_cast<const char*>(x.raw());
   parallelRange(g.n * g.p, std::max<int64_t>(1, (1 << 15) / static_cast<int64_t>(bytes + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) std::memcpy(to + r * bytes, from + g.source(r / g.p, r % g.p) * bytes, bytes);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t row = g.source(r / g.p, r % g.p);
+      if (row < 0)
+        std::memset(to + r * bytes, 0, bytes);
+      else
+        std::memcpy(to + r * bytes, from + row * bytes, bytes);
+    }
   });
 }
 
@@ -52,7 +63,9 @@ void gatherRowsBackward(const Call& call) {
       const int64_t block = unit / strips, first = unit % strips * kColumns, width = std::min(kColumns, g.c - first);
       for (int64_t q = 0; q < g.q; ++q) std::fill_n(dx.data<T>() + (block * g.q + q) * g.c + first, width, T{0});
       for (int64_t p = 0; p < g.p; ++p) {
-        T* __restrict to = dx.data<T>() + g.source(block, p) * g.c + first;
+        const int64_t row = g.source(block, p);
+        if (row < 0) continue;
+        T* __restrict to = dx.data<T>() + row * g.c + first;
         const T* from = dy.data<T>() + (block * g.p + p) * g.c + first;
         for (int64_t c = 0; c < width; ++c) to[c] += from[c];
       }

@@ -256,47 +256,49 @@ void infoNce(const Call& call) {
   });
 }
 
-//   loss = mean over the rows that are not ignored of log(sum e^logit) - logit[target]; dlogits = (softmax - onehot) / rows
-// With every row ignored the loss is NaN, as in PyTorch.
+//   loss = mean over the rows that are not ignored of log(sum e^logit) - logit[target], weighted by the weight of the target:
+//   dlogits = weight (softmax - onehot) / total, with total the sum of the rows' weights
+// A row that weighs 0 is ignored too. With every row ignored the loss is NaN, as in PyTorch.
 void crossEntropy(const Call& call) {
   using Names = args::crossEntropy;
-  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &count = call.tensor(Names::count),
-               &logits = call.tensor(Names::logits), &target = call.tensor(Names::target);
+  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &total = call.tensor(Names::total),
+               &logits = call.tensor(Names::logits), &target = call.tensor(Names::target), *weight = call.optional(Names::weight);
   const int64_t R = logits.rows(), C = logits.columns(), ignore = call.integer(Names::ignoreIndex);
-  int64_t used = 0;
-  for (int64_t r = 0; r < R; ++r) {
-    const int32_t label = target.data<int32_t>()[r];
-    if (label == ignore) continue;
-    REQUIRE(label >= 0 && label < C, "RANGE",
-            "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
-    ++used;
-  }
-  count.data<float>()[0] = static_cast<float>(used);
   dispatchFloat(call, logits.dtype, [&](auto zero) {
     using T = decltype(zero);
+    std::vector<double> weights(R);
+    double divisor = 0;
+    for (int64_t r = 0; r < R; ++r) {
+      const int32_t label = target.data<int32_t>()[r];
+      if (label == ignore) continue;
+      REQUIRE(label >= 0 && label < C, "RANGE",
+              "crossEntropy: target " + std::to_string(label) + " is outside of " + std::to_string(C) + " classes");
+      weights[r] = weight == nullptr ? 1 : static_cast<double>(weight->data<T>()[label]);
+      divisor += weights[r];
+    }
+    total.data<T>()[0] = static_cast<T>(divisor);
     std::vector<double> sums(R);
     parallelRange(R, 64, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         const T* row = logits.data<T>() + r * C;
         const int32_t label = target.data<int32_t>()[r];
         T* gradient = dlogits == nullptr ? nullptr : dlogits->data<T>() + r * C;
-        if (label == ignore) {
+        if (weights[r] == 0) {
           if (gradient != nullptr) std::fill_n(gradient, C, T{0});
           continue;
         }
         const T top = *std::max_element(row, row + C);
         double sum = 0;
         for (int64_t c = 0; c < C; ++c) sum += std::exp(static_cast<double>(row[c] - top));
-        sums[r] = std::log(sum) + top - row[label];
+        sums[r] = weights[r] * (std::log(sum) + top - row[label]);
         if (gradient == nullptr) continue;
         for (int64_t c = 0; c < C; ++c)
-          gradient[c] =
-              static_cast<T>((std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / static_cast<double>(used));
+          gradient[c] = static_cast<T>(weights[r] * (std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / divisor);
       }
     });
-    double total = 0;
-    for (double value : sums) total += value;
-    loss.data<T>()[0] = static_cast<T>(total / static_cast<double>(used));
+    double sum = 0;
+    for (double value : sums) sum += value;
+    loss.data<T>()[0] = static_cast<T>(sum / divisor);
   });
 }
 

@@ -109,10 +109,11 @@ __global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJo
 }
 
 // Scale and shift of running statistics.
-__global__ void __launch_bounds__(kThreads)
-    affineKernel(const float* gamma, const float* beta, const float* mean, const float* invstd, int channels, float* scale, float* shift) {
+__global__ void __launch_bounds__(kThreads) affineKernel(const float* gamma, const float* beta, const float* mean, const float* variance,
+                                                         float eps, int channels, float* invstd, float* scale, float* shift) {
   const int channel = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (channel >= channels) return;
+  invstd[channel] = 1 / sqrtf(variance[channel] + eps);
   scale[channel] = gamma[channel] * invstd[channel];
   shift[channel] = fmaf(-mean[channel], scale[channel], beta[channel]);
 }
@@ -241,7 +242,8 @@ void batchNormEval(const Call& call) {
     DeviceScratch<float> affine(call, 2 * C);
     const auto vector = [&](auto name) -> const float* { return call.tensor(name).template data<float>(); };
     launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, vector(Names::weight), vector(Names::bias), vector(Names::mean),
-           vector(Names::invstd), layout.channels, affine.data(), affine.data() + C);
+           vector(Names::variance), static_cast<float>(call.number(Names::eps)), layout.channels, call.tensor(Names::invstd).data<float>(),
+           affine.data(), affine.data() + C);
     ApplyJob<T> job{};
     job.y = y.data<T>();
     job.x = x.data<T>();

@@ -22,12 +22,12 @@ struct Gathering {
         std::string(call.op) + ": expected index [M,P] with M dividing the blocks of " + describe(x) + " but received " + describe(index));
     if (n > 0) share = n / m;
   }
-  // index[block, i], or 0 where it is out of range.
+  // index[block, i]: a row, or -1 for none, which also stands for one out of range.
   DEVICE int at(int64_t block, int64_t i) const {
     const int found = index[block / share * p + i];
-    if (found >= 0 && found < q) return found;
+    if (found >= -1 && found < q) return found;
     fileReport(report, kGatherIndex, found, static_cast<int>(q));
-    return 0;
+    return -1;
   }
 };
 
@@ -36,7 +36,8 @@ template <class Word>
 __global__ void __launch_bounds__(kThreads) gatherKernel(Word* y, const Word* x, Gathering g, int64_t width, int64_t count) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t row = i / width, block = row / g.p;
-    y[i] = x[(block * g.q + g.at(block, row % g.p)) * width + i % width];
+    const int from = g.at(block, row % g.p);
+    y[i] = from < 0 ? Word{} : x[(block * g.q + from) * width + i % width];
   }
 }
 

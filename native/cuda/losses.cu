@@ -307,39 +307,44 @@ void contrast(const Call& call, const Embeddings& embeddings) {
          loss.data<float>(), statistics.data<float>());
 }
 
-// count[0] = rows that are not ignored; reports a label outside of the classes
+// total[0] = the weights of the rows that are not ignored; reports a label outside of the classes
 __global__ void __launch_bounds__(kThreads)
-    countTargetsKernel(const int32_t* target, int64_t rows, int classes, int ignore, float* count, Report* report) {
+    targetWeightsKernel(const int32_t* target, const float* weight, int64_t rows, int classes, int ignore, float* total, Report* report) {
   float* buffer = &sharedMemory<float>();
-  float used = 0;
+  float sum = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
     const int label = target[row];
     if (label == ignore) continue;
-    if (label < 0 || label >= classes) fileReport(report, kTarget, label, classes);
-    used += 1;
+    if (label < 0 || label >= classes)
+      fileReport(report, kTarget, label, classes);
+    else
+      sum += weight == nullptr ? 1.0f : weight[label];
   }
-  used = blockSum(used, buffer);
-  if (threadIdx.x == 0) *count = used;
+  sum = blockSum(sum, buffer);
+  if (threadIdx.x == 0) *total = sum;
 }
 
 // A warp takes a row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) crossEntropyKernel(float* terms, T* dlogits, const T* logits, const int32_t* target,
-                                                               const float* count, int64_t rows, int classes, int ignore) {
+__global__ void __launch_bounds__(kThreads)
+    crossEntropyKernel(float* terms, T* dlogits, const T* logits, const int32_t* target, const float* weight, const float* total,
+                       int64_t rows, int classes, int ignore) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
   if (row >= rows) return;
   const int label = target[row];
   const T* in = logits + row * classes;
-  const bool used = label != ignore && label >= 0 && label < classes;
+  const bool valid = label != ignore && label >= 0 && label < classes;
+  const float own = !valid ? 0.0f : weight == nullptr ? 1.0f : weight[label];
+  const bool used = own != 0;
   float top = -INFINITY, sum = 0;
   for (int c = laneIndex(); c < classes; c += kWarp) top = fmaxf(top, static_cast<float>(in[c]));
   top = warpMax(top);
   for (int c = laneIndex(); c < classes; c += kWarp) sum += expf(static_cast<float>(in[c]) - top);
   sum = warpSum(sum);
-  if (laneIndex() == 0) terms[row] = used ? logf(sum) + top - static_cast<float>(in[label]) : 0.0f;
+  if (laneIndex() == 0) terms[row] = used ? own * (logf(sum) + top - static_cast<float>(in[label])) : 0.0f;
   if (dlogits == nullptr) return;
   for (int c = laneIndex(); c < classes; c += kWarp)
-    dlogits[row * classes + c] = T(used ? (expf(static_cast<float>(in[c]) - top) / sum - (c == label ? 1.0f : 0.0f)) / *count : 0.0f);
+    dlogits[row * classes + c] = T(used ? own * (expf(static_cast<float>(in[c]) - top) / sum - (c == label ? 1.0f : 0.0f)) / *total : 0.0f);
 }
 
 void infoNceOf(const Call& call, const Embeddings& embeddings) {
@@ -461,19 +466,20 @@ void infoNce(const Call& call) {
 
 void crossEntropy(const Call& call) {
   using Names = args::crossEntropy;
-  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &count = call.tensor(Names::count),
+  const Tensor &loss = call.tensor(Names::loss), *dlogits = call.optional(Names::dlogits), &total = call.tensor(Names::total),
                &logits = call.tensor(Names::logits), &target = call.tensor(Names::target);
+  const float* weight = optionalData<float>(call.optional(Names::weight));
   const int64_t R = logits.rows();
   const int classes = static_cast<int>(logits.columns()), ignore = static_cast<int>(call.integer(Names::ignoreIndex));
   DeviceScratch<float> terms(call, R);
-  launch(call, countTargetsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), R, classes, ignore,
-         count.data<float>(), reportOf(call));
+  launch(call, targetWeightsKernel, Grid{}, kThreads, kThreads / kWarp * sizeof(float), target.data<int32_t>(), weight, R, classes, ignore,
+         total.data<float>(), reportOf(call));
   dispatchFloat(call, logits.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(call, crossEntropyKernel<T>, Grid{ceilDiv(R, kThreads / kWarp)}, kThreads, 0, terms.data(), optionalData<T>(dlogits),
-           logits.data<T>(), target.data<int32_t>(), count.data<float>(), R, classes, ignore);
+           logits.data<T>(), target.data<int32_t>(), weight, total.data<float>(), R, classes, ignore);
   });
-  launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, count.data<float>(),
+  launch(call, meanTermsKernel<1>, Grid{}, meanThreads(R), kMeanThreads / kWarp * sizeof(float), terms.data(), R, total.data<float>(),
          loss.data<float>(), nullptr);
 }
 

@@ -124,7 +124,10 @@ export class Fcn {
       const mode: NormMode = { train: true, groups: 1 }
       const [third, last] = this.backbone.stages(x, mode).slice(-2) as [Tensor, Tensor]
       const of = (head: FcnHead, map: Tensor, weight: number, own: number | undefined): Tensor =>
-        scale(crossEntropy(resizeBilinear(head.forward(map, mode, own), sizeOfImage(x), this.options), labels, 255), weight * labelled)
+        scale(
+          crossEntropy(resizeBilinear(head.forward(map, mode, own), sizeOfImage(x), this.options), labels, { ignoreIndex: 255 }),
+          weight * labelled,
+        )
       const main = of(this.#head, last, 1, seed === undefined ? undefined : 2 * seed)
       const auxiliary = of(this.#auxiliary, third, 0.4, seed === undefined ? undefined : 2 * seed + 1)
       return { total: add(main, auxiliary), main, auxiliary }

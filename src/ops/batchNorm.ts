@@ -88,14 +88,13 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   },
 })
 
-function evaluate({ x, weight, bias, residual }: BatchNormInputs, { eps, relu, runningMean: mean, runningVar }: BatchNormAttrs): Recorded {
+function evaluate(
+  { x, weight, bias, residual }: BatchNormInputs,
+  { eps, relu, runningMean: mean, runningVar: variance }: BatchNormAttrs,
+): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
-  const invstd = Tensor.from(
-    runningVar.data().map((variance) => 1 / Math.sqrt(variance + eps)),
-    [x.shape[3]!],
-    runningVar.dtype,
-  )
-  runNative('batchNormEval', { y, x, weight, bias, mean, invstd, residual }, { relu })
+  const invstd = Tensor.empty(variance.shape, variance.dtype)
+  runNative('batchNormEval', { y, invstd, x, weight, bias, mean, variance, residual }, { eps, relu })
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 

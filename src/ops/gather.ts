@@ -37,7 +37,8 @@ export const gatherOp = defineOp<GatherInputs, GatherAttrs>({
 /**
  * What `index`, i32 of any shape, picks along an axis of x: y[.., i, .., ..] = x[.., index[i], ..], where the axes of `index` stand in the
  * place of `axis` (NumPy's `take`). The first `batchAxes` axes are shared: x and `index` have them in common, and each picks from its own.
- * Throws RANGE for an index outside of the axis, on a GPU when values are read next.
+ * -1 picks nothing, as nms fills up with: zeros, which have no gradient. Throws RANGE for another index outside of the axis, on a GPU when
+ * values are read next.
  */
 export function gather(x: Tensor, index: Tensor, { axis = 0, batchAxes = 0 } = {}): Tensor {
   expectDType('gather', 'index', index, 'i32')
@@ -84,8 +85,8 @@ export const scatterAddOp = defineOp<ScatterInputs, GatherAttrs>({
 /**
  * The adjoint of gather: zeros with `size` places along `axis`, to which each part of x is added where `index`, i32 of any shape, says:
  * y[.., index[i], .., ..] += x[.., i, .., ..]. The axes of `index` stand in x in the place of `axis`; the first `batchAxes` axes are
- * shared. Parts that meet are added in their order, so the result is the same bits every time. Throws RANGE for an index outside of
- * `size`, on a GPU when values are read next.
+ * shared. Parts that meet are added in their order, so the result is the same bits every time; those of index -1 are left out. Throws
+ * RANGE for another index outside of `size`, on a GPU when values are read next.
  */
 export function scatterAdd(x: Tensor, index: Tensor, size: number, { axis = 0, batchAxes = 0 } = {}): Tensor {
   expectFloats('scatterAdd', { x })
@@ -109,7 +110,7 @@ export function scatterAdd(x: Tensor, index: Tensor, size: number, { axis = 0, b
   return apply(scatterAddOp, { x, index }, attrs)[0]!
 }
 
-/** 1 at each index, 0 elsewhere: index i32 [...] below `depth` to [..., depth]. Not recorded on a tape: an index has no gradient. */
+/** 1 at each index, 0 elsewhere and for -1: index i32 [...] below `depth` to [..., depth]. Not recorded on a tape: an index has no gradient. */
 export function oneHot(index: Tensor, depth: number, dtype: FloatDType = 'f32'): Tensor {
   expectDType('oneHot', 'index', index, 'i32')
   expectInteger('oneHot', 'depth', depth, 1)

@@ -73,30 +73,44 @@ export function infoNce(
 interface CrossEntropyInputs extends Inputs {
   logits: Tensor
   target: Tensor
+  weight: Tensor | undefined
 }
 
 export const crossEntropyOp = defineOp<CrossEntropyInputs, { ignoreIndex: number }>({
   name: 'crossEntropy',
-  // loss = mean over counted rows of log(sum e^logits) - logits[target]
-  forward({ logits, target }, { ignoreIndex }, needsGradient) {
+  // loss = sum over counted rows of weight[target] (log(sum e^logits) - logits[target]) / total, the sum of their weights
+  forward({ logits, target, weight }, { ignoreIndex }, needsGradient) {
     const loss = Tensor.empty([], accumulator(logits.dtype))
     const dlogits = needsGradient ? Tensor.empty(logits.shape, logits.dtype) : undefined
-    const count = Tensor.empty([1], 'f32')
-    runNative('crossEntropy', { loss, dlogits, count, logits, target }, { ignoreIndex })
-    return { outputs: [loss, count], ...(dlogits === undefined ? {} : { saved: { dlogits } }) }
+    const total = Tensor.empty([1], accumulator(logits.dtype))
+    runNative('crossEntropy', { loss, dlogits, total, logits, target, weight }, { ignoreIndex })
+    return { outputs: [loss], ...(dlogits === undefined ? {} : { saved: { dlogits } }) }
   },
-  // dlogits = (softmax - onehot) / rows counted
-  backward({ grad, saved }) {
+  // dlogits = weight[target] (softmax - onehot) / total
+  backward({ grad, saved, needs }) {
+    if (needs.weight) fail('TAPE', 'crossEntropy: weight is a constant (stop-gradient); compute it under noGrad()')
     return { logits: scaled(saved.dlogits!, grad) }
   },
 })
 
-/** Mean cross-entropy of logits [..., C] against target i32 [...]; rows whose target is `ignoreIndex` do not count. */
-export function crossEntropy(logits: Tensor, target: Tensor, ignoreIndex = -100): Tensor {
-  expectFloats('crossEntropy', { logits })
+/** Which rows of a cross-entropy count, and how much. */
+export interface CrossEntropyOptions {
+  /** The weight of each class [C], in f32 or the dtype of f64 logits; 1 by default. A row weighs what its target does. */
+  weight?: Tensor | undefined
+  /** Rows of this target do not count; -100 by default. */
+  ignoreIndex?: number | undefined
+}
+
+/**
+ * Mean cross-entropy of logits [..., C] against target i32 [...]: the sum of the rows' losses by their weights over the sum of these
+ * weights, as PyTorch defines it; NaN where no row counts. Throws RANGE for a target that is no class, on a GPU when values are read next.
+ */
+export function crossEntropy(logits: Tensor, target: Tensor, { weight, ignoreIndex = -100 }: CrossEntropyOptions = {}): Tensor {
+  expectFloats('crossEntropy', { logits }, { weight })
   expectDType('crossEntropy', 'target', target, 'i32')
   expectShape('crossEntropy', 'target', target, logits.shape.slice(0, -1), 'the rows of logits')
-  return apply(crossEntropyOp, { logits, target }, { ignoreIndex })[0]!
+  if (weight !== undefined) expectShape('crossEntropy', 'weight', weight, logits.shape.slice(-1), 'the classes of logits')
+  return apply(crossEntropyOp, { logits, target, weight }, { ignoreIndex })[0]!
 }
 
 interface PointwiseInputs extends Inputs {

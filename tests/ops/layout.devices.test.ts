@@ -34,7 +34,7 @@ test('every dtype is moved as on the CPU, whatever the width of its runs', () =>
           withDevice(on, () => {
             const here = on === 'cpu' ? x : x.to(dtype, on)
             const order = [0, 1, 2].map((i) => (i + axis) % 3)
-            const index = Tensor.from([1, 0, 1], [3], 'i32')
+            const index = Tensor.from([1, -1, 1], [3], 'i32')
             return [
               permute(here, order),
               permute(here, [0, 2, 1]),
@@ -69,6 +69,7 @@ test('an index outside of its axis is thrown at the next read, forward and in on
     withDevice(device, () => {
       const index = Tensor.from([0, 7], [2], 'i32')
       throwsError(() => gather(Tensor.zeros([4, 3]), index).data(), 'RANGE', /index 7/, /4 rows/)
+      throwsError(() => gather(Tensor.zeros([4, 3]), Tensor.from([-2], [1], 'i32')).data(), 'RANGE', /index -2/, /4 rows/)
       throwsError(() => oneHot(index, 7).data(), 'RANGE', /index 7/, /7 rows/)
     }),
   )

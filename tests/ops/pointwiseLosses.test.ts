@@ -1,11 +1,12 @@
-/** Losses of single elements: what their definitions promise, and PyTorch's values and gradients. */
+/** Losses of single elements and of rows: what their definitions promise, and PyTorch's values and gradients. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { binaryCrossEntropy, smoothL1 } from '../../src/ops/losses.js'
+import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../../src/ops/losses.js'
+import { reshape } from '../../src/ops/elementwise.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -102,8 +103,33 @@ for name in ("smooth", "l1", "entropy"):
     else: loss = (F.smooth_l1_loss(x, target, beta=0.4, reduction="none") * weight).sum()
     loss.backward()
     out[name] = [loss.item(), *x.grad.tolist()]
+for name, weight, ignored in (("plain", None, -100), ("ignored", None, 2), ("weighted", c["classes"], -100), ("both", c["classes"], 2)):
+    x = torch.tensor(c["x"], dtype=torch.float64).view(-1, 5).requires_grad_()
+    weight = weight and torch.tensor(weight, dtype=torch.float64)
+    loss = F.cross_entropy(x, torch.tensor(c["labels"]), weight=weight, ignore_index=ignored)
+    loss.backward()
+    out[name] = [loss.item(), *x.grad.flatten().tolist()]
 print(json.dumps(out))
 `
+
+test('rows of a cross-entropy that weigh 0 or are ignored leave it alone, whatever stands there; without any other it is NaN', () => {
+  scope(() => {
+    const x = Tensor.from([1, 2, NaN, Infinity, -1, 3], [3, 2], 'f64')
+    const part = Tensor.from([1, 2, -1, 3], [2, 2], 'f64')
+    const expected = gradientOf(part, () => crossEntropy(part, Tensor.from([0, 0], 'i32'), { weight: vector(5, 0) }))
+    for (const [label, options] of [
+      [1, { weight: vector(5, 0) }],
+      [7, { weight: vector(5, 5), ignoreIndex: 7 }],
+    ] as const) {
+      const { value, gradient } = gradientOf(x, () => crossEntropy(x, Tensor.from([0, label, 0], 'i32'), options))
+      assert.is(value, expected.value)
+      assert.equal(gradient, [...expected.gradient.slice(0, 2), 0, 0, ...expected.gradient.slice(2)])
+    }
+    const none = gradientOf(part, () => crossEntropy(part, Tensor.from([1, 1], 'i32'), { weight: vector(5, 0) }))
+    assert.ok(Number.isNaN(none.value))
+    throwsError(() => crossEntropy(part, Tensor.from([0, 1], 'i32'), { weight: vector(1, 2, 3) }), 'SHAPE', /weight/, /f64\[3\]/)
+  })
+})
 
 testWhere(hasTorch, noTorch, test, 'values and gradients are those of PyTorch', async () => {
   await withFolder((folder) => {
@@ -114,16 +140,24 @@ testWhere(hasTorch, noTorch, test, 'values and gradients are those of PyTorch', 
       target: draw(() => random.normal()),
       unit: draw(() => random.uniform()),
       weight: draw(() => random.below(3)),
+      classes: [0.5, 2, 0.25, 0, 3],
+      labels: draw(() => random.below(5)).slice(0, 600),
     }
     const file = join(folder, 'given.json')
     writeFileSync(file, JSON.stringify(given))
     const expected = JSON.parse(runPython(oracle, [file])) as Record<string, number[]>
     scope(() => {
       const [x, target, unit, weight] = [given.x, given.target, given.unit, given.weight].map((values) => vector(...values))
+      const labels = Tensor.from(given.labels, [600], 'i32')
+      const rows = (): Tensor => reshape(x!, [600, 5])
       for (const [name, loss] of Object.entries({
         smooth: () => smoothL1(x!, target!, { beta: 0.4, weight }),
         l1: () => smoothL1(x!, target!, { beta: 0, weight }),
         entropy: () => binaryCrossEntropy(x!, unit!, { weight }),
+        plain: () => crossEntropy(rows(), labels),
+        ignored: () => crossEntropy(rows(), labels, { ignoreIndex: 2 }),
+        weighted: () => crossEntropy(rows(), labels, { weight: vector(...given.classes) }),
+        both: () => crossEntropy(rows(), labels, { weight: vector(...given.classes), ignoreIndex: 2 }),
       })) {
         const { value, gradient } = gradientOf(x!, loss)
         assert.ok(relativeDifference([value], [expected[name]![0]!]) < 1e-13, `${name}: the value`)

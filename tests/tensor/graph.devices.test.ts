@@ -2,9 +2,10 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { add, relu, scale } from '../../src/engine.js'
+import { add, batchNorm, relu, scale, Tape } from '../../src/engine.js'
 import { Graph, onEveryRun } from '../../src/tensor/graph.js'
-import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { Random } from '../../src/tensor/random.js'
+import { scope, sizeOf, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { device } from '../support/devices.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -124,6 +125,37 @@ test('a step that moves data, or does something else than the one before, cannot
       assert.equal([...add(input, input).data()], [2, 4])
       graph.dispose()
     }
+  })
+})
+
+test('gradients through a frozen batch norm are recorded, and read the statistics as they are at each run', () => {
+  onDevice(() => {
+    const random = new Random(4)
+    const drawn = (shape: number[], least = -1): Tensor =>
+      Tensor.from(
+        Float32Array.from({ length: sizeOf(shape) }, () => random.uniform(least, 1)),
+        shape,
+      )
+    const [x, residual, weight, bias, mean] = [drawn([2, 3, 2, 5]), drawn([2, 3, 2, 5]), drawn([5], 0.5), drawn([5]), drawn([5])]
+    const variance = drawn([5], 0.2)
+    const watched = [x, weight, bias, residual]
+    const step = (): Tensor[] => {
+      const tape = new Tape().watch(watched)
+      const y = tape.record(() => batchNorm(x, weight, bias, mean, variance, { train: false, relu: true, residual }))
+      const gradients = tape.backward(y, watched, residual)
+      return [y.keep(), ...gradients.map((gradient) => gradient.keep())]
+    }
+    const [graph, eager] = [new Graph(device, step), new Graph(device, step, false)]
+    for (let run = 0; run < 5; ++run) {
+      variance.write(Float32Array.from({ length: 5 }, (_, c) => 0.1 + c + run))
+      assert.equal(
+        graph.run().map((each) => [...each.data()]),
+        eager.run().map((each) => [...each.data()]),
+        `run ${run}`,
+      )
+    }
+    graph.dispose()
+    eager.dispose()
   })
 })
 

@@ -25,7 +25,7 @@ export const lossesCases = {
         const tensors = {
           loss: s.output([], accumulator(s.dtype)),
           dlogits: s.output([s.batch, 1000]),
-          count: s.output([1], 'f32'),
+          total: s.output([1], 'f32'),
           logits: s.values([s.batch, 1000]),
           target: s.indices([s.batch], 1000),
         }

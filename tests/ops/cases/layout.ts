@@ -109,7 +109,8 @@ export const layoutCases = {
       const shape = [...batch.slice(0, batchAxes), ...picks]
       const count = shape.reduce((product, d) => product * d, 1)
       const index = Tensor.from(
-        Int32Array.from({ length: count }, (_, i) => (i * 7 + 3) % rows),
+        // -1 picks nothing.
+        Int32Array.from({ length: count }, (_, i) => ((i * 7 + 3) % (rows + 1)) - 1),
         shape,
         'i32',
       )

@@ -50,9 +50,9 @@ export const lossesCases = {
   }),
 
   crossEntropy: define({
-    parameters: fc.record({ rows: integer(2, 9), classes: integer(1, 7), ignored: fc.boolean() }),
+    parameters: fc.record({ rows: integer(2, 9), classes: integer(1, 7), ignored: fc.boolean(), weighted: fc.boolean() }),
     inputs: ({ rows, classes }, random) => [randomTensor(random, [rows, classes])],
-    run: ({ rows, classes, ignored }, [logits]) =>
+    run: ({ rows, classes, ignored, weighted }, [logits]) =>
       crossEntropy(
         logits!,
         Tensor.from(
@@ -60,6 +60,10 @@ export const lossesCases = {
           [rows],
           'i32',
         ),
+        // Of the third class 0: its rows do not count.
+        weighted && classes > 1
+          ? { weight: Tensor.from([0.5, 1.5, 0, 3, 0.25, 1, 4].slice(0, classes), [classes], logits!.dtype === 'f64' ? 'f64' : 'f32') }
+          : {},
       ),
     accumulates: ({ rows, classes }) => 10 * rows * classes,
   }),
