@@ -4,7 +4,7 @@ import { noGrad } from '../autograd/tape.js'
 import { evaluation } from '../nn/layers.js'
 import { nms } from '../ops/nms.js'
 import { softmax } from '../ops/softmax.js'
-import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { accumulator, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { gridAnchors } from './anchors.js'
 import { clipBox, decodeBox } from './coding.js'
 import type { FasterRcnn } from './fasterRcnn.js'
@@ -76,10 +76,10 @@ export function detectInRegions(
     const of = Int32Array.from(regions.flatMap((own, image) => new Array<number>(own.length / 4).fill(image)))
     const { logits, deltas } = model.classify(
       features,
-      { boxes: Tensor.from(boxes, [rows, 4], features.dtype === 'f64' ? 'f64' : 'f32'), images: Tensor.from(of, [rows], 'i32') },
+      { boxes: Tensor.from(boxes, [rows, 4], accumulator(features.dtype)), images: Tensor.from(of, [rows], 'i32') },
       evaluation,
     )
-    const [probabilities, moves] = [softmax(logits).data(), deltas.data()]
+    const [probabilities, moves] = [softmax(logits.to(accumulator(logits.dtype))).data(), deltas.data()]
     const candidates = images.map(() => [] as FoundObject[])
     of.forEach((image, row) => {
       const objects = objectsOf(boxAt(boxes, row), row, probabilities, moves, model.options.classes, images[image]!, style, rules.score)

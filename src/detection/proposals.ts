@@ -6,7 +6,7 @@ import { gather } from '../ops/gather.js'
 import { nms } from '../ops/nms.js'
 import { slice } from '../ops/slice.js'
 import { topK } from '../ops/topK.js'
-import { scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, scope, Tensor } from '../tensor/tensor.js'
 import type { Proposed } from './fasterRcnn.js'
 import type { DetectionStyle } from './styles.js'
 import { sampling } from './targets.js'
@@ -39,7 +39,7 @@ export function proposals(
   { before, after, overlap }: ProposalLimits,
 ): Proposals[] {
   return scope(() => {
-    const dtype = logits.dtype === 'f64' ? 'f64' : 'f32'
+    const dtype = accumulator(logits.dtype)
     const count = anchors.length / 4
     const best = topK(logits, Math.min(before, count))
     const from = gather(Tensor.from(anchors, [count, 4], dtype), best.index)

@@ -3,7 +3,7 @@ import { add } from '../ops/arithmetic.js'
 import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../ops/losses.js'
 import { noGrad } from '../autograd/tape.js'
 import type { NormMode } from '../nn/layers.js'
-import { scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, type DType, scope, Tensor } from '../tensor/tensor.js'
 import type { Random } from '../tensor/random.js'
 import { gridAnchors } from './anchors.js'
 import type { FasterRcnn, Proposed } from './fasterRcnn.js'
@@ -88,11 +88,9 @@ function anchorLosses(
     0,
   )
   const divisor = style.anchorDivisor === 'constant' ? wanted * samples.length : drawn
-  const like = (values: Float64Array, x: Tensor): Tensor => Tensor.from(values, x.shape, x.dtype)
-  return [
-    binaryCrossEntropy(logits, like(targets.object, logits), { weight: like(targets.sampled, logits), divisor }),
-    boxLoss(deltas, targets, divisor),
-  ]
+  const like = (values: Float64Array, dtype: DType): Tensor => Tensor.from(values, logits.shape, dtype)
+  const [object, sampled] = [like(targets.object, logits.dtype), like(targets.sampled, accumulator(logits.dtype))]
+  return [binaryCrossEntropy(logits, object, { weight: sampled, divisor }), boxLoss(deltas, targets, divisor)]
 }
 
 function regionLosses(
@@ -103,11 +101,7 @@ function regionLosses(
   classes: number,
 ): [Tensor, Tensor] {
   const count = samples.reduce((total, { labels }) => total + labels.length, 0)
-  const boxes = Tensor.from(
-    Float64Array.from(samples.flatMap((each) => [...each.boxes])),
-    [count, 4],
-    features.dtype === 'f64' ? 'f64' : 'f32',
-  )
+  const boxes = Tensor.from(Float64Array.from(samples.flatMap((each) => [...each.boxes])), [count, 4], accumulator(features.dtype))
   const images = Int32Array.from(samples.flatMap(({ labels }, image) => Array.from(labels, () => image)))
   const labels = Int32Array.from(samples.flatMap((each) => [...each.labels]))
   const { logits, deltas } = model.classify(features, { boxes, images: Tensor.from(images, [count], 'i32') }, mode)
@@ -120,6 +114,7 @@ function regionLosses(
 
 /** The distances along each axis between deltas and their targets, where these are taught, over `divisor`. */
 function boxLoss(deltas: Tensor, targets: Pick<DenseTargets, 'deltas' | 'taught'>, divisor: number): Tensor {
-  const like = (values: Float64Array): Tensor => Tensor.from(values, deltas.shape, deltas.dtype)
-  return smoothL1(deltas, like(targets.deltas), { beta: 0, weight: like(targets.taught), divisor })
+  const like = (values: Float64Array, dtype: DType): Tensor => Tensor.from(values, deltas.shape, dtype)
+  const weight = like(targets.taught, accumulator(deltas.dtype))
+  return smoothL1(deltas, like(targets.deltas, deltas.dtype), { beta: 0, weight, divisor })
 }

@@ -110,7 +110,10 @@ export function scatterAdd(x: Tensor, index: Tensor, size: number, { axis = 0, b
   return apply(scatterAddOp, { x, index }, attrs)[0]!
 }
 
-/** 1 at each index, 0 elsewhere and for -1: index i32 [...] below `depth` to [..., depth]. Not recorded on a tape: an index has no gradient. */
+/**
+ * 1 at each index, 0 elsewhere and for -1: index i32 [...] below `depth` to [..., depth]. Not recorded on a tape: an index has no
+ * gradient.
+ */
 export function oneHot(index: Tensor, depth: number, dtype: FloatDType = 'f32'): Tensor {
   expectDType('oneHot', 'index', index, 'i32')
   expectInteger('oneHot', 'depth', depth, 1)

@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/native.js'
+import { writeGoldenDetector } from '../support/detectionGolden.js'
 import { goldenRows } from '../support/golden.js'
-import { suite, testWhere } from '../support/suite.js'
+import { hasTorch, noTorch, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('golden')
 
@@ -25,5 +26,12 @@ const shared = join(packageRoot, '..', 'shared', 'golden')
 testWhere(existsSync(shared), 'the large golden files are not here', test, 'the large golden files', () => check(shared))
 const detectors = join(shared, 'detection')
 testWhere(existsSync(detectors), 'the golden detectors are not here', test, 'golden detectors', () => check(detectors))
+
+testWhere(hasTorch, noTorch, test, 'detectors that PyTorch draws by other seeds', () =>
+  withFolder((folder) => {
+    for (const seed of [2, 5]) writeGoldenDetector(folder, seed)
+    check(folder)
+  }),
+)
 
 test.run()

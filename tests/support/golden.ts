@@ -53,7 +53,7 @@ export function* goldenRows(folder: string, device?: string): Generator<GoldenRo
   for (const file of files) {
     const golden = readSafetensors(join(folder, file))
     const form = detectorForm(golden)
-    if (form === 'c4') yield* detectionRows(basename(file, '.safetensors'), golden)
+    if (form === 'c4') yield* detectionRows(basename(file, '.safetensors'), golden, device)
     else if (form === 'fpn') console.log(`SKIP ${file}: a detector with a feature pyramid, which is not built here`)
     else if (golden.metadata.cases === undefined) yield* trainingRows(basename(file, '.safetensors'), golden, device)
     else if (device === undefined) for (const dtype of ['f64', 'f32'] as const) yield* opRows(golden, dtype)
@@ -84,10 +84,12 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
  * gradients of ResNet-50 are off by 1e-2, of ResNet-18 by 1e-5, and its bf16 ones by 0.8 to 1.3, so bf16 is compared in losses here
  * and in gradients by devices.test.ts on a network that does not.
  */
-export function distance(a: readonly number[], b: readonly number[]): number {
-  const norm = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
-  return norm(a.map((value, i) => value - b[i]!)) / norm(b)
+export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Infinity
+  const norm = (values: number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
+  return norm(Array.from(a, (value, i) => value - b[i]!)) / norm(Array.from(b))
 }
+
 /** The attributes of every op; a case has those of its own. */
 interface Attrs extends Required<Conv2dOptions>, Required<Pool2dOptions> {
   eps: number
@@ -131,7 +133,7 @@ const runners: Record<string, Runner> = {
   l2_normalize: ({ x }, { eps }) => [l2Normalize(x!, eps)],
   dense_match: ({ query, key }, { cosine }) => [denseMatch(query!, key!, { cosine }).index],
   info_nce: ({ query, positive, queue }, { temperature }) => [infoNce(query!, positive!, queue!, temperature).loss],
-  cross_entropy: ({ logits, target }, { ignore_index: ignore }) => [crossEntropy(logits!, target!, ignore)],
+  cross_entropy: ({ logits, target }, { ignore_index: ignoreIndex }) => [crossEntropy(logits!, target!, { ignoreIndex })],
   resize_bilinear: ({ x }, { size, align_corners: alignCorners }) => [resizeBilinear(x!, size, { alignCorners })],
   add_relu: ({ a, b }) => [relu(add(a!, b!))],
 }
