@@ -19,7 +19,7 @@ const mayImport = {
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],
   detection: ['tensor', 'autograd', 'ops', 'nn', 'data', 'weights'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],
-  selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data'],
+  selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection'],
   train: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'methods', 'run', 'eval', 'report', 'selftest'],
   study: ['tensor', 'files', 'nn', 'data', 'weights', 'run', 'methods', 'eval', 'report', 'selftest', 'train'],
   bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train'],

@@ -1,4 +1,5 @@
 /** What the check of a device compares, and how. */
+import { Tape } from '../autograd/tape.js'
 import { type DType, type FloatDType, sizeOf, Tensor, type TypedArray, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
@@ -78,3 +79,18 @@ export const rounded = (tensor: Tensor, dtype: FloatDType): Tensor =>
     : deviceTraits(tensor.device).dtypes.some((one) => one === dtype)
       ? tensor.to(dtype)
       : tensor.to(dtype).to(tensor.dtype)
+
+/** y and the gradients of the inputs of `f`. */
+export function withGradients(f: (...inputs: Tensor[]) => Tensor, device: string, dtype: FloatDType, ...inputs: Tensor[]): Result[] {
+  const tape = new Tape().watch(inputs)
+  const y = tape.record(() => f(...inputs))
+  const gradients = tape.backward(y, inputs, noiseTensor(device, y.shape, y.dtype === 'f32' ? 'f32' : dtype, 99))
+  return [resultOf('y', y), ...gradients.map((gradient, i) => resultOf(`gradient ${i}`, gradient))]
+}
+
+/** A program whose results on the device are compared with the CPU's. */
+export interface Other {
+  shape: string
+  run: (device: string) => Result[]
+  bounds?: readonly number[]
+}

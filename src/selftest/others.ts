@@ -1,5 +1,4 @@
 /** The kernels that nothing can stand in for, against the CPU: whole ops with their gradients at moderate sizes. */
-import { Tape } from '../autograd/tape.js'
 import { pixelTensor, renderViews } from '../data/augment.js'
 import { batchNorm } from '../ops/batchNorm.js'
 import { add } from '../ops/arithmetic.js'
@@ -21,21 +20,8 @@ import { checkFinite } from '../optim/sgd.js'
 import { Graph } from '../tensor/graph.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, rounded } from './compare.js'
-
-/** y and the gradients of the inputs of `f`. */
-function withGradients(f: (...inputs: Tensor[]) => Tensor, device: string, dtype: FloatDType, ...inputs: Tensor[]): Result[] {
-  const tape = new Tape().watch(inputs)
-  const y = tape.record(() => f(...inputs))
-  const gradients = tape.backward(y, inputs, noiseTensor(device, y.shape, y.dtype === 'f32' ? 'f32' : dtype, 99))
-  return [resultOf('y', y), ...gradients.map((gradient, i) => resultOf(`gradient ${i}`, gradient))]
-}
-
-interface Other {
-  shape: string
-  run: (device: string) => Result[]
-  bounds?: readonly number[]
-}
+import { compareAll, type Finding, noise, noiseTensor, type Other, type Result, resultOf, rounded, withGradients } from './compare.js'
+import { detectionCases } from './detection.js'
 
 const image = [4, 23, 21, 40]
 
@@ -155,7 +141,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
   ],
   losses: [
     {
-      shape: 'crossEntropy of logits [300,37], f32',
+      shape: 'crossEntropy of logits [300,37] with weights of classes, f32',
       run: (device) =>
         withGradients(
           (x) =>
@@ -166,6 +152,12 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
                 [300],
                 'i32',
               ),
+              {
+                weight: Tensor.from(
+                  noise(37, 2).map((value) => value + 1.5),
+                  [37],
+                ),
+              },
             ),
           device,
           'f32',
@@ -198,6 +190,7 @@ export const others: Readonly<Record<string, readonly Other[]>> = {
         noiseTensor(device, [40], 'f32', 3),
       ),
   })),
+  detection: detectionCases,
   similarity: [
     {
       shape: 'l2Normalize of x [300,72], f32',
