@@ -2,6 +2,7 @@
  * `npm run bench [words...]`: the comparisons with PyTorch on this machine, both sides in turn, and writes bench/results/.
  *   steps  one DenseCL step: ResNet-50 at 224 px, on the CPU ResNet-18 at 64 px too; --device, --sides densecl,eager,compile,
  *          reduce-overhead (on the CPU nchw,channels_last), --rounds, --rows FILE (a JSON line as each comes), --seconds a process
+ *   detection  one training step of a detector (Faster R-CNN, C4), with the flags of steps
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
 import { spawn, spawnSync } from 'node:child_process'
@@ -19,7 +20,7 @@ import { scope, Tensor } from '../src/tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../src/tensor/traits.js'
 import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
-const usage = 'bench [steps] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
+const usage = 'bench [steps] [detection] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
 function refuse(problem: string): never {
   console.error(`densecl: ${problem}\n  usage: ${usage}`)
   process.exit(2)
@@ -89,6 +90,49 @@ const stepCases: Record<DeviceKind, StepCase[]> = {
   ],
 }
 
+const detectionCases: Record<DeviceKind, StepCase[]> = {
+  cuda: [
+    {
+      name: (batch) => `resnet50-800x1333-batch${batch}`,
+      batches: [16],
+      flags: '--depth 50 --height 800 --width 1333 --steps 10'.split(' '),
+    },
+  ],
+  cpu: [
+    {
+      name: (batch) => `resnet18-224x288-batch${batch}-64regions`,
+      batches: [4],
+      flags: '--depth 18 --height 224 --width 288 --regions 64 --steps 4'.split(' '),
+    },
+    {
+      name: (batch) => `resnet50-800x1333-batch${batch}`,
+      batches: [2],
+      flags: '--depth 50 --height 800 --width 1333 --steps 1'.split(' '),
+    },
+  ],
+  simt: [
+    {
+      name: (batch) => `resnet18-64x96-batch${batch}-8regions`,
+      batches: [2],
+      flags: '--depth 18 --height 64 --width 96 --regions 8 --steps 1'.split(' '),
+    },
+  ],
+}
+
+/** What is compared: whose program prints rows, how its sizes are counted, and of which sizes. */
+interface StepBench {
+  program: string
+  peer: [script: string, ...command: string[]]
+  unit: 'pairs' | 'images'
+  /** Whether the peer has a compiled form: a detector's step falls apart into many graphs. */
+  compiled: boolean
+  cases: Record<DeviceKind, StepCase[]>
+}
+const stepBenches = {
+  steps: { program: 'densecl.js', peer: ['densecl.py', 'step'], unit: 'pairs', compiled: true, cases: stepCases },
+  detection: { program: 'detection.js', peer: ['detection.py'], unit: 'images', compiled: false, cases: detectionCases },
+} as const satisfies Record<string, StepBench>
+
 /** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
 const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
 const peerFlags: Record<DeviceKind, Record<string, string[]>> = {
@@ -145,17 +189,19 @@ function lastLines(text: string): string {
 }
 
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
-async function steps(): Promise<void> {
+async function steps(bench: keyof typeof stepBenches): Promise<void> {
+  const { program, peer: peerProgram, unit, compiled, cases }: StepBench = stepBenches[bench]
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
-  const peers = peerFlags[kind]
+  const peers = Object.fromEntries(Object.entries(peerFlags[kind]).filter(([, own]) => compiled || !own.includes('--compile')))
   const possible = ['densecl', ...Object.keys(peers)]
   const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
   if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
   const sides = flags.sides?.split(',') ?? (hasPeer ? possible : ['densecl'])
   for (const side of sides) if (!possible.includes(side)) refuse(`--sides has ${side}: expected some of ${possible.join(', ')}`)
   const rounds = whole('rounds')
-  const ours = join(packageRoot, 'dist', 'bench', 'steps', 'densecl.js')
-  const peer = join(packageRoot, 'bench', 'peers', 'densecl.py')
+  const ours = join(packageRoot, 'dist', 'bench', 'steps', program)
+  const [script, ...command] = peerProgram
+  const peer = [join(packageRoot, 'bench', 'peers', script), ...command]
   console.log(`${device}, ${native.describeDevice(device)}: ${sides.join(', ')}, ${rounds} rounds`)
   const rows: StepRow[] = []
   const keep = (row: StepRow): void => {
@@ -164,14 +210,14 @@ async function steps(): Promise<void> {
     const { seconds, run_seconds: run, batch } = row
     const measured = (): string =>
       `${(1000 * seconds!).toFixed(2)} ms a step, ${(1000 * run!).toFixed(2)} without waiting, ` +
-      `${(batch! / seconds!).toFixed(2)} pairs/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`
+      `${(batch! / seconds!).toFixed(2)} ${unit}/s, peak ${(row.peak_bytes! / 2 ** 20).toFixed(0)} MiB`
     console.log(`${row.case}  ${row.side.padEnd(16)} ${row.error ?? measured()}`)
   }
   for (let round = 1; round <= rounds; ++round) {
     for (const side of sides) {
-      for (const { name, batches, flags: sizes } of stepCases[kind]) {
+      for (const { name, batches, flags: sizes } of cases[kind]) {
         const pending = [...batches]
-        const args = side === 'densecl' ? [ours, '--device', device] : [peer, 'step', ...peers[side]!]
+        const args = side === 'densecl' ? [ours, '--device', device] : [...peer, ...peers[side]!]
         const { error, notes } = await runSide(
           side === 'densecl' ? process.execPath : python,
           [...args, ...sizes, '--batch', batches.join(',')],
@@ -186,24 +232,24 @@ async function steps(): Promise<void> {
         for (const note of new Set(notes)) console.log(`    ${note}`)
       }
       writeResult(
-        results(`${kind}-steps`),
+        results(`${kind}-${bench}`),
         {
           ...environmentRow(),
-          bench: 'steps',
+          bench,
           ...(traits.hostMemory ? { threads: 2 } : { device: `${device}, ${native.describeDevice(device)}` }),
           rounds: round,
-          cases: summary(rows),
+          cases: summary(rows, unit),
         },
         true,
       )
     }
   }
-  console.log(`written: ${results(`${kind}-steps`)}`)
+  console.log(`written: ${results(`${kind}-${bench}`)}`)
   if (rows.some(({ error }) => error !== undefined)) process.exitCode = 1
 }
 
 /** Medians and spread over the rounds, a case at a time. */
-function summary(rows: readonly StepRow[]): Record<string, unknown>[] {
+function summary(rows: readonly StepRow[], unit: StepBench['unit']): Record<string, unknown>[] {
   const cases = [...new Set(rows.map((row) => row.case))]
   return cases.map((name) => {
     const here = rows.filter((row) => row.case === name)
@@ -217,9 +263,9 @@ function summary(rows: readonly StepRow[]): Record<string, unknown>[] {
         const rates = runs.map((run) => run.batch! / run.seconds!)
         return {
           side,
-          pairsPerSecond: median(rates),
+          [`${unit}PerSecond`]: median(rates),
           spread: [Math.min(...rates), Math.max(...rates)],
-          pairsPerSecondWithoutWaiting: median(runs.map((run) => run.batch! / run.run_seconds!)),
+          [`${unit}PerSecondWithoutWaiting`]: median(runs.map((run) => run.batch! / run.run_seconds!)),
           peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes!)) / 2 ** 20),
           hostMilliseconds: 1000 * median(runs.map((run) => run.host_seconds!)),
           torch: runs[0]!.torch,
@@ -286,7 +332,7 @@ async function data(): Promise<void> {
   })
 }
 
-const benches: Record<string, () => Promise<void>> = { data, steps }
+const benches: Record<string, () => Promise<void>> = { data, steps: () => steps('steps'), detection: () => steps('detection') }
 for (const word of words)
   if (benches[word] === undefined) refuse(`there is no bench ${word}: expected some of ${Object.keys(benches).join(', ')}`)
 for (const [word, bench] of Object.entries(benches)) if (words.length === 0 || words.includes(word)) await bench()

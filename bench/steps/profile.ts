@@ -1,13 +1,16 @@
 /**
- * Where a step's time goes, by native op: profile.js takes the flags of densecl.js, runs the steps op by op and prints a table for each
- * size of --batch: calls and milliseconds of one step. Preparing, warming up and what the host does between two ops are not in it.
+ * Where a step's time goes, by native op: profile.js takes the flags of densecl.js, or the word detection and those of detection.js,
+ * runs the steps op by op and prints a table for each size of --batch: calls and milliseconds of one step. Preparing, warming up and what
+ * the host does between two ops are not in it.
  */
 import { parseArgs } from 'node:util'
 
 import { native, observe } from '../../src/tensor/native.js'
+import { runDetectionSteps } from './detectionSteps.js'
 import { runSteps } from './steps.js'
 
-const argv = process.argv.slice(2)
+const detection = process.argv[2] === 'detection'
+const argv = process.argv.slice(detection ? 3 : 2)
 const { values } = parseArgs({ args: argv, options: { device: { type: 'string', default: 'cpu' } }, strict: false })
 const device = String(values.device)
 let marks: { name: string; from: number; to: number }[] = []
@@ -38,8 +41,9 @@ function summarise(steps: number): void {
   ]
 }
 
-runSteps(
-  [...argv, '--graph', 'false'], // a replayed step has no ops to mark
+const run = detection ? runDetectionSteps : runSteps
+run(
+  detection ? argv : [...argv, '--graph', 'false'], // a replayed step has no ops to mark
   ({ batch, run_seconds: seconds }) => {
     console.log(`a step of batch ${batch}: ${(1000 * seconds).toFixed(3)} ms without marks; by native op:`)
     for (const line of table) console.log(line)

@@ -34,9 +34,8 @@ const names = [
 ] as const
 type Flag = (typeof names)[number]
 
-export interface StepRow {
-  [key: string]: unknown
-  batch: number
+/** What a step took. */
+export interface StepTimes {
   /** Median of steps that are each waited for, and a step's share of as many with one wait at their end. */
   seconds: number
   run_seconds: number
@@ -47,20 +46,63 @@ export interface StepRow {
   /** Since the warm-up: of tensors in use, and of what was taken from the device. */
   peak_bytes: number
   reserved_bytes: number
+  tensor_peak_bytes: number
+}
+
+export interface StepRow extends StepTimes {
+  [key: string]: unknown
+  batch: number
   /** The loss of the last step. */
   loss: number
+}
+
+/** Called when the warm-up is over, and after the first measured steps. */
+export interface Watch {
+  onMeasured?: () => void
+  onDone?: (steps: number) => void
+}
+
+/** Warms up and runs `steps` steps twice: each waited for, then as many with one wait at their end. */
+export function timeSteps(device: string, steps: number, step: () => void, { onMeasured = () => {}, onDone = () => {} }: Watch): StepTimes {
+  const { asynchronous, hostMemory, recordable } = deviceTraits(device)
+  // A step is recorded as the third.
+  const warmUp = asynchronous ? 5 : recordable ? 3 : 2
+  for (let i = 0; i < warmUp; ++i) step()
+  native.synchronize(device)
+  native.resetPeakMemory(device)
+  onMeasured()
+  const times: number[] = []
+  let host = 0
+  for (let i = 0; i < steps; ++i) {
+    const start = performance.now()
+    step()
+    host += (performance.now() - start) / 1000
+    native.synchronize(device)
+    times.push((performance.now() - start) / 1000)
+  }
+  onDone(steps)
+  const begun = performance.now()
+  for (let i = 0; i < steps; ++i) step()
+  native.synchronize(device)
+  const run = (performance.now() - begun) / 1000
+  const { peak, live, cached } = native.memory(device)
+  return {
+    seconds: median(times),
+    run_seconds: run / steps,
+    fastest: Math.min(...times),
+    slowest: Math.max(...times),
+    host_seconds: host / steps,
+    peak_bytes: hostMemory ? process.resourceUsage().maxRSS * 1024 : peak,
+    reserved_bytes: live + cached,
+    tensor_peak_bytes: peak,
+  }
 }
 
 /**
  * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other, each on a model of its own, and gives a
  * row for each, which also goes to the file of `--rows`, one JSON object a line.
- * `onMeasured` is called when the warm-up of a batch size is over, `onDone` after its first measured steps.
  */
-export function runSteps(
-  argv: readonly string[],
-  onRow: (row: StepRow) => void,
-  { onMeasured = () => {}, onDone = () => {} }: { onMeasured?: () => void; onDone?: (steps: number) => void } = {},
-): void {
+export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, watch: Watch = {}): void {
   const { values } = parseArgs({
     args: [...argv],
     options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<Flag, { type: 'string' }>,
@@ -73,7 +115,6 @@ export function runSteps(
   const [image, steps, groups] = [number('image', 64), number('steps', 10), number('groups', 1)]
   native.setThreads(number('threads', 2))
   const device = resolveDevice(values.device ?? 'cpu')
-  const { asynchronous, hostMemory, recordable } = deviceTraits(device)
   const compute = (values.precision ?? fastestDType(device)) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
@@ -94,44 +135,11 @@ export function runSteps(
         views: () => [views[0].alias(), views[1].alias()],
       })
       let taken = 0
-      const step = () => trainer.step(taken++, 0.03)
-      // A step is recorded as the third.
-      const warmUp = asynchronous ? 5 : recordable ? 3 : 2
-      for (let i = 0; i < warmUp; ++i) step()
-      native.synchronize(device)
-      native.resetPeakMemory(device)
-      onMeasured()
-      const times: number[] = []
-      let host = 0
-      for (let i = 0; i < steps; ++i) {
-        const start = performance.now()
-        step()
-        host += (performance.now() - start) / 1000
-        native.synchronize(device)
-        times.push((performance.now() - start) / 1000)
-      }
-      onDone(steps)
-      const begun = performance.now()
-      let last = step()
-      for (let i = 1; i < steps; ++i) last = step()
-      native.synchronize(device)
-      const run = (performance.now() - begun) / 1000
-      const { peak, live, cached } = native.memory(device)
-      const loss = method.describe(last.readings, taken).loss!
-      if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${warmUp + 2 * steps} steps on ${device}`)
-      const row: StepRow = {
-        batch,
-        seconds: median(times),
-        run_seconds: run / steps,
-        fastest: Math.min(...times),
-        slowest: Math.max(...times),
-        host_seconds: host / steps,
-        peak_bytes: hostMemory ? process.resourceUsage().maxRSS * 1024 : peak,
-        reserved_bytes: live + cached,
-        loss,
-        launches: trainer.graph.plan?.launches,
-        tensor_peak_bytes: peak,
-      }
+      let readings: ReturnType<typeof trainer.step>['readings'] | undefined
+      const times = timeSteps(device, steps, () => void ({ readings } = trainer.step(taken++, 0.03)), watch)
+      const loss = method.describe(readings!, taken).loss!
+      if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${taken} steps on ${device}`)
+      const row: StepRow = { batch, ...times, loss, launches: trainer.graph.plan?.launches }
       if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
       onRow(row)
       trainer.dispose()
