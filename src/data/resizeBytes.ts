@@ -3,7 +3,7 @@ import type { Pixels } from './decode.js'
 
 /**
  * - `antialiased`: PIL's; the triangle filter widens with the scale when an image shrinks, each pass is rounded to bytes
- * - `fourTaps`: OpenCV's; the four nearest pixels, whatever the scale, weights of 11 bits
+ * - `fourTaps`: OpenCV's INTER_LINEAR; the four nearest pixels, whatever the scale, weights of 11 bits
  */
 export type Resampling = 'antialiased' | 'fourTaps'
 
@@ -92,28 +92,41 @@ function resizedColumns({ data, width, height: from }: Pixels, height: number): 
   return { width, height, data: out }
 }
 
-/** Two neighbours and the weight of the second in 11 bits, of each output; positions are those of half-pixel centres. */
-function neighbours(from: number, to: number): { low: Int32Array; high: Int32Array; weight: Int32Array } {
-  const at = Float64Array.from({ length: to }, (_, i) => Math.min(from - 1, Math.max(0, ((i + 0.5) * from) / to - 0.5)))
-  const low = Int32Array.from(at, Math.floor)
+/** Halves to the even neighbour, as the processor rounds and OpenCV with it. */
+function toEven(value: number): number {
+  const down = Math.floor(value)
+  const rest = value - down
+  return rest > 0.5 || (rest === 0.5 && down % 2 === 1) ? down + 1 : down
+}
+
+/** Two neighbours of each output and their weights in 11 bits; positions are those of half-pixel centres, floats as OpenCV's are. */
+function neighbours(from: number, to: number): Record<'low' | 'high' | 'lowWeight' | 'highWeight', Int32Array> {
+  const scale = 1 / (to / from)
+  const at = Float32Array.from({ length: to }, (_, i) => (i + 0.5) * scale - 0.5)
+  const first = Int32Array.from(at, Math.floor)
+  const share = Float32Array.from(at, (value, i) => value - first[i]!)
   return {
-    low,
-    high: low.map((value) => Math.min(from - 1, value + 1)),
-    weight: low.map((value, i) => Math.round((at[i]! - value) * 2048)),
+    low: first.map((value) => Math.max(0, value)),
+    high: first.map((value) => Math.min(from - 1, value + 1)),
+    lowWeight: Int32Array.from(share, (value) => toEven(Math.fround(1 - value) * 2048)),
+    highWeight: Int32Array.from(share, (value) => toEven(value * 2048)),
   }
 }
 
+/** In OpenCV's arithmetic: of each row's sum 4 of 11 fractional bits are left away, of its product with the row's weight 16, then 2 remain. */
 function fourTaps({ data, width: from, height: rows }: Pixels, width: number, height: number): Pixels {
   const [xs, ys] = [neighbours(from, width), neighbours(rows, height)]
   const out = new Uint8Array(width * height * 3)
   for (let y = 0; y < height; ++y) {
-    const [upper, lower, down] = [ys.low[y]! * from, ys.high[y]! * from, ys.weight[y]!]
+    const [upper, lower] = [ys.low[y]! * from, ys.high[y]! * from]
+    const [up, down] = [ys.lowWeight[y]!, ys.highWeight[y]!]
     for (let x = 0; x < width; ++x) {
-      const [left, right, across] = [xs.low[x]!, xs.high[x]!, xs.weight[x]!]
+      const [left, right] = [xs.low[x]! * 3, xs.high[x]! * 3]
+      const [near, far] = [xs.lowWeight[x]!, xs.highWeight[x]!]
       for (let c = 0; c < 3; ++c) {
-        const above = data[(upper + left) * 3 + c]! * (2048 - across) + data[(upper + right) * 3 + c]! * across
-        const below = data[(lower + left) * 3 + c]! * (2048 - across) + data[(lower + right) * 3 + c]! * across
-        out[(y * width + x) * 3 + c] = (above * (2048 - down) + below * down + 2 ** 21) / 2 ** 22
+        const above = data[upper * 3 + left + c]! * near + data[upper * 3 + right + c]! * far
+        const below = data[lower * 3 + left + c]! * near + data[lower * 3 + right + c]! * far
+        out[(y * width + x) * 3 + c] = (((up * (above >> 4)) >> 16) + ((down * (below >> 4)) >> 16) + 2) >> 2
       }
     }
   }

@@ -10,6 +10,7 @@ import { python, runPython, suite, testWhere } from '../support/suite.js'
 
 const test = suite('resizing bytes')
 const hasPillow = spawnSync(python, ['-c', 'import PIL, numpy']).status === 0
+const hasOpenCv = spawnSync(python, ['-c', 'import cv2, numpy']).status === 0
 
 /** Noise, where every weight shows. */
 function noise(seed: number, width: number, height: number): Pixels {
@@ -26,27 +27,33 @@ const sizes = [
   [640, 427, 333, 222],
 ] as const
 
-testWhere(hasPillow, `Pillow is not installed for ${python}`, test, 'with antialiasing every byte is Pillow’s', () => {
-  const cases = sizes.map(([width, height, w, h], i) => ({ pixels: noise(i, width, height), w, h }))
+interface Case {
+  pixels: Pixels
+  w: number
+  h: number
+}
+
+const hashOf = ({ data }: Pixels): string => createHash('sha256').update(data).digest('hex')
+
+/** Hashes of what a library makes of images: `resized` is its expression for one, of which `image` is an array, `w` and `h` the size. */
+function hashesOf(imports: string, resized: string, cases: readonly Case[]): string[] {
   const program = `
 import sys, json, hashlib, base64
 import numpy as np
-from PIL import Image
+${imports}
 out = []
 for width, height, w, h, data in json.load(sys.stdin):
-    image = Image.fromarray(np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 3))
-    out.append(hashlib.sha256(np.asarray(image.resize((w, h), Image.BILINEAR)).tobytes()).hexdigest())
+    image = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 3)
+    out.append(hashlib.sha256(np.asarray(${resized}).tobytes()).hexdigest())
 print(json.dumps(out))`
-  const input = JSON.stringify(
-    cases.map(({ pixels: { width, height, data }, w, h }) => [width, height, w, h, Buffer.from(data).toString('base64')]),
-  )
-  const expected = JSON.parse(runPython(program, [], input)) as string[]
-  cases.forEach(({ pixels, w, h }, i) => {
-    const actual = createHash('sha256')
-      .update(resizeBytes(pixels, w, h, 'antialiased').data)
-      .digest('hex')
-    assert.is(actual, expected[i], sizes[i]!.join(' '))
-  })
+  const input = cases.map(({ pixels: { width, height, data }, w, h }) => [width, height, w, h, Buffer.from(data).toString('base64')])
+  return JSON.parse(runPython(program, [], JSON.stringify(input))) as string[]
+}
+
+testWhere(hasPillow, `Pillow is not installed for ${python}`, test, 'with antialiasing every byte is Pillow’s', () => {
+  const cases = sizes.map(([width, height, w, h], i) => ({ pixels: noise(i, width, height), w, h }))
+  const expected = hashesOf('from PIL import Image', 'Image.fromarray(image).resize((w, h), Image.BILINEAR)', cases)
+  cases.forEach(({ pixels, w, h }, i) => assert.is(hashOf(resizeBytes(pixels, w, h, 'antialiased')), expected[i], sizes[i]!.join(' ')))
 })
 
 test('both forms keep a constant image, commute with mirroring and transposing, and stay within what they read', () => {
@@ -85,6 +92,63 @@ test('four taps of an enlarged edge are the weights of OpenCV', () => {
     [...wide].filter((_, i) => i % 3 === 0),
     [0, 64, 191, 255],
   )
+})
+
+/**
+ * OpenCV's INTER_LINEAR of bytes from its definition, in doubles: output i lies at (i + 1/2) * from / to - 1/2, between two pixels, of
+ * which those beyond the border are the border's; both weights of an axis are rounded to 11 bits. Of a row's sum 4 bits are left away, of
+ * its product with the row's weight 16, and the sum of both is rounded.
+ */
+function linear({ width: from, height: rows, data }: Pixels, width: number, height: number): Uint8Array {
+  const axis = (length: number, to: number): { first: number; weights: [number, number] }[] =>
+    Array.from({ length: to }, (_, i) => {
+      const place = ((i + 0.5) * length) / to - 0.5
+      const first = Math.floor(place)
+      const share = place - first
+      return { first, weights: [Math.round((1 - share) * 2048), Math.round(share * 2048)] }
+    })
+  const within = (at: number, length: number): number => Math.min(length - 1, Math.max(0, at))
+  const [xs, ys] = [axis(from, width), axis(rows, height)]
+  return Uint8Array.from({ length: width * height * 3 }, (_, i) => {
+    const [c, x, y] = [i % 3, xs[Math.floor(i / 3) % width]!, ys[Math.floor(i / 3 / width)]!]
+    const kept = [0, 1].map((down) => {
+      const row = within(y.first + down, rows) * from
+      const sum = [0, 1].reduce((part, across) => part + x.weights[across]! * data[(row + within(x.first + across, from)) * 3 + c]!, 0)
+      return Math.floor((Math.floor(sum / 16) * y.weights[down]!) / 2 ** 16)
+    })
+    return Math.floor((kept[0]! + kept[1]! + 2) / 4)
+  })
+}
+const more = [
+  [40, 30, 20, 15],
+  [3, 2, 4000, 1],
+  [33, 65, 17, 130],
+  [500, 375, 1067, 800],
+] as const
+
+/**
+ * Positions are floats in OpenCV and here, doubles in the reference: where a weight is at a half it becomes another one, which moves a
+ * sum by an eighth of a byte at most. Where the scale is a power of two both are exact. A build of OpenCV whose processor has kernels of
+ * their own (IPP, ARM) may be another byte off.
+ */
+test('four taps are the definition of OpenCV’s bilinear resize', () => {
+  for (const [i, [width, height, w, h]] of ([...sizes, ...more, [40, 24, 160, 12], [16, 64, 64, 16]] as const).entries()) {
+    const pixels = noise(i, width, height)
+    const { data } = resizeBytes(pixels, w, h, 'fourTaps')
+    let different = 0
+    linear(pixels, w, h).forEach((value, at) => {
+      assert.ok(Math.abs(value - data[at]!) <= 1, `${value} instead of ${data[at]}`)
+      different += Number(value !== data[at])
+    })
+    const exact = [w / width, h / height].every((scale) => Number.isInteger(Math.log2(scale)))
+    assert.ok(different <= (exact ? 0 : 0.005 * data.length), `${different} of ${data.length} at ${width} ${height} ${w} ${h}`)
+  }
+})
+
+testWhere(hasOpenCv, `OpenCV is not installed for ${python}`, test, 'with four taps every byte is OpenCV’s', () => {
+  const cases = [...sizes, ...more].map(([width, height, w, h], i) => ({ pixels: noise(i, width, height), w, h }))
+  const expected = hashesOf('import cv2', 'cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)', cases)
+  cases.forEach(({ pixels, w, h }, i) => assert.is(hashOf(resizeBytes(pixels, w, h, 'fourTaps')), expected[i], `case ${i}`))
 })
 
 test.run()
