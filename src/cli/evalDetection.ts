@@ -5,6 +5,7 @@ import { skippedLines } from '../data/source.js'
 import { detectionStyles } from '../detection/styles.js'
 import { cocoResults } from '../eval/detections.js'
 import { evaluateDetection } from '../eval/detection.js'
+import { checkDetectionMemory } from '../eval/detectionMemory.js'
 import { detectionProtocols, ofLength, publishedAnchors } from '../eval/detectionProtocols.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { boxesPicture } from '../report/boxes.js'
@@ -48,6 +49,7 @@ interface Flags extends SharedFlags {
   saveEvery: string
   resume?: boolean
   overwrite?: boolean
+  force?: boolean
 }
 
 export const addDetection: AddEvaluation = (parent, done) => {
@@ -76,6 +78,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--save-every <iterations>', 'between two states', '500')
     .option('--resume', 'continue after the last state')
     .option('--overwrite', 'replace an evaluation')
+    .option('--force', 'start although the memory does not seem to suffice')
     .addHelpText(
       'after',
       `\nProtocols:${names}\n${examples([
@@ -124,20 +127,16 @@ export const addDetection: AddEvaluation = (parent, done) => {
         try {
           const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
           const folder = resultFolder(weights, flags)
+          const workers = workersOf(flags)
+          const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute: opened.compute }
+          const memory = flags.force === true ? 'memory  not looked at (--force)' : checkDetectionMemory(backbone, planned)
+          if (flags.json !== true) console.log(memory)
           const result = await evaluateDetection(backbone, {
-            protocol,
-            style,
-            train,
-            val,
-            anchors,
-            imagesAtOnce,
+            ...planned,
             out: join(folder, name),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
-            seed,
-            workers: workersOf(flags),
-            compute: opened.compute,
             logEvery: whole('log-every', flags.logEvery, 20),
             saveEvery: whole('save-every', flags.saveEvery, 500),
           })

@@ -113,7 +113,7 @@ function neighbours(from: number, to: number): Record<'low' | 'high' | 'lowWeigh
   }
 }
 
-/** In OpenCV's arithmetic: of each row's sum 4 of 11 fractional bits are left away, of its product with the row's weight 16, then 2 remain. */
+/** In OpenCV's arithmetic: 4 of the 11 bits behind a byte of each row's sum are left away, then 16 of its product with the row's weight. */
 function fourTaps({ data, width: from, height: rows }: Pixels, width: number, height: number): Pixels {
   const [xs, ys] = [neighbours(from, width), neighbours(rows, height)]
   const out = new Uint8Array(width * height * 3)

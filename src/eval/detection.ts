@@ -4,32 +4,28 @@ import { join } from 'node:path'
 import type { BoxItem, BoxSource } from '../data/boxes.js'
 import type { Pixels } from '../data/decode.js'
 import { loadPixels } from '../data/source.js'
-import { Tape } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
 import { saveDetector } from '../detection/detectorFile.js'
 import { FasterRcnn } from '../detection/fasterRcnn.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { detectionLosses, randomChooser } from '../detection/step.js'
 import { type DetectionStyleName, detectionStyles } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
-import { training } from '../nn/layers.js'
-import { allTensors, isNorm } from '../nn/module.js'
-import { add } from '../ops/arithmetic.js'
-import { scale } from '../ops/elementwise.js'
+import { allTensors } from '../nn/module.js'
 import { Sgd } from '../optim/sgd.js'
 import { duration } from '../run/runLog.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption } from '../tensor/interruption.js'
 import { Random } from '../tensor/random.js'
-import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { withOptimizer } from '../weights/state.js'
 import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
 import { evaluationCompute } from './compute.js'
 import { batchTensor, type DetectionBatch, type DetectionLoading, testBatches, trainingBatches } from './detectionBatches.js'
-import { detectionRate, detectionTraining, type DetectionProtocol, publishedAnchors } from './detectionProtocols.js'
+import { detectionRate, type DetectionProtocol, publishedAnchors } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
+import { buildDetector, type Losses, parts, updateDetector } from './detectorTraining.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -64,16 +60,8 @@ export interface DetectionResult {
   coco?: CocoScores
 }
 
-interface Losses {
-  anchorClass: number
-  anchorBox: number
-  regionClass: number
-  regionBox: number
-}
 /** Images of the test that are shown. */
 const sampleCount = 12
-
-const parts = ['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const
 
 /** Trains a detector on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
 export async function evaluateDetection(backbone: Backbone, options: DetectionOptions): Promise<DetectionResult> {
@@ -98,22 +86,15 @@ class DetectionRun {
 
   constructor(backbone: Backbone, options: DetectionOptions) {
     this.#options = options
-    const { train, style: name, seed = 0, anchors = publishedAnchors.sizes } = options
-    const { anchorOrder, normDecay } = detectionStyles[name]
+    const { train, style, seed = 0, anchors = publishedAnchors.sizes } = options
     this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
-    this.#model = withDevice(backbone.device, () => {
-      const { stride } = backbone.maps.at(-2)!
-      const cell = { sizes: anchors, ratios: publishedAnchors.ratios, stride, order: anchorOrder }
-      return new FasterRcnn({ random: new Random(seed, 61), dtype: 'f32' }, backbone, { classes: train.classes.length, anchors: cell })
-    })
-    const state = this.#model.state()
-    this.#optimizers = withDevice(backbone.device, () =>
-      [false, true].map((norms) => {
-        const own = [...state.parameters].filter(([parameter]) => isNorm(state, parameter) === norms)
-        const { momentum, weightDecay } = detectionTraining
-        return new Sgd(new Map(own), { momentum, weightDecay: norms ? normDecay : weightDecay })
-      }),
-    )
+    const random = new Random(seed, 61)
+    ;({ model: this.#model, optimizers: this.#optimizers } = buildDetector(backbone, {
+      classes: train.classes.length,
+      style,
+      anchors,
+      random,
+    }))
     try {
       this.#run.restore(this.#tensors())
     } catch (error) {
@@ -183,41 +164,18 @@ class DetectionRun {
     return withDevice(device, () => withCompute(evaluationCompute(device, this.#options.compute), () => scope(body)))
   }
 
-  /** One update by a batch, a part of its images at a time. */
-  #step({ values, shape, images }: DetectionBatch<TrainingImage>): Losses {
-    const { protocol, style: name, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
-    const style = detectionStyles[name]
-    const each = values.length / images.length
-    const sums: Losses = { anchorClass: 0, anchorBox: 0, regionClass: 0, regionBox: 0 }
-    this.#computing(() => {
-      const parameters = this.#model.state().parameters
-      let gradients: Tensor[] | undefined
-      const count = Math.ceil(images.length / imagesAtOnce)
-      for (let part = 0; part < count; ++part) {
-        const [first, last] = [part * imagesAtOnce, Math.min(images.length, (part + 1) * imagesAtOnce)]
-        const x = Tensor.from(values.subarray(first * each, last * each), [last - first, ...shape.slice(1)])
-        const random = new Random(seed, 67, this.#run.position, part)
-        const tape = new Tape().watch([...parameters.values()])
-        const { losses, share } = tape.record(() => {
-          const chooser = randomChooser(random, this.#model.options.classes, style, protocol.regions)
-          const made = detectionLosses(this.#model, x, images.slice(first, last), chooser, training, style, proposalLimits.train)
-          return { losses: made, share: scale(made.total, 1 / count) }
-        })
-        for (const key of parts) sums[key] += losses[key].item() / count
-        if (!parts.every((key) => Number.isFinite(sums[key])))
-          fail('NAN', `detection: the loss of iteration ${this.#run.position + 1} is not a number; try a lower --lr`)
-        const own = tape.backward(share, [...parameters.values()])
-        gradients = gradients === undefined ? own : gradients.map((sum, i) => add(sum, own[i]!))
-      }
-      const byName = new Map([...parameters.keys()].map((key, i) => [key, gradients![i]!]))
-      const rate = detectionRate(protocol, this.#run.position)
-      for (const optimizer of this.#optimizers)
-        optimizer.step(
-          [...optimizer.parameters.keys()].map((key) => byName.get(key)!),
-          rate,
-        )
-    })
-    return sums
+  #step(batch: DetectionBatch<TrainingImage>): Losses {
+    const { protocol, style, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
+    const iteration = this.#run.position
+    const { regions } = protocol
+    const rate = detectionRate(protocol, iteration)
+    const random = (part: number): Random => new Random(seed, 67, iteration, part)
+    const losses = this.#computing(() =>
+      updateDetector(this.#model, this.#optimizers, batch, { style: detectionStyles[style], regions, imagesAtOnce, rate, random }),
+    )
+    if (!parts.every((key) => Number.isFinite(losses[key])))
+      fail('NAN', `detection: the loss of iteration ${iteration + 1} is not a number; try a lower --lr`)
+    return losses
   }
 
   #report(losses: Losses, since: { time: number; iteration: number }): void {

@@ -153,14 +153,15 @@ export async function* trainingBatches(
       yield trainingRequest(source, indices, iterations.style, iteration, boxes)
   }
   const { batchSize } = iterations.protocol
-  yield* loaded(source.items, requests(), { ...loading, batchSize, area: largestArea(source, iterations) })
+  const { height, width } = largestBatch(source, iterations)
+  yield* loaded(source.items, requests(), { ...loading, batchSize, area: height * width })
 }
 
-/** Pixels of the largest padded image of these iterations. */
-export function largestArea(source: BoxSource, iterations: TrainingIterations): number {
-  let most = 0
-  for (const { boxes } of drawnBatches(source, iterations)) most = Math.max(most, boxes.height * boxes.width)
-  return most
+/** The size that images are padded to in the largest batch of these iterations. */
+export function largestBatch(source: BoxSource, iterations: TrainingIterations): { height: number; width: number } {
+  let most = { height: 0, width: 0 }
+  for (const { boxes } of drawnBatches(source, iterations)) if (boxes.height * boxes.width > most.height * most.width) most = boxes
+  return { height: most.height, width: most.width }
 }
 
 /** The images of a source as they are tested, one by one. Throws as trainingBatches(). */
@@ -206,7 +207,8 @@ async function* loaded<Image>(
 
 type TestScales = Pick<DetectionProtocol, 'testScale' | 'longest'>
 
-function testPlacement(
+/** How an image enters the network in the test. */
+export function testPlacement(
   original: { width: number; height: number },
   { testScale, longest }: TestScales,
   style: DetectionStyle,

@@ -3,7 +3,7 @@
  * none (native/core/dry.cpp), and what the host holds beside them is added up. A run that cannot fit is refused in a second, instead of
  * being killed by the system after an hour.
  */
-import { availableParallelism, totalmem } from 'node:os'
+import { availableParallelism } from 'node:os'
 
 import { loaderBytes, workersFor } from '../data/loader.js'
 import { evaluation } from '../nn/layers.js'
@@ -12,34 +12,19 @@ import type { BackboneKind } from '../nn/backbone.js'
 import { optimizerOf } from '../optim/choose.js'
 import { backboneOf } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
+import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, processBytes, workerBytes } from '../run/memory.js'
 import { computeSettings, fusionLevel, type Placement } from '../run/placement.js'
 import { withCompute } from '../tensor/compute.js'
-import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { Trainer } from './trainer.js'
-
-/** Something that takes memory. */
-interface Part {
-  what: string
-  bytes: number
-}
-
-export interface MemoryEstimate {
-  /** In the memory of the host, and in that of a GPU (none for the CPU). */
-  host: Part[]
-  device: Part[]
-}
 
 /** How many images kNN looks at, where that is known. */
 interface KnnSize {
   bank: number
   queries: number
 }
-
-/** Node with this program, its addon and what draws pictures; a worker's heap with a photo that is decoded in it. Measured. */
-const [processBytes, workerBytes] = [190 * 2 ** 20, 32 * 2 ** 20]
 
 /** Images that frozen features are computed of at a time (src/eval/features.ts). */
 const evaluationBatch = 64
@@ -81,10 +66,7 @@ function tensorBytes(
   { method, kind, placement, knn }: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
 ): { state: number; step: number; knn: number; channels: number } {
   const device = `dry:${placement.device}`
-  const held = (): number => {
-    const { live, cached } = native.memory(device)
-    return live + cached
-  }
+  const held = (): number => heldBytes(device)
   const before = held()
   return withDevice(device, () => {
     const built = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
@@ -119,16 +101,6 @@ function tensorBytes(
   })
 }
 
-const total = (parts: readonly Part[]): number => parts.reduce((sum, { bytes }) => sum + bytes, 0)
-
-/** What this process may take: the machine's memory, or less where a container has a limit. */
-export function hostLimit(): number {
-  const constrained = process.constrainedMemory()
-  return constrained > 0 && constrained < totalmem() ? constrained : totalmem()
-}
-
-const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toPrecision(3)} GiB`
-
 /**
  * Throws CONFIG where a run takes more memory than there is, with what takes it and what to change; returns one line about it otherwise.
  * `limits` are those of this machine unless told.
@@ -136,33 +108,16 @@ const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toPrecision(3)
 export function checkMemory(
   config: Config,
   parts: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
-  limits = { host: hostLimit(), device: deviceTraits(parts.placement.device).memory },
+  limits = hostLimits(parts.placement.device),
 ): string {
-  let estimate: MemoryEstimate
-  try {
-    estimate = estimateMemory(config, parts)
-  } catch (error) {
-    // A tensor that no number of bytes is written for.
-    if (!(error instanceof DenseclError) || error.code !== 'OUT_OF_MEMORY') throw error
-    return fail('CONFIG', `memory: ${error.message}; ${remedies(config)}`)
-  }
   const { device } = parts.placement
-  const places = [
-    { where: 'this machine', needed: estimate.host, limit: limits.host },
-    ...(estimate.device.length === 0 ? [] : [{ where: device, needed: estimate.device, limit: limits.device }]),
-  ]
-  for (const { where, needed, limit } of places) {
-    if (total(needed) <= limit || limit === 0) continue
-    const list = [...needed].sort((a, b) => b.bytes - a.bytes).map(({ what, bytes }) => `  ${gibibytes(bytes).padStart(10)}  ${what}`)
-    fail(
-      'CONFIG',
-      `memory: this run takes about ${gibibytes(total(needed))}, and ${where} has ${gibibytes(limit)}:\n${list.join('\n')}\n` +
-        `${remedies(config)}; --force tries all the same`,
-    )
-  }
-  const cache = config.cacheMegabytes === 0 ? '' : `, and up to ${config.cacheMegabytes} MiB of decoded images that are kept`
-  const shares = places.map(({ where, needed, limit }) => `${gibibytes(total(needed))} of the ${gibibytes(limit)} of ${where}`)
-  return `memory  about ${shares.join(', ')}${cache}`
+  return fitting(() => estimateMemory(config, parts), {
+    what: 'this run',
+    device,
+    limits,
+    remedies: remedies(config),
+    cacheMegabytes: config.cacheMegabytes,
+  })
 }
 
 /** Options that make a run smaller, those first that do most. */

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -19,36 +19,10 @@ import type { TrainingImage } from '../../src/detection/targets.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
+import { writeBoxTree } from '../support/boxTree.js'
 import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
-import { colourPng } from '../support/vocTree.js'
 
 const test = suite('detection')
-
-/** Images of one or two red or green rectangles on noise, wide or tall, and their annotations. */
-function writeBoxTree(root: string, count: number): void {
-  for (const folder of ['Annotations', 'JPEGImages', 'ImageSets/Main']) mkdirSync(join(root, folder), { recursive: true })
-  const names = Array.from({ length: count }, (_, i) => `image${i}`)
-  names.forEach((name, i) => {
-    const random = new Random(3, i)
-    const [width, height] = i % 3 === 0 ? [48, 64] : [64, 48]
-    const rgb = Uint8Array.from({ length: width * height * 3 }, () => 90 + random.below(30))
-    const objects = Array.from({ length: 1 + (i % 2) }, (_, k) => {
-      const [w, h] = [16 + random.below(10), 16 + random.below(10)]
-      const [left, top] = [random.below(width - w), random.below(height - h)]
-      const colour = (i + k) % 2
-      for (let y = top; y < top + h; ++y)
-        for (let x = left; x < left + w; ++x) for (let c = 0; c < 3; ++c) rgb[(y * width + x) * 3 + c] = c === colour ? 250 : 10
-      return (
-        `<object><name>${['red', 'green'][colour]}</name><bndbox><xmin>${left + 1}</xmin><ymin>${top + 1}</ymin>` +
-        `<xmax>${left + w}</xmax><ymax>${top + h}</ymax></bndbox></object>`
-      )
-    })
-    writeFileSync(join(root, 'JPEGImages', `${name}.png`), colourPng(rgb, width, height))
-    const size = `<size><width>${width}</width><height>${height}</height></size>`
-    writeFileSync(join(root, 'Annotations', `${name}.xml`), `<annotation>${size}${objects.join('')}</annotation>`)
-  })
-  for (const list of ['train', 'val']) writeFileSync(join(root, 'ImageSets', 'Main', `${list}.txt`), `${names.join('\n')}\n`)
-}
 
 /** All batches of a generator, with values of their own. */
 async function allOf<Image>(batches: AsyncIterable<LoadedBatch<Image>>): Promise<LoadedBatch<Image>[]> {

@@ -1,0 +1,137 @@
+/** What the evaluation of a backbone by detection takes of the memory, before an image is read (src/run/memory.ts). */
+import { availableParallelism } from 'node:os'
+
+import { workersFor } from '../data/loader.js'
+import { detect } from '../detection/detect.js'
+import { proposalLimits } from '../detection/proposals.js'
+import { detectionStyles } from '../detection/styles.js'
+import type { Backbone } from '../nn/backbone.js'
+import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, workerBytes } from '../run/memory.js'
+import { withCompute } from '../tensor/compute.js'
+import { native } from '../tensor/native.js'
+import { largest } from '../tensor/numbers.js'
+import { Random } from '../tensor/random.js'
+import { scope, withDevice } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { evaluationCompute } from './compute.js'
+import type { DetectionOptions } from './detection.js'
+import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
+import { publishedAnchors } from './detectionProtocols.js'
+import { buildDetector, updateDetector } from './detectorTraining.js'
+
+/** What the estimate depends on. */
+type Planned = Pick<
+  DetectionOptions,
+  'protocol' | 'style' | 'train' | 'val' | 'seed' | 'anchors' | 'imagesAtOnce' | 'workers' | 'cacheMegabytes' | 'compute'
+>
+
+/** Node with this program and its addon, and what is read and drawn beside the training. Measured. */
+const programBytes = 130 * 2 ** 20
+
+/** Targets of an anchor, and what it is assigned by, in arrays of the host. */
+const anchorBytes = 130
+
+/** A batch of a size, of images without objects, that holds nothing. */
+function emptyBatch<Image>(images: Image[], height: number, width: number): DetectionBatch<Image> {
+  return { values: new Float32Array(images.length * height * width * 3), shape: [images.length, height, width, 3], images }
+}
+
+/** The memory that the evaluation takes at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
+export function estimateDetectionMemory(backbone: Backbone, options: Planned): MemoryEstimate {
+  const { protocol, style: name, train, val, seed = 0, imagesAtOnce = protocol.batchSize, workers = 0 } = options
+  const { batchSize, iterations } = protocol
+  const style = detectionStyles[name]
+  const batch = largestBatch(train, { protocol, style, seed, from: 0, until: iterations })
+  const placed = val.items.map((item) => testPlacement(item, protocol, style))
+  const test = placed.reduce((most, each) => (areaOf(each.boxes) > areaOf(most.boxes) ? each : most))
+  const tensors = tensorBytes(backbone, options, batch, test)
+  const count = workersFor(workers)
+  const image = largest(train.items.map(areaOf)) * 3
+  const side = `${batch.width}x${batch.height}`
+  const onDevice: Part[] = [
+    { what: 'weights and optimiser state', bytes: tensors.state },
+    { what: `a step of ${imagesAtOnce} of ${batchSize} images of ${side} px at once: activations, gradients`, bytes: tensors.step },
+    ...(tensors.test === 0
+      ? []
+      : [{ what: `the test of an image of ${test.boxes.width}x${test.boxes.height} px, beyond that`, bytes: tensors.test }]),
+  ]
+  const onHost: Part[] = [
+    { what: 'the program', bytes: programBytes },
+    { what: `batches of ${batchSize} images of ${side} px that are loaded ahead`, bytes: 4 * batchSize * areaOf(batch) * 12 },
+    { what: `${count} data workers`, bytes: count * (workerBytes + image + areaOf(batch) * 3) },
+    { what: 'targets of anchors', bytes: anchorBytes * tensors.anchors * imagesAtOnce },
+    { what: 'a state that is written, and read back', bytes: 2 * tensors.state },
+  ]
+  return deviceTraits(backbone.device).hostMemory ? { host: [...onDevice, ...onHost], device: [] } : { host: onHost, device: onDevice }
+}
+
+const areaOf = ({ width, height }: { width: number; height: number }): number => width * height
+
+/** The bytes that the device's allocator holds: at the start, more for steps, and more for the test; and the anchors of an image. */
+function tensorBytes(
+  backbone: Backbone,
+  { protocol, style: name, train, seed = 0, anchors = publishedAnchors.sizes, imagesAtOnce = protocol.batchSize, compute }: Planned,
+  { height, width }: { height: number; width: number },
+  { boxes, images }: ReturnType<typeof testPlacement>,
+): { state: number; step: number; test: number; anchors: number } {
+  const device = `dry:${backbone.device}`
+  const style = detectionStyles[name]
+  const random = new Random(seed)
+  const before = heldBytes(device)
+  const limits = { ...proposalLimits.test, after: protocol.testRegions }
+  const settings = evaluationCompute(backbone.device, compute)
+  return withDevice(device, () => {
+    const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options)
+    const { model, optimizers } = buildDetector(twin, { classes: train.classes.length, style: name, anchors, random })
+    try {
+      native.trimMemory(device)
+      const state = heldBytes(device) - before
+      const batch = emptyBatch(
+        Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [] })),
+        height,
+        width,
+      )
+      // The second step has momenta to keep, and what the first one left.
+      for (let step = 0; step < 2; ++step)
+        withCompute(settings, () =>
+          scope(() =>
+            updateDetector(model, optimizers, batch, { style, regions: protocol.regions, imagesAtOnce, rate: 0, random: () => random }),
+          ),
+        )
+      const steps = heldBytes(device) - before
+      withCompute(settings, () =>
+        scope(() => detect(model, batchTensor(emptyBatch(images, boxes.height, boxes.width), device), images, style, limits)),
+      )
+      const cells = Math.ceil(height / model.stride) * Math.ceil(width / model.stride)
+      return {
+        state,
+        step: steps - state,
+        test: heldBytes(device) - before - steps,
+        anchors: cells * anchors.length * publishedAnchors.ratios.length,
+      }
+    } finally {
+      for (const optimizer of optimizers) optimizer.dispose()
+      model.dispose()
+      twin.dispose()
+      native.trimMemory(device)
+    }
+  })
+}
+
+/**
+ * Throws CONFIG where the evaluation takes more memory than there is, with what takes it and what to change; returns one line about it
+ * otherwise. `limits` are those of this machine unless told.
+ */
+export function checkDetectionMemory(backbone: Backbone, options: Planned, limits = hostLimits(backbone.device)): string {
+  const { protocol, imagesAtOnce = protocol.batchSize, workers = 0, cacheMegabytes = 1024 } = options
+  const remedies = [
+    ...(imagesAtOnce > 1 ? [`try a lower --images-at-once (${imagesAtOnce})`, `a lower --batch-size (${protocol.batchSize})`] : []),
+    `smaller --scales (up to ${largest(protocol.scales)})`,
+    `fewer --regions (${protocol.regions})`,
+    `a smaller --longest (${protocol.longest})`,
+    `a smaller --test-scale (${protocol.testScale})`,
+    ...(workersFor(workers) > 1 ? [`fewer --workers (${workersFor(workers)} of ${availableParallelism()} cores)`] : []),
+  ].join(', ')
+  const { device } = backbone
+  return fitting(() => estimateDetectionMemory(backbone, options), { what: 'this evaluation', device, limits, remedies, cacheMegabytes })
+}

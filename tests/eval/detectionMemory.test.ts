@@ -1,0 +1,85 @@
+/** What a detector's training is said to take of the memory, against what it takes; and what cannot fit is refused. */
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { openBoxes } from '../../src/data/boxSources.js'
+import { checkDetectionMemory, estimateDetectionMemory } from '../../src/eval/detectionMemory.js'
+import { detectionProtocols } from '../../src/eval/detectionProtocols.js'
+import { resnet } from '../../src/nn/resnet.js'
+import { native } from '../../src/tensor/native.js'
+import { Random } from '../../src/tensor/random.js'
+import { writeBackbone } from '../../src/weights/export.js'
+import { writeBoxTree } from '../support/boxTree.js'
+import { cli, suite, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('memory of a detector')
+
+const published = detectionProtocols['voc0712-c4']!
+const backboneOf = (baseChannels: number) => resnet({ depth: 18, baseChannels })({ random: new Random(1), dtype: 'f32' })
+
+test('the estimate is 0.7 to 1.4 times the largest resident memory, where the program is the largest part and where activations are', () =>
+  withFolder((folder) => {
+    writeBoxTree(join(folder, 'data'), 8, 4)
+    const shares = [
+      { baseChannels: 4, scale: 48, batch: 2, longest: 96 },
+      { baseChannels: 16, scale: 192, batch: 8, longest: 320 },
+    ].map(({ baseChannels, scale, batch, longest }) => {
+      const weights = join(folder, 'weights.safetensors')
+      const backbone = backboneOf(baseChannels)
+      writeBackbone(weights, backbone, 'torchvision')
+      backbone.dispose()
+      const hook = 'data:text/javascript,process.on("exit",()=>console.log("resident "+process.resourceUsage().maxRSS))'
+      const flags = Object.entries({
+        '--data': join(folder, 'data'),
+        '--out': join(folder, 'out'),
+        '--iterations': 2,
+        '--batch-size': batch,
+        '--scales': scale,
+        '--test-scale': scale,
+        '--longest': longest,
+        '--anchors': '16,32',
+        '--device': 'cpu',
+        '--workers': 2,
+      }).flatMap(([flag, value]) => [flag, String(value)])
+      const args = ['--import', hook, cli, 'eval', 'detection', weights, ...flags, '--overwrite']
+      const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+      assert.is(status, 0, stderr)
+      const [, said] = /^memory {2}about ([\d.]+) GiB of the [\d.]+ GiB of this machine/m.exec(stdout)!
+      const resident = 1024 * Math.max(...[...stdout.matchAll(/^resident (\d+)$/gm)].map(([, kibibytes]) => Number(kibibytes)))
+      return (Number(said) * 2 ** 30) / resident
+    })
+    assert.ok(
+      shares.every((share) => share > 0.7 && share < 1.4),
+      shares.map((share) => share.toFixed(2)).join(', '),
+    )
+  }))
+
+test('the published protocol does not fit a machine of 24 GB, and its parts and what to change are said; nothing is left behind', () =>
+  withFolder((folder) => {
+    writeBoxTree(folder, 8, 4)
+    const train = openBoxes(folder, ['train'])
+    const backbone = resnet({ depth: 50 })({ random: new Random(1), dtype: 'f32' })
+    const before = native.memory('dry:cpu').live
+    const options = { protocol: { ...published, iterations: 20 }, style: 'detectron2' as const, train, val: train, workers: 1 }
+    throwsError(
+      () => checkDetectionMemory(backbone, options, { host: 24e9, device: 0 }),
+      'CONFIG',
+      /^memory: this evaluation takes about [\d.]+ GiB, and this machine has 22\.4 GiB/,
+      /a step of 16 of 16 images of 1067x1067 px at once/,
+      /--images-at-once \(16\)/,
+      /--scales \(up to 800\)/,
+      /--force/,
+    )
+    const step = (imagesAtOnce: number): number =>
+      estimateDetectionMemory(backbone, { ...options, imagesAtOnce }).host.find(({ what }) => what.startsWith('a step'))!.bytes
+    const [one, two] = [step(1), step(2)]
+    assert.ok(one < two && two < 2 * one, `${one} ${two}`)
+    assert.is(native.memory('dry:cpu').live, before)
+    assert.not.ok(existsSync(join(folder, 'out')))
+    backbone.dispose()
+  }))
+
+test.run()
