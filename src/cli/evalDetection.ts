@@ -6,11 +6,11 @@ import { detectionStyles } from '../detection/styles.js'
 import { cocoResults } from '../eval/detections.js'
 import { evaluateDetection } from '../eval/detection.js'
 import { checkDetectionMemory } from '../eval/detectionMemory.js'
-import { detectionProtocols, ofLength, publishedAnchors } from '../eval/detectionProtocols.js'
-import { writeTextAtomic } from '../files/atomic.js'
+import { detectionProtocols, ofLength, preciseBatchesOf, publishedAnchors } from '../eval/detectionProtocols.js'
+import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import { boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
-import { percent } from '../run/results.js'
+import { percent, pictureAt, picturesOfEvaluation } from '../run/results.js'
 import { entryOf } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
@@ -47,10 +47,14 @@ interface Flags extends SharedFlags {
   seed: string
   logEvery: string
   saveEvery: string
+  testEvery: string
   resume?: boolean
   overwrite?: boolean
   force?: boolean
 }
+
+/** Images in the picture of a test on the way. */
+const picturedOnTheWay = 4
 
 export const addDetection: AddEvaluation = (parent, done) => {
   const names = Object.entries(detectionProtocols)
@@ -74,6 +78,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--anchors <pixels,...>', 'other sides of the anchors')
     .option('--init <how>', 'weights, or random: the same detector from random weights, the baseline', 'weights')
     .option('--seed <number>', 'of heads, order, sizes and samples', '0')
+    .option('--test-every <iterations>', 'tests, and draws what is found in a few images, on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')
     .option('--save-every <iterations>', 'between two states', '500')
     .option('--resume', 'continue after the last state')
@@ -95,6 +100,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const published = entryOf('--protocol', flags.protocol, detectionProtocols)
         entryOf('--style', flags.style, detectionStyles)
         const style = flags.style as keyof typeof detectionStyles
+        const { preciseBatches } = detectionStyles[style]
         if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
         const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
           text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
@@ -127,35 +133,44 @@ export const addDetection: AddEvaluation = (parent, done) => {
         try {
           const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
           const folder = resultFolder(weights, flags)
+          const out = join(folder, name)
           const workers = workersOf(flags)
           const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute: opened.compute }
           const memory = flags.force === true ? 'memory  not looked at (--force)' : checkDetectionMemory(backbone, planned)
           if (flags.json !== true) console.log(memory)
           const result = await evaluateDetection(backbone, {
             ...planned,
-            out: join(folder, name),
+            out,
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
             logEvery: whole('log-every', flags.logEvery, 20),
             saveEvery: whole('save-every', flags.saveEvery, 500),
+            testEvery: whole('test-every', flags.testEvery, 0, 0),
+            dataName: flags.data,
+            weightsName: flags.init === 'weights' ? weights : 'random weights',
+            onTest: async ({ iteration, samples }) => {
+              makeFolder(picturesOfEvaluation(out))
+              const some = samples.filter((_, i) => i % Math.ceil(samples.length / picturedOnTheWay) === 0)
+              await writePicture(pictureAt(out, iteration), boxesPicture(some, val.classes))
+            },
           })
-          if (result.interrupted) {
+          if (result.test === undefined) {
             console.error(`interrupted at iteration ${result.iterations}; continue with --resume`)
             done(interruptedCode())
             return
           }
-          const { detections = [], samples = [], voc, coco } = result
-          const picture = await writePicture(join(folder, name, 'samples'), boxesPicture(samples, val.classes))
-          writeTextAtomic(join(folder, name, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
+          const { detections, samples, voc, coco } = result.test
+          const picture = await writePicture(join(out, 'samples'), boxesPicture(samples, val.classes))
+          writeTextAtomic(join(out, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
           const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
           const table = {
             title: `Detection (Faster R-CNN, C4, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
             columns: ['class', 'AP50', 'COCO AP'],
             rows: [
-              ...val.classes.map((label, c) => [label, percent(voc!.byClass[0]![c]!), percent(coco!.apByClass[c]!)]),
-              ['mean', percent(voc!.mean[0]!), percent(coco!.ap)],
-              ...(voc!.overlaps.length > 1 ? [['mean of 10 overlaps, AP75', percent(mean(voc!.mean)), percent(coco!.ap75)]] : []),
+              ...val.classes.map((label, c) => [label, percent(voc.byClass[0]![c]!), percent(coco.apByClass[c]!)]),
+              ['mean', percent(voc.mean[0]!), percent(coco.ap)],
+              ...(voc.overlaps.length > 1 ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), percent(coco.ap75)]] : []),
             ],
             notes: [
               `${train.items.length} training images; AP50 by VOC 2007's 11 points, COCO AP by COCO's rules`,
@@ -172,22 +187,12 @@ export const addDetection: AddEvaluation = (parent, done) => {
                 ['regions', protocol.regions, published.regions],
                 ['test regions', protocol.testRegions, published.testRegions],
                 ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
+                ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
               ]),
-              ...(detectionStyles[style].preciseBatches > 0
-                ? ['running statistics of batch norms, not those of 200 batches after training']
-                : []),
               flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
             ],
           }
-          conclude(flags, folder, name, table, {
-            weights,
-            init: flags.init,
-            style,
-            protocol,
-            picture,
-            voc: { ...voc! },
-            coco: { ...coco! },
-          })
+          conclude(flags, folder, name, table, { weights, init: flags.init, style, protocol, picture, voc: { ...voc }, coco: { ...coco } })
           done(0)
         } finally {
           backbone.dispose()

@@ -85,7 +85,7 @@ export function detectInRegions(
       const objects = objectsOf(boxAt(boxes, row), row, probabilities, moves, model.options.classes, images[image]!, style, rules.score)
       for (const object of objects) candidates[image]!.push(object)
     })
-    return candidates.map((own, image) => best(own, images[image]!, style, rules))
+    return candidates.map((own, image) => suppressed(own, images[image]!, style, rules))
   })
 }
 
@@ -111,7 +111,7 @@ function objectsOf(
 }
 
 /** The best candidates of an image after those are dropped that a better one of their class overlaps. */
-function best(
+function suppressed(
   candidates: readonly FoundObject[],
   image: TestImage,
   { rescale }: DetectionStyle,

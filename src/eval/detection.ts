@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { BoxItem, BoxSource } from '../data/boxes.js'
 import type { Pixels } from '../data/decode.js'
 import { loadPixels } from '../data/source.js'
+import { noGrad } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
 import { saveDetector } from '../detection/detectorFile.js'
 import { FasterRcnn } from '../detection/fasterRcnn.js'
@@ -12,20 +13,30 @@ import { type DetectionStyleName, detectionStyles } from '../detection/styles.js
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
+import { PreciseNorms } from '../nn/preciseNorms.js'
 import { Sgd } from '../optim/sgd.js'
+import { percent } from '../run/results.js'
 import { duration } from '../run/runLog.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { isInterruption } from '../tensor/interruption.js'
+import { interruption, isInterruption } from '../tensor/interruption.js'
 import { Random } from '../tensor/random.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { withOptimizer } from '../weights/state.js'
 import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
 import { evaluationCompute } from './compute.js'
-import { batchTensor, type DetectionBatch, type DetectionLoading, testBatches, trainingBatches } from './detectionBatches.js'
-import { detectionRate, type DetectionProtocol, publishedAnchors } from './detectionProtocols.js'
+import {
+  batchTensor,
+  type DetectionBatch,
+  type DetectionLoading,
+  type LoadedBatch,
+  testBatches,
+  trainingBatches,
+} from './detectionBatches.js'
+import { introduction } from './detectionIntroduction.js'
+import { detectionRate, type DetectionProtocol, preciseBatchesOf, publishedAnchors } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
-import { buildDetector, type Losses, parts, updateDetector } from './detectorTraining.js'
+import { buildDetector, type DetectorPass, type Losses, parts, partsOfBatch, updateDetector } from './detectorTraining.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -40,24 +51,37 @@ export interface DetectionOptions extends ResumableOptions, DetectionLoading {
   anchors?: readonly number[]
   /** Images that are computed at a time; gradients of a batch are summed. Batch norm then sees these alone. All when absent. */
   imagesAtOnce?: number
-  /** Iterations between two log lines, and two states; the last is always saved. */
+  /** What the log calls the data, and what the backbone's weights are from. */
+  dataName?: string
+  weightsName?: string
+  /** Iterations between two log lines, two states, and two tests, which do not change the training; the last is always saved and tested. */
   logEvery?: number
   saveEvery?: number
+  testEvery?: number
+  /** A function that is given the result of every test, the last one included. */
+  onTest?: (test: DetectionTest) => void | Promise<void>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
   /** A function that is asked between steps whether to stop; the state is then kept. */
   interrupted?: () => boolean
 }
 
+/** What a detector finds in the validation images after some iterations. */
+export interface DetectionTest {
+  iteration: number
+  detections: Detection[]
+  /** Some images, the same ones in every test, with the best of what was found in them. */
+  samples: { name: string; pixels: Pixels; found: Detection[]; truth: BoxItem['objects'] }[]
+  voc: VocScores
+  coco: CocoScores
+}
+
 /** What evaluateDetection found. */
 export interface DetectionResult {
   interrupted: boolean
   iterations: number
-  /** Absent when it was interrupted; `samples` are some images with the best of what was found in them. */
-  detections?: Detection[]
-  samples?: { name: string; pixels: Pixels; found: Detection[]; truth: BoxItem['objects'] }[]
-  voc?: VocScores
-  coco?: CocoScores
+  /** Absent when it was interrupted. */
+  test?: DetectionTest
 }
 
 /** Images of the test that are shown. */
@@ -111,9 +135,18 @@ class DetectionRun {
   }
 
   async execute(): Promise<DetectionResult> {
-    const { iterations } = this.#options.protocol
-    if (!(await this.#run.until(iterations, () => this.#train(iterations)))) return this.cutOff()
-    return { interrupted: false, iterations, ...(await this.#test()) }
+    const { protocol, testEvery = 0 } = this.#options
+    const { iterations } = protocol
+    for (const line of introduction(this.#model.backbone, this.#options, this.#run.position)) this.#run.log.line(line)
+    const test = await this.#run.trainAndTest(
+      { end: iterations, every: testEvery, result: 'ap50' },
+      (until) => this.#train(until),
+      async () => {
+        if (this.#run.position === iterations) await this.#takeStatistics()
+        return this.#test()
+      },
+    )
+    return test === undefined ? this.cutOff() : { interrupted: false, iterations, test }
   }
 
   cutOff(): DetectionResult {
@@ -130,23 +163,28 @@ class DetectionRun {
     return this.#optimizers.reduce<Iterable<[string, Tensor]>>(withOptimizer, allTensors(this.#model.state()))
   }
 
+  /** The batches of iterations `from` to `until`; those beyond the last iteration are as good as any. */
+  #batches(from: number, until: number): AsyncGenerator<LoadedBatch<TrainingImage>> {
+    const { protocol, train, style, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
+    return trainingBatches(train, { protocol, style: detectionStyles[style], seed, from, until }, { workers, cacheMegabytes })
+  }
+
   /** Trains to an iteration; false when it was interrupted. */
   async #train(until: number): Promise<boolean> {
-    const { protocol, train, style, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
     const { logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
-    const iterations = { protocol, style: detectionStyles[style], seed, from: this.#run.position, until }
-    let since = { time: performance.now(), iteration: this.#run.position }
+    let since = { time: performance.now(), iteration: this.#run.position, waited: 0 }
     try {
-      for await (const batch of trainingBatches(train, iterations, { workers, cacheMegabytes })) {
+      for await (const batch of this.#batches(this.#run.position, until)) {
         if (interrupted()) {
           this.#run.save(this.#tensors())
           return false
         }
         const losses = this.#step(batch)
+        since.waited += batch.waited
         this.#run.position += 1
         if (this.#run.position % logEvery === 0 || this.#run.position === until) {
           this.#report(losses, since)
-          since = { time: performance.now(), iteration: this.#run.position }
+          since = { time: performance.now(), iteration: this.#run.position, waited: 0 }
         }
         if (this.#run.position % saveEvery === 0 || this.#run.position === until) this.#run.save(this.#tensors())
       }
@@ -164,31 +202,64 @@ class DetectionRun {
     return withDevice(device, () => withCompute(evaluationCompute(device, this.#options.compute), () => scope(body)))
   }
 
-  #step(batch: DetectionBatch<TrainingImage>): Losses {
+  /** How the batch of an iteration is gone through. */
+  #pass(iteration: number): DetectorPass {
     const { protocol, style, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
-    const iteration = this.#run.position
-    const { regions } = protocol
-    const rate = detectionRate(protocol, iteration)
     const random = (part: number): Random => new Random(seed, 67, iteration, part)
-    const losses = this.#computing(() =>
-      updateDetector(this.#model, this.#optimizers, batch, { style: detectionStyles[style], regions, imagesAtOnce, rate, random }),
-    )
+    return { style: detectionStyles[style], regions: protocol.regions, imagesAtOnce, random }
+  }
+
+  #step(batch: DetectionBatch<TrainingImage>): Losses {
+    const iteration = this.#run.position
+    const rate = detectionRate(this.#options.protocol, iteration)
+    const losses = this.#computing(() => updateDetector(this.#model, this.#optimizers, batch, { ...this.#pass(iteration), rate }))
     if (!parts.every((key) => Number.isFinite(losses[key])))
       fail('NAN', `detection: the loss of iteration ${iteration + 1} is not a number; try a lower --lr`)
     return losses
   }
 
-  #report(losses: Losses, since: { time: number; iteration: number }): void {
+  /**
+   * Gives batch norms the statistics of the training images where the style does so. Cut off, all of it is done again; the state has the
+   * result.
+   */
+  async #takeStatistics(): Promise<void> {
+    const { protocol, style, interrupted = () => false } = this.#options
+    const { iterations } = protocol
+    const count = preciseBatchesOf(detectionStyles[style].preciseBatches, iterations)
+    if (count === 0 || this.#run.finished.has('statistics')) return
+    const norms = new PreciseNorms(this.#model.state())
+    const began = performance.now()
+    let iteration = iterations
+    for await (const batch of this.#batches(iterations, iterations + count)) {
+      if (interrupted()) throw interruption()
+      this.#computing(() => {
+        for (const lossesIn of partsOfBatch(this.#model, batch, this.#pass(iteration)))
+          norms.add((mode) => noGrad(() => scope(() => void lossesIn(mode))))
+      })
+      iteration += 1
+      const seconds = (performance.now() - began) / 1000
+      const left = (seconds / (iteration - iterations)) * (iterations + count - iteration)
+      this.#run.log.progress(`statistics of batch norms: batch ${iteration - iterations}/${count}  eta ${duration(left)}`, false)
+    }
+    norms.write()
+    this.#run.finished.add('statistics')
+    this.#run.save(this.#tensors())
+    const took = duration((performance.now() - began) / 1000)
+    this.#run.log.line(`statistics of batch norms are those of ${count} batches of training images now, the weights fixed (${took})`)
+  }
+
+  #report(losses: Losses, since: { time: number; iteration: number; waited: number }): void {
     const { protocol } = this.#options
-    const each = (performance.now() - since.time) / 1000 / (this.#run.position - since.iteration)
-    const lr = detectionRate(protocol, this.#run.position - 1)
+    const seconds = (performance.now() - since.time) / 1000
+    const each = seconds / (this.#run.position - since.iteration)
+    const [lr, waitShare] = [detectionRate(protocol, this.#run.position - 1), since.waited / seconds]
     const loss = parts.reduce((sum, key) => sum + losses[key], 0)
-    this.#run.log.metrics({ globalStep: this.#run.position, loss, ...losses, lr, imagesPerSecond: protocol.batchSize / each })
+    this.#run.log.metrics({ globalStep: this.#run.position, loss, ...losses, lr, imagesPerSecond: protocol.batchSize / each, waitShare })
     this.#run.log.progress(
       `iteration ${this.#run.position}/${protocol.iterations}  loss ${loss.toFixed(3)} (anchors ${losses.anchorClass.toFixed(3)} + ` +
         `${losses.anchorBox.toFixed(3)}, regions ${losses.regionClass.toFixed(3)} + ${losses.regionBox.toFixed(3)})  ` +
-        `lr ${lr.toPrecision(3)}  ` +
-        `${(protocol.batchSize / each).toFixed(2)} images/s  eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+        `lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(2)} images/s  wait ${(100 * waitShare).toFixed(0)}%  ` +
+        `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
       true,
     )
   }
@@ -202,32 +273,43 @@ class DetectionRun {
     saveDetector(join(out, 'detector.safetensors'), this.#model, record)
   }
 
-  async #test(): Promise<Required<Pick<DetectionResult, 'detections' | 'samples' | 'voc' | 'coco'>>> {
-    const { val, protocol, style: name, workers = 0 } = this.#options
+  async #test(): Promise<DetectionTest> {
+    const { val, protocol, style: name, workers = 0, onTest } = this.#options
     const style = detectionStyles[name]
     const limits = { ...proposalLimits.test, after: protocol.testRegions }
     const detections: Detection[] = []
-    const samples: NonNullable<DetectionResult['samples']> = []
+    const samples: DetectionTest['samples'] = []
     const every = Math.ceil(val.items.length / sampleCount)
+    const began = performance.now()
     for await (const batch of testBatches(val.items, protocol, style, { workers })) {
       const image = batch.indices[0]!
       const [found] = this.#computing(() =>
         detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, style, limits, testRules),
       )
       for (const object of found!) detections.push({ image, ...object })
+      const left = ((performance.now() - began) / 1000 / (image + 1)) * (val.items.length - image - 1)
+      this.#run.log.progress(`test: image ${image + 1}/${val.items.length}  eta ${duration(left)}`, false)
       if (image % every !== 0) continue
       const item = val.items[image]!
-      samples.push({
-        name: item.name,
-        pixels: await loadPixels(item),
-        found: found!.filter(({ score }) => score >= 0.5).map((object) => ({ image, ...object })),
-        truth: item.objects,
-      })
+      samples.push({ name: item.name, pixels: await loadPixels(item), found: shown(detections, image), truth: item.objects })
     }
+    const { position: iteration } = this.#run
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
-    this.#run.log.metrics({ globalStep: this.#run.position, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })
-    this.#run.log.line(`tested  AP50 ${(100 * voc.mean[0]!).toFixed(2)} %  iteration ${this.#run.position}`)
-    this.#save()
-    return { detections, samples, voc, coco }
+    const test = { iteration, detections, samples, voc, coco }
+    if (!this.#run.isLogged('ap50'))
+      this.#run.log.metrics({ globalStep: iteration, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })
+    this.#run.log.line(
+      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %  ${detections.length} objects found  iteration ${iteration}`,
+    )
+    await onTest?.(test)
+    if (iteration === protocol.iterations) this.#save()
+    return test
   }
+}
+
+/** What a picture shows of an image: what is more likely there than not, or else the best. */
+function shown(detections: readonly Detection[], image: number): Detection[] {
+  const own = detections.filter((each) => each.image === image)
+  const likely = own.filter(({ score }) => score >= 0.5)
+  return likely.length > 0 ? likely : own.slice(0, 1)
 }

@@ -52,7 +52,7 @@ export function* pairedBatches(
 }
 
 /** The objects that a style trains on, in the coordinates that it gives them. */
-const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { difficult, vocShift }: DetectionStyle): BoxItem['objects'] =>
+export const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { difficult, vocShift }: DetectionStyle): BoxItem['objects'] =>
   objects
     .filter((object) => !object.crowd && (difficult || !object.difficult))
     .map((object) =>

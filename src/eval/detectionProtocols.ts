@@ -60,3 +60,10 @@ export function ofLength(protocol: DetectionProtocol, iterations: number): Detec
     steps: protocol.steps.map((step) => Math.round((step / protocol.iterations) * iterations)),
   }
 }
+
+/**
+ * Batches of which batch norms get their statistics after `iterations` of training, where `published` were taken: a tenth of a short
+ * training, but not fewer than running statistics of momentum 0.1 are a mean of, unless the training itself had fewer.
+ */
+export const preciseBatchesOf = (published: number, iterations: number): number =>
+  Math.min(published, iterations, Math.max(20, Math.round(iterations / 10)))

@@ -1,9 +1,11 @@
 /** What evaluations that take long have in common: a folder of their own, a state in it, and going on where they were cut off. */
+import { join } from 'node:path'
+
 import { z } from 'zod'
 
 import { firstIssue } from '../run/options.js'
-import { checkSame, claimEvaluation, statePath } from '../run/results.js'
-import { RunLog } from '../run/runLog.js'
+import { checkSame, claimEvaluation, statePath, writeEvaluationRecord } from '../run/results.js'
+import { readMetrics, RunLog } from '../run/runLog.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
@@ -27,11 +29,18 @@ interface ResumableKind {
   unit: string
 }
 
+const stateRecord: z.ZodType<Record<string, unknown> & { began: Record<string, unknown>; finished: string[] }> = z.looseObject({
+  began: z.record(z.string(), z.unknown()),
+  finished: z.array(z.string()).default([]),
+})
+
 export class Resumable {
   /** How much is done, in the kind's unit. */
   position = 0
   /** How much of it is in the state on the disk. */
   saved = 0
+  /** Names of what was done after the last position, and is in the state as well. */
+  readonly finished = new Set<string>()
   readonly #file: TensorFile | undefined
   readonly #lock: ReturnType<typeof claimEvaluation>
   #log: RunLog | undefined
@@ -48,6 +57,7 @@ export class Resumable {
     const lock = claimEvaluation(options.out, options)
     try {
       if (options.resume === true) this.#file = this.#read()
+      writeEvaluationRecord(options.out, { kind: kind.key, unit: kind.unit, began })
     } catch (error) {
       lock.release()
       throw error
@@ -61,10 +71,12 @@ export class Resumable {
     const path = statePath(this.options.out)
     const { file, record } = readState(path, kind.key)
     if (record === undefined) fail('CHECKPOINT', `${path}: is not the state of ${kind.what}`)
-    const { data, error } = z.object({ [kind.unit]: z.int().min(0), began: z.record(z.string(), z.unknown()) }).safeParse(record)
+    const own: typeof stateRecord = stateRecord.and(z.looseObject({ [kind.unit]: z.int().min(0) }))
+    const { data, error } = own.safeParse(record)
     if (error !== undefined) fail('CHECKPOINT', `${path}: its record "${kind.key}" is damaged: ${firstIssue(error)}`)
-    checkSame(path, data.began as Record<string, unknown>, began)
+    checkSame(path, data.began, began)
     this.position = this.saved = data[kind.unit] as number
+    for (const name of data.finished) this.finished.add(name)
     return file
   }
 
@@ -86,7 +98,8 @@ export class Resumable {
   }
 
   save(tensors: Iterable<[string, Tensor]>): void {
-    saveState(statePath(this.options.out), tensors, this.kind.key, { [this.kind.unit]: this.position, began: this.began })
+    const finished = this.finished.size === 0 ? {} : { finished: [...this.finished] }
+    saveState(statePath(this.options.out), tensors, this.kind.key, { [this.kind.unit]: this.position, began: this.began, ...finished })
     this.saved = this.position
   }
 
@@ -94,5 +107,29 @@ export class Resumable {
   async until(end: number, round: () => Promise<boolean>): Promise<boolean> {
     while (this.position < end) if (!(await round())) return false
     return true
+  }
+
+  /**
+   * Trains to the position `end` and tests there, and on the way after every `every` positions unless that is 0; the last result, or
+   * undefined as soon as `train` says that it was interrupted. What was cut off between a state and the test of it is tested first.
+   */
+  async trainAndTest<Result>(
+    { end, every, result }: { end: number; every: number; result: string },
+    train: (until: number) => Promise<boolean>,
+    test: () => Promise<Result>,
+  ): Promise<Result | undefined> {
+    let tested: Result | undefined
+    if (this.position > 0 && every > 0 && this.position % every === 0 && !this.isLogged(result)) tested = await test()
+    const finished = await this.until(end, async () => {
+      if (!(await train(every > 0 ? Math.min(end, (Math.floor(this.position / every) + 1) * every) : end))) return false
+      tested = await test()
+      return true
+    })
+    return finished ? (tested ?? (await test())) : undefined
+  }
+
+  /** Whether the log has a row of the position with the value `key`. */
+  isLogged(key: string): boolean {
+    return readMetrics(join(this.options.out, 'metrics.jsonl')).some((row) => row.globalStep === this.position && row[key] !== undefined)
   }
 }

@@ -1,6 +1,5 @@
 /** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (docs/method.md, Segmentation). */
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
 
 import { Loader } from '../data/loader.js'
 import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
@@ -19,7 +18,7 @@ import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
-import { duration, readMetrics } from '../run/runLog.js'
+import { duration } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withOptimizer } from '../weights/state.js'
@@ -123,29 +122,17 @@ class SegmentationRun {
       protocol: { iterations },
       testEvery = 0,
     } = this.#options
-    let tested: { scores: SegmentationScores; samples: Segmented[] } | undefined
-    // Cut off between a state and the test that comes after it.
-    if (this.#run.position > 0 && testEvery > 0 && this.#run.position % testEvery === 0 && !this.#isTested()) tested = await this.#test()
-    const finished = await this.#run.until(iterations, async () => {
-      const until = testEvery > 0 ? Math.min(iterations, (Math.floor(this.#run.position / testEvery) + 1) * testEvery) : iterations
-      if (!(await this.#train(until))) return false
-      tested = await this.#test()
-      return true
-    })
-    if (!finished) return this.cutOff()
-    tested ??= await this.#test()
+    const tested = await this.#run.trainAndTest(
+      { end: iterations, every: testEvery, result: 'meanIou' },
+      (until) => this.#train(until),
+      () => this.#test(),
+    )
+    if (tested === undefined) return this.cutOff()
     return { interrupted: false, iterations, ...tested }
   }
 
   cutOff(): SegmentationResult {
     return { interrupted: true, iterations: this.#run.saved, samples: [] }
-  }
-
-  /** The log has the result of a test at the position. */
-  #isTested(): boolean {
-    return readMetrics(join(this.#options.out, 'metrics.jsonl')).some(
-      (row) => row.globalStep === this.#run.position && row.meanIou !== undefined,
-    )
   }
 
   #identity({ description }: Backbone): Record<string, unknown> {
@@ -278,7 +265,7 @@ class SegmentationRun {
       if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
     }
     const scores = matrix.scores()
-    if (!this.#isTested())
+    if (!this.#run.isLogged('meanIou'))
       this.#run.log.metrics({
         globalStep: this.#run.position,
         meanIou: scores.meanIou,

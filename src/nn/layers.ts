@@ -151,8 +151,10 @@ export class LayerNorm {
   }
 }
 
-/** How batch norm behaves in a forward pass: by the batch in groups, or by the running statistics. */
-export type NormMode = { train: true; groups: number } | { train: false }
+/**
+ * How batch norm behaves in a forward pass: by the batch in groups, whose share in the running statistics is `momentum` (0.1), or by these.
+ */
+export type NormMode = { train: true; groups: number; momentum?: number } | { train: false }
 /** The mode in which batch norm takes its running statistics. */
 export const evaluation: NormMode = { train: false }
 /** The mode in which batch norm takes the statistics of the whole batch. */

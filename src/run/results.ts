@@ -52,14 +52,46 @@ export function claimEvaluation(
       lock.release()
       fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     }
-    for (const name of readdirSync(folder).filter((file) => /^(state\.safetensors|metrics\.jsonl|samples\.\w+|events\..*)$/.test(file)))
-      rmSync(join(folder, name))
+    for (const name of readdirSync(folder).filter((file) => ofEvaluation.test(file))) rmSync(join(folder, name), { recursive: true })
   }
   removeLeftovers(folder)
   return lock
 }
 
+/** What an evaluation leaves in its folder beside the lock. */
+const ofEvaluation =
+  /^(state\.safetensors|detector\.safetensors|evaluation\.json|detections\.json|metrics\.jsonl|samples\.\w+|pictures|events\..*)$/
+
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')
+
+/** The folder of pictures that an evaluation leaves on its way, and those of a position, without extension. */
+export const picturesOfEvaluation = (folder: string): string => join(folder, 'pictures')
+export const pictureAt = (folder: string, position: number): string =>
+  join(picturesOfEvaluation(folder), `at_${String(position).padStart(6, '0')}`)
+
+const evaluationRecord = z.object({
+  /** Which evaluation it is, such as detection. */
+  kind: z.string(),
+  /** What it counts, such as iteration: the rows of its metrics have the count as globalStep. */
+  unit: z.string(),
+  /** What it was begun with. */
+  began: z.record(z.string(), z.unknown()),
+})
+/** What the folder of an evaluation says of it. */
+export type EvaluationRecord = z.output<typeof evaluationRecord>
+
+/** Writes down what an evaluation is, for who looks at its folder. */
+export const writeEvaluationRecord = (folder: string, record: EvaluationRecord): void =>
+  writeTextAtomic(join(folder, 'evaluation.json'), `${JSON.stringify(record, undefined, 2)}\n`)
+
+/** What the evaluation of a folder is; undefined where that is not said, or cannot be read. */
+export function readEvaluationRecord(folder: string): EvaluationRecord | undefined {
+  try {
+    return evaluationRecord.safeParse(JSON.parse(readFileSync(join(folder, 'evaluation.json'), 'utf8'))).data
+  } catch {
+    return undefined // not there, or being written
+  }
+}
 
 /** Throws CONFIG where what an evaluation was begun with, by the file `path`, is not what it is to be continued with. */
 export function checkSame(path: string, began: Record<string, unknown>, now: Record<string, unknown>): void {

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 
 import type { BoxSource } from '../../src/data/boxes.js'
 import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
-import { evaluateDetection, type DetectionOptions, type DetectionResult } from '../../src/eval/detection.js'
+import { evaluateDetection, type DetectionOptions, type DetectionResult, type DetectionTest } from '../../src/eval/detection.js'
 import { batchTensor, type LoadedBatch, pairedBatches, testBatches, trainingBatches } from '../../src/eval/detectionBatches.js'
 import { detectionProtocols, detectionRate, ofLength } from '../../src/eval/detectionProtocols.js'
 import { cocoResults } from '../../src/eval/detections.js'
@@ -74,12 +74,12 @@ test('a detector that is stopped and continued is the one that was not, bit for 
       const straight = await run(source, whole, { style })
       let left = 3
       const stopped = await run(source, parts, { style, interrupted: () => left-- === 0 })
-      assert.equal([stopped.interrupted, stopped.iterations, stopped.detections], [true, 3, undefined])
+      assert.equal([stopped.interrupted, stopped.iterations, stopped.test], [true, 3, undefined])
       const resumed = await run(source, parts, { style, resume: true })
-      assert.equal(resumed.detections, straight.detections)
+      assert.equal(resumed.test!.detections, straight.test!.detections)
       assert.equal(readFileSync(join(parts, 'state.safetensors')), readFileSync(join(whole, 'state.safetensors')))
       assert.ok(rows(whole).every((row) => Object.values(row).every((value) => Number.isFinite(value))))
-      assert.equal(cocoResults(source, straight.detections!).length, straight.detections!.length)
+      assert.equal(cocoResults(source, straight.test!.detections).length, straight.test!.detections.length)
     }
     await rejectsError(
       () => run(source, join(folder, 'mmdet-whole'), { resume: true }),
@@ -88,24 +88,60 @@ test('a detector that is stopped and continued is the one that was not, bit for 
     )
   }))
 
+test('tests on the way and their pictures change no bit of the training; one that was cut off is made up for', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(join(folder, 'data'), 4)
+    const source = openBoxes(join(folder, 'data'), ['train'])
+    const [whole, parts] = [join(folder, 'whole'), join(folder, 'parts')]
+    const tests: DetectionTest[] = []
+    await run(source, whole)
+    const onTest = (test: DetectionTest): void => void tests.push(test)
+    // Cut off in the first test, when the state is there and the test is not logged; after the fourth batch; while statistics are taken.
+    await rejectsError(
+      () => run(source, parts, { testEvery: 2, val: { ...source, items: source.items.map((item) => ({ ...item, width: 1 })) } }),
+      'DATA',
+      /says 1x/,
+    )
+    for (const batches of [2, 6]) {
+      let left = batches
+      const stopped = await run(source, parts, { testEvery: 2, onTest, resume: true, interrupted: () => left-- === 0 })
+      assert.equal([stopped.interrupted, stopped.iterations], [true, batches === 2 ? 4 : 6])
+    }
+    const { test: last } = await run(source, parts, { testEvery: 2, onTest, resume: true })
+    assert.equal(
+      tests.map(({ iteration }) => iteration),
+      [2, 4, 6],
+    )
+    assert.equal(tests.at(-1), last)
+    assert.equal(
+      rows(parts).flatMap((row) => (row.ap50 === undefined ? [] : [row.globalStep])),
+      [2, 4, 6],
+    )
+    assert.equal(readFileSync(join(parts, 'state.safetensors')), readFileSync(join(whole, 'state.safetensors')))
+    assert.equal(
+      tests.map(({ samples }) => samples.map(({ name }) => name)),
+      [2, 4, 6].map(() => source.items.map(({ name }) => name)),
+    )
+  }))
+
 test('it learns drawn rectangles: every part of the loss falls, and the objects of the images are found', () =>
   withFolder(async (folder) => {
     writeBoxTree(join(folder, 'data'), 8)
     const source = openBoxes(join(folder, 'data'), ['train'])
     const long = { ...protocol, ...ofLength(protocol, 150), batchSize: 4, scales: [64], lr: 0.03 }
-    const { voc, detections } = await run(source, join(folder, 'out'), { protocol: long, logEvery: 8 })
+    const { voc, detections } = (await run(source, join(folder, 'out'), { protocol: long, logEvery: 8 })).test!
     const trained = rows(join(folder, 'out')).filter((row) => row.loss !== undefined)
     const mean = (some: typeof trained, key: string): number => some.reduce((sum, row) => sum + row[key]!, 0) / some.length
     for (const key of ['anchorClass', 'regionClass'])
       assert.ok(mean(trained.slice(-4), key) < 0.6 * mean(trained.slice(0, 4), key), `${key}: ${trained.map((row) => row[key]).join(' ')}`)
-    assert.ok(voc!.mean[0]! > 0.5, `AP50 ${voc!.mean[0]} of ${detections!.length} detections`)
+    assert.ok(voc.mean[0]! > 0.5, `AP50 ${voc.mean[0]} of ${detections.length} detections`)
   }))
 
 test('the file of a detector finds what the detector found, and densecl detect draws and lists it', () =>
   withFolder(async (folder) => {
     writeBoxTree(join(folder, 'data'), 4)
     const source = openBoxes(join(folder, 'data'), ['train'])
-    const { detections, samples } = await run(source, join(folder, 'out'))
+    const { detections, samples } = (await run(source, join(folder, 'out'))).test!
     const path = join(folder, 'out', 'detector.safetensors')
     const { model, record } = openDetector(path, (name) => backboneKinds.get(name))
     try {
@@ -118,28 +154,25 @@ test('the file of a detector finds what the detector found, and densecl detect d
         x.dispose()
         assert.equal(
           found!.map((object) => ({ image, ...object })),
-          detections!.filter((each) => each.image === image),
+          detections.filter((each) => each.image === image),
         )
       }
     } finally {
       model.dispose()
       model.backbone.dispose()
     }
-    const picture = boxesPicture(
-      [{ ...samples![0]!, name: '<b>', found: [{ label: 1, box: [1, 2, 11, 22], score: 0.75 }] }],
-      source.classes,
-    )
+    const picture = boxesPicture([{ ...samples[0]!, name: '<b>', found: [{ label: 1, box: [1, 2, 11, 22], score: 0.75 }] }], source.classes)
     assert.match(picture, /&lt;b&gt;/)
     assert.match(picture, new RegExp(`${source.classes[1]} 75 %`))
-    const scale = 240 / samples![0]!.pixels.height
+    const scale = 240 / samples[0]!.pixels.height
     assert.ok(picture.includes(`width="${(10 * scale).toFixed(1)}" height="${(20 * scale).toFixed(1)}"`))
-    assert.is(picture.match(/stroke-dasharray/g)!.length, samples![0]!.truth.length)
+    assert.is(picture.match(/stroke-dasharray/g)!.length, samples[0]!.truth.length)
 
     const image = source.items[0]!.path
     const told = runCli(['detect', image, '--weights', path, '--score', '0.05', '--device', 'cpu', '--out', join(folder, 'seen'), '--json'])
     assert.is(told.code, 0, told.err)
     const { images } = JSON.parse(told.out) as { images: { objects: { class: string; box: number[]; score: number }[] }[] }
-    const own = detections!.filter((each) => each.image === 0)
+    const own = detections.filter((each) => each.image === 0)
     assert.equal(
       images[0]!.objects,
       own.map(({ label, box, score }) => ({ class: source.classes[label]!, box, score })),

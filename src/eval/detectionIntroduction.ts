@@ -1,0 +1,56 @@
+/** What the log of an evaluation by detection says at its start: what is going to happen. */
+import type { BoxSource } from '../data/boxes.js'
+import { detectionStyles } from '../detection/styles.js'
+import type { Backbone } from '../nn/backbone.js'
+import { native } from '../tensor/native.js'
+import { largest, smallest } from '../tensor/numbers.js'
+import type { DetectionOptions } from './detection.js'
+import { trainable } from './detectionBatches.js'
+import { detectionProtocols, preciseBatchesOf, publishedAnchors } from './detectionProtocols.js'
+
+const mostNames = 8
+
+/** The lines before the first iteration, or before iteration `position` goes on. */
+export function introduction(backbone: Backbone, options: DetectionOptions, position: number): string[] {
+  const { protocol, style: name, train, val, anchors = publishedAnchors.sizes, testEvery = 0 } = options
+  const { dataName = 'images', weightsName = 'given weights', imagesAtOnce = protocol.batchSize } = options
+  const style = detectionStyles[name]
+  const { iterations, batchSize, lr, warmup, steps, scales, testScale, longest } = protocol
+  const published = detectionProtocols['voc0712-c4']!.batchSize
+  const usable = train.items.filter((item) => trainable(item, train.layout, style).length > 0).length
+  const left = train.items.length - usable
+  const classes = `${train.classes.slice(0, mostNames).join(', ')}${train.classes.length > mostNames ? ', ...' : ''}`
+  const seen = Math.min(batchSize, imagesAtOnce)
+  const parts = Math.ceil(batchSize / imagesAtOnce)
+  const precise = preciseBatchesOf(style.preciseBatches, iterations)
+  return [
+    `data    ${dataName}: ${counted(train)} to train on, ${counted(val)} to test on`,
+    `        ${train.classes.length} class${train.classes.length === 1 ? '' : 'es'}: ${classes}`,
+    ...(left > 0 ? [`        ${left} training images without an object to train on are left out`] : []),
+    `model   Faster R-CNN C4 on ${backbone.description}, from ${weightsName}`,
+    `style   ${name}: difficult objects ${style.difficult ? 'are' : 'are not'} trained on; anchors of ${anchors.join(', ')} px`,
+    `images  short side ${range(scales)} px, in tests ${testScale}, long side at most ${longest}`,
+    `rate    ${lr.toPrecision(3)} after ${warmup} iterations of warm-up, ` +
+      `${steps.map((step, i) => `1/${10 ** (i + 1)} of it from ${step}`).join(', ')}, ${iterations} in all ` +
+      `(${((iterations * batchSize) / Math.max(1, usable)).toFixed(1)} epochs)`,
+    `batch   ${batchSize} images${batchSize === published ? '' : ` (published: ${published})`}`,
+    ...(parts > 1
+      ? [`        ${imagesAtOnce} at once: gradients are summed over ${parts} parts, batch norms see ${imagesAtOnce} images`]
+      : []),
+    ...(seen < published
+      ? [`warning batch norms see ${seen} images at a time, not ${published}: for small batches 51.2 AP is reported instead of 56.5`]
+      : []),
+    `norms   ${precise === 0 ? 'running statistics in tests' : `statistics of ${precise} batches after the last iteration`}`,
+    `test    ${testEvery === 0 ? '' : `every ${testEvery} iterations and `}at the end`,
+    `device  ${backbone.device}, ${native.describeDevice(backbone.device)}`,
+    ...(position > 0 ? [`resume  at iteration ${position}`] : []),
+  ]
+}
+
+const counted = ({ items }: BoxSource): string =>
+  `${items.length} images with ${items.reduce((sum, { objects }) => sum + objects.length, 0)} objects`
+
+function range(scales: readonly number[]): string {
+  const [least, most] = [smallest(scales), largest(scales)]
+  return least === most ? String(least) : `${least} to ${most}`
+}
