@@ -150,6 +150,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
             dataName: flags.data,
             weightsName: flags.init === 'weights' ? weights : 'random weights',
             onTest: async ({ iteration, samples }) => {
+              if (iteration === protocol.iterations) return
               makeFolder(picturesOfEvaluation(out))
               const some = samples.filter((_, i) => i % Math.ceil(samples.length / picturedOnTheWay) === 0)
               await writePicture(pictureAt(out, iteration), boxesPicture(some, val.classes))

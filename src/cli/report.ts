@@ -10,7 +10,7 @@ export const register: Register = (program, done) => {
   program
     .command('report')
     .description('write the report of a run, or of several beside each other, as one self-contained HTML page')
-    .argument('<runs...>', 'run folders of pretrain')
+    .argument('<runs...>', 'folders of runs, of results (eval --out) or of one evaluation')
     .option('--out <file>', 'default: report.html in the first folder')
     .option('--json', 'print JSON')
     .addHelpText(
@@ -22,7 +22,7 @@ export const register: Register = (program, done) => {
         paths.map(
           async (path) =>
             (await viewRun(path)) ??
-            fail('RUN', `report: ${path} holds no run: expected config.yaml or metrics.jsonl, as pretrain writes them`),
+            fail('RUN', `report: ${path} holds no run: expected config.yaml or metrics.jsonl, as pretrain writes them, or results of eval`),
         ),
       )
       const out = flags.out ?? join(paths[0]!, 'report.html')

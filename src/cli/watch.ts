@@ -5,7 +5,7 @@ export const register: Register = (program, done) => {
   program
     .command('watch')
     .description('serve the report of runs as a live page on this machine')
-    .argument('<runs...>', 'run folders, which need not be there yet; several are compared')
+    .argument('<runs...>', 'folders of runs, results or evaluations, which need not be there yet; several are compared')
     .option('--port <number>', '0 takes a free one', '6360')
     .addHelpText('after', examples([['densecl watch runs/photos runs/photos-moco', 'open the address that is printed; Ctrl-C ends it']]))
     .action(async (runs: string[], flags: { port: string }) => {

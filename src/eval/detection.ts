@@ -307,9 +307,12 @@ class DetectionRun {
   }
 }
 
+/** Most objects that a picture shows of an image. */
+const mostShown = 10
+
 /** What a picture shows of an image: what is more likely there than not, or else the best. */
 function shown(detections: readonly Detection[], image: number): Detection[] {
   const own = detections.filter((each) => each.image === image)
   const likely = own.filter(({ score }) => score >= 0.5)
-  return likely.length > 0 ? likely : own.slice(0, 1)
+  return likely.length > 0 ? likely.slice(0, mostShown) : own.slice(0, 1)
 }

@@ -15,38 +15,67 @@ export interface BoxPicture {
 
 const height = 240
 const gap = 8
+/** Pixels below an image for its name. */
+const foot = 22
+/** Rows are not wider, unless one image is. */
+const mostAcross = 1480
 
-/** The images in rows of `columns`: found boxes in the colours of their classes with name and probability, true ones dashed and white. */
-export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly string[], columns = 4): string {
-  const widths = pictures.map(({ pixels }) => Math.round((height * pixels.width) / pixels.height))
-  const cell = largest([80, ...widths])
-  const drawn = pictures.map((picture, i) => {
+/**
+ * The images in rows, as many as there is room for: found boxes in the colours of their classes with name and probability, true ones
+ * dashed and white.
+ */
+export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly string[]): string {
+  let [x, y, across] = [0, 0, 0]
+  const drawn = pictures.map((picture) => {
     const scale = height / picture.pixels.height
-    const [x, y] = [(i % columns) * (cell + gap), Math.floor(i / columns) * (height + gap + 18)]
-    const rect = ([x1, y1, x2, y2]: Box, style: string): string =>
-      `<rect x="${(x1 * scale).toFixed(1)}" y="${(y1 * scale).toFixed(1)}" width="${((x2 - x1) * scale).toFixed(1)}" ` +
-      `height="${((y2 - y1) * scale).toFixed(1)}" fill="none" ${style}/>`
-    const truth = (picture.truth ?? []).map(({ box }) => rect(box, 'stroke="#fff" stroke-width="2" stroke-dasharray="5 4"'))
-    const found = picture.found.map(({ label, box, score }) => {
-      // Class 0 of masks is the background, and black.
-      const colour = `rgb(${classColour(label + 1).join()})`
-      const [left, top] = [box[0] * scale, Math.max(11, box[1] * scale - 3)]
-      const text = `${escapeXml(classes[label] ?? String(label))} ${(100 * score).toFixed(0)} %`
-      return (
-        rect(box, `stroke="${colour}" stroke-width="2"`) +
-        `<text x="${left.toFixed(1)}" y="${top.toFixed(1)}" fill="${colour}" stroke="#000" stroke-width="2.5" paint-order="stroke">` +
-        `${text}</text>`
-      )
-    })
-    const { data, width, height: rows } = picture.pixels
-    const image = `<image width="${widths[i]!}" height="${height}" href="${pngUrl(data, width, rows)}"/>`
-    const name = `<text x="0" y="${height + 14}">${escapeXml(picture.name)}</text>`
-    return `<g transform="translate(${x} ${y})">${image}${truth.join('')}${found.join('')}${name}</g>`
+    const width = Math.round(scale * picture.pixels.width)
+    if (x > 0 && x + width > mostAcross) [x, y] = [0, y + height + foot]
+    const place = `translate(${x} ${y})`
+    x += width + gap
+    across = Math.max(across, x - gap)
+    return `<g transform="${place}">${drawImage(picture, classes, scale, width)}</g>`
   })
-  const across = Math.min(columns, Math.max(1, pictures.length)) * (cell + gap)
-  const down = Math.ceil(pictures.length / columns) * (height + gap + 18)
+  const legend = pictures.some(({ truth }) => truth !== undefined)
+    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">dashed: what is there</text>`
+    : ''
+  const [width, down] = [Math.max(across, 160), y + height + foot + (legend === '' ? 0 : foot)]
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${across}" height="${down}" font-family="sans-serif" font-size="12">` +
-    `<rect width="100%" height="100%" fill="#fff"/>${drawn.join('')}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${down}" font-family="sans-serif" font-size="12">` +
+    `<rect width="100%" height="100%" fill="#fff"/>${drawn.join('')}${legend}</svg>\n`
   )
+}
+
+function drawImage({ name, pixels, truth = [], found }: BoxPicture, classes: readonly string[], scale: number, width: number): string {
+  const rect = ([x1, y1, x2, y2]: Box, style: string): string =>
+    `<rect x="${(x1 * scale).toFixed(1)}" y="${(y1 * scale).toFixed(1)}" width="${((x2 - x1) * scale).toFixed(1)}" ` +
+    `height="${((y2 - y1) * scale).toFixed(1)}" fill="none" ${style}/>`
+  // White on a dark line is seen on any image.
+  const there = truth.map(
+    ({ box }) =>
+      rect(box, 'stroke="#000" stroke-width="3" stroke-opacity="0.5"') +
+      rect(box, 'stroke="#fff" stroke-width="1.5" stroke-dasharray="5 4"'),
+  )
+  // The best last: its name is on top.
+  const seen = [...found].reverse().map(({ label, box, score }) => {
+    // Class 0 of masks is the background, and black.
+    const colour = `rgb(${brightened(classColour(label + 1)).join()})`
+    const words = `${escapeXml(classes[label] ?? String(label))} ${(100 * score).toFixed(0)} %`
+    const across = 7 * words.length + 4
+    const [left, top] = [Math.max(0, Math.min(box[0] * scale, width - across)), Math.max(0, box[1] * scale - 15)]
+    return (
+      rect(box, `stroke="#000" stroke-width="3.5" stroke-opacity="0.5"`) +
+      rect(box, `stroke="${colour}" stroke-width="2"`) +
+      `<rect x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${across}" height="15" fill="${colour}" fill-opacity="0.8"/>` +
+      `<text x="${(left + 2).toFixed(1)}" y="${(top + 12).toFixed(1)}">${words}</text>`
+    )
+  })
+  const image = `<image width="${width}" height="${height}" href="${pngUrl(pixels.data, pixels.width, pixels.height)}"/>`
+  const clip = `<svg width="${width}" height="${height}">${image}${there.join('')}${seen.join('')}</svg>`
+  return `${clip}<text x="0" y="${height + 14}">${escapeXml(name)}</text>`
+}
+
+/** A colour of VOC's, which may be a dark one, as bright as it gets. */
+function brightened(colour: readonly [number, number, number]): number[] {
+  const most = largest([1, ...colour])
+  return colour.map((value) => Math.round(80 + (175 * value) / most))
 }

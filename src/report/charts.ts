@@ -18,17 +18,66 @@ const pace: readonly Chart[] = [
   { title: 'Waiting for data', yLabel: '% of the time', curves: [{ name: 'wait', key: 'waitShare', scale: 100 }] },
 ]
 
+const numbersOfRow = (rows: readonly Metrics[], end: string): string[] => [
+  ...new Set(rows.flatMap((row) => Object.keys(row).filter((key) => key.endsWith(end)))),
+]
+
+/** The charts of an evaluation by its kind and the rows of its log. */
+const evaluationKinds: Record<string, (rows: readonly Metrics[]) => Chart[]> = {
+  detection: () => [
+    {
+      title: 'Loss',
+      yLabel: 'loss',
+      curves: [
+        { name: 'all', key: 'loss' },
+        { name: 'anchors', key: 'anchorClass' },
+        { name: 'anchor boxes', key: 'anchorBox' },
+        { name: 'regions', key: 'regionClass' },
+        { name: 'region boxes', key: 'regionBox' },
+      ],
+    },
+    {
+      title: 'Average precision',
+      yLabel: '%',
+      curves: [
+        { name: 'AP50', key: 'ap50', scale: 100 },
+        { name: 'COCO AP', key: 'cocoAp', scale: 100 },
+      ],
+    },
+  ],
+  segmentation: () => [
+    {
+      title: 'Loss',
+      yLabel: 'loss',
+      curves: [
+        { name: 'all', key: 'loss' },
+        { name: 'head', key: 'lossMain' },
+        { name: 'auxiliary', key: 'lossAuxiliary' },
+      ],
+    },
+    { title: 'Mean IoU', yLabel: '%', curves: [{ name: 'mean IoU', key: 'meanIou', scale: 100 }] },
+  ],
+  linear: (rows) => [
+    loss,
+    {
+      title: 'Accuracy',
+      yLabel: 'top-1, %',
+      curves: numbersOfRow(rows, 'Top1').map((key) => ({ name: key.slice(0, -'Top1'.length), key, scale: 100 })),
+    },
+  ],
+}
+
 /** The charts of a run: those of its method, of which the first is the loss, and those that every run has. */
 function chartsOf({ method }: RunView): Chart[] {
   const [first = loss, ...others] = method?.charts ?? []
   return [first, knn, ...others, ...pace]
 }
 
-/** Rows of a curve by epoch; long ones as means of stretches. */
-export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1): { x: number; y: number }[] {
+/** Rows of a curve by epoch, or by what `by` is; long ones as means of stretches. */
+export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1, by = 'epoch'): { x: number; y: number }[] {
   const rows = metrics
     .filter((row) => row[key] !== undefined)
-    .map((row) => ({ x: row.epoch!, y: row[key] === null ? NaN : row[key]! * scale }))
+    .map((row) => ({ x: row[by]!, y: row[key] === null ? NaN : row[key]! * scale }))
   if (rows.length <= points) return rows
   const each = rows.length / points
   return Array.from({ length: points }, (_, i) => {
@@ -38,22 +87,49 @@ export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1)
   })
 }
 
+/** What curves are drawn of. */
+interface Drawn {
+  name: string
+  charts: readonly Chart[]
+  metrics: readonly Metrics[]
+  config: Readonly<Record<string, unknown>>
+}
+
+/** SVGs of all charts of runs that have something to show, by epoch. */
+export const runCharts = (runs: readonly RunView[]): string[] =>
+  drawn(
+    runs.map((run) => ({ ...run, charts: chartsOf(run) })),
+    { key: 'epoch', label: 'epoch' },
+  )
+
+/** SVGs of all charts of evaluations of a kind that have something to show, by what they count. */
+export function evaluationCharts(
+  kind: string,
+  unit: string,
+  evaluations: readonly { name: string; metrics: readonly Metrics[] }[],
+): string[] {
+  const charts = evaluationKinds[kind] ?? ((): Chart[] => [loss])
+  return drawn(
+    evaluations.map(({ name, metrics }) => ({ name, metrics, config: {}, charts: [...charts(metrics), ...pace] })),
+    { key: 'globalStep', label: unit },
+  )
+}
+
 /**
- * SVGs of all charts that have something to show. With several runs each has one colour, charts of one title are one, and the first
+ * SVGs of all charts that have something to show. With several of `all` each has one colour, charts of one title are one, and the first
  * curve of a chart stands for it.
  */
-export function runCharts(runs: readonly RunView[]): string[] {
-  const all = runs.map((run) => ({ run, charts: chartsOf(run) }))
+function drawn(all: readonly Drawn[], x: { key: string; label: string }): string[] {
   const titles = [...new Set(all.flatMap(({ charts }) => charts.map(({ title }) => title)))]
   return titles.flatMap((title) => {
-    const parts = all.map(({ run, charts }) => ({ run, chart: charts.find((chart) => chart.title === title) }))
-    const series = parts.flatMap(({ run, chart }, r) =>
+    const parts = all.map((own) => ({ own, chart: own.charts.find((chart) => chart.title === title) }))
+    const series = parts.flatMap(({ own, chart }, r) =>
       (chart?.curves ?? [])
-        .slice(0, runs.length === 1 ? undefined : 1)
+        .slice(0, all.length === 1 ? undefined : 1)
         .map(({ name, key, scale }, c): Series => ({
-          name: runs.length === 1 ? name : run.name,
-          colour: colours[(runs.length === 1 ? c : r) % colours.length]!,
-          points: curvePoints(run.metrics, key, scale),
+          name: all.length === 1 ? name : own.name,
+          colour: colours[(all.length === 1 ? c : r) % colours.length]!,
+          points: curvePoints(own.metrics, key, scale, x.key),
         })),
     )
     if (series.every(({ points: line }) => line.length === 0)) return []
@@ -61,12 +137,12 @@ export function runCharts(runs: readonly RunView[]): string[] {
     return [
       linePlot(series, {
         title,
-        xLabel: 'epoch',
+        xLabel: x.label,
         yLabel,
         width: 480,
         height: 280,
         colours: onPage,
-        ...(levels === undefined || runs.length > 1 ? {} : { levels: levels(runs[0]!.config) }),
+        ...(levels === undefined || all.length > 1 ? {} : { levels: levels(all[0]!.config) }),
       }),
     ]
   })

@@ -3,14 +3,14 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { extname } from 'node:path'
 
-import { tableCells } from '../run/results.js'
 import { optionsOf } from '../methods/index.js'
 import { commonOptions } from '../run/config.js'
 import { defaultsOf } from '../run/options.js'
 import { duration } from '../run/runLog.js'
 import { runCharts } from './charts.js'
-import { moments, picturesOf, type RunView } from './runView.js'
-import { escapeXml } from './svg.js'
+import { evaluationSections } from './evaluations.js'
+import { cells, type EmbedPicture, factList, figure, fixed, grid, plain, row, tableCard, text } from './html.js'
+import { few, picturesOf, type RunView } from './runView.js'
 
 const styles = `
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #667085; --line: #e4e7ec; --accent: #2563eb }
@@ -22,6 +22,7 @@ body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 sys
 main { max-width: 1520px; margin: 0 auto; padding: 24px; overflow-wrap: anywhere }
 h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 32px 0 12px } h3 { font-size: 15px; margin: 0 0 8px }
 .muted { color: var(--muted) } .state { color: var(--accent); font-weight: 600 }
+.facts + .grid, .muted + .grid { margin-top: 16px }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 16px }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow-x: auto }
 .card svg { width: 100%; height: auto; display: block } .card img { max-width: 100%; height: auto; display: block }
@@ -40,14 +41,6 @@ ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
 .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
 `
 
-const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
-const grid = (...parts: string[]): string => `<div class="grid">${parts.join('')}</div>`
-const cells = (values: readonly unknown[], tag: 'td' | 'th'): string => values.map((value) => `<${tag}>${text(value)}</${tag}>`).join('')
-const row = (values: readonly unknown[], tag: 'td' | 'th' = 'td'): string => `<tr>${cells(values, tag)}</tr>`
-
-/** A picture of a run as a part of the page. */
-type EmbedPicture = (path: string) => string
-
 /** The pictures of runs as data URLs: as JPEGs where sharp is installed, a tenth of the bytes. */
 export async function embedPictures(runs: readonly RunView[]): Promise<EmbedPicture> {
   const urls = new Map<string, string>()
@@ -65,12 +58,6 @@ async function dataUrl(path: string): Promise<string> {
     return `data:image/${extname(path) === '.svg' ? 'svg+xml' : 'png'};base64,${bytes.toString('base64')}`
   }
 }
-
-const figure = (caption: string, path: string, embed: EmbedPicture, style = 'card'): string =>
-  `<figure class="${style}"><figcaption>${text(caption)}</figcaption><img alt="${text(caption)}" src="${embed(path)}"></figure>`
-
-/** A number of a row, which may lack it. */
-const fixed = (value: number | undefined, digits: number): string => (Number.isFinite(value) ? value!.toFixed(digits) : '-')
 
 function facts(run: RunView): string {
   const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
@@ -95,7 +82,7 @@ function facts(run: RunView): string {
           ],
         ] as [string, string][])),
   ]
-  return `<div class="facts">${items.map(([name, value]) => `<div><b>${text(value)}</b><span>${text(name)}</span></div>`).join('')}</div>`
+  return factList(items)
 }
 
 function leftOf({ metrics, config }: RunView): string {
@@ -123,7 +110,7 @@ function heading(run: RunView): string {
 }
 
 function pictures(run: RunView, embed: EmbedPicture): string {
-  const shown = moments(run)
+  const shown = few(run.epochs)
   const section = (title: string, figures: string[]): string => (figures.length === 0 ? '' : `<h2>${title}</h2>${grid(...figures)}`)
   const at = (epoch: number): string => (epoch === 0 ? 'before training' : `epoch ${epoch}`)
   return [
@@ -139,30 +126,18 @@ function pictures(run: RunView, embed: EmbedPicture): string {
       'Dense features as colours (first three principal components)',
       shown.flatMap(({ epoch, colours }) => (colours === undefined ? [] : [figure(at(epoch), colours, embed)])),
     ),
-    section(
-      'Segmentation',
-      run.samples.map(({ name, path }) => figure(name, path, embed)),
-    ),
   ].join('')
 }
 
-function evaluations(run: RunView): string {
-  if (run.tables.length === 0) return ''
-  const tables = run.tables.map(({ table, date }) => {
-    const [head, ...rows] = tableCells(table)
-    const lines = [row(head!, 'th'), ...rows.map((values) => row(values))]
-    const notes = [...table.notes, `${date.slice(0, 16).replace('T', ' ')} UTC`].map((note) => `<li>${text(note)}</li>`)
-    return `<div class="card"><h3>${text(table.title)}</h3><table>${lines.join('')}</table><ul>${notes.join('')}</ul></div>`
-  })
-  return `<h2>Evaluation</h2>${grid(...tables)}`
+/** Tables of evaluations that have nothing else to show. */
+function tables(run: RunView): string {
+  const own = run.tables.filter(({ name }) => !run.evaluations.some((evaluation) => evaluation.name === name))
+  return own.length === 0 ? '' : `<h2>Evaluation</h2>${grid(...own.map(tableCard))}`
 }
-
-/** A map as JSON; other values as they are. */
-const plain = (value: unknown): unknown =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) ? JSON.stringify(value) : value
 
 /** Options of all runs; those that are not the default, or differ between runs, stand out. */
 function configuration(runs: readonly RunView[]): string {
+  if (runs.length === 0) return ''
   const keys = [...new Set(runs.flatMap(({ config }) => Object.keys(config)))]
   const tables = runs.map(({ method }) => Object.entries(defaultsOf(method === undefined ? commonOptions : optionsOf(method))))
   const defaults: Record<string, unknown> = Object.fromEntries(tables.flat())
@@ -186,12 +161,21 @@ function configuration(runs: readonly RunView[]): string {
 export function pageBody(runs: readonly RunView[], waiting: readonly string[], embed: EmbedPicture): string {
   const waits = waiting.map((path) => `<p class="muted">waiting for a run in ${text(path)}</p>`).join('')
   if (runs.length === 0) return waits
-  const charts = runCharts(runs).map((svg) => `<div class="card">${svg}</div>`)
-  const headings = runs.map(heading).join('<hr>')
-  const details = runs
-    .map((run) => `${runs.length > 1 ? `<h2>${text(run.name)}</h2>` : ''}${pictures(run, embed)}${evaluations(run)}`)
-    .join('')
-  return `${waits}${headings}<h2>Curves</h2>${grid(...charts)}${details}${configuration(runs)}`
+  const trained = runs.filter(({ pretrained }) => pretrained)
+  const charts = runCharts(trained).map((svg) => `<div class="card">${svg}</div>`)
+  const curves = charts.length === 0 ? '' : `<h2>Curves</h2>${grid(...charts)}`
+  const details = runs.map((run) => {
+    const own = `${pictures(run, embed)}${tables(run)}`
+    return runs.length > 1 && own !== '' ? `<h2>${text(run.name)}</h2>${own}` : own
+  })
+  return [
+    waits,
+    runs.map((run) => (run.pretrained ? heading(run) : `<h1>${text(run.name)}</h1>`)).join('<hr>'),
+    curves,
+    ...details,
+    evaluationSections(runs, embed),
+    configuration(trained),
+  ].join('')
 }
 
 const sha256 = (content: string): string => `'sha256-${createHash('sha256').update(content).digest('base64')}'`

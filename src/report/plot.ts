@@ -82,6 +82,10 @@ export function linePlot(
     )
     parts.push(text(width - margin.right - 4, py(y) - 5, name, `text-anchor="end" fill="${colours.muted}"`))
   }
+  const legend = legendPlaces(
+    series.map(({ name }) => name),
+    width - margin.left - margin.right,
+  )
   series.forEach(({ name, colour, points: line }, i) => {
     let path = ''
     let drawing = false
@@ -92,10 +96,7 @@ export function linePlot(
     parts.push(`<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`)
     for (const { x, y } of line.length <= 40 ? line : [])
       if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
-    // Below the title, as many beside each other as there is room for.
-    const each = (width - margin.left - margin.right) / series.length
-    const left = margin.left + each * i
-    const most = Math.max(4, Math.floor((each - 26) / 6.5))
+    const [left, most] = legend[i]!
     parts.push(
       `<line x1="${left.toFixed(1)}" x2="${(left + 16).toFixed(1)}" y1="34" y2="34" stroke="${colour}" stroke-width="3"/>`,
       text(left + 20, 38, name.length > most ? `${name.slice(0, most - 1)}…` : name, 'font-size="11"'),
@@ -105,4 +106,19 @@ export function linePlot(
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" ` +
     `font-family="sans-serif" font-size="12" fill="${colours.ink}">${parts.join('')}</svg>\n`
   )
+}
+
+/** Where each name stands below the title, and of how many letters: beside each other as they are, or cut to shares of the room. */
+function legendPlaces(names: readonly string[], room: number): [left: number, most: number][] {
+  const [letter, line] = [6, 28]
+  const widths = names.map((name) => letter * name.length + line)
+  const total = widths.reduce((sum, width) => sum + width, 0)
+  const each = room / names.length
+  let left = margin.left
+  return names.map((name, i) => {
+    const place: [number, number] =
+      total <= room ? [left, name.length] : [margin.left + each * i, Math.max(4, Math.floor((each - 26) / 6.5))]
+    left += widths[i]!
+    return place
+  })
 }

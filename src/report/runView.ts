@@ -1,6 +1,6 @@
 /** What a run folder holds, as a report shows it: read anew each time, complete or not. */
 import { existsSync, readFileSync } from 'node:fs'
-import { basename, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 
 import { parse } from 'yaml'
 import { z } from 'zod'
@@ -8,7 +8,7 @@ import { z } from 'zod'
 import { isFile, namesIn } from '../files/look.js'
 import { findMethod } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
-import { type EvaluationTable, savedTables } from '../run/results.js'
+import { type EvaluationRecord, type EvaluationTable, picturesOfEvaluation, readEvaluationRecord, savedTables } from '../run/results.js'
 import { files } from '../run/runFolder.js'
 import { type Metrics, readMetrics } from '../run/runLog.js'
 
@@ -16,6 +16,8 @@ export interface RunView {
   /** The path as it was asked for, and the last part of it. */
   path: string
   name: string
+  /** Whether it is a run of pretrain, and no folder of evaluations alone. */
+  pretrained: boolean
   config: Record<string, unknown>
   /** The method of the run, where it is known. */
   method?: Method
@@ -25,12 +27,25 @@ export interface RunView {
   metrics: Metrics[]
   /** Written at the end. */
   finished: boolean
+  /** Results of evaluations, by name. */
   tables: { name: string; date: string; table: EvaluationTable }[]
   /** Paths of pictures: of the augmentation, and by epoch. */
   augmentation?: string
   epochs: { epoch: number; matches?: string; colours?: string }[]
-  /** Tables of evaluations, by name. */
-  samples: { name: string; path: string }[]
+  /** Evaluations with a folder of their own. */
+  evaluations: EvaluationView[]
+}
+
+/** What the folder of an evaluation holds. */
+export interface EvaluationView {
+  name: string
+  record?: EvaluationRecord
+  metrics: Metrics[]
+  /** Its result, when there is one. */
+  result?: RunView['tables'][number]
+  /** Paths of pictures: of the result, and on the way by position. */
+  samples?: string
+  pictures: { at: number; path: string }[]
 }
 
 const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
@@ -64,10 +79,17 @@ function metricsOf(path: string, problems: string[]): Metrics[] {
   }
 }
 
-/** Undefined while there is no run in the folder. What cannot be read is left out of it. */
+/**
+ * What is in the folder of a run, of results, or of one evaluation; undefined while there is none of these. What cannot be read is left
+ * out.
+ */
 export async function viewRun(path: string): Promise<RunView | undefined> {
   const at = files(path)
-  if (!existsSync(at.config) && !existsSync(at.metrics)) return undefined
+  if (readEvaluationRecord(path) !== undefined) return viewResults(path, dirname(resolve(path)), [basename(resolve(path))])
+  if (!existsSync(at.config) && !existsSync(at.metrics)) {
+    const names = evaluationsIn(path)
+    return names.length === 0 && savedTables(path).length === 0 ? undefined : viewResults(path, path, names)
+  }
   const pictures = namesIn(at.pictures).filter((name) => isFile(join(at.pictures, name)))
   const picture = (name: string): string | undefined =>
     ['png', 'svg']
@@ -82,6 +104,7 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
   return {
     path,
     name: basename(resolve(path)),
+    pretrained: true,
     config,
     ...(method === undefined ? {} : { method }),
     problems,
@@ -94,31 +117,70 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
       const [matches, colours] = ['matches', 'colours'].map((kind) => picture(`epoch_${epoch}-${kind}`))
       return { epoch: Number(epoch), ...(matches === undefined ? {} : { matches }), ...(colours === undefined ? {} : { colours }) }
     }),
-    samples: samplesOf(at.evaluations),
+    evaluations: evaluationsIn(at.evaluations).map((name) => viewEvaluation(at.evaluations, name)),
   }
 }
 
-function samplesOf(folder: string): { name: string; path: string }[] {
-  return namesIn(folder).flatMap((name) => {
-    const path = ['png', 'svg'].map((extension) => join(folder, name, `samples.${extension}`)).find(isFile)
-    return path === undefined ? [] : [{ name, path }]
-  })
+/** Evaluations `names` of a folder of results, without a run. */
+function viewResults(path: string, folder: string, names: readonly string[]): RunView {
+  return {
+    path,
+    name: basename(resolve(path)),
+    pretrained: false,
+    config: {},
+    problems: [],
+    environment: {},
+    metrics: [],
+    finished: true,
+    tables: resolve(path) === resolve(folder) ? savedTables(folder) : [],
+    epochs: [],
+    evaluations: names.map((name) => viewEvaluation(folder, name)),
+  }
+}
+
+/** Names of evaluations that have a folder in a folder of results. */
+const evaluationsIn = (folder: string): string[] =>
+  namesIn(folder)
+    .filter((name) => isFile(join(folder, name, 'evaluation.json')) || sampleOf(join(folder, name)) !== undefined)
+    .sort()
+
+const sampleOf = (folder: string): string | undefined =>
+  ['png', 'svg'].map((extension) => join(folder, `samples.${extension}`)).find(isFile)
+
+function viewEvaluation(results: string, name: string): EvaluationView {
+  const folder = join(results, name)
+  const [record, samples] = [readEvaluationRecord(folder), sampleOf(folder)]
+  const result = savedTables(results).find((table) => table.name === name)
+  const pictures = new Map<number, string>()
+  for (const extension of ['svg', 'png'])
+    for (const file of namesIn(picturesOfEvaluation(folder)).sort()) {
+      const [, position] = new RegExp(`^at_(\\d+)\\.${extension}$`).exec(file) ?? []
+      if (position !== undefined) pictures.set(Number(position), join(picturesOfEvaluation(folder), file))
+    }
+  return {
+    name,
+    ...(record === undefined ? {} : { record }),
+    metrics: metricsOf(join(folder, 'metrics.jsonl'), []),
+    ...(result === undefined ? {} : { result }),
+    ...(samples === undefined ? {} : { samples }),
+    pictures: [...pictures].map(([position, path]) => ({ at: position, path })).sort((a, b) => a.at - b.at),
+  }
 }
 
 const mostMoments = 6
 
-/** Few of the epochs with pictures: the first, the last, and some between. */
-export function moments({ epochs }: RunView): RunView['epochs'] {
-  if (epochs.length <= mostMoments) return epochs
-  return Array.from({ length: mostMoments }, (_, i) => epochs[Math.round((i * (epochs.length - 1)) / (mostMoments - 1))]!)
-}
+/** Few of a list: the first, the last, and some between. */
+export const few = <T>(all: readonly T[]): T[] =>
+  all.length <= mostMoments
+    ? [...all]
+    : Array.from({ length: mostMoments }, (_, i) => all[Math.round((i * (all.length - 1)) / (mostMoments - 1))]!)
 
 /** The pictures of a page. */
 export function picturesOf(run: RunView): string[] {
   const paths = [
     run.augmentation,
-    ...moments(run).flatMap(({ matches, colours }) => [matches, colours]),
-    ...run.samples.map(({ path }) => path),
+    ...few(run.epochs).flatMap(({ matches, colours }) => [matches, colours]),
+    ...run.evaluations.flatMap(({ samples, pictures }) => [samples, ...few(pictures).map(({ path }) => path)]),
   ]
   return paths.filter((path) => path !== undefined)
 }

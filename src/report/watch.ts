@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { extname, join } from 'node:path'
+import { extname, join, resolve } from 'node:path'
 
 import { namesIn, statAt } from '../files/look.js'
 import { fail } from '../tensor/errors.js'
@@ -43,7 +43,14 @@ function stamp(runs: readonly string[]): string {
     const { config, metrics, report, pictures, evaluations } = files(run)
     for (const path of [config, metrics, report]) look(path, 0)
     look(pictures, 1)
-    look(evaluations, 2)
+    look(evaluations, 3)
+    // A folder of results, or of one evaluation, whose table lies beside it.
+    if (statAt(config) === undefined)
+      for (const [path, depth] of [
+        [run, 3],
+        [`${resolve(run)}.json`, 0],
+      ] as const)
+        look(path, depth)
   }
   return hash.digest('hex')
 }

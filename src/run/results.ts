@@ -53,6 +53,7 @@ export function claimEvaluation(
       fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     }
     for (const name of readdirSync(folder).filter((file) => ofEvaluation.test(file))) rmSync(join(folder, name), { recursive: true })
+    rmSync(`${folder}.json`, { force: true })
   }
   removeLeftovers(folder)
   return lock

@@ -150,6 +150,92 @@ test('a run that has just begun, has broken lines or numbers that are none, and 
   })
 })
 
+/** A folder of results as eval detection leaves it, with the table when it has one. */
+function writeDetection(results: string, iterations: number, done: number): string {
+  const folder = join(results, 'detection-voc0712-c4')
+  mkdirSync(join(folder, 'pictures'), { recursive: true })
+  const began = { iterations, batchSize: 4, style: 'detectron2', classes: ['<b>raccoon'] }
+  writeFileSync(join(folder, 'evaluation.json'), JSON.stringify({ kind: 'detection', unit: 'iteration', began }))
+  const lines = Array.from({ length: done }, (_, i) => {
+    const row = {
+      globalStep: i + 1,
+      loss: 2,
+      anchorClass: 0.7,
+      anchorBox: 0.1,
+      regionClass: 1,
+      regionBox: 0.2,
+      lr: 0.01,
+      imagesPerSecond: 8,
+    }
+    return `${JSON.stringify(row)}\n${i % 2 === 1 ? `${JSON.stringify({ globalStep: i + 1, ap50: 0.4321, cocoAp: 0.2 })}\n` : ''}`
+  })
+  writeFileSync(join(folder, 'metrics.jsonl'), lines.join(''))
+  for (const name of ['pictures/at_000002.svg', 'pictures/at_000004.svg', 'samples.svg'])
+    writeFileSync(join(folder, name), '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>')
+  return folder
+}
+
+test('a detection is shown by itself, among results and in its run, on its way and at its end', async () => {
+  await withFolder(async (folder) => {
+    const run = writeRun(join(folder, 'run'), 2)
+    const results = join(run, 'eval')
+    const own = writeDetection(results, 10, 4)
+    for (const path of [own, results, run]) {
+      const view = (await viewRun(path))!
+      assert.is(view.pretrained, path === run)
+      const body = pageBody([view], [], await embedPictures([view]))
+      for (const part of [
+        'not finished',
+        '4 of 10',
+        '43.21 %',
+        '3s',
+        'anchor boxes',
+        'regions',
+        'Average precision',
+        'Throughput',
+        '&lt;b&gt;raccoon',
+      ])
+        assert.match(body, part)
+      for (const part of ['<b>raccoon', 'NaN', 'undefined']) assert.not.match(body, part)
+      assert.is(body.match(/<img /g)!.length, 3)
+      assert.is(body.includes('Environment'), path === run)
+    }
+    const table = { title: 'Detection in %', columns: ['class', 'AP50'], rows: [['raccoon', '98.76']], notes: [] }
+    saveResult(results, 'detection-voc0712-c4', table, {})
+    for (const path of [own, results, run]) {
+      const view = (await viewRun(path))!
+      const body = pageBody([view], [], await embedPictures([view]))
+      assert.not.match(body.slice(body.indexOf('<h2>Detection')), 'not finished')
+      assert.is(body.split('98.76').length, 2)
+    }
+    // Two of a kind beside each other: a line each.
+    writeDetection(join(folder, 'other', 'eval'), 10, 6)
+    const both = [(await viewRun(results))!, (await viewRun(join(folder, 'other', 'eval', 'detection-voc0712-c4')))!]
+    const charts = [...pageBody(both, [], await embedPictures(both)).matchAll(/<svg [^>]*>.*?<\/svg>/gs)].map(([svg]) => svg)
+    assert.is(charts.length, 4)
+    for (const svg of charts) assert.is(svg.match(/<path /g)!.length, 2)
+    const { code, out } = runCli(['report', own, '--json', '--out', join(folder, 'page.html')])
+    assert.is(code, 0)
+    assert.is((JSON.parse(out) as { file: string }).file, join(folder, 'page.html'))
+  })
+})
+
+test('the live page of an evaluation is sent again when a test leaves a picture, or its table appears beside it', async () => {
+  await withFolder(async (folder) => {
+    const own = writeDetection(folder, 10, 4)
+    await withWatch([own], 0, async ({ url }) => {
+      for (const change of [
+        () => writeFileSync(join(own, 'pictures', 'at_000006.svg'), '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'),
+        () => saveResult(folder, 'detection-voc0712-c4', { title: 'the table', columns: [], rows: [], notes: [] }, {}),
+      ])
+        assert.match(await events(url, (text) => text.includes('changed'), change), 'changed')
+      const { text } = await get(`${url}body`)
+      assert.match(text, 'the table')
+      assert.is(text.match(/<img /g)!.length, 4)
+    })
+  })
+})
+
 test('long curves are drawn by means of stretches', () => {
   const rows = Array.from({ length: 20_000 }, (_, i) => ({ globalStep: i, epoch: i / 100, loss: i % 2 }))
   const points = curvePoints(rows, 'loss')
