@@ -29,7 +29,8 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
     ...(left > 0 ? [`        ${left} training images without an object to train on are left out`] : []),
     `model   Faster R-CNN C4 on ${backbone.description}, from ${weightsName}`,
     `style   ${name}: difficult objects ${style.difficult ? 'are' : 'are not'} trained on; anchors of ${anchors.join(', ')} px`,
-    `images  short side ${range(scales)} px, in tests ${testScale}, long side at most ${longest}`,
+    `images  short side ${range(scales)} px, in tests ${testScale}, long side at most ${longest}; ` +
+      `${protocol.regions} regions of each, in tests ${protocol.testRegions}`,
     `rate    ${lr.toPrecision(3)} after ${warmup} iterations of warm-up, ` +
       `${steps.map((step, i) => `1/${10 ** (i + 1)} of it from ${step}`).join(', ')}, ${iterations} in all ` +
       `(${((iterations * batchSize) / Math.max(1, usable)).toFixed(1)} epochs)`,
