@@ -10,14 +10,19 @@ export interface AnchorOptions {
   stride: number
   /** What changes slowest within a cell: detectron2's order, or mmdetection's and torchvision's. */
   order: 'size' | 'ratio'
+  /** Corners are rounded to whole pixels, halves to even ones, as torchvision's are; false where absent. */
+  rounded?: boolean | undefined
 }
 
+const toEven = (value: number): number => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value))
+
 /** The anchors of a cell at the origin, x1 y1 x2 y2 of each. */
-export function cellAnchors({ sizes, ratios, order }: AnchorOptions): Float64Array {
+export function cellAnchors({ sizes, ratios, order, rounded = false }: AnchorOptions): Float64Array {
   const anchor = (size: number, ratio: number): number[] => {
     const width = Math.sqrt((size * size) / ratio)
     const height = ratio * width
-    return [-width / 2, -height / 2, width / 2, height / 2]
+    const corners = [-width / 2, -height / 2, width / 2, height / 2]
+    return rounded ? corners.map(toEven) : corners
   }
   return Float64Array.from(
     order === 'size'

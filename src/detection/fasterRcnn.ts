@@ -4,7 +4,7 @@
  */
 import { relu, reshape } from '../ops/elementwise.js'
 import { mean } from '../ops/reduce.js'
-import { roiAlign } from '../ops/roiAlign.js'
+import { roiAlign, type RoiAlignOptions } from '../ops/roiAlign.js'
 import type { Backbone, MapShape } from '../nn/backbone.js'
 import { BatchNorm2d, type Build, Conv2d, type Fill, Linear, type NormMode, zeros } from '../nn/layers.js'
 import { allTensors, emptyState, include, type State } from '../nn/module.js'
@@ -23,6 +23,8 @@ export interface FasterRcnnOptions {
   anchors: AnchorOptions
   /** Bins along each side of a region; 14 where absent, which the last stage makes 7. */
   regionSize?: number
+  /** How a region's bins are sampled; as RoIAlign does where absent. */
+  pooling?: Pick<RoiAlignOptions, 'samplingRatio' | 'aligned'>
 }
 
 /** What the proposal network says of every anchor: logits [N, h * w * A] and deltas [N, h * w * A, 4]. */
@@ -97,8 +99,8 @@ export class FasterRcnn {
   /** Classifies regions of the map: the last stage, a batch norm without ReLU, the mean over the bins, two linear layers. */
   classify(features: Tensor, { boxes, images }: Regions, mode: NormMode): Classified {
     return scope(() => {
-      const { regionSize = 14 } = this.options
-      const pooled = roiAlign(features, boxes, images, { size: regionSize, scale: 1 / this.stride })
+      const { regionSize = 14, pooling } = this.options
+      const pooled = roiAlign(features, boxes, images, { size: regionSize, scale: 1 / this.stride, ...pooling })
       const deep = this.#norm.forward(this.backbone.last!(pooled, mode), mode)
       const vector = mean(deep, { axes: [1, 2] })
       return { logits: this.#cls.forward(vector), deltas: this.#reg.forward(vector) }

@@ -101,6 +101,8 @@ function regionLosses(
   classes: number,
 ): [Tensor, Tensor] {
   const count = samples.reduce((total, { labels }) => total + labels.length, 0)
+  // Neither proposals nor objects: there is nothing to learn from.
+  if (count === 0) return [Tensor.zeros([], accumulator(features.dtype)), Tensor.zeros([], accumulator(features.dtype))]
   const boxes = Tensor.from(Float64Array.from(samples.flatMap((each) => [...each.boxes])), [count, 4], accumulator(features.dtype))
   const images = Int32Array.from(samples.flatMap(({ labels }, image) => Array.from(labels, () => image)))
   const labels = Int32Array.from(samples.flatMap((each) => [...each.labels]))

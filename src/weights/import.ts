@@ -152,6 +152,12 @@ export function importBackbone(
   { kind: wanted, outputStride }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
   const { tensors, metadata } = readFile(path)
+  if ([...tensors.keys()].some((name) => name.includes('roi_head.shared_head.')))
+    fail(
+      'IMPORT',
+      `${path}: is a detector, which has the last stage of its backbone in its head: expected weights of a backbone, such as those that ` +
+        'it was trained from (densecl detect takes detectors)',
+    )
   const record = recordOf(metadata)
   const kind = kindOf(path, record, wanted)
   const build = (options: Record<string, unknown>): Backbone =>
