@@ -59,6 +59,12 @@ export function openDetector(
   const { stride } = backbone.maps.at(-2)!
   const anchors = { sizes: record.anchors, ratios: record.ratios, stride, order: style.anchorOrder }
   const model = new FasterRcnn(build, backbone, { classes: record.classes.length, anchors })
-  restoreState(path, file, allTensors(model.state()))
+  try {
+    restoreState(path, file, allTensors(model.state()))
+  } catch (error) {
+    model.dispose()
+    backbone.dispose()
+    throw error
+  }
   return { model, record }
 }

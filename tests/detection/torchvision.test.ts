@@ -28,7 +28,7 @@ import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { loadStored } from '../../src/weights/layout.js'
 import { readSafetensors, type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
 import { channelsFirst, relativeError } from '../support/golden.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, withFolder } from "../support/suite.js"
+import { hasTorch, noTorch, runPython, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite("torchvision's detector")
 const classes = 5
@@ -56,7 +56,7 @@ function stored(file: TensorFile, name: string): StoredTensor | undefined {
 }
 
 /** Compares every part on images as a test of mmdetection's style sees them, whose sides are multiples of 32. */
-async function compare(folder: string, pictures: readonly Pixels[], scale: number): Promise<number> {
+function compare(folder: string, pictures: readonly Pixels[], scale: number): number {
   const style = { ...detectionStyles.detectron2, padTo: 32 }
   const batches = pictures.map((pixels) => testView(pixels, { testScale: scale, longest: 2 * scale }, style))
   const given = join(folder, 'given.json')
@@ -118,7 +118,13 @@ async function compare(folder: string, pictures: readonly Pixels[], scale: numbe
             'classLogits',
             Float64Array.from({ length: own.length }, (_, at) => own[at - (at % (classes + 1)) + order[at % (classes + 1)]!]!),
           )
-          const [objects] = detect(model, x, images.map((image) => ({ ...image, original: image })), style, limits)
+          const [objects] = detect(
+            model,
+            x,
+            images.map((image) => ({ ...image, original: image })),
+            style,
+            limits,
+          )
           check(
             'scores',
             objects!.map(({ score }) => score),
@@ -144,7 +150,7 @@ async function compare(folder: string, pictures: readonly Pixels[], scale: numbe
 testWhere(hasTorch, noTorch, test, 'on drawn scenes', () =>
   withFolder(async (folder) => {
     const { items } = await openSource('scenes:2')
-    const count = await compare(folder, await Promise.all(items.map((item) => loadPixels(item))), 90)
+    const count = compare(folder, await Promise.all(items.map((item) => loadPixels(item))), 90)
     assert.ok(count > 5, `${count} objects`)
   }),
 )
