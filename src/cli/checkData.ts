@@ -1,9 +1,61 @@
 import { Option } from 'commander'
 
-import { checkSource } from '../data/check.js'
-import { skippedLines } from '../data/source.js'
+import { BoxFaults, distinctClasses } from '../data/boxes.js'
+import { defaultBoxSplits, openBoxes } from '../data/boxSources.js'
+import { type BoxReport, checkBoxes, checkSource, type DataReport } from '../data/check.js'
+import { type Skipped, skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
+import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, interruptedCode, numberFlag, print, type Register } from './command.js'
+
+interface Flags {
+  format: SourceFormat | 'auto'
+  boxes?: boolean
+  splits?: string
+  classes?: string
+  maxBroken?: string
+  json?: boolean
+}
+
+const isOfBoxes = (report: DataReport | BoxReport): report is BoxReport => 'objects' in report
+
+/** The objects of a report in lines. */
+function boxLines({ objects, withoutObjects, errors, notes }: BoxReport): string[] {
+  const sorts = (of: Skipped[]): string[] =>
+    of.flatMap(({ what, count, names }) => [
+      `${count} x ${what}`,
+      ...names.map((name) => `  ${name}`),
+      ...(count > names.length ? [`  and ${count - names.length} more`] : []),
+    ])
+  return [
+    ...Object.entries(objects).map(([name, { objects: count, difficult, crowd }]) => {
+      const of = [...(difficult > 0 ? [`${difficult} difficult`] : []), ...(crowd > 0 ? [`${crowd} crowd`] : [])]
+      return `  ${name}: ${count} boxes${of.length > 0 ? ` (${of.join(', ')})` : ''}`
+    }),
+    ...(withoutObjects > 0 ? [`${withoutObjects} images without boxes`] : []),
+    ...sorts(errors),
+    ...sorts(notes),
+  ]
+}
+
+const imageKinds = (report: DataReport | BoxReport): string =>
+  isOfBoxes(report)
+    ? `, ${Object.keys(report.objects).length} classes with boxes`
+    : report.classes === undefined
+      ? ', no labels'
+      : `, ${Object.keys(report.classes).length} classes`
+
+async function reportOfBoxes(
+  data: string,
+  splits: string[] | undefined,
+  classes: string[] | undefined,
+  onImage: (done: number) => void,
+): Promise<BoxReport> {
+  if (classes !== undefined) distinctClasses(classes, '--classes')
+  const own = defaultBoxSplits(data)
+  const faults = new BoxFaults()
+  return checkBoxes(openBoxes(data, splits ?? [...new Set([...own.train, ...own.val])], classes, faults), faults, onImage)
+}
 
 export const register: Register = (program, done) => {
   program
@@ -11,30 +63,46 @@ export const register: Register = (program, done) => {
     .description('read every image as training would, and report what is broken, odd or missing')
     .argument('<data>', 'anything that pretrain --data takes')
     .addOption(new Option('--format <format>', 'how to read it').choices(['auto', ...sourceFormats]).default('auto'))
-    .option('--max-broken <share>', 'more than this share of broken images makes the exit code 1', '0.01')
+    .option('--boxes', 'a data set with boxes, as eval detection takes it: its annotations too')
+    .option('--splits <lists>', 'with --boxes: the lists, such as train,val; default: those that eval detection trains and tests on')
+    .option('--classes <names>', 'with --boxes: the classes that there are, such as cat,dog; default: those of the data set')
+    .option(
+      '--max-broken <share>',
+      'more than this share of broken images makes the exit code 1 (default: 0.01; with --boxes 0, as eval detection takes none)',
+    )
     .option('--json', 'print JSON')
-    .addHelpText('after', examples([['densecl check-data photos', 'before a long run']]))
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl check-data photos', 'before a long run'],
+        ['densecl check-data VOCdevkit --boxes', 'boxes, classes and sizes before eval detection'],
+      ]),
+    )
     .action(
-      heedingSignals(done, async (data: string, flags: { format: SourceFormat | 'auto'; maxBroken: string; json?: boolean }) => {
-        const most = numberFlag('max-broken', flags.maxBroken, { least: 0, most: 1 })
-        const source = await openSource(data, { format: flags.format })
+      heedingSignals(done, async (data: string, flags: Flags) => {
+        const { boxes = false, splits, classes } = flags
+        if (!boxes && (splits ?? classes) !== undefined)
+          fail('CONFIG', `--${splits === undefined ? 'classes' : 'splits'} goes with --boxes`)
+        const most = numberFlag('max-broken', flags.maxBroken ?? (boxes ? '0' : '0.01'), { least: 0, most: 1 })
         const live = process.stderr.isTTY && flags.json !== true
-        const report = await checkSource(
-          source,
-          (count) => live && count % 50 === 0 && process.stderr.write(`\r${count} of ${source.items.length}`),
-        )
+        const onImage = (count: number): void => {
+          if (live && count % 50 === 0) process.stderr.write(`\r${count} images`)
+        }
+        const report = boxes
+          ? await reportOfBoxes(data, splits?.split(','), classes?.split(','), onImage)
+          : await checkSource(await openSource(data, { format: flags.format }), onImage)
         if (live) process.stderr.write('\r\x1b[K')
         const list = (names: string[]): string[] => [
           ...names.slice(0, 10).map((name) => `  ${name}`),
           ...(names.length > 10 ? [`  and ${names.length - 10} more (--json names all)`] : []),
         ]
         const text = [
-          `${data} (${report.format}): ${report.images} ` +
-            `images${report.classes === undefined ? ', no labels' : `, ${Object.keys(report.classes).length} classes`}`,
+          `${data} (${report.format}): ${report.images} ` + `images${imageKinds(report)}`,
           ...Object.entries(report.classes ?? {}).map(([name, count]) => `  ${name}: ${count}`),
           ...(report.width === undefined
             ? []
             : [`width ${report.width.join(' / ')}, height ${report.height!.join(' / ')} (smallest / median / largest)`]),
+          ...(isOfBoxes(report) ? boxLines(report) : []),
           `${report.broken.length} broken`,
           ...list(report.broken.map(({ reason }) => reason)),
           ...(report.odd.length === 0 ? [] : [`${report.odd.length} very small or very long`, ...list(report.odd)]),
@@ -46,7 +114,8 @@ export const register: Register = (program, done) => {
           done(interruptedCode())
           return
         }
-        done(report.broken.length > most * report.images ? 1 : 0)
+        const refused = isOfBoxes(report) ? report.errors.reduce((sum, { count }) => sum + count, 0) : 0
+        done(report.broken.length + refused > most * report.images ? 1 : 0)
       }),
     )
 }

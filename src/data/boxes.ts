@@ -1,5 +1,6 @@
 /** Images with boxes around their objects: what a data set for detection is, whichever layout it has on the disk. */
-import type { Item, Skipped } from './source.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { type Item, type Skipped, Skips } from './source.js'
 
 /** x1, y1, x2, y2 in continuous pixels: x to the right, y down, pixel (i, j) covers [j, j+1) x [i, i+1). */
 export type Box = readonly [x1: number, y1: number, x2: number, y2: number]
@@ -38,6 +39,36 @@ export interface BoxSource {
   /** What COCO's file calls each class; results are written with these. Absent in VOC trees. */
   categoryIds?: readonly number[]
   skipped: Skipped[]
+}
+
+/** What is wrong with annotations where all of it is collected, instead of thrown at the first. */
+export class BoxFaults {
+  /** What makes a data set unusable, and what is only told of it. */
+  readonly errors = new Skips()
+  readonly notes = new Skips()
+}
+
+/** Keeps a fault of a sort, or throws it where nobody collects them. */
+export function fault(faults: BoxFaults | undefined, what: string, message: string): void {
+  if (faults === undefined) fail('DATA', `data: ${message}`)
+  faults.errors.add(what, message)
+}
+
+/** What `read` returns; undefined where it throws an error of the data that is collected. */
+export function unlessFaulty<R>(faults: BoxFaults | undefined, what: string, read: () => R): R | undefined {
+  try {
+    return read()
+  } catch (error) {
+    if (faults === undefined || !(error instanceof DenseclError) || error.code !== 'DATA') throw error
+    faults.errors.add(what, error.message.replace(/^data: /, ''))
+    return undefined
+  }
+}
+
+/** Classes in their order. Throws DATA, naming `from`, where one is there twice. */
+export function distinctClasses(names: readonly string[], from: string): readonly string[] {
+  const twice = names.find((name, i) => names.indexOf(name) !== i)
+  return twice === undefined ? names : fail('DATA', `data: ${from} has the class ${twice} twice`)
 }
 
 export const boxWidth = ([x1, , x2]: Box): number => x2 - x1

@@ -1,9 +1,11 @@
 /** Reading every image of a source without training. */
-import { DenseclError } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
-import { loadPixels, type Skipped, type Source } from './source.js'
+import { type Box, type BoxFaults, type BoxItem, type BoxSource } from './boxes.js'
+import type { Pixels } from './decode.js'
+import { type Item, loadPixels, type Skipped, type Source } from './source.js'
 
-interface DataReport {
+export interface DataReport {
   format: string
   /** Images that were read: all, unless it was interrupted. */
   images: number
@@ -20,7 +22,12 @@ interface DataReport {
   skipped: Skipped[]
 }
 
-export async function checkSource(source: Source, onImage: (done: number) => void = () => undefined): Promise<DataReport> {
+/** Reads every image; `look` is given each that could be read, and what it throws makes the image a broken one. */
+export async function checkSource(
+  source: Source,
+  onImage: (done: number) => void = () => undefined,
+  look: (item: Item, pixels: Pixels) => void = () => undefined,
+): Promise<DataReport> {
   const broken: DataReport['broken'] = []
   const odd: string[] = []
   const widths: number[] = []
@@ -29,7 +36,9 @@ export async function checkSource(source: Source, onImage: (done: number) => voi
   for (const item of source.items) {
     if (interrupted()) break
     try {
-      const { width, height } = await loadPixels(item)
+      const pixels = await loadPixels(item)
+      const { width, height } = pixels
+      look(item, pixels)
       widths.push(width)
       heights.push(height)
       if (Math.min(width, height) < 32 || Math.max(width, height) > 8 * Math.min(width, height)) odd.push(`${item.name} ${width}x${height}`)
@@ -54,5 +63,56 @@ export async function checkSource(source: Source, onImage: (done: number) => voi
     ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),
     odd,
     skipped: source.skipped ?? [],
+  }
+}
+
+/** What the objects of a data set with boxes are. */
+export interface BoxReport extends DataReport {
+  /** Objects of each class, and how many of them are difficult or crowds. */
+  objects: Record<string, { objects: number; difficult: number; crowd: number }>
+  /** Images that have no object. */
+  withoutObjects: number
+  /** What makes the data unusable beside broken images, and what is only odd: sorts, counted, the first of each named. */
+  errors: Skipped[]
+  notes: Skipped[]
+}
+
+/** How far a box reaches beyond an image, in pixels. */
+const beyond = ([x1, y1, x2, y2]: Box, { width, height }: { width: number; height: number }): number =>
+  Math.max(0, -x1, -y1, x2 - width, y2 - height)
+
+/** Reads every image of a data set with boxes and looks at their objects. `faults` are those that opening it found. */
+export async function checkBoxes(source: BoxSource, faults: BoxFaults, onImage?: (done: number) => void): Promise<BoxReport> {
+  const { items, classes, layout, skipped } = source
+  const counts = classes.map(() => ({ objects: 0, difficult: 0, crowd: 0 }))
+  const { notes } = faults
+  for (const item of items) {
+    const seen = new Set<string>()
+    for (const { label, box, difficult, crowd } of item.objects) {
+      counts[label]!.objects += 1
+      counts[label]!.difficult += Number(difficult)
+      counts[label]!.crowd += Number(crowd)
+      const what = `${classes[label]} of ${item.name}`
+      const far = beyond(box, item)
+      if (far > 0) notes.add('box that reaches beyond its image', `${what} by ${Number(far.toFixed(2))} px`)
+      const key = [label, ...box].join()
+      if (seen.has(key)) notes.add('box that is there twice', what)
+      seen.add(key)
+    }
+  }
+  classes.forEach((name, label) => {
+    if (counts[label]!.objects === 0) notes.add('class without boxes', name)
+  })
+  const images = await checkSource({ format: `${layout} boxes`, items, skipped }, onImage, (item, { width, height }) => {
+    const stated = item as BoxItem
+    if (width !== stated.width || height !== stated.height)
+      fail('DATA', `${item.name}: the image has ${width}x${height} pixels but its annotation says ${stated.width}x${stated.height}`)
+  })
+  return {
+    ...images,
+    objects: Object.fromEntries(classes.map((name, label) => [name, counts[label]!])),
+    withoutObjects: items.filter(({ objects }) => objects.length === 0).length,
+    errors: faults.errors.list(),
+    notes: notes.list(),
   }
 }

@@ -5,9 +5,9 @@ import { join } from 'node:path'
 import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
-import { boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth } from './boxes.js'
+import { type BoxFaults, boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth, fault } from './boxes.js'
 import { imageFolder, readCocoFile } from './cocoSource.js'
-import { Skips } from './source.js'
+import { isImage, namesIn, Skips } from './source.js'
 
 const whole = z.number().int()
 const rows = {
@@ -25,11 +25,13 @@ const rows = {
 /**
  * Opens annotations/instances_<split>.json for each of `splits`. Categories are ordered by their ids. With `classes`, the file's
  * categories must have the same names. Objects whose box has no area are skipped and counted. Throws DATA where the files differ in
- * their categories or an annotation names an image or a category that its file does not have.
+ * their categories or an annotation names an image or a category that its file does not have; with `faults` such annotations are kept
+ * there and left out, and the images that no file names.
  */
-export function openCocoBoxes(path: string, splits: readonly string[], classes?: readonly string[]): BoxSource {
+export function openCocoBoxes(path: string, splits: readonly string[], classes?: readonly string[], faults?: BoxFaults): BoxSource {
   const skips = new Skips()
   let categories: { id: number; name: string }[] | undefined
+  const named = new Map<string, Set<string>>()
   const items = splits.flatMap((split) => {
     const file = join(path, 'annotations', `instances_${split}.json`)
     if (!existsSync(file)) fail('DATA', `data: ${file} does not exist: expected the annotations of the split ${split}`)
@@ -39,8 +41,20 @@ export function openCocoBoxes(path: string, splits: readonly string[], classes?:
     const expected = (categories?.map(({ name }) => name) ?? classes)?.join(', ')
     if (expected !== undefined && names !== expected) fail('DATA', `data: ${file} has the classes ${names}: expected ${expected}`)
     categories = own
-    return itemsOf(file, read.images, read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`), own, skips)
+    return itemsOf(
+      file,
+      read.images,
+      read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`),
+      own,
+      skips,
+      named,
+      faults,
+    )
   })
+  if (faults !== undefined)
+    for (const [folder, names] of named)
+      for (const name of namesIn(folder))
+        if (isImage(name) && !names.has(name)) faults.notes.add('image that these splits do not name', name)
   return {
     layout: 'coco',
     items,
@@ -56,15 +70,23 @@ function itemsOf(
   annotations: z.output<typeof rows.annotations>[],
   categories: readonly { id: number }[],
   skips: Skips,
+  named: Map<string, Set<string>>,
+  faults: BoxFaults | undefined,
 ): BoxItem[] {
   const root = imageFolder(file, images[0]?.file_name)
+  if (images.length > 0) named.set(root, new Set([...(named.get(root) ?? []), ...images.map(({ file_name: name }) => name)]))
   const labels = new Map(categories.map(({ id }, label) => [id, label]))
   const byId = new Map<number, BoxItem>()
   for (const { id, file_name: name, width, height } of images)
     byId.set(id, { name, kind: 'file', path: join(root, name), id: String(id), width, height, objects: [] })
   annotations.forEach(({ image_id: image, category_id: category, bbox: [x, y, width, height], area, iscrowd }, i) => {
-    const item = byId.get(image) ?? fail('DATA', `data: ${file}: annotations[${i}].image_id is ${image}, which no image has`)
-    const label = labels.get(category) ?? fail('DATA', `data: ${file}: annotations[${i}].category_id is ${category}, which no category has`)
+    const [item, label] = [byId.get(image), labels.get(category)]
+    if (item === undefined || label === undefined) {
+      if (item === undefined)
+        fault(faults, 'annotation without image', `${file}: annotations[${i}].image_id is ${image}, which no image has`)
+      else fault(faults, 'unknown class', `${file}: annotations[${i}].category_id is ${category}, which no category has`)
+      return
+    }
     const object: BoxObject = {
       label,
       box: [x, y, x + width, y + height],
