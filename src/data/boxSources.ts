@@ -16,8 +16,8 @@ export function openBoxes(path: string, splits: readonly string[], classes?: rea
   if (!existsSync(path)) return fail('DATA', `data: ${path} does not exist`)
   const open = existsSync(join(path, 'annotations')) ? openCocoBoxes : openVocBoxes
   const source = open(path, splits, classes, faults)
-  distinctClasses(source.classes, path)
   if (source.items.length === 0 && faults === undefined) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
+  distinctClasses(source.classes, path)
   return source
 }
 

@@ -43,8 +43,10 @@ test('a sound VOC tree has nothing to tell; every fault of another is counted an
       const path = join(folder, 'Annotations', `image${i}.xml`)
       writeFileSync(path, readFileSync(path, 'utf8').replace(from, to))
     }
-    const object = (corners: number[], more = '', name = 'red'): string =>
-      `<object><name>${name}</name>${more}<bndbox>${['xmin', 'ymin', 'xmax', 'ymax'].map((key, i) => `<${key}>${corners[i]}</${key}>`).join('')}</bndbox></object>`
+    const object = ([xmin, ymin, xmax, ymax]: number[], more = '', name = 'red'): string => {
+      const box = `<xmin>${xmin}</xmin><ymin>${ymin}</ymin><xmax>${xmax}</xmax><ymax>${ymax}</ymax>`
+      return `<object><name>${name}</name>${more}<bndbox>${box}</bndbox></object>`
+    }
     const end = '</annotation>'
     change(0, end, object([-3, 1, 20, 70.5]) + end) // 48 x 64
     change(1, end, object([5, 5, 9, 9]) + object([5, 5, 9, 9]) + object([5, 5, 9, 9], '', 'green') + end)

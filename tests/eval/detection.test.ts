@@ -20,6 +20,7 @@ import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
 import { writeBoxTree } from '../support/boxTree.js'
+import { colourPng } from '../support/vocTree.js'
 import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('detection')
@@ -295,6 +296,38 @@ test('a batch is padded with zeros to its largest image; without objects there i
     const empty = { ...source, items: source.items.map((item) => ({ ...item, objects: [] })) }
     await rejectsError(() => run(empty, join(folder, 'out')), 'DATA', /none of 3 training images has an object/)
     assert.equal(defaultBoxSplits(folder), { train: ['train'], val: ['val'] })
+  }))
+
+test('thin images, images without objects, boxes without area, a class without boxes and odd batch sizes are trained on and tested', () =>
+  withFolder(async (folder) => {
+    writeBoxTree(folder, 5)
+    const annotation = (i: number): string => join(folder, 'Annotations', `image${i}.xml`)
+    const corners = (xmax: number, ymax: number): string =>
+      `<object><name>red</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>${xmax}</xmax><ymax>${ymax}</ymax></bndbox></object>`
+    for (const [i, width, height] of [
+      [0, 4, 1000],
+      [1, 1000, 4],
+    ] as const) {
+      writeFileSync(join(folder, 'JPEGImages', `image${i}.png`), colourPng(new Uint8Array(width * height * 3), width, height))
+      const size = `<size><width>${width}</width><height>${height}</height></size>`
+      writeFileSync(annotation(i), `<annotation>${size}${corners(width, height)}${corners(0, height)}</annotation>`)
+    }
+    writeFileSync(annotation(2), readFileSync(annotation(2), 'utf8').replace(/<object>.*<\/object>/, ''))
+    writeFileSync(join(folder, 'classes.txt'), 'red\ngreen\nblue\n')
+    const source = openBoxes(folder, ['train'])
+    assert.equal(
+      source.skipped.map(({ what, count }) => [what, count]),
+      [['box without area', 2]],
+    )
+    for (const [batchSize, style] of [
+      [1, 'mmdet'],
+      [3, 'detectron2'],
+    ] as const) {
+      const out = join(folder, style)
+      const result = await run(source, out, { style, protocol: { ...protocol, ...ofLength(protocol, 3), batchSize } })
+      assert.not.ok(result.interrupted)
+      assert.ok(rows(out).every((row) => Object.values(row).every((value) => Number.isFinite(value))))
+    }
   }))
 
 test.run()
