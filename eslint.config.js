@@ -22,7 +22,7 @@ const mayImport = {
   selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection'],
   train: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'weights', 'methods', 'run', 'eval', 'report', 'selftest'],
   study: ['tensor', 'files', 'nn', 'data', 'weights', 'run', 'methods', 'eval', 'report', 'selftest', 'train'],
-  bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train'],
+  bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train', 'detection'],
   cli: [
     'tensor',
     'files',

@@ -179,6 +179,22 @@ export const constants = {
   mergeDown: { now: 700, unit: 'cycles', how: 'counted', what: 'sums of the lines of a block, 31 one behind another' },
   sumTogether: { now: 8, before: 16, unit: 'loads', how: 'counted', what: 'the same as mergeTogether for the sums of the backward pass' },
 
+  roiSamples: {
+    now: 4,
+    unit: 'samples a bin',
+    how: 'assumed',
+    what: 'of RoIAlign: two by two, regions of 225 to 448 px on a map of stride 16',
+  },
+  roiSample: { now: 80, unit: 'instructions a warp and sample', how: 'counted', what: 'four loads of eight channels, unpacked and added' },
+  roiSampleBack: {
+    now: 220,
+    unit: 'instructions a warp and sample',
+    how: 'counted',
+    what: 'the same for the cells that gather, four of each',
+  },
+  nmsPair: { now: 18, unit: 'instructions a lane and pair', how: 'counted', what: 'the overlap of two boxes' },
+  nmsWord: { now: 1500, unit: 'cycles', how: 'counted', what: '32 boxes in turn, then what the kept ones do to the rest: two round trips' },
+
   poolTap: {
     now: 90,
     before: 110,

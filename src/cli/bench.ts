@@ -34,6 +34,7 @@ export const register: Register = (program, done) => {
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
     .option('--model <architecture>', 'of `bench tune`: sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
     .option('--architecture <name>', 'of `bench code`: sm_80, sm_86, sm_89 or sm_90a', 'sm_90a')
+    .option('--step <name>', 'of `bench step`: densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
     .option('--kernels <state>', 'of `bench step`: now, or before the kernels were first reworked', 'now')
     .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
     .option('--image-size <pixels>', 'of `bench data`', '224')
@@ -101,8 +102,9 @@ export const register: Register = (program, done) => {
           return
         }
         if (ops[0] === 'step') {
-          const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-          done(benchStep(ops.slice(1), { batch, kernels: flags.kernels, json: flags.json === true, layer: flags.layer, save: flags.save }))
+          const { kernels, step, layer, save } = flags
+          const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, whole: true })
+          done(benchStep(ops.slice(1), { batch, step, kernels, json: flags.json === true, layer, save }))
           return
         }
         for (const op of ops)
@@ -132,6 +134,7 @@ async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
 interface Flags {
   architecture: string
   kernels: string
+  step: string
   model?: string
   data: string
   imageSize: string

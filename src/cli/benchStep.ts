@@ -6,31 +6,52 @@ import { join } from 'node:path'
 import { constants } from '../bench/constants.js'
 import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
-import { simulatedDevice, stepCalls } from '../bench/step/calls.js'
+import { detectionCalls, simulatedDevice, stepCalls } from '../bench/step/calls.js'
 import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { packageRoot } from '../tensor/native.js'
-import { nearest } from '../run/options.js'
+import { entryOf, nearest } from '../run/options.js'
 
 const levels: readonly string[] = fusionLevels
 
 interface StepOptions {
-  batch: number
+  /** Of another batch than the published one. */
+  batch?: number | undefined
+  step: string
   kernels: string
   json: boolean
   layer?: string | undefined
   save?: string | undefined
 }
 
+/** The steps that are predicted: in words, with their published batch, what its members are, and their calls. */
+const steps = {
+  densecl: {
+    what: 'ResNet-50, 224 px',
+    batch: 256,
+    unit: 'pairs',
+    calls: (level: FusionLevel, batch: number) => stepCalls({ level })(batch),
+  },
+  detection: {
+    what: 'Faster R-CNN C4, 800x1333',
+    batch: 16,
+    unit: 'images',
+    calls: (_: FusionLevel, batch: number) => detectionCalls(batch),
+  },
+} as const
+
 /** Prints the prediction; the exit code. */
-export function benchStep(words: readonly string[], { batch, kernels, json, layer, save }: StepOptions): number {
+export function benchStep(words: readonly string[], { step, kernels, json, layer, save, ...flags }: StepOptions): number {
   if (words.length > 1) fail('CONFIG', `bench step: expected one level of fusion but received ${words.join(' ')}`)
   const [level = 'epilogue'] = words
   if (!levels.includes(level)) fail('CONFIG', `bench step: there is no level ${level} (did you mean ${nearest(level, levels)}?)`)
+  const { what, unit, calls: callsOf, batch: published } = entryOf('--step', step, steps)
+  const { batch = published } = flags
+  if (step === 'detection' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
   if (simulatedDevice() === undefined) return again()
-  const calls = stepCalls({ level: level as FusionLevel })(batch)
+  const calls = callsOf(level as FusionLevel, batch)
   const names = Object.keys(gpus)
   const costs = names.map((name) => {
     const machine = new Machine(gpus[name]!, kernels)
@@ -43,12 +64,18 @@ export function benchStep(words: readonly string[], { batch, kernels, json, laye
     bench: 'step',
     how: 'model, not measured',
     kernels,
-    level,
-    step: `ResNet-50, 224 px, batch ${batch}, queue 65536, bf16`,
+    ...(step === 'densecl' ? { level } : {}),
+    step: `${what}, batch ${batch}, ${step === 'densecl' ? 'queue 65536, ' : ''}bf16`,
     predicted,
   }
   if (json) console.log(JSON.stringify(result, undefined, 2))
-  else console.log([...lines(names, times, batch, level, kernels), ...(layer === undefined ? [] : single(names, costs, layer))].join('\n'))
+  else
+    console.log(
+      [
+        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels }),
+        ...(layer === undefined ? [] : single(names, costs, layer)),
+      ].join('\n'),
+    )
   if (save !== undefined) writeResult(save, result)
   return 0
 }
@@ -67,13 +94,12 @@ const cell = (value: number, digits = 2): string => value.toFixed(digits).padSta
 function lines(
   names: readonly string[],
   times: readonly ReturnType<typeof stepTimes>[],
-  batch: number,
-  level: string,
-  kernels: string,
+  { what, batch, unit, level, kernels }: { what: string; batch: number; unit: string; level: string | undefined; kernels: string },
 ): string[] {
   const last = times.at(-1)!
   const all = [...new Set([...last.kernels, ...times.flatMap((time) => time.kernels)].map(({ kernel }) => kernel))]
-  const head = `milliseconds, ResNet-50, 224 px, batch ${batch}, level ${level}${kernels === 'now' ? '' : ', kernels before'}`
+  const settings = [...(level === undefined ? [] : [`level ${level}`]), ...(kernels === 'now' ? [] : ['kernels before'])]
+  const head = ['milliseconds', what, `batch ${batch}`, ...settings].join(', ')
   const of = (i: number, kernel: string): number => times[i]!.kernels.find((row) => row.kernel === kernel)?.milliseconds ?? 0
   const total = (value: (time: (typeof times)[number]) => string): string => times.map(value).join('')
   const sumOf = ({ kernels }: (typeof times)[number], what: 'launches' | 'floor' | 'gigabytes'): number =>
@@ -96,7 +122,7 @@ function lines(
     }),
     `${'step'.padEnd(62)}${total((time) => cell(time.milliseconds, 1))}${sums.join('')}`,
     `${'of which ramps of launches'.padEnd(62)}${total((time) => cell(ramps(time), 1))}`,
-    `${'pairs/s'.padEnd(62)}${total((time) => cell((1000 * batch) / time.milliseconds, 0))}`,
+    `${`${unit}/s`.padEnd(62)}${total((time) => cell((1000 * batch) / time.milliseconds, 0))}`,
   ]
 }
 

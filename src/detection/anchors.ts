@@ -14,6 +14,9 @@ export interface AnchorOptions {
   rounded?: boolean | undefined
 }
 
+/** Square roots of the areas of the anchors, in pixels of the resized image, and their heights over widths. */
+export const publishedAnchors = { sizes: [32, 64, 128, 256, 512], ratios: [0.5, 1, 2] } as const
+
 const toEven = (value: number): number => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value))
 
 /** The anchors of a cell at the origin, x1 y1 x2 y2 of each. */

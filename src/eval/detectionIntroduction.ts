@@ -1,4 +1,5 @@
 /** What the log of an evaluation by detection says at its start: what is going to happen. */
+import { publishedAnchors } from '../detection/anchors.js'
 import type { BoxSource } from '../data/boxes.js'
 import { detectionStyles } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -6,7 +7,7 @@ import { native } from '../tensor/native.js'
 import { largest, smallest } from '../tensor/numbers.js'
 import type { DetectionOptions } from './detection.js'
 import { trainable } from './detectionBatches.js'
-import { detectionProtocols, preciseBatchesOf, publishedAnchors } from './detectionProtocols.js'
+import { detectionProtocols, preciseBatchesOf } from './detectionProtocols.js'
 
 const mostNames = 8
 

@@ -1,4 +1,5 @@
 /** What the evaluation of a backbone by detection takes of the memory, before an image is read (src/run/memory.ts). */
+import { publishedAnchors } from '../detection/anchors.js'
 import { availableParallelism } from 'node:os'
 
 import { workersFor } from '../data/loader.js'
@@ -16,7 +17,6 @@ import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
 import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
-import { publishedAnchors } from './detectionProtocols.js'
 import { buildDetector, updateDetector } from './detectorTraining.js'
 
 /** What the estimate depends on. */

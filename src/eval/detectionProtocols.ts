@@ -39,9 +39,6 @@ export const detectionProtocols: Record<string, DetectionProtocol> = {
 /** The rest, which protocols share. */
 export const detectionTraining = { momentum: 0.9, weightDecay: 1e-4, rateTenth: 0.1, warmupFrom: 0.001 } as const
 
-/** Square roots of the areas of the anchors, in pixels of the resized image, and their heights over widths. */
-export const publishedAnchors = { sizes: [32, 64, 128, 256, 512], ratios: [0.5, 1, 2] } as const
-
 /** The learning rate of an iteration, the first of which is 0. */
 export function detectionRate({ lr, warmup, steps }: Pick<DetectionProtocol, 'lr' | 'warmup' | 'steps'>, iteration: number): number {
   const { rateTenth, warmupFrom } = detectionTraining

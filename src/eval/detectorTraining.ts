@@ -1,4 +1,5 @@
 /** A detector in training: what is built for it, and one update of it. */
+import { publishedAnchors } from '../detection/anchors.js'
 import { Tape } from '../autograd/tape.js'
 import { FasterRcnn } from '../detection/fasterRcnn.js'
 import { proposalLimits } from '../detection/proposals.js'
@@ -14,7 +15,7 @@ import { Sgd } from '../optim/sgd.js'
 import type { Random } from '../tensor/random.js'
 import { Tensor, withDevice } from '../tensor/tensor.js'
 import type { DetectionBatch } from './detectionBatches.js'
-import { detectionTraining, publishedAnchors } from './detectionProtocols.js'
+import { detectionTraining } from './detectionProtocols.js'
 
 /** The parts of the loss. */
 export const parts = ['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const

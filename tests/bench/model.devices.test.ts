@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
-import { bytesOf, type Call, stepCalls } from '../../src/bench/step/calls.js'
+import { bytesOf, type Call, detectionCalls, stepCalls } from '../../src/bench/step/calls.js'
 import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
 import { pointwiseWindows } from '../../src/ops/tuning.js'
 import { native, runNative } from '../../src/tensor/native.js'
@@ -91,6 +91,27 @@ testWhere(
       const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => new Machine(gpu, 'now').costs(call))).milliseconds
       assert.ok(time(calls(64)) > time(two))
     }
+  },
+)
+
+testWhere(
+  simulated && thorough,
+  'calls of a step are taken from simt',
+  test,
+  "a detector's step has each convolution three times but the first, and grows with its images",
+  () => {
+    const [one, two] = [detectionCalls(1), detectionCalls(2)]
+    const count = (op: string): number => one.filter((call) => call.op === op).length
+    // ResNet-50's 53, and the three of the proposal network; nothing wants the gradient of images.
+    assert.equal([count('conv2dBackwardWeight'), count('conv2dBackwardInput')], [count('conv2d'), count('conv2d') - 1])
+    for (const op of ['roiAlign', 'roiAlignBackward', 'nms', 'topK']) assert.is(count(op), 1, op)
+    assert.equal(
+      two.map(({ op }) => op).filter((op) => op !== 'fill'),
+      one.map(({ op }) => op).filter((op) => op !== 'fill'),
+    )
+    const machine = new Machine(gpus.H100!, 'now')
+    const [short, long] = [one, two].map((calls) => stepTimes(calls.flatMap((call) => machine.costs(call))).milliseconds)
+    assert.ok(long! > 1.5 * short! && long! < 2.1 * short!, `${short} ms, then ${long} ms`)
   },
 )
 

@@ -256,6 +256,8 @@ test('bench step refuses what it does not know', () => {
   assert.match(refused('full', 'epilogue'), /one level of fusion.*full epilogue/)
   assert.match(refused('--kernels', 'later'), /--kernels is later: expected now or before/)
   assert.match(refused('--batch', '0'), /--batch is 0/)
+  assert.match(refused('--step', 'detect'), /--step: there is no detect|--step.*detect.*detection/)
+  assert.match(refused('full', '--step', 'detection'), /a detector has no levels of fusion/)
 })
 
 test.run()

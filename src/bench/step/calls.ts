@@ -1,17 +1,25 @@
 /**
- * The native calls of a DenseCL step, ResNet-50 at 224 px unless told, found by going through one that is not computed. Nothing is
- * allocated at the size of the batch: from two small batches to one of any size, in which sizes grow with the batch or not at all.
- * Needs the addon of build:simt, whose calls are those of a GPU.
+ * The native calls of a DenseCL step, ResNet-50 at 224 px unless told, and of a detector's, found by going through one that is not
+ * computed. Nothing is allocated at the size of the batch: from two small batches to one of any size, in which sizes grow with the batch
+ * or not at all, or on a device without values. Needs the addon of build:simt, whose calls are those of a GPU.
  */
+import { Tape } from '../../autograd/tape.js'
+import { publishedAnchors } from '../../detection/anchors.js'
+import { FasterRcnn } from '../../detection/fasterRcnn.js'
+import { proposalLimits } from '../../detection/proposals.js'
+import { detectionLosses, randomChooser } from '../../detection/step.js'
+import { detectionStyles } from '../../detection/styles.js'
 import { densecl } from '../../methods/densecl/method.js'
 import { resolveConfig } from '../../methods/index.js'
+import { training } from '../../nn/layers.js'
 import { resnet, type ResNetDepth } from '../../nn/resnet.js'
 import { Sgd } from '../../optim/sgd.js'
 import type { FusionLevel } from '../../tensor/compute.js'
 import { fail } from '../../tensor/errors.js'
 import { mapTensors, type NamedNumbers, type NamedTensors, native, observe } from '../../tensor/native.js'
 import { settingsOf } from '../../run/options.js'
-import { Tensor, withDevice } from '../../tensor/tensor.js'
+import { Random } from '../../tensor/random.js'
+import { scope, Tensor, withDevice } from '../../tensor/tensor.js'
 import { deviceTraits } from '../../tensor/traits.js'
 import { Trainer } from '../../train/trainer.js'
 
@@ -41,9 +49,31 @@ interface StepShape {
 /** The device of the addon whose kernels are simulated; undefined where it has none. */
 export const simulatedDevice = (): string | undefined => native.deviceNames().find((name) => deviceTraits(name).simulated)
 
+/** Calls of native ops while `body` runs. */
+function callsOf(body: () => void): Call[] {
+  const calls: Call[] = []
+  try {
+    observe.op = (op, _, tensors, numbers) =>
+      calls.push(
+        callOf(
+          op,
+          mapTensors(tensors, ({ shape, dtype, bytes }) => ({ shape: [...shape!], dtype: dtype!, bytes: bytes! })),
+          numbers,
+        ),
+      )
+    body()
+  } finally {
+    delete observe.op
+  }
+  return calls
+}
+
+const simulation = (): string =>
+  simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
+
 /** The calls of the second step of each batch size, when the key encoder is moved by the optimiser. */
 function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
-  const device = simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
+  const device = simulation()
   const config = resolveConfig(settingsOf({ imageSize: image, queueLength: queue, hidden }, 'bench'))
   const method = withDevice(device, () => densecl.build(config, { backbone: resnet({ depth }), compute: 'bf16' }))
   const { parameters, copies } = method.trained()
@@ -52,30 +82,53 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
     return batches.map((batch) => {
       const view = (): Tensor => Tensor.empty([batch, image, image, 3], 'bf16', device)
       const trainer = new Trainer(method, sgd, { graph: false, compute: { fusion: level }, views: () => [view(), view()] })
-      const calls: Call[] = []
       try {
-        observe.op = (op, _, tensors, numbers) =>
-          calls.push(
-            callOf(
-              op,
-              mapTensors(tensors, ({ shape, dtype, bytes }) => ({ shape: [...shape!], dtype: dtype!, bytes: bytes! })),
-              numbers,
-            ),
-          )
         trainer.step(0, config.lr)
-        calls.length = 0
-        trainer.step(1, config.lr)
+        return callsOf(() => trainer.step(1, config.lr))
       } finally {
-        delete observe.op
         trainer.dispose()
       }
-      return calls
     })
   } finally {
     sgd.dispose()
     method.dispose()
     native.trimMemory(device)
   }
+}
+
+/**
+ * The calls of a training step of the published detector (Faster R-CNN, C4, ResNet-50, 800x1333 px, bf16), gone through on a device that
+ * has no values: proposals are nowhere, and as many as may be.
+ */
+export function detectionCalls(batch: number): Call[] {
+  const device = `dry:${simulation()}`
+  return withDevice(device, () => {
+    const build = { random: new Random(1), dtype: 'f32', compute: 'bf16' } as const
+    const backbone = resnet({ depth: 50 })(build)
+    const style = detectionStyles.detectron2
+    const anchors = { ...publishedAnchors, stride: backbone.maps.at(-2)!.stride, order: style.anchorOrder }
+    const model = new FasterRcnn(build, backbone, { classes: 20, anchors })
+    const { parameters, copies } = model.state()
+    const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 1e-4 }, copies)
+    const [height, width] = [800, 1333]
+    const watched = [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
+    const objects = [0, 1, 2, 3].map((label) => ({ label, box: [100, 100 + 100 * label, 600, 300 + 100 * label] as const }))
+    const images = Array.from({ length: batch }, () => ({ height, width, objects }))
+    try {
+      return callsOf(() =>
+        scope(() => {
+          const tape = new Tape().watch(watched)
+          const x = Tensor.empty([batch, height, width, 3], 'f32', device)
+          const chooser = randomChooser(new Random(2), 20, style)
+          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.train))
+          sgd.step(tape.backward(total, watched), 0.02)
+        }),
+      )
+    } finally {
+      for (const part of [sgd, model, backbone]) part.dispose()
+      native.trimMemory(device)
+    }
+  })
 }
 
 /** A call whose lists are apart from its other tensors. */

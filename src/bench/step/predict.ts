@@ -379,6 +379,19 @@ function maxPool(machine: Machine, call: Call): Cost[] {
   return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
 }
 
+/** The samples of a RoIAlign, of which a warp takes 256 channels at a time; for the gradient each of their cells asks for its share. */
+function roiAlign(machine: Machine, kernel: string, map: CallTensor, bins: CallTensor, instructions: number, launches: number): Cost[] {
+  const warps = Math.ceil(bins.shape.at(-1)! / 256) * rowsOf(bins.shape) * machine.constants.roiSamples
+  const what = `${bins.shape.join('x')} of ${map.shape.slice(0, 3).join('x')}`
+  return [machine.passes(kernel, what, map.bytes + bins.bytes, { warpInstructions: warps * instructions, launches })]
+}
+
+/** Rows sorted by a radix sort of four digits, each counted, scanned and moved. */
+const sorted = (machine: Machine, kernel: string, scores: CallTensor, launches: number): Cost =>
+  machine.passes(kernel, scores.shape.join('x'), size(scores) * (scores.bytes / size(scores) + 8 + 4 * (8 + 12)), {
+    launches: 13 + launches,
+  })
+
 /** The kernels of each op that are more than one pass over its tensors. */
 const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
   conv2d: forward,
@@ -404,6 +417,30 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
         operations,
         chainCycles: (waves * (query.shape[2]! / 32) * machine.constants.chainCycles) / 2,
       }),
+    ]
+  },
+  roiAlign: (machine, call) => {
+    const { x, y } = operandsOf(call) as Record<'x' | 'y', CallTensor>
+    return roiAlign(machine, 'roiAlign', x, y, machine.constants.roiSample, 1)
+  },
+  roiAlignBackward: (machine, call) => {
+    const { dx, dy } = operandsOf(call) as Record<'dx' | 'dy', CallTensor>
+    return roiAlign(machine, 'roiAlignBackward', dx, dy, machine.constants.roiSampleBack, 2)
+  },
+  topK: (machine, call) => [sorted(machine, 'topK', call.tensors.x!, 1)],
+  sort: (machine, call) => [sorted(machine, 'sort', call.tensors.x!, 1)],
+  nms(machine, call) {
+    const { boxes, scores } = operandsOf(call) as Record<'boxes' | 'scores', CallTensor>
+    const [images, n] = [boxes.shape[0]!, boxes.shape[1]!]
+    const words = Math.ceil(n / 32)
+    const bits = images * n * words * 4
+    return [
+      sorted(machine, 'nms: sort', scores, 1),
+      machine.passes('nms: suppression', boxes.shape.join('x'), bits / 2, {
+        warpInstructions: (images * n * n * machine.constants.nmsPair) / 2 / 32,
+      }),
+      // A block takes an image, all images run at once.
+      machine.passes('nms: keep', boxes.shape.join('x'), bits / 2, { chainCycles: words * machine.constants.nmsWord }),
     ]
   },
   sumRows(machine, call) {
