@@ -1,7 +1,7 @@
 /**
  * What it takes to open data sets of millions, and to have workers for them: seconds and resident memory, of lists, annotations, folders
- * and shards that are made here and hold no image. Usage: opening.js [--rows N,...] [--workers N,...] [--kinds list,coco,folders,shards]
- * [--save FILE]
+ * and shards that are made here and hold no image. Usage: opening.js [--rows N,...] [--workers N,...] [--kinds list,coco,folder,folders,
+ * shards] [--save FILE]. `folder` has all images in one folder, `folders` in those of 1000 classes.
  */
 import { spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
@@ -20,7 +20,7 @@ const whole = { type: 'string' } as const
 const options = {
   rows: { ...whole, default: '1300000,2400000' },
   workers: { ...whole, default: '2,8' },
-  kinds: { ...whole, default: 'list,coco,folders,shards' },
+  kinds: { ...whole, default: 'list,coco,folder,folders,shards' },
   save: whole,
   open: whole,
 } as const
@@ -41,8 +41,12 @@ function writeRows(path: string, rows: number, row: (i: number) => string, [head
   closeSync(descriptor)
 }
 
-/** Files are made one by one: fewer of them tell as much. */
-const mostFiles = 200_000
+function writeFolders(root: string, rows: number, folders: number): string {
+  const folderOf = (i: number): string => (folders === 1 ? root : join(root, `n${String(i % folders).padStart(8, '0')}`))
+  for (let i = 0; i < folders; ++i) mkdirSync(folderOf(i), { recursive: true })
+  for (let i = 0; i < rows; ++i) closeSync(openSync(join(folderOf(i), nameOf(i)), 'w'))
+  return root
+}
 
 const kinds: Record<string, (folder: string, rows: number) => string> = {
   list(folder, rows) {
@@ -56,19 +60,15 @@ const kinds: Record<string, (folder: string, rows: number) => string> = {
     writeRows(path, rows, (i) => `{"id":${i},"file_name":"${nameOf(i)}","width":500,"height":375}`, ['{"images":[', ',', ']}'])
     return path
   },
-  folders(folder, rows) {
-    const root = join(folder, 'train')
-    for (let c = 0; c < 1000; ++c) mkdirSync(join(root, `n${String(c).padStart(8, '0')}`), { recursive: true })
-    for (let i = 0; i < Math.min(rows, mostFiles); ++i) writeFileSync(join(root, `n${String(i % 1000).padStart(8, '0')}`, nameOf(i)), '')
-    return root
-  },
+  folder: (folder, rows) => writeFolders(join(folder, 'train'), rows, 1),
+  folders: (folder, rows) => writeFolders(join(folder, 'train'), rows, 1000),
   shards(folder, rows) {
     const root = join(folder, 'shards')
     mkdirSync(root)
     const each = 20_000
-    for (let first = 0; first < Math.min(rows, mostFiles); first += each) {
+    for (let first = 0; first < rows; first += each) {
       const shard = new TarWriter(join(root, `shard-${String(first).padStart(9, '0')}.tar`))
-      for (let i = first; i < Math.min(rows, mostFiles, first + each); ++i) {
+      for (let i = first; i < Math.min(rows, first + each); ++i) {
         shard.add(`${String(i).padStart(9, '0')}.jpg`, new Uint8Array(0))
         shard.add(`${String(i).padStart(9, '0')}.cls`, Buffer.from(String(i % 1000)))
       }
@@ -131,7 +131,6 @@ else {
       } finally {
         rmSync(folder, { recursive: true, force: true })
       }
-      if (count > mostFiles && (kind === 'folders' || kind === 'shards')) break
     }
   if (flags.save !== undefined) writeResult(flags.save, { ...environmentRow(), bench: 'opening', rows })
 }
