@@ -1,6 +1,7 @@
 // npm run mutate [-- --count N --seed S --files GLOB --seconds T --json FILE]: how much of the code the tests hold. Breaks one place at a
-// time in src (through the compiler's syntax tree) and native/cpu (by tokens of a line), builds what changed, and runs the test files
-// that are related to it. What no test notices survives. All of it happens in a copy, build-mutate-PID, which is removed at the end.
+// time in src (through the compiler's syntax tree) and native/cpu (by tokens of a line), builds what changed, and runs those of the
+// related test files that come by the place, as V8's counters say, the nearest first. What no test notices survives. All of it happens
+// in a copy, build-mutate-PID, which is removed at the end.
 import { spawn, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, setPriority } from 'node:os'
@@ -30,7 +31,8 @@ const whole = (name, least) => {
 }
 const [count, seed, seconds] = [whole('count', 1), whole('seed', 0), whole('seconds', 1)]
 
-// Words in the paths of test files, by file or folder: the longest that the path begins with. Fast ones, not all that could notice.
+// Words in the paths of test files, by file or folder: the longest that the path begins with. Fast ones, not all that could notice; those
+// of the same name and those that are nearest by their imports are taken without a word.
 const related = {
   'src/autograd': ['autograd/tape', 'ops/arithmetic.test', 'methods/step'],
   'src/data': ['data/'],
@@ -174,29 +176,41 @@ function distance(from, to) {
   }
   return Infinity
 }
+/** The ops that a file of native code defines, with the place of each call of one: `runNative('conv2d'` in dist/src. */
+function callsOf(file) {
+  const ops = [...readFileSync(join(copy, file), 'utf8').matchAll(/^void (\w+)\(const Call& call\) \{/gm)].map(([, name]) => name)
+  const call = new RegExp(`'(${ops.join('|')})'`, 'g')
+  if (ops.length === 0) return []
+  return ['src/ops', 'src/optim', 'src/data', 'src/nn'].flatMap((folder) =>
+    below(folder, join(copy, 'dist'))
+      .filter((path) => path.endsWith('.js'))
+      .flatMap((path) => [...readFileSync(join(copy, 'dist', path), 'utf8').matchAll(call)].map(({ index }) => ({ path, offset: index }))),
+  )
+}
+/** Test files that may notice a change of `file`, the nearest first. */
 function testsOf(file) {
   const prefix = Object.keys(related)
     .filter((start) => file.startsWith(start))
     .sort((a, b) => b.length - a.length)[0]
   const words = related[prefix] ?? []
-  const all = below('tests', join(copy, 'dist'))
-  const tests = all.filter(
-    (path) => path.endsWith('.test.js') && !path.endsWith('devices.test.js') && words.some((word) => path.includes(`tests/${word}`)),
-  )
-  if (!file.endsWith('.ts')) return tests
-  const target = file.replace(/\.ts$/, '.js')
+  const base = basename(file).replace(/\.\w+$/, '')
+  const targets = file.endsWith('.ts') ? [file.replace(/\.ts$/, '.js')] : callsOf(file).map(({ path }) => path)
   // A test that starts the command line reaches all of it without an import.
-  const reach = (test) =>
-    Math.min(distance(test, target), /runCli|spawn/.test(readFileSync(join(copy, 'dist', test), 'utf8')) ? 20 : Infinity)
-  return tests
-    .map((test) => ({ test, far: reach(test) }))
-    .filter(({ far }) => far < Infinity)
+  const starts = (test) => (/runCli|spawn/.test(readFileSync(join(copy, 'dist', test), 'utf8')) ? 20 : Infinity)
+  return below('tests', join(copy, 'dist'))
+    .filter((path) => path.endsWith('.test.js') && !path.endsWith('devices.test.js'))
+    .map((test) => {
+      const far = Math.min(...targets.map((target) => distance(test, target)), starts(test))
+      const [namesake, named] = [basename(test, '.test.js') === base, words.some((word) => test.includes(`tests/${word}`))]
+      return { test, far: namesake ? 0 : far, near: namesake || far <= 1 || (named && (far < Infinity || targets.length === 0)) }
+    })
     .sort((a, b) => a.far - b.far)
+    .filter(({ near, far }, i) => near || (far < Infinity && i < 10))
     .map(({ test }) => test)
 }
 
 /** Runs a test file until it ends, fails in one test, or has taken `limit` milliseconds: whether it passed, and the time. */
-function runTest(test, limit) {
+function runTest(test, limit, more = {}) {
   return new Promise((resolve) => {
     const before = performance.now()
     const quickly = { DENSECL_TEST_RUNS: '10', DENSECL_FUZZ_SECONDS: '2' }
@@ -204,7 +218,7 @@ function runTest(test, limit) {
     const scratch = join(copy, 'scratch')
     mkdirSync(scratch, { recursive: true })
     const inside = { HOME: scratch, TMPDIR: scratch, XDG_CACHE_HOME: scratch, DENSECL_ADDON: addon }
-    const env = { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0', ...quickly, ...inside }
+    const env = { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0', ...quickly, ...inside, ...more }
     const child = spawn(process.execPath, [join(copy, 'dist', test)], {
       env,
       cwd: scratch,
@@ -232,35 +246,73 @@ function runTest(test, limit) {
   })
 }
 
-const baselines = new Map()
-/** The tests of a file that pass in the copy as it is and are fast enough, the nearest first, with their times. */
-async function usable(file) {
-  const found = []
-  for (const test of testsOf(file)) {
-    if (!baselines.has(test)) {
-      const { passed, how, took } = await runTest(test, 1000 * seconds)
-      const left = how === 'hung' ? `left out, as it takes more than ${seconds} s` : 'left out, as it fails without a mutant'
-      console.log(`${test}: ${passed ? `${(took / 1000).toFixed(1)} s` : left}`)
-      baselines.set(test, passed ? took : undefined)
+const coverageFolder = join(copy, 'coverage')
+/** Of each file of dist/src what ran in a process of a test: lists of V8's functions, each with ranges, the outer ones first. */
+function readCoverage() {
+  const byFile = new Map()
+  const start = `file://${join(copy, 'dist')}/`
+  for (const name of existsSync(coverageFolder) ? readdirSync(coverageFolder) : []) {
+    let result = []
+    try {
+      ;({ result } = JSON.parse(readFileSync(join(coverageFolder, name), 'utf8')))
+    } catch {
+      // Of a process that was killed while it wrote.
     }
-    const took = baselines.get(test)
-    if (took !== undefined) found.push({ test, took })
+    for (const { url, functions } of result) {
+      if (!url.startsWith(`${start}src/`)) continue
+      const path = url.slice(start.length)
+      byFile.set(path, [...(byFile.get(path) ?? []), functions])
+    }
   }
-  return found
+  rmSync(coverageFolder, { recursive: true, force: true })
+  return byFile
+}
+/** Whether what is at `offset` of a file ran: the innermost range around it says so. */
+const ran = (coverage, { path, offset }) =>
+  (coverage.get(path) ?? []).some((functions) => {
+    let innermost
+    for (const { ranges } of functions)
+      for (const range of ranges)
+        if (range.startOffset <= offset && offset < range.endOffset)
+          if (innermost === undefined || range.endOffset - range.startOffset <= innermost.endOffset - innermost.startOffset)
+            innermost = range
+    return innermost !== undefined && innermost.count > 0
+  })
+
+const baselines = new Map()
+/** How a test file does in the copy as it is: its time and what it runs, undefined where it fails or takes too long. */
+async function baseline(test) {
+  if (!baselines.has(test)) {
+    const { passed, how, took } = await runTest(test, 1000 * seconds, { NODE_V8_COVERAGE: coverageFolder })
+    const left = how === 'hung' ? `left out, as it takes more than ${seconds} s` : 'left out, as it fails without a mutant'
+    console.log(`${test}: ${passed ? `${(took / 1000).toFixed(1)} s` : left}`)
+    const coverage = readCoverage()
+    baselines.set(test, passed ? { took, coverage } : undefined)
+  }
+  return baselines.get(test)
 }
 
 const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext }
+const compiled = (text) => ts.transpileModule(text, { compilerOptions, reportDiagnostics: true })
 
-/** Puts a mutant into the copy; undefined, or why it is none. Returns how the copy is made whole again. */
-function apply({ file, original, start, end, text }) {
+/** A mutant's code in the copy: where it is of TypeScript, where its own code begins in that of the compiler; undefined for no mutant. */
+function prepare({ file, original, start, end, text }) {
   const broken = original.slice(0, start) + text + original.slice(end)
+  if (!file.endsWith('.ts')) return { broken, places: callsOf(file) }
+  const [before, after] = [compiled(original).outputText, compiled(broken)]
+  if (after.diagnostics.length > 0 || after.outputText === before) return undefined
+  let offset = 0
+  while (before[offset] === after.outputText[offset]) ++offset
+  return { broken: after.outputText, places: [{ path: file.replace(/\.ts$/, '.js'), offset }] }
+}
+
+/** Puts a mutant into the copy; undefined where it does not compile. Returns how the copy is made whole again. */
+function apply({ file, original }, broken) {
   if (file.endsWith('.ts')) {
     const path = join(copy, 'dist', file.replace(/\.ts$/, '.js'))
     const before = readFileSync(path)
-    const { outputText, diagnostics } = ts.transpileModule(broken, { compilerOptions, reportDiagnostics: true })
-    if (diagnostics.length > 0) return { problem: 'does not compile' }
-    writeFileSync(path, outputText)
-    return { restore: () => writeFileSync(path, before) }
+    writeFileSync(path, broken)
+    return () => writeFileSync(path, before)
   }
   const path = join(copy, file)
   writeFileSync(path, broken)
@@ -268,26 +320,39 @@ function apply({ file, original, start, end, text }) {
     writeFileSync(path, original)
     cpSync(intact, addon)
   }
-  if (buildChanged().status === 0) return { restore }
+  if (buildChanged().status === 0) return restore
   restore()
-  return { problem: 'does not compile' }
+  return undefined
 }
 
 async function judge(mutant) {
   if (known.some(({ file, source, change }) => file === mutant.file && source === mutant.source && change === mutant.change))
     return { fate: 'equivalent', by: '' }
-  const tests = await usable(mutant.file)
-  if (tests.length === 0) return { fate: 'untested', by: 'no test that is related is fast enough' }
-  const { problem, restore } = apply(mutant)
-  if (problem !== undefined) return { fate: 'no mutant', by: problem }
+  const prepared = prepare(mutant)
+  if (prepared === undefined) return { fate: 'no mutant', by: 'does not compile' }
+  const { broken, places } = prepared
+  const tests = testsOf(mutant.file)
+  const tried = []
+  let restore
   try {
-    for (const { test, took } of tests) {
-      const { passed, how } = await runTest(test, 3 * took + 10_000)
+    for (const test of tests) {
+      // Without the mutant: it is put in when a test is found that comes by its place.
+      if (!baselines.has(test)) {
+        restore?.()
+        restore = undefined
+      }
+      const found = await baseline(test)
+      if (found === undefined || (places.length > 0 && !places.some((place) => ran(found.coverage, place)))) continue
+      restore ??= apply(mutant, broken)
+      if (restore === undefined) return { fate: 'no mutant', by: 'does not compile' }
+      const { passed, how } = await runTest(test, 3 * found.took + 10_000)
       if (!passed) return { fate: 'killed', by: `${basename(test, '.test.js')}${how === 'hung' ? ', which did not end' : ''}` }
+      tried.push(basename(test, '.test.js'))
     }
-    return { fate: 'survived', by: tests.map(({ test }) => basename(test, '.test.js')).join(', ') }
+    if (tried.length > 0) return { fate: 'survived', by: tried.join(', ') }
+    return { fate: 'untested', by: `none of ${tests.length} related tests comes by` }
   } finally {
-    restore()
+    restore?.()
   }
 }
 
@@ -301,6 +366,12 @@ async function main() {
     if (status !== 0) throw new Error(`the addon of the copy cannot be built\n${stdout}${stderr}`)
   } else cpSync(join(root, 'build', 'Release', 'densecl.node'), addon)
   cpSync(addon, intact)
+  // As this compiler writes it, so that places in it are those of the mutants.
+  for (const file of new Set(chosen.map((mutant) => mutant.file)))
+    if (file.endsWith('.ts')) {
+      const text = readFileSync(join(copy, file), 'utf8')
+      writeFileSync(join(copy, 'dist', file.replace(/\.ts$/, '.js')), compiled(text).outputText)
+    }
   const results = []
   for (const [i, mutant] of chosen.entries()) {
     const { fate, by } = await judge(mutant)
@@ -324,7 +395,7 @@ async function main() {
   const others = results.length - counted.length - equivalent
   console.log(
     `\n${killed} of ${counted.length} killed (${share} %); ${equivalent} are known to be equivalent, ` +
-      `${others} did not compile or have no fast test`,
+      `${others} did not compile or are where no related test comes by`,
   )
 }
 

@@ -1,10 +1,10 @@
 /** What a source of images is: a list of plain items, so that workers can be told which to read, and how it is opened. */
-import { constants } from 'node:buffer'
-import { closeSync, openSync, type Stats, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
+import { closeSync, openSync, type Stats, readdirSync, readSync, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 
-import { DenseclError, fail, systemReason } from '../tensor/errors.js'
+import { readText as readTextOf } from '../files/look.js'
+import { fail, systemReason } from '../tensor/errors.js'
 import { largest } from '../tensor/numbers.js'
 import { decode, type Pixels } from './decode.js'
 import { scene } from './scenes.js'
@@ -117,19 +117,8 @@ export function namesIn(folder: string): string[] {
   }
 }
 
-/** A file as text; throws DATA with its name, and before it is read where it is longer than any text can be. */
-export function readText(path: string): string {
-  try {
-    const { size } = statSync(path)
-    const most = constants.MAX_STRING_LENGTH
-    if (size > most)
-      fail('DATA', `data: ${path} has ${size} bytes: expected at most ${most}, the longest text that this version of Node holds; split it`)
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    if (error instanceof DenseclError) throw error
-    return fail('DATA', `data: ${path} cannot be read (${systemReason(error)})`)
-  }
-}
+/** A file as text. Throws DATA with its name. */
+export const readText = (path: string): string => readTextOf(path, 'DATA', `data: ${path}`)
 
 /** Exactly `length` bytes of an open file from `position` on. Throws where the file ends before. */
 export function readAt(descriptor: number, position: number, length: number): Buffer {

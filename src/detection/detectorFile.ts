@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs'
 
 import { z } from 'zod'
 
-import type { BackboneKind } from '../nn/backbone.js'
+import type { Backbone, BackboneKind } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
-import { fail } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import type { BackboneRecord } from '../weights/export.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
@@ -55,16 +55,18 @@ export function openDetector(
   const kind =
     kindOf(record.backbone.kind) ??
     fail('CONFIG', `${path}: its backbone is of the kind ${record.backbone.kind}: give its module with --backbone`)
-  const backbone = kind.build(build, record.backbone.options)
-  const { stride } = backbone.maps.at(-2)!
-  const anchors = { sizes: record.anchors, ratios: record.ratios, stride, order: style.anchorOrder }
-  const model = new FasterRcnn(build, backbone, { classes: record.classes.length, anchors })
+  let [backbone, model]: [Backbone?, FasterRcnn?] = []
   try {
+    backbone = kind.build(build, record.backbone.options)
+    const { stride } = backbone.maps.at(-2)!
+    const anchors = { sizes: record.anchors, ratios: record.ratios, stride, order: style.anchorOrder }
+    model = new FasterRcnn(build, backbone, { classes: record.classes.length, anchors })
     restoreState(path, file, allTensors(model.state()))
+    return { model, record }
   } catch (error) {
-    model.dispose()
-    backbone.dispose()
-    throw error
+    model?.dispose()
+    backbone?.dispose()
+    if (!(error instanceof DenseclError) || error.message.includes(path)) throw error
+    return fail(error.code, `${path}: ${error.message}`)
   }
-  return { model, record }
 }

@@ -7,6 +7,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { type ComputeOptions, currentCompute, type FusionLevel, type Kernels } from '../tensor/compute.js'
+import { fail, systemReason } from '../tensor/errors.js'
 import { type KernelFamily, usesFamily } from '../tensor/families.js'
 import { type NamedNumbers, type NamedTensors, type OpNumbers, packageRoot, runNamed } from '../tensor/native.js'
 import type { NativeOps } from '../tensor/nativeOps.js'
@@ -168,6 +169,30 @@ function architectureOf(device: string): string | undefined {
   return capability === 0 || simulated ? undefined : `sm_${capability}`
 }
 
+/** A table of tiles, undefined without a file. Throws TUNING for a file that holds none. */
+export function readTable(path: string): TuningTable | undefined {
+  if (!existsSync(path)) return undefined
+  const bad = (problem: string): never => fail('TUNING', `${path}: expected the table of tiles that bench tune writes (${problem})`)
+  let table: Partial<TuningTable> | null
+  try {
+    table = JSON.parse(readFileSync(path, 'utf8')) as Partial<TuningTable> | null
+  } catch (error) {
+    return bad(error instanceof SyntaxError ? 'it is no JSON' : systemReason(error))
+  }
+  const entries: unknown = table?.entries
+  if (!Array.isArray(entries)) return bad('it has no list "entries"')
+  const wrong = entries.findIndex((entry) => !isEntry(entry))
+  return wrong < 0 ? (table as TuningTable) : bad(`entries[${wrong}] is ${JSON.stringify(entries[wrong])}`)
+}
+
+function isEntry(value: unknown): value is TuningTable['entries'][number] {
+  const { direction, ...numbers } = (value ?? {}) as Partial<TuningTable['entries'][number]>
+  return (
+    (directions as readonly unknown[]).includes(direction) &&
+    [numbers.rows, numbers.columns, numbers.depth, numbers.tile].every((number) => Number.isInteger(number) && number! > 0)
+  )
+}
+
 const lookups = new Map<string, Map<string, TuningTable['entries']> | undefined>()
 
 /** Entries by what must agree: direction, columns and depth. */
@@ -202,8 +227,8 @@ export function tunedTile(device: string, product: Product): number {
   // Without Hopper's kernels the others have the tiles that suit them elsewhere.
   const architecture = own === 'sm_90' && !usesFamily(device, familyOf('wgmma', product.direction)) ? 'sm_80' : own
   if (!lookups.has(architecture)) {
-    const path = tuningFile(architecture)
-    lookups.set(architecture, existsSync(path) ? indexed(JSON.parse(readFileSync(path, 'utf8')) as TuningTable) : undefined)
+    const table = readTable(tuningFile(architecture))
+    lookups.set(architecture, table && indexed(table))
   }
   const index = lookups.get(architecture)
   return index === undefined ? 0 : nearestTile(index, product)

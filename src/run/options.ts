@@ -2,11 +2,10 @@
  * Options as one flat table: a key of a YAML file, `key=value` and a flag `--key` are the same thing (camelCase and kebab-case both
  * work). A row is a zod schema with a default, a description for --help, and `free` where a run that is resumed may change it.
  */
-import { readFileSync } from 'node:fs'
-
 import { LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod'
 
+import { readText } from '../files/look.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 
 /** Rows by camelCase name. */
@@ -92,12 +91,7 @@ export function keyValue(table: OptionTable, text: string): Setting {
 
 /** The settings of a YAML file; errors name the file and line. */
 export function readConfigFile(path: string): Setting[] {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    return fail('CONFIG', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
-  }
+  const text = readText(path, 'CONFIG')
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines })
   if (document.errors[0] !== undefined) fail('CONFIG', `${path}: ${document.errors[0].message}`)

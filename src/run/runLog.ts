@@ -1,10 +1,11 @@
 /** What a run writes down: metrics.jsonl, TensorBoard events, and the line that a person watches. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { z } from 'zod'
 
 import { appendWhole, writeTextAtomic } from '../files/atomic.js'
+import { readText } from '../files/look.js'
 import { DenseclError } from '../tensor/errors.js'
 import { EventWriter } from './events.js'
 
@@ -94,11 +95,14 @@ const metricsRow = z
     ),
   )
 
-/** The rows of a metrics file, none where it is not there; a line that is none (half of one after a kill, a damaged one) is left out. */
+/**
+ * The rows of a metrics file, none where it is not there; a line that is none (half of one after a kill, a damaged one) is left out.
+ * Throws FILE for one that cannot be read.
+ */
 export function readMetrics(path: string): Metrics[] {
   if (!existsSync(path)) return []
   const rows: Metrics[] = []
-  for (const line of readFileSync(path, 'utf8').split('\n')) {
+  for (const line of readText(path, 'FILE').split('\n')) {
     try {
       const { data } = metricsRow.safeParse(JSON.parse(line))
       if (data !== undefined) rows.push(data)

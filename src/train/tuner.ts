@@ -217,6 +217,21 @@ export const timesFile = (device: string): string =>
     .replace(/[^a-z0-9]+/g, '-')
     .slice(0, 100)}.json`
 
+/** The times of the cache by the call, none with the problem where its file cannot be used. */
+export function keptTimes({ device, driver, build }: DeviceIdentity): { times: Map<string, Times>; problem?: string } {
+  const unusable = (problem: string): { times: Map<string, Times>; problem: string } => ({ times: new Map(), problem })
+  const found = readCache(timesFile(device))
+  if ('problem' in found) return unusable(found.problem)
+  if (found.value === undefined) return { times: new Map() }
+  const path = cacheFile(timesFile(device))
+  const { success, data } = cacheSchema.safeParse(found.value)
+  if (!success) return unusable(`${path}: holds no times of convolutions`)
+  if (data.device !== device) return unusable(`${path}: is of another device`)
+  if (data.driver !== driver) return unusable(`${path}: is of another driver, ${data.driver}`)
+  if (data.build !== build) return unusable(`${path}: is of another build, ${data.build}`)
+  return { times: new Map(Object.entries(data.times)) }
+}
+
 /** Times of calls, of the cache and measured. */
 class Bench {
   timed = 0
@@ -227,23 +242,9 @@ class Bench {
     readonly options: TunerOptions,
     readonly remarks: string[],
   ) {
-    this.#times = this.#read()
-  }
-
-  #read(): Map<string, Times> {
-    const { device, driver, build } = this.options.identity
-    const found = readCache(timesFile(device))
-    if ('problem' in found) this.remarks.push(`${found.problem}; timed anew`)
-    else if (found.value !== undefined) {
-      const path = cacheFile(timesFile(device))
-      const { success, data } = cacheSchema.safeParse(found.value)
-      if (!success) this.remarks.push(`${path}: holds no times of convolutions; timed anew`)
-      else if (data.device !== device) this.remarks.push(`${path}: is of another device; timed anew`)
-      else if (data.driver !== driver) this.remarks.push(`${path}: is of another driver, ${data.driver}; timed anew`)
-      else if (data.build !== build) this.remarks.push(`${path}: is of another build, ${data.build}; timed anew`)
-      else return new Map(Object.entries(data.times))
-    }
-    return new Map()
+    const { times, problem } = keptTimes(options.identity)
+    this.#times = times
+    if (problem !== undefined) remarks.push(`${problem}; timed anew`)
   }
 
   /** Times the calls of each list, most expensive first, until the deadline; keeps what was timed. */

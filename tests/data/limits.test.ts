@@ -11,6 +11,9 @@ import { Loader, mostWorkers } from '../../src/data/loader.js'
 import { decodeMask } from '../../src/data/masks.js'
 import { openSource } from '../../src/data/sources.js'
 import { resolveConfig } from '../../src/methods/index.js'
+import { viewRun } from '../../src/report/runView.js'
+import { readConfigFile } from '../../src/run/options.js'
+import { readMetrics } from '../../src/run/runLog.js'
 import { numbersOf } from '../../src/tensor/numbers.js'
 import { readPth } from '../../src/weights/pth.js'
 import { zip } from '../../src/weights/zip.js'
@@ -183,6 +186,22 @@ test('a file that is longer than any text is refused before it is read', async (
       await rejectsError(() => openSource(path), 'DATA', new RegExp(name), /1073741824 bytes/, /at most \d+/)
       assert.ok(performance.now() - start < 500)
     }
+  })
+})
+
+test('so are the rows and the configuration of a run', async () => {
+  await withFolder(async (root) => {
+    const long = (name: string): string => {
+      const path = join(root, name)
+      writeFileSync(path, '')
+      truncateSync(path, 2 ** 30)
+      return path
+    }
+    const [metrics, config] = [long('metrics.jsonl'), long('config.yaml')]
+    quickly(() => throwsError(() => readMetrics(metrics), 'FILE', /metrics\.jsonl/, /1073741824 bytes/, /at most \d+/))
+    quickly(() => throwsError(() => readConfigFile(config), 'CONFIG', /config\.yaml/, /1073741824 bytes/, /at most \d+/))
+    const { problems } = (await viewRun(root))!
+    assert.match(problems.join('\n'), /curves are missing: .*metrics\.jsonl: has 1073741824 bytes/)
   })
 })
 

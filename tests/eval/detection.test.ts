@@ -185,13 +185,14 @@ test('the file of a detector finds what the detector found, and densecl detect d
     throwsError(() => openDetector(path, () => undefined), 'CONFIG', /backbone is of the kind resnet/)
     const { tensors, metadata } = readSafetensors(path)
     const damaged = join(folder, 'damaged.safetensors')
-    for (const [change, word] of [
+    for (const [change, word, code = 'FORMAT'] of [
       [{ style: 'other' }, /damaged\.safetensors: its record of the detector: style/],
       [{ backbone: null }, /damaged\.safetensors: its record of the detector: backbone/],
+      [{ backbone: { kind: 'resnet', options: { depth: 7 } } }, /damaged\.safetensors: resnet: expected depth .* 7/, 'ARGUMENT'],
     ] as const) {
       const detector = JSON.stringify({ ...(JSON.parse(metadata.detector!) as object), ...change })
       writeFileSync(damaged, Buffer.concat(encodeSafetensors({ tensors, metadata: { detector } })))
-      throwsError(() => openDetector(damaged, (name) => backboneKinds.get(name)), 'FORMAT', word)
+      throwsError(() => openDetector(damaged, (name) => backboneKinds.get(name)), code, word)
     }
   }))
 

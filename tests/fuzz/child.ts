@@ -18,6 +18,8 @@ export type Line =
 /** Inputs that reached something new are changed further; of these at most so many, the latest, are kept beside the sound ones. */
 const mostKept = 4000
 const batchSize = 128
+/** Reading the counters takes about this share of the time. */
+const shareOfCounters = 0.1
 const mostFailures = 20
 
 const [mode, name, ...rest] = process.argv.slice(2) as [string, string, ...string[]]
@@ -110,10 +112,10 @@ async function fuzz(seed: number, seconds: number, inputs: number, folder: strin
     if (corpus.length > mostKept) corpus.splice(0, mostKept / 2)
   }
 
-  /** Keeps those of `list` that reach parts of `wanted`. */
-  const locate = async (list: readonly Uint8Array[], wanted: ReadonlySet<string>): Promise<void> => {
+  /** Of each part of `wanted`, the first of `list` that reaches it. */
+  const locate = async (list: readonly Uint8Array[], wanted: ReadonlySet<string>, into: Set<Uint8Array>): Promise<void> => {
     if (list.length === 1) {
-      keep(list[0]!)
+      into.add(list[0]!)
       return
     }
     const [left, right] = [list.slice(0, list.length >> 1), list.slice(list.length >> 1)]
@@ -123,11 +125,13 @@ async function fuzz(seed: number, seconds: number, inputs: number, folder: strin
       await judge(reader, path, bytes)
     }
     const reached = new Set(coverage!.taken().filter((part) => wanted.has(part)))
-    if (reached.size > 0) await locate(left, reached)
+    if (reached.size > 0) await locate(left, reached, into)
     const rest = new Set([...wanted].filter((part) => !reached.has(part)))
-    if (rest.size > 0 && inTime()) await locate(right, rest)
+    if (rest.size > 0 && inTime()) await locate(right, rest, into)
   }
 
+  /** Counters are dear to read: once for so many inputs, and again only where something in them was new. */
+  let stretch = 1
   for (const bytes of sound) await attempt(bytes)
   coverage!.fresh()
   while (goesOn()) {
@@ -136,13 +140,23 @@ async function fuzz(seed: number, seconds: number, inputs: number, folder: strin
         ? []
         : fc.sample(structured, { seed: random.uint32() | 0, numRuns: random.below(2) === 0 ? batchSize : batchSize / 8 })
     const batch = Array.from({ length: batchSize }, (_, i) => made[i] ?? mutate(random, pick(), reader.words ?? [], pick()))
-    for (const bytes of batch) {
-      if (!goesOn()) break
-      if (await attempt(bytes)) keep(bytes)
+    const found = new Set<Uint8Array>()
+    for (let first = 0; first < batch.length && goesOn();) {
+      const some = batch.slice(first, first + stretch)
+      first += stretch
+      const start = performance.now()
+      for (const bytes of some) {
+        if (!goesOn()) break
+        if (await attempt(bytes)) found.add(bytes)
+      }
+      const read = performance.now()
+      const fresh = coverage!.fresh()
+      const [ofInput, ofCounters] = [(read - start) / some.length, performance.now() - read]
+      stretch = Math.min(batchSize, Math.max(1, Math.round(ofCounters / shareOfCounters / ofInput)))
+      if (fresh.size > 0) await locate(some, fresh, found)
     }
-    // Counters are dear to read: once for a batch, and again only where something in it was new.
-    const fresh = coverage!.fresh()
-    if (fresh.size > 0) await locate(batch, fresh)
+    // In their order, however long the stretches were: a seed gives the same inputs on any machine.
+    for (const bytes of batch) if (found.has(bytes)) keep(bytes)
   }
   say({ done: { ...count, shapes: shapes.size, parts: coverage!.size } })
 }

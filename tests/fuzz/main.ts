@@ -1,10 +1,11 @@
 /**
- * `npm run fuzz -- [reader...] [--seconds N] [--inputs N] [--seed S] [--out FOLDER]`: changed and made-up files through the readers of
- * readers.ts, all of them by default, for N seconds each (60). What fails is printed and written to FOLDER (runs/fuzz); the exit code is 1.
- * `npm run fuzz -- READER FILE...` reads the files instead.
+ * `npm run fuzz -- [reader...] [--seconds N] [--inputs N] [--jobs N] [--seed S] [--out FOLDER]`: changed and made-up files through the
+ * readers of readers.ts, all of them by default, for N seconds each (60), in N processes at one time (as many as there are cores). What
+ * fails is printed and written to FOLDER (runs/fuzz); the exit code is 1. `npm run fuzz -- READER FILE...` reads the files instead.
  */
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
@@ -12,9 +13,12 @@ import { readers } from './readers.js'
 import { type Found, fuzzReader, replay } from './run.js'
 
 const text = { type: 'string' } as const
-const { values, positionals } = parseArgs({ options: { seconds: text, inputs: text, seed: text, out: text }, allowPositionals: true })
+const { values, positionals } = parseArgs({
+  options: { seconds: text, inputs: text, jobs: text, seed: text, out: text },
+  allowPositionals: true,
+})
 
-function number(name: 'seconds' | 'inputs' | 'seed', otherwise: number): number {
+function number(name: 'seconds' | 'inputs' | 'jobs' | 'seed', otherwise: number): number {
   const value = Number(values[name] ?? otherwise)
   if (value >= 0) return value
   console.error(`--${name} is ${values[name]}: expected a number of at least 0`)
@@ -52,6 +56,7 @@ if (files.length > 0) {
       seed,
       seconds: number('seconds', values.inputs === undefined ? 60 : Infinity),
       inputs: number('inputs', Infinity),
+      jobs: number('jobs', availableParallelism()),
     })
     for (const each of found) tell(each)
     const pace = `${(inputs / seconds).toFixed(0)}/s`

@@ -1,5 +1,6 @@
 /** What a fuzzed reader is: a row of the table in readers.ts. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 
 import type fc from 'fast-check'
@@ -43,5 +44,17 @@ export function unbundle(bytes: Uint8Array, folder: string, names: readonly stri
     const path = join(folder, name)
     mkdirSync(dirname(path), { recursive: true })
     writeFileSync(path, text.slice(at + cut(name).length, starts[i + 1]?.at), 'latin1')
+  }
+}
+
+/** The bytes of a file that `write` writes. */
+export function written(extension: string, write: (path: string) => void): Buffer {
+  const folder = mkdtempSync(join(tmpdir(), 'densecl-'))
+  try {
+    const path = join(folder, `file${extension}`)
+    write(path)
+    return readFileSync(path)
+  } finally {
+    rmSync(folder, { recursive: true })
   }
 }

@@ -5,11 +5,12 @@
 import { faulty } from './readers/faulty.js'
 import type { FuzzedReader } from './reader.js'
 
-const [weights, data, images, run, cli] = [
+const [weights, data, images, run, cache, cli] = [
   () => import('./readers/weights.js'),
   () => import('./readers/data.js'),
   () => import('./readers/images.js'),
   () => import('./readers/run.js'),
+  () => import('./readers/cache.js'),
   () => import('./readers/cli.js'),
 ] as const
 
@@ -21,6 +22,7 @@ export const readers: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   pickle: async () => (await weights()).pickle,
   checkpoint: async () => (await weights()).checkpoint,
   state: async () => (await weights()).state,
+  detector: async () => (await weights()).detector,
   tar: async () => (await data()).tar,
   coco: async () => (await data()).coco,
   list: async () => (await data()).list,
@@ -32,6 +34,9 @@ export const readers: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   config: async () => (await run()).config,
   run: async () => (await run()).run,
   tuning: async () => (await run()).tuning,
+  times: async () => (await cache()).times,
+  verdict: async () => (await cache()).verdict,
+  tiles: async () => (await cache()).tiles,
   lock: async () => (await run()).lock,
   codeTable: async () => (await run()).codeTable,
   benchResult: async () => (await run()).benchResult,

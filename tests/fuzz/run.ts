@@ -86,11 +86,32 @@ interface FuzzOptions {
   patience?: number
 }
 
-/** Fuzzes one reader for so many seconds or inputs, whichever ends first. */
-export async function fuzzReader(
-  reader: string,
-  { seed, seconds, inputs = Infinity, patience = usualPatience }: FuzzOptions,
-): Promise<Fuzzed> {
+/** Seeds of one process after the other, as each find that ends one begins another, and of those beside it. */
+const seedsOfJob = 1000
+
+/** Fuzzes one reader for so many seconds or inputs, whichever ends first, in so many processes at one time. */
+export async function fuzzReader(reader: string, { jobs = 1, ...options }: FuzzOptions & { jobs?: number }): Promise<Fuzzed> {
+  const { seed, inputs = Infinity } = options
+  const all = await Promise.all(
+    Array.from({ length: jobs }, (_, job) =>
+      fuzzAlone(reader, { ...options, seed: seed + seedsOfJob * job, inputs: Math.ceil(inputs / jobs) }),
+    ),
+  )
+  const most = (of: 'shapes' | 'parts' | 'seconds'): number => Math.max(...all.map((each) => each[of]))
+  const sum = (of: 'inputs' | 'read' | 'refused'): number => all.reduce((total, each) => total + each[of], 0)
+  const found = new Map(all.flatMap((each) => each.found).map((each) => [each.shape, each]))
+  return {
+    inputs: sum('inputs'),
+    read: sum('read'),
+    refused: sum('refused'),
+    shapes: most('shapes'),
+    parts: most('parts'),
+    seconds: most('seconds'),
+    found: [...found.values()],
+  }
+}
+
+async function fuzzAlone(reader: string, { seed, seconds, inputs = Infinity, patience = usualPatience }: FuzzOptions): Promise<Fuzzed> {
   const start = performance.now()
   const total: Fuzzed = { inputs: 0, read: 0, refused: 0, shapes: 0, parts: 0, seconds: 0, found: [] }
   const spent = (): number => (performance.now() - start) / 1000

@@ -3,11 +3,10 @@
  * by src/bench/model.ts, or, where it only passes over memory, by its bytes at the bandwidth that such passes reach, the instructions
  * it issues and the loads that wait for one another.
  */
-import { existsSync, readFileSync } from 'node:fs'
 
 import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
 import { type Architecture, type Around, type Bound, predict, tiles } from '../model.js'
-import { type ConvolutionNumbers, indexed, nearestTile, type Product, tuningFile, type TuningTable } from '../../ops/tuning.js'
+import { type ConvolutionNumbers, indexed, nearestTile, type Product, readTable, tuningFile } from '../../ops/tuning.js'
 import type { OpNumbers } from '../../tensor/native.js'
 import { bytesAt, bytesOf, type Call, type CallTensor } from './calls.js'
 
@@ -35,8 +34,8 @@ export class Machine {
     overrides: Partial<Record<ConstantName, number>> = {},
   ) {
     this.constants = { ...constantsOf(state), ...overrides }
-    const path = tuningFile(architecture.name)
-    this.#table = existsSync(path) ? indexed(JSON.parse(readFileSync(path, 'utf8')) as TuningTable) : undefined
+    const table = readTable(tuningFile(architecture.name))
+    this.#table = table && indexed(table)
   }
 
   costs(call: Call): Cost[] {

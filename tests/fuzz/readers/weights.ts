@@ -1,13 +1,16 @@
 /** Files of weights, and of states that something continues from. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 
 import fc from 'fast-check'
 
+import { openDetector, saveDetector } from '../../../src/detection/detectorFile.js'
+import { FasterRcnn } from '../../../src/detection/fasterRcnn.js'
 import { Resumable } from '../../../src/eval/resumable.js'
 import { densecl } from '../../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../../src/methods/index.js'
+import type { BackboneKind } from '../../../src/nn/backbone.js'
 import { resnetKind } from '../../../src/nn/resnet.js'
 import { optimizerOf } from '../../../src/optim/choose.js'
 import { backboneOf } from '../../../src/run/backbone.js'
@@ -23,19 +26,7 @@ import { encodeSafetensors, readSafetensors, storedValues } from '../../../src/w
 import { saveState } from '../../../src/weights/state.js'
 import { zip } from '../../../src/weights/zip.js'
 import { editedJson } from '../mutate.js'
-import type { FuzzedReader } from '../reader.js'
-
-/** The bytes of a file that `write` writes. */
-function written(extension: string, write: (path: string) => void): Buffer {
-  const folder = mkdtempSync(join(tmpdir(), 'densecl-'))
-  try {
-    const path = join(folder, `file${extension}`)
-    write(path)
-    return readFileSync(path)
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
-}
+import { type FuzzedReader, written } from '../reader.js'
 
 const words = [
   '"shape":',
@@ -283,6 +274,51 @@ export const checkpoint: FuzzedReader = {
     )
   },
   read: (path) => restoreCheckpoint(readCheckpoint(path, densecl), built, optimizer),
+}
+
+const detectorKinds = {
+  classes: ['cat', 'dog'],
+  anchors: [16, 32],
+  ratios: [0.5, 1, 2],
+  style: 'detectron2',
+  testScale: 64,
+  longest: 96,
+} as const
+
+/** A wide network takes its time to make, which is no fault of the file. */
+const narrow: BackboneKind = {
+  ...resnetKind,
+  build: (build, options, layout) => resnetKind.build(build, { ...options, baseChannels: 1 }, layout),
+}
+
+/** A detector and its record, as `densecl detect` opens it. */
+export const detector: FuzzedReader = {
+  file: 'fuzzed.safetensors',
+  seeds: () => [
+    written('.safetensors', (path) => {
+      const build = { random: new Random(0), dtype: 'f32' as const }
+      const { classes, anchors, ratios } = detectorKinds
+      const own = tinyBackbone(build)
+      const { stride } = own.maps.at(-2)!
+      const model = new FasterRcnn(build, own, { classes: classes.length, anchors: { sizes: anchors, ratios, stride, order: 'size' } })
+      saveDetector(path, model, { ...detectorKinds, classes: [...classes], anchors: [...anchors], ratios: [...ratios] })
+    }),
+  ],
+  words: [...words, '\\"anchors\\":', '\\"classes\\":', '\\"kind\\":\\"resnet\\"', 'null', 'sha256'],
+  structured: (seeds) => {
+    const { tensors, metadata } = readWritten(seeds[0]!)
+    return fc.oneof(
+      editedHeaders(seeds),
+      editedJson([JSON.parse(metadata.detector!)]).map((record) =>
+        Buffer.concat(encodeSafetensors({ tensors, metadata: { detector: JSON.stringify(record) } })),
+      ),
+    )
+  },
+  read(path) {
+    const { model } = openDetector(path, (name) => (name === 'resnet' ? narrow : undefined))
+    model.dispose()
+    model.backbone.dispose()
+  },
 }
 
 function readWritten(bytes: Uint8Array): ReturnType<typeof readSafetensors> {
