@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "updates.h"
@@ -16,7 +17,7 @@ void clipByGlobalNorm(const Call& call) {
       const auto* values = gradient->data<decltype(zero)>();
       squares += chunkedSum(gradient->size(), [=](int64_t i) { return static_cast<double>(values[i]) * values[i]; });
     });
-  const double norm = std::sqrt(squares), factor = norm > call.number(Names::maxNorm) ? call.number(Names::maxNorm) / norm : 1;
+  const double norm = std::sqrt(squares), factor = std::min(1.0, call.number(Names::maxNorm) / norm);  // 1 of a NaN
   const Tensor& out = call.tensor(Names::norm);
   dispatchFloat(call, out.dtype, [&](auto zero) { out.data<decltype(zero)>()[0] = static_cast<decltype(zero)>(norm); });
   for (size_t k = 0; k < gradients.size(); ++k)

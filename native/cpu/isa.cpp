@@ -8,7 +8,6 @@ namespace {
 
 Isa detect() {
 #if defined(DENSECL_X86)
-  __builtin_cpu_init();
   Isa best = Isa::portable;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {

@@ -149,8 +149,8 @@ template <class T>
 class NarrowOperand {
  public:
   NarrowOperand(const T* data, int64_t inner, int64_t rowStep, int64_t step, int64_t rows)
-      : data_(data), inner_(inner), rowStep_(rowStep), step_(step), dense_(rowStep == inner && step == 1) {
-    if (!dense_ && rowStep == 0) copy(rows);
+      : data_(data), inner_(inner), rowStep_(rowStep), step_(step), dense_(rowStep == inner) {
+    if (rowStep == 0) copy(rows);
   }
   // Rows [first, first + rows), one after another.
   const T* rows(int64_t first, int64_t rows) {

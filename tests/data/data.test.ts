@@ -289,7 +289,15 @@ test('iNaturalist’s annotations and Places’ list give labels; boxes are no l
     )
     const boxes = await write({ images, categories, annotations: annotations.map((annotation) => ({ ...annotation, bbox: [0, 0, 1, 1] })) })
     assert.equal([boxes.classes, boxes.items[0]!.label], [undefined, undefined])
-    assert.is((await write({ images, categories, annotations: annotations.slice(1) })).classes, undefined)
+    const none: object[][] = [
+      annotations.slice(1),
+      [...annotations, annotations[0]!],
+      [annotations[0]!, annotations[1]!, { image_id: 13, category_id: 3 }],
+      [annotations[0]!, annotations[1]!, { image_id: 11, category_id: 4 }],
+      [annotations[0]!, annotations[1]!, { ...annotations[2]!, bbox: [0, 0, 1, 1] }],
+    ]
+    for (const rows of none) assert.is((await write({ images, categories, annotations: rows })).classes, undefined, JSON.stringify(rows))
+    assert.is((await write({ images, annotations })).classes, undefined)
     writeFileSync(join(root, 'train_places205.csv'), 'a.jpg 2\nb.jpg 0\nc.jpg 2\n')
     const places = await openSource(join(root, 'train_places205.csv'))
     assert.equal(
@@ -346,6 +354,25 @@ test('closing a loader while its workers compute ends them, not the process', as
     writeFileSync(script, source)
     const { stdout, stderr } = spawnSync(process.execPath, [script], { encoding: 'utf8' })
     assert.is(stdout.trim(), 'alive', stderr)
+  })
+})
+
+test('a loader that is not closed does not keep the process', async () => {
+  const from = (path: string): string => new URL(`../../src/${path}.js`, import.meta.url).href
+  const source = `
+    const { Loader } = await import('${from('data/loader')}')
+    const { openSource } = await import('${from('data/sources')}')
+    const { items } = await openSource('scenes:16')
+    const loader = new Loader({ items, imageSize: 32, batchSize: 8, views: 'centre', workers: 2, maxBroken: 1 })
+    for await (const { views } of loader.batches([{ epoch: 0, indices: Int32Array.from([0, 1, 2, 3, 4, 5, 6, 7]) }])) {
+      for (const view of views()) view.dispose()
+      console.log('loaded')
+    }`
+  await withFolder((folder) => {
+    const script = join(folder, 'open.mjs')
+    writeFileSync(script, source)
+    const { stdout, stderr, status } = spawnSync(process.execPath, [script], { encoding: 'utf8', timeout: 60_000 })
+    assert.equal([stdout.trim(), status], ['loaded', 0], stderr)
   })
 })
 

@@ -119,6 +119,23 @@ test('sizes in base 256 and archives older than USTAR are read; a size of an ext
   )
 })
 
+test('a checksum is that of the bytes, unsigned or as old programs summed them, signed; any other is refused', async () => {
+  const name = Buffer.from('é'.repeat(9), 'latin1')
+  const bytes = member(`${'x'.repeat(9)}.jpg`, Buffer.from('one'))
+  name.copy(bytes)
+  const summed = (sum: number): Buffer => {
+    const changed = Buffer.from(bytes)
+    changed.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+    return changed
+  }
+  const blank = Buffer.from(bytes.subarray(0, 512))
+  blank.fill(' ', 148, 156)
+  const unsigned = blank.reduce((total, byte) => total + byte, 0)
+  const signed = unsigned - 256 * name.length
+  for (const sum of [unsigned, signed]) await shard([summed(sum), end], async ({ items }) => assert.is(await content(items[0]!), 'one'))
+  for (const sum of [unsigned + 1, signed - 1, signed + 256]) await refused([summed(sum), end], /bad header at byte 0/)
+})
+
 test('sparse files of GNU and of PAX, labels that are none and files of other kinds are counted and named, not read', async () => {
   const sparse = header('old-sparse.jpg', octal(7), 'S', 'ustar  \0')
   sparse[482] = 1

@@ -98,6 +98,38 @@ test('binary ops and where broadcast as NumPy does: every element is that of pla
   }
 })
 
+test('many rows of few elements: of operands that are whole, a row, a column, or a number, every element is that of plain loops', () => {
+  const kinds = ['whole', 'row', 'column', 'number'] as const
+  const kind = fc.constantFrom(...kinds)
+  const rows = fc.oneof(fc.integer({ min: 1, max: 80 }), fc.integer({ min: 500, max: 2200 }))
+  fc.assert(
+    fc.property(rows, fc.integer({ min: 1, max: 70 }), kind, kind, fc.boolean(), (count, width, kindA, kindB, planes) => {
+      scope(() => {
+        const draw = (kind: (typeof kinds)[number], phase: number): { tensor: Tensor; at: (row: number, column: number) => number } => {
+          const [r, c] = [kind === 'row' || kind === 'number' ? 1 : count, kind === 'column' || kind === 'number' ? 1 : width]
+          const values = Float64Array.from({ length: r * c }, (_, i) => Math.round(50 * Math.sin(i + phase)))
+          // Of two planes the operand is repeated for the second.
+          return {
+            tensor: Tensor.from(values, [1, r, c], 'f64'),
+            at: (row, column) => values[(r === 1 ? 0 : row) * c + (c === 1 ? 0 : column)]!,
+          }
+        }
+        const [a, b, one] = [draw(kindA, 0), draw(kindB, 9), Tensor.zeros([planes ? 2 : 1, 1, 1], 'f64')]
+        const [x, z] = [add(a.tensor, one), b.tensor]
+        const [difference, smaller] = [sub(x, z), less(x, z)]
+        const shape = difference.shape
+        const [values, truth] = [difference.data(), smaller.data()]
+        indicesOf(shape).forEach(([, row, column], i) => {
+          const [p, q] = [a.at(row!, column!), b.at(row!, column!)]
+          assert.is(values[i]! + 0, p - q + 0, `${shape.join('x')} at ${row},${column}`)
+          assert.is(truth[i], bits(p < q))
+        })
+      })
+    }),
+    { numRuns: 40 },
+  )
+})
+
 test('shapes that do not broadcast and dtypes that differ are named, both of them', () => {
   scope(() => {
     const [a, b] = [Tensor.zeros([2, 3]), Tensor.zeros([4])]

@@ -1,7 +1,11 @@
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
-import { Sgd } from '../../src/optim/sgd.js'
+import { AdamW } from '../../src/optim/adam.js'
+import { type OptimizerName, optimizerNames, optimizerOf } from '../../src/optim/choose.js'
+import { Lars } from '../../src/optim/lars.js'
+import type { Optimizer } from '../../src/optim/optimizer.js'
+import { checkFinite, Sgd } from '../../src/optim/sgd.js'
 import { runNative } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { withCompute } from '../../src/tensor/compute.js'
@@ -46,6 +50,55 @@ test('SGD is its formula, for several tensors, with and without Nesterov', () =>
       },
     ),
     { numRuns: 30 },
+  )
+})
+
+test('the optimiser of a name takes the steps of its class, which are no other class’s', () => {
+  const [momentum, weightDecay] = [0.8, 0.1]
+  const start = Array.from({ length: 6 }, (_, i) => Math.cos(i))
+  const after = (make: (parameters: Map<string, Tensor>) => Optimizer): number[] =>
+    scope(() => {
+      const parameters = new Map([['w', Tensor.from(start, [2, 3], 'f64')]])
+      const optimizer = make(parameters)
+      for (let step = 1; step <= 3; ++step) optimizer.step([Tensor.from(start.map(Math.sin), [2, 3], 'f64')], 0.1)
+      optimizer.dispose()
+      return [...parameters.get('w')!.data()]
+    })
+  const classes: Record<OptimizerName, (parameters: Map<string, Tensor>) => Optimizer> = {
+    sgd: (parameters) => new Sgd(parameters, { momentum, weightDecay }),
+    adamw: (parameters) => new AdamW(parameters, { beta1: momentum, weightDecay }),
+    lars: (parameters) => new Lars(parameters, { momentum, weightDecay }),
+  }
+  for (const optimizer of optimizerNames)
+    for (const other of optimizerNames) {
+      const same = after((parameters) => optimizerOf({ optimizer, momentum, weightDecay }, parameters))
+      ;(optimizer === other ? assert.equal : assert.not.equal)(same, after(classes[other]), `${optimizer} and ${other}`)
+    }
+})
+
+test('checkFinite tells one value that is not finite in any tensor, and keeps what was told', () => {
+  const place = fc.record({ sizes: fc.array(fc.integer({ min: 1, max: 3000 }), { minLength: 1, maxLength: 4 }), at: fc.nat() })
+  fc.assert(
+    fc.property(
+      place,
+      fc.constantFrom(NaN, Infinity, -Infinity),
+      fc.constantFrom('f32' as const, 'f64' as const),
+      ({ sizes, at }, value, dtype) =>
+        scope(() => {
+          const foundInf = Tensor.zeros([1], 'i32')
+          const values = sizes.map((size) => Array.from({ length: size }, (_, i) => 1e30 * Math.sin(i)))
+          const tensors = (): Tensor[] => values.map((each) => Tensor.from(each, [each.length], dtype))
+          checkFinite(foundInf, tensors())
+          assert.is(foundInf.item(), 0)
+          const broken = values[at % sizes.length]!
+          broken[at % broken.length] = value
+          checkFinite(foundInf, tensors())
+          assert.is(foundInf.item(), 1)
+          checkFinite(foundInf, [Tensor.zeros([2], dtype)])
+          assert.is(foundInf.item(), 1)
+        }),
+    ),
+    { numRuns: 40 },
   )
 })
 

@@ -1,5 +1,5 @@
 /** One run a folder: who has it, and what the killed leave. */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -67,6 +67,25 @@ test('a lock is of one holder, until it is released', async () => {
     lock.release()
     assert.equal(readdirSync(folder), [])
     lockRun(folder).release()
+  })
+})
+
+test('a lock that cannot be written whole leaves nothing', async () => {
+  await withFolder((folder) => {
+    const path = join(folder, 'lock')
+    const source = `
+      const { FileLock } = await import('${new URL('../../src/files/lock.js', import.meta.url).href}')
+      try {
+        new FileLock(${JSON.stringify(path)}).take()
+      } catch (error) {
+        console.log(error.code, error.message)
+      }`
+    // No file may have more than 0 bytes: a disk that is full.
+    const { stdout, stderr } = spawnSync('sh', ['-c', 'ulimit -f 0; exec "$0" --input-type=module -e "$1"', process.execPath, source], {
+      encoding: 'utf8',
+    })
+    assert.match(stdout, `WRITE ${path}: cannot be written`, stderr)
+    assert.equal(readdirSync(folder), [])
   })
 })
 

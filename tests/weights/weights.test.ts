@@ -137,6 +137,30 @@ test('nothing that matches, another architecture and missing tensors are errors 
   disposeState(backbone.state())
 })
 
+test('a pickle is told by its protocol, of 2 to 5, a zip by its first bytes; all else is read as safetensors', async () => {
+  await withFolder((folder) => {
+    const path = join(folder, 'weights')
+    const refusal = (...first: number[]): string => {
+      writeFileSync(path, Buffer.concat([Buffer.from(first), Buffer.alloc(64, 0x2e)]))
+      try {
+        readWeights(path)
+      } catch (error) {
+        return (error as Error).message
+      }
+      return 'read'
+    }
+    for (const protocol of [2, 3, 4, 5]) assert.not.match(refusal(0x80, protocol), /safetensors/)
+    assert.not.match(refusal(0x50, 0x4b, 3, 4), /safetensors/)
+    for (const other of [
+      [0x80, 1],
+      [0x80, 6],
+      [0x81, 2],
+      [0x50, 0x4b, 3, 5],
+    ])
+      assert.match(refusal(...other), /weights: not a valid safetensors/)
+  })
+})
+
 test('a pickle that names os.system is refused and not executed', async () => {
   await withFolder((folder) => {
     const touched = join(folder, 'touched')
