@@ -283,6 +283,7 @@ const detectorKinds = {
   style: 'detectron2',
   testScale: 64,
   longest: 96,
+  testRegions: 50,
 } as const
 
 /** A wide network takes its time to make, which is no fault of the file. */
