@@ -69,6 +69,9 @@ export const conv2dCases = {
       return bias ? [...inputs, randomTensor(random, [groups * outs])] : inputs
     },
     run: ({ stride, padding, dilation, groups }, [x, weight, bias]) => conv2d(x!, weight!, bias, { stride, padding, dilation, groups }),
+    // Of one channel or pixel all terms may cancel.
+    magnitude: () => 1,
+    gradientMagnitude: () => 1,
     accumulates: ({ x, groups, kernel }) => (x.c / groups) * kernel[0] * kernel[1] + 1,
   }),
   conv2d: define({
@@ -80,6 +83,9 @@ export const conv2dCases = {
       return bias ? [...inputs, randomTensor(random, [o])] : inputs
     },
     run: ({ stride, padding, dilation }, [x, weight, bias]) => conv2d(x!, weight!, bias, { stride, padding, dilation }),
+    // Of one channel or pixel all terms may cancel.
+    magnitude: () => 1,
+    gradientMagnitude: () => 1,
     accumulates: ({ x, kernel }) => x.c * kernel[0] * kernel[1] + 1,
   }),
 } satisfies OpCases

@@ -14,6 +14,9 @@ export const linearCases = {
       return bias ? [...inputs, randomTensor(random, [o])] : inputs
     },
     run: (_, [x, weight, bias]) => linear(x!, weight!, bias),
+    // Of one channel or pixel all terms may cancel.
+    magnitude: () => 1,
+    gradientMagnitude: () => 1,
     accumulates: ({ i }) => i + 1,
   }),
 } satisfies OpCases
