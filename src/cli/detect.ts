@@ -3,7 +3,7 @@ import { basename } from 'node:path'
 
 import { decode } from '../data/decode.js'
 import { detect, testRules } from '../detection/detect.js'
-import { openDetector } from '../detection/detectorFile.js'
+import { importDetector } from '../detection/exchange.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { detectionStyles } from '../detection/styles.js'
 import { evaluationCompute } from '../eval/compute.js'
@@ -32,7 +32,7 @@ export const register: Register = (program, done) => {
     .command('detect')
     .description('find objects in images with a detector that eval detection trained, and draw them')
     .argument('<image...>', 'image files')
-    .requiredOption('--weights <file>', 'detector.safetensors of an evaluation')
+    .requiredOption('--weights <file>', 'detector.safetensors of an evaluation, or a detector that export wrote')
     .option('--out <path>', 'of the picture, without extension', 'detections')
     .option('--score <probability>', 'the least of what is drawn and listed', '0.5')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
@@ -47,7 +47,7 @@ export const register: Register = (program, done) => {
         const least = numberFlag('score', flags.score, { least: 0, most: 1 })
         const device = await useDevice(flags.device)
         const own = await kindOfFlag(flags.backbone)
-        const { model, record } = withDevice(device, () => openDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
+        const { model, record } = withDevice(device, () => importDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
         const style = detectionStyles[record.style]
         const limits = { ...proposalLimits.test, after: record.testRegions }
         try {

@@ -2,6 +2,9 @@ import { existsSync } from 'node:fs'
 
 import { Option } from 'commander'
 
+import { type DetectorRecord } from '../detection/detectorFile.js'
+import { type DetectorTarget, holdsDetector, importDetector, writeDetector } from '../detection/exchange.js'
+import { backboneKinds } from '../nn/backbones.js'
 import { allTensors } from '../nn/module.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
@@ -12,8 +15,8 @@ import { examples, print, type Register } from './command.js'
 export const register: Register = (program, done) => {
   program
     .command('export')
-    .description('write a backbone for another framework')
-    .argument('<weights>', 'a checkpoint or backbone, ours or foreign')
+    .description('write a backbone, or a detector of eval detection, for another framework')
+    .argument('<weights>', 'a checkpoint, backbone or detector, ours or foreign')
     .addOption(new Option('--for <framework>', 'whose names and container').choices([...exportTargets]).default('torchvision'))
     .requiredOption('--out <file>', '.safetensors or .pth')
     .option('--overwrite', 'replace the file')
@@ -34,11 +37,33 @@ export const register: Register = (program, done) => {
           'densecl export runs/r50/backbone.safetensors --for detectron2 --out r50.pth',
           'detectron2: MODEL.WEIGHTS; RGB input, STRIDE_IN_1X1 False',
         ],
+        [
+          'densecl export runs/r50/eval/detection-voc0712-c4/detector.safetensors --for detectron2 --out detector.pth',
+          'the whole detector; mmdet too, torchvision takes its backbone',
+        ],
       ]),
     )
     .action(async (weights: string, flags: { for: ExportTarget; out: string; backbone?: string; overwrite?: boolean; json?: boolean }) => {
       if (existsSync(flags.out) && flags.overwrite !== true)
         return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
+      if (holdsDetector(weights)) {
+        const own = await kindOfFlag(flags.backbone)
+        const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
+        const tensors = [...allTensors(model.state())].length
+        const what = `a detector of ${record.classes.length} classes on ${model.backbone.name}`
+        if (flags.for === 'torchvision') writeBackbone(flags.out, model.backbone, flags.for)
+        else writeDetector(flags.out, model, record, flags.for)
+        print(
+          flags.json === true,
+          { out: flags.out, for: flags.for, part: flags.for === 'torchvision' ? 'backbone' : 'detector', classes: record.classes, tensors },
+          flags.for === 'torchvision'
+            ? `torchvision has no detector of the form C4: this is the backbone alone of ${what}, ` +
+                `its last stage as regions trained it: ${flags.out}`
+            : `${what}, ${tensors} tensors for ${flags.for}: ${flags.out}\n${settingsOf(flags.for, record)}`,
+        )
+        done(0)
+        return
+      }
       const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
       writeBackbone(flags.out, backbone, flags.for)
       const tensors = [...allTensors(backbone.state())].length
@@ -49,4 +74,14 @@ export const register: Register = (program, done) => {
       )
       done(0)
     })
+}
+
+/** What the other framework must be set to. */
+function settingsOf(target: DetectorTarget, { anchors, ratios, classes }: DetectorRecord): string {
+  const images = 'RGB, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375'
+  return target === 'mmdet'
+    ? `Faster R-CNN C4 with a norm after the shared head; scales ${anchors.map((size) => size / 16).join(' ')} of stride 16, ` +
+        `ratios ${ratios.join(' ')}; ${images}`
+    : `Res5ROIHeadsExtraNorm, STRIDE_IN_1X1 False, NUM_CLASSES ${classes.length}; sizes ${anchors.join(' ')}, ` +
+        `ratios ${ratios.join(' ')}; ${images}`
 }

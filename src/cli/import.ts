@@ -1,4 +1,8 @@
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { saveDetector } from '../detection/detectorFile.js'
+import { holdsDetector, importDetector } from '../detection/exchange.js'
+import { backboneKinds } from '../nn/backbones.js'
+import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
 import { writeBackbone } from '../weights/export.js'
 import { examples, print, type Register } from './command.js'
@@ -6,9 +10,9 @@ import { examples, print, type Register } from './command.js'
 export const register: Register = (program, done) => {
   program
     .command('import')
-    .description("read a foreign checkpoint's backbone and say what matched")
+    .description("read a foreign checkpoint's backbone, or a detector of the form C4, and say what matched")
     .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
-    .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth)')
+    .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
     .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
@@ -21,6 +25,21 @@ export const register: Register = (program, done) => {
       ]),
     )
     .action(async (weights: string, flags: { out?: string; backbone?: string; json?: boolean }) => {
+      if (holdsDetector(weights)) {
+        const own = await kindOfFlag(flags.backbone)
+        const { model, record, assumed } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
+        if (flags.out !== undefined && !flags.out.endsWith('.safetensors'))
+          fail('ARGUMENT', `import: expected a file ending in .safetensors for a detector but received ${flags.out}`)
+        if (flags.out !== undefined) saveDetector(flags.out, model, record)
+        const lines = [
+          `a detector of ${record.classes.length} classes on ${model.backbone.description}, style ${record.style}`,
+          ...(assumed ? ['the file says no settings: those of the published protocol are assumed'] : []),
+          ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
+        ]
+        print(flags.json === true, { ...record, assumed, out: flags.out }, lines.join('\n'))
+        done(0)
+        return
+      }
       const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
       if (flags.out !== undefined) writeBackbone(flags.out, backbone, 'torchvision')
       const list = (names: string[]): string =>

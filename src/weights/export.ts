@@ -6,7 +6,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { toStored } from './layout.js'
-import { encodePth } from './pth.js'
+import { encodePth, type Pickled } from './pth.js'
 import { encodeSafetensors, type StoredTensor } from './safetensors.js'
 
 export const exportTargets = ['torchvision', 'mmdet', 'detectron2'] as const
@@ -55,15 +55,24 @@ export function writeBackbone(path: string, backbone: Backbone, target: ExportTa
           [...named].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor]),
         )
       : named
+  writeTensors(path, tensors, backboneMetadata(backbone), () =>
+    target === 'torchvision'
+      ? tensors
+      : target === 'mmdet'
+        ? { state_dict: tensors, author: 'densecl' }
+        : { model: tensors, __author__: 'densecl', matching_heuristics: true },
+  )
+}
+
+/** Writes .safetensors with `metadata` beside the tensors, or .pth with `content`. Throws ARGUMENT for another ending. */
+export function writeTensors(
+  path: string,
+  tensors: Map<string, StoredTensor>,
+  metadata: Record<string, string>,
+  content: () => Pickled,
+): void {
   if (extname(path) === '.safetensors')
-    writeAtomic(path, encodeSafetensors({ tensors, metadata: { format: 'pt', author: 'densecl', ...backboneMetadata(backbone) } }))
-  else if (extname(path) === '.pth') {
-    const content =
-      target === 'torchvision'
-        ? tensors
-        : target === 'mmdet'
-          ? { state_dict: tensors, author: 'densecl' }
-          : { model: tensors, __author__: 'densecl', matching_heuristics: true }
-    writeAtomic(path, [encodePth(content)])
-  } else fail('ARGUMENT', `export: expected a file ending in .safetensors or .pth but received ${path}`)
+    writeAtomic(path, encodeSafetensors({ tensors, metadata: { format: 'pt', author: 'densecl', ...metadata } }))
+  else if (extname(path) === '.pth') writeAtomic(path, [encodePth(content())])
+  else fail('ARGUMENT', `export: expected a file ending in .safetensors or .pth but received ${path}`)
 }

@@ -9,13 +9,14 @@ import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { type BackboneRecord, detectron2Name } from './export.js'
 import { loadStored } from './layout.js'
-import { readPth } from './pth.js'
+import { readPthFile } from './pth.js'
 import { readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 
 /** All tensors of a safetensors file or of a PyTorch one, told apart by content. */
-export const readWeights = (path: string): Map<string, StoredTensor> => readFile(path).tensors
+export const readWeights = (path: string): Map<string, StoredTensor> => readTensorFile(path).tensors
 
-function readFile(path: string): TensorFile {
+/** The same, and what the file says beside them: the metadata of safetensors, or the strings of the dictionary that PyTorch saved. */
+export function readTensorFile(path: string): TensorFile {
   const head = Buffer.alloc(512)
   try {
     const descriptor = openSync(path, 'r')
@@ -28,7 +29,7 @@ function readFile(path: string): TensorFile {
     fail('FORMAT', `${path}: a tar file, as PyTorch wrote before version 0.1.10: load it with PyTorch and save it again`)
   const isPickle = head[0] === 0x80 && head[1]! >= 2 && head[1]! <= 5
   const isZip = head.readUInt32LE(0) === 0x04034b50
-  return isPickle || isZip ? { tensors: readPth(path), metadata: {} } : readSafetensors(path)
+  return isPickle || isZip ? readPthFile(path) : readSafetensors(path)
 }
 
 /** Prefixes under which the backbone may be, in the order of preference among equally many matches. */
@@ -92,12 +93,12 @@ const backboneName = /^(conv1\.weight|bn1\.\w+|layer[1-4]\.\d+\.(conv\d\.weight|
 
 /** torchvision's name of a tensor of a ResNet that torchvision or detectron2 has named. */
 function torchvisionName(): (short: string) => string | undefined {
-  const fromDetectron2 = new Map(allNames().map((name) => [detectron2Name(name), name]))
+  const fromDetectron2 = new Map(torchvisionNames().map((name) => [detectron2Name(name), name]))
   return (short) => (backboneName.test(short) ? short : fromDetectron2.get(short))
 }
 
-/** Names of the deepest network, of which every other's are a part. */
-function allNames(): string[] {
+/** torchvision's names of the deepest ResNet, of which every other's are a part. */
+export function torchvisionNames(): string[] {
   const names: string[] = []
   const add = (conv: string, norm: string): void => {
     names.push(`${conv}.weight`)
@@ -113,7 +114,7 @@ function allNames(): string[] {
 }
 
 /** Depth and width by the names and shapes; an error says what the file has instead. */
-function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth: ResNetDepth; baseChannels: number } {
+export function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth: ResNetDepth; baseChannels: number } {
   const blocks = [1, 2, 3, 4].map((s) => {
     let count = 0
     while (tensors.has(`layer${s}.${count}.conv1.weight`)) count += 1
@@ -151,12 +152,12 @@ export function importBackbone(
   path: string,
   { kind: wanted, outputStride }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
-  const { tensors, metadata } = readFile(path)
+  const { tensors, metadata } = readTensorFile(path)
   if ([...tensors.keys()].some((name) => name.includes('roi_head.shared_head.')))
     fail(
       'IMPORT',
       `${path}: is a detector, which has the last stage of its backbone in its head: expected weights of a backbone, such as those that ` +
-        'it was trained from (densecl detect takes detectors)',
+        'it was trained from (densecl detect takes detectors, densecl export gives their backbone)',
     )
   const record = recordOf(metadata)
   const kind = kindOf(path, record, wanted)

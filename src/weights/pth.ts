@@ -3,11 +3,14 @@ import { readFileSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
 import { Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
-import { type StoredTensor, safetensorsDTypes } from './safetensors.js'
+import { type StoredTensor, safetensorsDTypes, type TensorFile } from './safetensors.js'
 import { zip, zipEntries } from './zip.js'
 
 /** All tensors of a file by name; of nested dictionaries joined with dots (`state_dict.conv1.weight`). */
-export function readPth(path: string): Map<string, StoredTensor> {
+export const readPth = (path: string): Map<string, StoredTensor> => readPthFile(path).tensors
+
+/** The same, and as metadata the strings of the outermost dictionary. */
+export function readPthFile(path: string): TensorFile {
   let bytes: Buffer
   try {
     bytes = readFileSync(path)
@@ -19,7 +22,9 @@ export function readPth(path: string): Map<string, StoredTensor> {
     bytes.length > 4 && bytes.readUInt32LE(0) === 0x04034b50 ? readZipped(path, bytes, storages) : readLegacy(path, bytes, storages)
   const into: Collected = { path, tensors: new Map(), visited: new Set(), budget: mostExpansion * bytes.length }
   collect('', root, into, 0)
-  return into.tensors
+  const entries = root instanceof Map ? [...(root as Map<unknown, unknown>)] : []
+  const strings = entries.filter((entry): entry is [string, string] => entry.every((each) => typeof each === 'string'))
+  return { tensors: into.tensors, metadata: Object.fromEntries(strings) }
 }
 
 /** Tensors may share storages and repeat values, but all together have no more than so many times the bytes of their file. */
@@ -120,9 +125,10 @@ function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>)
   return root
 }
 
-type Pickled = string | boolean | Map<string, StoredTensor> | { readonly [key: string]: Pickled }
+/** What encodePth writes. */
+export type Pickled = string | boolean | readonly string[] | Map<string, StoredTensor> | { readonly [key: string]: Pickled }
 
-/** A zip that torch.load reads, of strings, booleans, dictionaries and tensors. Storages are aligned to 64 bytes. */
+/** A zip that torch.load reads, of strings, booleans, tuples of strings, dictionaries and tensors. Storages are aligned to 64 bytes. */
 export function encodePth(content: Pickled): Uint8Array {
   const storages: StoredTensor[] = []
   const pickle = Buffer.concat([Buffer.from([0x80, 2]), encode(content, storages), Buffer.from('.')])
@@ -139,12 +145,15 @@ export function encodePth(content: Pickled): Uint8Array {
 function encode(value: Pickled, storages: StoredTensor[]): Buffer {
   if (typeof value === 'string') return unicode(value)
   if (typeof value === 'boolean') return Buffer.from([value ? 0x88 : 0x89])
+  if (isTuple(value)) return Buffer.concat([Buffer.from('('), ...value.map(unicode), Buffer.from('t')])
   const entries: [string, Buffer][] =
     value instanceof Map
       ? [...value].map(([name, tensor]) => [name, encodeTensor(tensor, storages)])
       : Object.entries(value).map(([key, item]) => [key, encode(item, storages)])
   return Buffer.concat([Buffer.from('}('), ...entries.flatMap(([key, item]) => [unicode(key), item]), Buffer.from('u')])
 }
+
+const isTuple = (value: Pickled): value is readonly string[] => Array.isArray(value)
 
 function encodeTensor(tensor: StoredTensor, storages: StoredTensor[]): Buffer {
   const type = Object.keys(storageDTypes).find((name) => storageDTypes[name] === tensor.dtype)!
