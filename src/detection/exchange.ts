@@ -6,6 +6,7 @@ import { detectron2Name, type ExportTarget, writeTensors } from '../weights/expo
 import { inferResNet, readTensorFile, torchvisionNames } from '../weights/import.js'
 import { loadStored, toStored } from '../weights/layout.js'
 import type { StoredTensor, TensorFile } from '../weights/safetensors.js'
+import { checksumKey } from '../weights/state.js'
 import { buildDetector, type DetectorRecord, openDetector, publishedRecord, readRecord, recordKey } from './detectorFile.js'
 import type { FasterRcnn } from './fasterRcnn.js'
 import { type DetectionStyleName, detectionStyles } from './styles.js'
@@ -111,7 +112,9 @@ export function importDetector(
   kindOf: (name: string) => BackboneKind | undefined,
 ): { model: FasterRcnn; record: DetectorRecord; assumed: boolean } {
   const file = readTensorFile(path)
-  if (file.metadata[recordKey] !== undefined) return { ...openDetector(path, kindOf), assumed: false }
+  // The state of an evaluation has a detector's names too, but what it says of itself is no detector's.
+  if (file.metadata[recordKey] !== undefined || file.metadata[checksumKey] !== undefined)
+    return { ...openDetector(path, kindOf), assumed: false }
   const found =
     framework(file) ?? fail('FORMAT', `${path}: is no detector of the form C4: expected one that eval detection or export wrote`)
   const { [exportedKey]: said } = file.metadata

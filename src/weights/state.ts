@@ -8,8 +8,8 @@ import { writeAtomic } from '../files/atomic.js'
 import { loadStored, toStored } from './layout.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
 
-/** The key of the metadata that holds the checksum. */
-const checksumKey = 'sha256'
+/** The key of the metadata that holds the checksum, which every state of ours has. */
+export const checksumKey = 'sha256'
 
 /** SHA-256, in hexadecimal, of all that a file holds beside it: metadata, and names, dtypes, shapes and bytes of tensors. */
 function checksum({ tensors, metadata }: TensorFile): string {

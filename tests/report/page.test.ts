@@ -368,7 +368,7 @@ test('no state of a folder ends it: links to themselves, folders for files, with
           writeRun(path, 3)
           rmSync(join(path, part))
           mkdirSync(join(path, part))
-          await shows(part === 'metrics.jsonl' ? /curves are missing: EISDIR/ : 'Curves')
+          await shows(part === 'metrics.jsonl' ? /curves are missing: .*metrics\.jsonl: cannot be read/ : 'Curves')
         }
         rmSync(path, { recursive: true, force: true })
         symlinkSync(path, path)
