@@ -236,7 +236,7 @@ same_loss() {
   local graph losses=() file
   for graph in false true; do
     file=$results/results/big-step-graph-$graph-sm_$1.jsonl
-    [[ -f $file && $(cat "$file") =~ \"loss\":([^,]+) ]] || return # the part has failed, which is said
+    [[ -f $file && $(cat "$file") =~ \"loss\":([^,}]+) ]] || return # the part has failed, which is said
     losses+=("${BASH_REMATCH[1]}")
   done
   if [ "${losses[0]}" = "${losses[1]}" ]; then record "same-loss-sm_$1" ok 0 0 "${losses[0]}"

@@ -7,7 +7,7 @@ import { mean } from '../ops/reduce.js'
 import { roiAlign, type RoiAlignOptions } from '../ops/roiAlign.js'
 import type { Backbone, MapShape } from '../nn/backbone.js'
 import { BatchNorm2d, type Build, Conv2d, type Fill, Linear, type NormMode, zeros } from '../nn/layers.js'
-import { allTensors, emptyState, include, type State } from '../nn/module.js'
+import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { scope, sizeOf, type Tensor } from '../tensor/tensor.js'
 import { type AnchorOptions, cellAnchors } from './anchors.js'
@@ -109,9 +109,10 @@ export class FasterRcnn {
 
   /** Frees what the detector has beside its backbone. */
   dispose(): void {
-    const own = this.backbone.state()
-    const shared = new Set([...own.parameters.values(), ...own.buffers.values()])
-    for (const [, tensor] of allTensors(this.state())) if (!shared.has(tensor)) tensor.dispose()
+    const tensorsOf = ({ parameters, buffers, copies }: State): Tensor[] =>
+      [parameters, buffers, copies].flatMap((map) => [...map.values()])
+    const shared = new Set(tensorsOf(this.backbone.state()))
+    for (const tensor of tensorsOf(this.state())) if (!shared.has(tensor)) tensor.dispose()
   }
 
   /** Parameters and buffers by name. */

@@ -12,6 +12,7 @@ import { detectionStyles } from '../../detection/styles.js'
 import { densecl } from '../../methods/densecl/method.js'
 import { resolveConfig } from '../../methods/index.js'
 import { training } from '../../nn/layers.js'
+import { trainable } from '../../nn/module.js'
 import { resnet, type ResNetDepth } from '../../nn/resnet.js'
 import { Sgd } from '../../optim/sgd.js'
 import type { FusionLevel } from '../../tensor/compute.js'
@@ -108,10 +109,10 @@ export function detectionCalls(batch: number): Call[] {
     const style = detectionStyles.detectron2
     const anchors = { ...publishedAnchors, stride: backbone.maps.at(-2)!.stride, order: style.anchorOrder }
     const model = new FasterRcnn(build, backbone, { classes: 20, anchors })
-    const { parameters, copies } = model.state()
-    const sgd = new Sgd(parameters, { momentum: 0.9, weightDecay: 1e-4 }, copies)
+    const state = model.state()
+    const sgd = new Sgd(state.parameters, { momentum: 0.9, weightDecay: 1e-4 }, state.copies)
     const [height, width] = [800, 1333]
-    const watched = [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
+    const watched = trainable(state)
     const objects = [0, 1, 2, 3].map((label) => ({ label, box: [100, 100 + 100 * label, 600, 300 + 100 * label] as const }))
     const images = Array.from({ length: batch }, () => ({ height, width, objects }))
     try {
