@@ -50,7 +50,7 @@ interface StepShape {
 /** The device of the addon whose kernels are simulated; undefined where it has none. */
 export const simulatedDevice = (): string | undefined => native.deviceNames().find((name) => deviceTraits(name).simulated)
 
-/** Calls of native ops while `body` runs. */
+/** The calls of native ops that `body` makes; none is done. */
 function callsOf(body: () => void): Call[] {
   const calls: Call[] = []
   try {
@@ -84,7 +84,7 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
       const view = (): Tensor => Tensor.empty([batch, image, image, 3], 'bf16', device)
       const trainer = new Trainer(method, sgd, { graph: false, compute: { fusion: level }, views: () => [view(), view()] })
       try {
-        trainer.step(0, config.lr)
+        callsOf(() => trainer.step(0, config.lr))
         return callsOf(() => trainer.step(1, config.lr))
       } finally {
         trainer.dispose()
