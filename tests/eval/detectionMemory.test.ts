@@ -35,10 +35,12 @@ test('the estimate is 0.7 to 1.4 times the largest resident memory, where the pr
       const flags = Object.entries({
         '--data': join(folder, 'data'),
         '--out': join(folder, 'out'),
-        '--iterations': 2,
+        '--iterations': 1,
+        '--style': 'mmdet', // takes no statistics after the training
         '--batch-size': batch,
         '--scales': scale,
         '--test-scale': scale,
+        '--test-regions': 100,
         '--longest': longest,
         '--anchors': '16,32',
         '--device': 'cpu',
