@@ -30,6 +30,14 @@ void* Allocator::allocate(size_t bytes) {
   return block;
 }
 
+// Work whose sizes change from step to step (images of detectors) leaves blocks that nothing asks for again. A GPU's memory has an end,
+// where they are given back; the host would swap before. Steps of one size keep all of their blocks, which are fewer than this.
+size_t Allocator::boundLocked() {
+  constexpr size_t spare = size_t{64} << 20;
+  const size_t all = limit_ == 0 ? std::numeric_limits<size_t>::max() : limit_;
+  return device_.traits().hostMemory ? std::min(all, 2 * highest_ + spare) : all;
+}
+
 void* Allocator::allocateLocked(size_t bytes, size_t size) {
   auto fits = cache_.find(size);
   void* block = nullptr;
@@ -38,7 +46,7 @@ void* Allocator::allocateLocked(size_t bytes, size_t size) {
     cached_ -= fits->first;
     cache_.erase(fits);
   } else {
-    if (limit_ != 0 && live_ + cached_ + size > limit_) trimLocked();
+    if (cached_ > 0 && live_ + cached_ + size > boundLocked()) trimLocked();
     block = tryAllocateLocked(size);
     if (block == nullptr && !cache_.empty()) {
       trimLocked();
@@ -53,6 +61,7 @@ void* Allocator::allocateLocked(size_t bytes, size_t size) {
   }
   live_ += size;
   if (live_ > peak_) peak_ = live_;
+  if (live_ > highest_) highest_ = live_;
   return block;
 }
 

@@ -56,6 +56,8 @@ class Allocator {
 
  private:
   void trimLocked();
+  // What may be taken from the device in all, with what is kept for reuse.
+  size_t boundLocked();
   void* tryAllocateLocked(size_t size);
   void* allocateLocked(size_t bytes, size_t size);
   void releaseLocked(void* block, size_t size);
@@ -65,6 +67,7 @@ class Allocator {
   std::mutex mutex_;
   std::multimap<size_t, void*> cache_;
   size_t live_ = 0, peak_ = 0, cached_ = 0, limit_ = 0, storages_ = 0;
+  size_t highest_ = 0;  // that live_ has ever been
   std::vector<std::unique_ptr<Arena>> arenas_;
   Arena* tracing_ = nullptr;
   Arena* serving_ = nullptr;

@@ -73,6 +73,19 @@ test('scope frees what it does not return, also when it throws', () => {
   throwsError(() => scope(async () => Promise.resolve(Tensor.zeros([1]))), 'SCOPE', /promise/)
 })
 
+test('what is kept for reuse does not grow with every new size', () => {
+  native.trimMemory()
+  const { live } = native.memory()
+  let most = 0
+  for (let i = 0; i < 60; ++i) {
+    // 32 to 34 MB, no two in the same class of sizes: nothing of what is kept fits.
+    Tensor.empty([8_000_000 + i * 16_384], 'f32').dispose()
+    most = Math.max(most, native.memory().cached)
+  }
+  assert.ok(most < 2 * (live + 36e6) + 2 ** 26 + 36e6, `${most} bytes kept`)
+  native.trimMemory()
+})
+
 test('live, peak and cached bytes follow allocations', () => {
   native.trimMemory()
   native.resetPeakMemory()
