@@ -185,15 +185,15 @@ export const constants = {
     how: 'assumed',
     what: 'of RoIAlign: two by two, regions of 225 to 448 px on a map of stride 16',
   },
-  roiSample: { now: 80, unit: 'instructions a warp and sample', how: 'counted', what: 'four loads of eight channels, unpacked and added' },
+  roiSample: { now: 80, unit: 'instructions a warp and sample', how: 'assumed', what: 'four loads of eight channels, unpacked and added' },
   roiSampleBack: {
     now: 220,
     unit: 'instructions a warp and sample',
-    how: 'counted',
+    how: 'assumed',
     what: 'the same for the cells that gather, four of each',
   },
-  nmsPair: { now: 18, unit: 'instructions a lane and pair', how: 'counted', what: 'the overlap of two boxes' },
-  nmsWord: { now: 1500, unit: 'cycles', how: 'counted', what: '32 boxes in turn, then what the kept ones do to the rest: two round trips' },
+  nmsPair: { now: 18, unit: 'instructions a lane and pair', how: 'assumed', what: 'the overlap of two boxes' },
+  nmsWord: { now: 1500, unit: 'cycles', how: 'assumed', what: '32 boxes in turn, then what the kept ones do to the rest: two round trips' },
 
   poolTap: {
     now: 90,

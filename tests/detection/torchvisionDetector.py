@@ -34,7 +34,8 @@ backbone.out_channels = 256
 head = nn.Sequential(body.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 model = FasterRCNN(
     backbone, rpn_anchor_generator=AnchorGenerator((tuple(given['anchors']),), (tuple(given['ratios']),)), box_head=head,
-    rpn_post_nms_top_n_test=given['regions'], box_roi_pool=MultiScaleRoIAlign(['0'], 14, 2), box_predictor=FastRCNNPredictor(512, classes + 1)).double().eval()
+    rpn_post_nms_top_n_test=given['regions'], box_roi_pool=MultiScaleRoIAlign(['0'], 14, 2),
+    box_predictor=FastRCNNPredictor(512, classes + 1)).double().eval()
 with torch.no_grad():
     # Moves and scores of a size at which boxes differ, overlap and are dropped.
     for layer, deviation in ((model.rpn.head.conv[0][0], 0.01), (model.rpn.head.cls_logits, 0.05), (model.rpn.head.bbox_pred, 0.01),
