@@ -52,7 +52,11 @@ export function* pairedBatches(
 }
 
 /** The objects that a style trains on, in the coordinates that it gives them. */
-export const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { difficult, vocShift }: DetectionStyle): BoxItem['objects'] =>
+export const trainingObjects = (
+  { objects }: BoxItem,
+  layout: BoxSource['layout'],
+  { difficult, vocShift }: DetectionStyle,
+): BoxItem['objects'] =>
   objects
     .filter((object) => !object.crowd && (difficult || !object.difficult))
     .map((object) =>
@@ -61,7 +65,7 @@ export const trainable = ({ objects }: BoxItem, layout: BoxSource['layout'], { d
 
 /** Indices of the images that have something to train on. Throws DATA where none has. */
 function usableImages({ items, layout }: BoxSource, style: DetectionStyle): Int32Array {
-  const usable = Int32Array.from(items.keys()).filter((i) => trainable(items[i]!, layout, style).length > 0)
+  const usable = Int32Array.from(items.keys()).filter((i) => trainingObjects(items[i]!, layout, style).length > 0)
   return usable.length > 0 ? usable : fail('DATA', `detection: none of ${items.length} training images has an object to train on`)
 }
 
@@ -102,7 +106,7 @@ function trainingRequest(
 ): DetectionRequest<TrainingImage> {
   const images = boxes.views.map((view, place): TrainingImage => {
     const item = items[indices[place]!]!
-    const objects = trainable(item, layout, style).flatMap(({ box, label }) => {
+    const objects = trainingObjects(item, layout, style).flatMap(({ box, label }) => {
       const placed = boxInView(box, item, view)
       return placed === undefined ? [] : [{ box: placed, label }]
     })

@@ -6,7 +6,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { native } from '../tensor/native.js'
 import { largest, smallest } from '../tensor/numbers.js'
 import type { DetectionOptions } from './detection.js'
-import { trainable } from './detectionBatches.js'
+import { trainingObjects } from './detectionBatches.js'
 import { detectionProtocols, preciseBatchesOf } from './detectionProtocols.js'
 
 const mostNames = 8
@@ -18,7 +18,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
   const style = detectionStyles[name]
   const { iterations, batchSize, lr, warmup, steps, scales, testScale, longest } = protocol
   const published = detectionProtocols['voc0712-c4']!.batchSize
-  const usable = train.items.filter((item) => trainable(item, train.layout, style).length > 0).length
+  const usable = train.items.filter((item) => trainingObjects(item, train.layout, style).length > 0).length
   const left = train.items.length - usable
   const classes = `${train.classes.slice(0, mostNames).join(', ')}${train.classes.length > mostNames ? ', ...' : ''}`
   const seen = Math.min(batchSize, imagesAtOnce)
