@@ -43,7 +43,8 @@ export function resolveOptions<O extends OptionTable>(table: O, settings: readon
     values[known] = value
     origin[known] = from
   }
-  const result = z.strictObject(table).safeParse(values)
+  // The schema is used once: compiling it would take longer than it does.
+  const result = z.strictObject(table).safeParse(values, { jitless: true })
   if (!result.success) {
     for (const issue of result.error.issues) {
       const key = String(issue.path[0])
@@ -64,8 +65,10 @@ const camelCase = (key: string): string => key.replace(/-([a-z0-9])/g, (_, lette
 export const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 
 /** The table's name of a key in either spelling. */
-export const optionKey = (table: OptionTable, key: string): string | undefined =>
-  Object.keys(table).find((known) => known === camelCase(key))
+export function optionKey(table: OptionTable, key: string): string | undefined {
+  const known = camelCase(key)
+  return Object.hasOwn(table, known) ? known : undefined
+}
 
 /**
  * The value of a flag or of key=value for `row`: JSON where it is JSON (numbers, true, [0.2, 1], null) that the row takes or that
