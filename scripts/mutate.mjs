@@ -293,7 +293,8 @@ async function baseline(test) {
 }
 
 const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext }
-const compiled = (text) => ts.transpileModule(text, { compilerOptions, reportDiagnostics: true })
+/** Under a name that nothing imports: by the compiler's own, module.ts, an import of ./module.js would be of the file itself. */
+const compiled = (text) => ts.transpileModule(text, { compilerOptions, fileName: 'mutant.ts', reportDiagnostics: true })
 
 /** A mutant's code in the copy: where it is of TypeScript, where its own code begins in that of the compiler; undefined for no mutant. */
 function prepare({ file, original, start, end, text }) {
