@@ -1,5 +1,6 @@
 /** Average precision of a ranking, in the three forms that the benchmarks use. */
 import { fail } from '../tensor/errors.js'
+import { largest } from '../tensor/numbers.js'
 
 /**
  * - `area`: area under precision made monotone (VOC from 2010 on, and VOC07 SVM)
@@ -36,9 +37,9 @@ export function areaUnder({ recall, precision }: { recall: Float64Array; precisi
 export function elevenPoints({ recall, precision }: { recall: Float64Array; precision: Float64Array }): number {
   let sum = 0
   for (let point = 0; point <= 10; ++point) {
-    let best = 0
-    for (let i = 0; i < recall.length; ++i) if (recall[i]! >= point * 0.1) best = Math.max(best, precision[i]!)
-    sum += best
+    // Recall does not fall.
+    const reached = recall.findIndex((value) => value >= point * 0.1)
+    if (reached >= 0) sum += largest(precision.subarray(reached))
   }
   return sum / 11
 }

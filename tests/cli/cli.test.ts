@@ -31,48 +31,6 @@ test('help: every command, every option of pretrain, examples', () => {
     assert.match(runCli([...command, '--help']).out, /Examples:/)
 })
 
-test('every preset is valid; the published ones have the published values', () => {
-  for (const { config } of Object.values(presets)) resolveConfig(Object.entries(config).map(([key, value]) => setting(key, value)))
-  const published = resolveConfig(
-    Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k'].config).map(([key, value]) => setting(key, value)),
-  )
-  const {
-    depth,
-    batchSize,
-    normGroups,
-    lr,
-    momentum,
-    weightDecay,
-    epochs,
-    queueLength,
-    featDim,
-    keyMomentum,
-    temperature,
-    denseWeight,
-    imageSize,
-    scheduleBy,
-  } = published
-  assert.equal(
-    [
-      depth,
-      batchSize,
-      normGroups,
-      lr,
-      momentum,
-      weightDecay,
-      epochs,
-      queueLength,
-      featDim,
-      keyMomentum,
-      temperature,
-      denseWeight,
-      imageSize,
-      scheduleBy,
-    ],
-    [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch'],
-  )
-})
-
 test('wrong keys and values are answered with name, value, expectation and the nearest right key', async () => {
   throwsError(() => resolveConfig([setting('batchsize', 8)]), 'CONFIG', /unknown option batchsize/, /did you mean batchSize/)
   throwsError(() => resolveConfig([setting('lr', 'nan')]), 'CONFIG', /lr is "nan"/, /expected number/)

@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert'
 import { openSource } from '../../src/data/sources.js'
 import { accuracy, extractFeatures, knnPredict, type Features } from '../../src/eval/knn.js'
 import { disposeState } from '../../src/nn/module.js'
+import { withInterruption } from '../../src/tensor/interruption.js'
 import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -58,6 +59,35 @@ test('agrees with a plain computation in f64', () => {
     return votes.indexOf(Math.max(...votes))
   })
   assert.equal([...knnPredict(bank, queries, { k: 9 })], plain)
+})
+
+test('a classification that is told to end ends between two blocks of queries', () => {
+  const [bank, queries] = [
+    features([[1, 0]], [0]),
+    features(
+      Array.from({ length: 200 }, () => [1, 0]),
+      new Array<number>(200).fill(0),
+    ),
+  ]
+  for (const blocks of [0, 1, 2, 3]) {
+    let asked = 0
+    throwsError(
+      () =>
+        withInterruption(
+          () => ++asked > blocks,
+          () => knnPredict(bank, queries, { k: 1 }),
+        ),
+      'INTERRUPTED',
+    )
+    assert.is(asked, blocks + 1)
+  }
+  assert.is(
+    withInterruption(
+      () => false,
+      () => knnPredict(bank, queries, { k: 1 }),
+    ).length,
+    200,
+  )
 })
 
 test('features are unit rows in the order of the items, whatever the batch size and workers', async () => {

@@ -111,6 +111,17 @@ test('an example that takes no part changes nothing, and has a decision all the 
   dispose(alone)
 })
 
+test('where no example takes part the solution is 0, and is found at once', () => {
+  const { set } = problem(6, 12, 9)
+  const pair = products(set)
+  const [{ beta, decisions, converged }] = solveTogether(pair.gram, [() => solveSvm({ labels: new Int8Array(12), cost: 1 })]) as [
+    SvmSolution,
+  ]
+  assert.ok(converged)
+  assert.ok([...beta, ...decisions].every((value) => value === 0))
+  dispose(pair)
+})
+
 testWhere(hasSklearn, noSklearn, test, 'decision values of liblinear, at every cost of the protocol', () =>
   withFolder((folder) => {
     const { set, labels } = problem(8, 120, 40)

@@ -2,15 +2,17 @@
 import * as assert from 'uvu/assert'
 
 import { embeddingSpread } from '../../src/methods/spread.js'
-import { chanceLoss } from '../../src/methods/densecl/health.js'
+import { chanceLoss, matchHealth } from '../../src/methods/densecl/health.js'
 import { resnet } from '../../src/nn/resnet.js'
-import { describeStep } from '../../src/methods/densecl/method.js'
+import { densecl, describeStep } from '../../src/methods/densecl/method.js'
 import { DenseCL, Queue } from '../../src/methods/densecl/model.js'
 import { type DenseCLObserved, denseclStep, type StepOptions } from '../../src/methods/densecl/step.js'
+import { resolveConfig } from '../../src/methods/index.js'
 import type { StepResult } from '../../src/methods/method.js'
 import { allTensors } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { Sgd } from '../../src/optim/sgd.js'
+import { settingsOf } from '../../src/run/options.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -44,6 +46,14 @@ function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): Step
       ...more,
     })
   })
+}
+
+/** What a step leaves to be read, of one image and one position. */
+const readings = () => {
+  const of = (...numbers: number[]) => ({ values: Float32Array.from(numbers), shape: [1, numbers.length] })
+  const [one, three] = [of(1), of(1, 0, 1)]
+  const all = { loss: one, lossGlobal: one, lossDense: one, statisticsGlobal: three, statisticsDense: three, q: of(0.6, 0.8) }
+  return { ...all, index: { values: Int32Array.of(0), shape: [1, 1] } }
 }
 
 const values = (model: DenseCL): Map<string, ArrayLike<number>> =>
@@ -186,6 +196,27 @@ test('health: spread is near 1 for random directions and 0 for one', () => {
     pointer.dispose()
   })
   assert.ok(Math.abs(chanceLoss(65536) - 11.0904) < 1e-4)
+})
+
+test('health: matches are counted for each image by itself, and the share of the queue that is filled ends at 1', () => {
+  const [images, positions] = [3, 4]
+  // All at their own place; all at one; two and two, of which the first and the last at their own.
+  const matches = Int32Array.of(0, 1, 2, 3, 2, 2, 2, 2, 0, 0, 3, 3)
+  assert.equal(matchHealth(matches, positions), { samePosition: (4 + 1 + 2) / 12, distinctMatches: (4 + 1 + 2) / 12 })
+  for (let n = 0; n < images; ++n) {
+    const shares = [
+      [1, 1],
+      [0.25, 0.25],
+      [0.5, 0.5],
+    ][n]!
+    const { samePosition, distinctMatches } = matchHealth(matches.subarray(n * positions, (n + 1) * positions), positions)
+    assert.equal([samePosition, distinctMatches], shares)
+  }
+  const config = resolveConfig(settingsOf({ queueLength: 20, batchSize: 4, depth: 18, baseChannels: 4, hidden: 16, featDim: 8 }, 'test'))
+  const built = densecl.build(config, { backbone: resnet({ depth: 18, baseChannels: 4 }), compute: 'f32' })
+  const fills = [0, 1, 2, 5, 9].map((step) => built.describe(readings(), step).queueFill)
+  assert.equal(fills, [0, 0.2, 0.4, 1, 1])
+  built.dispose()
 })
 
 test.run()

@@ -59,6 +59,36 @@ test('shape and dtype mistakes name everything', () => {
   })
 })
 
+test('a tensor of another rank is refused by op, argument and rank', () => {
+  scope(() => {
+    const [map, kernel] = [zeros([1, 4, 4, 3]), zeros([2, 3, 3, 3])]
+    const wrong: [op: string, name: string, rank: number, call: (tensor: Tensor) => unknown][] = [
+      ['conv2d', 'x', 4, (x) => conv2d(x, kernel)],
+      ['conv2d', 'weight', 4, (weight) => conv2d(map, weight)],
+      ['linear', 'x', 2, (x) => linear(x, zeros([4, 3]))],
+      ['linear', 'weight', 2, (weight) => linear(zeros([2, 3]), weight)],
+      ['batchNorm', 'x', 4, (x) => batchNorm(x, zeros([3]), zeros([3]), zeros([3]), zeros([3]), { train: true })],
+      ['maxPool2d', 'x', 4, (x) => maxPool2d(x, { kernel: 2 })],
+      ['avgPool2d', 'x', 4, (x) => avgPool2d(x, { kernel: 2 })],
+      ['adaptiveAvgPool2d', 'x', 4, (x) => engine.adaptiveAvgPool2d(x, 1)],
+      ['dropout', 'x', 4, (x) => dropout(x, 0.5, 1, { whole: true })],
+      ['infoNce', 'query', 2, (query) => infoNce(query, zeros([2, 3]), zeros([4, 3]), 0.2)],
+      ['infoNce', 'queue', 2, (queue) => infoNce(zeros([2, 3]), zeros([2, 3]), queue, 0.2)],
+      ['denseMatch', 'query', 3, (query) => denseMatch(query, zeros([1, 2, 3]))],
+      ['denseMatch', 'key', 3, (key) => denseMatch(zeros([1, 2, 3]), key)],
+      ['gatherRows', 'x', 3, (x) => gatherRows(x, zeros([1, 1], 'i32'))],
+      ['gatherRows', 'index', 2, (index) => gatherRows(zeros([1, 2, 3]), index)],
+    ]
+    for (const [op, name, rank, call] of wrong)
+      for (const other of [rank - 1, rank + 1])
+        throwsError(
+          () => call(zeros(new Array<number>(other).fill(3), name === 'index' ? 'i32' : 'f32')),
+          'SHAPE',
+          new RegExp(`^${op}: expected ${name} of rank ${rank} but received \\w+\\[3(,3){${other - 1}}\\]`),
+        )
+  })
+})
+
 test('a shape that is none, and what is no tensor, are refused by op and argument', () => {
   scope(() => {
     const x = zeros([2, 3])

@@ -34,6 +34,17 @@ test('whole channels of an image are dropped or kept, each image by itself', () 
   assert.ok(differ > 0)
 })
 
+test('where a channel has one element, dropping channels is dropping elements', () => {
+  fc.assert(
+    fc.property(shapes, fc.integer({ min: 0, max: 1000 }), ([n, h, w, c], seed) => {
+      scope(() => {
+        const x = Tensor.full([n * h * w, 1, 1, c], 1)
+        assert.equal(dropout(x, 0.5, seed, { whole: true }).data(), dropout(x, 0.5, seed, { whole: false }).data())
+      })
+    }),
+  )
+})
+
 test('the share that is dropped is the probability, for elements and for channels', () => {
   for (const whole of [false, true]) {
     scope(() => {

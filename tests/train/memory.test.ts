@@ -85,7 +85,8 @@ test('the estimate is 0.7 to 1.4 times the largest resident memory of runs in wh
   })
 })
 
-test('activations grow with batch and pixels, and the estimate takes no tensor', () => {
+test('activations grow with batch and pixels, and the estimate leaves no tensor', () => {
+  const before = native.memory('dry:cpu')
   const step = (batchSize: number, imageSize: number): number => {
     const { config, parts } = partsOf({ batchSize, imageSize, depth: 18, queueLength: 64 })
     return estimateMemory(config, parts).host.find(({ what }) => what.startsWith('a step'))!.bytes
@@ -93,6 +94,7 @@ test('activations grow with batch and pixels, and the estimate takes no tensor',
   const [one, double, larger] = [step(32, 128), step(64, 128), step(32, 256)]
   assert.ok(double > 1.7 * one && double < 2.1 * one, `${double / one}`)
   assert.ok(larger > 3.4 * one && larger < 4.2 * one, `${larger / one}`)
+  assert.is(native.memory('dry:cpu').live, before.live)
 })
 
 test('the published preset does not fit a machine of 24 GB, says why and what to change, and nothing is drawn to find out', () => {

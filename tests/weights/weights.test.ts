@@ -22,7 +22,7 @@ import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeAtomic } from '../../src/files/atomic.js'
 import { detectron2Name, exportTargets, storedBackbone, writeBackbone } from '../../src/weights/export.js'
 import { backbonePrefixes, importBackbone, readWeights } from '../../src/weights/import.js'
-import { encodePth, readPth } from '../../src/weights/pth.js'
+import { encodePth, readPth, readPthFile } from '../../src/weights/pth.js'
 import { encodeSafetensors, type StoredTensor, storedFromNumbers, storedValues } from '../../src/weights/safetensors.js'
 import {
   hasRealData,
@@ -89,6 +89,33 @@ test('what each target writes is read back the same', async () => {
       }
     }
     throwsError(() => writeBackbone(join(folder, 'x.onnxx'), backbone, 'mmdet'), 'ARGUMENT', /x\.onnxx/)
+  })
+  disposeState(backbone.state())
+})
+
+test('a .pth has the container and the names of its target, and what tells the target how to read it', async () => {
+  const backbone = build()
+  const names = [...storedOf(backbone).keys()]
+  await withFolder((folder) => {
+    const written = Object.fromEntries(
+      exportTargets.map((target) => {
+        const path = join(folder, `${target}.pth`)
+        writeBackbone(path, backbone, target)
+        return [target, { ...readPthFile(path), bytes: readFileSync(path) }]
+      }),
+    )
+    const { torchvision, mmdet, detectron2 } = written
+    assert.equal([...torchvision!.tensors.keys()].sort(), [...names].sort())
+    assert.equal([...mmdet!.tensors.keys()].sort(), names.map((name) => `state_dict.${name}`).sort())
+    assert.equal(mmdet!.metadata, { author: 'densecl' })
+    const counted = names.filter((name) => !name.endsWith('num_batches_tracked'))
+    assert.equal([...detectron2!.tensors.keys()].sort(), counted.map((name) => `model.${detectron2Name(name)}`).sort())
+    assert.equal(detectron2!.metadata, { __author__: 'densecl' })
+    // A pickle's opcode of true, without which detectron2 takes names as they are.
+    const key = 'matching_heuristics'
+    const at = detectron2!.bytes.indexOf(key) + key.length
+    assert.is(detectron2!.bytes[at], 0x88)
+    assert.ok(Buffer.from(encodePth({ no: false })).includes(Buffer.from('no\x89', 'latin1')))
   })
   disposeState(backbone.state())
 })

@@ -1,0 +1,65 @@
+/** What a run prints and writes of a step: the same numbers, per image and per second. */
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { densecl } from '../../src/methods/densecl/method.js'
+import { resolveConfig } from '../../src/methods/index.js'
+import { settingsOf } from '../../src/run/options.js'
+import { readMetrics } from '../../src/run/runLog.js'
+import { metricsRow, type Progress, progressLine } from '../../src/train/progress.js'
+import type { Run } from '../../src/train/run.js'
+import { runCli, suite, withFolder } from '../support/suite.js'
+
+const test = suite('progress')
+
+const run = {
+  config: resolveConfig(settingsOf({ batchSize: 8, epochs: 4 }, 'test')),
+  method: { ...densecl, logLine: undefined },
+  built: { backbone: { device: 'cpu' } },
+  steps: 5,
+} as unknown as Run
+
+const progressOf = (more: Partial<Progress>): Progress => ({
+  numbers: { loss: 2.5 },
+  at: { epoch: 1, step: 3, globalStep: 8, images: 40 },
+  lr: 0.03,
+  rate: 100,
+  wait: 0.25,
+  remaining: 12,
+  spent: { images: 40, decoding: 2, rendering: 0.5, uploading: 0 },
+  ...more,
+})
+
+test('times of data are for an image, that of a step is without its waiting, and both forms have them', () => {
+  const row = metricsRow(run, progressOf({}))
+  assert.equal(
+    [row.decodeMilliseconds, row.augmentMilliseconds, row.stepMilliseconds, row.epoch, row.globalStep],
+    [(1000 * 2) / 40, (1000 * 0.5) / 40, 1000 * (8 / 100) * 0.75, 1 + 3 / 5, 8],
+  )
+  const line = progressLine(run, progressOf({}))
+  assert.match(line, /^epoch 2\/4 step 3\/5 {2}loss 2\.500 {2}lr 0\.0300 {2}100 images\/s {2}wait 25% /)
+  assert.match(line, /\(decode 50\.0 ms, augment 12\.5 ms an image\) {2}step 60 ms /)
+})
+
+test('before an image was read its times are 0, and waiting never makes a step shorter than nothing', () => {
+  const row = metricsRow(run, progressOf({ wait: 1.5, spent: { images: 0, decoding: 0, rendering: 0, uploading: 0 } }))
+  assert.equal([row.decodeMilliseconds, row.augmentMilliseconds, row.stepMilliseconds], [0, 0, 0])
+})
+
+test('a run prints the shares of kNN that its rows have, before, on the way and at the end', () =>
+  withFolder((folder) => {
+    const out = join(folder, 'run')
+    const settings = ['data=scenes:16', 'knnData=scenes:10', 'knnEvery=1', 'epochs=2', 'depth=18', 'baseChannels=4', 'hidden=16']
+    const { code, out: printed, err } = runCli(['pretrain', '--out', out, 'imageSize=32', 'batchSize=8', 'queueLength=16', ...settings])
+    assert.is(code, 0, err)
+    const lines = [...printed.matchAll(/^knn {5}([\d.]+) % (.+) \(.+, k 20\)$/gm)].map(([, share, when]) => [share, when])
+    const rows = readMetrics(join(out, 'metrics.jsonl')).flatMap(({ knn }) => (knn === undefined ? [] : [(100 * knn).toFixed(1)]))
+    assert.equal(
+      lines.map(([share]) => share),
+      rows,
+    )
+    assert.equal([rows.length, lines[0]![1], lines.at(-1)![1]], [3, 'before training', 'after training'])
+  }))
+
+test.run()
