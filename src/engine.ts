@@ -61,6 +61,7 @@ export { abs, exp, gelu, log, reciprocal, sigmoid, silu, sqrt, square, tanh } fr
 export { dropout, relu, reshape, scale } from './ops/elementwise.js'
 export { boxIou, type BoxWeights, clipBoxes, decodeBoxes, type DecodeOptions, encodeBoxes } from './ops/boxes.js'
 export { concat, stack } from './ops/concat.js'
+export { convTranspose2d } from './ops/convTranspose2d.js'
 export { broadcastTo, expandDims, squeeze } from './ops/broadcastTo.js'
 export { gather, oneHot, scatterAdd } from './ops/gather.js'
 export { layerNorm } from './ops/layerNorm.js'

@@ -75,7 +75,7 @@ export function runDetectionSteps(argv: readonly string[], onRow: (row: StepRow)
         scope(() => {
           const tape = new Tape().watch([...parameters.values()])
           const chooser = randomChooser(new Random(4, taken++), classes, style, number('regions'))
-          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.train))
+          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.c4.train))
           loss = total.item()
           sgd.step(tape.backward(total, [...parameters.values()]), (lr * batch) / batchSize)
         }),

@@ -5,7 +5,7 @@ import { decode } from '../data/decode.js'
 import { detect, testRules } from '../detection/detect.js'
 import { importDetector } from '../detection/exchange.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { detectionStyles } from '../detection/styles.js'
+import { styleOf } from '../detection/styles.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { batchTensor, testView } from '../eval/detectionBatches.js'
 import { backboneKinds } from '../nn/backbones.js'
@@ -48,8 +48,8 @@ export const register: Register = (program, done) => {
         const device = await useDevice(flags.device)
         const own = await kindOfFlag(flags.backbone)
         const { model, record } = withDevice(device, () => importDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
-        const style = detectionStyles[record.style]
-        const limits = { ...proposalLimits.test, after: record.testRegions }
+        const style = styleOf(record.style, model.form)
+        const limits = { ...proposalLimits[model.form].test, after: record.testRegions }
         try {
           const pictures: BoxPicture[] = []
           for (const path of images) {

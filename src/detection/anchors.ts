@@ -1,4 +1,5 @@
 /** Anchors: the boxes that a region proposal network scores and moves, the same ones at every cell of a map. */
+import type { Tensor } from '../tensor/tensor.js'
 
 /** Which anchors a map has. */
 export interface AnchorOptions {
@@ -10,7 +11,10 @@ export interface AnchorOptions {
   stride: number
   /** What changes slowest within a cell: detectron2's order, or mmdetection's and torchvision's. */
   order: 'size' | 'ratio'
-  /** Corners are rounded to whole pixels, halves to even ones, as torchvision's are; false where absent. */
+  /**
+   * Corners are rounded to whole pixels, halves to even ones, and the stride is what fits whole into a padded image, as torchvision has
+   * them; false where absent.
+   */
   rounded?: boolean | undefined
 }
 
@@ -38,12 +42,23 @@ export function cellAnchors({ sizes, ratios, order, rounded = false }: AnchorOpt
  * The anchors [height * width * A, 4] of a map, rows of cells outside, columns inside, those of a cell together. A cell's origin is the
  * upper left corner of what it stands for, not its centre.
  */
-export function gridAnchors(options: AnchorOptions, height: number, width: number): Float64Array {
+export function gridAnchors(
+  options: AnchorOptions,
+  height: number,
+  width: number,
+  [down, across]: readonly [number, number] = [options.stride, options.stride],
+): Float64Array {
   const cell = cellAnchors(options)
-  const { stride } = options
   const out = new Float64Array(height * width * cell.length)
   let at = 0
   for (let y = 0; y < height; ++y)
-    for (let x = 0; x < width; ++x) for (let i = 0; i < cell.length; ++i) out[at++] = cell[i]! + stride * (i % 2 === 0 ? x : y)
+    for (let x = 0; x < width; ++x) for (let i = 0; i < cell.length; ++i) out[at++] = cell[i]! + (i % 2 === 0 ? across * x : down * y)
   return out
+}
+
+/** The anchors of a map [N, h, w, C] of images [N, H, W, 3]. */
+export function anchorsOfMap(options: AnchorOptions, map: Tensor, images: Tensor): Float64Array {
+  const [height, width] = [map.shape[1]!, map.shape[2]!]
+  const fitting = [Math.floor(images.shape[1]! / height), Math.floor(images.shape[2]! / width)] as const
+  return gridAnchors(options, height, width, options.rounded === true ? fitting : undefined)
 }

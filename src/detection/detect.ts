@@ -1,15 +1,16 @@
 /** What a trained detector finds in an image. */
-import { type Box, boxHeight, boxWidth } from '../data/boxes.js'
+import { type Box, boxArea } from '../data/boxes.js'
 import { noGrad } from '../autograd/tape.js'
 import { evaluation } from '../nn/layers.js'
 import { nms } from '../ops/nms.js'
 import { softmax } from '../ops/softmax.js'
+import { sigmoid } from '../ops/unary.js'
 import { accumulator, scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { gridAnchors } from './anchors.js'
 import { clipBox, decodeBox } from './coding.js'
-import type { FasterRcnn } from './fasterRcnn.js'
+import type { Detector, Regions } from './detector.js'
 import { type ProposalLimits, proposals } from './proposals.js'
 import type { DetectionStyle } from './styles.js'
+import { ofClass } from './step.js'
 import { boxAt, sampling } from './targets.js'
 
 /** A found object: its class, its box in pixels of the original image, and its probability. */
@@ -17,6 +18,8 @@ export interface FoundObject {
   label: number
   box: Box
   score: number
+  /** Probabilities [side * side] that places of the box belong to the object, row by row; of a detector with masks. */
+  mask?: { side: number; values: Float64Array }
 }
 
 /** Which of the classified regions are kept: those of a probability above `score`, `most` in an image, without much overlap in a class. */
@@ -36,7 +39,7 @@ export interface TestImage {
 
 /** The objects in images x [N, H, W, 3], for each the best first. */
 export function detect(
-  model: FasterRcnn,
+  model: Detector,
   x: Tensor,
   images: readonly TestImage[],
   style: DetectionStyle,
@@ -46,8 +49,7 @@ export function detect(
   return scope(() =>
     noGrad(() => {
       const features = model.features(x, evaluation)
-      const anchors = gridAnchors(model.options.anchors, features.shape[1]!, features.shape[2]!)
-      const found = proposals(model.propose(features), anchors, images, style, limits)
+      const found = proposals(model.propose(features), model.anchors(features, x), images, style, limits)
       return detectInRegions(
         model,
         features,
@@ -60,33 +62,42 @@ export function detect(
   )
 }
 
-/** The objects in the regions [n, 4] of each image of a map. */
+/** The regions [n, 4] of each image, of all images together. */
+const together = (regions: readonly Float64Array[]): Regions => ({
+  boxes: Float64Array.from(regions.flatMap((own) => [...own])),
+  images: Int32Array.from(regions.flatMap((own, image) => new Array<number>(own.length / 4).fill(image))),
+})
+
+/** The objects in the regions [n, 4] of each image of the maps. */
 export function detectInRegions(
-  model: FasterRcnn,
-  features: Tensor,
+  model: Detector,
+  features: readonly Tensor[],
   regions: readonly Float64Array[],
   images: readonly TestImage[],
   style: DetectionStyle,
   rules: TestRules = testRules,
 ): FoundObject[][] {
   return scope(() => {
-    const rows = regions.reduce((sum, boxes) => sum + boxes.length / 4, 0)
-    if (rows === 0) return images.map(() => [])
-    const boxes = Float64Array.from(regions.flatMap((own) => [...own]))
-    const of = Int32Array.from(regions.flatMap((own, image) => new Array<number>(own.length / 4).fill(image)))
-    const { logits, deltas } = model.classify(
-      features,
-      { boxes: Tensor.from(boxes, [rows, 4], accumulator(features.dtype)), images: Tensor.from(of, [rows], 'i32') },
-      evaluation,
-    )
+    const all = together(regions)
+    if (all.images.length === 0) return images.map(() => [])
+    const { logits, deltas } = model.classify(features, all, evaluation)
     const [probabilities, moves] = [softmax(logits.to(accumulator(logits.dtype))).data(), deltas.data()]
-    const candidates = images.map(() => [] as FoundObject[])
-    of.forEach((image, row) => {
-      const objects = objectsOf(boxAt(boxes, row), row, probabilities, moves, model.options.classes, images[image]!, style, rules.score)
+    const candidates = images.map(() => [] as Candidate[])
+    all.images.forEach((image, row) => {
+      const objects = objectsOf(boxAt(all.boxes, row), row, probabilities, moves, model.options.classes, images[image]!, style, rules.score)
       for (const object of objects) candidates[image]!.push(object)
     })
-    return candidates.map((own, image) => suppressed(own, images[image]!, style, rules))
+    const kept = candidates.map((own) => suppressed(own, rules))
+    if (model.masks !== undefined) maskObjects(model, features, kept)
+    return kept.map((own, image) =>
+      own.map((each) => placed(each, images[image]!, style)).filter(({ box }) => style.rescale === 'before' || boxArea(box) > 0),
+    )
   })
+}
+
+/** A found object whose box is that in which it is compared with others, and its box in the image as the network sees it. */
+interface Candidate extends FoundObject {
+  region: Box
 }
 
 function objectsOf(
@@ -98,28 +109,23 @@ function objectsOf(
   image: TestImage,
   { clamp, rescale }: DetectionStyle,
   least: number,
-): FoundObject[] {
-  const objects: FoundObject[] = []
+): Candidate[] {
+  const objects: Candidate[] = []
   for (let label = 0; label < classes; ++label) {
     const score = probabilities[row * (classes + 1) + label]!
     if (!(score > least)) continue
     const at = 4 * (row * classes + label)
     const box = clipBox(decodeBox(region, moves.subarray(at, at + 4), sampling.regions.weights, clamp), image)
-    if (box.every(Number.isFinite)) objects.push({ label, score, box: rescale === 'before' ? toOriginal(box, image) : box })
+    if (box.every(Number.isFinite)) objects.push({ label, score, region: box, box: rescale === 'before' ? toOriginal(box, image) : box })
   }
   return objects
 }
 
 /** The best candidates of an image after those are dropped that a better one of their class overlaps. */
-function suppressed(
-  candidates: readonly FoundObject[],
-  image: TestImage,
-  { rescale }: DetectionStyle,
-  { overlap, most }: TestRules,
-): FoundObject[] {
+function suppressed(candidates: readonly Candidate[], { overlap, most }: TestRules): Candidate[] {
   const count = candidates.length
   if (count === 0) return []
-  const chosen = scope(() => {
+  return scope(() => {
     const boxes = Tensor.from(
       candidates.flatMap(({ box }) => [...box]),
       [count, 4],
@@ -143,10 +149,24 @@ function suppressed(
       .filter((at) => at >= 0)
       .map((at) => candidates[at]!)
   })
-  if (rescale === 'before') return chosen
-  return chosen
-    .map((each) => ({ ...each, box: clipBox(toOriginal(each.box, image), image.original) }))
-    .filter(({ box }) => boxWidth(box) > 0 && boxHeight(box) > 0)
+}
+
+/** Gives the objects of all images their masks: probabilities at places of their regions, in the map of their class. */
+function maskObjects(model: Detector, features: readonly Tensor[], found: readonly Candidate[][]): void {
+  const regions = together(found.map((own) => Float64Array.from(own.flatMap(({ region }) => [...region]))))
+  if (regions.images.length === 0) return
+  const labels = Int32Array.from(found.flatMap((own) => own.map(({ label }) => label)))
+  const logits = ofClass(model.masks!(features, regions, evaluation), labels)
+  const values = sigmoid(logits.to(accumulator(logits.dtype))).data()
+  const [, side = 0] = logits.shape
+  let at = 0
+  for (const own of found)
+    for (const object of own) object.mask = { side, values: Float64Array.from(values.subarray(at * side ** 2, ++at * side ** 2)) }
+}
+
+/** An object in its original image. */
+function placed({ region: _, ...object }: Candidate, image: TestImage, { rescale }: DetectionStyle): FoundObject {
+  return rescale === 'before' ? object : { ...object, box: clipBox(toOriginal(object.box, image), image.original) }
 }
 
 function toOriginal(box: Box, { height, width, original }: TestImage): Box {

@@ -8,9 +8,12 @@ import type { Backbone, BackboneKind } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
+import { currentDevice, sizeOf, withDevice } from '../tensor/tensor.js'
 import type { BackboneRecord } from '../weights/export.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
-import { FasterRcnn } from './fasterRcnn.js'
+import type { Detector } from './detector.js'
+import { detectorOf } from './detectorShape.js'
+import { MaskRcnn } from './maskRcnn.js'
 import { proposalLimits } from './proposals.js'
 import { type DetectionStyleName, detectionStyles } from './styles.js'
 
@@ -18,24 +21,41 @@ import { type DetectionStyleName, detectionStyles } from './styles.js'
 const publishedTest = {
   testScale: 800,
   longest: 1333,
-  testRegions: proposalLimits.test.after,
+  testRegions: proposalLimits.c4.test.after,
   anchors: [32, 64, 128, 256, 512],
   ratios: [0.5, 1, 2],
 }
 
-const pixels = z.number().positive()
+/** Numbers of a record are bounded by what a detector may have, so that a record of nonsense takes no memory. */
+const pixels = z.number().positive().max(16384)
+const count = (most: number): z.ZodNumber => z.number().int().positive().max(most)
+const pyramidRecord = z.object({
+  channels: count(8192),
+  width: count(65536),
+  boxConvolutions: z.number().int().min(0).max(16),
+  boxLinears: count(8),
+  maskConvolutions: z.number().int().min(0).max(16),
+  norm: z.boolean(),
+  canonical: pixels,
+  levels: z.enum(['detectron2', 'mmdet', 'torchvision']),
+})
 const detectorRecord = z.object({
-  form: z.literal('c4'),
+  form: z.enum(['c4', 'fpn']),
   style: z.enum(Object.keys(detectionStyles) as DetectionStyleName[]),
-  classes: z.array(z.string()).min(1),
-  /** Sides of the anchors, and heights over widths. */
-  anchors: z.array(pixels).min(1),
-  ratios: z.array(z.number().positive()).min(1),
+  classes: z.array(z.string()).min(1).max(100_000),
+  /** Sides of the anchors, and heights over widths; whether they are whole pixels. */
+  anchors: z.array(pixels).min(1).max(64),
+  ratios: z.array(z.number().min(0.001).max(1000)).min(1).max(64),
+  rounded: z.boolean().optional(),
+  /** How the bins of regions are sampled where that is not RoIAlign's default. */
+  pooling: z.object({ samplingRatio: z.number().int().min(0).max(64).optional(), aligned: z.boolean().optional() }).optional(),
   /** Short side of images, and the limit of the long one, in pixels. */
   testScale: pixels,
   longest: pixels,
   /** Regions of an image that are classified, at most. */
-  testRegions: z.number().int().positive().default(publishedTest.testRegions),
+  testRegions: count(100_000).default(proposalLimits.c4.test.after),
+  /** Of the form with a pyramid. */
+  pyramid: pyramidRecord.optional(),
   backbone: z.object({ kind: z.string(), options: z.record(z.string(), z.unknown()) }),
 })
 /** What a file says of its detector. */
@@ -45,22 +65,26 @@ export type DetectorRecord = z.output<typeof detectorRecord>
 export const recordKey = 'detector'
 
 /** Writes a detector. */
-export function saveDetector(path: string, model: FasterRcnn, record: Readonly<Omit<DetectorRecord, 'form' | 'backbone'>>): void {
+export function saveDetector(path: string, model: Detector, record: Readonly<Omit<DetectorRecord, 'form' | 'pyramid' | 'backbone'>>): void {
   const { kind, options } = model.backbone
   const backbone: BackboneRecord = { kind: kind.name, options }
-  saveState(path, allTensors(model.state()), recordKey, { form: 'c4', ...record, backbone } satisfies DetectorRecord)
+  const pyramid = model instanceof MaskRcnn ? { pyramid: model.options.pyramid } : {}
+  saveState(path, allTensors(model.state()), recordKey, { form: model.form, ...record, ...pyramid, backbone } satisfies DetectorRecord)
 }
 
 /** The detector of a file on the current device, and its record. `kindOf` finds a kind of backbone by name. Throws FORMAT, FILE. */
 export function openDetector(
   path: string,
   kindOf: (name: string) => BackboneKind | undefined,
-): { model: FasterRcnn; record: DetectorRecord } {
+): { model: Detector; record: DetectorRecord } {
   if (!existsSync(path)) fail('FILE', `${path}: does not exist: expected the detector.safetensors of an evaluation`)
   const { file, record: read } = readState(path, recordKey)
   if (read === undefined) fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)
   const record = checkRecord(path, read)
-  const model = buildDetector(path, record, kindOf, (built) => restoreState(path, file, allTensors(built.state())))
+  const model = buildDetector(path, record, kindOf, {
+    stored: (name) => file.tensors.get(name),
+    fill: (built) => restoreState(path, file, allTensors(built.state())),
+  })
   return { model, record }
 }
 
@@ -91,29 +115,59 @@ export const publishedRecord = (style: DetectionStyleName, backbone: BackboneRec
   backbone,
 })
 
-/** A detector as the record of the file `path` says, whose tensors `fill` writes. Nothing of it is left where that fails. Throws CONFIG. */
+/** Where the tensors of a detector come from. */
+export interface DetectorTensors {
+  /** What a file has for a tensor of ours; undefined for none. */
+  stored: (name: string) => { readonly shape: readonly number[] } | undefined
+  /** Writes all of them. */
+  fill: (model: Detector) => void
+}
+
+/**
+ * A detector as the record of the file `path` says, with the tensors of that file. Nothing of it is left where that fails, and nothing is
+ * allocated where the file has other tensors than its record asks for. Throws CONFIG, SHAPE.
+ */
 export function buildDetector(
   path: string,
   record: DetectorRecord,
   kindOf: (name: string) => BackboneKind | undefined,
-  fill: (model: FasterRcnn) => void,
-): FasterRcnn {
-  const style = detectionStyles[record.style]
-  const build = { random: new Random(0), dtype: 'f32' as const }
+  { stored, fill }: DetectorTensors,
+): Detector {
   const kind =
     kindOf(record.backbone.kind) ??
     fail('CONFIG', `${path}: its backbone is of the kind ${record.backbone.kind}: give its module with --backbone`)
-  let [backbone, model]: [Backbone?, FasterRcnn?] = []
-  try {
-    backbone = kind.build(build, record.backbone.options)
-    const { stride } = backbone.maps.at(-2)!
-    const anchors = { sizes: record.anchors, ratios: record.ratios, stride, order: style.anchorOrder }
-    model = new FasterRcnn(build, backbone, { classes: record.classes.length, anchors })
-    fill(model)
-    return model
-  } catch (error) {
+  withDevice(`dry:${currentDevice()}`, () => builtFrom(path, record, kind, (twin) => expectShapes(path, twin, stored))).release()
+  return builtFrom(path, record, kind, fill).model
+}
+
+/** Throws SHAPE where a stored tensor is not as large as the detector's. */
+function expectShapes(path: string, model: Detector, stored: DetectorTensors['stored']): void {
+  for (const [name, tensor] of allTensors(model.state())) {
+    const found = stored(name)
+    if (found !== undefined && sizeOf(found.shape) !== tensor.size)
+      fail('SHAPE', `${path}: ${name}: the file has [${found.shape.join(',')}] but its record asks for ${tensor.size} numbers`)
+  }
+}
+
+function builtFrom(
+  path: string,
+  record: DetectorRecord,
+  kind: BackboneKind,
+  fill: (model: Detector) => void,
+): { model: Detector; release: () => void } {
+  const build = { random: new Random(0), dtype: 'f32' as const }
+  let [backbone, model]: [Backbone?, Detector?] = []
+  const release = (): void => {
     model?.dispose()
     backbone?.dispose()
+  }
+  try {
+    backbone = kind.build(build, record.backbone.options)
+    model = detectorOf(build, backbone, { ...record, classes: record.classes.length })
+    fill(model)
+    return { model, release }
+  } catch (error) {
+    release()
     if (!(error instanceof DenseclError) || error.message.includes(path)) throw error
     return fail(error.code, `${path}: ${error.message}`)
   }

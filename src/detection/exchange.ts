@@ -8,7 +8,7 @@ import { loadStored, toStored } from '../weights/layout.js'
 import type { StoredTensor, TensorFile } from '../weights/safetensors.js'
 import { checksumKey } from '../weights/state.js'
 import { buildDetector, type DetectorRecord, openDetector, publishedRecord, readRecord, recordKey } from './detectorFile.js'
-import type { FasterRcnn } from './fasterRcnn.js'
+import type { Detector } from './detector.js'
 import { type DetectionStyleName, detectionStyles } from './styles.js'
 
 /** A framework that has the detector of the form C4. */
@@ -65,7 +65,7 @@ const exportedKey = 'densecl_detector'
  * Writes a detector for `target`: .safetensors, or .pth in the container of the framework's checkpoints. What tensors do not say - style,
  * classes, anchors, sizes of images - is kept beside them, so that importDetector() gives the same detector again.
  */
-export function writeDetector(path: string, model: FasterRcnn, record: DetectorRecord, target: DetectorTarget): void {
+export function writeDetector(path: string, model: Detector, record: DetectorRecord, target: DetectorTarget): void {
   const { kind, name } = model.backbone
   if (kind.torchvision !== true)
     fail('ARGUMENT', `export: expected a detector on a ResNet but received one on ${name}, which ${target} has no names for`)
@@ -110,7 +110,7 @@ export const holdsDetector = (path: string): boolean => framework(readTensorFile
 export function importDetector(
   path: string,
   kindOf: (name: string) => BackboneKind | undefined,
-): { model: FasterRcnn; record: DetectorRecord; assumed: boolean } {
+): { model: Detector; record: DetectorRecord; assumed: boolean } {
   const file = readTensorFile(path)
   // The state of an evaluation has a detector's names too, but what it says of itself is no detector's.
   if (file.metadata[recordKey] !== undefined || file.metadata[checksumKey] !== undefined)
@@ -120,14 +120,15 @@ export function importDetector(
   const { [exportedKey]: said } = file.metadata
   const record = said === undefined ? assumedRecord(path, found) : readRecord(path, said)
   const own = detectionStyles[record.style].anchorOrder
-  const model = buildDetector(path, record, kindOf, (built) => {
+  const stored = (name: string): StoredTensor | undefined => found.tensors.get(detectorName(found.target, name))
+  const fill = (built: Detector): void => {
     for (const [name, tensor] of allTensors(built.state())) {
-      const theirs = detectorName(found.target, name)
-      const stored = found.tensors.get(theirs)
-      if (stored !== undefined) loadStored(path, name, tensor, reordered(name, stored, record, orderOf(found.target), own))
-      else if (!name.endsWith('num_batches_tracked')) fail('IMPORT', `${path}: the tensor ${theirs} is missing`)
+      const theirs = stored(name)
+      if (theirs !== undefined) loadStored(path, name, tensor, reordered(name, theirs, record, orderOf(found.target), own))
+      else if (!name.endsWith('num_batches_tracked')) fail('IMPORT', `${path}: the tensor ${detectorName(found.target, name)} is missing`)
     }
-  })
+  }
+  const model = buildDetector(path, record, kindOf, { stored, fill })
   return { model, record, assumed: said === undefined }
 }
 

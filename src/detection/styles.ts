@@ -3,14 +3,19 @@ import type { Box } from '../data/boxes.js'
 import type { SizeRounding } from '../data/boxView.js'
 import type { Resampling } from '../data/resizeBytes.js'
 import type { AssignRules } from './assign.js'
+import type { DetectorForm } from './detector.js'
 
 /** What a code base does in its own way. */
 export interface DetectionStyle {
   anchorOrder: 'size' | 'ratio'
   /** Which anchors stand for objects. */
   anchors: AssignRules
-  /** Anchors that reach beyond the image are left out, with them mmdetection's other rule: those whose cell is behind its padding. */
-  insideOnly: boolean
+  /** Anchors that take part: all of the batch's, those whose cell is not behind the image's own padding, or those inside the image. */
+  anchorsWithin: 'batch' | 'padding' | 'image'
+  /** Which regions stand for objects. */
+  regions: AssignRules
+  /** Images of a device in the published runs, by whose own counts losses are divided; means over such groups are taken. */
+  groupOf: number
   /** Losses of anchors are divided by a constant, the sample's wanted size times the images, or by the number of what was sampled. */
   anchorDivisor: 'constant' | 'sampled'
   /** Bounds of the logarithm of a side's change: from above only, or from both sides. */
@@ -30,11 +35,14 @@ export interface DetectionStyle {
   preciseBatches: number
 }
 
+/** The styles as the form C4 has them. */
 export const detectionStyles = {
   detectron2: {
     anchorOrder: 'size',
     anchors: { low: 0.3, high: 0.7, lowQuality: 'best' },
-    insideOnly: false,
+    anchorsWithin: 'batch',
+    regions: { low: 0.5, high: 0.5, lowQuality: 'none' },
+    groupOf: 2,
     anchorDivisor: 'constant',
     clamp: 'upper',
     vocShift: [0, 0, 0, 0],
@@ -49,7 +57,9 @@ export const detectionStyles = {
   mmdet: {
     anchorOrder: 'ratio',
     anchors: { low: 0.3, high: 0.7, lowQuality: 'reassigned' },
-    insideOnly: true,
+    anchorsWithin: 'image',
+    regions: { low: 0.5, high: 0.5, lowQuality: 'none' },
+    groupOf: 2,
     anchorDivisor: 'sampled',
     clamp: 'both',
     vocShift: [0, 0, -1, -1],
@@ -64,3 +74,13 @@ export const detectionStyles = {
 } as const satisfies Record<string, DetectionStyle>
 
 export type DetectionStyleName = keyof typeof detectionStyles
+
+/** What is otherwise in the form with a feature pyramid. */
+const pyramidStyles: Record<DetectionStyleName, Partial<DetectionStyle>> = {
+  detectron2: { padTo: 32 },
+  mmdet: { anchorsWithin: 'padding', regions: { low: 0.5, high: 0.5, lowQuality: 'reassigned' } },
+}
+
+/** A style as a form of detector has it. */
+export const styleOf = (name: DetectionStyleName, form: DetectorForm): DetectionStyle =>
+  form === 'c4' ? detectionStyles[name] : { ...detectionStyles[name], ...pyramidStyles[name] }

@@ -1,7 +1,7 @@
 /** What a detector is taught with: for the anchors and for the regions of a batch which are sampled, as what, and moved where to. */
 import type { Box } from '../data/boxes.js'
 import type { Random } from '../tensor/random.js'
-import { assign, sample } from './assign.js'
+import { assign, type Assignment, type AssignRules, sample } from './assign.js'
 import { type DeltaWeights, encodeBox } from './coding.js'
 import type { DetectionStyle } from './styles.js'
 
@@ -15,7 +15,7 @@ export interface TrainingImage {
 /** Anchors and, unless told, regions that are sampled of an image, the share of them that stands for objects at most, weights of deltas. */
 export const sampling = {
   anchors: { count: 256, fraction: 0.5, weights: [1, 1, 1, 1] },
-  regions: { count: 512, fraction: 0.25, weights: [10, 10, 5, 5], assign: { low: 0.5, high: 0.5, lowQuality: 'none' } },
+  regions: { count: 512, fraction: 0.25, weights: [10, 10, 5, 5] },
 } as const
 
 /** Sampled anchors of an image; `objects` are the indices of what the first `positives` of them stand for. */
@@ -25,27 +25,55 @@ export interface AnchorSample {
   objects: Int32Array
 }
 
+/** Which anchors take part: undefined for all. */
+function takesPart(
+  anchors: Float64Array,
+  { height, width }: TrainingImage,
+  { anchorsWithin, padTo }: DetectionStyle,
+): ((i: number) => boolean) | undefined {
+  switch (anchorsWithin) {
+    case 'batch':
+      return undefined
+    case 'image':
+      return (i) => anchors[4 * i]! >= 0 && anchors[4 * i + 1]! >= 0 && anchors[4 * i + 2]! < width && anchors[4 * i + 3]! < height
+    case 'padding': {
+      // An anchor's middle is its cell's corner, a whole pixel up to rounding, and the cell is there where that corner is.
+      const [right, below] = [width, height].map((side) => Math.ceil(side / padTo) * padTo - 0.5) as [number, number]
+      return (i) => (anchors[4 * i]! + anchors[4 * i + 2]!) / 2 < right && (anchors[4 * i + 1]! + anchors[4 * i + 3]!) / 2 < below
+    }
+  }
+}
+
 /** Draws the anchors of an image that are trained on. */
 export function sampleAnchors(random: Random, anchors: Float64Array, image: TrainingImage, style: DetectionStyle): AnchorSample {
-  const inside = (i: number): boolean =>
-    anchors[4 * i]! >= 0 && anchors[4 * i + 1]! >= 0 && anchors[4 * i + 2]! < image.width && anchors[4 * i + 3]! < image.height
   const assigned = assign(
     anchors,
     image.objects.map(({ box }) => box),
     style.anchors,
-    style.insideOnly ? inside : undefined,
+    takesPart(anchors, image, style),
   )
   const { count, fraction } = sampling.anchors
   const { indices, positives } = sample(random, assigned, count, fraction)
   return { indices, positives, objects: indices.subarray(0, positives).map((i) => assigned.matched[i]!) }
 }
 
-/** Sampled regions of an image: boxes [n, 4], the class of each (`classes` for the background), the box that each shall become. */
+/** Sampled regions of an image: boxes [n, 4] and the class of each, `classes` for the background, which comes last. */
 export interface RegionSample {
   boxes: Float64Array
   labels: Int32Array
-  /** Undefined for the background. */
-  targets: (Box | undefined)[]
+  /** Indices of the objects that the first regions stand for: those of no object have none. */
+  objects: Int32Array
+}
+
+/** Assigns the proposals and, behind them, the objects themselves, each of which may stand for one. */
+function assignRegions(candidates: Float64Array, boxes: readonly Box[], rules: AssignRules): Assignment {
+  if (rules.lowQuality !== 'reassigned') return assign(candidates, boxes, rules)
+  // mmdetection assigns proposals alone: an object that overlapped itself most would leave none to be reassigned to it.
+  const proposed = assign(candidates.subarray(0, candidates.length - 4 * boxes.length), boxes, rules)
+  return {
+    labels: Int8Array.from([...proposed.labels, ...boxes.map(() => 1)]),
+    matched: Int32Array.from([...proposed.matched, ...boxes.keys()]),
+  }
 }
 
 /** Draws the regions of an image that are trained on, at most `count`, among its proposals [n, 4] and its objects. */
@@ -54,80 +82,112 @@ export function sampleRegions(
   proposals: Float64Array,
   { objects }: TrainingImage,
   classes: number,
+  { regions: rules }: Pick<DetectionStyle, 'regions'>,
   count: number = sampling.regions.count,
 ): RegionSample {
-  const own = objects.flatMap(({ box }) => [...box])
-  const candidates = Float64Array.from([...proposals, ...own])
-  const assigned = assign(
-    candidates,
-    objects.map(({ box }) => box),
-    sampling.regions.assign,
-  )
+  const boxes = objects.map(({ box }) => box)
+  const candidates = Float64Array.from([...proposals, ...boxes.flat()])
+  const assigned = assignRegions(candidates, boxes, rules)
   const { indices, positives } = sample(random, assigned, count, sampling.regions.fraction)
-  const matched = indices.map((i) => assigned.matched[i]!)
+  const matched = indices.subarray(0, positives).map((i) => assigned.matched[i]!)
   return {
     boxes: Float64Array.from([...indices].flatMap((i) => [...candidates.subarray(4 * i, 4 * i + 4)])),
     labels: indices.map((_, k) => (k < positives ? objects[matched[k]!]!.label : classes)),
-    targets: Array.from(matched, (object, k) => (k < positives ? objects[object]!.box : undefined)),
+    objects: matched,
   }
 }
 
 /** Box `at` of boxes [N, 4]. */
 export const boxAt = (boxes: Float64Array, at: number): Box => [boxes[4 * at]!, boxes[4 * at + 1]!, boxes[4 * at + 2]!, boxes[4 * at + 3]!]
 
-/** Targets of all rows of a batch, dense: rows that are not sampled weigh nothing. */
-export interface DenseTargets {
-  /** 1 for an object, 0 else, [rows]. */
-  object: Float64Array
-  /** 1 for a sampled row, 0 else, [rows]. */
-  sampled: Float64Array
-  /** [rows, columns], and 1 where they are taught. */
+/** Where rows of a batch are moved to. */
+export interface BoxTargets {
+  /** Indices of the rows that stand for objects [P]. */
+  index: Int32Array
+  /** Their deltas [P, 4]. */
   deltas: Float64Array
-  taught: Float64Array
+  /** What the loss of each weighs [P]. */
+  weight: Float64Array
 }
 
-/** The targets of the anchors of a batch, `samples` of each image. */
-export function anchorTargets(anchors: Float64Array, images: readonly TrainingImage[], samples: readonly AnchorSample[]): DenseTargets {
+/** Targets of sampled anchors, whose rows are those of all images one after the other. */
+export interface AnchorTargets {
+  /** Sampled rows [S], and for each 1 for an object, 0 else. */
+  index: Int32Array
+  object: Float64Array
+  /** What the loss of each weighs [S]. */
+  weight: Float64Array
+  boxes: BoxTargets
+}
+
+/** The sum of what `count` says of an image over the group of each: images that one device had in published runs. */
+export function sumsOfGroups(images: number, groupOf: number, count: (image: number) => number): Float64Array {
+  const sums = new Float64Array(Math.ceil(images / groupOf))
+  for (let image = 0; image < images; ++image) sums[Math.floor(image / groupOf)]! += count(image)
+  return Float64Array.from({ length: images }, (_, image) => sums[Math.floor(image / groupOf)]!)
+}
+
+/** What the loss of a row weighs in each image: one over the wanted number of rows, or over the number that its group has. */
+function anchorWeights(samples: readonly AnchorSample[], wanted: number, { anchorDivisor, groupOf }: DetectionStyle): Float64Array {
+  const images = samples.length
+  if (anchorDivisor === 'constant') return new Float64Array(images).fill(1 / (wanted * images))
+  const groups = Math.ceil(images / groupOf)
+  return sumsOfGroups(images, groupOf, (image) => {
+    const { indices, positives } = samples[image]!
+    return Math.max(positives, 1) + Math.max(indices.length - positives, 1)
+  }).map((drawn) => 1 / (groups * drawn))
+}
+
+/** The targets of the anchors of a batch, `samples` of each image, of which `wanted` anchors were asked for. */
+export function anchorTargets(
+  anchors: Float64Array,
+  images: readonly TrainingImage[],
+  samples: readonly AnchorSample[],
+  wanted: number,
+  style: DetectionStyle,
+): AnchorTargets {
   const count = anchors.length / 4
-  const rows = count * images.length
-  const targets = {
-    object: new Float64Array(rows),
-    sampled: new Float64Array(rows),
-    deltas: new Float64Array(4 * rows),
-    taught: new Float64Array(4 * rows),
-  }
-  samples.forEach(({ indices, positives, objects }, image) => {
-    indices.forEach((at, k) => {
-      const row = image * count + at
-      targets.sampled[row] = 1
-      if (k >= positives) return
-      targets.object[row] = 1
-      const { box } = images[image]!.objects[objects[k]!]!
-      targets.deltas.set(encodeBox(boxAt(anchors, at), box, sampling.anchors.weights), 4 * row)
-      targets.taught.fill(1, 4 * row, 4 * row + 4)
-    })
+  const weights = anchorWeights(samples, wanted, style)
+  const some = (of: (sample: AnchorSample) => Int32Array): { row: number; at: number; image: number; k: number }[] =>
+    samples.flatMap((each, image) => Array.from(of(each), (at, k) => ({ row: image * count + at, at, image, k })))
+  const sampled = some(({ indices }) => indices)
+  const positive = some(({ indices, positives }) => indices.subarray(0, positives))
+  const deltas = positive.flatMap(({ at, image, k }) => {
+    const { box } = images[image]!.objects[samples[image]!.objects[k]!]!
+    return encodeBox(boxAt(anchors, at), box, sampling.anchors.weights)
   })
-  return targets
+  return {
+    index: Int32Array.from(sampled, ({ row }) => row),
+    object: Float64Array.from(sampled, ({ image, k }) => Number(k < samples[image]!.positives)),
+    weight: Float64Array.from(sampled, ({ image }) => weights[image]!),
+    boxes: {
+      index: Int32Array.from(positive, ({ row }) => row),
+      deltas: Float64Array.from(deltas),
+      weight: Float64Array.from(positive, ({ image }) => weights[image]!),
+    },
+  }
 }
 
-/** The deltas [R, 4 * classes] of sampled regions, and 1 where they are taught: in the columns of a region's class. */
+/** The targets of sampled regions of a batch, whose rows are those of each class of each region. All regions count, also the background. */
 export function regionTargets(
+  images: readonly TrainingImage[],
   samples: readonly RegionSample[],
   classes: number,
   weights: DeltaWeights = sampling.regions.weights,
-): Pick<DenseTargets, 'deltas' | 'taught'> {
+): BoxTargets {
   const rows = samples.reduce((sum, { labels }) => sum + labels.length, 0)
-  const [deltas, taught] = [new Float64Array(rows * 4 * classes), new Float64Array(rows * 4 * classes)]
-  let row = 0
-  for (const { boxes, labels, targets } of samples) {
-    targets.forEach((target, k) => {
-      if (target !== undefined) {
-        const at = 4 * (row * classes + labels[k]!)
-        deltas.set(encodeBox(boxAt(boxes, k), target, weights), at)
-        taught.fill(1, at, at + 4)
-      }
-      row += 1
-    })
+  let first = 0
+  const fitted = samples.flatMap(({ boxes, labels, objects }, image) => {
+    const before = first
+    first += labels.length
+    return Array.from(objects, (object, k) => ({
+      row: (before + k) * classes + labels[k]!,
+      deltas: encodeBox(boxAt(boxes, k), images[image]!.objects[object]!.box, weights),
+    }))
+  })
+  return {
+    index: Int32Array.from(fitted, ({ row }) => row),
+    deltas: Float64Array.from(fitted.flatMap((each) => each.deltas)),
+    weight: new Float64Array(fitted.length).fill(1 / rows),
   }
-  return { deltas, taught }
 }

@@ -1,4 +1,4 @@
-/** Detection with Faster R-CNN on the backbone, all of it trained (docs/method.md, Detection). */
+/** Detection with a two-stage detector on the backbone, all of it trained (docs/method.md, Detection). */
 import { join } from 'node:path'
 
 import type { BoxItem, BoxSource } from '../data/boxes.js'
@@ -8,9 +8,9 @@ import { noGrad } from '../autograd/tape.js'
 import { publishedAnchors } from '../detection/anchors.js'
 import { detect, testRules } from '../detection/detect.js'
 import { saveDetector } from '../detection/detectorFile.js'
-import { FasterRcnn } from '../detection/fasterRcnn.js'
+import type { Detector } from '../detection/detector.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { type DetectionStyleName, detectionStyles } from '../detection/styles.js'
+import { type DetectionStyle, type DetectionStyleName, styleOf } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
@@ -37,7 +37,7 @@ import {
 import { introduction } from './detectionIntroduction.js'
 import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
-import { buildDetector, type DetectorPass, type Losses, parts, partsOfBatch, updateDetector } from './detectorTraining.js'
+import { buildDetector, type DetectorPass, type Losses, partsOfBatch, updateDetector } from './detectorTraining.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -103,7 +103,8 @@ export async function evaluateDetection(backbone: Backbone, options: DetectionOp
 
 class DetectionRun {
   readonly #options: DetectionOptions
-  readonly #model: FasterRcnn
+  readonly #style: DetectionStyle
+  readonly #model: Detector
   /** Of everything but norms, and of norms, whose weight decay may be another. */
   readonly #optimizers: Sgd[]
   /** Counts iterations. */
@@ -111,10 +112,12 @@ class DetectionRun {
 
   constructor(backbone: Backbone, options: DetectionOptions) {
     this.#options = options
-    const { train, style, seed = 0, anchors = publishedAnchors.sizes } = options
+    const { protocol, train, style, seed = 0, anchors = publishedAnchors.sizes } = options
+    this.#style = styleOf(style, protocol.form)
     this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
     const random = new Random(seed, 61)
     ;({ model: this.#model, optimizers: this.#optimizers } = buildDetector(backbone, {
+      form: protocol.form,
       classes: train.classes.length,
       style,
       anchors,
@@ -166,8 +169,8 @@ class DetectionRun {
 
   /** The batches of iterations `from` to `until`; those beyond the last iteration are as good as any. */
   #batches(from: number, until: number): AsyncGenerator<LoadedBatch<TrainingImage>> {
-    const { protocol, train, style, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
-    return trainingBatches(train, { protocol, style: detectionStyles[style], seed, from, until }, { workers, cacheMegabytes })
+    const { protocol, train, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
+    return trainingBatches(train, { protocol, style: this.#style, seed, from, until }, { workers, cacheMegabytes })
   }
 
   /** Trains to an iteration; false when it was interrupted. */
@@ -205,16 +208,16 @@ class DetectionRun {
 
   /** How the batch of an iteration is gone through. */
   #pass(iteration: number): DetectorPass {
-    const { protocol, style, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
+    const { protocol, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
     const random = (part: number): Random => new Random(seed, 67, iteration, part)
-    return { style: detectionStyles[style], regions: protocol.regions, imagesAtOnce, random }
+    return { style: this.#style, regions: protocol.regions, imagesAtOnce, random }
   }
 
   #step(batch: DetectionBatch<TrainingImage>): Losses {
     const iteration = this.#run.position
     const rate = detectionRate(this.#options.protocol, iteration)
     const losses = this.#computing(() => updateDetector(this.#model, this.#optimizers, batch, { ...this.#pass(iteration), rate }))
-    if (!parts.every((key) => Number.isFinite(losses[key])))
+    if (!Object.values(losses).every(Number.isFinite))
       fail('NAN', `detection: the loss of iteration ${iteration + 1} is not a number; try a lower --lr`)
     return losses
   }
@@ -224,9 +227,9 @@ class DetectionRun {
    * result.
    */
   async #takeStatistics(): Promise<void> {
-    const { protocol, style, interrupted = () => false } = this.#options
+    const { protocol, interrupted = () => false } = this.#options
     const { iterations } = protocol
-    const count = preciseBatchesOf(detectionStyles[style].preciseBatches, iterations)
+    const count = preciseBatchesOf(this.#style.preciseBatches, iterations)
     if (count === 0 || this.#run.finished.has('statistics')) return
     const norms = new PreciseNorms(this.#model.state())
     const began = performance.now()
@@ -254,11 +257,13 @@ class DetectionRun {
     const seconds = (performance.now() - since.time) / 1000
     const each = seconds / (this.#run.position - since.iteration)
     const [lr, waitShare] = [detectionRate(protocol, this.#run.position - 1), since.waited / seconds]
-    const loss = parts.reduce((sum, key) => sum + losses[key], 0)
+    const loss = Object.values(losses).reduce((sum, part) => sum + part, 0)
+    const shown = (part: number | undefined): string => (part ?? 0).toFixed(3)
     this.#run.log.metrics({ globalStep: this.#run.position, loss, ...losses, lr, imagesPerSecond: protocol.batchSize / each, waitShare })
     this.#run.log.progress(
-      `iteration ${this.#run.position}/${protocol.iterations}  loss ${loss.toFixed(3)} (anchors ${losses.anchorClass.toFixed(3)} + ` +
-        `${losses.anchorBox.toFixed(3)}, regions ${losses.regionClass.toFixed(3)} + ${losses.regionBox.toFixed(3)})  ` +
+      `iteration ${this.#run.position}/${protocol.iterations}  loss ${loss.toFixed(3)} (anchors ${shown(losses.anchorClass)} + ` +
+        `${shown(losses.anchorBox)}, regions ${shown(losses.regionClass)} + ${shown(losses.regionBox)}` +
+        `${losses.mask === undefined ? '' : `, masks ${shown(losses.mask)}`})  ` +
         `lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(2)} images/s  wait ${(100 * waitShare).toFixed(0)}%  ` +
         `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
       true,
@@ -276,16 +281,15 @@ class DetectionRun {
 
   async #test(): Promise<DetectionTest> {
     const { val, protocol, style: name, workers = 0, onTest } = this.#options
-    const style = detectionStyles[name]
-    const limits = { ...proposalLimits.test, after: protocol.testRegions }
+    const limits = { ...proposalLimits[protocol.form].test, after: protocol.testRegions }
     const detections: Detection[] = []
     const samples: DetectionTest['samples'] = []
     const every = Math.ceil(val.items.length / sampleCount)
     const began = performance.now()
-    for await (const batch of testBatches(val.items, protocol, style, { workers })) {
+    for await (const batch of testBatches(val.items, protocol, this.#style, { workers })) {
       const image = batch.indices[0]!
       const [found] = this.#computing(() =>
-        detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, style, limits, testRules),
+        detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, this.#style, limits, testRules),
       )
       for (const object of found!) detections.push({ image, ...object })
       const left = ((performance.now() - began) / 1000 / (image + 1)) * (val.items.length - image - 1)

@@ -1,7 +1,7 @@
 /** What the log of an evaluation by detection says at its start: what is going to happen. */
 import { publishedAnchors } from '../detection/anchors.js'
 import type { BoxSource } from '../data/boxes.js'
-import { detectionStyles } from '../detection/styles.js'
+import { styleOf } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
 import { native } from '../tensor/native.js'
 import { largest, smallest } from '../tensor/numbers.js'
@@ -11,11 +11,14 @@ import { detectionProtocols, preciseBatchesOf } from './detectionProtocols.js'
 
 const mostNames = 8
 
+/** What the forms of detectors are called. */
+export const detectorNames = { c4: 'Faster R-CNN C4', fpn: 'Mask R-CNN FPN' } as const
+
 /** The lines before the first iteration, or before iteration `position` goes on. */
 export function introduction(backbone: Backbone, options: DetectionOptions, position: number): string[] {
   const { protocol, style: name, train, val, anchors = publishedAnchors.sizes, testEvery = 0 } = options
   const { dataName = 'images', weightsName = 'given weights', imagesAtOnce = protocol.batchSize } = options
-  const style = detectionStyles[name]
+  const style = styleOf(name, protocol.form)
   const { iterations, batchSize, lr, warmup, steps, scales, testScale, longest } = protocol
   const published = detectionProtocols['voc0712-c4']!.batchSize
   const usable = train.items.filter((item) => trainingObjects(item, train.layout, style).length > 0).length
@@ -28,7 +31,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
     `data    ${dataName}: ${counted(train)} to train on, ${counted(val)} to test on`,
     `        ${train.classes.length} class${train.classes.length === 1 ? '' : 'es'}: ${classes}`,
     ...(left > 0 ? [`        ${left} training images without an object to train on are left out`] : []),
-    `model   Faster R-CNN C4 on ${backbone.description}, from ${weightsName}`,
+    `model   ${detectorNames[protocol.form]} on ${backbone.description}, from ${weightsName}`,
     `style   ${name}: difficult objects ${style.difficult ? 'are' : 'are not'} trained on; anchors of ${anchors.join(', ')} px`,
     `images  short side ${range(scales)} px, in tests ${testScale}, long side at most ${longest}; ` +
       `${protocol.regions} regions of each, in tests ${protocol.testRegions}`,

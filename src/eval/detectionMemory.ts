@@ -5,14 +5,15 @@ import { availableParallelism } from 'node:os'
 import { workersFor } from '../data/loader.js'
 import { detect } from '../detection/detect.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { detectionStyles } from '../detection/styles.js'
+import { styleOf } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
+import { evaluation } from '../nn/layers.js'
 import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
 import { largest } from '../tensor/numbers.js'
 import { Random } from '../tensor/random.js'
-import { scope, withDevice } from '../tensor/tensor.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
@@ -40,7 +41,7 @@ function emptyBatch<Image>(images: Image[], height: number, width: number): Dete
 export function estimateDetectionMemory(backbone: Backbone, options: Planned): MemoryEstimate {
   const { protocol, style: name, train, val, seed = 0, imagesAtOnce = protocol.batchSize, workers = 0 } = options
   const { batchSize, iterations } = protocol
-  const style = detectionStyles[name]
+  const style = styleOf(name, protocol.form)
   const batch = largestBatch(train, { protocol, style, seed, from: 0, until: iterations })
   const placed = val.items.map((item) => testPlacement(item, protocol, style))
   const test = placed.reduce((most, each) => (areaOf(each.boxes) > areaOf(most.boxes) ? each : most))
@@ -75,14 +76,14 @@ function tensorBytes(
   { boxes, images }: ReturnType<typeof testPlacement>,
 ): { state: number; step: number; test: number; anchors: number } {
   const device = `dry:${backbone.device}`
-  const style = detectionStyles[name]
+  const style = styleOf(name, protocol.form)
   const random = new Random(seed)
   const before = heldBytes(device)
-  const limits = { ...proposalLimits.test, after: protocol.testRegions }
+  const limits = { ...proposalLimits[protocol.form].test, after: protocol.testRegions }
   const settings = evaluationCompute(backbone.device, compute)
   return withDevice(device, () => {
     const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options)
-    const { model, optimizers } = buildDetector(twin, { classes: train.classes.length, style: name, anchors, random })
+    const { model, optimizers } = buildDetector(twin, { form: protocol.form, classes: train.classes.length, style: name, anchors, random })
     try {
       native.trimMemory(device)
       const state = heldBytes(device) - before
@@ -102,12 +103,15 @@ function tensorBytes(
       withCompute(settings, () =>
         scope(() => detect(model, batchTensor(emptyBatch(images, boxes.height, boxes.width), device), images, style, limits)),
       )
-      const cells = Math.ceil(height / model.stride) * Math.ceil(width / model.stride)
+      const ofMaps = scope(() => {
+        const x = Tensor.empty([1, height, width, 3], 'f32')
+        return model.anchors(model.features(x, evaluation), x)
+      })
       return {
         state,
         step: steps - state,
         test: heldBytes(device) - before - steps,
-        anchors: cells * anchors.length * publishedAnchors.ratios.length,
+        anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0),
       }
     } finally {
       for (const optimizer of optimizers) optimizer.dispose()

@@ -1,8 +1,10 @@
-/** The published settings of detection with Faster R-CNN R50-C4 (docs/method.md, Detection). */
+/** The published settings of detection (docs/method.md, Detection). */
+import type { DetectorForm } from '../detection/detector.js'
 
 /** How a detector is trained and tested. */
 export interface DetectionProtocol {
   describe: string
+  form: DetectorForm
   iterations: number
   batchSize: number
   lr: number
@@ -22,13 +24,28 @@ export interface DetectionProtocol {
 /** The published detection protocols by name. */
 export const detectionProtocols: Record<string, DetectionProtocol> = {
   'voc0712-c4': {
-    describe: 'VOC 2007 and 2012 trainval, tested on VOC 2007 test: 24,000 iterations of 16 images',
+    describe: 'Faster R-CNN C4 on VOC 2007 and 2012 trainval, tested on VOC 2007 test: 24,000 iterations of 16 images',
+    form: 'c4',
     iterations: 24_000,
     batchSize: 16,
     lr: 0.02,
     warmup: 100,
     steps: [18_000, 22_000],
     scales: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+    testScale: 800,
+    longest: 1333,
+    regions: 512,
+    testRegions: 1000,
+  },
+  'coco-fpn-1x': {
+    describe: 'Mask R-CNN with a feature pyramid on COCO train2017, tested on val2017: 90,000 iterations of 16 images',
+    form: 'fpn',
+    iterations: 90_000,
+    batchSize: 16,
+    lr: 0.02,
+    warmup: 1000,
+    steps: [60_000, 80_000],
+    scales: [640, 672, 704, 736, 768, 800],
     testScale: 800,
     longest: 1333,
     regions: 512,

@@ -1,14 +1,14 @@
 /** A detector in training: what is built for it, and one update of it. */
-import { publishedAnchors } from '../detection/anchors.js'
 import { Tape } from '../autograd/tape.js'
-import { FasterRcnn } from '../detection/fasterRcnn.js'
+import type { Detector } from '../detection/detector.js'
+import { detectorOf, type DetectorShape } from '../detection/detectorShape.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { type DetectionLosses, detectionLosses, randomChooser } from '../detection/step.js'
-import { type DetectionStyle, type DetectionStyleName, detectionStyles } from '../detection/styles.js'
+import { type DetectionLosses, detectionLosses, lossParts, randomChooser } from '../detection/step.js'
+import { type DetectionStyle, detectionStyles } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
 import { type NormMode, training } from '../nn/layers.js'
-import { isNorm } from '../nn/module.js'
+import { isNorm, trainable } from '../nn/module.js'
 import { add } from '../ops/arithmetic.js'
 import { scale } from '../ops/elementwise.js'
 import { Sgd } from '../optim/sgd.js'
@@ -17,25 +17,22 @@ import { Tensor, withDevice } from '../tensor/tensor.js'
 import type { DetectionBatch } from './detectionBatches.js'
 import { detectionTraining } from './detectionProtocols.js'
 
-/** The parts of the loss. */
-export const parts = ['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const
-export type Losses = Record<(typeof parts)[number], number>
+/** The parts of the loss that a form has. */
+export type Losses = Partial<Record<(typeof lossParts)[number], number>>
 
 /** A detector on a backbone, and its optimisers: of everything but norms, and of norms, whose weight decay may be another. */
 export function buildDetector(
   backbone: Backbone,
-  { classes, style, anchors, random }: { classes: number; style: DetectionStyleName; anchors: readonly number[]; random: Random },
-): { model: FasterRcnn; optimizers: Sgd[] } {
-  const { anchorOrder, normDecay } = detectionStyles[style]
+  { random, ...shape }: DetectorShape & { random: Random },
+): { model: Detector; optimizers: Sgd[] } {
+  const { normDecay } = detectionStyles[shape.style]
   return withDevice(backbone.device, () => {
-    const { stride } = backbone.maps.at(-2)!
-    const cell = { sizes: anchors, ratios: publishedAnchors.ratios, stride, order: anchorOrder }
-    const model = new FasterRcnn({ random, dtype: 'f32' }, backbone, { classes, anchors: cell })
+    const model = detectorOf({ random, dtype: 'f32', compute: backbone.compute }, backbone, shape)
     const state = model.state()
     const optimizers = [false, true].map((norms) => {
       const own = [...state.parameters].filter(([parameter]) => isNorm(state, parameter) === norms)
       const { momentum, weightDecay } = detectionTraining
-      return new Sgd(new Map(own), { momentum, weightDecay: norms ? normDecay : weightDecay })
+      return new Sgd(new Map(own), { momentum, weightDecay: norms ? normDecay : weightDecay }, state.copies)
     })
     return { model, optimizers }
   })
@@ -53,7 +50,7 @@ export interface DetectorPass {
 
 /** The losses of the parts of a batch that are computed together, one after the other. */
 export function* partsOfBatch(
-  model: FasterRcnn,
+  model: Detector,
   { values, shape, images }: DetectionBatch<TrainingImage>,
   { style, regions, imagesAtOnce, random }: DetectorPass,
 ): Generator<(mode: NormMode) => DetectionLosses> {
@@ -62,33 +59,34 @@ export function* partsOfBatch(
     const last = Math.min(images.length, first + imagesAtOnce)
     const x = Tensor.from(values.subarray(first * each, last * each), [last - first, ...shape.slice(1)])
     const chooser = randomChooser(random(part), model.options.classes, style, regions)
-    yield (mode) => detectionLosses(model, x, images.slice(first, last), chooser, mode, style, proposalLimits.train)
+    yield (mode) => detectionLosses(model, x, images.slice(first, last), chooser, mode, style, proposalLimits[model.form].train)
   }
 }
 
 /** One update by a batch within a scope. There is none where a loss is not a number. */
 export function updateDetector(
-  model: FasterRcnn,
+  model: Detector,
   optimizers: readonly Sgd[],
   batch: DetectionBatch<TrainingImage>,
   { rate, ...pass }: DetectorPass & { rate: number },
 ): Losses {
-  const sums: Losses = { anchorClass: 0, anchorBox: 0, regionClass: 0, regionBox: 0 }
-  const parameters = model.state().parameters
+  const sums: Losses = {}
+  const state = model.state()
+  const watched = trainable(state)
   const count = Math.ceil(batch.images.length / pass.imagesAtOnce)
   let gradients: Tensor[] | undefined
   for (const lossesIn of partsOfBatch(model, batch, pass)) {
-    const tape = new Tape().watch([...parameters.values()])
+    const tape = new Tape().watch(watched)
     const { losses, share } = tape.record(() => {
       const made = lossesIn(training)
       return { losses: made, share: scale(made.total, 1 / count) }
     })
-    for (const key of parts) sums[key] += losses[key].item() / count
-    if (!parts.every((key) => Number.isFinite(sums[key]))) return sums
-    const own = tape.backward(share, [...parameters.values()])
+    for (const key of lossParts) if (losses[key] !== undefined) sums[key] = (sums[key] ?? 0) + losses[key].item() / count
+    if (!Object.values(sums).every(Number.isFinite)) return sums
+    const own = tape.backward(share, watched)
     gradients = gradients === undefined ? own : gradients.map((sum, i) => add(sum, own[i]!))
   }
-  const byName = new Map([...parameters.keys()].map((key, i) => [key, gradients![i]!]))
+  const byName = new Map([...state.parameters.keys()].map((key, i) => [key, gradients![i]!]))
   for (const optimizer of optimizers)
     optimizer.step(
       [...optimizer.parameters.keys()].map((key) => byName.get(key)!),

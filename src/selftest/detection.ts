@@ -120,7 +120,7 @@ function step(): Result[] {
         wanted: 256,
         anchors: (grid, image, i) => sampleAnchors(new Random(2, i), grid, image, style),
         // Not among the proposals, whose order may depend on rounding.
-        regions: (_, image, i) => sampleRegions(new Random(3, i), Float64Array.from(boxesOf(12, 4 + i).data()), image, classes),
+        regions: (_, image, i) => sampleRegions(new Random(3, i), Float64Array.from(boxesOf(12, 4 + i).data()), image, classes, style),
       },
       training,
       style,

@@ -5,8 +5,10 @@ import { describe, scope, Tensor } from '../tensor/tensor.js'
 import { storedFromNumbers, type StoredTensor, storedValues } from './safetensors.js'
 
 const isQueue = (name: string): boolean => name === 'queue' || name === 'queue2'
+/** The weight [O, KH, KW, I] of a transposed convolution, which PyTorch has as [I, O, KH, KW]. */
+const isTransposed = (name: string): boolean => name.endsWith('.upsample.weight')
 
-/** A state tensor as PyTorch stores it: weights OIHW, queues (D, K), counters i64. */
+/** A state tensor as PyTorch stores it: weights OIHW (IOHW of transposed convolutions), queues (D, K), counters i64. */
 export function toStored(name: string, tensor: Tensor): StoredTensor {
   return scope(() => {
     if (tensor.dtype === 'i32') return storedFromNumbers(tensor.data(), tensor.shape, 'I64')
@@ -16,7 +18,7 @@ export function toStored(name: string, tensor: Tensor): StoredTensor {
       return storedFromNumbers(permute(tensor.alias([1, 1, k, d]), [0, 1, 3, 2]).data(), [d, k], dtype)
     }
     if (tensor.shape.length !== 4) return storedFromNumbers(tensor.data(), tensor.shape, dtype)
-    const oihw = permute(tensor, [0, 3, 1, 2])
+    const oihw = permute(tensor, isTransposed(name) ? [3, 0, 1, 2] : [0, 3, 1, 2])
     return storedFromNumbers(oihw.data(), oihw.shape, dtype)
   })
 }
@@ -25,6 +27,7 @@ export function toStored(name: string, tensor: Tensor): StoredTensor {
 export function storedShape(name: string, tensor: Tensor): number[] {
   const [a, b, c, d] = tensor.shape as [number, number, number, number]
   if (isQueue(name)) return [b, a]
+  if (isTransposed(name)) return [d, a, b, c]
   return tensor.shape.length === 4 ? [a, d, b, c] : [...tensor.shape]
 }
 
@@ -45,7 +48,7 @@ export function loadStored(path: string, name: string, tensor: Tensor, stored: S
   scope(() => {
     const values = Tensor.from(storedValues(stored), expected, tensor.dtype)
     if (isQueue(name)) tensor.write(permute(values.alias([1, 1, ...expected]), [0, 1, 3, 2]).data())
-    else if (tensor.shape.length === 4) tensor.write(permute(values, [0, 2, 3, 1]).data())
+    else if (tensor.shape.length === 4) tensor.write(permute(values, isTransposed(name) ? [1, 2, 3, 0] : [0, 2, 3, 1]).data())
     else tensor.write(values.data())
   })
 }

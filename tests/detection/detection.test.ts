@@ -154,11 +154,11 @@ test('a sample has no box twice, objects first and at most their share, none tha
 test('regions hold the objects themselves beside the proposals, and nothing where an image has neither', () => {
   const object = { box: [10, 10, 40, 50] as const, label: 3 }
   const image = { height: 100, width: 100, objects: [object] }
-  const drawn = sampleRegions(new Random(1), flat([[60, 60, 90, 90]]), image, 20)
+  const drawn = sampleRegions(new Random(1), flat([[60, 60, 90, 90]]), image, 20, detectionStyles.detectron2)
   assert.equal([...drawn.labels], [3, 20])
   near(drawn.boxes, [...object.box, 60, 60, 90, 90])
-  assert.equal(drawn.targets, [object.box, undefined])
-  assert.is(sampleRegions(new Random(1), new Float64Array(0), { ...image, objects: [] }, 20).labels.length, 0)
+  assert.equal([...drawn.objects], [0])
+  assert.is(sampleRegions(new Random(1), new Float64Array(0), { ...image, objects: [] }, 20, detectionStyles.detectron2).labels.length, 0)
 })
 
 test('an overlap of exactly 0.7 is an object’s, one of 0.3 is neither, and of two objects alike the first is meant', () => {

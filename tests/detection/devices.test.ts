@@ -64,7 +64,7 @@ const chooser = (step: number): Chooser => ({
   regions: (_, image, i) => {
     const random = new Random(23, step, i)
     const near = image.objects.flatMap(({ box }) => [0, 1, 2, 3].flatMap(() => box.map((value) => value + random.uniform(-5, 5))))
-    return sampleRegions(random, Float64Array.from(near), image, classes)
+    return sampleRegions(random, Float64Array.from(near), image, classes, style)
   },
 })
 

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { cellAnchors } from '../../src/detection/anchors.js'
+import type { Detector } from '../../src/detection/detector.js'
 import { saveDetector } from '../../src/detection/detectorFile.js'
 import { detectorName, holdsDetector, importDetector, writeDetector } from '../../src/detection/exchange.js'
 import { FasterRcnn } from '../../src/detection/fasterRcnn.js'
@@ -44,7 +45,7 @@ function readBack(path: string, out: string): ReturnType<typeof importDetector> 
   return read
 }
 
-const disposed = ({ model }: { model: FasterRcnn }): void => {
+const disposed = ({ model }: { model: Detector }): void => {
   model.dispose()
   model.backbone.dispose()
 }

@@ -11,7 +11,6 @@ import { noGrad } from '../../src/autograd/tape.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { loadPixels } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
-import { gridAnchors } from '../../src/detection/anchors.js'
 import { detect } from '../../src/detection/detect.js'
 import { FasterRcnn } from '../../src/detection/fasterRcnn.js'
 import { proposals } from '../../src/detection/proposals.js'
@@ -97,19 +96,25 @@ function compare(folder: string, pictures: readonly Pixels[], scale: number): nu
           }
           const x = Tensor.from(values, shape, 'f64')
           const features = model.features(x, evaluation)
-          check('map', channelsFirst(features))
-          const grid = gridAnchors(model.options.anchors, features.shape[1]!, features.shape[2]!)
-          check('anchors', grid, 0)
+          check('map', channelsFirst(features[0]))
+          const grid = model.anchors(features, x)
+          check('anchors', grid[0], 0)
           const proposed = model.propose(features)
-          check('logits', proposed.logits.data())
-          check('deltas', proposed.deltas.data())
+          check('logits', proposed[0].logits.data())
+          check('deltas', proposed[0].deltas.data())
           const [found] = proposals(proposed, grid, images, style, limits)
           check('proposals', found!.boxes)
           const rows = found!.boxes.length / 4
-          const regions = { boxes: Tensor.from(found!.boxes, [rows, 4], 'f64'), images: Tensor.zeros([rows], 'i32') }
+          const regions = { boxes: found!.boxes, images: new Int32Array(rows) }
           check(
             'pooled',
-            channelsFirst(roiAlign(features, regions.boxes, regions.images, { size: 14, scale: 1 / 16, ...model.options.pooling })),
+            channelsFirst(
+              roiAlign(features[0], Tensor.from(regions.boxes, [rows, 4], 'f64'), Tensor.zeros([rows], 'i32'), {
+                size: 14,
+                scale: 1 / 16,
+                ...model.options.pooling,
+              }),
+            ),
           )
           const { logits } = model.classify(features, regions, evaluation)
           const order = [classes, ...Array.from({ length: classes }, (_, c) => c)]

@@ -151,7 +151,7 @@ test('the file of a detector finds what the detector found, and densecl detect d
         const [batch] = await allOf(testBatches([item], record, detectionStyles[record.style]))
         const { images } = batch!
         const x = batchTensor(batch!, 'cpu')
-        const [found] = detect(model, x, images, detectionStyles[record.style], proposalLimits.test)
+        const [found] = detect(model, x, images, detectionStyles[record.style], proposalLimits.c4.test)
         x.dispose()
         assert.equal(
           found!.map((object) => ({ image, ...object })),

@@ -46,23 +46,18 @@ test('means over batches of what the norms of a detector see, those on regions t
         [count, height, width, 3],
         'f64',
       )
-      const boxes = Tensor.from(
-        Float64Array.from(Array.from({ length: 2 * count }, () => [0, 0, 20 + random.below(20), 20 + random.below(12)]).flat()),
-        [2 * count, 4],
-        'f64',
-      )
-      const images = Tensor.from(
-        Int32Array.from({ length: 2 * count }, (_, i) => Math.floor(i / 2)),
-        [2 * count],
-        'i32',
-      )
+      const boxes = Float64Array.from(Array.from({ length: 2 * count }, () => [0, 0, 20 + random.below(20), 20 + random.below(12)]).flat())
+      const images = Int32Array.from({ length: 2 * count }, (_, i) => Math.floor(i / 2))
       return { x, boxes, images }
     })
     const weights = [...state.parameters.values()].map((tensor) => Float64Array.from(tensor.data()))
     // The inputs of the first norm and of the one after the last stage, each batch by its own statistics.
     const seen = batches.map(({ x, boxes, images }) => {
-      const map = model.features(x, training)
-      const pooled = roiAlign(map, boxes, images, { size: 4, scale: 1 / 16 })
+      const [map] = model.features(x, training)
+      const pooled = roiAlign(map, Tensor.from(boxes, [images.length, 4], 'f64'), Tensor.from(images, [images.length], 'i32'), {
+        size: 4,
+        scale: 1 / 16,
+      })
       return [
         statistics(conv2d(x, state.parameters.get('backbone.conv1.weight')!, undefined, { stride: 2, padding: 3 })),
         statistics(backbone.last(pooled, training)),

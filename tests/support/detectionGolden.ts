@@ -1,172 +1,32 @@
 /**
- * A golden step of a detector of the form C4: the forward pass, both code bases' losses, gradients, one update and what is found then, as
+ * A golden step of a detector: the forward pass, both code bases' losses, gradients, one update and what is found then, as
  * PyTorch computed it in float64 with fixed samples. Architecture and numbers are read off the shapes in the file.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { gridAnchors } from '../../src/detection/anchors.js'
 import { assign } from '../../src/detection/assign.js'
-import { detectInRegions, type FoundObject } from '../../src/detection/detect.js'
-import { FasterRcnn, type Regions } from '../../src/detection/fasterRcnn.js'
+import { detectInRegions, type FoundObject, testRules } from '../../src/detection/detect.js'
+import type { Detector } from '../../src/detection/detector.js'
 import { proposalLimits, proposals } from '../../src/detection/proposals.js'
-import { type DetectionLosses, detectionLosses } from '../../src/detection/step.js'
-import { type DetectionStyle, detectionStyles } from '../../src/detection/styles.js'
-import { boxAt, type RegionSample, type TrainingImage } from '../../src/detection/targets.js'
+import { lossParts } from '../../src/detection/step.js'
+import { detectionStyles } from '../../src/detection/styles.js'
 import { evaluation, training } from '../../src/nn/layers.js'
-import { allTensors, disposeState, isNorm, refreshCopies } from '../../src/nn/module.js'
-import { ResNet } from '../../src/nn/resnet.js'
+import { isNorm } from '../../src/nn/module.js'
 import { Sgd } from '../../src/optim/sgd.js'
-import { fail } from '../../src/tensor/errors.js'
 import { packageRoot } from '../../src/tensor/native.js'
-import { Random } from '../../src/tensor/random.js'
-import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { loadStored, toStored } from '../../src/weights/layout.js'
-import { type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
+import { accumulator, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { toStored } from '../../src/weights/layout.js'
+import { storedValues, type TensorFile } from '../../src/weights/safetensors.js'
 import { runPython } from './suite.js'
-import { channelsFirst, channelsLast, distance, type GoldenRow, relativeError } from './golden.js'
-
-/** Names of a file under ours, which are mmdetection's. */
-const renamed = (name: string): string =>
-  name
-    .replace(/^res5\./, 'roi_head.shared_head.layer4.')
-    .replace(/^norm\./, 'roi_head.shared_head.norm.')
-    .replace(/^rpn\.(conv|cls|reg)\./, 'rpn_head.rpn_$1.')
-    .replace(/^(cls|reg)\./, 'roi_head.bbox_head.fc_$1.')
+import { channelsFirst, distance, type GoldenRow, relativeError } from './golden.js'
+import { GoldenDetector, type Precision } from './goldenDetector.js'
 
 /** Writes into a folder a golden file of another small detector, which PyTorch draws and computes by a seed. */
 export function writeGoldenDetector(folder: string, seed: number): void {
   const program = readFileSync(join(packageRoot, 'tests', 'detection', 'goldenDetector.py'), 'utf8')
   runPython(program, [join(folder, `seed${seed}.safetensors`), String(seed)])
-}
-
-/** Whether a file is of a detector, and of which form. */
-export const detectorForm = ({ tensors }: TensorFile): 'c4' | 'fpn' | undefined =>
-  tensors.has('w0.res5.0.conv1.weight') ? 'c4' : tensors.has('in.gt_boxes.0') ? 'fpn' : undefined
-
-/** f32 master weights with bf16 activations and copies are `bf16`. */
-type Precision = 'f64' | 'f32' | 'bf16'
-
-/** Images and samples of the file, and the network with its first weights, on the current device. */
-class GoldenDetector {
-  readonly images: TrainingImage[]
-  readonly model: FasterRcnn
-  readonly x: Tensor
-
-  constructor(
-    readonly golden: TensorFile,
-    readonly precision: Precision,
-  ) {
-    const { shape } = this.stored('in.image')
-    const [count, , height, width] = shape as [number, number, number, number]
-    this.images = Array.from({ length: count }, (_, i) => ({
-      height,
-      width,
-      objects: Array.from(this.values(`in.gt_labels.${i}`), (label, k) => ({ label, box: boxAt(this.values(`in.gt_boxes.${i}`), k) })),
-    }))
-    const dtype: FloatDType = precision === 'f64' ? 'f64' : 'f32'
-    const build = { random: new Random(0), dtype, compute: precision }
-    const blocks = [1, 2, 3].map((stage) => this.count(`w0.backbone.layer${stage}.`)).concat(this.count('w0.res5.'))
-    const backbone = new ResNet(build, { depth: 50, baseChannels: this.stored('w0.backbone.conv1.weight').shape[0]!, blocks })
-    const cell = this.anchorsOf()
-    this.model = new FasterRcnn(build, backbone, { classes: this.stored('w0.cls.bias').shape[0]! - 1, anchors: cell, regionSize: 14 })
-    this.load('w0.')
-    this.x = scope(() => channelsLast(this.stored('in.image'), dtype)).keep()
-  }
-
-  stored = (key: string): StoredTensor => this.golden.tensors.get(key) ?? fail('FORMAT', `golden: the tensor ${key} is missing`)
-  values = (key: string): Float64Array => storedValues(this.stored(key))
-  has = (key: string): boolean => this.golden.tensors.has(key)
-
-  /** Blocks of a stage whose names begin with `prefix`. */
-  private count(prefix: string): number {
-    return new Set(
-      [...this.golden.tensors.keys()].filter((key) => key.startsWith(prefix)).map((key) => key.slice(prefix.length).split('.')[0]),
-    ).size
-  }
-
-  /** Convolutions in a row: three in a block, and the stem. */
-  get convolutions(): number {
-    return 1 + 3 * [1, 2, 3].reduce((sum, stage) => sum + this.count(`w0.backbone.layer${stage}.`), this.count('w0.res5.'))
-  }
-
-  /** What is found in image i after the step. */
-  found(i: number): FoundObject[] {
-    const [labels, boxes] = [this.values(`det.classes.${i}`), this.values(`det.boxes.${i}`)]
-    return Array.from(this.values(`det.scores.${i}`), (score, k) => ({ label: labels[k]!, score, box: boxAt(boxes, k) }))
-  }
-
-  /** Sizes from the first cell's square anchors; three ratios of each. */
-  private anchorsOf(): { sizes: number[]; ratios: number[]; stride: number; order: 'size' } {
-    const anchors = this.values('in.anchors')
-    const each = this.stored('w0.rpn.cls.bias').shape[0]!
-    const sizes = Array.from({ length: each / 3 }, (_, s) => anchors[4 * (3 * s + 1) + 2]! - anchors[4 * (3 * s + 1)]!)
-    return { sizes, ratios: [0.5, 1, 2], stride: anchors[4 * each]! - anchors[0]!, order: 'size' }
-  }
-
-  *tensors(): Generator<[string, Tensor, string]> {
-    const own = new Map(allTensors(this.model.state()))
-    for (const key of this.golden.tensors.keys()) {
-      if (!key.startsWith('w0.')) continue
-      const name = renamed(key.slice(3))
-      yield [name, own.get(name) ?? fail('FORMAT', `golden: the model has no ${name}`), key.slice(3)]
-    }
-  }
-
-  load(prefix: string): void {
-    for (const [name, tensor, key] of this.tensors()) loadStored('golden', name, tensor, this.stored(prefix + key))
-    refreshCopies(this.model.state())
-  }
-
-  dispose(): void {
-    disposeState(this.model.state())
-    this.x.dispose()
-  }
-
-  losses(style: DetectionStyle): DetectionLosses {
-    return detectionLosses(this.model, this.x, this.images, this.chooser(), training, style, { before: 6000, after: 50, overlap: 0.7 })
-  }
-
-  /** The samples of the file, whose anchors are 512 of an image where the published number is 256. */
-  private chooser(): Parameters<typeof detectionLosses>[3] {
-    return {
-      wanted: 512,
-      anchors: (anchors, image, i) => {
-        const { matched } = assign(
-          anchors,
-          image.objects.map(({ box }) => box),
-          detectionStyles.detectron2.anchors,
-        )
-        const indices = Int32Array.from(this.values(`in.rpn.sample.${i}`))
-        const positives = this.values(`in.rpn.num_pos.${i}`)[0]!
-        return { indices, positives, objects: indices.subarray(0, positives).map((at) => matched[at]!) }
-      },
-      regions: (_, image, i) => this.regions(image, i),
-    }
-  }
-
-  /** The sampled regions of all images. */
-  sampledRegions(): Regions {
-    const each = this.images.map((image, i) => this.regions(image, i).boxes)
-    const dtype = accumulator(this.precision)
-    const boxes = each.flatMap((own) => [...own])
-    const of = each.flatMap((own, image) => new Array<number>(own.length / 4).fill(image))
-    return { boxes: Tensor.from(boxes, [of.length, 4], dtype), images: Tensor.from(of, [of.length], 'i32') }
-  }
-
-  /** The sampled regions of image i. */
-  regions(image: TrainingImage, i: number): RegionSample {
-    const candidates = Float64Array.from([...this.values(`in.proposals.${i}`), ...image.objects.flatMap(({ box }) => [...box])])
-    const labels = Int32Array.from(this.values(`in.roi.label.${i}`))
-    const objects = this.values(`in.roi.gt.${i}`)
-    const boxes = Array.from(this.values(`in.roi.sample.${i}`), (at) => boxAt(candidates, at))
-    return {
-      boxes: Float64Array.from(boxes.flatMap((box) => [...box])),
-      labels,
-      targets: Array.from(labels, (label, k) => (label < this.model.options.classes ? image.objects[objects[k]!]!.box : undefined)),
-    }
-  }
 }
 
 /** Relative errors that are allowed. */
@@ -194,7 +54,7 @@ const boundsOf = (precision: Precision, depth: number): Bounds =>
       ? { values: 2e-4, losses: 2e-4, gradients: 0.1, others: 0.1 }
       : { values: 4 * 2 ** -9 * depth, losses: 2 * 2 ** -9 * Math.sqrt(2 * depth), others: 0.3 }
 
-/** The rows of a golden file of the form C4: in f64 and f32 on the CPU, on a device in f32 and in mixed precision. */
+/** The rows of a golden file of a detector: in f64 and f32 on the CPU, on a device in f32 and in mixed precision. */
 export function* detectionRows(file: string, golden: TensorFile, device?: string): Generator<GoldenRow> {
   for (const precision of device === undefined ? (['f64', 'f32'] as const) : (['f32', 'bf16'] as const))
     yield* withDevice(device ?? 'cpu', () => {
@@ -229,27 +89,35 @@ function* rowsOf(
       tolerance ?? bounds.values,
     )
   const style = detectionStyles.detectron2
-  const limits = { ...proposalLimits.test, after: detector.stored('out.rpn.proposals.0').shape[0]! }
-  const grid = gridAnchors(model.options.anchors, detector.stored('out.res4').shape[2]!, detector.stored('out.res4').shape[3]!)
-  yield compare('anchors', grid, 'in.anchors', 1e-12)
+  const limits = { ...proposalLimits[model.form].test, after: detector.stored('out.rpn.proposals.0').shape[0]! }
+  const features = model.features(x, training)
+  const grids = model.anchors(features, x)
+  const [map, of] = model.form === 'c4' ? [() => 'out.res4', () => ''] : [(i: number) => `out.p${2 + i}`, (i: number) => `.${i}`]
+  for (const [i, grid] of grids.entries()) yield compare(`anchors ${i}`, grid, `in.anchors${of(i)}`, 1e-12)
+  const grid = Float64Array.from(grids.flatMap((own) => [...own]))
   for (const [i, image] of images.entries()) {
-    const { labels } = assign(
-      grid,
-      image.objects.map(({ box }) => box),
-      style.anchors,
-    )
+    const objects = image.objects.map(({ box }) => box)
+    const { labels } = assign(grid, objects, style.anchors)
     yield compare(`labels of anchors ${i}`, labels, `in.rpn.label.${i}`, 0)
+    if (!detector.has(`in.rpn.assigned_mmdet.${i}`)) continue
+    const other = assign(grid, objects, detectionStyles.mmdet.anchors)
+    const assigned = Array.from(other.labels, (label, at) => (label === 1 ? other.matched[at]! + 1 : label))
+    yield compare(`objects of anchors ${i} by mmdet`, assigned, `in.rpn.assigned_mmdet.${i}`, 0)
   }
 
-  const features = model.features(x, training)
-  yield compare('map', channelsFirst(features), 'out.res4')
   const proposed = model.propose(features)
-  yield compare('logits of anchors', proposed.logits.data(), 'out.rpn.logits')
-  yield compare('deltas of anchors', proposed.deltas.data(), 'out.rpn.deltas')
+  for (const [i, each] of proposed.entries()) {
+    yield compare(`map ${i}`, channelsFirst(features[i]!), map(i))
+    yield compare(`logits of anchors ${i}`, each.logits.data(), `out.rpn.logits${of(i)}`)
+    yield compare(`deltas of anchors ${i}`, each.deltas.data(), `out.rpn.deltas${of(i)}`)
+  }
   // Elsewhere rounding decides which of two that overlap is kept: then from the file's scores and moves.
   const given = (key: string): Tensor => Tensor.from(detector.values(key), detector.stored(key).shape, accumulator(precision))
-  const exact = precision === 'f64' ? proposed : { logits: given('out.rpn.logits'), deltas: given('out.rpn.deltas') }
-  const found = proposals(exact, grid, images, style, limits)
+  const exact =
+    precision === 'f64'
+      ? proposed
+      : proposed.map((_, i) => ({ logits: given(`out.rpn.logits${of(i)}`), deltas: given(`out.rpn.deltas${of(i)}`) }))
+  const found = proposals(exact, grids, images, style, limits)
   for (const [i, each] of found.entries()) {
     yield compare(`proposals ${i}`, each.boxes, `out.rpn.proposals.${i}`, Math.min(bounds.values, 1e-5))
     yield compare(`scores of proposals ${i}`, each.scores, `out.rpn.scores.${i}`, Math.min(bounds.values, 1e-5))
@@ -257,6 +125,8 @@ function* rowsOf(
   const { logits, deltas } = model.classify(features, detector.sampledRegions(), training)
   yield compare('logits of regions', logits.data(), 'out.cls')
   yield compare('deltas of regions', deltas.data(), 'out.reg')
+  const masks = model.masks?.(features, detector.sampledRegions({ ofObjects: true }), training)
+  if (masks !== undefined) yield compare('logits of masks', channelsFirst(masks), 'out.mask_logits')
 
   const parameters = model.state().parameters
   // The other style's losses have the same kernels and other divisors.
@@ -266,9 +136,10 @@ function* rowsOf(
     const watched = [...parameters].map(([own, parameter]) => model.state().copies.get(own) ?? parameter)
     const tape = new Tape().watch(watched)
     const losses = tape.record(() => detector.losses(detectionStyles[name]))
-    const { anchorClass, anchorBox, regionClass, regionBox } = losses
-    const actual = [anchorClass, anchorBox, regionClass, regionBox].map((loss) => loss.item())
-    const expected = ['rpn_cls', 'rpn_loc', 'cls', 'box_reg'].map((part) => detector.values(`loss.${key}.${part}`)[0]!)
+    const theirs = { anchorClass: 'rpn_cls', anchorBox: 'rpn_loc', regionClass: 'cls', regionBox: 'box_reg', mask: 'mask' }
+    const has = lossParts.filter((part) => detector.has(`loss.${key}.${theirs[part]}`))
+    const actual = has.map((part) => losses[part]!.item())
+    const expected = has.map((part) => detector.values(`loss.${key}.${theirs[part]}`)[0]!)
     yield row(`losses of ${name}`, relativeError(actual, expected), bounds.losses)
     if (name !== 'detectron2') {
       tape.dispose()
@@ -308,11 +179,15 @@ function* rowsOf(
     images.map((_, i) => detector.values(`in.proposals.${i}`)),
     images.map((image) => ({ ...image, original: image })),
     style,
+    model.form === 'c4' ? testRules : { ...testRules, most: detector.stored('det.scores.0').shape[0]! },
   )
   for (const [i, each] of objects.entries()) {
     const expected = detector.found(i)
     yield row(`objects found in ${i}`, unmatched(each, expected, bounds.losses), bounds.others)
     yield row(`objects to be found in ${i}`, unmatched(expected, each, bounds.losses), bounds.others)
+    if (precision !== 'f64' || !detector.has(`det.mask_prob.${i}`)) continue
+    const values = each.flatMap(({ mask }) => [...mask!.values])
+    yield compare(`masks found in ${i}`, values, `det.mask_prob.${i}`)
   }
 }
 
@@ -330,7 +205,7 @@ const rate = 0.02
 const length = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
 
 /** One step of SGD with momentum, whose decay leaves norms alone. */
-function update(model: FasterRcnn, gradients: Map<string, Tensor>): void {
+function update(model: Detector, gradients: Map<string, Tensor>): void {
   const state = model.state()
   for (const norms of [true, false]) {
     const own = new Map([...state.parameters].filter(([name]) => isNorm(state, name) === norms))

@@ -121,7 +121,7 @@ export function detectionCalls(batch: number): Call[] {
           const tape = new Tape().watch(watched)
           const x = Tensor.empty([batch, height, width, 3], 'f32', device)
           const chooser = randomChooser(new Random(2), 20, style)
-          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.train))
+          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.c4.train))
           sgd.step(tape.backward(total, watched), 0.02)
         }),
       )
