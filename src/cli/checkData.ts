@@ -54,7 +54,7 @@ async function reportOfBoxes(
   if (classes !== undefined) distinctClasses(classes, '--classes')
   const own = defaultBoxSplits(data)
   const faults = new BoxFaults()
-  return checkBoxes(openBoxes(data, splits ?? [...new Set([...own.train, ...own.val])], classes, faults), faults, onImage)
+  return checkBoxes(openBoxes(data, splits ?? [...new Set([...own.train, ...own.val])], { classes, faults }), faults, onImage)
 }
 
 export const register: Register = (program, done) => {

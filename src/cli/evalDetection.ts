@@ -123,7 +123,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const seed = whole('seed', flags.seed, 0, 0)
         const splits = defaultBoxSplits(flags.data)
         const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train)
-        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, train.classes)
+        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes })
         for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
         const opened = await openBackbone(weights, flags)
         const { kind, options, device } = opened.backbone

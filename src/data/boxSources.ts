@@ -3,19 +3,20 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import { type BoxFaults, type BoxSource, distinctClasses } from './boxes.js'
+import { type BoxReading, type BoxSource, distinctClasses } from './boxes.js'
 import { openCocoBoxes } from './cocoBoxes.js'
 import { openVocBoxes } from './vocBoxes.js'
 
 /**
- * Opens splits of a data set with boxes: COCO's (a folder `annotations`), VOC's else. `classes` are those of the training set when
- * another is opened. Throws DATA where there is no image, or by the rules of openCocoBoxes and openVocBoxes; with `faults` what is wrong
- * with single annotations is kept there and left out.
+ * Opens splits of a data set with boxes: COCO's (a folder `annotations`), VOC's else, which has no masks of objects here. Throws DATA
+ * where there is no image, where masks are wanted of VOC's layout, or by the rules of openCocoBoxes and openVocBoxes.
  */
-export function openBoxes(path: string, splits: readonly string[], classes?: readonly string[], faults?: BoxFaults): BoxSource {
+export function openBoxes(path: string, splits: readonly string[], reading: BoxReading = {}): BoxSource {
+  const { classes, faults, masks = false } = reading
   if (!existsSync(path)) return fail('DATA', `data: ${path} does not exist`)
-  const open = existsSync(join(path, 'annotations')) ? openCocoBoxes : openVocBoxes
-  const source = open(path, splits, classes, faults)
+  const coco = existsSync(join(path, 'annotations'))
+  if (masks && !coco) fail('DATA', `data: ${path} has no folder annotations: expected COCO's layout, which has masks of objects`)
+  const source = coco ? openCocoBoxes(path, splits, reading) : openVocBoxes(path, splits, classes, faults)
   if (source.items.length === 0 && faults === undefined) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
   distinctClasses(source.classes, path)
   return source

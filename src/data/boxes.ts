@@ -1,5 +1,6 @@
 /** Images with boxes around their objects: what a data set for detection is, whichever layout it has on the disk. */
 import { DenseclError, fail } from '../tensor/errors.js'
+import type { InstanceMask } from './instanceMasks.js'
 import { type Item, type Skipped, Skips } from './source.js'
 
 /** x1, y1, x2, y2 in continuous pixels: x to the right, y down, pixel (i, j) covers [j, j+1) x [i, i+1). */
@@ -17,6 +18,8 @@ export interface BoxObject {
   crowd: boolean
   /** That of the object's mask where the data set has one, else of the box; by it COCO's metric tells small from large. */
   area: number
+  /** Its pixels, where a source is opened with masks and has one of the object. */
+  mask?: InstanceMask
 }
 
 /** An image with its objects. */
@@ -38,7 +41,19 @@ export interface BoxSource {
   classes: readonly string[]
   /** What COCO's file calls each class; results are written with these. Absent in VOC trees. */
   categoryIds?: readonly number[]
+  /** Whether masks were read; of single objects they may be missing. */
+  masks?: boolean
   skipped: Skipped[]
+}
+
+/** How a data set with boxes is opened. */
+export interface BoxReading {
+  /** The classes that there must be: those of the training set where another is opened. */
+  classes?: readonly string[] | undefined
+  /** Where faults of single annotations are kept, which are left out; the first is thrown without. */
+  faults?: BoxFaults | undefined
+  /** Masks of the objects are read too. */
+  masks?: boolean | undefined
 }
 
 /** What is wrong with annotations where all of it is collected, instead of thrown at the first. */

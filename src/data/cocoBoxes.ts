@@ -5,7 +5,18 @@ import { join } from 'node:path'
 import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
-import { type BoxFaults, boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth, fault } from './boxes.js'
+import {
+  type BoxFaults,
+  boxHeight,
+  type BoxItem,
+  type BoxObject,
+  type BoxReading,
+  type BoxSource,
+  boxWidth,
+  fault,
+  unlessFaulty,
+} from './boxes.js'
+import { readMask } from './cocoMasks.js'
 import { imageFolder, readCocoFile } from './cocoSource.js'
 import { isImage, namesIn, Skips } from './source.js'
 
@@ -21,35 +32,30 @@ const rows = {
   }),
   categories: z.object({ id: whole, name: z.string() }),
 }
+/** Only what a row names is kept: masks are most of a file. */
+const rowsWithMasks = { ...rows, annotations: rows.annotations.extend({ segmentation: z.unknown().optional() }) }
 
 /**
  * Opens annotations/instances_<split>.json for each of `splits`. Categories are ordered by their ids. With `classes`, the file's
  * categories must have the same names. Objects whose box has no area are skipped and counted. Throws DATA where the files differ in
  * their categories or an annotation names an image or a category that its file does not have; with `faults` such annotations are kept
- * there and left out, and the images that no file names.
+ * there and left out, and the images that no file names. With `masks` those of objects are read by the rules of readMask().
  */
-export function openCocoBoxes(path: string, splits: readonly string[], classes?: readonly string[], faults?: BoxFaults): BoxSource {
+export function openCocoBoxes(path: string, splits: readonly string[], { classes, faults, masks = false }: BoxReading = {}): BoxSource {
   const skips = new Skips()
   let categories: { id: number; name: string }[] | undefined
   const named = new Map<string, Set<string>>()
   const items = splits.flatMap((split) => {
     const file = join(path, 'annotations', `instances_${split}.json`)
     if (!existsSync(file)) fail('DATA', `data: ${file} does not exist: expected the annotations of the split ${split}`)
-    const read = readCocoFile(file, rows)
+    const read = readCocoFile(file, masks ? rowsWithMasks : rows)
     const own = (read.categories ?? fail('DATA', `data: ${file} has no list "categories"`)).sort((a, b) => a.id - b.id)
     const names = own.map(({ name }) => name).join(', ')
     const expected = (categories?.map(({ name }) => name) ?? classes)?.join(', ')
     if (expected !== undefined && names !== expected) fail('DATA', `data: ${file} has the classes ${names}: expected ${expected}`)
     categories = own
-    return itemsOf(
-      file,
-      read.images,
-      read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`),
-      own,
-      skips,
-      named,
-      faults,
-    )
+    const annotations = read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`)
+    return itemsOf(file, read.images, annotations, own, { skips, named, faults, masks })
   })
   if (faults !== undefined)
     for (const [folder, names] of named)
@@ -60,6 +66,7 @@ export function openCocoBoxes(path: string, splits: readonly string[], classes?:
     items,
     classes: categories!.map(({ name }) => name),
     categoryIds: categories!.map(({ id }) => id),
+    masks,
     skipped: skips.list(),
   }
 }
@@ -67,11 +74,9 @@ export function openCocoBoxes(path: string, splits: readonly string[], classes?:
 function itemsOf(
   file: string,
   images: z.output<typeof rows.images>[],
-  annotations: z.output<typeof rows.annotations>[],
+  annotations: (z.output<typeof rows.annotations> & { segmentation?: unknown })[],
   categories: readonly { id: number }[],
-  skips: Skips,
-  named: Map<string, Set<string>>,
-  faults: BoxFaults | undefined,
+  { skips, named, faults, masks }: { skips: Skips; named: Map<string, Set<string>>; faults: BoxFaults | undefined; masks: boolean },
 ): BoxItem[] {
   const root = imageFolder(file, images[0]?.file_name)
   if (images.length > 0) named.set(root, new Set([...(named.get(root) ?? []), ...images.map(({ file_name: name }) => name)]))
@@ -79,7 +84,7 @@ function itemsOf(
   const byId = new Map<number, BoxItem>()
   for (const { id, file_name: name, width, height } of images)
     byId.set(id, { name, kind: 'file', path: join(root, name), id: String(id), width, height, objects: [] })
-  annotations.forEach(({ image_id: image, category_id: category, bbox: [x, y, width, height], area, iscrowd }, i) => {
+  annotations.forEach(({ image_id: image, category_id: category, bbox: [x, y, width, height], area, iscrowd, segmentation }, i) => {
     const [item, label] = [byId.get(image), labels.get(category)]
     if (item === undefined || label === undefined) {
       if (item === undefined)
@@ -95,8 +100,16 @@ function itemsOf(
       crowd: iscrowd === 1 || iscrowd === true,
       area: area ?? width * height,
     }
-    if (boxWidth(object.box) > 0 && boxHeight(object.box) > 0) item.objects.push(object)
-    else skips.add('box without area', `annotations[${i}] of ${item.name}`)
+    const name = `annotations[${i}] of ${item.name}`
+    if (!(boxWidth(object.box) > 0 && boxHeight(object.box) > 0)) {
+      skips.add('box without area', name)
+      return
+    }
+    item.objects.push(object)
+    if (!masks) return
+    const place = { at: `${file}: annotations[${i}]`, name, image: item }
+    const mask = unlessFaulty(faults, 'mask that is damaged', () => readMask(segmentation, place, skips))
+    if (mask !== undefined) object.mask = mask
   })
   return [...byId.values()]
 }

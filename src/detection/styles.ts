@@ -1,6 +1,7 @@
 /** Where the two code bases with published rows differ: every number of the training and test of a detector that is not the model's. */
 import type { Box } from '../data/boxes.js'
 import type { SizeRounding } from '../data/boxView.js'
+import type { MaskForm } from '../data/instanceMasks.js'
 import type { Resampling } from '../data/resizeBytes.js'
 import type { AssignRules } from './assign.js'
 import type { DetectorForm } from './detector.js'
@@ -25,6 +26,8 @@ export interface DetectionStyle {
   difficult: boolean
   rounding: SizeRounding
   resampling: Resampling
+  /** How masks of objects are taken to a view, and by it which rule of maskTargets() holds. */
+  masks: MaskForm
   /** Sides of a batch are padded to multiples of this. */
   padTo: number
   /** Weight decay of the scales and shifts of batch norms. */
@@ -49,6 +52,7 @@ export const detectionStyles = {
     difficult: true,
     rounding: 'detectron2',
     resampling: 'antialiased',
+    masks: 'polygons',
     padTo: 1,
     normDecay: 0,
     rescale: 'after',
@@ -66,6 +70,7 @@ export const detectionStyles = {
     difficult: false,
     rounding: 'mmdet',
     resampling: 'fourTaps',
+    masks: 'bitmaps',
     padTo: 32,
     normDecay: 1e-4,
     rescale: 'before',

@@ -1,15 +1,16 @@
 /** What a detector is taught with: for the anchors and for the regions of a batch which are sampled, as what, and moved where to. */
 import type { Box } from '../data/boxes.js'
+import type { InstanceMask } from '../data/instanceMasks.js'
 import type { Random } from '../tensor/random.js'
 import { assign, type Assignment, type AssignRules, sample } from './assign.js'
 import { type DeltaWeights, encodeBox } from './coding.js'
 import type { DetectionStyle } from './styles.js'
 
-/** An image of a batch as it enters the network: its size, without padding, and its objects. */
+/** An image of a batch as it enters the network: its size, without padding, and its objects, with masks where the data set has them. */
 export interface TrainingImage {
   height: number
   width: number
-  objects: readonly { box: Box; label: number }[]
+  objects: readonly { box: Box; label: number; mask?: InstanceMask }[]
 }
 
 /** Anchors and, unless told, regions that are sampled of an image, the share of them that stands for objects at most, weights of deltas. */

@@ -1,5 +1,6 @@
 /** Images with boxes on their way into a detector: drawn, read, resized, mirrored, normalised, padded to a common size. */
 import type { BoxItem, BoxSource } from '../data/boxes.js'
+import { maskInView } from '../data/instanceMasks.js'
 import { type BoxBatch, boxInView, detectionSize, drawBoxView, writeBoxView } from '../data/boxView.js'
 import type { Pixels } from '../data/decode.js'
 import { type BatchRequest, Loader } from '../data/loader.js'
@@ -51,21 +52,22 @@ export function* pairedBatches(
   }
 }
 
-/** The objects that a style trains on, in the coordinates that it gives them. */
+/** The objects that a style trains on, in the coordinates that it gives them; where masks are trained on, those that have one. */
 export const trainingObjects = (
   { objects }: BoxItem,
-  layout: BoxSource['layout'],
+  { layout, masks = false }: Pick<BoxSource, 'layout' | 'masks'>,
   { difficult, vocShift }: DetectionStyle,
 ): BoxItem['objects'] =>
   objects
-    .filter((object) => !object.crowd && (difficult || !object.difficult))
+    .filter((object) => !object.crowd && (difficult || !object.difficult) && (!masks || object.mask !== undefined))
     .map((object) =>
       layout === 'coco' ? object : { ...object, box: object.box.map((value, i) => value + vocShift[i]!) as unknown as typeof object.box },
     )
 
 /** Indices of the images that have something to train on. Throws DATA where none has. */
-function usableImages({ items, layout }: BoxSource, style: DetectionStyle): Int32Array {
-  const usable = Int32Array.from(items.keys()).filter((i) => trainingObjects(items[i]!, layout, style).length > 0)
+function usableImages(source: BoxSource, style: DetectionStyle): Int32Array {
+  const { items } = source
+  const usable = Int32Array.from(items.keys()).filter((i) => trainingObjects(items[i]!, source, style).length > 0)
   return usable.length > 0 ? usable : fail('DATA', `detection: none of ${items.length} training images has an object to train on`)
 }
 
@@ -98,17 +100,18 @@ interface DetectionRequest<Image> extends BatchRequest {
 }
 
 function trainingRequest(
-  { items, layout }: BoxSource,
+  source: BoxSource,
   indices: Int32Array,
   style: DetectionStyle,
   iteration: number,
   boxes: BoxBatch,
 ): DetectionRequest<TrainingImage> {
   const images = boxes.views.map((view, place): TrainingImage => {
-    const item = items[indices[place]!]!
-    const objects = trainingObjects(item, layout, style).flatMap(({ box, label }) => {
+    const item = source.items[indices[place]!]!
+    const objects = trainingObjects(item, source, style).flatMap(({ box, label, mask }) => {
       const placed = boxInView(box, item, view)
-      return placed === undefined ? [] : [{ box: placed, label }]
+      if (placed === undefined) return []
+      return [{ box: placed, label, ...(mask === undefined ? {} : { mask: maskInView(mask, item, view, style.masks) }) }]
     })
     return { height: view.height, width: view.width, objects }
   })
@@ -197,7 +200,9 @@ async function* loaded<Image>(
   requests: Iterable<DetectionRequest<Image>>,
   { area, batchSize, ...loading }: DetectionLoading & { area: number; batchSize: number },
 ): AsyncGenerator<LoadedBatch<Image>> {
-  const loader = new Loader({ items, imageSize: Math.ceil(Math.sqrt(area)), batchSize, views: 'boxes', ...loading })
+  // Workers are sent items: they need no annotations.
+  const files = items.map(({ name, kind, path }) => ({ name, kind, path }))
+  const loader = new Loader({ items: files, imageSize: Math.ceil(Math.sqrt(area)), batchSize, views: 'boxes', ...loading })
   try {
     for await (const batch of loader.batches(requests)) {
       const { request, indices, waited } = batch

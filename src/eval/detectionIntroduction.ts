@@ -21,7 +21,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
   const style = styleOf(name, protocol.form)
   const { iterations, batchSize, lr, warmup, steps, scales, testScale, longest } = protocol
   const published = detectionProtocols['voc0712-c4']!.batchSize
-  const usable = train.items.filter((item) => trainingObjects(item, train.layout, style).length > 0).length
+  const usable = train.items.filter((item) => trainingObjects(item, train, style).length > 0).length
   const left = train.items.length - usable
   const classes = `${train.classes.slice(0, mostNames).join(', ')}${train.classes.length > mostNames ? ', ...' : ''}`
   const seen = Math.min(batchSize, imagesAtOnce)

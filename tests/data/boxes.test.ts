@@ -104,7 +104,7 @@ test('trees of several years are joined; classes are VOC’s, those of classes.t
       [1, 0, 0],
     )
     assert.equal(found.skipped, [{ what: 'box without area', count: 1, names: ['ant of c.jpg'] }])
-    throwsError(() => openBoxes(own, ['train'], ['zebra']), 'DATA', /c\.xml has an object ant: expected one of zebra/)
+    throwsError(() => openBoxes(own, ['train'], { classes: ['zebra'] }), 'DATA', /c\.xml has an object ant: expected one of zebra/)
     writeFileSync(join(own, 'classes.txt'), 'zebra\r\nant\n')
     assert.equal(openBoxes(own, ['train']).classes, ['zebra', 'ant'])
   }))
@@ -170,7 +170,7 @@ test('COCO: categories by id, boxes as corners, crowds and areas kept; rows that
     throwsError(() => open({ annotations: [{ ...row, category_id: 2 }] }), 'DATA', /annotations\[0\]\.category_id is 2/)
     throwsError(() => open({ annotations: [{ ...row, bbox: [1, 2, 3] }] }), 'DATA', /annotations\[0\]\.bbox/)
     throwsError(() => open({ images: [{ ...file.images[0], width: 0 }] }), 'DATA', /images\[0\]\.width/)
-    throwsError(() => openBoxes(folder, ['val2017'], ['cat']), 'DATA', /instances_val2017\.json/)
+    throwsError(() => openBoxes(folder, ['val2017'], { classes: ['cat'] }), 'DATA', /instances_val2017\.json/)
     throwsError(() => openBoxes(folder, ['train2017']), 'DATA', /instances_train2017\.json does not exist/)
   }))
 
