@@ -13,6 +13,7 @@ import { binaryCrossEntropyOp, crossEntropyOp, infoNceOp, smoothL1Op } from './l
 import { matmulOp } from './matmul.js'
 import { nmsOp } from './nms.js'
 import { padOp } from './pad.js'
+import { pasteMasksOp } from './pasteMasks.js'
 import { permuteOp } from './permute.js'
 import { avgPool2dOp, maxPool2dOp } from './pool2d.js'
 import { maxOp, sumOp, varianceOp } from './reduce.js'
@@ -69,6 +70,7 @@ export const catalogue = table({
   nms: nmsOp,
   pow: powOp,
   pad: padOp,
+  pasteMasks: pasteMasksOp,
   permute: permuteOp,
   relu: reluOp,
   reshape: reshapeOp,

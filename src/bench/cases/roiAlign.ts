@@ -47,4 +47,22 @@ const pooling = ({ name, bins, stride, channels }: Pooling, backward: boolean): 
   },
 })
 
-export const roiAlignCases = { roiAlign: poolings.flatMap((each) => [pooling(each, false), pooling(each, true)]) } satisfies FamilyCases
+export const roiAlignCases = {
+  pasteMasks: [
+    {
+      name: '100 masks of 28x28 into 800x1344',
+      // Of each pixel its place, four taps and a comparison.
+      flops: (n) => 20 * n * 100 * 800 * 1344,
+      prepare(s) {
+        const count = 100 * s.batch
+        const tensors = {
+          y: s.output([count, 800, 1344], 'u8'),
+          x: s.values([count, 28, 28]),
+          boxes: proposals(s, count, accumulator(s.dtype) as 'f32' | 'f64'),
+        }
+        return () => runNative('pasteMasks', tensors, { threshold: 0.5 })
+      },
+    },
+  ],
+  roiAlign: poolings.flatMap((each) => [pooling(each, false), pooling(each, true)]),
+} satisfies FamilyCases

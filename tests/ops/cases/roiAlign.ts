@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 
+import { pasteMasks } from '../../../src/ops/pasteMasks.js'
 import { roiAlign } from '../../../src/ops/roiAlign.js'
 import type { Random } from '../../../src/tensor/random.js'
 import { Tensor } from '../../../src/tensor/tensor.js'
@@ -28,7 +29,38 @@ const maps = {
   aligned: fc.boolean(),
 }
 
+/** Boxes at which places in a mask, and the values there, are exact in f32: a comparison is the same on every device. */
+function exactBoxes(random: Random, count: number, { size: [p, q], height, width }: MaskSizes): Tensor {
+  const boxes = Array.from({ length: count }, () => {
+    const [w, h] = [q, p].map((cells) => cells * 2 ** (random.below(4) - 1)) as [number, number]
+    const [x, y] = [random.below(4 * width) / 4 - w / 2, random.below(4 * height) / 4 - h / 2]
+    return [x, y, x + w, y + h]
+  })
+  return Tensor.from(boxes.flat(), [count, 4], 'f64')
+}
+interface MaskSizes {
+  size: [number, number]
+  height: number
+  width: number
+}
+
 export const roiAlignCases = {
+  pasteMasks: define({
+    parameters: fc.record({ masks: integer(0, 5), size: pair(1, 6), height: integer(1, 20), width: integer(1, 20) }),
+    large: fc.record({ masks: integer(3, 5), size: pair(7, 28), height: integer(50, 90), width: integer(50, 90) }),
+    inputs: ({ masks, ...sizes }, random) => [
+      Tensor.from(
+        Float64Array.from({ length: masks * sizes.size[0] * sizes.size[1] }, () => random.below(17) / 16),
+        [masks, ...sizes.size],
+        'f64',
+      ),
+      exactBoxes(random, masks, sizes),
+    ],
+    sums: [1],
+    run: ({ height, width }, [x, boxes]) => pasteMasks(x!, boxes!, { height, width }).to(x!.dtype === 'f64' ? 'f64' : 'f32'),
+    differentiable: 0,
+    accumulates: () => 1,
+  }),
   roiAlign: define({
     parameters: fc.record({ x: image, ...maps }),
     large: fc.record({
