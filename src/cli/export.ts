@@ -57,8 +57,8 @@ export const register: Register = (program, done) => {
           flags.json === true,
           { out: flags.out, for: flags.for, part: flags.for === 'torchvision' ? 'backbone' : 'detector', classes: record.classes, tensors },
           flags.for === 'torchvision'
-            ? `torchvision has no detector of the form C4: this is the backbone alone of ${what}, ` +
-                `its last stage as regions trained it: ${flags.out}`
+            ? `${lacking[record.form]}: this is the backbone alone of ${what}` +
+                `${record.form === 'c4' ? ', its last stage as regions trained it' : ''}: ${flags.out}`
             : `${what}, ${tensors} tensors for ${flags.for}: ${flags.out}\n${settingsOf(flags.for, record)}`,
         )
         done(0)
@@ -76,9 +76,17 @@ export const register: Register = (program, done) => {
     })
 }
 
+/** Why torchvision takes the backbone alone. */
+const lacking = { c4: 'torchvision has no detector of the form C4', fpn: 'torchvision has other heads on its pyramids' } as const
+
 /** What the other framework must be set to. */
-function settingsOf(target: DetectorTarget, { anchors, ratios, classes }: DetectorRecord): string {
+function settingsOf(target: DetectorTarget, { form, anchors, ratios, classes }: DetectorRecord): string {
   const images = 'RGB, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375'
+  if (form === 'fpn')
+    return target === 'mmdet'
+      ? `Mask R-CNN with FPN and SyncBN in neck and heads, Shared4Conv1FCBBoxHead; ratios ${ratios.join(' ')}; ${images}`
+      : `FastRCNNConvFCHead of 4 convolutions and 1 linear layer, NORM SyncBN in FPN and heads, NUM_CLASSES ${classes.length}; ` +
+          `sizes ${anchors.join(' ')}, ratios ${ratios.join(' ')}; ${images}`
   return target === 'mmdet'
     ? `Faster R-CNN C4 with a norm after the shared head; scales ${anchors.map((size) => size / 16).join(' ')} of stride 16, ` +
         `ratios ${ratios.join(' ')}; ${images}`

@@ -10,7 +10,7 @@ import { examples, print, type Register } from './command.js'
 export const register: Register = (program, done) => {
   program
     .command('import')
-    .description("read a foreign checkpoint's backbone, or a detector of the form C4, and say what matched")
+    .description("read a foreign checkpoint's backbone, or a detector, and say what matched")
     .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
     .option('--backbone <module>', backboneHelp)

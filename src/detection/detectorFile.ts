@@ -3,7 +3,6 @@ import { existsSync } from 'node:fs'
 
 import { z } from 'zod'
 
-import { vocClasses } from '../data/voc.js'
 import type { Backbone, BackboneKind } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { DenseclError, fail } from '../tensor/errors.js'
@@ -17,14 +16,8 @@ import { MaskRcnn } from './maskRcnn.js'
 import { proposalLimits } from './proposals.js'
 import { type DetectionStyleName, detectionStyles } from './styles.js'
 
-/** How published detectors are tested, and their anchors. */
-const publishedTest = {
-  testScale: 800,
-  longest: 1333,
-  testRegions: proposalLimits.c4.test.after,
-  anchors: [32, 64, 128, 256, 512],
-  ratios: [0.5, 1, 2],
-}
+/** How published detectors are tested. */
+export const publishedTest = { testScale: 800, longest: 1333, testRegions: proposalLimits.c4.test.after }
 
 /** Numbers of a record are bounded by what a detector may have, so that a record of nonsense takes no memory. */
 const pixels = z.number().positive().max(16384)
@@ -53,7 +46,7 @@ const detectorRecord = z.object({
   testScale: pixels,
   longest: pixels,
   /** Regions of an image that are classified, at most. */
-  testRegions: count(100_000).default(proposalLimits.c4.test.after),
+  testRegions: count(100_000).default(publishedTest.testRegions),
   /** Of the form with a pyramid. */
   pyramid: pyramidRecord.optional(),
   backbone: z.object({ kind: z.string(), options: z.record(z.string(), z.unknown()) }),
@@ -105,15 +98,6 @@ function checkRecord(path: string, read: unknown): DetectorRecord {
     return fail('FORMAT', `${path}: its record of the detector: ${error.issues[0]!.path.join('.')}: ${error.issues[0]!.message}`)
   return record
 }
-
-/** What is assumed of a detector of which only style, backbone and the number of classes are known: the published settings. */
-export const publishedRecord = (style: DetectionStyleName, backbone: BackboneRecord, classes: number): DetectorRecord => ({
-  form: 'c4',
-  style,
-  classes: classes === vocClasses.length ? [...vocClasses] : Array.from({ length: classes }, (_, c) => `class ${c}`),
-  ...publishedTest,
-  backbone,
-})
 
 /** Where the tensors of a detector come from. */
 export interface DetectorTensors {

@@ -75,12 +75,16 @@ export function detectionLosses(
     const ofMaps = model.anchors(features, x)
     const anchors = ofMaps.length === 1 ? ofMaps[0]! : Float64Array.from(ofMaps.flatMap((own) => [...own]))
     const anchorSamples = images.map((image, i) => choose.anchors(anchors, image, i))
-    const [anchorClass, anchorBox] = anchorLosses(joined(proposed), anchorTargets(anchors, images, anchorSamples, choose.wanted, style))
+    const [anchorClass, anchorBox] = anchorLosses(
+      joined(proposed),
+      anchorTargets(anchors, images, anchorSamples, choose.wanted, style),
+      style,
+    )
 
     // What the best of them hold: they and the objects themselves are looked at again, as constants.
     const found = noGrad(() => proposals(proposed, ofMaps, images, style, limits))
     const samples = images.map((image, i) => choose.regions(found[i]!.boxes, image, i))
-    const [regionClass, regionBox] = regionLosses(model, features, samples, images, mode)
+    const [regionClass, regionBox] = regionLosses(model, features, samples, images, mode, style)
     const losses = { anchorClass, anchorBox, regionClass, regionBox }
     const total = add(add(anchorClass, anchorBox), add(regionClass, regionBox))
     if (model.masks === undefined) return { total, ...losses }
@@ -91,12 +95,16 @@ export function detectionLosses(
 
 const zero = (like: Tensor): Tensor => Tensor.zeros([], accumulator(like.dtype))
 
-function anchorLosses({ logits, deltas }: Proposed, { index, object, weight, boxes }: AnchorTargets): [Tensor, Tensor] {
+function anchorLosses(
+  { logits, deltas }: Proposed,
+  { index, object, weight, boxes }: AnchorTargets,
+  style: DetectionStyle,
+): [Tensor, Tensor] {
   const rows = Tensor.from(index, [index.length], 'i32')
   const sampled = gather(reshape(logits, [logits.size]), rows)
   const like = (values: Float64Array, dtype: DType): Tensor => Tensor.from(values, [index.length], dtype)
   const weights = like(weight, accumulator(logits.dtype))
-  return [binaryCrossEntropy(sampled, like(object, logits.dtype), { weight: weights }), boxLoss(deltas, boxes)]
+  return [binaryCrossEntropy(sampled, like(object, logits.dtype), { weight: weights }), boxLoss(deltas, boxes, style)]
 }
 
 /** Regions of a batch, `of` each image's sample. */
@@ -113,6 +121,7 @@ function regionLosses(
   samples: readonly RegionSample[],
   images: readonly TrainingImage[],
   mode: NormMode,
+  style: DetectionStyle,
 ): [Tensor, Tensor] {
   const regions = regionsOf(samples, ({ labels }) => labels.length)
   const count = regions.images.length
@@ -120,16 +129,19 @@ function regionLosses(
   if (count === 0) return [zero(features[0]!), zero(features[0]!)]
   const labels = Int32Array.from(samples.flatMap((each) => [...each.labels]))
   const { logits, deltas } = model.classify(features, regions, mode)
-  return [crossEntropy(logits, Tensor.from(labels, [count], 'i32')), boxLoss(deltas, regionTargets(images, samples, model.options.classes))]
+  return [
+    crossEntropy(logits, Tensor.from(labels, [count], 'i32')),
+    boxLoss(deltas, regionTargets(images, samples, model.options.classes), style),
+  ]
 }
 
 /** The distances along each axis between deltas [..., 4] and their targets. */
-function boxLoss(deltas: Tensor, { index, deltas: targets, weight }: BoxTargets): Tensor {
+function boxLoss(deltas: Tensor, { index, deltas: targets, weight }: BoxTargets, { boxBeta: beta }: DetectionStyle): Tensor {
   const count = index.length
   if (count === 0) return zero(deltas)
   const taught = gather(reshape(deltas, [deltas.size / 4, 4]), Tensor.from(index, [count], 'i32'))
   const weights = Tensor.from(weight, [count], accumulator(deltas.dtype))
-  return smoothL1(taught, Tensor.from(targets, [count, 4], deltas.dtype), { beta: 0, weight: weights })
+  return smoothL1(taught, Tensor.from(targets, [count, 4], deltas.dtype), { beta, weight: weights })
 }
 
 /** Cross-entropy of the places of the regions of objects, in the map of the object's class, each group of images by its own mean. */

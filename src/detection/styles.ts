@@ -19,6 +19,8 @@ export interface DetectionStyle {
   groupOf: number
   /** Losses of anchors are divided by a constant, the sample's wanted size times the images, or by the number of what was sampled. */
   anchorDivisor: 'constant' | 'sampled'
+  /** Differences of moves below this count quadratically; 0 for absolute differences alone. */
+  boxBeta: number
   /** Bounds of the logarithm of a side's change: from above only, or from both sides. */
   clamp: 'upper' | 'both'
   /** What is added to the corners of a VOC object for training; a difficult one is trained on, or not. */
@@ -47,6 +49,7 @@ export const detectionStyles = {
     regions: { low: 0.5, high: 0.5, lowQuality: 'none' },
     groupOf: 2,
     anchorDivisor: 'constant',
+    boxBeta: 0,
     clamp: 'upper',
     vocShift: [0, 0, 0, 0],
     difficult: true,
@@ -65,6 +68,7 @@ export const detectionStyles = {
     regions: { low: 0.5, high: 0.5, lowQuality: 'none' },
     groupOf: 2,
     anchorDivisor: 'sampled',
+    boxBeta: 0,
     clamp: 'both',
     vocShift: [0, 0, -1, -1],
     difficult: false,

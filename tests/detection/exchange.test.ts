@@ -4,17 +4,20 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { cellAnchors } from '../../src/detection/anchors.js'
-import type { Detector } from '../../src/detection/detector.js'
-import { saveDetector } from '../../src/detection/detectorFile.js'
-import { detectorName, holdsDetector, importDetector, writeDetector } from '../../src/detection/exchange.js'
-import { FasterRcnn } from '../../src/detection/fasterRcnn.js'
-import { type DetectionStyleName, detectionStyles } from '../../src/detection/styles.js'
+import type { Detector, DetectorForm } from '../../src/detection/detector.js'
+import { type DetectorRecord, recordKey, saveDetector } from '../../src/detection/detectorFile.js'
+import { detectorName } from '../../src/detection/detectorNames.js'
+import { holdsDetector, importDetector, writeDetector } from '../../src/detection/exchange.js'
+import { detectorOf } from '../../src/detection/detectorShape.js'
+import { publishedPyramid } from '../../src/detection/maskRcnn.js'
+import type { DetectionStyleName } from '../../src/detection/styles.js'
 import { backboneKinds } from '../../src/nn/backbones.js'
 import { allTensors } from '../../src/nn/module.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { readTensorFile } from '../../src/weights/import.js'
 import { encodeSafetensors, storedValues } from '../../src/weights/safetensors.js'
+import { saveState } from '../../src/weights/state.js'
 import { runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('detectors of other frameworks')
@@ -24,11 +27,11 @@ const ratios = [0.5, 1, 2]
 const kindOf = (name: string) => backboneKinds.get(name)
 
 /** Writes a detector whose tensors all have values of their own. */
-function writeOwn(path: string, style: DetectionStyleName, classes = 3): void {
+function writeOwn(path: string, style: DetectionStyleName, classes = 3, form: DetectorForm = 'c4'): void {
   const build = { random: new Random(4), dtype: 'f32' as const }
   const backbone = resnet({ depth: 18, baseChannels: 4 })(build)
-  const anchors = { sizes, ratios, stride: 16, order: detectionStyles[style].anchorOrder }
-  const model = new FasterRcnn(build, backbone, { classes, anchors })
+  const pyramid = { ...publishedPyramid, channels: 4, width: 6, levels: style }
+  const model = detectorOf(build, backbone, { form, style, classes, pyramid })
   const random = new Random(5)
   for (const [, tensor] of allTensors(model.state()))
     tensor.write(tensor.dtype === 'i32' ? Int32Array.of(7) : Float32Array.from({ length: tensor.size }, () => random.normal()))
@@ -52,9 +55,13 @@ const disposed = ({ model }: { model: Detector }): void => {
 
 test('to a framework and back it is the same file to the byte, in both styles, containers and frameworks', () =>
   withFolder((folder) => {
-    for (const style of ['detectron2', 'mmdet'] as const) {
-      const own = join(folder, `${style}.safetensors`)
-      writeOwn(own, style)
+    for (const [style, form] of [
+      ['detectron2', 'c4'],
+      ['mmdet', 'c4'],
+      ['detectron2', 'fpn'],
+    ] as const) {
+      const own = join(folder, `${style}-${form}.safetensors`)
+      writeOwn(own, style, 3, form)
       for (const target of ['mmdet', 'detectron2'] as const)
         for (const end of ['.safetensors', '.pth']) {
           const [out, back] = [join(folder, `${style}-${target}${end}`), join(folder, 'back.safetensors')]
@@ -142,6 +149,69 @@ test('a file without our record is read by the published settings; one that lack
       /foreign\.safetensors: the tensor roi_heads\.res5\.norm\.bias is missing/,
     )
     disposed(read)
+    disposed({ model })
+  }))
+
+test('a detector on a pyramid has the names and layouts of either framework, and its sizes are read off the shapes', () =>
+  withFolder((folder) => {
+    const own = join(folder, 'own.safetensors')
+    writeOwn(own, 'mmdet', 3, 'fpn')
+    const read = importDetector(own, kindOf)
+    for (const target of ['mmdet', 'detectron2'] as const) {
+      const out = join(folder, `${target}.safetensors`)
+      writeDetector(out, read.model, read.record, target)
+      const { tensors } = readTensorFile(out)
+      const shapes: Record<string, number[]> =
+        target === 'mmdet'
+          ? {
+              'backbone.layer4.1.bn2.running_var': [32],
+              'neck.lateral_convs.3.conv.weight': [4, 32, 1, 1],
+              'neck.fpn_convs.0.bn.weight': [4],
+              'roi_head.bbox_head.shared_fcs.0.weight': [6, 196],
+              'roi_head.mask_head.convs.3.conv.weight': [4, 4, 3, 3],
+              'roi_head.mask_head.upsample.weight': [4, 4, 2, 2],
+              'roi_head.mask_head.conv_logits.bias': [3],
+            }
+          : {
+              'backbone.bottom_up.res5.1.conv2.norm.running_var': [32],
+              'backbone.bottom_up.stem.conv1.weight': [4, 3, 7, 7],
+              'backbone.fpn_lateral5.weight': [4, 32, 1, 1],
+              'backbone.fpn_output2.norm.weight': [4],
+              'roi_heads.box_head.conv4.norm.bias': [4],
+              'roi_heads.box_head.fc1.weight': [6, 196],
+              'roi_heads.mask_head.mask_fcn4.weight': [4, 4, 3, 3],
+              'roi_heads.mask_head.deconv.weight': [4, 4, 2, 2],
+              'roi_heads.mask_head.predictor.bias': [3],
+            }
+      for (const [name, shape] of Object.entries(shapes)) assert.equal(tensors.get(name)?.shape, shape, name)
+      const bare = join(folder, 'bare.safetensors')
+      writeFileSync(bare, Buffer.concat(encodeSafetensors({ tensors, metadata: {} })))
+      const foreign = importDetector(bare, kindOf)
+      assert.ok(foreign.assumed)
+      const { channels, width, boxConvolutions, boxLinears, maskConvolutions, norm } = foreign.record.pyramid!
+      assert.equal([channels, width, boxConvolutions, boxLinears, maskConvolutions, norm], [4, 6, 4, 1, 4, true])
+      const [first, second] = [allTensors(read.model.state()), new Map(allTensors(foreign.model.state()))]
+      for (const [name, tensor] of first) assert.equal(tensor.data(), second.get(name)!.data(), name)
+      disposed(foreign)
+    }
+    disposed(read)
+  }))
+
+test('a record of absurd sizes is refused with a sentence before anything is built', () =>
+  withFolder((folder) => {
+    const own = join(folder, 'own.safetensors')
+    writeOwn(own, 'mmdet', 3, 'fpn')
+    const { model, record } = importDetector(own, kindOf)
+    const refused = (change: (record: DetectorRecord) => object, code: string, words: RegExp): void => {
+      const path = join(folder, 'absurd.safetensors')
+      saveState(path, allTensors(model.state()), recordKey, { ...record, ...change(record) })
+      throwsError(() => importDetector(path, kindOf), code, words)
+    }
+    refused(() => ({ testScale: 1e9 }), 'FORMAT', /absurd\.safetensors: its record of the detector: testScale/)
+    refused(() => ({ longest: 1e9 }), 'FORMAT', /longest/)
+    refused(() => ({ testRegions: 1e9 }), 'FORMAT', /testRegions/)
+    refused(({ pyramid }) => ({ pyramid: { ...pyramid, channels: 8192 } }), 'SHAPE', /the file has \[4,32,1,1\]|the file has \[4/)
+    refused(() => ({ backbone: { kind: 'resnet', options: { depth: 18, baseChannels: 60_000 } } }), 'SHAPE', /backbone\.conv1\.weight/)
     disposed({ model })
   }))
 
