@@ -19,9 +19,11 @@ import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import {
   type AddEvaluation,
+  checkMemory,
   conclude,
   deviations,
   evaluation,
+  forceFlag,
   openBackbone,
   resultFolder,
   type SharedFlags,
@@ -84,7 +86,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--save-every <iterations>', 'between two states', '500')
     .option('--resume', 'continue after the last state')
     .option('--overwrite', 'replace an evaluation')
-    .option('--force', 'start although the memory does not seem to suffice')
+    .option(...forceFlag)
     .addHelpText(
       'after',
       `\nProtocols:${names}\n${examples([
@@ -137,8 +139,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
           const out = join(folder, name)
           const workers = workersOf(flags)
           const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute: opened.compute }
-          const memory = flags.force === true ? 'memory  not looked at (--force)' : checkDetectionMemory(backbone, planned)
-          if (flags.json !== true) console.log(memory)
+          await checkMemory(flags, () => checkDetectionMemory(backbone, planned))
           const result = await evaluateDetection(backbone, {
             ...planned,
             out,

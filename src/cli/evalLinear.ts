@@ -1,15 +1,18 @@
 import { join } from 'node:path'
 
 import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
+import { checkLinearMemory } from '../eval/linearMemory.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import {
   type AddEvaluation,
+  checkMemory,
   conclude,
   deviations,
   evaluation,
+  forceFlag,
   openBackbone,
   resultFolder,
   type SharedFlags,
@@ -31,6 +34,7 @@ interface Flags extends SharedFlags {
   cacheGigabytes: string
   resume?: boolean
   overwrite?: boolean
+  force?: boolean
 }
 
 export const addLinear: AddEvaluation = (parent, done) => {
@@ -50,6 +54,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
     .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
     .option('--resume', 'continue after the last whole epoch')
     .option('--overwrite', 'replace an evaluation')
+    .option(...forceFlag)
     .addHelpText(
       'after',
       `\nProtocols:${names}\n${examples([
@@ -87,22 +92,26 @@ export const addLinear: AddEvaluation = (parent, done) => {
         try {
           const folder = resultFolder(weights, flags)
           const broken = new Map<string, string>()
-          const result = await evaluateLinear(backbone, {
+          const planned = {
             protocol,
-            weights,
-            train: bank,
             val: queries,
             classes: classes.length,
             imageSize,
+            seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
+            workers: workersOf(flags),
+            cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
+            compute,
+          }
+          await checkMemory(flags, () => checkLinearMemory(backbone, planned))
+          const result = await evaluateLinear(backbone, {
+            ...planned,
+            weights,
+            train: bank,
             out: join(folder, `linear-${flags.protocol}`),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
-            seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
-            workers: workersOf(flags),
-            cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
             broken,
-            compute,
           })
           if (result.interrupted) {
             console.error(`interrupted in epoch ${result.epochs + 1}; continue with --resume`)

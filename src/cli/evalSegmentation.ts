@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { percent } from '../run/results.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
+import { checkSegmentationMemory } from '../eval/segmentationMemory.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
 import { Random } from '../tensor/random.js'
 import { segmentationPicture } from '../report/segmentation.js'
@@ -13,9 +14,11 @@ import { entryOf } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import {
   type AddEvaluation,
+  checkMemory,
   conclude,
   deviations,
   evaluation,
+  forceFlag,
   openBackbone,
   resultFolder,
   type SharedFlags,
@@ -39,6 +42,7 @@ interface Flags extends SharedFlags {
   saveEvery: string
   resume?: boolean
   overwrite?: boolean
+  force?: boolean
 }
 
 /** The stride of the published networks' last map. */
@@ -68,6 +72,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--save-every <iterations>', 'between two states', '1000')
     .option('--resume', 'continue after the last state')
     .option('--overwrite', 'replace an evaluation')
+    .option(...forceFlag)
     .addHelpText(
       'after',
       `\nProtocols:${names}\n${examples([
@@ -114,17 +119,14 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
         try {
           const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
           const folder = resultFolder(weights, flags)
+          const planned = { protocol, train, val, seed, workers: workersOf(flags), compute: opened.compute }
+          await checkMemory(flags, () => checkSegmentationMemory(backbone, planned))
           const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
-            protocol,
-            train,
-            val,
+            ...planned,
             out: join(folder, name),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
-            seed,
-            workers: workersOf(flags),
-            compute: opened.compute,
             logEvery: whole('log-every', flags.logEvery, 50),
             saveEvery: whole('save-every', flags.saveEvery, 1000),
             testEvery: whole('test-every', flags.testEvery, 0, 0),

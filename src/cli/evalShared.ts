@@ -59,6 +59,18 @@ export async function openBackbone(
   }
 }
 
+/** The flag of an evaluation whose memory is looked at before it starts. */
+export const forceFlag = ['--force', 'start although the memory does not seem to suffice'] as const
+
+/** Throws where `check` says that the memory does not suffice, unless --force was given; prints what it says otherwise. */
+export async function checkMemory(
+  { force, json }: SharedFlags & { force?: boolean },
+  check: () => string | Promise<string>,
+): Promise<void> {
+  const line = force === true ? 'memory  not looked at (--force)' : await check()
+  if (json !== true) console.log(line)
+}
+
 export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, most: mostWorkers, whole: true })
 
 /** The folder of results. */

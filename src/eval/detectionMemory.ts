@@ -1,33 +1,27 @@
 /** What the evaluation of a backbone by detection takes of the memory, before an image is read (src/run/memory.ts). */
 import { publishedAnchors } from '../detection/anchors.js'
-import { availableParallelism } from 'node:os'
-
 import { workersFor } from '../data/loader.js'
 import { detect } from '../detection/detect.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
-import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, workerBytes } from '../run/memory.js'
+import { fitting, hostLimits, type MemoryEstimate, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
 import { largest } from '../tensor/numbers.js'
-import { Random } from '../tensor/random.js'
-import { scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { deviceTraits } from '../tensor/traits.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
 import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
 import { buildDetector, updateDetector } from './detectorTraining.js'
+import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemory.js'
 
 /** What the estimate depends on. */
 type Planned = Pick<
   DetectionOptions,
   'protocol' | 'style' | 'train' | 'val' | 'seed' | 'anchors' | 'imagesAtOnce' | 'workers' | 'cacheMegabytes' | 'compute'
 >
-
-/** Node with this program and its addon, and what is read and drawn beside the training. Measured. */
-const programBytes = 130 * 2 ** 20
 
 /** Targets of an anchor, and what it is assigned by, in arrays of the host. */
 const anchorBytes = 130
@@ -49,21 +43,19 @@ export function estimateDetectionMemory(backbone: Backbone, options: Planned): M
   const count = workersFor(workers)
   const image = largest(train.items.map(areaOf)) * 3
   const side = `${batch.width}x${batch.height}`
-  const onDevice: Part[] = [
-    { what: 'weights and optimiser state', bytes: tensors.state },
-    { what: `a step of ${imagesAtOnce} of ${batchSize} images of ${side} px at once: activations, gradients`, bytes: tensors.step },
-    ...(tensors.test === 0
-      ? []
-      : [{ what: `the test of an image of ${test.boxes.width}x${test.boxes.height} px, beyond that`, bytes: tensors.test }]),
-  ]
-  const onHost: Part[] = [
-    { what: 'the program', bytes: programBytes },
-    { what: `batches of ${batchSize} images of ${side} px that are loaded ahead`, bytes: 4 * batchSize * areaOf(batch) * 12 },
-    { what: `${count} data workers`, bytes: count * (workerBytes + image + areaOf(batch) * 3) },
-    { what: 'targets of anchors', bytes: anchorBytes * tensors.anchors * imagesAtOnce },
-    { what: 'a state that is written, and read back', bytes: 2 * tensors.state },
-  ]
-  return deviceTraits(backbone.device).hostMemory ? { host: [...onDevice, ...onHost], device: [] } : { host: onHost, device: onDevice }
+  return evaluationEstimate(backbone.device, {
+    onDevice: [
+      { what: 'weights and optimiser state', bytes: tensors.state },
+      { what: `a step of ${imagesAtOnce} of ${batchSize} images of ${side} px at once: activations, gradients`, bytes: tensors.step },
+      { what: `the test of an image of ${test.boxes.width}x${test.boxes.height} px, beyond that`, bytes: tensors.test },
+    ],
+    onHost: [
+      { what: `batches of ${batchSize} images of ${side} px that are loaded ahead`, bytes: 4 * batchSize * areaOf(batch) * 12 },
+      { what: `${count} data workers`, bytes: count * (workerBytes + image + areaOf(batch) * 3) },
+      { what: 'targets of anchors', bytes: anchorBytes * tensors.anchors * imagesAtOnce },
+      { what: 'a state that is written, and read back', bytes: 2 * tensors.state },
+    ],
+  })
 }
 
 const areaOf = ({ width, height }: { width: number; height: number }): number => width * height
@@ -75,18 +67,15 @@ function tensorBytes(
   { height, width }: { height: number; width: number },
   { boxes, images }: ReturnType<typeof testPlacement>,
 ): { state: number; step: number; test: number; anchors: number } {
-  const device = `dry:${backbone.device}`
   const style = styleOf(name, protocol.form)
-  const random = new Random(seed)
-  const before = heldBytes(device)
   const limits = { ...proposalLimits[protocol.form].test, after: protocol.testRegions }
   const settings = evaluationCompute(backbone.device, compute)
-  return withDevice(device, () => {
-    const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options)
+  return onDryDevice(backbone, seed, ({ twin, random, held }) => {
+    const { device } = twin
     const { model, optimizers } = buildDetector(twin, { form: protocol.form, classes: train.classes.length, style: name, anchors, random })
     try {
       native.trimMemory(device)
-      const state = heldBytes(device) - before
+      const state = held()
       const batch = emptyBatch(
         Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [] })),
         height,
@@ -99,7 +88,7 @@ function tensorBytes(
             updateDetector(model, optimizers, batch, { style, regions: protocol.regions, imagesAtOnce, rate: 0, random: () => random }),
           ),
         )
-      const steps = heldBytes(device) - before
+      const steps = held()
       withCompute(settings, () =>
         scope(() => detect(model, batchTensor(emptyBatch(images, boxes.height, boxes.width), device), images, style, limits)),
       )
@@ -107,17 +96,10 @@ function tensorBytes(
         const x = Tensor.empty([1, height, width, 3], 'f32')
         return model.anchors(model.features(x, evaluation), x)
       })
-      return {
-        state,
-        step: steps - state,
-        test: heldBytes(device) - before - steps,
-        anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0),
-      }
+      return { state, step: steps - state, test: held() - steps, anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0) }
     } finally {
       for (const optimizer of optimizers) optimizer.dispose()
       model.dispose()
-      twin.dispose()
-      native.trimMemory(device)
     }
   })
 }
@@ -134,7 +116,7 @@ export function checkDetectionMemory(backbone: Backbone, options: Planned, limit
     `fewer --regions (${protocol.regions})`,
     `a smaller --longest (${protocol.longest})`,
     `a smaller --test-scale (${protocol.testScale})`,
-    ...(workersFor(workers) > 1 ? [`fewer --workers (${workersFor(workers)} of ${availableParallelism()} cores)`] : []),
+    ...workersRemedy(workers),
   ].join(', ')
   const { device } = backbone
   return fitting(() => estimateDetectionMemory(backbone, options), { what: 'this evaluation', device, limits, remedies, cacheMegabytes })

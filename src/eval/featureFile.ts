@@ -47,6 +47,11 @@ export class FeatureFile {
     return images * rowBytes(shapes)
   }
 
+  /** Whether the features of so many images are to be kept; 4 GiB unless told otherwise. */
+  static fits(images: number, shapes: readonly FeatureShape[], most = 4 * 2 ** 30): boolean {
+    return FeatureFile.bytes(images, shapes) <= most
+  }
+
   /** The file of `items` in `folder`, computed when it is not there. `weights` is the file that the backbone was read from. */
   static async open(
     folder: string,

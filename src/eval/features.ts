@@ -49,6 +49,14 @@ export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tenso
   return adaptiveAvgPool2d(map, [Math.min(grid, height), Math.min(grid, width)])
 }
 
+/** Features of images x [N, H, W, inputs], each [N, grid, grid, C], with running statistics. */
+export function pooledFeatures(backbone: Backbone, x: Tensor, names: readonly FeatureName[]): Tensor[] {
+  return scope(() => {
+    const stages = backbone.stages(backbone.input(x), evaluation)
+    return names.map((name) => poolFeature(stages, name))
+  })
+}
+
 /** How images are read for frozen features. */
 export interface ExtractOptions {
   imageSize: number
@@ -65,6 +73,9 @@ export interface ExtractOptions {
   progress?: (done: number) => void
 }
 
+/** Images that pass through the network at a time unless told otherwise. */
+export const extractBatch = 64
+
 /** The maps of all images in order, with running statistics; `body` gets the stages' maps of some images and where these are. */
 export async function overImages(
   backbone: Backbone,
@@ -72,7 +83,7 @@ export async function overImages(
   options: ExtractOptions,
   body: (stages: Tensor[], first: number, count: number) => void,
 ): Promise<void> {
-  const { imageSize, batchSize = 64, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
+  const { imageSize, batchSize = extractBatch, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
   const compute = evaluationCompute(backbone.device, options.compute)
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
   try {

@@ -6,11 +6,10 @@ import { Loader } from '../data/loader.js'
 import { cropAndFlip, type Pipeline } from '../data/pipelines.js'
 import { epochOrder } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
-import { Tape } from '../autograd/tape.js'
 import { evaluation } from '../nn/layers.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
-import { Sgd } from '../optim/sgd.js'
+import type { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
@@ -18,8 +17,8 @@ import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
-import { type FeatureName, labelsOf, poolFeature } from './features.js'
-import { LinearHeads } from './linearHeads.js'
+import { type FeatureName, labelsOf, pooledFeatures } from './features.js'
+import { LinearHeads, linearOptimizer, updateHeads } from './linearHeads.js'
 import { withOptimizer } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 
@@ -176,10 +175,7 @@ class LinearRun {
     this.#shapes = this.#computing(() => shapesOf(backbone, protocol.heads, imageSize))
     this.#run = new Resumable({ key: 'linear', what: 'a linear evaluation', unit: 'epoch' }, options, this.#identity())
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
-    this.#sgd = withDevice(
-      backbone.device,
-      () => new Sgd(this.#heads.parameters(), { momentum: 0.9, weightDecay: protocol.weightDecay, nesterov: protocol.nesterov }),
-    )
+    this.#sgd = withDevice(backbone.device, () => linearOptimizer(this.#heads, protocol))
     try {
       this.#run.restore(this.#tensors())
     } catch (error) {
@@ -198,8 +194,8 @@ class LinearRun {
   async execute(): Promise<LinearResult> {
     const { protocol, interrupted = () => false } = this.#options
     const trainFile = protocol.pipeline === 'centre' ? await this.#keep(this.#options.train) : undefined
-    const fits = FeatureFile.bytes(this.#options.val.length, this.#shapes) <= (this.#options.cacheBytes ?? 4 * 2 ** 30)
-    const valFile = fits ? await this.#keep(this.#options.val) : undefined
+    const { val, cacheBytes } = this.#options
+    const valFile = FeatureFile.fits(val.length, this.#shapes, cacheBytes) ? await this.#keep(val) : undefined
     const finished = await this.#run.until(protocol.epochs, async () => {
       const loss = await this.#train(trainFile, interrupted)
       if (loss === undefined) return false
@@ -280,10 +276,7 @@ class LinearRun {
     try {
       for await (const batch of loader.batches(requests)) {
         const [x] = batch.views() as [Tensor]
-        const pooled = this.#computing(() => {
-          const stages = this.#backbone.stages(this.#backbone.input(x), evaluation)
-          return this.#shapes.map(({ name }) => poolFeature(stages, name))
-        })
+        const pooled = this.#computing(() => pooledFeatures(this.#backbone, x, this.#options.protocol.heads))
         x.dispose()
         yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices }
       }
@@ -315,11 +308,7 @@ class LinearRun {
           'i32',
           this.#backbone.device,
         )
-        const parameters = [...this.#heads.parameters().values()]
-        const tape = new Tape().watch(parameters)
-        const total = tape.record(() => this.#heads.loss(pooled, target))
-        this.#sgd.step(tape.backward(total, parameters), lr)
-        return total.item()
+        return updateHeads(this.#heads, this.#sgd, pooled, target, lr)
       })
       for (const tensor of pooled) tensor.dispose()
       if (!Number.isFinite(loss))
@@ -382,12 +371,10 @@ function rankOf(scores: ArrayLike<number>, label: number): number {
   return place
 }
 
-function shapesOf(backbone: Backbone, heads: readonly FeatureName[], imageSize: number): FeatureShape[] {
+/** The shapes of the features of an image. */
+export function shapesOf(backbone: Backbone, heads: readonly FeatureName[], imageSize: number): FeatureShape[] {
   return scope(() => {
-    const stages = backbone.stages(backbone.input(Tensor.zeros([1, imageSize, imageSize, backbone.inputs])), evaluation)
-    return heads.map((name) => {
-      const { shape, size } = poolFeature(stages, name)
-      return { name, shape: shape.slice(1), size }
-    })
+    const features = pooledFeatures(backbone, Tensor.zeros([1, imageSize, imageSize, backbone.inputs]), heads)
+    return features.map(({ shape, size }, i) => ({ name: heads[i]!, shape: shape.slice(1), size }))
   })
 }

@@ -1,4 +1,5 @@
 /** Classifiers on frozen features: a batch norm without weights where the protocol has one, and a linear layer each. */
+import { Tape } from '../autograd/tape.js'
 import { Linear, type NormMode } from '../nn/layers.js'
 import { disposeState } from '../nn/module.js'
 import type { Random } from '../tensor/random.js'
@@ -6,6 +7,7 @@ import { batchNorm } from '../ops/batchNorm.js'
 import { add } from '../ops/arithmetic.js'
 import { reshape } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
+import { Sgd } from '../optim/sgd.js'
 import { sizeOf, Tensor } from '../tensor/tensor.js'
 import type { FeatureShape } from './featureFile.js'
 
@@ -87,4 +89,17 @@ export class LinearHeads {
       disposeState(linear.state())
     }
   }
+}
+
+/** The optimiser of the classifiers, with what a protocol says of it. */
+export const linearOptimizer = (heads: LinearHeads, { weightDecay, nesterov }: { weightDecay: number; nesterov: boolean }): Sgd =>
+  new Sgd(heads.parameters(), { momentum: 0.9, weightDecay, nesterov })
+
+/** One update by the features of a batch within a scope; the sum of the heads' losses. */
+export function updateHeads(heads: LinearHeads, sgd: Sgd, pooled: readonly Tensor[], target: Tensor, rate: number): number {
+  const parameters = [...heads.parameters().values()]
+  const tape = new Tape().watch(parameters)
+  const total = tape.record(() => heads.loss(pooled, target))
+  sgd.step(tape.backward(total, parameters), rate)
+  return total.item()
 }

@@ -8,16 +8,14 @@ import type { SegmentationSource, SegmentedItem } from '../data/segmentationSour
 import type { SegmentationAugment } from '../data/segmentationView.js'
 import { loadPixels } from '../data/source.js'
 import type { Pixels } from '../data/decode.js'
-import { Tape } from '../autograd/tape.js'
-import { Fcn } from '../nn/fcn.js'
+import type { Fcn } from '../nn/fcn.js'
 import { allTensors } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
-import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
-import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
+import { scope, type Tensor } from '../tensor/tensor.js'
 import { duration } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
@@ -25,6 +23,7 @@ import { withOptimizer } from '../weights/state.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
+import { buildSegmenter, disposeSegmenter, type Segmenter, updateSegmenter } from './segmenterTraining.js'
 
 /** What evaluateSegmentation trains on and where it keeps its state. */
 export interface SegmentationOptions extends ResumableOptions {
@@ -80,8 +79,7 @@ export async function evaluateSegmentation(backbone: Backbone, options: Segmenta
 
 class SegmentationRun {
   readonly #options: SegmentationOptions
-  readonly #model: Fcn
-  readonly #sgd: Sgd
+  readonly #segmenter: Segmenter
   /** Counts iterations. */
   readonly #run: Resumable
 
@@ -97,11 +95,7 @@ class SegmentationRun {
       fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
     const kind = { key: 'segmentation', what: 'a segmentation', unit: 'iteration' }
     this.#run = new Resumable(kind, options, this.#identity(backbone))
-    this.#model = withDevice(
-      backbone.device,
-      () => new Fcn({ random: new Random(seed, 47), dtype: 'f32' }, backbone, { classes: train.classes.length, alignCorners }),
-    )
-    this.#sgd = withDevice(backbone.device, () => new Sgd(this.#model.state().parameters, segmentationTraining))
+    this.#segmenter = buildSegmenter(backbone, { classes: train.classes.length, alignCorners, random: new Random(seed, 47) })
     try {
       this.#run.restore(this.#tensors())
     } catch (error) {
@@ -113,8 +107,11 @@ class SegmentationRun {
   /** Frees the heads and the optimiser; the backbone belongs to the caller. */
   close(): void {
     this.#run.release()
-    for (const [name, tensor] of allTensors(this.#model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
-    this.#sgd.dispose()
+    disposeSegmenter(this.#segmenter)
+  }
+
+  get #model(): Fcn {
+    return this.#segmenter.model
   }
 
   async execute(): Promise<SegmentationResult> {
@@ -145,7 +142,7 @@ class SegmentationRun {
   }
 
   #tensors(): Iterable<[string, Tensor]> {
-    return withOptimizer(allTensors(this.#model.state()), this.#sgd)
+    return withOptimizer(allTensors(this.#model.state()), this.#segmenter.sgd)
   }
 
   /** Trains to an iteration; false when it was interrupted. */
@@ -210,18 +207,16 @@ class SegmentationRun {
   }
 
   #step([x, labels]: [Tensor, Tensor]): { main: number; auxiliary: number } {
-    const known = (labels.data() as Int32Array).reduce((sum, label) => sum + Number(label !== ignoredLabel), 0) / labels.size
-    const result = this.#computing(() => {
-      const parameters = [...this.#model.state().parameters.values()]
-      const tape = new Tape().watch(parameters)
-      // A batch without a labelled pixel teaches nothing.
-      if (known === 0) return { main: 0, auxiliary: 0 }
-      const { total, main, auxiliary } = tape.record(() =>
-        this.#model.loss(this.#model.backbone.input(x), labels, known, this.#run.position + 2 ** 20 * (this.#options.seed ?? 0)),
-      )
-      this.#sgd.step(tape.backward(total, parameters), polyRate(this.#options.protocol, this.#run.position))
-      return { main: main.item(), auxiliary: auxiliary.item() }
-    })
+    const labelled = (labels.data() as Int32Array).reduce((sum, label) => sum + Number(label !== ignoredLabel), 0) / labels.size
+    // A batch without a labelled pixel teaches nothing.
+    const result =
+      labelled === 0
+        ? { main: 0, auxiliary: 0 }
+        : this.#computing(() => {
+            const draw = this.#run.position + 2 ** 20 * (this.#options.seed ?? 0)
+            const rate = polyRate(this.#options.protocol, this.#run.position)
+            return updateSegmenter(this.#segmenter, { x, labels, labelled, draw, rate })
+          })
     x.dispose()
     labels.dispose()
     if (!Number.isFinite(result.main + result.auxiliary))

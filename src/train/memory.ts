@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os'
 
 import { loaderBytes, workersFor } from '../data/loader.js'
+import { extractBatch } from '../eval/features.js'
 import { evaluation } from '../nn/layers.js'
 import type { Method } from '../methods/method.js'
 import type { BackboneKind } from '../nn/backbone.js'
@@ -26,9 +27,6 @@ interface KnnSize {
   queries: number
 }
 
-/** Images that frozen features are computed of at a time (src/eval/features.ts). */
-const evaluationBatch = 64
-
 /**
  * The memory that a run of this configuration takes at its largest. `knn` is left out where nothing is known of it yet. Throws
  * OUT_OF_MEMORY for tensors that are larger than any memory.
@@ -43,11 +41,11 @@ export function estimateMemory(
   const workers = workersFor(config.workers)
   const { imageSize, batchSize } = config
   const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config })
-  const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * evaluationBatch
+  const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * extractBatch
   const onDevice: Part[] = [
     { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },
     { what: `a step of ${batchSize} images of ${imageSize} px: activations, gradients`, bytes: tensors.step },
-    ...(tensors.knn === 0 ? [] : [{ what: `features of ${evaluationBatch} images for kNN, beyond that`, bytes: tensors.knn }]),
+    ...(tensors.knn === 0 ? [] : [{ what: `features of ${extractBatch} images for kNN, beyond that`, bytes: tensors.knn }]),
   ]
   const onHost: Part[] = [
     { what: 'the program', bytes: processBytes },
@@ -86,7 +84,7 @@ function tensorBytes(
         const steps = held() - before
         if (knn !== undefined)
           scope(() => {
-            const x = Tensor.empty([evaluationBatch, config.imageSize, config.imageSize, inputs], 'f32', device)
+            const x = Tensor.empty([extractBatch, config.imageSize, config.imageSize, inputs], 'f32', device)
             withCompute(computeSettings(config), () => built.backbone.stages(built.backbone.input(x), evaluation))
           })
         return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels }

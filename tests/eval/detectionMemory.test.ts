@@ -1,5 +1,4 @@
 /** What a detector's training is said to take of the memory, against what it takes; and what cannot fit is refused. */
-import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -13,7 +12,8 @@ import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { writeBoxTree } from '../support/boxTree.js'
-import { cli, suite, throwsError, withFolder } from '../support/suite.js'
+import { assertClose, estimateOverResident, flagsOf } from '../support/memory.js'
+import { suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('memory of a detector')
 
@@ -31,32 +31,12 @@ test('the estimate is 0.7 to 1.4 times the largest resident memory, where the pr
       const backbone = backboneOf(baseChannels)
       writeBackbone(weights, backbone, 'torchvision')
       backbone.dispose()
-      const hook = 'data:text/javascript,process.on("exit",()=>console.log("resident "+process.resourceUsage().maxRSS))'
-      const flags = Object.entries({
-        '--data': join(folder, 'data'),
-        '--out': join(folder, 'out'),
-        '--iterations': 1,
-        '--style': 'mmdet', // takes no statistics after the training
-        '--batch-size': batch,
-        '--scales': scale,
-        '--test-scale': scale,
-        '--test-regions': 100,
-        '--longest': longest,
-        '--anchors': '16,32',
-        '--device': 'cpu',
-        '--workers': 2,
-      }).flatMap(([flag, value]) => [flag, String(value)])
-      const args = ['--import', hook, cli, 'eval', 'detection', weights, ...flags, '--overwrite']
-      const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
-      assert.is(status, 0, stderr)
-      const [, said] = /^memory {2}about ([\d.]+) GiB of the [\d.]+ GiB of this machine/m.exec(stdout)!
-      const resident = 1024 * Math.max(...[...stdout.matchAll(/^resident (\d+)$/gm)].map(([, kibibytes]) => Number(kibibytes)))
-      return (Number(said) * 2 ** 30) / resident
+      const sizes = { 'batch-size': batch, scales: scale, 'test-scale': scale, 'test-regions': 100, longest, anchors: '16,32' }
+      // The style takes no statistics after the training.
+      const others = { data: join(folder, 'data'), out: join(folder, 'out'), iterations: 1, style: 'mmdet', device: 'cpu', workers: 2 }
+      return estimateOverResident(['eval', 'detection', weights, ...flagsOf({ ...sizes, ...others }), '--overwrite'])
     })
-    assert.ok(
-      shares.every((share) => share > 0.7 && share < 1.4),
-      shares.map((share) => share.toFixed(2)).join(', '),
-    )
+    assertClose(shares)
   }))
 
 test('the published protocol does not fit a machine of 24 GB, and its parts and what to change are said; nothing is left behind', () =>

@@ -1,0 +1,47 @@
+/** What estimates of the memory of evaluations share: a network on the dry device, and the parts that all have (src/run/memory.ts). */
+import { availableParallelism } from 'node:os'
+
+import { workersFor } from '../data/loader.js'
+import type { Backbone } from '../nn/backbone.js'
+import { heldBytes, type MemoryEstimate, type Part } from '../run/memory.js'
+import { native } from '../tensor/native.js'
+import { withDevice } from '../tensor/tensor.js'
+import { Random } from '../tensor/random.js'
+import { deviceTraits } from '../tensor/traits.js'
+
+/** Node with this program and its addon, and what is read and drawn beside the computing. Measured. */
+const programBytes = 130 * 2 ** 20
+
+/** The network of a backbone where nothing is computed, and how many bytes the allocator holds for it and for what is made with it. */
+export interface DryNetwork {
+  twin: Backbone
+  random: Random
+  held: () => number
+}
+
+/** What `body` gives with the network of `backbone` on a dry device, which is left as it was. */
+export function onDryDevice<R>(backbone: Backbone, seed: number, body: (network: DryNetwork) => R): R {
+  const device = `dry:${backbone.device}`
+  const before = heldBytes(device)
+  return withDevice(device, () => {
+    const random = new Random(seed)
+    const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options, { outputStride: backbone.stride })
+    try {
+      return body({ twin, random, held: () => heldBytes(device) - before })
+    } finally {
+      twin.dispose()
+      native.trimMemory(device)
+    }
+  })
+}
+
+/** The parts of an evaluation, where its device has them; those without bytes are left out. */
+export function evaluationEstimate(device: string, { onDevice, onHost }: { onDevice: Part[]; onHost: Part[] }): MemoryEstimate {
+  const host = [{ what: 'the program', bytes: programBytes }, ...onHost].filter(({ bytes }) => bytes > 0)
+  const own = onDevice.filter(({ bytes }) => bytes > 0)
+  return deviceTraits(device).hostMemory ? { host: [...own, ...host], device: [] } : { host, device: own }
+}
+
+/** What to say of the number of workers where fewer of them would help. */
+export const workersRemedy = (workers: number): string[] =>
+  workersFor(workers) > 1 ? [`fewer --workers (${workersFor(workers)} of ${availableParallelism()} cores)`] : []

@@ -1,0 +1,156 @@
+/** What segmentation and linear classification are said to take of the memory, against what they take; and what cannot fit is refused. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { openSegmentation } from '../../src/data/segmentationSources.js'
+import { openSource } from '../../src/data/sources.js'
+import { linearProtocols } from '../../src/eval/linear.js'
+import { checkLinearMemory, estimateLinearMemory } from '../../src/eval/linearMemory.js'
+import { checkSegmentationMemory, estimateSegmentationMemory } from '../../src/eval/segmentationMemory.js'
+import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
+import { resnet } from '../../src/nn/resnet.js'
+import { dilated8, ResNet } from '../../src/nn/resnet.js'
+import type { MemoryEstimate } from '../../src/run/memory.js'
+import { native } from '../../src/tensor/native.js'
+import { Random } from '../../src/tensor/random.js'
+import { writeBackbone } from '../../src/weights/export.js'
+import { assertClose, estimateOverResident, flagsOf } from '../support/memory.js'
+import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
+import { writeVocTree } from '../support/vocTree.js'
+
+const test = suite('memory of evaluations')
+
+const build = { random: new Random(1), dtype: 'f32' } as const
+const bytesOf = ({ host }: MemoryEstimate, start: string): number => host.find(({ what }) => what.startsWith(start))?.bytes ?? 0
+
+/** Weights of a network of so many channels, in the folder. */
+function weightsOf(folder: string, baseChannels: number): string {
+  const backbone = resnet({ depth: 18, baseChannels })(build)
+  const path = join(folder, `weights${baseChannels}.safetensors`)
+  writeBackbone(path, backbone, 'torchvision')
+  backbone.dispose()
+  return path
+}
+
+test('segmentation: the estimate is 0.7 to 1.4 times the largest resident memory, where training is the largest and where a test is', () =>
+  withFolder((folder) => {
+    const data = join(folder, 'data')
+    writeVocTree(data, { train: 8, val: 2 })
+    const weights = weightsOf(folder, 16)
+    assertClose(
+      [
+        { crop: 128, 'batch-size': 8, scale: '256,128' },
+        { crop: 32, 'batch-size': 2, scale: '1024,768' },
+      ].map((sizes) => {
+        const others = { data, out: join(folder, 'out'), protocol: 'voc12aug', iterations: 1, device: 'cpu', workers: 1 }
+        return estimateOverResident(['eval', 'segmentation', weights, ...flagsOf({ ...sizes, ...others }), '--overwrite'])
+      }),
+    )
+  }))
+
+test('linear: the same, where maps of the network are the largest and where classifiers are, whose features are kept', () =>
+  withFolder((folder) =>
+    assertClose(
+      [
+        { channels: 16, size: 128, augmentation: 'protocol' },
+        { channels: 64, size: 32, augmentation: 'none' },
+      ].map(({ channels, size, augmentation }) => {
+        const data = { train: 'scenes:64', val: 'scenes:32', out: join(folder, 'out'), protocol: 'imagenet-features', epochs: 1 }
+        const sizes = { 'image-size': size, 'batch-size': 64, augmentation, device: 'cpu', workers: 1 }
+        return estimateOverResident(['eval', 'linear', weightsOf(folder, channels), ...flagsOf({ ...data, ...sizes }), '--overwrite'])
+      }),
+    ),
+  ))
+
+test('the published segmentation does not fit a machine of 8 GB, and its parts and what to change are said; nothing is left behind', () =>
+  withFolder(async (folder) => {
+    writeVocTree(folder, { train: 4, val: 4, width: 500, height: 375 })
+    const [train, val] = ['train', 'val'].map((split) => openSegmentation(folder, [split])) as [
+      ReturnType<typeof openSegmentation>,
+      ReturnType<typeof openSegmentation>,
+    ]
+    const backbone = new ResNet(build, { depth: 50, ...dilated8 })
+    const before = native.memory('dry:cpu').live
+    const protocol = segmentationProtocols.voc12aug!
+    const options = { protocol, train, val, workers: 1 }
+    await rejectsError(
+      () => checkSegmentationMemory(backbone, options, { host: 8e9, device: 0 }),
+      'CONFIG',
+      /^memory: this evaluation takes about [\d.]+ GiB, and this machine has 7\.45 GiB/,
+      /a step of 16 crops of 512x512 px/,
+      /--batch-size \(16\)/,
+      /--crop \(512\)/,
+      /--scale \(2048,512\)/,
+      /--force/,
+    )
+    assert.match(await checkSegmentationMemory(backbone, options, { host: 256e9, device: 0 }), /^memory {2}about /)
+    const step = (batchSize: number, crop: number): number =>
+      bytesOf(
+        estimateSegmentationMemory(backbone, { ...options, protocol: { ...protocol, batchSize, crop } }, { width: 64, height: 64 }),
+        'a step',
+      )
+    const [one, two, wide] = [step(4, 128), step(8, 128), step(4, 256)]
+    assert.ok(two > 1.5 * one && two < 2.1 * one && wide > 2.5 * one && wide < 4.2 * one, [one, two, wide].join(' '))
+    // Windows are no larger than a crop, whatever the image is.
+    const tested = (slide: number, side: number): number =>
+      bytesOf(
+        estimateSegmentationMemory(
+          backbone,
+          { ...options, protocol: { ...protocol, batchSize: 1, crop: 64, scale: [side, side], slide } },
+          { width: side, height: side },
+        ),
+        'the test',
+      )
+    assert.ok(tested(0, 512) > 3 * tested(48, 512), `${tested(0, 512)} ${tested(48, 512)}`)
+    assert.is(native.memory('dry:cpu').live, before)
+    assert.not.ok(existsSync(join(folder, 'out')))
+    backbone.dispose()
+  }))
+
+test('linear: what is kept needs no batch of maps; classifiers grow with classes; what cannot fit is refused with what to change', async () => {
+  const { items: val } = await openSource('scenes:4')
+  const backbone = resnet({ depth: 50 })(build)
+  const before = native.memory('dry:cpu').live
+  const published = linearProtocols['imagenet-features']!
+  const options = { protocol: published, val, classes: 1000, imageSize: 224, workers: 1 }
+  throwsError(
+    () => checkLinearMemory(backbone, options, { host: 4e9, device: 0 }),
+    'CONFIG',
+    /^memory: this evaluation takes about [\d.]+ GiB, and this machine has 3\.73 GiB/,
+    /maps and features of 256 images of 224 px/,
+    /a step of 5 classifiers on features of 256 images/,
+    /--batch-size \(256\)/,
+    /--image-size \(224\)/,
+    /--force/,
+  )
+  const kept = { ...options, protocol: { ...published, pipeline: 'centre' as const } }
+  const maps = (planned: Parameters<typeof estimateLinearMemory>[1]): number => bytesOf(estimateLinearMemory(backbone, planned), 'maps')
+  assert.ok(maps(options) > 3.5 * maps(kept) && maps(options) < 4.5 * maps(kept), `${maps(options)} ${maps(kept)}`)
+  assert.is(maps({ ...kept, cacheBytes: 0 }), maps(options))
+  const weights = (classes: number): number => bytesOf(estimateLinearMemory(backbone, { ...kept, classes }), 'weights')
+  // Weights and momenta of 9,216, 9,216, 8,192, 9,216 and 8,192 values a class, and a bias each.
+  const each = (9216 + 9216 + 8192 + 9216 + 8192 + 5) * 2 * 4
+  assert.ok(Math.abs(weights(2000) - weights(1000) - 1000 * each) < 2 ** 20, `${weights(2000) - weights(1000)}`)
+  assert.is(native.memory('dry:cpu').live, before)
+  backbone.dispose()
+})
+
+test('a command refuses what cannot fit, before anything is made, and --force tries all the same', () =>
+  withFolder((folder) => {
+    const out = join(folder, 'out')
+    const args = (batch: number, epochs: number) => {
+      const data = { train: 'scenes:8', val: 'scenes:8', out, epochs, 'image-size': 32, 'batch-size': batch, device: 'cpu', workers: 1 }
+      return ['eval', 'linear', weightsOf(folder, 4), ...flagsOf(data)]
+    }
+    const { code, err } = runCli(args(100_000_000, 1))
+    assert.is(code, 2, err)
+    assert.match(err, /^densecl: memory: /)
+    assert.not.ok(existsSync(out))
+    const forced = runCli([...args(4, 1), '--force'])
+    assert.is(forced.code, 0, forced.err)
+    assert.match(forced.out, /^memory {2}not looked at \(--force\)$/m)
+  }))
+
+test.run()
