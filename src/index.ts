@@ -42,14 +42,8 @@ export { averagePrecision, type PrecisionForm } from './eval/averagePrecision.js
 export { type ExtractOptions, type FeatureName, featureRows, poolFeature } from './eval/features.js'
 export { type ResumableOptions } from './eval/resumable.js'
 export { extractFeatures, type Features, knnAccuracy, type KnnOptions, knnPredict } from './eval/knn.js'
-export {
-  evaluateLinear,
-  type HeadResult,
-  type LinearOptions,
-  type LinearProtocol,
-  type LinearResult,
-  linearProtocols,
-} from './eval/linear.js'
+export { evaluateLinear, type HeadResult, type LinearOptions, type LinearResult } from './eval/linear.js'
+export { type LinearProtocol, linearProtocols } from './eval/linearProtocols.js'
 export { type FeatureSet, type InnerProducts } from './eval/innerProducts.js'
 export { ConfusionMatrix, type SegmentationScores } from './eval/meanIou.js'
 export { evaluateSegmentation, type SegmentationOptions, type SegmentationResult, type Segmented } from './eval/segmentation.js'

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 
-import { evaluateLinear, linearProtocols, stretched } from '../eval/linear.js'
+import { evaluateLinear } from '../eval/linear.js'
+import { linearProtocols, stretched } from '../eval/linearProtocols.js'
 import { checkLinearMemory } from '../eval/linearMemory.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'

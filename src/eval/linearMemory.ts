@@ -30,11 +30,12 @@ export function estimateLinearMemory(backbone: Backbone, options: Planned): Memo
   const tensors = tensorBytes(backbone, options)
   const count = workersFor(workers)
   const { images } = tensors
+  const classifiers = heads.length === 1 ? 'the classifier' : `${heads.length} classifiers`
   return evaluationEstimate(backbone.device, {
     onDevice: [
       { what: 'weights of the network, of classifiers, and optimiser state', bytes: tensors.state },
       { what: `maps and features of ${images} images of ${imageSize} px`, bytes: tensors.features },
-      { what: `a step of ${heads.length} classifiers on features of ${batchSize} images, beyond that`, bytes: tensors.step },
+      { what: `a step of ${classifiers} on features of ${batchSize} images, beyond that`, bytes: tensors.step },
     ],
     onHost: [
       { what: 'batches that are loaded ahead', bytes: loaderBytes({ imageSize, batchSize: images, views: 'crop' }).host },

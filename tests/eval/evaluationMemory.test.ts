@@ -6,12 +6,11 @@ import * as assert from 'uvu/assert'
 
 import { openSegmentation } from '../../src/data/segmentationSources.js'
 import { openSource } from '../../src/data/sources.js'
-import { linearProtocols } from '../../src/eval/linear.js'
+import { linearProtocols } from '../../src/eval/linearProtocols.js'
 import { checkLinearMemory, estimateLinearMemory } from '../../src/eval/linearMemory.js'
 import { checkSegmentationMemory, estimateSegmentationMemory } from '../../src/eval/segmentationMemory.js'
 import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
-import { resnet } from '../../src/nn/resnet.js'
-import { dilated8, ResNet } from '../../src/nn/resnet.js'
+import { dilated8, ResNet, resnet } from '../../src/nn/resnet.js'
 import type { MemoryEstimate } from '../../src/run/memory.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
@@ -109,7 +108,7 @@ test('the published segmentation does not fit a machine of 8 GB, and its parts a
     backbone.dispose()
   }))
 
-test('linear: what is kept needs no batch of maps; classifiers grow with classes; what cannot fit is refused with what to change', async () => {
+test('linear: what is kept needs no batch of maps, classifiers grow with classes, and what cannot fit is refused', async () => {
   const { items: val } = await openSource('scenes:4')
   const backbone = resnet({ depth: 50 })(build)
   const before = native.memory('dry:cpu').live
