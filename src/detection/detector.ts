@@ -76,7 +76,7 @@ export class ProposalHead {
   /** Of a map, in the order of gridAnchors. */
   forward(map: Tensor): Proposed {
     return scope(() => {
-      const [images = 0, height = 0, width = 0] = map.shape
+      const [images, height, width] = map.shape as [number, number, number, number]
       const hidden = relu(this.#conv.forward(map))
       const anchors = height * width * this.anchors
       return {

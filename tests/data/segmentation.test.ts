@@ -225,6 +225,13 @@ test('Cityscapes: label files are mapped to the nineteen classes, prepared ones 
     const source = openSegmentation(root, ['train'])
     assert.equal([source.layout, source.items.length, source.classes.length], ['cityscapes', 2, 19])
     assert.equal([...decodeMask(greyPng(Uint8Array.of(7, 33, 3, 26), 2, 2), 'm', 19, source.map).labels], [0, 18, 255, 13])
+    // The indices that cityscapesScripts gives the training indices 0 to 18; all others, up to 33, are not evaluated.
+    const evaluated = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    const all = Uint8Array.from({ length: 34 }, (_, i) => i)
+    assert.equal(
+      [...decodeMask(greyPng(all, 34, 1), 'm', 19, source.map).labels],
+      [...all].map((index) => (evaluated.includes(index) ? evaluated.indexOf(index) : 255)),
+    )
     writeFileSync(join(root, 'gtFine', 'train', 'aachen', 'aachen_0_gtFine_labelTrainIds.png'), greyPng(new Uint8Array(4), 2, 2))
     throwsError(() => openSegmentation(root, ['train']), 'DATA', /_labelTrainIds\.png for some/)
     throwsError(() => openSegmentation(root, ['test']), 'DATA', /test does not exist/)

@@ -259,6 +259,32 @@ test('VOC: difficult objects count for nothing, a second hit of an object is wro
   }
 })
 
+test('VOC: thin boxes beside each other overlap in nothing, as little as those below or far away', () => {
+  // A pixel wide or high, as inclusive corners have it.
+  for (const [box, other] of [
+    [
+      [10, 10, 10, 39],
+      [14, 10, 14, 39],
+    ],
+    [
+      [10, 10, 39, 10],
+      [10, 14, 39, 14],
+    ],
+    [
+      [10, 10, 10, 10],
+      [14, 14, 14, 14],
+    ],
+  ] as [Box, Box][]) {
+    const none = { truthShift: [0, 0, 0, 0], detectionShift: [0, 0, 0, 0] } as const
+    const found = (at: Box): number =>
+      vocBoxScores({ items: [image(1, [object(box)])], classes: ['a'] }, [{ image: 0, label: 0, score: 1, box: at }], {
+        ...vocRules.mmdet,
+        ...none,
+      }).mean[0]!
+    assert.equal([found(box), found(other)], [1, 0])
+  }
+})
+
 test('VOC: an overlap of exactly one half is none for detectron2 and one for mmdetection, whose corners are a pixel apart', () => {
   // In detectron2's form continuous lengths are VOC's: 10 x 10 in 20 x 10. In mmdetection's they are one more for what was found.
   near(voc([object([0, 0, 20, 10])], [[0.9, [0, 0, 10, 10]]], vocRules.detectron2), 0)

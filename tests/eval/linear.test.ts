@@ -35,6 +35,31 @@ test('features have the published sizes on the maps of a ResNet-50 at 224 pixels
   })
 })
 
+test('windows of the published maps are where they were published; of maps with one such side the grid is even', () => {
+  scope(() => {
+    /** A map whose values are the column, or the row, of their place. */
+    const ramp = (height: number, width: number, column: boolean): Tensor =>
+      Tensor.from(
+        Float32Array.from({ length: height * width }, (_, i) => (column ? i % width : Math.floor(i / width))),
+        [1, height, width, 1],
+      )
+    const published = { feature2: [56, 16, 8, 6], feature3: [28, 13, 5, 4], feature4: [14, 8, 3, 3], feature5: [7, 6, 1, 2] } as const
+    for (const [level, [name, [size, kernel, stride, grid]]] of Object.entries(published).entries()) {
+      const stages = (map: Tensor): Tensor[] => Array.from({ length: 4 }, (_, i) => (i === level ? map : Tensor.zeros([1, 1, 1, 1])))
+      for (const column of [true, false]) {
+        const values = poolFeature(stages(ramp(size, size, column)), name as keyof typeof published).data()
+        const centres = Array.from({ length: grid }, (_, i) => i * stride + (kernel - 1) / 2)
+        values.forEach((value, i) => assert.ok(Math.abs(value - centres[column ? i % grid : Math.floor(i / grid)]!) < 1e-4, name))
+      }
+      // Twice as wide: both sides in as many parts as the grid has.
+      const wide = poolFeature(stages(ramp(size, 2 * size, true)), name as keyof typeof published)
+      assert.equal(wide.shape, [1, grid, grid, 1])
+      const mean = [...wide.data()].reduce((sum, value) => sum + value, 0) / wide.size
+      assert.ok(Math.abs(mean - (2 * size - 1) / 2) < 0.01 * size, `${name} ${mean}`)
+    }
+  })
+})
+
 test('on maps of other sizes the same grids, or the map where it is smaller; constants stay what they are', () => {
   scope(() => {
     const maps = [48, 24, 12, 6, 3].map((size) => Tensor.full([2, size, size + 1, 5], 0.25))

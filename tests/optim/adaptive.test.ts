@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Adam, AdamW } from '../../src/optim/adam.js'
-import { clipByGlobalNorm } from '../../src/optim/clip.js'
+import { clipByGlobalNorm, clipByValue } from '../../src/optim/clip.js'
 import { Lars } from '../../src/optim/lars.js'
 import type { Optimizer } from '../../src/optim/optimizer.js'
 import { Sgd } from '../../src/optim/sgd.js'
@@ -249,6 +249,8 @@ test('gradients and options that do not fit are refused by name', () => {
     throwsError(() => adamw.step([Tensor.zeros([2], 'bf16')], 0.1), 'DTYPE', /^adamw: /)
     adamw.dispose()
     throwsError(() => clipByGlobalNorm([], 1), 'ARGUMENT', /at least one gradient/)
+    for (const limit of [0, -1, NaN])
+      throwsError(() => clipByValue([Tensor.zeros([1])], limit), 'ARGUMENT', `clipByValue: expected a positive limit but received ${limit}`)
     throwsError(() => clipByGlobalNorm([Tensor.zeros([1])], 0), 'ARGUMENT', /positive maxNorm but received 0/)
   })
 })

@@ -86,6 +86,20 @@ test('what is kept for reuse does not grow with every new size', () => {
   native.trimMemory()
 })
 
+test('what is trimmed goes back to the system', () => {
+  // More than the 32 MiB up to which the C library may keep a block.
+  const x = Tensor.full([12_000_000], 1)
+  native.trimMemory()
+  const before = process.memoryUsage().rss
+  for (let i = 0; i < 16; ++i) {
+    add(x, x).dispose()
+    native.trimMemory()
+  }
+  // 768 MB were written.
+  assert.ok(process.memoryUsage().rss - before < 2 ** 27, `${process.memoryUsage().rss - before} bytes stayed`)
+  x.dispose()
+})
+
 test('live, peak and cached bytes follow allocations', () => {
   native.trimMemory()
   native.resetPeakMemory()

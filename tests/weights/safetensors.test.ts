@@ -73,6 +73,30 @@ test('every float format is read exactly', () => {
 const entry = (fields: Record<string, unknown>): string =>
   JSON.stringify({ x: { dtype: 'F32', shape: [2], data_offsets: [0, 8], ...fields } })
 
+test('tensors may be listed in any order, those without bytes at the place of another among them', () =>
+  withFolder((folder) => {
+    const path = join(folder, 'x.safetensors')
+    const entries = [
+      ['a', { dtype: 'F32', shape: [1], data_offsets: [0, 4] }],
+      ['none', { dtype: 'F32', shape: [0], data_offsets: [4, 4] }],
+      ['b', { dtype: 'F32', shape: [2], data_offsets: [4, 12] }],
+      ['c', { dtype: 'F32', shape: [1], data_offsets: [12, 16] }],
+    ] as const
+    const orders = fc.shuffledSubarray([...entries], { minLength: entries.length })
+    fc.assert(
+      fc.property(orders, (order) => {
+        const file = raw(JSON.stringify(Object.fromEntries(order)), 16)
+        for (let i = 0; i < 4; ++i) file.writeFloatLE(i, file.length - 16 + 4 * i)
+        writeFileSync(path, file)
+        const { tensors } = readSafetensors(path)
+        assert.equal(Object.fromEntries([...tensors].map(([name, tensor]) => [name, [...storedValues(tensor)]])), {
+          ...Object.fromEntries(order.map(([name]) => [name, []])),
+          ...{ a: [0], none: [], b: [1, 2], c: [3] },
+        })
+      }),
+    )
+  }))
+
 test('hostile headers are refused with the reason', async () => {
   const cases: [string, Buffer, RegExp][] = [
     ['2^60 bytes of header', raw('{}', 0, 2n ** 60n), /claims 1152921504606846976 bytes/],

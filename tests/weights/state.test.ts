@@ -1,5 +1,5 @@
 /** States: a file takes the place of the one before only as it was written. */
-import fs, { readdirSync } from 'node:fs'
+import fs, { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { join } from 'node:path'
 
@@ -44,6 +44,25 @@ test('what is not read back as it was written does not replace the state from be
     // More than one piece of reading, and parts without bytes.
     const large = new Uint8Array(2 ** 21 + 5).map((_, i) => i)
     writeAtomic(join(folder, 'large'), [new Uint8Array(0), large, large.subarray(0, 3)], { verify: true })
+    tensor.dispose()
+  })
+})
+
+test('a state in which a byte is another is refused, in its tensors and in its record; one without a checksum is taken', async () => {
+  await withFolder((folder) => {
+    const path = join(folder, 'state.safetensors')
+    const tensor = Tensor.from([1, 2, 3, 4], [4])
+    saveState(path, [['x', tensor]], 'test', { round: 7 })
+    const whole = readFileSync(path)
+    for (const at of [whole.length - 1, whole.length - 16, whole.indexOf('round') + 1]) {
+      const damaged = Buffer.from(whole)
+      damaged[at]! ^= 1
+      writeFileSync(path, damaged)
+      throwsError(() => readState(path, 'test'), 'FORMAT', 'state.safetensors', /its checksum is not that of what was written/)
+    }
+    // As it was written before there were checksums: the same name in length, but another.
+    writeFileSync(path, Buffer.from(whole.toString('latin1').replace('"sha256"', '"others"'), 'latin1'))
+    assert.equal(readState(path, 'test').record, { round: 7 })
     tensor.dispose()
   })
 })
