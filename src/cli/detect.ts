@@ -6,6 +6,7 @@ import { detect, testRules } from '../detection/detect.js'
 import { importDetector } from '../detection/exchange.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
+import { holdsClassifier } from '../eval/classifierFile.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { batchTensor, testView } from '../eval/detectionBatches.js'
 import { backboneKinds } from '../nn/backbones.js'
@@ -47,6 +48,11 @@ export const register: Register = (program, done) => {
         const least = numberFlag('score', flags.score, { least: 0, most: 1 })
         const device = await useDevice(flags.device)
         const own = await kindOfFlag(flags.backbone)
+        if (holdsClassifier(flags.weights))
+          fail(
+            'FORMAT',
+            `${flags.weights}: is a classifier, which says what a whole image shows: densecl predict takes it; expected a detector`,
+          )
         const { model, record } = withDevice(device, () => importDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
         const style = styleOf(record.style, model.form)
         const limits = { ...proposalLimits[model.form].test, after: record.testRegions }

@@ -1,5 +1,9 @@
 import { join } from 'node:path'
 
+import { blindAccuracies } from '../eval/classificationScores.js'
+import { labelsOf } from '../eval/features.js'
+import { batchSizeFor } from '../eval/finetuneProtocols.js'
+import { needsRate, tryLinearRates } from '../eval/linearRate.js'
 import { evaluateLinear } from '../eval/linear.js'
 import { linearProtocols, stretched } from '../eval/linearProtocols.js'
 import { checkLinearMemory } from '../eval/linearMemory.js'
@@ -14,13 +18,17 @@ import {
   deviations,
   evaluation,
   forceFlag,
-  openBackbone,
+  imageSizeHelp,
+  imageSizeOf,
+  openInitial,
   resultFolder,
   type SharedFlags,
   unreadable,
+  withInit,
   workersOf,
 } from './evalShared.js'
 import { openLabelled } from './evalLabels.js'
+import { dataDeviations, publishedColumns } from './evalPublished.js'
 
 interface Flags extends SharedFlags {
   train: string
@@ -30,7 +38,7 @@ interface Flags extends SharedFlags {
   batchSize?: string
   lr?: string
   augmentation: string
-  imageSize: string
+  imageSize?: string
   seed: string
   cacheGigabytes: string
   resume?: boolean
@@ -38,20 +46,23 @@ interface Flags extends SharedFlags {
   force?: boolean
 }
 
+/** The side of the crops that is published. */
+const protocolSize = 224
+
 export const addLinear: AddEvaluation = (parent, done) => {
   const names = Object.entries(linearProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`)
     .join('')
-  evaluation(parent, 'linear', 'train linear classifiers on frozen features')
+  const command = evaluation(parent, 'linear', 'train linear classifiers on frozen features')
     .requiredOption('--train <data>', 'labelled images: class folders, a list with labels (Places205), iNaturalist .json')
     .requiredOption('--val <data>', 'labelled images to test on')
     .option('--protocol <name>', 'see below', 'imagenet-avgpool')
     .option('--epochs <count>', 'another number; the steps of the learning rate keep their places in it')
-    .option('--batch-size <images>', 'another batch size')
-    .option('--lr <rate>', 'another learning rate')
+    .option('--batch-size <images>', 'another batch size; default: the published one, or a 16th of fewer than 16 of it, at least 8')
+    .option('--lr <rate>', 'another learning rate; default: the published one, on few images tried on some that are held out')
     .option('--augmentation <kind>', 'protocol, or none: features are then computed once and kept on the disk', 'protocol')
-    .option('--image-size <pixels>', 'side of the crops', '224')
-    .option('--seed <number>', 'of the classifiers and the order of images', '0')
+    .option('--image-size <pixels>', `side of the crops; default: ${imageSizeHelp}`)
+  withInit(command, 'the classifiers and the order of images')
     .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
     .option('--resume', 'continue after the last whole epoch')
     .option('--overwrite', 'replace an evaluation')
@@ -64,8 +75,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
           'the AvgPool protocol',
         ],
         [
-          'densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --image-size 64 ' +
-            '--epochs 20 --augmentation none',
+          'densecl eval linear runs/photos/backbone.safetensors --train photos/train --val photos/val --epochs 20 --augmentation none',
           'minutes on a CPU',
         ],
       ])}`,
@@ -81,24 +91,39 @@ export const addLinear: AddEvaluation = (parent, done) => {
           otherwise: number,
           limits: { least: number; whole?: boolean },
         ): number => (flags[name] === undefined ? otherwise : numberFlag(flag, flags[name], limits))
-        const protocol = {
+        const asked = {
           ...stretched(published, number('epochs', 'epochs', published.epochs, { least: 1, whole: true })),
-          batchSize: number('batchSize', 'batch-size', published.batchSize, { least: 2, whole: true }),
           lr: number('lr', 'lr', published.lr, { least: 1e-12 }),
           ...(flags.augmentation === 'none' ? { pipeline: 'centre' as const } : {}),
         }
-        const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
+        const { imageSize, note: images } = imageSizeOf(flags.imageSize, weights, protocolSize, 32)
         const { bank, queries, classes } = await openLabelled('eval linear', flags.train, flags.val)
-        const { backbone, compute, note } = await openBackbone(weights, flags)
+        const batchSize = number('batchSize', 'batch-size', batchSizeFor(published, bank.length), { least: 2, whole: true })
+        const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
         try {
           const folder = resultFolder(weights, flags)
           const broken = new Map<string, string>()
+          const name = `linear-${flags.protocol}${suffix}`
+          const settings = { ...asked, batchSize }
+          const tried =
+            flags.lr !== undefined || !needsRate(settings, bank.length)
+              ? []
+              : await tryLinearRates(
+                  backbone,
+                  { protocol: settings, train: bank, classes: classes.length, seed },
+                  { imageSize, workers: workersOf(flags), compute },
+                )
+          const protocol = { ...settings, lr: tried[0]?.lr ?? settings.lr }
+          if (tried.length > 0 && flags.json !== true)
+            console.log(
+              `rate    ${protocol.lr} of ${tried.map(({ lr }) => lr).join(', ')}: the best on a fifth of the training images, held out`,
+            )
           const planned = {
             protocol,
             val: queries,
             classes: classes.length,
             imageSize,
-            seed: numberFlag('seed', flags.seed, { least: 0, whole: true }),
+            seed,
             workers: workersOf(flags),
             cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
             compute,
@@ -106,9 +131,8 @@ export const addLinear: AddEvaluation = (parent, done) => {
           await checkMemory(flags, () => checkLinearMemory(backbone, planned))
           const result = await evaluateLinear(backbone, {
             ...planned,
-            weights,
             train: bank,
-            out: join(folder, `linear-${flags.protocol}`),
+            out: join(folder, name),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
             quiet: flags.json ?? false,
@@ -119,29 +143,57 @@ export const addLinear: AddEvaluation = (parent, done) => {
             done(interruptedCode())
             return
           }
+          const changed = deviations([
+            ['backbone', backbone.name, 'ResNet-50'],
+            ...dataDeviations(flags.protocol, bank.length, queries.length, classes.length),
+            ['epochs', protocol.epochs, published.epochs],
+            ['batch size', protocol.batchSize, published.batchSize],
+            ['learning rate', protocol.lr, published.lr],
+            ['image size', imageSize, protocolSize],
+            ['training views', protocol.pipeline, published.pipeline],
+          ])
+          const others = publishedColumns(flags.protocol, changed.length > 0)
+          const blind = blindAccuracies(labelsOf(bank, 'linear'), labelsOf(queries, 'linear'), classes.length)
+          const five = (share: number): string[] => (classes.length > 5 ? [percent(share)] : [])
           const table = {
             title: `Linear classification (${flags.protocol}), accuracy in %: ${queries.length} images, ${classes.length} classes`,
-            columns: ['feature', 'top-1', 'top-5', 'best top-1', 'in epoch'],
-            rows: result.heads.map(({ head, top1, top5, best, bestEpoch }) => [
-              head,
-              percent(top1),
-              percent(top5),
-              percent(best),
-              bestEpoch,
-            ]),
-            notes: [
-              ...deviations([
-                ['epochs', protocol.epochs, published.epochs],
-                ['batch size', protocol.batchSize, published.batchSize],
-                ['learning rate', protocol.lr, published.lr],
-                ['image size', imageSize, 224],
-                ['training views', protocol.pipeline, published.pipeline],
+            columns: ['feature', 'top-1', ...(classes.length > 5 ? ['top-5'] : []), 'best top-1', 'in epoch', ...others.columns],
+            rows: [
+              ...result.heads.map(({ head, top1, top5, best, bestEpoch }) => [
+                head,
+                percent(top1),
+                ...five(top5),
+                percent(best),
+                bestEpoch,
+                ...others.cells(head),
               ]),
+              ...(
+                [
+                  ['chance', blind.chance],
+                  ['most frequent', blind.majority],
+                ] as const
+              ).map(([what, { top1, top5 }]) => [what, percent(top1), ...five(top5), '', '', ...others.cells()]),
+            ],
+            notes: [
+              ...(tried.length === 0
+                ? []
+                : [`learning rate of ${tried.length}, chosen on a fifth of the training images that was held out`]),
+              ...changed,
+              images,
+              ...others.notes,
               ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
               note,
             ],
           }
-          conclude(flags, folder, `linear-${flags.protocol}`, table, { weights, protocol: { ...protocol }, imageSize, ...result })
+          conclude(flags, folder, name, table, {
+            weights,
+            init: flags.init,
+            protocol: { ...protocol },
+            imageSize,
+            tried,
+            ...blind,
+            ...result,
+          })
           done(0)
         } finally {
           backbone.dispose()

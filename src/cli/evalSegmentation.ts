@@ -5,13 +5,12 @@ import { percent } from '../run/results.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
 import { checkSegmentationMemory } from '../eval/segmentationMemory.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
-import { Random } from '../tensor/random.js'
 import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
-import { withDevice } from '../tensor/tensor.js'
 import { entryOf } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
   type AddEvaluation,
   checkMemory,
@@ -19,9 +18,10 @@ import {
   deviations,
   evaluation,
   forceFlag,
-  openBackbone,
+  openInitial,
   resultFolder,
   type SharedFlags,
+  withInit,
   workersOf,
 } from './evalShared.js'
 
@@ -52,7 +52,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
   const names = Object.entries(segmentationProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  evaluation(parent, 'segmentation', 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it')
+  const command = evaluation(parent, 'segmentation', 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it')
     .requiredOption(
       '--data <folder>',
       'a VOC tree (JPEGImages, SegmentationClass, ImageSets/Segmentation, perhaps classes.txt) or Cityscapes',
@@ -65,8 +65,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--lr <rate>', 'another learning rate')
     .option('--crop <pixels>', 'another side of the crops')
     .option('--scale <long,short>', 'another size that images are scaled to fit into')
-    .option('--init <how>', 'weights, or random: the same network from random weights, the baseline', 'weights')
-    .option('--seed <number>', 'of heads, order and crops', '0')
+  withInit(command, 'heads, order and crops')
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
     .option('--save-every <iterations>', 'between two states', '1000')
@@ -94,7 +93,6 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
         const val = openSegmentation(flags.data, flags.valSplit.split(','))
         const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
         const published = entryOf('--protocol', protocolName, segmentationProtocols)
-        if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
         const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
           text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
         const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
@@ -107,19 +105,11 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           scale: [scale[0], scale[1]] as const,
           lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
         }
-        const seed = whole('seed', flags.seed, 0, 0)
-        const opened = await openBackbone(weights, flags, { outputStride })
-        const { kind, options, device } = opened.backbone
-        const backbone =
-          flags.init === 'weights'
-            ? opened.backbone
-            : withDevice(device, () =>
-                kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup', outputStride }),
-              )
+        const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags, { outputStride })
         try {
-          const name = flags.init === 'weights' ? `segmentation-${protocolName}` : `segmentation-${protocolName}-random`
+          const name = `segmentation-${protocolName}${suffix}`
           const folder = resultFolder(weights, flags)
-          const planned = { protocol, train, val, seed, workers: workersOf(flags), compute: opened.compute }
+          const planned = { protocol, train, val, seed, workers: workersOf(flags), compute }
           await checkMemory(flags, () => checkSegmentationMemory(backbone, planned))
           const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
             ...planned,
@@ -139,27 +129,26 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           const picture =
             samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
           const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
+          const changed = deviations([
+            ['backbone', backbone.name, 'ResNet-50'],
+            ...dataDeviations(protocolName, train.items.length, val.items.length, val.classes.length),
+            ['output stride', backbone.stride, outputStride],
+            ['iterations', protocol.iterations, published.iterations],
+            ['batch size', protocol.batchSize, published.batchSize],
+            ['learning rate', protocol.lr, published.lr],
+            ['crop', protocol.crop, published.crop],
+            ['scale', protocol.scale.join('x'), published.scale.join('x')],
+          ])
+          const others = publishedColumns(protocolName, changed.length > 0)
           const table = {
             title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
-            columns: ['class', 'IoU', 'accuracy'],
+            columns: ['class', 'IoU', 'accuracy', ...others.columns],
             rows: [
-              ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!)]),
-              ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy)],
-              ['all pixels', '', percent(scores!.pixelAccuracy)],
+              ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!), ...others.cells()]),
+              ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy), ...others.cells('mean')],
+              ['all pixels', '', percent(scores!.pixelAccuracy), ...others.cells()],
             ],
-            notes: [
-              `${train.items.length} training images, ${seen} in the test, no flip, one scale`,
-              ...deviations([
-                ['backbone', backbone.name, 'ResNet-50'],
-                ['output stride', backbone.stride, outputStride],
-                ['iterations', protocol.iterations, published.iterations],
-                ['batch size', protocol.batchSize, published.batchSize],
-                ['learning rate', protocol.lr, published.lr],
-                ['crop', protocol.crop, published.crop],
-                ['scale', protocol.scale.join('x'), published.scale.join('x')],
-              ]),
-              flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
-            ],
+            notes: [`${train.items.length} training images, ${seen} in the test, no flip, one scale`, ...changed, ...others.notes, note],
           }
           conclude(flags, folder, name, table, {
             weights,
@@ -171,7 +160,6 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           done(0)
         } finally {
           backbone.dispose()
-          if (backbone !== opened.backbone) opened.backbone.dispose()
         }
       }),
     )

@@ -2,12 +2,14 @@
 import { mostWorkers } from '../data/loader.js'
 import type { Command } from 'commander'
 
-import { type EvaluationTable, evaluationFolder, saveResult, tableText } from '../run/results.js'
+import { type EvaluationTable, evaluationFolder, imageSizeOfRun, saveResult, tableText } from '../run/results.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import type { ComputeOptions } from '../tensor/compute.js'
+import { fail } from '../tensor/errors.js'
+import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { numberFlag } from './command.js'
@@ -16,6 +18,7 @@ import { numberFlag } from './command.js'
 export type AddEvaluation = (parent: Command, done: (code: number) => void) => void
 
 export interface SharedFlags {
+  init?: string
   workers: string
   device: string
   threads: string
@@ -71,7 +74,49 @@ export async function checkMemory(
   if (json !== true) console.log(line)
 }
 
-export const workersOf = ({ workers }: SharedFlags): number => numberFlag('workers', workers, { least: 0, most: mostWorkers, whole: true })
+/** Adds --init and --seed to an evaluation of which random weights are the baseline. */
+export const withInit = (command: Command, seed?: string): Command =>
+  command
+    .option('--init <how>', 'weights, or random: the same network from random weights, the baseline', 'weights')
+    .option('--seed <number>', seed === undefined ? 'of random weights' : `of ${seed}, and of random weights`, '0')
+
+/**
+ * openBackbone(), or for --init random a network of the same form with weights that `seed` draws. `suffix` goes behind the name of the
+ * result, so that both are kept.
+ */
+export async function openInitial(
+  weights: string,
+  flags: SharedFlags & { seed: string },
+  layout: Pick<ImportOptions, 'outputStride'> = {},
+): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string; suffix: string; seed: number }> {
+  const { init = 'weights' } = flags
+  if (init !== 'weights' && init !== 'random') fail('CONFIG', `--init is ${init}: expected weights or random`)
+  const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
+  const opened = await openBackbone(weights, flags, layout)
+  if (init === 'weights') return { ...opened, suffix: '', seed }
+  const { kind, options, device } = opened.backbone
+  opened.backbone.dispose()
+  const random = { random: new Random(seed, 53), dtype: 'f32' as const }
+  const backbone = withDevice(device, () => kind.build(random, options, { init: 'mmselfsup', ...layout }))
+  return { ...opened, backbone, note: `from random weights, shaped as ${opened.note}`, suffix: '-random', seed }
+}
+
+/** What --image-size says where it is not given. */
+export const imageSizeHelp = 'that of the run which made the weights, else that of the protocol'
+
+/**
+ * The image size of a flag, or else of the run that made the weights, or else the protocol's; and what a table says of the images: their
+ * size, where that is from, and how they are normalised.
+ */
+export function imageSizeOf(text: string | undefined, weights: string, otherwise: number, least = 1): { imageSize: number; note: string } {
+  const ofRun = text === undefined ? imageSizeOfRun(weights) : undefined
+  const imageSize = text === undefined ? (ofRun ?? otherwise) : numberFlag('image-size', text, { least, whole: true })
+  const from = text !== undefined ? 'as asked for' : ofRun === undefined ? "the protocol's" : 'as the run that made the weights'
+  return { imageSize, note: `images of ${imageSize} px (${from}), normalised by ImageNet's mean and deviation` }
+}
+
+export const workersOf = ({ workers }: Pick<SharedFlags, 'workers'>): number =>
+  numberFlag('workers', workers, { least: 0, most: mostWorkers, whole: true })
 
 /** The folder of results. */
 export const resultFolder = (weights: string, { out }: SharedFlags): string => out ?? evaluationFolder(weights)
@@ -83,7 +128,7 @@ export function conclude(flags: SharedFlags, folder: string, name: string, table
 }
 
 /** A line that is rewritten on a terminal, for work that takes minutes; silent elsewhere and with --json. */
-export function progressOf({ json }: SharedFlags, what: string): (done: number, of?: number) => void {
+export function progressOf({ json }: Pick<SharedFlags, 'json'>, what: string): (done: number, of?: number) => void {
   if (json === true || !process.stdout.isTTY) return () => undefined
   return (done, of) => process.stdout.write(`\r\x1b[K${done === of ? '' : `${what} ${done}${of === undefined ? '' : ` of ${of}`}`}`)
 }

@@ -4,6 +4,7 @@ import { Option } from 'commander'
 
 import { type DetectorRecord } from '../detection/detectorFile.js'
 import { type DetectorTarget, holdsDetector, importDetector, writeDetector } from '../detection/exchange.js'
+import { holdsClassifier, importClassifier, normalisation, writeClassifier } from '../eval/classifierFile.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { allTensors } from '../nn/module.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
@@ -15,8 +16,8 @@ import { examples, print, type Register } from './command.js'
 export const register: Register = (program, done) => {
   program
     .command('export')
-    .description('write a backbone, or a detector of eval detection, for another framework')
-    .argument('<weights>', 'a checkpoint, backbone or detector, ours or foreign')
+    .description('write a backbone, a classifier of eval finetune or a detector of eval detection, for another framework')
+    .argument('<weights>', 'a checkpoint, backbone, classifier or detector, ours or foreign')
     .addOption(new Option('--for <framework>', 'whose names and container').choices([...exportTargets]).default('torchvision'))
     .requiredOption('--out <file>', '.safetensors or .pth')
     .option('--overwrite', 'replace the file')
@@ -36,6 +37,10 @@ export const register: Register = (program, done) => {
         [
           'densecl export runs/r50/backbone.safetensors --for detectron2 --out r50.pth',
           'detectron2: MODEL.WEIGHTS; RGB input, STRIDE_IN_1X1 False',
+        ],
+        [
+          'densecl export runs/r50/eval/finetune-imagenet-full/classifier.safetensors --out classifier.pth',
+          'torchvision: models.resnet50(num_classes=10).load_state_dict(torch.load("classifier.pth"))',
         ],
         [
           'densecl export runs/r50/eval/detection-voc0712-c4/detector.safetensors --for detectron2 --out detector.pth',
@@ -64,7 +69,29 @@ export const register: Register = (program, done) => {
         done(0)
         return
       }
-      const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
+      const kind = await kindOfFlag(flags.backbone)
+      if (holdsClassifier(weights)) {
+        const { model, record } = importClassifier(weights, kind)
+        const whole = flags.for === 'torchvision'
+        if (whole) writeClassifier(flags.out, model, record)
+        else writeBackbone(flags.out, model.backbone, flags.for)
+        const tensors = [...allTensors(whole ? model.state() : model.backbone.state())].length
+        model.dispose()
+        model.backbone.dispose()
+        const { classes, imageSize } = record
+        const what = `a classifier of ${classes.length} classes on ${model.backbone.name}`
+        print(
+          flags.json === true,
+          { out: flags.out, for: flags.for, part: whole ? 'classifier' : 'backbone', classes, imageSize, tensors },
+          whole
+            ? `${what}, ${tensors} tensors for torchvision: ${flags.out}
+${normalisedAs(imageSize)}` + (flags.out.endsWith('.pth') ? '; .pth has no room for the names of the classes, .safetensors has' : '')
+            : `for ${flags.for} this is the backbone alone of ${what}: ${flags.out}`,
+        )
+        done(0)
+        return
+      }
+      const { backbone, report } = importBackbone(weights, { kind })
       writeBackbone(flags.out, backbone, flags.for)
       const tensors = [...allTensors(backbone.state())].length
       print(
@@ -78,6 +105,11 @@ export const register: Register = (program, done) => {
 
 /** Why torchvision takes the backbone alone. */
 const lacking = { c4: 'torchvision has no detector of the form C4', fpn: 'torchvision has other heads on its pyramids' } as const
+
+/** How images are read for a classifier. */
+const normalisedAs = (imageSize: number): string =>
+  `images: short side ${Math.round((imageSize * 256) / 224)}, central crop ${imageSize}, RGB in 0..1, ` +
+  `mean ${normalisation.mean.join(' ')}, deviation ${normalisation.deviation.join(' ')}`
 
 /** What the other framework must be set to. */
 function settingsOf(target: DetectorTarget, { form, anchors, ratios, classes }: DetectorRecord): string {

@@ -1,6 +1,7 @@
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { saveDetector } from '../detection/detectorFile.js'
 import { holdsDetector, importDetector } from '../detection/exchange.js'
+import { holdsClassifier, importClassifier, writeClassifier } from '../eval/classifierFile.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
@@ -10,7 +11,7 @@ import { examples, print, type Register } from './command.js'
 export const register: Register = (program, done) => {
   program
     .command('import')
-    .description("read a foreign checkpoint's backbone, or a detector, and say what matched")
+    .description("read a foreign checkpoint's backbone, a classifier or a detector, and say what matched")
     .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
     .option('--backbone <module>', backboneHelp)
@@ -40,7 +41,22 @@ export const register: Register = (program, done) => {
         done(0)
         return
       }
-      const { backbone, report } = importBackbone(weights, { kind: await kindOfFlag(flags.backbone) })
+      const kind = await kindOfFlag(flags.backbone)
+      if (holdsClassifier(weights)) {
+        const { model, record, assumed } = importClassifier(weights, kind)
+        if (flags.out !== undefined) writeClassifier(flags.out, model, record)
+        model.dispose()
+        model.backbone.dispose()
+        const lines = [
+          `a classifier of ${record.classes.length} classes on ${model.backbone.description}, images of ${record.imageSize} px`,
+          ...(assumed ? ['the file says no classes and no image size: numbers and 224 px are assumed'] : []),
+          ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
+        ]
+        print(flags.json === true, { ...record, ...model.backbone.options, assumed, out: flags.out }, lines.join('\n'))
+        done(0)
+        return
+      }
+      const { backbone, report } = importBackbone(weights, { kind })
       if (flags.out !== undefined) writeBackbone(flags.out, backbone, 'torchvision')
       const list = (names: string[]): string =>
         names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`

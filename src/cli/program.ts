@@ -13,6 +13,7 @@ import { register as exportWeights } from './export.js'
 import { register as importWeights } from './import.js'
 import { register as match } from './match.js'
 import { register as pack } from './pack.js'
+import { register as predict } from './predict.js'
 import { register as pretrain } from './pretrain.js'
 import { register as report } from './report.js'
 import { register as study } from './study.js'
@@ -26,6 +27,7 @@ const commands: readonly Register[] = [
   study,
   match,
   detect,
+  predict,
   report,
   watch,
   checkData,

@@ -9,6 +9,7 @@ import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { entryOf, parseValue } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag, type Register } from './command.js'
+import { publishedLine } from './evalPublished.js'
 
 interface Flags {
   images: string
@@ -95,6 +96,11 @@ export const register: Register = (program, done) => {
           rows: scores.map(({ name, methods: found, difference }) => [name, ...arms.map((arm) => shown(found[arm])), shown(difference)]),
           notes: [
             ...verdicts,
+            ...publishedLine('knn', ['20'], 'kNN on ImageNet'),
+            ...publishedLine('imagenet-features', ['feature4', 'feature5'], 'linear classifiers on ImageNet'),
+            ...publishedLine('svm', ['mean'], 'the SVM on VOC07'),
+            ...publishedLine('voc12aug', ['mean'], 'segmentation on VOC12 with additional masks'),
+            'what is published is of other data and lengths: no measure of this study',
             `size ${sizeName}${settings.length === 0 ? '' : `, ${settings.join(' ')}`}; intervals by Student's t; differences seed by seed`,
           ],
         }

@@ -64,7 +64,7 @@ export interface Batch<Request extends BatchRequest = BatchRequest> {
   request: Request
   epoch: number
   indices: Int32Array
-  /** The classes of its images, -1 for one that has none. */
+  /** The classes of its images, of what stands in for a broken one that one's own; -1 for one that has none. */
   labels: Int32Array
   /** Seconds that this thread waited. */
   waited: number
@@ -210,7 +210,7 @@ export class Loader {
   /** The batches of `requests`, in order. Throws INTERRUPTED instead of the next one when the work is to end. */
   async *batches<Request extends BatchRequest>(requests: Iterable<Request>): AsyncGenerator<Batch<Request>> {
     const iterator = requests[Symbol.iterator]()
-    const ahead: { request: Request; slot: number; done: Promise<void> }[] = []
+    const ahead: { request: Request; slot: number; done: Promise<Int32Array> }[] = []
     let next = 0
     let uploading: number | undefined
     const start = (): void => {
@@ -226,7 +226,7 @@ export class Loader {
     for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {
       const from = performance.now()
       for (const worker of this.#workers) worker.ref()
-      await unlessInterrupted(batch.done)
+      const labels = await unlessInterrupted(batch.done)
       // Data that is ready resolves without a turn of the event loop: give signals and output theirs.
       await new Promise((resolve) => setImmediate(resolve))
       for (const worker of this.#workers) worker.unref()
@@ -242,7 +242,7 @@ export class Loader {
         }
         uploading = this.#startUpload(batch.slot, images)
         const values = (): never => fail('ARGUMENT', `batch: its values are on ${this.#device}, which makes the views of them`)
-        yield { views: () => this.#render(), values, ...this.#about(batch.request), waited }
+        yield { views: () => this.#render(), values, ...this.#about(batch.request), labels, waited }
         native.release(this.#pixels!.handle, uploading)
       } else {
         const { request, slot } = batch
@@ -250,6 +250,7 @@ export class Loader {
           views: () => this.#parts.map((_, part) => this.#copy(slot, part, request)),
           values: () => this.#values(slot, request),
           ...this.#about(request),
+          labels,
           waited,
         }
         start()
@@ -258,9 +259,9 @@ export class Loader {
     if (uploading !== undefined) native.finishUpload(this.#pixels!.handle, uploading)
   }
 
-  #about<Request extends BatchRequest>(request: Request): Pick<Batch<Request>, 'request' | 'epoch' | 'indices' | 'labels'> {
+  #about<Request extends BatchRequest>(request: Request): Pick<Batch<Request>, 'request' | 'epoch' | 'indices'> {
     const { epoch, indices } = request
-    return { request, epoch, indices, labels: indices.map((i) => this.#options.items[i]?.label ?? -1) }
+    return { request, epoch, indices }
   }
 
   /** Ends the workers and frees what is on the device. */
@@ -327,9 +328,14 @@ export class Loader {
     return new Float32Array(this.#memory, this.#place(slot, part, 0, request), request.indices.length * height * width * 3)
   }
 
-  /** Splits a batch among the workers, another of which begins with each, so that small batches are read beside each other. */
-  async #load(request: BatchRequest, slot: number): Promise<void> {
+  /**
+   * Splits a batch among the workers, another of which begins with each, so that small batches are read beside each other. The classes of
+   * what was read.
+   */
+  async #load(request: BatchRequest, slot: number): Promise<Int32Array> {
     const { epoch, indices, boxes } = request
+    const labelOf = (index: number): number => this.#options.items[index]?.label ?? -1
+    const labels = indices.map(labelOf)
     const parts = this.#workers.map((worker, w): Promise<void> => {
       const mine = Array.from(indices.keys()).filter((i) => (i + indices[0]!) % this.#workers.length === w)
       if (mine.length === 0) return Promise.resolve()
@@ -346,6 +352,7 @@ export class Loader {
         if (this.#failure !== undefined) return reject(this.#failure)
         this.#pending.set(task.id, (result) => {
           for (const { name, reason } of result.broken) this.broken.set(name, reason)
+          for (const { place, index } of result.standIns) labels[mine[place]!] = labelOf(index)
           this.spent.images += mine.length
           this.spent.decoding += result.decoding
           this.spent.rendering += result.rendering
@@ -357,6 +364,7 @@ export class Loader {
       })
     })
     await Promise.all(parts)
+    return labels
   }
 
   #tooManyBroken(): DenseclError | undefined {
@@ -371,7 +379,7 @@ export class Loader {
 
   #fail(error: Error): void {
     this.#failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
-    for (const [id, done] of this.#pending) done({ id, broken: [], decoding: 0, rendering: 0, error: this.#failure.message })
+    for (const [id, done] of this.#pending) done({ id, broken: [], standIns: [], decoding: 0, rendering: 0, error: this.#failure.message })
     this.#pending.clear()
   }
 }

@@ -64,3 +64,32 @@ export function* iterationBatches({
     yield { epoch: iteration, indices }
   }
 }
+
+/** The batches of an epoch that leave no image out. */
+export const evenStepsPerEpoch = (count: number, batchSize: number): number => Math.ceil(count / batchSize)
+
+/**
+ * The batches of steps `from` to `until` in shuffled epochs, no larger than `batchSize` and of sizes that differ by one at most: batch norm
+ * never sees the few images that whole batches would leave.
+ */
+export function* evenBatches({
+  seed,
+  count,
+  batchSize,
+  from,
+  until,
+}: {
+  seed: number
+  count: number
+  batchSize: number
+  from: number
+  until: number
+}): Generator<{ epoch: number; indices: Int32Array }> {
+  const steps = evenStepsPerEpoch(count, batchSize)
+  let drawn: { epoch: number; order: Int32Array } | undefined
+  for (let step = from; step < until; ++step) {
+    const [epoch, place] = [Math.floor(step / steps), step % steps]
+    if (drawn?.epoch !== epoch) drawn = { epoch, order: epochOrder(seed, epoch, count) }
+    yield { epoch, indices: drawn.order.slice(Math.floor((place * count) / steps), Math.floor(((place + 1) * count) / steps)) }
+  }
+}

@@ -80,6 +80,8 @@ export interface TaskResult {
   decoding: number
   rendering: number
   broken: { name: string; reason: string }[]
+  /** Images that stand in for broken ones: their places in the task, and what they are in the source. */
+  standIns: { place: number; index: number }[]
   /** Set when an image could not be replaced. */
   error?: string
 }
@@ -239,6 +241,7 @@ async function write(pixels: Pixels, index: number, { epoch, places: all, boxes 
 
 async function run(task: Task): Promise<TaskResult> {
   const broken: TaskResult['broken'] = []
+  const standIns: TaskResult['standIns'] = []
   let [decoding, rendering] = [0, 0]
   items.clear()
   for (const [i, index] of task.indices.entries()) items.set(index, task.items[i]!)
@@ -247,14 +250,15 @@ async function run(task: Task): Promise<TaskResult> {
       if (Atomics.load(new Int32Array(stop), 0) !== 0) break
       const start = performance.now()
       const { pixels, index } = await load(wanted, task.epoch, broken)
+      if (index !== wanted) standIns.push({ place: i, index })
       const decoded = performance.now()
       decoding += (decoded - start) / 1000
       await write(pixels, index, task, i)
       rendering += (performance.now() - decoded) / 1000
     }
-    return { id: task.id, broken, decoding, rendering }
+    return { id: task.id, broken, standIns, decoding, rendering }
   } catch (error) {
-    return { id: task.id, broken, decoding, rendering, error: error instanceof Error ? error.message : String(error) }
+    return { id: task.id, broken, standIns, decoding, rendering, error: error instanceof Error ? error.message : String(error) }
   }
 }
 

@@ -1,10 +1,11 @@
 /** Features that do not change - the network is frozen and the views are fixed - kept on the disk and read by rows. */
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
+import { allTensors } from '../nn/module.js'
 import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
 
@@ -17,15 +18,15 @@ export interface FeatureShape {
 
 /** What decides the features of a file's rows: hashed into its name, so that no other is ever taken for it. */
 function keyOf(
-  weights: string,
-  { device }: Backbone,
+  backbone: Backbone,
   items: readonly Item[],
   shapes: readonly FeatureShape[],
   { imageSize, pipeline, compute }: ExtractOptions,
 ): string {
-  const { precision } = evaluationCompute(device, compute)
+  const { precision } = evaluationCompute(backbone.device, compute)
   const hash = createHash('sha256')
-  hash.update(readFileSync(weights))
+  hash.update(backbone.description)
+  for (const [name, tensor] of allTensors(backbone.state())) hash.update(name).update(new Uint8Array(tensor.data().buffer))
   hash.update(JSON.stringify({ imageSize, pipeline, precision, shapes, items: items.map(({ mask: _, label: __, ...item }) => item) }))
   return hash.digest('hex').slice(0, 16)
 }
@@ -52,16 +53,15 @@ export class FeatureFile {
     return FeatureFile.bytes(images, shapes) <= most
   }
 
-  /** The file of `items` in `folder`, computed when it is not there. `weights` is the file that the backbone was read from. */
+  /** The file of `items` in `folder`, computed when it is not there. */
   static async open(
     folder: string,
-    weights: string,
     backbone: Backbone,
     items: Item[],
     shapes: readonly FeatureShape[],
     options: ExtractOptions,
   ): Promise<FeatureFile> {
-    const path = join(folder, `features-${keyOf(weights, backbone, items, shapes, options)}.f32`)
+    const path = join(folder, `features-${keyOf(backbone, items, shapes, options)}.f32`)
     if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes))
       await write(path, backbone, items, shapes, options)
     return new FeatureFile(path, shapes)

@@ -13,6 +13,7 @@ import { fail } from '../tensor/errors.js'
 import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics } from '../run/runLog.js'
+import { rankOf } from './classificationScores.js'
 import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, pooledFeatures } from './features.js'
@@ -24,8 +25,6 @@ import { Resumable, type ResumableOptions } from './resumable.js'
 /** What evaluateLinear trains on and where it keeps its state. */
 export interface LinearOptions extends ResumableOptions {
   protocol: LinearProtocol
-  /** The file that the backbone was read from. */
-  weights: string
   train: Item[]
   val: Item[]
   classes: number
@@ -63,7 +62,9 @@ export interface LinearResult {
 interface Batch {
   /** Pooled features, one a head; owned by the receiver. */
   pooled: Tensor[]
+  /** Places of the images in the source, and the classes of what was read in their places. */
   indices: ArrayLike<number>
+  labels: Int32Array
 }
 
 /**
@@ -154,8 +155,8 @@ class LinearRun {
   }
 
   async #keep(items: Item[]): Promise<FeatureFile> {
-    const { out, weights, imageSize, workers, maxBroken, broken, compute } = this.#options
-    const file = await FeatureFile.open(out, weights, this.#backbone, items, this.#shapes, {
+    const { out, imageSize, workers, maxBroken, broken, compute } = this.#options
+    const file = await FeatureFile.open(out, this.#backbone, items, this.#shapes, {
       imageSize,
       pipeline: 'centre',
       compute,
@@ -170,6 +171,7 @@ class LinearRun {
   /** Batches of features: from the file where they are kept, else of views that are made and passed through the network. */
   async *#batches(
     items: Item[],
+    labels: Int32Array,
     order: Int32Array,
     file: FeatureFile | undefined,
     pipeline: LinearProtocol['pipeline'],
@@ -194,6 +196,7 @@ class LinearRun {
             Tensor.from(rows[i]!, [indices.length, ...shape], 'f32', this.#backbone.device).keep(),
           ),
           indices,
+          labels: indices.map((i) => labels[i]!),
         }
       }
       return
@@ -204,7 +207,7 @@ class LinearRun {
         const [x] = batch.views() as [Tensor]
         const pooled = this.#computing(() => pooledFeatures(this.#backbone, x, this.#options.protocol.heads))
         x.dispose()
-        yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices }
+        yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices, labels: batch.labels }
       }
     } finally {
       for (const [name, reason] of loader.broken) this.#options.broken?.set(name, reason)
@@ -217,8 +220,9 @@ class LinearRun {
     const { protocol, train, seed = 0 } = this.#options
     const lr = stepRate(protocol, this.#run.position)
     let [sum, count] = [0, 0]
-    for await (const { pooled, indices } of this.#batches(
+    for await (const { pooled, indices, labels } of this.#batches(
       train,
+      this.#labels.train,
       epochOrder(seed, this.#run.position, train.length),
       file,
       protocol.pipeline,
@@ -228,12 +232,7 @@ class LinearRun {
         return undefined
       }
       const loss = this.#computing(() => {
-        const target = Tensor.from(
-          Int32Array.from(indices, (i) => this.#labels.train[i]!),
-          [indices.length],
-          'i32',
-          this.#backbone.device,
-        )
+        const target = Tensor.from(labels, [labels.length], 'i32', this.#backbone.device)
         return updateHeads(this.#heads, this.#sgd, pooled, target, lr)
       })
       for (const tensor of pooled) tensor.dispose()
@@ -248,7 +247,8 @@ class LinearRun {
   async #test(file: FeatureFile | undefined): Promise<{ top1: number; top5: number }[]> {
     const { val } = this.#options
     const right = this.#shapes.map(() => ({ top1: 0, top5: 0 }))
-    for await (const { pooled, indices } of this.#batches(val, Int32Array.from(val.keys()), file, 'centre')) {
+    const order = Int32Array.from(val.keys())
+    for await (const { pooled, indices } of this.#batches(val, this.#labels.val, order, file, 'centre')) {
       this.#computing(() => {
         this.#heads.logits(pooled, evaluation).forEach((logits, h) => {
           const values = logits.data()
@@ -288,13 +288,6 @@ class LinearRun {
       return { head, top1: last[`${head}Top1`]!, top5: last[`${head}Top5`]!, best: best[`${head}Top1`]!, bestEpoch: best.epoch! }
     })
   }
-}
-
-/** How many classes score higher, or equal and come earlier. */
-function rankOf(scores: ArrayLike<number>, label: number): number {
-  let place = 0
-  for (let c = 0; c < scores.length; ++c) if (scores[c]! > scores[label]! || (scores[c] === scores[label] && c < label)) place += 1
-  return place
 }
 
 /** The shapes of the features of an image. */

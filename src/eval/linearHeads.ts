@@ -1,5 +1,6 @@
 /** Classifiers on frozen features: a batch norm without weights where the protocol has one, and a linear layer each. */
 import { Tape } from '../autograd/tape.js'
+import { smallNormal } from '../nn/classifier.js'
 import { Linear, type NormMode } from '../nn/layers.js'
 import { disposeState } from '../nn/module.js'
 import type { Random } from '../tensor/random.js'
@@ -8,7 +9,7 @@ import { add } from '../ops/arithmetic.js'
 import { reshape } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
 import { Sgd } from '../optim/sgd.js'
-import { sizeOf, Tensor } from '../tensor/tensor.js'
+import { Tensor } from '../tensor/tensor.js'
 import type { FeatureShape } from './featureFile.js'
 
 /** Batch norm by channel without weight and bias. */
@@ -44,9 +45,7 @@ export class LinearHeads {
     this.#heads = shapes.map(({ name, shape, size }) => ({
       name,
       norm: name === 'pooled' ? undefined : new PlainNorm(shape[2]!),
-      linear: new Linear({ random, dtype: 'f32' }, size, classes, (draw, dims) =>
-        Float64Array.from({ length: sizeOf(dims) }, () => 0.01 * draw.normal()),
-      ),
+      linear: new Linear({ random, dtype: 'f32' }, size, classes, smallNormal),
     }))
   }
 

@@ -5,7 +5,7 @@ import { z } from 'zod'
 
 import { firstIssue } from '../run/options.js'
 import { checkSame, claimEvaluation, statePath, writeEvaluationRecord } from '../run/results.js'
-import { readMetrics, RunLog } from '../run/runLog.js'
+import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
@@ -130,6 +130,9 @@ export class Resumable {
 
   /** Whether the log has a row of the position with the value `key`. */
   isLogged(key: string): boolean {
-    return readMetrics(join(this.options.out, 'metrics.jsonl')).some((row) => row.globalStep === this.position && row[key] !== undefined)
+    return this.rows().some((row) => row.globalStep === this.position && row[key] !== undefined)
   }
+
+  /** The rows of the log. */
+  rows = (): Metrics[] => readMetrics(join(this.options.out, 'metrics.jsonl'))
 }

@@ -57,6 +57,25 @@ const evaluationKinds: Record<string, (rows: readonly Metrics[]) => Chart[]> = {
     },
     { title: 'Mean IoU', yLabel: '%', curves: [{ name: 'mean IoU', key: 'meanIou', scale: 100 }] },
   ],
+  finetune: () => [
+    {
+      title: 'Loss',
+      yLabel: 'loss',
+      curves: [
+        { name: 'training', key: 'loss' },
+        { name: 'settings that are tried', key: 'choiceLoss' },
+      ],
+    },
+    {
+      title: 'Accuracy',
+      yLabel: '%',
+      curves: [
+        { name: 'top-1', key: 'top1', scale: 100 },
+        { name: 'top-5', key: 'top5', scale: 100 },
+        { name: 'top-1, held out', key: 'heldOutTop1', scale: 100 },
+      ],
+    },
+  ],
   linear: (rows) => [
     loss,
     {

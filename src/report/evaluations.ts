@@ -30,7 +30,7 @@ const kindOf = ({ record, name }: EvaluationView): string => record?.kind ?? /^[
 
 /** How far an evaluation is, in numbers. */
 function stateOf({ name, record, metrics, result }: EvaluationView): string {
-  const trained = metrics.filter(({ loss }) => loss !== undefined).at(-1)
+  const trained = metrics.filter(({ loss, choiceLoss }) => loss !== undefined || choiceLoss !== undefined).at(-1)
   const value = (key: string): number | undefined => metrics.filter((each) => each[key] !== undefined).at(-1)?.[key]
   const unit = record?.unit ?? 'step'
   const end = record?.began[`${unit}s`]
@@ -40,7 +40,7 @@ function stateOf({ name, record, metrics, result }: EvaluationView): string {
   const left = leftOf(record, trained)
   const items: [string, string][] = [
     [unit, `${trained?.globalStep ?? 0}${typeof end === 'number' ? ` of ${end}` : ''}`],
-    ...(trained === undefined ? [] : ([['loss', fixed(trained.loss, 3)]] as [string, string][])),
+    ...(trained === undefined ? [] : ([['loss', fixed(trained.loss ?? trained.choiceLoss, 3)]] as [string, string][])),
     ...tested,
     ...(trained?.imagesPerSecond === undefined ? [] : ([['images / s', fixed(trained.imagesPerSecond, 2)]] as [string, string][])),
     ...(result !== undefined || left === undefined ? [] : ([['left', left]] as [string, string][])),
@@ -50,7 +50,7 @@ function stateOf({ name, record, metrics, result }: EvaluationView): string {
 }
 
 /** What tests on the way write to the log, and how it is called. */
-const scores = { ap50: 'AP50', cocoAp: 'COCO AP', meanIou: 'mean IoU' }
+const scores = { ap50: 'AP50', cocoAp: 'COCO AP', meanIou: 'mean IoU', top1: 'top-1', top5: 'top-5', heldOutTop1: 'top-1, held out' }
 
 function leftOf(record: EvaluationView['record'], trained: EvaluationView['metrics'][number] | undefined): string | undefined {
   const { globalStep = NaN, imagesPerSecond = NaN } = trained ?? {}

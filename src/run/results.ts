@@ -10,6 +10,7 @@ import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js
 import { FileLock } from '../files/lock.js'
 import { namesIn } from '../files/look.js'
 import { largest } from '../tensor/numbers.js'
+import { readConfigFile } from './options.js'
 
 const evaluationTable = z
   .object({
@@ -24,9 +25,21 @@ export type EvaluationTable = z.output<typeof evaluationTable>
 
 const savedTable = z.object({ date: z.string(), table: evaluationTable })
 
-/** The run that a file of weights belongs to; a folder of its own for a file from elsewhere. */
+/** The folder of the run that a file of weights belongs to; undefined for a file from elsewhere. */
+const runOfWeights = (weights: string): string | undefined =>
+  [dirname(weights), dirname(dirname(weights))].find((folder) => existsSync(join(folder, 'config.yaml')))
+
+/** The side of the images that a file of weights was trained on; undefined where that is not said. Throws CONFIG. */
+export function imageSizeOfRun(weights: string): number | undefined {
+  const run = runOfWeights(weights)
+  if (run === undefined) return undefined
+  const value = readConfigFile(join(run, 'config.yaml')).find(({ key }) => key === 'imageSize')?.value
+  return typeof value === 'number' && Number.isInteger(value) && value >= 1 ? value : undefined
+}
+
+/** The folder of evaluations of the run that a file of weights belongs to; a folder of its own for a file from elsewhere. */
 export function evaluationFolder(weights: string): string {
-  const run = [dirname(weights), dirname(dirname(weights))].find((folder) => existsSync(join(folder, 'config.yaml')))
+  const run = runOfWeights(weights)
   return run === undefined ? join(dirname(weights), `${basename(weights, extname(weights))}.eval`) : join(run, 'eval')
 }
 
@@ -61,7 +74,7 @@ export function claimEvaluation(
 
 /** What an evaluation leaves in its folder beside the lock. */
 const ofEvaluation =
-  /^(state\.safetensors|detector\.safetensors|evaluation\.json|detections\.json|metrics\.jsonl|samples\.\w+|pictures|events\..*)$/
+  /^((state|detector|classifier)\.safetensors|evaluation\.json|detections\.json|metrics\.jsonl|samples\.\w+|pictures|events\..*)$/
 
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')
 

@@ -258,7 +258,6 @@ async function evaluate(weights: string, arm: Arm, seed: number, data: StudyData
     const out = join(folder, 'linear')
     const { heads, interrupted } = await evaluateLinear(backbone, {
       protocol,
-      weights,
       train: data.train.items,
       val: data.val.items,
       classes: data.train.classes!.length,

@@ -39,6 +39,16 @@ export function saveState(
   writeAtomic(path, encodeSafetensors({ ...file, metadata: { ...file.metadata, [checksumKey]: checksum(file) } }), { verify: true })
 }
 
+/** Throws FORMAT where the file has a checksum, and not that of what was written. */
+export function checkWhole(path: string, file: TensorFile): void {
+  const { [checksumKey]: written } = file.metadata
+  if (written !== undefined && written !== checksum(file))
+    fail(
+      'FORMAT',
+      `${path}: is damaged: its checksum is not that of what was written; go on from another checkpoint of the folder, if it has one`,
+    )
+}
+
 /**
  * The file and its record; undefined when the file has none under `key`. Throws FORMAT where the file is not what was written; those of
  * before there were checksums have none, and are taken as they are.
@@ -46,12 +56,8 @@ export function saveState(
 export function readState(path: string, key: string): { file: TensorFile; record: unknown } {
   if (!existsSync(path)) fail('CHECKPOINT', `${path}: there is no checkpoint to resume from`)
   const file = readSafetensors(path)
-  const { [checksumKey]: written, [key]: text } = file.metadata
-  if (written !== undefined && written !== checksum(file))
-    fail(
-      'FORMAT',
-      `${path}: is damaged: its checksum is not that of what was written; go on from another checkpoint of the folder, if it has one`,
-    )
+  checkWhole(path, file)
+  const { [key]: text } = file.metadata
   try {
     return { file, record: text === undefined ? undefined : JSON.parse(text) }
   } catch (error) {

@@ -5,12 +5,13 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
+import { runProgram } from '../../src/cli/program.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { encodeSafetensors, readSafetensors } from '../../src/weights/safetensors.js'
-import { runCli, suite, withFolder } from '../support/suite.js'
+import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite('cli of evaluation')
@@ -73,13 +74,16 @@ test('kNN and linear on class folders with grey pictures; what deviates from the
     const knn = printed(['eval', 'knn', weights, ...shared, '--k', '1,3'])
     assert.equal(
       knn.table.rows.map(([k]) => k),
-      [1, 3],
+      [1, 3, 'chance', 'most frequent'],
     )
     const linear = printed(['eval', 'linear', weights, ...shared, '--epochs', '2', '--protocol', 'imagenet-features', '--batch-size', '4'])
     assert.equal(
       linear.table.rows.map(([head]) => head),
-      ['feature1', 'feature2', 'feature3', 'feature4', 'feature5'],
+      ['feature1', 'feature2', 'feature3', 'feature4', 'feature5', 'chance', 'most frequent'],
     )
+    // Of two classes there are no five likeliest; what is published stands in brackets beside a run that deviates.
+    assert.not(linear.table.columns.includes('top-5'))
+    assert.ok(linear.table.rows[3]!.includes('(64.06)'), linear.table.rows[3]!.join())
     assert.ok(
       linear.table.notes.some((note) => /deviates.*epochs 2 \(published 90\).*batch size 4 \(published 256\)/.test(note)),
       linear.table.notes.join(),
@@ -115,6 +119,58 @@ test('kNN and linear on class folders with grey pictures; what deviates from the
     const { out } = runCli(['eval', 'knn', weights, ...shared, '--k', '1'])
     assert.match(out, /top-1/)
     assert.match(out, /knn\.json/)
+  }))
+
+test('a classifier is fine-tuned, predicts, and is exported; images that are broken are named and the others done', () =>
+  withData(async ({ folder, weights, classes }) => {
+    const out = join(folder, 'out')
+    const [train, val] = [join(classes, 'train'), join(classes, 'val')]
+    const data = ['--train', train, '--val', val, '--image-size', '32', '--workers', '1', '--out', out]
+    const one = ['--epochs', '6', '--lr', '0.02', '--head-multiplier', '1']
+    const tuned = printed(['eval', 'finetune', weights, ...data, ...one])
+    assert.equal(
+      tuned.table.rows.map(([name]) => name),
+      ['top-1'],
+    )
+    assert.equal(
+      (tuned.byClass as { class: string; images: number }[]).map((row) => [row.class, row.images]),
+      [
+        ['a', 4],
+        ['b', 4],
+      ],
+    )
+    const classifier = tuned.classifier as string
+    const broken = join(folder, 'broken.jpg')
+    writeFileSync(broken, 'no image')
+    const { code, out: text, err } = runCli(['predict', broken, val, '--weights', classifier, '--json'])
+    assert.is(code, 1)
+    assert.match(err, /1 of 9 images could not be read/)
+    const { images } = JSON.parse(text) as { images: { image: string; guesses: { class: string }[]; error?: string }[] }
+    assert.equal(
+      images.map(({ guesses, error }) => [guesses.length, error === undefined]),
+      [[0, false], ...Array.from({ length: 8 }, () => [2, true])],
+    )
+    const right = images.slice(1).filter(({ image, guesses }) => image.includes(`/${guesses[0]!.class}/`)).length
+    assert.is((100 * right) / 8, Number(tuned.table.rows[0]![1]))
+
+    const refused = async (args: string[], errorCode: string, ...words: RegExp[]): Promise<void> =>
+      rejectsError(() => runProgram(args), errorCode, ...words)
+    await refused(['detect', broken, '--weights', classifier], 'FORMAT', /is a classifier.*densecl predict takes it/)
+    await refused(['predict', broken, '--weights', weights], 'FORMAT', /is no classifier/)
+    const finetune = ['eval', 'finetune', weights, ...data]
+    for (const percent of ['0', '101', 'x']) await refused([...finetune, '--percent', percent], 'CONFIG', /--percent is/)
+    await refused([...finetune, '--percent', '1'], 'CONFIG', /--percent is 1: expected at least 25\.0/)
+    await refused([...finetune, '--choose-by', 'luck'], 'CONFIG', /held-out, val/)
+    await refused(['eval', 'finetune', weights, ...data, '--val', join(val, 'a')], 'DATA', /has no labels/)
+    mkdirSync(join(val, 'c'))
+    cpSync(join(val, 'a', '1.jpg'), join(val, 'c', '1.jpg'))
+    await refused(finetune, 'DATA', /classes differ.*c only in --val/)
+    writeFileSync(join(folder, 'one.txt'), 'classes/train/a/1.jpg 0\nclasses/train/a/2.jpg 0\n')
+    const list = join(folder, 'one.txt')
+    await refused(['eval', 'finetune', weights, ...data, '--train', list, '--val', list], 'DATA', /has one class/)
+    const exported = join(folder, 'c.safetensors')
+    assert.is(await runProgram(['export', classifier, '--out', exported]), 0)
+    assert.ok(readSafetensors(exported).tensors.has('fc.weight'))
   }))
 
 test('SVM, low-shot and segmentation on a VOC tree; k beyond the positives is said', () =>

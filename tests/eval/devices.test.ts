@@ -110,7 +110,6 @@ if (thorough)
         const protocol = { ...stretched(linearProtocols['imagenet-features']!, 2), batchSize: 10, pipeline: 'centre' as const }
         const { heads } = await evaluateLinear(backbone, {
           protocol,
-          weights,
           train,
           val,
           classes: 10,

@@ -15,7 +15,6 @@ import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
 import { scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
-import { writeBackbone } from '../../src/weights/export.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
 const test = suite('linear')
@@ -79,18 +78,11 @@ test('kept features are those that are computed, in any order of rows, and other
     const files: string[] = []
     for (const seed of [1, 2]) {
       const backbone = network(seed)
-      const weights = join(folder, `${seed}.safetensors`)
-      writeBackbone(weights, backbone, 'torchvision')
       const shapes = [
         { name: 'feature2' as const, shape: [6, 6, 4], size: 144 },
         { name: 'pooled' as const, shape: [1, 1, 32], size: 32 },
       ]
-      const file = await FeatureFile.open(folder, weights, backbone, items, shapes, {
-        imageSize: 48,
-        pipeline: 'centre',
-        workers: 1,
-        batchSize: 3,
-      })
+      const file = await FeatureFile.open(folder, backbone, items, shapes, { imageSize: 48, pipeline: 'centre', workers: 1, batchSize: 3 })
       const expected = await featureRows(backbone, items, 'feature2', { imageSize: 48, workers: 1 })
       const [rows, pooled] = file.rows([6, 0, 3])
       assert.equal(rows!.subarray(0, 144), expected.values.subarray(6 * 144, 7 * 144))
@@ -99,7 +91,7 @@ test('kept features are those that are computed, in any order of rows, and other
       file.close()
       // The second time nothing is computed.
       utimesSync(file.path, 1, 1)
-      const again = await FeatureFile.open(folder, weights, backbone, items, shapes, { imageSize: 48, pipeline: 'centre' })
+      const again = await FeatureFile.open(folder, backbone, items, shapes, { imageSize: 48, pipeline: 'centre' })
       assert.is(statSync(again.path).mtimeMs, 1000)
       again.close()
       files.push(file.path)
@@ -160,7 +152,6 @@ async function options(folder: string, name: string, more: Partial<LinearOptions
   const [train, val] = [await openSource('scenes:100'), await openSource('scenes:40', { split: 'val' })]
   return {
     protocol: quick,
-    weights: join(folder, 'w.safetensors'),
     train: train.items,
     val: val.items,
     classes: 10,
@@ -176,7 +167,6 @@ async function options(folder: string, name: string, more: Partial<LinearOptions
 test('classifiers learn, from views that are made and from kept features; what is cut off ends with the same bytes', async () => {
   await withFolder(async (folder) => {
     const backbone = network(4)
-    writeBackbone(join(folder, 'w.safetensors'), backbone, 'torchvision')
     const own = await options(folder, 'kept', { protocol: { ...quick, pipeline: 'centre', epochs: 30, steps: [20, 28] } })
     const kept = await evaluateLinear(backbone, { ...own, val: own.train })
     // Chance is 10 %; what was trained on is tested.

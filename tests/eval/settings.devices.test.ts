@@ -108,7 +108,6 @@ if (thorough)
       const linear = async (backbone: Backbone, name: string, compute: ComputeOptions | undefined): Promise<Record<string, number>> => {
         const { heads } = await evaluateLinear(backbone, {
           protocol: { ...stretched(linearProtocols['imagenet-features']!, 1), heads: ['feature4', 'feature5'], pipeline: 'centre' },
-          weights,
           train: train!.items,
           val: val!.items,
           classes: 2,

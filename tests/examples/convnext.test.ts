@@ -137,7 +137,6 @@ test('features are extracted, and kNN, linear classifiers and a segmentation net
     const of = (heads: (typeof linearProtocols)[string]['heads'], out: string) =>
       evaluateLinear(backbone, {
         protocol: { ...stretched(linearProtocols['imagenet-features']!, 1), heads, batchSize: 8, pipeline: 'centre' },
-        weights,
         train: source.items,
         val: source.items,
         classes: source.classes!.length,

@@ -22,6 +22,7 @@ export const readers: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   pickle: async () => (await weights()).pickle,
   checkpoint: async () => (await weights()).checkpoint,
   state: async () => (await weights()).state,
+  classifier: async () => (await weights()).classifier,
   detector: async () => (await weights()).detector,
   tar: async () => (await data()).tar,
   coco: async () => (await data()).coco,

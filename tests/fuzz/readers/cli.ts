@@ -18,10 +18,14 @@ const stops: Readonly<Record<string, readonly string[]>> = {
   'eval knn': [absent, '--train', nowhere, '--val', nowhere, '--out', nowhere],
   'eval linear': [absent, '--train', nowhere, '--val', nowhere, '--out', nowhere],
   'eval svm': [absent, '--data', nowhere, '--out', nowhere],
-  'eval lowshot': [absent, '--data', nowhere, '--out', nowhere],
+  'eval low-shot': [absent, '--data', nowhere, '--out', nowhere],
+  'eval finetune': [absent, '--train', nowhere, '--val', nowhere, '--out', nowhere],
+  'eval detection': [absent, '--data', nowhere, '--out', nowhere],
   'eval segmentation': [absent, '--data', nowhere, '--out', nowhere],
   export: [absent, '--out', nowhere],
   import: [absent, '--out', nowhere],
+  detect: ['--weights', absent, '--out', nowhere],
+  predict: ['--weights', absent],
   match: ['--weights', absent, '--out', nowhere],
   report: [nowhere, '--out', nowhere],
   watch: [nowhere, '--port', 'none'],
@@ -97,6 +101,7 @@ const keys = fc.constantFrom(
     'voc-splits',
     'feature',
   ],
+  ...['percent', 'labelled', 'lr', 'head-multiplier', 'choose-by', 'test-every', 'top', 'score', 'anchors', 'scales', 'style', 'force'],
   ...['hidden', 'featDim', 'num-grid', 'blur-sigma', 'jitter', 'init', '__proto__', 'constructor', 'version', 'x', ''],
 )
 const argument = fc.oneof(

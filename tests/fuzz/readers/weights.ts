@@ -7,10 +7,12 @@ import fc from 'fast-check'
 
 import { openDetector, saveDetector } from '../../../src/detection/detectorFile.js'
 import { FasterRcnn } from '../../../src/detection/fasterRcnn.js'
+import { classifierKey, type ClassifierRecord, importClassifier, saveClassifier } from '../../../src/eval/classifierFile.js'
 import { Resumable } from '../../../src/eval/resumable.js'
 import { densecl } from '../../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../../src/methods/index.js'
 import type { BackboneKind } from '../../../src/nn/backbone.js'
+import { Classifier } from '../../../src/nn/classifier.js'
 import { resnetKind } from '../../../src/nn/resnet.js'
 import { optimizerOf } from '../../../src/optim/choose.js'
 import { backboneOf } from '../../../src/run/backbone.js'
@@ -317,6 +319,40 @@ export const detector: FuzzedReader = {
   },
   read(path) {
     const { model } = openDetector(path, (name) => (name === 'resnet' ? narrow : undefined))
+    model.dispose()
+    model.backbone.dispose()
+  },
+}
+
+const classifierRecord = {
+  classes: ['cat', 'dog'],
+  imageSize: 32,
+  mean: [0.485, 0.456, 0.406],
+  deviation: [0.229, 0.224, 0.225],
+  protocol: 'fuzzed',
+} satisfies ClassifierRecord
+
+/** A classifier and its record, as `densecl predict` opens it. */
+export const classifier: FuzzedReader = {
+  file: 'fuzzed.safetensors',
+  seeds: () => [
+    written('.safetensors', (path) => {
+      const build = { random: new Random(0), dtype: 'f32' as const }
+      saveClassifier(path, new Classifier(build, tinyBackbone(build), classifierRecord.classes.length), classifierRecord)
+    }),
+  ],
+  words: [...words, '\\"classes\\":', '\\"imageSize\\":', 'fc.weight', 'head.fc.', 'null', 'sha256'],
+  structured: (seeds) => {
+    const { tensors, metadata } = readWritten(seeds[0]!)
+    return fc.oneof(
+      editedHeaders(seeds),
+      editedJson([JSON.parse(metadata[classifierKey]!)]).map((record) =>
+        Buffer.concat(encodeSafetensors({ tensors, metadata: { [classifierKey]: JSON.stringify(record) } })),
+      ),
+    )
+  },
+  read(path) {
+    const { model } = importClassifier(path)
     model.dispose()
     model.backbone.dispose()
   },

@@ -1,0 +1,85 @@
+import { type Item, isFolder } from '../data/source.js'
+import { openSource } from '../data/sources.js'
+import { holdsDetector } from '../detection/exchange.js'
+import { importClassifier } from '../eval/classifierFile.js'
+import { classifyImages, type Prediction } from '../eval/classify.js'
+import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { useDevice } from '../selftest/trust.js'
+import { fail } from '../tensor/errors.js'
+import { withDevice } from '../tensor/tensor.js'
+import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
+import { progressOf, workersOf } from './evalShared.js'
+
+interface Flags {
+  weights: string
+  top: string
+  workers: string
+  threads: string
+  device: string
+  backbone?: string
+  json?: boolean
+}
+
+export const register: Register = (program, done) => {
+  program
+    .command('predict')
+    .description('say what images show, by a classifier that eval finetune trained')
+    .argument('<image...>', 'image files, and folders of them')
+    .requiredOption('--weights <file>', 'classifier.safetensors of an evaluation, or a ResNet of torchvision with its last layer')
+    .option('--top <count>', 'classes that are named of each image', '5')
+    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
+    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
+    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option('--backbone <module>', backboneHelp)
+    .option('--json', 'print JSON: for each image classes with probabilities, or an error')
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl predict photo.jpg holiday/ --weights runs/photos/eval/finetune-imagenet-full/classifier.safetensors', 'what they show'],
+      ]),
+    )
+    .action(
+      heedingSignals(done, async (paths: string[], flags: Flags) => {
+        const top = numberFlag('top', flags.top, { least: 1, whole: true })
+        const threads = numberFlag('threads', flags.threads, { least: 0, whole: true })
+        const workers = workersOf(flags)
+        const device = await useDevice(flags.device)
+        const kind = await kindOfFlag(flags.backbone)
+        if (holdsDetector(flags.weights))
+          fail('FORMAT', `${flags.weights}: is a detector, which finds objects: densecl detect takes it; expected a classifier`)
+        const { model, record, assumed } = withDevice(device, () => importClassifier(flags.weights, kind))
+        try {
+          const items = await itemsAt(paths)
+          const predictions = await classifyImages(model, record, items, {
+            top,
+            workers,
+            compute: { threads: threads === 0 ? undefined : threads },
+            progress: (count) => progressOf(flags, 'images')(count, items.length),
+          })
+          if (assumed) console.error(`${flags.weights}: says no classes and no image size: numbers and ${record.imageSize} px are assumed`)
+          print(flags.json === true, { weights: flags.weights, images: predictions }, predictions.map(lineOf).join('\n'))
+          const broken = predictions.filter(({ error }) => error !== undefined).length
+          if (broken > 0) console.error(`densecl: ${broken} of ${items.length} images could not be read`)
+          done(broken > 0 ? 1 : 0)
+        } finally {
+          model.dispose()
+          model.backbone.dispose()
+        }
+      }),
+    )
+}
+
+/** Images and the images of folders, in the order of the paths; a file that is not there is found out when it is read. */
+async function itemsAt(paths: readonly string[]): Promise<Item[]> {
+  const parts = await Promise.all(
+    paths.map(async (path): Promise<Item[]> =>
+      isFolder(path) ? (await openSource(path, { format: 'folder' })).items : [{ name: path, kind: 'file', path }],
+    ),
+  )
+  return parts.flat()
+}
+
+function lineOf({ image, guesses, error }: Prediction): string {
+  if (error !== undefined) return `${image}: cannot be read (${error})`
+  return `${image}: ${guesses.map((guess) => `${guess.class} ${(100 * guess.probability).toFixed(1)} %`).join(', ')}`
+}

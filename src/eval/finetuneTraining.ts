@@ -1,0 +1,115 @@
+/** A classifier in fine-tuning: what is built for it, one update of it, and a test. */
+import { Loader } from '../data/loader.js'
+import { orderedBatches } from '../data/sampler.js'
+import type { Item } from '../data/source.js'
+import { noGrad, Tape } from '../autograd/tape.js'
+import type { Backbone } from '../nn/backbone.js'
+import { Classifier } from '../nn/classifier.js'
+import { evaluation, training } from '../nn/layers.js'
+import { crossEntropy } from '../ops/losses.js'
+import { Sgd } from '../optim/sgd.js'
+import { type ComputeOptions, withCompute } from '../tensor/compute.js'
+import type { Random } from '../tensor/random.js'
+import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { type ClassificationResult, ClassificationScores } from './classificationScores.js'
+
+/** A classifier with what updates it: the backbone, and the last layer, whose learning rate may be another. */
+export interface Finetuned {
+  model: Classifier
+  optimizers: { backbone: Sgd; head: Sgd }
+}
+
+/** A classifier on a backbone, which belongs to the caller, with a last layer that `random` draws. */
+export function buildFinetuned(
+  backbone: Backbone,
+  { classes, weightDecay, random }: { classes: number; weightDecay: number; random: Random },
+): Finetuned {
+  return withDevice(backbone.device, () => {
+    const model = new Classifier({ random, dtype: 'f32' }, backbone, classes)
+    const of = (head: boolean): Sgd =>
+      new Sgd(new Map([...model.state().parameters].filter(([name]) => name.startsWith('fc.') === head)), { momentum: 0.9, weightDecay })
+    return { model, optimizers: { backbone: of(false), head: of(true) } }
+  })
+}
+
+/** Frees all but the backbone. */
+export function disposeFinetuned({ model, optimizers }: Finetuned): void {
+  model.dispose()
+  optimizers.backbone.dispose()
+  optimizers.head.dispose()
+}
+
+/** One update by the images x [N, H, W, inputs] and their classes, within a scope; the mean cross-entropy before it. */
+export function updateClassifier(
+  { model, optimizers }: Finetuned,
+  x: Tensor,
+  labels: Int32Array,
+  rates: { backbone: number; head: number },
+): number {
+  const target = Tensor.from(labels, [labels.length], 'i32', model.backbone.device)
+  const parts = (['backbone', 'head'] as const).map((name) => ({ name, parameters: [...optimizers[name].parameters.values()] }))
+  const parameters = parts.flatMap((part) => part.parameters)
+  const tape = new Tape().watch(parameters)
+  const loss = tape.record(() => crossEntropy(model.logits(x, training), target))
+  const gradients = tape.backward(loss, parameters)
+  let from = 0
+  for (const { name, parameters: own } of parts) optimizers[name].step(gradients.slice(from, (from += own.length)), rates[name])
+  return loss.item()
+}
+
+/** Images that are tested at a time. */
+export const testBatchSize = 64
+
+/** How images are read for a test. */
+export interface TestOptions {
+  imageSize: number
+  batchSize?: number
+  workers?: number
+  maxBroken?: number
+  /** A map that is filled with the images that could not be read, which count as black ones. */
+  broken?: Map<string, string>
+  /** Called after every batch. */
+  progress?: (done: number) => void
+}
+
+/** Calls `body` with the logits [count, classes] of the central crops of `items` from `first` on, in order. */
+export async function overLogits(
+  model: Classifier,
+  items: Item[],
+  compute: ComputeOptions,
+  { imageSize, batchSize = testBatchSize, workers = 0, maxBroken = 0.01, broken, progress }: TestOptions,
+  body: (logits: Tensor, first: number, count: number) => void,
+): Promise<void> {
+  const { device } = model.backbone
+  const loader = new Loader({ items, imageSize, batchSize, views: 'centre', device, workers, maxBroken })
+  try {
+    for await (const batch of loader.batches(orderedBatches(items.length, batchSize))) {
+      const [x] = batch.views() as [Tensor]
+      const first = batch.indices[0]!
+      withDevice(device, () =>
+        withCompute(compute, () => scope(() => noGrad(() => body(model.logits(x, evaluation), first, batch.indices.length)))),
+      )
+      x.dispose()
+      progress?.(first + batch.indices.length)
+    }
+  } finally {
+    for (const [name, reason] of loader.broken) broken?.set(name, reason)
+    await loader.close()
+  }
+}
+
+/** What a classifier reaches on labelled items, with running statistics. */
+export async function testClassifier(
+  model: Classifier,
+  items: Item[],
+  labels: Int32Array,
+  compute: ComputeOptions,
+  options: TestOptions,
+): Promise<ClassificationResult> {
+  const scores = new ClassificationScores(model.classes)
+  await overLogits(model, items, compute, options, (logits, first, count) => {
+    const values = logits.data()
+    for (let i = 0; i < count; ++i) scores.add(values.subarray(i * model.classes, (i + 1) * model.classes), labels[first + i]!)
+  })
+  return scores.result()
+}
