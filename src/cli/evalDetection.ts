@@ -17,6 +17,7 @@ import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { publishedLine } from './evalPublished.js'
 import {
   type AddEvaluation,
   checkMemory,
@@ -192,6 +193,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
                 ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
                 ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
               ]),
+              ...publishedLine(flags.protocol, 'this protocol, a measure of runs that deviate in nothing'),
               flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
             ],
           }

@@ -36,10 +36,11 @@ export function publishedColumns(protocol: string, deviates: boolean): Published
   }
 }
 
-/** What is published of some rows of a protocol in one sentence, for a table that has no column for it; none where nothing is. */
-export function publishedLine(protocol: string, rows: readonly string[], what: string): string[] {
+/** What is published of rows of a protocol, of all or those that are named, in one sentence for a table without such columns. */
+export function publishedLine(protocol: string, what: string, named?: readonly string[]): string[] {
   if (!Object.hasOwn(publishedResults, protocol)) return []
   const { source, rows: there } = publishedResults[protocol]!
+  const rows = named ?? Object.keys(there)
   const numbers = rows.flatMap((row) => {
     const own = methods.flatMap(([key, name]) => (there[row]?.[key] === undefined ? [] : [`${name} ${there[row][key].toFixed(2)}`]))
     return own.length === 0 ? [] : [`${row}: ${own.join(', ')}`]

@@ -19,7 +19,7 @@ export interface PublishedResult {
 }
 
 const modelPage = "MMSelfSup's model page of DenseCL (0.x), MoCo v2 by the same protocol in MMSelfSup"
-const openSelfSup = "OpenSelfSup's model zoo (docs/MODEL_ZOO.md)"
+const openSelfSup = "OpenSelfSup's model zoo"
 
 /** Rows from two lists of numbers in the order of the names. */
 const pairs = (names: readonly (string | number)[], densecl: readonly number[], mocov2: readonly number[]): PublishedResult['rows'] =>
