@@ -23,18 +23,28 @@ class RunWriter {
   finish = (height: number, width: number): RunLengths => ({ height, width, counts: Uint32Array.from(this.#counts) })
 }
 
-/** The mask of pixels [height, width], row-major, those that are not 0. */
-export function encodeMask(pixels: Uint8Array, height: number, width: number): RunLengths {
-  const writer = new RunWriter()
-  for (let x = 0; x < width; ++x) {
-    let start = 0
-    for (let y = 1; y <= height; ++y)
-      if (y === height || (pixels[y * width + x] === 0) !== (pixels[start * width + x] === 0)) {
-        writer.add(pixels[start * width + x] !== 0, y - start)
-        start = y
-      }
+/** Rows and columns of pixels, without the last ones. */
+export interface PixelRange {
+  left: number
+  top: number
+  right: number
+  bottom: number
+}
+
+/** The mask of pixels [height, width], row-major, those that are not 0; where a range is given, all others are taken for 0. */
+export function encodeMask(pixels: Uint8Array, height: number, width: number, range?: PixelRange): RunLengths {
+  const { left, top, right, bottom } = range ?? { left: 0, top: 0, right: width, bottom: height }
+  const places: number[] = []
+  for (let x = left; x < right; ++x) {
+    let before = true
+    for (let y = top; y < bottom; ++y) {
+      const zero = pixels[y * width + x] === 0
+      if (zero !== before) places.push(x * height + y)
+      before = zero
+    }
+    if (!before) places.push(x * height + bottom)
   }
-  return writer.finish(height, width)
+  return runsBetween(Uint32Array.from(places), height, width)
 }
 
 /** The pixels [height, width], row-major, of a mask: 0 or 1. */

@@ -5,15 +5,12 @@ import { addPolygon } from '../data/polygons.js'
 import { forEachColumnRun, type RunLengths } from '../data/runLengths.js'
 import { boxAt } from './targets.js'
 
-/** Height and width of a mask that is predicted of a region. */
-export const maskSide = 28
-
 /**
  * The masks of regions [R, 4], f32 [R, side, side] of 0 and 1, where region r belongs to an object of the mask `masks[r]`; all in pixels
  * of the image that enters the network. Polygons are drawn anew in the pixels of a region, runs are averaged over them (detectron2's two
  * rules; mmdetection has the second one).
  */
-export function maskTargets(regions: Float64Array, masks: readonly InstanceMask[], side = maskSide): Float32Array {
+export function maskTargets(regions: Float64Array, masks: readonly InstanceMask[], side: number): Float32Array {
   const targets = new Float32Array(masks.length * side * side)
   masks.forEach((mask, r) => {
     const target = targets.subarray(r * side * side, (r + 1) * side * side)

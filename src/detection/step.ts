@@ -6,8 +6,10 @@ import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../ops/losses.js'
 import { noGrad } from '../autograd/tape.js'
 import type { NormMode } from '../nn/layers.js'
 import { accumulator, type DType, scope, Tensor } from '../tensor/tensor.js'
+import { fail } from '../tensor/errors.js'
 import type { Random } from '../tensor/random.js'
 import { type Detector, joined, type Proposed, type Regions } from './detector.js'
+import { maskTargets } from './maskTargets.js'
 import { type ProposalLimits, proposals } from './proposals.js'
 import type { DetectionStyle } from './styles.js'
 import {
@@ -55,6 +57,11 @@ export const randomChooser = (random: Random, classes: number, style: DetectionS
   wanted: sampling.anchors.count,
   anchors: (anchors, image) => sampleAnchors(random, anchors, image, style),
   regions: (found, image) => sampleRegions(random, found, image, classes, style, regions),
+  masks: ({ boxes, objects }, image, index, side) => {
+    const without = (): never => fail('DATA', `detection: an object of image ${index} of the batch has no mask to train a mask head on`)
+    const masks = Array.from(objects, (object) => image.objects[object]!.mask ?? without())
+    return maskTargets(boxes, masks, side)
+  },
 })
 
 /** The losses of a batch x [N, H, W, 3], whose images may be smaller than it: what lies outside of them is zero. */

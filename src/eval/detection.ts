@@ -8,6 +8,7 @@ import { noGrad } from '../autograd/tape.js'
 import { publishedAnchors } from '../detection/anchors.js'
 import { detect, testRules } from '../detection/detect.js'
 import { saveDetector } from '../detection/detectorFile.js'
+import { maskedObjects } from '../detection/foundMasks.js'
 import type { Detector } from '../detection/detector.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { type DetectionStyle, type DetectionStyleName, styleOf } from '../detection/styles.js'
@@ -25,6 +26,7 @@ import { Random } from '../tensor/random.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { withOptimizer } from '../weights/state.js'
 import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
+import { cocoMaskScores } from './cocoMaskScores.js'
 import { evaluationCompute } from './compute.js'
 import {
   batchTensor,
@@ -75,6 +77,8 @@ export interface DetectionTest {
   samples: { name: string; pixels: Pixels; found: Detection[]; truth: BoxItem['objects'] }[]
   voc: VocScores
   coco: CocoScores
+  /** COCO's scores of masks, of a detector and validation images that have them. */
+  masks?: CocoScores
 }
 
 /** What evaluateDetection found. */
@@ -291,7 +295,8 @@ class DetectionRun {
       const [found] = this.#computing(() =>
         detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, this.#style, limits, testRules),
       )
-      for (const object of found!) detections.push({ image, ...object })
+      const objects = this.#computing(() => maskedObjects(found!, val.items[image]!))
+      for (const object of objects) detections.push({ image, ...object })
       const left = ((performance.now() - began) / 1000 / (image + 1)) * (val.items.length - image - 1)
       this.#run.log.progress(`test: image ${image + 1}/${val.items.length}  eta ${duration(left)}`, false)
       if (image % every !== 0) continue
@@ -300,11 +305,18 @@ class DetectionRun {
     }
     const { position: iteration } = this.#run
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
-    const test = { iteration, detections, samples, voc, coco }
+    const masks = val.masks === true && this.#model.masks !== undefined ? cocoMaskScores(val, detections) : undefined
+    const test = { iteration, detections, samples, voc, coco, ...(masks === undefined ? {} : { masks }) }
     if (!this.#run.isLogged('ap50'))
-      this.#run.log.metrics({ globalStep: iteration, ap50: voc.mean[0]!, cocoAp: coco.ap, cocoAp50: coco.ap50 })
+      this.#run.log.metrics({
+        globalStep: iteration,
+        ap50: voc.mean[0]!,
+        cocoAp: coco.ap,
+        cocoAp50: coco.ap50,
+        ...(masks === undefined ? {} : { maskAp: masks.ap }),
+      })
     this.#run.log.line(
-      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %  ${detections.length} objects found  iteration ${iteration}`,
+      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %${masks === undefined ? '' : `, of masks ${percent(masks.ap)} %`}  ${detections.length} objects found  iteration ${iteration}`,
     )
     await onTest?.(test)
     if (iteration === protocol.iterations) this.#save()

@@ -32,7 +32,7 @@ test('polygons: the target is the object as it is drawn when its region is an im
       const random = new Random(seed, 1)
       const masks = [0, 1].map((): InstanceMask => ({ polygons: polygonOf(random, 60, 80) }))
       const regions = masks.map(() => boxOf(random, 60, 80))
-      const targets = maskTargets(Float64Array.from(regions.flat()), masks)
+      const targets = maskTargets(Float64Array.from(regions.flat()), masks, 28)
       masks.forEach((mask, r) => {
         const [x1, y1, x2, y2] = regions[r]!
         const [across, down] = [28 / Math.max(x2 - x1, 0.1), 28 / Math.max(y2 - y1, 0.1)]
@@ -53,7 +53,7 @@ test('runs: the target is where region alignment of the mask as a map is at leas
       const [height, width] = [1 + random.below(90), 1 + random.below(90)]
       const mask = blob(random, height, width)
       const box = boxOf(random, height, width)
-      const target = maskTargets(Float64Array.from(box), [mask])
+      const target = maskTargets(Float64Array.from(box), [mask], 28)
       const means = scope(() => {
         const map = Tensor.from(Float64Array.from(decodeMask(mask)), [1, height, width, 1], 'f64')
         const of = Tensor.from([0], [1], 'i32')
@@ -78,7 +78,10 @@ test('both rules agree but for pixels at the edge of an object', () => {
   for (let i = 0; i < 20; ++i) {
     const box: Box = [15 + 8 * random.uniform(), 15 + 8 * random.uniform(), 78 + 8 * random.uniform(), 78 + 8 * random.uniform()]
     const regions = Float64Array.from(box)
-    const [drawn, averaged] = [maskTargets(regions, [{ polygons: [circle] }]), maskTargets(regions, [polygonMask(circle, 100, 100)])]
+    const [drawn, averaged] = [
+      maskTargets(regions, [{ polygons: [circle] }], 28),
+      maskTargets(regions, [polygonMask(circle, 100, 100)], 28),
+    ]
     const different = drawn.filter((value, at) => value !== averaged[at]).length
     assert.ok(drawn.reduce((a, b) => a + b) > 400 && different < 60, `${different} pixels`)
   }
@@ -90,7 +93,7 @@ test('regions without size, and objects beside their region, have empty targets'
     [5, 5, 5, 9],
     [12, 12, 18, 18],
   ])
-    assert.equal([...maskTargets(Float64Array.from(box), [mask])], new Array<number>(784).fill(0))
+    assert.equal([...maskTargets(Float64Array.from(box), [mask], 28)], new Array<number>(784).fill(0))
 })
 
 test('in a view polygons are where boxes are, mirrored too; of runs each pixel shows the nearest one', () => {

@@ -12,11 +12,10 @@ import type { Detection } from '../../src/eval/detections.js'
 import { printed, vocBoxScores, vocRules } from '../../src/eval/vocBoxScores.js'
 import { Random } from '../../src/tensor/random.js'
 import { packageRoot } from '../../src/tensor/native.js'
-import { hasRealData, noRealData, python, realData, runPython, suite, testWhere, withFolder } from '../support/suite.js'
+import { cocoScores, hasCocoTools, noCocoTools } from '../support/cocoTools.js'
+import { hasRealData, noRealData, python, realData, runPython, suite, testWhere } from '../support/suite.js'
 
 const test = suite('scores of boxes')
-const cocoPython = process.env.DENSECL_PYTHON ?? python
-const hasCocoTools = spawnSync(cocoPython, ['-c', 'import pycocotools']).status === 0
 
 type Truth = Pick<BoxSource, 'items' | 'classes'>
 const object = (box: Box, more: Partial<BoxObject> = {}): BoxObject => ({
@@ -92,18 +91,6 @@ function randomCase(seed: number): { source: Truth; detections: Detection[] } {
   return { source: { items, classes }, detections }
 }
 
-const program = `
-import contextlib, io, json, sys
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-out = []
-for truth, found in json.load(open(sys.argv[1])):
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(); coco.dataset = truth; coco.createIndex()
-        e = COCOeval(coco, coco.loadRes(found), 'bbox'); e.evaluate(); e.accumulate(); e.summarize()
-    out.append(list(e.stats))
-print(json.dumps(out))`
-
 /** A case in the form of COCO's files. */
 function cocoFiles({ source, detections }: { source: Truth; detections: Detection[] }): unknown[] {
   const xywh = ([x1, y1, x2, y2]: Box): number[] => [x1, y1, x2 - x1, y2 - y1]
@@ -145,27 +132,16 @@ test('COCO: the twelve numbers are those that pycocotools gave for random cases 
   }
 })
 
-testWhere(
-  hasCocoTools,
-  'pycocotools is not installed (DENSECL_PYTHON names a Python that has it)',
-  test,
-  'COCO: pycocotools agrees today',
-  () =>
-    withFolder((folder) => {
-      const random = Number(process.env.DENSECL_TEST_SEED ?? Date.now() % 1e9)
-      console.log(`seed ${random}: DENSECL_TEST_SEED=${random} tries the same`)
-      const cases = [...seeds, ...seeds.map((seed) => random + seed)].map(randomCase)
-      const path = join(folder, 'cases.json')
-      writeFileSync(path, JSON.stringify(cases.map(cocoFiles)))
-      const { status, stdout, stderr } = spawnSync(cocoPython, ['-c', program, path], { encoding: 'utf8', maxBuffer: 2 ** 26 })
-      assert.is(status, 0, stderr)
-      const expected = JSON.parse(stdout) as number[][]
-      if (process.env.DENSECL_WRITE_COCO !== undefined) writeFileSync(recorded, `${JSON.stringify(expected.slice(0, seeds.length))}\n`)
-      cases.forEach(({ source, detections }, i) =>
-        twelve(cocoBoxScores(source, detections)).forEach((value, n) => near(value, expected[i]![n]!)),
-      )
-    }),
-)
+testWhere(hasCocoTools, noCocoTools, test, 'COCO: pycocotools agrees today', () => {
+  const random = Number(process.env.DENSECL_TEST_SEED ?? Date.now() % 1e9)
+  console.log(`seed ${random}: DENSECL_TEST_SEED=${random} tries the same`)
+  const cases = [...seeds, ...seeds.map((seed) => random + seed)].map(randomCase)
+  const expected = cocoScores(cases.map(cocoFiles), 'bbox')
+  if (process.env.DENSECL_WRITE_COCO !== undefined) writeFileSync(recorded, `${JSON.stringify(expected.slice(0, seeds.length))}\n`)
+  cases.forEach(({ source, detections }, i) =>
+    twelve(cocoBoxScores(source, detections)).forEach((value, n) => near(value, expected[i]![n]!)),
+  )
+})
 
 test('COCO: one of two objects found is 51 of 101 recalls; a perfect result is a hair below one; nothing to find is -1', () => {
   const items = [image(1, [object([10, 10, 60, 60]), object([100, 100, 180, 180])])]
@@ -360,35 +336,24 @@ testWhere(hasRealData, noRealData, test, 'detections with a known mean: both for
   }
 })
 
-testWhere(
-  hasRealData && hasCocoTools,
-  'real images or pycocotools are not here',
-  test,
-  'COCO: real annotations with crowds, as pycocotools scores them',
-  () =>
-    withFolder((folder) => {
-      const source = openBoxes(join(realData, 'coco_instances'), ['val2017'])
-      const random = new Random(3, 2)
-      const detections = source.items.flatMap(({ objects }, at) =>
-        objects.map(({ box, label }): Detection => {
-          const [w, h] = [box[2] - box[0], box[3] - box[1]]
-          const move = (side: number): number => 0.15 * side * random.normal()
-          const moved: Box = [
-            box[0] + move(w),
-            box[1] + move(h),
-            Math.max(box[2] + move(w), box[0] + 1),
-            Math.max(box[3] + move(h), box[1] + 1),
-          ]
-          return { image: at, label, score: random.uniform(), box: moved }
-        }),
-      )
-      const path = join(folder, 'cases.json')
-      writeFileSync(path, JSON.stringify([cocoFiles({ source, detections })]))
-      const { status, stdout, stderr } = spawnSync(cocoPython, ['-c', program, path], { encoding: 'utf8', maxBuffer: 2 ** 26 })
-      assert.is(status, 0, stderr)
-      const [expected] = JSON.parse(stdout) as number[][]
-      twelve(cocoBoxScores(source, detections)).forEach((value, n) => near(value, expected![n]!))
+testWhere(hasRealData && hasCocoTools, noCocoTools, test, 'COCO: real annotations with crowds, as pycocotools scores them', () => {
+  const source = openBoxes(join(realData, 'coco_instances'), ['val2017'])
+  const random = new Random(3, 2)
+  const detections = source.items.flatMap(({ objects }, at) =>
+    objects.map(({ box, label }): Detection => {
+      const [w, h] = [box[2] - box[0], box[3] - box[1]]
+      const move = (side: number): number => 0.15 * side * random.normal()
+      const moved: Box = [
+        box[0] + move(w),
+        box[1] + move(h),
+        Math.max(box[2] + move(w), box[0] + 1),
+        Math.max(box[3] + move(h), box[1] + 1),
+      ]
+      return { image: at, label, score: random.uniform(), box: moved }
     }),
-)
+  )
+  const [expected] = cocoScores([cocoFiles({ source, detections })], 'bbox')
+  twelve(cocoBoxScores(source, detections)).forEach((value, n) => near(value, expected![n]!))
+})
 
 test.run()

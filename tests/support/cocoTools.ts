@@ -19,3 +19,19 @@ export function runCocoTools(program: string, input: unknown): unknown {
   assert.is(status, 0, stderr)
   return JSON.parse(stdout)
 }
+
+const scoring = `
+import contextlib, io, json, sys
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+out = []
+given = json.load(sys.stdin)
+for truth, found in given['cases']:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(); coco.dataset = truth; coco.createIndex()
+        e = COCOeval(coco, coco.loadRes(found), given['type']); e.evaluate(); e.accumulate(); e.summarize()
+    out.append(list(e.stats))
+print(json.dumps(out))`
+
+/** The twelve numbers of each case, annotations and results in the form of COCO's files. */
+export const cocoScores = (cases: unknown, type: 'bbox' | 'segm'): number[][] => runCocoTools(scoring, { cases, type }) as number[][]
