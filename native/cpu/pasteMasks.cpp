@@ -29,7 +29,7 @@ struct Axis {
     begin = static_cast<int64_t>(std::clamp(std::floor(from - margin), 0.0, static_cast<double>(size)));
     const auto end = static_cast<int64_t>(std::clamp(std::ceil(to + margin), 0.0, static_cast<double>(size)));
     for (int64_t i = begin; i < end; ++i) {
-      const double at = (static_cast<double>(i) + 0.5 - from) / length * count - 0.5, low = std::floor(at);
+      const double at = (static_cast<double>(i) + 0.5 - from) * count / length - 0.5, low = std::floor(at);
       pixels.push_back(at > -1 && at < count ? Pixel{static_cast<int64_t>(low), at - low} : Pixel{cells, 0});
     }
   }

@@ -14,7 +14,7 @@ struct Place {
   bool inside;
   DEVICE Place(float from, float to, int cells, int pixel) : low(0), share(0) {
     const float length = to - from, count = static_cast<float>(cells);
-    const float at = (static_cast<float>(pixel) + 0.5f - from) / length * count - 0.5f;
+    const float at = (static_cast<float>(pixel) + 0.5f - from) * count / length - 0.5f;
     inside = length > 0 && at > -1 && at < count;  // not of a NaN; of an infinite box -1/2
     inside = inside && length <= 3.4028235e38f;
     if (!inside) return;

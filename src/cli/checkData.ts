@@ -1,7 +1,7 @@
 import { Option } from 'commander'
 
 import { BoxFaults, distinctClasses } from '../data/boxes.js'
-import { defaultBoxSplits, openBoxes } from '../data/boxSources.js'
+import { defaultBoxSplits, mayHaveMasks, openBoxes } from '../data/boxSources.js'
 import { type BoxReport, checkBoxes, checkSource, type DataReport } from '../data/check.js'
 import { type Skipped, skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
@@ -54,7 +54,11 @@ async function reportOfBoxes(
   if (classes !== undefined) distinctClasses(classes, '--classes')
   const own = defaultBoxSplits(data)
   const faults = new BoxFaults()
-  return checkBoxes(openBoxes(data, splits ?? [...new Set([...own.train, ...own.val])], { classes, faults }), faults, onImage)
+  return checkBoxes(
+    openBoxes(data, splits ?? [...new Set([...own.train, ...own.val])], { classes, faults, masks: mayHaveMasks(data) }),
+    faults,
+    onImage,
+  )
 }
 
 export const register: Register = (program, done) => {

@@ -2,13 +2,16 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 
 import { decode } from '../data/decode.js'
+import { maskArea } from '../data/runLengths.js'
 import { detect, testRules } from '../detection/detect.js'
 import { importDetector } from '../detection/exchange.js'
+import { maskedObjects } from '../detection/foundMasks.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import { holdsClassifier } from '../eval/classifierFile.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { batchTensor, testView } from '../eval/detectionBatches.js'
+import { cocoSegmentation } from '../eval/detections.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
@@ -38,7 +41,7 @@ export const register: Register = (program, done) => {
     .option('--score <probability>', 'the least of what is drawn and listed', '0.5')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
-    .option('--json', 'print JSON: for each image the objects with class, box in its pixels and probability')
+    .option('--json', 'print JSON: for each image the objects with class, box in its pixels, probability and COCO’s runs of its mask')
     .addHelpText(
       'after',
       examples([['densecl detect photo.jpg --weights runs/r50/eval/detection-voc0712-c4/detector.safetensors', 'boxes']]),
@@ -66,17 +69,25 @@ export const register: Register = (program, done) => {
                 scope(() => detect(model, batchTensor(batch, device), batch.images, style, limits, { ...testRules, score: least })),
               ),
             )
-            pictures.push({ name: basename(path), pixels, found: found! })
+            const objects = withDevice(device, () => maskedObjects(found!, pixels))
+            pictures.push({ name: basename(path), pixels, found: objects })
           }
           const picture = await writePicture(flags.out.replace(/\.(png|svg)$/, ''), boxesPicture(pictures, record.classes))
           const listed = pictures.map(({ found }, i) => ({
             image: images[i]!,
-            objects: found.map(({ label, box, score }) => ({ class: record.classes[label]!, box, score })),
+            objects: found.map(({ label, box, score, mask }) => ({
+              class: record.classes[label]!,
+              box,
+              score,
+              ...(mask === undefined ? {} : { pixels: maskArea(mask), segmentation: cocoSegmentation(mask) }),
+            })),
           }))
           const lines = listed.flatMap(({ image, objects }) => [
             `${image}: ${objects.length} found`,
             ...objects.map(
-              ({ class: name, box, score }) => `  ${name} ${(100 * score).toFixed(0)} %  ${box.map((value) => value.toFixed(0)).join(' ')}`,
+              ({ class: name, box, score, pixels }) =>
+                `  ${name} ${(100 * score).toFixed(0)} %  ${box.map((value) => value.toFixed(0)).join(' ')}` +
+                (pixels === undefined ? '' : `  mask of ${pixels} pixels`),
             ),
           ])
           print(flags.json === true, { picture, images: listed }, [...lines, picture].join('\n'))

@@ -125,8 +125,9 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
         const seed = whole('seed', flags.seed, 0, 0)
         const splits = defaultBoxSplits(flags.data)
-        const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train)
-        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes })
+        const masks = published.form === 'fpn'
+        const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train, { masks })
+        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes, masks })
         for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
         const opened = await openBackbone(weights, flags)
         const { kind, options, device } = opened.backbone
@@ -164,17 +165,25 @@ export const addDetection: AddEvaluation = (parent, done) => {
             done(interruptedCode())
             return
           }
-          const { detections, samples, voc, coco } = result.test
+          const { detections, samples, voc, coco, masks: ofMasks } = result.test
           const picture = await writePicture(join(out, 'samples'), boxesPicture(samples, val.classes))
           writeTextAtomic(join(out, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
           const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+          const maskAp = (value: number | undefined): string[] => (value === undefined ? [] : [percent(value)])
           const table = {
             title: `Detection (Faster R-CNN, C4, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
-            columns: ['class', 'AP50', 'COCO AP'],
+            columns: ['class', 'AP50', 'COCO AP', ...(ofMasks === undefined ? [] : ['mask AP'])],
             rows: [
-              ...val.classes.map((label, c) => [label, percent(voc.byClass[0]![c]!), percent(coco.apByClass[c]!)]),
-              ['mean', percent(voc.mean[0]!), percent(coco.ap)],
-              ...(voc.overlaps.length > 1 ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), percent(coco.ap75)]] : []),
+              ...val.classes.map((label, c) => [
+                label,
+                percent(voc.byClass[0]![c]!),
+                percent(coco.apByClass[c]!),
+                ...maskAp(ofMasks?.apByClass[c]),
+              ]),
+              ['mean', percent(voc.mean[0]!), percent(coco.ap), ...maskAp(ofMasks?.ap)],
+              ...(voc.overlaps.length > 1
+                ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), percent(coco.ap75), ...maskAp(ofMasks?.ap75)]]
+                : []),
             ],
             notes: [
               `${train.items.length} training images; AP50 by VOC 2007's 11 points, COCO AP by COCO's rules`,
@@ -197,7 +206,16 @@ export const addDetection: AddEvaluation = (parent, done) => {
               flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
             ],
           }
-          conclude(flags, folder, name, table, { weights, init: flags.init, style, protocol, picture, voc: { ...voc }, coco: { ...coco } })
+          conclude(flags, folder, name, table, {
+            weights,
+            init: flags.init,
+            style,
+            protocol,
+            picture,
+            voc: { ...voc },
+            coco: { ...coco },
+            ...(ofMasks === undefined ? {} : { masks: { ...ofMasks } }),
+          })
           done(0)
         } finally {
           backbone.dispose()

@@ -7,6 +7,9 @@ import { type BoxReading, type BoxSource, distinctClasses } from './boxes.js'
 import { openCocoBoxes } from './cocoBoxes.js'
 import { openVocBoxes } from './vocBoxes.js'
 
+/** Whether a data set is of the layout that may have masks of objects. */
+export const mayHaveMasks = (path: string): boolean => existsSync(join(path, 'annotations'))
+
 /**
  * Opens splits of a data set with boxes: COCO's (a folder `annotations`), VOC's else, which has no masks of objects here. Throws DATA
  * where there is no image, where masks are wanted of VOC's layout, or by the rules of openCocoBoxes and openVocBoxes.
@@ -14,7 +17,7 @@ import { openVocBoxes } from './vocBoxes.js'
 export function openBoxes(path: string, splits: readonly string[], reading: BoxReading = {}): BoxSource {
   const { classes, faults, masks = false } = reading
   if (!existsSync(path)) return fail('DATA', `data: ${path} does not exist`)
-  const coco = existsSync(join(path, 'annotations'))
+  const coco = mayHaveMasks(path)
   if (masks && !coco) fail('DATA', `data: ${path} has no folder annotations: expected COCO's layout, which has masks of objects`)
   const source = coco ? openCocoBoxes(path, splits, reading) : openVocBoxes(path, splits, classes, faults)
   if (source.items.length === 0 && faults === undefined) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
@@ -24,7 +27,7 @@ export function openBoxes(path: string, splits: readonly string[], reading: BoxR
 
 /** What is trained and tested on when nothing is said: VOC 2007 and 2012 of a VOCdevkit, COCO 2017, or the lists train and val. */
 export function defaultBoxSplits(path: string): { train: string[]; val: string[] } {
-  if (existsSync(join(path, 'annotations'))) return { train: ['train2017'], val: ['val2017'] }
+  if (mayHaveMasks(path)) return { train: ['train2017'], val: ['val2017'] }
   const years = ['2007', '2012'].filter((year) =>
     [`VOC${year}`, `VOCdevkit/VOC${year}`].some((folder) => existsSync(join(path, folder, 'JPEGImages'))),
   )

@@ -2,6 +2,8 @@
 import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
 import { type Box, type BoxFaults, type BoxItem, type BoxSource } from './boxes.js'
+import { maskRuns } from './instanceMasks.js'
+import { maskBounds } from './runLengths.js'
 import type { Pixels } from './decode.js'
 import { type Item, loadPixels, type Skipped, type Source } from './source.js'
 
@@ -81,6 +83,18 @@ export interface BoxReport extends DataReport {
 const beyond = ([x1, y1, x2, y2]: Box, { width, height }: { width: number; height: number }): number =>
   Math.max(0, -x1, -y1, x2 - width, y2 - height)
 
+/** How far sides of a mask and of its box may be apart, in pixels, before somebody should look. */
+const apart = 5
+
+/** What is odd with a mask; undefined where nothing is. */
+function oddMask({ mask, box }: BoxItem['objects'][number], image: { width: number; height: number }): string | undefined {
+  if (mask === undefined) return undefined
+  const [x, y, width, height] = maskBounds(maskRuns(mask, image))
+  if (width === 0) return 'mask without a pixel'
+  const far = [x, y, x + width, y + height].some((side, i) => Math.abs(side - box[i]!) > apart)
+  return far ? `mask whose sides are more than ${apart} px from those of its box` : undefined
+}
+
 /** Reads every image of a data set with boxes and looks at their objects. `faults` are those that opening it found. */
 export async function checkBoxes(source: BoxSource, faults: BoxFaults, onImage?: (done: number) => void): Promise<BoxReport> {
   const { items, classes, layout, skipped } = source
@@ -88,13 +102,16 @@ export async function checkBoxes(source: BoxSource, faults: BoxFaults, onImage?:
   const { notes } = faults
   for (const item of items) {
     const seen = new Set<string>()
-    for (const { label, box, difficult, crowd } of item.objects) {
+    for (const object of item.objects) {
+      const { label, box, difficult, crowd } = object
       counts[label]!.objects += 1
       counts[label]!.difficult += Number(difficult)
       counts[label]!.crowd += Number(crowd)
       const what = `${classes[label]} of ${item.name}`
       const far = beyond(box, item)
       if (far > 0) notes.add('box that reaches beyond its image', `${what} by ${Number(far.toFixed(2))} px`)
+      const odd = oddMask(object, item)
+      if (odd !== undefined) notes.add(odd, what)
       const key = [label, ...box].join()
       if (seen.has(key)) notes.add('box that is there twice', what)
       seen.add(key)

@@ -108,7 +108,7 @@ function itemsOf(
     item.objects.push(object)
     if (!masks) return
     const place = { at: `${file}: annotations[${i}]`, name, image: item }
-    const mask = unlessFaulty(faults, 'mask that is damaged', () => readMask(segmentation, place, skips))
+    const mask = unlessFaulty(faults, 'mask that is damaged', () => readMask(segmentation, place, faults?.notes ?? skips))
     if (mask !== undefined) object.mask = mask
   })
   return [...byId.values()]

@@ -1,5 +1,6 @@
 /** The field `segmentation` of COCO's annotations. */
 import { fail } from '../tensor/errors.js'
+import { maxPixels } from './decode.js'
 import type { InstanceMask } from './instanceMasks.js'
 import type { Polygon } from './polygons.js'
 import { readRuns } from './runLengths.js'
@@ -22,6 +23,9 @@ const farthest = 1e8
  * coordinates that are no numbers, and runs that are not those of the image.
  */
 export function readMask(segmentation: unknown, place: MaskPlace, skips: Skips): InstanceMask | undefined {
+  const { width, height } = place.image
+  if (width * height > maxPixels)
+    fail('DATA', `data: ${place.at} has a mask in an image of ${width}x${height} pixels, more than the ${maxPixels} allowed`)
   const given = segmentation ?? []
   if (!Array.isArray(given)) return readRunLengths(given, place)
   const mask = readPolygons(given, place, skips)

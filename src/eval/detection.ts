@@ -316,7 +316,8 @@ class DetectionRun {
         ...(masks === undefined ? {} : { maskAp: masks.ap }),
       })
     this.#run.log.line(
-      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %${masks === undefined ? '' : `, of masks ${percent(masks.ap)} %`}  ${detections.length} objects found  iteration ${iteration}`,
+      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %` +
+        `${masks === undefined ? '' : `, of masks ${percent(masks.ap)} %`}  ${detections.length} objects found  iteration ${iteration}`,
     )
     await onTest?.(test)
     if (iteration === protocol.iterations) this.#save()

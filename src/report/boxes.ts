@@ -1,16 +1,19 @@
-/** Pictures with the boxes of what is there and of what was found. */
+/** Pictures with the boxes, and masks, of what is there and of what was found. */
 import type { Box } from '../data/boxes.js'
 import type { Pixels } from '../data/decode.js'
+import { type InstanceMask, maskRuns } from '../data/instanceMasks.js'
 import { classColour } from '../data/masks.js'
+import type { RunLengths } from '../data/runLengths.js'
 import { largest } from '../tensor/numbers.js'
+import { drawMasks } from './instanceMasks.js'
 import { escapeXml, pngUrl } from './svg.js'
 
 /** An image, what was found in it and, where it is known, what is there. */
 export interface BoxPicture {
   name: string
   pixels: Pixels
-  found: readonly { label: number; box: Box; score: number }[]
-  truth?: readonly { label: number; box: Box }[]
+  found: readonly { label: number; box: Box; score: number; mask?: RunLengths }[]
+  truth?: readonly { label: number; box: Box; mask?: InstanceMask }[]
 }
 
 const height = 240
@@ -22,7 +25,7 @@ const mostAcross = 1480
 
 /**
  * The images in rows, as many as there is room for: found boxes in the colours of their classes with name and probability, true ones
- * dashed and white.
+ * dashed and white; found masks filled with those colours, true ones as white outlines.
  */
 export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly string[]): string {
   let [x, y, across] = [0, 0, 0]
@@ -36,7 +39,7 @@ export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly 
     return `<g transform="${place}">${drawImage(picture, classes, scale, width)}</g>`
   })
   const legend = pictures.some(({ truth }) => truth !== undefined)
-    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">dashed: what is there</text>`
+    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">white: what is there</text>`
     : ''
   const [width, down] = [Math.max(across, 160), y + height + foot + (legend === '' ? 0 : foot)]
   return (
@@ -45,7 +48,9 @@ export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly 
   )
 }
 
-function drawImage({ name, pixels, truth = [], found }: BoxPicture, classes: readonly string[], scale: number, width: number): string {
+function drawImage(picture: BoxPicture, classes: readonly string[], scale: number, width: number): string {
+  const { name, truth = [], found } = picture
+  const pixels = withMasks(picture)
   const rect = ([x1, y1, x2, y2]: Box, style: string): string =>
     `<rect x="${(x1 * scale).toFixed(1)}" y="${(y1 * scale).toFixed(1)}" width="${((x2 - x1) * scale).toFixed(1)}" ` +
     `height="${((y2 - y1) * scale).toFixed(1)}" fill="none" ${style}/>`
@@ -57,8 +62,7 @@ function drawImage({ name, pixels, truth = [], found }: BoxPicture, classes: rea
   )
   // The best last: its name is on top.
   const seen = [...found].reverse().map(({ label, box, score }) => {
-    // Class 0 of masks is the background, and black.
-    const colour = `rgb(${brightened(classColour(label + 1)).join()})`
+    const colour = `rgb(${colourOf(label).join()})`
     const words = `${escapeXml(classes[label] ?? String(label))} ${(100 * score).toFixed(0)} %`
     const across = 7 * words.length + 4
     const [left, top] = [Math.max(0, Math.min(box[0] * scale, width - across)), Math.max(0, box[1] * scale - 15)]
@@ -74,8 +78,20 @@ function drawImage({ name, pixels, truth = [], found }: BoxPicture, classes: rea
   return `${clip}<text x="0" y="${height + 14}">${escapeXml(name)}</text>`
 }
 
-/** A colour of VOC's, which may be a dark one, as bright as it gets. */
-function brightened(colour: readonly [number, number, number]): number[] {
+/** The pixels of a picture under its masks, the best of what was found on top of others and what is there on top of all. */
+function withMasks({ pixels, found, truth = [] }: BoxPicture): Pixels {
+  const masks = [
+    ...[...found].reverse().flatMap(({ label, mask }) => (mask === undefined ? [] : [{ mask, colour: colourOf(label), filled: true }])),
+    ...truth.flatMap(({ mask }) => (mask === undefined ? [] : [{ mask: maskRuns(mask, pixels), colour: [255, 255, 255], filled: false }])),
+  ]
+  // About a pixel of the picture.
+  return masks.length === 0 ? pixels : drawMasks(pixels, masks, Math.max(1, Math.round(pixels.height / height)))
+}
+
+/** The colour of a class: VOC's, which may be a dark one, as bright as it gets. */
+function colourOf(label: number): number[] {
+  // Class 0 of masks is the background, and black.
+  const colour = classColour(label + 1)
   const most = largest([1, ...colour])
   return colour.map((value) => Math.round(80 + (175 * value) / most))
 }

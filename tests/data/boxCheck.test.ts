@@ -115,6 +115,40 @@ test('COCO: annotations of no image and of no category are collected, crowds cou
     throwsError(() => openBoxes(folder, ['val2017']), 'DATA', /has the class cat twice/)
   }))
 
+test('COCO: masks that are damaged are errors; odd ones, and objects without, are notes', () =>
+  withFolder((folder) => {
+    writeBoxTree(join(folder, 'voc'), 1)
+    for (const name of ['annotations', 'val2017']) mkdirSync(join(folder, name))
+    writeFileSync(join(folder, 'val2017', '0.png'), readFileSync(join(folder, 'voc', 'JPEGImages', 'image0.png')))
+    const square = [2, 2, 2, 12, 12, 12, 12, 2]
+    const masks = [
+      [square],
+      { size: [64, 48], counts: [64 * 48] },
+      { size: [64, 48], counts: [5] },
+      [[1, 2, 3, 4]],
+      [[20, 2, 20, 12, 30, 12]],
+    ]
+    const row = { image_id: 1, category_id: 7, bbox: [2, 2, 10, 10] }
+    const file = {
+      images: [{ id: 1, file_name: '0.png', width: 48, height: 64 }],
+      categories: [{ id: 7, name: 'cat' }],
+      annotations: masks.map((segmentation, i) => ({ ...row, bbox: [2, 2, 10 + i / 8, 10], segmentation })),
+    }
+    writeFileSync(join(folder, 'annotations', 'instances_val2017.json'), JSON.stringify(file))
+    const { code, report } = check(folder, '--splits', 'val2017')
+    assert.is(code, 1)
+    assert.is(report.objects.cat!.objects, 5)
+    assert.equal(
+      report.errors.map(({ what, count }) => [what, count]),
+      [['mask that is damaged', 1]],
+    )
+    assert.match(report.errors[0]!.names[0]!, /annotations\[2\]\.segmentation\.counts is of 5 pixels/)
+    assert.equal(sort(report.notes, 'mask without a pixel'), [1, 'cat of 0.png'])
+    assert.equal(sort(report.notes, 'mask whose sides are more than 5 px from those of its box'), [1, 'cat of 0.png'])
+    assert.equal(sort(report.notes, 'polygon that is none'), [1, '4 numbers of annotations[3] of 0.png'])
+    assert.equal(sort(report.notes, 'object without mask'), [1, 'annotations[3] of 0.png'])
+  }))
+
 test('flags that go with --boxes alone, a class that is named twice, and a list that is not there are refused', () =>
   withFolder((folder) => {
     writeBoxTree(folder, 1)

@@ -34,7 +34,7 @@ function moved(random: Random, { height, width, counts }: RunLengths, most: numb
   return { height, width, counts: counts.map((length, i) => length + (i === 0 ? shift : i === counts.length - 1 ? -shift : 0)) }
 }
 
-/** Random objects and detections with everything that the rules tell apart: crowds, ties, empty images and classes, odd areas, many of them. */
+/** Random objects and detections with all that the rules tell apart: crowds, ties, empty images and classes, odd areas, many of them. */
 function randomCase(seed: number): Case {
   const random = new Random(seed, 5)
   const classes = ['a', 'b', 'c', 'd']

@@ -9,6 +9,8 @@ import { openSource } from '../../../src/data/sources.js'
 import { defaultSplits, openSegmentation } from '../../../src/data/segmentationSources.js'
 import { openVocBoxes } from '../../../src/data/vocBoxes.js'
 import { openCocoBoxes } from '../../../src/data/cocoBoxes.js'
+import { maskRuns } from '../../../src/data/instanceMasks.js'
+import { maskArea } from '../../../src/data/runLengths.js'
 import { openVocClassification } from '../../../src/data/voc.js'
 import { editedJson, json } from '../mutate.js'
 import { bundle, type FuzzedReader, unbundle } from '../reader.js'
@@ -324,18 +326,58 @@ export const vocXml: FuzzedReader = {
   },
 }
 
-/** The boxes of a COCO file, in a tree of one split. */
+/** Masks of an image of 4 x 3 pixels in each of their forms. */
+const soundMasks = [
+  [[0, 0, 0, 2, 3.5, 2]],
+  [
+    [0, 0, 4, 0, 4, 3],
+    [1, 1, 2, 2],
+  ],
+  { size: [3, 4], counts: [2, 3, 7] },
+  { size: [3, 4], counts: '237' },
+]
+const masked = {
+  images,
+  annotations: soundMasks.map((segmentation, i) => ({ ...box, id: i + 1, iscrowd: Number(i > 1), segmentation })),
+  categories: [{ id: 3, name: 'cat' }],
+}
+const count = fc.oneof(fc.integer({ min: -2, max: 13 }), fc.constantFrom(0.5, 2 ** 32, 1e300, null))
+const segmentation = fc.oneof(
+  fc.array(fc.array(fc.oneof(fc.double({ min: -9, max: 9, noNaN: true }), fc.constantFrom(1e8, -1e8, 1e9, 1e300)), { maxLength: 12 }), {
+    maxLength: 3,
+  }),
+  fc.record({
+    size: fc.constantFrom([3, 4], [4, 3], [3], [0, 0]),
+    counts: fc.oneof(fc.array(count, { maxLength: 8 }), fc.string(), fc.stringMatching(/^[0-o]{0,12}$/)),
+  }),
+)
+const side = fc.constantFrom(1, 4, 3, 50_000, 1e9)
+
+/** The boxes and masks of a COCO file, in a tree of one split. */
 export const cocoBoxes: FuzzedReader = {
   file: 'fuzzed',
-  seeds: () => [json(soundCoco[0])],
-  words: coco.words!,
-  structured: () => editedJson(soundCoco.slice(0, 1)).map(json),
+  seeds: () => [json(soundCoco[0]), json(masked)],
+  words: [...coco.words!, '"segmentation":', '"counts":', '"size":'],
+  structured: () =>
+    fc
+      .oneof(
+        editedJson([soundCoco[0], masked]),
+        fc
+          .tuple(fc.array(segmentation, { maxLength: 4 }), side, side)
+          .map(([masks, width, height]) => ({
+            ...masked,
+            images: [{ ...images[0], width, height }],
+            annotations: masks.map((each) => ({ ...box, segmentation: each })),
+          })),
+      )
+      .map(json),
   read(path, bytes) {
     const tree = `${path}-coco`
     mkdirSync(join(tree, 'annotations'), { recursive: true })
     mkdirSync(join(tree, 'images'), { recursive: true })
     writeFileSync(join(tree, 'images', 'here.jpg'), '')
     writeFileSync(join(tree, 'annotations', 'instances_train.json'), bytes)
-    openCocoBoxes(tree, ['train'])
+    for (const item of openCocoBoxes(tree, ['train'], { masks: true }).items)
+      for (const { mask } of item.objects) if (mask !== undefined) maskArea(maskRuns(mask, item))
   },
 }
