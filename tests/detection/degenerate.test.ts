@@ -2,12 +2,12 @@
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { detect } from '../../src/detection/detect.js'
+import { detect, detectInRegions } from '../../src/detection/detect.js'
 import { FasterRcnn } from '../../src/detection/fasterRcnn.js'
 import { detectionLosses, randomChooser } from '../../src/detection/step.js'
 import { type DetectionStyleName, detectionStyles } from '../../src/detection/styles.js'
 import type { TrainingImage } from '../../src/detection/targets.js'
-import { training } from '../../src/nn/layers.js'
+import { evaluation, training } from '../../src/nn/layers.js'
 import { disposeState } from '../../src/nn/module.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
@@ -118,6 +118,27 @@ test('where no proposal has an area the objects alone are regions, and without t
     assert.not.ok(learns(none.gradients, 'roi_head.bbox_head.fc_cls.weight'))
     const image = { height, width, original: { height, width } }
     assert.equal(detect(model, picture(1), [image], detectionStyles.detectron2, limits), [[]])
+  })
+})
+
+test('a single region is looked at like one among others, and no region finds nothing', () => {
+  withModel(3, (model) => {
+    const features = model.features(picture(1), evaluation)
+    const image = { height, width, original: { height, width } }
+    const found = (...regions: [number, number, number, number][]) =>
+      detectInRegions(model, features, [Float64Array.from(regions.flat())], [image], detectionStyles.mmdet)[0]!
+    const [one, far] = [
+      [2, 2, 22, 22],
+      [40, 24, 62, 46],
+    ] as [[number, number, number, number], [number, number, number, number]]
+    const [alone, together] = [found(one), found(one, far)]
+    assert.is(alone.length, 3)
+    for (const { label, score } of alone)
+      assert.ok(
+        together.some((other) => other.label === label && Math.abs(other.score - score) < 1e-12),
+        `${label} ${score}`,
+      )
+    assert.equal(found(), [])
   })
 })
 

@@ -363,6 +363,13 @@ test('scatterAdd is the adjoint of gather, and counts what meets at a place', ()
   scope(() => {
     const index = Tensor.from([2, 0, 2, 2], [4], 'i32')
     assert.equal([...scatterAdd(Tensor.full([4], 1), index, 4).data()], [1, 0, 3, 0])
+    for (const [name, call] of Object.entries({
+      axis: (value: number) => scatterAdd(Tensor.zeros([4, 4]), index, 4, { axis: value }),
+      batchAxes: (value: number) => scatterAdd(Tensor.zeros([4, 4]), index, 4, { batchAxes: value }),
+      size: (value: number) => scatterAdd(Tensor.zeros([4, 4]), index, value),
+    }))
+      for (const value of [-1, 0.5, NaN])
+        throwsError(() => call(value), 'ARGUMENT', `scatterAdd: expected ${name} to be an integer of at least 0 but received ${value}`)
     assert.equal([...scatterAdd(Tensor.zeros([0, 2]), Tensor.zeros([0], 'i32'), 2).data()], [0, 0, 0, 0])
     throwsError(() => scatterAdd(Tensor.zeros([4]), index, 2), 'RANGE', /index 2 is outside of 2 rows/)
     throwsError(() => scatterAdd(Tensor.zeros([3]), index, 3), 'SHAPE', /scatterAdd: expected the axes of index i32\[4\] in x/)

@@ -108,6 +108,26 @@ test('kernels of Hopper are candidates for whole slices without prologue where t
   )
 })
 
+test('where the sum is long enough, splits of a weight gradient give one to four tiles to each multiprocessor', () => {
+  // By tile the rows and columns of a block in a weight gradient: Hopper's narrow one lies on its side.
+  const blocks = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [64, 128] }
+  const multiprocessors = 12
+  for (const [tile, [m, n]] of Object.entries(blocks) as unknown as [string, [number, number]][])
+    for (const [down, across] of [
+      [1, 1],
+      [2, 3],
+    ] as const) {
+      const [o, c] = [m * down, n * across]
+      const shape = { input: [256, 64, 64, c], weight: [o, 1, 1, c], numbers: { ...pointwiseWindows, tile: 0, tf32: false } }
+      const splits = candidateSplits({ ...shape, direction: 'backward weight', dtype: 'bf16' }, Number(tile), multiprocessors)
+      assert.equal(
+        splits,
+        [1, 2, 3, 4].map((each) => (each * multiprocessors) / (down * across)),
+        `${tile} ${down}x${across}`,
+      )
+    }
+})
+
 test('the numbers of a call with kernels: only the tile changes, and the splits of a weight gradient', () => {
   const numbers = { ...pointwiseWindows, tile: 0, tf32: false }
   assert.equal(withKernels(numbers, { tile: 4, splits: 9 }), { ...numbers, tile: 4 })
