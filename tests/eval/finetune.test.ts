@@ -3,6 +3,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
+import { Loader } from '../../src/data/loader.js'
 import { evenBatches } from '../../src/data/sampler.js'
 import type { Item } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
@@ -17,6 +18,7 @@ import { buildFinetuned, disposeFinetuned, updateClassifier } from '../../src/ev
 import { balancedShare, holdOut, listedItems } from '../../src/eval/labelledImages.js'
 import { allTensors } from '../../src/nn/module.js'
 import { ResNet } from '../../src/nn/resnet.js'
+import { imageSizeOfRun } from '../../src/run/results.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -74,6 +76,25 @@ test('batches of an epoch hold every image once, in sizes that differ by one', (
   }
   assert.equal([...evenBatches({ seed: 3, count: 43, batchSize: 10, from: 7, until: 10 })], batches.slice(7))
 })
+
+test('what stands in for a broken image brings its own label', async () => {
+  const { items: scenes } = await openSource('scenes:6')
+  const broken: Item = { kind: 'file', name: 'broken.jpg', path: '/nowhere/broken.jpg', label: 9 }
+  const mixed = [...scenes.map((item, label): Item => ({ ...item, label })), broken]
+  const loader = new Loader({ items: mixed, imageSize: 16, batchSize: 7, views: 'crop', workers: 2, maxBroken: 0.5 })
+  for await (const { indices, labels } of loader.batches(evenBatches({ seed: 1, count: 7, batchSize: 7, from: 0, until: 3 })))
+    indices.forEach((index, i) => assert.ok(index === 6 ? labels[i]! < 6 : labels[i] === index, `${index} ${labels[i]!}`))
+  assert.equal([...loader.broken.keys()], ['broken.jpg'])
+  await loader.close()
+})
+
+test('the image size of weights is that of the run which made them', () =>
+  withFolder((folder) => {
+    const weights = join(folder, 'checkpoints', 'last.safetensors')
+    assert.is(imageSizeOfRun(weights), undefined)
+    writeFileSync(join(folder, 'config.yaml'), 'imageSize: 96\nepochs: 3\n')
+    assert.equal([weights, join(folder, 'backbone.safetensors')].map(imageSizeOfRun), [96, 96])
+  }))
 
 test('scores: ties go to the earlier class, what is not a number is wrong, blind guesses are counted', () => {
   assert.equal([rankOf([1, 1, 0], 1), rankOf([1, 1, 0], 0), rankOf([NaN, NaN, NaN], 0)], [1, 0, 2])

@@ -9,6 +9,7 @@ import { FeatureFile } from '../../src/eval/featureFile.js'
 import { featureNames, featureRows, overImages, poolFeature } from '../../src/eval/features.js'
 import { evaluateLinear, type LinearOptions } from '../../src/eval/linear.js'
 import { linearProtocols, stepRate, stretched } from '../../src/eval/linearProtocols.js'
+import { needsRate, tryLinearRates } from '../../src/eval/linearRate.js'
 import { LinearHeads } from '../../src/eval/linearHeads.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
@@ -207,6 +208,28 @@ test('steps of the learning rate keep their places in another number of epochs',
   )
   const { lr, weightDecay, nesterov, epochs, heads } = linearProtocols['imagenet-avgpool']!
   assert.equal([lr, weightDecay, nesterov, epochs, heads], [30, 0, false, 100, ['pooled']])
+})
+
+test('few images get a learning rate of their own, chosen among those that do not blow up on images that are held out', async () => {
+  const backbone = network(4)
+  const { items: train } = await openSource('scenes:80')
+  const protocol = linearProtocols['imagenet-avgpool']!
+  assert.equal(
+    [needsRate(protocol, 5000), needsRate(protocol, 1_281_167), needsRate(linearProtocols['imagenet-features']!, 5000)],
+    [true, false, false],
+  )
+  const tried = await tryLinearRates(backbone, { protocol, train, classes: 10 }, { imageSize: 32, workers: 1 })
+  assert.equal(
+    tried.map(({ lr }) => lr).sort((a, b) => b - a),
+    [30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01],
+  )
+  for (const [i, { top1, loss }] of tried.slice(1).entries()) {
+    const before = tried[i]!
+    assert.ok(top1 < before.top1 || (top1 === before.top1 && loss >= before.loss), 'the best comes first')
+  }
+  const lossAt = (rate: number): number => tried.find(({ lr }) => lr === rate)!.loss
+  assert.ok(tried[0]!.loss < lossAt(30), `${tried[0]!.loss} ${lossAt(30)}`)
+  backbone.dispose()
 })
 
 test.run()
