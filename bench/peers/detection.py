@@ -1,6 +1,7 @@
-"""A training step of Faster R-CNN (C4) built of torchvision's own parts, as the peer of bench/steps/detection.ts.
+"""A training step of Faster R-CNN (C4) or Mask R-CNN (FPN) built of torchvision's own parts, as the peer of bench/steps/detection.ts.
 
-    detection.py --depth 50 --height 800 --width 1333 --batch 2 [--regions 512] [--steps 2] [--channels-last] [--device cuda] [--amp]
+    detection.py --depth 50 --height 800 --width 1333 --batch 2 [--form fpn] [--regions 512] [--steps 2]
+        [--channels-last] [--device cuda] [--amp]
 
 Anchors, sampling, proposals, losses and suppression are torchvision's: their rules differ in details, their work does not.
 Prints a JSON line.
@@ -10,8 +11,10 @@ import argparse, json, resource, time
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -56,25 +59,20 @@ def targets(args, device):
         return [left, top, left + (0.1 + 0.1 * i) * args.width, top + (0.3 + 0.05 * i) * args.height]
 
     labels = torch.tensor([1 + i % args.classes for i in range(4)], device=device)
-    return [{"boxes": torch.tensor([box(image, i) for i in range(4)], device=device), "labels": labels} for image in range(args.batch)]
+    def pixels(image, i):
+        left, top, right, bottom = map(round, box(image, i))
+        mask = torch.zeros(args.height, args.width, dtype=torch.uint8, device=device)
+        mask[top:bottom, left:right] = 1
+        return mask
+
+    return [{"boxes": torch.tensor([box(image, i) for i in range(4)], device=device), "labels": labels,
+             **({"masks": torch.stack([pixels(image, i) for i in range(4)])} if args.form == "fpn" else {})} for image in range(args.batch)]
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    defaults = {"depth": 50, "height": 800, "width": 1333, "batch": 2, "classes": 20, "regions": 512, "steps": 2, "threads": 2}
-    for name, value in defaults.items():
-        parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--amp", action="store_true")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(1)
-    device = torch.device(args.device)
-
+def c4(args):
     net = getattr(torchvision.models, f"resnet{args.depth}")()
     head = Head(net)
-    model = FasterRCNN(
+    return FasterRCNN(
         Body(net),
         rpn_anchor_generator=AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),)),
         rpn_pre_nms_top_n_train=12000,
@@ -84,6 +82,47 @@ def main():
         box_predictor=FastRCNNPredictor(head.channels, args.classes + 1),
         box_batch_size_per_image=args.regions,
     )
+
+
+def fpn(args):
+    """Norms in pyramid and heads, four convolutions and one linear layer, as the published protocol has it."""
+    net, norm = getattr(torchvision.models, f"resnet{args.depth}")(), nn.BatchNorm2d
+    channels = [getattr(net, f"layer{i + 1}")[0].downsample[0].out_channels if i or args.depth > 34 else 64 for i in range(4)]
+    backbone = BackboneWithFPN(net, {f"layer{i + 1}": str(i) for i in range(4)}, channels, 256)
+    # This version's pyramid has no norms of its own.
+    for blocks in (backbone.fpn.inner_blocks, backbone.fpn.layer_blocks):
+        for block in blocks:
+            block.append(norm(256))
+    pool = lambda size: MultiScaleRoIAlign(["0", "1", "2", "3"], size, 0)
+    return MaskRCNN(
+        backbone,
+        rpn_pre_nms_top_n_train=2000,
+        rpn_post_nms_top_n_train=1000,
+        box_roi_pool=pool(7),
+        box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=norm),
+        box_predictor=FastRCNNPredictor(1024, args.classes + 1),
+        box_batch_size_per_image=args.regions,
+        mask_roi_pool=pool(14),
+        mask_head=MaskRCNNHeads(256, [256] * 4, 1, norm_layer=norm),
+        mask_predictor=torchvision.models.detection.mask_rcnn.MaskRCNNPredictor(256, 256, args.classes + 1),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    defaults = {"depth": 50, "height": 800, "width": 1333, "batch": 2, "classes": 20, "regions": 512, "steps": 2, "threads": 2}
+    for name, value in defaults.items():
+        parser.add_argument("--" + name, type=int, default=value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--form", default="c4", choices=("c4", "fpn"))
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--amp", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    device = torch.device(args.device)
+
+    model = {"c4": c4, "fpn": fpn}[args.form](args)
     model.transform = Sizes()
     # FasterRCNN checks a list of images, each of which it would put into a tensor of the batch.
     x = torch.randn(args.batch, 3, args.height, args.width, device=device)

@@ -4,11 +4,11 @@ import { parseArgs } from 'node:util'
 import { Tape } from '../../src/autograd/tape.js'
 import { normal } from '../../src/bench/pool.js'
 import { appendRow } from '../../src/bench/result.js'
-import { publishedAnchors } from '../../src/detection/anchors.js'
-import { FasterRcnn } from '../../src/detection/fasterRcnn.js'
+import type { DetectorForm } from '../../src/detection/detector.js'
+import { detectorOf } from '../../src/detection/detectorShape.js'
 import { proposalLimits } from '../../src/detection/proposals.js'
 import { detectionLosses, randomChooser } from '../../src/detection/step.js'
-import { detectionStyles } from '../../src/detection/styles.js'
+import { styleOf } from '../../src/detection/styles.js'
 import type { TrainingImage } from '../../src/detection/targets.js'
 import { evaluationCompute } from '../../src/eval/compute.js'
 import { detectionProtocols, detectionTraining } from '../../src/eval/detectionProtocols.js'
@@ -25,21 +25,23 @@ import { type StepRow, timeSteps, type Watch } from './steps.js'
 const numbers = { depth: 50, base: 64, height: 800, width: 1333, batch: 2, classes: 20, regions: 512, steps: 2, threads: 2 }
 type Flag = keyof typeof numbers
 
-/** Some objects a picture, as many in each run: bench/peers/detection.py has the same. */
+/** Some objects a picture, as many in each run, which fill their boxes: bench/peers/detection.py has the same. */
 function imagesOf(batch: number, height: number, width: number, classes: number): TrainingImage[] {
   return Array.from({ length: batch }, (_, image) => ({
     height,
     width,
     objects: Array.from({ length: 4 }, (__, i) => {
       const [left, top] = [(0.1 + 0.15 * i) * width, (0.05 + 0.1 * i + 0.02 * image) * height]
-      return { box: [left, top, left + (0.1 + 0.1 * i) * width, top + (0.3 + 0.05 * i) * height] as const, label: i % classes }
+      const [right, bottom] = [left + (0.1 + 0.1 * i) * width, top + (0.3 + 0.05 * i) * height]
+      const mask = { polygons: [[left, top, right, top, right, bottom, left, bottom]] as const }
+      return { box: [left, top, right, bottom] as const, label: i % classes, mask }
     }),
   }))
 }
 
-/** Runs the steps that the flags ask for, `--batch` images of `--height` by `--width` pixels, and gives their row. */
+/** Runs the steps that the flags ask for, of the `--form` c4 or fpn on `--batch` images of `--height` by `--width`, and gives their row. */
 export function runDetectionSteps(argv: readonly string[], onRow: (row: StepRow) => void, watch: Watch = {}): void {
-  const names = [...(Object.keys(numbers) as Flag[]), 'device', 'rows'] as const
+  const names = [...(Object.keys(numbers) as Flag[]), 'device', 'rows', 'form'] as const
   const { values } = parseArgs({
     args: [...argv],
     options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<
@@ -56,26 +58,26 @@ export function runDetectionSteps(argv: readonly string[], onRow: (row: StepRow)
   const [batch, height, width, classes] = [number('batch'), number('height'), number('width'), number('classes')]
   native.setThreads(number('threads'))
   const device = resolveDevice(values.device ?? 'cpu')
-  const style = detectionStyles.detectron2
+  const form: DetectorForm = values.form === 'fpn' ? 'fpn' : 'c4'
+  const style = styleOf('detectron2', form)
   withDevice(device, () => {
     const backbone = resnet({ depth: number('depth') as ResNetDepth, baseChannels: number('base') })({
       random: new Random(1),
       dtype: 'f32',
     })
-    const cell = { ...publishedAnchors, stride: backbone.maps.at(-2)!.stride, order: style.anchorOrder }
-    const model = new FasterRcnn({ random: new Random(2), dtype: 'f32' }, backbone, { classes, anchors: cell })
+    const model = detectorOf({ random: new Random(2), dtype: 'f32' }, backbone, { form, style: 'detectron2', classes })
     const { parameters } = model.state()
     const sgd = new Sgd(parameters, detectionTraining)
     const x = normal(new Random(3), [batch, height, width, 3], 'f32')
     const images = imagesOf(batch, height, width, classes)
-    const { lr, batchSize } = detectionProtocols['voc0712-c4']!
+    const { lr, batchSize } = detectionProtocols[form === 'c4' ? 'voc0712-c4' : 'coco-fpn-1x']!
     let [taken, loss] = [0, 0]
     const step = (): void =>
       withCompute(evaluationCompute(device), () =>
         scope(() => {
           const tape = new Tape().watch([...parameters.values()])
           const chooser = randomChooser(new Random(4, taken++), classes, style, number('regions'))
-          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.c4.train))
+          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits[form].train))
           loss = total.item()
           sgd.step(tape.backward(total, [...parameters.values()]), (lr * batch) / batchSize)
         }),

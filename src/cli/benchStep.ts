@@ -37,7 +37,13 @@ const steps = {
     what: 'Faster R-CNN C4, 800x1333',
     batch: 16,
     unit: 'images',
-    calls: (_: FusionLevel, batch: number) => detectionCalls(batch),
+    calls: (_: FusionLevel, batch: number) => detectionCalls(batch, 'c4'),
+  },
+  mask: {
+    what: 'Mask R-CNN FPN, 800x1344',
+    batch: 16,
+    unit: 'images',
+    calls: (_: FusionLevel, batch: number) => detectionCalls(batch, 'fpn'),
   },
 } as const
 
@@ -48,7 +54,7 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   if (!levels.includes(level)) fail('CONFIG', `bench step: there is no level ${level} (did you mean ${nearest(level, levels)}?)`)
   const { what, unit, calls: callsOf, batch: published } = entryOf('--step', step, steps)
   const { batch = published } = flags
-  if (step === 'detection' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
+  if (step !== 'densecl' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
   if (simulatedDevice() === undefined) return again()
   const calls = callsOf(level as FusionLevel, batch)

@@ -1,18 +1,23 @@
 import { join } from 'node:path'
 
+import { Option } from 'commander'
+
 import { defaultBoxSplits, openBoxes } from '../data/boxSources.js'
 import { skippedLines } from '../data/source.js'
 import { publishedAnchors } from '../detection/anchors.js'
 import { detectionStyles } from '../detection/styles.js'
 import { cocoResults } from '../eval/detections.js'
 import { evaluateDetection } from '../eval/detection.js'
+import { detectorNames } from '../eval/detectionIntroduction.js'
 import { checkDetectionMemory } from '../eval/detectionMemory.js'
-import { detectionProtocols, ofLength, preciseBatchesOf } from '../eval/detectionProtocols.js'
+import { detectionProtocols, ofLength, preciseBatchesOf, protocolOf } from '../eval/detectionProtocols.js'
 import { makeFolder, writeTextAtomic } from '../files/atomic.js'
+import { backboneIn } from '../nn/backbone.js'
 import { boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
 import { percent, pictureAt, picturesOfEvaluation } from '../run/results.js'
 import { entryOf } from '../run/options.js'
+import { resolvePlacement } from '../run/placement.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
@@ -46,8 +51,10 @@ interface Flags extends SharedFlags {
   longest?: string
   regions?: string
   testRegions?: string
+  channels?: string
   anchors?: string
   init: string
+  precision: string
   seed: string
   logEvery: string
   saveEvery: string
@@ -64,7 +71,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
   const names = Object.entries(detectionProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN, C4) on the backbone and test it')
+  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
     .requiredOption('--data <folder>', 'a VOCdevkit, a VOC tree (JPEGImages, Annotations, ImageSets/Main) or COCO (annotations, images)')
     .option('--protocol <name>', 'see below', 'voc0712-c4')
     .option('--style <code base>', 'whose rules where two published ones differ: detectron2 or mmdet', 'detectron2')
@@ -79,8 +86,14 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--longest <pixels>', 'another limit of the long side')
     .option('--regions <count>', 'another number of regions of an image that are trained on; published: 512')
     .option('--test-regions <count>', 'another number of regions that are classified in a test image; published: 1000')
-    .option('--anchors <pixels,...>', 'other sides of the anchors')
+    .option('--channels <count>', 'another number of channels of the pyramid and its heads; published: 256')
+    .option('--anchors <pixels,...>', 'other sides of the anchors; in coco-fpn-1x one for each of five maps')
     .option('--init <how>', 'weights, or random: the same detector from random weights, the baseline', 'weights')
+    .addOption(
+      new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
+        .choices(['auto', 'f32', 'tf32', 'bf16'])
+        .default('auto'),
+    )
     .option('--seed <number>', 'of heads, order, sizes and samples', '0')
     .option('--test-every <iterations>', 'tests, and draws what is found in a few images, on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')
@@ -101,15 +114,16 @@ export const addDetection: AddEvaluation = (parent, done) => {
     )
     .action(
       heedingSignals(done, async (weights: string, flags: Flags) => {
-        const published = entryOf('--protocol', flags.protocol, detectionProtocols)
         entryOf('--style', flags.style, detectionStyles)
         const style = flags.style as keyof typeof detectionStyles
+        const published = protocolOf(entryOf('--protocol', flags.protocol, detectionProtocols), style)
         const { preciseBatches } = detectionStyles[style]
         if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
         const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
           text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
         const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
           text?.split(',').map((each) => numberFlag(flag, each, { least: 8, whole: true })) ?? otherwise
+        if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
         const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
         const protocol = {
           ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
@@ -120,6 +134,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
           longest: whole('longest', flags.longest, published.longest, 8),
           regions: whole('regions', flags.regions, published.regions),
           testRegions: whole('test-regions', flags.testRegions, published.testRegions),
+          channels: whole('channels', flags.channels, published.channels),
         }
         const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
         const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
@@ -131,16 +146,26 @@ export const addDetection: AddEvaluation = (parent, done) => {
         for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
         const opened = await openBackbone(weights, flags)
         const { kind, options, device } = opened.backbone
+        const precision = flags.precision as 'auto' | 'f32' | 'tf32' | 'bf16'
+        // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
+        const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
+        const compute = {
+          ...opened.compute,
+          ...(precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)),
+        }
+        const random = { random: new Random(seed, 53), dtype: 'f32', compute: dtype } as const
         const backbone =
-          flags.init === 'weights'
-            ? opened.backbone
-            : withDevice(device, () => kind.build({ random: new Random(seed, 53), dtype: 'f32' }, options, { init: 'mmselfsup' }))
+          flags.init === 'random'
+            ? withDevice(device, () => kind.build(random, options, { init: 'mmselfsup' }))
+            : dtype === 'f32'
+              ? opened.backbone
+              : backboneIn(opened.backbone, dtype)
         try {
           const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
           const folder = resultFolder(weights, flags)
           const out = join(folder, name)
           const workers = workersOf(flags)
-          const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute: opened.compute }
+          const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute }
           await checkMemory(flags, () => checkDetectionMemory(backbone, planned))
           const result = await evaluateDetection(backbone, {
             ...planned,
@@ -171,7 +196,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
           const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
           const maskAp = (value: number | undefined): string[] => (value === undefined ? [] : [percent(value)])
           const table = {
-            title: `Detection (Faster R-CNN, C4, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
+            title: `Detection (${detectorNames[published.form]}, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
             columns: ['class', 'AP50', 'COCO AP', ...(ofMasks === undefined ? [] : ['mask AP'])],
             rows: [
               ...val.classes.map((label, c) => [
@@ -199,6 +224,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
                 ['long side', protocol.longest, published.longest],
                 ['regions', protocol.regions, published.regions],
                 ['test regions', protocol.testRegions, published.testRegions],
+                ['channels', protocol.channels, published.channels],
                 ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
                 ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
               ]),

@@ -39,7 +39,7 @@ import {
 import { introduction } from './detectionIntroduction.js'
 import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
-import { buildDetector, type DetectorPass, type Losses, partsOfBatch, updateDetector } from './detectorTraining.js'
+import { buildDetector, type DetectorPass, type Losses, partsOfBatch, shapeOf, updateDetector } from './detectorTraining.js'
 import { Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -121,10 +121,7 @@ class DetectionRun {
     this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
     const random = new Random(seed, 61)
     ;({ model: this.#model, optimizers: this.#optimizers } = buildDetector(backbone, {
-      form: protocol.form,
-      classes: train.classes.length,
-      style,
-      anchors,
+      ...shapeOf(protocol, style, { classes: train.classes.length, anchors }),
       random,
     }))
     try {
@@ -161,10 +158,12 @@ class DetectionRun {
     return { interrupted: true, iterations: this.#run.saved }
   }
 
-  #identity({ description }: Backbone): Record<string, unknown> {
+  #identity({ description, compute }: Backbone): Record<string, unknown> {
     const { protocol, style, train, seed = 0, imagesAtOnce = protocol.batchSize, anchors = publishedAnchors.sizes } = this.#options
     const { describe: _, ...numbers } = protocol
-    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, classes: train.classes, train: train.items.length, seed }
+    const data = { classes: train.classes, train: train.items.length }
+    const precision = compute === 'f32' ? {} : { compute }
+    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, ...data, seed, ...precision }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

@@ -1,7 +1,9 @@
 /** What the evaluation of a backbone by detection takes of the memory, before an image is read (src/run/memory.ts). */
 import { publishedAnchors } from '../detection/anchors.js'
 import { workersFor } from '../data/loader.js'
-import { detect } from '../detection/detect.js'
+import { noGrad } from '../autograd/tape.js'
+import { detect, testRules } from '../detection/detect.js'
+import { fullSamples, regionsOfAllSizes } from '../detection/fullSamples.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -14,7 +16,7 @@ import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
 import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
-import { buildDetector, updateDetector } from './detectorTraining.js'
+import { buildDetector, shapeOf, updateDetector } from './detectorTraining.js'
 import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemory.js'
 
 /** What the estimate depends on. */
@@ -72,25 +74,29 @@ function tensorBytes(
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, held }) => {
     const { device } = twin
-    const { model, optimizers } = buildDetector(twin, { form: protocol.form, classes: train.classes.length, style: name, anchors, random })
+    const { model, optimizers } = buildDetector(twin, { ...shapeOf(protocol, name, { classes: train.classes.length, anchors }), random })
     try {
       native.trimMemory(device)
       const state = held()
       const batch = emptyBatch(
-        Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [] })),
+        Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [{ label: 0, box: [0, 0, width, height] as const }] })),
         height,
         width,
       )
+      const chooser = fullSamples(protocol.regions, train.classes.length)
+      const pass = { style, regions: protocol.regions, imagesAtOnce, random: () => random, chooser }
       // The second step has momenta to keep, and what the first one left.
       for (let step = 0; step < 2; ++step)
-        withCompute(settings, () =>
-          scope(() =>
-            updateDetector(model, optimizers, batch, { style, regions: protocol.regions, imagesAtOnce, rate: 0, random: () => random }),
-          ),
-        )
+        withCompute(settings, () => scope(() => updateDetector(model, optimizers, batch, { ...pass, rate: 0 })))
       const steps = held()
       withCompute(settings, () =>
-        scope(() => detect(model, batchTensor(emptyBatch(images, boxes.height, boxes.width), device), images, style, limits)),
+        scope(() => {
+          const x = batchTensor(emptyBatch(images, boxes.height, boxes.width), device)
+          detect(model, x, images, style, limits)
+          // Nothing is found where nothing is computed.
+          if (model.masks !== undefined)
+            noGrad(() => model.masks!(model.features(x, evaluation), regionsOfAllSizes(testRules.most), evaluation))
+        }),
       )
       const ofMaps = scope(() => {
         const x = Tensor.empty([1, height, width, 3], 'f32')

@@ -1,5 +1,6 @@
 /** The published settings of detection (docs/method.md, Detection). */
 import type { DetectorForm } from '../detection/detector.js'
+import type { DetectionStyleName } from '../detection/styles.js'
 
 /** How a detector is trained and tested. */
 export interface DetectionProtocol {
@@ -19,10 +20,15 @@ export interface DetectionProtocol {
   /** Regions of an image that are trained on, and those that are classified in a test image, at most. */
   regions: number
   testRegions: number
+  /** Channels of a pyramid and of the convolutions of its heads, whose linear layers are four times as wide; 0 in the form without. */
+  channels: number
 }
 
+/** A protocol, and what of it a style has otherwise. */
+export type PublishedProtocol = DetectionProtocol & { styles?: Partial<Record<DetectionStyleName, Partial<DetectionProtocol>>> }
+
 /** The published detection protocols by name. */
-export const detectionProtocols: Record<string, DetectionProtocol> = {
+export const detectionProtocols: Record<string, PublishedProtocol> = {
   'voc0712-c4': {
     describe: 'Faster R-CNN C4 on VOC 2007 and 2012 trainval, tested on VOC 2007 test: 24,000 iterations of 16 images',
     form: 'c4',
@@ -36,6 +42,7 @@ export const detectionProtocols: Record<string, DetectionProtocol> = {
     longest: 1333,
     regions: 512,
     testRegions: 1000,
+    channels: 0,
   },
   'coco-fpn-1x': {
     describe: 'Mask R-CNN with a feature pyramid on COCO train2017, tested on val2017: 90,000 iterations of 16 images',
@@ -50,7 +57,15 @@ export const detectionProtocols: Record<string, DetectionProtocol> = {
     longest: 1333,
     regions: 512,
     testRegions: 1000,
+    channels: 256,
+    // Twelve epochs of the 117,266 images with objects, a tenth after eight of them and after eleven.
+    styles: { mmdet: { iterations: 87_960, steps: [58_640, 80_630] } },
   },
+}
+
+/** A published protocol as a style has it. */
+export function protocolOf({ styles, ...protocol }: PublishedProtocol, style: DetectionStyleName): DetectionProtocol {
+  return { ...protocol, ...styles?.[style] }
 }
 
 /** The rest, which protocols share. */

@@ -2,9 +2,10 @@
 import { Tape } from '../autograd/tape.js'
 import type { Detector } from '../detection/detector.js'
 import { detectorOf, type DetectorShape } from '../detection/detectorShape.js'
+import { publishedPyramid } from '../detection/maskRcnn.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { type DetectionLosses, detectionLosses, lossParts, randomChooser } from '../detection/step.js'
-import { type DetectionStyle, detectionStyles } from '../detection/styles.js'
+import { type Chooser, type DetectionLosses, detectionLosses, lossParts, randomChooser } from '../detection/step.js'
+import { type DetectionStyle, type DetectionStyleName, detectionStyles } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
 import { type NormMode, training } from '../nn/layers.js'
@@ -15,10 +16,22 @@ import { Sgd } from '../optim/sgd.js'
 import type { Random } from '../tensor/random.js'
 import { Tensor, withDevice } from '../tensor/tensor.js'
 import type { DetectionBatch } from './detectionBatches.js'
-import { detectionTraining } from './detectionProtocols.js'
+import { type DetectionProtocol, detectionTraining } from './detectionProtocols.js'
 
 /** The parts of the loss that a form has. */
 export type Losses = Partial<Record<(typeof lossParts)[number], number>>
+
+/** What the detector of a protocol is built from. */
+export const shapeOf = (
+  { form, channels }: Pick<DetectionProtocol, 'form' | 'channels'>,
+  style: DetectionStyleName,
+  rest: Pick<DetectorShape, 'classes' | 'anchors'>,
+): DetectorShape => ({
+  form,
+  style,
+  ...rest,
+  ...(form === 'fpn' ? { pyramid: { ...publishedPyramid, channels, width: 4 * channels, levels: style } } : {}),
+})
 
 /** A detector on a backbone, and its optimisers: of everything but norms, and of norms, whose weight decay may be another. */
 export function buildDetector(
@@ -38,7 +51,7 @@ export function buildDetector(
   })
 }
 
-/** How a batch is gone through: `random` draws the samples of a part. */
+/** How a batch is gone through: `random` draws the samples of a part, unless `chooser` says what they are. */
 export interface DetectorPass {
   style: DetectionStyle
   /** Regions of an image that are trained on. */
@@ -46,20 +59,21 @@ export interface DetectorPass {
   /** Images of a part; batch norms see these alone. */
   imagesAtOnce: number
   random: (part: number) => Random
+  chooser?: Chooser
 }
 
 /** The losses of the parts of a batch that are computed together, one after the other. */
 export function* partsOfBatch(
   model: Detector,
   { values, shape, images }: DetectionBatch<TrainingImage>,
-  { style, regions, imagesAtOnce, random }: DetectorPass,
+  { style, regions, imagesAtOnce, random, chooser }: DetectorPass,
 ): Generator<(mode: NormMode) => DetectionLosses> {
   const each = values.length / images.length
   for (let first = 0, part = 0; first < images.length; first += imagesAtOnce, ++part) {
     const last = Math.min(images.length, first + imagesAtOnce)
     const x = Tensor.from(values.subarray(first * each, last * each), [last - first, ...shape.slice(1)])
-    const chooser = randomChooser(random(part), model.options.classes, style, regions)
-    yield (mode) => detectionLosses(model, x, images.slice(first, last), chooser, mode, style, proposalLimits[model.form].train)
+    const choose = chooser ?? randomChooser(random(part), model.options.classes, style, regions)
+    yield (mode) => detectionLosses(model, x, images.slice(first, last), choose, mode, style, proposalLimits[model.form].train)
   }
 }
 

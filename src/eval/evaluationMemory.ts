@@ -25,7 +25,9 @@ export function onDryDevice<R>(backbone: Backbone, seed: number, body: (network:
   const before = heldBytes(device)
   return withDevice(device, () => {
     const random = new Random(seed)
-    const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options, { outputStride: backbone.stride })
+    const twin = backbone.kind.build({ random, dtype: 'f32', compute: backbone.compute }, backbone.options, {
+      outputStride: backbone.stride,
+    })
     try {
       return body({ twin, random, held: () => heldBytes(device) - before })
     } finally {

@@ -3,9 +3,10 @@
  * look at one, files hold one; none of them knows which. A kind of backbone is one file: a class, and how it is built from options.
  */
 import { fail } from '../tensor/errors.js'
-import { currentDevice, type FloatDType, scope, type Tensor } from '../tensor/tensor.js'
+import { Random } from '../tensor/random.js'
+import { currentDevice, type FloatDType, scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import type { Build, Initialization, NormMode } from './layers.js'
-import { disposeState, type State } from './module.js'
+import { allTensors, disposeState, refreshCopies, type State } from './module.js'
 
 /** Channels of a map, and how many pixels of the image lie between two of its positions. */
 export interface MapShape {
@@ -95,6 +96,18 @@ export abstract class Backbone {
   dispose(): void {
     disposeState(this.state())
   }
+}
+
+/** A backbone of the same kind, device and weights whose activations have another dtype: bf16 for mixed precision. */
+export function backboneIn(backbone: Backbone, compute: FloatDType): Backbone {
+  const { device, kind, options } = backbone
+  return withDevice(device, () => {
+    const twin = kind.build({ random: new Random(0), dtype: 'f32', compute }, options)
+    const own = new Map(allTensors(backbone.state()))
+    for (const [name, tensor] of allTensors(twin.state())) tensor.write(own.get(name)!.data())
+    refreshCopies(twin.state())
+    return twin
+  })
 }
 
 /** The options of a kind, of which none may be unknown to it. Throws CONFIG. */

@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert'
 import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
 import { bytesOf, type Call, detectionCalls, stepCalls } from '../../src/bench/step/calls.js'
 import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
+import type { DetectorForm } from '../../src/detection/detector.js'
 import { pointwiseWindows } from '../../src/ops/tuning.js'
 import { native, runNative } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
@@ -100,20 +101,26 @@ testWhere(
   test,
   "a detector's step has each convolution three times but the first, and grows with its images",
   () => {
-    const [one, two] = [detectionCalls(1), detectionCalls(2)]
-    const count = (op: string): number => one.filter((call) => call.op === op).length
-    // ResNet-50's 53, and the three of the proposal network; nothing wants the gradient of images.
-    assert.equal([count('conv2dBackwardWeight'), count('conv2dBackwardInput')], [count('conv2d'), count('conv2d') - 1])
-    for (const op of ['roiAlign', 'roiAlignBackward', 'nms', 'topK']) assert.is(count(op), 1, op)
-    assert.equal(
-      two.map(({ op }) => op).filter((op) => op !== 'fill'),
-      one.map(({ op }) => op).filter((op) => op !== 'fill'),
-    )
-    const machine = new Machine(gpus.H100!, 'now')
-    const [short, long] = [one, two].map((calls) => stepTimes(calls.flatMap((call) => machine.costs(call))).milliseconds)
-    assert.ok(long! > 1.5 * short! && long! < 2.1 * short!, `${short} ms, then ${long} ms`)
+    for (const form of ['c4', 'fpn'] as const) checkDetectionCalls(form)
   },
 )
+
+function checkDetectionCalls(form: DetectorForm): void {
+  const [one, two] = [detectionCalls(1, form), detectionCalls(2, form)]
+  const count = (op: string): number => one.filter((call) => call.op === op).length
+  // ResNet-50's 53, and those of the pyramid and the heads; nothing wants the gradient of images.
+  assert.equal([count('conv2dBackwardWeight'), count('conv2dBackwardInput')], [count('conv2d'), count('conv2d') - 1])
+  // Of a pyramid boxes and masks are taken from each of four maps.
+  for (const op of ['roiAlign', 'roiAlignBackward']) assert.is(count(op), form === 'c4' ? 1 : 8, op)
+  assert.equal([count('nms'), count('topK')], [1, form === 'c4' ? 1 : 5])
+  assert.equal(
+    two.map(({ op }) => op).filter((op) => op !== 'fill'),
+    one.map(({ op }) => op).filter((op) => op !== 'fill'),
+  )
+  const machine = new Machine(gpus.H100!, 'now')
+  const [short, long] = [one, two].map((calls) => stepTimes(calls.flatMap((call) => machine.costs(call))).milliseconds)
+  assert.ok(long! > 1.5 * short! && long! < 2.1 * short!, `${short} ms, then ${long} ms`)
+}
 
 testWhere(
   simulated && thorough,

@@ -1,7 +1,7 @@
 """torchvision's Mask R-CNN on a feature pyramid, with random weights and frozen norms, on given images: torchvisionMaskRcnn.py IN OUT PTH.
 
-IN holds the sizes of the padded batch and of its images, and objects, as JSON; beside it lie the values, f64 NCHW, as IN.values. OUT becomes
-a safetensors file: what every part gives, what is found, samples, losses and gradients of a training step. PTH becomes the state dict.
+IN holds the sizes of the padded batch and of its images, and objects, as JSON; beside it lie the values, f64 NCHW, as IN.values. OUT
+becomes a safetensors file: what every part gives, what is found, samples, losses and gradients of a training step. PTH becomes the state dict.
 """
 import json
 import struct

@@ -4,11 +4,13 @@
  * or not at all, or on a device without values. Needs the addon of build:simt, whose calls are those of a GPU.
  */
 import { Tape } from '../../autograd/tape.js'
-import { publishedAnchors } from '../../detection/anchors.js'
-import { FasterRcnn } from '../../detection/fasterRcnn.js'
+import type { DetectorForm } from '../../detection/detector.js'
+import { detectorOf } from '../../detection/detectorShape.js'
+import { fullSamples } from '../../detection/fullSamples.js'
 import { proposalLimits } from '../../detection/proposals.js'
-import { detectionLosses, randomChooser } from '../../detection/step.js'
-import { detectionStyles } from '../../detection/styles.js'
+import { detectionLosses } from '../../detection/step.js'
+import { styleOf } from '../../detection/styles.js'
+import { sampling } from '../../detection/targets.js'
 import { densecl } from '../../methods/densecl/method.js'
 import { resolveConfig } from '../../methods/index.js'
 import { training } from '../../nn/layers.js'
@@ -98,20 +100,20 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
 }
 
 /**
- * The calls of a training step of the published detector (Faster R-CNN, C4, ResNet-50, 800x1333 px, bf16), gone through on a device that
- * has no values: proposals are nowhere, and as many as may be.
+ * The calls of a training step of a published detector (ResNet-50, bf16; Faster R-CNN C4 of 20 classes on 800x1333 px, Mask R-CNN on a
+ * pyramid of 80 on 800x1344), gone through on a device that has no values: proposals and samples are as many as may be.
  */
-export function detectionCalls(batch: number): Call[] {
+export function detectionCalls(batch: number, form: DetectorForm): Call[] {
   const device = `dry:${simulation()}`
   return withDevice(device, () => {
     const build = { random: new Random(1), dtype: 'f32', compute: 'bf16' } as const
     const backbone = resnet({ depth: 50 })(build)
-    const style = detectionStyles.detectron2
-    const anchors = { ...publishedAnchors, stride: backbone.maps.at(-2)!.stride, order: style.anchorOrder }
-    const model = new FasterRcnn(build, backbone, { classes: 20, anchors })
+    const style = styleOf('detectron2', form)
+    const classes = form === 'c4' ? 20 : 80
+    const model = detectorOf(build, backbone, { form, style: 'detectron2', classes })
     const state = model.state()
     const sgd = new Sgd(state.parameters, { momentum: 0.9, weightDecay: 1e-4 }, state.copies)
-    const [height, width] = [800, 1333]
+    const [height, width] = [800, Math.ceil(1333 / style.padTo) * style.padTo]
     const watched = trainable(state)
     const objects = [0, 1, 2, 3].map((label) => ({ label, box: [100, 100 + 100 * label, 600, 300 + 100 * label] as const }))
     const images = Array.from({ length: batch }, () => ({ height, width, objects }))
@@ -120,8 +122,8 @@ export function detectionCalls(batch: number): Call[] {
         scope(() => {
           const tape = new Tape().watch(watched)
           const x = Tensor.empty([batch, height, width, 3], 'f32', device)
-          const chooser = randomChooser(new Random(2), 20, style)
-          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits.c4.train))
+          const chooser = fullSamples(sampling.regions.count, classes)
+          const { total } = tape.record(() => detectionLosses(model, x, images, chooser, training, style, proposalLimits[form].train))
           sgd.step(tape.backward(total, watched), 0.02)
         }),
       )
