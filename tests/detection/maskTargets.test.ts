@@ -87,6 +87,22 @@ test('both rules agree but for pixels at the edge of an object', () => {
   }
 })
 
+test('200 objects in an image take milliseconds by either rule', () => {
+  const random = new Random(9, 5)
+  const polygons = Array.from({ length: 200 }, () => polygonOf(random, 800, 1333))
+  const regions = Float64Array.from(polygons.flatMap(() => [...boxOf(random, 800, 1333)]))
+  const drawn = polygons.map((own): InstanceMask => ({ polygons: own }))
+  const runs = drawn.map((mask) => maskRuns(mask, { height: 800, width: 1333 }))
+  for (const masks of [drawn, runs]) {
+    const from = performance.now()
+    const targets = maskTargets(regions, masks, 28)
+    const took = performance.now() - from
+    assert.is(targets.length, 200 * 784)
+    // A hundred times what it takes.
+    assert.ok(took < 5000, `${took} ms`)
+  }
+})
+
 test('regions without size, and objects beside their region, have empty targets', () => {
   const mask = polygonMask([1, 1, 1, 9, 9, 9, 9, 1], 20, 20)
   for (const box of [
