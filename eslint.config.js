@@ -15,7 +15,7 @@ const mayImport = {
   data: ['tensor', 'files'],
   weights: ['tensor', 'files', 'ops', 'nn'],
   run: ['tensor', 'files', 'nn', 'optim', 'data'],
-  methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'run'],
+  methods: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run'],
   eval: ['tensor', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],
   detection: ['tensor', 'autograd', 'ops', 'nn', 'data', 'weights'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],

@@ -16,6 +16,7 @@ export { configure, findMethod, presetSettings, resolveConfig } from './methods/
 export {
   type BuiltMethod,
   type Chart,
+  type Caution,
   type CollapseCheck,
   type ConfigOf,
   defineMethod,
@@ -33,7 +34,7 @@ export { embeddingSpread } from './methods/spread.js'
 export { DenseNeck, type Embeddings, Encoder, type EncoderOptions, type NeckOptions } from './methods/densecl/encoder.js'
 export { chanceLoss } from './methods/densecl/health.js'
 export { densecl } from './methods/densecl/method.js'
-export { DenseCL, type DenseCLOptions, type KeyOrder, Queue } from './methods/densecl/model.js'
+export { DenseCL, type DenseCLOptions, type KeyOrder, type Partners, type Prepared, Queue } from './methods/densecl/model.js'
 export type { DenseCLConfig } from './methods/densecl/options.js'
 export { presets } from './methods/densecl/presets.js'
 export { type DenseCLObserved, denseclStep, type StepConstants, type StepOptions } from './methods/densecl/step.js'

@@ -1,5 +1,6 @@
 /** `densecl eval ...`: one line for each evaluation. */
 import type { Register } from './command.js'
+import { addCorrespondence } from './evalCorrespondence.js'
 import { addDetection } from './evalDetection.js'
 import { addFinetune } from './evalFinetune.js'
 import { addKnn } from './evalKnn.js'
@@ -8,7 +9,16 @@ import { addSegmentation } from './evalSegmentation.js'
 import type { AddEvaluation } from './evalShared.js'
 import { addLowShot, addSvm } from './evalSvm.js'
 
-const evaluations: readonly AddEvaluation[] = [addKnn, addLinear, addFinetune, addSvm, addLowShot, addSegmentation, addDetection]
+const evaluations: readonly AddEvaluation[] = [
+  addKnn,
+  addLinear,
+  addFinetune,
+  addSvm,
+  addLowShot,
+  addCorrespondence,
+  addSegmentation,
+  addDetection,
+]
 
 export const register: Register = (program, done) => {
   const parent = program.command('eval').description('measure what a backbone is worth')

@@ -12,6 +12,8 @@ import type { Pixels } from './decode.js'
 export interface AugmentOptions {
   /** Smallest and largest share of the image's area that a crop covers. */
   cropScale: readonly [number, number]
+  /** The same of the second of two views, where it is another. */
+  keyCropScale?: readonly [number, number] | null
   /** Smallest and largest width over height of a crop. */
   cropRatio: readonly [number, number]
   /** Probability that the four colour adjustments are made, in random order. */
@@ -93,6 +95,14 @@ export function randomCrop(
   return { top: Math.floor((height - cropHeight) / 2), left: Math.floor((width - cropWidth) / 2), height: cropHeight, width: cropWidth }
 }
 
+/** Where the views of a batch lie in their images: of each of its images a row of cropColumns for every view. */
+export interface ViewCrops {
+  /** Left edge, top edge, width and height as shares of the image's sides, and 1 for a mirrored view: f64 [2, N, 5]. */
+  values: Float64Array
+  images: number
+}
+export const cropColumns = 5
+
 /** Draws the parameters of a view of an image of width x height pixels. */
 export function randomView(random: Random, width: number, height: number, options: AugmentOptions): ViewParameters {
   const crop = randomCrop(random, width, height, options.cropScale, options.cropRatio)
@@ -166,6 +176,12 @@ export function tableRow({ view, offset, height, width }: PlacedView, normalise:
     ...deviation,
     ...pairs,
   ]
+}
+
+/** Of a view's row of the table the row of ViewCrops. */
+export function cropRow(row: ArrayLike<number>): [left: number, top: number, width: number, height: number, flip: number] {
+  const [height, width] = [row[1]!, row[2]!]
+  return [row[4]! / width, row[3]! / height, row[6]! / width, row[5]! / height, row[7]!]
 }
 
 /**

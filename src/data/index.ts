@@ -13,6 +13,7 @@ export {
   randomView,
   renderView,
   renderViews,
+  type ViewCrops,
   type ViewParameters,
   wholeImage,
 } from './augment.js'

@@ -11,7 +11,7 @@ import { hostMemory } from '../tensor/numbers.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { type AugmentOptions, mocoV2Augmentation, renderTable, tableColumns } from './augment.js'
+import { type AugmentOptions, cropColumns, cropRow, mocoV2Augmentation, renderTable, tableColumns, type ViewCrops } from './augment.js'
 import type { BoxBatch } from './boxView.js'
 import type { Item } from './source.js'
 import type { ItemAnswer, ItemRequest, SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
@@ -59,6 +59,8 @@ export interface Batch<Request extends BatchRequest = BatchRequest> {
    * addresses for every batch of pre-training, so it may be part of a recorded step.
    */
   views(): Tensor[]
+  /** Where the two views of pre-training lie in their images; while the batch is the last that was taken. */
+  crops(): ViewCrops
   /** The values of the first view where they lie, in memory that a later batch is written to; not there where a GPU makes the views. */
   values(): Float32Array
   request: Request
@@ -75,11 +77,13 @@ const prefetch = 4
 /** The workers that a number of them stands for: 0 chooses, one less than the cores, 1 to 16. */
 export const workersFor = (wanted: number): number => (wanted === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : wanted)
 
+type CropScales = Pick<AugmentOptions, 'cropScale' | 'keyCropScale'>
+
 /** What is written of each image of a kind of views: for each part its bytes. */
-function partsOf(kind: ViewKind, imageSize: number, { cropScale }: Pick<AugmentOptions, 'cropScale'>): number[] {
+function partsOf(kind: ViewKind, imageSize: number, { cropScale, keyCropScale }: CropScales): number[] {
   const view = imageSize * imageSize * 12
   // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
-  if (kind === 'pixels') return [Math.ceil((imageSize * imageSize) / cropScale[0] / 4) * 12]
+  if (kind === 'pixels') return [Math.ceil((imageSize * imageSize) / Math.min(cropScale[0], keyCropScale?.[0] ?? 1) / 4) * 12]
   if (kind === 'augmented') return [view, view]
   return kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
 }
@@ -149,6 +153,7 @@ export class Loader {
   /** What the mode `pixels` has: images of uploadSlots batches on the device, and the table of the views to make of the current one. */
   readonly #pixels: Tensor | undefined
   readonly #table: Tensor | undefined
+  /** How the views of pre-training are made: f64 [prefetch, 2, batchSize, tableColumns]. */
   readonly #rows: SharedArrayBuffer | undefined
   #nextTask = 0
   #failure: Error | undefined
@@ -171,8 +176,8 @@ export class Loader {
       native.pin(new Uint8Array(this.#memory), device)
       this.#pixels = Tensor.empty([uploadSlots * this.#slotBytes], 'u8', device).keep()
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
-      this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     }
+    if (options.views === 'augmented') this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     const count = workersFor(workers)
     const { items, seed = 0, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
@@ -231,7 +236,8 @@ export class Loader {
       await new Promise((resolve) => setImmediate(resolve))
       for (const worker of this.#workers) worker.unref()
       const waited = (performance.now() - from) / 1000
-      const images = batch.request.indices.length
+      const { request, slot } = batch
+      const about = { ...this.#about(request), labels, waited, crops: () => this.#crops(request, slot) }
       if (this.#kind === 'pixels') {
         // The slot of the batch before is free when its pixels have left it: only then it is filled again.
         if (uploading !== undefined) {
@@ -240,18 +246,15 @@ export class Loader {
           this.spent.uploading += (performance.now() - before) / 1000
           start()
         }
-        uploading = this.#startUpload(batch.slot, images)
+        uploading = this.#startUpload(slot, request.indices.length)
         const values = (): never => fail('ARGUMENT', `batch: its values are on ${this.#device}, which makes the views of them`)
-        yield { views: () => this.#render(), values, ...this.#about(batch.request), labels, waited }
+        yield { ...about, views: () => this.#render(), values }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        const { request, slot } = batch
         yield {
+          ...about,
           views: () => this.#parts.map((_, part) => this.#copy(slot, part, request)),
           values: () => this.#values(slot, request),
-          ...this.#about(request),
-          labels,
-          waited,
         }
         start()
       }
@@ -290,6 +293,19 @@ export class Loader {
     }
     const before = this.#parts.slice(0, part).reduce((sum, bytes) => sum + bytes, 0) * this.#options.batchSize
     return slot * this.#slotBytes + before + image * this.#parts[part]!
+  }
+
+  #crops({ indices }: BatchRequest, slot: number): ViewCrops {
+    if (this.#rows === undefined) return fail('ARGUMENT', 'batch: only the random views of pre-training have crops')
+    const { batchSize } = this.#options
+    const values = new Float64Array(2 * indices.length * cropColumns)
+    const rows = new Float64Array(this.#rows)
+    for (const view of [0, 1])
+      for (let i = 0; i < indices.length; ++i) {
+        const at = ((slot * 2 + view) * batchSize + i) * tableColumns
+        values.set(cropRow(rows.subarray(at, at + tableColumns)), (view * indices.length + i) * cropColumns)
+      }
+    return { values, images: indices.length }
   }
 
   /** Sends a batch's pixels and its rows of the table on their way; the place of the pixels, in bytes. */
@@ -346,6 +362,8 @@ export class Loader {
         // Only these: a copy of all in each worker is gigabytes where there are millions.
         items: mine.map((i) => this.#options.items[indices[i]!]!),
         places: mine.map((i) => this.#parts.map((_, part) => this.#place(slot, part, i, request))),
+        slot,
+        order: mine,
         ...(boxes === undefined ? {} : { boxes: { ...boxes, views: mine.map((i) => boxes.views[i]!) } }),
       }
       return new Promise((resolve, reject) => {

@@ -9,8 +9,10 @@ import { scope, Tensor } from '../tensor/tensor.js'
 import {
   type AugmentOptions,
   pixelTensor,
+  type PlacedView,
   randomView,
   renderView,
+  renderViews,
   tableColumns,
   tableRow,
   type ViewParameters,
@@ -39,7 +41,7 @@ export interface WorkerData {
   memory: SharedArrayBuffer
   imageSize: number
   views: ViewKind
-  /** What the mode `pixels` needs: the rows of the views' table, and what says where they and their images lie. */
+  /** What the modes `augmented` and `pixels` have: the rows of the views' table [slots, 2, batchSize, tableColumns]. */
   table?: { rows: SharedArrayBuffer; batchSize: number; uploadSlots: number }
   /** Bytes of an image's place in the memory, in the mode `pixels`. */
   placeBytes: number
@@ -62,6 +64,9 @@ export interface Task {
   items: Item[]
   /** The byte where each part of each image goes. */
   places: number[][]
+  /** The slot of the batch, and each image's place in it. */
+  slot: number
+  order: number[]
   /** What the kind `boxes` makes of these images. */
   boxes?: BoxBatch
 }
@@ -146,25 +151,29 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
+const ofSecond: AugmentOptions = { ...augment, cropScale: augment.keyCropScale ?? augment.cropScale }
 const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters =>
-  randomView(new Random(seed, 17, epoch, index, view), width, height, augment)
+  randomView(new Random(seed, 17, epoch, index, view), width, height, view === 1 ? ofSecond : augment)
+
+/** Keeps how a view is made: what a GPU makes it of, and what methods are told of it. */
+function writeRow(placed: PlacedView, slot: number, view: number, place: number): void {
+  const { rows, batchSize } = table!
+  const at = ((slot * 2 + view) * batchSize + place) * tableColumns
+  new Float64Array(rows, at * 8, tableColumns).set(tableRow(placed, true))
+}
 
 /**
  * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the
  * pixels of a view. Place i of slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and
  * batchSize + i of the slot's.
  */
-function writePixels(pixels: Pixels, index: number, epoch: number, at: number): void {
-  const { rows, batchSize, uploadSlots } = table!
+function writePixels(pixels: Pixels, index: number, { epoch, places, slot, order }: Task, i: number): void {
+  const { batchSize, uploadSlots } = table!
   const { height, width, data } = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
-  new Uint8Array(memory, at, data.length).set(data)
-  const place = at / placeBytes
-  const [slot, i] = [Math.floor(place / batchSize), place % batchSize]
-  const offset = ((slot % uploadSlots) * batchSize + i) * placeBytes
-  for (const view of [0, 1]) {
-    const row = tableRow({ view: viewOf(index, epoch, view, { height, width, data }), offset, height, width }, true)
-    new Float64Array(rows, ((slot * 2 + view) * batchSize + i) * tableColumns * 8, tableColumns).set(row)
-  }
+  new Uint8Array(memory, places[i]![0], data.length).set(data)
+  const offset = ((slot % uploadSlots) * batchSize + order[i]!) * placeBytes
+  for (const view of [0, 1])
+    writeRow({ view: viewOf(index, epoch, view, { height, width, data }), offset, height, width }, slot, view, order[i]!)
 }
 
 function reduce(pixels: Pixels): Pixels {
@@ -181,13 +190,15 @@ function reduce(pixels: Pixels): Pixels {
 }
 
 /** Both random views of the pre-training step. */
-function writeTwoViews(pixels: Pixels, index: number, epoch: number, places: number[]): void {
+function writeTwoViews(pixels: Pixels, index: number, { epoch, places, slot, order }: Task, i: number): void {
   scope(() => {
     const source = pixelTensor(pixels)
-    for (const [view, at] of places.entries()) {
+    for (const [which, at] of places[i]!.entries()) {
+      const placed = { view: viewOf(index, epoch, which, pixels), offset: 0, height: pixels.height, width: pixels.width }
       const out = Tensor.empty([1, imageSize, imageSize, 3])
-      renderView(out, 0, source, viewOf(index, epoch, view, pixels))
+      renderViews(out, 0, source, [placed])
       native.read(out.handle, new Float32Array(memory, at, floatsPerView))
+      writeRow(placed, slot, which, order[i]!)
     }
   })
 }
@@ -216,11 +227,12 @@ async function writeBoxes(pixels: Pixels, index: number, batch: BoxBatch, place:
   writeBoxView(new Float32Array(memory, at, batch.height * batch.width * 3), pixels, view, batch)
 }
 
-async function write(pixels: Pixels, index: number, { epoch, places: all, boxes }: Task, place: number): Promise<void> {
-  const places = all[place]!
+async function write(pixels: Pixels, index: number, task: Task, place: number): Promise<void> {
+  const { epoch, boxes } = task
+  const places = task.places[place]!
   if (boxes !== undefined) await writeBoxes(pixels, index, boxes, place, places[0]!)
-  else if (views === 'pixels') writePixels(pixels, index, epoch, places[0]!)
-  else if (views === 'augmented') writeTwoViews(pixels, index, epoch, places)
+  else if (views === 'pixels') writePixels(pixels, index, task, place)
+  else if (views === 'augmented') writeTwoViews(pixels, index, task, place)
   else if (views === 'segmentation') {
     const { image, labels } = renderSegmentation(
       pixels,

@@ -5,6 +5,7 @@
 import { Tape } from '../autograd/tape.js'
 import { trainable, type State } from '../nn/module.js'
 import type { Backbone, BackboneBuilder } from '../nn/backbone.js'
+import type { ViewCrops } from '../data/augment.js'
 import type { EmaTarget } from '../optim/optimizer.js'
 import type { Config } from '../run/config.js'
 import type { OptionTable, OptionValues } from '../run/options.js'
@@ -26,6 +27,7 @@ export interface Method<O extends OptionTable = OptionTable> {
   /** Keys of `describe` that are terms of the loss, by the words for them in messages, such as `dense: 'lossDense'`. */
   readonly terms?: Readonly<Record<string, string>>
   readonly collapse?: CollapseCheck
+  readonly cautions?: readonly Caution[]
   /** The curves of reports and of the live page beside those of every run; the first is also drawn when a run ends. */
   readonly charts: readonly Chart[]
   /** Throws CONFIG where options contradict each other. */
@@ -62,6 +64,15 @@ export interface CollapseCheck {
   remedy: string
 }
 
+/** A number that, while it stays above `most`, says that a run does not learn what it is meant to: said once, after 50 steps. */
+export interface Caution {
+  key: string
+  most: number
+  /** What it means, and options to try. */
+  means: string
+  remedy: string
+}
+
 /** One chart of a run over its epochs. */
 export interface Chart {
   title: string
@@ -93,9 +104,14 @@ export interface BuiltMethod<O extends Observed = Observed> {
   /** What the optimiser trains, in its order and under its names, with the copies that are written along. */
   trained(): State
   /** Lines of the log before the first step: what the method is set to, and warnings. */
-  introduce?(run: { images: number }): string[]
-  /** Writes to the device what the step after `globalStep` steps reads beside the views; no part of the recorded step. */
-  prepare?(globalStep: number): void
+  introduce?(run: { images: number; steps: number }): string[]
+  /** What of its settings is not the published method, as `option value`: goes into the files of its weights. */
+  variant?(): string[]
+  /**
+   * Writes to the device what the step after `globalStep` steps reads beside the views; no part of the recorded step. `crops` says where
+   * the views lie in their images; it is absent where nobody looks at an image, such as while memory is estimated.
+   */
+  prepare?(globalStep: number, crops?: ViewCrops): void
   /** Two views to gradients: work of the device alone, the same at every step, so that it may be recorded. Nothing is updated by it. */
   step(views: Views): StepResult<O>
   /** A network that the optimiser moves along as a moving average of what is trained; asked for once in every step, after step(). */

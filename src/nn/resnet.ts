@@ -98,16 +98,29 @@ export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDi
   contractDilation: true,
 }
 
+/** Strides of the four stages as published: 32 in all. */
+export const resnetStrides = [1, 2, 2, 2] as const
+
+/** Whether these are strides that a ResNet of four stages can have: integers of 1 to 4. */
+export const areStrides = (strides: unknown): strides is number[] =>
+  Array.isArray(strides) && strides.length === 4 && strides.every((stride) => Number.isInteger(stride) && stride >= 1 && stride <= 4)
+
+/** Pixels between two positions of the last map: those of the stem, its pooling, and the stages. */
+const totalStride = (strides: readonly number[]): number => strides.reduce((product, stride) => product * stride, 4)
+
 export const resnetKind: BackboneKind = {
   name: 'resnet',
-  settings: ['depth', 'baseChannels'],
+  settings: ['depth', 'baseChannels', 'strides'],
   torchvision: true,
   build(build, options, { outputStride, init } = {}) {
-    const { depth, baseChannels } = knownOptions<{ depth: ResNetDepth; baseChannels: number }>('resnet', options, {
+    const known = knownOptions<{ depth: ResNetDepth; baseChannels: number; strides: readonly number[] }>('resnet', options, {
       depth: 50,
       baseChannels: 64,
+      strides: resnetStrides,
     })
-    return new ResNet(build, { depth, baseChannels, init, ...(outputStride === 8 ? dilated8 : {}) })
+    // A network that was trained at a stride of 8 or less stays as it is.
+    const coarser = outputStride === 8 && totalStride(known.strides) > 8
+    return new ResNet(build, { ...known, init, ...(coarser ? dilated8 : {}) })
   },
 }
 
@@ -126,6 +139,8 @@ export class ResNet extends Backbone {
   readonly #stem: Conv2d
   readonly #stemNorm: BatchNorm2d
   readonly #stages: Block[][]
+  readonly #strides: readonly number[]
+  readonly #dilated: boolean
 
   constructor(build: Build, options: ResNetOptions) {
     super(build)
@@ -133,16 +148,20 @@ export class ResNet extends Backbone {
       depth,
       baseChannels = 64,
       init = 'original',
-      strides = [1, 2, 2, 2],
+      strides = resnetStrides,
       dilations = [1, 1, 1, 1],
       contractDilation = false,
     } = options
     const plan =
       resnetDepths[depth] ??
       fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
+    if (!areStrides(strides))
+      fail('ARGUMENT', `resnet: expected strides to be four integers of 1 to 4 but received ${JSON.stringify(strides)}`)
     const { blocks = plan.blocks } = options
     this.depth = depth
     this.baseChannels = baseChannels
+    this.#strides = strides
+    this.#dilated = dilations.some((dilation) => dilation !== 1)
     this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
     let inputs = baseChannels
@@ -159,13 +178,19 @@ export class ResNet extends Backbone {
       { channels: baseChannels, stride: 2 },
       ...strides.map((_, s) => ({
         channels: baseChannels * 2 ** s * (plan.bottleneck ? 4 : 1),
-        stride: strides.slice(0, s + 1).reduce((product, stride) => product * stride, 4),
+        stride: totalStride(strides.slice(0, s + 1)),
       })),
     ]
   }
 
-  get options(): { depth: ResNetDepth; baseChannels: number } {
-    return { depth: this.depth, baseChannels: this.baseChannels }
+  get options(): { depth: ResNetDepth; baseChannels: number; strides?: readonly number[] } {
+    const { depth, baseChannels } = this
+    return { depth, baseChannels, ...this.#ownStrides }
+  }
+
+  /** Strides that are not the published ones: no shape of a tensor tells them. Those of a dilated form are how it is evaluated. */
+  get #ownStrides(): { strides?: readonly number[] } {
+    return this.#dilated || this.#strides.every((stride, s) => stride === resnetStrides[s]) ? {} : { strides: this.#strides }
   }
 
   get name(): string {
@@ -173,7 +198,8 @@ export class ResNet extends Backbone {
   }
 
   get description(): string {
-    return `${this.name} of ${this.baseChannels} base channels`
+    const { strides } = this.#ownStrides
+    return `${this.name} of ${this.baseChannels} base channels${strides === undefined ? '' : `, strides ${strides.join('-')}`}`
   }
 
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */

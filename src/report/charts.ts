@@ -11,6 +11,15 @@ const colours = ['#3b82f6', '#ef4444', '#10b981', '#f59e0b', '#8b5cf6', '#ec4899
 const points = 500
 
 const loss: Chart = { title: 'Loss', yLabel: 'loss', curves: [{ name: 'loss', key: 'loss' }] }
+const dense: Chart = {
+  title: 'Places found again',
+  yLabel: '% of positions',
+  curves: [
+    { name: 'exact', key: 'correspondence', scale: 100 },
+    { name: 'near', key: 'correspondenceNear', scale: 100 },
+    { name: 'the same place', key: 'correspondenceSamePlace', scale: 100 },
+  ],
+}
 const knn: Chart = { title: 'kNN accuracy', yLabel: '%', curves: [{ name: 'kNN', key: 'knn', scale: 100 }] }
 const pace: readonly Chart[] = [
   { title: 'Learning rate', yLabel: 'rate', curves: [{ name: 'learning rate', key: 'lr' }] },
@@ -89,7 +98,7 @@ const evaluationKinds: Record<string, (rows: readonly Metrics[]) => Chart[]> = {
 /** The charts of a run: those of its method, of which the first is the loss, and those that every run has. */
 function chartsOf({ method }: RunView): Chart[] {
   const [first = loss, ...others] = method?.charts ?? []
-  return [first, knn, ...others, ...pace]
+  return [first, knn, dense, ...others, ...pace]
 }
 
 /** Rows of a curve by epoch, or by what `by` is; long ones as means of stretches. */

@@ -5,6 +5,7 @@ import { mostWorkers } from '../data/loader.js'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
+import { resnetStrides } from '../nn/resnet.js'
 import { optimizerNames } from '../optim/choose.js'
 import { free, type OptionValues } from './options.js'
 
@@ -62,6 +63,11 @@ export const commonOptions = {
   backboneOptions: z.record(z.string(), z.unknown()).default({}).describe('options of a backbone from a module, as a map'),
   depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
   baseChannels: count.max(1024).default(64).describe('of the stem; every width scales with it'),
+  strides: z
+    .array(z.int().min(1).max(4))
+    .length(4)
+    .default([...resnetStrides])
+    .describe('of the four stages of the ResNet; 1, 2, 1, 1 has a dense grid of 8 x 8 at 64 pixels'),
   init: z.enum(['original', 'mmselfsup']).default('original').describe('how weights are drawn'),
 
   normGroups: count.default(1).describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper)'),
@@ -77,6 +83,7 @@ export const commonOptions = {
   warmupSteps: z.int().min(0).default(0).describe('steps of linear learning rate warm-up'),
 
   cropScale: range.default([...mocoV2Augmentation.cropScale]).describe('share of the area that a crop covers'),
+  keyCropScale: range.nullable().default(null).describe('the same of the second view, where it is another'),
   cropRatio: range.default([...mocoV2Augmentation.cropRatio]).describe('width over height of a crop'),
   jitter: share.default(mocoV2Augmentation.jitter).describe('probability of the colour adjustments'),
   brightness: share.default(mocoV2Augmentation.brightness).describe('reach of the brightness factor around 1'),
@@ -93,6 +100,13 @@ export const commonOptions = {
   checkpointSteps: free(z.int().min(0).default(0).describe('steps between two writings of the last checkpoint; 0: each epoch')),
   keepCheckpoints: free(count.default(3).describe('kept checkpoints, the latest')),
   knnEvery: free(z.int().min(0).default(0).describe('epochs between two kNN evaluations; 0: before and after only')),
+  denseEvery: free(
+    z
+      .int()
+      .min(0)
+      .default(0)
+      .describe('epochs between two looks at whether dense features find places again (eval correspondence); 0: none'),
+  ),
   knnImages: free(count.default(5000).describe('most labelled images that kNN looks neighbours up in')),
   knnK: free(count.default(20).describe('neighbours')),
   stopOnCollapse: free(z.boolean().default(true).describe('stop when all embeddings become one')),
@@ -109,6 +123,9 @@ export function checkConfig(config: Config): void {
     fail('CONFIG', 'schedule is step: expected milestones, such as [120, 160], but received none')
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
     fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
+  const { keyCropScale } = config
+  if (keyCropScale !== null && (keyCropScale[0] <= 0 || keyCropScale[1] > 1))
+    fail('CONFIG', `keyCropScale is [${keyCropScale.join(', ')}]: expected shares of the area in 0..1`)
   if (config.cropRatio[0] <= 0) fail('CONFIG', `cropRatio is [${config.cropRatio.join(', ')}]: expected positive ratios`)
   if (config.blurSigma[0] <= 0) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
   if (config.blurSigma[1] > maxBlurSigma)

@@ -2,6 +2,7 @@
 import { readdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
+import { type Correspondence, correspondence } from '../eval/correspondence.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { lossPlot } from '../report/charts.js'
@@ -15,6 +16,9 @@ import { type Position, saveCheckpoint } from './checkpoint.js'
 import type { LabelledSets } from './labels.js'
 import type { RunPictures } from './pictures.js'
 import type { PretrainResult, Run } from './run.js'
+
+/** Images that correspondence is looked at on while a run trains: enough for a curve, a second or two of a CPU. */
+const mostDense = 200
 
 export class Artifacts {
   #knnBefore: number | undefined
@@ -37,6 +41,7 @@ export class Artifacts {
     // Before kNN, so that a run that ends in it is there to be resumed, and does it again.
     this.save()
     this.#knnBefore = await this.knn('before training')
+    if (this.run.config.denseEvery > 0) await this.dense('before training')
     await this.pictures?.augmentation()
     await this.picture()
   }
@@ -112,11 +117,33 @@ export class Artifacts {
     return share
   }
 
+  /** The share of positions whose features find their place in another view of the image. */
+  async dense(when: string): Promise<void> {
+    const { out, config, position, built, log, source, steps, resumed } = this.run
+    const { imageSize, workers, maxBroken } = config
+    const held = this.labelled?.queries
+    const items = (held ?? source.items).slice(0, mostDense)
+    const options = { imageSize, workers, maxBroken, compute: computeSettings(config) }
+    const [{ grid, found, samePlace }] = (await correspondence(built.backbone, items, options)) as [Correspondence]
+    const percent = (share: number): string => (100 * share).toFixed(1)
+    const of = held === undefined ? `${items.length} training images` : `${items.length} images`
+    const share = `${percent(found.exact)} % of places found again on ${grid}x${grid}`
+    log.line(`dense   ${share} ${when} (${of}; the same place: ${percent(samePlace.exact)} %)`)
+    const row = { globalStep: position.globalStep, epoch: position.epoch + position.step / steps, correspondence: found.exact }
+    const known =
+      resumed &&
+      readMetrics(files(out).metrics).some((old) => old.globalStep === row.globalStep && old.correspondence === row.correspondence)
+    if (!known) log.metrics({ ...row, correspondenceNear: found.near, correspondenceSamePlace: samePlace.exact })
+  }
+
   /** What there is after the last step, whose `numbers` these are. */
   async finish(numbers: Record<string, number> | undefined, broken: ReadonlyMap<string, string>, quiet: boolean): Promise<PretrainResult> {
     const { out, config, method, built, position } = this.run
     const knnAfter = await this.knn('after training')
-    writeBackbone(files(out).backbone, built.backbone, 'torchvision')
+    if (config.denseEvery > 0) await this.dense('after training')
+    const variant = built.variant?.() ?? []
+    const note = `${method.name}, not as published: ${variant.join(', ')}`
+    writeBackbone(files(out).backbone, built.backbone, 'torchvision', variant.length === 0 ? {} : { method: note })
     const made: Record<string, string> = { checkpoint: files(out).last, backbone: files(out).backbone, metrics: files(out).metrics }
     const plot = lossPlot(readMetrics(files(out).metrics), method.charts[0], config)
     try {
@@ -150,6 +177,11 @@ export class Artifacts {
     if (broken > 0) log.line(`broken  ${broken} images could not be read; they are named in ${files(out).report}`)
     if (knnBefore !== undefined && knnAfter !== undefined)
       log.line(`knn     ${(100 * knnBefore).toFixed(1)} % before, ${(100 * knnAfter).toFixed(1)} % after`)
+    if (knnBefore !== undefined && knnAfter !== undefined && knnAfter < knnBefore)
+      log.line(
+        'warning kNN is below that of the untrained network: what was learnt does not tell these classes apart; try more epochs, a lower ' +
+          'learning rate or more images (docs/learning.md)',
+      )
     for (const [name, path] of Object.entries(made)) log.line(`${name.padEnd(10)} ${path}`)
   }
 }

@@ -62,7 +62,7 @@ export class Loop {
       if (interrupted()) return 'interrupted'
       this.#batch = batch
       const lr = learningRate(config, position.globalStep, steps)
-      const result = this.#trainer.step(position.globalStep, lr)
+      const result = this.#trainer.step(position.globalStep, lr, batch.crops())
       position.globalStep += 1
       position.step += 1
       this.#announceGraph()
@@ -78,10 +78,11 @@ export class Loop {
   /** What comes after an epoch's last step. The position moves on behind kNN: a run that ends in it does it again when it is resumed. */
   async #endOfEpoch(artifacts: Artifacts): Promise<void> {
     const { position } = this.#run
-    const { epochs, knnEvery, checkpointEvery } = this.#run.config
+    const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
     if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts.knn(`epoch ${epoch}`)
+    if (denseEvery > 0 && epoch % denseEvery === 0 && !last) await artifacts.dense(`epoch ${epoch}`)
     Object.assign(position, { epoch, step: 0 })
     // After kNN: a run that is killed in between does this kNN again instead of losing it.
     if (this.#saveDue()) this.#save(artifacts)

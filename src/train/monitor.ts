@@ -43,6 +43,8 @@ export class Monitor {
   /** Steps since the last one that is read, itself included. */
   #unread = 0
   #collapsed = 0
+  /** Steps that each number of Method.cautions has been above its bound; Infinity once that was said. */
+  readonly #above = new Map<string, number>()
   /** When the run and the current line began, in milliseconds and in steps, and the seconds waited for data since. */
   readonly #clock: { start: number; done: number; since: number; sinceStep: number; waited: number }
 
@@ -89,6 +91,7 @@ export class Monitor {
     const numbers = this.#run.built.describe(result.readings, at.globalStep)
     if (foundInf()[0] !== 0) this.#notFinite(numbers, lr, steps, at)
     this.#checkCollapse(numbers, steps, at)
+    this.#caution(numbers, steps, at)
     this.numbers = numbers
     const progress = this.#progress(numbers, lr, at, waited)
     this.#run.log.progress(progressLine(this.#run, progress), logged)
@@ -139,5 +142,15 @@ export class Monitor {
       `step ${globalStep}: ${collapse.means} for ${this.#collapsed} steps (${collapse.key} ${value.toFixed(4)} where ` +
         `about 1 is healthy); try ${collapse.remedy}. --stop-on-collapse false goes on`,
     )
+  }
+
+  #caution(numbers: Record<string, number>, steps: number, { globalStep }: Position): void {
+    for (const { key, most, means, remedy } of this.#run.method.cautions ?? []) {
+      const above = numbers[key]! > most ? (this.#above.get(key) ?? 0) + steps : this.#above.get(key) === Infinity ? Infinity : 0
+      this.#above.set(key, above)
+      if (above < patience || above === Infinity) continue
+      this.#above.set(key, Infinity)
+      this.#run.log.warn(`step ${globalStep}: ${means}; try ${remedy}`)
+    }
   }
 }

@@ -30,7 +30,7 @@ import { Loop } from './loop.js'
 import { checkMemory } from './memory.js'
 import { Monitor } from './monitor.js'
 import { RunPictures } from './pictures.js'
-import { introduction } from './progress.js'
+import { introduction, planWarnings } from './progress.js'
 import type { PretrainResult, Run } from './run.js'
 
 /** What pretrain() is given beside the configuration. */
@@ -155,6 +155,7 @@ async function trained(run: Run, labelled: LabelledSets | undefined, options: Pr
   const { out, log, config, source } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
+  for (const warning of planWarnings(run)) log.line(`warning ${warning}`)
   log.line(memory)
   const compute = computeSettings(config)
   const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))

@@ -19,11 +19,32 @@ export function introduction({ config, method, built, source, steps, position, r
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
     ...skippedLines(source).map((line) => `        ${line}`),
     `model   ${backbone.description}, ${config.imageSize} px`,
-    ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
+    ...(built.introduce?.({ images, steps: steps * config.epochs }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
   ]
 }
+
+/** What can be said before the first step of how long this is: sentences with a remedy. */
+export function planWarnings({ config, steps, resumed }: Pick<Run, 'config' | 'steps' | 'resumed'>): string[] {
+  if (resumed) return []
+  const total = steps * config.epochs
+  const warnings = []
+  if (total < fewSteps)
+    warnings.push(
+      `the run has ${total} steps in all: fewer than ${fewSteps} teach next to nothing; try --epochs ${Math.ceil(fewSteps / steps)} or a ` +
+        'smaller --batch-size',
+    )
+  if (2 * config.warmupSteps > total)
+    warnings.push(
+      `the warm-up of ${config.warmupSteps} steps is more than half of the run's ${total}: its learning rate is hardly reached; try ` +
+        `--warmup-steps ${Math.floor(total / 20)}`,
+    )
+  return warnings
+}
+
+/** Preset quick, the shortest run that is known to teach something, takes 720. */
+const fewSteps = 200
 
 /** A step that has been read. */
 export interface Progress {

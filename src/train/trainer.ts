@@ -1,3 +1,4 @@
+import type { ViewCrops } from '../data/augment.js'
 import { type BuiltMethod, type Observed, StepResult, type Views } from '../methods/method.js'
 import type { Optimizer } from '../optim/optimizer.js'
 import { checkFinite } from '../optim/sgd.js'
@@ -35,9 +36,12 @@ export class Trainer {
     this.graph = new Graph(device, () => this.#work(options.views()), options.graph)
   }
 
-  /** The step after `globalStep` steps. Its result is valid until the next one, but what it has started to read stays readable. */
-  step(globalStep: number, lr: number): StepResult {
-    this.method.prepare?.(globalStep)
+  /**
+   * The step after `globalStep` steps; `crops` says where its views lie in their images, where that is known. Its result is valid until the
+   * next one, but what it has started to read stays readable.
+   */
+  step(globalStep: number, lr: number, crops?: ViewCrops): StepResult {
+    this.method.prepare?.(globalStep, crops)
     this.optimizer.setRate(lr)
     const observed = withCompute(this.compute, () => this.graph.run())
     return new StepResult([], observed, this.savedBytes)

@@ -29,7 +29,9 @@ export function storedBackbone(backbone: Backbone): Map<string, StoredTensor> {
 
 /** The metadata of a file that says how to build its backbone again; none where torchvision's names and the shapes say it. */
 export const backboneMetadata = ({ kind, options }: Backbone): Record<string, string> =>
-  kind.torchvision === true ? {} : { backbone: JSON.stringify({ kind: kind.name, options } satisfies BackboneRecord) }
+  kind.torchvision === true && !('strides' in options)
+    ? {}
+    : { backbone: JSON.stringify({ kind: kind.name, options } satisfies BackboneRecord) }
 
 /** What such metadata holds. */
 export interface BackboneRecord {
@@ -40,9 +42,10 @@ export interface BackboneRecord {
 /**
  * Writes a backbone for `target`: .safetensors, or .pth (a zip that torch.load reads, with weights_only too). mmdet and mmseg take
  * torchvision's names inside {state_dict, author}; detectron2 its own inside {model, __author__, matching_heuristics} and without
- * num_batches_tracked. A backbone without torchvision's names goes under its own names into the plain container, `torchvision`.
+ * num_batches_tracked. A backbone without torchvision's names goes under its own names into the plain container, `torchvision`. `notes` are
+ * said beside the tensors, where the container holds words.
  */
-export function writeBackbone(path: string, backbone: Backbone, target: ExportTarget): void {
+export function writeBackbone(path: string, backbone: Backbone, target: ExportTarget, notes: Record<string, string> = {}): void {
   if (target !== 'torchvision' && backbone.kind.torchvision !== true)
     fail(
       'ARGUMENT',
@@ -55,12 +58,14 @@ export function writeBackbone(path: string, backbone: Backbone, target: ExportTa
           [...named].filter(([name]) => !name.endsWith('num_batches_tracked')).map(([name, tensor]) => [detectron2Name(name), tensor]),
         )
       : named
-  writeTensors(path, tensors, backboneMetadata(backbone), () =>
+  const metadata = { ...backboneMetadata(backbone), ...notes }
+  writeTensors(path, tensors, metadata, () =>
+    // torchvision's container holds tensors alone.
     target === 'torchvision'
       ? tensors
       : target === 'mmdet'
-        ? { state_dict: tensors, author: 'densecl' }
-        : { model: tensors, __author__: 'densecl', matching_heuristics: true },
+        ? { state_dict: tensors, author: 'densecl', ...metadata }
+        : { model: tensors, __author__: 'densecl', matching_heuristics: true, ...metadata },
   )
 }
 

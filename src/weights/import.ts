@@ -4,7 +4,7 @@ import { closeSync, openSync, readSync } from 'node:fs'
 import type { Backbone, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { allTensors } from '../nn/module.js'
-import { type ResNetDepth, resnetDepths, resnetKind } from '../nn/resnet.js'
+import { areStrides, type ResNetDepth, resnetDepths, resnetKind } from '../nn/resnet.js'
 import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
 import { type BackboneRecord, detectron2Name } from './export.js'
@@ -168,7 +168,7 @@ export function importBackbone(
     let source: ReturnType<typeof findBackbone>
     if (kind === resnetKind) {
       source = findBackbone(path, tensors, 'ResNet', torchvisionName())
-      backbone = build(inferResNet(path, source.found))
+      backbone = build({ ...inferResNet(path, source.found), ...recordedStrides(path, record) })
     } else {
       backbone = build(record?.options ?? {})
       const names = new Set([...allTensors(backbone.state())].map(([name]) => name))
@@ -191,6 +191,18 @@ function recordOf({ backbone }: TensorFile['metadata']): BackboneRecord | undefi
   } catch {
     return undefined
   }
+}
+
+/** The strides of a ResNet, which no shape of a tensor tells; none in files of others. */
+function recordedStrides(path: string, record: BackboneRecord | undefined): { strides?: number[] } {
+  const strides = record?.options.strides
+  if (strides === undefined) return {}
+  return areStrides(strides)
+    ? { strides }
+    : fail(
+        'IMPORT',
+        `${path}: its record "backbone" is damaged: expected strides of four integers of 1 to 4 but it has ${JSON.stringify(strides)}`,
+      )
 }
 
 /** What a file holds. The code of a kind that the program does not have is never run because a file names it. */

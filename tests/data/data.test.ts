@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { mocoV2Augmentation } from '../../src/data/augment.js'
+import { mocoV2Augmentation, randomView } from '../../src/data/augment.js'
 import { checkSource } from '../../src/data/check.js'
 import { decode, exifOrientation, jpegFrame, orient } from '../../src/data/decode.js'
 import { Loader } from '../../src/data/loader.js'
@@ -13,6 +13,7 @@ import { epochOrder } from '../../src/data/sampler.js'
 import { scene, sceneClasses } from '../../src/data/scenes.js'
 import type { Source } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
+import { Random } from '../../src/tensor/random.js'
 import { hasRealData, noRealData, realData, rejectsError, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('data')
@@ -229,6 +230,34 @@ test('batches do not depend on the number of workers; the same image of an epoch
   assert.equal(three.views, one.views)
   assert.equal(one.views[4], one.views[0])
   assert.not.equal(one.views[1], one.views[0])
+})
+
+test('a batch says where its views lie: what randomView draws, with another range for the second view where asked', async () => {
+  const augment = { ...mocoV2Augmentation, cropScale: [0.8, 1] as const, keyCropScale: [0.1, 0.2] as const }
+  const source = await openSource('scenes:9')
+  for (const workers of [1, 2]) {
+    const loader = new Loader({ items: source.items, imageSize: 32, batchSize: 4, views: 'augmented', augment, seed: 3, workers })
+    try {
+      for await (const batch of loader.batches([2, 5].map((epoch) => ({ epoch, indices: Int32Array.of(7, 1, 3, 8) })))) {
+        const { values, images } = batch.crops()
+        assert.is(images, 4)
+        for (const [view, cropScale] of [augment.cropScale, augment.keyCropScale].entries())
+          for (const [i, index] of batch.indices.entries()) {
+            const [left, top, width, height, flip] = values.subarray(5 * (4 * view + i), 5 * (4 * view + i) + 5)
+            const random = new Random(3, 17, batch.epoch, index, view)
+            const { crop, flip: mirrored } = randomView(random, 96, 96, { ...augment, cropScale })
+            assert.equal(
+              [left, top, width, height, flip],
+              [crop.left / 96, crop.top / 96, crop.width / 96, crop.height / 96, Number(mirrored)],
+            )
+            const area = width! * height!
+            assert.ok(area > 0.9 * cropScale[0] && area < 1.1 * cropScale[1], `view ${view}: ${area}`)
+          }
+      }
+    } finally {
+      await loader.close()
+    }
+  }
 })
 
 test('broken images are replaced, counted and named, and too many are an error', async () => {

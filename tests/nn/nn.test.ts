@@ -3,7 +3,8 @@ import * as assert from 'uvu/assert'
 import { evaluation, frameworkDefault, kaimingNormal } from '../../src/nn/layers.js'
 import { allTensors, disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
-import { ResNet, resnet, type ResNetDepth, type ResNetOptions } from '../../src/nn/resnet.js'
+import type { Backbone } from '../../src/nn/backbone.js'
+import { ResNet, resnet, type ResNetDepth, resnetKind, type ResNetOptions } from '../../src/nn/resnet.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { storedShape } from '../../src/weights/layout.js'
@@ -50,6 +51,26 @@ test('maps have the strides of their stages; dilated stages keep the resolution 
   assert.equal(sides({ depth: 50 }), [32, 16, 8, 4, 2])
   assert.equal(sides({ depth: 50, strides: [1, 2, 1, 1], dilations: [1, 1, 2, 4], contractDilation: true }), [32, 16, 8, 8, 8])
   throwsError(() => build({ depth: 20 as ResNetDepth }), 'ARGUMENT', /18, 34, 50, 101/, /20/)
+  throwsError(() => build({ depth: 18, strides: [1, 2, 0, 1] }), 'ARGUMENT', /strides/, /\[1,2,0,1\]/)
+})
+
+test('strides of its own belong to a ResNet, and a stride of 8 that it was trained at needs no dilation', () => {
+  const made = (strides: number[], outputStride?: number): Backbone =>
+    resnetKind.build({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, strides }, { outputStride })
+  for (const [strides, outputStride, stride, options] of [
+    [[1, 2, 2, 2], undefined, 32, { depth: 18, baseChannels: 4 }],
+    [[1, 2, 1, 1], undefined, 8, { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] }],
+    [[1, 2, 1, 1], 8, 8, { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] }],
+    [[1, 2, 2, 1], 8, 8, { depth: 18, baseChannels: 4 }],
+  ] as const) {
+    const backbone = made([...strides], outputStride)
+    assert.is(backbone.stride, stride)
+    assert.equal(backbone.options, options)
+    assert.is(backbone.description.includes('strides'), 'strides' in options)
+    const side = scope(() => backbone.forward(Tensor.zeros([1, 64, 64, 3]), evaluation).shape[1])
+    assert.is(side, 64 / stride)
+    backbone.dispose()
+  }
 })
 
 test('weights are drawn with the deviation of their rule', () => {

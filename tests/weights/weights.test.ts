@@ -10,7 +10,7 @@ import { evaluation } from '../../src/nn/layers.js'
 import { allTensors, disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import type { Backbone } from '../../src/nn/backbone.js'
-import { ResNet, type ResNetDepth } from '../../src/nn/resnet.js'
+import { ResNet, type ResNetDepth, resnetKind } from '../../src/nn/resnet.js'
 import { batchNorm } from '../../src/ops/batchNorm.js'
 import { conv2d } from '../../src/ops/conv2d.js'
 import { concat } from '../../src/ops/concat.js'
@@ -118,6 +118,30 @@ test('a .pth has the container and the names of its target, and what tells the t
     assert.ok(Buffer.from(encodePth({ no: false })).includes(Buffer.from('no\x89', 'latin1')))
   })
   disposeState(backbone.state())
+})
+
+test('strides that no shape tells are in the file, and a damaged record of them is refused', async () => {
+  const backbone = resnetKind.build({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] })
+  await withFolder((folder) => {
+    for (const [target, extension] of [
+      ['torchvision', '.safetensors'],
+      ['mmdet', '.pth'],
+      ['detectron2', '.pth'],
+    ] as const) {
+      const path = join(folder, `${target}${extension}`)
+      writeBackbone(path, backbone, target)
+      const { backbone: loaded } = importBackbone(path)
+      assert.is(loaded.stride, 8, path)
+      // detectron2's form leaves counters out.
+      if (target !== 'detectron2') assert.equal(storedOf(loaded), storedOf(backbone))
+      loaded.dispose()
+    }
+    const path = join(folder, 'damaged.safetensors')
+    const record = JSON.stringify({ kind: 'resnet', options: { strides: [1, 2, 'x', 1] } })
+    writeAtomic(path, encodeSafetensors({ tensors: storedOf(backbone), metadata: { backbone: record } }))
+    throwsError(() => importBackbone(path), 'IMPORT', /damaged\.safetensors/, /four integers/, /\[1,2,"x",1\]/)
+  })
+  backbone.dispose()
 })
 
 test('what others write under the name of our record is no record', async () => {

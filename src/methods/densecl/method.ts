@@ -1,16 +1,22 @@
 /** DenseCL as the training loop sees it; step.ts is what it does. */
+import type { ViewCrops } from '../../data/augment.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
+import { fail } from '../../tensor/errors.js'
 import { Random } from '../../tensor/random.js'
 import { type BuiltMethod, defineMethod, type Readings, type StepResult, type Views } from '../method.js'
 import { embeddingSpread } from '../spread.js'
-import { chanceLoss, matchHealth } from './health.js'
+import { partnersByCrops, wholeViews } from '../../data/partners.js'
+import { chanceLoss, explainedVariance, geometryHealth, matchHealth } from './health.js'
 import { DenseCL } from './model.js'
-import { type DenseCLConfig, options } from './options.js'
+import { type DenseCLConfig, options, variant } from './options.js'
 import { presets } from './presets.js'
 import { type DenseCLObserved, preparedStep } from './step.js'
 
 /** A model and the settings that its steps are taken with. */
 class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
+  /** Of the steps that may still be described, by the steps taken with them. */
+  readonly #crops = new Map<number, ViewCrops>()
+
   constructor(
     readonly model: DenseCL,
     readonly config: DenseCLConfig,
@@ -28,29 +34,66 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     return this.model.query.state()
   }
 
+  /** Side of the dense grid. */
+  get #side(): number {
+    const { numGrid, imageSize } = this.config
+    return numGrid ?? Math.ceil(imageSize / this.backbone.stride)
+  }
+
   introduce({ images }: { images: number }): string[] {
-    const { numGrid, imageSize, queueLength } = this.config
-    const side = numGrid ?? Math.ceil(imageSize / this.backbone.stride)
+    const { queueLength, denseWeight } = this.config
+    const [side, own] = [this.#side, this.variant()]
     const lines = [
-      `method  densecl, dense grid ${side}x${side}`,
+      `method  ${denseWeight === 0 ? 'MoCo v2 (dense weight 0)' : 'densecl'}, dense grid ${side}x${side}`,
+      ...(own.length === 0 ? [] : [`variant ${own.join(', ')}: not the published method`]),
       `loss    queue ${queueLength}: guessing costs ln(K+1) = ${chanceLoss(queueLength).toFixed(3)}; below it at first ` +
         '(random queue), then a rise, then a fall',
     ]
-    if (queueLength <= images) return lines
-    const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
+    if (queueLength <= images / 2) return lines
+    const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 4)))
+    const share = queueLength > images ? `longer than the data set of ${images}` : `more than half of the data set of ${images}`
     return [
       ...lines,
-      `warning the queue of ${queueLength} is longer than the data set of ${images}: keys of the image itself are among ` +
-        `its negatives; try --queue-length ${offer}`,
+      `warning the queue of ${queueLength} is ${share}: keys of the image itself are among its negatives; try --queue-length ${offer}`,
     ]
   }
 
-  prepare(globalStep: number): void {
-    const { denseWarmup, denseWeight, normGroups, batchSize, shuffle, seed } = this.config
+  variant(): string[] {
+    return variant(this.config)
+  }
+
+  prepare(globalStep: number, crops?: ViewCrops): void {
+    const { denseWarmup, denseWeight, denseMatch, denseNegatives, denseInImage, normGroups, batchSize, shuffle, seed } = this.config
+    const images = batchSize
+    // The step before may not have been read yet.
+    this.#crops.delete(globalStep - 1)
+    if (crops !== undefined) this.#crops.set(globalStep + 1, crops)
     this.model.prepare({
       denseWeight: globalStep < denseWarmup ? 0 : denseWeight,
+      inImage: denseInImage,
       keyOrder: shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : undefined,
+      partners: denseMatch === 'geometry' ? { index: partnersByCrops(crops ?? wholeViews(images), this.#side), images } : undefined,
+      keyPicks: denseNegatives === 'local' ? { index: this.#keyPicks(globalStep), images } : undefined,
     })
+  }
+
+  /** Throws CONFIG for a grid that has too few positions for what the configuration makes of them. */
+  checkGrid(): void {
+    const { denseNegatives, denseKeys, denseInImage } = this.config
+    const side = this.#side
+    if (denseNegatives === 'local' && denseKeys > side ** 2)
+      fail('CONFIG', `denseKeys is ${denseKeys}: expected at most the ${side ** 2} positions of the dense grid ${side}x${side}`)
+    if (denseInImage > 0 && side === 1)
+      fail('CONFIG', `denseInImage is ${denseInImage}: expected 0 on a dense grid of 1x1, where a picture has no other position`)
+  }
+
+  /** Distinct positions of each key map, for the dense queue. */
+  #keyPicks(globalStep: number): Int32Array {
+    const { seed, batchSize, denseKeys } = this.config
+    const random = new Random(seed, 73, globalStep)
+    const picks = new Int32Array(batchSize * denseKeys)
+    for (let n = 0; n < batchSize; ++n) picks.set(random.permutation(this.#side ** 2).slice(0, denseKeys), n * denseKeys)
+    return picks
   }
 
   step(views: Views): StepResult<DenseCLObserved> {
@@ -71,7 +114,12 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
 
   describe(observed: Readings<DenseCLObserved>, globalStep: number): Record<string, number> {
     const { batchSize, queueLength } = this.config
-    return { ...describeStep(observed), queueFill: Math.min(1, (globalStep * batchSize) / queueLength) }
+    const crops = this.#crops.get(globalStep)
+    const partners = crops === undefined ? undefined : partnersByCrops(crops, this.#side)
+    const { place, image, ...numbers } = describeStep(observed, partners)
+    // The dense embeddings of MoCo v2 are not trained.
+    const explained = this.config.denseWeight === 0 ? {} : { place, image }
+    return { ...numbers, ...explained, queueFill: Math.min(1, (globalStep * batchSize) / queueLength) }
   }
 
   dispose(): void {
@@ -79,16 +127,42 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   }
 }
 
-/** The numbers of a step; `lossGlobal` and `lossDense` are weighted already, as the original logs them, and sum to `loss`. */
-export function describeStep({ loss, lossGlobal, lossDense, statisticsGlobal, statisticsDense, q, index }: Readings<DenseCLObserved>) {
+/**
+ * The numbers of a step; `lossGlobal` and `lossDense` are weighted already, as the original logs them, and sum to `loss`. `partners` [N, P]
+ * are those that the known crops give, if they are known.
+ */
+export function describeStep(
+  {
+    loss,
+    lossGlobal,
+    lossDense,
+    lossInImage,
+    statisticsGlobal,
+    statisticsDense,
+    q,
+    positionMeans,
+    imageMeans,
+    index,
+  }: Readings<DenseCLObserved>,
+  partners?: Int32Array,
+) {
+  const [positions, columns] = positionMeans.shape as [number, number]
+  const matches = index?.values ?? partners
+  const geometry = matches === undefined || partners === undefined ? undefined : geometryHealth(matches, partners, positions)
   // infoNce gives, for each loss, means over its rows: the cosine similarity to the positive, that to the queue, and the share of
-  // rows whose positive beats every negative.
+  // rows whose positive beats every negative. Rows without a partner are zeros in all of them.
   const [positiveGlobal, negativeGlobal, accuracyGlobal] = statisticsGlobal.values as unknown as [number, number, number]
-  const [positiveDense, negativeDense, accuracyDense] = statisticsDense.values as unknown as [number, number, number]
+  const counted = index === undefined && geometry !== undefined ? geometry.shown : 1
+  const [positiveDense, negativeDense, accuracyDense] = Array.from(statisticsDense.values, (value) => value / counted) as [
+    number,
+    number,
+    number,
+  ]
   return {
     loss: loss.values[0]!,
     lossGlobal: lossGlobal.values[0]!,
     lossDense: lossDense.values[0]!,
+    ...(lossInImage === undefined ? {} : { lossInImage: lossInImage.values[0]! }),
     positiveGlobal,
     negativeGlobal,
     accuracyGlobal,
@@ -96,7 +170,10 @@ export function describeStep({ loss, lossGlobal, lossDense, statisticsGlobal, st
     negativeDense,
     accuracyDense,
     spread: embeddingSpread(q.values, q.shape[1]!),
-    ...matchHealth(index.values, index.shape[1]!),
+    place: explainedVariance(positionMeans.values, columns),
+    image: explainedVariance(imageMeans.values, columns),
+    ...(matches === undefined ? {} : matchHealth(matches, positions)),
+    ...geometry,
   }
 }
 
@@ -108,9 +185,17 @@ export const densecl = defineMethod({
   presets,
 
   build(config, { backbone, compute }) {
-    const { init, hidden, featDim, numGrid, queueLength, seed } = config
+    const { init, hidden, featDim, numGrid, queueLength, denseQueueLength, seed } = config
     const neck = { hidden: hidden ?? undefined, featDim, numGrid: numGrid ?? undefined }
-    return new BuiltDenseCL(new DenseCL({ backbone, neck, init, queueLength, seed, compute }), config)
+    const queues = { queueLength, denseQueueLength: denseQueueLength ?? queueLength }
+    const built = new BuiltDenseCL(new DenseCL({ backbone, neck, init, ...queues, seed, compute }), config)
+    try {
+      built.checkGrid()
+      return built
+    } catch (error) {
+      built.dispose()
+      throw error
+    }
   },
 
   logLine: (numbers) => {
@@ -118,8 +203,11 @@ export const densecl = defineMethod({
     return {
       loss: `(global ${numbers.lossGlobal!.toFixed(3)} dense ${numbers.lossDense!.toFixed(3)})`,
       health:
-        `acc ${percent('accuracyGlobal')}/${percent('accuracyDense')}% spread ${numbers.spread!.toFixed(2)} ` +
-        `same ${percent('samePosition')}%`,
+        `acc ${percent('accuracyGlobal')}/${percent('accuracyDense')}% spread ${numbers.spread!.toFixed(2)}` +
+        (numbers.place === undefined ? '' : ` place ${percent('place')}%`) +
+        (numbers.rightMatches === undefined
+          ? ''
+          : ` same ${percent('samePosition')}/${percent('sameExpected')}% right ${percent('rightMatches')}%`),
     }
   },
 
@@ -132,6 +220,16 @@ export const densecl = defineMethod({
     remedy: 'a lower --lr, a higher --key-momentum or a longer queue',
   },
 
+  cautions: [
+    {
+      key: 'place',
+      most: 0.9,
+      means:
+        "position explains more than 90 % of the dense embeddings' variance: the dense loss teaches where things lie, not what they are",
+      remedy: '--dense-match geometry with --dense-negatives local, a larger grid, a higher --dense-temperature, or --dense-weight 0',
+    },
+  ],
+
   charts: [
     {
       title: 'Loss',
@@ -140,6 +238,7 @@ export const densecl = defineMethod({
         { name: 'total', key: 'loss' },
         { name: 'global', key: 'lossGlobal' },
         { name: 'dense', key: 'lossDense' },
+        { name: 'in the image', key: 'lossInImage' },
       ],
       levels: ({ queueLength }) => (typeof queueLength === 'number' ? [{ y: chanceLoss(queueLength), name: 'guessing' }] : []),
     },
@@ -167,7 +266,17 @@ export const densecl = defineMethod({
       yLabel: '% of positions',
       curves: [
         { name: 'same place', key: 'samePosition', scale: 100 },
+        { name: 'same by the crops', key: 'sameExpected', scale: 100 },
+        { name: 'right', key: 'rightMatches', scale: 100 },
         { name: 'distinct keys', key: 'distinctMatches', scale: 100 },
+      ],
+    },
+    {
+      title: 'What dense embeddings say',
+      yLabel: '% of their variance',
+      curves: [
+        { name: 'place', key: 'place', scale: 100 },
+        { name: 'image', key: 'image', scale: 100 },
       ],
     },
     { title: 'Queue', yLabel: '% filled', curves: [{ name: 'queue', key: 'queueFill', scale: 100 }] },

@@ -38,9 +38,33 @@ export class Queue {
 /** A permutation of the key batch, i32 [1, N], and its inverse. */
 export type KeyOrder = Record<'shuffle' | 'unshuffle', Tensor>
 
+/** What of the positions of a step is known before it, on the device. */
+export interface Partners {
+  /** The key position of each query position, i32 [N, P]; -1 for none. */
+  index: Tensor
+  /** Each query position that has one, by its own index, i32 [N, P]; -1 for the others. */
+  counted: Tensor
+}
+
+/** What a step is prepared with (DenseCL.prepare). */
+export interface Prepared {
+  /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
+  denseWeight: number
+  /** The share of the dense loss against the positions of the same picture; none where absent. */
+  inImage?: number
+  /** The order in which the key batch passes the key encoder, undone after it (shuffle-BN); absent for its own order. */
+  keyOrder?: ArrayLike<number> | undefined
+  /** Key positions [N, P] of the query positions, -1 for none; absent where the most similar ones are looked for. */
+  partners?: { index: Int32Array; images: number } | undefined
+  /** Positions of each key map [N, keys] that go into the dense queue; absent for the pooled embedding. */
+  keyPicks?: { index: Int32Array; images: number } | undefined
+}
+
 /** What a DenseCL model is built with. */
 export interface DenseCLOptions extends EncoderOptions {
   queueLength: number
+  /** Keys of the dense queue; queueLength when absent. */
+  denseQueueLength?: number
   seed: number
   /** The dtype of parameters: f32, or f64 on the CPU. */
   dtype?: FloatDType
@@ -58,19 +82,23 @@ export class DenseCL {
   readonly device: string
   /** The optimiser has moved the key encoder already, for the next step. */
   keyAhead = false
-  /** What a step reads on the device: the weights of both losses. */
-  readonly lossWeights: { global: Tensor; dense: Tensor }
-  #keyOrder: KeyOrder | undefined
+  /**
+   * What a step reads on the device: the weights of the losses, and what positions without a partner add to the dense one, which is taken
+   * off again.
+   */
+  readonly lossWeights: Record<'global' | 'dense' | 'inImage' | 'uncounted', Tensor>
+  readonly #inputs = new Map<string, Tensor>()
 
   constructor(readonly options: DenseCLOptions) {
-    const { seed, queueLength, dtype = 'f32', compute = dtype } = options
+    const { seed, queueLength, denseQueueLength = queueLength, dtype = 'f32', compute = dtype } = options
     this.compute = compute
     this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
     this.key = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
-    this.denseQueue = new Queue(new Random(seed, 3), queueLength, options.neck.featDim, compute)
+    this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
     this.device = this.queue.keys.device
-    this.lossWeights = { global: Tensor.zeros([1], dtype).keep(), dense: Tensor.zeros([1], dtype).keep() }
+    const weight = (): Tensor => Tensor.zeros([1], dtype).keep()
+    this.lossWeights = { global: weight(), dense: weight(), inImage: weight(), uncounted: weight() }
   }
 
   /** What is trained, by name: the query encoder's parameters. */
@@ -78,29 +106,66 @@ export class DenseCL {
     return this.query.state().parameters
   }
 
-  /** Writes what the next step reads on the device: the weights of the losses, and the order of the key batch if there is one. */
-  prepare({ denseWeight, keyOrder }: { denseWeight: number; keyOrder?: ArrayLike<number> | undefined }): void {
-    for (const [tensor, weight] of [
-      [this.lossWeights.global, 1 - denseWeight],
-      [this.lossWeights.dense, denseWeight],
-    ] as const) {
-      tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
+  /** Writes what the next step reads on the device. */
+  prepare({ denseWeight, inImage = 0, keyOrder, partners, keyPicks }: Prepared): void {
+    const counted = partners?.index.map((partner, at) => (partner < 0 ? -1 : at % (partners.index.length / partners.images)))
+    const without = counted?.reduce((count, own) => count + Number(own < 0), 0) ?? 0
+    const all = counted?.length ?? 1
+    // Where no position has a partner there is nothing to learn from: the loss is 0.
+    const weight = without === all ? 0 : denseWeight
+    const queued = weight * (1 - inImage)
+    this.#weigh('global', 1 - denseWeight)
+    this.#weigh('dense', without === all ? 0 : (queued * all) / (all - without))
+    this.#weigh('inImage', weight * inImage)
+    this.#weigh('uncounted', without === all ? 0 : (queued * without * Math.log(this.denseQueue.keys.shape[0]! + 1)) / (all - without))
+
+    this.#write('shuffle', keyOrder, 1)
+    this.#write('unshuffle', keyOrder === undefined ? undefined : inverse(keyOrder), 1)
+    // Of an empty set of positions a mean is none: one that weighs nothing stands in.
+    this.#write(
+      'index',
+      without === all ? partners?.index.map((partner, at) => (at === 0 ? 0 : partner)) : partners?.index,
+      partners?.images,
+    )
+    this.#write('counted', counted, partners?.images)
+    this.#write('keyPicks', keyPicks?.index, keyPicks?.images)
+  }
+
+  #weigh(which: keyof DenseCL['lossWeights'], weight: number): void {
+    const tensor = this.lossWeights[which]
+    tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
+  }
+
+  /** Keeps `values` as an input of the steps, i32 [rows, ...]; at the same address as long as their number is the same. */
+  #write(name: string, values: ArrayLike<number> | undefined, rows = 1): void {
+    const known = this.#inputs.get(name)
+    const wanted = values?.length ?? 0
+    if (known?.size !== wanted) {
+      known?.dispose()
+      this.#inputs.delete(name)
     }
-    if (keyOrder?.length !== this.#keyOrder?.shuffle.size) {
-      for (const tensor of Object.values(this.#keyOrder ?? {})) tensor.dispose()
-      const order = (): Tensor => Tensor.empty([1, keyOrder!.length], 'i32', this.device).keep()
-      this.#keyOrder = keyOrder === undefined ? undefined : { shuffle: order(), unshuffle: order() }
-    }
-    if (keyOrder === undefined) return
-    const inverse = new Int32Array(keyOrder.length)
-    for (let i = 0; i < keyOrder.length; ++i) inverse[keyOrder[i]!] = i
-    this.#keyOrder!.shuffle.write(Int32Array.from(keyOrder))
-    this.#keyOrder!.unshuffle.write(inverse)
+    if (values === undefined) return
+    const shape = [rows, wanted / rows]
+    const tensor = this.#inputs.get(name) ?? Tensor.empty(shape, 'i32', this.device).keep()
+    this.#inputs.set(name, tensor)
+    tensor.write(Int32Array.from(values))
   }
 
   /** The permutation that prepare() set, i32 [1, N]: `shuffle` orders the key batch before the key encoder, `unshuffle` undoes it after. */
   get keyOrder(): KeyOrder | undefined {
-    return this.#keyOrder
+    const [shuffle, unshuffle] = [this.#inputs.get('shuffle'), this.#inputs.get('unshuffle')]
+    return shuffle === undefined || unshuffle === undefined ? undefined : { shuffle, unshuffle }
+  }
+
+  /** The partners that prepare() set. */
+  get partners(): Partners | undefined {
+    const [index, counted] = [this.#inputs.get('index'), this.#inputs.get('counted')]
+    return index === undefined || counted === undefined ? undefined : { index, counted }
+  }
+
+  /** The positions of each key map that go into the dense queue, i32 [N, keys], where prepare() set them. */
+  get keyPicks(): Tensor | undefined {
+    return this.#inputs.get('keyPicks')
   }
 
   /**
@@ -144,6 +209,12 @@ export class DenseCL {
   /** Frees every tensor of the model. */
   dispose(): void {
     disposeState(this.state())
-    for (const tensor of [...Object.values(this.lossWeights), ...Object.values(this.#keyOrder ?? {})]) tensor.dispose()
+    for (const tensor of [...Object.values(this.lossWeights), ...this.#inputs.values()]) tensor.dispose()
   }
+}
+
+function inverse(order: ArrayLike<number>): Int32Array {
+  const places = new Int32Array(order.length)
+  for (let i = 0; i < order.length; ++i) places[order[i]!] = i
+  return places
 }

@@ -8,35 +8,40 @@ import { noGrad } from '../../autograd/tape.js'
 import { add } from '../../ops/arithmetic.js'
 import { reshape, scale } from '../../ops/elementwise.js'
 import { infoNce } from '../../ops/losses.js'
+import { mean } from '../../ops/reduce.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 import { differentiate, type StepResult, type Views } from '../method.js'
-import type { DenseCL } from './model.js'
+import { denseLoss } from './denseLoss.js'
+import type { DenseCL, Prepared } from './model.js'
 
 /** What is the same at every step. */
 export interface StepConstants {
   temperature: number
+  /** Of the dense loss; `temperature` when absent. */
+  denseTemperature?: number | null
+  /** The share of the dense loss against the positions of the same picture; none when absent. */
+  denseInImage?: number
   keyMomentum: number
   /** Groups of the batch with batch statistics of their own, as on that many devices. */
   normGroups: number
 }
 
-export interface StepOptions extends StepConstants {
-  /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
-  denseWeight: number
-  /** The order in which the key batch passes the key encoder, undone after it (shuffle-BN); absent for its own order. */
-  keyOrder?: ArrayLike<number> | undefined
-}
+export type StepOptions = StepConstants & Omit<Prepared, 'inImage'>
 
 /**
- * Scalars: both terms already weighted, as the original logs them, and their sum. Statistics of each loss as infoNce gives them, the
- * query embeddings q [N, D], and the matched key positions `index` [N, P].
+ * Scalars: both terms already weighted, as the original logs them, their sum, and the part of the dense one against the own picture where
+ * there is one. Statistics of each loss as infoNce gives them, the query embeddings q [N, D], the means of the dense ones for each position
+ * [P, D] and for each image [N, D], and the matched key positions `index` [N, P] where they were looked for.
  */
-export type DenseCLObserved = Record<'loss' | 'lossGlobal' | 'lossDense' | 'statisticsGlobal' | 'statisticsDense' | 'q' | 'index', Tensor>
+export type DenseCLObserved = Record<
+  'loss' | 'lossGlobal' | 'lossDense' | 'statisticsGlobal' | 'statisticsDense' | 'q' | 'positionMeans' | 'imageMeans',
+  Tensor
+> & { lossInImage?: Tensor; index?: Tensor }
 
 /** A step on the query view and the key view. The caller disposes the result, which no scope owns. */
 export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult<DenseCLObserved> {
-  model.prepare(options)
+  model.prepare({ ...options, inImage: options.denseInImage ?? 0 })
   return preparedStep(model, views, options)
 }
 
@@ -44,7 +49,7 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 export function preparedStep(
   model: DenseCL,
   [queryView, keyView]: Views,
-  { temperature, keyMomentum, normGroups }: StepConstants,
+  { temperature, denseTemperature, denseInImage = 0, keyMomentum, normGroups }: StepConstants,
 ): StepResult<DenseCLObserved> {
   const mode = { train: true, groups: normGroups } as const
 
@@ -58,28 +63,28 @@ export function preparedStep(
       return keyForward(model, keyView, mode)
     })
 
-    // Each query position's partner: the most similar backbone feature of the key view, then that position's embedding.
-    const [n, s, , d] = qDense.shape as [number, number, number, number]
-    const { index } = noGrad(() => denseMatch(positions(query.map), positions(key.map)))
-    const partners = noGrad(() => gatherRows(positions(key.dense), index)) // [N, P, D]
+    // Each query position's partner: the most similar backbone feature of the key view, unless it is known; then that position's embedding.
+    const pairs = { query: positions(qDense), key: positions(key.dense) }
+    const found = model.partners === undefined ? noGrad(() => denseMatch(positions(query.map), positions(key.map)).index) : undefined
+    const index = found ?? model.partners!.index
 
     const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
-    const dense = infoNce(reshape(qDense, [n * s * s, d]), reshape(partners, [n * s * s, d]), model.denseQueue.keys, temperature, {
-      unit: true,
-    })
     const lossGlobal = scale(global.loss, model.lossWeights.global)
-    const lossDense = scale(dense.loss, model.lossWeights.dense)
+    const dense = denseLoss(model, { ...pairs, index }, { temperature: denseTemperature ?? temperature, inImage: denseInImage })
 
     model.queue.enqueue(key.global)
-    model.denseQueue.enqueue(key.pooled)
+    model.denseQueue.enqueue(model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks)))
     return {
-      loss: add(lossGlobal, lossDense),
+      loss: add(lossGlobal, dense.loss),
       lossGlobal,
-      lossDense,
+      lossDense: dense.loss,
+      ...(dense.inImage === undefined ? {} : { lossInImage: dense.inImage }),
       statisticsGlobal: global.statistics,
       statisticsDense: dense.statistics,
       q,
-      index,
+      positionMeans: noGrad(() => mean(pairs.query, { axes: [0] })),
+      imageMeans: noGrad(() => mean(pairs.query, { axes: [1] })),
+      ...(found === undefined ? {} : { index: found }),
     }
   })
 }
@@ -101,3 +106,6 @@ function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: n
 
 /** [N, S, S, C] as [N, P, C] */
 const positions = (map: Tensor): Tensor => reshape(map, [map.shape[0]!, map.shape[1]! * map.shape[2]!, map.shape[3]!])
+
+/** [N, P, D] as [N * P, D] */
+const rows = (x: Tensor): Tensor => reshape(x, [x.shape[0]! * x.shape[1]!, x.shape[2]!])

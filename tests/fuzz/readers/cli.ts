@@ -15,6 +15,7 @@ const absent = `${nowhere}/weights.pth`
 const stops: Readonly<Record<string, readonly string[]>> = {
   pretrain: ['--data', nowhere, '--format', 'folder', '--out', nowhere, '--knn-data', nowhere],
   study: ['--images', nowhere, '--out', nowhere],
+  'eval correspondence': [absent, '--data', nowhere, '--out', nowhere],
   'eval knn': [absent, '--train', nowhere, '--val', nowhere, '--out', nowhere],
   'eval linear': [absent, '--train', nowhere, '--val', nowhere, '--out', nowhere],
   'eval svm': [absent, '--data', nowhere, '--out', nowhere],

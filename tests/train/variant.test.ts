@@ -1,0 +1,115 @@
+/** Runs of what is not the published method, and what a run says of itself. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import type { Method, StepResult } from '../../src/methods/method.js'
+import { resolveConfig } from '../../src/methods/index.js'
+import { readMetrics } from '../../src/run/runLog.js'
+import type { Tensor } from '../../src/tensor/tensor.js'
+import { Monitor } from '../../src/train/monitor.js'
+import { pretrain } from '../../src/train/pretrain.js'
+import { planWarnings } from '../../src/train/progress.js'
+import type { Run } from '../../src/train/run.js'
+import { readSafetensors } from '../../src/weights/safetensors.js'
+import { suite, withFolder } from '../support/suite.js'
+
+const test = suite('variant')
+
+const settings = {
+  data: 'scenes:40',
+  imageSize: 32,
+  batchSize: 8,
+  epochs: 2,
+  depth: 18,
+  baseChannels: 4,
+  strides: [1, 2, 1, 1],
+  featDim: 8,
+  queueLength: 20,
+  denseQueueLength: 24,
+  denseMatch: 'geometry',
+  denseNegatives: 'local',
+  denseInImage: 0.5,
+  denseTemperature: 0.3,
+  keyCropScale: [0.5, 1],
+  normGroups: 2,
+  lr: 0.05,
+  logEvery: 1,
+  workers: 1,
+}
+const config = (more: Record<string, unknown> = {}) =>
+  resolveConfig(Object.entries({ ...settings, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
+
+test('a run with partners by the crops says what it is, resumes to the bit, and its weights know their strides', async () => {
+  await withFolder(async (folder) => {
+    const [whole, cut] = [join(folder, 'whole'), join(folder, 'cut')]
+    await pretrain({ config: config(), out: whole, quiet: true })
+    let steps = 0
+    const first = await pretrain({ config: config(), out: cut, quiet: true, interrupted: () => (steps += 1) > 7 })
+    assert.ok(first.interrupted)
+    await pretrain({ config: config(), out: cut, quiet: true, resume: true })
+    const weights = (out: string) => readSafetensors(join(out, 'backbone.safetensors'))
+    assert.equal(weights(cut).tensors, weights(whole).tensors)
+
+    const { metadata } = weights(whole)
+    assert.match(metadata.method!, /densecl, not as published: dense-match geometry, dense-negatives local of 4 keys, dense-in-image 0.5/)
+    assert.equal(JSON.parse(metadata.backbone!), { kind: 'resnet', options: { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] } })
+    const rows = readMetrics(join(whole, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
+    assert.is(rows.length, 10)
+    for (const row of rows) {
+      assert.is(row.rightMatches, 1)
+      assert.is(row.samePosition, row.sameExpected)
+      assert.ok(row.lossInImage! > 0 && row.lossInImage! < row.lossDense!)
+      assert.ok(row.place! >= 0 && row.place! <= 1 && row.image! >= 0 && row.image! <= 1)
+    }
+  })
+})
+
+test('MoCo v2 is no variant, whatever the dense options are, and has no dense embeddings to speak of', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    await pretrain({ config: config({ denseWeight: 0, epochs: 1, denseMatch: 'feature' }), out, quiet: true })
+    assert.is(readSafetensors(join(out, 'backbone.safetensors')).metadata.method, undefined)
+    assert.not.match(readFileSync(join(out, 'metrics.jsonl'), 'utf8'), /"place"/)
+  })
+})
+
+/** Shows a Monitor so many steps with this number, and gives the warnings that it wrote. */
+function warned(values: readonly number[]): string[] {
+  const warnings: string[] = []
+  const method = { cautions: [{ key: 'x', most: 0.9, means: 'x is large', remedy: 'less of it' }] } as unknown as Method
+  const position = { epoch: 0, step: 0, globalStep: 0, images: 1 }
+  const log = { warn: (text: string) => warnings.push(text), progress: () => undefined, metrics: () => undefined }
+  let at = 0
+  const built = { backbone: { device: 'cpu' }, describe: () => ({ loss: 1, x: values[at - 1]! }) }
+  const run = { config: config(), method, built, position, steps: 1e9, log } as unknown as Run
+  const monitor = new Monitor(run, () => ({ images: 1, decoding: 0, rendering: 0, uploading: 0 }))
+  const result = { startRead: () => result, readings: {} } as unknown as StepResult
+  for (at = 1; at <= values.length; ++at) {
+    position.globalStep += 1
+    monitor.stepTaken({ result, foundInf: { startRead: () => () => [0] } as unknown as Tensor, lr: 0.1, waited: 0 })
+  }
+  return warnings
+}
+
+test('a number that stays above its bound for 50 steps is warned of, once', () => {
+  const of = (value: number, steps: number): number[] => Array.from({ length: steps }, () => value)
+  assert.equal(warned(of(0.95, 49)), [])
+  assert.equal(warned(of(0.95, 200)), ['step 50: x is large; try less of it'])
+  assert.equal(warned([...of(0.95, 49), 0.5, ...of(0.95, 49)]), [])
+  assert.equal(warned([...of(0.95, 60), 0.5, ...of(0.95, 90)]).length, 1)
+  assert.equal(warned(of(NaN, 80)), [])
+})
+
+test('too few steps and a warm-up of most of a run are told with what to change', () => {
+  const plan = (steps: number, more: Record<string, unknown>): string[] => planWarnings({ config: config(more), steps, resumed: false })
+  assert.equal(plan(100, { epochs: 10, warmupSteps: 100 }), [])
+  const [few, ...none] = plan(5, { epochs: 20 })
+  assert.match(few!, /100 steps in all.*--epochs 40/)
+  assert.equal(none, [])
+  assert.match(plan(100, { epochs: 10, warmupSteps: 501 })[0]!, /warm-up of 501 steps.*1000.*--warmup-steps 50/)
+  assert.equal(planWarnings({ config: config({ epochs: 1 }), steps: 5, resumed: true }), [])
+})
+
+test.run()
