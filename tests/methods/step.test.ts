@@ -52,7 +52,9 @@ function step(model: DenseCL, more: Partial<StepOptions> = {}, images = 4): Step
 const readings = () => {
   const of = (...numbers: number[]) => ({ values: Float32Array.from(numbers), shape: [1, numbers.length] })
   const [one, three] = [of(1), of(1, 0, 1)]
-  const all = { loss: one, lossGlobal: one, lossDense: one, statisticsGlobal: three, statisticsDense: three, q: of(0.6, 0.8) }
+  const vector = of(0.6, 0.8)
+  const losses = { loss: one, lossGlobal: one, lossDense: one, statisticsGlobal: three, statisticsDense: three }
+  const all = { ...losses, q: vector, positionMeans: vector, imageMeans: vector }
   return { ...all, index: { values: Int32Array.of(0), shape: [1, 1] } }
 }
 
