@@ -70,6 +70,9 @@ export function optionKey(table: OptionTable, key: string): string | undefined {
   return Object.hasOwn(table, known) ? known : undefined
 }
 
+/** A number that people write and JSON has not: .5, 5. and +1. */
+const looseNumber = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
+
 /**
  * The value of a flag or of key=value for `row`: JSON where it is JSON (numbers, true, [0.2, 1], null) that the row takes or that
  * the text itself would not do better, else the text: a folder named 2024 is no number.
@@ -79,7 +82,8 @@ export function parseValue(text: string, row?: z.ZodType): unknown {
   try {
     value = JSON.parse(text)
   } catch {
-    return text
+    if (!looseNumber.test(text)) return text
+    value = Number(text)
   }
   return row !== undefined && !row.safeParse(value).success && row.safeParse(text).success ? text : value
 }

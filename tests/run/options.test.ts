@@ -1,0 +1,90 @@
+/** Options as people write them: flags, key=value and YAML give the same values, and what cannot be is named with where it came from. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import fc from 'fast-check'
+import * as assert from 'uvu/assert'
+import { z } from 'zod'
+
+import { kebabCase, keyValue, nearest, optionKey, parseValue, readConfigFile, resolveOptions } from '../../src/run/options.js'
+import { suite, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('options')
+
+const table = {
+  rate: z.number().default(1),
+  folder: z.string().default('x'),
+  name: z.string().nullable().default(null),
+  cropScale: z.tuple([z.number(), z.number()]).default([0, 1]),
+  on: z.boolean().default(false),
+}
+
+test('numbers are read as people write them, whatever JSON makes of that', () => {
+  for (const [text, value] of [
+    ['.5', 0.5],
+    ['5.', 5],
+    ['+1', 1],
+    ['-.25e2', -25],
+    ['1e-3', 0.001],
+    ['007', 7],
+  ] as const)
+    assert.is(keyValue(table, `rate=${text}`).value, value, text)
+  fc.assert(
+    fc.property(fc.double({ noNaN: true, noDefaultInfinity: true }), (value) => {
+      assert.equal(parseValue(String(value), table.rate), value === 0 ? parseValue(String(value)) : value)
+    }),
+  )
+  for (const text of ['.', '-', '1.2.3', '0x10', 'e5', '1 2', '']) assert.is(parseValue(text, table.rate), text)
+})
+
+test('what an option takes as text stays text, though it looks like a number or a list', () => {
+  for (const text of ['2024', '.5', '007', '[1, 2]', 'true', 'null']) assert.is(keyValue(table, `folder=${text}`).value, text)
+  // null is a value of its own where an option may be absent.
+  assert.is(keyValue(table, 'name=null').value, null)
+  assert.is(keyValue(table, 'name=2024').value, '2024')
+})
+
+test('a key in either spelling is the option; another is told the nearest', () => {
+  for (const key of Object.keys(table)) {
+    assert.is(optionKey(table, key), key)
+    assert.is(optionKey(table, kebabCase(key)), key)
+  }
+  for (const key of ['crop_scale', 'constructor', '__proto__', 'Rate', '']) assert.is(optionKey(table, key), undefined, key)
+  assert.is(nearest('fodler', Object.keys(table)), 'folder')
+  throwsError(() => keyValue(table, 'rate'), 'CONFIG', /rate: expected key=value/, /rate=/)
+})
+
+test('later settings win, absent ones are the defaults, and all that is wrong is said at once, with where it came from', () => {
+  const setting = (key: string, value: unknown, from: string) => ({ key, value, from })
+  assert.equal(resolveOptions(table, [setting('rate', 2, 'a'), setting('rate', 3, 'b')]), {
+    rate: 3,
+    folder: 'x',
+    name: null,
+    cropScale: [0, 1],
+    on: false,
+  })
+  throwsError(
+    () => resolveOptions(table, [setting('rate', 'x', 'a.yaml line 2'), setting('foldr', 1, '--foldr'), setting('on', 2, 'c')]),
+    'CONFIG',
+    /a\.yaml line 2: rate is "x"/,
+    /--foldr: unknown option foldr \(did you mean folder\?\)/,
+    /c: on is 2/,
+  )
+})
+
+test('a YAML file gives its settings with their lines', async () => {
+  await withFolder((folder) => {
+    const path = join(folder, 'a.yaml')
+    writeFileSync(path, '# mine\nrate: 0.1\n\ncrop-scale: [0.2, 1]\n')
+    assert.equal(readConfigFile(path), [
+      { key: 'rate', value: 0.1, from: `${path} line 2` },
+      { key: 'crop-scale', value: [0.2, 1], from: `${path} line 4` },
+    ])
+    writeFileSync(path, '')
+    assert.equal(readConfigFile(path), [])
+    writeFileSync(path, '- 1\n')
+    throwsError(() => readConfigFile(path), 'CONFIG', /a\.yaml: expected a map/)
+  })
+})
+
+test.run()
