@@ -1,12 +1,14 @@
 import { parseArgs } from 'node:util'
 
 import { type Command, Option } from 'commander'
+import { stringify } from 'yaml'
 
 import { densecl } from '../methods/densecl/method.js'
 import { configure, configuredMethod, findMethod, optionsOf, presetSettings, presetsOf } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
 import { defaultsOf, kebabCase, keyValue, parseValue, readConfigFile, type Setting } from '../run/options.js'
-import { pretrain } from '../train/pretrain.js'
+import { dryRun, pretrain } from '../train/pretrain.js'
+import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, interruptedCode, type Register } from './command.js'
 
 interface Flags extends Record<string, unknown> {
@@ -16,6 +18,7 @@ interface Flags extends Record<string, unknown> {
   resume?: boolean
   overwrite?: boolean
   force?: boolean
+  dryRun?: boolean
   json?: boolean
 }
 
@@ -31,6 +34,7 @@ export const register: Register = async (program, done, [name, ...args]) => {
     .option('--resume', 'continue the run of --out from its last checkpoint')
     .option('--overwrite', 'replace the run of --out')
     .option('--force', 'start although the memory does not seem to suffice')
+    .option('--dry-run', 'say what the run would be - configuration, steps, schedule, memory, time by a few steps - and write nothing')
     .option('--json', 'print only the result, as JSON')
   command.addHelpText(
     'after',
@@ -97,6 +101,13 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
   const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
 
+  if (flags.dryRun === true) {
+    if (flags.resume === true) fail('CONFIG', '--dry-run says what a new run would be: expected it without --resume')
+    const { lines, ...known } = await dryRun({ config, method, force: flags.force === true })
+    if (flags.json === true) console.log(JSON.stringify({ config, ...known, lines }, undefined, 2))
+    else console.log([stringify(config).trimEnd(), '', ...lines].join('\n'))
+    return 0
+  }
   const result = await pretrain({
     config,
     method,

@@ -8,8 +8,25 @@ import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
 import { graphLine } from './progress.js'
-import type { Run } from './run.js'
+import type { PlannedRun, Run } from './run.js'
 import { Trainer } from './trainer.js'
+
+/** What reads a run's images. */
+export function loaderOf({ config, source, built }: PlannedRun): Loader {
+  const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
+  const { device, compute: dtype } = built.backbone
+  const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, device, dtype }
+  return new Loader({ items: source.items, views: 'augmented', augment: config, ...shared })
+}
+
+/** The batches of a run from where it is to its end. */
+export function* requestsOf({ config, position, steps, source }: PlannedRun): Generator<{ epoch: number; indices: Int32Array }> {
+  let { step } = position
+  for (let { epoch } = position; epoch < config.epochs; ++epoch, step = 0) {
+    const order = epochOrder(config.seed, epoch, source.items.length)
+    for (; step < steps; ++step) yield { epoch, indices: batchIndices(order, config.batchSize, step) }
+  }
+}
 
 export class Loop {
   readonly loader: Loader
@@ -21,22 +38,12 @@ export class Loop {
   /** `compute` is what the steps compute with. */
   constructor(run: Run, compute: ComputeOptions) {
     this.#run = run
-    const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, graph } = run.config
-    const { device, compute: dtype } = run.built.backbone
-    this.loader = new Loader({
-      items: run.source.items,
-      imageSize,
-      batchSize,
-      views: 'augmented',
-      device,
-      dtype,
-      augment: run.config,
-      seed,
-      workers,
-      maxBroken,
-      cacheMegabytes,
+    this.loader = loaderOf(run)
+    this.#trainer = new Trainer(run.built, run.optimizer, {
+      views: () => this.#batch!.views() as unknown as Views,
+      graph: run.config.graph,
+      compute,
     })
-    this.#trainer = new Trainer(run.built, run.optimizer, { views: () => this.#batch!.views() as unknown as Views, graph, compute })
   }
 
   /**
@@ -58,7 +65,7 @@ export class Loop {
     const { config, position, steps } = this.#run
     // Saved after the last step of an epoch, before what comes at its end.
     if (position.step === steps) await this.#endOfEpoch(artifacts)
-    for await (const batch of this.loader.batches(this.#requests())) {
+    for await (const batch of this.loader.batches(requestsOf(this.#run))) {
       if (interrupted()) return 'interrupted'
       this.#batch = batch
       const lr = learningRate(config, position.globalStep, steps)
@@ -100,16 +107,6 @@ export class Loop {
   #save(artifacts: Artifacts): void {
     // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
     if (this.#trainer.foundInf.item() === 0) artifacts.save()
-  }
-
-  /** The batches from here to the end of the run. */
-  *#requests(): Generator<{ epoch: number; indices: Int32Array }> {
-    const { config, position, steps, source } = this.#run
-    let { step } = position
-    for (let { epoch } = position; epoch < config.epochs; ++epoch, step = 0) {
-      const order = epochOrder(config.seed, epoch, source.items.length)
-      for (; step < steps; ++step) yield { epoch, indices: batchIndices(order, config.batchSize, step) }
-    }
   }
 
   /** One line about the recorded step, once. */

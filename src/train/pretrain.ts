@@ -31,7 +31,8 @@ import { checkMemory } from './memory.js'
 import { Monitor } from './monitor.js'
 import { RunPictures } from './pictures.js'
 import { introduction, planWarnings } from './progress.js'
-import type { PretrainResult, Run } from './run.js'
+import { type DryRun, rehearse } from './rehearse.js'
+import type { PlannedRun, PretrainResult, Run } from './run.js'
 
 /** What pretrain() is given beside the configuration. */
 export interface PretrainOptions {
@@ -115,12 +116,22 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
     fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
 }
 
+/** What a run is made of, as it has been looked up. */
+interface Parts {
+  method: Method
+  config: Config
+  placement: Placement
+  kind: BackboneKind
+  source: Source
+}
+
 /** The networks and the optimiser, as they are at the start or in the checkpoint. */
-function begin(
-  { out, quiet = false }: PretrainOptions,
-  { method, config, placement, kind, source }: { method: Method; config: Config; placement: Placement; kind: BackboneKind; source: Source },
-  checkpoint: Checkpoint | undefined,
-): Run {
+function begin({ out, quiet = false }: PretrainOptions, parts: Parts, checkpoint: Checkpoint | undefined): Run {
+  const planned = plan(parts, checkpoint)
+  return { ...planned, out, log: new RunLog(out, planned.position.globalStep, quiet) }
+}
+
+function plan({ method, config, placement, kind, source }: Parts, checkpoint?: Checkpoint): PlannedRun {
   const images = source.items.length
   const position: Position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
   const [built, optimizer] = withDevice(placement.device, () => {
@@ -130,9 +141,31 @@ function begin(
     return [network, optimizerOf(config, parameters, copies)]
   })
   if (checkpoint !== undefined) restoreCheckpoint(checkpoint, built, optimizer)
-  const log = new RunLog(out, position.globalStep, quiet)
   const steps = stepsPerEpoch(images, config.batchSize)
-  return { out, config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, log }
+  return { config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined }
+}
+
+/**
+ * What pretrain() would do with this configuration, in lines: networks, data, memory, schedule, and the time by a few steps that are taken
+ * and forgotten. No folder is touched. Throws what pretrain() would throw before its first step.
+ */
+export async function dryRun({ config: given, method: known, force }: Omit<PretrainOptions, 'out'>): Promise<DryRun> {
+  const method = known ?? (await findMethod(given.method)).method
+  const config = resolveConfig(settingsOf(given, 'config'), method)
+  const placement = resolvePlacement(config)
+  const kind = await loadBackboneKind(config.backbone)
+  const source = await openSource(config.data, { format: config.format })
+  const labelled = await knnSets(config, source)
+  const knn = labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
+  const memory = force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn })
+  checkSize(config, source.items.length, undefined)
+  const run = plan({ method, config, placement, kind, source })
+  try {
+    return await rehearse(run, memory)
+  } finally {
+    run.optimizer.dispose()
+    run.built.dispose()
+  }
 }
 
 function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {

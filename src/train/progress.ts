@@ -5,11 +5,11 @@ import { duration, type Metrics } from '../run/runLog.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import type { Position } from './checkpoint.js'
-import type { Run } from './run.js'
+import type { PlannedRun, Run } from './run.js'
 import type { Tuning } from './tuner.js'
 
 /** What is trained on what, and where. */
-export function introduction({ config, method, built, source, steps, position, resumed }: Run): string[] {
+export function introduction({ config, method, built, source, steps, position, resumed }: PlannedRun): string[] {
   const images = source.items.length
   const { backbone } = built
   const { device, compute } = backbone
@@ -26,7 +26,7 @@ export function introduction({ config, method, built, source, steps, position, r
 }
 
 /** What can be said before the first step of how long this is: sentences with a remedy. */
-export function planWarnings({ config, steps, resumed }: Pick<Run, 'config' | 'steps' | 'resumed'>): string[] {
+export function planWarnings({ config, steps, resumed }: Pick<PlannedRun, 'config' | 'steps' | 'resumed'>): string[] {
   if (resumed) return []
   const total = steps * config.epochs
   const warnings = []

@@ -23,6 +23,9 @@ export interface Run {
   readonly log: RunLog
 }
 
+/** A run before it has a folder. */
+export type PlannedRun = Omit<Run, 'out' | 'log'>
+
 /** What a run ended with. */
 export interface PretrainResult {
   interrupted: boolean

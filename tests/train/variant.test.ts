@@ -1,5 +1,5 @@
 /** Runs of what is not the published method, and what a run says of itself. */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -9,11 +9,11 @@ import { resolveConfig } from '../../src/methods/index.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import type { Tensor } from '../../src/tensor/tensor.js'
 import { Monitor } from '../../src/train/monitor.js'
-import { pretrain } from '../../src/train/pretrain.js'
+import { dryRun, pretrain } from '../../src/train/pretrain.js'
 import { planWarnings } from '../../src/train/progress.js'
 import type { Run } from '../../src/train/run.js'
 import { readSafetensors } from '../../src/weights/safetensors.js'
-import { suite, withFolder } from '../support/suite.js'
+import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 
 const test = suite('variant')
 
@@ -110,6 +110,41 @@ test('too few steps and a warm-up of most of a run are told with what to change'
   assert.equal(none, [])
   assert.match(plan(100, { epochs: 10, warmupSteps: 501 })[0]!, /warm-up of 501 steps.*1000.*--warmup-steps 50/)
   assert.equal(planWarnings({ config: config({ epochs: 1 }), steps: 5, resumed: true }), [])
+})
+
+test('a dry run says what a run would be, and leaves no trace', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const { lines, steps, secondsPerStep, seconds } = await dryRun({ config: config({ epochs: 7, warmupSteps: 10 }) })
+    assert.is(steps, 35)
+    assert.ok(secondsPerStep > 0)
+    assert.is(seconds, steps * secondsPerStep)
+    const text = lines.join('\n')
+    for (const word of [
+      /40 images/,
+      /variant /,
+      /memory {2}about/,
+      /rate {4}0\.05 by sgd.*warm-up: 0\.00500 at step 0/,
+      /35 steps of/,
+    ])
+      assert.match(text, word)
+    await rejectsError(() => dryRun({ config: config({ batchSize: 64, normGroups: 2 }) }), 'CONFIG', /batchSize is 64/, /40 images/)
+
+    const settings = [
+      'data=scenes:40',
+      'imageSize=32',
+      'batchSize=8',
+      'epochs=2',
+      'depth=18',
+      'baseChannels=4',
+      'queueLength=20',
+      'workers=1',
+    ]
+    const { code, out: printed } = runCli(['pretrain', '--out', out, '--dry-run', '--json', ...settings])
+    assert.is(code, 0)
+    assert.is((JSON.parse(printed) as { steps: number }).steps, 10)
+    assert.equal(readdirSync(folder), [])
+  })
 })
 
 test.run()
