@@ -51,7 +51,7 @@ export { type Accuracy, type ClassificationResult } from './eval/classificationS
 export { finetune } from './eval/finetune.js'
 export { type FinetuneOptions, type FinetuneResult, type TriedSetting } from './eval/finetuneOptions.js'
 export { type FinetuneProtocol, finetuneProtocols, type FinetuneSetting } from './eval/finetuneProtocols.js'
-export { type ChoiceOfSetting } from './eval/finetuneStages.js'
+export { type ChoiceOfSetting, choicesOfSetting } from './eval/finetuneStages.js'
 export { Classifier } from './nn/classifier.js'
 export { type FeatureSet, type InnerProducts } from './eval/innerProducts.js'
 export { ConfusionMatrix, type SegmentationScores } from './eval/meanIou.js'

@@ -14,20 +14,27 @@ import { loadStored, toStored } from '../weights/layout.js'
 import type { StoredTensor, TensorFile } from '../weights/safetensors.js'
 import { checkWhole, saveState } from '../weights/state.js'
 
-const channels = (values: readonly [number, number, number]) => z.tuple([z.literal(values[0]), z.literal(values[1]), z.literal(values[2])])
-const classifierRecord = z.object({
+/** What a file says of its classifier. */
+export interface ClassifierRecord {
   /** Names of the classes, in the order of the logits. */
-  classes: z.array(z.string()).min(2),
+  classes: string[]
   /** Side of the central crop in pixels, of an image whose short side is 256/224 of it. */
-  imageSize: z.int().min(1).max(8192),
+  imageSize: number
   /** Subtracted from the channels of pixels in 0..1, and what the difference is divided by: ImageNet's, as everywhere here. */
+  mean: [number, number, number]
+  deviation: [number, number, number]
+  /** What it was trained by, in words. */
+  protocol: string
+}
+
+const channels = (values: readonly [number, number, number]) => z.tuple([z.literal(values[0]), z.literal(values[1]), z.literal(values[2])])
+const classifierRecord: z.ZodType<ClassifierRecord> = z.object({
+  classes: z.array(z.string()).min(2),
+  imageSize: z.int().min(1).max(8192),
   mean: channels(imagenetMean),
   deviation: channels(imagenetDeviation),
-  /** What it was trained by, in words. */
   protocol: z.string(),
 })
-/** What a file says of its classifier. */
-export type ClassifierRecord = z.output<typeof classifierRecord>
 
 /** The key of the record in a file's metadata. */
 export const classifierKey = 'densecl_classifier'

@@ -9,6 +9,7 @@ import { holdOut } from './labelledImages.js'
  * the validation images themselves.
  */
 export const choicesOfSetting = ['held-out', 'val'] as const
+/** What the setting of a fine-tuning is chosen by: labelled images that are held out, or the validation images. */
 export type ChoiceOfSetting = (typeof choicesOfSetting)[number]
 
 /** One training. */

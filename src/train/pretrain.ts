@@ -97,7 +97,8 @@ async function start(
 function resumedConfig({ config, position }: Checkpoint, wanted: Config, method: Method): Config {
   const values = (of: Record<string, unknown>, key: string): string => JSON.stringify(of[key])
   const changed = Object.entries(optionsOf(method))
-    .filter(([, row]) => !isFree(row))
+    // More epochs extend a run.
+    .filter(([key, row]) => !isFree(row) && !(key === 'epochs' && wanted.epochs > config.epochs))
     .map(([key]) => ({ key, was: values(config, key), is: values(wanted, key) }))
     .filter(({ was, is }) => was !== is)
   if (changed.length > 0)
@@ -142,7 +143,9 @@ function plan({ method, config, placement, kind, source }: Parts, checkpoint?: C
   })
   if (checkpoint !== undefined) restoreCheckpoint(checkpoint, built, optimizer)
   const steps = stepsPerEpoch(images, config.batchSize)
-  return { config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined }
+  const before = checkpoint?.config.epochs ?? config.epochs
+  const extended = before < config.epochs ? { extendedFrom: before } : {}
+  return { config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, ...extended }
 }
 
 /**
@@ -196,7 +199,7 @@ async function trained(run: Run, labelled: LabelledSets | undefined, options: Pr
   try {
     const pictures = await RunPictures.of(out, source, config, (reason) => log.warn(`no picture: ${reason}`))
     const artifacts = new Artifacts(run, labelled, pictures)
-    if (!run.resumed) writeTextAtomic(files(out).config, stringify(config))
+    if (!run.resumed || run.extendedFrom !== undefined) writeTextAtomic(files(out).config, stringify(config))
     // A run that is to end here has begun: its checkpoint is of step 0.
     if (!(await unlessEnded(() => artifacts.begin()))) return interruptedResult(run, artifacts)
     writeTextAtomic(

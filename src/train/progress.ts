@@ -1,6 +1,7 @@
 /** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
 import { skippedLines } from '../data/source.js'
 import type { Loader } from '../data/loader.js'
+import { learningRate } from '../optim/schedule.js'
 import { duration, type Metrics } from '../run/runLog.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -9,7 +10,8 @@ import type { PlannedRun, Run } from './run.js'
 import type { Tuning } from './tuner.js'
 
 /** What is trained on what, and where. */
-export function introduction({ config, method, built, source, steps, position, resumed }: PlannedRun): string[] {
+export function introduction({ config, method, built, source, steps, position, resumed, extendedFrom }: PlannedRun): string[] {
+  const rate = learningRate(config, position.globalStep, steps).toPrecision(3)
   const images = source.items.length
   const { backbone } = built
   const { device, compute } = backbone
@@ -22,6 +24,9 @@ export function introduction({ config, method, built, source, steps, position, r
     ...(built.introduce?.({ images, steps: steps * config.epochs }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
+    ...(extendedFrom === undefined
+      ? []
+      : [`        extended from ${extendedFrom} to ${config.epochs} epochs: the rate goes on as in a run of ${config.epochs}, at ${rate}`]),
   ]
 }
 

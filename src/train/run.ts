@@ -20,6 +20,8 @@ export interface Run {
   readonly position: Position
   /** The run is continued from a checkpoint. */
   readonly resumed: boolean
+  /** The epochs that the run had until it was continued with more. */
+  readonly extendedFrom?: number
   readonly log: RunLog
 }
 

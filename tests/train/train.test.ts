@@ -210,7 +210,7 @@ test('resume refuses other settings, other data, and a checkpoint cut at every 1
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
     await run(out, { set: { epochs: 1 } })
-    await rejectsError(() => run(out, { resume: true, set: { epochs: 2, lr: 0.1 } }), 'CONFIG', /lr was 0\.05 and is now 0\.1/, /epochs/)
+    await rejectsError(() => run(out, { resume: true, set: { epochs: 1, lr: 0.1 } }), 'CONFIG', /lr was 0\.05 and is now 0\.1/)
     await rejectsError(() => run(out, { resume: true, set: { epochs: 1, data: 'scenes:48' } }), 'DATA', /48 images/, /40/)
     await rejectsError(() => run(join(folder, 'none'), { resume: true }), 'CHECKPOINT', /no checkpoint/)
     const path = join(out, 'checkpoints', 'last.safetensors')

@@ -112,6 +112,27 @@ test('too few steps and a warm-up of most of a run are told with what to change'
   assert.equal(planWarnings({ config: config({ epochs: 1 }), steps: 5, resumed: true }), [])
 })
 
+test('a finished run is extended, with a constant rate to the bits of a longer one, and never shortened', async () => {
+  await withFolder(async (folder) => {
+    const [whole, grown] = [join(folder, 'whole'), join(folder, 'grown')]
+    const constant = { schedule: 'constant', epochs: 1 }
+    await pretrain({ config: config({ ...constant, epochs: 2 }), out: whole, quiet: true })
+    await pretrain({ config: config(constant), out: grown, quiet: true })
+    const { code, out } = runCli(['pretrain', '--out', grown, '--resume', '--epochs', '2'])
+    assert.is(code, 0)
+    assert.match(out, /resume {2}at epoch 1, step 0\n {8}extended from 1 to 2 epochs: .* run of 2, at 0\.0500\n/)
+    const weights = (of: string) => readSafetensors(join(of, 'backbone.safetensors')).tensors
+    assert.equal(weights(grown), weights(whole))
+    // What is continued next time has the new length.
+    assert.match(readFileSync(join(grown, 'config.yaml'), 'utf8'), /epochs: 2\n/)
+    await rejectsError(
+      () => pretrain({ config: config(constant), out: grown, quiet: true, resume: true }),
+      'CONFIG',
+      /epochs was 2 and is now 1/,
+    )
+  })
+})
+
 test('a dry run says what a run would be, and leaves no trace', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
@@ -120,13 +141,7 @@ test('a dry run says what a run would be, and leaves no trace', async () => {
     assert.ok(secondsPerStep > 0)
     assert.is(seconds, steps * secondsPerStep)
     const text = lines.join('\n')
-    for (const word of [
-      /40 images/,
-      /variant /,
-      /memory {2}about/,
-      /rate {4}0\.05 by sgd.*warm-up: 0\.00500 at step 0/,
-      /35 steps of/,
-    ])
+    for (const word of [/40 images/, /variant /, /memory {2}about/, /rate {4}0\.05 by sgd.*warm-up: 0\.00500 at step 0/, /35 steps of/])
       assert.match(text, word)
     await rejectsError(() => dryRun({ config: config({ batchSize: 64, normGroups: 2 }) }), 'CONFIG', /batchSize is 64/, /40 images/)
 

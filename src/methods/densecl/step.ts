@@ -27,6 +27,7 @@ export interface StepConstants {
   normGroups: number
 }
 
+/** What a step of denseclStep is taken with: the constants, and what the model is prepared with. */
 export type StepOptions = StepConstants & Omit<Prepared, 'inImage'>
 
 /**
