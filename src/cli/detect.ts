@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 
-import { decode } from '../data/decode.js'
 import { maskArea } from '../data/runLengths.js'
+import { loadPixels } from '../data/source.js'
 import { detect, testRules } from '../detection/detect.js'
 import { importDetector } from '../detection/exchange.js'
-import { maskedObjects } from '../detection/foundMasks.js'
+import { type MaskedObject, maskedObjects } from '../detection/foundMasks.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import { holdsClassifier } from '../eval/classifierFile.js'
@@ -18,9 +17,12 @@ import { writePicture } from '../report/svg.js'
 import { kindOfFlag, backboneHelp } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import { withCompute } from '../tensor/compute.js'
-import { fail, systemReason } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
+import { progressOf } from './evalShared.js'
+import { itemsAt } from './imagePaths.js'
 
 interface Flags {
   weights: string
@@ -31,17 +33,30 @@ interface Flags {
   json?: boolean
 }
 
+/** Images in a picture: of a folder it would have no end. */
+const mostPictured = 48
+
+/** What was found in an image, or why it could not be read. */
+interface Seen {
+  image: string
+  objects: MaskedObject[]
+  error?: string
+}
+
 export const register: Register = (program, done) => {
   program
     .command('detect')
     .description('find objects in images with a detector that eval detection trained, and draw them')
-    .argument('<image...>', 'image files')
+    .argument('<image...>', 'image files, and folders of them')
     .requiredOption('--weights <file>', 'detector.safetensors of an evaluation, or a detector that export wrote')
-    .option('--out <path>', 'of the picture, without extension', 'detections')
+    .option('--out <path>', `of the picture of the first ${mostPictured} images, without extension`, 'detections')
     .option('--score <probability>', 'the least of what is drawn and listed', '0.5')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
-    .option('--json', 'print JSON: for each image the objects with class, box in its pixels, probability and COCO’s runs of its mask')
+    .option(
+      '--json',
+      'print JSON: for each image the objects with class, box in its pixels, probability and COCO’s runs of its mask, or an error',
+    )
     .addHelpText(
       'after',
       examples([['densecl detect photo.jpg --weights runs/r50/eval/detection-voc0712-c4/detector.safetensors', 'boxes']]),
@@ -60,30 +75,40 @@ export const register: Register = (program, done) => {
         const style = styleOf(record.style, model.form)
         const limits = { ...proposalLimits[model.form].test, after: record.testRegions }
         try {
+          const items = await itemsAt(images)
           const pictures: BoxPicture[] = []
-          for (const path of images) {
-            const pixels = await decode(read(path), path)
+          const seen: Seen[] = []
+          for (const item of items) {
+            stopIfInterrupted()
+            progressOf(flags, 'images')(seen.length + 1, items.length)
+            const pixels = await loadPixels(item).catch(unreadable)
+            if (pixels instanceof DenseclError) {
+              seen.push({ image: item.name, objects: [], error: pixels.message })
+              continue
+            }
             const batch = testView(pixels, record, style)
-            const [found] = withDevice(device, () =>
-              withCompute(evaluationCompute(device), () =>
-                scope(() => detect(model, batchTensor(batch, device), batch.images, style, limits, { ...testRules, score: least })),
-              ),
+            const objects = withDevice(device, () =>
+              withCompute(evaluationCompute(device), () => {
+                const rules = { ...testRules, score: least }
+                const [found] = scope(() => detect(model, batchTensor(batch, device), batch.images, style, limits, rules))
+                return maskedObjects(found!, pixels)
+              }),
             )
-            const objects = withDevice(device, () => maskedObjects(found!, pixels))
-            pictures.push({ name: basename(path), pixels, found: objects })
+            seen.push({ image: item.name, objects })
+            if (pictures.length < mostPictured) pictures.push({ name: basename(item.name), pixels, found: objects })
           }
           const picture = await writePicture(flags.out.replace(/\.(png|svg)$/, ''), boxesPicture(pictures, record.classes))
-          const listed = pictures.map(({ found }, i) => ({
-            image: images[i]!,
-            objects: found.map(({ label, box, score, mask }) => ({
+          const listed = seen.map(({ objects, ...image }) => ({
+            ...image,
+            objects: objects.map(({ label, box, score, mask }) => ({
               class: record.classes[label]!,
               box,
               score,
               ...(mask === undefined ? {} : { pixels: maskArea(mask), segmentation: cocoSegmentation(mask) }),
             })),
           }))
-          const lines = listed.flatMap(({ image, objects }) => [
-            `${image}: ${objects.length} found`,
+          const lines = listed.flatMap(({ image, objects, error }) => [
+            error ?? `${image}: ${objects.length} found`,
             ...objects.map(
               ({ class: name, box, score, pixels }) =>
                 `  ${name} ${(100 * score).toFixed(0)} %  ${box.map((value) => value.toFixed(0)).join(' ')}` +
@@ -91,7 +116,9 @@ export const register: Register = (program, done) => {
             ),
           ])
           print(flags.json === true, { picture, images: listed }, [...lines, picture].join('\n'))
-          done(0)
+          const broken = seen.filter(({ error }) => error !== undefined).length
+          if (broken > 0) console.error(`densecl: ${broken} of ${items.length} images could not be read`)
+          done(broken > 0 ? 1 : 0)
         } finally {
           model.dispose()
           model.backbone.dispose()
@@ -100,10 +127,8 @@ export const register: Register = (program, done) => {
     )
 }
 
-function read(path: string): Buffer {
-  try {
-    return readFileSync(path)
-  } catch (error) {
-    return fail('FILE', `detect: ${path} cannot be read (${systemReason(error)})`)
-  }
+/** An error that names an image, which others are looked at without; any other is thrown. */
+function unreadable(error: unknown): DenseclError {
+  if (error instanceof DenseclError && error.code === 'DECODE') return error
+  throw error
 }

@@ -5,7 +5,9 @@ import { Option } from 'commander'
 import { defaultBoxSplits, openBoxes } from '../data/boxSources.js'
 import { skippedLines } from '../data/source.js'
 import { publishedAnchors } from '../detection/anchors.js'
+import { recordLimits } from '../detection/detectorFile.js'
 import { detectionStyles } from '../detection/styles.js'
+import { shareOf } from '../eval/cocoBoxScores.js'
 import { cocoResults } from '../eval/detections.js'
 import { evaluateDetection } from '../eval/detection.js'
 import { detectorNames } from '../eval/detectionIntroduction.js'
@@ -119,10 +121,11 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const published = protocolOf(entryOf('--protocol', flags.protocol, detectionProtocols), style)
         const { preciseBatches } = detectionStyles[style]
         if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
-        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
-          text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
+        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
+          text === undefined ? otherwise : numberFlag(flag, text, { least, most, whole: true })
+        const side = [8, recordLimits.side] as const
         const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
-          text?.split(',').map((each) => numberFlag(flag, each, { least: 8, whole: true })) ?? otherwise
+          text?.split(',').map((each) => whole(flag, each, 0, ...side)) ?? otherwise
         if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
         const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
         const protocol = {
@@ -130,11 +133,11 @@ export const addDetection: AddEvaluation = (parent, done) => {
           batchSize,
           lr: flags.lr === undefined ? (published.lr * batchSize) / published.batchSize : numberFlag('lr', flags.lr, { least: 1e-12 }),
           scales: list('scales', flags.scales, published.scales),
-          testScale: whole('test-scale', flags.testScale, published.testScale, 8),
-          longest: whole('longest', flags.longest, published.longest, 8),
+          testScale: whole('test-scale', flags.testScale, published.testScale, ...side),
+          longest: whole('longest', flags.longest, published.longest, ...side),
           regions: whole('regions', flags.regions, published.regions),
-          testRegions: whole('test-regions', flags.testRegions, published.testRegions),
-          channels: whole('channels', flags.channels, published.channels),
+          testRegions: whole('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
+          channels: whole('channels', flags.channels, published.channels, 1, recordLimits.channels),
         }
         const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
         const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
@@ -194,7 +197,8 @@ export const addDetection: AddEvaluation = (parent, done) => {
           const picture = await writePicture(join(out, 'samples'), boxesPicture(samples, val.classes))
           writeTextAtomic(join(out, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
           const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
-          const maskAp = (value: number | undefined): string[] => (value === undefined ? [] : [percent(value)])
+          const ap = (score: number): string => percent(shareOf(score))
+          const maskAp = (score: number | undefined): string[] => (score === undefined ? [] : [ap(score)])
           const table = {
             title: `Detection (${detectorNames[published.form]}, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
             columns: ['class', 'AP50', 'COCO AP', ...(ofMasks === undefined ? [] : ['mask AP'])],
@@ -202,12 +206,12 @@ export const addDetection: AddEvaluation = (parent, done) => {
               ...val.classes.map((label, c) => [
                 label,
                 percent(voc.byClass[0]![c]!),
-                percent(coco.apByClass[c]!),
+                ap(coco.apByClass[c]!),
                 ...maskAp(ofMasks?.apByClass[c]),
               ]),
-              ['mean', percent(voc.mean[0]!), percent(coco.ap), ...maskAp(ofMasks?.ap)],
+              ['mean', percent(voc.mean[0]!), ap(coco.ap), ...maskAp(ofMasks?.ap)],
               ...(voc.overlaps.length > 1
-                ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), percent(coco.ap75), ...maskAp(ofMasks?.ap75)]]
+                ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), ap(coco.ap75), ...maskAp(ofMasks?.ap75)]]
                 : []),
             ],
             notes: [

@@ -1,5 +1,3 @@
-import { type Item, isFolder } from '../data/source.js'
-import { openSource } from '../data/sources.js'
 import { holdsDetector } from '../detection/exchange.js'
 import { importClassifier } from '../eval/classifierFile.js'
 import { classifyImages, type Prediction } from '../eval/classify.js'
@@ -9,6 +7,7 @@ import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
 import { progressOf, workersOf } from './evalShared.js'
+import { itemsAt } from './imagePaths.js'
 
 interface Flags {
   weights: string
@@ -67,16 +66,6 @@ export const register: Register = (program, done) => {
         }
       }),
     )
-}
-
-/** Images and the images of folders, in the order of the paths; a file that is not there is found out when it is read. */
-async function itemsAt(paths: readonly string[]): Promise<Item[]> {
-  const parts = await Promise.all(
-    paths.map(async (path): Promise<Item[]> =>
-      isFolder(path) ? (await openSource(path, { format: 'folder' })).items : [{ name: path, kind: 'file', path }],
-    ),
-  )
-  return parts.flat()
 }
 
 function lineOf({ image, guesses, error }: Prediction): string {

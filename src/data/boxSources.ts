@@ -12,7 +12,7 @@ export const mayHaveMasks = (path: string): boolean => existsSync(join(path, 'an
 
 /**
  * Opens splits of a data set with boxes: COCO's (a folder `annotations`), VOC's else, which has no masks of objects here. Throws DATA
- * where there is no image, where masks are wanted of VOC's layout, or by the rules of openCocoBoxes and openVocBoxes.
+ * where there is no image or no class, where masks are wanted of VOC's layout, or by the rules of openCocoBoxes and openVocBoxes.
  */
 export function openBoxes(path: string, splits: readonly string[], reading: BoxReading = {}): BoxSource {
   const { classes, faults, masks = false } = reading
@@ -21,6 +21,7 @@ export function openBoxes(path: string, splits: readonly string[], reading: BoxR
   if (masks && !coco) fail('DATA', `data: ${path} has no folder annotations: expected COCO's layout, which has masks of objects`)
   const source = coco ? openCocoBoxes(path, splits, reading) : openVocBoxes(path, splits, classes, faults)
   if (source.items.length === 0 && faults === undefined) fail('DATA', `data: ${path} has no image in ${splits.join(', ')}`)
+  if (source.classes.length === 0 && faults === undefined) fail('DATA', `data: ${path} has no class in ${splits.join(', ')}`)
   distinctClasses(source.classes, path)
   return source
 }

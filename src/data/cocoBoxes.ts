@@ -50,9 +50,11 @@ export function openCocoBoxes(path: string, splits: readonly string[], { classes
     if (!existsSync(file)) fail('DATA', `data: ${file} does not exist: expected the annotations of the split ${split}`)
     const read = readCocoFile(file, masks ? rowsWithMasks : rows)
     const own = (read.categories ?? fail('DATA', `data: ${file} has no list "categories"`)).sort((a, b) => a.id - b.id)
-    const names = own.map(({ name }) => name).join(', ')
-    const expected = (categories?.map(({ name }) => name) ?? classes)?.join(', ')
-    if (expected !== undefined && names !== expected) fail('DATA', `data: ${file} has the classes ${names}: expected ${expected}`)
+    expectClasses(
+      file,
+      own.map(({ name }) => name),
+      categories?.map(({ name }) => name) ?? classes,
+    )
     categories = own
     const annotations = read.annotations ?? fail('DATA', `data: ${file} has no list "annotations"`)
     return itemsOf(file, read.images, annotations, own, { skips, named, faults, masks })
@@ -69,6 +71,14 @@ export function openCocoBoxes(path: string, splits: readonly string[], { classes
     masks,
     skipped: skips.list(),
   }
+}
+
+/** Throws DATA where a file has not the classes that others have, in their order. */
+function expectClasses(file: string, names: readonly string[], expected: readonly string[] = names): void {
+  const at = Array.from({ length: Math.max(names.length, expected.length) }, (_, i) => i).find((i) => names[i] !== expected[i])
+  if (at === undefined) return
+  const wanted = expected[at] ?? `the ${expected.length} of the others alone`
+  fail('DATA', `data: ${file}: class ${at + 1} in the order of the ids is ${names[at] ?? 'absent'}: expected ${wanted}`)
 }
 
 function itemsOf(

@@ -27,6 +27,8 @@ export function readMask(segmentation: unknown, place: MaskPlace, skips: Skips):
   if (width * height > maxPixels)
     fail('DATA', `data: ${place.at} has a mask in an image of ${width}x${height} pixels, more than the ${maxPixels} allowed`)
   const given = segmentation ?? []
+  if (typeof given !== 'object')
+    return fail('DATA', `data: ${place.at}.segmentation is ${shown(given)}: expected a list of polygons, or runs with size and counts`)
   if (!Array.isArray(given)) return readRunLengths(given, place)
   const mask = readPolygons(given, place, skips)
   if (mask === undefined) skips.add('object without mask', place.name)
@@ -37,14 +39,14 @@ function readPolygons(polygons: readonly unknown[], place: MaskPlace, skips: Ski
   const [first, ...others] = polygons.flatMap((polygon, i): Polygon[] => {
     const at = `${place.at}.segmentation[${i}]`
     if (!Array.isArray(polygon)) return fail('DATA', `data: ${at} is ${shown(polygon)}: expected a list of coordinates`)
-    if (polygon.length < 6 || polygon.length % 2 === 1) {
-      skips.add('polygon that is none', `${polygon.length} numbers of ${place.name}`)
-      return []
-    }
     polygon.forEach((value: unknown, k) => {
       if (typeof value !== 'number' || !(Math.abs(value) <= farthest))
         fail('DATA', `data: ${at}[${k}] is ${shown(value)}: expected a coordinate in pixels, at most ${farthest} from 0`)
     })
+    if (polygon.length < 6 || polygon.length % 2 === 1) {
+      skips.add('polygon that is none', `${polygon.length} numbers of ${place.name}`)
+      return []
+    }
     return [polygon as number[]]
   })
   return first === undefined ? undefined : { polygons: [first, ...others] }

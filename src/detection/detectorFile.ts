@@ -19,11 +19,12 @@ import { type DetectionStyleName, detectionStyles } from './styles.js'
 /** How published detectors are tested. */
 export const publishedTest = { testScale: 800, longest: 1333, testRegions: proposalLimits.c4.test.after }
 
-/** Numbers of a record are bounded by what a detector may have, so that a record of nonsense takes no memory. */
-const pixels = z.number().positive().max(16384)
+/** What a detector may have at most, so that a record of nonsense takes no memory: sides in pixels, regions of an image, channels. */
+export const recordLimits = { side: 16384, regions: 100_000, channels: 8192 } as const
+const pixels = z.number().positive().max(recordLimits.side)
 const count = (most: number): z.ZodNumber => z.number().int().positive().max(most)
 const pyramidRecord = z.object({
-  channels: count(8192),
+  channels: count(recordLimits.channels),
   width: count(65536),
   boxConvolutions: z.number().int().min(0).max(16),
   boxLinears: count(8),
@@ -46,7 +47,7 @@ const detectorRecord = z.object({
   testScale: pixels,
   longest: pixels,
   /** Regions of an image that are classified, at most. */
-  testRegions: count(100_000).default(publishedTest.testRegions),
+  testRegions: count(recordLimits.regions).default(publishedTest.testRegions),
   /** Of the form with a pyramid. */
   pyramid: pyramidRecord.optional(),
   backbone: z.object({ kind: z.string(), options: z.record(z.string(), z.unknown()) }),

@@ -64,9 +64,12 @@ const [mapCount, boxBins, maskBins] = [4, 7, 14]
 function mapsOf({ name, maps }: Backbone): readonly MapShape[] {
   const last = maps.slice(-mapCount)
   const doubling = last.every(({ stride }, i) => stride === last[0]!.stride * 2 ** i)
-  return last.length === mapCount && doubling
-    ? last
-    : fail('CONFIG', `${name}: a feature pyramid needs ${mapCount} maps, each half as large as the one before`)
+  if (last.length === mapCount && doubling) return last
+  const strides = maps.map(({ stride }) => stride).join(', ')
+  return fail(
+    'CONFIG',
+    `feature pyramid: expected ${mapCount} maps, each half as large as the one before, but ${name} has strides ${strides}`,
+  )
 }
 
 /** The map of each region [R, 4], counted from the finest: larger regions are taken from coarser maps. */

@@ -31,6 +31,9 @@ export interface CocoScores {
   apByClass: number[]
 }
 
+/** One of COCO's numbers as a share; NaN for its -1, where nothing could be found. */
+export const shareOf = (score: number): number => (score < 0 ? NaN : score)
+
 /** How the overlap of what was found with what is there is measured; boxes, or masks. */
 export type Overlap<D> = (found: D, object: BoxObject) => number
 

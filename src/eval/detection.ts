@@ -25,7 +25,7 @@ import { interruption, isInterruption } from '../tensor/interruption.js'
 import { Random } from '../tensor/random.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { withOptimizer } from '../weights/state.js'
-import { type CocoScores, cocoBoxScores } from './cocoBoxScores.js'
+import { type CocoScores, cocoBoxScores, shareOf } from './cocoBoxScores.js'
 import { cocoMaskScores } from './cocoMaskScores.js'
 import { evaluationCompute } from './compute.js'
 import {
@@ -304,19 +304,21 @@ class DetectionRun {
     }
     const { position: iteration } = this.#run
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
-    const masks = val.masks === true && this.#model.masks !== undefined ? cocoMaskScores(val, detections) : undefined
+    const masked = val.items.some(({ objects }) => objects.some(({ mask }) => mask !== undefined))
+    const masks = masked && this.#model.masks !== undefined ? cocoMaskScores(val, detections) : undefined
     const test = { iteration, detections, samples, voc, coco, ...(masks === undefined ? {} : { masks }) }
     if (!this.#run.isLogged('ap50'))
       this.#run.log.metrics({
         globalStep: iteration,
         ap50: voc.mean[0]!,
-        cocoAp: coco.ap,
-        cocoAp50: coco.ap50,
-        ...(masks === undefined ? {} : { maskAp: masks.ap }),
+        cocoAp: shareOf(coco.ap),
+        cocoAp50: shareOf(coco.ap50),
+        ...(masks === undefined ? {} : { maskAp: shareOf(masks.ap) }),
       })
+    const ofMasks = masks === undefined ? '' : `, of masks ${percent(shareOf(masks.ap))} %`
     this.#run.log.line(
-      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(coco.ap)} %` +
-        `${masks === undefined ? '' : `, of masks ${percent(masks.ap)} %`}  ${detections.length} objects found  iteration ${iteration}`,
+      `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(shareOf(coco.ap))} %${ofMasks}  ` +
+        `${detections.length} objects found  iteration ${iteration}`,
     )
     await onTest?.(test)
     if (iteration === protocol.iterations) this.#save()

@@ -64,11 +64,20 @@ export const trainingObjects = (
       layout === 'coco' ? object : { ...object, box: object.box.map((value, i) => value + vocShift[i]!) as unknown as typeof object.box },
     )
 
-/** Indices of the images that have something to train on. Throws DATA where none has. */
+/** Indices of the images that have something to train on. Throws DATA where none has, with what is said of its objects. */
 function usableImages(source: BoxSource, style: DetectionStyle): Int32Array {
   const { items } = source
   const usable = Int32Array.from(items.keys()).filter((i) => trainingObjects(items[i]!, source, style).length > 0)
-  return usable.length > 0 ? usable : fail('DATA', `detection: none of ${items.length} training images has an object to train on`)
+  if (usable.length > 0) return usable
+  const objects = items.flatMap((item) => item.objects)
+  const reasons = [
+    ['crowds', objects.filter(({ crowd }) => crowd).length],
+    ['difficult', style.difficult ? 0 : objects.filter(({ difficult }) => difficult).length],
+    ['without a mask', source.masks === true ? objects.filter(({ mask }) => mask === undefined).length : 0],
+  ] as const
+  const are = reasons.flatMap(([what, count]) => (count > 0 ? [`${count} are ${what}`] : []))
+  const told = [`of ${objects.length} objects`, are.join(', ')].join(' ').trim()
+  return fail('DATA', `detection: none of ${items.length} training images has an object to train on: ${told}`)
 }
 
 /** How the images `indices` enter the network in iteration `iteration`. */

@@ -43,7 +43,10 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
       ? [`        ${imagesAtOnce} at once: gradients are summed over ${parts} parts, batch norms see ${imagesAtOnce} images`]
       : []),
     ...(seen < published
-      ? [`warning batch norms see ${seen} images at a time, not ${published}: for small batches 51.2 AP is reported instead of 56.5`]
+      ? [
+          `warning batch norms see ${seen} images at a time, not ${published}` +
+            (protocol.form === 'c4' ? ': for small batches 51.2 AP is reported instead of 56.5' : ''),
+        ]
       : []),
     `norms   ${precise === 0 ? 'running statistics in tests' : `statistics of ${precise} batches after the last iteration`}`,
     `test    ${testEvery === 0 ? '' : `every ${testEvery} iterations and `}at the end`,

@@ -43,6 +43,7 @@ const evaluationKinds: Record<string, (rows: readonly Metrics[]) => Chart[]> = {
         { name: 'anchor boxes', key: 'anchorBox' },
         { name: 'regions', key: 'regionClass' },
         { name: 'region boxes', key: 'regionBox' },
+        { name: 'masks', key: 'mask' },
       ],
     },
     {
@@ -51,6 +52,7 @@ const evaluationKinds: Record<string, (rows: readonly Metrics[]) => Chart[]> = {
       curves: [
         { name: 'AP50', key: 'ap50', scale: 100 },
         { name: 'COCO AP', key: 'cocoAp', scale: 100 },
+        { name: 'mask AP', key: 'maskAp', scale: 100 },
       ],
     },
   ],

@@ -50,7 +50,15 @@ function stateOf({ name, record, metrics, result }: EvaluationView): string {
 }
 
 /** What tests on the way write to the log, and how it is called. */
-const scores = { ap50: 'AP50', cocoAp: 'COCO AP', meanIou: 'mean IoU', top1: 'top-1', top5: 'top-5', heldOutTop1: 'top-1, held out' }
+const scores = {
+  ap50: 'AP50',
+  cocoAp: 'COCO AP',
+  maskAp: 'mask AP',
+  meanIou: 'mean IoU',
+  top1: 'top-1',
+  top5: 'top-5',
+  heldOutTop1: 'top-1, held out',
+}
 
 function leftOf(record: EvaluationView['record'], trained: EvaluationView['metrics'][number] | undefined): string | undefined {
   const { globalStep = NaN, imagesPerSecond = NaN } = trained ?? {}

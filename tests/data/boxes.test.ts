@@ -170,7 +170,14 @@ test('COCO: categories by id, boxes as corners, crowds and areas kept; rows that
     throwsError(() => open({ annotations: [{ ...row, category_id: 2 }] }), 'DATA', /annotations\[0\]\.category_id is 2/)
     throwsError(() => open({ annotations: [{ ...row, bbox: [1, 2, 3] }] }), 'DATA', /annotations\[0\]\.bbox/)
     throwsError(() => open({ images: [{ ...file.images[0], width: 0 }] }), 'DATA', /images\[0\]\.width/)
-    throwsError(() => openBoxes(folder, ['val2017'], { classes: ['cat'] }), 'DATA', /instances_val2017\.json/)
+    const { classes: names } = open()
+    for (const [classes, words] of [
+      [['cat', ...names.slice(1)], `class 1 in the order of the ids is ${names[0]}: expected cat`],
+      [[...names, 'unicorn'], `class ${names.length + 1} in the order of the ids is absent: expected unicorn`],
+      [names.slice(0, -1), `class ${names.length} .* is ${names.at(-1)}: expected the ${names.length - 1} of the others alone`],
+    ] as const)
+      throwsError(() => openBoxes(folder, ['val2017'], { classes }), 'DATA', new RegExp(`instances_val2017\\.json: ${words}`))
+    throwsError(() => open({ categories: [], annotations: [] }), 'DATA', /has no class in val2017/)
     throwsError(() => openBoxes(folder, ['train2017']), 'DATA', /instances_train2017\.json does not exist/)
   }))
 

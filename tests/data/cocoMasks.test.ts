@@ -77,9 +77,20 @@ test('what is damaged is named: file, annotation and value; or collected, with t
       [runs(7), /segmentation\.counts is 7/],
       [runs(undefined), /segmentation\.counts is absent/],
       [{}, /segmentation\.size is absent/],
-      ['73V1', /segmentation\.size is absent/],
+      ['73V1', /segmentation is "73V1": expected a list of polygons, or runs with size and counts/],
+      [7, /segmentation is 7: expected a list of polygons/],
       [[7], /segmentation\[0\] is 7: expected a list of coordinates/],
       [square, /segmentation\[0\] is 1: expected a list of coordinates/],
+      [
+        [
+          [
+            [1, 1],
+            [1, 4],
+            [4, 4],
+          ],
+        ],
+        /segmentation\[0\]\[0\] is \[1,1\]: expected a coordinate in pixels/,
+      ],
       [[[1, 1, 1, null, 4, 4]], /segmentation\[0\]\[3\] is null: expected a coordinate in pixels/],
       [[square, [1, 1, 1, 'x', 4, 4]], /segmentation\[1\]\[3\] is "x"/],
       [[[1, 1, 1, 'infinite', 4, 4]], /segmentation\[0\]\[3\] is null/],

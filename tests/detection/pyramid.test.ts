@@ -13,7 +13,7 @@ import { sampleAnchors, sampleRegions, type TrainingImage } from '../../src/dete
 import { kaimingUniform } from '../../src/detection/unit.js'
 import { evaluation, training } from '../../src/nn/layers.js'
 import { allTensors, disposeState, emptyState } from '../../src/nn/module.js'
-import { ResNet } from '../../src/nn/resnet.js'
+import { ResNet, resnetKind } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite, throwsError } from '../support/suite.js'
@@ -185,7 +185,7 @@ test('without objects there is no mask to learn and the norms of the mask head s
     assert.ok(norm.data().some((value) => value !== 0))
   }))
 
-test('a pyramid asks for a size of anchors for each of its maps', () => {
+test('a pyramid asks for four maps, each half as large as the one before, and a size of anchors for each of its maps', () => {
   const build = { random: new Random(1), dtype: 'f64' } as const
   const backbone = new ResNet(build, { depth: 18, baseChannels: 4 })
   const pyramid = { ...publishedPyramid, levels: 'mmdet' as const }
@@ -194,7 +194,14 @@ test('a pyramid asks for a size of anchors for each of its maps', () => {
     'CONFIG',
     /expected 5 sizes, one for each map, but received 32, 64/,
   )
-  disposeState(backbone.state())
+  const anchors = { sizes: [8, 16, 32, 64, 128], ratios, order: 'size' as const }
+  const dilated = resnetKind.build(build, { depth: 18, baseChannels: 4 }, { outputStride: 8 })
+  throwsError(
+    () => new MaskRcnn(build, dilated, { classes: 2, anchors, init: 'mmdet', pyramid }),
+    'CONFIG',
+    /expected 4 maps, each half as large as the one before, but ResNet-18 has strides 2, 4, 8, 8, 8/,
+  )
+  for (const each of [backbone, dilated]) disposeState(each.state())
 })
 
 test.run()

@@ -1,5 +1,5 @@
 /** Mask R-CNN in the evaluation by detection: resumed to the bit, in both styles, by the command, and what it is said to take of memory. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -75,6 +75,38 @@ test('stopped and continued it is the one that was not, bit for bit, in both sty
     }
   }))
 
+/** What densecl detect says of the images of a folder is what it says of them one by one; a broken one is named, the others are told. */
+function seesFolders(folder: string, image: string, detector: string): void {
+  const images = join(folder, 'images')
+  mkdirSync(join(images, 'more'), { recursive: true })
+  for (const name of ['a.png', join('more', 'b.png')]) copyFileSync(image, join(images, name))
+  const detect = (...paths: string[]): ReturnType<typeof runCli> & { seen: { image: string; objects: unknown[]; error?: string }[] } => {
+    const flags = ['--weights', detector, '--out', join(folder, 'seen'), '--score', '0', '--json', '--device', 'cpu']
+    const said = runCli(['detect', ...paths, ...flags])
+    return { ...said, seen: (JSON.parse(said.out) as { images: { image: string; objects: unknown[]; error?: string }[] }).images }
+  }
+  const [alone] = detect(image).seen
+  const together = detect(images)
+  assert.is(together.code, 0, together.err)
+  assert.equal(
+    together.seen.map((each) => each.objects),
+    [alone!.objects, alone!.objects],
+  )
+  writeFileSync(join(images, 'broken.png'), 'no image')
+  const { code, err, seen } = detect(images, join(folder, 'none.png'))
+  assert.is(code, 1)
+  assert.match(err, /2 of 4 images could not be read/)
+  assert.equal(
+    seen.map(({ objects, error }) => [objects.length > 0, error?.replace(folder, '')]),
+    [
+      [true, undefined],
+      [false, '/images/broken.png: not an image that can be read (Input buffer contains unsupported image format)'],
+      [true, undefined],
+      [false, '/none.png: cannot be read (ENOENT)'],
+    ],
+  )
+}
+
 test('the command trains, and writes the detector, a table and pictures, which densecl detect takes', () =>
   withFolder((folder) => {
     const data = join(folder, 'data')
@@ -107,12 +139,57 @@ test('the command trains, and writes the detector, a table and pictures, which d
       '--json',
     ])
     assert.is(found.code, 0, found.err)
+    seesFolders(folder, image, join(own, 'detector.safetensors'))
     for (const wrong of [
+      ['--longest', '16385'],
+      ['--test-regions', '100001'],
       ['--precision', 'bf16'],
       ['--anchors', '8,16'],
       ['--channels', '0'],
     ])
       assert.is(runCli(['eval', 'detection', weights, '--data', data, '--out', join(folder, 'no'), ...flags.split(' '), ...wrong]).code, 2)
+  }))
+
+/** Runs the command on a tree whose annotations of a split are changed before. */
+function onChanged(folder: string, split: string, change: (annotation: Record<string, unknown>) => void): ReturnType<typeof runCli> {
+  const [data, weights] = [join(folder, split), join(folder, 'weights.safetensors')]
+  writeMaskTree(data, 2)
+  const backbone = backboneOf()
+  writeBackbone(weights, backbone, 'torchvision')
+  backbone.dispose()
+  const path = join(data, 'annotations', `instances_${split}.json`)
+  const file = JSON.parse(readFileSync(path, 'utf8')) as { annotations: Record<string, unknown>[] }
+  file.annotations.forEach(change)
+  writeFileSync(path, JSON.stringify(file))
+  const flags =
+    '--protocol coco-fpn-1x --iterations 1 --batch-size 1 --scales 48 --test-scale 48 --longest 64 --regions 8 --test-regions 8 ' +
+    '--channels 4 --anchors 8,16,32,64,128 --device cpu --workers 1 --overwrite'
+  return runCli(['eval', 'detection', weights, '--data', data, '--out', join(folder, 'out'), ...flags.split(' ')])
+}
+
+test('images without anything to train on are refused with what their objects are; what cannot be found has no score', () =>
+  withFolder((folder) => {
+    const wholly = { size: [48, 64], counts: [0, 48 * 64] }
+    const crowds = onChanged(folder, 'train2017', (each) => Object.assign(each, { iscrowd: 1, segmentation: wholly }))
+    assert.is(crowds.code, 1)
+    assert.match(crowds.err, /none of 2 training images has an object to train on: of 3 objects 3 are crowds/)
+    const bare = onChanged(folder, 'train2017', (each) => {
+      delete each.segmentation
+    })
+    assert.match(bare.err, /3 skipped \(object without mask\)/)
+    assert.match(bare.err, /of 3 objects 3 are without a mask/)
+
+    const untested = onChanged(folder, 'val2017', (each) => Object.assign(each, { iscrowd: 1, segmentation: wholly }))
+    assert.is(untested.code, 0, untested.err)
+    assert.match(untested.out, /COCO AP - %, of masks - %/)
+    assert.match(untested.out, /\nred +\S+ +- +-\n/)
+    // Without any mask to compare with, boxes alone are scored.
+    const boxes = onChanged(folder, 'val2017', (each) => {
+      delete each.segmentation
+    })
+    assert.is(boxes.code, 0, boxes.err)
+    assert.match(boxes.out, /class +AP50 +COCO AP\n/)
+    assert.not.match(boxes.out, /tested .*of masks/)
   }))
 
 test('of the memory that is told beside weights, activations grow with images and channels, and a test has masks', () =>

@@ -1,0 +1,13 @@
+/** Images that a command is given by their files and by folders. */
+import { type Item, isFolder } from '../data/source.js'
+import { openSource } from '../data/sources.js'
+
+/** Images and the images of folders, in the order of the paths; a file that is not there is found out when it is read. */
+export async function itemsAt(paths: readonly string[]): Promise<Item[]> {
+  const parts = await Promise.all(
+    paths.map(async (path): Promise<Item[]> =>
+      isFolder(path) ? (await openSource(path, { format: 'folder' })).items : [{ name: path, kind: 'file', path }],
+    ),
+  )
+  return parts.flat()
+}
