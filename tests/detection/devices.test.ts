@@ -37,7 +37,7 @@ function check(folder: string): void {
 if (thorough) {
   testWhere(hasTorch, noTorch, test, "a step drawn by a seed is PyTorch's, in f32 and in mixed precision", () =>
     withFolder((folder) => {
-      writeGoldenDetector(folder, 5)
+      for (const form of ['c4', 'fpn'] as const) writeGoldenDetector(folder, form, 5)
       check(folder)
     }),
   )

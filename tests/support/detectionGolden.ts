@@ -2,13 +2,12 @@
  * A golden step of a detector: the forward pass, both code bases' losses, gradients, one update and what is found then, as
  * PyTorch computed it in float64 with fixed samples. Architecture and numbers are read off the shapes in the file.
  */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { assign } from '../../src/detection/assign.js'
 import { detectInRegions, type FoundObject, testRules } from '../../src/detection/detect.js'
-import type { Detector } from '../../src/detection/detector.js'
+import type { Detector, DetectorForm } from '../../src/detection/detector.js'
 import { proposalLimits, proposals } from '../../src/detection/proposals.js'
 import { lossParts } from '../../src/detection/step.js'
 import { detectionStyles } from '../../src/detection/styles.js'
@@ -19,14 +18,15 @@ import { packageRoot } from '../../src/tensor/native.js'
 import { accumulator, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { toStored } from '../../src/weights/layout.js'
 import { storedValues, type TensorFile } from '../../src/weights/safetensors.js'
-import { runPython } from './suite.js'
+import { runPythonFile } from './suite.js'
 import { channelsFirst, distance, type GoldenRow, relativeError } from './golden.js'
 import { GoldenDetector, type Precision } from './goldenDetector.js'
 
-/** Writes into a folder a golden file of another small detector, which PyTorch draws and computes by a seed. */
-export function writeGoldenDetector(folder: string, seed: number): void {
-  const program = readFileSync(join(packageRoot, 'tests', 'detection', 'goldenDetector.py'), 'utf8')
-  runPython(program, [join(folder, `seed${seed}.safetensors`), String(seed)])
+const programs = { c4: 'goldenDetector.py', fpn: 'goldenPyramid.py' } as const
+
+/** Writes into a folder a golden file of another small detector of a form, which PyTorch draws and computes by a seed. */
+export function writeGoldenDetector(folder: string, form: DetectorForm, seed: number): void {
+  runPythonFile(join(packageRoot, 'tests', 'detection', programs[form]), [join(folder, `${form}${seed}.safetensors`), String(seed)])
 }
 
 /** Relative errors that are allowed. */

@@ -83,8 +83,12 @@ export const hasTorch = spawnSync(python, ['-c', 'import torch, torchvision']).s
 export const noTorch = 'PyTorch and torchvision are not installed for /usr/bin/python3'
 
 /** Runs a Python program with arguments and perhaps an input; returns what it printed. */
-export function runPython(program: string, args: string[] = [], input = ''): string {
-  const { status, stdout, stderr } = spawnSync(python, ['-c', program, ...args], { encoding: 'utf8', maxBuffer: 2 ** 28, input })
+export const runPython = (program: string, args: string[] = [], input = ''): string => runWithPython(['-c', program, ...args], input)
+/** A program of a file, which may import what lies beside it. */
+export const runPythonFile = (path: string, args: string[] = []): string => runWithPython(['-B', path, ...args], '')
+
+function runWithPython(args: string[], input: string): string {
+  const { status, stdout, stderr } = spawnSync(python, args, { encoding: 'utf8', maxBuffer: 2 ** 28, input })
   assert.is(status, 0, stderr)
   return stdout
 }
