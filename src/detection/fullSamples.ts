@@ -9,18 +9,23 @@ export const regionsOfAllSizes = (count: number): Regions => ({
   images: new Int32Array(count),
 })
 
-/** As many samples as there may be, which depend on no value. */
-export const fullSamples = (regions: number, classes: number): Chooser => ({
-  wanted: sampling.anchors.count,
-  anchors(anchors) {
-    const indices = Int32Array.from({ length: Math.min(sampling.anchors.count, anchors.length / 4) }, (_, i) => i)
-    const positives = Math.floor(indices.length * sampling.anchors.fraction)
-    return { indices, positives, objects: new Int32Array(positives) }
-  },
-  regions() {
-    const positives = Math.floor(regions * sampling.regions.fraction)
-    const labels = Int32Array.from({ length: regions }, (_, i) => (i < positives ? 0 : classes))
-    return { boxes: regionsOfAllSizes(regions).boxes, labels, objects: new Int32Array(positives) }
-  },
-  masks: ({ objects }, _, __, side) => new Float64Array(objects.length * side * side),
-})
+/** As many samples as there may be, which depend on no value: regions are among the moved anchors and the objects of an image. */
+export function fullSamples(regions: number, classes: number): Chooser {
+  const anchorsOf = new Map<number, number>()
+  return {
+    wanted: sampling.anchors.count,
+    anchors(anchors, _, index) {
+      anchorsOf.set(index, anchors.length / 4)
+      const indices = Int32Array.from({ length: Math.min(sampling.anchors.count, anchors.length / 4) }, (__, i) => i)
+      const positives = Math.floor(indices.length * sampling.anchors.fraction)
+      return { indices, positives, objects: new Int32Array(positives) }
+    },
+    regions(_, { objects }, index) {
+      const count = Math.min(regions, anchorsOf.get(index)! + objects.length)
+      const positives = Math.floor(count * sampling.regions.fraction)
+      const labels = Int32Array.from({ length: count }, (__, i) => (i < positives ? 0 : classes))
+      return { boxes: regionsOfAllSizes(count).boxes, labels, objects: new Int32Array(positives) }
+    },
+    masks: ({ objects }, _, __, side) => new Float64Array(objects.length * side * side),
+  }
+}
