@@ -16,7 +16,8 @@ export function introduction({ config, method, built, source, steps, position, r
   const { backbone } = built
   const { device, compute } = backbone
   const classes = source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`
-  const precision = deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}` : ''
+  const published = compute === 'bf16' ? ' (published runs were f32: --precision f32)' : ''
+  const precision = deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}${published}` : ''
   return [
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
     ...skippedLines(source).map((line) => `        ${line}`),

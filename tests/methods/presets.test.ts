@@ -37,6 +37,7 @@ test('every preset is valid; the published ones have the published values', () =
     denseWeight,
     imageSize,
     scheduleBy,
+    init,
   } = published
   assert.equal(
     [
@@ -54,9 +55,13 @@ test('every preset is valid; the published ones have the published values', () =
       denseWeight,
       imageSize,
       scheduleBy,
+      init,
     ],
-    [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch'],
+    [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch', 'mmselfsup'],
   )
+  // Whose name it is decides how weights are drawn, and that alone.
+  assert.equal(resolved('densecl_imagenet_200ep'), { ...published, init: 'original' })
+  assert.equal(resolved('mocov2_resnet50_8xb32-coslr-200e_in1k'), { ...published, denseWeight: 0 })
 })
 
 test('the table of configurations says what the published presets set', () => {

@@ -2,23 +2,31 @@
 import type { Preset } from '../method.js'
 import type { DenseCLConfig } from './options.js'
 
+/** The authors' settings; mmselfsup's names are of the same with its own way of drawing weights. */
 const imagenet: Partial<DenseCLConfig> = { depth: 50, batchSize: 256, normGroups: 8, lr: 0.03, epochs: 200 }
+const mmselfsup: Partial<DenseCLConfig> = { ...imagenet, init: 'mmselfsup' }
 const coco: Partial<DenseCLConfig> = { ...imagenet, lr: 0.3, epochs: 800, checkpointEvery: 40 }
 
 /** The presets by name, each with a description and what it sets. */
 export const presets = {
   'densecl_resnet50_8xb32-coslr-200e_in1k': {
-    describe: 'DenseCL on ImageNet, the published configuration (8x32 as 8 groups on one device)',
-    config: imagenet,
+    describe: 'DenseCL on ImageNet, the configuration of mmselfsup (8x32 as 8 groups on one device)',
+    config: mmselfsup,
   },
   'mocov2_resnet50_8xb32-coslr-200e_in1k': {
     describe: 'MoCo v2: the same with dense weight 0, the baseline',
-    config: { ...imagenet, denseWeight: 0 },
+    config: { ...mmselfsup, denseWeight: 0 },
   },
-  densecl_imagenet_200ep: { describe: "the authors' name of the first", config: imagenet },
-  densecl_coco_800ep: { describe: 'DenseCL on COCO train2017, the authors configuration', config: coco },
-  densecl_coco_1600ep: { describe: 'the same for 1600 epochs', config: { ...coco, epochs: 1600 } },
-  densecl_imagenet_r101_200ep: { describe: 'ResNet-101 on ImageNet', config: { ...imagenet, depth: 101 } },
+  densecl_imagenet_200ep: { describe: "the authors' configuration, which draws weights in another way", config: imagenet },
+  densecl_coco_800ep: { describe: "DenseCL on COCO train2017, the authors' configuration", config: coco },
+  densecl_coco_1600ep: {
+    describe: 'the same for 1600 epochs: weights are published, their settings are inferred',
+    config: { ...coco, epochs: 1600 },
+  },
+  densecl_imagenet_r101_200ep: {
+    describe: 'ResNet-101 on ImageNet: weights are published, their settings are inferred',
+    config: { ...imagenet, depth: 101 },
+  },
   small: {
     describe: 'some thousand images on a CPU: ResNet-18 of 32 channels at 64 pixels (docs/learning.md says why these values)',
     config: {
