@@ -2,6 +2,8 @@ import { join } from 'node:path'
 
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { percent } from '../run/results.js'
+import { blindScores } from '../eval/blindSegmentation.js'
+import type { SegmentationScores } from '../eval/meanIou.js'
 import { evaluateSegmentation } from '../eval/segmentation.js'
 import { checkSegmentationMemory } from '../eval/segmentationMemory.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
@@ -140,6 +142,11 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
             ['scale', protocol.scale.join('x'), published.scale.join('x')],
           ])
           const others = publishedColumns(protocolName, changed.length > 0)
+          const blind = await blindScores(train, val)
+          const blindRow = (label: string, { meanIou, meanAccuracy, pixelAccuracy }: SegmentationScores): (string | number)[][] => [
+            [`${label}: mean`, percent(meanIou), percent(meanAccuracy), ...others.cells()],
+            [`${label}: all pixels`, '', percent(pixelAccuracy), ...others.cells()],
+          ]
           const table = {
             title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
             columns: ['class', 'IoU', 'accuracy', ...others.columns],
@@ -147,6 +154,8 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
               ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!), ...others.cells()]),
               ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy), ...others.cells('mean')],
               ['all pixels', '', percent(scores!.pixelAccuracy), ...others.cells()],
+              ...blindRow('position alone', blind.position),
+              ...blindRow('most frequent class', blind.majority),
             ],
             notes: [`${train.items.length} training images, ${seen} in the test, no flip, one scale`, ...changed, ...others.notes, note],
           }
@@ -155,6 +164,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
             init: flags.init,
             protocol,
             scores: { ...scores! },
+            blind: { position: blind.position.meanIou, majority: blind.majority.meanIou },
             ...(picture === undefined ? {} : { picture }),
           })
           done(0)

@@ -221,7 +221,10 @@ test('SVM, low-shot and segmentation on a VOC tree; k beyond the positives is sa
     const segmentation = printed(args)
     assert.equal(
       segmentation.table.rows.map(([name]) => name),
-      ['background', 'red', 'green', 'blue', 'mean', 'all pixels'],
+      [
+        ...['background', 'red', 'green', 'blue', 'mean', 'all pixels'],
+        ...['position alone', 'most frequent class'].flatMap((how) => [`${how}: mean`, `${how}: all pixels`]),
+      ],
     )
     assert.ok(existsSync(join(folder, 'out', 'segmentation-voc12aug', 'samples.png')))
     const random = printed([...args, '--init', 'random'])
