@@ -12,6 +12,7 @@ import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
   type AddEvaluation,
@@ -22,12 +23,12 @@ import {
   forceFlag,
   openInitial,
   resultFolder,
-  type SharedFlags,
   withInit,
   workersOf,
 } from './evalShared.js'
 
-interface Flags extends SharedFlags {
+interface Flags extends FrozenFlags {
+  frozen?: boolean
   data: string
   protocol: string
   trainSplit?: string
@@ -67,6 +68,9 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--lr <rate>', 'another learning rate')
     .option('--crop <pixels>', 'another side of the crops')
     .option('--scale <long,short>', 'another size that images are scaled to fit into')
+    .option('--frozen', 'train nothing but a linear classifier of the cells of the last two maps, in random windows; seconds or minutes')
+    .option('--window <pixels>', 'side of the windows of --frozen', '128')
+    .option('--windows <count>', 'windows of an image of --frozen', '4')
   withInit(command, 'heads, order and crops')
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
@@ -91,6 +95,11 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .action(
       heedingSignals(done, async (weights: string, flags: Flags) => {
         const splits = defaultSplits(flags.data)
+        if (flags.frozen === true) {
+          await evaluateFrozen(weights, flags, splits.train)
+          done(0)
+          return
+        }
         const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
         const val = openSegmentation(flags.data, flags.valSplit.split(','))
         const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')

@@ -12,8 +12,8 @@ import { largest } from '../tensor/numbers.js'
 export interface SegmentationAugment {
   /** Side of the square crops in pixels. */
   crop: number
-  /** The image is scaled to fit into long x short, times a factor from `ratio`. */
-  scale: readonly [long: number, short: number]
+  /** The image is scaled to fit into long x short, times a factor from `ratio`; `own` takes its size as it is. */
+  scale: readonly [long: number, short: number] | 'own'
   ratio: readonly [number, number]
   /** A crop in which one class has more than this share is drawn anew, up to ten times. */
   mostOfAClass: number
@@ -41,7 +41,8 @@ export function scaledSize(width: number, height: number, long: number, short: n
 /** Draws scale, place and flip; the crop is limited to the scaled image, what remains is padding. */
 export function drawPlacement(random: Random, mask: Mask, { crop, scale, ratio, mostOfAClass, flip }: SegmentationAugment): Placement {
   const factor = random.uniform(...ratio)
-  const { width, height } = scaledSize(mask.width, mask.height, Math.floor(scale[0] * factor), Math.floor(scale[1] * factor))
+  const { width, height } =
+    scale === 'own' ? mask : scaledSize(mask.width, mask.height, Math.floor(scale[0] * factor), Math.floor(scale[1] * factor))
   const draw = (): Placement => ({
     height,
     width,
