@@ -1,9 +1,12 @@
 /** The kernels that detection alone needs, against the CPU, and a step of a small detector. */
 import { Tape } from '../autograd/tape.js'
 import { FasterRcnn } from '../detection/fasterRcnn.js'
-import { detectionLosses } from '../detection/step.js'
-import { detectionStyles } from '../detection/styles.js'
+import type { Detector } from '../detection/detector.js'
+import { MaskRcnn, publishedPyramid } from '../detection/maskRcnn.js'
+import { detectionLosses, lossParts } from '../detection/step.js'
+import { styleOf } from '../detection/styles.js'
 import { sampleAnchors, sampleRegions, type TrainingImage } from '../detection/targets.js'
+import type { Backbone } from '../nn/backbone.js'
 import { training } from '../nn/layers.js'
 import { disposeState } from '../nn/module.js'
 import { ResNet } from '../nn/resnet.js'
@@ -95,13 +98,25 @@ const ops: readonly Other[] = [
   },
 ]
 
-/** Losses of two images with given regions, and gradients of the layers behind the map, which no tipping ReLU lies in front of. */
-function step(): Result[] {
-  const [style, classes] = [detectionStyles.detectron2, 4]
-  const build = { random: new Random(1), dtype: 'f32' } as const
-  const backbone = new ResNet(build, { depth: 18, baseChannels: 8 })
-  const anchors = { sizes: [16, 32, 64], ratios: [0.5, 1, 2], stride: 16, order: style.anchorOrder }
-  const model = new FasterRcnn(build, backbone, { classes, anchors, regionSize: 6 })
+const [classes, ratios] = [4, [0.5, 1, 2]]
+const build = () => ({ random: new Random(1), dtype: 'f32' }) as const
+const backboneOf = (baseChannels: number): Backbone => new ResNet(build(), { depth: 18, baseChannels })
+
+function fasterRcnn(): Detector {
+  const anchors = { sizes: [16, 32, 64], ratios, stride: 16, order: 'size' as const }
+  return new FasterRcnn(build(), backboneOf(8), { classes, anchors, regionSize: 6 })
+}
+
+function maskRcnn(): Detector {
+  const anchors = { sizes: [8, 16, 32, 64, 128], ratios, order: 'size' as const }
+  const pyramid = { ...publishedPyramid, channels: 8, width: 32, boxConvolutions: 1, maskConvolutions: 1, canonical: 28 }
+  return new MaskRcnn(build(), backboneOf(4), { classes, anchors, init: 'detectron2', pyramid: { ...pyramid, levels: 'detectron2' } })
+}
+
+/** Losses of two images with given regions, and gradients of the layers behind the maps, which no tipping ReLU lies in front of. */
+function step(model: Detector): Result[] {
+  const style = styleOf('detectron2', model.form)
+  const rows = Math.ceil(80 / style.padTo) * style.padTo
   const images = [0, 1].map((i): TrainingImage => {
     const [x, y] = [8 + 12 * i, 20 - 6 * i]
     return {
@@ -114,26 +129,34 @@ function step(): Result[] {
   const losses = tape.record(() =>
     detectionLosses(
       model,
-      Tensor.from(noise(2 * 80 * 96 * 3, 2), [2, 80, 96, 3]),
+      Tensor.from(noise(2 * rows * 96 * 3, 2), [2, rows, 96, 3]),
       images,
       {
         wanted: 256,
         anchors: (grid, image, i) => sampleAnchors(new Random(2, i), grid, image, style),
         // Not among the proposals, whose order may depend on rounding.
         regions: (_, image, i) => sampleRegions(new Random(3, i), Float64Array.from(boxesOf(12, 4 + i).data()), image, classes, style),
+        masks: ({ objects }, _, i, side) =>
+          Float64Array.from({ length: objects.length * side * side }, (__, at) => Number((at + i) % 3 === 0)),
       },
       training,
       style,
       { before: 200, after: 50, overlap: 0.7 },
     ),
   )
-  const names = ['rpn_head.rpn_cls.weight', 'rpn_head.rpn_reg.bias', 'roi_head.bbox_head.fc_cls.weight', 'roi_head.bbox_head.fc_reg.bias']
+  const names = [
+    'rpn_head.rpn_cls.weight',
+    'rpn_head.rpn_reg.bias',
+    'roi_head.bbox_head.fc_cls.weight',
+    'roi_head.bbox_head.fc_reg.bias',
+    ...(model.masks === undefined ? [] : ['roi_head.mask_head.conv_logits.weight']),
+  ]
   const gradients = tape.backward(
     losses.total,
     names.map((name) => model.state().parameters.get(name)!),
   )
   const results = [
-    ...(['anchorClass', 'anchorBox', 'regionClass', 'regionBox'] as const).map((name) => resultOf(`loss ${name}`, losses[name])),
+    ...lossParts.flatMap((name) => (losses[name] === undefined ? [] : [resultOf(`loss ${name}`, losses[name])])),
     ...names.map((name, i) => resultOf(`gradient of ${name}`, gradients[i]!)),
   ]
   disposeState(model.state())
@@ -142,5 +165,6 @@ function step(): Result[] {
 
 export const detectionCases: readonly Other[] = [
   ...ops,
-  { shape: 'a step of Faster R-CNN, ResNet-18 of 8 channels on x [2,80,96,3], f32', run: step },
+  { shape: 'a step of Faster R-CNN, ResNet-18 of 8 channels on x [2,80,96,3], f32', run: () => step(fasterRcnn()) },
+  { shape: 'a step of Mask R-CNN on a pyramid, ResNet-18 of 4 channels on x [2,96,96,3], f32', run: () => step(maskRcnn()) },
 ]

@@ -80,6 +80,11 @@ export const layoutCases = {
       shape: [n, 224, 224, 3],
       x: { shape: [n, 3, 224, 224], layout: { offset: 0, strides: [3 * 224 * 224, 224, 1, 224 * 224] } },
     })),
+    // What a transposed convolution does behind its product, which is that of layer3's conv3.
+    copying('windows of 2x2 side by side, 14x14x256', (n) => ({
+      shape: [n, 14, 2, 14, 2, 256],
+      x: { shape: [n, 14, 14, 2, 2, 256], layout: { offset: 0, strides: [14 * 14 * 1024, 14 * 1024, 512, 1024, 256, 1] } },
+    })),
     copying('heads of attention, 196x12x64', (n) => ({
       shape: [n, 12, 196, 64],
       x: { shape: [n, 196, 12, 64], layout: { offset: 0, strides: [196 * 12 * 64, 64, 12 * 64, 1] } },
