@@ -56,6 +56,7 @@ interface Flags extends SharedFlags {
   channels?: string
   anchors?: string
   init: string
+  norm: string
   precision: string
   seed: string
   logEvery: string
@@ -92,6 +93,11 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--anchors <pixels,...>', 'other sides of the anchors; in coco-fpn-1x one for each of five maps')
     .option('--init <how>', 'weights, or random: the same detector from random weights, the baseline', 'weights')
     .addOption(
+      new Option('--norm <how>', 'of the backbone in coco-fpn-1x: batch, or frozen: statistics and weights stay as they are')
+        .choices(['batch', 'frozen'])
+        .default('batch'),
+    )
+    .addOption(
       new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
         .choices(['auto', 'f32', 'tf32', 'bf16'])
         .default('auto'),
@@ -127,6 +133,10 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
           text?.split(',').map((each) => whole(flag, each, 0, ...side)) ?? otherwise
         if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
+        const frozen = flags.norm === 'frozen'
+        if (frozen && published.form !== 'fpn') fail('CONFIG', '--norm is frozen: expected batch without --protocol coco-fpn-1x')
+        if (frozen && flags.init === 'random')
+          fail('CONFIG', '--norm is frozen: expected batch with --init random, which has no statistics')
         const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
         const protocol = {
           ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
@@ -138,6 +148,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
           regions: whole('regions', flags.regions, published.regions),
           testRegions: whole('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
           channels: whole('channels', flags.channels, published.channels, 1, recordLimits.channels),
+          ...(frozen ? { frozenNorms: true } : {}),
         }
         const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
         const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
@@ -229,6 +240,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
                 ['regions', protocol.regions, published.regions],
                 ['test regions', protocol.testRegions, published.testRegions],
                 ['channels', protocol.channels, published.channels],
+                ['norms of the backbone', flags.norm, 'batch'],
                 ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
                 ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
               ]),

@@ -30,6 +30,7 @@ const pyramidRecord = z.object({
   boxLinears: count(8),
   maskConvolutions: z.number().int().min(0).max(16),
   norm: z.boolean(),
+  frozen: z.boolean().optional(),
   canonical: pixels,
   levels: z.enum(['detectron2', 'mmdet', 'torchvision']),
 })

@@ -6,7 +6,7 @@ import { concat } from '../ops/concat.js'
 import { gather } from '../ops/gather.js'
 import { roiAlign, type RoiAlignOptions } from '../ops/roiAlign.js'
 import type { Backbone, MapShape } from '../nn/backbone.js'
-import { type Build, kaimingNormal, type NormMode } from '../nn/layers.js'
+import { type Build, evaluation, kaimingNormal, type NormMode } from '../nn/layers.js'
 import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, scope, Tensor } from '../tensor/tensor.js'
@@ -30,6 +30,8 @@ export interface PyramidOptions {
   maskConvolutions: number
   /** Whether pyramid and heads have batch norms. */
   norm: boolean
+  /** Whether batch norms of the backbone keep statistics, scales and shifts; trained where absent. */
+  frozen?: boolean | undefined
   /** The side of regions that are taken from the third map. */
   canonical: number
   levels: LevelRule
@@ -130,7 +132,8 @@ export class MaskRcnn implements Detector {
   }
 
   features(images: Tensor, mode: NormMode): Tensor[] {
-    return scope(() => this.#neck.forward(this.backbone.stages(this.backbone.input(images), mode).slice(-mapCount), mode))
+    const own = this.options.pyramid.frozen === true ? evaluation : mode
+    return scope(() => this.#neck.forward(this.backbone.stages(this.backbone.input(images), own).slice(-mapCount), mode))
   }
 
   anchors(features: readonly Tensor[], images: Tensor): Float64Array[] {

@@ -48,6 +48,9 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
             (protocol.form === 'c4' ? ': for small batches 51.2 AP is reported instead of 56.5' : ''),
         ]
       : []),
+    ...(protocol.frozenNorms === true
+      ? ['norms   of the backbone are frozen: their statistics and weights are those of the pre-training']
+      : []),
     `norms   ${precise === 0 ? 'running statistics in tests' : `statistics of ${precise} batches after the last iteration`}`,
     `test    ${testEvery === 0 ? '' : `every ${testEvery} iterations and `}at the end`,
     `device  ${backbone.device}, ${native.describeDevice(backbone.device)}`,

@@ -22,6 +22,8 @@ export interface DetectionProtocol {
   testRegions: number
   /** Channels of a pyramid and of the convolutions of its heads, whose linear layers are four times as wide; 0 in the form without. */
   channels: number
+  /** Whether batch norms of the backbone keep statistics, scales and shifts, in a form with a pyramid. */
+  frozenNorms?: boolean
 }
 
 /** A protocol, and what of it a style has otherwise. */

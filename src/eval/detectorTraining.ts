@@ -23,17 +23,22 @@ export type Losses = Partial<Record<(typeof lossParts)[number], number>>
 
 /** What the detector of a protocol is built from. */
 export const shapeOf = (
-  { form, channels }: Pick<DetectionProtocol, 'form' | 'channels'>,
+  { form, channels, frozenNorms: frozen = false }: Pick<DetectionProtocol, 'form' | 'channels' | 'frozenNorms'>,
   style: DetectionStyleName,
   rest: Pick<DetectorShape, 'classes' | 'anchors'>,
 ): DetectorShape => ({
   form,
   style,
   ...rest,
-  ...(form === 'fpn' ? { pyramid: { ...publishedPyramid, channels, width: 4 * channels, levels: style } } : {}),
+  ...(form === 'fpn'
+    ? { pyramid: { ...publishedPyramid, channels, width: 4 * channels, levels: style, ...(frozen ? { frozen } : {}) } }
+    : {}),
 })
 
-/** A detector on a backbone, and its optimisers: of everything but norms, and of norms, whose weight decay may be another. */
+/**
+ * A detector on a backbone, and its optimisers: of everything but norms, and of norms, whose weight decay may be another; none has those
+ * that are frozen.
+ */
 export function buildDetector(
   backbone: Backbone,
   { random, ...shape }: DetectorShape & { random: Random },
@@ -43,7 +48,10 @@ export function buildDetector(
     const model = detectorOf({ random, dtype: 'f32', compute: backbone.compute }, backbone, shape)
     const state = model.state()
     const optimizers = [false, true].map((norms) => {
-      const own = [...state.parameters].filter(([parameter]) => isNorm(state, parameter) === norms)
+      const frozen = norms && shape.pyramid?.frozen === true ? 'backbone.' : undefined
+      const own = [...state.parameters].filter(
+        ([parameter]) => isNorm(state, parameter) === norms && (frozen === undefined || !parameter.startsWith(frozen)),
+      )
       const { momentum, weightDecay } = detectionTraining
       return new Sgd(new Map(own), { momentum, weightDecay: norms ? normDecay : weightDecay }, state.copies)
     })

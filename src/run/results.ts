@@ -109,7 +109,7 @@ export function readEvaluationRecord(folder: string): EvaluationRecord | undefin
 
 /** Throws CONFIG where what an evaluation was begun with, by the file `path`, is not what it is to be continued with. */
 export function checkSame(path: string, began: Record<string, unknown>, now: Record<string, unknown>): void {
-  const changes = Object.keys(now)
+  const changes = [...new Set([...Object.keys(began), ...Object.keys(now)])]
     .map((key) => [key, JSON.stringify(began[key]), JSON.stringify(now[key])])
     .filter(([, was, is]) => was !== is)
     .map(([key, was, is]) => `${key} was ${was} and is now ${is}`)

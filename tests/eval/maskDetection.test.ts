@@ -8,11 +8,14 @@ import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
 import { evaluateDetection, type DetectionOptions, type DetectionResult } from '../../src/eval/detection.js'
 import { estimateDetectionMemory } from '../../src/eval/detectionMemory.js'
 import { detectionProtocols, ofLength, protocolOf } from '../../src/eval/detectionProtocols.js'
+import { allTensors } from '../../src/nn/module.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
 import { writeBackbone } from '../../src/weights/export.js'
+import { toStored } from '../../src/weights/layout.js'
+import { readSafetensors, storedValues } from '../../src/weights/safetensors.js'
 import { writeMaskTree } from '../support/maskTree.js'
-import { runCli, suite, withFolder } from '../support/suite.js'
+import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 
 const test = suite('detection with masks')
 
@@ -141,6 +144,8 @@ test('the command trains, and writes the detector, a table and pictures, which d
     assert.is(found.code, 0, found.err)
     seesFolders(folder, image, join(own, 'detector.safetensors'))
     for (const wrong of [
+      ['--norm', 'frozen', '--init', 'random'],
+      ['--norm', 'frozen', '--protocol', 'voc0712-c4'],
       ['--longest', '16385'],
       ['--test-regions', '100001'],
       ['--precision', 'bf16'],
@@ -190,6 +195,28 @@ test('images without anything to train on are refused with what their objects ar
     assert.is(boxes.code, 0, boxes.err)
     assert.match(boxes.out, /class +AP50 +COCO AP\n/)
     assert.not.match(boxes.out, /tested .*of masks/)
+  }))
+
+test('frozen norms of the backbone stay to the bit while all else learns; the record and a resumed run know of them', () =>
+  withFolder(async (folder) => {
+    const data = join(folder, 'data')
+    writeMaskTree(data, 4)
+    const [before, of] = [backboneOf(), (path: string) => readSafetensors(path).tensors]
+    const names = new Map(allTensors(before.state()))
+    const out = join(folder, 'frozen')
+    await run(data, out, { protocol: { ...protocol, frozenNorms: true } })
+    const path = join(out, 'detector.safetensors')
+    const after = of(path)
+    for (const [name, tensor] of names) {
+      if (name.endsWith('num_batches_tracked')) continue
+      const values = storedValues(after.get(`backbone.${name}`)!)
+      const same = storedValues(toStored(name, tensor)).every((value, i) => value === values[i])
+      assert.is(same, /bn\d|downsample\.1/.test(name), name)
+    }
+    const pyramid = JSON.parse(readSafetensors(path).metadata.detector!) as { pyramid: { frozen?: boolean } }
+    assert.is(pyramid.pyramid.frozen, true)
+    await rejectsError(() => run(data, out, { resume: true }), 'CONFIG', /frozenNorms was true.*now undefined;/)
+    before.dispose()
   }))
 
 test('of the memory that is told beside weights, activations grow with images and channels, and a test has masks', () =>
