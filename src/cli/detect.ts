@@ -9,7 +9,8 @@ import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import { holdsClassifier } from '../eval/classifierFile.js'
 import { evaluationCompute } from '../eval/compute.js'
-import { batchTensor, testView } from '../eval/detectionBatches.js'
+import { batchTensor, testPlacement, testView } from '../eval/detectionBatches.js'
+import { checkFindingMemory } from '../eval/detectionMemory.js'
 import { cocoSegmentation } from '../eval/detections.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
@@ -78,6 +79,7 @@ export const register: Register = (program, done) => {
           const items = await itemsAt(images)
           const pictures: BoxPicture[] = []
           const seen: Seen[] = []
+          let largest = 0
           for (const item of items) {
             stopIfInterrupted()
             progressOf(flags, 'images')(seen.length + 1, items.length)
@@ -86,6 +88,9 @@ export const register: Register = (program, done) => {
               seen.push({ image: item.name, objects: [], error: pixels.message })
               continue
             }
+            const { boxes } = testPlacement(pixels, record, style)
+            if (boxes.width * boxes.height > largest) checkFindingMemory(model.backbone, record, pixels)
+            largest = Math.max(largest, boxes.width * boxes.height)
             const batch = testView(pixels, record, style)
             const objects = withDevice(device, () =>
               withCompute(evaluationCompute(device), () => {

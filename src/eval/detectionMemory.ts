@@ -3,16 +3,21 @@ import { publishedAnchors } from '../detection/anchors.js'
 import { workersFor } from '../data/loader.js'
 import { noGrad } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
+import type { Detector } from '../detection/detector.js'
+import type { DetectorRecord } from '../detection/detectorFile.js'
+import { detectorOf } from '../detection/detectorShape.js'
 import { fullSamples, regionsOfAllSizes } from '../detection/fullSamples.js'
 import { proposalLimits } from '../detection/proposals.js'
-import { styleOf } from '../detection/styles.js'
+import { type DetectionStyle, styleOf } from '../detection/styles.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { fitting, hostLimits, type MemoryEstimate, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
+import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { largest } from '../tensor/numbers.js'
 import { scope, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
 import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
@@ -70,7 +75,6 @@ function tensorBytes(
   { boxes, images }: ReturnType<typeof testPlacement>,
 ): { state: number; step: number; test: number; anchors: number } {
   const style = styleOf(name, protocol.form)
-  const limits = { ...proposalLimits[protocol.form].test, after: protocol.testRegions }
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, held }) => {
     const { device } = twin
@@ -89,15 +93,7 @@ function tensorBytes(
       for (let step = 0; step < 2; ++step)
         withCompute(settings, () => scope(() => updateDetector(model, optimizers, batch, { ...pass, rate: 0 })))
       const steps = held()
-      withCompute(settings, () =>
-        scope(() => {
-          const x = batchTensor(emptyBatch(images, boxes.height, boxes.width), device)
-          detect(model, x, images, style, limits)
-          // Nothing is found where nothing is computed.
-          if (model.masks !== undefined)
-            noGrad(() => model.masks!(model.features(x, evaluation), regionsOfAllSizes(testRules.most), evaluation))
-        }),
-      )
+      withCompute(settings, () => findNothing(model, { boxes, images }, style, protocol.testRegions))
       const ofMaps = scope(() => {
         const x = Tensor.empty([1, height, width, 3], 'f32')
         return model.anchors(model.features(x, evaluation), x)
@@ -108,6 +104,49 @@ function tensorBytes(
       model.dispose()
     }
   })
+}
+
+/** Goes through the test of an image on a dry device, where nothing is computed and so nothing found. */
+function findNothing(model: Detector, { boxes, images }: ReturnType<typeof testPlacement>, style: DetectionStyle, after: number): void {
+  scope(() => {
+    const x = batchTensor(emptyBatch(images, boxes.height, boxes.width), model.backbone.device)
+    detect(model, x, images, style, { ...proposalLimits[model.form].test, after })
+    if (model.masks !== undefined) noGrad(() => model.masks!(model.features(x, evaluation), regionsOfAllSizes(testRules.most), evaluation))
+  })
+}
+
+/**
+ * Throws CONFIG where a detector of a record on this backbone takes more memory for an image of this size than there is; a record may ask
+ * for images of any size. `limits` are those of this machine unless told.
+ */
+export function checkFindingMemory(
+  backbone: Backbone,
+  record: DetectorRecord,
+  image: { width: number; height: number },
+  limits = hostLimits(backbone.device),
+): void {
+  const style = styleOf(record.style, record.form)
+  const placed = testPlacement(image, record, style)
+  const tensors = onDryDevice(backbone, 0, ({ twin, random, held }) => {
+    const model = detectorOf({ random, dtype: 'f32', compute: twin.compute }, twin, { ...record, classes: record.classes.length })
+    try {
+      withCompute(evaluationCompute(backbone.device), () => findNothing(model, placed, style, record.testRegions))
+      return held()
+    } finally {
+      model.dispose()
+    }
+  })
+  const { hostMemory } = deviceTraits(backbone.device)
+  const limit = hostMemory ? limits.host : limits.device
+  // Its pixels, resized, and what is made of them.
+  const bytes = tensors + (hostMemory ? areaOf(placed.boxes) * (3 + 12) : 0)
+  if (limit === 0 || bytes <= limit) return
+  const [side, gib] = [`${placed.boxes.width}x${placed.boxes.height}`, (value: number) => (value / 2 ** 30).toPrecision(3)]
+  fail(
+    'CONFIG',
+    `memory: an image of ${image.width}x${image.height} px becomes ${side} by the detector's record (testScale ${record.testScale}, ` +
+      `longest ${record.longest}), which takes about ${gib(bytes)} GiB: expected at most the ${gib(limit)} GiB of ${backbone.device}`,
+  )
 }
 
 /**

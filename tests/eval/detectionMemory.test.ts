@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { openBoxes } from '../../src/data/boxSources.js'
-import { checkDetectionMemory, estimateDetectionMemory } from '../../src/eval/detectionMemory.js'
+import { checkDetectionMemory, checkFindingMemory, estimateDetectionMemory } from '../../src/eval/detectionMemory.js'
 import { detectionProtocols } from '../../src/eval/detectionProtocols.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { native } from '../../src/tensor/native.js'
@@ -63,5 +63,30 @@ test('the published protocol does not fit a machine of 24 GB, and its parts and 
     assert.not.ok(existsSync(join(folder, 'out')))
     backbone.dispose()
   }))
+
+test('an image that a record makes too large for the machine is refused with both sizes, before it is computed', () => {
+  const backbone = backboneOf(4)
+  const record = {
+    form: 'c4' as const,
+    style: 'detectron2' as const,
+    classes: ['a'],
+    anchors: [16],
+    ratios: [1],
+    testScale: 8000,
+    longest: 16000,
+    testRegions: 10,
+    backbone: { kind: 'resnet', options: {} },
+  }
+  const before = native.memory('dry:cpu').live
+  throwsError(
+    () => checkFindingMemory(backbone, record, { width: 64, height: 32 }, { host: 2e9, device: 0 }),
+    'CONFIG',
+    /an image of 64x32 px becomes 16000x8000 by the detector's record \(testScale 8000, longest 16000\), which takes about [\d.]+ GiB/,
+    /expected at most the 1\.86 GiB of cpu/,
+  )
+  checkFindingMemory(backbone, { ...record, testScale: 80 }, { width: 64, height: 32 }, { host: 2e9, device: 0 })
+  assert.is(native.memory('dry:cpu').live, before)
+  backbone.dispose()
+})
 
 test.run()
