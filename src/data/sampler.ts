@@ -39,20 +39,17 @@ export function* orderedBatches(count: number, batchSize: number): Generator<{ e
     yield { epoch: 0, indices: Int32Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i) }
 }
 
-/** The images of iterations `from` to `until`: shuffled epochs one after the other, batches reaching across their ends. */
-export function* iterationBatches({
-  seed,
-  count,
-  batchSize,
-  from,
-  until,
-}: {
+/** Batches of `count` images, those of the steps `from` to `until`. */
+interface BatchRange {
   seed: number
   count: number
   batchSize: number
   from: number
   until: number
-}): Generator<{ epoch: number; indices: Int32Array }> {
+}
+
+/** The images of iterations `from` to `until`: shuffled epochs one after the other, batches reaching across their ends. */
+export function* iterationBatches({ seed, count, batchSize, from, until }: BatchRange): Generator<{ epoch: number; indices: Int32Array }> {
   let drawn: { epoch: number; order: Int32Array } | undefined
   for (let iteration = from; iteration < until; ++iteration) {
     const indices = Int32Array.from({ length: batchSize }, (_, i) => {
@@ -72,19 +69,7 @@ export const evenStepsPerEpoch = (count: number, batchSize: number): number => M
  * The batches of steps `from` to `until` in shuffled epochs, no larger than `batchSize` and of sizes that differ by one at most: batch norm
  * never sees the few images that whole batches would leave.
  */
-export function* evenBatches({
-  seed,
-  count,
-  batchSize,
-  from,
-  until,
-}: {
-  seed: number
-  count: number
-  batchSize: number
-  from: number
-  until: number
-}): Generator<{ epoch: number; indices: Int32Array }> {
+export function* evenBatches({ seed, count, batchSize, from, until }: BatchRange): Generator<{ epoch: number; indices: Int32Array }> {
   const steps = evenStepsPerEpoch(count, batchSize)
   let drawn: { epoch: number; order: Int32Array } | undefined
   for (let step = from; step < until; ++step) {

@@ -40,7 +40,7 @@ import { introduction } from './detectionIntroduction.js'
 import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detectionProtocols.js'
 import type { Detection } from './detections.js'
 import { buildDetector, type DetectorPass, type Losses, partsOfBatch, shapeOf, updateDetector } from './detectorTraining.js'
-import { Resumable, type ResumableOptions } from './resumable.js'
+import { completed, Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
 /** What evaluateDetection trains on and where it keeps its state. */
@@ -94,15 +94,7 @@ const sampleCount = 12
 
 /** Trains a detector on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
 export async function evaluateDetection(backbone: Backbone, options: DetectionOptions): Promise<DetectionResult> {
-  const run = new DetectionRun(backbone, options)
-  try {
-    return await run.execute()
-  } catch (error) {
-    if (!isInterruption(error)) throw error
-    return run.cutOff()
-  } finally {
-    run.close()
-  }
+  return await completed(new DetectionRun(backbone, options))
 }
 
 class DetectionRun {

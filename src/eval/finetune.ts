@@ -24,22 +24,14 @@ import type { FinetuneOptions, FinetuneResult, TriedSetting } from './finetuneOp
 import { type FinetuneStage, finetuneStages, isBetter, keyOf } from './finetuneStages.js'
 import { finetuneDecay, type FinetuneSetting } from './finetuneProtocols.js'
 import { buildFinetuned, disposeFinetuned, type Finetuned, testClassifier, updateClassifier } from './finetuneTraining.js'
-import { Resumable } from './resumable.js'
+import { completed, Resumable } from './resumable.js'
 
 /** The file of the classifier in the folder of the evaluation. */
 export const classifierPath = (out: string): string => join(out, 'classifier.safetensors')
 
 /** Trains a classifier on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
 export async function finetune(backbone: Backbone, options: FinetuneOptions): Promise<FinetuneResult> {
-  const run = new FinetuneRun(backbone, options)
-  try {
-    return await run.execute()
-  } catch (error) {
-    if (!isInterruption(error)) throw error
-    return run.cutOff()
-  } finally {
-    run.close()
-  }
+  return await completed(new FinetuneRun(backbone, options))
 }
 
 class FinetuneRun {

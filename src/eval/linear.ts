@@ -10,7 +10,7 @@ import type { Backbone } from '../nn/backbone.js'
 import type { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { isInterruption, stopIfInterrupted } from '../tensor/interruption.js'
+import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { readMetrics } from '../run/runLog.js'
 import { rankOf } from './classificationScores.js'
@@ -20,7 +20,7 @@ import { type FeatureName, labelsOf, pooledFeatures } from './features.js'
 import { LinearHeads, linearOptimizer, updateHeads } from './linearHeads.js'
 import { type LinearProtocol, stepRate } from './linearProtocols.js'
 import { withOptimizer } from '../weights/state.js'
-import { Resumable, type ResumableOptions } from './resumable.js'
+import { completed, Resumable, type ResumableOptions } from './resumable.js'
 
 /** What evaluateLinear trains on and where it keeps its state. */
 export interface LinearOptions extends ResumableOptions {
@@ -72,15 +72,7 @@ interface Batch {
  * that are saved.
  */
 export async function evaluateLinear(backbone: Backbone, options: LinearOptions): Promise<LinearResult> {
-  const run = new LinearRun(backbone, options)
-  try {
-    return await run.execute()
-  } catch (error) {
-    if (!isInterruption(error)) throw error
-    return run.cutOff()
-  } finally {
-    run.close()
-  }
+  return await completed(new LinearRun(backbone, options))
 }
 
 class LinearRun {

@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { firstIssue } from '../run/options.js'
 import { checkSame, claimEvaluation, statePath, writeEvaluationRecord } from '../run/results.js'
 import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
+import { isInterruption } from '../tensor/interruption.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
@@ -135,4 +136,24 @@ export class Resumable {
 
   /** The rows of the log. */
   rows = (): Metrics[] => readMetrics(join(this.options.out, 'metrics.jsonl'))
+}
+
+/** An evaluation that may be told to end in the middle. */
+interface LongEvaluation<R> {
+  execute(): Promise<R>
+  /** The result of one that was told to end: what is saved. */
+  cutOff(): R
+  close(): void
+}
+
+/** Runs an evaluation to its end, or to where it is told to end, and frees it. */
+export async function completed<R>(run: LongEvaluation<R>): Promise<R> {
+  try {
+    return await run.execute()
+  } catch (error) {
+    if (!isInterruption(error)) throw error
+    return run.cutOff()
+  } finally {
+    run.close()
+  }
 }

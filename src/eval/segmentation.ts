@@ -20,7 +20,7 @@ import { duration } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withOptimizer } from '../weights/state.js'
-import { Resumable, type ResumableOptions } from './resumable.js'
+import { completed, Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
 import { buildSegmenter, disposeSegmenter, type Segmenter, updateSegmenter } from './segmenterTraining.js'
@@ -66,15 +66,7 @@ export interface Segmented {
 
 /** Trains the whole network on the backbone's weights and tests it. The backbone becomes part of the network and ends with it. */
 export async function evaluateSegmentation(backbone: Backbone, options: SegmentationOptions): Promise<SegmentationResult> {
-  const run = new SegmentationRun(backbone, options)
-  try {
-    return await run.execute()
-  } catch (error) {
-    if (!isInterruption(error)) throw error
-    return run.cutOff()
-  } finally {
-    run.close()
-  }
+  return await completed(new SegmentationRun(backbone, options))
 }
 
 class SegmentationRun {
