@@ -257,12 +257,19 @@ test('batches larger than the data, and empty or single-image folders, are error
   })
 })
 
-test('a queue longer than the data warns and offers a length', async () => {
+test('a queue longer than the data, or than half of it, warns and offers a length that does not', async () => {
   await withFolder((folder) => {
-    const { code, out } = runCli(['pretrain', '--out', join(folder, 'run'), ...flags({ queueLength: 64, epochs: 1 })])
-    assert.is(code, 0)
-    assert.match(out, /warning the queue of 64 is longer than the data set of 40/)
-    assert.match(out, /--queue-length 16/)
+    for (const [queueLength, said] of [
+      [64, /warning the queue of 64 is longer than the data set of 40: .*--queue-length 16/],
+      [32, /warning the queue of 32 is more than half of the data set of 40: .*--queue-length 16/],
+      [16, undefined],
+    ] as const) {
+      const out = join(folder, `run${queueLength}`)
+      const { code, out: text } = runCli(['pretrain', '--out', out, ...flags({ queueLength, epochs: 1 })])
+      assert.is(code, 0)
+      if (said === undefined) assert.not.match(text, /warning the queue/)
+      else assert.match(text, said)
+    }
   })
 })
 

@@ -50,7 +50,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
         '(random queue), then a rise, then a fall',
     ]
     if (queueLength <= images / 2) return lines
-    const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 4)))
+    const offer = 2 ** Math.floor(Math.log2(Math.max(1, images / 2)))
     const share = queueLength > images ? `longer than the data set of ${images}` : `more than half of the data set of ${images}`
     return [
       ...lines,
