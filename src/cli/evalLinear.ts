@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { blindAccuracies } from '../eval/classificationScores.js'
 import { labelsOf } from '../eval/features.js'
 import { batchSizeFor } from '../eval/finetuneProtocols.js'
+import { canHoldOut } from '../eval/labelledImages.js'
 import { needsRate, tryLinearRates } from '../eval/linearRate.js'
 import { evaluateLinear } from '../eval/linear.js'
 import { linearProtocols, stretched } from '../eval/linearProtocols.js'
@@ -105,21 +106,8 @@ export const addLinear: AddEvaluation = (parent, done) => {
           const broken = new Map<string, string>()
           const name = `linear-${flags.protocol}${suffix}`
           const settings = { ...asked, batchSize }
-          const tried =
-            flags.lr !== undefined || !needsRate(settings, bank.length)
-              ? []
-              : await tryLinearRates(
-                  backbone,
-                  { protocol: settings, train: bank, classes: classes.length, seed },
-                  { imageSize, workers: workersOf(flags), compute },
-                )
-          const protocol = { ...settings, lr: tried[0]?.lr ?? settings.lr }
-          if (tried.length > 0 && flags.json !== true)
-            console.log(
-              `rate    ${protocol.lr} of ${tried.map(({ lr }) => lr).join(', ')}: the best on a fifth of the training images, held out`,
-            )
           const planned = {
-            protocol,
+            protocol: settings,
             val: queries,
             classes: classes.length,
             imageSize,
@@ -129,8 +117,23 @@ export const addLinear: AddEvaluation = (parent, done) => {
             compute,
           }
           await checkMemory(flags, () => checkLinearMemory(backbone, planned))
+          // Of one image a class none can be held out: the published rate stays.
+          const chosen = flags.lr === undefined && needsRate(settings, bank.length) && canHoldOut(bank, classes.length)
+          const tried = !chosen
+            ? []
+            : await tryLinearRates(
+                backbone,
+                { protocol: settings, train: bank, classes: classes.length, seed },
+                { imageSize, workers: workersOf(flags), compute },
+              )
+          const protocol = { ...settings, lr: tried[0]?.lr ?? settings.lr }
+          if (tried.length > 0 && flags.json !== true)
+            console.log(
+              `rate    ${protocol.lr} of ${tried.map(({ lr }) => lr).join(', ')}: the best on a fifth of the training images, held out`,
+            )
           const result = await evaluateLinear(backbone, {
             ...planned,
+            protocol,
             train: bank,
             out: join(folder, name),
             resume: flags.resume ?? false,

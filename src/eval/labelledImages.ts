@@ -63,6 +63,9 @@ export async function listedItems(path: string, items: readonly Item[]): Promise
 /** Share of each class that is held out to choose settings by. */
 const heldOutShare = 0.2
 
+/** Whether any class has two images, so that one can be held out. */
+export const canHoldOut = (items: readonly Item[], classes: number): boolean => byLabel(items, classes).some((own) => own.length > 1)
+
 /**
  * Items apart from those of each class that are held out: a fifth, at least one where there are two, drawn by `seed`. Throws DATA where
  * there is none.
