@@ -153,16 +153,19 @@ function drawn(all: readonly Drawn[], x: { key: string; label: string }): string
   const titles = [...new Set(all.flatMap(({ charts }) => charts.map(({ title }) => title)))]
   return titles.flatMap((title) => {
     const parts = all.map((own) => ({ own, chart: own.charts.find((chart) => chart.title === title) }))
-    const series = parts.flatMap(({ own, chart }, r) =>
-      (chart?.curves ?? [])
-        .slice(0, all.length === 1 ? undefined : 1)
-        .map(({ name, key, scale }, c): Series => ({
-          name: all.length === 1 ? name : own.name,
-          colour: colours[(all.length === 1 ? c : r) % colours.length]!,
-          points: curvePoints(own.metrics, key, scale, x.key),
-        })),
-    )
-    if (series.every(({ points: line }) => line.length === 0)) return []
+    const series = parts
+      .flatMap(({ own, chart }, r) =>
+        (chart?.curves ?? [])
+          .slice(0, all.length === 1 ? undefined : 1)
+          .map(({ name, key, scale }, c): Series => ({
+            name: all.length === 1 ? name : own.name,
+            colour: colours[(all.length === 1 ? c : r) % colours.length]!,
+            points: curvePoints(own.metrics, key, scale, x.key),
+          })),
+      )
+      // What some runs have and this one has not is no line of its legend.
+      .filter(({ points: line }) => line.length > 0)
+    if (series.length === 0) return []
     const { yLabel, levels } = parts.find(({ chart }) => chart !== undefined)!.chart!
     return [
       linePlot(series, {

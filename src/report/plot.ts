@@ -108,17 +108,20 @@ export function linePlot(
   )
 }
 
-/** Where each name stands below the title, and of how many letters: beside each other as they are, or cut to shares of the room. */
+/**
+ * Where each name stands below the title, and of how many letters: beside each other as they are, or, where there is no room for that, none
+ * longer than all of them can be.
+ */
 function legendPlaces(names: readonly string[], room: number): [left: number, most: number][] {
   const [letter, line] = [6, 28]
-  const widths = names.map((name) => letter * name.length + line)
-  const total = widths.reduce((sum, width) => sum + width, 0)
-  const each = room / names.length
+  const widthOf = (name: string, most: number): number => letter * Math.min(name.length, most) + line
+  const widthOfAll = (most: number): number => names.reduce((sum, name) => sum + widthOf(name, most), 0)
+  let most = Math.max(4, largest(names.map((name) => name.length)))
+  while (most > 4 && widthOfAll(most) > room) most -= 1
   let left = margin.left
-  return names.map((name, i) => {
-    const place: [number, number] =
-      total <= room ? [left, name.length] : [margin.left + each * i, Math.max(4, Math.floor((each - 26) / 6.5))]
-    left += widths[i]!
+  return names.map((name) => {
+    const place: [number, number] = [left, most]
+    left += widthOf(name, most)
     return place
   })
 }
