@@ -84,6 +84,49 @@ function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gr
   return withCompute({ fusion: level }, () => withCapability(capability, run))
 }
 
+test("a step with known partners, local negatives and those of the same picture is the CPU's", () => {
+  const run = (where: string): { losses: number[]; gradients: Float32Array[]; queue: Float32Array } =>
+    withDevice(where, () => {
+      const neck = { hidden: 8, featDim: 8 }
+      const model = new DenseCL({
+        backbone: resnet({ depth: 18, baseChannels: 8, strides: [1, 2, 1, 1] }),
+        neck,
+        queueLength: 16,
+        denseQueueLength: 10,
+        seed: 3,
+      })
+      const random = new Random(8)
+      const views = scope(() =>
+        [0, 1].map(() =>
+          Tensor.from(
+            Float32Array.from({ length: 2 * 32 * 32 * 3 }, () => random.normal()),
+            [2, 32, 32, 3],
+            'f32',
+            where,
+          ).keep(),
+        ),
+      ) as [Tensor, Tensor]
+      const index = Int32Array.from({ length: 32 }, (_, at) => (at % 3 === 0 ? -1 : (at * 5) % 16))
+      const result = denseclStep(model, views, {
+        ...{ temperature: 0.2, denseTemperature: 0.3, denseWeight: 0.5, denseInImage: 0.5, keyMomentum: 0.99, normGroups: 1 },
+        partners: { index, images: 2 },
+        keyPicks: { index: Int32Array.of(0, 3, 5, 1, 2, 15), images: 2 },
+      })
+      const { lossGlobal, lossDense, lossInImage, place, image } = describeStep(result.readings)
+      const gradients = result.gradients.map((gradient) => gradient.data() as Float32Array)
+      const queue = model.denseQueue.keys.data() as Float32Array
+      result.dispose()
+      for (const view of views) view.dispose()
+      model.dispose()
+      return { losses: [lossGlobal, lossDense, lossInImage!, place, image], gradients, queue }
+    })
+  const [there, here] = [run(device), run('cpu')]
+  here.losses.forEach((loss, i) => assert.ok(Math.abs(loss - there.losses[i]!) < 1e-4, `${i}: ${there.losses[i]} against ${loss}`))
+  assert.ok(relativeDistance(there.queue, here.queue) < 1e-4)
+  // The heads' gradients have passed no norm on their way.
+  for (const at of [-1, -2, -3, -4]) assert.ok(relativeDistance(there.gradients.at(at)!, here.gradients.at(at)!) < 1e-3)
+})
+
 if (thorough && simulated)
   test("a step by Hopper's kernels is that of Ampere's, fused or not", () => {
     const [ampere, hopper, full] = [stepsAt(80, 'pointwise'), stepsAt(90, 'epilogue'), stepsAt(90, 'full')]
