@@ -104,7 +104,7 @@ export interface BuiltMethod<O extends Observed = Observed> {
   /** What the optimiser trains, in its order and under its names, with the copies that are written along. */
   trained(): State
   /** Lines of the log before the first step: what the method is set to, and warnings. */
-  introduce?(run: { images: number; steps: number }): string[]
+  introduce?(run: { images: number }): string[]
   /** What of its settings is not the published method, as `option value`: goes into the files of its weights. */
   variant?(): string[]
   /**

@@ -9,7 +9,7 @@ import { lossPlot } from '../report/charts.js'
 import { writePicture } from '../report/svg.js'
 import { computeSettings } from '../run/placement.js'
 import { files } from '../run/runFolder.js'
-import { readMetrics } from '../run/runLog.js'
+import { type Metrics, readMetrics } from '../run/runLog.js'
 import { DenseclError } from '../tensor/errors.js'
 import { writeBackbone } from '../weights/export.js'
 import { type Position, saveCheckpoint } from './checkpoint.js'
@@ -99,7 +99,7 @@ export class Artifacts {
   /** The share that kNN classifies right, where there are labels. */
   async knn(when: string): Promise<number | undefined> {
     if (this.labelled === undefined) return undefined
-    const { out, config, position, built, log } = this.run
+    const { config, built, log } = this.run
     const { imageSize, knnK, workers, maxBroken } = config
     const { bank, queries, how } = this.labelled
     const share = await knnAccuracy(built.backbone, bank, queries, {
@@ -110,30 +110,34 @@ export class Artifacts {
       compute: computeSettings(config),
     })
     log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
-    const row = { globalStep: position.globalStep, epoch: position.epoch + position.step / this.run.steps, knn: share }
-    // A run that was killed after its last kNN does that again, and has its row already.
-    const known = this.run.resumed && readMetrics(files(out).metrics).some((old) => old.globalStep === row.globalStep && old.knn === share)
-    if (!known) log.metrics(row)
+    this.#logOnce({ knn: share })
     return share
+  }
+
+  /** A row of results here. A run that was killed after its last ones makes them again, and has their row already. */
+  #logOnce(results: Record<string, number>): void {
+    const { out, log, position, steps, resumed } = this.run
+    const row: Metrics = { globalStep: position.globalStep, epoch: position.epoch + position.step / steps, ...results }
+    const isRow = (old: Metrics): boolean => Object.entries(row).every(([key, value]) => old[key] === value)
+    if (!resumed || !readMetrics(files(out).metrics).some(isRow)) log.metrics(row)
   }
 
   /** The share of positions whose features find their place in another view of the image. */
   async dense(when: string): Promise<void> {
-    const { out, config, position, built, log, source, steps, resumed } = this.run
+    const { config, built, log, source } = this.run
     const { imageSize, workers, maxBroken } = config
     const held = this.labelled?.queries
-    const items = (held ?? source.items).slice(0, mostDense)
+    const all = held ?? source.items
+    // From all of them: class folders follow each other.
+    const every = Math.ceil(all.length / mostDense)
+    const items = all.filter((_, i) => i % every === 0)
     const options = { imageSize, workers, maxBroken, compute: computeSettings(config) }
     const [{ grid, found, samePlace }] = (await correspondence(built.backbone, items, options)) as [Correspondence]
     const percent = (share: number): string => (100 * share).toFixed(1)
     const of = held === undefined ? `${items.length} training images` : `${items.length} images`
     const share = `${percent(found.exact)} % of places found again on ${grid}x${grid}`
     log.line(`dense   ${share} ${when} (${of}; the same place: ${percent(samePlace.exact)} %)`)
-    const row = { globalStep: position.globalStep, epoch: position.epoch + position.step / steps, correspondence: found.exact }
-    const known =
-      resumed &&
-      readMetrics(files(out).metrics).some((old) => old.globalStep === row.globalStep && old.correspondence === row.correspondence)
-    if (!known) log.metrics({ ...row, correspondenceNear: found.near, correspondenceSamePlace: samePlace.exact })
+    this.#logOnce({ correspondence: found.exact, correspondenceNear: found.near, correspondenceSamePlace: samePlace.exact })
   }
 
   /** What there is after the last step, whose `numbers` these are. */

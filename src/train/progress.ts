@@ -22,7 +22,7 @@ export function introduction({ config, method, built, source, steps, position, r
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
     ...skippedLines(source).map((line) => `        ${line}`),
     `model   ${backbone.description}, ${config.imageSize} px`,
-    ...(built.introduce?.({ images, steps: steps * config.epochs }) ?? [`method  ${method.name}`]),
+    ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
     ...(extendedFrom === undefined

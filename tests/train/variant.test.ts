@@ -53,7 +53,10 @@ test('a run with partners by the crops says what it is, resumes to the bit, and 
     assert.equal(weights(cut).tensors, weights(whole).tensors)
 
     const { metadata } = weights(whole)
-    assert.match(metadata.method!, /densecl, not as published: dense-match geometry, dense-negatives local of 4 keys, dense-in-image 0.5/)
+    assert.match(
+      metadata.method!,
+      /densecl, not as published: dense-match geometry, dense-negatives local of 4 keys, dense-in-image 0.5, .*key-crop-scale 0.5,1/,
+    )
     assert.equal(JSON.parse(metadata.backbone!), { kind: 'resnet', options: { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] } })
     const rows = readMetrics(join(whole, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
     assert.is(rows.length, 10)
@@ -66,10 +69,28 @@ test('a run with partners by the crops says what it is, resumes to the bit, and 
   })
 })
 
+test('--dense-every looks before, on the way and at the end, and a finished run that is resumed doubles nothing', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const looked = () => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.correspondence !== undefined)
+    const epochs = (): number[] => looked().map(({ epoch }) => epoch!)
+    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true })
+    assert.equal(epochs(), [0, 1, 2])
+    const [first] = looked()
+    for (const { correspondence, correspondenceNear, correspondenceSamePlace } of looked()) {
+      assert.ok(correspondence! >= 0 && correspondence! <= correspondenceNear! && correspondenceNear! <= 1)
+      // The views are the same each time: so is what positions alone score.
+      assert.is(correspondenceSamePlace, first!.correspondenceSamePlace)
+    }
+    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true, resume: true })
+    assert.equal(epochs(), [0, 1, 2])
+  })
+})
+
 test('MoCo v2 is no variant, whatever the dense options are, and has no dense embeddings to speak of', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
-    await pretrain({ config: config({ denseWeight: 0, epochs: 1, denseMatch: 'feature' }), out, quiet: true })
+    await pretrain({ config: config({ denseWeight: 0, epochs: 1, keyCropScale: null }), out, quiet: true })
     assert.is(readSafetensors(join(out, 'backbone.safetensors')).metadata.method, undefined)
     assert.not.match(readFileSync(join(out, 'metrics.jsonl'), 'utf8'), /"place"/)
   })
