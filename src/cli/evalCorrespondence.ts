@@ -4,7 +4,6 @@ import { type Correspondence, correspondence } from '../eval/correspondence.js'
 import type { Backbone } from '../nn/backbone.js'
 import { percent } from '../run/results.js'
 import { Random } from '../tensor/random.js'
-import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag } from './command.js'
 import {
   type AddEvaluation,
@@ -12,6 +11,7 @@ import {
   evaluation,
   openBackbone,
   progressOf,
+  randomLike,
   resultFolder,
   type SharedFlags,
   unreadable,
@@ -54,7 +54,7 @@ export const addCorrespondence: AddEvaluation = (parent, done) => {
         const most = numberFlag('images', flags.images, { least: 1, whole: true })
         const items = drawn((await openSource(flags.data, { split: 'val' })).items, most, seed)
         const { backbone, compute, note } = await openBackbone(weights, flags)
-        const untrained = withDevice(backbone.device, () => sameKind(backbone, seed))
+        const untrained = randomLike(backbone, seed)
         const broken = new Map<string, string>()
         try {
           const score = (of: Backbone, imageSize: number, what: string): Promise<Correspondence[]> =>
@@ -106,9 +106,6 @@ function drawn(items: Item[], most: number, seed: number): Item[] {
     .sort((a, b) => a - b)
   return Array.from(chosen, (at) => items[at]!)
 }
-
-/** The same network from random weights. */
-const sameKind = ({ kind, options }: Backbone, seed: number): Backbone => kind.build({ random: new Random(seed, 1), dtype: 'f32' }, options)
 
 function rowsOf({ size, weights, random }: Scored): (string | number)[][] {
   return weights.map(({ grid, found, samePlace }, level) => [

@@ -10,7 +10,7 @@ import { segmentationProtocols } from '../eval/segmentationProtocols.js'
 import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
-import { entryOf } from '../run/options.js'
+import { entryOf, kebabCase } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
@@ -50,6 +50,30 @@ interface Flags extends FrozenFlags {
 
 /** The stride of the published networks' last map. */
 const outputStride = 8
+
+/** Flags of the training, and those of --frozen, which trains nothing of the network. */
+const ofTraining = [
+  'protocol',
+  'iterations',
+  'batchSize',
+  'lr',
+  'crop',
+  'testEvery',
+  'logEvery',
+  'saveEvery',
+  'resume',
+  'overwrite',
+  'force',
+]
+const ofFrozen = ['window', 'windows']
+
+/** Throws CONFIG for a flag that would do nothing. */
+function checkFlags({ frozen }: Flags, sourceOf: (key: string) => string | undefined): void {
+  const idle = (frozen === true ? ofTraining : ofFrozen).find((key) => sourceOf(key) === 'cli')
+  if (idle === undefined) return
+  const flag = `--${kebabCase(idle)}`
+  fail('CONFIG', frozen === true ? `${flag} is of the training, which --frozen has not` : `${flag} is of --frozen: expected that with it`)
+}
 
 export const addSegmentation: AddEvaluation = (parent, done) => {
   const names = Object.entries(segmentationProtocols)
@@ -95,6 +119,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .action(
       heedingSignals(done, async (weights: string, flags: Flags) => {
         const splits = defaultSplits(flags.data)
+        checkFlags(flags, (key) => command.getOptionValueSource(key))
         if (flags.frozen === true) {
           await evaluateFrozen(weights, flags, splits.train)
           done(0)

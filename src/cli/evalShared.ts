@@ -94,12 +94,18 @@ export async function openInitial(
   const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
   const opened = await openBackbone(weights, flags, layout)
   if (init === 'weights') return { ...opened, suffix: '', seed }
-  const { kind, options, device } = opened.backbone
+  const backbone = randomLike(opened.backbone, seed, layout)
   opened.backbone.dispose()
-  const random = { random: new Random(seed, 53), dtype: 'f32' as const }
-  const backbone = withDevice(device, () => kind.build(random, options, { init: 'mmselfsup', ...layout }))
   return { ...opened, backbone, note: `from random weights, shaped as ${opened.note}`, suffix: '-random', seed }
 }
+
+/** A network of the same form on the same device, with weights that `seed` draws. */
+export const randomLike = (
+  { kind, options, device, compute }: Backbone,
+  seed: number,
+  layout: Pick<ImportOptions, 'outputStride'> = {},
+): Backbone =>
+  withDevice(device, () => kind.build({ random: new Random(seed, 53), dtype: 'f32', compute }, options, { init: 'mmselfsup', ...layout }))
 
 /** What --image-size says where it is not given. */
 export const imageSizeHelp = 'that of the run which made the weights, else that of the protocol'

@@ -172,6 +172,10 @@ test('the command prints a row for each map and one for its places; windows with
     assert.is(table.columns.at(-1), 'object AUC')
     assert.match(runCli(['eval', 'segmentation', weights, '--data', folder, '--frozen', '--window', '4']).err, /window is 4/)
 
+    const idle = (...flags: string[]): string => runCli(['eval', 'segmentation', weights, '--data', folder, ...flags]).err
+    assert.match(idle('--frozen', '--iterations', '5'), /--iterations is of the training, which --frozen has not/)
+    assert.match(idle('--window', '32'), /--window is of --frozen/)
+
     const [train, val] = [openSegmentation(folder, ['train']), openSegmentation(folder, ['val'])]
     const unlabelled = { ...val, map: Array.from({ length: 256 }, () => 255) }
     await rejectsError(

@@ -22,43 +22,21 @@ test('every preset is valid; the published ones have the published values', () =
   const published = resolveConfig(
     Object.entries(presets['densecl_resnet50_8xb32-coslr-200e_in1k'].config).map(([key, value]) => setting(key, value)),
   )
-  const {
-    depth,
-    batchSize,
-    normGroups,
-    lr,
-    momentum,
-    weightDecay,
-    epochs,
-    queueLength,
-    featDim,
-    keyMomentum,
-    temperature,
-    denseWeight,
-    imageSize,
-    scheduleBy,
-    init,
-  } = published
-  assert.equal(
-    [
-      depth,
-      batchSize,
-      normGroups,
-      lr,
-      momentum,
-      weightDecay,
-      epochs,
-      queueLength,
-      featDim,
-      keyMomentum,
-      temperature,
-      denseWeight,
-      imageSize,
-      scheduleBy,
-      init,
-    ],
-    [50, 256, 8, 0.03, 0.9, 1e-4, 200, 65536, 128, 0.999, 0.2, 0.5, 224, 'epoch', 'mmselfsup'],
-  )
+  const values = {
+    ...{
+      depth: 50,
+      batchSize: 256,
+      normGroups: 8,
+      lr: 0.03,
+      momentum: 0.9,
+      weightDecay: 1e-4,
+      epochs: 200,
+      queueLength: 65536,
+      featDim: 128,
+    },
+    ...{ keyMomentum: 0.999, temperature: 0.2, denseWeight: 0.5, imageSize: 224, scheduleBy: 'epoch', init: 'mmselfsup' },
+  }
+  assert.equal(published, { ...published, ...values })
   // Whose name it is decides how weights are drawn, and that alone.
   assert.equal(resolved('densecl_imagenet_200ep'), { ...published, init: 'original' })
   assert.equal(resolved('mocov2_resnet50_8xb32-coslr-200e_in1k'), { ...published, denseWeight: 0 })

@@ -33,10 +33,12 @@ export interface DenseLoss {
   statistics: Tensor
 }
 
+/** [N, P, D] as [N * P, D] */
+export const rows = (x: Tensor): Tensor => reshape(x, [x.shape[0]! * x.shape[1]!, x.shape[2]!])
+
 export function denseLoss(model: DenseCL, { query, key, index }: DensePairs, { temperature, inImage }: DenseLossOptions): DenseLoss {
   return scope(() => {
     const { lossWeights, partners } = model
-    const rows = (x: Tensor): Tensor => reshape(x, [x.shape[0]! * x.shape[1]!, x.shape[2]!])
     const chosen = noGrad(() => gatherRows(key, index))
     // A position without a partner becomes zeros, whose loss is ln(K + 1) and whose gradient goes nowhere: the weights leave it out.
     const counted = partners === undefined ? query : gatherRows(query, partners.counted)

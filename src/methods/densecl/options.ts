@@ -47,13 +47,13 @@ const published = {
   denseInImage: 0,
   denseTemperature: null,
   denseQueueLength: null,
+  keyCropScale: null,
 } as const
 
-/** What of a configuration is not the published method, as `key value`; nothing for MoCo v2, which has no dense loss. */
+/** What of a configuration is not the published method, as `key value`; those of the dense loss only where there is one. */
 export function variant(config: DenseCLConfig): string[] {
-  if (config.denseWeight === 0) return []
   const keys = Object.keys(published) as (keyof typeof published)[]
   return keys
-    .filter((key) => config[key] !== published[key])
+    .filter((key) => config[key] !== published[key] && (config.denseWeight > 0 || !key.startsWith('dense')))
     .map((key) => `${kebabCase(key)} ${config[key]}${key === 'denseNegatives' ? ` of ${config.denseKeys} keys` : ''}`)
 }

@@ -12,7 +12,7 @@ import { mean } from '../../ops/reduce.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 import { differentiate, type StepResult, type Views } from '../method.js'
-import { denseLoss } from './denseLoss.js'
+import { denseLoss, rows } from './denseLoss.js'
 import type { DenseCL, Prepared } from './model.js'
 
 /** What is the same at every step. */
@@ -107,6 +107,3 @@ function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: n
 
 /** [N, S, S, C] as [N, P, C] */
 const positions = (map: Tensor): Tensor => reshape(map, [map.shape[0]!, map.shape[1]! * map.shape[2]!, map.shape[3]!])
-
-/** [N, P, D] as [N * P, D] */
-const rows = (x: Tensor): Tensor => reshape(x, [x.shape[0]! * x.shape[1]!, x.shape[2]!])
