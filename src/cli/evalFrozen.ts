@@ -1,10 +1,10 @@
 /** `densecl eval segmentation --frozen`: linear classifiers of the cells of frozen maps. */
 import { openSegmentation } from '../data/segmentationSources.js'
-import { type CellScores, frozenSegmentation } from '../eval/frozenSegmentation.js'
+import { type CellScores, checkFrozenMemory, frozenSegmentation } from '../eval/frozenSegmentation.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { numberFlag } from './command.js'
-import { conclude, openInitial, resultFolder, type SharedFlags, workersOf } from './evalShared.js'
+import { checkMemory, conclude, openInitial, resultFolder, type SharedFlags, workersOf } from './evalShared.js'
 
 export interface FrozenFlags extends SharedFlags {
   data: string
@@ -13,6 +13,7 @@ export interface FrozenFlags extends SharedFlags {
   scale?: string
   window: string
   windows: string
+  force?: boolean
   init: string
   seed: string
 }
@@ -29,6 +30,7 @@ export async function evaluateFrozen(weights: string, flags: FrozenFlags, splits
   const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
   try {
     const fitting = scale === undefined ? {} : { scale: [scale[0]!, scale[1]!] as const }
+    await checkMemory(flags, () => checkFrozenMemory(backbone, { train, val }, { window, windows }))
     const maps = await frozenSegmentation(
       backbone,
       { train, val },

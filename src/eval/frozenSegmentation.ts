@@ -9,10 +9,12 @@ import type { SegmentationAugment } from '../data/segmentationView.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
+import { fitting, hostLimits } from '../run/memory.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor } from '../tensor/tensor.js'
 import { areaUnderRoc, type Cells, objectScores, placeLogits, predictedClasses, probeLogits, standardise } from './cellProbe.js'
 import { evaluationCompute } from './compute.js'
+import { evaluationEstimate } from './evaluationMemory.js'
 import { ConfusionMatrix } from './meanIou.js'
 
 export interface FrozenOptions {
@@ -42,6 +44,26 @@ export interface FrozenScores {
   cells: { train: number; val: number }
   features: CellScores
   position: CellScores
+}
+
+/** Throws CONFIG, with what to change, where the cells of both sets cannot fit the memory; returns one line about it otherwise. */
+export function checkFrozenMemory(
+  backbone: Backbone,
+  { train, val }: { train: SegmentationSource; val: SegmentationSource },
+  { window, windows }: Pick<FrozenOptions, 'window' | 'windows'>,
+  limits = hostLimits(backbone.device),
+): string {
+  const images = train.items.length + val.items.length
+  const cellBytes = backbone.maps.slice(-2).reduce((sum, { stride, channels }) => sum + 4 * channels * Math.ceil(window / stride) ** 2, 0)
+  // As they are gathered, and once more when they are joined.
+  const onHost = [{ what: `cells of ${windows} windows of ${images} images`, bytes: 2 * images * windows * cellBytes }]
+  return fitting(() => evaluationEstimate(backbone.device, { onDevice: [], onHost }), {
+    what: 'this evaluation',
+    device: backbone.device,
+    limits,
+    remedies: `change one of: fewer --windows (${windows}), a smaller --window (${window})`,
+    cacheMegabytes: 0,
+  })
 }
 
 /** Scores the last two maps of a backbone, the last first, with running statistics. Throws DATA where no cell has a class. */
