@@ -1,5 +1,6 @@
-// Compiles the CPU addon with node-gyp on `npm install`. A failure is explained in a sentence, never as a stack trace;
-// --force rebuilds.
+// Compiles the CPU addon with node-gyp when `npm install` is run in a clone: npm calls it as `prepare`, which it does not in packages that
+// it installs, so that those need neither scripts nor a compiler. A failure is explained in a sentence, never as a stack trace; --force
+// rebuilds.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -8,6 +9,9 @@ import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
+
+// npm prepares before it packs too, and addons do not come from here then (scripts/package.mjs).
+if (['pack', 'publish'].includes(process.env.npm_command)) process.exit(0)
 
 function fail(problem, remedy) {
   console.error(`densecl: ${problem}\n  ${remedy}`)

@@ -1,13 +1,18 @@
-// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional]: builds another form of the addon through cmake-js, each in a
-// folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must preload the
-// runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the tools.
+// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER]: builds another form of the addon through
+// CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must
+// preload the runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the
+// tools. Also what `densecl build` runs in an installed package: nothing but the package's dependencies is needed, and no network.
 import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const require = createRequire(import.meta.url)
 const [form, ...flags] = process.argv.slice(2)
+const into = flags.includes('--into') ? flags[flags.indexOf('--into') + 1] : undefined
 const optional = flags.includes('--optional')
 const quick = flags.includes('--quick')
 const sanitize = flags.includes('--sanitize')
@@ -37,22 +42,31 @@ for (const tool of chosen.tools) {
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
   }
 }
-let cli
-try {
-  cli = join(dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')), 'bin', 'cmake-js')
-} catch {
-  leave(`the ${form} addon is not built: cmake-js is not installed.`, 'Run: npm install')
+
+/** The folder of node_api.h: that of the package, else Node's own headers beside it. */
+function nodeHeaders() {
+  try {
+    return require('node-api-headers').include_dir
+  } catch {
+    const own = join(dirname(process.execPath), '..', 'include', 'node')
+    if (existsSync(join(own, 'node_api.h'))) return own
+    return leave(`the ${form} addon is not built: the package node-api-headers is not installed.`, 'Run: npm install')
+  }
 }
+const headers = [nodeHeaders(), dirname(require.resolve('node-addon-api/napi.h'))]
+const folder = into ?? chosen.folder
 // A folder that is configured already is configured again: it may be for other architectures now.
-const define = [
-  `--CD${chosen.define}=ON`,
-  ...(sanitize ? ['--CDDENSECL_SANITIZE=ON'] : []),
-  ...(quick ? ['--CDDENSECL_QUICK=ON'] : []),
-  `--CDDENSECL_ARCHITECTURES=${process.env.DENSECL_ARCHITECTURES || 'default'}`,
-]
-const run = (command) => spawnSync(process.execPath, [cli, command, '-O', chosen.folder, ...define], { cwd: root, encoding: 'utf8' })
-const configured = run('configure')
-const result = configured.status === 0 ? run('compile') : configured
+const define = {
+  CMAKE_BUILD_TYPE: 'Release',
+  [chosen.define]: 'ON',
+  DENSECL_SANITIZE: sanitize ? 'ON' : 'OFF',
+  DENSECL_QUICK: quick ? 'ON' : 'OFF',
+  DENSECL_HEADERS: headers.join(';'),
+  DENSECL_ARCHITECTURES: process.env.DENSECL_ARCHITECTURES || 'default',
+}
+const run = (...words) => spawnSync('cmake', words, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
+const configured = run('-S', '.', '-B', folder, ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`))
+const result = configured.status === 0 ? run('--build', folder, '--parallel', String(availableParallelism())) : configured
 const output = `${result.stdout}\n${result.stderr}`
 if (result.status !== 0) {
   const lines = output
@@ -65,4 +79,4 @@ if (result.status !== 0) {
   process.exit(1)
 }
 for (const line of output.split('\n').filter((text) => /warning/i.test(text))) console.log(line)
-console.log(`${chosen.folder}/Release/densecl.node is built`)
+console.log(`${folder}/Release/densecl.node is built`)

@@ -4,7 +4,7 @@
  * @module
  */
 export { DenseclError } from './tensor/errors.js'
-export { packageVersion } from './tensor/native.js'
+export { packageVersion } from './tensor/addon.js'
 
 export type { Config } from './run/config.js'
 export { free, type OptionTable, type OptionValues, type Setting, settingsOf } from './run/options.js'

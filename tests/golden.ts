@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from '../src/tensor/errors.js'
-import { packageRoot } from '../src/tensor/native.js'
+import { packageRoot } from '../src/tensor/addon.js'
 import { variants } from './support/devices.js'
 import { goldenRows } from './support/golden.js'
 

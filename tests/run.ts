@@ -10,7 +10,7 @@ import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-import { packageRoot } from '../src/tensor/native.js'
+import { packageRoot } from '../src/tensor/addon.js'
 import { variants } from './support/devices.js'
 
 /** A whole number from the environment. */

@@ -13,6 +13,10 @@
 #include "../simt/alarms.h"
 #endif
 
+// The builds pass the version as it stands in package.json, without quotes.
+#define DENSECL_TEXT(value) DENSECL_QUOTED(value)
+#define DENSECL_QUOTED(value) #value
+
 namespace densecl {
 namespace {
 
@@ -40,6 +44,7 @@ class Addon : public Napi::Addon<Addon> {
   Addon(Napi::Env, Napi::Object exports) {
     DefineAddon(exports, {
                              InstanceMethod("initialize", &Addon::initialize),
+                             InstanceMethod("version", &Addon::guard<&Addon::version>),
                              InstanceMethod("create", &Addon::guard<&Addon::create>),
                              InstanceMethod("view", &Addon::guard<&Addon::view>),
                              InstanceMethod("dispose", &Addon::guard<&Addon::dispose>),
@@ -95,6 +100,9 @@ class Addon : public Napi::Addon<Addon> {
     if (!info[0].IsFunction()) throw Napi::TypeError::New(info.Env(), "initialize: expected the class of errors");
     errorClass_ = Napi::Persistent(info[0].As<Napi::Function>());
   }
+
+  // Of the package that this was built from: the loader compares it with its own.
+  Napi::Value version(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), DENSECL_TEXT(DENSECL_VERSION)); }
 
   template <Method method>
   Napi::Value guard(const Napi::CallbackInfo& info) {

@@ -81,7 +81,8 @@ Device& findDevice(const std::string& name) {
   }
 #else
   if (cuda)
-    throw Error("DEVICE", "device " + name + " cannot be used: this addon was built without CUDA; run npm run build:cuda (it needs nvcc)");
+    throw Error("DEVICE",
+                "device " + name + " cannot be used: this addon was built without CUDA; densecl doctor says how to get one with it");
 #endif
   std::string known;
   for (const std::string& device : deviceNames()) known += (known.empty() ? "" : ", ") + device;

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
-import { packageRoot } from '../tensor/native.js'
+import { packageRoot } from '../tensor/addon.js'
 import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
 
 /** Where PyTorch computes beside a device of ours. */

@@ -9,7 +9,8 @@ import { z } from 'zod'
 import { makeFolder } from '../files/atomic.js'
 import { firstIssue } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
-import { native, packageRoot, packageVersion } from '../tensor/native.js'
+import { packageRoot, packageVersion } from '../tensor/addon.js'
+import { native } from '../tensor/native.js'
 
 /** DENSECL_COMMIT, else what a bundle was made of, else what is checked out here, with + when it was changed since. */
 function commit(): string {

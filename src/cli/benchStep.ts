@@ -10,7 +10,7 @@ import { detectionCalls, simulatedDevice, stepCalls } from '../bench/step/calls.
 import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { packageRoot } from '../tensor/native.js'
+import { packageRoot } from '../tensor/addon.js'
 import { entryOf, nearest } from '../run/options.js'
 
 const levels: readonly string[] = fusionLevels

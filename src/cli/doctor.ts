@@ -5,7 +5,8 @@ import { broken, checkDevice, describeReport, type PartReport } from '../selftes
 import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
 import { decoders } from '../data/decode.js'
-import { addonPath, native, packageVersion, resolveDevice } from '../tensor/native.js'
+import { buildCommand, cudaPackage, isClone, packageVersion } from '../tensor/addon.js'
+import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { kernelFamilies } from '../tensor/families.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -25,19 +26,15 @@ export const register: Register = (program, done) => {
     .addHelpText('after', examples([['densecl doctor --check', 'whether this GPU computes what it should, kernel by kernel']]))
     .action(async (flags: Flags) => {
       if (flags.check === true) return heedingSignals(done, async () => done(await check(flags)))()
-      const facts = {
+      const { addon, problem } = addonFacts()
+      const facts: Record<string, string | number> = {
         densecl: packageVersion,
         node: process.version,
         platform: `${process.platform} ${process.arch}`,
-        addon: addonPath,
-        cpu: cpus()[0]?.model.trim() ?? 'unknown',
+        processor: cpus()[0]?.model.trim() ?? 'unknown',
         cores: availableParallelism(),
         memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
-        instructionSet:
-          native.instructionSet() === 'portable'
-            ? 'portable (slow: AVX2 needs an x86-64 processor of 2013 or later, on Linux)'
-            : native.instructionSet(),
-        ...devices(),
+        ...addon,
         jpeg: decoders().jpeg,
         otherImages: decoders().others,
       }
@@ -48,8 +45,30 @@ export const register: Register = (program, done) => {
           .map(([name, value]) => `${name.padEnd(15)} ${value}`)
           .join('\n'),
       )
-      done(0)
+      if (problem !== undefined) console.error(`densecl: ${problem}`)
+      done(problem === undefined ? 0 : 1)
     })
+}
+
+/** What is known through the addon, or why there is none. */
+function addonFacts(): { addon: Record<string, string>; problem?: string } {
+  try {
+    const path = addonPath()
+    const refused = refusedAddons().map(({ path: other, why }, i) => [`refused${i === 0 ? '' : i + 1}`, `${other}: ${why}`])
+    const set = native.instructionSet()
+    return {
+      addon: {
+        addon: path,
+        ...(Object.fromEntries(refused) as Record<string, string>),
+        instructionSet:
+          set === 'portable' && process.arch === 'x64' ? 'portable (slow: AVX2 needs a processor of 2013 or later, and Linux)' : set,
+        ...devices(),
+      },
+    }
+  } catch (error) {
+    if (!(error instanceof DenseclError && error.code === 'ADDON')) throw error
+    return { addon: { addon: 'none' }, problem: error.message }
+  }
 }
 
 interface Flags {
@@ -107,11 +126,13 @@ function devices(): Record<string, string> {
   const names = native.deviceNames()
   const facts: Record<string, string> = Object.fromEntries(names.map((name) => [name, native.describeDevice(name)]))
   for (const name of names.filter((each) => deviceTraits(each).families.length > 0)) facts[`${name} kernels`] = kernels(name)
-  facts.cudaBuild = native.cudaBuild() || 'none: npm run build:cuda makes it'
+  facts.cudaBuild =
+    native.cudaBuild() ||
+    `none: ${isClone ? '' : `npm install ${cudaPackage}@${packageVersion} brings it, or `}${buildCommand(true)} makes it`
   const { stdout, error } = spawnSync('nvcc', ['--version'], { encoding: 'utf8' })
   facts.nvcc =
     error === undefined ? (/release ([\d.]+)/.exec(stdout)?.[1] ?? 'unknown') : 'not found (building for CUDA needs it; running does not)'
-  if (names.some((name) => deviceTraits(name).model !== '')) return facts
+  if (native.cudaBuild() === '' || names.some((name) => deviceTraits(name).model !== '')) return facts
   try {
     native.describeDevice('cuda')
   } catch (problem) {

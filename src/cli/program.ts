@@ -2,8 +2,9 @@
 import { Command, CommanderError } from 'commander'
 
 import { DenseclError } from '../tensor/errors.js'
-import { packageVersion } from '../tensor/native.js'
+import { packageVersion } from '../tensor/addon.js'
 import { register as bench } from './bench.js'
+import { register as build } from './build.js'
 import { register as checkData } from './checkData.js'
 import type { Register } from './command.js'
 import { register as detect } from './detect.js'
@@ -33,6 +34,7 @@ const commands: readonly Register[] = [
   checkData,
   pack,
   bench,
+  build,
   doctor,
 ]
 

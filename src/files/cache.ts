@@ -9,7 +9,8 @@ import { isAbsolute, join } from 'node:path'
 
 import { makeFolder, writeTextAtomic } from './atomic.js'
 import { kernelFamilies } from '../tensor/families.js'
-import { addonPath, native, packageVersion } from '../tensor/native.js'
+import { packageVersion } from '../tensor/addon.js'
+import { addonPath, native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 
 /** `densecl` in XDG_CACHE_HOME, or in ~/.cache where that is no absolute path. */
@@ -57,7 +58,7 @@ let digest: string | undefined
 
 /** The hash of the addon's file. */
 export function addonDigest(): string {
-  return (digest ??= createHash('sha256').update(readFileSync(addonPath)).digest('hex').slice(0, 16))
+  return (digest ??= createHash('sha256').update(readFileSync(addonPath())).digest('hex').slice(0, 16))
 }
 
 /** Variables that choose other kernels than the device's own, as `NAME=value`, those of simt for simt alone. */

@@ -5,7 +5,7 @@ import { basename, dirname, extname, join } from 'node:path'
 import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
-import { packageVersion } from '../tensor/native.js'
+import { packageVersion } from '../tensor/addon.js'
 import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
 import { namesIn } from '../files/look.js'

@@ -6,7 +6,8 @@ import { dirname, join } from 'node:path'
 import { makeFolder, removeLeftovers } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
 import { fail } from '../tensor/errors.js'
-import { native, packageVersion } from '../tensor/native.js'
+import { packageVersion } from '../tensor/addon.js'
+import { native } from '../tensor/native.js'
 
 export const files = (out: string) => ({
   config: join(out, 'config.yaml'),

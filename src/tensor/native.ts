@@ -1,8 +1,4 @@
-import { existsSync, readFileSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-
+import { buildCommand, loadAddon, type LoadedAddon, type RefusedAddon } from './addon.js'
 import { DenseclError } from './errors.js'
 import { formulas, type NativeOps, opSignatures } from './nativeOps.js'
 
@@ -92,6 +88,8 @@ type AnyTypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uin
 /** The addon's surface (native/addon/addon.cpp). Handles are numbers; NaN stands for an absent optional tensor. */
 interface Native {
   initialize(errorClass: typeof DenseclError): void
+  /** The version of the package that it was built from. */
+  version(): string
   create(dtype: number, shape: readonly number[], device: string): number
   view(handle: number, shape: readonly number[]): number
   dispose(handle: number): void
@@ -149,41 +147,43 @@ interface Native {
   simtAlarm?(name: string, out: number, input: number, at: number): void
 }
 
-/** The package's own folder: the nearest one above this file with a package.json. */
-export const packageRoot = (() => {
-  let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
-  return folder
-})()
+let taken: LoadedAddon<Native> | undefined
 
-/** The version of this package. */
-export const packageVersion = (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version
-
-/** DENSECL_ADDON, else the newer of the CPU addon of `npm install` and the CUDA one of `npm run build:cuda`. */
-export const addonPath = (() => {
-  const [plain, cuda] = ['build', 'build-cuda'].map((folder) => join(packageRoot, folder, 'Release', 'densecl.node')) as [string, string]
-  const built = (path: string): number => (existsSync(path) ? statSync(path).mtimeMs : 0)
-  return process.env.DENSECL_ADDON ?? (built(cuda) > built(plain) ? cuda : plain)
-})()
-
-function load(): Native {
-  if (!existsSync(addonPath)) {
-    throw new DenseclError('ADDON', `the native addon is not built (${addonPath} does not exist); run: npm run build:native`)
+/** The addon in use; loads it where nothing has. */
+function load(): LoadedAddon<Native> {
+  if (taken === undefined) {
+    taken = loadAddon<Native>(otherOps)
+    native = taken.addon
   }
-  try {
-    const addon = createRequire(import.meta.url)(addonPath) as Native
-    addon.initialize(DenseclError)
-    return addon
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error)
-    throw new DenseclError(
-      'ADDON',
-      `the native addon does not load: ${why}\n  it may be of another Node or machine; run: npm run build:native`,
-    )
-  }
+  return taken
 }
 
-export const native: Native = load()
+/**
+ * The addon. What first asks it something loads it, so that a program without one can be imported, and tell so. Throws ADDON where none
+ * fits (src/tensor/addon.ts).
+ */
+export let native: Native = new Proxy({} as Native, {
+  get: (_, name) => Reflect.get(load().addon, name) as unknown,
+  has: (_, name) => Reflect.has(load().addon, name),
+})
+
+/** The file of the addon in use. */
+export const addonPath = (): string => load().path
+
+/** Addons that are there and were passed over. */
+export const refusedAddons = (): readonly RefusedAddon[] => load().refused
+
+/** What an addon of the same version lacks that was built from other sources. */
+function otherOps(addon: Native): string | undefined {
+  const expected = [...opSignatures, ...formulas]
+  const built = [...addon.opSignatures(), ...addon.formulas()]
+  const differs = expected.findIndex((each, i) => each !== built[i])
+  if (differs < 0 && built.length === expected.length) return undefined
+  return (
+    `it was built from other sources: it has ${built[differs] ?? `${built.length} ops and formulas`} ` +
+    `where this package has ${expected[differs] ?? `${expected.length} of them`}`
+  )
+}
 
 interface Parameter {
   name: string
@@ -196,19 +196,8 @@ interface Signature {
   numbers: Parameter[]
 }
 
-/** The signatures of src/tensor/nativeOps.ts, which the addon must have been built with. */
+/** The signatures of src/tensor/nativeOps.ts, which otherOps compares with the addon's. */
 const opTable: ReadonlyMap<string, Signature> = (() => {
-  const [expected, built] = [
-    [...opSignatures, ...formulas],
-    [...native.opSignatures(), ...native.formulas()],
-  ]
-  const differs = expected.findIndex((each, i) => each !== built[i])
-  if (differs >= 0 || built.length !== expected.length)
-    throw new DenseclError(
-      'ADDON',
-      `the native addon (${addonPath}) is of another version: it has ${built[differs] ?? `${built.length} ops and formulas`} ` +
-        `where this package has ${expected[differs] ?? `${expected.length} of them`}; run: npm run build:native`,
-    )
   const parameters = (list: string): Parameter[] =>
     list
       .split(',')
@@ -284,7 +273,7 @@ export function runNative<O extends OpName>(
 /** Does what runNative does for an op that is known only when it runs: a deferred tensor's, or one that is timed. */
 export function runNamed(op: string, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers = {}): void {
   const signature = opTable.get(op)
-  if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: npm run build:native`)
+  if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: ${buildCommand()}`)
   const handle = (tensor: OpTensor | undefined): number => (tensor === undefined ? NaN : handleOf(op, tensor))
   const number = (value: number | boolean | undefined): number => Number(value)
   const handles = flattened(op, 'tensor', signature.tensors, tensors, handle)

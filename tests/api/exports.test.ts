@@ -7,7 +7,7 @@ import { pathToFileURL } from 'node:url'
 import type ts from 'typescript'
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('exports')

@@ -13,7 +13,7 @@ import { type Call, callOf, type CallTensor } from '../../src/bench/step/calls.j
 import { Machine, stepTimes } from '../../src/bench/step/predict.js'
 import { tune } from '../../src/cli/benchTune.js'
 import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { runCli, suite } from '../support/suite.js'
 
 const test = suite('model')

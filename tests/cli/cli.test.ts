@@ -1,11 +1,11 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot, packageVersion } from '../../src/tensor/addon.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { optionsOf, resolveConfig } from '../../src/methods/index.js'
@@ -208,13 +208,24 @@ test('bench: rows with units, compared with a saved result, and mistakes named',
 test('a device that is not there is one sentence with the remedy', () => {
   const { code, err } = runCli(['pretrain', '--preset', 'quick', '--device', 'cuda:9', '--out', '/nowhere/run'])
   assert.is(code, 1)
-  assert.match(err, /device cuda:9 (cannot be used|does not exist): .*(npm run build:cuda|driver|GPU|cuda:0)/)
+  assert.match(err, /device cuda:9 (cannot be used|does not exist): .*(densecl doctor|driver|GPU|cuda:0)/)
 })
 
-test('a missing addon is one sentence with the remedy', () => {
-  const { code, err } = runCli(['doctor'], { env: { DENSECL_ADDON: '/nowhere/densecl.node' } })
+test('without an addon doctor says what was looked for and what helps; what needs none goes on', async () => {
+  const env = { DENSECL_ADDON: '/nowhere/densecl.node' }
+  const { code, out, err } = runCli(['doctor'], { env })
   assert.is(code, 1)
-  assert.match(err, /not built .*npm run build:native/)
+  assert.match(out, /^densecl +\d[\s\S]*^addon +none$/m)
+  assert.match(err, /no native addon for this system[\s\S]*\/nowhere\/densecl\.node: is not there\n {2}unset DENSECL_ADDON/)
+  assert.is(runCli(['--help'], { env }).code, 0)
+  assert.is(runCli(['--version'], { env }).out.trim(), packageVersion)
+  await withFolder((folder) => {
+    writeFileSync(join(folder, 'metrics.jsonl'), '')
+    const report = runCli(['report', folder], { env })
+    assert.is(report.code, 0, report.err)
+    assert.ok(existsSync(join(folder, 'report.html')))
+  })
+  assert.match(runCli(['eval', 'knn', '/nowhere.pth', '--train', 'scenes:8', '--val', 'scenes:8'], { env }).err, /nowhere|no native addon/)
 })
 
 test('a missing compiler is one sentence with the remedy', () => {

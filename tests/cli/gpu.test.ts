@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { suite, testWhere } from '../support/suite.js'
 
 const test = suite('bench/gpu.sh')

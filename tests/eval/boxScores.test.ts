@@ -11,7 +11,7 @@ import { cocoBoxScores, type CocoScores } from '../../src/eval/cocoBoxScores.js'
 import type { Detection } from '../../src/eval/detections.js'
 import { printed, vocBoxScores, vocRules } from '../../src/eval/vocBoxScores.js'
 import { Random } from '../../src/tensor/random.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { cocoScores, hasCocoTools, noCocoTools } from '../support/cocoTools.js'
 import { hasRealData, noRealData, python, realData, runPython, suite, testWhere } from '../support/suite.js'
 

@@ -11,7 +11,7 @@ import { maskArea, maskBounds, type RunLengths } from '../../src/data/runLengths
 import { cocoMaskScores } from '../../src/eval/cocoMaskScores.js'
 import type { CocoScores } from '../../src/eval/cocoBoxScores.js'
 import { cocoResults, cocoSegmentation, type Detection } from '../../src/eval/detections.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { Random } from '../../src/tensor/random.js'
 import { cocoScores, hasCocoTools, noCocoTools } from '../support/cocoTools.js'
 import { hasRealData, noRealData, realData, suite, testWhere } from '../support/suite.js'

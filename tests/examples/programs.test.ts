@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url'
 
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('programs')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { suite } from '../support/suite.js'
 import { readers } from './readers.js'
 import { type Found, fuzzReader, replay } from './run.js'

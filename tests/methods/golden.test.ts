@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { writeGoldenDetector } from '../support/detectionGolden.js'
 import { goldenRows } from '../support/golden.js'
 import { hasTorch, noTorch, suite, testWhere, withFolder } from '../support/suite.js'

@@ -8,7 +8,7 @@ import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('presets')

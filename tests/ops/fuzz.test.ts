@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 
 import * as assert from 'uvu/assert'
 
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { sanitizedCpu } from '../support/devices.js'
 import { suite, testWhere } from '../support/suite.js'
 

@@ -8,7 +8,8 @@ import { suite as uvuSuite } from 'uvu'
 import * as assert from 'uvu/assert'
 
 import { DenseclError } from '../../src/tensor/errors.js'
-import { native, packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
+import { native } from '../../src/tensor/native.js'
 
 export interface Suite {
   (name: string, body: () => void | Promise<void>): void

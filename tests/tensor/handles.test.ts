@@ -144,7 +144,7 @@ test('a worker thread has handles of its own and refuses ours', async () => {
     let code
     try { native.dispose(workerData.handle) } catch (error) { code = error.code }
     parentPort.postMessage({ code, live: native.memory().handles, mine })`
-  const worker = new Worker(source, { eval: true, workerData: { addon: addonPath, handle: x.handle } })
+  const worker = new Worker(source, { eval: true, workerData: { addon: addonPath(), handle: x.handle } })
   // Listened for before the message comes: on a busy machine both are there at once.
   const exited = new Promise((resolve) => worker.once('exit', resolve))
   const result = await new Promise<{ code: string; live: number; mine: number }>((resolve, reject) =>
@@ -204,10 +204,10 @@ test('the addon stays in memory when a worker that computed with several threads
     for (;;) addon.run(add, handles, new Float64Array(0))`
   const program = `
     const { Worker } = require('node:worker_threads')
-    const worker = new Worker(${JSON.stringify(worker)}, { eval: true, workerData: ${JSON.stringify(addonPath)} })
+    const worker = new Worker(${JSON.stringify(worker)}, { eval: true, workerData: ${JSON.stringify(addonPath())} })
     worker.once('message', async () => {
       await worker.terminate()
-      console.log(process.report.getReport().sharedObjects.includes(${JSON.stringify(addonPath)}))
+      console.log(process.report.getReport().sharedObjects.includes(${JSON.stringify(addonPath())}))
     })`
   const { stdout, signal, stderr } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' })
   assert.is(signal, null)

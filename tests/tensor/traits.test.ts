@@ -3,7 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
-import { native, packageRoot, resolveDevice } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
+import { native, resolveDevice } from '../../src/tensor/native.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { suite, throwsError } from '../support/suite.js'
 

@@ -7,7 +7,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from '
 import { join } from 'node:path'
 
 import { Random } from '../../src/tensor/random.js'
-import { packageRoot } from '../../src/tensor/native.js'
+import { packageRoot } from '../../src/tensor/addon.js'
 import { canMount } from '../support/mount.js'
 import { cli } from '../support/suite.js'
 import { type Inputs, type Job, jobsOf, makeInputs, tiny } from './jobs.js'

@@ -8,7 +8,7 @@ import { basename, join } from 'node:path'
 import { makeFolder } from '../../files/atomic.js'
 import { cacheFile } from '../../files/cache.js'
 import { fail } from '../../tensor/errors.js'
-import { packageRoot } from '../../tensor/native.js'
+import { packageRoot } from '../../tensor/addon.js'
 
 /** What ptxas reports of a kernel: registers of a thread, bytes of its stack and of what it spills, bytes of static shared memory. */
 export interface Resources {
