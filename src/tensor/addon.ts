@@ -126,5 +126,6 @@ function nothingFits(candidates: readonly string[], refused: readonly RefusedAdd
     process.env.DENSECL_ADDON === undefined
       ? `run: ${buildCommand()}${isClone ? '' : ' (needs CMake and g++ or clang)'}${cuda}`
       : 'unset DENSECL_ADDON, or let it name an addon of this version'
-  return `there is no native addon for this system (${process.platform} ${process.arch}, Node ${process.versions.node}):${lines.join('')}\n  ${remedy}`
+  const system = `${process.platform} ${process.arch}, Node ${process.versions.node}`
+  return `there is no native addon for this system (${system}):${lines.join('')}\n  ${remedy}`
 }
