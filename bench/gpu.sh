@@ -16,7 +16,7 @@
 #   6 tune      tiles of convolutions, timed
 #   7 ops       ops beside PyTorch
 #   8 data      from JPEG files, ours and PyTorch's          only when asked for
-#   9 study     MoCo v2 against DenseCL, $SEEDS (1) seeds    only when asked for
+#   9 study     $ARMS of densecl study, $SEEDS (1) seeds     only when asked for
 #
 # $OUT (default gpu-results) gets summary.tsv: stage, part, result, exit code, seconds, why; report.txt, the short form; results.tgz, everything
 # else, renewed after every part; and of the part that is running part.txt and its rows. A later call adds to them. Exit code 0: all
@@ -353,8 +353,8 @@ stage_study() {
   without_images study && return
   local settings=(--size gpu) file
   [ ! -d "$kit/segmentation/JPEGImages" ] || settings+=(--segmentation "$kit/segmentation")
-  settings+=(--seeds "${SEEDS:-1}" epochs="${STUDY_EPOCHS:-30}" workers=15)
-  [ -z "$rehearse" ] || settings=(--size cpu --seeds 1 --linear-epochs 1 epochs=1 depth=18 baseChannels=4 imageSize=32 batchSize=8 normGroups=1 queueLength=16 featDim=16 hidden=16 workers=1 device=simt)
+  settings+=(--arms "${ARMS:-mocov2-scaled,geometry-image}" --seeds "${SEEDS:-1}" epochs="${STUDY_EPOCHS:-30}" workers=15)
+  [ -z "$rehearse" ] || settings=(--size cpu --arms mocov2-scaled,geometry-image --seeds 1 epochs=1 depth=18 baseChannels=4 imageSize=32 batchSize=8 normGroups=1 queueLength=16 featDim=16 hidden=16 workers=1 device=simt)
   # Continued by a later call on the same machine.
   part study 460 "$home/densecl" study --images "$kit/images" "${settings[@]}" --out "$work/study"
   for file in "$work"/study/study.*; do [ ! -f "$file" ] || cp "$file" "$results/results/"; done

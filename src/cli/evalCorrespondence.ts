@@ -1,9 +1,7 @@
 import { openSource } from '../data/sources.js'
-import type { Item } from '../data/source.js'
-import { type Correspondence, correspondence } from '../eval/correspondence.js'
+import { type Correspondence, correspondence, drawnItems } from '../eval/correspondence.js'
 import type { Backbone } from '../nn/backbone.js'
 import { percent } from '../run/results.js'
-import { Random } from '../tensor/random.js'
 import { examples, heedingSignals, numberFlag } from './command.js'
 import {
   type AddEvaluation,
@@ -52,7 +50,7 @@ export const addCorrespondence: AddEvaluation = (parent, done) => {
         const sizes = flags.imageSize.split(',').map((text) => numberFlag('image-size', text, { least: 8, whole: true }))
         const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
         const most = numberFlag('images', flags.images, { least: 1, whole: true })
-        const items = drawn((await openSource(flags.data, { split: 'val' })).items, most, seed)
+        const items = drawnItems((await openSource(flags.data, { split: 'val' })).items, most, seed)
         const { backbone, compute, note } = await openBackbone(weights, flags)
         const untrained = randomLike(backbone, seed)
         const broken = new Map<string, string>()
@@ -95,16 +93,6 @@ export const addCorrespondence: AddEvaluation = (parent, done) => {
         }
       }),
     )
-}
-
-/** At most so many of the items, in their order. */
-function drawn(items: Item[], most: number, seed: number): Item[] {
-  if (items.length <= most) return items
-  const chosen = new Random(seed, 79)
-    .permutation(items.length)
-    .slice(0, most)
-    .sort((a, b) => a - b)
-  return Array.from(chosen, (at) => items[at]!)
 }
 
 function rowsOf({ size, weights, random }: Scored): (string | number)[][] {

@@ -14,6 +14,7 @@ import { reshape } from '../ops/elementwise.js'
 import { denseMatch } from '../ops/similarity.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { Random } from '../tensor/random.js'
 import { scope, type Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 
@@ -47,6 +48,16 @@ export interface CorrespondenceOptions {
   broken?: Map<string, string>
   compute?: ComputeOptions | undefined
   progress?: (done: number) => void
+}
+
+/** At most so many of the items, drawn by the seed, in their order. */
+export function drawnItems(items: Item[], most: number, seed: number): Item[] {
+  if (items.length <= most) return items
+  const chosen = new Random(seed, 79)
+    .permutation(items.length)
+    .slice(0, most)
+    .sort((a, b) => a - b)
+  return Array.from(chosen, (at) => items[at]!)
 }
 
 /** The views: crops, flips and colours of training, no blur, which takes from small views what there is to see. */

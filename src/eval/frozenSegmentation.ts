@@ -26,6 +26,8 @@ export interface FrozenOptions {
   seed?: number
   workers?: number
   maxBroken?: number
+  /** Scores are means of two ways: trained on the cells of `train` and tested on those of `val`, and the other way round. */
+  bothWays?: boolean
   compute?: ComputeOptions | undefined
 }
 
@@ -75,19 +77,35 @@ export async function frozenSegmentation(
   const [known, asked] = [await cellsOf(backbone, train, options, 0), await cellsOf(backbone, val, options, 1)]
   const classes = train.classes.length
   const compute = evaluationCompute(backbone.device, options.compute)
+  const { seed = 0, bothWays = false } = options
   return known.map((cells, level) => {
     const test = asked[level]!
     if (cells.labels.length === 0 || test.labels.length === 0)
       fail('DATA', 'frozen segmentation: expected windows with labelled pixels but none of these has any; try a larger --window')
-    standardise(cells, test)
-    const { seed = 0 } = options
+    const ways = (bothWays ? [0, 1] : [0]).map((way) => {
+      const [train, val] = way === 0 ? [cells, test] : [test, cells]
+      standardise(train, val)
+      return {
+        features: withCompute(compute, () => scoresOf(val, classes, (balanced) => probeLogits(train, val, classes, { seed, balanced }))),
+        position: scoresOf(val, classes, (balanced) => placeLogits(train, val, classes, { balanced })),
+      }
+    })
     return {
       grid: cells.grid,
       cells: { train: cells.labels.length, val: test.labels.length },
-      features: withCompute(compute, () => scoresOf(test, classes, (balanced) => probeLogits(cells, test, classes, { seed, balanced }))),
-      position: scoresOf(test, classes, (balanced) => placeLogits(cells, test, classes, { balanced })),
+      features: meanScores(ways.map(({ features }) => features)),
+      position: meanScores(ways.map(({ position }) => position)),
     }
   })
+}
+
+function meanScores(all: readonly CellScores[]): CellScores {
+  const mean = (of: (scores: CellScores) => number): number => all.reduce((sum, scores) => sum + of(scores), 0) / all.length
+  return {
+    meanIou: mean(({ meanIou }) => meanIou),
+    balancedRecall: mean(({ balancedRecall }) => balancedRecall),
+    objectAuc: mean(({ objectAuc }) => objectAuc),
+  }
 }
 
 function scoresOf({ labels }: Cells, classes: number, logitsOf: (balanced: boolean) => Float32Array): CellScores {

@@ -132,6 +132,14 @@ export const runCharts = (runs: readonly RunView[]): string[] =>
     { key: 'epoch', label: 'epoch' },
   )
 
+/** The same of the runs of a study, those of an arm in one colour. */
+export const studyCharts = (parts: RunView['parts']): string[] =>
+  drawn(
+    parts.map(({ arm, run }) => ({ ...run, name: arm, charts: chartsOf(run) })),
+    // Room for the names of all arms.
+    { key: 'epoch', label: 'epoch', width: 640 },
+  )
+
 /** SVGs of all charts of evaluations of a kind that have something to show, by what they count. */
 export function evaluationCharts(
   kind: string,
@@ -146,20 +154,21 @@ export function evaluationCharts(
 }
 
 /**
- * SVGs of all charts that have something to show. With several of `all` each has one colour, charts of one title are one, and the first
- * curve of a chart stands for it.
+ * SVGs of all charts that have something to show. With several of `all` each name has one colour, charts of one title are one, and the
+ * first curve of a chart stands for it.
  */
-function drawn(all: readonly Drawn[], x: { key: string; label: string }): string[] {
+function drawn(all: readonly Drawn[], x: { key: string; label: string; width?: number }): string[] {
+  const names = [...new Set(all.map(({ name }) => name))]
   const titles = [...new Set(all.flatMap(({ charts }) => charts.map(({ title }) => title)))]
   return titles.flatMap((title) => {
     const parts = all.map((own) => ({ own, chart: own.charts.find((chart) => chart.title === title) }))
     const series = parts
-      .flatMap(({ own, chart }, r) =>
+      .flatMap(({ own, chart }) =>
         (chart?.curves ?? [])
           .slice(0, all.length === 1 ? undefined : 1)
           .map(({ name, key, scale }, c): Series => ({
             name: all.length === 1 ? name : own.name,
-            colour: colours[(all.length === 1 ? c : r) % colours.length]!,
+            colour: colours[(all.length === 1 ? c : names.indexOf(own.name)) % colours.length]!,
             points: curvePoints(own.metrics, key, scale, x.key),
           })),
       )
@@ -172,7 +181,7 @@ function drawn(all: readonly Drawn[], x: { key: string; label: string }): string
         title,
         xLabel: x.label,
         yLabel,
-        width: 480,
+        width: x.width ?? 480,
         height: 280,
         colours: onPage,
         ...(levels === undefined || all.length > 1 ? {} : { levels: levels(all[0]!.config) }),

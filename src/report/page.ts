@@ -11,6 +11,7 @@ import { runCharts } from './charts.js'
 import { evaluationSections } from './evaluations.js'
 import { cells, type EmbedPicture, factList, figure, fixed, grid, plain, row, tableCard, text } from './html.js'
 import { few, picturesOf, type RunView } from './runView.js'
+import { studySection } from './study.js'
 
 const styles = `
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #667085; --line: #e4e7ec; --accent: #2563eb }
@@ -165,7 +166,7 @@ export function pageBody(runs: readonly RunView[], waiting: readonly string[], e
   const charts = runCharts(trained).map((svg) => `<div class="card">${svg}</div>`)
   const curves = charts.length === 0 ? '' : `<h2>Curves</h2>${grid(...charts)}`
   const details = runs.map((run) => {
-    const own = `${pictures(run, embed)}${tables(run)}`
+    const own = `${studySection(run, embed)}${pictures(run, embed)}${tables(run)}`
     return runs.length > 1 && own !== '' ? `<h2>${text(run.name)}</h2>${own}` : own
   })
   return [

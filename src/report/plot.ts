@@ -82,11 +82,7 @@ export function linePlot(
     )
     parts.push(text(width - margin.right - 4, py(y) - 5, name, `text-anchor="end" fill="${colours.muted}"`))
   }
-  const legend = legendPlaces(
-    series.map(({ name }) => name),
-    width - margin.left - margin.right,
-  )
-  series.forEach(({ name, colour, points: line }, i) => {
+  series.forEach(({ colour, points: line }) => {
     let path = ''
     let drawing = false
     for (const { x, y } of line) {
@@ -96,6 +92,14 @@ export function linePlot(
     parts.push(`<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`)
     for (const { x, y } of line.length <= 40 ? line : [])
       if (Number.isFinite(y)) parts.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colour}"/>`)
+  })
+  // Lines of one name are of one colour, and stand there once.
+  const named = series.filter(({ name }, i) => series.findIndex((other) => other.name === name) === i)
+  const legend = legendPlaces(
+    named.map(({ name }) => name),
+    width - margin.left - margin.right,
+  )
+  named.forEach(({ name, colour }, i) => {
     const [left, most] = legend[i]!
     parts.push(
       `<line x1="${left.toFixed(1)}" x2="${(left + 16).toFixed(1)}" y1="34" y2="34" stroke="${colour}" stroke-width="3"/>`,

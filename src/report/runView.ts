@@ -34,6 +34,10 @@ export interface RunView {
   epochs: { epoch: number; matches?: string; colours?: string }[]
   /** Evaluations with a folder of their own. */
   evaluations: EvaluationView[]
+  /** Of a study: its plan, the path of its plot, and its runs that have begun, each with the arm that it is of. */
+  plan?: Record<string, unknown>
+  plot?: string
+  parts: { arm: string; run: RunView }[]
 }
 
 /** What the folder of an evaluation holds. */
@@ -86,6 +90,7 @@ function metricsOf(path: string, problems: string[]): Metrics[] {
 export async function viewRun(path: string): Promise<RunView | undefined> {
   const at = files(path)
   if (readEvaluationRecord(path) !== undefined) return viewResults(path, dirname(resolve(path)), [basename(resolve(path))])
+  if (existsSync(join(path, 'plan.yaml'))) return viewStudy(path)
   if (!existsSync(at.config) && !existsSync(at.metrics)) {
     const names = evaluationsIn(path)
     return names.length === 0 && savedTables(path).length === 0 ? undefined : viewResults(path, path, names)
@@ -118,6 +123,27 @@ export async function viewRun(path: string): Promise<RunView | undefined> {
       return { epoch: Number(epoch), ...(matches === undefined ? {} : { matches }), ...(colours === undefined ? {} : { colours }) }
     }),
     evaluations: evaluationsIn(at.evaluations).map((name) => viewEvaluation(at.evaluations, name)),
+    parts: [],
+  }
+}
+
+/** A study (src/study) with its runs, of which those that have not begun have nothing to show. */
+async function viewStudy(path: string): Promise<RunView> {
+  const runs = join(path, 'pretrain')
+  const views = await Promise.all(
+    namesIn(runs)
+      .sort()
+      .flatMap((name) => {
+        const arm = /^(.+)-seed\d+$/.exec(name)?.[1]
+        return arm === undefined ? [] : [viewRun(join(runs, name)).then((run) => ({ arm, run }))]
+      }),
+  )
+  const plot = ['png', 'svg'].map((extension) => join(path, `study.${extension}`)).find(isFile)
+  return {
+    ...viewResults(path, path, []),
+    plan: readOr(join(path, 'plan.yaml'), (text) => record.parse(parse(text)), {}),
+    ...(plot === undefined ? {} : { plot }),
+    parts: views.flatMap(({ arm, run }) => (run === undefined || run.metrics.length === 0 ? [] : [{ arm, run }])),
   }
 }
 
@@ -135,6 +161,7 @@ function viewResults(path: string, folder: string, names: readonly string[]): Ru
     tables: resolve(path) === resolve(folder) ? savedTables(folder) : [],
     epochs: [],
     evaluations: names.map((name) => viewEvaluation(folder, name)),
+    parts: [],
   }
 }
 
@@ -179,6 +206,7 @@ export const few = <T>(all: readonly T[]): T[] =>
 export function picturesOf(run: RunView): string[] {
   const paths = [
     run.augmentation,
+    run.plot,
     ...few(run.epochs).flatMap(({ matches, colours }) => [matches, colours]),
     ...run.evaluations.flatMap(({ samples, pictures }) => [samples, ...few(pictures).map(({ path }) => path)]),
   ]

@@ -7,21 +7,24 @@ interface IntervalGroup {
   marks: { method: string; mean: number; half: number; values: number[] }[]
 }
 
-const colours = ['#888888', '#1f77b4', '#d62728', '#2ca02c']
-const left = 60
-const width = 150
-const [top, height] = [70, 300]
+const colours = ['#888888', '#1f77b4', '#9467bd', '#17becf', '#ff7f0e', '#2ca02c', '#d62728']
+const [left, height] = [20, 300]
+/** The room of a name in the legend, and of a line of it. */
+const [nameWidth, lineHeight] = [170, 20]
 
 export function intervalPlot(title: string, groups: readonly IntervalGroup[]): string {
   const parts: string[] = []
-  const total = left + width * groups.length + 20
   const methods = groups[0]?.marks.map(({ method }) => method) ?? []
-  methods.forEach((method, m) =>
+  const width = Math.max(150, 26 * (methods.length + 1))
+  const total = left + Math.max(2 * nameWidth, width * groups.length) + 20
+  const aLine = Math.floor((total - left) / nameWidth)
+  const top = 50 + lineHeight * Math.ceil(methods.length / aLine)
+  methods.forEach((method, m) => {
+    const [x, y] = [left + 10 + nameWidth * (m % aLine), 46 + lineHeight * Math.floor(m / aLine)]
     parts.push(
-      `<circle cx="${left + 10 + 150 * m}" cy="46" r="5" fill="${colours[m % colours.length]}"/><text ` +
-        `x="${left + 20 + 150 * m}" y="50">${escapeXml(method)}</text>`,
-    ),
-  )
+      `<circle cx="${x}" cy="${y}" r="5" fill="${colours[m % colours.length]}"/><text x="${x + 10}" y="${y + 4}">${escapeXml(method)}</text>`,
+    )
+  })
   groups.forEach(({ name, marks }, g) => {
     // Each score has a scale of its own: what matters is the distance of methods within it.
     const ends = marks.flatMap(({ mean, half, values }) => [

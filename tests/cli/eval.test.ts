@@ -332,6 +332,9 @@ test('inputs that are wrong are named, with what was expected', () =>
     refuse(['watch', folder, '--port', 'x'], 2, /--port is x/)
     refuse(['study', '--images', classes, '--voc-splits', 'a'], 2, /--voc-splits is a/)
     refuse(['study', '--images', classes, '--size', 'huge'], 2, /--size is huge/)
+    refuse(['study', '--images', classes, '--arms', 'mocov3'], 2, /--arms is mocov3: expected one of random, mocov2/)
+    refuse(['study', '--images', classes, '--voc', voc], 2, /--voc is read for --also svm/)
+    refuse(['study', '--images', classes, '--also', 'segmentation'], 2, /expected a tree with masks with --segmentation/)
     // A network of another depth: the error says which blocks it has.
     const { tensors } = readSafetensors(weights)
     const shallow = new Map([...tensors].filter(([name]) => !name.startsWith('layer4.1')))
@@ -349,18 +352,8 @@ test('a study in small: one table, one picture, and the second time nothing is c
   withData(({ folder, voc, classes }) => {
     const args = [
       'study',
-      '--images',
-      classes,
-      '--voc',
-      voc,
-      '--voc-splits',
-      'train,val',
-      '--segmentation',
-      voc,
-      '--size',
-      'cpu',
-      '--seeds',
-      '2',
+      ...['--images', classes, '--voc', voc, '--voc-splits', 'train,val', '--segmentation', voc, '--also', 'svm,linear,segmentation'],
+      ...['--size', 'cpu', '--arms', 'densecl,mocov2', '--seeds', '1'],
       '--segmentation-iterations',
       '1',
       '--linear-epochs',
@@ -380,15 +373,20 @@ test('a study in small: one table, one picture, and the second time nothing is c
       'warmupSteps=0',
     ]
     const first = printed([...args, ...settings])
+    const [means, differences] = first.tables as (typeof first.table)[]
+    const primary = ['correspondence (primary)', 'object AUC, voc (primary)']
     assert.equal(
-      first.table.rows.map(([name]) => name),
-      ['kNN', 'linear feature4', 'linear feature5', 'SVM mAP', 'segmentation mIoU'],
+      means!.rows.map(([name]) => name).sort(),
+      [
+        ...['correspondence, near', 'kNN', 'linear feature4', 'linear feature5', 'SVM mAP', 'segmentation mIoU, voc', 'ms a step, median'],
+        ...primary,
+      ].sort(),
     )
-    assert.is((first.rows as unknown[]).length, 6)
-    assert.ok(first.table.notes.every((note) => !note.includes('NaN')))
-    assert.ok(
-      existsSync(join(folder, 'study', 'study.png')) && existsSync(join(folder, 'study', 'pretrain', 'densecl-seed1', 'report.json')),
-    )
+    assert.is((first.rows as unknown[]).length, 2)
+    for (const { notes, rows } of [means!, differences!]) assert.not.match(JSON.stringify([notes, rows]), 'NaN')
+    assert.ok(means!.notes.includes('DenseCL: of one seed, which shows nothing'))
+    for (const made of ['study.png', 'study.json', 'study-differences.json', 'plan.yaml', 'pretrain/densecl-seed0/report.json'])
+      assert.ok(existsSync(join(folder, 'study', made)), made)
     const made = (): number[] =>
       readdirSync(join(folder, 'study', 'pretrain'), { recursive: true, encoding: 'utf8' }).map(
         (file) => statSync(join(folder, 'study', 'pretrain', file)).mtimeMs,
@@ -398,7 +396,7 @@ test('a study in small: one table, one picture, and the second time nothing is c
     assert.equal(made(), before)
     const changed = runCli([...args, ...settings, 'lr=0.5'])
     assert.is(changed.code, 2)
-    assert.match(changed.err, /lr was 0\.06 and is now 0\.5/)
+    assert.match(changed.err, /plan\.yaml: settings was .* and is now .*lr=0\.5/)
   }))
 
 test.run()

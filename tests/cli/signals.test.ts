@@ -165,7 +165,19 @@ test('study inside of an evaluation: SIGINT ends with 130 and no score is made o
             .png()
             .toFile(join(folder, 'images', split, `class${c}`, `${i}.png`))
       }
-    const args = ['study', '--images', join(folder, 'images'), '--size', 'cpu', '--seeds', '1', '--linear-epochs', '100000']
+    const args = [
+      'study',
+      '--images',
+      join(folder, 'images'),
+      '--size',
+      'cpu',
+      '--seeds',
+      '1',
+      '--also',
+      'linear',
+      '--linear-epochs',
+      '100000',
+    ]
     const run = start([...args, '--out', join(folder, 'study'), ...settings])
     await run.said('kNN')
     const evaluations = join(folder, 'study', 'pretrain', 'random-seed0', 'eval')

@@ -14,7 +14,8 @@ import { evaluateSegmentation } from '../../src/eval/segmentation.js'
 import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
 import type { Backbone } from '../../src/nn/backbone.js'
 import { ResNet } from '../../src/nn/resnet.js'
-import { runStudy, type StudySize } from '../../src/study/study.js'
+import { type StudySize } from '../../src/study/sizes.js'
+import { runStudy } from '../../src/study/study.js'
 import { type ComputeOptions, currentCompute } from '../../src/tensor/compute.js'
 import { native, observe, tensorsOf } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
@@ -47,6 +48,11 @@ const [depth, baseChannels, imageSize, seed] = [18, 4, 32, 0] as const
 const size: StudySize = {
   describe: 'for a test',
   config: { depth, baseChannels, imageSize, batchSize: 2, epochs: 1, queueLength: 8, denseWeight: 0.5, device, workers: 1 },
+  seeds: 1,
+  equalTime: 1,
+  correspondence: { images: 4 },
+  objects: { window: 32, windows: 1 },
+  scenes: { window: 32, windows: 1 },
   linearEpochs: 1,
   segmentation: { iterations: 1, batchSize: 2, crop: 32, scale: [40, 32] },
 }
@@ -81,14 +87,17 @@ if (thorough)
   test('a study, the commands and the library give the same scores by products of the same precision', async () => {
     await withFolder(async (folder) => {
       const data = writeData(folder)
-      // Random weights, and then no more: the three evaluations of the study ask once each.
+      // Random weights, and then no more: the five measures of the study ask once each.
       let asked = 0
-      const interrupted = (): boolean => ++asked > 3
+      const interrupted = (): boolean => ++asked > 5
       const study = await precisionsOf(() =>
         runStudy({
           size,
-          ...data,
-          vocSplits: ['train', 'val'],
+          sizeName: 'test',
+          arms: ['random', 'geometry'],
+          images: data.images,
+          segmentation: [data.segmentation],
+          also: ['linear', 'segmentation'],
           seeds: 1,
           out: join(folder, 'study'),
           settings: [],
@@ -131,12 +140,12 @@ if (thorough)
           workers: 1,
           compute,
         })
-        return { 'segmentation mIoU': 100 * found!.meanIou }
+        return { 'segmentation mIoU, voc': 100 * found!.meanIou }
       }
       const flags = { workers: '1', device, threads: '0' }
       for (const [name, evaluate, layout] of [
         ['linear', linear, {}],
-        ['segmentation', segment, { outputStride: 8 }],
+        ['segmentation-voc', segment, { outputStride: 8 }],
       ] as const)
         for (const how of ['command', 'library'] as const) {
           const { backbone, compute } = await openBackbone(weights, flags, layout)
