@@ -9,7 +9,7 @@ import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import { firstIssue, readConfigFile } from '../run/options.js'
 import { checkSame } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { packageVersion } from '../tensor/native.js'
+import { packageVersion } from '../tensor/addon.js'
 
 /** What counts as a result, in words. */
 export const winRule =
