@@ -22,7 +22,8 @@ export function intervalPlot(title: string, groups: readonly IntervalGroup[]): s
   methods.forEach((method, m) => {
     const [x, y] = [left + 10 + nameWidth * (m % aLine), 46 + lineHeight * Math.floor(m / aLine)]
     parts.push(
-      `<circle cx="${x}" cy="${y}" r="5" fill="${colours[m % colours.length]}"/><text x="${x + 10}" y="${y + 4}">${escapeXml(method)}</text>`,
+      `<circle cx="${x}" cy="${y}" r="5" fill="${colours[m % colours.length]}"/>` +
+        `<text x="${x + 10}" y="${y + 4}">${escapeXml(method)}</text>`,
     )
   })
   groups.forEach(({ name, marks }, g) => {
