@@ -93,7 +93,8 @@ export function keyValue(table: OptionTable, text: string): Setting {
   const at = text.indexOf('=')
   if (at < 1) fail('CONFIG', `${text}: expected key=value (did you mean ${nearest(text, Object.keys(table))}=...?)`)
   const key = text.slice(0, at)
-  return { key, value: parseValue(text.slice(at + 1), table[camelCase(key)]), from: text }
+  const known = optionKey(table, key)
+  return { key, value: parseValue(text.slice(at + 1), known === undefined ? undefined : table[known]), from: text }
 }
 
 /** The settings of a YAML file; errors name the file and line. */

@@ -15,12 +15,13 @@ const faults: Readonly<Record<string, RegExp>> = {
   hangs: /no answer/,
   waits: /no answer|ended with/,
   grows: /MiB for/,
-  slow: /took 2\.\d s/,
+  slow: /took [2-9]\.\d s of a core/,
 }
 
 for (const [reader, word] of Object.entries(faults))
   test(`a reader that ${reader}`, async () => {
-    const { found } = await fuzzReader(reader, { seed: 1, seconds: 2, patience: 4000 })
+    // Who is slow on a busy machine is not yet hanging.
+    const { found } = await fuzzReader(reader, { seed: 1, seconds: 2, patience: reader === 'slow' ? 30_000 : 4000 })
     assert.ok(found.length > 0, 'was not found')
     assert.match(found[0]!.why, word)
     assert.ok(found[0]!.bytes[0] !== 65 && found[0]!.bytes.length <= 4, `input ${found[0]!.bytes.toString('latin1')}`)

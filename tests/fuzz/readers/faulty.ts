@@ -26,5 +26,8 @@ export const faulty: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   }),
   waits: withFault(() => new Promise(() => undefined)),
   grows: withFault(() => (held[0] = Buffer.alloc(300 * 2 ** 20, 1))),
-  slow: withFault(() => new Promise((resolve) => setTimeout(resolve, 2100))),
+  slow: withFault(() => {
+    const start = process.cpuUsage()
+    while (process.cpuUsage(start).user < 2.1e6) held.length = 0
+  }),
 }
