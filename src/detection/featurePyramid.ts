@@ -4,6 +4,7 @@ import { maxPool2d } from '../ops/pool2d.js'
 import { upsample2d } from '../ops/upsample2d.js'
 import type { Build, Fill, NormMode } from '../nn/layers.js'
 import { include, type State } from '../nn/module.js'
+import { fail } from '../tensor/errors.js'
 import { scope, type Tensor } from '../tensor/tensor.js'
 import { Unit } from './unit.js'
 
@@ -26,8 +27,12 @@ export class FeaturePyramid {
     this.#outputs = inputs.map(() => new Unit(build, channels, channels, { kernel: 3, fill, norm }))
   }
 
-  /** Maps of the backbone, each half as large as the one before, to those of the pyramid, and every second cell of the last of these. */
+  /**
+   * Maps of the backbone [N, H, W, C], each half as large as the one before, to those of the pyramid, and every second cell of the last of
+   * these. Throws SHAPE for maps of other sizes.
+   */
   forward(maps: readonly Tensor[], mode: NormMode): Tensor[] {
+    expectHalves(maps)
     return scope(() => {
       const sums = maps.map((map, i) => this.#laterals[i]!.forward(map, mode, { relu: false }))
       for (let i = sums.length - 2; i >= 0; --i) sums[i] = add(sums[i]!, upsample2d(sums[i + 1]!, 2))
@@ -41,4 +46,16 @@ export class FeaturePyramid {
     this.#laterals.forEach((unit, i) => include(state, `neck.lateral_convs.${i}`, unit.state()))
     this.#outputs.forEach((unit, i) => include(state, `neck.fpn_convs.${i}`, unit.state()))
   }
+}
+
+function expectHalves(maps: readonly Tensor[]): void {
+  const sides = maps.map(({ shape: [, height, width] }) => ({ height: height!, width: width! }))
+  const halves = sides.slice(1).every(({ height, width }, i) => 2 * height === sides[i]!.height && 2 * width === sides[i]!.width)
+  if (halves) return
+  const sizes = sides.map(({ height, width }) => `${height}x${width}`).join(', ')
+  fail(
+    'SHAPE',
+    `feature pyramid: expected maps, each half as large as the one before, as images of sides that are multiples of 32 have them, ` +
+      `but received ${sizes}`,
+  )
 }

@@ -1,5 +1,5 @@
 /** Images with boxes on their way into a detector: drawn, read, resized, mirrored, normalised, padded to a common size. */
-import type { BoxItem, BoxSource } from '../data/boxes.js'
+import type { Box, BoxItem, BoxSource } from '../data/boxes.js'
 import { maskInView } from '../data/instanceMasks.js'
 import { type BoxBatch, boxInView, detectionSize, drawBoxView, writeBoxView } from '../data/boxView.js'
 import type { Pixels } from '../data/decode.js'
@@ -52,14 +52,23 @@ export function* pairedBatches(
   }
 }
 
+/** How many objects of an image lie wholly outside of it. */
+export const outside = (item: BoxItem): number => item.objects.filter(({ box }) => !isWithin(box, item)).length
+
+/** Whether anything of a box lies within its image: what is wholly outside cannot be learnt. */
+export const isWithin = (box: Box, image: { width: number; height: number }): boolean =>
+  boxInView(box, image, { height: image.height, width: image.width, flip: false }) !== undefined
+
 /** The objects that a style trains on, in the coordinates that it gives them; where masks are trained on, those that have one. */
 export const trainingObjects = (
-  { objects }: BoxItem,
+  item: BoxItem,
   { layout, masks = false }: Pick<BoxSource, 'layout' | 'masks'>,
   { difficult, vocShift }: DetectionStyle,
 ): BoxItem['objects'] =>
-  objects
-    .filter((object) => !object.crowd && (difficult || !object.difficult) && (!masks || object.mask !== undefined))
+  item.objects
+    .filter(
+      (object) => isWithin(object.box, item) && !object.crowd && (difficult || !object.difficult) && (!masks || object.mask !== undefined),
+    )
     .map((object) =>
       layout === 'coco' ? object : { ...object, box: object.box.map((value, i) => value + vocShift[i]!) as unknown as typeof object.box },
     )
@@ -73,6 +82,7 @@ function usableImages(source: BoxSource, style: DetectionStyle): Int32Array {
   const reasons = [
     ['crowds', objects.filter(({ crowd }) => crowd).length],
     ['difficult', style.difficult ? 0 : objects.filter(({ difficult }) => difficult).length],
+    ['wholly outside of their images', items.reduce((sum, item) => sum + outside(item), 0)],
     ['without a mask', source.masks === true ? objects.filter(({ mask }) => mask === undefined).length : 0],
   ] as const
   const are = reasons.flatMap(([what, count]) => (count > 0 ? [`${count} are ${what}`] : []))

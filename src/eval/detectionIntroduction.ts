@@ -6,7 +6,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { native } from '../tensor/native.js'
 import { largest, smallest } from '../tensor/numbers.js'
 import type { DetectionOptions } from './detection.js'
-import { trainingObjects } from './detectionBatches.js'
+import { outside, trainingObjects } from './detectionBatches.js'
 import { detectionProtocols, preciseBatchesOf } from './detectionProtocols.js'
 
 const mostNames = 8
@@ -23,6 +23,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
   const published = detectionProtocols['voc0712-c4']!.batchSize
   const usable = train.items.filter((item) => trainingObjects(item, train, style).length > 0).length
   const left = train.items.length - usable
+  const beyond = train.items.reduce((sum, item) => sum + outside(item), 0)
   const classes = `${train.classes.slice(0, mostNames).join(', ')}${train.classes.length > mostNames ? ', ...' : ''}`
   const seen = Math.min(batchSize, imagesAtOnce)
   const parts = Math.ceil(batchSize / imagesAtOnce)
@@ -31,6 +32,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
     `data    ${dataName}: ${counted(train)} to train on, ${counted(val)} to test on`,
     `        ${train.classes.length} class${train.classes.length === 1 ? '' : 'es'}: ${classes}`,
     ...(left > 0 ? [`        ${left} training images without an object to train on are left out`] : []),
+    ...(beyond > 0 ? [`        ${beyond} training objects lie wholly outside of their images and are left out`] : []),
     `model   ${detectorNames[protocol.form]} on ${backbone.description}, from ${weightsName}`,
     `style   ${name}: difficult objects ${style.difficult ? 'are' : 'are not'} trained on; anchors of ${anchors.join(', ')} px`,
     `images  short side ${range(scales)} px, in tests ${testScale}, long side at most ${longest}; ` +

@@ -190,6 +190,7 @@ test('a folder without permission is an error that names it', async () => {
 interface Loaded {
   views: number[][]
   broken: Map<string, string>
+  read: number
 }
 
 async function load(path: string, workers: number, more: { maxBroken?: number } = {}): Promise<Loaded> {
@@ -217,7 +218,7 @@ async function load(path: string, workers: number, more: { maxBroken?: number } 
         view.dispose()
       }
     }
-    return { views, broken: loader.broken }
+    return { views, broken: loader.broken, read: loader.spent.images }
   } finally {
     await loader.close()
   }
@@ -228,6 +229,7 @@ test('batches do not depend on the number of workers; the same image of an epoch
   const three = await load('scenes:9', 3)
   assert.is(one.views.length, 12)
   assert.equal(three.views, one.views)
+  assert.equal([one.read, three.read], [24, 24], 'each image is read by one worker')
   assert.equal(one.views[4], one.views[0])
   assert.not.equal(one.views[1], one.views[0])
 })

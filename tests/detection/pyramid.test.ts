@@ -201,7 +201,15 @@ test('a pyramid asks for four maps, each half as large as the one before, and a 
     'CONFIG',
     /expected 4 maps, each half as large as the one before, but ResNet-18 has strides 2, 4, 8, 8, 8/,
   )
-  for (const each of [backbone, dilated]) disposeState(each.state())
+  const model = new MaskRcnn(build, backbone, { classes: 2, anchors, init: 'mmdet', pyramid })
+  scope(() =>
+    throwsError(
+      () => model.features(Tensor.zeros([1, 40, 64, 3], 'f64'), evaluation),
+      'SHAPE',
+      /multiples of 32 have them, but received 10x16, 5x8, 3x4, 2x2/,
+    ),
+  )
+  for (const each of [model, dilated]) disposeState(each.state())
 })
 
 test.run()

@@ -183,6 +183,11 @@ test('images without anything to train on are refused with what their objects ar
     })
     assert.match(bare.err, /3 skipped \(object without mask\)/)
     assert.match(bare.err, /of 3 objects 3 are without a mask/)
+    const beyond = { bbox: [64, 0, 8, 8] }
+    const away = onChanged(folder, 'train2017', (each) => Object.assign(each, beyond))
+    assert.match(away.err, /of 3 objects 3 are wholly outside of their images/)
+    const one = onChanged(folder, 'train2017', (each) => (each.id === 1 ? Object.assign(each, beyond) : each))
+    assert.match(one.out, /\n +1 training objects lie wholly outside of their images and are left out\n/)
 
     const untested = onChanged(folder, 'val2017', (each) => Object.assign(each, { iscrowd: 1, segmentation: wholly }))
     assert.is(untested.code, 0, untested.err)
