@@ -1,6 +1,7 @@
 /** `densecl eval segmentation --frozen`: linear classifiers of the cells of frozen maps. */
 import { openSegmentation } from '../data/segmentationSources.js'
-import { type CellScores, checkFrozenMemory, frozenSegmentation } from '../eval/frozenSegmentation.js'
+import { checkFrozenMemory } from '../eval/frozenMemory.js'
+import { type CellScores, frozenSegmentation } from '../eval/frozenSegmentation.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { numberFlag } from './command.js'
@@ -30,7 +31,7 @@ export async function evaluateFrozen(weights: string, flags: FrozenFlags, splits
   const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
   try {
     const fitting = scale === undefined ? {} : { scale: [scale[0]!, scale[1]!] as const }
-    await checkMemory(flags, () => checkFrozenMemory(backbone, { train, val }, { window, windows }))
+    await checkMemory(flags, () => checkFrozenMemory(backbone, { train, val }, { window, windows, workers: workersOf(flags), compute }))
     const maps = await frozenSegmentation(
       backbone,
       { train, val },

@@ -9,12 +9,10 @@ import type { SegmentationAugment } from '../data/segmentationView.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
-import { fitting, hostLimits } from '../run/memory.js'
 import { fail } from '../tensor/errors.js'
 import { scope, type Tensor } from '../tensor/tensor.js'
 import { areaUnderRoc, type Cells, objectScores, placeLogits, predictedClasses, probeLogits, standardise } from './cellProbe.js'
 import { evaluationCompute } from './compute.js'
-import { evaluationEstimate } from './evaluationMemory.js'
 import { ConfusionMatrix } from './meanIou.js'
 
 export interface FrozenOptions {
@@ -48,25 +46,8 @@ export interface FrozenScores {
   position: CellScores
 }
 
-/** Throws CONFIG, with what to change, where the cells of both sets cannot fit the memory; returns one line about it otherwise. */
-export function checkFrozenMemory(
-  backbone: Backbone,
-  { train, val }: { train: SegmentationSource; val: SegmentationSource },
-  { window, windows }: Pick<FrozenOptions, 'window' | 'windows'>,
-  limits = hostLimits(backbone.device),
-): string {
-  const images = train.items.length + val.items.length
-  const cellBytes = backbone.maps.slice(-2).reduce((sum, { stride, channels }) => sum + 4 * channels * Math.ceil(window / stride) ** 2, 0)
-  // As they are gathered, and once more when they are joined.
-  const onHost = [{ what: `cells of ${windows} windows of ${images} images`, bytes: 2 * images * windows * cellBytes }]
-  return fitting(() => evaluationEstimate(backbone.device, { onDevice: [], onHost }), {
-    what: 'this evaluation',
-    device: backbone.device,
-    limits,
-    remedies: `change one of: fewer --windows (${windows}), a smaller --window (${window})`,
-    cacheMegabytes: 0,
-  })
-}
+/** Windows that pass through the network at a time. */
+export const batchSizeOf = ({ items }: SegmentationSource): number => Math.min(16, items.length)
 
 /** Scores the last two maps of a backbone, the last first, with running statistics. Throws DATA where no cell has a class. */
 export async function frozenSegmentation(
@@ -131,7 +112,7 @@ async function cellsOf(
 ): Promise<(Cells & { grid: number })[]> {
   const augment: SegmentationAugment = { crop: window, scale: scale ?? 'own', ratio: [1, 1], mostOfAClass: 1, flip: 0, distort: false }
   const segmentation = { augment, classes: source.classes.length, ...(source.map === undefined ? {} : { map: source.map }) }
-  const batchSize = Math.min(16, source.items.length)
+  const batchSize = batchSizeOf(source)
   const loader = new Loader({
     items: source.items,
     imageSize: window,
@@ -155,13 +136,15 @@ async function cellsOf(
             const [count, grid, , dim] = map.shape as [number, number, number, number]
             const part = (parts[level] ??= { grid, dim, features: [], labels: [], places: [] })
             const values = map.to('f32').data() as Float32Array
-            for (let cell = 0; cell < count * grid * grid; ++cell) {
-              const label = majority(truth, cell, grid, window)
-              if (label === ignoredLabel) continue
-              part.features.push(values.slice(cell * dim, (cell + 1) * dim))
+            const cells = Array.from({ length: count * grid * grid }, (_, cell) => ({ cell, label: majority(truth, cell, grid, window) }))
+            const labelled = cells.filter(({ label }) => label !== ignoredLabel)
+            const features = new Float32Array(labelled.length * dim)
+            labelled.forEach(({ cell, label }, at) => {
+              features.set(values.subarray(cell * dim, (cell + 1) * dim), at * dim)
               part.labels.push(label)
               part.places.push(cell % (grid * grid))
-            }
+            })
+            part.features.push(features)
           })
         }),
       )
@@ -171,8 +154,13 @@ async function cellsOf(
     await loader.close()
   }
   return parts.map(({ grid, dim, features, labels, places }) => {
-    const joined = new Float32Array(features.length * dim)
-    features.forEach((row, at) => joined.set(row, at * dim))
+    const joined = new Float32Array(labels.length * dim)
+    let at = 0
+    // A piece is gone when the next is taken: what is joined is not held twice.
+    for (let piece = features.shift(); piece !== undefined; piece = features.shift()) {
+      joined.set(piece, at)
+      at += piece.length
+    }
     return { grid, dim, features: joined, labels: Uint8Array.from(labels), places: Int32Array.from(places) }
   })
 }
