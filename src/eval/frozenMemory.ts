@@ -5,6 +5,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { fitting, hostLimits, type MemoryEstimate, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
+import { largest } from '../tensor/numbers.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemory.js'
@@ -34,13 +35,13 @@ export function estimateFrozenMemory(backbone: Backbone, sets: Sets, { window, w
     onDevice: [
       { what: 'weights of the network', bytes: tensors.weights },
       { what: `maps of ${batchSize} windows of ${window} px`, bytes: tensors.maps },
-      { what: 'the test cells of a map', bytes: counts[1] * Math.max(...maps) },
+      { what: 'the test cells of a map', bytes: counts[1] * largest(maps) },
     ],
     onHost: [
       {
         // In pieces, as they come, and a map at a time once more, as they are joined.
         what: `cells of ${windows} windows of ${sets.train.items.length + sets.val.items.length} images`,
-        bytes: (counts[0] + counts[1]) * maps.reduce((a, b) => a + b) + Math.max(...counts) * Math.max(...maps),
+        bytes: (counts[0] + counts[1]) * maps.reduce((a, b) => a + b) + Math.max(counts[0], counts[1]) * largest(maps),
       },
       { what: 'batches that are loaded ahead', bytes: loaderBytes({ imageSize: window, batchSize, views: 'segmentation' }).host },
       { what: `${count} data workers`, bytes: count * (workerBytes + photoBytes) },
