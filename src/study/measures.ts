@@ -8,7 +8,8 @@ import type { SegmentationSource } from '../data/segmentationSources.js'
 import type { Source } from '../data/source.js'
 import { openVocClassification } from '../data/voc.js'
 import { correspondence, drawnItems } from '../eval/correspondence.js'
-import { checkFrozenMemory, frozenSegmentation } from '../eval/frozenSegmentation.js'
+import { checkFrozenMemory } from '../eval/frozenMemory.js'
+import { frozenSegmentation } from '../eval/frozenSegmentation.js'
 import { knnAccuracy } from '../eval/knn.js'
 import { evaluateLinear } from '../eval/linear.js'
 import { linearProtocols, stretched } from '../eval/linearProtocols.js'
@@ -128,7 +129,7 @@ function frozenOf(tree: StudyData['trees'][number], { objects, scenes }: StudySi
     scores: [name],
     what: { ...windows },
     async take({ backbone, seed, workers, compute }) {
-      checkFrozenMemory(backbone, tree, windows)
+      checkFrozenMemory(backbone, tree, { ...windows, workers, compute })
       const [last] = await frozenSegmentation(backbone, tree, { ...windows, bothWays: true, seed, workers, compute })
       const score = (of: 'features' | 'position'): number => 100 * (background ? last![of].objectAuc : last![of].meanIou)
       return { scores: { [name]: score('features') }, blind: { [name]: score('position') } }
