@@ -108,6 +108,8 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     else console.log([stringify(config).trimEnd(), '', ...lines].join('\n'))
     return 0
   }
+  const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
+  if (preset !== undefined && flags.json !== true && flags.resume !== true) console.log(`preset  ${flags.preset}: ${preset.describe}`)
   const result = await pretrain({
     config,
     method,

@@ -29,6 +29,8 @@ export interface LoaderOptions {
   dtype?: FloatDType
   /** What random views are drawn from; MoCo v2's augmentation when absent. */
   augment?: AugmentOptions
+  /** A GPU gets images of at most so many pixels, larger ones reduced; as many as the smallest crops need when absent. */
+  mostPixels?: number | null
   /** Standard deviation of the colour noise of the pipeline `crop`; none when absent. */
   lighting?: number
   /** What views of the kind `segmentation` need; the image size is that of its crops. */
@@ -78,12 +80,16 @@ const prefetch = 4
 export const workersFor = (wanted: number): number => (wanted === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : wanted)
 
 type CropScales = Pick<AugmentOptions, 'cropScale' | 'keyCropScale'>
+type SlotOptions = Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment' | 'mostPixels'>
+
+/** The pixels of an image whose smallest crop has those of a view. */
+export const pixelsOfCrops = (imageSize: number, { cropScale, keyCropScale }: CropScales): number =>
+  4 * Math.ceil((imageSize * imageSize) / Math.min(cropScale[0], keyCropScale?.[0] ?? 1) / 4)
 
 /** What is written of each image of a kind of views: for each part its bytes. */
-function partsOf(kind: ViewKind, imageSize: number, { cropScale, keyCropScale }: CropScales): number[] {
+function partsOf(kind: ViewKind, { imageSize, augment = mocoV2Augmentation, mostPixels }: SlotOptions): number[] {
   const view = imageSize * imageSize * 12
-  // Pixels: room for an image whose smallest crop has the pixels of a view; larger ones are reduced to it.
-  if (kind === 'pixels') return [Math.ceil((imageSize * imageSize) / Math.min(cropScale[0], keyCropScale?.[0] ?? 1) / 4) * 12]
+  if (kind === 'pixels') return [3 * (mostPixels == null ? pixelsOfCrops(imageSize, augment) : 4 * Math.ceil(mostPixels / 4))]
   if (kind === 'augmented') return [view, view]
   return kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
 }
@@ -96,13 +102,10 @@ const slotBytesOf = (parts: readonly number[], batchSize: number): number =>
   4 * Math.ceil((parts.reduce((sum, bytes) => sum + bytes, 0) * batchSize) / 4)
 
 /** The bytes that a Loader of these options takes for batches, shared by all its workers, in the host's memory and on a GPU. */
-export function loaderBytes(options: Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment'>): {
-  host: number
-  device: number
-} {
-  const { imageSize, batchSize, views, device = 'cpu', augment = mocoV2Augmentation } = options
+export function loaderBytes(options: SlotOptions): { host: number; device: number } {
+  const { batchSize, views, device = 'cpu' } = options
   const kind = kindOf(views, device)
-  const slot = slotBytesOf(partsOf(kind, imageSize, augment), batchSize)
+  const slot = slotBytesOf(partsOf(kind, options), batchSize)
   return { host: prefetch * slot, device: kind === 'pixels' ? uploadSlots * slot : 0 }
 }
 
@@ -167,7 +170,7 @@ export class Loader {
     this.#device = device
     const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options
     this.#kind = kindOf(options.views, device)
-    this.#parts = partsOf(this.#kind, imageSize, augment)
+    this.#parts = partsOf(this.#kind, options)
     this.#slotBytes = slotBytesOf(this.#parts, batchSize)
     const bytes = prefetch * this.#slotBytes
     const what = `the ring of ${prefetch} batches of ${batchSize} images of ${imageSize} pixels a side`

@@ -27,12 +27,27 @@ export function mutualMatches(query: Tensor, key: Tensor): Match[] {
   })
 }
 
-/** The strongest `most` mutual matches of two pictures with a similarity of at least `threshold`. */
-export function matchesOf([query, key]: readonly [Seen, Seen], { most, threshold }: { most: number; threshold: number }): Match[] {
+/**
+ * The strongest `most` mutual matches of two pictures with a similarity of at least `threshold`, and no two of them closer to each other in
+ * the first picture than the share `apart` of its side: the strongest of all lie in one place.
+ */
+export function matchesOf(
+  [query, key]: readonly [Seen, Seen],
+  { most, threshold, apart = 0 }: { most: number; threshold: number; apart?: number },
+): Match[] {
   const tensor = ({ features, channels }: Seen): Tensor => Tensor.from(features, [1, features.length / channels, channels])
-  return scope(() => mutualMatches(tensor(query), tensor(key)))
-    .filter(({ similarity }) => similarity >= threshold)
-    .slice(0, most)
+  const [rows, columns] = query.grid
+  const taken: Match[] = []
+  for (const match of scope(() => mutualMatches(tensor(query), tensor(key)))) {
+    if (taken.length === most || match.similarity < threshold) break
+    const far = (other: Match): boolean =>
+      Math.hypot(
+        (Math.floor(match.query / columns) - Math.floor(other.query / columns)) / rows,
+        ((match.query % columns) - (other.query % columns)) / columns,
+      ) >= apart
+    if (taken.every(far)) taken.push(match)
+  }
+  return taken
 }
 
 const gap = 16

@@ -84,6 +84,11 @@ export const commonOptions = {
 
   cropScale: range.default([...mocoV2Augmentation.cropScale]).describe('share of the area that a crop covers'),
   keyCropScale: range.nullable().default(null).describe('the same of the second view, where it is another'),
+  mostPixels: count
+    .max(2 ** 26)
+    .nullable()
+    .default(null)
+    .describe('on a GPU images of more pixels are reduced before crops are cut of them; default: as many as the smallest crops need'),
   cropRatio: range.default([...mocoV2Augmentation.cropRatio]).describe('width over height of a crop'),
   jitter: share.default(mocoV2Augmentation.jitter).describe('probability of the colour adjustments'),
   brightness: share.default(mocoV2Augmentation.brightness).describe('reach of the brightness factor around 1'),
@@ -95,7 +100,7 @@ export const commonOptions = {
   blurSigma: range.default([...mocoV2Augmentation.blurSigma]).describe('standard deviation of the blur in pixels'),
   flip: share.default(mocoV2Augmentation.flip).describe('probability of a horizontal flip'),
 
-  logEvery: free(count.default(50).describe('steps between two log lines')),
+  logEvery: free(count.default(50).describe('steps between two log lines; the end of an epoch has one too')),
   checkpointEvery: free(count.default(10).describe('epochs between two kept checkpoints')),
   checkpointSteps: free(z.int().min(0).default(0).describe('steps between two writings of the last checkpoint; 0: each epoch')),
   keepCheckpoints: free(count.default(3).describe('kept checkpoints, the latest')),

@@ -13,9 +13,9 @@ import { Trainer } from './trainer.js'
 
 /** What reads a run's images. */
 export function loaderOf({ config, source, built }: PlannedRun): Loader {
-  const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes } = config
+  const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = config
   const { device, compute: dtype } = built.backbone
-  const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, device, dtype }
+  const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, device, dtype }
   return new Loader({ items: source.items, views: 'augmented', augment: config, ...shared })
 }
 

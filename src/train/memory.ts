@@ -39,8 +39,8 @@ export function estimateMemory(
   const { hostMemory } = deviceTraits(device)
   const tensors = tensorBytes(config, { method, kind, placement, knn })
   const workers = workersFor(config.workers)
-  const { imageSize, batchSize } = config
-  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config })
+  const { imageSize, batchSize, mostPixels } = config
+  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels })
   const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * extractBatch
   const onDevice: Part[] = [
     { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },

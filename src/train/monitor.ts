@@ -67,8 +67,8 @@ export class Monitor {
     this.#clock.waited += waited
     this.#unread += 1
     const last = position.step === steps
-    const logged = position.globalStep % config.logEvery === 0 || position.globalStep === config.epochs * steps
-    if (hostMemory || logged || last) {
+    const logged = position.globalStep % config.logEvery === 0 || last
+    if (hostMemory || logged) {
       this.#due = {
         result: result.startRead(),
         foundInf: foundInf.startRead(),

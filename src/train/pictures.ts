@@ -22,7 +22,6 @@ const count = 4
 const leastFree = 64 * 2 ** 20
 
 export class RunPictures {
-  readonly #size: number
   #failed = false
 
   private constructor(
@@ -31,7 +30,6 @@ export class RunPictures {
     readonly config: Config,
     readonly onFailure: (reason: string) => void,
   ) {
-    this.#size = Math.max(224, config.imageSize)
     makeFolder(files(out).pictures)
   }
 
@@ -51,12 +49,18 @@ export class RunPictures {
     await this.#write(join(files(this.out).pictures, 'augmentation'), () => augmentationPicture(this.images, this.config, seed, imageSize))
   }
 
+  /** A size at which the network has positions to tell apart, near to the one that it was trained on. */
+  #size({ stride }: Backbone): number {
+    const { imageSize } = this.config
+    return Math.max(imageSize, Math.min(224, Math.max(2 * imageSize, 7 * stride)))
+  }
+
   /** Matches between two views of the first image, and the features of all as colours. */
   async epoch(backbone: Backbone, epoch: number): Promise<void> {
     const name = `epoch_${String(epoch).padStart(5, '0')}`
     await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone))
     await this.#write(join(files(this.out).pictures, `${name}-colours`), () =>
-      drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size))),
+      drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size(backbone)))),
     )
   }
 
@@ -80,7 +84,7 @@ export class RunPictures {
   }
 
   #drawMatches(backbone: Backbone): string {
-    const pair = seeViews(backbone, this.images[0]!, { size: this.#size, seed: 0 })
-    return drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0 }))
+    const pair = seeViews(backbone, this.images[0]!, { size: this.#size(backbone), seed: 0 })
+    return drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0, apart: 0.1 }))
   }
 }

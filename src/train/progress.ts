@@ -1,7 +1,8 @@
 /** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
 import { skippedLines } from '../data/source.js'
-import type { Loader } from '../data/loader.js'
+import { type Loader, pixelsOfCrops } from '../data/loader.js'
 import { learningRate } from '../optim/schedule.js'
+import type { Config } from '../run/config.js'
 import { duration, type Metrics } from '../run/runLog.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -24,11 +25,19 @@ export function introduction({ config, method, built, source, steps, position, r
     `model   ${backbone.description}, ${config.imageSize} px`,
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
+    ...reducedImages(config, device),
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
     ...(extendedFrom === undefined
       ? []
       : [`        extended from ${extendedFrom} to ${config.epochs} epochs: the rate goes on as in a run of ${config.epochs}, at ${rate}`]),
   ]
+}
+
+/** That a GPU does not see all of the pixels of large images, which published runs cut their crops of. */
+function reducedImages({ imageSize, mostPixels, ...crops }: Config, device: string): string[] {
+  if (!deviceTraits(device).rendersViews) return []
+  const most = mostPixels ?? pixelsOfCrops(imageSize, crops)
+  return [`images  of more than ${most} pixels are reduced before crops are cut (published runs cut them whole: --most-pixels N)`]
 }
 
 /** What can be said before the first step of how long this is: sentences with a remedy. */
@@ -49,7 +58,7 @@ export function planWarnings({ config, steps, resumed }: Pick<PlannedRun, 'confi
   return warnings
 }
 
-/** Preset quick, the shortest run that is known to teach something, takes 720. */
+/** Preset quick, the shortest run that is known to teach something, takes 448. */
 const fewSteps = 200
 
 /** A step that has been read. */

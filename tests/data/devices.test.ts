@@ -12,7 +12,9 @@ import {
   tableRow,
   wholeImage,
 } from '../../src/data/augment.js'
+import { Loader, pixelsOfCrops } from '../../src/data/loader.js'
 import { scene } from '../../src/data/scenes.js'
+import { openSource } from '../../src/data/sources.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { device } from '../support/devices.js'
@@ -108,6 +110,34 @@ test("the largest blur is the CPU's, and a larger one is refused: by the table, 
     renderTable(out, 0, Tensor.from(pixels.data, [pixels.data.length], 'u8', device), Tensor.from(row, [1, tableColumns], 'f64', device))
     throwsError(() => out.data(), 'RANGE', 'augment: a blur that reaches 90 pixels: expected at most 63')
   })
+})
+
+test("images are reduced to what crops need, or to the pixels that are asked for; whole ones give the CPU's views", async () => {
+  const { items } = await openSource('scenes:4')
+  const { height, width } = scene(0, 0).pixels
+  const imageSize = 16
+  const augment = { ...mocoV2Augmentation, blur: 0, jitter: 0, grayscale: 0 }
+  assert.ok(pixelsOfCrops(imageSize, augment) < height * width)
+  const viewsOn = async (where: string, mostPixels: number | null): Promise<ArrayLike<number>> => {
+    const loader = new Loader({ items, imageSize, batchSize: 4, views: 'augmented', augment, workers: 1, device: where, mostPixels })
+    try {
+      for await (const batch of loader.batches([{ epoch: 0, indices: Int32Array.of(0, 1, 2, 3) }])) {
+        const views = batch.views()
+        const values = views.flatMap((view) => Array.from(view.data()))
+        for (const view of views) view.dispose()
+        return values
+      }
+    } finally {
+      await loader.close()
+    }
+    return []
+  }
+  const furthest = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
+    Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0)
+  const expected = await viewsOn('cpu', null)
+  assert.is(expected.length, 2 * 4 * imageSize ** 2 * 3)
+  assert.ok(furthest(expected, await viewsOn(device, height * width)) < 1e-2)
+  assert.ok(furthest(expected, await viewsOn(device, null)) > 0.1)
 })
 
 test.run()

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
+import { type DenseCLConfig, variant } from '../../src/methods/densecl/options.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
@@ -63,12 +63,26 @@ test('the table of configurations says what the published presets set', () => {
   }
 })
 
-test('small images have the weight of the dense loss that docs/learning.md says, other than the published one', () => {
-  const [, small, published] = /so lambda is ([\d.]+) and not ([\d.]+) here/.exec(documentOf('learning.md'))!.map(Number)
-  for (const name of Object.keys(presets)) {
-    const { imageSize, denseWeight } = resolved(name)
-    if (!name.startsWith('mocov2')) assert.is(denseWeight, imageSize > 64 ? published : small, name)
+test('presets of small images are a variant, say so, and have a grid of at least 6x6 and the learning rate that docs/learning.md says', () => {
+  const [, mocoRate] = /MoCo v2's ([\d.]+) \/ \(1 - λ\)/.exec(documentOf('learning.md'))!.map(Number)
+  for (const [name, { describe }] of Object.entries(presets)) {
+    const config = resolved(name)
+    const side = config.imageSize / (4 * config.strides.reduce((product, stride) => product * stride, 1))
+    assert.ok(side >= 6, `${name}: grid ${side}`)
+    const own = variant(config)
+    assert.is(own.length > 0, /variant/.test(describe), name)
+    if (own.length === 0) continue
+    assert.equal(own.slice(0, 3), ['dense-match geometry', 'dense-negatives local of 4 keys', 'dense-in-image 0.5'], name)
+    // A batch of 32 goes by half of it.
+    assert.is(Math.round(1e9 * config.lr * (1 - config.denseWeight)) / 1e9, (mocoRate! * Math.min(64, config.batchSize)) / 64, name)
+    assert.is(config.batchSize / config.normGroups, 16, name)
   }
+  assert.is(resolved('small').baseChannels, 64)
+})
+
+test('presets whose settings were inferred say so, and no others', () => {
+  const inferred = Object.entries(presets).flatMap(([name, { describe }]) => (describe.includes('inferred') ? [name] : []))
+  assert.equal(inferred, ['densecl_coco_1600ep', 'densecl_imagenet_r101_200ep'])
 })
 
 test('without a preset the statistics of batch norms are those of the whole batch, of any size', () => {

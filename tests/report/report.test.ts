@@ -4,7 +4,7 @@ import { scene } from '../../src/data/scenes.js'
 import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
-import { drawMatches, matchesOf, mutualMatches } from '../../src/report/match.js'
+import { drawMatches, type Match, matchesOf, mutualMatches } from '../../src/report/match.js'
 import { seeViews } from '../../src/report/pairs.js'
 import { principalDirections } from '../../src/report/principal.js'
 import { linePlot } from '../../src/report/plot.js'
@@ -53,6 +53,20 @@ test('the picture has a line per match and no more than asked for', () => {
   assert.ok(matches.length >= 1 && matches.length <= 4)
   assert.is(svg.match(/<line /g)?.length ?? 0, matches.length)
   assert.is(svg.match(/<image /g)!.length, 2)
+  disposeState(backbone.state())
+})
+
+test('matches that are to lie apart do, and the strongest of all is among them', () => {
+  const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, strides: [1, 2, 1, 1] })
+  const pair = seeViews(backbone, scene(1, 2).pixels, { size: 160, seed: 1 })
+  const [all, apart] = [0, 0.2].map((share) => matchesOf(pair, { most: 1000, threshold: -1, apart: share })) as [Match[], Match[]]
+  assert.equal(apart[0], all[0])
+  assert.ok(apart.length > 3 && apart.length < all.length, `${apart.length} of ${all.length}`)
+  // On a grid of 20 x 20 a share of 0.2 is 4 cells.
+  const distances = apart.flatMap((a, i) =>
+    apart.slice(0, i).map((b) => Math.hypot(Math.floor(a.query / 20) - Math.floor(b.query / 20), (a.query % 20) - (b.query % 20))),
+  )
+  assert.ok(Math.min(...distances) >= 4)
   disposeState(backbone.state())
 })
 

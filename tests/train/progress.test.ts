@@ -1,4 +1,5 @@
 /** What a run prints and writes of a step: the same numbers, per image and per second. */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -60,6 +61,41 @@ test('a run prints the shares of kNN that its rows have, before, on the way and 
       rows,
     )
     assert.equal([rows.length, lines[0]![1], lines.at(-1)![1]], [3, 'before training', 'after training'])
+  }))
+
+test('every epoch ends with a line and a row, however few steps it has', () =>
+  withFolder((folder) => {
+    const out = join(folder, 'run')
+    const settings = ['data=scenes:24', 'epochs=3', 'depth=18', 'baseChannels=4', 'hidden=16', 'logEvery=50', 'knnData=scenes:10']
+    const { code, out: printed, err } = runCli(['pretrain', '--out', out, 'imageSize=32', 'batchSize=8', 'queueLength=16', ...settings])
+    assert.is(code, 0, err)
+    const ends = ['epoch 1/3 step 3/3', 'epoch 2/3 step 3/3', 'epoch 3/3 step 3/3']
+    assert.equal(printed.match(/^epoch \d\/\d step \d\/\d/gm), ends)
+    assert.equal(
+      readMetrics(join(out, 'metrics.jsonl')).flatMap(({ loss, globalStep }) => (loss === undefined ? [] : [globalStep])),
+      [3, 6, 9],
+    )
+  }))
+
+test('a kNN below that of the untrained network is told with a remedy, and one that is not is not', () =>
+  withFolder((folder) => {
+    const settings = ['data=scenes:24', 'depth=18', 'baseChannels=4', 'hidden=16', 'knnData=scenes:10', 'imageSize=32', 'queueLength=16']
+    const out = join(folder, 'run')
+    const start = ['pretrain', '--out', out, ...settings, 'batchSize=8']
+    assert.is(runCli([...start, 'epochs=1']).code, 0)
+    const metrics = join(out, 'metrics.jsonl')
+    /** The run goes on as one whose untrained network had this share. */
+    const extended = (before: number, epochs: number): string => {
+      const rows = readMetrics(metrics)
+      rows.find(({ knn }) => knn !== undefined)!.knn = before
+      writeFileSync(metrics, rows.map((row) => `${JSON.stringify(row)}\n`).join(''))
+      const { code, out: printed, err } = runCli(['pretrain', '--out', out, '--resume', '--epochs', String(epochs)])
+      assert.is(code, 0, err)
+      assert.match(printed, `knn     ${(100 * before).toFixed(1)} % before`)
+      return printed
+    }
+    assert.match(extended(1, 2), /^warning kNN is below that of the untrained network: .*try more epochs, a lower learning rate or more/m)
+    assert.not.match(extended(0, 3), 'below that of the untrained network')
   }))
 
 test.run()
