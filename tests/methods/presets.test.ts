@@ -63,7 +63,7 @@ test('the table of configurations says what the published presets set', () => {
   }
 })
 
-test('presets of small images are a variant, say so, and have a grid of at least 6x6 and the learning rate that docs/learning.md says', () => {
+test('presets of small images are a variant and say so, on a grid of 6x6 or more, at the learning rate of docs/learning.md', () => {
   const [, mocoRate] = /MoCo v2's ([\d.]+) \/ \(1 - λ\)/.exec(documentOf('learning.md'))!.map(Number)
   for (const [name, { describe }] of Object.entries(presets)) {
     const config = resolved(name)
