@@ -24,6 +24,10 @@ export interface FrozenOptions {
   seed?: number
   workers?: number
   maxBroken?: number
+  /** How many of the last maps are scored, two when absent. */
+  maps?: 1 | 2
+  /** False leaves out the balanced recall, which is NaN then: it wants a classifier of its own. */
+  balanced?: boolean
   /** Scores are means of two ways: trained on the cells of `train` and tested on those of `val`, and the other way round. */
   bothWays?: boolean
   compute?: ComputeOptions | undefined
@@ -49,7 +53,7 @@ export interface FrozenScores {
 /** Windows that pass through the network at a time. */
 export const batchSizeOf = ({ items }: SegmentationSource): number => Math.min(16, items.length)
 
-/** Scores the last two maps of a backbone, the last first, with running statistics. Throws DATA where no cell has a class. */
+/** Scores the last maps of a backbone, the last first, with running statistics. Throws DATA where no cell has a class. */
 export async function frozenSegmentation(
   backbone: Backbone,
   { train, val }: { train: SegmentationSource; val: SegmentationSource },
@@ -58,7 +62,7 @@ export async function frozenSegmentation(
   const [known, asked] = [await cellsOf(backbone, train, options, 0), await cellsOf(backbone, val, options, 1)]
   const classes = train.classes.length
   const compute = evaluationCompute(backbone.device, options.compute)
-  const { seed = 0, bothWays = false } = options
+  const { seed = 0, bothWays = false, balanced: wanted = true } = options
   return known.map((cells, level) => {
     const test = asked[level]!
     if (cells.labels.length === 0 || test.labels.length === 0)
@@ -67,8 +71,10 @@ export async function frozenSegmentation(
       const [train, val] = way === 0 ? [cells, test] : [test, cells]
       standardise(train, val)
       return {
-        features: withCompute(compute, () => scoresOf(val, classes, (balanced) => probeLogits(train, val, classes, { seed, balanced }))),
-        position: scoresOf(val, classes, (balanced) => placeLogits(train, val, classes, { balanced })),
+        features: withCompute(compute, () =>
+          scoresOf(val, classes, wanted, (balanced) => probeLogits(train, val, classes, { seed, balanced })),
+        ),
+        position: scoresOf(val, classes, wanted, (balanced) => placeLogits(train, val, classes, { balanced })),
       }
     })
     return {
@@ -89,7 +95,7 @@ function meanScores(all: readonly CellScores[]): CellScores {
   }
 }
 
-function scoresOf({ labels }: Cells, classes: number, logitsOf: (balanced: boolean) => Float32Array): CellScores {
+function scoresOf({ labels }: Cells, classes: number, wanted: boolean, logitsOf: (balanced: boolean) => Float32Array): CellScores {
   const matrixOf = (logits: Float32Array): ConfusionMatrix => {
     const matrix = new ConfusionMatrix(classes)
     matrix.add(labels, predictedClasses(logits, classes))
@@ -98,7 +104,7 @@ function scoresOf({ labels }: Cells, classes: number, logitsOf: (balanced: boole
   const plain = logitsOf(false)
   return {
     meanIou: matrixOf(plain).scores().meanIou,
-    balancedRecall: matrixOf(logitsOf(true)).scores().meanAccuracy,
+    balancedRecall: wanted ? matrixOf(logitsOf(true)).scores().meanAccuracy : NaN,
     objectAuc: areaUnderRoc(objectScores(plain, classes), (at) => labels[at] !== 0),
   }
 }
@@ -107,7 +113,7 @@ function scoresOf({ labels }: Cells, classes: number, logitsOf: (balanced: boole
 async function cellsOf(
   backbone: Backbone,
   source: SegmentationSource,
-  { window, windows, scale, seed = 0, workers = 0, maxBroken = 0.01, compute: given }: FrozenOptions,
+  { window, windows, scale, seed = 0, workers = 0, maxBroken = 0.01, maps: levels = 2, compute: given }: FrozenOptions,
   stream: number,
 ): Promise<(Cells & { grid: number })[]> {
   const augment: SegmentationAugment = { crop: window, scale: scale ?? 'own', ratio: [1, 1], mostOfAClass: 1, flip: 0, distort: false }
@@ -131,7 +137,7 @@ async function cellsOf(
       const truth = labels.data() as Int32Array
       withCompute(compute, () =>
         scope(() => {
-          const maps = backbone.stages(backbone.input(x), evaluation).slice(-2).reverse()
+          const maps = backbone.stages(backbone.input(x), evaluation).slice(-levels).reverse()
           maps.forEach((map, level) => {
             const [count, grid, , dim] = map.shape as [number, number, number, number]
             const part = (parts[level] ??= { grid, dim, features: [], labels: [], places: [] })

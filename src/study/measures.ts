@@ -130,7 +130,10 @@ function frozenOf(tree: StudyData['trees'][number], { objects, scenes }: StudySi
     what: { ...windows },
     async take({ backbone, seed, workers, compute }) {
       checkFrozenMemory(backbone, tree, { ...windows, workers, compute })
-      const [last] = await frozenSegmentation(backbone, tree, { ...windows, bothWays: true, seed, workers, compute })
+      const [last] = await frozenSegmentation(backbone, tree, {
+        ...{ ...windows, maps: 1, balanced: false, bothWays: true },
+        ...{ seed, workers, compute },
+      })
       const score = (of: 'features' | 'position'): number => 100 * (background ? last![of].objectAuc : last![of].meanIou)
       return { scores: { [name]: score('features') }, blind: { [name]: score('position') } }
     },

@@ -16,7 +16,7 @@ import {
   standardise,
 } from '../../src/eval/cellProbe.js'
 import { checkFrozenMemory } from '../../src/eval/frozenMemory.js'
-import { frozenSegmentation } from '../../src/eval/frozenSegmentation.js'
+import { type FrozenScores, frozenSegmentation } from '../../src/eval/frozenSegmentation.js'
 import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
 import { emptyState } from '../../src/nn/module.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
@@ -142,6 +142,25 @@ test('features that hold the class find it in pictures where the place says litt
     assert.ok(position.meanIou < 0.35 && position.balancedRecall < 0.5, `${position.meanIou}`)
     assert.equal(await frozenSegmentation(new Colours(), sources, { ...options, workers: 2 }), [scores])
     assert.not.equal(await frozenSegmentation(new Colours(), sources, { ...options, seed: 3 }), [scores])
+  })
+})
+
+test('both ways are the mean of one way and the other, where windows are whole pictures; what is not asked for is not there', async () => {
+  await withFolder(async (folder) => {
+    writeVocTree(folder, { train: 8, val: 4 })
+    const [train, val] = [openSegmentation(folder, ['train']), openSegmentation(folder, ['val'])]
+    const options = { window: 64, windows: 1, workers: 1 }
+    const scored = async (sets: { train: typeof train; val: typeof val }, more: object = {}): Promise<FrozenScores> =>
+      (await frozenSegmentation(new Colours(), sets, { ...options, ...more }))[0]!
+    const [there, back] = [await scored({ train, val }), await scored({ train: val, val: train })]
+    const both = await scored({ train, val }, { bothWays: true, maps: 1 })
+    for (const of of ['features', 'position'] as const)
+      for (const key of ['meanIou', 'balancedRecall', 'objectAuc'] as const)
+        assert.ok(Math.abs(both[of][key] - (there[of][key] + back[of][key]) / 2) < 1e-3, `${of} ${key}`)
+    assert.not.equal(there.position, back.position)
+    const plain = await scored({ train, val }, { balanced: false })
+    assert.equal({ ...plain.features, balancedRecall: 0 }, { ...there.features, balancedRecall: 0 })
+    assert.ok(Number.isNaN(plain.features.balancedRecall))
   })
 })
 
