@@ -1,5 +1,5 @@
-// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER]: builds another form of the addon through
-// CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must
+// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER] [-- CMAKE...]: builds another form of the addon
+// through CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must
 // preload the runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the
 // tools. Also what `densecl build` runs in an installed package: nothing but the package's dependencies is needed, and no network.
 import { spawnSync } from 'node:child_process'
@@ -11,7 +11,9 @@ import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
-const [form, ...flags] = process.argv.slice(2)
+const [form, ...words] = process.argv.slice(2)
+const end = words.includes('--') ? words.indexOf('--') : words.length
+const [flags, forCMake] = [words.slice(0, end), words.slice(end + 1)]
 const into = flags.includes('--into') ? flags[flags.indexOf('--into') + 1] : undefined
 const optional = flags.includes('--optional')
 const quick = flags.includes('--quick')
@@ -64,8 +66,8 @@ const define = {
   DENSECL_HEADERS: headers.join(';'),
   DENSECL_ARCHITECTURES: process.env.DENSECL_ARCHITECTURES || 'default',
 }
-const run = (...words) => spawnSync('cmake', words, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
-const configured = run('-S', '.', '-B', folder, ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`))
+const run = (...parameters) => spawnSync('cmake', parameters, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
+const configured = run('-S', '.', '-B', folder, ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`), ...forCMake)
 const result = configured.status === 0 ? run('--build', folder, '--parallel', String(availableParallelism())) : configured
 const output = `${result.stdout}\n${result.stderr}`
 if (result.status !== 0) {
