@@ -74,7 +74,6 @@ try {
     if (inside.startsWith('node_modules') && existsSync(path)) cpSync(path, join(home, inside), { recursive: true, dereference: true })
   }
   // Headers serve compiling only; prebuilt libraries of other systems are of no use beside this Node.
-  const here = `${process.platform}-${process.arch}`
   const foreign = (folder, ours) =>
     (existsSync(join(home, folder)) ? readdirSync(join(home, folder)) : []).filter((name) => !ours(name)).map((name) => join(folder, name))
   const glibc = process.report.getReport().header.glibcVersionRuntime !== undefined
@@ -82,7 +81,6 @@ try {
   const unused = [
     join('node_modules', 'node-addon-api'),
     ...foreign(join('node_modules', '@img'), (name) => !name.startsWith('sharp-') || (name.endsWith(process.arch) && libc(name))),
-    ...foreign(join('node_modules', '@julusian', 'jpeg-turbo', 'prebuilds'), (name) => name.includes(here) && libc(name)),
   ]
   for (const path of unused) rmSync(join(home, path), { recursive: true, force: true })
   if (tests) for (const path of ['dist/tests', 'dist/examples', 'tests/fixtures', 'native/core/ops.def']) copy(path)

@@ -2,10 +2,12 @@
 // it installs, so that those need neither scripts nor a compiler. A failure is explained in a sentence, never as a stack trace; --force
 // rebuilds.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+import { nativeSources } from './nativeSources.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
@@ -46,11 +48,8 @@ const headers = existsSync('/usr/include/node/node_api.h') ? ['--nodedir=/usr'] 
 // The makefile lists the sources that there were when it was made.
 const makefile = join(root, 'build', 'densecl.target.mk')
 const listed = existsSync(makefile) ? readFileSync(makefile, 'utf8') : ''
-const current = ['addon', 'core', 'cpu'].every((folder) => {
-  const sources = readdirSync(join(root, 'native', folder)).filter((name) => name.endsWith('.cpp'))
-  const objects = sources.map((name) => `/native/${folder}/${name.replace(/\.cpp$/, '.o')}`)
-  return objects.every((object) => listed.includes(object)) && listed.split(`/native/${folder}/`).length - 1 === objects.length
-})
+const objects = nativeSources().map((source) => `/${source.replace(/\.\w+$/, '.o')}`)
+const current = objects.every((object) => listed.includes(object)) && listed.match(/\/native\/\S+\.o/g)?.length === objects.length
 const commands = process.argv.includes('--force') ? ['rebuild'] : current ? ['build'] : ['configure', 'build']
 const result = spawnSync(process.execPath, [gyp, ...commands, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
 if (result.status !== 0) {

@@ -1,7 +1,7 @@
-// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER] [-- CMAKE...]: builds another form of the addon
-// through CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a process must
-// preload the runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines without the
-// tools. Also what `densecl build` runs in an installed package: nothing but the package's dependencies is needed, and no network.
+// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER] [-- CMAKE...]: builds another form of the
+// addon through CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a
+// process must preload the runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines
+// without the tools. Also what `densecl build` runs in an installed package: it needs the package's dependencies and no network.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'

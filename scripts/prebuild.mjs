@@ -118,7 +118,12 @@ function prebuild(system, form) {
   const folder = join('build-package', form === 'cuda' ? `${system}-cuda` : system)
   const define = { ...(old === undefined ? {} : { DENSECL_GLIBC: oldGlibc(old) }) }
   if (old?.processor !== undefined)
-    Object.assign(define, { CMAKE_SYSTEM_NAME: 'Linux', CMAKE_SYSTEM_PROCESSOR: old.processor, CMAKE_CXX_COMPILER: old.compiler })
+    Object.assign(define, {
+      CMAKE_SYSTEM_NAME: 'Linux',
+      CMAKE_SYSTEM_PROCESSOR: old.processor,
+      CMAKE_CXX_COMPILER: old.compiler,
+      CMAKE_C_COMPILER: old.compiler.replace(/g\+\+$/, 'gcc'),
+    })
   const words = Object.entries(define).map(([name, value]) => `-D${name}=${value}`)
   run(process.execPath, [join('scripts', 'native.mjs'), form, '--into', folder, '--', ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
   const built = join(root, folder, 'Release', 'densecl.node')

@@ -6,6 +6,7 @@
 #include "../core/parallel.h"
 #include "../core/signals.h"
 #include "../cpu/isa.h"
+#include "../jpeg/decode.h"
 #include "handles.h"
 #include "steps.h"
 #include "values.h"
@@ -21,6 +22,7 @@ namespace densecl {
 namespace {
 
 constexpr double kMaxThreads = 1024;
+constexpr double kMostJpegPixels = 65535;  // of a side
 
 // Takes values off an array that JavaScript made.
 struct Reader {
@@ -82,6 +84,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("useUpload", &Addon::guard<&Addon::useUpload>),
                              InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
                              InstanceMethod("release", &Addon::guard<&Addon::release>),
+                             InstanceMethod("decodeJpeg", &Addon::guard<&Addon::decodeJpeg>),
                              InstanceMethod("recordEvent", &Addon::guard<&Addon::recordEvent>),
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
 #if defined(DENSECL_SIMT)
@@ -392,6 +395,27 @@ class Addon : public Napi::Addon<Addon> {
     result.Set("live", static_cast<double>(planned.plan->live()));
     result.Set("total", static_cast<double>(planned.plan->total()));
     return result;
+  }
+
+  // decodeJpeg(bytes, [width, height] of the image, denominator, [x, y, width, height] of the reduced image, out)
+  Napi::Value decodeJpeg(const Napi::CallbackInfo& info) {
+    const auto numbers = [](const Napi::Value& value, uint32_t* to, uint32_t count) {
+      const Napi::Array array = value.As<Napi::Array>();
+      for (uint32_t i = 0; i < count; ++i) to[i] = static_cast<uint32_t>(integerOf(array.Get(i), "a size of a JPEG", 0, kMostJpegPixels));
+    };
+    uint32_t size[2], part[4];
+    numbers(info[1], size, 2);
+    numbers(info[3], part, 4);
+    const auto denominator = static_cast<uint32_t>(integerOf(info[2], "the denominator of a JPEG's size", 1, 8));
+    const auto bytes = bytesOf(info[0]), out = bytesOf(info[4]);
+    const auto reduced = [&](uint32_t length) { return (length + denominator - 1) / denominator; };
+    REQUIRE((denominator & (denominator - 1)) == 0, "ARGUMENT", "decodeJpeg: expected a denominator of 1, 2, 4 or 8");
+    REQUIRE(part[2] > 0 && part[3] > 0 && part[0] + part[2] <= reduced(size[0]) && part[1] + part[3] <= reduced(size[1]), "ARGUMENT",
+            "decodeJpeg: expected a part of the image");
+    REQUIRE(out.second == size_t{3} * part[2] * part[3], "SHAPE", "decodeJpeg: expected 3 bytes for each pixel of the part");
+    jpeg::decode(static_cast<const uint8_t*>(bytes.first), bytes.second, size[0], size[1], static_cast<int>(denominator),
+                 {part[0], part[1], part[2], part[3]}, static_cast<uint8_t*>(out.first));
+    return info.Env().Undefined();
   }
 
   // recordEvent(device) -> event; elapsed(device, from, to) -> milliseconds

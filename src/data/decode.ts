@@ -1,5 +1,5 @@
 /**
- * Image bytes to RGB pixels. JPEG goes to libjpeg-turbo, everything else and what it refuses (CMYK) to libvips (sharp).
+ * Image bytes to RGB pixels. JPEG goes to libjpeg-turbo, which is in the addon, everything else and CMYK to libvips (sharp).
  * EXIF orientation is applied; alpha is dropped onto black; 16-bit and grey become 8-bit RGB.
  */
 import { createRequire } from 'node:module'
@@ -7,7 +7,8 @@ import { isMainThread } from 'node:worker_threads'
 
 import type { Sharp } from 'sharp'
 
-import { fail } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
 
 /** A decoded image. */
 export interface Pixels {
@@ -17,20 +18,7 @@ export interface Pixels {
   data: Uint8Array
 }
 
-interface JpegTurbo {
-  FORMAT_RGB: number
-  decompressSync(image: Buffer, options: { format: number }): { data: Buffer; width: number; height: number; size: number }
-}
-
 const require = createRequire(import.meta.url)
-function optional(name: string): unknown {
-  try {
-    return require(name) as unknown
-  } catch {
-    return undefined
-  }
-}
-const jpegTurbo = optional('@julusian/jpeg-turbo') as JpegTurbo | undefined
 
 /** The package sharp, which the product runs without as long as JPEGs are all it reads; throws DECODE with `name`. */
 export async function libvips(name: string): Promise<(typeof import('sharp'))['default']> {
@@ -52,7 +40,7 @@ function installed(name: string): boolean {
 
 /** What decodes here, for `doctor`. */
 export const decoders = (): { jpeg: string; others: string } => ({
-  jpeg: jpegTurbo !== undefined ? 'libjpeg-turbo' : 'libvips (slow: the optional package @julusian/jpeg-turbo is not installed)',
+  jpeg: 'libjpeg-turbo 2.1.5, in the addon',
   others: installed('sharp') ? 'libvips (sharp)' : 'none: the optional package sharp is not installed',
 })
 
@@ -67,30 +55,66 @@ const mostJpegPixelsPerByte = 8 * 64
 
 /**
  * Throws DECODE with `name` and the reason when the bytes are not a whole image. An image of more than `mostPixels` is reduced to
- * about that many; libvips decodes a JPEG of four times as many with fewer coefficients of each block, several times faster.
+ * about that many, which is several times faster where it is four times as many: most coefficients of its blocks are left out then.
  */
 export async function decode(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
   if (bytes.length === 0) fail('DECODE', `${name}: the file is empty`)
   if (!isJpeg(bytes)) return decodeAny(bytes, name, mostPixels)
+  const frame = checkedFrame(bytes, name)
+  const pixels = frame.width * frame.height
+  const orientation = exifOrientation(bytes)
+  // libvips reduces to any size and turns; without it the image is reduced by a power of two and turned here.
+  if (frame.components === 4 || ((pixels > mostPixels || orientation !== 1) && installed('sharp')))
+    return decodeAny(bytes, name, mostPixels)
+  const reduce = ([8, 4, 2] as const).find((by) => pixels / (by * by) >= mostPixels) ?? 1
+  return orient(decodeJpeg(bytes, name, frame, reduce), orientation)
+}
+
+/** A part of an image, in its pixels. */
+export interface Part {
+  x: number
+  y: number
+  width: number
+  height: number
+}
+
+/**
+ * A part of a JPEG that is reduced by `reduce`, in each direction: what decoding all of it would give there, but what lies beside the part
+ * is skipped. The part is one of the reduced image, as it is stored: its EXIF orientation is not applied. Throws ARGUMENT where it is
+ * outside of the image, and DECODE with `name` for what is no JPEG of 1 or 3 components.
+ */
+export function decodePart(bytes: Buffer, name: string, part: Part, reduce: 1 | 2 | 4 | 8 = 1): Pixels {
+  if (!isJpeg(bytes)) fail('DECODE', `${name}: expected a JPEG`)
+  const frame = checkedFrame(bytes, name)
+  const [width, height] = [Math.ceil(frame.width / reduce), Math.ceil(frame.height / reduce)]
+  const inside = part.x >= 0 && part.y >= 0 && part.width >= 1 && part.height >= 1
+  if (!Object.values(part).every(Number.isInteger) || !inside || part.x + part.width > width || part.y + part.height > height)
+    fail('ARGUMENT', `decodePart: expected a part of the ${width}x${height} pixels of ${name} but received ${JSON.stringify(part)}`)
+  return decodeJpeg(bytes, name, frame, reduce, part)
+}
+
+export const isJpeg = (bytes: Buffer): boolean => bytes[0] === 0xff && bytes[1] === 0xd8
+
+/** The frame of a JPEG that may be decoded: memory is taken for no more pixels than are allowed, and than its bytes can hold. */
+function checkedFrame(bytes: Buffer, name: string): Frame {
   const frame = jpegFrame(bytes, name)
   const pixels = frame.width * frame.height
   if (pixels > maxPixels) fail('DECODE', `${name}: ${frame.width}x${frame.height} pixels are more than the ${maxPixels} allowed`)
   if (pixels > mostJpegPixelsPerByte * bytes.length)
     fail('DECODE', `${name}: the JPEG claims ${frame.width}x${frame.height} pixels, which its ${bytes.length} bytes cannot hold`)
-  const orientation = exifOrientation(bytes)
-  // libvips reduces and turns; without it the image is decoded whole and turned here.
-  if (frame.components === 4 || jpegTurbo === undefined || ((pixels > mostPixels || orientation !== 1) && installed('sharp')))
-    return decodeAny(bytes, name, mostPixels)
-  return orient(decodeJpeg(jpegTurbo, bytes, name), orientation)
+  if (pixels === 0) fail('DECODE', `${name}: not a whole JPEG (its frame is ${frame.width}x${frame.height} pixels)`)
+  return frame
 }
 
-export const isJpeg = (bytes: Buffer): boolean => bytes[0] === 0xff && bytes[1] === 0xd8
-
-function decodeJpeg(turbo: JpegTurbo, bytes: Buffer, name: string): Pixels {
+function decodeJpeg(bytes: Buffer, name: string, frame: Frame, reduce: number, part?: Part): Pixels {
+  const reduced = (length: number): number => Math.ceil(length / reduce)
+  const { x, y, width, height } = part ?? { x: 0, y: 0, width: reduced(frame.width), height: reduced(frame.height) }
+  const data = Buffer.allocUnsafeSlow(3 * width * height)
   try {
-    const { data, width, height } = turbo.decompressSync(bytes, { format: turbo.FORMAT_RGB })
-    return { width, height, data: data.subarray(0, width * height * 3) }
+    native.decodeJpeg(bytes, [frame.width, frame.height], reduce, [x, y, width, height], data)
+    return { width, height, data }
   } catch (error) {
+    if (!(error instanceof DenseclError && error.code === 'DECODE')) throw error
     return fail('DECODE', `${name}: not a whole JPEG (${reason(error)})`)
   }
 }
@@ -120,8 +144,14 @@ async function reduced(image: Sharp, mostPixels: number): Promise<Sharp> {
 
 const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0]!.trim()
 
+interface Frame {
+  width: number
+  height: number
+  components: number
+}
+
 /** Size and channels from the frame header, before any rotation, and a check that the stream reaches its end marker. */
-export function jpegFrame(bytes: Buffer, name: string): { width: number; height: number; components: number } {
+export function jpegFrame(bytes: Buffer, name: string): Frame {
   for (const { marker, start } of jpegSegments(bytes)) {
     const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc
     if (!isFrame || start + 6 > bytes.length) continue

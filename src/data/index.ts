@@ -18,7 +18,7 @@ export {
   wholeImage,
 } from './augment.js'
 export { type BoxBatch, type BoxView } from './boxView.js'
-export { decode, type Pixels } from './decode.js'
+export { decode, decodePart, type Part, type Pixels } from './decode.js'
 export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loader.js'
 export { type Resampling } from './resizeBytes.js'
 export { batchIndices, epochBatches, epochOrder, orderedBatches, stepsPerEpoch } from './sampler.js'

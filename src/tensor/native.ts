@@ -138,6 +138,17 @@ interface Native {
   endRecording(step: number): RecordedStep
   replay(step: number): void
   endGraph(step: number): void
+  /**
+   * A JPEG of 1 or 3 components to RGB, of a size that its frame header must agree with: the part [x, y, width, height] of the image that
+   * is reduced by 1, 2, 4 or 8. `out` holds 3 bytes a pixel of the part.
+   */
+  decodeJpeg(
+    bytes: Uint8Array,
+    size: readonly [width: number, height: number],
+    denominator: number,
+    part: readonly number[],
+    out: Uint8Array,
+  ): void
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number
