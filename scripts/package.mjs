@@ -104,7 +104,7 @@ function tryOut(tarball, major) {
     const started = performance.now()
     run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball], { cwd: project })
     const seconds = (performance.now() - started) / 1000
-    const packages = Object.keys(JSON.parse(readFileSync(join(project, 'package-lock.json'), 'utf8')).packages).length - 1
+    const packages = Object.keys(JSON.parse(readFileSync(join(project, 'node_modules', '.package-lock.json'), 'utf8')).packages).length
     const installed = run('du', ['-sm', 'node_modules'], { cwd: project }).split('\t')[0]
     const cli = join(project, 'node_modules', manifest.name, manifest.bin.densecl)
     const doctor = JSON.parse(inside([cli, 'doctor', '--json']))

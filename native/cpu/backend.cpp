@@ -1,8 +1,8 @@
 // The CPU as a device.
 #include "../core/device.h"
 
-#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "../core/parallel.h"
 #include "isa.h"
@@ -14,6 +14,8 @@
 namespace densecl {
 namespace {
 
+constexpr std::align_val_t kAlignment{64};
+
 const OpFunction kOps[] = {
 #define OP(name, ...) cpu::name,
 #include "../core/ops.def"
@@ -23,14 +25,14 @@ const OpFunction kOps[] = {
 class CpuDevice : public Device {
  public:
   CpuDevice() : Device("cpu", kOps) {}
-  void* allocateRaw(size_t bytes) override { return std::aligned_alloc(64, bytes); }
+  void* allocateRaw(size_t bytes) override { return ::operator new(bytes, kAlignment, std::nothrow); }
   void releaseRaw(void* block, size_t bytes) override {
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_UNPOISON_MEMORY_REGION(block, bytes);
 #else
     (void)bytes;
 #endif
-    std::free(block);
+    ::operator delete(block, kAlignment);
   }
 #if defined(__SANITIZE_ADDRESS__)
   // What a tensor has not asked for is none of its memory, and none of it is anyone's in the cache.

@@ -33,7 +33,11 @@ const char* instructionSet() {
   switch (isa()) {
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
+#if defined(__aarch64__)
+    default: return "neon";  // what the compiler makes of the portable loops: every such processor has it
+#else
     default: return "portable";
+#endif
   }
 }
 

@@ -33,12 +33,24 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[], { verify
       closeSync(descriptor)
     }
     renameSync(temporary, path)
-    const folder = openSync(dirname(path), 'r')
-    fsyncSync(folder)
-    closeSync(folder)
+    syncFolder(dirname(path))
   } catch (error) {
     rmSync(temporary, { force: true })
     fail('WRITE', `${path}: cannot be written (${writeProblem(error)}); what was there before is untouched`)
+  }
+}
+
+/** Makes a rename last through a loss of power, where the system can: Windows opens no folders, and some network disks sync none. */
+function syncFolder(path: string): void {
+  try {
+    const folder = openSync(path, 'r')
+    try {
+      fsyncSync(folder)
+    } finally {
+      closeSync(folder)
+    }
+  } catch (error) {
+    if (!['EISDIR', 'EPERM', 'EINVAL', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
   }
 }
 
