@@ -1,7 +1,7 @@
 /** Where the native addon is looked for, and which of what is there is taken. */
 import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join, relative, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { DenseclError } from './errors.js'
@@ -66,12 +66,13 @@ export function addonCandidates(root = packageRoot): string[] {
   ]
 }
 
-/** Its file where it is installed, else where npm would put it. */
+/** Its file where it is installed, else where npm would put it: beside this package. */
 function cudaPackageFile(root: string): string {
   try {
     return createRequire(join(root, 'package.json')).resolve(`${cudaPackage}/densecl.node`)
   } catch {
-    return join(root, 'node_modules', cudaPackage, 'densecl.node')
+    const folder = basename(dirname(root)) === 'node_modules' ? dirname(root) : join(root, 'node_modules')
+    return join(folder, cudaPackage, 'densecl.node')
   }
 }
 

@@ -68,6 +68,7 @@ test('an addon that is damaged, of another version or of other sources is passed
       taken.refused.map(({ path }) => path),
       [text, cut, old],
     )
+    assert.is(taken.refused[1]!.why, 'it is cut off')
     assert.match(taken.refused[2]!.why, `it is of densecl 0.0.0, this package is ${packageVersion}`)
     const words = [/no native addon for this system/, /absent\.node: is not there/, /old\.node: it is of densecl 0\.0\.0/]
     throwsError(() => loadAddon(none, [join(folder, 'absent.node'), text, old]), 'ADDON', ...words)
