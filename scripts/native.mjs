@@ -1,4 +1,4 @@
-// node scripts/native.mjs cuda|simt|cpu [--sanitize|--quick] [--optional] [--into FOLDER] [-- CMAKE...]: builds another form of the
+// node scripts/native.mjs cuda|simt|mpi|cpu [--sanitize|--quick] [--optional] [--into FOLDER] [-- CMAKE...]: builds another form of the
 // addon through CMake, each in a folder of its own. --sanitize: with AddressSanitizer, and for the CPU with UndefinedBehaviorSanitizer (a
 // process must preload the runtime of the first: see tests/ops/fuzz.test.ts). --optional prints why it cannot and ends well, for machines
 // without the tools. Also what `densecl build` runs in an installed package: it needs the package's dependencies and no network.
@@ -21,6 +21,7 @@ const sanitize = flags.includes('--sanitize')
 const forms = {
   cuda: { define: 'DENSECL_CUDA', tools: ['cmake', 'nvcc'], folder: 'build-cuda' },
   simt: { define: 'DENSECL_SIMT', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-simt-asan' : 'build-simt' },
+  mpi: { define: 'DENSECL_MPI', tools: ['cmake', process.env.CXX ?? 'g++', 'mpicxx'], folder: 'build-mpi' },
   cpu: {
     define: 'DENSECL_CPU',
     tools: ['cmake', process.env.CXX ?? 'g++'],
@@ -40,6 +41,8 @@ for (const tool of chosen.tools) {
     const hint =
       tool === 'nvcc'
         ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.'
+        : tool === 'mpicxx'
+          ? 'Install Open MPI or MPICH. Debian and Ubuntu: apt-get install libopenmpi-dev openmpi-bin.'
         : `Debian and Ubuntu: apt-get install ${tool}.`
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
   }

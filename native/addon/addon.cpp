@@ -2,11 +2,14 @@
 // node-addon-api) because no JavaScript is called from native code, so no foreign value can be thrown through it.
 #include <napi.h>
 
+#include <cstdlib>
+
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../core/signals.h"
 #include "../cpu/isa.h"
 #include "../jpeg/decode.h"
+#include "collectives.h"
 #include "handles.h"
 #include "steps.h"
 #include "values.h"
@@ -87,6 +90,12 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("decodeJpeg", &Addon::guard<&Addon::decodeJpeg>),
                              InstanceMethod("recordEvent", &Addon::guard<&Addon::recordEvent>),
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
+                             InstanceMethod("commLibrary", &Addon::guard<&Addon::describeComm>),
+                             InstanceMethod("openComm", &Addon::guard<&Addon::openCommunication>),
+                             InstanceMethod("startCollective", &Addon::guard<&Addon::startCollective>),
+                             InstanceMethod("joinCollective", &Addon::guard<&Addon::joinCollective>),
+                             InstanceMethod("closeComm", &Addon::guard<&Addon::closeCommunication>),
+                             InstanceMethod("leave", &Addon::guard<&Addon::leave>),
 #if defined(DENSECL_SIMT)
                              InstanceMethod("simtShuffle", &Addon::guard<&Addon::simtShuffle>),
                              InstanceMethod("simtCapability", &Addon::guard<&Addon::simtCapability>),
@@ -427,6 +436,17 @@ class Addon : public Napi::Addon<Addon> {
     return Napi::Number::New(info.Env(), deviceOf(info[0]).elapsed(event(1), event(2)));
   }
 
+  Napi::Value describeComm(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), commLibrary()); }
+  Napi::Value openCommunication(const Napi::CallbackInfo& info) { return collectives_.open(info); }
+  Napi::Value startCollective(const Napi::CallbackInfo& info) { return collectives_.start(info, handles_); }
+  Napi::Value joinCollective(const Napi::CallbackInfo& info) { return collectives_.join(info); }
+  Napi::Value closeCommunication(const Napi::CallbackInfo& info) {
+    closeComm();
+    return info.Env().Undefined();
+  }
+  // leave(code): ends the process at once, from any thread; no thread is waited for, nothing else is flushed
+  Napi::Value leave(const Napi::CallbackInfo& info) { std::_Exit(static_cast<int>(integerOf(info[0], "an exit code", 0, 255))); }
+
 #if defined(DENSECL_SIMT)
   Napi::Value simtShuffle(const Napi::CallbackInfo& info) {
     simt::setShuffle(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
@@ -450,6 +470,7 @@ class Addon : public Napi::Addon<Addon> {
   Device* device_ = nullptr;
   Reads reads_;
   Steps steps_;
+  Collectives collectives_;
 };
 
 NODE_API_ADDON(Addon)

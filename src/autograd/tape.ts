@@ -18,6 +18,9 @@ interface Node {
 
 let active: Tape | undefined
 
+/** Told of a gradient that is complete, by the place of its target; it may be read and written beside what is left of the pass. */
+export type GradientReady = (place: number, gradient: Tensor) => void
+
 /**
  * Records the ops that run inside record() on the watched tensors and what depends on them, and computes gradients once.
  * It holds saved tensors under handles of its own, so scopes inside the forward pass may free theirs; each is freed as soon
@@ -77,9 +80,10 @@ export class Tape {
 
   /**
    * Gradients of `output`, weighted by `seed` (ones without it), with respect to each of `targets`, in their order; zeros
-   * for a target that `output` does not depend on. The tape has ended then: a second call throws TAPE.
+   * for a target that `output` does not depend on. The tape has ended then: a second call throws TAPE. `ready` is told of each gradient,
+   * by its target's first place in `targets`, as soon as nothing is added to it any more, while the pass goes on.
    */
-  backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor): Tensor[] {
+  backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor, ready?: GradientReady): Tensor[] {
     this.#expectOpen('backward')
     expectTensor('backward', 'output', output)
     if (!this.#tracked.has(output.id))
@@ -93,6 +97,12 @@ export class Tape {
     }
     if (seed !== undefined) expectShape('backward', 'seed', seed, output.shape, 'the shape of the output')
     const wanted = new Set(targets.map((target) => target.id))
+    const places = new Map(targets.map((target, i) => [target.id, i] as const).reverse())
+    const complete = (node: Node): void => {
+      if (ready !== undefined)
+        for (const id of new Set(differentiableInputs(node)))
+          if (wanted.has(id) && gradients.complete(id)) ready(places.get(id)!, gradients.get(id)!)
+    }
     this.#ended = 'its gradients have been taken already'
     const gradients = new Gradients(this.#nodes, wanted)
     gradients.put(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
@@ -102,9 +112,11 @@ export class Tape {
           const grad = gradients.get(node.output)
           if (grad === undefined) {
             gradients.skip(node)
+            complete(node)
             continue
           }
           differentiate(node, grad, gradients)
+          complete(node)
           if (!wanted.has(node.output)) gradients.take(node.output)!.dispose()
         } finally {
           release(node)
@@ -112,10 +124,9 @@ export class Tape {
       }
       // A target that is named twice has its gradient twice.
       const taken = new Map<number, Tensor>()
-      return targets.map((target) => {
+      return targets.map((target, i) => {
         const before = taken.get(target.id)
-        const gradient =
-          before?.alias() ?? gradients.take(target.id) ?? Tensor.zeros(target.shape, accumulator(target.dtype), target.device)
+        const gradient = before?.alias() ?? gradients.take(target.id) ?? this.#zeros(target, i, ready)
         taken.set(target.id, gradient)
         return gradient.adopt()
       })
@@ -123,6 +134,13 @@ export class Tape {
       gradients.dispose()
       this.dispose()
     }
+  }
+
+  /** The gradient of a target that the output does not depend on. */
+  #zeros(target: Tensor, place: number, ready: GradientReady | undefined): Tensor {
+    const zeros = Tensor.zeros(target.shape, accumulator(target.dtype), target.device)
+    ready?.(place, zeros)
+    return zeros
   }
 
   #expectOpen(what: string): void {
@@ -157,6 +175,11 @@ class Gradients {
 
   get(id: number): Tensor | undefined {
     return this.#held.get(id)
+  }
+
+  /** Whether there is a gradient and nobody is left to contribute to it. */
+  complete(id: number): boolean {
+    return this.#held.has(id) && this.#contributors.get(id) === 0
   }
 
   /** The sums that an epilogue made of a gradient. */

@@ -24,8 +24,13 @@ export function numberFlag(name: string, text: string, { least = -Infinity, most
   return fail('CONFIG', `--${name} is ${text}: expected ${whole ? 'an integer' : 'a number'}${range}`)
 }
 
-/** The exit code of a command that a signal has ended: 130 after SIGINT, 143 after SIGTERM. */
-export const interruptedCode = (): number => 128 + native.heardSignal()
+const sigterm = 15
+
+/**
+ * The exit code of a command that a signal has ended: 130 after SIGINT, 143 after SIGTERM, and where another process of the same run heard
+ * one.
+ */
+export const interruptedCode = (): number => 128 + (native.heardSignal() || sigterm)
 
 /**
  * The action of a command that takes long. From SIGINT or SIGTERM on, what takes long in it ends where nothing is half done; a second one

@@ -1,11 +1,13 @@
 import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
 import { broken, checkDevice, describeReport, type PartReport } from '../selftest/check.js'
 import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
 import { decoders } from '../data/decode.js'
-import { buildCommand, cudaPackage, isClone, packageVersion } from '../tensor/addon.js'
+import { identity } from '../distributed/launcher.js'
+import { buildCommand, cudaPackage, isClone, mpiAddonPath, mpiBuildCommand, packageVersion } from '../tensor/addon.js'
 import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { kernelFamilies } from '../tensor/families.js'
@@ -63,6 +65,7 @@ function addonFacts(): { addon: Record<string, string>; problem?: string } {
         instructionSet:
           set === 'portable' && process.arch === 'x64' ? 'portable (slow: AVX2 needs a processor of 2013 or later, and Linux)' : set,
         ...devices(),
+        ...processes(),
       },
     }
   } catch (error) {
@@ -119,6 +122,19 @@ function kernels(device: string): string {
   const lacks = !hopper && deviceTraits(device).capability === 90
   const hint = lacks ? ' (the faster ones of Hopper are not in this build: DENSECL_ARCHITECTURES must name 90a)' : ''
   return `${hopper ? 'wgmma and mma.sync' : 'mma.sync'}${hint}; ${trustOf(device)}`
+}
+
+/** What several processes of a run would find: by what they exchange tensors, what starts them, and whether something has. */
+function processes(): Record<string, string> {
+  const library = native.commLibrary()
+  const collectives = library !== '' ? library : existsSync(mpiAddonPath) ? `by MPI in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes them`
+  const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
+  const { launcher, rank, size } = identity()
+  return {
+    collectives,
+    mpirun: error === undefined ? (stdout.split('\n')[0] ?? 'unknown') : 'not found (densecl launch needs it)',
+    launcher: launcher === 'none' ? 'none: this is the only process' : `${launcher}: rank ${rank} of ${size}`,
+  }
 }
 
 /** Each device with what it is, what the CUDA backend was built for and could be built with, and what a GPU lacks. */

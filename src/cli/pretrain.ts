@@ -3,6 +3,8 @@ import { parseArgs } from 'node:util'
 import { type Command, Option } from 'commander'
 import { stringify } from 'yaml'
 
+import { identity } from '../distributed/launcher.js'
+import { leaveTogether, openGroup } from '../distributed/open.js'
 import { densecl } from '../methods/densecl/method.js'
 import { configure, configuredMethod, findMethod, optionsOf, presetSettings, presetsOf } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
@@ -102,23 +104,28 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
   const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
 
   if (flags.dryRun === true) {
+    const { size, launcher } = identity()
+    if (size > 1) fail('CONFIG', `--dry-run tells of one process: expected it without ${launcher}, which started ${size}`)
     if (flags.resume === true) fail('CONFIG', '--dry-run says what a new run would be: expected it without --resume')
     const { lines, ...known } = await dryRun({ config, method, force: flags.force === true })
     if (flags.json === true) console.log(JSON.stringify({ config, ...known, lines }, undefined, 2))
     else console.log([stringify(config).trimEnd(), '', ...lines].join('\n'))
     return 0
   }
+  const group = openGroup()
+  leaveTogether(group)
   const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
-  if (preset !== undefined && flags.json !== true && flags.resume !== true) console.log(`preset  ${flags.preset}: ${preset.describe}`)
+  if (group.rank === 0 && preset !== undefined && flags.json !== true && flags.resume !== true) console.log(`preset  ${flags.preset}: ${preset.describe}`)
   const result = await pretrain({
     config,
     method,
     out,
+    group,
     resume: flags.resume === true,
     overwrite: flags.overwrite === true,
     force: flags.force === true,
     quiet: flags.json === true,
   })
-  if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+  if (flags.json === true && group.rank === 0) console.log(JSON.stringify(result, undefined, 2))
   return result.interrupted ? interruptedCode() : 0
 }

@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander'
 
 import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
+import { speaker } from '../distributed/together.js'
 import { register as bench } from './bench.js'
 import { register as build } from './build.js'
 import { register as checkData } from './checkData.js'
@@ -12,6 +13,7 @@ import { register as doctor } from './doctor.js'
 import { register as evaluations } from './eval.js'
 import { register as exportWeights } from './export.js'
 import { register as importWeights } from './import.js'
+import { register as launch } from './launch.js'
 import { register as match } from './match.js'
 import { register as pack } from './pack.js'
 import { register as predict } from './predict.js'
@@ -22,6 +24,7 @@ import { register as watch } from './watch.js'
 
 const commands: readonly Register[] = [
   pretrain,
+  launch,
   evaluations,
   exportWeights,
   importWeights,
@@ -51,8 +54,18 @@ export async function runProgram(args: readonly string[]): Promise<number> {
   return code
 }
 
-/** What is said of an error, and the exit code: 2 for wrong usage. A `mistake` is one of densecl itself. */
+/**
+ * What is said of an error, and the exit code: 2 for wrong usage. A `mistake` is one of densecl itself. Of what all processes of a run say
+ * rank 0's is heard.
+ */
 export function explain(error: unknown): { code: number; text?: string; mistake?: true } {
+  const { code, text, mistake } = explainHere(error)
+  const before = speaker(error)
+  if (text === undefined || before === undefined) return { code }
+  return { code, text: `${before}${text}`, ...(mistake === undefined ? {} : { mistake }) }
+}
+
+function explainHere(error: unknown): { code: number; text?: string; mistake?: true } {
   // Commander has said it.
   if (error instanceof CommanderError) return { code: error.exitCode === 0 ? 0 : 2 }
   if (error instanceof DenseclError) return { code: error.code === 'CONFIG' ? 2 : 1, text: error.message }

@@ -2,7 +2,8 @@
  * What a self-supervised method is to everything around it. The training loop, checkpoints, metrics, the log, reports and the live
  * page know a method by this interface alone; a folder that exports one is all that a method needs (examples/simsiam).
  */
-import { Tape } from '../autograd/tape.js'
+import { type GradientReady, Tape } from '../autograd/tape.js'
+import type { Group } from '../distributed/group.js'
 import { trainable, type State } from '../nn/module.js'
 import type { Backbone, BackboneBuilder } from '../nn/backbone.js'
 import type { ViewCrops } from '../data/augment.js'
@@ -28,11 +29,19 @@ export interface Method<O extends OptionTable = OptionTable> {
   readonly terms?: Readonly<Record<string, string>>
   readonly collapse?: CollapseCheck
   readonly cautions?: readonly Caution[]
+  /**
+   * The method may be trained by several processes: its loss is a mean over the images, and what of it looks at others' images asks
+   * MethodParts.group for them.
+   */
+  readonly distributed?: boolean
   /** The curves of reports and of the live page beside those of every run; the first is also drawn when a run ends. */
   readonly charts: readonly Chart[]
   /** Throws CONFIG where options contradict each other. */
   check?(config: ConfigOf<O>): void
-  /** Makes the networks of a run on the current device; all that is random in them comes from the configuration's seed. */
+  /**
+   * Makes the networks of a run on the current device; all that is random in them comes from the configuration's seed. Where several
+   * processes share a run, `batchSize` and `normGroups` are what of them each has.
+   */
   build(config: ConfigOf<O>, parts: MethodParts): BuiltMethod
   /** The parts of the log line that follow the loss and that end the line, from the numbers of BuiltMethod.describe. */
   logLine?(numbers: Readonly<Record<string, number>>): { loss?: string; health?: string }
@@ -47,6 +56,8 @@ export interface MethodParts {
   backbone: BackboneBuilder
   /** The dtype of activations; parameters are f32. */
   compute: FloatDType
+  /** The processes of the run; absent where there is one. */
+  group?: Group
 }
 
 /** A named configuration: what it is for, and the options that it sets. */
@@ -112,8 +123,13 @@ export interface BuiltMethod<O extends Observed = Observed> {
    * the views lie in their images; it is absent where nobody looks at an image, such as while memory is estimated.
    */
   prepare?(globalStep: number, crops?: ViewCrops): void
-  /** Two views to gradients: work of the device alone, the same at every step, so that it may be recorded. Nothing is updated by it. */
-  step(views: Views): StepResult<O>
+  /**
+   * Two views to gradients: work of the device alone, the same at every step, so that it may be recorded. Nothing is updated by it.
+   * `ready` is for differentiate(): with it, gradients are averaged over processes while others are still computed.
+   */
+  step(views: Views, ready?: GradientReady): StepResult<O>
+  /** Names of observed tensors, beside `loss`, that are means over the images: they are averaged over the processes of a run. */
+  readonly means?: readonly (keyof O & string)[]
   /** A network that the optimiser moves along as a moving average of what is trained; asked for once in every step, after step(). */
   emaTarget?(): EmaTarget
   /** State of the host that belongs to a checkpoint, as JSON; and its return. */
@@ -160,15 +176,15 @@ export class StepResult<O extends Observed = Observed> {
 
 /**
  * Records `forward` on the views and differentiates the `loss` that it returns with respect to what is trained. The caller disposes
- * the result, which no scope owns.
+ * the result, which no scope owns. `ready` is what BuiltMethod.step() was given.
  */
-export function differentiate<O extends Observed>(trained: State, forward: () => O): StepResult<O> {
+export function differentiate<O extends Observed>(trained: State, forward: () => O, ready?: GradientReady): StepResult<O> {
   const parameters = trainable(trained)
   const made = scope(() => {
     const tape = new Tape().watch(parameters)
     const observed = tape.record(forward)
     const { savedBytes } = tape
-    return { gradients: tape.backward(observed.loss, parameters), observed, savedBytes }
+    return { gradients: tape.backward(observed.loss, parameters, undefined, ready), observed, savedBytes }
   })
   for (const tensor of [...made.gradients, ...Object.values(made.observed)]) tensor.keep()
   return new StepResult(made.gradients, made.observed, made.savedBytes)

@@ -12,8 +12,8 @@ import { EventWriter } from './events.js'
 export type Metrics = Record<string, number>
 
 export class RunLog {
-  readonly #metrics: string
-  readonly #events: EventWriter
+  readonly #metrics: string | undefined
+  readonly #events: EventWriter | undefined
   readonly #terminal = process.stdout.isTTY
   #live = false
   /** Files that could not be written once: each is warned of once. */
@@ -21,14 +21,16 @@ export class RunLog {
 
   /**
    * Continues metrics.jsonl; rows of steps after `fromStep` were undone by going back to a checkpoint and are cut. Rows that cannot be
-   * written, on a full disk say, are warned of once and left out, or with `throw`, where a result is made of them, throw WRITE.
+   * written, on a full disk say, are warned of once and left out, or with `throw`, where a result is made of them, throw WRITE. Without
+   * a folder nothing is written.
    */
   constructor(
-    folder: string,
+    folder: string | undefined,
     fromStep: number,
     readonly quiet: boolean,
     readonly onFailure: 'warn' | 'throw' = 'warn',
   ) {
+    if (folder === undefined) return
     this.#metrics = join(folder, 'metrics.jsonl')
     if (existsSync(this.#metrics))
       writeTextAtomic(
@@ -43,8 +45,10 @@ export class RunLog {
 
   /** One row; what is not finite is written as null. */
   metrics(row: Metrics): void {
-    this.#write('rows of metrics', this.onFailure, () => appendWhole(this.#metrics, new TextEncoder().encode(`${JSON.stringify(row)}\n`)))
-    this.#write('events', 'warn', () => this.#events.scalars(row.globalStep!, row))
+    const [path, events] = [this.#metrics, this.#events]
+    if (path === undefined || events === undefined) return
+    this.#write('rows of metrics', this.onFailure, () => appendWhole(path, new TextEncoder().encode(`${JSON.stringify(row)}\n`)))
+    this.#write('events', 'warn', () => events.scalars(row.globalStep!, row))
   }
 
   #write(what: string, onFailure: 'warn' | 'throw', write: () => void): void {

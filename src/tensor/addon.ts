@@ -23,6 +23,9 @@ export const isClone = existsSync(join(packageRoot, 'tsconfig.json'))
 export const buildCommand = (cuda = false): string =>
   isClone ? `npm run build:${cuda ? 'cuda' : 'native'}` : `npx densecl build${cuda ? ' --cuda' : ''}`
 
+/** The command that compiles the form of the addon with MPI. */
+export const mpiBuildCommand = isClone ? 'npm run build:mpi' : 'npx densecl build --mpi'
+
 /** What every addon has before anything else of it is asked. */
 interface AnyAddon {
   initialize(errorClass: typeof DenseclError): void
@@ -50,9 +53,15 @@ const systems = ((system) => (process.platform === 'linux' ? [`${system}-gnu`, `
 /** The package with the CUDA form of this system, which is installed by hand. */
 export const cudaPackage = `@densecl/${systems[0]}-cuda`
 
+/** The addon of `npm run build:mpi`, and of `densecl build --mpi`. */
+export const mpiAddonPath = join(packageRoot, 'build-mpi', 'Release', 'densecl.node')
+
+/** Whether mpirun, of Open MPI or of MPICH, has started this process and others. */
+const isOneOfMany = Number(process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE) > 1
+
 /**
- * The files that may be the addon, in the order in which they are tried: DENSECL_ADDON and nothing else; what was compiled here, the newer
- * first, so that whoever rebuilds one gets it; the CUDA package; the prebuilt ones of this package.
+ * The files that may be the addon, in the order in which they are tried: DENSECL_ADDON and nothing else; under mpirun the form with MPI;
+ * what was compiled here, the newer first, so that whoever rebuilds one gets it; the CUDA package; the prebuilt ones of this package.
  */
 export function addonCandidates(root = packageRoot): string[] {
   const chosen = process.env.DENSECL_ADDON
@@ -60,6 +69,7 @@ export function addonCandidates(root = packageRoot): string[] {
   const built = (path: string): number => (existsSync(path) ? statSync(path).mtimeMs : 0)
   const compiled = ['build-cuda', 'build'].map((folder) => join(root, folder, 'Release', 'densecl.node'))
   return [
+    ...(isOneOfMany ? [mpiAddonPath] : []),
     ...compiled.sort((a, b) => built(b) - built(a)),
     cudaPackageFile(root),
     ...systems.map((system) => join(root, 'prebuilds', system, 'densecl.node')),

@@ -11,6 +11,9 @@ const asks = new AsyncLocalStorage<() => boolean>()
 /** Runs `body`, in which, whatever it awaits, interrupted() is what `ask` says. */
 export const withInterruption = <R>(ask: () => boolean, body: () => R): R => asks.run(ask, body)
 
+/** What interrupted() asks here, for whoever asks it elsewhere. */
+export const currentAsk = (): (() => boolean) => asks.getStore() ?? (() => false)
+
 /** Whether the work that this call belongs to is to end. */
 export const interrupted = (): boolean => asks.getStore()?.() ?? false
 

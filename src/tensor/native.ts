@@ -152,6 +152,14 @@ interface Native {
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number
+  /** Collectives among processes (src/distributed/group.ts): the library of this build, empty without one, and its calls. */
+  commLibrary(): string
+  openComm(): { rank: number; size: number }
+  startCollective(kind: number, handles: Float64Array, numbers: Float64Array): number
+  joinCollective(ticket: number): void
+  closeComm(): void
+  /** Ends the process at once, from any thread. */
+  leave(code: number): never
   /** Present in an addon built with `simt` only: the order of threads between barriers, and kernels with a mistake, for tests. */
   simtShuffle?(seed: number): void
   simtCapability?(value: number): void

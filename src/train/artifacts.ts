@@ -99,7 +99,7 @@ export class Artifacts {
   /** The share that kNN classifies right, where there are labels. */
   async knn(when: string): Promise<number | undefined> {
     if (this.labelled === undefined) return undefined
-    const { config, built, log } = this.run
+    const { share: config, built, log } = this.run
     const { imageSize, knnK, workers, maxBroken } = config
     const { bank, queries, how } = this.labelled
     const share = await knnAccuracy(built.backbone, bank, queries, {
@@ -124,7 +124,7 @@ export class Artifacts {
 
   /** The share of positions whose features find their place in another view of the image. */
   async dense(when: string): Promise<void> {
-    const { config, built, log, source } = this.run
+    const { share: config, built, log, source } = this.run
     const { imageSize, workers, maxBroken } = config
     const held = this.labelled?.queries
     const all = held ?? source.items

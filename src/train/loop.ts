@@ -9,22 +9,37 @@ import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
 import { graphLine } from './progress.js'
 import type { PlannedRun, Run } from './run.js'
+import { agreeOnState } from './share.js'
 import { Trainer } from './trainer.js'
 
 /** What reads a run's images. */
-export function loaderOf({ config, source, built }: PlannedRun): Loader {
-  const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = config
+export function loaderOf({ share, source, built }: PlannedRun): Loader {
+  const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = share
   const { device, compute: dtype } = built.backbone
   const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, device, dtype }
-  return new Loader({ items: source.items, views: 'augmented', augment: config, ...shared })
+  return new Loader({ items: source.items, views: 'augmented', augment: share, ...shared })
 }
 
-/** The batches of a run from where it is to its end. */
-export function* requestsOf({ config, position, steps, source }: PlannedRun): Generator<{ epoch: number; indices: Int32Array }> {
+/** What sees to a run while it trains. */
+export interface Observers {
+  monitor: Monitor
+  artifacts: Artifacts
+}
+
+/** The batches of a run from where it is to its end, of each what this process has of it: all draw the same order of all images. */
+export function* requestsOf({
+  config,
+  share,
+  group,
+  position,
+  steps,
+  source,
+}: PlannedRun): Generator<{ epoch: number; indices: Int32Array }> {
   let { step } = position
+  const own = (indices: Int32Array): Int32Array => indices.slice(group.rank * share.batchSize, (group.rank + 1) * share.batchSize)
   for (let { epoch } = position; epoch < config.epochs; ++epoch, step = 0) {
     const order = epochOrder(config.seed, epoch, source.items.length)
-    for (; step < steps; ++step) yield { epoch, indices: batchIndices(order, config.batchSize, step) }
+    for (; step < steps; ++step) yield { epoch, indices: own(batchIndices(order, config.batchSize, step)) }
   }
 }
 
@@ -43,28 +58,31 @@ export class Loop {
       views: () => this.#batch!.views() as unknown as Views,
       graph: run.config.graph,
       compute,
+      group: run.group,
     })
   }
 
   /**
    * Steps until the end, or until `interrupted`, which is asked before each of them, or who started the run (src/tensor/interruption.ts)
-   * says that it is to end; the run is then saved.
+   * says that it is to end; the run is then saved. Of several processes rank 0 alone has `observers`.
    */
-  async train(monitor: Monitor, artifacts: Artifacts, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
+  async train(observers: Observers | undefined, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
     try {
-      if ((await this.#steps(monitor, artifacts, interrupted)) === 'done') return 'done'
+      if ((await this.#steps(observers, interrupted)) === 'done') return 'done'
     } catch (error) {
       if (!isInterruption(error)) throw error
     }
-    monitor.readDue()
-    this.#save(artifacts)
+    observers?.monitor.readDue()
+    this.#agree()
+    this.#save(observers?.artifacts)
     return 'interrupted'
   }
 
-  async #steps(monitor: Monitor, artifacts: Artifacts, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
+  async #steps({ monitor, artifacts }: Partial<Observers> = {}, interrupted: () => boolean): Promise<'done' | 'interrupted'> {
     const { config, position, steps } = this.#run
+    const endOfEpoch = (): Promise<void> => this.#endOfEpoch(artifacts)
     // Saved after the last step of an epoch, before what comes at its end.
-    if (position.step === steps) await this.#endOfEpoch(artifacts)
+    if (position.step === steps) await endOfEpoch()
     for await (const batch of this.loader.batches(requestsOf(this.#run))) {
       if (interrupted()) return 'interrupted'
       this.#batch = batch
@@ -73,28 +91,33 @@ export class Loop {
       position.globalStep += 1
       position.step += 1
       this.#announceGraph()
-      monitor.stepTaken({ result, foundInf: this.#trainer.foundInf, lr, waited: batch.waited })
+      monitor?.stepTaken({ result, foundInf: this.#trainer.foundInf, lr, waited: batch.waited })
 
       // Evaluation and saving are no part of the training rate.
-      if (position.step === steps) await monitor.pauseClock(() => this.#endOfEpoch(artifacts))
-      else if (this.#saveDue()) this.#save(artifacts)
+      if (position.step === steps) await (monitor === undefined ? endOfEpoch() : monitor.pauseClock(endOfEpoch))
+      else if (this.#saveDue()) {
+        this.#agree()
+        this.#save(artifacts)
+      }
     }
     return 'done'
   }
 
   /** What comes after an epoch's last step. The position moves on behind kNN: a run that ends in it does it again when it is resumed. */
-  async #endOfEpoch(artifacts: Artifacts): Promise<void> {
+  async #endOfEpoch(artifacts: Artifacts | undefined): Promise<void> {
     const { position } = this.#run
+    // From here on rank 0 works alone, and the others wait for it in the first call of the next step.
+    this.#agree()
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
-    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts.knn(`epoch ${epoch}`)
-    if (denseEvery > 0 && epoch % denseEvery === 0 && !last) await artifacts.dense(`epoch ${epoch}`)
+    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts?.knn(`epoch ${epoch}`)
+    if (denseEvery > 0 && epoch % denseEvery === 0 && !last) await artifacts?.dense(`epoch ${epoch}`)
     Object.assign(position, { epoch, step: 0 })
     // After kNN: a run that is killed in between does this kNN again instead of losing it.
     if (this.#saveDue()) this.#save(artifacts)
-    if (kept) artifacts.keep()
-    if (kept || last) await artifacts.picture()
+    if (kept) artifacts?.keep()
+    if (kept || last) await artifacts?.picture()
   }
 
   /** Whether the last checkpoint is written after this step: by steps of the run or at ends of epochs, and at its end. */
@@ -104,9 +127,15 @@ export class Loop {
     return epoch === epochs || (checkpointSteps > 0 ? globalStep % checkpointSteps === 0 : step === 0)
   }
 
-  #save(artifacts: Artifacts): void {
+  #save(artifacts: Artifacts | undefined): void {
     // Steps that nobody has read yet may have gone wrong: what is on the disk is better.
-    if (this.#trainer.foundInf.item() === 0) artifacts.save()
+    if (this.#trainer.foundInf.item() === 0) artifacts?.save()
+  }
+
+  /** Before somebody reads what was learnt. */
+  #agree(): void {
+    const { built, group } = this.#run
+    agreeOnState(built.state(), group)
   }
 
   /** One line about the recorded step, once. */

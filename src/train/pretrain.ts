@@ -3,6 +3,10 @@ import { existsSync } from 'node:fs'
 
 import { stringify } from 'yaml'
 
+import { Group } from '../distributed/group.js'
+import { identity } from '../distributed/launcher.js'
+import { endTogether } from '../distributed/open.js'
+import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
@@ -13,14 +17,17 @@ import type { BackboneKind } from '../nn/backbone.js'
 import { optimizerOf } from '../optim/choose.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
+import { hostLimits } from '../run/memory.js'
 import { isFree, settingsOf } from '../run/options.js'
 import { computeSettings, type Placement, resolvePlacement } from '../run/placement.js'
+import type { FileLock } from '../files/lock.js'
 import { claimFolder, environment, files, lockRun } from '../run/runFolder.js'
 import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
+import { packageVersion } from '../tensor/addon.js'
 import { withCompute } from '../tensor/compute.js'
-import { isInterruption } from '../tensor/interruption.js'
+import { currentAsk, isInterruption, withInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Artifacts } from './artifacts.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } from './checkpoint.js'
@@ -32,6 +39,7 @@ import { Monitor } from './monitor.js'
 import { RunPictures } from './pictures.js'
 import { introduction, planWarnings } from './progress.js'
 import { type DryRun, rehearse } from './rehearse.js'
+import { checkShare, shareOf } from './share.js'
 import type { PlannedRun, PretrainResult, Run } from './run.js'
 
 /** What pretrain() is given beside the configuration. */
@@ -47,52 +55,92 @@ export interface PretrainOptions {
   force?: boolean
   /** Asked before every step; true saves and leaves. */
   interrupted?: () => boolean
+  /** The processes that train together, each with these options: openGroup() gives them. Group.single when absent. */
+  group?: Group
   /** @internal */
   tuner?: TunerOverrides
 }
 
-/** Trains as `config` says, in a new run folder or, with `resume`, from the last checkpoint of the one that is there. */
+/**
+ * Trains as `config` says, in a new run folder or, with `resume`, from the last checkpoint of the one that is there. Of several processes
+ * each reads the folder and rank 0 alone writes to it.
+ */
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
-  const { out, resume = false } = options
-  const method = options.method ?? (await findMethod(options.config.method)).method
-  const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
-  if (!resume) return start(options, method, wanted, undefined)
+  const { out, resume = false, group = Group.single } = options
   // Before the checkpoint is read: a run that is alive would write another.
-  const lock = existsSync(out) ? lockRun(out) : undefined
+  const locks: FileLock[] = []
+  let checkpoint: Checkpoint | undefined
+  const prepare = async (): Promise<Prepared | undefined> => {
+    const method = options.method ?? (await findMethod(options.config.method)).method
+    const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
+    if (resume && group.rank === 0 && existsSync(out)) locks.push(lockRun(out))
+    if (resume) checkpoint = readCheckpoint(files(out).last, method)
+    const prepared = await setUp(options, method, wanted, checkpoint)
+    // Only now: a mistake above must not cost the run that is replaced.
+    if (!resume && group.rank === 0 && prepared !== undefined) locks.push(claimFolder(out, options.overwrite ?? false))
+    return prepared
+  }
   try {
-    return await start(options, method, wanted, readCheckpoint(files(out).last, method))
+    const prepared = await together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run)))
+    if (prepared === undefined) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+    const result = await execute(begin(options, prepared), prepared, options)
+    endTogether(group)
+    return result
   } finally {
-    lock?.release()
+    for (const lock of locks) lock.release()
   }
 }
 
-async function start(
+/** What must be the same in all processes of a run. */
+const identityOf = ({ config, source, checkpoint }: Prepared): unknown => [
+  packageVersion,
+  config,
+  source.items.length,
+  source.items.at(-1)?.name,
+  checkpoint?.position,
+]
+
+/** A run that has been looked up, and is neither begun nor on the disk. */
+interface Prepared extends Parts {
+  checkpoint: Checkpoint | undefined
+  labelled: LabelledSets | undefined
+  /** A line about the memory. */
+  memory: string
+}
+
+/** Undefined where the run is to end before it begins. */
+async function setUp(
   options: PretrainOptions,
   method: Method,
   wanted: Config,
   checkpoint: Checkpoint | undefined,
-): Promise<PretrainResult> {
+): Promise<Prepared | undefined> {
+  const { force = false, group = Group.single } = options
   const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
   const placement = resolvePlacement(config)
+  checkShare(config, method, group, placement.device)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
-  if (!checked) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+  if (!checked) return undefined
   const kind = await loadBackboneKind(config.backbone)
-  const parts = { method, kind, placement }
+  const here = group.size === 1 ? 1 : identity().localSize
+  const share = shareOf(config, group, here)
+  const look = (knn?: { bank: number; queries: number }): string => {
+    const limits = hostLimits(placement.device)
+    const line = checkMemory(share, { method, kind, placement, knn }, { ...limits, host: limits.host / here })
+    return here === 1 ? line : `${line}, of each of the ${here} processes here`
+  }
   // Before anything is read, and once more with what kNN looks at.
-  if (options.force !== true) checkMemory(config, parts)
+  if (!force) look()
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
-  const knn = labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
-  const memory = options.force === true ? 'memory  not looked at (--force)' : checkMemory(config, { ...parts, knn })
+  const memory = force ? 'memory  not looked at (--force)' : look(sizeOf(labelled))
   checkSize(config, source.items.length, checkpoint)
-  // Only now: a mistake above must not cost the run that is replaced.
-  const lock = checkpoint === undefined ? claimFolder(options.out, options.overwrite ?? false) : undefined
-  try {
-    return await execute(begin(options, { method, config, placement, kind, source }, checkpoint), labelled, options, memory)
-  } finally {
-    lock?.release()
-  }
+  return { method, config, share, group, placement, kind, source, checkpoint, labelled, memory }
 }
+
+/** How many images kNN looks at. */
+const sizeOf = (labelled: LabelledSets | undefined): { bank: number; queries: number } | undefined =>
+  labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
 
 function resumedConfig({ config, position }: Checkpoint, wanted: Config, method: Method): Config {
   const values = (of: Record<string, unknown>, key: string): string => JSON.stringify(of[key])
@@ -121,22 +169,26 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
 interface Parts {
   method: Method
   config: Config
+  group: Group
+  share: Config
   placement: Placement
   kind: BackboneKind
   source: Source
 }
 
 /** The networks and the optimiser, as they are at the start or in the checkpoint. */
-function begin({ out, quiet = false }: PretrainOptions, parts: Parts, checkpoint: Checkpoint | undefined): Run {
-  const planned = plan(parts, checkpoint)
-  return { ...planned, out, log: new RunLog(out, planned.position.globalStep, quiet) }
+function begin({ out, quiet = false }: PretrainOptions, prepared: Prepared): Run {
+  const planned = plan(prepared, prepared.checkpoint)
+  const speaks = prepared.group.rank === 0
+  return { ...planned, out, log: new RunLog(speaks ? out : undefined, planned.position.globalStep, quiet || !speaks) }
 }
 
-function plan({ method, config, placement, kind, source }: Parts, checkpoint?: Checkpoint): PlannedRun {
+function plan({ method, config, group, share, placement, kind, source }: Parts, checkpoint?: Checkpoint): PlannedRun {
   const images = source.items.length
   const position: Position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
   const [built, optimizer] = withDevice(placement.device, () => {
-    const network = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
+    const shared = group.size === 1 ? {} : { group }
+    const network = method.build(share, { backbone: backboneOf(config, kind), compute: placement.compute, ...shared })
     checkInputs(config, network)
     const { parameters, copies } = network.trained()
     return [network, optimizerOf(config, parameters, copies)]
@@ -145,7 +197,7 @@ function plan({ method, config, placement, kind, source }: Parts, checkpoint?: C
   const steps = stepsPerEpoch(images, config.batchSize)
   const before = checkpoint?.config.epochs ?? config.epochs
   const extended = before < config.epochs ? { extendedFrom: before } : {}
-  return { config, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, ...extended }
+  return { config, group, share, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, ...extended }
 }
 
 /**
@@ -159,10 +211,9 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   const kind = await loadBackboneKind(config.backbone)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
-  const knn = labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
-  const memory = force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn })
+  const memory = force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })
   checkSize(config, source.items.length, undefined)
-  const run = plan({ method, config, placement, kind, source })
+  const run = plan({ method, config, group: Group.single, share: config, placement, kind, source })
   try {
     return await rehearse(run, memory)
   } finally {
@@ -178,25 +229,38 @@ function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {
   fail('CONFIG', `backbone is ${wanted}: expected one of 3 input channels, as images are read, but ${name} takes ${inputs}`)
 }
 
-async function execute(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions, memory: string): Promise<PretrainResult> {
+async function execute(run: Run, prepared: Prepared, { interrupted = () => false, ...options }: PretrainOptions): Promise<PretrainResult> {
+  const { group } = run
+  const asked = currentAsk()
   try {
-    return await trained(run, labelled, options, memory)
+    if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
+    // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
+    const any = (): boolean => group.any(interrupted() || asked())
+    return await withInterruption(
+      () => false,
+      () => trained(run, prepared, { ...options, interrupted: any }),
+    )
   } finally {
     run.optimizer.dispose()
     run.built.dispose()
   }
 }
 
-async function trained(run: Run, labelled: LabelledSets | undefined, options: PretrainOptions, memory: string): Promise<PretrainResult> {
-  const { out, log, config, source } = run
+async function trained(run: Run, { labelled, memory }: Prepared, options: PretrainOptions): Promise<PretrainResult> {
+  const { out, log, config, source, group } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
   for (const warning of planWarnings(run)) log.line(`warning ${warning}`)
   log.line(memory)
-  const compute = computeSettings(config)
+  const compute = computeSettings(run.share)
   const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))
   const loop = new Loop(run, { ...compute, ...tuning })
+  const { interrupted = () => false } = options
   try {
+    if (group.rank > 0) {
+      const ended = await loop.train(undefined, interrupted)
+      return { interrupted: ended === 'interrupted', globalStep: run.position.globalStep, files: {} }
+    }
     const pictures = await RunPictures.of(out, source, config, (reason) => log.warn(`no picture: ${reason}`))
     const artifacts = new Artifacts(run, labelled, pictures)
     if (!run.resumed || run.extendedFrom !== undefined) writeTextAtomic(files(out).config, stringify(config))
@@ -207,8 +271,7 @@ async function trained(run: Run, labelled: LabelledSets | undefined, options: Pr
       `${JSON.stringify({ backbone: backbone.description, ...withCompute(compute, () => environment(backbone.device)) }, undefined, 2)}\n`,
     )
     const monitor = new Monitor(run, () => loop.loader.spent)
-    if ((await loop.train(monitor, artifacts, options.interrupted ?? (() => false))) === 'interrupted')
-      return interruptedResult(run, artifacts)
+    if ((await loop.train({ monitor, artifacts }, interrupted)) === 'interrupted') return interruptedResult(run, artifacts)
     let result: PretrainResult | undefined
     const finish = async (): Promise<void> => {
       result = await artifacts.finish(monitor.numbers, loop.loader.broken, options.quiet ?? false)

@@ -11,7 +11,8 @@ import type { PlannedRun, Run } from './run.js'
 import type { Tuning } from './tuner.js'
 
 /** What is trained on what, and where. */
-export function introduction({ config, method, built, source, steps, position, resumed, extendedFrom }: PlannedRun): string[] {
+export function introduction(run: PlannedRun): string[] {
+  const { config, group, share, method, built, source, steps, position, resumed, extendedFrom } = run
   const rate = learningRate(config, position.globalStep, steps).toPrecision(3)
   const images = source.items.length
   const { backbone } = built
@@ -26,6 +27,9 @@ export function introduction({ config, method, built, source, steps, position, r
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
     ...reducedImages(config, device),
+    ...(group.size === 1
+      ? []
+      : [`group   ${group.size} processes by ${native.commLibrary()}: ${share.batchSize} images in ${share.normGroups} groups each a step`]),
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
     ...(extendedFrom === undefined
       ? []

@@ -48,7 +48,7 @@ async function timeSteps(run: PlannedRun): Promise<{ secondsPerStep: number; cou
   const trainer = new Trainer(run.built, run.optimizer, {
     views: () => views!(),
     graph: run.config.graph,
-    compute: computeSettings(run.config),
+    compute: computeSettings(run.share),
   })
   let [step, start, end] = [0, performance.now(), 0]
   try {

@@ -1,3 +1,4 @@
+import type { Group } from '../distributed/group.js'
 import type { Source } from '../data/source.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
 import type { Optimizer } from '../optim/optimizer.js'
@@ -10,6 +11,9 @@ export interface Run {
   /** The run folder. */
   readonly out: string
   readonly config: Config
+  /** The processes that share the run, and what of the configuration this one does (src/train/share.ts). */
+  readonly group: Group
+  readonly share: Config
   readonly method: Method
   readonly built: BuiltMethod
   readonly optimizer: Optimizer

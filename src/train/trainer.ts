@@ -1,4 +1,6 @@
 import type { ViewCrops } from '../data/augment.js'
+import { Buckets } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import { type BuiltMethod, type Observed, StepResult, type Views } from '../methods/method.js'
 import type { Optimizer } from '../optim/optimizer.js'
 import { checkFinite } from '../optim/sgd.js'
@@ -13,6 +15,8 @@ interface TrainerOptions {
   graph: boolean
   /** Settings of the steps; what is absent is as it is where the trainer is made. */
   compute?: ComputeOptions
+  /** The processes that share every batch; Group.single when absent. */
+  group?: Group
 }
 
 /** Whole training steps of a method: views, forward and backward pass, the optimiser with the moving average. */
@@ -24,6 +28,7 @@ export class Trainer {
   savedBytes = 0
   /** What steps compute with; to be set before the first. */
   compute: ComputeOptions
+  readonly #group: Group
 
   constructor(
     readonly method: BuiltMethod,
@@ -31,6 +36,7 @@ export class Trainer {
     options: TrainerOptions,
   ) {
     const { device } = method.backbone
+    this.#group = options.group ?? Group.single
     this.compute = { ...currentCompute(), ...options.compute }
     this.foundInf = Tensor.zeros([1], 'i32', device).keep()
     this.graph = new Graph(device, () => this.#work(options.views()), options.graph)
@@ -48,13 +54,26 @@ export class Trainer {
   }
 
   #work(views: Views): Observed {
-    const { gradients, observed, savedBytes } = this.method.step(views)
+    const { gradients, observed, savedBytes } = this.#gradients(views)
     this.savedBytes = savedBytes
     checkFinite(this.foundInf, [observed.loss, ...gradients])
     const emaTarget = this.method.emaTarget?.()
     this.optimizer.update(gradients, { foundInf: this.foundInf, ...(emaTarget === undefined ? {} : { emaTarget }) })
     for (const tensor of [...gradients, ...views]) tensor.dispose()
     return observed
+  }
+
+  /** Those of the whole batch, and of what is observed the means. */
+  #gradients(views: Views): StepResult {
+    if (this.#group.size === 1) return this.method.step(views)
+    const buckets = new Buckets(this.#group)
+    const result = this.method.step(views, buckets.ready)
+    const means = ['loss', ...(this.method.means ?? [])].map((name) => result.observed[name])
+    buckets.finish(
+      result.gradients,
+      means.filter((tensor) => tensor !== undefined),
+    )
+    return result
   }
 
   dispose(): void {

@@ -1,5 +1,7 @@
 /** DenseCL as the training loop sees it; step.ts is what it does. */
 import type { ViewCrops } from '../../data/augment.js'
+import { type Exchange, keyOrder, ownExchange, ownOrder } from '../../distributed/keyOrder.js'
+import type { GradientReady } from '../../autograd/tape.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
 import { Random } from '../../tensor/random.js'
@@ -12,10 +14,16 @@ import { type DenseCLConfig, options, variant } from './options.js'
 import { presets } from './presets.js'
 import { type DenseCLObserved, preparedStep } from './step.js'
 
+/** What a checkpoint says of the order of keys in it (src/distributed/keyOrder.ts). */
+const balancedKeys = 2
+
 /** A model and the settings that its steps are taken with. */
 class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   /** Of the steps that may still be described, by the steps taken with them. */
   readonly #crops = new Map<number, ViewCrops>()
+  readonly means = ['lossGlobal', 'lossDense', 'lossInImage', 'statisticsGlobal', 'statisticsDense'] as const
+  /** The run was begun before there was the balanced order of keys: it keeps the one that it has, a uniform permutation. */
+  #uniformKeys = false
 
   constructor(
     readonly model: DenseCL,
@@ -63,7 +71,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   }
 
   prepare(globalStep: number, crops?: ViewCrops): void {
-    const { denseWarmup, denseWeight, denseMatch, denseNegatives, denseInImage, normGroups, batchSize, shuffle, seed } = this.config
+    const { denseWarmup, denseWeight, denseMatch, denseNegatives, denseInImage, batchSize } = this.config
     const images = batchSize
     // The step before may not have been read yet.
     this.#crops.delete(globalStep - 1)
@@ -71,10 +79,22 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     this.model.prepare({
       denseWeight: globalStep < denseWarmup ? 0 : denseWeight,
       inImage: denseInImage,
-      keyOrder: shuffle && normGroups > 1 ? new Random(seed, 19, globalStep).permutation(batchSize) : undefined,
+      ...this.#keyOrder(globalStep),
       partners: denseMatch === 'geometry' ? { index: partnersByCrops(crops ?? wholeViews(images), this.#side), images } : undefined,
       keyPicks: denseNegatives === 'local' ? { index: this.#keyPicks(globalStep), images } : undefined,
     })
+  }
+
+  /** How the key batch is shuffled among the groups of all processes. */
+  #keyOrder(globalStep: number): { keyOrder?: Int32Array; keyExchange?: Exchange } {
+    const { shuffle, seed, batchSize, normGroups } = this.config
+    const { rank, size } = this.model.group
+    const batch = { images: size * batchSize, groups: size * normGroups }
+    if (!shuffle || batch.groups === 1) return {}
+    if (this.#uniformKeys) return { keyOrder: new Random(seed, 19, globalStep).permutation(batchSize) }
+    const draw = (group: number, images: number): Int32Array => new Random(seed, 19, globalStep, group).permutation(images)
+    if (size === 1) return { keyOrder: keyOrder(batch, draw) }
+    return { keyOrder: ownOrder(batch, rank, size, draw), keyExchange: ownExchange(batch, rank, size) }
   }
 
   /** Throws CONFIG for a grid that has too few positions for what the configuration makes of them. */
@@ -87,39 +107,47 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
       fail('CONFIG', `denseInImage is ${denseInImage}: expected 0 on a dense grid of 1x1, where a picture has no other position`)
   }
 
-  /** Distinct positions of each key map, for the dense queue. */
+  /** Distinct positions of each key map, for the dense queue: drawn for the whole batch, of which the own images' are taken. */
   #keyPicks(globalStep: number): Int32Array {
     const { seed, batchSize, denseKeys } = this.config
+    const { rank } = this.model.group
     const random = new Random(seed, 73, globalStep)
+    const draw = (): Int32Array => random.permutation(this.#side ** 2)
+    for (let n = 0; n < rank * batchSize; ++n) draw()
     const picks = new Int32Array(batchSize * denseKeys)
-    for (let n = 0; n < batchSize; ++n) picks.set(random.permutation(this.#side ** 2).slice(0, denseKeys), n * denseKeys)
+    for (let n = 0; n < batchSize; ++n) picks.set(draw().slice(0, denseKeys), n * denseKeys)
     return picks
   }
 
-  step(views: Views): StepResult<DenseCLObserved> {
-    return preparedStep(this.model, views, this.config)
+  step(views: Views, ready?: GradientReady): StepResult<DenseCLObserved> {
+    return preparedStep(this.model, views, this.config, ready)
   }
 
   emaTarget(): EmaTarget {
     return this.model.emaTarget(this.config.keyMomentum)
   }
 
-  record(): { keyAhead: boolean } {
-    return { keyAhead: this.model.keyAhead }
+  record(): Record<string, unknown> {
+    return { keyAhead: this.model.keyAhead, ...(this.#uniformKeys ? {} : { keyOrder: balancedKeys }) }
   }
 
-  restore({ keyAhead }: Record<string, unknown>): void {
+  restore({ keyAhead, keyOrder: order }: Record<string, unknown>): void {
     this.model.keyAhead = keyAhead === true
+    this.#uniformKeys = order !== balancedKeys
+    const { group } = this.model
+    if (this.#uniformKeys && group.size > 1)
+      fail('CONFIG', `resume: the run was begun with an order of keys that ${group.size} processes cannot share; continue it with one process`)
   }
 
   describe(observed: Readings<DenseCLObserved>, globalStep: number): Record<string, number> {
-    const { batchSize, queueLength } = this.config
+    const { queueLength } = this.config
+    const images = this.config.batchSize * this.model.group.size
     const crops = this.#crops.get(globalStep)
     const partners = crops === undefined ? undefined : partnersByCrops(crops, this.#side)
     const { place, image, ...numbers } = describeStep(observed, partners)
     // The dense embeddings of MoCo v2 are not trained.
     const explained = this.config.denseWeight === 0 ? {} : { place, image }
-    return { ...numbers, ...explained, queueFill: Math.min(1, (globalStep * batchSize) / queueLength) }
+    return { ...numbers, ...explained, queueFill: Math.min(1, (globalStep * images) / queueLength) }
   }
 
   dispose(): void {
@@ -183,13 +211,16 @@ export const densecl = defineMethod({
   describe: 'dense contrastive learning (DenseCL, arXiv:2011.09157); with denseWeight 0 it is MoCo v2 (arXiv:2003.04297)',
   options,
   presets,
+  distributed: true,
 
-  build(config, { backbone, compute }) {
+  build(config, { backbone, compute, group }) {
     const { init, hidden, featDim, numGrid, queueLength, denseQueueLength, seed } = config
     const neck = { hidden: hidden ?? undefined, featDim, numGrid: numGrid ?? undefined }
     const queues = { queueLength, denseQueueLength: denseQueueLength ?? queueLength }
-    const built = new BuiltDenseCL(new DenseCL({ backbone, neck, init, ...queues, seed, compute }), config)
+    const built = new BuiltDenseCL(new DenseCL({ backbone, neck, init, ...queues, seed, compute, ...(group === undefined ? {} : { group }) }), config)
     try {
+      if (config.denseMatch === 'geometry' && built.model.group.size > 1)
+        fail('CONFIG', 'denseMatch is geometry: expected feature where several processes share a run, which count no partners together yet')
       built.checkGrid()
       return built
     } catch (error) {

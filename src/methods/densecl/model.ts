@@ -1,3 +1,5 @@
+import { Group } from '../../distributed/group.js'
+import { type Exchange, returning } from '../../distributed/keyOrder.js'
 import { disposeState, emptyState, include, type State } from '../../nn/module.js'
 import { Random } from '../../tensor/random.js'
 import { l2Normalize } from '../../ops/similarity.js'
@@ -35,8 +37,14 @@ export class Queue {
   }
 }
 
-/** A permutation of the key batch, i32 [1, N], and its inverse. */
-export type KeyOrder = Record<'shuffle' | 'unshuffle', Tensor>
+/** A permutation of the key batch, i32 [1, N], and its inverse, with the way to the other processes between them. */
+export interface KeyOrder {
+  shuffle: Tensor
+  unshuffle: Tensor
+  /** Key images [N, ...] in the order `shuffle` to the processes that encode them, and what comes of them [N, ...] back. */
+  send: (x: Tensor) => Tensor
+  bringBack: (x: Tensor) => Tensor
+}
 
 /** What of the positions of a step is known before it, on the device. */
 export interface Partners {
@@ -54,6 +62,8 @@ export interface Prepared {
   inImage?: number
   /** The order in which the key batch passes the key encoder, undone after it (shuffle-BN); absent for its own order. */
   keyOrder?: ArrayLike<number> | undefined
+  /** Where the images go then, if several processes share the batch. */
+  keyExchange?: Exchange | undefined
   /** Key positions [N, P] of the query positions, -1 for none; absent where the most similar ones are looked for. */
   partners?: { index: Int32Array; images: number } | undefined
   /** Positions of each key map [N, keys] that go into the dense queue; absent for the pooled embedding. */
@@ -70,6 +80,8 @@ export interface DenseCLOptions extends EncoderOptions {
   dtype?: FloatDType
   /** The dtype of activations, embeddings and queues: bf16 for mixed precision, `dtype` when absent. */
   compute?: FloatDType
+  /** The processes that share every batch; Group.single when absent. */
+  group?: Group
 }
 
 /** The trained encoder, its moving average, and the two queues of negatives, on the device that is current when it is made. */
@@ -80,6 +92,8 @@ export class DenseCL {
   readonly denseQueue: Queue
   readonly compute: FloatDType
   readonly device: string
+  /** The processes that share every batch: the queues get the keys of all of them. */
+  readonly group: Group
   /** The optimiser has moved the key encoder already, for the next step. */
   keyAhead = false
   /**
@@ -88,9 +102,11 @@ export class DenseCL {
    */
   readonly lossWeights: Record<'global' | 'dense' | 'inImage' | 'uncounted', Tensor>
   readonly #inputs = new Map<string, Tensor>()
+  #keyExchange: Exchange | undefined
 
   constructor(readonly options: DenseCLOptions) {
-    const { seed, queueLength, denseQueueLength = queueLength, dtype = 'f32', compute = dtype } = options
+    const { seed, queueLength, denseQueueLength = queueLength, dtype = 'f32', compute = dtype, group = Group.single } = options
+    this.group = group
     this.compute = compute
     this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
     this.key = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
@@ -107,7 +123,7 @@ export class DenseCL {
   }
 
   /** Writes what the next step reads on the device. */
-  prepare({ denseWeight, inImage = 0, keyOrder, partners, keyPicks }: Prepared): void {
+  prepare({ denseWeight, inImage = 0, keyOrder, keyExchange, partners, keyPicks }: Prepared): void {
     const counted = partners?.index.map((partner, at) => (partner < 0 ? -1 : at % (partners.index.length / partners.images)))
     const without = counted?.reduce((count, own) => count + Number(own < 0), 0) ?? 0
     const all = counted?.length ?? 1
@@ -119,6 +135,7 @@ export class DenseCL {
     this.#weigh('inImage', weight * inImage)
     this.#weigh('uncounted', without === all ? 0 : (queued * without * Math.log(this.denseQueue.keys.shape[0]! + 1)) / (all - without))
 
+    this.#keyExchange = keyExchange
     this.#write('shuffle', keyOrder, 1)
     this.#write('unshuffle', keyOrder === undefined ? undefined : inverse(keyOrder), 1)
     // Of an empty set of positions a mean is none: one that weighs nothing stands in.
@@ -154,7 +171,10 @@ export class DenseCL {
   /** The permutation that prepare() set, i32 [1, N]: `shuffle` orders the key batch before the key encoder, `unshuffle` undoes it after. */
   get keyOrder(): KeyOrder | undefined {
     const [shuffle, unshuffle] = [this.#inputs.get('shuffle'), this.#inputs.get('unshuffle')]
-    return shuffle === undefined || unshuffle === undefined ? undefined : { shuffle, unshuffle }
+    if (shuffle === undefined || unshuffle === undefined) return undefined
+    const exchange = this.#keyExchange
+    const by = (way: Exchange | undefined) => (x: Tensor) => (way === undefined ? x : this.group.exchange(x, way))
+    return { shuffle, unshuffle, send: by(exchange), bringBack: by(exchange === undefined ? undefined : returning(exchange)) }
   }
 
   /** The partners that prepare() set. */

@@ -4,7 +4,7 @@
  *
  * Letters: N images, S grid side, P = S * S positions, C backbone channels, D embedding dimension, K queue length.
  */
-import { noGrad } from '../../autograd/tape.js'
+import { type GradientReady, noGrad } from '../../autograd/tape.js'
 import { add } from '../../ops/arithmetic.js'
 import { reshape, scale } from '../../ops/elementwise.js'
 import { infoNce } from '../../ops/losses.js'
@@ -46,15 +46,16 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
   return preparedStep(model, views, options)
 }
 
-/** denseclStep after model.prepare(): work of the device alone, which may be recorded. */
+/** denseclStep after model.prepare(): work of the device alone, which may be recorded. `ready` is as of BuiltMethod.step(). */
 export function preparedStep(
   model: DenseCL,
   [queryView, keyView]: Views,
   { temperature, denseTemperature, denseInImage = 0, keyMomentum, normGroups }: StepConstants,
+  ready?: GradientReady,
 ): StepResult<DenseCLObserved> {
   const mode = { train: true, groups: normGroups } as const
 
-  return differentiate(model.query.state(), () => {
+  const forward = (): DenseCLObserved => {
     const query = model.query.forward(queryView, mode)
     const q = l2Normalize(query.global) // [N, D]
     const qDense = l2Normalize(query.dense) // [N, S, S, D]
@@ -73,8 +74,10 @@ export function preparedStep(
     const lossGlobal = scale(global.loss, model.lossWeights.global)
     const dense = denseLoss(model, { ...pairs, index }, { temperature: denseTemperature ?? temperature, inImage: denseInImage })
 
-    model.queue.enqueue(key.global)
-    model.denseQueue.enqueue(model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks)))
+    const pooled = model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks))
+    // Those of all processes, in the order of the whole batch: every process has the same queues.
+    model.queue.enqueue(model.group.allGather(key.global))
+    model.denseQueue.enqueue(model.group.allGather(pooled))
     return {
       loss: add(lossGlobal, dense.loss),
       lossGlobal,
@@ -87,15 +90,16 @@ export function preparedStep(
       imageMeans: noGrad(() => mean(pairs.query, { axes: [1] })),
       ...(found === undefined ? {} : { index: found }),
     }
-  })
+  }
+  return differentiate(model.query.state(), forward, ready)
 }
 
 /** The normalised outputs of the key encoder, in the order of `view`, in whatever order the batch passes it. */
 function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }) {
   return scope(() => {
     const order = model.keyOrder
-    const key = model.key.forward(order === undefined ? view : permuteBatch(view, order.shuffle), mode)
-    const unshuffle = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(x, order.unshuffle))
+    const key = model.key.forward(order === undefined ? view : order.send(permuteBatch(view, order.shuffle)), mode)
+    const unshuffle = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(order.bringBack(x), order.unshuffle))
     return {
       global: l2Normalize(unshuffle(key.global)),
       dense: l2Normalize(unshuffle(key.dense)),

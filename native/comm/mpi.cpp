@@ -1,0 +1,161 @@
+// Collectives by MPI (3.1), as Open MPI and MPICH have them. Everything here runs on the thread of native/core/comm.cpp, which is all that
+// MPI_THREAD_FUNNELED asks.
+#include <mpi.h>
+
+#include <climits>
+#include <cstring>
+
+#include "../core/comm.h"
+
+namespace densecl {
+namespace {
+
+void check(int result, const std::string& what) {
+  if (result == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  MPI_Error_string(result, text, &length);
+  throw Error("COMM", what + ": MPI says " + std::string(text, static_cast<size_t>(length)));
+}
+
+// MPI counts by int.
+int countOf(int64_t count, const std::string& what) {
+  REQUIRE(count <= INT_MAX, "COMM", what + ": MPI takes at most " + std::to_string(INT_MAX) + " elements at a time, not " + std::to_string(count));
+  return static_cast<int>(count);
+}
+
+size_t bytesOf(const Tensor& tensor) { return static_cast<size_t>(tensor.size()) * itemSize(tensor.dtype); }
+
+MPI_Datatype typeOf(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return MPI_FLOAT;
+    case DType::f64: return MPI_DOUBLE;
+    case DType::i32: return MPI_INT32_T;
+    default: return MPI_BYTE;
+  }
+}
+
+template <class T>
+void scale(void* values, int64_t count, int divisor) {
+  T* const at = static_cast<T*>(values);
+  for (int64_t i = 0; i < count; ++i) at[i] /= static_cast<T>(divisor);
+}
+
+class Mpi : public Engine {
+ public:
+  Mpi() {
+    int granted = 0;
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &granted), "MPI_Init_thread");
+    REQUIRE(granted >= MPI_THREAD_FUNNELED, "COMM", "this MPI cannot be called from a thread (MPI_THREAD_FUNNELED)");
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  void run(const Collective& call) override {
+    switch (call.kind) {
+      case CollectiveKind::allReduce: return allReduce(call);
+      case CollectiveKind::allGather: return allGather(call.tensors[0], call.tensors[1]);
+      case CollectiveKind::exchange: return exchange(call);
+      case CollectiveKind::broadcast: return broadcast(call.tensors[0], call.root);
+      case CollectiveKind::barrier: return check(MPI_Barrier(MPI_COMM_WORLD), "barrier");
+    }
+  }
+
+  void close() override { check(MPI_Finalize(), "MPI_Finalize"); }
+
+ private:
+  // Several tensors are one message: a call costs the same for any size up to some KiB.
+  void allReduce(const Collective& call) {
+    const std::vector<Tensor>& parts = call.tensors;
+    int64_t count = 0;
+    for (const Tensor& part : parts) count += part.size();
+    const DType dtype = parts[0].dtype;
+    void* values = parts[0].raw();
+    if (parts.size() > 1) {
+      packed_.resize(static_cast<size_t>(count) * itemSize(dtype));
+      values = packed_.data();
+      forEachPart(parts, [](void* at, const Tensor& part) { std::memcpy(at, part.raw(), bytesOf(part)); });
+    }
+    const MPI_Op op = call.reduction == Reduction::max ? MPI_MAX : MPI_SUM;
+    check(MPI_Allreduce(MPI_IN_PLACE, values, countOf(count, "allReduce"), typeOf(dtype), op, MPI_COMM_WORLD), "allReduce");
+    if (call.reduction == Reduction::mean) (dtype == DType::f64 ? scale<double> : scale<float>)(values, count, size_);
+    if (parts.size() > 1) forEachPart(parts, [](void* at, const Tensor& part) { std::memcpy(part.raw(), at, bytesOf(part)); });
+  }
+
+  template <class Body>
+  void forEachPart(const std::vector<Tensor>& parts, Body body) {
+    char* at = packed_.data();
+    for (const Tensor& part : parts) {
+      body(at, part);
+      at += bytesOf(part);
+    }
+  }
+
+  void allGather(const Tensor& from, const Tensor& to) {
+    const int bytes = countOf(static_cast<int64_t>(bytesOf(from)), "allGather");
+    check(MPI_Allgather(from.raw(), bytes, MPI_BYTE, to.raw(), bytes, MPI_BYTE, MPI_COMM_WORLD), "allGather");
+  }
+
+  void exchange(const Collective& call) {
+    const Tensor &from = call.tensors[0], &to = call.tensors[1];
+    const size_t rowBytes = from.shape[0] == 0 ? 0 : bytesOf(from) / static_cast<size_t>(from.shape[0]);
+    const auto place = [&](const Tensor& tensor, const Message& message) {
+      return static_cast<char*>(tensor.raw()) + static_cast<size_t>(message.row) * rowBytes;
+    };
+    const auto bytes = [&](const Message& message) { return countOf(message.rows * static_cast<int64_t>(rowBytes), "exchange"); };
+    std::vector<MPI_Request> requests;
+    std::vector<const Message*> awaited;
+    // Messages between two processes arrive in the order in which they were sent (MPI 3.1, 3.5).
+    for (const Message& message : call.receives) {
+      if (message.peer == rank_) continue;
+      requests.emplace_back();
+      awaited.push_back(&message);
+      check(MPI_Irecv(place(to, message), bytes(message), MPI_BYTE, message.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
+    }
+    for (const Message& message : call.sends) {
+      if (message.peer == rank_) continue;
+      requests.emplace_back();
+      check(MPI_Isend(place(from, message), bytes(message), MPI_BYTE, message.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
+    }
+    auto receive = call.receives.begin();
+    for (const Message& message : call.sends) {
+      if (message.peer != rank_) continue;
+      while (receive->peer != rank_) ++receive;
+      std::memcpy(place(to, *receive++), place(from, message), static_cast<size_t>(bytes(message)));
+    }
+    std::vector<MPI_Status> statuses(requests.size());
+    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data()), "exchange");
+    for (size_t i = 0; i < awaited.size(); ++i) {
+      int received = 0;
+      check(MPI_Get_count(&statuses[i], MPI_BYTE, &received), "exchange");
+      REQUIRE(received == bytes(*awaited[i]), "COMM",
+              "exchange: expected " + std::to_string(bytes(*awaited[i])) + " bytes of rank " + std::to_string(awaited[i]->peer) +
+                  " but received " + std::to_string(received));
+    }
+  }
+
+  void broadcast(const Tensor& tensor, int root) {
+    check(MPI_Bcast(tensor.raw(), countOf(static_cast<int64_t>(bytesOf(tensor)), "broadcast"), MPI_BYTE, root, MPI_COMM_WORLD), "broadcast");
+  }
+
+  int rank_ = 0, size_ = 1;
+  std::vector<char> packed_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> makeEngine() { return std::make_unique<Mpi>(); }
+
+std::string engineLibrary() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string all(text, static_cast<size_t>(length));
+  return all.substr(0, all.find_first_of(",\n"));
+}
+
+}  // namespace densecl

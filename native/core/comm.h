@@ -1,0 +1,80 @@
+// Collectives among the processes of a run. A library of others moves the data (native/comm); here is what is asked of it, checked, and
+// the thread that asks: the library is opened, called and closed by one thread, so calls happen in the order in which they were started,
+// the same in every process.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "allocator.h"
+
+namespace densecl {
+
+enum class CollectiveKind : int { allReduce, allGather, exchange, broadcast, barrier };
+constexpr int kCollectiveKinds = 5;
+enum class Reduction : int { sum, mean, max };
+constexpr int kReductions = 3;
+
+// Rows of a tensor, along its first axis, that go to a process or come from it.
+struct Message {
+  int peer;
+  int64_t row, rows;
+};
+
+// A call that every process makes, with tensors of equal dtypes and, unless said otherwise, shapes.
+struct Collective {
+  CollectiveKind kind;
+  // allReduce: tensors that become their sums, means or largest values; allGather: `from` and `to`, which gets the tensors of all in the
+  // order of ranks; exchange: `from` and `to`; broadcast: the tensor that becomes that of `root`.
+  std::vector<Tensor> tensors;
+  Reduction reduction = Reduction::sum;
+  int root = 0;
+  // exchange: each process tells what it sends and receives; between two of them in the same order and with the same rows.
+  std::vector<Message> sends, receives;
+};
+
+const char* collectiveName(CollectiveKind kind);
+
+// Throws DTYPE, SHAPE, DEVICE or ARGUMENT, beginning with the collective's name, for what cannot be asked of `size` processes.
+void checkCollective(const Collective& call, int rank, int size);
+
+// A library: made, called and destroyed on one thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  // Throws COMM where the library fails.
+  virtual void run(const Collective& call) = 0;
+  // Waits for all processes and ends what they share.
+  virtual void close() = 0;
+};
+
+// A collective that has been started. It holds its tensors until it is joined.
+class Pending {
+ public:
+  virtual ~Pending() = default;
+  virtual void join() = 0;  // waits for its end; throws what went wrong
+};
+
+// The processes that this one runs with, for the whole process: a library can be opened once.
+class Comm {
+ public:
+  virtual ~Comm() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual std::unique_ptr<Pending> start(Collective call) = 0;
+};
+
+// Opens the library of this build on first use. Throws COMM in a build without one.
+Comm& openComm();
+// Ends what openComm began, in all processes together; nothing where it was not called.
+void closeComm();
+// Name and version of the library; empty in a build without one.
+std::string commLibrary();
+
+// native/comm/mpi.cpp
+std::unique_ptr<Engine> makeEngine();
+std::string engineLibrary();
+
+}  // namespace densecl

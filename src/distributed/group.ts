@@ -1,0 +1,122 @@
+/**
+ * The processes that train one model together, and what they ask of each other. All of them make the same calls in the same order; a call
+ * waits for the slowest. Who is alone (Group.single) computes nothing and waits for nobody.
+ */
+import { createHash } from 'node:crypto'
+
+import { fail } from '../tensor/errors.js'
+import { native } from '../tensor/native.js'
+import { describe, Tensor } from '../tensor/tensor.js'
+import type { Exchange } from './keyOrder.js'
+
+// The order of native/core/comm.h.
+const kinds = ['allReduce', 'allGather', 'exchange', 'broadcast', 'barrier'] as const
+type Kind = (typeof kinds)[number]
+const reductions = ['sum', 'mean', 'max'] as const
+/** How the tensors of all processes become one. */
+export type Reduction = (typeof reductions)[number]
+
+/** A collective that has been started. */
+export interface Pending {
+  /** Waits for its end. Throws COMM where it failed. */
+  join(): void
+}
+
+const nothing: Pending = { join: () => undefined }
+
+/** The processes of a run as one of them sees them: itself by its rank, and how many there are. */
+export class Group {
+  /** A process that runs alone. */
+  static readonly single = new Group(0, 1)
+
+  /** @internal Groups of more than one process come from openGroup(). */
+  constructor(
+    readonly rank: number,
+    readonly size: number,
+  ) {}
+
+  /** Replaces f32 or f64 tensors, or i32 ones for a sum or largest value, by what all processes' ones give together: one message. */
+  allReduce(tensors: readonly Tensor[], reduction: Reduction): void {
+    this.startAllReduce(tensors, reduction).join()
+  }
+
+  /** Does what allReduce() does beside the work that follows; nothing may use the tensors before it is joined. */
+  startAllReduce(tensors: readonly Tensor[], reduction: Reduction): Pending {
+    if (this.size === 1 || tensors.length === 0) return nothing
+    return start('allReduce', tensors, [reductions.indexOf(reduction)])
+  }
+
+  /** The tensors [N, ...] of all processes, one below the other in the order of ranks: [size * N, ...]; `x` itself where there is one. */
+  allGather(x: Tensor): Tensor {
+    if (this.size === 1) return x
+    const [rows, ...rest] = x.shape
+    if (rows === undefined) return fail('SHAPE', `allGather: expected a tensor with rows but received ${describe(x)}`)
+    const all = Tensor.empty([this.size * rows, ...rest], x.dtype, x.device)
+    start('allGather', [x, all]).join()
+    return all
+  }
+
+  /** Rows of `x` sent and received as `exchange` says; all of the result, as large as `x`, is received. `x` itself where there is one. */
+  exchange(x: Tensor, exchange: Exchange): Tensor {
+    if (this.size === 1) return x
+    const result = Tensor.empty(x.shape, x.dtype, x.device)
+    const numbers = [exchange.sends, exchange.receives].flatMap((messages) => [
+      messages.length,
+      ...messages.flatMap(({ peer, row, rows }) => [peer, row, rows]),
+    ])
+    start('exchange', [x, result], numbers).join()
+    return result
+  }
+
+  /** Replaces tensors by those of the process `root`. */
+  broadcast(tensors: Iterable<Tensor>, root = 0): void {
+    if (this.size > 1) for (const tensor of tensors) start('broadcast', [tensor], [root]).join()
+  }
+
+  /** Waits until every process has come here. */
+  barrier(): void {
+    if (this.size > 1) start('barrier', []).join()
+  }
+
+  /** Whether any process says so. */
+  any(flag: boolean): boolean {
+    return this.size === 1 ? flag : this.#numbers([Number(flag)], 'max')[0] !== 0
+  }
+
+  /** The sums of all processes' numbers. */
+  sum(values: readonly number[]): number[] {
+    return this.size === 1 ? [...values] : this.#numbers(values, 'sum')
+  }
+
+  #numbers(values: readonly number[], reduction: Reduction): number[] {
+    const tensor = Tensor.from(values, [values.length], 'f64', 'cpu').keep()
+    try {
+      this.allReduce([tensor], reduction)
+      return [...tensor.data()]
+    } finally {
+      tensor.dispose()
+    }
+  }
+
+  /** Throws COMM, naming the ranks, where `text` is not the same in all processes; `what` is what it says. */
+  agree(what: string, text: string): void {
+    if (this.size === 1) return
+    const digest = Tensor.from(createHash('sha256').update(text).digest(), [1, 32], 'u8', 'cpu').keep()
+    const all = this.allGather(digest).keep()
+    const values = Buffer.from(all.data() as Uint8Array)
+    for (const tensor of [digest, all]) tensor.dispose()
+    const digests = Array.from({ length: this.size }, (_, rank) => values.toString('hex', 32 * rank, 32 * (rank + 1)))
+    const count = (digest: string): number => digests.filter((other) => other === digest).length
+    const usual = digests.reduce((best, each) => (count(each) > count(best) ? each : best))
+    const others = digests.flatMap((each, rank) => (each === usual ? [] : [rank]))
+    if (others.length > 0)
+      fail('COMM', `${what} of rank ${others.join(', ')} is not that of the others: expected the same in all ${this.size} processes`)
+  }
+}
+
+/** Starts a collective of this process. */
+function start(kind: Kind, tensors: readonly Tensor[], numbers: readonly number[] = []): Pending {
+  const handles = Float64Array.from(tensors, (tensor) => tensor.handle)
+  const ticket = native.startCollective(kinds.indexOf(kind), handles, Float64Array.from(numbers))
+  return { join: () => native.joinCollective(ticket) }
+}

@@ -1,0 +1,65 @@
+/** What of a run each of its processes does: batch size and groups are numbers of the run, of which all have equal parts. */
+import { createHash } from 'node:crypto'
+import { availableParallelism } from 'node:os'
+
+import { workersFor } from '../data/loader.js'
+import type { Group } from '../distributed/group.js'
+import type { Method } from '../methods/method.js'
+import { allTensors, type State } from '../nn/module.js'
+import type { Config } from '../run/config.js'
+import { fail } from '../tensor/errors.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
+
+/**
+ * The configuration of what one process does, of `here` on this machine, which share its cores and what is kept of decoded images; the
+ * configuration itself for one process.
+ */
+export function shareOf(config: Config, { size }: Group, here: number): Config {
+  if (size === 1) return config
+  const part = (all: number): number => Math.max(1, Math.floor(all / here))
+  return {
+    ...config,
+    batchSize: config.batchSize / size,
+    normGroups: config.normGroups / size,
+    threads: config.threads === 0 ? part(availableParallelism()) : config.threads,
+    workers: config.workers === 0 ? part(workersFor(0)) : config.workers,
+    cacheMegabytes: config.cacheMegabytes / here,
+  }
+}
+
+/** Throws CONFIG for a run that these processes cannot share. */
+export function checkShare({ normGroups, device: wanted }: Config, { name, distributed }: Method, { size }: Group, device: string): void {
+  if (size === 1) return
+  if (distributed !== true) fail('CONFIG', `method is ${name}: expected one that several processes can train together (Method.distributed)`)
+  if (normGroups % size !== 0)
+    fail(
+      'CONFIG',
+      `normGroups is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics are of one ` +
+        `process (--norm-groups ${size * Math.max(1, Math.round(normGroups / size))})`,
+    )
+  const { hostMemory, computes } = deviceTraits(device)
+  if (!hostMemory || !computes)
+    fail('CONFIG', `device is ${wanted}: expected cpu for ${size} processes; several processes on GPUs are not supported yet`)
+}
+
+/** Running statistics: what each process has of its own groups, and no other. */
+const ofGroups = /(^|\.)running_(mean|var)$/
+
+/**
+ * Makes the state of a run the same in all of its processes, before somebody reads it: running statistics become means over all groups,
+ * which they then stay, since the update is linear. Throws COMM, naming the ranks, where anything else is not the same already.
+ */
+export function agreeOnState(state: State, group: Group): void {
+  if (group.size === 1) return
+  const tensors = [...allTensors(state)]
+  const statistics = tensors.filter(([name]) => ofGroups.test(name)).map(([, tensor]) => tensor)
+  group.allReduce(statistics, 'mean')
+  group.agree('what was learnt', digest(tensors))
+}
+
+function digest(tensors: readonly (readonly [string, Tensor])[]): string {
+  const hash = createHash('sha256')
+  for (const [name, tensor] of tensors) hash.update(name).update(tensor.data())
+  return hash.digest('hex')
+}

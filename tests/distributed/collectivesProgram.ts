@@ -1,0 +1,124 @@
+/** Each rank of collectives.test.ts: makes every call, with values that all ranks can compute, and says `ok` when all were right. */
+import * as assert from 'uvu/assert'
+
+import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distributed/keyOrder.js'
+import { leaveTogether, openGroup } from '../../src/distributed/open.js'
+import { native } from '../../src/tensor/native.js'
+import { Random } from '../../src/tensor/random.js'
+import { type DType, scope, Tensor } from '../../src/tensor/tensor.js'
+import { throwsError } from '../support/suite.js'
+
+const group = openGroup()
+leaveTogether(group)
+const { rank, size } = group
+const ranks = Array.from({ length: size }, (_, each) => each)
+const seed = Number(process.argv[2])
+
+/** What rank `of` has in a call: small whole numbers, so that sums are exact. */
+const values = (of: number, count: number, call: number): Float64Array => {
+  const random = new Random(seed, call, of)
+  return Float64Array.from({ length: count }, () => random.below(200))
+}
+const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0)
+
+function reductions(): void {
+  for (const [call, dtype] of (['f32', 'f64', 'i32'] as const).entries()) {
+    for (const reduction of ['sum', 'mean', 'max'] as const) {
+      if (dtype === 'i32' && reduction === 'mean') continue
+      for (const counts of [[1], [1000, 1, 37], [0, 5]]) {
+        const tensors = counts.map((count, i) => Tensor.from(values(rank, count, call + i), [count], dtype))
+        group.allReduce(tensors, reduction)
+        for (const [i, count] of counts.entries()) {
+          const all = ranks.map((each) => values(each, count, call + i))
+          const expected = Float64Array.from({ length: count }, (_, at) => {
+            const column = all.map((each) => each[at]!)
+            return reduction === 'max' ? Math.max(...column) : reduction === 'sum' ? sum(column) : sum(column) / size
+          })
+          const found = Float64Array.from(tensors[i]!.data())
+          for (let at = 0; at < count; ++at) assert.ok(Math.abs(found[at]! - expected[at]!) <= 1e-5 * Math.abs(expected[at]!), `${dtype} ${reduction}`)
+        }
+      }
+    }
+  }
+}
+
+function gathers(): void {
+  for (const dtype of ['f32', 'f64', 'i32', 'u8'] satisfies DType[]) {
+    const all = group.allGather(Tensor.from(values(rank, 12, 7), [3, 4], dtype))
+    assert.equal(all.shape, [3 * size, 4])
+    assert.equal(
+      [...all.data()],
+      ranks.flatMap((each) => [...values(each, 12, 7)]),
+    )
+  }
+}
+
+function exchanges(): void {
+  for (const own of [1, 2, 3]) {
+    const batch = { images: 6 * own * size, groups: own * size }
+    const draw = (of: number, images: number): Int32Array => new Random(seed, of).permutation(images)
+    const mine = batch.images / size
+    const lined = ownOrder(batch, rank, size, draw)
+    // Row i of the batch is [i, i + 0.5].
+    const x = Tensor.from(Float64Array.from(lined, (image) => rank * mine + image).reduce<number[]>((all, i) => [...all, i, i + 0.5], []), [mine, 2])
+    const way = ownExchange(batch, rank, size)
+    const there = group.exchange(x, way)
+    const expected = keyOrder(batch, draw).subarray(rank * mine, (rank + 1) * mine)
+    assert.equal(
+      [...there.data()],
+      [...expected].flatMap((image) => [image, image + 0.5]),
+    )
+    assert.equal([...group.exchange(there, returning(way)).data()], [...x.data()])
+  }
+}
+
+function others(): void {
+  const x = Tensor.from([rank, 10 * rank])
+  group.broadcast([x], size - 1)
+  assert.equal([...x.data()], [size - 1, 10 * (size - 1)])
+  group.barrier()
+  assert.is(group.any(rank === 1), true)
+  assert.is(group.any(false), false)
+  assert.equal(group.sum([rank, 1]), [(size * (size - 1)) / 2, size])
+  group.agree('the weather', 'fine')
+  // Every rank says so, and goes on.
+  throwsError(() => group.agree('the weather', rank === 1 ? 'rain' : 'fine'), 'COMM', /the weather of rank (1|0, 1|1, 0|0)/)
+  group.barrier()
+}
+
+/** Those that nobody has seen yet may be many, and are joined in any order. */
+function beside(): void {
+  const tensors = Array.from({ length: 8 }, (_, i) => Tensor.from([i + rank, i]))
+  const started = tensors.map((tensor) => group.startAllReduce([tensor], 'sum'))
+  for (const pending of [...started].reverse()) pending.join()
+  for (const [i, tensor] of tensors.entries()) assert.equal([...tensor.data()], [size * i + (size * (size - 1)) / 2, size * i])
+}
+
+/** What a call is refused for, before anybody else is troubled with it. */
+function refusals(): void {
+  const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.zeros([4, 2], 'f64')]
+  throwsError(() => group.allReduce([f32, f64], 'sum'), 'DTYPE', /allReduce: expected tensors of one dtype/, /f64\[4,2\]/)
+  throwsError(() => group.allReduce([Tensor.zeros([2], 'i32')], 'mean'), 'DTYPE', /i32\[2\]/)
+  throwsError(() => group.allReduce([Tensor.zeros([2], 'u8')], 'sum'), 'DTYPE', /u8\[2\]/)
+  throwsError(() => group.allGather(Tensor.zeros([])), 'SHAPE', /a tensor with rows/)
+  throwsError(() => group.broadcast([f32], size), 'ARGUMENT', /a root of 0 to/)
+  const whole = { peer: rank, row: 0, rows: 4 }
+  const way = (message: object) => ({ sends: [{ ...whole, ...message }], receives: [whole] })
+  throwsError(() => group.exchange(f32, way({ peer: size })), 'ARGUMENT', /exchange: expected messages of ranks 0 to/)
+  throwsError(() => group.exchange(f32, way({ row: 1 })), 'SHAPE', /within the rows of f32\[4,2\]/, /4 from row 1/)
+  throwsError(() => group.exchange(f32, way({ rows: 0 })), 'SHAPE', /within the rows/)
+  throwsError(() => group.exchange(f32, way({ rows: 3 })), 'ARGUMENT', /received as it is sent/)
+  throwsError(() => group.exchange(f32, way({ row: 0.5 })), 'ARGUMENT', /exchange: expected a row/)
+  throwsError(() => native.joinCollective(99_999), 'ARGUMENT', /no such collective/)
+}
+
+scope(() => {
+  refusals()
+  reductions()
+  gathers()
+  exchanges()
+  others()
+  beside()
+})
+assert.is(native.memory().handles, 0)
+console.log(`rank ${rank} of ${size} ok`)

@@ -1,0 +1,46 @@
+import * as assert from 'uvu/assert'
+
+import { identity } from '../../src/distributed/launcher.js'
+import { suite, throwsError } from '../support/suite.js'
+
+const test = suite('launcher')
+
+const alone = { launcher: 'none', rank: 0, size: 1, localRank: 0, localSize: 1 }
+const torchrun = { RANK: '5', WORLD_SIZE: '16', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '4', MASTER_ADDR: 'a', MASTER_PORT: '29500' }
+const openMpi = {
+  OMPI_COMM_WORLD_RANK: '3',
+  OMPI_COMM_WORLD_SIZE: '4',
+  OMPI_COMM_WORLD_LOCAL_RANK: '1',
+  OMPI_COMM_WORLD_LOCAL_SIZE: '2',
+}
+const mpich = { PMI_RANK: '2', PMI_SIZE: '4', MPI_LOCALRANKID: '0', MPI_LOCALNRANKS: '2' }
+/** What the script of a job has in its environment. */
+const batchScript = { SLURM_JOB_ID: '17', SLURM_NTASKS: '8', SLURM_PROCID: '0', SLURM_LOCALID: '0', SLURM_NODEID: '0' }
+const srun = { ...batchScript, SLURM_PROCID: '6', SLURM_STEP_NUM_TASKS: '8', SLURM_LOCALID: '2', SLURM_STEP_TASKS_PER_NODE: '4(x2)' }
+
+const cases: [string, Record<string, string>, object][] = [
+  ['nobody', {}, alone],
+  ['torchrun', torchrun, { launcher: 'torchrun', rank: 5, size: 16, localRank: 1, localSize: 4 }],
+  ['mpirun of Open MPI', openMpi, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
+  ['mpirun of MPICH', mpich, { launcher: 'MPICH', rank: 2, size: 4, localRank: 0, localSize: 2 }],
+  ['srun', srun, { launcher: 'srun', rank: 6, size: 8, localRank: 2, localSize: 4 }],
+  ['a Slurm batch script, which is one process', batchScript, alone],
+  ['mpirun in a Slurm job', { ...srun, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
+  ['mpirun in a batch script', { ...batchScript, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
+  ['torchrun under srun', { ...srun, ...torchrun }, { launcher: 'torchrun', rank: 5, size: 16, localRank: 1, localSize: 4 }],
+  ['a rank of something else', { RANK: '3' }, alone],
+  ['a size of something else', { WORLD_SIZE: '3' }, alone],
+  ['no local numbers', { RANK: '3', WORLD_SIZE: '4' }, { launcher: 'torchrun', rank: 3, size: 4, localRank: 3, localSize: 4 }],
+  ['one process of a launcher', { PMI_RANK: '0', PMI_SIZE: '1' }, { launcher: 'MPICH', rank: 0, size: 1, localRank: 0, localSize: 1 }],
+]
+for (const [name, environment, expected] of cases) test(name, () => assert.equal(identity(environment), expected))
+
+test('numbers that cannot be are named with their variable', () => {
+  throwsError(() => identity({ ...torchrun, RANK: '16' }), 'COMM', /RANK is 16/, /0 to 15/)
+  throwsError(() => identity({ ...torchrun, WORLD_SIZE: '0' }), 'COMM', /WORLD_SIZE is 0/)
+  throwsError(() => identity({ ...openMpi, OMPI_COMM_WORLD_RANK: '' }), 'COMM', /OMPI_COMM_WORLD_RANK is /)
+  throwsError(() => identity({ ...mpich, MPI_LOCALNRANKS: '5' }), 'COMM', /MPI_LOCALNRANKS is 5/, /1 to 4/)
+  throwsError(() => identity({ ...srun, SLURM_LOCALID: '-1' }), 'COMM', /SLURM_LOCALID is -1/)
+})
+
+test.run()

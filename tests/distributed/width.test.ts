@@ -1,0 +1,58 @@
+/** A step of W processes is the step of one, in f64: what they share is a matter of who computes it, not of what is computed. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { beside, type Ended, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { suite, testWhere, withFolder } from '../support/suite.js'
+
+const test = suite('width')
+
+interface Outcome {
+  losses: number[]
+  state: Record<string, number[]>
+}
+
+/** What the program leaves with so many processes; undefined where it failed. */
+async function train(processes: number, mistake?: string): Promise<{ outcome: Outcome | undefined; ended: Ended }> {
+  return withFolder(async (folder) => {
+    const out = join(folder, 'outcome.json')
+    const ended = await runMpi(processes, beside(import.meta.url, 'widthProgram'), [out, ...(mistake === undefined ? [] : [mistake])])
+    const outcome = ended.code === 0 ? (JSON.parse(readFileSync(out, 'utf8')) as Outcome) : undefined
+    return { outcome, ended }
+  })
+}
+
+/** The largest difference between two states, over the largest value of the tensor (at least 1e-3, of which biases begin at 0). */
+function difference(a: Outcome, b: Outcome): number {
+  assert.equal(Object.keys(a.state), Object.keys(b.state))
+  const all = Object.keys(a.state).map((name) => {
+    const [x, y] = [a.state[name]!, b.state[name]!]
+    const largest = y.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-3)
+    return x.reduce((most, value, i) => Math.max(most, Math.abs(value - y[i]!)), 0) / largest
+  })
+  const losses = a.losses.map((loss, i) => Math.abs(loss - b.losses[i]!))
+  return Math.max(...all, ...losses)
+}
+
+let single: Outcome | undefined
+const alone = async (): Promise<Outcome> => (single ??= (await train(1)).outcome!)
+
+for (const processes of [2, 4])
+  testWhere(hasMpi, noMpi, test, `${processes} processes have the losses, parameters, queues and statistics of one`, async () => {
+    const { outcome, ended } = await train(processes)
+    assert.is(ended.code, 0, ended.out + ended.err)
+    const apart = difference(outcome!, await alone())
+    assert.ok(apart < 1e-10, `${apart} apart`)
+  })
+
+// What would look like training and is another one.
+for (const mistake of ['sum', 'ownQueue', 'noExchange', 'ownStatistics', 'ownSeed'])
+  testWhere(hasMpi, noMpi, test, `is not met with the mistake ${mistake}`, async () => {
+    const { outcome, ended } = await train(2, mistake)
+    if (outcome === undefined) assert.match(ended.err, /what was learnt of rank (1|0, 1) is not that of the others/)
+    else assert.ok(difference(outcome, await alone()) > 1e-6)
+  })
+
+test.run()
