@@ -43,7 +43,7 @@ for (const tool of chosen.tools) {
         ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.'
         : tool === 'mpicxx'
           ? 'Install Open MPI or MPICH. Debian and Ubuntu: apt-get install libopenmpi-dev openmpi-bin.'
-        : `Debian and Ubuntu: apt-get install ${tool}.`
+          : `Debian and Ubuntu: apt-get install ${tool}.`
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
   }
 }

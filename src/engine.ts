@@ -32,7 +32,7 @@ export {
 export { type DeviceKind, deviceTraits, type DeviceTraits } from './tensor/traits.js'
 
 export { type BackwardContext, defineOp, type Inputs, type Op, type Recorded } from './autograd/op.js'
-export { apply, noGrad, Tape, valueAndGradients } from './autograd/tape.js'
+export { apply, type GradientReady, noGrad, Tape, valueAndGradients } from './autograd/tape.js'
 
 export { batchNorm, type BatchNormOptions } from './ops/batchNorm.js'
 export { conv2d } from './ops/conv2d.js'

@@ -12,6 +12,10 @@ export { type Placement, resolvePlacement } from './run/placement.js'
 export { pretrain, type PretrainOptions } from './train/pretrain.js'
 export type { PretrainResult } from './train/run.js'
 
+export { Group, type Pending, type Reduction } from './distributed/group.js'
+export { type Exchange, type Message } from './distributed/keyOrder.js'
+export { endTogether, leaveTogether, openGroup } from './distributed/open.js'
+
 export { configure, findMethod, presetSettings, resolveConfig } from './methods/index.js'
 export {
   type BuiltMethod,

@@ -25,6 +25,7 @@ import {
   type Build,
   disposeState,
   frameworkDefault,
+  type GradientReady,
   l2Normalize,
   Linear,
   mean,
@@ -112,7 +113,7 @@ class SimSiam implements BuiltMethod<Observed> {
   }
 
   /** L = -cos(p1, stop(z2)) / 2 - cos(p2, stop(z1)) / 2, of embeddings z = projector(backbone(x)) and p = predictor(z) [N, D] */
-  step(views: Views): StepResult<Observed> {
+  step(views: Views, ready?: GradientReady): StepResult<Observed> {
     const mode = { train: true, groups: this.#config.normGroups } as const
     const embed = (view: Tensor) =>
       scope(() => {
@@ -120,11 +121,12 @@ class SimSiam implements BuiltMethod<Observed> {
         const z = this.#projector.forward(reshape(pooled, [pooled.shape[0]!, this.backbone.channels]), mode)
         return { z, p: this.#predictor.forward(z, mode) }
       })
-    return differentiate(this.trained(), () => {
+    const forward = (): Observed => {
       const [one, two] = [embed(views[0]), embed(views[1])]
       const both = add(similarity(one.p, two.z), similarity(two.p, one.z))
       return { loss: scale(both, -0.5), z: noGrad(() => l2Normalize(one.z)) }
-    })
+    }
+    return differentiate(this.trained(), forward, ready)
   }
 
   describe({ loss, z }: Readings<Observed>): Record<string, number> {
@@ -140,6 +142,8 @@ export default defineMethod({
   name: 'simsiam',
   describe: 'SimSiam (arXiv:2011.10566): two views predict each other, without negatives',
   options,
+  // A mean over images, none of which is compared with another.
+  distributed: true,
   presets: {
     'simsiam-quick': {
       describe: 'two minutes on two cores on the built-in scenes',

@@ -20,7 +20,8 @@ void check(int result, const std::string& what) {
 
 // MPI counts by int.
 int countOf(int64_t count, const std::string& what) {
-  REQUIRE(count <= INT_MAX, "COMM", what + ": MPI takes at most " + std::to_string(INT_MAX) + " elements at a time, not " + std::to_string(count));
+  REQUIRE(count <= INT_MAX, "COMM",
+          what + ": MPI takes at most " + std::to_string(INT_MAX) + " elements at a time, not " + std::to_string(count));
   return static_cast<int>(count);
 }
 
@@ -139,7 +140,8 @@ class Mpi : public Engine {
   }
 
   void broadcast(const Tensor& tensor, int root) {
-    check(MPI_Bcast(tensor.raw(), countOf(static_cast<int64_t>(bytesOf(tensor)), "broadcast"), MPI_BYTE, root, MPI_COMM_WORLD), "broadcast");
+    check(MPI_Bcast(tensor.raw(), countOf(static_cast<int64_t>(bytesOf(tensor)), "broadcast"), MPI_BYTE, root, MPI_COMM_WORLD),
+          "broadcast");
   }
 
   int rank_ = 0, size_ = 1;

@@ -23,8 +23,8 @@ int64_t milliseconds() {
 }
 
 // Only what a handler may call: it runs on any thread, in the middle of anything.
-void onSignal(int signal) {
-  const int saved = errno;
+void onSignal(int received) {
+  const int saved = errno, signal = received == SIGUSR2 ? SIGTERM : received;
   int none = 0;
   if (heard.compare_exchange_strong(none, signal)) {
     heardAt = milliseconds();
@@ -45,7 +45,7 @@ void listenForSignals(const std::string& message) {
   action.sa_handler = onSignal;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
-  for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  for (int signal : {SIGINT, SIGTERM, SIGUSR2}) sigaction(signal, &action, nullptr);
 }
 
 int heardSignal() { return heard; }

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 
+import { speaker } from '../distributed/together.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption, withInterruption } from '../tensor/interruption.js'
 import { native } from '../tensor/native.js'
@@ -39,7 +40,8 @@ export const interruptedCode = (): number => 128 + (native.heardSignal() || sigt
 export const heedingSignals =
   <A extends unknown[]>(done: (code: number) => void, action: (...args: A) => Promise<void>) =>
   async (...args: A): Promise<void> => {
-    native.listenForSignals('\ndensecl: stopping where nothing is lost; once more leaves at once\n')
+    // Of several processes one says so.
+    native.listenForSignals(speaker(undefined) === '' ? '\ndensecl: stopping where nothing is lost; once more leaves at once\n' : '')
     try {
       await withInterruption(
         () => native.heardSignal() !== 0,

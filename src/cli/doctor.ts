@@ -127,7 +127,8 @@ function kernels(device: string): string {
 /** What several processes of a run would find: by what they exchange tensors, what starts them, and whether something has. */
 function processes(): Record<string, string> {
   const library = native.commLibrary()
-  const collectives = library !== '' ? library : existsSync(mpiAddonPath) ? `by MPI in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes them`
+  const collectives =
+    library !== '' ? library : existsSync(mpiAddonPath) ? `by MPI in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes them`
   const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
   const { launcher, rank, size } = identity()
   return {

@@ -12,9 +12,6 @@ import { examples, numberFlag, type Register } from './command.js'
 /** More than any machine has cores. */
 const mostProcesses = 4096
 
-/** Seconds that mpirun leaves processes to save after a signal; of its own accord it kills them after one. */
-const patience = 60
-
 export const register: Register = (program, done) => {
   program
     .command('launch')
@@ -44,9 +41,8 @@ async function launch(processes: number, command: readonly string[]): Promise<nu
   const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
   if (error !== undefined)
     fail('TOOL', 'launch: mpirun was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin)')
-  const options = stdout.includes('Open MPI')
-    ? ['--oversubscribe', '--bind-to', 'none', '--mca', 'odls_base_sigkill_timeout', String(patience)]
-    : []
+  const openMpi = stdout.includes('Open MPI')
+  const options = openMpi ? ['--quiet', '--oversubscribe', '--bind-to', 'none'] : []
   const main = fileURLToPath(new URL('./main.js', import.meta.url))
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
   const child = spawn('mpirun', ['-n', String(processes), ...options, process.execPath, main, ...command], {
@@ -54,9 +50,18 @@ async function launch(processes: number, command: readonly string[]): Promise<nu
     env: { ...process.env, DENSECL_ADDON: addon },
     detached: true,
   })
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))
+  let heard: 'SIGINT' | 'SIGTERM' | undefined
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      // Open MPI's mpirun kills a second after a SIGTERM; of what it only passes on, SIGUSR2 is what densecl takes for one. Once more ends all.
+      child.kill(openMpi && heard === undefined ? 'SIGUSR2' : signal)
+      heard ??= signal
+    })
   return new Promise((resolve, reject) => {
     child.on('error', reject)
-    child.on('close', (code, signal) => resolve(code ?? 128 + constants.signals[signal!]))
+    child.on('close', (code, signal) => {
+      const interrupted = code !== 0 && heard !== undefined
+      resolve(interrupted ? 128 + constants.signals[heard!] : (code ?? 128 + constants.signals[signal!]))
+    })
   })
 }

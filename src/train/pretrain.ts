@@ -211,7 +211,8 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   const kind = await loadBackboneKind(config.backbone)
   const source = await openSource(config.data, { format: config.format })
   const labelled = await knnSets(config, source)
-  const memory = force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })
+  const memory =
+    force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })
   checkSize(config, source.items.length, undefined)
   const run = plan({ method, config, group: Group.single, share: config, placement, kind, source })
   try {

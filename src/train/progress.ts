@@ -29,7 +29,9 @@ export function introduction(run: PlannedRun): string[] {
     ...reducedImages(config, device),
     ...(group.size === 1
       ? []
-      : [`group   ${group.size} processes by ${native.commLibrary()}: ${share.batchSize} images in ${share.normGroups} groups each a step`]),
+      : [
+          `group   ${group.size} processes by ${native.commLibrary()}: ${share.batchSize} images in ${share.normGroups} groups each a step`,
+        ]),
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
     ...(extendedFrom === undefined
       ? []

@@ -10,7 +10,9 @@ const test = suite('collectives')
 
 for (const processes of [1, 2, 3, 4])
   testWhere(hasMpi, noMpi, test, `${processes} processes have from each other what each has said`, async () => {
-    const { code, out, err } = await runMpi(processes, beside(import.meta.url, processes === 1 ? 'aloneProgram' : 'collectivesProgram'), ['5'])
+    const { code, out, err } = await runMpi(processes, beside(import.meta.url, processes === 1 ? 'aloneProgram' : 'collectivesProgram'), [
+      '5',
+    ])
     assert.is(code, 0, out + err)
     const ranks = Array.from({ length: processes }, (_, rank) => `rank ${rank} of ${processes} ok`)
     assert.equal(out.trim().split('\n').sort(), ranks)

@@ -35,7 +35,8 @@ function reductions(): void {
             return reduction === 'max' ? Math.max(...column) : reduction === 'sum' ? sum(column) : sum(column) / size
           })
           const found = Float64Array.from(tensors[i]!.data())
-          for (let at = 0; at < count; ++at) assert.ok(Math.abs(found[at]! - expected[at]!) <= 1e-5 * Math.abs(expected[at]!), `${dtype} ${reduction}`)
+          for (let at = 0; at < count; ++at)
+            assert.ok(Math.abs(found[at]! - expected[at]!) <= 1e-5 * Math.abs(expected[at]!), `${dtype} ${reduction}`)
         }
       }
     }
@@ -60,7 +61,10 @@ function exchanges(): void {
     const mine = batch.images / size
     const lined = ownOrder(batch, rank, size, draw)
     // Row i of the batch is [i, i + 0.5].
-    const x = Tensor.from(Float64Array.from(lined, (image) => rank * mine + image).reduce<number[]>((all, i) => [...all, i, i + 0.5], []), [mine, 2])
+    const x = Tensor.from(
+      Float64Array.from(lined, (image) => rank * mine + image).reduce<number[]>((all, i) => [...all, i, i + 0.5], []),
+      [mine, 2],
+    )
     const way = ownExchange(batch, rank, size)
     const there = group.exchange(x, way)
     const expected = keyOrder(batch, draw).subarray(rank * mine, (rank + 1) * mine)

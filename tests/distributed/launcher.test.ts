@@ -7,12 +7,7 @@ const test = suite('launcher')
 
 const alone = { launcher: 'none', rank: 0, size: 1, localRank: 0, localSize: 1 }
 const torchrun = { RANK: '5', WORLD_SIZE: '16', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '4', MASTER_ADDR: 'a', MASTER_PORT: '29500' }
-const openMpi = {
-  OMPI_COMM_WORLD_RANK: '3',
-  OMPI_COMM_WORLD_SIZE: '4',
-  OMPI_COMM_WORLD_LOCAL_RANK: '1',
-  OMPI_COMM_WORLD_LOCAL_SIZE: '2',
-}
+const openMpi = { OMPI_COMM_WORLD_RANK: '3', OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_LOCAL_RANK: '1', OMPI_COMM_WORLD_LOCAL_SIZE: '2' }
 const mpich = { PMI_RANK: '2', PMI_SIZE: '4', MPI_LOCALRANKID: '0', MPI_LOCALNRANKS: '2' }
 /** What the script of a job has in its environment. */
 const batchScript = { SLURM_JOB_ID: '17', SLURM_NTASKS: '8', SLURM_PROCID: '0', SLURM_LOCALID: '0', SLURM_NODEID: '0' }

@@ -1,6 +1,7 @@
 /** Whole runs: the folder that several processes leave is the one that one process leaves. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { stripVTControlCharacters } from 'node:util'
 
 import * as assert from 'uvu/assert'
 
@@ -16,14 +17,14 @@ const run = (processes: number, ...args: string[]): Promise<Ended> => runMpi(pro
 
 /** Runs, all of which must end well; what they said. */
 async function train(out: string, ...legs: { processes: number; until?: number; more?: object }[]): Promise<string> {
-  let said = '' // Of a terminal, which mpirun makes of each output.
-  const plain = (text: string): string => text.replace(/\r(\x1b\[K)?|\x1b\[K/g, '')
+  let said = ''
   for (const [i, { processes, until, more = {} }] of legs.entries()) {
     const { code, out: text, err } = await run(processes, out, String(until ?? 'all'), i === 0 ? 'new' : 'resume', JSON.stringify(more))
     assert.is(code, 0, text + err)
     for (let rank = 0; rank < processes; ++rank)
       assert.match(text, new RegExp(`^rank ${rank} ${until === undefined ? 'done at 20' : `interrupted at \\d+`}$`, 'm'))
-    said += plain(text)
+    // Of a terminal, which mpirun makes of each output.
+    said += stripVTControlCharacters(text).replaceAll('\r', '')
   }
   return said
 }
@@ -33,7 +34,7 @@ const losses = (out: string): Map<number, number> => {
   return new Map(rows.map((row) => [row.globalStep!, row.loss!]))
 }
 
-/** How far two runs are apart: by losses, and by the values of their checkpoints over the largest of each tensor. */
+/** How far two runs are apart: by losses, and by the values of their checkpoints, momenta too, over the largest of each tensor. */
 function apart(out: string, other: string): { losses: number; values: number } {
   const [a, b] = [losses(out), losses(other)]
   assert.equal([...a.keys()], [...b.keys()])
@@ -58,7 +59,12 @@ function apart(out: string, other: string): { losses: number; values: number } {
 
 testWhere(hasMpi, noMpi, test, 'two and four processes leave what one leaves, and one run goes on at any width', async () => {
   await withFolder(async (folder) => {
-    const [one, two, four, changing] = ['one', 'two', 'four', 'changing'].map((name) => join(folder, name)) as [string, string, string, string]
+    const [one, two, four, changing] = ['one', 'two', 'four', 'changing'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+      string,
+    ]
     await train(one, { processes: 1 })
     const said = await train(two, { processes: 2 })
     await train(four, { processes: 4 })
@@ -68,10 +74,13 @@ testWhere(hasMpi, noMpi, test, 'two and four processes leave what one leaves, an
       assert.ok(byLoss < 1e-5, `${other}: losses ${byLoss} apart`)
       assert.ok(values < 1e-5, `${other}: values ${values} apart`)
     }
-    assert.equal(readdirSync(two).filter((name) => !name.startsWith('events')), readdirSync(one).filter((name) => !name.startsWith('events')))
+    assert.equal(
+      readdirSync(two).filter((name) => !name.startsWith('events')),
+      readdirSync(one).filter((name) => !name.startsWith('events')),
+    )
     // One log.
-    assert.is(said.match(/^group {3}2 processes by .*: 4 images in 2 groups each a step$/gm)?.length, 1)
-    assert.is(said.match(/^knn /gm)?.length, 4)
+    assert.is(said.match(/^group {3}2 processes by .*: 32 images in 2 groups each a step$/gm)?.length, 1)
+    assert.is(said.match(/^knn /gm)?.length, 5)
   })
 })
 

@@ -136,7 +136,10 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     this.#uniformKeys = order !== balancedKeys
     const { group } = this.model
     if (this.#uniformKeys && group.size > 1)
-      fail('CONFIG', `resume: the run was begun with an order of keys that ${group.size} processes cannot share; continue it with one process`)
+      fail(
+        'CONFIG',
+        `resume: the run was begun with an order of keys that ${group.size} processes cannot share; continue it with one process`,
+      )
   }
 
   describe(observed: Readings<DenseCLObserved>, globalStep: number): Record<string, number> {
@@ -217,7 +220,10 @@ export const densecl = defineMethod({
     const { init, hidden, featDim, numGrid, queueLength, denseQueueLength, seed } = config
     const neck = { hidden: hidden ?? undefined, featDim, numGrid: numGrid ?? undefined }
     const queues = { queueLength, denseQueueLength: denseQueueLength ?? queueLength }
-    const built = new BuiltDenseCL(new DenseCL({ backbone, neck, init, ...queues, seed, compute, ...(group === undefined ? {} : { group }) }), config)
+    const built = new BuiltDenseCL(
+      new DenseCL({ backbone, neck, init, ...queues, seed, compute, ...(group === undefined ? {} : { group }) }),
+      config,
+    )
     try {
       if (config.denseMatch === 'geometry' && built.model.group.size > 1)
         fail('CONFIG', 'denseMatch is geometry: expected feature where several processes share a run, which count no partners together yet')
