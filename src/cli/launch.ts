@@ -53,7 +53,8 @@ async function launch(processes: number, command: readonly string[]): Promise<nu
   let heard: 'SIGINT' | 'SIGTERM' | undefined
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.on(signal, () => {
-      // Open MPI's mpirun kills a second after a SIGTERM; of what it only passes on, SIGUSR2 is what densecl takes for one. Once more ends all.
+      // Open MPI's mpirun kills a second after a SIGTERM; of what it only passes on, SIGUSR2 is what densecl takes for one. Once more
+      // ends all.
       child.kill(openMpi && heard === undefined ? 'SIGUSR2' : signal)
       heard ??= signal
     })

@@ -12,9 +12,9 @@ import type { Exchange } from './keyOrder.js'
 // The order of native/core/comm.h.
 const kinds = ['allReduce', 'allGather', 'exchange', 'broadcast', 'barrier'] as const
 type Kind = (typeof kinds)[number]
-const reductions = ['sum', 'mean', 'max'] as const
 /** How the tensors of all processes become one. */
-export type Reduction = (typeof reductions)[number]
+export type Reduction = 'sum' | 'mean' | 'max'
+const reductions: readonly Reduction[] = ['sum', 'mean', 'max']
 
 /** A collective that has been started. */
 export interface Pending {

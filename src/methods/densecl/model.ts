@@ -43,6 +43,7 @@ export interface KeyOrder {
   unshuffle: Tensor
   /** Key images [N, ...] in the order `shuffle` to the processes that encode them, and what comes of them [N, ...] back. */
   send: (x: Tensor) => Tensor
+  /** The way back of what send() has sent. */
   bringBack: (x: Tensor) => Tensor
 }
 
