@@ -115,7 +115,8 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
   const group = openGroup()
   leaveTogether(group)
   const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
-  if (group.rank === 0 && preset !== undefined && flags.json !== true && flags.resume !== true) console.log(`preset  ${flags.preset}: ${preset.describe}`)
+  if (group.rank === 0 && preset !== undefined && flags.json !== true && flags.resume !== true)
+    console.log(`preset  ${flags.preset}: ${preset.describe}`)
   const result = await pretrain({
     config,
     method,
