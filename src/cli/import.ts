@@ -12,8 +12,9 @@ export const register: Register = (program, done) => {
   program
     .command('import')
     .description("read a foreign checkpoint's backbone, a classifier or a detector, and say what matched")
-    .argument('<weights>', '.safetensors or .pth with any of the known prefixes')
+    .argument('<weights>', '.safetensors or .pth')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
+    .option('--prefix <name>', 'what stands before the names of the backbone, where the file has several; default: the likeliest')
     .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
@@ -25,7 +26,7 @@ export const register: Register = (program, done) => {
         ],
       ]),
     )
-    .action(async (weights: string, flags: { out?: string; backbone?: string; json?: boolean }) => {
+    .action(async (weights: string, flags: { out?: string; prefix?: string; backbone?: string; json?: boolean }) => {
       if (holdsDetector(weights)) {
         const own = await kindOfFlag(flags.backbone)
         const { model, record, assumed } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
@@ -56,7 +57,7 @@ export const register: Register = (program, done) => {
         done(0)
         return
       }
-      const { backbone, report } = importBackbone(weights, { kind })
+      const { backbone, report } = importBackbone(weights, { kind, prefix: flags.prefix })
       if (flags.out !== undefined) writeBackbone(flags.out, backbone, 'torchvision')
       const list = (names: string[]): string =>
         names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`
@@ -65,6 +66,12 @@ export const register: Register = (program, done) => {
         `matched    ${report.matched.length}`,
         `missing    ${report.missing.length}${list(report.missing)}`,
         `unexpected ${report.unexpected.length}${list(report.unexpected)}`,
+        ...(report.others.length === 0
+          ? []
+          : [`others     ${report.others.map((each) => `"${each}"`).join(', ')}: --prefix takes one of these`]),
+        ...(report.passedOver.length === 0
+          ? []
+          : [`passed over ${report.passedOver.join(', ')}: no weights, and nothing of it was executed`]),
         ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
       ]
       const { prefix, options, ...lists } = report

@@ -48,9 +48,12 @@ export interface Build {
   dtype: FloatDType
   /** The dtype of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
   compute?: FloatDType | undefined
+  /** Weights are not drawn, since all of them are going to be written: what they hold until then is nothing to rely on. */
+  unset?: boolean
 }
 
-function draw({ random, dtype }: Build, shape: readonly number[], fill: Fill): Tensor {
+function draw({ random, dtype, unset = false }: Build, shape: readonly number[], fill: Fill): Tensor {
+  if (unset) return Tensor.empty(shape, dtype).keep()
   return Tensor.drawn(() => fill(random, shape), shape, dtype).keep()
 }
 

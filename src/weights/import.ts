@@ -1,4 +1,4 @@
-/** Weights from anywhere into a backbone, under every prefix that checkpoints have (docs/method.md, Names of tensors), with a report. */
+/** Weights from anywhere into a backbone, under whatever prefix they stand (docs/method.md, Names of tensors), with a report. */
 import { closeSync, openSync, readSync } from 'node:fs'
 
 import type { Backbone, BackboneKind, BackboneLayout } from '../nn/backbone.js'
@@ -32,24 +32,14 @@ export function readTensorFile(path: string): TensorFile {
   return isPickle || isZip ? readPthFile(path) : readSafetensors(path)
 }
 
-/** Prefixes under which the backbone may be, in the order of preference among equally many matches. */
-export const backbonePrefixes = [
-  '',
-  'backbone.',
-  'encoder_q.0.',
-  'module.encoder_q.0.',
-  'module.encoder_q.',
-  'module.backbone.',
-  'module.',
-  'encoder_k.module.0.',
-  'encoder_k.0.',
-] as const
-const containers = ['', 'state_dict.', 'model.', 'model.state_dict.']
-
 /** What a file of weights held, and what of it a backbone took. */
 export interface ImportReport {
   /** Names in the file begin with this. */
   prefix: string
+  /** Under these prefixes the file has as many tensors of such a backbone; ImportOptions.prefix chooses. */
+  others: string[]
+  /** Classes of objects in a pickle that are no weights; nothing of them was executed. */
+  passedOver: readonly string[]
   /** Those of the backbone: for a ResNet depth and baseChannels. */
   options: Readonly<Record<string, unknown>>
   matched: string[]
@@ -59,42 +49,94 @@ export interface ImportReport {
   unexpected: string[]
 }
 
-/** The backbone's tensors of a file under their own names, which `nameOf` gives for a name after a prefix. */
-function findBackbone(
-  path: string,
-  tensors: Map<string, StoredTensor>,
-  what: string,
-  nameOf: (short: string) => string | undefined,
-): { prefix: string; found: Map<string, StoredTensor> } {
-  let best = { prefix: '', found: new Map<string, StoredTensor>() }
-  for (const prefix of backbonePrefixes) {
-    for (const container of containers) {
-      const full = container + prefix
+/** Names that some program gives a backbone's tensors. */
+interface Naming {
+  /** Names that tell, after whatever prefix, that such a backbone is there. */
+  marks: readonly string[]
+  /** What a name after the prefix is called here; undefined for what is no part of the backbone. */
+  nameOf: (short: string) => string | undefined
+}
+
+/** A backbone's tensors under their own names, and what stood before those of the file. */
+interface Candidate {
+  prefix: string
+  found: Map<string, StoredTensor>
+}
+
+/** What follows another network in training, or precedes it: the one that was trained is meant where nothing else is said. */
+const copies = /(^|[._])(encoder_k|key|momentum\w*|target\w*|student\w*|state_dict_ema|ema\w*)(?=[._])/
+
+/** Every prefix under which a file has tensors of such a backbone, the likeliest first. */
+function candidatesOf(tensors: Map<string, StoredTensor>, namings: readonly Naming[]): Candidate[] {
+  const names = [...tensors.keys()]
+  const all = namings.flatMap(({ marks, nameOf }) => {
+    const before = (name: string): string[] => marks.filter((mark) => name.endsWith(mark)).map((mark) => name.slice(0, -mark.length))
+    const prefixes = new Set(names.flatMap(before).filter((prefix) => prefix === '' || prefix.endsWith('.')))
+    return [...prefixes].map((prefix): Candidate => {
       const found = new Map<string, StoredTensor>()
       for (const [name, tensor] of tensors) {
-        const known = name.startsWith(full) ? nameOf(name.slice(full.length)) : undefined
+        const known = name.startsWith(prefix) ? nameOf(name.slice(prefix.length)) : undefined
         if (known !== undefined) found.set(known, tensor)
       }
-      if (found.size > best.found.size) best = { prefix: full, found }
-    }
-  }
-  if (best.found.size === 0) {
+      return { prefix, found }
+    })
+  })
+  const rank = ({ prefix }: Candidate): number => (copies.test(prefix) ? 1000 : 0) + prefix.length
+  return all.sort((a, b) => b.found.size - a.found.size || rank(a) - rank(b))
+}
+
+const withDot = (prefix: string): string => (prefix === '' || prefix.endsWith('.') ? prefix : `${prefix}.`)
+
+/** The backbone's tensors of a file, under `wanted` or the likeliest prefix. Throws IMPORT where there are none. */
+function findBackbone(
+  path: string,
+  { tensors, passedOver = [] }: TensorFile,
+  what: string,
+  namings: readonly Naming[],
+  wanted: string | undefined,
+): Candidate & { others: string[] } {
+  const candidates = candidatesOf(tensors, namings)
+  const best = wanted === undefined ? candidates[0] : candidates.find(({ prefix }) => prefix === withDot(wanted))
+  if (best === undefined) {
+    const quoted = candidates.slice(0, 8).map(({ prefix }) => `"${prefix}"`)
+    if (quoted.length > 0) fail('IMPORT', `${path}: no ${what} under the prefix "${wanted}": expected one of ${quoted.join(', ')}`)
     const some = [...tensors.keys()].slice(0, 3).join(', ')
     fail(
       'IMPORT',
-      `${path}: no tensor matches a ${what} backbone under any known prefix ` +
-        `(${backbonePrefixes.filter(Boolean).join(' ')}); the file has ${tensors.size} tensors${some === '' ? '' : `, such as ${some}`}`,
+      `${path}: expected tensors of a ${what} but none of its ${tensors.size} is named like one` +
+        (some === '' ? '' : `; it has such as ${some}`) +
+        (passedOver.length === 0 ? '' : `; objects were passed over: ${passedOver.slice(0, 3).join(', ')}`),
     )
   }
-  return best
+  const others = candidates.filter((each) => each !== best && each.found.size === best.found.size).map(({ prefix }) => prefix)
+  return { ...best, others }
 }
 
 const backboneName = /^(conv1\.weight|bn1\.\w+|layer[1-4]\.\d+\.(conv\d\.weight|bn\d\.\w+|downsample\.[01]\.\w+))$/
+const orUndefined = (name: string): string | undefined => (backboneName.test(name) ? name : undefined)
 
-/** torchvision's name of a tensor of a ResNet that torchvision or detectron2 has named. */
-function torchvisionName(): (short: string) => string | undefined {
+/** How a ResNet's tensors are named: by torchvision, by detectron2, and in a Sequential of torchvision's layers without their names. */
+function resnetNamings(): Naming[] {
   const fromDetectron2 = new Map(torchvisionNames().map((name) => [detectron2Name(name), name]))
-  return (short) => (backboneName.test(short) ? short : fromDetectron2.get(short))
+  const layers: Readonly<Record<string, string>> = { 0: 'conv1', 1: 'bn1', 4: 'layer1', 5: 'layer2', 6: 'layer3', 7: 'layer4' }
+  return [
+    { marks: ['layer1.0.conv1.weight', 'layer1.0.bn1.weight'], nameOf: orUndefined },
+    { marks: ['res2.0.conv1.weight', 'res2.0.conv1.norm.weight'], nameOf: (short) => fromDetectron2.get(short) },
+    {
+      marks: ['4.0.conv1.weight', '4.0.bn1.weight'],
+      nameOf: (short) => {
+        const [, index, rest] = /^(\d+)(\..+)$/.exec(short) ?? []
+        return index !== undefined && Object.hasOwn(layers, index) ? orUndefined(`${layers[index]}${rest}`) : undefined
+      },
+    },
+  ]
+}
+
+/** How a backbone is named that a file of ours holds. */
+function ownNaming(backbone: Backbone): Naming {
+  const names = [...allTensors(backbone.state())].map(([name]) => name)
+  const known = new Set(names)
+  return { marks: [names[0]!, names.at(-1)!], nameOf: (short) => (known.has(short) ? short : undefined) }
 }
 
 /** torchvision's names of the deepest ResNet, of which every other's are a part. */
@@ -142,6 +184,8 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
 export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
   /** What the backbone is where the program does not have its kind; the file, where it says what it holds, must hold that. */
   kind?: BackboneKind | undefined
+  /** What stands before the names of the backbone in the file, where it has several; the likeliest when absent. */
+  prefix?: string | undefined
 }
 
 /**
@@ -150,9 +194,10 @@ export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
  */
 export function importBackbone(
   path: string,
-  { kind: wanted, outputStride }: ImportOptions = {},
+  { kind: wanted, outputStride, prefix }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
-  const { tensors, metadata } = readTensorFile(path)
+  const file = readTensorFile(path)
+  const { tensors, metadata, passedOver = [] } = file
   if ([...tensors.keys()].some((name) => name.includes('roi_head.shared_head.')))
     fail(
       'IMPORT',
@@ -162,20 +207,19 @@ export function importBackbone(
   const record = recordOf(metadata)
   const kind = kindOf(path, record, wanted)
   const build = (options: Record<string, unknown>): Backbone =>
-    kind.build({ random: new Random(0), dtype: 'f32' }, options, { outputStride })
+    kind.build({ random: new Random(0), dtype: 'f32', unset: true }, options, { outputStride })
   let backbone: Backbone | undefined
   try {
     let source: ReturnType<typeof findBackbone>
     if (kind === resnetKind) {
-      source = findBackbone(path, tensors, 'ResNet', torchvisionName())
+      source = findBackbone(path, file, 'ResNet', resnetNamings(), prefix)
       backbone = build({ ...inferResNet(path, source.found), ...recordedStrides(path, record) })
     } else {
       backbone = build(record?.options ?? {})
-      const names = new Set([...allTensors(backbone.state())].map(([name]) => name))
-      source = findBackbone(path, tensors, backbone.name, (short) => (names.has(short) ? short : undefined))
+      source = findBackbone(path, file, backbone.name, [ownNaming(backbone)], prefix)
     }
     const filled = fill(path, backbone, tensors, source.found)
-    return { backbone, report: { prefix: source.prefix, options: backbone.options, ...filled } }
+    return { backbone, report: { prefix: source.prefix, others: source.others, passedOver, options: backbone.options, ...filled } }
   } catch (error) {
     backbone?.dispose()
     throw error

@@ -1,5 +1,6 @@
 /**
- * Pickles as data: an allow-list of what weights are made of is interpreted, nothing is ever imported or called.
+ * Pickles as data: what weights are made of is interpreted, everything else becomes an object that has a name and nothing more; nothing is
+ * ever imported or called.
  * Format: CPython Lib/pickletools.py, torch/serialization.py (facts only).
  */
 import { fail } from '../tensor/errors.js'
@@ -36,12 +37,21 @@ export class TensorView {
   ) {}
 }
 
-/** A name that a pickle mentions; only the allowed ones can be called. */
+/** A name that a pickle mentions. */
 class Global {
   constructor(readonly name: string) {}
 }
 
+/** What stands for an object of a class that weights are not made of, such as a trainer's settings: its name, without content. */
+export class Inert {
+  constructor(readonly name: string) {}
+}
+
+const dictionaries = ['collections.OrderedDict', 'collections.defaultdict']
+
 const mark = Symbol('mark')
+/** Bytes of an integer: more are no number of weights. */
+const mostDigits = 1024
 
 /** Interprets one pickle from `bytes` at `start`. Persistent ids are storages. */
 export class Unpickler {
@@ -49,6 +59,8 @@ export class Unpickler {
   readonly #view: DataView
   readonly #stack: unknown[] = []
   readonly #memo = new Map<number, unknown>()
+  /** The classes and functions that were asked for and passed over. */
+  readonly passedOver = new Set<string>()
 
   constructor(
     readonly bytes: Buffer,
@@ -88,8 +100,12 @@ export class Unpickler {
     const items = this.#stack.splice(from)
     return items.slice(1)
   }
+  #u64(): number {
+    return Number(this.#take(8).readBigUInt64LE())
+  }
   #long(count: number): number {
     let value = 0n
+    if (count > mostDigits) this.bad(`the pickle has an integer of ${count} bytes`)
     const bytes = this.#take(count)
     for (let i = count - 1; i >= 0; --i) value = (value << 8n) | BigInt(bytes[i]!)
     if (count > 0 && bytes[count - 1]! & 128) value -= 1n << BigInt(8 * count)
@@ -150,6 +166,9 @@ export class Unpickler {
         case '\x8a':
           push(this.#long(this.#u8()))
           break
+        case '\x8b':
+          push(this.#long(this.#u32()))
+          break
         case 'G':
           this.#take(8)
           push(this.#view.getFloat64(this.at - 8, false))
@@ -162,6 +181,9 @@ export class Unpickler {
           break
         case '\x8c':
           push(this.#take(this.#u8()).toString('utf8'))
+          break
+        case '\x8d':
+          push(this.#take(this.#u64()).toString('utf8'))
           break
         case 'T':
           push(this.#take(this.#u32()).toString('latin1'))
@@ -181,12 +203,25 @@ export class Unpickler {
         case 'C':
           push(this.#take(this.#u8()))
           break
+        case '\x8e':
+        case '\x96':
+          push(this.#take(this.#u64()))
+          break
         case 't':
           push(this.#popMark())
           break
         case 'l':
+        case '\x91':
           push(this.#popMark())
           break
+        case '\x8f':
+          push([])
+          break
+        case 'd': {
+          const items = this.#popMark()
+          push(new Map(Array.from({ length: items.length >> 1 }, (_, i) => [items[2 * i], items[2 * i + 1]])))
+          break
+        }
         case '\x85':
           push([this.#pop()])
           break
@@ -225,6 +260,15 @@ export class Unpickler {
         case '0':
           this.#pop()
           break
+        case '1':
+          this.#popMark()
+          break
+        case '2': {
+          const value = this.#pop()
+          push(value)
+          push(value)
+          break
+        }
         case 'c':
           push(this.#global(`${this.#line()}.${this.#line()}`))
           break
@@ -250,6 +294,7 @@ export class Unpickler {
           break
         }
         case 'e':
+        case '\x90':
           this.#append(this.#popMark())
           break
         case 'Q':
@@ -260,9 +305,20 @@ export class Unpickler {
           push(this.#call(this.#pop(), args))
           break
         }
+        case '\x81': {
+          const args = this.#pop()
+          push(this.#call(this.#pop(), args)) // NEWOBJ
+          break
+        }
+        case '\x92': {
+          this.#pop()
+          const args = this.#pop()
+          push(this.#call(this.#pop(), args)) // NEWOBJ_EX, by names too
+          break
+        }
         case 'b':
           this.#pop()
-          break // BUILD: attributes of an ordered dictionary carry no tensors
+          break // BUILD: attributes of dictionaries carry no tensors that belong to weights
         default:
           this.bad(`the pickle has the opcode 0x${opcode.charCodeAt(0).toString(16)}, which weights do not need`)
       }
@@ -274,30 +330,34 @@ export class Unpickler {
   }
   #set(key: unknown, value: unknown): void {
     const target = this.#stack.at(-1)
+    if (target instanceof Inert) return
     if (!(target instanceof Map)) this.bad('the pickle sets an item of something that is no dictionary')
     else target.set(key, value)
   }
   #append(values: unknown[]): void {
     const target = this.#stack.at(-1)
+    if (target instanceof Inert) return
     if (!Array.isArray(target)) this.bad('the pickle appends to something that is no list')
     else for (const value of values) target.push(value)
   }
 
   #global(name: string): Global {
-    const allowed =
+    const known =
+      dictionaries.includes(name) ||
       [
-        'collections.OrderedDict',
         'torch._utils._rebuild_tensor',
         'torch._utils._rebuild_tensor_v2',
         'torch._utils._rebuild_parameter',
+        'torch._tensor._rebuild_from_type_v2',
         'torch.Size',
-      ].includes(name) || /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
-    return allowed
-      ? new Global(name)
-      : this.bad(`it asks for ${name}, which is not on the list of what weights are made of; it may be malicious and was not executed`)
+      ].includes(name) ||
+      /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
+    if (!known) this.passedOver.add(name)
+    return new Global(name)
   }
 
   #call(callable: unknown, args: unknown): unknown {
+    if (callable instanceof Inert) return callable
     if (!(callable instanceof Global) || !Array.isArray(args)) return this.bad('the pickle calls something that is no constructor')
     const numbers = (value: unknown): number[] =>
       Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0)
@@ -306,16 +366,20 @@ export class Unpickler {
     switch (callable.name) {
       case 'collections.OrderedDict':
         return new Map(this.#pairs(args[0] ?? []))
+      case 'collections.defaultdict':
+        return new Map()
       case 'torch.Size':
-        return args[0]
       case 'torch._utils._rebuild_parameter':
         return args[0]
+      case 'torch._tensor._rebuild_from_type_v2':
+        return this.#call(args[0], args[2])
       case 'torch._utils._rebuild_tensor':
       case 'torch._utils._rebuild_tensor_v2':
         if (!(args[0] instanceof Storage) || !Number.isSafeInteger(args[1])) return this.bad('a tensor has no storage')
         return new TensorView(args[0], args[1] as number, numbers(args[2]), numbers(args[3]))
       default:
-        return this.bad(`the pickle calls ${callable.name}`)
+        this.passedOver.add(callable.name)
+        return new Inert(callable.name)
     }
   }
 

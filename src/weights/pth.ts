@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
-import { Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
+import { Inert, Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
 import { type StoredTensor, safetensorsDTypes, type TensorFile } from './safetensors.js'
 import { zip, zipEntries } from './zip.js'
 
@@ -18,13 +18,14 @@ export function readPthFile(path: string): TensorFile {
     return fail('FILE', `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
   }
   const storages = new Map<string, Storage>()
-  const root =
+  const { root, passedOver } =
     bytes.length > 4 && bytes.readUInt32LE(0) === 0x04034b50 ? readZipped(path, bytes, storages) : readLegacy(path, bytes, storages)
+  if (root instanceof Inert) refuse(path, root)
   const into: Collected = { path, tensors: new Map(), visited: new Set(), budget: mostExpansion * bytes.length }
   collect('', root, into, 0)
   const entries = root instanceof Map ? [...(root as Map<unknown, unknown>)] : []
   const strings = entries.filter((entry): entry is [string, string] => entry.every((each) => typeof each === 'string'))
-  return { tensors: into.tensors, metadata: Object.fromEntries(strings) }
+  return { tensors: into.tensors, metadata: Object.fromEntries(strings), passedOver }
 }
 
 /** Tensors may share storages and repeat values, but all together have no more than so many times the bytes of their file. */
@@ -82,31 +83,49 @@ function materialise(name: string, { storage, offset, shape, strides }: TensorVi
   return { dtype: storage.dtype, shape, bytes: out }
 }
 
-function readZipped(path: string, bytes: Buffer, storages: Map<string, Storage>): unknown {
+const refuse = (path: string, { name }: Inert): never =>
+  fail(
+    'FORMAT',
+    `${path}: holds ${name}, which is not what weights are made of; it was not executed. Expected a dictionary of tensors: ` +
+      'torch.save(model.state_dict(), ...)',
+  )
+
+/** What torch.save was given, and the names in it that are not known. */
+interface Unpickled {
+  root: unknown
+  passedOver: readonly string[]
+}
+
+function readZipped(path: string, bytes: Buffer, storages: Map<string, Storage>): Unpickled {
   const entries = new Map(zipEntries(path, bytes).map((entry) => [entry.name, entry.data]))
   const pickle =
     [...entries.keys()].find((name) => name.endsWith('/data.pkl') || name === 'data.pkl') ??
     fail('FORMAT', `${path}: the zip holds no data.pkl`)
-  const root = new Unpickler(entries.get(pickle)!, 0, storages, path).load()
+  const unpickler = new Unpickler(entries.get(pickle)!, 0, storages, path)
+  const root = unpickler.load()
   const folder = pickle.slice(0, -'data.pkl'.length)
   for (const storage of storages.values()) {
     const data = entries.get(`${folder}data/${storage.key}`)
     if (data !== undefined && data.length >= storage.count * safetensorsDTypes[storage.dtype]) storage.bytes = data
   }
-  return root
+  return { root, passedOver: [...unpickler.passedOver] }
 }
 
 /** Legacy: pickles of a magic number, a version, system facts, the object and the storage keys; then each storage's data. */
-function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>): unknown {
+function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>): Unpickled {
   let at = 0
+  const passedOver = new Set<string>()
   const next = (): unknown => {
     const unpickler = new Unpickler(bytes, at, storages, path)
     const value = unpickler.load()
     at = unpickler.at
+    for (const name of unpickler.passedOver) passedOver.add(name)
     return value
   }
   if (bytes.length === 0 || bytes[0] !== 0x80) fail('FORMAT', `${path}: neither PyTorch's zip nor its legacy format`)
-  if (next() !== Number(0x1950a86a20f9469cfc6cn)) fail('FORMAT', `${path}: a pickle, but not one that torch.save wrote`)
+  const magic = next()
+  if (magic instanceof Inert) refuse(path, magic)
+  if (magic !== Number(0x1950a86a20f9469cfc6cn)) fail('FORMAT', `${path}: a pickle, but not one that torch.save wrote`)
   next()
   next()
   const root = next()
@@ -122,7 +141,7 @@ function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>)
     storage.bytes = bytes.subarray(at + 8, at + 8 + length)
     at += 8 + length
   }
-  return root
+  return { root, passedOver: [...passedOver] }
 }
 
 /** What encodePth writes. */

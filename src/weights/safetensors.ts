@@ -21,6 +21,8 @@ export interface StoredTensor {
 export interface TensorFile {
   tensors: Map<string, StoredTensor>
   metadata: Record<string, string>
+  /** Classes of objects in a pickle beside the tensors, of which nothing was read or executed. */
+  passedOver?: readonly string[]
 }
 
 const maxHeader = 100 * 2 ** 20
@@ -141,8 +143,10 @@ export function encodeSafetensors({ tensors, metadata }: TensorFile): Uint8Array
 
 /** The values as numbers (f64 for floats, also of f16 and bf16; exact for integers below 2^53). */
 export function storedValues({ dtype, bytes }: StoredTensor): Float64Array {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const count = bytes.length / safetensorsDTypes[dtype]
+  // The commonest, all at once where it lies as an array may.
+  if (dtype === 'F32' && bytes.byteOffset % 4 === 0) return Float64Array.from(new Float32Array(bytes.buffer, bytes.byteOffset, count))
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const read: Record<StoredDType, (i: number) => number> = {
     F64: (i) => view.getFloat64(8 * i, true),
     F32: (i) => view.getFloat32(4 * i, true),
