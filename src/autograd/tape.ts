@@ -56,7 +56,7 @@ export class Tape {
     return Object.values(inputs).some((tensor) => tensor !== undefined && this.#tracked.has(tensor.id))
   }
 
-  /** @internal */
+  /** @internal What a recording keeps of an op; another kind of tape may keep more. */
   push(op: Op, inputs: Inputs, attrs: unknown, output: Tensor, saved: Record<string, Tensor>): void {
     const present = Object.entries(inputs).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
     this.#nodes.push({

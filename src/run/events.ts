@@ -5,6 +5,7 @@
 import { join } from 'node:path'
 
 import { appendWhole } from '../files/atomic.js'
+import { bytesField, doubleField, floatField, intField } from '../files/protobuf.js'
 
 const crcTable = Uint32Array.from({ length: 256 }, (_, n) => {
   let c = n
@@ -33,29 +34,6 @@ function record(data: Buffer): Buffer {
   return out
 }
 
-// Protocol buffer fields: a tag byte (number << 3 | wire type), then the value.
-const varint = (value: number): Buffer => {
-  const bytes: number[] = []
-  for (let rest = value; ; rest = Math.floor(rest / 128)) {
-    bytes.push(rest >= 128 ? (rest % 128) | 128 : rest)
-    if (rest < 128) return Buffer.from(bytes)
-  }
-}
-const bytesField = (field: number, value: Buffer): Buffer => Buffer.concat([Buffer.from([(field << 3) | 2]), varint(value.length), value])
-const doubleField = (field: number, value: number): Buffer => {
-  const out = Buffer.alloc(9)
-  out[0] = (field << 3) | 1
-  out.writeDoubleLE(value, 1)
-  return out
-}
-const floatField = (field: number, value: number): Buffer => {
-  const out = Buffer.alloc(5)
-  out[0] = (field << 3) | 5
-  out.writeFloatLE(value, 1)
-  return out
-}
-const intField = (field: number, value: number): Buffer => Buffer.concat([Buffer.from([field << 3]), varint(value)])
-
 /** Appends scalars to an event file of its own in `folder`, record by record. Throws WRITE. */
 export class EventWriter {
   readonly #path: string
@@ -65,12 +43,12 @@ export class EventWriter {
   constructor(folder: string) {
     const seconds = Math.floor(Date.now() / 1000)
     this.#path = join(folder, `events.out.tfevents.${seconds}.${process.pid}.densecl`)
-    this.#first = record(Buffer.concat([doubleField(1, seconds), bytesField(3, Buffer.from('brain.Event:2'))]))
+    this.#first = record(Buffer.concat([doubleField(1, seconds), bytesField(3, 'brain.Event:2')]))
   }
 
   scalars(step: number, values: Record<string, number>): void {
     const summary = Buffer.concat(
-      Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]))),
+      Object.entries(values).map(([tag, value]) => bytesField(1, Buffer.concat([bytesField(1, tag), floatField(2, value)]))),
     )
     const next = record(Buffer.concat([doubleField(1, Date.now() / 1000), intField(2, step), bytesField(5, summary)]))
     appendWhole(this.#path, this.#first === undefined ? next : Buffer.concat([this.#first, next]))

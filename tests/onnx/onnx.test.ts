@@ -1,0 +1,294 @@
+/** ONNX models against the engine: node by node with PyTorch's functions behind onnx's checker, and by onnxruntime where it is. */
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import convnext from '../../examples/convnext/convnext.js'
+import { imagenetDeviation, imagenetMean, pixelTensor, renderView, wholeImage } from '../../src/data/augment.js'
+import { decode } from '../../src/data/decode.js'
+import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
+import { Classifier } from '../../src/nn/classifier.js'
+import { evaluation, type NormMode } from '../../src/nn/layers.js'
+import { allTensors, emptyState, type State } from '../../src/nn/module.js'
+import { ResNet } from '../../src/nn/resnet.js'
+import { onnxOutputs, writeOnnx } from '../../src/onnx/export.js'
+import { rows } from '../../src/onnx/ops.js'
+import * as ops from '../../src/engine.js'
+import { packageRoot } from '../../src/tensor/addon.js'
+import { Random } from '../../src/tensor/random.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { writeBackbone } from '../../src/weights/export.js'
+import { hasRealData, noRealData, python, realData, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('ONNX')
+
+const normalisation = { mean: imagenetMean, deviation: imagenetDeviation }
+const build = { random: new Random(3), dtype: 'f32' } as const
+const other = process.env.DENSECL_PYTHON ?? python
+const imports = (program: string, modules: string): boolean => spawnSync(program, ['-c', `import ${modules}`]).status === 0
+const oracles = [
+  {
+    name: 'torch',
+    program: python,
+    here: imports(python, 'torch, onnx'),
+    missing: 'PyTorch or onnx is not installed for /usr/bin/python3',
+  },
+  {
+    name: 'onnxruntime',
+    program: other,
+    here: imports(other, 'onnxruntime'),
+    missing: 'onnxruntime is not installed (DENSECL_PYTHON names a Python that has it)',
+  },
+] as const
+
+type Outputs = Record<string, { shape: number[]; values: number[] }>
+
+function run(
+  oracle: (typeof oracles)[number],
+  model: string,
+  type: 'uint8' | 'float32',
+  shape: readonly number[],
+  values: ArrayLike<number>,
+): Outputs {
+  const input = `${model}.json`
+  writeFileSync(input, JSON.stringify({ shape, type, values: Array.from(values), with: oracle.name }))
+  const script = join(packageRoot, 'tests', 'onnx', 'runOnnx.py')
+  const { status, stdout, stderr } = spawnSync(oracle.program, ['-B', script, model, input], { encoding: 'utf8', maxBuffer: 2 ** 28 })
+  assert.is(status, 0, stderr)
+  return JSON.parse(stdout) as Outputs
+}
+
+/** Parameters and statistics as after training: norms that do something. */
+function unsettle(state: State): void {
+  const random = new Random(8)
+  for (const [name, tensor] of allTensors(state))
+    if (tensor.shape.length === 1 && tensor.dtype === 'f32')
+      tensor.write(
+        Float32Array.from({ length: tensor.size }, () => (/var|weight/.test(name) ? random.uniform(0.5, 2) : random.uniform(-0.3, 0.3))),
+      )
+}
+
+const channelsFirst = (x: Tensor): Tensor => (x.shape.length === 4 ? ops.permute(x, [0, 3, 1, 2]) : x)
+
+function assertSame(found: Outputs, expected: ReadonlyMap<string, Tensor>, about: string): void {
+  assert.equal(Object.keys(found), [...expected.keys()], about)
+  for (const [name, tensor] of expected) {
+    const { shape, values } = found[name]!
+    assert.equal(shape, [...tensor.shape], `${about} ${name}`)
+    const own = Float32Array.from(tensor.data())
+    const magnitude = own.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+    const worst = values.reduce((most, value, i) => Math.max(most, Math.abs(value - own[i]!)), 0)
+    assert.ok(worst <= 1e-4 * magnitude, `${about} ${name}: ${worst} of ${magnitude}`)
+  }
+}
+
+const expectedOf = (backbone: Backbone, x: Tensor): Map<string, Tensor> => {
+  const maps = backbone.stages(x, evaluation)
+  const pooled = ops.reshape(ops.adaptiveAvgPool2d(maps.at(-1)!, 1), [x.shape[0]!, backbone.channels])
+  const names = onnxOutputs({ backbone })
+  return new Map([...maps, pooled].map((map, i) => [names[i]!, channelsFirst(map)]))
+}
+
+for (const oracle of oracles)
+  testWhere(oracle.here, oracle.missing, test, `maps of backbones at several sizes are the engine's, by ${oracle.name}`, () =>
+    withFolder((folder) => {
+      const backbones: Backbone[] = [
+        new ResNet(build, { depth: 18, baseChannels: 8 }),
+        new ResNet(build, { depth: 50, baseChannels: 4, strides: [1, 2, 1, 1], dilations: [1, 1, 2, 4] }),
+        convnext.build(build, { depths: [1, 1, 2, 1], widths: [8, 12, 16, 24] }),
+      ]
+      for (const backbone of backbones) {
+        unsettle(backbone.state())
+        const path = join(folder, 'x.onnx')
+        const outputs = onnxOutputs({ backbone })
+        writeOnnx(path, { backbone }, { outputs, normalisation, raw: false, metadata: {} })
+        for (const [n, h, w] of [
+          [1, 64, 96],
+          [3, 41, 73],
+        ] as const)
+          scope(() => {
+            const random = new Random(n)
+            const x = Tensor.from(
+              Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
+              [n, h, w, 3],
+            )
+            const found = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
+            assertSame(found, expectedOf(backbone, x), `${backbone.name} ${n}x${h}x${w}`)
+          })
+        backbone.dispose()
+      }
+    }),
+  )
+
+/** Every op that a row writes, one behind the other, on maps and on rows of numbers. */
+class Medley extends Backbone {
+  readonly kind: BackboneKind = { name: 'medley', build: () => new Medley() }
+  readonly options = {}
+  readonly name = 'medley'
+  readonly description = 'medley'
+  readonly maps = [{ channels: 200, stride: 2 }]
+  readonly #weights = new Map<string, Tensor>()
+
+  constructor() {
+    super(build)
+    const random = new Random(5)
+    for (const [name, shape] of Object.entries({ conv: [8, 3, 3, 3], mix: [8, 8], other: [8, 8], bias: [8], row: [1, 1, 1, 8] }))
+      this.#weights.set(
+        name,
+        Tensor.from(
+          Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal() / 3),
+          shape,
+        ).keep(),
+      )
+  }
+
+  stages(images: Tensor): Tensor[] {
+    const weight = (name: string): Tensor => this.#weights.get(name)!
+    return scope(() => {
+      const x = ops.conv2d(images, weight('conv'), undefined, { stride: 2, padding: 1 })
+      const [n, h, w, c] = x.shape as [number, number, number, number]
+      const positive = ops.add(ops.abs(x), Tensor.full([1], 0.5))
+      const parts = [
+        ...[
+          ops.exp(ops.scale(x, 0.1)),
+          ops.log(positive),
+          ops.sqrt(positive),
+          ops.reciprocal(positive),
+          ops.sigmoid(x),
+          ops.tanh(x),
+          ops.square(x),
+        ],
+        ...[
+          ops.silu(x),
+          ops.gelu(x),
+          ops.relu(x),
+          ops.pow(positive, Tensor.full([1], 1.5)),
+          ops.div(x, positive),
+          ops.sub(x, weight('row')),
+        ],
+        ...[ops.mul(x, ops.softmax(x)), ops.maximum(x, ops.logSoftmax(x, { axis: 1 })), ops.minimum(x, ops.l2Normalize(x))],
+        ...[ops.layerNorm(x, weight('bias')), ops.avgPool2d(x, { kernel: 3, stride: 1, padding: 1 })],
+        ...[ops.resizeBilinear(ops.maxPool2d(x, { kernel: 2 }), [5, 7]), ops.resizeBilinear(x, [2 * h, 2 * w], { alignCorners: true })].map(
+          (y) => ops.mul(x, ops.mean(y, { axes: [1, 2], keepDims: true })),
+        ),
+        ops.mul(x, ops.reshape(ops.sum(ops.scale(x, 0.01), { axes: [1, 2] }), [n, 1, 1, c])),
+        ops.reshape(ops.matmul(ops.reshape(x, [n * h * w, c]), weight('other'), { transposeB: true }), [n, h, w, c]),
+        ops.reshape(ops.linear(ops.reshape(x, [n * h * w, c]), weight('mix'), weight('bias')), [n, h, w, c]),
+        ops.permute(ops.concat([ops.permute(ops.concat([x, x]), [0, 3, 1, 2])], 1), [0, 2, 3, 1]),
+      ]
+      return [ops.concat(parts)]
+    })
+  }
+
+  state(): State {
+    const state = emptyState()
+    for (const [name, tensor] of this.#weights) state.parameters.set(name, tensor)
+    return state
+  }
+}
+
+for (const oracle of oracles)
+  testWhere(oracle.here, oracle.missing, test, `every op that is written is the engine's, by ${oracle.name}`, () =>
+    withFolder((folder) => {
+      const backbone = new Medley()
+      const path = join(folder, 'medley.onnx')
+      writeOnnx(path, { backbone }, { outputs: ['feature5'], normalisation, raw: false, metadata: {} })
+      scope(() => {
+        const random = new Random(1)
+        const x = Tensor.from(
+          Float32Array.from({ length: 2 * 24 * 32 * 3 }, () => random.normal()),
+          [2, 24, 32, 3],
+        )
+        const found = run(oracle, path, 'float32', [2, 3, 24, 32], channelsFirst(x).data())
+        assertSame(found, new Map([['feature5', channelsFirst(backbone.stages(x)[0]!)]]), 'medley')
+      })
+      const types: Record<string, string> = {
+        ...{ maxPool2d: 'MaxPool', avgPool2d: 'AveragePool', scale: 'Mul', square: 'Mul', silu: 'Sigmoid', gelu: 'Erf', linear: 'Gemm' },
+        ...{ layerNorm: 'ReduceMean', l2Normalize: 'ReduceL2', resizeBilinear: 'Resize', sum: 'ReduceSum', permute: 'Transpose' },
+        ...{ maximum: 'Max', minimum: 'Min' },
+      }
+      const model = readFileSync(path, 'latin1').toLowerCase()
+      // Convolutions and batch norms are in the networks above.
+      for (const name of Object.keys(rows).filter((each) => !/conv2d|batchNorm/i.test(each)))
+        assert.ok(model.includes((types[name] ?? name).toLowerCase()), name)
+      backbone.dispose()
+    }),
+  )
+
+for (const oracle of oracles)
+  testWhere(
+    oracle.here && hasRealData,
+    oracle.here ? noRealData : oracle.missing,
+    test,
+    `a classifier takes photographs as bytes, by ${oracle.name}`,
+    () =>
+      withFolder(async (folder) => {
+        const model = new Classifier(build, new ResNet(build, { depth: 18, baseChannels: 8 }), 5)
+        unsettle(model.state())
+        const path = join(folder, 'x.onnx')
+        writeOnnx(
+          path,
+          { backbone: model.backbone, classifier: model },
+          { outputs: ['logits', 'probabilities'], normalisation, raw: true, metadata: {} },
+        )
+        const photos = join(realData, 'imagenette224', 'val')
+        const file = join(photos, readdirSync(photos)[0]!, readdirSync(join(photos, readdirSync(photos)[0]!))[0]!)
+        const image = await decode(readFileSync(file), file)
+        scope(() => {
+          const x = Tensor.empty([1, image.height, image.width, 3])
+          renderView(x, 0, pixelTensor(image), wholeImage(image))
+          const logits = model.logits(x, evaluation)
+          const found = run(oracle, path, 'uint8', [1, image.height, image.width, 3], image.data)
+          assertSame(
+            found,
+            new Map([
+              ['logits', logits],
+              ['probabilities', ops.softmax(logits)],
+            ]),
+            file,
+          )
+        })
+        model.dispose()
+        model.backbone.dispose()
+      }),
+  )
+
+class Sorted extends ResNet {
+  override stages(x: Tensor, mode: NormMode): Tensor[] {
+    return scope(() => super.stages(x, mode).map((map) => ops.topK(map, map.shape[3]!).values))
+  }
+}
+
+test('what cannot be written is refused, and leaves no file', () =>
+  withFolder((folder) => {
+    const backbone = new ResNet(build, { depth: 18, baseChannels: 4 })
+    const weights = join(folder, 'w.safetensors')
+    writeBackbone(weights, backbone, 'torchvision')
+    const path = join(folder, 'x.onnx')
+    const options = { normalisation, raw: false, metadata: {} }
+    throwsError(() => writeOnnx(path, { backbone }, { ...options, outputs: ['feature9'] }), 'ARGUMENT', /feature9/, /feature5, pooled/)
+    throwsError(() => writeOnnx(path, { backbone }, { ...options, outputs: [] }), 'ARGUMENT', /none/)
+    const sorted = new Sorted(build, { depth: 18, baseChannels: 4 })
+    throwsError(() => writeOnnx(path, { backbone: sorted }, { ...options, outputs: ['feature5'] }), 'ARGUMENT', /the network has topK/)
+    assert.not.ok(existsSync(path))
+    for (const [args, word] of [
+      [['--for', 'onnx', '--out', join(folder, 'x.pth')], /ending in \.onnx/],
+      [['--for', 'mmdet', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which mmdet reads/],
+      [['--for', 'detectron2', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which detectron2 reads/],
+      [['--raw', '--out', join(folder, 'x.pth')], /--raw/],
+      [['--for', 'onnx', '--outputs', 'pool', '--out', path], /pool\b/],
+    ] as const) {
+      const { code, err } = runCli(['export', weights, ...args])
+      assert.is(code, 1)
+      assert.match(err, word)
+    }
+    const said = runCli(['export', weights, '--for', 'onnx', '--out', path])
+    assert.is(said.code, 0, said.err)
+    assert.match(said.out, /outputs feature5, pooled/)
+    assert.ok(existsSync(path))
+    for (const each of [backbone, sorted]) each.dispose()
+  }))
+
+test.run()
