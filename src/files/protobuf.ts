@@ -1,4 +1,7 @@
-/** Protocol buffers as bytes: of each field a tag, (number << 3 | wire type), then the value. Format: protobuf.dev/programming-guides/encoding. */
+/**
+ * Protocol buffers as bytes: of each field a tag, (number << 3 | wire type), then the value. Format:
+ * protobuf.dev/programming-guides/encoding (facts only).
+ */
 
 /** A non-negative integer, seven bits a byte. */
 export function varint(value: number): Buffer {
