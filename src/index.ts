@@ -45,6 +45,7 @@ export { type DenseCLObserved, denseclStep, type StepConstants, type StepOptions
 
 export { averagePrecision, type PrecisionForm } from './eval/averagePrecision.js'
 export { type ExtractOptions, type FeatureName, featureRows, poolFeature } from './eval/features.js'
+export { denseFeatures, type DenseFeatureOptions, embedImages, type Embedding } from './eval/embed.js'
 export { type ResumableOptions } from './eval/resumable.js'
 export { extractFeatures, type Features, knnAccuracy, type KnnOptions, knnPredict } from './eval/knn.js'
 export { evaluateLinear, type HeadResult, type LinearOptions, type LinearResult } from './eval/linear.js'
@@ -75,6 +76,7 @@ export {
 } from './eval/voc07.js'
 
 export { type BackboneRecord, type ExportTarget, storedBackbone, writeBackbone } from './weights/export.js'
+export { onnxOutputs, type OnnxNetwork, type OnnxOptions, writeOnnx } from './onnx/export.js'
 export { importBackbone, type ImportOptions, type ImportReport, readWeights } from './weights/import.js'
 export { type StoredDType, type StoredTensor } from './weights/safetensors.js'
 

@@ -103,20 +103,20 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
   const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
 
+  const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
+  const named = preset === undefined ? [] : [`preset  ${flags.preset}: ${preset.describe}`]
   if (flags.dryRun === true) {
     const { size, launcher } = identity()
     if (size > 1) fail('CONFIG', `--dry-run tells of one process: expected it without ${launcher}, which started ${size}`)
     if (flags.resume === true) fail('CONFIG', '--dry-run says what a new run would be: expected it without --resume')
     const { lines, ...known } = await dryRun({ config, method, force: flags.force === true })
     if (flags.json === true) console.log(JSON.stringify({ config, ...known, lines }, undefined, 2))
-    else console.log([stringify(config).trimEnd(), '', ...lines].join('\n'))
+    else console.log([stringify(config).trimEnd(), '', ...named, ...lines].join('\n'))
     return 0
   }
   const group = openGroup()
   leaveTogether(group)
-  const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
-  if (group.rank === 0 && preset !== undefined && flags.json !== true && flags.resume !== true)
-    console.log(`preset  ${flags.preset}: ${preset.describe}`)
+  if (group.rank === 0 && flags.json !== true && flags.resume !== true) for (const line of named) console.log(line)
   const result = await pretrain({
     config,
     method,

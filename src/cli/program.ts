@@ -10,6 +10,7 @@ import { register as checkData } from './checkData.js'
 import type { Register } from './command.js'
 import { register as detect } from './detect.js'
 import { register as doctor } from './doctor.js'
+import { register as embed } from './embed.js'
 import { register as evaluations } from './eval.js'
 import { register as exportWeights } from './export.js'
 import { register as importWeights } from './import.js'
@@ -32,6 +33,7 @@ const commands: readonly Register[] = [
   match,
   detect,
   predict,
+  embed,
   report,
   watch,
   checkData,

@@ -65,7 +65,7 @@ export interface ExtractOptions {
   workers?: number
   batchSize?: number
   maxBroken?: number
-  /** A map that is filled with the images that could not be read, by name with the reason; they count as black ones. */
+  /** Is filled with the images that could not be read, by name with the reason, before those of a batch; they count as black ones. */
   broken?: Map<string, string>
   /** Settings to compute with; evaluationCompute() says what holds without them. */
   compute?: ComputeOptions | undefined
@@ -86,16 +86,20 @@ export async function overImages(
   const { imageSize, batchSize = extractBatch, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
   const compute = evaluationCompute(backbone.device, options.compute)
   const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
+  const tell = (): void => {
+    for (const [name, reason] of loader.broken) options.broken?.set(name, reason)
+  }
   try {
     for await (const batch of loader.batches(orderedBatches(items.length, batchSize))) {
       const [x] = batch.views() as [Tensor]
       const first = batch.indices[0]!
+      tell()
       withCompute(compute, () => scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length)))
       x.dispose()
       progress?.(first + batch.indices.length)
     }
   } finally {
-    for (const [name, reason] of loader.broken) options.broken?.set(name, reason)
+    tell()
     await loader.close()
   }
 }

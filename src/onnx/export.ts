@@ -25,7 +25,7 @@ export interface OnnxOptions {
 }
 
 /** What is written: a backbone, or a classifier with its backbone. */
-interface Network {
+export interface OnnxNetwork {
   backbone: Backbone
   classifier?: Classifier | undefined
 }
@@ -34,10 +34,10 @@ interface Network {
 const mapName = ({ maps }: Backbone, i: number): string => `feature${5 - (maps.length - 1 - i)}`
 
 /** The outputs that a network can have: its maps from fine to coarse and `pooled`, or `logits` and `probabilities` of a classifier. */
-export const onnxOutputs = ({ backbone, classifier }: Network): string[] =>
+export const onnxOutputs = ({ backbone, classifier }: OnnxNetwork): string[] =>
   classifier === undefined ? [...backbone.maps.map((_, i) => mapName(backbone, i)), 'pooled'] : ['logits', 'probabilities']
 
-function results({ backbone, classifier }: Network, images: Tensor): Map<string, Tensor> {
+function results({ backbone, classifier }: OnnxNetwork, images: Tensor): Map<string, Tensor> {
   if (classifier !== undefined) {
     const logits = classifier.logits(images, evaluation)
     return new Map([
@@ -51,7 +51,7 @@ function results({ backbone, classifier }: Network, images: Tensor): Map<string,
 }
 
 /** The bytes of a model, in pieces. Throws ARGUMENT for an output that there is not and an op that ONNX is not told of. */
-export function encodeOnnx(network: Network, { outputs, normalisation, raw, metadata }: OnnxOptions): Uint8Array[] {
+export function encodeOnnx(network: OnnxNetwork, { outputs, normalisation, raw, metadata }: OnnxOptions): Uint8Array[] {
   const { backbone, classifier } = network
   const known = onnxOutputs(network)
   const unknown = outputs.find((name) => !known.includes(name))
@@ -93,6 +93,6 @@ function normalised({ graph }: Translation, images: string, { mean, deviation }:
 }
 
 /** Writes a model to `path`. Throws as encodeOnnx() does, and WRITE. */
-export function writeOnnx(path: string, network: Network, options: OnnxOptions): void {
+export function writeOnnx(path: string, network: OnnxNetwork, options: OnnxOptions): void {
   writeAtomic(path, encodeOnnx(network, options))
 }

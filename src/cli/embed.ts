@@ -1,0 +1,90 @@
+import { existsSync } from 'node:fs'
+
+import { Option } from 'commander'
+
+import { embedImages, type Embedding, embeddings } from '../eval/embed.js'
+import { openRows, type RowFile } from '../files/rowFiles.js'
+import { backboneHelp } from '../run/backbone.js'
+import { fail } from '../tensor/errors.js'
+import { examples, heedingSignals, print, type Register } from './command.js'
+import { imageSizeHelp, imageSizeOf, openBackbone, progressOf, workersOf } from './evalShared.js'
+import { itemsAt } from './imagePaths.js'
+
+interface Flags {
+  weights: string
+  out: string
+  features: Embedding
+  imageSize?: string
+  overwrite?: boolean
+  workers: string
+  threads: string
+  device: string
+  backbone?: string
+  json?: boolean
+}
+
+export const register: Register = (program, done) => {
+  program
+    .command('embed')
+    .description('write the features of images to a file: .npy, .jsonl or .parquet')
+    .argument('<image...>', 'image files, and folders of them')
+    .requiredOption('--weights <file>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
+    .requiredOption('--out <file>', '.npy (with the names of images in FILE.npy.txt), .jsonl, or .parquet')
+    .addOption(
+      new Option(
+        '--features <name>',
+        'pooled: the mean of the last map; dense: that map; feature1 to feature5: maps as evaluations pool them',
+      )
+        .choices([...embeddings])
+        .default('pooled'),
+    )
+    .option('--image-size <pixels>', `side of the central crop; default: ${imageSizeHelp}`)
+    .option('--overwrite', 'replace the file')
+    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
+    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
+    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option('--backbone <module>', backboneHelp)
+    .option('--json', 'print JSON')
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl embed photos/ --weights runs/photos/backbone.safetensors --out photos.npy', 'a row of numbers for each photo'],
+        ['densecl embed photo.jpg --weights r50.pth --features dense --out photo.npy', 'the map [1, 7, 7, 2048] of one'],
+      ]),
+    )
+    .action(
+      heedingSignals(done, async (paths: string[], flags: Flags) => {
+        const open = await openRows(flags.out)
+        if (existsSync(flags.out) && flags.overwrite !== true) fail('WRITE', `embed: ${flags.out} exists already; --overwrite replaces it`)
+        const { imageSize, note } = imageSizeOf(flags.imageSize, flags.weights, 224)
+        const workers = workersOf(flags)
+        const items = await itemsAt(paths)
+        const { backbone, compute } = await openBackbone(flags.weights, flags)
+        const progress = progressOf(flags, 'images')
+        let file: { rows: RowFile; shape: readonly number[] } | undefined
+        try {
+          const options = { imageSize, workers, compute, progress: (count: number) => progress(count, items.length) }
+          const broken = await embedImages(backbone, items, flags.features, options, (image, values, shape) => {
+            file ??= { rows: open(shape), shape }
+            file.rows.write(image, values)
+          })
+          for (const [image, reason] of broken) console.error(`${image}: cannot be read (${reason})`)
+          if (file === undefined) return fail('DATA', `embed: none of ${items.length} images could be read`)
+          const images = items.length - broken.size
+          const { shape } = file
+          const written = file.rows.finish()
+          file = undefined
+          print(
+            flags.json === true,
+            { files: written, images, shape, features: flags.features, imageSize, broken: Object.fromEntries(broken) },
+            `${images} x [${shape.join(', ')}] of ${backbone.description}, ${note}: ${written.join(', ')}`,
+          )
+          if (broken.size > 0) console.error(`densecl: ${broken.size} of ${items.length} images could not be read`)
+          done(broken.size > 0 ? 1 : 0)
+        } finally {
+          file?.rows.abandon()
+          backbone.dispose()
+        }
+      }),
+    )
+}
