@@ -11,12 +11,11 @@ import { withCompute } from '../tensor/compute.js'
 import { fail, systemReason } from '../tensor/errors.js'
 import { scope, type Tensor, withDevice } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
-import { type ExtractOptions, featureNames, overImages, poolFeature } from './features.js'
+import { type ExtractOptions, type FeatureName, featureNames, overImages, poolFeature } from './features.js'
 
-/** What a row can be: a feature as evaluations pool it, or `dense`, the last map as it is. */
-export const embeddings = [...featureNames, 'dense'] as const
-/** The name of what a row holds. */
-export type Embedding = (typeof embeddings)[number]
+/** What a row holds: a feature as evaluations pool it, or `dense`, the last map as it is. */
+export type Embedding = FeatureName | 'dense'
+export const embeddings: readonly Embedding[] = [...featureNames, 'dense']
 
 /**
  * Gives the features of images to `row`, in their order, with the shape of one: [C] of `pooled`, else [rows, columns, C]. Images that

@@ -54,7 +54,7 @@ function readJsonl(path: string): Rows {
 
 async function readParquet(path: string, shape: number[]): Promise<Rows> {
   const { buffer, byteOffset, length } = readFileSync(path)
-  const file = (buffer).slice(byteOffset, byteOffset + length)
+  const file = buffer.slice(byteOffset, byteOffset + length)
   const rows = (await parquetReadObjects({ file })) as { image: string; features: number[] }[]
   return { images: rows.map(({ image }) => image), shape, values: rows.map(({ features }) => features) }
 }
