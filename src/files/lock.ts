@@ -109,7 +109,8 @@ function readIfThere(path: string): string | undefined {
 function parseHolder(text: string): LockHolder | undefined {
   try {
     const holder = JSON.parse(text) as LockHolder
-    return Number.isSafeInteger(holder.pid) && holder.pid > 0 ? holder : undefined
+    const words = [holder.start, holder.host, holder.space, holder.since]
+    return Number.isSafeInteger(holder.pid) && holder.pid > 0 && words.every((word) => typeof word === 'string') ? holder : undefined
   } catch {
     return undefined // no lock of ours, or damaged: nobody holds it
   }

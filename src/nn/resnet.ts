@@ -152,9 +152,14 @@ export class ResNet extends Backbone {
       dilations = [1, 1, 1, 1],
       contractDilation = false,
     } = options
+    // Of a file it may be anything.
     const plan =
-      resnetDepths[depth] ??
-      fail('ARGUMENT', `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${String(depth)}`)
+      typeof depth === 'number' && Object.hasOwn(resnetDepths, depth)
+        ? resnetDepths[depth]
+        : fail(
+            'ARGUMENT',
+            `resnet: expected depth to be one of ${Object.keys(resnetDepths).join(', ')} but received ${JSON.stringify(depth)}`,
+          )
     if (!areStrides(strides))
       fail('ARGUMENT', `resnet: expected strides to be four integers of 1 to 4 but received ${JSON.stringify(strides)}`)
     const { blocks = plan.blocks } = options

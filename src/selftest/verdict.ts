@@ -66,6 +66,7 @@ function isVerdict(value: Partial<Verdict> | null, parts: readonly Part[]): valu
     value === null ||
     typeof value.key !== 'object' ||
     value.key === null ||
+    !Object.values(value.key).every((word) => typeof word === 'string') ||
     typeof value.date !== 'string' ||
     !Array.isArray(value.reports)
   )
