@@ -20,6 +20,7 @@ import { register as pack } from './pack.js'
 import { register as predict } from './predict.js'
 import { register as pretrain } from './pretrain.js'
 import { register as report } from './report.js'
+import { register as search } from './search.js'
 import { register as study } from './study.js'
 import { register as watch } from './watch.js'
 
@@ -34,6 +35,7 @@ const commands: readonly Register[] = [
   detect,
   predict,
   embed,
+  search,
   report,
   watch,
   checkData,

@@ -94,8 +94,11 @@ export async function overImages(
       const [x] = batch.views() as [Tensor]
       const first = batch.indices[0]!
       tell()
-      withCompute(compute, () => scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length)))
-      x.dispose()
+      try {
+        withCompute(compute, () => scope(() => body(backbone.stages(backbone.input(x), evaluation), first, batch.indices.length)))
+      } finally {
+        x.dispose()
+      }
       progress?.(first + batch.indices.length)
     }
   } finally {

@@ -25,9 +25,9 @@ const mostAcross = 1480
 
 /**
  * The images in rows, as many as there is room for: found boxes in the colours of their classes with name and probability, true ones
- * dashed and white; found masks filled with those colours, true ones as white outlines.
+ * dashed and white; found masks filled with those colours, true ones as white outlines. `white` says below what those are.
  */
-export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly string[]): string {
+export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly string[], white = 'what is there'): string {
   let [x, y, across] = [0, 0, 0]
   const drawn = pictures.map((picture) => {
     const scale = height / picture.pixels.height
@@ -39,7 +39,7 @@ export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly 
     return `<g transform="${place}">${drawImage(picture, classes, scale, width)}</g>`
   })
   const legend = pictures.some(({ truth }) => truth !== undefined)
-    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">white: what is there</text>`
+    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">white: ${white}</text>`
     : ''
   const [width, down] = [Math.max(across, 160), y + height + foot + (legend === '' ? 0 : foot)]
   return (

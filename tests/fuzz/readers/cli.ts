@@ -27,6 +27,7 @@ const stops: Readonly<Record<string, readonly string[]>> = {
   import: [absent, '--out', nowhere],
   detect: ['--weights', absent, '--out', nowhere],
   predict: ['--weights', absent],
+  search: ['--weights', absent, '--out', nowhere],
   embed: ['--weights', absent, '--out', nowhere],
   match: ['--weights', absent, '--out', nowhere],
   report: [nowhere, '--out', nowhere],
