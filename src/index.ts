@@ -46,6 +46,7 @@ export { type DenseCLObserved, denseclStep, type StepConstants, type StepOptions
 export { averagePrecision, type PrecisionForm } from './eval/averagePrecision.js'
 export { type ExtractOptions, type FeatureName, featureRows, poolFeature } from './eval/features.js'
 export { denseFeatures, type DenseFeatureOptions, embedImages, type Embedding } from './eval/embed.js'
+export { type Box } from './data/boxes.js'
 export { type Hit, searchImages, type SearchOptions, type SearchResult } from './eval/search.js'
 export { type ResumableOptions } from './eval/resumable.js'
 export { extractFeatures, type Features, knnAccuracy, type KnnOptions, knnPredict } from './eval/knn.js'

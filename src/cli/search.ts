@@ -40,7 +40,7 @@ export const register: Register = (program, done) => {
     .option('--out <path>', 'of the picture, without extension', 'search')
     .option(
       '--image-size <pixels>',
-      `side of the squares that images are squeezed to; default: ${imageSizeHelp}; twice that, of at least ${leastCells} cells, for a region`,
+      `side of the squares that images are squeezed to; default: ${imageSizeHelp}; for a region twice that, ${leastCells} cells at least`,
     )
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
