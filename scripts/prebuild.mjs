@@ -113,9 +113,9 @@ function checkSymbols(system, path) {
 }
 
 /** Builds one, and gives its file. */
-function prebuild(system, form) {
-  const old = glibc[system]
-  const folder = join('build-package', form === 'cuda' ? `${system}-cuda` : system)
+function prebuild(system, { cuda }) {
+  const [form, old] = [cuda ? 'cuda' : 'cpu', glibc[system]]
+  const folder = join('build-package', cuda ? `${system}-cuda` : system)
   const define = { ...(old === undefined ? {} : { DENSECL_GLIBC: oldGlibc(old) }) }
   if (old?.processor !== undefined)
     Object.assign(define, {
@@ -128,7 +128,7 @@ function prebuild(system, form) {
   run(process.execPath, [join('scripts', 'native.mjs'), form, '--into', folder, '--', ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
   const built = join(root, folder, 'Release', 'densecl.node')
   const asks = process.platform === 'linux' && has('objdump') && old !== undefined ? checkSymbols(system, built) : 'unchecked'
-  const to = join(root, 'prebuilds', ...(form === 'cuda' ? ['cuda'] : []), system)
+  const to = join(root, 'prebuilds', ...(cuda ? ['cuda'] : []), system)
   mkdirSync(to, { recursive: true })
   copyFileSync(built, join(to, 'densecl.node'))
   const size = (bytes) => `${(bytes / 1000).toFixed(0)} kB`
@@ -143,6 +143,6 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   ]
   const unknown = wanted.filter((system) => !here.includes(system))
   if (unknown.length > 0) fail(`${unknown.join(', ')} cannot be built here: this machine can build ${here.join(', ')}`)
-  if (cuda) prebuild(thisSystem(), 'cuda')
-  else for (const system of wanted.length > 0 ? wanted : here) prebuild(system, 'cpu')
+  if (cuda) prebuild(thisSystem(), { cuda })
+  else for (const system of wanted.length > 0 ? wanted : here) prebuild(system, { cuda })
 }

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
 import { native } from '../tensor/native.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { examples, numberFlag, type Register } from './command.js'
 
 /** More than any machine has cores. */
@@ -29,7 +30,7 @@ export const register: Register = (program, done) => {
     .action(async (command: string[], flags: { processes: string; cpu?: boolean }) => {
       const processes = numberFlag('processes', flags.processes, { least: 1, most: mostProcesses, whole: true })
       if (command[0] !== 'pretrain') fail('CONFIG', `launch: expected pretrain after -- but received ${command[0]}`)
-      if (flags.cpu !== true && native.deviceNames().some((name) => name.startsWith('cuda:')))
+      if (flags.cpu !== true && native.deviceNames().some((name) => !deviceTraits(name).hostMemory))
         fail('CONFIG', 'launch: several processes on GPUs are not supported yet; --cpu runs them on the CPU')
       done(await launch(processes, command))
     })

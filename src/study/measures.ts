@@ -135,6 +135,11 @@ function frozenOf(tree: StudyData['trees'][number], { objects, scenes }: StudySi
         ...{ seed, workers, compute },
       })
       const score = (of: 'features' | 'position'): number => 100 * (background ? last![of].objectAuc : last![of].meanIou)
+      if (Number.isNaN(score('features')))
+        fail(
+          'DATA',
+          `study: ${name}: expected windows with cells of objects and of the background in both lists; the tree has too few images`,
+        )
       return { scores: { [name]: score('features') }, blind: { [name]: score('position') } }
     },
   }

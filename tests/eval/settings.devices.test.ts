@@ -51,7 +51,7 @@ const size: StudySize = {
   seeds: 1,
   equalTime: 1,
   correspondence: { images: 4 },
-  objects: { window: 32, windows: 1 },
+  objects: { window: 32, windows: 8 },
   scenes: { window: 32, windows: 1 },
   linearEpochs: 1,
   segmentation: { iterations: 1, batchSize: 2, crop: 32, scale: [40, 32] },

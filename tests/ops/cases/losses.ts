@@ -78,6 +78,8 @@ export const lossesCases = {
     },
     differentiable: 1,
     accumulates: ({ shape: [m, n] }) => 10 + m * n,
+    // A small difference of two numbers around 1 has their rounding.
+    magnitude: ({ divisor }) => 1 / divisor,
   }),
   infoNce: define({
     parameters: fc.record({
