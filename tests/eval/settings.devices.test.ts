@@ -71,7 +71,7 @@ function writeData(folder: string): { images: string; segmentation: string } {
         writeFileSync(join(path, `${i}.png`), colourPng(drawn(new Random(i, name.charCodeAt(0)), 40, 36).rgb, 40, 36))
     }
   mkdirSync(segmentation)
-  writeVocTree(segmentation, { train: 2, val: 2, width: 40, height: 32 })
+  writeVocTree(segmentation, { train: 4, val: 4, width: 120, height: 96 })
   return { images, segmentation }
 }
 
