@@ -4,27 +4,22 @@ import { Option } from 'commander'
 
 import { embedImages, type Embedding, embeddings } from '../eval/embed.js'
 import { openRows, type RowFile } from '../files/rowFiles.js'
-import { backboneHelp } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, print, type Register } from './command.js'
-import { imageSizeHelp, imageSizeOf, openBackbone, progressOf, workersOf } from './evalShared.js'
+import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags {
+interface Flags extends PlacementFlags {
   weights: string
   out: string
   features: Embedding
   imageSize?: string
   overwrite?: boolean
-  workers: string
-  threads: string
-  device: string
-  backbone?: string
   json?: boolean
 }
 
 export const register: Register = (program, done) => {
-  program
+  const command = program
     .command('embed')
     .description('write the features of images to a file: .npy, .jsonl or .parquet')
     .argument('<image...>', 'image files, and folders of them')
@@ -40,10 +35,7 @@ export const register: Register = (program, done) => {
     )
     .option('--image-size <pixels>', `side of the central crop; default: ${imageSizeHelp}`)
     .option('--overwrite', 'replace the file')
-    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
-    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--backbone <module>', backboneHelp)
+  withPlacement(command)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -54,25 +46,25 @@ export const register: Register = (program, done) => {
     )
     .action(
       heedingSignals(done, async (paths: string[], flags: Flags) => {
-        const open = await openRows(flags.out)
         if (existsSync(flags.out) && flags.overwrite !== true) fail('WRITE', `embed: ${flags.out} exists already; --overwrite replaces it`)
         const { imageSize, note } = imageSizeOf(flags.imageSize, flags.weights, 224)
         const workers = workersOf(flags)
         const items = await itemsAt(paths)
         const { backbone, compute } = await openBackbone(flags.weights, flags)
-        const progress = progressOf(flags, 'images')
-        let file: { rows: RowFile; shape: readonly number[] } | undefined
+        let file: RowFile | undefined
         try {
+          const rows = (file = await openRows(flags.out))
+          const progress = progressOf(flags, 'images')
+          let shape: readonly number[] = []
           const options = { imageSize, workers, compute, progress: (count: number) => progress(count, items.length) }
-          const broken = await embedImages(backbone, items, flags.features, options, (image, values, shape) => {
-            file ??= { rows: open(shape), shape }
-            file.rows.write(image, values)
+          const broken = await embedImages(backbone, items, flags.features, options, (image, values, own) => {
+            shape = own
+            rows.write(image, values, own)
           })
           for (const [image, reason] of broken) console.error(`${image}: cannot be read (${reason})`)
-          if (file === undefined) return fail('DATA', `embed: none of ${items.length} images could be read`)
           const images = items.length - broken.size
-          const { shape } = file
-          const written = file.rows.finish()
+          if (images === 0) return fail('DATA', `embed: none of ${items.length} images could be read`)
+          const written = rows.finish()
           file = undefined
           print(
             flags.json === true,
@@ -82,7 +74,7 @@ export const register: Register = (program, done) => {
           if (broken.size > 0) console.error(`densecl: ${broken.size} of ${items.length} images could not be read`)
           done(broken.size > 0 ? 1 : 0)
         } finally {
-          file?.rows.abandon()
+          file?.abandon()
           backbone.dispose()
         }
       }),

@@ -17,28 +17,36 @@ import { numberFlag } from './command.js'
 /** Adds the command of one evaluation; `done` takes the exit code. */
 export type AddEvaluation = (parent: Command, done: (code: number) => void) => void
 
-export interface SharedFlags {
-  init?: string
+/** Where a command computes, and on which kind of network: the flags of withPlacement(). */
+export interface PlacementFlags {
   workers: string
   device: string
   threads: string
   backbone?: string
+}
+
+export interface SharedFlags extends PlacementFlags {
+  init?: string
   json?: boolean
   out?: string
 }
 
-/** The argument and the flags of every evaluation. */
-export function evaluation(parent: Command, name: string, description: string): Command {
-  return parent
-    .command(name)
-    .description(description)
-    .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
-    .option('--out <folder>', 'where results go; default: eval/ of the run that the weights belong to')
+/** Adds the flags of PlacementFlags. */
+export const withPlacement = (command: Command): Command =>
+  command
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
-    .option('--json', 'print JSON')
+
+/** The argument and the flags of every evaluation. */
+export function evaluation(parent: Command, name: string, description: string): Command {
+  const command = parent
+    .command(name)
+    .description(description)
+    .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
+    .option('--out <folder>', 'where results go; default: eval/ of the run that the weights belong to')
+  return withPlacement(command).option('--json', 'print JSON')
 }
 
 /**

@@ -1,35 +1,28 @@
 import { holdsDetector } from '../detection/exchange.js'
 import { importClassifier } from '../eval/classifierFile.js'
 import { classifyImages, type Prediction } from '../eval/classify.js'
-import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
-import { progressOf, workersOf } from './evalShared.js'
+import { type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags {
+interface Flags extends PlacementFlags {
   weights: string
   top: string
-  workers: string
-  threads: string
-  device: string
-  backbone?: string
   json?: boolean
 }
 
 export const register: Register = (program, done) => {
-  program
+  const command = program
     .command('predict')
     .description('say what images show, by a classifier that eval finetune trained')
     .argument('<image...>', 'image files, and folders of them')
     .requiredOption('--weights <file>', 'classifier.safetensors of an evaluation, or a ResNet of torchvision with its last layer')
     .option('--top <count>', 'classes that are named of each image', '5')
-    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
-    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--backbone <module>', backboneHelp)
+  withPlacement(command)
     .option('--json', 'print JSON: for each image classes with probabilities, or an error')
     .addHelpText(
       'after',

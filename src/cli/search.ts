@@ -6,22 +6,17 @@ import { type Item, loadPixels } from '../data/source.js'
 import { searchImages } from '../eval/search.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
-import { backboneHelp } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
-import { imageSizeHelp, imageSizeOf, openBackbone, progressOf, workersOf } from './evalShared.js'
+import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags {
+interface Flags extends PlacementFlags {
   weights: string
   region?: string
   top: string
   out: string
   imageSize?: string
-  workers: string
-  threads: string
-  device: string
-  backbone?: string
   json?: boolean
 }
 
@@ -29,7 +24,7 @@ interface Flags {
 const leastCells = 8
 
 export const register: Register = (program, done) => {
-  program
+  const command = program
     .command('search')
     .description('find the images, or regions of images, that are most like a query, and draw them')
     .argument('<query>', 'an image file')
@@ -42,10 +37,7 @@ export const register: Register = (program, done) => {
       '--image-size <pixels>',
       `side of the squares that images are squeezed to; default: ${imageSizeHelp}; for a region twice that, ${leastCells} cells at least`,
     )
-    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
-    .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--backbone <module>', backboneHelp)
+  withPlacement(command)
     .option('--json', 'print JSON: for each image its similarity, and the likest part of it in pixels')
     .addHelpText(
       'after',

@@ -5,18 +5,18 @@ import { extname } from 'node:path'
 import { writeAtomic, writeProblem } from './atomic.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 
-/** A file that takes rows. */
+/** A file that takes rows, all of one shape. */
 export interface RowFile {
-  /** Adds the row of an image, of as many values as the shape of the file has. */
-  write(image: string, values: Float32Array): void
+  /** Adds the row of an image, its values in the order of `shape`. */
+  write(image: string, values: Float32Array, shape: readonly number[]): void
   /** Puts the file in its place; gives all paths that were written. */
   finish(): string[]
   /** Removes what was written, after an error. */
   abandon(): void
 }
 
-/** What makes the file `path`, once the shape of a row is known. */
-type Format = (path: string) => Promise<(shape: readonly number[]) => RowFile>
+/** Begins the file `path`. Throws WRITE where it cannot be made. */
+type Format = (path: string) => RowFile | Promise<RowFile>
 
 /** A temporary file beside `path`, whose errors name that. */
 class Pending {
@@ -73,18 +73,20 @@ function npyHeader(shape: readonly number[]): Buffer {
 }
 
 /** NumPy's format: f32 [images, ...shape], and beside it the names of the images, a line each. */
-const npyFile = (path: string, shape: readonly number[]): RowFile => {
+function npyFile(path: string): RowFile {
   const file = new Pending(path)
   const names: string[] = []
-  // The number of rows is known at the end.
-  file.write(npyHeader([0, ...shape]))
+  let rowShape: readonly number[] = []
+  // The number of rows is known at the end, and their shape at the first.
+  file.write(npyHeader([0]))
   return {
-    write(image, values) {
+    write(image, values, shape) {
+      rowShape = shape
       names.push(image)
       file.write(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
     },
     finish() {
-      file.write(npyHeader([names.length, ...shape]), 0)
+      file.write(npyHeader([names.length, ...rowShape]), 0)
       const list = `${path}.txt`
       writeAtomic(list, [Buffer.from(names.map((name) => `${name}\n`).join(''))])
       file.finish()
@@ -95,14 +97,14 @@ const npyFile = (path: string, shape: readonly number[]): RowFile => {
 }
 
 /** A JSON object a line: the image, the shape, and the values in their order. */
-const jsonlFile = (path: string, shape: readonly number[]): RowFile => {
+function jsonlFile(path: string): RowFile {
   const file = new Pending(path)
   return {
-    // As many digits as tell two f32 apart.
-    write: (image, values) =>
-      file.write(
-        Buffer.from(`${JSON.stringify({ image, shape, features: Array.from(values, (value) => Number(value.toPrecision(9))) })}\n`),
-      ),
+    write(image, values, shape) {
+      // As many digits as tell two f32 apart.
+      const features = Array.from(values, (value) => Number(value.toPrecision(9)))
+      file.write(Buffer.from(`${JSON.stringify({ image, shape, features })}\n`))
+    },
     finish() {
       file.finish()
       return [path]
@@ -112,10 +114,14 @@ const jsonlFile = (path: string, shape: readonly number[]): RowFile => {
 }
 
 /** Parquet: a column `image` of strings and a column `features` of lists of floats; the shape is in the file's metadata. */
-const parquetFile = (path: string, shape: readonly number[], { parquetWriteBuffer }: typeof import('hyparquet-writer')): RowFile => {
+async function parquetFile(path: string): Promise<RowFile> {
+  const { parquetWriteBuffer } = await import('hyparquet-writer')
+  const file = new Pending(path)
   const [images, rows]: [string[], number[][]] = [[], []]
+  let rowShape: readonly number[] = []
   return {
-    write(image, values) {
+    write(image, values, shape) {
+      rowShape = shape
       images.push(image)
       rows.push([...values])
     },
@@ -132,30 +138,24 @@ const parquetFile = (path: string, shape: readonly number[], { parquetWriteBuffe
           { name: 'list', repetition_type: 'REPEATED', num_children: 1 },
           { name: 'element', type: 'FLOAT', repetition_type: 'REQUIRED' },
         ],
-        kvMetadata: [{ key: 'shape', value: JSON.stringify(shape) }],
+        kvMetadata: [{ key: 'shape', value: JSON.stringify(rowShape) }],
         createdBy: 'densecl',
       })
-      writeAtomic(path, [new Uint8Array(buffer)])
+      file.write(new Uint8Array(buffer))
+      file.finish()
       return [path]
     },
-    abandon: () => undefined,
+    abandon: () => file.abandon(),
   }
 }
 
 /** The formats, by the ending of the path. A new one is a line here. */
-export const rowFormats: Readonly<Record<string, Format>> = {
-  '.npy': (path) => Promise.resolve((shape) => npyFile(path, shape)),
-  '.jsonl': (path) => Promise.resolve((shape) => jsonlFile(path, shape)),
-  async '.parquet'(path) {
-    const writer = await import('hyparquet-writer')
-    return (shape) => parquetFile(path, shape, writer)
-  },
-}
+export const rowFormats: Readonly<Record<string, Format>> = { '.npy': npyFile, '.jsonl': jsonlFile, '.parquet': parquetFile }
 
-/** What makes the file, of the format that its ending names. Throws ARGUMENT for another ending. */
-export function openRows(path: string): ReturnType<Format> {
+/** Begins a file of the format that its ending names, so that one which cannot be written is found out now. Throws ARGUMENT, WRITE. */
+export async function openRows(path: string): Promise<RowFile> {
   const ending = extname(path)
-  return Object.hasOwn(rowFormats, ending)
-    ? rowFormats[ending]!(path)
-    : fail('ARGUMENT', `--out is ${path}: expected a file ending in ${Object.keys(rowFormats).join(', ')}`)
+  if (!Object.hasOwn(rowFormats, ending))
+    fail('ARGUMENT', `--out is ${path}: expected a file ending in ${Object.keys(rowFormats).join(', ')}`)
+  return rowFormats[ending]!(path)
 }

@@ -132,8 +132,8 @@ test('what cannot be written is refused by name, before images are read or with 
       const empty = join(folder, `none${ending}`)
       assert.match(run(empty, join(photos, 'b.png')).err, /none of 1 images could be read/)
       assert.not.ok(existsSync(empty))
-      const rows = (await openRows(join(folder, `half${ending}`)))([2])
-      rows.write('a', Float32Array.of(1, 2))
+      const rows = await openRows(join(folder, `half${ending}`))
+      rows.write('a', Float32Array.of(1, 2), [2])
       rows.abandon()
     }
     assert.equal(

@@ -17,11 +17,8 @@ import {
 } from '../../src/eval/cellProbe.js'
 import { checkFrozenMemory } from '../../src/eval/frozenMemory.js'
 import { type FrozenScores, frozenSegmentation } from '../../src/eval/frozenSegmentation.js'
-import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
-import { emptyState } from '../../src/nn/module.js'
-import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { Random } from '../../src/tensor/random.js'
-import { Tensor } from '../../src/tensor/tensor.js'
+import { Colours } from '../support/colours.js'
 import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
@@ -105,43 +102,20 @@ test('places alone answer the class that is most frequent there, or balanced the
   assert.equal([...predictedClasses(placeLogits(cells, asked, 2, { balanced: true }), 2)], [1, 0])
 })
 
-const kind: BackboneKind = { name: 'made', build: () => new Colours() }
-
-/** Knows the mean colour of each cell, and nothing else. */
-class Colours extends Backbone {
-  readonly kind = kind
-  readonly options = {}
-  readonly name = 'colours'
-  readonly description = 'colours'
-  readonly maps = [{ channels: 3, stride: 4 }]
-
-  constructor() {
-    super({ random: new Random(0), dtype: 'f32' })
-  }
-
-  stages(x: Tensor): Tensor[] {
-    return [adaptiveAvgPool2d(x, 8)]
-  }
-
-  state() {
-    return emptyState()
-  }
-}
-
 test('features that hold the class find it in pictures where the place says little; windows depend on the seed alone', async () => {
   await withFolder(async (folder) => {
     writeVocTree(folder, { train: 16, val: 8 })
     const sources = { train: openSegmentation(folder, ['train']), val: openSegmentation(folder, ['val']) }
     const options = { window: 32, windows: 3, workers: 1, seed: 2 }
-    const [scores, ...none] = await frozenSegmentation(new Colours(), sources, options)
+    const [scores, ...none] = await frozenSegmentation(new Colours(4), sources, options)
     assert.equal(none, [])
     const { grid, features, position } = scores!
     assert.is(grid, 8)
     assert.ok(features.meanIou > 0.8, `${features.meanIou}`)
     assert.ok(features.balancedRecall > 0.85 && features.objectAuc > 0.95)
     assert.ok(position.meanIou < 0.35 && position.balancedRecall < 0.5, `${position.meanIou}`)
-    assert.equal(await frozenSegmentation(new Colours(), sources, { ...options, workers: 2 }), [scores])
-    assert.not.equal(await frozenSegmentation(new Colours(), sources, { ...options, seed: 3 }), [scores])
+    assert.equal(await frozenSegmentation(new Colours(4), sources, { ...options, workers: 2 }), [scores])
+    assert.not.equal(await frozenSegmentation(new Colours(4), sources, { ...options, seed: 3 }), [scores])
   })
 })
 
@@ -151,7 +125,7 @@ test('both ways are the mean of one way and the other, where windows are whole p
     const [train, val] = [openSegmentation(folder, ['train']), openSegmentation(folder, ['val'])]
     const options = { window: 64, windows: 1, workers: 1 }
     const scored = async (sets: { train: typeof train; val: typeof val }, more: object = {}): Promise<FrozenScores> =>
-      (await frozenSegmentation(new Colours(), sets, { ...options, ...more }))[0]!
+      (await frozenSegmentation(new Colours(4), sets, { ...options, ...more }))[0]!
     const [there, back] = [await scored({ train, val }), await scored({ train: val, val: train })]
     const both = await scored({ train, val }, { bothWays: true, maps: 1 })
     for (const of of ['features', 'position'] as const)
@@ -199,12 +173,12 @@ test('the command prints a row for each map and one for its places; windows with
     const [train, val] = [openSegmentation(folder, ['train']), openSegmentation(folder, ['val'])]
     // Windows of 32 px: one map of 8 x 8 cells of 3 channels as 4 bytes, twice, of 10 images; and the program.
     const memory = (windows: number) => () =>
-      checkFrozenMemory(new Colours(), { train, val }, { window: 32, windows, workers: 1 }, { host: 2e9, device: 0 })
+      checkFrozenMemory(new Colours(4), { train, val }, { window: 32, windows, workers: 1 }, { host: 2e9, device: 0 })
     assert.match(memory(1)(), /^memory {2}about/)
     throwsError(memory(1_000_000), 'CONFIG', /cells of 1000000 windows of 10 images/, /--windows/)
     const unlabelled = { ...val, map: Array.from({ length: 256 }, () => 255) }
     await rejectsError(
-      () => frozenSegmentation(new Colours(), { train, val: unlabelled }, { window: 32, windows: 1 }),
+      () => frozenSegmentation(new Colours(4), { train, val: unlabelled }, { window: 32, windows: 1 }),
       'DATA',
       /labelled pixels/,
     )

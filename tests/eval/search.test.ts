@@ -8,39 +8,13 @@ import * as assert from 'uvu/assert'
 
 import type { Item } from '../../src/data/source.js'
 import { searchImages } from '../../src/eval/search.js'
-import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
-import { emptyState } from '../../src/nn/module.js'
 import { ResNet } from '../../src/nn/resnet.js'
-import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { Random } from '../../src/tensor/random.js'
-import type { Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
+import { Colours } from '../support/colours.js'
 import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 
 const test = suite('search')
-
-const kind: BackboneKind = { name: 'colours', build: () => new Colours() }
-
-/** Maps are colours, on 8 x 8 cells. */
-class Colours extends Backbone {
-  readonly kind = kind
-  readonly options = {}
-  readonly name = 'colours'
-  readonly description = 'colours'
-  readonly maps = [{ channels: 3, stride: 8 }]
-
-  constructor() {
-    super({ random: new Random(0), dtype: 'f32' })
-  }
-
-  stages(x: Tensor): Tensor[] {
-    return [adaptiveAvgPool2d(x, 8)]
-  }
-
-  state() {
-    return emptyState()
-  }
-}
 
 type Place = readonly [x: number, y: number]
 
@@ -75,7 +49,7 @@ test('a region finds the block of its colour wherever it lies, before blocks of 
         await Promise.all(places.map((place, i) => paint(paths[i]!, colours[i]!, place, i)))
         const [x, y] = places[0]!
         const region = [x / 8, y / 8, (x + 2) / 8, (y + 3) / 8] as const
-        const { hits } = await searchImages(new Colours(), itemOf(paths[0]!), paths.slice(1).map(itemOf), {
+        const { hits } = await searchImages(new Colours(8), itemOf(paths[0]!), paths.slice(1).map(itemOf), {
           imageSize: 64,
           workers: 1,
           region: [...region],
@@ -115,7 +89,7 @@ test('the command shows the query itself first, names what it cannot read, and r
       assert.match(runCli(['search', query, photos, ...flags, '--region', region]).err, new RegExp(`--region is ${region}: expected`))
     assert.match(runCli(['search', photos, photos, ...flags]).err, /the query .*photos is a folder/)
     await rejectsError(
-      () => searchImages(new Colours(), itemOf(join(photos, 'broken.png')), [itemOf(query)], { imageSize: 64, workers: 1 }),
+      () => searchImages(new Colours(8), itemOf(join(photos, 'broken.png')), [itemOf(query)], { imageSize: 64, workers: 1 }),
       'DATA',
       /the query .*broken\.png cannot be read/,
     )

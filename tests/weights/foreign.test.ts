@@ -1,5 +1,5 @@
 /** Backbones in the files of other programs: under any prefix, in a Sequential without names, among objects that are no weights. */
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -152,10 +152,15 @@ testWhere(hasTorch, noTorch, test, 'objects beside the weights are passed over a
 
 test('a pickle that calls an unknown function within a dictionary does nothing', () =>
   withFolder((folder) => {
-    const path = join(folder, 'inner.pth')
-    // {'x': os.system('exit 1')}, then torch's legacy frame would follow: the first pickle is what is looked at.
-    writeFileSync(path, Buffer.from('\x80\x02}X\x01\0\0\0xcos\nsystem\nX\x06\0\0\0exit 1\x85Rs.', 'latin1'))
+    const [path, touched] = [join(folder, 'inner.pth'), join(folder, 'touched')]
+    // {'x': os.system('touch ...')}, which torch's legacy frame does not begin with.
+    const command = `touch ${touched}`
+    writeFileSync(
+      path,
+      Buffer.from(`\x80\x02}X\x01\0\0\0xcos\nsystem\nX${String.fromCharCode(command.length)}\0\0\0${command}\x85Rs.`, 'latin1'),
+    )
     throwsError(() => importBackbone(path), 'FORMAT', /inner\.pth/, /not one that torch\.save wrote/)
+    assert.not.ok(existsSync(touched))
   }))
 
 test.run()
