@@ -1,7 +1,7 @@
 /**
  * Where a step's time goes, by native op: profile.js takes the flags of densecl.js, or the word detection and those of detection.js,
- * runs the steps op by op and prints a table for each size of --batch: calls and milliseconds of one step. Preparing, warming up and what
- * the host does between two ops are not in it.
+ * runs the steps op by op and prints a table for each size of --batch: calls and milliseconds of one step, without preparing and warming
+ * up. Its last line is all that passed on the device, with what lies between two ops.
  */
 import { parseArgs } from 'node:util'
 
@@ -38,6 +38,7 @@ function summarise(steps: number): void {
       [...spent.values()].reduce((sum, { calls }) => sum + calls, 0),
       total,
     ),
+    line('from first to last', 0, native.elapsed(device, marks[0]!.from, marks.at(-1)!.to) / steps),
   ]
 }
 

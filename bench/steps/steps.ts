@@ -135,9 +135,10 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
         views: () => [views[0].alias(), views[1].alias()],
       })
       let taken = 0
-      let readings: ReturnType<typeof trainer.step>['readings'] | undefined
-      const times = timeSteps(device, steps, () => void ({ readings } = trainer.step(taken++, 0.03)), watch)
-      const loss = method.describe(readings!, taken).loss!
+      // What a step observes is read once, at the end: reading waits for the device.
+      let last: ReturnType<typeof trainer.step> | undefined
+      const times = timeSteps(device, steps, () => void (last = trainer.step(taken++, 0.03)), watch)
+      const loss = method.describe(last!.readings, taken).loss!
       if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${taken} steps on ${device}`)
       const row: StepRow = { batch, ...times, loss, launches: trainer.graph.plan?.launches }
       if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })

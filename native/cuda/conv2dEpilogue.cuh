@@ -58,7 +58,7 @@ DEVICE void storeWithMoments(Memory& memory, Out* y, int rows, int columns, bool
     if (down == 0) sums.shift[chunk].put(shift);
   }
   Shape::sync();
-  for (int unit = static_cast<int>(threadIdx.x); unit < Threads::kChunks * Shape::kN; unit += Shape::kThreads) {
+  for (int unit = Shape::thread(); unit < Threads::kChunks * Shape::kN; unit += Shape::kThreads) {
     const int chunk = unit / Shape::kN, c = unit % Shape::kN, count = rows - chunk * kStatisticsRows;
     if (count <= 0 || c >= columns) continue;
     const float first = sums.total(chunk, 0, c), second = sums.total(chunk, 1, c),
@@ -236,7 +236,7 @@ DEVICE void finishTile(Memory& memory, const Epilogue<T>& epilogue, T* dx, const
   }
   if (epilogue.sums == nullptr) return;
   Shape::sync();
-  for (int unit = static_cast<int>(threadIdx.x); unit < Threads::kChunks * 2 * Shape::kN; unit += Shape::kThreads) {
+  for (int unit = Shape::thread(); unit < Threads::kChunks * 2 * Shape::kN; unit += Shape::kThreads) {
     const int chunk = unit / (2 * Shape::kN), which = unit / Shape::kN % 2, c = unit % Shape::kN;
     const int64_t row = firstRow + chunk * kStatisticsRows;
     if (row >= rows || firstColumn + c >= channels) continue;

@@ -10,9 +10,11 @@
 namespace densecl::cuda {
 namespace {
 
-using Warpgroup128x128 = WarpgroupShape<128, 128, 1>;
-using Warpgroup128x64 = WarpgroupShape<128, 64, 1>;
-using Warpgroup64x128 = WarpgroupShape<64, 128, 2>;
+using PingPong128x128 = WarpgroupShape<128, 128, 1, 1>;
+using PingPong128x64 = WarpgroupShape<128, 64, 1, 1>;
+// Of weight gradients, whose depth is pixels: the products of a tile are long, and two tiles of f32 would not fit beside the pipeline.
+using Together128x128 = WarpgroupShape<128, 128, 2, 1>;
+using Together64x128 = WarpgroupShape<64, 128, 1, 2>;
 
 // A tap and the first of the slice's channels: where a slice stands in the depth. It is advanced by additions alone, since one warp
 // walks for the whole block and has as long for a slice as the tensor cores.
@@ -272,7 +274,7 @@ struct BackwardWeightJob {
   }
 };
 
-// Tile 4 is Warpgroup128x128, 5 is Warpgroup128x64 (Warpgroup64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
+// Tile 4 is 128x128, 5 is 128x64 (64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
 // of Ampere.
 bool hopper(const Call& call, const Geometry& g, Family family) { return usable(call, family) && (g.tile == 0 || g.tile > 3); }
 bool narrow(const Geometry& g, int64_t columns) { return g.tile == 5 || (g.tile != 4 && columns <= 64); }
@@ -301,9 +303,9 @@ bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const T
     launchProduct(call, job);
   };
   if (narrow(g, g.o))
-    run(Warpgroup128x64{});
+    run(PingPong128x64{});
   else
-    run(Warpgroup128x128{});
+    run(PingPong128x128{});
   return true;
 }
 
@@ -336,9 +338,9 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
     launchProduct(call, job);
   };
   if (narrow(g, g.c))
-    run(Warpgroup128x64{});
+    run(PingPong128x64{});
   else
-    run(Warpgroup128x128{});
+    run(PingPong128x128{});
   return true;
 }
 
@@ -369,9 +371,9 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
   if (narrow(g, g.o))
-    run(Warpgroup64x128{});
+    run(Together64x128{});
   else
-    run(Warpgroup128x128{});
+    run(Together128x128{});
   return true;
 }
 

@@ -36,10 +36,11 @@ struct OperandTile {
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
 struct TileShape {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kThreads = kWarp * kWarpsM * kWarpsN;
-  static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;  // the part of a warp
-  static constexpr int kMmaM = kWarpM / 16, kMmaN = kWarpN / 8;
+  static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;            // the part of a warp
+  static constexpr int kMmaM = kWarpM / 16, kMmaN = kWarpN / 8, kMmaStep = 16;  // rows from one accumulator tile to the next
   static constexpr int kTogether = 2;  // rows of an epilogue whose loads are on their way together: two blocks share the registers
   static DEVICE void sync() { __syncthreads(); }
+  static DEVICE int thread() { return static_cast<int>(threadIdx.x); }
   // The first row and column of the calling warp's part.
   static DEVICE int firstRow() { return warpIndex() / kWarpsN * kWarpM; }
   static DEVICE int firstColumn() { return warpIndex() % kWarpsN * kWarpN; }
@@ -59,7 +60,7 @@ struct Accumulators {
 // Row and column, in the block's tile, of accumulator c[i][j][e] of this lane.
 template <class Shape>
 DEVICE int accumulatorRow(int i, int e) {
-  return Shape::firstRow() + i * 16 + laneIndex() / 4 + e / 2 * 8;
+  return Shape::firstRow() + i * Shape::kMmaStep + laneIndex() / 4 + e / 2 * 8;
 }
 template <class Shape>
 DEVICE int accumulatorColumn(int j, int e) {

@@ -96,13 +96,13 @@ DEVICE void mbarrierWaitParity(Mbarrier& barrier, int parity) {
 #endif
 }
 
-// A barrier of the first `threads` threads of the block, by number (0 is __syncthreads).
-template <int kNumber, int kThreads>
-DEVICE void namedBarrierSync() {
+// A barrier of kThreads threads of the block, whole warps, by number (0 is __syncthreads).
+template <int kThreads>
+DEVICE void namedBarrierSync(int number) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(kThreads) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 #elif !defined(__CUDACC__)
-  simt::namedBarrier(kNumber, kThreads);
+  simt::namedBarrier(number, kThreads);
 #endif
 }
 

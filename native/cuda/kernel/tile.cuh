@@ -7,7 +7,7 @@
 
 namespace densecl::cuda {
 
-// How the threads of a block share a staged tile: each keeps kVector columns and takes every kDown-th row.
+// How the threads of a tile share it where it is staged: each keeps kVector columns and takes every kDown-th row.
 template <class Shape, class Out>
 struct TileThreads {
   static constexpr int kVector = Vector<Out>::kLength, kLine = Shape::kN / kVector, kDown = Shape::kThreads / kLine,
@@ -16,8 +16,8 @@ struct TileThreads {
                        kChunkRows = kStatisticsRows / kDown;  // rows of a thread in a chunk of statistics
   static_assert(Shape::kThreads % kLine == 0 && kStatisticsRows % kDown == 0 && kLine <= kWarp && kWarp % kLine == 0,
                 "a thread keeps its columns, a warp has whole lines, and rows fill whole chunks");
-  static DEVICE int column() { return static_cast<int>(threadIdx.x) % kLine * kVector; }
-  static DEVICE int down() { return static_cast<int>(threadIdx.x) / kLine; }
+  static DEVICE int column() { return Shape::thread() % kLine * kVector; }
+  static DEVICE int down() { return Shape::thread() / kLine; }
 };
 
 // Two sums of each column over a chunk of rows, which the threads of the column hold in parts: added over the lanes of a warp, then over
@@ -32,7 +32,7 @@ struct ColumnSums {
     DEVICE void put(const float (&from)[kVector]) {
 #pragma unroll
       for (int quarter = 0; quarter < kVector / 4; ++quarter)
-        store(&values[quarter][static_cast<int>(threadIdx.x) % kLine * 4],
+        store(&values[quarter][Shape::thread() % kLine * 4],
               Elements<float, 4>{from[quarter * 4], from[quarter * 4 + 1], from[quarter * 4 + 2], from[quarter * 4 + 3]});
     }
   };
@@ -47,8 +47,9 @@ struct ColumnSums {
         first[e] += shuffleXor(first[e], mask);
         second[e] += shuffleXor(second[e], mask);
       }
-    if (laneIndex() < kLine) parts[chunk][warpIndex()][0].put(first);
-    if (kLine == kWarp || laneIndex() / kLine == 1) parts[chunk][warpIndex()][1].put(second);
+    const int warp = Shape::thread() / kWarp;
+    if (laneIndex() < kLine) parts[chunk][warp][0].put(first);
+    if (kLine == kWarp || laneIndex() / kLine == 1) parts[chunk][warp][1].put(second);
   }
   DEVICE float total(int chunk, int which, int column) {
     float sum = 0;

@@ -12,28 +12,38 @@ constexpr int kLineElements = 64;  // of bf16: the 128 bytes of a line, the dept
 constexpr int kBoxBytes = 64 * 128;
 constexpr int kPipelineStages = 4;
 
-// A tile of kM x kN by two warpgroups, side by side (kGroupsN 2) or one above the other.
-template <int kM_, int kN_, int kGroupsN>
+// A tile of kM x kN by kGroupsM x kGroupsN of the block's two warpgroups. Where one has a tile to itself they take tiles in turn
+// (ping-pong): one multiplies while the other finishes its tile.
+template <int kM_, int kN_, int kGroupsM, int kGroupsN>
 struct WarpgroupShape {
-  static constexpr int kM = kM_, kN = kN_, kThreads = 2 * kWarpgroup, kBlock = 3 * kWarpgroup;
-  static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = 1, kMmaN = kWarpN / 8;
+  static constexpr int kM = kM_, kN = kN_, kTileGroups = kGroupsM * kGroupsN, kConsumers = 2 / kTileGroups,
+                       kThreads = kTileGroups * kWarpgroup, kBlock = 3 * kWarpgroup;
+  static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = kM / kGroupsM / 64, kMmaN = kWarpN / 8, kMmaStep = 64;
   static constexpr int kTogether = 4;  // as of TileShape
-  static_assert(kM == 64 * 2 / kGroupsN, "a warpgroup has 64 rows");
-  static DEVICE void sync() { namedBarrierSync<1, kThreads>(); }
-  static DEVICE int groupRow() { return warpIndex() / 4 / kGroupsN * 64; }
+  static_assert(kM == kMmaM * kGroupsM * 64, "a product of a warpgroup has 64 rows");
+  static DEVICE int consumer() { return warpIndex() / 4 / kTileGroups; }
+  static DEVICE int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+  static DEVICE void sync() { namedBarrierSync<kThreads>(1 + consumer()); }
+  static DEVICE int groupRow() { return warpIndex() / 4 % kTileGroups / kGroupsN * (kM / kGroupsM); }
   static DEVICE int firstRow() { return groupRow() + warpIndex() % 4 * kWarpM; }
-  static DEVICE int firstColumn() { return warpIndex() / 4 % kGroupsN * kWarpN; }
+  static DEVICE int firstColumn() { return warpIndex() / 4 % kTileGroups % kGroupsN * kWarpN; }
+};
+
+// A finished tile, and the sums of its columns.
+template <class Shape, class Out>
+struct WarpgroupTile {
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = 0;
+  static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
+  Out tile[Shape::kM * kPitch];
+  alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
 };
 
 template <class Shape, class Out>
 struct WarpgroupMemory {
-  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = kPipelineStages * (Shape::kM + Shape::kN) * 128;
-  static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
   unsigned char a[kPipelineStages][Shape::kM * 128];
   unsigned char b[kPipelineStages][Shape::kN * 128];
-  Out tile[Shape::kM * kPitch];
-  alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
-  Mbarrier full[kPipelineStages], empty[kPipelineStages];
+  WarpgroupTile<Shape, Out> finished[Shape::kConsumers];
+  Mbarrier full[kPipelineStages], empty[kPipelineStages], turn[Shape::kConsumers];
 };
 
 // The slot of the multistage pipeline (a ring of kPipelineStages) and the parity of its phase.
@@ -43,6 +53,11 @@ struct PipelineState {
     if (++stage < kPipelineStages) return;
     stage = 0;
     parity ^= 1;
+  }
+  DEVICE void skip(int slices) {
+    const int to = stage + slices;
+    stage = to % kPipelineStages;
+    parity ^= to / kPipelineStages & 1;
   }
 };
 
@@ -87,34 +102,49 @@ DEVICE void produce(const Job& job, Memory& memory) {
 
 template <class Job, class Shape, class Memory>
 DEVICE void consume(const Job& job, Memory& memory) {
+  constexpr bool kTurns = Shape::kConsumers > 1;
+  const int consumer = Shape::consumer();
   PipelineState at;
-  for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
+  int taken = 0;
+  for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x), ++taken) {
     const int slices = job.slices(tile);
+    if (kTurns && taken % Shape::kConsumers != consumer) {
+      at.skip(slices);
+      continue;
+    }
     Accumulators<Shape> acc;
     acc.clear();
-    fenceRegisters(acc.c[0]);
+#pragma unroll
+    for (int i = 0; i < Shape::kMmaM; ++i) fenceRegisters(acc.c[i]);
+    // The parity of a barrier tells a phase from its neighbours alone: who waits has seen the phase before, or somebody has whom it waited
+    // for.
+    if (kTurns) mbarrierWaitParity(memory.turn[consumer], (taken / Shape::kConsumers & 1) ^ (consumer == 0 ? 1 : 0));
     int before = 0;
     for (int slice = 0; slice < slices; ++slice, at.advance()) {
       mbarrierWaitParity(memory.full[at.stage], at.parity);
       wgmmaFence();
 #pragma unroll
       for (int step = 0; step < kLineElements / 16; ++step)
-        wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[0],
-                                                       operandDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow(), step),
-                                                       operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
+#pragma unroll
+        for (int i = 0; i < Shape::kMmaM; ++i)
+          wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(
+              acc.c[i], operandDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow() + i * Shape::kMmaStep, step),
+              operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
       wgmmaCommitGroup();
       wgmmaWaitGroup<1>();
       // The slice before has been multiplied: its slot is free.
       if (slice > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
       before = at.stage;
     }
+    if (kTurns && laneIndex() == 0) mbarrierArrive(memory.turn[consumer ^ 1]);
     wgmmaWaitGroup<0>();
-    fenceRegisters(acc.c[0]);
+#pragma unroll
+    for (int i = 0; i < Shape::kMmaM; ++i) fenceRegisters(acc.c[i]);
     if (slices > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
     Shape::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its
     // products one after another (its message C7514).
-    if (tile >= 0) job.finish(tile, acc, memory);
+    if (tile >= 0) job.finish(tile, acc, memory.finished[consumer]);
   }
 }
 
@@ -131,12 +161,13 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
       mbarrierInit(memory.full[stage], 1);
       mbarrierInit(memory.empty[stage], Shape::kThreads / kWarp);
     }
+    for (Mbarrier& turn : memory.turn) mbarrierInit(turn, Shape::kThreads / kWarp);
     fenceMbarrierInit();
   }
   __syncthreads();
-  if (warpIndex() * kWarp >= Shape::kThreads) {
+  if (warpIndex() >= 2 * kWarpgroup / kWarp) {
     setmaxnregDec<40>();
-    if (warpIndex() == Shape::kThreads / kWarp && electLane()) produce<Job, Shape>(job, memory);
+    if (warpIndex() == 2 * kWarpgroup / kWarp && electLane()) produce<Job, Shape>(job, memory);
   } else {
     setmaxnregInc<232>();
     consume<Job, Shape>(job, memory);
