@@ -182,6 +182,9 @@ class CudaDevice : public KernelDevice {
     check(cudaStreamCreateWithFlags(&uploads_, cudaStreamNonBlocking), name);
     check(cudaHostAlloc(reinterpret_cast<void**>(&report), sizeof(Report), cudaHostAllocMapped | cudaHostAllocPortable), name);
     *report = {};
+    check(cudaMalloc(reinterpret_cast<void**>(&arrivals), kArrivals * sizeof(int)), name);
+    check(cudaMemset(arrivals, 0, kArrivals * sizeof(int)), name);
+    check(cudaDeviceSynchronize(), name);  // the stream of the work does not wait for that of the setting
     staging_ = std::make_unique<Staging>();
   }
 
@@ -338,6 +341,7 @@ class CudaDevice : public KernelDevice {
 
   cudaStream_t stream = nullptr;
   Report* report = nullptr;
+  int* arrivals = nullptr;
   bool recording = false;
 
  private:
@@ -373,6 +377,7 @@ CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.de
 }  // namespace
 
 Report* reportOf(const Call& call) { return deviceOf(call).report; }
+int* arrivalsOf(const Call& call) { return deviceOf(call).arrivals; }
 cudaStream_t streamOf(const Call& call) { return deviceOf(call).stream; }
 void prepareLaunch(const Call& call, const void* kernel, size_t shared) { deviceOf(call).allowShared(kernel, shared, call.op); }
 

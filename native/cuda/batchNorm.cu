@@ -67,46 +67,40 @@ struct ShiftedMoments {
 struct FinishJob {
   ShiftedMoments moments;
   int64_t chunkRows, groupRows;
-  int groups, share;
+  int groups;
   float eps, momentum;
   const float *gamma, *beta;
   float *mean, *invstd, *scale, *shift, *runningMean, *runningVar;
-};
 
-// From the moments of chunks to mean, 1/deviation, scale and shift of each group, and the running statistics, which take the mean over the
-// groups. `lines` are the moments, or sums of parts of them.
-template <class Lines>
-__global__ void __launch_bounds__(kColumns* kLines) finishMomentsKernel(FinishJob job, Lines lines) {
-  const FinishPlace at;
-  const int channels = job.moments.channels;
-  const float rows = static_cast<float>(job.groupRows), whole = static_cast<float>(job.chunkRows),
-              tail = static_cast<float>(job.groupRows - job.moments.perGroup * job.chunkRows);
-  float totals[2] = {};  // of mean and variance
-  finishGroups(at, lines, job.groups, job.share, &sharedMemory<float>(), totals, [&](int group, const float (&sums)[3], float (&both)[2]) {
-    const float base = *job.moments.at(group, 0, at.channel);
+  // From the sums of a group's moments to mean, 1/deviation, scale and shift; both are its mean and variance.
+  DEVICE void finish(int group, int channel, const float (&sums)[3], float (&both)[2]) const {
+    const float rows = static_cast<float>(groupRows), whole = static_cast<float>(chunkRows),
+                tail = static_cast<float>(groupRows - moments.perGroup * chunkRows), base = *moments.at(group, 0, channel);
     float d = whole * sums[0], square = whole * sums[1], m2 = sums[2];
     if (tail > 0) {
-      const float* in = job.moments.at(group, job.moments.perGroup, at.channel);
+      const float* in = moments.at(group, moments.perGroup, channel);
       d = fmaf(tail, in[0] - base, d);
       square = fmaf(tail * (in[0] - base), in[0] - base, square);
-      m2 += in[channels];
+      m2 += in[moments.channels];
     }
-    const float mean = base + d / rows;
+    const float own = base + d / rows;
     m2 += fmaxf(fmaf(-d, d / rows, square), 0.0f);
-    const int to = group * channels + at.channel;
-    const float inverse = 1.0f / sqrtf(m2 / rows + job.eps), scale = job.gamma[at.channel] * inverse;
-    job.mean[to] = mean;
-    job.invstd[to] = inverse;
-    job.scale[to] = scale;
-    job.shift[to] = fmaf(-mean, scale, job.beta[at.channel]);
-    both[0] = mean;
+    const int to = group * moments.channels + channel;
+    const float inverse = 1.0f / sqrtf(m2 / rows + eps), factor = gamma[channel] * inverse;
+    mean[to] = own;
+    invstd[to] = inverse;
+    scale[to] = factor;
+    shift[to] = fmaf(-own, factor, beta[channel]);
+    both[0] = own;
     both[1] = m2 / (rows > 1 ? rows - 1 : 1);
-  });
-  if (at.line != 0 || at.channel >= channels) return;
-  const float count = static_cast<float>(job.groups);
-  job.runningMean[at.channel] = (1 - job.momentum) * job.runningMean[at.channel] + job.momentum * (totals[0] / count);
-  job.runningVar[at.channel] = (1 - job.momentum) * job.runningVar[at.channel] + job.momentum * (totals[1] / count);
-}
+  }
+  // The running statistics, which take the mean over the groups.
+  DEVICE void finished(int channel, const float (&totals)[2]) const {
+    const float count = static_cast<float>(groups);
+    runningMean[channel] = (1 - momentum) * runningMean[channel] + momentum * (totals[0] / count);
+    runningVar[channel] = (1 - momentum) * runningVar[channel] + momentum * (totals[1] / count);
+  }
+};
 
 // Scale and shift of running statistics.
 __global__ void __launch_bounds__(kThreads) affineKernel(const float* gamma, const float* beta, const float* mean, const float* variance,
@@ -197,13 +191,11 @@ void batchNormTrain(const Call& call) {
     const int64_t chunkRows = given ? kStatisticsRows : layout.chunkRows;
     const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows,
                                  ceilDiv(layout.groupRows, chunkRows), layout.channels};
-    const FinishPlan plan(call, moments.perGroup, layout.groups, C);
     FinishJob finish{};
     finish.moments = moments;
     finish.chunkRows = chunkRows;
     finish.groupRows = layout.groupRows;
     finish.groups = layout.groups;
-    finish.share = plan.share;
     finish.eps = static_cast<float>(call.number(Names::eps));
     finish.momentum = static_cast<float>(call.number(Names::momentum));
     finish.gamma = call.tensor(Names::weight).template data<float>();
@@ -214,9 +206,7 @@ void batchNormTrain(const Call& call) {
     finish.shift = shift == nullptr ? affine.data() + groups * C : shift->data<float>();
     finish.runningMean = call.tensor(Names::runningMean).template data<float>();
     finish.runningVar = call.tensor(Names::runningVar).template data<float>();
-    finishLines(call, plan, moments, layout.groups, [&](auto lines) {
-      launch(call, finishMomentsKernel<decltype(lines)>, plan.grid(C), plan.threads(), FinishPlan::shared(3), finish, lines);
-    });
+    finishLines(call, FinishPlan(call, moments.perGroup, layout.groups, C), moments, finish);
     if (y == nullptr) return;
     ApplyJob<T> job{};
     job.y = y->data<T>();

@@ -96,30 +96,26 @@ __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, flo
 
 struct FinishBackwardJob {
   int64_t groupRows;
-  int groups, share, channels;
+  int groups, channels;
   bool train;
   const float *gamma, *invstd;
   float *dgamma, *dbeta, *coefficients;
-};
 
-// dgamma, dbeta, and for each group the vectors a, b, c of dx = a dz + (b (x - mean) + c): coefficients [3, G, C].
-__global__ void __launch_bounds__(kColumns* kLines) finishBackwardKernel(FinishBackwardJob job, Planes<2> lines) {
-  const FinishPlace at;
-  const int plane = job.groups * job.channels;
-  float totals[2] = {};  // dgamma and dbeta
-  finishGroups(at, lines, job.groups, job.share, &sharedMemory<float>(), totals, [&](int group, const float (&sums)[2], float (&both)[2]) {
-    const int to = group * job.channels + at.channel;
-    const float inverse = job.invstd[to], scale = job.gamma[at.channel] * inverse, rows = static_cast<float>(job.groupRows);
+  // Of each group the vectors a, b, c of dx = a dz + (b (x - mean) + c): coefficients [3, G, C]; both are its parts of dgamma and dbeta.
+  DEVICE void finish(int group, int channel, const float (&sums)[2], float (&both)[2]) const {
+    const int plane = groups * channels, to = group * channels + channel;
+    const float inverse = invstd[to], scale = gamma[channel] * inverse, rows = static_cast<float>(groupRows);
     both[0] = sums[1] * inverse;
     both[1] = sums[0];
-    job.coefficients[to] = scale;
-    job.coefficients[plane + to] = job.train ? -scale * inverse * inverse * sums[1] / rows : 0;
-    job.coefficients[2 * plane + to] = job.train ? -scale * sums[0] / rows : 0;
-  });
-  if (at.line != 0 || at.channel >= job.channels) return;
-  job.dgamma[at.channel] = totals[0];
-  job.dbeta[at.channel] = totals[1];
-}
+    coefficients[to] = scale;
+    coefficients[plane + to] = train ? -scale * inverse * inverse * sums[1] / rows : 0;
+    coefficients[2 * plane + to] = train ? -scale * sums[0] / rows : 0;
+  }
+  DEVICE void finished(int channel, const float (&totals)[2]) const {
+    dgamma[channel] = totals[0];
+    dbeta[channel] = totals[1];
+  }
+};
 
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) combineKernel(BackwardJob<T> job, const float* coefficients, Layout layout) {
@@ -188,11 +184,9 @@ void batchNormBackward(const Call& call) {
     job.mean = mean.data<float>();
     if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
-    const FinishPlan plan(call, lines.perGroup, layout.groups, C);
     FinishBackwardJob finish{};
     finish.groupRows = layout.groupRows;
     finish.groups = layout.groups;
-    finish.share = plan.share;
     finish.channels = layout.channels;
     finish.train = call.flag(Names::train);
     finish.gamma = call.tensor(Names::weight).template data<float>();
@@ -200,9 +194,7 @@ void batchNormBackward(const Call& call) {
     finish.dgamma = call.tensor(Names::dweight).template data<float>();
     finish.dbeta = call.tensor(Names::dbias).template data<float>();
     finish.coefficients = coefficients;
-    finishLines(call, plan, lines, layout.groups, [&](const Planes<2>& all) {
-      launch(call, finishBackwardKernel, plan.grid(C), plan.threads(), FinishPlan::shared(2), finish, all);
-    });
+    finishLines(call, FinishPlan(call, lines.perGroup, layout.groups, C), lines, finish);
     if (dx == nullptr) return;
     if (dz != nullptr) {  // reading it saves the mask
       job.dy = job.dresidual;

@@ -124,16 +124,17 @@ struct AffineLines {
   }
 };
 
-template <class Lines>
-__global__ void __launch_bounds__(kColumns* kLines) finishAffineKernel(Lines lines, float* dweight, float* dbias) {
-  const FinishPlace at;
-  float sums[2] = {};
-  if (at.channel < lines.channels) addLines(sums, lines, 0, at.channel, at.line, at.lines);
-  addDown(sums, &sharedMemory<float>(), at, at.lines);
-  if (at.line != 0 || at.channel >= lines.channels) return;
-  if (dweight != nullptr) dweight[at.channel] = sums[0];
-  if (dbias != nullptr) dbias[at.channel] = sums[1];
-}
+struct AffineJob {
+  float *dweight, *dbias;  // null where it is not wanted
+  DEVICE void finish(int, int, const float (&sums)[2], float (&both)[2]) const {
+    both[0] = sums[0];
+    both[1] = sums[1];
+  }
+  DEVICE void finished(int channel, const float (&totals)[2]) const {
+    if (dweight != nullptr) dweight[channel] = totals[0];
+    if (dbias != nullptr) dbias[channel] = totals[1];
+  }
+};
 
 }  // namespace
 
@@ -178,11 +179,7 @@ void layerNormBackward(const Call& call) {
     }
     if (dweight == nullptr && dbias == nullptr) return;
     const AffineLines<T> lines{dy.data<T>(), x.data<T>(), mean, invstd, x.rows(), channels};
-    const FinishPlan plan(call, lines.perGroup, 1, channels);
-    finishLines(call, plan, lines, 1, [&](const auto& all) {
-      using Lines = std::decay_t<decltype(all)>;
-      launch(call, finishAffineKernel<Lines>, plan.grid(channels), plan.threads(), FinishPlan::shared(2), all, dweight, dbias);
-    });
+    finishLines(call, FinishPlan(call, lines.perGroup, 1, channels), lines, AffineJob{dweight, dbias});
   });
 }
 

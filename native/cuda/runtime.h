@@ -40,6 +40,10 @@ DEVICE void fileReport(Report* report, int code, int value, int bound) {
   report->bound = bound;
 }
 
+// Counters of blocks that have arrived (lastToArrive): all are 0 between two launches.
+constexpr int64_t kArrivals = 1 << 16;
+int* arrivalsOf(const Call& call);
+
 // Scratch memory of an op. It is free again for the next op on return: work on a device runs in the order it was given.
 template <class T>
 class DeviceScratch {

@@ -2,6 +2,7 @@
 // out, so that a store out of bounds and a read of what nobody wrote show in every test.
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "../cuda/ops.h"
 #include "../cuda/runtime.h"
@@ -114,6 +115,7 @@ class SimtDevice : public cuda::KernelDevice {
   }
 
   cuda::Report report{};
+  std::vector<int> arrivals = std::vector<int>(cuda::kArrivals);
 
  private:
   // A few, so that work is split among blocks as on a real machine.
@@ -161,6 +163,7 @@ Device& simtDevice() { return instance(); }
 
 namespace cuda {
 Report* reportOf(const Call&) { return &instance().report; }
+int* arrivalsOf(const Call&) { return instance().arrivals.data(); }
 void submit(simt::Launch launch) { instance().submit(std::move(launch)); }
 }  // namespace cuda
 }  // namespace densecl

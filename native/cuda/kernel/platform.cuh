@@ -105,6 +105,40 @@ DEVICE void syncWarp() {
 #endif
 }
 
+// A float that another block of the same launch has written, before the caller learned so by lastToArrive().
+DEVICE float loadCoherent(const float* at) {
+#if defined(__CUDACC__)
+  return __ldcg(at);
+#else
+  return *at;
+#endif
+}
+
+// True in the last of `expected` blocks to come here with this counter, which starts at 0 and is 0 again afterwards: what the others have
+// written is there to be read. All threads of a block call it; `shared` is a word of its shared memory that nobody else is using.
+DEVICE bool lastToArrive(int* counter, int expected, int* shared) {
+#if defined(__CUDACC__)
+  __threadfence();
+#endif
+  __syncthreads();
+  if (threadIdx.x == 0) {
+#if defined(__CUDACC__)
+    const int before = atomicAdd(counter, 1);
+#else
+    const int before = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL);
+#endif
+    if (before == expected - 1) *counter = 0;
+    *shared = before;
+  }
+  __syncthreads();
+  const bool last = *shared == expected - 1;
+#if defined(__CUDACC__)
+  __threadfence();
+#endif
+  __syncthreads();
+  return last;
+}
+
 // Stores `value` where 0 stands; true for the first. For integers only: sums of floats need a fixed order.
 DEVICE bool claim(int* word, int value) {
 #if defined(__CUDACC__)
