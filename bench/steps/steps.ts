@@ -12,7 +12,9 @@ import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, type Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits, fastestDType } from '../../src/tensor/traits.js'
+import { timeStep } from '../../src/train/chooseTuning.js'
 import { Trainer } from '../../src/train/trainer.js'
+import { choiceOf } from '../../src/train/tuner.js'
 import { appendRow, median } from '../../src/bench/result.js'
 import { normal } from '../../src/bench/pool.js'
 
@@ -30,6 +32,7 @@ const names = [
   'precision',
   'graph',
   'fusion',
+  'tune',
   'rows',
 ] as const
 type Flag = (typeof names)[number]
@@ -129,9 +132,14 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
       const { parameters, copies } = method.trained()
       const sgd = new Sgd(parameters, config, copies)
       const views = [0, 1].map(() => normal(random, [batch, image, image, 3], compute)) as [Tensor, Tensor]
+      // As a run on a GPU begins; without it the tables say which kernels.
+      const tuned =
+        values.tune === 'true'
+          ? choiceOf(timeStep({ method, batch, imageSize: image, level: (values.fusion as FusionLevel | undefined) ?? 'auto' }))
+          : undefined
       const trainer = new Trainer(method, sgd, {
         graph: values.graph !== 'false',
-        compute: { fusion: values.fusion as FusionLevel | undefined },
+        compute: tuned ?? { fusion: values.fusion as FusionLevel | undefined },
         views: () => [views[0].alias(), views[1].alias()],
       })
       let taken = 0
@@ -140,7 +148,7 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
       const times = timeSteps(device, steps, () => void (last = trainer.step(taken++, 0.03)), watch)
       const loss = method.describe(last!.readings, taken).loss!
       if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${taken} steps on ${device}`)
-      const row: StepRow = { batch, ...times, loss, launches: trainer.graph.plan?.launches }
+      const row: StepRow = { batch, ...times, loss, launches: trainer.graph.plan?.launches, level: tuned?.fusion }
       if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
       onRow(row)
       trainer.dispose()

@@ -45,35 +45,49 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<Math, Prologue, Shape
                       job.statistics);
 }
 
-// A block takes a line of one image at a time; columns of the output and their vectors are its threads.
+// A block takes a line of one unfolded image at a time; columns of the output and their vectors are its threads. Row k of a line is row
+// line * stride + origin + k of the image.
 constexpr int kUnfoldThreads = 128;
+struct UnfoldJob {
+  Axis x;
+  int64_t lines;
+  int height, stride, origin, linesPerImage, channels, width, vectors;
+};
 template <class T>
-__global__ void __launch_bounds__(kUnfoldThreads) unfoldKernel(const T* x, T* out, int64_t lines, Axis axis, int channels, int vectors) {
+__global__ void __launch_bounds__(kUnfoldThreads) unfoldKernel(const T* images, T* out, UnfoldJob job) {
   constexpr int kVector = Vector<T>::kLength;
-  const int taps = axis.taps * channels;
-  for (int64_t line = blockIdx.x; line < lines; line += gridDim.x) {
-    const T* from = x + line * axis.size * channels;
-    for (int unit = static_cast<int>(threadIdx.x); unit < axis.rows * vectors; unit += kUnfoldThreads) {
-      const int column = unit / vectors, first = unit % vectors * kVector;
+  const int taps = job.x.taps * job.channels, length = job.x.size * job.channels;
+  for (int64_t line = blockIdx.x; line < job.lines; line += gridDim.x) {
+    const int64_t image = line / job.linesPerImage;
+    const int top = static_cast<int>(line - image * job.linesPerImage) * job.stride + job.origin;
+    for (int unit = static_cast<int>(threadIdx.x); unit < job.x.rows * job.vectors; unit += kUnfoldThreads) {
+      const int column = unit / job.vectors, channel = unit % job.vectors * kVector, k = channel / job.width,
+                first = channel - k * job.width, row = top + k, left = column * job.x.stride + job.x.origin;
+      const bool exists = row >= 0 && row < job.height;
+      const T* from = images + (image * job.height + (exists ? row : 0)) * length;
       Elements<T, kVector> values;
+#pragma unroll
       for (int e = 0; e < kVector; ++e) {
-        const int tap = (first + e) / channels, at = column * axis.stride + axis.origin + tap * axis.step;
-        const bool inside = first + e < taps && at >= 0 && at < axis.size;
-        values.v[e] = inside ? from[at * channels + (first + e) % channels] : T(0.0f);
+        const int tap = first + e;
+        // Taps of neighbouring pixels lie one after another.
+        const int at =
+            job.x.step == 1 ? left * job.channels + tap : (left + tap / job.channels * job.x.step) * job.channels + tap % job.channels;
+        values.v[e] = exists && tap < taps && at >= 0 && at < length ? from[at] : T(0.0f);
       }
-      store(out + (line * axis.rows * vectors + unit) * kVector, values);
+      store(out + (line * job.x.rows * job.vectors + unit) * kVector, values);
     }
   }
 }
 
-// Lines of another width; what the shorter has not is zero.
+// What the source has not is zero.
 template <class T>
-__global__ void __launch_bounds__(kUnfoldThreads) copyLinesKernel(const T* from, int fromWidth, T* to, int toWidth, int64_t lines) {
+__global__ void __launch_bounds__(kUnfoldThreads)
+    copyLinesKernel(const T* from, int fromLines, int fromWidth, T* to, int toLines, int toWidth, int64_t lines) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kUnfoldThreads + threadIdx.x; i < lines * toWidth;
        i += static_cast<int64_t>(gridDim.x) * kUnfoldThreads) {
-    const int64_t line = i / toWidth;
-    const int column = static_cast<int>(i - line * toWidth);
-    to[i] = column < fromWidth ? from[line * fromWidth + column] : T(0.0f);
+    const int64_t all = i / toWidth, block = all / toLines;
+    const int column = static_cast<int>(i - all * toWidth), line = static_cast<int>(all - block * toLines);
+    to[i] = column < fromWidth && line < fromLines ? from[(block * fromLines + line) * fromWidth + column] : T(0.0f);
   }
 }
 
@@ -109,20 +123,31 @@ void forward(const Call& call, const Geometry& g, const T* x, const T* w) {
 }  // namespace
 
 template <class T>
-void unfoldImages(const Call& call, const Geometry& g, const T* x, T* out) {
-  const int64_t lines = g.n * g.h;
-  launch(call, unfoldKernel<T>, Grid{std::min<int64_t>(lines, int64_t{64} * multiprocessors(call))}, kUnfoldThreads, 0, x, out, lines,
-         forwardGather<T>(g, x).x, static_cast<int>(g.c), static_cast<int>(unfolded<T>(g).c / Vector<T>::kLength));
+void unfoldImages(const Call& call, const Geometry& g, const Unfolding& to, const T* x, T* out) {
+  const bool strided = to.rows > 1;
+  UnfoldJob job{};
+  job.x = forwardGather<T>(g, x).x;
+  job.lines = g.n * to.geometry.h;
+  job.height = static_cast<int>(g.h);
+  job.stride = strided ? g.sh : 1;
+  job.origin = strided ? -g.ph : 0;
+  job.linesPerImage = static_cast<int>(to.geometry.h);
+  job.channels = static_cast<int>(g.c);
+  job.width = to.width;
+  job.vectors = static_cast<int>(to.geometry.c / Vector<T>::kLength);
+  launch(call, unfoldKernel<T>, Grid{std::min<int64_t>(job.lines, int64_t{64} * multiprocessors(call))}, kUnfoldThreads, 0, x, out, job);
 }
 template <class T>
-void copyLines(const Call& call, const T* from, int64_t fromWidth, T* to, int64_t toWidth, int64_t lines) {
-  launch(call, copyLinesKernel<T>, loopGrid(call, lines * toWidth, kUnfoldThreads), kUnfoldThreads, 0, from, static_cast<int>(fromWidth),
-         to, static_cast<int>(toWidth), lines);
+void copyLines(const Call& call, const T* from, Lines fromLines, T* to, Lines toLines, int64_t blocks) {
+  const int64_t lines = blocks * toLines.lines;
+  launch(call, copyLinesKernel<T>, loopGrid(call, lines * toLines.width, kUnfoldThreads), kUnfoldThreads, 0, from,
+         static_cast<int>(fromLines.lines), static_cast<int>(fromLines.width), to, static_cast<int>(toLines.lines),
+         static_cast<int>(toLines.width), lines);
 }
-template void unfoldImages(const Call&, const Geometry&, const float*, float*);
-template void unfoldImages(const Call&, const Geometry&, const bf16*, bf16*);
-template void copyLines(const Call&, const float*, int64_t, float*, int64_t, int64_t);
-template void copyLines(const Call&, const bf16*, int64_t, bf16*, int64_t, int64_t);
+template void unfoldImages(const Call&, const Geometry&, const Unfolding&, const float*, float*);
+template void unfoldImages(const Call&, const Geometry&, const Unfolding&, const bf16*, bf16*);
+template void copyLines(const Call&, const float*, Lines, float*, Lines, int64_t);
+template void copyLines(const Call&, const bf16*, Lines, bf16*, Lines, int64_t);
 
 void conv2d(const Call& call) {
   using Names = args::conv2d;
@@ -130,15 +155,19 @@ void conv2d(const Call& call) {
                *statistics = call.optional(Names::statistics);
   const Geometry g(call, Names{}, x, w, y, "y");
   if (statistics != nullptr) requireChunks(call, "statistics", *statistics, ceilDiv(g.pixels(), kStatisticsRows));
-  if (forwardHopper(call, g, x, w)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (!unfolds<T>(g)) return forward<T>(call, g, x.data<T>(), w.data<T>());
-    const Geometry narrow = unfolded<T>(g);
-    DeviceScratch<T> images(call, narrow.n * narrow.h * narrow.w * narrow.c), weights(call, narrow.o * narrow.depth());
-    unfoldImages(call, g, x.data<T>(), images.data());
-    copyLines(call, w.data<T>(), g.kw * g.c, weights.data(), narrow.c, g.o * g.kh);
-    forward<T>(call, narrow, images.data(), weights.data());
+    const auto product = [&](const Geometry& of, const T* images, const T* weights) {
+      if constexpr (std::is_same_v<T, bf16>)
+        if (forwardHopper(call, of, images, weights)) return;
+      forward<T>(call, of, images, weights);
+    };
+    if (!unfolds<T>(g)) return product(g, x.data<T>(), w.data<T>());
+    const auto to = unfolding<T>(call, g, Family::wgmmaConv2d);
+    DeviceScratch<T> images(call, to.images()), weights(call, g.o * to.geometry.depth());
+    unfoldImages(call, g, to, x.data<T>(), images.data());
+    copyLines<T>(call, w.data<T>(), {g.kh, g.kw * g.c}, weights.data(), {to.geometry.kh * to.rows, to.width}, g.o);
+    product(to.geometry, images.data(), weights.data());
   });
 }
 

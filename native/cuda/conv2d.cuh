@@ -184,25 +184,48 @@ struct Splits {
 };
 
 // A convolution of few channels (the stem) as one of kernel width 1: the taps of a row of the kernel, kw * c elements that lie one after
-// another, become channels, rounded up to whole vectors, for each column of the output. Its operands are then copied in chunks
-// of 16 bytes; element by element they cost more than the products.
+// another, become channels, rounded up, for each column of the output. Its operands are then copied in chunks of 16 bytes; element by
+// element they cost more than the products. Where Hopper's kernels may be taken, the taps of as many rows as the stride has lie side by
+// side, if that fills most of a slice: rows of the unfolded images are then as far apart as those of the output.
 template <class T>
 bool unfolds(const Geometry& g) {
   return !aligned<T>(g.c) && g.kw * g.c <= 64;
 }
+struct Unfolding {
+  static constexpr int kSlice = 64;
+  int rows = 1, width;  // rows of the kernel side by side, channels of each
+  Geometry geometry;
+  Unfolding(const Geometry& g, int vector, bool slices) : width(static_cast<int>(ceilDiv(g.kw * g.c, vector) * vector)), geometry(g) {
+    const int64_t together = g.sh * g.kw * g.c;
+    if (slices && (g.sh == 1 || g.dh == 1) && kSlice % (g.sh * vector) == 0 && g.kw * g.c * g.sh <= kSlice && 2 * together > kSlice) {
+      rows = g.sh;
+      width = kSlice / rows;
+    }
+    geometry.c = rows * width;
+    geometry.w = g.ow;
+    geometry.kw = geometry.sw = geometry.dw = 1;
+    geometry.pw = 0;
+    if (rows == 1) return;
+    geometry.kh = static_cast<int>(ceilDiv(g.kh, rows));
+    geometry.h = g.oh + geometry.kh - 1;
+    geometry.sh = 1;
+    geometry.ph = 0;
+  }
+  int64_t images() const { return geometry.n * geometry.h * geometry.w * geometry.c; }
+};
+// How a product is unfolded for the device; `family` is its on Hopper.
 template <class T>
-Geometry unfolded(Geometry g) {
-  g.c = ceilDiv(g.kw * g.c, Vector<T>::kLength) * Vector<T>::kLength;
-  g.w = g.ow;
-  g.kw = g.sw = g.dw = 1;
-  g.pw = 0;
-  return g;
+Unfolding unfolding(const Call& call, const Geometry& g, Family family) {
+  return {g, Vector<T>::kLength, std::is_same_v<T, bf16> && usable(call, family) && (g.tile == 0 || g.tile > 3)};
 }
-// Between [lines, width] and [lines, unfolded width]: images, weights (filled up with zeros) and their gradients.
 template <class T>
-void unfoldImages(const Call& call, const Geometry& g, const T* x, T* out);
+void unfoldImages(const Call& call, const Geometry& g, const Unfolding& to, const T* x, T* out);
+// From [blocks, lines, width] to other lines and another width: weights (filled up with zeros) and their gradients.
+struct Lines {
+  int64_t lines, width;
+};
 template <class T>
-void copyLines(const Call& call, const T* from, int64_t fromWidth, T* to, int64_t toWidth, int64_t lines);
+void copyLines(const Call& call, const T* from, Lines fromLines, T* to, Lines toLines, int64_t blocks);
 
 // out [count] = the sum of partial [splits, count], in the order of the splits
 void sumSplits(const Call& call, float* out, const float* partial, int64_t count, int64_t splits);

@@ -190,16 +190,20 @@ void conv2dBackwardWeight(const Call& call) {
   using Names = args::conv2dBackwardWeight;
   const Tensor &dw = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
   const Geometry g(call, Names{}, x, dw, dy, "dy");
-  if (backwardWeightHopper(call, g, dy, x)) return;
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (!unfolds<T>(g)) return backwardWeight<T>(call, g, dy.data<T>(), x.data<T>(), dw.data<float>());
-    const Geometry narrow = unfolded<T>(g);
-    DeviceScratch<T> images(call, narrow.n * narrow.h * narrow.w * narrow.c);
-    DeviceScratch<float> gradient(call, narrow.o * narrow.depth());
-    unfoldImages(call, g, x.data<T>(), images.data());
-    backwardWeight<T>(call, narrow, dy.data<T>(), images.data(), gradient.data());
-    copyLines(call, gradient.data(), narrow.c, dw.data<float>(), g.kw * g.c, g.o * g.kh);
+    const auto product = [&](const Geometry& of, const T* images, float* gradient) {
+      if constexpr (std::is_same_v<T, bf16>)
+        if (backwardWeightHopper(call, of, dy.data<T>(), images, gradient)) return;
+      backwardWeight<T>(call, of, dy.data<T>(), images, gradient);
+    };
+    if (!unfolds<T>(g)) return product(g, x.data<T>(), dw.data<float>());
+    const auto to = unfolding<T>(call, g, Family::wgmmaConv2dBackwardWeight);
+    DeviceScratch<T> images(call, to.images());
+    DeviceScratch<float> gradient(call, g.o * to.geometry.depth());
+    unfoldImages(call, g, to, x.data<T>(), images.data());
+    product(to.geometry, images.data(), gradient.data());
+    copyLines<float>(call, gradient.data(), {to.geometry.kh * to.rows, to.width}, dw.data<float>(), {g.kh, g.kw * g.c}, g.o);
   });
 }
 

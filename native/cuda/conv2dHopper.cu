@@ -281,17 +281,15 @@ bool narrow(const Geometry& g, int64_t columns) { return g.tile == 5 || (g.tile 
 
 }  // namespace
 
-bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w) {
+bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf16* w) {
   using Names = args::conv2d;
-  if (!hopper(call, g, Family::wgmmaConv2d) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
-      call.optional(Names::scale) != nullptr)
-    return false;
+  if (!hopper(call, g, Family::wgmmaConv2d) || !copies(forwardGather<bf16>(g, x)) || call.optional(Names::scale) != nullptr) return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
     const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
     ForwardJob<Shape> job{};
-    job.x = pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), Shape::kM);
-    job.weights = tiledMap(call, w.data<bf16>(), {depth, g.o}, {kLineElements, Shape::kN});
+    job.x = pixelSource(call, forwardGather<bf16>(g, x), Shape::kM);
+    job.weights = tiledMap(call, w, {depth, g.o}, {kLineElements, Shape::kN});
     job.y = call.tensor(Names::y).template data<bf16>();
     job.bias = optionalData<float>(call.optional(Names::bias));
     job.statistics = optionalData<float>(call.optional(Names::statistics));
@@ -344,10 +342,10 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
   return true;
 }
 
-bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x) {
+bool backwardWeightHopper(const Call& call, const Geometry& g, const bf16* dy, const bf16* x, float* dw) {
   using Names = args::conv2dBackwardWeight;
-  if (!hopper(call, g, Family::wgmmaConv2dBackwardWeight) || x.dtype != DType::bf16 || !copies(forwardGather<bf16>(g, x.data<bf16>())) ||
-      g.o % Vector<bf16>::kLength != 0 || call.optional(Names::gradientX) != nullptr)
+  if (!hopper(call, g, Family::wgmmaConv2dBackwardWeight) || !copies(forwardGather<bf16>(g, x)) || g.o % Vector<bf16>::kLength != 0 ||
+      call.optional(Names::gradientX) != nullptr)
     return false;
   const int64_t depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
   const auto run = [&](auto shape) {
@@ -355,10 +353,9 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy,
     const int64_t columnTiles = ceilDiv(depth, Shape::kN), splitTiles = ceilDiv(g.o, Shape::kM) * columnTiles;
     const Splits splits(call.integer(Names::splits), g.pixels(), splitTiles, multiprocessors(call), kLineElements, g.o * depth);
     DeviceScratch<float> partial(call, splits.count > 1 ? splits.count * g.o * depth : 0);
-    float* dw = call.tensor(Names::dweight).template data<float>();
     BackwardWeightJob<Shape> job{};
-    job.x = pixelSource(call, forwardGather<bf16>(g, x.data<bf16>()), kLineElements);
-    job.dy = tiledMap(call, dy.data<bf16>(), {g.o, g.pixels()}, {64, 64});
+    job.x = pixelSource(call, forwardGather<bf16>(g, x), kLineElements);
+    job.dy = tiledMap(call, dy, {g.o, g.pixels()}, {64, 64});
     job.dw = splits.count > 1 ? partial.data() : dw;
     job.rows = g.pixels();
     job.share = splits.share;

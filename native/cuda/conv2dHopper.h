@@ -4,9 +4,9 @@
 
 namespace densecl::cuda {
 
-bool forwardHopper(const Call& call, const Geometry& g, const Tensor& x, const Tensor& w);
+bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf16* w);
 bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<bf16>& pixels, const ClassPixels& where,
                          const Epilogue<bf16>& epilogue);
-bool backwardWeightHopper(const Call& call, const Geometry& g, const Tensor& dy, const Tensor& x);
+bool backwardWeightHopper(const Call& call, const Geometry& g, const bf16* dy, const bf16* x, float* dw);
 
 }  // namespace densecl::cuda

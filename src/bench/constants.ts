@@ -168,7 +168,7 @@ export const constants = {
     what: 'of statistics that a thread has on their way; before, a division and a branch stood between them',
   },
   mergeLines: { now: 32, before: 8, unit: 'rows', how: 'counted', what: 'that a block of 32 channels adds side by side' },
-  mergeSerial: { now: 32, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one launch does' },
+  mergeSerial: { now: 4, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one launch does' },
   mergeParts: {
     now: 64,
     before: 0,

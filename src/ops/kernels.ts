@@ -17,6 +17,21 @@ export const hopperTiles = [4, 5] as const
 export const sliceChannels = 64
 export const accessChannels = 8
 
+/**
+ * Whether a convolution of few channels is unfolded into whole slices, with the taps of as many rows of the kernel side by side as the
+ * stride has (Unfolding of native/cuda/conv2d.cuh). Stride and dilation are those along the height.
+ */
+export function unfoldsIntoSlices(channels: number, kernelWidth: number, stride: number, dilation: number): boolean {
+  const taps = stride * kernelWidth * channels
+  return (
+    channels % accessChannels !== 0 &&
+    (stride === 1 || dilation === 1) &&
+    sliceChannels % (stride * accessChannels) === 0 &&
+    taps <= sliceChannels &&
+    2 * taps > sliceChannels
+  )
+}
+
 /** How much of the depth of a product is loaded at a time. */
 export const sliceDepth = (tile: number, dtype: DType): number => (tile > 3 ? 64 : dtype === 'bf16' ? 32 : 16)
 

@@ -14,7 +14,7 @@ import { type NamedNumbers, type NamedTensors, type OpNumbers, runNamed } from '
 import type { NativeOps } from '../tensor/nativeOps.js'
 import type { DType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { accessChannels, ampereTiles, hopperTiles, sliceChannels, sliceDepth, tileSize } from './kernels.js'
+import { accessChannels, ampereTiles, hopperTiles, sliceChannels, sliceDepth, tileSize, unfoldsIntoSlices } from './kernels.js'
 
 export const directions = ['forward', 'backward input', 'backward weight'] as const
 export type Direction = (typeof directions)[number]
@@ -140,8 +140,10 @@ export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hoppe
   // Exact f32 has one kernel.
   if (dtype !== 'bf16' && !numbers.tf32) return []
   const slices =
-    (direction === 'backward input' ? o : c) % sliceChannels === 0 &&
-    (direction === 'forward' || (direction === 'backward input' ? c : o) % accessChannels === 0)
+    direction === 'backward input'
+      ? o % sliceChannels === 0 && c % accessChannels === 0
+      : (c % sliceChannels === 0 || unfoldsIntoSlices(c, weight[2]!, numbers.strideH, numbers.dilationH)) &&
+        (direction === 'forward' || o % accessChannels === 0)
   return [...ampereTiles, ...(hopper && !prologue && slices && dtype === 'bf16' ? hopperTiles : [])]
 }
 

@@ -9,7 +9,7 @@ import { native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { tuningLines } from './progress.js'
 import type { Run } from './run.js'
-import { choiceOf, tune, type TunerOptions } from './tuner.js'
+import { choiceOf, tune, type TunerOptions, type Tuning } from './tuner.js'
 import { type KeptTuning, readTuning, saveTuning } from './tuningFile.js'
 
 /** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
@@ -36,25 +36,27 @@ export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): T
 }
 
 function timedNow({ built, config, log }: Run, identity: DeviceIdentity, path: string, overrides: TunerOverrides = {}): TuningChoice {
-  const { device } = built.backbone
+  const { batchSize: batch, imageSize, fusion: level } = config
+  const found = timeStep({ method: built, batch, imageSize, level, identity, ...overrides })
+  saveTuning(path, found, identity)
+  for (const line of tuningLines(found)) log.line(line)
+  return choiceOf(found)
+}
+
+/** Times the calls of a step on the device of the method, at most 20 seconds long. */
+export function timeStep(options: Pick<TunerOptions, 'method' | 'batch' | 'imageSize' | 'level'> & Partial<TunerOptions>): Tuning {
+  const { device } = options.method.backbone
   const clock = new DeviceClock(device)
   try {
-    const found = tune({
-      method: built,
-      batch: config.batchSize,
-      imageSize: config.imageSize,
-      level: config.fusion,
-      identity,
+    return tune({
+      identity: deviceIdentity(device),
       time: clock.time,
       budget: 20,
       now: () => performance.now(),
       hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
       multiprocessors: deviceTraits(device).multiprocessors,
-      ...overrides,
+      ...options,
     })
-    saveTuning(path, found, identity)
-    for (const line of tuningLines(found)) log.line(line)
-    return choiceOf(found)
   } finally {
     clock.dispose()
     native.resetPeakMemory(device)

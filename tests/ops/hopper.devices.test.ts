@@ -96,6 +96,39 @@ testWhere(available, reason, test, 'convolutions of any stride, padding, dilatio
   )
 })
 
+testWhere(available, reason, test, 'convolutions of few channels, whose rows of taps lie side by side where they fill a slice', () => {
+  const stem = fc
+    .record({
+      n: fc.integer({ min: 1, max: 3 }),
+      h: fc.integer({ min: 1, max: 12 }),
+      w: fc.integer({ min: 1, max: 12 }),
+      c: fc.constantFrom(1, 3, 5),
+      o: fc.constantFrom(64, 72, 40),
+      kernel: fc.constantFrom<[number, number]>([7, 7], [5, 6], [1, 7], [4, 12], [3, 3]),
+      stride: pair(1, 4),
+      padding: pair(0, 3),
+      dilation: fc.constantFrom<[number, number]>([1, 1], [1, 2], [2, 1]),
+      bias: fc.boolean(),
+      tile: fc.constantFrom(4, 5),
+      seed: fc.nat(),
+    })
+    .filter(
+      ({ h, w, kernel, padding, dilation }) =>
+        h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
+    )
+  fc.assert(
+    fc.property(stem, (p) => {
+      const [hopper, ampere] = [onHopper(true, () => products(p), p.tile), onHopper(false, () => products(p))]
+      for (const [i, bound] of [1e-3, 1e-3, 1e-5].entries())
+        assert.ok(
+          relativeDistance(hopper[i]!, ampere[i]!) < bound,
+          `${['y', 'dx', 'dw'][i]} differs by ${relativeDistance(hopper[i]!, ampere[i]!)}`,
+        )
+    }),
+    { numRuns: 2 * runs },
+  )
+})
+
 testWhere(available, reason, test, 'convolutions beyond what im2col copies hold: far taps, wide strides, distant corners', () => {
   const far: Partial<Shape>[] = [
     { kernel: [3, 3], padding: [128, 128], dilation: [128, 128] }, // corners at -128, but an offset of 256

@@ -1,5 +1,6 @@
 import type { NativeCall } from '../../ops/timing.js'
 import { computeNumbers, type ConvolutionNumbers, type Direction, directions, type Product } from '../../ops/tuning.js'
+import { unfoldsIntoSlices } from '../../ops/kernels.js'
 import { runNative } from '../../tensor/native.js'
 import { accumulator, type DType, type Shape } from '../../tensor/tensor.js'
 import { resnet50Layers } from '../layers.js'
@@ -63,8 +64,9 @@ export function convolutionCases(
     const [pixels, taps] = [batch * out * out, kernel * kernel]
     // A strided 1x1 kernel reads a quarter of its input.
     const [input, output, weights] = [batch * c * (kernel === 1 ? out * out : size * size) * 2, pixels * o * 2, o * taps * c]
+    const slices = c % 64 === 0 || unfoldsIntoSlices(c, kernel, stride, 1)
     const products: Record<Direction, [Product, number, boolean]> = {
-      forward: [{ direction: 'forward', rows: pixels, columns: o, depth: taps * c }, input + output + 2 * weights, c % 64 === 0],
+      forward: [{ direction: 'forward', rows: pixels, columns: o, depth: taps * c }, input + output + 2 * weights, slices],
       'backward input': [
         { direction: 'backward input', rows: batch * size * size, columns: c, depth: (taps * o) / (stride * stride) },
         input + output + 2 * weights,
@@ -73,7 +75,7 @@ export function convolutionCases(
       'backward weight': [
         { direction: 'backward weight', rows: o, columns: taps * c, depth: pixels },
         input + output + 4 * weights,
-        c % 64 === 0,
+        slices,
       ],
     }
     const bf16 = (...shape: number[]): { shape: Shape; dtype: DType } => ({ shape, dtype: 'bf16' })

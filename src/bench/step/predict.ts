@@ -7,6 +7,7 @@
 import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
 import { type Architecture, type Around, type Bound, predict, tiles } from '../model.js'
 import { type ConvolutionNumbers, indexed, nearestTile, type Product, readTable, tuningFile } from '../../ops/tuning.js'
+import { sliceChannels, unfoldsIntoSlices } from '../../ops/kernels.js'
 import type { OpNumbers } from '../../tensor/native.js'
 import { bytesAt, bytesOf, type Call, type CallTensor } from './calls.js'
 
@@ -144,9 +145,15 @@ const size = (tensor: { shape: readonly number[] }): number => tensor.shape.redu
 /** The share of an operand that a strided kernel reads: every pixel, or those under its taps. */
 const touched = ({ kh, kw, stride }: Convolution): number => Math.min(1, (kh * kw) / (stride[0] * stride[1]))
 
-/** How many channels the kernel's rows become where they are unfolded (conv2d.cuh); 0 where they are not. */
-function unfoldedChannels(machine: Machine, { c, kw }: Convolution): number {
-  return machine.constants.unfolds !== 0 && !vectors(c) && kw * c <= 64 ? Math.ceil((kw * c) / 8) * 8 : 0
+/** Few channels, unfolded (Unfolding of conv2d.cuh): bytes of the images, rows of taps and their channels; undefined where they are not. */
+function unfolding(machine: Machine, g: Convolution): { bytes: number; kh: number; channels: number; slices: boolean } | undefined {
+  const { n, h, oh, ow, c, kh, kw, stride, dilation } = g
+  if (machine.constants.unfolds === 0 || vectors(c) || kw * c > 64) return undefined
+  const slices = machine.architecture.name === 'sm_90' && unfoldsIntoSlices(c, kw, stride[0], dilation[0])
+  const rows = slices ? stride[0] : 1
+  const channels = slices ? sliceChannels : Math.ceil((kw * c) / 8) * 8
+  const taps = Math.ceil(kh / rows)
+  return { bytes: n * (rows > 1 ? oh + taps - 1 : h) * ow * channels * 2, kh: taps, channels, slices }
 }
 
 /** Kernels of Ampere take prologues everywhere; on Hopper they pay where bytes bind (src/ops/conv2d.ts). */
@@ -161,24 +168,22 @@ function forward(machine: Machine, call: Call): Cost[] {
   const product: Product = { direction: 'forward', rows: g.pixels, columns: g.o, depth: g.kh * g.kw * g.c }
   const costs: Cost[] = []
   let bytes = bytesAt(call, 'y', 'weight', 'bias', 'statistics') + touched(g) * x.bytes
-  const wide = unfoldedChannels(machine, g)
-  const depth = wide > 0 ? g.kh * wide : product.depth
-  if (wide > 0) {
-    const images = g.n * g.h * g.ow * wide * 2
-    costs.push(machine.passes('unfold', nameOf(g), x.bytes + images))
-    bytes += images - touched(g) * x.bytes
+  const wide = unfolding(machine, g)
+  const depth = wide === undefined ? product.depth : wide.kh * wide.channels
+  if (wide !== undefined) {
+    costs.push(machine.passes('unfold', nameOf(g), x.bytes + wide.bytes))
+    bytes += wide.bytes - touched(g) * x.bytes
   }
   const deferred = call.tensors.scale !== undefined
   const prologue = deferred && takesPrologue(machine, product)
   if (deferred && !prologue) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
   const around = {
     epilogue: call.tensors.statistics === undefined ? ('store' as const) : ('statistics' as const),
-    gathered: wide === 0 && !vectors(g.c),
+    gathered: wide === undefined && !vectors(g.c),
     prologue,
   }
-  costs.push(
-    machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 }, bytes),
-  )
+  const whole = g.c % 64 === 0 || wide?.slices === true
+  costs.push(machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole }, bytes))
   return costs
 }
 
@@ -236,19 +241,18 @@ function backwardWeight(machine: Machine, call: Call): Cost[] {
     if (call.tensors.scale !== undefined) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
   }
   let bytes = dweight.bytes + dy.bytes + touched(g) * x.bytes + (prologue ? bytesAt(call, 'gradientX') : 0)
-  const wide = unfoldedChannels(machine, g)
-  if (wide > 0) {
-    const images = g.n * g.h * g.ow * wide * 2
-    costs.push(machine.passes('unfold', nameOf(g), x.bytes + images))
-    bytes += images - touched(g) * x.bytes
+  const wide = unfolding(machine, g)
+  if (wide !== undefined) {
+    costs.push(machine.passes('unfold', nameOf(g), x.bytes + wide.bytes))
+    bytes += wide.bytes - touched(g) * x.bytes
   }
-  const around: Around = { epilogue: 'store', gathered: !vectors(g.o) || (wide === 0 && !vectors(g.c)), prologue }
+  const around: Around = { epilogue: 'store', gathered: !vectors(g.o) || (wide === undefined && !vectors(g.c)), prologue }
   costs.push(
     machine.product(
       'conv2dBackwardWeight',
       nameOf(g),
-      { ...product, columns: wide > 0 ? g.kh * wide : product.columns },
-      { ...around, tile: machine.tile(product), whole: g.c % 64 === 0 && vectors(g.o) },
+      { ...product, columns: wide === undefined ? product.columns : wide.kh * wide.channels },
+      { ...around, tile: machine.tile(product), whole: (g.c % 64 === 0 || wide?.slices === true) && vectors(g.o) },
       bytes,
     ),
   )
@@ -256,7 +260,7 @@ function backwardWeight(machine: Machine, call: Call): Cost[] {
 }
 
 /**
- * Lines of partial results of each group, added by blocks of 32 channels, in one launch or two (FinishPlan of batchNorm.cuh). What counts
+ * Lines of partial results of each group, added by blocks of 32 channels, of which the last finishes (FinishPlan of lines.cuh). What counts
  * are the loads that wait for one another.
  */
 function finish(
@@ -278,15 +282,13 @@ function finish(
   const share = Math.max(1, Math.floor((perGroup * groups > 64 ? mergeLines : 8) / groups))
   const blocks = Math.ceil(channels / 32) * groups
   const { multiprocessors } = machine.architecture
-  const parts =
-    perGroup <= mergeSerial * share
-      ? 0
-      : Math.max(1, Math.min(mergeParts, Math.ceil(multiprocessors / blocks), Math.floor(perGroup / (2 * mergeLines))))
-  if (parts === 0) return machine.passes(kernel, what, bytes, { chainCycles: steps(perGroup, share) * mergeCycles + mergeDown })
+  const parts = Math.min(mergeParts, Math.ceil(multiprocessors / blocks), Math.floor(perGroup / (2 * mergeLines)))
+  if (perGroup <= mergeSerial * share || parts < 2)
+    return machine.passes(kernel, what, bytes, { chainCycles: steps(perGroup, share) * mergeCycles + mergeDown })
   // Blocks of 1,024 threads are two to a multiprocessor.
   const waves = Math.ceil((blocks * parts) / (2 * multiprocessors))
   const first = waves * (steps(perGroup, parts * mergeLines) * mergeCycles + mergeDown)
-  return machine.passes(kernel, what, bytes, { launches: 2, chainCycles: first + steps(parts, share) * mergeCycles + mergeDown })
+  return machine.passes(kernel, what, bytes, { chainCycles: first + (1 + steps(parts, share)) * mergeCycles + mergeDown })
 }
 
 const rowsOf = (shape: readonly number[]): number => shape.slice(0, -1).reduce((a, b) => a * b, 1)
