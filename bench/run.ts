@@ -123,6 +123,8 @@ const detectionCases: Record<DeviceKind, StepCase[]> = {
 /** What is compared: whose program prints rows, how its sizes are counted, and of which sizes. */
 interface StepBench {
   program: string
+  /** Whether our side can time its kernels first, as a run on a GPU does. */
+  tunes: boolean
   peer: [script: string, ...command: string[]]
   unit: 'pairs' | 'images'
   /** Whether the peer has a compiled form: a detector's step falls apart into many graphs. */
@@ -130,8 +132,8 @@ interface StepBench {
   cases: Record<DeviceKind, StepCase[]>
 }
 const stepBenches = {
-  steps: { program: 'densecl.js', peer: ['densecl.py', 'step'], unit: 'pairs', compiled: true, cases: stepCases },
-  detection: { program: 'detection.js', peer: ['detection.py'], unit: 'images', compiled: false, cases: detectionCases },
+  steps: { program: 'densecl.js', tunes: true, peer: ['densecl.py', 'step'], unit: 'pairs', compiled: true, cases: stepCases },
+  detection: { program: 'detection.js', tunes: false, peer: ['detection.py'], unit: 'images', compiled: false, cases: detectionCases },
 } as const satisfies Record<string, StepBench>
 
 /** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
@@ -191,7 +193,8 @@ function lastLines(text: string): string {
 
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
 async function steps(bench: keyof typeof stepBenches): Promise<void> {
-  const { program, peer: peerProgram, unit, compiled, cases }: StepBench = stepBenches[bench]
+  const { program, tunes, peer: peerProgram, unit, compiled, cases }: StepBench = stepBenches[bench]
+  const tuned = tunes && traits.asynchronous
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
   const peers = Object.fromEntries(Object.entries(peerFlags[kind]).filter(([, own]) => compiled || !own.includes('--compile')))
   const possible = ['densecl', ...Object.keys(peers)]
@@ -218,7 +221,7 @@ async function steps(bench: keyof typeof stepBenches): Promise<void> {
     for (const side of sides) {
       for (const { name, batches, flags: sizes } of cases[kind]) {
         const pending = [...batches]
-        const args = side === 'densecl' ? [ours, '--device', device] : [...peer, ...peers[side]!]
+        const args = side === 'densecl' ? [ours, '--device', device, ...(tuned ? ['--tune', 'true'] : [])] : [...peer, ...peers[side]!]
         const { error, notes } = await runSide(
           side === 'densecl' ? process.execPath : python,
           [...args, ...sizes, '--batch', batches.join(',')],

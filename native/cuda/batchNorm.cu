@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) momentsKernel(const T* x, float* par
     const Moments all =
         mergeDown(Moments{count, shift[i] + mean, fmaxf(square[i] - sum[i] * mean, 0.0f)}, buffer, layout.across, MergeMoments{});
     if (part.down != 0 || !part.active) continue;
-    float* out = partial + static_cast<int64_t>(blockIdx.x) * 2 * layout.channels + part.channel + i;
+    float* out = partial + static_cast<int64_t>(part.chunk) * 2 * layout.channels + part.channel + i;
     out[0] = all.mean;
     out[layout.channels] = all.m2;
   }
@@ -182,12 +182,11 @@ void batchNormTrain(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
+    const Layout layout = reducingLayout(call, x.rows(), C, groups, kWidth), sweep = sweepingLayout(call, x.rows(), C, groups, kWidth);
     const bool given = statistics != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C);
     if (!given)
-      launch(call, momentsKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(),
-             layout);
+      launch(call, momentsKernel<T, kWidth>, layout.grid(), kThreads, kThreads * sizeof(Moments), x.data<T>(), partial.data(), layout);
     const int64_t chunkRows = given ? kStatisticsRows : layout.chunkRows;
     const ShiftedMoments moments{given ? statistics->data<float>() : partial.data(), layout.groupRows / chunkRows,
                                  ceilDiv(layout.groupRows, chunkRows), layout.channels};
@@ -217,7 +216,7 @@ void batchNormTrain(const Call& call) {
     job.residualScale = optionalData<float>(call.optional(Names::residualScale));
     job.residualShift = optionalData<float>(call.optional(Names::residualShift));
     job.relu = call.flag(Names::relu);
-    launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
+    launch(call, applyKernel<T, kWidth>, sweep.grid(), kThreads, 0, job, sweep);
   });
 }
 
@@ -228,7 +227,7 @@ void batchNormEval(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), C, 1, kWidth);
+    const Layout layout = sweepingLayout(call, x.rows(), C, 1, kWidth);
     DeviceScratch<float> affine(call, 2 * C);
     const auto vector = [&](auto name) -> const float* { return call.tensor(name).template data<float>(); };
     launch(call, affineKernel, Grid{ceilDiv(C, kThreads)}, kThreads, 0, vector(Names::weight), vector(Names::bias), vector(Names::mean),
@@ -241,7 +240,7 @@ void batchNormEval(const Call& call) {
     job.scale = affine.data();
     job.shift = affine.data() + C;
     job.relu = call.flag(Names::relu);
-    launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
+    launch(call, applyKernel<T, kWidth>, layout.grid(), kThreads, 0, job, layout);
   });
 }
 
@@ -253,14 +252,14 @@ void normApply(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), groups, kWidth);
+    const Layout layout = sweepingLayout(call, x.rows(), x.columns(), groups, kWidth);
     ApplyJob<T> job{};
     job.y = y.data<T>();
     job.x = x.data<T>();
     job.scale = scale.data<float>();
     job.shift = shift.data<float>();
     job.relu = call.flag(Names::relu);
-    launch(call, applyKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, layout);
+    launch(call, applyKernel<T, kWidth>, layout.grid(), kThreads, 0, job, layout);
   });
 }
 

@@ -18,34 +18,46 @@ constexpr int kThreads = 256;
 // along rows. A block takes a chunk of the rows of one group and a tile of channels.
 struct Layout {
   int64_t groupRows;
-  int channels, groups, across, chunkRows, perGroup;
-  int channelTiles(int width) const { return static_cast<int>(ceilDiv(channels, static_cast<int64_t>(across) * width)); }
-  Grid grid(int width) const { return {int64_t{groups} * perGroup, channelTiles(width)}; }
+  int channels, groups, across, chunkRows, perGroup, tiles;
+  bool backwards;
+  Grid grid() const { return {int64_t{groups} * perGroup * tiles}; }
 };
 
-inline Layout layoutOf(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width) {
-  Layout layout{rows / groups, static_cast<int>(channels), static_cast<int>(groups), 1, 1, 1};
+inline Layout layoutOf(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width, int64_t perMultiprocessor,
+                       bool backwards) {
+  Layout layout{rows / groups, static_cast<int>(channels), static_cast<int>(groups), 1, 1, 1, 1, backwards};
   while (layout.across < kWarp && layout.across * width < channels) layout.across *= 2;
+  layout.tiles = static_cast<int>(ceilDiv(channels, static_cast<int64_t>(layout.across) * width));
   const int64_t down = kThreads / layout.across,
-                blocks = std::max<int64_t>(1, int64_t{8} * multiprocessors(call) / (groups * layout.channelTiles(width)));
+                blocks = std::max<int64_t>(1, perMultiprocessor * multiprocessors(call) / (groups * layout.tiles));
   layout.chunkRows = static_cast<int>(std::max<int64_t>(4 * down, ceilDiv(layout.groupRows, blocks)));
   layout.perGroup = static_cast<int>(ceilDiv(layout.groupRows, layout.chunkRows));
   return layout;
+}
+// Of a pass that leaves a line of partial results a chunk.
+inline Layout reducingLayout(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width) {
+  return layoutOf(call, rows, channels, groups, width, 8, false);
+}
+// Of a pass over what has just been written, front to back: it begins with the end, which the L2 cache still holds, and ends with the
+// front, where the next product begins. Its chunks are short, so that those of one time lie together.
+inline Layout sweepingLayout(const Call& call, int64_t rows, int64_t channels, int64_t groups, int width) {
+  return layoutOf(call, rows, channels, groups, width, 32, true);
 }
 
 // The calling thread's part of its block's chunk.
 template <int kWidth>
 struct Part {
-  int group, channel, down, step;
+  int chunk, group, channel, down, step;
   int64_t row, end;
   bool active;
   DEVICE explicit Part(const Layout& layout) {
-    group = static_cast<int>(blockIdx.x) / layout.perGroup;
-    channel = (static_cast<int>(blockIdx.y) * layout.across + static_cast<int>(threadIdx.x) % layout.across) * kWidth;
+    const int block = static_cast<int>(layout.backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    chunk = block / layout.tiles;
+    group = chunk / layout.perGroup;
+    channel = (block % layout.tiles * layout.across + static_cast<int>(threadIdx.x) % layout.across) * kWidth;
     down = static_cast<int>(threadIdx.x) / layout.across;
     step = kThreads / layout.across;
-    const int64_t first = static_cast<int64_t>(static_cast<int>(blockIdx.x) % layout.perGroup) * layout.chunkRows,
-                  last = first + layout.chunkRows;
+    const int64_t first = static_cast<int64_t>(chunk % layout.perGroup) * layout.chunkRows, last = first + layout.chunkRows;
     row = group * layout.groupRows + first + down;
     end = group * layout.groupRows + (last < layout.groupRows ? last : layout.groupRows);
     active = channel < layout.channels;

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) reduceKernel(BackwardJob<T> job, flo
   for (int i = 0; i < kWidth; ++i) {
     const Pair all = mergeDown(sums[i], buffer, layout.across, AddPairs{});
     if (part.down != 0 || !part.active) continue;
-    float* out = partial + static_cast<int64_t>(blockIdx.x) * 2 * layout.channels + part.channel + i;
+    float* out = partial + static_cast<int64_t>(part.chunk) * 2 * layout.channels + part.channel + i;
     out[0] = all.first;
     out[layout.channels] = all.second;
   }
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads) sumKernel(const T* x, float* partial
     }
   for (int i = 0; i < kWidth; ++i) {
     const float all = mergeDown(sums[i], buffer, layout.across, [](float a, float b) { return a + b; });
-    if (part.down == 0 && part.active) partial[static_cast<int64_t>(blockIdx.x) * layout.channels + part.channel + i] = all;
+    if (part.down == 0 && part.active) partial[static_cast<int64_t>(part.chunk) * layout.channels + part.channel + i] = all;
   }
 }
 
@@ -168,7 +168,7 @@ void batchNormBackward(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), C, groups, kWidth);
+    const Layout layout = reducingLayout(call, x.rows(), C, groups, kWidth), sweep = sweepingLayout(call, x.rows(), C, groups, kWidth);
     const bool given = sums != nullptr;
     DeviceScratch<float> partial(call, given ? 0 : int64_t{layout.groups} * layout.perGroup * 2 * C),
         scratch(call, dx == nullptr ? 0 : 3 * groups * C);
@@ -182,7 +182,7 @@ void batchNormBackward(const Call& call) {
     job.scale = optionalData<float>(call.optional(Names::scale));
     job.shift = optionalData<float>(call.optional(Names::shift));
     job.mean = mean.data<float>();
-    if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
+    if (!given) launch(call, reduceKernel<T, kWidth>, layout.grid(), kThreads, kThreads * sizeof(Pair), job, partial.data(), layout);
     const Planes<2> lines{given ? sums->data<float>() : partial.data(), given ? sums->dim(0) / groups : layout.perGroup, layout.channels};
     FinishBackwardJob finish{};
     finish.groupRows = layout.groupRows;
@@ -201,7 +201,7 @@ void batchNormBackward(const Call& call) {
       job.y = nullptr;
       job.scale = nullptr;
     }
-    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients, layout);
+    launch(call, combineKernel<T, kWidth>, sweep.grid(), kThreads, 0, job, coefficients, sweep);
   });
 }
 
@@ -213,13 +213,13 @@ void normGradient(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), groups, kWidth);
+    const Layout layout = sweepingLayout(call, x.rows(), x.columns(), groups, kWidth);
     BackwardJob<T> job{};
     job.dx = dx.data<T>();
     job.dy = dz.data<T>();
     job.x = x.data<T>();
     job.mean = mean.data<float>();
-    launch(call, combineKernel<T, kWidth>, layout.grid(kWidth), kThreads, 0, job, coefficients.data<float>(), layout);
+    launch(call, combineKernel<T, kWidth>, layout.grid(), kThreads, 0, job, coefficients.data<float>(), layout);
   });
 }
 
@@ -228,9 +228,9 @@ void sumRows(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     constexpr int kWidth = decltype(width)::value;
-    const Layout layout = layoutOf(call, x.rows(), x.columns(), 1, kWidth);
+    const Layout layout = reducingLayout(call, x.rows(), x.columns(), 1, kWidth);
     DeviceScratch<float> partial(call, int64_t{layout.perGroup} * x.columns());
-    launch(call, sumKernel<T, kWidth>, layout.grid(kWidth), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
+    launch(call, sumKernel<T, kWidth>, layout.grid(), kThreads, kThreads * sizeof(float), x.data<T>(), partial.data(), layout);
     sumLines(call, Planes<1>{partial.data(), layout.perGroup, layout.channels}, out.data<float>());
   });
 }

@@ -200,6 +200,43 @@ __global__ void __launch_bounds__(kThreads) maxBackwardKernel(T* dx, const T* dy
   }
 }
 
+// The same for windows of 3 that step by 2 from a padding of 1, as a ResNet's: input 2 i is tap 1 of window i alone, input 2 i + 1 is tap 2
+// of it and tap 0 of the next. A thread makes two by two inputs, whose windows are at most four and are read once.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) maxBackwardPairsKernel(T* dx, const T* dy, const uint8_t* index, Pool pool) {
+  const int vectors = pool.channels / kWidth, pairsY = (pool.y.in + 1) / 2, pairsX = (pool.x.in + 1) / 2;
+  FOR_UNITS(unit, pairsY * pairsX * vectors) {
+    const Place at(unit, pairsX, vectors, kWidth);
+    float sum[2][2][kWidth] = {};
+#pragma unroll
+    for (int a = 0; a < 2; ++a)
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        if (at.i + a >= pool.y.out || at.j + b >= pool.x.out) continue;
+        const int64_t from = ((at.image * pool.y.out + at.i + a) * pool.x.out + at.j + b) * pool.channels + at.channel;
+        float gradient[kWidth];
+        unpack(gradient, loadChunk<T, kWidth>(dy + from));
+        const auto taps = load<uint8_t, kWidth>(index + from);
+#pragma unroll
+        for (int p = a; p < 2; ++p)
+#pragma unroll
+          for (int q = b; q < 2; ++q) {
+            const int mine = (a == 0 ? p + 1 : 0) * 3 + (b == 0 ? q + 1 : 0);
+#pragma unroll
+            for (int k = 0; k < kWidth; ++k) sum[p][q][k] += static_cast<int>(taps.v[k]) == mine ? gradient[k] : 0.0f;
+          }
+      }
+#pragma unroll
+    for (int p = 0; p < 2; ++p)
+#pragma unroll
+      for (int q = 0; q < 2; ++q) {
+        const int i = 2 * at.i + p, j = 2 * at.j + q;
+        if (i < pool.y.in && j < pool.x.in)
+          storeRounded(dx + ((at.image * pool.y.in + i) * pool.x.in + j) * pool.channels + at.channel, sum[p][q]);
+      }
+  }
+}
+
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) averageKernel(T* y, const T* x, Pool pool) {
   const int vectors = pool.channels / kWidth;
@@ -291,6 +328,14 @@ void maxPool2dBackward(const Call& call) {
     constexpr int kWidth = decltype(width)::value;
     dispatchIndex(call, &index, [&](auto tap) {
       using Index = decltype(tap);
+      if constexpr (std::is_same_v<Index, uint8_t>) {
+        const auto steps = [](const Axis& axis) { return axis.kernel == 3 && axis.stride == 2 && axis.padding == 1; };
+        if (steps(pool.y) && steps(pool.x)) {
+          const int64_t pairs = int64_t{(pool.y.in + 1) / 2} * ((pool.x.in + 1) / 2) * (pool.channels / kWidth);
+          return launch(call, maxBackwardPairsKernel<T, kWidth>, Grid{loopGrid(call, pairs, kThreads).x, dx.dim(0)}, kThreads, 0,
+                        dx.data<T>(), dy.data<T>(), index.data<Index>(), pool);
+        }
+      }
       launch(call, maxBackwardKernel<T, kWidth, Index>, gridFor(call, dx, kWidth), kThreads, 0, dx.data<T>(), dy.data<T>(),
              index.data<Index>(), pool);
     });

@@ -10,8 +10,12 @@ interface Pooling {
   stride: [number, number]
   padding: [number, number]
 }
+const windows = fc.record({ kernel: pair(1, 4), stride: pair(1, 3), padding: pair(0, 2) })
+/** A ResNet's, for which a device may have a kernel of its own. */
+const usual = fc.constant({ kernel: [3, 3], stride: [2, 2], padding: [1, 1] } satisfies Omit<Pooling, 'x'>)
 const pooling: fc.Arbitrary<Pooling> = fc
-  .record({ x: image, kernel: pair(1, 4), stride: pair(1, 3), padding: pair(0, 2) })
+  .tuple(image, fc.oneof({ weight: 3, arbitrary: windows }, { weight: 1, arbitrary: usual }))
+  .map(([x, axes]): Pooling => ({ x, ...(axes as Omit<Pooling, 'x'>) }))
   .filter(
     ({ x, kernel, padding }) =>
       2 * padding[0] <= kernel[0] && 2 * padding[1] <= kernel[1] && x.h + 2 * padding[0] >= kernel[0] && x.w + 2 * padding[1] >= kernel[1],
