@@ -168,13 +168,13 @@ export const constants = {
     what: 'of statistics that a thread has on their way; before, a division and a branch stood between them',
   },
   mergeLines: { now: 32, before: 8, unit: 'rows', how: 'counted', what: 'that a block of 32 channels adds side by side' },
-  mergeSerial: { now: 4, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one launch does' },
+  mergeSerial: { now: 4, unit: 'rows', how: 'counted', what: 'that a thread adds at most where one block takes all of 32 channels' },
   mergeParts: {
     now: 64,
     before: 0,
     unit: 'blocks',
     how: 'counted',
-    what: 'at most, that share the rows of 32 channels in a launch before the last; 0 for none',
+    what: 'at most, that share the rows of 32 channels, of which the last to arrive finishes; 0 for none',
   },
   mergeDown: { now: 700, unit: 'cycles', how: 'counted', what: 'sums of the lines of a block, 31 one behind another' },
   sumTogether: { now: 8, before: 16, unit: 'loads', how: 'counted', what: 'the same as mergeTogether for the sums of the backward pass' },
@@ -218,11 +218,11 @@ export const constants = {
     what: 'the same beside the taps: places by division, rows of the window',
   },
   poolBackward: {
-    now: 430,
+    now: 142,
     before: 450,
     unit: 'instructions a warp',
     how: 'counted',
-    what: 'its gradient, 8 channels of a pixel: 2.25 windows of 60, and places',
+    what: 'its gradient, 8 channels of a pixel: 569 for four that share their windows; before, 2.25 windows of 60 and places for each',
   },
 
   contrastHopper: {
