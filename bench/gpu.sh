@@ -8,7 +8,7 @@
 #   on the GPU:     bash bench/gpu.sh [stage ...]      stages by number or word; without one, 1 to 7 until $BUDGET seconds (1700) have passed
 #   anywhere:       bash bench/gpu.sh --rehearse [stage ...]   every stage at tiny sizes on simt (npm run build:simt), nothing of this machine in reach
 #
-#   1 light     families of kernels one at a time, Ampere's before Hopper's, against the CPU
+#   1 light     every test of devices, with Ampere's kernels and with Hopper's, against the CPU
 #   2 big       sizes that fill the machine, Ampere's kernels against Hopper's; steps with and without the graph
 #   3 steps     the whole step: ours and PyTorch eager in turn, then compiled; levels of fusion; where the time goes
 #   4 learn     pre-training in bf16 on real images, which must gain 20 points of kNN
@@ -162,7 +162,6 @@ part() {
   return $code
 }
 
-families=(tensor/devices tensor/graph optim/devices ops/devices methods/devices)
 runs=5
 step=(--device $device --depth 50 --image 224 --queue 65536 --hidden 2048 --steps 20)
 short=(--device $device --depth 18 --image 32 --batch 4 --queue 1024 --hidden 64 --steps 1)
@@ -208,16 +207,12 @@ without_images() {
 }
 
 stage_light() {
-  local capability family rest=(ops/hopper ops/fusion data/devices train/devices eval/devices)
+  local capability
   # What a user's first run does by itself; the training of later stages obeys the verdict.
   part check 120 "$home/densecl" doctor --check --device "$device"
-  for capability in "${capabilities[@]}"; do
-    for family in "${families[@]}"; do by "$capability" "${family/\//-}" 45 "${listed[@]}" "$family"; done
-  done
+  # As many files at a time as there are cores: most of their time is the reference's, on the host.
+  for capability in "${capabilities[@]}"; do by "$capability" tests 150 "${listed[@]}" devices; done
   [ -z "$rehearse" ] || part ops 60 "${suite[@]}" ops/devices
-  for family in "${rest[@]}"; do
-    part "${family/\//-}" 60 "${listed[@]}" "$family" || [ "$family" != ops/hopper ] || failed90=1
-  done
 }
 
 stage_big() {
