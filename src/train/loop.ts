@@ -1,6 +1,7 @@
 /** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
+import { pace } from '../distributed/pace.js'
 import { learningRate } from '../optim/schedule.js'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { isInterruption } from '../tensor/interruption.js'
@@ -86,6 +87,7 @@ export class Loop {
     for await (const batch of this.loader.batches(requestsOf(this.#run))) {
       if (interrupted()) return 'interrupted'
       this.#batch = batch
+      pace.begin(position.globalStep + 1)
       const lr = learningRate(config, position.globalStep, steps)
       const result = this.#trainer.step(position.globalStep, lr, batch.crops())
       position.globalStep += 1

@@ -6,6 +6,7 @@ import { stringify } from 'yaml'
 import { Group } from '../distributed/group.js'
 import { identity } from '../distributed/launcher.js'
 import { endTogether } from '../distributed/open.js'
+import { withPace } from '../distributed/pace.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
@@ -27,7 +28,7 @@ import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { withCompute } from '../tensor/compute.js'
-import { currentAsk, isInterruption, withInterruption } from '../tensor/interruption.js'
+import { currentAsk, isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Artifacts } from './artifacts.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } from './checkpoint.js'
@@ -81,9 +82,13 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     return prepared
   }
   try {
-    const prepared = await together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run)))
-    if (prepared === undefined) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
-    const result = await execute(begin(options, prepared), prepared, options)
+    const prepared = await withPace(currentAsk(), () =>
+      together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run))),
+    )
+    const result =
+      prepared === undefined
+        ? { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+        : await execute(begin(options, prepared), prepared, options)
     endTogether(group)
     return result
   } finally {
@@ -236,8 +241,8 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
   try {
     if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
     // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
-    const any = (): boolean => group.any(interrupted() || asked())
-    return await withInterruption(
+    const any = (): boolean => group.any(interrupted() || asked(false))
+    return await withPace(
       () => false,
       () => trained(run, prepared, { ...options, interrupted: any }),
     )
