@@ -1,8 +1,11 @@
-/** Who counts as lost, by the clock: no process is needed to ask. */
+/** Who counts as lost, by the clock and by what processes say: none is needed to ask. */
 import * as assert from 'uvu/assert'
 
+import { pace, Pace, withPace } from '../../src/distributed/pace.js'
 import { Watch } from '../../src/distributed/watch.js'
-import { suite } from '../support/suite.js'
+import { fail } from '../../src/tensor/errors.js'
+import { stopIfInterrupted, unlessInterrupted } from '../../src/tensor/interruption.js'
+import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('watch over processes')
 
@@ -54,6 +57,31 @@ test('who slept itself gives the others as long again', () => {
   assert.is(watched([busy, busy], { sleep }), undefined)
   const gone: Way = (second) => (second < 15 ? String(second) : 'silent')
   assert.is(watched([busy, gone], { sleep }), '96 s: rank 1 gave no sign of life for 20 s, at step 7')
+})
+
+test('questions whether work is to end count as progress, those of a clock while something is awaited do not', async () => {
+  const moves = (): number => pace.beat().moves
+  let asked = 0
+  await withPace(
+    () => ++asked < 0,
+    async () => {
+      const before = moves()
+      stopIfInterrupted()
+      assert.is(moves(), before + 1)
+      await unlessInterrupted(new Promise((resolve) => setTimeout(resolve, 350)))
+      assert.is(moves(), before + 2)
+    },
+  )
+  assert.ok(asked > 3)
+})
+
+test('who waits says so, and what it did before and after', () => {
+  const own = new Pace()
+  own.begin(7)
+  assert.equal(own.beat(), { step: 7, moves: 1, waiting: false })
+  own.waiting(() => assert.equal(own.beat(), { step: 7, moves: 2, waiting: true }))
+  throwsError(() => own.waiting(() => fail('COMM', 'it failed')), 'COMM')
+  assert.equal(own.beat(), { step: 7, moves: 5, waiting: false })
 })
 
 test.run()
