@@ -1,11 +1,12 @@
 /**
  * `npm test [words...]`: runs every *.test.js below this folder whose path holds one of the words, each in a process of its
- * own so that a native crash fails one file, and prints `N passed, N failed, N skipped` last. DENSECL_TEST_SECONDS: after which a
+ * own so that a native crash fails one file, prints how long each took and how much processor time, and `N passed, N failed, N skipped`
+ * last. DENSECL_TEST_SECONDS: after which a
  * file is killed and has failed, 600 by default. DENSECL_TEST_JOBS: how many run at one time. DENSECL_TEST_DEVICE: the only
  * device to test, which must be here. `--list` names the jobs and runs none; it fails where a word matches no file.
  */
 import { spawn } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -74,6 +75,19 @@ const jobs = files.flatMap((file): Job[] => {
   })
 })
 
+/**
+ * Seconds of processor time of all processes that this one has started and that have ended, with what those waited for. Linux says it, in
+ * hundredths; undefined elsewhere.
+ */
+function ofChildren(): number | undefined {
+  if (process.platform !== 'linux') return undefined
+  const fields = readFileSync('/proc/self/stat', 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ')
+  return (Number(fields[13]) + Number(fields[14])) / 100
+}
+let counted = ofChildren()
+
 function runJob({ file, name, env }: Job): Promise<void> {
   return new Promise((resolve) => {
     const started = performance.now()
@@ -88,6 +102,13 @@ function runJob({ file, name, env }: Job): Promise<void> {
       // A process that it started may hold the other ends: what they say is not waited for.
       for (const stream of [child.stdout, child.stderr]) stream.destroy()
     }, 1000 * seconds)
+    let spent = ''
+    child.on('exit', () => {
+      const now = ofChildren()
+      if (now === undefined || counted === undefined) return
+      spent = ` (cpu ${(now - counted).toFixed(1)}s)`
+      counted = now
+    })
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       const sum = (label: string): number =>
@@ -99,7 +120,7 @@ function runJob({ file, name, env }: Job): Promise<void> {
       total.passed += passed
       total.failed += failed
       total.skipped += skips.length
-      const took = `${((performance.now() - started) / 1000).toFixed(1)}s`
+      const took = `${((performance.now() - started) / 1000).toFixed(1)}s${spent}`
       console.log(`${failed === 0 ? 'ok  ' : 'FAIL'} ${name.padEnd(34)} ${String(passed).padStart(4)} passed  ${took}`)
       for (const line of skips) console.log(`     ${line}`)
       const end = signal === null ? `exit code ${code}` : `killed by ${signal}`

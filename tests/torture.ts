@@ -1,12 +1,15 @@
 /**
- * `npm run torture -- [--kills N] [--seed S]`: hurts commands (tests/torture/torture.ts) and prints what was tried. `--soak [--steps N]`: a
- * run of 100,000 tiny steps, in which nothing may grow. Exit code 1 where anything is wrong; the seed that is printed does the same again.
+ * `npm run torture -- [--kills N] [--seed S]`: hurts commands (tests/torture/torture.ts) and prints what was tried; with `--ranks` those of
+ * runs of several processes alone (tests/torture/ranks.ts). `--soak [--steps N]`: a run of 100,000 tiny steps, in which nothing may grow.
+ * Exit code 1 where anything is wrong; the seed that is printed does the same again.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
+import { hasMpi, noMpi } from './support/mpi.js'
+import { hurtRanks } from './torture/ranks.js'
 import { growth, sampleLine, soak } from './torture/soak.js'
 import { tableOf, Torture } from './torture/torture.js'
 
@@ -16,6 +19,7 @@ const options = {
   seed: number,
   steps: { ...number, default: '100000' },
   soak: { type: 'boolean' },
+  ranks: { type: 'boolean' },
 } as const
 
 function parsed() {
@@ -26,10 +30,17 @@ function parsed() {
       throw new Error(`--${name} is ${text}: expected a whole number`)
     }
     const { kills, steps, seed = String(Date.now() % 1_000_000_000) } = values
-    return { kills: whole('kills', kills), steps: whole('steps', steps), seed: whole('seed', seed), soak: values.soak === true }
+    return {
+      kills: whole('kills', kills),
+      steps: whole('steps', steps),
+      seed: whole('seed', seed),
+      soak: values.soak === true,
+      ranks: values.ranks === true,
+    }
   } catch (error) {
     console.error(
-      `densecl: ${error instanceof Error ? error.message : String(error)}\n  usage: torture [--kills N] [--seed S] [--soak [--steps N]]`,
+      `densecl: ${error instanceof Error ? error.message : String(error)}\n` +
+        '  usage: torture [--kills N] [--seed S] [--ranks] [--soak [--steps N]]',
     )
     return process.exit(2)
   }
@@ -47,7 +58,9 @@ try {
     wrong = growth(samples).map((what) => `grows: ${what}`)
   } else {
     say(`seed ${flags.seed}`)
-    const rows = await new Torture({ kills: flags.kills, seed: flags.seed, folder, say }).all()
+    const how = { kills: flags.kills, seed: flags.seed, folder, say }
+    if (flags.ranks && !hasMpi) throw new Error(`--ranks: ${noMpi}`)
+    const rows = flags.ranks ? await hurtRanks(how) : await new Torture(how).all()
     say(`\n${tableOf(rows)}`)
     wrong = rows.flatMap((row) => row.wrong.map((problem) => `${row.what}: ${problem}`))
   }

@@ -48,8 +48,8 @@ struct Thread {
   Fiber fiber;
   State state = State::ready;
   const std::function<bool()>* until = nullptr;  // while polling
-  std::vector<std::vector<Copy>> groups;         // committed, oldest first
-  std::vector<Copy> open;
+  std::vector<Copy> copies;                      // asked for, oldest first
+  std::vector<size_t> groups;                    // where each that is committed ends among them
   std::vector<std::vector<Product>> products;
   std::vector<Product> openProducts;
 };
@@ -63,7 +63,7 @@ struct Warp {
 // Of an OS thread; kept between blocks, so that stacks are mapped once.
 class Block {
  public:
-  Thread* current = nullptr;
+  Thread* current = nullptr;  // whose coordinates are `here`
   unsigned char* shared = nullptr;
   std::unordered_map<void*, PhaseBarrier> phaseBarriers;
   std::map<int, NamedBarrier> namedBarriers;
@@ -83,6 +83,7 @@ class Block {
   struct Unwind {};
   static void body(void* argument);
   size_t draw(size_t count);
+  Thread& next();
   void schedule();
   bool wakePolling();
   std::string place(const Coordinates& at) const;
@@ -96,7 +97,8 @@ class Block {
   std::map<unsigned, NamedBarrier> groups_;
   std::vector<unsigned> ready_;
   std::exception_ptr error_;
-  unsigned count_ = 0;
+  unsigned count_ = 0, atBarrier_ = 0, done_ = 0;
+  Fiber::Outside outside_;
   uint64_t random_ = 0;
 };
 

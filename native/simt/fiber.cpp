@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdint>
 #include <new>
 
@@ -13,40 +14,44 @@
 #define ASAN(statement)
 #endif
 
-#if DENSECL_FIBER_ASM
-// densecl_switch(&save, load): pushes the registers that a function must keep, swaps stacks, pops them there.
-extern "C" void densecl_switch(void** save, void* load);
-asm(R"(
-.text
-.globl densecl_switch
-.hidden densecl_switch
-.type densecl_switch, @function
-densecl_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size densecl_switch, .-densecl_switch
-)");
-#endif
-
 namespace densecl::simt {
 namespace {
-thread_local Fiber* starting = nullptr;
+
+__thread Fiber* starting = nullptr;
+
+#if DENSECL_FIBER_ASM
+// Keeps the place and the stack in `save` and goes on at those of `load`. Part of its caller, and with a jump instead of a return, so that
+// the processor foresees where it leads: fibers mostly leave and go on at one and the same place.
+__attribute__((always_inline)) inline void switchStack(void*& save, void* load) {
+  void** to = &save;
+  asm volatile(R"(
+    leaq -128(%%rsp), %%rsp
+    pushq %%rbp
+    leaq 1f(%%rip), %%rax
+    pushq %%rax
+    movq %%rsp, (%%rdi)
+    movq %%rsi, %%rsp
+    popq %%rax
+    jmp *%%rax
+  1:
+    popq %%rbp
+    leaq 128(%%rsp), %%rsp
+  )"
+               : "+D"(to), "+S"(load)
+               :
+               : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
+                 "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory");
 }
+#else
+inline void switchStack(ucontext_t& save, ucontext_t& load) { swapcontext(&save, &load); }
+#endif
+
+}  // namespace
 
 Fiber::Fiber() {
+  // Frames at the same place of every page would share few lines of the cache: stacks begin some lines apart.
+  static std::atomic<unsigned> made{0};
+  used_ = kStackBytes - made++ % 61 * 64;
   stack_ = static_cast<char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (stack_ == MAP_FAILED) throw std::bad_alloc();
 }
@@ -55,26 +60,39 @@ Fiber::~Fiber() { munmap(stack_, kStackBytes); }
 
 void Fiber::trampoline() {
   Fiber* self = starting;
-  ASAN(__sanitizer_finish_switch_fiber(nullptr, &self->outsideBottom_, &self->outsideSize_);)
+  self->arrived();
   self->body_(self->argument_);
 }
 
-void Fiber::start(void (*body)(void*), void* argument) {
+// What a fiber does first when it goes on.
+void Fiber::arrived() {
+#if defined(__SANITIZE_ADDRESS__)
+  const void* bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(fake_, &bottom, &size);
+  if (!outside_->justLeft) return;
+  outside_->bottom = bottom;
+  outside_->size = size;
+  outside_->justLeft = false;
+#endif
+}
+
+void Fiber::start(Outside& outside, void (*body)(void*), void* argument) {
+  outside_ = &outside;
   body_ = body;
   argument_ = argument;
+  fake_ = nullptr;
   ASAN(__asan_unpoison_memory_region(stack_, kStackBytes);)
 #if DENSECL_FIBER_ASM
-  // As densecl_switch leaves it: six registers, the return address, and a stack aligned as after a call.
-  uintptr_t top = (reinterpret_cast<uintptr_t>(stack_) + kStackBytes) & ~uintptr_t{15};
-  void** frame = reinterpret_cast<void**>(top) - 8;
-  for (int i = 0; i < 6; ++i) frame[i] = nullptr;
-  frame[6] = reinterpret_cast<void*>(&Fiber::trampoline);
-  frame[7] = nullptr;
+  // As switchStack leaves it: the place, and above it a stack that is aligned as after a call.
+  void** frame = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack_) + used_) & ~uintptr_t{15}) - 2;
+  frame[0] = reinterpret_cast<void*>(&Fiber::trampoline);
+  frame[1] = nullptr;
   inside_ = frame;
 #else
   getcontext(&inside_);
   inside_.uc_stack.ss_sp = stack_;
-  inside_.uc_stack.ss_size = kStackBytes;
+  inside_.uc_stack.ss_size = used_;
   inside_.uc_link = nullptr;
   makecontext(&inside_, &Fiber::trampoline, 0);
 #endif
@@ -82,32 +100,28 @@ void Fiber::start(void (*body)(void*), void* argument) {
 
 void Fiber::enter() {
   starting = this;
-  ASAN(__sanitizer_start_switch_fiber(&fakeOutside_, stack_, kStackBytes);)
-#if DENSECL_FIBER_ASM
-  densecl_switch(&outside_, inside_);
-#else
-  swapcontext(&outside_, &inside_);
-#endif
-  ASAN(__sanitizer_finish_switch_fiber(fakeOutside_, nullptr, nullptr);)
+  outside_->justLeft = true;
+  ASAN(__sanitizer_start_switch_fiber(&outside_->fake, stack_, kStackBytes);)
+  switchStack(outside_->left, inside_);
+  ASAN(__sanitizer_finish_switch_fiber(outside_->fake, nullptr, nullptr);)
+}
+
+void Fiber::leaveFor(Fiber& other) {
+  starting = &other;
+  ASAN(__sanitizer_start_switch_fiber(&fake_, other.stack_, kStackBytes);)
+  switchStack(inside_, other.inside_);
+  arrived();
 }
 
 void Fiber::leave() {
-  ASAN(__sanitizer_start_switch_fiber(&fakeInside_, outsideBottom_, outsideSize_);)
-#if DENSECL_FIBER_ASM
-  densecl_switch(&inside_, outside_);
-#else
-  swapcontext(&inside_, &outside_);
-#endif
-  ASAN(__sanitizer_finish_switch_fiber(fakeInside_, &outsideBottom_, &outsideSize_);)
+  ASAN(__sanitizer_start_switch_fiber(&fake_, outside_->bottom, outside_->size);)
+  switchStack(inside_, outside_->left);
+  arrived();
 }
 
 void Fiber::leaveForGood() {
-  ASAN(__sanitizer_start_switch_fiber(nullptr, outsideBottom_, outsideSize_);)
-#if DENSECL_FIBER_ASM
-  densecl_switch(&inside_, outside_);
-#else
-  swapcontext(&inside_, &outside_);
-#endif
+  ASAN(__sanitizer_start_switch_fiber(nullptr, outside_->bottom, outside_->size);)
+  switchStack(inside_, outside_->left);
 }
 
 }  // namespace densecl::simt

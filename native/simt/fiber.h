@@ -16,33 +16,48 @@ class Fiber {
  public:
   static constexpr size_t kStackBytes = 256 << 10;
 
+  // The stack of the OS thread, from which fibers are entered.
+  struct Outside;
+
   Fiber();
   ~Fiber();
   Fiber(const Fiber&) = delete;
 
-  // Makes the next enter() start body(), which must end by a call of leaveForGood().
-  void start(void (*body)(void*), void* argument);
-  // From the scheduler into the fiber, and back from inside it.
+  // Makes the next enter() or leaveFor() start body(), which must end by a call of leaveForGood().
+  void start(Outside& outside, void (*body)(void*), void* argument);
+  // From outside into the fiber, from inside it into another of the same outside, and back.
   void enter();
+  void leaveFor(Fiber& other);
   void leave();
   void leaveForGood();
 
  private:
   static void trampoline();
+  void arrived();
   char* stack_;
+  size_t used_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
+  Outside* outside_ = nullptr;
 #if DENSECL_FIBER_ASM
   void* inside_ = nullptr;
-  void* outside_ = nullptr;
 #else
-  ucontext_t inside_, outside_;
+  ucontext_t inside_;
+#endif
+  void* fake_ = nullptr;  // of AddressSanitizer
+};
+
+struct Fiber::Outside {
+#if DENSECL_FIBER_ASM
+  void* left = nullptr;
+#else
+  ucontext_t left;
 #endif
   // Bookkeeping of AddressSanitizer, which must know which stack is in use.
-  void* fakeInside_ = nullptr;
-  void* fakeOutside_ = nullptr;
-  const void* outsideBottom_ = nullptr;
-  size_t outsideSize_ = 0;
+  void* fake = nullptr;
+  const void* bottom = nullptr;
+  size_t size = 0;
+  bool justLeft = false;
 };
 
 }  // namespace densecl::simt

@@ -1,4 +1,5 @@
 // The scheduler: one block at a time on an OS thread.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -19,18 +20,24 @@ std::atomic<int> currentCapability{[] {
   const char* text = std::getenv("DENSECL_CAPABILITY");
   return text == nullptr ? 80 : std::atoi(text);
 }()};
-thread_local Block block;
+// The block that runs on this OS thread, by a plain pointer: whatever has a constructor is asked at each use whether it is made.
+__thread Block* block __attribute__((tls_model("initial-exec"))) = nullptr;
 
-void perform(const std::vector<Copy>& copies) {
-  for (const Copy& copy : copies) {
+// The oldest copies of a thread.
+void perform(Thread& thread, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const Copy& copy = thread.copies[i];
     std::memcpy(copy.to, copy.from, copy.fromBytes);
     std::memset(static_cast<char*>(copy.to) + copy.fromBytes, 0, copy.bytes - copy.fromBytes);
   }
+  thread.copies.erase(thread.copies.begin(), thread.copies.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
 }  // namespace
 
-Block& currentBlock() { return block; }
+__thread const Coordinates* here = nullptr;
+
+Block& currentBlock() { return *block; }
 
 void Block::run(const Launch& launch, Dim index, uint64_t seed) {
   const unsigned threads = launch.threads;
@@ -51,15 +58,16 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
   namedBarriers.clear();
   ready_.clear();
   error_ = nullptr;
+  atBarrier_ = done_ = 0;
   for (unsigned t = threads; t-- > 0;) {
     Thread& thread = *threads_[t];
     thread.at = {{t, 0, 0}, index, {threads, 1, 1}, launch.grid};
     thread.state = State::ready;
+    thread.copies.clear();
     thread.groups.clear();
-    thread.open.clear();
     thread.products.clear();
     thread.openProducts.clear();
-    thread.fiber.start(&Block::body, this);
+    thread.fiber.start(outside_, &Block::body, this);
     ++warps_[t / kWarp].threads;
     ready_.push_back(t);
   }
@@ -73,8 +81,13 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
 void Block::wait(State state) {
   Thread* self = current;
   self->state = state;
-  self->fiber.leave();
+  atBarrier_ += state == State::atBarrier;
+  if (ready_.empty())
+    self->fiber.leave();
+  else
+    self->fiber.leaveFor(next().fiber);
   if (error_) throw Unwind{};
+  self->state = State::ready;
 }
 
 void Block::waitUntil(const std::function<bool()>& ready) {
@@ -93,12 +106,8 @@ void Block::meet(Perform perform, void* mine) {
   if (warp.threads != kWarp) fail("a warp operation in a block whose threads are no multiple of 32");
   perform(warp.lanes);
   warp.arrived = 0;
-  for (unsigned lane = kWarp; lane-- > 0;) {
-    Thread& other = *threads_[t / kWarp * kWarp + lane];
-    if (other.state != State::inWarp) continue;
-    other.state = State::ready;
-    ready_.push_back(t / kWarp * kWarp + lane);
-  }
+  for (unsigned lane = kWarp; lane-- > 0;)
+    if (lane != t % kWarp) ready_.push_back(t / kWarp * kWarp + lane);
 }
 
 void Block::meetWarpgroup(unsigned size, const std::function<void(const std::vector<Thread*>&)>& perform) {
@@ -127,14 +136,14 @@ void Block::body(void* argument) {
   Thread* self = block->current;
   try {
     (*block->kernel_)();
-    perform(self->open);
-    for (const auto& group : self->groups) perform(group);
+    perform(*self, self->copies.size());
     if (!self->products.empty()) block->fail("a thread ends before its products are done");
   } catch (const Unwind&) {
   } catch (...) {
     if (!block->error_) block->error_ = std::current_exception();
   }
   self->state = State::done;
+  ++block->done_;
   self->fiber.leaveForGood();
 }
 
@@ -146,37 +155,35 @@ size_t Block::draw(size_t count) {
   return random_ % count;
 }
 
+// Takes one of those that can go on.
+Thread& Block::next() {
+  const size_t pick = draw(ready_.size());
+  current = threads_[ready_[pick]].get();
+  here = &current->at;
+  ready_[pick] = ready_.back();
+  ready_.pop_back();
+  return *current;
+}
+
 void Block::schedule() {
   for (;;) {
     while (!ready_.empty()) {
-      const size_t pick = draw(ready_.size());
-      Thread& thread = *threads_[ready_[pick]];
-      ready_[pick] = ready_.back();
-      ready_.pop_back();
-      current = &thread;
-      thread.fiber.enter();
+      next().fiber.enter();
       if (error_) return drain();
     }
-    unsigned done = 0, waiting = 0, inWarp = 0;
-    for (unsigned t = 0; t < count_; ++t) {
-      done += threads_[t]->state == State::done;
-      waiting += threads_[t]->state == State::atBarrier;
-      inWarp += threads_[t]->state == State::inWarp;
-    }
-    if (done == count_) return;
-    if (waiting == count_) {
-      for (unsigned t = count_; t-- > 0;) {
-        threads_[t]->state = State::ready;
-        ready_.push_back(t);
-      }
+    if (done_ == count_) return;
+    if (atBarrier_ == count_) {
+      for (unsigned t = count_; t-- > 0;) ready_.push_back(t);
+      atBarrier_ = 0;
       continue;
     }
     try {
       if (wakePolling()) continue;
-      const std::string where =
-          waiting > 0 ? std::to_string(waiting) + " of " + std::to_string(count_) + " threads wait at a barrier that the others never reach"
-          : inWarp > 0 ? "some lanes of a warp wait at a warp operation that the others never reach"
-                       : "threads wait for a barrier or a copy that never comes";
+      const bool inWarp = std::any_of(threads_.begin(), threads_.begin() + count_, [](auto& each) { return each->state == State::inWarp; });
+      const std::string where = atBarrier_ > 0 ? std::to_string(atBarrier_) + " of " + std::to_string(count_) +
+                                                     " threads wait at a barrier that the others never reach"
+                                : inWarp       ? "some lanes of a warp wait at a warp operation that the others never reach"
+                                               : "threads wait for a barrier or a copy that never comes";
       throw Error("SIMT", place(current->at) + ": " + where);
     } catch (...) {
       error_ = std::current_exception();
@@ -192,6 +199,7 @@ bool Block::wakePolling() {
     Thread& thread = *threads_[t];
     if (thread.state != State::polling) continue;
     current = &thread;
+    here = &thread.at;
     if (!(*thread.until)()) continue;
     thread.state = State::ready;
     ready_.push_back(t);
@@ -206,6 +214,7 @@ void Block::drain() {
     Thread& thread = *threads_[t];
     if (thread.state == State::done || thread.state == State::ready) continue;
     current = &thread;
+    here = &thread.at;
     thread.fiber.enter();
   }
 }
@@ -221,29 +230,28 @@ void Block::guardShared([[maybe_unused]] size_t bytes, [[maybe_unused]] bool on)
 #endif
 }
 
-const Coordinates& coordinates() { return block.current->at; }
-unsigned char* sharedBytes() { return block.shared; }
-void barrier() { block.wait(State::atBarrier); }
-void meet(Perform perform, void* mine) { block.meet(perform, mine); }
+unsigned char* sharedBytes() { return block->shared; }
+void barrier() { block->wait(State::atBarrier); }
+void meet(Perform perform, void* mine) { block->meet(perform, mine); }
 void misaligned(const void* address, size_t width) {
-  block.fail("an access of " + std::to_string(width) + " bytes at an address that is " +
-             std::to_string(reinterpret_cast<uintptr_t>(address) % width) + " bytes off");
+  block->fail("an access of " + std::to_string(width) + " bytes at an address that is " +
+              std::to_string(reinterpret_cast<uintptr_t>(address) % width) + " bytes off");
 }
 void copyLater(void* to, const void* from, int bytes, int fromBytes) {
   checkAligned(to, bytes);
   checkAligned(from, bytes);
   if (faulty(Instruction::cpAsync)) fromBytes = std::min(fromBytes, bytes - 2);
-  block.current->open.push_back({to, from, bytes, fromBytes});
+  block->current->copies.push_back({to, from, bytes, fromBytes});
 }
-void cpAsyncCommitGroup() {
-  block.current->groups.push_back(std::move(block.current->open));
-  block.current->open.clear();
-}
+void cpAsyncCommitGroup() { block->current->groups.push_back(block->current->copies.size()); }
 void cpAsyncWaitGroup(int groupsInFlight) {
-  auto& groups = block.current->groups;
-  const size_t finished = groups.size() > static_cast<size_t>(groupsInFlight) ? groups.size() - groupsInFlight : 0;
-  for (size_t i = 0; i < finished; ++i) perform(groups[i]);
-  groups.erase(groups.begin(), groups.begin() + finished);
+  auto& groups = block->current->groups;
+  if (groups.size() <= static_cast<size_t>(groupsInFlight)) return;
+  const auto finished = groups.end() - groupsInFlight;
+  const size_t count = finished[-1];
+  perform(*block->current, count);
+  groups.erase(groups.begin(), finished);
+  for (size_t& end : groups) end -= count;
 }
 void setShuffle(uint64_t seed) { shuffleSeed = seed; }
 void setCapability(int value) { currentCapability = value; }
@@ -262,7 +270,9 @@ void run(const Launch& launch) {
   parallelFor(blocks, [&](int64_t b) {
     const Dim index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                     static_cast<unsigned>(b / grid.x / grid.y)};
-    block.run(launch, index, seed);
+    thread_local Block own;
+    block = &own;
+    block->run(launch, index, seed);
   });
 }
 

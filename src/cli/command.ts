@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 
-import { speaker } from '../distributed/together.js'
+import { speaker } from '../distributed/speaker.js'
 import { fail } from '../tensor/errors.js'
 import { isInterruption, withInterruption } from '../tensor/interruption.js'
 import { native } from '../tensor/native.js'

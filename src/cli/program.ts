@@ -3,7 +3,7 @@ import { Command, CommanderError } from 'commander'
 
 import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
-import { speaker } from '../distributed/together.js'
+import { speaker } from '../distributed/speaker.js'
 import { register as bench } from './bench.js'
 import { register as build } from './build.js'
 import { register as checkData } from './checkData.js'

@@ -8,6 +8,7 @@ import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import type { Exchange } from './keyOrder.js'
+import { pace } from './pace.js'
 
 // The order of native/core/comm.h.
 const kinds = ['allReduce', 'allGather', 'exchange', 'broadcast', 'barrier'] as const
@@ -118,5 +119,5 @@ export class Group {
 function start(kind: Kind, tensors: readonly Tensor[], numbers: readonly number[] = []): Pending {
   const handles = Float64Array.from(tensors, (tensor) => tensor.handle)
   const ticket = native.startCollective(kinds.indexOf(kind), handles, Float64Array.from(numbers))
-  return { join: () => native.joinCollective(ticket) }
+  return { join: () => pace.waiting(() => native.joinCollective(ticket)) }
 }

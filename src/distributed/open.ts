@@ -2,8 +2,10 @@
 import { fail } from '../tensor/errors.js'
 import { mpiBuildCommand } from '../tensor/addon.js'
 import { addonPath, native } from '../tensor/native.js'
+import { stopWatching, watchTogether } from './control.js'
 import { Group } from './group.js'
 import { identity } from './launcher.js'
+import { pace } from './pace.js'
 
 /**
  * The processes that were started with this one, by whatever started them; Group.single where it was started alone. Throws COMM where they
@@ -30,16 +32,20 @@ export function openGroup(): Group {
 
 /**
  * Makes every end of this process one that the others notice: a good one waits until all have come to theirs, and any other leaves at once
- * with its code, by which the launcher ends the rest; ending the usual way would wait for threads that wait for them.
+ * with its code; ending the usual way would wait for threads that wait for them. From here on a process that is lost ends the others, which
+ * say who it was (docs/distributed.md). All processes call it. Throws COMM where they do not reach each other.
  */
 export function leaveTogether(group: Group): void {
   if (group.size === 1) return
   // It is printed after `exit`, and this process does not come to that.
   process.once('uncaughtExceptionMonitor', (error) => console.error(error))
   process.once('exit', (code) => {
-    if (code !== 0 && !ended) native.leave(code)
-    native.closeComm()
+    if (code === 0) return finish()
+    if (ended) return
+    stopWatching(code)
+    native.leave(code)
   })
+  watchTogether(group)
 }
 
 let ended = false
@@ -48,6 +54,11 @@ let ended = false
 export function endTogether(group: Group): void {
   if (group.size === 1) return
   group.barrier()
-  native.closeComm()
+  finish()
   ended = true
+}
+
+function finish(): void {
+  pace.waiting(() => native.closeComm())
+  stopWatching()
 }

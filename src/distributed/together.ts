@@ -1,9 +1,7 @@
-/** What all processes of a run do before they share it, and who says what went wrong. */
+/** What all processes of a run do before they share it. */
+import { stopWatching } from './control.js'
 import type { Group } from './group.js'
-import { identity } from './launcher.js'
-
-/** Errors that every process has: rank 0 says them for all. */
-const common = new WeakSet<object>()
+import { ofAll } from './speaker.js'
 
 /**
  * What `body` gives, once it has given the same in all processes, as `describe` tells. Throws where it failed here, or COMM, naming the
@@ -21,27 +19,14 @@ export async function together<R>(group: Group, what: string, body: () => Promis
   try {
     group.agree(what, said)
   } catch (disagreement) {
+    stopWatching()
     // Those that did not fail all say the same.
     if ('error' in made) throw made.error
     throw ofAll(disagreement)
   }
-  if ('error' in made) throw ofAll(made.error)
-  return made.result
-}
-
-function ofAll(error: unknown): unknown {
-  if (typeof error === 'object' && error !== null) common.add(error)
-  return error
-}
-
-/** Before what this process says of an error: its rank where there are several; undefined where rank 0 says it for all. */
-export function speaker(error: unknown): string | undefined {
-  let rank = 0
-  try {
-    rank = identity().rank
-  } catch {
-    // That this cannot be told is what the error says.
+  if ('error' in made) {
+    stopWatching()
+    throw ofAll(made.error)
   }
-  if (rank === 0) return ''
-  return typeof error === 'object' && error !== null && common.has(error) ? undefined : `rank ${rank}: `
+  return made.result
 }

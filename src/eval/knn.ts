@@ -3,6 +3,7 @@
  * features, each of the k nearest votes exp(similarity / T).
  */
 import type { Item } from '../data/source.js'
+import { Group } from '../distributed/group.js'
 import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
@@ -84,15 +85,39 @@ export function accuracy(predicted: Int32Array, labels: Int32Array): number {
   return predicted.reduce((sum, label, i) => sum + Number(label === labels[i]), 0) / labels.length
 }
 
-/** A share of correct classes; undefined when there are no labels to compare. */
+/**
+ * The share of queries whose class is right. Of several processes, which all call it with the same, each looks at its part of the images
+ * and classifies its part of the queries.
+ */
 export async function knnAccuracy(
   backbone: Backbone,
   bank: Item[],
   queries: Item[],
   options: KnnOptions & Pick<ExtractOptions, 'imageSize' | 'workers' | 'maxBroken' | 'compute'>,
+  group = Group.single,
 ): Promise<number> {
-  const known = await extractFeatures(backbone, bank, options)
-  const unknown = await extractFeatures(backbone, queries, options)
+  const own = await extractFeatures(backbone, partOf(bank, group), options)
+  const known = { ...own, values: gathered(own, bank.length, group), labels: labelsOf(bank, 'kNN') }
+  const unknown = await extractFeatures(backbone, partOf(queries, group), options)
   const compute = evaluationCompute(backbone.device, options.compute)
-  return withCompute(compute, () => accuracy(knnPredict(known, unknown, options), unknown.labels))
+  const predicted = withCompute(compute, () => knnPredict(known, unknown, options))
+  const right = predicted.filter((label, i) => label === unknown.labels[i]).length
+  return group.sum([right])[0]! / queries.length
+}
+
+/** What one of several processes has of a list: equally much, but for the last ones. */
+function partOf<T>(all: T[], { rank, size }: Group): T[] {
+  const rows = Math.ceil(all.length / size)
+  return all.slice(rank * rows, (rank + 1) * rows)
+}
+
+/** The rows of all processes, of which there are `count`. */
+function gathered({ values, dim }: Features, count: number, group: Group): Float32Array {
+  if (group.size === 1) return values
+  return scope(() => {
+    const rows = Math.ceil(count / group.size)
+    const padded = new Float32Array(rows * dim)
+    padded.set(values)
+    return (group.allGather(Tensor.from(padded, [rows, dim], 'f32', 'cpu')).data() as Float32Array).slice(0, count * dim)
+  })
 }

@@ -6,16 +6,19 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 
 import { DenseclError } from './errors.js'
 
-const asks = new AsyncLocalStorage<() => boolean>()
+/** Whether the work is to end; `awaiting` where nothing was done since the last question. */
+export type Ask = (awaiting: boolean) => boolean
+
+const asks = new AsyncLocalStorage<Ask>()
 
 /** Runs `body`, in which, whatever it awaits, interrupted() is what `ask` says. */
-export const withInterruption = <R>(ask: () => boolean, body: () => R): R => asks.run(ask, body)
+export const withInterruption = <R>(ask: Ask, body: () => R): R => asks.run(ask, body)
 
 /** What interrupted() asks here, for whoever asks it elsewhere. */
-export const currentAsk = (): (() => boolean) => asks.getStore() ?? (() => false)
+export const currentAsk = (): Ask => asks.getStore() ?? (() => false)
 
 /** Whether the work that this call belongs to is to end. */
-export const interrupted = (): boolean => asks.getStore()?.() ?? false
+export const interrupted = (): boolean => currentAsk()(false)
 
 /** The error that work leaves with when it was told to end. */
 export const interruption = (): DenseclError => new DenseclError('INTERRUPTED', 'interrupted')
@@ -44,12 +47,13 @@ const patience = 100
 
 /** What `promise` gives; throws INTERRUPTED when the work is to end before, and leaves the promise to itself. */
 export async function unlessInterrupted<R>(promise: Promise<R>): Promise<R> {
-  if (asks.getStore() === undefined) return promise
+  const ask = asks.getStore()
+  if (ask === undefined) return promise
   stopIfInterrupted()
   let clock: NodeJS.Timeout | undefined
   const ended = new Promise<never>((_, reject) => {
     clock = setInterval(() => {
-      if (interrupted()) reject(interruption())
+      if (ask(true)) reject(interruption())
     }, patience)
   })
   try {

@@ -3,7 +3,6 @@ import { readdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import { type Correspondence, correspondence } from '../eval/correspondence.js'
-import { knnAccuracy } from '../eval/knn.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { lossPlot } from '../report/charts.js'
 import { writePicture } from '../report/svg.js'
@@ -13,9 +12,9 @@ import { type Metrics, readMetrics } from '../run/runLog.js'
 import { DenseclError } from '../tensor/errors.js'
 import { writeBackbone } from '../weights/export.js'
 import { type Position, saveCheckpoint } from './checkpoint.js'
-import type { LabelledSets } from './labels.js'
+import { knnOf } from './knn.js'
 import type { RunPictures } from './pictures.js'
-import type { PretrainResult, Run } from './run.js'
+import { begunBefore, type PretrainResult, type Run } from './run.js'
 
 /** Images that correspondence is looked at on while a run trains: enough for a curve, a second or two of a CPU. */
 const mostDense = 200
@@ -26,7 +25,6 @@ export class Artifacts {
 
   constructor(
     readonly run: Run,
-    readonly labelled: LabelledSets | undefined,
     readonly pictures: RunPictures | undefined,
   ) {}
 
@@ -34,7 +32,7 @@ export class Artifacts {
   async begin(): Promise<void> {
     const { out, resumed, position } = this.run
     if (resumed) this.#saved = { ...position }
-    if (resumed && position.globalStep > 0) {
+    if (begunBefore(this.run)) {
       this.#knnBefore = readMetrics(files(out).metrics).find((row) => row.knn !== undefined)?.knn
       return
     }
@@ -96,20 +94,12 @@ export class Artifacts {
     await this.pictures?.epoch(this.run.built.backbone, this.run.position.epoch)
   }
 
-  /** The share that kNN classifies right, where there are labels. */
+  /** The share that kNN classifies right, where there are labels; the other processes of the run call knnOf() meanwhile. */
   async knn(when: string): Promise<number | undefined> {
-    if (this.labelled === undefined) return undefined
-    const { share: config, built, log } = this.run
-    const { imageSize, knnK, workers, maxBroken } = config
-    const { bank, queries, how } = this.labelled
-    const share = await knnAccuracy(built.backbone, bank, queries, {
-      imageSize,
-      k: knnK,
-      workers,
-      maxBroken,
-      compute: computeSettings(config),
-    })
-    log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${how}, k ${knnK})`)
+    const { config, labelled, log } = this.run
+    const share = await knnOf(this.run)
+    if (share === undefined) return undefined
+    log.line(`knn     ${(100 * share).toFixed(1)} % ${when} (${labelled!.how}, k ${config.knnK})`)
     this.#logOnce({ knn: share })
     return share
   }
@@ -124,9 +114,9 @@ export class Artifacts {
 
   /** The share of positions whose features find their place in another view of the image. */
   async dense(when: string): Promise<void> {
-    const { share: config, built, log, source } = this.run
+    const { share: config, built, labelled, log, source } = this.run
     const { imageSize, workers, maxBroken } = config
-    const held = this.labelled?.queries
+    const held = labelled?.queries
     const all = held ?? source.items
     // From all of them: class folders follow each other.
     const every = Math.ceil(all.length / mostDense)

@@ -1,12 +1,14 @@
 /** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
+import { pace } from '../distributed/pace.js'
 import { learningRate } from '../optim/schedule.js'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { isInterruption } from '../tensor/interruption.js'
 import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
+import { knnOf } from './knn.js'
 import { graphLine } from './progress.js'
 import type { PlannedRun, Run } from './run.js'
 import { agreeOnState } from './share.js'
@@ -86,6 +88,7 @@ export class Loop {
     for await (const batch of this.loader.batches(requestsOf(this.#run))) {
       if (interrupted()) return 'interrupted'
       this.#batch = batch
+      pace.begin(position.globalStep + 1)
       const lr = learningRate(config, position.globalStep, steps)
       const result = this.#trainer.step(position.globalStep, lr, batch.crops())
       position.globalStep += 1
@@ -106,12 +109,12 @@ export class Loop {
   /** What comes after an epoch's last step. The position moves on behind kNN: a run that ends in it does it again when it is resumed. */
   async #endOfEpoch(artifacts: Artifacts | undefined): Promise<void> {
     const { position } = this.#run
-    // From here on rank 0 works alone, and the others wait for it in the first call of the next step.
     this.#agree()
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
-    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await artifacts?.knn(`epoch ${epoch}`)
+    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await (artifacts?.knn(`epoch ${epoch}`) ?? knnOf(this.#run))
+    // From here on rank 0 works alone, and the others wait for it in the first call of the next step.
     if (denseEvery > 0 && epoch % denseEvery === 0 && !last) await artifacts?.dense(`epoch ${epoch}`)
     Object.assign(position, { epoch, step: 0 })
     // After kNN: a run that is killed in between does this kNN again instead of losing it.

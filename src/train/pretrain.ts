@@ -6,6 +6,7 @@ import { stringify } from 'yaml'
 import { Group } from '../distributed/group.js'
 import { identity } from '../distributed/launcher.js'
 import { endTogether } from '../distributed/open.js'
+import { withPace } from '../distributed/pace.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
@@ -27,12 +28,13 @@ import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { withCompute } from '../tensor/compute.js'
-import { currentAsk, isInterruption, withInterruption } from '../tensor/interruption.js'
+import { currentAsk, isInterruption } from '../tensor/interruption.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Artifacts } from './artifacts.js'
 import { type Checkpoint, type Position, readCheckpoint, restoreCheckpoint } from './checkpoint.js'
 import { chooseTuning, type TunerOverrides } from './chooseTuning.js'
 import { knnSets, type LabelledSets } from './labels.js'
+import { knnOf } from './knn.js'
 import { Loop } from './loop.js'
 import { checkMemory } from './memory.js'
 import { Monitor } from './monitor.js'
@@ -40,7 +42,7 @@ import { RunPictures } from './pictures.js'
 import { introduction, planWarnings } from './progress.js'
 import { type DryRun, rehearse } from './rehearse.js'
 import { checkShare, shareOf } from './share.js'
-import type { PlannedRun, PretrainResult, Run } from './run.js'
+import { begunBefore, type PlannedRun, type PretrainResult, type Run } from './run.js'
 
 /** What pretrain() is given beside the configuration. */
 export interface PretrainOptions {
@@ -81,9 +83,13 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     return prepared
   }
   try {
-    const prepared = await together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run)))
-    if (prepared === undefined) return { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
-    const result = await execute(begin(options, prepared), prepared, options)
+    const prepared = await withPace(currentAsk(), () =>
+      together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run))),
+    )
+    const result =
+      prepared === undefined
+        ? { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+        : await execute(begin(options, prepared), prepared, options)
     endTogether(group)
     return result
   } finally {
@@ -103,7 +109,6 @@ const identityOf = ({ config, source, checkpoint }: Prepared): unknown => [
 /** A run that has been looked up, and is neither begun nor on the disk. */
 interface Prepared extends Parts {
   checkpoint: Checkpoint | undefined
-  labelled: LabelledSets | undefined
   /** A line about the memory. */
   memory: string
 }
@@ -174,6 +179,7 @@ interface Parts {
   placement: Placement
   kind: BackboneKind
   source: Source
+  labelled: LabelledSets | undefined
 }
 
 /** The networks and the optimiser, as they are at the start or in the checkpoint. */
@@ -183,7 +189,7 @@ function begin({ out, quiet = false }: PretrainOptions, prepared: Prepared): Run
   return { ...planned, out, log: new RunLog(speaks ? out : undefined, planned.position.globalStep, quiet || !speaks) }
 }
 
-function plan({ method, config, group, share, placement, kind, source }: Parts, checkpoint?: Checkpoint): PlannedRun {
+function plan({ method, config, group, share, placement, kind, source, labelled }: Parts, checkpoint?: Checkpoint): PlannedRun {
   const images = source.items.length
   const position: Position = checkpoint?.position ?? { epoch: 0, step: 0, globalStep: 0, images }
   const [built, optimizer] = withDevice(placement.device, () => {
@@ -197,7 +203,20 @@ function plan({ method, config, group, share, placement, kind, source }: Parts, 
   const steps = stepsPerEpoch(images, config.batchSize)
   const before = checkpoint?.config.epochs ?? config.epochs
   const extended = before < config.epochs ? { extendedFrom: before } : {}
-  return { config, group, share, method, built, optimizer, source, steps, position, resumed: checkpoint !== undefined, ...extended }
+  return {
+    config,
+    group,
+    share,
+    method,
+    built,
+    optimizer,
+    source,
+    labelled,
+    steps,
+    position,
+    resumed: checkpoint !== undefined,
+    ...extended,
+  }
 }
 
 /**
@@ -214,7 +233,7 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   const memory =
     force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })
   checkSize(config, source.items.length, undefined)
-  const run = plan({ method, config, group: Group.single, share: config, placement, kind, source })
+  const run = plan({ method, config, group: Group.single, share: config, placement, kind, source, labelled })
   try {
     return await rehearse(run, memory)
   } finally {
@@ -236,8 +255,8 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
   try {
     if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
     // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
-    const any = (): boolean => group.any(interrupted() || asked())
-    return await withInterruption(
+    const any = (): boolean => group.any(interrupted() || asked(false))
+    return await withPace(
       () => false,
       () => trained(run, prepared, { ...options, interrupted: any }),
     )
@@ -247,7 +266,7 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
   }
 }
 
-async function trained(run: Run, { labelled, memory }: Prepared, options: PretrainOptions): Promise<PretrainResult> {
+async function trained(run: Run, { memory }: Prepared, options: PretrainOptions): Promise<PretrainResult> {
   const { out, log, config, source, group } = run
   const { backbone } = run.built
   for (const line of introduction(run)) log.line(line)
@@ -259,11 +278,13 @@ async function trained(run: Run, { labelled, memory }: Prepared, options: Pretra
   const { interrupted = () => false } = options
   try {
     if (group.rank > 0) {
+      if (!begunBefore(run)) await knnOf(run)
       const ended = await loop.train(undefined, interrupted)
+      if (ended === 'done') await knnOf(run)
       return { interrupted: ended === 'interrupted', globalStep: run.position.globalStep, files: {} }
     }
     const pictures = await RunPictures.of(out, source, config, (reason) => log.warn(`no picture: ${reason}`))
-    const artifacts = new Artifacts(run, labelled, pictures)
+    const artifacts = new Artifacts(run, pictures)
     if (!run.resumed || run.extendedFrom !== undefined) writeTextAtomic(files(out).config, stringify(config))
     // A run that is to end here has begun: its checkpoint is of step 0.
     if (!(await unlessEnded(() => artifacts.begin()))) return interruptedResult(run, artifacts)

@@ -5,6 +5,7 @@ import type { Optimizer } from '../optim/optimizer.js'
 import type { Config } from '../run/config.js'
 import type { RunLog } from '../run/runLog.js'
 import type { Position } from './checkpoint.js'
+import type { LabelledSets } from './labels.js'
 
 /** What the parts of a run share. */
 export interface Run {
@@ -18,6 +19,8 @@ export interface Run {
   readonly built: BuiltMethod
   readonly optimizer: Optimizer
   readonly source: Source
+  /** What kNN looks at, where there are labels. */
+  readonly labelled: LabelledSets | undefined
   /** Steps of an epoch. */
   readonly steps: number
   /** The step to do next; the loop moves it on. */
@@ -28,6 +31,9 @@ export interface Run {
   readonly extendedFrom?: number
   readonly log: RunLog
 }
+
+/** Whether steps of the run were taken before: what there is before the first is then in its folder. */
+export const begunBefore = ({ resumed, position }: PlannedRun): boolean => resumed && position.globalStep > 0
 
 /** A run before it has a folder. */
 export type PlannedRun = Omit<Run, 'out' | 'log'>

@@ -34,6 +34,10 @@ const losses = (out: string): Map<number, number> => {
   return new Map(rows.map((row) => [row.globalStep!, row.loss!]))
 }
 
+/** What kNN said, by steps. */
+const knn = (out: string): (readonly [number, number])[] =>
+  readMetrics(files(out).metrics).flatMap(({ globalStep, knn: share }) => (share === undefined ? [] : [[globalStep!, share] as const]))
+
 /** How far two runs are apart: by losses, and by the values of their checkpoints, momenta too, over the largest of each tensor. */
 function apart(out: string, other: string): { losses: number; values: number } {
   const [a, b] = [losses(out), losses(other)]
@@ -81,6 +85,8 @@ testWhere(hasMpi, noMpi, test, 'two and four processes leave what one leaves, an
     // One log; the live line of a terminal may be before what is printed.
     assert.is(said.match(/^group {3}2 processes by .*: 32 images in 2 groups each a step$/gm)?.length, 1)
     assert.is(said.match(/knn {5}\d/g)?.length, 5)
+    assert.is(knn(one).length, 4)
+    for (const other of [two, four]) assert.equal(knn(other), knn(one))
   })
 })
 

@@ -1,0 +1,228 @@
+/**
+ * The control thread of a process (src/distributed/control.ts): a star of connections to rank 0, whose thread decides who is lost and says
+ * so to all. It ends its process by itself, since the main thread may sit in a native call for ever.
+ */
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import { writeSync } from 'node:fs'
+import { createConnection, createServer, type Socket } from 'node:net'
+import { hostname } from 'node:os'
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
+
+import { native } from '../tensor/native.js'
+import { type Beat, Pace } from './pace.js'
+import { type Patience, Watch } from './watch.js'
+
+/** What the thread is started with. */
+export interface ControlData {
+  rank: number
+  size: number
+  /** Pace.memory of the process. */
+  pace: SharedArrayBuffer
+  /** i32 [1]: grows with each answer, which the main thread waits for without its event loop. */
+  answered: SharedArrayBuffer
+  answers: MessagePort
+  /** Where rank 0 is reached, in the order in which it is tried; it listens on `port`, any that is free for 0. */
+  addresses: readonly string[]
+  port: number
+  /** The secret of the run. */
+  token: string
+  patience: Patience
+  /** Seconds within which all must have found each other. */
+  connectSeconds: number
+}
+
+/** What the thread says to the main thread. `done`: what it was last asked for. */
+export type ControlAnswer = { port: number } | { connected: true } | { error: string } | { done: true }
+
+/** What the main thread asks for: a word to the others that this process leaves as agreed, or with an exit code. */
+export type ControlRequest = 'leave' | { failed: number }
+
+/**
+ * Lines of JSON. Rank 0 begins with `challenge`, the other answers with `hello`, rank 0 with `welcome`: each proves that it knows the
+ * secret. From then on `beat`; `left` before a connection is closed as agreed; `failed` to rank 0, and `lost` from it to all.
+ */
+type Line =
+  | { kind: 'challenge'; nonce: string }
+  | { kind: 'hello'; rank: number; name: string; nonce: string; proof: string }
+  | { kind: 'welcome'; name: string; proof: string }
+  | ({ kind: 'beat' } & Beat)
+  | { kind: 'left' }
+  | { kind: 'failed'; code: number }
+  | { kind: 'lost'; text: string }
+
+const data = workerData as ControlData
+const { rank, size, patience, connectSeconds } = data
+const longestLine = 4096
+/** Milliseconds between two beats, and for which a last word may take to be sent. */
+const [beatEvery, lastWord] = [Math.min(2000, 100 * patience.silence), 1000]
+
+const pace = new Pace(data.pace)
+const watch = new Watch(patience)
+const now = (): number => performance.now() / 1000
+const ownName = `rank ${rank} (${hostname()}, pid ${process.pid})`
+/** Of rank 0 all others, of them rank 0. */
+const peers = new Map<number, Socket>()
+let leaving = false
+
+function answer(said: ControlAnswer): void {
+  data.answers.postMessage(said)
+  const count = new Int32Array(data.answered)
+  Atomics.add(count, 0, 1)
+  Atomics.notify(count, 0)
+}
+
+const proofOf = (who: string, nonce: string): string => createHmac('sha256', data.token).update(`${who} ${nonce}`).digest('hex')
+
+function proves(who: string, nonce: string, proof: unknown): boolean {
+  const expected = Buffer.from(proofOf(who, nonce))
+  const given = Buffer.from(String(proof))
+  return given.length === expected.length && timingSafeEqual(given, expected)
+}
+
+/** Sends a line; `sent` is called once the system has it, or will not take it. */
+const send = (socket: Socket, line: Line, sent?: () => void): boolean => socket.write(`${JSON.stringify(line)}\n`, sent)
+
+/** Calls `take` with every line that arrives; whoever sends something else, or throws in `take`, is cut off. */
+function receive(socket: Socket, take: (line: Line) => void): void {
+  let text = ''
+  socket.setEncoding('utf8').setNoDelay(true)
+  socket.on('data', (more: string) => {
+    const parts = (text + more).split('\n')
+    text = parts.pop()!
+    try {
+      if (text.length > longestLine) throw new Error('a line without an end')
+      for (const part of parts) take(JSON.parse(part) as Line)
+    } catch {
+      socket.destroy()
+    }
+  })
+  // What follows is `close`.
+  socket.on('error', () => undefined)
+}
+
+/** Sends a last line to all peers, and waits as long as that may take. */
+function sendLast(line: Line): Promise<unknown> {
+  leaving = true
+  const sent = [...peers.values()].map((socket) => new Promise<void>((resolve) => send(socket, line, resolve)))
+  return Promise.race([Promise.all(sent), new Promise((resolve) => setTimeout(resolve, lastWord))])
+}
+
+/** Ends this process, which cannot go on without another. The streams of process belong to the main thread. */
+function end(text: string): never {
+  try {
+    writeSync(2, `densecl: ${rank === 0 ? '' : `rank ${rank}: `}${text}\n`)
+  } catch {
+    // There is nobody to tell.
+  }
+  return native.leave(1)
+}
+
+/** Ends the run: what `text` says is told to all; by others than rank 0 to rank 0, which may only have been stopped. */
+async function lose(text: string): Promise<void> {
+  if (leaving) return
+  await sendLast({ kind: 'lost', text })
+  end(text)
+}
+
+const endedWith = (name: string, code: number): string => `${name} ended with exit code ${code}`
+
+/** What a peer says once it is known. */
+function hear(peer: number, name: string, line: Line): void {
+  if (line.kind === 'beat') watch.hear(peer, line, now())
+  else if (line.kind === 'failed') void lose(endedWith(name, line.code))
+  else if (line.kind === 'left') forget(peer)
+  else if (line.kind === 'lost' && !leaving) end(line.text)
+}
+
+function forget(peer: number): void {
+  peers.delete(peer)
+  watch.remove(peer)
+}
+
+/** Begins to watch a peer that has proved who it is. */
+function know(peer: number, name: string, socket: Socket): void {
+  peers.set(peer, socket)
+  watch.add(peer, name, now())
+  socket.setTimeout(0)
+  socket.on('close', () => {
+    if (peers.has(peer)) void lose(`${name} ended: its connection closed`)
+  })
+}
+
+function listen(): void {
+  const local = data.addresses[0] === '127.0.0.1'
+  const server = createServer((socket) => {
+    const nonce = randomBytes(32).toString('hex')
+    let known: { rank: number; name: string } | undefined
+    socket.setTimeout(1000 * connectSeconds, () => socket.destroy())
+    receive(socket, (line) => {
+      if (known !== undefined) return hear(known.rank, known.name, line)
+      const isPeer = line.kind === 'hello' && proves(`rank ${line.rank}`, nonce, line.proof)
+      if (!isPeer || peers.has(line.rank)) throw new Error('not of this run')
+      known = { rank: line.rank, name: line.name }
+      know(line.rank, line.name, socket)
+      send(socket, { kind: 'welcome', name: ownName, proof: proofOf('rank 0', line.nonce) })
+      if (peers.size < size - 1) return
+      server.close()
+      clearTimeout(late)
+      answer({ connected: true })
+    })
+    send(socket, { kind: 'challenge', nonce })
+  })
+  const late = setTimeout(() => {
+    const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((each) => !peers.has(each))
+    answer({ error: `rank ${missing.join(', ')} did not connect within ${connectSeconds} s` })
+  }, 1000 * connectSeconds)
+  server.on('error', (error) => answer({ error: error.message }))
+  server.listen({ port: data.port, ...(local ? { host: data.addresses[0] } : {}) }, () =>
+    answer({ port: (server.address() as { port: number }).port }),
+  )
+  watch.add(0, ownName, now())
+}
+
+/** Tries the addresses of rank 0 one after the other. */
+function connect([host, ...others]: readonly string[], failures: readonly string[] = []): void {
+  if (host === undefined) return answer({ error: failures.join('; ') })
+  const socket = createConnection({ host, port: data.port })
+  const nonce = randomBytes(32).toString('hex')
+  let known: string | undefined
+  let why = `connect ${host}:${data.port}: not answered by rank 0 of this run`
+  const limit = (1000 * connectSeconds) / data.addresses.length
+  socket.setTimeout(limit, () => socket.destroy(new Error(`connect ${host}:${data.port}: no answer within ${limit / 1000} s`)))
+  socket.on('error', ({ message }) => (why = message))
+  socket.on('close', () => {
+    if (known === undefined) connect(others, [...failures, why])
+  })
+  receive(socket, (line) => {
+    if (known !== undefined) return hear(0, known, line)
+    if (line.kind === 'challenge') {
+      send(socket, { kind: 'hello', rank, name: ownName, nonce, proof: proofOf(`rank ${rank}`, line.nonce) })
+      return
+    }
+    if (line.kind !== 'welcome' || !proves('rank 0', nonce, line.proof)) throw new Error('not of this run')
+    known = line.name
+    know(0, known, socket)
+    answer({ connected: true })
+  })
+}
+
+async function leave(request: ControlRequest): Promise<void> {
+  if (leaving) return
+  if (request === 'leave') await sendLast({ kind: 'left' })
+  else if (rank === 0) await sendLast({ kind: 'lost', text: endedWith(ownName, request.failed) })
+  else await sendLast({ kind: 'failed', code: request.failed })
+}
+
+// The addon is loaded now: later a disk may be what is lost.
+native.heardSignal()
+setInterval(() => {
+  if (leaving) return
+  const beat = pace.beat()
+  if (rank === 0) watch.hear(0, beat, now())
+  const text = watch.verdict(now())
+  if (text !== undefined) void lose(text)
+  else for (const socket of peers.values()) send(socket, { kind: 'beat', ...beat })
+}, beatEvery)
+parentPort!.on('message', (request: ControlRequest) => void leave(request).then(() => answer({ done: true })))
+if (rank === 0) listen()
+else connect(data.addresses)

@@ -1,0 +1,134 @@
+/** A process that dies, stands still or fails ends the others, which say who it was; strangers are not heard. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { MessageChannel, Worker } from 'node:worker_threads'
+
+import * as assert from 'uvu/assert'
+
+import type { ControlAnswer, ControlData } from '../../src/distributed/controlWorker.js'
+import { Pace } from '../../src/distributed/pace.js'
+import { files } from '../../src/run/runFolder.js'
+import { isAlive, launch, running, tiny } from '../support/launch.js'
+import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
+
+const test = suite('control channel')
+
+/** What ranks say of the others: who spoke, and of whom. */
+const said = (err: string): { by: number; rank: number; pid: number; what: string }[] =>
+  [...err.matchAll(/^densecl: (?:rank (\d+): )?rank (\d+) \(\S+, pid (\d+)\) (.*)$/gm)].map(([, by = '0', rank, pid, what]) => ({
+    by: Number(by),
+    rank: Number(rank),
+    pid: Number(pid),
+    what: what!.trim(),
+  }))
+
+for (const { signal, processes, rank, seconds } of [
+  { signal: 'SIGKILL', processes: 2, rank: 0, seconds: 10 },
+  { signal: 'SIGKILL', processes: 2, rank: 1, seconds: 10 },
+  { signal: 'SIGKILL', processes: 4, rank: 2, seconds: 10 },
+  { signal: 'SIGSTOP', processes: 2, rank: 0, seconds: 20 },
+  { signal: 'SIGSTOP', processes: 4, rank: 2, seconds: 20 },
+] as const)
+  testWhere(hasMpi, noMpi, test, `${signal} to rank ${rank} of ${processes} ends all, which name it, and leaves a sound run`, async () => {
+    await withFolder(async (folder) => {
+      const out = join(folder, 'run')
+      const { ended, ranks } = await running(out, { processes, env: { DENSECL_SILENCE_SECONDS: '3' } })
+      const hurt = performance.now()
+      process.kill(ranks[rank]!, signal)
+      const { code, err } = await ended
+      assert.is.not(code, 0)
+      assert.ok(performance.now() - hurt < 1000 * seconds, `${(performance.now() - hurt) / 1000} s`)
+      for (const pid of ranks) assert.not.ok(isAlive(pid))
+      const sayings = said(err).filter(({ by }) => by !== rank)
+      const others = [...ranks.keys()].filter((each) => each !== rank)
+      assert.equal(sayings.map(({ by }) => by).sort(), others, err)
+      const what = signal === 'SIGKILL' ? /^ended: its connection closed$/ : /^gave no sign of life for 3 s, at step \d+$/
+      for (const saying of sayings) {
+        assert.equal([saying.rank, saying.pid], [rank, ranks[rank]], err)
+        assert.match(saying.what, what)
+      }
+      const { code: imported, err: why } = runCli(['import', files(out).last])
+      assert.is(imported, 0, why)
+    })
+  })
+
+for (const { fault, what } of [
+  { fault: 'throws', what: 'ended with exit code 1' },
+  { fault: 'hangs', what: 'got nothing done for 3 s at step 3, while rank 0 waited' },
+])
+  testWhere(hasMpi, noMpi, test, `a rank that ${fault} is named`, async () => {
+    await withFolder(async (folder) => {
+      const program = beside(import.meta.url, 'faultProgram')
+      const { code, err } = await runMpi(2, program, [join(folder, 'run'), fault, '1'], { DENSECL_STALL_SECONDS: '3' })
+      assert.is(code, 1, err)
+      const sayings = said(err).map((each) => `${each.by}: rank ${each.rank} ${each.what}`)
+      assert.equal(sayings.sort(), fault === 'throws' ? [`0: rank 1 ${what}`] : [`0: rank 1 ${what}`, `1: rank 1 ${what}`], err)
+      if (fault === 'throws') assert.match(err, /^densecl: rank 1: the images are gone$/m)
+    })
+  })
+
+testWhere(hasMpi, noMpi, test, 'a run that ends, as it should or by a mistake of all, says nothing of the channel', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const good = await launch(['--processes', '2', '--', 'pretrain', ...tiny, 'epochs=1', '--out', out]).ended
+    assert.is(good.code, 0, good.err)
+    assert.is(good.err, '')
+    const again = await launch(['--processes', '2', '--', 'pretrain', ...tiny, '--out', out]).ended
+    assert.is(again.code, 1, again.err)
+    assert.match(again.err, /^densecl: .* holds a run/m)
+    assert.is(again.err.match(/rank/g), null, again.err)
+    const wrong = await launch(['--processes', '2', '--', 'pretrain', ...tiny, '--out', out], { DENSECL_STALL_SECONDS: 'long' }).ended
+    assert.is(wrong.code, 2)
+    assert.is(wrong.err.match(/DENSECL_STALL_SECONDS is long: expected a number in 0.1..1000000/g)?.length, 1, wrong.err)
+  })
+})
+
+test('whoever does not know the secret is cut off, and does not keep the ranks from each other', async () => {
+  const token = 'a secret'
+  const shared = (): Omit<ControlData, 'rank' | 'port' | 'answers'> => ({
+    size: 2,
+    token,
+    addresses: ['127.0.0.1'],
+    pace: new Pace().memory,
+    answered: new SharedArrayBuffer(4),
+    patience: { silence: 20, stall: 600 },
+    connectSeconds: 20,
+  })
+  const start = (more: Pick<ControlData, 'rank' | 'port'> & Partial<ControlData>) => {
+    const { port1, port2 } = new MessageChannel()
+    const worker = new Worker(new URL('../../src/distributed/controlWorker.js', import.meta.url), {
+      workerData: { ...shared(), answers: port2, ...more },
+      transferList: [port2],
+    })
+    const answer = async (): Promise<ControlAnswer> => ((await once(port1, 'message')) as [ControlAnswer])[0]
+    return { worker, answer }
+  }
+  const zero = start({ rank: 0, port: 0 })
+  const { port } = (await zero.answer()) as { port: number }
+
+  const challenge = /^\{"kind":"challenge","nonce":"[0-9a-f]{64}"\}\n$/
+  for (const words of ['GET / HTTP/1.1\r\n\r\n', `{"kind":"hello","rank":1,"name":"me","nonce":"1","proof":"1"}\n`, 'x'.repeat(10_000)]) {
+    const stranger = connect({ host: '127.0.0.1', port })
+    stranger.on('error', () => undefined)
+    stranger.write(words)
+    assert.match(await text(stranger).catch(() => ''), new RegExp(`${challenge.source}|^$`))
+  }
+  const liar = start({ rank: 1, port, token: 'a guess' })
+  assert.match(((await liar.answer()) as { error: string }).error, /not answered by rank 0 of this run/)
+
+  const connected = zero.answer()
+  const one = start({ rank: 1, port })
+  assert.equal(await one.answer(), { connected: true })
+  assert.equal(await connected, { connected: true })
+  // One after the other: the first that leaves must not count as lost to the second.
+  for (const { worker, answer } of [one, zero]) {
+    worker.postMessage('leave')
+    assert.equal(await answer(), { done: true })
+  }
+  for (const { worker } of [one, zero, liar]) await worker.terminate()
+})
+
+test.run()
