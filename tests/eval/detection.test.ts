@@ -6,7 +6,14 @@ import * as assert from 'uvu/assert'
 import type { BoxSource } from '../../src/data/boxes.js'
 import { defaultBoxSplits, openBoxes } from '../../src/data/boxSources.js'
 import { evaluateDetection, type DetectionOptions, type DetectionResult, type DetectionTest } from '../../src/eval/detection.js'
-import { batchTensor, type LoadedBatch, pairedBatches, testBatches, trainingBatches } from '../../src/eval/detectionBatches.js'
+import {
+  batchTensor,
+  type LoadedBatch,
+  pairedBatches,
+  testBatches,
+  trainingBatches,
+  trainingObjects,
+} from '../../src/eval/detectionBatches.js'
 import { detectionProtocols, detectionRate, ofLength } from '../../src/eval/detectionProtocols.js'
 import { cocoResults } from '../../src/eval/detections.js'
 import { detect } from '../../src/detection/detect.js'
@@ -194,6 +201,22 @@ test('the file of a detector finds what the detector found, and densecl detect d
       writeFileSync(damaged, Buffer.concat(encodeSafetensors({ tensors, metadata: { detector } })))
       throwsError(() => openDetector(damaged, (name) => backboneKinds.get(name)), code, word)
     }
+  }))
+
+// Pixels of VOC are counted from 1 and the last is in: detectron2 takes 1 off the upper left corner, mmdetection off both.
+test('a VOC object is trained on where its style has its corners; of a COCO file both have the same', () =>
+  withFolder((folder) => {
+    writeBoxTree(folder, 1)
+    const [, ...numbers] = /<xmin>(\d+)<\/xmin><ymin>(\d+)<\/ymin><xmax>(\d+)<\/xmax><ymax>(\d+)/.exec(
+      readFileSync(join(folder, 'Annotations', 'image0.xml'), 'utf8'),
+    )!
+    const [left, top, right, bottom] = numbers.map(Number) as [number, number, number, number]
+    const source = openBoxes(folder, ['train'])
+    const corners = (style: keyof typeof detectionStyles, layout: BoxSource['layout']): readonly number[] =>
+      trainingObjects(source.items[0]!, { layout }, detectionStyles[style])[0]!.box
+    assert.equal([...corners('detectron2', 'voc')], [left - 1, top - 1, right, bottom])
+    assert.equal([...corners('mmdet', 'voc')], [left - 1, top - 1, right - 1, bottom - 1])
+    for (const style of ['detectron2', 'mmdet'] as const) assert.equal([...corners(style, 'coco')], [left - 1, top - 1, right, bottom])
   }))
 
 test('a rate rises, stays, and falls twice; another length keeps the shares', () => {

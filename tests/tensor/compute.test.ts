@@ -64,6 +64,10 @@ test('a body that returns a promise is refused: its settings would hold for what
   assert.is(currentCompute().precision, 'f32')
 })
 
+test('at first nothing is asked of kernels that tables, or the kernels themselves, decide', () => {
+  assert.equal(currentCompute(), { precision: 'f32', fusion: 'epilogue', tile: 0, kernels: undefined, threads: undefined })
+})
+
 test('values that a setting cannot have are named', () => {
   const bad: [Record<string, unknown>, RegExp][] = [
     [{ precision: 'bf16' }, /expected precision to be one of f32, tf32 but received bf16/],
