@@ -171,7 +171,7 @@ struct GemmMemory {
   using A = OperandTile<T, Shape::kM, kDepthMajorA>;
   using B = OperandTile<T, Shape::kN, kDepthMajorB>;
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;  // elements; rows start in different banks
-  static constexpr int kTile = Shape::kM * kPitch, kBefore = 0;    // bytes in front of the tile: none
+  static constexpr int kTile = Shape::kM * kPitch;
   struct Slice {
     A a;
     B b;

@@ -83,8 +83,7 @@ DEVICE void storeTile(Memory& memory, int columns, bool aligned, RowAddress rowA
 template <class Shape, class Out, class Memory>
 DEVICE ColumnSums<Shape, Out>& sumsOf(Memory& memory) {
   constexpr size_t kTile = sizeof(memory.tile);
-  static_assert(kTile % 16 == 0 && kTile + sizeof(ColumnSums<Shape, Out>) <= sizeof(Memory) - Memory::kBefore,
-                "the sums fit behind the tile");
+  static_assert(kTile % 16 == 0 && kTile + sizeof(ColumnSums<Shape, Out>) <= sizeof(Memory), "the sums fit behind the tile");
   return *reinterpret_cast<ColumnSums<Shape, Out>*>(reinterpret_cast<unsigned char*>(memory.tile) + kTile);
 }
 

@@ -32,7 +32,7 @@ struct WarpgroupShape {
 // A finished tile, and the sums of its columns.
 template <class Shape, class Out>
 struct WarpgroupTile {
-  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength, kBefore = 0;
+  static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
   static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
   Out tile[Shape::kM * kPitch];
   alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
