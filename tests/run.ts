@@ -1,9 +1,9 @@
 /**
  * `npm test [words...]`: runs every *.test.js below this folder whose path holds one of the words, each in a process of its
  * own so that a native crash fails one file, prints how long each took and how much processor time, and `N passed, N failed, N skipped`
- * last. DENSECL_TEST_SECONDS: after which a
- * file is killed and has failed, 600 by default. DENSECL_TEST_JOBS: how many run at one time. DENSECL_TEST_DEVICE: the only
- * device to test, which must be here. `--list` names the jobs and runs none; it fails where a word matches no file.
+ * last. DENSECL_TEST_SECONDS: after which a file is killed and has failed, 600 by default. DENSECL_TEST_JOBS: how many run at one time, by
+ * default one more than there are cores, as now and then one waits. DENSECL_TEST_DEVICE: the only device to test, which must be here.
+ * `--list` names the jobs and runs none; it fails where a word matches no file.
  */
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
@@ -23,7 +23,7 @@ function fromEnvironment(name: string, otherwise: number): number {
   process.exit(2)
 }
 const seconds = fromEnvironment('DENSECL_TEST_SECONDS', 600)
-const parallel = fromEnvironment('DENSECL_TEST_JOBS', availableParallelism())
+const parallel = fromEnvironment('DENSECL_TEST_JOBS', availableParallelism() + 1)
 const onlyDevice = process.env.DENSECL_TEST_DEVICE
 
 const root = dirname(fileURLToPath(import.meta.url))
@@ -136,7 +136,17 @@ if (list) {
 }
 
 /** What takes longest begins first, so that no core waits for the other at the end: these by their names, then the sanitized ones. */
-const longest = ['cli/gpu', 'selftest/check', 'train/devices', 'train/train', 'examples/programs', 'data/large', 'cli/cli']
+const longest = [
+  'cli/gpu',
+  'selftest/check',
+  'torture/torture',
+  'train/devices',
+  'train/train',
+  'fuzz/',
+  'examples/programs',
+  'data/large',
+  'cli/cli',
+]
 const order = ({ file, env }: Job): number => {
   const known = longest.findIndex((word) => file.includes(word))
   return known >= 0 && env.DENSECL_SIMT_SHUFFLE === undefined ? known : longest.length + Number(env.LD_PRELOAD === undefined)

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 
 import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
 import { resolveConfig } from '../../src/methods/index.js'
-import { dryRun, pretrain } from '../../src/train/pretrain.js'
+import { dryRun, pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { device, thorough } from '../support/devices.js'
@@ -75,34 +75,35 @@ if (thorough)
   })
 
 if (thorough)
-  test('an interrupted run continues bit for bit, in mixed precision', async () => {
+  test('a recorded step gives the bits of one that is run op by op, also where the run was interrupted, in mixed precision', async () => {
     await withFolder(async (folder) => {
-      const through = join(folder, 'through')
-      await pretrain({ config: config({}), out: through, quiet: true })
-      const parts = join(folder, 'parts')
       let asked = 0
-      assert.ok((await pretrain({ config: config({}), out: parts, quiet: true, interrupted: () => ++asked > 3 })).interrupted)
-      await pretrain({ config: config({}), out: parts, quiet: true, resume: true })
-      const bytes = (out: string): Buffer => readFileSync(join(out, 'backbone.safetensors'))
-      assert.ok(bytes(parts).equals(bytes(through)))
-      assert.equal(lossesOf(parts), lossesOf(through))
-    })
-  })
-
-if (thorough)
-  test('a recorded step gives the bits of a step that is run op by op', async () => {
-    await withFolder(async (folder) => {
-      const run = async (graph: boolean): Promise<[Buffer, number[]]> => {
-        const out = join(folder, String(graph))
-        await pretrain({ config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }), out, quiet: true })
-        return [readFileSync(join(out, 'checkpoints', 'last.safetensors')), lossesOf(out)]
-      }
-      const [recorded, eager] = [await run(true), await run(false)]
-      assert.is(eager[1].length, 6)
-      assert.equal(recorded[1], eager[1])
+      const run = async (name: string, graph: boolean, more: Partial<PretrainOptions> = {}): Promise<boolean> =>
+        (
+          await pretrain({
+            config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }),
+            out: join(folder, name),
+            quiet: true,
+            ...more,
+          })
+        ).interrupted
+      await run('recorded', true)
+      await run('eager', false)
+      assert.ok(await run('parts', true, { interrupted: () => ++asked > 3 }))
+      await run('parts', true, { resume: true })
       // The whole state: both encoders with the counters of their norms, queues, momenta. The configuration at the head differs.
-      const tensors = (file: Buffer): Buffer => file.subarray(8 + Number(file.readBigUInt64LE(0)))
-      assert.ok(tensors(recorded[0]).equals(tensors(eager[0])))
+      const tensors = (name: string): Buffer => {
+        const file = readFileSync(join(folder, name, 'checkpoints', 'last.safetensors'))
+        return file.subarray(8 + Number(file.readBigUInt64LE(0)))
+      }
+      const losses = lossesOf(join(folder, 'recorded'))
+      assert.is(losses.length, 6)
+      for (const name of ['eager', 'parts']) {
+        assert.equal(lossesOf(join(folder, name)), losses, name)
+        assert.ok(tensors(name).equals(tensors('recorded')), name)
+      }
+      const backbone = (name: string): Buffer => readFileSync(join(folder, name, 'backbone.safetensors'))
+      assert.ok(backbone('parts').equals(backbone('recorded')))
     })
   })
 

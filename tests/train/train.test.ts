@@ -62,7 +62,7 @@ function eventRecords(out: string): number {
   return records
 }
 
-test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures', async () => {
+test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures, whole', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
     const result = await run(out)
@@ -80,6 +80,10 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
       'matches.png',
     ])
       assert.ok(names.includes(name), name)
+    assert.not.ok(
+      readdirSync(out, { recursive: true }).some((name) => String(name).includes('.tmp-')),
+      'nothing is left half made',
+    )
     assert.equal(readdirSync(join(out, 'checkpoints')).sort(), ['epoch_00001.safetensors', 'epoch_00002.safetensors', 'last.safetensors'])
     assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as DenseCLConfig).lr, 0.05)
     const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
@@ -137,9 +141,12 @@ test('after kill -9 in the middle of an epoch, resume gives bit for bit the weig
       assert.ok(rows >= at - 1, `${rows} rows at the kill`)
       assert.ok(globalStep >= Math.floor((rows - 1) / checkpointSteps) * checkpointSteps, `${globalStep} saved of ${rows} steps`)
       assert.is(globalStep, 5 * epoch + step)
-      const resumed = runCli(['pretrain', '--out', broken, '--resume'])
-      assert.is(resumed.code, 0, resumed.err)
-      assert.ok(resumed.out.includes(`resume  at epoch ${epoch}, step ${step}\n`), resumed.out)
+      // By a command once: the process costs more than what it trains.
+      if (at === 2) {
+        const resumed = runCli(['pretrain', '--out', broken, '--resume'])
+        assert.is(resumed.code, 0, resumed.err)
+        assert.ok(resumed.out.includes(`resume  at epoch ${epoch}, step ${step}\n`), resumed.out)
+      } else await run(broken, { resume: true, set })
       const [a, b] = [last(whole), last(broken)]
       assert.equal([...b.keys()], [...a.keys()])
       for (const [name, tensor] of a) assert.ok(Buffer.compare(tensor.bytes, b.get(name)!.bytes) === 0, name)
@@ -259,13 +266,14 @@ test('batches larger than the data, and empty or single-image folders, are error
 
 test('a queue longer than the data, or than half of it, warns and offers a length that does not', async () => {
   await withFolder((folder) => {
+    // All that is said before the first step.
     for (const [queueLength, said] of [
       [64, /warning the queue of 64 is longer than the data set of 40: .*--queue-length 16/],
       [32, /warning the queue of 32 is more than half of the data set of 40: .*--queue-length 16/],
       [16, undefined],
     ] as const) {
       const out = join(folder, `run${queueLength}`)
-      const { code, out: text } = runCli(['pretrain', '--out', out, ...flags({ queueLength, epochs: 1 })])
+      const { code, out: text } = runCli(['pretrain', '--dry-run', '--out', out, ...flags({ queueLength, epochs: 1 })])
       assert.is(code, 0)
       if (said === undefined) assert.not.match(text, /warning the queue/)
       else assert.match(text, said)
@@ -335,14 +343,6 @@ test('the learning rate: cosine by epoch as published, by step, with warm-up', (
   assert.ok(learningRate({ ...base, scheduleBy: 'step' }, 461, 462) < 0.3)
   assert.is(learningRate({ ...base, warmupSteps: 10 }, 4, 462), 0.15)
   assert.is(learningRate({ ...base, schedule: 'constant' }, 700 * 462, 462), 0.3)
-})
-
-test('the folder of a run is not left half made', async () => {
-  await withFolder(async (folder) => {
-    await run(join(folder, 'run'), { set: { epochs: 1 } })
-    assert.not.ok(readdirSync(join(folder, 'run'), { recursive: true }).some((name) => String(name).includes('.tmp-')))
-    assert.ok(existsSync(join(folder, 'run', 'report.json')))
-  })
 })
 
 test.run()
