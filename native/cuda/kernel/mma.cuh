@@ -63,8 +63,8 @@ inline float halfOf(const uint32_t* words, int i) {
 }
 inline void accumulateTile(void* const* lanes, const float (*a)[16], const float (*b)[8], int depth) {
   float c[16][8] = {};
-  for (int k = 0; k < depth; ++k)
-    for (int i = 0; i < 16; ++i)
+  for (int i = 0; i < 16; ++i)  // outermost: a line's sums stay in registers
+    for (int k = 0; k < depth; ++k)
       for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
   for (int lane = 0; lane < kWarp; ++lane) {
     float* out = static_cast<MmaLane*>(lanes[lane])->c;
