@@ -48,7 +48,7 @@ type Line =
   | ({ kind: 'beat' } & Beat)
   | { kind: 'left' }
   | { kind: 'failed'; code: number }
-  | { kind: 'lost'; text: string }
+  | { kind: 'lost'; text: string; code: number }
 
 const data = workerData as ControlData
 const { rank, size, patience, connectSeconds } = data
@@ -108,20 +108,20 @@ function sendLast(line: Line): Promise<unknown> {
 }
 
 /** Ends this process, which cannot go on without another. The streams of process belong to the main thread. */
-function end(text: string): never {
+function end(text: string, code: number): never {
   try {
     writeSync(2, `densecl: ${rank === 0 ? '' : `rank ${rank}: `}${text}\n`)
   } catch {
     // There is nobody to tell.
   }
-  return native.leave(1)
+  return native.leave(code)
 }
 
 /** Ends the run: what `text` says is told to all; by others than rank 0 to rank 0, which may only have been stopped. */
-async function lose(text: string): Promise<void> {
+async function lose(text: string, code = 1): Promise<void> {
   if (leaving) return
-  await sendLast({ kind: 'lost', text })
-  end(text)
+  await sendLast({ kind: 'lost', text, code })
+  end(text, code)
 }
 
 const endedWith = (name: string, code: number): string => `${name} ended with exit code ${code}`
@@ -129,9 +129,9 @@ const endedWith = (name: string, code: number): string => `${name} ended with ex
 /** What a peer says once it is known. */
 function hear(peer: number, name: string, line: Line): void {
   if (line.kind === 'beat') watch.hear(peer, line, now())
-  else if (line.kind === 'failed') void lose(endedWith(name, line.code))
+  else if (line.kind === 'failed') void lose(endedWith(name, line.code), line.code)
   else if (line.kind === 'left') forget(peer)
-  else if (line.kind === 'lost' && !leaving) end(line.text)
+  else if (line.kind === 'lost' && !leaving) end(line.text, line.code)
 }
 
 function forget(peer: number): void {
@@ -209,7 +209,7 @@ function connect([host, ...others]: readonly string[], failures: readonly string
 async function leave(request: ControlRequest): Promise<void> {
   if (leaving) return
   if (request === 'leave') await sendLast({ kind: 'left' })
-  else if (rank === 0) await sendLast({ kind: 'lost', text: endedWith(ownName, request.failed) })
+  else if (rank === 0) await sendLast({ kind: 'lost', text: endedWith(ownName, request.failed), code: request.failed })
   else await sendLast({ kind: 'failed', code: request.failed })
 }
 

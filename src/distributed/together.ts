@@ -7,7 +7,7 @@ import { ofAll } from './speaker.js'
  * What `body` gives, once it has given the same in all processes, as `describe` tells. Throws where it failed here, or COMM, naming the
  * ranks, where it failed elsewhere or gave something else.
  */
-export async function together<R>(group: Group, what: string, body: () => Promise<R>, describe: (result: R) => string): Promise<R> {
+export async function together<R>(group: Group, what: string, body: () => R | Promise<R>, describe: (result: R) => string): Promise<R> {
   if (group.size === 1) return body()
   let made: { result: R } | { error: unknown }
   try {

@@ -86,10 +86,17 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     const prepared = await withPace(currentAsk(), () =>
       together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run))),
     )
-    const result =
-      prepared === undefined
-        ? { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
-        : await execute(begin(options, prepared), prepared, options)
+    const train = async (ready: Prepared): Promise<PretrainResult> => {
+      const run = await together(
+        group,
+        'the start',
+        () => begin(options, ready),
+        () => '',
+      )
+      return execute(run, ready, options)
+    }
+    const nothing = { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
+    const result = prepared === undefined ? nothing : await train(prepared)
     endTogether(group)
     return result
   } finally {
