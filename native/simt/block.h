@@ -24,10 +24,10 @@ struct Copy {
   int bytes, fromBytes;
 };
 
-// A bulk tensor copy that has been asked for.
+// A bulk tensor copy that has been asked for. The map is the kernel's parameter, which here ends with the thread that asked.
 struct BulkCopy {
   void* to;
-  const void* map;
+  HostTensorMap map;
   int at[4], offset[2];
   bool performed = false;
 };

@@ -25,7 +25,7 @@ void putElement(Block& block, unsigned offset, const unsigned char* from) {
 }
 
 void perform(Block& block, const BulkCopy& copy) {
-  const auto& map = *reinterpret_cast<const HostTensorMap*>(copy.map);
+  const HostTensorMap& map = copy.map;
   const unsigned base = sharedOffset(copy.to);
   if (!map.im2col) {
     for (int z = 0; z < map.box[2]; ++z)
@@ -62,15 +62,18 @@ void perform(Block& block, const BulkCopy& copy) {
   }
 }
 
-int bytesOf(const BulkCopy& copy) {
-  const auto& map = *reinterpret_cast<const HostTensorMap*>(copy.map);
-  return map.box[0] * map.box[1] * map.box[2] * 2;
+int bytesOf(const BulkCopy& copy) { return copy.map.box[0] * copy.map.box[1] * copy.map.box[2] * 2; }
+
+HostTensorMap mapAt(const void* address) {
+  HostTensorMap map;
+  std::memcpy(&map, address, sizeof(map));
+  return map;
 }
 
 void deliver(Block& block, const BulkCopy& copy) {
   perform(block, copy);
-  const bool im2col = reinterpret_cast<const HostTensorMap*>(copy.map)->im2col;
-  if (faulty(Instruction::bulkCopy) || (im2col && faulty(Instruction::im2col))) putElement(block, sharedOffset(copy.to) + 2, nullptr);
+  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col)))
+    putElement(block, sharedOffset(copy.to) + 2, nullptr);
 }
 
 PhaseBarrier& barrierAt(Block& block, void* address) {
@@ -202,13 +205,15 @@ void namedBarrier(int number, int threads) {
   block.waitUntil([&, generation] { return barrier.generation != generation; });
 }
 
-void tmaLoad(void* to, const void* map, void* barrier, Box at) { startCopy({to, map, {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier); }
+void tmaLoad(void* to, const void* map, void* barrier, Box at) {
+  startCopy({to, mapAt(map), {at.x, at.y, at.z, 0}, {0, 0}, false}, barrier);
+}
 void tmaLoadIm2col(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
   // The instruction keeps 8 bits of each.
   if (offsetW < 0 || offsetW > 255 || offsetH < 0 || offsetH > 255)
     currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) +
                         ") of an im2col copy, which holds 0 to 255");
-  startCopy({to, map, {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
+  startCopy({to, mapAt(map), {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
 }
 
 void wgmma(const Product& product) { currentBlock().current->openProducts.push_back(product); }
