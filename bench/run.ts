@@ -1,7 +1,8 @@
 /**
  * `npm run bench [words...]`: the comparisons with PyTorch on this machine, both sides in turn, and writes bench/results/.
- *   steps  one DenseCL step: ResNet-50 at 224 px, on the CPU ResNet-18 at 64 px too; --device, --sides densecl,eager,compile,
- *          reduce-overhead (on the CPU nchw,channels_last), --rounds, --rows FILE (a JSON line as each comes), --seconds a process
+ *   steps  one DenseCL step: ResNet-50 at 224 px, on the CPU ResNet-18 at 64 px too; on a GPU ours times its kernels first; --device,
+ *          --sides densecl,eager,compile,reduce-overhead (on the CPU nchw,channels_last), --rounds, --rows FILE (a JSON line as each
+ *          comes), --seconds a process
  *   detection  one training step of a detector (Faster R-CNN, C4), with the flags of steps
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
