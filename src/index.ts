@@ -35,7 +35,15 @@ export {
 } from './methods/method.js'
 export { embeddingSpread } from './methods/spread.js'
 
-export { DenseNeck, type Embeddings, Encoder, type EncoderOptions, type NeckOptions } from './methods/densecl/encoder.js'
+export {
+  DenseNeck,
+  type Embeddings,
+  Encoder,
+  type EncoderOptions,
+  type Heads,
+  type LocalEmbeddings,
+  type NeckOptions,
+} from './methods/densecl/encoder.js'
 export { chanceLoss } from './methods/densecl/health.js'
 export { densecl } from './methods/densecl/method.js'
 export { DenseCL, type DenseCLOptions, type KeyOrder, type Partners, type Prepared, Queue } from './methods/densecl/model.js'

@@ -118,7 +118,7 @@ test("a step with known partners, local negatives and those of the same picture 
       result.dispose()
       for (const view of views) view.dispose()
       model.dispose()
-      return { losses: [lossGlobal, lossDense, lossInImage!, place, image], gradients, queue }
+      return { losses: [lossGlobal, lossDense, lossInImage!, place!, image!], gradients, queue }
     })
   const [there, here] = [run(device), run('cpu')]
   here.losses.forEach((loss, i) => assert.ok(Math.abs(loss - there.losses[i]!) < 1e-4, `${i}: ${there.losses[i]} against ${loss}`))

@@ -113,6 +113,26 @@ test('every parameter has a gradient; with dense weight 0 the dense head has non
   model.dispose()
 })
 
+test('MoCo v2 is the step of dense weight 0 to the bit, without the dense head: its queue stays, and less is kept', () => {
+  const taken = (more: Partial<StepOptions>) => {
+    const model = build()
+    const [start, result] = [values(model), step(model, { denseWeight: 0, ...more })]
+    const [{ loss, accuracyGlobal, accuracyDense }, after] = [describeStep(result.readings), values(model)]
+    const gradients = result.gradients.map((gradient) => Array.from(gradient.data()))
+    free(result)
+    model.dispose()
+    return { loss, accuracyGlobal, accuracyDense, gradients, start, after, savedBytes: result.savedBytes }
+  }
+  const [whole, moco] = [taken({}), taken({ heads: 'global' })]
+  assert.equal([moco.loss, moco.accuracyGlobal], [whole.loss, whole.accuracyGlobal])
+  moco.gradients.forEach((gradient, i) => assert.ok(gradient.every((value, at) => value === whole.gradients[i]![at])))
+  assert.equal(moco.after.get('queue'), whole.after.get('queue'))
+  assert.equal(moco.after.get('queue2'), moco.start.get('queue2'))
+  assert.not.equal(whole.after.get('queue2'), moco.start.get('queue2'))
+  assert.is(moco.accuracyDense, undefined)
+  assert.ok(moco.savedBytes < whole.savedBytes)
+})
+
 test('the queue holds unit vectors, is read before it is written, and wraps at any batch size', () => {
   const model = build({ queueLength: 6 })
   const start = values(model)

@@ -19,11 +19,22 @@ export interface NeckOptions {
 export interface Embeddings {
   /** [N, D] from the pooled map */
   global: Tensor
+  /** Absent without the dense head, as in MoCo v2. */
+  local?: LocalEmbeddings
+}
+
+/** What the dense head makes of a map, not normalised. */
+export interface LocalEmbeddings {
+  /** [N, S, S, C], the map that positions are matched on */
+  map: Tensor
   /** [N, S, S, D], one embedding a position */
   dense: Tensor
   /** [N, D], the mean of `dense` over its positions */
   pooled: Tensor
 }
+
+/** Which heads a map passes: that of pooled maps, or that of positions too. */
+export type Heads = 'global' | 'both'
 
 /** The two heads of DenseCL: an MLP on the pooled map, the same as 1x1 convolutions on the map itself. No batch norm. */
 export class DenseNeck {
@@ -47,16 +58,19 @@ export class DenseNeck {
     return this.numGrid === undefined || this.numGrid === map.shape[1] ? map : adaptiveAvgPool2d(map, this.numGrid)
   }
 
-  /** The embeddings of a map. */
-  forward(map: Tensor): Embeddings {
+  /** The embeddings of a map [N, H, W, C]. */
+  forward(map: Tensor, heads: Heads = 'both'): Embeddings {
     return scope(() => {
       const [n, , , channels] = map.shape as [number, number, number, number]
       const vector = reshape(adaptiveAvgPool2d(map, 1), [n, channels])
       const global = this.#mlp[1].forward(relu(this.#mlp[0].forward(vector)))
-      const dense = this.#mlp2[1].forward(relu(this.#mlp2[0].forward(this.grid(map))))
-      const pooled = reshape(adaptiveAvgPool2d(dense, 1), [n, dense.shape[3]!])
-      return { global, dense, pooled }
+      return heads === 'global' ? { global } : { global, local: this.#local(this.grid(map)) }
     })
+  }
+
+  #local(map: Tensor): LocalEmbeddings {
+    const dense = this.#mlp2[1].forward(relu(this.#mlp2[0].forward(map)))
+    return { map, dense, pooled: reshape(adaptiveAvgPool2d(dense, 1), [dense.shape[0]!, dense.shape[3]!]) }
   }
 
   /** Parameters and buffers by name. */
@@ -88,12 +102,9 @@ export class Encoder {
     this.neck = new DenseNeck(build, this.backbone.channels, neck, init)
   }
 
-  /** x [N, H, W, inputs of the backbone] to the map that positions are matched on, and the embeddings. */
-  forward(x: Tensor, mode: NormMode): Embeddings & { map: Tensor } {
-    return scope(() => {
-      const full = this.backbone.forward(x, mode)
-      return { ...this.neck.forward(full), map: this.neck.grid(full) }
-    })
+  /** The embeddings of x [N, H, W, inputs of the backbone]. */
+  forward(x: Tensor, mode: NormMode, heads: Heads = 'both'): Embeddings {
+    return scope(() => this.neck.forward(this.backbone.forward(x, mode), heads))
   }
 
   /** Parameters and buffers by name. */

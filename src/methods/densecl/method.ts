@@ -120,7 +120,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   }
 
   step(views: Views, ready?: GradientReady): StepResult<DenseCLObserved> {
-    return preparedStep(this.model, views, this.config, ready)
+    return preparedStep(this.model, views, { ...this.config, heads: this.config.denseWeight === 0 ? 'global' : 'both' }, ready)
   }
 
   emaTarget(): EmaTarget {
@@ -147,10 +147,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     const images = this.config.batchSize * this.model.group.size
     const crops = this.#crops.get(globalStep)
     const partners = crops === undefined ? undefined : partnersByCrops(crops, this.#side)
-    const { place, image, ...numbers } = describeStep(observed, partners)
-    // The dense embeddings of MoCo v2 are not trained.
-    const explained = this.config.denseWeight === 0 ? {} : { place, image }
-    return { ...numbers, ...explained, queueFill: Math.min(1, (globalStep * images) / queueLength) }
+    return { ...describeStep(observed, partners), queueFill: Math.min(1, (globalStep * images) / queueLength) }
   }
 
   dispose(): void {
@@ -162,27 +159,36 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
  * The numbers of a step; `lossGlobal` and `lossDense` are weighted already, as the original logs them, and sum to `loss`. `partners` [N, P]
  * are those that the known crops give, if they are known.
  */
-export function describeStep(
-  {
-    loss,
-    lossGlobal,
-    lossDense,
-    lossInImage,
-    statisticsGlobal,
-    statisticsDense,
-    q,
-    positionMeans,
-    imageMeans,
-    index,
-  }: Readings<DenseCLObserved>,
+export function describeStep(observed: Readings<DenseCLObserved>, partners?: Int32Array) {
+  const { loss, lossGlobal = loss, lossDense, lossInImage, statisticsGlobal, q } = observed
+  // infoNce gives, for each loss, means over its rows: the cosine similarity to the positive, that to the queue, and the share of
+  // rows whose positive beats every negative.
+  const [positiveGlobal, negativeGlobal, accuracyGlobal] = statisticsGlobal.values as unknown as [number, number, number]
+  return {
+    loss: loss.values[0]!,
+    lossGlobal: lossGlobal.values[0]!,
+    lossDense: lossDense?.values[0] ?? 0,
+    ...(lossInImage === undefined ? {} : { lossInImage: lossInImage.values[0]! }),
+    positiveGlobal,
+    negativeGlobal,
+    accuracyGlobal,
+    spread: embeddingSpread(q.values, q.shape[1]!),
+    ...describeDense(observed, partners),
+  }
+}
+
+type DenseNumber = 'positiveDense' | 'negativeDense' | 'accuracyDense' | 'place' | 'image'
+
+/** What of the numbers is of the dense loss; none without one. */
+function describeDense(
+  { statisticsDense, positionMeans, imageMeans, index }: Readings<DenseCLObserved>,
   partners?: Int32Array,
-) {
+): Partial<Record<DenseNumber, number> & ReturnType<typeof matchHealth> & ReturnType<typeof geometryHealth>> {
+  if (statisticsDense === undefined || positionMeans === undefined || imageMeans === undefined) return {}
   const [positions, columns] = positionMeans.shape as [number, number]
   const matches = index?.values ?? partners
   const geometry = matches === undefined || partners === undefined ? undefined : geometryHealth(matches, partners, positions)
-  // infoNce gives, for each loss, means over its rows: the cosine similarity to the positive, that to the queue, and the share of
-  // rows whose positive beats every negative. Rows without a partner are zeros in all of them.
-  const [positiveGlobal, negativeGlobal, accuracyGlobal] = statisticsGlobal.values as unknown as [number, number, number]
+  // Rows without a partner are zeros in all of them.
   const counted = index === undefined && geometry !== undefined ? geometry.shown : 1
   const [positiveDense, negativeDense, accuracyDense] = Array.from(statisticsDense.values, (value) => value / counted) as [
     number,
@@ -190,17 +196,9 @@ export function describeStep(
     number,
   ]
   return {
-    loss: loss.values[0]!,
-    lossGlobal: lossGlobal.values[0]!,
-    lossDense: lossDense.values[0]!,
-    ...(lossInImage === undefined ? {} : { lossInImage: lossInImage.values[0]! }),
-    positiveGlobal,
-    negativeGlobal,
-    accuracyGlobal,
     positiveDense,
     negativeDense,
     accuracyDense,
-    spread: embeddingSpread(q.values, q.shape[1]!),
     place: explainedVariance(positionMeans.values, columns),
     image: explainedVariance(imageMeans.values, columns),
     ...(matches === undefined ? {} : matchHealth(matches, positions)),
@@ -240,7 +238,8 @@ export const densecl = defineMethod({
     return {
       loss: `(global ${numbers.lossGlobal!.toFixed(3)} dense ${numbers.lossDense!.toFixed(3)})`,
       health:
-        `acc ${percent('accuracyGlobal')}/${percent('accuracyDense')}% spread ${numbers.spread!.toFixed(2)}` +
+        `acc ${percent('accuracyGlobal')}${numbers.accuracyDense === undefined ? '' : `/${percent('accuracyDense')}`}% ` +
+        `spread ${numbers.spread!.toFixed(2)}` +
         (numbers.place === undefined ? '' : ` place ${percent('place')}%`) +
         (numbers.rightMatches === undefined
           ? ''

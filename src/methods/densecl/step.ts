@@ -12,7 +12,8 @@ import { mean } from '../../ops/reduce.js'
 import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 import { differentiate, type StepResult, type Views } from '../method.js'
-import { denseLoss, rows } from './denseLoss.js'
+import { denseLoss, type DenseLossOptions, rows } from './denseLoss.js'
+import type { Embeddings, Heads, LocalEmbeddings } from './encoder.js'
 import type { DenseCL, Prepared } from './model.js'
 
 /** What is the same at every step. */
@@ -25,6 +26,8 @@ export interface StepConstants {
   keyMomentum: number
   /** Groups of the batch with batch statistics of their own, as on that many devices. */
   normGroups: number
+  /** `global` takes no dense loss at all, and moves neither its head nor its queue: MoCo v2; `both` when absent. */
+  heads?: Heads
 }
 
 /** What a step of denseclStep is taken with: the constants, and what the model is prepared with. */
@@ -33,12 +36,11 @@ export type StepOptions = StepConstants & Omit<Prepared, 'inImage'>
 /**
  * Scalars: both terms already weighted, as the original logs them, their sum, and the part of the dense one against the own picture where
  * there is one. Statistics of each loss as infoNce gives them, the query embeddings q [N, D], the means of the dense ones for each position
- * [P, D] and for each image [N, D], and the matched key positions `index` [N, P] where they were looked for.
+ * [P, D] and for each image [N, D], and the matched key positions `index` [N, P] where they were looked for. Without the dense head what
+ * is of it is absent, and `lossGlobal`, which is the loss.
  */
-export type DenseCLObserved = Record<
-  'loss' | 'lossGlobal' | 'lossDense' | 'statisticsGlobal' | 'statisticsDense' | 'q' | 'positionMeans' | 'imageMeans',
-  Tensor
-> & { lossInImage?: Tensor; index?: Tensor }
+export type DenseCLObserved = Record<'loss' | 'statisticsGlobal' | 'q', Tensor> &
+  Partial<Record<'lossGlobal' | 'lossDense' | 'lossInImage' | 'statisticsDense' | 'positionMeans' | 'imageMeans' | 'index', Tensor>>
 
 /** A step on the query view and the key view. The caller disposes the result, which no scope owns. */
 export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult<DenseCLObserved> {
@@ -50,62 +52,62 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 export function preparedStep(
   model: DenseCL,
   [queryView, keyView]: Views,
-  { temperature, denseTemperature, denseInImage = 0, keyMomentum, normGroups }: StepConstants,
+  { temperature, denseTemperature, denseInImage = 0, keyMomentum, normGroups, heads = 'both' }: StepConstants,
   ready?: GradientReady,
 ): StepResult<DenseCLObserved> {
   const mode = { train: true, groups: normGroups } as const
 
   const forward = (): DenseCLObserved => {
-    const query = model.query.forward(queryView, mode)
+    const query = model.query.forward(queryView, mode, heads)
     const q = l2Normalize(query.global) // [N, D]
-    const qDense = l2Normalize(query.dense) // [N, S, S, D]
 
     const key = noGrad(() => {
       model.updateKeyEncoder(keyMomentum)
-      return keyForward(model, keyView, mode)
+      return keyForward(model, keyView, mode, heads)
     })
-
-    // Each query position's partner: the most similar backbone feature of the key view, unless it is known; then that position's embedding.
-    const pairs = { query: positions(qDense), key: positions(key.dense) }
-    const found = model.partners === undefined ? noGrad(() => denseMatch(positions(query.map), positions(key.map)).index) : undefined
-    const index = found ?? model.partners!.index
 
     const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
     const lossGlobal = scale(global.loss, model.lossWeights.global)
-    const dense = denseLoss(model, { ...pairs, index }, { temperature: denseTemperature ?? temperature, inImage: denseInImage })
-
-    const pooled = model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks))
     // Those of all processes, in the order of the whole batch: every process has the same queues.
     model.queue.enqueue(model.group.allGather(key.global))
-    model.denseQueue.enqueue(model.group.allGather(pooled))
-    return {
-      loss: add(lossGlobal, dense.loss),
-      lossGlobal,
-      lossDense: dense.loss,
-      ...(dense.inImage === undefined ? {} : { lossInImage: dense.inImage }),
-      statisticsGlobal: global.statistics,
-      statisticsDense: dense.statistics,
-      q,
-      positionMeans: noGrad(() => mean(pairs.query, { axes: [0] })),
-      imageMeans: noGrad(() => mean(pairs.query, { axes: [1] })),
-      ...(found === undefined ? {} : { index: found }),
-    }
+    const ofGlobal = { statisticsGlobal: global.statistics, q }
+    if (query.local === undefined || key.local === undefined) return { loss: lossGlobal, ...ofGlobal }
+
+    const ofDense = denseTerm(model, query.local, key.local, { temperature: denseTemperature ?? temperature, inImage: denseInImage })
+    return { loss: add(lossGlobal, ofDense.lossDense), lossGlobal, ...ofGlobal, ...ofDense }
   }
   return differentiate(model.query.state(), forward, ready)
 }
 
+/** The dense loss and what describes it; `key` is normalised, `query` not yet. */
+function denseTerm(model: DenseCL, query: LocalEmbeddings, key: LocalEmbeddings, options: DenseLossOptions) {
+  const pairs = { query: positions(l2Normalize(query.dense)), key: positions(key.dense) }
+  // Each query position's partner: the most similar backbone feature of the key view, unless it is known; then that position's embedding.
+  const found = model.partners === undefined ? noGrad(() => denseMatch(positions(query.map), positions(key.map)).index) : undefined
+  const dense = denseLoss(model, { ...pairs, index: found ?? model.partners!.index }, options)
+
+  const pooled = model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks))
+  model.denseQueue.enqueue(model.group.allGather(pooled))
+  return {
+    lossDense: dense.loss,
+    ...(dense.inImage === undefined ? {} : { lossInImage: dense.inImage }),
+    statisticsDense: dense.statistics,
+    positionMeans: noGrad(() => mean(pairs.query, { axes: [0] })),
+    imageMeans: noGrad(() => mean(pairs.query, { axes: [1] })),
+    ...(found === undefined ? {} : { index: found }),
+  }
+}
+
 /** The normalised outputs of the key encoder, in the order of `view`, in whatever order the batch passes it. */
-function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }) {
+function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }, heads: Heads): Embeddings {
   return scope(() => {
     const order = model.keyOrder
-    const key = model.key.forward(order === undefined ? view : order.send(permuteBatch(view, order.shuffle)), mode)
+    const key = model.key.forward(order === undefined ? view : order.send(permuteBatch(view, order.shuffle)), mode, heads)
     const unshuffle = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(order.bringBack(x), order.unshuffle))
-    return {
-      global: l2Normalize(unshuffle(key.global)),
-      dense: l2Normalize(unshuffle(key.dense)),
-      pooled: l2Normalize(unshuffle(key.pooled)),
-      map: unshuffle(key.map),
-    }
+    const unit = (x: Tensor): Tensor => l2Normalize(unshuffle(x))
+    const { global, local } = key
+    if (local === undefined) return { global: unit(global) }
+    return { global: unit(global), local: { dense: unit(local.dense), pooled: unit(local.pooled), map: unshuffle(local.map) } }
   })
 }
 
