@@ -8,12 +8,10 @@
 namespace densecl {
 
 size_t Allocator::capacity(size_t bytes) {
-  const size_t granule = bytes < (size_t{1} << 20) ? 256 : size_t{64} << 10;
+  const size_t granule = bytes < kLarge ? 256 : size_t{64} << 10;
   if (bytes > std::numeric_limits<size_t>::max() - granule) return std::numeric_limits<size_t>::max();
   return bytes == 0 ? granule : (bytes + granule - 1) / granule * granule;
 }
-
-void* Allocator::tryAllocateLocked(size_t size) { return limit_ == 0 || live_ + size <= limit_ ? device_.allocateRaw(size) : nullptr; }
 
 void* Allocator::allocate(size_t bytes) {
   const size_t size = capacity(bytes);
@@ -30,27 +28,33 @@ void* Allocator::allocate(size_t bytes) {
   return block;
 }
 
-// Work whose sizes change from step to step (images of detectors) leaves blocks that nothing asks for again. A GPU's memory has an end,
-// where they are given back; the host would swap before. Steps of one size keep all of their blocks, which are fewer than this.
+// What the host keeps beyond this it would swap for before it told that there is none; a GPU's memory has an end, where what is unused
+// is given back.
 size_t Allocator::boundLocked() {
   constexpr size_t spare = size_t{64} << 20;
   const size_t all = limit_ == 0 ? std::numeric_limits<size_t>::max() : limit_;
   return device_.traits().hostMemory ? std::min(all, 2 * highest_ + spare) : all;
 }
 
+// Segments grow with what there is, so that they are few and most free blocks have neighbours; an eighth is lost at most.
+void* Allocator::takeFromNewLocked(size_t size) {
+  const size_t usual = size < kLarge ? size_t{2} << 20 : size_t{32} << 20;
+  const size_t bound = boundLocked(), room = bound - std::min(bound, reserved());
+  const size_t segment = device_.divisible() ? std::max(size, std::min(std::max(usual, reserved() / 8), room)) : size;
+  void* block = heapOf(size).takeFromNew(size, segment);
+  if (block == nullptr && segment > size) block = heapOf(size).takeFromNew(size, size);
+  return block;
+}
+
 void* Allocator::allocateLocked(size_t bytes, size_t size) {
-  auto fits = cache_.find(size);
-  void* block = nullptr;
-  if (fits != cache_.end()) {
-    block = fits->second;
-    cached_ -= fits->first;
-    cache_.erase(fits);
-  } else {
-    if (cached_ > 0 && live_ + cached_ + size > boundLocked()) trimLocked();
-    block = tryAllocateLocked(size);
-    if (block == nullptr && !cache_.empty()) {
+  const bool allowed = limit_ == 0 || live_ + size <= limit_;
+  void* block = allowed ? heapOf(size).take(size) : nullptr;
+  if (allowed && block == nullptr) {
+    if (reserved() + size > boundLocked()) trimLocked();
+    block = takeFromNewLocked(size);
+    if (block == nullptr && reserved() > live_) {
       trimLocked();
-      block = tryAllocateLocked(size);
+      block = takeFromNewLocked(size);
     }
   }
   if (block == nullptr) {
@@ -81,8 +85,7 @@ void Allocator::release(void* block, size_t bytes) {
 
 void Allocator::releaseLocked(void* block, size_t size) {
   live_ -= size;
-  cache_.emplace(size, block);
-  cached_ += size;
+  heapOf(size).giveBack(block);
 }
 
 Arena* Allocator::arenaOf(const void* block) {
@@ -139,9 +142,8 @@ void Allocator::freeIfUnused(Arena* arena) {
 }
 
 void Allocator::trimLocked() {
-  for (auto& entry : cache_) device_.releaseRaw(entry.second, entry.first);
-  cache_.clear();
-  cached_ = 0;
+  small_.trim();
+  large_.trim();
 }
 
 void Allocator::trim() {
@@ -151,7 +153,7 @@ void Allocator::trim() {
 
 MemoryStats Allocator::stats() {
   std::lock_guard<std::mutex> lock(mutex_);
-  return {live_, peak_, cached_, limit_, storages_};
+  return {live_, peak_, reserved() - live_, limit_, storages_};
 }
 
 void Allocator::resetPeak() {

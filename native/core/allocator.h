@@ -1,12 +1,12 @@
-// The caching allocator of a device: freed blocks are kept by size class and given out again, and the bytes in use (live),
-// their maximum (peak) and the bytes kept for reuse (cached) can be read at any time.
+// The caching allocator of a device: freed blocks are kept and given out again, and the bytes in use (live), their maximum (peak) and
+// the bytes kept for reuse (cached) can be read at any time.
 #pragma once
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "heap.h"
 #include "plan.h"
 #include "tensor.h"
 
@@ -32,7 +32,7 @@ struct Arena {
 
 class Allocator {
  public:
-  explicit Allocator(Device& device) : device_(device) {}
+  explicit Allocator(Device& device) : device_(device), small_(device), large_(device) {}
 
   // Aligned for every vector access. Throws OUT_OF_MEMORY with the sizes; the process can go on.
   void* allocate(size_t bytes);
@@ -58,15 +58,21 @@ class Allocator {
   void trimLocked();
   // What may be taken from the device in all, with what is kept for reuse.
   size_t boundLocked();
-  void* tryAllocateLocked(size_t size);
+  // A block from a new segment of the device; null where there is no room for it.
+  void* takeFromNewLocked(size_t size);
   void* allocateLocked(size_t bytes, size_t size);
   void releaseLocked(void* block, size_t size);
   Arena* arenaOf(const void* block);
   void freeIfUnused(Arena* arena);
+  // Parameters of a few hundred bytes live long: they lie apart, so that large blocks find neighbours to be merged with.
+  Heap& heapOf(size_t size) { return size < kLarge ? small_ : large_; }
+  size_t reserved() const { return small_.reserved() + large_.reserved(); }
+
+  static constexpr size_t kLarge = size_t{1} << 20;
   Device& device_;
   std::mutex mutex_;
-  std::multimap<size_t, void*> cache_;
-  size_t live_ = 0, peak_ = 0, cached_ = 0, limit_ = 0, storages_ = 0;
+  Heap small_, large_;
+  size_t live_ = 0, peak_ = 0, limit_ = 0, storages_ = 0;
   size_t highest_ = 0;  // that live_ has ever been
   std::vector<std::unique_ptr<Arena>> arenas_;
   Arena* tracing_ = nullptr;

@@ -57,6 +57,8 @@ class Device {
   // Memory below the caching allocator: null when there is none left.
   virtual void* allocateRaw(size_t bytes) = 0;
   virtual void releaseRaw(void* block, size_t bytes) = 0;
+  // Whether the allocator may cut several blocks from one of these: not where each has guards around it.
+  virtual bool divisible() { return true; }
   // Called for every block that is handed out and taken back by the cache.
   virtual void onAcquire(void*, size_t, size_t) {}
   virtual void onRelease(void*, size_t, size_t) {}

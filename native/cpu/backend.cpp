@@ -41,6 +41,7 @@ class CpuDevice : public Device {
     ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + bytes, capacity - bytes);
   }
   void onRelease(void* block, size_t, size_t capacity) override { ASAN_POISON_MEMORY_REGION(block, capacity); }
+  bool divisible() override { return false; }
 #endif
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }

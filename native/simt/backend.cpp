@@ -46,6 +46,7 @@ class SimtDevice : public cuda::KernelDevice {
     return base == nullptr ? nullptr : base + kGuard;
   }
   void releaseRaw(void* block, size_t) override { std::free(static_cast<unsigned char*>(block) - kGuard); }
+  bool divisible() override { return false; }
 
   void onAcquire(void* block, size_t bytes, size_t capacity) override {
     auto* at = static_cast<unsigned char*>(block);

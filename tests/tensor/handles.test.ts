@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert'
 import { add } from '../../src/ops/arithmetic.js'
 import { DenseclError } from '../../src/tensor/errors.js'
 import { addonPath, native, runNative } from '../../src/tensor/native.js'
+import { Random } from '../../src/tensor/random.js'
 import { leakedTensors, scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite, throwsError } from '../support/suite.js'
 
@@ -73,16 +74,67 @@ test('scope frees what it does not return, also when it throws', () => {
   throwsError(() => scope(async () => Promise.resolve(Tensor.zeros([1]))), 'SCOPE', /promise/)
 })
 
-test('what is kept for reuse does not grow with every new size', () => {
-  native.trimMemory()
-  const { live } = native.memory()
-  let most = 0
-  for (let i = 0; i < 60; ++i) {
-    // 32 to 34 MB, no two in the same class of sizes: nothing of what is kept fits.
-    Tensor.empty([8_000_000 + i * 16_384], 'f32').dispose()
-    most = Math.max(most, native.memory().cached)
+const held = (): number => native.memory().live + native.memory().cached
+const shuffled = <T>(random: Random, all: readonly T[]): T[] => Array.from(random.permutation(all.length), (i) => all[i]!)
+
+test('blocks that are in use share no byte, whatever was freed before', () => {
+  const random = new Random(11)
+  let live: { x: Tensor; mark: number }[] = []
+  for (let i = 0; i < 400; ++i) {
+    // Bytes to megabytes: both sides of where large blocks begin.
+    const mark = i + 1
+    live.push({ x: Tensor.full([Math.ceil(2 ** (20 * random.uniform()))], mark), mark })
+    if (live.length < 24) continue
+    const order = shuffled(random, live)
+    for (const { x, mark } of order.slice(12)) {
+      assert.ok(x.data().every((value) => value === mark))
+      x.dispose()
+    }
+    live = order.slice(0, 12)
   }
-  assert.ok(most < 2 * (live + 36e6) + 2 ** 26 + 36e6, `${most} bytes kept`)
+  for (const { x, mark } of live) {
+    assert.ok(x.data().every((value) => value === mark))
+    x.dispose()
+  }
+})
+
+test('neighbours that are free become one block again, and large blocks are cut', () => {
+  native.trimMemory()
+  const before = held()
+  const whole = Tensor.empty([8_000_000], 'f32')
+  const most = held()
+  assert.ok(most >= before + 32e6)
+  whole.dispose()
+  for (let round = 0; round < 8; ++round) {
+    const parts = Array.from({ length: 14 }, () => Tensor.empty([500_000], 'f32'))
+    assert.is(held(), most)
+    for (const part of shuffled(new Random(round), parts)) part.dispose()
+    Tensor.empty([8_000_000], 'f32').dispose()
+    assert.is(held(), most)
+  }
+  native.trimMemory()
+  assert.is(held(), before)
+})
+
+test('work whose sizes change with every step keeps little more than what is in use at one time', () => {
+  native.trimMemory()
+  native.resetPeakMemory()
+  const random = new Random(5)
+  const parameters = Array.from({ length: 20 }, () => Tensor.empty([300_000], 'f32'))
+  let most = 0
+  for (let step = 0; step < 60; ++step) {
+    // As images of many sizes leave them: all of a step's tensors are larger or smaller together.
+    const scale = 0.4 + 0.6 * random.uniform()
+    const made = Array.from({ length: 30 }, (_, i) => Tensor.empty([Math.ceil(scale * (1e5 + (i % 7) * 4e5))], 'f32'))
+    for (const x of made.reverse()) {
+      Tensor.empty([x.size], 'f32').dispose()
+      x.dispose()
+    }
+    most = Math.max(most, held())
+  }
+  const { peak } = native.memory()
+  assert.ok(most < 1.25 * peak + 32 * 2 ** 20, `${most} bytes held, of which ${peak} in use`)
+  for (const x of parameters) x.dispose()
   native.trimMemory()
 })
 
