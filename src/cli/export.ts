@@ -1,23 +1,43 @@
-import { existsSync } from 'node:fs'
-import { extname } from 'node:path'
+import { existsSync, statSync } from 'node:fs'
+import { extname, resolve } from 'node:path'
 
 import { Option } from 'commander'
 
 import { type DetectorRecord } from '../detection/detectorFile.js'
 import { type DetectorTarget, holdsDetector, importDetector, writeDetector } from '../detection/exchange.js'
-import { holdsClassifier, importClassifier, normalisation, writeClassifier } from '../eval/classifierFile.js'
+import { type ClassifierRecord, holdsClassifier, importClassifier, normalisation, writeClassifier } from '../eval/classifierFile.js'
+import type { Backbone } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
+import type { Classifier } from '../nn/classifier.js'
 import { allTensors } from '../nn/module.js'
-import { imagenetDeviation, imagenetMean } from '../data/augment.js'
 import { onnxOutputs, writeOnnx } from '../onnx/export.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { imageSizeOfRun } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { exportTargets, type ExportTarget, writeBackbone } from '../weights/export.js'
+import { type ConfiguredFramework, loadingConfiguration } from '../weights/configurations.js'
+import { type ExportTarget, writeBackbone } from '../weights/export.js'
 import { importBackbone } from '../weights/import.js'
+import { timmCaution, writeTimmFolder } from '../weights/timm.js'
 import { examples, print, type Register } from './command.js'
 
+/** What weights are written for, and the endings of the files that it reads; a folder for timm. */
+const frameworks = {
+  torchvision: ['.safetensors', '.pth'],
+  timm: [''],
+  mmdet: ['.pth'],
+  mmseg: ['.pth'],
+  detectron2: ['.pth'],
+  onnx: ['.onnx'],
+} as const
+type Framework = keyof typeof frameworks
+
+/** Names and container of a framework's files. */
+const targetOf = (framework: Exclude<Framework, 'timm' | 'onnx'>): ExportTarget => (framework === 'mmseg' ? 'mmdet' : framework)
+
+const isConfigured = (framework: Framework): framework is ConfiguredFramework => ['mmdet', 'mmseg', 'detectron2'].includes(framework)
+
 interface Flags {
-  for: ExportTarget | 'onnx'
+  for: Framework
   out: string
   outputs?: string
   raw?: boolean
@@ -31,8 +51,8 @@ export const register: Register = (program, done) => {
     .command('export')
     .description('write a backbone, a classifier of eval finetune or a detector of eval detection, for another framework')
     .argument('<weights>', 'a checkpoint, backbone, classifier or detector, ours or foreign')
-    .addOption(new Option('--for <framework>', 'whose names and container').choices([...exportTargets, 'onnx']).default('torchvision'))
-    .requiredOption('--out <file>', '.safetensors or .pth (mmdet and detectron2 read .pth alone), .onnx of onnx')
+    .addOption(new Option('--for <framework>', 'whose names and container').choices(Object.keys(frameworks)).default('torchvision'))
+    .requiredOption('--out <file>', '.safetensors or .pth (mmdet, mmseg and detectron2 read .pth alone), .onnx of onnx, a folder of timm')
     .option(
       '--outputs <names>',
       'of onnx: several of feature2 to feature5, the last map, and pooled; of a classifier logits, probabilities',
@@ -46,15 +66,19 @@ export const register: Register = (program, done) => {
       examples([
         [
           'densecl export runs/r50/checkpoints/last.safetensors --out r50.pth',
-          'torchvision and timm: load_state_dict(torch.load("r50.pth"), strict=False)',
+          'torchvision: load_state_dict(torch.load("r50.pth"), strict=False)',
+        ],
+        [
+          'densecl export runs/r50/backbone.safetensors --for timm --out r50',
+          'a folder for timm.create_model("local-dir:r50", pretrained=True) and for the Hugging Face hub',
         ],
         [
           'densecl export runs/r50/backbone.safetensors --for mmdet --out r50.pth',
-          'mmdetection, mmsegmentation: init_cfg=dict(type="Pretrained", checkpoint="r50.pth")',
+          'mmdetection, or mmseg; the configuration to paste is printed',
         ],
         [
           'densecl export runs/r50/backbone.safetensors --for detectron2 --out r50.pth',
-          'detectron2: MODEL.WEIGHTS; RGB input, STRIDE_IN_1X1 False',
+          'detectron2; the configuration to paste is printed',
         ],
         [
           'densecl export runs/r50/backbone.safetensors --for onnx --raw --out r50.onnx',
@@ -74,71 +98,110 @@ export const register: Register = (program, done) => {
       if (existsSync(flags.out) && flags.overwrite !== true)
         return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
       checkEnding(flags)
-      const target = flags.for
-      if (target === 'onnx') {
-        await exportOnnx(weights, flags)
-        done(0)
-        return
+      const framework = flags.for
+      if (framework === 'onnx') await exportOnnx(weights, flags)
+      else if (holdsDetector(weights)) await exportDetector(weights, flags, framework)
+      else {
+        const kind = await kindOfFlag(flags.backbone)
+        const { model, record } = holdsClassifier(weights) ? importClassifier(weights, kind) : {}
+        const backbone = model?.backbone ?? importBackbone(weights, { kind }).backbone
+        try {
+          exportNetwork(weights, flags, framework, { backbone, ...(model === undefined ? {} : { classifier: { model, record: record! } }) })
+        } finally {
+          model?.dispose()
+          backbone.dispose()
+        }
       }
-      if (holdsDetector(weights)) {
-        const own = await kindOfFlag(flags.backbone)
-        const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
-        const tensors = [...allTensors(model.state())].length
-        const what = `a detector of ${record.classes.length} classes on ${model.backbone.name}`
-        if (target === 'torchvision') writeBackbone(flags.out, model.backbone, target)
-        else writeDetector(flags.out, model, record, target)
-        print(
-          flags.json === true,
-          { out: flags.out, for: target, part: target === 'torchvision' ? 'backbone' : 'detector', classes: record.classes, tensors },
-          target === 'torchvision'
-            ? `${lacking[record.form]}: this is the backbone alone of ${what}` +
-                `${record.form === 'c4' ? ', its last stage as regions trained it' : ''}: ${flags.out}`
-            : `${what}, ${tensors} tensors for ${target}: ${flags.out}\n${settingsOf(target, record)}`,
-        )
-        done(0)
-        return
-      }
-      const kind = await kindOfFlag(flags.backbone)
-      if (holdsClassifier(weights)) {
-        const { model, record } = importClassifier(weights, kind)
-        const whole = target === 'torchvision'
-        if (whole) writeClassifier(flags.out, model, record)
-        else writeBackbone(flags.out, model.backbone, target)
-        const tensors = [...allTensors(whole ? model.state() : model.backbone.state())].length
-        model.dispose()
-        model.backbone.dispose()
-        const { classes, imageSize } = record
-        const what = `a classifier of ${classes.length} classes on ${model.backbone.name}`
-        print(
-          flags.json === true,
-          { out: flags.out, for: target, part: whole ? 'classifier' : 'backbone', classes, imageSize, tensors },
-          whole
-            ? `${what}, ${tensors} tensors for torchvision: ${flags.out}
-${normalisedAs(imageSize)}` + (flags.out.endsWith('.pth') ? '; .pth has no room for the names of the classes, .safetensors has' : '')
-            : `for ${target} this is the backbone alone of ${what}: ${flags.out}`,
-        )
-        done(0)
-        return
-      }
-      const { backbone, report } = importBackbone(weights, { kind })
-      writeBackbone(flags.out, backbone, target)
-      const tensors = [...allTensors(backbone.state())].length
-      print(
-        flags.json === true,
-        { out: flags.out, for: target, ...report.options, tensors },
-        `${backbone.name}, ${tensors} tensors for ${target}: ${flags.out}`,
-      )
       done(0)
     })
 }
 
 /** Throws ARGUMENT for a file that the framework could not read, and for flags that would do nothing. */
 function checkEnding({ for: target, out, outputs, raw }: Flags): void {
-  const endings = target === 'onnx' ? ['.onnx'] : target === 'torchvision' ? ['.safetensors', '.pth'] : ['.pth']
-  if (!endings.includes(extname(out)))
+  const endings: readonly string[] = frameworks[target]
+  if (target === 'timm') {
+    if (['.safetensors', '.pth', '.onnx'].includes(extname(out)) || (existsSync(out) && !statSync(out).isDirectory()))
+      fail('ARGUMENT', `export: expected a folder, which timm takes config.json and model.safetensors from, but received the file ${out}`)
+  } else if (!endings.includes(extname(out)))
     fail('ARGUMENT', `export: expected a file ending in ${endings.join(' or ')}, which ${target} reads, but received ${out}`)
   const idle = target === 'onnx' ? undefined : outputs !== undefined ? '--outputs' : raw === true ? '--raw' : undefined
   if (idle !== undefined) fail('ARGUMENT', `export: ${idle} is of --for onnx: expected it without --for ${target}`)
+}
+
+/** Writes a backbone, or a classifier where the framework has those, and says how it is loaded. */
+function exportNetwork(
+  weights: string,
+  { out, json }: Flags,
+  framework: Exclude<Framework, 'onnx'>,
+  { backbone, classifier }: { backbone: Backbone; classifier?: { model: Classifier; record: ClassifierRecord } },
+  note?: string,
+): void {
+  const whole = classifier !== undefined && (framework === 'torchvision' || framework === 'timm')
+  const classes = classifier?.record.classes
+  const imageSize = classifier?.record.imageSize ?? imageSizeOfRun(weights) ?? 224
+  // Before anything is written: it throws where the framework cannot build such a backbone.
+  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, normalisation) : undefined
+  if (framework === 'timm') {
+    const named = classifier === undefined ? {} : { classifier: { model: classifier.model, classes: classes! } }
+    writeTimmFolder(out, { backbone, ...named }, { size: imageSize, ...normalisation })
+  } else if (whole) writeClassifier(out, classifier.model, classifier.record)
+  else writeBackbone(out, backbone, targetOf(framework))
+  const tensors = [...allTensors(whole ? classifier.model.state() : backbone.state())].length
+  const what = classifier === undefined ? backbone.description : `a classifier of ${classes!.length} classes on ${backbone.description}`
+  const written =
+    classifier === undefined || whole
+      ? `${what}, ${tensors} tensors for ${framework}`
+      : `for ${framework} this is the backbone alone of ${what}`
+  const caution = framework === 'timm' ? timmCaution(backbone) : undefined
+  print(
+    json === true,
+    {
+      out,
+      for: framework,
+      part: whole ? 'classifier' : 'backbone',
+      ...(whole ? { classes } : {}),
+      ...(whole || framework === 'timm' ? { imageSize } : {}),
+      ...backbone.options,
+      tensors,
+      ...(configuration === undefined ? {} : { configuration }),
+      ...(caution === undefined ? {} : { caution }),
+    },
+    [
+      ...(note === undefined ? [] : [note]),
+      `${written}: ${out}`,
+      ...(whole || framework === 'timm' ? [normalisedAs(imageSize)] : []),
+      ...(whole && out.endsWith('.pth') ? ['.pth has no room for the names of the classes, .safetensors has'] : []),
+      ...(framework === 'timm' ? [`timm.create_model("local-dir:${out}", pretrained=True); hf upload OWNER/NAME ${out}`] : []),
+      ...(caution === undefined ? [] : [`note: ${caution}`]),
+      ...(configuration === undefined ? [] : ['', configuration]),
+    ].join('\n'),
+  )
+}
+
+/** Writes a detector, or its backbone where the framework has no such detector. */
+async function exportDetector(weights: string, flags: Flags, framework: Exclude<Framework, 'onnx'>): Promise<void> {
+  const own = await kindOfFlag(flags.backbone)
+  const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
+  const { backbone } = model
+  try {
+    if (framework === 'mmdet' || framework === 'detectron2') {
+      writeDetector(flags.out, model, record, framework)
+      const tensors = [...allTensors(model.state())].length
+      print(
+        flags.json === true,
+        { out: flags.out, for: framework, part: 'detector', classes: record.classes, tensors },
+        `a detector of ${record.classes.length} classes on ${backbone.name}, ${tensors} tensors for ${framework}: ${flags.out}\n` +
+          settingsOf(framework, record),
+      )
+    } else {
+      const why = framework === 'torchvision' ? lacking[record.form] : `${framework} has no detectors`
+      const note = `${why}: this is the backbone alone${record.form === 'c4' ? ', its last stage as regions trained it' : ''}`
+      exportNetwork(weights, flags, framework, { backbone }, note)
+    }
+  } finally {
+    model.dispose()
+    backbone.dispose()
+  }
 }
 
 /** Writes a backbone or a classifier as an ONNX model. */
@@ -153,13 +216,13 @@ async function exportOnnx(weights: string, { out, outputs, raw = false, backbone
     const chosen = outputs?.split(',') ?? (model === undefined ? onnxOutputs(network).slice(-2) : ['logits'])
     writeOnnx(out, network, {
       outputs: chosen,
-      normalisation: { mean: [...imagenetMean], deviation: [...imagenetDeviation] },
+      normalisation,
       raw,
       metadata: { ...(record === undefined ? {} : { classes: JSON.stringify(record.classes), imageSize: String(record.imageSize) }) },
     })
     const images = raw
       ? 'bytes [N, H, W, 3]'
-      : `floats [N, 3, H, W] of mean ${imagenetMean.join(' ')} and deviation ${imagenetDeviation.join(' ')}`
+      : `floats [N, 3, H, W] of mean ${normalisation.mean.join(' ')} and deviation ${normalisation.deviation.join(' ')}`
     print(
       json === true,
       { out, for: 'onnx', outputs: chosen, raw, ...(record === undefined ? {} : { classes: record.classes }) },

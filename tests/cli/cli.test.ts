@@ -110,11 +110,11 @@ test('from pretrain to every other command, with JSON', async () => {
     )
     assert.ok(knn.results.every(({ accuracy }) => accuracy >= 0 && accuracy <= 1))
 
-    const exported = runCli(['export', result.files.checkpoint!, '--for', 'detectron2', '--out', join(folder, 'd2.pth'), '--json'])
+    const exported = runCli(['export', result.files.checkpoint!, '--for', 'mmdet', '--out', join(folder, 'mm.pth'), '--json'])
     assert.is((JSON.parse(exported.out) as { depth: number }).depth, 18)
-    assert.is(runCli(['export', backbone, '--out', join(folder, 'd2.pth')]).code, 1, 'an existing file is not replaced unasked')
-    const imported = JSON.parse(runCli(['import', join(folder, 'd2.pth'), '--json']).out) as { matched: string[]; prefix: string }
-    assert.is(imported.prefix, 'model.')
+    assert.is(runCli(['export', backbone, '--out', join(folder, 'mm.pth')]).code, 1, 'an existing file is not replaced unasked')
+    const imported = JSON.parse(runCli(['import', join(folder, 'mm.pth'), '--json']).out) as { matched: string[]; prefix: string }
+    assert.is(imported.prefix, 'state_dict.')
     assert.ok(imported.matched.length >= 100)
 
     const match = JSON.parse(
