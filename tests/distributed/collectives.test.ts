@@ -34,7 +34,7 @@ test('a process that is alone asks nobody', () => {
 })
 
 test('an addon without MPI says how to get one that has it', () => {
-  if (native.commLibrary() === '') throwsError(() => native.openComm(), 'COMM', /no MPI/, /npm run build:mpi/)
+  if (native.commLibrary() === '') throwsError(() => native.openMpi(), 'COMM', /no MPI/, /npm run build:mpi/)
 })
 
 test.run()

@@ -5,10 +5,10 @@ import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distribute
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
-import { type DType, scope, Tensor } from '../../src/tensor/tensor.js'
+import { type DType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { throwsError } from '../support/suite.js'
 
-const group = openGroup()
+const group = openGroup(process.env.DENSECL_TEST_GROUP)
 leaveTogether(group)
 const { rank, size } = group
 const ranks = Array.from({ length: size }, (_, each) => each)
@@ -100,10 +100,10 @@ function beside(): void {
 
 /** What a call is refused for, before anybody else is troubled with it. */
 function refusals(): void {
-  const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.zeros([4, 2], 'f64')]
+  const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.from(new Float64Array(8), [4, 2], 'f64')]
   throwsError(() => group.allReduce([f32, f64], 'sum'), 'DTYPE', /allReduce: expected tensors of one dtype/, /f64\[4,2\]/)
-  throwsError(() => group.allReduce([Tensor.zeros([2], 'i32')], 'mean'), 'DTYPE', /i32\[2\]/)
-  throwsError(() => group.allReduce([Tensor.zeros([2], 'u8')], 'sum'), 'DTYPE', /u8\[2\]/)
+  throwsError(() => group.allReduce([Tensor.from([1, 2], 'i32')], 'mean'), 'DTYPE', /i32\[2\]/)
+  throwsError(() => group.allReduce([Tensor.from([1, 2], 'u8')], 'sum'), 'DTYPE', /u8\[2\]/)
   throwsError(() => group.allGather(Tensor.zeros([])), 'SHAPE', /a tensor with rows/)
   throwsError(() => group.broadcast([f32], size), 'ARGUMENT', /a root of 0 to/)
   const whole = { peer: rank, row: 0, rows: 4 }
@@ -116,13 +116,17 @@ function refusals(): void {
   throwsError(() => native.joinCollective(99_999), 'ARGUMENT', /no such collective/)
 }
 
-scope(() => {
-  refusals()
-  reductions()
-  gathers()
-  exchanges()
-  others()
-  beside()
-})
+// Those of the host too, where that is another device.
+for (const device of new Set([group.device, 'cpu']))
+  withDevice(device, () =>
+    scope(() => {
+      refusals()
+      reductions()
+      gathers()
+      exchanges()
+      others()
+      beside()
+    }),
+  )
 assert.is(native.memory().handles, 0)
 console.log(`rank ${rank} of ${size} ok`)
