@@ -7,6 +7,7 @@ import { Group } from '../distributed/group.js'
 import { deviceOfRank, identity } from '../distributed/launcher.js'
 import { endTogether } from '../distributed/open.js'
 import { withPace } from '../distributed/pace.js'
+import { Poll } from '../distributed/poll.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
@@ -263,11 +264,14 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
   try {
     if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
     // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
-    const any = (): boolean => group.any(interrupted() || asked(false))
-    return await withPace(
+    const poll = new Poll(group)
+    const any = (): boolean => poll.ask(interrupted() || asked(false))
+    const result = await withPace(
       () => false,
       () => trained(run, prepared, { ...options, interrupted: any }),
     )
+    poll.close()
+    return result
   } finally {
     run.optimizer.dispose()
     run.built.dispose()

@@ -2,10 +2,15 @@
 import * as assert from 'uvu/assert'
 
 import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distributed/keyOrder.js'
+import type { Pending } from '../../src/distributed/group.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
+import { add } from '../../src/ops/arithmetic.js'
+import { reshape } from '../../src/ops/elementwise.js'
+import { Graph } from '../../src/tensor/graph.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { type DType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
 import { throwsError } from '../support/suite.js'
 
 const group = openGroup(process.env.DENSECL_TEST_GROUP)
@@ -116,6 +121,51 @@ function refusals(): void {
   throwsError(() => native.joinCollective(99_999), 'ARGUMENT', /no such collective/)
 }
 
+/** A step with collectives in it: what is started is recorded where it is joined, and passes beside what comes between. */
+function recorded(): void {
+  const x = Tensor.from([rank + 1, 0])
+  const graph = new Graph(group.device, () => {
+    const doubled = add(x, x)
+    const pending = group.startAllReduce([doubled], 'sum')
+    const meanwhile = add(x, x)
+    pending.join()
+    const all = group.allGather(reshape(doubled, [1, 2]))
+    return { doubled, meanwhile, all }
+  })
+  for (let run = 1; run <= 5; ++run) {
+    x.write(Float32Array.from([rank + 1, run]))
+    const { doubled, meanwhile, all } = graph.run()
+    const expected = [size * (size + 1), 2 * size * run]
+    assert.equal([...doubled.data()], expected)
+    assert.equal([...meanwhile.data()], [2 * (rank + 1), 2 * run])
+    assert.equal(
+      [...all.data()],
+      ranks.flatMap(() => expected),
+    )
+  }
+  assert.is(graph.plan !== undefined, deviceTraits(group.device).recordable)
+  graph.dispose()
+  if (!deviceTraits(group.device).recordable) return
+
+  // What belongs to no replay.
+  const host = Tensor.from([1], 'f32', 'cpu')
+  const wrong = (body: () => void): Graph<void> => {
+    const made = new Graph(group.device, body)
+    for (let run = 0; run < 2; ++run) made.run()
+    return made
+  }
+  throwsError(() => wrong(() => group.allReduce([host], 'sum')).run(), 'GRAPH', /an upload in a step that is recorded/)
+  let last: Pending | undefined
+  const unjoined = wrong(() => {
+    last?.join()
+    last = group.startAllReduce([x], 'sum')
+  })
+  last!.join()
+  last = undefined
+  throwsError(() => unjoined.run(), 'GRAPH', /1 forks of a step that is recorded were not joined in it/)
+  throwsError(() => group.allReduce([x, host], 'sum'), 'DEVICE', /allReduce: expected tensors of one device/)
+}
+
 // Those of the host too, where that is another device.
 for (const device of new Set([group.device, 'cpu']))
   withDevice(device, () =>
@@ -126,6 +176,7 @@ for (const device of new Set([group.device, 'cpu']))
       exchanges()
       others()
       beside()
+      if (device === group.device) recorded()
     }),
   )
 assert.is(native.memory().handles, 0)

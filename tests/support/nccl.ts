@@ -24,9 +24,9 @@ const compiled = new Map<string, string>()
 /** The path of the stand-in, compiled with these flags. */
 export function standIn(...flags: string[]): string {
   const key = flags.join(' ')
-  const path = compiled.get(key) ?? join(folder, `${compiled.size}`, 'libnccl.so.2')
-  if (compiled.has(key)) return path
-  spawnSync('mkdir', ['-p', join(path, '..')])
+  const known = compiled.get(key)
+  if (known !== undefined) return known
+  const path = join(folder, `standIn${compiled.size}.so`)
   const source = join(packageRoot, 'tests', 'support', 'nccl.c')
   const { status, stderr } = spawnSync('gcc', ['-O2', '-fPIC', '-shared', ...flags, '-o', path, source], { encoding: 'utf8' })
   if (status !== 0) throw new Error(stderr)
@@ -75,3 +75,10 @@ export async function runNccl(
   const started = Array.from({ length: processes }, (_, rank) => start(program, args, { ...launchVariables(rank, processes), ...shared }))
   return Promise.all(started.map(({ ended }) => ended))
 }
+
+/** What processes said, and the first code that is not 0, as of one. */
+export const together = (all: readonly Ended[]): Ended => ({
+  code: all.find(({ code }) => code !== 0)?.code ?? 0,
+  out: all.map(({ out }) => out).join(''),
+  err: all.map(({ err }) => err).join(''),
+})
