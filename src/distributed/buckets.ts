@@ -23,9 +23,9 @@ export class Buckets {
     this.#most = most
   }
 
-  /** The order in which tensors were averaged, which must be that of all processes: those of one size would be mixed up in silence. */
-  get order(): string {
-    return this.#order.join(' ')
+  /** Throws COMM, naming the ranks, where processes averaged in other orders: gradients of one size would be mixed up in silence. */
+  agree(): void {
+    this.#group.agree('the order of gradients', this.#order.join(' '))
   }
 
   /** Takes gradient `index`, to which nothing is added any more. Nothing may use it until finish(). */

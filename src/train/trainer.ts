@@ -76,7 +76,7 @@ export class Trainer {
       means.filter((tensor) => tensor !== undefined),
     )
     // The first step is never one that is recorded.
-    if (!this.#agreed) this.#group.agree('the order of gradients', buckets.order)
+    if (!this.#agreed) buckets.agree()
     this.#agreed = true
     return result
   }

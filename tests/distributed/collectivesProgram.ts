@@ -2,6 +2,7 @@
 import * as assert from 'uvu/assert'
 
 import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distributed/keyOrder.js'
+import { Buckets } from '../../src/distributed/buckets.js'
 import type { Pending } from '../../src/distributed/group.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
 import { add } from '../../src/ops/arithmetic.js'
@@ -13,7 +14,7 @@ import { type DType, scope, Tensor, withDevice } from '../../src/tensor/tensor.j
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { throwsError } from '../support/suite.js'
 
-const group = openGroup(process.env.DENSECL_TEST_GROUP)
+const group = openGroup(process.env.NCCL_STANDIN_DEVICE)
 leaveTogether(group)
 const { rank, size } = group
 const ranks = Array.from({ length: size }, (_, each) => each)
@@ -103,6 +104,25 @@ function beside(): void {
   for (const [i, tensor] of tensors.entries()) assert.equal([...tensor.data()], [size * i + (size * (size - 1)) / 2, size * i])
 }
 
+/** Gradients are averaged in the order in which they are complete, which must be one. */
+function orders(): void {
+  const gradients = [1, 2].map((value) => Tensor.from([value + rank]))
+  const averaged = (first: number): Buckets => {
+    const buckets = new Buckets(group)
+    buckets.ready(first, gradients[first]!)
+    buckets.finish(gradients, [])
+    return buckets
+  }
+  averaged(1).agree()
+  const mean = (size - 1) / 2
+  assert.equal(
+    gradients.map((gradient) => gradient.item()),
+    [1 + mean, 2 + mean],
+  )
+  throwsError(() => averaged(rank === 0 ? 0 : 1).agree(), 'COMM', /the order of gradients of rank /)
+  group.barrier()
+}
+
 /** What a call is refused for, before anybody else is troubled with it. */
 function refusals(): void {
   const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.from(new Float64Array(8), [4, 2], 'f64')]
@@ -176,6 +196,7 @@ for (const device of new Set([group.device, 'cpu']))
       exchanges()
       others()
       beside()
+      orders()
       if (device === group.device) recorded()
     }),
   )

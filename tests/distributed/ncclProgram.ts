@@ -15,7 +15,7 @@ try {
     const ids = [0, 1].map(() => native.ncclId!())
     console.log(`${version} ${ids.map((id) => id.length).join(' ')}${ids[0]!.equals(ids[1]!) ? ' alike' : ''}`)
   } else {
-    const group = openGroup(process.env.DENSECL_TEST_GROUP)
+    const group = openGroup(process.env.NCCL_STANDIN_DEVICE)
     leaveTogether(group)
     const x = Tensor.from([1], 'f32', group.device)
     for (let i = 0; i < 100; ++i)

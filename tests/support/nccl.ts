@@ -39,7 +39,7 @@ export const ncclEnvironment = (): NodeJS.ProcessEnv => ({
   ...process.env,
   DENSECL_ADDON: simtAddon,
   DENSECL_NCCL: standIn(),
-  DENSECL_TEST_GROUP: 'simt',
+  NCCL_STANDIN_DEVICE: 'simt',
   TMPDIR: folder,
 })
 
