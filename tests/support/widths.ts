@@ -33,7 +33,7 @@ export const byNccl: Kind = {
   more: { device: 'simt', precision: 'f32', data: 'scenes:48', imageSize: 32, batchSize: 16, epochs: 2, knnEvery: 1, queueLength: 64 },
   // Norms over as little as four values: one process whose rate is changed by 1e-7 parts from itself by 6e-5.
   within: 1e-3,
-  stops: [3, 1],
+  stops: [2, 1],
 }
 
 const program = fileURLToPath(new URL('../distributed/runProgram.js', import.meta.url))
