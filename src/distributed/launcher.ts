@@ -23,8 +23,9 @@ interface Launcher {
 }
 
 /**
- * Launchers, the one that starts processes inside of another's first: densecl launch runs inside of anything, mpirun runs inside of a Slurm job, torchrun under srun. Of Slurm only
- * a step counts: SLURM_NTASKS and SLURM_PROCID are also set in the batch script, which is one process whatever they say.
+ * Launchers, the one that starts processes inside of another's first: densecl launch runs inside of anything, mpirun runs inside of a Slurm
+ * job, torchrun under srun. Of Slurm only a step counts: SLURM_NTASKS and SLURM_PROCID are also set in the batch script, which is one
+ * process whatever they say.
  */
 const launchers = {
   'densecl launch': { rank: 'DENSECL_RANK', size: 'DENSECL_SIZE', localRank: 'DENSECL_RANK', localSize: 'DENSECL_SIZE' },

@@ -1,4 +1,4 @@
-/** NCCL as it is found, loaded and used: by a stand-in on `simt`, whose kernels run on the host; the real library as far as it needs no GPU. */
+/** NCCL as it is found, loaded and used: by a stand-in on `simt`; the library itself as far as it needs no GPU. */
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
