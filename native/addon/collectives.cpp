@@ -34,14 +34,6 @@ struct Numbers {
 
 }  // namespace
 
-Napi::Value Collectives::open(const Napi::CallbackInfo& info) {
-  const Comm& comm = openComm();
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("rank", comm.rank());
-  result.Set("size", comm.size());
-  return result;
-}
-
 Napi::Value Collectives::start(const Napi::CallbackInfo& info, const Handles& handles) {
   Collective call;
   call.kind = static_cast<CollectiveKind>(integerOf(info[0], "a collective", 0, kCollectiveKinds - 1));
@@ -58,7 +50,7 @@ Napi::Value Collectives::start(const Napi::CallbackInfo& info, const Handles& ha
   REQUIRE(numbers.left == 0, "ARGUMENT", std::string(name) + ": received more numbers than it takes");
   REQUIRE(pending_.size() < kMaxPending, "COMM",
           std::string(name) + ": " + std::to_string(kMaxPending) + " collectives have been started and not joined: join them");
-  pending_[++last_] = openComm().start(std::move(call));
+  pending_[++last_] = openedComm().start(std::move(call));
   return Napi::Number::New(info.Env(), last_);
 }
 

@@ -11,8 +11,6 @@ namespace densecl {
 
 class Collectives {
  public:
-  // () -> { rank, size }, once the library is open
-  Napi::Value open(const Napi::CallbackInfo& info);
   // (kind, handles: Float64Array, numbers: Float64Array) -> ticket. Numbers: of allReduce its reduction; of broadcast the root; of exchange
   // the number of messages that are sent and of each peer, row, rows, and the same of those that are received.
   Napi::Value start(const Napi::CallbackInfo& info, const Handles& handles);

@@ -1,5 +1,6 @@
 #include "comm.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -11,10 +12,11 @@
 namespace densecl {
 namespace {
 
-void checkTensor(const std::string& name, const Tensor& tensor) {
-  const Traits traits = tensor.storage->device.traits();
-  REQUIRE(traits.hostMemory && traits.computes, "DEVICE",
-          name + ": expected tensors on cpu but received " + describe(tensor) + " on " + tensor.storage->device.name);
+void checkTensor(const std::string& name, const Tensor& tensor, const Device& device) {
+  const Device& of = tensor.storage->device;
+  const std::string others = &device == &cpuDevice() ? "" : " or " + device.name;
+  REQUIRE(&of == &device || &of == &cpuDevice(), "DEVICE",
+          name + ": expected tensors on cpu" + others + " but received " + describe(tensor) + " on " + of.name);
 }
 
 int64_t rowsOf(const Tensor& tensor) { return tensor.shape.empty() ? 1 : tensor.shape[0]; }
@@ -64,7 +66,7 @@ class CommThread : public Comm {
   int size() const override { return size_; }
 
   std::unique_ptr<Pending> start(Collective call) override {
-    checkCollective(call, rank_, size_);
+    checkCollective(call, rank_, size_, cpuDevice());
     auto job = std::make_shared<Job>();
     job->call = std::move(call);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -74,7 +76,7 @@ class CommThread : public Comm {
     return std::make_unique<Started>(*this, job);
   }
 
-  void close() {
+  void close() override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       closing_ = true;
@@ -156,8 +158,15 @@ class CommThread : public Comm {
 
 std::mutex openMutex;
 // Never destroyed: a process that ends with an error leaves it in the middle of a call.
-CommThread* opened = nullptr;
-bool closed = false;
+std::atomic<Comm*> opened{nullptr};
+std::atomic<bool> closed{false};
+
+Comm& open(const std::function<std::unique_ptr<Comm>()>& make) {
+  const std::lock_guard<std::mutex> lock(openMutex);
+  REQUIRE(!closed, "COMM", "the communication of this process has ended: it cannot be opened again");
+  if (opened == nullptr) opened = make().release();
+  return *opened;
+}
 
 }  // namespace
 
@@ -166,9 +175,12 @@ const char* collectiveName(CollectiveKind kind) {
   return names[static_cast<int>(kind)];
 }
 
-void checkCollective(const Collective& call, int rank, int size) {
+void checkCollective(const Collective& call, int rank, int size, const Device& device) {
   const std::string name = collectiveName(call.kind);
-  for (const Tensor& tensor : call.tensors) checkTensor(name, tensor);
+  for (const Tensor& tensor : call.tensors) {
+    checkTensor(name, tensor, device);
+    REQUIRE(&tensor.storage->device == &call.tensors[0].storage->device, "DEVICE", name + ": expected tensors of one device");
+  }
   const auto expectTensors = [&](size_t count) {
     REQUIRE(call.tensors.size() == count, "ARGUMENT",
             name + ": expected " + std::to_string(count) + " tensors but received " + std::to_string(call.tensors.size()));
@@ -206,30 +218,46 @@ void checkCollective(const Collective& call, int rank, int size) {
   }
 }
 
-Comm& openComm() {
-  const std::lock_guard<std::mutex> lock(openMutex);
-  REQUIRE(!closed, "COMM", "the communication of this process has ended: it cannot be opened again");
+Comm& openMpi() {
 #if defined(DENSECL_MPI)
-  if (opened == nullptr) opened = new CommThread(makeEngine);
-  return *opened;
+  return open([] { return std::make_unique<CommThread>(makeEngine); });
 #else
   throw Error("COMM", "this addon has no MPI, by which processes of the CPU exchange tensors: npm run build:mpi makes one that has");
 #endif
 }
 
+Comm& openedComm() {
+  Comm* const comm = opened;
+  REQUIRE(comm != nullptr && !closed, "COMM",
+          comm == nullptr ? "the communication of this process has not been opened" : "the communication of this process has ended");
+  return *comm;
+}
+
+std::string commError() {
+  Comm* const comm = opened;
+  return comm == nullptr || closed ? "" : comm->error();
+}
+
 void closeComm() {
   const std::lock_guard<std::mutex> lock(openMutex);
-  if (opened == nullptr || closed) return;
-  closed = true;
-  opened->close();
+  if (opened == nullptr || closed.exchange(true)) return;
+  opened.load()->close();
 }
 
 std::string commLibrary() {
 #if defined(DENSECL_MPI)
   return engineLibrary();
+#elif defined(DENSECL_NCCL)
+  return ncclVersion().empty() ? "" : "NCCL " + ncclVersion();
 #else
   return "";
 #endif
 }
+
+#if defined(DENSECL_NCCL)
+Comm& openNccl(const std::string& id, int rank, int size, Device& device) {
+  return open([&] { return makeNccl(id, rank, size, device); });
+}
+#endif
 
 }  // namespace densecl

@@ -1,6 +1,5 @@
-// Collectives among the processes of a run. A library of others moves the data (native/comm); here is what is asked of it, checked, and
-// the thread that asks: the library is opened, called and closed by one thread, so calls happen in the order in which they were started,
-// the same in every process.
+// Collectives among the processes of a run. A library of others moves the data (native/comm): MPI that of the CPU, called by a thread that
+// is here, NCCL that of GPUs. Calls happen in the order in which they were started, the same in every process.
 #pragma once
 #include <memory>
 #include <string>
@@ -35,10 +34,11 @@ struct Collective {
 
 const char* collectiveName(CollectiveKind kind);
 
-// Throws DTYPE, SHAPE, DEVICE or ARGUMENT, beginning with the collective's name, for what cannot be asked of `size` processes.
-void checkCollective(const Collective& call, int rank, int size);
+// Throws DTYPE, SHAPE, DEVICE or ARGUMENT, beginning with the collective's name, for what cannot be asked of `size` processes whose tensors
+// are on `device` or on the CPU.
+void checkCollective(const Collective& call, int rank, int size, const Device& device);
 
-// A library: made, called and destroyed on one thread.
+// A library that moves what is in the host's memory: made, called and destroyed on one thread.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -64,17 +64,39 @@ class Comm {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual std::unique_ptr<Pending> start(Collective call) = 0;
+  // What went wrong beside the calls, in a sentence, or nothing; asked from any thread.
+  virtual std::string error() { return ""; }
+  // Waits for all processes and ends what they share.
+  virtual void close() = 0;
 };
 
-// Opens the library of this build on first use. Throws COMM in a build without one.
-Comm& openComm();
-// Ends what openComm began, in all processes together; nothing where it was not called.
+// MPI, which knows who takes part. Opened on first use. Throws COMM in a build without it.
+Comm& openMpi();
+// The communication that has been opened. Throws COMM where none has, or it was closed.
+Comm& openedComm();
+// What went wrong in it beside the calls, or nothing; from any thread, and never waits.
+std::string commError();
+// Ends it, in all processes together; nothing where none was opened.
 void closeComm();
-// Name and version of the library; empty in a build without one.
+// Name and version of the library that would be, or is, used; empty where there is none.
 std::string commLibrary();
 
 // native/comm/mpi.cpp
 std::unique_ptr<Engine> makeEngine();
 std::string engineLibrary();
+
+#if defined(DENSECL_NCCL)
+// native/comm/nccl.cpp
+// Loads the library from `path`, a file or a name that the system's loader knows, once for the process: its version. Throws COMM, saying
+// what is wrong with it.
+std::string loadNccl(const std::string& path);
+// Of the library that has been loaded; empty before.
+std::string ncclVersion();
+// What the processes of one run are opened with: made by rank 0.
+std::string ncclId();
+// Opens the communication of `size` processes, of which this one has `rank` and computes on `device`: waits for all. Throws COMM.
+Comm& openNccl(const std::string& id, int rank, int size, Device& device);
+std::unique_ptr<Comm> makeNccl(const std::string& id, int rank, int size, Device& device);
+#endif
 
 }  // namespace densecl

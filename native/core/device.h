@@ -1,6 +1,8 @@
 // A device of the engine: memory, transfers and one function per op. `cpu` always exists; a build adds `cuda:N` (CUDA) or
 // `simt` (the CUDA kernels run on the host, for tests).
 #pragma once
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,13 @@ class Download {
  public:
   virtual ~Download() = default;
   virtual void finish(void* to) = 0;  // waits for this copy and for nothing after it
+};
+
+// Work of a library that passes beside the work of a device.
+class Fork {
+ public:
+  virtual ~Fork() = default;
+  virtual void join() = 0;  // work that is given to the device from now on waits for it; the host does not
 };
 
 // What a device is and what it can do, for all who choose by it; src/tensor/traits.ts has the same fields and says more of each.
@@ -83,6 +92,11 @@ class Device {
   // Between the two, ops are not run but recorded; transfers are an error.
   virtual void beginRecording() { throw Error("GRAPH", name + " records no work"); }
   virtual std::unique_ptr<Recording> endRecording() { throw Error("GRAPH", name + " records no work"); }
+
+  // Has `body` give work to a second stream, a cudaStream_t that is null where there is none: it follows the work that was given to the
+  // device so far, and passes beside what is given until the fork is joined. Forks follow each other. In a recording both ends are
+  // recorded, and each fork must be joined. The device is the current one while `body` runs, which may be as late as the join.
+  virtual std::unique_ptr<Fork> fork(std::function<void(void* stream)>) { throw Error("DEVICE", name + " has no second stream"); }
 
   // Events in the work of the device, and the milliseconds between two of them; reading waits for the second.
   virtual size_t recordEvent();

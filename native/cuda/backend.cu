@@ -260,6 +260,22 @@ class CudaDevice : public KernelDevice {
     return std::make_unique<Graph>(graph, stream);
   }
 
+  std::unique_ptr<Fork> fork(std::function<void(void*)> body) override {
+    use();
+    if (communication_ == nullptr) {
+      int least = 0, greatest = 0;
+      check(cudaDeviceGetStreamPriorityRange(&least, &greatest), name);
+      // Its kernels are few and somebody waits for them: they go first where both streams have work.
+      check(cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest), name);
+    }
+    auto fork = std::make_unique<EventFork>(*this);
+    check(cudaEventRecord(fork->event, stream), "fork");
+    check(cudaStreamWaitEvent(communication_, fork->event, 0), "fork");
+    body(communication_);
+    check(cudaEventRecord(fork->event, communication_), "fork");
+    return fork;
+  }
+
   void pin(void* memory, size_t bytes) override {
     use();
     check(cudaHostRegister(memory, bytes, cudaHostRegisterPortable), "pinning " + std::to_string(bytes >> 20) + " MiB for uploads");
@@ -345,6 +361,25 @@ class CudaDevice : public KernelDevice {
   bool recording = false;
 
  private:
+  // A wait holds for what was recorded last when it was given, so that one event serves both ends, and the next fork.
+  struct EventFork : Fork {
+    explicit EventFork(CudaDevice& device) : device(device) {
+      if (device.forkEvents_.empty()) {
+        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+        return;
+      }
+      event = device.forkEvents_.back();
+      device.forkEvents_.pop_back();
+    }
+    ~EventFork() override { device.forkEvents_.push_back(event); }
+    void join() override {
+      device.use();
+      check(cudaStreamWaitEvent(device.stream, event, 0), "join");
+    }
+    CudaDevice& device;
+    cudaEvent_t event = nullptr;
+  };
+
   void expectNoRecording(const char* what) const {
     REQUIRE(!recording, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
   }
@@ -364,12 +399,12 @@ class CudaDevice : public KernelDevice {
 
   const int index_;
   cudaDeviceProp properties_{};
-  cudaStream_t uploads_ = nullptr;
+  cudaStream_t uploads_ = nullptr, communication_ = nullptr;
   std::unique_ptr<Staging> staging_;
   PinnedPool downloads_;
   std::unordered_map<const void*, size_t> allowed_;
   std::map<void*, Target> targets_;
-  std::vector<cudaEvent_t> events_;
+  std::vector<cudaEvent_t> events_, forkEvents_;
 };
 
 CudaDevice& deviceOf(const Call& call) { return static_cast<CudaDevice&>(call.device()); }

@@ -2,6 +2,7 @@
 // out, so that a store out of bounds and a read of what nobody wrote show in every test.
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "../cuda/ops.h"
@@ -21,12 +22,12 @@ const OpFunction kOps[] = {
 #undef OP
 };
 
-// What a recorded step does: its launches, in order. The arena holds nothing over to the next replay.
+// What a recorded step does: its launches, and its forks where they are joined, in order. The arena holds nothing over to the next replay.
 class LaunchList : public Recording {
  public:
-  std::vector<simt::Launch> list;
+  std::vector<std::function<void()>> list;
   void replay() override {
-    for (const simt::Launch& launch : list) simt::run(launch);
+    for (const auto& work : list) work();
   }
   size_t launches() const override { return list.size(); }
 };
@@ -95,13 +96,28 @@ class SimtDevice : public cuda::KernelDevice {
     REQUIRE(!damaged, "SIMT", std::string(call.op) + ": a kernel wrote outside of its scratch memory");
   }
 
-  void beginRecording() override { recording_ = std::make_unique<LaunchList>(); }
-  std::unique_ptr<Recording> endRecording() override { return std::move(recording_); }
+  void beginRecording() override {
+    REQUIRE(forks_.empty(), "GRAPH", "graph: work that was forked before a recording must be joined before it");
+    recording_ = std::make_unique<LaunchList>();
+  }
+  std::unique_ptr<Recording> endRecording() override {
+    std::unique_ptr<Recording> recording = std::move(recording_);
+    const size_t unjoined = forks_.size();
+    forks_.clear();
+    REQUIRE(unjoined == 0, "GRAPH", "graph: " + std::to_string(unjoined) + " forks of a step that is recorded were not joined in it");
+    return recording;
+  }
   void submit(simt::Launch launch) {
     if (recording_)
-      recording_->list.push_back(std::move(launch));
+      recording_->list.push_back([launch = std::move(launch)] { simt::run(launch); });
     else
       simt::run(launch);
+  }
+
+  // A fork runs when it is joined, the latest that a GPU may run it: whoever touches its tensors meanwhile computes something else.
+  std::unique_ptr<Fork> fork(std::function<void(void*)> body) override {
+    forks_.push_back({++lastFork_, std::move(body)});
+    return std::make_unique<LateFork>(*this, lastFork_);
   }
 
   Traits traits() override {
@@ -115,10 +131,33 @@ class SimtDevice : public cuda::KernelDevice {
            std::to_string(capability() % 10) + ", " + std::to_string(multiprocessors()) + " multiprocessors";
   }
 
+  // Of one second stream: with all forks before it.
+  void join(uint64_t number) {
+    while (!forks_.empty() && forks_.front().number <= number) {
+      const std::function<void(void*)> body = std::move(forks_.front().body);
+      forks_.pop_front();
+      if (recording_)
+        recording_->list.push_back([body] { body(nullptr); });
+      else
+        body(nullptr);
+    }
+  }
+
   cuda::Report report{};
   std::vector<int> arrivals = std::vector<int>(cuda::kArrivals);
 
  private:
+  struct LateFork : Fork {
+    LateFork(SimtDevice& device, uint64_t number) : device(device), number(number) {}
+    void join() override { device.join(number); }
+    SimtDevice& device;
+    const uint64_t number;
+  };
+  struct Forked {
+    uint64_t number;
+    std::function<void(void*)> body;
+  };
+
   // A few, so that work is split among blocks as on a real machine.
   int ownMultiprocessors() override { return 4; }
   int ownCapability() override { return simt::capability(); }
@@ -151,6 +190,8 @@ class SimtDevice : public cuda::KernelDevice {
   }
   bool damaged_ = false;
   std::unique_ptr<LaunchList> recording_;
+  std::deque<Forked> forks_;
+  uint64_t lastFork_ = 0;
 };
 
 SimtDevice& instance() {

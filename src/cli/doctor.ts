@@ -7,6 +7,7 @@ import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
 import { decoders } from '../data/decode.js'
 import { identity } from '../distributed/launcher.js'
+import { loadNccl } from '../distributed/nccl.js'
 import { buildCommand, cudaPackage, isClone, mpiAddonPath, mpiBuildCommand, packageVersion } from '../tensor/addon.js'
 import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
@@ -127,14 +128,25 @@ function kernels(device: string): string {
 /** What several processes of a run would find: by what they exchange tensors, what starts them, and whether something has. */
 function processes(): Record<string, string> {
   const library = native.commLibrary()
-  const collectives =
-    library !== '' ? library : existsSync(mpiAddonPath) ? `by MPI in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes them`
+  const mpi = library !== '' ? library : existsSync(mpiAddonPath) ? `in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes it`
   const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
   const { launcher, rank, size } = identity()
   return {
-    collectives,
-    mpirun: error === undefined ? (stdout.split('\n')[0] ?? 'unknown') : 'not found (densecl launch needs it)',
+    mpi,
+    nccl: nccl(),
+    mpirun: error === undefined ? (stdout.split('\n')[0] ?? 'unknown') : 'not found (densecl launch needs it on CPUs)',
     launcher: launcher === 'none' ? 'none: this is the only process' : `${launcher}: rank ${rank} of ${size}`,
+  }
+}
+
+/** By what GPUs exchange tensors. */
+function nccl(): string {
+  if (native.loadNccl === undefined) return 'not in this addon, which has no GPUs'
+  try {
+    return loadNccl()
+  } catch (problem) {
+    if (!(problem instanceof DenseclError)) throw problem
+    return problem.message
   }
 }
 

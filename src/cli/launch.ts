@@ -1,17 +1,24 @@
-/** Several processes of one run on this machine: what starts them is the launcher of the MPI that the addon was built with. */
-import { spawn, spawnSync } from 'node:child_process'
+/** Several processes of one run on this machine: those of CPUs are started by the launcher of their MPI, those of GPUs from here. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
+import { deviceOfRank, launchVariables } from '../distributed/launcher.js'
+import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
 import { native } from '../tensor/native.js'
-import { deviceTraits } from '../tensor/traits.js'
 import { examples, numberFlag, type Register } from './command.js'
 
 /** More than any machine has cores. */
 const mostProcesses = 4096
+/** Seconds that processes have to end by themselves once one of them has failed. */
+const grace = 10
+const main = fileURLToPath(new URL('./main.js', import.meta.url))
 
 export const register: Register = (program, done) => {
   program
@@ -23,20 +30,74 @@ export const register: Register = (program, done) => {
     .addHelpText(
       'after',
       examples([
-        ['densecl launch --processes 2 -- pretrain --data photos --preset small --norm-groups 2 --out runs/photos', 'two processes'],
+        ['densecl launch --processes 8 -- pretrain --data imagenet/train --device cuda --norm-groups 8 --out runs/r50', 'eight GPUs'],
+        ['densecl launch --processes 2 --cpu -- pretrain --data photos --norm-groups 2 --out runs/photos', 'two processes of the CPU'],
         ['mpirun -n 8 densecl pretrain --data photos --norm-groups 8 --out runs/photos', 'the same by hand, also over several machines'],
       ]),
     )
     .action(async (command: string[], flags: { processes: string; cpu?: boolean }) => {
       const processes = numberFlag('processes', flags.processes, { least: 1, most: mostProcesses, whole: true })
       if (command[0] !== 'pretrain') fail('CONFIG', `launch: expected pretrain after -- but received ${command[0]}`)
-      if (flags.cpu !== true && native.deviceNames().some((name) => !deviceTraits(name).hostMemory))
-        fail('CONFIG', 'launch: several processes on GPUs are not supported yet; --cpu runs them on the CPU')
-      done(await launch(processes, command))
+      const device = flags.cpu === true ? 'cpu' : deviceAsked(command)
+      const onGpu = device === 'auto' ? native.deviceNames().some((name) => name.startsWith('cuda:')) : device !== 'cpu'
+      done(await (onGpu ? launchOnGpus(processes, device, command) : launchByMpi(processes, command)))
     })
 }
 
-async function launch(processes: number, command: readonly string[]): Promise<number> {
+/** The device that the arguments of pretrain name; what a file of options says is not looked at. */
+const deviceAsked = (command: readonly string[]): string =>
+  [...command.join(' ').matchAll(/(?:^| )(?:--)?device[ =](\S+)/g)].at(-1)?.[1] ?? 'auto'
+
+/** Processes that meet by themselves, each with the GPU of its rank. */
+async function launchOnGpus(processes: number, device: string, command: readonly string[]): Promise<number> {
+  // What all of them would find is said once.
+  loadNccl()
+  deviceOfRank(device, { launcher: 'densecl launch', rank: 0, size: processes, localRank: processes - 1, localSize: processes })
+  const run = { DENSECL_TOKEN: randomBytes(32).toString('hex'), DENSECL_PORT: process.env.DENSECL_PORT ?? String(await freePort()) }
+  // In process groups of their own: a signal of the terminal comes to each once, through this process.
+  const children = Array.from({ length: processes }, (_, rank) =>
+    spawn(process.execPath, [main, ...command], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, ...run, ...launchVariables(rank, processes) },
+      detached: true,
+    }),
+  )
+  let heard = false
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      heard = true
+      for (const child of children) child.kill(signal)
+    })
+  let first = 0
+  let killer: NodeJS.Timeout | undefined
+  await Promise.all(
+    children.map(async (child) => {
+      const code = await ended(child)
+      if (code === 0) return
+      first ||= code
+      // One that waits for it where nobody watches yet.
+      if (!heard) killer ??= setTimeout(() => children.forEach((each) => each.kill('SIGKILL')), 1000 * grace)
+    }),
+  )
+  clearTimeout(killer)
+  return first
+}
+
+async function ended(child: ChildProcess): Promise<number> {
+  const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+  return code ?? 128 + constants.signals[signal!]
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen({ port: 0, host: '127.0.0.1' })
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+async function launchByMpi(processes: number, command: readonly string[]): Promise<number> {
   const addon = process.env.DENSECL_ADDON ?? mpiAddonPath
   if (!existsSync(addon)) fail('COMM', `launch: processes exchange tensors by MPI, and ${addon} is not there; run: ${mpiBuildCommand}`)
   const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
@@ -44,7 +105,6 @@ async function launch(processes: number, command: readonly string[]): Promise<nu
     fail('TOOL', 'launch: mpirun was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin)')
   const openMpi = stdout.includes('Open MPI')
   const options = openMpi ? ['--quiet', '--oversubscribe', '--bind-to', 'none'] : []
-  const main = fileURLToPath(new URL('./main.js', import.meta.url))
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
   const child = spawn('mpirun', ['-n', String(processes), ...options, process.execPath, main, ...command], {
     stdio: ['ignore', 'inherit', 'inherit'],

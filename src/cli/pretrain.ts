@@ -114,7 +114,7 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     else console.log([stringify(config).trimEnd(), '', ...named, ...lines].join('\n'))
     return 0
   }
-  const group = openGroup()
+  const group = openGroup(config.device)
   leaveTogether(group)
   if (group.rank === 0 && flags.json !== true && flags.resume !== true) for (const line of named) console.log(line)
   const result = await pretrain({

@@ -13,6 +13,7 @@ export class Buckets {
   readonly #most: number
   readonly #ready = new Set<number>()
   readonly #started: Pending[] = []
+  readonly #order: string[] = []
   #open: Tensor[] = []
   #bytes = 0
 
@@ -22,11 +23,17 @@ export class Buckets {
     this.#most = most
   }
 
+  /** Throws COMM, naming the ranks, where processes averaged in other orders: gradients of one size would be mixed up in silence. */
+  agree(): void {
+    this.#group.agree('the order of gradients', this.#order.join(' '))
+  }
+
   /** Takes gradient `index`, to which nothing is added any more. Nothing may use it until finish(). */
   readonly ready = (index: number, gradient: Tensor): void => {
     this.#ready.add(index)
     if (this.#open.length > 0 && this.#open[0]!.dtype !== gradient.dtype) this.#send()
     this.#open.push(gradient)
+    this.#order.push(`${index}:${gradient.size}`)
     this.#bytes += gradient.bytes
     if (this.#bytes >= this.#most) this.#send()
   }

@@ -7,17 +7,13 @@ import { hostname, networkInterfaces } from 'node:os'
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 
 import { fail } from '../tensor/errors.js'
-import { Tensor } from '../tensor/tensor.js'
 import type { ControlAnswer, ControlData, ControlRequest } from './controlWorker.js'
 import type { Group } from './group.js'
-import { type Identity, identity } from './launcher.js'
+import { type Identity, identity, meetingOf } from './launcher.js'
 import { pace } from './pace.js'
 import { ofAll } from './speaker.js'
 import type { Patience } from './watch.js'
 
-/** Bytes in which rank 0 tells the others where it listens, and the secret. */
-const noteBytes = 2048
-const connectSeconds = 60
 /** Milliseconds that a last word may take. */
 const lastWord = 3000
 
@@ -30,7 +26,7 @@ function fromEnvironment(name: string, otherwise: number, least: number, most: n
   return value
 }
 
-function settings(): { port: number; patience: Patience } {
+function settings(): { port: number; patience: Patience; connectSeconds: number } {
   const [least, most] = [0.1, 1e6]
   try {
     return {
@@ -39,6 +35,7 @@ function settings(): { port: number; patience: Patience } {
         silence: fromEnvironment('DENSECL_SILENCE_SECONDS', 20, least, most),
         stall: fromEnvironment('DENSECL_STALL_SECONDS', 600, least, most),
       },
+      connectSeconds: fromEnvironment('DENSECL_CONNECT_SECONDS', 60, least, 1e5),
     }
   } catch (error) {
     throw ofAll(error)
@@ -61,16 +58,19 @@ class Control {
   readonly #answered = new Int32Array(new SharedArrayBuffer(4))
   #taken = 0
 
-  constructor(data: Omit<ControlData, 'pace' | 'answered' | 'answers' | 'connectSeconds'>) {
+  readonly #seconds: number
+
+  constructor(data: Omit<ControlData, 'pace' | 'answered' | 'answers'>) {
     const { port1, port2 } = new MessageChannel()
     this.#answers = port1
-    const workerData: ControlData = { ...data, pace: pace.memory, answered: this.#answered.buffer, answers: port2, connectSeconds }
+    this.#seconds = data.connectSeconds
+    const workerData: ControlData = { ...data, pace: pace.memory, answered: this.#answered.buffer, answers: port2 }
     this.#worker = new Worker(new URL('./controlWorker.js', import.meta.url), { workerData, transferList: [port2] })
     this.#worker.unref()
   }
 
   /** The next thing that the thread says; waits for it outside of the event loop, as calls of a Group do. */
-  answer(milliseconds = 2000 * connectSeconds): ControlAnswer {
+  answer(milliseconds = 2000 * this.#seconds): ControlAnswer {
     if (Atomics.wait(this.#answered, 0, this.#taken, milliseconds) === 'timed-out') return { error: 'the control thread does not answer' }
     this.#taken += 1
     return (receiveMessageOnPort(this.#answers) as { message: ControlAnswer }).message
@@ -85,25 +85,32 @@ class Control {
 /** Undefined where nobody is watched, and once this process has said that it leaves. */
 let control: Control | undefined
 
+const unreached = (why: string): never =>
+  fail(
+    'COMM',
+    `the control channel, by which ranks notice that one is lost: ${why}; MASTER_ADDR names rank 0's machine, DENSECL_PORT a free port`,
+  )
+
 /**
  * Connects the control threads of all processes of a group, each of which calls it: from now on one that ends unsaid, or stands still, ends
- * all of them. Throws COMM where they do not reach each other.
+ * all of them. Nothing where they have met. Throws COMM where they do not reach each other.
  */
 export function watchTogether(group: Group): void {
+  if (control !== undefined) return
   const { rank, size } = group
-  const { port: wanted, patience } = settings()
+  const { port: wanted, ...limits } = settings()
   let opened: Control | undefined
   let answer: ControlAnswer | undefined
   if (rank === 0) {
     const token = randomBytes(32).toString('hex')
     const addresses = ownAddresses(identity())
-    opened = new Control({ rank, size, addresses, port: wanted, token, patience })
+    opened = new Control({ rank, size, addresses, ports: [wanted], token, ...limits })
     answer = opened.answer()
     const port = 'port' in answer ? answer.port : 0
-    note(group, JSON.stringify({ addresses, port, token }))
+    group.said(JSON.stringify({ addresses, ports: port === 0 ? [] : [port], token }))
   } else {
-    const said = JSON.parse(note(group, '')) as Pick<ControlData, 'addresses' | 'port' | 'token'>
-    if (said.port > 0) opened = new Control({ rank, size, ...said, patience })
+    const said = JSON.parse(group.said('')) as Pick<ControlData, 'addresses' | 'ports' | 'token'>
+    if (said.ports.length > 0) opened = new Control({ rank, size, ...said, ...limits })
   }
   if (opened !== undefined && (answer === undefined || 'port' in answer)) answer = opened.answer()
   const connected = answer !== undefined && 'connected' in answer
@@ -112,26 +119,30 @@ export function watchTogether(group: Group): void {
     return
   }
   opened?.tell('leave')
-  const why = answer !== undefined && 'error' in answer ? answer.error : 'another rank could not use it'
-  fail(
-    'COMM',
-    `the control channel, by which ranks notice that one is lost: ${why}; MASTER_ADDR names rank 0's machine, DENSECL_PORT a free port`,
-  )
+  unreached(answer !== undefined && 'error' in answer ? answer.error : 'another rank could not use it')
+}
+
+/**
+ * Does what watchTogether() does for processes that share no library yet, where their launcher says that they meet: what rank 0 says in
+ * `word`, in all of them. Throws COMM where they do not all come in time.
+ */
+export function meet(own: Identity, word: string): string {
+  const { rank, size } = own
+  const { host, ports, token } = meetingOf(own)
+  const { patience, connectSeconds } = settings()
+  const opened = new Control({ rank, size, addresses: [host], ports, token, word, patience, connectSeconds })
+  let answer = opened.answer()
+  if ('port' in answer) answer = opened.answer()
+  if ('connected' in answer) {
+    control = opened
+    return answer.word
+  }
+  opened.tell({ failed: 1 })
+  return unreached('error' in answer ? answer.error : 'it ended')
 }
 
 /** Tells the others that this process leaves: as all of them do, or alone with an exit code, which ends them. */
 export function stopWatching(failedWith?: number): void {
   control?.tell(failedWith === undefined ? 'leave' : { failed: failedWith })
   control = undefined
-}
-
-/** What rank 0 says in `text`, in all processes. */
-function note(group: Group, text: string): string {
-  const bytes = Buffer.alloc(noteBytes)
-  if (bytes.write(text) < Buffer.byteLength(text)) fail('INTERNAL', 'the note about the control channel is too long')
-  const tensor = Tensor.from(bytes, [noteBytes], 'u8', 'cpu').keep()
-  group.broadcast([tensor])
-  const said = Buffer.from(tensor.data() as Uint8Array).toString()
-  tensor.dispose()
-  return said.slice(0, said.indexOf('\0'))
 }

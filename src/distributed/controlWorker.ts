@@ -4,7 +4,7 @@
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { writeSync } from 'node:fs'
-import { createConnection, createServer, type Socket } from 'node:net'
+import { type AddressInfo, createConnection, createServer, type Socket } from 'node:net'
 import { hostname } from 'node:os'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 
@@ -21,9 +21,11 @@ export interface ControlData {
   /** i32 [1]: grows with each answer, which the main thread waits for without its event loop. */
   answered: SharedArrayBuffer
   answers: MessagePort
-  /** Where rank 0 is reached, in the order in which it is tried; it listens on `port`, any that is free for 0. */
+  /** Where rank 0 is reached, in the order in which it is tried. It listens on the first of `ports` that it gets, of 0 on any. */
   addresses: readonly string[]
-  port: number
+  ports: readonly number[]
+  /** What rank 0 says to all, of processes that meet: it may begin to listen after others look for it. */
+  word?: string
   /** The secret of the run. */
   token: string
   patience: Patience
@@ -32,7 +34,7 @@ export interface ControlData {
 }
 
 /** What the thread says to the main thread. `done`: what it was last asked for. */
-export type ControlAnswer = { port: number } | { connected: true } | { error: string } | { done: true }
+export type ControlAnswer = { port: number } | { connected: true; word: string } | { error: string } | { done: true }
 
 /** What the main thread asks for: a word to the others that this process leaves as agreed, or with an exit code. */
 export type ControlRequest = 'leave' | { failed: number }
@@ -44,14 +46,14 @@ export type ControlRequest = 'leave' | { failed: number }
 type Line =
   | { kind: 'challenge'; nonce: string }
   | { kind: 'hello'; rank: number; name: string; nonce: string; proof: string }
-  | { kind: 'welcome'; name: string; proof: string }
+  | { kind: 'welcome'; name: string; proof: string; word: string }
   | ({ kind: 'beat' } & Beat)
   | { kind: 'left' }
   | { kind: 'failed'; code: number }
   | { kind: 'lost'; text: string; code: number }
 
 const data = workerData as ControlData
-const { rank, size, patience, connectSeconds } = data
+const { rank, size, patience, connectSeconds, word = '' } = data
 const longestLine = 4096
 /** Milliseconds between two beats, and for which a last word may take to be sent. */
 const [beatEvery, lastWord] = [Math.min(2000, 100 * patience.silence), 1000]
@@ -131,6 +133,7 @@ function hear(peer: number, name: string, line: Line): void {
   if (line.kind === 'beat') watch.hear(peer, line, now())
   else if (line.kind === 'failed') void lose(endedWith(name, line.code), line.code)
   else if (line.kind === 'left') forget(peer)
+  else if (line.kind === 'lost' && rank === 0) void lose(line.text, line.code)
   else if (line.kind === 'lost' && !leaving) end(line.text, line.code)
 }
 
@@ -161,11 +164,11 @@ function listen(): void {
       if (!isPeer || peers.has(line.rank)) throw new Error('not of this run')
       known = { rank: line.rank, name: line.name }
       know(line.rank, line.name, socket)
-      send(socket, { kind: 'welcome', name: ownName, proof: proofOf('rank 0', line.nonce) })
+      send(socket, { kind: 'welcome', name: ownName, proof: proofOf('rank 0', line.nonce), word })
       if (peers.size < size - 1) return
       server.close()
       clearTimeout(late)
-      answer({ connected: true })
+      answer({ connected: true, word })
     })
     send(socket, { kind: 'challenge', nonce })
   })
@@ -173,22 +176,46 @@ function listen(): void {
     const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((each) => !peers.has(each))
     answer({ error: `rank ${missing.join(', ')} did not connect within ${connectSeconds} s` })
   }, 1000 * connectSeconds)
-  server.on('error', (error) => answer({ error: error.message }))
-  server.listen({ port: data.port, ...(local ? { host: data.addresses[0] } : {}) }, () =>
-    answer({ port: (server.address() as { port: number }).port }),
-  )
+  const next = [...data.ports]
+  const listenOn = (port: number): void => {
+    server.listen({ port, ...(local ? { host: data.addresses[0] } : {}) })
+  }
+  server.on('listening', () => answer({ port: (server.address() as AddressInfo).port }))
+  server.on('error', (error: NodeJS.ErrnoException) => {
+    const other = next.shift()
+    if (error.code === 'EADDRINUSE' && other !== undefined) listenOn(other)
+    else answer({ error: error.message })
+  })
+  listenOn(next.shift()!)
   watch.add(0, ownName, now())
 }
 
-/** Tries the addresses of rank 0 one after the other. */
-function connect([host, ...others]: readonly string[], failures: readonly string[] = []): void {
-  if (host === undefined) return answer({ error: failures.join('; ') })
-  const socket = createConnection({ host, port: data.port })
+interface Place {
+  host: string
+  port: number
+}
+
+const places = data.addresses.flatMap((host) => data.ports.map((port): Place => ({ host, port })))
+const connectBy = now() + connectSeconds
+/** Milliseconds for a place, and between two rounds of those who meet. */
+const [limit, pause] = [data.word === undefined ? (1000 * connectSeconds) / places.length : 5000, 200]
+
+/** Tries the places of rank 0 one after the other, and again where it may not be there yet. */
+function connect([place, ...others]: readonly Place[] = places, failures: readonly string[] = []): void {
+  if (place === undefined && data.word !== undefined && now() < connectBy) {
+    setTimeout(() => connect(), pause)
+    return
+  }
+  if (place === undefined) {
+    const within = data.word === undefined ? '' : ` within ${connectSeconds} s`
+    return answer({ error: `rank 0 was not reached${within}: ${failures.join('; ')}` })
+  }
+  const socket = createConnection(place)
   const nonce = randomBytes(32).toString('hex')
+  const to = `connect ${place.host}:${place.port}`
   let known: string | undefined
-  let why = `connect ${host}:${data.port}: not answered by rank 0 of this run`
-  const limit = (1000 * connectSeconds) / data.addresses.length
-  socket.setTimeout(limit, () => socket.destroy(new Error(`connect ${host}:${data.port}: no answer within ${limit / 1000} s`)))
+  let why = `${to}: not answered by rank 0 of this run`
+  socket.setTimeout(limit, () => socket.destroy(new Error(`${to}: no answer within ${limit / 1000} s`)))
   socket.on('error', ({ message }) => (why = message))
   socket.on('close', () => {
     if (known === undefined) connect(others, [...failures, why])
@@ -202,7 +229,7 @@ function connect([host, ...others]: readonly string[], failures: readonly string
     if (line.kind !== 'welcome' || !proves('rank 0', nonce, line.proof)) throw new Error('not of this run')
     known = line.name
     know(0, known, socket)
-    answer({ connected: true })
+    answer({ connected: true, word: line.word })
   })
 }
 
@@ -213,16 +240,21 @@ async function leave(request: ControlRequest): Promise<void> {
   else await sendLast({ kind: 'failed', code: request.failed })
 }
 
+// mpirun and torchrun end what they started; densecl launch may have been killed.
+const parent = process.ppid
+const orphaned = (): boolean => process.env.DENSECL_RANK !== undefined && process.ppid !== parent
+
 // The addon is loaded now: later a disk may be what is lost.
 native.heardSignal()
 setInterval(() => {
   if (leaving) return
   const beat = pace.beat()
   if (rank === 0) watch.hear(0, beat, now())
-  const text = watch.verdict(now())
+  const error = native.commError()
+  const text = error !== '' ? `${ownName}: ${error}` : orphaned() ? `${ownName}: densecl launch has ended` : watch.verdict(now())
   if (text !== undefined) void lose(text)
   else for (const socket of peers.values()) send(socket, { kind: 'beat', ...beat })
 }, beatEvery)
 parentPort!.on('message', (request: ControlRequest) => void leave(request).then(() => answer({ done: true })))
 if (rank === 0) listen()
-else connect(data.addresses)
+else connect()

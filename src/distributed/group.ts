@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 
 import { fail } from '../tensor/errors.js'
+import { isRehearsed } from '../tensor/graph.js'
 import { native } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import type { Exchange } from './keyOrder.js'
@@ -28,12 +29,14 @@ const nothing: Pending = { join: () => undefined }
 /** The processes of a run as one of them sees them: itself by its rank, and how many there are. */
 export class Group {
   /** A process that runs alone. */
-  static readonly single = new Group(0, 1)
+  static readonly single = new Group(0, 1, 'cpu')
 
   /** @internal Groups of more than one process come from openGroup(). */
   constructor(
     readonly rank: number,
     readonly size: number,
+    /** Where tensors are that pass without the host: those of the CPU pass always. */
+    readonly device: string,
   ) {}
 
   /** Replaces f32 or f64 tensors, or i32 ones for a sum or largest value, by what all processes' ones give together: one message. */
@@ -89,6 +92,18 @@ export class Group {
     return this.size === 1 ? [...values] : this.#numbers(values, 'sum')
   }
 
+  /** What rank 0 says in `text`, in all processes. */
+  said(text: string): string {
+    if (this.size === 1) return text
+    const bytes = Buffer.from(this.rank === 0 ? text : '')
+    const [length] = this.sum([bytes.length])
+    const tensor = Tensor.from(Buffer.concat([bytes], length), [length!], 'u8', 'cpu').keep()
+    this.broadcast([tensor])
+    const said = Buffer.from(tensor.data() as Uint8Array).toString()
+    tensor.dispose()
+    return said
+  }
+
   #numbers(values: readonly number[], reduction: Reduction): number[] {
     const tensor = Tensor.from(values, [values.length], 'f64', 'cpu').keep()
     try {
@@ -115,8 +130,9 @@ export class Group {
   }
 }
 
-/** Starts a collective of this process. */
+/** Starts a collective of this process; none in a step that is only looked at, since the others may not do so. */
 function start(kind: Kind, tensors: readonly Tensor[], numbers: readonly number[] = []): Pending {
+  if (isRehearsed()) return nothing
   const handles = Float64Array.from(tensors, (tensor) => tensor.handle)
   const ticket = native.startCollective(kinds.indexOf(kind), handles, Float64Array.from(numbers))
   return { join: () => pace.waiting(() => native.joinCollective(ticket)) }

@@ -1,5 +1,6 @@
 /** Which process of a run this is, as the program that started it says in the environment. */
 import { fail } from '../tensor/errors.js'
+import { native, resolveDevice } from '../tensor/native.js'
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -22,10 +23,12 @@ interface Launcher {
 }
 
 /**
- * Launchers, the one that starts processes inside of another's first: mpirun runs inside of a Slurm job, torchrun under srun. Of Slurm only
- * a step counts: SLURM_NTASKS and SLURM_PROCID are also set in the batch script, which is one process whatever they say.
+ * Launchers, the one that starts processes inside of another's first: densecl launch runs inside of anything, mpirun runs inside of a Slurm
+ * job, torchrun under srun. Of Slurm only a step counts: SLURM_NTASKS and SLURM_PROCID are also set in the batch script, which is one
+ * process whatever they say.
  */
 const launchers = {
+  'densecl launch': { rank: 'DENSECL_RANK', size: 'DENSECL_SIZE', localRank: 'DENSECL_RANK', localSize: 'DENSECL_SIZE' },
   torchrun: { rank: 'RANK', size: 'WORLD_SIZE', localRank: 'LOCAL_RANK', localSize: 'LOCAL_WORLD_SIZE' },
   'Open MPI': {
     rank: 'OMPI_COMM_WORLD_RANK',
@@ -62,4 +65,67 @@ function number(environment: Environment, launcher: string, name: string, least:
   if (value === undefined || Number(value) < least || Number(value) > most)
     fail('COMM', `${launcher}: ${name} is ${text}: expected a number of ${least} to ${most}`)
   return Number(value)
+}
+
+/** The variables that `densecl launch` starts process `rank` of `size` with. */
+export const launchVariables = (rank: number, size: number): Record<string, string> => ({
+  DENSECL_RANK: String(rank),
+  DENSECL_SIZE: String(size),
+})
+
+/** Where the processes of a run find each other before they share a library, and by what they know that they are of one run. */
+export interface Meeting {
+  /** The machine of rank 0. */
+  host: string
+  /** Rank 0 listens on the first that it gets, and the others look at all of them. */
+  ports: readonly number[]
+  /** The secret of the run: DENSECL_TOKEN, with the name that the launcher gives the run, which anybody may know. */
+  token: string
+}
+
+/** Ports that are tried: torchrun itself has MASTER_PORT. */
+const tries = 8
+
+/** Where the processes that `identity` is one of meet. Throws COMM where the environment does not say. */
+export function meetingOf({ launcher, size, localSize }: Identity, environment: Environment = process.env): Meeting {
+  const { MASTER_ADDR, MASTER_PORT, DENSECL_PORT, DENSECL_TOKEN = '', SLURM_JOB_ID, SLURM_STEP_ID = '', SLURM_STEP_NODELIST } = environment
+  const { TORCHELASTIC_RUN_ID, TORCHELASTIC_RESTART_COUNT = '' } = environment
+  const host = size === localSize ? '127.0.0.1' : (MASTER_ADDR ?? (SLURM_STEP_NODELIST && firstHost(SLURM_STEP_NODELIST)))
+  if (host === undefined || host === '')
+    fail('COMM', `${launcher} started processes on several machines: expected MASTER_ADDR to be that of rank 0`)
+  const inSlurm = SLURM_JOB_ID === undefined ? undefined : 20_000 + (Number(SLURM_JOB_ID) % 20_000)
+  const first = MASTER_PORT === undefined ? inSlurm : port('MASTER_PORT', MASTER_PORT) + 1
+  const ports = DENSECL_PORT === undefined ? undefined : [port('DENSECL_PORT', DENSECL_PORT)]
+  if (ports === undefined && first === undefined)
+    fail('COMM', `${launcher} does not say where its processes meet: expected DENSECL_PORT to be a free port of the machine of rank 0`)
+  const name = launcher === 'srun' ? `${SLURM_JOB_ID}.${SLURM_STEP_ID}` : `${TORCHELASTIC_RUN_ID ?? ''}.${TORCHELASTIC_RESTART_COUNT}`
+  return { host, ports: ports ?? Array.from({ length: tries }, (_, i) => Math.min(first! + i, 65535)), token: `${DENSECL_TOKEN} ${name}` }
+}
+
+function port(name: string, text: string): number {
+  const value = /^\d+$/.test(text) ? Number(text) : 0
+  return value >= 1 && value <= 65535 ? value : fail('COMM', `${name} is ${text}: expected a port in 1..65535`)
+}
+
+/** The first of hosts as Slurm writes them: `node[03-05,9],other` begins with node03. */
+export function firstHost(list: string): string {
+  const [, before = '', number = '', after = ''] = /^([^,[]*)(?:\[(\d+)[^\]]*\]([^,[]*))?/.exec(list) ?? []
+  return `${before}${number}${after}`
+}
+
+/**
+ * The device that `wanted`, a configuration's device, means to one of several processes: of the GPUs of its machine the one of its local
+ * rank. Throws CONFIG where there are fewer than processes, and for a single GPU that is named to all.
+ */
+export function deviceOfRank(wanted: string, { launcher, localRank, localSize }: Identity): string {
+  const gpus = native.deviceNames().filter((name) => name.startsWith('cuda:'))
+  if (wanted.startsWith('cuda:') && localSize > 1)
+    fail('CONFIG', `device is ${wanted}: expected cuda for ${localSize} processes on one machine, of which each takes one of its GPUs`)
+  if (gpus.length === 0 || (wanted !== 'auto' && wanted !== 'cuda')) return resolveDevice(wanted)
+  // srun may show each of its tasks a GPU of its own, as cuda:0.
+  if (gpus.length === 1 && launcher === 'srun') return gpus[0]!
+  return (
+    gpus[localRank] ??
+    fail('CONFIG', `device is ${wanted}: ${launcher} started ${localSize} processes on this machine, which has ${gpus.length} GPUs`)
+  )
 }

@@ -2,32 +2,49 @@
 import { fail } from '../tensor/errors.js'
 import { mpiBuildCommand } from '../tensor/addon.js'
 import { addonPath, native } from '../tensor/native.js'
-import { stopWatching, watchTogether } from './control.js'
+import { deviceTraits } from '../tensor/traits.js'
+import { meet, stopWatching, watchTogether } from './control.js'
 import { Group } from './group.js'
-import { identity } from './launcher.js'
+import { deviceOfRank, type Identity, identity } from './launcher.js'
+import { loadNccl } from './nccl.js'
 import { pace } from './pace.js'
 
 /**
- * The processes that were started with this one, by whatever started them; Group.single where it was started alone. Throws COMM where they
- * cannot reach each other.
+ * The processes that were started with this one, by whatever started them; Group.single where it was started alone. `wanted` is the device
+ * of the configuration: processes on CPUs exchange tensors by MPI, those on GPUs, each on one of its own, by NCCL. Throws COMM where they
+ * cannot reach each other, and CONFIG where there are fewer GPUs than processes.
  */
-export function openGroup(): Group {
-  const { launcher, rank, size } = identity()
-  if (size === 1) return Group.single
+export function openGroup(wanted = 'auto'): Group {
+  const own = identity()
+  if (own.size === 1) return Group.single
+  const device = deviceOfRank(wanted, own)
+  return deviceTraits(device).hostMemory ? openMpi(own) : openNccl(own, device)
+}
+
+function openMpi({ launcher, rank, size }: Identity): Group {
   if (native.commLibrary() === '')
     fail(
       'COMM',
       `${launcher} started ${size} processes, of which this is rank ${rank}, but the addon ${addonPath()} has no MPI, by which they ` +
         `would exchange tensors: ${mpiBuildCommand}, then start them by densecl launch or mpirun`,
     )
-  const world = native.openComm()
+  const world = native.openMpi()
   if (world.size !== size || world.rank !== rank)
     fail(
       'COMM',
       `${launcher} says that this is rank ${rank} of ${size} but ${native.commLibrary()} says rank ${world.rank} of ${world.size}: ` +
         'expected the launcher of the MPI that the addon was built with',
     )
-  return new Group(rank, size)
+  return new Group(rank, size, 'cpu')
+}
+
+/** NCCL is told who takes part: its id passes from rank 0 to the others where they meet. */
+function openNccl(own: Identity, device: string): Group {
+  const { rank, size } = own
+  loadNccl()
+  const id = meet(own, rank === 0 ? native.ncclId!().toString('base64') : '')
+  pace.waiting(() => native.openNccl!(Buffer.from(id, 'base64'), rank, size, device))
+  return new Group(rank, size, device)
 }
 
 /**

@@ -16,7 +16,10 @@ export function onEveryRun(effect: () => void): void {
   effect()
 }
 
-/** Runs `body` without the effects of onEveryRun: for a step that is looked at, not taken. */
+/** Whether this happens in a step that is looked at, not taken. */
+export const isRehearsed = (): boolean => rehearsing
+
+/** Runs `body` without the effects of onEveryRun, and without what other processes would have to share: for a step that is not taken. */
 export function rehearse<R>(body: () => R): R {
   const outer = rehearsing
   rehearsing = true

@@ -152,9 +152,15 @@ interface Native {
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number
-  /** Collectives among processes (src/distributed/group.ts): the library of this build, empty without one, and its calls. */
+  /** Collectives among processes (src/distributed): the library that is there, empty without one, and its calls. */
   commLibrary(): string
-  openComm(): { rank: number; size: number }
+  openMpi(): { rank: number; size: number }
+  /** Present in an addon that has GPUs, or `simt`, only. */
+  loadNccl?(path: string): string
+  ncclId?(): Buffer
+  openNccl?(id: Buffer, rank: number, size: number, device: string): void
+  /** What went wrong in the library beside its calls, or nothing; from any thread. */
+  commError(): string
   startCollective(kind: number, handles: Float64Array, numbers: Float64Array): number
   joinCollective(ticket: number): void
   closeComm(): void

@@ -15,32 +15,42 @@ import { type KeptTuning, readTuning, saveTuning } from './tuningFile.js'
 /** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
 export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'multiprocessors'>>
 
+/** The choice of a run; of several processes rank 0 makes it for all. */
 export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): TuningChoice {
+  const { group, config } = run
+  const chosen = group.rank === 0 ? chosenTuning(run, overrides) : undefined
+  const shared = group.size === 1 ? chosen : (JSON.parse(group.said(JSON.stringify(chosen ?? null))) as ChosenTuning | null)
+  return shared == undefined ? untuned(fusionLevel(config)) : choiceOf(shared)
+}
+
+type ChosenTuning = Pick<Tuning, 'level' | 'products'>
+
+/** Undefined where the tables are to be used. */
+function chosenTuning(run: Run, overrides: TunerOverrides | undefined): ChosenTuning | undefined {
   const { config, resumed, log } = run
   const { device } = run.built.backbone
   const path = files(run.out).tuning
-  const usual = untuned(fusionLevel(config))
   const { tunable, simulated } = deviceTraits(device)
   const clocked = !simulated || overrides !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
-  if (!tunable || !clocked) return usual
+  if (!tunable || !clocked) return undefined
   const identity = overrides?.identity ?? deviceIdentity(device)
   const kept = resumed ? readTuning(path) : undefined
   if (kept !== undefined) {
     log.line(keptLine(kept, identity, path))
-    return choiceOf(kept)
+    return kept
   }
-  if (!config.tune) return usual
+  if (!config.tune) return undefined
   if (resumed)
     log.line(`tuning  the run has no ${path}: its convolutions are timed now, and from here on their sums may differ in the last bits`)
   return timedNow(run, identity, path, overrides)
 }
 
-function timedNow({ built, config, log }: Run, identity: DeviceIdentity, path: string, overrides: TunerOverrides = {}): TuningChoice {
-  const { batchSize: batch, imageSize, fusion: level } = config
+function timedNow({ built, share, log }: Run, identity: DeviceIdentity, path: string, overrides: TunerOverrides = {}): ChosenTuning {
+  const { batchSize: batch, imageSize, fusion: level } = share
   const found = timeStep({ method: built, batch, imageSize, level, identity, ...overrides })
   saveTuning(path, found, identity)
   for (const line of tuningLines(found)) log.line(line)
-  return choiceOf(found)
+  return found
 }
 
 /** Times the calls of a step on the device of the method, at most 20 seconds long. */

@@ -1,5 +1,6 @@
 /** What is seen of a run while it trains: steps are read from the device, checked, printed and written down, and time is kept. */
 import type { Loader } from '../data/loader.js'
+import { pace } from '../distributed/pace.js'
 import type { StepResult } from '../methods/method.js'
 import { files } from '../run/runFolder.js'
 import { fail } from '../tensor/errors.js'
@@ -88,8 +89,10 @@ export class Monitor {
     if (this.#due === undefined) return
     const { result, foundInf, lr, steps, logged, at, waited } = this.#due
     this.#due = undefined
-    const numbers = this.#run.built.describe(result.readings, at.globalStep)
-    if (foundInf()[0] !== 0) this.#notFinite(numbers, lr, steps, at)
+    // A device that waits for those of other processes keeps this one waiting.
+    const [readings, inf] = pace.waiting(() => [result.readings, foundInf()[0]] as const)
+    const numbers = this.#run.built.describe(readings, at.globalStep)
+    if (inf !== 0) this.#notFinite(numbers, lr, steps, at)
     this.#checkCollapse(numbers, steps, at)
     this.#caution(numbers, steps, at)
     this.numbers = numbers

@@ -4,9 +4,10 @@ import { existsSync } from 'node:fs'
 import { stringify } from 'yaml'
 
 import { Group } from '../distributed/group.js'
-import { identity } from '../distributed/launcher.js'
+import { deviceOfRank, identity } from '../distributed/launcher.js'
 import { endTogether } from '../distributed/open.js'
 import { withPace } from '../distributed/pace.js'
+import { Poll } from '../distributed/poll.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
@@ -129,17 +130,18 @@ async function setUp(
 ): Promise<Prepared | undefined> {
   const { force = false, group = Group.single } = options
   const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
-  const placement = resolvePlacement(config)
+  const here = identity()
+  const placement = resolvePlacement(group.size === 1 ? config : { ...config, device: deviceOfRank(config.device, here) })
   checkShare(config, method, group, placement.device)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
   if (!checked) return undefined
   const kind = await loadBackboneKind(config.backbone)
-  const here = group.size === 1 ? 1 : identity().localSize
-  const share = shareOf(config, group, here)
+  const processes = group.size === 1 ? 1 : here.localSize
+  const share = shareOf(config, group, processes)
   const look = (knn?: { bank: number; queries: number }): string => {
     const limits = hostLimits(placement.device)
-    const line = checkMemory(share, { method, kind, placement, knn }, { ...limits, host: limits.host / here })
-    return here === 1 ? line : `${line}, of each of the ${here} processes here`
+    const line = checkMemory(share, { method, kind, placement, knn }, { ...limits, host: limits.host / processes })
+    return processes === 1 ? line : `${line}, of each of the ${processes} processes here`
   }
   // Before anything is read, and once more with what kNN looks at.
   if (!force) look()
@@ -262,11 +264,14 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
   try {
     if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
     // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
-    const any = (): boolean => group.any(interrupted() || asked(false))
-    return await withPace(
+    const poll = new Poll(group)
+    const any = (): boolean => poll.ask(interrupted() || asked(false))
+    const result = await withPace(
       () => false,
       () => trained(run, prepared, { ...options, interrupted: any }),
     )
+    poll.close()
+    return result
   } finally {
     run.optimizer.dispose()
     run.built.dispose()

@@ -29,7 +29,12 @@ export function shareOf(config: Config, { size }: Group, here: number): Config {
 }
 
 /** Throws CONFIG for a run that these processes cannot share. */
-export function checkShare({ normGroups, device: wanted }: Config, { name, distributed }: Method, { size }: Group, device: string): void {
+export function checkShare(
+  { normGroups, device: wanted }: Config,
+  { name, distributed }: Method,
+  { size, device: shared }: Group,
+  device: string,
+): void {
   if (size === 1) return
   if (distributed !== true) fail('CONFIG', `method is ${name}: expected one that several processes can train together (Method.distributed)`)
   if (normGroups % size !== 0)
@@ -38,9 +43,8 @@ export function checkShare({ normGroups, device: wanted }: Config, { name, distr
       `normGroups is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics are of one ` +
         `process (--norm-groups ${size * Math.max(1, Math.round(normGroups / size))})`,
     )
-  const { hostMemory, computes } = deviceTraits(device)
-  if (!hostMemory || !computes)
-    fail('CONFIG', `device is ${wanted}: expected cpu for ${size} processes; several processes on GPUs are not supported yet`)
+  if (deviceTraits(device).kind !== deviceTraits(shared).kind)
+    fail('CONFIG', `device is ${wanted}: expected ${shared}, by which these ${size} processes exchange tensors`)
 }
 
 /** Running statistics: what each process has of its own groups, and no other. */

@@ -29,6 +29,8 @@ export class Trainer {
   /** What steps compute with; to be set before the first. */
   compute: ComputeOptions
   readonly #group: Group
+  /** Whether all processes are known to average gradients in one order. */
+  #agreed = false
 
   constructor(
     readonly method: BuiltMethod,
@@ -73,6 +75,9 @@ export class Trainer {
       result.gradients,
       means.filter((tensor) => tensor !== undefined),
     )
+    // The first step is never one that is recorded.
+    if (!this.#agreed) buckets.agree()
+    this.#agreed = true
     return result
   }
 

@@ -4,6 +4,7 @@ import { Group } from '../../src/distributed/group.js'
 import { native } from '../../src/tensor/native.js'
 import { Tensor } from '../../src/tensor/tensor.js'
 import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { hasNccl, noNccl, runNccl } from '../support/nccl.js'
 import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('collectives')
@@ -17,6 +18,20 @@ for (const processes of [1, 2, 3, 4])
     const ranks = Array.from({ length: processes }, (_, rank) => `rank ${rank} of ${processes} ok`)
     assert.equal(out.trim().split('\n').sort(), ranks)
   })
+
+for (const processes of [2, 3, 4])
+  testWhere(
+    hasNccl,
+    noNccl,
+    test,
+    `${processes} processes on simt have the same by NCCL, and what a recorded step holds of it`,
+    async () => {
+      for (const [rank, { code, out, err }] of (await runNccl(processes, beside(import.meta.url, 'collectivesProgram'), ['5'])).entries()) {
+        assert.is(code, 0, out + err)
+        assert.is(out, `rank ${rank} of ${processes} ok\n`)
+      }
+    },
+  )
 
 test('a process that is alone asks nobody', () => {
   const group = Group.single
@@ -34,7 +49,7 @@ test('a process that is alone asks nobody', () => {
 })
 
 test('an addon without MPI says how to get one that has it', () => {
-  if (native.commLibrary() === '') throwsError(() => native.openComm(), 'COMM', /no MPI/, /npm run build:mpi/)
+  if (native.commLibrary() === '') throwsError(() => native.openMpi(), 'COMM', /no MPI/, /npm run build:mpi/)
 })
 
 test.run()

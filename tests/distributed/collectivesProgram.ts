@@ -2,13 +2,19 @@
 import * as assert from 'uvu/assert'
 
 import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distributed/keyOrder.js'
+import { Buckets } from '../../src/distributed/buckets.js'
+import type { Pending } from '../../src/distributed/group.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
+import { add } from '../../src/ops/arithmetic.js'
+import { reshape } from '../../src/ops/elementwise.js'
+import { Graph } from '../../src/tensor/graph.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
-import { type DType, scope, Tensor } from '../../src/tensor/tensor.js'
+import { type DType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
 import { throwsError } from '../support/suite.js'
 
-const group = openGroup()
+const group = openGroup(process.env.NCCL_STANDIN_DEVICE)
 leaveTogether(group)
 const { rank, size } = group
 const ranks = Array.from({ length: size }, (_, each) => each)
@@ -98,12 +104,31 @@ function beside(): void {
   for (const [i, tensor] of tensors.entries()) assert.equal([...tensor.data()], [size * i + (size * (size - 1)) / 2, size * i])
 }
 
+/** Gradients are averaged in the order in which they are complete, which must be one. */
+function orders(): void {
+  const gradients = [1, 2].map((value) => Tensor.from([value + rank]))
+  const averaged = (first: number): Buckets => {
+    const buckets = new Buckets(group)
+    buckets.ready(first, gradients[first]!)
+    buckets.finish(gradients, [])
+    return buckets
+  }
+  averaged(1).agree()
+  const mean = (size - 1) / 2
+  assert.equal(
+    gradients.map((gradient) => gradient.item()),
+    [1 + mean, 2 + mean],
+  )
+  throwsError(() => averaged(rank === 0 ? 0 : 1).agree(), 'COMM', /the order of gradients of rank /)
+  group.barrier()
+}
+
 /** What a call is refused for, before anybody else is troubled with it. */
 function refusals(): void {
-  const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.zeros([4, 2], 'f64')]
+  const [f32, f64] = [Tensor.zeros([4, 2]), Tensor.from(new Float64Array(8), [4, 2], 'f64')]
   throwsError(() => group.allReduce([f32, f64], 'sum'), 'DTYPE', /allReduce: expected tensors of one dtype/, /f64\[4,2\]/)
-  throwsError(() => group.allReduce([Tensor.zeros([2], 'i32')], 'mean'), 'DTYPE', /i32\[2\]/)
-  throwsError(() => group.allReduce([Tensor.zeros([2], 'u8')], 'sum'), 'DTYPE', /u8\[2\]/)
+  throwsError(() => group.allReduce([Tensor.from([1, 2], 'i32')], 'mean'), 'DTYPE', /i32\[2\]/)
+  throwsError(() => group.allReduce([Tensor.from([1, 2], 'u8')], 'sum'), 'DTYPE', /u8\[2\]/)
   throwsError(() => group.allGather(Tensor.zeros([])), 'SHAPE', /a tensor with rows/)
   throwsError(() => group.broadcast([f32], size), 'ARGUMENT', /a root of 0 to/)
   const whole = { peer: rank, row: 0, rows: 4 }
@@ -116,13 +141,64 @@ function refusals(): void {
   throwsError(() => native.joinCollective(99_999), 'ARGUMENT', /no such collective/)
 }
 
-scope(() => {
-  refusals()
-  reductions()
-  gathers()
-  exchanges()
-  others()
-  beside()
-})
+/** A step with collectives in it: what is started is recorded where it is joined, and passes beside what comes between. */
+function recorded(): void {
+  const x = Tensor.from([rank + 1, 0])
+  const graph = new Graph(group.device, () => {
+    const doubled = add(x, x)
+    const pending = group.startAllReduce([doubled], 'sum')
+    const meanwhile = add(x, x)
+    pending.join()
+    const all = group.allGather(reshape(doubled, [1, 2]))
+    return { doubled, meanwhile, all }
+  })
+  for (let run = 1; run <= 5; ++run) {
+    x.write(Float32Array.from([rank + 1, run]))
+    const { doubled, meanwhile, all } = graph.run()
+    const expected = [size * (size + 1), 2 * size * run]
+    assert.equal([...doubled.data()], expected)
+    assert.equal([...meanwhile.data()], [2 * (rank + 1), 2 * run])
+    assert.equal(
+      [...all.data()],
+      ranks.flatMap(() => expected),
+    )
+  }
+  assert.is(graph.plan !== undefined, deviceTraits(group.device).recordable)
+  graph.dispose()
+  if (!deviceTraits(group.device).recordable) return
+
+  // What belongs to no replay.
+  const host = Tensor.from([1], 'f32', 'cpu')
+  const wrong = (body: () => void): Graph<void> => {
+    const made = new Graph(group.device, body)
+    for (let run = 0; run < 2; ++run) made.run()
+    return made
+  }
+  throwsError(() => wrong(() => group.allReduce([host], 'sum')).run(), 'GRAPH', /an upload in a step that is recorded/)
+  let last: Pending | undefined
+  const unjoined = wrong(() => {
+    last?.join()
+    last = group.startAllReduce([x], 'sum')
+  })
+  last!.join()
+  last = undefined
+  throwsError(() => unjoined.run(), 'GRAPH', /1 forks of a step that is recorded were not joined in it/)
+  throwsError(() => group.allReduce([x, host], 'sum'), 'DEVICE', /allReduce: expected tensors of one device/)
+}
+
+// Those of the host too, where that is another device.
+for (const device of new Set([group.device, 'cpu']))
+  withDevice(device, () =>
+    scope(() => {
+      refusals()
+      reductions()
+      gathers()
+      exchanges()
+      others()
+      beside()
+      orders()
+      if (device === group.device) recorded()
+    }),
+  )
 assert.is(native.memory().handles, 0)
 console.log(`rank ${rank} of ${size} ok`)

@@ -88,7 +88,7 @@ testWhere(hasMpi, noMpi, test, 'a run that ends, as it should or by a mistake of
 
 test('whoever does not know the secret is cut off, and does not keep the ranks from each other', async () => {
   const token = 'a secret'
-  const shared = (): Omit<ControlData, 'rank' | 'port' | 'answers'> => ({
+  const shared = (): Omit<ControlData, 'rank' | 'ports' | 'answers'> => ({
     size: 2,
     token,
     addresses: ['127.0.0.1'],
@@ -97,7 +97,7 @@ test('whoever does not know the secret is cut off, and does not keep the ranks f
     patience: { silence: 20, stall: 600 },
     connectSeconds: 20,
   })
-  const start = (more: Pick<ControlData, 'rank' | 'port'> & Partial<ControlData>) => {
+  const start = (more: Pick<ControlData, 'rank' | 'ports'> & Partial<ControlData>) => {
     const { port1, port2 } = new MessageChannel()
     const worker = new Worker(new URL('../../src/distributed/controlWorker.js', import.meta.url), {
       workerData: { ...shared(), answers: port2, ...more },
@@ -106,7 +106,7 @@ test('whoever does not know the secret is cut off, and does not keep the ranks f
     const answer = async (): Promise<ControlAnswer> => ((await once(port1, 'message')) as [ControlAnswer])[0]
     return { worker, answer }
   }
-  const zero = start({ rank: 0, port: 0 })
+  const zero = start({ rank: 0, ports: [0] })
   const { port } = (await zero.answer()) as { port: number }
 
   const challenge = /^\{"kind":"challenge","nonce":"[0-9a-f]{64}"\}\n$/
@@ -116,13 +116,13 @@ test('whoever does not know the secret is cut off, and does not keep the ranks f
     stranger.write(words)
     assert.match(await text(stranger).catch(() => ''), new RegExp(`${challenge.source}|^$`))
   }
-  const liar = start({ rank: 1, port, token: 'a guess' })
+  const liar = start({ rank: 1, ports: [port], token: 'a guess' })
   assert.match(((await liar.answer()) as { error: string }).error, /not answered by rank 0 of this run/)
 
   const connected = zero.answer()
-  const one = start({ rank: 1, port })
-  assert.equal(await one.answer(), { connected: true })
-  assert.equal(await connected, { connected: true })
+  const one = start({ rank: 1, ports: [port] })
+  assert.equal(await one.answer(), { connected: true, word: '' })
+  assert.equal(await connected, { connected: true, word: '' })
   // One after the other: the first that leaves must not count as lost to the second.
   for (const { worker, answer } of [one, zero]) {
     worker.postMessage('leave')

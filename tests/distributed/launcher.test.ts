@@ -1,6 +1,6 @@
 import * as assert from 'uvu/assert'
 
-import { identity } from '../../src/distributed/launcher.js'
+import { deviceOfRank, firstHost, identity, launchVariables, meetingOf } from '../../src/distributed/launcher.js'
 import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('launcher')
@@ -22,6 +22,11 @@ const cases: [string, Record<string, string>, object][] = [
   ['a Slurm batch script, which is one process', batchScript, alone],
   ['mpirun in a Slurm job', { ...srun, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
   ['mpirun in a batch script', { ...batchScript, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
+  [
+    'densecl launch under torchrun',
+    { ...torchrun, ...launchVariables(1, 2) },
+    { launcher: 'densecl launch', rank: 1, size: 2, localRank: 1, localSize: 2 },
+  ],
   ['torchrun under srun', { ...srun, ...torchrun }, { launcher: 'torchrun', rank: 5, size: 16, localRank: 1, localSize: 4 }],
   ['a rank of something else', { RANK: '3' }, alone],
   ['a size of something else', { WORLD_SIZE: '3' }, alone],
@@ -36,6 +41,35 @@ test('numbers that cannot be are named with their variable', () => {
   throwsError(() => identity({ ...openMpi, OMPI_COMM_WORLD_RANK: '' }), 'COMM', /OMPI_COMM_WORLD_RANK is /)
   throwsError(() => identity({ ...mpich, MPI_LOCALNRANKS: '5' }), 'COMM', /MPI_LOCALNRANKS is 5/, /1 to 4/)
   throwsError(() => identity({ ...srun, SLURM_LOCALID: '-1' }), 'COMM', /SLURM_LOCALID is -1/)
+})
+
+test('processes meet where their launcher says', () => {
+  const meeting = (environment: Record<string, string>) => meetingOf(identity(environment), environment)
+  const upFrom = (first: number): number[] => Array.from({ length: 8 }, (_, i) => first + i)
+  assert.equal(meeting({ ...torchrun, TORCHELASTIC_RUN_ID: 'r', TORCHELASTIC_RESTART_COUNT: '2', DENSECL_TOKEN: 't' }), {
+    host: 'a',
+    ports: upFrom(29501),
+    token: 't r.2',
+  })
+  const slurm = { ...srun, SLURM_STEP_ID: '3', SLURM_STEP_NODELIST: 'gpu[07-09,12],other' }
+  assert.equal(meeting(slurm), { host: 'gpu07', ports: upFrom(20_017), token: ' 17.3' })
+  assert.equal(meeting({ ...slurm, MASTER_ADDR: 'b', DENSECL_PORT: '5' }), { host: 'b', ports: [5], token: ' 17.3' })
+  // All on one machine, whatever it is called.
+  const here = meeting({ ...torchrun, RANK: '1', WORLD_SIZE: '4' })
+  assert.is(here.host, '127.0.0.1')
+  throwsError(() => meeting(openMpi), 'COMM', /Open MPI .*: expected MASTER_ADDR/)
+  throwsError(() => meeting({ ...openMpi, MASTER_ADDR: 'a' }), 'COMM', /expected DENSECL_PORT/)
+  throwsError(() => meeting({ ...torchrun, MASTER_PORT: 'x' }), 'COMM', /MASTER_PORT is x: expected a port/)
+})
+
+test('the first of several hosts is read as Slurm writes them', () => {
+  const lists = { a: 'a', 'a,b': 'a', 'n[3,7]': 'n3', 'n[003-5]x,m': 'n003x', 'rack-1n[2]': 'rack-1n2' }
+  for (const [list, first] of Object.entries(lists)) assert.is(firstHost(list), first)
+})
+
+test('a device that is not a GPU is what it says', () => {
+  assert.is(deviceOfRank('cpu', identity(torchrun)), 'cpu')
+  throwsError(() => deviceOfRank('cuda:1', identity(torchrun)), 'CONFIG', /device is cuda:1: expected cuda for 4 processes/)
 })
 
 test.run()

@@ -5,7 +5,7 @@ import { settingsOf } from '../../src/run/options.js'
 import { pretrain } from '../../src/train/pretrain.js'
 
 const [out, steps, how, more = '{}'] = process.argv.slice(2)
-const group = openGroup()
+const group = openGroup(process.env.NCCL_STANDIN_DEVICE)
 leaveTogether(group)
 
 // A small learning rate, groups of 16 images and a grid of one position. In f32 rounding alone tips a ReLU, or a match of positions nearly

@@ -60,7 +60,8 @@ export async function until(condition: () => boolean, seconds: number, what: str
 /** Steps of which a run has written the losses. */
 export const stepsTaken = (out: string): number => readMetrics(files(out).metrics).filter((row) => row.loss !== undefined).length
 
-const rankOf = (pid: number): number => Number(/(?<=OMPI_COMM_WORLD_RANK=)\d+/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[0])
+const rankOf = (pid: number): number =>
+  Number(/(?<=(?:OMPI_COMM_WORLD|DENSECL)_RANK=)\d+/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[0])
 
 /** The pids of the ranks that `launch` runs, in their order. */
 export const ranksOf = ({ child }: Launched): number[] =>
@@ -76,9 +77,17 @@ export interface Running extends Launched {
 }
 
 /** A run that is some steps on. */
-export async function running(out: string, { processes = 2, env = {} } = {}): Promise<Running> {
-  const launched = launch(['--processes', String(processes), '--', 'pretrain', ...tiny, '--out', out], env)
-  await until(() => stepsTaken(out) > 2, 120, 'a third step')
+export async function running(
+  out: string,
+  {
+    processes = 2,
+    env = {},
+    settings = [],
+    seconds = 120,
+  }: { processes?: number; env?: NodeJS.ProcessEnv; settings?: string[]; seconds?: number } = {},
+): Promise<Running> {
+  const launched = launch(['--processes', String(processes), '--', 'pretrain', ...tiny, ...settings, '--out', out], env)
+  await until(() => stepsTaken(out) > 2, seconds, 'a third step')
   const ranks = ranksOf(launched)
   assert.is(ranks.length, processes)
   return { ...launched, ranks }

@@ -1,0 +1,174 @@
+/** NCCL as it is found, loaded and used: by a stand-in on `simt`; the library itself as far as it needs no GPU. */
+import { spawnSync } from 'node:child_process'
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { launchVariables } from '../../src/distributed/launcher.js'
+import { loadNccl } from '../../src/distributed/nccl.js'
+import { files } from '../../src/run/runFolder.js'
+import { readMetrics } from '../../src/run/runLog.js'
+import { native } from '../../src/tensor/native.js'
+import { isAlive, launch, type Running, running, until } from '../support/launch.js'
+import { beside, type Ended } from '../support/mpi.js'
+import { freePort, hasNccl, ncclEnvironment, noNccl, runNccl, standIn, start, together } from '../support/nccl.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+
+const test = suite('nccl')
+const program = beside(import.meta.url, 'ncclProgram')
+
+/** What a process without others says of the NCCL that it finds. */
+const load = (env: NodeJS.ProcessEnv): Promise<Ended> => start(program, ['load'], env).ended
+
+test('an addon without GPUs says so', () => {
+  if (native.loadNccl === undefined) throwsError(() => loadNccl(), 'COMM', /this addon has no NCCL/)
+})
+
+testWhere(hasNccl, noNccl, test, 'a library that will not do is refused in a sentence', async () => {
+  assert.is((await load({})).out, '2.18.5 128 128\n')
+  for (const { env, said } of [
+    { env: { NCCL_STANDIN_VERSION: '21000' }, said: /is NCCL 2\.10\.0: expected 2\.18\.0 or later; DENSECL_NCCL names the file/ },
+    { env: { NCCL_STANDIN_VERSION: '2804' }, said: /is NCCL 2\.8\.4: / },
+    { env: { DENSECL_NCCL: standIn('-DWITHOUT_MESSAGES') }, said: /lacks ncclSend, ncclRecv: expected 2\.18\.0 or later/ },
+    { env: { DENSECL_NCCL: '/nonexistent/nccl' }, said: /cannot be loaded: \/nonexistent\/nccl: cannot open shared object file/ },
+  ]) {
+    const { code, err } = await load(env)
+    assert.is(code, 1)
+    assert.match(err, said)
+  }
+})
+
+testWhere(hasNccl, noNccl, test, 'without DENSECL_NCCL the loader is asked, then the python3 of the PATH', async () => {
+  await withFolder(async (folder) => {
+    const library = join(folder, 'package', 'lib', 'libnccl.so.2')
+    mkdirSync(join(library, '..'), { recursive: true })
+    copyFileSync(standIn(), library)
+    const python = (body: string): void => writeFileSync(join(folder, 'python3'), `#!/bin/sh\n${body}\n`, { mode: 0o755 })
+    const path = { DENSECL_NCCL: undefined, PATH: `${folder}:${process.env.PATH}` }
+    python(`echo ${join(library, '..')}`)
+    const [byPython, byLoader] = [await load(path), await load({ ...path, LD_LIBRARY_PATH: join(library, '..') })]
+    assert.match(byPython.out, / 128 128\n$/, byPython.err)
+    assert.match(byLoader.out, / 128 128\n$/, byLoader.err)
+    if (spawnSync('sh', ['-c', 'ldconfig -p | grep libnccl.so.2']).status === 0) return
+    python('exit 1')
+    const { err } = await load(path)
+    assert.match(err, /cannot be loaded: libnccl\.so\.2: cannot open .*; pip install nvidia-nccl-cu12, or apt-get install libnccl2/)
+  })
+})
+
+const real = hasNccl ? await load({ DENSECL_NCCL: undefined }) : undefined
+testWhere(real?.code === 0, real === undefined ? noNccl : 'NCCL itself is not installed', test, 'NCCL itself gives ids', () => {
+  assert.match(real!.out, /^2\.\d+\.\d+ 128 128\n$/)
+})
+
+/** Who ended, as others say it. */
+const ended = (rank: number): RegExp => new RegExp(`rank ${rank} \\(\\S+, pid \\d+\\) ended with exit code 1`)
+
+testWhere(hasNccl, noNccl, test, 'what goes wrong in the library is told by the rank where it does, and named by the others', async () => {
+  for (const { env, args = ['call'], said } of [
+    {
+      env: { NCCL_STANDIN_FAIL: '1:5' },
+      said: [ended(1), /^densecl: rank 1: allReduce: NCCL says system error: the stand-in was told to fail$/m],
+    },
+    {
+      env: { NCCL_STANDIN_BREAK: '1:5' },
+      said: [0, 1].map(() => /rank 1 \(\S+, pid \d+\): NCCL on simt: NCCL says remote error: the cable was pulled$/m),
+    },
+    { env: { NCCL_STANDIN_STALL: '0:5', DENSECL_STALL_SECONDS: '2' }, said: [0, 1].map(() => /ranks 0, 1 waited for each other for 2 s/) },
+    { env: {}, args: ['call', '1'], said: [/NCCL says invalid usage: not all ranks make the same call|ended/, /not all ranks|ended/] },
+  ]) {
+    const all = await runNccl(2, program, args, { DENSECL_SILENCE_SECONDS: '5', ...env })
+    for (const [rank, { code, err }] of all.entries()) {
+      assert.is(code, 1, err)
+      assert.match(err, said[rank]!)
+    }
+  }
+})
+
+testWhere(hasNccl, noNccl, test, 'a rank that does not come, or is of another run, is named', async () => {
+  const shared = { DENSECL_PORT: String(await freePort()), DENSECL_CONNECT_SECONDS: '2' }
+  const rank = (which: number, token: string): Promise<Ended> =>
+    start(program, ['call'], { ...shared, DENSECL_TOKEN: token, ...launchVariables(which, 3) }).ended
+  const [zero, one, two] = await Promise.all([rank(0, 'a secret'), rank(1, 'a secret'), rank(2, 'a guess')])
+  assert.equal([zero.code, one.code, two.code], [1, 1, 1])
+  assert.match(zero.err, /rank 2 did not connect within 2 s/)
+  assert.match(one.err, ended(0))
+  assert.match(two.err, /rank 0 was not reached within 2 s: connect 127\.0\.0\.1:\d+: /)
+})
+
+/** Two ports in a row of which the second is taken, and what takes it. */
+async function takenPort(): Promise<{ before: number; close: () => void }> {
+  const server = createServer((socket) => socket.destroy()).listen({ port: 0, host: '127.0.0.1' })
+  await new Promise((resolve) => server.on('listening', resolve))
+  return { before: (server.address() as { port: number }).port - 1, close: () => server.close() }
+}
+
+testWhere(hasNccl, noNccl, test, 'torchrun and srun start processes that meet, beside a stranger on their port', async () => {
+  const { before, close } = await takenPort()
+  const torchrun = (rank: number): NodeJS.ProcessEnv => ({
+    ...{ RANK: String(rank), WORLD_SIZE: '2', LOCAL_RANK: String(rank), LOCAL_WORLD_SIZE: '2' },
+    ...{ MASTER_ADDR: 'elsewhere.invalid', MASTER_PORT: String(before), TORCHELASTIC_RUN_ID: 'a run' },
+  })
+  const srun = (rank: number): NodeJS.ProcessEnv => ({
+    ...{ SLURM_PROCID: String(rank), SLURM_STEP_NUM_TASKS: '2', SLURM_LOCALID: String(rank), SLURM_STEP_TASKS_PER_NODE: '2' },
+    ...{ SLURM_JOB_ID: String(before), SLURM_STEP_ID: '0', SLURM_STEP_NODELIST: 'node[1-2]' },
+  })
+  for (const launcher of [torchrun, srun]) {
+    const { code, out, err } = together(await Promise.all([0, 1].map((rank) => start(program, ['call'], launcher(rank)).ended)))
+    assert.is(code, 0, err)
+    assert.is(out, 'rank 0 of 2 by NCCL 2.18.5 ok\nrank 1 of 2 by NCCL 2.18.5 ok\n')
+  }
+  close()
+})
+
+/** A run of two processes on simt, by densecl launch, some steps on. */
+const runningOnSimt = (out: string): Promise<Running> =>
+  running(out, { env: ncclEnvironment(), settings: ['device=simt', 'precision=f32'], seconds: 300 })
+
+testWhere(hasNccl, noNccl, test, 'SIGTERM to launch saves a run at one step of all, which goes on from there', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const { child, ended: end, ranks } = await runningOnSimt(out)
+    child.kill('SIGTERM')
+    const { code, out: said, err } = await end
+    assert.is(code, 143, said + err)
+    assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+    for (const pid of ranks) assert.not.ok(isAlive(pid))
+    const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))
+    const resumed = launch(['--processes', '2', '--', 'pretrain', '--resume', '--out', out, 'device=simt'], ncclEnvironment())
+    await until(() => readMetrics(files(out).metrics).some((row) => row.globalStep! > steps), 300, 'a step more')
+    resumed.child.kill('SIGTERM')
+    assert.is((await resumed.ended).code, 143)
+  })
+})
+
+testWhere(hasNccl, noNccl, test, 'a killed rank ends the others, which name it, and so does a killed launch', async () => {
+  await withFolder(async (folder) => {
+    const { child, ended: end, ranks } = await runningOnSimt(join(folder, 'one'))
+    process.kill(ranks[1]!, 'SIGKILL')
+    const { code, err } = await end
+    assert.is(code, 137, err)
+    assert.match(err, new RegExp(`^densecl: rank 1 \\(\\S+, pid ${ranks[1]}\\) ended: its connection closed$`, 'm'))
+    assert.not.ok(isAlive(child.pid!))
+
+    const orphans = await runningOnSimt(join(folder, 'two'))
+    orphans.child.kill('SIGKILL')
+    await until(() => !orphans.ranks.some((pid) => isAlive(pid)), 20, 'the end of all ranks')
+    assert.match((await orphans.ended).err, /densecl launch has ended/)
+  })
+})
+
+testWhere(hasNccl, noNccl, test, 'launch looks for NCCL and for GPUs before it starts anybody', async () => {
+  const refused = (args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ended> =>
+    launch(['--processes', '2', '--', 'pretrain', ...args], { ...ncclEnvironment(), ...env }).ended
+  const without = await refused(['--device', 'simt'], { DENSECL_NCCL: '/nonexistent/nccl' })
+  assert.is(without.code, 1)
+  assert.is(without.err.match(/cannot be loaded/g)?.length, 1, without.err)
+  const one = await refused(['device=cuda:0'], {})
+  assert.is(one.code, 2)
+  assert.match(one.err, /^densecl: device is cuda:0: expected cuda for 2 processes on one machine/)
+})
+
+test.run()
