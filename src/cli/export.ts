@@ -240,7 +240,8 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
     print(
       json === true,
       { out, for: 'onnx', outputs: chosen, raw, ...(classes === undefined ? {} : { classes }) },
-      `${segmenter === undefined ? '' : 'FCN on '}${backbone.name} for onnx, outputs ${chosen.join(', ')}: ${out}\nimages: ${imagesOf(raw)}` +
+      `${segmenter === undefined ? '' : 'FCN on '}${backbone.name} for onnx, outputs ${chosen.join(', ')}: ${out}\n` +
+        `images: ${imagesOf(raw)}` +
         (segmenting === undefined ? '' : `, as in the test within ${segmenting.record.scale.join(' x ')}`),
     )
   } finally {
@@ -252,8 +253,7 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
 
 /** Writes a detector as an ONNX model of one image. */
 function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }: Flags, own: BackboneKind | undefined): void {
-  if (outputs !== undefined)
-    fail('ARGUMENT', 'export: --outputs is of backbones and classifiers: a detector has boxes, scores, labels and masks')
+  if (outputs !== undefined) fail('ARGUMENT', 'export: --outputs is of other networks: a detector has boxes, scores, labels and masks')
   const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
   try {
     const { form, classes, testScale, longest, testRegions } = record
