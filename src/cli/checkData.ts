@@ -14,6 +14,7 @@ interface Flags {
   splits?: string
   classes?: string
   maxBroken?: string
+  channels: string
   json?: boolean
 }
 
@@ -37,6 +38,8 @@ function boxLines({ objects, withoutObjects, errors, notes }: BoxReport): string
     ...sorts(notes),
   ]
 }
+
+const rounded = (value: number): string => value.toFixed(4)
 
 const imageKinds = (report: DataReport | BoxReport): string =>
   isOfBoxes(report)
@@ -67,6 +70,7 @@ export const register: Register = (program, done) => {
     .description('read every image as training would, and report what is broken, odd or missing')
     .argument('<data>', 'anything that pretrain --data takes')
     .addOption(new Option('--format <format>', 'how to read it').choices(['auto', ...sourceFormats]).default('auto'))
+    .option('--channels <count>', 'of the images: 3 for colour, 1 for grey, or as many as TIFF and .npy files have', '3')
     .option('--boxes', 'a data set with boxes, as eval detection takes it: its annotations too')
     .option('--splits <lists>', 'with --boxes: the lists, such as train,val; default: those that eval detection trains and tests on')
     .option('--classes <names>', 'with --boxes: the classes that there are, such as cat,dog; default: those of the data set')
@@ -87,6 +91,8 @@ export const register: Register = (program, done) => {
         const { boxes = false, splits, classes } = flags
         if (!boxes && (splits ?? classes) !== undefined)
           fail('CONFIG', `--${splits === undefined ? 'classes' : 'splits'} goes with --boxes`)
+        const channels = numberFlag('channels', flags.channels, { least: 1, most: 1024, whole: true })
+        if (boxes && channels !== 3) fail('CONFIG', '--channels is of images without boxes: a detector takes colour images')
         const most = numberFlag('max-broken', flags.maxBroken ?? (boxes ? '0' : '0.01'), { least: 0, most: 1 })
         const live = process.stderr.isTTY && flags.json !== true
         const onImage = (count: number): void => {
@@ -94,7 +100,7 @@ export const register: Register = (program, done) => {
         }
         const report = boxes
           ? await reportOfBoxes(data, splits?.split(','), classes?.split(','), onImage)
-          : await checkSource(await openSource(data, { format: flags.format }), onImage)
+          : await checkSource(await openSource(data, { format: flags.format }), onImage, undefined, channels)
         if (live) process.stderr.write('\r\x1b[K')
         const list = (names: string[]): string[] => [
           ...names.slice(0, 10).map((name) => `  ${name}`),
@@ -106,6 +112,9 @@ export const register: Register = (program, done) => {
           ...(report.width === undefined
             ? []
             : [`width ${report.width.join(' / ')}, height ${report.height!.join(' / ')} (smallest / median / largest)`]),
+          ...(report.mean === undefined
+            ? []
+            : [`mean [${report.mean.map(rounded).join()}] deviation [${report.deviation!.map(rounded).join()}] of values in 0..1`]),
           ...(isOfBoxes(report) ? boxLines(report) : []),
           `${report.broken.length} broken`,
           ...list(report.broken.map(({ reason }) => reason)),

@@ -126,7 +126,7 @@ export function imageSizeOf(text: string | undefined, weights: string, otherwise
   const ofRun = text === undefined ? imageSizeOfRun(weights) : undefined
   const imageSize = text === undefined ? (ofRun ?? otherwise) : numberFlag('image-size', text, { least, whole: true })
   const from = text !== undefined ? 'as asked for' : ofRun === undefined ? "the protocol's" : 'as the run that made the weights'
-  return { imageSize, note: `images of ${imageSize} px (${from}), normalised by ImageNet's mean and deviation` }
+  return { imageSize, note: `images of ${imageSize} px (${from}), normalised as its file says, else as ImageNet's` }
 }
 
 export const workersOf = ({ workers }: Pick<SharedFlags, 'workers'>): number =>

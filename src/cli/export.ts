@@ -17,7 +17,8 @@ import type { Classifier } from '../nn/classifier.js'
 import { allTensors } from '../nn/module.js'
 import { writeOnnxDetector } from '../onnx/detector.js'
 import { onnxOutputs, writeOnnx } from '../onnx/export.js'
-import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { channelWords, colourImages, type ImageFormat } from '../data/augment.js'
+import { backboneHelp, imagesOf, kindOfFlag } from '../run/backbone.js'
 import { imageSizeOfRun } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { type ConfiguredFramework, loadingConfiguration } from '../weights/configurations.js'
@@ -142,14 +143,15 @@ function exportNetwork(
   { backbone, classifier }: { backbone: Backbone; classifier?: { model: Classifier; record: ClassifierRecord } },
   note?: string,
 ): void {
+  const images = imagesOf(backbone)
   const whole = classifier !== undefined && (framework === 'torchvision' || framework === 'timm')
   const classes = classifier?.record.classes
   const imageSize = classifier?.record.imageSize ?? imageSizeOfRun(weights) ?? 224
   // Before anything is written: it throws where the framework cannot build such a backbone.
-  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, normalisation) : undefined
+  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, images) : undefined
   if (framework === 'timm') {
     const named = classifier === undefined ? {} : { classifier: { model: classifier.model, classes: classes! } }
-    writeTimmFolder(out, { backbone, ...named }, { size: imageSize, ...normalisation })
+    writeTimmFolder(out, { backbone, ...named }, { size: imageSize, mean: images.mean, deviation: images.deviation })
   } else if (whole) writeClassifier(out, classifier.model, classifier.record)
   else writeBackbone(out, backbone, targetOf(framework))
   const tensors = [...allTensors(whole ? classifier.model.state() : backbone.state())].length
@@ -175,7 +177,7 @@ function exportNetwork(
     [
       ...(note === undefined ? [] : [note]),
       `${written}: ${out}`,
-      ...(whole || framework === 'timm' ? [normalisedAs(imageSize)] : []),
+      ...(whole || framework === 'timm' ? [normalisedAs(imageSize, images)] : []),
       ...(whole && out.endsWith('.pth') ? ['.pth has no room for the names of the classes, .safetensors has'] : []),
       ...(framework === 'timm' ? [`timm.create_model("local-dir:${out}", pretrained=True); hf upload OWNER/NAME ${out}`] : []),
       ...(caution === undefined ? [] : [`note: ${caution}`]),
@@ -224,12 +226,13 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
   const backbone = model?.backbone ?? segmenter?.backbone ?? importBackbone(weights, { kind: own }).backbone
   try {
     const network = { backbone, classifier: model, segmenter }
+    const images = imagesOf(backbone)
     const usual = segmenting === undefined ? (model === undefined ? onnxOutputs(network).slice(-2) : ['logits']) : ['labels']
     const chosen = outputs?.split(',') ?? usual
     const classes = record?.classes ?? segmenting?.record.classes
     writeOnnx(out, network, {
       outputs: chosen,
-      normalisation,
+      normalisation: images,
       raw,
       metadata: {
         ...(classes === undefined ? {} : { classes: JSON.stringify(classes) }),
@@ -241,7 +244,7 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
       json === true,
       { out, for: 'onnx', outputs: chosen, raw, ...(classes === undefined ? {} : { classes }) },
       `${segmenter === undefined ? '' : 'FCN on '}${backbone.name} for onnx, outputs ${chosen.join(', ')}: ${out}\n` +
-        `images: ${imagesOf(raw)}` +
+        `images: ${inputOf(images, raw)}` +
         (segmenting === undefined ? '' : `, as in the test within ${segmenting.record.scale.join(' x ')}`),
     )
   } finally {
@@ -271,7 +274,7 @@ function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }
       json === true,
       { out, for: 'onnx', part: 'detector', outputs: found, raw, classes, testScale, longest },
       `a detector of ${classes.length} classes on ${model.backbone.name} for onnx, outputs ${found.join(', ')}: ${out}\n` +
-        `one image: ${imagesOf(raw, 1)}, short side ${testScale}, long side ${longest} at most; boxes are in its pixels`,
+        `one image: ${inputOf(colourImages, raw, 1)}, short side ${testScale}, long side ${longest} at most; boxes are in its pixels`,
     )
   } finally {
     model.dispose()
@@ -279,18 +282,18 @@ function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }
   }
 }
 
-const imagesOf = (raw: boolean, count: string | number = 'N'): string =>
+const inputOf = ({ channels, mean, deviation }: ImageFormat, raw: boolean, count: string | number = 'N'): string =>
   raw
-    ? `bytes [${count}, H, W, 3]`
-    : `floats [${count}, 3, H, W] of mean ${normalisation.mean.join(' ')} and deviation ${normalisation.deviation.join(' ')}`
+    ? `bytes [${count}, H, W, ${channels}]`
+    : `floats [${count}, ${channels}, H, W] of mean ${mean.join(' ')} and deviation ${deviation.join(' ')}`
 
 /** Why torchvision takes the backbone alone. */
 const lacking = { c4: 'torchvision has no detector of the form C4', fpn: 'torchvision has other heads on its pyramids' } as const
 
-/** How images are read for a classifier. */
-const normalisedAs = (imageSize: number): string =>
-  `images: short side ${Math.round((imageSize * 256) / 224)}, central crop ${imageSize}, RGB in 0..1, ` +
-  `mean ${normalisation.mean.join(' ')}, deviation ${normalisation.deviation.join(' ')}`
+/** How images are read. */
+const normalisedAs = (imageSize: number, { channels, mean, deviation }: ImageFormat): string =>
+  `images: short side ${Math.round((imageSize * 256) / 224)}, central crop ${imageSize}, ` +
+  `${channelWords(channels)} in 0..1, mean ${mean.join(' ')}, deviation ${deviation.join(' ')}`
 
 /** What the other framework must be set to. */
 function settingsOf(target: DetectorTarget, { form, anchors, ratios, classes }: DetectorRecord): string {

@@ -1,6 +1,6 @@
 /** A folder of images, whose subfolders are classes. */
 import { realpathSync } from 'node:fs'
-import { join } from 'node:path'
+import { extname, join } from 'node:path'
 
 import { stopIfInterrupted, untilInterrupted } from '../tensor/interruption.js'
 import { type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
@@ -25,8 +25,8 @@ function readFolder(root: string): Omit<Source, 'format'> {
     }
     return into
   }
-  const paths: string[] = []
-  const labels: number[] = []
+  let paths: string[] = []
+  let labels: number[] = []
   const classes: string[] = []
   let flat = false
   const real = realpathSync(root)
@@ -39,6 +39,13 @@ function readFolder(root: string): Omit<Source, 'format'> {
     } else if (isFolder(path)) walk(path, [real], paths)
     if (paths.length > before) classes.push(name)
     for (let i = before; i < paths.length; ++i) labels.push(classes.length - 1)
+  }
+  // Beside images an array is something else, such as their features.
+  const isArray = (path: string): boolean => extname(path).toLowerCase() === '.npy'
+  if (paths.some(isArray) && !paths.every(isArray)) {
+    for (const path of paths.filter(isArray)) skips.add('array among images', path)
+    labels = labels.filter((_, i) => !isArray(paths[i]!))
+    paths = paths.filter((path) => !isArray(path))
   }
   const labelled = !flat && classes.length > 1
   const items = paths.map((path, i): Item => ({ name: path, kind: 'file', path, ...(labelled ? { label: labels[i]! } : {}) }))

@@ -1,4 +1,5 @@
 /** Linear classification of frozen features by the published protocols (docs/method.md, Linear protocols). */
+import { imagesOf } from '../run/backbone.js'
 import { join } from 'node:path'
 
 import { Loader } from '../data/loader.js'
@@ -193,7 +194,18 @@ class LinearRun {
       }
       return
     }
-    const loader = new Loader({ items, imageSize, batchSize, views: pipeline, augment, lighting, seed, workers, maxBroken })
+    const loader = new Loader({
+      items,
+      imageSize,
+      batchSize,
+      views: pipeline,
+      augment,
+      images: imagesOf(this.#backbone),
+      lighting,
+      seed,
+      workers,
+      maxBroken,
+    })
     try {
       for await (const batch of loader.batches(requests)) {
         const [x] = batch.views() as [Tensor]

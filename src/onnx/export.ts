@@ -13,21 +13,20 @@ import { type Tensor, withDevice } from '../tensor/tensor.js'
 import { Translation } from './translation.js'
 import { traced } from './trace.js'
 
-/** How a model takes its images. */
-export interface ImageForm {
-  /** Mean and deviation of the channels, of values in 0..1, by which the network's images are normalised. */
-  normalisation: { mean: readonly number[]; deviation: readonly number[] }
-  /** As bytes [N, H, W, C], 0 to 255, which it normalises itself; otherwise they are normalised floats [N, C, H, W]. */
-  raw: boolean
-}
-
 /** How a model is written. */
-export interface OnnxOptions extends ImageForm {
+export interface OnnxOptions {
   /** The outputs, of those that onnxOutputs() gives. */
   outputs: readonly string[]
+  /** Mean and deviation of the channels, of values in 0..1, by which the network's images are normalised. */
+  normalisation: { mean: readonly number[]; deviation: readonly number[] }
+  /** Takes images as bytes [N, H, W, C], 0 to 255, and normalises them itself; otherwise they are normalised floats [N, C, H, W]. */
+  raw: boolean
   /** Words about the model, by name. */
   metadata: Readonly<Record<string, string>>
 }
+
+/** How a model takes its images. */
+export type ImageForm = Pick<OnnxOptions, 'normalisation' | 'raw'>
 
 /** What is written: a backbone, or a classifier or a segmenting network with its backbone. */
 export interface OnnxNetwork {

@@ -63,6 +63,13 @@ export const commonOptions = {
   backboneOptions: z.record(z.string(), z.unknown()).default({}).describe('options of a backbone from a module, as a map'),
   depth: z.literal([18, 34, 50, 101, 152]).default(50).describe('of the ResNet'),
   baseChannels: count.max(1024).default(64).describe('of the stem; every width scales with it'),
+  channels: count.max(1024).default(3).describe('of the images: 3 for colour, 1 for grey, or as many as TIFF and .npy files have'),
+  mean: z
+    .array(share)
+    .nullable()
+    .default(null)
+    .describe("of each channel, in 0..1 (check-data prints them); default: ImageNet's of colour and grey images"),
+  deviation: z.array(positive).nullable().default(null).describe('of each channel, with mean'),
   strides: z
     .array(z.int().min(1).max(4))
     .length(4)
@@ -120,12 +127,28 @@ export const commonOptions = {
 /** The common options of a run; the configuration of a method is this and the method's own. */
 export type Config = OptionValues<typeof commonOptions>
 
+/** Throws CONFIG where mean and deviation are not those of the channels. */
+function checkImages({ channels, mean, deviation, data }: Config): void {
+  if (channels === 3 && mean !== null)
+    fail('CONFIG', `mean is [${mean.join(', ')}]: expected none for 3 channels, which every evaluation normalises as ImageNet's`)
+  if (channels !== 1 && channels !== 3 && (mean === null || deviation === null))
+    fail(
+      'CONFIG',
+      `channels is ${channels}: expected mean and deviation of each; densecl check-data ${data} --channels ${channels} prints them`,
+    )
+  if ((mean === null) !== (deviation === null)) fail('CONFIG', `${mean === null ? 'mean' : 'deviation'} is missing: expected both or none`)
+  for (const [name, values] of Object.entries({ mean, deviation }))
+    if (values !== null && values.length !== channels)
+      fail('CONFIG', `${name} is [${values.join(', ')}]: expected ${channels} numbers, one for each channel`)
+}
+
 /** Throws CONFIG where options contradict each other. */
 export function checkConfig(config: Config): void {
   if (config.batchSize % config.normGroups !== 0)
     fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
   if (config.schedule === 'step' && config.milestones.length === 0)
     fail('CONFIG', 'schedule is step: expected milestones, such as [120, 160], but received none')
+  checkImages(config)
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
     fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
   const { keyCropScale } = config

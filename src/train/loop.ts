@@ -11,6 +11,7 @@ import type { Monitor } from './monitor.js'
 import { knnOf } from './knn.js'
 import { graphLine } from './progress.js'
 import type { PlannedRun, Run } from './run.js'
+import { imagesOf } from '../run/backbone.js'
 import { agreeOnState } from './share.js'
 import { Trainer } from './trainer.js'
 
@@ -19,7 +20,7 @@ export function loaderOf({ share, source, built }: PlannedRun): Loader {
   const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = share
   const { device, compute: dtype } = built.backbone
   const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, device, dtype }
-  return new Loader({ items: source.items, views: 'augmented', augment: share, ...shared })
+  return new Loader({ items: source.items, views: 'augmented', augment: share, images: imagesOf(built.backbone), ...shared })
 }
 
 /** What sees to a run while it trains. */

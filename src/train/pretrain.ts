@@ -251,11 +251,14 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   }
 }
 
-function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {
+function checkInputs({ backbone: wanted, channels }: Config, built: BuiltMethod): void {
   const { inputs, name } = built.backbone
-  if (inputs === 3) return
+  if (inputs === channels) return
   built.dispose()
-  fail('CONFIG', `backbone is ${wanted}: expected one of 3 input channels, as images are read, but ${name} takes ${inputs}`)
+  fail(
+    'CONFIG',
+    `backbone is ${wanted}: expected one of ${channels} input channels, as images are read (channels), but ${name} takes ${inputs}`,
+  )
 }
 
 async function execute(run: Run, prepared: Prepared, { interrupted = () => false, ...options }: PretrainOptions): Promise<PretrainResult> {
