@@ -4,8 +4,10 @@ import { interrupted } from '../tensor/interruption.js'
 import { type Box, type BoxFaults, type BoxItem, type BoxSource } from './boxes.js'
 import { maskRuns } from './instanceMasks.js'
 import { maskBounds } from './runLengths.js'
-import type { Pixels } from './decode.js'
-import { type Item, loadPixels, type Skipped, type Source } from './source.js'
+import { decode, type Pixels } from './decode.js'
+import { splitsAsClasses } from './folderSource.js'
+import { unusualForms } from './imageForm.js'
+import { type Item, loadPixels, readItemBytes, type Skipped, Skips, type Source } from './source.js'
 
 export interface DataReport {
   format: string
@@ -23,8 +25,12 @@ export interface DataReport {
   deviation?: number[]
   /** Images with a side below 32 pixels, or more than 8 times as long as wide. */
   odd: string[]
+  /** Images that are not stored as RGB of 8 bits, by what they are and what reading makes of them. */
+  forms: Skipped[]
   /** What lies among the images and is not read. */
   skipped: Skipped[]
+  /** What somebody would hardly want, with a remedy. */
+  warnings: string[]
 }
 
 /** Mean and deviation of the pixels of many images, of each channel. */
@@ -69,6 +75,7 @@ export async function checkSource(
 ): Promise<DataReport> {
   const pixelsOf = new ChannelStatistics(channels)
   const broken: DataReport['broken'] = []
+  const forms = new Skips()
   const odd: string[] = []
   const widths: number[] = []
   const heights: number[] = []
@@ -76,7 +83,7 @@ export async function checkSource(
   for (const item of source.items) {
     if (interrupted()) break
     try {
-      const pixels = await loadPixels(item, undefined, channels)
+      const pixels = await looked(item, forms, channels)
       const { width, height } = pixels
       look(item, pixels)
       pixelsOf.add(pixels)
@@ -104,8 +111,19 @@ export async function checkSource(
     ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),
     ...pixelsOf.result(),
     odd,
+    forms: forms.list(),
     skipped: source.skipped ?? [],
+    warnings: splitsAsClasses(source),
   }
+}
+
+/** The pixels of an item, whose form is counted where colour images are wanted. */
+async function looked(item: Item, forms: Skips, channels: number): Promise<Pixels> {
+  if (item.kind === 'scene' || channels !== 3) return loadPixels(item, undefined, channels)
+  const bytes = await readItemBytes(item)
+  const pixels = await decode(bytes, item.name)
+  for (const form of await unusualForms(bytes, item.name)) forms.add(form, item.name)
+  return pixels
 }
 
 /** What the objects of a data set with boxes are. */

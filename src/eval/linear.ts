@@ -278,8 +278,11 @@ class LinearRun {
     )
     this.#run.log.metrics({ globalStep: this.#run.position, epoch: this.#run.position, loss, ...row })
     this.#run.log.progress(
-      `epoch ${this.#run.position}/${protocol.epochs}  loss ${loss.toFixed(3)} ` +
-        ` ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`,
+      [
+        `epoch ${this.#run.position}/${protocol.epochs}`,
+        `loss ${loss.toFixed(3)}`,
+        ...tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`),
+      ],
       true,
     )
   }

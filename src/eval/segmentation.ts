@@ -245,10 +245,15 @@ class SegmentationRun {
       waitShare: since.waited / seconds,
     })
     this.#run.log.progress(
-      `iteration ${this.#run.position}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} ` +
-        `(head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)} ` +
-        ` ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  ` +
+      [
         `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+        `iteration ${this.#run.position}/${protocol.iterations}`,
+        `loss ${(main + auxiliary).toFixed(3)}`,
+        `${(protocol.batchSize / each).toFixed(1)} images/s`,
+        `wait ${((100 * since.waited) / seconds).toFixed(0)}%`,
+        `head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)}`,
+        `lr ${lr.toPrecision(3)}`,
+      ],
       true,
     )
   }

@@ -6,7 +6,7 @@ import { classColour } from '../data/masks.js'
 import type { RunLengths } from '../data/runLengths.js'
 import { largest } from '../tensor/numbers.js'
 import { drawMasks } from './instanceMasks.js'
-import { escapeXml, pngUrl } from './svg.js'
+import { captionColour, escapeXml, pngUrl } from './svg.js'
 
 /** An image, what was found in it and, where it is known, what is there. */
 export interface BoxPicture {
@@ -39,12 +39,12 @@ export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly 
     return `<g transform="${place}">${drawImage(picture, classes, scale, width)}</g>`
   })
   const legend = pictures.some(({ truth }) => truth !== undefined)
-    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">white: ${white}</text>`
+    ? `<text x="0" y="${y + height + foot + 14}" fill="${captionColour}">white: ${white}</text>`
     : ''
   const [width, down] = [Math.max(across, 160), y + height + foot + (legend === '' ? 0 : foot)]
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${down}" font-family="sans-serif" font-size="12">` +
-    `<rect width="100%" height="100%" fill="#fff"/>${drawn.join('')}${legend}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${down}" font-family="sans-serif" ` +
+    `font-size="12" fill="${captionColour}">${drawn.join('')}${legend}</svg>\n`
   )
 }
 

@@ -4,8 +4,8 @@ import { colourImages, greyImages, type ImageFormat } from '../data/augment.js'
 import type { Backbone, BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 import type { Config } from './config.js'
-import { nearest } from './options.js'
 
 /** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG. */
 export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
@@ -14,8 +14,8 @@ export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
   if (!isModulePath(wanted))
     return fail(
       'CONFIG',
-      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module (did you ` +
-        `mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
+      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module` +
+        didYouMean(wanted, [...backboneKinds.keys()]),
     )
   const exported = await defaultExport('backbone', wanted)
   if (typeof exported === 'object' && exported !== null && 'charts' in exported)
