@@ -70,7 +70,7 @@ function drawImage(picture: BoxPicture, classes: readonly string[], scale: numbe
       rect(box, `stroke="#000" stroke-width="3.5" stroke-opacity="0.5"`) +
       rect(box, `stroke="${colour}" stroke-width="2"`) +
       `<rect x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${across}" height="15" fill="${colour}" fill-opacity="0.8"/>` +
-      `<text x="${(left + 2).toFixed(1)}" y="${(top + 12).toFixed(1)}">${words}</text>`
+      `<text x="${(left + 2).toFixed(1)}" y="${(top + 12).toFixed(1)}" fill="#000">${words}</text>`
     )
   })
   const image = `<image width="${width}" height="${height}" href="${pngUrl(pixels.data, pixels.width, pixels.height)}"/>`
