@@ -279,6 +279,6 @@ function line(row: Row, withPeer: boolean, before: Result | undefined): string {
 
 function changeFrom({ milliseconds: before, noise: noiseBefore = 0 }: Row, { milliseconds: now, noise = 0 }: Row): string {
   const percent = `${now <= before ? '' : '+'}${((100 * now) / before - 100).toFixed(0)}%`
-  const unsure = Math.abs(now / before - 1) <= noise + noiseBefore
+  const unsure = Math.abs(now - before) <= noise * now + noiseBefore * before
   return `${before.toFixed(3).padStart(11)} ${percent.padStart(7)}${unsure ? '~' : ''}`
 }

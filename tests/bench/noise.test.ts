@@ -19,6 +19,7 @@ test('noise is 0 of equal times, does not depend on the unit or the order, and o
   )
   const steady = new Array<number>(20).fill(2)
   assert.is(noiseOf([...steady, 1000]), 0)
+  assert.is(noiseOf([...steady, 0.001]), 0)
   assert.ok(noiseOf(steady.map((time, i) => time * (1 + i / 20))) > 0.2)
 })
 
