@@ -403,6 +403,13 @@ export class Loader {
     return labels
   }
 
+  /** Takes note of images that others could not read, by name, with the reason. Throws DATA where all together are too many. */
+  addBroken(images: Iterable<readonly [string, string]>): void {
+    for (const [name, reason] of images) this.broken.set(name, reason)
+    const error = this.#tooManyBroken()
+    if (error !== undefined) throw error
+  }
+
   #tooManyBroken(): DenseclError | undefined {
     const { maxBroken = 0, items } = this.#options
     if (this.broken.size <= maxBroken * items.length) return undefined

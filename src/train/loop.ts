@@ -1,7 +1,9 @@
 /** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
+import { stopWatching } from '../distributed/control.js'
 import { pace } from '../distributed/pace.js'
+import { ofAll } from '../distributed/speaker.js'
 import { learningRate } from '../optim/schedule.js'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { isInterruption } from '../tensor/interruption.js'
@@ -111,6 +113,7 @@ export class Loop {
   async #endOfEpoch(artifacts: Artifacts | undefined): Promise<void> {
     const { position } = this.#run
     this.#agree()
+    this.#shareBroken()
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
@@ -140,6 +143,19 @@ export class Loop {
   #agree(): void {
     const { built, group } = this.#run
     agreeOnState(built.state(), group)
+  }
+
+  /** Images that cannot be read are counted over all processes, each of which has seen its own. */
+  #shareBroken(): void {
+    const { group } = this.#run
+    if (group.size === 1) return
+    const all = group.texts(JSON.stringify([...this.loader.broken]))
+    try {
+      this.loader.addBroken(all.flatMap((text) => JSON.parse(text) as [string, string][]))
+    } catch (error) {
+      stopWatching()
+      throw ofAll(error)
+    }
   }
 
   /** One line about the recorded step, once. */
