@@ -15,7 +15,7 @@ const mayImport = {
   optim: ['tensor', 'autograd', 'ops'],
   data: ['tensor', 'files'],
   weights: ['tensor', 'files', 'ops', 'nn'],
-  onnx: ['tensor', 'files', 'autograd', 'ops', 'nn'],
+  onnx: ['tensor', 'files', 'autograd', 'ops', 'nn', 'detection'],
   run: ['tensor', 'files', 'nn', 'optim', 'data'],
   methods: ['tensor', 'files', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'run'],
   eval: ['tensor', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],

@@ -7,6 +7,7 @@ export { DenseclError } from './tensor/errors.js'
 export { packageVersion } from './tensor/addon.js'
 
 export type { Config } from './run/config.js'
+export type { LogRecord, LogTo } from './run/logTo.js'
 export { free, type OptionTable, type OptionValues, type Setting, settingsOf } from './run/options.js'
 export { type Placement, resolvePlacement } from './run/placement.js'
 export { pretrain, type PretrainOptions } from './train/pretrain.js'

@@ -108,7 +108,10 @@ class Nccl : public Comm {
     return std::make_unique<Forked>(std::move(call.tensors), device_.fork([this, job = jobOf(call)](void* stream) { run(job, stream); }));
   }
 
+  // Who closes waits for the others, which nobody may wait for here.
   std::string error() override {
+    const std::unique_lock<std::mutex> lock(closing_, std::try_to_lock);
+    if (!lock.owns_lock() || comm_ == nullptr) return "";
     int result = 0;
     const int asked = library().commGetAsyncError(comm_, &result);
     if (asked != 0 || result == 0 || result == kInProgress) return "";
@@ -121,8 +124,10 @@ class Nccl : public Comm {
   }
 
   void close() override {
+    const std::lock_guard<std::mutex> lock(closing_);
     device_.synchronize();
-    device_.fork([&](void*) { check(library().commDestroy(comm_), "ending NCCL", comm_); })->join();
+    device_.fork([&](void*) { check(library().commDestroy(comm_), "ending NCCL"); })->join();
+    comm_ = nullptr;
   }
 
  private:
@@ -231,6 +236,7 @@ class Nccl : public Comm {
   const int rank_, size_;
   Device& device_;
   void* comm_ = nullptr;
+  std::mutex closing_;
 };
 
 }  // namespace

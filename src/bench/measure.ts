@@ -4,7 +4,7 @@ import { stopIfInterrupted } from '../tensor/interruption.js'
 import { native, runNative } from '../tensor/native.js'
 import { accumulator, type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../tensor/traits.js'
-import { median } from './result.js'
+import { median, noiseOf } from './result.js'
 import { type BenchCase, Setting } from './cases/benchCase.js'
 import { pool } from './pool.js'
 import { largest, smallest } from '../tensor/numbers.js'
@@ -13,6 +13,8 @@ interface Measured {
   milliseconds: number
   /** Fastest and slowest of the repeats. */
   spread: [number, number]
+  /** noiseOf() the repeats. */
+  noise: number
   bytes: number
   flops: number
   peakBytes: number
@@ -80,6 +82,7 @@ export function measure(benchCase: BenchCase, device: string, dtype: FloatDType,
       return {
         milliseconds: median(times),
         spread: [smallest(times), largest(times)],
+        noise: noiseOf(times),
         bytes: first.bytes,
         flops: benchCase.flops(batch),
         peakBytes,

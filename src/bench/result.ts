@@ -56,6 +56,8 @@ const row = z.object({
   name: z.string(),
   milliseconds: z.number(),
   spread: z.tuple([z.number(), z.number()]),
+  /** Absent in results of before. */
+  noise: z.number().exactOptional(),
   gigabytesPerSecond: z.number(),
   teraflops: z.number(),
   /** Share of the floor, the larger of bytes and operations at the ceilings, that was reached. */
@@ -86,4 +88,11 @@ export function readResult(path: string): Result {
 export function median(values: number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.floor(sorted.length / 2)]!
+}
+
+/** How far the middle half of some times lies apart, as a share of their median; 0 for a single one. */
+export function noiseOf(times: readonly number[]): number {
+  const sorted = [...times].sort((a, b) => a - b)
+  const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))]!
+  return (at(0.75) - at(0.25)) / median([...times])
 }

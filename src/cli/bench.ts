@@ -6,10 +6,10 @@ import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
 import { environmentRow, readResult, type Result, type Row, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
 import { useDevice } from '../selftest/trust.js'
+import { didYouMean } from '../tensor/hint.js'
 import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits, fastestDType } from '../tensor/traits.js'
-import { nearest } from '../run/options.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
 import { benchStep } from './benchStep.js'
@@ -32,20 +32,24 @@ export const register: Register = (program, done) => {
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
-    .option('--model <architecture>', 'of `bench tune`: sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
-    .option('--architecture <name>', 'of `bench code`: sm_80, sm_86, sm_89 or sm_90a', 'sm_90a')
-    .option('--step <name>', 'of `bench step`: densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
-    .option('--kernels <state>', 'of `bench step`: now, or before the kernels were first reworked', 'now')
-    .option('--data <source>', 'of `bench data`: anything that pretrain --data takes', 'scenes')
-    .option('--image-size <pixels>', 'of `bench data`', '224')
-    .option('--workers <counts>', 'of `bench data`: numbers of worker threads to try, 0 is what training takes', '0')
-    .option('--seconds <time>', 'of `bench data`: how long each is measured', '10')
     .option('--json', 'print JSON')
     .option(
       '--save <file>',
       'write the result as JSON, after each row: what was measured stays when the command is stopped; of `bench tune`, the table',
     )
     .option('--compare <file>', 'show what changed since a saved result')
+    .optionsGroup('bench tune:')
+    .option('--model <architecture>', 'sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
+    .optionsGroup('bench code:')
+    .option('--architecture <name>', 'sm_80, sm_86, sm_89 or sm_90a', 'sm_90a')
+    .optionsGroup('bench step:')
+    .option('--step <name>', 'densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
+    .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
+    .optionsGroup('bench data:')
+    .option('--data <source>', 'anything that pretrain --data takes', 'scenes')
+    .option('--image-size <pixels>', 'side of the views', '224')
+    .option('--workers <counts>', 'numbers of worker threads to try, 0 is what training takes', '0')
+    .option('--seconds <time>', 'how long each is measured', '10')
     .addHelpText(
       'after',
       examples([
@@ -108,7 +112,8 @@ export const register: Register = (program, done) => {
           return
         }
         for (const op of ops)
-          if (!Object.hasOwn(all, op)) fail('CONFIG', `bench: there is no op ${op} (did you mean ${nearest(op, Object.keys(all))}?)`)
+          if (!Object.hasOwn(all, op))
+            fail('CONFIG', `bench: there is no op ${op}${didYouMean(op, Object.keys(all))}; densecl bench --help lists them`)
         const before = flags.compare === undefined ? undefined : readResult(flags.compare)
         const result = await run(ops, flags, flags.json !== true, before)
         if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
@@ -178,7 +183,7 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
     console.log(`ceilings ${ceilings.gigabytesPerSecond.toFixed(0)} GB/s, ${ceilings.teraflops.toFixed(2)} TFLOP/s (${ceilings.how})`)
     const more = [peer === undefined ? '' : '   peer ms  faster', before === undefined ? '' : '  before ms  change']
-    console.log(`${'case'.padEnd(58)}        ms     GB/s  TFLOP/s  floor  peak MiB${more.join('')}`)
+    console.log(`${'case'.padEnd(58)}        ms      GB/s  TFLOP/s  floor  peak MiB${more.join('')}`)
   }
   const rows: Row[] = []
   const result = {
@@ -196,13 +201,14 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
         if (flags.layer !== undefined && !benchCase.name.includes(flags.layer)) continue
         const measured = measure(benchCase, device, dtype, batch)
         native.trimMemory(device)
-        const { milliseconds, spread, bytes, flops, peakBytes } = measured
+        const { milliseconds, spread, noise, bytes, flops, peakBytes } = measured
         const theirs = await peerTime(peer, benchCase, batch, dtype)
         const row: Row = {
           op,
           name: benchCase.name,
           milliseconds,
           spread,
+          noise,
           gigabytesPerSecond: bytes / milliseconds / 1e6,
           teraflops: flops / milliseconds / 1e9,
           floor: floorMilliseconds(measured, ceilings) / milliseconds,
@@ -222,12 +228,33 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
   } finally {
     peer?.stop()
   }
+  if (show) for (const remark of remarks(rows, before)) console.log(remark)
   if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
   return result
 }
 
 async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): ReturnType<Peer['measure']> {
   return work === undefined || peer === undefined ? undefined : peer.measure(work.op, work.numbers(batch), dtype)
+}
+
+/** Times of which the middle half lies further apart than this share of the median say little. */
+const mostNoise = 0.1
+const isNoisy = ({ noise = 0 }: Row): boolean => noise > mostNoise
+
+/** What the marks of rows mean, where there are any. */
+function remarks(rows: readonly Row[], before: Result | undefined): string[] {
+  const noisy = rows.filter(isNoisy).length
+  const percent = 100 * mostNoise
+  return [
+    ...(noisy === 0
+      ? []
+      : [
+          `~ ${noisy} of ${rows.length} rows: the middle half of the times lies more than ${percent} % of their median apart, ` +
+            'as when other programs run; measure again on a quiet machine',
+        ]),
+    ...(before === undefined ? [] : ['~ behind a change: no larger than the noise of both measurements']),
+    ...(rows.some(({ floor }) => floor > 1.05) ? ['floor above 100%: data stays in caches, which no ceiling counts'] : []),
+  ]
 }
 
 function line(row: Row, withPeer: boolean, before: Result | undefined): string {
@@ -238,10 +265,10 @@ function line(row: Row, withPeer: boolean, before: Result | undefined): string {
       ? '         -       -'
       : `${peerMilliseconds.toFixed(3).padStart(10)}  ${(peerMilliseconds / milliseconds).toFixed(2).padStart(5)}x`
   const old = before?.rows.find((other) => other.op === op && other.name === name)
-  const change = before === undefined ? '' : old === undefined ? '          -       -' : changeFrom(old.milliseconds, milliseconds)
+  const change = before === undefined ? '' : old === undefined ? '          -       -' : changeFrom(old, row)
   const cells = [
     `${op} ${name}`.padEnd(58),
-    milliseconds.toFixed(3).padStart(9),
+    `${milliseconds.toFixed(3).padStart(9)}${isNoisy(row) ? '~' : ' '}`,
     gigabytesPerSecond.toFixed(1).padStart(8),
     teraflops.toFixed(2).padStart(8),
     `${(100 * floor).toFixed(0)}%`.padStart(6),
@@ -250,7 +277,8 @@ function line(row: Row, withPeer: boolean, before: Result | undefined): string {
   return `${cells.join(' ')}${peer}${change}`
 }
 
-function changeFrom(before: number, now: number): string {
+function changeFrom({ milliseconds: before, noise: noiseBefore = 0 }: Row, { milliseconds: now, noise = 0 }: Row): string {
   const percent = `${now <= before ? '' : '+'}${((100 * now) / before - 100).toFixed(0)}%`
-  return `${before.toFixed(3).padStart(11)} ${percent.padStart(7)}`
+  const unsure = Math.abs(now - before) <= noise * now + noiseBefore * before
+  return `${before.toFixed(3).padStart(11)} ${percent.padStart(7)}${unsure ? '~' : ''}`
 }

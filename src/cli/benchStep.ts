@@ -10,8 +10,9 @@ import { detectionCalls, simulatedDevice, stepCalls } from '../bench/step/calls.
 import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
 import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 import { packageRoot } from '../tensor/addon.js'
-import { entryOf, nearest } from '../run/options.js'
+import { entryOf } from '../run/options.js'
 
 const levels: readonly string[] = fusionLevels
 
@@ -51,7 +52,8 @@ const steps = {
 export function benchStep(words: readonly string[], { step, kernels, json, layer, save, ...flags }: StepOptions): number {
   if (words.length > 1) fail('CONFIG', `bench step: expected one level of fusion but received ${words.join(' ')}`)
   const [level = 'epilogue'] = words
-  if (!levels.includes(level)) fail('CONFIG', `bench step: there is no level ${level} (did you mean ${nearest(level, levels)}?)`)
+  if (!levels.includes(level))
+    fail('CONFIG', `bench step: there is no level ${level}${didYouMean(level, levels)}; levels: ${levels.join(', ')}`)
   const { what, unit, calls: callsOf, batch: published } = entryOf('--step', step, steps)
   const { batch = published } = flags
   if (step !== 'densecl' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')

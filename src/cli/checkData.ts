@@ -5,16 +5,27 @@ import { defaultBoxSplits, mayHaveMasks, openBoxes } from '../data/boxSources.js
 import { type BoxReport, checkBoxes, checkSource, type DataReport } from '../data/check.js'
 import { type Skipped, skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
+import { countLine } from '../run/liveLine.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, interruptedCode, numberFlag, print, type Register } from './command.js'
+import {
+  examples,
+  heedingSignals,
+  interruptedCode,
+  isQuiet,
+  numberFlag,
+  type OutputFlags,
+  print,
+  quietFlag,
+  type Register,
+} from './command.js'
 
-interface Flags {
+interface Flags extends OutputFlags {
   format: SourceFormat | 'auto'
   boxes?: boolean
   splits?: string
   classes?: string
   maxBroken?: string
-  json?: boolean
+  channels: string
 }
 
 const isOfBoxes = (report: DataReport | BoxReport): report is BoxReport => 'objects' in report
@@ -37,6 +48,8 @@ function boxLines({ objects, withoutObjects, errors, notes }: BoxReport): string
     ...sorts(notes),
   ]
 }
+
+const rounded = (value: number): string => value.toFixed(4)
 
 const imageKinds = (report: DataReport | BoxReport): string =>
   isOfBoxes(report)
@@ -67,6 +80,7 @@ export const register: Register = (program, done) => {
     .description('read every image as training would, and report what is broken, odd or missing')
     .argument('<data>', 'anything that pretrain --data takes')
     .addOption(new Option('--format <format>', 'how to read it').choices(['auto', ...sourceFormats]).default('auto'))
+    .option('--channels <count>', 'of the images: 3 for colour, 1 for grey, or as many as TIFF and .npy files have', '3')
     .option('--boxes', 'a data set with boxes, as eval detection takes it: its annotations too')
     .option('--splits <lists>', 'with --boxes: the lists, such as train,val; default: those that eval detection trains and tests on')
     .option('--classes <names>', 'with --boxes: the classes that there are, such as cat,dog; default: those of the data set')
@@ -74,6 +88,7 @@ export const register: Register = (program, done) => {
       '--max-broken <share>',
       'more than this share of broken images makes the exit code 1 (default: 0.01; with --boxes 0, as eval detection takes none)',
     )
+    .option(...quietFlag)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -87,15 +102,17 @@ export const register: Register = (program, done) => {
         const { boxes = false, splits, classes } = flags
         if (!boxes && (splits ?? classes) !== undefined)
           fail('CONFIG', `--${splits === undefined ? 'classes' : 'splits'} goes with --boxes`)
+        const channels = numberFlag('channels', flags.channels, { least: 1, most: 1024, whole: true })
+        if (boxes && channels !== 3) fail('CONFIG', '--channels is of images without boxes: a detector takes colour images')
         const most = numberFlag('max-broken', flags.maxBroken ?? (boxes ? '0' : '0.01'), { least: 0, most: 1 })
-        const live = process.stderr.isTTY && flags.json !== true
+        const live = countLine(process.stderr, isQuiet(flags))
         const onImage = (count: number): void => {
-          if (live && count % 50 === 0) process.stderr.write(`\r${count} images`)
+          if (count % 50 === 0) live.show([`${count} images`])
         }
         const report = boxes
           ? await reportOfBoxes(data, splits?.split(','), classes?.split(','), onImage)
-          : await checkSource(await openSource(data, { format: flags.format }), onImage)
-        if (live) process.stderr.write('\r\x1b[K')
+          : await checkSource(await openSource(data, { format: flags.format }), onImage, undefined, channels)
+        live.clear()
         const list = (names: string[]): string[] => [
           ...names.slice(0, 10).map((name) => `  ${name}`),
           ...(names.length > 10 ? [`  and ${names.length - 10} more (--json names all)`] : []),
@@ -106,11 +123,19 @@ export const register: Register = (program, done) => {
           ...(report.width === undefined
             ? []
             : [`width ${report.width.join(' / ')}, height ${report.height!.join(' / ')} (smallest / median / largest)`]),
+          ...(report.mean === undefined
+            ? []
+            : [`mean [${report.mean.map(rounded).join()}] deviation [${report.deviation!.map(rounded).join()}] of values in 0..1`]),
           ...(isOfBoxes(report) ? boxLines(report) : []),
           `${report.broken.length} broken`,
           ...list(report.broken.map(({ reason }) => reason)),
           ...(report.odd.length === 0 ? [] : [`${report.odd.length} very small or very long`, ...list(report.odd)]),
+          ...report.forms.map(({ what, count, names }) => {
+            const [form, becomes] = what.split(': ')
+            return `${count} ${form} (${becomes}): ${names.join(', ')}${count > names.length ? ', ...' : ''}`
+          }),
           ...skippedLines(report),
+          ...report.warnings.map((warning) => `warning ${warning}`),
         ]
         print(flags.json === true, report, text.join('\n'))
         if (report.interruptedOf !== undefined) {

@@ -17,6 +17,18 @@ export function print(json: boolean, value: unknown, text: string): void {
   console.log(json ? JSON.stringify(value, undefined, 2) : text)
 }
 
+/** What a command prints beside its result. */
+export interface OutputFlags {
+  json?: boolean
+  quiet?: boolean
+}
+
+/** The flag of a command that shows how far it is. */
+export const quietFlag = ['--quiet', 'print the result alone, and no progress'] as const
+
+/** Whether nothing but the result is printed. */
+export const isQuiet = ({ json, quiet }: OutputFlags): boolean => json === true || quiet === true
+
 /** The number in a flag's text, or an error that names flag, text and expectation. */
 export function numberFlag(name: string, text: string, { least = -Infinity, most = Infinity, whole = false } = {}): number {
   const value = Number(text)

@@ -21,17 +21,16 @@ import { withCompute } from '../tensor/compute.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, withDevice } from '../tensor/tensor.js'
-import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
+import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { progressOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags {
+interface Flags extends OutputFlags {
   weights: string
   out: string
   score: string
   device: string
   backbone?: string
-  json?: boolean
 }
 
 /** Images in a picture: of a folder it would have no end. */
@@ -54,6 +53,7 @@ export const register: Register = (program, done) => {
     .option('--score <probability>', 'the least of what is drawn and listed', '0.5')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
+    .option(...quietFlag)
     .option(
       '--json',
       'print JSON: for each image the objects with class, box in its pixels, probability and COCO’s runs of its mask, or an error',

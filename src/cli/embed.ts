@@ -5,17 +5,16 @@ import { Option } from 'commander'
 import { embedImages, type Embedding, embeddings } from '../eval/embed.js'
 import { openRows, type RowFile } from '../files/rowFiles.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, print, type Register } from './command.js'
+import { examples, heedingSignals, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags extends PlacementFlags {
+interface Flags extends PlacementFlags, OutputFlags {
   weights: string
   out: string
   features: Embedding
   imageSize?: string
   overwrite?: boolean
-  json?: boolean
 }
 
 export const register: Register = (program, done) => {
@@ -36,6 +35,7 @@ export const register: Register = (program, done) => {
     .option('--image-size <pixels>', `side of the central crop; default: ${imageSizeHelp}`)
     .option('--overwrite', 'replace the file')
   withPlacement(command)
+    .option(...quietFlag)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',

@@ -9,18 +9,15 @@ import { addSegmentation } from './evalSegmentation.js'
 import type { AddEvaluation } from './evalShared.js'
 import { addLowShot, addSvm } from './evalSvm.js'
 
-const evaluations: readonly AddEvaluation[] = [
-  addKnn,
-  addLinear,
-  addFinetune,
-  addSvm,
-  addLowShot,
-  addCorrespondence,
-  addSegmentation,
-  addDetection,
-]
+const evaluations: Readonly<Record<string, readonly AddEvaluation[]>> = {
+  'Of frozen features:': [addKnn, addLinear, addSvm, addLowShot, addCorrespondence],
+  'By fine-tuning:': [addFinetune, addSegmentation, addDetection],
+}
 
 export const register: Register = (program, done) => {
   const parent = program.command('eval').description('measure what a backbone is worth')
-  for (const add of evaluations) add(parent, done)
+  for (const [heading, adders] of Object.entries(evaluations)) {
+    parent.commandsGroup(heading)
+    for (const add of adders) add(parent, done)
+  }
 }

@@ -23,7 +23,7 @@ import { resolvePlacement } from '../run/placement.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
 import { publishedLine } from './evalPublished.js'
 import {
   type AddEvaluation,
@@ -186,7 +186,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
             out,
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
-            quiet: flags.json ?? false,
+            quiet: isQuiet(flags),
             logEvery: whole('log-every', flags.logEvery, 20),
             saveEvery: whole('save-every', flags.saveEvery, 500),
             testEvery: whole('test-every', flags.testEvery, 0, 0),

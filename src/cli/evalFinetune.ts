@@ -15,7 +15,7 @@ import { entryOf } from '../run/options.js'
 import { type EvaluationTable, percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { largest, smallest } from '../tensor/numbers.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
 import { openLabelled } from './evalLabels.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
@@ -76,7 +76,7 @@ export const addFinetune: AddEvaluation = (parent, done) =>
         const broken = new Map<string, string>()
         const planned = { protocol, train, classes, imageSize, workers: workersOf(flags), compute }
         await checkMemory(flags, () => checkFinetuneMemory(backbone, planned))
-        if (flags.json !== true)
+        if (!isQuiet(flags))
           for (const line of [labelledLine(train, bank, classes), `images  ${images}`].filter((each) => each !== '')) console.log(line)
         const whole = (flag: string, text: string, least = 1): number => numberFlag(flag, text, { least, whole: true })
         const found = await finetune(backbone, {
@@ -89,7 +89,7 @@ export const addFinetune: AddEvaluation = (parent, done) =>
           describe: `densecl eval finetune, ${name}, ${train.length} labelled images`,
           resume: flags.resume ?? false,
           overwrite: flags.overwrite ?? false,
-          quiet: flags.json ?? false,
+          quiet: isQuiet(flags),
           logEvery: whole('log-every', flags.logEvery),
           saveEvery: whole('save-every', flags.saveEvery),
           testEvery: whole('test-every', flags.testEvery, 0),

@@ -11,7 +11,7 @@ import { checkLinearMemory } from '../eval/linearMemory.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   checkMemory,
@@ -127,7 +127,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
                 { imageSize, workers: workersOf(flags), compute },
               )
           const protocol = { ...settings, lr: tried[0]?.lr ?? settings.lr }
-          if (tried.length > 0 && flags.json !== true)
+          if (tried.length > 0 && !isQuiet(flags))
             console.log(
               `rate    ${protocol.lr} of ${tried.map(({ lr }) => lr).join(', ')}: the best on a fifth of the training images, held out`,
             )
@@ -138,7 +138,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
             out: join(folder, name),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
-            quiet: flags.json ?? false,
+            quiet: isQuiet(flags),
             broken,
           })
           if (result.interrupted) {

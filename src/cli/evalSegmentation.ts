@@ -11,7 +11,7 @@ import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf, kebabCase } from '../run/options.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
 import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
@@ -152,7 +152,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
             out: join(folder, name),
             resume: flags.resume ?? false,
             overwrite: flags.overwrite ?? false,
-            quiet: flags.json ?? false,
+            quiet: isQuiet(flags),
             logEvery: whole('log-every', flags.logEvery, 50),
             saveEvery: whole('save-every', flags.saveEvery, 1000),
             testEvery: whole('test-every', flags.testEvery, 0, 0),

@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 
 import { type EvaluationTable, evaluationFolder, imageSizeOfRun, saveResult, tableText } from '../run/results.js'
 import type { Backbone } from '../nn/backbone.js'
+import { countLine } from '../run/liveLine.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
@@ -12,7 +13,7 @@ import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
-import { numberFlag } from './command.js'
+import { isQuiet, numberFlag, type OutputFlags, quietFlag } from './command.js'
 
 /** Adds the command of one evaluation; `done` takes the exit code. */
 export type AddEvaluation = (parent: Command, done: (code: number) => void) => void
@@ -25,19 +26,20 @@ export interface PlacementFlags {
   backbone?: string
 }
 
-export interface SharedFlags extends PlacementFlags {
+export interface SharedFlags extends PlacementFlags, OutputFlags {
   init?: string
-  json?: boolean
   out?: string
 }
 
 /** Adds the flags of PlacementFlags. */
 export const withPlacement = (command: Command): Command =>
   command
+    .optionsGroup('Computing:')
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
+    .optionsGroup('')
 
 /** The argument and the flags of every evaluation. */
 export function evaluation(parent: Command, name: string, description: string): Command {
@@ -45,8 +47,11 @@ export function evaluation(parent: Command, name: string, description: string): 
     .command(name)
     .description(description)
     .argument('<weights>', 'a checkpoint or backbone, ours or foreign (.safetensors, .pth)')
-    .option('--out <folder>', 'where results go; default: eval/ of the run that the weights belong to')
-  return withPlacement(command).option('--json', 'print JSON')
+    .optionsGroup('Result:')
+    .option('--out <folder>', 'where it goes; default: eval/ of the run that the weights belong to')
+    .option(...quietFlag)
+    .option('--json', 'print JSON')
+  return withPlacement(command)
 }
 
 /**
@@ -75,11 +80,11 @@ export const forceFlag = ['--force', 'start although the memory does not seem to
 
 /** Throws where `check` says that the memory does not suffice, unless --force was given; prints what it says otherwise. */
 export async function checkMemory(
-  { force, json }: SharedFlags & { force?: boolean },
+  { force, ...flags }: SharedFlags & { force?: boolean },
   check: () => string | Promise<string>,
 ): Promise<void> {
   const line = force === true ? 'memory  not looked at (--force)' : await check()
-  if (json !== true) console.log(line)
+  if (!isQuiet(flags)) console.log(line)
 }
 
 /** Adds --init and --seed to an evaluation of which random weights are the baseline. */
@@ -126,7 +131,7 @@ export function imageSizeOf(text: string | undefined, weights: string, otherwise
   const ofRun = text === undefined ? imageSizeOfRun(weights) : undefined
   const imageSize = text === undefined ? (ofRun ?? otherwise) : numberFlag('image-size', text, { least, whole: true })
   const from = text !== undefined ? 'as asked for' : ofRun === undefined ? "the protocol's" : 'as the run that made the weights'
-  return { imageSize, note: `images of ${imageSize} px (${from}), normalised by ImageNet's mean and deviation` }
+  return { imageSize, note: `images of ${imageSize} px (${from}), normalised as its file says, else as ImageNet's` }
 }
 
 export const workersOf = ({ workers }: Pick<SharedFlags, 'workers'>): number =>
@@ -141,10 +146,12 @@ export function conclude(flags: SharedFlags, folder: string, name: string, table
   console.log(flags.json === true ? JSON.stringify({ ...result, table, file: path }, undefined, 2) : `${tableText(table)}\n${path}`)
 }
 
-/** A line that is rewritten on a terminal, for work that takes minutes; silent elsewhere and with --json. */
-export function progressOf({ json }: Pick<SharedFlags, 'json'>, what: string): (done: number, of?: number) => void {
-  if (json === true || !process.stdout.isTTY) return () => undefined
-  return (done, of) => process.stdout.write(`\r\x1b[K${done === of ? '' : `${what} ${done}${of === undefined ? '' : ` of ${of}`}`}`)
+const counts = countLine(process.stdout, false)
+
+/** A line that is rewritten on a terminal, for work that takes minutes; silent elsewhere and where the result alone is wanted. */
+export function progressOf(flags: OutputFlags, what: string): (done: number, of?: number) => void {
+  if (isQuiet(flags)) return () => undefined
+  return (done, of) => (done === of ? counts.clear() : counts.show([`${what} ${done}${of === undefined ? '' : ` of ${of}`}`]))
 }
 
 /** What differs from a protocol, in words; empty when nothing does. */

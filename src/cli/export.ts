@@ -3,15 +3,22 @@ import { extname, resolve } from 'node:path'
 
 import { Option } from 'commander'
 
+import { testRules } from '../detection/detect.js'
 import { type DetectorRecord } from '../detection/detectorFile.js'
 import { type DetectorTarget, holdsDetector, importDetector, writeDetector } from '../detection/exchange.js'
+import { proposalLimits } from '../detection/proposals.js'
+import { styleOf } from '../detection/styles.js'
 import { type ClassifierRecord, holdsClassifier, importClassifier, normalisation, writeClassifier } from '../eval/classifierFile.js'
-import type { Backbone } from '../nn/backbone.js'
+import { holdsSegmenter, openSegmenter } from '../eval/segmenterFile.js'
+import { disposeHeads } from '../eval/segmenterTraining.js'
+import type { Backbone, BackboneKind } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import type { Classifier } from '../nn/classifier.js'
 import { allTensors } from '../nn/module.js'
+import { writeOnnxDetector } from '../onnx/detector.js'
 import { onnxOutputs, writeOnnx } from '../onnx/export.js'
-import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { channelWords, colourImages, type ImageFormat } from '../data/augment.js'
+import { backboneHelp, imagesOf, kindOfFlag } from '../run/backbone.js'
 import { imageSizeOfRun } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { type ConfiguredFramework, loadingConfiguration } from '../weights/configurations.js'
@@ -49,13 +56,13 @@ interface Flags {
 export const register: Register = (program, done) => {
   program
     .command('export')
-    .description('write a backbone, a classifier of eval finetune or a detector of eval detection, for another framework')
-    .argument('<weights>', 'a checkpoint, backbone, classifier or detector, ours or foreign')
+    .description('write a backbone, or what eval finetune, detection and segmentation trained, for another framework')
+    .argument('<weights>', 'a checkpoint, backbone, classifier or detector, ours or foreign, or a segmenter of ours')
     .addOption(new Option('--for <framework>', 'whose names and container').choices(Object.keys(frameworks)).default('torchvision'))
     .requiredOption('--out <file>', '.safetensors or .pth (mmdet, mmseg and detectron2 read .pth alone), .onnx of onnx, a folder of timm')
     .option(
       '--outputs <names>',
-      'of onnx: several of feature2 to feature5, the last map, and pooled; of a classifier logits, probabilities',
+      'of onnx: several of feature2 to feature5, the last map, and pooled; of a classifier logits, probabilities; of an FCN logits, labels',
     )
     .option('--raw', 'of onnx: the model takes images as bytes [N, H, W, 3] and normalises them itself')
     .option('--overwrite', 'replace the file')
@@ -136,14 +143,15 @@ function exportNetwork(
   { backbone, classifier }: { backbone: Backbone; classifier?: { model: Classifier; record: ClassifierRecord } },
   note?: string,
 ): void {
+  const images = imagesOf(backbone)
   const whole = classifier !== undefined && (framework === 'torchvision' || framework === 'timm')
   const classes = classifier?.record.classes
   const imageSize = classifier?.record.imageSize ?? imageSizeOfRun(weights) ?? 224
   // Before anything is written: it throws where the framework cannot build such a backbone.
-  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, normalisation) : undefined
+  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, images) : undefined
   if (framework === 'timm') {
     const named = classifier === undefined ? {} : { classifier: { model: classifier.model, classes: classes! } }
-    writeTimmFolder(out, { backbone, ...named }, { size: imageSize, ...normalisation })
+    writeTimmFolder(out, { backbone, ...named }, { size: imageSize, mean: images.mean, deviation: images.deviation })
   } else if (whole) writeClassifier(out, classifier.model, classifier.record)
   else writeBackbone(out, backbone, targetOf(framework))
   const tensors = [...allTensors(whole ? classifier.model.state() : backbone.state())].length
@@ -169,7 +177,7 @@ function exportNetwork(
     [
       ...(note === undefined ? [] : [note]),
       `${written}: ${out}`,
-      ...(whole || framework === 'timm' ? [normalisedAs(imageSize)] : []),
+      ...(whole || framework === 'timm' ? [normalisedAs(imageSize, images)] : []),
       ...(whole && out.endsWith('.pth') ? ['.pth has no room for the names of the classes, .safetensors has'] : []),
       ...(framework === 'timm' ? [`timm.create_model("local-dir:${out}", pretrained=True); hf upload OWNER/NAME ${out}`] : []),
       ...(caution === undefined ? [] : [`note: ${caution}`]),
@@ -204,43 +212,88 @@ async function exportDetector(weights: string, flags: Flags, framework: Exclude<
   }
 }
 
-/** Writes a backbone or a classifier as an ONNX model. */
-async function exportOnnx(weights: string, { out, outputs, raw = false, backbone: module, json }: Flags): Promise<void> {
-  if (holdsDetector(weights))
-    fail('ARGUMENT', `${weights}: is a detector, which onnx is not written for: expected a backbone or a classifier`)
-  const kind = await kindOfFlag(module)
-  const { model, record } = holdsClassifier(weights) ? importClassifier(weights, kind) : {}
-  const backbone = model?.backbone ?? importBackbone(weights, { kind }).backbone
+/** Writes a network as an ONNX model. */
+async function exportOnnx(weights: string, flags: Flags): Promise<void> {
+  const { out, outputs, raw = false, json } = flags
+  const own = await kindOfFlag(flags.backbone)
+  if (holdsDetector(weights)) {
+    exportOnnxDetector(weights, flags, own)
+    return
+  }
+  const { model, record } = holdsClassifier(weights) ? importClassifier(weights, own) : {}
+  const segmenting = holdsSegmenter(weights) ? openSegmenter(weights, (name) => own ?? backboneKinds.get(name)) : undefined
+  const segmenter = segmenting?.model
+  const backbone = model?.backbone ?? segmenter?.backbone ?? importBackbone(weights, { kind: own }).backbone
   try {
-    const network = { backbone, classifier: model }
-    const chosen = outputs?.split(',') ?? (model === undefined ? onnxOutputs(network).slice(-2) : ['logits'])
+    const network = { backbone, classifier: model, segmenter }
+    const images = imagesOf(backbone)
+    const usual = segmenting === undefined ? (model === undefined ? onnxOutputs(network).slice(-2) : ['logits']) : ['labels']
+    const chosen = outputs?.split(',') ?? usual
+    const classes = record?.classes ?? segmenting?.record.classes
     writeOnnx(out, network, {
       outputs: chosen,
-      normalisation,
+      normalisation: images,
       raw,
-      metadata: { ...(record === undefined ? {} : { classes: JSON.stringify(record.classes), imageSize: String(record.imageSize) }) },
+      metadata: {
+        ...(classes === undefined ? {} : { classes: JSON.stringify(classes) }),
+        ...(record === undefined ? {} : { imageSize: String(record.imageSize) }),
+        ...(segmenting === undefined ? {} : { scale: segmenting.record.scale.join(' ') }),
+      },
     })
-    const images = raw
-      ? 'bytes [N, H, W, 3]'
-      : `floats [N, 3, H, W] of mean ${normalisation.mean.join(' ')} and deviation ${normalisation.deviation.join(' ')}`
     print(
       json === true,
-      { out, for: 'onnx', outputs: chosen, raw, ...(record === undefined ? {} : { classes: record.classes }) },
-      `${backbone.name} for onnx, outputs ${chosen.join(', ')}: ${out}\nimages: ${images}`,
+      { out, for: 'onnx', outputs: chosen, raw, ...(classes === undefined ? {} : { classes }) },
+      `${segmenter === undefined ? '' : 'FCN on '}${backbone.name} for onnx, outputs ${chosen.join(', ')}: ${out}\n` +
+        `images: ${inputOf(images, raw)}` +
+        (segmenting === undefined ? '' : `, as in the test within ${segmenting.record.scale.join(' x ')}`),
     )
   } finally {
     model?.dispose()
+    if (segmenter !== undefined) disposeHeads(segmenter)
     backbone.dispose()
   }
 }
 
+/** Writes a detector as an ONNX model of one image. */
+function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }: Flags, own: BackboneKind | undefined): void {
+  if (outputs !== undefined) fail('ARGUMENT', 'export: --outputs is of other networks: a detector has boxes, scores, labels and masks')
+  const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
+  try {
+    const { form, classes, testScale, longest, testRegions } = record
+    const style = styleOf(record.style, form)
+    writeOnnxDetector(out, model, {
+      normalisation,
+      raw,
+      style,
+      limits: { ...proposalLimits[form].test, after: testRegions },
+      rules: testRules,
+      metadata: { classes: JSON.stringify(classes), testScale: String(testScale), longest: String(longest) },
+    })
+    const found = ['boxes', 'scores', 'labels', ...(model.masks === undefined ? [] : ['masks'])]
+    print(
+      json === true,
+      { out, for: 'onnx', part: 'detector', outputs: found, raw, classes, testScale, longest },
+      `a detector of ${classes.length} classes on ${model.backbone.name} for onnx, outputs ${found.join(', ')}: ${out}\n` +
+        `one image: ${inputOf(colourImages, raw, 1)}, short side ${testScale}, long side ${longest} at most; boxes are in its pixels`,
+    )
+  } finally {
+    model.dispose()
+    model.backbone.dispose()
+  }
+}
+
+const inputOf = ({ channels, mean, deviation }: ImageFormat, raw: boolean, count: string | number = 'N'): string =>
+  raw
+    ? `bytes [${count}, H, W, ${channels}]`
+    : `floats [${count}, ${channels}, H, W] of mean ${mean.join(' ')} and deviation ${deviation.join(' ')}`
+
 /** Why torchvision takes the backbone alone. */
 const lacking = { c4: 'torchvision has no detector of the form C4', fpn: 'torchvision has other heads on its pyramids' } as const
 
-/** How images are read for a classifier. */
-const normalisedAs = (imageSize: number): string =>
-  `images: short side ${Math.round((imageSize * 256) / 224)}, central crop ${imageSize}, RGB in 0..1, ` +
-  `mean ${normalisation.mean.join(' ')}, deviation ${normalisation.deviation.join(' ')}`
+/** How images are read. */
+const normalisedAs = (imageSize: number, { channels, mean, deviation }: ImageFormat): string =>
+  `images: short side ${Math.round((imageSize * 256) / 224)}, central crop ${imageSize}, ` +
+  `${channelWords(channels)} in 0..1, mean ${mean.join(' ')}, deviation ${deviation.join(' ')}`
 
 /** What the other framework must be set to. */
 function settingsOf(target: DetectorTarget, { form, anchors, ratios, classes }: DetectorRecord): string {

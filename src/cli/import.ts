@@ -1,3 +1,4 @@
+import { greyImages, type ImageFormat } from '../data/augment.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { saveDetector } from '../detection/detectorFile.js'
 import { holdsDetector, importDetector } from '../detection/exchange.js'
@@ -6,7 +7,36 @@ import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
 import { writeBackbone } from '../weights/export.js'
-import { examples, print, type Register } from './command.js'
+import { examples, numberFlag, print, type Register } from './command.js'
+
+interface Flags {
+  out?: string
+  prefix?: string
+  channels?: string
+  mean?: string
+  deviation?: string
+  backbone?: string
+  json?: boolean
+}
+
+/** The images that --channels asks for. */
+function wantedImages({ channels: count, mean, deviation }: Flags): ImageFormat | undefined {
+  if (count === undefined) {
+    if (mean !== undefined || deviation !== undefined) fail('CONFIG', '--mean and --deviation are of --channels: expected them with it')
+    return undefined
+  }
+  const channels = numberFlag('channels', count, { least: 1, most: 1024, whole: true })
+  const numbers = (name: string, text: string | undefined, otherwise: number): number[] => {
+    const values =
+      text?.split(',').map((each) => numberFlag(name, each, { least: 0, most: 1 })) ?? new Array<number>(channels).fill(otherwise)
+    return values.length === channels ? values : fail('CONFIG', `--${name} is ${text}: expected ${channels} numbers, one for each channel`)
+  }
+  return {
+    channels,
+    mean: numbers('mean', mean, greyImages.mean[0]!),
+    deviation: numbers('deviation', deviation, greyImages.deviation[0]!),
+  }
+}
 
 export const register: Register = (program, done) => {
   program
@@ -15,6 +45,12 @@ export const register: Register = (program, done) => {
     .argument('<weights>', '.safetensors or .pth')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
     .option('--prefix <name>', 'what stands before the names of the backbone, where the file has several; default: the likeliest')
+    .option(
+      '--channels <count>',
+      'images that the backbone is to take instead of RGB: its stem is adapted (1: summed, more: repeated and scaled)',
+    )
+    .option('--mean <numbers>', 'with --channels: of each channel, in 0..1, such as 0.3,0.4; default: the mean of those of ImageNet')
+    .option('--deviation <numbers>', 'with --channels: of each channel')
     .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
     .addHelpText(
@@ -26,7 +62,7 @@ export const register: Register = (program, done) => {
         ],
       ]),
     )
-    .action(async (weights: string, flags: { out?: string; prefix?: string; backbone?: string; json?: boolean }) => {
+    .action(async (weights: string, flags: Flags) => {
       if (holdsDetector(weights)) {
         const own = await kindOfFlag(flags.backbone)
         const { model, record, assumed } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
@@ -57,7 +93,7 @@ export const register: Register = (program, done) => {
         done(0)
         return
       }
-      const { backbone, report } = importBackbone(weights, { kind, prefix: flags.prefix })
+      const { backbone, report } = importBackbone(weights, { kind, prefix: flags.prefix, images: wantedImages(flags) })
       if (flags.out !== undefined) writeBackbone(flags.out, backbone, 'torchvision')
       const list = (names: string[]): string =>
         names.length === 0 ? '' : `: ${names.slice(0, 6).join(', ')}${names.length > 6 ? `, and ${names.length - 6} more` : ''}`

@@ -4,8 +4,19 @@ import { mocoV2Augmentation } from '../data/augment.js'
 import { packSource } from '../data/pack.js'
 import { skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
+import { countLine } from '../run/liveLine.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, interruptedCode, numberFlag, print, type Register } from './command.js'
+import {
+  examples,
+  heedingSignals,
+  interruptedCode,
+  isQuiet,
+  numberFlag,
+  type OutputFlags,
+  print,
+  quietFlag,
+  type Register,
+} from './command.js'
 
 export const register: Register = (program, done) => {
   program
@@ -23,6 +34,7 @@ export const register: Register = (program, done) => {
     .option('--shard-megabytes <size>', 'of a shard', '256')
     .option('--max-broken <share>', 'more than this share of broken images makes the exit code 1', '0.01')
     .option('--resume', 'go on behind the shards that are complete')
+    .option(...quietFlag)
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl pack photos --out packed', 'then: densecl pretrain --data packed']]))
     .action(
@@ -38,8 +50,7 @@ export const register: Register = (program, done) => {
             shardMegabytes: string
             maxBroken: string
             resume?: boolean
-            json?: boolean
-          },
+          } & OutputFlags,
         ) => {
           const out = flags.out ?? fail('CONFIG', 'pack: --out is missing: expected a folder for the shards')
           const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, whole: true })
@@ -47,15 +58,15 @@ export const register: Register = (program, done) => {
           const shardBytes = numberFlag('shard-megabytes', flags.shardMegabytes, { least: 1 }) * 2 ** 20
           const most = numberFlag('max-broken', flags.maxBroken, { least: 0, most: 1 })
           const source = await openSource(data, { format: flags.format })
-          const live = process.stderr.isTTY && flags.json !== true
+          const live = countLine(process.stderr, isQuiet(flags))
           const mostPixels = Math.ceil((imageSize * imageSize) / mocoV2Augmentation.cropScale[0])
           const report = await packSource(
             source,
             out,
             { mostPixels, quality, shardBytes, resume: flags.resume === true },
-            (count) => live && count % 50 === 0 && process.stderr.write(`\r${count} of ${source.items.length}`),
+            (count) => count % 50 === 0 && live.show([`${count} of ${source.items.length} images`]),
           )
-          if (live) process.stderr.write('\r\x1b[K')
+          live.clear()
           const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
           const text = [
             `${report.images} images in ${report.shards.length} shards: ${mebibytes(report.bytesBefore)} ` +

@@ -5,14 +5,13 @@ import { kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
-import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
+import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags extends PlacementFlags {
+interface Flags extends PlacementFlags, OutputFlags {
   weights: string
   top: string
-  json?: boolean
 }
 
 export const register: Register = (program, done) => {
@@ -23,6 +22,7 @@ export const register: Register = (program, done) => {
     .requiredOption('--weights <file>', 'classifier.safetensors of an evaluation, or a ResNet of torchvision with its last layer')
     .option('--top <count>', 'classes that are named of each image', '5')
   withPlacement(command)
+    .option(...quietFlag)
     .option('--json', 'print JSON: for each image classes with probabilities, or an error')
     .addHelpText(
       'after',

@@ -1,27 +1,41 @@
+import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 
 import { type Command, Option } from 'commander'
 import { stringify } from 'yaml'
 
+import { openSource } from '../data/sources.js'
 import { identity } from '../distributed/launcher.js'
 import { leaveTogether, openGroup } from '../distributed/open.js'
 import { densecl } from '../methods/densecl/method.js'
 import { configure, configuredMethod, findMethod, optionsOf, presetSettings, presetsOf } from '../methods/index.js'
 import type { Method } from '../methods/method.js'
-import { defaultsOf, kebabCase, keyValue, parseValue, readConfigFile, type Setting } from '../run/options.js'
+import { sectionTitles } from '../run/config.js'
+import {
+  choicesOf,
+  defaultsOf,
+  kebabCase,
+  keyValue,
+  optionOf,
+  parseValue,
+  readConfigFile,
+  sectionOf,
+  type Setting,
+} from '../run/options.js'
 import { dryRun, pretrain } from '../train/pretrain.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, interruptedCode, type Register } from './command.js'
+import { interruption } from '../tensor/interruption.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, type OutputFlags, type Register } from './command.js'
 
-interface Flags extends Record<string, unknown> {
+interface Flags extends OutputFlags, Record<string, unknown> {
   preset?: string
   config?: string
+  set?: string[]
   out?: string
   resume?: boolean
   overwrite?: boolean
   force?: boolean
   dryRun?: boolean
-  json?: boolean
 }
 
 export const register: Register = async (program, done, [name, ...args]) => {
@@ -30,13 +44,20 @@ export const register: Register = async (program, done, [name, ...args]) => {
   const command = program
     .command('pretrain')
     .description('pre-train a backbone on a folder of images')
-    .argument('[settings...]', 'options as key=value')
+    .argument('[settings...]', 'options as key=value; a key may name the section that it is in, as optimizer.lr')
     .option('--config <file>', 'a YAML file of options')
+    .addOption(
+      new Option('--set <key=value>', 'an option as key=value; may be given several times').argParser((text: string, before?: string[]) => [
+        ...(before ?? []),
+        text,
+      ]),
+    )
     .option('--out <folder>', 'the run folder (default: runs/<preset>)')
     .option('--resume', 'continue the run of --out from its last checkpoint')
     .option('--overwrite', 'replace the run of --out')
     .option('--force', 'start although the memory does not seem to suffice')
     .option('--dry-run', 'say what the run would be - configuration, steps, schedule, memory, time by a few steps - and write nothing')
+    .option('--quiet', "print warnings and, at the end, the backbone's path alone")
     .option('--json', 'print only the result, as JSON')
   command.addHelpText(
     'after',
@@ -51,6 +72,7 @@ export const register: Register = async (program, done, [name, ...args]) => {
         'flags and key=value win over the file, the file over the preset',
       ],
       ['densecl pretrain --out runs/photos --resume', 'continue after an interruption'],
+      ['densecl pretrain', 'see it work: asks for a folder on a terminal, else trains on built-in pictures for some minutes'],
     ]),
   )
   addOptions(command, method)
@@ -60,10 +82,13 @@ export const register: Register = async (program, done, [name, ...args]) => {
 /** The method that the arguments ask for, before they are parsed in earnest: the last that any setting names, as in configure(). */
 async function methodOf(args: string[]): Promise<Method> {
   const text = { type: 'string' } as const
-  const options = { method: text, preset: text, config: text, out: text, resume: { type: 'boolean' } } as const
+  const set = { type: 'string', multiple: true } as const
+  const options = { method: text, preset: text, config: text, set, out: text, resume: { type: 'boolean' } } as const
   const { values, positionals } = parseArgs({ args, options, allowPositionals: true, strict: false })
   const said = [
-    ...positionals.filter((setting) => setting.startsWith('method=')).map((setting) => setting.slice(7)),
+    ...[...positionals, ...(values.set ?? []).map(String)]
+      .filter((setting) => setting.startsWith('method='))
+      .map((setting) => setting.slice(7)),
     ...(values.method === undefined ? [] : [values.method]),
   ].at(-1)
   // The preset may be one of the method's own.
@@ -71,17 +96,25 @@ async function methodOf(args: string[]): Promise<Method> {
   return (await configuredMethod(startingSettings(values as Flags))).method
 }
 
-/** Options of every run and of the method, and the presets that there are for it. */
+/** Options of every run and of the method, in groups, and the presets that there are for it. */
 function addOptions(command: Command, method: Method): void {
-  const presets = Object.entries(presetsOf(method)).map(([name, { describe }]) => `${name}: ${describe}`)
-  command.option('--preset <name>', `start from a named configuration:\n${presets.join('\n')}`)
+  const presets = Object.entries(presetsOf(method))
+  const preset = new Option('--preset <name>', 'start from a named configuration, see below')
+  preset.argChoices = presets.map(([name]) => name)
+  command.addOption(preset)
   const options = optionsOf(method)
   const defaults: Record<string, unknown> = defaultsOf(options)
   for (const [key, row] of Object.entries(options)) {
-    const own = key in method.options
-    if (own && key === Object.keys(method.options)[0]) command.optionsGroup(`Options of ${method.name} (${method.describe}):`)
-    command.addOption(new Option(`--${kebabCase(key)} <value>`, `${row.description ?? ''} (${JSON.stringify(defaults[key])})`))
+    const [within, choices, usual] = [sectionOf(row), choicesOf(row), defaults[key]]
+    command.optionsGroup(within === undefined ? '' : `${sectionTitles[within] ?? `Method ${method.name}, ${method.describe}`}:`)
+    const option = new Option(`--${kebabCase(key)} <value>`, row.description)
+    // Shown alone: values are checked with everything else, and what is not given has no value.
+    if (choices.length > 0) option.argChoices = choices
+    if (usual !== null) option.defaultValueDescription = typeof usual === 'string' ? usual : JSON.stringify(usual)
+    command.addOption(option)
   }
+  command.optionsGroup('')
+  command.addHelpText('after', `\nPresets:\n${presets.map(([name, { describe }]) => `  ${name}\n      ${describe}`).join('\n')}\n`)
 }
 
 /** What there is before the settings of this command: a preset, a file, and what a run that is resumed was started with. */
@@ -95,13 +128,55 @@ function startingSettings({ preset, config, resume, out = outOf(preset) }: Flags
 
 const outOf = (preset: string | undefined): string => `runs/${preset ?? 'densecl'}`
 
-async function run(method: Method, settings: string[], flags: Flags): Promise<number> {
+/** Images from which on preset small is better than few. */
+const manyImages = 1500
+
+/**
+ * What is trained where neither data nor a preset, a file or a run says so: what a person at a terminal answers, else preset quick on the
+ * built-in pictures. Undefined where all is said.
+ */
+async function withStart(method: Method, settings: string[], flags: Flags): Promise<Flags | undefined> {
+  const table = optionsOf(method)
+  const said = [...settings, ...(flags.set ?? [])].map((text) => optionOf(table, text.split('=')[0]!))
+  if (method !== densecl || flags.resume === true || [flags.preset, flags.config, flags.data].some((given) => given !== undefined)) return
+  if (said.includes('data')) return
+  const { stdin, stdout } = process
+  const asks = stdin.isTTY && stdout.isTTY && !isQuiet(flags) && identity().size === 1
+  const data = asks ? await askForData() : ''
+  const say = (text: string): unknown => identity().rank === 0 && !isQuiet(flags) && console.log(`start   ${text}`)
+  if (data === '') {
+    say('no --data and no --preset: preset quick, on pictures that are made here; --data FOLDER trains on yours')
+    return { ...flags, preset: 'quick' }
+  }
+  const { items } = await openSource(data)
+  const preset = items.length < manyImages ? 'few' : 'small'
+  say(`${items.length} images: preset ${preset}, as densecl pretrain --data ${data} --preset ${preset}`)
+  return { ...flags, data, preset }
+}
+
+async function askForData(): Promise<string> {
+  const prompt = createInterface({ input: process.stdin, output: process.stdout })
+  try {
+    // Ctrl-C and the end of the input end the question, and the command.
+    const ended = new Promise<never>((_, reject) => prompt.once('close', () => reject(interruption())))
+    return (await Promise.race([prompt.question('a folder of images, or Enter for built-in pictures (some minutes): '), ended])).trim()
+  } finally {
+    prompt.close()
+  }
+}
+
+async function run(method: Method, settings: string[], asked: Flags): Promise<number> {
+  const flags = (await withStart(method, settings, asked)) ?? asked
   const out = flags.out ?? outOf(flags.preset)
   const table = optionsOf(method)
   const given = Object.entries(table)
     .filter(([key]) => flags[key] !== undefined)
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
-  const { config } = await configure([...startingSettings(flags, method), ...settings.map((text) => keyValue(table, text)), ...given])
+  const { config } = await configure([
+    ...startingSettings(flags, method),
+    ...[...settings, ...(flags.set ?? [])].map((text) => keyValue(table, text)),
+    ...given,
+  ])
 
   const preset = flags.preset === undefined ? undefined : presetsOf(method)[flags.preset]
   const named = preset === undefined ? [] : [`preset  ${flags.preset}: ${preset.describe}`]
@@ -116,7 +191,7 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
   }
   const group = openGroup(config.device)
   leaveTogether(group)
-  if (group.rank === 0 && flags.json !== true && flags.resume !== true) for (const line of named) console.log(line)
+  if (group.rank === 0 && !isQuiet(flags) && flags.resume !== true) for (const line of named) console.log(line)
   const result = await pretrain({
     config,
     method,
@@ -125,8 +200,11 @@ async function run(method: Method, settings: string[], flags: Flags): Promise<nu
     resume: flags.resume === true,
     overwrite: flags.overwrite === true,
     force: flags.force === true,
-    quiet: flags.json === true,
+    quiet: isQuiet(flags),
   })
-  if (flags.json === true && group.rank === 0) console.log(JSON.stringify(result, undefined, 2))
+  if (group.rank === 0) {
+    if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+    else if (flags.quiet === true && result.files.backbone !== undefined) console.log(result.files.backbone)
+  }
   return result.interrupted ? interruptedCode() : 0
 }

@@ -1,5 +1,5 @@
 /** The program of all commands, and what it says and exits with when one fails. */
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Help, type Option } from 'commander'
 
 import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
@@ -8,6 +8,7 @@ import { register as bench } from './bench.js'
 import { register as build } from './build.js'
 import { register as checkData } from './checkData.js'
 import type { Register } from './command.js'
+import { register as completion } from './completion.js'
 import { register as detect } from './detect.js'
 import { register as doctor } from './doctor.js'
 import { register as embed } from './embed.js'
@@ -24,36 +25,48 @@ import { register as search } from './search.js'
 import { register as study } from './study.js'
 import { register as watch } from './watch.js'
 
-const commands: readonly Register[] = [
-  pretrain,
-  launch,
-  evaluations,
-  exportWeights,
-  importWeights,
-  study,
-  match,
-  detect,
-  predict,
-  embed,
-  search,
-  report,
-  watch,
-  checkData,
-  pack,
-  bench,
-  build,
-  doctor,
-]
+const commands: Readonly<Record<string, readonly Register[]>> = {
+  'Train:': [pretrain, launch, study],
+  'See what was learnt:': [evaluations, report, watch, match],
+  'Use a backbone:': [embed, search, predict, detect, exportWeights, importWeights],
+  'Data:': [checkData, pack],
+  'This machine:': [doctor, build, bench, completion],
+}
 
-/** Runs the command of `args`, which are what follows `densecl`, and gives its exit code. Throws what explain() explains. */
-export async function runProgram(args: readonly string[]): Promise<number> {
+/** Help of every command: options of its own before those in groups, choices and defaults as they are written. */
+const help = {
+  groupItems<T extends Command | Option>(unsorted: T[], visible: T[], groupOf: (item: T) => string): Map<string, T[]> {
+    const groups = Help.prototype.groupItems<T>(unsorted, visible, groupOf)
+    const own = groups.get('Options:')
+    return own === undefined ? groups : new Map([['Options:', own], ...groups])
+  },
+  optionDescription({ description, argChoices, defaultValue, defaultValueDescription, required, optional }: Option): string {
+    const usual = defaultValueDescription ?? (defaultValue === undefined || !(required || optional) ? undefined : String(defaultValue))
+    const notes = [...(argChoices === undefined ? [] : [`choices: ${argChoices.join(', ')}`]), ...(usual ? [`default: ${usual}`] : [])]
+    return notes.length === 0 ? description : `${description} (${notes.join('; ')})`
+  },
+}
+
+/** The program of the command that `args`, which are what follows `densecl`, ask for; `done` is given its exit code. */
+export async function buildProgram(args: readonly string[], done: (code: number) => void): Promise<Command> {
   const program = new Command('densecl')
     .description('self-supervised pre-training of image backbones: dense contrastive learning (DenseCL, CVPR 2021)')
     .version(packageVersion)
     .exitOverride()
+    .configureHelp(help)
     .showHelpAfterError('(add --help for usage)')
+  for (const [heading, registers] of Object.entries(commands)) {
+    program.commandsGroup(heading)
+    for (const register of registers) await register(program, done, args)
+  }
+  // In the last group.
+  return program.helpCommand(true)
+}
+
+/** Runs the command of `args` and gives its exit code. Throws what explain() explains. */
+export async function runProgram(args: readonly string[]): Promise<number> {
   let code = 0
-  for (const register of commands) await register(program, (result) => (code = result), args)
+  const program = await buildProgram(args, (result) => (code = result))
   await program.parseAsync(args, { from: 'user' })
   return code
 }

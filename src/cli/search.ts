@@ -7,17 +7,16 @@ import { searchImages } from '../eval/search.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, numberFlag, print, type Register } from './command.js'
+import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags extends PlacementFlags {
+interface Flags extends PlacementFlags, OutputFlags {
   weights: string
   region?: string
   top: string
   out: string
   imageSize?: string
-  json?: boolean
 }
 
 /** Cells of a side where a region is looked for, at least. */
@@ -38,6 +37,7 @@ export const register: Register = (program, done) => {
       `side of the squares that images are squeezed to; default: ${imageSizeHelp}; for a region twice that, ${leastCells} cells at least`,
     )
   withPlacement(command)
+    .option(...quietFlag)
     .option('--json', 'print JSON: for each image its similarity, and the likest part of it in pixels')
     .addHelpText(
       'after',

@@ -11,9 +11,9 @@ import { runStudy, type StudyResult } from '../study/study.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { examples, heedingSignals, interruptedCode, numberFlag, type Register } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag, type OutputFlags, quietFlag, type Register } from './command.js'
 
-interface Flags {
+interface Flags extends OutputFlags {
   images: string
   arms: string
   voc?: string
@@ -26,7 +26,6 @@ interface Flags {
   segmentationIterations?: string
   linearEpochs?: string
   out: string
-  json?: boolean
 }
 
 const table = (entries: [name: string, words: string][]): string =>
@@ -54,6 +53,7 @@ export const register: Register = (program, done) => {
     .option('--segmentation-iterations <count>', 'another length of the fine-tuning of --also segmentation')
     .option('--linear-epochs <count>', 'another length of --also linear')
     .option('--out <folder>', 'where plan, runs and results go; a study that was cut off continues there', 'runs/study')
+    .option(...quietFlag)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -95,7 +95,7 @@ async function compare(given: string[], flags: Flags, done: Parameters<Register>
     also,
     out,
     settings: given.map(settingOf),
-    line: (text) => (json === true ? undefined : console.log(text)),
+    line: (text) => (isQuiet(flags) ? undefined : console.log(text)),
     done: write,
   })
   if (result === 'interrupted') {

@@ -4,9 +4,9 @@
  */
 import type { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { native, runNative } from '../tensor/native.js'
 import { describe, scope, Tensor } from '../tensor/tensor.js'
-import type { Pixels } from './decode.js'
+import { channelsOf, type Pixels } from './decode.js'
 
 /** What a random view is drawn from: ranges and probabilities of each step of the augmentation (docs/method.md, Views). */
 export interface AugmentOptions {
@@ -120,6 +120,19 @@ export function randomView(random: Random, width: number, height: number, option
   return { crop, adjust, grayscale, sigma, flip: random.uniform() < options.flip }
 }
 
+/** What the images of a network are: channels, and by which mean and deviation, of values in 0..1, each is normalised. */
+export interface ImageFormat {
+  channels: number
+  mean: readonly number[]
+  deviation: readonly number[]
+}
+/** What the channels are, in a word or two. */
+export const channelWords = (channels: number): string => (channels === 3 ? 'RGB' : channels === 1 ? 'grey' : `${channels} channels`)
+/** RGB, normalised as ImageNet's. */
+export const colourImages: ImageFormat = { channels: 3, mean: imagenetMean, deviation: imagenetDeviation }
+/** Grey, normalised by the mean of ImageNet's means and deviations. */
+export const greyImages: ImageFormat = { channels: 1, mean: [0.449], deviation: [0.226] }
+
 /** Pixels as a tensor u8 [H, W, 3], for any number of views. */
 export function pixelTensor({ width, height, data }: Pixels): Tensor {
   return Tensor.from(data, [height, width, 3], 'u8')
@@ -141,7 +154,7 @@ export const tableColumns = 25
 export const maxBlurSigma = 21
 
 /** A view's row of the table. Throws RANGE when its crop leaves its image, or its blur exceeds maxBlurSigma. */
-export function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean): number[] {
+export function tableRow({ view, offset, height, width }: PlacedView, normalise: boolean | Omit<ImageFormat, 'channels'>): number[] {
   const { crop, adjust, grayscale, sigma, flip } = view
   if (!(
     crop.top >= 0 &&
@@ -157,8 +170,8 @@ export function tableRow({ view, offset, height, width }: PlacedView, normalise:
     )
   }
   if (!(sigma <= maxBlurSigma)) fail('RANGE', `augment: a blur of standard deviation ${sigma}: expected at most ${maxBlurSigma}`)
-  const mean = normalise ? imagenetMean : [0, 0, 0]
-  const deviation = normalise ? imagenetDeviation : [1, 1, 1]
+  const { mean, deviation } =
+    typeof normalise === 'object' ? normalise : normalise ? colourImages : { mean: [0, 0, 0], deviation: [1, 1, 1] }
   const pairs = [0, 1, 2, 3].flatMap((i) => (adjust[i] === undefined ? [-1, 0] : [adjustments.indexOf(adjust[i].kind), adjust[i].value]))
   return [
     offset,
@@ -194,7 +207,7 @@ export function renderViews(
   first: number,
   pixels: Tensor,
   views: readonly PlacedView[],
-  normalise = true,
+  normalise: boolean | Omit<ImageFormat, 'channels'> = true,
 ): void {
   scope(() => {
     for (const { offset, height, width } of views) {
@@ -226,6 +239,60 @@ function expectViews(out: Tensor): void {
 /** Writes view `index` of `out` from one image u8 [H, W, 3]. */
 export function renderView(out: Tensor, index: number, pixels: Tensor, view: ViewParameters, normalise = true): void {
   renderViews(out, index, pixels, [{ view, offset: 0, height: pixels.shape[0]!, width: pixels.shape[1]! }], normalise)
+}
+
+/**
+ * A view [height, width, C] of an image of any number of channels. Crop, size, blur, flip and normalisation are those of RGB; of colour
+ * adjustments a grey image has brightness and contrast, one of other channels brightness, since the others mean colours.
+ */
+export function renderChannels(
+  pixels: Pixels,
+  view: ViewParameters,
+  { height, width }: { height: number; width: number },
+  format: ImageFormat,
+  normalise = true,
+): Float32Array {
+  const { channels } = format
+  const own = channelsOf(pixels)
+  if (own !== channels) fail('SHAPE', `augment: expected pixels of ${channels} channels but received ${own}`)
+  if (channels === 3) return rendered(pixels, view, height, width, normalise && format)
+  const kept: readonly string[] = channels === 1 ? ['brightness', 'contrast'] : ['brightness']
+  const plain = { ...view, adjust: view.adjust.filter(({ kind }) => kept.includes(kind)), grayscale: false }
+  const [area, out] = [pixels.width * pixels.height, new Float32Array(height * width * channels)]
+  // Three channels at a time pass as if they were red, green and blue; a grey one as all three.
+  for (let first = 0; first < channels; first += 3) {
+    const group = [0, 1, 2].map((c) => Math.min(first + c, channels - 1)) as [number, number, number]
+    const data = new Uint8Array(3 * area)
+    for (let i = 0; i < area; ++i) for (let c = 0; c < 3; ++c) data[3 * i + c] = pixels.data[i * channels + group[c]!]!
+    const part = (values: readonly number[]): number[] => group.map((c) => values[c]!)
+    const values = rendered(
+      { width: pixels.width, height: pixels.height, data },
+      plain,
+      height,
+      width,
+      normalise && { mean: part(format.mean), deviation: part(format.deviation) },
+    )
+    const count = Math.min(3, channels - first)
+    for (let i = 0; i < height * width; ++i) for (let c = 0; c < count; ++c) out[i * channels + first + c] = values[3 * i + c]!
+  }
+  return out
+}
+
+/** A view of RGB pixels, f32 [height * width * 3]. */
+function rendered(
+  pixels: Pixels,
+  view: ViewParameters,
+  height: number,
+  width: number,
+  normalise: boolean | Omit<ImageFormat, 'channels'>,
+): Float32Array {
+  return scope(() => {
+    const out = Tensor.empty([1, height, width, 3])
+    renderViews(out, 0, pixelTensor(pixels), [{ view, offset: 0, height: pixels.height, width: pixels.width }], normalise)
+    const values = new Float32Array(height * width * 3)
+    native.read(out.handle, values)
+    return values
+  })
 }
 
 /** The whole image, untouched but for size. */

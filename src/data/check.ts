@@ -4,8 +4,10 @@ import { interrupted } from '../tensor/interruption.js'
 import { type Box, type BoxFaults, type BoxItem, type BoxSource } from './boxes.js'
 import { maskRuns } from './instanceMasks.js'
 import { maskBounds } from './runLengths.js'
-import type { Pixels } from './decode.js'
-import { type Item, loadPixels, type Skipped, type Source } from './source.js'
+import { decode, type Pixels } from './decode.js'
+import { splitsAsClasses } from './folderSource.js'
+import { unusualForms } from './imageForm.js'
+import { type Item, loadPixels, readItemBytes, type Skipped, Skips, type Source } from './source.js'
 
 export interface DataReport {
   format: string
@@ -18,19 +20,62 @@ export interface DataReport {
   /** Smallest, median and largest of width and height. */
   width?: [number, number, number]
   height?: [number, number, number]
+  /** Of the pixels of all images that were read, of each channel, in 0..1. */
+  mean?: number[]
+  deviation?: number[]
   /** Images with a side below 32 pixels, or more than 8 times as long as wide. */
   odd: string[]
+  /** Images that are not stored as RGB of 8 bits, by what they are and what reading makes of them. */
+  forms: Skipped[]
   /** What lies among the images and is not read. */
   skipped: Skipped[]
+  /** What somebody would hardly want, with a remedy. */
+  warnings: string[]
 }
 
-/** Reads every image; `look` is given each that could be read, and what it throws makes the image a broken one. */
+/** Mean and deviation of the pixels of many images, of each channel. */
+class ChannelStatistics {
+  #count = 0
+  readonly #sums: Float64Array
+  readonly #squares: Float64Array
+
+  constructor(readonly channels: number) {
+    ;[this.#sums, this.#squares] = [new Float64Array(channels), new Float64Array(channels)]
+  }
+
+  add({ width, height, data }: Pixels): void {
+    for (let c = 0; c < this.channels; ++c) {
+      // Whole numbers, which a sum of any order holds exactly.
+      let [sum, square] = [0, 0]
+      for (let i = c; i < data.length; i += this.channels) {
+        const value = data[i]!
+        sum += value
+        square += value * value
+      }
+      this.#sums[c]! += sum
+      this.#squares[c]! += square
+    }
+    this.#count += width * height
+  }
+
+  result(): Pick<DataReport, 'mean' | 'deviation'> {
+    if (this.#count === 0) return {}
+    const mean = Array.from(this.#sums, (sum) => sum / this.#count)
+    const deviation = Array.from(this.#squares, (square, c) => Math.sqrt(Math.max(0, square / this.#count - mean[c]! ** 2)))
+    return { mean: mean.map((value) => value / 255), deviation: deviation.map((value) => value / 255) }
+  }
+}
+
+/** Reads every image, with so many channels; `look` is given each that could be read, and what it throws makes the image a broken one. */
 export async function checkSource(
   source: Source,
   onImage: (done: number) => void = () => undefined,
   look: (item: Item, pixels: Pixels) => void = () => undefined,
+  channels = 3,
 ): Promise<DataReport> {
+  const pixelsOf = new ChannelStatistics(channels)
   const broken: DataReport['broken'] = []
+  const forms = new Skips()
   const odd: string[] = []
   const widths: number[] = []
   const heights: number[] = []
@@ -38,9 +83,10 @@ export async function checkSource(
   for (const item of source.items) {
     if (interrupted()) break
     try {
-      const pixels = await loadPixels(item)
+      const pixels = await looked(item, forms, channels)
       const { width, height } = pixels
       look(item, pixels)
+      pixelsOf.add(pixels)
       widths.push(width)
       heights.push(height)
       if (Math.min(width, height) < 32 || Math.max(width, height) > 8 * Math.min(width, height)) odd.push(`${item.name} ${width}x${height}`)
@@ -63,9 +109,21 @@ export async function checkSource(
     ...(source.classes === undefined ? {} : { classes: Object.fromEntries(source.classes.map((name, label) => [name, counts[label]!])) }),
     broken,
     ...(widths.length === 0 ? {} : { width: three(widths), height: three(heights) }),
+    ...pixelsOf.result(),
     odd,
+    forms: forms.list(),
     skipped: source.skipped ?? [],
+    warnings: splitsAsClasses(source),
   }
+}
+
+/** The pixels of an item, whose form is counted where colour images are wanted. */
+async function looked(item: Item, forms: Skips, channels: number): Promise<Pixels> {
+  if (item.kind === 'scene' || channels !== 3) return loadPixels(item, undefined, channels)
+  const bytes = await readItemBytes(item)
+  const pixels = await decode(bytes, item.name)
+  for (const form of await unusualForms(bytes, item.name)) forms.add(form, item.name)
+  return pixels
 }
 
 /** What the objects of a data set with boxes are. */

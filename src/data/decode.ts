@@ -1,6 +1,7 @@
 /**
- * Image bytes to RGB pixels. JPEG goes to libjpeg-turbo, which is in the addon, everything else and CMYK to libvips (sharp).
- * EXIF orientation is applied; alpha is dropped onto black; 16-bit and grey become 8-bit RGB.
+ * Image bytes to pixels. JPEG goes to libjpeg-turbo, which is in the addon, .npy to npy.ts, everything else and CMYK to libvips (sharp).
+ * EXIF orientation is applied. As RGB, alpha is dropped onto black, and 16-bit and grey become 8-bit RGB; as grey, colour becomes its
+ * luma; images of another number of channels are taken as they are, or refused by name.
  */
 import { createRequire } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
@@ -9,14 +10,20 @@ import type { Sharp } from 'sharp'
 
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
+import { decodeNpy, isNpy } from './npy.js'
 
 /** A decoded image. */
 export interface Pixels {
   width: number
   height: number
-  /** Interleaved RGB, row-major: height * width * 3 bytes. */
+  /** Bytes of a pixel; 3, RGB, where absent. */
+  channels?: number
+  /** Interleaved, row-major: height * width * channels bytes. */
   data: Uint8Array
 }
+
+/** Bytes of a pixel. */
+export const channelsOf = ({ channels = 3 }: Pick<Pixels, 'channels'>): number => channels
 
 const require = createRequire(import.meta.url)
 
@@ -46,6 +53,8 @@ export const decoders = (): { jpeg: string; others: string } => ({
 
 /** The largest image or mask that is decoded. */
 export const maxPixels = 400e6
+/** The most channels of one. */
+export const mostChannels = 1024
 
 /**
  * Every block of 8x8 pixels has a code of at least one bit, so that no byte of a JPEG stands for more than this: a header that
@@ -59,6 +68,7 @@ const mostJpegPixelsPerByte = 8 * 64
  */
 export async function decode(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
   if (bytes.length === 0) fail('DECODE', `${name}: the file is empty`)
+  if (isNpy(bytes)) return asColour(decodeNpy(bytes, name, maxPixels), name)
   if (!isJpeg(bytes)) return decodeAny(bytes, name, mostPixels)
   const frame = checkedFrame(bytes, name)
   const pixels = frame.width * frame.height
@@ -68,6 +78,65 @@ export async function decode(bytes: Buffer, name: string, mostPixels = Infinity)
     return decodeAny(bytes, name, mostPixels)
   const reduce = ([8, 4, 2] as const).find((by) => pixels / (by * by) >= mostPixels) ?? 1
   return orient(decodeJpeg(bytes, name, frame, reduce), orientation)
+}
+
+/** Grey and RGB as RGB. */
+function asColour(pixels: Pixels, name: string): Pixels {
+  const { width, height, data } = pixels
+  const channels = channelsOf(pixels)
+  if (channels === 3) return { width, height, data }
+  if (channels !== 1) return wrongChannels(name, channels, 'a grey or colour image')
+  const rgb = new Uint8Array(3 * data.length)
+  for (let i = 0; i < rgb.length; ++i) rgb[i] = data[Math.floor(i / 3)]!
+  return { width, height, data: rgb }
+}
+
+const wrongChannels = (name: string, channels: number, expected: string): never =>
+  fail(
+    'DECODE',
+    `${name}: has ${channels} ${channels === 1 ? 'channel' : 'channels'}: expected ${expected} (--channels says how many the images have)`,
+  )
+
+/** Red, green and blue in the luma of a colour (ITU-R BT.601). */
+const lumaWeights = [0.299, 0.587, 0.114] as const
+
+/**
+ * decode() for images of any number of channels: 3 is decode(); 1 gives grey, colours by their luma; of any other number every image must
+ * have just as many, alpha being one.
+ */
+export async function decodeChannels(bytes: Buffer, name: string, channels: number, mostPixels = Infinity): Promise<Pixels> {
+  if (channels === 3) return await decode(bytes, name, mostPixels)
+  if (channels === 1) {
+    if (isNpy(bytes)) {
+      const pixels = decodeNpy(bytes, name, maxPixels)
+      if (channelsOf(pixels) === 1) return pixels
+    }
+    const { width, height, data } = await decode(bytes, name, mostPixels)
+    const [red, green, blue] = lumaWeights
+    const luma = (at: number): number => red * data[at]! + green * data[at + 1]! + blue * data[at + 2]!
+    return { width, height, channels, data: Uint8Array.from({ length: width * height }, (_, i) => luma(3 * i) + 0.5) }
+  }
+  const pixels = isNpy(bytes) ? decodeNpy(bytes, name, maxPixels) : await decodeBands(bytes, name, channels)
+  return channelsOf(pixels) === channels ? pixels : wrongChannels(name, channelsOf(pixels), `${channels}`)
+}
+
+/** All channels of an image as they are stored; numbers of 16 bits become bytes. */
+async function decodeBands(bytes: Buffer, name: string, wanted: number): Promise<Pixels> {
+  const sharp = await libvips(name)
+  const unreadable = (error: unknown): never => fail('DECODE', `${name}: not an image that can be read (${reason(error)})`)
+  const image = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
+  const { depth, channels: stored } = await image.metadata().catch(unreadable)
+  if (stored !== wanted) return wrongChannels(name, stored, `${wanted}`)
+  if (depth !== 'uchar' && depth !== 'ushort')
+    return fail('DECODE', `${name}: expected an image of 8 or 16 bits a channel but it is of ${depth}: write it as .npy of uint8`)
+  const raw = image.toColourspace(depth === 'uchar' ? 'srgb' : 'rgb16').raw({ depth })
+  const { data, info } = await raw.toBuffer({ resolveWithObject: true }).catch(unreadable)
+  const { width, height, channels } = info
+  const values = depth === 'uchar' ? data : Uint8Array.from(new Uint16Array(Uint8Array.from(data).buffer), (value) => (value + 128) / 257)
+  if (channels === stored) return { width, height, channels, data: values }
+  // Where the first channel is grey, libvips gives it as red, green and blue, and the others behind these.
+  if (channels !== stored + 2) return unreadable(new Error(`libvips makes ${channels} channels of ${stored}`))
+  return { width, height, channels: stored, data: values.filter((_, i) => i % channels === 0 || i % channels > 2) }
 }
 
 /** A part of an image, in its pixels. */
@@ -122,7 +191,10 @@ function decodeJpeg(bytes: Buffer, name: string, frame: Frame, reduce: number, p
 async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
   const sharp = await libvips(name)
   try {
-    const whole = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels }).rotate()
+    const whole = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
+    // libvips would make a colour image of some of the channels.
+    const { channels } = await whole.metadata()
+    if (channels > 4) return wrongChannels(name, channels, 'a grey or colour image, of 4 at most')
     const image = (mostPixels === Infinity ? whole : await reduced(whole, mostPixels)).toColourspace('srgb').flatten({ background: '#000' })
     const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
     if (info.channels === 3) return { width: info.width, height: info.height, data }
@@ -130,6 +202,7 @@ async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Pr
     for (let i = 0; i < rgb.length; ++i) rgb[i] = data[Math.floor(i / 3) * info.channels]!
     return { width: info.width, height: info.height, data: rgb }
   } catch (error) {
+    if (error instanceof DenseclError) throw error
     return fail('DECODE', `${name}: not an image that can be read (${reason(error)})`)
   }
 }

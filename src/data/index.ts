@@ -6,11 +6,13 @@ export {
   type Adjustment,
   type AugmentOptions,
   type Crop,
+  type ImageFormat,
   imageTensor,
   mocoV2Augmentation,
   pixelTensor,
   type PlacedView,
   randomView,
+  renderChannels,
   renderView,
   renderViews,
   type ViewCrops,
@@ -18,7 +20,7 @@ export {
   wholeImage,
 } from './augment.js'
 export { type BoxBatch, type BoxView } from './boxView.js'
-export { decode, decodePart, type Part, type Pixels } from './decode.js'
+export { channelsOf, decode, decodeChannels, decodePart, type Part, type Pixels } from './decode.js'
 export { type Batch, type BatchRequest, Loader, type LoaderOptions } from './loader.js'
 export { type Resampling } from './resizeBytes.js'
 export { batchIndices, epochBatches, epochOrder, orderedBatches, stepsPerEpoch } from './sampler.js'

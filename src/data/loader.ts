@@ -11,7 +11,17 @@ import { hostMemory } from '../tensor/numbers.js'
 import { native } from '../tensor/native.js'
 import { type FloatDType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { type AugmentOptions, cropColumns, cropRow, mocoV2Augmentation, renderTable, tableColumns, type ViewCrops } from './augment.js'
+import {
+  type AugmentOptions,
+  colourImages,
+  cropColumns,
+  cropRow,
+  type ImageFormat,
+  mocoV2Augmentation,
+  renderTable,
+  tableColumns,
+  type ViewCrops,
+} from './augment.js'
 import type { BoxBatch } from './boxView.js'
 import type { Item } from './source.js'
 import type { ItemAnswer, ItemRequest, SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
@@ -24,6 +34,8 @@ export interface LoaderOptions {
   batchSize: number
   /** What is made of each image (pipelines.ts). */
   views: Exclude<ViewKind, 'pixels'>
+  /** What the images are; RGB, normalised as ImageNet's, when absent. Views of others are made by the workers, on a GPU too. */
+  images?: ImageFormat | undefined
   /** The device that tensors are made on; a GPU renders random views itself, from pixels that are uploaded during its work. */
   device?: string
   dtype?: FloatDType
@@ -80,22 +92,22 @@ const prefetch = 4
 export const workersFor = (wanted: number): number => (wanted === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : wanted)
 
 type CropScales = Pick<AugmentOptions, 'cropScale' | 'keyCropScale'>
-type SlotOptions = Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment' | 'mostPixels'>
+type SlotOptions = Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment' | 'mostPixels' | 'images'>
 
 /** The pixels of an image whose smallest crop has those of a view. */
 export const pixelsOfCrops = (imageSize: number, { cropScale, keyCropScale }: CropScales): number =>
   4 * Math.ceil((imageSize * imageSize) / Math.min(cropScale[0], keyCropScale?.[0] ?? 1) / 4)
 
 /** What is written of each image of a kind of views: for each part its bytes. */
-function partsOf(kind: ViewKind, { imageSize, augment = mocoV2Augmentation, mostPixels }: SlotOptions): number[] {
-  const view = imageSize * imageSize * 12
+function partsOf(kind: ViewKind, { imageSize, augment = mocoV2Augmentation, mostPixels, images = colourImages }: SlotOptions): number[] {
+  const view = imageSize * imageSize * 4 * images.channels
   if (kind === 'pixels') return [3 * (mostPixels == null ? pixelsOfCrops(imageSize, augment) : 4 * Math.ceil(mostPixels / 4))]
   if (kind === 'augmented') return [view, view]
   return kind === 'segmentation' ? [view, imageSize * imageSize] : [view]
 }
 
-const kindOf = (views: LoaderOptions['views'], device: string): ViewKind =>
-  views === 'augmented' && deviceTraits(device).rendersViews ? 'pixels' : views
+const kindOf = (views: LoaderOptions['views'], device: string, { channels }: ImageFormat): ViewKind =>
+  views === 'augmented' && channels === 3 && deviceTraits(device).rendersViews ? 'pixels' : views
 
 /** Floats begin at multiples of four bytes. */
 const slotBytesOf = (parts: readonly number[], batchSize: number): number =>
@@ -103,8 +115,8 @@ const slotBytesOf = (parts: readonly number[], batchSize: number): number =>
 
 /** The bytes that a Loader of these options takes for batches, shared by all its workers, in the host's memory and on a GPU. */
 export function loaderBytes(options: SlotOptions): { host: number; device: number } {
-  const { batchSize, views, device = 'cpu' } = options
-  const kind = kindOf(views, device)
+  const { batchSize, views, device = 'cpu', images = colourImages } = options
+  const kind = kindOf(views, device, images)
   const slot = slotBytesOf(partsOf(kind, options), batchSize)
   return { host: prefetch * slot, device: kind === 'pixels' ? uploadSlots * slot : 0 }
 }
@@ -150,6 +162,7 @@ export class Loader {
   readonly #pending = new Map<number, (result: TaskResult) => void>()
   readonly #kind: ViewKind
   readonly #device: string
+  readonly #channels: number
   /** What is written of each image: for each part its bytes. A slot of the memory holds the first part of all images, then the next. */
   readonly #parts: number[]
   readonly #slotBytes: number
@@ -168,8 +181,9 @@ export class Loader {
       fail('ARGUMENT', `Loader: expected workers of 0 to ${mostWorkers} but received ${workers}`)
     const { imageSize, batchSize, device = 'cpu' } = options
     this.#device = device
-    const { augment = mocoV2Augmentation, lighting = 0, segmentation } = options
-    this.#kind = kindOf(options.views, device)
+    const { augment = mocoV2Augmentation, lighting = 0, segmentation, images = colourImages } = options
+    this.#channels = images.channels
+    this.#kind = kindOf(options.views, device, images)
     this.#parts = partsOf(this.#kind, options)
     this.#slotBytes = slotBytesOf(this.#parts, batchSize)
     const bytes = prefetch * this.#slotBytes
@@ -193,6 +207,7 @@ export class Loader {
       placeBytes: this.#parts[0]!,
       augment,
       lighting,
+      images,
       ...(segmentation === undefined ? {} : { segmentation }),
       seed,
       cacheBytes: (cacheMegabytes * 2 ** 20) / count,
@@ -339,12 +354,12 @@ export class Loader {
       const labels = new Uint8Array(this.#memory, this.#place(slot, 1, 0, request), shape[0]! * this.#parts[1]!)
       return Tensor.from(labels, shape, 'i32', this.#device)
     }
-    return Tensor.from(this.#values(slot, request, part), [...shape, 3], 'f32', this.#device)
+    return Tensor.from(this.#values(slot, request, part), [...shape, this.#channels], 'f32', this.#device)
   }
 
   #values(slot: number, request: BatchRequest, part = 0): Float32Array {
     const [height, width] = this.#size(request)
-    return new Float32Array(this.#memory, this.#place(slot, part, 0, request), request.indices.length * height * width * 3)
+    return new Float32Array(this.#memory, this.#place(slot, part, 0, request), request.indices.length * height * width * this.#channels)
   }
 
   /**
@@ -386,6 +401,13 @@ export class Loader {
     })
     await Promise.all(parts)
     return labels
+  }
+
+  /** Takes note of images that others could not read, by name, with the reason. Throws DATA where all together are too many. */
+  addBroken(images: Iterable<readonly [string, string]>): void {
+    for (const [name, reason] of images) this.broken.set(name, reason)
+    const error = this.#tooManyBroken()
+    if (error !== undefined) throw error
   }
 
   #tooManyBroken(): DenseclError | undefined {

@@ -3,16 +3,14 @@
  * as functions of its pixels and a random stream.
  */
 import type { Random } from '../tensor/random.js'
-import { native } from '../tensor/native.js'
-import { scope, Tensor } from '../tensor/tensor.js'
 import {
   type AugmentOptions,
+  colourImages,
   imagenetDeviation,
+  type ImageFormat,
   mocoV2Augmentation,
-  pixelTensor,
   randomView,
-  renderView,
-  type ViewParameters,
+  renderChannels,
   wholeImage,
 } from './augment.js'
 import type { Pixels } from './decode.js'
@@ -31,41 +29,32 @@ export type Pipeline = 'augmented' | 'crop' | 'shifted' | 'centre' | 'square'
 /** Random resized crop of 8 to 100 % and flip, nothing else: the training transform of the linear protocols. */
 export const cropAndFlip: AugmentOptions = { ...mocoV2Augmentation, cropScale: [0.08, 1], jitter: 0, hue: 0, grayscale: 0, blur: 0 }
 
-/** The part of `pixels` that `view` says, as f32 [size * size * 3]. */
-function rendered(pixels: Pixels, view: ViewParameters, height: number, width: number, normalise = true): Float32Array {
-  return scope(() => {
-    const out = Tensor.empty([1, height, width, 3])
-    renderView(out, 0, pixelTensor(pixels), view, normalise)
-    const values = new Float32Array(height * width * 3)
-    native.read(out.handle, values)
-    return values
-  })
-}
-
-/** One view as `pipeline` makes it, normalised: f32 [size * size * 3]. */
+/** One view as `pipeline` makes it, normalised as `images` says: f32 [size * size * channels]. */
 export function renderPipeline(
   pipeline: Exclude<Pipeline, 'augmented'>,
   pixels: Pixels,
   size: number,
   random: Random,
-  options: { augment: AugmentOptions; lighting: number },
+  options: { augment: AugmentOptions; lighting: number; images?: ImageFormat },
 ): Float32Array {
+  const { images = colourImages } = options
   switch (pipeline) {
     case 'crop': {
-      const values = rendered(pixels, randomView(random, pixels.width, pixels.height, options.augment), size, size)
-      if (options.lighting > 0) addLighting(values, random, options.lighting)
+      const view = randomView(random, pixels.width, pixels.height, options.augment)
+      const values = renderChannels(pixels, view, { height: size, width: size }, images)
+      if (options.lighting > 0 && images.channels === 3) addLighting(values, random, options.lighting)
       return values
     }
     case 'shifted': {
       const margin = shortSide(size) - size
       const place = { top: random.below(margin + 1), left: random.below(margin + 1) }
-      return centralSquare(pixels, size, place, random.uniform() < 0.5)
+      return centralSquare(pixels, size, images, place, random.uniform() < 0.5)
     }
     case 'centre':
-      return centralSquare(pixels, size)
+      return centralSquare(pixels, size, images)
     case 'square': {
-      const small = shortSideTo(pixels, shortSide(size))
-      return rendered(small, wholeImage(small), size, size)
+      const small = shortSideTo(pixels, shortSide(size), images)
+      return renderChannels(small, wholeImage(small), { height: size, width: size }, images)
     }
   }
 }
@@ -85,26 +74,35 @@ function half(margin: number): number {
 }
 
 /** A square of the image with its short side at 256/224 of `size`: the central one, or at `place` of the central square of that. */
-function centralSquare(pixels: Pixels, size: number, place?: { top: number; left: number }, flip = false): Float32Array {
+function centralSquare(
+  pixels: Pixels,
+  size: number,
+  images: ImageFormat,
+  place?: { top: number; left: number },
+  flip = false,
+): Float32Array {
+  const { channels } = images
   const side = shortSide(size)
   const [height, width] = resized(pixels, side)
-  const values = rendered(pixels, wholeImage(pixels), height, width)
+  const values = renderChannels(pixels, wholeImage(pixels), { height, width }, images)
   const within = place === undefined ? size : side
   const top = half(height - within) + (place?.top ?? 0)
   const left = half(width - within) + (place?.left ?? 0)
-  const out = new Float32Array(size * size * 3)
+  const out = new Float32Array(size * size * channels)
   for (let y = 0; y < size; ++y) {
-    const row = ((top + y) * width + left) * 3
-    if (!flip) out.set(values.subarray(row, row + size * 3), y * size * 3)
-    else for (let x = 0; x < size; ++x) out.set(values.subarray(row + 3 * (size - 1 - x), row + 3 * (size - x)), (y * size + x) * 3)
+    const row = ((top + y) * width + left) * channels
+    const pixel = (x: number): Float32Array => values.subarray(row + channels * x, row + channels * (x + 1))
+    if (!flip) out.set(values.subarray(row, row + size * channels), y * size * channels)
+    else for (let x = 0; x < size; ++x) out.set(pixel(size - 1 - x), (y * size + x) * channels)
   }
   return out
 }
 
 /** Pixels with their short side at `side`, rounded to bytes as an image library does between two resizings. */
-function shortSideTo(pixels: Pixels, side: number): Pixels {
+function shortSideTo(pixels: Pixels, side: number, images: ImageFormat): Pixels {
   const [height, width] = resized(pixels, side)
-  return { height, width, data: Uint8Array.from(rendered(pixels, wholeImage(pixels), height, width, false), (value) => 255 * value + 0.5) }
+  const values = renderChannels(pixels, wholeImage(pixels), { height, width }, images, false)
+  return { height, width, channels: images.channels, data: Uint8Array.from(values, (value) => 255 * value + 0.5) }
 }
 
 /** Colours of ImageNet's pixels: principal axes (rows of RGB, one column an axis) and their variances (Krizhevsky et al., 2012). */

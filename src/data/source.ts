@@ -6,7 +6,7 @@ import { extname } from 'node:path'
 import { readText as readTextOf } from '../files/look.js'
 import { fail, systemReason } from '../tensor/errors.js'
 import { largest } from '../tensor/numbers.js'
-import { decode, type Pixels } from './decode.js'
+import { decodeChannels, type Pixels } from './decode.js'
 import { scene } from './scenes.js'
 
 /** An image: a file, some bytes of one, or a built-in scene. `mask` is the file of the classes of its pixels, for segmentation. */
@@ -90,7 +90,7 @@ export interface DataSource {
   open(path: string, split: Split): Omit<Source, 'format'> | Promise<Omit<Source, 'format'>>
 }
 
-export const imageExtensions: ReadonlySet<string> = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff'])
+export const imageExtensions: ReadonlySet<string> = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy'])
 export const isImage = (name: string): boolean => imageExtensions.has(extname(name).toLowerCase())
 
 /** Undefined for what is not there, or cannot be looked at. */
@@ -146,8 +146,12 @@ export async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Prom
   }
 }
 
-/** The decoded image of an item, reduced to about `mostPixels` where that is cheaper; throws DECODE with its name. */
-export async function loadPixels(item: Item, mostPixels?: number): Promise<Pixels> {
-  if (item.kind === 'scene') return scene(item.seed, item.index).pixels
-  return decode(await readItemBytes(item), item.name, mostPixels)
+/**
+ * The decoded image of an item with so many channels (decodeChannels()), reduced to about `mostPixels` where that is cheaper; throws DECODE
+ * with its name.
+ */
+export async function loadPixels(item: Item, mostPixels?: number, channels = 3): Promise<Pixels> {
+  if (item.kind !== 'scene') return decodeChannels(await readItemBytes(item), item.name, channels, mostPixels)
+  const { pixels } = scene(item.seed, item.index)
+  return channels === 3 ? pixels : fail('DECODE', `${item.name}: is a built-in scene, which has 3 channels: expected ${channels}`)
 }

@@ -1,12 +1,14 @@
 /** Where images come from: a table of the kinds of source, one line each. */
 import { existsSync } from 'node:fs'
+import { basename, dirname, isAbsolute, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
 import { listSource } from './listSource.js'
 import { sceneSource } from './sceneSource.js'
-import { type DataSource, imageExtensions, type Source, type Split } from './source.js'
+import { type DataSource, imageExtensions, isFolder, namesIn, type Source, type Split } from './source.js'
 import { tarSource } from './tarSource.js'
 import { vocSource } from './vocSource.js'
 
@@ -23,12 +25,18 @@ export const sourceFormats: readonly SourceFormat[] = dataSources.map(({ format 
  */
 export async function openSource(path: string, options: { format?: SourceFormat | 'auto'; split?: Split } = {}): Promise<Source> {
   const { format = 'auto', split = 'train' } = options
-  const kind: DataSource =
-    dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path)
-  if (kind.virtual !== true && !existsSync(path)) fail('DATA', `data: ${path} does not exist`)
+  const kind = sourceKind(path, format)
   const source = { format: kind.format, ...(await opened(kind, path, split)) }
   if (source.items.length === 0) fail('DATA', `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`)
   return source
+}
+
+/** The kind of source that a path is read as. Throws DATA where nothing is there, or nothing that can be read. */
+export function sourceKind(path: string, format: SourceFormat | 'auto' = 'auto'): DataSource {
+  const kind: DataSource =
+    dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path)
+  if (kind.virtual !== true && !existsSync(path)) missing(path)
+  return kind
 }
 
 /** What the system refuses while a source is read is an error of the data: a folder without rights, too many open files. */
@@ -41,7 +49,15 @@ async function opened(kind: DataSource, path: string, split: Split): Promise<Omi
   }
 }
 
+/** A path that is not there: what else lies where the path ends to exist, and what does without one. */
+function missing(path: string): never {
+  const [folder, name] = [dirname(path), basename(path)]
+  const found = isFolder(folder) ? didYouMean(name, namesIn(folder), (other) => join(folder, other)) : ''
+  const from = isAbsolute(path) ? '' : ` below ${process.cwd()}`
+  return fail('DATA', `data: ${path} does not exist${from}${found}; expected a folder of images, or scenes, the built-in pictures`)
+}
+
 function unknown(path: string): never {
-  if (!existsSync(path)) fail('DATA', `data: ${path} does not exist`)
+  if (!existsSync(path)) missing(path)
   return fail('DATA', `data: ${path} is none of: ${dataSources.map(({ describe }) => describe).join(', ')}`)
 }

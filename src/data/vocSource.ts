@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
-import type { DataSource, Item, Source, Split } from './source.js'
+import { type DataSource, type Item, Skips, type Source, type Split } from './source.js'
 import { vocImages } from './voc.js'
 
 export const vocSource = {
@@ -28,5 +28,7 @@ function readVoc(root: string, split: Split): Omit<Source, 'format'> {
     const file = byName.get(name) ?? fail('DATA', `data: ${set} names ${name}, which is not in ${join(root, 'JPEGImages')}`)
     return { name: file, kind: 'file', path: join(root, 'JPEGImages', file) }
   })
-  return { items }
+  const [read, skips] = [new Set(items.map(({ name }) => name)), new Skips()]
+  for (const file of byName.values()) if (!read.has(file)) skips.add(`image that ${set} does not name`, file)
+  return { items, skipped: skips.list() }
 }

@@ -8,9 +8,11 @@ import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import {
   type AugmentOptions,
+  type ImageFormat,
   pixelTensor,
   type PlacedView,
   randomView,
+  renderChannels,
   renderView,
   renderViews,
   tableColumns,
@@ -48,6 +50,7 @@ export interface WorkerData {
   augment: AugmentOptions
   /** Deviation of the colour noise of the pipeline `crop`. */
   lighting: number
+  images: ImageFormat
   segmentation?: SegmentationOptions
   seed: number
   /** Bytes of decoded images that this worker may keep for later epochs. */
@@ -91,9 +94,9 @@ export interface TaskResult {
   error?: string
 }
 
-const { count, memory, imageSize, views, table, placeBytes, augment, lighting, segmentation, seed, cacheBytes, stop } =
+const { count, memory, imageSize, views, table, placeBytes, augment, lighting, images, segmentation, seed, cacheBytes, stop } =
   workerData as WorkerData
-const floatsPerView = imageSize * imageSize * 3
+const floatsPerView = imageSize * imageSize * images.channels
 native.setThreads(1)
 
 /** The images of the task, by their places in the source, and those that stand in for broken ones. */
@@ -120,7 +123,7 @@ async function pixelsOf(index: number): Promise<Pixels> {
   const known = cache.get(index)
   if (known !== undefined) return known
   // A place holds three bytes a pixel.
-  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined)
+  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined, images.channels)
   if (cached + pixels.data.length <= cacheBytes) {
     cached += pixels.data.length
     // A copy: a decoder's buffer may be larger than the image.
@@ -147,7 +150,7 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
       current = random.below(count)
     }
   }
-  if (testing) return { pixels: { width: 1, height: 1, data: new Uint8Array(3) }, index }
+  if (testing) return { pixels: { width: 1, height: 1, channels: images.channels, data: new Uint8Array(images.channels) }, index }
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
@@ -159,7 +162,7 @@ const viewOf = (index: number, epoch: number, view: number, { width, height }: P
 function writeRow(placed: PlacedView, slot: number, view: number, place: number): void {
   const { rows, batchSize } = table!
   const at = ((slot * 2 + view) * batchSize + place) * tableColumns
-  new Float64Array(rows, at * 8, tableColumns).set(tableRow(placed, true))
+  new Float64Array(rows, at * 8, tableColumns).set(tableRow(placed, images.channels === 3 ? images : true))
 }
 
 /**
@@ -192,12 +195,16 @@ function reduce(pixels: Pixels): Pixels {
 /** Both random views of the pre-training step. */
 function writeTwoViews(pixels: Pixels, index: number, { epoch, places, slot, order }: Task, i: number): void {
   scope(() => {
-    const source = pixelTensor(pixels)
+    const source = images.channels === 3 ? pixelTensor(pixels) : undefined
     for (const [which, at] of places[i]!.entries()) {
       const placed = { view: viewOf(index, epoch, which, pixels), offset: 0, height: pixels.height, width: pixels.width }
-      const out = Tensor.empty([1, imageSize, imageSize, 3])
-      renderViews(out, 0, source, [placed])
-      native.read(out.handle, new Float32Array(memory, at, floatsPerView))
+      const view = new Float32Array(memory, at, floatsPerView)
+      if (source === undefined) view.set(renderChannels(pixels, placed.view, { height: imageSize, width: imageSize }, images))
+      else {
+        const out = Tensor.empty([1, imageSize, imageSize, 3])
+        renderViews(out, 0, source, [placed], images)
+        native.read(out.handle, view)
+      }
       writeRow(placed, slot, which, order[i]!)
     }
   })
@@ -247,6 +254,7 @@ async function write(pixels: Pixels, index: number, task: Task, place: number): 
       renderPipeline(views as Exclude<Pipeline, 'augmented'>, pixels, imageSize, new Random(seed, 17, epoch, index, 0), {
         augment,
         lighting,
+        images,
       }),
     )
 }

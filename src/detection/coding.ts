@@ -4,8 +4,8 @@ import { type Box, boxHeight, boxWidth } from '../data/boxes.js'
 /** Weights of the four deltas of a box: shifts of the centre, logarithms of the ratios of the sides. */
 export type DeltaWeights = readonly [x: number, y: number, width: number, height: number]
 
-/** A side grows by this factor at most: 1000 pixels of 16. */
-const most = Math.log(1000 / 16)
+/** Of the logarithm by which a side grows: 1000 pixels of 16. */
+export const mostGrowth = Math.log(1000 / 16)
 
 /** How far a box must be moved and scaled to become `target`: shifts over its sides and logarithms of ratios, times the weights. */
 export function encodeBox(box: Box, target: Box, weights: DeltaWeights): [number, number, number, number] {
@@ -21,7 +21,7 @@ export function encodeBox(box: Box, target: Box, weights: DeltaWeights): [number
 /** The box that deltas make of another. Growth is bounded, for mmdetection's `both` also shrinking. */
 export function decodeBox(box: Box, deltas: ArrayLike<number>, weights: DeltaWeights, clamp: 'upper' | 'both'): Box {
   const [width, height] = [boxWidth(box), boxHeight(box)]
-  const side = (delta: number): number => Math.exp(Math.max(clamp === 'both' ? -most : -Infinity, Math.min(delta, most)))
+  const side = (delta: number): number => Math.exp(Math.max(clamp === 'both' ? -mostGrowth : -Infinity, Math.min(delta, mostGrowth)))
   const x = (deltas[0]! / weights[0]) * width + box[0] + width / 2
   const y = (deltas[1]! / weights[1]) * height + box[1] + height / 2
   const [w, h] = [side(deltas[2]! / weights[2]) * width, side(deltas[3]! / weights[3]) * height]

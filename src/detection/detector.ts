@@ -4,7 +4,10 @@ import { relu, reshape } from '../ops/elementwise.js'
 import type { Backbone } from '../nn/backbone.js'
 import { type Build, Conv2d, type Fill, type NormMode, zeros } from '../nn/layers.js'
 import { include, type State } from '../nn/module.js'
+import type { RoiAlignOptions } from '../ops/roiAlign.js'
 import { scope, sizeOf, type Tensor } from '../tensor/tensor.js'
+import type { AnchorOptions } from './anchors.js'
+import type { DetectionStyleName } from './styles.js'
 
 /** The forms that there are: one map and the backbone's last stage in the head, or a pyramid of maps, with masks. */
 export type DetectorForm = 'c4' | 'fpn'
@@ -21,6 +24,20 @@ export interface Regions {
   images: Int32Array
 }
 
+/** How regions are taken from the maps. */
+export interface RegionPooling extends Pick<RoiAlignOptions, 'samplingRatio' | 'aligned'> {
+  /** Pixels between two cells of each map that regions are taken from. */
+  strides: readonly number[]
+  /** Bins along each side of a region, for its class and for its mask. */
+  bins: number
+  maskBins?: number
+  /** Which of several maps a region is taken from, by its size. */
+  levels?: { canonical: number; rule: LevelRule }
+}
+
+/** Whose rule says which map a region is taken from; they differ next to powers of two. */
+export type LevelRule = DetectionStyleName | 'torchvision'
+
 /** What the head says of every region: logits [R, classes + 1], the background last, and deltas [R, 4 * classes], four of each class. */
 export interface Classified {
   logits: Tensor
@@ -34,14 +51,21 @@ export interface Detector {
   readonly options: { readonly classes: number }
   /** Images [N, H, W, 3] to the maps [N, h, w, C] that proposals and regions are taken from, fine to coarse. */
   features(images: Tensor, mode: NormMode): Tensor[]
+  /** The anchors of a cell of each map. */
+  readonly cells: readonly AnchorOptions[]
+  readonly pooling: RegionPooling
   /** The anchors [h * w * A, 4] of each map, of images [N, H, W, 3]. */
   anchors(features: readonly Tensor[], images: Tensor): Float64Array[]
   /** Scores and moves the anchors of every map. */
   propose(features: readonly Tensor[]): Proposed[]
   /** Classifies regions of the maps. */
   classify(features: readonly Tensor[], regions: Regions, mode: NormMode): Classified
+  /** The same of the bins [R, S, S, C] of regions. */
+  classifyBins(bins: Tensor, mode: NormMode): Classified
   /** Logits [R, S, S, classes] of whether places of regions belong to an object of a class; absent in a form without masks. */
   masks?(features: readonly Tensor[], regions: Regions, mode: NormMode): Tensor
+  /** The same of the bins [R, S / 2, S / 2, C] of regions. */
+  maskBins?(bins: Tensor, mode: NormMode): Tensor
   /** Parameters and buffers by name. */
   state(): State
   /** Frees what the detector has beside its backbone. */

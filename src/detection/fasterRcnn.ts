@@ -10,7 +10,16 @@ import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, scope, Tensor } from '../tensor/tensor.js'
 import { type AnchorOptions, anchorsOfMap, cellAnchors } from './anchors.js'
-import { type Classified, type Detector, disposeHeads, normal, ProposalHead, type Proposed, type Regions } from './detector.js'
+import {
+  type Classified,
+  type Detector,
+  disposeHeads,
+  normal,
+  ProposalHead,
+  type Proposed,
+  type RegionPooling,
+  type Regions,
+} from './detector.js'
 
 /** What a FasterRcnn is built with. */
 export interface FasterRcnnOptions {
@@ -57,6 +66,15 @@ export class FasterRcnn implements Detector {
     return [this.backbone.beforeLast!(this.backbone.input(images), mode)]
   }
 
+  get cells(): [AnchorOptions] {
+    return [this.options.anchors]
+  }
+
+  get pooling(): RegionPooling {
+    const { regionSize: bins = 14, pooling } = this.options
+    return { strides: [this.stride], bins, ...pooling }
+  }
+
   anchors([map]: readonly Tensor[], images: Tensor): [Float64Array] {
     return [anchorsOfMap(this.options.anchors, map!, images)]
   }
@@ -65,15 +83,19 @@ export class FasterRcnn implements Detector {
     return [this.#rpn.forward(map!)]
   }
 
-  /** The last stage, a batch norm without ReLU, the mean over the bins, two linear layers. */
   classify([map]: readonly Tensor[], { boxes, images }: Regions, mode: NormMode): Classified {
     return scope(() => {
-      const { regionSize = 14, pooling } = this.options
+      const { bins: size, strides, ...how } = this.pooling
       const rows = images.length
       const corners = Tensor.from(boxes, [rows, 4], accumulator(map!.dtype))
-      const options = { size: regionSize, scale: 1 / this.stride, ...pooling }
-      const pooled = roiAlign(map!, corners, Tensor.from(images, [rows], 'i32'), options)
-      const deep = this.#norm.forward(this.backbone.last!(pooled, mode), mode)
+      return this.classifyBins(roiAlign(map!, corners, Tensor.from(images, [rows], 'i32'), { size, scale: 1 / strides[0]!, ...how }), mode)
+    })
+  }
+
+  /** The last stage, a batch norm without ReLU, the mean over the bins, two linear layers. */
+  classifyBins(bins: Tensor, mode: NormMode): Classified {
+    return scope(() => {
+      const deep = this.#norm.forward(this.backbone.last!(bins, mode), mode)
       const vector = mean(deep, { axes: [1, 2] })
       return { logits: this.#cls.forward(vector), deltas: this.#reg.forward(vector) }
     })

@@ -11,14 +11,21 @@ import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, scope, Tensor } from '../tensor/tensor.js'
 import { type AnchorOptions, anchorsOfMap } from './anchors.js'
-import { type Classified, type Detector, disposeHeads, normal, ProposalHead, type Proposed, type Regions } from './detector.js'
+import {
+  type Classified,
+  type Detector,
+  disposeHeads,
+  type LevelRule,
+  normal,
+  ProposalHead,
+  type Proposed,
+  type RegionPooling,
+  type Regions,
+} from './detector.js'
 import { FeaturePyramid } from './featurePyramid.js'
 import { BoxHead, MaskHead } from './regionHeads.js'
 import type { DetectionStyleName } from './styles.js'
 import { kaimingUniform, xavierUniform } from './unit.js'
-
-/** Whose rule says which map a region is taken from; they differ next to powers of two. */
-export type LevelRule = DetectionStyleName | 'torchvision'
 
 /** The numbers of a pyramid and its heads that files do not tell by shapes. */
 export interface PyramidOptions {
@@ -136,9 +143,20 @@ export class MaskRcnn implements Detector {
     return scope(() => this.#neck.forward(this.backbone.stages(this.backbone.input(images), own).slice(-mapCount), mode))
   }
 
-  anchors(features: readonly Tensor[], images: Tensor): Float64Array[] {
+  get cells(): AnchorOptions[] {
     const { sizes, ...shape } = this.options.anchors
-    return features.map((map, i) => anchorsOfMap({ ...shape, sizes: [sizes[i]!], stride: this.#maps[0]!.stride * 2 ** i }, map, images))
+    return sizes.map((size, i) => ({ ...shape, sizes: [size], stride: this.#maps[0]!.stride * 2 ** i }))
+  }
+
+  get pooling(): RegionPooling {
+    const { canonical, levels: rule } = this.options.pyramid
+    const strides = this.#maps.map(({ stride }) => stride)
+    return { strides, bins: boxBins, maskBins, levels: { canonical, rule }, ...this.options.pooling }
+  }
+
+  anchors(features: readonly Tensor[], images: Tensor): Float64Array[] {
+    const { cells } = this
+    return features.map((map, i) => anchorsOfMap(cells[i]!, map, images))
   }
 
   propose(features: readonly Tensor[]): Proposed[] {
@@ -146,11 +164,19 @@ export class MaskRcnn implements Detector {
   }
 
   classify(features: readonly Tensor[], regions: Regions, mode: NormMode): Classified {
-    return scope(() => this.#box.forward(this.#pool(features, regions, boxBins), mode))
+    return scope(() => this.classifyBins(this.#pool(features, regions, boxBins), mode))
+  }
+
+  classifyBins(bins: Tensor, mode: NormMode): Classified {
+    return this.#box.forward(bins, mode)
   }
 
   masks(features: readonly Tensor[], regions: Regions, mode: NormMode): Tensor {
-    return scope(() => this.#mask.forward(this.#pool(features, regions, maskBins), mode))
+    return scope(() => this.maskBins(this.#pool(features, regions, maskBins), mode))
+  }
+
+  maskBins(bins: Tensor, mode: NormMode): Tensor {
+    return this.#mask.forward(bins, mode)
   }
 
   /** The bins [R, size, size, C] of regions, each of the map that fits it: maps one after the other, then in the order of the regions. */

@@ -201,14 +201,14 @@ const connectBy = now() + connectSeconds
 const [limit, pause] = [data.word === undefined ? (1000 * connectSeconds) / places.length : 5000, 200]
 
 /** Tries the places of rank 0 one after the other, and again where it may not be there yet. */
-function connect([place, ...others]: readonly Place[] = places, failures: readonly string[] = []): void {
+function connect([place, ...others]: readonly Place[] = places, failures: ReadonlySet<string> = new Set()): void {
   if (place === undefined && data.word !== undefined && now() < connectBy) {
-    setTimeout(() => connect(), pause)
+    setTimeout(() => connect(places, failures), pause)
     return
   }
   if (place === undefined) {
     const within = data.word === undefined ? '' : ` within ${connectSeconds} s`
-    return answer({ error: `rank 0 was not reached${within}: ${failures.join('; ')}` })
+    return answer({ error: `rank 0 was not reached${within}: ${[...failures].join('; ')}` })
   }
   const socket = createConnection(place)
   const nonce = randomBytes(32).toString('hex')
@@ -218,7 +218,7 @@ function connect([place, ...others]: readonly Place[] = places, failures: readon
   socket.setTimeout(limit, () => socket.destroy(new Error(`${to}: no answer within ${limit / 1000} s`)))
   socket.on('error', ({ message }) => (why = message))
   socket.on('close', () => {
-    if (known === undefined) connect(others, [...failures, why])
+    if (known === undefined) connect(others, new Set([...failures, why]))
   })
   receive(socket, (line) => {
     if (known !== undefined) return hear(0, known, line)

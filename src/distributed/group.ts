@@ -94,14 +94,19 @@ export class Group {
 
   /** What rank 0 says in `text`, in all processes. */
   said(text: string): string {
-    if (this.size === 1) return text
-    const bytes = Buffer.from(this.rank === 0 ? text : '')
-    const [length] = this.sum([bytes.length])
-    const tensor = Tensor.from(Buffer.concat([bytes], length), [length!], 'u8', 'cpu').keep()
-    this.broadcast([tensor])
-    const said = Buffer.from(tensor.data() as Uint8Array).toString()
-    tensor.dispose()
-    return said
+    return this.texts(this.rank === 0 ? text : '')[0]!
+  }
+
+  /** What each process says in `text`, in the order of ranks. */
+  texts(text: string): string[] {
+    if (this.size === 1) return [text]
+    const bytes = Buffer.from(text)
+    const length = this.#numbers([bytes.length], 'max')[0]!
+    const own = Tensor.from(Buffer.concat([bytes], length), [1, length], 'u8', 'cpu').keep()
+    const all = this.allGather(own).keep()
+    const values = Buffer.from(all.data() as Uint8Array)
+    for (const tensor of [own, all]) tensor.dispose()
+    return Array.from({ length: this.size }, (_, rank) => values.toString('utf8', rank * length, (rank + 1) * length).replace(/\0+$/, ''))
   }
 
   #numbers(values: readonly number[], reduction: Reduction): number[] {

@@ -54,7 +54,8 @@ export class Watch {
     const stuck = still.find(([, { beat }]) => !beat.waiting)
     if (stuck !== undefined)
       return `${stuck[1].name} got nothing done for ${stall} s at step ${stuck[1].beat.step}, while ${ranks(waiting)} waited`
-    if (waiting.length < all.length) return undefined
+    // Of the others than rank 0 each sees rank 0 alone, and not for whom it waits.
+    if (waiting.length < all.length || all.length === 1) return undefined
     return `${ranks(waiting)} waited for each other for ${stall} s, at step ${all.map(([, { beat }]) => beat.step).join(', ')}`
   }
 

@@ -3,6 +3,7 @@
  * one the most similar position of the other. No labels, no training. "Always the same place" is what a network scores that knows
  * positions and nothing else.
  */
+import { imagesOf } from '../run/backbone.js'
 import { type AugmentOptions, mocoV2Augmentation } from '../data/augment.js'
 import { Loader } from '../data/loader.js'
 import { partnersByCrops } from '../data/partners.js'
@@ -71,7 +72,17 @@ export async function correspondence(backbone: Backbone, items: Item[], options:
   const { imageSize, seed = 0, augment = usualViews, batchSize = 32, maxBroken = 0.01, workers = 0, progress } = options
   const compute = evaluationCompute(backbone.device, options.compute)
   // Views of the CPU: their number may be any, and they are the same bits everywhere.
-  const loader = new Loader({ items, imageSize, batchSize, views: 'augmented', augment, seed, workers, maxBroken })
+  const loader = new Loader({
+    items,
+    imageSize,
+    batchSize,
+    views: 'augmented',
+    augment,
+    images: imagesOf(backbone),
+    seed,
+    workers,
+    maxBroken,
+  })
   const tallies: Tally[] = []
   try {
     for await (const batch of loader.batches(orderedBatches(items.length, batchSize))) {

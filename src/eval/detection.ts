@@ -238,7 +238,7 @@ class DetectionRun {
       iteration += 1
       const seconds = (performance.now() - began) / 1000
       const left = (seconds / (iteration - iterations)) * (iterations + count - iteration)
-      this.#run.log.progress(`statistics of batch norms: batch ${iteration - iterations}/${count}  eta ${duration(left)}`, false)
+      this.#run.log.progress([`eta ${duration(left)}`, `statistics of batch norms: batch ${iteration - iterations}/${count}`], false)
     }
     norms.write()
     this.#run.finished.add('statistics')
@@ -256,11 +256,17 @@ class DetectionRun {
     const shown = (part: number | undefined): string => (part ?? 0).toFixed(3)
     this.#run.log.metrics({ globalStep: this.#run.position, loss, ...losses, lr, imagesPerSecond: protocol.batchSize / each, waitShare })
     this.#run.log.progress(
-      `iteration ${this.#run.position}/${protocol.iterations}  loss ${loss.toFixed(3)} (anchors ${shown(losses.anchorClass)} + ` +
-        `${shown(losses.anchorBox)}, regions ${shown(losses.regionClass)} + ${shown(losses.regionBox)}` +
-        `${losses.mask === undefined ? '' : `, masks ${shown(losses.mask)}`})  ` +
-        `lr ${lr.toPrecision(3)}  ${(protocol.batchSize / each).toFixed(2)} images/s  wait ${(100 * waitShare).toFixed(0)}%  ` +
+      [
         `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+        `iteration ${this.#run.position}/${protocol.iterations}`,
+        `loss ${loss.toFixed(3)}`,
+        `${(protocol.batchSize / each).toFixed(2)} images/s`,
+        `wait ${(100 * waitShare).toFixed(0)}%`,
+        `anchors ${shown(losses.anchorClass)} + ${shown(losses.anchorBox)}`,
+        `regions ${shown(losses.regionClass)} + ${shown(losses.regionBox)}`,
+        ...(losses.mask === undefined ? [] : [`masks ${shown(losses.mask)}`]),
+        `lr ${lr.toPrecision(3)}`,
+      ],
       true,
     )
   }
@@ -289,7 +295,7 @@ class DetectionRun {
       const objects = this.#computing(() => maskedObjects(found!, val.items[image]!))
       for (const object of objects) detections.push({ image, ...object })
       const left = ((performance.now() - began) / 1000 / (image + 1)) * (val.items.length - image - 1)
-      this.#run.log.progress(`test: image ${image + 1}/${val.items.length}  eta ${duration(left)}`, false)
+      this.#run.log.progress([`eta ${duration(left)}`, `test: image ${image + 1}/${val.items.length}`], false)
       if (image % every !== 0) continue
       const item = val.items[image]!
       samples.push({ name: item.name, pixels: await loadPixels(item), found: shown(detections, image), truth: item.objects })

@@ -1,4 +1,5 @@
 /** Frozen features of images: a backbone's maps, pooled as the benchmarks pool them (docs/method.md, Features). */
+import { imagesOf } from '../run/backbone.js'
 import { Loader } from '../data/loader.js'
 import type { Pipeline } from '../data/pipelines.js'
 import { orderedBatches } from '../data/sampler.js'
@@ -85,7 +86,7 @@ export async function overImages(
 ): Promise<void> {
   const { imageSize, batchSize = extractBatch, maxBroken = 0.01, workers = 0, pipeline = 'centre', progress } = options
   const compute = evaluationCompute(backbone.device, options.compute)
-  const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, workers, maxBroken })
+  const loader = new Loader({ items, imageSize, batchSize, views: pipeline, seed: 0, images: imagesOf(backbone), workers, maxBroken })
   const tell = (): void => {
     for (const [name, reason] of loader.broken) options.broken?.set(name, reason)
   }

@@ -215,8 +215,15 @@ class FinetuneRun {
     this.#run.log.metrics({ globalStep: position, [final || !choice ? 'loss' : 'choiceLoss']: loss, lr: rate, imagesPerSecond, waitShare })
     const left = ((end - position) * protocol.batchSize) / imagesPerSecond
     this.#run.log.progress(
-      `${name}  epoch ${epoch}/${protocol.epochs}  loss ${loss.toFixed(3)}  lr ${rate.toPrecision(3)}  ` +
-        `${imagesPerSecond.toFixed(1)} images/s  wait ${(100 * waitShare).toFixed(0)}%  eta ${duration(left)}`,
+      [
+        `eta ${duration(left)}`,
+        name,
+        `epoch ${epoch}/${protocol.epochs}`,
+        `loss ${loss.toFixed(3)}`,
+        `${imagesPerSecond.toFixed(1)} images/s`,
+        `wait ${(100 * waitShare).toFixed(0)}%`,
+        `lr ${rate.toPrecision(3)}`,
+      ],
       position === end,
     )
   }

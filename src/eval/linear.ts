@@ -1,4 +1,5 @@
 /** Linear classification of frozen features by the published protocols (docs/method.md, Linear protocols). */
+import { imagesOf } from '../run/backbone.js'
 import { join } from 'node:path'
 
 import { Loader } from '../data/loader.js'
@@ -193,7 +194,18 @@ class LinearRun {
       }
       return
     }
-    const loader = new Loader({ items, imageSize, batchSize, views: pipeline, augment, lighting, seed, workers, maxBroken })
+    const loader = new Loader({
+      items,
+      imageSize,
+      batchSize,
+      views: pipeline,
+      augment,
+      images: imagesOf(this.#backbone),
+      lighting,
+      seed,
+      workers,
+      maxBroken,
+    })
     try {
       for await (const batch of loader.batches(requests)) {
         const [x] = batch.views() as [Tensor]
@@ -266,8 +278,11 @@ class LinearRun {
     )
     this.#run.log.metrics({ globalStep: this.#run.position, epoch: this.#run.position, loss, ...row })
     this.#run.log.progress(
-      `epoch ${this.#run.position}/${protocol.epochs}  loss ${loss.toFixed(3)} ` +
-        ` ${tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`).join('  ')}`,
+      [
+        `epoch ${this.#run.position}/${protocol.epochs}`,
+        `loss ${loss.toFixed(3)}`,
+        ...tested.map(({ top1 }, h) => `${protocol.heads[h]!} ${(100 * top1).toFixed(2)} %`),
+      ],
       true,
     )
   }

@@ -83,6 +83,7 @@ export class Resumable {
 
   /** Gives the folder back. */
   release(): void {
+    this.#log?.close()
     this.#lock.release()
   }
 

@@ -1,5 +1,6 @@
 /** Semantic segmentation with a fully convolutional network on the backbone, all of it trained (docs/method.md, Segmentation). */
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 
 import { Loader } from '../data/loader.js'
 import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
@@ -23,6 +24,7 @@ import { withOptimizer } from '../weights/state.js'
 import { completed, Resumable, type ResumableOptions } from './resumable.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
+import { saveSegmenter } from './segmenterFile.js'
 import { buildSegmenter, disposeSegmenter, type Segmenter, updateSegmenter } from './segmenterTraining.js'
 
 /** What evaluateSegmentation trains on and where it keeps its state. */
@@ -117,7 +119,19 @@ class SegmentationRun {
       () => this.#test(),
     )
     if (tested === undefined) return this.cutOff()
+    this.#save()
     return { interrupted: false, iterations, ...tested }
+  }
+
+  /** Writes the network as other commands use it. */
+  #save(): void {
+    const {
+      out,
+      train: { classes },
+      protocol: { scale, crop, slide },
+    } = this.#options
+    const record = { classes: [...classes], scale: [...scale] as [number, number], crop, slide, outputStride: this.#model.backbone.stride }
+    saveSegmenter(join(out, 'segmenter.safetensors'), this.#model, record)
   }
 
   cutOff(): SegmentationResult {
@@ -231,10 +245,15 @@ class SegmentationRun {
       waitShare: since.waited / seconds,
     })
     this.#run.log.progress(
-      `iteration ${this.#run.position}/${protocol.iterations}  loss ${(main + auxiliary).toFixed(3)} ` +
-        `(head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)})  lr ${lr.toPrecision(3)} ` +
-        ` ${(protocol.batchSize / each).toFixed(1)} images/s  wait ${((100 * since.waited) / seconds).toFixed(0)}%  ` +
+      [
         `eta ${duration(each * (protocol.iterations - this.#run.position))}`,
+        `iteration ${this.#run.position}/${protocol.iterations}`,
+        `loss ${(main + auxiliary).toFixed(3)}`,
+        `${(protocol.batchSize / each).toFixed(1)} images/s`,
+        `wait ${((100 * since.waited) / seconds).toFixed(0)}%`,
+        `head ${main.toFixed(3)} auxiliary ${auxiliary.toFixed(3)}`,
+        `lr ${lr.toPrecision(3)}`,
+      ],
       true,
     )
   }

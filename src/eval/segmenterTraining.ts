@@ -25,9 +25,14 @@ export function buildSegmenter(
   })
 }
 
+/** Frees what a network has beside its backbone. */
+export function disposeHeads(model: Fcn): void {
+  for (const [name, tensor] of allTensors(model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
+}
+
 /** Frees the heads and the optimiser. */
 export function disposeSegmenter({ model, sgd }: Segmenter): void {
-  for (const [name, tensor] of allTensors(model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
+  disposeHeads(model)
   sgd.dispose()
 }
 

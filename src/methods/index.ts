@@ -1,16 +1,20 @@
 /** The methods that are known by name, and the finding of others: a new one is a line in `methods`, or a module of the user's. */
 import { defaultExport, isModulePath, modulePath } from '../files/module.js'
 import { checkConfig, commonOptions, type Config } from '../run/config.js'
-import { nearest, optionKey, type OptionTable, resolveOptions, type Setting, settingsOf } from '../run/options.js'
+import { optionKey, type OptionTable, resolveOptions, section, type Setting, settingsOf } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 import { densecl } from './densecl/method.js'
 import type { DenseCLConfig } from './densecl/options.js'
 import type { ConfigOf, Method, Preset } from './method.js'
 
 const methods: Readonly<Record<string, Method>> = { densecl }
 
-/** Every option of a method's runs: the common ones, then its own. */
-export const optionsOf = <O extends OptionTable>({ options }: Method<O>): typeof commonOptions & O => ({ ...commonOptions, ...options })
+/** Every option of a method's runs: the common ones, then its own, in a section of its name. */
+export const optionsOf = <O extends OptionTable>({ name, options }: Method<O>): typeof commonOptions & O => ({
+  ...commonOptions,
+  ...section(name, options),
+})
 
 /** The configuration that `settings` make, of which later ones win. Throws CONFIG for all that is wrong with them at once. */
 export function resolveConfig(settings: readonly Setting[]): DenseCLConfig
@@ -34,7 +38,7 @@ export async function findMethod(wanted: string): Promise<{ method: Method; as: 
     return fail(
       'CONFIG',
       `method is ${wanted}: expected ${names.join(', ')}, or the path of a JavaScript module such as ` +
-        `./${wanted}/method.js (did you mean ${nearest(wanted, names)}?)`,
+        `./${wanted}/method.js${didYouMean(wanted, names)}`,
     )
   }
   return { method: checkMethod(wanted, await defaultExport('method', wanted)), as: modulePath(wanted) }
@@ -67,7 +71,12 @@ export async function configure(settings: readonly Setting[]): Promise<{ method:
   const config = resolveConfig(settings, method)
   return {
     method,
-    config: { ...config, method: as, backbone: isModulePath(config.backbone) ? modulePath(config.backbone) : config.backbone },
+    config: {
+      ...config,
+      method: as,
+      backbone: isModulePath(config.backbone) ? modulePath(config.backbone) : config.backbone,
+      logTo: config.logTo !== null && isModulePath(config.logTo) ? modulePath(config.logTo) : config.logTo,
+    },
   }
 }
 
@@ -85,5 +94,5 @@ export function presetSettings(preset: string, method?: Method): Setting[] {
   for (const [name, { presets = {} }] of Object.entries(methods))
     if (Object.hasOwn(presets, preset)) return settingsOf({ method: name, ...presets[preset]!.config }, from)
   const names = Object.keys(presetsOf(method))
-  return fail('CONFIG', `preset ${preset} does not exist (did you mean ${nearest(preset, names)}?); presets: ${names.join(', ')}`)
+  return fail('CONFIG', `preset ${preset} does not exist${didYouMean(preset, names)}; presets: ${names.join(', ')}`)
 }

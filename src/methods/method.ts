@@ -43,7 +43,7 @@ export interface Method<O extends OptionTable = OptionTable> {
    * processes share a run, `batchSize` and `normGroups` are what of them each has.
    */
   build(config: ConfigOf<O>, parts: MethodParts): BuiltMethod
-  /** The parts of the log line that follow the loss and that end the line, from the numbers of BuiltMethod.describe. */
+  /** Fields of the log line from the numbers of BuiltMethod.describe: the terms of the loss, and how training does. */
   logLine?(numbers: Readonly<Record<string, number>>): { loss?: string; health?: string }
 }
 

@@ -48,6 +48,8 @@ export abstract class Backbone {
   abstract readonly description: string
   /** Channels of the images [N, H, W, inputs]. */
   readonly inputs: number = 3
+  /** Mean and deviation of each channel, of values in 0..1, by which its images are normalised; ImageNet's where absent. */
+  readonly normalisation: { mean: readonly number[]; deviation: readonly number[] } | undefined
   /** Channels and stride of each map of `stages`, in their order. */
   abstract readonly maps: readonly MapShape[]
   /** The device of the parameters: the one that was current when the network was made. */

@@ -24,6 +24,11 @@ export interface ResNetOptions {
   depth: ResNetDepth
   /** Channels of the stem; 64 in the paper. Stage s has base * 2^s (times 4 in bottlenecks). */
   baseChannels?: number
+  /** Channels of the images; 3 by default. */
+  channels?: number
+  /** By which the channels of the images are normalised, in 0..1; ImageNet's where absent. */
+  mean?: readonly number[] | null | undefined
+  deviation?: readonly number[] | null | undefined
   /** Blocks of each stage, where they are not those of the depth. */
   blocks?: readonly number[]
   init?: Initialization | undefined
@@ -91,6 +96,20 @@ class Block {
 
 const backboneFill = (init: Initialization) => kaimingNormal(init === 'original' ? 'fanIn' : 'fanOut')
 
+/** Throws ARGUMENT for a normalisation of other than the images' channels, or by a deviation that is not positive. */
+function normalisationOf({ mean, deviation }: ResNetOptions, channels: number): Backbone['normalisation'] {
+  if (mean == null && deviation == null) return undefined
+  const fits = (values: unknown, least: number): boolean =>
+    Array.isArray(values) && values.length === channels && values.every((value) => typeof value === 'number' && value >= least)
+  return fits(mean, 0) && fits(deviation, 1e-6)
+    ? { mean: mean!, deviation: deviation! }
+    : fail(
+        'ARGUMENT',
+        `resnet: expected mean and deviation of ${channels} channels, in 0..1, but received ` +
+          `${JSON.stringify(mean)} and ${JSON.stringify(deviation)}`,
+      )
+}
+
 /** Total stride 8: the last two stages are dilated instead (R50-D8). */
 export const dilated8: Pick<ResNetOptions, 'strides' | 'dilations' | 'contractDilation'> = {
   strides: [1, 2, 1, 1],
@@ -110,14 +129,14 @@ const totalStride = (strides: readonly number[]): number => strides.reduce((prod
 
 export const resnetKind: BackboneKind = {
   name: 'resnet',
-  settings: ['depth', 'baseChannels', 'strides'],
+  settings: ['depth', 'baseChannels', 'strides', 'channels', 'mean', 'deviation'],
   torchvision: true,
   build(build, options, { outputStride, init } = {}) {
-    const known = knownOptions<{ depth: ResNetDepth; baseChannels: number; strides: readonly number[] }>('resnet', options, {
-      depth: 50,
-      baseChannels: 64,
-      strides: resnetStrides,
-    })
+    const known = knownOptions<Required<Pick<ResNetOptions, 'depth' | 'baseChannels' | 'strides' | 'channels' | 'mean' | 'deviation'>>>(
+      'resnet',
+      options,
+      { depth: 50, baseChannels: 64, strides: resnetStrides, channels: 3, mean: undefined, deviation: undefined },
+    )
     // A network that was trained at a stride of 8 or less stays as it is.
     const coarser = outputStride === 8 && totalStride(known.strides) > 8
     return new ResNet(build, { ...known, init, ...(coarser ? dilated8 : {}) })
@@ -133,6 +152,8 @@ export const resnet =
 /** A ResNet (K. He et al., arXiv:1512.03385) without classifier, with the names of torchvision. */
 export class ResNet extends Backbone {
   readonly kind = resnetKind
+  override readonly inputs: number
+  override readonly normalisation: Backbone['normalisation']
   readonly depth: ResNetDepth
   readonly baseChannels: number
   readonly maps: readonly MapShape[]
@@ -151,6 +172,7 @@ export class ResNet extends Backbone {
       strides = resnetStrides,
       dilations = [1, 1, 1, 1],
       contractDilation = false,
+      channels = 3,
     } = options
     // Of a file it may be anything.
     const plan =
@@ -163,11 +185,15 @@ export class ResNet extends Backbone {
     if (!areStrides(strides))
       fail('ARGUMENT', `resnet: expected strides to be four integers of 1 to 4 but received ${JSON.stringify(strides)}`)
     const { blocks = plan.blocks } = options
+    if (!Number.isInteger(channels) || channels < 1)
+      fail('ARGUMENT', `resnet: expected channels to be an integer of 1 or more but received ${JSON.stringify(channels)}`)
+    this.inputs = channels
+    this.normalisation = normalisationOf(options, channels)
     this.depth = depth
     this.baseChannels = baseChannels
     this.#strides = strides
     this.#dilated = dilations.some((dilation) => dilation !== 1)
-    this.#stem = new Conv2d(build, 3, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
+    this.#stem = new Conv2d(build, channels, baseChannels, 7, { stride: 2, padding: 3, fill: backboneFill(init) })
     this.#stemNorm = new BatchNorm2d(build, baseChannels)
     let inputs = baseChannels
     this.#stages = blocks.map((count, s) => {
@@ -188,9 +214,9 @@ export class ResNet extends Backbone {
     ]
   }
 
-  get options(): { depth: ResNetDepth; baseChannels: number; strides?: readonly number[] } {
-    const { depth, baseChannels } = this
-    return { depth, baseChannels, ...this.#ownStrides }
+  get options(): Pick<ResNetOptions, 'depth' | 'strides' | 'channels' | 'mean' | 'deviation'> & { baseChannels: number } {
+    const { depth, baseChannels, inputs: channels, normalisation = {} } = this
+    return { depth, baseChannels, ...this.#ownStrides, ...(channels === 3 ? {} : { channels }), ...normalisation }
   }
 
   /** Strides that are not the published ones: no shape of a tensor tells them. Those of a dilated form are how it is evaluated. */
@@ -204,7 +230,8 @@ export class ResNet extends Backbone {
 
   get description(): string {
     const { strides } = this.#ownStrides
-    return `${this.name} of ${this.baseChannels} base channels${strides === undefined ? '' : `, strides ${strides.join('-')}`}`
+    const images = this.inputs === 3 ? '' : `, images of ${this.inputs} ${this.inputs === 1 ? 'channel' : 'channels'}`
+    return `${this.name} of ${this.baseChannels} base channels${strides === undefined ? '' : `, strides ${strides.join('-')}`}${images}`
   }
 
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */

@@ -1,7 +1,8 @@
-/** Networks as ONNX models: maps, pooled features or the logits of classes, for images of any size and number. */
+/** Networks as ONNX models: maps, pooled features, the logits of classes or of every pixel, for images of any size and number. */
 import { writeAtomic } from '../files/atomic.js'
 import type { Backbone } from '../nn/backbone.js'
 import type { Classifier } from '../nn/classifier.js'
+import type { Fcn } from '../nn/fcn.js'
 import { evaluation } from '../nn/layers.js'
 import { allTensors, type State } from '../nn/module.js'
 import { reshape } from '../ops/elementwise.js'
@@ -24,20 +25,30 @@ export interface OnnxOptions {
   metadata: Readonly<Record<string, string>>
 }
 
-/** What is written: a backbone, or a classifier with its backbone. */
+/** How a model takes its images. */
+export type ImageForm = Pick<OnnxOptions, 'normalisation' | 'raw'>
+
+/** What is written: a backbone, or a classifier or a segmenting network with its backbone. */
 export interface OnnxNetwork {
   backbone: Backbone
   classifier?: Classifier | undefined
+  segmenter?: Fcn | undefined
 }
 
 /** Maps are counted from the last, which is feature5. */
 const mapName = ({ maps }: Backbone, i: number): string => `feature${5 - (maps.length - 1 - i)}`
 
-/** The outputs that a network can have: its maps from fine to coarse and `pooled`, or `logits` and `probabilities` of a classifier. */
-export const onnxOutputs = ({ backbone, classifier }: OnnxNetwork): string[] =>
-  classifier === undefined ? [...backbone.maps.map((_, i) => mapName(backbone, i)), 'pooled'] : ['logits', 'probabilities']
+/**
+ * The outputs that a network can have: its maps from fine to coarse and `pooled`; `logits` and `probabilities` of a classifier; `logits`
+ * [N, classes, H, W] and `labels` [N, H, W] of a segmenting network.
+ */
+export function onnxOutputs({ backbone, classifier, segmenter }: OnnxNetwork): string[] {
+  if (classifier !== undefined) return ['logits', 'probabilities']
+  if (segmenter !== undefined) return ['logits', 'labels']
+  return [...backbone.maps.map((_, i) => mapName(backbone, i)), 'pooled']
+}
 
-function results({ backbone, classifier }: OnnxNetwork, images: Tensor): Map<string, Tensor> {
+function results({ backbone, classifier, segmenter }: OnnxNetwork, images: Tensor): Map<string, Tensor> {
   if (classifier !== undefined) {
     const logits = classifier.logits(images, evaluation)
     return new Map([
@@ -45,43 +56,23 @@ function results({ backbone, classifier }: OnnxNetwork, images: Tensor): Map<str
       ['probabilities', softmax(logits)],
     ])
   }
+  if (segmenter !== undefined) return new Map([['logits', segmenter.logits(backbone.input(images))]])
   const maps = backbone.stages(backbone.input(images), evaluation)
   const pooled = reshape(adaptiveAvgPool2d(maps.at(-1)!, 1), [images.shape[0]!, backbone.channels])
   return new Map([...maps.map((map, i): [string, Tensor] => [mapName(backbone, i), map]), ['pooled', pooled]])
 }
 
-/** The bytes of a model, in pieces. Throws ARGUMENT for an output that there is not and an op that ONNX is not told of. */
-export function encodeOnnx(network: OnnxNetwork, { outputs, normalisation, raw, metadata }: OnnxOptions): Uint8Array[] {
-  const { backbone, classifier } = network
-  const known = onnxOutputs(network)
-  const unknown = outputs.find((name) => !known.includes(name))
-  if (unknown !== undefined || outputs.length === 0)
-    fail('ARGUMENT', `onnx: expected outputs among ${known.join(', ')} but received ${unknown ?? 'none'}`)
-  const state: State = (classifier ?? backbone).state()
-  const translation = new Translation(new Map([...allTensors(state)].map(([name, { id }]) => [id, name])))
-  const { graph } = translation
-  const channels = backbone.inputs
-  const image = raw
-    ? normalised(translation, graph.input('images', 'u8', ['batch', 'height', 'width', channels]), normalisation)
-    : graph.input('images', 'f32', ['batch', channels, 'height', 'width'])
-  const body = (images: Tensor): Map<string, Tensor> => {
-    const all = results(network, images)
-    return new Map(outputs.map((name) => [name, all.get(name)!]))
-  }
-  const side = (count: number): number => count * backbone.stride
-  withDevice(backbone.device, () =>
-    traced([2, side(2), side(3), channels], body, (trace) =>
-      traced([3, side(4), side(5), channels], body, (other) => {
-        for (const [name, { value, dimensions }] of translation.write(image, trace, other)) graph.output(name, value, dimensions)
-      }),
-    ),
-  )
-  const words = { mean: normalisation.mean.join(' '), deviation: normalisation.deviation.join(' '), input: raw ? 'bytes' : 'normalised' }
-  return graph.encode(backbone.name, 'densecl', { ...words, ...metadata })
-}
-
-/** Bytes [N, H, W, C] as the network takes them, [N, C, H, W]. */
-function normalised({ graph }: Translation, images: string, { mean, deviation }: OnnxOptions['normalisation']): string {
+/** The input of a model, its images as the network takes them, [N, C, H, W], and words that say how a caller makes them. */
+export function imageInput(
+  { graph }: Translation,
+  channels: number,
+  batch: number | string,
+  { normalisation, raw }: ImageForm,
+): { image: string; words: Record<string, string> } {
+  const { mean, deviation } = normalisation
+  const words = { mean: mean.join(' '), deviation: deviation.join(' '), input: raw ? 'bytes' : 'normalised' }
+  if (!raw) return { image: graph.input('images', 'f32', [batch, channels, 'height', 'width']), words }
+  const images = graph.input('images', 'u8', [batch, 'height', 'width', channels])
   const constant = (name: string, values: readonly number[]): string =>
     graph.constant(
       name,
@@ -89,7 +80,43 @@ function normalised({ graph }: Translation, images: string, { mean, deviation }:
       [1, values.length, 1, 1],
     )
   const floats = graph.node('Transpose', [graph.node('Cast', [images], { to: 1 })], { perm: [0, 3, 1, 2] })
-  return graph.node('Div', [graph.node('Sub', [floats, constant('mean', mean)]), constant('deviation', deviation)])
+  const image = graph.node('Div', [graph.node('Sub', [floats, constant('mean', mean)]), constant('deviation', deviation)])
+  return { image, words }
+}
+
+/** The bytes of a model, in pieces. Throws ARGUMENT for an output that there is not and an op that ONNX is not told of. */
+export function encodeOnnx(network: OnnxNetwork, { outputs, metadata, ...form }: OnnxOptions): Uint8Array[] {
+  const { backbone, classifier, segmenter } = network
+  const known = onnxOutputs(network)
+  const unknown = outputs.find((name) => !known.includes(name))
+  if (unknown !== undefined || outputs.length === 0)
+    fail('ARGUMENT', `onnx: expected outputs among ${known.join(', ')} but received ${unknown ?? 'none'}`)
+  const state: State = (classifier ?? segmenter ?? backbone).state()
+  const translation = new Translation(new Map([...allTensors(state)].map(([name, { id }]) => [id, name])))
+  const { graph } = translation
+  const channels = backbone.inputs
+  const { image, words } = imageInput(translation, channels, 'batch', form)
+  // The class of a pixel is no op of the engine.
+  const labelled = segmenter !== undefined && outputs.includes('labels')
+  const body = (images: Tensor): Map<string, Tensor> => {
+    const all = results(network, images)
+    return new Map((labelled ? ['logits'] : outputs).map((name) => [name, all.get(name)!]))
+  }
+  const side = (count: number): number => count * backbone.stride
+  withDevice(backbone.device, () =>
+    traced([2, side(2), side(3), channels], body, (trace) =>
+      traced([3, side(4), side(5), channels], body, (other) => {
+        const written = translation.write(image, trace, other)
+        for (const name of outputs) {
+          const { value, dimensions } = written.get(name === 'labels' ? 'logits' : name)!
+          if (labelled && name === 'labels')
+            graph.output(name, graph.node('ArgMax', [value], { axis: 1, keepdims: 0 }), dimensions.toSpliced(1, 1), 'i64')
+          else graph.output(name, value, dimensions)
+        }
+      }),
+    ),
+  )
+  return graph.encode(backbone.name, 'densecl', { ...words, ...metadata })
 }
 
 /** Writes a model to `path`. Throws as encodeOnnx() does, and WRITE. */

@@ -1,11 +1,15 @@
 /** A graph of ONNX: nodes, constants, inputs and outputs, as the bytes of a model. Format: onnx/onnx.proto (facts only). */
 import { bytesField, floatField, intField, varint } from '../files/protobuf.js'
 
-/** The operator set, which ONNX 1.8 of 2020 and all later runtimes know, and the version of the format that came with it. */
+/** The operator set, which ONNX 1.8 of 2020 and all later runtimes know. */
 export const operatorSet = 13
-const formatVersion = 7
+/** That of detectors, of ONNX 1.11 of 2022: RoIAlign before it samples half a cell off. */
+export const regionOperatorSet = 16
+/** The version of the format that came with the operator set. */
+const formatVersion = (set: number): number => (set < 15 ? 7 : 8)
 
-const elementTypes = { f32: 1, u8: 2, i64: 7 } as const
+/** Numbers of ONNX's element types. */
+export const elementTypes = { f32: 1, u8: 2, i64: 7, f64: 11 } as const
 type ElementType = keyof typeof elementTypes
 
 /** What an attribute of a node may be; integers are int64, numbers marked as `float` are float32. */
@@ -49,37 +53,42 @@ export class OnnxGraph {
     return name
   }
 
-  /** Makes a value an output of the graph, under its own name or, by one more node, under `name`. */
-  output(name: string, value: string, dimensions: readonly Dimension[]): void {
+  /** Makes a value an output of the graph, by one more node under `name`. */
+  output(name: string, value: string, dimensions: readonly Dimension[], type: ElementType = 'f32'): void {
     this.#taken.set(name, 1)
-    this.#nodes.push(this.#encoded('Identity', [value], name, {}))
-    this.#outputs.push(valueInfo(name, 'f32', dimensions))
+    this.#nodes.push(this.#encoded('Identity', [value], [name], {}))
+    this.#outputs.push(valueInfo(name, type, dimensions))
   }
 
   /** Adds a node with one output and gives its name. An absent input of several is ''. */
   node(type: string, inputs: readonly string[], attributes: Readonly<Record<string, Attribute>> = {}): string {
-    const output = this.#unique(type.toLowerCase())
-    this.#nodes.push(this.#encoded(type, inputs, output, attributes))
-    return output
+    return this.nodes(type, inputs, 1, attributes)[0]!
   }
 
-  #encoded(type: string, inputs: readonly string[], output: string, attributes: Readonly<Record<string, Attribute>>): Buffer {
+  /** Adds a node with several outputs and gives their names. */
+  nodes(type: string, inputs: readonly string[], count: number, attributes: Readonly<Record<string, Attribute>> = {}): string[] {
+    const outputs = Array.from({ length: count }, () => this.#unique(type.toLowerCase()))
+    this.#nodes.push(this.#encoded(type, inputs, outputs, attributes))
+    return outputs
+  }
+
+  #encoded(type: string, inputs: readonly string[], outputs: readonly string[], attributes: Readonly<Record<string, Attribute>>): Buffer {
     return Buffer.concat([
       ...inputs.map((name) => bytesField(1, name)),
-      bytesField(2, output),
-      bytesField(3, output),
+      ...outputs.map((name) => bytesField(2, name)),
+      bytesField(3, outputs[0]!),
       bytesField(4, type),
       ...Object.entries(attributes).map(([name, value]) => bytesField(5, attribute(name, value))),
     ])
   }
 
   /** Adds a constant, whose values are kept as they are, and gives its name. */
-  constant(name: string, values: Float32Array | BigInt64Array, shape: readonly number[]): string {
+  constant(name: string, values: Float32Array | Float64Array | BigInt64Array, shape: readonly number[]): string {
     const unique = this.#unique(name)
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
     const head = Buffer.concat([
       ...shape.map((size) => intField(1, size)),
-      intField(2, elementTypes[values instanceof Float32Array ? 'f32' : 'i64']),
+      intField(2, elementTypes[values instanceof Float32Array ? 'f32' : values instanceof Float64Array ? 'f64' : 'i64']),
       bytesField(8, unique),
     ])
     this.#constants.push([
@@ -99,7 +108,7 @@ export class OnnxGraph {
   }
 
   /** The bytes of a model of this graph, in pieces, with words about it. */
-  encode(name: string, producer: string, metadata: Readonly<Record<string, string>>): Uint8Array[] {
+  encode(name: string, producer: string, metadata: Readonly<Record<string, string>>, set = operatorSet): Uint8Array[] {
     const field = (number: number, pieces: readonly Uint8Array[]): Uint8Array[] => {
       const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
       return [Buffer.concat([varint(number * 8 + 2), varint(length)]), ...pieces]
@@ -112,10 +121,10 @@ export class OnnxGraph {
       ...this.#outputs.map((each) => bytesField(12, each)),
     ]
     return [
-      intField(1, formatVersion),
+      intField(1, formatVersion(set)),
       bytesField(2, producer),
       ...field(7, graph),
-      bytesField(8, intField(2, operatorSet)),
+      bytesField(8, intField(2, set)),
       ...Object.entries(metadata).map(([key, value]) => bytesField(14, Buffer.concat([bytesField(1, key), bytesField(2, value)]))),
     ]
   }

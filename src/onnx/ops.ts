@@ -189,6 +189,20 @@ export const rows: Readonly<Record<string, Row>> = {
       : { plain: to.graph.node('ReduceMean', [x], { axes, keepdims }) }
   },
   reshape: (step) => ({ plain: step.to.graph.node('Reshape', [step.to.plain(of(step, 'x')), step.to.sizes(of(step, 'x'), step.output)]) }),
+  broadcastTo(step) {
+    const [x, { output, to }] = [of(step, 'x'), step]
+    const repeats = output.shape.map((size, axis) => {
+      const at = axis - output.shape.length + x.shape.length
+      if (at >= 0 && x.shape[at] === size && x.other[at] === output.other[axis]) return 1
+      return size === output.other[axis]
+        ? size
+        : fail(
+            'ARGUMENT',
+            `onnx: expected a fixed number of repetitions but received [${x.shape.join(',')}] to [${output.shape.join(',')}]`,
+          )
+    })
+    return { plain: to.graph.node('Expand', [to.plain(x), to.graph.integers(repeats)]) }
+  },
   permute(step) {
     const { order } = step.attrs as { order: readonly number[] }
     return { plain: step.to.graph.node('Transpose', [step.to.plain(of(step, 'x'))], { perm: order }) }

@@ -20,7 +20,7 @@ export interface Operand extends Written {
   constant?: { id: number; tensor: Tensor }
 }
 
-/** Writes a network once, from traces of it on images of two sizes. */
+/** Writes a network once, from traces of it on images of two sizes; or several, each on a value of its own, into one graph. */
 export class Translation {
   readonly graph = new OnnxGraph()
   readonly #operands = new Map<number, Operand>()
@@ -34,6 +34,8 @@ export class Translation {
 
   /** Writes all ops of a trace on a value, given as the images [N, C, H, W]; gives the names of the results, and their axes. */
   write(image: string, trace: Trace, other: Trace): Map<string, { value: string; dimensions: Dimension[] }> {
+    // Sizes are looked for among the values of this network alone.
+    this.#operands.clear()
     this.#operands.set(trace.image.id, { first: image, shape: trace.image.shape, other: other.image.shape })
     const needed = neededOps(trace)
     trace.ops.forEach(({ name, attrs, inputs, output }, i) => {

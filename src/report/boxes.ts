@@ -6,7 +6,7 @@ import { classColour } from '../data/masks.js'
 import type { RunLengths } from '../data/runLengths.js'
 import { largest } from '../tensor/numbers.js'
 import { drawMasks } from './instanceMasks.js'
-import { escapeXml, pngUrl } from './svg.js'
+import { captionColour, escapeXml, pngUrl } from './svg.js'
 
 /** An image, what was found in it and, where it is known, what is there. */
 export interface BoxPicture {
@@ -39,12 +39,12 @@ export function boxesPicture(pictures: readonly BoxPicture[], classes: readonly 
     return `<g transform="${place}">${drawImage(picture, classes, scale, width)}</g>`
   })
   const legend = pictures.some(({ truth }) => truth !== undefined)
-    ? `<text x="0" y="${y + height + foot + 14}" fill="#666">white: ${white}</text>`
+    ? `<text x="0" y="${y + height + foot + 14}" fill="${captionColour}">white: ${white}</text>`
     : ''
   const [width, down] = [Math.max(across, 160), y + height + foot + (legend === '' ? 0 : foot)]
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${down}" font-family="sans-serif" font-size="12">` +
-    `<rect width="100%" height="100%" fill="#fff"/>${drawn.join('')}${legend}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${down}" font-family="sans-serif" ` +
+    `font-size="12" fill="${captionColour}">${drawn.join('')}${legend}</svg>\n`
   )
 }
 
@@ -70,7 +70,7 @@ function drawImage(picture: BoxPicture, classes: readonly string[], scale: numbe
       rect(box, `stroke="#000" stroke-width="3.5" stroke-opacity="0.5"`) +
       rect(box, `stroke="${colour}" stroke-width="2"`) +
       `<rect x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${across}" height="15" fill="${colour}" fill-opacity="0.8"/>` +
-      `<text x="${(left + 2).toFixed(1)}" y="${(top + 12).toFixed(1)}">${words}</text>`
+      `<text x="${(left + 2).toFixed(1)}" y="${(top + 12).toFixed(1)}" fill="#000">${words}</text>`
     )
   })
   const image = `<image width="${width}" height="${height}" href="${pngUrl(pixels.data, pixels.width, pixels.height)}"/>`

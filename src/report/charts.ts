@@ -2,7 +2,7 @@
 import type { Chart } from '../methods/method.js'
 import type { Config } from '../run/config.js'
 import type { Metrics } from '../run/runLog.js'
-import { linePlot, type PlotColours, type Series } from './plot.js'
+import { linePlot, type PlotColours, type Series, shortNumber } from './plot.js'
 import type { RunView } from './runView.js'
 
 /** The page decides what they are, by day and by night. */
@@ -117,6 +117,46 @@ export function curvePoints(metrics: readonly Metrics[], key: string, scale = 1,
   })
 }
 
+/** Points from which on a curve may be drawn smoothed. */
+const manyPoints = 40
+
+/**
+ * A long curve that goes up and down as a running mean of a twentieth of its points, exponential and without a bias at its start; undefined
+ * where there is nothing to smooth.
+ */
+export function smoothed(line: readonly { x: number; y: number }[]): { x: number; y: number }[] | undefined {
+  if (line.length < manyPoints) return undefined
+  const steps = line.slice(1).map(({ y }, i) => y - line[i]!.y)
+  const turns = steps.slice(1).filter((step, i) => step * steps[i]! < 0).length
+  if (turns < steps.length / 4) return undefined
+  const keep = 1 - 20 / line.length
+  let [sum, weight] = [0, 0]
+  return line.map(({ x, y }) => {
+    if (!Number.isFinite(y)) return { x, y }
+    sum = keep * sum + (1 - keep) * y
+    weight = keep * weight + (1 - keep)
+    return { x, y: sum / weight }
+  })
+}
+
+/** Curves that have the same value in every row say it in a sentence, not in a chart. */
+const fewestOfConstant = 3
+const isConstant = (line: readonly { y: number }[]): boolean =>
+  line.length >= fewestOfConstant && line.every(({ y }) => Object.is(y, line[0]!.y))
+
+/** What a single run's charts leave out since it never changed, such as `Queue 100 % filled`. */
+export function constantCurves(runs: readonly RunView[]): string[] {
+  const [run, ...others] = runs
+  if (run === undefined || others.length > 0) return []
+  return chartsOf(run).flatMap(({ title, yLabel, curves }) => {
+    const lines = curves
+      .map(({ name, key, scale }) => ({ name, line: curvePoints(run.metrics, key, scale) }))
+      .filter(({ line }) => line.length > 0)
+    if (lines.length === 0 || !lines.every(({ line }) => isConstant(line))) return []
+    return lines.map(({ name, line }) => `${title}${lines.length === 1 ? '' : ` ${name}`} ${shortNumber(line[0]!.y)} ${yLabel}`)
+  })
+}
+
 /** What curves are drawn of. */
 interface Drawn {
   name: string
@@ -129,7 +169,8 @@ interface Drawn {
 export const runCharts = (runs: readonly RunView[]): string[] =>
   drawn(
     runs.map((run) => ({ ...run, charts: chartsOf(run) })),
-    { key: 'epoch', label: 'epoch' },
+    // constantCurves() has the others.
+    { key: 'epoch', label: 'epoch', changing: runs.length === 1 },
   )
 
 /** The same of the runs of a study, those of an arm in one colour. */
@@ -154,27 +195,29 @@ export function evaluationCharts(
 }
 
 /**
- * SVGs of all charts that have something to show. With several of `all` each name has one colour, charts of one title are one, and the
- * first curve of a chart stands for it.
+ * SVGs of all charts that have something to show, with `changing` something that changes. With several of `all` each name has one colour,
+ * charts of one title are one, and the first curve of a chart stands for it.
  */
-function drawn(all: readonly Drawn[], x: { key: string; label: string; width?: number }): string[] {
+function drawn(all: readonly Drawn[], x: { key: string; label: string; width?: number; changing?: boolean }): string[] {
   const names = [...new Set(all.map(({ name }) => name))]
   const titles = [...new Set(all.flatMap(({ charts }) => charts.map(({ title }) => title)))]
   return titles.flatMap((title) => {
     const parts = all.map((own) => ({ own, chart: own.charts.find((chart) => chart.title === title) }))
     const series = parts
       .flatMap(({ own, chart }) =>
-        (chart?.curves ?? [])
-          .slice(0, all.length === 1 ? undefined : 1)
-          .map(({ name, key, scale }, c): Series => ({
+        (chart?.curves ?? []).slice(0, all.length === 1 ? undefined : 1).map(({ name, key, scale }, c): Series => {
+          const line = curvePoints(own.metrics, key, scale, x.key)
+          const smooth = smoothed(line)
+          return {
             name: all.length === 1 ? name : own.name,
             colour: colours[(all.length === 1 ? c : names.indexOf(own.name)) % colours.length]!,
-            points: curvePoints(own.metrics, key, scale, x.key),
-          })),
+            ...(smooth === undefined ? { points: line } : { points: smooth, behind: line }),
+          }
+        }),
       )
       // What some runs have and this one has not is no line of its legend.
       .filter(({ points: line }) => line.length > 0)
-    if (series.length === 0) return []
+    if (series.length === 0 || (x.changing === true && series.every(({ points: line }) => isConstant(line)))) return []
     const { yLabel, levels } = parts.find(({ chart }) => chart !== undefined)!.chart!
     return [
       linePlot(series, {
@@ -192,11 +235,15 @@ function drawn(all: readonly Drawn[], x: { key: string; label: string; width?: n
 
 /** The picture that a run leaves at its end: the curves of the method's first chart. */
 export function lossPlot(rows: readonly Metrics[], { yLabel, curves, levels }: Chart = loss, config: Config): string {
-  const series = curves.map(({ name, key, scale }, c): Series => ({
-    name,
-    colour: ['#222', '#1f77b4', '#d62728', ...colours][c % (colours.length + 3)]!,
-    points: curvePoints(rows, key, scale),
-  }))
+  const series = curves.map(({ name, key, scale }, c): Series => {
+    const line = curvePoints(rows, key, scale)
+    const smooth = smoothed(line)
+    return {
+      name,
+      colour: ['#222', '#1f77b4', '#d62728', ...colours][c % (colours.length + 3)]!,
+      ...(smooth === undefined ? { points: line } : { points: smooth, behind: line }),
+    }
+  })
   return linePlot(series, {
     title: 'Pre-training loss',
     xLabel: 'epoch',

@@ -2,7 +2,7 @@
 import { denseMatch } from '../ops/similarity.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { type Picture, type Seen, similarities, spread } from './pairs.js'
-import { pngUrl } from './svg.js'
+import { captionColour, pngUrl } from './svg.js'
 import { largest, smallest } from '../tensor/numbers.js'
 
 /** A pair of positions of two images, and how similar they are. */
@@ -76,8 +76,8 @@ function sideBySide(
   const width = widths[0] + gap + widths[1]
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 28}" viewBox="0 ` +
-    `0 ${width} ${height + 28}" font-family="sans-serif" font-size="14"><rect width="100%" height="100%" ` +
-    `fill="#fff"/>${images.join('')}${marks(place)}<text x="4" y="${height + 20}">${note}</text></svg>\n`
+    `0 ${width} ${height + 28}" font-family="sans-serif" font-size="14" fill="${captionColour}">` +
+    `${images.join('')}${marks(place)}<text x="4" y="${height + 20}">${note}</text></svg>\n`
   )
 }
 

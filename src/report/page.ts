@@ -7,7 +7,7 @@ import { optionsOf } from '../methods/index.js'
 import { commonOptions } from '../run/config.js'
 import { defaultsOf } from '../run/options.js'
 import { duration } from '../run/runLog.js'
-import { runCharts } from './charts.js'
+import { constantCurves, runCharts } from './charts.js'
 import { evaluationSections } from './evaluations.js'
 import { cells, type EmbedPicture, factList, figure, fixed, grid, plain, row, tableCard, text } from './html.js'
 import { few, picturesOf, type RunView } from './runView.js'
@@ -35,6 +35,7 @@ table { border-collapse: collapse; font-size: 14px }
 table.columns { display: block } table.columns tbody { display: block; columns: 280px }
 table.columns tr { display: flex; justify-content: space-between; break-inside: avoid; padding-right: 24px }
 table.columns tr:first-child { display: none }
+table.columns td:last-child { white-space: normal; min-width: 0; padding-right: 0 }
 th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
 th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line) } td.other { color: var(--accent) }
 ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
@@ -42,7 +43,7 @@ ul { margin: 8px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px }
 .facts b { display: block; font-size: 18px } .facts span { color: var(--muted); font-size: 13px }
 `
 
-/** The pictures of runs as data URLs: as JPEGs where sharp is installed, a tenth of the bytes. */
+/** The pictures of runs as data URLs: as WebP where sharp is installed, a tenth of the bytes, with what is transparent in them. */
 export async function embedPictures(runs: readonly RunView[]): Promise<EmbedPicture> {
   const urls = new Map<string, string>()
   for (const path of runs.flatMap(picturesOf)) urls.set(path, await dataUrl(path))
@@ -53,8 +54,8 @@ async function dataUrl(path: string): Promise<string> {
   const bytes = readFileSync(path)
   try {
     const { default: sharp } = await import('sharp')
-    const jpeg = await sharp(bytes).flatten({ background: '#fff' }).jpeg({ quality: 82 }).toBuffer()
-    return `data:image/jpeg;base64,${jpeg.toString('base64')}`
+    const webp = await sharp(bytes).webp({ quality: 82 }).toBuffer()
+    return `data:image/webp;base64,${webp.toString('base64')}`
   } catch {
     return `data:image/${extname(path) === '.svg' ? 'svg+xml' : 'png'};base64,${bytes.toString('base64')}`
   }
@@ -164,7 +165,9 @@ export function pageBody(runs: readonly RunView[], waiting: readonly string[], e
   if (runs.length === 0) return waits
   const trained = runs.filter(({ pretrained }) => pretrained)
   const charts = runCharts(trained).map((svg) => `<div class="card">${svg}</div>`)
-  const curves = charts.length === 0 ? '' : `<h2>Curves</h2>${grid(...charts)}`
+  const same = constantCurves(trained)
+  const constant = same.length === 0 ? '' : `<p class="muted">The same all along: ${text(same.join(', '))}.</p>`
+  const curves = charts.length === 0 ? '' : `<h2>Curves</h2>${grid(...charts)}${constant}`
   const details = runs.map((run) => {
     const own = `${studySection(run, embed)}${pictures(run, embed)}${tables(run)}`
     return runs.length > 1 && own !== '' ? `<h2>${text(run.name)}</h2>${own}` : own

@@ -1,7 +1,7 @@
 /** Segmented images, their masks and what was predicted, side by side. */
 import { classColour, ignoredLabel } from '../data/masks.js'
 import type { Segmented } from '../eval/segmentation.js'
-import { escapeXml, pngUrl } from './svg.js'
+import { captionColour, escapeXml, pngUrl } from './svg.js'
 import { largest } from '../tensor/numbers.js'
 
 const height = 180
@@ -35,7 +35,7 @@ export function segmentationPicture(samples: readonly Segmented[], classes: read
   const titles = ['image', 'mask', 'predicted'].map((title, c) => `<text x="${c * (width + gap) + 2}" y="16">${title}</text>`)
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" width="${3 * (width + gap)}" height="${total}" ` +
-    `font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fff"/>` +
+    `font-family="sans-serif" font-size="13" fill="${captionColour}">` +
     `${titles.join('')}${rows.flatMap(({ images }) => images).join('')}${legend.join('')}</svg>\n`
   )
 }

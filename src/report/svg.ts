@@ -6,6 +6,9 @@ import { writeAtomic, writeTextAtomic } from '../files/atomic.js'
 export const escapeXml = (text: string): string =>
   text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
 
+/** Of text on pictures without a ground of their own: it can be read on white and on the dark page. */
+export const captionColour = '#7c8696'
+
 /** Writes `path`.svg and, when sharp is there, `path`.png; returns the better of the two paths. */
 export async function writePicture(path: string, svg: string): Promise<string> {
   writeTextAtomic(`${path}.svg`, svg)

@@ -1,10 +1,11 @@
 /** The backbone that a configuration asks for: a kind that the program has, or one of a module of the user's own. */
 import { defaultExport, isModulePath } from '../files/module.js'
-import type { BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
+import { colourImages, greyImages, type ImageFormat } from '../data/augment.js'
+import type { Backbone, BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 import type { Config } from './config.js'
-import { nearest } from './options.js'
 
 /** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG. */
 export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
@@ -13,8 +14,8 @@ export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
   if (!isModulePath(wanted))
     return fail(
       'CONFIG',
-      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module (did you ` +
-        `mean ${nearest(wanted, [...backboneKinds.keys()])}?)`,
+      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module` +
+        didYouMean(wanted, [...backboneKinds.keys()]),
     )
   const exported = await defaultExport('backbone', wanted)
   if (typeof exported === 'object' && exported !== null && 'charts' in exported)
@@ -35,6 +36,13 @@ export const backboneHelp = 'the JavaScript module of the backbone, for weights 
 /** The kind that --backbone gives, if it is given. */
 export const kindOfFlag = (wanted: string | undefined): Promise<BackboneKind | undefined> =>
   wanted === undefined ? Promise.resolve(undefined) : loadBackboneKind(wanted)
+
+/** What the images of a backbone are. Throws CONFIG where neither it nor a convention says by what they are normalised. */
+export function imagesOf({ inputs, normalisation, name }: Pick<Backbone, 'inputs' | 'normalisation' | 'name'>): ImageFormat {
+  if (normalisation !== undefined) return { channels: inputs, ...normalisation }
+  const usual = [colourImages, greyImages].find(({ channels }) => channels === inputs)
+  return usual ?? fail('CONFIG', `${name}: takes images of ${inputs} channels, but neither it nor its file says their mean and deviation`)
+}
 
 /** Builds the configuration's backbone, which is one of `kind`. */
 export function backboneOf(config: Config, kind: BackboneKind, layout: BackboneLayout = {}): BackboneBuilder {

@@ -1,12 +1,14 @@
 /**
  * Options as one flat table: a key of a YAML file, `key=value` and a flag `--key` are the same thing (camelCase and kebab-case both
- * work). A row is a zod schema with a default, a description for --help, and `free` where a run that is resumed may change it.
+ * work). A row is a zod schema with a default, a description for --help, and `free` where a run that is resumed may change it. A dotted
+ * key names an option with the section that it is in, as `optimizer.lr`, or an entry of a map or list, as `cropScale.0`.
  */
 import { LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod'
 
 import { readText } from '../files/look.js'
 import { DenseclError, fail } from '../tensor/errors.js'
+import { didYouMean } from '../tensor/hint.js'
 
 /** Rows by camelCase name. */
 export type OptionTable = Readonly<Record<string, z.ZodType>>
@@ -17,6 +19,21 @@ export type OptionValues<O extends OptionTable> = { [K in keyof O]: z.output<O[K
 /** Marks a row as one that does not change what a run computes: resuming may change it. */
 export const free = <R extends z.ZodType>(row: R): R => row.meta({ freeOnResume: true })
 export const isFree = (row: z.ZodType): boolean => row.meta()?.freeOnResume === true
+
+/** Puts rows into a section: a group of --help, and what may precede their names. */
+export const section = <O extends OptionTable>(name: string, rows: O): O =>
+  Object.fromEntries(Object.entries(rows).map(([key, row]) => [key, row.meta({ section: name })])) as O
+/** The section of a row; undefined for one that is in none. */
+export const sectionOf = (row: z.ZodType): string | undefined => row.meta()?.section as string | undefined
+
+/** The values that a row takes where they are few; empty otherwise. */
+export function choicesOf(row: z.ZodType): string[] {
+  const type = row instanceof z.ZodDefault || row instanceof z.ZodNullable ? (row.unwrap() as z.ZodType) : row
+  if (type !== row) return choicesOf(type)
+  if (row instanceof z.ZodEnum) return Object.values(row.enum).map(String)
+  if (row instanceof z.ZodLiteral) return [...row.values].map(String)
+  return row instanceof z.ZodBoolean ? ['true', 'false'] : []
+}
 
 /** Where a value came from, for messages: a file and line, a flag, `key=value`, a preset. */
 export interface Setting {
@@ -34,14 +51,22 @@ export function resolveOptions<O extends OptionTable>(table: O, settings: readon
   const values: Record<string, unknown> = {}
   const origin: Record<string, string> = {}
   const problems: string[] = []
-  for (const { key, value, from } of settings) {
-    const known = optionKey(table, key)
-    if (known === undefined) {
-      problems.push(`${from}: unknown option ${key} (did you mean ${nearest(key, Object.keys(table))}?)`)
+  for (const { key, value, from } of settings.flatMap((setting) => partsOf(table, setting))) {
+    const place = placeOf(table, key)
+    if (place === undefined) {
+      problems.push(`${from}: unknown option ${key}${didYouMean(key, Object.keys(table))}`)
       continue
     }
-    values[known] = value
-    origin[known] = from
+    const { option, path } = place
+    const before: unknown = values[option] ?? table[option]!.safeParse(undefined).data
+    const whole = path.length === 0 ? value : withEntry(before, path, value)
+    if (whole === undefined) {
+      const what = typeof before === 'object' ? `the option ${option} has no ${path.join('.')}` : `unknown option ${key}`
+      problems.push(`${from}: ${what}${didYouMean(key, Object.keys(table))}`)
+      continue
+    }
+    values[option] = whole
+    origin[option] = from
   }
   // The schema is used once: compiling it would take longer than it does.
   const result = z.strictObject(table).safeParse(values, { jitless: true })
@@ -70,6 +95,42 @@ export function optionKey(table: OptionTable, key: string): string | undefined {
   return Object.hasOwn(table, known) ? known : undefined
 }
 
+/** A key as an option, and the entry of its value that is meant; undefined where there is no such option in the section of the key. */
+function placeOf(table: OptionTable, key: string): { option: string; path: string[] } | undefined {
+  const [first = '', ...rest] = key.split('.')
+  const inside = rest[0] === undefined ? undefined : optionKey(table, rest[0])
+  if (inside !== undefined && sectionOf(table[inside]!) === first) return { option: inside, path: rest.slice(1) }
+  const option = optionKey(table, first)
+  return option === undefined ? undefined : { option, path: rest }
+}
+
+/** The option of a table that a key in either spelling, dotted or not, belongs to. */
+export const optionOf = (table: OptionTable, key: string): string | undefined => placeOf(table, key)?.option
+
+const isMap = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** A map that stands for a section of the table, as the settings in it. */
+function partsOf(table: OptionTable, setting: Setting): Setting[] {
+  const { key, value, from } = setting
+  const own = optionKey(table, key)
+  const isSection = Object.values(table).some((row) => sectionOf(row) === key)
+  if (!isSection || !isMap(value) || (own !== undefined && table[own]!.safeParse(value).success)) return [setting]
+  return Object.entries(value).map(([name, part]) => ({ key: `${key}.${name}`, value: part, from }))
+}
+
+/** A copy of a map or list with another value at `path`, whose last name may be new to a map; undefined where there is no such place. */
+function withEntry(whole: unknown, [name = '', ...path]: readonly string[], value: unknown): unknown {
+  if (Array.isArray(whole)) {
+    const at = Number(name)
+    if (!/^\d+$/.test(name) || at >= whole.length) return undefined
+    const entry = path.length === 0 ? value : withEntry(whole[at], path, value)
+    return entry === undefined ? undefined : whole.map((other: unknown, i) => (i === at ? entry : other))
+  }
+  if (!isMap(whole) || name === '') return undefined
+  const entry = path.length === 0 ? value : withEntry(whole[name] ?? {}, path, value)
+  return entry === undefined ? undefined : { ...whole, [name]: entry }
+}
+
 /** A number that people write and JSON has not: .5, 5. and +1. */
 const looseNumber = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
 
@@ -91,10 +152,11 @@ export function parseValue(text: string, row?: z.ZodType): unknown {
 /** `key=value` as a setting of `table`. */
 export function keyValue(table: OptionTable, text: string): Setting {
   const at = text.indexOf('=')
-  if (at < 1) fail('CONFIG', `${text}: expected key=value (did you mean ${nearest(text, Object.keys(table))}=...?)`)
+  if (at < 1) fail('CONFIG', `${text}: expected key=value${didYouMean(text, Object.keys(table), (name) => `${name}=...`)}`)
   const key = text.slice(0, at)
-  const known = optionKey(table, key)
-  return { key, value: parseValue(text.slice(at + 1), known === undefined ? undefined : table[known]), from: text }
+  const place = placeOf(table, key)
+  const row = place === undefined || place.path.length > 0 ? undefined : table[place.option]
+  return { key, value: parseValue(text.slice(at + 1), row), from: text }
 }
 
 /** The settings of a YAML file; errors name the file and line. */
@@ -126,20 +188,5 @@ export function entryOf<T>(option: string, word: string, table: Readonly<Record<
   const names = Object.keys(table)
   return Object.hasOwn(table, word)
     ? table[word]!
-    : fail('CONFIG', `${option} is ${word}: expected one of ${names.join(', ')} (did you mean ${nearest(word, names)}?)`)
-}
-
-/** The candidate that begins with the word, else the one with the smallest edit distance. */
-export function nearest(word: string, candidates: readonly string[]): string {
-  const distance = (a: string, b: string): number => {
-    let row = Array.from({ length: b.length + 1 }, (_, j) => j)
-    for (let i = 1; i <= a.length; ++i) {
-      const next = [i]
-      for (let j = 1; j <= b.length; ++j) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1])))
-      row = next
-    }
-    return row[b.length]!
-  }
-  const begun = candidates.find((candidate) => candidate.startsWith(camelCase(word)))
-  return begun ?? [...candidates].sort((a, b) => distance(camelCase(word), a) - distance(camelCase(word), b))[0]!
+    : fail('CONFIG', `${option} is ${word}: expected one of ${names.join(', ')}${didYouMean(word, names)}`)
 }

@@ -1,4 +1,4 @@
-/** What a run writes down: metrics.jsonl, TensorBoard events, and the line that a person watches. */
+/** What a run writes down: metrics.jsonl, TensorBoard events, records for other programs, and the line that a person watches. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -8,14 +8,18 @@ import { appendWhole, writeTextAtomic } from '../files/atomic.js'
 import { readText } from '../files/look.js'
 import { DenseclError } from '../tensor/errors.js'
 import { EventWriter } from './events.js'
+import { LiveLine, styled } from './liveLine.js'
+import { type LogTo, taggedValues } from './logTo.js'
 
 export type Metrics = Record<string, number>
 
 export class RunLog {
+  readonly #folder: string | undefined
   readonly #metrics: string | undefined
+  /** What logTo has not done yet. */
+  #pending: Promise<void> = Promise.resolve()
   readonly #events: EventWriter | undefined
-  readonly #terminal = process.stdout.isTTY
-  #live = false
+  readonly #live = process.stdout.isTTY ? new LiveLine(process.stdout) : undefined
   /** Files that could not be written once: each is warned of once. */
   readonly #left = new Set<string>()
 
@@ -29,7 +33,10 @@ export class RunLog {
     fromStep: number,
     readonly quiet: boolean,
     readonly onFailure: 'warn' | 'throw' = 'warn',
+    /** Called with every record of a log that is written. */
+    readonly logTo?: LogTo,
   ) {
+    this.#folder = folder
     if (folder === undefined) return
     this.#metrics = join(folder, 'metrics.jsonl')
     if (existsSync(this.#metrics))
@@ -48,7 +55,26 @@ export class RunLog {
     const [path, events] = [this.#metrics, this.#events]
     if (path === undefined || events === undefined) return
     this.#write('rows of metrics', this.onFailure, () => appendWhole(path, new TextEncoder().encode(`${JSON.stringify(row)}\n`)))
-    this.#write('events', 'warn', () => events.scalars(row.globalStep!, row))
+    this.#write('events', 'warn', () => events.scalars(row.globalStep!, taggedValues(row)))
+    this.#tell(row)
+  }
+
+  /** A function of the user's own must not end a run: what it throws is warned of once. */
+  #tell({ globalStep, epoch, ...row }: Metrics): void {
+    const { logTo } = this
+    if (logTo === undefined) return
+    const record = { run: this.#folder!, step: globalStep!, ...(epoch === undefined ? {} : { epoch }), values: taggedValues(row) }
+    const failed = (error: unknown): void => {
+      if (!this.#left.has('logTo')) this.warn(`logTo: ${error instanceof Error ? error.message : String(error)}; the run goes on`)
+      this.#left.add('logTo')
+    }
+    // One after the other, in their order.
+    this.#pending = this.#pending.then(() => logTo(record)).catch(failed)
+  }
+
+  /** Waits for what logTo has begun. */
+  finished(): Promise<void> {
+    return this.#pending
   }
 
   #write(what: string, onFailure: 'warn' | 'throw', write: () => void): void {
@@ -61,32 +87,33 @@ export class RunLog {
     }
   }
 
-  /** A line that stays. */
+  /** A line that stays. Where lines are not wanted, one that warns is heard on the error output. */
   line(text: string): void {
-    if (this.quiet) return
-    this.#clear()
-    console.log(text)
+    const warning = /^warning (.*)/s.exec(text)?.[1]
+    if (this.quiet) {
+      if (warning !== undefined) this.warn(warning)
+      return
+    }
+    this.#live?.clear()
+    console.log(warning === undefined ? text : `${styled(process.stdout, 'yellow', 'warning')} ${warning}`)
   }
 
   /** What a person must know whatever output was asked for: on the error output, which is no part of a result. */
   warn(text: string): void {
-    this.#clear()
-    console.error(`warning ${text}`)
+    this.#live?.clear()
+    console.error(`${styled(process.stderr, 'yellow', 'warning')} ${text}`)
   }
 
-  /** The live line: rewritten on a terminal, printed at `plain` moments elsewhere. */
-  progress(text: string, plain: boolean): void {
+  /** The live line, the fields that are worth most first: rewritten on a terminal, printed whole at `plain` moments elsewhere. */
+  progress(fields: readonly string[], plain: boolean): void {
     if (this.quiet) return
-    if (this.#terminal) {
-      const width = process.stdout.columns
-      process.stdout.write(`\r\x1b[K${text.length > width ? text.slice(0, width - 1) : text}`)
-      this.#live = true
-    } else if (plain) console.log(text)
+    if (this.#live !== undefined) this.#live.show(fields)
+    else if (plain) console.log(fields.join('  '))
   }
 
-  #clear(): void {
-    if (this.#live) process.stdout.write('\r\x1b[K')
-    this.#live = false
+  /** Takes the live line away: what is printed next is somebody else's. */
+  close(): void {
+    this.#live?.clear()
   }
 }
 
@@ -117,6 +144,7 @@ export function readMetrics(path: string): Metrics[] {
   return rows
 }
 
+/** Seconds as people say them, such as 2m07s. */
 export function duration(seconds: number): string {
   const s = Math.max(0, Math.round(seconds))
   if (s < 60) return `${s}s`

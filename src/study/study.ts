@@ -15,7 +15,7 @@ import { configure, optionsOf } from '../methods/index.js'
 import type { DenseCLConfig } from '../methods/densecl/options.js'
 import { backboneOf, loadBackboneKind } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
-import { optionKey, readConfigFile, type Setting, settingsOf } from '../run/options.js'
+import { optionOf, readConfigFile, type Setting, settingsOf } from '../run/options.js'
 import { computeSettings, resolvePlacement } from '../run/placement.js'
 import { checkSame } from '../run/results.js'
 import { files } from '../run/runFolder.js'
@@ -154,7 +154,7 @@ async function baseOf(options: StudyOptions): Promise<ArmBase> {
 export async function configsOf(options: StudyOptions): Promise<Map<ArmName, Config>> {
   const { method } = await configure(common(options))
   for (const { key, from } of options.settings) {
-    const own = optionKey(optionsOf(method), key)
+    const own = optionOf(optionsOf(method), key)
     if (own === 'data' || own === 'seed') fail('CONFIG', `${from}: expected no ${own}, which the study sets by --images and --seeds`)
     if (own !== undefined && Object.hasOwn(arms['geometry-image'].sets(), own))
       fail('CONFIG', `${from}: expected no ${own}, which the arms set; choose them by --arms`)

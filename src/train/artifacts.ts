@@ -131,7 +131,7 @@ export class Artifacts {
   }
 
   /** What there is after the last step, whose `numbers` these are. */
-  async finish(numbers: Record<string, number> | undefined, broken: ReadonlyMap<string, string>, quiet: boolean): Promise<PretrainResult> {
+  async finish(numbers: Record<string, number> | undefined, broken: ReadonlyMap<string, string>): Promise<PretrainResult> {
     const { out, config, method, built, position } = this.run
     const knnAfter = await this.knn('after training')
     if (config.denseEvery > 0) await this.dense('after training')
@@ -156,7 +156,7 @@ export class Artifacts {
       files: made,
     }
     writeTextAtomic(files(out).report, `${JSON.stringify({ ...result, broken: Object.fromEntries(broken) }, undefined, 2)}\n`)
-    if (!quiet) this.#conclude(result, broken.size)
+    this.#conclude(result, broken.size)
     return result
   }
 

@@ -18,6 +18,7 @@ export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget
 /** The choice of a run; of several processes rank 0 makes it for all. */
 export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): TuningChoice {
   const { group, config } = run
+  if (!deviceTraits(run.built.backbone.device).tunable) return untuned(fusionLevel(config))
   const chosen = group.rank === 0 ? chosenTuning(run, overrides) : undefined
   const shared = group.size === 1 ? chosen : (JSON.parse(group.said(JSON.stringify(chosen ?? null))) as ChosenTuning | null)
   return shared == undefined ? untuned(fusionLevel(config)) : choiceOf(shared)
@@ -30,9 +31,8 @@ function chosenTuning(run: Run, overrides: TunerOverrides | undefined): ChosenTu
   const { config, resumed, log } = run
   const { device } = run.built.backbone
   const path = files(run.out).tuning
-  const { tunable, simulated } = deviceTraits(device)
-  const clocked = !simulated || overrides !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
-  if (!tunable || !clocked) return undefined
+  const clocked = !deviceTraits(device).simulated || overrides !== undefined || process.env.DENSECL_TUNE_SIMT === '1'
+  if (!clocked) return undefined
   const identity = overrides?.identity ?? deviceIdentity(device)
   const kept = resumed ? readTuning(path) : undefined
   if (kept !== undefined) {

@@ -1,7 +1,9 @@
 /** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
 import { type Batch, Loader } from '../data/loader.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
+import { stopWatching } from '../distributed/control.js'
 import { pace } from '../distributed/pace.js'
+import { ofAll } from '../distributed/speaker.js'
 import { learningRate } from '../optim/schedule.js'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { isInterruption } from '../tensor/interruption.js'
@@ -11,6 +13,7 @@ import type { Monitor } from './monitor.js'
 import { knnOf } from './knn.js'
 import { graphLine } from './progress.js'
 import type { PlannedRun, Run } from './run.js'
+import { imagesOf } from '../run/backbone.js'
 import { agreeOnState } from './share.js'
 import { Trainer } from './trainer.js'
 
@@ -19,7 +22,7 @@ export function loaderOf({ share, source, built }: PlannedRun): Loader {
   const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = share
   const { device, compute: dtype } = built.backbone
   const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, device, dtype }
-  return new Loader({ items: source.items, views: 'augmented', augment: share, ...shared })
+  return new Loader({ items: source.items, views: 'augmented', augment: share, images: imagesOf(built.backbone), ...shared })
 }
 
 /** What sees to a run while it trains. */
@@ -110,6 +113,7 @@ export class Loop {
   async #endOfEpoch(artifacts: Artifacts | undefined): Promise<void> {
     const { position } = this.#run
     this.#agree()
+    this.#shareBroken()
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
@@ -139,6 +143,19 @@ export class Loop {
   #agree(): void {
     const { built, group } = this.#run
     agreeOnState(built.state(), group)
+  }
+
+  /** Images that cannot be read are counted over all processes, each of which has seen its own. */
+  #shareBroken(): void {
+    const { group } = this.#run
+    if (group.size === 1) return
+    const all = group.texts(JSON.stringify([...this.loader.broken]))
+    try {
+      this.loader.addBroken(all.flatMap((text) => JSON.parse(text) as [string, string][]))
+    } catch (error) {
+      stopWatching()
+      throw ofAll(error)
+    }
   }
 
   /** One line about the recorded step, once. */

@@ -40,7 +40,8 @@ export function estimateMemory(
   const tensors = tensorBytes(config, { method, kind, placement, knn })
   const workers = workersFor(config.workers)
   const { imageSize, batchSize, mostPixels } = config
-  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels })
+  const images = { channels: tensors.inputs, mean: [], deviation: [] }
+  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels, images })
   const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * extractBatch
   const onDevice: Part[] = [
     { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },
@@ -50,7 +51,7 @@ export function estimateMemory(
   const onHost: Part[] = [
     { what: 'the program', bytes: processBytes },
     { what: `batches that are loaded ahead`, bytes: loader.host },
-    { what: `${workers} data workers`, bytes: workers * (workerBytes + 4 * 12 * imageSize * imageSize) },
+    { what: `${workers} data workers`, bytes: workers * (workerBytes + 4 * 4 * tensors.inputs * imageSize * imageSize) },
     { what: 'a checkpoint that is written, and read back', bytes: 2 * tensors.state },
     ...(features === 0 ? [] : [{ what: 'features of kNN', bytes: features }]),
   ]
@@ -62,7 +63,7 @@ export function estimateMemory(
 function tensorBytes(
   config: Config,
   { method, kind, placement, knn }: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
-): { state: number; step: number; knn: number; channels: number } {
+): { state: number; step: number; knn: number; channels: number; inputs: number } {
   const device = `dry:${placement.device}`
   const held = (): number => heldBytes(device)
   const before = held()
@@ -87,7 +88,7 @@ function tensorBytes(
             const x = Tensor.empty([extractBatch, config.imageSize, config.imageSize, inputs], 'f32', device)
             withCompute(computeSettings(config), () => built.backbone.stages(built.backbone.input(x), evaluation))
           })
-        return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels }
+        return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels, inputs }
       } finally {
         trainer.dispose()
         optimizer.dispose()

@@ -7,7 +7,7 @@ import { fail } from '../tensor/errors.js'
 import type { Tensor, TypedArray } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import type { Position } from './checkpoint.js'
-import { metricsRow, type Progress, progressLine } from './progress.js'
+import { metricsRow, type Progress, progressFields } from './progress.js'
 import type { Run } from './run.js'
 
 /** Steps below a collapse check's bound that end a run. */
@@ -97,7 +97,7 @@ export class Monitor {
     this.#caution(numbers, steps, at)
     this.numbers = numbers
     const progress = this.#progress(numbers, lr, at, waited)
-    this.#run.log.progress(progressLine(this.#run, progress), logged)
+    this.#run.log.progress(progressFields(this.#run, progress), logged)
     if (!logged) return
     this.#run.log.metrics(metricsRow(this.#run, progress))
     const { waited: total } = this.#clock

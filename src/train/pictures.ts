@@ -35,6 +35,10 @@ export class RunPictures {
 
   /** Pictures of a few images that are spread over the source; undefined, with the reason to `onFailure`, where they cannot be read. */
   static async of(out: string, { items }: Source, config: Config, onFailure: (reason: string) => void): Promise<RunPictures | undefined> {
+    if (config.channels !== 3) {
+      onFailure(`they are drawn of colour images, and these have ${config.channels} ${config.channels === 1 ? 'channel' : 'channels'}`)
+      return undefined
+    }
     try {
       const chosen = Array.from({ length: Math.min(count, items.length) }, (_, i) => items[Math.floor((i * items.length) / count)]!)
       return new RunPictures(out, await Promise.all(chosen.map((item) => loadPixels(item))), config, onFailure)

@@ -11,7 +11,7 @@ import { Poll } from '../distributed/poll.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
-import { openSource } from '../data/sources.js'
+import { openSource, sourceKind } from '../data/sources.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { findMethod, optionsOf, resolveConfig } from '../methods/index.js'
 import type { BuiltMethod, Method } from '../methods/method.js'
@@ -24,6 +24,7 @@ import { isFree, settingsOf } from '../run/options.js'
 import { computeSettings, type Placement, resolvePlacement } from '../run/placement.js'
 import type { FileLock } from '../files/lock.js'
 import { claimFolder, environment, files, lockRun } from '../run/runFolder.js'
+import { type LogTo, openLogTo } from '../run/logTo.js'
 import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
@@ -53,6 +54,7 @@ export interface PretrainOptions {
   out: string
   resume?: boolean
   overwrite?: boolean
+  /** Prints nothing but warnings. */
   quiet?: boolean
   /** Starts a run although its memory does not seem to suffice (src/train/memory.ts). */
   force?: boolean
@@ -119,6 +121,7 @@ interface Prepared extends Parts {
   checkpoint: Checkpoint | undefined
   /** A line about the memory. */
   memory: string
+  logTo: LogTo | undefined
 }
 
 /** Undefined where the run is to end before it begins. */
@@ -130,11 +133,14 @@ async function setUp(
 ): Promise<Prepared | undefined> {
   const { force = false, group = Group.single } = options
   const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
+  // A path that is not there is said before anything that takes long, or is about the size of a run.
+  sourceKind(config.data, config.format)
   const here = identity()
   const placement = resolvePlacement(group.size === 1 ? config : { ...config, device: deviceOfRank(config.device, here) })
   checkShare(config, method, group, placement.device)
   const checked = await trustDevice(placement.device, options.interrupted === undefined ? {} : { interrupted: options.interrupted })
   if (!checked) return undefined
+  const logTo = await openLogTo(config.logTo)
   const kind = await loadBackboneKind(config.backbone)
   const processes = group.size === 1 ? 1 : here.localSize
   const share = shareOf(config, group, processes)
@@ -149,7 +155,7 @@ async function setUp(
   const labelled = await knnSets(config, source)
   const memory = force ? 'memory  not looked at (--force)' : look(sizeOf(labelled))
   checkSize(config, source.items.length, checkpoint)
-  return { method, config, share, group, placement, kind, source, checkpoint, labelled, memory }
+  return { method, config, share, group, placement, kind, source, checkpoint, labelled, memory, logTo }
 }
 
 /** How many images kNN looks at. */
@@ -195,7 +201,11 @@ interface Parts {
 function begin({ out, quiet = false }: PretrainOptions, prepared: Prepared): Run {
   const planned = plan(prepared, prepared.checkpoint)
   const speaks = prepared.group.rank === 0
-  return { ...planned, out, log: new RunLog(speaks ? out : undefined, planned.position.globalStep, quiet || !speaks) }
+  return {
+    ...planned,
+    out,
+    log: new RunLog(speaks ? out : undefined, planned.position.globalStep, quiet || !speaks, 'warn', prepared.logTo),
+  }
 }
 
 function plan({ method, config, group, share, placement, kind, source, labelled }: Parts, checkpoint?: Checkpoint): PlannedRun {
@@ -251,11 +261,14 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   }
 }
 
-function checkInputs({ backbone: wanted }: Config, built: BuiltMethod): void {
+function checkInputs({ backbone: wanted, channels }: Config, built: BuiltMethod): void {
   const { inputs, name } = built.backbone
-  if (inputs === 3) return
+  if (inputs === channels) return
   built.dispose()
-  fail('CONFIG', `backbone is ${wanted}: expected one of 3 input channels, as images are read, but ${name} takes ${inputs}`)
+  fail(
+    'CONFIG',
+    `backbone is ${wanted}: expected one of ${channels} input channels, as images are read (channels), but ${name} takes ${inputs}`,
+  )
 }
 
 async function execute(run: Run, prepared: Prepared, { interrupted = () => false, ...options }: PretrainOptions): Promise<PretrainResult> {
@@ -308,11 +321,13 @@ async function trained(run: Run, { memory }: Prepared, options: PretrainOptions)
     if ((await loop.train({ monitor, artifacts }, interrupted)) === 'interrupted') return interruptedResult(run, artifacts)
     let result: PretrainResult | undefined
     const finish = async (): Promise<void> => {
-      result = await artifacts.finish(monitor.numbers, loop.loader.broken, options.quiet ?? false)
+      result = await artifacts.finish(monitor.numbers, loop.loader.broken)
     }
     return (await unlessEnded(finish)) ? result! : interruptedResult(run, artifacts)
   } finally {
+    log.close()
     await loop.close()
+    await log.finished()
   }
 }
 

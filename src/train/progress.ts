@@ -1,4 +1,5 @@
 /** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
+import { splitsAsClasses } from '../data/folderSource.js'
 import { skippedLines } from '../data/source.js'
 import { type Loader, pixelsOfCrops } from '../data/loader.js'
 import { learningRate } from '../optim/schedule.js'
@@ -23,6 +24,7 @@ export function introduction(run: PlannedRun): string[] {
   return [
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
     ...skippedLines(source).map((line) => `        ${line}`),
+    ...splitsAsClasses(source).map((warning) => `warning ${warning}`),
     `model   ${backbone.description}, ${config.imageSize} px`,
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${native.describeDevice(device)}${precision}`,
@@ -103,21 +105,24 @@ function dataTimes({ built }: Run, { spent }: Progress): [name: string, millisec
 /** Milliseconds of a step without what it waited for data: compute, and on a GPU augmentation. */
 const stepTime = ({ config }: Run, { rate, wait }: Progress): number => (1000 * Math.max(0, 1 - wait) * config.batchSize) / rate
 
-export function progressLine(run: Run, progress: Progress): string {
+/** The fields of the live line, those first that are worth most: a terminal has room for some of them. */
+export function progressFields(run: Run, progress: Progress): string[] {
   const { config, method, steps } = run
   const { numbers, at, lr, rate, wait, remaining } = progress
   const { loss, health } = method.logLine?.(numbers) ?? {}
   const times = dataTimes(run, progress).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`)
   return [
-    `epoch ${at.epoch + 1}/${config.epochs} step ${at.step}/${steps}`,
-    `loss ${numbers.loss!.toFixed(3)}${loss === undefined ? '' : ` ${loss}`}`,
-    `lr ${lr.toPrecision(3)}`,
-    `${rate.toFixed(0)} images/s`,
-    `wait ${(100 * wait).toFixed(0)}% (${times.join(', ')} an image)`,
-    `step ${stepTime(run, progress).toFixed(0)} ms`,
     `eta ${duration(remaining)}`,
+    `epoch ${at.epoch + 1}/${config.epochs} step ${at.step}/${steps}`,
+    `loss ${numbers.loss!.toFixed(3)}`,
+    `${rate.toFixed(0)} images/s`,
+    `wait ${(100 * wait).toFixed(0)}%`,
+    ...(loss === undefined ? [] : [loss]),
     ...(health === undefined ? [] : [health]),
-  ].join('  ')
+    `lr ${lr.toPrecision(3)}`,
+    `step ${stepTime(run, progress).toFixed(0)} ms`,
+    `${times.join(', ')} an image`,
+  ]
 }
 
 export function metricsRow(run: Run, progress: Progress): Metrics {

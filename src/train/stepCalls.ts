@@ -34,7 +34,7 @@ const stepCall = (call: NativeCall, count: number): StepCall => ({ call, signatu
  */
 export function stepCalls(method: BuiltMethod, batch: number, imageSize: number, choice: TuningChoice): StepCall[] {
   const calls = new Map<string, StepCall>()
-  const { device, compute } = method.backbone
+  const { device, compute, inputs } = method.backbone
   const [outer, record] = [observe.op, method.record?.()]
   observe.op = (op, _, tensors, numbers) => {
     const call = stepCall(
@@ -49,7 +49,7 @@ export function stepCalls(method: BuiltMethod, batch: number, imageSize: number,
     if (before === undefined) calls.set(call.signature, call)
     else before.count += 1
   }
-  const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, 3], compute, device).keep()) as [Tensor, Tensor]
+  const views = [0, 1].map(() => Tensor.empty([batch, imageSize, imageSize, inputs], compute, device).keep()) as [Tensor, Tensor]
   try {
     rehearse(() => withCompute(choice, () => method.step(views).dispose()))
   } finally {

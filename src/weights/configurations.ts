@@ -35,6 +35,11 @@ function shapeOf(backbone: Backbone, framework: string): Shape {
     return fail('ARGUMENT', `export: expected a ResNet but received ${backbone.name}, which ${framework} has no names for`)
   const { strides } = backbone.options
   const { depth, baseChannels: base, inputs } = backbone
+  if (inputs !== 1 && inputs !== 3)
+    fail(
+      'ARGUMENT',
+      `export: expected a backbone of grey or RGB images, as ${framework} reads them, but received one of ${inputs} channels`,
+    )
   return { depth, base, strides, channels: backbone.maps.slice(1).map(({ channels }) => channels), inputs }
 }
 

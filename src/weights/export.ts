@@ -29,7 +29,7 @@ export function storedBackbone(backbone: Backbone): Map<string, StoredTensor> {
 
 /** The metadata of a file that says how to build its backbone again; none where torchvision's names and the shapes say it. */
 export const backboneMetadata = ({ kind, options }: Backbone): Record<string, string> =>
-  kind.torchvision === true && !('strides' in options)
+  kind.torchvision === true && Object.keys(options).every((key) => key === 'depth' || key === 'baseChannels')
     ? {}
     : { backbone: JSON.stringify({ kind: kind.name, options } satisfies BackboneRecord) }
 

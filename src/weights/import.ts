@@ -10,7 +10,7 @@ import { fail } from '../tensor/errors.js'
 import { type BackboneRecord, detectron2Name } from './export.js'
 import { loadStored } from './layout.js'
 import { readPthFile } from './pth.js'
-import { readSafetensors, type StoredTensor, type TensorFile } from './safetensors.js'
+import { readSafetensors, storedFromNumbers, type StoredTensor, storedValues, type TensorFile } from './safetensors.js'
 
 /** All tensors of a safetensors file or of a PyTorch one, told apart by content. */
 export const readWeights = (path: string): Map<string, StoredTensor> => readTensorFile(path).tensors
@@ -156,7 +156,10 @@ export function torchvisionNames(): string[] {
 }
 
 /** Depth and width by the names and shapes; an error says what the file has instead. */
-export function inferResNet(path: string, tensors: Map<string, StoredTensor>): { depth: ResNetDepth; baseChannels: number } {
+export function inferResNet(
+  path: string,
+  tensors: Map<string, StoredTensor>,
+): { depth: ResNetDepth; baseChannels: number; channels?: number } {
   const blocks = [1, 2, 3, 4].map((s) => {
     let count = 0
     while (tensors.has(`layer${s}.${count}.conv1.weight`)) count += 1
@@ -177,7 +180,8 @@ export function inferResNet(path: string, tensors: Map<string, StoredTensor>): {
         `has ${bottleneck ? 'bottleneck' : 'basic'} blocks ${blocks.join(', ')}${stem === undefined ? ' and no conv1' : ''}`,
     )
   }
-  return { depth: depth as ResNetDepth, baseChannels: stem.shape[0]! }
+  const [baseChannels, channels] = stem.shape as [number, number]
+  return { depth: depth as ResNetDepth, baseChannels, ...(channels === 3 ? {} : { channels }) }
 }
 
 /** How importBackbone reads a file. */
@@ -186,6 +190,26 @@ export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
   kind?: BackboneKind | undefined
   /** What stands before the names of the backbone in the file, where it has several; the likeliest when absent. */
   prefix?: string | undefined
+  /** Of a ResNet: the images that it is to take, where they have other channels than those that it was trained on (adaptedStem()). */
+  images?: { channels: number; mean: readonly number[]; deviation: readonly number[] } | undefined
+}
+
+/**
+ * The stem [O, 3, KH, KW] of an RGB network for images of another number of channels, as timm adapts it: for grey the sum over the
+ * colours, so that a grey image gives what it gave as RGB; for more the colours' weights over and over, scaled by 3 / channels.
+ */
+function adaptedStem(path: string, stem: StoredTensor, channels: number): StoredTensor {
+  const [outputs, colours, height, width] = stem.shape as [number, number, number, number]
+  if (colours === channels) return stem
+  if (colours !== 3) fail('IMPORT', `${path}: its stem takes ${colours} channels: expected 3, which others are made of, or ${channels}`)
+  const values = storedValues(stem)
+  const area = height * width
+  const at = (o: number, c: number, i: number): number => values[(o * 3 + c) * area + i]!
+  const adapted = Float64Array.from({ length: outputs * channels * area }, (_, index) => {
+    const [o, c, i] = [Math.floor(index / (channels * area)), Math.floor(index / area) % channels, index % area]
+    return channels === 1 ? at(o, 0, i) + at(o, 1, i) + at(o, 2, i) : (at(o, c % 3, i) * 3) / channels
+  })
+  return storedFromNumbers(adapted, [outputs, channels, height, width], stem.dtype === 'F64' ? 'F64' : 'F32')
 }
 
 /**
@@ -194,7 +218,7 @@ export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
  */
 export function importBackbone(
   path: string,
-  { kind: wanted, outputStride, prefix }: ImportOptions = {},
+  { kind: wanted, outputStride, prefix, images }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
   const file = readTensorFile(path)
   const { tensors, metadata, passedOver = [] } = file
@@ -213,7 +237,19 @@ export function importBackbone(
     let source: ReturnType<typeof findBackbone>
     if (kind === resnetKind) {
       source = findBackbone(path, file, 'ResNet', resnetNamings(), prefix)
-      backbone = build({ ...inferResNet(path, source.found), ...recordedStrides(path, record) })
+      const stem = source.found.get('conv1.weight')
+      if (images !== undefined && stem?.shape.length === 4) {
+        const { channels } = images
+        source.found.set('conv1.weight', adaptedStem(path, stem, channels))
+        tensors.set([...tensors].find(([, tensor]) => tensor === stem)![0], source.found.get('conv1.weight')!)
+      }
+      const { mean, deviation } = images ?? record?.options ?? {}
+      backbone = build({
+        ...inferResNet(path, source.found),
+        ...recordedStrides(path, record),
+        ...(mean == null ? {} : { mean }),
+        ...(deviation == null ? {} : { deviation }),
+      })
     } else {
       backbone = build(record?.options ?? {})
       source = findBackbone(path, file, backbone.name, [ownNaming(backbone)], prefix)

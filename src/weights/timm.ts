@@ -71,7 +71,8 @@ export function timmConfig({ backbone, classifier }: TimmNetwork, { size, mean, 
       std: deviation,
       num_classes: classes,
       pool_size: [grid, grid],
-      first_conv: 'conv1',
+      // timm makes others of RGB stems alone, and these have their channels already.
+      first_conv: backbone.inputs === 3 ? 'conv1' : null,
       classifier: 'fc',
     },
   }
@@ -82,6 +83,7 @@ function modelCard(folder: string, network: TimmNetwork, { size, mean, deviation
   const { backbone, classifier } = network
   const name = basename(resolve(folder))
   const what = backbone.description + (classifier === undefined ? '' : ` with a classifier of ${classifier.classes.length} classes`)
+  const inputs = backbone.inputs === 3 ? 'RGB' : backbone.inputs === 1 ? 'grey' : `${backbone.inputs} channels`
   const task = classifier === undefined ? 'image-feature-extraction' : 'image-classification'
   const loading =
     classifier === undefined
@@ -112,7 +114,7 @@ ${loading}
 
 From the hub, once uploaded (\`hf upload OWNER/${name} ${name}\`), it is \`hf-hub:OWNER/${name}\`.
 
-Images: RGB in 0..1, short side ${Math.round((size * 256) / 224)}, central crop ${size},
+Images: ${inputs} in 0..1, short side ${Math.round((size * 256) / 224)}, central crop ${size},
 mean ${mean.join(' ')}, deviation ${deviation.join(' ')};
 \`timm.data.create_transform(**timm.data.resolve_model_data_config(model))\` makes them so.
 `

@@ -2,15 +2,18 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import type { Command } from 'commander'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
+import { buildProgram } from '../../src/cli/program.js'
 import { packageRoot, packageVersion } from '../../src/tensor/addon.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { optionsOf, resolveConfig } from '../../src/methods/index.js'
-import { kebabCase } from '../../src/run/options.js'
-import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
+import { sectionTitles } from '../../src/run/config.js'
+import { kebabCase, sectionOf } from '../../src/run/options.js'
+import { cli, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('cli')
 const setting = (key: string, value: unknown) => ({ key, value, from: 'test' })
@@ -29,6 +32,82 @@ test('help: every command, every option of pretrain, examples', () => {
   for (const name of Object.keys(presets)) assert.match(out, name)
   for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']])
     assert.match(runCli([...command, '--help']).out, /Examples:/)
+})
+
+test('help: options of pretrain in groups by purpose, each in one, with choices', () => {
+  const { out } = runCli(['pretrain', '--help'])
+  const headings = [...Object.values(sectionTitles), 'Method densecl, dense contrastive learning']
+  const places = headings.map((heading) => out.indexOf(`\n${heading}`))
+  assert.ok(places.every((place) => place > 0))
+  assert.equal(
+    places,
+    [...places].sort((a, b) => a - b),
+  )
+  for (const [key, row] of Object.entries(optionsOf(densecl))) {
+    const section = sectionOf(row)
+    assert.is(section === undefined, key === 'method', `${key} is in a section`)
+    const place = out.indexOf(`\n  --${kebabCase(key)} `)
+    const within = places.filter((start) => start < place).length - 1
+    if (section !== undefined) assert.is(headings[within], sectionTitles[section] ?? headings.at(-1), key)
+  }
+  assert.match(out.replace(/\s+/g, ' '), /--optimizer <value> .{0,60}\(choices: sgd, adamw, lars; default: sgd\)/)
+})
+
+/** What bash offers for the last word of each line, in one process. */
+function bashOffers(lines: readonly string[]): string[][] {
+  const script = runCli(['completion', 'bash']).out
+  const tries = lines.map(
+    (line) => `COMP_WORDS=(${line.replace(/ $/, " ''")}); COMP_CWORD=$((\${#COMP_WORDS[@]} - 1)); _densecl; echo "\${COMPREPLY[*]}"`,
+  )
+  const { stdout, stderr } = spawnSync('bash', ['-c', [script, ...tries].join('\n')], { encoding: 'utf8' })
+  assert.is(stderr, '')
+  return stdout
+    .trimEnd()
+    .split('\n')
+    .map((words) => words.split(' '))
+}
+
+test('completion offers every command, every flag, and the choices of flags, as the program has them', async () => {
+  const program = await buildProgram([], () => undefined)
+  const wanted: [line: string, words: string[]][] = []
+  const walk = (command: Command, path: string): void => {
+    if (command.commands.length > 0) wanted.push([`${path} `, command.commands.map((own) => own.name())])
+    wanted.push([`${path} --`, [...command.options.map(({ long }) => long!), '--help']])
+    for (const { long, argChoices } of command.options) if (argChoices !== undefined) wanted.push([`${path} ${long!} `, argChoices])
+    for (const own of command.commands) walk(own, `${path} ${own.name()}`)
+  }
+  walk(program, 'densecl')
+  assert.ok(wanted.length > 40)
+  const offered = bashOffers(wanted.map(([line]) => line))
+  wanted.forEach(([line, words], i) => assert.equal(offered[i], words, line))
+  assert.equal(bashOffers(['densecl eval k', 'densecl pretrain --optimizer ad', 'densecl eval knn w --image-s']), [
+    ['knn'],
+    ['adamw'],
+    ['--image-size'],
+  ])
+})
+
+for (const shell of ['bash', 'zsh', 'fish'] as const)
+  testWhere(spawnSync(shell, ['-c', 'true']).status === 0, `${shell} is not installed`, test, `the completion of ${shell} is sound`, () =>
+    withFolder((folder) => {
+      const file = join(folder, 'completion')
+      writeFileSync(file, runCli(['completion', shell]).out)
+      const { status, stderr } = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
+      assert.is(status, 0, stderr)
+    }),
+  )
+
+testWhere(spawnSync('fish', ['-c', 'true']).status === 0, 'fish is not installed', test, 'fish offers what bash does', () => {
+  const script = runCli(['completion', 'fish']).out
+  const lines = ['densecl eval k', 'densecl completion ', 'densecl pretrain --optimizer ']
+  for (const [i, line] of lines.entries()) {
+    const { stdout } = spawnSync('fish', ['-c', `${script}\ncomplete -C '${line}'`], { encoding: 'utf8' })
+    const words = stdout
+      .trim()
+      .split('\n')
+      .map((row) => row.split('\t')[0]!)
+    assert.equal(words.sort(), [...bashOffers(lines)[i]!].sort(), line)
+  }
 })
 
 test('wrong keys and values are answered with name, value, expectation and the nearest right key', async () => {
@@ -52,6 +131,7 @@ test('wrong keys and values are answered with name, value, expectation and the n
 
 test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stack trace', async () => {
   await withFolder((folder) => {
+    mkdirSync(join(folder, 'photos'))
     const cases: [string[], number, RegExp][] = [
       [['pretrain', '--batchsize', '8'], 2, /unknown option '--batchsize'[\s\S]*--batch-size/],
       [['pretrian'], 2, /unknown command 'pretrian'[\s\S]*pretrain/],
@@ -59,7 +139,15 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['pretrain', 'lr'], 2, /lr: expected key=value/],
       [['pretrain', 'lr=NaN', '--out', join(folder, 'x')], 2, /lr/],
       [['pretrain', '--preset', 'small', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
-      [['check-data', join(folder, 'none')], 1, /none does not exist/],
+      [['check-data', join(folder, 'none')], 1, /none does not exist; expected a folder of images, or scenes/],
+      [['check-data', join(folder, 'fotos')], 1, /fotos does not exist \(did you mean \S*\/photos\?\)/],
+      [['pretrain', '--data', 'nowhere'], 1, /nowhere does not exist below \//],
+      [
+        ['pretrain', '--set', 'optimizer.momentun=0.8', '--data', 'scenes'],
+        2,
+        /unknown option optimizer\.momentun \(did you mean momentum\?\)/,
+      ],
+      [['bench', 'nosuch'], 2, /no op nosuch; densecl bench --help/],
       [['import', join(folder, 'none.pth')], 1, /none\.pth: cannot be read/],
       [['export', 'x'], 2, /--out/],
       [['pack', 'scenes:4'], 2, /--out is missing/],
@@ -73,6 +161,35 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       assert.match(result.err, message)
       assert.not.match(result.err, /\n {4}at /)
     }
+  })
+})
+
+test('pretrain without data trains preset quick on built-in pictures, and says so; settings win over it', async () => {
+  await withFolder((folder) => {
+    const dry = (...args: string[]): string => {
+      const { code, out, err } = runCli([
+        'pretrain',
+        '--dry-run',
+        'epochs=1',
+        'imageSize=32',
+        'batchSize=4',
+        '--set',
+        'baseChannels=4',
+        ...args,
+      ])
+      assert.is(code, 0, err)
+      return out
+    }
+    const quick = dry()
+    assert.match(quick, /^start {3}no --data and no --preset: preset quick, on pictures that are made here; --data FOLDER/)
+    for (const line of [/^data: scenes:2048$/m, /^depth: 18$/m, /^imageSize: 32$/m, /^baseChannels: 4$/m]) assert.match(quick, line)
+    assert.not.match(dry('data=scenes:64', 'depth=18', 'queueLength=16'), /^start/m)
+    const out = join(folder, 'run')
+    const small = ['depth=18', 'baseChannels=4', 'imageSize=32', 'batchSize=8', 'epochs=1', 'queueLength=16', 'data.data=scenes:32']
+    const { code, out: printed, err } = runCli(['pretrain', '--quiet', '--out', out, ...small])
+    assert.is(code, 0, err)
+    assert.is(printed, `${join(out, 'backbone.safetensors')}\n`)
+    assert.match(err, /^warning the run has 4 steps in all/)
   })
 })
 
@@ -189,6 +306,18 @@ test('bench: rows with units, compared with a saved result, and mistakes named',
     assert.ok(Math.abs(gigabytesPerSecond * milliseconds * 1e6 - 2 * 56 * 56 * 256 * 4) < 1)
     assert.ok(Math.abs(floor - gigabytesPerSecond / ceilings.gigabytesPerSecond) < 1e-9)
     assert.match(runCli(['bench', 'relu', '--batch', '1', '--compare', saved]).out, /before ms {2}change[\s\S]*relu 56x56x256 .*%/)
+    // A row is marked by its own noise, a change by that of both.
+    const result = JSON.parse(readFileSync(saved, 'utf8')) as { rows: { milliseconds: number; noise: number }[] }
+    const again = (noise: number, factor: number): string => {
+      writeFileSync(
+        saved,
+        JSON.stringify({ ...result, rows: result.rows.map((row) => ({ ...row, noise, milliseconds: row.milliseconds * factor })) }),
+      )
+      return runCli(['bench', 'relu', '--batch', '1', '--layer', '56x56x256', '--compare', saved]).out
+    }
+    assert.match(again(1000, 100), /relu 56x56x256 .*-\d+%~[\s\S]*^~ behind a change: no larger than the noise/m)
+    assert.match(again(0, 1e6), /relu 56x56x256 .*-100%\n/)
+    writeFileSync(saved, JSON.stringify(result))
     for (const [args, code, words] of [
       [['convolve'], 2, /no op convolve \(did you mean conv2d/],
       [['relu', '--layer', 'nothing'], 2, /nothing/],

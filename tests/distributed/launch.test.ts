@@ -1,7 +1,8 @@
 /** `densecl launch`, signals and faults: what a user sees of several processes. */
-import { existsSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import { files } from '../../src/run/runFolder.js'
@@ -47,6 +48,22 @@ testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what
     const mistake = /denseMatch is geometry: expected feature where several processes share a run/g
     assert.is(geometry.err.match(mistake)?.length, 1, geometry.err)
     assert.not.match(geometry.err, /rank \d/)
+  })
+})
+
+testWhere(hasMpi, noMpi, test, 'images that cannot be read are counted over all processes', async () => {
+  await withFolder(async (folder) => {
+    const data = join(folder, 'images')
+    mkdirSync(data)
+    for (let i = 0; i < 16; ++i) {
+      const image = sharp({ create: { width: 40, height: 40, channels: 3, background: { r: 15 * i, g: 90, b: 90 } } })
+      writeFileSync(join(data, `${i}.png`), i % 4 === 1 ? 'not a picture' : await image.png().toBuffer())
+    }
+    const settings = [...tiny.filter((text) => !text.startsWith('knn')), `data=${data}`, 'knnEvery=0', 'maxBroken=0.2']
+    const { code, err } = await launch(['--processes', '2', '--', 'pretrain', ...settings, '--out', join(folder, 'run')]).ended
+    assert.is(code, 1)
+    assert.match(err, /^densecl: data: 4 of 16 images cannot be read, more than maxBroken 0\.2 allows/m)
+    assert.not.match(err, /rank/)
   })
 })
 

@@ -50,6 +50,8 @@ test('one that stands still is lost once others have waited as long; alone it is
 
 test('where all wait for each other, nobody is blamed', () => {
   assert.is(watched([waits, waits]), '51 s: ranks 0, 1 waited for each other for 40 s, at step 7, 7')
+  // Who sees one alone does not know for whom it waits.
+  assert.is(watched([waits]), undefined)
 })
 
 test('who slept itself gives the others as long again', () => {

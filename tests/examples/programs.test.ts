@@ -6,7 +6,9 @@ import { pathToFileURL } from 'node:url'
 import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/addon.js'
-import { suite } from '../support/suite.js'
+import { openBoxes } from '../../src/data/boxSources.js'
+import { openSegmentation, scene } from '../../src/data/index.js'
+import { suite, withFolder } from '../support/suite.js'
 
 const test = suite('programs')
 
@@ -28,6 +30,21 @@ function run(example: string, ...args: string[]): string {
 
 const numbers = (text: string, pattern: RegExp): number[] => [...text.matchAll(pattern)].map(([, number]) => Number(number))
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+test('scenesTree: what it writes is read as it was drawn, by segmentation and by detection', () =>
+  withFolder((folder) => {
+    assert.match(run('scenesTree', folder, '6', '3'), '6 pictures for training, 3 for testing')
+    const { items, classes } = openSegmentation(folder, ['val'])
+    assert.equal([items.length, classes], [3, ['background', 'object']])
+    const boxes = openBoxes(folder, ['train'])
+    assert.is(boxes.items.length, 6)
+    boxes.items.forEach(({ objects }, i) =>
+      assert.equal(
+        objects.map(({ box }) => [...box]),
+        [scene(100, i).box],
+      ),
+    )
+  }))
 
 test('classifier: the loss falls, and it is right far above chance on images that it has not seen', () => {
   const out = run('classifier')

@@ -7,12 +7,22 @@ import * as assert from 'uvu/assert'
 
 import convnext from '../../examples/convnext/convnext.js'
 import { imagenetDeviation, imagenetMean, pixelTensor, renderView, wholeImage } from '../../src/data/augment.js'
-import { decode } from '../../src/data/decode.js'
+import { decode, type Pixels } from '../../src/data/decode.js'
+import { detect } from '../../src/detection/detect.js'
+import { detectorOf } from '../../src/detection/detectorShape.js'
+import { publishedPyramid } from '../../src/detection/maskRcnn.js'
+import { styleOf } from '../../src/detection/styles.js'
+import { normalisation as imagenet, saveClassifier } from '../../src/eval/classifierFile.js'
+import { testView } from '../../src/eval/detectionBatches.js'
+import { saveSegmenter } from '../../src/eval/segmenterFile.js'
+import { disposeHeads } from '../../src/eval/segmenterTraining.js'
 import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
 import { Classifier } from '../../src/nn/classifier.js'
 import { evaluation, type NormMode } from '../../src/nn/layers.js'
 import { allTensors, emptyState, type State } from '../../src/nn/module.js'
-import { ResNet } from '../../src/nn/resnet.js'
+import { Fcn } from '../../src/nn/fcn.js'
+import { dilated8, ResNet } from '../../src/nn/resnet.js'
+import { writeOnnxDetector } from '../../src/onnx/detector.js'
 import { onnxOutputs, writeOnnx } from '../../src/onnx/export.js'
 import { rows } from '../../src/onnx/ops.js'
 import * as ops from '../../src/engine.js'
@@ -20,7 +30,18 @@ import { packageRoot } from '../../src/tensor/addon.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
-import { hasRealData, noRealData, python, realData, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import {
+  hasRealData,
+  noRealData,
+  python,
+  realData,
+  runCli,
+  runPython,
+  suite,
+  testWhere,
+  throwsError,
+  withFolder,
+} from '../support/suite.js'
 
 const test = suite('ONNX')
 
@@ -128,7 +149,7 @@ class Medley extends Backbone {
   readonly options = {}
   readonly name = 'medley'
   readonly description = 'medley'
-  readonly maps = [{ channels: 200, stride: 2 }]
+  readonly maps = [{ channels: 208, stride: 2 }]
   readonly #weights = new Map<string, Tensor>()
 
   constructor() {
@@ -176,6 +197,7 @@ class Medley extends Backbone {
         ops.mul(x, ops.reshape(ops.sum(ops.scale(x, 0.01), { axes: [1, 2] }), [n, 1, 1, c])),
         ops.reshape(ops.matmul(ops.reshape(x, [n * h * w, c]), weight('other'), { transposeB: true }), [n, h, w, c]),
         ops.reshape(ops.linear(ops.reshape(x, [n * h * w, c]), weight('mix'), weight('bias')), [n, h, w, c]),
+        ops.mul(x, ops.mean(ops.upsample2d(x, 2), { axes: [1, 2], keepDims: true })),
         ops.permute(ops.concat([ops.permute(ops.concat([x, x]), [0, 3, 1, 2])], 1), [0, 2, 3, 1]),
       ]
       return [ops.concat(parts)]
@@ -207,7 +229,7 @@ for (const oracle of oracles)
       const types: Record<string, string> = {
         ...{ maxPool2d: 'MaxPool', avgPool2d: 'AveragePool', scale: 'Mul', square: 'Mul', silu: 'Sigmoid', gelu: 'Erf', linear: 'Gemm' },
         ...{ layerNorm: 'ReduceMean', l2Normalize: 'ReduceL2', resizeBilinear: 'Resize', sum: 'ReduceSum', permute: 'Transpose' },
-        ...{ maximum: 'Max', minimum: 'Min' },
+        ...{ maximum: 'Max', minimum: 'Min', broadcastTo: 'Expand' },
       }
       const model = readFileSync(path, 'latin1').toLowerCase()
       // Convolutions and batch norms are in the networks above.
@@ -254,6 +276,179 @@ for (const oracle of oracles)
         model.backbone.dispose()
       }),
   )
+
+for (const oracle of oracles)
+  testWhere(
+    oracle.here,
+    oracle.missing,
+    test,
+    `logits and labels of a segmenting network at several sizes are the engine's, by ${oracle.name}`,
+    () =>
+      withFolder((folder) => {
+        for (const [options, alignCorners] of [
+          [dilated8, false],
+          [{ strides: [1, 2, 1, 1] }, true],
+        ] as const) {
+          const backbone = new ResNet(build, { depth: 18, baseChannels: 8, ...options })
+          const model = new Fcn(build, backbone, { classes: 4, alignCorners })
+          unsettle(model.state())
+          const file = join(folder, 'segmenter.safetensors')
+          saveSegmenter(file, model, { classes: ['a', 'b', 'c', 'd'], scale: [64, 48], crop: 48, slide: 0, outputStride: backbone.stride })
+          const path = join(folder, 'x.onnx')
+          const { code, err, out } = runCli(['export', file, '--for', 'onnx', '--outputs', 'logits,labels', '--out', path, '--overwrite'])
+          assert.is(code, 0, err)
+          assert.match(out, /FCN on ResNet-18 for onnx, outputs logits, labels/)
+          for (const [n, h, w] of [
+            [1, 48, 64],
+            [2, 41, 73],
+          ] as const)
+            scope(() => {
+              const random = new Random(n)
+              const x = Tensor.from(
+                Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
+                [n, h, w, 3],
+              )
+              const { labels, ...found } = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
+              const logits = channelsFirst(model.logits(x))
+              assertSame(found, new Map([['logits', logits]]), `FCN ${n}x${h}x${w}`)
+              assert.equal(labels!.shape, [n, h, w])
+              const values = logits.data()
+              // Two classes may be as near as the tolerance.
+              const wrong = labels!.values.filter((label, at) => {
+                const [image, pixel] = [Math.floor(at / (h * w)), at % (h * w)]
+                const of = (c: number): number => values[(image * 4 + c) * h * w + pixel]!
+                return [0, 1, 2, 3].some((c) => of(c) > of(label) + 1e-4 * Math.abs(of(c)))
+              })
+              assert.is(wrong.length, 0)
+            })
+          disposeHeads(model)
+          backbone.dispose()
+        }
+      }),
+  )
+
+const photo = async (): Promise<{ image: Pixels; file: string }> => {
+  const photos = join(realData, 'imagenette224', 'val')
+  const file = join(photos, readdirSync(photos)[1]!, readdirSync(join(photos, readdirSync(photos)[1]!))[0]!)
+  return { image: await decode(readFileSync(file), file), file }
+}
+
+/** Scales the weights and moves the bias of a layer so that what it gives has mean 0 and deviation `wanted` on `values`. */
+function calibrate(state: State, layer: string, values: ArrayLike<number>, wanted: number): void {
+  const [mean, square] = [0, 1].map((k) => Array.from(values, (v) => v ** (k + 1)).reduce((a, b) => a + b, 0) / values.length) as [
+    number,
+    number,
+  ]
+  const by = wanted / Math.sqrt(square - mean * mean)
+  const [weight, bias] = ['weight', 'bias'].map((part) => state.parameters.get(`${layer}.${part}`)!) as [Tensor, Tensor]
+  weight.write(Float32Array.from(weight.data(), (value) => by * value))
+  bias.write(Float32Array.from(bias.data(), (value) => by * (value - mean)))
+}
+
+const [, onnxruntime] = oracles
+for (const [form, style] of [
+  ['c4', 'detectron2'],
+  ['c4', 'mmdet'],
+  ['fpn', 'detectron2'],
+  ['fpn', 'mmdet'],
+] as const)
+  testWhere(
+    onnxruntime.here && hasRealData,
+    onnxruntime.here ? noRealData : onnxruntime.missing,
+    test,
+    `a detector of the form ${form} in the style of ${style} finds in a photograph what the engine finds`,
+    () =>
+      withFolder(async (folder) => {
+        const { image } = await photo()
+        const backbone = new ResNet(build, { depth: 18, baseChannels: 8 })
+        const pyramid = {
+          ...publishedPyramid,
+          channels: 16,
+          width: 24,
+          boxConvolutions: 1,
+          maskConvolutions: 1,
+          levels: style,
+          canonical: 96,
+        }
+        const model = detectorOf(build, backbone, { form, style, classes: 3, anchors: [16, 32, 64, 96, 128], pyramid })
+        const state = model.state()
+        const own = styleOf(style, form)
+        const view = testView(image, { testScale: Math.min(image.width, image.height), longest: 4096 }, own)
+        const limits = { before: 200, after: 60, overlap: 0.7 }
+        const rules = { score: 0.2, overlap: 0.5, most: 40 }
+        const expected = scope(() => {
+          const x = Tensor.from(view.values, view.shape)
+          const maps = model.features(x, evaluation)
+          const joined = (part: 'logits' | 'deltas'): number[] => model.propose(maps).flatMap((each) => [...each[part].data()])
+          const [logits, deltas] = [joined('logits'), joined('deltas')]
+          calibrate(state, 'rpn_head.rpn_cls', logits, 2)
+          calibrate(state, 'rpn_head.rpn_reg', deltas, 0.3)
+          const regions = { boxes: Float64Array.of(5, 5, 90, 60, 20, 30, 200, 190, 60, 10, 110, 50), images: new Int32Array(3) }
+          const head = model.classify(maps, regions, evaluation)
+          calibrate(state, 'roi_head.bbox_head.fc_cls', head.logits.data(), 1)
+          calibrate(state, 'roi_head.bbox_head.fc_reg', head.deltas.data(), 2)
+          return detect(model, x, view.images, own, limits, rules)[0]!
+        })
+        const path = join(folder, 'detector.onnx')
+        writeOnnxDetector(path, model, { normalisation, raw: true, style: own, limits, rules, metadata: { classes: '["a","b","c"]' } })
+        if (oracles[0].here) runPython('import sys, onnx; onnx.checker.check_model(onnx.load(sys.argv[1]), full_check=True)', [path])
+        const { boxes, scores, labels, masks } = run(onnxruntime, path, 'uint8', [1, image.height, image.width, 3], image.data)
+        assert.ok(expected.length >= 5, `${expected.length} objects`)
+        assert.equal([boxes!.shape, scores!.shape, labels!.shape], [[expected.length, 4], [expected.length], [expected.length]])
+        expected.forEach(({ box, score, label, mask }, i) => {
+          assert.is(labels!.values[i], label, `object ${i}`)
+          assert.ok(Math.abs(scores!.values[i]! - score) <= 1e-4, `object ${i}: score ${scores!.values[i]} for ${score}`)
+          box.forEach((side, k) =>
+            assert.ok(Math.abs(boxes!.values[4 * i + k]! - side) <= 1e-4 * Math.max(image.width, image.height), `object ${i}: ${k}`),
+          )
+          if (mask !== undefined)
+            mask.values.forEach((value, k) =>
+              assert.ok(Math.abs(masks!.values[i * mask.side ** 2 + k]! - value) <= 1e-3, `mask ${i}: ${k}`),
+            )
+        })
+        assert.is(masks !== undefined, form === 'fpn')
+        model.dispose()
+        backbone.dispose()
+      }),
+  )
+
+testWhere(oracles[0].here, oracles[0].missing, test, 'a model says how its images are made, what its classes are and what it needs', () =>
+  withFolder((folder) => {
+    const model = new Classifier(build, new ResNet(build, { depth: 18, baseChannels: 4 }), 2)
+    const weights = join(folder, 'c.safetensors')
+    saveClassifier(weights, model, { classes: ['cat', 'dog'], imageSize: 64, ...imagenet, protocol: 'test' })
+    const said = (args: string[]): Record<string, unknown> => {
+      const path = join(folder, 'm.onnx')
+      const { code, err } = runCli(['export', weights, '--for', 'onnx', '--out', path, '--overwrite', ...args])
+      assert.is(code, 0, err)
+      const program = `
+import sys, json, onnx
+m = onnx.load(sys.argv[1])
+onnx.checker.check_model(m, full_check=True)
+side = lambda d: d.dim_param or d.dim_value
+print(json.dumps({**{p.key: p.value for p in m.metadata_props}, "set": m.opset_import[0].version, "producer": m.producer_name,
+  "axes": [side(d) for d in m.graph.input[0].type.tensor_type.shape.dim], "outputs": [o.name for o in m.graph.output]}))`
+      return JSON.parse(runPython(program, [path])) as Record<string, unknown>
+    }
+    const shared = {
+      mean: '0.485 0.456 0.406',
+      deviation: '0.229 0.224 0.225',
+      classes: '["cat","dog"]',
+      imageSize: '64',
+      set: 13,
+      producer: 'densecl',
+    }
+    assert.equal(said([]), { ...shared, input: 'normalised', axes: ['batch', 3, 'height', 'width'], outputs: ['logits'] })
+    assert.equal(said(['--raw', '--outputs', 'probabilities,logits']), {
+      ...shared,
+      input: 'bytes',
+      axes: ['batch', 'height', 'width', 3],
+      outputs: ['probabilities', 'logits'],
+    })
+    model.dispose()
+    model.backbone.dispose()
+  }),
+)
 
 class Sorted extends ResNet {
   override stages(x: Tensor, mode: NormMode): Tensor[] {

@@ -61,6 +61,8 @@ def by_torch():
         "Concat": lambda a, *parts: torch.cat(parts, a["axis"]),
         "Shape": lambda a, x: torch.tensor(x.shape),
         "Slice": lambda a, x, start, end: x[int(start) : int(end)],
+        "ArgMax": lambda a, x: x.argmax(a["axis"], keepdim=bool(a["keepdims"])),
+        "Expand": lambda a, x, shape: x.expand([max(own, int(size)) for own, size in zip(x.shape, shape)]),
         "Softmax": lambda a, x: x.softmax(a["axis"]),
         "LogSoftmax": lambda a, x: x.log_softmax(a["axis"]),
         "Relu": lambda a, x: x.relu(),

@@ -142,6 +142,10 @@ test('a run that has just begun, has broken lines or numbers that are none, and 
     assert.match(body, /waiting for a run in .*none/)
     assert.match(body, '&lt;b&gt;photos&lt;/b&gt;')
     assert.not.match(body, '<b>photos')
+    // What never changed is a sentence, and no chart.
+    const alone = pageBody([runs[1]!], [], () => '')
+    assert.match(alone, /The same all along: [^<]*Queue 100 % filled/)
+    assert.not.match(alone, '>Queue</text>')
     // One colour a run: as many lines in each chart as runs.
     for (const svg of runCharts(runs)) assert.is(svg.match(/<path /g)!.length, 2)
     const { code, err } = runCli(['report', join(folder, 'none')])

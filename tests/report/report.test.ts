@@ -7,7 +7,8 @@ import { ResNet } from '../../src/nn/resnet.js'
 import { drawMatches, type Match, matchesOf, mutualMatches } from '../../src/report/match.js'
 import { seeViews } from '../../src/report/pairs.js'
 import { principalDirections } from '../../src/report/principal.js'
-import { linePlot } from '../../src/report/plot.js'
+import { smoothed } from '../../src/report/charts.js'
+import { linePlot, shortNumber } from '../../src/report/plot.js'
 import { escapeXml } from '../../src/report/svg.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { suite } from '../support/suite.js'
@@ -82,6 +83,49 @@ test('principal directions are orthonormal, the largest variance first, and keep
   directions.forEach((direction, i) => assert.is(direction.map(Math.abs).indexOf(Math.max(...direction.map(Math.abs))), i))
   // The first feature has its tail above.
   assert.ok(directions[0]![0]! > 0)
+})
+
+test('the last value stands behind the name of a curve, of a smoothed one that which was measured', () => {
+  const points = Array.from({ length: 200 }, (_, x) => ({ x, y: 5 + (x % 2 === 0 ? 1 : -1) }))
+  const smooth = smoothed(points)!
+  const svg = linePlot([{ name: 'loss', colour: 'red', points: smooth, behind: points }], { title: 't', xLabel: 'x', yLabel: 'y' })
+  assert.match(svg, '>loss 4.00</text>')
+  assert.is(svg.match(/<polyline /g)!.length, 1)
+  for (const [value, words] of [
+    [0, '0'],
+    [31.62, '31.6'],
+    [4.2461, '4.25'],
+    [1234.5, '1235'],
+    [0.00000148, '1.5e-6'],
+    [-0.0512, '-0.0512'],
+  ] as const)
+    assert.is(shortNumber(value), words)
+})
+
+test('smoothing keeps a constant mean and a straight line, and is left to curves that go up and down', () => {
+  const line = (count: number, y: (x: number) => number) => Array.from({ length: count }, (_, x) => ({ x, y: y(x) }))
+  const zigzag = smoothed(line(400, (x) => 3 + (-1) ** x))!
+  assert.ok(zigzag.slice(20).every(({ y }) => Math.abs(y - 3) < 0.2))
+  assert.is(zigzag.length, 400)
+  assert.is(smoothed(line(400, (x) => 0.1 - x / 5000)), undefined)
+  assert.is(smoothed(line(20, (x) => (-1) ** x)), undefined)
+  assert.ok(smoothed(line(100, (x) => (x === 50 ? NaN : (-1) ** x)))!.every(({ y }, x) => Number.isFinite(y) === (x !== 50)))
+})
+
+test('a curve that lies on another is dashed, and a constant lies in the middle of its axis', () => {
+  const points = [1, 2, 3].map((y, x) => ({ x, y }))
+  const both = linePlot(
+    ['a', 'b'].map((name) => ({ name, colour: 'red', points })),
+    { title: 't', xLabel: 'x', yLabel: 'y' },
+  )
+  assert.is(both.match(/<path [^>]*stroke-dasharray/g)!.length, 1)
+  const constant = linePlot([{ name: 'a', colour: 'red', points: points.map(({ x }) => ({ x, y: 100 })) }], {
+    title: 't',
+    xLabel: 'x',
+    yLabel: 'y',
+  })
+  assert.match(constant, />100<\/text>/)
+  assert.not.match(constant, />101<\/text>/)
 })
 
 test('a plot survives no points, one point and NaN; text is escaped', () => {

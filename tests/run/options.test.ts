@@ -6,7 +6,8 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 import { z } from 'zod'
 
-import { kebabCase, keyValue, nearest, optionKey, parseValue, readConfigFile, resolveOptions } from '../../src/run/options.js'
+import { kebabCase, keyValue, optionKey, optionOf, parseValue, readConfigFile, resolveOptions, section } from '../../src/run/options.js'
+import { nearest } from '../../src/tensor/hint.js'
 import { suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('options')
@@ -50,8 +51,65 @@ test('a key in either spelling is the option; another is told the nearest', () =
     assert.is(optionKey(table, kebabCase(key)), key)
   }
   for (const key of ['crop_scale', 'constructor', '__proto__', 'Rate', '']) assert.is(optionKey(table, key), undefined, key)
-  assert.is(nearest('fodler', Object.keys(table)), 'folder')
   throwsError(() => keyValue(table, 'rate'), 'CONFIG', /rate: expected key=value/, /rate=/)
+})
+
+test('a hint is given only for words that are near', () => {
+  const names = ['batchSize', 'lr', 'concat', 'conv2d', 'folder', 'momentum', 'imageSize', 'warmupSteps']
+  for (const [word, name] of [
+    ['fodler', 'folder'],
+    ['batch-size', 'batchSize'],
+    ['batchsize', 'batchSize'],
+    ['warm', 'warmupSteps'],
+    ['convolve', 'conv2d'],
+    ['optimizer.lr', 'lr'],
+    ['optimizer.momentun', 'momentum'],
+  ])
+    assert.is(nearest(word!, names), name, word)
+  for (const word of ['nosuch', 'x', 'weights', '', '.', 'optimizer.', 'nonsense']) assert.is(nearest(word, names), undefined, word)
+})
+
+const sections = {
+  ...section('data', { folder: z.string().default('x'), data: z.string().default('scenes') }),
+  ...section('optimizer', {
+    lr: z.number().default(1),
+    optimizer: z.string().default('sgd'),
+    range: z.tuple([z.number(), z.number()]).default([0, 1]),
+    more: z.record(z.string(), z.unknown()).default({}),
+  }),
+}
+
+test('a dotted key is the option of its section, or an entry of a map or list, in a file as in key=value', async () => {
+  const defaults = resolveOptions(sections, [])
+  for (const [text, changed] of [
+    ['optimizer.lr=2', { lr: 2 }],
+    ['data.folder=y', { folder: 'y' }],
+    ['data.data=y', { data: 'y' }],
+    ['range.0=0.5', { range: [0.5, 1] }],
+    ['optimizer.range.1=3', { range: [0, 3] }],
+    ['more.a.b=true', { more: { a: { b: true } } }],
+    ['lr=2', { lr: 2 }],
+  ] as const) {
+    assert.equal(resolveOptions(sections, [keyValue(sections, text)]), { ...defaults, ...changed }, text)
+    assert.ok(Object.keys(changed).includes(optionOf(sections, text.split('=')[0]!)!))
+  }
+  await withFolder((folder) => {
+    const path = join(folder, 'a.yaml')
+    writeFileSync(path, 'optimizer:\n  lr: 3\n  range: [1, 2]\nmore: {a: 1}\nmore.b: 2\n')
+    assert.equal(resolveOptions(sections, readConfigFile(path)), { ...defaults, lr: 3, range: [1, 2], more: { a: 1, b: 2 } })
+    writeFileSync(path, 'optimizer: adam\n')
+    assert.is(resolveOptions(sections, readConfigFile(path)).optimizer, 'adam')
+  })
+  // The table's own default is not what was changed.
+  assert.equal(resolveOptions(sections, []), defaults)
+  for (const [text, ...words] of [
+    ['data.lr=2', /unknown option data\.lr \(did you mean lr\?\)/],
+    ['optimizer.momentum=2', /unknown option optimizer\.momentum$/],
+    ['range.2=1', /range\.2=1: the option range has no 2/],
+    ['lr.a=1', /unknown option lr\.a/],
+    ['optimizer.lr=fast', /optimizer\.lr=fast: lr is "fast"/],
+  ] as const)
+    throwsError(() => resolveOptions(sections, [keyValue(sections, text)]), 'CONFIG', ...words)
 })
 
 test('later settings win, absent ones are the defaults, and all that is wrong is said at once, with where it came from', () => {

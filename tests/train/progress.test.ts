@@ -7,8 +7,9 @@ import * as assert from 'uvu/assert'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
+import { fittingFields } from '../../src/run/liveLine.js'
 import { readMetrics } from '../../src/run/runLog.js'
-import { metricsRow, type Progress, progressLine } from '../../src/train/progress.js'
+import { metricsRow, type Progress, progressFields } from '../../src/train/progress.js'
 import type { Run } from '../../src/train/run.js'
 import { runCli, suite, withFolder } from '../support/suite.js'
 
@@ -38,9 +39,24 @@ test('times of data are for an image, that of a step is without its waiting, and
     [row.decodeMilliseconds, row.augmentMilliseconds, row.stepMilliseconds, row.epoch, row.globalStep],
     [(1000 * 2) / 40, (1000 * 0.5) / 40, 1000 * (8 / 100) * 0.75, 1 + 3 / 5, 8],
   )
-  const line = progressLine(run, progressOf({}))
-  assert.match(line, /^epoch 2\/4 step 3\/5 {2}loss 2\.500 {2}lr 0\.0300 {2}100 images\/s {2}wait 25% /)
-  assert.match(line, /\(decode 50\.0 ms, augment 12\.5 ms an image\) {2}step 60 ms /)
+  assert.equal(progressFields(run, progressOf({})), [
+    'eta 12s',
+    'epoch 2/4 step 3/5',
+    'loss 2.500',
+    '100 images/s',
+    'wait 25%',
+    'lr 0.0300',
+    'step 60 ms',
+    'decode 50.0 ms, augment 12.5 ms an image',
+  ])
+})
+
+test('80 columns show time left, epoch, loss, throughput and waiting of the largest published run', () => {
+  const published = { ...run, steps: 5004, config: { ...run.config, epochs: 200 }, method: densecl } as unknown as Run
+  const numbers = { loss: 12.345, lossGlobal: 8.1, lossDense: 8.2, accuracyGlobal: 0.5, accuracyDense: 0.5, spread: 0.5 }
+  const at = { epoch: 150, step: 5000, globalStep: 756_000, images: 1_281_167 }
+  const fields = progressFields(published, progressOf({ numbers, at, remaining: 27_000, rate: 2345, wait: 1 }))
+  assert.equal(fittingFields(fields, 79), ['eta 7h30m', 'epoch 151/200 step 5000/5004', 'loss 12.345', '2345 images/s', 'wait 100%'])
 })
 
 test('before an image was read its times are 0, and waiting never makes a step shorter than nothing', () => {
@@ -70,7 +86,7 @@ test('every epoch ends with a line and a row, however few steps it has', () =>
     const { code, out: printed, err } = runCli(['pretrain', '--out', out, 'imageSize=32', 'batchSize=8', 'queueLength=16', ...settings])
     assert.is(code, 0, err)
     const ends = ['epoch 1/3 step 3/3', 'epoch 2/3 step 3/3', 'epoch 3/3 step 3/3']
-    assert.equal(printed.match(/^epoch \d\/\d step \d\/\d/gm), ends)
+    assert.equal(printed.match(/(?<=^eta \w+ {2})epoch \d\/\d step \d\/\d/gm), ends)
     assert.equal(
       readMetrics(join(out, 'metrics.jsonl')).flatMap(({ loss, globalStep }) => (loss === undefined ? [] : [globalStep])),
       [3, 6, 9],

@@ -236,7 +236,7 @@ export const densecl = defineMethod({
   logLine: (numbers) => {
     const percent = (key: string): string => (100 * numbers[key]!).toFixed(0)
     return {
-      loss: `(global ${numbers.lossGlobal!.toFixed(3)} dense ${numbers.lossDense!.toFixed(3)})`,
+      loss: `global ${numbers.lossGlobal!.toFixed(3)} dense ${numbers.lossDense!.toFixed(3)}`,
       health:
         `acc ${percent('accuracyGlobal')}${numbers.accuracyDense === undefined ? '' : `/${percent('accuracyDense')}`}% ` +
         `spread ${numbers.spread!.toFixed(2)}` +
