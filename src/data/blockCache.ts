@@ -1,7 +1,7 @@
 /**
- * What was fetched of files on other machines, on the disk: blocks of fixed size, one file each, in a folder for each version of a file. Any
- * number of processes share it: files appear whole, by a new name, hold the same whoever wrote them, and may vanish at any time. What is
- * longest unused is removed when all are more than a limit.
+ * What was fetched of files on other machines, on the disk: blocks of fixed size, one file each, in a folder for each version of a file.
+ * Any number of processes share it: files appear whole, by a new name, hold the same whoever wrote them, and may vanish at any time. What
+ * is longest unused is removed when all are more than a limit.
  */
 import { closeSync, fstatSync, openSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,6 @@
 /**
- * Files on other machines, read by Node's fetch: ranges of bytes, or all of a file. Whatever a server answers is held against what was asked
- * (RFC 9110: ranges in section 14, validators in section 8.8); what may pass is tried again, with growing waits.
+ * Files on other machines, read by Node's fetch: ranges of bytes, or all of a file. Whatever a server answers is held against what was
+ * asked (RFC 9110: ranges in section 14, validators in section 8.8); what may pass is tried again, with growing waits.
  */
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -248,11 +248,10 @@ export function readRange(file: RemoteFile, from: number, to: number, outer?: Ab
     checkPlain(url, response)
     checkSame(file, response)
     const place = contentRange(response)
-    if (place?.first !== from || place.last !== to - 1 || place.size !== size)
-      fail(
-        'FETCH',
-        `${shownAddress(url)}: answered bytes ${from}-${to - 1}/${size} by ${response.headers.get('content-range') ?? 'no range'}: expected that range`,
-      )
+    if (place?.first !== from || place.last !== to - 1 || place.size !== size) {
+      const received = response.headers.get('content-range') ?? 'no range'
+      fail('FETCH', `${shownAddress(url)}: answered bytes ${from}-${to - 1}/${size} by ${received}: expected that range`)
+    }
     const bytes = Buffer.allocUnsafe(to - from)
     let done = 0
     for await (const chunk of chunksOf(response, to - from, patience)) {

@@ -32,10 +32,8 @@ export async function readShardBytes({ shard, offset, size, crc }: Checked, sign
       : readRange(shard, offset, offset + size, signal))
     if (crc32(bytes) === crc) return bytes
   }
-  return fail(
-    'FETCH',
-    `${shownAddress(shard.url)}: the bytes ${offset} to ${offset + size - 1} have another checksum than when the shard was listed: was it changed?`,
-  )
+  const which = `the bytes ${offset} to ${offset + size - 1}`
+  return fail('FETCH', `${shownAddress(shard.url)}: ${which} have another checksum than when the shard was listed: was it changed?`)
 }
 
 async function readBlocks(shard: RemoteShard, from: number, to: number, fresh: boolean, signal?: AbortSignal): Promise<Buffer> {

@@ -12,7 +12,10 @@ import { readShardBytes, type RemoteShard } from './remoteShard.js'
 import type { ShardCache } from './urlSource.js'
 import { scene } from './scenes.js'
 
-/** An image: a file, some bytes of one, here or on another machine, or a built-in scene. `mask` is the file of the classes of its pixels, for segmentation. */
+/**
+ * An image: a file, some bytes of one, here or on another machine, or a built-in scene. `mask` is the file of the classes of its pixels,
+ * for segmentation.
+ */
 export type Item = { name: string; label?: number; mask?: string } & (
   | { kind: 'file'; path: string }
   | { kind: 'tar'; path: string; offset: number; size: number }

@@ -32,8 +32,8 @@ export const sourceFormats: readonly SourceFormat[] = dataSources.map(({ format 
 /**
  * Opens `path`: a folder (class folders give labels), a folder of tar shards or one shard, a VOC tree, a COCO annotation
  * file, a text list (a path a line, relative to the list, then optionally a label), `scenes[:count]`, or shards on other machines:
- * `https://host/shard-{000000..000146}.tar`, or a text list of such addresses. Throws DATA for what cannot be read as one of them, and FETCH
- * for shards that another machine does not give.
+ * `https://host/shard-{000000..000146}.tar`, or a text list of such addresses. Throws DATA for what cannot be read as one of them, and
+ * FETCH for shards that another machine does not give.
  */
 export async function openSource(
   given: string,

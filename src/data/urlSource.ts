@@ -103,8 +103,8 @@ async function readShards(path: string, cache: CacheLimits): Promise<Omit<Source
 }
 
 /**
- * Which shards are kept: the first that fit into nine tenths of the cache, and of what does not fit each image is fetched when it is wanted.
- * In a random order what is used last says nothing of what is used next: blocks that push each other out would be fetched for one image each.
+ * Which shards are kept: the first that fit into nine tenths of the cache; of the others each image is fetched when it is wanted. In a
+ * random order what is used last says nothing of what is used next: blocks that push each other out would be fetched for one image each.
  * Throws DATA where a shard must be kept and does not fit.
  */
 function planned(files: readonly RemoteFile[], cache: CacheLimits): RemoteShard[] {
@@ -115,8 +115,9 @@ function planned(files: readonly RemoteFile[], cache: CacheLimits): RemoteShard[
   if (must > room)
     fail(
       'DATA',
-      `data: the server of ${shownAddress(whole[0]!.url)} gives no parts of files, so that all ${whole.length} shards of ${gigabytes(must)} must ` +
-        `be kept in ${cache.folder}: expected a cache of at least ${gigabytes(must / 0.9)} (--shard-cache-gigabytes) but received ${gigabytes(cache.bytes)}`,
+      `data: the server of ${shownAddress(whole[0]!.url)} gives no parts of files, so that all ${whole.length} shards of ${gigabytes(must)} ` +
+        `must be kept in ${cache.folder}: expected a cache of at least ${gigabytes(must / 0.9)} (--shard-cache-gigabytes) but received ` +
+        gigabytes(cache.bytes),
     )
   let free = room - must
   return files.map((file) => {
