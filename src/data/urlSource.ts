@@ -116,8 +116,8 @@ function planned(files: readonly RemoteFile[], cache: CacheLimits): RemoteShard[
     fail(
       'DATA',
       `data: the server of ${shownAddress(whole[0]!.url)} gives no parts of files, so that all ${whole.length} shards, ` +
-        `${gigabytes(must)}, must be kept in ${cache.folder}: expected a cache of at least ${gigabytes(must / 0.9)} (--shard-cache-gigabytes) but received ` +
-        gigabytes(cache.bytes),
+        `${gigabytes(must)}, must be kept in ${cache.folder}: expected a cache of at least ${gigabytes(must / 0.9)} ` +
+        `(--shard-cache-gigabytes) but received ${gigabytes(cache.bytes)}`,
     )
   let free = room - must
   return files.map((file) => {
