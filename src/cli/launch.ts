@@ -7,6 +7,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
+import { withSecrets } from '../data/addresses.js'
 import { deviceOfRank, launchVariables } from '../distributed/launcher.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
@@ -56,7 +57,7 @@ async function launchOnGpus(processes: number, device: string, command: readonly
   const run = { DENSECL_TOKEN: randomBytes(32).toString('hex'), DENSECL_PORT: process.env.DENSECL_PORT ?? String(await freePort()) }
   // In process groups of their own: a signal of the terminal comes to each once, through this process.
   const children = Array.from({ length: processes }, (_, rank) =>
-    spawn(process.execPath, [main, ...command], {
+    spawn(process.execPath, [main, ...command.map(withSecrets)], {
       stdio: ['ignore', 'inherit', 'inherit'],
       env: { ...process.env, ...run, ...launchVariables(rank, processes) },
       detached: true,
@@ -106,7 +107,7 @@ async function launchByMpi(processes: number, command: readonly string[]): Promi
   const openMpi = stdout.includes('Open MPI')
   const options = openMpi ? ['--quiet', '--oversubscribe', '--bind-to', 'none'] : []
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
-  const child = spawn('mpirun', ['-n', String(processes), ...options, process.execPath, main, ...command], {
+  const child = spawn('mpirun', ['-n', String(processes), ...options, process.execPath, main, ...command.map(withSecrets)], {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, DENSECL_ADDON: addon },
     detached: true,

@@ -24,6 +24,7 @@ import { register as report } from './report.js'
 import { register as search } from './search.js'
 import { register as study } from './study.js'
 import { register as watch } from './watch.js'
+import { withoutSecrets } from '../data/addresses.js'
 
 const commands: Readonly<Record<string, readonly Register[]>> = {
   'Train:': [pretrain, launch, study],
@@ -64,7 +65,9 @@ export async function buildProgram(args: readonly string[], done: (code: number)
 }
 
 /** Runs the command of `args` and gives its exit code. Throws what explain() explains. */
-export async function runProgram(args: readonly string[]): Promise<number> {
+export async function runProgram(given: readonly string[]): Promise<number> {
+  // Whatever is said of an argument or written down, secrets of addresses are not in it.
+  const args = given.map(withoutSecrets)
   let code = 0
   const program = await buildProgram(args, (result) => (code = result))
   await program.parseAsync(args, { from: 'user' })

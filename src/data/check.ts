@@ -1,5 +1,5 @@
 /** Reading every image of a source without training. */
-import { DenseclError, fail } from '../tensor/errors.js'
+import { fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
 import { type Box, type BoxFaults, type BoxItem, type BoxSource } from './boxes.js'
 import { maskRuns } from './instanceMasks.js'
@@ -7,7 +7,8 @@ import { maskBounds } from './runLengths.js'
 import { decode, type Pixels } from './decode.js'
 import { splitsAsClasses } from './folderSource.js'
 import { unusualForms } from './imageForm.js'
-import { type Item, loadPixels, readItemBytes, type Skipped, Skips, type Source } from './source.js'
+import { ReadAhead } from './readAhead.js'
+import { isBroken, type Item, loadPixels, readItemBytes, type Skipped, Skips, type Source } from './source.js'
 
 export interface DataReport {
   format: string
@@ -66,6 +67,9 @@ class ChannelStatistics {
   }
 }
 
+/** Images that are fetched before their turn. */
+const expected = 32
+
 /** Reads every image, with so many channels; `look` is given each that could be read, and what it throws makes the image a broken one. */
 export async function checkSource(
   source: Source,
@@ -80,21 +84,28 @@ export async function checkSource(
   const widths: number[] = []
   const heights: number[] = []
   let read = 0
-  for (const item of source.items) {
-    if (interrupted()) break
-    try {
-      const pixels = await looked(item, forms, channels)
-      const { width, height } = pixels
-      look(item, pixels)
-      pixelsOf.add(pixels)
-      widths.push(width)
-      heights.push(height)
-      if (Math.min(width, height) < 32 || Math.max(width, height) > 8 * Math.min(width, height)) odd.push(`${item.name} ${width}x${height}`)
-    } catch (error) {
-      if (!(error instanceof DenseclError)) throw error
-      broken.push({ name: item.name, reason: error.message })
+  const ahead = new ReadAhead()
+  try {
+    for (const [i, item] of source.items.entries()) {
+      if (interrupted()) break
+      for (let next = i; next < Math.min(source.items.length, i + expected); ++next) ahead.expect(next, source.items[next]!)
+      try {
+        const pixels = await looked(item, forms, channels, ahead.take(i))
+        const { width, height } = pixels
+        look(item, pixels)
+        pixelsOf.add(pixels)
+        widths.push(width)
+        heights.push(height)
+        if (Math.min(width, height) < 32 || Math.max(width, height) > 8 * Math.min(width, height))
+          odd.push(`${item.name} ${width}x${height}`)
+      } catch (error) {
+        if (!isBroken(error)) throw error
+        broken.push({ name: item.name, reason: error.message })
+      }
+      onImage((read += 1))
     }
-    onImage((read += 1))
+  } finally {
+    ahead.stop()
   }
   const three = (values: number[]): [number, number, number] => {
     const sorted = values.sort((a, b) => a - b)
@@ -118,9 +129,9 @@ export async function checkSource(
 }
 
 /** The pixels of an item, whose form is counted where colour images are wanted. */
-async function looked(item: Item, forms: Skips, channels: number): Promise<Pixels> {
-  if (item.kind === 'scene' || channels !== 3) return loadPixels(item, undefined, channels)
-  const bytes = await readItemBytes(item)
+async function looked(item: Item, forms: Skips, channels: number, ahead: Promise<Buffer> | undefined): Promise<Pixels> {
+  if (item.kind === 'scene' || channels !== 3) return loadPixels(item, undefined, channels, ahead)
+  const bytes = await (ahead ?? readItemBytes(item))
   const pixels = await decode(bytes, item.name)
   for (const form of await unusualForms(bytes, item.name)) forms.add(form, item.name)
   return pixels

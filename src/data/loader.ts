@@ -392,7 +392,8 @@ export class Loader {
           this.spent.images += mine.length
           this.spent.decoding += result.decoding
           this.spent.rendering += result.rendering
-          const error = result.error === undefined ? this.#tooManyBroken() : new DenseclError('DATA', result.error)
+          const { error: failed } = result
+          const error = failed === undefined ? this.#tooManyBroken() : new DenseclError(failed.code, failed.message)
           if (error === undefined) resolve()
           else reject(error)
         })
@@ -421,8 +422,9 @@ export class Loader {
   }
 
   #fail(error: Error): void {
-    this.#failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
-    for (const [id, done] of this.#pending) done({ id, broken: [], standIns: [], decoding: 0, rendering: 0, error: this.#failure.message })
+    const failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
+    this.#failure = failure
+    for (const [id, done] of this.#pending) done({ id, broken: [], standIns: [], decoding: 0, rendering: 0, error: failure })
     this.#pending.clear()
   }
 }

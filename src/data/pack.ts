@@ -14,7 +14,7 @@ import { FileLock } from '../files/lock.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
 import { decode, exifOrientation, isJpeg, jpegFrame, libvips, type Pixels } from './decode.js'
-import { type Item, loadPixels, readItemBytes, type Source } from './source.js'
+import { isBroken, type Item, loadPixels, readItemBytes, type Source } from './source.js'
 import { TarWriter } from './tar.js'
 
 interface PackOptions {
@@ -171,7 +171,7 @@ async function* inOrder(
   const running: Promise<Packed | DenseclError>[] = []
   const start = (index: number): void => {
     if (index < items.length)
-      running.push(work(items[index]!).catch((error: unknown) => (error instanceof DenseclError ? error : Promise.reject(error as Error))))
+      running.push(work(items[index]!).catch((error: unknown) => (isBroken(error) ? error : Promise.reject(error as Error))))
   }
   for (let i = 0; i < ahead; ++i) start(first + i)
   for (let index = first; index < items.length; ++index) {

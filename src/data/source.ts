@@ -1,18 +1,25 @@
 /** What a source of images is: a list of plain items, so that workers can be told which to read, and how it is opened. */
-import { closeSync, openSync, type Stats, readdirSync, readSync, statSync } from 'node:fs'
+import { closeSync, openSync, type Stats, readdirSync, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 
 import { readText as readTextOf } from '../files/look.js'
-import { fail, systemReason } from '../tensor/errors.js'
+import { readAt } from '../files/readAt.js'
+import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { largest } from '../tensor/numbers.js'
 import { decodeChannels, type Pixels } from './decode.js'
+import { readShardBytes, type RemoteShard } from './remoteShard.js'
+import type { ShardCache } from './urlSource.js'
 import { scene } from './scenes.js'
 
-/** An image: a file, some bytes of one, or a built-in scene. `mask` is the file of the classes of its pixels, for segmentation. */
+/**
+ * An image: a file, some bytes of one, here or on another machine, or a built-in scene. `mask` is the file of the classes of its pixels,
+ * for segmentation.
+ */
 export type Item = { name: string; label?: number; mask?: string } & (
   | { kind: 'file'; path: string }
   | { kind: 'tar'; path: string; offset: number; size: number }
+  | { kind: 'remote'; shard: RemoteShard; offset: number; size: number; crc: number }
   | { kind: 'scene'; seed: number; index: number }
 )
 
@@ -48,6 +55,12 @@ export class Skips {
     if (sort === undefined) this.#sorts.set(what, (sort = { what, count: 0, names: [] }))
     sort.count += 1
     if (sort.names.length < skippedNames) sort.names.push(name)
+  }
+
+  /** Adds what was skipped elsewhere. */
+  addAll({ what, count, names }: Skipped): void {
+    for (const name of names) this.add(what, name)
+    this.#sorts.get(what)!.count += count - names.length
   }
 
   list = (): Skipped[] => [...this.#sorts.values()]
@@ -86,8 +99,8 @@ export interface DataSource {
   readonly virtual?: boolean
   /** Whether a path that may not exist looks like one of these; of the table the first that says so is taken. */
   recognises(path: string): boolean
-  /** Lists the images. Only sources that hold both splits look at `split`. */
-  open(path: string, split: Split): Omit<Source, 'format'> | Promise<Omit<Source, 'format'>>
+  /** Lists the images. Only sources that hold both splits look at `split`, and those of other machines at `cache`. */
+  open(path: string, split: Split, cache: ShardCache): Omit<Source, 'format'> | Promise<Omit<Source, 'format'>>
 }
 
 export const imageExtensions: ReadonlySet<string> = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy'])
@@ -120,19 +133,12 @@ export function namesIn(folder: string): string[] {
 /** A file as text. Throws DATA with its name. */
 export const readText = (path: string): string => readTextOf(path, 'DATA', `data: ${path}`)
 
-/** Exactly `length` bytes of an open file from `position` on. Throws where the file ends before. */
-export function readAt(descriptor: number, position: number, length: number): Buffer {
-  const bytes = Buffer.alloc(length)
-  for (let done = 0; done < length;) {
-    const count = readSync(descriptor, bytes, done, length - done, position + done)
-    if (count === 0) throw new Error(`the file ends at byte ${position + done}`)
-    done += count
-  }
-  return bytes
-}
+/** The item of an image that is stored. */
+export type StoredItem = Item & { kind: 'file' | 'tar' | 'remote' }
 
-/** The bytes of a stored image; throws DECODE with its name. */
-export async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Promise<Buffer> {
+/** The bytes of a stored image; throws DECODE with its name, and FETCH where another machine does not give them. */
+export async function readItemBytes(item: StoredItem, signal?: AbortSignal): Promise<Buffer> {
+  if (item.kind === 'remote') return readShardBytes(item, signal)
   try {
     if (item.kind === 'file') return await readFile(item.path)
     const descriptor = openSync(item.path, 'r')
@@ -146,12 +152,15 @@ export async function readItemBytes(item: Item & { kind: 'file' | 'tar' }): Prom
   }
 }
 
+/** Whether an error says that an image is broken: a server that is away says nothing of its images. */
+export const isBroken = (error: unknown): error is DenseclError => error instanceof DenseclError && error.code !== 'FETCH'
+
 /**
- * The decoded image of an item with so many channels (decodeChannels()), reduced to about `mostPixels` where that is cheaper; throws DECODE
- * with its name.
+ * The decoded image of an item with so many channels (decodeChannels()), reduced to about `mostPixels` where that is cheaper; throws as
+ * readItemBytes(), which gives its bytes where `bytes` does not, and DECODE with its name.
  */
-export async function loadPixels(item: Item, mostPixels?: number, channels = 3): Promise<Pixels> {
-  if (item.kind !== 'scene') return decodeChannels(await readItemBytes(item), item.name, channels, mostPixels)
+export async function loadPixels(item: Item, mostPixels?: number, channels = 3, bytes?: Promise<Buffer>): Promise<Pixels> {
+  if (item.kind !== 'scene') return decodeChannels(await (bytes ?? readItemBytes(item)), item.name, channels, mostPixels)
   const { pixels } = scene(item.seed, item.index)
   return channels === 3 ? pixels : fail('DECODE', `${item.name}: is a built-in scene, which has 3 channels: expected ${channels}`)
 }

@@ -4,16 +4,26 @@ import { basename, dirname, isAbsolute, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
+import { withoutSecrets } from './addresses.js'
 import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
 import { listSource } from './listSource.js'
 import { sceneSource } from './sceneSource.js'
 import { type DataSource, imageExtensions, isFolder, namesIn, type Source, type Split } from './source.js'
 import { tarSource } from './tarSource.js'
+import { type ShardCache, urlSource } from './urlSource.js'
 import { vocSource } from './vocSource.js'
 
 /** The first that recognises a path opens it, so a folder of something stands before the folder of anything. */
-const dataSources = [vocSource, tarSource, folderSource, cocoSource, listSource, sceneSource] as const satisfies readonly DataSource[]
+const dataSources = [
+  urlSource,
+  vocSource,
+  tarSource,
+  folderSource,
+  cocoSource,
+  listSource,
+  sceneSource,
+] as const satisfies readonly DataSource[]
 
 /** The name of a kind of source. */
 export type SourceFormat = (typeof dataSources)[number]['format']
@@ -21,12 +31,18 @@ export const sourceFormats: readonly SourceFormat[] = dataSources.map(({ format 
 
 /**
  * Opens `path`: a folder (class folders give labels), a folder of tar shards or one shard, a VOC tree, a COCO annotation
- * file, a text list (a path a line, relative to the list, then optionally a label), or `scenes[:count]`.
+ * file, a text list (a path a line, relative to the list, then optionally a label), `scenes[:count]`, or shards on other machines:
+ * `https://host/shard-{000000..000146}.tar`, or a text list of such addresses. Throws DATA for what cannot be read as one of them, and
+ * FETCH for shards that another machine does not give.
  */
-export async function openSource(path: string, options: { format?: SourceFormat | 'auto'; split?: Split } = {}): Promise<Source> {
-  const { format = 'auto', split = 'train' } = options
+export async function openSource(
+  given: string,
+  options: { format?: SourceFormat | 'auto'; split?: Split; cache?: ShardCache } = {},
+): Promise<Source> {
+  const { format = 'auto', split = 'train', cache = {} } = options
+  const path = withoutSecrets(given)
   const kind = sourceKind(path, format)
-  const source = { format: kind.format, ...(await opened(kind, path, split)) }
+  const source = { format: kind.format, ...(await opened(kind, path, split, cache)) }
   if (source.items.length === 0) fail('DATA', `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`)
   return source
 }
@@ -40,9 +56,9 @@ export function sourceKind(path: string, format: SourceFormat | 'auto' = 'auto')
 }
 
 /** What the system refuses while a source is read is an error of the data: a folder without rights, too many open files. */
-async function opened(kind: DataSource, path: string, split: Split): Promise<Omit<Source, 'format'>> {
+async function opened(kind: DataSource, path: string, split: Split, cache: ShardCache): Promise<Omit<Source, 'format'>> {
   try {
-    return await kind.open(path, split)
+    return await kind.open(path, split, cache)
   } catch (error) {
     if (!(error instanceof Error && 'syscall' in error)) throw error
     return fail('DATA', `data: ${path} (read as ${kind.format}) cannot be read: ${error.message}`)
@@ -58,6 +74,12 @@ function missing(path: string): never {
 }
 
 function unknown(path: string): never {
+  const scheme = /^([a-z][a-z0-9]*):\/\//i.exec(path)?.[1]
+  if (scheme !== undefined)
+    fail(
+      'DATA',
+      `data: ${scheme}://... is not read: expected https:// or http://; files of S3 and the like have such addresses, plain or signed`,
+    )
   if (!existsSync(path)) missing(path)
   return fail('DATA', `data: ${path} is none of: ${dataSources.map(({ describe }) => describe).join(', ')}`)
 }

@@ -5,7 +5,7 @@
 import { closeSync, fstatSync, openSync } from 'node:fs'
 
 import { fail, systemReason } from '../tensor/errors.js'
-import { readAt } from './source.js'
+import { readAt } from '../files/readAt.js'
 
 const block = 512
 
@@ -20,8 +20,12 @@ export interface TarMember {
   size: number
   /** What it is instead of a plain file; absent for a plain file. */
   other?: string
-  /** Its bytes; only until the next member is asked for. */
-  read: () => Buffer
+}
+
+/** Bytes of the archive that its reader asks for: next() is given them. */
+interface Wanted {
+  position: number
+  length: number
 }
 
 /** Types of members that are no plain file. Those of the first kind have no data, whatever their size field says. */
@@ -37,21 +41,13 @@ const withData: Record<string, string> = {
  * The members of an uncompressed tar file in their order. Throws DATA, naming the file and the byte, for what is no tar file, for
  * sizes that are negative, no number or larger than the file, and for extended headers that are damaged.
  */
-export function* tarMembers(path: string): Generator<TarMember> {
+export function* tarMembers(path: string): Generator<TarMember & { read: () => Buffer }> {
   let descriptor: number
   try {
     descriptor = openSync(path, 'r')
   } catch (error) {
     return fail('DATA', `data: ${path} cannot be read (${systemReason(error)})`)
   }
-  try {
-    yield* members(path, descriptor, fstatSync(descriptor).size)
-  } finally {
-    closeSync(descriptor)
-  }
-}
-
-function* members(path: string, descriptor: number, end: number): Generator<TarMember> {
   const read = (position: number, length: number): Buffer => {
     try {
       return readAt(descriptor, position, length)
@@ -59,21 +55,41 @@ function* members(path: string, descriptor: number, end: number): Generator<TarM
       return fail('DATA', `data: ${path} cannot be read at byte ${position} (${systemReason(error)})`)
     }
   }
+  try {
+    const reader = readTar(path, fstatSync(descriptor).size)
+    for (let { value, done } = reader.next(); done !== true;) {
+      if ('length' in value!) ({ value, done } = reader.next(read(value.position, value.length)))
+      else {
+        const { offset, size } = value!
+        // Its bytes; only until the next member is asked for.
+        yield { ...value!, read: () => read(offset, size) }
+        ;({ value, done } = reader.next())
+      }
+    }
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+/** tarMembers() of an archive of `end` bytes that lie wherever they are: whoever goes through it gives the bytes that it asks for. */
+export function* readTar(path: string, end: number): Generator<TarMember | Wanted, void, Buffer | undefined> {
+  function* read(position: number, length: number): Generator<Wanted, Buffer, Buffer | undefined> {
+    return (yield { position, length })!
+  }
   const bad = (at: number, why: string): never => fail('DATA', `data: ${path} is damaged at byte ${at}: ${why}`)
   /** Attributes of every member that follows, of the next one, and its long name by GNU's older way. */
   const everywhere = new Map<string, string>()
   let next = new Map<string, string>()
   let longName: string | undefined
-  const compressed = compression(read(0, Math.min(8, end)).toString('latin1'))
+  const compressed = compression((yield* read(0, Math.min(8, end))).toString('latin1'))
   if (compressed !== undefined) fail('DATA', `data: ${path} is not read: ${compressed}`)
   for (let at = 0; at < end;) {
     if (at + block > end) bad(at, `the file is cut off inside of a header (${end - at} of ${block} bytes)`)
-    const header = read(at, block)
+    const header = yield* read(at, block)
     if (header.every((byte) => byte === 0)) {
-      const rest = read(at, Math.min(end - at, 2 ** 16))
+      const rest = yield* read(at, Math.min(end - at, 2 ** 16))
       const nonzero = rest.findIndex((byte) => byte !== 0)
-      if (nonzero >= 0)
-        yield { name: `byte ${at + nonzero}`, offset: at, size: end - at, other: 'part after the end of the archive', read: () => rest }
+      if (nonzero >= 0) yield { name: `byte ${at + nonzero}`, offset: at, size: end - at, other: 'part after the end of the archive' }
       return
     }
     if (!checksumHolds(header)) fail('DATA', `data: ${path} is not a tar file (bad header at byte ${at})`)
@@ -93,14 +109,14 @@ function* members(path: string, descriptor: number, end: number): Generator<TarM
     if (type === 'S')
       for (let more = header[482] !== 0; more; offset += block) {
         if (offset + block > end) bad(at, `${shortName} is cut off inside of its sparse map`)
-        more = read(offset, block)[504] !== 0
+        more = (yield* read(offset, block))[504] !== 0
       }
     const held = type in withoutData ? 0 : size
     if (offset + held > end)
       fail('DATA', `data: ${path} is cut off: ${shortName} at byte ${at} claims ${size} bytes, ${end - offset} follow`)
     if (extended) {
       if (size > mostExtendedBytes) bad(at, `an extended header of ${size} bytes: expected at most ${mostExtendedBytes}`)
-      const data = read(offset, size)
+      const data = yield* read(offset, size)
       if (type === 'L') longName = text(data)
       else if (type !== 'K') {
         const records = paxRecords(data) ?? bad(at, 'an extended header is no list of "length key=value"')
@@ -114,7 +130,7 @@ function* members(path: string, descriptor: number, end: number): Generator<TarM
         : (withoutData[type] ?? withData[type] ?? (/[0\0 7]/.test(type) ? undefined : `member of the type ${JSON.stringify(type)}`))
       // Before USTAR a folder was a plain file whose name ends with a slash.
       const what = other ?? (name.endsWith('/') ? 'folder' : undefined)
-      yield { name, offset, size: held, ...(what === undefined ? {} : { other: what }), read: () => read(offset, held) }
+      yield { name, offset, size: held, ...(what === undefined ? {} : { other: what }) }
       next = new Map()
       longName = undefined
     }

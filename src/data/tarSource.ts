@@ -5,7 +5,7 @@ import { basename, dirname, extname, join } from 'node:path'
 import { fail } from '../tensor/errors.js'
 import { untilInterrupted } from '../tensor/interruption.js'
 import { classNames, type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
-import { isCompressedTar, tarMembers, unpackFirst } from './tarReader.js'
+import { isCompressedTar, type TarMember, tarMembers, unpackFirst } from './tarReader.js'
 
 const isTar = (name: string): boolean => extname(name).toLowerCase() === '.tar'
 
@@ -21,7 +21,7 @@ export const tarSource = {
 } as const satisfies DataSource
 
 /** The longest file with a label that is read. */
-const mostLabelBytes = 64
+export const mostLabelBytes = 64
 
 /**
  * WebDataset shards: the members of a key, which is a name up to its first dot, are one sample; `.cls` is its label. Of names that
@@ -31,13 +31,17 @@ function readTar(path: string): Omit<Source, 'format'> {
   const skips = new Skips()
   const items: Item[] = []
   const shards = shardsOf(path, skips)
-  for (const shard of shards) readShard(shard, items, skips)
-  if (items.length === 0 || !items.every((item) => item.label !== undefined))
-    return { items: items.map(({ label: _, ...item }) => item), skipped: skips.list() }
-  // `pack` leaves the names of the classes beside its shards.
+  for (const shard of shards)
+    for (const { name, offset, size, label } of readShard(shard, skips))
+      items.push({ name, kind: 'tar', path: shard, offset, size, ...(label === undefined ? {} : { label }) })
   const names = join(dirname(shards[0]!), 'classes.txt')
-  const named = existsSync(names) ? readFileSync(names, 'utf8').split(/\r?\n/) : []
-  return { items, classes: classNames(path, items, named), skipped: skips.list() }
+  return { ...labelled(path, items, () => (existsSync(names) ? readFileSync(names, 'utf8') : '')), skipped: skips.list() }
+}
+
+/** Items with their classes, which `pack` leaves beside its shards, or without labels where one has none. */
+export function labelled(path: string, items: Item[], classes: () => string): Pick<Source, 'items' | 'classes'> {
+  if (items.length === 0 || !items.every((item) => item.label !== undefined)) return { items: items.map(({ label: _, ...item }) => item) }
+  return { items, classes: classNames(path, items, classes().split(/\r?\n/)) }
 }
 
 function shardsOf(path: string, skips: Skips): string[] {
@@ -58,24 +62,52 @@ function stems(name: string): { key: string; stem: string } {
   return { key: dot < 0 ? name : name.slice(0, dot), stem: name.slice(0, name.length - extname(name).length) }
 }
 
-function readShard(shard: string, items: Item[], skips: Skips): void {
-  const labels = new Map<string, number>()
-  const first = items.length
-  const nameOf = (name: string): string => `${basename(shard)}:${name}`
-  for (const { name, offset, size, other, read } of untilInterrupted(tarMembers(shard))) {
-    if (other !== undefined) skips.add(other, nameOf(name))
+/** An image of a shard: its name begins with that of the shard. */
+export interface Listed {
+  name: string
+  offset: number
+  size: number
+  label?: number
+}
+
+/** What the members of a shard are, one after the other: images, labels of images, and what is skipped. */
+export class ShardListing {
+  readonly #images: Listed[] = []
+  readonly #labels = new Map<string, number>()
+
+  constructor(
+    readonly shard: string,
+    readonly skips: Skips,
+  ) {}
+
+  /** Takes a member, whose bytes `read` gives; true for an image. */
+  add({ name, offset, size, other }: TarMember, read: () => Buffer): boolean {
+    const full = `${this.shard}:${name}`
+    if (other !== undefined) this.skips.add(other, full)
     // The attributes of a file that macOS packs beside it, under its name.
-    else if (basename(name).startsWith('._')) skips.add('file of attributes of macOS', nameOf(name))
-    else if (isImage(name)) items.push({ name: nameOf(name), kind: 'tar', path: shard, offset, size })
+    else if (basename(name).startsWith('._')) this.skips.add('file of attributes of macOS', full)
+    else if (isImage(name)) return this.#images.push({ name: full, offset, size }) > 0
     else if (extname(name) === '.cls') {
       const text = size > mostLabelBytes ? '' : read().toString('utf8').trim()
-      if (/^\d+$/.test(text) && Number.isSafeInteger(Number(text))) labels.set(stems(name).stem, Number(text))
-      else skips.add('label that is no whole number', nameOf(name))
-    } else skips.add(extname(name) === '' ? 'file without an extension' : `${extname(name)} file`, nameOf(name))
+      if (/^\d+$/.test(text) && Number.isSafeInteger(Number(text))) this.#labels.set(stems(name).stem, Number(text))
+      else this.skips.add('label that is no whole number', full)
+    } else this.skips.add(extname(name) === '' ? 'file without an extension' : `${extname(name)} file`, full)
+    return false
   }
-  for (let i = first; i < items.length; ++i) {
-    const { key, stem } = stems(items[i]!.name.slice(basename(shard).length + 1))
-    const label = labels.get(stem) ?? labels.get(key)
-    if (label !== undefined) items[i]!.label = label
+
+  /** The images, with their labels. */
+  images(): Listed[] {
+    for (const image of this.#images) {
+      const { key, stem } = stems(image.name.slice(this.shard.length + 1))
+      const label = this.#labels.get(stem) ?? this.#labels.get(key)
+      if (label !== undefined) image.label = label
+    }
+    return this.#images
   }
+}
+
+function readShard(shard: string, skips: Skips): Listed[] {
+  const listing = new ShardListing(basename(shard), skips)
+  for (const member of untilInterrupted(tarMembers(shard))) listing.add(member, member.read)
+  return listing.images()
 }

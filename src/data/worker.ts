@@ -24,8 +24,9 @@ import { type BoxBatch, writeBoxView } from './boxView.js'
 import type { Pixels } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
+import { ReadAhead } from './readAhead.js'
 import { renderSegmentation, type SegmentationAugment } from './segmentationView.js'
-import { type Item, loadPixels } from './source.js'
+import { isBroken, type Item, loadPixels } from './source.js'
 
 /** A pipeline, an image with its mask, a whole image for a detector, or the image itself with two views' parameters, for a GPU to make. */
 export type ViewKind = Pipeline | 'segmentation' | 'boxes' | 'pixels'
@@ -91,7 +92,7 @@ export interface TaskResult {
   /** Images that stand in for broken ones: their places in the task, and what they are in the source. */
   standIns: { place: number; index: number }[]
   /** Set when an image could not be replaced. */
-  error?: string
+  error?: { code: string; message: string }
 }
 
 const { count, memory, imageSize, views, table, placeBytes, augment, lighting, images, segmentation, seed, cacheBytes, stop } =
@@ -117,13 +118,16 @@ async function itemAt(index: number): Promise<Item> {
 
 const cache = new Map<number, Pixels>()
 let cached = 0
+/** Images of the tasks that wait, where other machines have them. */
+const ahead = new ReadAhead()
 
 /** Decoded pixels, from the cache while the budget lasts: small data sets are decoded once, large ones are not held up. */
 async function pixelsOf(index: number): Promise<Pixels> {
   const known = cache.get(index)
+  const bytes = ahead.take(index)
   if (known !== undefined) return known
   // A place holds three bytes a pixel.
-  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined, images.channels)
+  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined, images.channels, bytes)
   if (cached + pixels.data.length <= cacheBytes) {
     cached += pixels.data.length
     // A copy: a decoder's buffer may be larger than the image.
@@ -144,7 +148,7 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
       return { pixels: await pixelsOf(current), index: current }
     } catch (error) {
       // Boxes belong to their image: no other stands in for it.
-      if (!(error instanceof DenseclError) || views === 'boxes') throw error
+      if (!isBroken(error) || views === 'boxes') throw error
       broken.push({ name: (await itemAt(current)).name, reason: error.message })
       if (testing) break
       current = random.below(count)
@@ -278,7 +282,9 @@ async function run(task: Task): Promise<TaskResult> {
     }
     return { id: task.id, broken, standIns, decoding, rendering }
   } catch (error) {
-    return { id: task.id, broken, standIns, decoding, rendering, error: error instanceof Error ? error.message : String(error) }
+    const code = error instanceof DenseclError ? error.code : 'DATA'
+    const message = error instanceof Error ? error.message : String(error)
+    return { id: task.id, broken, standIns, decoding, rendering, error: { code, message } }
   }
 }
 
@@ -286,6 +292,11 @@ let last = Promise.resolve()
 // null ends the worker, after the tasks before it.
 parentPort!.on('message', (task: Task | ItemAnswer | null) => {
   if (task !== null && 'item' in task) answered!(task.item)
-  else if (task === null) last = last.then(() => parentPort!.close())
-  else last = last.then(async () => parentPort!.postMessage(await run(task)))
+  else if (task === null) {
+    ahead.stop()
+    last = last.then(() => parentPort!.close())
+  } else {
+    for (const [i, index] of task.indices.entries()) if (!cache.has(index)) ahead.expect(index, task.items[i]!)
+    last = last.then(async () => parentPort!.postMessage(await run(task)))
+  }
 })

@@ -1,6 +1,7 @@
 /** The options that every pre-training run has, whatever its method; a method adds rows of its own (src/methods/method.ts). */
 import { z } from 'zod'
 
+import { withoutSecrets } from '../data/addresses.js'
 import { mostWorkers } from '../data/loader.js'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
@@ -23,7 +24,13 @@ export const commonOptions = {
   ),
 
   ...section('data', {
-    data: free(z.string().default('scenes').describe('folder, list .txt, COCO .json, VOC tree, tar shards, or scenes[:count]')),
+    data: free(
+      z
+        .string()
+        .overwrite(withoutSecrets)
+        .default('scenes')
+        .describe('folder, list .txt, COCO .json, VOC tree, tar shards, https://host/shard-{000..146}.tar, or scenes[:count]'),
+    ),
     format: free(
       z
         .enum(['auto', ...sourceFormats])
@@ -31,7 +38,12 @@ export const commonOptions = {
         .describe('how to read data'),
     ),
     knnData: free(
-      z.string().nullable().default(null).describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
+      z
+        .string()
+        .overwrite(withoutSecrets)
+        .nullable()
+        .default(null)
+        .describe('labelled images to classify by kNN; default: ../val beside data, or a tenth of data'),
     ),
     channels: count.max(1024).default(3).describe('of the images: 3 for colour, 1 for grey, or as many as TIFF and .npy files have'),
     mean: z
@@ -42,6 +54,14 @@ export const commonOptions = {
     deviation: z.array(positive).nullable().default(null).describe('of each channel, with mean'),
     workers: free(z.int().min(0).max(mostWorkers).default(0).describe('data worker threads; 0 chooses')),
     cacheMegabytes: free(z.int().min(0).default(1024).describe('MiB of decoded images kept for later epochs')),
+    shardCache: free(
+      z
+        .string()
+        .nullable()
+        .default(null)
+        .describe('folder where shards of other machines are kept; default: in the cache folder of the user'),
+    ),
+    shardCacheGigabytes: free(positive.nullable().default(null).describe('GB of shards of other machines that are kept; default: 50')),
     maxBroken: free(share.default(0.01).describe('largest share of images that may be unreadable')),
   }),
   ...section('training', {

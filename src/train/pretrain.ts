@@ -151,7 +151,7 @@ async function setUp(
   }
   // Before anything is read, and once more with what kNN looks at.
   if (!force) look()
-  const source = await openSource(config.data, { format: config.format })
+  const source = await openSource(config.data, { format: config.format, cache: config })
   const labelled = await knnSets(config, source)
   const memory = force ? 'memory  not looked at (--force)' : look(sizeOf(labelled))
   checkSize(config, source.items.length, checkpoint)
@@ -247,7 +247,7 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   const config = resolveConfig(settingsOf(given, 'config'), method)
   const placement = resolvePlacement(config)
   const kind = await loadBackboneKind(config.backbone)
-  const source = await openSource(config.data, { format: config.format })
+  const source = await openSource(config.data, { format: config.format, cache: config })
   const labelled = await knnSets(config, source)
   const memory =
     force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })
