@@ -112,7 +112,7 @@ async function killed(args: string[], signal: NodeJS.Signals, steps: number): Pr
     seen += data
       .toString()
       .split('\n')
-      .filter((line) => line.startsWith('epoch')).length
+      .filter((line) => line.startsWith('eta')).length
     // Once: a second interrupt leaves without saving.
     if (seen >= steps && !child.killed) child.kill(signal)
   })

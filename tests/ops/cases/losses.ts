@@ -45,6 +45,8 @@ export const lossesCases = {
       binaryCrossEntropy(x!, target!, { weight: weightOf(shape, weighted)?.to(x!.dtype === 'f64' ? 'f64' : 'f32'), divisor }),
     // max(x, 0) and x times the target may cancel in each term.
     magnitude: ({ shape: [m, n] }) => Math.max(1, m * n),
+    // So may the sigmoid of x and the target in a gradient.
+    gradientMagnitude: () => 0.1,
     differentiable: 1,
     accumulates: ({ shape: [m, n] }) => 10 + m * n,
   }),
