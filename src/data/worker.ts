@@ -282,7 +282,7 @@ async function run(task: Task): Promise<TaskResult> {
     }
     return { id: task.id, broken, standIns, decoding, rendering }
   } catch (error) {
-    const code = error instanceof DenseclError ? error.code : 'DATA'
+    const code = error instanceof DenseclError && error.code === 'FETCH' ? error.code : 'DATA'
     const message = error instanceof Error ? error.message : String(error)
     return { id: task.id, broken, standIns, decoding, rendering, error: { code, message } }
   }

@@ -67,7 +67,7 @@ export function estimateDetectionMemory(backbone: Backbone, options: Planned): M
 
 const areaOf = ({ width, height }: { width: number; height: number }): number => width * height
 
-/** The bytes that the device's allocator holds: at the start, more for steps, and more for the test; and the anchors of an image. */
+/** The bytes that are in use at one time: at the start, more in steps, and more in the test; and the anchors of an image. */
 function tensorBytes(
   backbone: Backbone,
   { protocol, style: name, train, seed = 0, anchors = publishedAnchors.sizes, imagesAtOnce = protocol.batchSize, compute }: Planned,
@@ -76,12 +76,12 @@ function tensorBytes(
 ): { state: number; step: number; test: number; anchors: number } {
   const style = styleOf(name, protocol.form)
   const settings = evaluationCompute(backbone.device, compute)
-  return onDryDevice(backbone, seed, ({ twin, random, held }) => {
+  return onDryDevice(backbone, seed, ({ twin, random, most }) => {
     const { device } = twin
     const { model, optimizers } = buildDetector(twin, { ...shapeOf(protocol, name, { classes: train.classes.length, anchors }), random })
     try {
       native.trimMemory(device)
-      const state = held()
+      const state = most()
       const batch = emptyBatch(
         Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [{ label: 0, box: [0, 0, width, height] as const }] })),
         height,
@@ -92,13 +92,13 @@ function tensorBytes(
       // The second step has momenta to keep, and what the first one left.
       for (let step = 0; step < 2; ++step)
         withCompute(settings, () => scope(() => updateDetector(model, optimizers, batch, { ...pass, rate: 0 })))
-      const steps = held()
+      const steps = most()
       withCompute(settings, () => findNothing(model, { boxes, images }, style, protocol.testRegions))
       const ofMaps = scope(() => {
         const x = Tensor.empty([1, height, width, 3], 'f32')
         return model.anchors(model.features(x, evaluation), x)
       })
-      return { state, step: steps - state, test: held() - steps, anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0) }
+      return { state, step: steps - state, test: most() - steps, anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0) }
     } finally {
       for (const optimizer of optimizers) optimizer.dispose()
       model.dispose()
@@ -127,11 +127,11 @@ export function checkFindingMemory(
 ): void {
   const style = styleOf(record.style, record.form)
   const placed = testPlacement(image, record, style)
-  const tensors = onDryDevice(backbone, 0, ({ twin, random, held }) => {
+  const tensors = onDryDevice(backbone, 0, ({ twin, random, most }) => {
     const model = detectorOf({ random, dtype: 'f32', compute: twin.compute }, twin, { ...record, classes: record.classes.length })
     try {
       withCompute(evaluationCompute(backbone.device), () => findNothing(model, placed, style, record.testRegions))
-      return held()
+      return most()
     } finally {
       model.dispose()
     }

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 
 import { workersFor } from '../data/loader.js'
 import type { Backbone } from '../nn/backbone.js'
-import { heldBytes, type MemoryEstimate, type Part } from '../run/memory.js'
+import { mostBytes, type MemoryEstimate, type Part } from '../run/memory.js'
 import { native } from '../tensor/native.js'
 import { withDevice } from '../tensor/tensor.js'
 import { Random } from '../tensor/random.js'
@@ -12,24 +12,24 @@ import { deviceTraits } from '../tensor/traits.js'
 /** Node with this program and its addon, and what is read and drawn beside the computing. Measured. */
 const programBytes = 130 * 2 ** 20
 
-/** The network of a backbone where nothing is computed, and how many bytes the allocator holds for it and for what is made with it. */
+/** The network of a backbone where nothing is computed, and how many bytes it and what is made with it take at one time. */
 export interface DryNetwork {
   twin: Backbone
   random: Random
-  held: () => number
+  most: () => number
 }
 
 /** What `body` gives with the network of `backbone` on a dry device, which is left as it was. */
 export function onDryDevice<R>(backbone: Backbone, seed: number, body: (network: DryNetwork) => R): R {
   const device = `dry:${backbone.device}`
-  const before = heldBytes(device)
+  const most = mostBytes(device)
   return withDevice(device, () => {
     const random = new Random(seed)
     const twin = backbone.kind.build({ random, dtype: 'f32', compute: backbone.compute }, backbone.options, {
       outputStride: backbone.stride,
     })
     try {
-      return body({ twin, random, held: () => heldBytes(device) - before })
+      return body({ twin, random, most })
     } finally {
       twin.dispose()
       native.trimMemory(device)

@@ -4,7 +4,7 @@ import { noGrad } from '../autograd/tape.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { allTensors } from '../nn/module.js'
-import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, processBytes, workerBytes } from '../run/memory.js'
+import { fitting, hostLimits, type MemoryEstimate, mostBytes, type Part, processBytes, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
 import { Random } from '../tensor/random.js'
@@ -45,19 +45,19 @@ export function estimateFinetuneMemory(backbone: Backbone, options: Planned): Me
   return deviceTraits(device).hostMemory ? { host: [...onDevice, ...onHost], device: [] } : { host: onHost, device: onDevice }
 }
 
-/** The bytes that the device's allocator holds: at the start, more for steps, and more for the test. */
+/** The bytes that are in use at one time: at the start, more in steps, and more in the test. */
 function tensorBytes(backbone: Backbone, options: Planned): { state: number; step: number; test: number } {
   const { protocol, classes, imageSize, compute } = options
   const device = `dry:${backbone.device}`
   const random = new Random(0)
-  const before = heldBytes(device)
+  const most = mostBytes(device)
   const settings = evaluationCompute(backbone.device, compute)
   return withDevice(device, () => {
     const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options)
     const trained = buildFinetuned(twin, { classes: classes.length, weightDecay: protocol.weightDecay, random })
     try {
       native.trimMemory(device)
-      const state = heldBytes(device) - before
+      const state = most()
       const batchSize = batchOf(options)
       const images = (count: number): Tensor => Tensor.empty([count, imageSize, imageSize, backbone.inputs])
       // The second step has what the first one left.
@@ -65,9 +65,9 @@ function tensorBytes(backbone: Backbone, options: Planned): { state: number; ste
         withCompute(settings, () =>
           scope(() => updateClassifier(trained, images(batchSize), new Int32Array(batchSize), { backbone: 0, head: 0 })),
         )
-      const steps = heldBytes(device) - before
+      const steps = most()
       withCompute(settings, () => scope(() => noGrad(() => void trained.model.logits(images(testBatchSize), evaluation))))
-      return { state, step: steps - state, test: heldBytes(device) - before - steps }
+      return { state, step: steps - state, test: most() - steps }
     } finally {
       disposeFinetuned(trained)
       twin.dispose()

@@ -23,12 +23,12 @@ export function estimateFrozenMemory(backbone: Backbone, sets: Sets, { window, w
   const batchSize = Math.max(batchSizeOf(sets.train), batchSizeOf(sets.val))
   const bytesOf = ({ stride, channels }: { stride: number; channels: number }): number => 4 * channels * Math.ceil(window / stride) ** 2
   const maps = backbone.maps.slice(-2).map(bytesOf)
-  const tensors = onDryDevice(backbone, 0, ({ twin, held }) => {
-    const weights = held()
+  const tensors = onDryDevice(backbone, 0, ({ twin, most }) => {
+    const weights = most()
     withCompute(evaluationCompute(backbone.device, compute), () =>
       scope(() => void twin.stages(Tensor.empty([batchSize, window, window, twin.inputs], 'f32', twin.device), evaluation)),
     )
-    return { weights, maps: held() - weights }
+    return { weights, maps: most() - weights }
   })
   const count = workersFor(workers)
   return evaluationEstimate(backbone.device, {

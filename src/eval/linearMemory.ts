@@ -48,8 +48,8 @@ export function estimateLinearMemory(backbone: Backbone, options: Planned): Memo
 }
 
 /**
- * The bytes that the device's allocator holds: at the start, of which classifiers and their optimiser have `own`, more for features, and
- * more for steps; how many images are computed together, and how many values the features of one, and the largest of them, have.
+ * The bytes that are in use at one time: at the start, of which classifiers and their optimiser have `own`, more for features, and
+ * more in steps; how many images are computed together, and how many values the features of one, and the largest of them, have.
  */
 function tensorBytes(
   backbone: Backbone,
@@ -57,15 +57,15 @@ function tensorBytes(
 ): { state: number; own: number; features: number; step: number; images: number; values: number; largest: number } {
   const { protocol, classes, imageSize, seed = 0, compute } = options
   const settings = evaluationCompute(backbone.device, compute)
-  return onDryDevice(backbone, seed, ({ twin, random, held }) => {
+  return onDryDevice(backbone, seed, ({ twin, random, most }) => {
     const { device } = twin
-    const network = held()
+    const network = most()
     const shapes = withCompute(settings, () => shapesOf(twin, protocol.heads, imageSize))
     const heads = new LinearHeads(shapes, classes, random)
     const sgd = linearOptimizer(heads, protocol)
     try {
       native.trimMemory(device)
-      const state = held()
+      const state = most()
       const images = imagesAtOnce(options, shapes)
       const pass = (): void =>
         withCompute(settings, () =>
@@ -75,7 +75,7 @@ function tensorBytes(
           }),
         )
       pass()
-      const features = held() - state
+      const features = most() - state
       // The second step has momenta to keep, and what the first one left.
       for (let step = 0; step < 2; ++step)
         withCompute(settings, () =>
@@ -90,7 +90,7 @@ function tensorBytes(
         state,
         own: state - network,
         features,
-        step: held() - state - features,
+        step: most() - state - features,
         images,
         values: sizes.reduce((sum, size) => sum + size, 0),
         largest: largest(sizes),

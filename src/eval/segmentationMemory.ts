@@ -61,7 +61,7 @@ export function estimateSegmentationMemory(backbone: Backbone, options: Planned,
   })
 }
 
-/** The bytes that the device's allocator holds: at the start, more for steps, and more for the test. */
+/** The bytes that are in use at one time: at the start, more in steps, and more in the test. */
 function tensorBytes(
   backbone: Backbone,
   { protocol, train, seed = 0, compute }: Planned,
@@ -69,11 +69,11 @@ function tensorBytes(
 ): { state: number; step: number; test: number } {
   const { batchSize, crop, alignCorners } = protocol
   const settings = evaluationCompute(backbone.device, compute)
-  return onDryDevice(backbone, seed, ({ twin, random, held }) => {
+  return onDryDevice(backbone, seed, ({ twin, random, most }) => {
     const segmenter = buildSegmenter(twin, { classes: train.classes.length, alignCorners, random })
     try {
       native.trimMemory(twin.device)
-      const state = held()
+      const state = most()
       // The second step has momenta to keep, and what the first one left.
       for (let draw = 0; draw < 2; ++draw)
         withCompute(settings, () =>
@@ -83,10 +83,10 @@ function tensorBytes(
             updateSegmenter(segmenter, { x, labels, labelled: 1, draw, rate: 0 })
           }),
         )
-      const steps = held()
+      const steps = most()
       const pixels = { width, height, data: new Uint8Array(width * height * 3) }
       withCompute(settings, () => segmentImage(segmenter.model, pixels, protocol))
-      return { state, step: steps - state, test: held() - steps }
+      return { state, step: steps - state, test: most() - steps }
     } finally {
       disposeSegmenter(segmenter)
     }

@@ -26,10 +26,14 @@ export const processBytes = 190 * 2 ** 20
 /** A data worker's heap with a photo that is decoded in it. Measured. */
 export const workerBytes = 32 * 2 ** 20
 
-/** What the allocator of a device holds. */
-export function heldBytes(device: string): number {
-  const { live, cached } = native.memory(device)
-  return live + cached
+/**
+ * How many bytes more than now have been in use on a device at one time, from here on until it is asked. The allocator holds little beside
+ * them (native/core/heap.h).
+ */
+export function mostBytes(device: string): () => number {
+  native.resetPeakMemory(device)
+  const { live } = native.memory(device)
+  return () => native.memory(device).peak - live
 }
 
 const total = (parts: readonly Part[]): number => parts.reduce((sum, { bytes }) => sum + bytes, 0)

@@ -13,7 +13,7 @@ import type { BackboneKind } from '../nn/backbone.js'
 import { optimizerOf } from '../optim/choose.js'
 import { backboneOf } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
-import { fitting, heldBytes, hostLimits, type MemoryEstimate, type Part, processBytes, workerBytes } from '../run/memory.js'
+import { fitting, hostLimits, type MemoryEstimate, mostBytes, type Part, processBytes, workerBytes } from '../run/memory.js'
 import { computeSettings, fusionLevel, type Placement } from '../run/placement.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
@@ -59,14 +59,13 @@ export function estimateMemory(
   return { host: onHost, device: [...onDevice, { what: 'batches on their way', bytes: loader.device }] }
 }
 
-/** The bytes that the device's allocator holds for a run: at its start, more for its steps, and more for kNN. */
+/** The bytes that a run has in use at one time: at its start, more in its steps, and more in kNN. */
 function tensorBytes(
   config: Config,
   { method, kind, placement, knn }: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
 ): { state: number; step: number; knn: number; channels: number; inputs: number } {
   const device = `dry:${placement.device}`
-  const held = (): number => heldBytes(device)
-  const before = held()
+  const most = mostBytes(device)
   return withDevice(device, () => {
     const built = method.build(config, { backbone: backboneOf(config, kind), compute: placement.compute })
     try {
@@ -79,16 +78,16 @@ function tensorBytes(
       const trainer = new Trainer(built, optimizer, { graph: false, compute, views: () => [view(), view()] })
       try {
         native.trimMemory(device)
-        const state = held() - before
+        const state = most()
         // The second step has the moving average to make, and what the first one left.
         for (const step of [0, 1]) trainer.step(step, config.lr).dispose()
-        const steps = held() - before
+        const steps = most()
         if (knn !== undefined)
           scope(() => {
             const x = Tensor.empty([extractBatch, config.imageSize, config.imageSize, inputs], 'f32', device)
             withCompute(computeSettings(config), () => built.backbone.stages(built.backbone.input(x), evaluation))
           })
-        return { state, step: steps - state, knn: held() - before - steps, channels: built.backbone.channels, inputs }
+        return { state, step: steps - state, knn: most() - steps, channels: built.backbone.channels, inputs }
       } finally {
         trainer.dispose()
         optimizer.dispose()

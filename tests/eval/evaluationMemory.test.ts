@@ -117,7 +117,8 @@ test('the published segmentation does not fit a machine of 8 GB, and its parts a
         ),
         'the test',
       )
-    assert.ok(tested(0, 512) > 3 * tested(48, 512), `${tested(0, 512)} ${tested(48, 512)}`)
+    // What a test takes beyond a step of training.
+    assert.ok(tested(0, 2048) > 2 * tested(48, 2048), `${tested(0, 2048)} ${tested(48, 2048)}`)
     assert.is(native.memory('dry:cpu').live, before)
     assert.not.ok(existsSync(join(folder, 'out')))
     backbone.dispose()
@@ -134,7 +135,6 @@ test('linear: what is kept needs no batch of maps, classifiers grow with classes
     'CONFIG',
     /^memory: this evaluation takes about [\d.]+ GiB, and this machine has 3\.73 GiB/,
     /maps and features of 256 images of 224 px/,
-    /a step of 5 classifiers on features of 256 images/,
     /--batch-size \(256\)/,
     /--image-size \(224\)/,
     /--force/,

@@ -156,7 +156,7 @@ test('a run continues to the bits of a whole one, its loss falls, and every comm
 test('its options are options of the command, and wrong ones are answered like the common', async () => {
   const { code, out } = runCli(['pretrain', '--method', path, '--help'])
   assert.is(code, 0)
-  for (const part of ['--projection', '--predictor-hidden', '--batch-size', 'simsiam-quick', 'small:']) assert.match(out, part)
+  for (const part of ['--projection', '--predictor-hidden', '--batch-size', 'simsiam-quick', '\n  small\n']) assert.match(out, part)
   assert.not.match(out, '--queue-length')
   const wrong = runCli(['pretrain', `method=${path}`, 'projecton=8'])
   assert.is(wrong.code, 2)
