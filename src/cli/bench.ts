@@ -12,7 +12,7 @@ import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits, fastestDType } from '../tensor/traits.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
-import { benchScale } from './benchScale.js'
+import { benchScale, mostImages } from './benchScale.js'
 import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
 import { examples, heedingSignals, numberFlag, type Register } from './command.js'
@@ -116,7 +116,8 @@ export const register: Register = (program, done) => {
         }
         if (ops.includes('scale')) {
           if (ops.length > 1) fail('CONFIG', `bench scale: expected no other op beside scale but received ${ops.join(' ')}`)
-          const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, most: 65536, whole: true })
+          const batch =
+            flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, most: mostImages, whole: true })
           done(benchScale({ batch, json: flags.json === true, save: flags.save }))
           return
         }

@@ -9,6 +9,8 @@ import { withSimulation } from './benchStep.js'
 
 const counts = [1, 8, 64, 512] as const
 const queue = 65536
+/** Of a batch whose keys the queue has room for. */
+export const mostImages = queue
 /** Images a GPU where --batch says nothing. */
 const usualBatches = [32, 256] as const
 

@@ -106,9 +106,9 @@ where('a bucket starts when the gradients in it are complete, and those that fol
   assert.is(weights, calls.filter(({ op }) => op === 'conv2dBackwardWeight').length)
   const last = calls.map(({ op }) => op).lastIndexOf('conv2dBackwardWeight')
   assert.ok(buckets[0]!.start < last, 'the first bucket passes beside the backward pass')
-  // What reads averages waits for them.
+  // What reads averages waits for them, and nothing before it.
   const check = calls.findIndex(({ op }) => op === 'checkFinite')
-  for (const { join } of buckets) assert.ok(join <= check)
+  for (const { join } of buckets) assert.is(join, check)
 })
 
 const ways = ['gpu', 'network', 'arranged', 'gradients'] as const
