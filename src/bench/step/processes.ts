@@ -72,8 +72,8 @@ class RecordingGroup extends Group {
 }
 
 /**
- * The second training step of rank 0, when the optimiser has moved the key encoder, of a batch of `batch` images a process. Each process has
- * one group of batch statistics.
+ * The second training step of rank 0, when the optimiser has moved the key encoder, of `batch` images a process. Each process has one group
+ * of batch statistics.
  */
 export function sharedStep(
   { level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape,
