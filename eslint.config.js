@@ -39,7 +39,7 @@ const mayImport = {
     'selftest',
   ],
   study: ['tensor', 'files', 'nn', 'data', 'weights', 'run', 'methods', 'eval', 'report', 'selftest', 'train'],
-  bench: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train', 'detection'],
+  bench: ['tensor', 'files', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'run', 'methods', 'train', 'detection'],
   cli: [
     'tensor',
     'files',

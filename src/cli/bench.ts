@@ -12,6 +12,7 @@ import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits, fastestDType } from '../tensor/traits.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
+import { benchScale, mostImages } from './benchScale.js'
 import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
 import { examples, heedingSignals, numberFlag, type Register } from './command.js'
@@ -25,7 +26,8 @@ export const register: Register = (program, done) => {
     .argument(
       '[ops...]',
       `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of ` +
-        'convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model',
+        'convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model; ' +
+        'scale, for what one takes on up to 512 of them',
     )
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
@@ -60,6 +62,7 @@ export const register: Register = (program, done) => {
         ['densecl bench code conv2dHopper', 'registers, spills and loops of its kernels, from the machine code'],
         ['densecl bench code --compare bench/results/code-sm_90a.json', 'what grew; exit code 1 where a loop doubled'],
         ['densecl bench step', 'milliseconds by kernel for A100, H100 and H200, predicted'],
+        ['densecl bench scale --batch 64', 'a step of 64 images a GPU on 1, 8, 64 and 512 GPUs, predicted'],
         ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
@@ -109,6 +112,13 @@ export const register: Register = (program, done) => {
           const { kernels, step, layer, save } = flags
           const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, whole: true })
           done(benchStep(ops.slice(1), { batch, step, kernels, json: flags.json === true, layer, save }))
+          return
+        }
+        if (ops.includes('scale')) {
+          if (ops.length > 1) fail('CONFIG', `bench scale: expected no other op beside scale but received ${ops.join(' ')}`)
+          const batch =
+            flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, most: mostImages, whole: true })
+          done(benchScale({ batch, json: flags.json === true, save: flags.save }))
           return
         }
         for (const op of ops)

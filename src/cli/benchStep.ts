@@ -58,7 +58,7 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   const { batch = published } = flags
   if (step !== 'densecl' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
-  if (simulatedDevice() === undefined) return again()
+  if (simulatedDevice() === undefined) return withSimulation('step')
   const calls = callsOf(level as FusionLevel, batch)
   const names = Object.keys(gpus)
   const costs = names.map((name) => {
@@ -88,11 +88,11 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   return 0
 }
 
-/** The same command with the addon whose calls are those of a GPU. */
-function again(): number {
+/** The same command with the addon whose calls are those of a GPU; its exit code. */
+export function withSimulation(bench: string): number {
   const addon = join(packageRoot, 'build-simt', 'Release', 'densecl.node')
   if (process.env.DENSECL_ADDON !== undefined || !existsSync(addon))
-    fail('ADDON', 'bench step looks at the calls of a step on simt, which this addon does not have; run: npm run build:simt')
+    fail('ADDON', `bench ${bench} looks at the calls of a step on simt, which this addon does not have; run: npm run build:simt`)
   const { status } = spawnSync(process.execPath, process.argv.slice(1), { stdio: 'inherit', env: { ...process.env, DENSECL_ADDON: addon } })
   return status ?? 1
 }

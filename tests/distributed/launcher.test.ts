@@ -7,6 +7,16 @@ const test = suite('launcher')
 
 const alone = { launcher: 'none', rank: 0, size: 1, localRank: 0, localSize: 1 }
 const torchrun = { RANK: '5', WORLD_SIZE: '16', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '4', MASTER_ADDR: 'a', MASTER_PORT: '29500' }
+/** The second pod of an indexed Job of Kubernetes, each of one GPU (docs/scaling.md, Recipes). */
+const pod = {
+  JOB_COMPLETION_INDEX: '1',
+  RANK: '1',
+  WORLD_SIZE: '4',
+  LOCAL_RANK: '0',
+  LOCAL_WORLD_SIZE: '1',
+  MASTER_ADDR: 'r50-0.r50',
+  MASTER_PORT: '9',
+}
 const openMpi = { OMPI_COMM_WORLD_RANK: '3', OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_LOCAL_RANK: '1', OMPI_COMM_WORLD_LOCAL_SIZE: '2' }
 const mpich = { PMI_RANK: '2', PMI_SIZE: '4', MPI_LOCALRANKID: '0', MPI_LOCALNRANKS: '2' }
 /** What the script of a job has in its environment. */
@@ -30,6 +40,7 @@ const cases: [string, Record<string, string>, object][] = [
   ['torchrun under srun', { ...srun, ...torchrun }, { launcher: 'torchrun', rank: 5, size: 16, localRank: 1, localSize: 4 }],
   ['a rank of something else', { RANK: '3' }, alone],
   ['a size of something else', { WORLD_SIZE: '3' }, alone],
+  ['a pod of one GPU', pod, { launcher: 'torchrun', rank: 1, size: 4, localRank: 0, localSize: 1 }],
   ['no local numbers', { RANK: '3', WORLD_SIZE: '4' }, { launcher: 'torchrun', rank: 3, size: 4, localRank: 3, localSize: 4 }],
   ['one process of a launcher', { PMI_RANK: '0', PMI_SIZE: '1' }, { launcher: 'MPICH', rank: 0, size: 1, localRank: 0, localSize: 1 }],
 ]
@@ -54,6 +65,7 @@ test('processes meet where their launcher says', () => {
   const slurm = { ...srun, SLURM_STEP_ID: '3', SLURM_STEP_NODELIST: 'gpu[07-09,12],other' }
   assert.equal(meeting(slurm), { host: 'gpu07', ports: upFrom(20_017), token: ' 17.3' })
   assert.equal(meeting({ ...slurm, MASTER_ADDR: 'b', DENSECL_PORT: '5' }), { host: 'b', ports: [5], token: ' 17.3' })
+  assert.equal(meeting(pod), { host: 'r50-0.r50', ports: upFrom(10), token: ' .' })
   // All on one machine, whatever it is called.
   const here = meeting({ ...torchrun, RANK: '1', WORLD_SIZE: '4' })
   assert.is(here.host, '127.0.0.1')

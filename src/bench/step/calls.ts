@@ -41,7 +41,8 @@ export interface Call {
   numbers: NamedNumbers
 }
 
-interface StepShape {
+/** What a step is of; ResNet-50 at 224 px with a queue of 65,536 where nothing is said. */
+export interface StepShape {
   level: FusionLevel
   depth?: ResNetDepth
   image?: number
@@ -52,9 +53,8 @@ interface StepShape {
 /** The device of the addon whose kernels are simulated; undefined where it has none. */
 export const simulatedDevice = (): string | undefined => native.deviceNames().find((name) => deviceTraits(name).simulated)
 
-/** The calls of native ops that `body` makes; none is done. */
-function callsOf(body: () => void): Call[] {
-  const calls: Call[] = []
+/** The calls of native ops that `body` makes, added to `calls`; none is done. */
+export function callsOf(body: () => void, calls: Call[] = []): Call[] {
   try {
     observe.op = (op, _, tensors, numbers) =>
       calls.push(
@@ -71,8 +71,9 @@ function callsOf(body: () => void): Call[] {
   return calls
 }
 
-const simulation = (): string =>
-  simulatedDevice() ?? fail('DEVICE', 'bench step: expected an addon with simulated kernels; run: npm run build:simt')
+/** The same; throws DEVICE where there is none. */
+export const simulation = (): string =>
+  simulatedDevice() ?? fail('DEVICE', 'bench: expected an addon with simulated kernels; run: npm run build:simt')
 
 /** The calls of the second step of each batch size, when the key encoder is moved by the optimiser. */
 function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
