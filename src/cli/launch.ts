@@ -12,7 +12,7 @@ import { deviceOfRank, launchVariables } from '../distributed/launcher.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
-import { native } from '../tensor/native.js'
+import { meansCpu } from '../tensor/native.js'
 import { examples, numberFlag, type Register } from './command.js'
 
 /** More than any machine has cores. */
@@ -40,8 +40,7 @@ export const register: Register = (program, done) => {
       const processes = numberFlag('processes', flags.processes, { least: 1, most: mostProcesses, whole: true })
       if (command[0] !== 'pretrain') fail('CONFIG', `launch: expected pretrain after -- but received ${command[0]}`)
       const device = flags.cpu === true ? 'cpu' : deviceAsked(command)
-      const onGpu = device === 'auto' ? native.deviceNames().some((name) => name.startsWith('cuda:')) : device !== 'cpu'
-      done(await (onGpu ? launchOnGpus(processes, device, command) : launchByMpi(processes, command)))
+      done(await (meansCpu(device) ? launchByMpi(processes, command) : launchOnGpus(processes, device, command)))
     })
 }
 

@@ -1,6 +1,6 @@
 /** Which process of a run this is, as the program that started it says in the environment. */
 import { fail } from '../tensor/errors.js'
-import { native, resolveDevice } from '../tensor/native.js'
+import { gpuNames, resolveDevice } from '../tensor/native.js'
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -118,10 +118,10 @@ export function firstHost(list: string): string {
  * rank. Throws CONFIG where there are fewer than processes, and for a single GPU that is named to all.
  */
 export function deviceOfRank(wanted: string, { launcher, localRank, localSize }: Identity): string {
-  const gpus = native.deviceNames().filter((name) => name.startsWith('cuda:'))
-  if (wanted.startsWith('cuda:') && localSize > 1)
+  const gpus = gpuNames()
+  if (/:\d+$/.test(wanted) && localSize > 1)
     fail('CONFIG', `device is ${wanted}: expected cuda for ${localSize} processes on one machine, of which each takes one of its GPUs`)
-  if (gpus.length === 0 || (wanted !== 'auto' && wanted !== 'cuda')) return resolveDevice(wanted)
+  if (gpus.length === 0 || !['auto', 'cuda'].includes(wanted)) return resolveDevice(wanted)
   // srun may show each of its tasks a GPU of its own, as cuda:0.
   if (gpus.length === 1 && launcher === 'srun') return gpus[0]!
   return (

@@ -1,5 +1,6 @@
 /** A question that several processes put to each other before every step: whether any of them wants the run to end. */
 import { Tensor, type TypedArray } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import type { Group } from './group.js'
 import { pace } from './pace.js'
 
@@ -11,7 +12,7 @@ export class Poll {
 
   constructor(group: Group) {
     this.#group = group
-    this.#flag = group.device === 'cpu' ? undefined : Tensor.zeros([1], 'i32', group.device).keep()
+    this.#flag = deviceTraits(group.device).hostMemory ? undefined : Tensor.zeros([1], 'i32', group.device).keep()
   }
 
   /**

@@ -238,10 +238,19 @@ const opTable: ReadonlyMap<string, Signature> = (() => {
 
 /** The device that a user means: `auto` is the first GPU of a CUDA build, else the CPU; `cuda` is `cuda:0`. Throws DEVICE. */
 export function resolveDevice(wanted: string): string {
-  const gpu = (name: string): boolean => name.startsWith('cuda:')
-  const device = wanted === 'auto' ? (native.deviceNames().find(gpu) ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
+  const device = wanted === 'auto' ? (gpuNames()[0] ?? 'cpu') : wanted === 'cuda' ? 'cuda:0' : wanted
   native.describeDevice(device)
   return device
+}
+
+/** The GPUs of this machine by the names of their devices, in a build that has CUDA; none of them is started. */
+export function gpuNames(): string[] {
+  return native.deviceNames().filter((name) => name.startsWith('cuda:'))
+}
+
+/** Whether `wanted`, which a user has typed, means the CPU. */
+export function meansCpu(wanted: string): boolean {
+  return wanted === 'cpu' || (wanted === 'auto' && gpuNames().length === 0)
 }
 
 /** A tensor as a native op takes it. */

@@ -36,7 +36,7 @@ const nameTests: readonly RegExp[] = [
   /\.(?:test|exec)\([^)]*describeDevice\(/,
 ]
 /** What a user has typed is made a name there. */
-const parser = /^export function resolveDevice[^]*?^}/m
+const parser = /^export function (?:resolveDevice|gpuNames|meansCpu)[^]*?^}/gm
 
 function sources(folder: string): string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
