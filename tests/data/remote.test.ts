@@ -11,6 +11,7 @@ import { Loader } from '../../src/data/loader.js'
 import { epochBatches } from '../../src/data/sampler.js'
 import { type Item, readItemBytes, type Source, type StoredItem } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
+import { listingLine } from '../../src/data/urlSource.js'
 import { TarWriter } from '../../src/data/tar.js'
 import { type Fault, type ServedRequest, ShardServer } from '../support/shardServer.js'
 import { cli, rejectsError, suite, throwsError, withFolder } from '../support/suite.js'
@@ -164,6 +165,15 @@ test('a second start asks for a byte of each shard; another one is listed anew',
     server.files.set('s-01.tar', changed)
     assert.is((await open()).items[each]!.name, 's-01.tar:zz08.jpg')
   })
+})
+
+test('how far the listing is has a unit in which something is seen', () => {
+  for (const [done, all, said] of [
+    [800, 40_000, '0.8 of 40.0 kB'],
+    [1.5e6, 2e6, '1.5 of 2.0 MB'],
+    [2.25e9, 150e9, '2.3 of 150.0 GB'],
+  ] as const)
+    assert.is(listingLine({ shards: 1, bytes: done }, { shards: 3, bytes: all }), `shards listed 1 of 3, once for all: ${said} read`)
 })
 
 test('a list of addresses in a file is read in its order, and shows nothing of them', async () => {
