@@ -23,6 +23,7 @@ import {
   type Setting,
 } from '../run/options.js'
 import { dryRun, pretrain } from '../train/pretrain.js'
+import { begunConfig } from '../train/share.js'
 import { fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
 import { examples, heedingSignals, interruptedCode, isQuiet, type OutputFlags, type Register } from './command.js'
@@ -182,7 +183,7 @@ async function run(method: Method, settings: string[], asked: Flags): Promise<nu
   const given = Object.entries(table)
     .filter(([key]) => flags[key] !== undefined)
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
-  const { config } = await configure([
+  const { config: wanted } = await configure([
     ...startingSettings(flags, method),
     ...[...settings, ...(flags.set ?? [])].map((text) => keyValue(table, text)),
     ...given,
@@ -194,16 +195,17 @@ async function run(method: Method, settings: string[], asked: Flags): Promise<nu
     const { size, launcher } = identity()
     if (size > 1) fail('CONFIG', `--dry-run tells of one process: expected it without ${launcher}, which started ${size}`)
     if (flags.resume === true) fail('CONFIG', '--dry-run says what a new run would be: expected it without --resume')
+    const config = begunConfig(wanted, 1)
     const { lines, ...known } = await dryRun({ config, method, force: flags.force === true })
     if (flags.json === true) console.log(JSON.stringify({ config, ...known, lines }, undefined, 2))
     else console.log([stringify(config).trimEnd(), '', ...named, ...lines].join('\n'))
     return 0
   }
-  const group = openGroup(config.device)
+  const group = openGroup(wanted.device)
   leaveTogether(group)
   if (group.rank === 0 && !isQuiet(flags) && flags.resume !== true) for (const line of named) console.log(line)
   const result = await pretrain({
-    config,
+    config: wanted,
     method,
     out,
     group,
