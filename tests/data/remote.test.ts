@@ -145,6 +145,28 @@ test('images, labels, classes and bytes are those of the shards on a disk: kept,
   )
 })
 
+test('shards are kept as long as there is room, those first that cannot be had in parts', async () => {
+  for (const [whole, kept] of [
+    ['', ['s-00.tar', 's-01.tar']],
+    ['s-02.tar', ['s-00.tar', 's-02.tar']],
+  ] as const)
+    await served(
+      async ({ local, open, files, server }) => {
+        const room = 2.5 * Math.max(...Object.values(files).map(({ length }) => length))
+        const source = await open({ gigabytes: room / 0.9 / 1e9 })
+        await sameAsLocal(source, local)
+        server.requests.length = 0
+        await bytesOf(source.items)
+        const fetched = Object.keys(files).filter((name) => server.requests.some(({ path }) => path === name))
+        assert.equal(
+          fetched,
+          ['s-00.tar', 's-01.tar', 's-02.tar'].filter((name) => !kept.some((each) => each === name)),
+        )
+      },
+      ({ path }) => (path === whole ? { whole: true } : undefined),
+    )
+})
+
 test('a second start asks for a byte of each shard; another one is listed anew', async () => {
   await served(async ({ local, open, server, files }) => {
     await open()
