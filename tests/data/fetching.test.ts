@@ -110,6 +110,17 @@ test('waits double, are those that the server asks for, and end after the last t
     assert.is(server.requests.length, 4, 'each once')
   }))
 
+test('what is wrong with a connection for good is not tried again', () =>
+  served(async (_, file) => {
+    await rejectsError(() => lookAt(file.url.replace('http:', 'https:')), 'FETCH', /cannot be fetched: ERR_SSL/, /tried 1 times/)
+  }))
+
+test('user and password of an address become the header that they stand for', () =>
+  served(async (server, file) => {
+    await readRange({ ...file, url: file.url.replace('//', '//me:p%40ss@') }, 0, 10)
+    assert.is(server.requests.at(-1)!.authorization, `Basic ${Buffer.from('me:p@ss').toString('base64')}`)
+  }))
+
 test('a thread has so many requests on their way, and no failure costs one of them', () =>
   served(async (server, file) => {
     failing(server, { reset: true }, 20)
