@@ -40,7 +40,7 @@ const write = (data: Uint8Array): Promise<void> =>
 let globalStep = 0
 for await (const batch of loader.batches(requests())) {
   const order =
-    shuffle && normGroups > 1
+    shuffle && normGroups !== null && normGroups > 1
       ? new Random(seed, 19, globalStep).permutation(batchSize)
       : Int32Array.from({ length: batchSize }, (_, i) => i)
   await write(new Uint8Array(order.buffer))

@@ -114,7 +114,7 @@ class SimSiam implements BuiltMethod<Observed> {
 
   /** L = -cos(p1, stop(z2)) / 2 - cos(p2, stop(z1)) / 2, of embeddings z = projector(backbone(x)) and p = predictor(z) [N, D] */
   step(views: Views, ready?: GradientReady): StepResult<Observed> {
-    const mode = { train: true, groups: this.#config.normGroups } as const
+    const mode = { train: true, groups: this.#config.normGroups ?? 1 } as const
     const embed = (view: Tensor) =>
       scope(() => {
         const pooled = adaptiveAvgPool2d(this.backbone.forward(view, mode), 1) // [N, 1, 1, C]

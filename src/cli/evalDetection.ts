@@ -17,6 +17,7 @@ import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import { backboneIn } from '../nn/backbone.js'
 import { boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
+import { checkChannels } from '../run/backbone.js'
 import { percent, pictureAt, picturesOfEvaluation } from '../run/results.js'
 import { entryOf } from '../run/options.js'
 import { resolvePlacement } from '../run/placement.js'
@@ -153,12 +154,13 @@ export const addDetection: AddEvaluation = (parent, done) => {
         const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
         const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
         const seed = whole('seed', flags.seed, 0, 0)
+        const opened = await openBackbone(weights, flags)
+        checkChannels(opened.backbone, 'eval detection')
         const splits = defaultBoxSplits(flags.data)
         const masks = published.form === 'fpn'
         const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train, { masks })
         const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes, masks })
         for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
-        const opened = await openBackbone(weights, flags)
         const { kind, options, device } = opened.backbone
         const precision = flags.precision as 'auto' | 'f32' | 'tf32' | 'bf16'
         // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.

@@ -11,6 +11,7 @@ import { batchSizeFor, finetuneOfLength, type FinetuneProtocol, finetuneProtocol
 import { type ChoiceOfSetting, choicesOfSetting } from '../eval/finetuneStages.js'
 import { balancedShare, listedItems } from '../eval/labelledImages.js'
 import type { Item } from '../data/source.js'
+import { checkChannels } from '../run/backbone.js'
 import { entryOf } from '../run/options.js'
 import { type EvaluationTable, percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
@@ -61,11 +62,12 @@ export const addFinetune: AddEvaluation = (parent, done) =>
     heedingSignals(done, async (weights: string, flags: Flags) => {
       const { name, published, protocol: asked, share, chooseBy } = settingsOf(flags)
       const batchSize = flags.batchSize === undefined ? undefined : numberFlag('batch-size', flags.batchSize, { least: 2, whole: true })
-      const { bank, queries, classes } = await openLabelled('eval finetune', flags.train, flags.val)
-      if (classes.length < 2) fail('DATA', `eval finetune: ${flags.train} has one class: expected two or more`)
       const { imageSize, note: images } = imageSizeOf(flags.imageSize, weights, 224, 32)
       const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
       try {
+        checkChannels(backbone, 'eval finetune')
+        const { bank, queries, classes } = await openLabelled('eval finetune', flags.train, flags.val)
+        if (classes.length < 2) fail('DATA', `eval finetune: ${flags.train} has one class: expected two or more`)
         const train =
           flags.labelled === undefined ? balancedShare(bank, classes.length, share, seed) : await listedItems(flags.labelled, bank)
         const protocol = { ...asked, batchSize: batchSize ?? batchSizeFor(published, train.length) }

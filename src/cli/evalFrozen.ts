@@ -1,7 +1,8 @@
 /** `densecl eval segmentation --frozen`: linear classifiers of the cells of frozen maps. */
-import { openSegmentation } from '../data/segmentationSources.js'
+import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { checkFrozenMemory } from '../eval/frozenMemory.js'
 import { type CellScores, frozenSegmentation } from '../eval/frozenSegmentation.js'
+import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { numberFlag } from './command.js'
@@ -19,17 +20,18 @@ export interface FrozenFlags extends SharedFlags {
   seed: string
 }
 
-/** Evaluates and prints; `splits` are the lists of training images where none are given. */
-export async function evaluateFrozen(weights: string, flags: FrozenFlags, splits: string[]): Promise<void> {
+/** Evaluates and prints. */
+export async function evaluateFrozen(weights: string, flags: FrozenFlags): Promise<void> {
   const window = numberFlag('window', flags.window, { least: 16, most: 8192, whole: true })
   const windows = numberFlag('windows', flags.windows, { least: 1, most: 1000, whole: true })
   const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true }))
   if (scale !== undefined && (scale.length !== 2 || scale[0]! < scale[1]!))
     fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
-  const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits)
-  const val = openSegmentation(flags.data, flags.valSplit.split(','))
   const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
   try {
+    checkChannels(backbone, 'eval segmentation')
+    const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? defaultSplits(flags.data).train)
+    const val = openSegmentation(flags.data, flags.valSplit.split(','))
     const fitting = scale === undefined ? {} : { scale: [scale[0]!, scale[1]!] as const }
     await checkMemory(flags, () => checkFrozenMemory(backbone, { train, val }, { window, windows, workers: workersOf(flags), compute }))
     const maps = await frozenSegmentation(

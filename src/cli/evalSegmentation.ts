@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
+import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { blindScores } from '../eval/blindSegmentation.js'
 import type { SegmentationScores } from '../eval/meanIou.js'
@@ -118,14 +119,15 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     )
     .action(
       heedingSignals(done, async (weights: string, flags: Flags) => {
-        const splits = defaultSplits(flags.data)
         checkFlags(flags, (key) => command.getOptionValueSource(key))
         if (flags.frozen === true) {
-          await evaluateFrozen(weights, flags, splits.train)
+          await evaluateFrozen(weights, flags)
           done(0)
           return
         }
-        const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? splits.train)
+        const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags, { outputStride })
+        checkChannels(backbone, 'eval segmentation')
+        const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? defaultSplits(flags.data).train)
         const val = openSegmentation(flags.data, flags.valSplit.split(','))
         const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
         const published = entryOf('--protocol', protocolName, segmentationProtocols)
@@ -141,7 +143,6 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           scale: [scale[0], scale[1]] as const,
           lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
         }
-        const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags, { outputStride })
         try {
           const name = `segmentation-${protocolName}${suffix}`
           const folder = resultFolder(weights, flags)

@@ -5,7 +5,7 @@ import { scene } from '../data/scenes.js'
 import { drawHeat, drawMatches, matchesOf, positionAt } from '../report/match.js'
 import { seeImage, seeViews } from '../report/pairs.js'
 import { writePicture } from '../report/svg.js'
-import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { backboneHelp, checkChannels, kindOfFlag } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { importBackbone } from '../weights/import.js'
 import { examples, numberFlag, print, type Register } from './command.js'
@@ -58,6 +58,7 @@ export const register: Register = (program, done) => {
       const point = flags.point === undefined ? undefined : pointOf(flags.point)
       const { backbone } = importBackbone(flags.weights, { kind: await kindOfFlag(flags.backbone) })
       try {
+        checkChannels(backbone, 'match')
         const first = await pixelsOf(image)
         const pair =
           other === undefined

@@ -23,8 +23,9 @@ import {
   type Setting,
 } from '../run/options.js'
 import { dryRun, pretrain } from '../train/pretrain.js'
+import { begunConfig } from '../train/share.js'
 import { fail } from '../tensor/errors.js'
-import { interruption } from '../tensor/interruption.js'
+import { unlessInterrupted } from '../tensor/interruption.js'
 import { examples, heedingSignals, interruptedCode, isQuiet, type OutputFlags, type Register } from './command.js'
 
 interface Flags extends OutputFlags, Record<string, unknown> {
@@ -128,21 +129,26 @@ function startingSettings({ preset, config, resume, out = outOf(preset) }: Flags
 
 const outOf = (preset: string | undefined): string => `runs/${preset ?? 'densecl'}`
 
+/** The exit code after Ctrl-C. */
+const leftQuestion = 130
+
 /** Images from which on preset small is better than few. */
 const manyImages = 1500
 
 /**
- * What is trained where neither data nor a preset, a file or a run says so: what a person at a terminal answers, else preset quick on the
- * built-in pictures. Undefined where all is said.
+ * The flags, with what is trained where neither data nor a preset, a file or a run says so: what a person at a terminal answers, else
+ * preset quick on the built-in pictures. Undefined where the question was left by Ctrl-C or Ctrl-D.
  */
 async function withStart(method: Method, settings: string[], flags: Flags): Promise<Flags | undefined> {
   const table = optionsOf(method)
   const said = [...settings, ...(flags.set ?? [])].map((text) => optionOf(table, text.split('=')[0]!))
-  if (method !== densecl || flags.resume === true || [flags.preset, flags.config, flags.data].some((given) => given !== undefined)) return
-  if (said.includes('data')) return
+  if (method !== densecl || flags.resume === true || [flags.preset, flags.config, flags.data].some((given) => given !== undefined))
+    return flags
+  if (said.includes('data')) return flags
   const { stdin, stdout } = process
   const asks = stdin.isTTY && stdout.isTTY && !isQuiet(flags) && identity().size === 1
   const data = asks ? await askForData() : ''
+  if (data === undefined) return
   const say = (text: string): unknown => identity().rank === 0 && !isQuiet(flags) && console.log(`start   ${text}`)
   if (data === '') {
     say('no --data and no --preset: preset quick, on pictures that are made here; --data FOLDER trains on yours')
@@ -154,25 +160,30 @@ async function withStart(method: Method, settings: string[], flags: Flags): Prom
   return { ...flags, data, preset }
 }
 
-async function askForData(): Promise<string> {
+/** The answer; undefined after Ctrl-C, which at a question is a key and no signal, and at the end of the input. */
+async function askForData(): Promise<string | undefined> {
   const prompt = createInterface({ input: process.stdin, output: process.stdout })
   try {
-    // Ctrl-C and the end of the input end the question, and the command.
-    const ended = new Promise<never>((_, reject) => prompt.once('close', () => reject(interruption())))
-    return (await Promise.race([prompt.question('a folder of images, or Enter for built-in pictures (some minutes): '), ended])).trim()
+    const left = new Promise<undefined>((resolve) => prompt.once('close', () => resolve(undefined)))
+    const answer = prompt.question('a folder of images, or Enter for built-in pictures (some minutes): ')
+    return (await unlessInterrupted(Promise.race([answer, left])))?.trim()
   } finally {
     prompt.close()
   }
 }
 
 async function run(method: Method, settings: string[], asked: Flags): Promise<number> {
-  const flags = (await withStart(method, settings, asked)) ?? asked
+  const flags = await withStart(method, settings, asked)
+  if (flags === undefined) {
+    console.error('\ndensecl: the question was left without an answer: nothing was trained; --data FOLDER or --preset quick asks none')
+    return leftQuestion
+  }
   const out = flags.out ?? outOf(flags.preset)
   const table = optionsOf(method)
   const given = Object.entries(table)
     .filter(([key]) => flags[key] !== undefined)
     .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
-  const { config } = await configure([
+  const { config: wanted } = await configure([
     ...startingSettings(flags, method),
     ...[...settings, ...(flags.set ?? [])].map((text) => keyValue(table, text)),
     ...given,
@@ -184,16 +195,17 @@ async function run(method: Method, settings: string[], asked: Flags): Promise<nu
     const { size, launcher } = identity()
     if (size > 1) fail('CONFIG', `--dry-run tells of one process: expected it without ${launcher}, which started ${size}`)
     if (flags.resume === true) fail('CONFIG', '--dry-run says what a new run would be: expected it without --resume')
+    const config = begunConfig(wanted, 1)
     const { lines, ...known } = await dryRun({ config, method, force: flags.force === true })
     if (flags.json === true) console.log(JSON.stringify({ config, ...known, lines }, undefined, 2))
     else console.log([stringify(config).trimEnd(), '', ...named, ...lines].join('\n'))
     return 0
   }
-  const group = openGroup(config.device)
+  const group = openGroup(wanted.device)
   leaveTogether(group)
   if (group.rank === 0 && !isQuiet(flags) && flags.resume !== true) for (const line of named) console.log(line)
   const result = await pretrain({
-    config,
+    config: wanted,
     method,
     out,
     group,

@@ -6,6 +6,7 @@ import { type Item, loadPixels } from '../data/source.js'
 import { searchImages } from '../eval/search.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
+import { checkChannels } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
@@ -59,6 +60,8 @@ export const register: Register = (program, done) => {
         const finer = region !== undefined && flags.imageSize === undefined
         const imageSize = finer ? Math.max(2 * known, leastCells * backbone.stride) : known
         try {
+          // Pictures are drawn in colour, which grey images have too.
+          checkChannels(backbone, 'search', [1, 3])
           const progress = progressOf(flags, 'images')
           const { hits, broken } = await searchImages(backbone, query, items, {
             ...{ imageSize, workers, compute, region, top },

@@ -86,8 +86,8 @@ export class BlockFolder {
       writeFileSync(temporary, bytes)
       renameSync(temporary, path)
     } catch (error) {
-      rmSync(temporary, { force: true })
       warnOnce(this.limits.folder, error)
+      remove(temporary)
     }
   }
 }
@@ -98,6 +98,14 @@ function markUsed(path: string): void {
     utimesSync(path, now, now)
   } catch {
     // It is another user's, or gone.
+  }
+}
+
+function remove(path: string): void {
+  try {
+    rmSync(path, { force: true })
+  } catch {
+    // What keeps it from being written may keep it from being looked for.
   }
 }
 

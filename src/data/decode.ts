@@ -11,6 +11,7 @@ import type { Sharp } from 'sharp'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { decodeNpy, isNpy } from './npy.js'
+import { extraSamplesOf } from './tiff.js'
 
 /** A decoded image. */
 export interface Pixels {
@@ -192,9 +193,11 @@ async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Pr
   const sharp = await libvips(name)
   try {
     const whole = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
-    // libvips would make a colour image of some of the channels.
-    const { channels } = await whole.metadata()
-    if (channels > 4) return wrongChannels(name, channels, 'a grey or colour image, of 4 at most')
+    // libvips would make a colour image of some of the channels, or take one that is none for alpha.
+    const { channels, format } = await whole.metadata()
+    const extra = format === 'tiff' ? extraSamplesOf(bytes) : []
+    if (channels > 4 || extra.length > 1 || extra.some((kind) => kind !== 1 && kind !== 2))
+      return wrongChannels(name, channels, 'a grey or colour image, perhaps with alpha')
     const image = (mostPixels === Infinity ? whole : await reduced(whole, mostPixels)).toColourspace('srgb').flatten({ background: '#000' })
     const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
     if (info.channels === 3) return { width: info.width, height: info.height, data }

@@ -1,9 +1,12 @@
 /** Bytes of images on other machines, fetched before they are wanted. */
 import { type Item, readItemBytes } from './source.js'
 
-/** What is fetched ahead: as many images at a time as requests may be on their way, and bytes that wait to be taken. */
-const mostImages = 32
-const mostBytes = 64 * 2 ** 20
+/** What is fetched ahead: images at a time, and bytes that wait to be taken. */
+interface Limits {
+  images: number
+  bytes: number
+}
+const usualLimits: Limits = { images: 32, bytes: 64 * 2 ** 20 }
 
 interface Coming {
   item: Item & { kind: 'remote' }
@@ -15,6 +18,8 @@ export class ReadAhead {
   readonly #coming = new Map<number, Coming>()
   #running = 0
   #held = 0
+
+  constructor(readonly limits = usualLimits) {}
 
   /** Says which item is wanted under a number, after those before. Items that lie here need no word. */
   expect(number: number, item: Item): void {
@@ -55,7 +60,7 @@ export class ReadAhead {
 
   #fill(): void {
     for (const entry of this.#coming.values()) {
-      if (this.#running >= mostImages || this.#held >= mostBytes || this.#controller.signal.aborted) return
+      if (this.#running >= this.limits.images || this.#held >= this.limits.bytes || this.#controller.signal.aborted) return
       if (entry.bytes === undefined) void this.#start(entry)
     }
   }

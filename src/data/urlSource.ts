@@ -286,9 +286,21 @@ class Windows {
   }
 }
 
+interface Amount {
+  shards: number
+  bytes: number
+}
+
+/** How far the listing of shards is, in a unit of which all bytes are at least one. */
+export function listingLine(done: Amount, all: Amount): string {
+  const [unit, name] = all.bytes >= 1e9 ? [1e9, 'GB'] : all.bytes >= 1e6 ? [1e6, 'MB'] : [1e3, 'kB']
+  const read = [done, all].map(({ bytes }) => (bytes / unit).toFixed(1)).join(' of ')
+  return `shards listed ${done.shards} of ${all.shards}, once for all: ${read} ${name} read`
+}
+
 /** Says how far the listing of shards is, where it takes long. */
 class Progress {
-  readonly #all: { shards: number; bytes: number }
+  readonly #all: Amount
   #shards = 0
   #bytes = 0
   #last = Date.now()
@@ -301,9 +313,7 @@ class Progress {
     this.#bytes += bytes
     if (Date.now() - this.#last < wordEvery) return
     this.#last = Date.now()
-    const gigabytes = (all: number): string => (all / 1e9).toFixed(1)
-    const { shards, bytes: most } = this.#all
-    console.error(`shards listed ${this.#shards} of ${shards}, once for all: ${gigabytes(this.#bytes)} of ${gigabytes(most)} GB read`)
+    console.error(listingLine({ shards: this.#shards, bytes: this.#bytes }, this.#all))
   }
 
   listed(bytes: number): void {

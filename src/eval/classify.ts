@@ -1,9 +1,9 @@
 /** What images show, by a classifier of a file. */
 import type { Item } from '../data/source.js'
+import { checkChannels } from '../run/backbone.js'
 import type { Classifier } from '../nn/classifier.js'
 import { softmax } from '../ops/softmax.js'
 import type { ComputeOptions } from '../tensor/compute.js'
-import { fail } from '../tensor/errors.js'
 import type { ClassifierRecord } from './classifierFile.js'
 import { evaluationCompute } from './compute.js'
 import { overLogits } from './finetuneTraining.js'
@@ -41,8 +41,8 @@ export async function classifyImages(
   items: readonly Item[],
   { top = 5, workers = 0, compute, progress }: ClassifyOptions = {},
 ): Promise<Prediction[]> {
-  const { inputs, name, device } = model.backbone
-  if (inputs !== 3) fail('CONFIG', `predict: expected a classifier of images of 3 channels but ${name} takes ${inputs}`)
+  const { device } = model.backbone
+  checkChannels(model.backbone, 'predict')
   const broken = new Map<string, string>()
   const found: Guess[][] = []
   const read = { imageSize, workers, maxBroken: 1, broken, ...(progress === undefined ? {} : { progress }) }

@@ -40,7 +40,7 @@ export interface Method<O extends OptionTable = OptionTable> {
   check?(config: ConfigOf<O>): void
   /**
    * Makes the networks of a run on the current device; all that is random in them comes from the configuration's seed. Where several
-   * processes share a run, `batchSize` and `normGroups` are what of them each has.
+   * processes share a run, `batchSize` and `normGroups` are what of them each has. A run gives `normGroups` as a number; null is one group.
    */
   build(config: ConfigOf<O>, parts: MethodParts): BuiltMethod
   /** Fields of the log line from the numbers of BuiltMethod.describe: the terms of the loss, and how training does. */

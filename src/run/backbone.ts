@@ -44,6 +44,12 @@ export function imagesOf({ inputs, normalisation, name }: Pick<Backbone, 'inputs
   return usual ?? fail('CONFIG', `${name}: takes images of ${inputs} channels, but neither it nor its file says their mean and deviation`)
 }
 
+/** Throws CONFIG for a backbone of images that `what` cannot read or draw: of other channels than `taken`, which are those of colours. */
+export function checkChannels({ inputs, name }: Pick<Backbone, 'inputs' | 'name'>, what: string, taken: readonly number[] = [3]): void {
+  if (!taken.includes(inputs))
+    fail('CONFIG', `${what}: expected weights of images of ${taken.join(' or ')} channels but ${name} takes ${inputs}`)
+}
+
 /** Builds the configuration's backbone, which is one of `kind`. */
 export function backboneOf(config: Config, kind: BackboneKind, layout: BackboneLayout = {}): BackboneBuilder {
   const own = Object.fromEntries((kind.settings ?? []).map((key) => [key, config[key as keyof Config]]))

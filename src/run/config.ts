@@ -69,7 +69,10 @@ export const commonOptions = {
     batchSize: count.default(256).describe('images a step'),
     epochs: count.default(200).describe('passes over the data'),
     seed: z.int().min(0).default(0).describe('of everything random'),
-    normGroups: count.default(1).describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper)'),
+    normGroups: count
+      .nullable()
+      .default(null)
+      .describe('groups of the batch with batch statistics of their own (256 / 32 = 8 in the paper); default: one a process'),
     stopOnCollapse: free(z.boolean().default(true).describe('stop when all embeddings become one')),
   }),
   ...section('model', {
@@ -194,7 +197,7 @@ function checkImages({ channels, mean, deviation, data }: Config): void {
 
 /** Throws CONFIG where options contradict each other. */
 export function checkConfig(config: Config): void {
-  if (config.batchSize % config.normGroups !== 0)
+  if (config.normGroups !== null && config.batchSize % config.normGroups !== 0)
     fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
   if (config.schedule === 'step' && config.milestones.length === 0)
     fail('CONFIG', 'schedule is step: expected milestones, such as [120, 160], but received none')

@@ -43,7 +43,7 @@ import { Monitor } from './monitor.js'
 import { RunPictures } from './pictures.js'
 import { introduction, planWarnings } from './progress.js'
 import { type DryRun, rehearse } from './rehearse.js'
-import { checkShare, shareOf } from './share.js'
+import { begunConfig, type BegunConfig, checkShare, shareOf } from './share.js'
 import { begunBefore, type PlannedRun, type PretrainResult, type Run } from './run.js'
 
 /** What pretrain() is given beside the configuration. */
@@ -132,7 +132,8 @@ async function setUp(
   checkpoint: Checkpoint | undefined,
 ): Promise<Prepared | undefined> {
   const { force = false, group = Group.single } = options
-  const config = checkpoint === undefined ? wanted : resumedConfig(checkpoint, wanted, method)
+  const begun = begunConfig(wanted, group.size, checkpoint?.config)
+  const config = checkpoint === undefined ? begun : resumedConfig(checkpoint, begun, method)
   // A path that is not there is said before anything that takes long, or is about the size of a run.
   sourceKind(config.data, config.format)
   const here = identity()
@@ -162,7 +163,7 @@ async function setUp(
 const sizeOf = (labelled: LabelledSets | undefined): { bank: number; queries: number } | undefined =>
   labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
 
-function resumedConfig({ config, position }: Checkpoint, wanted: Config, method: Method): Config {
+function resumedConfig({ config, position }: Checkpoint, wanted: BegunConfig, method: Method): BegunConfig {
   const values = (of: Record<string, unknown>, key: string): string => JSON.stringify(of[key])
   const changed = Object.entries(optionsOf(method))
     // More epochs extend a run.
@@ -188,9 +189,9 @@ function checkSize(config: Config, images: number, checkpoint: Checkpoint | unde
 /** What a run is made of, as it has been looked up. */
 interface Parts {
   method: Method
-  config: Config
+  config: BegunConfig
   group: Group
-  share: Config
+  share: BegunConfig
   placement: Placement
   kind: BackboneKind
   source: Source
@@ -244,7 +245,7 @@ function plan({ method, config, group, share, placement, kind, source, labelled 
  */
 export async function dryRun({ config: given, method: known, force }: Omit<PretrainOptions, 'out'>): Promise<DryRun> {
   const method = known ?? (await findMethod(given.method)).method
-  const config = resolveConfig(settingsOf(given, 'config'), method)
+  const config = begunConfig(resolveConfig(settingsOf(given, 'config'), method), 1)
   const placement = resolvePlacement(config)
   const kind = await loadBackboneKind(config.backbone)
   const source = await openSource(config.data, { format: config.format, cache: config })

@@ -11,11 +11,25 @@ import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
+/** A configuration in which the groups of batch norms are a number, as runs are begun with and record it. */
+export type BegunConfig = Config & { normGroups: number }
+
+/**
+ * `config` as `size` processes begin a run with it, or go on with one that was begun with `before`: where it leaves the groups of batch
+ * norms open, one a process. Throws CONFIG where these have no equal parts of the batch.
+ */
+export function begunConfig(config: Config, size: number, before?: Config): BegunConfig {
+  const { batchSize, normGroups } = config
+  if (normGroups === null && typeof before?.normGroups !== 'number' && batchSize % size !== 0)
+    fail('CONFIG', `batchSize is ${batchSize} but there are ${size} processes: expected a multiple of ${size}`)
+  return { ...config, normGroups: normGroups ?? before?.normGroups ?? size }
+}
+
 /**
  * The configuration of what one process does, of `here` on this machine, which share its cores and what is kept of decoded images; the
  * configuration itself for one process.
  */
-export function shareOf(config: Config, { size }: Group, here: number): Config {
+export function shareOf(config: BegunConfig, { size }: Group, here: number): BegunConfig {
   if (size === 1) return config
   const part = (all: number): number => Math.max(1, Math.floor(all / here))
   return {
@@ -30,7 +44,7 @@ export function shareOf(config: Config, { size }: Group, here: number): Config {
 
 /** Throws CONFIG for a run that these processes cannot share. */
 export function checkShare(
-  { normGroups, device: wanted }: Config,
+  { normGroups, device: wanted }: BegunConfig,
   { name, distributed }: Method,
   { size, device: shared }: Group,
   device: string,

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
@@ -25,8 +26,9 @@ interface Started {
 
 const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
-function start(args: string[]): Started {
-  const child = spawn(process.execPath, [cli, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+const start = (args: string[]): Started => watched(spawn(process.execPath, [cli, ...args], { stdio: ['ignore', 'pipe', 'pipe'] }))
+
+function watched(child: ChildProcess & { stdout: Readable; stderr: Readable }): Started {
   let [out, err] = ['', '']
   child.stdout.on('data', (data: Buffer) => (out += data.toString()))
   child.stderr.on('data', (data: Buffer) => (err += data.toString()))
@@ -86,6 +88,32 @@ test('a list that is being read: SIGINT ends with 130 before anything is made', 
     assert.equal(readdirSync(folder), ['list.txt'])
   })
 })
+
+testWhere(
+  spawnSync('script', ['--version']).stdout?.includes('util-linux') ?? false,
+  'script (util-linux), which gives a command a terminal, is not installed',
+  test,
+  'the question for data: Ctrl-C and Ctrl-D leave it with 130 and a sentence, SIGTERM with 143, and nothing is made',
+  async () => {
+    await withFolder(async (folder) => {
+      const command = `exec ${process.execPath} ${cli} pretrain --out ${join(folder, 'run')}`
+      for (const { key, signal, code, words } of [
+        { key: '\x03', code: 130, words: 'nothing was trained' },
+        { key: '\x04', code: 130, words: 'nothing was trained' },
+        { signal: 'TERM', code: 143, words: 'densecl: interrupted' },
+      ]) {
+        const child = spawn('script', ['--quiet', '--return', '--command', `echo pid $$.; ${command}`, '/dev/null'])
+        const run = watched(child)
+        await run.said('Enter for built-in pictures')
+        if (key !== undefined) child.stdin.write(key)
+        else spawnSync('kill', [`-${signal}`, /pid (\d+)\./.exec(run.out())![1]!])
+        assert.is((await run.ended(30)).code, code, run.out())
+        assert.match(run.out(), words)
+        assert.equal(readdirSync(folder), [])
+      }
+    })
+  },
+)
 
 test('a second signal ends at once, even while this thread waits for the disk', async () => {
   await withFolder(async (folder) => {

@@ -39,25 +39,39 @@ function npy(shape: readonly number[], values: ArrayLike<number>, type: '|u1' | 
   return Buffer.concat([head, Buffer.from(array.buffer)])
 }
 
+interface TiffForm {
+  bits?: 8 | 16
+  /** 1: grey, 2: red, green and blue come first. */
+  photometric?: 1 | 2
+  /** What the channels behind these are: 0 unspecified, 1 and 2 alpha. */
+  extraKind?: 0 | 1 | 2
+}
+
 /** An uncompressed TIFF of bytes or 16-bit numbers, its channels side by side. */
-function tiff(width: number, height: number, channels: number, values: readonly number[], bits: 8 | 16 = 8): Buffer {
+function tiff(
+  width: number,
+  height: number,
+  channels: number,
+  values: readonly number[],
+  { bits = 8, photometric = 1, extraKind = 0 }: TiffForm = {},
+): Buffer {
   const pixels = bits === 8 ? Buffer.from(values) : Buffer.from(Uint16Array.from(values).buffer)
   const short = (numbers: readonly number[]): Buffer => Buffer.from(Uint16Array.from(numbers).buffer)
-  const extra = channels - 1
-  const lists = [short(new Array<number>(channels).fill(bits)), short(new Array<number>(extra).fill(0))]
+  const extra = channels - (photometric === 1 ? 1 : 3)
+  const lists = [short(new Array<number>(channels).fill(bits)), short(new Array<number>(extra).fill(extraKind))]
   const places = [8 + pixels.length, 8 + pixels.length + lists[0]!.length]
   const entries: [tag: number, type: number, count: number, value: number][] = [
     [256, 3, 1, width],
     [257, 3, 1, height],
-    [258, 3, channels, channels < 3 ? bits : places[0]!],
+    [258, 3, channels, channels < 3 ? bits * 0x10001 : places[0]!],
     [259, 3, 1, 1],
-    [262, 3, 1, 1],
+    [262, 3, 1, photometric],
     [273, 4, 1, 8],
     [277, 3, 1, channels],
     [278, 3, 1, height],
     [279, 4, 1, pixels.length],
     [284, 3, 1, 1],
-    ...(extra === 0 ? [] : [[338, 3, extra, extra < 3 ? 0 : places[1]!] as [number, number, number, number]]),
+    ...(extra === 0 ? [] : [[338, 3, extra, extra < 3 ? extraKind * 0x10001 : places[1]!] as [number, number, number, number]]),
   ]
   const directory = Buffer.alloc(2 + 12 * entries.length + 4)
   directory.writeUInt16LE(entries.length, 0)
@@ -82,18 +96,23 @@ test('every number of channels is read as what it is, as grey, or refused by nam
   const of = (channels: number, most = 256): number[] => drawn(width * height * channels, most)
   const bands = of(9)
   const raw = (channels: 1 | 2 | 3 | 4) => sharp(Buffer.from(of(channels)), { raw: { width, height, channels } })
-  const files: Record<string, { bytes: Buffer; channels: number }> = {
+  /** `other`: what lies behind grey or the colours is no alpha. */
+  const files: Record<string, { bytes: Buffer; channels: number; other?: true }> = {
     grey: { bytes: await raw(1).toColourspace('b-w').png().toBuffer(), channels: 1 },
     rgb: { bytes: await raw(3).png().toBuffer(), channels: 3 },
     rgba: { bytes: await raw(4).png().toBuffer(), channels: 4 },
-    'nine.tif': { bytes: tiff(width, height, 9, bands), channels: 9 },
+    'rgba.tif': { bytes: tiff(width, height, 4, of(4), { photometric: 2, extraKind: 2 }), channels: 4 },
+    'two.tif': { bytes: tiff(width, height, 2, of(2)), channels: 2, other: true },
+    'four.tif': { bytes: tiff(width, height, 4, of(4)), channels: 4, other: true },
+    'infrared.tif': { bytes: tiff(width, height, 4, of(4), { photometric: 2 }), channels: 4, other: true },
+    'nine.tif': { bytes: tiff(width, height, 9, bands), channels: 9, other: true },
     'nine.npy': { bytes: npy([height, width, 9], bands), channels: 9 },
     'one.npy': { bytes: npy([height, width], of(1)), channels: 1 },
     'three.npy': { bytes: npy([height, width, 3], of(3)), channels: 3 },
   }
-  for (const [name, { bytes, channels }] of Object.entries(files)) {
-    for (const wanted of [1, 3, 4, 9]) {
-      const readable = wanted === channels || (wanted === 3 && channels <= 4) || (wanted === 1 && channels <= 4)
+  for (const [name, { bytes, channels, other = false }] of Object.entries(files)) {
+    for (const wanted of [1, 2, 3, 4, 9]) {
+      const readable = wanted === channels || ((wanted === 3 || wanted === 1) && channels <= 4 && !other)
       if (!readable) {
         await rejectsError(() => decodeChannels(bytes, name, wanted), 'DECODE', new RegExp(name), new RegExp(`${channels} channel`))
         continue
@@ -111,7 +130,7 @@ test('every number of channels is read as what it is, as grey, or refused by nam
   }
   const wide = of(9, 65536)
   const byte = (value: number): number => Math.floor((value + 128) / 257)
-  for (const bytes of [tiff(width, height, 9, wide, 16), npy([height, width, 9], wide, '<u2')])
+  for (const bytes of [tiff(width, height, 9, wide, { bits: 16 }), npy([height, width, 9], wide, '<u2')])
     assert.equal([...(await decodeChannels(bytes, 'wide', 9)).data], wide.map(byte))
 })
 
@@ -308,6 +327,20 @@ for (const channels of [1, 9])
         ran(['export', weights, '--out', join(folder, file)])
         const imported = JSON.parse(ran(['import', join(folder, file), '--json'])) as { channels: number; mean?: number[] }
         assert.equal([imported.channels, imported.mean], [channels, said])
+      }
+      // Before data is looked for.
+      const none = join(folder, 'none')
+      for (const [args, what, taken] of [
+        [['eval', 'finetune', weights, '--train', none, '--val', none], 'eval finetune', '3'],
+        [['eval', 'segmentation', weights, '--data', none], 'eval segmentation', '3'],
+        [['eval', 'segmentation', weights, '--data', none, '--frozen'], 'eval segmentation', '3'],
+        [['eval', 'detection', weights, '--data', none], 'eval detection', '3'],
+        [['match', none, '--weights', weights], 'match', '3'],
+        ...(channels === 1 ? [] : [[['search', join(data, 'dark', '0.npy'), data, '--weights', weights], 'search', '1 or 3'] as const]),
+      ] as const) {
+        const { code, err } = runCli([...args])
+        assert.is(code, 2, err)
+        assert.match(err, `densecl: ${what}: expected weights of images of ${taken} channels but ResNet-18 takes ${channels}`)
       }
       const detectron = runCli(['export', weights, '--for', 'detectron2', '--out', join(folder, 'd.pth')])
       assert.match(detectron.err, /channels/)

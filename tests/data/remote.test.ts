@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 
@@ -11,6 +11,7 @@ import { Loader } from '../../src/data/loader.js'
 import { epochBatches } from '../../src/data/sampler.js'
 import { type Item, readItemBytes, type Source, type StoredItem } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
+import { listingLine } from '../../src/data/urlSource.js'
 import { TarWriter } from '../../src/data/tar.js'
 import { type Fault, type ServedRequest, ShardServer } from '../support/shardServer.js'
 import { cli, rejectsError, suite, throwsError, withFolder } from '../support/suite.js'
@@ -144,26 +145,74 @@ test('images, labels, classes and bytes are those of the shards on a disk: kept,
   )
 })
 
+test('shards are kept as long as there is room, those first that cannot be had in parts', async () => {
+  for (const [whole, kept] of [
+    ['', ['s-00.tar', 's-01.tar']],
+    ['s-02.tar', ['s-00.tar', 's-02.tar']],
+  ] as const)
+    await served(
+      async ({ local, open, files, server }) => {
+        const room = 2.5 * Math.max(...Object.values(files).map(({ length }) => length))
+        const source = await open({ gigabytes: room / 0.9 / 1e9 })
+        await sameAsLocal(source, local)
+        const keeping = source.items.flatMap((item) => (item.kind === 'remote' && item.shard.keep ? [item.name.split(':')[0]!] : []))
+        assert.equal([...new Set(keeping)], kept)
+        server.requests.length = 0
+        await bytesOf(source.items)
+        const fetched = Object.keys(files).filter((name) => server.requests.some(({ path }) => path === name))
+        assert.equal(
+          fetched,
+          ['s-00.tar', 's-01.tar', 's-02.tar'].filter((name) => !kept.some((each) => each === name)),
+        )
+      },
+      ({ path }) => (path === whole ? { whole: true } : undefined),
+    )
+})
+
+/** A tar whose first file has another name, which begins with zz. */
+function renamed(tar: Buffer): Buffer {
+  const changed = Buffer.from(tar)
+  changed.write('zz', 0)
+  const sum = changed
+    .subarray(0, 512)
+    .fill(' ', 148, 156)
+    .reduce((total, byte) => total + byte, 0)
+  changed.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+  return changed
+}
+
+test('where a server tells no versions apart, two addresses that differ in their query are two files', () =>
+  served(
+    async ({ open, server, base, files }) => {
+      for (const [query, name] of [
+        ['a', '0000.jpg'],
+        ['b', 'zz00.jpg'],
+      ]) {
+        if (query === 'b') server.files.set('s-00.tar', renamed(files['s-00.tar']!))
+        assert.is((await open({ path: `${base}/s-00.tar?file=${query}` })).items[0]!.name, `s-00.tar:${name}`)
+      }
+    },
+    () => ({ headers: { etag: '' } }),
+  ))
+
 test('a second start asks for a byte of each shard; another one is listed anew', async () => {
   await served(async ({ local, open, server, files }) => {
     await open()
     server.bytes = 0
     await sameAsLocal(await open(), local)
     assert.is(server.bytes, shards + files['classes.txt']!.length)
-    const changed = Buffer.from(files['s-01.tar']!)
-    changed.write('zz', 0)
-    changed.write(
-      `${changed
-        .subarray(0, 512)
-        .fill(' ', 148, 156)
-        .reduce((sum, byte) => sum + byte, 0)
-        .toString(8)
-        .padStart(6, '0')}\0 `,
-      148,
-    )
-    server.files.set('s-01.tar', changed)
+    server.files.set('s-01.tar', renamed(files['s-01.tar']!))
     assert.is((await open()).items[each]!.name, 's-01.tar:zz08.jpg')
   })
+})
+
+test('how far the listing is has a unit in which something is seen', () => {
+  for (const [done, all, said] of [
+    [800, 40_000, '0.8 of 40.0 kB'],
+    [1.5e6, 2e6, '1.5 of 2.0 MB'],
+    [2.25e9, 150e9, '2.3 of 150.0 GB'],
+  ] as const)
+    assert.is(listingLine({ shards: 1, bytes: done }, { shards: 3, bytes: all }), `shards listed 1 of 3, once for all: ${said} read`)
 })
 
 test('a list of addresses in a file is read in its order, and shows nothing of them', async () => {
@@ -182,6 +231,8 @@ test('a list of addresses in a file is read in its order, and shows nothing of t
       assert.equal(classes, ['0', '1'])
       writeFileSync(list, `${base}/s-00.tar?key=hush\nphotos/a.jpg\n`)
       await rejectsError(() => open({ path: list }), 'DATA', /line 2 of/, /no address/)
+      writeFileSync(list, `${base}/s-00.tar?key=hush\n`.repeat(2))
+      await rejectsError(() => open({ path: list }), 'DATA', /names .*s-00\.tar\?\*\*\* twice/)
       writeFileSync(list, `${base}/none.tar?key=hush-none.tar\n`)
       const error = (await open({ path: list }).catch((thrown: unknown) => thrown)) as Error
       assert.match(error.message, `${base}/none.tar?***: status 404`)
@@ -292,6 +343,44 @@ test('bytes that are not those that were listed are never an image: of the serve
   )
 })
 
+test('lists in the cache that are damaged are made again, what killed processes left goes, and what is read counts as used', () =>
+  served(async ({ open, cache, local }) => {
+    await open()
+    const folders = readdirSync(cache).map((key) => join(cache, key))
+    const [first, second, third] = folders.map((folder) => join(folder, 'list.json')) as [string, string, string]
+    writeFileSync(first, readFileSync(first, 'utf8').slice(1))
+    writeFileSync(second, readFileSync(second, 'utf8').replace('"format":1', '"format":2'))
+    const list = JSON.parse(readFileSync(third, 'utf8')) as { images: [name: string, offset: number, ...rest: number[]][] }
+    list.images[0]![1] = 1e9
+    writeFileSync(third, JSON.stringify(list))
+    const left = join(folders[0]!, `000000.block.0.tmp-${2 ** 22 + 1}`)
+    writeFileSync(left, 'half')
+    const long = new Date(Date.now() - 3_600_000)
+    const blocks = blocksIn(cache).map(({ path }) => path)
+    for (const path of blocks) utimesSync(path, long, long)
+    await sameAsLocal(await open(), local)
+    assert.not.ok(existsSync(left))
+    for (const path of blocks) assert.ok(statSync(path).mtimeMs > long.getTime() + 1_800_000, path)
+  }))
+
+test('what cannot be kept is said once, and fetched', () =>
+  served(async ({ open, cache }) => {
+    const { items } = await open()
+    for (const key of readdirSync(cache)) {
+      rmSync(join(cache, key), { recursive: true })
+      writeFileSync(join(cache, key), 'in the way')
+    }
+    const [said, print] = [[] as string[], console.error]
+    console.error = (text: string) => said.push(text)
+    try {
+      assert.equal(await bytesOf(items), jpegs)
+    } finally {
+      console.error = print
+    }
+    assert.is(said.length, 1)
+    assert.match(said[0]!, `densecl: ${cache}: shards cannot be kept`)
+  }))
+
 test('a cache holds no more than its limit, and what was longest unused goes first', async () => {
   await served(async ({ open, cache, local, files }) => {
     const largest = Math.max(...Object.values(files).map(({ length }) => length))
@@ -324,6 +413,8 @@ const run = (args: string[], env: NodeJS.ProcessEnv = {}): Promise<{ code: numbe
   })
 
 test('two processes that share a cache read each shard once', async () => {
+  // Late, so that both want them at the same time.
+  const late = (request: ServedRequest): Fault | undefined => (isContent(request) ? { late: 1000 } : undefined)
   await served(async ({ base, cache, server, files }) => {
     const env = { DENSECL_SHARD_CACHE: cache, DENSECL_FETCH_SECONDS: '30' }
     const both = await Promise.all([1, 2].map(() => run(['check-data', `${base}/${pattern}`, '--json'], env)))
@@ -337,7 +428,7 @@ test('two processes that share a cache read each shard once', async () => {
       readdirSync(cache, { recursive: true, encoding: 'utf8' }).filter((name) => /tmp|\.lock$/.test(name)),
       [],
     )
-  })
+  }, late)
 })
 
 const loaderOf = (items: Item[], workers: number): Loader => new Loader({ items, imageSize: 32, batchSize: 8, views: 'augmented', workers })

@@ -51,6 +51,7 @@ test('numbers that cannot be are named with their variable', () => {
   throwsError(() => identity({ ...torchrun, WORLD_SIZE: '0' }), 'COMM', /WORLD_SIZE is 0/)
   throwsError(() => identity({ ...openMpi, OMPI_COMM_WORLD_RANK: '' }), 'COMM', /OMPI_COMM_WORLD_RANK is /)
   throwsError(() => identity({ ...mpich, MPI_LOCALNRANKS: '5' }), 'COMM', /MPI_LOCALNRANKS is 5/, /1 to 4/)
+  throwsError(() => identity({ ...torchrun, LOCAL_RANK: '4' }), 'COMM', /LOCAL_RANK is 4/, /0 to 3/)
   throwsError(() => identity({ ...srun, SLURM_LOCALID: '-1' }), 'COMM', /SLURM_LOCALID is -1/)
 })
 

@@ -1,6 +1,6 @@
 /** NCCL as it is found, loaded and used: by a stand-in on `simt`; the library itself as far as it needs no GPU. */
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 
@@ -125,7 +125,7 @@ testWhere(hasNccl, noNccl, test, 'torchrun and srun start processes that meet, b
 
 /** A run of two processes on simt, by densecl launch, some steps on. */
 const runningOnSimt = (out: string): Promise<Running> =>
-  running(out, { env: ncclEnvironment(), settings: ['device=simt', 'precision=f32'], seconds: 300 })
+  running(out, { env: ncclEnvironment(), settings: ['device=simt', 'precision=f32', 'normGroups=null'], seconds: 300 })
 
 testWhere(hasNccl, noNccl, test, 'SIGTERM to launch saves a run at one step of all, which goes on from there', async () => {
   await withFolder(async (folder) => {
@@ -135,6 +135,7 @@ testWhere(hasNccl, noNccl, test, 'SIGTERM to launch saves a run at one step of a
     const { code, out: said, err } = await end
     assert.is(code, 143, said + err)
     assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+    assert.match(readFileSync(files(out).config, 'utf8'), /^normGroups: 2$/m)
     for (const pid of ranks) assert.not.ok(isAlive(pid))
     const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))
     const resumed = launch(['--processes', '2', '--', 'pretrain', '--resume', '--out', out, 'device=simt'], ncclEnvironment())

@@ -32,6 +32,7 @@ export const readers: Readonly<Record<string, () => Promise<FuzzedReader>>> = {
   cocoBoxes: async () => (await data()).cocoBoxes,
   mask: async () => (await images()).mask,
   image: async () => (await images()).image,
+  npy: async () => (await images()).npy,
   config: async () => (await run()).config,
   run: async () => (await run()).run,
   tuning: async () => (await run()).tuning,

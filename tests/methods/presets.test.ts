@@ -9,7 +9,8 @@ import { presets } from '../../src/methods/densecl/presets.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
 import { packageRoot } from '../../src/tensor/addon.js'
-import { suite } from '../support/suite.js'
+import { begunConfig } from '../../src/train/share.js'
+import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('presets')
 
@@ -75,7 +76,7 @@ test('presets of small images are a variant and say so, on a grid of 6x6 or more
     assert.equal(own.slice(0, 3), ['dense-match geometry', 'dense-negatives local of 4 keys', 'dense-in-image 0.5'], name)
     // A batch of 32 goes by half of it.
     assert.is(Math.round(1e9 * config.lr * (1 - config.denseWeight)) / 1e9, (mocoRate! * Math.min(64, config.batchSize)) / 64, name)
-    assert.is(config.batchSize / config.normGroups, 16, name)
+    assert.is(config.batchSize / config.normGroups!, 16, name)
   }
   assert.is(resolved('small').baseChannels, 64)
 })
@@ -86,7 +87,22 @@ test('presets whose settings were inferred say so, and no others', () => {
 })
 
 test('without a preset the statistics of batch norms are those of the whole batch, of any size', () => {
-  for (const batchSize of [1, 2, 7, 31]) assert.is(resolveConfig([setting('batchSize', batchSize)]).normGroups, 1)
+  for (const batchSize of [1, 2, 7, 31]) {
+    const config = resolveConfig([setting('batchSize', batchSize)])
+    assert.is(config.normGroups, null)
+    assert.is(begunConfig(config, 1).normGroups, 1)
+  }
+})
+
+test('of several processes each has a group where nothing else is said, by a preset, a file or the run that goes on', () => {
+  const open = resolveConfig([setting('batchSize', 24)])
+  assert.is(begunConfig(open, 4).normGroups, 4)
+  assert.is(begunConfig(open, 4, { ...open, normGroups: 8 }).normGroups, 8)
+  // Runs of one process were begun with 1 before there was another default.
+  assert.is(begunConfig(open, 1, { ...open, normGroups: 1 }).normGroups, 1)
+  assert.is(begunConfig({ ...open, normGroups: 2 }, 4).normGroups, 2)
+  for (const name of Object.keys(presets)) assert.is(begunConfig(resolved(name), 4).normGroups, resolved(name).normGroups, name)
+  throwsError(() => begunConfig(open, 5), 'CONFIG', /batchSize is 24 but there are 5 processes: expected a multiple of 5/)
 })
 
 test.run()

@@ -50,6 +50,24 @@ test('a tag says the group and the name, and what counts rows has none', () => {
   assert.is(tagOf('epoch'), undefined)
 })
 
+test('a record is a line of JSON, and of CSV a line for each of its numbers, behind one head', () =>
+  withFolder(async (folder) => {
+    const records = [
+      { run: 'a "b", c', step: 3, epoch: 0.5, values: { 'loss/total': 2.5, 'health/spread': 0.25 } },
+      { run: 'a "b", c', step: 4, values: { 'loss/total': 1 } },
+    ]
+    for (const name of ['log.csv', 'log.jsonl']) {
+      const logTo = await openLogTo(join(folder, name))
+      for (const record of records) await logTo!(record)
+    }
+    const run = '"a ""b"", c"'
+    assert.is(
+      readFileSync(join(folder, 'log.csv'), 'utf8'),
+      `run,step,epoch,tag,value\n${run},3,0.5,loss/total,2.5\n${run},3,0.5,health/spread,0.25\n${run},4,,loss/total,1\n`,
+    )
+    assert.equal(linesOf(join(folder, 'log.jsonl')), records)
+  }))
+
 test('every number of metrics.jsonl is in TensorBoard events, JSON lines and CSV, under one tag', () =>
   withFolder((folder) => {
     const [out, jsonl, csv] = ['run', 'log.jsonl', 'log.csv'].map((name) => join(folder, name)) as [string, string, string]

@@ -12,12 +12,15 @@ export interface Fault {
   stallAfter?: number
   /** The connection is closed after so many bytes. */
   cutAfter?: number
+  /** Empty ones are left out. */
   headers?: Record<string, string>
   /** The part that is sent, whatever was asked. */
   part?: [from: number, to: number]
   /** The whole file is sent for a range. */
   whole?: true
   change?: (bytes: Buffer) => Buffer
+  /** Milliseconds between two bytes. */
+  drip?: number
   /** Milliseconds before the answer. */
   late?: number
 }
@@ -36,7 +39,8 @@ export class ShardServer {
   bytes = 0
   /** The most that were answered at a time. */
   mostAtOnce = 0
-  #atOnce = 0
+  /** That are being answered. */
+  atOnce = 0
   readonly #server = createServer((request, response) => void this.#answer(request, response))
 
   private constructor(
@@ -61,8 +65,8 @@ export class ShardServer {
   }
 
   async #answer({ url = '', headers }: IncomingMessage, response: ServerResponse): Promise<void> {
-    this.mostAtOnce = Math.max(this.mostAtOnce, ++this.#atOnce)
-    response.on('close', () => (this.#atOnce -= 1))
+    this.mostAtOnce = Math.max(this.mostAtOnce, ++this.atOnce)
+    response.on('close', () => (this.atOnce -= 1))
     const path = url.split('?')[0]!.slice(1)
     const { range, authorization } = headers
     const request = { path, url, range, authorization }
@@ -72,18 +76,23 @@ export class ShardServer {
     if (fault.reset === true) return void response.destroy()
     if (fault.stallAfter === -1) return
     const file = this.files.get(path)
-    if (fault.status !== undefined || file === undefined) return void response.writeHead(fault.status ?? 404).end('no')
+    if (fault.status !== undefined || file === undefined) return void response.writeHead(fault.status ?? 404, fault.headers).end('no')
     const asked = /^bytes=(\d+)-(\d+)$/.exec(range ?? '')
     const part = fault.part ?? (asked === null ? undefined : [Number(asked[1]), Math.min(file.length, Number(asked[2]) + 1)])
     const partial = part !== undefined && fault.whole !== true
     const right = partial ? file.subarray(...part) : file
     const bytes = fault.change?.(Buffer.from(right)) ?? right
-    response.writeHead(partial ? 206 : 200, {
-      'content-length': bytes.length,
+    const described = {
+      'content-length': String(bytes.length),
       etag: `"${createHash('md5').update(file).digest('hex')}"`,
       ...(partial ? { 'content-range': `bytes ${part[0]}-${part[1] - 1}/${file.length}` } : {}),
       ...fault.headers,
-    })
+    }
+    response.writeHead(partial ? 206 : 200, Object.fromEntries(Object.entries(described).filter(([, value]) => value !== '')))
+    if (fault.drip !== undefined) {
+      const each = setInterval(() => response.write('x'), fault.drip)
+      return void response.on('close', () => clearInterval(each))
+    }
     const end = fault.stallAfter ?? fault.cutAfter
     this.bytes += Math.min(bytes.length, end ?? Infinity)
     if (end === undefined) response.end(bytes)

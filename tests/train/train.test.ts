@@ -62,6 +62,17 @@ function eventRecords(out: string): number {
   return records
 }
 
+test('groups of batch norms that are left open are a number in what a run writes, and when it goes on', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const part = (epochs: number, normGroups: number | null, resume: boolean) => run(out, { resume, set: { epochs, normGroups } })
+    await part(1, null, false)
+    assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as DenseCLConfig).normGroups, 1)
+    await rejectsError(() => part(2, 2, true), 'CONFIG', /normGroups was 1 and is now 2/)
+    assert.is((await part(2, null, true)).globalStep, 10)
+  })
+})
+
 test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures, whole', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')

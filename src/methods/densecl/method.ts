@@ -89,7 +89,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   #keyOrder(globalStep: number): { keyOrder?: Int32Array; keyExchange?: Exchange } {
     const { shuffle, seed, batchSize, normGroups } = this.config
     const { rank, size } = this.model.group
-    const batch = { images: size * batchSize, groups: size * normGroups }
+    const batch = { images: size * batchSize, groups: size * (normGroups ?? 1) }
     if (!shuffle || batch.groups === 1) return {}
     if (this.#uniformKeys) return { keyOrder: new Random(seed, 19, globalStep).permutation(batchSize) }
     const draw = (group: number, images: number): Int32Array => new Random(seed, 19, globalStep, group).permutation(images)
@@ -120,7 +120,9 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   }
 
   step(views: Views, ready?: GradientReady): StepResult<DenseCLObserved> {
-    return preparedStep(this.model, views, { ...this.config, heads: this.config.denseWeight === 0 ? 'global' : 'both' }, ready)
+    const { denseWeight, normGroups } = this.config
+    const constants = { ...this.config, normGroups: normGroups ?? 1, heads: denseWeight === 0 ? 'global' : 'both' } as const
+    return preparedStep(this.model, views, constants, ready)
   }
 
   emaTarget(): EmaTarget {

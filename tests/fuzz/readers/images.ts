@@ -4,8 +4,9 @@ import { crc32, deflateSync } from 'node:zlib'
 
 import fc from 'fast-check'
 
-import { decode } from '../../../src/data/decode.js'
+import { channelsOf, decode, decodeChannels, maxPixels } from '../../../src/data/decode.js'
 import { decodeMask } from '../../../src/data/masks.js'
+import { decodeNpy, isNpy } from '../../../src/data/npy.js'
 import type { FuzzedReader } from '../reader.js'
 
 const big = (value: number): Buffer => {
@@ -72,6 +73,76 @@ export const mask: FuzzedReader = {
   words: ['IHDR', 'PLTE', 'IDAT', 'IEND', 'tRNS', 'iCCP', 'acTL', '\0\0\0\0', '\xff\xff\xff\xff'],
   structured: () => png,
   read: (path, bytes) => decodeMask(bytes, path, 21),
+}
+
+const array = (descr: string, shape: string, values: Uint8Array, fortran = 'False', version = 1, length?: number): Buffer => {
+  const header = Buffer.from(`{'descr': '${descr}', 'fortran_order': ${fortran}, 'shape': (${shape}), }`.padEnd(100, ' ') + '\n', 'latin1')
+  const size = Buffer.alloc(version === 1 ? 2 : 4)
+  size.writeUIntLE((length ?? header.length) % 2 ** (8 * size.length), 0, size.length)
+  return Buffer.concat([Buffer.from('\x93NUMPY', 'latin1'), Buffer.from([version, 0]), size, header, values])
+}
+const mostly = <T>(usual: T[], ...others: T[]): fc.Arbitrary<T> =>
+  fc.oneof({ weight: 6, arbitrary: fc.constantFrom(...usual) }, { weight: 1, arbitrary: fc.constantFrom(...others) })
+const counted = (count: number): Uint8Array => Uint8Array.from({ length: count }, (_, i) => i)
+
+export const npy: FuzzedReader = {
+  file: 'fuzzed.npy',
+  pixels: true,
+  seeds: () => [
+    array('|u1', '4, 3', counted(12)),
+    array('|u1', '2, 3, 9', counted(54)),
+    array('<u2', '2, 3, 3', counted(36), 'False', 2),
+    array('|u1', '2, 3, 1', counted(6), 'False', 3),
+  ],
+  words: [
+    '|u1',
+    '<u2',
+    '<f4',
+    '>u2',
+    '|b1',
+    'True',
+    'False',
+    ', ',
+    '()',
+    '(',
+    ')',
+    '1e9',
+    '-1',
+    '4294967296',
+    "'shape'",
+    "'descr'",
+    '{',
+    '}',
+  ],
+  structured: () =>
+    fc
+      .record({
+        descr: mostly(['|u1', '<u2'], '>u2', '<f4', '|O', '', "|u1'", '|u1\0'),
+        shape: fc.oneof(
+          {
+            weight: 4,
+            arbitrary: fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 1, maxLength: 4 }).map((sides) => sides.join(', ')),
+          },
+          { weight: 1, arbitrary: fc.array(sides, { minLength: 1, maxLength: 4 }).map((all) => all.join(',')) },
+          { weight: 1, arbitrary: fc.constantFrom('4,', ',', '3,,4', '1e3, 2', '-1, -12', '99999999999999999999, 1', '0x3, 4', '3 4') },
+        ),
+        fortran: mostly(['False'], 'True', '0', ''),
+        version: mostly([1, 2, 3], 0, 255),
+        length: mostly<number | undefined>([undefined], 0, 20, 65_535, 2 ** 31, 2 ** 32 - 1),
+        values: fc.integer({ min: 0, max: 150 }).map(counted),
+        fitting: mostly([true], false),
+      })
+      .map(({ descr, shape, fortran, version, length, values, fitting }) => {
+        const count = shape.split(',').reduce((product, side) => product * (Number(side) || 1), 1) * (descr === '<u2' ? 2 : 1)
+        return array(descr, shape, fitting && count > 0 && count < 5000 ? counted(count) : values, fortran, version, length)
+      }),
+  async read(path, bytes) {
+    const file = Buffer.from(bytes)
+    // What is no array any more goes the way of other images.
+    const channels = isNpy(file) ? channelsOf(decodeNpy(file, path, maxPixels)) : 3
+    const { width, height, data } = await decodeChannels(file, path, channels)
+    if (data.length !== width * height * channels) throw new Error(`${width}x${height} pixels of ${channels} are ${data.length} bytes`)
+  },
 }
 
 /** The sizes that are asked for change the way that libvips takes. */
