@@ -18,6 +18,7 @@ import type { Config } from '../run/config.js'
 import { optionOf, readConfigFile, type Setting, settingsOf } from '../run/options.js'
 import { computeSettings, resolvePlacement } from '../run/placement.js'
 import { checkSame } from '../run/results.js'
+import { begunConfig } from '../train/share.js'
 import { files } from '../run/runFolder.js'
 import { trustDevice } from '../selftest/trust.js'
 import { DenseclError, fail } from '../tensor/errors.js'
@@ -173,8 +174,11 @@ export async function configsOf(options: StudyOptions): Promise<Map<ArmName, Con
 
 const runOf = (arm: ArmName, seed: number, { out }: StudyOptions): string => join(out, 'pretrain', `${arm}-seed${seed}`)
 
-/** What a configuration says of the result. */
-const comparable = ({ workers: _, device: __, threads: ___, ...rest }: Config): Record<string, unknown> => rest
+/** What a configuration says of the result, as a run is begun with it. */
+function comparable(config: Config): Record<string, unknown> {
+  const { workers: _, device: __, threads: ___, ...rest } = begunConfig(config, 1)
+  return rest
+}
 
 /** The backbone of an arm, pre-trained unless it is there; the reason where that cannot be, and undefined when it was interrupted. */
 async function weightsOf(arm: ArmName, config: Config, at: string, options: StudyOptions): Promise<string | DenseclError | undefined> {
