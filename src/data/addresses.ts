@@ -52,6 +52,15 @@ export const withSecrets = (text: string): string =>
     return hidden.get(shown) ?? fail('CONFIG', `data: ${shown} cannot be read: ${remedy}`)
   })
 
+/** A part of an address without its percent codes; as it is where they are none that anybody could read. */
+export function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return part
+  }
+}
+
 /** More shards than any data set has. */
 const mostAddresses = 1_000_000
 

@@ -6,7 +6,7 @@ import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { DenseclError, fail } from '../tensor/errors.js'
-import { shownAddress } from './addresses.js'
+import { decoded, shownAddress } from './addresses.js'
 
 /** A file on another machine, as its server described it. */
 export interface RemoteFile {
@@ -157,7 +157,7 @@ async function retried<R>(
 async function request(url: string, headers: Record<string, string>, { signal }: Patience): Promise<Response> {
   const address = new URL(url)
   const { username, password } = address
-  const credentials = Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')
+  const credentials = Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64')
   Object.assign(address, { username: '', password: '', hash: '' })
   const authorization = username === '' && password === '' ? {} : { authorization: `Basic ${credentials}` }
   return fetch(address, { headers: { 'accept-encoding': 'identity', ...authorization, ...headers }, signal })

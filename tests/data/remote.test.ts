@@ -5,13 +5,13 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { addressesOf, shownAddress, withoutSecrets, withSecrets } from '../../src/data/addresses.js'
+import { addressesOf, decoded, shownAddress, withoutSecrets, withSecrets } from '../../src/data/addresses.js'
 import { checkSource } from '../../src/data/check.js'
 import { Loader } from '../../src/data/loader.js'
 import { epochBatches } from '../../src/data/sampler.js'
 import { type Item, readItemBytes, type Source, type StoredItem } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
-import { listingLine } from '../../src/data/urlSource.js'
+import { listingLine } from '../../src/data/shardList.js'
 import { TarWriter } from '../../src/data/tar.js'
 import { type Fault, type ServedRequest, ShardServer } from '../support/shardServer.js'
 import { cli, rejectsError, suite, throwsError, withFolder } from '../support/suite.js'
@@ -102,6 +102,7 @@ test('patterns stand for all numbers, with their zeros; what stands for none is 
     ['0/00', '0/01', '1/00', '1/01'].map((name) => `https://h/${name}.tar`),
   )
   assert.equal(addressesOf('https://h/a.tar'), ['https://h/a.tar'])
+  assert.equal(['a%20b', 'a%zz', '%'].map(decoded), ['a b', 'a%zz', '%'])
   throwsError(() => addressesOf('https://h/{3..1}.tar'), 'DATA', /https:\/\/h\/\{3\.\.1\}\.tar/, /smaller one first/)
   throwsError(() => addressesOf('https://h/{0..9999}{0..9999}.tar'), 'DATA', /more than 1000000/)
 })
@@ -540,6 +541,15 @@ test('a run on addresses with secrets is the run on a disk, resumed too; nothing
         : { status: 403 },
   )
 })
+
+test('of hundreds of thousands of addresses the one that is there twice is found in seconds', () =>
+  withFolder(async (folder) => {
+    const list = join(folder, 'list.txt')
+    writeFileSync(list, `${Array.from({ length: 300_000 }, (_, i) => `https://h/${i}.tar`).join('\n')}\nhttps://h/299999.tar\n`)
+    const start = performance.now()
+    await rejectsError(() => openSource(list), 'DATA', /names https:\/\/h\/299999\.tar twice/)
+    assert.ok(performance.now() - start < 10_000)
+  }))
 
 test('addresses of other kinds are refused with the ones that are read', async () => {
   await rejectsError(() => openSource('s3://bucket/s-{00..02}.tar'), 'DATA', /s3:\/\//, /https:\/\//)
