@@ -444,32 +444,11 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value describeComm(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), commLibrary()); }
   Napi::Value describeCommError(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), commError()); }
-  // openMpi() -> { rank, size }
-  Napi::Value openMpi(const Napi::CallbackInfo& info) {
-    const Comm& comm = densecl::openMpi();
-    Napi::Object result = Napi::Object::New(info.Env());
-    result.Set("rank", comm.rank());
-    result.Set("size", comm.size());
-    return result;
-  }
+  Napi::Value openMpi(const Napi::CallbackInfo& info) { return collectives_.openMpi(info); }
 #if defined(DENSECL_NCCL)
-  // loadNccl(path) -> version
-  Napi::Value loadNccl(const Napi::CallbackInfo& info) {
-    return Napi::String::New(info.Env(), densecl::loadNccl(info[0].ToString().Utf8Value()));
-  }
-  // ncclId() -> its bytes
-  Napi::Value ncclId(const Napi::CallbackInfo& info) {
-    const std::string id = densecl::ncclId();
-    return Napi::Buffer<char>::Copy(info.Env(), id.data(), id.size());
-  }
-  // openNccl(id, rank, size, device)
-  Napi::Value openNccl(const Napi::CallbackInfo& info) {
-    const auto id = info[0].As<Napi::Buffer<char>>();
-    const int size = static_cast<int>(integerOf(info[2], "a number of processes", 1, 1 << 24));
-    densecl::openNccl(std::string(id.Data(), id.Length()), static_cast<int>(integerOf(info[1], "a rank", 0, size - 1)), size,
-                      deviceOf(info[3]));
-    return info.Env().Undefined();
-  }
+  Napi::Value loadNccl(const Napi::CallbackInfo& info) { return collectives_.loadNccl(info); }
+  Napi::Value ncclId(const Napi::CallbackInfo& info) { return collectives_.ncclId(info); }
+  Napi::Value openNccl(const Napi::CallbackInfo& info) { return collectives_.openNccl(info, deviceOf(info[3])); }
 #endif
   Napi::Value startCollective(const Napi::CallbackInfo& info) { return collectives_.start(info, handles_); }
   Napi::Value joinCollective(const Napi::CallbackInfo& info) { return collectives_.join(info); }

@@ -34,6 +34,33 @@ struct Numbers {
 
 }  // namespace
 
+Napi::Value Collectives::openMpi(const Napi::CallbackInfo& info) {
+  const Comm& comm = densecl::openMpi();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("rank", comm.rank());
+  result.Set("size", comm.size());
+  return result;
+}
+
+#if defined(DENSECL_NCCL)
+Napi::Value Collectives::loadNccl(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), densecl::loadNccl(info[0].As<Napi::String>().Utf8Value()));
+}
+
+Napi::Value Collectives::ncclId(const Napi::CallbackInfo& info) {
+  const std::string id = densecl::ncclId();
+  return Napi::Buffer<char>::Copy(info.Env(), id.data(), id.size());
+}
+
+Napi::Value Collectives::openNccl(const Napi::CallbackInfo& info, Device& device) {
+  const auto [bytes, length] = bytesOf(info[0]);
+  const int size = static_cast<int>(integerOf(info[2], "a number of processes", 1, 1 << 24));
+  const int rank = static_cast<int>(integerOf(info[1], "a rank", 0, size - 1));
+  densecl::openNccl(std::string(static_cast<const char*>(bytes), length), rank, size, device);
+  return info.Env().Undefined();
+}
+#endif
+
 Napi::Value Collectives::start(const Napi::CallbackInfo& info, const Handles& handles) {
   Collective call;
   call.kind = static_cast<CollectiveKind>(integerOf(info[0], "a collective", 0, kCollectiveKinds - 1));
