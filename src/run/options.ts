@@ -6,6 +6,7 @@
 import { LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod'
 
+import { isAddress } from '../data/addresses.js'
 import { readText } from '../files/look.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
@@ -152,6 +153,8 @@ export function parseValue(text: string, row?: z.ZodType): unknown {
 /** `key=value` as a setting of `table`. */
 export function keyValue(table: OptionTable, text: string): Setting {
   const at = text.indexOf('=')
+  // What a shell makes of https://host/{00..02}.tar without quotes.
+  if (isAddress(text)) fail('CONFIG', `${text}: expected key=value; an address with {..} needs quotes, or the shell makes several of it`)
   if (at < 1) fail('CONFIG', `${text}: expected key=value${didYouMean(text, Object.keys(table), (name) => `${name}=...`)}`)
   const key = text.slice(0, at)
   const place = placeOf(table, key)

@@ -52,6 +52,7 @@ test('a key in either spelling is the option; another is told the nearest', () =
   }
   for (const key of ['crop_scale', 'constructor', '__proto__', 'Rate', '']) assert.is(optionKey(table, key), undefined, key)
   throwsError(() => keyValue(table, 'rate'), 'CONFIG', /rate: expected key=value/, /rate=/)
+  throwsError(() => keyValue(table, 'https://host/01.tar'), 'CONFIG', /an address with \{\.\.\} needs quotes/)
 })
 
 test('a hint is given only for words that are near', () => {
