@@ -224,23 +224,23 @@ test('a list of addresses in a file is read in its order, and shows nothing of t
         list,
         `# signed\n${Object.keys(files)
           .filter((name) => name.endsWith('.tar'))
-          .map((name) => `${base}/${name}?key=hush-${name}\n`)
+          .map((name) => `${base}/${name}?key=hush-hush-${name}\n`)
           .join('')}`,
       )
       const { items, classes } = await open({ path: list })
       assert.equal(await bytesOf(items), jpegs)
       assert.equal(classes, ['0', '1'])
-      writeFileSync(list, `${base}/s-00.tar?key=hush\nphotos/a.jpg\n`)
+      writeFileSync(list, `${base}/s-00.tar?key=hush-hush\nphotos/a.jpg\n`)
       await rejectsError(() => open({ path: list }), 'DATA', /line 2 of/, /no address/)
-      writeFileSync(list, `${base}/s-00.tar?key=hush\n`.repeat(2))
+      writeFileSync(list, `${base}/s-00.tar?key=hush-hush\n`.repeat(2))
       await rejectsError(() => open({ path: list }), 'DATA', /names .*s-00\.tar\?\*\*\* twice/)
-      writeFileSync(list, `${base}/none.tar?key=hush-none.tar\n`)
+      writeFileSync(list, `${base}/none.tar?key=hush-hush-none.tar\n`)
       const error = (await open({ path: list }).catch((thrown: unknown) => thrown)) as Error
       assert.match(error.message, `${base}/none.tar?***: status 404`)
-      assert.not.match(error.message, 'hush')
+      assert.not.match(error.message, 'hush-hush')
       assert.is(existsSync(cache), true)
     },
-    ({ url, path }) => (url.endsWith(`?key=hush-${path}`) ? undefined : { status: 403 }),
+    ({ url, path }) => (url.endsWith(`?key=hush-hush-${path}`) ? undefined : { status: 403 }),
   )
 })
 
@@ -486,7 +486,7 @@ test('a run on addresses with secrets is the run on a disk, resumed too; nothing
   await served(
     async ({ local, base, cache }) => {
       const [here, there] = [join(local, '..', 'here'), join(local, '..', 'there')]
-      const address = `${base.replace('//', '//me:pass-hush@')}/${pattern}?signature=sign-hush`
+      const address = `${base.replace('//', '//me:pass-hush-hush@')}/${pattern}?signature=sign-hush-hush`
       const common = ['--preset', 'quick', '--image-size', '32', '--batch-size', '8', '--queue-length', '16', '--knn-images', '20']
       const settings = [
         ...common,
@@ -531,12 +531,12 @@ test('a run on addresses with secrets is the run on a disk, resumed too; nothing
           .filter((path) => statSync(path).isFile()),
       )
       assert.ok(written.length > 10)
-      for (const path of written) assert.not.match(readFileSync(path, 'latin1'), 'hush', path)
-      for (const { text } of [two, refused, three, missing]) assert.not.match(text, 'hush')
+      for (const path of written) assert.not.match(readFileSync(path, 'latin1'), 'hush-hush', path)
+      for (const { text } of [two, refused, three, missing]) assert.not.match(text, 'hush-hush')
       assert.match(readFileSync(join(there, 'config.yaml'), 'utf8'), `***@${base.slice(7)}/${pattern}?***`)
     },
     ({ url, authorization }) =>
-      url.includes('signature=sign-hush') && authorization === `Basic ${Buffer.from('me:pass-hush').toString('base64')}`
+      url.includes('signature=sign-hush-hush') && authorization === `Basic ${Buffer.from('me:pass-hush-hush').toString('base64')}`
         ? undefined
         : { status: 403 },
   )
