@@ -11,7 +11,7 @@ import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, type Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { deviceTraits, fastestDType } from '../../src/tensor/traits.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
 import { timeStep } from '../../src/train/chooseTuning.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { choiceOf } from '../../src/train/tuner.js'
@@ -118,7 +118,7 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
   const [image, steps, groups] = [number('image', 64), number('steps', 10), number('groups', 1)]
   native.setThreads(number('threads', 2))
   const device = resolveDevice(values.device ?? 'cpu')
-  const compute = (values.precision ?? fastestDType(device)) as FloatDType
+  const compute = (values.precision ?? deviceTraits(device).usualDType) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
   withDevice(device, () => {

@@ -331,6 +331,7 @@ class Addon : public Napi::Addon<Addon> {
     std::vector<std::string> dtypes;
     for (DType dtype : traits.dtypes) dtypes.push_back(dtypeName(dtype));
     result.Set("dtypes", arrayOf(info.Env(), dtypes));
+    result.Set("usualDType", dtypeName(traits.usualDType));
     result.Set("families", arrayOf(info.Env(), traits.families));
     return result;
   }

@@ -38,4 +38,16 @@ struct alignas(2) bf16 {
   }
 };
 
+// What values of T are computed and summed in.
+template <class T>
+struct AccumulatorOf {
+  using type = T;
+};
+template <>
+struct AccumulatorOf<bf16> {
+  using type = float;
+};
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
 }  // namespace densecl

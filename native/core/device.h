@@ -54,6 +54,7 @@ struct Traits {
   int vectorBytes = 0;        // of the accesses of prologues and epilogues; 0 without them
   int statisticsRows = 0;     // rows of a tensor that one row of a convolution's statistics covers; 0 without them
   std::vector<DType> dtypes;  // floating ones that ops compute with
+  DType usualDType{};         // of convolutions and activations where nobody says
   // Kinds of kernels that others can stand in for (native/cuda/families.def): those that it would choose.
   std::vector<std::string> families;
 };

@@ -200,12 +200,12 @@ void Signature::check(const Call& call) const {
 }
 
 const std::vector<Signature>& signatures() {
-#define OUT(name, type) TensorParameter{#name, type, Presence::required}
-#define IN(name, type) TensorParameter{#name, type, Presence::required}
-#define OPTIONAL(name, type) TensorParameter{#name, type, Presence::optional}
-#define OPTIONAL_OUT(name, type) TensorParameter{#name, type, Presence::optional}
-#define LIST(name, type) TensorParameter{#name, type, Presence::list}
-#define OPTIONAL_LIST(name, type) TensorParameter{#name, type, Presence::optionalList}
+#define OUT(name, type) TensorParameter{#name, type, Presence::required, true}
+#define IN(name, type) TensorParameter{#name, type, Presence::required, false}
+#define OPTIONAL(name, type) TensorParameter{#name, type, Presence::optional, false}
+#define OPTIONAL_OUT(name, type) TensorParameter{#name, type, Presence::optional, true}
+#define LIST(name, type) TensorParameter{#name, type, Presence::list, false}
+#define OPTIONAL_LIST(name, type) TensorParameter{#name, type, Presence::optionalList, false}
 #define REAL(name) NumberParameter{#name, NumberKind::real, 0, 0}
 #define FLAG(name) NumberParameter{#name, NumberKind::flag, 0, 0}
 #define INTEGER(name, least) NumberParameter{#name, NumberKind::integer, least, kLargest32}

@@ -18,6 +18,7 @@ struct TensorParameter {
   // three dots for any number of dimensions, the same in the whole call. A plus after it: not of size 0.
   const char* type;
   Presence presence;
+  bool written;  // an output; a list may be either
 };
 
 enum class NumberKind { real, integer, flag, integers };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/allocator.h"
+#include "../core/bf16.h"
 #include "../core/parallel.h"
 #include "isa.h"
 #include "ops.h"
@@ -215,7 +216,9 @@ class View {
     }
   }
 
-  void write(float* out, bool flip, const float* mean, const float* deviation) const {
+  // out is of f32 or bf16.
+  template <class T>
+  void write(T* out, bool flip, const float* mean, const float* deviation) const {
     float scale[3], shift[3];
     for (int c = 0; c < 3; ++c) {
       scale[c] = 1 / deviation[c];
@@ -224,9 +227,9 @@ class View {
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x) {
         const int from = y * width + (flip ? width - 1 - x : x);
-        *out++ = planes[from] * scale[0] + shift[0];
-        *out++ = planes[size + from] * scale[1] + shift[1];
-        *out++ = planes[2 * static_cast<size_t>(size) + from] * scale[2] + shift[2];
+        *out++ = T(planes[from] * scale[0] + shift[0]);
+        *out++ = T(planes[size + from] * scale[1] + shift[1]);
+        *out++ = T(planes[2 * static_cast<size_t>(size) + from] * scale[2] + shift[2]);
       }
   }
 
@@ -255,7 +258,8 @@ void augment(const Call& call) {
                &table = call.tensor(Names::table);
   const int height = static_cast<int>(out.dim(1)), width = static_cast<int>(out.dim(2));
   const int64_t columns = table.dim(1), first = call.integer(Names::first), half = second == nullptr ? table.dim(0) : table.dim(0) / 2;
-  REQUIRE(out.dtype == DType::f32, "DTYPE", "augment: expected views of f32 on the CPU but received " + describe(out));
+  REQUIRE(out.dtype == DType::f32 || out.dtype == DType::bf16, "DTYPE",
+          "augment: expected views of f32 or bf16 on the CPU but received " + describe(out));
   REQUIRE(3.0 * static_cast<double>(out.dim(1)) * static_cast<double>(out.dim(2)) < 2147483648.0, "SHAPE",
           "augment: expected views of fewer than 2^31 values but received " + describe(out));
   REQUIRE(second == nullptr || table.dim(0) % 2 == 0, "SHAPE",
@@ -291,7 +295,11 @@ void augment(const Call& call) {
       deviation[c] = static_cast<float>(row[14 + c]);
     }
     const Tensor& target = v < half ? out : *second;
-    view.write(target.data<float>() + (first + (v < half ? v : v - half)) * height * width * 3, row[7] != 0, mean, deviation);
+    const int64_t place = (first + (v < half ? v : v - half)) * height * width * 3;
+    if (target.dtype == DType::bf16)
+      view.write(target.data<bf16>() + place, row[7] != 0, mean, deviation);
+    else
+      view.write(target.data<float>() + place, row[7] != 0, mean, deviation);
   });
 }
 

@@ -7,6 +7,7 @@
 #include "../core/parallel.h"
 #include "isa.h"
 #include "ops.h"
+#include "widen.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -49,8 +50,14 @@ class CpuDevice : public Device {
     Traits traits;
     traits.kind = "cpu";
     traits.hostMemory = true;
-    traits.dtypes = {DType::f32, DType::f64};
+    traits.dtypes = {DType::f32, DType::f64, DType::bf16};
     return traits;
+  }
+  void run(size_t op, const Call& call) override {
+    if (cpu::needsWidening(call))
+      cpu::runWidened(ops[op], call);
+    else
+      ops[op](call);
   }
   std::string describe() override { return std::to_string(threads()) + " threads, " + cpu::instructionSet(); }
 };

@@ -4,6 +4,7 @@
 #include "../core/random.h"
 #include "isa.h"
 #include "ops.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 namespace {
@@ -20,6 +21,13 @@ void dispatchAny(DType dtype, F body) {
     case DType::bf16: return body(bf16{});
   }
 }
+
+template <class To, class From>
+void convertValues(To* to, const From* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(from[i]);
+}
+void convertValues(float* to, const bf16* from, int64_t count) { widen(to, from, count); }
+void convertValues(bf16* to, const float* from, int64_t count) { narrow(to, from, count); }
 
 template <class T>
 struct Pair {
@@ -73,7 +81,7 @@ void convert(const Call& call) {
     dispatchAny(in.dtype, [&](auto from) {
       auto* target = out.data<decltype(to)>();
       const auto* source = in.data<decltype(from)>();
-      for (int64_t i = 0; i < out.size(); ++i) target[i] = static_cast<decltype(to)>(source[i]);
+      parallelRange(out.size(), kGrain, [&](int64_t begin, int64_t end) { convertValues(target + begin, source + begin, end - begin); });
     });
   });
 }

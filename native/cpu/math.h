@@ -25,6 +25,12 @@ INLINE float floatOf(uint32_t u) {
   return bits.f;
 }
 
+// The bits of the bf16 nearest to x, ties to even.
+INLINE uint16_t roundedBits(float x) {
+  const uint32_t word = bitsOf(x), rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+  return static_cast<uint16_t>(x == x ? rounded : (word >> 16) | 0x40u);
+}
+
 // e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln 2 / 2. The power of two is applied in two halves: either fits a float where the result
 // overflows or is subnormal.
 INLINE float expOf(float x) {

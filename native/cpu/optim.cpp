@@ -34,7 +34,6 @@ void ema(const Call& call) {
   const double momentum = call.number(args::ema::momentum);
   for (size_t k = 0; k < all.averages.size(); ++k) {
     const Tensor &average = *all.averages[k], &source = *all.sources[k];
-    REQUIRE(all.copies[k] == nullptr, "DTYPE", "ema: bf16 copies are of no use on the CPU");
     dispatchFloat(call, average.dtype, [&](auto zero) {
       using T = decltype(zero);
       const T keep = static_cast<T>(momentum), take = static_cast<T>(1 - momentum);
@@ -42,6 +41,7 @@ void ema(const Call& call) {
       const T* in = source.data<T>();
       parallelRange(average.size(), 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) out[i] = keep * out[i] + take * in[i];
+        copyRounded(all.copies[k], out, begin, end);
       });
     });
   }
@@ -51,13 +51,13 @@ void ema(const Call& call) {
 void checkFinite(const Call& call) {
   std::atomic<bool> foundInf{false};
   for (const Tensor* tensor : call.list(args::checkFinite::tensors))
-    dispatchFloat(call, tensor->dtype, [&](auto zero) {
+    dispatchStored(call, tensor->dtype, [&](auto zero) {
       using T = decltype(zero);
       const T* values = tensor->data<T>();
       parallelRange(tensor->size(), 1 << 14, [&](int64_t begin, int64_t end) {
-        T sum{0};  // of zeros, unless a value is not finite
+        Accumulator<T> sum{0};  // of zeros, unless a value is not finite
         for (int64_t i = begin; i < end; ++i) sum += values[i] - values[i];
-        if (!(sum == T{0})) foundInf = true;
+        if (!(sum == 0)) foundInf = true;
       });
     });
   if (foundInf) call.tensor(args::checkFinite::foundInf).data<int32_t>()[0] = 1;
@@ -71,7 +71,7 @@ void enqueue(const Call& call) {
   const int64_t K = queue.dim(0), D = queue.dim(1), B = keys.dim(0);
   int32_t& at = pointer.data<int32_t>()[0];
   REQUIRE(at >= 0 && at < K, "RANGE", "enqueue: the pointer " + std::to_string(at) + " is outside of a queue of " + std::to_string(K));
-  dispatchFloat(call, queue.dtype, [&](auto zero) {
+  dispatchStored(call, queue.dtype, [&](auto zero) {
     using T = decltype(zero);
     for (int64_t i = 0; i < B; ++i) std::copy_n(keys.data<T>() + i * D, D, queue.data<T>() + (at + i) % K * D);
   });

@@ -3,19 +3,28 @@
 #include "../core/lists.h"
 #include "../core/parallel.h"
 #include "ops.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 
 inline bool found(const Tensor* foundInf) { return foundInf != nullptr && foundInf->data<int32_t>()[0] != 0; }
+
+// The elements of a bf16 copy, or of none.
+template <class T>
+void copyRounded(const Tensor* copy, const T* from, int64_t begin, int64_t end) {
+  if (copy == nullptr) return;
+  if constexpr (std::is_same_v<T, float>)
+    narrow(copy->data<bf16>() + begin, from + begin, end - begin);
+  else
+    for (int64_t i = begin; i < end; ++i) copy->data<bf16>()[i] = bf16(static_cast<float>(from[i]));
+}
 
 // Calls update(k, p) for each parameter k, which gives step(i): the new value of element i. Then average = averageMomentum * average +
 // (1 - averageMomentum) * p of those that have one.
 template <class Names, class Update>
 void updateEach(const Call& call, const UpdatedTensors<Names>& all, double averageMomentum, Update update) {
   for (size_t k = 0; k < all.parameters.size(); ++k) {
-    const Tensor &p = *all.parameters[k], *average = all.averages[k];
-    REQUIRE(all.copies[k] == nullptr && all.averageCopies[k] == nullptr, "DTYPE",
-            std::string(call.op) + ": bf16 copies are of no use on the CPU");
+    const Tensor &p = *all.parameters[k], *average = all.averages[k], *copy = all.copies[k], *averageCopy = all.averageCopies[k];
     dispatchFloat(call, p.dtype, [&](auto zero) {
       using T = decltype(zero);
       const T keep = static_cast<T>(averageMomentum), take = static_cast<T>(1 - averageMomentum);
@@ -27,6 +36,8 @@ void updateEach(const Call& call, const UpdatedTensors<Names>& all, double avera
         for (int64_t i = begin; i < end; ++i) parameter[i] = step(i);
         if (mean != nullptr)
           for (int64_t i = begin; i < end; ++i) mean[i] = keep * mean[i] + take * parameter[i];
+        copyRounded(copy, parameter, begin, end);
+        if (mean != nullptr) copyRounded(averageCopy, mean, begin, end);
       });
     });
   }

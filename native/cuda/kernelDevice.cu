@@ -52,6 +52,7 @@ Traits KernelDevice::traits() {
   traits.vectorBytes = kVectorBytes;
   traits.statisticsRows = kStatisticsRows;
   traits.dtypes = {DType::f32, DType::bf16};
+  traits.usualDType = DType::bf16;
   traits.families = usableFamilies();
   return traits;
 }

@@ -9,7 +9,7 @@ import { useDevice } from '../selftest/trust.js'
 import { didYouMean } from '../tensor/hint.js'
 import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
-import { deviceTraits, fastestDType } from '../tensor/traits.js'
+import { deviceTraits } from '../tensor/traits.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
 import { benchScale, mostImages } from './benchScale.js'
@@ -31,7 +31,7 @@ export const register: Register = (program, done) => {
     )
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU')
+    .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU, f32 on the CPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
     .option('--json', 'print JSON')
@@ -174,8 +174,8 @@ function checkComparable(path: string, before: Result, now: Pick<Result, 'device
 
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
   const device = await useDevice(flags.device)
-  const { dtypes, simulated } = deviceTraits(device)
-  const usual = simulated ? 'f32' : fastestDType(device)
+  const { dtypes, simulated, usualDType } = deviceTraits(device)
+  const usual = simulated ? 'f32' : usualDType
   const possible = (['f32', 'bf16'] as const).filter((dtype) => dtypes.includes(dtype))
   const precision = flags.precision ?? usual
   if (!(possible as readonly string[]).includes(precision))

@@ -8,7 +8,7 @@ import type { Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
-import { deviceTraits, fastestDType } from '../tensor/traits.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 interface DataBenchOptions {
   data: string
@@ -58,7 +58,7 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
     batchSize: batch,
     views: 'augmented',
     device,
-    dtype: fastestDType(device),
+    dtype: deviceTraits(device).usualDType,
     augment: mocoV2Augmentation,
     seed: 0,
     workers,

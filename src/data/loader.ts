@@ -9,7 +9,7 @@ import { DenseclError, fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
 import { hostMemory } from '../tensor/numbers.js'
 import { native } from '../tensor/native.js'
-import { type FloatDType, Tensor } from '../tensor/tensor.js'
+import { type FloatDType, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import {
   type AugmentOptions,
@@ -38,6 +38,7 @@ export interface LoaderOptions {
   images?: ImageFormat | undefined
   /** The device that tensors are made on; a GPU renders random views itself, from pixels that are uploaded during its work. */
   device?: string
+  /** The dtype of the tensors; f32 when absent. */
   dtype?: FloatDType
   /** What random views are drawn from; MoCo v2's augmentation when absent. */
   augment?: AugmentOptions
@@ -354,7 +355,8 @@ export class Loader {
       const labels = new Uint8Array(this.#memory, this.#place(slot, 1, 0, request), shape[0]! * this.#parts[1]!)
       return Tensor.from(labels, shape, 'i32', this.#device)
     }
-    return Tensor.from(this.#values(slot, request, part), [...shape, this.#channels], 'f32', this.#device)
+    const { dtype = 'f32' } = this.#options
+    return scope(() => Tensor.from(this.#values(slot, request, part), [...shape, this.#channels], 'f32', this.#device).to(dtype))
   }
 
   #values(slot: number, request: BatchRequest, part = 0): Float32Array {

@@ -104,7 +104,7 @@ function trainWhole(
   { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs,
 ): Recorded {
   const y = Tensor.empty(x.shape, x.dtype)
-  const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], x.dtype)) as [Tensor, Tensor]
+  const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))) as [Tensor, Tensor]
   runNative('batchNormTrain', { y, mean, invstd, runningMean, runningVar, x, weight, bias, residual }, { eps, momentum, relu })
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }

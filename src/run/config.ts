@@ -122,7 +122,7 @@ export const commonOptions = {
     precision: z
       .enum(['auto', 'f32', 'tf32', 'bf16'])
       .default('auto')
-      .describe('of convolutions and activations; auto is bf16 on a GPU (parameters, statistics and losses stay f32), f32 on the CPU'),
+      .describe('of convolutions and activations; auto is f32 on the CPU, bf16 on a GPU (parameters, statistics and losses stay f32)'),
     fusion: z
       .enum(['auto', 'pointwise', 'epilogue', 'full'])
       .default('auto')

@@ -4,7 +4,7 @@ import type { ComputeOptions } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
-import { deviceTraits, fastestDType } from '../tensor/traits.js'
+import { deviceTraits } from '../tensor/traits.js'
 import type { Config } from './config.js'
 
 /** Where a run computes, and in which dtype. */
@@ -16,10 +16,10 @@ export interface Placement {
 /** The device and dtype that a configuration means on this machine. Throws CONFIG for a precision that the device has not. */
 export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'device' | 'precision'>): Placement {
   const device = resolveDevice(wanted)
-  const { dtypes, tf32 } = deviceTraits(device)
+  const { dtypes, tf32, usualDType } = deviceTraits(device)
   if ((precision === 'bf16' && !dtypes.includes('bf16')) || (precision === 'tf32' && !tf32))
-    fail('CONFIG', `precision is ${precision}: expected f32 on ${device}`)
-  return { device, compute: precision === 'auto' || precision === 'bf16' ? fastestDType(device) : 'f32' }
+    fail('CONFIG', `precision is ${precision}: expected ${dtypes.includes('bf16') ? 'f32 or bf16' : 'f32'} on ${device}`)
+  return { device, compute: precision === 'auto' ? usualDType : precision === 'bf16' ? 'bf16' : 'f32' }
 }
 
 /** The settings that a run computes with, apart from what its convolutions are tuned to (src/train/chooseTuning.ts). */

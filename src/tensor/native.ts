@@ -76,6 +76,8 @@ export interface DeviceTraits {
   readonly statisticsRows: number
   /** Floating dtypes that every op computes with. */
   readonly dtypes: readonly ('f32' | 'f64' | 'bf16')[]
+  /** Of convolutions and activations where nobody says: bf16 on a GPU, f32 on the CPU, whose speed in bf16 depends on the processor. */
+  readonly usualDType: 'f32' | 'bf16'
   /**
    * Families of kernels (src/tensor/families.ts) that the device would choose: what its capability and the build have, without those
    * that it avoids.

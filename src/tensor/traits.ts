@@ -19,9 +19,6 @@ export function deviceTraits(name: string): DeviceTraits {
   return traits
 }
 
-/** The dtype that a device computes convolutions fastest in: bf16 where it has that, else f32. */
-export const fastestDType = (device: string): 'f32' | 'bf16' => (deviceTraits(device).dtypes.includes('bf16') ? 'bf16' : 'f32')
-
 /** Asks for the traits of all devices again, after something that changes them: families to avoid, a variable of the environment. */
 export function forgetTraits(): void {
   known.clear()

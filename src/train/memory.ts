@@ -127,6 +127,6 @@ function remedies(config: Config): string {
     ...(queue === undefined ? [] : [`a shorter --queue-length (${queue})`]),
     ...(workersFor(config.workers) > 1 ? [`fewer --workers (${workersFor(config.workers)} of ${availableParallelism()} cores)`] : []),
     'a smaller --depth or --base-channels',
-    ...(config.precision === 'f32' ? ['--precision bf16 on a GPU'] : []),
+    ...(config.precision === 'f32' ? ['--precision bf16'] : []),
   ].join(', ')
 }

@@ -20,7 +20,7 @@ export function introduction(run: PlannedRun): string[] {
   const { device, compute } = backbone
   const classes = source.classes === undefined ? '' : ` of ${source.classes.length} classes (labels serve kNN only)`
   const published = compute === 'bf16' ? ' (published runs were f32: --precision f32)' : ''
-  const precision = deviceTraits(device).tf32 ? `; ${config.precision === 'tf32' ? 'tf32' : compute}${published}` : ''
+  const precision = deviceTraits(device).tf32 || compute === 'bf16' ? `; ${config.precision === 'tf32' ? 'tf32' : compute}${published}` : ''
   return [
     `data    ${config.data}: ${images} images${classes}, ${steps} steps of ${config.batchSize} an epoch`,
     ...skippedLines(source).map((line) => `        ${line}`),

@@ -54,9 +54,9 @@ const boundsOf = (precision: Precision, depth: number): Bounds =>
       ? { values: 2e-4, losses: 2e-4, gradients: 0.1, others: 0.1 }
       : { values: 4 * 2 ** -9 * depth, losses: 2 * 2 ** -9 * Math.sqrt(2 * depth), others: 0.3 }
 
-/** The rows of a golden file of a detector: in f64 and f32 on the CPU, on a device in f32 and in mixed precision. */
+/** The rows of a golden file of a detector: in f64, f32 and mixed precision on the CPU, on a device in the latter two. */
 export function* detectionRows(file: string, golden: TensorFile, device?: string): Generator<GoldenRow> {
-  for (const precision of device === undefined ? (['f64', 'f32'] as const) : (['f32', 'bf16'] as const))
+  for (const precision of device === undefined ? (['f64', 'f32', 'bf16'] as const) : (['f32', 'bf16'] as const))
     yield* withDevice(device ?? 'cpu', () => {
       const detector = new GoldenDetector(golden, precision)
       const row = (name: string, error: number, tolerance: number): GoldenRow => ({

@@ -228,7 +228,7 @@ function* trainingRows(file: string, golden: TensorFile, device?: string): Gener
   })
   const losses = JSON.parse(golden.metadata.losses!) as { loss_single: number; loss_dense: number }[]
   const model = build('f64')
-  const others = withDevice(device ?? 'cpu', () => [build('f32'), ...(device === undefined ? [] : [build('f32', 'bf16')])])
+  const others = withDevice(device ?? 'cpu', () => [build('f32'), build('f32', 'bf16')])
   const state = new Map(allTensors(model.state()))
   for (const [name, tensor] of state) loadStored('golden', name, tensor, stored(`init.${name}`))
   const sgd = new Sgd(model.parameters(), { momentum: number('sgd_momentum'), weightDecay: number('weight_decay') })

@@ -5,7 +5,7 @@ import { conv2dForNorm } from '../../src/ops/conv2d.js'
 import { usesFamily } from '../../src/tensor/families.js'
 import { native } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { deviceTraits, fastestDType } from '../../src/tensor/traits.js'
+import { deviceTraits } from '../../src/tensor/traits.js'
 import { setCapability, simulated, withCapability } from '../support/capability.js'
 import { device } from '../support/devices.js'
 import { suite, testWhere, throwsError } from '../support/suite.js'
@@ -24,8 +24,8 @@ testWhere(!bounded, unbounded, test, 'the sentence for people has the numbers th
 })
 
 test('dtypes that are not among the traits are refused by ops, the others are computed with', () => {
-  const { dtypes } = deviceTraits(device)
-  assert.is(fastestDType(device), 'bf16')
+  const { dtypes, usualDType } = deviceTraits(device)
+  assert.is(usualDType, 'bf16')
   for (const dtype of ['f32', 'f64', 'bf16'] as const)
     withDevice(device, () =>
       scope(() => {

@@ -4,7 +4,6 @@ import { batchNorm } from '../../ops/batchNorm.js'
 import { conv2dForNorm } from '../../ops/conv2d.js'
 import { runNative } from '../../tensor/native.js'
 import { scope, Tensor } from '../../tensor/tensor.js'
-import { fastestDType } from '../../tensor/traits.js'
 import { type BenchCase, queueLength } from './benchCase.js'
 
 const parameterCount = 32_400_000 // ResNet-50 and the neck of DenseCL
@@ -118,8 +117,7 @@ export const stepCases: Record<'block' | 'sgd' | 'adam' | 'lars' | 'clipByGlobal
           'u8',
         )
         s.bytes += s.batch * bytes
-        const dtype = fastestDType(pixels.device) === 'bf16' ? s.dtype : 'f32'
-        const outputs = [s.output([s.batch, 224, 224, 3], dtype), s.output([s.batch, 224, 224, 3], dtype)] as const
+        const outputs = [s.output([s.batch, 224, 224, 3], s.dtype), s.output([s.batch, 224, 224, 3], s.dtype)] as const
         const view = {
           ...wholeImage({ width, height, data: new Uint8Array(0) }),
           sigma: 1,

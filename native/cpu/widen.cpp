@@ -1,0 +1,77 @@
+#include "widen.h"
+
+#include <deque>
+
+#include "../core/parallel.h"
+#include "isa.h"
+#include "math.h"
+
+namespace densecl::cpu {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;
+
+SIMD void widenBits(float* __restrict out, const uint16_t* __restrict in, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = floatOf(static_cast<uint32_t>(in[i]) << 16);
+}
+SIMD void roundBits(uint16_t* __restrict out, const float* __restrict in, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = roundedBits(in[i]);
+}
+
+Tensor like(const Tensor& tensor) {
+  return {std::make_shared<Storage>(cpuDevice(), static_cast<size_t>(tensor.size()) * sizeof(float)), DType::f32, tensor.shape};
+}
+
+}  // namespace
+
+void widen(float* out, const bf16* in, int64_t count) { widenBits(out, reinterpret_cast<const uint16_t*>(in), count); }
+void narrow(bf16* out, const float* in, int64_t count) { roundBits(reinterpret_cast<uint16_t*>(out), in, count); }
+
+bool needsWidening(const Call& call) {
+  switch (static_cast<OpIndex>(call.index)) {
+    // What moves values as they are, and what has loops of its own.
+    case OpIndex::fill:
+    case OpIndex::convert:
+    case OpIndex::copyStrided:
+    case OpIndex::gatherRows:
+    case OpIndex::enqueue:
+    case OpIndex::augment:
+    case OpIndex::checkFinite:
+    // Optimisers have bf16 as copies; what they update is refused in it.
+    case OpIndex::sgd:
+    case OpIndex::adam:
+    case OpIndex::lars:
+    case OpIndex::ema:
+    case OpIndex::clipByGlobalNorm: return false;
+    default: break;
+  }
+  for (const Tensor* tensor : call.tensors)
+    if (tensor != nullptr && tensor->dtype == DType::bf16) return true;
+  return false;
+}
+
+void runWidened(OpFunction op, const Call& call) {
+  const Signature& signature = signatures()[static_cast<size_t>(call.index)];
+  Call wide = call;
+  std::deque<Tensor> copies;
+  std::vector<std::pair<const Tensor*, const Tensor*>> results;  // a tensor of the call and its copy
+  for (size_t p = 0; p < signature.tensors.size(); ++p)
+    for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k) {
+      const Tensor* tensor = call.tensors[k];
+      if (tensor == nullptr || tensor->dtype != DType::bf16) continue;
+      const Tensor& copy = copies.emplace_back(like(*tensor));
+      if (signature.tensors[p].written)
+        results.push_back({tensor, &copy});
+      else
+        parallelRange(tensor->size(), kGrain,
+                      [&](int64_t begin, int64_t end) { widen(copy.data<float>() + begin, tensor->data<bf16>() + begin, end - begin); });
+      wide.tensors[k] = &copy;
+    }
+  op(wide);
+  for (const auto& pair : results)
+    parallelRange(pair.first->size(), kGrain, [&](int64_t begin, int64_t end) {
+      narrow(pair.first->data<bf16>() + begin, pair.second->data<float>() + begin, end - begin);
+    });
+}
+
+}  // namespace densecl::cpu
