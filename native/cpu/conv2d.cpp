@@ -3,12 +3,16 @@
 #include "../core/convolution.h"
 #include "gemm.h"
 #include "ops.h"
+#include "winograd.h"
 
 namespace densecl::cpu {
 namespace {
 
 struct Geometry : Convolution<int64_t> {
   using Convolution::Convolution;
+  // As a filter that Winograd's transforms can take.
+  bool isFilter3x3() const { return kh == 3 && kw == 3 && sh == 1 && sw == 1 && dh == 1 && dw == 1 && ph <= 2 && pw <= 2; }
+  Filter3x3 filter() const { return {n, h, w, c, oh, ow, o, ph, pw}; }
   // With few channels, the taps of a kernel row are one run of memory.
   bool mergeRow() const { return dw == 1 && c < 16 && kw > 1; }
 };
@@ -35,6 +39,9 @@ std::vector<int32_t> iota(int64_t count) {
 
 template <class T>
 void forward(const Geometry& g, T* y, const T* x, const T* weight, const T* bias) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (g.isFilter3x3() && winogradPays(g.filter())) return winograd(g.filter(), y, x, {weight, 9 * g.c, g.c, 1}, bias);
+  }
   const bool merge = g.mergeRow();
   const int64_t taps = merge ? g.kh : g.taps(), depth = merge ? g.kw * g.c : g.c;
   Panels<T> panels(taps, depth, g.o);
@@ -88,6 +95,11 @@ void forward(const Geometry& g, T* y, const T* x, const T* weight, const T* bias
 // The input pixels with the same remainder modulo the stride meet the same taps: each such class is a dense product.
 template <class T>
 void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
+  if constexpr (std::is_same_v<T, float>) {
+    // The taps of an input's pixel are those of an output's, the last one first.
+    const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 - g.ph, 2 - g.pw};
+    if (g.isFilter3x3() && winogradPays(adjoint)) return winograd(adjoint, dx, dy, {weight + 8 * g.c, 1, -g.c, 9 * g.c}, nullptr);
+  }
   Panels<T> panels(g.taps(), g.o, g.c);
   pack(panels, weight, 1, g.c, g.taps() * g.c);
   const std::vector<T> zeros(g.o, T{0});
@@ -193,6 +205,9 @@ constexpr int64_t kBlock = 96;
 // depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
 void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
+  }
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
   const TileKernel<T>& kernel = tileKernel<T>(columns);
   const int64_t blocks = ceilDiv(pixels, kBlock), panelCount = ceilDiv(columns, kernel.columns);

@@ -30,22 +30,32 @@ struct Panels {
   Scratch<T> storage;
 };
 
+// out[k * outStride + j] = in[j * columnStride + k * depthStride] for j < columns, and zero for the others of Lanes. Reads along what lies
+// side by side: lines that are far from each other come late.
+template <class T, int64_t Lanes>
+void copyColumns(T* out, int64_t outStride, const T* in, int64_t columns, int64_t columnStride, int64_t depth, int64_t depthStride) {
+  if (columnStride == 1 && columns == Lanes) {
+    for (int64_t k = 0; k < depth; ++k) std::copy_n(in + k * depthStride, Lanes, out + k * outStride);
+    return;
+  }
+  for (int64_t j = 0; j < Lanes; ++j, in += columnStride)
+    for (int64_t k = 0; k < depth; ++k) out[k * outStride + j] = j < columns ? in[k * depthStride] : T{0};
+}
+
 // panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride]
 template <class T>
 void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
   parallelFor(panels.count, [&](int64_t index) {
-    constexpr int64_t lines = 16;  // columns are far from each other: so many lines of them stay in the L1 cache
+    constexpr int64_t lanes = 64 / sizeof(T), slice = 32;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
     for (int64_t s = 0; s < panels.slabs; ++s)
-      for (int64_t j0 = 0; j0 < panels.width; j0 += lines) {
-        const int64_t first = index * panels.width + j0, count = std::min(lines, panels.width - j0);
-        const int64_t valid = std::clamp<int64_t>(panels.columns - first, 0, count);
-        const T* in = source + first * columnStride + s * slabStride;
-        T* out = panels.panel(index) + s * panels.depth * panels.width + j0;
-        for (int64_t k = 0; k < panels.depth; ++k, in += depthStride, out += panels.width) {
-          for (int64_t j = 0; j < valid; ++j) out[j] = in[j * columnStride];
-          for (int64_t j = valid; j < count; ++j) out[j] = T{0};
+      for (int64_t j = 0; j < panels.width; j += lanes)
+        for (int64_t k = 0; k < panels.depth; k += slice) {
+          const int64_t column = index * panels.width + j;
+          copyColumns<T, lanes>(panels.panel(index) + (s * panels.depth + k) * panels.width + j, panels.width,
+                                source + column * columnStride + s * slabStride + k * depthStride,
+                                std::clamp<int64_t>(panels.columns - column, 0, lanes), columnStride, std::min(slice, panels.depth - k),
+                                depthStride);
         }
-      }
   });
 }
 

@@ -1,11 +1,14 @@
-/** The three products of a convolution against each other, at sizes around those of the register tiles and of the blocks they work in. */
+/**
+ * The three products of a convolution against each other, at sizes around those of the register tiles and of the blocks they work in; those
+ * of f32, where Winograd's transforms do a part of them, against f64.
+ */
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { conv2d } from '../../src/ops/conv2d.js'
 import { Random } from '../../src/tensor/random.js'
-import { scope, type Tensor } from '../../src/tensor/tensor.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { randomTensor } from '../support/gradients.js'
 import { suite } from '../support/suite.js'
 
@@ -45,6 +48,62 @@ test('<dy, conv(x, w)> = <dx, x> = <dw, w>, whatever is left over at the ends of
     }),
     { numRuns: 60 },
   )
+})
+
+test('filters of 3x3 give in f32 what they give in f64, to its rounding, whatever is left over of tiles, blocks and panels', () => {
+  const cases = fc.record({
+    n: fc.integer({ min: 1, max: 3 }),
+    side: fc.constantFrom([1, 6], [4, 4], [5, 19], [8, 12], [29, 30]),
+    channels: fc.constantFrom(32, 48, 64, 80, 144),
+    outs: fc.constantFrom(32, 48, 64, 80, 144),
+    padding: fc.integer({ min: 1, max: 2 }),
+  })
+  fc.assert(
+    fc.property(cases, fc.integer(), ({ n, side, channels, outs, padding }, seed) => {
+      scope(() => {
+        const random = new Random(seed)
+        const out = side.map((length) => length + 2 * padding - 2)
+        const drawn = [[n, ...side, channels], [outs, 3, 3, channels], [outs], [n, ...out, outs]].map((shape) =>
+          randomTensor(random, shape, { dtype: 'f32' }),
+        )
+        const results = (['f64', 'f32'] as const).map((dtype) => {
+          const [x, weight, bias, dy] = drawn.map((tensor) => Tensor.from(tensor.data(), tensor.shape, dtype)) as [
+            Tensor,
+            Tensor,
+            Tensor,
+            Tensor,
+          ]
+          const inputs = [x, weight, bias]
+          const tape = new Tape().watch(inputs)
+          const y = tape.record(() => conv2d(x, weight, bias, { padding }))
+          return [y, ...tape.backward(y, inputs, dy)].map((tensor) => Array.from(tensor!.data()))
+        })
+        for (const [i, what] of ['y', 'dx', 'dweight', 'dbias'].entries()) {
+          const [exact, rounded] = [results[0]![i]!, results[1]![i]!]
+          const scale = Math.sqrt(exact.reduce((sum, value) => sum + value * value, 0) / exact.length)
+          exact.forEach((value, at) =>
+            assert.ok(Math.abs(rounded[at]! - value) <= 1e-5 * scale, `${what}[${at}]: ${rounded[at]}, not ${value}`),
+          )
+        }
+      })
+    }),
+    { numRuns: 40 },
+  )
+})
+
+test('what an image gives does not depend, to the bit, on the others of its batch', () => {
+  scope(() => {
+    const random = new Random(3)
+    const weight = randomTensor(random, [64, 3, 3, 64], { dtype: 'f32' })
+    const [count, size] = [37, 7 * 7 * 64]
+    const images = randomTensor(random, [count, 7, 7, 64], { dtype: 'f32' })
+    const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: 1 }).data()
+    const all = of(images)
+    for (const i of [0, 17, count - 1]) {
+      const one = Tensor.from(images.data().slice(i * size, (i + 1) * size), [1, 7, 7, 64])
+      assert.equal(of(one), all.slice(i * size, (i + 1) * size))
+    }
+  })
 })
 
 test.run()

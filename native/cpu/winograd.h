@@ -1,0 +1,30 @@
+// Convolutions of 3x3 with stride 1 by S. Winograd's minimal filtering F(2x2, 3x3), as A. Lavin and S. Gray apply it to networks (Fast
+// Algorithms for Convolutional Neural Networks, arXiv:1509.09308): 16 products of transformed tiles give four pixels that take 36
+// otherwise.
+//   y = A^T [ (G w G^T) * (B^T x B) ] A,   dw = G^T [ (B^T x B) * (A dy A^T) ] G
+#pragma once
+#include <cstdint>
+
+namespace densecl::cpu {
+
+// Of x [n, h, w, c] to y [n, oh, ow, o], with ph and pw rows and columns of zeros before x.
+struct Filter3x3 {
+  int64_t n, h, w, c, oh, ow, o, ph, pw;
+};
+
+// The weight of a channel of y, a tap kh * 3 + kw and a channel of x.
+struct Weight3x3 {
+  const float* data;
+  int64_t outStride, tapStride, inStride;  // tapStride is negative for an input gradient, whose data is the last tap's
+};
+
+// Whether the products saved are worth the transforms. By channels and sizes of an image alone, so that what an image gives does not depend
+// on the batch. DENSECL_WINOGRAD=0 says no.
+bool winogradPays(const Filter3x3& filter);
+
+// Bias is of whole panels, or null.
+void winograd(const Filter3x3& filter, float* y, const float* x, const Weight3x3& weight, const float* bias);
+// dw [o, 3, 3, c]
+void winogradWeight(const Filter3x3& filter, float* dw, const float* dy, const float* x);
+
+}  // namespace densecl::cpu
