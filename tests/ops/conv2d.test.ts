@@ -76,7 +76,7 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
           const inputs = [x, weight, bias]
           const tape = new Tape().watch(inputs)
           const y = tape.record(() => conv2d(x, weight, bias, { padding }))
-          return [y, ...tape.backward(y, inputs, dy)].map((tensor) => Array.from(tensor!.data()))
+          return [y, ...tape.backward(y, inputs, dy)].map((tensor) => Array.from(tensor.data()))
         })
         for (const [i, what] of ['y', 'dx', 'dweight', 'dbias'].entries()) {
           const [exact, rounded] = [results[0]![i]!, results[1]![i]!]
