@@ -1,10 +1,10 @@
 /** Images with masks: VOC trees, whatever their classes, and Cityscapes. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { basename, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
 import type { Item } from './source.js'
-import { namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
+import { namedClasses, namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
 
 /** An image of a source and the path of its mask. */
 export type SegmentedItem = Item & { kind: 'file'; mask: string }
@@ -85,16 +85,6 @@ function openVoc(path: string, splits: readonly string[]): SegmentationSource {
     }),
   )
   return { layout: 'voc', items, classes: namedClasses(root) ?? ['background', ...vocClasses] }
-}
-
-/** classes.txt: a name a line, perhaps after its index; 255 is no class. */
-function namedClasses(root: string): string[] | undefined {
-  const file = join(root, 'classes.txt')
-  if (!existsSync(file)) return undefined
-  const lines = readFileSync(file, 'utf8')
-    .split('\n')
-    .map((line) => /^(?:(\d+)[\s:,]+)?(\S.*)$/.exec(line.trim()))
-  return lines.flatMap((parts) => (parts === null || parts[1] === '255' ? [] : [parts[2]!]))
 }
 
 function openCityscapes(root: string, splits: readonly string[]): SegmentationSource {

@@ -115,3 +115,13 @@ function presenceOf(file: string, places: Map<string, number>): Int8Array {
   if (missing >= 0) fail('DATA', `data: ${file} has no label for ${[...places.keys()][missing]}`)
   return values
 }
+
+/** The names in the classes.txt of a tree: one a line, perhaps after its index; 255 is no class. */
+export function namedClasses(root: string): string[] | undefined {
+  const file = join(root, 'classes.txt')
+  if (!existsSync(file)) return undefined
+  const lines = readFileSync(file, 'utf8')
+    .split('\n')
+    .map((line) => /^(?:(\d+)[\s:,]+)?(\S.*)$/.exec(line.trim()))
+  return lines.flatMap((parts) => (parts === null || parts[1] === '255' ? [] : [parts[2]!]))
+}

@@ -1,11 +1,11 @@
 /** VOC trees with boxes: lists of ImageSets/Main, an XML file of Annotations for each image; several years joined. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
 import { boxArea, type BoxFaults, boxHeight, type BoxItem, type BoxObject, type BoxSource, boxWidth, fault, unlessFaulty } from './boxes.js'
 import { isImage, namesIn, readText, Skips } from './source.js'
-import { namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
+import { namedClasses, namesOfSet, vocClasses, vocImages, vocRoot } from './voc.js'
 import { parseVocAnnotation, type VocAnnotation } from './vocAnnotation.js'
 
 /** A list of a tree: `train`, or `2012:train` for that of the folder VOC2012 in a VOCdevkit. */
@@ -77,12 +77,9 @@ function noteStrays(root: string, images: ReadonlyMap<string, string>, { notes }
 }
 
 function classesOf(path: string, named: readonly { annotation: VocAnnotation }[]): readonly string[] {
-  const file = join(path, 'classes.txt')
-  if (existsSync(file))
-    return readFileSync(file, 'utf8')
-      .split(/\r?\n/)
-      .map((line) => line.trim())
-      .filter(Boolean)
+  // A tree with masks names what no box is of.
+  const own = namedClasses(path)?.filter((name) => name !== 'background')
+  if (own !== undefined) return own
   const found = new Set(named.flatMap(({ annotation }) => annotation.objects.map(({ name }) => name)))
   return [...found].every((name) => (vocClasses as readonly string[]).includes(name)) ? vocClasses : [...found].sort()
 }

@@ -107,6 +107,9 @@ test('trees of several years are joined; classes are VOC’s, those of classes.t
     throwsError(() => openBoxes(own, ['train'], { classes: ['zebra'] }), 'DATA', /c\.xml has an object ant: expected one of zebra/)
     writeFileSync(join(own, 'classes.txt'), 'zebra\r\nant\n')
     assert.equal(openBoxes(own, ['train']).classes, ['zebra', 'ant'])
+    // As a tree with masks has it.
+    writeFileSync(join(own, 'classes.txt'), '0 background\n1 zebra\n2 ant\n255 void\n')
+    assert.equal(openBoxes(own, ['train']).classes, ['zebra', 'ant'])
   }))
 
 test('what is missing in a tree is named', () =>
