@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 
 import { packageRoot } from '../../src/tensor/addon.js'
 import { openBoxes } from '../../src/data/boxSources.js'
-import { openSegmentation, scene } from '../../src/data/index.js'
+import { openSegmentation, openSource, scene, sceneClasses } from '../../src/data/index.js'
 import { suite, withFolder } from '../support/suite.js'
 
 const test = suite('programs')
@@ -30,6 +30,14 @@ function run(example: string, ...args: string[]): string {
 
 const numbers = (text: string, pattern: RegExp): number[] => [...text.matchAll(pattern)].map(([, number]) => Number(number))
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+test('scenesFolders: a folder for each class, with as many pictures in each', () =>
+  withFolder(async (folder) => {
+    assert.match(run('scenesFolders', folder, '20', '10'), '20 pictures for training, 10 for testing, of 10 classes')
+    const { items, classes = [] } = await openSource(join(folder, 'train'))
+    const perClass = classes.map((_, label) => items.filter((item) => item.label === label).length)
+    assert.equal([classes, perClass], [sceneClasses.map((name) => name.replaceAll(' ', '-')).sort(), classes.map(() => 2)])
+  }))
 
 test('scenesTree: what it writes is read as it was drawn, by segmentation and by detection', () =>
   withFolder((folder) => {
