@@ -59,7 +59,7 @@ class Mpi : public Engine {
   void run(const Collective& call) override {
     switch (call.kind) {
       case CollectiveKind::allReduce: return allReduce(call);
-      case CollectiveKind::allGather: return allGather(call.tensors[0], call.tensors[1]);
+      case CollectiveKind::allGather: return allGather(call);
       case CollectiveKind::exchange: return exchange(call);
       case CollectiveKind::broadcast: return broadcast(call.tensors[0], call.root);
       case CollectiveKind::barrier: return check(MPI_Barrier(MPI_COMM_WORLD), "barrier");
@@ -96,45 +96,61 @@ class Mpi : public Engine {
     }
   }
 
-  void allGather(const Tensor& from, const Tensor& to) {
-    const int bytes = countOf(static_cast<int64_t>(bytesOf(from)), "allGather");
-    check(MPI_Allgather(from.raw(), bytes, MPI_BYTE, to.raw(), bytes, MPI_BYTE, MPI_COMM_WORLD), "allGather");
+  void allGather(const Collective& call) {
+    for (size_t pair = 0; pair < call.pairs(); ++pair) {
+      const int bytes = countOf(static_cast<int64_t>(bytesOf(call.from(pair))), "allGather");
+      check(MPI_Allgather(call.from(pair).raw(), bytes, MPI_BYTE, call.to(pair).raw(), bytes, MPI_BYTE, MPI_COMM_WORLD), "allGather");
+    }
   }
 
+  // Rows of a tensor, as a message has them.
+  struct Part {
+    char* at;
+    int bytes, peer;
+  };
+
+  static std::vector<Part> partsOf(const Tensor& tensor, const std::vector<Message>& messages) {
+    const int64_t rowBytes = tensor.shape[0] == 0 ? 0 : static_cast<int64_t>(bytesOf(tensor)) / tensor.shape[0];
+    std::vector<Part> parts;
+    for (const Message& message : messages)
+      parts.push_back(
+          {static_cast<char*>(tensor.raw()) + message.row * rowBytes, countOf(message.rows * rowBytes, "exchange"), message.peer});
+    return parts;
+  }
+
+  // Messages between two processes arrive in the order in which they were sent (MPI 3.1, 3.5).
   void exchange(const Collective& call) {
-    const Tensor &from = call.tensors[0], &to = call.tensors[1];
-    const size_t rowBytes = from.shape[0] == 0 ? 0 : bytesOf(from) / static_cast<size_t>(from.shape[0]);
-    const auto place = [&](const Tensor& tensor, const Message& message) {
-      return static_cast<char*>(tensor.raw()) + static_cast<size_t>(message.row) * rowBytes;
-    };
-    const auto bytes = [&](const Message& message) { return countOf(message.rows * static_cast<int64_t>(rowBytes), "exchange"); };
+    std::vector<Part> sends, receives;
+    for (size_t pair = 0; pair < call.pairs(); ++pair) {
+      for (const Part& part : partsOf(call.from(pair), call.sends)) sends.push_back(part);
+      for (const Part& part : partsOf(call.to(pair), call.receives)) receives.push_back(part);
+    }
     std::vector<MPI_Request> requests;
-    std::vector<const Message*> awaited;
-    // Messages between two processes arrive in the order in which they were sent (MPI 3.1, 3.5).
-    for (const Message& message : call.receives) {
-      if (message.peer == rank_) continue;
+    std::vector<const Part*> awaited;
+    for (const Part& part : receives) {
+      if (part.peer == rank_) continue;
       requests.emplace_back();
-      awaited.push_back(&message);
-      check(MPI_Irecv(place(to, message), bytes(message), MPI_BYTE, message.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
+      awaited.push_back(&part);
+      check(MPI_Irecv(part.at, part.bytes, MPI_BYTE, part.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
     }
-    for (const Message& message : call.sends) {
-      if (message.peer == rank_) continue;
+    for (const Part& part : sends) {
+      if (part.peer == rank_) continue;
       requests.emplace_back();
-      check(MPI_Isend(place(from, message), bytes(message), MPI_BYTE, message.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
+      check(MPI_Isend(part.at, part.bytes, MPI_BYTE, part.peer, 0, MPI_COMM_WORLD, &requests.back()), "exchange");
     }
-    auto receive = call.receives.begin();
-    for (const Message& message : call.sends) {
-      if (message.peer != rank_) continue;
+    auto receive = receives.begin();
+    for (const Part& part : sends) {
+      if (part.peer != rank_) continue;
       while (receive->peer != rank_) ++receive;
-      std::memcpy(place(to, *receive++), place(from, message), static_cast<size_t>(bytes(message)));
+      std::memcpy(receive++->at, part.at, static_cast<size_t>(part.bytes));
     }
     std::vector<MPI_Status> statuses(requests.size());
     check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data()), "exchange");
     for (size_t i = 0; i < awaited.size(); ++i) {
       int received = 0;
       check(MPI_Get_count(&statuses[i], MPI_BYTE, &received), "exchange");
-      REQUIRE(received == bytes(*awaited[i]), "COMM",
-              "exchange: expected " + std::to_string(bytes(*awaited[i])) + " bytes of rank " + std::to_string(awaited[i]->peer) +
+      REQUIRE(received == awaited[i]->bytes, "COMM",
+              "exchange: expected " + std::to_string(awaited[i]->bytes) + " bytes of rank " + std::to_string(awaited[i]->peer) +
                   " but received " + std::to_string(received));
     }
   }

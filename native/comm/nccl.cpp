@@ -193,16 +193,16 @@ class Nccl : public Comm {
     for (const Tensor& tensor : call.tensors)
       job.parts.push_back({tensor.raw(), reduces ? static_cast<size_t>(tensor.size()) : bytesOf(tensor)});
     if (call.kind != CollectiveKind::exchange) return job;
-    const auto transfers = [](const Tensor& tensor, const std::vector<Message>& messages) {
+    const auto transfers = [](std::vector<Job::Transfer>& all, const Tensor& tensor, const std::vector<Message>& messages) {
       const size_t row = bytesOf(tensor) / static_cast<size_t>(std::max<int64_t>(1, tensor.shape[0]));
-      std::vector<Job::Transfer> all;
       for (const Message& message : messages)
         all.push_back({static_cast<char*>(tensor.raw()) + static_cast<size_t>(message.row) * row, static_cast<size_t>(message.rows) * row,
                        message.peer});
-      return all;
     };
-    job.sends = transfers(call.tensors[0], call.sends);
-    job.receives = transfers(call.tensors[1], call.receives);
+    for (size_t pair = 0; pair < call.pairs(); ++pair) {
+      transfers(job.sends, call.from(pair), call.sends);
+      transfers(job.receives, call.to(pair), call.receives);
+    }
     return job;
   }
 
@@ -218,7 +218,10 @@ class Nccl : public Comm {
           if (part.count > 0) expect(nccl.allReduce(part.at, part.at, part.count, job.dtype, job.reduction, comm_, stream));
         break;
       case CollectiveKind::allGather:
-        expect(nccl.allGather(job.parts[0].at, job.parts[1].at, job.parts[0].count, kUint8, comm_, stream));
+        for (size_t pair = 0; pair < job.parts.size() / 2; ++pair) {
+          const Job::Part &from = job.parts[pair], &to = job.parts[job.parts.size() / 2 + pair];
+          if (from.count > 0) expect(nccl.allGather(from.at, to.at, from.count, kUint8, comm_, stream));
+        }
         break;
       case CollectiveKind::broadcast:
         expect(nccl.broadcast(job.parts[0].at, job.parts[0].at, job.parts[0].count, kUint8, job.root, comm_, stream));

@@ -31,12 +31,10 @@ void checkMessages(const std::string& name, const char* what, const std::vector<
   }
 }
 
-void checkExchange(const std::string& name, const Collective& call, int rank, int size) {
-  const Tensor &from = call.tensors[0], &to = call.tensors[1];
+void checkExchange(const std::string& name, const Collective& call, const Tensor& from, const Tensor& to, int rank, int size) {
   REQUIRE(!from.shape.empty() && from.shape.size() == to.shape.size() &&
               std::equal(from.shape.begin() + 1, from.shape.end(), to.shape.begin() + 1) && from.dtype == to.dtype,
           "SHAPE", name + ": expected tensors of equal rows but received " + describe(from) + " and " + describe(to));
-  REQUIRE(from.storage != to.storage, "ARGUMENT", name + ": expected two tensors that share no memory");
   checkMessages(name, "messages", call.sends, from, size);
   checkMessages(name, "messages", call.receives, to, size);
   const auto own = [&](const std::vector<Message>& messages) {
@@ -185,6 +183,16 @@ void checkCollective(const Collective& call, int rank, int size, const Device& d
     REQUIRE(call.tensors.size() == count, "ARGUMENT",
             name + ": expected " + std::to_string(count) + " tensors but received " + std::to_string(call.tensors.size()));
   };
+  const auto forEachPair = [&](const auto& body) {
+    REQUIRE(call.pairs() > 0 && call.tensors.size() % 2 == 0, "ARGUMENT",
+            name + ": expected as many tensors to receive as to send but received " + std::to_string(call.tensors.size()));
+    for (size_t pair = 0; pair < call.pairs(); ++pair) {
+      for (size_t other = 0; other < call.pairs(); ++other)
+        REQUIRE(call.from(other).storage != call.to(pair).storage && (other == pair || call.to(other).storage != call.to(pair).storage),
+                "ARGUMENT", name + ": expected tensors to receive that share no memory");
+      body(call.from(pair), call.to(pair));
+    }
+  };
   switch (call.kind) {
     case CollectiveKind::allReduce:
       REQUIRE(!call.tensors.empty(), "ARGUMENT", name + ": expected at least one tensor");
@@ -196,18 +204,15 @@ void checkCollective(const Collective& call, int rank, int size, const Device& d
                 name + ": expected f32 or f64, or i32 for a sum or largest value, but received " + describe(tensor));
       }
       break;
-    case CollectiveKind::allGather: {
-      expectTensors(2);
-      const Tensor &from = call.tensors[0], &to = call.tensors[1];
-      REQUIRE(from.dtype == to.dtype && from.size() * size == to.size(), "SHAPE",
-              name + ": expected a tensor of " + std::to_string(size) + " times the size of " + describe(from) + " but received " +
-                  describe(to));
-      REQUIRE(from.storage != to.storage, "ARGUMENT", name + ": expected two tensors that share no memory");
+    case CollectiveKind::allGather:
+      forEachPair([&](const Tensor& from, const Tensor& to) {
+        REQUIRE(from.dtype == to.dtype && from.size() * size == to.size(), "SHAPE",
+                name + ": expected a tensor of " + std::to_string(size) + " times the size of " + describe(from) + " but received " +
+                    describe(to));
+      });
       break;
-    }
     case CollectiveKind::exchange:
-      expectTensors(2);
-      checkExchange(name, call, rank, size);
+      forEachPair([&](const Tensor& from, const Tensor& to) { checkExchange(name, call, from, to, rank, size); });
       break;
     case CollectiveKind::broadcast:
       expectTensors(1);

@@ -23,13 +23,18 @@ struct Message {
 // A call that every process makes, with tensors of equal dtypes and, unless said otherwise, shapes.
 struct Collective {
   CollectiveKind kind;
-  // allReduce: tensors that become their sums, means or largest values; allGather: `from` and `to`, which gets the tensors of all in the
-  // order of ranks; exchange: `from` and `to`; broadcast: the tensor that becomes that of `root`.
+  // allReduce: tensors that become their sums, means or largest values; allGather: any number of `from`, then as many `to`, each of which
+  // gets the tensors of all in the order of ranks; exchange: any number of `from`, then as many `to`; broadcast: the tensor that becomes
+  // that of `root`.
   std::vector<Tensor> tensors;
   Reduction reduction = Reduction::sum;
   int root = 0;
-  // exchange: each process tells what it sends and receives; between two of them in the same order and with the same rows.
+  // exchange: each process tells what it sends and receives of each tensor; between two of them in the same order and with the same rows.
   std::vector<Message> sends, receives;
+
+  size_t pairs() const { return tensors.size() / 2; }
+  const Tensor& from(size_t pair) const { return tensors[pair]; }
+  const Tensor& to(size_t pair) const { return tensors[pairs() + pair]; }
 };
 
 const char* collectiveName(CollectiveKind kind);

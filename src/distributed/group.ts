@@ -19,9 +19,9 @@ export type Reduction = 'sum' | 'mean' | 'max'
 const reductions: readonly Reduction[] = ['sum', 'mean', 'max']
 
 /** A collective that has been started. */
-export interface Pending {
-  /** Waits for its end. Throws COMM where it failed. */
-  join(): void
+export interface Pending<R = void> {
+  /** Waits for its end, and gives what came of it. Throws COMM where it failed. */
+  join(): R
 }
 
 const nothing: Pending = { join: () => undefined }
@@ -52,24 +52,34 @@ export class Group {
 
   /** The tensors [N, ...] of all processes, one below the other in the order of ranks: [size * N, ...]; `x` itself where there is one. */
   allGather(x: Tensor): Tensor {
-    if (this.size === 1) return x
-    const [rows, ...rest] = x.shape
-    if (rows === undefined) return fail('SHAPE', `allGather: expected a tensor with rows but received ${describe(x)}`)
-    const all = Tensor.empty([this.size * rows, ...rest], x.dtype, x.device)
-    start('allGather', [x, all]).join()
-    return all
+    return this.startAllGather([x]).join()[0]!
+  }
+
+  /** Does what allGather() does to each of `tensors`, in one message, beside the work that follows. */
+  startAllGather(tensors: readonly Tensor[]): Pending<readonly Tensor[]> {
+    if (this.size === 1) return { join: () => tensors }
+    const all = tensors.map((x) => {
+      const [rows, ...rest] = x.shape
+      if (rows === undefined) return fail('SHAPE', `allGather: expected a tensor with rows but received ${describe(x)}`)
+      return Tensor.empty([this.size * rows, ...rest], x.dtype, x.device)
+    })
+    return giving(all, start('allGather', [...tensors, ...all]))
   }
 
   /** Rows of `x` sent and received as `exchange` says; all of the result, as large as `x`, is received. `x` itself where there is one. */
   exchange(x: Tensor, exchange: Exchange): Tensor {
-    if (this.size === 1) return x
-    const result = Tensor.empty(x.shape, x.dtype, x.device)
+    return this.startExchange([x], exchange).join()[0]!
+  }
+
+  /** Does what exchange() does to each of `tensors`, which have equally many rows, in one message, beside the work that follows. */
+  startExchange(tensors: readonly Tensor[], exchange: Exchange): Pending<readonly Tensor[]> {
+    if (this.size === 1) return { join: () => tensors }
+    const results = tensors.map((x) => Tensor.empty(x.shape, x.dtype, x.device))
     const numbers = [exchange.sends, exchange.receives].flatMap((messages) => [
       messages.length,
       ...messages.flatMap(({ peer, row, rows }) => [peer, row, rows]),
     ])
-    start('exchange', [x, result], numbers).join()
-    return result
+    return giving(results, start('exchange', [...tensors, ...results], numbers))
   }
 
   /** Replaces tensors by those of the process `root`. */
@@ -119,6 +129,11 @@ export class Group {
     }
   }
 
+  /** Throws COMM, naming the ranks, where tensors of a name have not the same bits in all processes; `what` is what they are. */
+  agreeOn(what: string, tensors: Iterable<readonly [string, Tensor]>): void {
+    if (this.size > 1) this.agree(what, digest(tensors))
+  }
+
   /** Throws COMM, naming the ranks, where `text` is not the same in all processes; `what` is what it says. */
   agree(what: string, text: string): void {
     if (this.size === 1) return
@@ -133,6 +148,14 @@ export class Group {
     if (others.length > 0)
       fail('COMM', `${what} of rank ${others.join(', ')} is not that of the others: expected the same in all ${this.size} processes`)
   }
+}
+
+const giving = <R>(result: R, pending: Pending): Pending<R> => ({ join: () => (pending.join(), result) })
+
+const digest = (tensors: Iterable<readonly [string, Tensor]>): string => {
+  const hash = createHash('sha256')
+  for (const [name, tensor] of tensors) hash.update(name).update(tensor.data())
+  return hash.digest('hex')
 }
 
 /** Starts a collective of this process; none in a step that is only looked at, since the others may not do so. */

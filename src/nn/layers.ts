@@ -1,3 +1,4 @@
+import type { Group } from '../distributed/group.js'
 import { batchNorm, type BatchNormOptions } from '../ops/batchNorm.js'
 import { conv2d, conv2dForNorm, type ConvolutionForNorm } from '../ops/conv2d.js'
 import { layerNorm } from '../ops/layerNorm.js'
@@ -156,12 +157,15 @@ export class LayerNorm {
 
 /**
  * How batch norm behaves in a forward pass: by the batch in groups, whose share in the running statistics is `momentum` (0.1), or by these.
+ * One group may be that of the batches of several processes (`across`).
  */
-export type NormMode = { train: true; groups: number; momentum?: number } | { train: false }
+export type NormMode = { train: true; groups: number; momentum?: number; across?: Group } | { train: false }
 /** The mode in which batch norm takes its running statistics. */
 export const evaluation: NormMode = { train: false }
 /** The mode in which batch norm takes the statistics of the whole batch. */
 export const training: NormMode = { train: true, groups: 1 }
+/** The mode in which batch norm takes the statistics of a batch that processes share. */
+export const trainingAcross = (across: Group): NormMode => ({ train: true, groups: 1, across })
 
 /** Batch norm over the channels of NHWC maps, with its running statistics. */
 export class BatchNorm2d {

@@ -1,11 +1,9 @@
 /** Statistics of batch norms over the training images, as detectron2 and fvcore take them when the weights no longer change. */
+import { Group } from '../distributed/group.js'
 import { fail } from '../tensor/errors.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import type { NormMode } from './layers.js'
 import type { State } from './module.js'
-
-/** The mode in which running statistics become those of the batch alone. */
-const measuring: NormMode = { train: true, groups: 1, momentum: 1 }
 
 /**
  * Gathers the statistics of batches that a network sees in training mode, and gives its norms the means over the batches in place of the
@@ -13,10 +11,16 @@ const measuring: NormMode = { train: true, groups: 1, momentum: 1 }
  */
 export class PreciseNorms {
   readonly #sums: { tensor: Tensor; values: Float64Array }[]
+  /** In which running statistics become those of the batch alone. */
+  readonly #measuring: NormMode
   #batches = 0
 
-  /** `state` is that of the network, whose buffers called running_mean and running_var are meant. */
-  constructor({ buffers }: State) {
+  /**
+   * `state` is that of the network, whose buffers called running_mean and running_var are meant. Processes may share the batches, and have
+   * the same result then.
+   */
+  constructor({ buffers }: State, across = Group.single) {
+    this.#measuring = { train: true, groups: 1, momentum: 1, across }
     this.#sums = [...buffers]
       .filter(([name]) => /(^|\.)running_(mean|var)$/.test(name))
       .map(([, tensor]) => ({ tensor, values: new Float64Array(tensor.size) }))
@@ -29,7 +33,7 @@ export class PreciseNorms {
 
   /** Adds a batch: `forward` puts it through the network in the mode that it is given. */
   add(forward: (mode: NormMode) => void): void {
-    forward(measuring)
+    forward(this.#measuring)
     for (const { tensor, values } of this.#sums) {
       const own = tensor.data()
       for (let i = 0; i < values.length; ++i) values[i]! += own[i]!

@@ -1,10 +1,12 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
+import { Group } from '../distributed/group.js'
 import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { backwardAcross, trainAcross } from './batchNormAcross.js'
 import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
 
 /** How batchNorm takes its statistics, and what it does in the same pass. */
@@ -15,6 +17,8 @@ export interface BatchNormOptions {
   momentum?: number
   /** Groups of consecutive images, each with statistics of its own, as on that many devices. */
   groups?: number
+  /** The processes whose rows are normalised together, each of which has some: all of them call, and their gradients. One group alone. */
+  across?: Group | undefined
   relu?: boolean
   /** Added before ReLU, of x's shape. */
   residual?: Tensor | undefined
@@ -24,18 +28,19 @@ export interface BatchNormOptions {
   pooled?: boolean
 }
 
-interface BatchNormInputs extends Inputs {
+export interface BatchNormInputs extends Inputs {
   x: Tensor
   weight: Tensor
   bias: Tensor
   residual: Tensor | undefined
 }
 
-interface BatchNormAttrs {
+export interface BatchNormAttrs {
   train: boolean
   eps: number
   momentum: number
   groups: number
+  across: Group
   relu: boolean
   pooled: boolean
   runningMean: Tensor
@@ -50,6 +55,7 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   // y = relu(weight * (x - mean) / sqrt(var + eps) + bias + residual)
   forward(inputs, attrs) {
     if (!attrs.train) return evaluate(inputs, attrs)
+    if (attrs.across.size > 1) return trainAcross(inputs, attrs)
     return deviceTraits(inputs.x.device).epilogues ? trainForReaders(inputs, attrs) : trainWhole(inputs, attrs)
   },
   epilogue(saved, { groups, relu, train }) {
@@ -60,7 +66,9 @@ export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   // With dz = dy where y > 0 and xhat = (x - mean) * invstd:
   //   dweight = sum dz xhat, dbias = sum dz, dresidual = dz
   //   dx = weight invstd (dz - mean(dz) - xhat mean(dz xhat)), and weight invstd dz with running statistics
-  backward({ grad, saved, attrs, needs, sums }) {
+  backward(context) {
+    const { grad, saved, attrs, needs, sums } = context
+    if (attrs.train && attrs.across.size > 1) return backwardAcross(context)
     const { x, weight, mean, invstd, y, scale, shift } = saved as Saved
     const dweight = Tensor.empty(weight.shape, weight.dtype)
     const dbias = Tensor.empty(weight.shape, weight.dtype)
@@ -145,7 +153,17 @@ export function batchNorm(
   runningVar: Tensor,
   options: BatchNormOptions,
 ): Tensor {
-  const { train, eps = 1e-5, momentum = 0.1, groups = 1, relu = false, pooled = false, residual, statistics } = options
+  const {
+    train,
+    eps = 1e-5,
+    momentum = 0.1,
+    groups = 1,
+    relu = false,
+    pooled = false,
+    residual,
+    statistics,
+    across = Group.single,
+  } = options
   expectFloats('batchNorm', { x, residual }, { weight, bias, runningMean, runningVar })
   expectRank('batchNorm', 'x', x, 4)
   if (x.shape[3] === 0) fail('SHAPE', `batchNorm: expected x of one channel or more but received ${describe(x)}`)
@@ -155,7 +173,9 @@ export function batchNorm(
   if (train && (!Number.isSafeInteger(groups) || groups < 1 || x.shape[0]! % groups !== 0)) {
     fail('ARGUMENT', `batchNorm: expected groups to divide the batch of x ${describe(x)} but received ${groups}`)
   }
-  if (train && x.size / x.shape[3]! / groups < 2) {
+  if (train && groups > 1 && across.size > 1)
+    fail('ARGUMENT', `batchNorm: expected one group of the rows of ${across.size} processes but received ${groups} groups`)
+  if (train && across.size === 1 && x.size / x.shape[3]! / groups < 2) {
     fail(
       'SHAPE',
       `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`,
@@ -164,6 +184,6 @@ export function batchNorm(
   return apply(
     batchNormOp,
     { x, weight, bias, residual },
-    { train, eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics },
+    { train, eps, momentum, groups, across, relu, pooled, runningMean, runningVar, statistics },
   )[0]!
 }

@@ -40,27 +40,38 @@ class RecordingGroup extends Group {
   calls: readonly Call[] = []
 
   override startAllReduce(tensors: readonly Tensor[]): Pending {
-    const call = this.#note('allReduce', tensors)
-    return { join: () => void (call.join = this.calls.length) }
+    return this.#noted(this.#note('allReduce', tensors), undefined)
   }
 
-  override allGather(x: Tensor): Tensor {
-    if (this.size === 1) return x
-    this.#note('allGather', [x])
-    return Tensor.empty([this.size * x.shape[0]!, ...x.shape.slice(1)], x.dtype, x.device)
+  override startAllGather(tensors: readonly Tensor[]): Pending<readonly Tensor[]> {
+    if (this.size === 1) return { join: () => tensors }
+    const all = tensors.map((x) => Tensor.empty([this.size * x.shape[0]!, ...x.shape.slice(1)], x.dtype, x.device))
+    return this.#noted(this.#note('allGather', tensors), all)
   }
 
-  override exchange(x: Tensor, { sends }: Exchange): Tensor {
-    const row = x.bytes / x.shape[0]!
-    this.#note(
+  override startExchange(tensors: readonly Tensor[], { sends }: Exchange): Pending<readonly Tensor[]> {
+    const row = tensors.reduce((sum, x) => sum + x.bytes / x.shape[0]!, 0)
+    const call = this.#note(
       'exchange',
-      [x],
+      tensors,
       sends.map(({ peer, rows }) => ({ peer, bytes: rows * row })),
     )
-    return Tensor.empty(x.shape, x.dtype, x.device)
+    return this.#noted(
+      call,
+      tensors.map((x) => Tensor.empty(x.shape, x.dtype, x.device)),
+    )
   }
 
   override agree(): void {}
+
+  #noted<R>(call: CollectiveCall, result: R): Pending<R> {
+    return {
+      join: () => {
+        call.join = this.calls.length
+        return result
+      },
+    }
+  }
 
   #note(kind: CollectiveCall['kind'], tensors: readonly Tensor[], sends: CollectiveCall['sends'] = []): CollectiveCall {
     const here = this.calls.length
