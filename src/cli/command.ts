@@ -1,12 +1,25 @@
 import type { Command } from 'commander'
 
-import { speaker } from '../distributed/speaker.js'
-import { fail } from '../tensor/errors.js'
+import { identity } from '../distributed/launcher.js'
+import { ofAll, speaker } from '../distributed/speaker.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { isInterruption, withInterruption } from '../tensor/interruption.js'
 import { native } from '../tensor/native.js'
 
 /** Each command's file adds itself to the program that runs `args`; `done` takes the exit code. */
 export type Register = (program: Command, done: (code: number) => void, args: readonly string[]) => void | Promise<void>
+
+/** Evaluations that several processes can share. */
+export const sharedEvaluations: readonly string[] = ['linear', 'finetune', 'segmentation', 'detection']
+
+/** Throws CONFIG where a launcher started this command several times, which would each do all of it and write to one place. */
+export function expectOneProcess(command: string): void {
+  const { size, launcher } = identity()
+  if (size > 1)
+    throw ofAll(
+      new DenseclError('CONFIG', `${command} is work of one process: expected it without ${launcher}, which started ${size} of them`),
+    )
+}
 
 /** Examples below a command's help. */
 export const examples = (lines: [command: string, why: string][]): string =>

@@ -1,5 +1,5 @@
 /** `densecl eval ...`: one line for each evaluation. */
-import type { Register } from './command.js'
+import { expectOneProcess, type Register, sharedEvaluations } from './command.js'
 import { addCorrespondence } from './evalCorrespondence.js'
 import { addDetection } from './evalDetection.js'
 import { addFinetune } from './evalFinetune.js'
@@ -16,6 +16,9 @@ const evaluations: Readonly<Record<string, readonly AddEvaluation[]>> = {
 
 export const register: Register = (program, done) => {
   const parent = program.command('eval').description('measure what a backbone is worth')
+  parent.hook('preAction', (_, command) => {
+    if (!sharedEvaluations.includes(command.name())) expectOneProcess(`eval ${command.name()}`)
+  })
   for (const [heading, adders] of Object.entries(evaluations)) {
     parent.commandsGroup(heading)
     for (const add of adders) add(parent, done)

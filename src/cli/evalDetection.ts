@@ -9,12 +9,13 @@ import { recordLimits } from '../detection/detectorFile.js'
 import { detectionStyles } from '../detection/styles.js'
 import { shareOf } from '../eval/cocoBoxScores.js'
 import { cocoResults } from '../eval/detections.js'
-import { evaluateDetection } from '../eval/detection.js'
+import { type DetectionResult, type DetectionTest, evaluateDetection } from '../eval/detection.js'
 import { detectorNames } from '../eval/detectionIntroduction.js'
 import { checkDetectionMemory } from '../eval/detectionMemory.js'
 import { detectionProtocols, ofLength, preciseBatchesOf, protocolOf } from '../eval/detectionProtocols.js'
 import { makeFolder, writeTextAtomic } from '../files/atomic.js'
 import { backboneIn } from '../nn/backbone.js'
+import { identity } from '../distributed/launcher.js'
 import { boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
 import { checkChannels } from '../run/backbone.js'
@@ -28,13 +29,16 @@ import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from '
 import { publishedLine } from './evalPublished.js'
 import {
   type AddEvaluation,
+  amongProcesses,
   checkMemory,
   conclude,
   deviations,
   evaluation,
   forceFlag,
+  keepingUnlessFailed,
   openBackbone,
   resultFolder,
+  shareOfProtocol,
   type SharedFlags,
   workersOf,
 } from './evalShared.js'
@@ -123,148 +127,176 @@ export const addDetection: AddEvaluation = (parent, done) => {
     )
     .action(
       heedingSignals(done, async (weights: string, flags: Flags) => {
-        entryOf('--style', flags.style, detectionStyles)
-        const style = flags.style as keyof typeof detectionStyles
-        const published = protocolOf(entryOf('--protocol', flags.protocol, detectionProtocols), style)
-        const { preciseBatches } = detectionStyles[style]
-        if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
-        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
-          text === undefined ? otherwise : numberFlag(flag, text, { least, most, whole: true })
-        const side = [8, recordLimits.side] as const
-        const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
-          text?.split(',').map((each) => whole(flag, each, 0, ...side)) ?? otherwise
-        if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
-        const frozen = flags.norm === 'frozen'
-        if (frozen && published.form !== 'fpn') fail('CONFIG', '--norm is frozen: expected batch without --protocol coco-fpn-1x')
-        if (frozen && flags.init === 'random')
-          fail('CONFIG', '--norm is frozen: expected batch with --init random, which has no statistics')
-        const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
-        const protocol = {
-          ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
-          batchSize,
-          lr: flags.lr === undefined ? (published.lr * batchSize) / published.batchSize : numberFlag('lr', flags.lr, { least: 1e-12 }),
-          scales: list('scales', flags.scales, published.scales),
-          testScale: whole('test-scale', flags.testScale, published.testScale, ...side),
-          longest: whole('longest', flags.longest, published.longest, ...side),
-          regions: whole('regions', flags.regions, published.regions),
-          testRegions: whole('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
-          channels: whole('channels', flags.channels, published.channels, 1, recordLimits.channels),
-          ...(frozen ? { frozenNorms: true } : {}),
-        }
-        const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
-        const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
-        const seed = whole('seed', flags.seed, 0, 0)
-        const opened = await openBackbone(weights, flags)
-        checkChannels(opened.backbone, 'eval detection')
-        const splits = defaultBoxSplits(flags.data)
-        const masks = published.form === 'fpn'
-        const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train, { masks })
-        const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes, masks })
-        for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
-        const { kind, options, device } = opened.backbone
-        const precision = flags.precision as 'auto' | 'f32' | 'tf32' | 'bf16'
-        // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
-        const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
-        const compute = {
-          ...opened.compute,
-          ...(precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)),
-        }
-        const random = { random: new Random(seed, 53), dtype: 'f32', compute: dtype } as const
-        const backbone =
-          flags.init === 'random'
-            ? withDevice(device, () => kind.build(random, options, { init: 'mmselfsup' }))
-            : dtype === 'f32'
-              ? opened.backbone
-              : backboneIn(opened.backbone, dtype)
-        try {
-          const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
-          const folder = resultFolder(weights, flags)
-          const out = join(folder, name)
-          const workers = workersOf(flags)
-          const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute }
-          await checkMemory(flags, () => checkDetectionMemory(backbone, planned))
-          const result = await evaluateDetection(backbone, {
-            ...planned,
-            out,
-            resume: flags.resume ?? false,
-            overwrite: flags.overwrite ?? false,
-            quiet: isQuiet(flags),
-            logEvery: whole('log-every', flags.logEvery, 20),
-            saveEvery: whole('save-every', flags.saveEvery, 500),
-            testEvery: whole('test-every', flags.testEvery, 0, 0),
-            dataName: flags.data,
-            weightsName: flags.init === 'weights' ? weights : 'random weights',
-            onTest: async ({ iteration, samples }) => {
-              if (iteration === protocol.iterations) return
-              makeFolder(picturesOfEvaluation(out))
-              const some = samples.filter((_, i) => i % Math.ceil(samples.length / picturedOnTheWay) === 0)
-              await writePicture(pictureAt(out, iteration), boxesPicture(some, val.classes))
-            },
-          })
-          if (result.test === undefined) {
-            console.error(`interrupted at iteration ${result.iterations}; continue with --resume`)
-            done(interruptedCode())
-            return
-          }
-          const { detections, samples, voc, coco, masks: ofMasks } = result.test
-          const picture = await writePicture(join(out, 'samples'), boxesPicture(samples, val.classes))
-          writeTextAtomic(join(out, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
-          const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
-          const ap = (score: number): string => percent(shareOf(score))
-          const maskAp = (score: number | undefined): string[] => (score === undefined ? [] : [ap(score)])
-          const table = {
-            title: `Detection (${detectorNames[published.form]}, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
-            columns: ['class', 'AP50', 'COCO AP', ...(ofMasks === undefined ? [] : ['mask AP'])],
-            rows: [
-              ...val.classes.map((label, c) => [
-                label,
-                percent(voc.byClass[0]![c]!),
-                ap(coco.apByClass[c]!),
-                ...maskAp(ofMasks?.apByClass[c]),
-              ]),
-              ['mean', percent(voc.mean[0]!), ap(coco.ap), ...maskAp(ofMasks?.ap)],
-              ...(voc.overlaps.length > 1
-                ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), ap(coco.ap75), ...maskAp(ofMasks?.ap75)]]
-                : []),
-            ],
-            notes: [
-              `${train.items.length} training images; AP50 by VOC 2007's 11 points, COCO AP by COCO's rules`,
-              `${detections.length} objects found`,
-              ...deviations([
-                ['backbone', backbone.name, 'ResNet-50'],
-                ['iterations', protocol.iterations, published.iterations],
-                ['batch size', batchSize, published.batchSize],
-                ['images at once', imagesAtOnce, published.batchSize],
-                ['learning rate', protocol.lr, published.lr],
-                ['short sides', protocol.scales.join(' '), published.scales.join(' ')],
-                ['test side', protocol.testScale, published.testScale],
-                ['long side', protocol.longest, published.longest],
-                ['regions', protocol.regions, published.regions],
-                ['test regions', protocol.testRegions, published.testRegions],
-                ['channels', protocol.channels, published.channels],
-                ['norms of the backbone', flags.norm, 'batch'],
-                ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
-                ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
-              ]),
-              ...publishedLine(flags.protocol, 'this protocol, a measure of runs that deviate in nothing'),
-              flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
-            ],
-          }
-          conclude(flags, folder, name, table, {
-            weights,
-            init: flags.init,
-            style,
-            protocol,
-            picture,
-            voc: { ...voc },
-            coco: { ...coco },
-            ...(ofMasks === undefined ? {} : { masks: { ...ofMasks } }),
-          })
-          done(0)
-        } finally {
-          backbone.dispose()
-          if (backbone !== opened.backbone) opened.backbone.dispose()
-        }
+        const { interrupted } = await amongProcesses(flags, {
+          prepare: (own) => prepare(weights, own),
+          identityOf: ({ planned: { protocol, style, train, val, anchors, seed } }) => [
+            [protocol, style, anchors, seed],
+            [train.items.length, val.items.length],
+          ],
+          evaluate: ({ backbone, planned, out }, shared, own) =>
+            evaluateDetection(backbone, { ...planned, ...shared, ...runOptions(weights, own, planned, out), out }),
+          conclude: (result, prepared, own) => report(weights, own, prepared, result),
+          dispose: ({ backbone, opened }) => {
+            backbone.dispose()
+            if (backbone !== opened.backbone) opened.backbone.dispose()
+          },
+        })
+        done(interrupted ? interruptedCode() : 0)
       }),
     )
+}
+
+const whole = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
+  text === undefined ? otherwise : numberFlag(flag, text, { least, most, whole: true })
+
+type Prepared = Awaited<ReturnType<typeof prepare>>
+
+/** What is evaluated, and where. */
+async function prepare(weights: string, flags: Flags) {
+  entryOf('--style', flags.style, detectionStyles)
+  const style = flags.style as keyof typeof detectionStyles
+  const published = protocolOf(entryOf('--protocol', flags.protocol, detectionProtocols), style)
+  const { preciseBatches } = detectionStyles[style]
+  if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
+  const side = [8, recordLimits.side] as const
+  const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
+    text?.split(',').map((each) => whole(flag, each, 0, ...side)) ?? otherwise
+  if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
+  const frozen = flags.norm === 'frozen'
+  if (frozen && published.form !== 'fpn') fail('CONFIG', '--norm is frozen: expected batch without --protocol coco-fpn-1x')
+  if (frozen && flags.init === 'random') fail('CONFIG', '--norm is frozen: expected batch with --init random, which has no statistics')
+  const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
+  const protocol = {
+    ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
+    batchSize,
+    lr: flags.lr === undefined ? (published.lr * batchSize) / published.batchSize : numberFlag('lr', flags.lr, { least: 1e-12 }),
+    scales: list('scales', flags.scales, published.scales),
+    testScale: whole('test-scale', flags.testScale, published.testScale, ...side),
+    longest: whole('longest', flags.longest, published.longest, ...side),
+    regions: whole('regions', flags.regions, published.regions),
+    testRegions: whole('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
+    channels: whole('channels', flags.channels, published.channels, 1, recordLimits.channels),
+    ...(frozen ? { frozenNorms: true } : {}),
+  }
+  const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
+  const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
+  const seed = whole('seed', flags.seed, 0, 0)
+  const opened = await openBackbone(weights, flags)
+  return keepingUnlessFailed(opened.backbone, async () => {
+    checkChannels(opened.backbone, 'eval detection')
+    const splits = defaultBoxSplits(flags.data)
+    const masks = published.form === 'fpn'
+    const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train, { masks })
+    const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes, masks })
+    if (identity().rank === 0) for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
+    const { kind, options, device } = opened.backbone
+    const precision = flags.precision as 'auto' | 'f32' | 'tf32' | 'bf16'
+    // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
+    const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
+    const compute = {
+      ...opened.compute,
+      ...(precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)),
+    }
+    const random = { random: new Random(seed, 53), dtype: 'f32', compute: dtype } as const
+    const backbone =
+      flags.init === 'random'
+        ? withDevice(device, () => kind.build(random, options, { init: 'mmselfsup' }))
+        : dtype === 'f32'
+          ? opened.backbone
+          : backboneIn(opened.backbone, dtype)
+    const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
+    const folder = resultFolder(weights, flags)
+    const out = join(folder, name)
+    const workers = workersOf(flags)
+    const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute }
+    const ofProcess = {
+      ...planned,
+      protocol: shareOfProtocol(protocol),
+      imagesAtOnce: Math.min(imagesAtOnce, shareOfProtocol(protocol).batchSize),
+    }
+    const fits = (): Promise<void> => checkMemory(flags, () => checkDetectionMemory(backbone, ofProcess))
+    await (backbone === opened.backbone ? fits() : keepingUnlessFailed(backbone, fits))
+    return { opened, backbone, published, preciseBatches, planned, name, folder, out }
+  })
+}
+
+function runOptions(weights: string, flags: Flags, { protocol, val }: Prepared['planned'], out: string) {
+  return {
+    resume: flags.resume ?? false,
+    overwrite: flags.overwrite ?? false,
+    quiet: isQuiet(flags),
+    logEvery: whole('log-every', flags.logEvery, 20),
+    saveEvery: whole('save-every', flags.saveEvery, 500),
+    testEvery: whole('test-every', flags.testEvery, 0, 0),
+    dataName: flags.data,
+    weightsName: flags.init === 'weights' ? weights : 'random weights',
+    onTest: async ({ iteration, samples }: DetectionTest): Promise<void> => {
+      if (iteration === protocol.iterations) return
+      makeFolder(picturesOfEvaluation(out))
+      const some = samples.filter((_, i) => i % Math.ceil(samples.length / picturedOnTheWay) === 0)
+      await writePicture(pictureAt(out, iteration), boxesPicture(some, val.classes))
+    },
+  }
+}
+
+/** Writes and prints what was found. */
+async function report(
+  weights: string,
+  flags: Flags,
+  { opened, backbone, published, preciseBatches, planned, name, folder, out }: Prepared,
+  { iterations, test }: DetectionResult,
+): Promise<void> {
+  if (test === undefined) {
+    console.error(`interrupted at iteration ${iterations}; continue with --resume`)
+    return
+  }
+  const { protocol, style, train, val, anchors, imagesAtOnce } = planned
+  const { batchSize } = protocol
+  const { detections, samples, voc, coco, masks: ofMasks } = test
+  const picture = await writePicture(join(out, 'samples'), boxesPicture(samples, val.classes))
+  writeTextAtomic(join(out, 'detections.json'), `${JSON.stringify(cocoResults(val, detections))}\n`)
+  const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+  const ap = (score: number): string => percent(shareOf(score))
+  const maskAp = (score: number | undefined): string[] => (score === undefined ? [] : [ap(score)])
+  const table = {
+    title: `Detection (${detectorNames[published.form]}, ${flags.protocol}, ${style}) in %: ${val.items.length} images`,
+    columns: ['class', 'AP50', 'COCO AP', ...(ofMasks === undefined ? [] : ['mask AP'])],
+    rows: [
+      ...val.classes.map((label, c) => [label, percent(voc.byClass[0]![c]!), ap(coco.apByClass[c]!), ...maskAp(ofMasks?.apByClass[c])]),
+      ['mean', percent(voc.mean[0]!), ap(coco.ap), ...maskAp(ofMasks?.ap)],
+      ...(voc.overlaps.length > 1 ? [['mean of 10 overlaps, AP75', percent(mean(voc.mean)), ap(coco.ap75), ...maskAp(ofMasks?.ap75)]] : []),
+    ],
+    notes: [
+      `${train.items.length} training images; AP50 by VOC 2007's 11 points, COCO AP by COCO's rules`,
+      `${detections.length} objects found`,
+      ...deviations([
+        ['backbone', backbone.name, 'ResNet-50'],
+        ['iterations', protocol.iterations, published.iterations],
+        ['batch size', batchSize, published.batchSize],
+        ['images at once', imagesAtOnce, published.batchSize],
+        ['learning rate', protocol.lr, published.lr],
+        ['short sides', protocol.scales.join(' '), published.scales.join(' ')],
+        ['test side', protocol.testScale, published.testScale],
+        ['long side', protocol.longest, published.longest],
+        ['regions', protocol.regions, published.regions],
+        ['test regions', protocol.testRegions, published.testRegions],
+        ['channels', protocol.channels, published.channels],
+        ['norms of the backbone', flags.norm, 'batch'],
+        ['anchors', anchors.join(' '), publishedAnchors.sizes.join(' ')],
+        ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
+      ]),
+      ...publishedLine(flags.protocol, 'this protocol, a measure of runs that deviate in nothing'),
+      flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
+    ],
+  }
+  conclude(flags, folder, name, table, {
+    weights,
+    init: flags.init,
+    style,
+    protocol,
+    picture,
+    voc: { ...voc },
+    coco: { ...coco },
+    ...(ofMasks === undefined ? {} : { masks: { ...ofMasks } }),
+  })
 }

@@ -21,6 +21,7 @@ import { openLabelled } from './evalLabels.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
   type AddEvaluation,
+  amongProcesses,
   checkMemory,
   conclude,
   deviations,
@@ -28,8 +29,10 @@ import {
   forceFlag,
   imageSizeHelp,
   imageSizeOf,
+  keepingUnlessFailed,
   openInitial,
   resultFolder,
+  shareOfProtocol,
   type SharedFlags,
   unreadable,
   withInit,
@@ -60,90 +63,133 @@ interface Flags extends SharedFlags {
 export const addFinetune: AddEvaluation = (parent, done) =>
   void command(parent).action(
     heedingSignals(done, async (weights: string, flags: Flags) => {
-      const { name, published, protocol: asked, share, chooseBy } = settingsOf(flags)
-      const batchSize = flags.batchSize === undefined ? undefined : numberFlag('batch-size', flags.batchSize, { least: 2, whole: true })
-      const { imageSize, note: images } = imageSizeOf(flags.imageSize, weights, 224, 32)
-      const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
-      try {
-        checkChannels(backbone, 'eval finetune')
-        const { bank, queries, classes } = await openLabelled('eval finetune', flags.train, flags.val)
-        if (classes.length < 2) fail('DATA', `eval finetune: ${flags.train} has one class: expected two or more`)
-        const train =
-          flags.labelled === undefined ? balancedShare(bank, classes.length, share, seed) : await listedItems(flags.labelled, bank)
-        const protocol = { ...asked, batchSize: batchSize ?? batchSizeFor(published, train.length) }
-        const kept = flags.labelled === undefined ? `${share}percent` : 'listed'
-        const folder = resultFolder(weights, flags)
-        const result = `finetune-${name}${share === published.percent ? '' : `-${kept}`}${suffix}`
-        const out = join(folder, result)
-        const broken = new Map<string, string>()
-        const planned = { protocol, train, classes, imageSize, workers: workersOf(flags), compute }
-        await checkMemory(flags, () => checkFinetuneMemory(backbone, planned))
-        if (!isQuiet(flags))
-          for (const line of [labelledLine(train, bank, classes), `images  ${images}`].filter((each) => each !== '')) console.log(line)
-        const whole = (flag: string, text: string, least = 1): number => numberFlag(flag, text, { least, whole: true })
-        const found = await finetune(backbone, {
-          ...planned,
-          val: queries,
-          chooseBy,
-          out,
-          seed,
-          broken,
-          describe: `densecl eval finetune, ${name}, ${train.length} labelled images`,
-          resume: flags.resume ?? false,
-          overwrite: flags.overwrite ?? false,
-          quiet: isQuiet(flags),
-          logEvery: whole('log-every', flags.logEvery),
-          saveEvery: whole('save-every', flags.saveEvery),
-          testEvery: whole('test-every', flags.testEvery, 0),
-        })
-        if (found.interrupted) {
-          console.error(`interrupted at iteration ${found.iterations}; continue with --resume`)
-          done(interruptedCode())
-          return
-        }
-        const changed = deviations([
-          ['backbone', backbone.name, 'ResNet-50'],
-          ...dataDeviations(name, bank.length, queries.length, classes.length),
-          ['labels in %', share, published.percent],
-          ['epochs', protocol.epochs, published.epochs],
-          ['batch size', protocol.batchSize, published.batchSize],
-          ['learning rates', protocol.lrs.join(' '), published.lrs.join(' ')],
-          ['multipliers', protocol.headMultipliers.join(' '), published.headMultipliers.join(' ')],
-          ['image size', imageSize, 224],
-          ...(published.lrs.length > 1 ? [['chosen by', chooseBy, 'val'] as [string, string, string]] : []),
-        ])
-        const own = tableOf(found, { name, train, val: queries, classes, deviates: changed.length > 0, protocol, chooseBy })
-        const notes = [
-          ...own.notes,
-          ...labelledNotes(train, bank, classes, flags, seed),
-          ...changed,
-          images,
-          ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
-          note,
-          `densecl predict IMAGE --weights ${classifierPath(out)}`,
-        ]
-        const table = { ...own, notes }
-        const byClass = found.test!.byClass.map((row, c) => ({ class: classes[c]!, ...row }))
-        conclude(flags, folder, result, table, {
-          weights,
-          init: flags.init,
-          protocol: { name, ...protocol },
-          labelled: train.length,
+      const { interrupted } = await amongProcesses(flags, {
+        prepare: (own) => prepare(weights, own),
+        identityOf: ({ planned: { protocol, train, imageSize }, queries, seed }) => [
+          protocol,
+          train.length,
+          queries.length,
           imageSize,
-          setting: found.setting,
-          tried: found.tried,
-          top1: found.test!.top1,
-          ...(classes.length > 5 ? { top5: found.test!.top5 } : {}),
-          loss: found.test!.loss,
-          byClass,
-          classifier: classifierPath(out),
-        })
-        done(0)
-      } finally {
-        backbone.dispose()
-      }
+          seed,
+        ],
+        evaluate: ({ backbone, planned, queries, chooseBy, out, seed, broken, name }, shared, own) =>
+          finetune(backbone, {
+            ...planned,
+            ...shared,
+            val: queries,
+            chooseBy,
+            out,
+            seed,
+            broken,
+            describe: `densecl eval finetune, ${name}, ${planned.train.length} labelled images`,
+            resume: own.resume ?? false,
+            overwrite: own.overwrite ?? false,
+            quiet: isQuiet(own),
+            logEvery: whole('log-every', own.logEvery),
+            saveEvery: whole('save-every', own.saveEvery),
+            testEvery: whole('test-every', own.testEvery, 0),
+          }),
+        conclude: (found, prepared, own) => report(weights, own, prepared, found),
+        dispose: ({ backbone }) => backbone.dispose(),
+      })
+      done(interrupted ? interruptedCode() : 0)
     }),
   )
+
+const whole = (flag: string, text: string, least = 1): number => numberFlag(flag, text, { least, whole: true })
+
+/** What is evaluated, and where. */
+async function prepare(weights: string, flags: Flags) {
+  const { name, published, protocol: asked, share, chooseBy } = settingsOf(flags)
+  const batchSize = flags.batchSize === undefined ? undefined : numberFlag('batch-size', flags.batchSize, { least: 2, whole: true })
+  const { imageSize, note: images } = imageSizeOf(flags.imageSize, weights, 224, 32)
+  const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
+  return keepingUnlessFailed(backbone, async () => {
+    checkChannels(backbone, 'eval finetune')
+    const { bank, queries, classes } = await openLabelled('eval finetune', flags.train, flags.val)
+    if (classes.length < 2) fail('DATA', `eval finetune: ${flags.train} has one class: expected two or more`)
+    const train = flags.labelled === undefined ? balancedShare(bank, classes.length, share, seed) : await listedItems(flags.labelled, bank)
+    const protocol = { ...asked, batchSize: batchSize ?? batchSizeFor(published, train.length) }
+    const kept = flags.labelled === undefined ? `${share}percent` : 'listed'
+    const folder = resultFolder(weights, flags)
+    const result = `finetune-${name}${share === published.percent ? '' : `-${kept}`}${suffix}`
+    const out = join(folder, result)
+    const broken = new Map<string, string>()
+    const planned = { protocol, train, classes, imageSize, workers: workersOf(flags), compute }
+    await checkMemory(flags, () => checkFinetuneMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }))
+    if (!isQuiet(flags))
+      for (const line of [labelledLine(train, bank, classes), `images  ${images}`].filter((each) => each !== '')) console.log(line)
+    return { backbone, note, images, seed, bank, queries, classes, share, chooseBy, published, planned, broken, name, folder, result, out }
+  })
+}
+
+/** Writes and prints what was found. */
+function report(
+  weights: string,
+  flags: Flags,
+  {
+    backbone,
+    note,
+    images,
+    seed,
+    bank,
+    queries,
+    classes,
+    share,
+    chooseBy,
+    published,
+    planned,
+    broken,
+    name,
+    folder,
+    result,
+    out,
+  }: Awaited<ReturnType<typeof prepare>>,
+  found: FinetuneResult,
+): void {
+  if (found.interrupted) {
+    console.error(`interrupted at iteration ${found.iterations}; continue with --resume`)
+    return
+  }
+  const { protocol, train, imageSize } = planned
+  const changed = deviations([
+    ['backbone', backbone.name, 'ResNet-50'],
+    ...dataDeviations(name, bank.length, queries.length, classes.length),
+    ['labels in %', share, published.percent],
+    ['epochs', protocol.epochs, published.epochs],
+    ['batch size', protocol.batchSize, published.batchSize],
+    ['learning rates', protocol.lrs.join(' '), published.lrs.join(' ')],
+    ['multipliers', protocol.headMultipliers.join(' '), published.headMultipliers.join(' ')],
+    ['image size', imageSize, 224],
+    ...(published.lrs.length > 1 ? [['chosen by', chooseBy, 'val'] as [string, string, string]] : []),
+  ])
+  const own = tableOf(found, { name, train, val: queries, classes, deviates: changed.length > 0, protocol, chooseBy })
+  const notes = [
+    ...own.notes,
+    ...labelledNotes(train, bank, classes, flags, seed),
+    ...changed,
+    images,
+    ...unreadable(broken, '(in training others took their places, in tests they count as black)'),
+    note,
+    `densecl predict IMAGE --weights ${classifierPath(out)}`,
+  ]
+  const table = { ...own, notes }
+  const byClass = found.test!.byClass.map((row, c) => ({ class: classes[c]!, ...row }))
+  conclude(flags, folder, result, table, {
+    weights,
+    init: flags.init,
+    protocol: { name, ...protocol },
+    labelled: train.length,
+    imageSize,
+    setting: found.setting,
+    tried: found.tried,
+    top1: found.test!.top1,
+    ...(classes.length > 5 ? { top5: found.test!.top5 } : {}),
+    loss: found.test!.loss,
+    byClass,
+    classifier: classifierPath(out),
+  })
+}
 
 function command(parent: Command): Command {
   const names = Object.entries(finetuneProtocols)

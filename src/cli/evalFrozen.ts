@@ -5,7 +5,7 @@ import { type CellScores, frozenSegmentation } from '../eval/frozenSegmentation.
 import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { numberFlag } from './command.js'
+import { expectOneProcess, numberFlag } from './command.js'
 import { checkMemory, conclude, openInitial, resultFolder, type SharedFlags, workersOf } from './evalShared.js'
 
 export interface FrozenFlags extends SharedFlags {
@@ -22,6 +22,7 @@ export interface FrozenFlags extends SharedFlags {
 
 /** Evaluates and prints. */
 export async function evaluateFrozen(weights: string, flags: FrozenFlags): Promise<void> {
+  expectOneProcess('eval segmentation --frozen')
   const window = numberFlag('window', flags.window, { least: 16, most: 8192, whole: true })
   const windows = numberFlag('windows', flags.windows, { least: 1, most: 1000, whole: true })
   const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true }))

@@ -1,3 +1,4 @@
+import { identity } from '../distributed/launcher.js'
 import { type Item, skippedLines, type Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
@@ -13,7 +14,7 @@ export async function openLabelled(
     [train, bank],
     [val, queries],
   ] as const)
-    for (const line of skippedLines(source)) console.error(`${command}: ${path}: ${line}`)
+    for (const line of identity().rank === 0 ? skippedLines(source) : []) console.error(`${command}: ${path}: ${line}`)
   const classesOf = (source: Source, flag: string, path: string): string[] =>
     source.classes ??
     fail(

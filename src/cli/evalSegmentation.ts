@@ -5,7 +5,7 @@ import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { blindScores } from '../eval/blindSegmentation.js'
 import type { SegmentationScores } from '../eval/meanIou.js'
-import { evaluateSegmentation } from '../eval/segmentation.js'
+import { evaluateSegmentation, type SegmentationOptions, type SegmentationResult } from '../eval/segmentation.js'
 import { checkSegmentationMemory } from '../eval/segmentationMemory.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
 import { segmentationPicture } from '../report/segmentation.js'
@@ -17,13 +17,16 @@ import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
   type AddEvaluation,
+  amongProcesses,
   checkMemory,
   conclude,
   deviations,
   evaluation,
   forceFlag,
+  keepingUnlessFailed,
   openInitial,
   resultFolder,
+  shareOfProtocol,
   withInit,
   workersOf,
 } from './evalShared.js'
@@ -125,87 +128,109 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           done(0)
           return
         }
-        const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags, { outputStride })
-        checkChannels(backbone, 'eval segmentation')
-        const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? defaultSplits(flags.data).train)
-        const val = openSegmentation(flags.data, flags.valSplit.split(','))
-        const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
-        const published = entryOf('--protocol', protocolName, segmentationProtocols)
-        const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
-          text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
-        const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
-        if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
-        const protocol = {
-          ...published,
-          iterations: whole('iterations', flags.iterations, published.iterations),
-          batchSize: whole('batch-size', flags.batchSize, published.batchSize),
-          crop: whole('crop', flags.crop, published.crop, 16),
-          scale: [scale[0], scale[1]] as const,
-          lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
-        }
-        try {
-          const name = `segmentation-${protocolName}${suffix}`
-          const folder = resultFolder(weights, flags)
-          const planned = { protocol, train, val, seed, workers: workersOf(flags), compute }
-          await checkMemory(flags, () => checkSegmentationMemory(backbone, planned))
-          const { interrupted, iterations, scores, samples } = await evaluateSegmentation(backbone, {
-            ...planned,
-            out: join(folder, name),
-            resume: flags.resume ?? false,
-            overwrite: flags.overwrite ?? false,
-            quiet: isQuiet(flags),
-            logEvery: whole('log-every', flags.logEvery, 50),
-            saveEvery: whole('save-every', flags.saveEvery, 1000),
-            testEvery: whole('test-every', flags.testEvery, 0, 0),
-          })
-          if (interrupted) {
-            console.error(`interrupted at iteration ${iterations}; continue with --resume`)
-            done(interruptedCode())
-            return
-          }
-          const picture =
-            samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
-          const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
-          const changed = deviations([
-            ['backbone', backbone.name, 'ResNet-50'],
-            ...dataDeviations(protocolName, train.items.length, val.items.length, val.classes.length),
-            ['output stride', backbone.stride, outputStride],
-            ['iterations', protocol.iterations, published.iterations],
-            ['batch size', protocol.batchSize, published.batchSize],
-            ['learning rate', protocol.lr, published.lr],
-            ['crop', protocol.crop, published.crop],
-            ['scale', protocol.scale.join('x'), published.scale.join('x')],
-          ])
-          const others = publishedColumns(protocolName, changed.length > 0)
-          const blind = await blindScores(train, val)
-          const blindRow = (label: string, { meanIou, meanAccuracy, pixelAccuracy }: SegmentationScores): (string | number)[][] => [
-            [`${label}: mean`, percent(meanIou), percent(meanAccuracy), ...others.cells()],
-            [`${label}: all pixels`, '', percent(pixelAccuracy), ...others.cells()],
-          ]
-          const table = {
-            title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
-            columns: ['class', 'IoU', 'accuracy', ...others.columns],
-            rows: [
-              ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!), ...others.cells()]),
-              ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy), ...others.cells('mean')],
-              ['all pixels', '', percent(scores!.pixelAccuracy), ...others.cells()],
-              ...blindRow('position alone', blind.position),
-              ...blindRow('most frequent class', blind.majority),
-            ],
-            notes: [`${train.items.length} training images, ${seen} in the test, no flip, one scale`, ...changed, ...others.notes, note],
-          }
-          conclude(flags, folder, name, table, {
-            weights,
-            init: flags.init,
-            protocol,
-            scores: { ...scores! },
-            blind: { position: blind.position.meanIou, majority: blind.majority.meanIou },
-            ...(picture === undefined ? {} : { picture }),
-          })
-          done(0)
-        } finally {
-          backbone.dispose()
-        }
+        const { interrupted } = await amongProcesses(flags, {
+          prepare: (own) => prepare(weights, own),
+          identityOf: ({ protocol, train, val, seed }) => [protocol, train.items.length, val.items.length, seed],
+          evaluate: ({ backbone, planned, out }, shared, own) =>
+            evaluateSegmentation(backbone, { ...planned, ...shared, ...runOptions(own), out }),
+          conclude: (result, prepared, own) => report(weights, own, prepared, result),
+          dispose: ({ backbone }) => backbone.dispose(),
+        })
+        done(interrupted ? interruptedCode() : 0)
       }),
     )
+}
+
+const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
+  text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
+
+const runOptions = (
+  flags: Flags,
+): Pick<SegmentationOptions, 'resume' | 'overwrite' | 'quiet' | 'logEvery' | 'saveEvery' | 'testEvery'> => ({
+  resume: flags.resume ?? false,
+  overwrite: flags.overwrite ?? false,
+  quiet: isQuiet(flags),
+  logEvery: whole('log-every', flags.logEvery, 50),
+  saveEvery: whole('save-every', flags.saveEvery, 1000),
+  testEvery: whole('test-every', flags.testEvery, 0, 0),
+})
+
+/** What is evaluated, and where. */
+async function prepare(weights: string, flags: Flags) {
+  const opened = await openInitial(weights, flags, { outputStride })
+  const { backbone, compute, suffix, seed } = opened
+  return keepingUnlessFailed(backbone, async () => {
+    checkChannels(backbone, 'eval segmentation')
+    const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? defaultSplits(flags.data).train)
+    const val = openSegmentation(flags.data, flags.valSplit.split(','))
+    const protocolName = flags.protocol ?? (train.layout === 'cityscapes' ? 'cityscapes' : 'voc12aug')
+    const published = entryOf('--protocol', protocolName, segmentationProtocols)
+    const scale = flags.scale?.split(',').map((text) => numberFlag('scale', text, { least: 8, whole: true })) ?? published.scale
+    if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
+    const protocol = {
+      ...published,
+      iterations: whole('iterations', flags.iterations, published.iterations),
+      batchSize: whole('batch-size', flags.batchSize, published.batchSize),
+      crop: whole('crop', flags.crop, published.crop, 16),
+      scale: [scale[0], scale[1]] as const,
+      lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
+    }
+    const name = `segmentation-${protocolName}${suffix}`
+    const folder = resultFolder(weights, flags)
+    const planned = { protocol, train, val, seed, workers: workersOf(flags), compute }
+    await checkMemory(flags, () => checkSegmentationMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }))
+    return { ...opened, train, val, protocolName, published, protocol, planned, name, folder, out: join(folder, name) }
+  })
+}
+
+/** Writes and prints what was found. */
+async function report(
+  weights: string,
+  flags: Flags,
+  { backbone, train, val, protocolName, published, protocol, name, folder, note }: Awaited<ReturnType<typeof prepare>>,
+  { interrupted, iterations, scores, samples }: SegmentationResult,
+): Promise<void> {
+  if (interrupted) {
+    console.error(`interrupted at iteration ${iterations}; continue with --resume`)
+    return
+  }
+  const picture =
+    samples.length === 0 ? undefined : await writePicture(join(folder, name, 'samples'), segmentationPicture(samples, val.classes))
+  const seen = protocol.slide === 0 ? 'whole images' : `windows of ${protocol.crop} at stride ${protocol.slide}`
+  const changed = deviations([
+    ['backbone', backbone.name, 'ResNet-50'],
+    ...dataDeviations(protocolName, train.items.length, val.items.length, val.classes.length),
+    ['output stride', backbone.stride, outputStride],
+    ['iterations', protocol.iterations, published.iterations],
+    ['batch size', protocol.batchSize, published.batchSize],
+    ['learning rate', protocol.lr, published.lr],
+    ['crop', protocol.crop, published.crop],
+    ['scale', protocol.scale.join('x'), published.scale.join('x')],
+  ])
+  const others = publishedColumns(protocolName, changed.length > 0)
+  const blind = await blindScores(train, val)
+  const blindRow = (label: string, { meanIou, meanAccuracy, pixelAccuracy }: SegmentationScores): (string | number)[][] => [
+    [`${label}: mean`, percent(meanIou), percent(meanAccuracy), ...others.cells()],
+    [`${label}: all pixels`, '', percent(pixelAccuracy), ...others.cells()],
+  ]
+  const table = {
+    title: `Segmentation (FCN, stride ${backbone.stride}, ${protocolName}) in %: ${val.items.length} images`,
+    columns: ['class', 'IoU', 'accuracy', ...others.columns],
+    rows: [
+      ...val.classes.map((label, c) => [label, percent(scores!.iou[c]!), percent(scores!.accuracy[c]!), ...others.cells()]),
+      ['mean', percent(scores!.meanIou), percent(scores!.meanAccuracy), ...others.cells('mean')],
+      ['all pixels', '', percent(scores!.pixelAccuracy), ...others.cells()],
+      ...blindRow('position alone', blind.position),
+      ...blindRow('most frequent class', blind.majority),
+    ],
+    notes: [`${train.items.length} training images, ${seen} in the test, no flip, one scale`, ...changed, ...others.notes, note],
+  }
+  conclude(flags, folder, name, table, {
+    weights,
+    init: flags.init,
+    protocol,
+    scores: { ...scores! },
+    blind: { position: blind.position.meanIou, majority: blind.majority.meanIou },
+    ...(picture === undefined ? {} : { picture }),
+  })
 }

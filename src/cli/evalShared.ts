@@ -1,6 +1,14 @@
 /** What the commands of `densecl eval` share: flags, opening weights, tables and notes. */
-import { mostWorkers } from '../data/loader.js'
+import { availableParallelism } from 'node:os'
+
 import type { Command } from 'commander'
+
+import { mostWorkers, workersFor } from '../data/loader.js'
+import { Group } from '../distributed/group.js'
+import { deviceOfRank, identity } from '../distributed/launcher.js'
+import { endTogether, leaveTogether, openGroup } from '../distributed/open.js'
+import { sharing } from '../distributed/sharing.js'
+import { together } from '../distributed/together.js'
 
 import { type EvaluationTable, evaluationFolder, imageSizeOfRun, saveResult, tableText } from '../run/results.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -9,6 +17,7 @@ import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
 import type { ComputeOptions } from '../tensor/compute.js'
+import { packageVersion } from '../tensor/addon.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
@@ -40,6 +49,67 @@ export const withPlacement = (command: Command): Command =>
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
     .optionsGroup('')
+
+/** MiB of decoded images that an evaluation keeps, on each machine. */
+const cacheMegabytes = 1024
+
+/** What the processes of a command share an evaluation with. */
+export interface SharedEvaluation {
+  group: Group
+  cacheMegabytes: number
+  /** Asked between steps, by all processes alike. */
+  interrupted: () => boolean
+}
+
+/**
+ * An evaluation by the processes that were started with this one. `prepare` looks up what is evaluated, by the flags as they are for this
+ * process: its device and its part of the machine, and rank 0 alone speaks; `identityOf` says what must be the same in all. `evaluate`
+ * shares the work, and `conclude` writes what came of it, in rank 0.
+ */
+export async function amongProcesses<F extends SharedFlags, P, R extends { interrupted: boolean }>(
+  given: F,
+  steps: {
+    prepare: (flags: F) => Promise<P>
+    identityOf: (prepared: P) => unknown
+    evaluate: (prepared: P, shared: SharedEvaluation, flags: F) => Promise<R>
+    conclude: (result: R, prepared: P, flags: F) => void | Promise<void>
+    dispose: (prepared: P) => void
+  },
+): Promise<R> {
+  const here = identity()
+  const group = openGroup(given.device)
+  leaveTogether(group)
+  const part = (text: string, all: number): string => (text === '0' ? String(Math.max(1, Math.floor(all / here.localSize))) : text)
+  const flags =
+    group.size === 1
+      ? given
+      : {
+          ...given,
+          device: deviceOfRank(given.device, here),
+          threads: part(given.threads, availableParallelism()),
+          workers: part(given.workers, workersFor(0)),
+          ...(group.rank === 0 ? {} : { quiet: true }),
+        }
+  const prepared = await together(
+    group,
+    'the evaluation',
+    () => steps.prepare(flags),
+    (made) => JSON.stringify([packageVersion, steps.identityOf(made)]),
+  )
+  try {
+    const shared = { group, cacheMegabytes: cacheMegabytes / (group.size === 1 ? 1 : here.localSize) }
+    const result = await sharing(
+      group,
+      () => false,
+      (interrupted) => steps.evaluate(prepared, { ...shared, interrupted }, flags),
+    )
+    endTogether(group)
+    if (group.rank === 0) await steps.conclude(result, prepared, flags)
+    return result
+  } finally {
+    steps.dispose(prepared)
+  }
+}
 
 /** The argument and the flags of every evaluation. */
 export function evaluation(parent: Command, name: string, description: string): Command {
@@ -86,6 +156,22 @@ export async function checkMemory(
   const line = force === true ? 'memory  not looked at (--force)' : await check()
   if (!isQuiet(flags)) console.log(line)
 }
+
+/** What `body` gives; `owned` is freed where it fails. */
+export async function keepingUnlessFailed<R>(owned: { dispose(): void }, body: () => R | Promise<R>): Promise<R> {
+  try {
+    return await body()
+  } catch (error) {
+    owned.dispose()
+    throw error
+  }
+}
+
+/** A protocol as one of the processes that share its batches computes it. */
+export const shareOfProtocol = <P extends { batchSize: number }>(protocol: P): P => ({
+  ...protocol,
+  batchSize: Math.ceil(protocol.batchSize / identity().size),
+})
 
 /** Adds --init and --seed to an evaluation of which random weights are the baseline. */
 export const withInit = (command: Command, seed?: string): Command =>

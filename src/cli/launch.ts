@@ -13,7 +13,7 @@ import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
 import { meansCpu } from '../tensor/native.js'
-import { examples, numberFlag, type Register } from './command.js'
+import { examples, numberFlag, type Register, sharedEvaluations } from './command.js'
 
 /** More than any machine has cores. */
 const mostProcesses = 4096
@@ -24,27 +24,33 @@ const main = fileURLToPath(new URL('./main.js', import.meta.url))
 export const register: Register = (program, done) => {
   program
     .command('launch')
-    .description('run pretrain as several processes on this machine (docs/distributed.md)')
-    .requiredOption('--processes <n>', 'how many; the groups of a batch (--norm-groups) must be a multiple')
+    .description('run pretrain, or an evaluation that trains, as several processes on this machine (docs/distributed.md)')
+    .requiredOption('--processes <n>', 'how many; the batch, and its groups (--norm-groups), must be a multiple')
     .option('--cpu', 'on the CPU, although there is a GPU')
-    .argument('<command...>', 'pretrain and its flags, after --')
+    .argument('<command...>', `pretrain or eval ${sharedEvaluations.join(', ')} with its flags, after --`)
     .addHelpText(
       'after',
       examples([
         ['densecl launch --processes 8 -- pretrain --data imagenet/train --device cuda --norm-groups 8 --out runs/r50', 'eight GPUs'],
         ['densecl launch --processes 2 --cpu -- pretrain --data photos --norm-groups 2 --out runs/photos', 'two processes of the CPU'],
+        ['densecl launch --processes 2 --cpu -- eval segmentation runs/photos/backbone.safetensors --data camvid', 'an evaluation'],
         ['mpirun -n 8 densecl pretrain --data photos --norm-groups 8 --out runs/photos', 'the same by hand, also over several machines'],
       ]),
     )
     .action(async (command: string[], flags: { processes: string; cpu?: boolean }) => {
       const processes = numberFlag('processes', flags.processes, { least: 1, most: mostProcesses, whole: true })
-      if (command[0] !== 'pretrain') fail('CONFIG', `launch: expected pretrain after -- but received ${command[0]}`)
+      const [first, second = ''] = command
+      if (first !== 'pretrain' && !(first === 'eval' && sharedEvaluations.includes(second)))
+        fail(
+          'CONFIG',
+          `launch: expected pretrain, or eval ${sharedEvaluations.join(', ')}, after -- but received ${[first, second].join(' ').trim()}`,
+        )
       const device = flags.cpu === true ? 'cpu' : deviceAsked(command)
       done(await (meansCpu(device) ? launchByMpi(processes, command) : launchOnGpus(processes, device, command)))
     })
 }
 
-/** The device that the arguments of pretrain name; what a file of options says is not looked at. */
+/** The device that the arguments of a command name; what a file of options says is not looked at. */
 const deviceAsked = (command: readonly string[]): string =>
   [...command.join(' ').matchAll(/(?:^| )(?:--)?device[ =](\S+)/g)].at(-1)?.[1] ?? 'auto'
 

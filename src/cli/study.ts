@@ -11,7 +11,17 @@ import { runStudy, type StudyResult } from '../study/study.js'
 import { fail } from '../tensor/errors.js'
 import { resolveDevice } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag, type OutputFlags, quietFlag, type Register } from './command.js'
+import {
+  examples,
+  expectOneProcess,
+  heedingSignals,
+  interruptedCode,
+  isQuiet,
+  numberFlag,
+  type OutputFlags,
+  quietFlag,
+  type Register,
+} from './command.js'
 
 interface Flags extends OutputFlags {
   images: string
@@ -70,6 +80,7 @@ export const register: Register = (program, done) => {
 }
 
 async function compare(given: string[], flags: Flags, done: Parameters<Register>[1]): Promise<void> {
+  expectOneProcess('study')
   const { images, segmentation, out, json } = flags
   const sizeName = flags.size ?? (deviceTraits(resolveDevice('auto')).model === '' ? 'cpu' : 'gpu')
   const size = sizeOf(entryOf('--size', sizeName, studySizes), flags)

@@ -1,6 +1,6 @@
 /** One training step of a two-stage detector, from a batch of images to the gradient's starting point. */
 import { add } from '../ops/arithmetic.js'
-import { reshape } from '../ops/elementwise.js'
+import { reshape, scale } from '../ops/elementwise.js'
 import { gather } from '../ops/gather.js'
 import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../ops/losses.js'
 import { noGrad } from '../autograd/tape.js'
@@ -64,7 +64,10 @@ export const randomChooser = (random: Random, classes: number, style: DetectionS
   },
 })
 
-/** The losses of a batch x [N, H, W, 3], whose images may be smaller than it: what lies outside of them is zero. */
+/**
+ * The losses of a batch x [N, H, W, 3], whose images may be smaller than it: what lies outside of them is zero. Where processes share the
+ * batch (`across` of the mode) their mean is the loss of all of it; each has whole groups of the style's images, with objects in them.
+ */
 export function detectionLosses(
   model: Detector,
   x: Tensor,
@@ -91,13 +94,23 @@ export function detectionLosses(
     // What the best of them hold: they and the objects themselves are looked at again, as constants.
     const found = noGrad(() => proposals(proposed, ofMaps, images, style, limits))
     const samples = images.map((image, i) => choose.regions(found[i]!.boxes, image, i))
-    const [regionClass, regionBox] = regionLosses(model, features, samples, images, mode, style)
+    const [regionClass, regionBox] = regionLosses(model, features, samples, images, mode, style).map((loss) =>
+      scale(loss, shareOfRegions(samples, mode)),
+    ) as [Tensor, Tensor]
     const losses = { anchorClass, anchorBox, regionClass, regionBox }
     const total = add(add(anchorClass, anchorBox), add(regionClass, regionBox))
     if (model.masks === undefined) return { total, ...losses }
     const mask = maskLoss(model, features, samples, images, choose, mode, style)
     return { total: add(total, mask), ...losses, mask }
   })
+}
+
+/** How many regions there are of the batch's mean number in a process, where processes share it: 1 where they are equally many. */
+function shareOfRegions(samples: readonly RegionSample[], mode: NormMode): number {
+  const { across } = mode.train ? mode : {}
+  if (across === undefined || across.size === 1) return 1
+  const own = samples.reduce((sum, { labels }) => sum + labels.length, 0)
+  return (own * across.size) / Math.max(1, across.sum([own])[0]!)
 }
 
 const zero = (like: Tensor): Tensor => Tensor.zeros([], accumulator(like.dtype))

@@ -53,3 +53,33 @@ export class Buckets {
     this.#bytes = 0
   }
 }
+
+/** What a step leaves to be averaged: gradients of what is trained, and other means over the images of a process. */
+export interface Averaged {
+  gradients: readonly Tensor[]
+  observed: readonly Tensor[]
+}
+
+/** The gradients of a training whose batches several processes share. */
+export class SharedGradients {
+  /** Whether all processes are known to average them in one order. */
+  #agreed = false
+
+  constructor(readonly group: Group) {}
+
+  /**
+   * What `step` gives, in which tensors of `averagedOf` are the means over all processes. It hands the function that it is given each
+   * gradient that is complete, in the same order in all processes, or none; the function is undefined where there is one process.
+   */
+  average<R>(step: (ready: Buckets['ready'] | undefined) => R, averagedOf: (result: R) => Averaged): R {
+    if (this.group.size === 1) return step(undefined)
+    const buckets = new Buckets(this.group)
+    const result = step(buckets.ready)
+    const { gradients, observed } = averagedOf(result)
+    buckets.finish(gradients, observed)
+    // The first step is never one that is recorded.
+    if (!this.#agreed) buckets.agree()
+    this.#agreed = true
+    return result
+  }
+}

@@ -1,4 +1,5 @@
 /** How often a classifier is right, by class; and what one that does not look at the image would have. */
+import { Group } from '../distributed/group.js'
 import { largest } from '../tensor/numbers.js'
 
 /** Shares of images whose class is the likeliest, or among the five likeliest. */
@@ -49,13 +50,16 @@ export class ClassificationScores {
     this.#loss += most + Math.log(sum) - logits[label]!
   }
 
-  result(): ClassificationResult {
-    const count = this.#images.reduce((sum, images) => sum + images, 0)
+  /** The scores so far, of the images of all processes of a group. */
+  result(group = Group.single): ClassificationResult {
+    const [top5, loss, ...byClass] = group.sum([this.#top5, this.#loss, ...this.#images, ...this.#right]) as [number, number, ...number[]]
+    const [images, right] = [byClass.slice(0, this.classes), byClass.slice(this.classes)]
+    const count = images.reduce((sum, own) => sum + own, 0)
     return {
-      top1: this.#right.reduce((sum, right) => sum + right, 0) / count,
-      top5: this.#top5 / count,
-      loss: this.#loss / count,
-      byClass: this.#images.map((images, c) => ({ images, top1: this.#right[c]! / images })),
+      top1: right.reduce((sum, own) => sum + own, 0) / count,
+      top5: top5 / count,
+      loss: loss / count,
+      byClass: images.map((own, c) => ({ images: own, top1: right[c]! / own })),
     }
   }
 }

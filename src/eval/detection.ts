@@ -3,6 +3,8 @@ import { join } from 'node:path'
 
 import type { BoxItem, BoxSource } from '../data/boxes.js'
 import type { Pixels } from '../data/decode.js'
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import { loadPixels } from '../data/source.js'
 import { noGrad } from '../autograd/tape.js'
 import { publishedAnchors } from '../detection/anchors.js'
@@ -38,8 +40,9 @@ import {
 } from './detectionBatches.js'
 import { introduction } from './detectionIntroduction.js'
 import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detectionProtocols.js'
-import type { Detection } from './detections.js'
+import { type Detection, gatheredDetections } from './detections.js'
 import { buildDetector, type DetectorPass, type Losses, partsOfBatch, shapeOf, updateDetector } from './detectorTraining.js'
+import { checkEvenBatch, partOf, shareBegins } from './shares.js'
 import { completed, Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -94,7 +97,7 @@ const sampleCount = 12
 
 /** Trains a detector on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
 export async function evaluateDetection(backbone: Backbone, options: DetectionOptions): Promise<DetectionResult> {
-  return await completed(new DetectionRun(backbone, options))
+  return await completed(() => new DetectionRun(backbone, options), options)
 }
 
 class DetectionRun {
@@ -105,11 +108,21 @@ class DetectionRun {
   readonly #optimizers: Sgd[]
   /** Counts iterations. */
   readonly #run: Resumable
+  readonly #group: Group
+  readonly #shared: SharedGradients
 
   constructor(backbone: Backbone, options: DetectionOptions) {
     this.#options = options
+    this.#group = options.group ?? Group.single
+    this.#shared = new SharedGradients(this.#group)
     const { protocol, train, style, seed = 0, anchors = publishedAnchors.sizes } = options
     this.#style = styleOf(style, protocol.form)
+    checkEvenBatch(protocol.batchSize, this.#group, this.#style.groupOf)
+    if (this.#group.size > 1 && this.#atOnce < protocol.batchSize)
+      fail(
+        'CONFIG',
+        `imagesAtOnce is ${this.#atOnce}: expected the batch of ${protocol.batchSize}, of which each process computes its part`,
+      )
     this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
     const random = new Random(seed, 61)
     ;({ model: this.#model, optimizers: this.#optimizers } = buildDetector(backbone, {
@@ -122,6 +135,10 @@ class DetectionRun {
       this.close()
       throw error
     }
+  }
+
+  share(): void {
+    this.#run.share(this.#tensors())
   }
 
   /** Frees the heads and the optimisers; the backbone belongs to the caller. */
@@ -151,11 +168,17 @@ class DetectionRun {
   }
 
   #identity({ description, compute }: Backbone): Record<string, unknown> {
-    const { protocol, style, train, seed = 0, imagesAtOnce = protocol.batchSize, anchors = publishedAnchors.sizes } = this.#options
+    const { protocol, style, train, seed = 0, anchors = publishedAnchors.sizes } = this.#options
+    const imagesAtOnce = this.#atOnce
     const { describe: _, ...numbers } = protocol
     const data = { classes: train.classes, train: train.items.length }
     const precision = compute === 'f32' ? {} : { compute }
     return { ...numbers, style, anchors, imagesAtOnce, backbone: description, ...data, seed, ...precision }
+  }
+
+  get #atOnce(): number {
+    const { protocol, imagesAtOnce = protocol.batchSize } = this.#options
+    return imagesAtOnce
   }
 
   #tensors(): Iterable<[string, Tensor]> {
@@ -165,7 +188,8 @@ class DetectionRun {
   /** The batches of iterations `from` to `until`; those beyond the last iteration are as good as any. */
   #batches(from: number, until: number): AsyncGenerator<LoadedBatch<TrainingImage>> {
     const { protocol, train, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
-    return trainingBatches(train, { protocol, style: this.#style, seed, from, until }, { workers, cacheMegabytes })
+    const iterations = { protocol, style: this.#style, seed, from, until, group: this.#group }
+    return trainingBatches(train, iterations, { workers, cacheMegabytes })
   }
 
   /** Trains to an iteration; false when it was interrupted. */
@@ -203,15 +227,17 @@ class DetectionRun {
 
   /** How the batch of an iteration is gone through. */
   #pass(iteration: number): DetectorPass {
-    const { protocol, seed = 0, imagesAtOnce = protocol.batchSize } = this.#options
-    const random = (part: number): Random => new Random(seed, 67, iteration, part)
-    return { style: this.#style, regions: protocol.regions, imagesAtOnce, random }
+    const { protocol, seed = 0 } = this.#options
+    const first = shareBegins(protocol.batchSize, this.#group.rank, this.#group.size)
+    const random = (image: number): Random => new Random(seed, 67, iteration, first + image)
+    return { style: this.#style, regions: protocol.regions, imagesAtOnce: this.#atOnce, random }
   }
 
   #step(batch: DetectionBatch<TrainingImage>): Losses {
     const iteration = this.#run.position
     const rate = detectionRate(this.#options.protocol, iteration)
-    const losses = this.#computing(() => updateDetector(this.#model, this.#optimizers, batch, { ...this.#pass(iteration), rate }))
+    const pass = { ...this.#pass(iteration), rate }
+    const losses = this.#computing(() => updateDetector(this.#model, this.#optimizers, batch, pass, this.#shared))
     if (!Object.values(losses).every(Number.isFinite))
       fail('NAN', `detection: the loss of iteration ${iteration + 1} is not a number; try a lower --lr`)
     return losses
@@ -226,7 +252,7 @@ class DetectionRun {
     const { iterations } = protocol
     const count = preciseBatchesOf(this.#style.preciseBatches, iterations)
     if (count === 0 || this.#run.finished.has('statistics')) return
-    const norms = new PreciseNorms(this.#model.state())
+    const norms = new PreciseNorms(this.#model.state(), this.#group)
     const began = performance.now()
     let iteration = iterations
     for await (const batch of this.#batches(iterations, iterations + count)) {
@@ -283,23 +309,24 @@ class DetectionRun {
   async #test(): Promise<DetectionTest> {
     const { val, protocol, style: name, workers = 0, onTest } = this.#options
     const limits = { ...proposalLimits[protocol.form].test, after: protocol.testRegions }
-    const detections: Detection[] = []
-    const samples: DetectionTest['samples'] = []
-    const every = Math.ceil(val.items.length / sampleCount)
+    const own: Detection[] = []
+    const items = partOf(val.items, this.#group)
+    const first = items.length === 0 ? 0 : val.items.indexOf(items[0]!)
     const began = performance.now()
-    for await (const batch of testBatches(val.items, protocol, this.#style, { workers })) {
-      const image = batch.indices[0]!
+    const batches = items.length === 0 ? [] : testBatches(items, protocol, this.#style, { workers })
+    for await (const batch of batches) {
+      const done = batch.indices[0]! + 1
+      const image = first + batch.indices[0]!
       const [found] = this.#computing(() =>
         detect(this.#model, batchTensor(batch, this.#model.backbone.device), batch.images, this.#style, limits, testRules),
       )
       const objects = this.#computing(() => maskedObjects(found!, val.items[image]!))
-      for (const object of objects) detections.push({ image, ...object })
-      const left = ((performance.now() - began) / 1000 / (image + 1)) * (val.items.length - image - 1)
-      this.#run.log.progress([`eta ${duration(left)}`, `test: image ${image + 1}/${val.items.length}`], false)
-      if (image % every !== 0) continue
-      const item = val.items[image]!
-      samples.push({ name: item.name, pixels: await loadPixels(item), found: shown(detections, image), truth: item.objects })
+      for (const object of objects) own.push({ image, ...object })
+      const left = ((performance.now() - began) / 1000 / done) * (items.length - done)
+      this.#run.log.progress([`eta ${duration(left)}`, `test: image ${done}/${items.length}`], false)
     }
+    const detections = gatheredDetections(own, this.#group)
+    const samples = this.#group.rank === 0 ? await this.#samples(detections) : []
     const { position: iteration } = this.#run
     const [voc, coco] = [vocBoxScores(val, detections, vocRules[name]), cocoBoxScores(val, detections)]
     const masked = val.items.some(({ objects }) => objects.some(({ mask }) => mask !== undefined))
@@ -318,9 +345,21 @@ class DetectionRun {
       `tested  AP50 ${percent(voc.mean[0]!)} %  COCO AP ${percent(shareOf(coco.ap))} %${ofMasks}  ` +
         `${detections.length} objects found  iteration ${iteration}`,
     )
+    if (this.#group.rank > 0) return test
     await onTest?.(test)
     if (iteration === protocol.iterations) this.#save()
     return test
+  }
+
+  async #samples(detections: readonly Detection[]): Promise<DetectionTest['samples']> {
+    const { items } = this.#options.val
+    const every = Math.ceil(items.length / sampleCount)
+    const some = [...items.keys()].filter((image) => image % every === 0)
+    const sampleOf = async (image: number): Promise<DetectionTest['samples'][number]> => {
+      const item = items[image]!
+      return { name: item.name, pixels: await loadPixels(item), found: shown(detections, image), truth: item.objects }
+    }
+    return Promise.all(some.map(sampleOf))
   }
 }
 

@@ -3,6 +3,7 @@ import type { Box, BoxItem, BoxSource } from '../data/boxes.js'
 import { maskInView } from '../data/instanceMasks.js'
 import { type BoxBatch, boxInView, detectionSize, drawBoxView, writeBoxView } from '../data/boxView.js'
 import type { Pixels } from '../data/decode.js'
+import { Group } from '../distributed/group.js'
 import { type BatchRequest, Loader } from '../data/loader.js'
 import { epochOrder } from '../data/sampler.js'
 import type { TestImage } from '../detection/detect.js'
@@ -13,6 +14,7 @@ import { largest } from '../tensor/numbers.js'
 import { Random } from '../tensor/random.js'
 import { Tensor } from '../tensor/tensor.js'
 import type { DetectionProtocol } from './detectionProtocols.js'
+import { shareBegins } from './shares.js'
 
 /** Images for the network: f32 [N, H, W, 3] as values, and the size of each without padding. */
 export interface DetectionBatch<Image> {
@@ -152,6 +154,8 @@ export interface TrainingIterations {
   seed: number
   from: number
   until: number
+  /** The processes that share the batches, of which this one has its images as all would enter the network together. */
+  group?: Group
 }
 
 function* drawnBatches(
@@ -174,11 +178,16 @@ export async function* trainingBatches(
   iterations: TrainingIterations,
   loading: DetectionLoading = {},
 ): AsyncGenerator<LoadedBatch<TrainingImage>> {
+  const { rank, size } = iterations.group ?? Group.single
+  const { batchSize: ofAll } = iterations.protocol
+  const [first, end] = [shareBegins(ofAll, rank, size), shareBegins(ofAll, rank + 1, size)]
   function* requests(): Generator<DetectionRequest<TrainingImage>> {
-    for (const { indices, iteration, boxes } of drawnBatches(source, iterations))
-      yield trainingRequest(source, indices, iterations.style, iteration, boxes)
+    for (const { indices, iteration, boxes } of drawnBatches(source, iterations)) {
+      const own = { ...boxes, views: boxes.views.slice(first, end) }
+      yield trainingRequest(source, indices.slice(first, end), iterations.style, iteration, own)
+    }
   }
-  const { batchSize } = iterations.protocol
+  const batchSize = end - first
   const { height, width } = largestBatch(source, iterations)
   yield* loaded(source.items, requests(), { ...loading, batchSize, area: height * width })
 }

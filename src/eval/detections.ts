@@ -1,6 +1,7 @@
 /** What a detector found, as metrics and files take it. */
 import { type Box, boxHeight, type BoxSource, boxWidth } from '../data/boxes.js'
 import { type RunLengths, writeRuns } from '../data/runLengths.js'
+import type { Group } from '../distributed/group.js'
 
 /** An object that a detector found in an image. */
 export interface Detection {
@@ -14,6 +15,19 @@ export interface Detection {
   score: number
   /** Its pixels in the original image, of a detector with masks. */
   mask?: RunLengths
+}
+
+/** What all processes have found, in the order of ranks, in all of them. */
+export function gatheredDetections(own: readonly Detection[], group: Group): Detection[] {
+  if (group.size === 1) return [...own]
+  const said = own.map(({ mask, ...found }) => (mask === undefined ? found : { ...found, mask: { ...mask, counts: [...mask.counts] } }))
+  return group
+    .texts(JSON.stringify(said))
+    .flatMap((text) =>
+      (JSON.parse(text) as (Omit<Detection, 'mask'> & { mask?: Omit<RunLengths, 'counts'> & { counts: number[] } })[]).map(
+        ({ mask, ...found }) => (mask === undefined ? found : { ...found, mask: { ...mask, counts: Uint32Array.from(mask.counts) } }),
+      ),
+    )
 }
 
 /** Indices of `values` by descending value; equal ones stay in order. */

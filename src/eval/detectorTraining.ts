@@ -1,5 +1,7 @@
 /** A detector in training: what is built for it, and one update of it. */
 import { Tape } from '../autograd/tape.js'
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import type { Detector } from '../detection/detector.js'
 import { detectorOf, type DetectorShape } from '../detection/detectorShape.js'
 import { publishedPyramid } from '../detection/maskRcnn.js'
@@ -8,7 +10,7 @@ import { type Chooser, type DetectionLosses, detectionLosses, lossParts, randomC
 import { type DetectionStyle, type DetectionStyleName, detectionStyles } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
-import { type NormMode, training } from '../nn/layers.js'
+import { type NormMode, trainingAcross } from '../nn/layers.js'
 import { isNorm, trainable } from '../nn/module.js'
 import { add } from '../ops/arithmetic.js'
 import { scale } from '../ops/elementwise.js'
@@ -59,14 +61,14 @@ export function buildDetector(
   })
 }
 
-/** How a batch is gone through: `random` draws the samples of a part, unless `chooser` says what they are. */
+/** How a batch is gone through: `random` draws the samples of an image, by its place, unless `chooser` says what they are. */
 export interface DetectorPass {
   style: DetectionStyle
   /** Regions of an image that are trained on. */
   regions: number
   /** Images of a part; batch norms see these alone. */
   imagesAtOnce: number
-  random: (part: number) => Random
+  random: (image: number) => Random
   chooser?: Chooser
 }
 
@@ -77,21 +79,35 @@ export function* partsOfBatch(
   { style, regions, imagesAtOnce, random, chooser }: DetectorPass,
 ): Generator<(mode: NormMode) => DetectionLosses> {
   const each = values.length / images.length
-  for (let first = 0, part = 0; first < images.length; first += imagesAtOnce, ++part) {
+  for (let first = 0; first < images.length; first += imagesAtOnce) {
     const last = Math.min(images.length, first + imagesAtOnce)
     const x = Tensor.from(values.subarray(first * each, last * each), [last - first, ...shape.slice(1)])
-    const choose = chooser ?? randomChooser(random(part), model.options.classes, style, regions)
+    const from = (image: number): Chooser => randomChooser(random(first + image), model.options.classes, style, regions)
+    const choose = chooser ?? choosingByImage(images.slice(first, last).map((_, image) => from(image)))
     yield (mode) => detectionLosses(model, x, images.slice(first, last), choose, mode, style, proposalLimits[model.form].train)
   }
 }
 
-/** One update by a batch within a scope. There is none where a loss is not a number. */
+/** Choosers of the images of a batch as one: what is drawn of an image does not depend on what it is computed together with. */
+const choosingByImage = (of: readonly Chooser[]): Chooser => ({
+  wanted: of[0]!.wanted,
+  anchors: (anchors, image, index) => of[index]!.anchors(anchors, image, index),
+  regions: (found, image, index) => of[index]!.regions(found, image, index),
+  masks: (sample, image, index, side) => of[index]!.masks!(sample, image, index, side),
+})
+
+/**
+ * One update by a batch within a scope. There is none where a loss is not a number. Of a batch that processes share it is the own part, and
+ * losses are of all of it.
+ */
 export function updateDetector(
   model: Detector,
   optimizers: readonly Sgd[],
   batch: DetectionBatch<TrainingImage>,
   { rate, ...pass }: DetectorPass & { rate: number },
+  shared = new SharedGradients(Group.single),
 ): Losses {
+  const { group } = shared
   const sums: Losses = {}
   const state = model.state()
   const watched = trainable(state)
@@ -100,14 +116,21 @@ export function updateDetector(
   for (const lossesIn of partsOfBatch(model, batch, pass)) {
     const tape = new Tape().watch(watched)
     const { losses, share } = tape.record(() => {
-      const made = lossesIn(training)
+      const made = lossesIn(trainingAcross(group))
       return { losses: made, share: scale(made.total, 1 / count) }
     })
-    for (const key of lossParts) if (losses[key] !== undefined) sums[key] = (sums[key] ?? 0) + losses[key].item() / count
+    const parts = lossParts.filter((key) => losses[key] !== undefined)
+    const values = group.sum(parts.map((key) => losses[key]!.item() / group.size))
+    for (const [i, key] of parts.entries()) sums[key] = (sums[key] ?? 0) + values[i]! / count
     if (!Object.values(sums).every(Number.isFinite)) return sums
     const own = tape.backward(share, watched)
     gradients = gradients === undefined ? own : gradients.map((sum, i) => add(sum, own[i]!))
   }
+  // When all are there: the order in which they are complete depends on what images hold.
+  shared.average(
+    () => gradients!,
+    (all) => ({ gradients: all, observed: [] }),
+  )
   const byName = new Map([...state.parameters.keys()].map((key, i) => [key, gradients![i]!]))
   for (const optimizer of optimizers)
     optimizer.step(

@@ -3,10 +3,12 @@ import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { Group } from '../distributed/group.js'
 import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { evaluationCompute } from './compute.js'
+import { partOf } from './shares.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
 
 export interface FeatureShape {
@@ -53,17 +55,17 @@ export class FeatureFile {
     return FeatureFile.bytes(images, shapes) <= most
   }
 
-  /** The file of `items` in `folder`, computed when it is not there. */
+  /** The file of `items` in `folder`, computed when it is not there: by several processes, which share the folder, each its part of it. */
   static async open(
     folder: string,
     backbone: Backbone,
     items: Item[],
     shapes: readonly FeatureShape[],
-    options: ExtractOptions,
+    { group = Group.single, ...options }: ExtractOptions & { group?: Group },
   ): Promise<FeatureFile> {
     const path = join(folder, `features-${keyOf(backbone, items, shapes, options)}.f32`)
-    if (!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes))
-      await write(path, backbone, items, shapes, options)
+    if (group.any(!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes)))
+      await write(path, backbone, items, shapes, options, group)
     return new FeatureFile(path, shapes)
   }
 
@@ -95,22 +97,29 @@ async function write(
   items: Item[],
   shapes: readonly FeatureShape[],
   options: ExtractOptions,
+  group: Group,
 ): Promise<void> {
   const partial = `${path}.partial`
-  const descriptor = openSync(partial, 'w')
+  if (group.rank === 0) closeSync(openSync(partial, 'w'))
+  group.barrier()
+  const descriptor = openSync(partial, 'r+')
   const bytes = rowBytes(shapes)
+  const own = partOf(items, group)
+  const before = group.rank * partOf(items, { rank: 0, size: group.size }).length
   try {
-    await overImages(backbone, items, options, (stages, first, count) => {
+    await overImages(backbone, own, options, (stages, first, count) => {
       let offset = 0
       for (const { name, size } of shapes) {
         const values = poolFeature(stages, name).data() as Float32Array
         for (let i = 0; i < count; ++i)
-          writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (first + i) * bytes + offset)
+          writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (before + first + i) * bytes + offset)
         offset += 4 * size
       }
     })
     closeSync(descriptor)
-    renameSync(partial, path)
+    group.barrier()
+    if (group.rank === 0) renameSync(partial, path)
+    group.barrier()
   } catch (error) {
     rmSync(partial, { force: true })
     throw error

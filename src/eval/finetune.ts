@@ -1,6 +1,8 @@
 /** Classification with all of the backbone trained, on all labels or a share of them (docs/method.md, Classifiers). */
 import { join } from 'node:path'
 
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import { Loader } from '../data/loader.js'
 import { cropAndFlip } from '../data/pipelines.js'
 import { evenBatches } from '../data/sampler.js'
@@ -25,13 +27,14 @@ import { type FinetuneStage, finetuneStages, isBetter, keyOf } from './finetuneS
 import { finetuneDecay, type FinetuneSetting } from './finetuneProtocols.js'
 import { buildFinetuned, disposeFinetuned, type Finetuned, testClassifier, updateClassifier } from './finetuneTraining.js'
 import { completed, Resumable } from './resumable.js'
+import { sharesOf } from './shares.js'
 
 /** The file of the classifier in the folder of the evaluation. */
 export const classifierPath = (out: string): string => join(out, 'classifier.safetensors')
 
 /** Trains a classifier on the backbone's weights and tests it. The backbone becomes part of it and belongs to the caller. */
 export async function finetune(backbone: Backbone, options: FinetuneOptions): Promise<FinetuneResult> {
-  return await completed(new FinetuneRun(backbone, options))
+  return await completed(() => new FinetuneRun(backbone, options), options)
 }
 
 class FinetuneRun {
@@ -42,13 +45,24 @@ class FinetuneRun {
   readonly #initial: Map<Tensor, ReturnType<Tensor['data']>>
   /** Counts iterations of all trainings. */
   readonly #run: Resumable
+  readonly #group: Group
+  readonly #shared: SharedGradients
   #trained: Finetuned
 
   constructor(backbone: Backbone, options: FinetuneOptions) {
     this.#backbone = backbone
     this.#options = options
+    this.#group = options.group ?? Group.single
+    this.#shared = new SharedGradients(this.#group)
     labelsOf(options.train, 'finetune')
     this.#stages = finetuneStages(options)
+    for (const { items, stepsPerEpoch } of this.#stages)
+      if (Math.floor(items.length / stepsPerEpoch) < this.#group.size)
+        fail(
+          'CONFIG',
+          `finetune: ${items.length} images are batches of ${Math.floor(items.length / stepsPerEpoch)} but there are ${this.#group.size} ` +
+            'processes: expected an image of each batch for every process',
+        )
     this.#initial = new Map([...allTensors(backbone.state())].map(([, tensor]) => [tensor, tensor.data().slice()]))
     const kind = { key: 'finetune', what: 'a fine-tuning', unit: 'iteration' }
     this.#run = new Resumable(kind, options, this.#identity())
@@ -59,6 +73,10 @@ class FinetuneRun {
       this.close()
       throw error
     }
+  }
+
+  share(): void {
+    this.#run.share(this.#tensors())
   }
 
   /** Frees the last layer and the optimisers; the backbone belongs to the caller. */
@@ -100,7 +118,9 @@ class FinetuneRun {
     let test = fresh
     // The kept one need not be the last.
     if (test === undefined || this.#stages.at(-1)!.choice) {
-      restoreState(classifierPath(out), readTensorFile(classifierPath(out)), allTensors(this.#trained.model.state()))
+      const tensors = [...allTensors(this.#trained.model.state())]
+      if (this.#group.rank === 0) restoreState(classifierPath(out), readTensorFile(classifierPath(out)), tensors)
+      this.#group.broadcast(tensors.map(([, tensor]) => tensor))
       test = await this.#testOn(this.#options.val)
     }
     return { interrupted: false, iterations: this.#run.position, tried, setting, test }
@@ -141,7 +161,8 @@ class FinetuneRun {
     const { logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
     const { items, begin } = stage
     const { device } = this.#backbone
-    const shared = { imageSize, batchSize: protocol.batchSize, views: 'crop', augment: cropAndFlip, device, seed, workers } as const
+    const batchSize = Math.ceil(protocol.batchSize / this.#group.size)
+    const shared = { imageSize, batchSize, views: 'crop', augment: cropAndFlip, device, seed, workers } as const
     const loader = new Loader({ items, ...shared, maxBroken, cacheMegabytes })
     const requests = evenBatches({
       seed,
@@ -152,14 +173,15 @@ class FinetuneRun {
     })
     let since = { time: performance.now(), images: 0, waited: 0 }
     try {
-      for await (const batch of loader.batches(requests)) {
+      for await (const batch of loader.batches(sharesOf(requests, this.#group))) {
         if (interrupted()) {
           this.#run.save(this.#tensors())
           return false
         }
-        const loss = this.#step(stage, setting, batch.views() as [Tensor], batch.labels)
+        const { images } = batch.request
+        const loss = this.#step(stage, setting, batch.views() as [Tensor], batch.labels, images)
         since.waited += batch.waited
-        since.images += batch.indices.length
+        since.images += images
         this.#run.position += 1
         if (!Number.isFinite(loss)) {
           this.#diverged(stage, setting)
@@ -184,11 +206,13 @@ class FinetuneRun {
     }
   }
 
-  #step({ begin, stepsPerEpoch }: FinetuneStage, setting: FinetuneSetting, [x]: [Tensor], labels: Int32Array): number {
+  /** One update by the own images of a batch of `images`. */
+  #step({ begin, stepsPerEpoch }: FinetuneStage, setting: FinetuneSetting, [x]: [Tensor], labels: Int32Array, images: number): number {
     const backbone = setting.lr * finetuneDecay(this.#options.protocol, Math.floor((this.#run.position - begin) / stepsPerEpoch))
     const rates = { backbone, head: backbone * setting.headMultiplier }
+    const weight = (labels.length * this.#group.size) / images
     const loss = withDevice(this.#backbone.device, () =>
-      withCompute(this.#compute, () => scope(() => updateClassifier(this.#trained, x, labels, rates))),
+      withCompute(this.#compute, () => scope(() => updateClassifier(this.#trained, x, labels, rates, { shared: this.#shared, weight }))),
     )
     x.dispose()
     return loss
@@ -233,7 +257,7 @@ class FinetuneRun {
     const { out, classes, imageSize, describe = 'fine-tuning' } = this.#options
     const test = await this.#testOn(stage.test)
     const before = this.#tried(this.#stages.filter(({ choice, end }) => choice && end < stage.end))
-    if (stage.final && (!stage.choice || before.every((other) => isBetter(test, other)))) {
+    if (this.#group.rank === 0 && stage.final && (!stage.choice || before.every((other) => isBetter(test, other)))) {
       const protocol = `${describe}, learning rate ${setting.lr}, ${setting.headMultiplier} times that for the last layer`
       saveClassifier(classifierPath(out), this.#trained.model, { classes, imageSize, ...normalisation, protocol })
     }
@@ -263,7 +287,7 @@ class FinetuneRun {
   #testOn(items: Item[]): Promise<ClassificationResult> {
     const { imageSize, workers = 0, maxBroken = 0.01, broken } = this.#options
     const options = { imageSize, workers, maxBroken, ...(broken === undefined ? {} : { broken }) }
-    return testClassifier(this.#trained.model, items, labelsOf(items, 'finetune'), this.#compute, options)
+    return testClassifier(this.#trained.model, items, labelsOf(items, 'finetune'), this.#compute, options, this.#group)
   }
 
   /** What the stages reached, by the log. */

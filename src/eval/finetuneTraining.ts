@@ -1,17 +1,21 @@
 /** A classifier in fine-tuning: what is built for it, one update of it, and a test. */
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import { Loader } from '../data/loader.js'
 import { orderedBatches } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import { noGrad, Tape } from '../autograd/tape.js'
 import type { Backbone } from '../nn/backbone.js'
 import { Classifier } from '../nn/classifier.js'
-import { evaluation, training } from '../nn/layers.js'
+import { scale } from '../ops/elementwise.js'
+import { evaluation, trainingAcross } from '../nn/layers.js'
 import { crossEntropy } from '../ops/losses.js'
 import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import type { Random } from '../tensor/random.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type ClassificationResult, ClassificationScores } from './classificationScores.js'
+import { partOf, shareBroken } from './shares.js'
 
 /** A classifier with what updates it: the backbone, and the last layer, whose learning rate may be another. */
 export interface Finetuned {
@@ -39,19 +43,31 @@ export function disposeFinetuned({ model, optimizers }: Finetuned): void {
   optimizers.head.dispose()
 }
 
-/** One update by the images x [N, H, W, inputs] and their classes, within a scope; the mean cross-entropy before it. */
+/**
+ * One update by the images x [N, H, W, inputs] and their classes, within a scope; the mean cross-entropy before it. Of a batch that
+ * processes share they are the own ones, `weight` times as many as there are of each process on average.
+ */
 export function updateClassifier(
   { model, optimizers }: Finetuned,
   x: Tensor,
   labels: Int32Array,
   rates: { backbone: number; head: number },
+  { shared, weight }: { shared: SharedGradients; weight: number } = { shared: new SharedGradients(Group.single), weight: 1 },
 ): number {
   const target = Tensor.from(labels, [labels.length], 'i32', model.backbone.device)
   const parts = (['backbone', 'head'] as const).map((name) => ({ name, parameters: [...optimizers[name].parameters.values()] }))
   const parameters = parts.flatMap((part) => part.parameters)
-  const tape = new Tape().watch(parameters)
-  const loss = tape.record(() => crossEntropy(model.logits(x, training), target))
-  const gradients = tape.backward(loss, parameters)
+  const { gradients, loss } = shared.average(
+    (ready) => {
+      const tape = new Tape().watch(parameters)
+      const made = tape.record(() => {
+        const own = crossEntropy(model.logits(x, trainingAcross(shared.group)), target)
+        return weight === 1 ? own : scale(own, weight)
+      })
+      return { gradients: tape.backward(made, parameters, undefined, ready), loss: made }
+    },
+    (made) => ({ gradients: made.gradients, observed: [made.loss] }),
+  )
   let from = 0
   for (const { name, parameters: own } of parts) optimizers[name].step(gradients.slice(from, (from += own.length)), rates[name])
   return loss.item()
@@ -98,18 +114,21 @@ export async function overLogits(
   }
 }
 
-/** What a classifier reaches on labelled items, with running statistics. */
+/** What a classifier reaches on labelled items, with running statistics. Of several processes each looks at its part of the items. */
 export async function testClassifier(
   model: Classifier,
   items: Item[],
   labels: Int32Array,
   compute: ComputeOptions,
   options: TestOptions,
+  group = Group.single,
 ): Promise<ClassificationResult> {
   const scores = new ClassificationScores(model.classes)
-  await overLogits(model, items, compute, options, (logits, first, count) => {
+  const [own, ownLabels] = [partOf(items, group), partOf([...labels], group)]
+  await overLogits(model, own, compute, options, (logits, first, count) => {
     const values = logits.data()
-    for (let i = 0; i < count; ++i) scores.add(values.subarray(i * model.classes, (i + 1) * model.classes), labels[first + i]!)
+    for (let i = 0; i < count; ++i) scores.add(values.subarray(i * model.classes, (i + 1) * model.classes), ownLabels[first + i]!)
   })
-  return scores.result()
+  shareBroken(options.broken, group)
+  return scores.result(group)
 }

@@ -14,6 +14,7 @@ import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 import { type ExtractOptions, labelsOf, overImages, poolFeature } from './features.js'
+import { partOf } from './shares.js'
 import { largest } from '../tensor/numbers.js'
 
 /** Features of labelled images, normalised. */
@@ -103,12 +104,6 @@ export async function knnAccuracy(
   const predicted = withCompute(compute, () => knnPredict(known, unknown, options))
   const right = predicted.filter((label, i) => label === unknown.labels[i]).length
   return group.sum([right])[0]! / queries.length
-}
-
-/** What one of several processes has of a list: equally much, but for the last ones. */
-function partOf<T>(all: T[], { rank, size }: Group): T[] {
-  const rows = Math.ceil(all.length / size)
-  return all.slice(rank * rows, (rank + 1) * rows)
 }
 
 /** The rows of all processes, of which there are `count`. */

@@ -1,7 +1,7 @@
 /** Linear classification of frozen features by the published protocols (docs/method.md, Linear protocols). */
 import { imagesOf } from '../run/backbone.js'
-import { join } from 'node:path'
 
+import { Group } from '../distributed/group.js'
 import { Loader } from '../data/loader.js'
 import { epochOrder } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
@@ -13,7 +13,6 @@ import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
-import { readMetrics } from '../run/runLog.js'
 import { rankOf } from './classificationScores.js'
 import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
@@ -21,6 +20,7 @@ import { type FeatureName, labelsOf, pooledFeatures } from './features.js'
 import { LinearHeads, linearOptimizer, updateHeads } from './linearHeads.js'
 import { type LinearProtocol, stepRate } from './linearProtocols.js'
 import { withOptimizer } from '../weights/state.js'
+import { gatheredRows, gatheredValues, shareBroken, shareOf } from './shares.js'
 import { completed, Resumable, type ResumableOptions } from './resumable.js'
 
 /** What evaluateLinear trains on and where it keeps its state. */
@@ -73,7 +73,7 @@ interface Batch {
  * that are saved.
  */
 export async function evaluateLinear(backbone: Backbone, options: LinearOptions): Promise<LinearResult> {
-  return await completed(new LinearRun(backbone, options))
+  return await completed(() => new LinearRun(backbone, options), options)
 }
 
 class LinearRun {
@@ -86,10 +86,12 @@ class LinearRun {
   /** Counts epochs. */
   readonly #run: Resumable
   readonly #files: FeatureFile[] = []
+  readonly #group: Group
 
   constructor(backbone: Backbone, options: LinearOptions) {
     this.#backbone = backbone
     this.#options = options
+    this.#group = options.group ?? Group.single
     const { protocol, train, val, imageSize, classes, seed = 0 } = options
     this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
     this.#shapes = this.#computing(() => shapesOf(backbone, protocol.heads, imageSize))
@@ -102,6 +104,10 @@ class LinearRun {
       this.close()
       throw error
     }
+  }
+
+  share(): void {
+    this.#run.share(this.#tensors())
   }
 
   close(): void {
@@ -124,6 +130,7 @@ class LinearRun {
       this.#run.save(this.#tensors())
       return true
     })
+    shareBroken(this.#options.broken, this.#group)
     return finished ? { interrupted: false, epochs: this.#run.position, heads: this.#results() } : this.cutOff()
   }
 
@@ -156,12 +163,17 @@ class LinearRun {
       ...(workers === undefined ? {} : { workers }),
       ...(maxBroken === undefined ? {} : { maxBroken }),
       ...(broken === undefined ? {} : { broken }),
+      group: this.#group,
     })
     this.#files.push(file)
     return file
   }
 
-  /** Batches of features: from the file where they are kept, else of views that are made and passed through the network. */
+  /**
+   * Batches of features: from the file where they are kept, else of views that are made and passed through the network. Of several
+   * processes each makes those of its share, and all have all of them: features are less than gradients of what is trained on them, and
+   * classifiers cost nothing beside the network.
+   */
   async *#batches(
     items: Item[],
     labels: Int32Array,
@@ -194,10 +206,11 @@ class LinearRun {
       }
       return
     }
+    const shares = requests.map(({ epoch, indices }) => ({ epoch, indices: shareOf(indices, this.#group), all: indices }))
     const loader = new Loader({
       items,
       imageSize,
-      batchSize,
+      batchSize: Math.ceil(batchSize / this.#group.size),
       views: pipeline,
       augment,
       images: imagesOf(this.#backbone),
@@ -207,11 +220,17 @@ class LinearRun {
       maxBroken,
     })
     try {
-      for await (const batch of loader.batches(requests)) {
+      for await (const batch of loader.batches(shares)) {
         const [x] = batch.views() as [Tensor]
-        const pooled = this.#computing(() => pooledFeatures(this.#backbone, x, this.#options.protocol.heads))
+        const { all } = batch.request
+        const pooled = this.#computing(() => {
+          const none = (): Tensor[] => this.#shapes.map(({ shape }) => Tensor.zeros([0, ...shape], 'f32', this.#backbone.device))
+          const own = batch.indices.length === 0 ? none() : pooledFeatures(this.#backbone, x, this.#options.protocol.heads)
+          return gatheredRows(own, all.length, this.#group)
+        })
         x.dispose()
-        yield { pooled: pooled.map((tensor) => tensor.keep()), indices: batch.indices, labels: batch.labels }
+        const taught = gatheredValues(batch.labels, all.length, this.#group)
+        yield { pooled: pooled.map((tensor) => tensor.keep()), indices: all, labels: taught }
       }
     } finally {
       for (const [name, reason] of loader.broken) this.#options.broken?.set(name, reason)
@@ -288,7 +307,7 @@ class LinearRun {
   }
 
   #results(): HeadResult[] {
-    const rows = readMetrics(join(this.#options.out, 'metrics.jsonl'))
+    const rows = this.#run.rows()
     return this.#options.protocol.heads.map((head) => {
       const best = rows.reduce((a, b) => (b[`${head}Top1`]! > a[`${head}Top1`]! ? b : a))
       const last = rows.at(-1)!

@@ -23,8 +23,12 @@ export class ConfusionMatrix {
   /** [true class, predicted class] */
   readonly counts: Float64Array
 
-  constructor(readonly classes: number) {
-    this.counts = new Float64Array(classes * classes)
+  /** Of the pixels that `counts` tells of, none when absent. */
+  constructor(
+    readonly classes: number,
+    counts: ArrayLike<number> = new Float64Array(classes * classes),
+  ) {
+    this.counts = Float64Array.from(counts)
   }
 
   /** Counts the pixels of one image; those without a label are left out. */

@@ -3,6 +3,8 @@ import { join } from 'node:path'
 
 import { z } from 'zod'
 
+import { Group } from '../distributed/group.js'
+import { together } from '../distributed/together.js'
 import { firstIssue } from '../run/options.js'
 import { checkSame, claimEvaluation, statePath, writeEvaluationRecord } from '../run/results.js'
 import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
@@ -19,6 +21,11 @@ export interface ResumableOptions {
   resume?: boolean
   overwrite?: boolean
   quiet?: boolean
+  /**
+   * The processes that share the evaluation, each with the same options: openGroup() gives them, Group.single when absent. Rank 0 alone
+   * has the folder.
+   */
+  group?: Group
 }
 
 /** How a kind of evaluation is called. */
@@ -43,18 +50,21 @@ export class Resumable {
   /** Names of what was done after the last position, and is in the state as well. */
   readonly finished = new Set<string>()
   readonly #file: TensorFile | undefined
-  readonly #lock: ReturnType<typeof claimEvaluation>
+  readonly #lock: ReturnType<typeof claimEvaluation> | undefined
+  readonly group: Group
   #log: RunLog | undefined
 
   /**
    * Claims the folder. With `resume` its state is read, so that one that does not fit is an error before anything is made: `began` is
-   * what may not change when the evaluation is continued.
+   * what may not change when the evaluation is continued. Of several processes rank 0 does so, and share() tells the others.
    */
   constructor(
     readonly kind: ResumableKind,
     readonly options: ResumableOptions,
     readonly began: Record<string, unknown>,
   ) {
+    this.group = options.group ?? Group.single
+    if (this.group.rank > 0) return
     const lock = claimEvaluation(options.out, options)
     try {
       if (options.resume === true) this.#file = this.#read()
@@ -84,25 +94,46 @@ export class Resumable {
   /** Gives the folder back. */
   release(): void {
     this.#log?.close()
-    this.#lock.release()
+    this.#lock?.release()
   }
 
   /** Gives the tensors of the evaluation the values that they had when it was cut off, if it was, and opens its log. */
   restore(tensors: Iterable<[string, Tensor]>): void {
     if (this.#file !== undefined) restoreState(statePath(this.options.out), this.#file, tensors)
     const { out, quiet = false } = this.options
+    const speaks = this.group.rank === 0
     // Results are read from its rows.
-    this.#log = new RunLog(out, this.position, quiet, 'throw')
+    this.#log = new RunLog(speaks ? out : undefined, this.position, quiet || !speaks, 'throw')
+  }
+
+  /** Begins the evaluation in all of its processes where rank 0 has it, with its tensors. */
+  share(tensors: Iterable<[string, Tensor]>): void {
+    const { group } = this
+    if (group.size === 1) return
+    const { position, finished } = JSON.parse(group.said(JSON.stringify({ position: this.position, finished: [...this.finished] }))) as {
+      position: number
+      finished: string[]
+    }
+    this.position = this.saved = position
+    for (const name of finished) this.finished.add(name)
+    group.broadcast([...tensors].map(([, tensor]) => tensor))
   }
 
   get log(): RunLog {
     return this.#log!
   }
 
+  /** Writes the state. Throws COMM, naming the ranks, where processes do not have the same. */
   save(tensors: Iterable<[string, Tensor]>): void {
+    const all = [...tensors]
+    this.group.agreeOn('what was learnt', all)
+    if (this.group.rank === 0) this.#write(all)
+    this.saved = this.position
+  }
+
+  #write(tensors: [string, Tensor][]): void {
     const finished = this.finished.size === 0 ? {} : { finished: [...this.finished] }
     saveState(statePath(this.options.out), tensors, this.kind.key, { [this.kind.unit]: this.position, began: this.began, ...finished })
-    this.saved = this.position
   }
 
   /** Repeats `round`, which moves the position, until this is at `end`; false as soon as a round says that it was interrupted. */
@@ -136,20 +167,28 @@ export class Resumable {
   }
 
   /** The rows of the log. */
-  rows = (): Metrics[] => readMetrics(join(this.options.out, 'metrics.jsonl'))
+  rows(): Metrics[] {
+    const own = this.group.rank === 0 ? readMetrics(join(this.options.out, 'metrics.jsonl')) : []
+    if (this.group.size === 1) return own
+    return JSON.parse(this.group.said(JSON.stringify(own)), (_, value: unknown) => value ?? NaN) as Metrics[]
+  }
 }
 
 /** An evaluation that may be told to end in the middle. */
 interface LongEvaluation<R> {
+  /** Before its first step, in all of its processes. */
+  share(): void
   execute(): Promise<R>
   /** The result of one that was told to end: what is saved. */
   cutOff(): R
   close(): void
 }
 
-/** Runs an evaluation to its end, or to where it is told to end, and frees it. */
-export async function completed<R>(run: LongEvaluation<R>): Promise<R> {
+/** Runs an evaluation to its end, or to where it is told to end, and frees it. All processes of its group call it. */
+export async function completed<R>(make: () => LongEvaluation<R>, { group = Group.single }: { group?: Group }): Promise<R> {
+  const run = await together(group, 'the start', make, () => '')
   try {
+    run.share()
     return await run.execute()
   } catch (error) {
     if (!isInterruption(error)) throw error

@@ -7,6 +7,8 @@ import { decodeMask, ignoredLabel, type Mask } from '../data/masks.js'
 import { iterationBatches } from '../data/sampler.js'
 import type { SegmentationSource, SegmentedItem } from '../data/segmentationSources.js'
 import type { SegmentationAugment } from '../data/segmentationView.js'
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import { loadPixels } from '../data/source.js'
 import type { Pixels } from '../data/decode.js'
 import type { Fcn } from '../nn/fcn.js'
@@ -22,6 +24,7 @@ import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withOptimizer } from '../weights/state.js'
 import { completed, Resumable, type ResumableOptions } from './resumable.js'
+import { checkEvenBatch, partOf, sharesOf } from './shares.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
 import { saveSegmenter } from './segmenterFile.js'
@@ -68,7 +71,7 @@ export interface Segmented {
 
 /** Trains the whole network on the backbone's weights and tests it. The backbone becomes part of the network and ends with it. */
 export async function evaluateSegmentation(backbone: Backbone, options: SegmentationOptions): Promise<SegmentationResult> {
-  return await completed(new SegmentationRun(backbone, options))
+  return await completed(() => new SegmentationRun(backbone, options), options)
 }
 
 class SegmentationRun {
@@ -76,15 +79,21 @@ class SegmentationRun {
   readonly #segmenter: Segmenter
   /** Counts iterations. */
   readonly #run: Resumable
+  readonly #group: Group
+  readonly #shared: SharedGradients
 
   constructor(backbone: Backbone, options: SegmentationOptions) {
     this.#options = options
     const {
-      protocol: { alignCorners },
+      protocol: { alignCorners, batchSize },
       train,
       val,
       seed = 0,
+      group = Group.single,
     } = options
+    this.#group = group
+    this.#shared = new SharedGradients(group)
+    checkEvenBatch(batchSize, group)
     if (train.classes.join() !== val.classes.join())
       fail('DATA', `segmentation: the classes differ: ${train.classes.join(', ')} for training and ${val.classes.join(', ')} for testing`)
     const kind = { key: 'segmentation', what: 'a segmentation', unit: 'iteration' }
@@ -96,6 +105,10 @@ class SegmentationRun {
       this.close()
       throw error
     }
+  }
+
+  share(): void {
+    this.#run.share(this.#tensors())
   }
 
   /** Frees the heads and the optimiser; the backbone belongs to the caller. */
@@ -119,7 +132,7 @@ class SegmentationRun {
       () => this.#test(),
     )
     if (tested === undefined) return this.cutOff()
-    this.#save()
+    if (this.#group.rank === 0) this.#save()
     return { interrupted: false, iterations, ...tested }
   }
 
@@ -170,7 +183,7 @@ class SegmentationRun {
     const loader = new Loader({
       items: train.items,
       imageSize: crop,
-      batchSize,
+      batchSize: batchSize / this.#group.size,
       views: 'segmentation',
       segmentation,
       device: this.#model.backbone.device,
@@ -181,9 +194,8 @@ class SegmentationRun {
     })
     let since = { time: performance.now(), iteration: this.#run.position, waited: 0 }
     try {
-      for await (const batch of loader.batches(
-        iterationBatches({ seed, count: train.items.length, batchSize, from: this.#run.position, until }),
-      )) {
+      const requests = iterationBatches({ seed, count: train.items.length, batchSize, from: this.#run.position, until })
+      for await (const batch of loader.batches(sharesOf(requests, this.#group))) {
         if (interrupted()) {
           this.#run.save(this.#tensors())
           return false
@@ -216,12 +228,12 @@ class SegmentationRun {
     const labelled = (labels.data() as Int32Array).reduce((sum, label) => sum + Number(label !== ignoredLabel), 0) / labels.size
     // A batch without a labelled pixel teaches nothing.
     const result =
-      labelled === 0
+      this.#group.sum([labelled])[0] === 0
         ? { main: 0, auxiliary: 0 }
         : this.#computing(() => {
             const draw = this.#run.position + 2 ** 20 * (this.#options.seed ?? 0)
             const rate = polyRate(this.#options.protocol, this.#run.position)
-            return updateSegmenter(this.#segmenter, { x, labels, labelled, draw, rate })
+            return updateSegmenter(this.#segmenter, { x, labels, labelled, draw, rate }, this.#shared)
           })
     x.dispose()
     labels.dispose()
@@ -260,17 +272,19 @@ class SegmentationRun {
 
   async #test(): Promise<{ scores: SegmentationScores; samples: Segmented[] }> {
     const { val, protocol } = this.#options
-    const matrix = new ConfusionMatrix(val.classes.length)
+    const counts = new ConfusionMatrix(val.classes.length)
     const samples: Segmented[] = []
     const every = Math.ceil(val.items.length / sampleCount)
-    let index = 0
-    for await (const { item, pixels, truth } of decoded(val)) {
+    const own = new Set(partOf(val.items, this.#group))
+    const shown = new Set(this.#group.rank === 0 ? val.items.filter((_, i) => i % every === 0) : [])
+    const items = val.items.filter((item) => own.has(item) || shown.has(item))
+    for await (const { item, pixels, truth } of decoded({ ...val, items })) {
       stopIfInterrupted()
       const predicted = this.#computing(() => segmentImage(this.#model, pixels, protocol))
-      matrix.add(truth.labels, predicted)
-      if (index++ % every === 0) samples.push({ name: item.name, pixels, truth, predicted })
+      if (own.has(item)) counts.add(truth.labels, predicted)
+      if (shown.has(item)) samples.push({ name: item.name, pixels, truth, predicted })
     }
-    const scores = matrix.scores()
+    const scores = new ConfusionMatrix(val.classes.length, this.#group.sum([...counts.counts])).scores()
     if (!this.#run.isLogged('meanIou'))
       this.#run.log.metrics({
         globalStep: this.#run.position,

@@ -1,11 +1,14 @@
 /** A segmenting network in training: what is built on a backbone, and one update of it. */
 import { Tape } from '../autograd/tape.js'
+import { SharedGradients } from '../distributed/buckets.js'
+import { Group } from '../distributed/group.js'
 import type { Backbone } from '../nn/backbone.js'
 import { Fcn } from '../nn/fcn.js'
+import { trainingAcross } from '../nn/layers.js'
 import { allTensors } from '../nn/module.js'
 import { Sgd } from '../optim/sgd.js'
 import type { Random } from '../tensor/random.js'
-import { type Tensor, withDevice } from '../tensor/tensor.js'
+import { Tensor, withDevice } from '../tensor/tensor.js'
 import { segmentationTraining } from './segmentationProtocols.js'
 
 /** A network and its optimiser. The backbone is part of both, and belongs to the caller. */
@@ -38,15 +41,24 @@ export function disposeSegmenter({ model, sgd }: Segmenter): void {
 
 /**
  * One update by images [N, H, W, 3] and labels i32 [N, H, W] within a scope, of which the share `labelled` has one; the losses of both
- * heads. `draw` names what dropout draws.
+ * heads. `draw` names what dropout draws. Processes that share the batch have equal parts of it, and losses are of all of it.
  */
 export function updateSegmenter(
   { model, sgd }: Segmenter,
   { x, labels, labelled, draw, rate }: { x: Tensor; labels: Tensor; labelled: number; draw: number; rate: number },
+  shared = new SharedGradients(Group.single),
 ): { main: number; auxiliary: number } {
   const parameters = [...model.state().parameters.values()]
-  const tape = new Tape().watch(parameters)
-  const { total, main, auxiliary } = tape.record(() => model.loss(model.backbone.input(x), labels, labelled, draw))
-  sgd.step(tape.backward(total, parameters), rate)
+  // Without a labelled pixel there is no mean: any labels do, since they weigh nothing.
+  const taught = labelled === 0 ? Tensor.zeros(labels.shape, 'i32', labels.device) : labels
+  const { gradients, main, auxiliary } = shared.average(
+    (ready) => {
+      const tape = new Tape().watch(parameters)
+      const losses = tape.record(() => model.loss(model.backbone.input(x), taught, labelled, draw, trainingAcross(shared.group)))
+      return { gradients: tape.backward(losses.total, parameters, undefined, ready), ...losses }
+    },
+    (made) => ({ gradients: made.gradients, observed: [made.main, made.auxiliary] }),
+  )
+  sgd.step(gradients, rate)
   return { main: main.item(), auxiliary: auxiliary.item() }
 }

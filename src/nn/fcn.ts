@@ -2,15 +2,16 @@
  * FCN (Shelhamer et al., arXiv:1605.06211) as mmsegmentation builds it on a dilated backbone (R50-D8), and its names: `backbone`,
  * `decode_head` on the last map, `auxiliary_head` on the one before (docs/method.md, Segmentation).
  */
-import { add } from '../ops/arithmetic.js'
+import { add, mul } from '../ops/arithmetic.js'
 import { concat } from '../ops/concat.js'
 import { dropout, scale } from '../ops/elementwise.js'
 import { crossEntropy } from '../ops/losses.js'
 import { resizeBilinear } from '../ops/resizeBilinear.js'
+import { slice } from '../ops/slice.js'
 import { fail } from '../tensor/errors.js'
-import { scope, sizeOf, type Tensor } from '../tensor/tensor.js'
+import { scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import type { Backbone } from './backbone.js'
-import { BatchNorm2d, type Build, Conv2d, convNorm, kaimingNormal, type NormMode } from './layers.js'
+import { BatchNorm2d, type Build, Conv2d, convNorm, kaimingNormal, type NormMode, training } from './layers.js'
 import { emptyState, include, type State } from './module.js'
 
 interface HeadOptions {
@@ -47,7 +48,7 @@ class FcnHead {
     return scope(() => {
       const deep = this.#units.reduce((y, { conv, norm }) => convNorm(conv, norm, y, mode, { relu: true }), x)
       const joined = this.#join === undefined ? deep : convNorm(this.#join.conv, this.#join.norm, concat([x, deep]), mode, { relu: true })
-      const kept = seed === undefined || this.#dropout === 0 ? joined : dropout(joined, this.#dropout, seed, { whole: true })
+      const kept = seed === undefined || this.#dropout === 0 ? joined : droppedChannels(joined, this.#dropout, seed, mode)
       return this.#classify.forward(kept)
     })
   }
@@ -63,6 +64,16 @@ class FcnHead {
     if (this.#join !== undefined) unit('conv_cat', this.#join)
     return state
   }
+}
+
+/** Dropped channels are drawn for all images of a batch: where processes share it, each has those of its own. */
+function droppedChannels(x: Tensor, probability: number, seed: number, mode: NormMode): Tensor {
+  const { across } = mode.train ? mode : {}
+  if (across === undefined || across.size === 1) return dropout(x, probability, seed, { whole: true })
+  const [images, channels] = [x.shape[0]!, x.shape[3]!]
+  const ones = Tensor.full([across.size * images, 1, 1, channels], 1, x.dtype)
+  const first = across.rank * images
+  return mul(x, slice(dropout(ones, probability, seed, { whole: true }), [[first, first + images]]))
 }
 
 /** What an Fcn is built with. */
@@ -119,9 +130,14 @@ export class Fcn {
    * Cross-entropy of both heads, the auxiliary one with weight 0.4, for labels i32 [N, H, W], of which 255 stands for none. As
    * mmsegmentation takes it, the mean is over all pixels, those without a label counting as 0: `labelled` is the share of the others.
    */
-  loss(x: Tensor, labels: Tensor, labelled: number, seed?: number): { total: Tensor; main: Tensor; auxiliary: Tensor } {
+  loss(
+    x: Tensor,
+    labels: Tensor,
+    labelled: number,
+    seed?: number,
+    mode: NormMode = training,
+  ): { total: Tensor; main: Tensor; auxiliary: Tensor } {
     return scope(() => {
-      const mode: NormMode = { train: true, groups: 1 }
       const [third, last] = this.backbone.stages(x, mode).slice(-2) as [Tensor, Tensor]
       const of = (head: FcnHead, map: Tensor, weight: number, own: number | undefined): Tensor =>
         scale(

@@ -7,7 +7,7 @@ import { Group } from '../distributed/group.js'
 import { deviceOfRank, identity } from '../distributed/launcher.js'
 import { endTogether } from '../distributed/open.js'
 import { withPace } from '../distributed/pace.js'
-import { Poll } from '../distributed/poll.js'
+import { sharing } from '../distributed/sharing.js'
 import { together } from '../distributed/together.js'
 import { stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
@@ -273,19 +273,8 @@ function checkInputs({ backbone: wanted, channels }: Config, built: BuiltMethod)
 }
 
 async function execute(run: Run, prepared: Prepared, { interrupted = () => false, ...options }: PretrainOptions): Promise<PretrainResult> {
-  const { group } = run
-  const asked = currentAsk()
   try {
-    if (group.size === 1) return await trained(run, prepared, { ...options, interrupted })
-    // All end at the same step, when any is told to: one that left for a signal of its own would be waited for by the others.
-    const poll = new Poll(group)
-    const any = (): boolean => poll.ask(interrupted() || asked(false))
-    const result = await withPace(
-      () => false,
-      () => trained(run, prepared, { ...options, interrupted: any }),
-    )
-    poll.close()
-    return result
+    return await sharing(run.group, interrupted, (any) => trained(run, prepared, { ...options, interrupted: any }))
   } finally {
     run.optimizer.dispose()
     run.built.dispose()

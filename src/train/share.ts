@@ -1,5 +1,4 @@
 /** What of a run each of its processes does: batch size and groups are numbers of the run, of which all have equal parts. */
-import { createHash } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 
 import { workersFor } from '../data/loader.js'
@@ -8,7 +7,6 @@ import type { Method } from '../methods/method.js'
 import { allTensors, type State } from '../nn/module.js'
 import type { Config } from '../run/config.js'
 import { fail } from '../tensor/errors.js'
-import type { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
 /** A configuration in which the groups of batch norms are a number, as runs are begun with and record it. */
@@ -73,11 +71,5 @@ export function agreeOnState(state: State, group: Group): void {
   const tensors = [...allTensors(state)]
   const statistics = tensors.filter(([name]) => ofGroups.test(name)).map(([, tensor]) => tensor)
   group.allReduce(statistics, 'mean')
-  group.agree('what was learnt', digest(tensors))
-}
-
-function digest(tensors: readonly (readonly [string, Tensor])[]): string {
-  const hash = createHash('sha256')
-  for (const [name, tensor] of tensors) hash.update(name).update(tensor.data())
-  return hash.digest('hex')
+  group.agreeOn('what was learnt', tensors)
 }

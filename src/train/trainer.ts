@@ -1,5 +1,5 @@
 import type { ViewCrops } from '../data/augment.js'
-import { Buckets } from '../distributed/buckets.js'
+import { SharedGradients } from '../distributed/buckets.js'
 import { Group } from '../distributed/group.js'
 import { type BuiltMethod, type Observed, StepResult, type Views } from '../methods/method.js'
 import type { Optimizer } from '../optim/optimizer.js'
@@ -28,9 +28,7 @@ export class Trainer {
   savedBytes = 0
   /** What steps compute with; to be set before the first. */
   compute: ComputeOptions
-  readonly #group: Group
-  /** Whether all processes are known to average gradients in one order. */
-  #agreed = false
+  readonly #shared: SharedGradients
 
   constructor(
     readonly method: BuiltMethod,
@@ -38,7 +36,7 @@ export class Trainer {
     options: TrainerOptions,
   ) {
     const { device } = method.backbone
-    this.#group = options.group ?? Group.single
+    this.#shared = new SharedGradients(options.group ?? Group.single)
     this.compute = { ...currentCompute(), ...options.compute }
     this.foundInf = Tensor.zeros([1], 'i32', device).keep()
     this.graph = new Graph(device, () => this.#work(options.views()), options.graph)
@@ -67,18 +65,13 @@ export class Trainer {
 
   /** Those of the whole batch, and of what is observed the means. */
   #gradients(views: Views): StepResult {
-    if (this.#group.size === 1) return this.method.step(views)
-    const buckets = new Buckets(this.#group)
-    const result = this.method.step(views, buckets.ready)
-    const means = ['loss', ...(this.method.means ?? [])].map((name) => result.observed[name])
-    buckets.finish(
-      result.gradients,
-      means.filter((tensor) => tensor !== undefined),
+    return this.#shared.average(
+      (ready) => this.method.step(views, ready),
+      ({ gradients, observed }) => {
+        const means = ['loss', ...(this.method.means ?? [])].map((name) => observed[name])
+        return { gradients, observed: means.filter((tensor) => tensor !== undefined) }
+      },
     )
-    // The first step is never one that is recorded.
-    if (!this.#agreed) buckets.agree()
-    this.#agreed = true
-    return result
   }
 
   dispose(): void {

@@ -67,10 +67,11 @@ testWhere(hasMpi, noMpi, test, 'images that cannot be read are counted over all 
   })
 })
 
-test('runs pretrain alone, with an addon that is there', () => {
+test('runs what processes can share alone, with an addon that is there', () => {
   const other = runCli(['launch', '--processes', '2', '--', 'doctor'])
   assert.is(other.code, 2)
-  assert.match(other.err, /expected pretrain after -- but received doctor/)
+  assert.match(other.err, /expected pretrain, or eval linear, .*, after -- but received doctor/)
+  assert.match(runCli(['launch', '--processes', '2', '--', 'eval', 'knn', 'x']).err, /after -- but received eval knn/)
   const none = runCli(['launch', '--processes', '0', '--', 'pretrain'])
   assert.match(none.err, /--processes is 0: expected an integer in 1\.\.4096/)
 })

@@ -1,0 +1,103 @@
+/** Evaluations that train find with several processes what they find with one. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import * as assert from 'uvu/assert'
+
+import { ResNet } from '../../src/nn/resnet.js'
+import type { Metrics } from '../../src/run/runLog.js'
+import { Random } from '../../src/tensor/random.js'
+import { writeBackbone } from '../../src/weights/export.js'
+import { writeBoxTree } from '../support/boxTree.js'
+import { launch } from '../support/launch.js'
+import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
+import { writeVocTree } from '../support/vocTree.js'
+
+const test = suite('evaluations of several processes')
+
+interface Outcome {
+  /** Results by evaluation. */
+  found: Record<string, unknown>
+  /** The logs. */
+  rows: Metrics[][]
+}
+
+async function outcome(folder: string, processes: number, kind: string): Promise<Outcome> {
+  const { code, out, err } = await runMpi(processes, beside(import.meta.url, 'evaluationsProgram'), [folder, kind])
+  assert.is(code, 0, out + err)
+  return JSON.parse(readFileSync(join(folder, `found-${processes}.json`), 'utf8')) as Outcome
+}
+
+const [timed, loose] = [new Set(['imagesPerSecond', 'waitShare']), 1e-5]
+
+/** Throws where numbers of two values are further apart than rounding takes them, or anything else differs. */
+function expectClose(one: unknown, other: unknown, path: string): void {
+  if (typeof one === 'number' && typeof other === 'number')
+    assert.ok(Math.abs(one - other) <= loose * Math.max(1, Math.abs(other)), `${path}: ${one} and ${other}`)
+  else if (typeof one === 'object' && one !== null && typeof other === 'object' && other !== null) {
+    assert.equal(Object.keys(one), Object.keys(other), path)
+    for (const [key, value] of Object.entries(one))
+      if (!timed.has(key)) expectClose(value, (other as Record<string, unknown>)[key], `${path}.${key}`)
+  } else assert.is(one, other, path)
+}
+
+for (const kind of ['segmentation', 'detection', 'finetune', 'linear'])
+  testWhere(hasMpi, noMpi, test, `${kind}: losses and scores of two and three processes are those of one`, async () => {
+    await withFolder(async (folder) => {
+      writeVocTree(join(folder, 'voc'), { train: 13, val: 5 })
+      writeBoxTree(join(folder, 'boxes'), 14)
+      const alone = await outcome(folder, 1, kind)
+      assert.ok(alone.rows.every((rows) => rows.some(({ loss }) => loss !== undefined)))
+      for (const processes of [2, 3]) expectClose(await outcome(folder, processes, kind), alone, `${processes} processes`)
+      assert.not.ok(existsSync(join(folder, `${kind}-2`, 'eval.lock')))
+    })
+  })
+
+/** Weights of a small network, for a command to evaluate. */
+function writeWeights(path: string): void {
+  const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+  writeBackbone(path, backbone, 'torchvision')
+  backbone.dispose()
+}
+
+testWhere(hasMpi, noMpi, test, 'a command under launch has one voice, one folder and one result', async () => {
+  await withFolder(async (folder) => {
+    const weights = join(folder, 'weights.safetensors')
+    writeWeights(weights)
+    const finetune = (train: string, ...more: string[]) => {
+      const sizes = ['--epochs', '2', '--lr', '0.01', '--head-multiplier', '1', '--image-size', '32', '--log-every', '1', '--workers', '1']
+      const data = ['--train', train, '--val', 'scenes:6', '--out', join(folder, 'eval'), ...sizes, ...more]
+      return launch(['--processes', '2', '--cpu', '--', 'eval', 'finetune', weights, ...data]).ended
+    }
+    const { code, out, err } = await finetune('scenes:16')
+    assert.is(code, 0, out + err)
+    assert.is(out.match(/^Fine-tuning \(/gm)?.length, 1, out)
+    // A line for each step, of rank 0.
+    assert.is(out.match(/epoch \d\/2 /g)?.length, 2 * 2, out)
+    const kept = join(folder, 'eval', 'finetune-imagenet-full')
+    for (const path of [`${kept}.json`, join(kept, 'classifier.safetensors'), join(kept, 'state.safetensors')])
+      assert.ok(existsSync(path), path)
+
+    const again = await finetune('scenes:16')
+    assert.is(again.code, 1, again.out + again.err)
+    assert.is(again.err.match(/holds an evaluation already/g)?.length, 1, again.err)
+    const nowhere = await finetune('/nonexistent/images', '--overwrite')
+    assert.is(nowhere.err.match(/\/nonexistent\/images/g)?.length, 1, nowhere.err)
+  })
+})
+
+test('what is of one process is not done by several', () => {
+  const env = { RANK: '0', WORLD_SIZE: '2', LOCAL_RANK: '0', LOCAL_WORLD_SIZE: '2' }
+  for (const command of [
+    ['eval', 'knn', 'x', '--train', 'y', '--val', 'z'],
+    ['study', '--images', 'y'],
+    ['eval', 'segmentation', 'x', '--data', 'y', '--frozen'],
+  ]) {
+    const { code, err } = runCli(command, { env })
+    assert.is(code, 2, err)
+    assert.match(err, /is work of one process: expected it without torchrun, which started 2 of them/)
+  }
+})
+
+test.run()
