@@ -19,7 +19,7 @@ import { disposeHeads } from '../../src/eval/segmenterTraining.js'
 import { Backbone, type BackboneKind } from '../../src/nn/backbone.js'
 import { Classifier } from '../../src/nn/classifier.js'
 import { evaluation, type NormMode } from '../../src/nn/layers.js'
-import { allTensors, emptyState, type State } from '../../src/nn/module.js'
+import { emptyState, type State } from '../../src/nn/module.js'
 import { Fcn } from '../../src/nn/fcn.js'
 import { dilated8, ResNet } from '../../src/nn/resnet.js'
 import { writeOnnxDetector } from '../../src/onnx/detector.js'
@@ -30,6 +30,7 @@ import { packageRoot } from '../../src/tensor/addon.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
+import { unsettle } from '../support/states.js'
 import {
   hasRealData,
   noRealData,
@@ -79,16 +80,6 @@ function run(
   const { status, stdout, stderr } = spawnSync(oracle.program, ['-B', script, model, input], { encoding: 'utf8', maxBuffer: 2 ** 28 })
   assert.is(status, 0, stderr)
   return JSON.parse(stdout) as Outputs
-}
-
-/** Parameters and statistics as after training: norms that do something. */
-function unsettle(state: State): void {
-  const random = new Random(8)
-  for (const [name, tensor] of allTensors(state))
-    if (tensor.shape.length === 1 && tensor.dtype === 'f32')
-      tensor.write(
-        Float32Array.from({ length: tensor.size }, () => (/var|weight/.test(name) ? random.uniform(0.5, 2) : random.uniform(-0.3, 0.3))),
-      )
 }
 
 const channelsFirst = (x: Tensor): Tensor => (x.shape.length === 4 ? ops.permute(x, [0, 3, 1, 2]) : x)

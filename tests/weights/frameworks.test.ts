@@ -11,7 +11,6 @@ import { imageTensor } from '../../src/data/augment.js'
 import { normalisation, saveClassifier } from '../../src/eval/classifierFile.js'
 import { Classifier } from '../../src/nn/classifier.js'
 import { evaluation } from '../../src/nn/layers.js'
-import { allTensors, type State } from '../../src/nn/module.js'
 import { ResNet, type ResNetOptions } from '../../src/nn/resnet.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
@@ -21,6 +20,7 @@ import { loadingConfiguration } from '../../src/weights/configurations.js'
 import { storedBackbone, writeBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { timmConfig, timmFiles, writeTimmFolder } from '../../src/weights/timm.js'
+import { unsettle } from '../support/states.js'
 import {
   hasRealData,
   hasTorch,
@@ -44,16 +44,6 @@ const build = (options: Partial<ResNetOptions> = {}): ResNet =>
 const blank = (options: Partial<ResNetOptions> = {}): ResNet =>
   new ResNet({ random: new Random(5), dtype: 'f32', unset: true }, { depth: 18, ...options })
 const images = { size: 96, ...normalisation }
-
-/** Parameters and statistics as after training. */
-function unsettle(state: State): void {
-  const random = new Random(8)
-  for (const [name, tensor] of allTensors(state))
-    if (tensor.shape.length === 1 && tensor.dtype === 'f32')
-      tensor.write(
-        Float32Array.from({ length: tensor.size }, () => (/var|weight/.test(name) ? random.uniform(0.5, 2) : random.uniform(-0.3, 0.3))),
-      )
-}
 
 const timmPython = process.env.DENSECL_PYTHON ?? python
 const hasTimm = spawnSync(timmPython, ['-c', 'import timm, safetensors.torch']).status === 0
