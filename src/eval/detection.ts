@@ -151,7 +151,8 @@ class DetectionRun {
   async execute(): Promise<DetectionResult> {
     const { protocol, testEvery = 0 } = this.#options
     const { iterations } = protocol
-    for (const line of introduction(this.#model.backbone, this.#options, this.#run.position)) this.#run.log.line(line)
+    const lines = this.#computing(() => introduction(this.#model.backbone, this.#options, this.#run.position))
+    for (const line of lines) this.#run.log.line(line)
     const test = await this.#run.trainAndTest(
       { end: iterations, every: testEvery, result: 'ap50' },
       (until) => this.#train(until),

@@ -4,7 +4,9 @@ import { skippedLines } from '../data/source.js'
 import { type Loader, pixelsOfCrops } from '../data/loader.js'
 import { learningRate } from '../optim/schedule.js'
 import type { Config } from '../run/config.js'
+import { computeSettings } from '../run/placement.js'
 import { duration, type Metrics } from '../run/runLog.js'
+import { withCompute } from '../tensor/compute.js'
 import { native, type RecordedStep } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import type { Position } from './checkpoint.js'
@@ -27,7 +29,7 @@ export function introduction(run: PlannedRun): string[] {
     ...splitsAsClasses(source).map((warning) => `warning ${warning}`),
     `model   ${backbone.description}, ${config.imageSize} px`,
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
-    `device  ${device}, ${native.describeDevice(device)}${precision}`,
+    `device  ${device}, ${withCompute(computeSettings(share), () => native.describeDevice(device))}${precision}`,
     ...reducedImages(config, device),
     ...(group.size === 1
       ? []

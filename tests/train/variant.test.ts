@@ -163,12 +163,19 @@ test('a finished run is extended, with a constant rate to the bits of a longer o
 test('a dry run says what a run would be, and leaves no trace', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
-    const { lines, steps, secondsPerStep, seconds } = await dryRun({ config: config({ epochs: 7, warmupSteps: 10 }) })
+    const { lines, steps, secondsPerStep, seconds } = await dryRun({ config: config({ epochs: 7, warmupSteps: 10, threads: 3 }) })
     assert.is(steps, 35)
     assert.ok(secondsPerStep > 0)
     assert.is(seconds, steps * secondsPerStep)
     const text = lines.join('\n')
-    for (const word of [/40 images/, /variant /, /memory {2}about/, /rate {4}0\.05 by sgd.*warm-up: 0\.00500 at step 0/, /35 steps of/])
+    for (const word of [
+      /40 images/,
+      /variant /,
+      /memory {2}about/,
+      /rate {4}0\.05 by sgd.*warm-up: 0\.00500 at step 0/,
+      /35 steps of/,
+      /3 threads/,
+    ])
       assert.match(text, word)
     await rejectsError(() => dryRun({ config: config({ batchSize: 64, normGroups: 2 }) }), 'CONFIG', /batchSize is 64/, /40 images/)
 
