@@ -1,6 +1,7 @@
 /**
  * `densecl/engine`: tensors, gradients, ops, layers and optimisers.
- * @module
+ * @module densecl/engine
+ * @group Reference
  */
 export { DenseclError } from './tensor/errors.js'
 export {

@@ -1,7 +1,8 @@
 /**
  * `densecl`: pre-training, its method, evaluations, weights and pictures. Tensors, gradients, ops, layers and optimisers are in
  * `densecl/engine`, sources of images and the loader in `densecl/data`.
- * @module
+ * @module densecl
+ * @group Reference
  */
 export { DenseclError } from './tensor/errors.js'
 export { packageVersion } from './tensor/addon.js'

@@ -1,6 +1,7 @@
 /**
  * `densecl/data`: sources of images, decoding, samplers, augmentation and the loader.
- * @module
+ * @module densecl/data
+ * @group Reference
  */
 export {
   type Adjustment,

@@ -23,7 +23,7 @@ const present = existsSync(join(packageRoot, 'docs')) && existsSync(join(package
 const where = (name: string, body: () => void): void => testWhere(present, 'this is no checkout', test, name, body)
 
 const documents = (): string[] =>
-  [...filesBelow('docs', '.md').filter((path) => !nameOf(path).startsWith(join('docs', 'api'))), ...pages].filter(existsSync)
+  [...filesBelow('docs', '.md'), ...pages].filter(existsSync)
 const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'].map((name) => join(packageRoot, name))
 const sources = (): string[] => [
   ...['src', 'tests', 'bench'].flatMap((folder) => filesBelow(folder, '.ts', '.py', '.sh')),
@@ -78,8 +78,6 @@ where('files and folders that documents name exist', () => {
   let named = 0
   for (const path of documents()) {
     for (const [, file] of text(path).matchAll(/`((?:src|native|tests|bench|scripts|docs|examples)\/[\w./-]+)`/g)) {
-      // What `npm run docs` makes is in no clone.
-      if (file === 'docs/api') continue
       assert.ok(existsSync(join(packageRoot, file!)), `${nameOf(path)}: ${file} does not exist`)
       named += 1
     }
