@@ -89,8 +89,7 @@ complete -o default -F _densecl densecl
 }
 
 function zsh(all: readonly Completed[]): string {
-  const described = (items: readonly Described[]): string =>
-    items.map(({ name, describe }) => `'${name.replaceAll(':', '\\:')}:${describe}'`).join(' ')
+  const described = (items: readonly Described[]): string => items.map(({ name, describe }) => `'${name}:${describe}'`).join(' ')
   const values = all.flatMap(({ path, flags }) =>
     flags
       .filter(({ takesValue }) => takesValue)
@@ -129,7 +128,7 @@ if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _densecl "$@"; else compdef
 }
 
 function fish(all: readonly Completed[]): string {
-  const quoted = (text: string): string => `'${text.replaceAll("'", "\\'")}'`
+  const quoted = (text: string): string => `'${text}'`
   const lines = all.flatMap(({ path, subcommands, flags, words }) => {
     const when = `-n '__densecl_at "${path}"'`
     return [

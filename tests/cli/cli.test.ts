@@ -2,18 +2,16 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import type { Command } from 'commander'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { buildProgram } from '../../src/cli/program.js'
 import { packageRoot, packageVersion } from '../../src/tensor/addon.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { optionsOf, resolveConfig } from '../../src/methods/index.js'
 import { sectionTitles } from '../../src/run/config.js'
 import { kebabCase, sectionOf } from '../../src/run/options.js'
-import { cli, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { cli, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('cli')
 const setting = (key: string, value: unknown) => ({ key, value, from: 'test' })
@@ -51,63 +49,6 @@ test('help: options of pretrain in groups by purpose, each in one, with choices'
     if (section !== undefined) assert.is(headings[within], sectionTitles[section] ?? headings.at(-1), key)
   }
   assert.match(out.replace(/\s+/g, ' '), /--optimizer <value> .{0,60}\(choices: sgd, adamw, lars; default: sgd\)/)
-})
-
-/** What bash offers for the last word of each line, in one process. */
-function bashOffers(lines: readonly string[]): string[][] {
-  const script = runCli(['completion', 'bash']).out
-  const tries = lines.map(
-    (line) => `COMP_WORDS=(${line.replace(/ $/, " ''")}); COMP_CWORD=$((\${#COMP_WORDS[@]} - 1)); _densecl; echo "\${COMPREPLY[*]}"`,
-  )
-  const { stdout, stderr } = spawnSync('bash', ['-c', [script, ...tries].join('\n')], { encoding: 'utf8' })
-  assert.is(stderr, '')
-  return stdout
-    .trimEnd()
-    .split('\n')
-    .map((words) => words.split(' '))
-}
-
-test('completion offers every command, every flag, and the choices of flags, as the program has them', async () => {
-  const program = await buildProgram([], () => undefined)
-  const wanted: [line: string, words: string[]][] = []
-  const walk = (command: Command, path: string): void => {
-    if (command.commands.length > 0) wanted.push([`${path} `, command.commands.map((own) => own.name())])
-    wanted.push([`${path} --`, [...command.options.map(({ long }) => long!), '--help']])
-    for (const { long, argChoices } of command.options) if (argChoices !== undefined) wanted.push([`${path} ${long!} `, argChoices])
-    for (const own of command.commands) walk(own, `${path} ${own.name()}`)
-  }
-  walk(program, 'densecl')
-  assert.ok(wanted.length > 40)
-  const offered = bashOffers(wanted.map(([line]) => line))
-  wanted.forEach(([line, words], i) => assert.equal(offered[i], words, line))
-  assert.equal(bashOffers(['densecl eval k', 'densecl pretrain --optimizer ad', 'densecl eval knn w --image-s']), [
-    ['knn'],
-    ['adamw'],
-    ['--image-size'],
-  ])
-})
-
-for (const shell of ['bash', 'zsh', 'fish'] as const)
-  testWhere(spawnSync(shell, ['-c', 'true']).status === 0, `${shell} is not installed`, test, `the completion of ${shell} is sound`, () =>
-    withFolder((folder) => {
-      const file = join(folder, 'completion')
-      writeFileSync(file, runCli(['completion', shell]).out)
-      const { status, stderr } = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
-      assert.is(status, 0, stderr)
-    }),
-  )
-
-testWhere(spawnSync('fish', ['-c', 'true']).status === 0, 'fish is not installed', test, 'fish offers what bash does', () => {
-  const script = runCli(['completion', 'fish']).out
-  const lines = ['densecl eval k', 'densecl completion ', 'densecl pretrain --optimizer ']
-  for (const [i, line] of lines.entries()) {
-    const { stdout } = spawnSync('fish', ['-c', `${script}\ncomplete -C '${line}'`], { encoding: 'utf8' })
-    const words = stdout
-      .trim()
-      .split('\n')
-      .map((row) => row.split('\t')[0]!)
-    assert.equal(words.sort(), [...bashOffers(lines)[i]!].sort(), line)
-  }
 })
 
 test('wrong keys and values are answered with name, value, expectation and the nearest right key', async () => {
