@@ -4,7 +4,7 @@ import { environmentRow, writeResult } from '../bench/result.js'
 import { simulatedDevice } from '../bench/step/calls.js'
 import { Machine } from '../bench/step/predict.js'
 import { type CollectiveCall, sharedStep } from '../bench/step/processes.js'
-import { type Cargo, type Network, networks, rearranged, scaledStep, type ScaledStep } from '../bench/step/scale.js'
+import { type Cargo, type Network, networks, scaledStep, type ScaledStep } from '../bench/step/scale.js'
 import { withSimulation } from './benchStep.js'
 
 const counts = [1, 8, 64, 512] as const
@@ -16,8 +16,6 @@ const usualBatches = [32, 256] as const
 
 interface Way {
   network: Network
-  /** Whether collectives are arranged as they could be. */
-  arranged: boolean
   gradients: 'f32' | 'bf16'
 }
 
@@ -32,19 +30,17 @@ interface ScaleRow extends ScaledStep, Omit<Way, 'network'> {
   pairsPerSecond: number
 }
 
-/** The code as it is on both networks, and what it does not do yet. */
+/** The code as it is on both networks, and gradients of half the bytes, which it does not send. */
 const ways: readonly Way[] = [
-  { network: networks.cardPerGpu, arranged: false, gradients: 'f32' },
-  { network: networks.cardPerGpu, arranged: true, gradients: 'f32' },
-  { network: networks.cardPerNode, arranged: false, gradients: 'f32' },
-  { network: networks.cardPerNode, arranged: true, gradients: 'bf16' },
+  { network: networks.cardPerGpu, gradients: 'f32' },
+  { network: networks.cardPerNode, gradients: 'f32' },
+  { network: networks.cardPerNode, gradients: 'bf16' },
 ]
 
 const waysOf = (count: number): readonly Way[] =>
   count === 1 ? ways.slice(0, 1) : count <= networks.cardPerGpu.gpus ? ways.filter(({ network }) => network === networks.cardPerGpu) : ways
 
-function carried(all: readonly CollectiveCall[], calls: number, { arranged, gradients }: Way): readonly CollectiveCall[] {
-  const collectives = arranged ? rearranged(all, calls) : all
+function carried(collectives: readonly CollectiveCall[], { gradients }: Way): readonly CollectiveCall[] {
   if (gradients === 'f32') return collectives
   return collectives.map((call) => (call.kind === 'allReduce' ? { ...call, bytes: call.bytes / 2 } : call))
 }
@@ -62,10 +58,10 @@ function rowsOf(batch: number): ScaleRow[] {
     const alone = timed[0]!.times.reduce((sum, time) => sum + time, 0) / 1e3
     return timed.flatMap(({ count, collectives, times }) =>
       waysOf(count).map((way): ScaleRow => {
-        const { network, arranged, gradients } = way
-        const step = scaledStep(carried(collectives, times.length, way), times, count, network)
+        const { network, gradients } = way
+        const step = scaledStep(carried(collectives, way), times, count, network)
         const [efficiency, pairsPerSecond] = [alone / step.milliseconds, (1e3 * batch * count) / step.milliseconds]
-        return { gpu, gpus: count, network: network.name, batch, arranged, gradients, ...step, efficiency, pairsPerSecond }
+        return { gpu, gpus: count, network: network.name, batch, gradients, ...step, efficiency, pairsPerSecond }
       }),
     )
   })
@@ -96,7 +92,7 @@ const table = (rows: readonly ScaleRow[], step: string): string =>
     [
       'GPUs'.padEnd(9),
       'batch'.padStart(6),
-      'network, gradients'.padEnd(36),
+      'network, gradients'.padEnd(24),
       ...cargos.map((cargo) => `${cargo}, MB`.padStart(24)),
       'compute'.padStart(8),
       'step'.padStart(7),
@@ -106,7 +102,7 @@ const table = (rows: readonly ScaleRow[], step: string): string =>
     ...rows.map(line),
   ].join('\n')
 
-function line({ gpu, gpus: count, batch, network, gradients, arranged, collectives, compute, milliseconds, ...row }: ScaleRow): string {
+function line({ gpu, gpus: count, batch, network, gradients, collectives, compute, milliseconds, ...row }: ScaleRow): string {
   const carries = cargos.map((cargo) => {
     const sum = collectives.find((found) => found.cargo === cargo)
     if (sum === undefined || count === 1) return ''.padStart(24)
@@ -115,7 +111,7 @@ function line({ gpu, gpus: count, batch, network, gradients, arranged, collectiv
   return [
     `${count} ${gpu}`.padStart(9),
     String(batch).padStart(6),
-    (count === 1 ? '' : `${network}, ${gradients}${arranged ? ', rearranged' : ''}`).padEnd(36),
+    (count === 1 ? '' : `${network}, ${gradients}`).padEnd(24),
     ...carries,
     compute.toFixed(2).padStart(8),
     milliseconds.toFixed(2).padStart(7),

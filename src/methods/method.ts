@@ -176,15 +176,23 @@ export class StepResult<O extends Observed = Observed> {
 
 /**
  * Records `forward` on the views and differentiates the `loss` that it returns with respect to what is trained. The caller disposes
- * the result, which no scope owns. `ready` is what BuiltMethod.step() was given.
+ * the result, which no scope owns. `ready` is what BuiltMethod.step() was given; `afterwards` runs behind the backward pass, where what
+ * `forward` has made is still there.
  */
-export function differentiate<O extends Observed>(trained: State, forward: () => O, ready?: GradientReady): StepResult<O> {
+export function differentiate<O extends Observed>(
+  trained: State,
+  forward: () => O,
+  ready?: GradientReady,
+  afterwards?: () => void,
+): StepResult<O> {
   const parameters = trainable(trained)
   const made = scope(() => {
     const tape = new Tape().watch(parameters)
     const observed = tape.record(forward)
     const { savedBytes } = tape
-    return { gradients: tape.backward(observed.loss, parameters, undefined, ready), observed, savedBytes }
+    const gradients = tape.backward(observed.loss, parameters, undefined, ready)
+    afterwards?.()
+    return { gradients, observed, savedBytes }
   })
   for (const tensor of [...made.gradients, ...Object.values(made.observed)]) tensor.keep()
   return new StepResult(made.gradients, made.observed, made.savedBytes)

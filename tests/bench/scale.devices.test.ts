@@ -59,7 +59,25 @@ where('collectives carry every gradient once, the images, what the key encoder m
     outputs.flatMap(({ shapes }) => shapes),
     embeddings,
   )
-  for (const { shapes, bytes } of of('allGather')) assert.equal([shapes, bytes], [[[batch, 128]], 2 * batch * 128])
+  const [keys, ...others] = of('allGather')
+  assert.equal([keys!.shapes, keys!.bytes, others], [Array(2).fill([batch, 128]), 2 * 2 * batch * 128, []])
+})
+
+where('images leave before the queries are encoded, outputs come back at once, and keys are not waited for by gradients', () => {
+  const { calls, collectives } = sharedStep(shape, batch, processes)
+  const [images, outputs, keys] = collectives
+  assert.equal(
+    collectives.slice(0, 4).map(({ kind }) => kind),
+    ['exchange', 'exchange', 'allGather', 'allReduce'],
+  )
+  const convolutions = (from: number, to: number): number => calls.slice(from, to).filter(({ op }) => op === 'conv2d').length
+  const all = convolutions(0, calls.length)
+  assert.is(convolutions(0, images!.start), 0)
+  assert.is(convolutions(images!.start, images!.join), all / 2)
+  assert.is(convolutions(images!.join, outputs!.start), all / 2)
+  assert.ok(outputs!.join === outputs!.start && outputs!.join <= keys!.start)
+  const backward = calls.map(({ op }) => op.includes('Backward'))
+  assert.ok(keys!.start <= backward.indexOf(true) && keys!.join > backward.lastIndexOf(true))
 })
 
 where('exchanges send the rows that the order of keys says', () => {
@@ -111,7 +129,7 @@ where('a bucket starts when the gradients in it are complete, and those that fol
   for (const { join } of buckets) assert.is(join, check)
 })
 
-const ways = ['gpu', 'network', 'arranged', 'gradients'] as const
+const ways = ['gpu', 'network', 'gradients'] as const
 type Row = Record<(typeof ways)[number], unknown> & Record<'gpus' | 'efficiency', number>
 
 where('bench scale has a row for every width that the queue has room for, none better than one GPU', () => {

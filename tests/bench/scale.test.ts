@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import type { CollectiveCall } from '../../src/bench/step/processes.js'
-import { collectiveTime, type Network, networks, rearranged, scaledStep } from '../../src/bench/step/scale.js'
+import { collectiveTime, type Network, networks, scaledStep } from '../../src/bench/step/scale.js'
 import { suite } from '../support/suite.js'
 
 const test = suite('scale')
@@ -116,27 +116,6 @@ test('a bucket that starts later waits longer or as long, and one that starts wi
   for (let start = 1; start <= calls; ++start) assert.ok(exposed(start) >= exposed(start - 1))
   const alone = collectiveTime(bucket(0)[0]!, 64, networks.cardPerNode) / 1e3
   assert.ok(Math.abs(exposed(calls) - alone) < 1e-9, `${exposed(calls)} of ${alone} ms`)
-})
-
-test('collectives that are arranged anew carry the same bytes', () => {
-  fc.assert(
-    fc.property(sizes, fc.constantFrom(8, 64), (size, processes) => {
-      const all = stepOf(size, processes)
-      const other = rearranged(all, calls)
-      const sums = (of: readonly CollectiveCall[]): [string, number, number][] =>
-        scaledStep(
-          of,
-          Array.from({ length: calls }, () => 1),
-          processes,
-          perfect,
-        ).collectives.map(({ cargo, megabytes }) => [cargo, Math.round(1e6 * megabytes), of.flatMap(({ sends }) => sends).length])
-      assert.equal(sums(other), sums(all))
-      assert.equal(
-        other.map(({ kind }) => kind),
-        ['exchange', 'exchange', 'allGather', 'allReduce', 'allReduce'],
-      )
-    }),
-  )
 })
 
 test('times of known sizes: rings within a node and between nodes, latency by doublings', () => {

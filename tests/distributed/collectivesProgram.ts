@@ -58,6 +58,13 @@ function gathers(): void {
       ranks.flatMap((each) => [...values(each, 12, 7)]),
     )
   }
+  // Several at once, of other sizes and dtypes.
+  const several = [Tensor.from(values(rank, 2, 8), [1, 2]), Tensor.from(values(rank, 6, 9), [3, 2], 'i32')]
+  for (const [i, all] of group.startAllGather(several).join().entries())
+    assert.equal(
+      [...all.data()],
+      ranks.flatMap((each) => [...values(each, several[i]!.size, 8 + i)]),
+    )
 }
 
 function exchanges(): void {
@@ -79,6 +86,16 @@ function exchanges(): void {
       [...expected].flatMap((image) => [image, image + 0.5]),
     )
     assert.equal([...group.exchange(there, returning(way)).data()], [...x.data()])
+    // Several at once, of rows of other sizes, which come as they would alone.
+    const wide = Tensor.from(
+      Float64Array.from({ length: 3 * mine }, (_, i) => 100 * rank + i),
+      [mine, 3],
+      'f32',
+    )
+    const pending = group.startExchange([x, wide], way)
+    const [both, other] = pending.join() as [Tensor, Tensor]
+    assert.equal([...both.data()], [...there.data()])
+    assert.equal([...group.exchange(other, returning(way)).data()], [...wide.data()])
   }
 }
 

@@ -3,7 +3,6 @@
  * them, each for as long as bytes, bandwidth and latency say. Collectives pass one after the other on a stream of their own, beside the
  * calls, until a call waits for one.
  */
-import { fail } from '../../tensor/errors.js'
 import type { CollectiveCall } from './processes.js'
 
 /** What connects GPUs, and what it costs them; all of it is assumed, docs/scaling.md says from what. */
@@ -83,25 +82,6 @@ const cargoOf = (call: CollectiveCall, all: readonly CollectiveCall[]): Cargo =>
   if (call.kind === 'allReduce') return 'gradients'
   if (call.kind === 'allGather') return 'keys'
   return call === all.find(({ kind }) => kind === 'exchange') ? 'images' : 'outputs'
-}
-
-/**
- * The collectives of a step of so many calls as they could be arranged: the images leave when the step begins, beside the queries' forward
- * pass, the outputs come back in one exchange, and the keys are gathered at once, beside the backward pass.
- */
-export function rearranged(collectives: readonly CollectiveCall[], calls: number): CollectiveCall[] {
-  const together = (cargo: Cargo): CollectiveCall => {
-    const all = collectives.filter((call) => cargoOf(call, collectives) === cargo)
-    const last = all.at(-1) ?? fail('INTERNAL', `the step has no collective of ${cargo}`)
-    return {
-      ...last,
-      bytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
-      shapes: all.flatMap(({ shapes }) => shapes),
-      sends: all.flatMap(({ sends }) => sends),
-    }
-  }
-  const gradients = collectives.filter(({ kind }) => kind === 'allReduce')
-  return [{ ...together('images'), start: 0 }, together('outputs'), { ...together('keys'), join: calls }, ...gradients]
 }
 
 /** The collectives of a step that carry the same. */

@@ -1,8 +1,8 @@
-import { Group } from '../../distributed/group.js'
+import { Group, type Pending } from '../../distributed/group.js'
 import { type Exchange, returning } from '../../distributed/keyOrder.js'
 import { disposeState, emptyState, include, type State } from '../../nn/module.js'
 import { Random } from '../../tensor/random.js'
-import { l2Normalize } from '../../ops/similarity.js'
+import { l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
 import { runNative } from '../../tensor/native.js'
@@ -37,14 +37,12 @@ export class Queue {
   }
 }
 
-/** A permutation of the key batch, i32 [1, N], and its inverse, with the way to the other processes between them. */
+/** The order in which the key batch passes the key encoder, with the way to the processes that encode it. */
 export interface KeyOrder {
-  shuffle: Tensor
-  unshuffle: Tensor
-  /** Key images [N, ...] in the order `shuffle` to the processes that encode them, and what comes of them [N, ...] back. */
-  send: (x: Tensor) => Tensor
-  /** The way back of what send() has sent. */
-  bringBack: (x: Tensor) => Tensor
+  /** Starts to send key images [N, ...]: joined, those that this process encodes. */
+  send: (view: Tensor) => Pending<Tensor>
+  /** What came of the images that were sent, each [N, ...], for this process's own in their own order. */
+  bringBack: (outputs: readonly Tensor[]) => Tensor[]
 }
 
 /** What of the positions of a step is known before it, on the device. */
@@ -174,8 +172,19 @@ export class DenseCL {
     const [shuffle, unshuffle] = [this.#inputs.get('shuffle'), this.#inputs.get('unshuffle')]
     if (shuffle === undefined || unshuffle === undefined) return undefined
     const exchange = this.#keyExchange
-    const by = (way: Exchange | undefined) => (x: Tensor) => (way === undefined ? x : this.group.exchange(x, way))
-    return { shuffle, unshuffle, send: by(exchange), bringBack: by(exchange === undefined ? undefined : returning(exchange)) }
+    const inOwnOrder = (x: Tensor): Tensor => permuteBatch(x, unshuffle)
+    if (exchange === undefined)
+      return { send: (view) => ({ join: () => permuteBatch(view, shuffle) }), bringBack: (outputs) => outputs.map(inOwnOrder) }
+    return {
+      send: (view) => {
+        const shuffled = permuteBatch(view, shuffle)
+        const pending = this.group.startExchange([shuffled], exchange)
+        // What is sent is held until it is joined.
+        shuffled.dispose()
+        return { join: () => pending.join()[0]!.adopt() }
+      },
+      bringBack: (outputs) => this.group.startExchange(outputs, returning(exchange)).join().map(inOwnOrder),
+    }
   }
 
   /** The partners that prepare() set. */

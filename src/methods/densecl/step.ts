@@ -5,11 +5,12 @@
  * Letters: N images, S grid side, P = S * S positions, C backbone channels, D embedding dimension, K queue length.
  */
 import { type GradientReady, noGrad } from '../../autograd/tape.js'
+import type { Pending } from '../../distributed/group.js'
 import { add } from '../../ops/arithmetic.js'
 import { reshape, scale } from '../../ops/elementwise.js'
 import { infoNce } from '../../ops/losses.js'
 import { mean } from '../../ops/reduce.js'
-import { denseMatch, gatherRows, l2Normalize, permuteBatch } from '../../ops/similarity.js'
+import { denseMatch, gatherRows, l2Normalize } from '../../ops/similarity.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
 import { differentiate, type StepResult, type Views } from '../method.js'
 import { denseLoss, type DenseLossOptions, rows } from './denseLoss.js'
@@ -56,39 +57,54 @@ export function preparedStep(
   ready?: GradientReady,
 ): StepResult<DenseCLObserved> {
   const mode = { train: true, groups: normGroups } as const
+  // Gathered from all processes while the backward pass goes on: the next step is the first to read the queues.
+  let keys: Pending<readonly Tensor[]> | undefined
+  const enqueue = (): void => {
+    const [ofGlobal, ofDense] = keys!.join()
+    model.queue.enqueue(ofGlobal!)
+    if (ofDense !== undefined) model.denseQueue.enqueue(ofDense)
+  }
 
   const forward = (): DenseCLObserved => {
+    // Key images are on their way to the processes that encode them while the queries are encoded.
+    const sent = noGrad(() => model.keyOrder?.send(keyView))
     const query = model.query.forward(queryView, mode, heads)
     const q = l2Normalize(query.global) // [N, D]
 
     const key = noGrad(() => {
       model.updateKeyEncoder(keyMomentum)
-      return keyForward(model, keyView, mode, heads)
+      return keyForward(model, () => sent?.join() ?? keyView, mode, heads)
     })
 
     const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
     const lossGlobal = scale(global.loss, model.lossWeights.global)
-    // Those of all processes, in the order of the whole batch: every process has the same queues.
-    model.queue.enqueue(model.group.allGather(key.global))
     const ofGlobal = { statisticsGlobal: global.statistics, q }
-    if (query.local === undefined || key.local === undefined) return { loss: lossGlobal, ...ofGlobal }
+    // Those of all processes, in the order of the whole batch: every process has the same queues.
+    const gather = (...own: Tensor[]): void => void (keys = model.group.startAllGather(own))
+    if (query.local === undefined || key.local === undefined) {
+      gather(key.global)
+      return { loss: lossGlobal, ...ofGlobal }
+    }
 
-    const ofDense = denseTerm(model, query.local, key.local, { temperature: denseTemperature ?? temperature, inImage: denseInImage })
+    const { queued, ...ofDense } = denseTerm(model, query.local, key.local, {
+      temperature: denseTemperature ?? temperature,
+      inImage: denseInImage,
+    })
+    gather(key.global, queued)
     return { loss: add(lossGlobal, ofDense.lossDense), lossGlobal, ...ofGlobal, ...ofDense }
   }
-  return differentiate(model.query.state(), forward, ready)
+  return differentiate(model.query.state(), forward, ready, enqueue)
 }
 
-/** The dense loss and what describes it; `key` is normalised, `query` not yet. */
+/** The dense loss, the keys for the queue, and what describes it; `key` is normalised, `query` not yet. */
 function denseTerm(model: DenseCL, query: LocalEmbeddings, key: LocalEmbeddings, options: DenseLossOptions) {
   const pairs = { query: positions(l2Normalize(query.dense)), key: positions(key.dense) }
   // Each query position's partner: the most similar backbone feature of the key view, unless it is known; then that position's embedding.
   const found = model.partners === undefined ? noGrad(() => denseMatch(positions(query.map), positions(key.map)).index) : undefined
   const dense = denseLoss(model, { ...pairs, index: found ?? model.partners!.index }, options)
 
-  const pooled = model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks))
-  model.denseQueue.enqueue(model.group.allGather(pooled))
   return {
+    queued: model.keyPicks === undefined ? key.pooled : rows(gatherRows(pairs.key, model.keyPicks)),
     lossDense: dense.loss,
     ...(dense.inImage === undefined ? {} : { lossInImage: dense.inImage }),
     statisticsDense: dense.statistics,
@@ -98,16 +114,14 @@ function denseTerm(model: DenseCL, query: LocalEmbeddings, key: LocalEmbeddings,
   }
 }
 
-/** The normalised outputs of the key encoder, in the order of `view`, in whatever order the batch passes it. */
-function keyForward(model: DenseCL, view: Tensor, mode: { train: true; groups: number }, heads: Heads): Embeddings {
+/** The normalised outputs of the key encoder, in the order of the batch, in whatever order its images `arrive`. */
+function keyForward(model: DenseCL, arrive: () => Tensor, mode: { train: true; groups: number }, heads: Heads): Embeddings {
   return scope(() => {
-    const order = model.keyOrder
-    const key = model.key.forward(order === undefined ? view : order.send(permuteBatch(view, order.shuffle)), mode, heads)
-    const unshuffle = (x: Tensor): Tensor => (order === undefined ? x : permuteBatch(order.bringBack(x), order.unshuffle))
-    const unit = (x: Tensor): Tensor => l2Normalize(unshuffle(x))
-    const { global, local } = key
-    if (local === undefined) return { global: unit(global) }
-    return { global: unit(global), local: { dense: unit(local.dense), pooled: unit(local.pooled), map: unshuffle(local.map) } }
+    const { global, local } = model.key.forward(arrive(), mode, heads)
+    const outputs = local === undefined ? [global] : [global, local.dense, local.pooled, local.map]
+    const [own, dense, pooled, map] = (model.keyOrder?.bringBack(outputs) ?? outputs) as [Tensor, Tensor?, Tensor?, Tensor?]
+    if (dense === undefined || pooled === undefined || map === undefined) return { global: l2Normalize(own) }
+    return { global: l2Normalize(own), local: { dense: l2Normalize(dense), pooled: l2Normalize(pooled), map } }
   })
 }
 
