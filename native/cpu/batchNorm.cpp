@@ -19,50 +19,53 @@ template <class T>
 struct Statistics {
   const T* x;
   int64_t rows, channels;
-  T* mean;  // (channels) of this chunk
-  T* m2;    // (channels) sum of squared deviations from mean
+  Accumulator<T>* mean;  // (channels) of this chunk
+  Accumulator<T>* m2;    // (channels) sum of squared deviations from mean
 };
 
 template <class T>
 INLINE void statisticsLoop(const Statistics<T>& job) {
-  T* __restrict mean = job.mean;
-  T* __restrict m2 = job.m2;
+  using A = Accumulator<T>;
+  A* __restrict mean = job.mean;
+  A* __restrict m2 = job.m2;
   const int64_t C = job.channels;
-  for (int64_t c = 0; c < C; ++c) mean[c] = m2[c] = T{0};
+  for (int64_t c = 0; c < C; ++c) mean[c] = m2[c] = 0;
   // The mean as the first row plus the mean distance to it: sums of values far from 0 would lose their last digits. Four
   // rows at a time: a sum is loaded and stored once for them.
   const T* base = job.x;
   int64_t r = 0;
   for (; r + 4 <= job.rows; r += 4) {
     const T* x = job.x + r * C;
-    for (int64_t c = 0; c < C; ++c)
-      mean[c] += ((x[c] - base[c]) + (x[C + c] - base[c])) + ((x[2 * C + c] - base[c]) + (x[3 * C + c] - base[c]));
+    for (int64_t c = 0; c < C; ++c) {
+      const A origin = base[c];
+      mean[c] += ((x[c] - origin) + (x[C + c] - origin)) + ((x[2 * C + c] - origin) + (x[3 * C + c] - origin));
+    }
   }
   for (; r < job.rows; ++r)
-    for (int64_t c = 0; c < C; ++c) mean[c] += job.x[r * C + c] - base[c];
-  const T scale = T{1} / static_cast<T>(job.rows);
-  for (int64_t c = 0; c < C; ++c) mean[c] = base[c] + mean[c] * scale;
+    for (int64_t c = 0; c < C; ++c) mean[c] += A(job.x[r * C + c]) - A(base[c]);
+  const A scale = A{1} / static_cast<A>(job.rows);
+  for (int64_t c = 0; c < C; ++c) mean[c] = A(base[c]) + mean[c] * scale;
   for (r = 0; r + 4 <= job.rows; r += 4) {
     const T* x = job.x + r * C;
     for (int64_t c = 0; c < C; ++c) {
-      const T d0 = x[c] - mean[c], d1 = x[C + c] - mean[c], d2 = x[2 * C + c] - mean[c], d3 = x[3 * C + c] - mean[c];
+      const A d0 = x[c] - mean[c], d1 = x[C + c] - mean[c], d2 = x[2 * C + c] - mean[c], d3 = x[3 * C + c] - mean[c];
       m2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
     }
   }
   for (; r < job.rows; ++r)
     for (int64_t c = 0; c < C; ++c) {
-      const T d = job.x[r * C + c] - mean[c];
+      const A d = job.x[r * C + c] - mean[c];
       m2[c] += d * d;
     }
 }
-SIMD_LOOP(statistics, Statistics)
+SIMD_LOOP_STORED(statistics, Statistics)
 
 template <class T>
 struct Apply {
   T* y;
   const T* x;
-  const T* scale;
-  const T* shift;
+  const Accumulator<T>* scale;
+  const Accumulator<T>* shift;
   const T* residual;
   bool relu;
   int64_t rows, channels;
@@ -70,27 +73,28 @@ struct Apply {
 
 template <class T>
 INLINE void applyLoop(const Apply<T>& job) {
+  using A = Accumulator<T>;
   for (int64_t r = 0; r < job.rows; ++r) {
     const T* __restrict x = job.x + r * job.channels;
     T* __restrict y = job.y + r * job.channels;
     const T* residual = job.residual == nullptr ? nullptr : job.residual + r * job.channels;
     if (residual != nullptr && job.relu)
       for (int64_t c = 0; c < job.channels; ++c) {
-        const T z = x[c] * job.scale[c] + job.shift[c] + residual[c];
-        y[c] = z < T{0} ? T{0} : z;
+        const A z = x[c] * job.scale[c] + job.shift[c] + residual[c];
+        y[c] = T(z < 0 ? A{0} : z);
       }
     else if (residual != nullptr)
-      for (int64_t c = 0; c < job.channels; ++c) y[c] = x[c] * job.scale[c] + job.shift[c] + residual[c];
+      for (int64_t c = 0; c < job.channels; ++c) y[c] = T(x[c] * job.scale[c] + job.shift[c] + residual[c]);
     else if (job.relu)
       for (int64_t c = 0; c < job.channels; ++c) {
-        const T z = x[c] * job.scale[c] + job.shift[c];
-        y[c] = z < T{0} ? T{0} : z;
+        const A z = x[c] * job.scale[c] + job.shift[c];
+        y[c] = T(z < 0 ? A{0} : z);
       }
     else
-      for (int64_t c = 0; c < job.channels; ++c) y[c] = x[c] * job.scale[c] + job.shift[c];
+      for (int64_t c = 0; c < job.channels; ++c) y[c] = T(x[c] * job.scale[c] + job.shift[c]);
   }
 }
-SIMD_LOOP(apply, Apply)
+SIMD_LOOP_STORED(apply, Apply)
 
 // dz = dy where y > 0 (all of dy without ReLU); sums of dz and dz * (x - mean) over the chunk.
 template <class T>
@@ -99,17 +103,18 @@ struct Reduce {
   const T* x;
   const T* y;  // null without ReLU
   T* dz;       // null when not kept
-  const T* mean;
-  T* sum;
-  T* sumCentred;
+  const Accumulator<T>* mean;
+  Accumulator<T>* sum;
+  Accumulator<T>* sumCentred;
   int64_t rows, channels;
 };
 
 template <class T>
 INLINE void reduceLoop(const Reduce<T>& job) {
-  T* __restrict sum = job.sum;
-  T* __restrict sumCentred = job.sumCentred;
-  for (int64_t c = 0; c < job.channels; ++c) sum[c] = sumCentred[c] = T{0};
+  using A = Accumulator<T>;
+  A* __restrict sum = job.sum;
+  A* __restrict sumCentred = job.sumCentred;
+  for (int64_t c = 0; c < job.channels; ++c) sum[c] = sumCentred[c] = 0;
   for (int64_t r = 0; r < job.rows; ++r) {
     const T* __restrict dy = job.dy + r * job.channels;
     const T* __restrict x = job.x + r * job.channels;
@@ -122,7 +127,7 @@ INLINE void reduceLoop(const Reduce<T>& job) {
       }
     else
       for (int64_t c = 0; c < job.channels; ++c) {
-        const T d = y[c] > T{0} ? dy[c] : T{0};
+        const A d = y[c] > A{0} ? A(dy[c]) : A{0};
         sum[c] += d;
         sumCentred[c] += d * (x[c] - job.mean[c]);
       }
@@ -130,11 +135,11 @@ INLINE void reduceLoop(const Reduce<T>& job) {
       if (y == nullptr)
         for (int64_t c = 0; c < job.channels; ++c) dz[c] = dy[c];
       else
-        for (int64_t c = 0; c < job.channels; ++c) dz[c] = y[c] > T{0} ? dy[c] : T{0};
+        for (int64_t c = 0; c < job.channels; ++c) dz[c] = T(y[c] > A{0} ? A(dy[c]) : A{0});
     }
   }
 }
-SIMD_LOOP(reduce, Reduce)
+SIMD_LOOP_STORED(reduce, Reduce)
 
 // dx = a * dz + b * (x - mean) + c per channel
 template <class T>
@@ -143,28 +148,29 @@ struct Combine {
   const T* dy;
   const T* x;
   const T* y;
-  const T* a;
-  const T* b;
-  const T* c;
-  const T* mean;
+  const Accumulator<T>* a;
+  const Accumulator<T>* b;
+  const Accumulator<T>* c;
+  const Accumulator<T>* mean;
   int64_t rows, channels;
 };
 
 template <class T>
 INLINE void combineLoop(const Combine<T>& job) {
+  using A = Accumulator<T>;
   for (int64_t r = 0; r < job.rows; ++r) {
     T* __restrict dx = job.dx + r * job.channels;
     const T* __restrict dy = job.dy + r * job.channels;
     const T* __restrict x = job.x + r * job.channels;
     const T* y = job.y == nullptr ? nullptr : job.y + r * job.channels;
     if (y == nullptr)
-      for (int64_t c = 0; c < job.channels; ++c) dx[c] = job.a[c] * dy[c] + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
+      for (int64_t c = 0; c < job.channels; ++c) dx[c] = T(job.a[c] * dy[c] + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
     else
       for (int64_t c = 0; c < job.channels; ++c)
-        dx[c] = job.a[c] * (y[c] > T{0} ? dy[c] : T{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]);
+        dx[c] = T(job.a[c] * (y[c] > A{0} ? A(dy[c]) : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
   }
 }
-SIMD_LOOP(combine, Combine)
+SIMD_LOOP_STORED(combine, Combine)
 
 struct Chunks {
   int64_t channels, groupRows, groups, perGroup, length;
@@ -205,23 +211,24 @@ void batchNormTrain(const Call& call) {
   const int64_t groups = groupsOf(call, "mean", mean, x);
   const double eps = call.number(Names::eps), momentum = call.number(Names::momentum);
   const bool relu = call.flag(Names::relu);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, groups);
     const int64_t C = chunks.channels;
-    Scratch<T> partial(chunks.count() * 2 * C);
+    Scratch<A> partial(chunks.count() * 2 * C);
     parallelFor(chunks.count(), [&](int64_t k) {
-      T* out = partial.data() + k * 2 * C;
+      A* out = partial.data() + k * 2 * C;
       statistics(Statistics<T>{x.data<T>() + chunks.first(k) * C, chunks.rows(k), C, out, out + C});
     });
 
-    Scratch<T> scale(groups * C), shift(groups * C);
+    Scratch<A> scale(groups * C), shift(groups * C);
     std::vector<double> meanSum(C), varSum(C), m(C), m2(C);
     for (int64_t g = 0; g < groups; ++g) {
       double rows = 0;
       for (int64_t k = g * chunks.perGroup; k < (g + 1) * chunks.perGroup; ++k) {
         const double n = static_cast<double>(chunks.rows(k)), total = rows + n;
-        const T* part = partial.data() + k * 2 * C;
+        const A* part = partial.data() + k * 2 * C;
         for (int64_t c = 0; c < C; ++c) {
           const double delta = rows == 0 ? 0 : part[c] - m[c];
           m[c] = rows == 0 ? part[c] : m[c] + delta * n / total;
@@ -230,21 +237,21 @@ void batchNormTrain(const Call& call) {
         rows = total;
       }
       for (int64_t c = 0; c < C; ++c) {
-        mean.data<T>()[g * C + c] = static_cast<T>(m[c]);
-        invstd.data<T>()[g * C + c] = static_cast<T>(1 / std::sqrt(m2[c] / rows + eps));
+        mean.data<A>()[g * C + c] = static_cast<A>(m[c]);
+        invstd.data<A>()[g * C + c] = static_cast<A>(1 / std::sqrt(m2[c] / rows + eps));
         meanSum[c] += m[c] / static_cast<double>(groups);
         varSum[c] += m2[c] / std::max(1.0, rows - 1) / static_cast<double>(groups);
       }
-      affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), mean.data<T>() + g * C, invstd.data<T>() + g * C,
+      affine(C, call.tensor(Names::weight).data<A>(), call.tensor(Names::bias).data<A>(), mean.data<A>() + g * C, invstd.data<A>() + g * C,
              scale.data() + g * C, shift.data() + g * C);
     }
     for (int64_t c = 0; c < C; ++c) {
-      T &rm = runningMean.data<T>()[c], &rv = runningVar.data<T>()[c];
-      rm = static_cast<T>((1 - momentum) * rm + momentum * meanSum[c]);
-      rv = static_cast<T>((1 - momentum) * rv + momentum * varSum[c]);
+      A &rm = runningMean.data<A>()[c], &rv = runningVar.data<A>()[c];
+      rm = static_cast<A>((1 - momentum) * rm + momentum * meanSum[c]);
+      rv = static_cast<A>((1 - momentum) * rv + momentum * varSum[c]);
     }
-    if (scaleOut != nullptr) std::copy_n(scale.data(), groups * C, scaleOut->data<T>());
-    if (shiftOut != nullptr) std::copy_n(shift.data(), groups * C, shiftOut->data<T>());
+    if (scaleOut != nullptr) std::copy_n(scale.data(), groups * C, scaleOut->data<A>());
+    if (shiftOut != nullptr) std::copy_n(shift.data(), groups * C, shiftOut->data<A>());
     if (y == nullptr) return;
 
     parallelFor(chunks.count(), [&](int64_t k) {
@@ -260,15 +267,16 @@ void batchNormEval(const Call& call) {
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), *residual = call.optional(Names::residual);
   const bool relu = call.flag(Names::relu);
   const double eps = call.number(Names::eps);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, 1);
     const int64_t C = chunks.channels;
-    const T* variance = call.tensor(Names::variance).data<T>();
-    T* invstd = call.tensor(Names::invstd).data<T>();
-    for (int64_t c = 0; c < C; ++c) invstd[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(variance[c]) + eps));
-    Scratch<T> scale(C), shift(C);
-    affine(C, call.tensor(Names::weight).data<T>(), call.tensor(Names::bias).data<T>(), call.tensor(Names::mean).data<T>(), invstd,
+    const A* variance = call.tensor(Names::variance).data<A>();
+    A* invstd = call.tensor(Names::invstd).data<A>();
+    for (int64_t c = 0; c < C; ++c) invstd[c] = static_cast<A>(1 / std::sqrt(static_cast<double>(variance[c]) + eps));
+    Scratch<A> scale(C), shift(C);
+    affine(C, call.tensor(Names::weight).data<A>(), call.tensor(Names::bias).data<A>(), call.tensor(Names::mean).data<A>(), invstd,
            scale.data(), shift.data());
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
@@ -288,21 +296,22 @@ void batchNormBackward(const Call& call) {
   REQUIRE(call.optional(Names::sums) == nullptr, "ARGUMENT", "batchNormBackward: expected no sums on the CPU");
   const int64_t groups = groupsOf(call, "mean", call.tensor(Names::mean), x);
   const bool train = call.flag(Names::train);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, groups);
     const int64_t C = chunks.channels;
-    const T *weight = call.tensor(Names::weight).data<T>(), *mean = call.tensor(Names::mean).data<T>(),
-            *invstd = call.tensor(Names::invstd).data<T>();
-    Scratch<T> partial(chunks.count() * 2 * C);
+    const A *weight = call.tensor(Names::weight).data<A>(), *mean = call.tensor(Names::mean).data<A>(),
+            *invstd = call.tensor(Names::invstd).data<A>();
+    Scratch<A> partial(chunks.count() * 2 * C);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
-      T* out = partial.data() + k * 2 * C;
+      A* out = partial.data() + k * 2 * C;
       reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dz, at)), mean + chunks.group(k) * C,
                        out, out + C, chunks.rows(k), C});
     });
 
-    Scratch<T> a(groups * C), b(groups * C), c0(groups * C);
+    Scratch<A> a(groups * C), b(groups * C), c0(groups * C);
     std::vector<double> weightSum(C), biasSum(C), sum(C), centred(C);
     for (int64_t g = 0; g < groups; ++g) {
       std::fill(sum.begin(), sum.end(), 0);
@@ -319,14 +328,14 @@ void batchNormBackward(const Call& call) {
         weightSum[c] += centred[c] * inv;
         biasSum[c] += sum[c];
         // scale * (dz - sum/rows - (x - mean) * inv^2 * centred/rows); the mean is not folded in: it would cancel
-        a[i] = static_cast<T>(scale);
-        b[i] = static_cast<T>(train ? -scale * inv * inv * centred[c] / rows : 0);
-        c0[i] = static_cast<T>(train ? -scale * sum[c] / rows : 0);
+        a[i] = static_cast<A>(scale);
+        b[i] = static_cast<A>(train ? -scale * inv * inv * centred[c] / rows : 0);
+        c0[i] = static_cast<A>(train ? -scale * sum[c] / rows : 0);
       }
     }
     for (int64_t c = 0; c < C; ++c) {
-      dweight.data<T>()[c] = static_cast<T>(weightSum[c]);
-      dbias.data<T>()[c] = static_cast<T>(biasSum[c]);
+      dweight.data<A>()[c] = static_cast<A>(weightSum[c]);
+      dbias.data<A>()[c] = static_cast<A>(biasSum[c]);
     }
     // Where dz is kept, reading it saves the mask.
     const Tensor &source = dz == nullptr ? dy : *dz, *mask = dz == nullptr ? y : nullptr;
@@ -344,12 +353,13 @@ void normApply(const Call& call) {
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &scale = call.tensor(Names::scale),
                &shift = call.tensor(Names::shift);
   const int64_t groups = groupsOf(call, "scale", scale, x);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, groups);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data<T>() + g, shift.data<T>() + g, nullptr, call.flag(Names::relu),
+      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data<A>() + g, shift.data<A>() + g, nullptr, call.flag(Names::relu),
                      chunks.rows(k), chunks.channels});
     });
   });
@@ -360,14 +370,15 @@ void normGradient(const Call& call) {
   using Names = args::normGradient;
   const Tensor &dx = call.tensor(Names::dx), &dz = call.tensor(Names::dz), &x = call.tensor(Names::x), &mean = call.tensor(Names::mean);
   const int64_t groups = groupsOf(call, "mean", mean, x);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, groups);
-    const T* abc = call.tensor(Names::coefficients).data<T>();
+    const A* abc = call.tensor(Names::coefficients).data<A>();
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels, plane = groups * chunks.channels;
       combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g,
-                         mean.data<T>() + g, chunks.rows(k), chunks.channels});
+                         mean.data<A>() + g, chunks.rows(k), chunks.channels});
     });
   });
 }
@@ -375,14 +386,15 @@ void normGradient(const Call& call) {
 // The sum over all rows of x (a bias gradient).
 void sumRows(const Call& call) {
   const Tensor &out = call.tensor(args::sumRows::sum), &x = call.tensor(args::sumRows::x);
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     const Chunks chunks(x, 1);
     const int64_t C = chunks.channels;
-    Scratch<T> partial(chunks.count() * C);
+    Scratch<A> partial(chunks.count() * C);
     parallelFor(chunks.count(), [&](int64_t k) {
-      T* sum = partial.data() + k * C;
-      for (int64_t c = 0; c < C; ++c) sum[c] = T{0};
+      A* sum = partial.data() + k * C;
+      for (int64_t c = 0; c < C; ++c) sum[c] = 0;
       const T* row = x.data<T>() + chunks.first(k) * C;
       for (int64_t r = 0; r < chunks.rows(k); ++r, row += C)
         for (int64_t c = 0; c < C; ++c) sum[c] += row[c];
@@ -390,7 +402,7 @@ void sumRows(const Call& call) {
     std::vector<double> total(C);
     for (int64_t k = 0; k < chunks.count(); ++k)
       for (int64_t c = 0; c < C; ++c) total[c] += partial[k * C + c];
-    for (int64_t c = 0; c < C; ++c) out.data<T>()[c] = static_cast<T>(total[c]);
+    for (int64_t c = 0; c < C; ++c) out.data<A>()[c] = static_cast<A>(total[c]);
   });
 }
 

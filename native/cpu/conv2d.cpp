@@ -38,7 +38,7 @@ std::vector<int32_t> iota(int64_t count) {
 }
 
 template <class T>
-void forward(const Geometry& g, T* y, const T* x, const T* weight, const T* bias) {
+void forward(const Geometry& g, T* y, const T* x, const T* weight, const Accumulator<T>* bias) {
   if constexpr (std::is_same_v<T, float>) {
     if (g.isFilter3x3() && winogradPays(g.filter())) return winograd(g.filter(), y, x, {weight, 9 * g.c, g.c, 1}, bias);
   }
@@ -147,21 +147,19 @@ class ColumnReader {
     zeros_ = width - std::max<int64_t>(last - first, 0);
   }
 
-  // panel (pixels, width)
-  void read(int64_t firstPixel, int64_t pixels, T* panel) const {
+  // panel (words of pixels, width)
+  void read(int64_t firstPixel, int64_t pixels, Word<T>* panel) const {
     Walk at(firstPixel, g_.oh, g_.ow);
-    for (int64_t i = 0; i < pixels; ++i, at.next()) {
-      const int64_t top = at.y * g_.sh - g_.ph, left = at.x * g_.sw - g_.pw;
-      const T* base = x_ + ((at.n * g_.h + top) * g_.w + left) * g_.c;
+    for (int64_t i = 0; i < pixels; i += kWordValues<T>, at.next()) {
+      const Place first = placeOf(at);
+      if (kWordValues<T> == 2) at.next();
+      const Place second = placeOf(at);
+      const bool pair = i + 1 < pixels;
       for (const Run& run : runs_) {
-        const bool inside = top + run.row >= 0 && top + run.row < g_.h && left + run.column >= 0 && left + run.column < g_.w;
-        if (inside)
-          std::copy_n(base + run.offset, run.length, panel);
-        else
-          std::fill_n(panel, run.length, T{0});
+        copyWords(panel, source(first, run), pair ? source(second, run) : kZeros<T>, run.length);
         panel += run.length;
       }
-      std::fill_n(panel, zeros_, T{0});
+      std::fill_n(panel, zeros_, Word<T>{0});
       panel += zeros_;
     }
   }
@@ -171,73 +169,73 @@ class ColumnReader {
   struct Run {
     int64_t row, column, offset, length;
   };
+  // Where a pixel's window begins in x.
+  struct Place {
+    int64_t top, left;
+    const T* base;
+  };
+  Place placeOf(const Walk& at) const {
+    const int64_t top = at.y * g_.sh - g_.ph, left = at.x * g_.sw - g_.pw;
+    return {top, left, x_ + ((at.n * g_.h + top) * g_.w + left) * g_.c};
+  }
+  const T* source(const Place& at, const Run& run) const {
+    const int64_t row = at.top + run.row, column = at.left + run.column;
+    return row >= 0 && row < g_.h && column >= 0 && column < g_.w ? at.base + run.offset : kZeros<T>;
+  }
+
   const Geometry& g_;
   const T* x_;
   int64_t width_, zeros_;
   std::vector<Run> runs_;
 };
 
-// strips[s][pixel][i] = dy[pixel][s * rows + i], the last strip filled with zeros.
-template <class T, int Rows>
-void copyStripsOf(T* strips, const T* dy, int64_t pixels, int64_t channels) {
-  for (int64_t p = 0; p < pixels; ++p, dy += channels) {
-    int64_t o = 0;
-    T* out = strips + p * Rows;
-    for (; o + Rows <= channels; o += Rows, out += pixels * Rows)
-      for (int i = 0; i < Rows; ++i) out[i] = dy[o + i];
-    if (o < channels)
-      for (int i = 0; i < Rows; ++i) out[i] = o + i < channels ? dy[o + i] : T{0};
-  }
-}
-template <class T>
-void copyStrips(T* strips, const T* dy, int64_t pixels, int64_t channels, int rows) {
-  switch (rows) {
-    case 2: return copyStripsOf<T, 2>(strips, dy, pixels, channels);
-    case 6: return copyStripsOf<T, 6>(strips, dy, pixels, channels);
-    default: return copyStripsOf<T, 12>(strips, dy, pixels, channels);
-  }
-}
-
-// Pixels of a block: a panel of them stays in the L1 cache, their strips of dy in the L2 cache.
-constexpr int64_t kBlock = 96;
+// Words of pixels in a block: a panel of them stays in the L1 cache, their lines of dy in the L2 cache.
+constexpr int64_t kBlockWords = 96;
+// Lines of dy are copied so far apart that those of a block do not drive each other out of the cache, and that a tile may read beyond.
+constexpr int64_t kApart = 16;
 
 // dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or also by pixels where columns are few; the split
 // depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
-void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
+void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
   if constexpr (std::is_same_v<T, float>) {
     if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
   }
+  using A = Accumulator<T>;
+  constexpr int64_t kBlock = kBlockWords * kWordValues<T>;
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
-  const TileKernel<T>& kernel = tileKernel<T>(columns);
+  const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
   const int64_t blocks = ceilDiv(pixels, kBlock), panelCount = ceilDiv(columns, kernel.columns);
   const int64_t groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
   const int64_t chunks = std::clamp<int64_t>(std::min(blocks, 16 / groups), 1, 8);
-  Scratch<T> partial(chunks > 1 ? chunks * g.o * columns : 0);
+  Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);
   const int32_t tap = 0;
   parallelFor(chunks * groups, [&](int64_t unit) {
     const int64_t chunk = unit / groups, group = unit % groups;
     const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
-    T* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
-    const int64_t strips = ceilDiv(g.o, kernel.rows);
-    Scratch<T> panel(kBlock * kernel.columns), strip(strips * kBlock * kernel.rows);
+    A* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
+    const int64_t apart = g.o + kApart;
+    Scratch<Word<T>> panel(kBlockWords * kernel.columns), lines(kBlockWords * apart);
     const T* rows[kMaxTileRows];
-    T* outputs[kMaxTileRows];
+    A* outputs[kMaxTileRows];
     std::vector<ColumnReader<T>> readers;
     for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, x, q * kernel.columns, kernel.columns);
+    const std::vector<T> nothing(g.o, T{0});
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
-      const int64_t depth = std::min(kBlock, pixels - b * kBlock);
-      copyStrips(strip.data(), dy + b * kBlock * g.o, depth, g.o, kernel.rows);
+      const int64_t count = std::min(kBlock, pixels - b * kBlock), depth = ceilDiv(count, kWordValues<T>);
+      const T* line = dy + b * kBlock * g.o;
+      for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
+        copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), g.o);
       for (int64_t q = firstPanel; q < lastPanel; ++q) {
         const int64_t column = q * kernel.columns;
         const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
-        readers[q - firstPanel].read(b * kBlock, depth, panel.data());
-        for (int64_t o = 0, s = 0; o < g.o; o += kernel.rows, ++s) {
+        readers[q - firstPanel].read(b * kBlock, count, panel.data());
+        for (int64_t o = 0; o < g.o; o += kernel.rows) {
           const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = strip.data() + s * depth * kernel.rows + i;
+          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + o + i);
           for (int i = 0; i < valid; ++i) outputs[i] = target + (o + i) * columns + column;
-          kernel.run({rows, kernel.rows, kernel.rows, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
+          kernel.run({rows, kernel.rows, apart, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
         }
       }
     }
@@ -245,7 +243,7 @@ void backwardWeight(const Geometry& g, T* dw, const T* dy, const T* x) {
   if (chunks > 1 || blocks == 0)
     parallelRange(g.o * columns, 1 << 12, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        T sum{0};
+        A sum{0};
         for (int64_t c = 0; c < chunks && blocks > 0; ++c) sum += partial[c * g.o * columns + i];
         dw[i] = sum;
       }
@@ -266,12 +264,13 @@ void conv2d(const Call& call) {
   refuse(call, "statistics", Names::statistics);
   refuse(call, "scale", Names::scale);
   const Geometry g(call, Names{}, x, w, y, "y");
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     // The tile loads whole panels of bias: keep a padded copy.
-    std::vector<T> bias;
+    using A = Accumulator<T>;
+    std::vector<A> bias;
     if (b != nullptr) {
-      bias.assign(b->data<T>(), b->data<T>() + g.o);
+      bias.assign(b->data<A>(), b->data<A>() + g.o);
       bias.resize(ceilDiv(g.o, kMaxPanel<T>) * kMaxPanel<T>);
     }
     forward<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), b == nullptr ? nullptr : bias.data());
@@ -285,7 +284,7 @@ void conv2dBackwardInput(const Call& call) {
   refuse(call, "x", Names::x);
   refuse(call, "gradientX", Names::gradientX);
   const Geometry g(call, Names{}, dx, w, dy, "dy");
-  dispatchFloat(call, dx.dtype, [&](auto zero) {
+  dispatchStored(call, dx.dtype, [&](auto zero) {
     using T = decltype(zero);
     backwardInput<T>(g, dx.data<T>(), dy.data<T>(), w.data<T>());
   });
@@ -297,9 +296,9 @@ void conv2dBackwardWeight(const Call& call) {
   refuse(call, "scale", Names::scale);
   refuse(call, "gradientX", Names::gradientX);
   const Geometry g(call, Names{}, x, dw, dy, "dy");
-  dispatchFloat(call, dw.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    backwardWeight<T>(g, dw.data<T>(), dy.data<T>(), x.data<T>());
+    backwardWeight<T>(g, dw.data<Accumulator<T>>(), dy.data<T>(), x.data<T>());
   });
 }
 

@@ -39,26 +39,28 @@ struct Pair {
 
 template <class T>
 INLINE void addLoop(const Pair<T>& job) {
-  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.a[i] + job.b[i];
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = T(Accumulator<T>(job.a[i]) + job.b[i]);
 }
-SIMD_LOOP(add, Pair)
+SIMD_LOOP_STORED(add, Pair)
 
 // NaN stays NaN, as in PyTorch: a hidden NaN would be found too late.
 template <class T>
 INLINE void reluLoop(const Pair<T>& job) {
-  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.a[i] < T{0} ? T{0} : job.a[i];
+  using A = Accumulator<T>;
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = T(job.a[i] < A{0} ? A{0} : A(job.a[i]));
 }
-SIMD_LOOP(relu, Pair)
+SIMD_LOOP_STORED(relu, Pair)
 
 template <class T>
 INLINE void reluBackwardLoop(const Pair<T>& job) {
-  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = job.b[i] > T{0} ? job.a[i] : T{0};
+  using A = Accumulator<T>;
+  for (int64_t i = job.begin; i < job.end; ++i) job.out[i] = T(job.b[i] > A{0} ? A(job.a[i]) : A{0});
 }
-SIMD_LOOP(reluBackward, Pair)
+SIMD_LOOP_STORED(reluBackward, Pair)
 
 template <class Loop>
 void elementwise(const Call& call, const Tensor& out, const Tensor& a, const Tensor& b, Loop loop) {
-  dispatchFloat(call, out.dtype, [&](auto zero) {
+  dispatchStored(call, out.dtype, [&](auto zero) {
     using T = decltype(zero);
     parallelRange(out.size(), kGrain,
                   [&](int64_t begin, int64_t end) { loop(Pair<T>{out.data<T>(), a.data<T>(), b.data<T>(), begin, end}); });

@@ -1,5 +1,7 @@
 #include "gemm_tile.h"
 
+#include "math.h"
+
 namespace densecl::cpu {
 namespace {
 
@@ -8,11 +10,91 @@ struct Vector {
   typedef T type __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
 };
 
-template <class T, int VectorBytes, int Rows, int PanelBytes>
-INLINE void tile(const TileCall<T>& call) {
-  using V = typename Vector<T, VectorBytes>::type;
-  constexpr int lanes = VectorBytes / sizeof(T);
-  constexpr int vectors = PanelBytes / VectorBytes, width = PanelBytes / sizeof(T);
+// How words are multiplied, in so many passes over a depth: the panel's words and a row's word as operands of multiplyAdd.
+struct ByValue {
+  static constexpr int kPasses = 1;
+  template <class V, class W>
+  static INLINE V column(W words, int) {
+    return words;
+  }
+  template <class V, class T>
+  static INLINE T row(T word, int) {
+    return word;
+  }
+  template <class V, class T>
+  static INLINE void multiplyAdd(V& sum, T row, V column) {
+    sum += row * column;
+  }
+};
+
+// Both values of a pair as floats, one after the other.
+struct ByHalves {
+  static constexpr int kPasses = 2;
+  template <class V, class W>
+  static INLINE V column(W words, int pass) {
+    return (V)(pass == 0 ? words << 16 : words & 0xffff0000u);
+  }
+  template <class V>
+  static INLINE float row(uint32_t word, int pass) {
+    return floatOf(pass == 0 ? word << 16 : word & 0xffff0000u);
+  }
+  template <class V>
+  static INLINE void multiplyAdd(V& sum, float row, V column) {
+    sum += row * column;
+  }
+};
+
+#if defined(DENSECL_X86)
+// VDPBF16PS. As instructions, since intrinsics could not be inlined into a template that is compiled for every level.
+struct ByPairs {
+  typedef uint32_t Words __attribute__((vector_size(64)));
+  static constexpr int kPasses = 1;
+  template <class V, class W>
+  static INLINE Words column(W words, int) {
+    return words;
+  }
+  template <class V, class W>
+  static INLINE Words row(const W& word, int) {
+    Words row;
+    asm("vpbroadcastd %1, %0" : "=v"(row) : "m"(word));
+    return row;
+  }
+  template <class V>
+  static INLINE void multiplyAdd(V& sum, Words row, Words column) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(column));
+  }
+};
+#endif
+
+// sums or their rounded values, at the type of `out`
+template <class Multiply, class V, class A>
+INLINE void store(A* out, V sum) {
+  *reinterpret_cast<V*>(out) = sum;
+}
+template <class Multiply, class V>
+INLINE void store(bf16* out, V sum) {
+  using W = typename Vector<uint32_t, sizeof(V)>::type;
+  using H = typename Vector<uint16_t, sizeof(V) / 2>::type;
+#if defined(DENSECL_X86)
+  if constexpr (std::is_same_v<Multiply, ByPairs>) {
+    H rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(sum));
+    *reinterpret_cast<H*>(out) = rounded;
+    return;
+  }
+#endif
+  const W word = (W)sum, rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+  *reinterpret_cast<H*>(out) = __builtin_convertvector((W)(sum == sum) & rounded | ~(W)(sum == sum) & (word >> 16 | 0x40u), H);
+}
+
+template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
+INLINE void tile(const TileCall<T, Out>& call) {
+  using A = Accumulator<T>;
+  using V = typename Vector<A, VectorBytes>::type;
+  using W = typename Vector<Word<T>, VectorBytes>::type;
+  typedef Word<T> RowWord __attribute__((aligned(sizeof(T)), may_alias));
+  constexpr int lanes = VectorBytes / sizeof(A);
+  constexpr int vectors = PanelBytes / VectorBytes, width = PanelBytes / sizeof(A);
 
   V sum[Rows][vectors];
 #pragma GCC unroll 12
@@ -21,23 +103,27 @@ INLINE void tile(const TileCall<T>& call) {
     for (int v = 0; v < vectors; ++v) sum[i][v] = V{};
 
   for (int64_t tap = 0; tap < call.taps; ++tap) {
-    const T* a[Rows];
+    const RowWord* a[Rows];
 #pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) a[i] = call.rows[tap * call.rowStride + i];
-    const T* b = call.panel + call.tapIndex[tap] * call.depth * width;
+    for (int i = 0; i < Rows; ++i) a[i] = reinterpret_cast<const RowWord*>(call.rows[tap * call.rowStride + i]);
+    const Word<T>* b = call.panel + call.tapIndex[tap] * call.depth * width;
     for (int64_t k = 0, at = 0; k < call.depth; ++k, at += call.step, b += width) {
-      V column[vectors];
+#pragma GCC unroll 2
+      for (int pass = 0; pass < Multiply::kPasses; ++pass) {
+        decltype(Multiply::template column<V>(W{}, 0)) column[vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) column[v] = *reinterpret_cast<const V*>(b + v * lanes);
+        for (int v = 0; v < vectors; ++v) column[v] = Multiply::template column<V>(*reinterpret_cast<const W*>(b + v * lanes), pass);
 #pragma GCC unroll 12
-      for (int i = 0; i < Rows; ++i) {
-        const T value = a[i][at];
+        for (int i = 0; i < Rows; ++i) {
+          const auto row = Multiply::template row<V>(a[i][at], pass);
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sum[i][v] += value * column[v];
+          for (int v = 0; v < vectors; ++v) Multiply::multiplyAdd(sum[i][v], row, column[v]);
+        }
       }
     }
   }
 
+  constexpr bool adds = std::is_same_v<Out, A>;
   if (call.validColumns == width) {
     V bias[vectors] = {};
     if (call.bias != nullptr)
@@ -47,62 +133,83 @@ INLINE void tile(const TileCall<T>& call) {
       if (i >= call.validRows) break;
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        V* out = reinterpret_cast<V*>(call.out[i] + v * lanes);
-        *out = call.accumulate ? *out + sum[i][v] : sum[i][v] + bias[v];
+        Out* out = call.out[i] + v * lanes;
+        if constexpr (adds)
+          if (call.accumulate) bias[v] = *reinterpret_cast<const V*>(out);
+        store<Multiply>(out, V(sum[i][v] + bias[v]));
       }
     }
     return;
   }
-  T spill[Rows][width];
+  A spill[Rows][width];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(&spill[i][v * lanes]) = sum[i][v];
   for (int i = 0; i < call.validRows; ++i) {
     for (int j = 0; j < call.validColumns; ++j) {
-      const T base = call.accumulate ? call.out[i][j] : (call.bias != nullptr ? call.bias[j] : T{0});
-      call.out[i][j] = base + spill[i][j];
+      A base = call.bias != nullptr ? call.bias[j] : A{0};
+      if constexpr (adds)
+        if (call.accumulate) base = call.out[i][j];
+      call.out[i][j] = Out(base + spill[i][j]);
     }
   }
 }
 
 template <class T>
-void tilePortable(const TileCall<T>& call) {
-  tile<T, 16, 2, 64>(call);
+using Usual = std::conditional_t<std::is_same_v<T, bf16>, ByHalves, ByValue>;
+
+template <class T, class Out>
+void tilePortable(const TileCall<T, Out>& call) {
+  tile<T, Out, Usual<T>, 16, 2, 64>(call);
 }
 #if defined(DENSECL_X86)
-template <class T>
-__attribute__((target("avx2,fma"))) void tileAvx2(const TileCall<T>& call) {
-  tile<T, 32, 6, 64>(call);
+template <class T, class Out>
+__attribute__((target("avx2,fma"))) void tileAvx2(const TileCall<T, Out>& call) {
+  tile<T, Out, Usual<T>, 32, 6, 64>(call);
 }
-template <class T>
-__attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void tileAvx512(const TileCall<T>& call) {
-  tile<T, 64, 12, 64>(call);
+template <class T, class Out>
+__attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void tileAvx512(const TileCall<T, Out>& call) {
+  tile<T, Out, Usual<T>, 64, 12, 64>(call);
 }
-template <class T>
-__attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void wideAvx512(const TileCall<T>& call) {
-  tile<T, 64, 6, 256>(call);
+template <class T, class Out>
+__attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void wideAvx512(const TileCall<T, Out>& call) {
+  tile<T, Out, Usual<T>, 64, 6, 256>(call);
+}
+template <class Out>
+__attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void tileAvx512Bf16(const TileCall<bf16, Out>& call) {
+  tile<bf16, Out, ByPairs, 64, 12, 64>(call);
+}
+template <class Out>
+__attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void wideAvx512Bf16(const TileCall<bf16, Out>& call) {
+  tile<bf16, Out, ByPairs, 64, 6, 256>(call);
 }
 #endif
 
-template <class T>
-TileKernel<T> choose(bool wide) {
+template <class T, class Out>
+TileKernel<T, Out> choose(bool wide) {
+  constexpr int narrowColumns = 64 / sizeof(Word<T>);
 #if defined(DENSECL_X86)
-  if (isa() == Isa::avx512)
-    return wide ? TileKernel<T>{6, 256 / sizeof(T), wideAvx512<T>} : TileKernel<T>{12, 64 / sizeof(T), tileAvx512<T>};
-  if (isa() == Isa::avx2) return {6, 64 / sizeof(T), tileAvx2<T>};
+  if constexpr (std::is_same_v<T, bf16>)
+    if (isa() == Isa::avx512bf16)
+      return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512Bf16<Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512Bf16<Out>};
+  if (isa() >= Isa::avx512)
+    return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512<T, Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512<T, Out>};
+  if (isa() == Isa::avx2) return {6, narrowColumns, tileAvx2<T, Out>};
 #endif
-  return {2, 64 / sizeof(T), tilePortable<T>};
+  return {2, narrowColumns, tilePortable<T, Out>};
 }
 
 }  // namespace
 
-template <class T>
-const TileKernel<T>& tileKernel(int64_t columns) {
-  static const TileKernel<T> narrow = choose<T>(false), wide = choose<T>(true);
+template <class T, class Out>
+const TileKernel<T, Out>& tileKernel(int64_t columns) {
+  static const TileKernel<T, Out> narrow = choose<T, Out>(false), wide = choose<T, Out>(true);
   return columns > kMaxPanel<T> / 2 ? wide : narrow;
 }
 template const TileKernel<float>& tileKernel<float>(int64_t);
 template const TileKernel<double>& tileKernel<double>(int64_t);
+template const TileKernel<bf16>& tileKernel<bf16>(int64_t);
+template const TileKernel<bf16, float>& tileKernel<bf16, float>(int64_t);
 
 }  // namespace densecl::cpu

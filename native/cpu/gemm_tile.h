@@ -5,41 +5,59 @@
 #pragma once
 #include <cstdint>
 
+#include "../core/bf16.h"
 #include "isa.h"
 
 namespace densecl::cpu {
 
+// What is multiplied at a time along the depth: a value, of bf16 a pair in 32 bits, the first in the lower half.
+template <class T>
+struct WordOf {
+  using type = T;
+  static constexpr int kValues = 1;
+};
+template <>
+struct WordOf<bf16> {
+  using type = uint32_t;
+  static constexpr int kValues = 2;
+};
+template <class T>
+using Word = typename WordOf<T>::type;
+template <class T>
+constexpr int kWordValues = WordOf<T>::kValues;
+
 constexpr int kMaxTileRows = 12;
 constexpr int kMaxPanelBytes = 256;
 template <class T>
-constexpr int kMaxPanel = kMaxPanelBytes / sizeof(T);
+constexpr int kMaxPanel = kMaxPanelBytes / sizeof(Word<T>);
 
-template <class T>
+// Out is T, or what T is summed in.
+template <class T, class Out = T>
 struct TileCall {
   const T* const* rows;  // (taps, rowStride) pointers; the tile reads rows[tap * rowStride + i]
   int64_t rowStride;
-  int64_t step;  // elements of a row from one depth to the next: 1, or those of a row of a matrix that is read by columns
+  int64_t step;  // words of a row from one depth to the next: 1, or those of a row of a matrix that is read by columns
   int64_t taps;
   const int32_t* tapIndex;  // which (depth, columns) slab of the panel belongs to a tap
-  int64_t depth;
-  const T* panel;  // (slabs, depth, columns)
-  T* const* out;   // one pointer per row, at the panel's first column
-  int validRows;   // rows to store; pointers of the others must be readable
+  int64_t depth;            // in words
+  const Word<T>* panel;     // (slabs, depth, columns)
+  Out* const* out;          // one pointer per row, at the panel's first column
+  int validRows;            // rows to store; pointers of the others must be readable
   int validColumns;
-  const T* bias;    // of the panel's columns, or null
-  bool accumulate;  // add to what out holds
+  const Accumulator<T>* bias;  // of the panel's columns, or null
+  bool accumulate;             // add to what out holds; not where that is bf16
 };
 
-template <class T>
+template <class T, class Out = T>
 struct TileKernel {
   int rows;
   int columns;  // of a panel
-  void (*run)(const TileCall<T>&);
+  void (*run)(const TileCall<T, Out>&);
 };
 
 // The tile of this machine for a product of so many columns. A wide panel reads few rows, each of which is a cache line far from the
 // others; it would be mostly empty where columns are few.
-template <class T>
-const TileKernel<T>& tileKernel(int64_t columns);
+template <class T, class Out = T>
+const TileKernel<T, Out>& tileKernel(int64_t columns);
 
 }  // namespace densecl::cpu

@@ -6,6 +6,15 @@
 namespace densecl::cpu {
 namespace {
 
+const char* nameOf(Isa level) {
+  switch (level) {
+    case Isa::avx512bf16: return "avx512bf16";
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    default: return "portable";
+  }
+}
+
 Isa detect() {
 #if defined(DENSECL_X86)
   Isa best = Isa::portable;
@@ -13,9 +22,12 @@ Isa detect() {
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     best = Isa::avx512;
   }
+#if __GNUC__ >= 11  // older ones do not know the name
+  if (best == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) best = Isa::avx512bf16;
+#endif
   const char* wanted = std::getenv("DENSECL_ISA");
-  if (wanted != nullptr && std::strcmp(wanted, "portable") == 0) return Isa::portable;
-  if (wanted != nullptr && std::strcmp(wanted, "avx2") == 0 && best == Isa::avx512) return Isa::avx2;
+  for (Isa level = Isa::portable; wanted != nullptr && level < best; level = static_cast<Isa>(static_cast<int>(level) + 1))
+    if (std::strcmp(wanted, nameOf(level)) == 0) return level;
   return best;
 #else
   return Isa::portable;
@@ -30,15 +42,10 @@ Isa isa() {
 }
 
 const char* instructionSet() {
-  switch (isa()) {
-    case Isa::avx512: return "avx512";
-    case Isa::avx2: return "avx2";
 #if defined(__aarch64__)
-    default: return "neon";  // what the compiler makes of the portable loops: every such processor has it
-#else
-    default: return "portable";
+  if (isa() == Isa::portable) return "neon";  // what the compiler makes of the portable loops: every such processor has it
 #endif
-  }
+  return nameOf(isa());
 }
 
 }  // namespace densecl::cpu

@@ -1,6 +1,7 @@
 // Instruction sets. Hot loops are ordinary code in an always-inline template; SIMD compiles the function that calls it
 // once for each set and the dynamic linker picks at load time. Loops that keep accumulators in registers by hand
-// (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512 forces the latter for tests.
+// (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512|avx512bf16 forces the latter for
+// tests.
 #pragma once
 #include <cstdlib>  // defines __GLIBC__
 
@@ -20,11 +21,16 @@
 #define SIMD_LOOP(name, Job)                                 \
   SIMD void name(const Job<float>& job) { name##Loop(job); } \
   SIMD void name(const Job<double>& job) { name##Loop(job); }
+// The same, and one for bf16.
+#define SIMD_LOOP_STORED(name, Job) \
+  SIMD_LOOP(name, Job)              \
+  SIMD void name(const Job<bf16>& job) { name##Loop(job); }
 #define INLINE inline __attribute__((always_inline))
 
 namespace densecl::cpu {
 
-enum class Isa { portable, avx2, avx512 };
+// Each has what those before it have; the last multiplies pairs of bf16.
+enum class Isa { portable, avx2, avx512, avx512bf16 };
 Isa isa();
 const char* instructionSet();
 

@@ -16,15 +16,15 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
   if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, T{0});
   if (job.k == 0 || job.batches.count * job.m * job.n == 0) return;
   const TileKernel<T>& kernel = tileKernel<T>(job.n);
-  const int64_t width = kernel.columns, panels = ceilDiv(job.n, width), panelSize = job.k * width;
-  Scratch<T> packed(job.batchesB * panels * panelSize);
+  const int64_t width = kernel.columns, panels = ceilDiv(job.n, width), depth = ceilDiv(job.k, kWordValues<T>), panelSize = depth * width;
+  Scratch<Word<T>> packed(job.batchesB * panels * panelSize);
   parallelFor(job.batchesB * panels, [&](int64_t unit) {
     const int64_t first = unit % panels * width, valid = std::min(width, job.n - first);
     const T* in = b + unit / panels * job.k * job.n + first * job.rowB;
-    T* out = packed.data() + unit * panelSize;
-    for (int64_t k = 0; k < job.k; ++k, in += job.depthB, out += width) {
-      for (int64_t j = 0; j < valid; ++j) out[j] = in[j * job.rowB];
-      for (int64_t j = valid; j < width; ++j) out[j] = T{0};
+    Word<T>* out = packed.data() + unit * panelSize;
+    for (int64_t k = 0; k < job.k; k += kWordValues<T>, in += kWordValues<T> * job.depthB, out += width) {
+      for (int64_t j = 0; j < valid; ++j) out[j] = wordOf(in[j * job.rowB], k + 1 < job.k ? in[j * job.rowB + job.depthB] : T{0});
+      for (int64_t j = valid; j < width; ++j) out[j] = 0;
     }
   });
 
@@ -43,23 +43,26 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
     const int64_t rows = std::min(kBlockRows, job.m - first);
     const T* matrix = a + matrixA[batch] * job.m * job.k + first * job.rowA;
     const T* in[kBlockRows + kMaxTileRows];
-    std::vector<T> gathered(job.depthA == 1 ? 0 : rows * job.k);
-    if (job.depthA != 1)
+    // Rows that lie across memory, or end amid a word, are copied.
+    const bool whole = job.depthA == 1 && job.k % kWordValues<T> == 0;
+    const int64_t length = depth * kWordValues<T>;
+    std::vector<T> gathered(whole ? 0 : rows * length);
+    if (!whole)
       for (int64_t k = 0; k < job.k; ++k)
-        for (int64_t i = 0; i < rows; ++i) gathered[i * job.k + k] = matrix[k * job.depthA + i];
+        for (int64_t i = 0; i < rows; ++i) gathered[i * length + k] = matrix[k * job.depthA + i * job.rowA];
     for (int64_t i = 0; i < kBlockRows + kMaxTileRows; ++i) {
       const int64_t row = std::min(i, rows - 1);
-      in[i] = job.depthA == 1 ? matrix + row * job.rowA : gathered.data() + row * job.k;
+      in[i] = whole ? matrix + row * job.rowA : gathered.data() + row * length;
     }
     const int32_t tap = 0;
     const int64_t last = panels * (group + 1) / groups;
     for (int64_t p = panels * group / groups; p < last; ++p) {
-      const T* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
+      const Word<T>* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
       T* out[kMaxTileRows];
       for (int64_t i = 0; i < rows; i += kernel.rows) {
         const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
         for (int r = 0; r < valid; ++r) out[r] = y + (batch * job.m + first + i + r) * job.n + p * width;
-        kernel.run({in + i, kernel.rows, 1, 1, &tap, job.k, panel, out, valid, static_cast<int>(std::min(width, job.n - p * width)),
+        kernel.run({in + i, kernel.rows, 1, 1, &tap, depth, panel, out, valid, static_cast<int>(std::min(width, job.n - p * width)),
                     nullptr, false});
       }
     }
@@ -72,7 +75,7 @@ void matmul(const Call& call) {
   using args::matmul;
   const Matmul job(call);
   const Tensor& y = call.tensor(matmul::y);
-  dispatchFloat(call, y.dtype, [&](auto zero) {
+  dispatchStored(call, y.dtype, [&](auto zero) {
     using T = decltype(zero);
     multiply(job, y.data<T>(), call.tensor(matmul::a).data<T>(), call.tensor(matmul::b).data<T>());
   });

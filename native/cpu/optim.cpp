@@ -2,9 +2,32 @@
 #include <atomic>
 #include <cmath>
 
+#include "isa.h"
 #include "updates.h"
 
 namespace densecl::cpu {
+namespace {
+
+template <class T>
+struct Values {
+  const T* values;
+  int64_t count;
+};
+// x - x is 0 for finite numbers alone.
+template <class T>
+INLINE bool finiteLoop(const Values<T>& job) {
+  int bad = 0;
+  for (int64_t i = 0; i < job.count; ++i) {
+    const Accumulator<T> value = job.values[i];
+    bad |= value - value == 0 ? 0 : 1;
+  }
+  return bad == 0;
+}
+SIMD bool finite(const Values<float>& job) { return finiteLoop(job); }
+SIMD bool finite(const Values<double>& job) { return finiteLoop(job); }
+SIMD bool finite(const Values<bf16>& job) { return finiteLoop(job); }
+
+}  // namespace
 
 //   g += wd * p;  v = momentum * v + g;  p -= lr * (nesterov ? g + momentum * v : v)       (PyTorch's SGD)
 //   average = averageMomentum * average + (1 - averageMomentum) * p        (of the parameters that have one)
@@ -55,9 +78,7 @@ void checkFinite(const Call& call) {
       using T = decltype(zero);
       const T* values = tensor->data<T>();
       parallelRange(tensor->size(), 1 << 14, [&](int64_t begin, int64_t end) {
-        Accumulator<T> sum{0};  // of zeros, unless a value is not finite
-        for (int64_t i = begin; i < end; ++i) sum += values[i] - values[i];
-        if (!(sum == 0)) foundInf = true;
+        if (!finite(Values<T>{values + begin, end - begin})) foundInf = true;
       });
     });
   if (foundInf) call.tensor(args::checkFinite::foundInf).data<int32_t>()[0] = 1;

@@ -2,9 +2,11 @@
 // i is floor(i * in / out) .. ceil((i + 1) * in / out).
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "../core/parallel.h"
 #include "../core/windows.h"
+#include "isa.h"
 #include "ops.h"
 
 namespace densecl::cpu {
@@ -53,6 +55,31 @@ struct Pool {
   int64_t pixel(int64_t image, int64_t i, int64_t j) const { return (image * y.in + i) * x.in + j; }
 };
 
+// The values of a pixel of a window, which are kept where they are better than the best so far.
+template <class T>
+struct Candidate {
+  Accumulator<T>* best;
+  int32_t* at;
+  const T* in;
+  int32_t position;
+  int64_t channels;
+};
+template <class T>
+INLINE void takeLoop(const Candidate<T>& job) {
+  using A = Accumulator<T>;
+  A* __restrict best = job.best;
+  int32_t* __restrict at = job.at;
+  const T* __restrict in = job.in;
+  for (int64_t c = 0; c < job.channels; ++c) {
+    const A value = in[c], old = best[c];
+    const int32_t place = at[c];
+    const bool better = (value > old) | (value != value);
+    best[c] = better ? value : old;
+    at[c] = better ? job.position : place;
+  }
+}
+SIMD_LOOP_STORED(take, Candidate)
+
 }  // namespace
 
 // The index is row * W + column in the image; the first maximum wins.
@@ -63,26 +90,20 @@ void maxPool2d(const Call& call) {
   REQUIRE(call.optional(Names::scale) == nullptr, "ARGUMENT", "maxPool2d: expected no scale on the CPU");
   const Tensor& index = *given;
   const Pool pool(call, Names{}, x, y, "y");
-  dispatchFloat(call, x.dtype, [&](auto zero) {
+  dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using A = Accumulator<T>;
     parallelFor(pool.n, [&](int64_t image) {
+      std::vector<A> best(pool.c);
       pool.forEach(image, [&](int64_t o, Window rows, Window columns, int64_t) {
-        T* out = y.data<T>() + o * pool.c;
         int32_t* at = index.data<int32_t>() + o * pool.c;
-        for (int64_t c = 0; c < pool.c; ++c) {
-          out[c] = -std::numeric_limits<T>::infinity();
-          at[c] = static_cast<int32_t>(rows.begin * pool.x.in + columns.begin);
-        }
+        std::fill(best.begin(), best.end(), -std::numeric_limits<A>::infinity());
+        std::fill_n(at, pool.c, static_cast<int32_t>(rows.begin * pool.x.in + columns.begin));
         for (int64_t i = rows.begin; i < rows.end; ++i)
-          for (int64_t j = columns.begin; j < columns.end; ++j) {
-            const T* in = x.data<T>() + pool.pixel(image, i, j) * pool.c;
-            const int32_t position = static_cast<int32_t>(i * pool.x.in + j);
-            for (int64_t c = 0; c < pool.c; ++c) {
-              const bool better = in[c] > out[c] || in[c] != in[c];
-              out[c] = better ? in[c] : out[c];
-              at[c] = better ? position : at[c];
-            }
-          }
+          for (int64_t j = columns.begin; j < columns.end; ++j)
+            take(Candidate<T>{best.data(), at, x.data<T>() + pool.pixel(image, i, j) * pool.c, static_cast<int32_t>(i * pool.x.in + j),
+                              pool.c});
+        std::transform(best.begin(), best.end(), y.data<T>() + o * pool.c, [](A value) { return T(value); });
       });
     });
   });

@@ -17,6 +17,9 @@ SIMD void widenBits(float* __restrict out, const uint16_t* __restrict in, int64_
 SIMD void roundBits(uint16_t* __restrict out, const float* __restrict in, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] = roundedBits(in[i]);
 }
+SIMD void interleaveBits(uint32_t* __restrict out, const uint16_t* a, const uint16_t* b, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = a[i] | static_cast<uint32_t>(b[i]) << 16;
+}
 
 Tensor like(const Tensor& tensor) {
   return {std::make_shared<Storage>(cpuDevice(), static_cast<size_t>(tensor.size()) * sizeof(float)), DType::f32, tensor.shape};
@@ -26,6 +29,9 @@ Tensor like(const Tensor& tensor) {
 
 void widen(float* out, const bf16* in, int64_t count) { widenBits(out, reinterpret_cast<const uint16_t*>(in), count); }
 void narrow(bf16* out, const float* in, int64_t count) { roundBits(reinterpret_cast<uint16_t*>(out), in, count); }
+void interleave(uint32_t* out, const bf16* a, const bf16* b, int64_t count) {
+  interleaveBits(out, reinterpret_cast<const uint16_t*>(a), reinterpret_cast<const uint16_t*>(b), count);
+}
 
 bool needsWidening(const Call& call) {
   switch (static_cast<OpIndex>(call.index)) {
@@ -34,6 +40,20 @@ bool needsWidening(const Call& call) {
     case OpIndex::convert:
     case OpIndex::copyStrided:
     case OpIndex::gatherRows:
+    case OpIndex::add:
+    case OpIndex::relu:
+    case OpIndex::reluBackward:
+    case OpIndex::batchNormTrain:
+    case OpIndex::batchNormEval:
+    case OpIndex::batchNormBackward:
+    case OpIndex::normApply:
+    case OpIndex::normGradient:
+    case OpIndex::sumRows:
+    case OpIndex::maxPool2d:
+    case OpIndex::conv2d:
+    case OpIndex::conv2dBackwardInput:
+    case OpIndex::conv2dBackwardWeight:
+    case OpIndex::matmul:
     case OpIndex::enqueue:
     case OpIndex::augment:
     case OpIndex::checkFinite:
