@@ -29,7 +29,9 @@ function views(random: Random): [Tensor, Tensor] {
 }
 
 function losses(compute: FloatDType): number[] {
-  const config = resolveConfig(settingsOf({ imageSize: side, batchSize: batch, normGroups: 1, queueLength: 64, hidden: 64, keyMomentum: 0.9 }, 'test'))
+  const config = resolveConfig(
+    settingsOf({ imageSize: side, batchSize: batch, normGroups: 1, queueLength: 64, hidden: 64, keyMomentum: 0.9 }, 'test'),
+  )
   const method = densecl.build(config, { backbone: resnet({ depth: 18, baseChannels: 16 }), compute })
   const { parameters, copies } = method.trained()
   const sgd = new Sgd(parameters, config, copies)
