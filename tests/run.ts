@@ -144,6 +144,7 @@ const longest = [
   'train/train',
   'fuzz/',
   'examples/programs',
+  'examples/tutorials',
   'data/large',
   'cli/cli',
 ]

@@ -93,7 +93,10 @@ async function parse(words: readonly string[]): Promise<void> {
   if (parsed!.name() !== 'pretrain') return
   // The program hands values of a run on as they are.
   const { preset, out, resume, dryRun, ...values } = parsed!.opts<Record<string, string>>()
-  assert.ok([out, resume, dryRun].some((given) => given !== undefined), 'a run needs a folder')
+  assert.ok(
+    [out, resume, dryRun].some((given) => given !== undefined),
+    'a run needs a folder',
+  )
   const settings = Object.fromEntries(Object.entries(values).map(([key, text]) => [key, parseValue(text)]))
   resolveConfig([...(preset === undefined ? [] : presetSettings(preset)), ...settingsOf(settings, 'the page')])
 }
