@@ -96,6 +96,7 @@ class Addon : public Napi::Addon<Addon> {
 #if defined(DENSECL_NCCL)
                              InstanceMethod("loadNccl", &Addon::guard<&Addon::loadNccl>),
                              InstanceMethod("ncclId", &Addon::guard<&Addon::ncclId>),
+                             InstanceMethod("busId", &Addon::guard<&Addon::describeBus>),
                              InstanceMethod("openNccl", &Addon::guard<&Addon::openNccl>),
 #endif
                              InstanceMethod("startCollective", &Addon::guard<&Addon::startCollective>),
@@ -449,6 +450,7 @@ class Addon : public Napi::Addon<Addon> {
 #if defined(DENSECL_NCCL)
   Napi::Value loadNccl(const Napi::CallbackInfo& info) { return collectives_.loadNccl(info); }
   Napi::Value ncclId(const Napi::CallbackInfo& info) { return collectives_.ncclId(info); }
+  Napi::Value describeBus(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), busId(deviceOf(info[0]))); }
   Napi::Value openNccl(const Napi::CallbackInfo& info) { return collectives_.openNccl(info, deviceOf(info[3])); }
 #endif
   Napi::Value startCollective(const Napi::CallbackInfo& info) { return collectives_.start(info, handles_); }

@@ -91,6 +91,8 @@ std::unique_ptr<Engine> makeEngine();
 std::string engineLibrary();
 
 #if defined(DENSECL_NCCL)
+// Which GPU of its machine a device is, whatever its name: the PCI bus id that the driver gives it, or nothing. native/core/devices.cpp
+std::string busId(const Device& device);
 // native/comm/nccl.cpp
 // Loads the library from `path`, a file or a name that the system's loader knows, once for the process: its version. Throws COMM, saying
 // what is wrong with it.

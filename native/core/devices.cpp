@@ -1,4 +1,5 @@
 // The devices of this build: the CPU, and what the build switches on.
+#include "comm.h"
 #include "device.h"
 
 #include <chrono>
@@ -8,11 +9,13 @@ namespace densecl {
 
 #if defined(DENSECL_SIMT)
 Device& simtDevice();  // native/simt/backend.cpp
+std::string simtBusId();
 #endif
 #if defined(DENSECL_CUDA)
 int cudaDeviceCount(std::string* why);  // native/cuda/backend.cu; never throws
 Device& cudaDevice(int index);
 std::string cudaBuildText();
+std::string cudaBusId(const Device& device);
 #endif
 
 Device& dryDevice(Device& like);  // dry.cpp
@@ -53,6 +56,18 @@ std::vector<std::string> deviceNames() {
 #endif
   return names;
 }
+
+#if defined(DENSECL_NCCL)
+std::string busId(const Device& device) {
+#if defined(DENSECL_SIMT)
+  if (&device == &simtDevice()) return simtBusId();
+#endif
+#if defined(DENSECL_CUDA)
+  if (device.name.rfind("cuda:", 0) == 0) return cudaBusId(device);
+#endif
+  return "";
+}
+#endif
 
 std::string cudaBuild() {
 #if defined(DENSECL_CUDA)

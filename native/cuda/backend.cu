@@ -188,6 +188,8 @@ class CudaDevice : public KernelDevice {
     staging_ = std::make_unique<Staging>();
   }
 
+  int index() const { return index_; }
+
   // Before anything of CUDA: which device is current belongs to the thread, and others may have changed it.
   void use() const {
     int current = -1;
@@ -442,6 +444,12 @@ int cudaDeviceCount(std::string* why) {
       *why = std::string(cudaGetErrorName(code)) + " (" + cudaGetErrorString(code) + ")";
   }
   return 0;
+}
+
+std::string cudaBusId(const Device& device) {
+  char id[32] = "";
+  const auto& gpu = static_cast<const cuda::CudaDevice&>(device);
+  return cudaDeviceGetPCIBusId(id, sizeof id, gpu.index()) == cudaSuccess ? id : "";
 }
 
 std::string cudaBuildText() {

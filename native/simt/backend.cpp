@@ -203,6 +203,12 @@ SimtDevice& instance() {
 
 Device& simtDevice() { return instance(); }
 
+// DENSECL_SIMT_BUS_ID: a GPU of the machine that the device stands for.
+std::string simtBusId() {
+  const char* id = std::getenv("DENSECL_SIMT_BUS_ID");
+  return id == nullptr ? "" : id;
+}
+
 namespace cuda {
 Report* reportOf(const Call&) { return &instance().report; }
 int* arrivalsOf(const Call&) { return instance().arrivals.data(); }

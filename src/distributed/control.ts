@@ -124,13 +124,14 @@ export function watchTogether(group: Group): void {
 
 /**
  * Does what watchTogether() does for processes that share no library yet, where their launcher says that they meet: what rank 0 says in
- * `word`, in all of them. Throws COMM where they do not all come in time.
+ * `word`, in all of them. Throws COMM where they do not all come in time. Where two of a machine have the same `gpu`, which may be empty,
+ * all end and say which they are.
  */
-export function meet(own: Identity, word: string): string {
+export function meet(own: Identity, word: string, gpu = ''): string {
   const { rank, size } = own
   const { host, ports, token } = meetingOf(own)
   const { patience, connectSeconds } = settings()
-  const opened = new Control({ rank, size, addresses: [host], ports, token, word, patience, connectSeconds })
+  const opened = new Control({ rank, size, addresses: [host], ports, token, word, gpu, patience, connectSeconds })
   let answer = opened.answer()
   if ('port' in answer) answer = opened.answer()
   if ('connected' in answer) {

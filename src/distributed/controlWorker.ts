@@ -3,7 +3,7 @@
  * so to all. It ends its process by itself, since the main thread may sit in a native call for ever.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
-import { writeSync } from 'node:fs'
+import { readFileSync, writeSync } from 'node:fs'
 import { type AddressInfo, createConnection, createServer, type Socket } from 'node:net'
 import { hostname } from 'node:os'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
@@ -26,6 +26,8 @@ export interface ControlData {
   ports: readonly number[]
   /** What rank 0 says to all, of processes that meet: it may begin to listen after others look for it. */
   word?: string
+  /** The GPU of a process that meets others, by its place in the machine; empty where nobody else can have it. */
+  gpu?: string
   /** The secret of the run. */
   token: string
   patience: Patience
@@ -45,7 +47,7 @@ export type ControlRequest = 'leave' | { failed: number }
  */
 type Line =
   | { kind: 'challenge'; nonce: string }
-  | { kind: 'hello'; rank: number; name: string; nonce: string; proof: string }
+  | { kind: 'hello'; rank: number; name: string; gpu: string; nonce: string; proof: string }
   | { kind: 'welcome'; name: string; proof: string; word: string }
   | ({ kind: 'beat' } & Beat)
   | { kind: 'left' }
@@ -61,10 +63,20 @@ const [beatEvery, lastWord] = [Math.min(2000, 100 * patience.silence), 1000]
 const pace = new Pace(data.pace)
 const watch = new Watch(patience)
 const now = (): number => performance.now() / 1000
+/** One GPU in the same machine for all of its containers, and in different ones for different machines. */
+const ownGpu = data.gpu === undefined || data.gpu === '' ? '' : `${machine()} ${data.gpu}`
 const ownName = `rank ${rank} (${hostname()}, pid ${process.pid})`
 /** Of rank 0 all others, of them rank 0. */
 const peers = new Map<number, Socket>()
 let leaving = false
+
+function machine(): string {
+  try {
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+  } catch {
+    return hostname()
+  }
+}
 
 function answer(said: ControlAnswer): void {
   data.answers.postMessage(said)
@@ -152,7 +164,19 @@ function know(peer: number, name: string, socket: Socket): void {
   })
 }
 
+/** Two processes that have one GPU, in a sentence; undefined where each has one of its own. */
+function sharedGpu(gpus: ReadonlyMap<string, readonly string[]>): string | undefined {
+  for (const [gpu, names] of gpus)
+    if (gpu !== '' && names.length > 1)
+      return (
+        `${names.join(' and ')} have one GPU, ${gpu.split(' ').at(-1)}: expected one for each process, which takes that of its local ` +
+        'rank, or the only one that it is shown'
+      )
+  return undefined
+}
+
 function listen(): void {
+  const gpus = new Map([[ownGpu, [ownName]]])
   const local = data.addresses[0] === '127.0.0.1'
   const server = createServer((socket) => {
     const nonce = randomBytes(32).toString('hex')
@@ -164,10 +188,13 @@ function listen(): void {
       if (!isPeer || peers.has(line.rank)) throw new Error('not of this run')
       known = { rank: line.rank, name: line.name }
       know(line.rank, line.name, socket)
+      gpus.set(line.gpu, [...(gpus.get(line.gpu) ?? []), line.name])
       send(socket, { kind: 'welcome', name: ownName, proof: proofOf('rank 0', line.nonce), word })
       if (peers.size < size - 1) return
       server.close()
       clearTimeout(late)
+      const clash = sharedGpu(gpus)
+      if (clash !== undefined) return void lose(clash)
       answer({ connected: true, word })
     })
     send(socket, { kind: 'challenge', nonce })
@@ -223,7 +250,7 @@ function connect([place, ...others]: readonly Place[] = places, failures: Readon
   receive(socket, (line) => {
     if (known !== undefined) return hear(0, known, line)
     if (line.kind === 'challenge') {
-      send(socket, { kind: 'hello', rank, name: ownName, nonce, proof: proofOf(`rank ${rank}`, line.nonce) })
+      send(socket, { kind: 'hello', rank, name: ownName, gpu: ownGpu, nonce, proof: proofOf(`rank ${rank}`, line.nonce) })
       return
     }
     if (line.kind !== 'welcome' || !proves('rank 0', nonce, line.proof)) throw new Error('not of this run')

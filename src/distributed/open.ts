@@ -42,7 +42,7 @@ function openMpi({ launcher, rank, size }: Identity): Group {
 function openNccl(own: Identity, device: string): Group {
   const { rank, size } = own
   loadNccl()
-  const id = meet(own, rank === 0 ? native.ncclId!().toString('base64') : '')
+  const id = meet(own, rank === 0 ? native.ncclId!().toString('base64') : '', native.busId!(device))
   pace.waiting(() => native.openNccl!(Buffer.from(id, 'base64'), rank, size, device))
   return new Group(rank, size, device)
 }

@@ -160,6 +160,8 @@ interface Native {
   /** Present in an addon that has GPUs, or `simt`, only. */
   loadNccl?(path: string): string
   ncclId?(): Buffer
+  /** The PCI bus id of a GPU, by which two processes know that they have the same one; empty where there is none. */
+  busId?(device: string): string
   openNccl?(id: Buffer, rank: number, size: number, device: string): void
   /** What went wrong in the library beside its calls, or nothing; from any thread. */
   commError(): string

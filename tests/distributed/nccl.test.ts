@@ -63,6 +63,26 @@ testWhere(real?.code === 0, real === undefined ? noNccl : 'NCCL itself is not in
   assert.match(real!.out, /^2\.\d+\.\d+ 128 128\n$/)
 })
 
+testWhere(hasNccl, noNccl, test, 'two processes that have one GPU are named, whatever they call it', async () => {
+  const port = String(await freePort())
+  const run = async (ids: readonly string[]): Promise<Ended[]> => {
+    const env = { DENSECL_TOKEN: 'a secret', DENSECL_PORT: port }
+    const of = (rank: number) => ({ ...launchVariables(rank, ids.length), ...env, DENSECL_SIMT_BUS_ID: ids[rank]! })
+    return Promise.all(ids.map((_, rank) => start(program, ['call'], of(rank)).ended))
+  }
+  const [first, second] = ['0000:1b:00.0', '0000:43:00.0']
+  for (const { code, err } of await run([first, second, first])) {
+    assert.is(code, 1)
+    const names = [0, 2].map((rank) => `rank ${rank} \\(\\S+, pid \\d+\\)`)
+    assert.match(err, new RegExp(`${names.join(' and ')} have one GPU, ${first}: expected one for each process`))
+  }
+  for (const ids of [
+    [first, second],
+    ['', ''],
+  ])
+    for (const { code, err } of await run(ids)) assert.is(code, 0, err)
+})
+
 /** Who ended, as others say it. */
 const ended = (rank: number): RegExp => new RegExp(`rank ${rank} \\(\\S+, pid \\d+\\) ended with exit code 1`)
 
