@@ -2,6 +2,7 @@
 // input gradient and a plain product are the same loop.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "../core/allocator.h"
@@ -58,9 +59,13 @@ void copyColumns(Word<T>* out, int64_t outStride, const T* in, int64_t columns, 
     }
     return;
   }
-  for (int64_t j = 0; j < columns; ++j, in += columnStride)
-    for (int64_t k = 0; k < depth; k += step)
+  // Words that lie in memory as they are packed.
+  const int64_t whole = depthStride == 1 ? depth / step : 0;
+  for (int64_t j = 0; j < columns; ++j, in += columnStride) {
+    for (int64_t k = 0; k < whole; ++k) std::memcpy(out + k * outStride + j, in + k * step, sizeof(Word<T>));
+    for (int64_t k = whole * step; k < depth; k += step)
       out[k / step * outStride + j] = wordOf(in[k * depthStride], k + 1 < depth ? in[(k + 1) * depthStride] : T{0});
+  }
   for (int64_t k = 0; k < ceilDiv(depth, step); ++k) std::fill(out + k * outStride + columns, out + k * outStride + Lanes, Word<T>{0});
 }
 

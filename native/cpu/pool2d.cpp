@@ -67,15 +67,14 @@ struct Candidate {
 template <class T>
 INLINE void takeLoop(const Candidate<T>& job) {
   using A = Accumulator<T>;
-  A* __restrict best = job.best;
-  int32_t* __restrict at = job.at;
-  const T* __restrict in = job.in;
+  // Values of their own, without which the compiler makes branches of it.
+  const int32_t position = job.position;
   for (int64_t c = 0; c < job.channels; ++c) {
-    const A value = in[c], old = best[c];
-    const int32_t place = at[c];
+    const A value = job.in[c], old = job.best[c];
+    const int32_t place = job.at[c];
     const bool better = (value > old) | (value != value);
-    best[c] = better ? value : old;
-    at[c] = better ? job.position : place;
+    job.best[c] = better ? value : old;
+    job.at[c] = better ? position : place;
   }
 }
 SIMD_LOOP_STORED(take, Candidate)
