@@ -156,12 +156,4 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   });
 }
 
-// Rows of one contiguous matrix.
-template <class T>
-auto matrixRows(const T* matrix, int64_t stride) {
-  return [=](int64_t first, int64_t rows, const T** table, int64_t, T*) {
-    for (int64_t i = 0; i < rows; ++i) table[i] = matrix + (first + i) * stride;
-  };
-}
-
 }  // namespace densecl::cpu
