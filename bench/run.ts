@@ -1,8 +1,8 @@
 /**
  * `npm run bench [words...]`: the comparisons with PyTorch on this machine, both sides in turn, and writes bench/results/.
  *   steps  one DenseCL step: ResNet-50 at 224 px, on the CPU ResNet-18 at 64 px too; on a GPU ours times its kernels first; --device,
- *          --sides densecl,eager,compile,reduce-overhead (on the CPU nchw,channels_last), --rounds, --rows FILE (a JSON line as each
- *          comes), --seconds a process
+ *          --sides densecl,eager,compile,reduce-overhead (on the CPU densecl,densecl-bf16,nchw,channels_last,channels_last-bf16),
+ *          --rounds, --rows FILE (a JSON line as each comes), --seconds a process; DENSECL_PYTHON names the Python of the peer
  *   detection  one training step of a detector (Faster R-CNN, C4), with the flags of steps
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
@@ -130,19 +130,43 @@ interface StepBench {
   unit: 'pairs' | 'images'
   /** Whether the peer has a compiled form: a detector's step falls apart into many graphs. */
   compiled: boolean
+  /** Whether steps in bf16 are compared on the CPU beside those in f32. */
+  rounded: boolean
   cases: Record<DeviceKind, StepCase[]>
 }
 const stepBenches = {
-  steps: { program: 'densecl.js', tunes: true, peer: ['densecl.py', 'step'], unit: 'pairs', compiled: true, cases: stepCases },
-  detection: { program: 'detection.js', tunes: false, peer: ['detection.py'], unit: 'images', compiled: false, cases: detectionCases },
+  steps: {
+    program: 'densecl.js',
+    tunes: true,
+    peer: ['densecl.py', 'step'],
+    unit: 'pairs',
+    compiled: true,
+    rounded: true,
+    cases: stepCases,
+  },
+  detection: {
+    program: 'detection.js',
+    tunes: false,
+    peer: ['detection.py'],
+    unit: 'images',
+    compiled: false,
+    rounded: false,
+    cases: detectionCases,
+  },
 } as const satisfies Record<string, StepBench>
 
 /** What PyTorch runs beside ours, by the word of --sides: in the precision and on the device of ours, on the CPU beside `simt`. */
 const onGpu = ['--channels-last', '--device', 'cuda', '--amp']
 const peerFlags: Record<DeviceKind, Record<string, string[]>> = {
   cuda: { eager: onGpu, compile: [...onGpu, '--compile'], 'reduce-overhead': [...onGpu, '--compile', '--mode', 'reduce-overhead'] },
-  cpu: { nchw: [], channels_last: ['--channels-last'] },
+  cpu: { nchw: [], channels_last: ['--channels-last'], 'channels_last-bf16': ['--channels-last', '--amp'] },
   simt: { eager: ['--channels-last', '--amp'], compile: ['--channels-last', '--amp', '--compile', '--backend', 'aot_eager'] },
+}
+
+const ourFlags: Record<DeviceKind, Record<string, string[]>> = {
+  cuda: { densecl: [] },
+  cpu: { densecl: [], 'densecl-bf16': ['--precision', 'bf16'] },
+  simt: { densecl: [] },
 }
 
 interface StepRow {
@@ -152,6 +176,7 @@ interface StepRow {
   batch?: number
   seconds?: number
   run_seconds?: number
+  fastest?: number
   host_seconds?: number
   peak_bytes?: number
   torch?: string
@@ -194,17 +219,21 @@ function lastLines(text: string): string {
 
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
 async function steps(bench: keyof typeof stepBenches): Promise<void> {
-  const { program, tunes, peer: peerProgram, unit, compiled, cases }: StepBench = stepBenches[bench]
+  const { program, tunes, peer: peerProgram, unit, compiled, rounded, cases }: StepBench = stepBenches[bench]
   const tuned = tunes && traits.asynchronous
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
-  const peers = Object.fromEntries(Object.entries(peerFlags[kind]).filter(([, own]) => compiled || !own.includes('--compile')))
-  const possible = ['densecl', ...Object.keys(peers)]
+  const has = ([name, own]: [string, string[]]): boolean => (compiled || !own.includes('--compile')) && (rounded || !name.endsWith('-bf16'))
+  const [ours, peers] = [ourFlags, peerFlags].map((all) => Object.fromEntries(Object.entries(all[kind]).filter(has))) as [
+    Record<string, string[]>,
+    Record<string, string[]>,
+  ]
+  const possible = [...Object.keys(ours), ...Object.keys(peers)]
   const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
   if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
-  const sides = flags.sides?.split(',') ?? (hasPeer ? possible : ['densecl'])
+  const sides = flags.sides?.split(',') ?? (hasPeer ? possible : Object.keys(ours))
   for (const side of sides) if (!possible.includes(side)) refuse(`--sides has ${side}: expected some of ${possible.join(', ')}`)
   const rounds = whole('rounds')
-  const ours = join(packageRoot, 'dist', 'bench', 'steps', program)
+  const own = [join(packageRoot, 'dist', 'bench', 'steps', program), '--device', device, ...(tuned ? ['--tune', 'true'] : [])]
   const [script, ...command] = peerProgram
   const peer = [join(packageRoot, 'bench', 'peers', script), ...command]
   console.log(`${device}, ${native.describeDevice(device)}: ${sides.join(', ')}, ${rounds} rounds`)
@@ -222,9 +251,9 @@ async function steps(bench: keyof typeof stepBenches): Promise<void> {
     for (const side of sides) {
       for (const { name, batches, flags: sizes } of cases[kind]) {
         const pending = [...batches]
-        const args = side === 'densecl' ? [ours, '--device', device, ...(tuned ? ['--tune', 'true'] : [])] : [...peer, ...peers[side]!]
+        const args = side in ours ? [...own, ...ours[side]!] : [...peer, ...peers[side]!]
         const { error, notes } = await runSide(
-          side === 'densecl' ? process.execPath : python,
+          side in ours ? process.execPath : python,
           [...args, ...sizes, '--batch', batches.join(',')],
           (line) => {
             const row = JSON.parse(line) as Omit<StepRow, 'case' | 'side' | 'round'> & { batch: number }
@@ -270,6 +299,7 @@ function summary(rows: readonly StepRow[], unit: StepBench['unit']): Record<stri
           side,
           [`${unit}PerSecond`]: median(rates),
           spread: [Math.min(...rates), Math.max(...rates)],
+          [`${unit}PerSecondFastest`]: Math.max(...runs.map((run) => run.batch! / run.fastest!)),
           [`${unit}PerSecondWithoutWaiting`]: median(runs.map((run) => run.batch! / run.run_seconds!)),
           peakMegabytes: Math.round(median(runs.map((run) => run.peak_bytes!)) / 2 ** 20),
           hostMilliseconds: 1000 * median(runs.map((run) => run.host_seconds!)),
