@@ -60,13 +60,16 @@ export function claimEvaluation(
       `${folder}: process ${holder.pid} on ${holder.host} writes its evaluation there since ${holder.since}; wait for its end, stop it, ` +
         'or choose another --out',
     )
-  if (existsSync(statePath(folder)) && !resume) {
-    if (!overwrite) {
+  if (!resume) {
+    if (existsSync(statePath(folder)) && !overwrite) {
       lock.release()
       fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     }
-    for (const name of readdirSync(folder).filter((file) => ofEvaluation.test(file))) rmSync(join(folder, name), { recursive: true })
-    rmSync(`${folder}.json`, { force: true })
+    // One that was killed before its first state has a log and pictures all the same.
+    if (readEvaluationRecord(folder) !== undefined || existsSync(statePath(folder))) {
+      for (const name of readdirSync(folder).filter((file) => ofEvaluation.test(file))) rmSync(join(folder, name), { recursive: true })
+      rmSync(`${folder}.json`, { force: true })
+    }
   }
   removeLeftovers(folder)
   return lock

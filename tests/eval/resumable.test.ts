@@ -1,4 +1,5 @@
 /** An evaluation that goes on: from where it was cut off, with what it had done, and tests at the positions that were asked for. */
+import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -50,6 +51,20 @@ async function throwsOnResume(out: string, began: { seed: number }, code: string
   // It has let go of the folder.
   await rejectsError(() => opened(out, false, () => undefined), 'RUN', /holds an evaluation already/)
 }
+
+test('what one that was killed before its first state left is no part of the next, and nothing else is touched', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'state')
+    await opened(out, false, (state) => {
+      state.restore([])
+      state.log.metrics({ globalStep: 3, loss: 1 })
+    })
+    writeFileSync(join(out, 'notes.txt'), 'mine')
+    const events = (): string[] => readdirSync(out).filter((name) => name.startsWith('events.'))
+    assert.is(events().length, 1)
+    await opened(out, false, () => assert.equal([events(), readdirSync(out).includes('metrics.jsonl')], [[], false]))
+    assert.ok(readdirSync(out).includes('notes.txt'))
+  }))
 
 test('a state with a position that there is not, or of another kind, is refused by name', () =>
   withFolder(async (folder) => {
