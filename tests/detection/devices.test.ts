@@ -111,8 +111,9 @@ for (const optimizer of thorough ? optimizerNames : (['sgd'] as const))
       const errors = losses.map((loss, i) => Math.abs(loss / exact.losses[i]! - 1))
       const [worst, apart] = [Math.max(...errors), relativeDistance(moves, exact.moves)]
       // Sums of thousands of f32 terms; a loss is a mean over values that bf16 rounds to 2^-9 in each of some 25 layers, its gradient a
-      // sum of them. AdamW divides by their size, so that small ones, which are rounding, move weights as far as large ones.
-      const [lossBound, moveBound] = compute === 'f32' ? [1e-4, 1e-3] : [4 * 2 ** -9, optimizer === 'adamw' ? 0.2 : 0.1]
+      // sum of them. AdamW divides by their size, so that small ones, which are rounding, move weights as far as large ones. The CPU's
+      // convolutions of 3x3 are sums of other terms (Winograd's): single ReLUs near zero differ.
+      const [lossBound, moveBound] = compute === 'f32' ? [1e-4, 3e-3] : [4 * 2 ** -9, optimizer === 'adamw' ? 0.2 : 0.1]
       assert.ok(worst < lossBound, `${compute}: a loss differs by ${worst}`)
       assert.ok(apart < moveBound, `${compute}: moves of weights differ by ${apart}`)
     }

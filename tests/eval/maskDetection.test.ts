@@ -148,7 +148,7 @@ test('the command trains, and writes the detector, a table and pictures, which d
       ['--norm', 'frozen', '--protocol', 'voc0712-c4'],
       ['--longest', '16385'],
       ['--test-regions', '100001'],
-      ['--precision', 'bf16'],
+      ['--precision', 'f16'],
       ['--anchors', '8,16'],
       ['--channels', '0'],
     ])
