@@ -62,7 +62,7 @@ const mayImport = {
 }
 
 export default defineConfig(
-  { ignores: ['dist/', 'build*/', 'runs/', 'docs/', 'src/tensor/nativeOps.ts'] },
+  { ignores: ['dist/', 'build*/', 'runs/', 'docs/', 'site/', 'src/tensor/nativeOps.ts'] },
   { linterOptions: { reportUnusedDisableDirectives: 'error' }, plugins: { local } },
   eslint.configs.recommended,
   {
