@@ -273,6 +273,10 @@ void winograd(const Filter3x3& f, float* y, const float* x, const Weight3x3& wei
 
 void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float* x) {
   const Tiles tiles(f);
+  if (tiles.count == 0) {
+    std::fill_n(dw, f.o * 9 * f.c, 0.0f);
+    return;
+  }
   const TileKernel<float>& kernel = tileKernel<float>(f.c);
   const int64_t width = kernel.columns, panels = ceilDiv(f.c, width);
   // A part of the tiles is transformed, by all threads, and then multiplied, point by point: what it adds to u needs no sums of threads.

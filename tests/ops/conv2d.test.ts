@@ -91,6 +91,19 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
   )
 })
 
+test('no image has a gradient of zero, also where transforms would be taken', () => {
+  scope(() => {
+    // What was in the memory before is not zero.
+    Tensor.full([16 * 64 * 64], 7).dispose()
+    const x = Tensor.zeros([0, 8, 8, 64])
+    const weight = randomTensor(new Random(4), [64, 3, 3, 64], { dtype: 'f32' })
+    const tape = new Tape().watch([weight])
+    const y = tape.record(() => conv2d(x, weight, undefined, { padding: 1 }))
+    const [gradient] = tape.backward(y, [weight], Tensor.zeros([0, 8, 8, 64]))
+    assert.ok(gradient!.data().every((value) => value === 0))
+  })
+})
+
 test('what an image gives does not depend, to the bit, on the others of its batch', () => {
   scope(() => {
     const random = new Random(3)
