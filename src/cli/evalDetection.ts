@@ -25,7 +25,7 @@ import { resolvePlacement } from '../run/placement.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { withDevice } from '../tensor/tensor.js'
-import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import { publishedLine } from './evalPublished.js'
 import {
   type AddEvaluation,
@@ -41,6 +41,8 @@ import {
   shareOfProtocol,
   type SharedFlags,
   workersOf,
+  resumableOptions,
+  wholeFlag,
 } from './evalShared.js'
 
 interface Flags extends SharedFlags {
@@ -146,9 +148,6 @@ export const addDetection: AddEvaluation = (parent, done) => {
     )
 }
 
-const whole = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
-  text === undefined ? otherwise : numberFlag(flag, text, { least, most, whole: true })
-
 type Prepared = Awaited<ReturnType<typeof prepare>>
 
 /** What is evaluated, and where. */
@@ -160,27 +159,27 @@ async function prepare(weights: string, flags: Flags) {
   if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
   const side = [8, recordLimits.side] as const
   const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
-    text?.split(',').map((each) => whole(flag, each, 0, ...side)) ?? otherwise
+    text?.split(',').map((each) => wholeFlag(flag, each, 0, ...side)) ?? otherwise
   if (flags.channels !== undefined && published.form !== 'fpn') fail('CONFIG', '--channels is of coco-fpn-1x, whose pyramid has them')
   const frozen = flags.norm === 'frozen'
   if (frozen && published.form !== 'fpn') fail('CONFIG', '--norm is frozen: expected batch without --protocol coco-fpn-1x')
   if (frozen && flags.init === 'random') fail('CONFIG', '--norm is frozen: expected batch with --init random, which has no statistics')
-  const batchSize = whole('batch-size', flags.batchSize, published.batchSize)
+  const batchSize = wholeFlag('batch-size', flags.batchSize, published.batchSize)
   const protocol = {
-    ...ofLength(published, whole('iterations', flags.iterations, published.iterations)),
+    ...ofLength(published, wholeFlag('iterations', flags.iterations, published.iterations)),
     batchSize,
     lr: flags.lr === undefined ? (published.lr * batchSize) / published.batchSize : numberFlag('lr', flags.lr, { least: 1e-12 }),
     scales: list('scales', flags.scales, published.scales),
-    testScale: whole('test-scale', flags.testScale, published.testScale, ...side),
-    longest: whole('longest', flags.longest, published.longest, ...side),
-    regions: whole('regions', flags.regions, published.regions),
-    testRegions: whole('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
-    channels: whole('channels', flags.channels, published.channels, 1, recordLimits.channels),
+    testScale: wholeFlag('test-scale', flags.testScale, published.testScale, ...side),
+    longest: wholeFlag('longest', flags.longest, published.longest, ...side),
+    regions: wholeFlag('regions', flags.regions, published.regions),
+    testRegions: wholeFlag('test-regions', flags.testRegions, published.testRegions, 1, recordLimits.regions),
+    channels: wholeFlag('channels', flags.channels, published.channels, 1, recordLimits.channels),
     ...(frozen ? { frozenNorms: true } : {}),
   }
   const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
-  const imagesAtOnce = whole('images-at-once', flags.imagesAtOnce, batchSize)
-  const seed = whole('seed', flags.seed, 0, 0)
+  const imagesAtOnce = wholeFlag('images-at-once', flags.imagesAtOnce, batchSize)
+  const seed = wholeFlag('seed', flags.seed, 0, 0)
   const opened = await openBackbone(weights, flags)
   return keepingUnlessFailed(opened.backbone, async () => {
     checkChannels(opened.backbone, 'eval detection')
@@ -222,12 +221,7 @@ async function prepare(weights: string, flags: Flags) {
 
 function runOptions(weights: string, flags: Flags, { protocol, val }: Prepared['planned'], out: string) {
   return {
-    resume: flags.resume ?? false,
-    overwrite: flags.overwrite ?? false,
-    quiet: isQuiet(flags),
-    logEvery: whole('log-every', flags.logEvery, 20),
-    saveEvery: whole('save-every', flags.saveEvery, 500),
-    testEvery: whole('test-every', flags.testEvery, 0, 0),
+    ...resumableOptions(flags, { logEvery: 20, saveEvery: 500 }),
     dataName: flags.data,
     weightsName: flags.init === 'weights' ? weights : 'random weights',
     onTest: async ({ iteration, samples }: DetectionTest): Promise<void> => {

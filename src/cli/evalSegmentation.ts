@@ -5,14 +5,14 @@ import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { blindScores } from '../eval/blindSegmentation.js'
 import type { SegmentationScores } from '../eval/meanIou.js'
-import { evaluateSegmentation, type SegmentationOptions, type SegmentationResult } from '../eval/segmentation.js'
+import { evaluateSegmentation, type SegmentationResult } from '../eval/segmentation.js'
 import { checkSegmentationMemory } from '../eval/segmentationMemory.js'
 import { segmentationProtocols } from '../eval/segmentationProtocols.js'
 import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf, kebabCase } from '../run/options.js'
-import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
@@ -29,6 +29,8 @@ import {
   shareOfProtocol,
   withInit,
   workersOf,
+  resumableOptions,
+  wholeFlag,
 } from './evalShared.js'
 
 interface Flags extends FrozenFlags {
@@ -132,7 +134,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
           prepare: (own) => prepare(weights, own),
           identityOf: ({ protocol, train, val, seed }) => [protocol, train.items.length, val.items.length, seed],
           evaluate: ({ backbone, planned, out }, shared, own) =>
-            evaluateSegmentation(backbone, { ...planned, ...shared, ...runOptions(own), out }),
+            evaluateSegmentation(backbone, { ...planned, ...shared, ...resumableOptions(own, { logEvery: 50, saveEvery: 1000 }), out }),
           conclude: (result, prepared, own) => report(weights, own, prepared, result),
           dispose: ({ backbone }) => backbone.dispose(),
         })
@@ -140,20 +142,6 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
       }),
     )
 }
-
-const whole = (flag: string, text: string | undefined, otherwise: number, least = 1): number =>
-  text === undefined ? otherwise : numberFlag(flag, text, { least, whole: true })
-
-const runOptions = (
-  flags: Flags,
-): Pick<SegmentationOptions, 'resume' | 'overwrite' | 'quiet' | 'logEvery' | 'saveEvery' | 'testEvery'> => ({
-  resume: flags.resume ?? false,
-  overwrite: flags.overwrite ?? false,
-  quiet: isQuiet(flags),
-  logEvery: whole('log-every', flags.logEvery, 50),
-  saveEvery: whole('save-every', flags.saveEvery, 1000),
-  testEvery: whole('test-every', flags.testEvery, 0, 0),
-})
 
 /** What is evaluated, and where. */
 async function prepare(weights: string, flags: Flags) {
@@ -169,9 +157,9 @@ async function prepare(weights: string, flags: Flags) {
     if (scale.length !== 2 || scale[0] < scale[1]) fail('CONFIG', `--scale is ${flags.scale}: expected two sizes, long,short`)
     const protocol = {
       ...published,
-      iterations: whole('iterations', flags.iterations, published.iterations),
-      batchSize: whole('batch-size', flags.batchSize, published.batchSize),
-      crop: whole('crop', flags.crop, published.crop, 16),
+      iterations: wholeFlag('iterations', flags.iterations, published.iterations),
+      batchSize: wholeFlag('batch-size', flags.batchSize, published.batchSize),
+      crop: wholeFlag('crop', flags.crop, published.crop, 16),
       scale: [scale[0], scale[1]] as const,
       lr: flags.lr === undefined ? published.lr : numberFlag('lr', flags.lr, { least: 1e-12 }),
     }

@@ -50,6 +50,29 @@ export const withPlacement = (command: Command): Command =>
     .option('--backbone <module>', backboneHelp)
     .optionsGroup('')
 
+/** The whole number of a flag; `otherwise` where it was not given. */
+export const wholeFlag = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
+  text === undefined ? otherwise : numberFlag(flag, text, { least, most, whole: true })
+
+/** The flags of a training that goes on where it was cut off. */
+interface ResumableFlags extends OutputFlags {
+  resume?: boolean
+  overwrite?: boolean
+  logEvery?: string
+  saveEvery?: string
+  testEvery?: string
+}
+
+/** How such a training begins, and how often it speaks, saves and tests. */
+export const resumableOptions = (flags: ResumableFlags, usual: { logEvery: number; saveEvery: number }) => ({
+  resume: flags.resume ?? false,
+  overwrite: flags.overwrite ?? false,
+  quiet: isQuiet(flags),
+  logEvery: wholeFlag('log-every', flags.logEvery, usual.logEvery),
+  saveEvery: wholeFlag('save-every', flags.saveEvery, usual.saveEvery),
+  testEvery: wholeFlag('test-every', flags.testEvery, 0, 0),
+})
+
 /** MiB of decoded images that an evaluation keeps, on each machine. */
 const cacheMegabytes = 1024
 
