@@ -213,7 +213,7 @@ async function prepare(weights: string, flags: Flags) {
       protocol: shareOfProtocol(protocol),
       imagesAtOnce: Math.min(imagesAtOnce, shareOfProtocol(protocol).batchSize),
     }
-    const fits = (): Promise<void> => checkMemory(flags, () => checkDetectionMemory(backbone, ofProcess))
+    const fits = (): Promise<void> => checkMemory(flags, backbone, (limits) => checkDetectionMemory(backbone, ofProcess, limits))
     await (backbone === opened.backbone ? fits() : keepingUnlessFailed(backbone, fits))
     return { opened, backbone, published, preciseBatches, planned, name, folder, out }
   })

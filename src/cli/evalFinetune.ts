@@ -116,7 +116,9 @@ async function prepare(weights: string, flags: Flags) {
     const out = join(folder, result)
     const broken = new Map<string, string>()
     const planned = { protocol, train, classes, imageSize, workers: workersOf(flags), compute }
-    await checkMemory(flags, () => checkFinetuneMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }))
+    await checkMemory(flags, backbone, (limits) =>
+      checkFinetuneMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }, limits),
+    )
     if (!isQuiet(flags))
       for (const line of [labelledLine(train, bank, classes), `images  ${images}`].filter((each) => each !== '')) console.log(line)
     return { backbone, note, images, seed, bank, queries, classes, share, chooseBy, published, planned, broken, name, folder, result, out }

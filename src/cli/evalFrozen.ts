@@ -34,7 +34,9 @@ export async function evaluateFrozen(weights: string, flags: FrozenFlags): Promi
     const train = openSegmentation(flags.data, flags.trainSplit?.split(',') ?? defaultSplits(flags.data).train)
     const val = openSegmentation(flags.data, flags.valSplit.split(','))
     const fitting = scale === undefined ? {} : { scale: [scale[0]!, scale[1]!] as const }
-    await checkMemory(flags, () => checkFrozenMemory(backbone, { train, val }, { window, windows, workers: workersOf(flags), compute }))
+    await checkMemory(flags, backbone, (limits) =>
+      checkFrozenMemory(backbone, { train, val }, { window, windows, workers: workersOf(flags), compute }, limits),
+    )
     const maps = await frozenSegmentation(
       backbone,
       { train, val },

@@ -135,7 +135,7 @@ async function prepare(weights: string, flags: Flags) {
       cacheBytes: numberFlag('cache-gigabytes', flags.cacheGigabytes, { least: 0 }) * 2 ** 30,
       compute,
     }
-    await checkMemory(flags, () => checkLinearMemory(backbone, planned))
+    await checkMemory(flags, backbone, (limits) => checkLinearMemory(backbone, planned, limits))
     return { backbone, compute, note, images, bank, queries, classes, published, planned, broken, name, folder }
   })
 }

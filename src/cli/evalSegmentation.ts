@@ -166,7 +166,9 @@ async function prepare(weights: string, flags: Flags) {
     const name = `segmentation-${protocolName}${suffix}`
     const folder = resultFolder(weights, flags)
     const planned = { protocol, train, val, seed, workers: workersOf(flags), compute }
-    await checkMemory(flags, () => checkSegmentationMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }))
+    await checkMemory(flags, backbone, (limits) =>
+      checkSegmentationMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }, limits),
+    )
     return { ...opened, train, val, protocolName, published, protocol, planned, name, folder, out: join(folder, name) }
   })
 }

@@ -13,6 +13,7 @@ import { together } from '../distributed/together.js'
 import { type EvaluationTable, evaluationFolder, imageSizeOfRun, saveResult, tableText } from '../run/results.js'
 import type { Backbone } from '../nn/backbone.js'
 import { countLine } from '../run/liveLine.js'
+import { hostLimits, type MemoryLimits } from '../run/memory.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { useDevice } from '../selftest/trust.js'
@@ -171,12 +172,18 @@ export async function openBackbone(
 /** The flag of an evaluation whose memory is looked at before it starts. */
 export const forceFlag = ['--force', 'start although the memory does not seem to suffice'] as const
 
-/** Throws where `check` says that the memory does not suffice, unless --force was given; prints what it says otherwise. */
+/**
+ * Throws where `check` says that the memory of this machine and of a device does not suffice for each of the processes that share the
+ * evaluation here, unless --force was given; prints what it says otherwise.
+ */
 export async function checkMemory(
   { force, ...flags }: SharedFlags & { force?: boolean },
-  check: () => string | Promise<string>,
+  { device }: { device: string },
+  check: (limits: MemoryLimits) => string | Promise<string>,
 ): Promise<void> {
-  const line = force === true ? 'memory  not looked at (--force)' : await check()
+  const { localSize } = identity()
+  const among = localSize === 1 ? '' : `, of each of the ${localSize} processes here`
+  const line = force === true ? 'memory  not looked at (--force)' : `${await check(hostLimits(device, localSize))}${among}`
   if (!isQuiet(flags)) console.log(line)
 }
 

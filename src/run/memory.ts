@@ -45,7 +45,16 @@ export function hostLimit(): number {
 }
 
 /** What a process may take of the machine's memory and of a device's; 0 is not known. */
-export const hostLimits = (device: string): { host: number; device: number } => ({ host: hostLimit(), device: deviceTraits(device).memory })
+export interface MemoryLimits {
+  host: number
+  device: number
+}
+
+/** The limits of one of `processes` on this machine that do the same, each on a device of its own where that is a GPU. */
+export const hostLimits = (device: string, processes = 1): MemoryLimits => ({
+  host: hostLimit() / processes,
+  device: deviceTraits(device).memory,
+})
 
 const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toPrecision(3)} GiB`
 
@@ -60,7 +69,7 @@ export function fitting(
     limits,
     remedies,
     cacheMegabytes,
-  }: { what: string; device: string; limits: { host: number; device: number }; remedies: string; cacheMegabytes: number },
+  }: { what: string; device: string; limits: MemoryLimits; remedies: string; cacheMegabytes: number },
 ): string {
   let estimate: MemoryEstimate
   try {

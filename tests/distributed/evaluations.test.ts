@@ -5,11 +5,12 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { ResNet } from '../../src/nn/resnet.js'
-import type { Metrics } from '../../src/run/runLog.js'
+import { hostLimit } from '../../src/run/memory.js'
+import { type Metrics, readMetrics } from '../../src/run/runLog.js'
 import { Random } from '../../src/tensor/random.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { writeBoxTree } from '../support/boxTree.js'
-import { launch } from '../support/launch.js'
+import { launch, type Launched, start, until } from '../support/launch.js'
 import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
 import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
@@ -61,20 +62,27 @@ function writeWeights(path: string): void {
   backbone.dispose()
 }
 
+/** What all of the following commands fine-tune, on `train`. */
+const finetuneOf = (weights: string, train: string, out: string, ...more: string[]): string[] => [
+  ...['eval', 'finetune', weights, '--train', train, '--val', 'scenes:6', '--out', out, '--head-multiplier', '1'],
+  ...['--image-size', '32', '--log-every', '1', '--workers', '1', ...more],
+]
+const byTwo = (command: readonly string[]): Launched => launch(['--processes', '2', '--cpu', '--', ...command])
+
 testWhere(hasMpi, noMpi, test, 'a command under launch has one voice, one folder and one result', async () => {
   await withFolder(async (folder) => {
     const weights = join(folder, 'weights.safetensors')
     writeWeights(weights)
-    const finetune = (train: string, ...more: string[]) => {
-      const sizes = ['--epochs', '2', '--lr', '0.01', '--head-multiplier', '1', '--image-size', '32', '--log-every', '1', '--workers', '1']
-      const data = ['--train', train, '--val', 'scenes:6', '--out', join(folder, 'eval'), ...sizes, ...more]
-      return launch(['--processes', '2', '--cpu', '--', 'eval', 'finetune', weights, ...data]).ended
-    }
+    const finetune = (train: string, ...more: string[]) =>
+      byTwo(finetuneOf(weights, train, join(folder, 'eval'), '--epochs', '2', '--lr', '0.01', ...more)).ended
     const { code, out, err } = await finetune('scenes:16')
     assert.is(code, 0, out + err)
     assert.is(out.match(/^Fine-tuning \(/gm)?.length, 1, out)
     // A line for each step, of rank 0.
     assert.is(out.match(/epoch \d\/2 /g)?.length, 2 * 2, out)
+    // Each has half of the machine's memory.
+    const [, limit] = /^memory {2}about .* of the ([\d.]+) GiB of this machine.*, of each of the 2 processes here$/m.exec(out) ?? []
+    assert.ok(Math.abs(Number(limit) * 2 ** 31 - hostLimit()) < 0.01 * hostLimit(), out)
     const kept = join(folder, 'eval', 'finetune-imagenet-full')
     for (const path of [`${kept}.json`, join(kept, 'classifier.safetensors'), join(kept, 'state.safetensors')])
       assert.ok(existsSync(path), path)
@@ -84,6 +92,38 @@ testWhere(hasMpi, noMpi, test, 'a command under launch has one voice, one folder
     assert.is(again.err.match(/holds an evaluation already/g)?.length, 1, again.err)
     const nowhere = await finetune('/nonexistent/images', '--overwrite')
     assert.is(nowhere.err.match(/\/nonexistent\/images/g)?.length, 1, nowhere.err)
+  })
+})
+
+testWhere(hasMpi, noMpi, test, 'what two processes were told to end goes on in one, or the other way, to the result of one', async () => {
+  await withFolder(async (folder) => {
+    const weights = join(folder, 'weights.safetensors')
+    writeWeights(weights)
+    const command = (out: string, ...more: string[]): string[] =>
+      finetuneOf(weights, 'scenes:64', join(folder, out), '--epochs', '8', '--batch-size', '16', '--lr', '0.0001', ...more)
+    const kept = (out: string): string => join(folder, out, 'finetune-imagenet-full')
+    const lossesOf = (out: string): number[] =>
+      readMetrics(join(kept(out), 'metrics.jsonl')).flatMap(({ loss }) => (loss === undefined ? [] : [loss]))
+    const scoresOf = (out: string): unknown =>
+      (JSON.parse(readFileSync(`${kept(out)}.json`, 'utf8')) as { table: { rows: unknown } }).table.rows
+    const whole = await start(command('whole')).ended
+    assert.is(whole.code, 0, whole.out + whole.err)
+
+    for (const [out, first, then] of [
+      ['fewer', byTwo, start],
+      ['more', start, byTwo],
+    ] as const) {
+      const { child, ended } = first(command(out))
+      await until(() => existsSync(join(kept(out), 'metrics.jsonl')) && lossesOf(out).length > 2, 120, 'a third step')
+      child.kill('SIGTERM')
+      const { code, out: said, err } = await ended
+      assert.is(code, 143, said + err)
+      assert.ok(lossesOf(out).length < lossesOf('whole').length, 'it was at its end already')
+      const resumed = await then(command(out, '--resume')).ended
+      assert.is(resumed.code, 0, resumed.out + resumed.err)
+      expectClose(lossesOf(out), lossesOf('whole'), out)
+      expectClose(scoresOf(out), scoresOf('whole'), out)
+    }
   })
 })
 

@@ -42,12 +42,7 @@ testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what
     assert.is(three.code, 2, three.err)
     assert.is(three.err.match(/normGroups is 4 but there are 3 processes: expected a multiple of 3/g)?.length, 1, three.err)
     assert.not.ok(existsSync(out))
-
-    const geometry = await launch(['--processes', '2', '--', 'pretrain', ...tiny, '--dense-match', 'geometry', '--out', out]).ended
-    assert.is(geometry.code, 2)
-    const mistake = /denseMatch is geometry: expected feature where several processes share a run/g
-    assert.is(geometry.err.match(mistake)?.length, 1, geometry.err)
-    assert.not.match(geometry.err, /rank \d/)
+    assert.not.match(three.err, /rank \d/)
   })
 })
 

@@ -9,16 +9,19 @@ import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('width')
 
+type Match = 'feature' | 'geometry'
+
 interface Outcome {
   losses: number[]
   state: Record<string, number[]>
 }
 
 /** What the program leaves with so many processes; undefined where it failed. */
-async function train(processes: number, mistake?: string): Promise<{ outcome: Outcome | undefined; ended: Ended }> {
+async function train(processes: number, match: Match, mistake?: string): Promise<{ outcome: Outcome | undefined; ended: Ended }> {
   return withFolder(async (folder) => {
     const out = join(folder, 'outcome.json')
-    const ended = await runMpi(processes, beside(import.meta.url, 'widthProgram'), [out, ...(mistake === undefined ? [] : [mistake])])
+    const args = [out, match, ...(mistake === undefined ? [] : [mistake])]
+    const ended = await runMpi(processes, beside(import.meta.url, 'widthProgram'), args)
     const outcome = ended.code === 0 ? (JSON.parse(readFileSync(out, 'utf8')) as Outcome) : undefined
     return { outcome, ended }
   })
@@ -36,23 +39,28 @@ function difference(a: Outcome, b: Outcome): number {
   return Math.max(...all, ...losses)
 }
 
-let single: Outcome | undefined
-const alone = async (): Promise<Outcome> => (single ??= (await train(1)).outcome!)
+const single: Partial<Record<Match, Outcome>> = {}
+const alone = async (match: Match): Promise<Outcome> => (single[match] ??= (await train(1, match)).outcome!)
 
-for (const processes of [2, 4])
-  testWhere(hasMpi, noMpi, test, `${processes} processes have the losses, parameters, queues and statistics of one`, async () => {
-    const { outcome, ended } = await train(processes)
+for (const [processes, match] of [
+  [2, 'feature'],
+  [4, 'feature'],
+  [4, 'geometry'],
+] as const)
+  testWhere(hasMpi, noMpi, test, `${processes} processes have all that one has, partners by ${match}`, async () => {
+    const { outcome, ended } = await train(processes, match)
     assert.is(ended.code, 0, ended.out + ended.err)
-    const apart = difference(outcome!, await alone())
+    const apart = difference(outcome!, await alone(match))
     assert.ok(apart < 1e-10, `${apart} apart`)
   })
 
 // What would look like training and is another one.
-for (const mistake of ['sum', 'ownQueue', 'noExchange', 'ownStatistics', 'ownSeed'])
+for (const mistake of ['sum', 'ownQueue', 'noExchange', 'ownStatistics', 'ownSeed', 'ownCount'])
   testWhere(hasMpi, noMpi, test, `is not met with the mistake ${mistake}`, async () => {
-    const { outcome, ended } = await train(2, mistake)
+    const match = mistake === 'ownCount' ? 'geometry' : 'feature'
+    const { outcome, ended } = await train(2, match, mistake)
     if (outcome === undefined) assert.match(ended.err, /what was learnt of rank (1|0, 1) is not that of the others/)
-    else assert.ok(difference(outcome, await alone()) > 1e-6)
+    else assert.ok(difference(outcome, await alone(match)) > 1e-6)
   })
 
 test.run()

@@ -1,6 +1,7 @@
 /**
  * Each rank of width.test.ts: some steps of DenseCL in f64 on images that all ranks can make, of which it takes its own. Rank 0 writes the
- * losses and the state to the first argument; the second is a mistake to make, for the test to notice.
+ * losses and the state to the first argument; the second is `feature` or `geometry`, as --dense-match, and the third a mistake to make, for
+ * the test to notice.
  */
 import { writeFileSync } from 'node:fs'
 
@@ -17,9 +18,19 @@ import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { agreeOnState } from '../../src/train/share.js'
 
-const [out, wrong] = process.argv.slice(2)
+const [out, match, wrong] = process.argv.slice(2)
 const group = openGroup()
 leaveTogether(group)
+
+if (wrong === 'ownCount') {
+  const honest = group.startAllReduce.bind(group)
+  group.startAllReduce = (tensors, reduction) => {
+    const [first] = tensors
+    if (reduction !== 'sum' || tensors.length > 1 || first?.size !== 1) return honest(tensors, reduction)
+    first.write(Float64Array.of(first.item() * group.size))
+    return { join: () => undefined }
+  }
+}
 
 const [images, groups, size, steps] = [8, 4, 64, 6]
 function view(step: number, which: number, { rank, size: processes }: Group): Tensor {
@@ -27,6 +38,20 @@ function view(step: number, which: number, { rank, size: processes }: Group): Te
   const values = Float64Array.from({ length: images * size * size * 3 }, () => random.normal())
   const own = values.length / processes
   return Tensor.from(values.subarray(rank * own, (rank + 1) * own), [images / processes, size, size, 3], 'f64')
+}
+
+/** Partners as crops might give them: of some images none, of others all, so that processes have unequal numbers. */
+function partners(step: number, { rank, size: processes }: Group): { index: Int32Array; images: number } {
+  const positions = (size / 32) ** 2
+  const random = new Random(1, 7, step)
+  const all = Array.from({ length: images }, (_, n) =>
+    Array.from({ length: positions }, () => (random.below(images) < n ? -1 : random.below(positions))),
+  )
+  // None at all in one step, in another none of the first image's process when there are several.
+  if (step === 1) for (const row of all) row.fill(-1)
+  if (step === 2) for (const row of all.slice(0, images / 2)) row.fill(-1)
+  const own = images / processes
+  return { index: Int32Array.from(all.slice(rank * own, (rank + 1) * own).flat()), images: own }
 }
 
 const model = new DenseCL({
@@ -48,11 +73,17 @@ for (let step = 0; step < steps; ++step) {
     denseWeight: 0.5,
     keyOrder: processes === 1 ? keyOrder(batch, draw) : ownOrder(batch, rank, processes, draw),
     ...(shared ? { keyExchange: ownExchange(batch, rank, processes) } : {}),
+    ...(match === 'geometry' ? { inImage: 0.5, partners: partners(step, group) } : {}),
   })
   scope(() => {
     // Many small ones, so that several are on their way.
     const buckets = new Buckets(group, 4096)
-    const constants = { temperature: 0.2, keyMomentum: 0.9, normGroups: groups / processes }
+    const constants = {
+      temperature: 0.2,
+      keyMomentum: 0.9,
+      normGroups: groups / processes,
+      ...(match === 'geometry' ? { denseInImage: 0.5 } : {}),
+    }
     const result = preparedStep(model, [view(step, 0, group), view(step, 1, group)], constants, buckets.ready)
     buckets.finish(result.gradients, [result.observed.loss])
     if (wrong === 'sum') for (const gradient of result.gradients) gradient.write(gradient.data().map((value) => processes * value))

@@ -146,7 +146,7 @@ interface Setting {
 }
 
 const lossOf = ({ model, key }: Example, query: Tensor, { temperature, inImage }: Setting): Tensor =>
-  denseLoss(model, { query, key, index: model.partners!.index }, { temperature, inImage }).loss
+  denseLoss(model, { query, key, index: model.partners!.index }, { temperature, inImage, weights: model.startLossWeights().join() }).loss
 
 const prepare = ({ model, index, images }: Example, { denseWeight, inImage }: Setting): void =>
   model.prepare({ denseWeight, inImage, partners: { index, images } })

@@ -25,8 +25,11 @@ export interface Launched {
 }
 
 /** Starts `densecl launch`, with `env` beside the environment. */
-export function launch(args: readonly string[], env: NodeJS.ProcessEnv = {}): Launched {
-  const child = spawn(process.execPath, [cli, 'launch', ...args], { env: { ...mpiEnvironment, ...env } })
+export const launch = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Launched => start(['launch', ...args], env)
+
+/** Starts a command of `densecl`. */
+export function start(args: readonly string[], env: NodeJS.ProcessEnv = {}): Launched {
+  const child = spawn(process.execPath, [cli, ...args], { env: { ...mpiEnvironment, ...env } })
   let [out, err] = ['', '']
   child.stdout.on('data', (data: Buffer) => (out += stripVTControlCharacters(data.toString()).replaceAll('\r', '')))
   child.stderr.on('data', (data: Buffer) => (err += data.toString()))

@@ -30,7 +30,11 @@ export const byMpi: Kind = { run: runMpi, steps: 20, more: {}, within: 1e-5, sto
 export const byNccl: Kind = {
   run: async (...given) => together(await runNccl(...given)),
   steps: 6,
-  more: { device: 'simt', precision: 'f32', data: 'scenes:48', imageSize: 32, batchSize: 16, epochs: 2, knnEvery: 1, queueLength: 64 },
+  more: {
+    ...{ device: 'simt', precision: 'f32', data: 'scenes:48', imageSize: 32, batchSize: 16, epochs: 2, knnEvery: 1, queueLength: 64 },
+    // Positions that count are summed over the processes, in the recorded step too.
+    denseMatch: 'geometry',
+  },
   // Norms over as little as four values: one process whose rate is changed by 1e-7 parts from itself by 6e-5.
   within: 1e-3,
   stops: [2, 1],

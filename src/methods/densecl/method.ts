@@ -21,7 +21,7 @@ const balancedKeys = 2
 class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   /** Of the steps that may still be described, by the steps taken with them. */
   readonly #crops = new Map<number, ViewCrops>()
-  readonly means = ['lossGlobal', 'lossDense', 'lossInImage', 'statisticsGlobal', 'statisticsDense'] as const
+  readonly means = ['lossGlobal', 'lossDense', 'lossInImage', 'statisticsGlobal', 'statisticsDense', 'shown'] as const
   /** The run was begun before there was the balanced order of keys: it keeps the one that it has, a uniform permutation. */
   #uniformKeys = false
 
@@ -183,7 +183,7 @@ type DenseNumber = 'positiveDense' | 'negativeDense' | 'accuracyDense' | 'place'
 
 /** What of the numbers is of the dense loss; none without one. */
 function describeDense(
-  { statisticsDense, positionMeans, imageMeans, index }: Readings<DenseCLObserved>,
+  { statisticsDense, shown, positionMeans, imageMeans, index }: Readings<DenseCLObserved>,
   partners?: Int32Array,
 ): Partial<Record<DenseNumber, number> & ReturnType<typeof matchHealth> & ReturnType<typeof geometryHealth>> {
   if (statisticsDense === undefined || positionMeans === undefined || imageMeans === undefined) return {}
@@ -191,7 +191,7 @@ function describeDense(
   const matches = index?.values ?? partners
   const geometry = matches === undefined || partners === undefined ? undefined : geometryHealth(matches, partners, positions)
   // Rows without a partner are zeros in all of them.
-  const counted = index === undefined && geometry !== undefined ? geometry.shown : 1
+  const counted = shown?.values[0] ?? 1
   const [positiveDense, negativeDense, accuracyDense] = Array.from(statisticsDense.values, (value) => value / counted) as [
     number,
     number,
@@ -225,8 +225,6 @@ export const densecl = defineMethod({
       config,
     )
     try {
-      if (config.denseMatch === 'geometry' && built.model.group.size > 1)
-        fail('CONFIG', 'denseMatch is geometry: expected feature where several processes share a run, which count no partners together yet')
       built.checkGrid()
       return built
     } catch (error) {

@@ -1,6 +1,9 @@
 import { Group, type Pending } from '../../distributed/group.js'
 import { type Exchange, returning } from '../../distributed/keyOrder.js'
+import { noGrad } from '../../autograd/tape.js'
 import { disposeState, emptyState, include, type State } from '../../nn/module.js'
+import { div, maximum } from '../../ops/arithmetic.js'
+import { scale } from '../../ops/elementwise.js'
 import { Random } from '../../tensor/random.js'
 import { l2Normalize, permuteBatch } from '../../ops/similarity.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
@@ -53,6 +56,12 @@ export interface Partners {
   counted: Tensor
 }
 
+/**
+ * What the losses of a step are multiplied by, and what positions without a partner add to the dense one, which is taken off again: scalars
+ * on the device.
+ */
+export type LossWeights = Record<'global' | 'dense' | 'inImage' | 'uncounted', Tensor>
+
 /** What a step is prepared with (DenseCL.prepare). */
 export interface Prepared {
   /** lambda: the loss is (1 - lambda) * global + lambda * dense. */
@@ -95,11 +104,10 @@ export class DenseCL {
   readonly group: Group
   /** The optimiser has moved the key encoder already, for the next step. */
   keyAhead = false
-  /**
-   * What a step reads on the device: the weights of the losses, and what positions without a partner add to the dense one, which is taken
-   * off again.
-   */
-  readonly lossWeights: Record<'global' | 'dense' | 'inImage' | 'uncounted', Tensor>
+  /** Those of the dense loss are divided by the positions that count in the whole batch where several processes know their own alone. */
+  readonly #lossWeights: LossWeights
+  /** How many positions have a partner: of this process, and while a step goes on of all. */
+  readonly #counted: Tensor
   readonly #inputs = new Map<string, Tensor>()
   #keyExchange: Exchange | undefined
 
@@ -113,7 +121,8 @@ export class DenseCL {
     this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
     this.device = this.queue.keys.device
     const weight = (): Tensor => Tensor.zeros([1], dtype).keep()
-    this.lossWeights = { global: weight(), dense: weight(), inImage: weight(), uncounted: weight() }
+    this.#lossWeights = { global: weight(), dense: weight(), inImage: weight(), uncounted: weight() }
+    this.#counted = weight()
   }
 
   /** What is trained, by name: the query encoder's parameters. */
@@ -126,13 +135,17 @@ export class DenseCL {
     const counted = partners?.index.map((partner, at) => (partner < 0 ? -1 : at % (partners.index.length / partners.images)))
     const without = counted?.reduce((count, own) => count + Number(own < 0), 0) ?? 0
     const all = counted?.length ?? 1
+    const own = all - without
+    // The mean over the processes of what each finds is the mean over the positions that count in the whole batch.
+    const divisor = counted === undefined || this.group.size === 1 ? own : 1 / this.group.size
     // Where no position has a partner there is nothing to learn from: the loss is 0.
-    const weight = without === all ? 0 : denseWeight
+    const weight = divisor === 0 ? 0 : denseWeight / divisor
     const queued = weight * (1 - inImage)
-    this.#weigh('global', 1 - denseWeight)
-    this.#weigh('dense', without === all ? 0 : (queued * all) / (all - without))
-    this.#weigh('inImage', weight * inImage)
-    this.#weigh('uncounted', without === all ? 0 : (queued * without * Math.log(this.denseQueue.keys.shape[0]! + 1)) / (all - without))
+    write(this.#counted, own)
+    write(this.#lossWeights.global, 1 - denseWeight)
+    write(this.#lossWeights.dense, queued * all)
+    write(this.#lossWeights.inImage, weight * inImage * own)
+    write(this.#lossWeights.uncounted, queued * without * Math.log(this.denseQueue.keys.shape[0]! + 1))
 
     this.#keyExchange = keyExchange
     this.#write('shuffle', keyOrder, 1)
@@ -145,11 +158,6 @@ export class DenseCL {
     )
     this.#write('counted', counted, partners?.images)
     this.#write('keyPicks', keyPicks?.index, keyPicks?.images)
-  }
-
-  #weigh(which: keyof DenseCL['lossWeights'], weight: number): void {
-    const tensor = this.lossWeights[which]
-    tensor.write(tensor.dtype === 'f64' ? Float64Array.of(weight) : Float32Array.of(weight))
   }
 
   /** Keeps `values` as an input of the steps, i32 [rows, ...]; at the same address as long as their number is the same. */
@@ -191,6 +199,28 @@ export class DenseCL {
   get partners(): Partners | undefined {
     const [index, counted] = [this.#inputs.get('index'), this.#inputs.get('counted')]
     return index === undefined || counted === undefined ? undefined : { index, counted }
+  }
+
+  /**
+   * Starts to count the positions of all processes that have a partner. Joined: what the losses weigh, and the share of positions that
+   * count where prepare() set partners.
+   */
+  startLossWeights(): Pending<LossWeights & { shown?: Tensor }> {
+    const { partners } = this
+    if (partners === undefined) return { join: () => this.#lossWeights }
+    const positions = partners.index.size * this.group.size
+    const summed = this.group.startAllReduce([this.#counted], 'sum')
+    return {
+      join: () =>
+        noGrad(() => {
+          summed.join()
+          const shown = scale(this.#counted, 1 / positions)
+          if (this.group.size === 1) return { ...this.#lossWeights, shown }
+          const count = maximum(this.#counted, 1)
+          const { global, dense, inImage, uncounted } = this.#lossWeights
+          return { global, dense: div(dense, count), inImage: div(inImage, count), uncounted: div(uncounted, count), shown }
+        }),
+    }
   }
 
   /** The positions of each key map that go into the dense queue, i32 [N, keys], where prepare() set them. */
@@ -239,9 +269,12 @@ export class DenseCL {
   /** Frees every tensor of the model. */
   dispose(): void {
     disposeState(this.state())
-    for (const tensor of [...Object.values(this.lossWeights), ...this.#inputs.values()]) tensor.dispose()
+    for (const tensor of [...Object.values(this.#lossWeights), this.#counted, ...this.#inputs.values()]) tensor.dispose()
   }
 }
+
+const write = (scalar: Tensor, value: number): void =>
+  scalar.write(scalar.dtype === 'f64' ? Float64Array.of(value) : Float32Array.of(value))
 
 function inverse(order: ArrayLike<number>): Int32Array {
   const places = new Int32Array(order.length)

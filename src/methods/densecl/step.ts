@@ -37,11 +37,13 @@ export type StepOptions = StepConstants & Omit<Prepared, 'inImage'>
 /**
  * Scalars: both terms already weighted, as the original logs them, their sum, and the part of the dense one against the own picture where
  * there is one. Statistics of each loss as infoNce gives them, the query embeddings q [N, D], the means of the dense ones for each position
- * [P, D] and for each image [N, D], and the matched key positions `index` [N, P] where they were looked for. Without the dense head what
- * is of it is absent, and `lossGlobal`, which is the loss.
+ * [P, D] and for each image [N, D], the matched key positions `index` [N, P] where they were looked for, and the share of positions `shown`
+ * that have one where they were known. Without the dense head what is of it is absent, and `lossGlobal`, which is the loss.
  */
 export type DenseCLObserved = Record<'loss' | 'statisticsGlobal' | 'q', Tensor> &
-  Partial<Record<'lossGlobal' | 'lossDense' | 'lossInImage' | 'statisticsDense' | 'positionMeans' | 'imageMeans' | 'index', Tensor>>
+  Partial<
+    Record<'lossGlobal' | 'lossDense' | 'lossInImage' | 'statisticsDense' | 'shown' | 'positionMeans' | 'imageMeans' | 'index', Tensor>
+  >
 
 /** A step on the query view and the key view. The caller disposes the result, which no scope owns. */
 export function denseclStep(model: DenseCL, views: Views, options: StepOptions): StepResult<DenseCLObserved> {
@@ -66,6 +68,7 @@ export function preparedStep(
   }
 
   const forward = (): DenseCLObserved => {
+    const weighing = model.startLossWeights()
     // Key images are on their way to the processes that encode them while the queries are encoded.
     const sent = noGrad(() => model.keyOrder?.send(keyView))
     const query = model.query.forward(queryView, mode, heads)
@@ -77,7 +80,8 @@ export function preparedStep(
     })
 
     const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
-    const lossGlobal = scale(global.loss, model.lossWeights.global)
+    const { shown, ...weights } = weighing.join()
+    const lossGlobal = scale(global.loss, weights.global)
     const ofGlobal = { statisticsGlobal: global.statistics, q }
     // Those of all processes, in the order of the whole batch: every process has the same queues.
     const gather = (...own: Tensor[]): void => void (keys = model.group.startAllGather(own))
@@ -89,9 +93,10 @@ export function preparedStep(
     const { queued, ...ofDense } = denseTerm(model, query.local, key.local, {
       temperature: denseTemperature ?? temperature,
       inImage: denseInImage,
+      weights,
     })
     gather(key.global, queued)
-    return { loss: add(lossGlobal, ofDense.lossDense), lossGlobal, ...ofGlobal, ...ofDense }
+    return { loss: add(lossGlobal, ofDense.lossDense), lossGlobal, ...ofGlobal, ...ofDense, ...(shown === undefined ? {} : { shown }) }
   }
   return differentiate(model.query.state(), forward, ready, enqueue)
 }
