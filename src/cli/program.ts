@@ -14,6 +14,7 @@ import { register as doctor } from './doctor.js'
 import { register as embed } from './embed.js'
 import { register as evaluations } from './eval.js'
 import { register as exportWeights } from './export.js'
+import { register as frames } from './frames.js'
 import { register as importWeights } from './import.js'
 import { register as launch } from './launch.js'
 import { register as match } from './match.js'
@@ -30,7 +31,7 @@ const commands: Readonly<Record<string, readonly Register[]>> = {
   'Train:': [pretrain, launch, study],
   'See what was learnt:': [evaluations, report, watch, match],
   'Use a backbone:': [embed, search, predict, detect, exportWeights, importWeights],
-  'Data:': [checkData, pack],
+  'Data:': [checkData, pack, frames],
   'This machine:': [doctor, build, bench, completion],
 }
 

@@ -3,13 +3,14 @@ import { realpathSync } from 'node:fs'
 import { extname, join } from 'node:path'
 
 import { stopIfInterrupted, untilInterrupted } from '../tensor/interruption.js'
-import { type DataSource, isFolder, isImage, type Item, namesIn, Skips, type Source } from './source.js'
+import { type DataSource, isFolder, isImage, isVideo, type Item, namesIn, Skips, type Source } from './source.js'
 
 export const folderSource = { format: 'folder', describe: 'a folder', recognises: isFolder, open: readFolder } as const satisfies DataSource
 
 /** What a file that is no image is counted as. */
 const notRead = (name: string): string => {
   const extension = extname(name).toLowerCase()
+  if (isVideo(name)) return 'video, of which densecl frames makes images'
   return extension === '' || name.startsWith('.') ? 'no image' : `no image that is read, ${extension}`
 }
 

@@ -106,6 +106,12 @@ export interface DataSource {
 export const imageExtensions: ReadonlySet<string> = new Set(['.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy'])
 export const isImage = (name: string): boolean => imageExtensions.has(extname(name).toLowerCase())
 
+/** Videos, of which src/data/videos.ts makes images. */
+export const videoExtensions: ReadonlySet<string> = new Set([
+  ...['.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mts', '.m2ts', '.wmv', '.flv', '.3gp', '.ogv'],
+])
+export const isVideo = (name: string): boolean => videoExtensions.has(extname(name).toLowerCase())
+
 /** Undefined for what is not there, or cannot be looked at. */
 function statusOf(path: string): Stats | undefined {
   try {

@@ -9,7 +9,7 @@ import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
 import { listSource } from './listSource.js'
 import { sceneSource } from './sceneSource.js'
-import { type DataSource, imageExtensions, isFolder, namesIn, type Source, type Split } from './source.js'
+import { type DataSource, imageExtensions, isFolder, isVideo, namesIn, skippedLines, type Source, type Split } from './source.js'
 import { tarSource } from './tarSource.js'
 import { type ShardCache, urlSource } from './urlSource.js'
 import { vocSource } from './vocSource.js'
@@ -43,7 +43,10 @@ export async function openSource(
   const path = withoutSecrets(given)
   const kind = sourceKind(path, format)
   const source = { format: kind.format, ...(await opened(kind, path, split, cache)) }
-  if (source.items.length === 0) fail('DATA', `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`)
+  if (source.items.length === 0) {
+    const holds = `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`
+    fail('DATA', [holds, ...skippedLines(source)].join('; '))
+  }
   return source
 }
 
@@ -81,5 +84,6 @@ function unknown(path: string): never {
       `data: ${scheme}://... is not read: expected https:// or http://; files of S3 and the like have such addresses, plain or signed`,
     )
   if (!existsSync(path)) missing(path)
+  if (isVideo(path)) fail('DATA', `data: ${path} is a video: densecl frames makes images of it`)
   return fail('DATA', `data: ${path} is none of: ${dataSources.map(({ describe }) => describe).join(', ')}`)
 }

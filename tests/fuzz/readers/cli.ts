@@ -34,6 +34,7 @@ const stops: Readonly<Record<string, readonly string[]>> = {
   watch: [nowhere, '--port', 'none'],
   'check-data': [nowhere],
   pack: [nowhere, '--out', nowhere],
+  frames: [nowhere, '--out', nowhere],
   bench: ['--precision', 'none', '--data', nowhere, '--architecture', 'none', '--model', 'none', '--kernels', 'none'],
   doctor: ['--no-such-flag'],
 }
