@@ -296,7 +296,7 @@ export function readTextAt(url: string, most: number, outer?: AbortSignal): Prom
     for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
       patience.progressed()
       size += chunk.length
-      if (size > most) fail('FETCH', `${shownAddress(url)}: has more than ${most} bytes: expected a name a line`)
+      if (size > most) fail('FETCH', `${shownAddress(url)}: is longer than expected, more than ${most} bytes`)
       parts.push(chunk)
     }
     return Buffer.concat(parts).toString('utf8')

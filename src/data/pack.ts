@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 
 import { z } from 'zod'
 
@@ -14,6 +15,7 @@ import { FileLock } from '../files/lock.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
 import { decode, exifOrientation, isJpeg, jpegFrame, libvips, type Pixels } from './decode.js'
+import { indexOf, indexText, type ShardList } from './shardIndex.js'
 import { isBroken, type Item, loadPixels, readItemBytes, type Source } from './source.js'
 import { TarWriter } from './tar.js'
 
@@ -119,9 +121,13 @@ async function packInto(
     writeTextAtomic(join(folder, 'pack.json'), `${JSON.stringify({ source: digest, next: following, report })}\n`)
   // Before the first shard gets its name: whose it is must be known from then on.
   if (next === 0) keep(0)
+  /** The images of the shard that is written. */
+  let listed: ShardList['images'] = []
   /** Whatever ends the process from here on, this shard need not be written again. */
   const complete = (shard: TarWriter, following: number): void => {
     shard.close()
+    writeTextAtomic(indexOf(shard.path), indexText(listed, shard.bytes))
+    listed = []
     report.shards.push(shard.path)
     keep(following)
   }
@@ -138,7 +144,8 @@ async function packInto(
       else {
         shard ??= new TarWriter(join(folder, `shard-${String(report.shards.length).padStart(6, '0')}.tar`))
         const key = String(index).padStart(9, '0')
-        shard.add(`${key}.jpg`, packed.jpeg)
+        const [name, label] = [`${key}.jpg`, item.label === undefined ? {} : { label: item.label }]
+        listed.push({ name, offset: shard.add(name, packed.jpeg), size: packed.jpeg.length, crc: crc32(packed.jpeg), ...label })
         if (item.label !== undefined) shard.add(`${key}.cls`, Buffer.from(String(item.label)))
         report.images += 1
         report.encoded += Number(packed.encoded)

@@ -3,59 +3,29 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
-import { z } from 'zod'
-
 import { makeFolder } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
-import { fail } from '../tensor/errors.js'
+import { DenseclError, fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
 import { decoded, shownAddress } from './addresses.js'
 import { blockBytes, BlockFolder } from './blockCache.js'
-import { readRange } from './fetching.js'
+import { readRange, readTextAt } from './fetching.js'
 import { blockLength, fetchWhole, type RemoteShard } from './remoteShard.js'
-import { type Skipped, Skips } from './source.js'
+import { indexOf, listOfIndex, listOfText, listText, type ShardList } from './shardIndex.js'
+import { Skips } from './source.js'
 import { readTar } from './tarReader.js'
-import { type Listed, mostLabelBytes, ShardListing } from './tarSource.js'
+import { mostLabelBytes, ShardListing } from './tarSource.js'
 
 /** The last part of the path of an address. */
 const nameOf = (url: string): string => decoded(new URL(url).pathname.split('/').at(-1)!)
 
-/** What a shard holds. */
-interface ShardList {
-  images: (Listed & { crc: number })[]
-  skipped: Skipped[]
-}
-
-const shardList = z.object({
-  format: z.literal(1),
-  images: z.array(
-    z.tuple([z.string(), z.int().min(0), z.int().min(0), z.int().min(0), z.int().nullable()]), // name, offset, size, checksum, label
-  ),
-  skipped: z.array(z.object({ what: z.string(), count: z.int(), names: z.array(z.string()) })),
-})
-
-function keptList(folder: BlockFolder, size: number): ShardList | undefined {
-  const text = folder.readList()
-  if (text === undefined) return undefined
-  try {
-    const { images, skipped } = shardList.parse(JSON.parse(text))
-    if (images.some(([, offset, bytes]) => offset + bytes > size)) return undefined
-    return {
-      images: images.map(([name, offset, bytes, crc, label]) => ({ name, offset, size: bytes, crc, ...(label === null ? {} : { label }) })),
-      skipped,
-    }
-  } catch {
-    return undefined // damaged: it is made again
-  }
-}
-
-/** The list of a shard out of the cache, or made by reading it through; one process of a machine does so at a time. */
+/** The list of a shard out of the cache, of its index, or made by reading it through; one process of a machine does so at a time. */
 export async function listOf(shard: RemoteShard, progress: Progress, signal: AbortSignal): Promise<ShardList> {
   const folder = new BlockFolder(shard.cache, shard.key)
   makeFolder(folder.path)
   const lock = new FileLock(join(folder.path, 'list.lock'))
   for (;;) {
-    const kept = keptList(folder, shard.size)
+    const kept = listOfText(folder.readList() ?? '', shard.size)
     if (kept !== undefined) {
       progress.listed(shard.size)
       return kept
@@ -65,13 +35,30 @@ export async function listOf(shard: RemoteShard, progress: Progress, signal: Abo
     stopIfInterrupted()
   }
   try {
-    const list = await madeList(shard, progress, signal)
-    const rows = list.images.map(({ name, offset, size, crc, label }) => [name, offset, size, crc, label ?? null])
-    folder.writeList(JSON.stringify({ format: 1, images: rows, skipped: list.skipped }))
+    const list = (await listBeside(shard, progress, signal)) ?? (await madeList(shard, progress, signal))
+    folder.writeList(listText(list, shard.size))
     return list
   } finally {
     lock.release()
   }
+}
+
+/** The most bytes of an index: a million images. */
+const mostIndexBytes = 2 ** 26
+
+/** What `pack` has left beside a shard; undefined where it is not there, or not of this shard. A signed address has no neighbours. */
+async function listBeside(shard: RemoteShard, progress: Progress, signal: AbortSignal): Promise<ShardList | undefined> {
+  const url = new URL(shard.url)
+  if (url.search !== '') return undefined
+  url.pathname = indexOf(url.pathname)
+  const text = await readTextAt(url.href, mostIndexBytes, signal).catch((error: unknown) => {
+    // What is wrong with the server is found out by what is needed of it.
+    if (error instanceof DenseclError && error.code === 'FETCH') return undefined
+    throw error
+  })
+  const list = listOfIndex(text ?? '', shard.size, nameOf(shard.url))
+  if (list !== undefined) progress.listed(shard.size)
+  return list
 }
 
 async function madeList(shard: RemoteShard, progress: Progress, signal: AbortSignal): Promise<ShardList> {

@@ -46,10 +46,13 @@ export class TarWriter {
     return this.#bytes
   }
 
-  add(name: string, data: Uint8Array): void {
+  /** Writes a file; where its bytes begin. */
+  add(name: string, data: Uint8Array): number {
     this.#write(header(name, data.length))
+    const offset = this.#bytes
     this.#write(data)
     this.#write(Buffer.alloc((block - (data.length % block)) % block))
+    return offset
   }
 
   #write(data: Uint8Array): void {

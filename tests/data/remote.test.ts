@@ -13,6 +13,7 @@ import { type Item, readItemBytes, type Source, type StoredItem } from '../../sr
 import { openSource } from '../../src/data/sources.js'
 import { listingLine } from '../../src/data/shardList.js'
 import { TarWriter } from '../../src/data/tar.js'
+import { bytesOf, sameAsLocal } from '../support/shards.js'
 import { type Fault, type ServedRequest, ShardServer } from '../support/shardServer.js'
 import { cli, rejectsError, suite, throwsError, withFolder } from '../support/suite.js'
 
@@ -74,15 +75,6 @@ const served = (body: (place: Place) => Promise<void>, fault?: (request: ServedR
       fault,
     )
   })
-
-const bytesOf = (items: readonly Item[]): Promise<Buffer[]> => Promise.all(items.map((item) => readItemBytes(item as StoredItem)))
-
-async function sameAsLocal(source: Source, local: string): Promise<void> {
-  const own = await openSource(local)
-  const about = ({ items, classes, skipped }: Source): unknown => [items.map(({ name, label }) => [name, label]), classes, skipped]
-  assert.equal(about(source), about(own))
-  assert.equal(await bytesOf(source.items), await bytesOf(own.items))
-}
 
 /** Bytes of all files below a folder, without lists. */
 const blocksIn = (folder: string): { path: string; size: number }[] =>
