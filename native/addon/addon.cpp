@@ -199,10 +199,12 @@ class Addon : public Napi::Addon<Addon> {
             "copy: a tensor " + describe(tensor) + " has another size than " + std::to_string(bytes.second) + " bytes");
     Device& device = tensor.storage->device;
     if (bytes.second == 0) return info.Env().Undefined();
-    if (write)
+    if (write) {
+      tensor.storage->written();
       device.upload(tensor.raw(), bytes.first, bytes.second);
-    else
+    } else {
       device.download(bytes.first, tensor.raw(), bytes.second);
+    }
     return info.Env().Undefined();
   }
 
@@ -238,6 +240,10 @@ class Addon : public Napi::Addon<Addon> {
     }
     REQUIRE(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
     signature.check(call);
+    for (size_t p = 0; p < signature.tensors.size(); ++p)
+      if (signature.tensors[p].mayBeWritten())
+        for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k)
+          if (call.tensors[k] != nullptr) call.tensors[k]->storage->written();
     device->run(index, call);
     return info.Env().Undefined();
   }
@@ -327,6 +333,7 @@ class Addon : public Napi::Addon<Addon> {
     result.Set("epilogues", traits.epilogues);
     result.Set("prologues", traits.prologues);
     result.Set("byteIndices", traits.byteIndices);
+    result.Set("normsResults", traits.normsResults);
     result.Set("vectorBytes", traits.vectorBytes);
     result.Set("statisticsRows", traits.statisticsRows);
     std::vector<std::string> dtypes;
@@ -369,6 +376,7 @@ class Addon : public Napi::Addon<Addon> {
     REQUIRE(
         bytes.second <= tensor.storage->bytes - offset, "SHAPE",
         "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
+    tensor.storage->written();
     if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
     return info.Env().Undefined();
   }

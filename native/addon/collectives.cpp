@@ -77,6 +77,7 @@ Napi::Value Collectives::start(const Napi::CallbackInfo& info, const Handles& ha
   REQUIRE(numbers.left == 0, "ARGUMENT", std::string(name) + ": received more numbers than it takes");
   REQUIRE(pending_.size() < kMaxPending, "COMM",
           std::string(name) + ": " + std::to_string(kMaxPending) + " collectives have been started and not joined: join them");
+  for (const Tensor& tensor : call.tensors) tensor.storage->written();
   pending_[++last_] = openedComm().start(std::move(call));
   return Napi::Number::New(info.Env(), last_);
 }

@@ -1,6 +1,7 @@
 // The caching allocator of a device: freed blocks are kept and given out again, and the bytes in use (live), their maximum (peak) and
 // the bytes kept for reuse (cached) can be read at any time.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -85,9 +86,17 @@ struct Storage {
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
+  // Whoever writes says so, before: what was made of the values that were there is not that of those to come.
+  void written() { derived = {}; }
   Device& device;
   const size_t bytes;
   void* const block;
+  // What an op has made of the values and reads again as long as they stay: weights as its loops want them, in a form of these numbers.
+  struct Derived {
+    std::array<int64_t, 4> form{};
+    std::shared_ptr<void> value;
+  };
+  Derived derived;
 };
 
 inline void* Tensor::raw() const { return storage->block; }

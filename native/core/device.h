@@ -50,6 +50,7 @@ struct Traits {
   bool tunable = false;       // convolutions have tiles to choose from
   bool epilogues = false;     // convolutions add, mask and sum what they write for the norms around them
   bool prologues = false;     // convolutions and poolings normalise what they read
+  bool normsResults = false;  // convolutions apply a batch norm by running statistics to what they write
   bool byteIndices = false;   // max pooling keeps a tap in a byte, and nothing for a pass without a gradient
   int vectorBytes = 0;        // of the accesses of prologues and epilogues; 0 without them
   int statisticsRows = 0;     // rows of a tensor that one row of a convolution's statistics covers; 0 without them
@@ -111,6 +112,11 @@ class Device {
 
   // What an out-of-memory message adds: memory taken by others.
   virtual std::string memoryNote() { return ""; }
+  // Bytes that an op leaves with the tensor, of those of its call, that `holder` is set to (Storage::derived).
+  virtual size_t keptBytes(const Call&, const Tensor*& holder) {
+    holder = nullptr;
+    return 0;
+  }
   // Runs an op; overridden to add checks and explanations.
   virtual void run(size_t op, const Call& call) { ops[op](call); }
   // One line for people: processor, instruction set or compute capability.

@@ -19,6 +19,7 @@ struct TensorParameter {
   const char* type;
   Presence presence;
   bool written;  // an output; a list may be either
+  bool mayBeWritten() const { return written || presence == Presence::list || presence == Presence::optionalList; }
 };
 
 enum class NumberKind { real, integer, flag, integers };

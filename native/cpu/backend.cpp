@@ -49,10 +49,11 @@ class CpuDevice : public Device {
   Traits traits() override {
     Traits traits;
     traits.kind = "cpu";
-    traits.hostMemory = true;
+    traits.hostMemory = traits.normsResults = true;
     traits.dtypes = {DType::f32, DType::f64, DType::bf16};
     return traits;
   }
+  size_t keptBytes(const Call& call, const Tensor*& holder) override { return cpu::keptBytes(call, holder); }
   void run(size_t op, const Call& call) override {
     if (cpu::needsWidening(call))
       cpu::runWidened(ops[op], call);

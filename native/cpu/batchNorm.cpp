@@ -9,6 +9,7 @@
 #include "../core/windows.h"
 #include "isa.h"
 #include "ops.h"
+#include "resultNorm.h"
 
 namespace densecl::cpu {
 namespace {
@@ -60,41 +61,35 @@ INLINE void statisticsLoop(const Statistics<T>& job) {
 }
 SIMD_LOOP_STORED(statistics, Statistics)
 
+// x may be y: elements do not depend on each other.
 template <class T>
-struct Apply {
-  T* y;
-  const T* x;
-  const Accumulator<T>* scale;
-  const Accumulator<T>* shift;
-  const T* residual;
-  bool relu;
-  int64_t rows, channels;
-};
-
-template <class T>
-INLINE void applyLoop(const Apply<T>& job) {
+INLINE void applyNormLoop(const NormRows<T>& job) {
   using A = Accumulator<T>;
   for (int64_t r = 0; r < job.rows; ++r) {
-    const T* __restrict x = job.x + r * job.channels;
-    T* __restrict y = job.y + r * job.channels;
+    const T* x = job.x + r * job.channels;
+    T* y = job.y + r * job.channels;
     const T* residual = job.residual == nullptr ? nullptr : job.residual + r * job.channels;
-    if (residual != nullptr && job.relu)
+    if (residual != nullptr && job.relu) {
+#pragma GCC ivdep
       for (int64_t c = 0; c < job.channels; ++c) {
         const A z = x[c] * job.scale[c] + job.shift[c] + residual[c];
         y[c] = T(z < 0 ? A{0} : z);
       }
-    else if (residual != nullptr)
+    } else if (residual != nullptr) {
+#pragma GCC ivdep
       for (int64_t c = 0; c < job.channels; ++c) y[c] = T(x[c] * job.scale[c] + job.shift[c] + residual[c]);
-    else if (job.relu)
+    } else if (job.relu) {
+#pragma GCC ivdep
       for (int64_t c = 0; c < job.channels; ++c) {
         const A z = x[c] * job.scale[c] + job.shift[c];
         y[c] = T(z < 0 ? A{0} : z);
       }
-    else
+    } else {
+#pragma GCC ivdep
       for (int64_t c = 0; c < job.channels; ++c) y[c] = T(x[c] * job.scale[c] + job.shift[c]);
+    }
   }
 }
-SIMD_LOOP_STORED(apply, Apply)
 
 // dz = dy where y > 0 (all of dy without ReLU); sums of dz and dz * (x - mean) over the chunk.
 template <class T>
@@ -189,16 +184,9 @@ const T* offset(const Tensor* tensor, int64_t elements) {
   return tensor == nullptr ? nullptr : tensor->data<T>() + elements;
 }
 
-// Scale and shift of every channel of a group: y = x * scale + shift.
-template <class T>
-void affine(int64_t channels, const T* gamma, const T* beta, const T* mean, const T* invstd, T* scale, T* shift) {
-  for (int64_t c = 0; c < channels; ++c) {
-    scale[c] = gamma[c] * invstd[c];
-    shift[c] = beta[c] - mean[c] * scale[c];
-  }
-}
-
 }  // namespace
+
+SIMD_LOOP_STORED(applyNorm, NormRows)
 
 // The running statistics take the mean over the groups of each group's mean and unbiased variance.
 void batchNormTrain(const Call& call) {
@@ -256,8 +244,8 @@ void batchNormTrain(const Call& call) {
 
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      apply(Apply<T>{y->data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), relu, chunks.rows(k),
-                     C});
+      applyNorm(NormRows<T>{y->data<T>() + at, x.data<T>() + at, scale.data() + g, shift.data() + g, offset<T>(residual, at), relu,
+                            chunks.rows(k), C});
     });
   });
 }
@@ -280,7 +268,8 @@ void batchNormEval(const Call& call) {
            scale.data(), shift.data());
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), relu, chunks.rows(k), C});
+      applyNorm(
+          NormRows<T>{y.data<T>() + at, x.data<T>() + at, scale.data(), shift.data(), offset<T>(residual, at), relu, chunks.rows(k), C});
     });
   });
 }
@@ -359,8 +348,8 @@ void normApply(const Call& call) {
     const Chunks chunks(x, groups);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels;
-      apply(Apply<T>{y.data<T>() + at, x.data<T>() + at, scale.data<A>() + g, shift.data<A>() + g, nullptr, call.flag(Names::relu),
-                     chunks.rows(k), chunks.channels});
+      applyNorm(NormRows<T>{y.data<T>() + at, x.data<T>() + at, scale.data<A>() + g, shift.data<A>() + g, nullptr, call.flag(Names::relu),
+                            chunks.rows(k), chunks.channels});
     });
   });
 }

@@ -1,8 +1,11 @@
 // conv2d: x [N, H, W, C], w [O, KH, KW, C], y [N, OH, OW, O]
 //   y[n, oh, ow, o] = b[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, oh*sh - ph + kh*dh, ow*sw - pw + kw*dw, c]
+#include <cmath>
+
 #include "../core/convolution.h"
 #include "gemm.h"
 #include "ops.h"
+#include "resultNorm.h"
 #include "winograd.h"
 
 namespace densecl::cpu {
@@ -37,15 +40,37 @@ std::vector<int32_t> iota(int64_t count) {
   return taps;
 }
 
+// How a convolution is computed, and how weights are packed for that.
 template <class T>
-void forward(const Geometry& g, T* y, const T* x, const T* weight, const Accumulator<T>* bias) {
+bool byWinograd(const Geometry& g) {
+  if constexpr (std::is_same_v<T, float>)
+    return g.isFilter3x3() && winogradPays(g.filter());
+  else
+    return false;
+}
+
+// Whether packed weights are worth their memory: of more pixels than these, packing them is little beside multiplying.
+bool keepsWeights(const Geometry& g) { return g.pixels() <= 4096; }
+
+template <class T>
+std::unique_ptr<Panels<T>> packed(const Geometry& g, const T* weight) {
   if constexpr (std::is_same_v<T, float>) {
-    if (g.isFilter3x3() && winogradPays(g.filter())) return winograd(g.filter(), y, x, {weight, 9 * g.c, g.c, 1}, bias);
+    if (byWinograd<T>(g)) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1});
   }
   const bool merge = g.mergeRow();
   const int64_t taps = merge ? g.kh : g.taps(), depth = merge ? g.kw * g.c : g.c;
-  Panels<T> panels(taps, depth, g.o);
-  pack(panels, weight, taps * depth, depth, 1);
+  auto panels = std::make_unique<Panels<T>>(taps, depth, g.o);
+  pack(*panels, weight, taps * depth, depth, 1);
+  return panels;
+}
+
+template <class T>
+void forward(const Geometry& g, T* y, const T* x, Panels<T>& panels, const Accumulator<T>* bias, const ResultNorm<T>* norm) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (byWinograd<T>(g)) return winograd(g.filter(), y, x, panels, bias, norm);
+  }
+  const bool merge = g.mergeRow();
+  const int64_t taps = panels.slabs, depth = panels.values;
   const std::vector<T> zeros(depth, T{0});
 
   auto fillTaps = [&](int64_t first, int64_t rows, const T** table, int64_t stride, T*) {
@@ -86,10 +111,16 @@ void forward(const Geometry& g, T* y, const T* x, const T* weight, const Accumul
     }
   };
   auto out = [&](int64_t m) { return y + m * g.o; };
-  if (merge)
-    multiplyRows<T>(g.pixels(), iota(taps), panels, bias, taps * depth, fillRows, out);
+  const auto multiply = [&](auto after) {
+    if (merge)
+      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, taps * depth, fillRows, out, after);
+    else
+      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, 0, fillTaps, out, after);
+  };
+  if (norm == nullptr)
+    multiply(Nothing{});
   else
-    multiplyRows<T>(g.pixels(), iota(taps), panels, bias, 0, fillTaps, out);
+    multiply([&](T* const* rows, int count, int64_t column, int64_t columns) { norm->apply(rows, count, column, columns); });
 }
 
 // The input pixels with the same remainder modulo the stride meet the same taps: each such class is a dense product.
@@ -98,7 +129,10 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
   if constexpr (std::is_same_v<T, float>) {
     // The taps of an input's pixel are those of an output's, the last one first.
     const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 - g.ph, 2 - g.pw};
-    if (g.isFilter3x3() && winogradPays(adjoint)) return winograd(adjoint, dx, dy, {weight + 8 * g.c, 1, -g.c, 9 * g.c}, nullptr);
+    if (g.isFilter3x3() && winogradPays(adjoint)) {
+      const auto panels = winogradPanels(adjoint, {weight + 8 * g.c, 1, -g.c, 9 * g.c});
+      return winograd(adjoint, dx, dy, *panels, nullptr, nullptr);
+    }
   }
   Panels<T> panels(g.taps(), g.o, g.c);
   pack(panels, weight, 1, g.c, g.taps() * g.c);
@@ -273,8 +307,45 @@ void conv2d(const Call& call) {
       bias.assign(b->data<A>(), b->data<A>() + g.o);
       bias.resize(ceilDiv(g.o, kMaxPanel<T>) * kMaxPanel<T>);
     }
-    forward<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), b == nullptr ? nullptr : bias.data());
+    const auto panels = packed(g, w.data<T>());
+    forward<T>(g, y.data<T>(), x.data<T>(), *panels, b == nullptr ? nullptr : bias.data(), nullptr);
   });
+}
+
+void conv2dNorm(const Call& call) {
+  using Names = args::conv2dNorm;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight),
+               *residual = call.optional(Names::residual);
+  REQUIRE(residual == nullptr || residual->shape == y.shape, "SHAPE",
+          "conv2dNorm: expected a residual of y's shape " + describe(y) + " but received " + describe(*residual));
+  const Geometry g(call, Names{}, x, w, y, "y");
+  const double eps = call.number(Names::eps);
+  const bool relu = call.flag(Names::relu);
+  dispatchStored(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulator<T>;
+    const A* variance = call.tensor(Names::variance).data<A>();
+    std::vector<A> invstd(g.o), scale(g.o), shift(g.o);
+    for (int64_t o = 0; o < g.o; ++o) invstd[o] = static_cast<A>(1 / std::sqrt(static_cast<double>(variance[o]) + eps));
+    affine(g.o, call.tensor(Names::normWeight).data<A>(), call.tensor(Names::normBias).data<A>(), call.tensor(Names::mean).data<A>(),
+           invstd.data(), scale.data(), shift.data());
+    const ResultNorm<T> norm{scale.data(), shift.data(), y.data<T>(), residual == nullptr ? nullptr : residual->data<T>(), relu};
+    // Weights of one shape are packed in one of three ways; views of other shapes share their memory.
+    const std::array<int64_t, 4> form{g.o, g.kh, g.kw, byWinograd<T>(g) ? 3 : g.mergeRow() ? 2 : 1};
+    std::shared_ptr<void> panels = w.storage->derived.form == form ? w.storage->derived.value : packed(g, w.data<T>());
+    if (keepsWeights(g)) w.storage->derived = {form, panels};
+    forward<T>(g, y.data<T>(), x.data<T>(), *static_cast<Panels<T>*>(panels.get()), nullptr, &norm);
+  });
+}
+
+size_t keptBytes(const Call& call, const Tensor*& holder) {
+  if (static_cast<OpIndex>(call.index) != OpIndex::conv2dNorm) return 0;
+  using Names = args::conv2dNorm;
+  holder = &call.tensor(Names::weight);
+  const Geometry g(call, Names{}, call.tensor(Names::x), *holder, call.tensor(Names::y), "y");
+  if (!keepsWeights(g)) return 0;
+  const size_t bytes = static_cast<size_t>(g.o * g.taps() * g.c) * itemSize(holder->dtype);
+  return holder->dtype == DType::f32 && byWinograd<float>(g) ? bytes * 16 / 9 : bytes;
 }
 
 void conv2dBackwardInput(const Call& call) {

@@ -103,12 +103,18 @@ std::vector<T> withEvenDepth(const Panels<T>& panels, std::vector<const T*>& tab
   return copies;
 }
 
+struct Nothing {
+  template <class T>
+  void operator()(T* const*, int, int64_t, int64_t) const {}
+};
+
 // For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j].
+// after(rows, count, column, columns) is given each tile of the result, `columns` of it from `column` on, while it is in the cache.
 // fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
 // scratchPerRow elements a row.
-template <class T, class Fill, class Out>
+template <class T, class Fill, class Out, class After = Nothing>
 void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<T>* bias, int64_t scratchPerRow,
-                  Fill fill, Out out) {
+                  Fill fill, Out out, After after = {}) {
   if (count == 0) return;
   const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
@@ -151,6 +157,7 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
         call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
         for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
         kernel.run(call);
+        after(shifted.data(), call.validRows, column, call.validColumns);
       }
     }
   });

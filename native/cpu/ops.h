@@ -8,6 +8,9 @@ namespace densecl::cpu {
 #include "../core/ops.def"
 #undef OP
 
+// Device::keptBytes: of the weights of conv2dNorm.
+size_t keptBytes(const Call& call, const Tensor*& holder);
+
 // Calls body(T{}) with the C++ type of a floating dtype that is computed in as it is.
 template <class F>
 void dispatchFloat(const Call& call, DType dtype, F body) {

@@ -51,6 +51,7 @@ bool needsWidening(const Call& call) {
     case OpIndex::sumRows:
     case OpIndex::maxPool2d:
     case OpIndex::conv2d:
+    case OpIndex::conv2dNorm:
     case OpIndex::conv2dBackwardInput:
     case OpIndex::conv2dBackwardWeight:
     case OpIndex::matmul:

@@ -228,11 +228,15 @@ bool winogradPays(const Filter3x3& f) {
   return allowed() && f.c % kLanes == 0 && f.o % kLanes == 0 && f.c >= 32 && f.o >= 32 && 2 * computed <= 3 * f.oh * f.ow;
 }
 
-void winograd(const Filter3x3& f, float* y, const float* x, const Weight3x3& weight, const float* bias) {
+std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& f, const Weight3x3& weight) {
+  auto panels = std::make_unique<Panels<float>>(kPoints, f.c, f.o);
+  packWeights(*panels, weight);
+  return panels;
+}
+
+void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panels, const float* bias, const ResultNorm<float>* norm) {
   const Tiles tiles(f);
   if (tiles.count == 0) return;
-  Panels<float> panels(kPoints, f.c, f.o);
-  packWeights(panels, weight);
   const TileKernel<float>& kernel = panels.kernel;
   // The transformed tiles of a block stay in the L2 cache while panels pass.
   const int64_t fitting = std::clamp<int64_t>(int64_t{384} * 1024 / (kPoints * f.c * 4) / 12 * 12, 24, 96);
@@ -266,6 +270,9 @@ void winograd(const Filter3x3& f, float* y, const float* x, const Weight3x3& wei
       for (int64_t i = 0; i < count; ++i) {
         tiles.outputs<float*>(first + i, y + column, outside.data(), pixels);
         transformOutput({m.data() + i * panels.width, block * panels.width, columns, bias == nullptr ? nullptr : bias + column, pixels});
+        if (norm != nullptr)
+          for (float* pixel : pixels)
+            if (pixel != outside.data()) norm->apply(&pixel, 1, column, columns);
       }
     }
   });

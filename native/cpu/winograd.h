@@ -4,6 +4,10 @@
 //   y = A^T [ (G w G^T) * (B^T x B) ] A,   dw = G^T [ (B^T x B) * (A dy A^T) ] G
 #pragma once
 #include <cstdint>
+#include <memory>
+
+#include "gemm.h"
+#include "resultNorm.h"
 
 namespace densecl::cpu {
 
@@ -22,8 +26,10 @@ struct Weight3x3 {
 // on the batch. DENSECL_WINOGRAD=0 says no.
 bool winogradPays(const Filter3x3& filter);
 
-// Bias is of whole panels, or null.
-void winograd(const Filter3x3& filter, float* y, const float* x, const Weight3x3& weight, const float* bias);
+// Weights as the products want them, to be kept or not.
+std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& filter, const Weight3x3& weight);
+// Bias is of whole panels, or null; `norm` is applied to the result, or null.
+void winograd(const Filter3x3& filter, float* y, const float* x, Panels<float>& panels, const float* bias, const ResultNorm<float>* norm);
 // dw [o, 3, 3, c]
 void winogradWeight(const Filter3x3& filter, float* dw, const float* dy, const float* x);
 

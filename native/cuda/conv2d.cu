@@ -149,6 +149,10 @@ template void unfoldImages(const Call&, const Geometry&, const Unfolding&, const
 template void copyLines(const Call&, const float*, Lines, float*, Lines, int64_t);
 template void copyLines(const Call&, const bf16*, Lines, bf16*, Lines, int64_t);
 
+void conv2dNorm(const Call&) {
+  throw Error("DEVICE", "conv2dNorm: expected a device that norms what its convolutions write (Traits::normsResults)");
+}
+
 void conv2d(const Call& call) {
   using Names = args::conv2d;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight),

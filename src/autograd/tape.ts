@@ -18,6 +18,9 @@ interface Node {
 
 let active: Tape | undefined
 
+/** Whether a tape records ops on these inputs: then they are those that have gradients. */
+export const isRecorded = (inputs: Inputs): boolean => active?.needs(inputs) === true
+
 /** Told of a gradient that is complete, by the place of its target; it may be read and written beside what is left of the pass. */
 export type GradientReady = (place: number, gradient: Tensor) => void
 

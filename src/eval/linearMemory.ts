@@ -48,7 +48,7 @@ export function estimateLinearMemory(backbone: Backbone, options: Planned): Memo
 }
 
 /**
- * The bytes that are in use at one time: at the start, of which classifiers and their optimiser have `own`, more for features, and
+ * The bytes that are in use at one time: at the start, of which a state has `own`, those of classifiers and momenta; more for features, and
  * more in steps; how many images are computed together, and how many values the features of one, and the largest of them, have.
  */
 function tensorBytes(
@@ -59,7 +59,6 @@ function tensorBytes(
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, most }) => {
     const { device } = twin
-    const network = most()
     const shapes = withCompute(settings, () => shapesOf(twin, protocol.heads, imageSize))
     const heads = new LinearHeads(shapes, classes, random)
     const sgd = linearOptimizer(heads, protocol)
@@ -88,7 +87,7 @@ function tensorBytes(
       const sizes = shapes.map(({ size }) => size)
       return {
         state,
-        own: state - network,
+        own: 2 * [...heads.tensors()].reduce((sum, [, { bytes }]) => sum + bytes, 0),
         features,
         step: most() - state - features,
         images,

@@ -1,6 +1,7 @@
 import type { Group } from '../distributed/group.js'
 import { batchNorm, type BatchNormOptions } from '../ops/batchNorm.js'
 import { conv2d, conv2dForNorm, type ConvolutionForNorm } from '../ops/conv2d.js'
+import { conv2dNorm, type RunningNorm } from '../ops/conv2dNorm.js'
 import { layerNorm } from '../ops/layerNorm.js'
 import { linear } from '../ops/linear.js'
 import type { Conv2dOptions } from '../ops/windows.js'
@@ -90,6 +91,11 @@ export class Conv2d {
   /** @internal forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
   forwardForNorm(x: Tensor, groups: number): ConvolutionForNorm {
     return conv2dForNorm(x, this.#copy ?? this.weight, this.options, groups)
+  }
+
+  /** @internal forward, and the norm by running statistics of the result. */
+  forwardNormed(x: Tensor, norm: RunningNorm, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'>): Tensor {
+    return conv2dNorm(x, this.#copy ?? this.weight, norm, { ...this.options, ...options })
   }
 
   /** Parameters and buffers by name. */
@@ -208,7 +214,8 @@ export function convNorm(
   options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'> = {},
 ): Tensor {
   return scope(() => {
-    const { y, statistics } = mode.train ? conv.forwardForNorm(x, mode.groups) : { y: conv.forward(x), statistics: undefined }
+    if (!mode.train) return conv.forwardNormed(x, norm, options)
+    const { y, statistics } = conv.forwardForNorm(x, mode.groups)
     return norm.forward(y, mode, { ...options, statistics })
   })
 }

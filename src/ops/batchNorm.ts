@@ -144,6 +144,9 @@ function trainForReaders(
   return { outputs: [y ?? deferNorm({ x, scale, shift, relu })], saved }
 }
 
+/** What is added to variances where nobody says. */
+export const defaultEps = 1e-5
+
 /** Batch norm of x [N, H, W, C] by channel, with weight, bias, running mean and variance [C]. */
 export function batchNorm(
   x: Tensor,
@@ -155,7 +158,7 @@ export function batchNorm(
 ): Tensor {
   const {
     train,
-    eps = 1e-5,
+    eps = defaultEps,
     momentum = 0.1,
     groups = 1,
     relu = false,

@@ -68,6 +68,8 @@ export interface DeviceTraits {
   readonly epilogues: boolean
   /** Convolutions and poolings normalise what they read, and convolutions combine the gradient of a norm as they load it. */
   readonly prologues: boolean
+  /** Convolutions apply a batch norm by running statistics, a residual and ReLU to what they write, where no gradient is asked for. */
+  readonly normsResults: boolean
   /** Max pooling keeps the tap of a window in a byte where it fits, and nothing for a pass without a gradient; elsewhere always an i32. */
   readonly byteIndices: boolean
   /** Bytes of the accesses that prologues and epilogues are made of: channels must be whole ones. 0 without them. */

@@ -13,6 +13,7 @@ import { clipByGlobalNorm } from '../../src/optim/clip.js'
 import { Lars } from '../../src/optim/lars.js'
 import { checkFinite, Sgd } from '../../src/optim/sgd.js'
 import { catalogue, type OpName } from '../../src/ops/catalogue.js'
+import { conv2dNorm } from '../../src/ops/conv2dNorm.js'
 import { deferNorm, deferNormGradient } from '../../src/ops/fusion.js'
 import { permute } from '../../src/ops/permute.js'
 import { packageRoot } from '../../src/tensor/addon.js'
@@ -123,6 +124,9 @@ function callEveryOp(): void {
   const vector = (rows: number): Tensor => Tensor.zeros([rows, 5])
   deferNorm({ x, scale: vector(2), shift: vector(2), relu: true }).data()
   deferNormGradient({ dz: x, x, mean: vector(2), coefficients: Tensor.zeros([3, 2, 5]) }).data()
+  const channels = (): Tensor => Tensor.zeros([5])
+  const norm = { weight: channels(), bias: channels(), runningMean: channels(), runningVar: channels() }
+  conv2dNorm(x, Tensor.zeros([5, 1, 1, 5]), norm, { residual: x })
   const views = [Tensor.zeros([1, 4, 4, 3]), Tensor.zeros([1, 4, 4, 3])] as const
   const view = wholeImage({ width: 4, height: 4, data: new Uint8Array(0) })
   const placed = { view, offset: 0, height: 4, width: 4 }

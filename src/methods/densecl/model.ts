@@ -202,8 +202,8 @@ export class DenseCL {
   }
 
   /**
-   * Starts to count the positions of all processes that have a partner. Joined: what the losses weigh, and the share of positions that
-   * count where prepare() set partners.
+   * @internal Starts to count the positions of all processes that have a partner. Joined: what the losses weigh, and the share of positions
+   * that count where prepare() set partners.
    */
   startLossWeights(): Pending<LossWeights & { shown?: Tensor }> {
     const { partners } = this
