@@ -4,9 +4,12 @@
  *          --sides densecl,eager,compile,reduce-overhead (on the CPU densecl,densecl-bf16,nchw,channels_last,channels_last-bf16),
  *          --rounds, --rows FILE (a JSON line as each comes), --seconds a process; DENSECL_PYTHON names the Python of the peer
  *   detection  one training step of a detector (Faster R-CNN, C4), with the flags of steps
+ *   inference  features of a ResNet-50 at 224 px, also beside onnxruntime on the CPU, with the flags of steps
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
 import { spawn, spawnSync } from 'node:child_process'
+import { rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
@@ -22,7 +25,7 @@ import { scope, Tensor } from '../src/tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../src/tensor/traits.js'
 import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
-const usage = 'bench [steps] [detection] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
+const usage = 'bench [steps] [detection] [inference] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
 function refuse(problem: string): never {
   console.error(`densecl: ${problem}\n  usage: ${usage}`)
   process.exit(2)
@@ -121,6 +124,12 @@ const detectionCases: Record<DeviceKind, StepCase[]> = {
   ],
 }
 
+const inferenceCases: Record<DeviceKind, StepCase[]> = {
+  cuda: [{ name: (batch) => `resnet50-224px-batch${batch}`, batches: [1, 32, 256], flags: '--depth 50 --image 224 --steps 50'.split(' ') }],
+  cpu: [{ name: (batch) => `resnet50-224px-batch${batch}`, batches: [1, 32], flags: '--depth 50 --image 224 --steps 10'.split(' ') }],
+  simt: [{ name: (batch) => `resnet18-32px-batch${batch}`, batches: [1, 2], flags: '--depth 18 --image 32 --steps 1'.split(' ') }],
+}
+
 /** What is compared: whose program prints rows, how its sizes are counted, and of which sizes. */
 interface StepBench {
   program: string
@@ -133,7 +142,12 @@ interface StepBench {
   /** Whether steps in bf16 are compared on the CPU beside those in f32. */
   rounded: boolean
   cases: Record<DeviceKind, StepCase[]>
+  /** Sides on the CPU beside the usual ones. */
+  more?: Record<string, string[]>
 }
+/** Where the network is that onnxruntime reads. */
+const onnxModel = join(tmpdir(), `densecl-${process.pid}.onnx`)
+
 const stepBenches = {
   steps: {
     program: 'densecl.js',
@@ -152,6 +166,16 @@ const stepBenches = {
     compiled: false,
     rounded: false,
     cases: detectionCases,
+  },
+  inference: {
+    program: 'inference.js',
+    tunes: false,
+    peer: ['inference.py'],
+    unit: 'images',
+    compiled: true,
+    rounded: true,
+    cases: inferenceCases,
+    more: { compile: ['--channels-last', '--compile'], onnxruntime: ['--onnx', onnxModel] },
   },
 } as const satisfies Record<string, StepBench>
 
@@ -219,20 +243,23 @@ function lastLines(text: string): string {
 
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
 async function steps(bench: keyof typeof stepBenches): Promise<void> {
-  const { program, tunes, peer: peerProgram, unit, compiled, rounded, cases }: StepBench = stepBenches[bench]
+  const { program, tunes, peer: peerProgram, unit, compiled, rounded, cases, more = {} }: StepBench = stepBenches[bench]
   const tuned = tunes && traits.asynchronous
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
   const has = ([name, own]: [string, string[]]): boolean => (compiled || !own.includes('--compile')) && (rounded || !name.endsWith('-bf16'))
-  const [ours, peers] = [ourFlags, peerFlags].map((all) => Object.fromEntries(Object.entries(all[kind]).filter(has))) as [
+  const [ours, usual] = [ourFlags, peerFlags].map((all) => Object.fromEntries(Object.entries(all[kind]).filter(has))) as [
     Record<string, string[]>,
     Record<string, string[]>,
   ]
+  const peers = kind === 'cpu' ? { ...usual, ...more } : usual
   const possible = [...Object.keys(ours), ...Object.keys(peers)]
   const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
   if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
   const sides = flags.sides?.split(',') ?? (hasPeer ? possible : Object.keys(ours))
   for (const side of sides) if (!possible.includes(side)) refuse(`--sides has ${side}: expected some of ${possible.join(', ')}`)
   const rounds = whole('rounds')
+  if (sides.includes('onnxruntime'))
+    spawnSync(process.execPath, [join(packageRoot, 'dist', 'bench', 'steps', program), '--onnx', onnxModel], { stdio: 'inherit' })
   const own = [join(packageRoot, 'dist', 'bench', 'steps', program), '--device', device, ...(tuned ? ['--tune', 'true'] : [])]
   const [script, ...command] = peerProgram
   const peer = [join(packageRoot, 'bench', 'peers', script), ...command]
@@ -278,6 +305,7 @@ async function steps(bench: keyof typeof stepBenches): Promise<void> {
       )
     }
   }
+  rmSync(onnxModel, { force: true })
   console.log(`written: ${results(`${kind}-${bench}`)}`)
   if (rows.some(({ error }) => error !== undefined)) process.exitCode = 1
 }
@@ -367,7 +395,12 @@ async function data(): Promise<void> {
   })
 }
 
-const benches: Record<string, () => Promise<void>> = { data, steps: () => steps('steps'), detection: () => steps('detection') }
+const benches: Record<string, () => Promise<void>> = {
+  data,
+  steps: () => steps('steps'),
+  detection: () => steps('detection'),
+  inference: () => steps('inference'),
+}
 for (const word of words)
   if (benches[word] === undefined) refuse(`there is no bench ${word}: expected some of ${Object.keys(benches).join(', ')}`)
 for (const [word, bench] of Object.entries(benches)) if (words.length === 0 || words.includes(word)) await bench()
