@@ -21,7 +21,7 @@ import { channelWords, colourImages, type ImageFormat } from '../data/augment.js
 import { backboneHelp, imagesOf, kindOfFlag } from '../run/backbone.js'
 import { imageSizeOfRun } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
-import { type ConfiguredFramework, loadingConfiguration } from '../weights/configurations.js'
+import { type ConfiguredFramework, loadingConfiguration, torchvisionProgram } from '../weights/configurations.js'
 import { type ExportTarget, writeBackbone } from '../weights/export.js'
 import { importBackbone } from '../weights/import.js'
 import { timmCaution, writeTimmFolder } from '../weights/timm.js'
@@ -148,7 +148,11 @@ function exportNetwork(
   const classes = classifier?.record.classes
   const imageSize = classifier?.record.imageSize ?? imageSizeOfRun(weights) ?? 224
   // Before anything is written: it throws where the framework cannot build such a backbone.
-  const configuration = isConfigured(framework) ? loadingConfiguration(framework, resolve(out), backbone, images) : undefined
+  const configuration = isConfigured(framework)
+    ? loadingConfiguration(framework, resolve(out), backbone, images)
+    : framework === 'torchvision' && !whole
+      ? torchvisionProgram(resolve(out), backbone)
+      : undefined
   if (framework === 'timm') {
     const named = classifier === undefined ? {} : { classifier: { model: classifier.model, classes: classes! } }
     writeTimmFolder(out, { backbone, ...named }, { size: imageSize, mean: images.mean, deviation: images.deviation })

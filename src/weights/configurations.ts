@@ -160,3 +160,27 @@ export const loadingConfiguration = (
   backbone: Backbone,
   normalisation: Normalisation,
 ): string => writers[framework](path, shapeOf(backbone, framework), normalisation)
+
+/**
+ * Lines of Python by which torchvision's network gets the strides that a backbone was trained with, and its weights from `path`; undefined
+ * where torchvision has no such network, or has those strides anyway.
+ */
+export function torchvisionProgram(path: string, backbone: Backbone): string | undefined {
+  if (!(backbone instanceof ResNet)) return undefined
+  const { depth, baseChannels, inputs, options } = backbone
+  const { strides = resnetStrides } = options
+  const others = strides.flatMap((stride, s) => (stride === resnetStrides[s] ? [] : [{ stage: s + 1, stride }]))
+  if (baseChannels !== 64 || inputs !== 3 || others.length === 0 || strides[0] !== resnetStrides[0]) return undefined
+  const { bottleneck } = resnetDepths[depth]
+  const load = path.endsWith('.pth') ? 'torch.load' : 'safetensors.torch.load_file'
+  return [
+    `# torchvision's network has strides ${resnetStrides.join('-')}, but these weights were trained with ${strides.join('-')}:`,
+    `import torch, torchvision${path.endsWith('.pth') ? '' : ', safetensors.torch'}`,
+    `model = torchvision.models.resnet${depth}()`,
+    ...others.map(({ stage, stride }) => {
+      const block = `model.layer${stage}[0]`
+      return `${block}.conv${bottleneck ? 2 : 1}.stride = ${block}.downsample[0].stride = (${stride}, ${stride})`
+    }),
+    `model.load_state_dict(${load}(${quoted(path)}), strict=False)`,
+  ].join('\n')
+}

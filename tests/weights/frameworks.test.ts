@@ -15,8 +15,8 @@ import { ResNet, type ResNetOptions } from '../../src/nn/resnet.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { Random } from '../../src/tensor/random.js'
-import { scope } from '../../src/tensor/tensor.js'
-import { loadingConfiguration } from '../../src/weights/configurations.js'
+import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { loadingConfiguration, torchvisionProgram } from '../../src/weights/configurations.js'
 import { storedBackbone, writeBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { timmConfig, timmFiles, writeTimmFolder } from '../../src/weights/timm.js'
@@ -131,6 +131,56 @@ assert {name: each["shape"] for name, each in head.items() if name != "__metadat
       assert.equal(readdirSync(path).sort(), [...timmFiles].sort())
       const { architecture, num_features } = JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')) as Record<string, unknown>
       assert.equal([architecture, num_features], [`resnet${depth}`, backbone.channels])
+      backbone.dispose()
+    }
+  }),
+)
+
+/** Runs the program that the command prints, then compares the last map of random images with ours, read on the standard input. */
+const torchvisionRest = `
+import sys, json
+given = json.load(sys.stdin)
+model.eval()
+x = torch.tensor(given["x"]).reshape(2, 64, 64, 3).permute(0, 3, 1, 2)
+with torch.no_grad():
+    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        x = stage(x)
+y = torch.tensor(given["y"]).reshape(given["shape"]).permute(0, 3, 1, 2)
+assert x.shape == y.shape, (x.shape, y.shape)
+assert (x - y).abs().max() < 1e-4 * y.abs().max(), (x - y).abs().max()
+`
+
+testWhere(hasTorch, noTorch, test, 'weights of other strides give our maps in torchvision by the lines that export prints', () =>
+  withFolder((folder) => {
+    for (const [depth, strides] of [
+      [18, [1, 2, 2, 1]],
+      [18, [1, 2, 1, 1]],
+      [50, [1, 1, 2, 1]],
+    ] as const) {
+      const backbone = build({ depth, strides })
+      unsettle(backbone.state())
+      const [weights, out] = [join(folder, 'w.safetensors'), join(folder, 'w.pth')]
+      writeBackbone(weights, backbone, 'torchvision')
+      const { code, out: said, err } = runCli(['export', weights, '--for', 'torchvision', '--out', out, '--overwrite'])
+      assert.is(code, 0, err)
+      const program = said.slice(said.indexOf("# torchvision's network has strides 1-2-2-2, but these weights"))
+      const random = new Random(3)
+      const given = scope(() => {
+        const x = Tensor.from(
+          Float32Array.from({ length: 2 * 64 * 64 * 3 }, () => random.normal()),
+          [2, 64, 64, 3],
+        )
+        const y = backbone.forward(x, evaluation)
+        return { x: [...x.data()], y: [...y.data()], shape: y.shape }
+      })
+      runPython(`${program}\n${torchvisionRest}`, [], JSON.stringify(given))
+      backbone.dispose()
+    }
+    // Those of torchvision itself, and a network that it has not.
+    for (const options of [{}, { strides: [1, 2, 1, 1], baseChannels: 16 }]) {
+      const backbone = blank(options)
+      assert.is(torchvisionProgram('w.pth', backbone), undefined)
       backbone.dispose()
     }
   }),
