@@ -8,6 +8,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { reshape } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
 import { l2Normalize } from '../ops/similarity.js'
+import { topK } from '../ops/topK.js'
 import { withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
@@ -44,41 +45,86 @@ export interface KnnOptions {
 /** Predicted labels of `queries` from the labelled `bank`. */
 export function knnPredict(bank: Features, queries: Features, { k, temperature = 0.07 }: KnnOptions): Int32Array {
   if (bank.dim !== queries.dim) fail('SHAPE', `kNN: the bank has features of ${bank.dim} channels but the queries of ${queries.dim}`)
-  const count = bank.labels.length
-  const classes = bank.labels.reduce((most, label) => Math.max(most, label), 0) + 1
-  const neighbours = Math.min(k, count)
-  const predicted = new Int32Array(queries.labels.length)
+  const [{ dim, labels }, count] = [bank, queries.labels.length]
+  const classes = labels.reduce((most, label) => Math.max(most, label), 0) + 1
+  const predicted = new Int32Array(count)
   scope(() => {
-    const keys = Tensor.from(bank.values, [count, bank.dim])
-    for (let first = 0; first < predicted.length; first += queryBlock) {
-      stopIfInterrupted()
-      const rows = Math.min(queryBlock, predicted.length - first)
-      const block = queries.values.subarray(first * bank.dim, (first + rows) * bank.dim)
-      const similarities = scope(() => linear(Tensor.from(block, [rows, bank.dim]), keys).data())
-      for (let q = 0; q < rows; ++q)
-        predicted[first + q] = vote(similarities.subarray(q * count, (q + 1) * count), bank.labels, classes, neighbours, temperature)
+    const parts = Array.from({ length: Math.ceil(labels.length / bankBlock) }, (_, part) => ({
+      first: part * bankBlock,
+      keys: Tensor.from(...rowsOf(bank, part * bankBlock, bankBlock)),
+    }))
+    for (let first = 0; first < count; first += queryBlock) {
+      const block = Tensor.from(...rowsOf(queries, first, queryBlock))
+      const nearest = new Nearest(block.shape[0]!, Math.min(k, labels.length))
+      for (const { first: row, keys } of parts) {
+        stopIfInterrupted()
+        scope(() => {
+          const { values, index } = topK(linear(block, keys), Math.min(k, keys.shape[0]!))
+          nearest.take(values.data() as Float32Array, index.data() as Int32Array, row)
+        })
+      }
+      block.dispose()
+      for (let q = 0; q < block.shape[0]!; ++q) predicted[first + q] = vote(nearest.of(q), labels, classes, temperature)
     }
   })
   return predicted
+
+  function rowsOf({ values }: Features, first: number, most: number): [Float32Array, [number, number]] {
+    const rows = Math.min(most, values.length / dim - first)
+    return [values.subarray(first * dim, (first + rows) * dim), [rows, dim]]
+  }
 }
 
-const queryBlock = 64
+// The similarities of a block to a part of the bank are 64 MiB; each part is packed for the product once for so many queries.
+const [queryBlock, bankBlock] = [1024, 16_384]
 
-/** The class with most votes among the most similar; of equally similar ones the first are taken. */
-function vote(similarity: ArrayLike<number>, labels: Int32Array, classes: number, neighbours: number, temperature: number): number {
-  const threshold = Float64Array.from(similarity).sort()[labels.length - neighbours]!
+/** The bytes that features of so many images take, and a classification of them: the bank twice, and similarities of a block. */
+export const knnBytes = (bank: number, queries: number, channels: number): number =>
+  4 * ((2 * bank + queries) * channels + Math.min(queries, queryBlock) * Math.min(bank, bankBlock))
+
+/** The most similar rows of the bank for each query: of equally similar ones the first. */
+class Nearest {
+  #values: Float32Array
+  #rows: Int32Array
+  /** How many there are for each query. */
+  #count = 0
+
+  constructor(
+    readonly queries: number,
+    readonly most: number,
+  ) {
+    this.#values = new Float32Array(0)
+    this.#rows = new Int32Array(0)
+  }
+
+  /** Takes those of a later part of the bank, which begins with `first`: similarities in descending order [queries, n], and places. */
+  take(values: Float32Array, index: Int32Array, first: number): void {
+    const added = values.length / this.queries
+    const count = Math.min(this.most, this.#count + added)
+    const [merged, rows] = [new Float32Array(this.queries * count), new Int32Array(this.queries * count)]
+    for (let q = 0; q < this.queries; ++q) {
+      let [old, next] = [q * this.#count, q * added]
+      const [oldEnd, nextEnd] = [old + this.#count, next + added]
+      for (let at = q * count; at < (q + 1) * count; ++at) {
+        const stays = next >= nextEnd || (old < oldEnd && this.#values[old]! >= values[next]!)
+        merged[at] = stays ? this.#values[old]! : values[next]!
+        rows[at] = stays ? this.#rows[old++]! : first + index[next++]!
+      }
+    }
+    this.#values = merged
+    this.#rows = rows
+    this.#count = count
+  }
+
+  *of(query: number): Generator<{ similarity: number; row: number }> {
+    for (let at = query * this.#count; at < (query + 1) * this.#count; ++at) yield { similarity: this.#values[at]!, row: this.#rows[at]! }
+  }
+}
+
+/** The class with most votes among the most similar. */
+function vote(nearest: Iterable<{ similarity: number; row: number }>, labels: Int32Array, classes: number, temperature: number): number {
   const votes = new Float64Array(classes)
-  let above = 0
-  for (let i = 0; i < labels.length; ++i) {
-    if (similarity[i]! <= threshold) continue
-    votes[labels[i]!]! += Math.exp(similarity[i]! / temperature)
-    above += 1
-  }
-  for (let i = 0; i < labels.length && above < neighbours; ++i) {
-    if (similarity[i]! !== threshold) continue
-    votes[labels[i]!]! += Math.exp(threshold / temperature)
-    above += 1
-  }
+  for (const { similarity, row } of nearest) votes[labels[row]!]! += Math.exp(similarity / temperature)
   return votes.indexOf(largest(votes))
 }
 

@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os'
 
 import { loaderBytes, workersFor } from '../data/loader.js'
 import { extractBatch } from '../eval/features.js'
+import { knnBytes } from '../eval/knn.js'
 import { evaluation } from '../nn/layers.js'
 import type { Method } from '../methods/method.js'
 import type { BackboneKind } from '../nn/backbone.js'
@@ -42,7 +43,7 @@ export function estimateMemory(
   const { imageSize, batchSize, mostPixels } = config
   const images = { channels: tensors.inputs, mean: [], deviation: [] }
   const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels, images })
-  const features = knn === undefined ? 0 : 4 * (knn.bank + knn.queries) * tensors.channels + 16 * knn.bank * extractBatch
+  const features = knn === undefined ? 0 : knnBytes(knn.bank, knn.queries, tensors.channels)
   const onDevice: Part[] = [
     { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },
     { what: `a step of ${batchSize} images of ${imageSize} px: activations, gradients`, bytes: tensors.step },

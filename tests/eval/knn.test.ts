@@ -44,49 +44,75 @@ test('the nearest neighbour decides with k 1, weighted votes beyond', () => {
   throwsError(() => knnPredict(bank, features([[1, 2, 3]], [0]), { k: 1 }), 'SHAPE', /2 channels/, /3/)
 })
 
-test('agrees with a plain computation in f64', () => {
-  const random = new Random(6)
-  const rows = (n: number): number[][] => Array.from({ length: n }, () => Array.from({ length: 7 }, () => random.normal()))
-  const labels = (n: number): number[] => Array.from({ length: n }, () => random.below(4))
-  const [bank, queries] = [features(rows(90), labels(90)), features(rows(70), labels(70))]
-  const plain = Array.from(queries.labels, (_, q) => {
-    const scored = Array.from(bank.labels, (label, i) => ({
-      label,
-      s: Array.from({ length: 7 }, (__, c) => bank.values[7 * i + c]! * queries.values[7 * q + c]!).reduce((a, b) => a + b),
-    }))
-    const votes = [0, 0, 0, 0]
-    for (const { label, s } of scored.sort((a, b) => b.s - a.s).slice(0, 9)) votes[label]! += Math.exp(s / 0.07)
+/** Row by row in f64; of equally similar rows the first vote. */
+function plainly(bank: Features, queries: Features, k: number): number[] {
+  const { dim } = bank
+  return Array.from(queries.labels, (_, q) => {
+    const scored = Array.from(bank.labels, (label, i) => {
+      let s = 0
+      for (let c = 0; c < dim; ++c) s += bank.values[dim * i + c]! * queries.values[dim * q + c]!
+      return { label, s }
+    })
+    const votes = new Array<number>(4).fill(0)
+    for (const { label, s } of scored.sort((a, b) => b.s - a.s).slice(0, k)) votes[label]! += Math.exp(s / 0.07)
     return votes.indexOf(Math.max(...votes))
   })
-  assert.equal([...knnPredict(bank, queries, { k: 9 })], plain)
+}
+
+test('agrees with a plain computation in f64', () => {
+  const random = new Random(6)
+  const drawn = (n: number, dim: number, draw: () => number): Features =>
+    features(
+      Array.from({ length: n }, () => Array.from({ length: dim }, draw)),
+      Array.from({ length: n }, () => random.below(4)),
+    )
+  const [bank, queries] = [drawn(90, 7, () => random.normal()), drawn(70, 7, () => random.normal())]
+  assert.equal([...knnPredict(bank, queries, { k: 9 })], plainly(bank, queries, 9))
+  // Several parts of the bank with few similarities: which of equal ones vote is a matter of their order.
+  const quarters = (n: number): Features => ({
+    values: Float32Array.from({ length: 3 * n }, () => random.below(5) / 4),
+    dim: 3,
+    labels: Int32Array.from({ length: n }, () => random.below(4)),
+  })
+  const [large, few] = [quarters(40_000), quarters(6)]
+  for (const k of [1, 2, 37]) assert.equal([...knnPredict(large, few, { k })], plainly(large, few, k), `k ${k}`)
+  // Several blocks of queries.
+  const many = drawn(1500, 3, () => random.normal())
+  const part = (first: number, last: number): Features => ({
+    ...many,
+    values: many.values.subarray(3 * first, 3 * last),
+    labels: many.labels.subarray(first, last),
+  })
+  const [small, cuts] = [drawn(300, 3, () => random.normal()), [0, 1, 700, 1500]]
+  const parts = cuts.slice(1).flatMap((last, i) => [...knnPredict(small, part(cuts[i]!, last), { k: 5 })])
+  assert.equal([...knnPredict(small, many, { k: 5 })], parts)
 })
 
-test('a classification that is told to end ends between two blocks of queries', () => {
-  const [bank, queries] = [
-    features([[1, 0]], [0]),
+test('a classification that is told to end ends between two parts of the bank', () => {
+  const rows = (count: number): Features =>
     features(
-      Array.from({ length: 200 }, () => [1, 0]),
-      new Array<number>(200).fill(0),
-    ),
-  ]
-  for (const blocks of [0, 1, 2, 3]) {
+      Array.from({ length: count }, () => [1, 0]),
+      new Array<number>(count).fill(0),
+    )
+  const [bank, queries] = [rows(3 * 16_384 + 1), rows(2)]
+  for (const parts of [0, 1, 2, 3]) {
     let asked = 0
     throwsError(
       () =>
         withInterruption(
-          () => ++asked > blocks,
+          () => ++asked > parts,
           () => knnPredict(bank, queries, { k: 1 }),
         ),
       'INTERRUPTED',
     )
-    assert.is(asked, blocks + 1)
+    assert.is(asked, parts + 1)
   }
   assert.is(
     withInterruption(
       () => false,
       () => knnPredict(bank, queries, { k: 1 }),
     ).length,
-    200,
+    2,
   )
 })
 
