@@ -7,6 +7,7 @@ import { type Skipped, skippedLines } from '../data/source.js'
 import { openSource, type SourceFormat, sourceFormats } from '../data/sources.js'
 import { countLine } from '../run/liveLine.js'
 import { fail } from '../tensor/errors.js'
+import { classCount } from '../tensor/hint.js'
 import {
   examples,
   heedingSignals,
@@ -53,10 +54,10 @@ const rounded = (value: number): string => value.toFixed(4)
 
 const imageKinds = (report: DataReport | BoxReport): string =>
   isOfBoxes(report)
-    ? `, ${Object.keys(report.objects).length} classes with boxes`
+    ? `, ${classCount(Object.keys(report.objects).length)} with boxes`
     : report.classes === undefined
       ? ', no labels'
-      : `, ${Object.keys(report.classes).length} classes`
+      : `, ${classCount(Object.keys(report.classes).length)}`
 
 async function reportOfBoxes(
   data: string,

@@ -21,6 +21,7 @@ import { channelWords, colourImages, type ImageFormat } from '../data/augment.js
 import { backboneHelp, imagesOf, kindOfFlag } from '../run/backbone.js'
 import { imageSizeOfRun } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
+import { classCount } from '../tensor/hint.js'
 import { type ConfiguredFramework, loadingConfiguration, torchvisionProgram } from '../weights/configurations.js'
 import { type ExportTarget, writeBackbone } from '../weights/export.js'
 import { importBackbone } from '../weights/import.js'
@@ -159,7 +160,7 @@ function exportNetwork(
   } else if (whole) writeClassifier(out, classifier.model, classifier.record)
   else writeBackbone(out, backbone, targetOf(framework))
   const tensors = [...allTensors(whole ? classifier.model.state() : backbone.state())].length
-  const what = classifier === undefined ? backbone.description : `a classifier of ${classes!.length} classes on ${backbone.description}`
+  const what = classifier === undefined ? backbone.description : `a classifier of ${classCount(classes!.length)} on ${backbone.description}`
   const written =
     classifier === undefined || whole
       ? `${what}, ${tensors} tensors for ${framework}`
@@ -202,7 +203,7 @@ async function exportDetector(weights: string, flags: Flags, framework: Exclude<
       print(
         flags.json === true,
         { out: flags.out, for: framework, part: 'detector', classes: record.classes, tensors },
-        `a detector of ${record.classes.length} classes on ${backbone.name}, ${tensors} tensors for ${framework}: ${flags.out}\n` +
+        `a detector of ${classCount(record.classes.length)} on ${backbone.name}, ${tensors} tensors for ${framework}: ${flags.out}\n` +
           settingsOf(framework, record),
       )
     } else {
@@ -277,7 +278,7 @@ function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }
     print(
       json === true,
       { out, for: 'onnx', part: 'detector', outputs: found, raw, classes, testScale, longest },
-      `a detector of ${classes.length} classes on ${model.backbone.name} for onnx, outputs ${found.join(', ')}: ${out}\n` +
+      `a detector of ${classCount(classes.length)} on ${model.backbone.name} for onnx, outputs ${found.join(', ')}: ${out}\n` +
         `one image: ${inputOf(colourImages, raw, 1)}, short side ${testScale}, long side ${longest} at most; boxes are in its pixels`,
     )
   } finally {

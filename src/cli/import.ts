@@ -5,6 +5,7 @@ import { holdsDetector, importDetector } from '../detection/exchange.js'
 import { holdsClassifier, importClassifier, writeClassifier } from '../eval/classifierFile.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
+import { classCount } from '../tensor/hint.js'
 import { importBackbone } from '../weights/import.js'
 import { writeBackbone } from '../weights/export.js'
 import { examples, numberFlag, print, type Register } from './command.js'
@@ -70,7 +71,7 @@ export const register: Register = (program, done) => {
           fail('ARGUMENT', `import: expected a file ending in .safetensors for a detector but received ${flags.out}`)
         if (flags.out !== undefined) saveDetector(flags.out, model, record)
         const lines = [
-          `a detector of ${record.classes.length} classes on ${model.backbone.description}, style ${record.style}`,
+          `a detector of ${classCount(record.classes.length)} on ${model.backbone.description}, style ${record.style}`,
           ...(assumed ? ['the file says no settings: those of the published protocol are assumed'] : []),
           ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
         ]
@@ -85,7 +86,7 @@ export const register: Register = (program, done) => {
         model.dispose()
         model.backbone.dispose()
         const lines = [
-          `a classifier of ${record.classes.length} classes on ${model.backbone.description}, images of ${record.imageSize} px`,
+          `a classifier of ${classCount(record.classes.length)} on ${model.backbone.description}, images of ${record.imageSize} px`,
           ...(assumed ? ['the file says no classes and no image size: numbers and 224 px are assumed'] : []),
           ...(flags.out === undefined ? [] : [`written    ${flags.out}`]),
         ]

@@ -1,4 +1,4 @@
-/** What a message offers for a word that is not known. */
+/** What a message offers for a word that is not known, and how it counts. */
 
 const simple = (word: string): string => word.toLowerCase().replace(/[-_ ]/g, '')
 
@@ -43,3 +43,6 @@ export function didYouMean(word: string, candidates: readonly string[], shown = 
   const name = nearest(word, candidates)
   return name === undefined ? '' : ` (did you mean ${shown(name)}?)`
 }
+
+/** `1 class`, `2 classes`. */
+export const classCount = (count: number): string => (count === 1 ? '1 class' : `${count} classes`)
