@@ -142,8 +142,8 @@ interface StepBench {
   /** Whether steps in bf16 are compared on the CPU beside those in f32. */
   rounded: boolean
   cases: Record<DeviceKind, StepCase[]>
-  /** Sides on the CPU beside the usual ones. */
-  more?: Record<string, string[]>
+  /** Sides beside the usual ones. */
+  more?: Partial<Record<DeviceKind, Record<string, string[]>>>
 }
 /** Where the network is that onnxruntime reads. */
 const onnxModel = join(tmpdir(), `densecl-${process.pid}.onnx`)
@@ -175,7 +175,7 @@ const stepBenches = {
     compiled: true,
     rounded: true,
     cases: inferenceCases,
-    more: { compile: ['--channels-last', '--compile'], onnxruntime: ['--onnx', onnxModel] },
+    more: { cpu: { compile: ['--channels-last', '--compile'], onnxruntime: ['--onnx', onnxModel] } },
   },
 } as const satisfies Record<string, StepBench>
 
@@ -251,7 +251,7 @@ async function steps(bench: keyof typeof stepBenches): Promise<void> {
     Record<string, string[]>,
     Record<string, string[]>,
   ]
-  const peers = kind === 'cpu' ? { ...usual, ...more } : usual
+  const peers = { ...usual, ...more[kind] }
   const possible = [...Object.keys(ours), ...Object.keys(peers)]
   const hasPeer = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
   if (!hasPeer && flags.sides === undefined) console.log(`PyTorch is not installed for ${python}: only our side is measured`)
