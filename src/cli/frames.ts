@@ -1,6 +1,7 @@
 import { pixelsOfCrops } from '../data/loader.js'
 import { mocoV2Augmentation } from '../data/augment.js'
 import { extractFrames, videosAt } from '../data/videos.js'
+import { makeFolder } from '../files/atomic.js'
 import { countLine } from '../run/liveLine.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, isQuiet, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
@@ -37,6 +38,8 @@ export const register: Register = (program, done) => {
         const imageSize = numberFlag('image-size', flags.imageSize, { least: 32, most: 8192, whole: true })
         const most = numberFlag('max-broken', flags.maxBroken, { least: 0, most: 1 })
         const mostPixels = pixelsOfCrops(imageSize, mocoV2Augmentation)
+        // Before folders are looked through, which takes long.
+        makeFolder(out)
         const videos = videosAt(paths)
         const live = countLine(process.stderr, isQuiet(flags))
         const show = (count: number): void => live.show([`${count} of ${videos.length} videos`])
