@@ -1,5 +1,5 @@
-"""Pooled features of random images by a ResNet in evaluation mode, as bench/steps/inference.ts: torchvision's, or by onnxruntime the one that
-a file holds. A JSON line for each size of --batch.
+"""Pooled features of random images by a ResNet in evaluation mode, as bench/steps/inference.ts: torchvision's, or by onnxruntime the one
+that a file holds. A JSON line for each size of --batch.
 
     inference.py --depth 50 --image 224 --batch 1,32 [--channels-last] [--amp] [--compile] [--device cuda] [--steps 20] [--threads 2]
     inference.py --onnx FILE ...

@@ -133,7 +133,7 @@ function place(parts: string, folder: string, name: string): void {
   // Frames of the file that this one was before.
   for (const each of readdirSync(folder))
     if (each.startsWith(`${name}-`) && /^\d{6,}\.jpg$/.test(each.slice(name.length + 1))) rmSync(join(folder, each))
-  for (const frame of readdirSync(parts)) renameSync(join(parts, frame), join(folder, `${name}-${frame}`))
+  for (const part of readdirSync(parts)) renameSync(join(parts, part), join(folder, `${name}-${basename(part, '.part')}.jpg`))
 }
 
 /** The filters of FFmpeg: so many frames a second, square pixels, and no more of them than are wanted. */
@@ -153,8 +153,8 @@ async function decodeInto(parts: string, path: string, options: FrameOptions): P
     ...['-nostdin', '-hide_banner', '-loglevel', 'error'],
     // A playlist that is named as a video fetches nothing.
     ...['-protocol_whitelist', 'file', '-i', `file:${path}`, '-map', '0:v:0', '-vf', filters(options)],
-    // Full chroma resolution: colours are augmented later.
-    ...['-pix_fmt', 'yuvj444p', '-q:v', '2', '-f', 'image2', `file:${join(parts.replaceAll('%', '%%'), '%06d.jpg')}`],
+    // Full chroma resolution: colours are augmented later. What a killed process leaves is named as no image.
+    ...['-pix_fmt', 'yuvj444p', '-c:v', 'mjpeg', '-q:v', '2', '-f', 'image2', `file:${join(parts.replaceAll('%', '%%'), '%06d.part')}`],
   ]
   const { code, said } = await ffmpeg(args)
   const frames = readdirSync(parts).length

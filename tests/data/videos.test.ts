@@ -1,5 +1,6 @@
 /** Frames of videos: which they are, what they show, and what becomes of videos that cannot be read. */
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   copyFileSync,
   mkdirSync,
@@ -12,6 +13,8 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -107,9 +110,15 @@ testWhere(hasFfmpeg, noFfmpeg, test, 'broken videos are named and left out, and 
     mkdirSync(clips)
     writeFade(join(clips, 'a.mp4'), { seconds: 3 })
     writeFileSync(join(clips, 'b.mp4'), 'not a video')
-    // A playlist that asks for a file of another name.
-    writeFileSync(join(clips, 'c.mkv'), '#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.mp4\n')
-    const report = await extractFrames(videosAt([clips]), out, usual)
+    // A playlist that is named as a video, of what another machine has.
+    let asked = 0
+    const server = createServer((_, response) => void ((asked += 1), response.writeHead(404).end())).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const { port } = server.address() as AddressInfo
+    const list = ['#EXTM3U', '#EXT-X-TARGETDURATION:1', '#EXTINF:1,', `http://127.0.0.1:${port}/x.ts`, '#EXT-X-ENDLIST', '']
+    writeFileSync(join(clips, 'c.mkv'), list.join('\n'))
+    const report = await extractFrames(videosAt([clips]), out, usual).finally(() => server.close())
+    assert.is(asked, 0)
     assert.equal([report.videos, report.frames, report.kept], [1, 3, 0])
     assert.equal(
       report.broken.map(({ name }) => name),
