@@ -121,11 +121,29 @@ export async function decodeChannels(bytes: Buffer, name: string, channels: numb
   return channelsOf(pixels) === channels ? pixels : wrongChannels(name, channelsOf(pixels), `${channels}`)
 }
 
+/** A byte of deflate stands for at most so many (RFC 1951: 258 for two bits). */
+const mostInflated = 1032
+
+/** Throws DECODE for a PNG of fewer bytes than its pixels can be packed into: libvips would make all of them, of nothing, for seconds. */
+function checkPngSize(bytes: Buffer, name: string): void {
+  if (bytes.length < 26 || bytes.readUInt32BE(0) !== 0x89504e47) return
+  const [width, height, bits] = [bytes.readUInt32BE(16), bytes.readUInt32BE(20), bytes[24]!]
+  const samples = ({ 2: 3, 4: 2, 6: 4 } as Record<number, number>)[bytes[25]!] ?? 1
+  if ((width * height * samples * bits) / 8 > mostInflated * bytes.length)
+    fail('DECODE', `${name}: its ${bytes.length} bytes cannot hold the ${width}x${height} pixels that it states`)
+}
+
+/** An image that libvips reads, within the limits, as its orientation says. */
+async function opened(bytes: Buffer, name: string): Promise<Sharp> {
+  checkPngSize(bytes, name)
+  const sharp = await libvips(name)
+  return sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
+}
+
 /** All channels of an image as they are stored; numbers of 16 bits become bytes. */
 async function decodeBands(bytes: Buffer, name: string, wanted: number): Promise<Pixels> {
-  const sharp = await libvips(name)
   const unreadable = (error: unknown): never => fail('DECODE', `${name}: not an image that can be read (${reason(error)})`)
-  const image = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
+  const image = await opened(bytes, name)
   const { depth, channels: stored } = await image.metadata().catch(unreadable)
   if (stored !== wanted) return wrongChannels(name, stored, `${wanted}`)
   if (depth !== 'uchar' && depth !== 'ushort')
@@ -190,9 +208,8 @@ function decodeJpeg(bytes: Buffer, name: string, frame: Frame, reduce: number, p
 }
 
 async function decodeAny(bytes: Buffer, name: string, mostPixels = Infinity): Promise<Pixels> {
-  const sharp = await libvips(name)
   try {
-    const whole = sharp(bytes, { failOn: 'truncated', limitInputPixels: maxPixels, limitInputChannels: mostChannels }).rotate()
+    const whole = await opened(bytes, name)
     // libvips would make a colour image of some of the channels, or take one that is none for alpha.
     const { channels, format } = await whole.metadata()
     const extra = format === 'tiff' ? extraSamplesOf(bytes) : []
