@@ -3,7 +3,7 @@
  * Usage: growth.js [--axes batch,image,...] [--most N] [--save FILE]. `--most` leaves sizes above it out.
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -24,6 +24,7 @@ import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { Tensor } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
+import { writeRows } from './rows.js'
 
 /** What is measured at a size: work that is done once or more, after what it needs was made. */
 type Work = (size: number, folder: string) => { repeats: number; body: () => unknown }
@@ -58,14 +59,6 @@ const knn =
     return { repeats: 2, body: () => knnPredict(...sets, { k: 20 }) }
   }
 
-/** Writes `count` lines in pieces: a whole file would be a string of its own. */
-function writeLines(path: string, count: number, line: (i: number) => string): void {
-  const descriptor = openSync(path, 'w')
-  for (let first = 0; first < count; first += 10_000)
-    writeSync(descriptor, Array.from({ length: Math.min(10_000, count - first) }, (_, i) => `${line(first + i)}\n`).join(''))
-  closeSync(descriptor)
-}
-
 const axes: Record<string, { what: string; sizes: number[]; work: Work }> = {
   batch: { what: 'a step by images of a batch', sizes: [8, 16, 32, 64, 128], work: step((batchSize) => ({ batchSize })) },
   image: { what: 'a step by the side of images, px', sizes: [32, 64, 96, 128, 192], work: step((imageSize) => ({ imageSize })) },
@@ -78,7 +71,7 @@ const axes: Record<string, { what: string; sizes: number[]; work: Work }> = {
     sizes: [1e3, 1e4, 1e5, 1e6, 1e7],
     work(rows, folder) {
       const path = join(folder, 'list.txt')
-      writeLines(path, rows, (i) => `train/n${String(i % 1000).padStart(8, '0')}/n${String(i).padStart(8, '0')}.JPEG ${i % 1000}`)
+      writeRows(path, rows, (i) => `train/n${String(i % 1000).padStart(8, '0')}/n${String(i).padStart(8, '0')}.JPEG ${i % 1000}`)
       return { repeats: 1, body: () => openSource(path) }
     },
   },
@@ -87,7 +80,7 @@ const axes: Record<string, { what: string; sizes: number[]; work: Work }> = {
     sizes: [1e3, 1e4, 1e5, 1e6],
     work(lines, folder) {
       writeFileSync(join(folder, 'config.yaml'), 'method: densecl\nepochs: 100\n')
-      writeLines(join(folder, 'metrics.jsonl'), lines, (i) =>
+      writeRows(join(folder, 'metrics.jsonl'), lines, (i) =>
         JSON.stringify({
           globalStep: i + 1,
           epoch: (100 * i) / lines,

@@ -4,7 +4,7 @@
  * shards] [--save FILE]. `folder` has all images in one folder, `folders` in those of 1000 classes.
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -15,6 +15,7 @@ import { Loader } from '../../src/data/loader.js'
 import { orderedBatches } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
 import { TarWriter } from '../../src/data/tar.js'
+import { writeRows } from './rows.js'
 
 const whole = { type: 'string' } as const
 const options = {
@@ -28,18 +29,6 @@ const { values: flags } = parseArgs({ options })
 
 /** Names as long as ImageNet's. */
 const nameOf = (i: number): string => `n${String(1440764 + (i % 1000)).padStart(8, '0')}_${i}.JPEG`
-
-/** Writes lines or rows in pieces: a whole file would be a string of its own. */
-function writeRows(path: string, rows: number, row: (i: number) => string, [head, between, tail] = ['', '\n', '\n']): void {
-  const descriptor = openSync(path, 'w')
-  writeSync(descriptor, head)
-  for (let first = 0; first < rows; first += 10_000) {
-    const part = Array.from({ length: Math.min(10_000, rows - first) }, (_, i) => row(first + i)).join(between)
-    writeSync(descriptor, `${first === 0 ? '' : between}${part}`)
-  }
-  writeSync(descriptor, tail)
-  closeSync(descriptor)
-}
 
 function writeFolders(root: string, rows: number, folders: number): string {
   const folderOf = (i: number): string => (folders === 1 ? root : join(root, `n${String(i % folders).padStart(8, '0')}`))
