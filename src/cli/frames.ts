@@ -53,7 +53,7 @@ export const register: Register = (program, done) => {
           `${report.frames} images of ${report.videos} videos${kept === 0 ? '' : `, ${kept} of them there before`}`,
           ...listed('broken, left out', broken),
           ...listed('damaged in part, of which there is what FFmpeg reads', damaged),
-          `train on them with: densecl pretrain --data ${out}`,
+          ...(report.frames === 0 ? [] : [`train on them with: densecl pretrain --data ${out}`]),
         ]
         print(flags.json === true, report, text.join('\n'))
         done(broken.length > most * videos.length ? 1 : 0)

@@ -20,8 +20,9 @@ export interface Video {
   folder: string
 }
 
-/** Video files, and those at any depth below folders, in the order of the paths. Throws DATA where there are none. */
+/** Video files, and those at any depth below folders, in the order of the paths. Throws DATA for none, and for a path that is not there. */
 export function videosAt(paths: readonly string[]): Video[] {
+  for (const path of paths) if (!existsSync(path)) fail('DATA', `frames: ${path} does not exist: expected a video or a folder of videos`)
   const walk = (root: string, folder: string, above: readonly string[]): Video[] => {
     const real = realpathSync(join(root, folder))
     // A link to a folder that it lies in.

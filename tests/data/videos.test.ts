@@ -170,6 +170,7 @@ testWhere(hasFfmpeg, noFfmpeg, test, 'one that is told to end leaves no part of 
 test('without videos or FFmpeg the message says what was expected', async () => {
   await withFolder(async (folder) => {
     throwsError(() => videosAt([folder]), 'DATA', folder, /holds no videos: expected files \.mp4, /)
+    throwsError(() => videosAt([join(folder, 'none.mp4')]), 'DATA', /none\.mp4 does not exist/)
     const path = join(folder, 'a.mp4')
     writeFileSync(path, '')
     truncateSync(path, 10)
