@@ -49,6 +49,40 @@ bool byWinograd(const Geometry& g) {
     return false;
 }
 
+// A kernel that reads long rows would read little but zeros of the few channels of a kernel's row.
+template <class T>
+bool byWindows(const Geometry& g) {
+  return g.mergeRow() && tileKernel<T>(g.o).spaced > 1;
+}
+
+// Values that copyWindows may write behind its last row.
+template <class T>
+constexpr int64_t kSlack = 64 / sizeof(T);
+
+// The windows of `count` pixels from the first on as rows (count, length), with zeros behind their ends; of a convolution that merges rows.
+template <class T>
+void copyWindows(const Geometry& g, const T* x, int64_t first, int64_t count, T* out, int64_t length) {
+  const T* end = x + g.n * g.h * g.w * g.c;
+  Walk at(first, g.oh, g.ow);
+  for (int64_t i = 0; i < count; ++i, at.next(), out += length) {
+    const int64_t left = at.x * g.sw - g.pw, from = std::max<int64_t>(0, left), to = std::min(g.w, left + g.kw);
+    T* row = out;
+    for (int64_t kh = 0; kh < g.kh; ++kh, row += g.kw * g.c) {
+      const int64_t ih = at.y * g.sh - g.ph + kh * g.dh;
+      const bool inside = ih >= 0 && ih < g.h && from < to;
+      const T* in = x + ((at.n * g.h + ih) * g.w + from) * g.c;
+      if (inside && to - from == g.kw && end - in >= g.kw * g.c + kSlack<T>) {
+        // By 64 bytes: what is copied too much is overwritten by what follows.
+        for (int64_t j = 0; j < g.kw * g.c; j += kSlack<T>) std::memcpy(row + j, in + j, 64);
+        continue;
+      }
+      if (!inside || to - from < g.kw) std::fill_n(row, g.kw * g.c, T{0});
+      if (inside) std::copy_n(in, (to - from) * g.c, row + (from - left) * g.c);
+    }
+    std::fill(row, out + length, T{0});
+  }
+}
+
 // Whether packed weights are worth their memory: of more pixels than these, packing them is little beside multiplying.
 bool keepsWeights(const Geometry& g) { return g.pixels() <= 4096; }
 
@@ -57,10 +91,11 @@ std::unique_ptr<Panels<T>> packed(const Geometry& g, const T* weight) {
   if constexpr (std::is_same_v<T, float>) {
     if (byWinograd<T>(g)) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1});
   }
-  const bool merge = g.mergeRow();
-  const int64_t taps = merge ? g.kh : g.taps(), depth = merge ? g.kw * g.c : g.c;
+  const bool merge = g.mergeRow(), windows = byWindows<T>(g);
+  const int64_t taps = windows ? 1 : merge ? g.kh : g.taps(), depth = g.taps() * g.c / taps;
   auto panels = std::make_unique<Panels<T>>(taps, depth, g.o);
   pack(*panels, weight, taps * depth, depth, 1);
+  if (windows) panels->reach = panels->depth * kWordValues<T>;
   return panels;
 }
 
@@ -72,6 +107,11 @@ void forward(const Geometry& g, T* y, const T* x, Panels<T>& panels, const Accum
   const bool merge = g.mergeRow();
   const int64_t taps = panels.slabs, depth = panels.values;
   const std::vector<T> zeros(depth, T{0});
+
+  auto fillWindows = [&](int64_t first, int64_t rows, const T** table, int64_t, T* scratch) {
+    copyWindows(g, x, first, rows, scratch, panels.reach);
+    for (int64_t i = 0; i < rows; ++i) table[i] = scratch + i * panels.reach;
+  };
 
   auto fillTaps = [&](int64_t first, int64_t rows, const T** table, int64_t stride, T*) {
     Walk at(first, g.oh, g.ow);
@@ -112,7 +152,9 @@ void forward(const Geometry& g, T* y, const T* x, Panels<T>& panels, const Accum
   };
   auto out = [&](int64_t m) { return y + m * g.o; };
   const auto multiply = [&](auto after) {
-    if (merge)
+    if (byWindows<T>(g))
+      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, panels.reach, fillWindows, out, after);
+    else if (merge)
       multiplyRows<T>(g.pixels(), iota(taps), panels, bias, taps * depth, fillRows, out, after);
     else
       multiplyRows<T>(g.pixels(), iota(taps), panels, bias, 0, fillTaps, out, after);
@@ -169,10 +211,32 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
 template <class T>
 class ColumnReader {
  public:
+  // Where a pixel's window begins in x.
+  struct Place {
+    int64_t top, left;
+    const T* base;
+  };
+  // Of a convolution that merges rows, `windows` (pixels, taps, channels) is written first, and places lie there.
+  static void placesOf(const Geometry& g, const T* x, int64_t first, int64_t pixels, T* windows, std::vector<Place>& places) {
+    places.clear();
+    const int64_t length = g.taps() * g.c;
+    if (g.mergeRow()) {
+      copyWindows(g, x, first, pixels, windows, length);
+      for (int64_t i = 0; i < pixels; ++i) places.push_back({0, 0, windows + i * length});
+      return;
+    }
+    Walk at(first, g.oh, g.ow);
+    for (int64_t i = 0; i < pixels; ++i, at.next()) {
+      const int64_t top = at.y * g.sh - g.ph, left = at.x * g.sw - g.pw;
+      places.push_back({top, left, x + ((at.n * g.h + top) * g.w + left) * g.c});
+    }
+  }
+
   // Columns first.. of a panel of `width`; what lies behind the last column is zero.
-  ColumnReader(const Geometry& g, const T* x, int64_t first, int64_t width) : g_(g), x_(x), width_(width) {
+  ColumnReader(const Geometry& g, int64_t first, int64_t width) : g_(g), width_(width) {
     const int64_t last = std::min(first + width, g.taps() * g.c);
-    for (int64_t j = first; j < last;) {
+    if (g.mergeRow()) runs_.push_back({0, 0, first, last - first});
+    for (int64_t j = g.mergeRow() ? last : first; j < last;) {
       const int64_t tap = j / g.c, channel = j % g.c, row = tap / g.kw * g.dh, column = tap % g.kw * g.dw;
       const int64_t length = std::min(g.c - channel, last - j);
       runs_.push_back({row, column, (row * g.w + column) * g.c + channel, length});
@@ -181,21 +245,21 @@ class ColumnReader {
     zeros_ = width - std::max<int64_t>(last - first, 0);
   }
 
-  // panel (words of pixels, width)
-  void read(int64_t firstPixel, int64_t pixels, Word<T>* panel) const {
-    Walk at(firstPixel, g_.oh, g_.ow);
-    for (int64_t i = 0; i < pixels; i += kWordValues<T>, at.next()) {
-      const Place first = placeOf(at);
-      if (kWordValues<T> == 2) at.next();
-      const Place second = placeOf(at);
-      const bool pair = i + 1 < pixels;
-      for (const Run& run : runs_) {
-        copyWords(panel, source(first, run), pair ? source(second, run) : kZeros<T>, run.length);
-        panel += run.length;
+  // panel (words of pixels, width) of the pixels whose windows begin at `places`
+  void read(const std::vector<Place>& places, std::vector<const T*>& sources, Word<T>* panel) const {
+    const int64_t words = ceilDiv(static_cast<int64_t>(places.size()), kWordValues<T>);
+    sources.resize(words * kWordValues<T>, kZeros<T>);  // the last pixel may have no partner
+    for (const Run& run : runs_) {
+      for (size_t i = 0; i < places.size(); ++i) {
+        const int64_t row = places[i].top + run.row, column = places[i].left + run.column;
+        sources[i] = row >= 0 && row < g_.h && column >= 0 && column < g_.w ? places[i].base + run.offset : kZeros<T>;
       }
-      std::fill_n(panel, zeros_, Word<T>{0});
-      panel += zeros_;
+      if (words * kWordValues<T> > static_cast<int64_t>(places.size())) sources.back() = kZeros<T>;
+      copyRows(panel, width_, sources.data(), words, run.length);
+      panel += run.length;
     }
+    if (zeros_ > 0)
+      for (int64_t k = 0; k < words; ++k) std::fill_n(panel + k * width_, zeros_, Word<T>{0});
   }
 
  private:
@@ -203,22 +267,8 @@ class ColumnReader {
   struct Run {
     int64_t row, column, offset, length;
   };
-  // Where a pixel's window begins in x.
-  struct Place {
-    int64_t top, left;
-    const T* base;
-  };
-  Place placeOf(const Walk& at) const {
-    const int64_t top = at.y * g_.sh - g_.ph, left = at.x * g_.sw - g_.pw;
-    return {top, left, x_ + ((at.n * g_.h + top) * g_.w + left) * g_.c};
-  }
-  const T* source(const Place& at, const Run& run) const {
-    const int64_t row = at.top + run.row, column = at.left + run.column;
-    return row >= 0 && row < g_.h && column >= 0 && column < g_.w ? at.base + run.offset : kZeros<T>;
-  }
 
   const Geometry& g_;
-  const T* x_;
   int64_t width_, zeros_;
   std::vector<Run> runs_;
 };
@@ -228,6 +278,10 @@ constexpr int64_t kBlockWords = 96;
 // Lines of dy are copied so far apart that those of a block do not drive each other out of the cache, and that a tile may read beyond.
 constexpr int64_t kApart = 16;
 
+// Words of pixels in a block of a kernel that reads rows along memory, of which all of dy's channels stay in the L2 cache: the longer, the
+// fewer passes over dw.
+int64_t blockWords(int64_t o) { return std::clamp<int64_t>((196608 / o) / 16 * 16, 96, 512); }
+
 // dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or also by pixels where columns are few; the split
 // depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
@@ -236,10 +290,11 @@ void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T*
     if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
   }
   using A = Accumulator<T>;
-  constexpr int64_t kBlock = kBlockWords * kWordValues<T>;
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
   const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
-  const int64_t blocks = ceilDiv(pixels, kBlock), panelCount = ceilDiv(columns, kernel.columns);
+  const bool along = kernel.spaced > 1;  // rows of the kernel, channels of dy, along the pixels
+  const int64_t words = along ? blockWords(g.o) : kBlockWords, block = words * kWordValues<T>;
+  const int64_t blocks = ceilDiv(pixels, block), panelCount = ceilDiv(columns, kernel.columns);
   const int64_t groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
   const int64_t chunks = std::clamp<int64_t>(std::min(blocks, 16 / groups), 1, 8);
   Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);
@@ -248,28 +303,39 @@ void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T*
     const int64_t chunk = unit / groups, group = unit % groups;
     const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
     A* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
-    const int64_t apart = g.o + kApart;
-    Scratch<Word<T>> panel(kBlockWords * kernel.columns), lines(kBlockWords * apart);
+    const TileRegisters registers(kernel);
+    const int64_t apart = along ? words + kApart : g.o + kApart;
+    Scratch<Word<T>> panel(words * kernel.columns), lines(along ? ceilDiv(g.o, kernel.rows) * kernel.rows * apart : words * apart);
+    Scratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
     const T* rows[kMaxTileRows];
     A* outputs[kMaxTileRows];
     std::vector<ColumnReader<T>> readers;
-    for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, x, q * kernel.columns, kernel.columns);
+    for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);
+    std::vector<typename ColumnReader<T>::Place> places;
+    std::vector<const T*> sources;
     const std::vector<T> nothing(g.o, T{0});
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
-      const int64_t count = std::min(kBlock, pixels - b * kBlock), depth = ceilDiv(count, kWordValues<T>);
-      const T* line = dy + b * kBlock * g.o;
-      for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
-        copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), g.o);
+      const int64_t count = std::min(block, pixels - b * block), valid = ceilDiv(count, kWordValues<T>);
+      const int64_t depth = ceilDiv(valid, kernel.depth) * kernel.depth;
+      ColumnReader<T>::placesOf(g, x, b * block, count, windows.data(), places);
+      const T* line = dy + b * block * g.o;
+      if (along)
+        copyAcross(lines.data(), apart, line, count, g.o, depth);
+      else
+        for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
+          copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), g.o);
       for (int64_t q = firstPanel; q < lastPanel; ++q) {
         const int64_t column = q * kernel.columns;
         const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
-        readers[q - firstPanel].read(b * kBlock, count, panel.data());
+        readers[q - firstPanel].read(places, sources, panel.data());
+        std::fill(panel.data() + valid * kernel.columns, panel.data() + depth * kernel.columns, Word<T>{0});
         for (int64_t o = 0; o < g.o; o += kernel.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + o + i);
-          for (int i = 0; i < valid; ++i) outputs[i] = target + (o + i) * columns + column;
-          kernel.run({rows, kernel.rows, apart, 1, &tap, depth, panel.data(), outputs, valid, width, nullptr, b != firstBlock});
+          const int channels = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
+          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + (along ? (o + i) * apart : o + i));
+          for (int i = 0; i < channels; ++i) outputs[i] = target + (o + i) * columns + column;
+          kernel.run(
+              {rows, kernel.rows, along ? 1 : apart, 1, &tap, depth, panel.data(), outputs, channels, width, nullptr, b != firstBlock});
         }
       }
     }

@@ -3,12 +3,13 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "../core/allocator.h"
 #include "../core/parallel.h"
 #include "gemm_tile.h"
-#include "widen.h"
+#include "words.h"
 
 namespace densecl::cpu {
 
@@ -22,14 +23,17 @@ struct Panels {
       : kernel(tileKernel<T>(columns)),
         slabs(slabs),
         values(values),
-        depth(ceilDiv(values, kWordValues<T>)),
+        depth(ceilDiv(ceilDiv(values, kWordValues<T>), kernel.depth) * kernel.depth),
+        reach(values),
         columns(columns),
         width(kernel.columns),
         count(ceilDiv(columns, width)),
         storage(count * slabs * depth * width) {}
   Word<T>* panel(int64_t index) { return storage.data() + index * slabs * depth * width; }
   const TileKernel<T>& kernel;
-  int64_t slabs, values, depth, columns, width, count;  // values of a row, depth in words
+  int64_t slabs, values, depth;  // values of a row, depth in words
+  int64_t reach;                 // values that rows have, those behind `values` being zeros
+  int64_t columns, width, count;
   Scratch<Word<T>> storage;
 };
 
@@ -37,6 +41,25 @@ struct Panels {
 INLINE void copyWords(float* out, const float* a, const float*, int64_t count) { std::copy_n(a, count, out); }
 INLINE void copyWords(double* out, const double* a, const double*, int64_t count) { std::copy_n(a, count, out); }
 INLINE void copyWords(uint32_t* out, const bf16* a, const bf16* b, int64_t count) { interleave(out, a, b, count); }
+
+// out[i * apart + j] = the word of sources[i][j], or of bf16 that of sources[2 * i][j] and sources[2 * i + 1][j], for j < length.
+template <class T>
+INLINE void copyRows(T* out, int64_t apart, const T* const* sources, int64_t rows, int64_t length) {
+  for (int64_t i = 0; i < rows; ++i) std::copy_n(sources[i], length, out + i * apart);
+}
+INLINE void copyRows(uint32_t* out, int64_t apart, const bf16* const* sources, int64_t rows, int64_t length) {
+  interleaveRows(out, apart, sources, rows, length);
+}
+
+// out[j * apart + i] = the words of rows i and i + 1 of in (count, columns), and zeros up to `depth`.
+template <class T>
+void copyAcross(T* out, int64_t apart, const T* in, int64_t count, int64_t columns, int64_t depth) {
+  for (int64_t j = 0; j < columns; ++j)
+    for (int64_t i = 0; i < depth; ++i) out[j * apart + i] = i < count ? in[i * columns + j] : T{0};
+}
+inline void copyAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t count, int64_t columns, int64_t depth) {
+  interleaveAcross(out, apart, in, count, columns, depth);
+}
 
 // The partners of values behind the end.
 template <class T>
@@ -59,10 +82,16 @@ void copyColumns(Word<T>* out, int64_t outStride, const T* in, int64_t columns, 
     }
     return;
   }
-  // Words that lie in memory as they are packed.
+  // Words that lie in memory as they are packed, squares of them at a time.
   const int64_t whole = depthStride == 1 ? depth / step : 0;
+  int64_t squares = 0;
+  if constexpr (sizeof(Word<T>) == 4 && Lanes == 16) {
+    squares = columns == Lanes ? whole / Lanes * Lanes : 0;
+    for (int64_t k = 0; k < squares; k += Lanes)
+      transposeWords(out + k * outStride, outStride * sizeof(Word<T>), in + k * step, columnStride * sizeof(T));
+  }
   for (int64_t j = 0; j < columns; ++j, in += columnStride) {
-    for (int64_t k = 0; k < whole; ++k) std::memcpy(out + k * outStride + j, in + k * step, sizeof(Word<T>));
+    for (int64_t k = squares; k < whole; ++k) std::memcpy(out + k * outStride + j, in + k * step, sizeof(Word<T>));
     for (int64_t k = whole * step; k < depth; k += step)
       out[k / step * outStride + j] = wordOf(in[k * depthStride], k + 1 < depth ? in[(k + 1) * depthStride] : T{0});
   }
@@ -75,30 +104,46 @@ void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slab
   parallelFor(panels.count, [&](int64_t index) {
     constexpr int64_t lanes = 64 / sizeof(Word<T>),
                       slice = 32;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
-    for (int64_t s = 0; s < panels.slabs; ++s)
+    const int64_t words = ceilDiv(panels.values, kWordValues<T>);
+    for (int64_t s = 0; s < panels.slabs; ++s) {
       for (int64_t j = 0; j < panels.width; j += lanes)
-        for (int64_t k = 0; k < panels.depth; k += slice) {
+        for (int64_t k = 0; k < words; k += slice) {
           const int64_t column = index * panels.width + j;
           copyColumns<T, lanes>(panels.panel(index) + (s * panels.depth + k) * panels.width + j, panels.width,
                                 source + column * columnStride + s * slabStride + k * kWordValues<T> * depthStride,
                                 std::clamp<int64_t>(panels.columns - column, 0, lanes), columnStride,
                                 std::min(slice * kWordValues<T>, panels.values - k * kWordValues<T>), depthStride);
         }
+      Word<T>* slab = panels.panel(index) + s * panels.depth * panels.width;
+      std::fill(slab + words * panels.width, slab + panels.depth * panels.width, Word<T>{0});
+    }
   });
 }
 
-// Where a row ends amid a word, copies of the rows whose last word is whole, which the table then points to.
+// Rows as a kernel reads them: of those that end before a panel's depth does, and of groups that it wants evenly spaced and that are not,
+// the table then points to copies, which are returned.
 template <class T>
-std::vector<T> withEvenDepth(const Panels<T>& panels, std::vector<const T*>& table, int64_t stride, int64_t rows, int64_t taps) {
-  const int64_t length = panels.depth * kWordValues<T>;
-  if (length == panels.values) return {};
-  std::vector<T> copies(taps * rows * length);
-  T* to = copies.data();
-  for (int64_t t = 0; t < taps; ++t)
-    for (int64_t i = 0; i < rows; ++i, to += length) {
-      std::copy_n(table[t * stride + i], panels.values, to);
-      to[panels.values] = T{0};
-      table[t * stride + i] = to;
+std::unique_ptr<Scratch<T>> copyUneven(const Panels<T>& panels, std::vector<const T*>& table, int64_t stride, int64_t rows) {
+  const int64_t length = panels.depth * kWordValues<T>, group = panels.kernel.spaced, size = static_cast<int64_t>(table.size());
+  const bool whole = length == panels.reach;
+  if (whole && group == 1) return nullptr;
+  const auto even = [&](int64_t first) {
+    const auto at = [&](int64_t i) { return reinterpret_cast<intptr_t>(table[first + i]); };
+    for (int64_t i = 2; i < group; ++i)
+      if (at(i) - at(i - 1) != at(1) - at(0)) return false;
+    return true;
+  };
+  std::vector<int64_t> uneven;
+  for (int64_t first = 0; first < size; first += group) {
+    const int64_t valid = rows - first % stride;
+    if (valid > 0 && (!whole || valid < group || !even(first))) uneven.push_back(first);
+  }
+  auto copies = std::make_unique<Scratch<T>>(static_cast<int64_t>(uneven.size()) * group * length);
+  T* to = copies->data();
+  for (const int64_t first : uneven)
+    for (int64_t i = first; i < first + group; ++i, to += length) {
+      if (i % stride < rows) std::fill(std::copy_n(table[i], panels.values, to), to + length, T{0});
+      table[i] = to;
     }
   return copies;
 }
@@ -109,32 +154,34 @@ struct Nothing {
 };
 
 // For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j].
-// after(rows, count, column, columns) is given each tile of the result, `columns` of it from `column` on, while it is in the cache.
+// after(rows, count, column, columns) is given each part of the result, `columns` of it from `column` on, while it is in the L2 cache.
 // fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
-// scratchPerRow elements a row.
+// scratchPerRow elements a row, and 64 bytes more.
 template <class T, class Fill, class Out, class After = Nothing>
 void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<T>* bias, int64_t scratchPerRow,
                   Fill fill, Out out, After after = {}) {
   if (count == 0) return;
   const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
-  // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of every tile height.
-  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / 12 * 12;
-  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 24, 96), ceilDiv(count, kernel.rows) * kernel.rows);
+  // Rows of a block stay in the L2 cache while panels pass; 12 and 32 are multiples of every tile height.
+  const int64_t unit = kernel.spaced == 1 ? 12 : 32;
+  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / unit * unit;
+  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 2 * unit, 96), ceilDiv(count, kernel.rows) * kernel.rows);
   const int64_t blocks = ceilDiv(count, block);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {
+    const TileRegisters registers(kernel);
     // Consecutive units share a panel group, so that large weights are read once per group, not once per block.
     const int64_t first = (unit % blocks) * block, group = unit / blocks;
     const int64_t rows = std::min(block, count - first);
     const int64_t stride = ceilDiv(rows, kernel.rows) * kernel.rows;
     std::vector<const T*> table(stride * taps);
-    std::vector<T> scratch(rows * scratchPerRow);
+    Scratch<T> scratch(rows * scratchPerRow + 64 / sizeof(T));
     std::vector<T*> outputs(stride);
     fill(first, rows, table.data(), stride, scratch.data());
-    const std::vector<T> even = withEvenDepth(panels, table, stride, rows, taps);
     for (int64_t t = 0; t < taps; ++t)
       for (int64_t i = rows; i < stride; ++i) table[t * stride + i] = table[t * stride + rows - 1];
+    const auto copies = copyUneven(panels, table, stride, rows);
     for (int64_t i = 0; i < rows; ++i) outputs[i] = out(first + i);
     std::vector<T*> shifted(kMaxTileRows);
     const int64_t lastPanel = panels.count * (group + 1) / groups;
@@ -157,9 +204,11 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
         call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
         for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
         kernel.run(call);
-        after(shifted.data(), call.validRows, column, call.validColumns);
       }
     }
+    const int64_t begin = panels.count * group / groups * panels.width;
+    for (int64_t i = 0; i < rows; ++i) outputs[i] += begin;
+    after(outputs.data(), rows, begin, std::min(lastPanel * panels.width, panels.columns) - begin);
   });
 }
 

@@ -66,7 +66,7 @@ struct ByPairs {
 };
 #endif
 
-// sums or their rounded values, at the type of `out`
+// Sums or their rounded values, at the type of `out`.
 template <class Multiply, class V, class A>
 INLINE void store(A* out, V sum) {
   *reinterpret_cast<V*>(out) = sum;
@@ -85,6 +85,18 @@ INLINE void store(bf16* out, V sum) {
 #endif
   const W word = (W)sum, rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
   *reinterpret_cast<H*>(out) = __builtin_convertvector((W)(sum == sum) & rounded | ~(W)(sum == sum) & (word >> 16 | 0x40u), H);
+}
+
+// Sums of a tile whose panel has columns behind the last.
+template <class T, class Out, int Width>
+INLINE void storePart(const TileCall<T, Out>& call, const Accumulator<T> (*sums)[Width]) {
+  for (int i = 0; i < call.validRows; ++i)
+    for (int j = 0; j < call.validColumns; ++j) {
+      Accumulator<T> base = call.bias != nullptr ? call.bias[j] : Accumulator<T>{0};
+      if constexpr (std::is_same_v<Out, Accumulator<T>>)
+        if (call.accumulate) base = call.out[i][j];
+      call.out[i][j] = Out(base + sums[i][j]);
+    }
 }
 
 template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
@@ -146,14 +158,7 @@ INLINE void tile(const TileCall<T, Out>& call) {
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(&spill[i][v * lanes]) = sum[i][v];
-  for (int i = 0; i < call.validRows; ++i) {
-    for (int j = 0; j < call.validColumns; ++j) {
-      A base = call.bias != nullptr ? call.bias[j] : A{0};
-      if constexpr (adds)
-        if (call.accumulate) base = call.out[i][j];
-      call.out[i][j] = Out(base + spill[i][j]);
-    }
-  }
+  storePart<T, Out, width>(call, spill);
 }
 
 template <class T>
@@ -184,15 +189,86 @@ template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void wideAvx512Bf16(const TileCall<bf16, Out>& call) {
   tile<bf16, Out, ByPairs, 64, 6, 256>(call);
 }
+
+// AMX: a register holds 16 rows of 64 bytes. A tile is two of them each way, of sums in registers 0 to 3, rows in 4 and 5, and the panel's
+// columns in 6 and 7, whose pairs lie as TDPBF16PS takes them. As instructions, since the compiler knows nothing of the registers.
+constexpr int kRegisterRows = 16, kRegisterWords = 16, kAmxRows = 2 * kRegisterRows, kAmxColumns = 2 * kRegisterWords;
+#define TILE_ZERO(to) asm volatile("tilezero %%tmm" #to ::)
+#define TILE_LOAD(to, from, spacing) asm volatile("tileloadd (%0,%1,1), %%tmm" #to ::"r"(from), "r"(spacing) : "memory")
+#define TILE_STORE(from, to, spacing) asm volatile("tilestored %%tmm" #from ", (%0,%1,1)" ::"r"(to), "r"(spacing) : "memory")
+#define TILE_MULTIPLY(sums, row, column) asm volatile("tdpbf16ps %%tmm" #column ", %%tmm" #row ", %%tmm" #sums ::)
+
+template <bool TwoRows, bool TwoColumns, class Out>
+INLINE void amxTile(const TileCall<bf16, Out>& call) {
+  TILE_ZERO(0);
+  if (TwoColumns) TILE_ZERO(1);
+  if (TwoRows) TILE_ZERO(2);
+  if (TwoRows && TwoColumns) TILE_ZERO(3);
+  constexpr int64_t columnSpacing = kAmxColumns * sizeof(uint32_t);
+  for (int64_t tap = 0; tap < call.taps; ++tap) {
+    const bf16* const* rows = call.rows + tap * call.rowStride;
+    const char *a = reinterpret_cast<const char*>(rows[0]), *c = TwoRows ? reinterpret_cast<const char*>(rows[kRegisterRows]) : nullptr;
+    const int64_t spacing = reinterpret_cast<const char*>(rows[1]) - a,
+                  secondSpacing = TwoRows ? reinterpret_cast<const char*>(rows[kRegisterRows + 1]) - c : 0;
+    const uint32_t* b = call.panel + call.tapIndex[tap] * call.depth * kAmxColumns;
+    for (int64_t k = 0; k < call.depth; k += kRegisterWords, b += kRegisterWords * kAmxColumns) {
+      TILE_LOAD(6, b, columnSpacing);
+      TILE_LOAD(4, a + k * sizeof(uint32_t), spacing);
+      TILE_MULTIPLY(0, 4, 6);
+      if (TwoColumns) {
+        TILE_LOAD(7, b + kRegisterWords, columnSpacing);
+        TILE_MULTIPLY(1, 4, 7);
+      }
+      if (TwoRows) {
+        TILE_LOAD(5, c + k * sizeof(uint32_t), secondSpacing);
+        TILE_MULTIPLY(2, 5, 6);
+      }
+      if (TwoRows && TwoColumns) TILE_MULTIPLY(3, 5, 7);
+    }
+  }
+
+  alignas(64) float sums[kAmxRows][kAmxColumns];
+  TILE_STORE(0, &sums[0][0], columnSpacing);
+  if (TwoColumns) TILE_STORE(1, &sums[0][kRegisterWords], columnSpacing);
+  if (TwoRows) TILE_STORE(2, &sums[kRegisterRows][0], columnSpacing);
+  if (TwoRows && TwoColumns) TILE_STORE(3, &sums[kRegisterRows][kRegisterWords], columnSpacing);
+  if (!TwoColumns || call.validColumns != kAmxColumns) return storePart<bf16, Out, kAmxColumns>(call, sums);
+  using V = typename Vector<float, 64>::type;
+  V first{}, second{};
+  if (call.bias != nullptr) {
+    first = *reinterpret_cast<const V*>(call.bias);
+    second = *reinterpret_cast<const V*>(call.bias + kRegisterWords);
+  }
+  for (int i = 0; i < call.validRows; ++i) {
+    Out* out = call.out[i];
+    if constexpr (std::is_same_v<Out, float>)
+      if (call.accumulate) {
+        first = *reinterpret_cast<const V*>(out);
+        second = *reinterpret_cast<const V*>(out + kRegisterWords);
+      }
+    store<ByPairs>(out, V(*reinterpret_cast<const V*>(&sums[i][0]) + first));
+    store<ByPairs>(out + kRegisterWords, V(*reinterpret_cast<const V*>(&sums[i][kRegisterWords]) + second));
+  }
+}
+
+template <class Out>
+__attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16"))) void tileAmx(const TileCall<bf16, Out>& call) {
+  const bool rows = call.validRows > kRegisterRows, columns = call.validColumns > kRegisterWords;
+  if (rows && columns) return amxTile<true, true>(call);
+  if (rows) return amxTile<true, false>(call);
+  columns ? amxTile<false, true>(call) : amxTile<false, false>(call);
+}
 #endif
 
 template <class T, class Out>
 TileKernel<T, Out> choose(bool wide) {
   constexpr int narrowColumns = 64 / sizeof(Word<T>);
 #if defined(DENSECL_X86)
-  if constexpr (std::is_same_v<T, bf16>)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (isa() == Isa::amx) return {kAmxRows, kAmxColumns, tileAmx<Out>, kRegisterWords, kRegisterRows};
     if (isa() == Isa::avx512bf16)
       return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512Bf16<Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512Bf16<Out>};
+  }
   if (isa() >= Isa::avx512)
     return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512<T, Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512<T, Out>};
   if (isa() == Isa::avx2) return {6, narrowColumns, tileAvx2<T, Out>};
@@ -201,6 +277,30 @@ TileKernel<T, Out> choose(bool wide) {
 }
 
 }  // namespace
+
+#if defined(DENSECL_X86)
+__attribute__((target("amx-tile"))) void TileRegisters::configure() {
+  struct Configuration {  // of palette 1, as LDTILECFG reads it
+    uint8_t palette, startRow, reserved[14];
+    uint16_t rowBytes[16];
+    uint8_t rows[16];
+  };
+  static const Configuration all = [] {
+    Configuration each{};
+    each.palette = 1;
+    for (int i = 0; i < 8; ++i) {
+      each.rowBytes[i] = kRegisterWords * sizeof(uint32_t);
+      each.rows[i] = kRegisterRows;
+    }
+    return each;
+  }();
+  asm volatile("ldtilecfg %0" ::"m"(all));
+}
+__attribute__((target("amx-tile"))) void TileRegisters::release() { asm volatile("tilerelease" ::); }
+#else
+void TileRegisters::configure() {}
+void TileRegisters::release() {}
+#endif
 
 template <class T, class Out>
 const TileKernel<T, Out>& tileKernel(int64_t columns) {

@@ -26,7 +26,7 @@ using Word = typename WordOf<T>::type;
 template <class T>
 constexpr int kWordValues = WordOf<T>::kValues;
 
-constexpr int kMaxTileRows = 12;
+constexpr int kMaxTileRows = 32;
 constexpr int kMaxPanelBytes = 256;
 template <class T>
 constexpr int kMaxPanel = kMaxPanelBytes / sizeof(Word<T>);
@@ -53,11 +53,35 @@ struct TileKernel {
   int rows;
   int columns;  // of a panel
   void (*run)(const TileCall<T, Out>&);
+  // Words of a row and of a panel that it reads at a time: depths are multiples of them.
+  int depth = 1;
+  // Rows of which the pointers must be evenly spaced, with `step` 1, as a tile register is loaded from them; 1 where any will do.
+  int spaced = 1;
 };
 
 // The tile of this machine for a product of so many columns. A wide panel reads few rows, each of which is a cache line far from the
 // others; it would be mostly empty where columns are few.
 template <class T, class Out = T>
 const TileKernel<T, Out>& tileKernel(int64_t columns);
+
+// Has the tile registers of AMX configured on this thread while it lives. A kernel of spaced rows runs within one; for others it does
+// nothing.
+class TileRegisters {
+ public:
+  template <class T, class Out>
+  explicit TileRegisters(const TileKernel<T, Out>& kernel) : used_(kernel.spaced > 1) {
+    if (used_) configure();
+  }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+  ~TileRegisters() {
+    if (used_) release();
+  }
+
+ private:
+  static void configure();
+  static void release();
+  bool used_;
+};
 
 }  // namespace densecl::cpu

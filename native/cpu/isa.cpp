@@ -3,17 +3,36 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(DENSECL_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace densecl::cpu {
 namespace {
 
 const char* nameOf(Isa level) {
   switch (level) {
+    case Isa::amx: return "amx";
     case Isa::avx512bf16: return "avx512bf16";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "portable";
   }
 }
+
+#if defined(DENSECL_X86) && __GNUC__ >= 11  // older ones do not know the names
+// Whether the processor has tile registers for bf16 and the kernel lets this process use them, which it does on request.
+bool tilesAllowed() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and the component of the state, of Linux 5.16
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 Isa detect() {
 #if defined(DENSECL_X86)
@@ -22,8 +41,9 @@ Isa detect() {
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     best = Isa::avx512;
   }
-#if __GNUC__ >= 11  // older ones do not know the name
+#if __GNUC__ >= 11
   if (best == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) best = Isa::avx512bf16;
+  if (best == Isa::avx512bf16 && tilesAllowed()) best = Isa::amx;
 #endif
   const char* wanted = std::getenv("DENSECL_ISA");
   for (Isa level = Isa::portable; wanted != nullptr && level < best; level = static_cast<Isa>(static_cast<int>(level) + 1))

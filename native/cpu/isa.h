@@ -1,7 +1,7 @@
 // Instruction sets. Hot loops are ordinary code in an always-inline template; SIMD compiles the function that calls it
 // once for each set and the dynamic linker picks at load time. Loops that keep accumulators in registers by hand
-// (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512|avx512bf16 forces the latter for
-// tests.
+// (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512|avx512bf16|amx forces the
+// latter for tests.
 #pragma once
 #include <cstdlib>  // defines __GLIBC__
 
@@ -29,8 +29,8 @@
 
 namespace densecl::cpu {
 
-// Each has what those before it have; the last multiplies pairs of bf16.
-enum class Isa { portable, avx2, avx512, avx512bf16 };
+// Each has what those before it have; the last two multiply pairs of bf16, in vectors and in tile registers.
+enum class Isa { portable, avx2, avx512, avx512bf16, amx };
 Isa isa();
 const char* instructionSet();
 

@@ -9,14 +9,15 @@ namespace densecl::cpu {
 namespace {
 
 // A unit is a block of rows of one product and a group of its panels; each element is one sum along the depth, whatever the units are.
-constexpr int64_t kBlockRows = 48;
+constexpr int64_t kMostBlockRows = 96;
 
 template <class T>
 void multiply(const Matmul& job, T* y, const T* a, const T* b) {
   if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, T{0});
   if (job.k == 0 || job.batches.count * job.m * job.n == 0) return;
   const TileKernel<T>& kernel = tileKernel<T>(job.n);
-  const int64_t width = kernel.columns, panels = ceilDiv(job.n, width), depth = ceilDiv(job.k, kWordValues<T>), panelSize = depth * width;
+  const int64_t width = kernel.columns, panels = ceilDiv(job.n, width);
+  const int64_t depth = ceilDiv(ceilDiv(job.k, kWordValues<T>), kernel.depth) * kernel.depth, panelSize = depth * width;
   Scratch<Word<T>> packed(job.batchesB * panels * panelSize);
   parallelFor(job.batchesB * panels, [&](int64_t unit) {
     const int64_t first = unit % panels * width, valid = std::min(width, job.n - first);
@@ -26,6 +27,7 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       for (int64_t j = 0; j < valid; ++j) out[j] = wordOf(in[j * job.rowB], k + 1 < job.k ? in[j * job.rowB + job.depthB] : T{0});
       for (int64_t j = valid; j < width; ++j) out[j] = 0;
     }
+    std::fill(out, packed.data() + (unit + 1) * panelSize, Word<T>{0});
   });
 
   std::vector<int64_t> matrixA(job.batches.count), matrixB(job.batches.count);
@@ -36,27 +38,29 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       matrixB[first + i] = offsets[1] + i * step[1];
     }
   });
-  const int64_t blocks = ceilDiv(job.m, kBlockRows);
+  const int64_t blockRows = kernel.spaced > 1 ? kMostBlockRows : 48, blocks = ceilDiv(job.m, blockRows);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(4 * threads(), job.batches.count * blocks), 1, panels);
   parallelFor(job.batches.count * blocks * groups, [&](int64_t unit) {
-    const int64_t group = unit % groups, first = unit / groups % blocks * kBlockRows, batch = unit / groups / blocks;
-    const int64_t rows = std::min(kBlockRows, job.m - first);
+    const int64_t group = unit % groups, first = unit / groups % blocks * blockRows, batch = unit / groups / blocks;
+    const int64_t rows = std::min(blockRows, job.m - first);
+    const TileRegisters registers(kernel);
     const T* matrix = a + matrixA[batch] * job.m * job.k + first * job.rowA;
-    const T* in[kBlockRows + kMaxTileRows];
-    // Rows that lie across memory, or end amid a word, are copied.
-    const bool whole = job.depthA == 1 && job.k % kWordValues<T> == 0;
+    const T* in[kMostBlockRows + kMaxTileRows];
+    // Rows that lie across memory, end before a panel's depth, or are fewer than those that a kernel wants evenly spaced are copied.
     const int64_t length = depth * kWordValues<T>;
-    std::vector<T> gathered(whole ? 0 : rows * length);
+    const bool whole = job.depthA == 1 && job.k == length && rows % kernel.spaced == 0;
+    std::vector<T> gathered(whole ? 0 : ceilDiv(rows, kernel.spaced) * kernel.spaced * length);
     if (!whole)
       for (int64_t k = 0; k < job.k; ++k)
         for (int64_t i = 0; i < rows; ++i) gathered[i * length + k] = matrix[k * job.depthA + i * job.rowA];
-    for (int64_t i = 0; i < kBlockRows + kMaxTileRows; ++i) {
-      const int64_t row = std::min(i, rows - 1);
+    const int64_t last = ceilDiv(rows, kernel.spaced) * kernel.spaced - 1;
+    for (int64_t i = 0; i < kMostBlockRows + kMaxTileRows; ++i) {
+      const int64_t row = std::min(i, last);
       in[i] = whole ? matrix + row * job.rowA : gathered.data() + row * length;
     }
     const int32_t tap = 0;
-    const int64_t last = panels * (group + 1) / groups;
-    for (int64_t p = panels * group / groups; p < last; ++p) {
+    const int64_t lastPanel = panels * (group + 1) / groups;
+    for (int64_t p = panels * group / groups; p < lastPanel; ++p) {
       const Word<T>* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
       T* out[kMaxTileRows];
       for (int64_t i = 0; i < rows; i += kernel.rows) {

@@ -17,10 +17,6 @@ SIMD void widenBits(float* __restrict out, const uint16_t* __restrict in, int64_
 SIMD void roundBits(uint16_t* __restrict out, const float* __restrict in, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] = roundedBits(in[i]);
 }
-SIMD void interleaveBits(uint32_t* __restrict out, const uint16_t* a, const uint16_t* b, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = a[i] | static_cast<uint32_t>(b[i]) << 16;
-}
-
 Tensor like(const Tensor& tensor) {
   return {std::make_shared<Storage>(cpuDevice(), static_cast<size_t>(tensor.size()) * sizeof(float)), DType::f32, tensor.shape};
 }
@@ -29,10 +25,6 @@ Tensor like(const Tensor& tensor) {
 
 void widen(float* out, const bf16* in, int64_t count) { widenBits(out, reinterpret_cast<const uint16_t*>(in), count); }
 void narrow(bf16* out, const float* in, int64_t count) { roundBits(reinterpret_cast<uint16_t*>(out), in, count); }
-void interleave(uint32_t* out, const bf16* a, const bf16* b, int64_t count) {
-  interleaveBits(out, reinterpret_cast<const uint16_t*>(a), reinterpret_cast<const uint16_t*>(b), count);
-}
-
 bool needsWidening(const Call& call) {
   switch (static_cast<OpIndex>(call.index)) {
     // What moves values as they are, and what has loops of its own.

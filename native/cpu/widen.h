@@ -9,9 +9,6 @@ namespace densecl::cpu {
 void widen(float* out, const bf16* in, int64_t count);
 void narrow(bf16* out, const float* in, int64_t count);
 
-// out[i] holds a[i] in its lower and b[i] in its upper half.
-void interleave(uint32_t* out, const bf16* a, const bf16* b, int64_t count);
-
 // Runs an op that has no loops of its own for bf16: on copies of its tensors in f32, of which results are rounded once. Tensors that it
 // writes must be written whole.
 void runWidened(OpFunction op, const Call& call);

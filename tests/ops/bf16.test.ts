@@ -1,11 +1,14 @@
 /** Every op of the CPU in bf16 against its own f64, from the same rounded inputs. */
+import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
+import { Tape } from '../../src/autograd/tape.js'
 import { add } from '../../src/ops/arithmetic.js'
 import type { OpName } from '../../src/ops/catalogue.js'
 import { conv2d } from '../../src/ops/conv2d.js'
+import { matmul } from '../../src/ops/matmul.js'
 import { Random } from '../../src/tensor/random.js'
-import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { type DType, scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { checkAgreement } from '../support/agreement.js'
 import { suite } from '../support/suite.js'
 import { opCases } from './cases/index.js'
@@ -41,6 +44,49 @@ test('what an op writes is its value in f32, rounded to the nearest bf16 once, b
       assert.equal(y.data(), rounded(x.data().map((value, i) => Math.fround(value + bias[i % channels]!))).data())
     }
   })
+})
+
+test('products of whole numbers are exact, whatever is left over at the ends of tiles, panels, blocks and words', () => {
+  const size = fc.constantFrom(1, 2, 7, 15, 16, 17, 31, 32, 33, 48, 64, 65, 97, 130)
+  const cases = fc.record({
+    n: fc.integer({ min: 1, max: 2 }),
+    side: fc.constantFrom([1, 1], [5, 7], [1, 97], [14, 14], [8, 16], [16, 33]),
+    channels: fc.oneof(fc.constantFrom(3, 4), size),
+    outs: size,
+    kernel: fc.constantFrom(1, 1, 3, 7),
+    stride: fc.integer({ min: 1, max: 2 }),
+    m: size,
+    transpose: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(cases, fc.integer(), ({ n, side, channels, outs, kernel, stride, m, transpose }, seed) => {
+      scope(() => {
+        const random = new Random(seed)
+        const draw = (shape: number[]): Tensor =>
+          Tensor.from(
+            Float64Array.from({ length: sizeOf(shape) }, () => Math.floor(random.uniform(-2, 3))),
+            shape,
+            'f64',
+          )
+        const padding = (kernel - 1) / 2
+        const [h, w] = side.map((length) => Math.floor((length - 1) / stride) + 1)
+        const drawn = [draw([n, ...side, channels]), draw([outs, kernel, kernel, channels]), draw([n, h!, w!, outs])]
+        const matrices = [draw([m, channels]), draw(transpose ? [outs, channels] : [channels, outs])]
+        const compute = (dtype: DType): Tensor[] => {
+          const [x, weight, dy, a, b] = [...drawn, ...matrices].map((each) => Tensor.from(each.data(), each.shape, dtype))
+          const tape = new Tape().watch([x!, weight!])
+          const y = tape.record(() => conv2d(x!, weight!, undefined, { stride, padding }))
+          return [y, ...tape.backward(y, [x!, weight!], dy), matmul(a!, b!, { transposeB: transpose })] as Tensor[]
+        }
+        const exact = compute('f64')
+        compute('bf16').forEach((each, i) => {
+          const expected = Tensor.from(exact[i]!.data(), each.shape, each.dtype)
+          assert.equal(each.data(), expected.data(), ['y', 'dx', 'dweight', 'matmul'][i])
+        })
+      })
+    }),
+    { numRuns: 2 * runs },
+  )
 })
 
 test.run()

@@ -8,7 +8,8 @@ import { explain, runProgram } from '../../../src/cli/program.js'
 import { DenseclError } from '../../../src/tensor/errors.js'
 import type { FuzzedReader } from '../reader.js'
 
-const nowhere = '/nowhere/at/all'
+// Below a file, so that not even root can make it.
+const nowhere = '/dev/null/at/all'
 const absent = `${nowhere}/weights.pth`
 
 /** What a command is given at its end, where it would do something without; commander takes the last of two. */
