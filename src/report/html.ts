@@ -2,8 +2,10 @@
 import { tableCells, type EvaluationTable } from '../run/results.js'
 import { escapeXml } from './svg.js'
 
-/** A value as markup that shows it. */
-export const text = (value: unknown): string => escapeXml(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
+/** A value of a file as it is written, where String() fails of some objects. */
+export const written = (value: unknown): string => (typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
+/** The same as markup that shows it. */
+export const text = (value: unknown): string => escapeXml(written(value))
 export const grid = (...parts: string[]): string => `<div class="grid">${parts.join('')}</div>`
 export const cells = (values: readonly unknown[], tag: 'td' | 'th'): string =>
   values.map((value) => `<${tag}>${text(value)}</${tag}>`).join('')

@@ -9,7 +9,7 @@ import { defaultsOf } from '../run/options.js'
 import { duration } from '../run/runLog.js'
 import { constantCurves, runCharts } from './charts.js'
 import { evaluationSections } from './evaluations.js'
-import { cells, type EmbedPicture, factList, figure, fixed, grid, plain, row, tableCard, text } from './html.js'
+import { cells, type EmbedPicture, factList, figure, fixed, grid, plain, row, tableCard, text, written } from './html.js'
 import { few, picturesOf, type RunView } from './runView.js'
 import { studySection } from './study.js'
 
@@ -65,7 +65,7 @@ function facts(run: RunView): string {
   const last = run.metrics.filter((row) => row.loss !== undefined).at(-1)
   const knn = run.metrics.filter((row) => row.knn !== undefined)
   const items: [string, string][] = [
-    ['epoch', last === undefined ? '0' : `${fixed(last.epoch, last.epoch! % 1 === 0 ? 0 : 2)} of ${String(run.config.epochs)}`],
+    ['epoch', last === undefined ? '0' : `${fixed(last.epoch, last.epoch! % 1 === 0 ? 0 : 2)} of ${written(run.config.epochs)}`],
     ...(last === undefined
       ? []
       : ([
@@ -90,8 +90,12 @@ function facts(run: RunView): string {
 function leftOf({ metrics, config }: RunView): string {
   const last = metrics.filter((row) => row.imagesPerSecond !== undefined).at(-1)
   const { globalStep = NaN, epoch = NaN, imagesPerSecond = NaN } = last ?? {}
-  const perEpoch = (globalStep / epoch) * Number(config.batchSize)
-  const seconds = ((Number(config.epochs) - epoch) * perEpoch) / imagesPerSecond
+  const [batchSize, epochs] = [config.batchSize, config.epochs].map((value) => (typeof value === 'number' ? value : NaN)) as [
+    number,
+    number,
+  ]
+  const perEpoch = (globalStep / epoch) * batchSize
+  const seconds = ((epochs - epoch) * perEpoch) / imagesPerSecond
   return Number.isFinite(seconds) ? duration(seconds) : '-'
 }
 

@@ -1,6 +1,6 @@
 /** The part of a page that shows a study: how far its runs are, its plot, and the curves of its arms beside each other. */
 import { studyCharts } from './charts.js'
-import { type EmbedPicture, figure, grid, plain, row, text } from './html.js'
+import { type EmbedPicture, figure, grid, plain, row, text, written } from './html.js'
 import type { RunView } from './runView.js'
 
 /** Nothing for what is no study. Its tables are shown as those of every folder of results. */
@@ -20,7 +20,7 @@ export function studySection({ plan, plot, parts }: RunView, embed: EmbedPicture
 function states(parts: RunView['parts']): string {
   const lines = parts.map(({ run: { name, metrics, config, finished } }) => {
     const epoch = Math.floor(metrics.at(-1)?.epoch ?? 0)
-    return row([name, `${epoch} of ${String(config.epochs)}`, finished ? 'finished' : 'not finished'])
+    return row([name, `${epoch} of ${written(config.epochs)}`, finished ? 'finished' : 'not finished'])
   })
   return `${row(['run', 'epoch', ''], 'th')}${lines.join('')}`
 }
