@@ -20,7 +20,7 @@ struct Job {
   std::atomic<int64_t> next{0};
   int64_t units = 0;
   int helpers = 0;  // pool threads that may still join
-  int running = 0;
+  std::atomic<int> running{0};  // changed with the pool locked
   std::exception_ptr error;
 
   void work(std::mutex& mutex) {
@@ -77,6 +77,10 @@ class Pool {
     if (owner.owns_lock()) {
       std::unique_lock<std::mutex> lock(mutex_);
       job_ = nullptr;
+      lock.unlock();
+      // The others are about to end too: sleeping and being woken takes longer than most units.
+      spinWhile([&] { return job.running.load(std::memory_order_acquire) != 0; });
+      lock.lock();
       done_.wait(lock, [&] { return job.running == 0; });
     }
     if (job.error) std::rethrow_exception(job.error);
@@ -91,7 +95,7 @@ class Pool {
       if (!(job_ != nullptr && job_->helpers > 0)) {
         // A step launches hundreds of short jobs: look for the next one a few microseconds before sleeping.
         lock.unlock();
-        for (int spin = 0; spin < 2000 && published_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        spinWhile([&] { return published_.load(std::memory_order_acquire) == seen; });
         lock.lock();
         wake_.wait(lock, [&] { return job_ != nullptr && job_->helpers > 0; });
       }
@@ -106,10 +110,13 @@ class Pool {
     }
   }
 
-  static void pause() {
+  template <class Condition>
+  static void spinWhile(Condition condition) {
+    for (int spin = 0; spin < 2000 && condition(); ++spin) {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
+    }
   }
 
   std::mutex owner_, mutex_;

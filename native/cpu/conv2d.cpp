@@ -305,8 +305,8 @@ void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T*
     A* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
     const TileRegisters registers(kernel);
     const int64_t apart = along ? words + kApart : g.o + kApart;
-    Scratch<Word<T>> panel(words * kernel.columns), lines(along ? ceilDiv(g.o, kernel.rows) * kernel.rows * apart : words * apart);
-    Scratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
+    UnitScratch<Word<T>> panel(words * kernel.columns), lines(along ? ceilDiv(g.o, kernel.rows) * kernel.rows * apart : words * apart);
+    UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
     const T* rows[kMaxTileRows];
     A* outputs[kMaxTileRows];
     std::vector<ColumnReader<T>> readers;

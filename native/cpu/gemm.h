@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "../core/allocator.h"
@@ -12,6 +13,21 @@
 #include "words.h"
 
 namespace densecl::cpu {
+
+// Memory of a unit of work, which begins with a cache line. The heap of tensors has one lock, which short units would wait for.
+template <class T>
+class UnitScratch {
+ public:
+  explicit UnitScratch(int64_t count) : data_(static_cast<T*>(::operator new(count * sizeof(T), kLine))) {}
+  T* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(T* data) const { ::operator delete(data, kLine); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
 
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -123,10 +139,10 @@ void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slab
 // Rows as a kernel reads them: of those that end before a panel's depth does, and of groups that it wants evenly spaced and that are not,
 // the table then points to copies, which are returned.
 template <class T>
-std::unique_ptr<Scratch<T>> copyUneven(const Panels<T>& panels, std::vector<const T*>& table, int64_t stride, int64_t rows) {
+UnitScratch<T> copyUneven(const Panels<T>& panels, std::vector<const T*>& table, int64_t stride, int64_t rows) {
   const int64_t length = panels.depth * kWordValues<T>, group = panels.kernel.spaced, size = static_cast<int64_t>(table.size());
   const bool whole = length == panels.reach;
-  if (whole && group == 1) return nullptr;
+  if (whole && group == 1) return UnitScratch<T>(0);
   const auto even = [&](int64_t first) {
     const auto at = [&](int64_t i) { return reinterpret_cast<intptr_t>(table[first + i]); };
     for (int64_t i = 2; i < group; ++i)
@@ -138,8 +154,8 @@ std::unique_ptr<Scratch<T>> copyUneven(const Panels<T>& panels, std::vector<cons
     const int64_t valid = rows - first % stride;
     if (valid > 0 && (!whole || valid < group || !even(first))) uneven.push_back(first);
   }
-  auto copies = std::make_unique<Scratch<T>>(static_cast<int64_t>(uneven.size()) * group * length);
-  T* to = copies->data();
+  UnitScratch<T> copies(static_cast<int64_t>(uneven.size()) * group * length);
+  T* to = copies.data();
   for (const int64_t first : uneven)
     for (int64_t i = first; i < first + group; ++i, to += length) {
       if (i % stride < rows) std::fill(std::copy_n(table[i], panels.values, to), to + length, T{0});
@@ -176,7 +192,7 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
     const int64_t rows = std::min(block, count - first);
     const int64_t stride = ceilDiv(rows, kernel.rows) * kernel.rows;
     std::vector<const T*> table(stride * taps);
-    Scratch<T> scratch(rows * scratchPerRow + 64 / sizeof(T));
+    const UnitScratch<T> scratch(scratchPerRow == 0 ? 0 : rows * scratchPerRow + 64 / sizeof(T));
     std::vector<T*> outputs(stride);
     fill(first, rows, table.data(), stride, scratch.data());
     for (int64_t t = 0; t < taps; ++t)

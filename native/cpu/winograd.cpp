@@ -246,7 +246,7 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
   parallelFor(blocks * groups, [&](int64_t unit) {
     const int64_t first = unit % blocks * block, group = unit / blocks, count = std::min(block, tiles.count - first);
     if (count <= 0) return;
-    Scratch<float> v(kPoints * block * f.c), m(kPoints * block * panels.width), outside(panels.width);
+    UnitScratch<float> v(kPoints * block * f.c), m(kPoints * block * panels.width), outside(panels.width);
     const float* inputs[kPoints];
     for (int64_t i = 0; i < count; ++i) {
       tiles.inputs(first + i, x, zeros.data(), inputs);
