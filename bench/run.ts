@@ -175,7 +175,13 @@ const stepBenches = {
     compiled: true,
     rounded: true,
     cases: inferenceCases,
-    more: { cpu: { compile: ['--channels-last', '--compile'], onnxruntime: ['--onnx', onnxModel] } },
+    more: {
+      cpu: {
+        compile: ['--channels-last', '--compile'],
+        'compile-bf16': ['--channels-last', '--compile', '--amp'],
+        onnxruntime: ['--onnx', onnxModel],
+      },
+    },
   },
 } as const satisfies Record<string, StepBench>
 

@@ -84,7 +84,7 @@ INLINE void store(bf16* out, V sum) {
   }
 #endif
   const W word = (W)sum, rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
-  *reinterpret_cast<H*>(out) = __builtin_convertvector((W)(sum == sum) & rounded | ~(W)(sum == sum) & (word >> 16 | 0x40u), H);
+  *reinterpret_cast<H*>(out) = __builtin_convertvector(((W)(sum == sum) & rounded) | (~(W)(sum == sum) & (word >> 16 | 0x40u)), H);
 }
 
 // Sums of a tile whose panel has columns behind the last.
