@@ -19,7 +19,7 @@ struct Job {
   const std::function<void(int64_t)>* body = nullptr;
   std::atomic<int64_t> next{0};
   int64_t units = 0;
-  int helpers = 0;  // pool threads that may still join
+  int helpers = 0;              // pool threads that may still join
   std::atomic<int> running{0};  // changed with the pool locked
   std::exception_ptr error;
 
