@@ -207,11 +207,11 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
   }
 }
 
-// Columns j = (kh, kw, c) of the virtual im2col matrix, copied into a panel for a block of pixels.
+// Columns j = (kh, kw, c) of the matrix of windows, which is not made (im2col), copied into a panel for a block of pixels.
 template <class T>
 class ColumnReader {
  public:
-  // Where a pixel's window begins in x.
+  // Where a pixel's window begins.
   struct Place {
     int64_t top, left;
     const T* base;
@@ -235,26 +235,28 @@ class ColumnReader {
   // Columns first.. of a panel of `width`; what lies behind the last column is zero.
   ColumnReader(const Geometry& g, int64_t first, int64_t width) : g_(g), width_(width) {
     const int64_t last = std::min(first + width, g.taps() * g.c);
-    if (g.mergeRow()) runs_.push_back({0, 0, first, last - first});
-    for (int64_t j = g.mergeRow() ? last : first; j < last;) {
-      const int64_t tap = j / g.c, channel = j % g.c, row = tap / g.kw * g.dh, column = tap % g.kw * g.dw;
-      const int64_t length = std::min(g.c - channel, last - j);
-      runs_.push_back({row, column, (row * g.w + column) * g.c + channel, length});
-      j += length;
-    }
+    if (g.mergeRow())
+      runs_.push_back({0, 0, first, last - first});
+    else
+      for (int64_t j = first; j < last;) {
+        const int64_t tap = j / g.c, channel = j % g.c, row = tap / g.kw * g.dh, column = tap % g.kw * g.dw;
+        const int64_t length = std::min(g.c - channel, last - j);
+        runs_.push_back({row, column, (row * g.w + column) * g.c + channel, length});
+        j += length;
+      }
     zeros_ = width - std::max<int64_t>(last - first, 0);
   }
 
   // panel (words of pixels, width) of the pixels whose windows begin at `places`
   void read(const std::vector<Place>& places, std::vector<const T*>& sources, Word<T>* panel) const {
     const int64_t words = ceilDiv(static_cast<int64_t>(places.size()), kWordValues<T>);
-    sources.resize(words * kWordValues<T>, kZeros<T>);  // the last pixel may have no partner
+    sources.resize(words * kWordValues<T>);
+    sources.back() = kZeros<T>;  // the last pixel may have no partner
     for (const Run& run : runs_) {
       for (size_t i = 0; i < places.size(); ++i) {
         const int64_t row = places[i].top + run.row, column = places[i].left + run.column;
         sources[i] = row >= 0 && row < g_.h && column >= 0 && column < g_.w ? places[i].base + run.offset : kZeros<T>;
       }
-      if (words * kWordValues<T> > static_cast<int64_t>(places.size())) sources.back() = kZeros<T>;
       copyRows(panel, width_, sources.data(), words, run.length);
       panel += run.length;
     }
@@ -280,7 +282,7 @@ constexpr int64_t kApart = 16;
 
 // Words of pixels in a block of a kernel that reads rows along memory, of which all of dy's channels stay in the L2 cache: the longer, the
 // fewer passes over dw.
-int64_t blockWords(int64_t o) { return std::clamp<int64_t>((196608 / o) / 16 * 16, 96, 512); }
+int64_t blockWords(int64_t o) { return std::clamp<int64_t>(196608 / std::max<int64_t>(1, o) / 16 * 16, 96, 512); }
 
 // dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or also by pixels where columns are few; the split
 // depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
