@@ -179,10 +179,10 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   if (count == 0) return;
   const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
-  // Rows of a block stay in the L2 cache while panels pass; 12 and 32 are multiples of every tile height.
-  const int64_t unit = kernel.spaced == 1 ? 12 : 32;
-  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / unit * unit;
-  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 2 * unit, 96), ceilDiv(count, kernel.rows) * kernel.rows);
+  // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors.
+  const int64_t multiple = std::max(12, kernel.rows);
+  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
+  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 2 * multiple, 96), ceilDiv(count, kernel.rows) * kernel.rows);
   const int64_t blocks = ceilDiv(count, block);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {

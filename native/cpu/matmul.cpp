@@ -9,7 +9,7 @@ namespace densecl::cpu {
 namespace {
 
 // A unit is a block of rows of one product and a group of its panels; each element is one sum along the depth, whatever the units are.
-constexpr int64_t kMostBlockRows = 96;
+constexpr int64_t kMostBlockRows = 3 * kMaxTileRows;
 
 template <class T>
 void multiply(const Matmul& job, T* y, const T* a, const T* b) {
@@ -38,7 +38,7 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       matrixB[first + i] = offsets[1] + i * step[1];
     }
   });
-  const int64_t blockRows = kernel.spaced > 1 ? kMostBlockRows : 48, blocks = ceilDiv(job.m, blockRows);
+  const int64_t blockRows = std::max(48, 3 * kernel.rows), blocks = ceilDiv(job.m, blockRows);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(4 * threads(), job.batches.count * blocks), 1, panels);
   parallelFor(job.batches.count * blocks * groups, [&](int64_t unit) {
     const int64_t group = unit % groups, first = unit / groups % blocks * blockRows, batch = unit / groups / blocks;

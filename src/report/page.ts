@@ -87,15 +87,14 @@ function facts(run: RunView): string {
   return factList(items)
 }
 
+/** A number of a configuration; what else stands there is none, and Number() fails of some objects. */
+const numberOf = (value: unknown): number => (typeof value === 'number' ? value : NaN)
+
 function leftOf({ metrics, config }: RunView): string {
   const last = metrics.filter((row) => row.imagesPerSecond !== undefined).at(-1)
   const { globalStep = NaN, epoch = NaN, imagesPerSecond = NaN } = last ?? {}
-  const [batchSize, epochs] = [config.batchSize, config.epochs].map((value) => (typeof value === 'number' ? value : NaN)) as [
-    number,
-    number,
-  ]
-  const perEpoch = (globalStep / epoch) * batchSize
-  const seconds = ((epochs - epoch) * perEpoch) / imagesPerSecond
+  const perEpoch = (globalStep / epoch) * numberOf(config.batchSize)
+  const seconds = ((numberOf(config.epochs) - epoch) * perEpoch) / imagesPerSecond
   return Number.isFinite(seconds) ? duration(seconds) : '-'
 }
 
