@@ -15,22 +15,39 @@ namespace {
 
 thread_local int threadCount = 0;
 
-struct Job {
-  const std::function<void(int64_t)>* body = nullptr;
+// Consecutive units of a job, which threads take one by one.
+struct alignas(64) Share {
   std::atomic<int64_t> next{0};
-  int64_t units = 0;
-  int helpers = 0;              // pool threads that may still join
+  int64_t end = 0;
+};
+
+struct Job {
+  Job(const std::function<void(int64_t)>& body, int64_t units, int helpers) : body(body), shares(helpers + 1), helpers(helpers) {
+    const int64_t count = helpers + 1;
+    for (int64_t i = 0; i < count; ++i) {
+      shares[i].next = units * i / count;
+      shares[i].end = units * (i + 1) / count;
+    }
+  }
+
+  const std::function<void(int64_t)>& body;
+  std::vector<Share> shares;
+  int helpers;                  // pool threads that may still join
   std::atomic<int> running{0};  // changed with the pool locked
   std::exception_ptr error;
 
-  void work(std::mutex& mutex) {
-    for (int64_t unit; (unit = next.fetch_add(1)) < units;) {
-      try {
-        (*body)(unit);
-      } catch (...) {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (!error) error = std::current_exception();
-        next = units;
+  // Consecutive units read what lies side by side: a thread does share `own`, and then what others have left of theirs.
+  void work(std::mutex& mutex, size_t own) {
+    for (size_t i = 0; i < shares.size(); ++i) {
+      Share& share = shares[(own + i) % shares.size()];
+      for (int64_t unit; (unit = share.next.fetch_add(1)) < share.end;) {
+        try {
+          body(unit);
+        } catch (...) {
+          std::lock_guard<std::mutex> lock(mutex);
+          if (!error) error = std::current_exception();
+          for (Share& each : shares) each.next = each.end;
+        }
       }
     }
   }
@@ -58,22 +75,19 @@ class Pool {
 
   void run(int64_t units, int helpers, const std::function<void(int64_t)>& body) {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
-    Job job;
-    job.body = &body;
-    job.units = units;
+    Job job(body, units, helpers);
     if (owner.owns_lock()) {
       std::unique_lock<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_) < helpers) {
         std::thread([this] { loop(); }).detach();
         ++workers_;
       }
-      job.helpers = helpers;
       job_ = &job;
       published_.fetch_add(1, std::memory_order_release);
       lock.unlock();
       wake_.notify_all();
     }
-    job.work(mutex_);
+    job.work(mutex_, 0);
     if (owner.owns_lock()) {
       std::unique_lock<std::mutex> lock(mutex_);
       job_ = nullptr;
@@ -101,10 +115,10 @@ class Pool {
       }
       seen = published_.load(std::memory_order_relaxed);
       Job* job = job_;
-      --job->helpers;
+      const int own = job->helpers--;
       ++job->running;
       lock.unlock();
-      job->work(mutex_);
+      job->work(mutex_, own);
       lock.lock();
       if (--job->running == 0) done_.notify_all();
     }

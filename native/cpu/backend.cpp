@@ -1,6 +1,8 @@
 // The CPU as a device.
 #include "../core/device.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 #include <new>
 
@@ -15,7 +17,9 @@
 namespace densecl {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
+// Of blocks that can hold one, pages of 2 MiB are asked for: those of 4 KiB are too many for the processor's table of them.
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr std::align_val_t alignmentOf(size_t bytes) { return std::align_val_t{bytes >= kHugePage ? kHugePage : 64}; }
 
 const OpFunction kOps[] = {
 #define OP(name, ...) cpu::name,
@@ -26,14 +30,19 @@ const OpFunction kOps[] = {
 class CpuDevice : public Device {
  public:
   CpuDevice() : Device("cpu", kOps) {}
-  void* allocateRaw(size_t bytes) override { return ::operator new(bytes, kAlignment, std::nothrow); }
+  void* allocateRaw(size_t bytes) override {
+    void* block = ::operator new(bytes, alignmentOf(bytes), std::nothrow);
+#if defined(MADV_HUGEPAGE)
+    // A wish: without such pages all works as well, only slower.
+    if (block != nullptr && bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+    return block;
+  }
   void releaseRaw(void* block, size_t bytes) override {
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_UNPOISON_MEMORY_REGION(block, bytes);
-#else
-    (void)bytes;
 #endif
-    ::operator delete(block, kAlignment);
+    ::operator delete(block, alignmentOf(bytes));
   }
 #if defined(__SANITIZE_ADDRESS__)
   // What a tensor has not asked for is none of its memory, and none of it is anyone's in the cache.

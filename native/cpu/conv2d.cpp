@@ -151,18 +151,12 @@ void forward(const Geometry& g, T* y, const T* x, Panels<T>& panels, const Accum
     }
   };
   auto out = [&](int64_t m) { return y + m * g.o; };
-  const auto multiply = [&](auto after) {
-    if (byWindows<T>(g))
-      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, panels.reach, fillWindows, out, after);
-    else if (merge)
-      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, taps * depth, fillRows, out, after);
-    else
-      multiplyRows<T>(g.pixels(), iota(taps), panels, bias, 0, fillTaps, out, after);
-  };
-  if (norm == nullptr)
-    multiply(Nothing{});
+  if (byWindows<T>(g))
+    multiplyRows<T>(g.pixels(), iota(taps), panels, bias, norm, panels.reach, fillWindows, out);
+  else if (merge)
+    multiplyRows<T>(g.pixels(), iota(taps), panels, bias, norm, taps * depth, fillRows, out);
   else
-    multiply([&](T* const* rows, int count, int64_t column, int64_t columns) { norm->apply(rows, count, column, columns); });
+    multiplyRows<T>(g.pixels(), iota(taps), panels, bias, norm, 0, fillTaps, out);
 }
 
 // The input pixels with the same remainder modulo the stride meet the same taps: each such class is a dense product.
@@ -202,7 +196,7 @@ void backwardInput(const Geometry& g, T* dx, const T* dy, const T* weight) {
         const Walk at(m, height, width);
         return dx + ((at.n * g.h + a + at.y * g.sh) * g.w + b + at.x * g.sw) * g.c;
       };
-      multiplyRows<T>(g.n * height * width, taps, panels, nullptr, 0, fill, out);
+      multiplyRows<T>(g.n * height * width, taps, panels, nullptr, nullptr, 0, fill, out);
     }
   }
 }

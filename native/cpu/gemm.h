@@ -10,6 +10,7 @@
 #include "../core/allocator.h"
 #include "../core/parallel.h"
 #include "gemm_tile.h"
+#include "resultNorm.h"
 #include "words.h"
 
 namespace densecl::cpu {
@@ -28,6 +29,9 @@ class UnitScratch {
   };
   std::unique_ptr<T, Free> data_;
 };
+
+// Of a panel, what stays in the L2 cache beside rows and what is fetched for the next.
+constexpr int64_t kPanelBytes = 512 * 1024;
 
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -164,26 +168,25 @@ UnitScratch<T> copyUneven(const Panels<T>& panels, std::vector<const T*>& table,
   return copies;
 }
 
-struct Nothing {
-  template <class T>
-  void operator()(T* const*, int, int64_t, int64_t) const {}
-};
-
-// For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j].
-// after(rows, count, column, columns) is given each part of the result, `columns` of it from `column` on, while it is in the L2 cache.
+// For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j], or the norm of it.
 // fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
 // scratchPerRow elements a row, and 64 bytes more.
-template <class T, class Fill, class Out, class After = Nothing>
-void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<T>* bias, int64_t scratchPerRow,
-                  Fill fill, Out out, After after = {}) {
+template <class T, class Fill, class Out>
+void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<T>* bias,
+                  const ResultNorm<T>* norm, int64_t scratchPerRow, Fill fill, Out out) {
   if (count == 0) return;
   const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
   // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors.
   const int64_t multiple = std::max(12, kernel.rows);
   const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
-  const int64_t block = std::min<int64_t>(std::clamp<int64_t>(fitting, 2 * multiple, 96), ceilDiv(count, kernel.rows) * kernel.rows);
-  const int64_t blocks = ceilDiv(count, block);
+  const int64_t parts = ceilDiv(count, std::clamp<int64_t>(fitting, 2 * multiple, 96));
+  const int64_t block = ceilDiv(ceilDiv(count, parts), kernel.rows) * kernel.rows, blocks = ceilDiv(count, block);
+  // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass.
+  const int64_t tapBytes = panels.depth * panels.width * static_cast<int64_t>(sizeof(Word<T>));
+  const int64_t tapsAtOnce = std::is_same_v<T, Accumulator<T>>
+                                 ? std::clamp<int64_t>(kPanelBytes / std::max<int64_t>(1, tapBytes), 1, std::max<int64_t>(1, taps))
+                                 : std::max<int64_t>(1, taps);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {
     const TileRegisters registers(kernel);
@@ -199,32 +202,44 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
       for (int64_t i = rows; i < stride; ++i) table[t * stride + i] = table[t * stride + rows - 1];
     const auto copies = copyUneven(panels, table, stride, rows);
     for (int64_t i = 0; i < rows; ++i) outputs[i] = out(first + i);
-    std::vector<T*> shifted(kMaxTileRows);
-    const int64_t lastPanel = panels.count * (group + 1) / groups;
-    for (int64_t p = panels.count * group / groups; p < lastPanel; ++p) {
+    T* shifted[kMaxTileRows];
+    const T* residual[kMaxTileRows];
+    for (int64_t p = panels.count * group / groups; p < panels.count * (group + 1) / groups; ++p) {
       const int64_t column = p * panels.width;
-      TileCall<T> call{nullptr,
-                       stride,
-                       1,
-                       taps,
-                       tapIndex.data(),
-                       panels.depth,
-                       panels.panel(p),
-                       shifted.data(),
-                       0,
-                       static_cast<int>(std::min(panels.width, panels.columns - column)),
-                       bias == nullptr ? nullptr : bias + column,
-                       false};
-      for (int64_t i = 0; i < rows; i += kernel.rows) {
-        call.rows = table.data() + i;
-        call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-        for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
-        kernel.run(call);
+      // Without a tap, as some pixels of an input gradient are, sums are zeros that are written too.
+      for (int64_t tap = 0; tap == 0 || tap < taps; tap += tapsAtOnce) {
+        TileCall<T> call{nullptr,
+                         stride,
+                         1,
+                         std::min(tapsAtOnce, taps - tap),
+                         tapIndex.data() + tap,
+                         panels.depth,
+                         panels.panel(p),
+                         shifted,
+                         0,
+                         static_cast<int>(std::min(panels.width, panels.columns - column)),
+                         nullptr,
+                         tap > 0};
+        if (tap + call.taps == taps) {
+          if (bias != nullptr) call.bias = bias + column;
+          if (norm != nullptr) {
+            call.bias = norm->shift + column;
+            call.scale = norm->scale + column;
+            call.relu = norm->relu;
+            if (norm->residual != nullptr) call.residual = residual;
+          }
+        }
+        for (int64_t i = 0; i < rows; i += kernel.rows) {
+          call.rows = table.data() + tap * stride + i;
+          call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
+          for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
+          if (call.residual != nullptr)
+            for (int r = 0; r < call.validRows; ++r) residual[r] = norm->residual + (shifted[r] - norm->y);
+          if (taps == panels.slabs) call.fetchBehind(panels.width, i / kernel.rows, stride / kernel.rows);
+          kernel.run(call);
+        }
       }
     }
-    const int64_t begin = panels.count * group / groups * panels.width;
-    for (int64_t i = 0; i < rows; ++i) outputs[i] += begin;
-    after(outputs.data(), rows, begin, std::min(lastPanel * panels.width, panels.columns) - begin);
   });
 }
 

@@ -1,5 +1,7 @@
 #include "gemm_tile.h"
 
+#include <limits>
+
 #include "math.h"
 
 namespace densecl::cpu {
@@ -87,17 +89,90 @@ INLINE void store(bf16* out, V sum) {
   *reinterpret_cast<H*>(out) = __builtin_convertvector(((W)(sum == sum) & rounded) | (~(W)(sum == sum) & (word >> 16 | 0x40u)), H);
 }
 
+// Values of `from` as what is summed in.
+template <class V, class A>
+INLINE V load(const A* from) {
+  return *reinterpret_cast<const V*>(from);
+}
+template <class V>
+INLINE V load(const bf16* from) {
+  using W = typename Vector<uint32_t, sizeof(V)>::type;
+  using H = typename Vector<uint16_t, sizeof(V) / 2>::type;
+  return (V)(__builtin_convertvector(*reinterpret_cast<const H*>(from), W) << 16);
+}
+
+// Sums as their type in memory holds them.
+template <class Multiply, class V, class A>
+INLINE V rounded(V sum, const A*) {
+  return sum;
+}
+template <class Multiply, class V>
+INLINE V rounded(V sum, const bf16*) {
+  bf16 values[sizeof(V) / sizeof(float)];
+  store<Multiply>(values, sum);
+  return load<V>(values);
+}
+
+// What becomes of the sums of the columns `at` and behind it: bias and what was there are added, or they are normalised.
+template <class Multiply, bool Norms, class V, class T, class Out>
+class Finish {
+ public:
+  INLINE Finish(const TileCall<T, Out>& call, int at) : call_(call), at_(at) {
+    if (call.bias != nullptr) bias_ = load<V>(call.bias + at);
+    if (Norms) {
+      scale_ = load<V>(call.scale + at);
+      if (!call.relu) low_ -= std::numeric_limits<Accumulator<T>>::infinity();
+    }
+  }
+  INLINE void store(int row, V sum) const {
+    Out* out = call_.out[row] + at_;
+    if constexpr (std::is_same_v<Out, Accumulator<T>>)
+      if (call_.accumulate) sum += load<V>(out);
+    if (!Norms) return cpu::store<Multiply>(out, V(sum + bias_));
+    // As two passes would have it, whose result lies between them in memory.
+    sum = rounded<Multiply>(sum, out) * scale_ + bias_;
+    if (call_.residual != nullptr) sum += load<V>(call_.residual[row] + at_);
+    cpu::store<Multiply>(out, V(sum < low_ ? low_ : sum));
+  }
+
+ private:
+  const TileCall<T, Out>& call_;
+  const int at_;
+  V bias_{}, scale_{}, low_{};
+};
+
 // Sums of a tile whose panel has columns behind the last.
 template <class T, class Out, int Width>
 INLINE void storePart(const TileCall<T, Out>& call, const Accumulator<T> (*sums)[Width]) {
+  using A = Accumulator<T>;
   for (int i = 0; i < call.validRows; ++i)
     for (int j = 0; j < call.validColumns; ++j) {
-      Accumulator<T> base = call.bias != nullptr ? call.bias[j] : Accumulator<T>{0};
-      if constexpr (std::is_same_v<Out, Accumulator<T>>)
-        if (call.accumulate) base = call.out[i][j];
-      call.out[i][j] = Out(base + sums[i][j]);
+      A sum = sums[i][j];
+      if constexpr (std::is_same_v<Out, A>)
+        if (call.accumulate) sum += call.out[i][j];
+      if (call.scale != nullptr) sum = A(Out(sum)) * call.scale[j];
+      if (call.bias != nullptr) sum += call.bias[j];
+      if (call.residual != nullptr) sum += A(call.residual[i][j]);
+      call.out[i][j] = Out(call.relu && sum < 0 ? A{0} : sum);
     }
 }
+
+template <class Multiply, bool Norms, class T, class Out, class V, int Rows, int Vectors>
+INLINE void storeTile(const TileCall<T, Out>& call, const V (&sum)[Rows][Vectors]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) {
+    const Finish<Multiply, Norms, V, T, Out> finish(call, v * static_cast<int>(sizeof(V) / sizeof(Accumulator<T>)));
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+      if (i >= call.validRows) break;
+      finish.store(i, sum[i][v]);
+    }
+  }
+}
+
+// How far ahead of its use a panel is fetched from the L2 into the L1 cache, which holds little of it. A panel of one vector leaves no
+// room for that: its rows keep the ports of loads busy.
+constexpr int kAheadBytes = 2048;
 
 template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
 INLINE void tile(const TileCall<T, Out>& call) {
@@ -108,6 +183,8 @@ INLINE void tile(const TileCall<T, Out>& call) {
   constexpr int lanes = VectorBytes / sizeof(A);
   constexpr int vectors = PanelBytes / VectorBytes, width = PanelBytes / sizeof(A);
 
+  constexpr bool fetches = vectors > 1;
+  const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
   V sum[Rows][vectors];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
@@ -120,6 +197,12 @@ INLINE void tile(const TileCall<T, Out>& call) {
     for (int i = 0; i < Rows; ++i) a[i] = reinterpret_cast<const RowWord*>(call.rows[tap * call.rowStride + i]);
     const Word<T>* b = call.panel + call.tapIndex[tap] * call.depth * width;
     for (int64_t k = 0, at = 0; k < call.depth; ++k, at += call.step, b += width) {
+      if (fetches) {
+#pragma GCC unroll 4
+        for (int line = 0; line < PanelBytes; line += 64) __builtin_prefetch(reinterpret_cast<const char*>(b) + kAheadBytes + line);
+        __builtin_prefetch(next, 0, 2);
+        next += call.nextBytes;
+      }
 #pragma GCC unroll 2
       for (int pass = 0; pass < Multiply::kPasses; ++pass) {
         decltype(Multiply::template column<V>(W{}, 0)) column[vectors];
@@ -135,24 +218,8 @@ INLINE void tile(const TileCall<T, Out>& call) {
     }
   }
 
-  constexpr bool adds = std::is_same_v<Out, A>;
-  if (call.validColumns == width) {
-    V bias[vectors] = {};
-    if (call.bias != nullptr)
-      for (int v = 0; v < vectors; ++v) bias[v] = *reinterpret_cast<const V*>(call.bias + v * lanes);
-#pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) {
-      if (i >= call.validRows) break;
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        Out* out = call.out[i] + v * lanes;
-        if constexpr (adds)
-          if (call.accumulate) bias[v] = *reinterpret_cast<const V*>(out);
-        store<Multiply>(out, V(sum[i][v] + bias[v]));
-      }
-    }
-    return;
-  }
+  if (call.validColumns == width)
+    return call.scale != nullptr ? storeTile<Multiply, true>(call, sum) : storeTile<Multiply, false>(call, sum);
   A spill[Rows][width];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
@@ -198,6 +265,16 @@ constexpr int kRegisterRows = 16, kRegisterWords = 16, kAmxRows = 2 * kRegisterR
 #define TILE_STORE(from, to, spacing) asm volatile("tilestored %%tmm" #from ", (%0,%1,1)" ::"r"(to), "r"(spacing) : "memory")
 #define TILE_MULTIPLY(sums, row, column) asm volatile("tdpbf16ps %%tmm" #column ", %%tmm" #row ", %%tmm" #sums ::)
 
+template <bool Norms, class Out>
+INLINE void storeRows(const TileCall<bf16, Out>& call, const float (*sums)[kAmxColumns]) {
+  using V = typename Vector<float, 64>::type;
+  const Finish<ByPairs, Norms, V, bf16, Out> first(call, 0), second(call, kRegisterWords);
+  for (int i = 0; i < call.validRows; ++i) {
+    first.store(i, load<V>(sums[i]));
+    second.store(i, load<V>(sums[i] + kRegisterWords));
+  }
+}
+
 template <bool TwoRows, bool TwoColumns, class Out>
 INLINE void amxTile(const TileCall<bf16, Out>& call) {
   TILE_ZERO(0);
@@ -205,6 +282,7 @@ INLINE void amxTile(const TileCall<bf16, Out>& call) {
   if (TwoRows) TILE_ZERO(2);
   if (TwoRows && TwoColumns) TILE_ZERO(3);
   constexpr int64_t columnSpacing = kAmxColumns * sizeof(uint32_t);
+  const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
   for (int64_t tap = 0; tap < call.taps; ++tap) {
     const bf16* const* rows = call.rows + tap * call.rowStride;
     const char *a = reinterpret_cast<const char*>(rows[0]), *c = TwoRows ? reinterpret_cast<const char*>(rows[kRegisterRows]) : nullptr;
@@ -224,6 +302,8 @@ INLINE void amxTile(const TileCall<bf16, Out>& call) {
         TILE_MULTIPLY(2, 5, 6);
       }
       if (TwoRows && TwoColumns) TILE_MULTIPLY(3, 5, 7);
+      const char* const until = next + kRegisterWords * call.nextBytes;
+      for (; next < until; next += 64) __builtin_prefetch(next, 0, 2);
     }
   }
 
@@ -233,22 +313,7 @@ INLINE void amxTile(const TileCall<bf16, Out>& call) {
   if (TwoRows) TILE_STORE(2, &sums[kRegisterRows][0], columnSpacing);
   if (TwoRows && TwoColumns) TILE_STORE(3, &sums[kRegisterRows][kRegisterWords], columnSpacing);
   if (!TwoColumns || call.validColumns != kAmxColumns) return storePart<bf16, Out, kAmxColumns>(call, sums);
-  using V = typename Vector<float, 64>::type;
-  V first{}, second{};
-  if (call.bias != nullptr) {
-    first = *reinterpret_cast<const V*>(call.bias);
-    second = *reinterpret_cast<const V*>(call.bias + kRegisterWords);
-  }
-  for (int i = 0; i < call.validRows; ++i) {
-    Out* out = call.out[i];
-    if constexpr (std::is_same_v<Out, float>)
-      if (call.accumulate) {
-        first = *reinterpret_cast<const V*>(out);
-        second = *reinterpret_cast<const V*>(out + kRegisterWords);
-      }
-    store<ByPairs>(out, V(*reinterpret_cast<const V*>(&sums[i][0]) + first));
-    store<ByPairs>(out + kRegisterWords, V(*reinterpret_cast<const V*>(&sums[i][kRegisterWords]) + second));
-  }
+  call.scale != nullptr ? storeRows<true>(call, sums) : storeRows<false>(call, sums);
 }
 
 template <class Out>

@@ -46,6 +46,22 @@ struct TileCall {
   int validColumns;
   const Accumulator<T>* bias;  // of the panel's columns, or null
   bool accumulate;             // add to what out holds; not where that is bf16
+  // A norm, or null: out = relu(sum * scale + bias + residual), with a scale for each of the panel's columns.
+  const Accumulator<T>* scale = nullptr;
+  const Out* const* residual = nullptr;  // one pointer per row as of `out`, or null
+  bool relu = false;
+  // What is fetched into the L2 cache meanwhile, so many bytes for each word of the depth; null for nothing.
+  const char* next = nullptr;
+  int64_t nextBytes = 0;
+
+  // Has tile `index` of the `count` tiles that read the panel one after the other, `width` words of which make a row, fetch its part of
+  // what lies behind it: the next panel. From beyond the L2 cache it would come late for the first of its tiles, which are few where rows
+  // are.
+  void fetchBehind(int64_t width, int64_t index, int64_t count) {
+    const int64_t rowBytes = width * static_cast<int64_t>(sizeof(Word<T>));
+    nextBytes = (rowBytes + count - 1) / count;
+    next = reinterpret_cast<const char*>(panel) + depth * ((tapIndex[taps - 1] + 1) * rowBytes + taps * index * nextBytes);
+  }
 };
 
 template <class T, class Out = T>

@@ -1,5 +1,4 @@
-// Batch norm as it is applied: y = relu(x * scale + shift + residual), in a pass of its own or to what a convolution writes, before that
-// leaves the cache.
+// Batch norm as it is applied: y = relu(x * scale + shift + residual), in a pass of its own or to the sums of a convolution.
 #pragma once
 #include <cstdint>
 
@@ -27,13 +26,6 @@ struct ResultNorm {
   const T* y;                          // of the whole result
   const T* residual;                   // of its shape, or null
   bool relu;
-
-  // Of `count` rows the `columns` channels from `column` on, where each of `rows` points.
-  void apply(T* const* rows, int64_t count, int64_t column, int64_t columns) const {
-    for (int64_t i = 0; i < count; ++i)
-      applyNorm(NormRows<T>{rows[i], rows[i], scale + column, shift + column, residual == nullptr ? nullptr : residual + (rows[i] - y),
-                            relu, 1, columns});
-  }
 };
 
 // Scale and shift of every channel: batch norm of x is x * scale + shift.

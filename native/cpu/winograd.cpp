@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "gemm.h"
 
@@ -48,18 +49,21 @@ INLINE void inputLoop(const InputJob& job) {
 }
 SIMD void transformInput(const InputJob& job) { inputLoop(job); }
 
-// A^T m A plus bias, for `count` channels of m[point * stride + channel], to the four pixels of an output tile.
+// A^T m A, for `count` channels of m[point * stride + channel], to the four pixels of an output tile: plus bias, or normalised.
 struct OutputJob {
   const float* m;
   int64_t stride, count;
-  const float* bias;  // or null
   float* const* pixels;
+  const float* bias;             // or null
+  const float* scale;            // of a norm, whose shift is the bias; or null
+  const float* const* residual;  // of the norm, four pixels; or null
+  bool relu;
 };
-template <bool Biased>
+template <bool Biased, bool Norms, bool Adds>
 INLINE void outputLoop(const OutputJob& job) {
   const float* m[kPoints];
   for (int64_t i = 0; i < kPoints; ++i) m[i] = job.m + i * job.stride;
-  float *a = job.pixels[0], *b = job.pixels[1], *d = job.pixels[2], *e = job.pixels[3];
+  const float low = job.relu ? 0 : -std::numeric_limits<float>::infinity();
 #pragma GCC ivdep
   for (int64_t c = 0; c < job.count; ++c) {
     float t[2][4];
@@ -68,14 +72,22 @@ INLINE void outputLoop(const OutputJob& job) {
       t[0][j] = m[j][c] + m[4 + j][c] + m[8 + j][c];
       t[1][j] = m[4 + j][c] - m[8 + j][c] - m[12 + j][c];
     }
-    const float bias = Biased ? job.bias[c] : 0.0f;
-    a[c] = t[0][0] + t[0][1] + t[0][2] + bias;
-    b[c] = t[0][1] - t[0][2] - t[0][3] + bias;
-    d[c] = t[1][0] + t[1][1] + t[1][2] + bias;
-    e[c] = t[1][1] - t[1][2] - t[1][3] + bias;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const float* row = t[i / 2];
+      float y = i % 2 == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3];
+      if (Norms) y *= job.scale[c];
+      if (Biased) y += job.bias[c];
+      if (Adds) y += job.residual[i][c];
+      job.pixels[i][c] = Norms && y < low ? low : y;
+    }
   }
 }
-SIMD void transformOutput(const OutputJob& job) { job.bias == nullptr ? outputLoop<false>(job) : outputLoop<true>(job); }
+SIMD void transformOutput(const OutputJob& job) {
+  if (job.residual != nullptr) return outputLoop<true, true, true>(job);
+  if (job.scale != nullptr) return outputLoop<true, true, false>(job);
+  job.bias != nullptr ? outputLoop<true, false, false>(job) : outputLoop<false, false, false>(job);
+}
 
 // A dy A^T: out[point * stride + channel]. Pixels are the four of a tile.
 struct GradientJob {
@@ -254,6 +266,7 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
     }
     const float* rows[kMaxTileRows];
     float *outputs[kMaxTileRows], *pixels[4];
+    const float* residual[4];
     const int32_t tap = 0;
     for (int64_t p = panels.count * group / groups; p < panels.count * (group + 1) / groups; ++p) {
       const int64_t column = p * panels.width;
@@ -263,16 +276,25 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
           const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, count - i));
           for (int r = 0; r < kernel.rows; ++r) rows[r] = v.data() + (point * block + i + r) * f.c;
           for (int r = 0; r < valid; ++r) outputs[r] = m.data() + (point * block + i + r) * panels.width;
-          kernel.run({rows, kernel.rows, 1, 1, &tap, f.c, panel, outputs, valid, static_cast<int>(panels.width), nullptr, false});
+          TileCall<float> call{rows, kernel.rows, 1, 1, &tap, f.c, panel, outputs, valid, static_cast<int>(panels.width), nullptr, false};
+          call.fetchBehind(panels.width, i / kernel.rows, ceilDiv(count, kernel.rows));
+          kernel.run(call);
         }
       }
       const int64_t columns = std::min(panels.width, f.o - column);
       for (int64_t i = 0; i < count; ++i) {
         tiles.outputs<float*>(first + i, y + column, outside.data(), pixels);
-        transformOutput({m.data() + i * panels.width, block * panels.width, columns, bias == nullptr ? nullptr : bias + column, pixels});
-        if (norm != nullptr)
-          for (float* pixel : pixels)
-            if (pixel != outside.data()) norm->apply(&pixel, 1, column, columns);
+        OutputJob job{m.data() + i * panels.width, block * panels.width, columns, pixels, bias == nullptr ? nullptr : bias + column};
+        if (norm != nullptr) {
+          job.bias = norm->shift + column;
+          job.scale = norm->scale + column;
+          job.relu = norm->relu;
+          if (norm->residual != nullptr) {
+            for (int j = 0; j < 4; ++j) residual[j] = pixels[j] == outside.data() ? outside.data() : norm->residual + (pixels[j] - norm->y);
+            job.residual = residual;
+          }
+        }
+        transformOutput(job);
       }
     }
   });

@@ -69,13 +69,24 @@ const bitsOf = (x: Tensor): Uint8Array => {
   return new Uint8Array(buffer, byteOffset, byteLength)
 }
 
+/**
+ * That two results have the same bits. Portable products have no FMA; where the processor has one, a norm by itself uses it, and the
+ * last bits differ.
+ */
+function assertSame(actual: Tensor, expected: Tensor, what: string): void {
+  if (native.instructionSet() !== 'portable') return assert.equal(bitsOf(actual), bitsOf(expected), what)
+  const [values, others] = [actual.data(), expected.data()].map((all) => Array.from(all as Float32Array)) as [number[], number[]]
+  const bound = { f64: 1e-13, f32: 1e-5, bf16: 1e-2 }[actual.dtype as FloatDType] * Math.max(1, ...others.map(Math.abs))
+  for (const [i, value] of values.entries()) assert.ok(Math.abs(value - others[i]!) <= bound, `${what} at ${i}: ${value}, ${others[i]}`)
+}
+
 test('one pass gives the bits of two, with weights that are packed and with those that were', () => {
   fc.assert(
     fc.property(example, (p) =>
       scope(() => {
         const { apart, fused } = made(p)
-        const expected = bitsOf(apart())
-        for (let time = 0; time < 3; ++time) assert.equal(bitsOf(fused()), expected, `${JSON.stringify(p)} time ${time}`)
+        const expected = apart()
+        for (let time = 0; time < 3; ++time) assertSame(fused(), expected, `${JSON.stringify(p)} time ${time}`)
       }),
     ),
     { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 60) },
@@ -111,9 +122,9 @@ test('whoever writes the weights, what follows is of the new ones; the memory of
       const first = bitsOf(scope(fused))
       assert.ok(native.memory().live >= before + weight.bytes, 'nothing was kept')
       change(weight)
-      const expected = bitsOf(apart())
-      assert.not.equal(expected, first, name)
-      assert.equal(bitsOf(fused()), expected, name)
+      const expected = apart()
+      assert.not.equal(bitsOf(expected), first, name)
+      assertSame(fused(), expected, name)
       weight.write(weight.data())
       assert.ok(native.memory().live < before + 2 * weight.bytes + 2 * first.length, `${name}: what was kept is still there`)
     })
@@ -132,7 +143,7 @@ test('weights that are convolved in several ways are packed for each', () => {
         const expected = batchNorm(conv2d(x, w, undefined, windows), norm.weight, norm.bias, norm.runningMean, norm.runningVar, {
           train: false,
         })
-        assert.equal(bitsOf(conv2dNorm(x, w, norm, windows)), bitsOf(expected))
+        assertSame(conv2dNorm(x, w, norm, windows), expected, `windows of padding ${windows.padding}`)
       }
   })
 })
