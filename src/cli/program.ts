@@ -4,35 +4,33 @@ import { Command, CommanderError, Help, type Option } from 'commander'
 import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { speaker } from '../distributed/speaker.js'
-import { register as bench } from './bench.js'
-import { register as build } from './build.js'
-import { register as checkData } from './checkData.js'
 import type { Register } from './command.js'
-import { register as completion } from './completion.js'
-import { register as detect } from './detect.js'
-import { register as doctor } from './doctor.js'
-import { register as embed } from './embed.js'
-import { register as evaluations } from './eval.js'
-import { register as exportWeights } from './export.js'
-import { register as frames } from './frames.js'
-import { register as importWeights } from './import.js'
-import { register as launch } from './launch.js'
-import { register as match } from './match.js'
-import { register as pack } from './pack.js'
-import { register as predict } from './predict.js'
-import { register as pretrain } from './pretrain.js'
-import { register as report } from './report.js'
-import { register as search } from './search.js'
-import { register as study } from './study.js'
-import { register as watch } from './watch.js'
 import { withoutSecrets } from '../data/addresses.js'
 
-const commands: Readonly<Record<string, readonly Register[]>> = {
-  'Train:': [pretrain, launch, study],
-  'See what was learnt:': [evaluations, report, watch, match],
-  'Use a backbone:': [embed, search, predict, detect, exportWeights, importWeights],
-  'Data:': [checkData, pack, frames],
-  'This machine:': [doctor, build, bench, completion],
+/** The files of the commands. That of the one that is asked for is all that is loaded: all of them take half a second. */
+const commands: Readonly<Record<string, Readonly<Record<string, () => Promise<{ register: Register }>>>>> = {
+  'Train:': { pretrain: () => import('./pretrain.js'), launch: () => import('./launch.js'), study: () => import('./study.js') },
+  'See what was learnt:': {
+    eval: () => import('./eval.js'),
+    report: () => import('./report.js'),
+    watch: () => import('./watch.js'),
+    match: () => import('./match.js'),
+  },
+  'Use a backbone:': {
+    embed: () => import('./embed.js'),
+    search: () => import('./search.js'),
+    predict: () => import('./predict.js'),
+    detect: () => import('./detect.js'),
+    export: () => import('./export.js'),
+    import: () => import('./import.js'),
+  },
+  'Data:': { 'check-data': () => import('./checkData.js'), pack: () => import('./pack.js'), frames: () => import('./frames.js') },
+  'This machine:': {
+    doctor: () => import('./doctor.js'),
+    build: () => import('./build.js'),
+    bench: () => import('./bench.js'),
+    completion: () => import('./completion.js'),
+  },
 }
 
 /** Help of every command: options of its own before those in groups, choices and defaults as they are written. */
@@ -49,7 +47,10 @@ const help = {
   },
 }
 
-/** The program of the command that `args`, which are what follows `densecl`, ask for; `done` is given its exit code. */
+/**
+ * The program of the command that `args`, which are what follows `densecl`, ask for, or of all commands where they begin with none, as help
+ * does; `done` is given its exit code.
+ */
 export async function buildProgram(args: readonly string[], done: (code: number) => void): Promise<Command> {
   const program = new Command('densecl')
     .description('self-supervised pre-training of image backbones: dense contrastive learning (DenseCL, CVPR 2021)')
@@ -57,9 +58,11 @@ export async function buildProgram(args: readonly string[], done: (code: number)
     .exitOverride()
     .configureHelp(help)
     .showHelpAfterError('(add --help for usage)')
-  for (const [heading, registers] of Object.entries(commands)) {
+  const [asked = ''] = args
+  const alone = asked !== 'completion' && Object.values(commands).some((group) => Object.hasOwn(group, asked))
+  for (const [heading, group] of Object.entries(commands)) {
     program.commandsGroup(heading)
-    for (const register of registers) await register(program, done, args)
+    for (const [name, load] of Object.entries(group)) if (!alone || name === asked) await (await load()).register(program, done, args)
   }
   // In the last group.
   return program.helpCommand(true)

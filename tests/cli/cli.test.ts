@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
+import { buildProgram } from '../../src/cli/program.js'
 import { packageRoot, packageVersion } from '../../src/tensor/addon.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
@@ -30,6 +31,19 @@ test('help: every command, every option of pretrain, examples', () => {
   for (const name of Object.keys(presets)) assert.match(out, name)
   for (const command of [['eval', 'knn'], ['export'], ['import'], ['match'], ['check-data']])
     assert.match(runCli([...command, '--help']).out, /Examples:/)
+})
+
+test('a command loaded alone is what it is among all', async () => {
+  const build = (...args: string[]) => buildProgram(args, () => undefined)
+  const all = (await build()).commands.filter((command) => command.name() !== 'completion')
+  assert.is(all.length, 19)
+  for (const command of all) {
+    const alone = (await build(command.name())).commands
+    assert.equal(
+      alone.map((each) => each.helpInformation()),
+      [command.helpInformation()],
+    )
+  }
 })
 
 test('help: options of pretrain in groups by purpose, each in one, with choices', () => {
