@@ -18,7 +18,8 @@ import { scene } from '../../src/data/scenes.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { resolveConfig } from '../../src/methods/index.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('augment')
 

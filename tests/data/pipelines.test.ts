@@ -5,7 +5,8 @@ import { imagenetDeviation, imagenetMean, mocoV2Augmentation } from '../../src/d
 import type { Pixels } from '../../src/data/decode.js'
 import { cropAndFlip, renderPipeline } from '../../src/data/pipelines.js'
 import { Random } from '../../src/tensor/random.js'
-import { hasTorch, noTorch, runPython, suite, testWhere } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere } from '../support/suite.js'
 
 const test = suite('pipelines')
 const options = { augment: cropAndFlip, lighting: 0 }

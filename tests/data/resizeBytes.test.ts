@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 
 import * as assert from 'uvu/assert'
@@ -6,11 +5,12 @@ import * as assert from 'uvu/assert'
 import { type Resampling, resizeBytes } from '../../src/data/resizeBytes.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { Random } from '../../src/tensor/random.js'
-import { python, runPython, suite, testWhere } from '../support/suite.js'
+import { hasModules, python, runPython } from '../support/python.js'
+import { suite, testWhere } from '../support/suite.js'
 
 const test = suite('resizing bytes')
-const hasPillow = spawnSync(python, ['-c', 'import PIL, numpy']).status === 0
-const hasOpenCv = spawnSync(python, ['-c', 'import cv2, numpy']).status === 0
+const hasPillow = hasModules(python, 'PIL', 'numpy')
+const hasOpenCv = hasModules(python, 'cv2', 'numpy')
 
 /** Noise, where every weight shows. */
 function noise(seed: number, width: number, height: number): Pixels {

@@ -20,7 +20,8 @@ import {
 import { imagenetDeviation, imagenetMean } from '../../src/data/augment.js'
 import { openVocClassification } from '../../src/data/voc.js'
 import { Random } from '../../src/tensor/random.js'
-import { hasRealData, noRealData, python, realData, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { python, runPython } from '../support/python.js'
+import { hasRealData, noRealData, realData, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 import { colours, drawn, greyPng, writeVocTree } from '../support/vocTree.js'
 
 const test = suite('segmentation data')

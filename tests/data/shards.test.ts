@@ -1,5 +1,4 @@
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 
@@ -9,10 +8,11 @@ import * as assert from 'uvu/assert'
 import { readItemBytes, type Source } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
 import { TarWriter } from '../../src/data/tar.js'
-import { python, rejectsError, runCli, runPython, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasModules, python, runPython } from '../support/python.js'
+import { rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('shards')
-const hasPython = existsSync(python) && spawnSync(python, ['-c', 'import tarfile']).status === 0
+const hasPython = hasModules(python, 'tarfile')
 const noPython = `${python} is not there`
 
 /** A header with its checksum; the fields as they stand in the file. */

@@ -21,7 +21,8 @@ import { writeGoldenDetector } from '../support/detectionGolden.js'
 import { device, thorough } from '../support/devices.js'
 import { goldenRows } from '../support/golden.js'
 import { relativeDistance } from '../support/gradients.js'
-import { hasTorch, noTorch, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch } from '../support/python.js'
+import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite(`detectors on ${device}`, device)
 

@@ -27,7 +27,8 @@ import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { loadStored } from '../../src/weights/layout.js'
 import { readSafetensors, type StoredTensor, storedValues, type TensorFile } from '../../src/weights/safetensors.js'
 import { channelsFirst, relativeError } from '../support/golden.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite("torchvision's detector")
 const classes = 5

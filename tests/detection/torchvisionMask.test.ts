@@ -33,7 +33,8 @@ import { toStored } from '../../src/weights/layout.js'
 import { readTensorFile } from '../../src/weights/import.js'
 import { encodeSafetensors, readSafetensors, storedValues } from '../../src/weights/safetensors.js'
 import { channelsFirst, relativeError } from '../support/golden.js'
-import { hasRealData, hasTorch, noTorch, realData, runPython, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { hasRealData, realData, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite("torchvision's Mask R-CNN")
 const slots = 91

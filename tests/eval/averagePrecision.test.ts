@@ -1,13 +1,12 @@
-import { spawnSync } from 'node:child_process'
-
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { averagePrecision } from '../../src/eval/averagePrecision.js'
-import { python, runPython, suite, testWhere, throwsError } from '../support/suite.js'
+import { hasModules, python, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('average precision')
-const hasSklearn = spawnSync(python, ['-c', 'import sklearn']).status === 0
+const hasSklearn = hasModules(python, 'sklearn')
 
 const ranked = fc
   .array(fc.record({ score: fc.integer({ min: 0, max: 12 }).map((value) => value / 4), positive: fc.boolean() }), {

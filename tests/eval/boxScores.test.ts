@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -13,7 +12,8 @@ import { printed, vocBoxScores, vocRules } from '../../src/eval/vocBoxScores.js'
 import { Random } from '../../src/tensor/random.js'
 import { packageRoot } from '../../src/tensor/addon.js'
 import { cocoScores, hasCocoTools, noCocoTools } from '../support/cocoTools.js'
-import { hasRealData, noRealData, python, realData, runPython, suite, testWhere } from '../support/suite.js'
+import { python, runPython } from '../support/python.js'
+import { hasRealData, noRealData, realData, suite, testWhere } from '../support/suite.js'
 
 const test = suite('scores of boxes')
 
@@ -269,33 +269,27 @@ test('VOC: an overlap of exactly one half is none for detectron2 and one for mmd
   near(voc([object([0, 0, 20, 10])], [[0.9, [0, 0, 8.9, 9]]], vocRules.mmdet), 0)
 })
 
-testWhere(
-  spawnSync(python, ['-c', '']).status === 0,
-  `there is no ${python}`,
-  test,
-  'numbers are printed as C prints them: ties to the even digit',
-  () => {
-    const cases = fc.sample(
-      fc.oneof(
-        fc.double({ min: -2000, max: 2000, noNaN: true }),
-        fc.integer({ min: -8000, max: 8000 }).map((n) => n / 16),
-      ),
-      { numRuns: 2000, seed: 7 },
-    )
-    const expected = JSON.parse(
-      runPython('import json,sys;print(json.dumps([[float("%.1f"%v),float("%.3f"%v)] for v in json.loads(sys.argv[1])]))', [
-        JSON.stringify(cases),
-      ]),
-    ) as [number, number][]
-    cases.forEach((value, i) =>
-      assert.equal(
-        [printed(value, 1), printed(value, 3)],
-        expected[i]!.map((each) => each),
-        String(value),
-      ),
-    )
-  },
-)
+testWhere(existsSync(python), `there is no ${python}`, test, 'numbers are printed as C prints them: ties to the even digit', () => {
+  const cases = fc.sample(
+    fc.oneof(
+      fc.double({ min: -2000, max: 2000, noNaN: true }),
+      fc.integer({ min: -8000, max: 8000 }).map((n) => n / 16),
+    ),
+    { numRuns: 2000, seed: 7 },
+  )
+  const expected = JSON.parse(
+    runPython('import json,sys;print(json.dumps([[float("%.1f"%v),float("%.3f"%v)] for v in json.loads(sys.argv[1])]))', [
+      JSON.stringify(cases),
+    ]),
+  ) as [number, number][]
+  cases.forEach((value, i) =>
+    assert.equal(
+      [printed(value, 1), printed(value, 3)],
+      expected[i]!.map((each) => each),
+      String(value),
+    ),
+  )
+})
 
 testWhere(hasRealData, noRealData, test, 'detections with a known mean: both forms, at two overlaps', () => {
   const folder = join(realData, 'metric_fixtures', 'detection_map')

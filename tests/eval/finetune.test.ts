@@ -24,7 +24,8 @@ import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
-import { hasTorch, noTorch, rejectsError, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { rejectsError, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('fine-tuning')
 const network = (seed = 1, baseChannels = 4): ResNet => new ResNet({ random: new Random(seed), dtype: 'f32' }, { depth: 18, baseChannels })

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -9,10 +8,11 @@ import { type FeatureSet, InnerProducts, normaliseRows } from '../../src/eval/in
 import { positiveWeight, protocolCosts, solvePath, solveSvm, solveTogether, stratifiedFolds, type SvmSolution } from '../../src/eval/svm.js'
 import { drawSample, evaluateLowShot, evaluateSvm, vocFeatures } from '../../src/eval/voc07.js'
 import { Random } from '../../src/tensor/random.js'
-import { python, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasModules, python, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('svm')
-const hasSklearn = spawnSync(python, ['-c', 'import sklearn']).status === 0
+const hasSklearn = hasModules(python, 'sklearn')
 const noSklearn = 'scikit-learn is not installed for /usr/bin/python3'
 
 /** Features as after a ReLU - a large common part, correlated - and labels that depend on them and on chance. */

@@ -25,7 +25,8 @@ import { l2Normalize } from '../../src/ops/similarity.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { checkGradients, relativeDifference } from '../support/gradients.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('dense contrast')
 

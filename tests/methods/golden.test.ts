@@ -7,7 +7,8 @@ import * as assert from 'uvu/assert'
 import { packageRoot } from '../../src/tensor/addon.js'
 import { writeGoldenDetector } from '../support/detectionGolden.js'
 import { goldenRows } from '../support/golden.js'
-import { hasTorch, noTorch, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch } from '../support/python.js'
+import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('golden')
 

@@ -8,7 +8,8 @@ import { ResNet, resnet, type ResNetDepth, resnetKind, type ResNetOptions } from
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { storedShape } from '../../src/weights/layout.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('nn')
 

@@ -30,37 +30,25 @@ import { packageRoot } from '../../src/tensor/addon.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
+import { hasModules, otherPython, python, runPython } from '../support/python.js'
 import { unsettle } from '../support/states.js'
-import {
-  hasRealData,
-  noRealData,
-  python,
-  realData,
-  runCli,
-  runPython,
-  suite,
-  testWhere,
-  throwsError,
-  withFolder,
-} from '../support/suite.js'
+import { hasRealData, noRealData, realData, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('ONNX')
 
 const normalisation = { mean: imagenetMean, deviation: imagenetDeviation }
 const build = { random: new Random(3), dtype: 'f32' } as const
-const other = process.env.DENSECL_PYTHON ?? python
-const imports = (program: string, modules: string): boolean => spawnSync(program, ['-c', `import ${modules}`]).status === 0
 const oracles = [
   {
     name: 'torch',
     program: python,
-    here: imports(python, 'torch, onnx'),
+    here: hasModules(python, 'torch', 'onnx'),
     missing: 'PyTorch or onnx is not installed for /usr/bin/python3',
   },
   {
     name: 'onnxruntime',
-    program: other,
-    here: imports(other, 'onnxruntime'),
+    program: otherPython,
+    here: hasModules(otherPython, 'onnxruntime'),
     missing: 'onnxruntime is not installed (DENSECL_PYTHON names a Python that has it)',
   },
 ] as const

@@ -11,7 +11,8 @@ import { sort, topK } from '../../src/ops/topK.js'
 import { Random } from '../../src/tensor/random.js'
 import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('boxes')
 const seeds = fc.integer({ min: 0, max: 2 ** 30 })

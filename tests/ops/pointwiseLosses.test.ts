@@ -10,7 +10,8 @@ import { reshape } from '../../src/ops/elementwise.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('losses of elements')
 const vector = (...values: number[]): Tensor => Tensor.from(values, [values.length], 'f64')

@@ -10,7 +10,8 @@ import { roiAlign, type RoiAlignOptions } from '../../src/ops/roiAlign.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 import { randomBoxes } from './cases/roiAlign.js'
 
 const test = suite('roiAlign')

@@ -9,7 +9,8 @@ import type { Optimizer } from '../../src/optim/optimizer.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { native } from '../../src/tensor/native.js'
 import { scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
-import { hasTorch, noTorch, runPython, suite, testWhere, throwsError } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('adaptive')
 const numRuns = Number(process.env.DENSECL_TEST_RUNS ?? 30)

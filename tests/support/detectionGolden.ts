@@ -18,9 +18,9 @@ import { packageRoot } from '../../src/tensor/addon.js'
 import { accumulator, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { toStored } from '../../src/weights/layout.js'
 import { storedValues, type TensorFile } from '../../src/weights/safetensors.js'
-import { runPythonFile } from './suite.js'
 import { channelsFirst, distance, type GoldenRow, relativeError } from './golden.js'
 import { GoldenDetector, type Precision } from './goldenDetector.js'
+import { runPythonFile } from './python.js'
 
 const programs = { c4: 'goldenDetector.py', fpn: 'goldenPyramid.py' } as const
 

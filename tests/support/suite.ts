@@ -78,22 +78,6 @@ export const realData = join(packageRoot, '..', 'shared', 'data')
 export const hasRealData = existsSync(realData)
 export const noRealData = 'the folder of real images is not here'
 
-/** Debian's own Python: not the first of the PATH. */
-export const python = '/usr/bin/python3'
-export const hasTorch = spawnSync(python, ['-c', 'import torch, torchvision']).status === 0
-export const noTorch = 'PyTorch and torchvision are not installed for /usr/bin/python3'
-
-/** Runs a Python program with arguments and perhaps an input; returns what it printed. */
-export const runPython = (program: string, args: string[] = [], input = ''): string => runWithPython(['-c', program, ...args], input)
-/** A program of a file, which may import what lies beside it. */
-export const runPythonFile = (path: string, args: string[] = []): string => runWithPython(['-B', path, ...args], '')
-
-function runWithPython(args: string[], input: string): string {
-  const { status, stdout, stderr } = spawnSync(python, args, { encoding: 'utf8', maxBuffer: 2 ** 28, input })
-  assert.is(status, 0, stderr)
-  return stdout
-}
-
 export const cli = join(packageRoot, 'dist', 'src', 'cli', 'main.js')
 export function runCli(
   args: string[],

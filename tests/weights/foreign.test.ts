@@ -13,7 +13,8 @@ import { storedBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { encodePth } from '../../src/weights/pth.js'
 import { encodeSafetensors, storedFromNumbers, type StoredTensor } from '../../src/weights/safetensors.js'
-import { hasTorch, noTorch, runCli, runPython, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('weights of other programs')
 

@@ -20,21 +20,9 @@ import { loadingConfiguration, torchvisionProgram } from '../../src/weights/conf
 import { storedBackbone, writeBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { timmConfig, timmFiles, writeTimmFolder } from '../../src/weights/timm.js'
+import { hasModules, hasTorch, noTorch, otherPython, runPython } from '../support/python.js'
 import { unsettle } from '../support/states.js'
-import {
-  hasRealData,
-  hasTorch,
-  noRealData,
-  noTorch,
-  python,
-  realData,
-  runCli,
-  runPython,
-  suite,
-  testWhere,
-  throwsError,
-  withFolder,
-} from '../support/suite.js'
+import { hasRealData, noRealData, realData, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('exports for frameworks')
 
@@ -45,8 +33,7 @@ const blank = (options: Partial<ResNetOptions> = {}): ResNet =>
   new ResNet({ random: new Random(5), dtype: 'f32', unset: true }, { depth: 18, ...options })
 const images = { size: 96, ...normalisation }
 
-const timmPython = process.env.DENSECL_PYTHON ?? python
-const hasTimm = spawnSync(timmPython, ['-c', 'import timm, safetensors.torch']).status === 0
+const hasTimm = hasModules(otherPython, 'timm', 'safetensors.torch')
 const noTimm = 'timm is not installed (DENSECL_PYTHON names a Python that has it)'
 
 const timmProgram = `
@@ -91,7 +78,7 @@ testWhere(
         ['classifier', logits, { model, classes }],
       ] as const) {
         writeTimmFolder(join(folder, name), { backbone, classifier }, images)
-        const { status, stdout, stderr } = spawnSync(timmPython, ['-c', timmProgram, join(folder, name), join(folder, 'images.json')], {
+        const { status, stdout, stderr } = spawnSync(otherPython, ['-c', timmProgram, join(folder, name), join(folder, 'images.json')], {
           encoding: 'utf8',
         })
         assert.is(status, 0, stderr)

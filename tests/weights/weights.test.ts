@@ -24,18 +24,8 @@ import { detectron2Name, exportTargets, storedBackbone, writeBackbone } from '..
 import { importBackbone, readWeights } from '../../src/weights/import.js'
 import { encodePth, readPth, readPthFile } from '../../src/weights/pth.js'
 import { encodeSafetensors, type StoredTensor, storedFromNumbers, storedValues } from '../../src/weights/safetensors.js'
-import {
-  hasRealData,
-  hasTorch,
-  noRealData,
-  noTorch,
-  realData,
-  runPython,
-  suite,
-  testWhere,
-  throwsError,
-  withFolder,
-} from '../support/suite.js'
+import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { hasRealData, noRealData, realData, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('weights')
 
