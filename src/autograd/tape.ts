@@ -21,8 +21,11 @@ let active: Tape | undefined
 /** Whether a tape records ops on these inputs: then they are those that have gradients. */
 export const isRecorded = (inputs: Inputs): boolean => active?.needs(inputs) === true
 
-/** Told of a gradient that is complete, by the place of its target; it may be read and written beside what is left of the pass. */
-export type GradientReady = (place: number, gradient: Tensor) => void
+/**
+ * Told of a gradient that is complete, by the place of its target; it may be read and written beside what is left of the pass. One that is
+ * not `reached` is zeros: the output does not depend on its target.
+ */
+export type GradientReady = (place: number, gradient: Tensor, reached: boolean) => void
 
 /**
  * Records the ops that run inside record() on the watched tensors and what depends on them, and computes gradients once.
@@ -84,7 +87,8 @@ export class Tape {
   /**
    * Gradients of `output`, weighted by `seed` (ones without it), with respect to each of `targets`, in their order; zeros
    * for a target that `output` does not depend on. The tape has ended then: a second call throws TAPE. `ready` is told of each gradient,
-   * by its target's first place in `targets`, as soon as nothing is added to it any more, while the pass goes on.
+   * by its target's first place in `targets`, as soon as nothing is added to it any more, while the pass goes on: of zeros that no op on
+   * the tape could add to before it begins, of others where the last such op has been passed over.
    */
   backward(output: Tensor, targets: readonly Tensor[], seed?: Tensor, ready?: GradientReady): Tensor[] {
     this.#expectOpen('backward')
@@ -99,37 +103,38 @@ export class Tape {
         fail('DTYPE', `backward: expected seed of the output's dtype ${output.dtype} but received ${describe(seed)}`)
     }
     if (seed !== undefined) expectShape('backward', 'seed', seed, output.shape, 'the shape of the output')
-    const wanted = new Set(targets.map((target) => target.id))
     const places = new Map(targets.map((target, i) => [target.id, i] as const).reverse())
-    const complete = (node: Node): void => {
-      if (ready !== undefined)
-        for (const id of new Set(differentiableInputs(node)))
-          if (wanted.has(id) && gradients.complete(id)) ready(places.get(id)!, gradients.get(id)!)
+    const wanted = new Set(places.keys())
+    const complete = (ids: Iterable<number>): void => {
+      for (const id of ids) {
+        if (!wanted.has(id) || !gradients.complete(id)) continue
+        const place = places.get(id)!
+        const reached = gradients.get(id)
+        const gradient = reached ?? gradients.putZeros(targets[place]!)
+        ready?.(place, gradient, reached !== undefined)
+      }
     }
     this.#ended = 'its gradients have been taken already'
     const gradients = new Gradients(this.#nodes, wanted)
     gradients.put(output.id, (seed === undefined ? Tensor.full(output.shape, 1, output.dtype, output.device) : seed.alias()).keep())
     try {
+      complete(wanted)
       for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {
         try {
           const grad = gradients.get(node.output)
-          if (grad === undefined) {
-            gradients.skip(node)
-            complete(node)
-            continue
-          }
-          differentiate(node, grad, gradients)
-          complete(node)
-          if (!wanted.has(node.output)) gradients.take(node.output)!.dispose()
+          if (grad === undefined) gradients.skip(node)
+          else differentiate(node, grad, gradients)
+          complete(new Set(differentiableInputs(node)))
+          if (!wanted.has(node.output)) gradients.take(node.output)?.dispose()
         } finally {
           release(node)
         }
       }
       // A target that is named twice has its gradient twice.
       const taken = new Map<number, Tensor>()
-      return targets.map((target, i) => {
+      return targets.map((target) => {
         const before = taken.get(target.id)
-        const gradient = before?.alias() ?? gradients.take(target.id) ?? this.#zeros(target, i, ready)
+        const gradient = before?.alias() ?? gradients.take(target.id)!
         taken.set(target.id, gradient)
         return gradient.adopt()
       })
@@ -137,13 +142,6 @@ export class Tape {
       gradients.dispose()
       this.dispose()
     }
-  }
-
-  /** The gradient of a target that the output does not depend on. */
-  #zeros(target: Tensor, place: number, ready: GradientReady | undefined): Tensor {
-    const zeros = Tensor.zeros(target.shape, accumulator(target.dtype), target.device)
-    ready?.(place, zeros)
-    return zeros
   }
 
   #expectOpen(what: string): void {
@@ -167,6 +165,8 @@ function release(node: Node): void {
 class Gradients {
   readonly #held = new Map<number, Tensor>()
   readonly #sums = new Map<number, Tensor>()
+  /** Of tensors to which nothing contributed; no pass goes on from these. */
+  readonly #zeros = new Map<number, Tensor>()
   readonly #contributors = new Map<number, number>()
   readonly #producers: Map<number, Node>
 
@@ -180,9 +180,9 @@ class Gradients {
     return this.#held.get(id)
   }
 
-  /** Whether there is a gradient and nobody is left to contribute to it. */
+  /** Whether nobody is left to contribute to a gradient. */
   complete(id: number): boolean {
-    return this.#held.has(id) && this.#contributors.get(id) === 0
+    return (this.#contributors.get(id) ?? 0) === 0
   }
 
   /** The sums that an epilogue made of a gradient. */
@@ -194,9 +194,17 @@ class Gradients {
     this.#held.set(id, gradient)
   }
 
+  /** Makes zeros the gradient of a tensor to which nothing has contributed. */
+  putZeros({ id, shape, dtype, device }: Tensor): Tensor {
+    const zeros = Tensor.zeros(shape, accumulator(dtype), device).keep()
+    this.#zeros.set(id, zeros)
+    return zeros
+  }
+
   /** Gives the gradient away. */
   take(id: number): Tensor | undefined {
-    const gradient = this.#held.get(id)
+    const gradient = this.#held.get(id) ?? this.#zeros.get(id)
+    this.#zeros.delete(id)
     this.#held.delete(id)
     this.#sums.get(id)?.dispose()
     this.#sums.delete(id)
@@ -248,7 +256,7 @@ class Gradients {
   }
 
   dispose(): void {
-    for (const tensor of [...this.#held.values(), ...this.#sums.values()]) tensor.dispose()
+    for (const held of [this.#held, this.#sums, this.#zeros]) for (const tensor of held.values()) tensor.dispose()
   }
 }
 

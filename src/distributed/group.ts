@@ -28,6 +28,8 @@ const nothing: Pending = { join: () => undefined }
 
 /** The processes of a run as one of them sees them: itself by its rank, and how many there are. */
 export class Group {
+  #before: (() => void) | undefined
+
   /** A process that runs alone. */
   static readonly single = new Group(0, 1, 'cpu')
 
@@ -47,7 +49,7 @@ export class Group {
   /** Does what allReduce() does beside the work that follows; nothing may use the tensors before it is joined. */
   startAllReduce(tensors: readonly Tensor[], reduction: Reduction): Pending {
     if (this.size === 1 || tensors.length === 0) return nothing
-    return start('allReduce', tensors, [reductions.indexOf(reduction)])
+    return this.#start('allReduce', tensors, [reductions.indexOf(reduction)])
   }
 
   /** The tensors [N, ...] of all processes, one below the other in the order of ranks: [size * N, ...]; `x` itself where there is one. */
@@ -63,7 +65,7 @@ export class Group {
       if (rows === undefined) return fail('SHAPE', `allGather: expected a tensor with rows but received ${describe(x)}`)
       return Tensor.empty([this.size * rows, ...rest], x.dtype, x.device)
     })
-    return giving(all, start('allGather', [...tensors, ...all]))
+    return giving(all, this.#start('allGather', [...tensors, ...all]))
   }
 
   /** Rows of `x` sent and received as `exchange` says; all of the result, as large as `x`, is received. `x` itself where there is one. */
@@ -79,17 +81,17 @@ export class Group {
       messages.length,
       ...messages.flatMap(({ peer, row, rows }) => [peer, row, rows]),
     ])
-    return giving(results, start('exchange', [...tensors, ...results], numbers))
+    return giving(results, this.#start('exchange', [...tensors, ...results], numbers))
   }
 
   /** Replaces tensors by those of the process `root`. */
   broadcast(tensors: Iterable<Tensor>, root = 0): void {
-    if (this.size > 1) for (const tensor of tensors) start('broadcast', [tensor], [root]).join()
+    if (this.size > 1) for (const tensor of tensors) this.#start('broadcast', [tensor], [root]).join()
   }
 
   /** Waits until every process has come here. */
   barrier(): void {
-    if (this.size > 1) start('barrier', []).join()
+    if (this.size > 1) this.#start('barrier', []).join()
   }
 
   /** Whether any process says so. */
@@ -105,6 +107,17 @@ export class Group {
   /** What rank 0 says in `text`, in all processes. */
   said(text: string): string {
     return this.texts(this.rank === 0 ? text : '')[0]!
+  }
+
+  /** Runs `body`, and `before` ahead of each collective that starts in it, also of those that `before` starts. */
+  preceding<R>(before: () => void, body: () => R): R {
+    const outer = this.#before
+    this.#before = before
+    try {
+      return body()
+    } finally {
+      this.#before = outer
+    }
   }
 
   /** What each process says in `text`, in the order of ranks. */
@@ -148,6 +161,15 @@ export class Group {
     if (others.length > 0)
       fail('COMM', `${what} of rank ${others.join(', ')} is not that of the others: expected the same in all ${this.size} processes`)
   }
+
+  /** Starts a collective of this process; none in a step that is only looked at, since the others may not do so. */
+  #start(kind: Kind, tensors: readonly Tensor[], numbers: readonly number[] = []): Pending {
+    if (isRehearsed()) return nothing
+    this.#before?.()
+    const handles = Float64Array.from(tensors, (tensor) => tensor.handle)
+    const ticket = native.startCollective(kinds.indexOf(kind), handles, Float64Array.from(numbers))
+    return { join: () => pace.waiting(() => native.joinCollective(ticket)) }
+  }
 }
 
 const giving = <R>(result: R, pending: Pending): Pending<R> => ({ join: () => (pending.join(), result) })
@@ -156,12 +178,4 @@ const digest = (tensors: Iterable<readonly [string, Tensor]>): string => {
   const hash = createHash('sha256')
   for (const [name, tensor] of tensors) hash.update(name).update(tensor.data())
   return hash.digest('hex')
-}
-
-/** Starts a collective of this process; none in a step that is only looked at, since the others may not do so. */
-function start(kind: Kind, tensors: readonly Tensor[], numbers: readonly number[] = []): Pending {
-  if (isRehearsed()) return nothing
-  const handles = Float64Array.from(tensors, (tensor) => tensor.handle)
-  const ticket = native.startCollective(kinds.indexOf(kind), handles, Float64Array.from(numbers))
-  return { join: () => pace.waiting(() => native.joinCollective(ticket)) }
 }

@@ -1,5 +1,5 @@
 /** A detector in training: what is built for it, and one update of it. */
-import { Tape } from '../autograd/tape.js'
+import { type GradientReady, Tape } from '../autograd/tape.js'
 import { SharedGradients } from '../distributed/buckets.js'
 import { Group } from '../distributed/group.js'
 import type { Detector } from '../detection/detector.js'
@@ -61,12 +61,15 @@ export function buildDetector(
   })
 }
 
-/** How a batch is gone through: `random` draws the samples of an image, by its place, unless `chooser` says what they are. */
+/**
+ * How a batch, or what one of several processes has of it, is gone through: `random` draws the samples of an image, by its place there,
+ * unless `chooser` says what they are.
+ */
 export interface DetectorPass {
   style: DetectionStyle
   /** Regions of an image that are trained on. */
   regions: number
-  /** Images of a part; batch norms see these alone. */
+  /** Images of a part; batch norms see these alone, and of processes that share the batch those of the same part. */
   imagesAtOnce: number
   random: (image: number) => Random
   chooser?: Chooser
@@ -107,12 +110,36 @@ export function updateDetector(
   { rate, ...pass }: DetectorPass & { rate: number },
   shared = new SharedGradients(Group.single),
 ): Losses {
-  const { group } = shared
-  const sums: Losses = {}
-  const state = model.state()
-  const watched = trainable(state)
+  const { losses, gradients } = shared.average(
+    (ready) => differentiated(model, batch, pass, shared.group, ready),
+    (made) => (made.gradients === undefined ? undefined : { gradients: made.gradients, observed: [] }),
+  )
+  if (gradients === undefined) return losses
+  const byName = new Map([...model.state().parameters.keys()].map((key, i) => [key, gradients[i]!]))
+  for (const optimizer of optimizers)
+    optimizer.step(
+      [...optimizer.parameters.keys()].map((key) => byName.get(key)!),
+      rate,
+    )
+  return losses
+}
+
+/**
+ * The losses of a batch that processes of `group` share, and the gradients of the own images, both means over the parts; none where a loss
+ * is not a number. `ready` is told of the gradients while the last part has its backward pass.
+ */
+function differentiated(
+  model: Detector,
+  batch: DetectionBatch<TrainingImage>,
+  pass: DetectorPass,
+  group: Group,
+  ready: GradientReady | undefined,
+): { losses: Losses; gradients?: readonly Tensor[] } {
+  const means: Losses = {}
+  const gradients: Tensor[] = []
+  const watched = trainable(model.state())
   const count = Math.ceil(batch.images.length / pass.imagesAtOnce)
-  let gradients: Tensor[] | undefined
+  let left = count
   for (const lossesIn of partsOfBatch(model, batch, pass)) {
     const tape = new Tape().watch(watched)
     const { losses, share } = tape.record(() => {
@@ -121,21 +148,17 @@ export function updateDetector(
     })
     const parts = lossParts.filter((key) => losses[key] !== undefined)
     const values = group.sum(parts.map((key) => losses[key]!.item() / group.size))
-    for (const [i, key] of parts.entries()) sums[key] = (sums[key] ?? 0) + values[i]! / count
-    if (!Object.values(sums).every(Number.isFinite)) return sums
-    const own = tape.backward(share, watched)
-    gradients = gradients === undefined ? own : gradients.map((sum, i) => add(sum, own[i]!))
+    for (const [i, key] of parts.entries()) means[key] = (means[key] ?? 0) + values[i]! / count
+    if (!Object.values(means).every(Number.isFinite)) return { losses: means }
+    left -= 1
+    const own = tape.backward(share, watched, undefined, (place, gradient, reached) => {
+      const before = gradients[place]
+      const sum = before === undefined ? gradient : add(before, gradient)
+      before?.dispose()
+      gradients[place] = sum
+      if (left === 0) ready?.(place, sum, reached)
+    })
+    for (const [place, gradient] of own.entries()) if (gradient !== gradients[place]) gradient.dispose()
   }
-  // When all are there: the order in which they are complete depends on what images hold.
-  shared.average(
-    () => gradients!,
-    (all) => ({ gradients: all, observed: [] }),
-  )
-  const byName = new Map([...state.parameters.keys()].map((key, i) => [key, gradients![i]!]))
-  for (const optimizer of optimizers)
-    optimizer.step(
-      [...optimizer.parameters.keys()].map((key) => byName.get(key)!),
-      rate,
-    )
-  return sums
+  return { losses: means, gradients }
 }

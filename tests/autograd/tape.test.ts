@@ -36,6 +36,31 @@ test('a target that the output does not depend on has a gradient of zeros', () =
   })
 })
 
+test('each target is told of once, when its gradient is what it will be: zeros as soon as no op is left that could add to them', () => {
+  scope(() => {
+    const [unused, aside, x, twice] = [1, 2, 3, 4].map((value) => Tensor.from([value], [1], 'f64')) as [Tensor, Tensor, Tensor, Tensor]
+    const targets = [x, twice, aside, unused]
+    const tape = new Tape().watch(targets)
+    const y = tape.record(() => {
+      const product = mul(x, twice)
+      mul(aside, twice)
+      return add(product, scale(twice, 2))
+    })
+    const told: [number, number, boolean][] = []
+    const gradients = tape.backward(y, targets, undefined, (place, gradient, reached) => told.push([place, gradient.item(), reached]))
+    assert.equal(told, [
+      [3, 0, false],
+      [2, 0, false],
+      [0, 4, true],
+      [1, 5, true],
+    ])
+    assert.equal(
+      gradients.map((gradient) => gradient.item()),
+      [4, 5, 0, 0],
+    )
+  })
+})
+
 test('a target that is named twice has its gradient twice', () => {
   scope(() => {
     const x = Tensor.from([1, 2], 'f64')

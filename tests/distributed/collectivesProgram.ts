@@ -2,7 +2,7 @@
 import * as assert from 'uvu/assert'
 
 import { keyOrder, ownExchange, ownOrder, returning } from '../../src/distributed/keyOrder.js'
-import { Buckets } from '../../src/distributed/buckets.js'
+import { SharedGradients } from '../../src/distributed/buckets.js'
 import type { Pending } from '../../src/distributed/group.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
 import { add } from '../../src/ops/arithmetic.js'
@@ -121,22 +121,101 @@ function beside(): void {
   for (const [i, tensor] of tensors.entries()) assert.equal([...tensor.data()], [size * i + (size * (size - 1)) / 2, size * i])
 }
 
-/** Gradients are averaged in the order in which they are complete, which must be one. */
-function orders(): void {
-  const gradients = [1, 2].map((value) => Tensor.from([value + rank]))
-  const averaged = (first: number): Buckets => {
-    const buckets = new Buckets(group)
-    buckets.ready(first, gradients[first]!)
-    buckets.finish(gradients, [])
-    return buckets
+/**
+ * Gradients are averaged whatever order each process completes them in, and whichever of them its loss does not depend on; messages are the
+ * same everywhere, among those of norms. `missing` says whether a process misses gradients in its first step, which makes the plan.
+ */
+function averages(missing: 'ever' | 'later'): void {
+  const [count, norms, steps] = [24, 5, 6]
+  const common = new Random(seed, 40)
+  const sizes = Array.from({ length: count }, () => 1 + common.below(9))
+  // Behind which norms a gradient is complete is the same everywhere; nothing else is.
+  const behind = Array.from({ length: count }, () => common.below(norms + 1))
+  const shared = new SharedGradients(group, 64)
+  const has = (of: number, step: number, place: number): boolean =>
+    (missing === 'later' && step === 0) || new Random(seed, 41, step, of, place).below(3) > 0
+  const startAllReduce = group.startAllReduce.bind(group)
+  const messages: string[] = []
+  group.startAllReduce = (tensors, reduction) => {
+    messages.push(`${reduction} of ${tensors.map(({ size: elements }) => elements).join(' ')}`)
+    return startAllReduce(tensors, reduction)
   }
-  averaged(1).agree()
+  for (let step = 0; step < steps; ++step) {
+    const own = new Random(seed, 42, step, rank)
+    const gradients = sizes.map((elements, place) =>
+      has(rank, step, place) ? Tensor.from(values(rank, elements, 100 * step + place), [elements]) : Tensor.zeros([elements]),
+    )
+    const observed = [Tensor.from([rank + step])]
+    // Zeros may be known earlier.
+    const known = behind.map((last, place) => (has(rank, step, place) ? last : own.below(last + 1)))
+    messages.length = 0
+    let [inPass, norm] = [0, Tensor.zeros([1])]
+    shared.average(
+      (ready) => {
+        for (let part = 0; part <= norms; ++part) {
+          for (const place of own.permutation(count)) if (known[place] === part) ready!(place, gradients[place]!, has(rank, step, place))
+          if (part === norms) break
+          norm = Tensor.from([rank + part])
+          group.allReduce([norm], 'sum')
+          assert.is(norm.item(), size * part + (size * (size - 1)) / 2)
+        }
+        inPass = messages.length - norms
+      },
+      () => ({ gradients, observed }),
+    )
+    for (const [place, gradient] of gradients.entries()) {
+      const all = ranks.map((each) => (has(each, step, place) ? values(each, sizes[place]!, 100 * step + place) : undefined))
+      for (const [at, value] of gradient.data().entries()) {
+        const expected = sum(all.map((each) => each?.[at] ?? 0)) / size
+        assert.ok(Math.abs(value - expected) <= 1e-5 * expected, `gradient ${place} of step ${step}: ${value} and ${expected}`)
+      }
+    }
+    assert.ok(Math.abs(observed[0]!.item() - step - (size - 1) / 2) < 1e-5)
+    group.agree('messages', messages.join())
+    const buckets = messages.filter((message) => message.startsWith('mean')).length
+    assert.ok(buckets > 4)
+    // The plan is made behind the first pass; then all leave in it but what only its end has.
+    if (step === 0) assert.is(inPass, 0)
+    else if (missing === 'later') assert.is(inPass, buckets - 1)
+  }
+  group.startAllReduce = startAllReduce
+}
+
+/** What would mix up gradients is refused. */
+function mistakes(): void {
+  const gradients = [1, 2].map((value) => Tensor.from([value + rank]))
+  const step = (shared: SharedGradients, told: boolean): void =>
+    shared.average(
+      (ready) => {
+        if (told) ready!(1, gradients[1]!, true)
+        group.allReduce([Tensor.zeros([1])], 'sum')
+      },
+      () => ({ gradients, observed: [] }),
+    )
+  // Whoever is told of nothing averages all the same.
+  step(new SharedGradients(group), false)
   const mean = (size - 1) / 2
-  assert.equal(
-    gradients.map((gradient) => gradient.item()),
-    [1 + mean, 2 + mean],
-  )
-  throwsError(() => averaged(rank === 0 ? 0 : 1).agree(), 'COMM', /the order of gradients of rank /)
+  for (const [i, gradient] of gradients.entries()) assert.ok(Math.abs(gradient.item() - 1 - i - mean) < 1e-5)
+
+  const others = rank === size - 1 ? [gradients[0]!] : gradients
+  const unequal = (): void =>
+    new SharedGradients(group).average(
+      () => {},
+      () => ({ gradients: others, observed: [] }),
+    )
+  throwsError(unequal, 'COMM', new RegExp(`what is averaged of rank ${size === 2 ? 1 : size - 1} is not that of the others`))
+
+  const late = new SharedGradients(group, 1)
+  step(late, true)
+  throwsError(() => step(late, false), 'COMM', /gradient 1 of a step is not complete before its collective 1/)
+  const changed = new SharedGradients(group)
+  step(changed, true)
+  const fewer = (): void =>
+    changed.average(
+      () => {},
+      () => ({ gradients: [gradients[0]!], observed: [] }),
+    )
+  throwsError(fewer, 'COMM', /what is averaged of a step is f32\[1\]: expected f32\[1\] f32\[1\]/)
   group.barrier()
 }
 
@@ -213,7 +292,9 @@ for (const device of new Set([group.device, 'cpu']))
       exchanges()
       others()
       beside()
-      orders()
+      averages('later')
+      averages('ever')
+      mistakes()
       if (device === group.device) recorded()
     }),
   )

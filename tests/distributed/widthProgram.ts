@@ -7,7 +7,7 @@ import { writeFileSync } from 'node:fs'
 
 import type { Group } from '../../src/distributed/group.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
-import { Buckets } from '../../src/distributed/buckets.js'
+import { SharedGradients } from '../../src/distributed/buckets.js'
 import { keyOrder, ownExchange, ownOrder } from '../../src/distributed/keyOrder.js'
 import { DenseCL } from '../../src/methods/densecl/model.js'
 import { preparedStep } from '../../src/methods/densecl/step.js'
@@ -65,6 +65,8 @@ const model = new DenseCL({
 const { rank, size: processes } = group
 const batch = { images, groups }
 const optimizer = new Sgd(model.parameters(), { momentum: 0.9, weightDecay: 1e-4 })
+// Many small buckets, so that several are on their way.
+const sharedGradients = new SharedGradients(group, 4096)
 const losses: number[] = []
 for (let step = 0; step < steps; ++step) {
   const draw = (of: number, count: number): Int32Array => new Random(1, 19, step, of).permutation(count)
@@ -76,16 +78,16 @@ for (let step = 0; step < steps; ++step) {
     ...(match === 'geometry' ? { inImage: 0.5, partners: partners(step, group) } : {}),
   })
   scope(() => {
-    // Many small ones, so that several are on their way.
-    const buckets = new Buckets(group, 4096)
     const constants = {
       temperature: 0.2,
       keyMomentum: 0.9,
       normGroups: groups / processes,
       ...(match === 'geometry' ? { denseInImage: 0.5 } : {}),
     }
-    const result = preparedStep(model, [view(step, 0, group), view(step, 1, group)], constants, buckets.ready)
-    buckets.finish(result.gradients, [result.observed.loss])
+    const result = sharedGradients.average(
+      (ready) => preparedStep(model, [view(step, 0, group), view(step, 1, group)], constants, ready),
+      (made) => ({ gradients: made.gradients, observed: [made.observed.loss] }),
+    )
     if (wrong === 'sum') for (const gradient of result.gradients) gradient.write(gradient.data().map((value) => processes * value))
     losses.push(result.observed.loss.item())
     optimizer.step([...result.gradients], 0.1, { emaTarget: model.emaTarget(0.9) })

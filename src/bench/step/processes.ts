@@ -64,6 +64,10 @@ class RecordingGroup extends Group {
 
   override agree(): void {}
 
+  override said(text: string): string {
+    return text
+  }
+
   #noted<R>(call: CollectiveCall, result: R): Pending<R> {
     return {
       join: () => {
