@@ -38,7 +38,6 @@ import {
   keepingUnlessFailed,
   openBackbone,
   resultFolder,
-  shareOfProtocol,
   type SharedFlags,
   workersOf,
   resumableOptions,
@@ -89,7 +88,10 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--val-split <lists>', 'lists to test on; default: 2007:test of a VOCdevkit, else val')
     .option('--iterations <count>', 'another length; the rate falls at the same shares of it')
     .option('--batch-size <images>', 'another batch size')
-    .option('--images-at-once <count>', 'images of a batch that are computed together, where memory allows no more; default: all')
+    .option(
+      '--images-at-once <count>',
+      'images of a batch, of all processes, that are computed together, where memory allows no more; default: all',
+    )
     .option('--lr <rate>', 'another learning rate; default: the published one, in proportion to the batch size')
     .option('--scales <pixels,...>', 'other short sides of training images, one of which is drawn for each')
     .option('--test-scale <pixels>', 'another short side of test images')
@@ -131,8 +133,8 @@ export const addDetection: AddEvaluation = (parent, done) => {
       heedingSignals(done, async (weights: string, flags: Flags) => {
         const { interrupted } = await amongProcesses(flags, {
           prepare: (own) => prepare(weights, own),
-          identityOf: ({ planned: { protocol, style, train, val, anchors, seed } }) => [
-            [protocol, style, anchors, seed],
+          identityOf: ({ planned: { protocol, style, train, val, anchors, imagesAtOnce, seed } }) => [
+            [protocol, style, anchors, imagesAtOnce, seed],
             [train.items.length, val.items.length],
           ],
           evaluate: ({ backbone, planned, out }, shared, own) =>
@@ -208,11 +210,7 @@ async function prepare(weights: string, flags: Flags) {
     const out = join(folder, name)
     const workers = workersOf(flags)
     const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute }
-    const ofProcess = {
-      ...planned,
-      protocol: shareOfProtocol(protocol),
-      imagesAtOnce: Math.min(imagesAtOnce, shareOfProtocol(protocol).batchSize),
-    }
+    const ofProcess = { ...planned, processes: identity().size }
     const fits = (): Promise<void> => checkMemory(flags, backbone, (limits) => checkDetectionMemory(backbone, ofProcess, limits))
     await (backbone === opened.backbone ? fits() : keepingUnlessFailed(backbone, fits))
     return { opened, backbone, published, preciseBatches, planned, name, folder, out }

@@ -42,7 +42,7 @@ import { introduction } from './detectionIntroduction.js'
 import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detectionProtocols.js'
 import { type Detection, gatheredDetections } from './detections.js'
 import { buildDetector, type DetectorPass, type Losses, partsOfBatch, shapeOf, updateDetector } from './detectorTraining.js'
-import { checkEvenBatch, partOf, shareBegins } from './shares.js'
+import { checkEvenBatch, partOf, placesOf } from './shares.js'
 import { completed, Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
@@ -55,7 +55,10 @@ export interface DetectionOptions extends ResumableOptions, DetectionLoading {
   seed?: number
   /** Square roots of the anchors' areas in pixels; those of the protocol when absent. */
   anchors?: readonly number[]
-  /** Images that are computed at a time; gradients of a batch are summed. Batch norm then sees these alone. All when absent. */
+  /**
+   * Images that are computed at a time, by all processes together; gradients of a batch are summed. Batch norm then sees these alone. All
+   * when absent.
+   */
   imagesAtOnce?: number
   /** What the log calls the data, and what the backbone's weights are from. */
   dataName?: string
@@ -118,11 +121,7 @@ class DetectionRun {
     const { protocol, train, style, seed = 0, anchors = publishedAnchors.sizes } = options
     this.#style = styleOf(style, protocol.form)
     checkEvenBatch(protocol.batchSize, this.#group, this.#style.groupOf)
-    if (this.#group.size > 1 && this.#atOnce < protocol.batchSize)
-      fail(
-        'CONFIG',
-        `imagesAtOnce is ${this.#atOnce}: expected the batch of ${protocol.batchSize}, of which each process computes its part`,
-      )
+    checkEvenBatch(this.#atOnce, this.#group, this.#style.groupOf, '--images-at-once')
     this.#run = new Resumable({ key: 'detection', what: 'a detection', unit: 'iteration' }, options, this.#identity(backbone))
     const random = new Random(seed, 61)
     ;({ model: this.#model, optimizers: this.#optimizers } = buildDetector(backbone, {
@@ -179,7 +178,7 @@ class DetectionRun {
 
   get #atOnce(): number {
     const { protocol, imagesAtOnce = protocol.batchSize } = this.#options
-    return imagesAtOnce
+    return Math.min(imagesAtOnce, protocol.batchSize)
   }
 
   #tensors(): Iterable<[string, Tensor]> {
@@ -189,7 +188,7 @@ class DetectionRun {
   /** The batches of iterations `from` to `until`; those beyond the last iteration are as good as any. */
   #batches(from: number, until: number): AsyncGenerator<LoadedBatch<TrainingImage>> {
     const { protocol, train, seed = 0, workers = 0, cacheMegabytes = 1024 } = this.#options
-    const iterations = { protocol, style: this.#style, seed, from, until, group: this.#group }
+    const iterations = { protocol, style: this.#style, seed, from, until, group: this.#group, imagesAtOnce: this.#atOnce }
     return trainingBatches(train, iterations, { workers, cacheMegabytes })
   }
 
@@ -229,9 +228,9 @@ class DetectionRun {
   /** How the batch of an iteration is gone through. */
   #pass(iteration: number): DetectorPass {
     const { protocol, seed = 0 } = this.#options
-    const first = shareBegins(protocol.batchSize, this.#group.rank, this.#group.size)
-    const random = (image: number): Random => new Random(seed, 67, iteration, first + image)
-    return { style: this.#style, regions: protocol.regions, imagesAtOnce: this.#atOnce, random }
+    const places = placesOf(protocol.batchSize, this.#atOnce, this.#group)
+    const random = (image: number): Random => new Random(seed, 67, iteration, places[image]!)
+    return { style: this.#style, regions: protocol.regions, imagesAtOnce: this.#atOnce / this.#group.size, random }
   }
 
   #step(batch: DetectionBatch<TrainingImage>): Losses {

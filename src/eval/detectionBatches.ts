@@ -14,7 +14,7 @@ import { largest } from '../tensor/numbers.js'
 import { Random } from '../tensor/random.js'
 import { Tensor } from '../tensor/tensor.js'
 import type { DetectionProtocol } from './detectionProtocols.js'
-import { shareBegins } from './shares.js'
+import { placesOf } from './shares.js'
 
 /** Images for the network: f32 [N, H, W, 3] as values, and the size of each without padding. */
 export interface DetectionBatch<Image> {
@@ -156,6 +156,8 @@ export interface TrainingIterations {
   until: number
   /** The processes that share the batches, of which this one has its images as all would enter the network together. */
   group?: Group
+  /** Images of all processes that are computed at a time, of which each has its share; all when absent. */
+  imagesAtOnce?: number
 }
 
 function* drawnBatches(
@@ -178,16 +180,21 @@ export async function* trainingBatches(
   iterations: TrainingIterations,
   loading: DetectionLoading = {},
 ): AsyncGenerator<LoadedBatch<TrainingImage>> {
-  const { rank, size } = iterations.group ?? Group.single
   const { batchSize: ofAll } = iterations.protocol
-  const [first, end] = [shareBegins(ofAll, rank, size), shareBegins(ofAll, rank + 1, size)]
+  const places = placesOf(ofAll, iterations.imagesAtOnce ?? ofAll, iterations.group ?? Group.single)
   function* requests(): Generator<DetectionRequest<TrainingImage>> {
     for (const { indices, iteration, boxes } of drawnBatches(source, iterations)) {
-      const own = { ...boxes, views: boxes.views.slice(first, end) }
-      yield trainingRequest(source, indices.slice(first, end), iterations.style, iteration, own)
+      const own = { ...boxes, views: places.map((place) => boxes.views[place]!) }
+      yield trainingRequest(
+        source,
+        Int32Array.from(places, (place) => indices[place]!),
+        iterations.style,
+        iteration,
+        own,
+      )
     }
   }
-  const batchSize = end - first
+  const batchSize = places.length
   const { height, width } = largestBatch(source, iterations)
   yield* loaded(source.items, requests(), { ...loading, batchSize, area: height * width })
 }

@@ -2,6 +2,7 @@
 import { publishedAnchors } from '../detection/anchors.js'
 import type { BoxSource } from '../data/boxes.js'
 import { styleOf } from '../detection/styles.js'
+import { Group } from '../distributed/group.js'
 import type { Backbone } from '../nn/backbone.js'
 import { native } from '../tensor/native.js'
 import { largest, smallest } from '../tensor/numbers.js'
@@ -17,7 +18,7 @@ export const detectorNames = { c4: 'Faster R-CNN C4', fpn: 'Mask R-CNN FPN' } as
 /** The lines before the first iteration, or before iteration `position` goes on. */
 export function introduction(backbone: Backbone, options: DetectionOptions, position: number): string[] {
   const { protocol, style: name, train, val, anchors = publishedAnchors.sizes, testEvery = 0 } = options
-  const { dataName = 'images', weightsName = 'given weights', imagesAtOnce = protocol.batchSize } = options
+  const { dataName = 'images', weightsName = 'given weights', imagesAtOnce = protocol.batchSize, group = Group.single } = options
   const style = styleOf(name, protocol.form)
   const { iterations, batchSize, lr, warmup, steps, scales, testScale, longest } = protocol
   const published = detectionProtocols['voc0712-c4']!.batchSize
@@ -28,6 +29,7 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
   const seen = Math.min(batchSize, imagesAtOnce)
   const parts = Math.ceil(batchSize / imagesAtOnce)
   const precise = preciseBatchesOf(style.preciseBatches, iterations)
+  const ofEach = (images: number): string => (group.size === 1 ? '' : `, ${images / group.size} by each of ${group.size} processes`)
   return [
     `data    ${dataName}: ${counted(train)} to train on, ${counted(val)} to test on`,
     `        ${train.classes.length} class${train.classes.length === 1 ? '' : 'es'}: ${classes}`,
@@ -40,9 +42,12 @@ export function introduction(backbone: Backbone, options: DetectionOptions, posi
     `rate    ${lr.toPrecision(3)} after ${warmup} iterations of warm-up, ` +
       `${steps.map((step, i) => `1/${10 ** (i + 1)} of it from ${step}`).join(', ')}, ${iterations} in all ` +
       `(${((iterations * batchSize) / Math.max(1, usable)).toFixed(1)} epochs)`,
-    `batch   ${batchSize} images${batchSize === published ? '' : ` (published: ${published})`}`,
+    `batch   ${batchSize} images${batchSize === published ? '' : ` (published: ${published})`}${ofEach(batchSize)}`,
     ...(parts > 1
-      ? [`        ${imagesAtOnce} at once: gradients are summed over ${parts} parts, batch norms see ${imagesAtOnce} images`]
+      ? [
+          `        ${imagesAtOnce} at once${ofEach(imagesAtOnce)}: gradients are summed over ${parts} parts, ` +
+            `batch norms see ${imagesAtOnce} images`,
+        ]
       : []),
     ...(seen < published
       ? [

@@ -28,7 +28,16 @@ import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemo
 type Planned = Pick<
   DetectionOptions,
   'protocol' | 'style' | 'train' | 'val' | 'seed' | 'anchors' | 'imagesAtOnce' | 'workers' | 'cacheMegabytes' | 'compute'
->
+> & {
+  /** That share the batches, of which the memory of one is meant; 1 when absent. */
+  processes?: number
+}
+
+/** The images that one process has of a batch, and of those that are computed at a time. */
+function ownImages({ protocol: { batchSize }, imagesAtOnce = batchSize, processes = 1 }: Planned): { batch: number; atOnce: number } {
+  const share = (images: number): number => Math.ceil(images / processes)
+  return { batch: share(batchSize), atOnce: share(Math.min(imagesAtOnce, batchSize)) }
+}
 
 /** Targets of an anchor, and what it is assigned by, in arrays of the host. */
 const anchorBytes = 130
@@ -38,12 +47,12 @@ function emptyBatch<Image>(images: Image[], height: number, width: number): Dete
   return { values: new Float32Array(images.length * height * width * 3), shape: [images.length, height, width, 3], images }
 }
 
-/** The memory that the evaluation takes at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
+/** The memory that the evaluation takes of a process at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
 export function estimateDetectionMemory(backbone: Backbone, options: Planned): MemoryEstimate {
-  const { protocol, style: name, train, val, seed = 0, imagesAtOnce = protocol.batchSize, workers = 0 } = options
-  const { batchSize, iterations } = protocol
+  const { protocol, style: name, train, val, seed = 0, workers = 0 } = options
+  const own = ownImages(options)
   const style = styleOf(name, protocol.form)
-  const batch = largestBatch(train, { protocol, style, seed, from: 0, until: iterations })
+  const batch = largestBatch(train, { protocol, style, seed, from: 0, until: protocol.iterations })
   const placed = val.items.map((item) => testPlacement(item, protocol, style))
   const test = placed.reduce((most, each) => (areaOf(each.boxes) > areaOf(most.boxes) ? each : most))
   const tensors = tensorBytes(backbone, options, batch, test)
@@ -53,13 +62,13 @@ export function estimateDetectionMemory(backbone: Backbone, options: Planned): M
   return evaluationEstimate(backbone.device, {
     onDevice: [
       { what: 'weights and optimiser state', bytes: tensors.state },
-      { what: `a step of ${imagesAtOnce} of ${batchSize} images of ${side} px at once: activations, gradients`, bytes: tensors.step },
+      { what: `a step of ${own.atOnce} of ${own.batch} images of ${side} px at once: activations, gradients`, bytes: tensors.step },
       { what: `the test of an image of ${test.boxes.width}x${test.boxes.height} px, beyond that`, bytes: tensors.test },
     ],
     onHost: [
-      { what: `batches of ${batchSize} images of ${side} px that are loaded ahead`, bytes: 4 * batchSize * areaOf(batch) * 12 },
+      { what: `batches of ${own.batch} images of ${side} px that are loaded ahead`, bytes: 4 * own.batch * areaOf(batch) * 12 },
       { what: `${count} data workers`, bytes: count * (workerBytes + image + areaOf(batch) * 3) },
-      { what: 'targets of anchors', bytes: anchorBytes * tensors.anchors * imagesAtOnce },
+      { what: 'targets of anchors', bytes: anchorBytes * tensors.anchors * own.atOnce },
       { what: 'a state that is written, and read back', bytes: 2 * tensors.state },
     ],
   })
@@ -70,10 +79,12 @@ const areaOf = ({ width, height }: { width: number; height: number }): number =>
 /** The bytes that are in use at one time: at the start, more in steps, and more in the test; and the anchors of an image. */
 function tensorBytes(
   backbone: Backbone,
-  { protocol, style: name, train, seed = 0, anchors = publishedAnchors.sizes, imagesAtOnce = protocol.batchSize, compute }: Planned,
+  options: Planned,
   { height, width }: { height: number; width: number },
   { boxes, images }: ReturnType<typeof testPlacement>,
 ): { state: number; step: number; test: number; anchors: number } {
+  const { protocol, style: name, train, seed = 0, anchors = publishedAnchors.sizes, compute } = options
+  const own = ownImages(options)
   const style = styleOf(name, protocol.form)
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, most }) => {
@@ -83,12 +94,12 @@ function tensorBytes(
       native.trimMemory(device)
       const state = most()
       const batch = emptyBatch(
-        Array.from({ length: protocol.batchSize }, () => ({ height, width, objects: [{ label: 0, box: [0, 0, width, height] as const }] })),
+        Array.from({ length: own.batch }, () => ({ height, width, objects: [{ label: 0, box: [0, 0, width, height] as const }] })),
         height,
         width,
       )
       const chooser = fullSamples(protocol.regions, train.classes.length)
-      const pass = { style, regions: protocol.regions, imagesAtOnce, random: () => random, chooser }
+      const pass = { style, regions: protocol.regions, imagesAtOnce: own.atOnce, random: () => random, chooser }
       // The second step has momenta to keep, and what the first one left.
       for (let step = 0; step < 2; ++step)
         withCompute(settings, () => scope(() => updateDetector(model, optimizers, batch, { ...pass, rate: 0 })))
@@ -98,7 +109,7 @@ function tensorBytes(
         const x = Tensor.empty([1, height, width, 3], 'f32')
         return model.anchors(model.features(x, evaluation), x)
       })
-      return { state, step: steps - state, test: most() - steps, anchors: ofMaps.reduce((sum, own) => sum + own.length / 4, 0) }
+      return { state, step: steps - state, test: most() - steps, anchors: ofMaps.reduce((sum, each) => sum + each.length / 4, 0) }
     } finally {
       for (const optimizer of optimizers) optimizer.dispose()
       model.dispose()
@@ -156,7 +167,9 @@ export function checkFindingMemory(
 export function checkDetectionMemory(backbone: Backbone, options: Planned, limits = hostLimits(backbone.device)): string {
   const { protocol, imagesAtOnce = protocol.batchSize, workers = 0, cacheMegabytes = 1024 } = options
   const remedies = [
-    ...(imagesAtOnce > 1 ? [`try a lower --images-at-once (${imagesAtOnce})`, `a lower --batch-size (${protocol.batchSize})`] : []),
+    ...(ownImages(options).atOnce > 1
+      ? [`try a lower --images-at-once (${imagesAtOnce})`, `a lower --batch-size (${protocol.batchSize})`]
+      : []),
     `smaller --scales (up to ${largest(protocol.scales)})`,
     `fewer --regions (${protocol.regions})`,
     `a smaller --longest (${protocol.longest})`,

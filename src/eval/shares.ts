@@ -18,6 +18,20 @@ export const shareBegins = (count: number, rank: number, size: number): number =
 export const shareOf = (indices: Int32Array, { rank, size }: Group): Int32Array =>
   indices.slice(shareBegins(indices.length, rank, size), shareBegins(indices.length, rank + 1, size))
 
+/**
+ * The places in a batch of `count` images of those that a process has: its share of each of the parts, of `atOnce` images, that are
+ * computed one after the other.
+ */
+export function placesOf(count: number, atOnce: number, { rank, size }: Pick<Group, 'rank' | 'size'>): number[] {
+  const places: number[] = []
+  for (let first = 0; first < count; first += atOnce) {
+    const images = Math.min(atOnce, count - first)
+    const [from, until] = [shareBegins(images, rank, size), shareBegins(images, rank + 1, size)]
+    for (let place = from; place < until; ++place) places.push(first + place)
+  }
+  return places
+}
+
 /** Of batches that all processes draw alike what one of them has of each, and the images of all. */
 export function* sharesOf<Request extends { indices: Int32Array }>(
   requests: Iterable<Request>,
@@ -50,13 +64,18 @@ export function gatheredRows(own: readonly Tensor[], count: number, group: Group
 export const gatheredValues = (own: Int32Array, count: number, group: Group): Int32Array =>
   scope(() => gatheredRows([Tensor.from(own, [own.length], 'i32', 'cpu')], count, group)[0]!.data() as Int32Array)
 
-/** Throws CONFIG for a batch that processes do not share evenly, `each` images at a time. */
-export function checkEvenBatch(batchSize: number, { size }: Group, each = 1): void {
-  if (size > 1 && batchSize % (size * each) !== 0)
+/** Throws CONFIG for a batch, or a part of it that `flag` tells, that processes do not share evenly, `each` images at a time. */
+export function checkEvenBatch(
+  images: number,
+  { size }: Group,
+  each = 1,
+  flag: '--batch-size' | '--images-at-once' = '--batch-size',
+): void {
+  if (size > 1 && images % (size * each) !== 0)
     fail(
       'CONFIG',
-      `the batch is of ${batchSize} images but there are ${size} processes: expected a multiple of ${size * each} (--batch-size)` +
-        (each > 1 ? `, as ${each} images stay together` : ''),
+      `${flag === '--batch-size' ? 'the batch is' : 'parts of the batch are'} of ${images} images but there are ${size} processes: ` +
+        `expected a multiple of ${size * each} (${flag})${each > 1 ? `, as ${each} images stay together` : ''}`,
     )
 }
 

@@ -43,14 +43,20 @@ function expectClose(one: unknown, other: unknown, path: string): void {
   } else assert.is(one, other, path)
 }
 
-for (const kind of ['segmentation', 'detection', 'finetune', 'linear'])
-  testWhere(hasMpi, noMpi, test, `${kind}: losses and scores of two and three processes are those of one`, async () => {
+for (const [kind, ...widths] of [
+  ['segmentation', 2, 3],
+  ['detection', 2, 3],
+  ['detectionInParts', 2],
+  ['finetune', 2, 3],
+  ['linear', 2, 3],
+] as const)
+  testWhere(hasMpi, noMpi, test, `${kind}: losses and scores of ${widths.join(' and ')} processes are those of one`, async () => {
     await withFolder(async (folder) => {
       writeVocTree(join(folder, 'voc'), { train: 13, val: 5 })
       writeBoxTree(join(folder, 'boxes'), 14)
       const alone = await outcome(folder, 1, kind)
       assert.ok(alone.rows.every((rows) => rows.some(({ loss }) => loss !== undefined)))
-      for (const processes of [2, 3]) expectClose(await outcome(folder, processes, kind), alone, `${processes} processes`)
+      for (const processes of widths) expectClose(await outcome(folder, processes, kind), alone, `${processes} processes`)
       assert.not.ok(existsSync(join(folder, `${kind}-2`, 'eval.lock')))
     })
   })
@@ -92,6 +98,19 @@ testWhere(hasMpi, noMpi, test, 'a command under launch has one voice, one folder
     assert.is(again.err.match(/holds an evaluation already/g)?.length, 1, again.err)
     const nowhere = await finetune('/nonexistent/images', '--overwrite')
     assert.is(nowhere.err.match(/\/nonexistent\/images/g)?.length, 1, nowhere.err)
+  })
+})
+
+testWhere(hasMpi, noMpi, test, 'parts of a batch that two processes cannot share are refused by the name of their flag', async () => {
+  await withFolder(async (folder) => {
+    const [weights, data] = [join(folder, 'weights.safetensors'), join(folder, 'boxes')]
+    writeWeights(weights)
+    writeBoxTree(data, 8)
+    const sizes = '--batch-size 8 --scales 48 --test-scale 48 --longest 64 --anchors 16,24 --workers 1'.split(' ')
+    const { code, err } = await byTwo(['eval', 'detection', weights, '--data', data, ...sizes, '--images-at-once', '6']).ended
+    assert.is(code, 2, err)
+    const said = /parts of the batch are of 6 images but there are 2 processes: expected a multiple of 4 \(--images-at-once\), as 2 images/g
+    assert.is(err.match(said)?.length, 1, err)
   })
 })
 

@@ -9,6 +9,7 @@ import { openBoxes } from '../../src/data/boxSources.js'
 import { openSegmentation } from '../../src/data/segmentationSources.js'
 import { openSource } from '../../src/data/sources.js'
 import { leaveTogether, openGroup } from '../../src/distributed/open.js'
+import type { DetectionStyleName } from '../../src/detection/styles.js'
 import { evaluateDetection } from '../../src/eval/detection.js'
 import { detectionProtocols, ofLength } from '../../src/eval/detectionProtocols.js'
 import { finetune } from '../../src/eval/finetune.js'
@@ -34,6 +35,16 @@ const labelled = async () => {
   return { train: train.items, val: val.items, classes: train.classes! }
 }
 
+/** A short evaluation with a detector; what is found. */
+async function detection(kind: string, style: DetectionStyleName, iterations: number, imagesAtOnce = 12) {
+  const source = openBoxes(join(folder, 'boxes'), ['train'])
+  const sizes = { batchSize: 12, lr: 1e-4, scales: [48, 64], testScale: 64, longest: 96, regions: 300, testRegions: 16 }
+  const protocol = { ...ofLength(detectionProtocols['voc0712-c4']!, iterations), ...sizes }
+  const options = { protocol, style, train: source, val: source, anchors: [16, 24], imagesAtOnce, ...shared(kind) }
+  const { test } = await evaluateDetection(network(), options)
+  return { scores: test!.voc.mean, found: test!.detections.length }
+}
+
 const evaluations: Record<string, () => Promise<unknown>> = {
   async segmentation() {
     const data = join(folder, 'voc')
@@ -48,14 +59,9 @@ const evaluations: Record<string, () => Promise<unknown>> = {
     })
     return { scores, samples: samples.map(({ name }) => name) }
   },
-  async detection() {
-    const source = openBoxes(join(folder, 'boxes'), ['train'])
-    const sizes = { batchSize: 12, lr: 1e-4, scales: [48, 64], testScale: 64, longest: 96, regions: 300, testRegions: 16 }
-    const protocol = { ...ofLength(detectionProtocols['voc0712-c4']!, 4), ...sizes }
-    const options = { protocol, style: 'mmdet', train: source, val: source, anchors: [16, 24], ...shared('detection') } as const
-    const { test } = await evaluateDetection(network(), options)
-    return { scores: test!.voc.mean, found: test!.detections.length }
-  },
+  detection: () => detection('detection', 'mmdet', 4),
+  // Parts of eight and of four images; this style takes statistics of batch norms too.
+  detectionInParts: () => detection('detectionInParts', 'detectron2', 2, 8),
   async finetune() {
     const protocol = {
       ...finetuneOfLength(finetuneProtocols['imagenet-1percent']!, 2),

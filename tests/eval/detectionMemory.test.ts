@@ -59,6 +59,16 @@ test('the published protocol does not fit a machine of 24 GB, and its parts and 
       estimateDetectionMemory(backbone, { ...options, imagesAtOnce }).host.find(({ what }) => what.startsWith('a step'))!.bytes
     const [one, two] = [step(1), step(2)]
     assert.ok(one < two && two < 2 * one, `${one} ${two}`)
+    // Each of two processes has half of a part, and of the batch; images of one size, as batches of other sizes pad alike.
+    const ofOne = { ...options, protocol: { ...options.protocol, batchSize: 8 }, imagesAtOnce: 2 }
+    const ofTwo = { ...options, imagesAtOnce: 4, processes: 2 }
+    assert.equal(estimateDetectionMemory(backbone, ofTwo), estimateDetectionMemory(backbone, ofOne))
+    throwsError(
+      () => checkDetectionMemory(backbone, ofTwo, { host: 1e9, device: 0 }),
+      'CONFIG',
+      /a step of 2 of 8 images of .* at once/,
+      /--images-at-once \(4\), a lower --batch-size \(16\)/,
+    )
     assert.is(native.memory('dry:cpu').live, before)
     assert.not.ok(existsSync(join(folder, 'out')))
     backbone.dispose()
