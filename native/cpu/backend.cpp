@@ -76,7 +76,10 @@ class CpuDevice : public Device {
 
 // Never freed: storages held by JavaScript may outlive every static object.
 Device& cpuDevice() {
-  static Device* device = new CpuDevice();
+  static Device* device = [] {
+    cpu::isa();  // says what is wrong with DENSECL_ISA before anything is computed
+    return new CpuDevice();
+  }();
   return *device;
 }
 

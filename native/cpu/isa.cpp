@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
+
+#include "../core/error.h"
 
 #if defined(DENSECL_X86) && defined(__linux__)
 #include <sys/syscall.h>
@@ -34,9 +37,10 @@ bool tilesAllowed() {
 }
 #endif
 
+// The best set that the processor and the compiler of this file have.
 Isa detect() {
-#if defined(DENSECL_X86)
   Isa best = Isa::portable;
+#if defined(DENSECL_X86)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     best = Isa::avx512;
@@ -45,19 +49,32 @@ Isa detect() {
   if (best == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) best = Isa::avx512bf16;
   if (best == Isa::avx512bf16 && tilesAllowed()) best = Isa::amx;
 #endif
-  const char* wanted = std::getenv("DENSECL_ISA");
-  for (Isa level = Isa::portable; wanted != nullptr && level < best; level = static_cast<Isa>(static_cast<int>(level) + 1))
-    if (std::strcmp(wanted, nameOf(level)) == 0) return level;
-  return best;
-#else
-  return Isa::portable;
 #endif
+  return best;
+}
+
+// The set that DENSECL_ISA names, or the best.
+Isa choose() {
+  const Isa best = detect();
+  const char* wanted = std::getenv("DENSECL_ISA");
+  if (wanted == nullptr || *wanted == '\0') return best;
+  std::string names;
+  for (const Isa level : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx}) {
+    if (std::strcmp(wanted, nameOf(level)) == 0) {
+      REQUIRE(
+          level <= best, "ARGUMENT",
+          std::string("DENSECL_ISA is ") + wanted + ": expected at most " + nameOf(best) + ", the best set of this processor and build");
+      return level;
+    }
+    names += std::string(names.empty() ? "" : level == Isa::amx ? " or " : ", ") + nameOf(level);
+  }
+  throw Error("ARGUMENT", std::string("DENSECL_ISA is ") + wanted + ": expected " + names);
 }
 
 }  // namespace
 
 Isa isa() {
-  static const Isa chosen = detect();
+  static const Isa chosen = choose();
   return chosen;
 }
 

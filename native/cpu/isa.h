@@ -1,7 +1,7 @@
 // Instruction sets. Hot loops are ordinary code in an always-inline template; SIMD compiles the function that calls it
 // once for each set and the dynamic linker picks at load time. Loops that keep accumulators in registers by hand
 // (gemm_tile.h) choose through isa(). DENSECL_ISA=portable|avx2|avx512|avx512bf16|amx forces the
-// latter for tests.
+// latter for tests; isa() throws ARGUMENT for another word and for a set that is not here.
 #pragma once
 #include <cstdlib>  // defines __GLIBC__
 
