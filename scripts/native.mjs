@@ -18,10 +18,12 @@ const into = flags.includes('--into') ? flags[flags.indexOf('--into') + 1] : und
 const optional = flags.includes('--optional')
 const quick = flags.includes('--quick')
 const sanitize = flags.includes('--sanitize')
+/** The compiler of the MPI that is meant, where a machine has several. */
+const mpicxx = process.env.MPICXX || 'mpicxx'
 const forms = {
   cuda: { define: 'DENSECL_CUDA', tools: ['cmake', 'nvcc'], folder: 'build-cuda' },
   simt: { define: 'DENSECL_SIMT', tools: ['cmake', process.env.CXX ?? 'g++'], folder: sanitize ? 'build-simt-asan' : 'build-simt' },
-  mpi: { define: 'DENSECL_MPI', tools: ['cmake', process.env.CXX ?? 'g++', 'mpicxx'], folder: 'build-mpi' },
+  mpi: { define: 'DENSECL_MPI', tools: ['cmake', process.env.CXX ?? 'g++', mpicxx], folder: 'build-mpi' },
   cpu: {
     define: 'DENSECL_CPU',
     tools: ['cmake', process.env.CXX ?? 'g++'],
@@ -41,7 +43,7 @@ for (const tool of chosen.tools) {
     const hint =
       tool === 'nvcc'
         ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.'
-        : tool === 'mpicxx'
+        : tool === mpicxx
           ? 'Install Open MPI or MPICH. Debian and Ubuntu: apt-get install libopenmpi-dev openmpi-bin.'
           : `Debian and Ubuntu: apt-get install ${tool}.`
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
@@ -60,7 +62,7 @@ function nodeHeaders() {
 }
 const headers = [nodeHeaders(), dirname(require.resolve('node-addon-api/napi.h'))]
 const folder = into ?? chosen.folder
-// A folder that is configured already is configured again: it may be for other architectures now.
+// A folder that is configured already is configured again: it may be for other architectures, or of another MPI, now.
 const define = {
   CMAKE_BUILD_TYPE: 'Release',
   [chosen.define]: 'ON',
@@ -68,9 +70,19 @@ const define = {
   DENSECL_QUICK: quick ? 'ON' : 'OFF',
   DENSECL_HEADERS: headers.join(';'),
   DENSECL_ARCHITECTURES: process.env.DENSECL_ARCHITECTURES || 'default',
+  ...(form === 'mpi' && { MPI_CXX_COMPILER: mpicxx }),
 }
 const run = (...parameters) => spawnSync('cmake', parameters, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
-const configured = run('-S', '.', '-B', folder, ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`), ...forCMake)
+const configured = run(
+  '-S',
+  '.',
+  '-B',
+  folder,
+  '-U',
+  'MPI_*',
+  ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`),
+  ...forCMake,
+)
 const result = configured.status === 0 ? run('--build', folder, '--parallel', String(availableParallelism())) : configured
 const output = `${result.stdout}\n${result.stderr}`
 if (result.status !== 0) {

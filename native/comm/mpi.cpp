@@ -173,7 +173,11 @@ std::string engineLibrary() {
   int length = 0;
   MPI_Get_library_version(text, &length);
   const std::string all(text, static_cast<size_t>(length));
-  return all.substr(0, all.find_first_of(",\n"));
+  // "Open MPI v4.1.4, package: ..." and "MPICH Version:\t4.0.2\nMPICH Release date: ...".
+  std::string first = all.substr(0, all.find_first_of(",\n"));
+  const std::string label = " Version:\t";
+  const size_t at = first.find(label);
+  return at == std::string::npos ? first : first.replace(at, label.size(), " ");
 }
 
 }  // namespace densecl

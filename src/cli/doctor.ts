@@ -7,6 +7,7 @@ import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
 import { decoders } from '../data/decode.js'
 import { identity } from '../distributed/launcher.js'
+import { findMpirun } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { buildCommand, cudaPackage, isClone, mpiAddonPath, mpiBuildCommand, packageVersion } from '../tensor/addon.js'
 import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
@@ -129,12 +130,11 @@ function kernels(device: string): string {
 function processes(): Record<string, string> {
   const library = native.commLibrary()
   const mpi = library !== '' ? library : existsSync(mpiAddonPath) ? `in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes it`
-  const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
   const { launcher, rank, size } = identity()
   return {
     mpi,
     nccl: nccl(),
-    mpirun: error === undefined ? (stdout.split('\n')[0] ?? 'unknown') : 'not found (densecl launch needs it on CPUs)',
+    mpirun: findMpirun()?.version ?? 'not found (densecl launch needs it on CPUs)',
     launcher: launcher === 'none' ? 'none: this is the only process' : `${launcher}: rank ${rank} of ${size}`,
   }
 }

@@ -1,5 +1,5 @@
 /** Several processes of one run on this machine: those of CPUs are started by the launcher of their MPI, those of GPUs from here. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 
 import { withSecrets } from '../data/addresses.js'
 import { deviceOfRank, launchVariables } from '../distributed/launcher.js'
+import { findMpirun, mpirunName } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
@@ -106,13 +107,15 @@ async function freePort(): Promise<number> {
 async function launchByMpi(processes: number, command: readonly string[]): Promise<number> {
   const addon = process.env.DENSECL_ADDON ?? mpiAddonPath
   if (!existsSync(addon)) fail('COMM', `launch: processes exchange tensors by MPI, and ${addon} is not there; run: ${mpiBuildCommand}`)
-  const { stdout, error } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' })
-  if (error !== undefined)
-    fail('TOOL', 'launch: mpirun was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin)')
-  const openMpi = stdout.includes('Open MPI')
-  const options = openMpi ? ['--quiet', '--oversubscribe', '--bind-to', 'none'] : []
+  const mpirun = findMpirun()
+  if (mpirun === undefined)
+    fail(
+      'TOOL',
+      `launch: ${mpirunName} was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin), or let ` +
+        'DENSECL_MPIRUN name what is called otherwise',
+    )
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
-  const child = spawn('mpirun', ['-n', String(processes), ...options, process.execPath, main, ...command.map(withSecrets)], {
+  const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, DENSECL_ADDON: addon },
     detached: true,
@@ -122,7 +125,7 @@ async function launchByMpi(processes: number, command: readonly string[]): Promi
     process.on(signal, () => {
       // Open MPI's mpirun kills a second after a SIGTERM; of what it only passes on, SIGUSR2 is what densecl takes for one. Once more
       // ends all.
-      child.kill(openMpi && heard === undefined ? 'SIGUSR2' : signal)
+      child.kill(mpirun.isOpenMpi && heard === undefined ? 'SIGUSR2' : signal)
       heard ??= signal
     })
   return new Promise((resolve, reject) => {

@@ -33,7 +33,7 @@ function openMpi({ launcher, rank, size }: Identity): Group {
     fail(
       'COMM',
       `${launcher} says that this is rank ${rank} of ${size} but ${native.commLibrary()} says rank ${world.rank} of ${world.size}: ` +
-        'expected the launcher of the MPI that the addon was built with',
+        `expected the launcher of the MPI that the addon ${addonPath()} was built with, which DENSECL_MPIRUN names to densecl launch`,
     )
   return new Group(rank, size, 'cpu')
 }

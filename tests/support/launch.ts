@@ -64,7 +64,7 @@ export async function until(condition: () => boolean, seconds: number, what: str
 export const stepsTaken = (out: string): number => readMetrics(files(out).metrics).filter((row) => row.loss !== undefined).length
 
 const rankOf = (pid: number): number =>
-  Number(/(?<=(?:OMPI_COMM_WORLD|DENSECL)_RANK=)\d+/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[0])
+  Number(/(?<=(?:OMPI_COMM_WORLD|DENSECL|PMI)_RANK=)\d+/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[0])
 
 /** The pids of the ranks that `launch` runs, in their order. */
 export const ranksOf = ({ child }: Launched): number[] =>
