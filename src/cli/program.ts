@@ -93,7 +93,10 @@ function explainHere(error: unknown): { code: number; text?: string; mistake?: t
   // Commander has said it.
   if (error instanceof CommanderError) return { code: error.exitCode === 0 ? 0 : 2 }
   if (error instanceof DenseclError) return { code: error.code === 'CONFIG' ? 2 : 1, text: error.message }
-  // The system refuses something, and says what and where.
-  if (error instanceof Error && 'syscall' in error) return { code: 1, text: error.message }
+  // The system refuses something, and says what and where. Node opens many files of a command at a time.
+  if (error instanceof Error && 'syscall' in error) {
+    const remedy = 'code' in error && error.code === 'EMFILE' ? '\n  may a process open 256 files (ulimit -n)?' : ''
+    return { code: 1, text: `${error.message}${remedy}` }
+  }
   return { code: 1, text: 'this is a mistake in densecl; please report it:', mistake: true }
 }
