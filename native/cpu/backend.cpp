@@ -1,7 +1,9 @@
 // The CPU as a device.
 #include "../core/device.h"
 
+#if defined(__linux__)
 #include <sys/mman.h>
+#endif
 
 #include <cstring>
 #include <new>

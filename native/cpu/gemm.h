@@ -30,7 +30,7 @@ class UnitScratch {
   std::unique_ptr<T, Free> data_;
 };
 
-// Of a panel, what stays in the L2 cache beside rows and what is fetched for the next.
+// Of a panel, what stays in the L2 cache beside rows and what is fetched of the next.
 constexpr int64_t kPanelBytes = 512 * 1024;
 
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -182,11 +182,10 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
   const int64_t parts = ceilDiv(count, std::clamp<int64_t>(fitting, 2 * multiple, 96));
   const int64_t block = ceilDiv(ceilDiv(count, parts), kernel.rows) * kernel.rows, blocks = ceilDiv(count, block);
-  // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass.
+  // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass; all where sums cannot wait in out.
   const int64_t tapBytes = panels.depth * panels.width * static_cast<int64_t>(sizeof(Word<T>));
-  const int64_t tapsAtOnce = std::is_same_v<T, Accumulator<T>>
-                                 ? std::clamp<int64_t>(kPanelBytes / std::max<int64_t>(1, tapBytes), 1, std::max<int64_t>(1, taps))
-                                 : std::max<int64_t>(1, taps);
+  const int64_t fittingTaps = std::is_same_v<T, Accumulator<T>> ? kPanelBytes / std::max<int64_t>(1, tapBytes) : taps;
+  const int64_t tapsAtOnce = std::max<int64_t>(1, fittingTaps);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {
     const TileRegisters registers(kernel);

@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 /** The `densecl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted by SIGINT and SIGTERM. */
+import { loaded } from './loading.js'
+
 const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]
 if (major < 20 || (major === 20 && minor < 17)) {
   console.error(`densecl: Node ${process.versions.node} is too old: 20.17 or later is needed (https://nodejs.org)`)
@@ -11,22 +13,16 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error
 })
 
-/** Imported here: a missing addon is then an error with a remedy, not a stack trace. */
-async function load(): Promise<typeof import('./program.js') | undefined> {
+async function main(): Promise<number> {
+  let program: typeof import('./program.js')
   try {
-    return await import('./program.js')
+    // Imported here: a missing addon is then an error with a remedy, not a stack trace.
+    program = await loaded(() => import('./program.js'))
   } catch (error) {
     if (!(error instanceof Error)) throw error
-    // Node opens many files of a program at a time.
-    const files = error.name === 'DenseclError' ? '' : '\n  is it installed whole, and may a process open 256 files (ulimit -n)?'
-    console.error(`densecl: ${error.message}${files}`)
-    return undefined
+    console.error(`densecl: ${error.message}`)
+    return 1
   }
-}
-
-async function main(): Promise<number> {
-  const program = await load()
-  if (program === undefined) return 1
   try {
     return await program.runProgram(process.argv.slice(2))
   } catch (error) {

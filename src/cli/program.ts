@@ -5,6 +5,7 @@ import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { speaker } from '../distributed/speaker.js'
 import type { Register } from './command.js'
+import { loaded, LoadError } from './loading.js'
 import { withoutSecrets } from '../data/addresses.js'
 
 /** The files of the commands. That of the one that is asked for is all that is loaded: all of them take half a second. */
@@ -62,7 +63,7 @@ export async function buildProgram(args: readonly string[], done: (code: number)
   const alone = asked !== 'completion' && Object.values(commands).some((group) => Object.hasOwn(group, asked))
   for (const [heading, group] of Object.entries(commands)) {
     program.commandsGroup(heading)
-    for (const [name, load] of Object.entries(group)) if (!alone || name === asked) await (await load()).register(program, done, args)
+    for (const [name, load] of Object.entries(group)) if (!alone || name === asked) await (await loaded(load)).register(program, done, args)
   }
   // In the last group.
   return program.helpCommand(true)
@@ -93,10 +94,7 @@ function explainHere(error: unknown): { code: number; text?: string; mistake?: t
   // Commander has said it.
   if (error instanceof CommanderError) return { code: error.exitCode === 0 ? 0 : 2 }
   if (error instanceof DenseclError) return { code: error.code === 'CONFIG' ? 2 : 1, text: error.message }
-  // The system refuses something, and says what and where. Node opens many files of a command at a time.
-  if (error instanceof Error && 'syscall' in error) {
-    const remedy = 'code' in error && error.code === 'EMFILE' ? '\n  may a process open 256 files (ulimit -n)?' : ''
-    return { code: 1, text: `${error.message}${remedy}` }
-  }
+  // The system refuses something, and says what and where.
+  if (error instanceof LoadError || (error instanceof Error && 'syscall' in error)) return { code: 1, text: error.message }
   return { code: 1, text: 'this is a mistake in densecl; please report it:', mistake: true }
 }

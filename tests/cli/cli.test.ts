@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { buildProgram } from '../../src/cli/program.js'
+import { loaded, LoadError } from '../../src/cli/loading.js'
+import { buildProgram, explain } from '../../src/cli/program.js'
 import { packageRoot, packageVersion } from '../../src/tensor/addon.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
@@ -20,6 +21,15 @@ const setting = (key: string, value: unknown) => ({ key, value, from: 'test' })
 test('the command can be run by its name, as npx does', () => {
   assert.is(statSync(cli).mode & 0o111, 0o111)
   assert.match(spawnSync(cli, ['--version'], { encoding: 'utf8' }).stdout, /^\d+\.\d+/)
+})
+
+test('a file of densecl that is not there is named with what may be wrong, and is no mistake to report', async () => {
+  const missing = './nowhere.js' as string
+  const error = await loaded<unknown>(() => import(missing)).catch((reason: unknown) => reason)
+  assert.instance(error, LoadError)
+  const { code, text, mistake } = explain(error)
+  assert.equal([code, mistake], [1, undefined])
+  assert.match(text!, /nowhere\.js[^]*installed whole/)
 })
 
 test('help: every command, every option of pretrain, examples', () => {

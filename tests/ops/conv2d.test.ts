@@ -6,6 +6,7 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { concat } from '../../src/ops/concat.js'
 import { conv2d } from '../../src/ops/conv2d.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
@@ -48,6 +49,24 @@ test('<dy, conv(x, w)> = <dx, x> = <dw, w>, whatever is left over at the ends of
     }),
     { numRuns: 60 },
   )
+})
+
+test('a panel that is too large for a cache is summed by some taps at a time: whole numbers exactly, as channels in two halves', () => {
+  scope(() => {
+    const random = new Random(7)
+    const whole = (shape: readonly number[]): Tensor =>
+      Tensor.drawn(() => Float64Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.below(7) - 3), shape, 'f32')
+    const [inputs, weights] = [[1, 2].map(() => whole([2, 9, 9, 150])), [1, 2].map(() => whole([72, 3, 3, 150]))]
+    const bias = whole([72])
+    const windows = { stride: 2, padding: 1 }
+    const halves = inputs.map((x, i) => conv2d(x, weights[i]!, undefined, windows).data())
+    const sums = conv2d(concat(inputs, 3), concat(weights, 3), bias, windows).data()
+    const added = bias.data()
+    assert.equal(
+      Array.from(sums),
+      Array.from(sums, (_, i) => halves[0]![i]! + halves[1]![i]! + added[i % 72]!),
+    )
+  })
 })
 
 test('filters of 3x3 give in f32 what they give in f64, to its rounding, whatever is left over of tiles, blocks and panels', () => {
