@@ -71,7 +71,7 @@ struct ByPairs {
 // Sums or their rounded values, at the type of `out`.
 template <class Multiply, class V, class A>
 INLINE void store(A* out, V sum) {
-  *reinterpret_cast<V*>(out) = sum;
+  *reinterpret_cast<typename Vector<A, sizeof(V)>::type*>(out) = sum;
 }
 template <class Multiply, class V>
 INLINE void store(bf16* out, V sum) {
@@ -92,7 +92,8 @@ INLINE void store(bf16* out, V sum) {
 // Values of `from` as what is summed in.
 template <class V, class A>
 INLINE V load(const A* from) {
-  return *reinterpret_cast<const V*>(from);
+  // By a type that need not be aligned, which a template's argument forgets.
+  return *reinterpret_cast<const typename Vector<A, sizeof(V)>::type*>(from);
 }
 template <class V>
 INLINE V load(const bf16* from) {
@@ -114,8 +115,10 @@ INLINE V rounded(V sum, const bf16*) {
 }
 
 // What becomes of the sums of the columns `at` and behind it: bias and what was there are added, or they are normalised.
-template <class Multiply, bool Norms, class V, class T, class Out>
+template <class Multiply, bool Norms, int Bytes, class T, class Out>
 class Finish {
+  using V = typename Vector<Accumulator<T>, Bytes>::type;
+
  public:
   INLINE Finish(const TileCall<T, Out>& call, int at) : call_(call), at_(at) {
     if (call.bias != nullptr) bias_ = load<V>(call.bias + at);
@@ -161,7 +164,7 @@ template <class Multiply, bool Norms, class T, class Out, class V, int Rows, int
 INLINE void storeTile(const TileCall<T, Out>& call, const V (&sum)[Rows][Vectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
-    const Finish<Multiply, Norms, V, T, Out> finish(call, v * static_cast<int>(sizeof(V) / sizeof(Accumulator<T>)));
+    const Finish<Multiply, Norms, sizeof(V), T, Out> finish(call, v * static_cast<int>(sizeof(V) / sizeof(Accumulator<T>)));
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
       if (i >= call.validRows) break;
@@ -268,7 +271,7 @@ constexpr int kRegisterRows = 16, kRegisterWords = 16, kAmxRows = 2 * kRegisterR
 template <bool Norms, class Out>
 INLINE void storeRows(const TileCall<bf16, Out>& call, const float (*sums)[kAmxColumns]) {
   using V = typename Vector<float, 64>::type;
-  const Finish<ByPairs, Norms, V, bf16, Out> first(call, 0), second(call, kRegisterWords);
+  const Finish<ByPairs, Norms, sizeof(V), bf16, Out> first(call, 0), second(call, kRegisterWords);
   for (int i = 0; i < call.validRows; ++i) {
     first.store(i, load<V>(sums[i]));
     second.store(i, load<V>(sums[i] + kRegisterWords));

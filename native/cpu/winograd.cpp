@@ -54,10 +54,10 @@ struct OutputJob {
   const float* m;
   int64_t stride, count;
   float* const* pixels;
-  const float* bias;             // or null
-  const float* scale;            // of a norm, whose shift is the bias; or null
-  const float* const* residual;  // of the norm, four pixels; or null
-  bool relu;
+  const float* bias;                       // or null
+  const float* scale = nullptr;            // of a norm, whose shift is the bias; or null
+  const float* const* residual = nullptr;  // of the norm, four pixels; or null
+  bool relu = false;
 };
 template <bool Biased, bool Norms, bool Adds>
 INLINE void outputLoop(const OutputJob& job) {
