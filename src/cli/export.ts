@@ -49,6 +49,7 @@ interface Flags {
   out: string
   outputs?: string
   raw?: boolean
+  sizes?: boolean
   backbone?: string
   overwrite?: boolean
   json?: boolean
@@ -66,6 +67,10 @@ export const register: Register = (program, done) => {
       'of onnx: several of feature2 to feature5, the last map, and pooled; of a classifier logits, probabilities; of an FCN logits, labels',
     )
     .option('--raw', 'of onnx: the model takes images as bytes [N, H, W, 3] and normalises them itself')
+    .option(
+      '--sizes',
+      'of an onnx detector: images may be smaller than their batch, and the input sizes [N, 2] has height and width of each',
+    )
     .option('--overwrite', 'replace the file')
     .option('--backbone <module>', backboneHelp)
     .option('--json', 'print JSON')
@@ -125,14 +130,15 @@ export const register: Register = (program, done) => {
 }
 
 /** Throws ARGUMENT for a file that the framework could not read, and for flags that would do nothing. */
-function checkEnding({ for: target, out, outputs, raw }: Flags): void {
+function checkEnding({ for: target, out, outputs, raw, sizes }: Flags): void {
   const endings: readonly string[] = frameworks[target]
   if (target === 'timm') {
     if (['.safetensors', '.pth', '.onnx'].includes(extname(out)) || (existsSync(out) && !statSync(out).isDirectory()))
       fail('ARGUMENT', `export: expected a folder, which timm takes config.json and model.safetensors from, but received the file ${out}`)
   } else if (!endings.includes(extname(out)))
     fail('ARGUMENT', `export: expected a file ending in ${endings.join(' or ')}, which ${target} reads, but received ${out}`)
-  const idle = target === 'onnx' ? undefined : outputs !== undefined ? '--outputs' : raw === true ? '--raw' : undefined
+  const given = { '--outputs': outputs, '--raw': raw, '--sizes': sizes }
+  const [idle] = target === 'onnx' ? [] : Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : flag))
   if (idle !== undefined) fail('ARGUMENT', `export: ${idle} is of --for onnx: expected it without --for ${target}`)
 }
 
@@ -225,6 +231,7 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
     exportOnnxDetector(weights, flags, own)
     return
   }
+  if (flags.sizes === true) fail('ARGUMENT', `export: --sizes is of detectors, and ${weights} holds none`)
   const { model, record } = holdsClassifier(weights) ? importClassifier(weights, own) : {}
   const segmenting = holdsSegmenter(weights) ? openSegmenter(weights, (name) => own ?? backboneKinds.get(name)) : undefined
   const segmenter = segmenting?.model
@@ -259,8 +266,12 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
   }
 }
 
-/** Writes a detector as an ONNX model of one image. */
-function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }: Flags, own: BackboneKind | undefined): void {
+/** Writes a detector as an ONNX model. */
+function exportOnnxDetector(
+  weights: string,
+  { out, outputs, raw = false, sizes = false, json }: Flags,
+  own: BackboneKind | undefined,
+): void {
   if (outputs !== undefined) fail('ARGUMENT', 'export: --outputs is of other networks: a detector has boxes, scores, labels and masks')
   const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
   try {
@@ -269,17 +280,21 @@ function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }
     writeOnnxDetector(out, model, {
       normalisation,
       raw,
+      sizes,
       style,
       limits: { ...proposalLimits[form].test, after: testRegions },
       rules: testRules,
       metadata: { classes: JSON.stringify(classes), testScale: String(testScale), longest: String(longest) },
     })
-    const found = ['boxes', 'scores', 'labels', ...(model.masks === undefined ? [] : ['masks'])]
+    const found = ['boxes', 'scores', 'labels', ...(model.masks === undefined ? [] : ['masks']), 'image']
     print(
       json === true,
-      { out, for: 'onnx', part: 'detector', outputs: found, raw, classes, testScale, longest },
+      { out, for: 'onnx', part: 'detector', outputs: found, raw, sizes, classes, testScale, longest },
       `a detector of ${classCount(classes.length)} on ${model.backbone.name} for onnx, outputs ${found.join(', ')}: ${out}\n` +
-        `one image: ${inputOf(colourImages, raw, 1)}, short side ${testScale}, long side ${longest} at most; boxes are in its pixels`,
+        `images: ${inputOf(colourImages, raw)}, short side ${testScale}, long side ${longest} at most; boxes are in their pixels; ` +
+        (sizes
+          ? 'smaller ones lie at the upper left of their batch, sizes [N, 2] has height and width of each'
+          : 'all of a batch have one size'),
     )
   } finally {
     model.dispose()
@@ -287,10 +302,8 @@ function exportOnnxDetector(weights: string, { out, outputs, raw = false, json }
   }
 }
 
-const inputOf = ({ channels, mean, deviation }: ImageFormat, raw: boolean, count: string | number = 'N'): string =>
-  raw
-    ? `bytes [${count}, H, W, ${channels}]`
-    : `floats [${count}, ${channels}, H, W] of mean ${mean.join(' ')} and deviation ${deviation.join(' ')}`
+const inputOf = ({ channels, mean, deviation }: ImageFormat, raw: boolean): string =>
+  raw ? `bytes [N, H, W, ${channels}]` : `floats [N, ${channels}, H, W] of mean ${mean.join(' ')} and deviation ${deviation.join(' ')}`
 
 /** Why torchvision takes the backbone alone. */
 const lacking = { c4: 'torchvision has no detector of the form C4', fpn: 'torchvision has other heads on its pyramids' } as const

@@ -66,13 +66,12 @@ function results({ backbone, classifier, segmenter }: OnnxNetwork, images: Tenso
 export function imageInput(
   { graph }: Translation,
   channels: number,
-  batch: number | string,
   { normalisation, raw }: ImageForm,
 ): { image: string; words: Record<string, string> } {
   const { mean, deviation } = normalisation
   const words = { mean: mean.join(' '), deviation: deviation.join(' '), input: raw ? 'bytes' : 'normalised' }
-  if (!raw) return { image: graph.input('images', 'f32', [batch, channels, 'height', 'width']), words }
-  const images = graph.input('images', 'u8', [batch, 'height', 'width', channels])
+  if (!raw) return { image: graph.input('images', 'f32', ['batch', channels, 'height', 'width']), words }
+  const images = graph.input('images', 'u8', ['batch', 'height', 'width', channels])
   const constant = (name: string, values: readonly number[]): string =>
     graph.constant(
       name,
@@ -95,7 +94,7 @@ export function encodeOnnx(network: OnnxNetwork, { outputs, metadata, ...form }:
   const translation = new Translation(new Map([...allTensors(state)].map(([name, { id }]) => [id, name])))
   const { graph } = translation
   const channels = backbone.inputs
-  const { image, words } = imageInput(translation, channels, 'batch', form)
+  const { image, words } = imageInput(translation, channels, form)
   // The class of a pixel is no op of the engine.
   const labelled = segmenter !== undefined && outputs.includes('labels')
   const body = (images: Tensor): Map<string, Tensor> => {

@@ -7,8 +7,9 @@ import * as assert from 'uvu/assert'
 
 import convnext from '../../examples/convnext/convnext.js'
 import { imagenetDeviation, imagenetMean, pixelTensor, renderView, wholeImage } from '../../src/data/augment.js'
+import type { Box } from '../../src/data/boxes.js'
 import { decode, type Pixels } from '../../src/data/decode.js'
-import { detect } from '../../src/detection/detect.js'
+import { detect, type FoundObject } from '../../src/detection/detect.js'
 import { detectorOf } from '../../src/detection/detectorShape.js'
 import { publishedPyramid } from '../../src/detection/maskRcnn.js'
 import { styleOf } from '../../src/detection/styles.js'
@@ -55,15 +56,21 @@ const oracles = [
 
 type Outputs = Record<string, { shape: number[]; values: number[] }>
 
+/** What a model gives for images, and for heights and widths [N, 2] of those that are smaller than their batch. */
 function run(
   oracle: (typeof oracles)[number],
   model: string,
   type: 'uint8' | 'float32',
   shape: readonly number[],
   values: ArrayLike<number>,
+  sizes?: readonly (readonly [number, number])[],
 ): Outputs {
   const input = `${model}.json`
-  writeFileSync(input, JSON.stringify({ shape, type, values: Array.from(values), with: oracle.name }))
+  const inputs = {
+    images: { shape, type, values: Array.from(values) },
+    ...(sizes === undefined ? {} : { sizes: { shape: [sizes.length, 2], type: 'int64', values: sizes.flat() } }),
+  }
+  writeFileSync(input, JSON.stringify({ inputs, with: oracle.name }))
   const script = join(packageRoot, 'tests', 'onnx', 'runOnnx.py')
   const { status, stdout, stderr } = spawnSync(oracle.program, ['-B', script, model, input], { encoding: 'utf8', maxBuffer: 2 ** 28 })
   assert.is(status, 0, stderr)
@@ -324,6 +331,45 @@ function calibrate(state: State, layer: string, values: ArrayLike<number>, wante
   bias.write(Float32Array.from(bias.data(), (value) => by * (value - mean)))
 }
 
+/** What an exported detector found in an image of its batch. */
+function objectsOf({ boxes, scores, labels, masks, image }: Outputs, index: number): FoundObject[] {
+  const side = masks?.shape[1] ?? 0
+  return image!.values.flatMap((own, i) =>
+    own !== index
+      ? []
+      : {
+          label: labels!.values[i]!,
+          score: scores!.values[i]!,
+          box: boxes!.values.slice(4 * i, 4 * i + 4) as unknown as Box,
+          ...(masks === undefined
+            ? {}
+            : { mask: { side, values: Float64Array.from(masks.values.slice(i * side ** 2, (i + 1) * side ** 2)) } }),
+        },
+  )
+}
+
+/** Asserts that an exported detector found in an image of its batch the same objects, in their order. */
+function assertFound(outputs: Outputs, index: number, expected: readonly FoundObject[]): void {
+  const found = objectsOf(outputs, index)
+  const about = `image ${index}`
+  assert.equal(
+    found.map(({ label }) => label),
+    expected.map(({ label }) => label),
+    about,
+  )
+  const assertNear = (own: ArrayLike<number>, other: ArrayLike<number>, tolerance: number, what: string): void => {
+    assert.is(own.length, other.length, what)
+    for (let k = 0; k < own.length; ++k)
+      assert.ok(Math.abs(own[k]! - other[k]!) <= tolerance, `${what}: ${own[k]} at ${k} instead of ${other[k]}`)
+  }
+  found.forEach(({ box, score, mask }, i) => {
+    const { box: wanted, score: likely, mask: shape } = expected[i]!
+    assertNear([score], [likely], 1e-4, `${about}, object ${i}: score`)
+    assertNear(box, wanted, 0.03, `${about}, object ${i}: box`)
+    assertNear(mask?.values ?? [], shape?.values ?? [], 1e-3, `${about}, object ${i}: mask`)
+  })
+}
+
 const [, onnxruntime] = oracles
 for (const [form, style] of [
   ['c4', 'detectron2'],
@@ -335,7 +381,7 @@ for (const [form, style] of [
     onnxruntime.here && hasRealData,
     onnxruntime.here ? noRealData : onnxruntime.missing,
     test,
-    `a detector of the form ${form} in the style of ${style} finds in a photograph what the engine finds`,
+    `a detector of the form ${form} in the style of ${style} finds in photographs what the engine finds, in a batch as in each`,
     () =>
       withFolder(async (folder) => {
         const { image } = await photo()
@@ -365,27 +411,47 @@ for (const [form, style] of [
           const regions = { boxes: Float64Array.of(5, 5, 90, 60, 20, 30, 200, 190, 60, 10, 110, 50), images: new Int32Array(3) }
           const head = model.classify(maps, regions, evaluation)
           calibrate(state, 'roi_head.bbox_head.fc_cls', head.logits.data(), 1)
-          calibrate(state, 'roi_head.bbox_head.fc_reg', head.deltas.data(), 2)
+          calibrate(state, 'roi_head.bbox_head.fc_reg', head.deltas.data(), 12)
           return detect(model, x, view.images, own, limits, rules)[0]!
         })
-        const path = join(folder, 'detector.onnx')
-        writeOnnxDetector(path, model, { normalisation, raw: true, style: own, limits, rules, metadata: { classes: '["a","b","c"]' } })
-        if (oracles[0].here) runPython('import sys, onnx; onnx.checker.check_model(onnx.load(sys.argv[1]), full_check=True)', [path])
-        const { boxes, scores, labels, masks } = run(onnxruntime, path, 'uint8', [1, image.height, image.width, 3], image.data)
-        assert.ok(expected.length >= 5, `${expected.length} objects`)
-        assert.equal([boxes!.shape, scores!.shape, labels!.shape], [[expected.length, 4], [expected.length], [expected.length]])
-        expected.forEach(({ box, score, label, mask }, i) => {
-          assert.is(labels!.values[i], label, `object ${i}`)
-          assert.ok(Math.abs(scores!.values[i]! - score) <= 1e-4, `object ${i}: score ${scores!.values[i]} for ${score}`)
-          box.forEach((side, k) =>
-            assert.ok(Math.abs(boxes!.values[4 * i + k]! - side) <= 1e-4 * Math.max(image.width, image.height), `object ${i}: ${k}`),
-          )
-          if (mask !== undefined)
-            mask.values.forEach((value, k) =>
-              assert.ok(Math.abs(masks!.values[i * mask.side ** 2 + k]! - value) <= 1e-3, `mask ${i}: ${k}`),
-            )
+        const [path, sized] = [false, true].map((sizes) => {
+          const file = join(folder, `detector${Number(sizes)}.onnx`)
+          const options = { normalisation, raw: true, sizes, style: own, limits, rules, metadata: { classes: '["a","b","c"]' } }
+          writeOnnxDetector(file, model, options)
+          if (oracles[0].here) runPython('import sys, onnx; onnx.checker.check_model(onnx.load(sys.argv[1]), full_check=True)', [file])
+          return file
+        }) as [string, string]
+        const found = run(onnxruntime, path, 'uint8', [1, image.height, image.width, 3], image.data)
+        assert.ok(expected.length >= 3, `${expected.length} objects`)
+        assertFound(found, 0, expected)
+        assert.equal(Object.keys(found), ['boxes', 'scores', 'labels', ...(form === 'fpn' ? ['masks'] : []), 'image'])
+
+        const turned = Uint8Array.from(image.data, (_, i) => image.data[image.data.length - 3 * (Math.floor(i / 3) + 1) + (i % 3)]!)
+        const shape = [1, image.height, image.width, 3]
+        const pair = run(onnxruntime, path, 'uint8', shape.with(0, 2), Buffer.concat([turned, image.data]))
+        assertFound(pair, 0, objectsOf(run(onnxruntime, path, 'uint8', shape, turned), 0))
+        assertFound(pair, 1, expected)
+
+        // Of the second image a part is looked at, behind which its batch has something else.
+        const part = { height: Math.round(0.3 * image.height), width: Math.round(0.4 * image.width) }
+        const sizes = [image, part, image].map(({ height, width }) => [height, width] as const)
+        const batch = [image.data, image.data, turned]
+        const together = run(onnxruntime, sized, 'uint8', shape.with(0, 3), Buffer.concat(batch), sizes)
+        batch.forEach((data, i) => {
+          const alone = objectsOf(run(onnxruntime, sized, 'uint8', shape, data, [sizes[i]!]), 0)
+          assert.ok(alone.length > 0, `image ${i}`)
+          assertFound(together, i, alone)
         })
-        assert.is(masks !== undefined, form === 'fpn')
+        assertFound(together, 0, expected)
+        const [, rows, columns] = view.shape
+        const cut = view.values.map((value, i) => {
+          const [y, x] = [Math.floor(i / (3 * columns)), Math.floor(i / 3) % columns]
+          return y < part.height && x < part.width ? value : 0
+        })
+        const ofPart = scope(() =>
+          detect(model, Tensor.from(cut, [1, rows, columns, 3]), [{ ...part, original: part }], own, limits, rules),
+        )
+        assertFound(together, 1, ofPart[0]!)
         model.dispose()
         backbone.dispose()
       }),
@@ -452,6 +518,8 @@ test('what cannot be written is refused, and leaves no file', () =>
       [['--for', 'mmdet', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which mmdet reads/],
       [['--for', 'detectron2', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which detectron2 reads/],
       [['--raw', '--out', join(folder, 'x.pth')], /--raw/],
+      [['--sizes', '--out', join(folder, 'x.pth')], /--sizes is of --for onnx/],
+      [['--sizes', '--for', 'onnx', '--out', path], /--sizes is of detectors/],
       [['--for', 'onnx', '--outputs', 'pool', '--out', path], /pool\b/],
     ] as const) {
       const { code, err } = runCli(['export', weights, ...args])

@@ -1,7 +1,7 @@
 """What a model gives for an input: runOnnx.py MODEL INPUT.json, by onnxruntime, or node by node with PyTorch's functions.
 
-INPUT.json: {"shape": [...], "type": "uint8" or "float32", "values": [...], "with": "onnxruntime" or "torch"}. Prints
-{"name": {"shape": [...], "values": [...]}, ...}.
+INPUT.json: {"inputs": {"name": {"shape": [...], "type": "uint8", "float32" or "int64", "values": [...]}, ...}, "with": "onnxruntime" or
+"torch"}. Prints {"name": {"shape": [...], "values": [...]}, ...}.
 """
 import json
 import sys
@@ -9,7 +9,7 @@ import sys
 import numpy
 
 path, given = sys.argv[1], json.load(open(sys.argv[2]))
-image = numpy.array(given["values"], dtype=given["type"]).reshape(given["shape"])
+inputs = {name: numpy.array(each["values"], dtype=each["type"]).reshape(each["shape"]) for name, each in given["inputs"].items()}
 
 
 def by_runtime():
@@ -17,7 +17,7 @@ def by_runtime():
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image})))
+    return dict(zip(names, session.run(names, inputs)))
 
 
 def by_torch():
@@ -29,7 +29,7 @@ def by_torch():
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     values = {each.name: torch.tensor(onnx.numpy_helper.to_array(each)) for each in model.graph.initializer}
-    values[model.graph.input[0].name] = torch.tensor(image)
+    values.update({name: torch.tensor(each) for name, each in inputs.items()})
 
     def pads(a):
         assert a["pads"][:2] == a["pads"][2:], a
@@ -76,8 +76,8 @@ def by_torch():
 
     for node in model.graph.node:
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-        inputs = [values[name] for name in node.input if name]
-        values[node.output[0]] = functions[node.op_type](attributes, *inputs)
+        operands = [values[name] for name in node.input if name]
+        values[node.output[0]] = functions[node.op_type](attributes, *operands)
     return {output.name: values[output.name].numpy() for output in model.graph.output}
 
 
