@@ -79,7 +79,7 @@ export async function openLogTo(wanted: string | null): Promise<LogTo | undefine
   }
   return fail(
     'CONFIG',
-    `logTo is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for MLflow; Weights ` +
-      '& Biases takes the events of a run folder: wandb sync --sync-tensorboard FOLDER)',
+    `logTo is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for MLflow and one ` +
+      'for Weights & Biases)',
   )
 }

@@ -1,19 +1,21 @@
 /** Records of a run for other programs: tags in groups, files, and functions of the user's own, MLflow's among them. */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { openLogTo, tagOf } from '../../src/run/logTo.js'
+import { openLogTo, taggedValues, tagOf } from '../../src/run/logTo.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { packageRoot } from '../../src/tensor/addon.js'
-import { cli, rejectsError, runCli, suite, withFolder } from '../support/suite.js'
+import { cli, python, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('logTo')
+const interpreter = process.env.DENSECL_PYTHON ?? python
+const wandbHere = spawnSync(interpreter, ['-c', 'import wandb']).status === 0
 const small = ['data=scenes:16', 'knnData=scenes:10', 'epochs=2', 'depth=18', 'baseChannels=4', 'hidden=16', 'imageSize=32', 'batchSize=8']
 const args = (out: string, logTo: string): string[] => ['pretrain', '--quiet', ...small, 'queueLength=4', '--out', out, '--log-to', logTo]
 
@@ -129,7 +131,7 @@ test('a function of the user is called in order, waited for, and where it throws
   }))
 
 test('what is no file and no function is told what there is', async () => {
-  await rejectsError(() => openLogTo('wandb'), 'CONFIG', /logTo is wandb/, /examples\/logTo/, /wandb sync --sync-tensorboard/)
+  await rejectsError(() => openLogTo('wandb'), 'CONFIG', /logTo is wandb/, /examples\/logTo/, /Weights & Biases/)
   await withFolder(async (folder) => {
     writeFileSync(join(folder, 'a.mjs'), 'export default 3')
     await rejectsError(() => openLogTo(join(folder, 'a.mjs')), 'CONFIG', /expected its default export to be a function/)
@@ -171,5 +173,40 @@ test('the example for MLflow makes one run and logs every record by the REST API
       server.close()
     }
   }))
+
+testWhere(
+  wandbHere,
+  'wandb is not installed (DENSECL_PYTHON names a Python that has it)',
+  test,
+  'the example for W&B gives its client every record, as the file of the client says',
+  () =>
+    withFolder((folder) => {
+      const out = join(folder, 'run')
+      const hook = join(packageRoot, 'dist', 'examples', 'logTo', 'wandb.js')
+      const path = `${dirname(interpreter)}${delimiter}${process.env.PATH}`
+      const environment = { ...process.env, PATH: path, WANDB_MODE: 'offline', WANDB_DIR: folder }
+      const { status, stderr } = spawnSync(process.execPath, [cli, ...args(out, hook)], { env: environment, encoding: 'utf8' })
+      assert.is(status, 0, stderr)
+      assert.not.match(stderr, /logTo:/)
+      const kept = readdirSync(join(folder, 'wandb'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+        /^offline-run.*\.wandb$/.test(name),
+      )
+      assert.is(kept.length, 1)
+      const read = spawnSync(interpreter, [join(packageRoot, 'tests', 'run', 'readWandb.py'), join(folder, 'wandb', kept[0]!)], {
+        encoding: 'utf8',
+      })
+      assert.is(read.status, 0, read.stderr)
+      const own = (row: Record<string, number>): Record<string, number> =>
+        Object.fromEntries(Object.entries(row).filter(([key]) => key === '_step' || key === 'epoch' || key.includes('/')))
+      // Rows of one step are one in W&B.
+      const expected = new Map<number, Record<string, number>>()
+      for (const { globalStep = 0, epoch, ...row } of readMetrics(join(out, 'metrics.jsonl'))) {
+        const finite = Object.entries({ ...taggedValues(row), epoch }).filter((entry) => Number.isFinite(entry[1]))
+        expected.set(globalStep, { _step: globalStep, ...expected.get(globalStep), ...Object.fromEntries(finite) })
+      }
+      assert.ok(expected.size > 2)
+      assert.equal((JSON.parse(read.stdout) as Record<string, number>[]).map(own), [...expected.values()])
+    }),
+)
 
 test.run()
