@@ -111,8 +111,8 @@ async function launchByMpi(processes: number, command: readonly string[]): Promi
   if (mpirun === undefined)
     fail(
       'TOOL',
-      `launch: ${mpirunName} was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin), or let ` +
-        'DENSECL_MPIRUN name what is called otherwise',
+      `launch: ${mpirunName} was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin); ` +
+        'DENSECL_MPIRUN names one that is called otherwise',
     )
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
   const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
@@ -131,7 +131,8 @@ async function launchByMpi(processes: number, command: readonly string[]): Promi
   return new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => {
-      const interrupted = code !== 0 && heard !== undefined
+      // MPICH's mpirun sometimes ends with 0 although its processes, told to end, did not: a run that is not done must not look like one.
+      const interrupted = heard !== undefined && (code !== 0 || !mpirun.isOpenMpi)
       resolve(interrupted ? 128 + constants.signals[heard!] : (code ?? 128 + constants.signals[signal!]))
     })
   })

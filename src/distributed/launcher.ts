@@ -46,8 +46,7 @@ export type LauncherName = keyof typeof launchers
 /** The process that this one is. Throws COMM for variables that contradict each other. */
 export function identity(environment: Environment = process.env): Identity {
   for (const [launcher, names] of Object.entries(launchers) as [LauncherName, Launcher][]) {
-    // A rank alone, or a size, is of some other program.
-    if (environment[names.rank] === undefined || environment[names.size] === undefined) continue
+    if (!speaks(names, environment) || (launcher === 'MPICH' && isSrunsOwn(environment))) continue
     const size = number(environment, launcher, names.size, 1, 2 ** 24)
     const rank = number(environment, launcher, names.rank, 0, size - 1)
     const localSize = number(environment, launcher, names.localSize, 1, size, size)
@@ -56,6 +55,14 @@ export function identity(environment: Environment = process.env): Identity {
   }
   return { launcher: 'none', rank: 0, size: 1, localRank: 0, localSize: 1 }
 }
+
+/** Whether a launcher says something: a rank alone, or a size, is of some other program. */
+const speaks = ({ rank, size }: Launcher, environment: Environment): boolean =>
+  environment[rank] !== undefined && environment[size] !== undefined
+
+/** Whether PMI's variables are those of `srun --mpi=pmi2`, which says by its own alone where on its machine a process is. */
+const isSrunsOwn = (environment: Environment): boolean =>
+  environment[launchers.MPICH.localRank] === undefined && speaks(launchers.srun, environment)
 
 function number(environment: Environment, launcher: string, name: string, least: number, most: number, otherwise?: number): number {
   const text = environment[name]

@@ -1,6 +1,8 @@
 /** The beginning and the end of running as one of several processes. */
+import { existsSync } from 'node:fs'
+
 import { fail } from '../tensor/errors.js'
-import { mpiBuildCommand } from '../tensor/addon.js'
+import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
 import { addonPath, native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { meet, stopWatching, watchTogether } from './control.js'
@@ -26,14 +28,16 @@ function openMpi({ launcher, rank, size }: Identity): Group {
     fail(
       'COMM',
       `${launcher} started ${size} processes, of which this is rank ${rank}, but the addon ${addonPath()} has no MPI, by which they ` +
-        `would exchange tensors: ${mpiBuildCommand}, then start them by densecl launch or mpirun`,
+        `would exchange tensors: ${existsSync(mpiAddonPath) ? `DENSECL_ADDON=${mpiAddonPath} names` : `${mpiBuildCommand} makes`} one that ` +
+        'has, for processes of densecl launch, mpirun, or srun with --mpi',
     )
   const world = native.openMpi()
   if (world.size !== size || world.rank !== rank)
     fail(
       'COMM',
       `${launcher} says that this is rank ${rank} of ${size} but ${native.commLibrary()} says rank ${world.rank} of ${world.size}: ` +
-        `expected the launcher of the MPI that the addon ${addonPath()} was built with, which DENSECL_MPIRUN names to densecl launch`,
+        `expected the launcher of the MPI that the addon ${addonPath()} was built with (densecl launch takes what DENSECL_MPIRUN names; ` +
+        'srun --mpi=pmix is for Open MPI, --mpi=pmi2 for MPICH)',
     )
   return new Group(rank, size, 'cpu')
 }

@@ -56,8 +56,8 @@ export const cudaPackage = `@densecl/${systems[0]}-cuda`
 /** The addon of `npm run build:mpi`, and of `densecl build --mpi`. */
 export const mpiAddonPath = join(packageRoot, 'build-mpi', 'Release', 'densecl.node')
 
-/** Whether mpirun, of Open MPI or of MPICH, has started this process and others. */
-const isOneOfMany = Number(process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE) > 1
+/** Whether mpirun, of Open MPI or of MPICH, has started this process and others; srun has PMI_SIZE alone, also for processes on GPUs. */
+const isOneOfMany = Number(process.env.OMPI_COMM_WORLD_SIZE ?? (process.env.MPI_LOCALNRANKS && process.env.PMI_SIZE)) > 1
 
 /**
  * The files that may be the addon, in the order in which they are tried: DENSECL_ADDON and nothing else; under mpirun the form with MPI;

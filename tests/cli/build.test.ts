@@ -1,6 +1,6 @@
 /** `densecl build` in an installed package: what it asks of the tools, where the addon goes, and what it says where it cannot. */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -73,6 +73,8 @@ test('what is missing is named with what installs it, and nothing is left', () =
     refused(['--cuda'], /nvcc was not found/, /CUDA toolkit, 12\.0 or later/)
     tool('g++', 'exit 0')
     refused(['--mpi'], /mpicxx was not found/, /Open MPI or MPICH/)
+    const mine = run(['build', '--mpi'], { CXX: 'g++', MPICXX: 'mpicxx.mine' })
+    assert.match(mine.err, /mpicxx\.mine was not found/)
     const both = run(['build', '--cuda', '--mpi'])
     assert.is(both.code, 2)
     assert.match(both.err, /expected --cuda or --mpi, one at a time/)
@@ -110,6 +112,24 @@ test('with CUDA it goes into a folder of its own, for the GPUs that are asked fo
     const asked = readFileSync(join(root, 'asked'), 'utf8').split('\n')
     for (const word of ['build-cuda', '-DDENSECL_CUDA=ON', '-DDENSECL_ARCHITECTURES=80-real']) assert.ok(asked.includes(word), word)
     assert.ok(existsSync(join(root, 'build-cuda', 'Release', 'densecl.node')))
+  }))
+
+test('with MPI it is for the one whose compiler is named, whatever the folder was made for', () =>
+  withPackage(({ root, run, tool }) => {
+    for (const name of ['g++', 'mpicxx', 'mpicxx.mine']) tool(name, 'exit 0')
+    tool('cmake', ...cmake(root, 'build-mpi', addonPath()))
+    for (const [env, compiler] of [
+      [{}, 'mpicxx'],
+      [{ MPICXX: 'mpicxx.mine' }, 'mpicxx.mine'],
+    ] as const) {
+      const { code, out, err } = run(['build', '--mpi'], { CXX: 'g++', ...env })
+      assert.is(code, 0, `${out}${err}`)
+      const configured = readFileSync(join(root, 'asked'), 'utf8').split('--build')[0]!.split('\n')
+      // What CMake knew of another is forgotten before this one is named.
+      const words = configured.filter((word) => word.startsWith('MPI_') || word.startsWith('-DMPI_'))
+      assert.equal(words, ['MPI_*', `-DMPI_CXX_COMPILER=${compiler}`])
+      rmSync(join(root, 'asked'))
+    }
   }))
 
 test("a compiler's errors are shown", () =>

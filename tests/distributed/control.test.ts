@@ -11,7 +11,7 @@ import type { ControlAnswer, ControlData } from '../../src/distributed/controlWo
 import { Pace } from '../../src/distributed/pace.js'
 import { files } from '../../src/run/runFolder.js'
 import { isAlive, launch, running, tiny } from '../support/launch.js'
-import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { beside, environmentOf, hasMpi, mpich, noMpi, runMpi } from '../support/mpi.js'
 import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('control channel')
@@ -54,6 +54,18 @@ for (const { signal, processes, rank, seconds } of [
       assert.is(imported, 0, why)
     })
   })
+
+testWhere(mpich.missing === undefined, mpich.missing!, test, 'SIGKILL to a rank under MPICH ends all, by names', async () => {
+  await withFolder(async (folder) => {
+    const { ended, ranks } = await running(join(folder, 'run'), { env: environmentOf(mpich) })
+    process.kill(ranks[1]!, 'SIGKILL')
+    const { code, out, err } = await ended
+    assert.is.not(code, 0)
+    for (const pid of ranks) assert.not.ok(isAlive(pid))
+    // Who is first: its launcher ends what is left as soon as it knows.
+    assert.match(out + err, new RegExp(`RANK 1 PID ${ranks[1]} RUNNING AT|rank 1 \\(\\S+, pid ${ranks[1]}\\) ended`))
+  })
+})
 
 for (const { fault, what } of [
   { fault: 'throws', what: 'ended with exit code 1' },

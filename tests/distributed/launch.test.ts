@@ -7,33 +7,41 @@ import * as assert from 'uvu/assert'
 
 import { files } from '../../src/run/runFolder.js'
 import { readMetrics } from '../../src/run/runLog.js'
+import { addonPath } from '../../src/tensor/native.js'
 import { isAlive, launch, running, tiny, until } from '../support/launch.js'
-import { hasMpi, noMpi } from '../support/mpi.js'
+import { environmentOf, hasMpi, mpi, mpich, noMpi } from '../support/mpi.js'
 import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('launch')
 
-for (const [who, signal] of [
-  ['launch', 'SIGTERM'],
-  ['launch', 'SIGINT'],
-  ['one of its processes', 'SIGTERM'],
+for (const [by, who, signal] of [
+  [mpi, 'launch', 'SIGTERM'],
+  [mpi, 'launch', 'SIGINT'],
+  [mpi, 'one of its processes', 'SIGTERM'],
+  [mpich, 'launch', 'SIGTERM'],
 ] as const)
-  testWhere(hasMpi, noMpi, test, `${signal} to ${who} ends all at one step, saved, to go on from there`, async () => {
-    await withFolder(async (folder) => {
-      const out = join(folder, 'run')
-      const { child, ended, ranks } = await running(out)
-      process.kill(who === 'launch' ? child.pid! : ranks[1]!, signal)
-      const { code, out: said, err } = await ended
-      assert.is(code, signal === 'SIGINT' && who === 'launch' ? 130 : 143, said + err)
-      assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
-      for (const pid of ranks) assert.not.ok(isAlive(pid))
-      const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))
-      const resumed = launch(['--processes', '2', '--', 'pretrain', '--resume', '--out', out])
-      await until(() => readMetrics(files(out).metrics).some((row) => row.globalStep! > steps), 120, 'a step more')
-      resumed.child.kill('SIGTERM')
-      assert.is((await resumed.ended).code, 143)
-    })
-  })
+  testWhere(
+    by.missing === undefined,
+    by.missing!,
+    test,
+    `${signal} to ${who} by ${by.name} ends all at one step, saved, to go on from there`,
+    async () => {
+      await withFolder(async (folder) => {
+        const out = join(folder, 'run')
+        const { child, ended, ranks } = await running(out, { env: environmentOf(by) })
+        process.kill(who === 'launch' ? child.pid! : ranks[1]!, signal)
+        const { code, out: said, err } = await ended
+        assert.is(code, signal === 'SIGINT' && who === 'launch' ? 130 : 143, said + err)
+        assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+        for (const pid of ranks) assert.not.ok(isAlive(pid))
+        const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))
+        const resumed = launch(['--processes', '2', '--', 'pretrain', '--resume', '--out', out], environmentOf(by))
+        await until(() => readMetrics(files(out).metrics).some((row) => row.globalStep! > steps), 120, 'a step more')
+        resumed.child.kill('SIGTERM')
+        assert.is((await resumed.ended).code, 143)
+      })
+    },
+  )
 
 testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what one finds with its rank', async () => {
   await withFolder(async (folder) => {
@@ -75,6 +83,31 @@ test('a launcher whose processes could not reach each other is told so', () => {
   const { code, err } = runCli(['pretrain', 'data=scenes:64', '--out', '/nonexistent/run'], { env: { RANK: '1', WORLD_SIZE: '2' } })
   assert.is(code, 1)
   assert.match(err, /^densecl: rank 1: torchrun started 2 processes, of which this is rank 1, but the addon .* has no MPI/m)
+})
+
+test('a run that is told to end never looks done, though an mpirun says so', async () => {
+  await withFolder(async (folder) => {
+    const [mpirun, started] = [join(folder, 'mpirun'), join(folder, 'started')]
+    // As MPICH's, which now and then ends with 0 after SIGTERM.
+    const lines = [
+      `[ "$1" != --version ] || { printf 'HYDRA build details:\\n    Version:    4.0.2\\n'; exit; }`,
+      "trap 'kill $!; exit 0' TERM",
+      `sleep 60 & touch '${started}'; wait`,
+    ]
+    writeFileSync(mpirun, ['#!/bin/sh', ...lines, ''].join('\n'), { mode: 0o755 })
+    const env = { DENSECL_ADDON: addonPath(), DENSECL_MPIRUN: mpirun }
+    const { child, ended } = launch(['--processes', '2', '--cpu', '--', 'pretrain', 'data=scenes:64'], env)
+    await until(() => existsSync(started), 20, 'a start')
+    child.kill('SIGTERM')
+    assert.is((await ended).code, 143)
+  })
+})
+
+test('a launcher of MPI that is not there is named with what names another', () => {
+  const env = { DENSECL_ADDON: addonPath(), DENSECL_MPIRUN: '/nonexistent/mpirun' }
+  const { code, err } = runCli(['launch', '--processes', '2', '--cpu', '--', 'pretrain', 'data=scenes:64'], { env })
+  assert.is(code, 1)
+  assert.match(err, /^densecl: launch: \/nonexistent\/mpirun was not found: .* DENSECL_MPIRUN names/m)
 })
 
 test.run()

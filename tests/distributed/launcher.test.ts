@@ -22,13 +22,16 @@ const mpich = { PMI_RANK: '2', PMI_SIZE: '4', MPI_LOCALRANKID: '0', MPI_LOCALNRA
 /** What the script of a job has in its environment. */
 const batchScript = { SLURM_JOB_ID: '17', SLURM_NTASKS: '8', SLURM_PROCID: '0', SLURM_LOCALID: '0', SLURM_NODEID: '0' }
 const srun = { ...batchScript, SLURM_PROCID: '6', SLURM_STEP_NUM_TASKS: '8', SLURM_LOCALID: '2', SLURM_STEP_TASKS_PER_NODE: '4(x2)' }
+const srunTask = { launcher: 'srun', rank: 6, size: 8, localRank: 2, localSize: 4 }
 
 const cases: [string, Record<string, string>, object][] = [
   ['nobody', {}, alone],
   ['torchrun', torchrun, { launcher: 'torchrun', rank: 5, size: 16, localRank: 1, localSize: 4 }],
   ['mpirun of Open MPI', openMpi, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
   ['mpirun of MPICH', mpich, { launcher: 'MPICH', rank: 2, size: 4, localRank: 0, localSize: 2 }],
-  ['srun', srun, { launcher: 'srun', rank: 6, size: 8, localRank: 2, localSize: 4 }],
+  ['srun', srun, srunTask],
+  ['srun --mpi=pmi2, whose PMI knows no machines', { ...srun, PMI_RANK: '6', PMI_SIZE: '8' }, srunTask],
+  ['mpirun of MPICH in a Slurm job', { ...srun, ...mpich }, { launcher: 'MPICH', rank: 2, size: 4, localRank: 0, localSize: 2 }],
   ['a Slurm batch script, which is one process', batchScript, alone],
   ['mpirun in a Slurm job', { ...srun, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],
   ['mpirun in a batch script', { ...batchScript, ...openMpi }, { launcher: 'Open MPI', rank: 3, size: 4, localRank: 1, localSize: 2 }],

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
-import { beside, type Ended, hasMpi, noMpi, runMpi } from '../support/mpi.js'
+import { beside, type Ended, hasMpi, mpi, mpich, noMpi, runMpi } from '../support/mpi.js'
 import { suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('width')
@@ -17,11 +17,11 @@ interface Outcome {
 }
 
 /** What the program leaves with so many processes; undefined where it failed. */
-async function train(processes: number, match: Match, mistake?: string): Promise<{ outcome: Outcome | undefined; ended: Ended }> {
+async function train(processes: number, match: Match, mistake?: string, by = mpi): Promise<{ outcome: Outcome | undefined; ended: Ended }> {
   return withFolder(async (folder) => {
     const out = join(folder, 'outcome.json')
     const args = [out, match, ...(mistake === undefined ? [] : [mistake])]
-    const ended = await runMpi(processes, beside(import.meta.url, 'widthProgram'), args)
+    const ended = await runMpi(processes, beside(import.meta.url, 'widthProgram'), args, {}, by)
     const outcome = ended.code === 0 ? (JSON.parse(readFileSync(out, 'utf8')) as Outcome) : undefined
     return { outcome, ended }
   })
@@ -42,17 +42,24 @@ function difference(a: Outcome, b: Outcome): number {
 const single: Partial<Record<Match, Outcome>> = {}
 const alone = async (match: Match): Promise<Outcome> => (single[match] ??= (await train(1, match)).outcome!)
 
-for (const [processes, match] of [
-  [2, 'feature'],
-  [4, 'feature'],
-  [4, 'geometry'],
+for (const [processes, match, by] of [
+  [2, 'feature', mpi],
+  [4, 'feature', mpi],
+  [4, 'geometry', mpi],
+  [2, 'feature', mpich],
 ] as const)
-  testWhere(hasMpi, noMpi, test, `${processes} processes have all that one has, partners by ${match}`, async () => {
-    const { outcome, ended } = await train(processes, match)
-    assert.is(ended.code, 0, ended.out + ended.err)
-    const apart = difference(outcome!, await alone(match))
-    assert.ok(apart < 1e-10, `${apart} apart`)
-  })
+  testWhere(
+    by.missing === undefined,
+    by.missing!,
+    test,
+    `${processes} of ${by.name} have all that one has, partners by ${match}`,
+    async () => {
+      const { outcome, ended } = await train(processes, match, undefined, by)
+      assert.is(ended.code, 0, ended.out + ended.err)
+      const apart = difference(outcome!, await alone(match))
+      assert.ok(apart < 1e-10, `${apart} apart`)
+    },
+  )
 
 // What would look like training and is another one.
 for (const mistake of ['sum', 'ownQueue', 'noExchange', 'ownStatistics', 'ownSeed', 'ownCount'])

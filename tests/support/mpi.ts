@@ -23,7 +23,7 @@ function mpiOf(name: string, program: string, addon: string, build: string): Mpi
 }
 
 /** The MPI of this machine, with which most tests run. */
-const mpi = mpiOf('MPI', 'mpirun', mpiAddonPath, 'npm run build:mpi')
+export const mpi = mpiOf('MPI', 'mpirun', mpiAddonPath, 'npm run build:mpi')
 
 /** MPICH beside it, as Debian and Ubuntu call it where both are installed. */
 export const mpich = mpiOf(
