@@ -74,12 +74,7 @@ const define = {
 }
 const run = (...parameters) => spawnSync('cmake', parameters, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
 const configured = run(
-  '-S',
-  '.',
-  '-B',
-  folder,
-  '-U',
-  'MPI_*',
+  ...['-S', '.', '-B', folder, '-U', 'MPI_*'],
   ...Object.entries(define).map(([name, value]) => `-D${name}=${value}`),
   ...forCMake,
 )

@@ -24,13 +24,14 @@ export function openGroup(wanted = 'auto'): Group {
 }
 
 function openMpi({ launcher, rank, size }: Identity): Group {
-  if (native.commLibrary() === '')
+  if (native.commLibrary() === '') {
+    const remedy = existsSync(mpiAddonPath) ? `DENSECL_ADDON=${mpiAddonPath} names` : `${mpiBuildCommand} makes`
     fail(
       'COMM',
       `${launcher} started ${size} processes, of which this is rank ${rank}, but the addon ${addonPath()} has no MPI, by which they ` +
-        `would exchange tensors: ${existsSync(mpiAddonPath) ? `DENSECL_ADDON=${mpiAddonPath} names` : `${mpiBuildCommand} makes`} one that ` +
-        'has, for processes of densecl launch, mpirun, or srun with --mpi',
+        `would exchange tensors: ${remedy} one that has, for processes of densecl launch, mpirun, or srun with --mpi`,
     )
+  }
   const world = native.openMpi()
   if (world.size !== size || world.rank !== rank)
     fail(

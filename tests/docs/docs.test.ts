@@ -119,7 +119,7 @@ where('docs/errors.md has every variable that is read, and no other', () => {
     [...text(path).matchAll(/process\.env\.(\w+)|(?:getenv\(|bounded\([^"]*, |fromEnvironment\()["'](\w+)["']|\$\{(DENSECL_\w+)/g)].map(
       ([, a, b, c]) => (a ?? b ?? c)!,
     ),
-  ).filter((name) => /^(DENSECL_|XDG_|CXX$|CUDACXX$)/.test(name))
+  ).filter((name) => /^(DENSECL_|XDG_|CXX$|CUDACXX$|MPICXX$)/.test(name))
   assert.equal(difference(read, rows('Environment variables')), [], 'variables without a row')
   assert.equal(difference(rows('Environment variables'), read), [], 'rows of variables that nothing reads')
 })
