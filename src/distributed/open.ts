@@ -1,5 +1,5 @@
 /** The beginning and the end of running as one of several processes. */
-import { existsSync } from 'node:fs'
+import { existsSync, fstatSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
@@ -32,6 +32,12 @@ function openMpi({ launcher, rank, size }: Identity): Group {
         `would exchange tensors: ${remedy} one that has, for processes of densecl launch, mpirun, or srun with --mpi`,
     )
   }
+  if (isPmiLost())
+    fail(
+      'COMM',
+      `${launcher} handed this process descriptor ${process.env.PMI_FD} to reach it by (PMI_FD), which something in between has closed, ` +
+        'as npx does: let it start node_modules/.bin/densecl itself',
+    )
   const world = native.openMpi()
   if (world.size !== size || world.rank !== rank)
     fail(
@@ -41,6 +47,17 @@ function openMpi({ launcher, rank, size }: Identity): Group {
         'srun --mpi=pmix is for Open MPI, --mpi=pmi2 for MPICH)',
     )
   return new Group(rank, size, 'cpu')
+}
+
+/** Whether the socket by which MPICH reaches its launcher is gone: MPI would end the process over it, with a page that names no cause. */
+function isPmiLost(): boolean {
+  const descriptor = process.env.PMI_FD
+  if (descriptor === undefined) return false
+  try {
+    return !fstatSync(Number(descriptor)).isSocket()
+  } catch {
+    return true
+  }
 }
 
 /** NCCL is told who takes part: its id passes from rank 0 to the others where they meet. */

@@ -85,6 +85,13 @@ test('a launcher whose processes could not reach each other is told so', () => {
   assert.match(err, /^densecl: rank 1: torchrun started 2 processes, of which this is rank 1, but the addon .* has no MPI/m)
 })
 
+testWhere(mpich.missing === undefined, mpich.missing!, test, 'MPICH without the socket of its launcher says who closes it', () => {
+  const env = { ...environmentOf(mpich), PMI_RANK: '0', PMI_SIZE: '2', PMI_FD: '1000' }
+  const { code, err } = runCli(['pretrain', 'data=scenes:64', '--out', '/nonexistent/run'], { env })
+  assert.is(code, 1)
+  assert.match(err, /^densecl: MPICH handed this process descriptor 1000 .* as npx does: let it start node_modules\/\.bin\/densecl/m)
+})
+
 test('a run that is told to end never looks done, though an mpirun says so', async () => {
   await withFolder(async (folder) => {
     const [mpirun, started] = [join(folder, 'mpirun'), join(folder, 'started')]
