@@ -11,11 +11,10 @@ import * as assert from 'uvu/assert'
 import { openLogTo, taggedValues, tagOf } from '../../src/run/logTo.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { packageRoot } from '../../src/tensor/addon.js'
-import { cli, python, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
+import { hasModules, otherPython } from '../support/python.js'
+import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('logTo')
-const interpreter = process.env.DENSECL_PYTHON ?? python
-const wandbHere = spawnSync(interpreter, ['-c', 'import wandb']).status === 0
 const small = ['data=scenes:16', 'knnData=scenes:10', 'epochs=2', 'depth=18', 'baseChannels=4', 'hidden=16', 'imageSize=32', 'batchSize=8']
 const args = (out: string, logTo: string): string[] => ['pretrain', '--quiet', ...small, 'queueLength=4', '--out', out, '--log-to', logTo]
 
@@ -175,7 +174,7 @@ test('the example for MLflow makes one run and logs every record by the REST API
   }))
 
 testWhere(
-  wandbHere,
+  hasModules(otherPython, 'wandb'),
   'wandb is not installed (DENSECL_PYTHON names a Python that has it)',
   test,
   'the example for W&B gives its client every record, as the file of the client says',
@@ -183,7 +182,7 @@ testWhere(
     withFolder((folder) => {
       const out = join(folder, 'run')
       const hook = join(packageRoot, 'dist', 'examples', 'logTo', 'wandb.js')
-      const path = `${dirname(interpreter)}${delimiter}${process.env.PATH}`
+      const path = `${dirname(otherPython)}${delimiter}${process.env.PATH}`
       const environment = { ...process.env, PATH: path, WANDB_MODE: 'offline', WANDB_DIR: folder }
       const { status, stderr } = spawnSync(process.execPath, [cli, ...args(out, hook)], { env: environment, encoding: 'utf8' })
       assert.is(status, 0, stderr)
@@ -192,7 +191,7 @@ testWhere(
         /^offline-run.*\.wandb$/.test(name),
       )
       assert.is(kept.length, 1)
-      const read = spawnSync(interpreter, [join(packageRoot, 'tests', 'run', 'readWandb.py'), join(folder, 'wandb', kept[0]!)], {
+      const read = spawnSync(otherPython, [join(packageRoot, 'tests', 'run', 'readWandb.py'), join(folder, 'wandb', kept[0]!)], {
         encoding: 'utf8',
       })
       assert.is(read.status, 0, read.stderr)
