@@ -4,6 +4,7 @@
  *          --sides densecl,eager,compile,reduce-overhead (on the CPU densecl,densecl-bf16,nchw,channels_last,channels_last-bf16),
  *          --rounds, --rows FILE (a JSON line as each comes), --seconds a process; DENSECL_PYTHON names the Python of the peer
  *   detection  one training step of a detector (Faster R-CNN, C4), with the flags of steps
+ *   segmentation  one training step of a segmenting network (FCN, stride 8), with the flags of steps
  *   inference  features of a ResNet-50 at 224 px, also beside onnxruntime on the CPU, with the flags of steps
  *   data   decoding a 500x375 JPEG and rendering its two views
  */
@@ -25,7 +26,8 @@ import { scope, Tensor } from '../src/tensor/tensor.js'
 import { type DeviceKind, deviceTraits } from '../src/tensor/traits.js'
 import { appendRow, environmentRow, median, writeResult } from '../src/bench/result.js'
 
-const usage = 'bench [steps] [detection] [inference] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
+const usage =
+  'bench [steps] [detection] [segmentation] [inference] [data] [--device NAME] [--sides LIST] [--rounds N] [--rows FILE] [--seconds N]'
 function refuse(problem: string): never {
   console.error(`densecl: ${problem}\n  usage: ${usage}`)
   process.exit(2)
@@ -124,6 +126,15 @@ const detectionCases: Record<DeviceKind, StepCase[]> = {
   ],
 }
 
+const segmentationCases: Record<DeviceKind, StepCase[]> = {
+  cuda: [{ name: (batch) => `resnet50-512px-batch${batch}`, batches: [16], flags: '--depth 50 --image 512 --steps 10'.split(' ') }],
+  cpu: [
+    { name: (batch) => `resnet18-160px-batch${batch}`, batches: [8], flags: '--depth 18 --image 160 --steps 4'.split(' ') },
+    { name: (batch) => `resnet50-512px-batch${batch}`, batches: [2], flags: '--depth 50 --image 512 --steps 1'.split(' ') },
+  ],
+  simt: [{ name: (batch) => `resnet18-32px-batch${batch}`, batches: [2], flags: '--depth 18 --image 32 --steps 1'.split(' ') }],
+}
+
 const inferenceCases: Record<DeviceKind, StepCase[]> = {
   cuda: [{ name: (batch) => `resnet50-224px-batch${batch}`, batches: [1, 32, 256], flags: '--depth 50 --image 224 --steps 50'.split(' ') }],
   cpu: [{ name: (batch) => `resnet50-224px-batch${batch}`, batches: [1, 32], flags: '--depth 50 --image 224 --steps 10'.split(' ') }],
@@ -139,8 +150,6 @@ interface StepBench {
   unit: 'pairs' | 'images'
   /** Whether the peer has a compiled form: a detector's step falls apart into many graphs. */
   compiled: boolean
-  /** Whether steps in bf16 are compared on the CPU beside those in f32. */
-  rounded: boolean
   cases: Record<DeviceKind, StepCase[]>
   /** Sides beside the usual ones. */
   more?: Partial<Record<DeviceKind, Record<string, string[]>>>
@@ -149,23 +158,15 @@ interface StepBench {
 const onnxModel = join(tmpdir(), `densecl-${process.pid}.onnx`)
 
 const stepBenches = {
-  steps: {
-    program: 'densecl.js',
-    tunes: true,
-    peer: ['densecl.py', 'step'],
-    unit: 'pairs',
-    compiled: true,
-    rounded: true,
-    cases: stepCases,
-  },
-  detection: {
-    program: 'detection.js',
+  steps: { program: 'densecl.js', tunes: true, peer: ['densecl.py', 'step'], unit: 'pairs', compiled: true, cases: stepCases },
+  detection: { program: 'detection.js', tunes: false, peer: ['detection.py'], unit: 'images', compiled: false, cases: detectionCases },
+  segmentation: {
+    program: 'segmentation.js',
     tunes: false,
-    peer: ['detection.py'],
+    peer: ['segmentation.py'],
     unit: 'images',
-    compiled: false,
-    rounded: false,
-    cases: detectionCases,
+    compiled: true,
+    cases: segmentationCases,
   },
   inference: {
     program: 'inference.js',
@@ -173,7 +174,6 @@ const stepBenches = {
     peer: ['inference.py'],
     unit: 'images',
     compiled: true,
-    rounded: true,
     cases: inferenceCases,
     more: {
       cpu: {
@@ -249,10 +249,10 @@ function lastLines(text: string): string {
 
 /** Each side runs in a process of its own, in turn, round after round; a row is kept as it comes, and a side that fails is one too. */
 async function steps(bench: keyof typeof stepBenches): Promise<void> {
-  const { program, tunes, peer: peerProgram, unit, compiled, rounded, cases, more = {} }: StepBench = stepBenches[bench]
+  const { program, tunes, peer: peerProgram, unit, compiled, cases, more = {} }: StepBench = stepBenches[bench]
   const tuned = tunes && traits.asynchronous
   const python = process.env.DENSECL_PYTHON ?? '/usr/bin/python3'
-  const has = ([name, own]: [string, string[]]): boolean => (compiled || !own.includes('--compile')) && (rounded || !name.endsWith('-bf16'))
+  const has = ([, own]: [string, string[]]): boolean => compiled || !own.includes('--compile')
   const [ours, usual] = [ourFlags, peerFlags].map((all) => Object.fromEntries(Object.entries(all[kind]).filter(has))) as [
     Record<string, string[]>,
     Record<string, string[]>,
@@ -405,6 +405,7 @@ const benches: Record<string, () => Promise<void>> = {
   data,
   steps: () => steps('steps'),
   detection: () => steps('detection'),
+  segmentation: () => steps('segmentation'),
   inference: () => steps('inference'),
 }
 for (const word of words)

@@ -1,16 +1,18 @@
 /**
- * Where a step's time goes, by native op: profile.js takes the flags of densecl.js, or the word detection and those of detection.js,
- * runs the steps op by op and prints a table for each size of --batch: calls and milliseconds of one step, without preparing and warming
- * up. Its last line is all that passed on the device, with what lies between two ops.
+ * Where a step's time goes, by native op: profile.js takes the flags of densecl.js, or the word detection or segmentation and those of
+ * detection.js or segmentation.js, runs the steps op by op and prints a table for each size of --batch: calls and milliseconds of one
+ * step, without preparing and warming up. Its last line is all that passed on the device, with what lies between two ops.
  */
 import { parseArgs } from 'node:util'
 
 import { native, observe } from '../../src/tensor/native.js'
 import { runDetectionSteps } from './detectionSteps.js'
+import { runSegmentationSteps } from './segmentationSteps.js'
 import { runSteps } from './steps.js'
 
-const detection = process.argv[2] === 'detection'
-const argv = process.argv.slice(detection ? 3 : 2)
+const others: Record<string, typeof runSteps> = { detection: runDetectionSteps, segmentation: runSegmentationSteps }
+const other = others[process.argv[2] ?? '']
+const argv = process.argv.slice(other === undefined ? 2 : 3)
 const { values } = parseArgs({ args: argv, options: { device: { type: 'string', default: 'cpu' } }, strict: false })
 const device = String(values.device)
 let marks: { name: string; from: number; to: number }[] = []
@@ -42,9 +44,9 @@ function summarise(steps: number): void {
   ]
 }
 
-const run = detection ? runDetectionSteps : runSteps
+const run = other ?? runSteps
 run(
-  detection ? argv : [...argv, '--graph', 'false'], // a replayed step has no ops to mark
+  other === undefined ? [...argv, '--graph', 'false'] : argv, // a replayed step has no ops to mark
   ({ batch, run_seconds: seconds }) => {
     console.log(`a step of batch ${batch}: ${(1000 * seconds).toFixed(3)} ms without marks; by native op:`)
     for (const line of table) console.log(line)

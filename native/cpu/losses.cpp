@@ -63,6 +63,61 @@ INLINE void exponentialLoop(const Exponential<T>& job) {
 }
 SIMD_LOOP(exponential, Exponential)
 
+// The cross-entropies of some rows, and their gradients.
+template <class T>
+struct CrossEntropy {
+  const T* x;
+  T* dx;  // or null
+  const int32_t* target;
+  const double* weights;  // of the rows
+  double* terms;          // weights times the losses
+  int64_t rows, columns;
+  double divisor;  // of the gradients
+  T* line;         // scratch: a row in whole vectors
+};
+
+constexpr int kLossLanes = 16;  // sums in a fixed order that does not depend on the vector width
+
+template <class T>
+INLINE void crossEntropyRowsLoop(const CrossEntropy<T>& job) {
+  const int64_t width = (job.columns + kLossLanes - 1) / kLossLanes * kLossLanes;
+  T* __restrict line = job.line;
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const T* row = job.x + r * job.columns;
+    T* __restrict gradient = job.dx == nullptr ? nullptr : job.dx + r * job.columns;
+    if (job.weights[r] == 0) {
+      if (gradient != nullptr)
+        for (int64_t c = 0; c < job.columns; ++c) gradient[c] = T{0};
+      continue;
+    }
+    for (int64_t c = 0; c < job.columns; ++c) line[c] = row[c];
+    for (int64_t c = job.columns; c < width; ++c) line[c] = -std::numeric_limits<T>::infinity();
+    T largest[kLossLanes], sums[kLossLanes] = {};
+    for (int l = 0; l < kLossLanes; ++l) largest[l] = line[l];
+    for (int64_t c = kLossLanes; c < width; c += kLossLanes)
+      for (int l = 0; l < kLossLanes; ++l) largest[l] = line[c + l] > largest[l] ? line[c + l] : largest[l];
+    for (int half = kLossLanes / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) largest[l] = largest[l + half] > largest[l] ? largest[l + half] : largest[l];
+    const T top = largest[0];
+    for (int64_t c = 0; c < width; c += kLossLanes)
+      for (int l = 0; l < kLossLanes; ++l) {
+        const T e = expOf(line[c + l] - top);
+        line[c + l] = e;
+        sums[l] += e;
+      }
+    for (int half = kLossLanes / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) sums[l] += sums[l + half];
+    const double sum = sums[0], weight = job.weights[r];
+    const int32_t label = job.target[r];
+    job.terms[r] = weight * (std::log(sum) + static_cast<double>(top) - static_cast<double>(row[label]));
+    if (gradient == nullptr) continue;
+    const T scale = static_cast<T>(weight / (sum * job.divisor));
+    for (int64_t c = 0; c < job.columns; ++c) gradient[c] = scale * line[c];
+    gradient[label] = static_cast<T>((line[label] / sum - 1) * weight / job.divisor);
+  }
+}
+SIMD_LOOP(crossEntropyRows, CrossEntropy)
+
 // A loss of each element against its target, and its derivative; w of an element is that of the row of its leading axes.
 //   smoothL1: d = x - target, d^2 / (2 beta) where |d| < beta, else |d| - beta / 2
 //   binary cross-entropy: max(x, 0) - x target + log(1 + e^-|x|), whose derivative is sigma(x) - target
@@ -279,22 +334,10 @@ void crossEntropy(const Call& call) {
     total.data<T>()[0] = static_cast<T>(divisor);
     std::vector<double> sums(R);
     parallelRange(R, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* row = logits.data<T>() + r * C;
-        const int32_t label = target.data<int32_t>()[r];
-        T* gradient = dlogits == nullptr ? nullptr : dlogits->data<T>() + r * C;
-        if (weights[r] == 0) {
-          if (gradient != nullptr) std::fill_n(gradient, C, T{0});
-          continue;
-        }
-        const T top = *std::max_element(row, row + C);
-        double sum = 0;
-        for (int64_t c = 0; c < C; ++c) sum += std::exp(static_cast<double>(row[c] - top));
-        sums[r] = weights[r] * (std::log(sum) + top - row[label]);
-        if (gradient == nullptr) continue;
-        for (int64_t c = 0; c < C; ++c)
-          gradient[c] = static_cast<T>(weights[r] * (std::exp(static_cast<double>(row[c] - top)) / sum - (c == label ? 1 : 0)) / divisor);
-      }
+      Scratch<T> line(ceilDiv(C, int64_t{kLossLanes}) * kLossLanes);
+      crossEntropyRows(CrossEntropy<T>{logits.data<T>() + begin * C, dlogits == nullptr ? nullptr : dlogits->data<T>() + begin * C,
+                                       target.data<int32_t>() + begin, weights.data() + begin, sums.data() + begin, end - begin, C, divisor,
+                                       line.data()});
     });
     double sum = 0;
     for (double value : sums) sum += value;

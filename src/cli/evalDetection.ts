@@ -14,17 +14,13 @@ import { detectorNames } from '../eval/detectionIntroduction.js'
 import { checkDetectionMemory } from '../eval/detectionMemory.js'
 import { detectionProtocols, ofLength, preciseBatchesOf, protocolOf } from '../eval/detectionProtocols.js'
 import { makeFolder, writeTextAtomic } from '../files/atomic.js'
-import { backboneIn } from '../nn/backbone.js'
 import { identity } from '../distributed/launcher.js'
 import { boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
 import { checkChannels } from '../run/backbone.js'
 import { percent, pictureAt, picturesOfEvaluation } from '../run/results.js'
 import { entryOf } from '../run/options.js'
-import { resolvePlacement } from '../run/placement.js'
 import { fail } from '../tensor/errors.js'
-import { Random } from '../tensor/random.js'
-import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
 import { publishedLine } from './evalPublished.js'
 import {
@@ -36,15 +32,17 @@ import {
   evaluation,
   forceFlag,
   keepingUnlessFailed,
-  openBackbone,
+  openInitial,
+  type PrecisionFlags,
   resultFolder,
   type SharedFlags,
   workersOf,
   resumableOptions,
   wholeFlag,
+  withPrecision,
 } from './evalShared.js'
 
-interface Flags extends SharedFlags {
+interface Flags extends SharedFlags, PrecisionFlags {
   data: string
   protocol: string
   style: string
@@ -63,7 +61,6 @@ interface Flags extends SharedFlags {
   anchors?: string
   init: string
   norm: string
-  precision: string
   seed: string
   logEvery: string
   saveEvery: string
@@ -80,7 +77,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
   const names = Object.entries(detectionProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
+  const command = evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
     .requiredOption('--data <folder>', 'a VOCdevkit, a VOC tree (JPEGImages, Annotations, ImageSets/Main) or COCO (annotations, images)')
     .option('--protocol <name>', 'see below', 'voc0712-c4')
     .option('--style <code base>', 'whose rules where two published ones differ: detectron2 or mmdet', 'detectron2')
@@ -106,11 +103,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
         .choices(['batch', 'frozen'])
         .default('batch'),
     )
-    .addOption(
-      new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
-        .choices(['auto', 'f32', 'tf32', 'bf16'])
-        .default('auto'),
-    )
+  withPrecision(command)
     .option('--seed <number>', 'of heads, order, sizes and samples', '0')
     .option('--test-every <iterations>', 'tests, and draws what is found in a few images, on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')
@@ -133,17 +126,14 @@ export const addDetection: AddEvaluation = (parent, done) => {
       heedingSignals(done, async (weights: string, flags: Flags) => {
         const { interrupted } = await amongProcesses(flags, {
           prepare: (own) => prepare(weights, own),
-          identityOf: ({ planned: { protocol, style, train, val, anchors, imagesAtOnce, seed } }) => [
-            [protocol, style, anchors, imagesAtOnce, seed],
+          identityOf: ({ backbone: { compute }, planned: { protocol, style, train, val, anchors, imagesAtOnce, seed } }) => [
+            [protocol, style, anchors, imagesAtOnce, seed, compute],
             [train.items.length, val.items.length],
           ],
           evaluate: ({ backbone, planned, out }, shared, own) =>
             evaluateDetection(backbone, { ...planned, ...shared, ...runOptions(weights, own, planned, out), out }),
           conclude: (result, prepared, own) => report(weights, own, prepared, result),
-          dispose: ({ backbone, opened }) => {
-            backbone.dispose()
-            if (backbone !== opened.backbone) opened.backbone.dispose()
-          },
+          dispose: ({ backbone }) => backbone.dispose(),
         })
         done(interrupted ? interruptedCode() : 0)
       }),
@@ -158,7 +148,6 @@ async function prepare(weights: string, flags: Flags) {
   const style = flags.style as keyof typeof detectionStyles
   const published = protocolOf(entryOf('--protocol', flags.protocol, detectionProtocols), style)
   const { preciseBatches } = detectionStyles[style]
-  if (flags.init !== 'weights' && flags.init !== 'random') fail('CONFIG', `--init is ${flags.init}: expected weights or random`)
   const side = [8, recordLimits.side] as const
   const list = (flag: string, text: string | undefined, otherwise: readonly number[]): readonly number[] =>
     text?.split(',').map((each) => wholeFlag(flag, each, 0, ...side)) ?? otherwise
@@ -181,39 +170,22 @@ async function prepare(weights: string, flags: Flags) {
   }
   const anchors = list('anchors', flags.anchors, publishedAnchors.sizes)
   const imagesAtOnce = wholeFlag('images-at-once', flags.imagesAtOnce, batchSize)
-  const seed = wholeFlag('seed', flags.seed, 0, 0)
-  const opened = await openBackbone(weights, flags)
-  return keepingUnlessFailed(opened.backbone, async () => {
-    checkChannels(opened.backbone, 'eval detection')
+  const { backbone, compute, note, suffix, seed } = await openInitial(weights, flags)
+  return keepingUnlessFailed(backbone, async () => {
+    checkChannels(backbone, 'eval detection')
     const splits = defaultBoxSplits(flags.data)
     const masks = published.form === 'fpn'
     const train = openBoxes(flags.data, flags.trainSplit?.split(',') ?? splits.train, { masks })
     const val = openBoxes(flags.data, flags.valSplit?.split(',') ?? splits.val, { classes: train.classes, masks })
     if (identity().rank === 0) for (const line of [...skippedLines(train), ...skippedLines(val)]) console.error(line)
-    const { kind, options, device } = opened.backbone
-    const precision = flags.precision as 'auto' | 'f32' | 'tf32' | 'bf16'
-    // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
-    const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
-    const compute = {
-      ...opened.compute,
-      ...(precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)),
-    }
-    const random = { random: new Random(seed, 53), dtype: 'f32', compute: dtype } as const
-    const backbone =
-      flags.init === 'random'
-        ? withDevice(device, () => kind.build(random, options, { init: 'mmselfsup' }))
-        : dtype === 'f32'
-          ? opened.backbone
-          : backboneIn(opened.backbone, dtype)
-    const name = `detection-${flags.protocol}${flags.init === 'weights' ? '' : '-random'}`
+    const name = `detection-${flags.protocol}${suffix}`
     const folder = resultFolder(weights, flags)
     const out = join(folder, name)
     const workers = workersOf(flags)
     const planned = { protocol, style, train, val, anchors, imagesAtOnce, seed, workers, compute }
     const ofProcess = { ...planned, processes: identity().size }
-    const fits = (): Promise<void> => checkMemory(flags, backbone, (limits) => checkDetectionMemory(backbone, ofProcess, limits))
-    await (backbone === opened.backbone ? fits() : keepingUnlessFailed(backbone, fits))
-    return { opened, backbone, published, preciseBatches, planned, name, folder, out }
+    await checkMemory(flags, backbone, (limits) => checkDetectionMemory(backbone, ofProcess, limits))
+    return { backbone, note, published, preciseBatches, planned, name, folder, out }
   })
 }
 
@@ -235,7 +207,7 @@ function runOptions(weights: string, flags: Flags, { protocol, val }: Prepared['
 async function report(
   weights: string,
   flags: Flags,
-  { opened, backbone, published, preciseBatches, planned, name, folder, out }: Prepared,
+  { backbone, note, published, preciseBatches, planned, name, folder, out }: Prepared,
   { iterations, test }: DetectionResult,
 ): Promise<void> {
   if (test === undefined) {
@@ -278,7 +250,7 @@ async function report(
         ['batches for statistics of batch norms', preciseBatchesOf(preciseBatches, protocol.iterations), preciseBatches],
       ]),
       ...publishedLine(flags.protocol, 'this protocol, a measure of runs that deviate in nothing'),
-      flags.init === 'weights' ? opened.note : `from random weights, shaped as ${opened.note}`,
+      note,
     ],
   }
   conclude(flags, folder, name, table, {

@@ -25,15 +25,17 @@ import {
   forceFlag,
   keepingUnlessFailed,
   openInitial,
+  type PrecisionFlags,
   resultFolder,
   shareOfProtocol,
   withInit,
   workersOf,
   resumableOptions,
   wholeFlag,
+  withPrecision,
 } from './evalShared.js'
 
-interface Flags extends FrozenFlags {
+interface Flags extends FrozenFlags, PrecisionFlags {
   frozen?: boolean
   data: string
   protocol: string
@@ -64,6 +66,7 @@ const ofTraining = [
   'batchSize',
   'lr',
   'crop',
+  'precision',
   'testEvery',
   'logEvery',
   'saveEvery',
@@ -101,7 +104,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--frozen', 'train nothing but a linear classifier of the cells of the last two maps, in random windows; seconds or minutes')
     .option('--window <pixels>', 'side of the windows of --frozen', '128')
     .option('--windows <count>', 'windows of an image of --frozen', '4')
-  withInit(command, 'heads, order and crops')
+  withPrecision(withInit(command, 'heads, order and crops'))
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
     .option('--save-every <iterations>', 'between two states', '1000')
@@ -132,7 +135,13 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
         }
         const { interrupted } = await amongProcesses(flags, {
           prepare: (own) => prepare(weights, own),
-          identityOf: ({ protocol, train, val, seed }) => [protocol, train.items.length, val.items.length, seed],
+          identityOf: ({ backbone: { compute }, protocol, train, val, seed }) => [
+            protocol,
+            train.items.length,
+            val.items.length,
+            seed,
+            compute,
+          ],
           evaluate: ({ backbone, planned, out }, shared, own) =>
             evaluateSegmentation(backbone, { ...planned, ...shared, ...resumableOptions(own, { logEvery: 50, saveEvery: 1000 }), out }),
           conclude: (result, prepared, own) => report(weights, own, prepared, result),

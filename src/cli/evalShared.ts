@@ -1,7 +1,7 @@
 /** What the commands of `densecl eval` share: flags, opening weights, tables and notes. */
 import { availableParallelism } from 'node:os'
 
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 
 import { mostWorkers, workersFor } from '../data/loader.js'
 import { Group } from '../distributed/group.js'
@@ -16,6 +16,7 @@ import { countLine } from '../run/liveLine.js'
 import { hostLimits, type MemoryLimits } from '../run/memory.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { resolvePlacement } from '../run/placement.js'
 import { useDevice } from '../selftest/trust.js'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { packageVersion } from '../tensor/addon.js'
@@ -50,6 +51,21 @@ export const withPlacement = (command: Command): Command =>
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .option('--backbone <module>', backboneHelp)
     .optionsGroup('')
+
+const evaluationPrecisions = ['auto', 'f32', 'tf32', 'bf16'] as const
+
+/** How the convolutions of an evaluation compute: the flag of withPrecision(). */
+export interface PrecisionFlags {
+  precision: (typeof evaluationPrecisions)[number]
+}
+
+/** Adds the flag of PrecisionFlags. */
+export const withPrecision = (command: Command): Command =>
+  command.addOption(
+    new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
+      .choices(evaluationPrecisions)
+      .default('auto'),
+  )
 
 /** The whole number of a flag; `otherwise` where it was not given. */
 export const wholeFlag = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
@@ -154,18 +170,21 @@ export function evaluation(parent: Command, name: string, description: string): 
  */
 export async function openBackbone(
   weights: string,
-  { device: wanted, threads, backbone: module }: SharedFlags,
+  { device: wanted, threads, backbone: module, precision = 'auto' }: SharedFlags & Partial<PrecisionFlags>,
   layout: Pick<ImportOptions, 'outputStride'> = {},
 ): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   const device = await useDevice(wanted)
   const kind = await kindOfFlag(module)
-  const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, ...layout }))
+  // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
+  const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
+  const products = precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)
+  const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, compute: dtype, ...layout }))
   const names = report.prefix === '' ? 'plain names' : `names after the prefix ${report.prefix}`
   return {
     backbone,
-    compute: evaluationCompute(device, { threads: count === 0 ? undefined : count }),
-    note: `${weights}: ${backbone.description}, read from ${names}`,
+    compute: evaluationCompute(device, { threads: count === 0 ? undefined : count, ...products }),
+    note: `${weights}: ${backbone.description}, read from ${names}${dtype === 'f32' ? '' : `, activations in ${dtype}`}`,
   }
 }
 
@@ -215,7 +234,7 @@ export const withInit = (command: Command, seed?: string): Command =>
  */
 export async function openInitial(
   weights: string,
-  flags: SharedFlags & { seed: string },
+  flags: SharedFlags & Partial<PrecisionFlags> & { seed: string },
   layout: Pick<ImportOptions, 'outputStride'> = {},
 ): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string; suffix: string; seed: number }> {
   const { init = 'weights' } = flags

@@ -132,10 +132,3 @@ export const joined = (proposed: readonly Proposed[]): Proposed =>
           1,
         ),
       }
-
-/** Frees the tensors of a detector that are not its backbone's. */
-export function disposeHeads(detector: Pick<Detector, 'backbone' | 'state'>): void {
-  const tensorsOf = ({ parameters, buffers, copies }: State): Tensor[] => [parameters, buffers, copies].flatMap((map) => [...map.values()])
-  const shared = new Set(tensorsOf(detector.backbone.state()))
-  for (const tensor of tensorsOf(detector.state())) if (!shared.has(tensor)) tensor.dispose()
-}

@@ -4,22 +4,13 @@
  */
 import { mean } from '../ops/reduce.js'
 import { roiAlign, type RoiAlignOptions } from '../ops/roiAlign.js'
-import type { Backbone, MapShape } from '../nn/backbone.js'
+import { type Backbone, disposeHeads, type MapShape } from '../nn/backbone.js'
 import { BatchNorm2d, type Build, Linear, type NormMode } from '../nn/layers.js'
 import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, scope, Tensor } from '../tensor/tensor.js'
 import { type AnchorOptions, anchorsOfMap, cellAnchors } from './anchors.js'
-import {
-  type Classified,
-  type Detector,
-  disposeHeads,
-  normal,
-  ProposalHead,
-  type Proposed,
-  type RegionPooling,
-  type Regions,
-} from './detector.js'
+import { type Classified, type Detector, normal, ProposalHead, type Proposed, type RegionPooling, type Regions } from './detector.js'
 
 /** What a FasterRcnn is built with. */
 export interface FasterRcnnOptions {

@@ -5,7 +5,7 @@
 import { concat } from '../ops/concat.js'
 import { gather } from '../ops/gather.js'
 import { roiAlign, type RoiAlignOptions } from '../ops/roiAlign.js'
-import type { Backbone, MapShape } from '../nn/backbone.js'
+import { type Backbone, disposeHeads, type MapShape } from '../nn/backbone.js'
 import { type Build, evaluation, kaimingNormal, type NormMode } from '../nn/layers.js'
 import { emptyState, include, type State } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
@@ -14,7 +14,6 @@ import { type AnchorOptions, anchorsOfMap } from './anchors.js'
 import {
   type Classified,
   type Detector,
-  disposeHeads,
   type LevelRule,
   normal,
   ProposalHead,

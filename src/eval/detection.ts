@@ -16,7 +16,7 @@ import { proposalLimits } from '../detection/proposals.js'
 import { type DetectionStyle, type DetectionStyleName, styleOf } from '../detection/styles.js'
 import type { TrainingImage } from '../detection/targets.js'
 import type { Backbone } from '../nn/backbone.js'
-import { allTensors } from '../nn/module.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import { PreciseNorms } from '../nn/preciseNorms.js'
 import { Sgd } from '../optim/sgd.js'
 import { percent } from '../run/results.js'
@@ -138,6 +138,7 @@ class DetectionRun {
 
   share(): void {
     this.#run.share(this.#tensors())
+    refreshCopies(this.#model.state())
   }
 
   /** Frees the heads and the optimisers; the backbone belongs to the caller. */

@@ -12,7 +12,7 @@ import { Group } from '../distributed/group.js'
 import { loadPixels } from '../data/source.js'
 import type { Pixels } from '../data/decode.js'
 import type { Fcn } from '../nn/fcn.js'
-import { allTensors } from '../nn/module.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import { Random } from '../tensor/random.js'
 import type { Backbone } from '../nn/backbone.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
@@ -109,6 +109,7 @@ class SegmentationRun {
 
   share(): void {
     this.#run.share(this.#tensors())
+    refreshCopies(this.#model.state())
   }
 
   /** Frees the heads and the optimiser; the backbone belongs to the caller. */
@@ -151,13 +152,14 @@ class SegmentationRun {
     return { interrupted: true, iterations: this.#run.saved, samples: [] }
   }
 
-  #identity({ description }: Backbone): Record<string, unknown> {
+  #identity({ description, compute }: Backbone): Record<string, unknown> {
     const {
       protocol: { describe: _, ...numbers },
       train,
       seed = 0,
     } = this.#options
-    return { ...numbers, backbone: description, classes: train.classes, train: train.items.length, seed }
+    const precision = compute === 'f32' ? {} : { compute }
+    return { ...numbers, backbone: description, classes: train.classes, train: train.items.length, seed, ...precision }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

@@ -1,7 +1,7 @@
 /** A segmenting network in one file: mmsegmentation's names, and what is needed to build it again and to use it as it was tested. */
 import { z } from 'zod'
 
-import type { BackboneKind } from '../nn/backbone.js'
+import { type BackboneKind, disposeHeads } from '../nn/backbone.js'
 import { Fcn } from '../nn/fcn.js'
 import { allTensors } from '../nn/module.js'
 import { firstIssue } from '../run/options.js'
@@ -10,7 +10,6 @@ import { Random } from '../tensor/random.js'
 import { backboneMetadata, type BackboneRecord } from '../weights/export.js'
 import { readTensorFile } from '../weights/import.js'
 import { checkWhole, restoreState, saveState } from '../weights/state.js'
-import { disposeHeads } from './segmenterTraining.js'
 
 const side = z.int().min(1).max(65536)
 const segmenterRecord = z.object({

@@ -2,10 +2,10 @@
 import { Tape } from '../autograd/tape.js'
 import { SharedGradients } from '../distributed/buckets.js'
 import { Group } from '../distributed/group.js'
-import type { Backbone } from '../nn/backbone.js'
+import { type Backbone, disposeHeads } from '../nn/backbone.js'
 import { Fcn } from '../nn/fcn.js'
 import { trainingAcross } from '../nn/layers.js'
-import { allTensors } from '../nn/module.js'
+import { trainable } from '../nn/module.js'
 import { Sgd } from '../optim/sgd.js'
 import type { Random } from '../tensor/random.js'
 import { Tensor, withDevice } from '../tensor/tensor.js'
@@ -23,14 +23,10 @@ export function buildSegmenter(
   { classes, alignCorners, random }: { classes: number; alignCorners: boolean; random: Random },
 ): Segmenter {
   return withDevice(backbone.device, () => {
-    const model = new Fcn({ random, dtype: 'f32' }, backbone, { classes, alignCorners })
-    return { model, sgd: new Sgd(model.state().parameters, segmentationTraining) }
+    const model = new Fcn({ random, dtype: 'f32', compute: backbone.compute }, backbone, { classes, alignCorners })
+    const { parameters, copies } = model.state()
+    return { model, sgd: new Sgd(parameters, segmentationTraining, copies) }
   })
-}
-
-/** Frees what a network has beside its backbone. */
-export function disposeHeads(model: Fcn): void {
-  for (const [name, tensor] of allTensors(model.state())) if (!name.startsWith('backbone.')) tensor.dispose()
 }
 
 /** Frees the heads and the optimiser. */
@@ -48,14 +44,14 @@ export function updateSegmenter(
   { x, labels, labelled, draw, rate }: { x: Tensor; labels: Tensor; labelled: number; draw: number; rate: number },
   shared = new SharedGradients(Group.single),
 ): { main: number; auxiliary: number } {
-  const parameters = [...model.state().parameters.values()]
+  const watched = trainable(model.state())
   // Without a labelled pixel there is no mean: any labels do, since they weigh nothing.
   const taught = labelled === 0 ? Tensor.zeros(labels.shape, 'i32', labels.device) : labels
   const { gradients, main, auxiliary } = shared.average(
     (ready) => {
-      const tape = new Tape().watch(parameters)
+      const tape = new Tape().watch(watched)
       const losses = tape.record(() => model.loss(model.backbone.input(x), taught, labelled, draw, trainingAcross(shared.group)))
-      return { gradients: tape.backward(losses.total, parameters, undefined, ready), ...losses }
+      return { gradients: tape.backward(losses.total, watched, undefined, ready), ...losses }
     },
     (made) => ({ gradients: made.gradients, observed: [made.main, made.auxiliary] }),
   )

@@ -3,10 +3,9 @@
  * look at one, files hold one; none of them knows which. A kind of backbone is one file: a class, and how it is built from options.
  */
 import { fail } from '../tensor/errors.js'
-import { Random } from '../tensor/random.js'
-import { currentDevice, type FloatDType, scope, type Tensor, withDevice } from '../tensor/tensor.js'
+import { currentDevice, type FloatDType, scope, type Tensor } from '../tensor/tensor.js'
 import type { Build, Initialization, NormMode } from './layers.js'
-import { allTensors, disposeState, refreshCopies, type State } from './module.js'
+import { disposeState, type State } from './module.js'
 
 /** Channels of a map, and how many pixels of the image lie between two of its positions. */
 export interface MapShape {
@@ -100,16 +99,11 @@ export abstract class Backbone {
   }
 }
 
-/** A backbone of the same kind, device and weights whose activations have another dtype: bf16 for mixed precision. */
-export function backboneIn(backbone: Backbone, compute: FloatDType): Backbone {
-  const { device, kind, options } = backbone
-  return withDevice(device, () => {
-    const twin = kind.build({ random: new Random(0), dtype: 'f32', compute }, options)
-    const own = new Map(allTensors(backbone.state()))
-    for (const [name, tensor] of allTensors(twin.state())) tensor.write(own.get(name)!.data())
-    refreshCopies(twin.state())
-    return twin
-  })
+/** Frees the tensors of a network that are not its backbone's. */
+export function disposeHeads(network: { readonly backbone: Backbone; state(): State }): void {
+  const tensorsOf = ({ parameters, buffers, copies }: State): Tensor[] => [parameters, buffers, copies].flatMap((map) => [...map.values()])
+  const shared = new Set(tensorsOf(network.backbone.state()))
+  for (const tensor of tensorsOf(network.state())) if (!shared.has(tensor)) tensor.dispose()
 }
 
 /** The options of a kind, of which none may be unknown to it. Throws CONFIG. */

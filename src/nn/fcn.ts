@@ -119,11 +119,12 @@ export class Fcn {
     })
   }
 
-  /** x [N, H, W, 3] to logits [N, H, W, classes], with running statistics. */
+  /** x [N, H, W, 3] to logits [N, H, W, classes], with running statistics; of bf16 maps they are f32, so that fewer are equal. */
   logits(x: Tensor): Tensor {
-    return scope(() =>
-      resizeBilinear(this.#head.forward(this.backbone.forward(x, { train: false }), { train: false }), sizeOfImage(x), this.options),
-    )
+    return scope(() => {
+      const logits = this.#head.forward(this.backbone.forward(x, { train: false }), { train: false })
+      return resizeBilinear(logits.dtype === 'bf16' ? logits.to('f32') : logits, sizeOfImage(x), this.options)
+    })
   }
 
   /**

@@ -3,10 +3,11 @@ import { closeSync, openSync, readSync } from 'node:fs'
 
 import type { Backbone, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
-import { allTensors } from '../nn/module.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import { areStrides, type ResNetDepth, resnetDepths, resnetKind } from '../nn/resnet.js'
 import { Random } from '../tensor/random.js'
 import { fail } from '../tensor/errors.js'
+import type { FloatDType } from '../tensor/tensor.js'
 import { type BackboneRecord, detectron2Name } from './export.js'
 import { loadStored } from './layout.js'
 import { readPthFile } from './pth.js'
@@ -192,6 +193,8 @@ export interface ImportOptions extends Pick<BackboneLayout, 'outputStride'> {
   prefix?: string | undefined
   /** Of a ResNet: the images that it is to take, where they have other channels than those that it was trained on (adaptedStem()). */
   images?: { channels: number; mean: readonly number[]; deviation: readonly number[] } | undefined
+  /** The dtype of activations; bf16 for mixed precision, that of the weights, f32, when absent. */
+  compute?: FloatDType | undefined
 }
 
 /**
@@ -218,7 +221,7 @@ function adaptedStem(path: string, stem: StoredTensor, channels: number): Stored
  */
 export function importBackbone(
   path: string,
-  { kind: wanted, outputStride, prefix, images }: ImportOptions = {},
+  { kind: wanted, outputStride, prefix, images, compute }: ImportOptions = {},
 ): { backbone: Backbone; report: ImportReport } {
   const file = readTensorFile(path)
   const { tensors, metadata, passedOver = [] } = file
@@ -231,7 +234,7 @@ export function importBackbone(
   const record = recordOf(metadata)
   const kind = kindOf(path, record, wanted)
   const build = (options: Record<string, unknown>): Backbone =>
-    kind.build({ random: new Random(0), dtype: 'f32', unset: true }, options, { outputStride })
+    kind.build({ random: new Random(0), dtype: 'f32', unset: true, compute }, options, { outputStride })
   let backbone: Backbone | undefined
   try {
     let source: ReturnType<typeof findBackbone>
@@ -255,6 +258,7 @@ export function importBackbone(
       source = findBackbone(path, file, backbone.name, [ownNaming(backbone)], prefix)
     }
     const filled = fill(path, backbone, tensors, source.found)
+    refreshCopies(backbone.state())
     return { backbone, report: { prefix: source.prefix, others: source.others, passedOver, options: backbone.options, ...filled } }
   } catch (error) {
     backbone?.dispose()

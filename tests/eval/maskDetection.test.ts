@@ -11,6 +11,7 @@ import { detectionProtocols, ofLength, protocolOf } from '../../src/eval/detecti
 import { allTensors } from '../../src/nn/module.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Random } from '../../src/tensor/random.js'
+import type { FloatDType } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { toStored } from '../../src/weights/layout.js'
 import { readSafetensors, storedValues } from '../../src/weights/safetensors.js'
@@ -19,7 +20,7 @@ import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 
 const test = suite('detection with masks')
 
-const backboneOf = () => resnet({ depth: 18, baseChannels: 4 })({ random: new Random(1), dtype: 'f32' })
+const backboneOf = (compute?: FloatDType) => resnet({ depth: 18, baseChannels: 4 })({ random: new Random(1), dtype: 'f32', compute })
 const anchors = [8, 16, 32, 64, 128]
 const protocol = {
   ...ofLength(protocolOf(detectionProtocols['coco-fpn-1x']!, 'detectron2'), 4),
@@ -33,8 +34,8 @@ const protocol = {
   channels: 8,
 }
 
-async function run(data: string, out: string, options: Partial<DetectionOptions>): Promise<DetectionResult> {
-  const backbone = backboneOf()
+async function run(data: string, out: string, options: Partial<DetectionOptions>, compute?: FloatDType): Promise<DetectionResult> {
+  const backbone = backboneOf(compute)
   const source = openBoxes(data, defaultBoxSplits(data).train, { masks: true })
   try {
     return await evaluateDetection(backbone, {
@@ -53,17 +54,21 @@ async function run(data: string, out: string, options: Partial<DetectionOptions>
   }
 }
 
-test('stopped and continued it is the one that was not, bit for bit, in both styles; masks are learnt and scored', () =>
+test('stopped and continued it is the one that was not, bit for bit, in both styles and in bf16; masks are learnt and scored', () =>
   withFolder(async (folder) => {
     const data = join(folder, 'data')
     writeMaskTree(data, 4)
-    for (const style of ['detectron2', 'mmdet'] as const) {
-      const [whole, parts] = [join(folder, `${style}-whole`), join(folder, `${style}-parts`)]
-      const straight = await run(data, whole, { style, logEvery: 1 })
+    for (const [style, compute] of [
+      ['detectron2', 'f32'],
+      ['mmdet', 'f32'],
+      ['detectron2', 'bf16'],
+    ] as const) {
+      const [whole, parts] = [join(folder, `${style}-${compute}-whole`), join(folder, `${style}-${compute}-parts`)]
+      const straight = await run(data, whole, { style, logEvery: 1 }, compute)
       let left = 2
-      const stopped = await run(data, parts, { style, interrupted: () => left-- === 0 })
+      const stopped = await run(data, parts, { style, interrupted: () => left-- === 0 }, compute)
       assert.equal([stopped.interrupted, stopped.iterations], [true, 2])
-      const resumed = await run(data, parts, { style, resume: true })
+      const resumed = await run(data, parts, { style, resume: true }, compute)
       assert.equal(resumed.test!.detections, straight.test!.detections)
       assert.ok(straight.test!.masks !== undefined && straight.test!.masks.ap >= 0)
       const losses = readFileSync(join(whole, 'metrics.jsonl'), 'utf8')

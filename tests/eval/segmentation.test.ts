@@ -18,7 +18,7 @@ import { Random } from '../../src/tensor/random.js'
 import { dilated8, ResNet } from '../../src/nn/resnet.js'
 import { permute } from '../../src/ops/permute.js'
 import { packageRoot } from '../../src/tensor/addon.js'
-import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { loadStored, toStored } from '../../src/weights/layout.js'
 import { readSafetensors, storedValues } from '../../src/weights/safetensors.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -26,7 +26,8 @@ import { rejectsError, suite, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite('segmentation')
-const narrow = (seed: number): ResNet => new ResNet({ random: new Random(seed), dtype: 'f32' }, { depth: 18, baseChannels: 8, ...dilated8 })
+const narrow = (seed: number, compute: FloatDType = 'f32'): ResNet =>
+  new ResNet({ random: new Random(seed), dtype: 'f32', compute }, { depth: 18, baseChannels: 8, ...dilated8 })
 
 test('the network, its losses and all gradients are PyTorch’s', () => {
   const { tensors, metadata } = readSafetensors(join(packageRoot, 'tests', 'fixtures', 'segmentation', 'fcn_r50_narrow.safetensors'))
@@ -184,33 +185,35 @@ const options = (root: string, out: string, more: Partial<SegmentationOptions> =
   ...more,
 })
 
-test('a short run learns colours; one that is cut off and continued ends with the same bytes', async () => {
-  await withFolder(async (folder) => {
-    writeVocTree(folder, { train: 10, val: 4, width: 64, height: 56 })
-    const run = async (name: string, more: Partial<SegmentationOptions>) => {
-      const backbone = narrow(5)
-      try {
-        return await evaluateSegmentation(backbone, options(folder, join(folder, name), more))
-      } finally {
-        disposeState(backbone.state())
-      }
-    }
-    const { scores, samples } = await run('whole', {})
-    // All background scores 0.19 and 0.74.
-    assert.ok(scores!.meanIou > 0.25 && scores!.pixelAccuracy > 0.76, JSON.stringify(scores))
-    assert.is(samples.length, 4)
-    assert.is(samples[0]!.predicted.length, 64 * 56)
+for (const compute of ['f32', 'bf16'] as const)
+  test(`a short run in ${compute} learns colours; one that is cut off and continued ends with the same bytes`, () =>
+    withFolder((folder) => learnsAndContinues(folder, compute)))
 
-    let steps = 0
-    const cut = await run('cut', { interrupted: () => ++steps > 60 })
-    assert.equal([cut.interrupted, cut.iterations, cut.scores], [true, 60, undefined])
-    await rejectsError(() => run('cut', {}), 'RUN', /--resume/)
-    await rejectsError(() => run('cut', { resume: true, protocol: { ...quick, lr: 0.5 } }), 'CONFIG', /lr was 0\.1 and is now 0\.5/)
-    const continued = await run('cut', { resume: true })
-    assert.equal(continued.scores, scores)
-    assert.equal(readFileSync(join(folder, 'cut', 'state.safetensors')), readFileSync(join(folder, 'whole', 'state.safetensors')))
-  })
-})
+async function learnsAndContinues(folder: string, compute: FloatDType): Promise<void> {
+  writeVocTree(folder, { train: 10, val: 4, width: 64, height: 56 })
+  const run = async (name: string, more: Partial<SegmentationOptions>) => {
+    const backbone = narrow(5, compute)
+    try {
+      return await evaluateSegmentation(backbone, options(folder, join(folder, name), more))
+    } finally {
+      disposeState(backbone.state())
+    }
+  }
+  const { scores, samples } = await run('whole', {})
+  // All background scores 0.19 and 0.74.
+  assert.ok(scores!.meanIou > 0.25 && scores!.pixelAccuracy > 0.76, JSON.stringify(scores))
+  assert.is(samples.length, 4)
+  assert.is(samples[0]!.predicted.length, 64 * 56)
+
+  let steps = 0
+  const cut = await run('cut', { interrupted: () => ++steps > 60 })
+  assert.equal([cut.interrupted, cut.iterations, cut.scores], [true, 60, undefined])
+  await rejectsError(() => run('cut', {}), 'RUN', /--resume/)
+  await rejectsError(() => run('cut', { resume: true, protocol: { ...quick, lr: 0.5 } }), 'CONFIG', /lr was 0\.1 and is now 0\.5/)
+  const continued = await run('cut', { resume: true })
+  assert.equal(continued.scores, scores)
+  assert.equal(readFileSync(join(folder, 'cut', 'state.safetensors')), readFileSync(join(folder, 'whole', 'state.safetensors')))
+}
 
 test('a mask with an unknown class, or of another size, ends the run with its name', async () => {
   await withFolder(async (folder) => {
