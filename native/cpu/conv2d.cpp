@@ -274,12 +274,31 @@ constexpr int64_t kBlockWords = 96;
 // Lines of dy are copied so far apart that those of a block do not drive each other out of the cache, and that a tile may read beyond.
 constexpr int64_t kApart = 16;
 
-// Words of pixels in a block of a kernel that reads rows along memory, of which all of dy's channels stay in the L2 cache: the longer, the
-// fewer passes over dw.
-int64_t blockWords(int64_t o) { return std::clamp<int64_t>(196608 / std::max<int64_t>(1, o) / 16 * 16, 96, 512); }
+// Words of pixels in a block of a kernel that reads rows along memory, of which so many channels of dy stay in the L2 cache: the longer,
+// the fewer passes over dw.
+int64_t blockWords(int64_t channels) { return std::clamp<int64_t>(196608 / std::max<int64_t>(1, channels) / 16 * 16, 96, 512); }
 
-// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, or also by pixels where columns are few; the split
-// depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
+// How the work of a weight gradient is split beside the groups of columns: by channels of dy, of which each part reads all columns again,
+// or by pixels, of which each chunk has sums of its own, written, read and added. Whatever costs less of what gives a few threads work.
+struct WeightSplit {
+  int64_t parts = 1, chunks = 1;
+  WeightSplit(int64_t groups, int64_t pixels, int64_t blocks, int64_t channels) {
+    constexpr int64_t units = 16, enough = 4, fewestChannels = 64;
+    int64_t least = 0, most = 0;
+    for (int64_t p = 1; p == 1 || (p * groups <= units && p * fewestChannels <= channels); p *= 2) {
+      const int64_t c = std::clamp<int64_t>(std::min(blocks, units / (groups * p)), 1, 8), busy = std::min(enough, groups * p * c);
+      const int64_t cost = p * pixels + (c > 1 ? 3 * c * channels : 0);
+      if (busy < most || (busy == most && cost >= least)) continue;
+      least = cost;
+      most = busy;
+      parts = p;
+      chunks = c;
+    }
+  }
+};
+
+// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, and by channels or pixels where columns are few; the
+// split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
 void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
   if constexpr (std::is_same_v<T, float>) {
@@ -289,19 +308,24 @@ void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T*
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
   const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
   const bool along = kernel.spaced > 1;  // rows of the kernel, channels of dy, along the pixels
-  const int64_t words = along ? blockWords(g.o) : kBlockWords, block = words * kWordValues<T>;
-  const int64_t blocks = ceilDiv(pixels, block), panelCount = ceilDiv(columns, kernel.columns);
-  const int64_t groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
-  const int64_t chunks = std::clamp<int64_t>(std::min(blocks, 16 / groups), 1, 8);
+  const int64_t panelCount = ceilDiv(columns, kernel.columns), groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
+  const int64_t tiles = ceilDiv(g.o, kernel.rows);
+  const auto blockOf = [&](int64_t parts) { return (along ? blockWords(ceilDiv(g.o, parts)) : kBlockWords) * kWordValues<T>; };
+  const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(1)), g.o);
+  const int64_t parts = split.parts, block = blockOf(parts), words = block / kWordValues<T>, blocks = ceilDiv(pixels, block);
+  const int64_t chunks = std::min(split.chunks, std::max<int64_t>(1, blocks));
   Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);
   const int32_t tap = 0;
-  parallelFor(chunks * groups, [&](int64_t unit) {
-    const int64_t chunk = unit / groups, group = unit % groups;
+  parallelFor(chunks * parts * groups, [&](int64_t unit) {
+    const int64_t chunk = unit / (parts * groups), part = unit / groups % parts, group = unit % groups;
     const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
-    A* target = chunks > 1 ? partial.data() + chunk * g.o * columns : dw;
+    const int64_t firstChannel = tiles * part / parts * kernel.rows;
+    const int64_t ownChannels = std::min(g.o, tiles * (part + 1) / parts * kernel.rows) - firstChannel;
+    A* target = (chunks > 1 ? partial.data() + chunk * g.o * columns : dw) + firstChannel * columns;
     const TileRegisters registers(kernel);
-    const int64_t apart = along ? words + kApart : g.o + kApart;
-    UnitScratch<Word<T>> panel(words * kernel.columns), lines(along ? ceilDiv(g.o, kernel.rows) * kernel.rows * apart : words * apart);
+    const int64_t apart = along ? words + kApart : ownChannels + kApart;
+    UnitScratch<Word<T>> panel(words * kernel.columns),
+        lines(along ? ceilDiv(ownChannels, kernel.rows) * kernel.rows * apart : words * apart);
     UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
     const T* rows[kMaxTileRows];
     A* outputs[kMaxTileRows];
@@ -309,25 +333,25 @@ void backwardWeight(const Geometry& g, Accumulator<T>* dw, const T* dy, const T*
     for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);
     std::vector<typename ColumnReader<T>::Place> places;
     std::vector<const T*> sources;
-    const std::vector<T> nothing(g.o, T{0});
+    const std::vector<T> nothing(ownChannels, T{0});
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
       const int64_t count = std::min(block, pixels - b * block), valid = ceilDiv(count, kWordValues<T>);
       const int64_t depth = ceilDiv(valid, kernel.depth) * kernel.depth;
       ColumnReader<T>::placesOf(g, x, b * block, count, windows.data(), places);
-      const T* line = dy + b * block * g.o;
+      const T* line = dy + b * block * g.o + firstChannel;
       if (along)
-        copyAcross(lines.data(), apart, line, count, g.o, depth);
+        copyAcross(lines.data(), apart, line, g.o, count, ownChannels, depth);
       else
         for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
-          copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), g.o);
+          copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), ownChannels);
       for (int64_t q = firstPanel; q < lastPanel; ++q) {
         const int64_t column = q * kernel.columns;
         const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
         readers[q - firstPanel].read(places, sources, panel.data());
         std::fill(panel.data() + valid * kernel.columns, panel.data() + depth * kernel.columns, Word<T>{0});
-        for (int64_t o = 0; o < g.o; o += kernel.rows) {
-          const int channels = static_cast<int>(std::min<int64_t>(kernel.rows, g.o - o));
+        for (int64_t o = 0; o < ownChannels; o += kernel.rows) {
+          const int channels = static_cast<int>(std::min<int64_t>(kernel.rows, ownChannels - o));
           for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + (along ? (o + i) * apart : o + i));
           for (int i = 0; i < channels; ++i) outputs[i] = target + (o + i) * columns + column;
           kernel.run(

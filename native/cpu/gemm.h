@@ -71,14 +71,14 @@ INLINE void copyRows(uint32_t* out, int64_t apart, const bf16* const* sources, i
   interleaveRows(out, apart, sources, rows, length);
 }
 
-// out[j * apart + i] = the words of rows i and i + 1 of in (count, columns), and zeros up to `depth`.
+// out[j * apart + i] = the words of rows i and i + 1 of in (count, columns), which begin `inApart` apart, and zeros up to `depth`.
 template <class T>
-void copyAcross(T* out, int64_t apart, const T* in, int64_t count, int64_t columns, int64_t depth) {
+void copyAcross(T* out, int64_t apart, const T* in, int64_t inApart, int64_t count, int64_t columns, int64_t depth) {
   for (int64_t j = 0; j < columns; ++j)
-    for (int64_t i = 0; i < depth; ++i) out[j * apart + i] = i < count ? in[i * columns + j] : T{0};
+    for (int64_t i = 0; i < depth; ++i) out[j * apart + i] = i < count ? in[i * inApart + j] : T{0};
 }
-inline void copyAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t count, int64_t columns, int64_t depth) {
-  interleaveAcross(out, apart, in, count, columns, depth);
+inline void copyAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t inApart, int64_t count, int64_t columns, int64_t depth) {
+  interleaveAcross(out, apart, in, inApart, count, columns, depth);
 }
 
 // The partners of values behind the end.

@@ -66,11 +66,11 @@ SIMD void transposeBlock(char* out, int64_t outApart, const char* in, int64_t in
 }
 
 // 32 rows of 16 columns to 16 rows of 16 pairs.
-SIMD void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t columns) {
+SIMD void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart) {
   Words row[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i, in += 2 * columns) {
+  for (int64_t i = 0; i < kLanes; ++i, in += 2 * inApart) {
     uint32_t words[kLanes];
-    for (int64_t l = 0; l < kLanes; ++l) words[l] = in[l] | static_cast<uint32_t>(in[columns + l]) << 16;
+    for (int64_t l = 0; l < kLanes; ++l) words[l] = in[l] | static_cast<uint32_t>(in[inApart + l]) << 16;
     row[i] = *reinterpret_cast<const Words*>(words);
   }
   transpose(row);
@@ -82,9 +82,9 @@ void transposeBlock(char* out, int64_t outApart, const char* in, int64_t inApart
   for (int64_t i = 0; i < kLanes; ++i)
     for (int64_t j = 0; j < kLanes; ++j) std::memcpy(out + j * outApart + i * 4, in + i * inApart + j * 4, 4);
 }
-void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t columns) {
-  for (int64_t i = 0; i < kLanes; ++i, in += 2 * columns)
-    for (int64_t j = 0; j < kLanes; ++j) out[j * apart + i] = in[j] | static_cast<uint32_t>(in[columns + j]) << 16;
+void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart) {
+  for (int64_t i = 0; i < kLanes; ++i, in += 2 * inApart)
+    for (int64_t j = 0; j < kLanes; ++j) out[j * apart + i] = in[j] | static_cast<uint32_t>(in[inApart + j]) << 16;
 }
 #endif
 
@@ -98,23 +98,23 @@ void interleaveRows(uint32_t* out, int64_t apart, const bf16* const* rows, int64
   interleaveRowsOf(out, apart, reinterpret_cast<const uint16_t* const*>(rows), count, length);
 }
 
-void interleaveAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t rows, int64_t columns, int64_t depth) {
+void interleaveAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t inApart, int64_t rows, int64_t columns, int64_t depth) {
   const uint16_t* bits = reinterpret_cast<const uint16_t*>(in);
   const int64_t whole = columns / kLanes * kLanes;
   for (int64_t k = 0; k < depth; k += kLanes)
     for (int64_t j = 0; j < whole; j += kLanes) {
-      const uint16_t* from = bits + 2 * k * columns + j;
+      const uint16_t* from = bits + 2 * k * inApart + j;
       if (2 * (k + kLanes) <= rows) {
-        interleaveBlock(out + j * apart + k, apart, from, columns);
+        interleaveBlock(out + j * apart + k, apart, from, inApart);
         continue;
       }
       uint16_t padded[2 * kLanes * kLanes] = {};
-      for (int64_t i = 0; i < rows - 2 * k; ++i) std::copy_n(from + i * columns, kLanes, padded + i * kLanes);
+      for (int64_t i = 0; i < rows - 2 * k; ++i) std::copy_n(from + i * inApart, kLanes, padded + i * kLanes);
       interleaveBlock(out + j * apart + k, apart, padded, kLanes);
     }
   for (int64_t j = whole; j < columns; ++j)
     for (int64_t k = 0; k < depth; ++k) {
-      const uint32_t first = 2 * k < rows ? bits[2 * k * columns + j] : 0, second = 2 * k + 1 < rows ? bits[(2 * k + 1) * columns + j] : 0;
+      const uint32_t first = 2 * k < rows ? bits[2 * k * inApart + j] : 0, second = 2 * k + 1 < rows ? bits[(2 * k + 1) * inApart + j] : 0;
       out[j * apart + k] = first | second << 16;
     }
 }

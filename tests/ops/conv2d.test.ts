@@ -69,6 +69,31 @@ test('a panel that is too large for a cache is summed by some taps at a time: wh
   })
 })
 
+test('weight gradients are split by pixels, by channels and by both: whole numbers exactly', () => {
+  for (const dtype of ['f32', 'bf16'] as const)
+    for (const [images, side, channels, outs] of [
+      [1, 7, 70, 300],
+      [4, 14, 20, 512],
+      [2, 14, 20, 64],
+    ] as const)
+      scope(() => {
+        const random = new Random(9)
+        const pixels = images * side * side
+        const whole = (count: number): Float64Array => Float64Array.from({ length: count }, () => random.below(7) - 3)
+        const [xs, dys] = [whole(pixels * channels), whole(pixels * outs)]
+        const x = Tensor.from(xs, [images, side, side, channels], 'f32').to(dtype)
+        const weight = Tensor.zeros([outs, 1, 1, channels], dtype)
+        const tape = new Tape().watch([weight])
+        const y = tape.record(() => conv2d(x, weight))
+        const [dweight] = tape.backward(y, [weight], Tensor.from(dys, y.shape, 'f32').to(dtype)) as [Tensor]
+        const expected = new Float32Array(outs * channels)
+        for (let pixel = 0; pixel < pixels; ++pixel)
+          for (let o = 0; o < outs; ++o)
+            for (let c = 0; c < channels; ++c) expected[o * channels + c]! += dys[pixel * outs + o]! * xs[pixel * channels + c]!
+        assert.equal(dweight.to('f32').data(), expected, `${dtype}, ${outs} channels`)
+      })
+})
+
 test('filters of 3x3 give in f32 what they give in f64, to its rounding, whatever is left over of tiles, blocks and panels', () => {
   const cases = fc.record({
     n: fc.integer({ min: 1, max: 3 }),
