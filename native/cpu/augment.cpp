@@ -1,7 +1,8 @@
 // One augmented view from decoded pixels: crop and antialiased bilinear resize, colour jitter, grayscale, Gaussian blur,
 // horizontal flip, normalisation. Each step is torchvision's function of that name on float images in [0, 1]
 // (torchvision.transforms.functional: resized_crop, adjust_*, rgb_to_grayscale, gaussian_blur, hflip, normalize). Work is on
-// three planes, so that every loop is over contiguous floats. Runs on the calling thread: data workers call it side by side.
+// three planes, so that every loop is over contiguous floats, and goes through them some rows at a time, so that what one step
+// wrote is in the first cache for the next. Runs on the calling thread: data workers call it side by side.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,74 +17,64 @@
 namespace densecl::cpu {
 namespace {
 
+// Outputs are made in groups, for which a filter has the last one some times more.
+constexpr int kGroup = 4;
+
 struct Filter {
-  std::vector<int> first;
-  std::vector<int> count;
+  std::vector<int64_t> first;  // of the inputs of each output
   std::vector<float> weights;  // (out, taps)
-  int taps;
+  int taps;                    // of the widest window; narrower ones have weights of 0
 };
 
-// The triangle filter of an antialiased bilinear resize from `in` to `out` samples.
-Filter triangle(int in, int out) {
+// The triangle filter of an antialiased bilinear resize from `in` to `out` samples; mirrored, the last output comes first.
+Filter triangle(int in, int out, bool mirrored = false) {
   const double scale = static_cast<double>(in) / out, support = std::max(1.0, scale);
-  Filter filter;
-  filter.taps = static_cast<int>(std::ceil(support)) * 2 + 1;
-  filter.first.resize(out);
-  filter.count.resize(out);
-  filter.weights.assign(static_cast<size_t>(out) * filter.taps, 0.0f);
-  for (int i = 0; i < out; ++i) {
-    const double centre = (i + 0.5) * scale;
-    const int first = std::max(0, static_cast<int>(centre - support + 0.5)), last = std::min(in, static_cast<int>(centre + support + 0.5));
+  const auto centre = [&](int i) { return (i + 0.5) * scale; };
+  const auto first = [&](int i) { return std::max(0, static_cast<int>(centre(i) - support + 0.5)); };
+  const auto last = [&](int i) { return std::min(in, static_cast<int>(centre(i) + support + 0.5)); };
+  Filter filter{};
+  for (int i = 0; i < out; ++i) filter.taps = std::max(filter.taps, last(i) - first(i));
+  for (int place = 0; place < out + kGroup - 1; ++place) {
+    const int inside = std::min(place, out - 1), i = mirrored ? out - 1 - inside : inside, from = std::min(first(i), in - filter.taps);
+    const auto weight = [&](int j) { return std::max(0.0, 1 - std::abs((j + 0.5 - centre(i)) / support)); };
     double total = 0;
-    std::vector<double> weight(last - first);
-    for (int j = first; j < last; ++j) total += weight[j - first] = std::max(0.0, 1 - std::abs((j + 0.5 - centre) / support));
-    filter.first[i] = first;
-    filter.count[i] = last - first;
-    for (int j = first; j < last; ++j)
-      filter.weights[static_cast<size_t>(i) * filter.taps + j - first] = static_cast<float>(weight[j - first] / total);
+    for (int j = first(i); j < last(i); ++j) total += weight(j);
+    filter.first.push_back(from);
+    for (int j = from; j < from + filter.taps; ++j)
+      filter.weights.push_back(j < first(i) || j >= last(i) ? 0.0f : static_cast<float>(weight(j) / total));
   }
   return filter;
 }
 
-// row[x] += weight * pixels[x] over interleaved bytes
-SIMD void accumulateBytes(float* __restrict row, const uint8_t* __restrict pixels, float weight, int count) {
-  for (int x = 0; x < count; ++x) row[x] += weight * static_cast<float>(pixels[x]);
+SIMD void toUnit(float* __restrict out, const uint8_t* __restrict in, int count) {
+  for (int i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]) * (1.0f / 255);
 }
 
-// A pixel and the float behind it as one vector: its three sums are made at once. Every pixel takes all taps, those beyond
-// its window with weight 0: a loop of constant length is predicted.
-SIMD void resizeLine(float* red, float* green, float* blue, const float* line, const int* first, const float* weight, int taps, int width) {
-  typedef float Pixel __attribute__((vector_size(16), aligned(4), may_alias));
-  for (int x = 0; x < width; ++x, weight += taps) {
-    const float* in = line + 3 * first[x];
-    Pixel sum = {};
-    for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Pixel*>(in + 3 * k);
-    red[x] = sum[0] * (1.0f / 255);
-    green[x] = sum[1] * (1.0f / 255);
-    blue[x] = sum[2] * (1.0f / 255);
-  }
-}
+typedef float Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 
-typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
-
-// out[x] = sum over k of weight[k] * in[k][x]; 32 sums stay in registers while the taps pass
-SIMD void weightedRows(float* __restrict out, const float* const* in, const float* weight, int taps, int count) {
+// out[x] = sum over k of weight[k] * in[k][x]; 64 sums stay in registers while the taps pass
+SIMD void weightedLines(float* __restrict out, const float* const* in, const float* weight, int taps, int count) {
   int x = 0;
-  for (; x + 32 <= count; x += 32) {
-    Eight a = {}, b = {}, c = {}, d = {};
+  for (; x + 64 <= count; x += 64) {
+    Sixteen a = {}, b = {}, c = {}, d = {};
     for (int k = 0; k < taps; ++k) {
-      const Eight* row = reinterpret_cast<const Eight*>(in[k] + x);
+      const Sixteen* line = reinterpret_cast<const Sixteen*>(in[k] + x);
       const float w = weight[k];
-      a += w * row[0];
-      b += w * row[1];
-      c += w * row[2];
-      d += w * row[3];
+      a += w * line[0];
+      b += w * line[1];
+      c += w * line[2];
+      d += w * line[3];
     }
-    Eight* to = reinterpret_cast<Eight*>(out + x);
+    Sixteen* to = reinterpret_cast<Sixteen*>(out + x);
     to[0] = a;
     to[1] = b;
     to[2] = c;
     to[3] = d;
+  }
+  for (; x + 16 <= count; x += 16) {
+    Sixteen sum = {};
+    for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Sixteen*>(in[k] + x);
+    *reinterpret_cast<Sixteen*>(out + x) = sum;
   }
   for (; x < count; ++x) {
     float sum = 0;
@@ -92,33 +83,92 @@ SIMD void weightedRows(float* __restrict out, const float* const* in, const floa
   }
 }
 
-SIMD float total(const float* p, int count) {
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int FourInts __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, FourInts{__VA_ARGS__})
+#endif
+
+// The same pixels of the three planes.
+struct Planes {
+  float *red, *green, *blue;
+};
+
+INLINE float unit(float value) { return std::min(1.0f, std::max(0.0f, value)); }
+INLINE float luma(float r, float g, float b) { return 0.2989f * r + 0.587f * g + 0.114f * b; }
+
+// A line of interleaved pixels to the planes, up to kGroup - 1 pixels beyond which are written too. A pixel and the float behind it are
+// one vector: its three sums are made at once, and those of a group are exchanged for a vector of each plane. A loop of constant length
+// is predicted, and unrolled where kTaps says it.
+template <int kTaps = 0>
+INLINE void resizeLineLoop(Planes out, const float* line, const Filter& filter, int width) {
+  const int taps = kTaps > 0 ? kTaps : filter.taps;
+  const int64_t* first = filter.first.data();
+  const float* weight = filter.weights.data();
+  for (int x = 0; x < width; x += kGroup) {
+    Four sums[kGroup];
+    for (Four& sum : sums) {
+      const float* in = line + 3 * *first++;
+      sum = Four{};
+      for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Four*>(in + 3 * k);
+      weight += taps;
+    }
+    const Four early = SHUFFLE(sums[0], sums[1], 0, 4, 1, 5), late = SHUFFLE(sums[2], sums[3], 0, 4, 1, 5);
+    const Four earlyBlue = SHUFFLE(sums[0], sums[1], 2, 6, 3, 7), lateBlue = SHUFFLE(sums[2], sums[3], 2, 6, 3, 7);
+    *reinterpret_cast<Four*>(out.red + x) = SHUFFLE(early, late, 0, 1, 4, 5);
+    *reinterpret_cast<Four*>(out.green + x) = SHUFFLE(early, late, 2, 3, 6, 7);
+    *reinterpret_cast<Four*>(out.blue + x) = SHUFFLE(earlyBlue, lateBlue, 0, 1, 4, 5);
+  }
+}
+SIMD void resizeLine(Planes out, const float* line, const Filter& filter, int width) {
+  switch (filter.taps) {
+    case 2: return resizeLineLoop<2>(out, line, filter, width);
+    case 3: return resizeLineLoop<3>(out, line, filter, width);
+    case 4: return resizeLineLoop<4>(out, line, filter, width);
+    case 5: return resizeLineLoop<5>(out, line, filter, width);
+    default: return resizeLineLoop(out, line, filter, width);
+  }
+}
+
+SIMD float lumaSum(Planes planes, int count) {
+  const float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
   constexpr int lanes = 16;  // a fixed order of additions, whatever the vector width
   float sum[lanes] = {};
   int i = 0;
   for (; i + lanes <= count; i += lanes)
-    for (int l = 0; l < lanes; ++l) sum[l] += p[i + l];
-  for (; i < count; ++i) sum[0] += p[i];
+    for (int l = 0; l < lanes; ++l) sum[l] += luma(r[i + l], g[i + l], b[i + l]);
+  for (; i < count; ++i) sum[0] += luma(r[i], g[i], b[i]);
   float all = 0;
   for (int l = 0; l < lanes; ++l) all += sum[l];
   return all;
 }
 
-SIMD void clampUnit(float* __restrict p, int count) {
-  for (int i = 0; i < count; ++i) p[i] = std::min(1.0f, std::max(0.0f, p[i]));
+// Each colour becomes clamp(factor * colour + (1 - factor) * other), where other is a constant,
+SIMD void blend(Planes planes, float other, float factor, int count) {
+  float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
+  const float rest = (1 - factor) * other;
+  for (int i = 0; i < count; ++i) {
+    r[i] = unit(factor * r[i] + rest);
+    g[i] = unit(factor * g[i] + rest);
+    b[i] = unit(factor * b[i] + rest);
+  }
+}
+// or the pixel's luma.
+SIMD void blendLuma(Planes planes, float factor, int count) {
+  float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
+  for (int i = 0; i < count; ++i) {
+    const float rest = (1 - factor) * luma(r[i], g[i], b[i]);
+    r[i] = unit(factor * r[i] + rest);
+    g[i] = unit(factor * g[i] + rest);
+    b[i] = unit(factor * b[i] + rest);
+  }
 }
 
-SIMD void luma(float* __restrict out, const float* __restrict r, const float* __restrict g, const float* __restrict b, int count) {
-  for (int i = 0; i < count; ++i) out[i] = 0.2989f * r[i] + 0.587f * g[i] + 0.114f * b[i];
-}
-
-// p = clamp(factor * p + (1 - factor) * other), other an image or a constant
-SIMD void blend(float* __restrict p, const float* __restrict other, float constant, float factor, int count) {
-  const float rest = 1 - factor;
-  if (other != nullptr)
-    for (int i = 0; i < count; ++i) p[i] = std::min(1.0f, std::max(0.0f, factor * p[i] + rest * other[i]));
-  else
-    for (int i = 0; i < count; ++i) p[i] = std::min(1.0f, std::max(0.0f, factor * p[i] + rest * constant));
+SIMD void toLuma(Planes planes, int count) {
+  float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
+  for (int i = 0; i < count; ++i) r[i] = g[i] = b[i] = luma(r[i], g[i], b[i]);
 }
 
 // Hue shift through HSV without a branch: channel n of a colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with
@@ -132,7 +182,8 @@ INLINE float hueChannel(float n, float h, float high, float range) {
   return high - range * (capped > 0.0f ? capped : 0.0f);
 }
 
-SIMD void shiftHue(float* __restrict red, float* __restrict green, float* __restrict blue, float shift, int count) {
+SIMD void shiftHue(Planes planes, float shift, int count) {
+  float* __restrict red = planes.red, * __restrict green = planes.green, * __restrict blue = planes.blue;
   for (int i = 0; i < count; ++i) {
     const float r = red[i], g = green[i], b = blue[i];
     const float high = std::max(r, std::max(g, b)), low = std::min(r, std::min(g, b)), range = high - low;
@@ -147,103 +198,196 @@ SIMD void shiftHue(float* __restrict red, float* __restrict green, float* __rest
   }
 }
 
+// Interleaves a line of the planes and normalises it: out = colour * scale + shift.
+struct Normalisation {
+  float scale[3], shift[3];
+};
+template <class T>
+INLINE void writeLineLoop(T* __restrict out, Planes planes, const Normalisation& by, int width) {
+  const float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
+  const Normalisation n = by;
+  for (int x = 0; x < width; ++x) {
+    out[3 * x] = T(r[x] * n.scale[0] + n.shift[0]);
+    out[3 * x + 1] = T(g[x] * n.scale[1] + n.shift[1]);
+    out[3 * x + 2] = T(b[x] * n.scale[2] + n.shift[2]);
+  }
+}
+SIMD void writeLine(float* out, Planes planes, const Normalisation& by, int width) { writeLineLoop(out, planes, by, width); }
+SIMD void writeLine(bf16* out, Planes planes, const Normalisation& by, int width) { writeLineLoop(out, planes, by, width); }
+
+// A row of the table.
+struct ViewRow {
+  explicit ViewRow(const double* row)
+      : offset(static_cast<int64_t>(row[0])),
+        imageHeight(static_cast<int>(row[1])),
+        imageWidth(static_cast<int>(row[2])),
+        top(static_cast<int>(row[3])),
+        left(static_cast<int>(row[4])),
+        cropHeight(static_cast<int>(row[5])),
+        cropWidth(static_cast<int>(row[6])),
+        flip(row[7] != 0),
+        grayscale(row[8] != 0),
+        sigma(static_cast<float>(row[9])),
+        radius(sigma > 0 ? static_cast<int>(row[10]) : 0),
+        adjustments(row + 17) {
+    for (int c = 0; c < 3; ++c) {
+      const auto mean = static_cast<float>(row[11 + c]), deviation = static_cast<float>(row[14 + c]);
+      normalisation.scale[c] = 1 / deviation;
+      normalisation.shift[c] = -mean / deviation;
+    }
+  }
+  int kind(int i) const { return i < kAdjustments ? static_cast<int>(adjustments[2 * i]) : kNone; }
+  float value(int i) const { return static_cast<float>(adjustments[2 * i + 1]); }
+
+  static constexpr int kAdjustments = 4, kNone = -1, kBrightness = 0, kContrast = 1, kSaturation = 2, kHue = 3;
+
+  const int64_t offset;
+  const int imageHeight, imageWidth, top, left, cropHeight, cropWidth;
+  const bool flip, grayscale;
+  const float sigma;
+  const int radius;
+  Normalisation normalisation;
+
+ private:
+  const double* const adjustments;
+};
+
+// A view in three planes. Passes over them end at the next contrast, which needs a mean of what was before it, or with the view; a pass
+// takes all its steps for some lines at a time, which stay in the first cache.
+template <class T>
 class View {
  public:
-  View(int height, int width)
-      : height(height),
+  View(T* out, int height, int width, const uint8_t* pixels, const ViewRow& row)
+      : out(out),
+        height(height),
         width(width),
-        size(height * width),
-        storage(4 * static_cast<size_t>(size)),
-        planes(storage.data()),
-        spare(planes + 3 * static_cast<size_t>(size)) {}
+        radius(std::min({row.radius, height - 1, width - 1})),
+        row(row),
+        rows(triangle(row.cropHeight, height)),
+        columns(triangle(row.cropWidth, width, row.flip)),
+        stride(int64_t{3} * row.imageWidth),
+        crop(pixels + row.offset + row.top * stride + 3 * int64_t{row.left}),
+        lineSize(3 * static_cast<size_t>(row.cropWidth)),
+        lines(lineSize * rows.taps),
+        line(lineSize + 1),  // resizeLine reads one float further
+        planeSize(static_cast<size_t>(height) * width + kGroup),
+        storage(3 * planeSize) {}
 
-  void resizedCrop(const uint8_t* pixels, int64_t rowBytes, int top, int left, int cropHeight, int cropWidth) {
-    const Filter rows = triangle(cropHeight, height), columns = triangle(cropWidth, width);
-    std::vector<float> line(3 * (static_cast<size_t>(cropWidth) + columns.taps) + 1);  // resizeLine reads all taps, and one float further
-    for (int y = 0; y < height; ++y) {
-      std::fill_n(line.begin(), 3 * cropWidth, 0.0f);
-      for (int k = 0; k < rows.count[y]; ++k)
-        accumulateBytes(line.data(), pixels + (static_cast<int64_t>(top) + rows.first[y] + k) * rowBytes + 3 * static_cast<int64_t>(left),
-                        rows.weights[static_cast<size_t>(y) * rows.taps + k], 3 * cropWidth);
-      resizeLine(plane(0) + y * width, plane(1) + y * width, plane(2) + y * width, line.data(), columns.first.data(),
-                 columns.weights.data(), columns.taps, width);
-    }
-    clampUnit(planes, 3 * size);
-  }
-
-  // Each in PyTorch's order of operations.
-  void brightness(float factor) { blend(planes, nullptr, 0.0f, factor, 3 * size); }
-  void contrast(float factor) { blend(planes, nullptr, total(gray(), size) / static_cast<float>(size), factor, 3 * size); }
-  void saturation(float factor) {
-    const float* grey = gray();
-    for (int c = 0; c < 3; ++c) blend(plane(c), grey, 0.0f, factor, size);
-  }
-  void hue(float shift) { shiftHue(plane(0), plane(1), plane(2), shift, size); }
-  void grayscale() {
-    const float* grey = gray();
-    for (int c = 0; c < 3; ++c) std::copy(grey, grey + size, plane(c));
-  }
-
-  // Separable, with reflected borders.
-  void blur(float sigma, int radius) {
-    radius = std::min({radius, height - 1, width - 1});
-    if (radius <= 0) return;
-    const int taps = 2 * radius + 1;
-    std::vector<float> kernel(taps), padded(width + 2 * radius);
-    std::vector<const float*> rows(taps);
-    double sum = 0;
-    for (int k = -radius; k <= radius; ++k) sum += std::exp(-0.5 * k * k / (sigma * sigma));
-    for (int k = -radius; k <= radius; ++k) kernel[k + radius] = static_cast<float>(std::exp(-0.5 * k * k / (sigma * sigma)) / sum);
-    for (int c = 0; c < 3; ++c) {
-      float* p = plane(c);
-      for (int y = 0; y < height; ++y) {
-        const float* line = p + y * width;
-        std::copy(line, line + width, padded.data() + radius);
-        for (int i = 1; i <= radius; ++i) {
-          padded[radius - i] = line[i];
-          padded[radius + width - 1 + i] = line[width - 1 - i];
-        }
-        for (int k = 0; k < taps; ++k) rows[k] = padded.data() + k;
-        weightedRows(spare + y * width, rows.data(), kernel.data(), taps, width);
+  void render() {
+    constexpr int fewPixels = 2048;
+    const int fewLines = std::max(1, fewPixels / width);
+    if (radius > 0) prepareBlur();
+    float mean = 0;
+    for (int begin = 0, end = 0;; begin = end + 1) {
+      float sum = 0;
+      for (int y = 0; y < height; y += fewLines) {
+        const int lines = std::min(fewLines, height - y), count = lines * width;
+        if (begin == 0)
+          for (int i = y; i < y + lines; ++i) resize(i);
+        else
+          blend(at(y), mean, row.value(begin - 1), count);
+        end = adjust(at(y), begin, count);
+        if (row.kind(end) == ViewRow::kContrast)
+          sum += lumaSum(at(y), count);
+        else
+          finish(y, lines);
       }
-      for (int y = 0; y < height; ++y) {
-        for (int k = 0; k < taps; ++k) {
-          const int at = y + k - radius;
-          rows[k] = spare + (at < 0 ? -at : (at >= height ? 2 * height - 2 - at : at)) * width;
-        }
-        weightedRows(p + y * width, rows.data(), kernel.data(), taps, width);
-      }
+      if (row.kind(end) != ViewRow::kContrast) break;
+      mean = sum / static_cast<float>(height * width);
     }
-  }
-
-  // out is of f32 or bf16.
-  template <class T>
-  void write(T* out, bool flip, const float* mean, const float* deviation) const {
-    float scale[3], shift[3];
-    for (int c = 0; c < 3; ++c) {
-      scale[c] = 1 / deviation[c];
-      shift[c] = -mean[c] / deviation[c];
-    }
-    for (int y = 0; y < height; ++y)
-      for (int x = 0; x < width; ++x) {
-        const int from = y * width + (flip ? width - 1 - x : x);
-        *out++ = T(planes[from] * scale[0] + shift[0]);
-        *out++ = T(planes[size + from] * scale[1] + shift[1]);
-        *out++ = T(planes[2 * static_cast<size_t>(size) + from] * scale[2] + shift[2]);
-      }
+    if (radius > 0)
+      for (int y = 0; y < height; ++y) blurColumns(y);
   }
 
  private:
-  float* plane(int c) { return planes + c * static_cast<size_t>(size); }
-  const float* gray() {
-    luma(spare, plane(0), plane(1), plane(2), size);
-    return spare;
+  // The planes from line y on.
+  Planes at(int y) {
+    float* first = storage.data() + static_cast<size_t>(y) * width;
+    return {first, first + planeSize, first + 2 * planeSize};
   }
 
-  const int height, width, size;
+  // Lines of the crop become floats once, in a ring of as many as one line of the view is made of.
+  void resize(int y) {
+    const int count = static_cast<int>(lineSize), end = static_cast<int>(rows.first[y]) + rows.taps;
+    const auto place = [&](int i) { return lines.data() + lineSize * (i % rows.taps); };
+    for (linesRead = std::max(linesRead, end - rows.taps); linesRead < end; ++linesRead)
+      toUnit(place(linesRead), crop + linesRead * stride, count);
+    inputs.resize(rows.taps);
+    for (int k = 0; k < rows.taps; ++k) inputs[k] = place(end - rows.taps + k);
+    weightedLines(line.data(), inputs.data(), rows.weights.data() + int64_t{y} * rows.taps, rows.taps, count);
+    resizeLine(at(y), line.data(), columns, width);
+  }
+
+  // The adjustments from `next` on, up to a contrast or the end; returns where it stopped.
+  int adjust(Planes planes, int next, int count) const {
+    for (int kind = row.kind(next); kind != ViewRow::kNone && kind != ViewRow::kContrast; kind = row.kind(++next)) {
+      const float value = row.value(next);
+      if (kind == ViewRow::kBrightness) blend(planes, 0.0f, value, count);
+      if (kind == ViewRow::kSaturation) blendLuma(planes, value, count);
+      if (kind == ViewRow::kHue) shiftHue(planes, value, count);
+    }
+    return next;
+  }
+
+  // What follows the adjustments, but for the second half of a blur.
+  void finish(int y, int lines) {
+    if (row.grayscale) toLuma(at(y), lines * width);
+    for (int i = y; i < y + lines; ++i) {
+      if (radius > 0)
+        blurLine(at(i));
+      else
+        write(at(i), i);
+    }
+  }
+
+  void write(Planes planes, int y) { writeLine(out + int64_t{3} * y * width, planes, row.normalisation, width); }
+
+  // The blur is separable, with reflected borders.
+  void prepareBlur() {
+    const auto density = [&](int k) { return std::exp(-0.5 * k * k / (row.sigma * row.sigma)); };
+    double sum = 0;
+    for (int k = -radius; k <= radius; ++k) sum += density(k);
+    for (int k = -radius; k <= radius; ++k) kernel.push_back(static_cast<float>(density(k) / sum));
+    padded.resize(std::max(width + 2 * radius, 3 * width));
+  }
+  void blurLine(Planes planes) {
+    for (float* samples : {planes.red, planes.green, planes.blue}) {
+      std::copy(samples, samples + width, padded.data() + radius);
+      for (int i = 1; i <= radius; ++i) {
+        padded[radius - i] = samples[i];
+        padded[radius + width - 1 + i] = samples[width - 1 - i];
+      }
+      inputs.resize(kernel.size());
+      for (size_t k = 0; k < kernel.size(); ++k) inputs[k] = padded.data() + k;
+      weightedLines(samples, inputs.data(), kernel.data(), static_cast<int>(kernel.size()), width);
+    }
+  }
+  void blurColumns(int y) {
+    const Planes blurred{padded.data(), padded.data() + width, padded.data() + 2 * width};
+    inputs.resize(kernel.size());
+    for (const auto plane : {&Planes::red, &Planes::green, &Planes::blue}) {
+      for (int k = -radius; k <= radius; ++k) {
+        const int from = y + k;
+        inputs[k + radius] = at(from < 0 ? -from : from >= height ? 2 * height - 2 - from : from).*plane;
+      }
+      weightedLines(blurred.*plane, inputs.data(), kernel.data(), static_cast<int>(kernel.size()), width);
+    }
+    write(blurred, y);
+  }
+
+  T* const out;
+  const int height, width, radius;
+  const ViewRow& row;
+  const Filter rows, columns;
+  const int64_t stride;  // of the image, in bytes
+  const uint8_t* const crop;
+  const size_t lineSize;           // of the crop
+  std::vector<float> lines, line;  // the last lines of the crop, and their weighted sum
+  int linesRead = 0;
+  const size_t planeSize;
   Scratch<float> storage;
-  float* const planes;  // red, green, blue, each `size` floats
-  float* const spare;   // one plane for what a step needs between its passes
+  std::vector<float> kernel, padded;
+  std::vector<const float*> inputs;  // what the weights of a filter or the kernel are multiplied by
 };
 
 }  // namespace
@@ -267,39 +411,22 @@ void augment(const Call& call) {
   for (const Tensor* views : {&out, second == nullptr ? &out : second})
     REQUIRE(first + half <= views->dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(*views));
   parallelFor(table.dim(0), [&](int64_t v) {
-    const double* row = table.data<double>() + v * columns;
-    const auto integer = [&](int i) { return static_cast<int>(row[i]); };
-    const int imageHeight = integer(1), imageWidth = integer(2), top = integer(3), left = integer(4), cropHeight = integer(5),
-              cropWidth = integer(6);
-    REQUIRE(row[0] >= 0 && row[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && top >= 0 && left >= 0 &&
-                cropHeight > 0 && cropWidth > 0 && int64_t{top} + cropHeight <= imageHeight && int64_t{left} + cropWidth <= imageWidth,
+    const double* numbers = table.data<double>() + v * columns;
+    const ViewRow row(numbers);
+    const int imageHeight = row.imageHeight, imageWidth = row.imageWidth;
+    REQUIRE(numbers[0] >= 0 && numbers[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && row.top >= 0 &&
+                row.left >= 0 && row.cropHeight > 0 && row.cropWidth > 0 && int64_t{row.top} + row.cropHeight <= imageHeight &&
+                int64_t{row.left} + row.cropWidth <= imageWidth,
             "RANGE",
             "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) +
                 "x" + std::to_string(imageWidth) + " pixels");
-    View view(height, width);
-    view.resizedCrop(pixels.data<uint8_t>() + static_cast<int64_t>(row[0]), int64_t{3} * imageWidth, top, left, cropHeight, cropWidth);
-    for (int i = 17; i < 25 && row[i] >= 0; i += 2) {
-      const float value = static_cast<float>(row[i + 1]);
-      switch (integer(i)) {
-        case 0: view.brightness(value); break;
-        case 1: view.contrast(value); break;
-        case 2: view.saturation(value); break;
-        case 3: view.hue(value); break;
-      }
-    }
-    if (row[8] != 0) view.grayscale();
-    if (row[9] > 0) view.blur(static_cast<float>(row[9]), integer(10));
-    float mean[3], deviation[3];
-    for (int c = 0; c < 3; ++c) {
-      mean[c] = static_cast<float>(row[11 + c]);
-      deviation[c] = static_cast<float>(row[14 + c]);
-    }
     const Tensor& target = v < half ? out : *second;
     const int64_t place = (first + (v < half ? v : v - half)) * height * width * 3;
+    const auto render = [&](auto* views) { View(views + place, height, width, pixels.data<uint8_t>(), row).render(); };
     if (target.dtype == DType::bf16)
-      view.write(target.data<bf16>() + place, row[7] != 0, mean, deviation);
+      render(target.data<bf16>());
     else
-      view.write(target.data<float>() + place, row[7] != 0, mean, deviation);
+      render(target.data<float>());
   });
 }
 

@@ -1,6 +1,5 @@
 /** What a source of images is: a list of plain items, so that workers can be told which to read, and how it is opened. */
-import { closeSync, openSync, type Stats, readdirSync, statSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { closeSync, openSync, readdirSync, readFileSync, type Stats, statSync } from 'node:fs'
 import { extname } from 'node:path'
 
 import { readText as readTextOf } from '../files/look.js'
@@ -146,7 +145,7 @@ export type StoredItem = Item & { kind: 'file' | 'tar' | 'remote' }
 export async function readItemBytes(item: StoredItem, signal?: AbortSignal): Promise<Buffer> {
   if (item.kind === 'remote') return readShardBytes(item, signal)
   try {
-    if (item.kind === 'file') return await readFile(item.path)
+    if (item.kind === 'file') return readFileSync(item.path)
     const descriptor = openSync(item.path, 'r')
     try {
       return readAt(descriptor, item.offset, item.size)
