@@ -7,6 +7,7 @@
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../core/signals.h"
+#include "../cpu/augment.h"
 #include "../cpu/isa.h"
 #include "../jpeg/decode.h"
 #include "collectives.h"
@@ -26,6 +27,7 @@ namespace {
 
 constexpr double kMaxThreads = 1024;
 constexpr double kMostJpegPixels = 65535;  // of a side
+constexpr double kMostViewFloats = 2147483647;
 
 // Takes values off an array that JavaScript made.
 struct Reader {
@@ -88,6 +90,7 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
                              InstanceMethod("release", &Addon::guard<&Addon::release>),
                              InstanceMethod("decodeJpeg", &Addon::guard<&Addon::decodeJpeg>),
+                             InstanceMethod("renderView", &Addon::guard<&Addon::renderView>),
                              InstanceMethod("recordEvent", &Addon::guard<&Addon::recordEvent>),
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
                              InstanceMethod("commLibrary", &Addon::guard<&Addon::describeComm>),
@@ -440,6 +443,21 @@ class Addon : public Napi::Addon<Addon> {
     REQUIRE(out.second == size_t{3} * part[2] * part[3], "SHAPE", "decodeJpeg: expected 3 bytes for each pixel of the part");
     jpeg::decode(static_cast<const uint8_t*>(bytes.first), bytes.second, size[0], size[1], static_cast<int>(denominator),
                  {part[0], part[1], part[2], part[3]}, static_cast<uint8_t*>(out.first));
+    return info.Env().Undefined();
+  }
+
+  // renderView(out, [height, width] of the view, pixels, row of the table of the op augment)
+  Napi::Value renderView(const Napi::CallbackInfo& info) {
+    const Napi::Array array = info[1].As<Napi::Array>();
+    const auto side = [&](uint32_t i) { return static_cast<int>(integerOf(array.Get(i), "a side of a view", 1, kMostViewFloats)); };
+    const int height = side(0), width = side(1);
+    const auto out = bytesOf(info[0]), pixels = bytesOf(info[2]);
+    const auto row = numbersOf(info[3]);
+    const double floats = 3.0 * height * width;
+    REQUIRE(floats <= kMostViewFloats && static_cast<double>(out.second) == floats * sizeof(float), "SHAPE",
+            "renderView: expected 3 floats for each pixel of the view, fewer than 2^31");
+    REQUIRE(row.second == cpu::kViewNumbers, "SHAPE", "renderView: expected a row of " + std::to_string(cpu::kViewNumbers) + " numbers");
+    cpu::renderView(static_cast<float*>(out.first), 0, height, width, static_cast<const uint8_t*>(pixels.first), pixels.second, row.first);
     return info.Env().Undefined();
   }
 

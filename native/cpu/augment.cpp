@@ -11,6 +11,7 @@
 #include "../core/allocator.h"
 #include "../core/bf16.h"
 #include "../core/parallel.h"
+#include "augment.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -390,7 +391,23 @@ class View {
   std::vector<const float*> inputs;  // what the weights of a filter or the kernel are multiplied by
 };
 
+template <class T>
+void renderChecked(T* view, int64_t number, int height, int width, const uint8_t* pixels, size_t bytes, const double* numbers) {
+  const ViewRow row(numbers);
+  REQUIRE(numbers[0] >= 0 && numbers[0] + 3.0 * row.imageHeight * row.imageWidth <= static_cast<double>(bytes) && row.top >= 0 &&
+              row.left >= 0 && row.cropHeight > 0 && row.cropWidth > 0 && int64_t{row.top} + row.cropHeight <= row.imageHeight &&
+              int64_t{row.left} + row.cropWidth <= row.imageWidth,
+          "RANGE",
+          "augment: the crop of view " + std::to_string(number) + " lies outside of its image of " + std::to_string(row.imageHeight) + "x" +
+              std::to_string(row.imageWidth) + " pixels");
+  View(view, height, width, pixels, row).render();
+}
+
 }  // namespace
+
+void renderView(float* view, int64_t number, int height, int width, const uint8_t* pixels, size_t bytes, const double* row) {
+  renderChecked(view, number, height, width, pixels, bytes, row);
+}
 
 // Row v of the table makes view first + v of `views`; with `second` its latter half makes the views of that one. A row holds
 //   0 offset of its image [height, width, 3] in pixels; 1 height, 2 width; crop: 3 top, 4 left, 5 height, 6 width; 7 flip;
@@ -411,18 +428,12 @@ void augment(const Call& call) {
   for (const Tensor* views : {&out, second == nullptr ? &out : second})
     REQUIRE(first + half <= views->dim(0), "RANGE", "augment: views " + std::to_string(first) + ".. do not fit into " + describe(*views));
   parallelFor(table.dim(0), [&](int64_t v) {
-    const double* numbers = table.data<double>() + v * columns;
-    const ViewRow row(numbers);
-    const int imageHeight = row.imageHeight, imageWidth = row.imageWidth;
-    REQUIRE(numbers[0] >= 0 && numbers[0] + 3.0 * imageHeight * imageWidth <= static_cast<double>(pixels.size()) && row.top >= 0 &&
-                row.left >= 0 && row.cropHeight > 0 && row.cropWidth > 0 && int64_t{row.top} + row.cropHeight <= imageHeight &&
-                int64_t{row.left} + row.cropWidth <= imageWidth,
-            "RANGE",
-            "augment: the crop of view " + std::to_string(first + v) + " lies outside of its image of " + std::to_string(imageHeight) +
-                "x" + std::to_string(imageWidth) + " pixels");
+    const double* row = table.data<double>() + v * columns;
     const Tensor& target = v < half ? out : *second;
     const int64_t place = (first + (v < half ? v : v - half)) * height * width * 3;
-    const auto render = [&](auto* views) { View(views + place, height, width, pixels.data<uint8_t>(), row).render(); };
+    const auto render = [&](auto* views) {
+      renderChecked(views + place, first + v, height, width, pixels.data<uint8_t>(), static_cast<size_t>(pixels.size()), row);
+    };
     if (target.dtype == DType::bf16)
       render(target.data<bf16>());
     else

@@ -278,6 +278,18 @@ export function renderChannels(
   return out
 }
 
+/** Writes a view of RGB pixels to `out`, f32 [height * width * 3], which may be a part of shared memory. Throws RANGE as tableRow(). */
+export function renderInto(
+  out: Float32Array,
+  pixels: Pixels,
+  view: ViewParameters,
+  { height, width }: { height: number; width: number },
+  normalise: boolean | Omit<ImageFormat, 'channels'> = true,
+): void {
+  const row = tableRow({ view, offset: 0, height: pixels.height, width: pixels.width }, normalise)
+  native.renderView(out, [height, width], pixels.data, Float64Array.from(row))
+}
+
 /** A view of RGB pixels, f32 [height * width * 3]. */
 function rendered(
   pixels: Pixels,
@@ -286,13 +298,9 @@ function rendered(
   width: number,
   normalise: boolean | Omit<ImageFormat, 'channels'>,
 ): Float32Array {
-  return scope(() => {
-    const out = Tensor.empty([1, height, width, 3])
-    renderViews(out, 0, pixelTensor(pixels), [{ view, offset: 0, height: pixels.height, width: pixels.width }], normalise)
-    const values = new Float32Array(height * width * 3)
-    native.read(out.handle, values)
-    return values
-  })
+  const values = new Float32Array(height * width * 3)
+  renderInto(values, pixels, view, { height, width }, normalise)
+  return values
 }
 
 /** The whole image, untouched but for size. */

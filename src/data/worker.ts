@@ -13,8 +13,8 @@ import {
   type PlacedView,
   randomView,
   renderChannels,
+  renderInto,
   renderView,
-  renderViews,
   tableColumns,
   tableRow,
   type ViewParameters,
@@ -198,20 +198,15 @@ function reduce(pixels: Pixels): Pixels {
 
 /** Both random views of the pre-training step. */
 function writeTwoViews(pixels: Pixels, index: number, { epoch, places, slot, order }: Task, i: number): void {
-  scope(() => {
-    const source = images.channels === 3 ? pixelTensor(pixels) : undefined
-    for (const [which, at] of places[i]!.entries()) {
-      const placed = { view: viewOf(index, epoch, which, pixels), offset: 0, height: pixels.height, width: pixels.width }
-      const view = new Float32Array(memory, at, floatsPerView)
-      if (source === undefined) view.set(renderChannels(pixels, placed.view, { height: imageSize, width: imageSize }, images))
-      else {
-        const out = Tensor.empty([1, imageSize, imageSize, 3])
-        renderViews(out, 0, source, [placed], images)
-        native.read(out.handle, view)
-      }
-      writeRow(placed, slot, which, order[i]!)
-    }
-  })
+  const { height, width } = pixels
+  const size = { height: imageSize, width: imageSize }
+  for (const [which, at] of places[i]!.entries()) {
+    const view = viewOf(index, epoch, which, pixels)
+    const out = new Float32Array(memory, at, floatsPerView)
+    if (images.channels === 3) renderInto(out, pixels, view, size, images)
+    else out.set(renderChannels(pixels, view, size, images))
+    writeRow({ view, offset: 0, height, width }, slot, which, order[i]!)
+  }
 }
 
 const masks = new Map<number, Mask>()

@@ -153,6 +153,11 @@ interface Native {
     part: readonly number[],
     out: Uint8Array,
   ): void
+  /**
+   * Writes a view of one image on the CPU, as the op augment does, where neither need be a tensor: f32 [height, width, 3] of the pixels, by
+   * a row of that op's table. Throws RANGE for a crop outside of the image.
+   */
+  renderView(out: Float32Array, size: readonly [height: number, width: number], pixels: Uint8Array, row: Float64Array): void
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number

