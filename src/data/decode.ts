@@ -194,10 +194,25 @@ function checkedFrame(bytes: Buffer, name: string): Frame {
   return frame
 }
 
+/** Memory of the last JPEG of this thread, and whether the next one may have it: fresh pages cost a twentieth of what decoding does. */
+let memory: ArrayBufferLike | undefined
+let spare = false
+
+/** Lets the next JPEG of this thread have the memory of the last one, where these pixels are in it. Nobody may read them any more. */
+export function recycle({ data }: Pixels): void {
+  spare = data.buffer === memory
+}
+
+function roomFor(bytes: number): Uint8Array {
+  if (!spare || memory === undefined || memory.byteLength < bytes) memory = Buffer.allocUnsafeSlow(bytes).buffer
+  spare = false
+  return new Uint8Array(memory, 0, bytes)
+}
+
 function decodeJpeg(bytes: Buffer, name: string, frame: Frame, reduce: number, part?: Part): Pixels {
   const reduced = (length: number): number => Math.ceil(length / reduce)
   const { x, y, width, height } = part ?? { x: 0, y: 0, width: reduced(frame.width), height: reduced(frame.height) }
-  const data = Buffer.allocUnsafeSlow(3 * width * height)
+  const data = roomFor(3 * width * height)
   try {
     native.decodeJpeg(bytes, [frame.width, frame.height], reduce, [x, y, width, height], data)
     return { width, height, data }

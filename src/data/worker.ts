@@ -21,7 +21,7 @@ import {
   wholeImage,
 } from './augment.js'
 import { type BoxBatch, writeBoxView } from './boxView.js'
-import type { Pixels } from './decode.js'
+import { type Pixels, recycle } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
 import { ReadAhead } from './readAhead.js'
@@ -273,6 +273,7 @@ async function run(task: Task): Promise<TaskResult> {
       const decoded = performance.now()
       decoding += (decoded - start) / 1000
       await write(pixels, index, task, i)
+      if (cache.get(index) !== pixels) recycle(pixels)
       rendering += (performance.now() - decoded) / 1000
     }
     return { id: task.id, broken, standIns, decoding, rendering }

@@ -8,6 +8,7 @@ import {
   pixelTensor,
   randomCrop,
   randomView,
+  renderInto,
   renderView,
   renderViews,
   type ViewParameters,
@@ -15,6 +16,7 @@ import {
 } from '../../src/data/augment.js'
 import type { Pixels } from '../../src/data/decode.js'
 import { scene } from '../../src/data/scenes.js'
+import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { resolveConfig } from '../../src/methods/index.js'
@@ -55,6 +57,71 @@ test('a flip turns the picture, twice gives it back, and nothing else is drawn f
   const flipped = render(pixels, { ...whole, flip: true }, [20, 24])
   for (let y = 0; y < 20; ++y)
     for (let x = 0; x < 24; ++x) for (let c = 0; c < 3; ++c) assert.is(flipped[(y * 24 + x) * 3 + c], plain[(y * 24 + 23 - x) * 3 + c])
+})
+
+test('a mirrored view is the view, mirrored, whatever else is done', () => {
+  const random = new Random(12)
+  for (let i = 0; i < 30; ++i) {
+    const view = { ...randomView(random, pixels.width, pixels.height, mocoV2Augmentation), flip: false }
+    const [height, width] = [1 + random.below(60), 1 + random.below(60)]
+    const plain = render(pixels, view, [height, width])
+    render(pixels, { ...view, flip: true }, [height, width]).forEach((value, at) => {
+      const [y, x, c] = [Math.floor(at / 3 / width), Math.floor(at / 3) % width, at % 3]
+      assert.ok(Math.abs(value - plain[3 * (y * width + width - 1 - x) + c]!) < 1e-4)
+    })
+  }
+})
+
+/** The weights of an antialiased bilinear resize from `inputs` samples to one of `outputs`, written down from its definition. */
+function triangle(output: number, inputs: number, outputs: number): number[] {
+  const support = Math.max(1, inputs / outputs)
+  const centre = ((output + 0.5) * inputs) / outputs
+  const weights = Array.from({ length: inputs }, (_, i) => Math.max(0, 1 - Math.abs((i + 0.5 - centre) / support)))
+  const sum = weights.reduce((a, b) => a + b)
+  return weights.map((weight) => weight / sum)
+}
+
+test('a resize to any size is the triangle filter’s, row by row and column by column', () => {
+  const { width, data } = pixels
+  for (const [height, wide] of [
+    [96, 96],
+    [61, 200],
+    [40, 47],
+    [17, 23],
+    [5, 9],
+    [1, 2],
+  ] as const) {
+    const crop = { top: 3, left: 5, height: 80, width: 90 }
+    const out = render(pixels, { ...wholeImage(pixels), crop }, [height, wide])
+    for (let y = 0; y < height; y += 3) {
+      const rows = triangle(y, crop.height, height)
+      for (let x = 0; x < wide; ++x) {
+        const columns = triangle(x, crop.width, wide)
+        let sum = 0
+        for (const [i, row] of rows.entries())
+          if (row > 0) for (const [j, column] of columns.entries()) sum += row * column * data[3 * ((3 + i) * width + 5 + j)]!
+        assert.ok(Math.abs(out[3 * (y * wide + x)]! - sum / 255) < 1e-5, `${height}x${wide} at ${y},${x}`)
+      }
+    }
+  }
+})
+
+test('a view is written where it is wanted as it is made in a tensor, to the bit, and nothing beside it', () => {
+  const random = new Random(3)
+  const [height, width] = [20, 31]
+  const floats = 3 * height * width
+  const shared = new Float32Array(new SharedArrayBuffer(4 * (floats + 2))).fill(-7)
+  for (let i = 0; i < 10; ++i) {
+    const view = randomView(random, pixels.width, pixels.height, mocoV2Augmentation)
+    renderInto(shared.subarray(1, 1 + floats), pixels, view, { height, width }, false)
+    assert.equal(shared.slice(1, 1 + floats), render(pixels, view, [height, width]))
+    assert.equal([shared[0], shared[floats + 1]], [-7, -7])
+  }
+  const whole = wholeImage(pixels)
+  throwsError(() => renderInto(shared, pixels, whole, { height, width }), 'SHAPE', /3 floats for each pixel/)
+  throwsError(() => renderInto(shared.subarray(0, floats), { ...pixels, data: new Uint8Array(9) }, whole, { height, width }), 'RANGE')
+  const row = new Float64Array(24)
+  throwsError(() => native.renderView(shared.subarray(0, floats), [height, width], pixels.data, row), 'SHAPE', /a row of 25 numbers/)
 })
 
 test('at the size of the crop nothing is resampled', () => {

@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
-import { decode, decodePart, jpegFrame } from '../../src/data/decode.js'
+import { decode, decodePart, jpegFrame, type Pixels, recycle } from '../../src/data/decode.js'
 import { packageRoot } from '../../src/tensor/addon.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
@@ -97,6 +97,29 @@ test('a reduced image is the means of the whole, but for what its blocks leave o
       assert.ok(Math.abs(data[i]! - sum / reduce ** 2) < 12, `reduced by ${reduce}: ${data[i]} for ${sum / reduce ** 2}`)
     }
   }
+})
+
+test('the next image lies in the memory of the last one where that was given back, and nowhere else in memory that is read', async () => {
+  const files = await Promise.all(
+    [1, 2, 3, 4, 5].map((seed) =>
+      raw(50 - 4 * seed, 30, 3, seed)
+        .jpeg()
+        .toBuffer(),
+    ),
+  )
+  const fresh = await Promise.all(files.map(async (bytes) => (await sharp(bytes).toColourspace('srgb').raw().toBuffer()).toString('hex')))
+  const decoded = async (i: number): Promise<Pixels> => decode(files[i]!, `${i}.jpg`)
+  const hex = ({ data }: Pixels): string => Buffer.from(data).toString('hex')
+  const [first, second] = [await decoded(0), await decoded(1)]
+  recycle(first)
+  const third = await decoded(2)
+  // The first was not the last: the second is still read.
+  assert.equal([first, second, third].map(hex), fresh.slice(0, 3))
+  recycle(third)
+  const fourth = await decoded(3)
+  assert.is(fourth.data.buffer, third.data.buffer)
+  const fifth = await decoded(4)
+  assert.equal([second, fourth, fifth].map(hex), [fresh[1], fresh[3], fresh[4]])
 })
 
 test('what is damaged is refused: cut scans, junk among codes, another frame than the header’s, too many scans', async () => {
