@@ -204,9 +204,11 @@ export function recycle({ data }: Pixels): void {
 }
 
 function roomFor(bytes: number): Uint8Array {
-  if (!spare || memory === undefined || memory.byteLength < bytes) memory = Buffer.allocUnsafeSlow(bytes).buffer
+  // What holds a small image for long should not hold the memory of a large one.
+  const fits = spare && memory !== undefined && memory.byteLength >= bytes && memory.byteLength <= 2 * bytes
+  if (!fits) memory = Buffer.allocUnsafeSlow(bytes).buffer
   spare = false
-  return new Uint8Array(memory, 0, bytes)
+  return new Uint8Array(memory!, 0, bytes)
 }
 
 function decodeJpeg(bytes: Buffer, name: string, frame: Frame, reduce: number, part?: Part): Pixels {
