@@ -1,5 +1,6 @@
 /**
- * Gradients averaged over processes while the backward pass goes on, several in a message (PyTorch DDP: Li et al., 2020, arXiv:2006.15704).
+ * Gradients averaged over processes, several in a message, while the backward pass goes on (PyTorch DDP: Li et al., 2020,
+ * arXiv:2006.15704), or behind it where messages would take its cores.
  * The order in which a pass completes them may depend on the images of a process, but all processes have to send the same messages, and
  * those of synchronised batch norms come between. So what is sent when is a plan that all have in common: that in which rank 0 completed
  * the gradients of the first step.
@@ -134,7 +135,7 @@ export class SharedGradients {
   average<R>(step: (ready: Ready | undefined) => R, averagedOf: (result: R) => Averaged | undefined): R {
     const { group } = this
     if (group.size === 1) return step(undefined)
-    const own = new Step(group, this.#plan?.buckets)
+    const own = new Step(group, group.overlaps ? this.#plan?.buckets : undefined)
     const result = group.preceding(own.before, () => step(own.ready))
     const averaged = averagedOf(result)
     if (averaged === undefined) return result

@@ -39,6 +39,8 @@ export class Group {
     readonly size: number,
     /** Where tensors are that pass without the host: those of the CPU pass always. */
     readonly device: string,
+    /** Whether a collective passes beside the work that follows it, and not on the cores that this work has. */
+    readonly overlaps = true,
   ) {}
 
   /** Replaces f32 or f64 tensors, or i32 ones for a sum or largest value, by what all processes' ones give together: one message. */

@@ -23,7 +23,7 @@ export function openGroup(wanted = 'auto'): Group {
   return deviceTraits(device).hostMemory ? openMpi(own) : openNccl(own, device)
 }
 
-function openMpi({ launcher, rank, size }: Identity): Group {
+function openMpi({ launcher, rank, size, localSize }: Identity): Group {
   if (native.commLibrary() === '') {
     const remedy = existsSync(mpiAddonPath) ? `DENSECL_ADDON=${mpiAddonPath} names` : `${mpiBuildCommand} makes`
     fail(
@@ -46,7 +46,8 @@ function openMpi({ launcher, rank, size }: Identity): Group {
         `expected the launcher of the MPI that the addon ${addonPath()} was built with (densecl launch takes what DENSECL_MPIRUN names; ` +
         'srun --mpi=pmix is for Open MPI, --mpi=pmi2 for MPICH)',
     )
-  return new Group(rank, size, 'cpu')
+  // Between processes of one machine a message is work of its cores, all of which compute.
+  return new Group(rank, size, 'cpu', size > localSize)
 }
 
 /** Whether the socket by which MPICH reaches its launcher is gone: MPI would end the process over it, with a page that names no cause. */
