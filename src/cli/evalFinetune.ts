@@ -2,6 +2,7 @@ import { join } from 'node:path'
 
 import type { Command } from 'commander'
 
+import { identity } from '../distributed/launcher.js'
 import { blindAccuracies } from '../eval/classificationScores.js'
 import { labelsOf } from '../eval/features.js'
 import { classifierPath, finetune } from '../eval/finetune.js'
@@ -32,7 +33,6 @@ import {
   keepingUnlessFailed,
   openInitial,
   resultFolder,
-  shareOfProtocol,
   type SharedFlags,
   unreadable,
   withInit,
@@ -116,9 +116,8 @@ async function prepare(weights: string, flags: Flags) {
     const out = join(folder, result)
     const broken = new Map<string, string>()
     const planned = { protocol, train, classes, imageSize, workers: workersOf(flags), compute }
-    await checkMemory(flags, backbone, (limits) =>
-      checkFinetuneMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }, limits),
-    )
+    const ofProcess = { ...planned, processes: identity().size }
+    await checkMemory(flags, backbone, (limits) => checkFinetuneMemory(backbone, ofProcess, limits))
     if (!isQuiet(flags))
       for (const line of [labelledLine(train, bank, classes), `images  ${images}`].filter((each) => each !== '')) console.log(line)
     return { backbone, note, images, seed, bank, queries, classes, share, chooseBy, published, planned, broken, name, folder, result, out }

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
+import { identity } from '../distributed/launcher.js'
 import { checkChannels } from '../run/backbone.js'
 import { percent } from '../run/results.js'
 import { blindScores } from '../eval/blindSegmentation.js'
@@ -27,7 +28,6 @@ import {
   openInitial,
   type PrecisionFlags,
   resultFolder,
-  shareOfProtocol,
   withInit,
   workersOf,
   resumableOptions,
@@ -175,9 +175,8 @@ async function prepare(weights: string, flags: Flags) {
     const name = `segmentation-${protocolName}${suffix}`
     const folder = resultFolder(weights, flags)
     const planned = { protocol, train, val, seed, workers: workersOf(flags), compute }
-    await checkMemory(flags, backbone, (limits) =>
-      checkSegmentationMemory(backbone, { ...planned, protocol: shareOfProtocol(protocol) }, limits),
-    )
+    const ofProcess = { ...planned, processes: identity().size }
+    await checkMemory(flags, backbone, (limits) => checkSegmentationMemory(backbone, ofProcess, limits))
     return { ...opened, train, val, protocolName, published, protocol, planned, name, folder, out: join(folder, name) }
   })
 }

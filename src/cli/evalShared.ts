@@ -216,12 +216,6 @@ export async function keepingUnlessFailed<R>(owned: { dispose(): void }, body: (
   }
 }
 
-/** A protocol as one of the processes that share its batches computes it. */
-export const shareOfProtocol = <P extends { batchSize: number }>(protocol: P): P => ({
-  ...protocol,
-  batchSize: Math.ceil(protocol.batchSize / identity().size),
-})
-
 /** Adds --init and --seed to an evaluation of which random weights are the baseline. */
 export const withInit = (command: Command, seed?: string): Command =>
   command

@@ -22,21 +22,22 @@ import { evaluationCompute } from './compute.js'
 import type { DetectionOptions } from './detection.js'
 import { batchTensor, type DetectionBatch, largestBatch, testPlacement } from './detectionBatches.js'
 import { buildDetector, shapeOf, updateDetector } from './detectorTraining.js'
-import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemory.js'
+import { evaluationEstimate, onDryDevice, ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
 
 /** What the estimate depends on. */
 type Planned = Pick<
   DetectionOptions,
   'protocol' | 'style' | 'train' | 'val' | 'seed' | 'anchors' | 'imagesAtOnce' | 'workers' | 'cacheMegabytes' | 'compute'
-> & {
-  /** That share the batches, of which the memory of one is meant; 1 when absent. */
-  processes?: number
-}
+> &
+  Sharing
 
 /** The images that one process has of a batch, and of those that are computed at a time. */
-function ownImages({ protocol: { batchSize }, imagesAtOnce = batchSize, processes = 1 }: Planned): { batch: number; atOnce: number } {
-  const share = (images: number): number => Math.ceil(images / processes)
-  return { batch: share(batchSize), atOnce: share(Math.min(imagesAtOnce, batchSize)) }
+function ownParts(options: Planned): { batch: number; atOnce: number } {
+  const {
+    protocol: { batchSize },
+    imagesAtOnce = batchSize,
+  } = options
+  return { batch: ownImages(batchSize, options), atOnce: ownImages(Math.min(imagesAtOnce, batchSize), options) }
 }
 
 /** Targets of an anchor, and what it is assigned by, in arrays of the host. */
@@ -50,7 +51,7 @@ function emptyBatch<Image>(images: Image[], height: number, width: number): Dete
 /** The memory that the evaluation takes of a process at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
 export function estimateDetectionMemory(backbone: Backbone, options: Planned): MemoryEstimate {
   const { protocol, style: name, train, val, seed = 0, workers = 0 } = options
-  const own = ownImages(options)
+  const own = ownParts(options)
   const style = styleOf(name, protocol.form)
   const batch = largestBatch(train, { protocol, style, seed, from: 0, until: protocol.iterations })
   const placed = val.items.map((item) => testPlacement(item, protocol, style))
@@ -84,7 +85,7 @@ function tensorBytes(
   { boxes, images }: ReturnType<typeof testPlacement>,
 ): { state: number; step: number; test: number; anchors: number } {
   const { protocol, style: name, train, seed = 0, anchors = publishedAnchors.sizes, compute } = options
-  const own = ownImages(options)
+  const own = ownParts(options)
   const style = styleOf(name, protocol.form)
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, most }) => {
@@ -167,7 +168,7 @@ export function checkFindingMemory(
 export function checkDetectionMemory(backbone: Backbone, options: Planned, limits = hostLimits(backbone.device)): string {
   const { protocol, imagesAtOnce = protocol.batchSize, workers = 0, cacheMegabytes = 1024 } = options
   const remedies = [
-    ...(ownImages(options).atOnce > 1
+    ...(ownParts(options).atOnce > 1
       ? [`try a lower --images-at-once (${imagesAtOnce})`, `a lower --batch-size (${protocol.batchSize})`]
       : []),
     `smaller --scales (up to ${largest(protocol.scales)})`,

@@ -37,6 +37,15 @@ export function onDryDevice<R>(backbone: Backbone, seed: number, body: (network:
   })
 }
 
+/** By how many processes an evaluation is shared. */
+export interface Sharing {
+  /** That share the batches, of which the memory of one is meant; 1 when absent. */
+  processes?: number
+}
+
+/** The most images that one process has of a batch of all, or of a part of it. */
+export const ownImages = (images: number, { processes = 1 }: Sharing): number => Math.ceil(images / processes)
+
 /** The parts of an evaluation, where its device has them; those without bytes are left out. */
 export function evaluationEstimate(device: string, { onDevice, onHost }: { onDevice: Part[]; onHost: Part[] }): MemoryEstimate {
   const host = [{ what: 'the program', bytes: programBytes }, ...onHost].filter(({ bytes }) => bytes > 0)

@@ -11,21 +11,21 @@ import { Random } from '../tensor/random.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
-import { workersRemedy } from './evaluationMemory.js'
+import { ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
 import type { FinetuneOptions } from './finetuneOptions.js'
 import { buildFinetuned, disposeFinetuned, testBatchSize, updateClassifier } from './finetuneTraining.js'
 
 /** What the estimate depends on. */
-type Planned = Pick<FinetuneOptions, 'protocol' | 'train' | 'classes' | 'imageSize' | 'workers' | 'cacheMegabytes' | 'compute'>
+type Planned = Pick<FinetuneOptions, 'protocol' | 'train' | 'classes' | 'imageSize' | 'workers' | 'cacheMegabytes' | 'compute'> & Sharing
 
 /** Images of a batch: of few images all are one. */
 const batchOf = ({ protocol, train }: Planned): number => Math.min(protocol.batchSize, train.length)
 
-/** The memory that the fine-tuning takes at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
+/** The memory that the fine-tuning takes of a process at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
 export function estimateFinetuneMemory(backbone: Backbone, options: Planned): MemoryEstimate {
   const { imageSize, workers = 0 } = options
   const { device } = backbone
-  const batchSize = batchOf(options)
+  const batchSize = ownImages(batchOf(options), options)
   const tensors = tensorBytes(backbone, options)
   const count = workersFor(workers)
   const own = [...allTensors(backbone.state())].reduce((sum, [, { size }]) => sum + 4 * size, 0)
@@ -58,7 +58,7 @@ function tensorBytes(backbone: Backbone, options: Planned): { state: number; ste
     try {
       native.trimMemory(device)
       const state = most()
-      const batchSize = batchOf(options)
+      const batchSize = ownImages(batchOf(options), options)
       const images = (count: number): Tensor => Tensor.empty([count, imageSize, imageSize, backbone.inputs])
       // The second step has what the first one left.
       for (let step = 0; step < 2; ++step)

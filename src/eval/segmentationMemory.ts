@@ -10,13 +10,13 @@ import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
-import { evaluationEstimate, onDryDevice, workersRemedy } from './evaluationMemory.js'
+import { evaluationEstimate, onDryDevice, ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
 import { segmentImage } from './segmentImage.js'
 import type { SegmentationOptions } from './segmentation.js'
 import { buildSegmenter, disposeSegmenter, updateSegmenter } from './segmenterTraining.js'
 
 /** What the estimate depends on. */
-type Planned = Pick<SegmentationOptions, 'protocol' | 'train' | 'val' | 'seed' | 'workers' | 'cacheMegabytes' | 'compute'>
+type Planned = Pick<SegmentationOptions, 'protocol' | 'train' | 'val' | 'seed' | 'workers' | 'cacheMegabytes' | 'compute'> & Sharing
 
 /** An image that is only as large as one. */
 type Size = Pick<Pixels, 'width' | 'height'>
@@ -36,10 +36,14 @@ async function largestImage(items: readonly SegmentedItem[]): Promise<Size> {
 
 const areaOf = ({ width, height }: Size): number => width * height
 
-/** The memory that the evaluation takes at its largest, where images are of `image`'s size. Throws OUT_OF_MEMORY as run/memory.ts says. */
+/**
+ * The memory that the evaluation takes of a process at its largest, where images are of `image`'s size. Throws OUT_OF_MEMORY as
+ * run/memory.ts says.
+ */
 export function estimateSegmentationMemory(backbone: Backbone, options: Planned, image: Size): MemoryEstimate {
   const { protocol, train, workers = 0 } = options
-  const { batchSize, crop, scale, slide } = protocol
+  const { crop, scale, slide } = protocol
+  const batchSize = ownImages(protocol.batchSize, options)
   const tensors = tensorBytes(backbone, options, image)
   const count = workersFor(workers)
   const classes = train.classes.length
@@ -62,12 +66,10 @@ export function estimateSegmentationMemory(backbone: Backbone, options: Planned,
 }
 
 /** The bytes that are in use at one time: at the start, more in steps, and more in the test. */
-function tensorBytes(
-  backbone: Backbone,
-  { protocol, train, seed = 0, compute }: Planned,
-  { width, height }: Size,
-): { state: number; step: number; test: number } {
-  const { batchSize, crop, alignCorners } = protocol
+function tensorBytes(backbone: Backbone, options: Planned, { width, height }: Size): { state: number; step: number; test: number } {
+  const { protocol, train, seed = 0, compute } = options
+  const { crop, alignCorners } = protocol
+  const batchSize = ownImages(protocol.batchSize, options)
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, seed, ({ twin, random, most }) => {
     const segmenter = buildSegmenter(twin, { classes: train.classes.length, alignCorners, random })

@@ -102,11 +102,12 @@ function tensorBytes(
 
 /**
  * Throws CONFIG where a run takes more memory than there is, with what takes it and what to change; returns one line about it otherwise.
- * `limits` are those of this machine unless told.
+ * Where `processes` share the run, `config` is the share of one, and what to change is said of the run. `limits` are those of this machine
+ * unless told.
  */
 export function checkMemory(
   config: Config,
-  parts: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined },
+  parts: { method: Method; kind: BackboneKind; placement: Placement; knn?: KnnSize | undefined; processes?: number },
   limits = hostLimits(parts.placement.device),
 ): string {
   const { device } = parts.placement
@@ -114,16 +115,16 @@ export function checkMemory(
     what: 'this run',
     device,
     limits,
-    remedies: remedies(config),
+    remedies: remedies(config, parts.processes),
     cacheMegabytes: config.cacheMegabytes,
   })
 }
 
 /** Options that make a run smaller, those first that do most. */
-function remedies(config: Config): string {
+function remedies(config: Config, processes = 1): string {
   const queue = (config as { queueLength?: number }).queueLength
   return [
-    `try a lower --batch-size (${config.batchSize})`,
+    `try a lower --batch-size (${processes * config.batchSize})`,
     `a lower --image-size (${config.imageSize})`,
     ...(queue === undefined ? [] : [`a shorter --queue-length (${queue})`]),
     ...(workersFor(config.workers) > 1 ? [`fewer --workers (${workersFor(config.workers)} of ${availableParallelism()} cores)`] : []),

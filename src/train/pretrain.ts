@@ -146,7 +146,7 @@ async function setUp(
   const processes = group.size === 1 ? 1 : here.localSize
   const share = shareOf(config, group, processes)
   const look = (knn?: { bank: number; queries: number }): string => {
-    const line = checkMemory(share, { method, kind, placement, knn }, hostLimits(placement.device, processes))
+    const line = checkMemory(share, { method, kind, placement, knn, processes: group.size }, hostLimits(placement.device, processes))
     return processes === 1 ? line : `${line}, of each of the ${processes} processes here`
   }
   // Before anything is read, and once more with what kNN looks at.

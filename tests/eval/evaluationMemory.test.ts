@@ -107,6 +107,19 @@ test('the published segmentation does not fit a machine of 8 GB, and its parts a
       )
     const [one, two, wide] = [step(4, 128), step(8, 128), step(4, 256)]
     assert.ok(two > 1.5 * one && two < 2.1 * one && wide > 2.5 * one && wide < 4.2 * one, [one, two, wide].join(' '))
+    // Each of four processes has a quarter of the batch, of which all of it is what can be changed.
+    const size = { width: 64, height: 64 }
+    const quarter = { ...options, protocol: { ...protocol, batchSize: 4 } }
+    assert.equal(
+      estimateSegmentationMemory(backbone, { ...options, processes: 4 }, size),
+      estimateSegmentationMemory(backbone, quarter, size),
+    )
+    await rejectsError(
+      () => checkSegmentationMemory(backbone, { ...options, processes: 4 }, { host: 1e9, device: 0 }),
+      'CONFIG',
+      /a step of 4 crops/,
+      /--batch-size \(16\)/,
+    )
     // Windows are no larger than a crop, whatever the image is.
     const tested = (slide: number, side: number): number =>
       bytesOf(

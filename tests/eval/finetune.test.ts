@@ -260,6 +260,13 @@ test('memory is estimated before an image is read, and refused with numbers', as
     /--force/,
     /a step of 12 images/,
   )
+  // Shares of 5 processes differ by one image at most; what can be changed is the batch of all.
+  const [ofFive, largestShare] = [
+    { ...planned, processes: 5 },
+    { ...planned, protocol: { ...quick, batchSize: 3 } },
+  ]
+  assert.equal(estimateFinetuneMemory(backbone, ofFive), estimateFinetuneMemory(backbone, largestShare))
+  throwsError(() => checkFinetuneMemory(backbone, ofFive, { host: 1e6, device: 0 }), 'CONFIG', /a step of 3 images/, /--batch-size \(12\)/)
   backbone.dispose()
 })
 
