@@ -1,14 +1,14 @@
 /** Several processes of one run on this machine: those of CPUs are started by the launcher of their MPI, those of GPUs from here. */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { type AddressInfo, createServer } from 'node:net'
+import { type AddressInfo, createServer, type Server } from 'node:net'
 import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
 import { withSecrets } from '../data/addresses.js'
-import { deviceOfRank, launchVariables } from '../distributed/launcher.js'
+import { deviceOfRank, launchPort, launchVariables } from '../distributed/launcher.js'
 import { findMpirun, mpirunName } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { fail } from '../tensor/errors.js'
@@ -47,7 +47,8 @@ export const register: Register = (program, done) => {
           `launch: expected pretrain, or eval ${sharedEvaluations.join(', ')}, after -- but received ${[first, second].join(' ').trim()}`,
         )
       const device = flags.cpu === true ? 'cpu' : deviceAsked(command)
-      done(await (meansCpu(device) ? launchByMpi(processes, command) : launchOnGpus(processes, device, command)))
+      const env = { ...process.env, [launchPort]: String(await attended()) }
+      done(await (meansCpu(device) ? launchByMpi(processes, command, env) : launchOnGpus(processes, device, command, env)))
     })
 }
 
@@ -56,7 +57,7 @@ const deviceAsked = (command: readonly string[]): string =>
   [...command.join(' ').matchAll(/(?:^| )(?:--)?device[ =](\S+)/g)].at(-1)?.[1] ?? 'auto'
 
 /** Processes that meet by themselves, each with the GPU of its rank. */
-async function launchOnGpus(processes: number, device: string, command: readonly string[]): Promise<number> {
+async function launchOnGpus(processes: number, device: string, command: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   // What all of them would find is said once.
   loadNccl()
   deviceOfRank(device, { launcher: 'densecl launch', rank: 0, size: processes, localRank: processes - 1, localSize: processes })
@@ -65,7 +66,7 @@ async function launchOnGpus(processes: number, device: string, command: readonly
   const children = Array.from({ length: processes }, (_, rank) =>
     spawn(process.execPath, [main, ...command.map(withSecrets)], {
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, ...run, ...launchVariables(rank, processes) },
+      env: { ...env, ...run, ...launchVariables(rank, processes) },
       detached: true,
     }),
   )
@@ -75,36 +76,47 @@ async function launchOnGpus(processes: number, device: string, command: readonly
       heard = true
       for (const child of children) child.kill(signal)
     })
-  let first = 0
+  let [first, killed] = [0, 0]
   let killer: NodeJS.Timeout | undefined
   await Promise.all(
     children.map(async (child) => {
-      const code = await ended(child)
-      if (code === 0) return
-      first ||= code
+      const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+      const said = code ?? 128 + constants.signals[signal!]
+      if (said === 0) return
+      first ||= said
+      if (signal !== null && !child.killed) killed ||= said
       // One that waits for it where nobody watches yet.
       if (!heard) killer ??= setTimeout(() => children.forEach((each) => each.kill('SIGKILL')), 1000 * grace)
     }),
   )
   clearTimeout(killer)
-  return first
+  // Those that end because another was killed may be seen to do so before it.
+  return killed || first
 }
 
-async function ended(child: ChildProcess): Promise<number> {
-  const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
-  return code ?? 128 + constants.signals[signal!]
+/** The port of a server that is there as long as this process, which it does not keep. */
+async function attended(): Promise<number> {
+  const server = createServer((socket) => socket.on('error', () => undefined).unref())
+  const port = await portOf(server)
+  server.unref()
+  return port
+}
+
+async function portOf(server: Server): Promise<number> {
+  server.listen({ port: 0, host: '127.0.0.1' })
+  await once(server, 'listening')
+  return (server.address() as AddressInfo).port
 }
 
 async function freePort(): Promise<number> {
-  const server = createServer().listen({ port: 0, host: '127.0.0.1' })
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
+  const server = createServer()
+  const port = await portOf(server)
   server.close()
   await once(server, 'close')
   return port
 }
 
-async function launchByMpi(processes: number, command: readonly string[]): Promise<number> {
+async function launchByMpi(processes: number, command: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   const addon = process.env.DENSECL_ADDON ?? mpiAddonPath
   if (!existsSync(addon)) fail('COMM', `launch: processes exchange tensors by MPI, and ${addon} is not there; run: ${mpiBuildCommand}`)
   const mpirun = findMpirun()
@@ -117,7 +129,7 @@ async function launchByMpi(processes: number, command: readonly string[]): Promi
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
   const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, DENSECL_ADDON: addon },
+    env: { ...env, DENSECL_ADDON: addon },
     detached: true,
   })
   let heard: 'SIGINT' | 'SIGTERM' | undefined

@@ -9,6 +9,7 @@ import { hostname } from 'node:os'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 
 import { native } from '../tensor/native.js'
+import { launchPort } from './launcher.js'
 import { type Beat, Pace } from './pace.js'
 import { type Patience, Watch } from './watch.js'
 
@@ -121,13 +122,18 @@ function sendLast(line: Line): Promise<unknown> {
   return Promise.race([Promise.all(sent), new Promise((resolve) => setTimeout(resolve, lastWord))])
 }
 
-/** Ends this process, which cannot go on without another. The streams of process belong to the main thread. */
-function end(text: string, code: number): never {
+/** Says something of this process. The streams of process belong to the main thread. */
+function say(text: string): void {
   try {
     writeSync(2, `densecl: ${rank === 0 ? '' : `rank ${rank}: `}${text}\n`)
   } catch {
     // There is nobody to tell.
   }
+}
+
+/** Ends this process, which cannot go on without another. */
+function end(text: string, code: number): never {
+  say(text)
   return native.leave(code)
 }
 
@@ -267,9 +273,16 @@ async function leave(request: ControlRequest): Promise<void> {
   else await sendLast({ kind: 'failed', code: request.failed })
 }
 
-// mpirun and torchrun end what they started; densecl launch may have been killed.
-const parent = process.ppid
-const orphaned = (): boolean => process.env.DENSECL_RANK !== undefined && process.ppid !== parent
+/** mpirun and torchrun end what they started; densecl launch may have been killed: then the run ends as it does where it is told to. */
+function watchLaunch(port: number): void {
+  const launch = createConnection({ host: '127.0.0.1', port })
+  launch.on('error', () => undefined)
+  launch.on('close', () => {
+    if (leaving || native.heardSignal() !== 0) return
+    say('densecl launch has ended')
+    process.kill(process.pid, 'SIGTERM')
+  })
+}
 
 // The addon is loaded now: later a disk may be what is lost.
 native.heardSignal()
@@ -278,10 +291,11 @@ setInterval(() => {
   const beat = pace.beat()
   if (rank === 0) watch.hear(0, beat, now())
   const error = native.commError()
-  const text = error !== '' ? `${ownName}: ${error}` : orphaned() ? `${ownName}: densecl launch has ended` : watch.verdict(now())
+  const text = error !== '' ? `${ownName}: ${error}` : watch.verdict(now())
   if (text !== undefined) void lose(text)
   else for (const socket of peers.values()) send(socket, { kind: 'beat', ...beat })
 }, beatEvery)
 parentPort!.on('message', (request: ControlRequest) => void leave(request).then(() => answer({ done: true })))
 if (rank === 0) listen()
 else connect()
+if (rank === 0 && process.env[launchPort] !== undefined) watchLaunch(Number(process.env[launchPort]))

@@ -80,6 +80,9 @@ export const launchVariables = (rank: number, size: number): Record<string, stri
   DENSECL_SIZE: String(size),
 })
 
+/** The variable that says by which port of this machine `densecl launch` is reached: its connections close when it ends. */
+export const launchPort = 'DENSECL_LAUNCH_PORT'
+
 /** Where the processes of a run find each other before they share a library, and by what they know that they are of one run. */
 export interface Meeting {
   /** The machine of rank 0. */

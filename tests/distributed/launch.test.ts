@@ -43,6 +43,21 @@ for (const [by, who, signal] of [
     },
   )
 
+for (const by of [mpi, mpich])
+  testWhere(by.missing === undefined, by.missing!, test, `a launch that is killed ends its processes by ${by.name}, saved`, () =>
+    withFolder(async (folder) => {
+      const out = join(folder, 'run')
+      const { child, ended, ranks, started } = await running(out, { env: environmentOf(by) })
+      child.kill('SIGKILL')
+      await until(() => !started.some(isAlive), 30, 'the end of all processes')
+      // What the processes say passes through their mpirun, which has it from launch.
+      const { out: said, err } = await ended
+      assert.match(err, /^densecl: densecl launch has ended$/m)
+      assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+      assert.ok(ranks.every((pid) => started.includes(pid)) && started.length > ranks.length, 'mpirun is one of those that ended')
+    }),
+  )
+
 testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what one finds with its rank', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')

@@ -168,7 +168,11 @@ testWhere(hasNccl, noNccl, test, 'SIGTERM to launch saves a run at one step of a
 testWhere(hasNccl, noNccl, test, 'a killed rank ends the others, which name it, and so does a killed launch', async () => {
   await withFolder(async (folder) => {
     const { child, ended: end, ranks } = await runningOnSimt(join(folder, 'one'))
+    // It is told of both ends at once, as on a busy machine.
+    child.kill('SIGSTOP')
     process.kill(ranks[1]!, 'SIGKILL')
+    await until(() => !ranks.some(isAlive), 20, 'the end of all ranks')
+    child.kill('SIGCONT')
     const { code, err } = await end
     assert.is(code, 137, err)
     assert.match(err, new RegExp(`^densecl: rank 1 \\(\\S+, pid ${ranks[1]}\\) ended: its connection closed$`, 'm'))

@@ -77,6 +77,8 @@ export const ranksOf = ({ child }: Launched): number[] =>
 export interface Running extends Launched {
   /** The pids of the ranks. */
   ranks: number[]
+  /** Those of all processes that launch has started, or that these have. */
+  started: number[]
 }
 
 /** A run that is some steps on. */
@@ -93,5 +95,5 @@ export async function running(
   await until(() => stepsTaken(out) > 2, seconds, 'a third step')
   const ranks = ranksOf(launched)
   assert.is(ranks.length, processes)
-  return { ...launched, ranks }
+  return { ...launched, ranks, started: descendants(launched.child.pid!).map(({ pid }) => pid) }
 }
