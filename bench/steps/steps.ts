@@ -1,22 +1,26 @@
 /** DenseCL steps on random input: what densecl.js times and profile.js takes apart. */
 import { parseArgs } from 'node:util'
 
+import type { Group } from '../../src/distributed/group.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
 import { Random } from '../../src/tensor/random.js'
 import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { type FusionLevel, fusionLevels } from '../../src/tensor/compute.js'
+import { slice } from '../../src/ops/slice.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { fail } from '../../src/tensor/errors.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { type FloatDType, type Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { timeStep } from '../../src/train/chooseTuning.js'
+import { begunConfig, shareOf } from '../../src/train/share.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { choiceOf } from '../../src/train/tuner.js'
 import { appendRow, median } from '../../src/bench/result.js'
 import { normal } from '../../src/bench/pool.js'
+import { inGroup } from './groups.js'
 
 const names = [
   'depth',
@@ -27,6 +31,7 @@ const names = [
   'hidden',
   'steps',
   'groups',
+  'group',
   'threads',
   'device',
   'precision',
@@ -103,7 +108,8 @@ export function timeSteps(device: string, steps: number, step: () => void, { onM
 
 /**
  * Runs the steps that the flags ask for, one batch size of `--batch 256,32` after the other, each on a model of its own, and gives a
- * row for each, which also goes to the file of `--rows`, one JSON object a line.
+ * row for each, which also goes to the file of `--rows`, one JSON object a line. `--batch` and `--groups`, the groups of batch norms, are
+ * those of all processes of `--group`, of which rank 0 gives the rows.
  */
 export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, watch: Watch = {}): void {
   const { values } = parseArgs({
@@ -121,17 +127,22 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
   const compute = (values.precision ?? deviceTraits(device).usualDType) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
     fail('CONFIG', `--fusion is ${values.fusion}: expected one of ${fusionLevels.join(', ')}`)
-  withDevice(device, () => {
+  const run = (group: Group): void => {
     const random = new Random(1)
     for (const batch of batches) {
       const backbone = resnet({ depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) })
       const sizes = { imageSize: image, batchSize: batch, normGroups: groups }
       const heads = { hidden: number('hidden', 512), queueLength: number('queue', 4096) }
       const config = resolveConfig(settingsOf({ ...sizes, ...heads }, 'flags'))
-      const method = densecl.build(config, { backbone, compute })
+      const share = { ...config, ...shareOf(begunConfig(config, group.size), group, group.size) }
+      const method = densecl.build(share, { backbone, compute, group })
       const { parameters, copies } = method.trained()
-      const sgd = new Sgd(parameters, config, copies)
-      const views = [0, 1].map(() => normal(random, [batch, image, image, 3], compute)) as [Tensor, Tensor]
+      const sgd = new Sgd(parameters, share, copies)
+      const own = [group.rank * share.batchSize, (group.rank + 1) * share.batchSize] as const
+      const views = [0, 1].map(() => {
+        const all = normal(random, [batch, image, image, 3], compute)
+        return group.size === 1 ? all : slice(all, [own])
+      }) as [Tensor, Tensor]
       // As a run on a GPU begins; without it the tables say which kernels.
       const tuned =
         values.tune === 'true'
@@ -141,6 +152,7 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
         graph: values.graph !== 'false',
         compute: tuned ?? { fusion: values.fusion as FusionLevel | undefined },
         views: () => [views[0].alias(), views[1].alias()],
+        group,
       })
       let taken = 0
       // What a step observes is read once, at the end: reading waits for the device.
@@ -149,11 +161,13 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
       const loss = method.describe(last!.readings, taken).loss!
       if (!Number.isFinite(loss)) fail('NUMERIC', `the loss of batch ${batch} is ${loss} after ${taken} steps on ${device}`)
       const row: StepRow = { batch, ...times, loss, launches: trainer.graph.plan?.launches, level: tuned?.fusion }
-      if (values.rows !== undefined) appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
-      onRow(row)
+      if (values.rows !== undefined && group.rank === 0)
+        appendRow(values.rows, { flags: argv.join(' '), capability: process.env.DENSECL_CAPABILITY, ...row })
+      if (group.rank === 0) onRow(row)
       trainer.dispose()
       for (const part of [sgd, method, ...views]) part.dispose()
       native.trimMemory(device)
     }
-  })
+  }
+  inGroup(values.group ?? 'alone', (group) => withDevice(device, () => run(group)))
 }
