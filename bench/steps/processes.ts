@@ -2,6 +2,7 @@
  * What a step costs that two processes share, on the CPU: sides in turn, round after round, each in processes of their own.
  *   alone, echo  on one core a process of one thread with half of the batch: alone, and with another that answers at once
  *   one          a process of two threads
+ *   halves       two processes of one thread that exchange nothing, each with half of the batch
  *   two, beside, behind  two processes of one thread, by MPI: gradients as a run exchanges them, beside the backward pass, and behind it
  * Usage: processes.js [--cases resnet18,resnet50] [--sides LIST] [--rounds N] [--rows FILE] [--save FILE]. `--rows` gets a JSON line for
  * each row, and those that it had count too.
@@ -24,21 +25,23 @@ const cases = {
   resnet50: { name: 'resnet50-224px-batch8-queue4096', batch: 8, flags: '--depth 50 --image 224 --queue 4096 --hidden 2048 --steps 3' },
 } as const
 
-/** What starts a side, its share of the batch, and the flags of densecl.js. */
+/** What starts a side, the share of the batch that it is told of, the flags of densecl.js, and the share that its processes compute. */
 interface Side {
   command: readonly string[]
   share: number
   flags: string
+  computes: number
 }
 const oneCore = ['taskset', '-c', '0']
 const two = [mpirun.program, '-n', '2', ...mpirun.options]
 const sides: Record<string, Side> = {
-  alone: { command: oneCore, share: 1 / 2, flags: '--groups 1 --threads 1' },
-  echo: { command: oneCore, share: 1, flags: '--groups 2 --threads 1 --group echo' },
-  one: { command: [], share: 1, flags: '--groups 2 --threads 2' },
-  two: { command: two, share: 1, flags: '--groups 2 --threads 1 --group shared' },
-  beside: { command: two, share: 1, flags: '--groups 2 --threads 1 --group beside' },
-  behind: { command: two, share: 1, flags: '--groups 2 --threads 1 --group behind' },
+  alone: { command: oneCore, share: 1 / 2, flags: '--groups 1 --threads 1', computes: 1 / 2 },
+  echo: { command: oneCore, share: 1, flags: '--groups 2 --threads 1 --group echo', computes: 1 / 2 },
+  one: { command: [], share: 1, flags: '--groups 2 --threads 2', computes: 1 },
+  halves: { command: two, share: 1 / 2, flags: '--groups 1 --threads 1', computes: 1 },
+  two: { command: two, share: 1, flags: '--groups 2 --threads 1 --group shared', computes: 1 },
+  beside: { command: two, share: 1, flags: '--groups 2 --threads 1 --group beside', computes: 1 },
+  behind: { command: two, share: 1, flags: '--groups 2 --threads 1 --group behind', computes: 1 },
 }
 
 interface Row extends StepRow {
@@ -54,21 +57,21 @@ function measured(name: keyof typeof cases, side: string): Row {
   const env = { ...process.env, DENSECL_ADDON: process.env.DENSECL_ADDON ?? mpiAddonPath }
   const { stdout, stderr, status } = spawnSync(first, rest, { encoding: 'utf8', env })
   if (status !== 0) throw new Error(`${shape} ${side}: ${stderr}`)
-  return { case: shape, side, ...(JSON.parse(stdout) as StepRow) }
+  // Of processes that know nothing of each other the slower says its last.
+  return { case: shape, side, ...(JSON.parse(stdout.trim().split('\n').at(-1)!) as StepRow) }
 }
 
-/** Of all rounds the median step, and how far the rounds lie apart. */
+/** The median step of each round, as the rounds came, and what that of all is worth. */
 function summary(rows: readonly Row[]): Record<string, unknown>[] {
-  return Object.values(cases).map(({ name }) => {
+  return Object.values(cases).map(({ name, batch }) => {
     const here = rows.filter((row) => row.case === name)
     return {
       name,
       rows: [...new Set(here.map(({ side }) => side))].map((side) => {
         const own = here.filter((row) => row.side === side)
         const times = own.map(({ seconds }) => 1000 * seconds)
-        const pairsPerSecond = (1000 * own[0]!.batch) / median(times)
-        const milliseconds = { median: median(times), spread: [Math.min(...times), Math.max(...times)] }
-        return { side, rounds: times.length, milliseconds, pairsPerSecond, loss: own[0]!.loss }
+        const pairsPerSecond = (1000 * batch * sides[side]!.computes) / median(times)
+        return { side, milliseconds: times, pairsPerSecond, loss: own[0]!.loss }
       }),
     }
   })
