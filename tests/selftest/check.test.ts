@@ -169,8 +169,8 @@ where(
     assert.match(first.err, /computes conv2d by FMAs, .* instead; please report it/)
     assert.is([...first.err.matchAll(/warning: /g)].length, 10)
     assert.is(first.losses.length, 2)
-    // What is wrong is not used: FMAs give the loss of healthy tensor cores. The second step's is another by a fifth at times, as norms over
-    // four values in bf16 make much of the last bits.
+    // What is wrong is not used: FMAs give the loss of healthy tensor cores. The second step's is another by a fifth at times, as norms
+    // over four values in bf16 make much of the last bits.
     const [loss, expected] = [first.losses[0]!, healthy.losses[0]!]
     assert.ok(Math.abs(loss - expected) < 0.05 * expected, `${loss} instead of ${expected}`)
     const again = await use(folder, broken)
