@@ -9,12 +9,14 @@
 
 Run with a Python that has torch and torchvision; prints JSON lines.
 """
-import argparse, json, resource, struct, sys, time
+import argparse, json, struct, sys, time
 
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+
+from steptimes import timed
 
 
 class SplitNorm(nn.BatchNorm2d):
@@ -254,33 +256,7 @@ def steps(args, model, sgd, batch, cuda):
         sgd.step()
         return total.detach()
 
-    def wait():
-        if cuda:
-            torch.cuda.synchronize()
-
-    for _ in range(5 if cuda else 2):
-        one()
-    wait()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    times, host = [], 0.0
-    for _ in range(args.steps):
-        start = time.perf_counter()
-        one()
-        host += time.perf_counter() - start
-        wait()
-        times.append(time.perf_counter() - start)
-    begun = time.perf_counter()
-    for _ in range(args.steps):
-        total = one()
-    wait()
-    run = time.perf_counter() - begun
-    row = {"batch": batch, "seconds": sorted(times)[len(times) // 2], "run_seconds": run / args.steps, "fastest": min(times), "slowest": max(times), "host_seconds": host / args.steps}
-    if cuda:
-        row.update(peak_bytes=torch.cuda.max_memory_allocated(), reserved_bytes=torch.cuda.max_memory_reserved())
-    else:
-        row.update(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    row.update(loss=total.item(), torch=torch.__version__)
+    row = {"batch": batch, **timed(one, args.steps, cuda)}
     if args.compile:
         counters = torch._dynamo.utils.counters
         row.update(graph_breaks=sum(counters["graph_break"].values()), cudagraph_skips=counters["inductor"]["cudagraph_skips"])

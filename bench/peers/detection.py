@@ -6,7 +6,7 @@
 Anchors, sampling, proposals, losses and suppression are torchvision's: their rules differ in details, their work does not.
 Prints a JSON line.
 """
-import argparse, json, resource, time
+import argparse, json
 
 import torch
 import torchvision
@@ -17,6 +17,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
+
+from steptimes import timed
 
 
 class Body(nn.Module):
@@ -130,7 +132,6 @@ def main():
     model, x = model.to(device, memory_format=layout).train(), x.contiguous(memory_format=layout)
     sgd = torch.optim.SGD(model.parameters(), 0.02 * args.batch / 16, 0.9, weight_decay=1e-4)
     wanted = targets(args, device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def step():
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
@@ -140,24 +141,7 @@ def main():
         sgd.step()
         return loss
 
-    for _ in range(5 if device.type == "cuda" else 2):
-        step()
-    wait()
-    times, host = [], 0.0
-    for _ in range(args.steps):
-        start = time.perf_counter()
-        step()
-        host += time.perf_counter() - start
-        wait()
-        times.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    for _ in range(args.steps):
-        loss = step()
-    wait()
-    run = (time.perf_counter() - start) / args.steps
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"batch": args.batch, "seconds": sorted(times)[len(times) // 2], "run_seconds": run, "fastest": min(times),
-                      "host_seconds": host / args.steps, "peak_bytes": peak, "loss": loss.item(), "torch": torch.__version__}))
+    print(json.dumps({"batch": args.batch, **timed(step, args.steps, device.type == "cuda")}))
 
 
 main()

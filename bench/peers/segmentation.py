@@ -6,12 +6,14 @@
 Heads as mmsegmentation has them: two convolutions of a quarter of the channels, which the input joins in front of a third; one of an
 eighth on the map before. Prints a JSON line.
 """
-import argparse, json, resource, time
+import argparse, json
 
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+
+from steptimes import timed
 
 
 def unit(inputs, outputs):
@@ -76,7 +78,6 @@ def main():
     x = torch.randn(args.batch, 3, args.image, args.image, device=device).contiguous(memory_format=layout)
     labels = torch.randint(args.classes, (args.batch, args.image, args.image), device=device)
     sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     losses = torch.compile(model, mode=args.mode) if args.compile else model
 
     def step():
@@ -87,24 +88,7 @@ def main():
         sgd.step()
         return loss
 
-    for _ in range(5 if device.type == "cuda" else 2):
-        step()
-    wait()
-    times, host = [], 0.0
-    for _ in range(args.steps):
-        start = time.perf_counter()
-        step()
-        host += time.perf_counter() - start
-        wait()
-        times.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    for _ in range(args.steps):
-        loss = step()
-    wait()
-    run = (time.perf_counter() - start) / args.steps
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"batch": args.batch, "seconds": sorted(times)[len(times) // 2], "run_seconds": run, "fastest": min(times),
-                      "host_seconds": host / args.steps, "peak_bytes": peak, "loss": loss.item(), "torch": torch.__version__}))
+    print(json.dumps({"batch": args.batch, **timed(step, args.steps, device.type == "cuda")}))
 
 
 main()

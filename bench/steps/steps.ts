@@ -1,6 +1,4 @@
 /** DenseCL steps on random input: what densecl.js times and profile.js takes apart. */
-import { parseArgs } from 'node:util'
-
 import type { Group } from '../../src/distributed/group.js'
 import { densecl } from '../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../src/methods/index.js'
@@ -20,27 +18,11 @@ import { Trainer } from '../../src/train/trainer.js'
 import { choiceOf } from '../../src/train/tuner.js'
 import { appendRow, median } from '../../src/bench/result.js'
 import { normal } from '../../src/bench/pool.js'
+import { flagsOf, wholeNumber } from './flags.js'
 import { inGroup } from './groups.js'
 
-const names = [
-  'depth',
-  'base',
-  'image',
-  'batch',
-  'queue',
-  'hidden',
-  'steps',
-  'groups',
-  'group',
-  'threads',
-  'device',
-  'precision',
-  'graph',
-  'fusion',
-  'tune',
-  'rows',
-] as const
-type Flag = (typeof names)[number]
+const numbers = { depth: 18, base: 64, image: 64, queue: 4096, hidden: 512, steps: 10, groups: 1, threads: 2 }
+const words = ['batch', 'group', 'device', 'precision', 'graph', 'fusion', 'tune', 'rows'] as const
 
 /** What a step took. */
 export interface StepTimes {
@@ -112,17 +94,10 @@ export function timeSteps(device: string, steps: number, step: () => void, { onM
  * those of all processes of `--group`, of which rank 0 gives the rows.
  */
 export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void, watch: Watch = {}): void {
-  const { values } = parseArgs({
-    args: [...argv],
-    options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])) as Record<Flag, { type: 'string' }>,
-  })
-  const number = (name: Flag, otherwise: number, text = values[name]): number => {
-    const value = Number(text ?? otherwise)
-    return Number.isInteger(value) && value > 0 ? value : fail('CONFIG', `--${name} is ${text}: expected a whole number of at least 1`)
-  }
-  const batches = (values.batch ?? '32').split(',').map((text) => number('batch', 32, text))
-  const [image, steps, groups] = [number('image', 64), number('steps', 10), number('groups', 1)]
-  native.setThreads(number('threads', 2))
+  const { number, values } = flagsOf(argv, numbers, words)
+  const batches = (values.batch ?? '32').split(',').map((text) => wholeNumber('batch', text))
+  const [image, steps, groups] = [number('image'), number('steps'), number('groups')]
+  native.setThreads(number('threads'))
   const device = resolveDevice(values.device ?? 'cpu')
   const compute = (values.precision ?? deviceTraits(device).usualDType) as FloatDType
   if (values.fusion !== undefined && !fusionLevels.includes(values.fusion as FusionLevel))
@@ -130,9 +105,9 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
   const run = (group: Group): void => {
     const random = new Random(1)
     for (const batch of batches) {
-      const backbone = resnet({ depth: number('depth', 18) as ResNetDepth, baseChannels: number('base', 64) })
+      const backbone = resnet({ depth: number('depth') as ResNetDepth, baseChannels: number('base') })
       const sizes = { imageSize: image, batchSize: batch, normGroups: groups }
-      const heads = { hidden: number('hidden', 512), queueLength: number('queue', 4096) }
+      const heads = { hidden: number('hidden'), queueLength: number('queue') }
       const config = resolveConfig(settingsOf({ ...sizes, ...heads }, 'flags'))
       const share = { ...config, ...shareOf(begunConfig(config, group.size), group, group.size) }
       const method = densecl.build(share, { backbone, compute, group })
