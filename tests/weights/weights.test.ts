@@ -57,6 +57,23 @@ test('what each target writes is read back the same', async () => {
   disposeState(backbone.state())
 })
 
+test('a backbone that computes in bf16 computes with the weights of its file, rounded', async () => {
+  const backbone = build()
+  await withFolder((folder) => {
+    const path = join(folder, 'backbone.safetensors')
+    writeBackbone(path, backbone, 'torchvision')
+    const { backbone: loaded } = importBackbone(path, { compute: 'bf16' })
+    const { parameters, copies } = loaded.state()
+    assert.is(copies.size, 20)
+    scope(() => {
+      for (const [name, copy] of copies) assert.equal(copy.data(), parameters.get(name)!.to('bf16').data(), name)
+      for (const [name, value] of backbone.state().parameters) assert.equal(parameters.get(name)!.data(), value.data(), name)
+    })
+    disposeState(loaded.state())
+  })
+  disposeState(backbone.state())
+})
+
 test('a .pth has the container and the names of its target, and what tells the target how to read it', async () => {
   const backbone = build()
   const names = [...storedOf(backbone).keys()]
