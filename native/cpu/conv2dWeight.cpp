@@ -1,0 +1,194 @@
+// The weight gradient of conv2d:
+//   dw[o, kh, kw, c] = sum over n, oh, ow of dy[n, oh, ow, o] * x[n, oh*sh - ph + kh*dh, ow*sw - pw + kw*dw, c]
+#include <vector>
+
+#include "conv2d.h"
+#include "gemm.h"
+
+namespace densecl::cpu {
+namespace {
+
+// Columns j = (kh, kw, c) of the matrix of windows, which is not made (im2col), copied into a panel for a block of pixels.
+template <class T>
+class ColumnReader {
+ public:
+  // Where a pixel's window begins.
+  struct Place {
+    int64_t top, left;
+    const T* base;
+  };
+  // Of a convolution that merges rows, `windows` (pixels, taps, channels) is written first, and places lie there.
+  static void placesOf(const ConvGeometry& g, const T* x, int64_t first, int64_t pixels, T* windows, std::vector<Place>& places) {
+    places.clear();
+    const int64_t length = g.taps() * g.c;
+    if (g.mergeRow()) {
+      copyWindows(g, x, first, pixels, windows, length);
+      for (int64_t i = 0; i < pixels; ++i) places.push_back({0, 0, windows + i * length});
+      return;
+    }
+    Walk at(first, g.oh, g.ow);
+    for (int64_t i = 0; i < pixels; ++i, at.next()) {
+      const int64_t top = at.y * g.sh - g.ph, left = at.x * g.sw - g.pw;
+      places.push_back({top, left, x + ((at.n * g.h + top) * g.w + left) * g.c});
+    }
+  }
+
+  // Columns first.. of a panel of `width`; what lies behind the last column is zero.
+  ColumnReader(const ConvGeometry& g, int64_t first, int64_t width) : g_(g), width_(width) {
+    const int64_t last = std::min(first + width, g.taps() * g.c);
+    if (g.mergeRow())
+      runs_.push_back({0, 0, first, last - first});
+    else
+      for (int64_t j = first; j < last;) {
+        const int64_t tap = j / g.c, channel = j % g.c, row = tap / g.kw * g.dh, column = tap % g.kw * g.dw;
+        const int64_t length = std::min(g.c - channel, last - j);
+        runs_.push_back({row, column, (row * g.w + column) * g.c + channel, length});
+        j += length;
+      }
+    zeros_ = width - std::max<int64_t>(last - first, 0);
+  }
+
+  // panel (words of pixels, width) of the pixels whose windows begin at `places`
+  void read(const std::vector<Place>& places, std::vector<const T*>& sources, Word<T>* panel) const {
+    const int64_t words = ceilDiv(static_cast<int64_t>(places.size()), kWordValues<T>);
+    sources.resize(words * kWordValues<T>);
+    sources.back() = kZeros<T>;  // the last pixel may have no partner
+    for (const Run& run : runs_) {
+      for (size_t i = 0; i < places.size(); ++i) {
+        const int64_t row = places[i].top + run.row, column = places[i].left + run.column;
+        sources[i] = row >= 0 && row < g_.h && column >= 0 && column < g_.w ? places[i].base + run.offset : kZeros<T>;
+      }
+      copyRows(panel, width_, sources.data(), words, run.length);
+      panel += run.length;
+    }
+    if (zeros_ > 0)
+      for (int64_t k = 0; k < words; ++k) std::fill_n(panel + k * width_, zeros_, Word<T>{0});
+  }
+
+ private:
+  // Channels of one tap, which lie side by side.
+  struct Run {
+    int64_t row, column, offset, length;
+  };
+
+  const ConvGeometry& g_;
+  int64_t width_, zeros_;
+  std::vector<Run> runs_;
+};
+
+// Words of pixels in a block: a panel of them stays in the L1 cache, their lines of dy in the L2 cache.
+constexpr int64_t kBlockWords = 96;
+// Lines of dy are copied so far apart that those of a block do not drive each other out of the cache, and that a tile may read beyond.
+constexpr int64_t kApart = 16;
+
+// Words of pixels in a block of a kernel that reads rows along memory, of which so many channels of dy stay in the L2 cache: the longer,
+// the fewer passes over dw.
+int64_t blockWords(int64_t channels) { return std::clamp<int64_t>(196608 / std::max<int64_t>(1, channels) / 16 * 16, 96, 512); }
+
+// How the work of a weight gradient is split beside the groups of columns: by channels of dy, of which each part reads all columns again,
+// or by pixels, of which each chunk has sums of its own, written, read and added. Whatever costs less of what gives a few threads work.
+struct WeightSplit {
+  int64_t parts = 1, chunks = 1;
+  WeightSplit(int64_t groups, int64_t pixels, int64_t blocks, int64_t channels) {
+    constexpr int64_t units = 16, enough = 4, fewestChannels = 64;
+    int64_t least = 0, most = 0;
+    for (int64_t p = 1; p == 1 || (p * groups <= units && p * fewestChannels <= channels); p *= 2) {
+      const int64_t c = std::clamp<int64_t>(std::min(blocks, units / (groups * p)), 1, 8), busy = std::min(enough, groups * p * c);
+      const int64_t cost = p * pixels + (c > 1 ? 3 * c * channels : 0);
+      if (busy < most || (busy == most && cost >= least)) continue;
+      least = cost;
+      most = busy;
+      parts = p;
+      chunks = c;
+    }
+  }
+};
+
+// dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, and by channels or pixels where columns are few; the
+// split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
+template <class T>
+void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
+  }
+  using A = Accumulator<T>;
+  const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
+  const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
+  const bool along = kernel.spaced > 1;  // rows of the kernel, channels of dy, along the pixels
+  const int64_t panelCount = ceilDiv(columns, kernel.columns), groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
+  const int64_t tiles = ceilDiv(g.o, kernel.rows);
+  const auto blockOf = [&](int64_t parts) { return (along ? blockWords(ceilDiv(g.o, parts)) : kBlockWords) * kWordValues<T>; };
+  const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(1)), g.o);
+  const int64_t parts = split.parts, block = blockOf(parts), words = block / kWordValues<T>, blocks = ceilDiv(pixels, block);
+  const int64_t chunks = std::min(split.chunks, std::max<int64_t>(1, blocks));
+  Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);
+  const int32_t tap = 0;
+  parallelFor(chunks * parts * groups, [&](int64_t unit) {
+    const int64_t chunk = unit / (parts * groups), part = unit / groups % parts, group = unit % groups;
+    const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
+    const int64_t firstChannel = tiles * part / parts * kernel.rows;
+    const int64_t ownChannels = std::min(g.o, tiles * (part + 1) / parts * kernel.rows) - firstChannel;
+    A* target = (chunks > 1 ? partial.data() + chunk * g.o * columns : dw) + firstChannel * columns;
+    const TileRegisters registers(kernel);
+    const int64_t apart = along ? words + kApart : ownChannels + kApart;
+    UnitScratch<Word<T>> panel(words * kernel.columns),
+        lines(along ? ceilDiv(ownChannels, kernel.rows) * kernel.rows * apart : words * apart);
+    UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
+    const T* rows[kMaxTileRows];
+    A* outputs[kMaxTileRows];
+    std::vector<ColumnReader<T>> readers;
+    for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);
+    std::vector<typename ColumnReader<T>::Place> places;
+    std::vector<const T*> sources;
+    const std::vector<T> nothing(ownChannels, T{0});
+    const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
+    for (int64_t b = firstBlock; b < lastBlock; ++b) {
+      const int64_t count = std::min(block, pixels - b * block), valid = ceilDiv(count, kWordValues<T>);
+      const int64_t depth = ceilDiv(valid, kernel.depth) * kernel.depth;
+      ColumnReader<T>::placesOf(g, x, b * block, count, windows.data(), places);
+      const T* line = dy + b * block * g.o + firstChannel;
+      if (along)
+        copyAcross(lines.data(), apart, line, g.o, count, ownChannels, depth);
+      else
+        for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
+          copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), ownChannels);
+      for (int64_t q = firstPanel; q < lastPanel; ++q) {
+        const int64_t column = q * kernel.columns;
+        const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
+        readers[q - firstPanel].read(places, sources, panel.data());
+        std::fill(panel.data() + valid * kernel.columns, panel.data() + depth * kernel.columns, Word<T>{0});
+        for (int64_t o = 0; o < ownChannels; o += kernel.rows) {
+          const int channels = static_cast<int>(std::min<int64_t>(kernel.rows, ownChannels - o));
+          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + (along ? (o + i) * apart : o + i));
+          for (int i = 0; i < channels; ++i) outputs[i] = target + (o + i) * columns + column;
+          kernel.run(
+              {rows, kernel.rows, along ? 1 : apart, 1, &tap, depth, panel.data(), outputs, channels, width, nullptr, b != firstBlock});
+        }
+      }
+    }
+  });
+  if (chunks > 1 || blocks == 0)
+    parallelRange(g.o * columns, 1 << 12, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        A sum{0};
+        for (int64_t c = 0; c < chunks && blocks > 0; ++c) sum += partial[c * g.o * columns + i];
+        dw[i] = sum;
+      }
+    });
+}
+
+}  // namespace
+
+void conv2dBackwardWeight(const Call& call) {
+  using Names = args::conv2dBackwardWeight;
+  const Tensor &dw = call.tensor(Names::dweight), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x);
+  refuse(call, "scale", Names::scale);
+  refuse(call, "gradientX", Names::gradientX);
+  const ConvGeometry g(call, Names{}, x, dw, dy, "dy");
+  dispatchStored(call, x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    backwardWeight<T>(g, dw.data<Accumulator<T>>(), dy.data<T>(), x.data<T>());
+  });
+}
+
+}  // namespace densecl::cpu
