@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "conv2d.h"
+#include "conv2dTaps.h"
 #include "gemm.h"
 #include "resultNorm.h"
 
@@ -31,7 +32,7 @@ bool byWindows(const ConvGeometry& g) {
 }
 
 // Whether packed weights are worth their memory: of more pixels than these, packing them is little beside multiplying.
-bool keepsWeights(const ConvGeometry& g) { return g.pixels() <= 4096; }
+bool keepsWeights(const ConvGeometry& g) { return g.pixels() <= 4096 && !tapsPay(g); }
 
 template <class T>
 std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const T* weight) {
@@ -109,6 +110,7 @@ void forward(const ConvGeometry& g, T* y, const T* x, Panels<T>& panels, const A
 // The input pixels with the same remainder modulo the stride meet the same taps: each such class is a dense product.
 template <class T>
 void backwardInput(const ConvGeometry& g, T* dx, const T* dy, const T* weight) {
+  if (tapsPay(g)) return backwardInputByTaps(g, dx, dy, weight);
   if constexpr (std::is_same_v<T, float>) {
     // The taps of an input's pixel are those of an output's, the last one first.
     const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 - g.ph, 2 - g.pw};
@@ -165,8 +167,10 @@ void conv2d(const Call& call) {
       bias.assign(b->data<A>(), b->data<A>() + g.o);
       bias.resize(ceilDiv(g.o, kMaxPanel<T>) * kMaxPanel<T>);
     }
+    const A* biasData = b == nullptr ? nullptr : bias.data();
+    if (tapsPay(g)) return forwardByTaps<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), biasData);
     const auto panels = packed(g, w.data<T>());
-    forward<T>(g, y.data<T>(), x.data<T>(), *panels, b == nullptr ? nullptr : bias.data(), nullptr);
+    forward<T>(g, y.data<T>(), x.data<T>(), *panels, biasData, nullptr);
   });
 }
 
@@ -188,6 +192,10 @@ void conv2dNorm(const Call& call) {
     affine(g.o, call.tensor(Names::normWeight).data<A>(), call.tensor(Names::normBias).data<A>(), call.tensor(Names::mean).data<A>(),
            invstd.data(), scale.data(), shift.data());
     const ResultNorm<T> norm{scale.data(), shift.data(), y.data<T>(), residual == nullptr ? nullptr : residual->data<T>(), relu};
+    if (tapsPay(g)) {
+      forwardByTaps<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), nullptr);
+      return applyNorm({y.data<T>(), y.data<T>(), norm.scale, norm.shift, norm.residual, relu, g.pixels(), g.o});
+    }
     // Weights of one shape are packed in one of three ways; views of other shapes share their memory.
     const std::array<int64_t, 4> form{g.o, g.kh, g.kw, byWinograd<T>(g) ? 3 : g.mergeRow() ? 2 : 1};
     std::shared_ptr<void> panels = w.storage->derived.form == form ? w.storage->derived.value : packed(g, w.data<T>());

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "conv2d.h"
+#include "conv2dTaps.h"
 #include "gemm.h"
 
 namespace densecl::cpu {
@@ -108,6 +109,7 @@ struct WeightSplit {
 // split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
 template <class T>
 void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
+  if (tapsPay(g)) return backwardWeightByTaps(g, dw, dy, x);
   if constexpr (std::is_same_v<T, float>) {
     if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
   }

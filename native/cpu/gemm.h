@@ -98,6 +98,8 @@ void copyColumns(Word<T>* out, int64_t outStride, const T* in, int64_t columns, 
   if (columnStride == 1 && columns == Lanes) {
     for (int64_t k = 0; k < depth; k += step, in += step * depthStride, out += outStride) {
       const T* partner = k + 1 < depth ? in + depthStride : kZeros<T>;
+      // No processor foresees steps beyond a page.
+      __builtin_prefetch(in + 32 * depthStride);
       for (int64_t j = 0; j < Lanes; ++j) out[j] = wordOf(in[j], partner[j]);
     }
     return;
@@ -118,26 +120,28 @@ void copyColumns(Word<T>* out, int64_t outStride, const T* in, int64_t columns, 
   for (int64_t k = 0; k < ceilDiv(depth, step); ++k) std::fill(out + k * outStride + columns, out + k * outStride + Lanes, Word<T>{0});
 }
 
-// panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride]
+// panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride] for one of the panels
+template <class T>
+void packPanel(Panels<T>& panels, int64_t index, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
+  constexpr int64_t lanes = 64 / sizeof(Word<T>),
+                    slice = 32;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
+  const int64_t words = ceilDiv(panels.values, kWordValues<T>);
+  for (int64_t s = 0; s < panels.slabs; ++s) {
+    for (int64_t j = 0; j < panels.width; j += lanes)
+      for (int64_t k = 0; k < words; k += slice) {
+        const int64_t column = index * panels.width + j;
+        copyColumns<T, lanes>(panels.panel(index) + (s * panels.depth + k) * panels.width + j, panels.width,
+                              source + column * columnStride + s * slabStride + k * kWordValues<T> * depthStride,
+                              std::clamp<int64_t>(panels.columns - column, 0, lanes), columnStride,
+                              std::min(slice * kWordValues<T>, panels.values - k * kWordValues<T>), depthStride);
+      }
+    Word<T>* slab = panels.panel(index) + s * panels.depth * panels.width;
+    std::fill(slab + words * panels.width, slab + panels.depth * panels.width, Word<T>{0});
+  }
+}
 template <class T>
 void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
-  parallelFor(panels.count, [&](int64_t index) {
-    constexpr int64_t lanes = 64 / sizeof(Word<T>),
-                      slice = 32;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
-    const int64_t words = ceilDiv(panels.values, kWordValues<T>);
-    for (int64_t s = 0; s < panels.slabs; ++s) {
-      for (int64_t j = 0; j < panels.width; j += lanes)
-        for (int64_t k = 0; k < words; k += slice) {
-          const int64_t column = index * panels.width + j;
-          copyColumns<T, lanes>(panels.panel(index) + (s * panels.depth + k) * panels.width + j, panels.width,
-                                source + column * columnStride + s * slabStride + k * kWordValues<T> * depthStride,
-                                std::clamp<int64_t>(panels.columns - column, 0, lanes), columnStride,
-                                std::min(slice * kWordValues<T>, panels.values - k * kWordValues<T>), depthStride);
-        }
-      Word<T>* slab = panels.panel(index) + s * panels.depth * panels.width;
-      std::fill(slab + words * panels.width, slab + panels.depth * panels.width, Word<T>{0});
-    }
-  });
+  parallelFor(panels.count, [&](int64_t index) { packPanel(panels, index, source, columnStride, slabStride, depthStride); });
 }
 
 // Rows as a kernel reads them: of those that end before a panel's depth does, and of groups that it wants evenly spaced and that are not,

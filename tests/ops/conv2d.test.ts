@@ -8,6 +8,7 @@ import * as assert from 'uvu/assert'
 import { Tape } from '../../src/autograd/tape.js'
 import { concat } from '../../src/ops/concat.js'
 import { conv2d } from '../../src/ops/conv2d.js'
+import { pad } from '../../src/ops/pad.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { randomTensor } from '../support/gradients.js'
@@ -135,6 +136,44 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
   )
 })
 
+test('padding is a border of zeros, also of maps so small that windows lie mostly in it: whole numbers exactly', () => {
+  const cases = fc.record({
+    dtype: fc.constantFrom('f32' as const, 'bf16' as const),
+    n: fc.constantFrom(1, 2, 3, 17, 150, 270),
+    side: fc.constantFrom([1, 1], [2, 2], [2, 3], [4, 4], [1, 6]),
+    channels: fc.constantFrom(16, 17, 40, 64, 130),
+    outs: fc.constantFrom(5, 16, 33, 64, 130),
+    kernel: fc.constantFrom(3, 5),
+    stride: fc.integer({ min: 1, max: 2 }),
+    dilation: fc.integer({ min: 1, max: 2 }),
+  })
+  fc.assert(
+    fc.property(cases, fc.integer(), ({ dtype, n, side, channels, outs, kernel, stride, dilation }, seed) => {
+      scope(() => {
+        const random = new Random(seed)
+        const whole = (shape: readonly number[]): Tensor =>
+          Tensor.drawn(() => Float64Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.below(5) - 2), shape, dtype)
+        const [x, weight] = [whole([n, ...side, channels]), whole([outs, kernel, kernel, channels])]
+        const bias = whole([outs]).to('f32')
+        const padding = dilation * (kernel >> 1)
+        const border = [padding, padding] as const
+        let dy: Tensor | undefined
+        const [inside, bordered] = [
+          () => conv2d(x, weight, bias, { stride, dilation, padding }),
+          () => conv2d(pad(x, [[0, 0], border, border, [0, 0]]), weight, bias, { stride, dilation }),
+        ].map((convolve) => {
+          const tape = new Tape().watch([x, weight])
+          const y = tape.record(convolve)
+          dy ??= whole(y.shape)
+          return [y, ...tape.backward(y, [x, weight], dy)].map((tensor) => Array.from(tensor.to('f32').data()))
+        })
+        for (const [i, what] of ['y', 'dx', 'dweight'].entries()) assert.equal(inside![i], bordered![i], what)
+      })
+    }),
+    { numRuns: 40 },
+  )
+})
+
 test('no image has a gradient of zero, also where transforms would be taken', () => {
   scope(() => {
     // What was in the memory before is not zero.
@@ -149,18 +188,19 @@ test('no image has a gradient of zero, also where transforms would be taken', ()
 })
 
 test('what an image gives does not depend, to the bit, on the others of its batch', () => {
-  scope(() => {
-    const random = new Random(3)
-    const weight = randomTensor(random, [64, 3, 3, 64], { dtype: 'f32' })
-    const [count, size] = [37, 7 * 7 * 64]
-    const images = randomTensor(random, [count, 7, 7, 64], { dtype: 'f32' })
-    const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: 1 }).data()
-    const all = of(images)
-    for (const i of [0, 17, count - 1]) {
-      const one = Tensor.from(images.data().slice(i * size, (i + 1) * size), [1, 7, 7, 64])
-      assert.equal(of(one), all.slice(i * size, (i + 1) * size))
-    }
-  })
+  for (const side of [2, 7])
+    scope(() => {
+      const random = new Random(3)
+      const weight = randomTensor(random, [64, 3, 3, 64], { dtype: 'f32' })
+      const [count, size] = [37, side * side * 64]
+      const images = randomTensor(random, [count, side, side, 64], { dtype: 'f32' })
+      const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: 1 }).data()
+      const all = of(images)
+      for (const i of [0, 17, count - 1]) {
+        const one = Tensor.from(images.data().slice(i * size, (i + 1) * size), [1, side, side, 64])
+        assert.equal(of(one), all.slice(i * size, (i + 1) * size))
+      }
+    })
 })
 
 test.run()
