@@ -181,15 +181,17 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   if (count == 0) return;
   const TileKernel<T>& kernel = panels.kernel;
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
-  // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors.
-  const int64_t multiple = std::max(12, kernel.rows);
-  const int64_t fitting = int64_t{192} * 1024 / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
-  const int64_t parts = ceilDiv(count, std::clamp<int64_t>(fitting, 2 * multiple, 96));
-  const int64_t block = ceilDiv(ceilDiv(count, parts), kernel.rows) * kernel.rows, blocks = ceilDiv(count, block);
-  // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass; all where sums cannot wait in out.
   const int64_t tapBytes = panels.depth * panels.width * static_cast<int64_t>(sizeof(Word<T>));
+  // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass; all where sums cannot wait in out.
   const int64_t fittingTaps = std::is_same_v<T, Accumulator<T>> ? kPanelBytes / std::max<int64_t>(1, tapBytes) : taps;
   const int64_t tapsAtOnce = std::max<int64_t>(1, fittingTaps);
+  // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors. What is too large to stay
+  // comes again for every block: there blocks take more of the cache, so that it comes less often.
+  const bool returns = std::min(tapsAtOnce, taps) * tapBytes > kPanelBytes;
+  const int64_t multiple = std::max(12, kernel.rows), blockBytes = (returns ? 768 : 192) * 1024;
+  const int64_t fitting = blockBytes / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
+  const int64_t parts = ceilDiv(count, std::clamp<int64_t>(fitting, 2 * multiple, returns ? 192 : 96));
+  const int64_t block = ceilDiv(ceilDiv(count, parts), kernel.rows) * kernel.rows, blocks = ceilDiv(count, block);
   const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
   parallelFor(blocks * groups, [&](int64_t unit) {
     const TileRegisters registers(kernel);
