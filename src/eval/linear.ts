@@ -12,12 +12,13 @@ import type { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
+import { largest } from '../tensor/numbers.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { rankOf } from './classificationScores.js'
 import { evaluationCompute } from './compute.js'
 import { FeatureFile, type FeatureShape } from './featureFile.js'
 import { type FeatureName, labelsOf, pooledFeatures } from './features.js'
-import { LinearHeads, linearOptimizer, updateHeads } from './linearHeads.js'
+import { LinearHeads, linearOptimizer, singleCells, updateHeads } from './linearHeads.js'
 import { type LinearProtocol, stepRate } from './linearProtocols.js'
 import { withOptimizer } from '../weights/state.js'
 import { gatheredRows, gatheredValues, shareBroken, shareOf } from './shares.js'
@@ -80,6 +81,8 @@ class LinearRun {
   readonly #backbone: Backbone
   readonly #options: LinearOptions
   readonly #shapes: FeatureShape[]
+  /** The images that a batch has at least. */
+  readonly #leastImages: number
   readonly #heads: LinearHeads
   readonly #sgd: Sgd
   readonly #labels: { train: Int32Array; val: Int32Array }
@@ -95,6 +98,14 @@ class LinearRun {
     const { protocol, train, val, imageSize, classes, seed = 0 } = options
     this.#labels = { train: labelsOf(train, 'linear'), val: labelsOf(val, 'linear') }
     this.#shapes = this.#computing(() => shapesOf(backbone, protocol.heads, imageSize))
+    const single = singleCells(this.#shapes)
+    this.#leastImages = single.length > 0 ? 2 : 1
+    if (train.length < this.#leastImages)
+      fail(
+        'DATA',
+        `linear: ${single.join(' and ')} of an image of ${imageSize} px is one cell, and there is ${train.length} training image: ` +
+          'expected two images or more, as batch norm has no variance of one value',
+      )
     this.#run = new Resumable({ key: 'linear', what: 'a linear evaluation', unit: 'epoch' }, options, this.#identity())
     this.#heads = withDevice(backbone.device, () => new LinearHeads(this.#shapes, classes, new Random(seed, 43)))
     this.#sgd = withDevice(backbone.device, () => linearOptimizer(this.#heads, protocol))
@@ -188,10 +199,7 @@ class LinearRun {
       workers = 0,
       maxBroken = 0.01,
     } = this.#options
-    const requests = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, b) => ({
-      epoch: this.#run.position,
-      indices: order.slice(b * batchSize, (b + 1) * batchSize),
-    }))
+    const requests = batchesOf(order, batchSize, this.#leastImages).map((indices) => ({ epoch: this.#run.position, indices }))
     if (file !== undefined) {
       for (const { indices } of requests) {
         stopIfInterrupted()
@@ -210,7 +218,7 @@ class LinearRun {
     const loader = new Loader({
       items,
       imageSize,
-      batchSize: Math.ceil(batchSize / this.#group.size),
+      batchSize: Math.ceil(largest([batchSize, ...requests.map(({ indices }) => indices.length)]) / this.#group.size),
       views: pipeline,
       augment,
       images: imagesOf(this.#backbone),
@@ -314,6 +322,13 @@ class LinearRun {
       return { head, top1: last[`${head}Top1`]!, top5: last[`${head}Top5`]!, best: best[`${head}Top1`]!, bestEpoch: best.epoch! }
     })
   }
+}
+
+/** Images in batches, in their order. The last one may have fewer; those that are fewer than `least` join the batch before. */
+export function batchesOf(order: Int32Array, batchSize: number, least: number): Int32Array[] {
+  const [whole, left] = [Math.floor(order.length / batchSize), order.length % batchSize]
+  const count = whole + Number(left > 0 && left >= Math.min(least, order.length))
+  return Array.from({ length: count }, (_, b) => order.slice(b * batchSize, b + 1 === count ? order.length : (b + 1) * batchSize))
 }
 
 /** The shapes of the features of an image. */

@@ -33,6 +33,10 @@ class PlainNorm {
   }
 }
 
+/** Names of the features that are one cell of a map: the batch norms of their heads have no variance of one image. */
+export const singleCells = (shapes: readonly FeatureShape[]): string[] =>
+  shapes.filter(({ name, shape: [rows, columns] }) => name !== 'pooled' && rows! * columns! === 1).map(({ name }) => name)
+
 export class LinearHeads {
   readonly #heads: { name: string; norm: PlainNorm | undefined; linear: Linear }[]
 

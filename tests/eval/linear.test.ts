@@ -1,13 +1,14 @@
-import { readdirSync, readFileSync, statSync, utimesSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 
+import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
 import { openSource } from '../../src/data/sources.js'
 import { FeatureFile } from '../../src/eval/featureFile.js'
 import { featureNames, featureRows, overImages, poolFeature } from '../../src/eval/features.js'
-import { evaluateLinear, type LinearOptions } from '../../src/eval/linear.js'
+import { batchesOf, evaluateLinear, type LinearOptions } from '../../src/eval/linear.js'
 import { linearProtocols, stepRate, stretched } from '../../src/eval/linearProtocols.js'
 import { needsRate, tryLinearRates } from '../../src/eval/linearRate.js'
 import { LinearHeads } from '../../src/eval/linearHeads.js'
@@ -196,6 +197,43 @@ test('classifiers learn, from views that are made and from kept features; what i
     disposeState(backbone.state())
   })
 })
+
+test('batches hold every image once, in order; only the last is of another size, and of no fewer than the least', () =>
+  fc.assert(
+    fc.property(fc.nat(20), fc.integer({ min: 2, max: 6 }), fc.constantFrom(1, 2), (count, batchSize, least) => {
+      const order = Int32Array.from({ length: count }, (_, i) => count - i)
+      const batches = batchesOf(order, batchSize, least)
+      assert.equal(
+        batches.flatMap((batch) => [...batch]),
+        [...order],
+      )
+      const sizes = batches.map(({ length }) => length)
+      assert.ok(sizes.slice(0, -1).every((size) => size === batchSize))
+      assert.ok(sizes.every((size) => size >= Math.min(least, count) && size < batchSize + least))
+    }),
+  ))
+
+test('where a feature is one cell and one image is left of the batches, it is learnt from with those before; alone it is an error', () =>
+  withFolder(async (folder) => {
+    const backbone = network(4)
+    const { items } = await openSource('scenes:9')
+    for (const pipeline of ['crop', 'centre'] as const) {
+      const protocol = { ...quick, epochs: 1, steps: [], heads: ['feature4', 'feature5'] as const, batchSize: 4, pipeline }
+      // At 32 px the last map is 1 x 1; of nine images one is left of batches of four, and of the one that is tested too.
+      const own = { protocol, imageSize: 32, train: items, val: items.slice(0, 1), cacheBytes: 0 }
+      const { heads } = await evaluateLinear(backbone, await options(folder, pipeline, own))
+      assert.ok(heads.every(({ top1 }) => top1 === 0 || top1 === 1))
+      const out = join(folder, `${pipeline}-alone`)
+      await rejectsError(
+        async () => evaluateLinear(backbone, await options(folder, `${pipeline}-alone`, { ...own, train: items.slice(0, 1) })),
+        'DATA',
+        /feature5 of an image of 32 px is one cell/,
+        /1 training image/,
+      )
+      assert.not(existsSync(out))
+    }
+    backbone.dispose()
+  }))
 
 test('steps of the learning rate keep their places in another number of epochs', () => {
   assert.equal(stretched(linearProtocols['imagenet-avgpool']!, 10).steps, [6, 8])
