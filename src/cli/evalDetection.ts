@@ -33,16 +33,14 @@ import {
   forceFlag,
   keepingUnlessFailed,
   openInitial,
-  type PrecisionFlags,
   resultFolder,
   type SharedFlags,
   workersOf,
   resumableOptions,
   wholeFlag,
-  withPrecision,
 } from './evalShared.js'
 
-interface Flags extends SharedFlags, PrecisionFlags {
+interface Flags extends SharedFlags {
   data: string
   protocol: string
   style: string
@@ -77,7 +75,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
   const names = Object.entries(detectionProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  const command = evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
+  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
     .requiredOption('--data <folder>', 'a VOCdevkit, a VOC tree (JPEGImages, Annotations, ImageSets/Main) or COCO (annotations, images)')
     .option('--protocol <name>', 'see below', 'voc0712-c4')
     .option('--style <code base>', 'whose rules where two published ones differ: detectron2 or mmdet', 'detectron2')
@@ -103,7 +101,6 @@ export const addDetection: AddEvaluation = (parent, done) => {
         .choices(['batch', 'frozen'])
         .default('batch'),
     )
-  withPrecision(command)
     .option('--seed <number>', 'of heads, order, sizes and samples', '0')
     .option('--test-every <iterations>', 'tests, and draws what is found in a few images, on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')

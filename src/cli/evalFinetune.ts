@@ -65,12 +65,13 @@ export const addFinetune: AddEvaluation = (parent, done) =>
     heedingSignals(done, async (weights: string, flags: Flags) => {
       const { interrupted } = await amongProcesses(flags, {
         prepare: (own) => prepare(weights, own),
-        identityOf: ({ planned: { protocol, train, imageSize }, queries, seed }) => [
+        identityOf: ({ backbone: { compute }, planned: { protocol, train, imageSize }, queries, seed }) => [
           protocol,
           train.length,
           queries.length,
           imageSize,
           seed,
+          compute,
         ],
         evaluate: ({ backbone, planned, queries, chooseBy, out, seed, broken, name }, shared, own) =>
           finetune(backbone, {

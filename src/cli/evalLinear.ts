@@ -89,7 +89,10 @@ export const addLinear: AddEvaluation = (parent, done) => {
       heedingSignals(done, async (weights: string, flags: Flags) => {
         const { interrupted } = await amongProcesses(flags, {
           prepare: (own) => prepare(weights, own),
-          identityOf: ({ planned, bank }) => [planned.protocol, bank.length, planned.val.length, planned.imageSize, planned.seed],
+          identityOf: ({ backbone: { compute }, planned: { protocol, val, imageSize, seed }, bank }) => [
+            [protocol, bank.length, val.length],
+            [imageSize, seed, compute],
+          ],
           evaluate,
           conclude: (result, prepared, own) => report(weights, own, prepared, result),
           dispose: ({ backbone }) => backbone.dispose(),

@@ -26,16 +26,14 @@ import {
   forceFlag,
   keepingUnlessFailed,
   openInitial,
-  type PrecisionFlags,
   resultFolder,
   withInit,
   workersOf,
   resumableOptions,
   wholeFlag,
-  withPrecision,
 } from './evalShared.js'
 
-interface Flags extends FrozenFlags, PrecisionFlags {
+interface Flags extends FrozenFlags {
   frozen?: boolean
   data: string
   protocol: string
@@ -66,7 +64,6 @@ const ofTraining = [
   'batchSize',
   'lr',
   'crop',
-  'precision',
   'testEvery',
   'logEvery',
   'saveEvery',
@@ -104,7 +101,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--frozen', 'train nothing but a linear classifier of the cells of the last two maps, in random windows; seconds or minutes')
     .option('--window <pixels>', 'side of the windows of --frozen', '128')
     .option('--windows <count>', 'windows of an image of --frozen', '4')
-  withPrecision(withInit(command, 'heads, order and crops'))
+  withInit(command, 'heads, order and crops')
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
     .option('--save-every <iterations>', 'between two states', '1000')

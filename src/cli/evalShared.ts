@@ -11,7 +11,7 @@ import { sharing } from '../distributed/sharing.js'
 import { together } from '../distributed/together.js'
 
 import { type EvaluationTable, evaluationFolder, imageSizeOfRun, saveResult, tableText } from '../run/results.js'
-import type { Backbone } from '../nn/backbone.js'
+import type { Backbone, BackboneKind } from '../nn/backbone.js'
 import { countLine } from '../run/liveLine.js'
 import { hostLimits, type MemoryLimits } from '../run/memory.js'
 import { evaluationCompute } from '../eval/compute.js'
@@ -22,18 +22,21 @@ import type { ComputeOptions } from '../tensor/compute.js'
 import { packageVersion } from '../tensor/addon.js'
 import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
-import { withDevice } from '../tensor/tensor.js'
+import { type FloatDType, withDevice } from '../tensor/tensor.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
 import { isQuiet, numberFlag, type OutputFlags, quietFlag } from './command.js'
 
 /** Adds the command of one evaluation; `done` takes the exit code. */
 export type AddEvaluation = (parent: Command, done: (code: number) => void) => void
 
-/** Where a command computes, and on which kind of network: the flags of withPlacement(). */
+const evaluationPrecisions = ['auto', 'f32', 'tf32', 'bf16'] as const
+
+/** Where a command computes, how, and on which kind of network: the flags of withPlacement(). */
 export interface PlacementFlags {
   workers: string
   device: string
   threads: string
+  precision: (typeof evaluationPrecisions)[number]
   backbone?: string
 }
 
@@ -49,23 +52,13 @@ export const withPlacement = (command: Command): Command =>
     .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .addOption(
+      new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
+        .choices(evaluationPrecisions)
+        .default('auto'),
+    )
     .option('--backbone <module>', backboneHelp)
     .optionsGroup('')
-
-const evaluationPrecisions = ['auto', 'f32', 'tf32', 'bf16'] as const
-
-/** How the convolutions of an evaluation compute: the flag of withPrecision(). */
-export interface PrecisionFlags {
-  precision: (typeof evaluationPrecisions)[number]
-}
-
-/** Adds the flag of PrecisionFlags. */
-export const withPrecision = (command: Command): Command =>
-  command.addOption(
-    new Option('--precision <how>', 'of convolutions; auto is tf32 on a GPU, f32 on the CPU; bf16 halves activations')
-      .choices(evaluationPrecisions)
-      .default('auto'),
-  )
 
 /** The whole number of a flag; `otherwise` where it was not given. */
 export const wholeFlag = (flag: string, text: string | undefined, otherwise: number, least = 1, most = Infinity): number =>
@@ -164,26 +157,37 @@ export function evaluation(parent: Command, name: string, description: string): 
   return withPlacement(command)
 }
 
-/**
- * The backbone of a file on the device of the flags, and the settings to evaluate it with; what kind it is goes into the notes of
- * every table.
- */
-export async function openBackbone(
-  weights: string,
-  { device: wanted, threads, backbone: module, precision = 'auto' }: SharedFlags & Partial<PrecisionFlags>,
-  layout: Pick<ImportOptions, 'outputStride'> = {},
-): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string }> {
+/** What the flags of withPlacement() say of a network: its device, its kind where they name one, the dtype of activations, and settings. */
+export async function placementOf({
+  device: wanted,
+  threads,
+  backbone: module,
+  precision,
+}: PlacementFlags): Promise<{ device: string; kind: BackboneKind | undefined; dtype: FloatDType; compute: ComputeOptions }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   const device = await useDevice(wanted)
   const kind = await kindOfFlag(module)
   // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
   const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute
   const products = precision === 'auto' ? {} : ({ precision: precision === 'tf32' ? precision : 'f32' } as const)
+  return { device, kind, dtype, compute: evaluationCompute(device, { threads: count === 0 ? undefined : count, ...products }) }
+}
+
+/**
+ * The backbone of a file on the device of the flags, and the settings to evaluate it with; what kind it is goes into the notes of
+ * every table.
+ */
+export async function openBackbone(
+  weights: string,
+  flags: PlacementFlags,
+  layout: Pick<ImportOptions, 'outputStride'> = {},
+): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string }> {
+  const { device, kind, dtype, compute } = await placementOf(flags)
   const { backbone, report } = withDevice(device, () => importBackbone(weights, { kind, compute: dtype, ...layout }))
   const names = report.prefix === '' ? 'plain names' : `names after the prefix ${report.prefix}`
   return {
     backbone,
-    compute: evaluationCompute(device, { threads: count === 0 ? undefined : count, ...products }),
+    compute,
     note: `${weights}: ${backbone.description}, read from ${names}${dtype === 'f32' ? '' : `, activations in ${dtype}`}`,
   }
 }
@@ -228,7 +232,7 @@ export const withInit = (command: Command, seed?: string): Command =>
  */
 export async function openInitial(
   weights: string,
-  flags: SharedFlags & Partial<PrecisionFlags> & { seed: string },
+  flags: SharedFlags & { seed: string },
   layout: Pick<ImportOptions, 'outputStride'> = {},
 ): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string; suffix: string; seed: number }> {
   const { init = 'weights' } = flags

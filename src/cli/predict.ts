@@ -1,12 +1,10 @@
 import { holdsDetector } from '../detection/exchange.js'
 import { importClassifier } from '../eval/classifierFile.js'
 import { classifyImages, type Prediction } from '../eval/classify.js'
-import { kindOfFlag } from '../run/backbone.js'
-import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
-import { type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
+import { placementOf, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
 interface Flags extends PlacementFlags, OutputFlags {
@@ -33,19 +31,17 @@ export const register: Register = (program, done) => {
     .action(
       heedingSignals(done, async (paths: string[], flags: Flags) => {
         const top = numberFlag('top', flags.top, { least: 1, whole: true })
-        const threads = numberFlag('threads', flags.threads, { least: 0, whole: true })
         const workers = workersOf(flags)
-        const device = await useDevice(flags.device)
-        const kind = await kindOfFlag(flags.backbone)
+        const { device, kind, dtype, compute } = await placementOf(flags)
         if (holdsDetector(flags.weights))
           fail('FORMAT', `${flags.weights}: is a detector, which finds objects: densecl detect takes it; expected a classifier`)
-        const { model, record, assumed } = withDevice(device, () => importClassifier(flags.weights, kind))
+        const { model, record, assumed } = withDevice(device, () => importClassifier(flags.weights, kind, dtype))
         try {
           const items = await itemsAt(paths)
           const predictions = await classifyImages(model, record, items, {
             top,
             workers,
-            compute: { threads: threads === 0 ? undefined : threads },
+            compute,
             progress: (count) => progressOf(flags, 'images')(count, items.length),
           })
           if (assumed) console.error(`${flags.weights}: says no classes and no image size: numbers and ${record.imageSize} px are assumed`)

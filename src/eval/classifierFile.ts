@@ -8,6 +8,7 @@ import { allTensors } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
 import { firstIssue } from '../run/options.js'
 import { Random } from '../tensor/random.js'
+import type { FloatDType } from '../tensor/tensor.js'
 import { backboneMetadata, writeTensors } from '../weights/export.js'
 import { importBackbone, readTensorFile } from '../weights/import.js'
 import { loadStored, toStored } from '../weights/layout.js'
@@ -77,9 +78,14 @@ export function holdsClassifier(path: string): boolean {
 
 /**
  * The classifier of a file on the current device, and its record: ours, or a ResNet of others with its last layer, of which the published
- * settings and numbers as names are assumed. Throws FORMAT, IMPORT, FILE.
+ * settings and numbers as names are assumed. `compute` is the dtype of the backbone's activations, f32 when absent. Throws FORMAT, IMPORT,
+ * FILE.
  */
-export function importClassifier(path: string, kind?: BackboneKind): { model: Classifier; record: ClassifierRecord; assumed: boolean } {
+export function importClassifier(
+  path: string,
+  kind?: BackboneKind,
+  compute?: FloatDType,
+): { model: Classifier; record: ClassifierRecord; assumed: boolean } {
   const file = readTensorFile(path)
   checkWhole(path, file)
   const said = file.metadata[classifierKey]
@@ -99,7 +105,7 @@ export function importClassifier(path: string, kind?: BackboneKind): { model: Cl
   const record = said === undefined ? assumedRecord(head.bias.shape[0]!) : readClassifierRecord(path, said)
   if (record.classes.length !== head.bias.shape[0])
     fail('FORMAT', `${path}: its record names ${record.classes.length} classes but its last layer has ${head.bias.shape[0]}`)
-  const { backbone } = importBackbone(path, { kind })
+  const { backbone } = importBackbone(path, { kind, compute })
   return { model: withHead(path, backbone, head), record, assumed: said === undefined }
 }
 

@@ -173,8 +173,7 @@ class DetectionRun {
     const imagesAtOnce = this.#atOnce
     const { describe: _, ...numbers } = protocol
     const data = { classes: train.classes, train: train.items.length }
-    const precision = compute === 'f32' ? {} : { compute }
-    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, ...data, seed, ...precision }
+    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, compute, ...data, seed }
   }
 
   get #atOnce(): number {

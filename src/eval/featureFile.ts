@@ -23,13 +23,14 @@ function keyOf(
   backbone: Backbone,
   items: readonly Item[],
   shapes: readonly FeatureShape[],
-  { imageSize, pipeline, compute }: ExtractOptions,
+  { imageSize, pipeline, compute: settings }: ExtractOptions,
 ): string {
-  const { precision } = evaluationCompute(backbone.device, compute)
+  const { precision } = evaluationCompute(backbone.device, settings)
   const hash = createHash('sha256')
   hash.update(backbone.description)
   for (const [name, tensor] of allTensors(backbone.state())) hash.update(name).update(new Uint8Array(tensor.data().buffer))
-  hash.update(JSON.stringify({ imageSize, pipeline, precision, shapes, items: items.map(({ mask: _, label: __, ...item }) => item) }))
+  const images = items.map(({ mask: _, label: __, ...item }) => item)
+  hash.update(JSON.stringify({ imageSize, pipeline, precision, compute: backbone.compute, shapes, items: images }))
   return hash.digest('hex').slice(0, 16)
 }
 

@@ -6,11 +6,12 @@ import { orderedBatches } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import { evaluation } from '../nn/layers.js'
 import type { Backbone } from '../nn/backbone.js'
+import { asDType } from '../ops/broadcast.js'
 import { reshape } from '../ops/elementwise.js'
 import { adaptiveAvgPool2d, avgPool2d } from '../ops/pool2d.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 
 /**
@@ -31,12 +32,11 @@ const windows = [
 ] as const
 
 /**
- * A feature [N, grid, grid, C] of the stages' maps. Maps of another size than 224 pixels give are averaged into the same grids, or
- * the map itself where that is smaller.
+ * A feature [N, grid, grid, C] of the stages' maps; of bf16 maps it is f32, and a constant to a tape. Maps of another size than 224 pixels
+ * give are averaged into the same grids, or the map itself where that is smaller.
  */
 export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tensor {
-  if (name === 'pooled') return adaptiveAvgPool2d(stages.at(-1)!, 1)
-  const level = Number(name.slice(-1)) - 1
+  const level = name === 'pooled' ? windows.length - 1 : Number(name.slice(-1)) - 1
   const map =
     stages.at(level - windows.length) ??
     fail(
@@ -46,11 +46,15 @@ export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tenso
     )
   const { map: expected, grid, kernel, stride, padding } = windows[level]!
   const [, height, width] = map.shape as [number, number, number, number]
-  if (height === expected && width === expected) return avgPool2d(map, { kernel, stride, padding })
-  return adaptiveAvgPool2d(map, [Math.min(grid, height), Math.min(grid, width)])
+  return scope(() => {
+    const x = asDType(map, accumulator(map.dtype))
+    if (name === 'pooled') return adaptiveAvgPool2d(x, 1)
+    if (height === expected && width === expected) return avgPool2d(x, { kernel, stride, padding })
+    return adaptiveAvgPool2d(x, [Math.min(grid, height), Math.min(grid, width)])
+  })
 }
 
-/** Features of images x [N, H, W, inputs], each [N, grid, grid, C], with running statistics. */
+/** Features of images x [N, H, W, inputs], each f32 [N, grid, grid, C], with running statistics. */
 export function pooledFeatures(backbone: Backbone, x: Tensor, names: readonly FeatureName[]): Tensor[] {
   return scope(() => {
     const stages = backbone.stages(backbone.input(x), evaluation)

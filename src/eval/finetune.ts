@@ -8,7 +8,7 @@ import { cropAndFlip } from '../data/pipelines.js'
 import { evenBatches } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
-import { allTensors } from '../nn/module.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import { percent } from '../run/results.js'
 import { duration } from '../run/runLog.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
@@ -77,6 +77,7 @@ class FinetuneRun {
 
   share(): void {
     this.#run.share(this.#tensors())
+    refreshCopies(this.#trained.model.state())
   }
 
   /** Frees the last layer and the optimisers; the backbone belongs to the caller. */
@@ -121,6 +122,7 @@ class FinetuneRun {
       const tensors = [...allTensors(this.#trained.model.state())]
       if (this.#group.rank === 0) restoreState(classifierPath(out), readTensorFile(classifierPath(out)), tensors)
       this.#group.broadcast(tensors.map(([, tensor]) => tensor))
+      refreshCopies(this.#trained.model.state())
       test = await this.#testOn(this.#options.val)
     }
     return { interrupted: false, iterations: this.#run.position, tried, setting, test }
@@ -130,8 +132,19 @@ class FinetuneRun {
     const { protocol, chooseBy, classes, train, val, imageSize, seed = 0 } = this.#options
     const { describe: _, ...numbers } = protocol
     const iterations = this.#stages.at(-1)!.end
-    const own = { backbone: this.#backbone.description, imageSize, classes, train: train.length, val: val.length, seed }
-    return { ...numbers, chooseBy, ...own, iterations }
+    const { description, compute } = this.#backbone
+    return {
+      ...numbers,
+      chooseBy,
+      backbone: description,
+      compute,
+      imageSize,
+      classes,
+      train: train.length,
+      val: val.length,
+      seed,
+      iterations,
+    }
   }
 
   #tensors(): Iterable<[string, Tensor]> {
@@ -148,6 +161,7 @@ class FinetuneRun {
   #reset(): void {
     disposeFinetuned(this.#trained)
     for (const [tensor, values] of this.#initial) tensor.write(values)
+    refreshCopies(this.#backbone.state())
     this.#trained = this.#build()
   }
 

@@ -4,14 +4,13 @@ import { noGrad } from '../autograd/tape.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'
 import { allTensors } from '../nn/module.js'
-import { fitting, hostLimits, type MemoryEstimate, mostBytes, type Part, processBytes, workerBytes } from '../run/memory.js'
+import { fitting, hostLimits, type MemoryEstimate, type Part, processBytes, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
-import { Random } from '../tensor/random.js'
-import { scope, Tensor, withDevice } from '../tensor/tensor.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
-import { ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
+import { onDryDevice, ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
 import type { FinetuneOptions } from './finetuneOptions.js'
 import { buildFinetuned, disposeFinetuned, testBatchSize, updateClassifier } from './finetuneTraining.js'
 
@@ -48,18 +47,14 @@ export function estimateFinetuneMemory(backbone: Backbone, options: Planned): Me
 /** The bytes that are in use at one time: at the start, more in steps, and more in the test. */
 function tensorBytes(backbone: Backbone, options: Planned): { state: number; step: number; test: number } {
   const { protocol, classes, imageSize, compute } = options
-  const device = `dry:${backbone.device}`
-  const random = new Random(0)
-  const most = mostBytes(device)
   const settings = evaluationCompute(backbone.device, compute)
-  return withDevice(device, () => {
-    const twin = backbone.kind.build({ random, dtype: 'f32' }, backbone.options)
+  return onDryDevice(backbone, 0, ({ twin, random, most }) => {
     const trained = buildFinetuned(twin, { classes: classes.length, weightDecay: protocol.weightDecay, random })
     try {
-      native.trimMemory(device)
+      native.trimMemory(twin.device)
       const state = most()
       const batchSize = ownImages(batchOf(options), options)
-      const images = (count: number): Tensor => Tensor.empty([count, imageSize, imageSize, backbone.inputs])
+      const images = (count: number): Tensor => Tensor.empty([count, imageSize, imageSize, twin.inputs])
       // The second step has what the first one left.
       for (let step = 0; step < 2; ++step)
         withCompute(settings, () =>
@@ -70,8 +65,6 @@ function tensorBytes(backbone: Backbone, options: Planned): { state: number; ste
       return { state, step: steps - state, test: most() - steps }
     } finally {
       disposeFinetuned(trained)
-      twin.dispose()
-      native.trimMemory(device)
     }
   })
 }

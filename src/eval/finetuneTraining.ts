@@ -9,6 +9,7 @@ import type { Backbone } from '../nn/backbone.js'
 import { Classifier } from '../nn/classifier.js'
 import { scale } from '../ops/elementwise.js'
 import { evaluation, trainingAcross } from '../nn/layers.js'
+import { trainable } from '../nn/module.js'
 import { crossEntropy } from '../ops/losses.js'
 import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
@@ -30,8 +31,9 @@ export function buildFinetuned(
 ): Finetuned {
   return withDevice(backbone.device, () => {
     const model = new Classifier({ random, dtype: 'f32' }, backbone, classes)
+    const { parameters, copies } = model.state()
     const of = (head: boolean): Sgd =>
-      new Sgd(new Map([...model.state().parameters].filter(([name]) => name.startsWith('fc.') === head)), { momentum: 0.9, weightDecay })
+      new Sgd(new Map([...parameters].filter(([name]) => name.startsWith('fc.') === head)), { momentum: 0.9, weightDecay }, copies)
     return { model, optimizers: { backbone: of(false), head: of(true) } }
   })
 }
@@ -55,21 +57,21 @@ export function updateClassifier(
   { shared, weight }: { shared: SharedGradients; weight: number } = { shared: new SharedGradients(Group.single), weight: 1 },
 ): number {
   const target = Tensor.from(labels, [labels.length], 'i32', model.backbone.device)
-  const parts = (['backbone', 'head'] as const).map((name) => ({ name, parameters: [...optimizers[name].parameters.values()] }))
-  const parameters = parts.flatMap((part) => part.parameters)
+  const parts = (['backbone', 'head'] as const).map((name) => ({ name, watched: trainable(optimizers[name]) }))
+  const watched = parts.flatMap((part) => part.watched)
   const { gradients, loss } = shared.average(
     (ready) => {
-      const tape = new Tape().watch(parameters)
+      const tape = new Tape().watch(watched)
       const made = tape.record(() => {
         const own = crossEntropy(model.logits(x, trainingAcross(shared.group)), target)
         return weight === 1 ? own : scale(own, weight)
       })
-      return { gradients: tape.backward(made, parameters, undefined, ready), loss: made }
+      return { gradients: tape.backward(made, watched, undefined, ready), loss: made }
     },
     (made) => ({ gradients: made.gradients, observed: [made.loss] }),
   )
   let from = 0
-  for (const { name, parameters: own } of parts) optimizers[name].step(gradients.slice(from, (from += own.length)), rates[name])
+  for (const { name, watched: own } of parts) optimizers[name].step(gradients.slice(from, (from += own.length)), rates[name])
   return loss.item()
 }
 

@@ -26,7 +26,7 @@ export function estimateFrozenMemory(backbone: Backbone, sets: Sets, { window, w
   const tensors = onDryDevice(backbone, 0, ({ twin, most }) => {
     const weights = most()
     withCompute(evaluationCompute(backbone.device, compute), () =>
-      scope(() => void twin.stages(Tensor.empty([batchSize, window, window, twin.inputs], 'f32', twin.device), evaluation)),
+      scope(() => void twin.stages(twin.input(Tensor.empty([batchSize, window, window, twin.inputs], 'f32', twin.device)), evaluation)),
     )
     return { weights, maps: most() - weights }
   })

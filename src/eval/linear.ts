@@ -153,7 +153,8 @@ class LinearRun {
   #identity(): Record<string, unknown> {
     const { protocol, imageSize, classes, train, val, seed = 0 } = this.#options
     const { describe: _, augment, ...numbers } = protocol
-    return { ...numbers, augment, backbone: this.#backbone.description, imageSize, classes, train: train.length, val: val.length, seed }
+    const { description, compute } = this.#backbone
+    return { ...numbers, augment, backbone: description, compute, imageSize, classes, train: train.length, val: val.length, seed }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

@@ -158,8 +158,7 @@ class SegmentationRun {
       train,
       seed = 0,
     } = this.#options
-    const precision = compute === 'f32' ? {} : { compute }
-    return { ...numbers, backbone: description, classes: train.classes, train: train.items.length, seed, ...precision }
+    return { ...numbers, backbone: description, compute, classes: train.classes, train: train.items.length, seed }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

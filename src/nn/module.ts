@@ -48,7 +48,7 @@ export function* allTensors({ parameters, buffers }: State): Generator<[string, 
 export const isNorm = ({ buffers }: State, name: string): boolean => buffers.has(name.replace(/[^.]+$/, 'running_mean'))
 
 /** The tensors that the parameters enter a forward pass as, in their order: bf16 copies where there are some. */
-export const trainable = ({ parameters, copies }: State): Tensor[] =>
+export const trainable = ({ parameters, copies }: Pick<State, 'parameters' | 'copies'>): Tensor[] =>
   [...parameters].map(([name, parameter]) => copies.get(name) ?? parameter)
 
 /** Makes the copies equal to their parameters again, after these were written from outside of the optimiser. */

@@ -61,6 +61,21 @@ for (const [kind, ...widths] of [
     })
   })
 
+testWhere(hasMpi, noMpi, test, 'a fine-tuning in bf16 by several processes has the losses of one, to the rounding of activations', () =>
+  withFolder(async (folder) => {
+    // Of the settings that are tried: which is taken afterwards may hang on an image.
+    const lossesOf = async (processes: number): Promise<number[]> =>
+      (await outcome(folder, processes, 'finetuneInBf16')).rows[0]!.flatMap(({ choiceLoss }) => choiceLoss ?? [])
+    const alone = await lossesOf(1)
+    assert.ok(alone.length > 8, `${alone.length} steps`)
+    // 18 layers round what is summed in another order, to 8 bits.
+    const bound = Math.sqrt(18) * 2 ** -9
+    for (const processes of [2, 3])
+      for (const [step, loss] of (await lossesOf(processes)).entries())
+        assert.ok(Math.abs(loss / alone[step]! - 1) < bound, `${processes} processes, step ${step}: ${loss} ${alone[step]}`)
+  }),
+)
+
 /** Weights of a small network, for a command to evaluate. */
 function writeWeights(path: string): void {
   const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })

@@ -22,12 +22,14 @@ import { dilated8, ResNet } from '../../src/nn/resnet.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { Random } from '../../src/tensor/random.js'
 import { setThreads } from '../../src/tensor/runtime.js'
+import type { FloatDType } from '../../src/tensor/tensor.js'
 
 const [folder = '', ...kinds] = process.argv.slice(2)
 setThreads(1)
 const group = openGroup()
 leaveTogether(group)
-const network = (options = {}): ResNet => new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4, ...options })
+const network = (options = {}, compute: FloatDType = 'f32'): ResNet =>
+  new ResNet({ random: new Random(1), dtype: 'f32', compute }, { depth: 18, baseChannels: 4, ...options })
 const outOf = (kind: string): string => join(folder, `${kind}-${group.size}`)
 const shared = (kind: string) => ({ out: outOf(kind), quiet: true, logEvery: 1, workers: 1, group })
 const labelled = async () => {
@@ -43,6 +45,19 @@ async function detection(kind: string, style: DetectionStyleName, iterations: nu
   const options = { protocol, style, train: source, val: source, anchors: [16, 24], imagesAtOnce, ...shared(kind) }
   const { test } = await evaluateDetection(network(), options)
   return { scores: test!.voc.mean, found: test!.detections.length }
+}
+
+/** A short fine-tuning by two settings; what is found. */
+async function tuning(kind: string, compute: FloatDType) {
+  const protocol = {
+    ...finetuneOfLength(finetuneProtocols['imagenet-1percent']!, 2),
+    batchSize: 8,
+    lrs: [1e-4, 1e-5],
+    headMultipliers: [1],
+  }
+  const options = { protocol, imageSize: 32, chooseBy: 'held-out', ...(await labelled()), ...shared(kind) } as const
+  const { test, tried } = await finetune(network({}, compute), options)
+  return { ...test, tried: tried.map(({ top1 }) => top1) }
 }
 
 const evaluations: Record<string, () => Promise<unknown>> = {
@@ -62,17 +77,8 @@ const evaluations: Record<string, () => Promise<unknown>> = {
   detection: () => detection('detection', 'mmdet', 4),
   // Parts of eight and of four images; this style takes statistics of batch norms too.
   detectionInParts: () => detection('detectionInParts', 'detectron2', 2, 8),
-  async finetune() {
-    const protocol = {
-      ...finetuneOfLength(finetuneProtocols['imagenet-1percent']!, 2),
-      batchSize: 8,
-      lrs: [1e-4, 1e-5],
-      headMultipliers: [1],
-    }
-    const options = { protocol, imageSize: 32, chooseBy: 'held-out', ...(await labelled()), ...shared('finetune') } as const
-    const { test, tried } = await finetune(network(), options)
-    return { ...test, tried: tried.map(({ top1 }) => top1) }
-  },
+  finetune: () => tuning('finetune', 'f32'),
+  finetuneInBf16: () => tuning('finetuneInBf16', 'bf16'),
   async linear() {
     const { classes, ...items } = await labelled()
     const results = []

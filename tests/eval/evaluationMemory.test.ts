@@ -68,11 +68,12 @@ test('linear: the same, where maps of the network are the largest and where clas
   withFolder((folder) =>
     assertClose(
       [
-        { channels: 16, size: 128, augmentation: 'protocol' },
-        { channels: 64, size: 32, augmentation: 'none' },
-      ].map(({ channels, size, augmentation }) => {
+        { channels: 16, size: 128, augmentation: 'protocol', precision: 'f32' },
+        { channels: 64, size: 128, augmentation: 'protocol', precision: 'bf16' },
+        { channels: 64, size: 32, augmentation: 'none', precision: 'f32' },
+      ].map(({ channels, size, ...how }) => {
         const data = { train: 'scenes:64', val: 'scenes:32', out: join(folder, 'out'), protocol: 'imagenet-features', epochs: 1 }
-        const sizes = { 'image-size': size, 'batch-size': 64, augmentation, device: 'cpu', workers: 1 }
+        const sizes = { 'image-size': size, 'batch-size': 64, ...how, device: 'cpu', workers: 1 }
         return estimateOverResident(['eval', 'linear', weightsOf(folder, channels), ...flagsOf({ ...data, ...sizes }), '--overwrite'])
       }),
     ),

@@ -21,14 +21,15 @@ import { ResNet } from '../../src/nn/resnet.js'
 import { imageSizeOfRun } from '../../src/run/results.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { Random } from '../../src/tensor/random.js'
-import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { hasTorch, noTorch, runPython } from '../support/python.js'
 import { rejectsError, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('fine-tuning')
-const network = (seed = 1, baseChannels = 4): ResNet => new ResNet({ random: new Random(seed), dtype: 'f32' }, { depth: 18, baseChannels })
+const network = (seed = 1, baseChannels = 4, compute: FloatDType = 'f32'): ResNet =>
+  new ResNet({ random: new Random(seed), dtype: 'f32', compute }, { depth: 18, baseChannels })
 
 const items = (labels: readonly number[]): Item[] =>
   labels.map((label, i) => ({ kind: 'file', name: `c${label}/${i}.jpg`, path: '', label }))
@@ -143,72 +144,82 @@ async function options(folder: string, name: string, more: Partial<FinetuneOptio
   return { protocol: quick, chooseBy: 'held-out', ...own, quiet: true, seed: 2, workers: 1, ...more }
 }
 
-test('a network learns what it is shown, and its file classifies as it did', () =>
-  withFolder(async (folder) => {
-    const backbone = network(4, 8)
-    const own = await options(folder, 'learns', { protocol: { ...quick, epochs: 40, steps: [30], batchSize: 10 } })
-    // Tested on its own training images; chance is 10 %.
-    const { test: result } = await finetune(backbone, { ...own, val: own.train })
-    assert.ok(result!.top1 > 0.5, `${result!.top1}`)
-    const { model, record } = importClassifier(classifierPath(own.out))
-    assert.equal([record.classes, record.imageSize], [own.classes, 32])
-    const predictions = await classifyImages(model, record, own.train, { top: 3, workers: 1 })
-    const right = predictions.filter(({ guesses }, i) => guesses[0]!.class === own.classes[own.train[i]!.label!]).length
-    assert.is(right / own.train.length, result!.top1)
-    for (const { guesses } of predictions) assert.ok(guesses.length === 3 && guesses[0]!.probability >= guesses[1]!.probability)
-    model.dispose()
-    model.backbone.dispose()
-    backbone.dispose()
-  }))
+const precisions = ['f32', 'bf16'] as const
 
-test('settings are chosen by held-out images or the validation images; what is cut off anywhere ends with the same bytes', () =>
-  withFolder(async (folder) => {
-    for (const chooseBy of ['held-out', 'val'] as const) {
-      const protocol = { ...quick, lrs: [0.05, 0.01] }
-      const fresh = (): ResNet => network(4)
-      const run = async (name: string, more: Partial<FinetuneOptions> = {}) => {
-        const backbone = fresh()
-        try {
-          return await finetune(backbone, await options(folder, `${chooseBy}-${name}`, { protocol, chooseBy, ...more }))
-        } finally {
-          backbone.dispose()
+for (const compute of precisions)
+  test(`a network in ${compute} learns what it is shown, and its file classifies as it did`, () =>
+    withFolder((folder) => learnsAndClassifies(folder, compute)))
+
+async function learnsAndClassifies(folder: string, compute: FloatDType): Promise<void> {
+  const backbone = network(4, 8, compute)
+  const own = await options(folder, 'learns', { protocol: { ...quick, epochs: 40, steps: [30], batchSize: 10 } })
+  // Tested on its own training images; chance is 10 %.
+  const { test: result } = await finetune(backbone, { ...own, val: own.train })
+  assert.ok(result!.top1 > 0.4, `${result!.top1}`)
+  const { model, record } = importClassifier(classifierPath(own.out), undefined, compute)
+  assert.equal([record.classes, record.imageSize, model.backbone.compute], [own.classes, 32, compute])
+  const predictions = await classifyImages(model, record, own.train, { top: 3, workers: 1 })
+  const right = predictions.filter(({ guesses }, i) => guesses[0]!.class === own.classes[own.train[i]!.label!]).length
+  assert.is(right / own.train.length, result!.top1)
+  for (const { guesses } of predictions) assert.ok(guesses.length === 3 && guesses[0]!.probability >= guesses[1]!.probability)
+  model.dispose()
+  model.backbone.dispose()
+  backbone.dispose()
+}
+
+for (const compute of precisions)
+  test(`in ${compute} settings are chosen by held-out or validation images; what is cut off anywhere ends with the same bytes`, () =>
+    withFolder(async (folder) => {
+      for (const chooseBy of ['held-out', 'val'] as const) {
+        const protocol = { ...quick, lrs: [0.05, 0.01] }
+        const run = async (name: string, more: Partial<FinetuneOptions> = {}) => {
+          const backbone = network(4, 4, compute)
+          try {
+            return await finetune(backbone, await options(folder, `${chooseBy}-${name}`, { protocol, chooseBy, ...more }))
+          } finally {
+            backbone.dispose()
+          }
         }
+        const whole = await run('whole')
+        assert.is(whole.tried.length, 2)
+        const best = whole.tried.reduce((a, b) => (b.top1 > a.top1 || (b.top1 === a.top1 && b.loss < a.loss) ? b : a))
+        assert.is(whole.setting!.lr, best.lr)
+        if (chooseBy === 'val') assert.is(whole.test!.top1, best.top1)
+        for (const steps of [4, 7]) {
+          let asked = 0
+          const name = `cut${steps}`
+          assert.ok((await run(name, { interrupted: () => ++asked > steps })).interrupted)
+          assert.equal(await run(name, { resume: true }), whole)
+          for (const file of ['state.safetensors', 'classifier.safetensors'])
+            assert.equal(
+              readFileSync(join(folder, `${chooseBy}-${name}`, file)),
+              readFileSync(join(folder, `${chooseBy}-whole`, file)),
+              file,
+            )
+          const rows = (at: string) =>
+            readMetrics(join(folder, `${chooseBy}-${at}`, 'metrics.jsonl')).map(({ globalStep, testLoss }) => [globalStep, testLoss])
+          assert.equal(rows(name), rows('whole'))
+        }
+        // Finished, it is read again.
+        assert.equal(await run('whole', { resume: true }), whole)
       }
-      const whole = await run('whole')
-      assert.is(whole.tried.length, 2)
-      const best = whole.tried.reduce((a, b) => (b.top1 > a.top1 || (b.top1 === a.top1 && b.loss < a.loss) ? b : a))
-      assert.is(whole.setting!.lr, best.lr)
-      if (chooseBy === 'val') assert.is(whole.test!.top1, best.top1)
-      for (const steps of [4, 7]) {
-        let asked = 0
-        const name = `cut${steps}`
-        assert.ok((await run(name, { interrupted: () => ++asked > steps })).interrupted)
-        assert.equal(await run(name, { resume: true }), whole)
-        for (const file of ['state.safetensors', 'classifier.safetensors'])
-          assert.equal(readFileSync(join(folder, `${chooseBy}-${name}`, file)), readFileSync(join(folder, `${chooseBy}-whole`, file)), file)
-        const rows = (at: string) =>
-          readMetrics(join(folder, `${chooseBy}-${at}`, 'metrics.jsonl')).map(({ globalStep, testLoss }) => [globalStep, testLoss])
-        assert.equal(rows(name), rows('whole'))
-      }
-      // Finished, it is read again.
-      assert.equal(await run('whole', { resume: true }), whole)
-    }
-  }))
+    }))
 
-test('each training begins from the given weights: the one that is kept is as if it were alone', () =>
-  withFolder(async (folder) => {
-    const lossesOf = async (lrs: readonly number[]): Promise<(number | undefined)[]> => {
-      const backbone = network(4)
-      const name = lrs.join()
-      await finetune(backbone, await options(folder, name, { protocol: { ...quick, lrs }, chooseBy: 'val' }))
-      backbone.dispose()
-      return readMetrics(join(folder, name, 'metrics.jsonl')).flatMap(({ testLoss }) => (testLoss === undefined ? [] : [testLoss]))
-    }
-    const [alone, after] = [await lossesOf([0.01]), await lossesOf([0.05, 0.01])]
-    assert.is(after.length, 2)
-    assert.is(after[1], alone[0])
-    assert.not.equal(after[0], alone[0])
-  }))
+for (const compute of precisions)
+  test(`each training in ${compute} begins from the given weights: the one that is kept is as if it were alone`, () =>
+    withFolder(async (folder) => {
+      const lossesOf = async (lrs: readonly number[]): Promise<(number | undefined)[]> => {
+        const backbone = network(4, 4, compute)
+        const name = lrs.join()
+        await finetune(backbone, await options(folder, name, { protocol: { ...quick, lrs }, chooseBy: 'val' }))
+        backbone.dispose()
+        return readMetrics(join(folder, name, 'metrics.jsonl')).flatMap(({ testLoss }) => (testLoss === undefined ? [] : [testLoss]))
+      }
+      const [alone, after] = [await lossesOf([0.01]), await lossesOf([0.05, 0.01])]
+      assert.is(after.length, 2)
+      assert.is(after[1], alone[0])
+      assert.not.equal(after[0], alone[0])
+    }))
 
 test('a setting that diverges is not tried further; one that has no other is an error', () =>
   withFolder(async (folder) => {
@@ -224,20 +235,63 @@ test('a setting that diverges is not tried further; one that has no other is an 
     backbone.dispose()
   }))
 
+test('the one that is kept is what it was when it was tested, whatever was tried after it', () =>
+  withFolder(async (folder) => {
+    for (const compute of precisions) {
+      const backbone = network(4, 4, compute)
+      const own = await options(folder, compute, { protocol: { ...quick, lrs: [0.01, 1e30] }, chooseBy: 'val' })
+      const { setting, tried, test: kept } = await finetune(backbone, own)
+      assert.is(setting!.lr, 0.01)
+      assert.equal([kept!.top1, kept!.loss], [tried[0]!.top1, tried[0]!.loss])
+      backbone.dispose()
+    }
+  }))
+
+/** Random images [count, 32, 32, 3], alike by each seed. */
+function noise(count: number, seed: number): Tensor {
+  const random = new Random(seed)
+  return Tensor.from(
+    Float32Array.from({ length: count * 32 * 32 * 3 }, () => random.normal()),
+    [count, 32, 32, 3],
+  )
+}
+
+test('a step in bf16 has the loss of f32, and moves f32 parameters whose copies follow, rounded', () => {
+  const labels = Int32Array.of(0, 1, 2, 0, 1, 2)
+  const losses = precisions.map((compute) => {
+    const backbone = network(3, 8, compute)
+    const trained = buildFinetuned(backbone, { classes: 3, weightDecay: 0, random: new Random(1) })
+    // Many changes are too small for the 8 bits of a copy.
+    const rates = { backbone: 1e-4, head: 1e-4 }
+    const loss = scope(() => updateClassifier(trained, noise(6, 5), labels, rates))
+    const { parameters, copies } = trained.model.state()
+    assert.is(copies.size > 0, compute === 'bf16')
+    assert.not(copies.has('fc.weight'))
+    for (const [name, copy] of copies) {
+      const parameter = parameters.get(name)!
+      assert.equal(
+        copy.data(),
+        scope(() => parameter.to('bf16').data()),
+      )
+      assert.not.equal(copy.data(), parameter.data(), name)
+    }
+    const before = network(3, 8)
+    for (const [name, was] of before.state().parameters) assert.not.equal(parameters.get(name)!.data(), was.data(), name)
+    for (const each of [before, backbone]) each.dispose()
+    disposeFinetuned(trained)
+    return loss
+  })
+  // Activations and weights have 8 bits; 20 layers of them add up like independent errors.
+  assert.ok(Math.abs(losses[1]! / losses[0]! - 1) < Math.sqrt(2 * 20) * 2 ** -9, losses.join(' '))
+})
+
 test('the last layer has a learning rate of its own, and batch norm is in training mode', () => {
   const backbone = network(3)
   const trained = buildFinetuned(backbone, { classes: 3, weightDecay: 0, random: new Random(1) })
   const values = (): Map<string, Float32Array> =>
     new Map([...allTensors(trained.model.state())].map(([name, tensor]) => [name, Float32Array.from(tensor.data())]))
   const before = values()
-  scope(() => {
-    const random = new Random(5)
-    const x = Tensor.from(
-      Float32Array.from({ length: 6 * 32 * 32 * 3 }, () => random.normal()),
-      [6, 32, 32, 3],
-    )
-    updateClassifier(trained, x, Int32Array.of(0, 1, 2, 0, 1, 2), { backbone: 0, head: 0.1 })
-  })
+  scope(() => updateClassifier(trained, noise(6, 5), Int32Array.of(0, 1, 2, 0, 1, 2), { backbone: 0, head: 0.1 }))
   const after = values()
   const changed = [...before].filter(([name, own]) => own.some((value, i) => value !== after.get(name)![i])).map(([name]) => name)
   assert.ok(changed.includes('fc.weight') && changed.includes('bn1.running_mean') && !changed.includes('conv1.weight'), changed.join())
@@ -268,6 +322,20 @@ test('memory is estimated before an image is read, and refused with numbers', as
   assert.equal(estimateFinetuneMemory(backbone, ofFive), estimateFinetuneMemory(backbone, largestShare))
   throwsError(() => checkFinetuneMemory(backbone, ofFive, { host: 1e6, device: 0 }), 'CONFIG', /a step of 3 images/, /--batch-size \(12\)/)
   backbone.dispose()
+})
+
+test('in bf16 activations take half of the memory, and weights that of their copies more', async () => {
+  const { items: train, classes } = await openSource('scenes:30')
+  const [whole, half] = precisions.map((compute) => {
+    const backbone = network(3, 16, compute)
+    const { host } = estimateFinetuneMemory(backbone, { protocol: quick, train, classes: classes!, imageSize: 128 })
+    backbone.dispose()
+    return (start: string): number => host.find(({ what }) => what.startsWith(start))!.bytes
+  }) as [(start: string) => number, (start: string) => number]
+  // Gradients of weights stay f32.
+  assert.ok(half('a step') < 0.75 * whole('a step'), `${half('a step')} ${whole('a step')}`)
+  // Beside f32 weights and momenta copies of two bytes.
+  assert.ok(Math.abs(half('weights') / whole('weights') - 10 / 8) < 0.02, `${half('weights')} ${whole('weights')}`)
 })
 
 test('a file of a classifier is a backbone too; a file that is none, or contradicts itself, is an error with its name', () =>

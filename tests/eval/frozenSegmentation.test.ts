@@ -168,8 +168,6 @@ test('the command prints a row for each map and one for its places; windows with
 
     const idle = (...flags: string[]): string => runCli(['eval', 'segmentation', weights, '--data', folder, ...flags]).err
     assert.match(idle('--frozen', '--iterations', '5'), /--iterations is of the training, which --frozen has not/)
-    assert.match(idle('--frozen', '--precision', 'bf16'), /--precision is of the training, which --frozen has not/)
-    assert.match(idle('--precision', 'tf32', '--device', 'cpu'), /precision is tf32: expected f32 or bf16 on cpu/)
     assert.match(idle('--window', '32'), /--window is of --frozen/)
 
     const [train, val] = [openSegmentation(folder, ['train']), openSegmentation(folder, ['val'])]

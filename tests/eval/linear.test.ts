@@ -16,11 +16,12 @@ import { disposeState } from '../../src/nn/module.js'
 import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
-import { scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
 const test = suite('linear')
-const network = (seed = 1): ResNet => new ResNet({ random: new Random(seed), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+const network = (seed = 1, compute: FloatDType = 'f32'): ResNet =>
+  new ResNet({ random: new Random(seed), dtype: 'f32', compute }, { depth: 18, baseChannels: 4 })
 
 test('features have the published sizes on the maps of a ResNet-50 at 224 pixels', () => {
   scope(() => {
@@ -74,12 +75,16 @@ test('on maps of other sizes the same grids, or the map where it is smaller; con
   })
 })
 
-test('kept features are those that are computed, in any order of rows, and other weights have a file of their own', async () => {
+test('kept features are those that are computed, in any order of rows, and other weights or dtypes have a file of their own', async () => {
   await withFolder(async (folder) => {
     const { items } = await openSource('scenes:7')
     const files: string[] = []
-    for (const seed of [1, 2]) {
-      const backbone = network(seed)
+    for (const [seed, compute] of [
+      [1, 'f32'],
+      [2, 'f32'],
+      [1, 'bf16'],
+    ] as const) {
+      const backbone = network(seed, compute)
       const shapes = [
         { name: 'feature2' as const, shape: [6, 6, 4], size: 144 },
         { name: 'pooled' as const, shape: [1, 1, 32], size: 32 },
@@ -99,7 +104,7 @@ test('kept features are those that are computed, in any order of rows, and other
       files.push(file.path)
       disposeState(backbone.state())
     }
-    assert.not.equal(files[0], files[1])
+    assert.is(new Set(files).size, files.length)
   })
 })
 
@@ -166,37 +171,38 @@ async function options(folder: string, name: string, more: Partial<LinearOptions
   }
 }
 
-test('classifiers learn, from views that are made and from kept features; what is cut off ends with the same bytes', async () => {
-  await withFolder(async (folder) => {
-    const backbone = network(4)
-    const own = await options(folder, 'kept', { protocol: { ...quick, pipeline: 'centre', epochs: 30, steps: [20, 28] } })
-    const kept = await evaluateLinear(backbone, { ...own, val: own.train })
-    // Chance is 10 %; what was trained on is tested.
-    for (const { top1, top5, best } of kept.heads) assert.ok(top1 > 0.4 && top5 >= top1 && best >= top1, JSON.stringify(kept.heads))
-    const whole = await evaluateLinear(backbone, await options(folder, 'whole'))
-    assert.equal(
-      whole.heads.map(({ head }) => head),
-      ['feature4', 'feature5'],
-    )
+for (const compute of ['f32', 'bf16'] as const)
+  test(`classifiers of maps in ${compute} learn, from views and from kept features; what is cut off ends with the same bytes`, async () => {
+    await withFolder(async (folder) => {
+      const backbone = network(4, compute)
+      const own = await options(folder, 'kept', { protocol: { ...quick, pipeline: 'centre', epochs: 30, steps: [20, 28] } })
+      const kept = await evaluateLinear(backbone, { ...own, val: own.train })
+      // Chance is 10 %; what was trained on is tested.
+      for (const { top1, top5, best } of kept.heads) assert.ok(top1 > 0.4 && top5 >= top1 && best >= top1, JSON.stringify(kept.heads))
+      const whole = await evaluateLinear(backbone, await options(folder, 'whole'))
+      assert.equal(
+        whole.heads.map(({ head }) => head),
+        ['feature4', 'feature5'],
+      )
 
-    let asked = 0
-    const cut = await evaluateLinear(backbone, await options(folder, 'cut', { interrupted: () => ++asked > 13 }))
-    assert.equal([cut.interrupted, cut.epochs], [true, 2])
-    await rejectsError(async () => evaluateLinear(backbone, await options(folder, 'cut')), 'RUN', /--resume/)
-    const other = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 34, baseChannels: 4 })
-    await rejectsError(
-      async () => evaluateLinear(other, await options(folder, 'cut', { resume: true })),
-      'CONFIG',
-      /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4/,
-    )
-    disposeState(other.state())
-    const continued = await evaluateLinear(backbone, await options(folder, 'cut', { resume: true }))
-    assert.equal(continued.heads, whole.heads)
-    assert.equal(readFileSync(join(folder, 'cut', 'state.safetensors')), readFileSync(join(folder, 'whole', 'state.safetensors')))
-    assert.ok(readdirSync(join(folder, 'whole')).some((name) => name.startsWith('features-')))
-    disposeState(backbone.state())
+      let asked = 0
+      const cut = await evaluateLinear(backbone, await options(folder, 'cut', { interrupted: () => ++asked > 13 }))
+      assert.equal([cut.interrupted, cut.epochs], [true, 2])
+      await rejectsError(async () => evaluateLinear(backbone, await options(folder, 'cut')), 'RUN', /--resume/)
+      const other = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 34, baseChannels: 4 })
+      await rejectsError(
+        async () => evaluateLinear(other, await options(folder, 'cut', { resume: true })),
+        'CONFIG',
+        /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4/,
+      )
+      disposeState(other.state())
+      const continued = await evaluateLinear(backbone, await options(folder, 'cut', { resume: true }))
+      assert.equal(continued.heads, whole.heads)
+      assert.equal(readFileSync(join(folder, 'cut', 'state.safetensors')), readFileSync(join(folder, 'whole', 'state.safetensors')))
+      assert.ok(readdirSync(join(folder, 'whole')).some((name) => name.startsWith('features-')))
+      disposeState(backbone.state())
+    })
   })
-})
 
 test('batches hold every image once, in order; only the last is of another size, and of no fewer than the least', () =>
   fc.assert(
