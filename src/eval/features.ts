@@ -6,12 +6,13 @@ import { orderedBatches } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import { evaluation } from '../nn/layers.js'
 import type { Backbone } from '../nn/backbone.js'
-import { asDType } from '../ops/broadcast.js'
+import { concat } from '../ops/concat.js'
 import { reshape } from '../ops/elementwise.js'
 import { adaptiveAvgPool2d, avgPool2d } from '../ops/pool2d.js'
+import { slice } from '../ops/slice.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { accumulator, scope, Tensor } from '../tensor/tensor.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import { evaluationCompute } from './compute.js'
 
 /**
@@ -46,11 +47,24 @@ export function poolFeature(stages: readonly Tensor[], name: FeatureName): Tenso
     )
   const { map: expected, grid, kernel, stride, padding } = windows[level]!
   const [, height, width] = map.shape as [number, number, number, number]
-  return scope(() => {
-    const x = asDType(map, accumulator(map.dtype))
+  return averaged(map, (x) => {
     if (name === 'pooled') return adaptiveAvgPool2d(x, 1)
     if (height === expected && width === expected) return avgPool2d(x, { kernel, stride, padding })
     return adaptiveAvgPool2d(x, [Math.min(grid, height), Math.min(grid, width)])
+  })
+}
+
+/** Images whose maps in bf16 are averaged at a time: all of them in f32 would take twice the memory of the maps. */
+const averagedAtOnce = 16
+
+/** What `average` makes of a map [N, H, W, C], in f32 of one in bf16. */
+function averaged(map: Tensor, average: (x: Tensor) => Tensor): Tensor {
+  if (map.dtype !== 'bf16') return average(map)
+  const count = map.shape[0]!
+  return scope(() => {
+    const firsts = Array.from({ length: Math.ceil(count / averagedAtOnce) }, (_, part) => part * averagedAtOnce)
+    const parts = firsts.map((first) => scope(() => average(slice(map, [[first, Math.min(count, first + averagedAtOnce)]]).to('f32'))))
+    return concat(parts, 0)
   })
 }
 

@@ -154,9 +154,14 @@ test('linear: what is kept needs no batch of maps, classifiers grow with classes
     /--force/,
   )
   const kept = { ...options, protocol: { ...published, pipeline: 'centre' as const } }
-  const maps = (planned: Parameters<typeof estimateLinearMemory>[1]): number => bytesOf(estimateLinearMemory(backbone, planned), 'maps')
+  const maps = (planned: Parameters<typeof estimateLinearMemory>[1], of = backbone): number =>
+    bytesOf(estimateLinearMemory(of, planned), 'maps')
   assert.ok(maps(options) > 3.5 * maps(kept) && maps(options) < 4.5 * maps(kept), `${maps(options)} ${maps(kept)}`)
   assert.is(maps({ ...kept, cacheBytes: 0 }), maps(options))
+  // Maps are half as large in bf16, and the largest are averaged in parts.
+  const inBf16 = resnet({ depth: 50 })({ ...build, compute: 'bf16' })
+  assert.ok(maps(options, inBf16) < 0.65 * maps(options), `${maps(options, inBf16)} ${maps(options)}`)
+  inBf16.dispose()
   const weights = (classes: number): number => bytesOf(estimateLinearMemory(backbone, { ...kept, classes }), 'weights')
   // Weights and momenta of 9,216, 9,216, 8,192, 9,216 and 8,192 values a class, and a bias each.
   const each = (9216 + 9216 + 8192 + 9216 + 8192 + 5) * 2 * 4
