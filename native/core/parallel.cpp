@@ -1,7 +1,5 @@
 #include "parallel.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -9,6 +7,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "system.h"
 
 namespace densecl {
 namespace {
@@ -52,14 +52,6 @@ struct Job {
     }
   }
 };
-
-// Keeps this library in memory. Node unloads an addon when the last worker thread that had loaded it ends, with the pool's threads still
-// in its code.
-void stayLoaded() {
-  static const int here = 0;
-  Dl_info library;
-  if (dladdr(&here, &library) != 0) dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
-}
 
 // One job at a time; a second caller (another environment of the process) runs its job inline.
 class Pool {

@@ -1,12 +1,11 @@
 #include "signals.h"
 
-#include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
-#include <cstring>
+#include <chrono>
+
+#include "system.h"
 
 namespace densecl {
 
@@ -17,35 +16,26 @@ char text[256];
 size_t textBytes = 0;
 
 int64_t milliseconds() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{1000} * now.tv_sec + now.tv_nsec / 1000000;
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 // Only what a handler may call: it runs on any thread, in the middle of anything.
-void onSignal(int received) {
-  const int saved = errno, signal = received == SIGUSR2 ? SIGTERM : received;
+void onSignal(int signal) {
   int none = 0;
   if (heard.compare_exchange_strong(none, signal)) {
     heardAt = milliseconds();
     // Where the output is closed there is nobody to tell.
-    if (write(STDERR_FILENO, text, textBytes) < 0) errno = saved;
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, text, static_cast<unsigned>(textBytes));
   } else if (milliseconds() - heardAt > 100) {
     _exit(128 + signal);
   }
-  errno = saved;
 }
 }  // namespace
 
 void listenForSignals(const std::string& message) {
   textBytes = message.copy(text, sizeof text - 1);
   heard = 0;
-  struct sigaction action;
-  std::memset(&action, 0, sizeof action);
-  action.sa_handler = onSignal;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  for (int signal : {SIGINT, SIGTERM, SIGUSR2}) sigaction(signal, &action, nullptr);
+  onSignals(onSignal);
 }
 
 int heardSignal() { return heard; }

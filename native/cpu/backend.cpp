@@ -1,14 +1,11 @@
 // The CPU as a device.
 #include "../core/device.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cstring>
 #include <new>
 
 #include "../core/parallel.h"
+#include "../core/system.h"
 #include "isa.h"
 #include "ops.h"
 #include "widen.h"
@@ -19,8 +16,6 @@
 namespace densecl {
 namespace {
 
-// Of blocks that can hold one, pages of 2 MiB are asked for: those of 4 KiB are too many for the processor's table of them.
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr std::align_val_t alignmentOf(size_t bytes) { return std::align_val_t{bytes >= kHugePage ? kHugePage : 64}; }
 
 const OpFunction kOps[] = {
@@ -34,10 +29,7 @@ class CpuDevice : public Device {
   CpuDevice() : Device("cpu", kOps) {}
   void* allocateRaw(size_t bytes) override {
     void* block = ::operator new(bytes, alignmentOf(bytes), std::nothrow);
-#if defined(MADV_HUGEPAGE)
-    // A wish: without such pages all works as well, only slower.
-    if (block != nullptr && bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);
-#endif
+    if (block != nullptr && bytes >= kHugePage) wishForHugePages(block, bytes);
     return block;
   }
   void releaseRaw(void* block, size_t bytes) override {

@@ -1,5 +1,6 @@
 // Boxes [x1, y1, x2, y2] as columns of doubles: of f32 coordinates the areas are then exact, and a box overlaps itself by exactly 1.
 #pragma once
+#include <cstdint>
 #include <vector>
 
 #include "isa.h"

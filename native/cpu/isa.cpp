@@ -5,11 +5,7 @@
 #include <string>
 
 #include "../core/error.h"
-
-#if defined(DENSECL_X86) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "../core/system.h"
 
 namespace densecl::cpu {
 namespace {
@@ -24,19 +20,6 @@ const char* nameOf(Isa level) {
   }
 }
 
-#if defined(DENSECL_X86) && __GNUC__ >= 11  // older ones do not know the names
-// Whether the processor has tile registers for bf16 and the kernel lets this process use them, which it does on request.
-bool tilesAllowed() {
-#if defined(__linux__) && defined(SYS_arch_prctl)
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and the component of the state, of Linux 5.16
-  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-#endif
-
 // The best set that the processor and the compiler of this file have.
 Isa detect() {
   Isa best = Isa::portable;
@@ -45,9 +28,10 @@ Isa detect() {
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     best = Isa::avx512;
   }
-#if __GNUC__ >= 11
+#if __GNUC__ >= 11  // older ones do not know the names
   if (best == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) best = Isa::avx512bf16;
-  if (best == Isa::avx512bf16 && tilesAllowed()) best = Isa::amx;
+  const bool tiles = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16");
+  if (best == Isa::avx512bf16 && tiles && mayUseTiles()) best = Isa::amx;
 #endif
 #endif
   return best;

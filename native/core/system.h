@@ -1,0 +1,23 @@
+// What the engine asks of the operating system beyond C++'s own library, here and nowhere else: POSIX, and Windows.
+#pragma once
+#include <cstddef>
+
+namespace densecl {
+
+// Keeps this library in memory. Node unloads an addon when the last worker thread that had loaded it ends, with threads of a pool still in
+// its code.
+void stayLoaded();
+
+// Pages of 2 MiB for a block that can hold one: those of 4 KiB are too many for the processor's table of them. A wish: without such pages
+// all works as well, only slower.
+constexpr size_t kHugePage = size_t{2} << 20;
+void wishForHugePages(void* block, size_t bytes);
+
+// Whether this process may use the tile registers of a processor that has them: their state is large, and kernels save it on request.
+bool mayUseTiles();
+
+// From now on SIGINT and SIGTERM call `handler`, on any thread and in the middle of anything. SIGUSR2 stands for SIGTERM; on Windows, which
+// has no signals between processes, Ctrl+C stands for SIGINT and Ctrl+Break for SIGTERM.
+void onSignals(void (*handler)(int signal));
+
+}  // namespace densecl
