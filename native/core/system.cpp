@@ -20,7 +20,8 @@ BOOL WINAPI onConsole(DWORD event) {
 
 void stayLoaded() {
   HMODULE library;
-  GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, reinterpret_cast<LPCSTR>(&stayLoaded), &library);
+  GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, reinterpret_cast<LPCSTR>(&stayLoaded),
+                     &library);
 }
 
 // Large pages are a privilege here, which few accounts have.

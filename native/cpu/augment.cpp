@@ -47,14 +47,15 @@ Filter triangle(int in, int out, bool mirrored = false) {
   return filter;
 }
 
-SIMD void toUnit(float* __restrict out, const uint8_t* __restrict in, int count) {
+SIMD(void, toUnit, (float* __restrict out, const uint8_t* __restrict in, int count), (out, in, count)) {
   for (int i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]) * (1.0f / 255);
 }
 
 typedef float Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 
 // out[x] = sum over k of weight[k] * in[k][x]; 64 sums stay in registers while the taps pass
-SIMD void weightedLines(float* __restrict out, const float* const* in, const float* weight, int taps, int count) {
+SIMD(void, weightedLines, (float* __restrict out, const float* const* in, const float* weight, int taps, int count),
+     (out, in, weight, taps, count)) {
   int x = 0;
   for (; x + 64 <= count; x += 64) {
     Sixteen a = {}, b = {}, c = {}, d = {};
@@ -123,7 +124,7 @@ INLINE void resizeLineLoop(Planes out, const float* line, const Filter& filter, 
     *reinterpret_cast<Four*>(out.blue + x) = SHUFFLE(earlyBlue, lateBlue, 0, 1, 4, 5);
   }
 }
-SIMD void resizeLine(Planes out, const float* line, const Filter& filter, int width) {
+SIMD(void, resizeLine, (Planes out, const float* line, const Filter& filter, int width), (out, line, filter, width)) {
   switch (filter.taps) {
     case 2: return resizeLineLoop<2>(out, line, filter, width);
     case 3: return resizeLineLoop<3>(out, line, filter, width);
@@ -133,7 +134,7 @@ SIMD void resizeLine(Planes out, const float* line, const Filter& filter, int wi
   }
 }
 
-SIMD float lumaSum(Planes planes, int count) {
+SIMD(float, lumaSum, (Planes planes, int count), (planes, count)) {
   const float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
   constexpr int lanes = 16;  // a fixed order of additions, whatever the vector width
   float sum[lanes] = {};
@@ -147,7 +148,7 @@ SIMD float lumaSum(Planes planes, int count) {
 }
 
 // Each colour becomes clamp(factor * colour + (1 - factor) * other), where other is a constant,
-SIMD void blend(Planes planes, float other, float factor, int count) {
+SIMD(void, blend, (Planes planes, float other, float factor, int count), (planes, other, factor, count)) {
   float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
   const float rest = (1 - factor) * other;
   for (int i = 0; i < count; ++i) {
@@ -157,7 +158,7 @@ SIMD void blend(Planes planes, float other, float factor, int count) {
   }
 }
 // or the pixel's luma.
-SIMD void blendLuma(Planes planes, float factor, int count) {
+SIMD(void, blendLuma, (Planes planes, float factor, int count), (planes, factor, count)) {
   float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
   for (int i = 0; i < count; ++i) {
     const float rest = (1 - factor) * luma(r[i], g[i], b[i]);
@@ -167,7 +168,7 @@ SIMD void blendLuma(Planes planes, float factor, int count) {
   }
 }
 
-SIMD void toLuma(Planes planes, int count) {
+SIMD(void, toLuma, (Planes planes, int count), (planes, count)) {
   float* __restrict r = planes.red, * __restrict g = planes.green, * __restrict b = planes.blue;
   for (int i = 0; i < count; ++i) r[i] = g[i] = b[i] = luma(r[i], g[i], b[i]);
 }
@@ -183,7 +184,7 @@ INLINE float hueChannel(float n, float h, float high, float range) {
   return high - range * (capped > 0.0f ? capped : 0.0f);
 }
 
-SIMD void shiftHue(Planes planes, float shift, int count) {
+SIMD(void, shiftHue, (Planes planes, float shift, int count), (planes, shift, count)) {
   float* __restrict red = planes.red, * __restrict green = planes.green, * __restrict blue = planes.blue;
   for (int i = 0; i < count; ++i) {
     const float r = red[i], g = green[i], b = blue[i];
@@ -213,8 +214,12 @@ INLINE void writeLineLoop(T* __restrict out, Planes planes, const Normalisation&
     out[3 * x + 2] = T(b[x] * n.scale[2] + n.shift[2]);
   }
 }
-SIMD void writeLine(float* out, Planes planes, const Normalisation& by, int width) { writeLineLoop(out, planes, by, width); }
-SIMD void writeLine(bf16* out, Planes planes, const Normalisation& by, int width) { writeLineLoop(out, planes, by, width); }
+SIMD(void, writeLine, (float* out, Planes planes, const Normalisation& by, int width), (out, planes, by, width)) {
+  writeLineLoop(out, planes, by, width);
+}
+SIMD(void, writeLine, (bf16 * out, Planes planes, const Normalisation& by, int width), (out, planes, by, width)) {
+  writeLineLoop(out, planes, by, width);
+}
 
 // A row of the table.
 struct ViewRow {

@@ -62,6 +62,19 @@ Isa isa() {
   return chosen;
 }
 
+#if defined(DENSECL_LOOP_LEVEL)
+const int loopLevel = [] {
+  Isa most;
+  try {
+    most = choose();
+  } catch (const Error&) {
+    most = Isa::portable;  // nothing is computed: isa() tells why
+  }
+  if (most >= Isa::avx512 && __builtin_cpu_supports("x86-64-v4")) return 4;
+  return most >= Isa::avx2 && __builtin_cpu_supports("x86-64-v3") ? 3 : 1;
+}();
+#endif
+
 const char* instructionSet() {
 #if defined(__aarch64__)
   if (isa() == Isa::portable) return "neon";  // what the compiler makes of the portable loops: every such processor has it

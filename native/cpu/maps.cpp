@@ -91,7 +91,7 @@ template <class T>
 using Compare = void (*)(const Stretch<uint8_t, T>&);
 
 #define LOOP(name, loop, Out, T) \
-  SIMD void name(const Stretch<Out, T>& s) { loop<formula::name>(s); }
+  SIMD(void, name, (const Stretch<Out, T>& s), (s)) { loop<formula::name>(s); }
 
 namespace binaryLoops {
 #define BINARY(name, value) LOOP(name, binaryLoop, float, float) LOOP(name, binaryLoop, double, double)

@@ -23,9 +23,9 @@ INLINE bool finiteLoop(const Values<T>& job) {
   }
   return bad == 0;
 }
-SIMD bool finite(const Values<float>& job) { return finiteLoop(job); }
-SIMD bool finite(const Values<double>& job) { return finiteLoop(job); }
-SIMD bool finite(const Values<bf16>& job) { return finiteLoop(job); }
+SIMD(bool, finite, (const Values<float>& job), (job)) { return finiteLoop(job); }
+SIMD(bool, finite, (const Values<double>& job), (job)) { return finiteLoop(job); }
+SIMD(bool, finite, (const Values<bf16>& job), (job)) { return finiteLoop(job); }
 
 }  // namespace
 

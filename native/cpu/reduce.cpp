@@ -76,11 +76,11 @@ INLINE void rowsLoop(const Rows<T>& job) {
   }
 }
 
-#define REDUCTION(F)                                               \
-  SIMD void line(F, const Line<float>& job) { lineLoop<F>(job); }  \
-  SIMD void line(F, const Line<double>& job) { lineLoop<F>(job); } \
-  SIMD void rows(F, const Rows<float>& job) { rowsLoop<F>(job); }  \
-  SIMD void rows(F, const Rows<double>& job) { rowsLoop<F>(job); }
+#define REDUCTION(F)                                                               \
+  SIMD(void, line, (F, const Line<float>& job), (F{}, job)) { lineLoop<F>(job); }  \
+  SIMD(void, line, (F, const Line<double>& job), (F{}, job)) { lineLoop<F>(job); } \
+  SIMD(void, rows, (F, const Rows<float>& job), (F{}, job)) { rowsLoop<F>(job); }  \
+  SIMD(void, rows, (F, const Rows<double>& job), (F{}, job)) { rowsLoop<F>(job); }
 REDUCTION(Sum)
 REDUCTION(Maximum)
 

@@ -11,10 +11,10 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 15;
 
-SIMD void widenBits(float* __restrict out, const uint16_t* __restrict in, int64_t count) {
+SIMD(void, widenBits, (float* __restrict out, const uint16_t* __restrict in, int64_t count), (out, in, count)) {
   for (int64_t i = 0; i < count; ++i) out[i] = floatOf(static_cast<uint32_t>(in[i]) << 16);
 }
-SIMD void roundBits(uint16_t* __restrict out, const float* __restrict in, int64_t count) {
+SIMD(void, roundBits, (uint16_t* __restrict out, const float* __restrict in, int64_t count), (out, in, count)) {
   for (int64_t i = 0; i < count; ++i) out[i] = roundedBits(in[i]);
 }
 Tensor like(const Tensor& tensor) {

@@ -47,7 +47,7 @@ INLINE void inputLoop(const InputJob& job) {
     }
   }
 }
-SIMD void transformInput(const InputJob& job) { inputLoop(job); }
+SIMD(void, transformInput, (const InputJob& job), (job)) { inputLoop(job); }
 
 // A^T m A, for `count` channels of m[point * stride + channel], to the four pixels of an output tile: plus bias, or normalised.
 struct OutputJob {
@@ -83,7 +83,7 @@ INLINE void outputLoop(const OutputJob& job) {
     }
   }
 }
-SIMD void transformOutput(const OutputJob& job) {
+SIMD(void, transformOutput, (const OutputJob& job), (job)) {
   if (job.residual != nullptr) return outputLoop<true, true, true>(job);
   if (job.scale != nullptr) return outputLoop<true, true, false>(job);
   job.bias != nullptr ? outputLoop<true, false, false>(job) : outputLoop<false, false, false>(job);
@@ -112,7 +112,7 @@ INLINE void gradientLoop(const GradientJob& job) {
     }
   }
 }
-SIMD void transformGradient(const GradientJob& job) { gradientLoop(job); }
+SIMD(void, transformGradient, (const GradientJob& job), (job)) { gradientLoop(job); }
 
 // G w G^T of kLanes columns: taps[tap * tapStride + lane] to out[point * stride + lane].
 struct WeightJob {
@@ -149,7 +149,7 @@ struct WeightsJob {
   float* out;  // rows of `width` from one depth to the next
   int64_t width, stride;
 };
-SIMD void transformWeights(const WeightsJob& job) {
+SIMD(void, transformWeights, (const WeightsJob& job), (job)) {
   for (int64_t k = 0; k < job.depth; ++k) weightLoop({job.taps + k * kLanes, job.depth * kLanes, job.out + k * job.width, job.stride});
 }
 
@@ -181,7 +181,7 @@ INLINE void backLoop(const BackJob& job) {
     }
   }
 }
-SIMD void transformBack(const BackJob& job) { backLoop(job); }
+SIMD(void, transformBack, (const BackJob& job), (job)) { backLoop(job); }
 
 // The tiles of two by two outputs of all images, in order.
 struct Tiles {

@@ -10,10 +10,11 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 
-SIMD void interleaveBits(uint32_t* __restrict out, const uint16_t* a, const uint16_t* b, int64_t count) {
+SIMD(void, interleaveBits, (uint32_t* __restrict out, const uint16_t* a, const uint16_t* b, int64_t count), (out, a, b, count)) {
   for (int64_t i = 0; i < count; ++i) out[i] = a[i] | static_cast<uint32_t>(b[i]) << 16;
 }
-SIMD void interleaveRowsOf(uint32_t* __restrict out, int64_t apart, const uint16_t* const* rows, int64_t count, int64_t length) {
+SIMD(void, interleaveRowsOf, (uint32_t* __restrict out, int64_t apart, const uint16_t* const* rows, int64_t count, int64_t length),
+     (out, apart, rows, count, length)) {
   for (int64_t i = 0; i < count; ++i, out += apart) {
     const uint16_t *a = rows[2 * i], *b = rows[2 * i + 1];
     for (int64_t j = 0; j + kLanes <= length; j += kLanes)
@@ -56,7 +57,7 @@ INLINE void transpose(Words* row) {
   }
 }
 
-SIMD void transposeBlock(char* out, int64_t outApart, const char* in, int64_t inApart) {
+SIMD(void, transposeBlock, (char* out, int64_t outApart, const char* in, int64_t inApart), (out, outApart, in, inApart)) {
   Words row[kLanes];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes; ++i) row[i] = *reinterpret_cast<const Words*>(in + i * inApart);
@@ -66,7 +67,7 @@ SIMD void transposeBlock(char* out, int64_t outApart, const char* in, int64_t in
 }
 
 // 32 rows of 16 columns to 16 rows of 16 pairs.
-SIMD void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart) {
+SIMD(void, interleaveBlock, (uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart), (out, apart, in, inApart)) {
   Words row[kLanes];
   for (int64_t i = 0; i < kLanes; ++i, in += 2 * inApart) {
     uint32_t words[kLanes];

@@ -82,7 +82,8 @@ INLINE void transpose(Lanes (&x)[8]) {
 
 INLINE uint8_t clamped(int32_t value) { return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value); }
 
-SIMD void inverseBlock(const int* quantisation, const JCOEF* block, JSAMPARRAY rows, size_t column) {
+SIMD(void, inverseBlock, (const int* quantisation, const JCOEF* block, JSAMPARRAY rows, size_t column),
+     (quantisation, block, rows, column)) {
   Coefficients coefficients[8];
   std::memcpy(coefficients, block, sizeof coefficients);
   Coefficients others = coefficients[0];
@@ -136,10 +137,11 @@ INLINE void widenLoop(size_t count, uint8_t* __restrict out, Sums sums) {
 }
 
 // Of two rows, the first of which is the nearer.
-SIMD void widenTwo(const uint8_t* __restrict near, const uint8_t* __restrict far, size_t count, uint8_t* __restrict out) {
+SIMD(void, widenTwo, (const uint8_t* __restrict near, const uint8_t* __restrict far, size_t count, uint8_t* __restrict out),
+     (near, far, count, out)) {
   widenLoop<4>(count, out, [=](size_t i) INLINE_LAMBDA { return static_cast<uint16_t>(3 * near[i] + far[i]); });
 }
-SIMD void widenOne(const uint8_t* __restrict in, size_t count, uint8_t* __restrict out) {
+SIMD(void, widenOne, (const uint8_t* __restrict in, size_t count, uint8_t* __restrict out), (in, count, out)) {
   widenLoop<2>(count, out, [=](size_t i) INLINE_LAMBDA { return uint16_t{in[i]}; });
 }
 
@@ -188,7 +190,7 @@ INLINE void toPlanes(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, uin
   }
 }
 
-SIMD void rowToRgb(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, size_t width, uint8_t* out) {
+SIMD(void, rowToRgb, (const uint8_t* y, const uint8_t* cb, const uint8_t* cr, size_t width, uint8_t* out), (y, cb, cr, width, out)) {
   constexpr size_t block = 32;
   uint8_t planes[3 * block];
   if (width < block) {
