@@ -47,6 +47,7 @@ void onSignals(void (*handler)(int)) {
 
 #include <cerrno>
 #include <cstring>
+#include <initializer_list>
 
 namespace densecl {
 
