@@ -1,7 +1,7 @@
 // node scripts/prebuild.mjs [SYSTEM...]: the addons that the package brings, in prebuilds/SYSTEM/densecl.node. Without words all that this
 // machine has a compiler for; --cuda makes the CUDA form of this system instead, in prebuilds/cuda/SYSTEM. On Linux with glibc they are
-// linked against the symbols of glibc 2.17, with libstdc++ inside, whatever this system has (docs/packaging.md); elsewhere the compiler's
-// defaults are what the system has. Each is checked for what it asks of the system.
+// linked against the symbols of glibc 2.17, with libstdc++ inside, whatever this system has (docs/packaging.md); that of Windows is made by
+// MinGW-w64 on Linux; elsewhere the compiler's defaults are what the system has. Each is checked for what it asks of the system.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -35,6 +35,17 @@ const glibc = {
     integrity: 'sha512-EMFcy/ahFsmCY3BI1tMC3wRUYZ+cDuILg7nP1micaKXW1tO1+RvUB1CC6QYe+cv2W4Tuz9wr3qcFExWyjgWf2w==',
   },
 }
+
+/** By MinGW-w64 with threads of its own, as C++'s are. */
+const windows = { 'win32-x64': { compiler: 'x86_64-w64-mingw32-g++-posix', processor: 'AMD64', objdump: 'x86_64-w64-mingw32-objdump' } }
+
+/** What the CMake of this machine is told to compile for another. */
+const crossing = (name, { compiler, processor }) => ({
+  CMAKE_SYSTEM_NAME: name,
+  CMAKE_SYSTEM_PROCESSOR: processor,
+  CMAKE_CXX_COMPILER: compiler,
+  CMAKE_C_COMPILER: compiler.replace('g++', 'gcc'),
+})
 
 export function fail(problem) {
   console.error(`densecl: ${problem}`)
@@ -81,6 +92,9 @@ function oldGlibc({ triple, format, linker, source, integrity }) {
   return folder
 }
 
+/** What every module of an addon's may show: the two names that Node looks for. */
+const shown = /^(napi_register_module_v1|node_api_module_get_api_version_v1)$/
+
 /** Ends the program where an addon asks Linux for more than every Node does. */
 function checkSymbols(system, path) {
   const symbols = run('objdump', ['-T', path]).split('\n')
@@ -107,27 +121,47 @@ function checkSymbols(system, path) {
     .filter((name) => !/^(napi_|node_api_|_ITM_|__gmon_start__|__cxa_pure_virtual|__cxa_thread_atexit_impl)/.test(name))
   if (open.length > 0) fail(`${system}: leaves open ${open.join(', ')}`)
   const given = symbols.filter((line) => / [gwu] /.test(line) && !line.includes('*UND*')).map((line) => line.trim().split(/\s+/).at(-1))
-  const leaked = given.filter((name) => !/^(napi_register_module_v1|node_api_module_get_api_version_v1)$/.test(name))
+  const leaked = given.filter((name) => !shown.test(name))
   if (leaked.length > 0) fail(`${system}: shows ${leaked.slice(0, 3).join(', ')} to other libraries`)
   return `GLIBC_${major}.${minor}`
+}
+
+/** Ends the program where an addon asks Windows for what it does not come with, or node.exe for what is not of its interface to addons. */
+function checkImports(system, path) {
+  const text = run(windows[system].objdump, ['-p', path])
+  const asked = [...text.matchAll(/DLL Name: (.*)\n.*\n((?:\t[0-9a-f]+\t.*\n)*)/g)].map(([, library, rows]) => ({
+    library,
+    names: rows.trim().split('\n').map((row) => row.trim().split(/\s+/).at(-1)),
+  }))
+  const foreign = asked.map(({ library }) => library).filter((name) => !/^(kernel32|msvcrt)\.dll$|^node\.exe$/i.test(name))
+  if (foreign.length > 0) fail(`${system}: asks for ${foreign.join(', ')}, which not every Windows has`)
+  const ofNode = asked.filter(({ library }) => library === 'node.exe').flatMap(({ names }) => names)
+  const strange = ofNode.filter((name) => !/^(napi_|node_api_)/.test(name))
+  if (ofNode.length === 0 || strange.length > 0) fail(`${system}: asks node.exe for ${strange.slice(0, 3).join(', ') || 'nothing'}`)
+  const given = [...text.split('Name Pointer] Table')[1].matchAll(/^\t\[ *\d+\] (\w+)$/gm)].map(([, name]) => name)
+  const leaked = given.filter((name) => !shown.test(name))
+  if (given.length === 0 || leaked.length > 0) fail(`${system}: shows ${leaked.slice(0, 3).join(', ') || 'nothing'} to other libraries`)
+  return [...new Set(asked.map(({ library }) => library))].join(', ')
 }
 
 /** Builds one, and gives its file. */
 function prebuild(system, { cuda }) {
   const [form, old] = [cuda ? 'cuda' : 'cpu', glibc[system]]
   const folder = join('build-package', cuda ? `${system}-cuda` : system)
-  const define = { ...(old === undefined ? {} : { DENSECL_GLIBC: oldGlibc(old) }) }
-  if (old?.processor !== undefined)
-    Object.assign(define, {
-      CMAKE_SYSTEM_NAME: 'Linux',
-      CMAKE_SYSTEM_PROCESSOR: old.processor,
-      CMAKE_CXX_COMPILER: old.compiler,
-      CMAKE_C_COMPILER: old.compiler.replace(/g\+\+$/, 'gcc'),
-    })
+  const define = {
+    ...(old && { DENSECL_GLIBC: oldGlibc(old) }),
+    ...(old?.processor && crossing('Linux', old)),
+    ...(windows[system] && crossing('Windows', windows[system])),
+  }
   const words = Object.entries(define).map(([name, value]) => `-D${name}=${value}`)
   run(process.execPath, [join('scripts', 'native.mjs'), form, '--into', folder, '--', ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
   const built = join(root, folder, 'Release', 'densecl.node')
-  const asks = process.platform === 'linux' && has('objdump') && old !== undefined ? checkSymbols(system, built) : 'unchecked'
+  const asks =
+    process.platform === 'linux' && has('objdump') && old !== undefined
+      ? checkSymbols(system, built)
+      : windows[system] !== undefined
+        ? checkImports(system, built)
+        : 'unchecked'
   const to = join(root, 'prebuilds', ...(cuda ? ['cuda'] : []), system)
   mkdirSync(to, { recursive: true })
   copyFileSync(built, join(to, 'densecl.node'))
@@ -139,7 +173,12 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const words = process.argv.slice(2)
   const [cuda, wanted] = [words.includes('--cuda'), words.filter((word) => word !== '--cuda')]
   const here = [
-    ...new Set([thisSystem(), ...Object.keys(glibc).filter((system) => process.platform === 'linux' && has(glibc[system].compiler))]),
+    ...new Set([
+      thisSystem(),
+      ...Object.entries({ ...glibc, ...windows })
+        .filter(([, { compiler }]) => process.platform === 'linux' && has(compiler))
+        .map(([system]) => system),
+    ]),
   ]
   const unknown = wanted.filter((system) => !here.includes(system))
   if (unknown.length > 0) fail(`${unknown.join(', ')} cannot be built here: this machine can build ${here.join(', ')}`)

@@ -8,7 +8,7 @@
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname, join, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { packageRoot } from '../src/tensor/addon.js'
@@ -30,6 +30,7 @@ const root = dirname(fileURLToPath(import.meta.url))
 const list = process.argv.includes('--list')
 const words = process.argv.slice(2).filter((word) => word !== '--list')
 const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .map((file) => file.replaceAll(sep, '/'))
   .filter((file) => file.endsWith('.test.js') && (words.length === 0 || words.some((word) => file.includes(word))))
   .sort()
 const unmatched = words.filter((word) => !files.some((file) => file.includes(word)))
