@@ -65,7 +65,9 @@ function addonFacts(): { addon: Record<string, string>; problem?: string } {
         addon: path,
         ...(Object.fromEntries(refused) as Record<string, string>),
         instructionSet:
-          set === 'portable' && process.arch === 'x64' ? 'portable (slow: AVX2 needs a processor of 2013 or later, and Linux)' : set,
+          set === 'portable' && process.arch === 'x64'
+            ? 'portable (slow: AVX2 needs a processor of 2013 or later, and Linux or Windows)'
+            : set,
         ...devices(),
         ...processes(),
       },

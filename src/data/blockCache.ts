@@ -3,11 +3,11 @@
  * Any number of processes share it: files appear whole, by a new name, hold the same whoever wrote them, and may vanish at any time. What
  * is longest unused is removed when all are more than a limit.
  */
-import { closeSync, fstatSync, openSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { threadId } from 'node:worker_threads'
 
-import { makeFolder, removeLeftovers, writeProblem } from '../files/atomic.js'
+import { makeFolder, removeLeftovers, renameOver, writeProblem } from '../files/atomic.js'
 import { namesIn } from '../files/look.js'
 import { readAt } from '../files/readAt.js'
 
@@ -84,7 +84,7 @@ export class BlockFolder {
       spend(this.limits, bytes.length)
       makeFolder(this.path)
       writeFileSync(temporary, bytes)
-      renameSync(temporary, path)
+      renameOver(temporary, path)
     } catch (error) {
       warnOnce(this.limits.folder, error)
       remove(temporary)

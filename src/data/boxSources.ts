@@ -1,5 +1,5 @@
 /** The layouts of data sets with boxes. */
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
@@ -7,8 +7,8 @@ import { type BoxReading, type BoxSource, distinctClasses } from './boxes.js'
 import { openCocoBoxes } from './cocoBoxes.js'
 import { openVocBoxes } from './vocBoxes.js'
 
-/** Whether a data set is of the layout that may have masks of objects. */
-export const mayHaveMasks = (path: string): boolean => existsSync(join(path, 'annotations'))
+/** Whether a data set is of the layout that may have masks of objects. By its list of names: Windows takes VOC's `Annotations` for it. */
+export const mayHaveMasks = (path: string): boolean => existsSync(join(path, 'annotations')) && readdirSync(path).includes('annotations')
 
 /**
  * Opens splits of a data set with boxes: COCO's (a folder `annotations`), VOC's else, which has no masks of objects here. Throws DATA

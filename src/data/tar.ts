@@ -1,7 +1,7 @@
 /** Uncompressed tar files, as WebDataset has its shards: USTAR headers, written whole or not at all. */
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, rmSync, writeSync } from 'node:fs'
 
-import { writeProblem } from '../files/atomic.js'
+import { renameOver, writeProblem } from '../files/atomic.js'
 import { fail } from '../tensor/errors.js'
 
 const block = 512
@@ -71,7 +71,7 @@ export class TarWriter {
       fsyncSync(this.#descriptor)
       closeSync(this.#descriptor)
       this.#open = false
-      renameSync(`${this.path}.partial`, this.path)
+      renameOver(`${this.path}.partial`, this.path)
     } catch (error) {
       fail('WRITE', `${this.path}: writing failed (${writeProblem(error)})`)
     }

@@ -56,7 +56,10 @@ export function* tarMembers(path: string): Generator<TarMember & { read: () => B
     }
   }
   try {
-    const reader = readTar(path, fstatSync(descriptor).size)
+    const about = fstatSync(descriptor)
+    // Windows opens folders too, as files of no bytes.
+    if (about.isDirectory()) fail('DATA', `data: ${path} cannot be read (EISDIR: it is a folder)`)
+    const reader = readTar(path, about.size)
     for (let { value, done } = reader.next(); done !== true;) {
       if ('length' in value!) ({ value, done } = reader.next(read(value.position, value.length)))
       else {

@@ -1,10 +1,11 @@
 /** Features that do not change - the network is frozen and the views are fixed - kept on the disk and read by rows. */
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { Group } from '../distributed/group.js'
 import type { Item } from '../data/source.js'
+import { renameOver } from '../files/atomic.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { evaluationCompute } from './compute.js'
@@ -119,7 +120,7 @@ async function write(
     })
     closeSync(descriptor)
     group.barrier()
-    if (group.rank === 0) renameSync(partial, path)
+    if (group.rank === 0) renameOver(partial, path)
     group.barrier()
   } catch (error) {
     rmSync(partial, { force: true })

@@ -1,5 +1,5 @@
 /** Which training images keep their label: a share of each class, the images of a list, and those that are held out to choose by. */
-import { basename } from 'node:path'
+import { basename, sep } from 'node:path'
 
 import type { Item } from '../data/source.js'
 import { openSource } from '../data/sources.js'
@@ -49,7 +49,9 @@ export async function listedItems(path: string, items: readonly Item[]): Promise
   const { items: listed } = await openSource(path, { format: 'list' })
   const chosen = new Set<number>()
   for (const { name } of listed) {
-    const found = (byName.get(basename(name)) ?? []).filter((i) => items[i]!.name === name || items[i]!.name.endsWith(`/${name}`))
+    const found = (byName.get(basename(name)) ?? []).filter(
+      (i) => items[i]!.name === name || items[i]!.name.replaceAll(sep, '/').endsWith(`/${name}`),
+    )
     if (found.length !== 1)
       fail(
         'DATA',

@@ -32,11 +32,29 @@ export function writeAtomic(path: string, parts: readonly Uint8Array[], { verify
     } finally {
       closeSync(descriptor)
     }
-    renameSync(temporary, path)
+    renameOver(temporary, path)
     syncFolder(dirname(path))
   } catch (error) {
     rmSync(temporary, { force: true })
     fail('WRITE', `${path}: cannot be written (${writeProblem(error)}); what was there before is untouched`)
+  }
+}
+
+/** How often, and after how many milliseconds, Windows is asked again to replace a file. */
+const [retries, pause] = [40, 25]
+
+/**
+ * Puts a file in the place of another. Windows refuses that while somebody has either of them open, a reader or a virus scanner, who is
+ * mostly done in a moment: it is tried again for a second.
+ */
+export function renameOver(from: string, to: string): void {
+  for (let left = process.platform === 'win32' ? retries : 0; ; --left) {
+    try {
+      return renameSync(from, to)
+    } catch (error) {
+      if (left === 0 || !['EPERM', 'EACCES', 'EBUSY'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pause)
+    }
   }
 }
 

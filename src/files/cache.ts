@@ -13,10 +13,10 @@ import { packageVersion } from '../tensor/addon.js'
 import { addonPath, native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
 
-/** `densecl` in XDG_CACHE_HOME, or in ~/.cache where that is no absolute path. */
+/** `densecl` in XDG_CACHE_HOME or, where that is no absolute path, in ~/.cache, on Windows in LOCALAPPDATA. */
 export function cacheFolder(): string {
-  const wanted = process.env.XDG_CACHE_HOME
-  return join(wanted !== undefined && isAbsolute(wanted) ? wanted : join(homedir(), '.cache'), 'densecl')
+  const places = [process.env.XDG_CACHE_HOME, process.platform === 'win32' ? process.env.LOCALAPPDATA : undefined]
+  return join(places.find((place) => place !== undefined && isAbsolute(place)) ?? join(homedir(), '.cache'), 'densecl')
 }
 
 export const cacheFile = (name: string): string => join(cacheFolder(), name)

@@ -1,9 +1,9 @@
 /** A lock file: one process at a time has it, and one that was killed does not keep it. */
-import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { linkSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 
 import { fail } from '../tensor/errors.js'
-import { writeProblem } from './atomic.js'
+import { renameOver, writeProblem } from './atomic.js'
 import { processSpace, processStart } from './processes.js'
 
 /** What a lock file holds, as JSON. */
@@ -76,7 +76,7 @@ export class FileLock {
   #remove(seen: string): void {
     const aside = `${this.path}.tmp-${process.pid}`
     try {
-      renameSync(this.path, aside)
+      renameOver(this.path, aside)
       if (readFileSync(aside, 'utf8') !== seen) linkSync(aside, this.path)
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException

@@ -1,8 +1,8 @@
 /** Files of one row of numbers for each image, written row by row; what was there before is replaced when all are written, or never. */
-import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
 import { extname } from 'node:path'
 
-import { writeAtomic, writeProblem } from './atomic.js'
+import { renameOver, writeAtomic, writeProblem } from './atomic.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 
 /** A file that takes rows, all of one shape. */
@@ -49,7 +49,7 @@ class Pending {
   finish(): void {
     this.#guarded(() => {
       closeSync(this.#descriptor)
-      renameSync(this.#temporary, this.path)
+      renameOver(this.#temporary, this.path)
     })
   }
 

@@ -74,8 +74,8 @@ where('every type of this package that a public declaration names is public too'
 /** A project with the package in its node_modules, and TypeScript that uses all entries. */
 function project(folder: string): string {
   mkdirSync(join(folder, 'node_modules', '@types'), { recursive: true })
-  symlinkSync(packageRoot, join(folder, 'node_modules', 'densecl'))
-  symlinkSync(join(packageRoot, 'node_modules', '@types', 'node'), join(folder, 'node_modules', '@types', 'node'))
+  symlinkSync(packageRoot, join(folder, 'node_modules', 'densecl'), 'junction')
+  symlinkSync(join(packageRoot, 'node_modules', '@types', 'node'), join(folder, 'node_modules', '@types', 'node'), 'junction')
   writeFileSync(join(folder, 'package.json'), '{ "type": "module" }')
   const main = join(folder, 'main.ts')
   writeFileSync(

@@ -39,7 +39,7 @@ const withPackage = (body: (installed: Installed) => void): Promise<void> =>
     mkdirSync(root, { recursive: true })
     mkdirSync(tools)
     for (const name of readdirSync(join(packageRoot, 'node_modules')))
-      if (name !== 'densecl') symlinkSync(join(packageRoot, 'node_modules', name), join(modules, name))
+      if (name !== 'densecl') symlinkSync(join(packageRoot, 'node_modules', name), join(modules, name), 'junction')
     for (const name of ['package.json', 'CMakeLists.txt']) copyFileSync(join(packageRoot, name), join(root, name))
     for (const name of ['dist/src', 'native', 'scripts/native.mjs', 'src/ops/tuning'])
       cpSync(join(packageRoot, name), join(root, name), { recursive: true, filter: (path) => !path.includes('third_party/doc') })

@@ -9,7 +9,7 @@ import { decode, decodePart, jpegFrame, type Pixels, recycle } from '../../src/d
 import { packageRoot } from '../../src/tensor/addon.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
-import { rejectsError, suite, throwsError } from '../support/suite.js'
+import { rejectsError, suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('jpeg')
 
@@ -56,13 +56,30 @@ test('pixels are libvips’ to the bit, of every size, quality, subsampling and 
   )
 })
 
-test('4:2:2, and 4:4:0 of arithmetic coding, are libvips’ to the bit', async () => {
-  for (const name of ['vertical.jpg', 'horizontal.jpg']) {
-    const bytes = readFileSync(join(packageRoot, 'tests', 'fixtures', 'jpeg', name))
-    const { data } = await sharp(bytes).toColourspace('srgb').raw().toBuffer({ resolveWithObject: true })
-    assert.is(Buffer.compare(data, (await decode(bytes, name)).data), 0, name)
-  }
-})
+const fixture = (name: string): Buffer => readFileSync(join(packageRoot, 'tests', 'fixtures', 'jpeg', name))
+const vipsReads = async (name: string): Promise<boolean> =>
+  sharp(fixture(name))
+    .raw()
+    .toBuffer()
+    .then(
+      () => true,
+      () => false,
+    )
+const names = ['vertical.jpg', 'horizontal.jpg']
+const allRead = (await Promise.all(names.map(vipsReads))).every(Boolean)
+testWhere(
+  allRead,
+  'this libvips has no arithmetic coding',
+  test,
+  '4:2:2, and 4:4:0 of arithmetic coding, are libvips’ to the bit',
+  async () => {
+    for (const name of names) {
+      const bytes = fixture(name)
+      const { data } = await sharp(bytes).toColourspace('srgb').raw().toBuffer({ resolveWithObject: true })
+      assert.is(Buffer.compare(data, (await decode(bytes, name)).data), 0, name)
+    }
+  },
+)
 
 test('a part of an image, reduced by any factor, is cut out of the whole to the bit', async () => {
   const share = fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true })

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import fc from 'fast-check'
@@ -20,7 +20,7 @@ import {
 import { imagenetDeviation, imagenetMean } from '../../src/data/augment.js'
 import { openVocClassification } from '../../src/data/voc.js'
 import { Random } from '../../src/tensor/random.js'
-import { python, runPython } from '../support/python.js'
+import { hasModules, python, runPython } from '../support/python.js'
 import { hasRealData, noRealData, realData, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 import { colours, drawn, greyPng, writeVocTree } from '../support/vocTree.js'
 
@@ -173,7 +173,7 @@ test('distortion: nothing by neutral numbers, clipped everywhere, hue by a turn 
   for (let seed = 0; seed < 50; ++seed) apply(drawDistortion(new Random(seed))).forEach((value) => assert.ok(value >= 0 && value <= 255))
 })
 
-testWhere(existsSync(python), `there is no ${python}`, test, 'hue and saturation are those of Python’s colorsys', () => {
+testWhere(hasModules(python), `there is no ${python}`, test, 'hue and saturation are those of Python’s colorsys', () => {
   const random = new Random(4)
   const original = Array.from({ length: 150 }, () => random.below(256))
   const numbers = { saturation: 0.7, hue: 0.08 }

@@ -12,7 +12,7 @@ import { printed, vocBoxScores, vocRules } from '../../src/eval/vocBoxScores.js'
 import { Random } from '../../src/tensor/random.js'
 import { packageRoot } from '../../src/tensor/addon.js'
 import { cocoScores, hasCocoTools, noCocoTools } from '../support/cocoTools.js'
-import { python, runPython } from '../support/python.js'
+import { hasModules, python, runPython } from '../support/python.js'
 import { hasRealData, noRealData, realData, suite, testWhere } from '../support/suite.js'
 
 const test = suite('scores of boxes')
@@ -269,7 +269,7 @@ test('VOC: an overlap of exactly one half is none for detectron2 and one for mmd
   near(voc([object([0, 0, 20, 10])], [[0.9, [0, 0, 8.9, 9]]], vocRules.mmdet), 0)
 })
 
-testWhere(existsSync(python), `there is no ${python}`, test, 'numbers are printed as C prints them: ties to the even digit', () => {
+testWhere(hasModules(python), `there is no ${python}`, test, 'numbers are printed as C prints them: ties to the even digit', () => {
   const cases = fc.sample(
     fc.oneof(
       fc.double({ min: -2000, max: 2000, noNaN: true }),

@@ -136,8 +136,8 @@ where('commands that take long, or a GPU, are such as the program takes', async 
 where('the pages print what they show, one after the other', () =>
   withFolder((folder) => {
     mkdirSync(join(folder, 'node_modules'))
-    symlinkSync(packageRoot, join(folder, 'node_modules', 'densecl'))
-    symlinkSync(join(packageRoot, 'node_modules', 'zod'), join(folder, 'node_modules', 'zod'))
+    symlinkSync(packageRoot, join(folder, 'node_modules', 'densecl'), 'junction')
+    symlinkSync(join(packageRoot, 'node_modules', 'zod'), join(folder, 'node_modules', 'zod'), 'junction')
     for (const page of order) {
       let printed: string | undefined
       for (const { kind, word, text } of blocksOf(page)) {

@@ -63,13 +63,17 @@ function checkError(error: unknown, code: string, words: (string | RegExp)[]): v
   for (const word of words) assert.match((error as Error).message, word)
 }
 
-/** A folder for one call, removed afterwards. */
-export async function withFolder<R>(body: (folder: string) => R | Promise<R>): Promise<R> {
+/** A folder for one call, removed afterwards; with `mayStay` it need not be possible. */
+export async function withFolder<R>(body: (folder: string) => R | Promise<R>, { mayStay = false } = {}): Promise<R> {
   const folder = mkdtempSync(join(tmpdir(), 'densecl-'))
   try {
     return await body(folder)
   } finally {
-    rmSync(folder, { recursive: true, force: true })
+    try {
+      rmSync(folder, { recursive: true, force: true })
+    } catch (error) {
+      if (!mayStay) throw error
+    }
   }
 }
 

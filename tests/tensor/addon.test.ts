@@ -1,5 +1,5 @@
 import { copyFileSync, cpSync, mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 import * as assert from 'uvu/assert'
@@ -9,6 +9,8 @@ import { addonPath, type native } from '../../src/tensor/native.js'
 import { suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('addon')
+/** A folder for one call. Windows removes no library that a process has loaded: what is left of it there is the system's to clean up. */
+const withFolderOfAddons: typeof withFolder = (body) => withFolder(body, { mayStay: process.platform === 'win32' })
 const none = (): undefined => undefined
 const withoutChoice = <T>(body: () => T): T => {
   const chosen = process.env.DENSECL_ADDON
@@ -42,12 +44,12 @@ test('candidates: what was compiled, the newer first; the CUDA package; prebuilt
     put(rest[0]!, 1)
     assert.equal(order(), [cuda, plain, ...rest])
     process.env.DENSECL_ADDON ??= addonPath()
-    assert.equal(addonCandidates(root), [process.env.DENSECL_ADDON])
+    assert.equal(addonCandidates(root), [resolve(process.env.DENSECL_ADDON)])
   })
 })
 
 test('an addon that is damaged, of another version or of other sources is passed over with the reason', async () => {
-  await withFolder((folder) => {
+  await withFolderOfAddons((folder) => {
     const file = (name: string, bytes: Buffer | string): string => {
       writeFileSync(join(folder, name), bytes)
       return join(folder, name)
@@ -68,7 +70,8 @@ test('an addon that is damaged, of another version or of other sources is passed
       taken.refused.map(({ path }) => path),
       [text, cut, old],
     )
-    assert.is(taken.refused[1]!.why, 'it is cut off')
+    // Other systems' own loaders say it in their words.
+    if (process.platform === 'linux') assert.is(taken.refused[1]!.why, 'it is cut off')
     assert.match(taken.refused[2]!.why, `it is of densecl 0.0.0, this package is ${packageVersion}`)
     const words = [/no native addon for this system/, /absent\.node: is not there/, /old\.node: it is of densecl 0\.0\.0/]
     throwsError(() => loadAddon(none, [join(folder, 'absent.node'), text, old]), 'ADDON', ...words)
@@ -82,10 +85,10 @@ test('an addon that is damaged, of another version or of other sources is passed
 })
 
 test('two copies of the package compute in one process, each with an addon of its own', async () => {
-  await withFolder(async (folder) => {
+  await withFolderOfAddons(async (folder) => {
     cpSync(join(packageRoot, 'dist', 'src'), join(folder, 'dist', 'src'), { recursive: true })
     copyFileSync(join(packageRoot, 'package.json'), join(folder, 'package.json'))
-    symlinkSync(join(packageRoot, 'node_modules'), join(folder, 'node_modules'))
+    symlinkSync(join(packageRoot, 'node_modules'), join(folder, 'node_modules'), 'junction')
     mkdirSync(join(folder, 'build', 'Release'), { recursive: true })
     copyFileSync(addonPath(), join(folder, 'build', 'Release', 'densecl.node'))
     const [ours, theirs] = (await Promise.all(
