@@ -117,7 +117,11 @@ function parseHolder(text: string): LockHolder | undefined {
 }
 
 function isAlive({ pid, start, space }: LockHolder, path: string): boolean {
-  if (space === processSpace()) return processStart(pid) === start
+  if (space === processSpace()) {
+    if (processStart(pid) !== start) return false
+    if (start !== '') return true
+  }
+  // Of another machine, or where the system does not say whether the process of that number is still the same.
   const touched = statSync(path, { throwIfNoEntry: false })?.mtimeMs
   return touched !== undefined && Date.now() - touched < patience
 }

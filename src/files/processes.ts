@@ -2,9 +2,10 @@
 import { readFileSync, readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 
+/** What Linux tells in a file, empty where it does not and on other systems: under Wine its files are there, with other processes. */
 const textOf = (read: () => string): string => {
   try {
-    return read().trim()
+    return process.platform === 'linux' ? read().trim() : ''
   } catch {
     return ''
   }

@@ -10,9 +10,10 @@ import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import { canMount } from '../support/mount.js'
-import { cli, runCli, suite, testWhere, withFolder } from '../support/suite.js'
+import { cli, hasSignals, noSignals, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('signals')
+const signalled = (name: string, body: () => Promise<void>): void => testWhere(hasSignals, noSignals, test, name, body)
 
 interface Started {
   child: ChildProcess
@@ -71,7 +72,7 @@ function trained(folder: string): string {
 
 const first = 'stopping where nothing is lost'
 
-test('a list that is being read: SIGINT ends with 130 before anything is made', async () => {
+signalled('a list that is being read: SIGINT ends with 130 before anything is made', async () => {
   await withFolder(async (folder) => {
     const list = join(folder, 'list.txt')
     const reader = pipe(list)
@@ -115,7 +116,7 @@ testWhere(
   },
 )
 
-test('a second signal ends at once, even while this thread waits for the disk', async () => {
+signalled('a second signal ends at once, even while this thread waits for the disk', async () => {
   await withFolder(async (folder) => {
     const list = join(folder, 'list.txt')
     const reader = pipe(list)
@@ -135,7 +136,7 @@ test('a second signal ends at once, even while this thread waits for the disk', 
   })
 })
 
-test('eval knn while features are extracted: SIGINT ends with 130, and a second one does not wait for the image', async () => {
+signalled('eval knn while features are extracted: SIGINT ends with 130, and a second one does not wait for the image', async () => {
   await withFolder(async (folder) => {
     const weights = trained(folder)
     await sharp({ create: { width: 40, height: 40, channels: 3, background: '#888' } })
@@ -161,7 +162,7 @@ test('eval knn while features are extracted: SIGINT ends with 130, and a second 
   })
 })
 
-test('eval linear: SIGTERM ends with 143, and --resume gives the result of the one that was not cut off', async () => {
+signalled('eval linear: SIGTERM ends with 143, and --resume gives the result of the one that was not cut off', async () => {
   await withFolder(async (folder) => {
     const weights = trained(folder)
     const args = (out: string): string[] => [
@@ -183,7 +184,7 @@ test('eval linear: SIGTERM ends with 143, and --resume gives the result of the o
   })
 })
 
-test('study inside of an evaluation: SIGINT ends with 130 and no score is made of half of it', async () => {
+signalled('study inside of an evaluation: SIGINT ends with 130 and no score is made of half of it', async () => {
   await withFolder(async (folder) => {
     for (const split of ['train', 'val'])
       for (const [c, background] of ['#900', '#090'].entries()) {
@@ -223,7 +224,7 @@ test('study inside of an evaluation: SIGINT ends with 130 and no score is made o
   })
 })
 
-test('check-data reports what it has read, and pack keeps whole shards', async () => {
+signalled('check-data reports what it has read, and pack keeps whole shards', async () => {
   await withFolder(async (folder) => {
     const colour = (i: number): string => `rgb(${i}, ${255 - i}, 60)`
     mkdirSync(join(folder, 'images'))

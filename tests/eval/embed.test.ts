@@ -1,6 +1,6 @@
 /** Features of images in files: the same rows in every format, of the images that can be read; and the dense map of one image. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 
 import { parquetReadObjects } from 'hyparquet'
 import sharp from 'sharp'
@@ -107,7 +107,7 @@ test('every format holds the same rows, those of the network, and the broken ima
         assert.ok(said.includes(out), said)
         const rows = ending === '.npy' ? readNpy(out) : ending === '.jsonl' ? readJsonl(out) : await readParquet(out, expected.shape)
         assert.equal(
-          rows.images.map((name) => name.split('/').at(-1)),
+          rows.images.map((name) => basename(name)),
           ['a.png', 'c.png', 'd.png'],
         )
         assert.equal([rows.shape, rows.values], [expected.shape, expected.values], `${features} ${ending}`)
@@ -128,7 +128,7 @@ test('what cannot be written is refused by name, before images are read or with 
     assert.is(readFileSync(there, 'utf8'), 'mine')
     for (const ending of Object.keys(rowFormats)) {
       const nowhere = join(folder, 'nowhere', `x${ending}`)
-      assert.match(run(nowhere).err, new RegExp(`nowhere/x\\${ending}: cannot be written \\(ENOENT\\)`))
+      assert.match(run(nowhere).err, new RegExp(`nowhere.x\\${ending}: cannot be written \\(ENOENT\\)`))
       const empty = join(folder, `none${ending}`)
       assert.match(run(empty, join(photos, 'b.png')).err, /none of 1 images could be read/)
       assert.not.ok(existsSync(empty))

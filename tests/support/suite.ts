@@ -77,6 +77,10 @@ export async function withFolder<R>(body: (folder: string) => R | Promise<R>, { 
   }
 }
 
+/** Whether a process can send another one a signal: on Windows it can only end it. */
+export const hasSignals = process.platform !== 'win32'
+export const noSignals = 'Windows has no signals between processes'
+
 /** Real images beside a checkout, for those who have them. */
 export const realData = join(packageRoot, '..', 'shared', 'data')
 export const hasRealData = existsSync(realData)

@@ -14,7 +14,7 @@ import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { encodeSafetensors, readSafetensors, type StoredTensor, storedValues } from '../../src/weights/safetensors.js'
 import { canMount } from '../support/mount.js'
-import { cli, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
+import { cli, hasSignals, noSignals, rejectsError, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('train')
 
@@ -211,7 +211,7 @@ test('a bit of a checkpoint that is not as it was written is found on resume; on
   })
 })
 
-test('Ctrl-C saves and leaves with code 130; resume goes on from there', async () => {
+testWhere(hasSignals, noSignals, test, 'Ctrl-C saves and leaves with code 130; resume goes on from there', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
     const code = await killed(['pretrain', '--out', out, ...flags({ epochs: 40 })], 'SIGINT', 3)
