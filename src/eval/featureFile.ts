@@ -1,11 +1,10 @@
 /** Features that do not change - the network is frozen and the views are fixed - kept on the disk and read by rows. */
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, openSync, readSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { Group } from '../distributed/group.js'
 import type { Item } from '../data/source.js'
-import { renameOver } from '../files/atomic.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { evaluationCompute } from './compute.js'
@@ -120,7 +119,7 @@ async function write(
     })
     closeSync(descriptor)
     group.barrier()
-    if (group.rank === 0) renameOver(partial, path)
+    if (group.rank === 0) renameSync(partial, path)
     group.barrier()
   } catch (error) {
     rmSync(partial, { force: true })

@@ -69,11 +69,15 @@ export async function withFolder<R>(body: (folder: string) => R | Promise<R>, { 
   try {
     return await body(folder)
   } finally {
-    try {
-      rmSync(folder, { recursive: true, force: true })
-    } catch (error) {
-      if (!mayStay) throw error
-    }
+    remove(folder, mayStay)
+  }
+}
+
+function remove(folder: string, mayStay: boolean): void {
+  try {
+    rmSync(folder, { recursive: true, force: true })
+  } catch (error) {
+    if (!mayStay) throw error
   }
 }
 
