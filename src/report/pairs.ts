@@ -40,12 +40,10 @@ function see(backbone: Backbone, pixels: Pixels, view: ViewParameters, height: n
     const features = l2Normalize(reshape(map, [rows * columns, channels]))
       .to('f32')
       .data() as Float32Array
-    return {
-      picture: { width, height, rgb: Uint8Array.from(render(false).data(), (value) => Math.round(255 * value)) },
-      grid: [rows, columns],
-      features,
-      channels,
-    }
+    const colours = render(false).data()
+    const rgb = new Uint8Array(colours.length)
+    for (let i = 0; i < rgb.length; ++i) rgb[i] = Math.round(255 * colours[i]!)
+    return { picture: { width, height, rgb }, grid: [rows, columns], features, channels }
   })
 }
 

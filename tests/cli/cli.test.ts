@@ -170,6 +170,8 @@ test('from pretrain to every other command, with JSON', async () => {
     const small = [
       '--data',
       'scenes:40',
+      '--knn-data',
+      'scenes:20',
       '--image-size',
       '32',
       '--batch-size',

@@ -200,10 +200,10 @@ esac
 testWhere(simt, noSimt, test, 'a test file that takes too long is killed, its output is printed, and it has failed', () => {
   const { status, stdout } = spawnSync(process.execPath, [join(packageRoot, 'dist', 'tests', 'run.js'), 'ops/devices'], {
     encoding: 'utf8',
-    env: { ...process.env, DENSECL_TEST_DEVICE: 'simt', DENSECL_TEST_SECONDS: '8', DENSECL_TEST_RUNS: '20000' },
+    env: { ...process.env, DENSECL_TEST_DEVICE: 'simt', DENSECL_TEST_SECONDS: '5', DENSECL_TEST_RUNS: '20000' },
   })
   assert.is(status, 1)
-  assert.match(stdout, /FAIL ops on simt[\s\S]*add on simt[\s\S]*killed after 8 s \(DENSECL_TEST_SECONDS\)[\s\S]*0 passed, 1 failed/)
+  assert.match(stdout, /FAIL ops on simt[\s\S]*add on simt[\s\S]*killed after 5 s \(DENSECL_TEST_SECONDS\)[\s\S]*0 passed, 1 failed/)
   for (const [name, value, code] of [
     ['DENSECL_TEST_SECONDS', 'soon', 2],
     ['DENSECL_TEST_JOBS', '0', 2],

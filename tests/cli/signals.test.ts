@@ -61,7 +61,7 @@ function pipe(path: string): () => Promise<FileHandle> {
 }
 
 const settings = ['imageSize=32', 'batchSize=8', 'depth=18', 'baseChannels=4', 'hidden=16', 'featDim=8', 'queueLength=16', 'workers=1']
-const tiny = ['data=scenes:40', ...settings]
+const tiny = ['data=scenes:40', 'knnData=scenes:20', ...settings]
 
 /** A run of one epoch, for evaluations. */
 function trained(folder: string): string {

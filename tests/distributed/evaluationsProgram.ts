@@ -40,7 +40,7 @@ const labelled = async () => {
 /** A short evaluation with a detector; what is found. */
 async function detection(kind: string, style: DetectionStyleName, iterations: number, imagesAtOnce = 12) {
   const source = openBoxes(join(folder, 'boxes'), ['train'])
-  const sizes = { batchSize: 12, lr: 1e-4, scales: [48, 64], testScale: 64, longest: 96, regions: 300, testRegions: 16 }
+  const sizes = { batchSize: 12, lr: 1e-4, scales: [48, 64], testScale: 64, longest: 96, regions: 64, testRegions: 16 }
   const protocol = { ...ofLength(detectionProtocols['voc0712-c4']!, iterations), ...sizes }
   const options = { protocol, style, train: source, val: source, anchors: [16, 24], imagesAtOnce, ...shared(kind) }
   const { test } = await evaluateDetection(network(), options)
@@ -74,7 +74,7 @@ const evaluations: Record<string, () => Promise<unknown>> = {
     })
     return { scores, samples: samples.map(({ name }) => name) }
   },
-  detection: () => detection('detection', 'mmdet', 4),
+  detection: () => detection('detection', 'mmdet', 3),
   // Parts of eight and of four images; this style takes statistics of batch norms too.
   detectionInParts: () => detection('detectionInParts', 'detectron2', 2, 8),
   finetune: () => tuning('finetune', 'f32'),
@@ -92,10 +92,11 @@ const evaluations: Record<string, () => Promise<unknown>> = {
   },
 }
 
-const found: Record<string, unknown> = {}
-for (const kind of kinds) found[kind] = await evaluations[kind]!()
-if (group.rank === 0) {
-  const folders = kinds.flatMap((kind) => (kind === 'linear' ? ['linear-crop', 'linear-centre'] : [kind]))
-  const rows = folders.map((kind) => readMetrics(join(outOf(kind), 'metrics.jsonl')))
-  writeFileSync(join(folder, `found-${group.size}.json`), JSON.stringify({ found, rows }))
+const outcomes: Record<string, unknown> = {}
+for (const kind of kinds) {
+  const found = await evaluations[kind]!()
+  if (group.rank !== 0) continue
+  const folders = kind === 'linear' ? ['linear-crop', 'linear-centre'] : [kind]
+  outcomes[kind] = { found, rows: folders.map((each) => readMetrics(join(outOf(each), 'metrics.jsonl'))) }
 }
+if (group.rank === 0) writeFileSync(join(folder, `found-${group.size}.json`), JSON.stringify(outcomes))

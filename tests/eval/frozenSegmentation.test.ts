@@ -142,7 +142,17 @@ test('the command prints a row for each map and one for its places; windows with
   await withFolder(async (folder) => {
     writeVocTree(folder, { train: 6, val: 4 })
     const weights = join(folder, 'w', 'backbone.safetensors')
-    const small = ['data=scenes:40', 'imageSize=32', 'batchSize=8', 'epochs=1', 'depth=18', 'baseChannels=4', 'queueLength=16', 'workers=1']
+    const small = [
+      'data=scenes:40',
+      'knnData=scenes:20',
+      'imageSize=32',
+      'batchSize=8',
+      'epochs=1',
+      'depth=18',
+      'baseChannels=4',
+      'queueLength=16',
+      'workers=1',
+    ]
     assert.is(runCli(['pretrain', '--out', join(folder, 'w'), ...small]).code, 0)
     const { code, out, err } = runCli([
       'eval',

@@ -165,6 +165,7 @@ test('features are extracted, and kNN, linear classifiers and a segmentation net
 
 const settings = {
   data: 'scenes:32',
+  knnData: 'scenes:20',
   backbone: path,
   backboneOptions: small,
   imageSize: 64,

@@ -64,6 +64,8 @@ async function withTrained(body: (run: string) => Promise<void>): Promise<void> 
       '--json',
       '--data',
       'scenes:40',
+      '--knn-data',
+      'scenes:20',
       '--image-size',
       '32',
       '--batch-size',

@@ -16,7 +16,7 @@ import { cli, runCli, suite, testWhere, throwsError, withFolder } from '../suppo
 const test = suite('lock')
 
 const settings = [
-  ...['data=scenes:40', 'imageSize=32', 'batchSize=8', 'logEvery=1', 'workers=1'],
+  ...['data=scenes:40', 'knnData=scenes:20', 'imageSize=32', 'batchSize=8', 'logEvery=1', 'workers=1'],
   ...['depth=18', 'baseChannels=4', 'hidden=16', 'featDim=8', 'queueLength=16', 'normGroups=2'],
 ]
 const pretrain = (out: string, ...more: string[]): string[] => ['pretrain', '--out', out, ...settings, ...more]

@@ -16,6 +16,7 @@ const test = suite('optimizers')
 
 const tiny = {
   data: 'scenes:32',
+  knnData: 'scenes:20',
   imageSize: 32,
   batchSize: 8,
   epochs: 2,

@@ -20,6 +20,7 @@ const test = suite('train')
 
 const tiny = {
   data: 'scenes:40',
+  knnData: 'scenes:20',
   imageSize: 32,
   batchSize: 8,
   epochs: 2,

@@ -19,6 +19,7 @@ const test = suite('variant')
 
 const settings = {
   data: 'scenes:40',
+  knnData: 'scenes:20',
   imageSize: 32,
   batchSize: 8,
   epochs: 2,
