@@ -75,7 +75,7 @@ testWhere(hasMpi, noMpi, test, 'a fine-tuning in bf16 by several processes has t
   withFolder(async (folder) => {
     // Of the settings that are tried: which is taken afterwards may hang on an image.
     const lossesOf = async (processes: number): Promise<number[]> =>
-      (await outcome(folder, processes, 'finetuneInBf16')).rows[0]!.flatMap(({ choiceLoss }) => choiceLoss ?? [])
+      (await outcomesOf(folder, processes, ['finetuneInBf16'])).finetuneInBf16!.rows[0]!.flatMap(({ choiceLoss }) => choiceLoss ?? [])
     const alone = await lossesOf(1)
     assert.ok(alone.length > 8, `${alone.length} steps`)
     // 18 layers round what is summed in another order, to 8 bits.
