@@ -5,6 +5,8 @@ import { byNccl, compareWidths } from '../support/widths.js'
 
 const test = suite('run of several processes by NCCL')
 
-testWhere(hasNccl, noNccl, test, 'two processes leave what one leaves, and so do four, two and one in turn', () => compareWidths(byNccl))
+testWhere(hasNccl, noNccl, test, 'two and four processes leave what one leaves, and one run goes on at any width', () =>
+  compareWidths(byNccl),
+)
 
 test.run()

@@ -5,6 +5,6 @@ import { byMpi, compareWidths } from '../support/widths.js'
 
 const test = suite('run of several processes')
 
-testWhere(hasMpi, noMpi, test, 'two processes leave what one leaves, and so do four, two and one in turn', () => compareWidths(byMpi))
+testWhere(hasMpi, noMpi, test, 'two and four processes leave what one leaves, and one run goes on at any width', () => compareWidths(byMpi))
 
 test.run()
