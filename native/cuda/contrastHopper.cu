@@ -68,7 +68,7 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
       wgmmaFence();
 #pragma unroll
       for (int j = 0; j < kScores / 2; ++j)
-        wgmmaRegisters<kDim>(o, p[j], smemDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
+        wgmmaRegisters<kDim, true>(o, p[j], smemDescriptor(memory.keys[at.stage][0] + j * 16 * 128, kHopperKeys * 128, 8 * 128));
       wgmmaCommitGroup();
       wgmmaWaitGroup<0>();
       fenceRegisters(o);

@@ -104,10 +104,7 @@ void backwardWeight(const Call& call, const Geometry& g, const T* dy, const T* x
                              Shape::kThreads, sizeof(GemmMemory<T, Shape, false, false, float>), job);
                     };
                     withNormGradient<T, Math, kBoth>(call, gradient, g.o, g.pixels(), [&](auto prologueDy) {
-                      if constexpr (decltype(prologueDy)::kPlain)
-                        product(prologueDy, Plain{});
-                      else
-                        withNorm<T, Math, kBoth>(call, norm, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
+                      withNorm<T, Math, kBoth>(call, norm, g.c, g.pixels(), [&](auto prologueX) { product(prologueDy, prologueX); });
                     });
                     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
                   });

@@ -133,19 +133,23 @@ float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, 
 // A committed product of all lanes of a warpgroup.
 void multiply(Block& block, const std::vector<const Product*>& lanes) {
   const Product& first = *lanes[0];
-  const bool wrong = first.inRegisters ? faulty(Instruction::wgmmaRegisters) : faulty(Instruction::wgmma);
+  const bool inRegisters = first.registers != nullptr, wrong = faulty(inRegisters ? Instruction::wgmmaRegisters : Instruction::wgmma);
   for (const Product* lane : lanes)
-    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || lane->inRegisters != first.inRegisters)
+    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || (lane->registers != nullptr) != inRegisters)
       block.fail("the lanes of a warpgroup give different operands to wgmma");
-  if ((!first.inRegisters && first.a >> 62 != 1) || first.b >> 62 != 1) block.fail("a matrix descriptor without the 128-byte swizzle");
+  if ((!inRegisters && first.a >> 62 != 1) || first.b >> 62 != 1) block.fail("a matrix descriptor without the 128-byte swizzle");
   std::vector<float> a(64 * 16), b(static_cast<size_t>(first.n) * 16);
   for (int k = 0; k < 16; ++k) {
     for (int m = 0; m < 64; ++m) {
+      float& to = a[static_cast<size_t>(m) * 16 + k];
+      if (!inRegisters) {
+        to = operand(block.shared, first.a, first.rowsA, m, k);
+        continue;
+      }
       // Pairs of a lane: rows g and g + 8, depths 2t and 2t + 8.
       const Product& owner = *lanes[static_cast<size_t>(m / 16 * 32 + m % 8 * 4 + k % 8 / 2)];
       const uint32_t pair = owner.registers[m % 16 / 8 + k / 8 * 2];
-      a[static_cast<size_t>(m) * 16 + k] =
-          first.inRegisters ? upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16) : operand(block.shared, first.a, first.rowsA, m, k);
+      to = upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16);
     }
     for (int n = 0; n < first.n; ++n) b[static_cast<size_t>(n) * 16 + k] = operand(block.shared, first.b, first.rowsB, n, k);
   }

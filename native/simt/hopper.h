@@ -35,8 +35,7 @@ struct Product {
   uint64_t a, b;
   int n;
   bool rowsA, rowsB;
-  bool inRegisters = false;  // a is, as in mma.cuh
-  uint32_t registers[4] = {};
+  const uint32_t* registers = nullptr;  // of a, as in mma.cuh; null where it lies in shared memory
 };
 void wgmma(const Product& product);
 void wgmmaCommitGroup();

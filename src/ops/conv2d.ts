@@ -5,9 +5,9 @@ import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { deferredNorm, deferredNormGradient, wholeVectors } from './fusion.js'
+import { type DeferredNorm, deferredNorm, type DeferredNormGradient, deferredNormGradient, wholeVectors } from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
-import { boundByBytes } from './kernels.js'
+import { hopperTileRows, isAmpereTile } from './kernels.js'
 import { sumRows } from './sumRows.js'
 import {
   chosenPrologue,
@@ -15,6 +15,7 @@ import {
   type ConvolutionNumbers,
   type ConvolutionShape,
   familyOf,
+  hopperHas,
   productOf,
   runProduct,
 } from './tuning.js'
@@ -42,9 +43,7 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const y = Tensor.empty([n, oh, ow, o], x.dtype)
     const rows = Math.ceil((n * oh * ow) / deviceTraits(x.device).statisticsRows)
     const statistics = wanted ? Tensor.empty([rows, 2, o], 'f32') : undefined
-    const norm = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
-      ? deferredNorm(x)
-      : undefined
+    const { norm } = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
     runProduct(
       'conv2d',
       { y, x: norm?.x ?? x, weight, bias, statistics, scale: norm?.scale, shift: norm?.shift },
@@ -56,14 +55,11 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
   backward({ grad, saved, attrs, needs, last }) {
     const { x, weight } = saved as { x: Tensor; weight: Tensor }
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
-    // The weight gradient takes both operands as they come, or none.
     const { numbers, inputShape: input, weightShape } = attrs
-    const norm = prologues({ direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }, x, grad)
-      ? deferredNormGradient(grad)
-      : undefined
+    const shape: ConvolutionShape = { direction: 'backward weight', input, weight: weightShape, numbers, dtype: x.dtype }
+    const { norm: operand, gradient: norm } = prologues(shape, x, grad)
     const deferred = { gradientX: norm?.x, gradientMean: norm?.mean, coefficients: norm?.coefficients }
     if (needs.weight) {
-      const operand = norm === undefined ? undefined : deferredNorm(x)
       gradients.weight = Tensor.empty(weightShape, accumulator(grad.dtype))
       runProduct(
         'conv2dBackwardWeight',
@@ -84,23 +80,33 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
   },
 })
 
+/** The operands of a convolution that its kernels compute on their way in, of those that are deferred. */
+interface Prologues {
+  norm?: DeferredNorm | undefined
+  gradient?: DeferredNormGradient | undefined
+}
+
 /**
- * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. They are those of
- * Ampere: where nobody has timed them, they are taken instead of Hopper's only where bytes bind, not operations.
+ * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. Those of Hopper have one
+ * for the norm of x, with ReLU and with groups that no tile straddles: the gradient of a norm they read as a pass has written it.
  */
-function prologues(shape: ConvolutionShape, ...operands: Tensor[]): boolean {
-  const [x] = operands as [Tensor]
-  if (shape.numbers.tf32 && x.dtype !== 'bf16') return false
-  if (!deviceTraits(x.device).prologues || !operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return false
-  const { direction, rows, columns, depth } = productOf(shape)
+function prologues(shape: ConvolutionShape, x: Tensor, grad?: Tensor): Prologues {
+  const { device, dtype } = x
+  const { direction, numbers } = shape
+  if (numbers.tf32 && dtype !== 'bf16') return {}
+  const operands = grad === undefined ? [x] : [x, grad]
+  if (!deviceTraits(device).prologues || !operands.every((operand) => wholeVectors(operand, operand.shape[3]!))) return {}
   // The gradients of one convolution take the same operands, both as they come or neither.
   const both = direction === 'forward' ? (['forward'] as const) : (['backward input', 'backward weight'] as const)
-  if (x.dtype === 'bf16' && !both.every((each) => usesFamily(x.device, familyOf('mma', each)))) return false
-  const chosen = chosenPrologue(shape)
-  if (chosen !== undefined) return chosen
-  if (!usesFamily(x.device, familyOf('wgmma', direction))) return true
-  const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
-  return boundByBytes(a, b)
+  if (dtype === 'bf16' && !both.every((each) => usesFamily(device, familyOf('mma', each)))) return {}
+  if (chosenPrologue(shape) === false) return {}
+  const norm = deferredNorm(x)
+  const hopper = hopperHas(shape) && usesFamily(device, familyOf('wgmma', direction)) && !isAmpereTile(numbers.tile)
+  if (!hopper) return { norm, gradient: grad && deferredNormGradient(grad) }
+  const groups = norm?.scale.shape[0] ?? 1
+  const { rows, depth } = productOf(shape)
+  const pixels = direction === 'forward' ? rows : depth
+  return norm?.relu === true && (groups === 1 || (pixels / groups) % hopperTileRows === 0) ? { norm } : {}
 }
 
 /** What the input gradient's kernels can do of `last`: add, and mask and sum for a norm; undefined when nothing is left or they cannot. */

@@ -9,7 +9,7 @@ export function wholeVectors({ dtype, device }: Tensor, channels: number): boole
 }
 
 /** A normalised tensor that was not written: relu(x * scale + shift), with a row of scale and shift [G, C] for each group of the batch. */
-interface DeferredNorm {
+export interface DeferredNorm {
   x: Tensor
   scale: Tensor
   shift: Tensor
@@ -31,7 +31,7 @@ export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
 }
 
 /** The gradient of what a batch norm read, not written: a dz + (b (x - mean) + c) with coefficients a, b, c [3, G, C]. */
-interface DeferredNormGradient {
+export interface DeferredNormGradient {
   dz: Tensor
   x: Tensor
   mean: Tensor

@@ -12,8 +12,11 @@ export const tileSize = (tile: number, weightGradient: boolean): readonly [numbe
   tile === 5 && weightGradient ? [64, 128] : (tileSizes[tile] ?? tileSizes[2]!)
 
 export const ampereTiles = [1, 2, 3] as const
+export const isAmpereTile = (tile: number): boolean => (ampereTiles as readonly number[]).includes(tile)
 /** Their operands have whole slices of channels (kLineElements of native/cuda), and whole accesses of the other channels. */
 export const hopperTiles = [4, 5] as const
+/** Rows of pixels that one of Hopper's tiles has at most. */
+export const hopperTileRows = 128
 export const sliceChannels = 64
 export const accessChannels = 8
 
@@ -34,12 +37,3 @@ export function unfoldsIntoSlices(channels: number, kernelWidth: number, stride:
 
 /** How much of the depth of a product is loaded at a time. */
 export const sliceDepth = (tile: number, dtype: DType): number => (tile > 3 ? 64 : dtype === 'bf16' ? 32 : 16)
-
-/**
- * Operations a byte at which a Hopper GPU is bound by both (H200: 790 TFLOP/s of bf16, 4.3 TB/s). Kernels with prologues are those of
- * Ampere, with half of the rate: they pay only where bytes bind.
- */
-const balance = 184
-
-/** Whether a product of these sides, whose larger operand is read once, is bound by bytes even at half of the rate. */
-export const boundByBytes = (a: number, b: number): boolean => (a * b) / (a + b) < balance / 2

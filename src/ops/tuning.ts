@@ -85,13 +85,13 @@ export const shapeKey = (shape: ConvolutionShape): string => `${shape.direction}
 
 /**
  * The native ops that are products of a convolution, and what their calls name the input (or its gradient), the weights (or theirs), an
- * operand in the dtype of all, and a tensor that only a prologue takes.
+ * operand in the dtype of all, and tensors that only a prologue takes.
  */
 export const productOps = {
-  conv2d: { direction: 'forward', input: 'x', weight: 'weight', operand: 'x', prologue: 'scale' },
-  conv2dBackwardInput: { direction: 'backward input', input: 'dx', weight: 'weight', operand: 'dy', prologue: 'gradientX' },
-  conv2dBackwardWeight: { direction: 'backward weight', input: 'x', weight: 'dweight', operand: 'dy', prologue: 'gradientX' },
-} as const satisfies Record<string, { direction: Direction; input: string; weight: string; operand: string; prologue: string }>
+  conv2d: { direction: 'forward', input: 'x', weight: 'weight', operand: 'x', prologues: ['scale'] },
+  conv2dBackwardInput: { direction: 'backward input', input: 'dx', weight: 'weight', operand: 'dy', prologues: ['gradientX'] },
+  conv2dBackwardWeight: { direction: 'backward weight', input: 'x', weight: 'dweight', operand: 'dy', prologues: ['gradientX', 'scale'] },
+} as const satisfies Record<string, { direction: Direction; input: string; weight: string; operand: string; prologues: readonly string[] }>
 export type ProductOp = keyof typeof productOps
 
 interface Described {
@@ -105,7 +105,8 @@ export function shapeOfCall(op: ProductOp, tensors: NamedTensors<Described>, num
   return { direction, input: of(input).shape, weight: of(weight).shape, numbers: numbers as ConvolutionNumbers, dtype: of(operand).dtype }
 }
 
-export const takesPrologue = (op: ProductOp, tensors: NamedTensors<unknown>): boolean => tensors[productOps[op].prologue] !== undefined
+export const takesPrologue = (op: ProductOp, tensors: NamedTensors<unknown>): boolean =>
+  productOps[op].prologues.some((name) => tensors[name] !== undefined)
 
 /** What a run computes its convolutions with: settings for withCompute(). */
 export type TuningChoice = Required<Pick<ComputeOptions, 'fusion' | 'kernels'>>
@@ -133,18 +134,26 @@ export function runProduct<O extends ProductOp>(op: O, tensors: NativeOps<Tensor
   runNamed(op, operands, withKernels(numbers, kernels))
 }
 
-/** The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. */
-export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
-  const { direction, input, weight, numbers, dtype } = shape
+/** Whether Hopper's kernels have the shape: bf16, and channels that are summed over in whole slices. */
+export function hopperHas({ direction, input, weight, numbers, dtype }: ConvolutionShape): boolean {
   const [c, o] = [input[3]!, weight[0]!]
+  if (dtype !== 'bf16') return false
+  if (direction === 'backward input') return o % sliceChannels === 0 && c % accessChannels === 0
+  return (
+    (c % sliceChannels === 0 || unfoldsIntoSlices(c, weight[2]!, numbers.strideH, numbers.dilationH)) &&
+    (direction === 'forward' || o % accessChannels === 0)
+  )
+}
+
+/**
+ * The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. They have no prologue
+ * of an input gradient.
+ */
+export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
   // Exact f32 has one kernel.
-  if (dtype !== 'bf16' && !numbers.tf32) return []
-  const slices =
-    direction === 'backward input'
-      ? o % sliceChannels === 0 && c % accessChannels === 0
-      : (c % sliceChannels === 0 || unfoldsIntoSlices(c, weight[2]!, numbers.strideH, numbers.dilationH)) &&
-        (direction === 'forward' || o % accessChannels === 0)
-  return [...ampereTiles, ...(hopper && !prologue && slices && dtype === 'bf16' ? hopperTiles : [])]
+  if (shape.dtype !== 'bf16' && !shape.numbers.tf32) return []
+  const own = hopper && hopperHas(shape) && !(prologue && shape.direction === 'backward input')
+  return [...ampereTiles, ...(own ? hopperTiles : [])]
 }
 
 /** Splits of a weight gradient that give one to four tiles to each multiprocessor, at least 16 slices each; none of other directions. */

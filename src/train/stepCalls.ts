@@ -105,7 +105,7 @@ export function alternative({ call, count }: ProductCall, forward: boolean, back
   const all = (...calls: NativeCall[]): StepCall[] => calls.map((made) => stepCall(made, count))
   if (call.op === 'conv2d') return forward ? all(call) : all(normApply(call), plainX(call))
   if (call.op === 'conv2dBackwardInput') return all(backward ? call : plainDy(call))
-  // A weight gradient has prologues for both operands or none. x is written already where the forward pass had to.
+  // A weight gradient has its prologues or none of them. x is written already where the forward pass had to.
   if (backward) return all(forward ? call : plainX(call))
   const { dy, scale, gradientX, gradientMean, coefficients } = call.tensors
   const gradient: NativeCall = {
@@ -113,7 +113,11 @@ export function alternative({ call, count }: ProductCall, forward: boolean, back
     tensors: { dx: dy, dz: dy, x: gradientX, mean: gradientMean, coefficients },
     numbers: {},
   }
-  return all(gradient, ...(forward && scale !== undefined ? [normApply(call)] : []), plainX(plainDy(call)))
+  return all(
+    ...(gradientX === undefined ? [] : [gradient]),
+    ...(forward && scale !== undefined ? [normApply(call)] : []),
+    plainX(plainDy(call)),
+  )
 }
 
 /** A guess of what a call costs, for an order: bytes of its operands, and 200 operations count as one. */

@@ -212,8 +212,8 @@ DEVICE void wgmma(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
 #endif
 }
 
-// c [64][kN] += a [64][16] b [16][kN] with a in registers, in the layout of mma.cuh's left operand; lines of b run along its rows.
-template <int kN>
+// The same with a in registers, in the layout of mma.cuh's left operand, which stay as they are until the product is waited for.
+template <int kN, bool kRowsB>
 DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64_t b) {
   static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
@@ -221,22 +221,22 @@ DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
         "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "{%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+        "{%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
         : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
           DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
   else
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
         "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
         "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "{%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+        "{%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
         : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
           DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
           DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
-  simt::wgmma({&c[0][0], 0, b, kN, false, true, true, {a[0], a[1], a[2], a[3]}});
+  simt::wgmma({&c[0][0], 0, b, kN, false, kRowsB, a});
 #endif
 }
 #undef DENSECL_ROW4

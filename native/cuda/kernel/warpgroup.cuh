@@ -29,7 +29,7 @@ struct WarpgroupShape {
   static DEVICE int firstColumn() { return warpIndex() / 4 % kTileGroups % kGroupsN * kWarpN; }
 };
 
-// A finished tile, and the sums of its columns.
+// A finished tile as it is stored, and the sums of its columns.
 template <class Shape, class Out>
 struct WarpgroupTile {
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
@@ -38,11 +38,12 @@ struct WarpgroupTile {
   alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
 };
 
-template <class Shape, class Out>
+template <class Job>
 struct WarpgroupMemory {
+  using Shape = typename Job::Shape;
   unsigned char a[kPipelineStages][Shape::kM * 128];
   unsigned char b[kPipelineStages][Shape::kN * 128];
-  WarpgroupTile<Shape, Out> finished[Shape::kConsumers];
+  WarpgroupTile<typename Job::Stored, typename Job::Out> finished[Shape::kConsumers];
   Mbarrier full[kPipelineStages], empty[kPipelineStages], turn[Shape::kConsumers];
 };
 
@@ -85,6 +86,34 @@ DEVICE void fenceRegisters([[maybe_unused]] uint32_t (&words)[kTiles][4]) {
 #endif
 }
 
+// The accumulators as the transposed tile in shared memory, whose lines are the columns of the product, as f32.
+template <class Shape, class Memory>
+DEVICE void stageTransposed(const Accumulators<Shape>& acc, Memory& memory) {
+#pragma unroll
+  for (int i = 0; i < Shape::kMmaM; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kMmaN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        memory.tile[accumulatorColumn<Shape>(j, e) * Memory::kPitch + accumulatorRow<Shape>(i, e)] = acc.c[i][j][e];
+  Shape::sync();
+}
+
+// A slice whose operands are both multiplied as they lie in shared memory.
+template <class Job, class Shape, class Memory>
+DEVICE void multiplyTiles(Accumulators<Shape>& acc, const Memory& memory, int stage) {
+  wgmmaFence();
+#pragma unroll
+  for (int step = 0; step < kLineElements / 16; ++step)
+#pragma unroll
+    for (int i = 0; i < Shape::kMmaM; ++i)
+      wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(
+          acc.c[i], operandDescriptor<Job::kRowsA>(memory.a[stage], Shape::groupRow() + i * Shape::kMmaStep, step),
+          operandDescriptor<Job::kRowsB>(memory.b[stage], Shape::firstColumn(), step));
+  wgmmaCommitGroup();
+  wgmmaWaitGroup<1>();
+}
+
 template <class Job, class Shape, class Memory>
 DEVICE void produce(const Job& job, Memory& memory) {
   PipelineState at;
@@ -120,27 +149,44 @@ DEVICE void consume(const Job& job, Memory& memory) {
     // for.
     if (kTurns) mbarrierWaitParity(memory.turn[consumer], (taken / Shape::kConsumers & 1) ^ (consumer == 0 ? 1 : 0));
     int before = 0;
-    for (int slice = 0; slice < slices; ++slice, at.advance()) {
-      mbarrierWaitParity(memory.full[at.stage], at.parity);
-      wgmmaFence();
-#pragma unroll
-      for (int step = 0; step < kLineElements / 16; ++step)
-#pragma unroll
-        for (int i = 0; i < Shape::kMmaM; ++i)
-          wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(
-              acc.c[i], operandDescriptor<Job::kRowsA>(memory.a[at.stage], Shape::groupRow() + i * Shape::kMmaStep, step),
-              operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
-      wgmmaCommitGroup();
-      wgmmaWaitGroup<1>();
-      // The slice before has been multiplied: its slot is free.
+    const auto release = [&](int slice) {
       if (slice > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
-      before = at.stage;
+    };
+    if constexpr (Job::kFragments) {
+      // The left operand passes through registers: a group of products for each 16 of the depth, beside which the fragments of the next
+      // are made.
+      auto left = job.left(tile);
+      uint32_t fragments[2][Shape::kMmaM][4];
+      for (int slice = 0; slice < slices; ++slice, at.advance()) {
+        if (slice > 0) left.advance();
+        mbarrierWaitParity(memory.full[at.stage], at.parity);
+#pragma unroll
+        for (int step = 0; step < kLineElements / 16; ++step) {
+          left.load(fragments[step % 2], memory.a[at.stage], step);
+          wgmmaFence();
+#pragma unroll
+          for (int i = 0; i < Shape::kMmaM; ++i)
+            wgmmaRegisters<Shape::kWarpN, Job::kRowsB>(acc.c[i], fragments[step % 2][i],
+                                                       operandDescriptor<Job::kRowsB>(memory.b[at.stage], Shape::firstColumn(), step));
+          wgmmaCommitGroup();
+          wgmmaWaitGroup<1>();
+          if (step == 0) release(slice);
+        }
+        before = at.stage;
+      }
+    } else {
+      for (int slice = 0; slice < slices; ++slice, at.advance()) {
+        mbarrierWaitParity(memory.full[at.stage], at.parity);
+        multiplyTiles<Job>(acc, memory, at.stage);
+        release(slice);
+        before = at.stage;
+      }
     }
     if (kTurns && laneIndex() == 0) mbarrierArrive(memory.turn[consumer ^ 1]);
     wgmmaWaitGroup<0>();
 #pragma unroll
     for (int i = 0; i < Shape::kMmaM; ++i) fenceRegisters(acc.c[i]);
-    if (slices > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
+    release(slices);
     Shape::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its
     // products one after another (its message C7514).
@@ -148,13 +194,13 @@ DEVICE void consume(const Job& job, Memory& memory) {
   }
 }
 
-// A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, and what
-// becomes of a finished tile.
+// A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, what
+// becomes of the left operand on its way into the product where it passes through registers (kFragments), and what of a finished tile.
 template <class Job>
 __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __grid_constant__ Job job) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
   using Shape = typename Job::Shape;
-  auto& memory = sharedMemory<WarpgroupMemory<Shape, typename Job::Out>>();
+  auto& memory = sharedMemory<WarpgroupMemory<Job>>();
   if (threadIdx.x == 0) {
     job.prefetch();
     for (int stage = 0; stage < kPipelineStages; ++stage) {
@@ -179,8 +225,8 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
 
 template <class Job>
 void launchProduct(const Call& call, const Job& job) {
-  using Memory = WarpgroupMemory<typename Job::Shape, typename Job::Out>;
-  launch(call, productKernel<Job>, Grid{std::min<int64_t>(job.tiles, multiprocessors(call))}, Job::Shape::kBlock, sizeof(Memory), job);
+  launch(call, productKernel<Job>, Grid{std::min<int64_t>(job.tiles, multiprocessors(call))}, Job::Shape::kBlock,
+         sizeof(WarpgroupMemory<Job>), job);
 }
 
 }  // namespace densecl::cuda
