@@ -46,9 +46,15 @@ struct NormedRows {
   DEVICE void advance() {
     if (x.advance(depth) && kPadded) enterTap();
   }
-  // The fragments of 16 of the slice's depth.
+  // The fragments of 16 of the slice's depth: as they lie there, then normalised.
   DEVICE void load(uint32_t (&words)[Shape::kMmaM][4], const unsigned char* slice, int step) const {
-    const int lane = laneIndex(), channel = depth.channel + step * 16 + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < Shape::kMmaM; ++i)
+      ldmatrix<false>(words[i],
+                      slice + chunkPlace(Shape::firstRow() + i * Shape::kMmaStep + laneIndex() % 16, step * 2 + laneIndex() / 16));
+  }
+  DEVICE void normalise(uint32_t (&to)[Shape::kMmaM][4], const uint32_t (&words)[Shape::kMmaM][4], int step) const {
+    const int channel = depth.channel + step * 16 + laneIndex() % 4 * 2;
     Elements<float, 2> scales[2], shifts[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -57,14 +63,11 @@ struct NormedRows {
     }
 #pragma unroll
     for (int i = 0; i < Shape::kMmaM; ++i)
-      ldmatrix<false>(words[i], slice + chunkPlace(Shape::firstRow() + i * Shape::kMmaStep + lane % 16, step * 2 + lane / 16));
-#pragma unroll
-    for (int i = 0; i < Shape::kMmaM; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const auto &a = scales[e / 2], &b = shifts[e / 2];
-        words[i][e] = normalisedPair(words[i][e], a.v[0], b.v[0], a.v[1], b.v[1]);
-        if (kPadded) words[i][e] &= inside[i][e % 2];
+        to[i][e] = normalisedPair(words[i][e], a.v[0], b.v[0], a.v[1], b.v[1]);
+        if (kPadded) to[i][e] &= inside[i][e % 2];
       }
   }
 
@@ -117,12 +120,14 @@ struct NormedColumns {
   DEVICE void load(uint32_t (&words)[1][4], const unsigned char* slice, int step) const {
     const int lane = laneIndex(), line = step * 16 + lane / 16 * 8 + lane % 8;
     ldmatrix<true>(words[0], slice + Shape::groupRow() / 64 * kBoxBytes + chunkPlace(line, warpIndex() % 4 * 2 + lane / 8 % 2));
+  }
+  DEVICE void normalise(uint32_t (&to)[1][4], const uint32_t (&words)[1][4], int step) const {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      words[0][e] = normalisedPair(words[0][e], scale[e % 2], shift[e % 2], scale[e % 2], shift[e % 2]);
+      to[0][e] = normalisedPair(words[0][e], scale[e % 2], shift[e % 2], scale[e % 2], shift[e % 2]);
       if (!kPadded) continue;
       const unsigned pair = inside[step / 2] >> (step % 2 * 16 + e / 2 * 8);
-      words[0][e] &= (pair & 1 ? 0xffffu : 0) | (pair & 2 ? 0xffff0000u : 0);
+      to[0][e] &= (pair & 1 ? 0xffffu : 0) | (pair & 2 ? 0xffff0000u : 0);
     }
   }
 

@@ -156,13 +156,15 @@ DEVICE void consume(const Job& job, Memory& memory) {
       // The left operand passes through registers: a group of products for each 16 of the depth, beside which the fragments of the next
       // are made.
       auto left = job.left(tile);
-      uint32_t fragments[2][Shape::kMmaM][4];
+      uint32_t words[Shape::kMmaM][4], fragments[2][Shape::kMmaM][4];
       for (int slice = 0; slice < slices; ++slice, at.advance()) {
         if (slice > 0) left.advance();
         mbarrierWaitParity(memory.full[at.stage], at.parity);
+        left.load(words, memory.a[at.stage], 0);
 #pragma unroll
         for (int step = 0; step < kLineElements / 16; ++step) {
-          left.load(fragments[step % 2], memory.a[at.stage], step);
+          left.normalise(fragments[step % 2], words, step);
+          if (step + 1 < kLineElements / 16) left.load(words, memory.a[at.stage], step + 1);
           wgmmaFence();
 #pragma unroll
           for (int i = 0; i < Shape::kMmaM; ++i)
