@@ -84,7 +84,31 @@ export const constants = {
   },
   sliceInput: { now: 1.35, unit: 'factor', how: 'counted', what: 'on those for input gradients: the walk over taps' },
   sliceWeight: { now: 1.45, unit: 'factor', how: 'counted', what: 'on those for weight gradients: pixels that are gathered' },
-  prologue: { now: 510, unit: 'instructions a warp and slice', how: 'counted', what: 'what a prologue adds' },
+  prologue: { now: 510, unit: 'instructions a warp and slice', how: 'counted', what: 'what a prologue adds, Ampere' },
+  normForward: {
+    now: 549,
+    unit: 'stall cycles a slice',
+    how: code('productKernel<NormedForwardJob<WarpgroupShape<128, 128, 1, 1>, false', 'HGMMA', 'stalls'),
+    what: 'a warp that normalises fragments beside its products, Hopper, one tap',
+  },
+  normForwardTaps: {
+    now: 685,
+    unit: 'stall cycles a slice',
+    how: code('productKernel<NormedForwardJob<WarpgroupShape<128, 128, 1, 1>, true', 'HGMMA', 'stalls'),
+    what: 'the same with padding masked',
+  },
+  normWeight: {
+    now: 167,
+    unit: 'instructions a warp and slice',
+    how: code('productKernel<NormedBackwardWeightJob<WarpgroupShape<128, 128, 2, 1>, false', 'HGMMA', 'instructions'),
+    what: 'the same for weight gradients, whose two warpgroups share the rows, one tap',
+  },
+  normWeightTaps: {
+    now: 262,
+    unit: 'instructions a warp and slice',
+    how: code('productKernel<NormedBackwardWeightJob<WarpgroupShape<128, 128, 2, 1>, true', 'HGMMA', 'instructions'),
+    what: 'the same with padding masked',
+  },
   gatherForward: {
     now: 770,
     unit: 'instructions a warp and slice',

@@ -105,8 +105,8 @@ export interface Around {
   epilogue: 'store' | 'statistics' | 'finish'
   /** An operand whose channels are no whole vectors: its elements are gathered one by one. */
   gathered: boolean
-  /** Operands are normalised as they are loaded. */
-  prologue: boolean
+  /** Operands are normalised as they are loaded; `taps` of them lie in the padding, whose zeros stay zero. */
+  prologue: 'none' | 'one tap' | 'taps'
 }
 
 /** What surrounds the convolutions of a step. Few odd channels (a depth of at most 7 rows of 64) are unfolded into whole vectors. */
@@ -115,7 +115,7 @@ const usual = ({ direction, columns, depth }: Product): Around => {
   return {
     epilogue: direction === 'forward' ? 'statistics' : direction === 'backward input' ? 'finish' : 'store',
     gathered: odd % 8 !== 0 && odd > 7 * 64,
-    prologue: false,
+    prologue: 'none',
   }
 }
 
@@ -234,15 +234,29 @@ function sliceCycles(
       'backward input': constants.producerInput,
       'backward weight': constants.producerWeight,
     }[direction]
-    return { 'tensor cores': products, 'shared memory': (read + (m + n) * slice * 2) / 128, producer: stalls * constants.latency }
+    return {
+      'tensor cores': products,
+      'shared memory': (read + (m + n) * slice * 2) / 128,
+      producer: stalls * constants.latency,
+      instructions: prologue === 'none' ? 0 : fragmentCycles(direction, prologue === 'taps', constants),
+    }
   }
   const own = tile.id === 1 ? constants.slice128x128 : tile.id === 2 ? constants.slice128x64 : constants.slice64x64
   const walk = { forward: 1, 'backward input': constants.sliceInput, 'backward weight': constants.sliceWeight }[direction]
   const odd = { forward: constants.gatherForward, 'backward input': constants.gatherInput, 'backward weight': constants.gatherWeight }[
     direction
   ]
-  const instructions = gathered ? odd : own * walk + (prologue ? constants.prologue : 0)
+  const instructions = gathered ? odd : own * walk + (prologue === 'none' ? 0 : constants.prologue)
   return { 'tensor cores': products, 'shared memory': read / 128, instructions: (warpsM * warpsN * instructions) / (4 * constants.issue) }
+}
+
+/**
+ * Cycles of a slice whose left operand is normalised in registers beside the products: by a warp of each scheduler, as warpgroups take tiles
+ * in turn, or for a weight gradient by two.
+ */
+function fragmentCycles(direction: Product['direction'], taps: boolean, constants: Constants): number {
+  if (direction === 'forward') return constants.latency * (taps ? constants.normForwardTaps : constants.normForward)
+  return (2 * (taps ? constants.normWeightTaps : constants.normWeight)) / constants.issue
 }
 
 /** Cycles of a multiprocessor from the last product of a tile until its results are on their way. */
@@ -256,6 +270,6 @@ function epilogueCycles(direction: Product['direction'], results: number, epilog
 
 function residentBlocks({ shared }: Architecture, tile: Tile, { prologue }: Around): number {
   if (tile.hopper) return 1
-  const registers = prologue ? 1.6 * tile.registers : tile.registers
+  const registers = prologue === 'none' ? tile.registers : 1.6 * tile.registers
   return Math.max(1, Math.min(Math.floor(shared / (tile.shared + 1)), Math.floor(64 / registers)))
 }

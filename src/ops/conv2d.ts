@@ -88,7 +88,8 @@ interface Prologues {
 
 /**
  * Kernels with prologues exist for bf16 on tensor cores and exact f32, and for channels that are whole vectors. Those of Hopper have one
- * for the norm of x, with ReLU and with groups that no tile straddles: the gradient of a norm they read as a pass has written it.
+ * for the norm of x, with ReLU and with groups that no tile straddles: the gradient of a norm they read as a pass has written it. Each tap
+ * normalises the same pixels again, which takes longer than the products of a slice: where nobody has timed it, only one tap does.
  */
 function prologues(shape: ConvolutionShape, x: Tensor, grad?: Tensor): Prologues {
   const { device, dtype } = x
@@ -99,9 +100,10 @@ function prologues(shape: ConvolutionShape, x: Tensor, grad?: Tensor): Prologues
   // The gradients of one convolution take the same operands, both as they come or neither.
   const both = direction === 'forward' ? (['forward'] as const) : (['backward input', 'backward weight'] as const)
   if (dtype === 'bf16' && !both.every((each) => usesFamily(device, familyOf('mma', each)))) return {}
-  if (chosenPrologue(shape) === false) return {}
+  const chosen = chosenPrologue(shape)
   const norm = deferredNorm(x)
   const hopper = hopperHas(shape) && usesFamily(device, familyOf('wgmma', direction)) && !isAmpereTile(numbers.tile)
+  if (!(chosen ?? (!hopper || shape.weight[1]! * shape.weight[2]! === 1))) return {}
   if (!hopper) return { norm, gradient: grad && deferredNormGradient(grad) }
   const groups = norm?.scale.shape[0] ?? 1
   const { rows, depth } = productOf(shape)

@@ -39,8 +39,8 @@ interface Convolution {
   tile: number
   dtype?: FloatDType
   tf32?: boolean
-  /** Statistics, additions, masks and sums in the epilogue; or norms in the prologue. */
-  fused?: 'epilogue' | 'prologue'
+  /** Statistics, additions, masks and sums in the epilogue; or norms in the prologue: of every operand, or of x alone. */
+  fused?: 'epilogue' | 'prologue' | 'norm'
 }
 
 const outOf = (size: number, { kernel, stride = 1, padding = 0, dilation = 1 }: Convolution): number =>
@@ -82,6 +82,13 @@ function operands(device: string, p: Convolution): { x: Tensor; weight: Tensor; 
 const vectors = (device: string, channels: number, groups = 1): Tensor[] =>
   [4, 5, 6].map((seed) => noiseTensor(device, [groups, channels], 'f32', seed))
 
+/** The norm as a pass over memory writes it. */
+function normApplied(x: Tensor, scale: Tensor, shift: Tensor): Tensor {
+  const y = Tensor.empty(x.shape, x.dtype)
+  runNative('normApply', { y, x, scale, shift }, { relu: true })
+  return y
+}
+
 const convolutions: Record<
   'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight',
   (device: string, p: Convolution, materialise: boolean) => Result[]
@@ -93,12 +100,10 @@ const convolutions: Record<
     const bias = noiseTensor(device, [p.o], 'f32', 7)
     const statistics =
       p.fused === 'epilogue' ? Tensor.empty([Math.ceil((p.n * oh * ow) / deviceTraits(device).statisticsRows), 2, p.o], 'f32') : undefined
-    const [scale, shift] = p.fused === 'prologue' ? vectors(device, p.c) : []
-    if (scale !== undefined && materialise) {
-      const applied = Tensor.empty(x.shape, x.dtype)
-      runNative('normApply', { y: applied, x, scale, shift: shift! }, { relu: true })
-      runNative('conv2d', { y, x: applied, weight, bias }, { ...numbersOf(p), relu: false })
-    } else runNative('conv2d', { y, x, weight, bias, statistics, scale, shift }, { ...numbersOf(p), relu: scale !== undefined })
+    const [scale, shift] = p.fused === 'prologue' || p.fused === 'norm' ? vectors(device, p.c) : []
+    if (scale !== undefined && materialise)
+      runNative('conv2d', { y, x: normApplied(x, scale, shift!), weight, bias }, { ...numbersOf(p), relu: false })
+    else runNative('conv2d', { y, x, weight, bias, statistics, scale, shift }, { ...numbersOf(p), relu: scale !== undefined })
     return [resultOf('y', y), ...(statistics === undefined ? [] : [resultOf('statistics', statistics)])]
   },
   conv2dBackwardInput(device, p, materialise) {
@@ -144,16 +149,19 @@ const convolutions: Record<
         noiseTensor(device, [3, 1, p.o], 'f32', 10),
       ]
       if (materialise) {
-        const [applied, whole] = [Tensor.empty(x.shape, x.dtype), Tensor.empty(dy.shape, dy.dtype)]
-        runNative('normApply', { y: applied, x, scale: scale!, shift: shift! }, { relu: true })
+        const whole = Tensor.empty(dy.shape, dy.dtype)
         runNative('normGradient', { dx: whole, dz: dy, x: of, mean, coefficients })
-        runNative('conv2dBackwardWeight', { dweight: dw, dy: whole, x: applied }, numbers)
+        runNative('conv2dBackwardWeight', { dweight: dw, dy: whole, x: normApplied(x, scale!, shift!) }, numbers)
       } else
         runNative(
           'conv2dBackwardWeight',
           { dweight: dw, dy, x, scale, shift, gradientX: of, gradientMean: mean, coefficients },
           { ...numbers, relu: true },
         )
+    } else if (p.fused === 'norm') {
+      const [scale, shift] = vectors(device, p.c)
+      if (materialise) runNative('conv2dBackwardWeight', { dweight: dw, dy, x: normApplied(x, scale!, shift!) }, numbers)
+      else runNative('conv2dBackwardWeight', { dweight: dw, dy, x, scale, shift }, { ...numbers, relu: true })
     } else runNative('conv2dBackwardWeight', { dweight: dw, dy, x }, numbers)
     return [resultOf('dw', dw)]
   },
@@ -261,11 +269,19 @@ function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', k
           { n: 4, h: 9, w: 11, c: 64, o: 128 * Math.ceil(m / 2) + 72, kernel: 3, padding: 1, tile: wide },
           { n: images(1100 * m), h: 9, w: 11, c: 64, o: 64, kernel: 1, tile: slim },
           { ...small, c: 64, o: 72, kernel: 3, stride: 2, padding: 2, dilation: 2, tile: 0 },
+          { n: images(rows), h: 9, w: 11, c: 64, o: 72, kernel: 3, padding: 1, tile: wide, fused: 'norm' },
+          { n: images(rows), h: 9, w: 11, c: 128, o: 64, kernel: 1, tile: slim, fused: 'norm' },
         ]
       : [
           { n: images(rows / 2), h: 9, w: 11, ...sized(64, 136), kernel: 3, padding: 1, tile: wide, fused: 'epilogue' },
           { n: images(rows), h: 9, w: 11, ...sized(192, 64), kernel: 1, tile: slim },
           { n: images(rows / 2), h: 9, w: 11, ...sized(128, 72), kernel: 3, stride: 2, padding: 2, dilation: 2, tile: 0 },
+          ...(op === 'conv2d'
+            ? ([
+                { n: images(rows / 2), h: 9, w: 11, c: 64, o: 136, kernel: 3, padding: 1, tile: wide, fused: 'norm' },
+                { n: images(rows / 2), h: 9, w: 11, c: 128, o: 64, kernel: 1, tile: slim, fused: 'norm' },
+              ] as const)
+            : []),
         ]
   if (kind === 'wgmma') return forHopper
   return [

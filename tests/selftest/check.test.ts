@@ -133,10 +133,10 @@ const convolutions = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight']
 const of = (kind: string, ...ops: string[]): string[] => ops.map((op) => `${kind}.${op}`)
 for (const [fault, expected] of [
   ['wgmma', of('wgmma', ...convolutions, 'infoNce')],
-  ['wgmmaRegisters', of('wgmma', 'infoNce')],
+  ['wgmmaRegisters', of('wgmma', 'conv2d', 'conv2dBackwardWeight', 'infoNce')],
   ['im2col', of('wgmma', ...convolutions)],
   ['bulkCopy,mma', [...of('mma', ...convolutions, 'infoNce', 'denseMatch', 'matmul'), ...of('wgmma', ...convolutions, 'infoNce')]],
-  ['ldmatrixTrans', of('mma', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce')],
+  ['ldmatrixTrans', [...of('mma', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce'), ...of('wgmma', 'conv2dBackwardWeight')]],
 ] as const) {
   where(`one wrong element of ${fault} is seen in the families that use it, and in no other`, async (folder) => {
     const { code, bad } = await check(folder, { DENSECL_SIMT_FAULT: fault })

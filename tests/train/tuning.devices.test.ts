@@ -38,8 +38,9 @@ import { pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { expectedCost, productCall, signatureOf, stepCalls } from '../../src/train/stepCalls.js'
 import { choiceOf, fastest, timesFile, tune, type TunerOptions, type Tuning } from '../../src/train/tuner.js'
+import { simulated, withCapability } from '../support/capability.js'
 import { device, thorough } from '../support/devices.js'
-import { rejectsError, suite, withFolder } from '../support/suite.js'
+import { rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite(`tuning on ${device}`, device)
 
@@ -48,9 +49,9 @@ const identity: DeviceIdentity = { device: 'a GPU', driver: '1.0', build: 'of to
 const options = { batch, imageSize, identity, hopper: () => true, multiprocessors: 4, budget: 1e9, now: () => 0 } as const
 
 /** Runs `body` with a model and a cache folder of its own. */
-async function withModel(body: (model: BuiltMethod, folder: string) => void): Promise<void> {
+async function withModel(body: (model: BuiltMethod, folder: string) => void, baseChannels = 8): Promise<void> {
   await withCache((folder) => {
-    const backbone = resnet({ depth: 18, baseChannels: 8 })
+    const backbone = resnet({ depth: 18, baseChannels })
     const sizes = { hidden: 16, featDim: 16, queueLength: 32 }
     const settings = settingsOf({ ...sizes, batchSize: batch, imageSize, keyMomentum: 0.9, normGroups: 2, seed: 1 }, 'test')
     const model = withDevice(device, () => densecl.build(resolveConfig(settings), { backbone, compute: 'bf16' }))
@@ -86,7 +87,7 @@ function dice(seed: number): { time: Time; given: Map<string, Map<string, number
     const [signature, label] = [signatureOf(call), `${tile}/${splits}`]
     let hash = seed
     for (const letter of `${signature} ${label}`) hash = Math.imul(hash ^ letter.charCodeAt(0), 0x01000193)
-    const value = 1 + ((hash >>> 8) % 4)
+    const value = 1 + ((hash >>> 8) % 8)
     if (!given.has(signature)) given.set(signature, new Map())
     if (given.get(signature)!.has(label)) twice.push(`${signature} ${label}`)
     given.get(signature)!.set(label, value)
@@ -235,6 +236,38 @@ test('only what pays of a convolution gets a prologue: forward and backward are 
     assert.equal(['forward', 'backward weight', 'backward input'].map(of), [false, true, true])
   })
 })
+
+testWhere(
+  simulated,
+  'the test sets the capability',
+  test,
+  "on Hopper the norm of x is a prologue of its own kernels, and no gradient's is",
+  async () => {
+    await withModel(
+      (model) =>
+        withCapability(90, () => {
+          const prologuesOf = (tuning: Tuning): string[] => {
+            assert.equal(
+              [...kernelsOfStep(model, tuning)].sort(),
+              tuning.products.map(({ shape, prologue, tile, splits }) => [`${shape} ${prologue}`, { tile, splits }]).sort(),
+            )
+            return ['forward', 'backward weight', 'backward input'].filter((direction) =>
+              tuning.products.some(({ shape, prologue }) => prologue && shape.startsWith(direction)),
+            )
+          }
+          const cost = (op: string, dear: NativeCall): number =>
+            dear.op === 'normApply' ? 50 : dear.op === op && dear.tensors.scale !== undefined ? 1000 : 1
+          assert.equal(prologuesOf(run(model, (call) => cost('', call), { level: 'full' })), ['forward', 'backward weight'])
+          rmSync(join(process.env.XDG_CACHE_HOME!, 'densecl'), { recursive: true })
+          assert.equal(prologuesOf(run(model, (call) => cost('conv2dBackwardWeight', call), { level: 'full' })), ['forward'])
+          rmSync(join(process.env.XDG_CACHE_HOME!, 'densecl'), { recursive: true })
+          // What the forward product had written is there for the gradient.
+          assert.equal(prologuesOf(run(model, (call) => cost('conv2d', call), { level: 'full' })), [])
+        }),
+      64,
+    )
+  },
+)
 
 test('the most expensive are timed first, nothing is timed behind the budget, and the rest is left to the tables', async () => {
   await withModel((model) => {

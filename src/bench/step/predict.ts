@@ -70,7 +70,7 @@ export class Machine {
     bytes: number,
   ): Cost {
     const { name, multiprocessors } = this.architecture
-    const hopper = name === 'sm_90' && whole && !around.prologue && !around.gathered
+    const hopper = name === 'sm_90' && whole && !around.gathered
     // The kernels' own rule, where neither the caller nor the table has a tile that fits.
     const large = (n: number): boolean => Math.ceil(product.rows / 128) * Math.ceil(product.columns / n) >= multiprocessors
     const narrow = (product.direction === 'backward weight' ? product.rows : product.columns) <= 64
@@ -156,10 +156,16 @@ function unfolding(machine: Machine, g: Convolution): { bytes: number; kh: numbe
   return { bytes: n * (rows > 1 ? oh + taps - 1 : h) * ow * channels * 2, kh: taps, channels, slices }
 }
 
-/** Kernels of Ampere take prologues everywhere; on Hopper they pay where bytes bind (src/ops/conv2d.ts). */
-function takesPrologue({ architecture }: Machine, { direction, rows, columns, depth }: Product): boolean {
-  const [a, b] = direction === 'backward weight' ? [rows, columns] : [columns, depth]
-  return architecture.name !== 'sm_90' || (a * b) / (a + b) < 92
+/** What a product that takes deferred operands does on their way in. */
+const prologueOf = (taken: boolean, { kh, kw }: Convolution): Around['prologue'] => (taken ? (kh * kw === 1 ? 'one tap' : 'taps') : 'none')
+
+/**
+ * The deferred operands that a product takes and those that a pass writes for it (src/ops/conv2d.ts): all by the kernels of Ampere, by those
+ * of Hopper the norm of x where it has one tap.
+ */
+function prologuesOf({ architecture }: Machine, whole: boolean, { kh, kw }: Convolution): { norm: boolean; gradient: boolean } {
+  const hopper = architecture.name === 'sm_90' && whole
+  return { norm: !hopper || kh * kw === 1, gradient: !hopper }
 }
 
 function forward(machine: Machine, call: Call): Cost[] {
@@ -174,15 +180,15 @@ function forward(machine: Machine, call: Call): Cost[] {
     costs.push(machine.passes('unfold', nameOf(g), x.bytes + wide.bytes))
     bytes += wide.bytes - touched(g) * x.bytes
   }
+  const whole = g.c % sliceChannels === 0 || wide?.slices === true
   const deferred = call.tensors.scale !== undefined
-  const prologue = deferred && takesPrologue(machine, product)
-  if (deferred && !prologue) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
+  const { norm } = prologuesOf(machine, whole, g)
+  if (deferred && !norm) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
   const around = {
     epilogue: call.tensors.statistics === undefined ? ('store' as const) : ('statistics' as const),
     gathered: wide === undefined && !vectors(g.c),
-    prologue,
+    prologue: prologueOf(deferred && norm, g),
   }
-  const whole = g.c % 64 === 0 || wide?.slices === true
   costs.push(machine.product('conv2d', nameOf(g), { ...product, depth }, { ...around, tile: machine.tile(product), whole }, bytes))
   return costs
 }
@@ -204,8 +210,13 @@ function backwardInput(machine: Machine, call: Call): Cost[] {
     depth: (g.kh * g.kw * g.o) / (g.stride[0] * g.stride[1]),
   }
   const finishes = call.tensors.add !== undefined || call.tensors.x !== undefined
-  const prologue = call.tensors.gradientX !== undefined && takesPrologue(machine, whole)
-  const around: Around = { epilogue: finishes ? 'finish' : 'store', gathered: !vectors(g.o) || !vectors(g.c), prologue }
+  const slices = g.o % sliceChannels === 0 && vectors(g.c)
+  const deferred = call.tensors.gradientX !== undefined && prologuesOf(machine, slices, g).gradient
+  const around: Around = {
+    epilogue: finishes ? 'finish' : 'store',
+    gathered: !vectors(g.o) || !vectors(g.c),
+    prologue: prologueOf(deferred, g),
+  }
   const costs: Cost[] = []
   // Each residue class of the input pixels: its share of what is written and of what the epilogue reads.
   const own = bytesAt(call, 'dx', 'add', 'x', 'y', 'sums')
@@ -215,13 +226,13 @@ function backwardInput(machine: Machine, call: Call): Cost[] {
       const rows = g.n * Math.ceil((g.h - a) / g.stride[0]) * Math.ceil((g.w - b) / g.stride[1])
       const bytes =
         (own * rows) / whole.rows +
-        (taps > 0 ? dy.bytes + (prologue ? bytesAt(call, 'gradientX') : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
+        (taps > 0 ? dy.bytes + (deferred ? bytesAt(call, 'gradientX') : 0) + (weight.bytes * taps) / (g.kh * g.kw) : 0)
       costs.push(
         machine.product(
           'conv2dBackwardInput',
           nameOf(g),
           { ...whole, rows, depth: taps * g.o },
-          { ...around, tile: machine.tile(whole), whole: g.o % 64 === 0 && vectors(g.c) },
+          { ...around, tile: machine.tile(whole), whole: slices },
           bytes,
         ),
       )
@@ -234,25 +245,28 @@ function backwardWeight(machine: Machine, call: Call): Cost[] {
   const g = convolutionOf(x, dweight, dy, call)
   const product: Product = { direction: 'backward weight', rows: g.o, columns: g.kh * g.kw * g.c, depth: g.pixels }
   const costs: Cost[] = []
-  const deferred = call.tensors.gradientX !== undefined
-  const prologue = deferred && takesPrologue(machine, product)
-  if (deferred && !prologue) {
-    costs.push(machine.passes('normGradient', nameOf(g), 3 * dy.bytes))
-    if (call.tensors.scale !== undefined) costs.push(machine.passes('normApply', nameOf(g), 2 * x.bytes))
-  }
-  let bytes = dweight.bytes + dy.bytes + touched(g) * x.bytes + (prologue ? bytesAt(call, 'gradientX') : 0)
   const wide = unfolding(machine, g)
+  const slices = (g.c % sliceChannels === 0 || wide?.slices === true) && vectors(g.o)
+  const takes = prologuesOf(machine, slices, g)
+  const [norm, gradient] = [call.tensors.scale !== undefined, call.tensors.gradientX !== undefined]
+  // A norm that it does not take was written for the forward product.
+  if (gradient && !takes.gradient) costs.push(machine.passes('normGradient', nameOf(g), 3 * dy.bytes))
+  let bytes = dweight.bytes + dy.bytes + touched(g) * x.bytes + (gradient && takes.gradient ? bytesAt(call, 'gradientX') : 0)
   if (wide !== undefined) {
     costs.push(machine.passes('unfold', nameOf(g), x.bytes + wide.bytes))
     bytes += wide.bytes - touched(g) * x.bytes
   }
-  const around: Around = { epilogue: 'store', gathered: !vectors(g.o) || (wide === undefined && !vectors(g.c)), prologue }
+  const around: Around = {
+    epilogue: 'store',
+    gathered: !vectors(g.o) || (wide === undefined && !vectors(g.c)),
+    prologue: prologueOf((norm && takes.norm) || (gradient && takes.gradient), g),
+  }
   costs.push(
     machine.product(
       'conv2dBackwardWeight',
       nameOf(g),
       { ...product, columns: wide === undefined ? product.columns : wide.kh * wide.channels },
-      { ...around, tile: machine.tile(product), whole: (g.c % 64 === 0 || wide?.slices === true) && vectors(g.o) },
+      { ...around, tile: machine.tile(product), whole: slices },
       bytes,
     ),
   )
