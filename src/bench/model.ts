@@ -251,8 +251,8 @@ function sliceCycles(
 }
 
 /**
- * Cycles of a slice whose left operand is normalised in registers beside the products: by a warp of each scheduler, as warpgroups take tiles
- * in turn, or for a weight gradient by two.
+ * Cycles of a slice whose left operand is normalised in registers beside the products: by a warp of each scheduler, as warpgroups take
+ * tiles in turn, or for a weight gradient by two.
  */
 function fragmentCycles(direction: Product['direction'], taps: boolean, constants: Constants): number {
   if (direction === 'forward') return constants.latency * (taps ? constants.normForwardTaps : constants.normForward)

@@ -160,8 +160,8 @@ function unfolding(machine: Machine, g: Convolution): { bytes: number; kh: numbe
 const prologueOf = (taken: boolean, { kh, kw }: Convolution): Around['prologue'] => (taken ? (kh * kw === 1 ? 'one tap' : 'taps') : 'none')
 
 /**
- * The deferred operands that a product takes and those that a pass writes for it (src/ops/conv2d.ts): all by the kernels of Ampere, by those
- * of Hopper the norm of x where it has one tap.
+ * The deferred operands that a product takes (src/ops/conv2d.ts), the others of which passes write: all by the kernels of Ampere, by
+ * those of Hopper the norm of x where it has one tap.
  */
 function prologuesOf({ architecture }: Machine, whole: boolean, { kh, kw }: Convolution): { norm: boolean; gradient: boolean } {
   const hopper = architecture.name === 'sm_90' && whole
