@@ -1,5 +1,6 @@
-// SIGINT and SIGTERM for commands that end where nothing is lost: heard at any moment, also while JavaScript computes. SIGUSR2 stands for
-// SIGTERM, where a launcher passes it on alone: Open MPI's mpirun follows a SIGTERM by a SIGKILL a second later.
+// SIGINT and SIGTERM for commands that end where nothing is lost: heard at any moment, also while JavaScript computes. SIGHUP, of a
+// terminal that was closed, stands for SIGTERM; so does SIGUSR2, where a launcher passes it on alone: Open MPI's mpirun follows a SIGTERM
+// by a SIGKILL a second later.
 #pragma once
 #include <string>
 

@@ -11,9 +11,12 @@ namespace densecl {
 namespace {
 void (*signalHandler)(int) = nullptr;
 
+// On a thread of its own.
 BOOL WINAPI onConsole(DWORD event) {
-  if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) return FALSE;
+  if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT && event != CTRL_CLOSE_EVENT) return FALSE;
   signalHandler(event == CTRL_C_EVENT ? SIGINT : SIGTERM);
+  // A process whose console was closed is ended as soon as this returns, and some seconds later in any case.
+  if (event == CTRL_CLOSE_EVENT) Sleep(INFINITE);
   return TRUE;
 }
 }  // namespace
@@ -30,8 +33,9 @@ void wishForHugePages(void*, size_t) {}
 bool mayUseTiles() { return false; }
 
 void onSignals(void (*handler)(int)) {
+  const bool first = signalHandler == nullptr;
   signalHandler = handler;
-  SetConsoleCtrlHandler(onConsole, TRUE);
+  if (first) SetConsoleCtrlHandler(onConsole, TRUE);
 }
 
 }  // namespace densecl
@@ -56,7 +60,7 @@ void (*signalHandler)(int) = nullptr;
 
 void onSignal(int received) {
   const int saved = errno;
-  signalHandler(received == SIGUSR2 ? SIGTERM : received);
+  signalHandler(received == SIGINT ? SIGINT : SIGTERM);
   errno = saved;
 }
 }  // namespace
@@ -89,7 +93,7 @@ void onSignals(void (*handler)(int)) {
   action.sa_handler = onSignal;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
-  for (int signal : {SIGINT, SIGTERM, SIGUSR2}) sigaction(signal, &action, nullptr);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR2}) sigaction(signal, &action, nullptr);
 }
 
 }  // namespace densecl

@@ -16,8 +16,9 @@ void wishForHugePages(void* block, size_t bytes);
 // Whether this process may use the tile registers of a processor that has them: their state is large, and kernels save it on request.
 bool mayUseTiles();
 
-// From now on SIGINT and SIGTERM call `handler`, on any thread and in the middle of anything. SIGUSR2 stands for SIGTERM; on Windows, which
-// has no signals between processes, Ctrl+C stands for SIGINT and Ctrl+Break for SIGTERM.
+// From now on SIGINT and SIGTERM call `handler`, on any thread and in the middle of anything. SIGHUP (the terminal was closed) and SIGUSR2
+// stand for SIGTERM; on Windows, which has no signals between processes, Ctrl+C stands for SIGINT, and Ctrl+Break and the closing of the
+// console, which leaves some seconds, for SIGTERM.
 void onSignals(void (*handler)(int signal));
 
 }  // namespace densecl

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The `densecl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted by SIGINT and SIGTERM. */
+/** The `densecl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted by SIGINT, and by SIGTERM or SIGHUP. */
 import { loaded } from './loading.js'
 
 const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]
@@ -8,10 +8,11 @@ if (major < 20 || (major === 20 && minor < 17)) {
   process.exit(2)
 }
 
-// A reader that went away (| head) ends the output, not the program with a stack trace.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error
-})
+// A reader that went away (| head), or a terminal that was closed, ends the output, not the program with a stack trace.
+for (const output of [process.stdout, process.stderr])
+  output.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error
+  })
 
 async function main(): Promise<number> {
   let program: typeof import('./program.js')

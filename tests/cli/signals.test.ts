@@ -1,14 +1,16 @@
-/** SIGINT and SIGTERM: heard in whatever takes long, and what is finished then stays. */
+/** SIGINT, SIGTERM and SIGHUP: heard in whatever takes long, and what is finished then stays. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
+import { processStart } from '../../src/files/processes.js'
+import { files } from '../../src/run/runFolder.js'
 import { canMount } from '../support/mount.js'
 import { cli, hasSignals, noSignals, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
@@ -29,7 +31,7 @@ const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => 
 
 const start = (args: string[]): Started => watched(spawn(process.execPath, [cli, ...args], { stdio: ['ignore', 'pipe', 'pipe'] }))
 
-function watched(child: ChildProcess & { stdout: Readable; stderr: Readable }): Started {
+function watched<C extends ChildProcess & { stdout: Readable; stderr: Readable }>(child: C): Started & { child: C } {
   let [out, err] = ['', '']
   child.stdout.on('data', (data: Buffer) => (out += data.toString()))
   child.stderr.on('data', (data: Buffer) => (err += data.toString()))
@@ -90,24 +92,33 @@ signalled('a list that is being read: SIGINT ends with 130 before anything is ma
   })
 })
 
+const hasTerminal = spawnSync('script', ['--version']).stdout?.includes('util-linux') ?? false
+const noTerminal = 'script (util-linux), which gives a command a terminal, is not installed'
+
+/** Starts a command in a terminal of its own, in which it first says its pid. */
+const startInTerminal = (args: string[]): Started & { child: { stdin: Writable } } => {
+  const command = ['exec', process.execPath, cli, ...args].join(' ')
+  return watched(spawn('script', ['--quiet', '--return', '--command', `echo pid $$.; ${command}`, '/dev/null']))
+}
+
+const pidOf = (run: Started): number => Number(/pid (\d+)\./.exec(run.out())![1])
+
 testWhere(
-  spawnSync('script', ['--version']).stdout?.includes('util-linux') ?? false,
-  'script (util-linux), which gives a command a terminal, is not installed',
+  hasTerminal,
+  noTerminal,
   test,
   'the question for data: Ctrl-C and Ctrl-D leave it with 130 and a sentence, SIGTERM with 143, and nothing is made',
   async () => {
     await withFolder(async (folder) => {
-      const command = `exec ${process.execPath} ${cli} pretrain --out ${join(folder, 'run')}`
       for (const { key, signal, code, words } of [
         { key: '\x03', code: 130, words: 'nothing was trained' },
         { key: '\x04', code: 130, words: 'nothing was trained' },
-        { signal: 'TERM', code: 143, words: 'densecl: interrupted' },
+        { signal: 'SIGTERM', code: 143, words: 'densecl: interrupted' },
       ]) {
-        const child = spawn('script', ['--quiet', '--return', '--command', `echo pid $$.; ${command}`, '/dev/null'])
-        const run = watched(child)
+        const run = startInTerminal(['pretrain', '--out', join(folder, 'run')])
         await run.said('Enter for built-in pictures')
-        if (key !== undefined) child.stdin.write(key)
-        else spawnSync('kill', [`-${signal}`, /pid (\d+)\./.exec(run.out())![1]!])
+        if (key !== undefined) run.child.stdin.write(key)
+        else process.kill(pidOf(run), signal)
         assert.is((await run.ended(30)).code, code, run.out())
         assert.match(run.out(), words)
         assert.equal(readdirSync(folder), [])
@@ -115,6 +126,24 @@ testWhere(
     })
   },
 )
+
+testWhere(hasTerminal, noTerminal, test, 'a run whose terminal is closed ends, saved', async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, 'run')
+    const run = startInTerminal(['pretrain', '--out', out, ...tiny, 'epochs=1000', 'checkpointSteps=1000000'])
+    await run.said('epoch 2/')
+    const pid = pidOf(run)
+    const saved = (): number => statSync(files(out).last).mtimeMs
+    const before = saved()
+    run.child.kill('SIGKILL')
+    for (let tries = 0; processStart(pid) !== undefined; ++tries) {
+      if (tries === 3000) process.kill(pid, 'SIGKILL')
+      await pause(20)
+    }
+    assert.ok(saved() > before)
+    assert.not.ok(existsSync(files(out).lock), 'it did not end by itself')
+  })
+})
 
 signalled('a second signal ends at once, even while this thread waits for the disk', async () => {
   await withFolder(async (folder) => {
