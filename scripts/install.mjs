@@ -1,6 +1,6 @@
-// Compiles the CPU addon with node-gyp when `npm install` is run in a clone: npm calls it as `prepare`, which it does not in packages that
-// it installs, so that those need neither scripts nor a compiler. A failure is explained in a sentence, never as a stack trace; --force
-// rebuilds.
+// Compiles the CPU addon with node-gyp, on Windows with CMake, when `npm install` is run in a clone: npm calls it as `prepare`, which it
+// does not in packages that it installs, so that those need neither scripts nor a compiler. A failure is explained in a sentence, never as
+// a stack trace; --force rebuilds.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -23,6 +23,11 @@ function fail(problem, remedy) {
 const [major, minor] = process.versions.node.split('.').map(Number)
 if (major < 20 || (major === 20 && minor < 17)) {
   fail(`Node ${process.versions.node} is too old: 20.17 or later is needed.`, 'Install a current Node from https://nodejs.org.')
+}
+if (process.platform === 'win32') {
+  // node-gyp would take MSVC, which lacks the vectors that the loops are written with.
+  const build = [join(root, 'scripts', 'native.mjs'), 'cpu', '--into', 'build']
+  process.exit(spawnSync(process.execPath, build, { stdio: 'inherit' }).status ?? 1)
 }
 for (const [command, hint] of [
   [process.env.CXX ?? 'g++', 'Debian and Ubuntu: apt-get install g++ make python3. Fedora: dnf install gcc-c++ make python3.'],

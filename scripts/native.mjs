@@ -45,7 +45,10 @@ for (const tool of chosen.tools) {
         ? 'Install the CUDA toolkit, 12.0 or later, and put its bin folder on the PATH.'
         : tool === mpicxx
           ? 'Install Open MPI or MPICH. Debian and Ubuntu: apt-get install libopenmpi-dev openmpi-bin.'
-          : `Debian and Ubuntu: apt-get install ${tool}.`
+          : process.platform === 'win32'
+            ? 'Install MSYS2, https://www.msys2.org, in it the packages mingw-w64-ucrt-x86_64-gcc, -cmake and -ninja, and put its ' +
+              'ucrt64\\bin on the PATH. (The package from npm has the addon for x64: nothing has to be compiled for it.)'
+            : `Debian and Ubuntu: apt-get install ${tool}.`
     leave(`the ${form} addon is not built: ${tool} was not found.`, hint)
   }
 }
