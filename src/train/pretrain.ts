@@ -283,9 +283,9 @@ async function execute(run: Run, prepared: Prepared, { interrupted = () => false
 async function trained(run: Run, { memory }: Prepared, options: PretrainOptions): Promise<PretrainResult> {
   const { out, log, config, source, group } = run
   const { backbone } = run.built
-  for (const line of introduction(run)) log.line(line)
-  for (const warning of planWarnings(run)) log.line(`warning ${warning}`)
-  log.line(memory)
+  // All processes would warn alike.
+  if (group.rank === 0)
+    for (const line of [...introduction(run), ...planWarnings(run).map((warning) => `warning ${warning}`), memory]) log.line(line)
   const compute = computeSettings(run.share)
   const tuning = withCompute(compute, () => chooseTuning(run, options.tuner))
   const loop = new Loop(run, { ...compute, ...tuning })

@@ -33,6 +33,7 @@ for (const [by, who, signal] of [
         const { code, out: said, err } = await ended
         assert.is(code, signal === 'SIGINT' && who === 'launch' ? 130 : 143, said + err)
         assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+        assert.is([...(said + err).matchAll(/more than half of the data set/g)].length, 1, said + err)
         for (const pid of ranks) assert.not.ok(isAlive(pid))
         const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))
         const resumed = launch(['--processes', '2', '--', 'pretrain', '--resume', '--out', out], environmentOf(by))
