@@ -37,7 +37,7 @@ export class TarWriter {
     try {
       this.#descriptor = openSync(`${path}.partial`, 'w')
     } catch (error) {
-      fail('WRITE', `${path}: cannot be written (${(error as NodeJS.ErrnoException).code ?? String(error)})`)
+      fail('WRITE', `${path}: cannot be written (${writeProblem(error)})`)
     }
   }
 

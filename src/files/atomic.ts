@@ -1,5 +1,6 @@
 import {
   closeSync,
+  existsSync,
   fstatSync,
   fsyncSync,
   ftruncateSync,
@@ -90,10 +91,13 @@ function compare(descriptor: number, parts: readonly Uint8Array[]): void {
     }
 }
 
-/** Why a file could not be written, in words where it is a full disk. */
+/** Why a file could not be written, in words where it is a full disk or a folder that is not there. */
 export function writeProblem(error: unknown): string {
-  const { code } = error as NodeJS.ErrnoException
-  return code === 'ENOSPC' ? 'the disk is full' : (code ?? (error instanceof Error ? error.message : String(error)))
+  const { code, path } = error as NodeJS.ErrnoException
+  if (code === 'ENOSPC') return 'the disk is full'
+  // Windows says it of names too that it does not take.
+  if (code === 'ENOENT' && path !== undefined && !existsSync(dirname(path))) return `there is no folder ${dirname(path)}`
+  return code ?? (error instanceof Error ? error.message : String(error))
 }
 
 /** Appends to a file, all of `bytes` or, where they do not fit, nothing. Throws WRITE. */

@@ -64,7 +64,7 @@ test('a name that does not fit is an error, and a tar that is given up leaves no
     throwsError(() => writer.add('x'.repeat(101), new Uint8Array(1)), 'DATA', /too long/)
     writer.abandon()
     assert.equal(readdirSync(root), [])
-    throwsError(() => new TarWriter(join(root, 'none', 'a.tar')), 'WRITE', /ENOENT/)
+    throwsError(() => new TarWriter(join(root, 'none', 'a.tar')), 'WRITE', /there is no folder .*none/)
   })
 })
 
