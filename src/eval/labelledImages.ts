@@ -38,6 +38,9 @@ export function balancedShare(items: readonly Item[], classes: number, percent: 
   return chosen.sort((a, b) => a - b).map((i) => items[i]!)
 }
 
+/** A path with a / before each of its names, on any system. */
+const slashed = (path: string): string => `/${path.replaceAll(sep, '/')}`
+
 /** The items that a list names, by their paths or the ends of these. Throws DATA for a name that is none of them, or of several. */
 export async function listedItems(path: string, items: readonly Item[]): Promise<Item[]> {
   const byName = new Map<string, number[]>()
@@ -49,9 +52,7 @@ export async function listedItems(path: string, items: readonly Item[]): Promise
   const { items: listed } = await openSource(path, { format: 'list' })
   const chosen = new Set<number>()
   for (const { name } of listed) {
-    const found = (byName.get(basename(name)) ?? []).filter(
-      (i) => items[i]!.name === name || items[i]!.name.replaceAll(sep, '/').endsWith(`/${name}`),
-    )
+    const found = (byName.get(basename(name)) ?? []).filter((i) => slashed(items[i]!.name).endsWith(slashed(name)))
     if (found.length !== 1)
       fail(
         'DATA',
