@@ -8,7 +8,7 @@
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { basename, dirname, join, sep } from 'node:path'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { packageRoot } from '../src/tensor/addon.js'
@@ -47,9 +47,9 @@ interface Job {
   env: Record<string, string>
 }
 
-/** The CPU's addon as `npm install` builds it, whatever else is built. */
-const installed = join(packageRoot, 'build', 'Release', 'densecl.node')
-const plain: Record<string, string> = process.env.DENSECL_ADDON === undefined && existsSync(installed) ? { DENSECL_ADDON: installed } : {}
+/** The addon that is asked for, of which tests in other folders must know too; else the CPU's as `npm install` builds it, if it has. */
+const addon = resolve(process.env.DENSECL_ADDON ?? join(packageRoot, 'build', 'Release', 'densecl.node'))
+const plain: Record<string, string> = process.env.DENSECL_ADDON !== undefined || existsSync(addon) ? { DENSECL_ADDON: addon } : {}
 
 const forms = variants(packageRoot).filter(({ name }) => onlyDevice === undefined || name === onlyDevice)
 if (onlyDevice !== undefined && forms[0]?.missing !== undefined) {
