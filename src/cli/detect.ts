@@ -8,29 +8,24 @@ import { type MaskedObject, maskedObjects } from '../detection/foundMasks.js'
 import { proposalLimits } from '../detection/proposals.js'
 import { styleOf } from '../detection/styles.js'
 import { holdsClassifier } from '../eval/classifierFile.js'
-import { evaluationCompute } from '../eval/compute.js'
 import { batchTensor, testPlacement, testView } from '../eval/detectionBatches.js'
 import { checkFindingMemory } from '../eval/detectionMemory.js'
 import { cocoSegmentation } from '../eval/detections.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { type BoxPicture, boxesPicture } from '../report/boxes.js'
 import { writePicture } from '../report/svg.js'
-import { kindOfFlag, backboneHelp } from '../run/backbone.js'
-import { useDevice } from '../selftest/trust.js'
 import { withCompute } from '../tensor/compute.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { stopIfInterrupted } from '../tensor/interruption.js'
 import { scope, withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
-import { progressOf } from './evalShared.js'
+import { type ComputingFlags, placementOf, progressOf, withComputing } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
-interface Flags extends OutputFlags {
+interface Flags extends ComputingFlags, OutputFlags {
   weights: string
   out: string
   score: string
-  device: string
-  backbone?: string
 }
 
 /** Images in a picture: of a folder it would have no end. */
@@ -44,15 +39,14 @@ interface Seen {
 }
 
 export const register: Register = (program, done) => {
-  program
+  const command = program
     .command('detect')
     .description('find objects in images with a detector that eval detection trained, and draw them')
     .argument('<image...>', 'image files, and folders of them')
     .requiredOption('--weights <file>', 'detector.safetensors of an evaluation, or a detector that export wrote')
     .option('--out <path>', `of the picture of the first ${mostPictured} images, without extension`, 'detections')
     .option('--score <probability>', 'the least of what is drawn and listed', '0.5')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
-    .option('--backbone <module>', backboneHelp)
+  withComputing(command)
     .option(...quietFlag)
     .option(
       '--json',
@@ -65,14 +59,13 @@ export const register: Register = (program, done) => {
     .action(
       heedingSignals(done, async (images: string[], flags: Flags) => {
         const least = numberFlag('score', flags.score, { least: 0, most: 1 })
-        const device = await useDevice(flags.device)
-        const own = await kindOfFlag(flags.backbone)
+        const { device, kind, dtype, compute } = await placementOf(flags)
         if (holdsClassifier(flags.weights))
           fail(
             'FORMAT',
             `${flags.weights}: is a classifier, which says what a whole image shows: densecl predict takes it; expected a detector`,
           )
-        const { model, record } = withDevice(device, () => importDetector(flags.weights, (name) => own ?? backboneKinds.get(name)))
+        const { model, record } = withDevice(device, () => importDetector(flags.weights, (name) => kind ?? backboneKinds.get(name), dtype))
         const style = styleOf(record.style, model.form)
         const limits = { ...proposalLimits[model.form].test, after: record.testRegions }
         try {
@@ -93,7 +86,7 @@ export const register: Register = (program, done) => {
             largest = Math.max(largest, boxes.width * boxes.height)
             const batch = testView(pixels, record, style)
             const objects = withDevice(device, () =>
-              withCompute(evaluationCompute(device), () => {
+              withCompute(compute, () => {
                 const rules = { ...testRules, score: least }
                 const [found] = scope(() => detect(model, batchTensor(batch, device), batch.images, style, limits, rules))
                 return maskedObjects(found!, pixels)

@@ -31,13 +31,17 @@ export type AddEvaluation = (parent: Command, done: (code: number) => void) => v
 
 const evaluationPrecisions = ['auto', 'f32', 'tf32', 'bf16'] as const
 
-/** Where a command computes, how, and on which kind of network: the flags of withPlacement(). */
-export interface PlacementFlags {
-  workers: string
+/** Where a command computes, how, and on which kind of network: the flags of withComputing(). */
+export interface ComputingFlags {
   device: string
   threads: string
   precision: (typeof evaluationPrecisions)[number]
   backbone?: string
+}
+
+/** The same, and how many threads read images: the flags of withPlacement(). */
+export interface PlacementFlags extends ComputingFlags {
+  workers: string
 }
 
 export interface SharedFlags extends PlacementFlags, OutputFlags {
@@ -47,9 +51,12 @@ export interface SharedFlags extends PlacementFlags, OutputFlags {
 
 /** Adds the flags of PlacementFlags. */
 export const withPlacement = (command: Command): Command =>
+  withComputing(command.optionsGroup('Computing:').option('--workers <count>', 'data worker threads; 0 chooses', '0'))
+
+/** Adds the flags of ComputingFlags, for a command that reads its images itself. */
+export const withComputing = (command: Command): Command =>
   command
     .optionsGroup('Computing:')
-    .option('--workers <count>', 'data worker threads; 0 chooses', '0')
     .option('--threads <count>', 'compute threads; 0 takes all cores', '0')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
     .addOption(
@@ -157,13 +164,13 @@ export function evaluation(parent: Command, name: string, description: string): 
   return withPlacement(command)
 }
 
-/** What the flags of withPlacement() say of a network: its device, its kind where they name one, the dtype of activations, and settings. */
+/** What the flags of withComputing() say of a network: its device, its kind where they name one, the dtype of activations, and settings. */
 export async function placementOf({
   device: wanted,
   threads,
   backbone: module,
   precision,
-}: PlacementFlags): Promise<{ device: string; kind: BackboneKind | undefined; dtype: FloatDType; compute: ComputeOptions }> {
+}: ComputingFlags): Promise<{ device: string; kind: BackboneKind | undefined; dtype: FloatDType; compute: ComputeOptions }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
   const device = await useDevice(wanted)
   const kind = await kindOfFlag(module)
@@ -179,7 +186,7 @@ export async function placementOf({
  */
 export async function openBackbone(
   weights: string,
-  flags: PlacementFlags,
+  flags: ComputingFlags,
   layout: Pick<ImportOptions, 'outputStride'> = {},
 ): Promise<{ backbone: Backbone; compute: ComputeOptions; note: string }> {
   const { device, kind, dtype, compute } = await placementOf(flags)

@@ -5,12 +5,13 @@ import { scene } from '../data/scenes.js'
 import { drawHeat, drawMatches, matchesOf, positionAt } from '../report/match.js'
 import { seeImage, seeViews } from '../report/pairs.js'
 import { writePicture } from '../report/svg.js'
-import { backboneHelp, checkChannels, kindOfFlag } from '../run/backbone.js'
+import { checkChannels } from '../run/backbone.js'
+import { withCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
-import { importBackbone } from '../weights/import.js'
 import { examples, numberFlag, print, type Register } from './command.js'
+import { type ComputingFlags, openBackbone, withComputing } from './evalShared.js'
 
-interface Flags {
+interface Flags extends ComputingFlags {
   weights: string
   out: string
   size: string
@@ -18,12 +19,11 @@ interface Flags {
   threshold: string
   point?: string
   seed: string
-  backbone?: string
   json?: boolean
 }
 
 export const register: Register = (program, done) => {
-  program
+  const command = program
     .command('match')
     .description('draw the dense correspondences between two views of an image, or between two images')
     .argument('<image>', 'an image file, or scene:N of the built-in data set')
@@ -35,7 +35,7 @@ export const register: Register = (program, done) => {
     .option('--threshold <similarity>', 'smallest similarity to draw', '0')
     .option('--point <x,y>', 'a heat map instead: similarity to this point of the first picture, as shares of its width and height')
     .option('--seed <number>', 'of the two views', '0')
-    .option('--backbone <module>', backboneHelp)
+  withComputing(command)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -56,14 +56,16 @@ export const register: Register = (program, done) => {
       const threshold = numberFlag('threshold', flags.threshold, { least: -1, most: 1 })
       const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
       const point = flags.point === undefined ? undefined : pointOf(flags.point)
-      const { backbone } = importBackbone(flags.weights, { kind: await kindOfFlag(flags.backbone) })
+      const { backbone, compute } = await openBackbone(flags.weights, flags)
       try {
         checkChannels(backbone, 'match')
         const first = await pixelsOf(image)
-        const pair =
-          other === undefined
+        const second = other === undefined ? undefined : await pixelsOf(other)
+        const pair = withCompute(compute, () =>
+          second === undefined
             ? seeViews(backbone, first, { size, seed })
-            : ([seeImage(backbone, first, size), seeImage(backbone, await pixelsOf(other), size)] as const)
+            : ([seeImage(backbone, first, size), seeImage(backbone, second, size)] as const),
+        )
         const grids = pair.map(({ grid }) => grid)
         const out = flags.out.replace(/\.(png|svg)$/, '')
         if (point === undefined) {

@@ -4,10 +4,10 @@ import { existsSync } from 'node:fs'
 import { z } from 'zod'
 
 import type { Backbone, BackboneKind } from '../nn/backbone.js'
-import { allTensors } from '../nn/module.js'
+import { allTensors, refreshCopies } from '../nn/module.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
-import { currentDevice, sizeOf, withDevice } from '../tensor/tensor.js'
+import { currentDevice, type FloatDType, sizeOf, withDevice } from '../tensor/tensor.js'
 import type { BackboneRecord } from '../weights/export.js'
 import { readState, restoreState, saveState } from '../weights/state.js'
 import type { Detector } from './detector.js'
@@ -67,19 +67,22 @@ export function saveDetector(path: string, model: Detector, record: Readonly<Omi
   saveState(path, allTensors(model.state()), recordKey, { form: model.form, ...record, ...pyramid, backbone } satisfies DetectorRecord)
 }
 
-/** The detector of a file on the current device, and its record. `kindOf` finds a kind of backbone by name. Throws FORMAT, FILE. */
+/**
+ * The detector of a file on the current device, and its record. `kindOf` finds a kind of backbone by name; `compute` is the dtype of
+ * activations, f32 when absent. Throws FORMAT, FILE.
+ */
 export function openDetector(
   path: string,
   kindOf: (name: string) => BackboneKind | undefined,
+  compute?: FloatDType,
 ): { model: Detector; record: DetectorRecord } {
   if (!existsSync(path)) fail('FILE', `${path}: does not exist: expected the detector.safetensors of an evaluation`)
   const { file, record: read } = readState(path, recordKey)
   if (read === undefined) fail('FORMAT', `${path}: is no detector: expected one that densecl eval detection wrote`)
   const record = checkRecord(path, read)
-  const model = buildDetector(path, record, kindOf, {
-    stored: (name) => file.tensors.get(name),
-    fill: (built) => restoreState(path, file, allTensors(built.state())),
-  })
+  const stored = (name: string) => file.tensors.get(name)
+  const fill = (built: Detector) => restoreState(path, file, allTensors(built.state()))
+  const model = buildDetector(path, record, kindOf, { stored, fill }, compute)
   return { model, record }
 }
 
@@ -118,12 +121,14 @@ export function buildDetector(
   record: DetectorRecord,
   kindOf: (name: string) => BackboneKind | undefined,
   { stored, fill }: DetectorTensors,
+  compute: FloatDType = 'f32',
 ): Detector {
   const kind =
     kindOf(record.backbone.kind) ??
     fail('CONFIG', `${path}: its backbone is of the kind ${record.backbone.kind}: give its module with --backbone`)
-  withDevice(`dry:${currentDevice()}`, () => builtFrom(path, record, kind, (twin) => expectShapes(path, twin, stored))).release()
-  return builtFrom(path, record, kind, fill).model
+  const built = (filled: (model: Detector) => void) => builtFrom(path, record, kind, compute, filled)
+  withDevice(`dry:${currentDevice()}`, () => built((twin) => expectShapes(path, twin, stored))).release()
+  return built(fill).model
 }
 
 /** Throws SHAPE where a stored tensor is not as large as the detector's. */
@@ -139,9 +144,10 @@ function builtFrom(
   path: string,
   record: DetectorRecord,
   kind: BackboneKind,
+  compute: FloatDType,
   fill: (model: Detector) => void,
 ): { model: Detector; release: () => void } {
-  const build = { random: new Random(0), dtype: 'f32' as const }
+  const build = { random: new Random(0), dtype: 'f32' as const, compute }
   let [backbone, model]: [Backbone?, Detector?] = []
   const release = (): void => {
     model?.dispose()
@@ -151,6 +157,7 @@ function builtFrom(
     backbone = kind.build(build, record.backbone.options)
     model = detectorOf(build, backbone, { ...record, classes: record.classes.length })
     fill(model)
+    refreshCopies(model.state())
     return { model, release }
   } catch (error) {
     release()

@@ -2,6 +2,7 @@
 import type { BackboneKind } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
 import { fail } from '../tensor/errors.js'
+import type { FloatDType } from '../tensor/tensor.js'
 import { type ExportTarget, exportTargets, writeTensors } from '../weights/export.js'
 import { readTensorFile } from '../weights/import.js'
 import { loadStored, toStored } from '../weights/layout.js'
@@ -88,16 +89,17 @@ export const holdsDetector = (path: string): boolean => framework(readTensorFile
 
 /**
  * The detector of a file: ours, one that writeDetector() wrote, or a framework's own on a ResNet, of which the published settings are
- * assumed. Throws FORMAT, FILE, IMPORT.
+ * assumed. `compute` is the dtype of activations, f32 when absent. Throws FORMAT, FILE, IMPORT.
  */
 export function importDetector(
   path: string,
   kindOf: (name: string) => BackboneKind | undefined,
+  compute?: FloatDType,
 ): { model: Detector; record: DetectorRecord; assumed: boolean } {
   const file = readTensorFile(path)
   // The state of an evaluation has a detector's names too, but what it says of itself is no detector's.
   if (file.metadata[recordKey] !== undefined || file.metadata[checksumKey] !== undefined)
-    return { ...openDetector(path, kindOf), assumed: false }
+    return { ...openDetector(path, kindOf, compute), assumed: false }
   const found =
     framework(file) ?? fail('FORMAT', `${path}: is no detector: expected one that eval detection or export wrote, or a framework's`)
   const { [exportedKey]: said } = file.metadata
@@ -116,6 +118,6 @@ export function importDetector(
         fail('IMPORT', `${path}: the tensor ${detectorName(found.target, name, named)} is missing`)
     }
   }
-  const model = buildDetector(path, record, kindOf, { stored, fill })
+  const model = buildDetector(path, record, kindOf, { stored, fill }, compute)
   return { model, record, assumed: said === undefined }
 }

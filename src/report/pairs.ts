@@ -37,9 +37,8 @@ function see(backbone: Backbone, pixels: Pixels, view: ViewParameters, height: n
     }
     const map = backbone.forward(backbone.input(render(true)), evaluation)
     const [, rows, columns, channels] = map.shape as [number, number, number, number]
-    const features = l2Normalize(reshape(map, [rows * columns, channels]))
-      .to('f32')
-      .data() as Float32Array
+    // Of a map in bf16 only the map is rounded, not its unit vectors.
+    const features = l2Normalize(reshape(map.to('f32'), [rows * columns, channels])).data() as Float32Array
     const colours = render(false).data()
     const rgb = new Uint8Array(colours.length)
     for (let i = 0; i < rgb.length; ++i) rgb[i] = Math.round(255 * colours[i]!)

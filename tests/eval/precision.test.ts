@@ -4,8 +4,13 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
+import { scene } from '../../src/data/scenes.js'
 import { openSegmentation } from '../../src/data/segmentationSources.js'
 import { openSource } from '../../src/data/sources.js'
+import { type DetectorForm, joined } from '../../src/detection/detector.js'
+import { openDetector, saveDetector } from '../../src/detection/detectorFile.js'
+import { detectorOf } from '../../src/detection/detectorShape.js'
+import { publishedPyramid } from '../../src/detection/maskRcnn.js'
 import { correspondence } from '../../src/eval/correspondence.js'
 import { embedImages } from '../../src/eval/embed.js'
 import { featureNames, pooledFeatures, poolFeature } from '../../src/eval/features.js'
@@ -15,10 +20,12 @@ import { finetuneOfLength, finetuneProtocols } from '../../src/eval/finetuneProt
 import { finetune } from '../../src/eval/finetune.js'
 import { evaluateLinear } from '../../src/eval/linear.js'
 import { linearProtocols, stretched } from '../../src/eval/linearProtocols.js'
+import { backboneKinds } from '../../src/nn/backbones.js'
 import { evaluation } from '../../src/nn/layers.js'
 import { Classifier } from '../../src/nn/classifier.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { softmax } from '../../src/ops/softmax.js'
+import { seeImage } from '../../src/report/pairs.js'
 import { Random } from '../../src/tensor/random.js'
 import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { writeBackbone } from '../../src/weights/export.js'
@@ -29,6 +36,19 @@ import { writeVocTree } from '../support/vocTree.js'
 const test = suite('evaluations in bf16')
 
 const [depth, baseChannels] = [18, 8] as const
+/** Writes a detector of random weights. */
+function writeDetectorFile(path: string, form: DetectorForm): void {
+  const backbone = network('f32')
+  const [style, anchors, ratios] = ['detectron2', [8, 16, 32, 64, 128], [1]] as const
+  const pyramid = { ...publishedPyramid, channels: 16, width: 32, levels: style }
+  const shape = { form, style, classes: 2, anchors, ratios, pyramid }
+  const model = detectorOf({ random: new Random(4), dtype: 'f32' }, backbone, shape)
+  const test = { testScale: 64, longest: 96, testRegions: 20 }
+  saveDetector(path, model, { style, classes: ['one', 'other'], anchors: [...anchors], ratios: [...ratios], ...test })
+  model.dispose()
+  backbone.dispose()
+}
+
 const network = (compute: FloatDType): ResNet => new ResNet({ random: new Random(1), dtype: 'f32', compute }, { depth, baseChannels })
 
 /** Rounding to 8 bits errs by 2^-9 at most; in each layer activations and weights are rounded, and errors add up like independent ones. */
@@ -116,6 +136,49 @@ test('a classifier on a backbone in bf16 has logits in f32, and probabilities of
   assert.ok(relativeDifference(rounded, exact) < bound)
 })
 
+test('a detector of a file in bf16 has the scores and moves of f32 within its rounding, in both forms', () =>
+  withFolder((folder) => {
+    const file = join(folder, 'detector.safetensors')
+    for (const form of ['c4', 'fpn'] as const) {
+      writeDetectorFile(file, form)
+      const of = (compute: FloatDType): Record<string, ArrayLike<number>> => {
+        const { model } = openDetector(file, (name) => backboneKinds.get(name), compute)
+        const found = scope(() => {
+          const maps = model.features(noise(2, 64), evaluation)
+          const { logits, deltas } = joined(model.propose(maps))
+          // A small region and a large one, which a pyramid takes from two maps.
+          const regions = { boxes: Float64Array.of(3, 5, 20, 30, 0, 0, 63, 63), images: Int32Array.of(0, 1) }
+          const classified = model.classify(maps, regions, evaluation)
+          const masks = model.masks?.(maps, regions, evaluation)
+          const all = { logits, deltas, classes: classified.logits, moves: classified.deltas, ...(masks === undefined ? {} : { masks }) }
+          return Object.fromEntries(Object.entries(all).map(([name, tensor]) => [name, tensor.to('f32').data()]))
+        })
+        model.dispose()
+        model.backbone.dispose()
+        return found
+      }
+      const [exact, rounded] = [of('f32'), of('bf16')]
+      assert.is('masks' in exact, form === 'fpn')
+      for (const [name, values] of Object.entries(exact)) {
+        const difference = relativeDifference(rounded[name]!, values)
+        // Heads are up to seven layers more, and the largest of some thousand errors is over twice their deviation.
+        assert.ok(difference > 0 && difference < 2 * bound, `${form} ${name} ${difference}`)
+      }
+    }
+  }))
+
+test('dense features of pictures in bf16 are unit vectors of f32, and those of f32 within its rounding', async () => {
+  const [exact, rounded] = await ofBoth((backbone) => seeImage(backbone, scene(1, 2).pixels, 128))
+  const { grid, channels, features } = rounded
+  assert.equal([grid, channels], [exact.grid, exact.channels])
+  const difference = relativeDifference(features, exact.features)
+  assert.ok(difference > 0 && difference < bound, String(difference))
+  for (let at = 0; at < features.length; at += channels) {
+    const length = Math.hypot(...features.subarray(at, at + channels))
+    assert.ok(Math.abs(length - 1) < channels * 2 ** -23, `position ${at / channels} has length ${length}`)
+  }
+})
+
 const labelled = async () => {
   const [train, val] = [await openSource('scenes:30'), await openSource('scenes:10', { split: 'val' })]
   return { train: train.items, val: val.items, classes: train.classes! }
@@ -177,13 +240,19 @@ test('commands say that they compute in bf16, and refuse what the device has not
       assert.is(code, 0, err)
       assert.match(printed, /ResNet-18 of 8 base channels.*, activations in bf16/)
     }
+    const detector = join(folder, 'detector.safetensors')
+    writeDetectorFile(detector, 'c4')
     const classifier = join(folder, 'out', 'finetune-imagenet-full', 'classifier.safetensors')
     for (const command of [
       ['embed', image, '--weights', weights, '--out', join(folder, 'features.npy')],
       ['search', image, voc, '--weights', weights, '--out', join(folder, 'found')],
       ['predict', image, '--weights', classifier],
+      ['detect', image, '--weights', detector, '--out', join(folder, 'detected')],
+      ['match', image, '--weights', weights, '--size', '64', '--out', join(folder, 'matches')],
     ]) {
-      const run = (precision: string) => runCli([...command, ...placed, '--precision', precision])
+      // Those two read their images themselves.
+      const own = ['detect', 'match'].includes(command[0]!) ? placed.slice(0, 2) : placed
+      const run = (precision: string) => runCli([...command, ...own, '--precision', precision])
       assert.match(run('tf32').err, /precision is tf32: expected f32 or bf16 on cpu/)
       assert.is(run('bf16').code, 0)
     }

@@ -142,7 +142,7 @@ if (thorough)
         })
         return { 'segmentation mIoU, voc': 100 * found!.meanIou }
       }
-      const flags = { workers: '1', device, threads: '0', precision: 'auto' } as const
+      const flags = { device, threads: '0', precision: 'auto' } as const
       for (const [name, evaluate, layout] of [
         ['linear', linear, {}],
         ['segmentation-voc', segment, { outputStride: 8 }],
@@ -161,7 +161,7 @@ test('features are extracted with the settings that are asked for, in any order'
   await withFolder(async (folder) => {
     const { images } = writeData(folder)
     const { items } = await openSource(join(images, 'val'), { split: 'val' })
-    const { backbone } = await openBackbone(randomWeights(folder), { workers: '1', device, threads: '0', precision: 'auto' })
+    const { backbone } = await openBackbone(randomWeights(folder), { device, threads: '0', precision: 'auto' })
     const features = async (compute?: ComputeOptions): Promise<Float32Array> =>
       (await extractFeatures(backbone, items, { imageSize, workers: 1, compute })).values
     const before = { ...currentCompute(), threads: native.threads() }
