@@ -21,6 +21,22 @@ export function expectOneProcess(command: string): void {
     )
 }
 
+/** What commands call settings that no flag of theirs has the name of. */
+const otherNames = new WeakMap<Command, Readonly<Record<string, string>>>()
+
+/** Says what a command calls settings that no flag has the name of, or one that means something else. */
+export function nameSettings(command: Command, names: Readonly<Record<string, string>>): Command {
+  otherNames.set(command, { ...otherNames.get(command), ...names })
+  return command
+}
+
+/** What a command calls a setting: its flag, where there is one. */
+export function nameIn(command: Command, setting: string): string | undefined {
+  const names = otherNames.get(command) ?? {}
+  if (Object.hasOwn(names, setting)) return names[setting]
+  return command.options.find((option) => option.attributeName() === setting)?.long
+}
+
 /** Examples below a command's help. */
 export const examples = (lines: [command: string, why: string][]): string =>
   `\nExamples:\n${lines.map(([command, why]) => `  $ ${command}\n      ${why}`).join('\n')}\n`

@@ -21,7 +21,7 @@ import { checkChannels } from '../run/backbone.js'
 import { percent, pictureAt, picturesOfEvaluation } from '../run/results.js'
 import { entryOf } from '../run/options.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, nameSettings, numberFlag } from './command.js'
 import { publishedLine } from './evalPublished.js'
 import {
   type AddEvaluation,
@@ -75,7 +75,12 @@ export const addDetection: AddEvaluation = (parent, done) => {
   const names = Object.entries(detectionProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it')
+  nameSettings(evaluation(parent, 'detection', 'fine-tune a detector (Faster R-CNN C4, Mask R-CNN FPN) on the backbone and test it'), {
+    frozenNorms: '--norm',
+    form: '--protocol',
+    train: 'images of --data',
+    classes: 'classes of --data',
+  })
     .requiredOption('--data <folder>', 'a VOCdevkit, a VOC tree (JPEGImages, Annotations, ImageSets/Main) or COCO (annotations, images)')
     .option('--protocol <name>', 'see below', 'voc0712-c4')
     .option('--style <code base>', 'whose rules where two published ones differ: detectron2 or mmdet', 'detectron2')

@@ -17,8 +17,8 @@ import { entryOf } from '../run/options.js'
 import { type EvaluationTable, percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { largest, smallest } from '../tensor/numbers.js'
-import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
-import { openLabelled } from './evalLabels.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, nameSettings, numberFlag } from './command.js'
+import { namesOfLabelled, openLabelled } from './evalLabels.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
   type AddEvaluation,
@@ -197,7 +197,11 @@ function command(parent: Command): Command {
   const names = Object.entries(finetuneProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(19)} ${describe}`)
     .join('')
-  const own = evaluation(parent, 'finetune', 'fine-tune a classifier, backbone and all, on all labels or a share of them')
+  const own = nameSettings(evaluation(parent, 'finetune', 'fine-tune a classifier, backbone and all, on all labels or a share of them'), {
+    lrs: '--lr',
+    headMultipliers: '--head-multiplier',
+    ...namesOfLabelled,
+  })
     .requiredOption('--train <data>', 'labelled images: class folders, a list with labels, shards with .cls, iNaturalist .json')
     .requiredOption('--val <data>', 'labelled images to test on')
     .option('--percent <share>', 'of the training images whose labels are used, as many of each class, drawn by --seed', '100')

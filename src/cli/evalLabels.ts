@@ -3,6 +3,9 @@ import { type Item, skippedLines, type Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
 
+/** What settings are called that say what two labelled sets hold. */
+export const namesOfLabelled = { train: 'images of --train', val: 'images of --val', classes: 'classes of --train' } as const
+
 /** Two labelled sets with the same classes. */
 export async function openLabelled(
   command: string,

@@ -12,7 +12,7 @@ import { checkLinearMemory } from '../eval/linearMemory.js'
 import { percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
-import { examples, heedingSignals, interruptedCode, isQuiet, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, isQuiet, nameSettings, numberFlag } from './command.js'
 import {
   type AddEvaluation,
   amongProcesses,
@@ -32,7 +32,7 @@ import {
   withInit,
   workersOf,
 } from './evalShared.js'
-import { openLabelled } from './evalLabels.js'
+import { namesOfLabelled, openLabelled } from './evalLabels.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 
 interface Flags extends SharedFlags {
@@ -58,7 +58,10 @@ export const addLinear: AddEvaluation = (parent, done) => {
   const names = Object.entries(linearProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(18)} ${describe}`)
     .join('')
-  const command = evaluation(parent, 'linear', 'train linear classifiers on frozen features')
+  const command = nameSettings(evaluation(parent, 'linear', 'train linear classifiers on frozen features'), {
+    pipeline: '--augmentation',
+    ...namesOfLabelled,
+  })
     .requiredOption('--train <data>', 'labelled images: class folders, a list with labels (Places205), iNaturalist .json')
     .requiredOption('--val <data>', 'labelled images to test on')
     .option('--protocol <name>', 'see below', 'imagenet-avgpool')

@@ -13,7 +13,7 @@ import { segmentationPicture } from '../report/segmentation.js'
 import { writePicture } from '../report/svg.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf, kebabCase } from '../run/options.js'
-import { examples, heedingSignals, interruptedCode, numberFlag } from './command.js'
+import { examples, heedingSignals, interruptedCode, nameSettings, numberFlag } from './command.js'
 import { evaluateFrozen, type FrozenFlags } from './evalFrozen.js'
 import { dataDeviations, publishedColumns } from './evalPublished.js'
 import {
@@ -85,7 +85,13 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
   const names = Object.entries(segmentationProtocols)
     .map(([name, { describe }]) => `\n  ${name.padEnd(12)} ${describe}`)
     .join('')
-  const command = evaluation(parent, 'segmentation', 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it')
+  const describe = 'fine-tune a fully convolutional network (FCN, stride 8) on the backbone and test it'
+  const command = nameSettings(evaluation(parent, 'segmentation', describe), {
+    alignCorners: '--protocol',
+    slide: '--protocol',
+    train: 'images of --data',
+    classes: 'classes of --data',
+  })
     .requiredOption(
       '--data <folder>',
       'a VOC tree (JPEGImages, SegmentationClass, ImageSets/Segmentation, perhaps classes.txt) or Cityscapes',

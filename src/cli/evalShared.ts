@@ -24,7 +24,7 @@ import { fail } from '../tensor/errors.js'
 import { Random } from '../tensor/random.js'
 import { type FloatDType, withDevice } from '../tensor/tensor.js'
 import { importBackbone, type ImportOptions } from '../weights/import.js'
-import { isQuiet, numberFlag, type OutputFlags, quietFlag } from './command.js'
+import { isQuiet, nameSettings, numberFlag, type OutputFlags, quietFlag } from './command.js'
 
 /** Adds the command of one evaluation; `done` takes the exit code. */
 export type AddEvaluation = (parent: Command, done: (code: number) => void) => void
@@ -161,7 +161,7 @@ export function evaluation(parent: Command, name: string, description: string): 
     .option('--out <folder>', 'where it goes; default: eval/ of the run that the weights belong to')
     .option(...quietFlag)
     .option('--json', 'print JSON')
-  return withPlacement(command)
+  return nameSettings(withPlacement(command), { compute: '--precision', backbone: 'the network of <weights>' })
 }
 
 /** What the flags of withComputing() say of a network: its device, its kind where they name one, the dtype of activations, and settings. */

@@ -4,9 +4,10 @@ import { Command, CommanderError, Help, type Option } from 'commander'
 import { DenseclError } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { speaker } from '../distributed/speaker.js'
-import type { Register } from './command.js'
+import { nameIn, type Register } from './command.js'
 import { loaded, LoadError } from './loading.js'
 import { withoutSecrets } from '../data/addresses.js'
+import { withSettingNames } from '../tensor/settingNames.js'
 
 /** The files of the commands. That of the one that is asked for is all that is loaded: all of them take half a second. */
 const commands: Readonly<Record<string, Readonly<Record<string, () => Promise<{ register: Register }>>>>> = {
@@ -75,7 +76,12 @@ export async function runProgram(given: readonly string[]): Promise<number> {
   const args = given.map(withoutSecrets)
   let code = 0
   const program = await buildProgram(args, (result) => (code = result))
-  await program.parseAsync(args, { from: 'user' })
+  let running: Command | undefined
+  program.hook('preAction', (_, command) => void (running = command))
+  await withSettingNames(
+    (setting) => (running === undefined ? undefined : nameIn(running, setting)),
+    () => program.parseAsync(args, { from: 'user' }),
+  )
   return code
 }
 

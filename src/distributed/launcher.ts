@@ -1,5 +1,6 @@
 /** Which process of a run this is, as the program that started it says in the environment. */
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { gpuNames, resolveDevice } from '../tensor/native.js'
 
 type Environment = Readonly<Record<string, string | undefined>>
@@ -130,12 +131,18 @@ export function firstHost(list: string): string {
 export function deviceOfRank(wanted: string, { launcher, localRank, localSize }: Identity): string {
   const gpus = gpuNames()
   if (/:\d+$/.test(wanted) && localSize > 1)
-    fail('CONFIG', `device is ${wanted}: expected cuda for ${localSize} processes on one machine, of which each takes one of its GPUs`)
+    fail(
+      'CONFIG',
+      `${called('device')} is ${wanted}: expected cuda for ${localSize} processes on one machine, of which each takes one of its GPUs`,
+    )
   if (gpus.length === 0 || !['auto', 'cuda'].includes(wanted)) return resolveDevice(wanted)
   // srun may show each of its tasks a GPU of its own, as cuda:0.
   if (gpus.length === 1 && launcher === 'srun') return gpus[0]!
   return (
     gpus[localRank] ??
-    fail('CONFIG', `device is ${wanted}: ${launcher} started ${localSize} processes on this machine, which has ${gpus.length} GPUs`)
+    fail(
+      'CONFIG',
+      `${called('device')} is ${wanted}: ${launcher} started ${localSize} processes on this machine, which has ${gpus.length} GPUs`,
+    )
   )
 }

@@ -4,29 +4,30 @@ import { colourImages, greyImages, type ImageFormat } from '../data/augment.js'
 import type { Backbone, BackboneBuilder, BackboneKind, BackboneLayout } from '../nn/backbone.js'
 import { backboneKinds } from '../nn/backbones.js'
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { didYouMean } from '../tensor/hint.js'
 import type { Config } from './config.js'
 
-/** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG. */
-export async function loadBackboneKind(wanted: string): Promise<BackboneKind> {
+/** The kind of a name, or of the module at a path, whose code is then run. Throws CONFIG, calling it as `option` says. */
+export async function loadBackboneKind(wanted: string, option = called('backbone')): Promise<BackboneKind> {
   const known = backboneKinds.get(wanted)
   if (known !== undefined) return known
   if (!isModulePath(wanted))
     return fail(
       'CONFIG',
-      `backbone is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module` +
+      `${option} is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module` +
         didYouMean(wanted, [...backboneKinds.keys()]),
     )
   const exported = await defaultExport('backbone', wanted)
   if (typeof exported === 'object' && exported !== null && 'charts' in exported)
     return fail(
       'CONFIG',
-      `backbone is ${wanted}: expected a kind of backbone but its default export is a method, which is given as --method`,
+      `${option} is ${wanted}: expected a kind of backbone but its default export is a method, which is given as --method`,
     )
   const { name, build } = exported as Partial<BackboneKind>
   if (typeof name !== 'string' || typeof build !== 'function')
-    return fail('CONFIG', `backbone is ${wanted}: expected its default export to have name and build, as a kind of backbone has`)
-  if (backboneKinds.has(name)) return fail('CONFIG', `backbone is ${wanted}: its name ${name} is taken by a kind that densecl has`)
+    return fail('CONFIG', `${option} is ${wanted}: expected its default export to have name and build, as a kind of backbone has`)
+  if (backboneKinds.has(name)) return fail('CONFIG', `${option} is ${wanted}: its name ${name} is taken by a kind that densecl has`)
   return exported as BackboneKind
 }
 
@@ -35,7 +36,7 @@ export const backboneHelp = 'the JavaScript module of the backbone, for weights 
 
 /** The kind that --backbone gives, if it is given. */
 export const kindOfFlag = (wanted: string | undefined): Promise<BackboneKind | undefined> =>
-  wanted === undefined ? Promise.resolve(undefined) : loadBackboneKind(wanted)
+  wanted === undefined ? Promise.resolve(undefined) : loadBackboneKind(wanted, '--backbone')
 
 /** What the images of a backbone are. Throws CONFIG where neither it nor a convention says by what they are normalised. */
 export function imagesOf({ inputs, normalisation, name }: Pick<Backbone, 'inputs' | 'normalisation' | 'name'>): ImageFormat {

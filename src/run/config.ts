@@ -6,6 +6,7 @@ import { mostWorkers } from '../data/loader.js'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { resnetStrides } from '../nn/resnet.js'
 import { optimizerNames } from '../optim/choose.js'
 import { free, type OptionValues, section } from './options.js'
@@ -183,32 +184,40 @@ export type Config = OptionValues<typeof commonOptions>
 /** Throws CONFIG where mean and deviation are not those of the channels. */
 function checkImages({ channels, mean, deviation, data }: Config): void {
   if (channels === 3 && mean !== null)
-    fail('CONFIG', `mean is [${mean.join(', ')}]: expected none for 3 channels, which every evaluation normalises as ImageNet's`)
+    fail(
+      'CONFIG',
+      `${called('mean')} is [${mean.join(', ')}]: expected none for 3 channels, which every evaluation normalises as ImageNet's`,
+    )
   if (channels !== 1 && channels !== 3 && (mean === null || deviation === null))
     fail(
       'CONFIG',
-      `channels is ${channels}: expected mean and deviation of each; densecl check-data ${data} --channels ${channels} prints them`,
+      `${called('channels')} is ${channels}: expected mean and deviation of each; densecl check-data ${data} --channels ${channels} prints them`,
     )
-  if ((mean === null) !== (deviation === null)) fail('CONFIG', `${mean === null ? 'mean' : 'deviation'} is missing: expected both or none`)
+  if ((mean === null) !== (deviation === null))
+    fail('CONFIG', `${called(mean === null ? 'mean' : 'deviation')} is missing: expected both or none`)
   for (const [name, values] of Object.entries({ mean, deviation }))
     if (values !== null && values.length !== channels)
-      fail('CONFIG', `${name} is [${values.join(', ')}]: expected ${channels} numbers, one for each channel`)
+      fail('CONFIG', `${called(name)} is [${values.join(', ')}]: expected ${channels} numbers, one for each channel`)
 }
 
 /** Throws CONFIG where options contradict each other. */
 export function checkConfig(config: Config): void {
   if (config.normGroups !== null && config.batchSize % config.normGroups !== 0)
-    fail('CONFIG', `normGroups is ${config.normGroups}: expected a divisor of batchSize ${config.batchSize}`)
+    fail('CONFIG', `${called('normGroups')} is ${config.normGroups}: expected a divisor of ${called('batchSize')} ${config.batchSize}`)
   if (config.schedule === 'step' && config.milestones.length === 0)
-    fail('CONFIG', 'schedule is step: expected milestones, such as [120, 160], but received none')
+    fail('CONFIG', `${called('schedule')} is step: expected ${called('milestones')}, such as [120, 160], but received none`)
   checkImages(config)
   if (config.cropScale[0] <= 0 || config.cropScale[1] > 1)
-    fail('CONFIG', `cropScale is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
+    fail('CONFIG', `${called('cropScale')} is [${config.cropScale.join(', ')}]: expected shares of the area in 0..1`)
   const { keyCropScale } = config
   if (keyCropScale !== null && (keyCropScale[0] <= 0 || keyCropScale[1] > 1))
-    fail('CONFIG', `keyCropScale is [${keyCropScale.join(', ')}]: expected shares of the area in 0..1`)
-  if (config.cropRatio[0] <= 0) fail('CONFIG', `cropRatio is [${config.cropRatio.join(', ')}]: expected positive ratios`)
-  if (config.blurSigma[0] <= 0) fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
+    fail('CONFIG', `${called('keyCropScale')} is [${keyCropScale.join(', ')}]: expected shares of the area in 0..1`)
+  if (config.cropRatio[0] <= 0) fail('CONFIG', `${called('cropRatio')} is [${config.cropRatio.join(', ')}]: expected positive ratios`)
+  if (config.blurSigma[0] <= 0)
+    fail('CONFIG', `${called('blurSigma')} is [${config.blurSigma.join(', ')}]: expected positive standard deviations`)
   if (config.blurSigma[1] > maxBlurSigma)
-    fail('CONFIG', `blurSigma is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`)
+    fail(
+      'CONFIG',
+      `${called('blurSigma')} is [${config.blurSigma.join(', ')}]: expected at most ${maxBlurSigma}, what the kernels of a GPU hold`,
+    )
 }

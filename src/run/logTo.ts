@@ -5,6 +5,7 @@ import { extname } from 'node:path'
 import { appendWhole } from '../files/atomic.js'
 import { defaultExport, isModulePath } from '../files/module.js'
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 
 /** A row of metrics.jsonl for other programs. */
 export interface LogRecord {
@@ -75,11 +76,11 @@ export async function openLogTo(wanted: string | null): Promise<LogTo | undefine
     const exported = await defaultExport('logTo', wanted)
     return typeof exported === 'function'
       ? (exported as LogTo)
-      : fail('CONFIG', `logTo is ${wanted}: expected its default export to be a function that takes a record`)
+      : fail('CONFIG', `${called('logTo')} is ${wanted}: expected its default export to be a function that takes a record`)
   }
   return fail(
     'CONFIG',
-    `logTo is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for MLflow and one ` +
+    `${called('logTo')} is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for MLflow and one ` +
       'for Weights & Biases)',
   )
 }

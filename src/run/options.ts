@@ -108,7 +108,8 @@ function placeOf(table: OptionTable, key: string): { option: string; path: strin
 /** The option of a table that a key in either spelling, dotted or not, belongs to. */
 export const optionOf = (table: OptionTable, key: string): string | undefined => placeOf(table, key)?.option
 
-const isMap = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
+export const isMap = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** A map that stands for a section of the table, as the settings in it. */
 function partsOf(table: OptionTable, setting: Setting): Setting[] {

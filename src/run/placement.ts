@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 
 import type { ComputeOptions } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -18,7 +19,7 @@ export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'de
   const device = resolveDevice(wanted)
   const { dtypes, tf32, usualDType } = deviceTraits(device)
   if ((precision === 'bf16' && !dtypes.includes('bf16')) || (precision === 'tf32' && !tf32))
-    fail('CONFIG', `precision is ${precision}: expected ${dtypes.includes('bf16') ? 'f32 or bf16' : 'f32'} on ${device}`)
+    fail('CONFIG', `${called('precision')} is ${precision}: expected ${dtypes.includes('bf16') ? 'f32 or bf16' : 'f32'} on ${device}`)
   return { device, compute: precision === 'auto' ? usualDType : precision === 'bf16' ? 'bf16' : 'f32' }
 }
 

@@ -10,7 +10,8 @@ import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js
 import { FileLock } from '../files/lock.js'
 import { namesIn } from '../files/look.js'
 import { largest } from '../tensor/numbers.js'
-import { readConfigFile } from './options.js'
+import { called } from '../tensor/settingNames.js'
+import { isMap, readConfigFile } from './options.js'
 
 const evaluationTable = z
   .object({
@@ -112,11 +113,18 @@ export function readEvaluationRecord(folder: string): EvaluationRecord | undefin
 
 /** Throws CONFIG where what an evaluation was begun with, by the file `path`, is not what it is to be continued with. */
 export function checkSame(path: string, began: Record<string, unknown>, now: Record<string, unknown>): void {
-  const changes = [...new Set([...Object.keys(began), ...Object.keys(now)])]
-    .map((key) => [key, JSON.stringify(began[key]), JSON.stringify(now[key])])
-    .filter(([, was, is]) => was !== is)
-    .map(([key, was, is]) => `${key} was ${was} and is now ${is}`)
+  const changes = changesOf(began, now)
   if (changes.length > 0) fail('CONFIG', `resume: ${path}: ${changes.join('; ')}; start a new evaluation for that`)
+}
+
+/** What settings were and are now, those of maps one by one, in words. */
+export function changesOf(began: Record<string, unknown>, now: Record<string, unknown>, within = ''): string[] {
+  return [...new Set([...Object.keys(began), ...Object.keys(now)])].flatMap((key) => {
+    const [was, is] = [began[key], now[key]]
+    if (isMap(was) && isMap(is)) return changesOf(was, is, `${within}${key}.`)
+    const [before, after] = [JSON.stringify(was), JSON.stringify(is)]
+    return before === after ? [] : [`${called(within + key)} was ${before} and is now ${after}`]
+  })
 }
 
 const cell = (value: string | number): string => (typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(2) : String(value))

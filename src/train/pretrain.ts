@@ -28,6 +28,8 @@ import { type LogTo, openLogTo } from '../run/logTo.js'
 import { RunLog } from '../run/runLog.js'
 import { trustDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
+import { changesOf } from '../run/results.js'
+import { called } from '../tensor/settingNames.js'
 import { packageVersion } from '../tensor/addon.js'
 import { withCompute } from '../tensor/compute.js'
 import { currentAsk, isInterruption } from '../tensor/interruption.js'
@@ -163,24 +165,23 @@ const sizeOf = (labelled: LabelledSets | undefined): { bank: number; queries: nu
   labelled === undefined ? undefined : { bank: labelled.bank.length, queries: labelled.queries.length }
 
 function resumedConfig({ config, position }: Checkpoint, wanted: BegunConfig, method: Method): BegunConfig {
-  const values = (of: Record<string, unknown>, key: string): string => JSON.stringify(of[key])
-  const changed = Object.entries(optionsOf(method))
+  const fixed = Object.entries(optionsOf(method))
     // More epochs extend a run.
     .filter(([key, row]) => !isFree(row) && !(key === 'epochs' && wanted.epochs > config.epochs))
-    .map(([key]) => ({ key, was: values(config, key), is: values(wanted, key) }))
-    .filter(({ was, is }) => was !== is)
-  if (changed.length > 0)
-    fail(
-      'CONFIG',
-      `resume: ${changed.map(({ key, was, is }) => `${key} was ${was} and is now ${is}`).join('; ')}; start a new run for that`,
-    )
+    .map(([key]) => key)
+  const fixedOf = (of: Record<string, unknown>) => Object.fromEntries(fixed.map((key) => [key, of[key]]))
+  const changes = changesOf(fixedOf(config), fixedOf(wanted))
+  if (changes.length > 0) fail('CONFIG', `resume: ${changes.join('; ')}; start a new run for that`)
   if (position.epoch > wanted.epochs) fail('CONFIG', `resume: the run is at epoch ${position.epoch} of ${wanted.epochs}`)
   return wanted
 }
 
 function checkSize(config: Config, images: number, checkpoint: Checkpoint | undefined): void {
   if (images < config.batchSize)
-    fail('CONFIG', `batchSize is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`)
+    fail(
+      'CONFIG',
+      `${called('batchSize')} is ${config.batchSize} but ${config.data} holds ${images} images: expected a batch of at most that`,
+    )
   if (checkpoint !== undefined && checkpoint.position.images !== images)
     fail('DATA', `resume: ${config.data} holds ${images} images but the run was started with ${checkpoint.position.images}`)
 }
@@ -267,7 +268,7 @@ function checkInputs({ backbone: wanted, channels }: Config, built: BuiltMethod)
   built.dispose()
   fail(
     'CONFIG',
-    `backbone is ${wanted}: expected one of ${channels} input channels, as images are read (channels), but ${name} takes ${inputs}`,
+    `${called('backbone')} is ${wanted}: expected one of ${channels} input channels, as images are read (${called('channels')}), but ${name} takes ${inputs}`,
   )
 }
 

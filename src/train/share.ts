@@ -7,6 +7,7 @@ import type { Method } from '../methods/method.js'
 import { allTensors, type State } from '../nn/module.js'
 import type { Config } from '../run/config.js'
 import { fail } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { deviceTraits } from '../tensor/traits.js'
 
 /** A configuration in which the groups of batch norms are a number, as runs are begun with and record it. */
@@ -19,7 +20,7 @@ export type BegunConfig = Config & { normGroups: number }
 export function begunConfig(config: Config, size: number, before?: Config): BegunConfig {
   const { batchSize, normGroups } = config
   if (normGroups === null && typeof before?.normGroups !== 'number' && batchSize % size !== 0)
-    fail('CONFIG', `batchSize is ${batchSize} but there are ${size} processes: expected a multiple of ${size}`)
+    fail('CONFIG', `${called('batchSize')} is ${batchSize} but there are ${size} processes: expected a multiple of ${size}`)
   return { ...config, normGroups: normGroups ?? before?.normGroups ?? size }
 }
 
@@ -48,15 +49,16 @@ export function checkShare(
   device: string,
 ): void {
   if (size === 1) return
-  if (distributed !== true) fail('CONFIG', `method is ${name}: expected one that several processes can train together (Method.distributed)`)
+  if (distributed !== true)
+    fail('CONFIG', `${called('method')} is ${name}: expected one that several processes can train together (Method.distributed)`)
   if (normGroups % size !== 0)
     fail(
       'CONFIG',
-      `normGroups is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics are of one ` +
+      `${called('normGroups')} is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics are of one ` +
         `process (--norm-groups ${size * Math.max(1, Math.round(normGroups / size))})`,
     )
   if (deviceTraits(device).kind !== deviceTraits(shared).kind)
-    fail('CONFIG', `device is ${wanted}: expected ${shared}, by which these ${size} processes exchange tensors`)
+    fail('CONFIG', `${called('device')} is ${wanted}: expected ${shared}, by which these ${size} processes exchange tensors`)
 }
 
 /** Running statistics: what each process has of its own groups, and no other. */

@@ -64,7 +64,7 @@ testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what
     const out = join(folder, 'run')
     const three = await launch(['--processes', '3', '--', 'pretrain', ...tiny, '--out', out]).ended
     assert.is(three.code, 2, three.err)
-    assert.is(three.err.match(/normGroups is 4 but there are 3 processes: expected a multiple of 3/g)?.length, 1, three.err)
+    assert.is(three.err.match(/--norm-groups is 4 but there are 3 processes: expected a multiple of 3/g)?.length, 1, three.err)
     assert.not.ok(existsSync(out))
     assert.not.match(three.err, /rank \d/)
   })

@@ -56,9 +56,9 @@ test('weights of another network, other classes and a detector in the place of a
     assert.is(first.code, 0, first.err)
 
     for (const [weights, from, words] of [
-      [weightsOf(34, 4), data, /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4 base channels"/],
-      [weightsOf(18, 8), data, /backbone was "ResNet-18 of 4 base channels" and is now "ResNet-18 of 8 base channels"/],
-      [weightsOf(18, 4), more, /classes was \["green","red"\] and is now \["blue","green","red"\]/],
+      [weightsOf(34, 4), data, /the network of <weights> was "ResNet-18 of 4 base channels" and is now "ResNet-34 of 4 base channels"/],
+      [weightsOf(18, 8), data, /the network of <weights> was "ResNet-18 of 4 base channels" and is now "ResNet-18 of 8 base channels"/],
+      [weightsOf(18, 4), more, /classes of --data was \["green","red"\] and is now \["blue","green","red"\]/],
     ] as const) {
       const { code, err } = evaluate(weights, from, '--resume')
       assert.is(code, 2, err)

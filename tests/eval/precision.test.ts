@@ -235,7 +235,7 @@ test('commands say that they compute in bf16, and refuse what the device has not
     ]
     for (const command of evaluations) {
       const run = (precision: string) => runCli(['eval', ...command, ...placed, '--precision', precision, '--json'])
-      assert.match(run('tf32').err, /precision is tf32: expected f32 or bf16 on cpu/)
+      assert.match(run('tf32').err, /--precision is tf32: expected f32 or bf16 on cpu/)
       const { code, out: printed, err } = run('bf16')
       assert.is(code, 0, err)
       assert.match(printed, /ResNet-18 of 8 base channels.*, activations in bf16/)
@@ -253,7 +253,7 @@ test('commands say that they compute in bf16, and refuse what the device has not
       // Those two read their images themselves.
       const own = ['detect', 'match'].includes(command[0]!) ? placed.slice(0, 2) : placed
       const run = (precision: string) => runCli([...command, ...own, '--precision', precision])
-      assert.match(run('tf32').err, /precision is tf32: expected f32 or bf16 on cpu/)
+      assert.match(run('tf32').err, /--precision is tf32: expected f32 or bf16 on cpu/)
       assert.is(run('bf16').code, 0)
     }
     assert.ok(existsSync(join(folder, 'features.npy')))

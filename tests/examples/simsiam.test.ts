@@ -123,7 +123,7 @@ test('a run continues to the bits of a whole one, its loss falls, and every comm
     )
     const resumed = runCli(['pretrain', '--out', whole, '--resume', '--projection', '8'])
     assert.is(resumed.code, 2)
-    assert.match(resumed.err, /projection was 16 and is now 8/)
+    assert.match(resumed.err, /--projection was 16 and is now 8/)
 
     for (const weights of [join(whole, 'backbone.safetensors'), join(whole, 'checkpoints', 'last.safetensors')]) {
       const data = ['--train', 'scenes:16', '--val', 'scenes:8', '--image-size', '32', '--k', '1', '--workers', '1']

@@ -169,7 +169,7 @@ test('seeds, arms and measures may be added to a plan, which remembers it; anyth
     const grown = readPlan(planPath(options.out))
     assert.equal([grown.begun, grown.seeds, grown.added.map(({ what }) => what)], [begun, 2, ['seeds 1 to 1']])
     await rejectsError(() => runStudy(options), 'CONFIG', /plan\.yaml: the study has 2 seeds, and now 1/)
-    await rejectsError(() => runStudy({ ...options, seeds: 2, ...data }), 'CONFIG', /plan\.yaml: data was .* and is now/)
+    await rejectsError(() => runStudy({ ...options, seeds: 2, ...data }), 'CONFIG', /plan\.yaml: data\.\w+\S* was .* and is now/)
     await rejectsError(() => runStudy({ ...options, seeds: 2, arms: ['mocov2'] }), 'CONFIG', /has the arm random/)
     const settings = settingsOf({ lr: 0.5 }, 'lr=0.5')
     await rejectsError(() => runStudy({ ...options, seeds: 2, settings }), 'CONFIG', /settings was \[\] and is now \["lr=0.5"\]/)

@@ -4,6 +4,7 @@ import { type Exchange, keyOrder, ownExchange, ownOrder } from '../../distribute
 import type { GradientReady } from '../../autograd/tape.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
+import { called } from '../../tensor/settingNames.js'
 import { Random } from '../../tensor/random.js'
 import { type BuiltMethod, defineMethod, type Readings, type StepResult, type Views } from '../method.js'
 import { embeddingSpread } from '../spread.js'
@@ -102,9 +103,15 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     const { denseNegatives, denseKeys, denseInImage } = this.config
     const side = this.#side
     if (denseNegatives === 'local' && denseKeys > side ** 2)
-      fail('CONFIG', `denseKeys is ${denseKeys}: expected at most the ${side ** 2} positions of the dense grid ${side}x${side}`)
+      fail(
+        'CONFIG',
+        `${called('denseKeys')} is ${denseKeys}: expected at most the ${side ** 2} positions of the dense grid ${side}x${side}`,
+      )
     if (denseInImage > 0 && side === 1)
-      fail('CONFIG', `denseInImage is ${denseInImage}: expected 0 on a dense grid of 1x1, where a picture has no other position`)
+      fail(
+        'CONFIG',
+        `${called('denseInImage')} is ${denseInImage}: expected 0 on a dense grid of 1x1, where a picture has no other position`,
+      )
   }
 
   /** Distinct positions of each key map, for the dense queue: drawn for the whole batch, of which the own images' are taken. */
