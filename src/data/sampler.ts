@@ -62,15 +62,21 @@ export function* iterationBatches({ seed, count, batchSize, from, until }: Batch
   }
 }
 
-/** The batches of an epoch that leave no image out. */
-export const evenStepsPerEpoch = (count: number, batchSize: number): number => Math.ceil(count / batchSize)
+/** The batches of an epoch that leave no image out, each of `least` images or more where there are so many. */
+export const evenStepsPerEpoch = (count: number, batchSize: number, least = 1): number =>
+  Math.min(Math.ceil(count / batchSize), Math.max(1, Math.floor(count / least)))
+
+/** Images that room is needed for in such a batch. */
+export const mostOfEvenBatch = (count: number, batchSize: number, least: number): number =>
+  Math.max(batchSize, Math.ceil(count / evenStepsPerEpoch(count, batchSize, least)))
 
 /**
  * The batches of steps `from` to `until` in shuffled epochs, no larger than `batchSize` and of sizes that differ by one at most: batch norm
- * never sees the few images that whole batches would leave.
+ * never sees the few images that whole batches would leave. Those of `least` images or more may have one more than `batchSize`.
  */
-export function* evenBatches({ seed, count, batchSize, from, until }: BatchRange): Generator<{ epoch: number; indices: Int32Array }> {
-  const steps = evenStepsPerEpoch(count, batchSize)
+export function* evenBatches({ least, ...range }: BatchRange & { least?: number }): Generator<{ epoch: number; indices: Int32Array }> {
+  const { seed, count, batchSize, from, until } = range
+  const steps = evenStepsPerEpoch(count, batchSize, least)
   let drawn: { epoch: number; order: Int32Array } | undefined
   for (let step = from; step < until; ++step) {
     const [epoch, place] = [Math.floor(step / steps), step % steps]

@@ -5,7 +5,7 @@ import { SharedGradients } from '../distributed/buckets.js'
 import { Group } from '../distributed/group.js'
 import { Loader } from '../data/loader.js'
 import { cropAndFlip } from '../data/pipelines.js'
-import { evenBatches } from '../data/sampler.js'
+import { evenBatches, mostOfEvenBatch } from '../data/sampler.js'
 import type { Item } from '../data/source.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors, refreshCopies } from '../nn/module.js'
@@ -25,7 +25,7 @@ import { labelsOf } from './features.js'
 import type { FinetuneOptions, FinetuneResult, TriedSetting } from './finetuneOptions.js'
 import { type FinetuneStage, finetuneStages, isBetter, keyOf } from './finetuneStages.js'
 import { finetuneDecay, type FinetuneSetting } from './finetuneProtocols.js'
-import { buildFinetuned, disposeFinetuned, type Finetuned, testClassifier, updateClassifier } from './finetuneTraining.js'
+import { buildFinetuned, disposeFinetuned, type Finetuned, leastImages, testClassifier, updateClassifier } from './finetuneTraining.js'
 import { completed, Resumable } from './resumable.js'
 import { sharesOf } from './shares.js'
 
@@ -41,6 +41,7 @@ class FinetuneRun {
   readonly #backbone: Backbone
   readonly #options: FinetuneOptions
   readonly #stages: FinetuneStage[]
+  readonly #least: number
   /** The backbone's tensors as they were given. */
   readonly #initial: Map<Tensor, ReturnType<Tensor['data']>>
   /** Counts iterations of all trainings. */
@@ -55,7 +56,8 @@ class FinetuneRun {
     this.#group = options.group ?? Group.single
     this.#shared = new SharedGradients(this.#group)
     labelsOf(options.train, 'finetune')
-    this.#stages = finetuneStages(options)
+    this.#least = leastImages(backbone, options)
+    this.#stages = finetuneStages({ ...options, least: this.#least })
     for (const { items, stepsPerEpoch } of this.#stages)
       if (Math.floor(items.length / stepsPerEpoch) < this.#group.size)
         fail(
@@ -175,7 +177,7 @@ class FinetuneRun {
     const { logEvery = 20, saveEvery = 500, interrupted = () => false } = this.#options
     const { items, begin } = stage
     const { device } = this.#backbone
-    const batchSize = Math.ceil(protocol.batchSize / this.#group.size)
+    const batchSize = Math.ceil(mostOfEvenBatch(items.length, protocol.batchSize, this.#least) / this.#group.size)
     const shared = { imageSize, batchSize, views: 'crop', augment: cropAndFlip, device, seed, workers } as const
     const loader = new Loader({ items, ...shared, maxBroken, cacheMegabytes })
     const requests = evenBatches({
@@ -184,6 +186,7 @@ class FinetuneRun {
       batchSize: protocol.batchSize,
       from: this.#run.position - begin,
       until: until - begin,
+      least: this.#least,
     })
     let since = { time: performance.now(), images: 0, waited: 0 }
     try {

@@ -1,4 +1,5 @@
 /** What fine-tuning a classifier takes of the memory, before an image is read (src/run/memory.ts). */
+import { mostOfEvenBatch } from '../data/sampler.js'
 import { loaderBytes, workersFor } from '../data/loader.js'
 import { noGrad } from '../autograd/tape.js'
 import type { Backbone } from '../nn/backbone.js'
@@ -12,20 +13,21 @@ import { deviceTraits } from '../tensor/traits.js'
 import { evaluationCompute } from './compute.js'
 import { onDryDevice, ownImages, type Sharing, workersRemedy } from './evaluationMemory.js'
 import type { FinetuneOptions } from './finetuneOptions.js'
-import { buildFinetuned, disposeFinetuned, testBatchSize, updateClassifier } from './finetuneTraining.js'
+import { buildFinetuned, disposeFinetuned, leastImages, testBatchSize, updateClassifier } from './finetuneTraining.js'
 
 /** What the estimate depends on. */
 type Planned = Pick<FinetuneOptions, 'protocol' | 'train' | 'classes' | 'imageSize' | 'workers' | 'cacheMegabytes' | 'compute'> & Sharing
 
-/** Images of a batch: of few images all are one. */
-const batchOf = ({ protocol, train }: Planned): number => Math.min(protocol.batchSize, train.length)
+/** Images of the largest batch: of few images all are one. */
+const batchOf = ({ train, protocol: { batchSize } }: Planned, least: number): number =>
+  Math.min(train.length, mostOfEvenBatch(train.length, batchSize, least))
 
 /** The memory that the fine-tuning takes of a process at its largest. Throws OUT_OF_MEMORY for tensors that are larger than any memory. */
 export function estimateFinetuneMemory(backbone: Backbone, options: Planned): MemoryEstimate {
   const { imageSize, workers = 0 } = options
   const { device } = backbone
-  const batchSize = ownImages(batchOf(options), options)
-  const tensors = tensorBytes(backbone, options)
+  const batchSize = ownImages(batchOf(options, leastImages(backbone, options)), options)
+  const tensors = tensorBytes(backbone, options, batchSize)
   const count = workersFor(workers)
   const own = [...allTensors(backbone.state())].reduce((sum, [, { size }]) => sum + 4 * size, 0)
   const loaded = loaderBytes({ imageSize, batchSize, views: 'crop', device })
@@ -45,7 +47,7 @@ export function estimateFinetuneMemory(backbone: Backbone, options: Planned): Me
 }
 
 /** The bytes that are in use at one time: at the start, more in steps, and more in the test. */
-function tensorBytes(backbone: Backbone, options: Planned): { state: number; step: number; test: number } {
+function tensorBytes(backbone: Backbone, options: Planned, batchSize: number): { state: number; step: number; test: number } {
   const { protocol, classes, imageSize, compute } = options
   const settings = evaluationCompute(backbone.device, compute)
   return onDryDevice(backbone, 0, ({ twin, random, most }) => {
@@ -53,7 +55,6 @@ function tensorBytes(backbone: Backbone, options: Planned): { state: number; ste
     try {
       native.trimMemory(twin.device)
       const state = most()
-      const batchSize = ownImages(batchOf(options), options)
       const images = (count: number): Tensor => Tensor.empty([count, imageSize, imageSize, twin.inputs])
       // The second step has what the first one left.
       for (let step = 0; step < 2; ++step)
@@ -76,7 +77,7 @@ function tensorBytes(backbone: Backbone, options: Planned): { state: number; ste
 export function checkFinetuneMemory(backbone: Backbone, options: Planned, limits = hostLimits(backbone.device)): string {
   const { imageSize, workers = 0, cacheMegabytes = 1024 } = options
   const remedies = [
-    `try a lower --batch-size (${batchOf(options)})`,
+    `try a lower --batch-size (${batchOf(options, leastImages(backbone, options))})`,
     `a smaller --image-size (${imageSize})`,
     ...workersRemedy(workers),
   ].join(', ')

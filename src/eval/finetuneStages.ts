@@ -37,10 +37,12 @@ export interface StagedOptions {
   val: Item[]
   classes: readonly string[]
   seed?: number
+  /** Images that a batch has at least: leastImages(). */
+  least: number
 }
 
 /** The trainings of a fine-tuning in their order. Throws DATA where no image can be held out to choose by. */
-export function finetuneStages({ protocol, chooseBy, train, val, classes, seed = 0 }: StagedOptions): FinetuneStage[] {
+export function finetuneStages({ protocol, chooseBy, train, val, classes, seed = 0, least }: StagedOptions): FinetuneStage[] {
   const settings = settingsOfProtocol(protocol)
   const named = (setting: FinetuneSetting, i: number) => ({
     name: `setting ${i + 1}/${settings.length} (lr ${setting.lr}, head x${setting.headMultiplier})`,
@@ -60,7 +62,7 @@ export function finetuneStages({ protocol, chooseBy, train, val, classes, seed =
           ]
   let begin = 0
   return planned.map((stage) => {
-    const stepsPerEpoch = evenStepsPerEpoch(stage.items.length, protocol.batchSize)
+    const stepsPerEpoch = evenStepsPerEpoch(stage.items.length, protocol.batchSize, least)
     const end = begin + protocol.epochs * stepsPerEpoch
     const placed = { ...stage, stepsPerEpoch, begin, end }
     begin = end

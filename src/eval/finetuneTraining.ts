@@ -9,10 +9,11 @@ import type { Backbone } from '../nn/backbone.js'
 import { Classifier } from '../nn/classifier.js'
 import { scale } from '../ops/elementwise.js'
 import { evaluation, trainingAcross } from '../nn/layers.js'
-import { trainable } from '../nn/module.js'
+import { isNorm, trainable } from '../nn/module.js'
 import { crossEntropy } from '../ops/losses.js'
 import { Sgd } from '../optim/sgd.js'
 import { type ComputeOptions, withCompute } from '../tensor/compute.js'
+import { fail } from '../tensor/errors.js'
 import type { Random } from '../tensor/random.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { type ClassificationResult, ClassificationScores } from './classificationScores.js'
@@ -23,6 +24,31 @@ export interface Finetuned {
   model: Classifier
   optimizers: { backbone: Sgd; head: Sgd }
 }
+
+/**
+ * Images that a batch has at least: two where the last map of an image is one cell, of which a batch norm has no variance. Throws DATA for
+ * fewer training images, and CONFIG for a smaller batch.
+ */
+export function leastImages(
+  backbone: Backbone,
+  { protocol: { batchSize }, train, imageSize }: { protocol: { batchSize: number }; train: readonly unknown[]; imageSize: number },
+): number {
+  const state = backbone.state()
+  const hasNorms = [...state.parameters.keys()].some((name) => isNorm(state, name))
+  if (!hasNorms || imageSize >= 2 * backbone.stride || cellsOf(backbone, imageSize) > 1) return 1
+  const why = `the last map of an image of ${imageSize} px is one cell, and batch norm has no variance of one value`
+  if (train.length < 2) fail('DATA', `finetune: there is ${train.length} training image: expected two or more, as ${why}`)
+  if (batchSize < 2) fail('CONFIG', `finetune: the batch is of ${batchSize} image: expected two or more (--batch-size), as ${why}`)
+  return 2
+}
+
+/** Cells of the last map of an image. */
+const cellsOf = (backbone: Backbone, imageSize: number): number =>
+  scope(() => {
+    const x = Tensor.zeros([1, imageSize, imageSize, backbone.inputs], backbone.compute, backbone.device)
+    const [, rows = 0, columns = 0] = noGrad(() => backbone.forward(x, evaluation)).shape
+    return rows * columns
+  })
 
 /** A classifier on a backbone, which belongs to the caller, with a last layer that `random` draws. */
 export function buildFinetuned(

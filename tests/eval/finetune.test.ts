@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { Loader } from '../../src/data/loader.js'
-import { evenBatches } from '../../src/data/sampler.js'
+import { evenBatches, evenStepsPerEpoch, mostOfEvenBatch } from '../../src/data/sampler.js'
 import type { Item } from '../../src/data/source.js'
 import { openSource } from '../../src/data/sources.js'
 import { blindAccuracies, ClassificationScores, rankOf } from '../../src/eval/classificationScores.js'
@@ -79,6 +79,22 @@ test('batches of an epoch hold every image once, in sizes that differ by one', (
   assert.equal([...evenBatches({ seed: 3, count: 43, batchSize: 10, from: 7, until: 10 })], batches.slice(7))
 })
 
+test('batches of two images or more join the one image that would be left to another', () => {
+  for (const count of [1, 2, 3, 21, 40, 43])
+    for (const batchSize of [1, 2, 3, 10]) {
+      const range = { seed: 3, count, batchSize, from: 0, until: evenStepsPerEpoch(count, batchSize, 2) }
+      const sizes = [...evenBatches({ ...range, least: 2 })].map(({ indices }) => indices.length)
+      assert.is(
+        sizes.reduce((sum, size) => sum + size, 0),
+        count,
+      )
+      assert.ok(Math.min(...sizes) >= Math.min(2, count), `${count} by ${batchSize}: ${sizes.join(' ')}`)
+      assert.ok(Math.max(...sizes) <= mostOfEvenBatch(count, batchSize, 2))
+      // Where no batch would have one image all is as it is without that.
+      if (batchSize > 2) assert.equal([...evenBatches({ ...range, least: 2 })], [...evenBatches(range)])
+    }
+})
+
 test('what stands in for a broken image brings its own label', async () => {
   const { items: scenes } = await openSource('scenes:6')
   const broken: Item = { kind: 'file', name: 'broken.jpg', path: '/nowhere/broken.jpg', label: 9 }
@@ -149,6 +165,28 @@ const precisions = ['f32', 'bf16'] as const
 for (const compute of precisions)
   test(`a network in ${compute} learns what it is shown, and its file classifies as it did`, () =>
     withFolder((folder) => learnsAndClassifies(folder, compute)))
+
+test('an odd number of images in batches of two is trained on where their last map is one cell; one image is refused at once', () =>
+  withFolder(async (folder) => {
+    const odd = await options(folder, 'odd', { protocol: { ...quick, batchSize: 2 } })
+    odd.train = odd.train.slice(0, 5)
+    const backbone = network()
+    const trained = await finetune(backbone, odd)
+    assert.is(trained.iterations, 2 * 2)
+    const larger = await finetune(backbone, { ...odd, out: join(folder, 'larger'), imageSize: 64 })
+    assert.is(larger.iterations, 2 * 3)
+
+    for (const [changes, code, words] of [
+      [{ train: odd.train.slice(0, 1) }, 'DATA', /there is 1 training image: expected two or more, as the last map of an image of 32 px/],
+      [{ protocol: { ...quick, batchSize: 1 } }, 'CONFIG', /the batch is of 1 image: expected two or more \(--batch-size\)/],
+    ] as const) {
+      const refused = { ...odd, ...changes, out: join(folder, 'refused') }
+      await rejectsError(() => finetune(backbone, refused), code, words)
+      throwsError(() => checkFinetuneMemory(backbone, refused), code, words)
+    }
+    assert.not(existsSync(join(folder, 'refused')))
+    backbone.dispose()
+  }))
 
 async function learnsAndClassifies(folder: string, compute: FloatDType): Promise<void> {
   const backbone = network(4, 8, compute)
