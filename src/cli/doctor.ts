@@ -5,7 +5,7 @@ import { availableParallelism, cpus, totalmem } from 'node:os'
 import { broken, checkDevice, describeReport, type PartReport } from '../selftest/check.js'
 import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
-import { decoders } from '../data/decode.js'
+import { otherDecoder } from '../data/decode.js'
 import { identity } from '../distributed/launcher.js'
 import { findMpirun } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
@@ -39,8 +39,8 @@ export const register: Register = (program, done) => {
         cores: availableParallelism(),
         memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
         ...addon,
-        jpeg: decoders().jpeg,
-        otherImages: decoders().others,
+        jpeg: problem === undefined ? 'libjpeg-turbo 2.1.5, in the addon' : 'none: it is in the addon',
+        otherImages: await otherDecoder(),
       }
       print(
         flags.json === true,
@@ -131,7 +131,7 @@ function kernels(device: string): string {
 /** What several processes of a run would find: by what they exchange tensors, what starts them, and whether something has. */
 function processes(): Record<string, string> {
   const library = native.commLibrary()
-  const mpi = library !== '' ? library : existsSync(mpiAddonPath) ? `in ${mpiAddonPath}` : `none: ${mpiBuildCommand} makes it`
+  const mpi = library !== '' ? library : existsSync(mpiAddonPath) ? mpiOf(mpiAddonPath) : `none: ${mpiBuildCommand} makes it`
   const { launcher, rank, size } = identity()
   return {
     mpi,
@@ -139,6 +139,15 @@ function processes(): Record<string, string> {
     mpirun: findMpirun()?.version ?? 'not found (densecl launch needs it on CPUs)',
     launcher: launcher === 'none' ? 'none: this is the only process' : `${launcher}: rank ${rank} of ${size}`,
   }
+}
+
+/** The MPI of an addon, which a process of its own loads as those of a run would. */
+function mpiOf(addon: string): string {
+  const ask = 'process.stdout.write(require(process.argv[1]).commLibrary())'
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', ask, addon], { encoding: 'utf8' })
+  if (status === 0) return `${stdout}, in ${addon}`
+  const why = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? `status ${status}`
+  return `none: ${addon} cannot be loaded (${why}); ${mpiBuildCommand} makes it`
 }
 
 /** By what GPUs exchange tensors. */

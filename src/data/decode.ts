@@ -3,12 +3,11 @@
  * EXIF orientation is applied. As RGB, alpha is dropped onto black, and 16-bit and grey become 8-bit RGB; as grey, colour becomes its
  * luma; images of another number of channels are taken as they are, or refused by name.
  */
-import { createRequire } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 
 import type { Sharp } from 'sharp'
 
-import { DenseclError, fail } from '../tensor/errors.js'
+import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { decodeNpy, isNpy } from './npy.js'
 import { extraSamplesOf } from './tiff.js'
@@ -26,31 +25,46 @@ export interface Pixels {
 /** Bytes of a pixel. */
 export const channelsOf = ({ channels = 3 }: Pick<Pixels, 'channels'>): number => channels
 
-const require = createRequire(import.meta.url)
+type SharpModule = (typeof import('sharp'))['default']
 
-/** The package sharp, which the product runs without as long as JPEGs are all it reads; throws DECODE with `name`. */
-export async function libvips(name: string): Promise<(typeof import('sharp'))['default']> {
-  if (!installed('sharp')) fail('DECODE', `${name}: this format needs the package sharp; run: npm install sharp`)
-  const sharp = (await import('sharp')).default
-  // Data workers share the cores among themselves.
-  if (!isMainThread) sharp.concurrency(1)
-  return sharp
+let loading: Promise<SharpModule | string> | undefined
+
+/** The package sharp, which the product runs without as long as JPEGs are all it reads, or why it cannot be used. */
+const sharpOrReason = (): Promise<SharpModule | string> =>
+  (loading ??= import('sharp').then(
+    ({ default: sharp }) => {
+      // Data workers share the cores among themselves.
+      if (!isMainThread) sharp.concurrency(1)
+      return sharp
+    },
+    (error: unknown) =>
+      systemReason(error) === 'ERR_MODULE_NOT_FOUND'
+        ? 'is not installed; run: npm install sharp'
+        : // Its JavaScript is there, and its library for this system is not.
+          `cannot be loaded (${reason(error)}); run: npm install --include=optional sharp`,
+  ))
+
+/** The package sharp. Throws DECODE with `name` where it cannot be used. */
+export async function libvips(name: string): Promise<SharpModule> {
+  const sharp = await sharpOrReason()
+  return typeof sharp === 'string' ? fail('DECODE', `${name}: this format needs the package sharp, which ${sharp}`) : sharp
 }
 
-function installed(name: string): boolean {
+const hasLibvips = async (): Promise<boolean> => typeof (await sharpOrReason()) !== 'string'
+
+/** A grey PNG of one pixel. */
+const smallPng = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=='
+
+/** What decodes images that are no JPEG, tried on one, for `doctor`. */
+export async function otherDecoder(): Promise<string> {
   try {
-    require.resolve(name)
-    return true
-  } catch {
-    return false
+    await decode(Buffer.from(smallPng, 'base64'), 'none')
+    return 'libvips (sharp)'
+  } catch (error) {
+    if (!(error instanceof DenseclError)) throw error
+    return error.message
   }
 }
-
-/** What decodes here, for `doctor`. */
-export const decoders = (): { jpeg: string; others: string } => ({
-  jpeg: 'libjpeg-turbo 2.1.5, in the addon',
-  others: installed('sharp') ? 'libvips (sharp)' : 'none: the optional package sharp is not installed',
-})
 
 /** The largest image or mask that is decoded. */
 export const maxPixels = 400e6
@@ -75,7 +89,7 @@ export async function decode(bytes: Buffer, name: string, mostPixels = Infinity)
   const pixels = frame.width * frame.height
   const orientation = exifOrientation(bytes)
   // libvips reduces to any size and turns; without it the image is reduced by a power of two and turned here.
-  if (frame.components === 4 || ((pixels > mostPixels || orientation !== 1) && installed('sharp')))
+  if (frame.components === 4 || ((pixels > mostPixels || orientation !== 1) && (await hasLibvips())))
     return decodeAny(bytes, name, mostPixels)
   const reduce = ([8, 4, 2] as const).find((by) => pixels / (by * by) >= mostPixels) ?? 1
   return orient(decodeJpeg(bytes, name, frame, reduce), orientation)

@@ -191,7 +191,8 @@ function checkImages({ channels, mean, deviation, data }: Config): void {
   if (channels !== 1 && channels !== 3 && (mean === null || deviation === null))
     fail(
       'CONFIG',
-      `${called('channels')} is ${channels}: expected mean and deviation of each; densecl check-data ${data} --channels ${channels} prints them`,
+      `${called('channels')} is ${channels}: expected mean and deviation of each; ` +
+        `densecl check-data ${data} --channels ${channels} prints them`,
     )
   if ((mean === null) !== (deviation === null))
     fail('CONFIG', `${called(mean === null ? 'mean' : 'deviation')} is missing: expected both or none`)

@@ -268,7 +268,8 @@ function checkInputs({ backbone: wanted, channels }: Config, built: BuiltMethod)
   built.dispose()
   fail(
     'CONFIG',
-    `${called('backbone')} is ${wanted}: expected one of ${channels} input channels, as images are read (${called('channels')}), but ${name} takes ${inputs}`,
+    `${called('backbone')} is ${wanted}: expected one of ${channels} input channels, as images are read (${called('channels')}), but ` +
+      `${name} takes ${inputs}`,
   )
 }
 
