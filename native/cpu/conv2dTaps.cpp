@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "gemm.h"
+#include "gradientRows.h"
 #include "widen.h"
 
 namespace densecl::cpu {
@@ -52,13 +52,18 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
   const TileKernel<T, A>& kernel = tileKernel<T, A>(to.channels);
   std::vector<std::vector<Link>> links;
   for (int64_t tap = 0; tap < g.taps(); ++tap) links.push_back(linksOf(g, tap));
-  // So many rows that packing a tap's weights is little beside multiplying them; their sums stay in the L2 cache.
-  constexpr int64_t kRows = 512;
-  const int64_t images = std::max<int64_t>(1, kRows / to.pixels), blocks = ceilDiv(g.n, images);
-  const int64_t panels = ceilDiv(to.channels, kernel.columns);
+  // A unit has some images or a part of one: so many rows that packing a tap's weights is little beside multiplying them, and no more than
+  // those whose sums stay in the L2 cache. Between the two a large image has as many parts as give all threads work.
+  constexpr int64_t kRows = 512, kMostRows = 2048;
+  const int64_t images = std::max<int64_t>(1, kRows / to.pixels), panels = ceilDiv(to.channels, kernel.columns);
+  const int64_t whole = ceilDiv(g.n, images) * panels;
+  const int64_t parts =
+      std::clamp(ceilDiv(threads(), std::max<int64_t>(1, whole)), ceilDiv(to.pixels, kMostRows), ceilDiv(to.pixels, kRows));
+  const int64_t blocks = ceilDiv(g.n, images) * parts;
   parallelFor(panels * blocks, [&](int64_t unit) {
     const int64_t column = unit / blocks * kernel.columns, columns = std::min<int64_t>(kernel.columns, to.channels - column);
-    const int64_t firstImage = unit % blocks * images, count = std::min(images, g.n - firstImage), rows = count * to.pixels;
+    const int64_t firstImage = unit % blocks / parts * images, count = std::min(images, g.n - firstImage), part = unit % parts;
+    const int64_t first = to.pixels * part / parts, pixels = to.pixels * (part + 1) / parts - first, rows = count * pixels;
     const TileRegisters registers(kernel);
     Panels<T> slab(1, from.channels, kernel.columns);
     slab.columns = columns;
@@ -70,15 +75,18 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
     std::vector<A*> outputs;
     const int32_t only = 0;
     for (int64_t tap = 0; tap < g.taps(); ++tap) {
-      if (links[tap].empty()) continue;
       table.clear();
       outputs.clear();
       // Image after image of one link, whose rows are evenly spaced.
-      for (const Link& link : links[tap])
+      for (const Link& link : links[tap]) {
+        const int64_t pixel = link.*to.pixel - first;
+        if (pixel < 0 || pixel >= pixels) continue;
         for (int64_t n = 0; n < count; ++n) {
           table.push_back(in + ((firstImage + n) * from.pixels + link.*from.pixel) * from.channels);
-          outputs.push_back(sums.data() + (n * to.pixels + link.*to.pixel) * kernel.columns);
+          outputs.push_back(sums.data() + (n * pixels + pixel) * kernel.columns);
         }
+      }
+      if (table.empty()) continue;
       const int64_t valid = static_cast<int64_t>(table.size());
       table.resize(ceilDiv(valid, kernel.rows) * kernel.rows, table.back());
       packPanel(slab, 0, weight + column * columnStride + tap * g.c, columnStride, 0, depthStride);
@@ -87,7 +95,7 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
         kernel.run({table.data() + i, 0, 1, 1, &only, slab.depth, slab.panel(0), outputs.data() + i,
                     static_cast<int>(std::min<int64_t>(kernel.rows, valid - i)), kernel.columns, nullptr, true});
     }
-    T* result = out + firstImage * to.pixels * to.channels + column;
+    T* result = out + (firstImage * to.pixels + first) * to.channels + column;
     for (int64_t i = 0; i < rows; ++i) storeSums(result + i * to.channels, sums.data() + i * kernel.columns, columns);
   });
 }
@@ -96,7 +104,7 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
 
 bool tapsPay(const ConvGeometry& g) {
   const int64_t inside = insideAlong(g.oh, g.h, g.kh, g.sh, g.ph, g.dh) * insideAlong(g.ow, g.w, g.kw, g.sw, g.pw, g.dw);
-  return g.taps() > 1 && !g.mergeRow() && 10 * inside <= 7 * g.oh * g.ow * g.taps();
+  return g.taps() > 1 && !g.mergeRow() && 10 * inside < 7 * g.oh * g.ow * g.taps();
 }
 
 template <class T>
@@ -114,11 +122,9 @@ template <class T>
 void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
   using A = Accumulator<T>;
   const TileKernel<T, A>& kernel = tileKernel<T, A>(g.c);
-  const bool along = kernel.spaced > 1;  // rows of the kernel, channels of dy, along the pixels
-  // Lines of so many pixels and channels stay in the L2 cache, in different sets of it and with room for a tile that reads beyond.
-  constexpr int64_t block = 256, words = block / kWordValues<T>, channels = 128, room = 16;
-  const int64_t parts = ceilDiv(g.o, channels), apart = along ? words + room : channels + room;
-  const std::vector<T> nothing(channels, T{0});
+  // Rows of so many pixels and channels stay in the L2 cache.
+  constexpr int64_t block = 256, words = block / kWordValues<T>, channels = 128;
+  const int64_t parts = ceilDiv(g.o, channels);
   parallelFor(g.taps() * parts, [&](int64_t unit) {
     const int64_t tap = unit % g.taps(), first = unit / g.taps() * channels, own = std::min(channels, g.o - first);
     const std::vector<Link> links = linksOf(g, tap);
@@ -127,13 +133,12 @@ void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy
     if (pixels == 0)
       for (int64_t o = 0; o < own; ++o) std::fill_n(target + o * rowLength, g.c, A{0});
     const TileRegisters registers(kernel);
-    UnitScratch<Word<T>> panel(words * kernel.columns), lines((along ? channels : words) * apart);
-    UnitScratch<T> gathered(along ? block * own : 0);
+    GradientRows<T> rows(kernel, own, words);
+    UnitScratch<Word<T>> panel(words * kernel.columns);
     std::vector<const T*> ours, theirs;
     for (int64_t begin = 0; begin < pixels; begin += block) {
       const int64_t count = std::min(block, pixels - begin), valid = ceilDiv(count, kWordValues<T>);
-      const int64_t depth = ceilDiv(valid, kernel.depth) * kernel.depth;
-      ours.assign(depth * kWordValues<T>, nothing.data());
+      ours.resize(count);
       theirs.assign(valid * kWordValues<T>, kZeros<T>);
       for (int64_t i = 0; i < count; ++i) {
         const Link& link = links[(begin + i) / g.n];
@@ -141,28 +146,15 @@ void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy
         ours[i] = dy + (n * g.oh * g.ow + link.y) * g.o + first;
         theirs[i] = x + (n * g.h * g.w + link.x) * g.c;
       }
-      if (along) {
-        for (int64_t i = 0; i < count; ++i) std::copy_n(ours[i], own, gathered.data() + i * own);
-        copyAcross(lines.data(), apart, gathered.data(), own, count, own, depth);
-      } else {
-        copyRows(lines.data(), apart, ours.data(), depth, own);
-      }
+      rows.read(ours);
       for (int64_t column = 0; column < g.c; column += kernel.columns) {
-        const int width = static_cast<int>(std::min<int64_t>(kernel.columns, g.c - column));
+        const int64_t width = std::min<int64_t>(kernel.columns, g.c - column);
         copyRows(panel.data(), kernel.columns, theirs.data(), valid, width);
         for (int64_t k = 0; k < valid; ++k)
           std::fill(panel.data() + k * kernel.columns + width, panel.data() + (k + 1) * kernel.columns, Word<T>{0});
-        std::fill(panel.data() + valid * kernel.columns, panel.data() + depth * kernel.columns, Word<T>{0});
+        std::fill(panel.data() + valid * kernel.columns, panel.data() + rows.depth() * kernel.columns, Word<T>{0});
         for (int64_t i = 0; i < count; ++i) theirs[i] += width;
-        const T* rows[kMaxTileRows];
-        A* outputs[kMaxTileRows];
-        const int32_t only = 0;
-        for (int64_t o = 0; o < own; o += kernel.rows) {
-          const int owned = static_cast<int>(std::min<int64_t>(kernel.rows, own - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + (along ? (o + i) * apart : o + i));
-          for (int i = 0; i < owned; ++i) outputs[i] = target + (o + i) * rowLength + column;
-          kernel.run({rows, 0, along ? 1 : apart, 1, &only, depth, panel.data(), outputs, owned, width, nullptr, begin > 0});
-        }
+        rows.multiply(panel.data(), width, target + column, rowLength, begin > 0);
       }
     }
   });

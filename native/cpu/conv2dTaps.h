@@ -6,7 +6,7 @@
 namespace densecl::cpu {
 
 // Whether so little of the windows lies inside that this takes less time than other ways do. By sizes of an image and a kernel alone, so
-// that what an image gives does not depend on the batch.
+// that what an image gives does not depend on the batch. Not where there is no window.
 bool tapsPay(const ConvGeometry& g);
 
 // Bias is of the channels of y, or null.

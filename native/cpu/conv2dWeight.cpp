@@ -4,7 +4,7 @@
 
 #include "conv2d.h"
 #include "conv2dTaps.h"
-#include "gemm.h"
+#include "gradientRows.h"
 
 namespace densecl::cpu {
 namespace {
@@ -77,10 +77,8 @@ class ColumnReader {
   std::vector<Run> runs_;
 };
 
-// Words of pixels in a block: a panel of them stays in the L1 cache, their lines of dy in the L2 cache.
+// Words of pixels in a block: a panel of them stays in the L1 cache, their rows of dy in the L2 cache.
 constexpr int64_t kBlockWords = 96;
-// Lines of dy are copied so far apart that those of a block do not drive each other out of the cache, and that a tile may read beyond.
-constexpr int64_t kApart = 16;
 
 // Words of pixels in a block of a kernel that reads rows along memory, of which so many channels of dy stay in the L2 cache: the longer,
 // the fewer passes over dw.
@@ -116,15 +114,13 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
   using A = Accumulator<T>;
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
   const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
-  const bool along = kernel.spaced > 1;  // rows of the kernel, channels of dy, along the pixels
   const int64_t panelCount = ceilDiv(columns, kernel.columns), groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
   const int64_t tiles = ceilDiv(g.o, kernel.rows);
-  const auto blockOf = [&](int64_t parts) { return (along ? blockWords(ceilDiv(g.o, parts)) : kBlockWords) * kWordValues<T>; };
+  const auto blockOf = [&](int64_t parts) { return (kernel.spaced > 1 ? blockWords(ceilDiv(g.o, parts)) : kBlockWords) * kWordValues<T>; };
   const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(1)), g.o);
   const int64_t parts = split.parts, block = blockOf(parts), words = block / kWordValues<T>, blocks = ceilDiv(pixels, block);
   const int64_t chunks = std::min(split.chunks, std::max<int64_t>(1, blocks));
   Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);
-  const int32_t tap = 0;
   parallelFor(chunks * parts * groups, [&](int64_t unit) {
     const int64_t chunk = unit / (parts * groups), part = unit / groups % parts, group = unit % groups;
     const int64_t firstPanel = panelCount * group / groups, lastPanel = panelCount * (group + 1) / groups;
@@ -132,40 +128,25 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
     const int64_t ownChannels = std::min(g.o, tiles * (part + 1) / parts * kernel.rows) - firstChannel;
     A* target = (chunks > 1 ? partial.data() + chunk * g.o * columns : dw) + firstChannel * columns;
     const TileRegisters registers(kernel);
-    const int64_t apart = along ? words + kApart : ownChannels + kApart;
-    UnitScratch<Word<T>> panel(words * kernel.columns),
-        lines(along ? ceilDiv(ownChannels, kernel.rows) * kernel.rows * apart : words * apart);
+    GradientRows<T> rows(kernel, ownChannels, words);
+    UnitScratch<Word<T>> panel(words * kernel.columns);
     UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
-    const T* rows[kMaxTileRows];
-    A* outputs[kMaxTileRows];
     std::vector<ColumnReader<T>> readers;
     for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);
     std::vector<typename ColumnReader<T>::Place> places;
     std::vector<const T*> sources;
-    const std::vector<T> nothing(ownChannels, T{0});
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
       const int64_t count = std::min(block, pixels - b * block), valid = ceilDiv(count, kWordValues<T>);
-      const int64_t depth = ceilDiv(valid, kernel.depth) * kernel.depth;
       ColumnReader<T>::placesOf(g, x, b * block, count, windows.data(), places);
-      const T* line = dy + b * block * g.o + firstChannel;
-      if (along)
-        copyAcross(lines.data(), apart, line, g.o, count, ownChannels, depth);
-      else
-        for (int64_t k = 0; k < depth; ++k, line += kWordValues<T> * g.o)
-          copyWords(lines.data() + k * apart, line, k * kWordValues<T> + 1 < count ? line + g.o : nothing.data(), ownChannels);
+      sources.resize(count);
+      for (int64_t i = 0; i < count; ++i) sources[i] = dy + (b * block + i) * g.o + firstChannel;
+      rows.read(sources);
       for (int64_t q = firstPanel; q < lastPanel; ++q) {
         const int64_t column = q * kernel.columns;
-        const int width = static_cast<int>(std::min<int64_t>(kernel.columns, columns - column));
         readers[q - firstPanel].read(places, sources, panel.data());
-        std::fill(panel.data() + valid * kernel.columns, panel.data() + depth * kernel.columns, Word<T>{0});
-        for (int64_t o = 0; o < ownChannels; o += kernel.rows) {
-          const int channels = static_cast<int>(std::min<int64_t>(kernel.rows, ownChannels - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.data() + (along ? (o + i) * apart : o + i));
-          for (int i = 0; i < channels; ++i) outputs[i] = target + (o + i) * columns + column;
-          kernel.run(
-              {rows, kernel.rows, along ? 1 : apart, 1, &tap, depth, panel.data(), outputs, channels, width, nullptr, b != firstBlock});
-        }
+        std::fill(panel.data() + valid * kernel.columns, panel.data() + rows.depth() * kernel.columns, Word<T>{0});
+        rows.multiply(panel.data(), std::min<int64_t>(kernel.columns, columns - column), target + column, columns, b != firstBlock);
       }
     }
   });

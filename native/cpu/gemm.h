@@ -57,11 +57,6 @@ struct Panels {
   Scratch<Word<T>> storage;
 };
 
-// out[i] = the word of a[i] and b[i], which values without a partner do not look at.
-INLINE void copyWords(float* out, const float* a, const float*, int64_t count) { std::copy_n(a, count, out); }
-INLINE void copyWords(double* out, const double* a, const double*, int64_t count) { std::copy_n(a, count, out); }
-INLINE void copyWords(uint32_t* out, const bf16* a, const bf16* b, int64_t count) { interleave(out, a, b, count); }
-
 // out[i * apart + j] = the word of sources[i][j], or of bf16 that of sources[2 * i][j] and sources[2 * i + 1][j], for j < length.
 template <class T>
 INLINE void copyRows(T* out, int64_t apart, const T* const* sources, int64_t rows, int64_t length) {
@@ -71,14 +66,14 @@ INLINE void copyRows(uint32_t* out, int64_t apart, const bf16* const* sources, i
   interleaveRows(out, apart, sources, rows, length);
 }
 
-// out[j * apart + i] = the words of rows i and i + 1 of in (count, columns), which begin `inApart` apart, and zeros up to `depth`.
+// The same across memory, out[j * apart + i]; of bf16 a multiple of 16 rows of words.
 template <class T>
-void copyAcross(T* out, int64_t apart, const T* in, int64_t inApart, int64_t count, int64_t columns, int64_t depth) {
-  for (int64_t j = 0; j < columns; ++j)
-    for (int64_t i = 0; i < depth; ++i) out[j * apart + i] = i < count ? in[i * inApart + j] : T{0};
+void copyAcross(T* out, int64_t apart, const T* const* sources, int64_t rows, int64_t length) {
+  for (int64_t j = 0; j < length; ++j)
+    for (int64_t i = 0; i < rows; ++i) out[j * apart + i] = sources[i][j];
 }
-inline void copyAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t inApart, int64_t count, int64_t columns, int64_t depth) {
-  interleaveAcross(out, apart, in, inApart, count, columns, depth);
+inline void copyAcross(uint32_t* out, int64_t apart, const bf16* const* sources, int64_t rows, int64_t length) {
+  interleaveAcross(out, apart, sources, rows, length);
 }
 
 // The partners of values behind the end.
@@ -170,6 +165,30 @@ UnitScratch<T> copyUneven(const Panels<T>& panels, std::vector<const T*>& table,
       table[i] = to;
     }
   return copies;
+}
+
+// Rows of words in memory that are evenly spaced, as are their words.
+template <class T>
+struct Lines {
+  const Word<T>* first;
+  int64_t apart, step, count, depth;
+};
+
+// out[i * outApart + j] = the sum along the depth of row i times column j of a panel, of which there are `columns`, or is increased by it.
+// Rows behind the last, up to a multiple of the kernel's, must be readable.
+template <class T, class Out>
+void multiplyLines(const TileKernel<T, Out>& kernel, const Lines<T>& lines, const Word<T>* panel, int64_t columns, Out* out,
+                   int64_t outApart, bool accumulate) {
+  const T* rows[kMaxTileRows];
+  Out* outputs[kMaxTileRows];
+  const int32_t tap = 0;
+  for (int64_t first = 0; first < lines.count; first += kernel.rows) {
+    const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, lines.count - first));
+    for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.first + (first + i) * lines.apart);
+    for (int i = 0; i < valid; ++i) outputs[i] = out + (first + i) * outApart;
+    kernel.run(
+        {rows, kernel.rows, lines.step, 1, &tap, lines.depth, panel, outputs, valid, static_cast<int>(columns), nullptr, accumulate});
+  }
 }
 
 // For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j], or the norm of it.

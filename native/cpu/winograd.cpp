@@ -315,7 +315,6 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
   const int64_t dyStride = f.o + kLanes;
   Scratch<float> v(kPoints * panels * part * width), d(kPoints * part * dyStride + kMaxTileRows), u(kPoints * f.o * f.c);
   const std::vector<float> zeros(std::max(f.c, f.o), 0.0f);
-  const int32_t tap = 0;
   for (int64_t start = 0; start < tiles.count; start += part) {
     const int64_t count = std::min(part, tiles.count - start);
     parallelRange(count, 8, [&](int64_t begin, int64_t end) {
@@ -329,19 +328,11 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
       }
     });
     parallelFor(kPoints * panels, [&](int64_t unit) {
-      const int64_t point = unit / panels, p = unit % panels;
-      const int columns = static_cast<int>(std::min(width, f.c - p * width));
-      const float* rows[kMaxTileRows];
-      float* outputs[kMaxTileRows];
+      const int64_t point = unit / panels, p = unit % panels, columns = std::min(width, f.c - p * width);
       for (int64_t k = 0; k < count; k += slice) {
         const float* panel = v.data() + (point * panels * part + p * part + k) * width;
-        for (int64_t o = 0; o < f.o; o += kernel.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, f.o - o));
-          for (int i = 0; i < kernel.rows; ++i) rows[i] = d.data() + (point * part + k) * dyStride + o + i;
-          for (int i = 0; i < valid; ++i) outputs[i] = u.data() + (point * f.o + o + i) * f.c + p * width;
-          kernel.run(
-              {rows, kernel.rows, dyStride, 1, &tap, std::min(slice, count - k), panel, outputs, valid, columns, nullptr, start + k > 0});
-        }
+        const Lines<float> lines{d.data() + (point * part + k) * dyStride, 1, dyStride, f.o, std::min(slice, count - k)};
+        multiplyLines(kernel, lines, panel, columns, u.data() + point * f.o * f.c + p * width, f.c, start + k > 0);
       }
     });
   }

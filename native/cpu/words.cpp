@@ -10,9 +10,6 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 
-SIMD(void, interleaveBits, (uint32_t* __restrict out, const uint16_t* a, const uint16_t* b, int64_t count), (out, a, b, count)) {
-  for (int64_t i = 0; i < count; ++i) out[i] = a[i] | static_cast<uint32_t>(b[i]) << 16;
-}
 SIMD(void, interleaveRowsOf, (uint32_t* __restrict out, int64_t apart, const uint16_t* const* rows, int64_t count, int64_t length),
      (out, apart, rows, count, length)) {
   for (int64_t i = 0; i < count; ++i, out += apart) {
@@ -66,12 +63,13 @@ SIMD(void, transposeBlock, (char* out, int64_t outApart, const char* in, int64_t
   for (int64_t i = 0; i < kLanes; ++i) *reinterpret_cast<Words*>(out + i * outApart) = row[i];
 }
 
-// 32 rows of 16 columns to 16 rows of 16 pairs.
-SIMD(void, interleaveBlock, (uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart), (out, apart, in, inApart)) {
+// 32 rows of 16 columns, from `column` on, to 16 rows of 16 pairs.
+SIMD(void, interleaveBlock, (uint32_t* out, int64_t apart, const uint16_t* const* rows, int64_t column), (out, apart, rows, column)) {
   Words row[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i, in += 2 * inApart) {
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const uint16_t *a = rows[2 * i] + column, *b = rows[2 * i + 1] + column;
     uint32_t words[kLanes];
-    for (int64_t l = 0; l < kLanes; ++l) words[l] = in[l] | static_cast<uint32_t>(in[inApart + l]) << 16;
+    for (int64_t l = 0; l < kLanes; ++l) words[l] = a[l] | static_cast<uint32_t>(b[l]) << 16;
     row[i] = *reinterpret_cast<const Words*>(words);
   }
   transpose(row);
@@ -83,41 +81,26 @@ void transposeBlock(char* out, int64_t outApart, const char* in, int64_t inApart
   for (int64_t i = 0; i < kLanes; ++i)
     for (int64_t j = 0; j < kLanes; ++j) std::memcpy(out + j * outApart + i * 4, in + i * inApart + j * 4, 4);
 }
-void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* in, int64_t inApart) {
-  for (int64_t i = 0; i < kLanes; ++i, in += 2 * inApart)
-    for (int64_t j = 0; j < kLanes; ++j) out[j * apart + i] = in[j] | static_cast<uint32_t>(in[inApart + j]) << 16;
+void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* const* rows, int64_t column) {
+  for (int64_t i = 0; i < kLanes; ++i)
+    for (int64_t j = 0; j < kLanes; ++j)
+      out[j * apart + i] = rows[2 * i][column + j] | static_cast<uint32_t>(rows[2 * i + 1][column + j]) << 16;
 }
 #endif
 
 }  // namespace
 
-void interleave(uint32_t* out, const bf16* a, const bf16* b, int64_t count) {
-  interleaveBits(out, reinterpret_cast<const uint16_t*>(a), reinterpret_cast<const uint16_t*>(b), count);
-}
-
 void interleaveRows(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length) {
   interleaveRowsOf(out, apart, reinterpret_cast<const uint16_t* const*>(rows), count, length);
 }
 
-void interleaveAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t inApart, int64_t rows, int64_t columns, int64_t depth) {
-  const uint16_t* bits = reinterpret_cast<const uint16_t*>(in);
-  const int64_t whole = columns / kLanes * kLanes;
-  for (int64_t k = 0; k < depth; k += kLanes)
-    for (int64_t j = 0; j < whole; j += kLanes) {
-      const uint16_t* from = bits + 2 * k * inApart + j;
-      if (2 * (k + kLanes) <= rows) {
-        interleaveBlock(out + j * apart + k, apart, from, inApart);
-        continue;
-      }
-      uint16_t padded[2 * kLanes * kLanes] = {};
-      for (int64_t i = 0; i < rows - 2 * k; ++i) std::copy_n(from + i * inApart, kLanes, padded + i * kLanes);
-      interleaveBlock(out + j * apart + k, apart, padded, kLanes);
-    }
-  for (int64_t j = whole; j < columns; ++j)
-    for (int64_t k = 0; k < depth; ++k) {
-      const uint32_t first = 2 * k < rows ? bits[2 * k * inApart + j] : 0, second = 2 * k + 1 < rows ? bits[(2 * k + 1) * inApart + j] : 0;
-      out[j * apart + k] = first | second << 16;
-    }
+void interleaveAcross(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length) {
+  const auto* bits = reinterpret_cast<const uint16_t* const*>(rows);
+  const int64_t whole = length / kLanes * kLanes;
+  for (int64_t i = 0; i < count; i += kLanes)
+    for (int64_t j = 0; j < whole; j += kLanes) interleaveBlock(out + j * apart + i, apart, bits + 2 * i, j);
+  for (int64_t j = whole; j < length; ++j)
+    for (int64_t i = 0; i < count; ++i) out[j * apart + i] = bits[2 * i][j] | static_cast<uint32_t>(bits[2 * i + 1][j]) << 16;
 }
 
 void transposeWords(void* out, int64_t outApart, const void* in, int64_t inApart) {

@@ -6,13 +6,10 @@
 
 namespace densecl::cpu {
 
-// out[i] holds a[i] in its lower and b[i] in its upper half.
-void interleave(uint32_t* out, const bf16* a, const bf16* b, int64_t count);
-// The same of rows 2 i and 2 i + 1 at out + i * apart.
+// out[i * apart + j] holds column j of row 2 i in its lower and that of row 2 i + 1 in its upper half, for i < count and j < length.
 void interleaveRows(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length);
-// The same of each column of a matrix (rows, columns) whose rows begin `inApart` values apart: the pair of rows 2 i and 2 i + 1 at
-// out[column * apart + i], with zeros up to `depth`, a multiple of 16.
-void interleaveAcross(uint32_t* out, int64_t apart, const bf16* in, int64_t inApart, int64_t rows, int64_t columns, int64_t depth);
+// The same across memory, out[j * apart + i], with `count` a multiple of 16.
+void interleaveAcross(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length);
 
 // out[j * outApart + i] = the word at in + i * inApart + j, for i and j below 16. Words need not be aligned; distances are in bytes.
 void transposeWords(void* out, int64_t outApart, const void* in, int64_t inApart);

@@ -11,7 +11,7 @@ import { conv2d } from '../../src/ops/conv2d.js'
 import { pad } from '../../src/ops/pad.js'
 import { slice } from '../../src/ops/slice.js'
 import { Random } from '../../src/tensor/random.js'
-import { scope, Tensor } from '../../src/tensor/tensor.js'
+import { accumulator, scope, Tensor } from '../../src/tensor/tensor.js'
 import { randomTensor } from '../support/gradients.js'
 import { suite } from '../support/suite.js'
 
@@ -137,41 +137,47 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
   )
 })
 
-test('padding is a border of zeros, also of maps so small that windows lie mostly in it: whole numbers exactly', () => {
-  const cases = fc.record({
-    dtype: fc.constantFrom('f32' as const, 'bf16' as const),
-    n: fc.constantFrom(1, 2, 3, 17, 150, 270),
-    side: fc.constantFrom([1, 1], [2, 2], [2, 3], [4, 4], [1, 6]),
-    channels: fc.constantFrom(16, 17, 40, 64, 130),
-    outs: fc.constantFrom(5, 16, 33, 64, 130),
-    kernel: fc.constantFrom(3, 5),
-    stride: fc.integer({ min: 1, max: 2 }),
-    dilation: fc.integer({ min: 1, max: 2 }),
-  })
+test('padding is a border of zeros, also where windows lie mostly in it: whole numbers exactly', () => {
+  const pairOf = (...values: number[]): fc.Arbitrary<[number, number]> => fc.tuple(fc.constantFrom(...values), fc.constantFrom(...values))
+  const cases = fc
+    .record({
+      dtype: fc.constantFrom('f32' as const, 'f64' as const, 'bf16' as const),
+      n: fc.constantFrom(1, 2, 3, 17, 150, 270),
+      side: fc.constantFrom<[number, number]>([1, 1], [2, 2], [2, 3], [4, 4], [1, 6], [23, 31]),
+      channels: fc.constantFrom(1, 16, 17, 40, 64, 130),
+      outs: fc.constantFrom(5, 16, 33, 64, 130),
+      kernel: pairOf(1, 2, 3, 5),
+      stride: pairOf(1, 2),
+      dilation: pairOf(1, 2, 8),
+      /** Beyond what keeps the size of a map. */
+      beyond: pairOf(0, 0, 3),
+      biased: fc.boolean(),
+    })
+    .filter(({ n, side, channels, outs }) => n * side[0] * side[1] * (channels + outs) < 6e5)
   fc.assert(
-    fc.property(cases, fc.integer(), ({ dtype, n, side, channels, outs, kernel, stride, dilation }, seed) => {
+    fc.property(cases, fc.integer(), ({ dtype, n, side, channels, outs, kernel, stride, dilation, beyond, biased }, seed) => {
       scope(() => {
         const random = new Random(seed)
         const whole = (shape: readonly number[]): Tensor =>
           Tensor.drawn(() => Float64Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.below(5) - 2), shape, dtype)
-        const [x, weight] = [whole([n, ...side, channels]), whole([outs, kernel, kernel, channels])]
-        const bias = whole([outs]).to('f32')
-        const padding = dilation * (kernel >> 1)
-        const border = [padding, padding] as const
+        const [x, weight] = [whole([n, ...side, channels]), whole([outs, ...kernel, channels])]
+        const bias = biased ? whole([outs]).to(accumulator(dtype)) : undefined
+        const padding = [0, 1].map((axis) => dilation[axis]! * (kernel[axis]! >> 1) + beyond[axis]!) as [number, number]
+        const border = padding.map((width) => [width, width] as const)
         let dy: Tensor | undefined
         const [inside, bordered] = [
           () => conv2d(x, weight, bias, { stride, dilation, padding }),
-          () => conv2d(pad(x, [[0, 0], border, border, [0, 0]]), weight, bias, { stride, dilation }),
+          () => conv2d(pad(x, [[0, 0], ...border, [0, 0]]), weight, bias, { stride, dilation }),
         ].map((convolve) => {
           const tape = new Tape().watch([x, weight])
           const y = tape.record(convolve)
           dy ??= whole(y.shape)
-          return [y, ...tape.backward(y, [x, weight], dy)].map((tensor) => Array.from(tensor.to('f32').data()))
+          return [y, ...tape.backward(y, [x, weight], dy)].map((tensor) => Array.from(tensor.to('f64').data()))
         })
         for (const [i, what] of ['y', 'dx', 'dweight'].entries()) assert.equal(inside![i], bordered![i], what)
       })
     }),
-    { numRuns: 40 },
+    { numRuns: 60 },
   )
 })
 
@@ -189,17 +195,18 @@ test('no image has a gradient of zero, also where transforms would be taken', ()
 })
 
 test('what an image gives does not depend, to the bit, on the others of its batch', () => {
-  for (const [dtype, side, channels] of [
-    ['f32', 2, 64],
-    ['f32', 7, 64],
-    ['bf16', 7, 928], // a panel of more than the cache keeps, and several blocks of rows
+  for (const [dtype, side, channels, dilation] of [
+    ['f32', 2, 64, 1],
+    ['f32', 7, 64, 1],
+    ['f32', 24, 17, 8], // an image that is split, as its taps lie far apart
+    ['bf16', 7, 928, 1], // a panel of more than the cache keeps, and several blocks of rows
   ] as const)
     scope(() => {
       const random = new Random(3)
       const weight = randomTensor(random, [64, 3, 3, channels], { dtype: 'f32' }).to(dtype)
       const [count, size] = [11, side * side * 64]
       const images = randomTensor(random, [count, side, side, channels], { dtype: 'f32' }).to(dtype)
-      const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: 1 }).data()
+      const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: dilation, dilation }).data()
       const all = of(images)
       for (const i of [0, 5, count - 1]) assert.equal(of(slice(images, [[i, i + 1]])), all.slice(i * size, (i + 1) * size))
     })

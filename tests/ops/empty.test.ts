@@ -20,6 +20,7 @@ import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('ops of nothing')
 const zeros = (...shape: number[]): Tensor => Tensor.zeros(shape)
+const windows = { strideH: 1, strideW: 1, paddingH: 0, paddingW: 0, dilationH: 1, dilationW: 1 }
 
 const refused: [string, RegExp, () => unknown][] = [
   ['conv2d without channels', /^conv2d: .*\[1,4,4,0\]/, () => conv2d(zeros(1, 4, 4, 0), zeros(2, 1, 1, 0), undefined, {})],
@@ -122,12 +123,23 @@ test('native ops refuse places that lie outside of their tensors', () => {
     )
     throwsError(() => runNative('binary', { y: zeros(), a: zeros(0), b: zeros() }, { kind: 0 }), 'SHAPE', /does not broadcast/)
     throwsError(() => runNative('scale', { y: zeros(2), x: zeros(2), factor: zeros(0) }, { number: 1 }), 'SHAPE', /factor of one element/)
-    const windows = { strideH: 1, strideW: 1, paddingH: 0, paddingW: 0, dilationH: 1, dilationW: 1, groups: 1 }
     throwsError(
-      () => runNative('groupedConv2d', { y: zeros(1, 4, 4, 2), x: zeros(1, 4, 4, 2), weight: zeros(2, 3, 3, 2) }, windows),
+      () =>
+        runNative('groupedConv2d', { y: zeros(1, 4, 4, 2), x: zeros(1, 4, 4, 2), weight: zeros(2, 3, 3, 2) }, { ...windows, groups: 1 }),
       'SHAPE',
       /groupedConv2d: expected y of 2x2 windows/,
     )
+  })
+})
+
+test('an image smaller than a kernel has no windows, and gives no gradients', () => {
+  scope(() => {
+    const [y, x, weight] = [zeros(2, 0, 0, 5), Tensor.full([2, 2, 2, 16], 7), Tensor.full([5, 3, 3, 16], 7)]
+    const numbers = { ...windows, tile: 0, tf32: false }
+    runNative('conv2d', { y, x, weight }, { ...numbers, relu: false })
+    runNative('conv2dBackwardInput', { dx: x, dy: y, weight }, numbers)
+    runNative('conv2dBackwardWeight', { dweight: weight, dy: y, x }, { ...numbers, relu: false, splits: 0 })
+    for (const gradient of [x, weight]) assert.ok(gradient.data().every((value) => value === 0))
   })
 })
 
