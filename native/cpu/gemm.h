@@ -35,6 +35,19 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Rows split into blocks that differ by one tile at most, so that threads get as much of them each.
+struct Blocks {
+  Blocks(int64_t rows, int64_t tileRows, int64_t parts)
+      : all(rows), tileRows(tileRows), tiles(ceilDiv(rows, tileRows)), count(std::min(parts, tiles)) {}
+  int64_t first(int64_t index) const { return tiles * index / count * tileRows; }
+  int64_t rows(int64_t index) const { return std::min(first(index + 1), all) - first(index); }
+  int64_t most() const { return ceilDiv(tiles, count) * tileRows; }
+  int64_t all, tileRows, tiles, count;
+};
+
+// Units that a product is split into for each thread, where it can be: the last to end keeps the others waiting.
+constexpr int64_t kUnitsPerThread = 8;
+
 // Packed weights: (ceil(columns / width), slabs, depth, width) words with the width of the tile's panels, filled with zeros beyond the
 // last column and value.
 template <class T>
@@ -207,16 +220,15 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
   // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors. What is too large to stay
   // comes again for every block: there blocks take more of the cache, so that it comes less often.
   const bool returns = std::min(tapsAtOnce, taps) * tapBytes > kPanelBytes;
-  const int64_t multiple = std::max(12, kernel.rows), blockBytes = (returns ? 768 : 192) * 1024;
+  const int64_t multiple = std::max(12, kernel.rows), blockBytes = (returns ? 768 : 384) * 1024;
   const int64_t fitting = blockBytes / (panels.depth * static_cast<int64_t>(sizeof(Word<T>))) / multiple * multiple;
   const int64_t parts = ceilDiv(count, std::clamp<int64_t>(fitting, 2 * multiple, returns ? 192 : 96));
-  const int64_t block = ceilDiv(ceilDiv(count, parts), kernel.rows) * kernel.rows, blocks = ceilDiv(count, block);
-  const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
-  parallelFor(blocks * groups, [&](int64_t unit) {
+  const Blocks blocks(count, kernel.rows, parts);
+  const int64_t groups = std::clamp<int64_t>(ceilDiv(kUnitsPerThread * threads(), blocks.count), 1, panels.count);
+  parallelFor(blocks.count * groups, [&](int64_t unit) {
     const TileRegisters registers(kernel);
     // Consecutive units share a panel group, so that large weights are read once per group, not once per block.
-    const int64_t first = (unit % blocks) * block, group = unit / blocks;
-    const int64_t rows = std::min(block, count - first);
+    const int64_t index = unit % blocks.count, first = blocks.first(index), rows = blocks.rows(index), group = unit / blocks.count;
     const int64_t stride = ceilDiv(rows, kernel.rows) * kernel.rows;
     std::vector<const T*> table(stride * taps);
     const UnitScratch<T> scratch(scratchPerRow == 0 ? 0 : rows * scratchPerRow + 64 / sizeof(T));
@@ -259,7 +271,11 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
           for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
           if (call.residual != nullptr)
             for (int r = 0; r < call.validRows; ++r) residual[r] = norm->residual + (shifted[r] - norm->y);
-          if (taps == panels.slabs) call.fetchBehind(panels.width, i / kernel.rows, stride / kernel.rows);
+          if (taps == panels.slabs) {
+            // A panel that is a group passes through the blocks of consecutive units before the next is needed.
+            const int64_t tiles = groups == panels.count ? blocks.tiles : stride / kernel.rows;
+            call.fetchBehind(panels.width, (groups == panels.count ? first + i : i) / kernel.rows, tiles);
+          }
           kernel.run(call);
         }
       }

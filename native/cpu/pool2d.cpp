@@ -46,12 +46,12 @@ struct Pool {
                    windowsAlong(x.in, x.kernel, x.stride, x.padding));
   }
 
-  // body(output pixel, window of rows, window of columns, image) for the outputs of one image
+  // body(output pixel, window of rows, window of columns) for the outputs of a row, those of all images being counted through
   template <class F>
-  void forEach(int64_t image, F body) const {
-    for (int64_t i = 0; i < y.out; ++i)
-      for (int64_t j = 0; j < x.out; ++j) body((image * y.out + i) * x.out + j, y.window(i), x.window(j), image);
+  void forRow(int64_t row, F body) const {
+    for (int64_t j = 0; j < x.out; ++j) body(row * x.out + j, y.window(row % y.out), x.window(j));
   }
+  int64_t rows() const { return n * y.out; }
   int64_t pixel(int64_t image, int64_t i, int64_t j) const { return (image * y.in + i) * x.in + j; }
 };
 
@@ -92,9 +92,10 @@ void maxPool2d(const Call& call) {
   dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulator<T>;
-    parallelFor(pool.n, [&](int64_t image) {
+    parallelFor(pool.rows(), [&](int64_t row) {
+      const int64_t image = row / pool.y.out;
       std::vector<A> best(pool.c);
-      pool.forEach(image, [&](int64_t o, Window rows, Window columns, int64_t) {
+      pool.forRow(row, [&](int64_t o, Window rows, Window columns) {
         int32_t* at = index.data<int32_t>() + o * pool.c;
         std::fill(best.begin(), best.end(), -std::numeric_limits<A>::infinity());
         std::fill_n(at, pool.c, static_cast<int32_t>(rows.begin * pool.x.in + columns.begin));
@@ -138,8 +139,9 @@ void avgPool2d(const Call& call) {
   const bool countPadding = call.flag(Names::countPadding);
   dispatchFloat(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    parallelFor(pool.n, [&](int64_t image) {
-      pool.forEach(image, [&](int64_t o, Window rows, Window columns, int64_t) {
+    parallelFor(pool.rows(), [&](int64_t row) {
+      const int64_t image = row / pool.y.out;
+      pool.forRow(row, [&](int64_t o, Window rows, Window columns) {
         T* out = y.data<T>() + o * pool.c;
         std::fill_n(out, pool.c, T{0});
         for (int64_t i = rows.begin; i < rows.end; ++i)
@@ -164,7 +166,7 @@ void avgPool2dBackward(const Call& call) {
     using T = decltype(zero);
     parallelFor(pool.n, [&](int64_t image) {
       std::fill_n(dx.data<T>() + pool.pixel(image, 0, 0) * pool.c, pool.y.in * pool.x.in * pool.c, T{0});
-      pool.forEach(image, [&](int64_t o, Window rows, Window columns, int64_t) {
+      const auto spread = [&](int64_t o, Window rows, Window columns) {
         const T* in = dy.data<T>() + o * pool.c;
         const int64_t count = countPadding ? rows.full * columns.full : (rows.end - rows.begin) * (columns.end - columns.begin);
         const T scale = T{1} / static_cast<T>(count);
@@ -173,7 +175,8 @@ void avgPool2dBackward(const Call& call) {
             T* out = dx.data<T>() + pool.pixel(image, i, j) * pool.c;
             for (int64_t c = 0; c < pool.c; ++c) out[c] += in[c] * scale;
           }
-      });
+      };
+      for (int64_t i = 0; i < pool.y.out; ++i) pool.forRow(image * pool.y.out + i, spread);
     });
   });
 }

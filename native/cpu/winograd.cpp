@@ -252,12 +252,15 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
   const TileKernel<float>& kernel = panels.kernel;
   // The transformed tiles of a block stay in the L2 cache while panels pass.
   const int64_t fitting = std::clamp<int64_t>(int64_t{384} * 1024 / (kPoints * f.c * 4) / 12 * 12, 24, 96);
-  const int64_t blocks = ceilDiv(tiles.count, fitting), block = ceilDiv(ceilDiv(tiles.count, blocks), kernel.rows) * kernel.rows;
-  const int64_t groups = std::clamp<int64_t>(ceilDiv(8 * threads(), blocks), 1, panels.count);
+  // Where panels are few there are more blocks, of some tiles each.
+  constexpr int64_t fewest = 24;
+  const int64_t parts = std::max(ceilDiv(tiles.count, fitting),
+                                 std::min(ceilDiv(kUnitsPerThread * threads(), panels.count), tiles.count / fewest));
+  const Blocks blocks(tiles.count, kernel.rows, parts);
+  const int64_t block = blocks.most(), groups = std::clamp<int64_t>(ceilDiv(kUnitsPerThread * threads(), blocks.count), 1, panels.count);
   const std::vector<float> zeros(f.c, 0.0f);
-  parallelFor(blocks * groups, [&](int64_t unit) {
-    const int64_t first = unit % blocks * block, group = unit / blocks, count = std::min(block, tiles.count - first);
-    if (count <= 0) return;
+  parallelFor(blocks.count * groups, [&](int64_t unit) {
+    const int64_t index = unit % blocks.count, first = blocks.first(index), count = blocks.rows(index), group = unit / blocks.count;
     UnitScratch<float> v(kPoints * block * f.c), m(kPoints * block * panels.width), outside(panels.width);
     const float* inputs[kPoints];
     for (int64_t i = 0; i < count; ++i) {
