@@ -254,8 +254,8 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
   const int64_t fitting = std::clamp<int64_t>(int64_t{384} * 1024 / (kPoints * f.c * 4) / 12 * 12, 24, 96);
   // Where panels are few there are more blocks, of some tiles each.
   constexpr int64_t fewest = 24;
-  const int64_t parts = std::max(ceilDiv(tiles.count, fitting),
-                                 std::min(ceilDiv(kUnitsPerThread * threads(), panels.count), tiles.count / fewest));
+  const int64_t parts =
+      std::max(ceilDiv(tiles.count, fitting), std::min(ceilDiv(kUnitsPerThread * threads(), panels.count), tiles.count / fewest));
   const Blocks blocks(tiles.count, kernel.rows, parts);
   const int64_t block = blocks.most(), groups = std::clamp<int64_t>(ceilDiv(kUnitsPerThread * threads(), blocks.count), 1, panels.count);
   const std::vector<float> zeros(f.c, 0.0f);

@@ -80,7 +80,7 @@ export async function openLogTo(wanted: string | null): Promise<LogTo | undefine
   }
   return fail(
     'CONFIG',
-    `${called('logTo')} is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for MLflow ` +
-      'and one for Weights & Biases)',
+    `${called('logTo')} is ${wanted}: expected a .jsonl or .csv file, or the path of a JavaScript module (examples/logTo has one for ` +
+      'MLflow and one for Weights & Biases)',
   )
 }

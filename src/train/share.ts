@@ -54,8 +54,8 @@ export function checkShare(
   if (normGroups % size !== 0)
     fail(
       'CONFIG',
-      `${called('normGroups')} is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics are ` +
-        `of one process (--norm-groups ${size * Math.max(1, Math.round(normGroups / size))})`,
+      `${called('normGroups')} is ${normGroups} but there are ${size} processes: expected a multiple of ${size}, since batch statistics ` +
+        `are of one process (--norm-groups ${size * Math.max(1, Math.round(normGroups / size))})`,
     )
   if (deviceTraits(device).kind !== deviceTraits(shared).kind)
     fail('CONFIG', `${called('device')} is ${wanted}: expected ${shared}, by which these ${size} processes exchange tensors`)
