@@ -15,6 +15,7 @@ import { concat } from '../../src/ops/concat.js'
 import { adaptiveAvgPool2d } from '../../src/ops/pool2d.js'
 import { Random } from '../../src/tensor/random.js'
 import { Tensor } from '../../src/tensor/tensor.js'
+import { pretrainSmall } from '../support/smallRun.js'
 import { rejectsError, runCli, suite, withFolder } from '../support/suite.js'
 
 const test = suite('correspondence')
@@ -118,20 +119,7 @@ test('one image of ten pixels is scored; views that never meet are an error', as
 
 test('the command: a table for each size, random weights beside it, and what cannot be understood', async () => {
   await withFolder((folder) => {
-    const out = join(folder, 'run')
-    const small = [
-      'data=scenes:40',
-      'knnData=scenes:20',
-      'imageSize=32',
-      'batchSize=8',
-      'epochs=1',
-      'depth=18',
-      'baseChannels=4',
-      'queueLength=20',
-      'workers=1',
-    ]
-    assert.is(runCli(['pretrain', '--out', out, ...small]).code, 0)
-    const weights = join(out, 'backbone.safetensors')
+    const weights = pretrainSmall(join(folder, 'run'))
     const { code, out: text } = runCli(['eval', 'correspondence', weights, '--data', 'scenes:20', '--image-size', '32,64', '--json'])
     assert.is(code, 0)
     const { scored, images } = JSON.parse(text) as {

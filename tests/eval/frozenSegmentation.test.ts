@@ -19,6 +19,7 @@ import { checkFrozenMemory } from '../../src/eval/frozenMemory.js'
 import { type FrozenScores, frozenSegmentation } from '../../src/eval/frozenSegmentation.js'
 import { Random } from '../../src/tensor/random.js'
 import { Colours } from '../support/colours.js'
+import { pretrainSmall } from '../support/smallRun.js'
 import { rejectsError, runCli, suite, throwsError, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
@@ -141,19 +142,7 @@ test('both ways are the mean of one way and the other, where windows are whole p
 test('the command prints a row for each map and one for its places; windows without a label are an error', async () => {
   await withFolder(async (folder) => {
     writeVocTree(folder, { train: 6, val: 4 })
-    const weights = join(folder, 'w', 'backbone.safetensors')
-    const small = [
-      'data=scenes:40',
-      'knnData=scenes:20',
-      'imageSize=32',
-      'batchSize=8',
-      'epochs=1',
-      'depth=18',
-      'baseChannels=4',
-      'queueLength=16',
-      'workers=1',
-    ]
-    assert.is(runCli(['pretrain', '--out', join(folder, 'w'), ...small]).code, 0)
+    const weights = pretrainSmall(join(folder, 'w'))
     const { code, out, err } = runCli([
       'eval',
       'segmentation',
