@@ -1,4 +1,4 @@
-// What the kernels of infoNce share (losses.cu has the notes): the part of the work that a block has, and what it leaves.
+// What the kernels of infoNce share (infoNce.cu has the notes): the part of the work that a block has, and what it leaves.
 #pragma once
 #include "runtime.h"
 

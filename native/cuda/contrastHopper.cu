@@ -1,4 +1,4 @@
-// infoNce on Hopper (losses.cu has the notes): two warpgroups of 64 queries each pass over tiles of 128 keys that bulk copies bring.
+// infoNce on Hopper (infoNce.cu has the notes): two warpgroups of 64 queries each pass over tiles of 128 keys that bulk copies bring.
 // A tile serves as keys of the first product and as values of the second, whose left operand, the probabilities, stays in registers
 // (J. Shah et al., FlashAttention-3, arXiv:2407.08608). While one warpgroup computes exponentials the other multiplies.
 #include "contrast.cuh"
