@@ -7,11 +7,11 @@
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../core/signals.h"
-#include "../cpu/augment.h"
 #include "../cpu/isa.h"
-#include "../jpeg/decode.h"
+#include "calls.h"
 #include "collectives.h"
 #include "handles.h"
+#include "images.h"
 #include "steps.h"
 #include "values.h"
 #if defined(DENSECL_SIMT)
@@ -26,25 +26,6 @@ namespace densecl {
 namespace {
 
 constexpr double kMaxThreads = 1024;
-constexpr double kMostJpegPixels = 65535;  // of a side
-constexpr double kMostViewFloats = 2147483647;
-
-// Takes values off an array that JavaScript made.
-struct Reader {
-  const double* at;
-  size_t left;
-  const char* op;
-
-  double next() {
-    REQUIRE(left > 0, "INTERNAL", std::string(op) + ": fewer values than its row of ops.def declares");
-    --left;
-    return *at++;
-  }
-  template <class Add>
-  void read(bool isList, Add add) {
-    for (double count = isList ? next() : 1; count > 0; --count) add(next());
-  }
-};
 
 class Addon : public Napi::Addon<Addon> {
  public:
@@ -211,74 +192,9 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
 
-  // run(index, handles (NaN for an absent one): Float64Array, numbers: Float64Array), parameters in the order of ops.def, in front of
-  // those of a list their count.
-  Napi::Value run(const Napi::CallbackInfo& info) {
-    const auto index = static_cast<size_t>(integerOf(info[0], "an op's number", 0, static_cast<double>(signatures().size()) - 1));
-    const Signature& signature = signatures()[index];
-    const auto handles = numbersOf(info[1]), numbers = numbersOf(info[2]);
-    Call call{signature.name, static_cast<int>(index), {}, {}, {}, {}};
-    Reader tensorReader{handles.first, handles.second, signature.name}, numberReader{numbers.first, numbers.second, signature.name};
-    call.tensors.reserve(handles.second);
-    const auto addTensor = [&](double handle) { call.tensors.push_back(handle != handle ? nullptr : &handles_.get(handle, call.op)); };
-    const auto addNumber = [&](double number) { call.numbers.push_back(number); };
-    for (const TensorParameter& parameter : signature.tensors) {
-      call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
-      tensorReader.read(parameter.presence == Presence::list || parameter.presence == Presence::optionalList, addTensor);
-    }
-    for (const NumberParameter& parameter : signature.numbers) {
-      call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
-      numberReader.read(parameter.kind == NumberKind::integers, addNumber);
-    }
-    REQUIRE(tensorReader.left == 0 && numberReader.left == 0, "INTERNAL", std::string(call.op) + ": more than its row of ops.def declares");
-    call.firstTensor.push_back(static_cast<uint32_t>(call.tensors.size()));
-    call.firstNumber.push_back(static_cast<uint32_t>(call.numbers.size()));
-    Device* device = nullptr;
-    for (const Tensor* tensor : call.tensors) {
-      if (tensor == nullptr) continue;
-      if (device == nullptr) device = &tensor->storage->device;
-      REQUIRE(device == &tensor->storage->device, "DEVICE",
-              std::string(call.op) + ": expected all tensors on one device but received " + device->name + " and " +
-                  tensor->storage->device.name + " (" + describe(*tensor) + ")");
-    }
-    REQUIRE(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
-    signature.check(call);
-    for (size_t p = 0; p < signature.tensors.size(); ++p)
-      if (signature.tensors[p].mayBeWritten())
-        for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k)
-          if (call.tensors[k] != nullptr) call.tensors[k]->storage->written();
-    device->run(index, call);
-    return info.Env().Undefined();
-  }
-
-  // The formulas of maps.def in their order, each after the op that is called with its place.
-  Napi::Value formulas(const Napi::CallbackInfo& info) {
-    static const char* const names[] = {
-#define BINARY(name, value) "binary " #name,
-#define COMPARISON(name, value) "compare " #name,
-#define UNARY(name, value, derivative) "unary " #name,
-#include "../core/maps.def"
-    };
-    Napi::Array all = Napi::Array::New(info.Env());
-    for (const char* name : names) all.Set(all.Length(), name);
-    return all;
-  }
-
-  // Every op as scripts/nativeOps.mjs writes it: name(tensors)(numbers).
-  Napi::Value opSignatures(const Napi::CallbackInfo& info) {
-    Napi::Array all = Napi::Array::New(info.Env(), signatures().size());
-    for (uint32_t i = 0; i < signatures().size(); ++i) {
-      const Signature& signature = signatures()[i];
-      std::string text = std::string(signature.name) + "(";
-      const auto join = [&](const char* name, const char* kind) { text += (text.back() == '(' ? "" : ",") + std::string(name) + kind; };
-      const char* const presences[] = {"", "?", "*", "?*"};
-      for (const TensorParameter& parameter : signature.tensors) join(parameter.name, presences[static_cast<int>(parameter.presence)]);
-      text += ")(";
-      for (const NumberParameter& parameter : signature.numbers) join(parameter.name, parameter.kind == NumberKind::integers ? "*" : "");
-      all.Set(i, text + ")");
-    }
-    return all;
-  }
+  Napi::Value run(const Napi::CallbackInfo& info) { return runOp(info, handles_); }
+  Napi::Value formulas(const Napi::CallbackInfo& info) { return listFormulas(info.Env()); }
+  Napi::Value opSignatures(const Napi::CallbackInfo& info) { return listSignatures(info.Env()); }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
     const MemoryStats stats = deviceOf(info[0]).allocator.stats();
@@ -425,41 +341,8 @@ class Addon : public Napi::Addon<Addon> {
     return result;
   }
 
-  // decodeJpeg(bytes, [width, height] of the image, denominator, [x, y, width, height] of the reduced image, out)
-  Napi::Value decodeJpeg(const Napi::CallbackInfo& info) {
-    const auto numbers = [](const Napi::Value& value, uint32_t* to, uint32_t count) {
-      const Napi::Array array = value.As<Napi::Array>();
-      for (uint32_t i = 0; i < count; ++i) to[i] = static_cast<uint32_t>(integerOf(array.Get(i), "a size of a JPEG", 0, kMostJpegPixels));
-    };
-    uint32_t size[2], part[4];
-    numbers(info[1], size, 2);
-    numbers(info[3], part, 4);
-    const auto denominator = static_cast<uint32_t>(integerOf(info[2], "the denominator of a JPEG's size", 1, 8));
-    const auto bytes = bytesOf(info[0]), out = bytesOf(info[4]);
-    const auto reduced = [&](uint32_t length) { return (length + denominator - 1) / denominator; };
-    REQUIRE((denominator & (denominator - 1)) == 0, "ARGUMENT", "decodeJpeg: expected a denominator of 1, 2, 4 or 8");
-    REQUIRE(part[2] > 0 && part[3] > 0 && part[0] + part[2] <= reduced(size[0]) && part[1] + part[3] <= reduced(size[1]), "ARGUMENT",
-            "decodeJpeg: expected a part of the image");
-    REQUIRE(out.second == size_t{3} * part[2] * part[3], "SHAPE", "decodeJpeg: expected 3 bytes for each pixel of the part");
-    jpeg::decode(static_cast<const uint8_t*>(bytes.first), bytes.second, size[0], size[1], static_cast<int>(denominator),
-                 {part[0], part[1], part[2], part[3]}, static_cast<uint8_t*>(out.first));
-    return info.Env().Undefined();
-  }
-
-  // renderView(out, [height, width] of the view, pixels, row of the table of the op augment)
-  Napi::Value renderView(const Napi::CallbackInfo& info) {
-    const Napi::Array array = info[1].As<Napi::Array>();
-    const auto side = [&](uint32_t i) { return static_cast<int>(integerOf(array.Get(i), "a side of a view", 1, kMostViewFloats)); };
-    const int height = side(0), width = side(1);
-    const auto out = bytesOf(info[0]), pixels = bytesOf(info[2]);
-    const auto row = numbersOf(info[3]);
-    const double floats = 3.0 * height * width;
-    REQUIRE(floats <= kMostViewFloats && static_cast<double>(out.second) == floats * sizeof(float), "SHAPE",
-            "renderView: expected 3 floats for each pixel of the view, fewer than 2^31");
-    REQUIRE(row.second == cpu::kViewNumbers, "SHAPE", "renderView: expected a row of " + std::to_string(cpu::kViewNumbers) + " numbers");
-    cpu::renderView(static_cast<float*>(out.first), 0, height, width, static_cast<const uint8_t*>(pixels.first), pixels.second, row.first);
-    return info.Env().Undefined();
-  }
+  Napi::Value decodeJpeg(const Napi::CallbackInfo& info) { return densecl::decodeJpeg(info); }
+  Napi::Value renderView(const Napi::CallbackInfo& info) { return densecl::renderView(info); }
 
   // recordEvent(device) -> event; elapsed(device, from, to) -> milliseconds
   Napi::Value recordEvent(const Napi::CallbackInfo& info) {
