@@ -2,7 +2,8 @@
 import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { simulatedDevice } from '../bench/step/calls.js'
-import { Machine } from '../bench/step/predict.js'
+import { Machine } from '../bench/step/machine.js'
+import { costsOf } from '../bench/step/predict.js'
 import { type CollectiveCall, sharedStep } from '../bench/step/processes.js'
 import { type Cargo, type Network, networks, scaledStep, type ScaledStep } from '../bench/step/scale.js'
 import { withSimulation } from './benchStep.js'
@@ -53,7 +54,7 @@ function rowsOf(batch: number): ScaleRow[] {
     const machine = new Machine(gpus[gpu]!, 'now')
     const timed = steps.map(({ calls, ...step }) => ({
       ...step,
-      times: calls.map((call) => machine.costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)),
+      times: calls.map((call) => costsOf(machine, call).reduce((sum, { microseconds }) => sum + microseconds, 0)),
     }))
     const alone = timed[0]!.times.reduce((sum, time) => sum + time, 0) / 1e3
     return timed.flatMap(({ count, collectives, times }) =>

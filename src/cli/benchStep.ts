@@ -7,7 +7,8 @@ import { constants } from '../bench/constants.js'
 import { gpus } from '../bench/model.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { detectionCalls, simulatedDevice, stepCalls } from '../bench/step/calls.js'
-import { type Cost, Machine, stepTimes } from '../bench/step/predict.js'
+import { type Cost, Machine } from '../bench/step/machine.js'
+import { costsOf, stepTimes } from '../bench/step/predict.js'
 import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
@@ -63,7 +64,7 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   const names = Object.keys(gpus)
   const costs = names.map((name) => {
     const machine = new Machine(gpus[name]!, kernels)
-    return calls.flatMap((call) => machine.costs(call))
+    return calls.flatMap((call) => costsOf(machine, call))
   })
   const times = costs.map(stepTimes)
   const predicted = Object.fromEntries(names.map((name, i) => [name, times[i]!]))

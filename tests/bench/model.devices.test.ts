@@ -4,7 +4,8 @@ import * as assert from 'uvu/assert'
 
 import { gpus, splitsOf, tiles } from '../../src/bench/model.js'
 import { bytesOf, type Call, detectionCalls, stepCalls } from '../../src/bench/step/calls.js'
-import { Machine, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
+import { Machine } from '../../src/bench/step/machine.js'
+import { costsOf, type StepTimes, stepTimes } from '../../src/bench/step/predict.js'
 import type { DetectorForm } from '../../src/detection/detector.js'
 import { pointwiseWindows } from '../../src/ops/tuning.js'
 import { native, runNative } from '../../src/tensor/native.js'
@@ -89,7 +90,7 @@ testWhere(
     const bytes = (of: readonly Call[]): number => of.reduce((sum, call) => sum + bytesOf(call), 0)
     assert.ok(bytes(three) > bytes(two))
     for (const gpu of Object.values(gpus)) {
-      const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => new Machine(gpu, 'now').costs(call))).milliseconds
+      const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => costsOf(new Machine(gpu, 'now'), call))).milliseconds
       assert.ok(time(calls(64)) > time(two))
     }
   },
@@ -118,7 +119,7 @@ function checkDetectionCalls(form: DetectorForm): void {
     one.map(({ op }) => op).filter((op) => op !== 'fill'),
   )
   const machine = new Machine(gpus.H100!, 'now')
-  const [short, long] = [one, two].map((calls) => stepTimes(calls.flatMap((call) => machine.costs(call))).milliseconds)
+  const [short, long] = [one, two].map((calls) => stepTimes(calls.flatMap((call) => costsOf(machine, call))).milliseconds)
   assert.ok(long! > 1.5 * short! && long! < 2.1 * short!, `${short} ms, then ${long} ms`)
 }
 

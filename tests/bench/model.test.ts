@@ -10,7 +10,8 @@ import { type Constant, type ConstantName, constants, constantsOf } from '../../
 import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../src/bench/model.js'
 import { readCodeTable } from '../../src/bench/code/table.js'
 import { type Call, callOf, type CallTensor } from '../../src/bench/step/calls.js'
-import { Machine, stepTimes } from '../../src/bench/step/predict.js'
+import { Machine } from '../../src/bench/step/machine.js'
+import { costsOf, stepTimes } from '../../src/bench/step/predict.js'
 import { tune } from '../../src/cli/benchTune.js'
 import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
 import { packageRoot } from '../../src/tensor/addon.js'
@@ -167,7 +168,7 @@ test('no launch takes less than its bytes, its operations and its ramp; more ban
       (calls, gpu, state, factor) => {
         const [machine, better] = [new Machine(gpu, state), new Machine(faster(gpu, factor), state)]
         for (const call of calls) {
-          const [costs, sooner] = [machine.costs(call), better.costs(call)]
+          const [costs, sooner] = [costsOf(machine, call), costsOf(better, call)]
           assert.ok(costs.length > 0)
           for (const [i, cost] of costs.entries()) {
             const { kernel, microseconds, floor, launches, bytes, operations } = cost
@@ -177,7 +178,7 @@ test('no launch takes less than its bytes, its operations and its ramp; more ban
             assert.ok(sooner[i]!.microseconds <= microseconds + 1e-9, `${kernel} takes longer with more bandwidth`)
           }
         }
-        const all = calls.flatMap((call) => machine.costs(call))
+        const all = calls.flatMap((call) => costsOf(machine, call))
         const sum = all.reduce((total, { microseconds }) => total + microseconds / 1e3, 0)
         assert.ok(Math.abs(stepTimes(all).milliseconds - sum) < 1e-6 * sum)
       },
@@ -209,7 +210,7 @@ test('kernels as they are take no longer than before, and each repair shows wher
     { ...plain, strideH: 1, strideW: 1, paddingH: 1, paddingW: 1, splits: 0 },
   )
   const time = (call: Call, state: 'now' | 'before', overrides: Partial<Record<ConstantName, number>> = {}): number =>
-    new Machine(gpu, state, overrides).costs(call).reduce((sum, { microseconds }) => sum + microseconds, 0)
+    costsOf(new Machine(gpu, state, overrides), call).reduce((sum, { microseconds }) => sum + microseconds, 0)
   for (const call of [stem, norm, weight]) assert.ok(time(call, 'now') < time(call, 'before') / 2)
   // Each alone.
   const was = constantsOf('before')

@@ -185,6 +185,9 @@ function again({ op, tensors: { statistics, sums, dx, dz } }: Call): string[] {
   return op === 'sgd' ? ['parameters', 'momenta', 'averages'] : [] // they are read and written
 }
 
+/** The tensors of a call, of which those that are read are there. */
+export const operandsOf = ({ tensors }: Call): Record<string, CallTensor> => tensors as Record<string, CallTensor>
+
 /** The bytes of tensors and lists of a call. */
 export const bytesAt = ({ tensors, lists }: Call, ...names: string[]): number =>
   names.flatMap((name) => lists[name] ?? [tensors[name]]).reduce((sum, tensor) => sum + (tensor?.bytes ?? 0), 0)
