@@ -159,7 +159,8 @@ std::mutex openMutex;
 std::atomic<Comm*> opened{nullptr};
 std::atomic<bool> closed{false};
 
-Comm& open(const std::function<std::unique_ptr<Comm>()>& make) {
+// The form for the CPU alone has nothing to open.
+[[maybe_unused]] Comm& open(const std::function<std::unique_ptr<Comm>()>& make) {
   const std::lock_guard<std::mutex> lock(openMutex);
   REQUIRE(!closed, "COMM", "the communication of this process has ended: it cannot be opened again");
   if (opened == nullptr) opened = make().release();
