@@ -15,7 +15,7 @@ import { Loader } from '../../src/data/loader.js'
 import { orderedBatches } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
 import { TarWriter } from '../../src/data/tar.js'
-import { writeRows } from './rows.js'
+import { writeRows } from '../../src/bench/madeRows.js'
 
 const whole = { type: 'string' } as const
 const options = {

@@ -12,6 +12,7 @@ import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { benchCode } from './benchCode.js'
 import { benchData, dataLine } from './benchData.js'
+import { benchGrowth, growthHelp } from './benchGrowth.js'
 import { benchScale, mostImages } from './benchScale.js'
 import { benchStep } from './benchStep.js'
 import { saveTable, tune, tuneLine } from './benchTune.js'
@@ -27,7 +28,7 @@ export const register: Register = (program, done) => {
       '[ops...]',
       `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of ` +
         'convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model; ' +
-        'scale, for what one takes on up to 512 of them',
+        'scale, for what one takes on up to 512 of them; growth, for how time and memory grow with work',
     )
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
@@ -47,11 +48,14 @@ export const register: Register = (program, done) => {
     .optionsGroup('bench step:')
     .option('--step <name>', 'densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
     .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
+    .optionsGroup('bench growth:')
+    .option('--most <size>', 'leaves larger sizes out')
     .optionsGroup('bench data:')
     .option('--data <source>', 'anything that pretrain --data takes', 'scenes')
     .option('--image-size <pixels>', 'side of the views', '224')
     .option('--workers <counts>', 'numbers of worker threads to try, 0 is what training takes', '0')
     .option('--seconds <time>', 'how long each is measured', '10')
+    .addHelpText('after', `\nAxes of bench growth, and their sizes:${growthHelp}`)
     .addHelpText(
       'after',
       examples([
@@ -63,6 +67,7 @@ export const register: Register = (program, done) => {
         ['densecl bench code --compare bench/results/code-sm_90a.json', 'what grew; exit code 1 where a loop doubled'],
         ['densecl bench step', 'milliseconds by kernel for A100, H100 and H200, predicted'],
         ['densecl bench scale --batch 64', 'a step of 64 images a GPU on 1, 8, 64 and 512 GPUs, predicted'],
+        ['densecl bench growth rows start --most 100000', 'opening a list and starting a run, by the images of the list'],
         ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
@@ -114,6 +119,11 @@ export const register: Register = (program, done) => {
           done(benchStep(ops.slice(1), { batch, step, kernels, json: flags.json === true, layer, save }))
           return
         }
+        if (ops[0] === 'growth') {
+          const most = flags.most === undefined ? Infinity : numberFlag('most', flags.most, { least: 1, whole: true })
+          done(benchGrowth(ops.slice(1), { most, json: flags.json === true, save: flags.save }))
+          return
+        }
         if (ops.includes('scale')) {
           if (ops.length > 1) fail('CONFIG', `bench scale: expected no other op beside scale but received ${ops.join(' ')}`)
           const batch =
@@ -151,6 +161,7 @@ interface Flags {
   kernels: string
   step: string
   model?: string
+  most?: string
   data: string
   imageSize: string
   workers: string

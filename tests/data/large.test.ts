@@ -1,11 +1,12 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
 import { Loader } from '../../src/data/loader.js'
 import { orderedBatches } from '../../src/data/sampler.js'
 import { openSource } from '../../src/data/sources.js'
+import { Random } from '../../src/tensor/random.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
 
 const test = suite('large data sets')
@@ -101,6 +102,24 @@ test('a folder that links to itself is read once and said to be skipped; a link 
       { what: 'link to a folder that it lies in', count: 1, names: [join(root, 'a', 'b', 'up')] },
       { what: 'no image', count: 2, names: [join(root, 'a', 'gone'), join(root, 'a', 'self')] },
     ])
+  })
+})
+
+test('the path of a row is what Node resolves it to from the folder of its list, whatever it is made of', async () => {
+  await withFolder(async (root) => {
+    const path = join(root, 'list.txt')
+    const random = new Random(5)
+    const part = (): string => ['a', 'b c', '.', '..', '...', '.a', '', '\\'][random.below(8)]!
+    const files = Array.from(
+      { length: 300 },
+      () => `x${Array.from({ length: 1 + random.below(4) }, () => `${part()}/`).join('')}${part()}y`,
+    )
+    const names = [...files, ...files.map((file) => `/${file}`), ...files.map((file) => file.slice(1)), ...files.map((file) => `./${file}`)]
+    const written = names.filter((name) => name === name.trim())
+    writeFileSync(path, written.join('\n'))
+    for (const list of [path, relative(process.cwd(), path)])
+      for (const [i, item] of (await openSource(list)).items.entries())
+        assert.equal([item.name, item.kind === 'file' && item.path], [written[i], resolve(root, written[i]!)])
   })
 })
 
