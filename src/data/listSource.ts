@@ -52,7 +52,9 @@ function* linesOf(text: string): Generator<string> {
   yield text.slice(from)
 }
 
-/** resolve() of paths in a folder. Where there is nothing to resolve both are joined: a path then is no string of its own until it is used. */
+/**
+ * resolve() of paths in a folder. Where there is nothing to resolve both are joined: a path then is no string of its own until it is used.
+ */
 function absoluteFrom(folder: string): (path: string) => string {
   const base = resolve(folder)
   const before = base.endsWith(sep) ? base : base + sep
