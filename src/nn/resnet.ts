@@ -207,7 +207,7 @@ export class ResNet extends Backbone {
     })
     this.maps = [
       { channels: baseChannels, stride: 2 },
-      ...strides.map((_, s) => ({
+      ...blocks.map((_, s) => ({
         channels: baseChannels * 2 ** s * (plan.bottleneck ? 4 : 1),
         stride: totalStride(strides.slice(0, s + 1)),
       })),

@@ -43,14 +43,14 @@ if (thorough)
     }
   })
 
-/** Losses and gradients of two steps of a network whose every convolution but the stem has slices of 64 channels. */
+/** Losses and gradients of two steps of a network, of two stages, whose every convolution but the stem has slices of 64 channels. */
 function stepsAt(capability: number, level: FusionLevel): { losses: number[]; gradients: Float32Array[] } {
   const run = () => {
     const model = withDevice(
       device,
       () =>
         new DenseCL({
-          backbone: resnet({ depth: 18, baseChannels: 64 }),
+          backbone: resnet({ depth: 18, baseChannels: 64, blocks: [2, 2] }),
           neck: { hidden: 64, featDim: 64 },
           queueLength: 256,
           seed: 3,
