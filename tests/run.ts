@@ -136,22 +136,31 @@ if (list) {
   process.exit(jobs.length > 0 ? 0 : 1)
 }
 
-/** What takes longest begins first, so that no core waits for the other at the end: these by their names, then the sanitized ones. */
+/**
+ * What takes longest begins first, so that no core waits for the other at the end: these by their names, then the sanitized ones, then
+ * folders of which some take long. What takes a second or two is left for the end.
+ */
 const longest = [
   'cli/gpu',
   'selftest/check',
-  'torture/torture',
+  'distributed/evaluations',
   'train/devices',
+  'examples/tutorials',
+  'torture/torture',
   'train/train',
+  'train/tuning.devices',
+  'distributed/',
+  'cli/cli',
+  'cli/eval',
   'fuzz/',
   'examples/programs',
-  'examples/tutorials',
   'data/large',
-  'cli/cli',
 ]
+const long = /^(cli|detection|eval|examples|methods|onnx|report|study|train|weights)\//
 const order = ({ file, env }: Job): number => {
   const known = longest.findIndex((word) => file.includes(word))
-  return known >= 0 && env.DENSECL_SIMT_SHUFFLE === undefined ? known : longest.length + Number(env.LD_PRELOAD === undefined)
+  if (known >= 0 && env.DENSECL_SIMT_SHUFFLE === undefined) return known
+  return longest.length + (env.LD_PRELOAD !== undefined ? 0 : long.test(file) ? 1 : 2)
 }
 const queue = [...jobs].sort((a, b) => order(a) - order(b))
 await Promise.all(
