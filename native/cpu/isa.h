@@ -9,10 +9,13 @@
 
 // SIMD(result, name, parameters, arguments) { body }: the function `result name parameters`, which its other forms call with `arguments`.
 // The dynamic linker of glibc chooses a clone. A named level is chosen by features; a processor's name ("haswell") would be chosen on that
-// very processor only. GCC before 12 does not know levels: AVX2 alone, without FMA.
+// very processor only. GCC before 12 does not know levels: AVX2 alone, without FMA. A sanitizer gets one form: all touch the same places
+// of memory.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define DENSECL_X86 1
-#if __GNUC__ >= 12
+#if defined(__SANITIZE_ADDRESS__)
+#define SIMD(result, name, parameters, arguments) result name parameters
+#elif __GNUC__ >= 12
 #define SIMD(result, name, parameters, arguments) \
   __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"))) result name parameters
 #else
