@@ -91,13 +91,33 @@ INLINE void applyNormLoop(const NormRows<T>& job) {
   }
 }
 
-// dz = dy where y > 0 (all of dy without ReLU); sums of dz and dz * (x - mean) over the chunk.
+// Where the ReLU of a norm let a value through: all of them without ReLU, y > 0, or, where y was not kept, x * scale + shift > 0.
+template <class T>
+struct Mask {
+  const T* y;                   // null where it was not kept, and without ReLU
+  const Accumulator<T>* scale;  // null unless it is asked instead of y
+  const Accumulator<T>* shift;
+};
+
+// body(open) with what says of a channel of a row whether its value was let through: a loop of its own for each kind of mask.
+template <class T, class F>
+INLINE void forMask(const Mask<T>& mask, const T* x, const T* y, F body) {
+  using A = Accumulator<T>;
+  if (y != nullptr)
+    body([=](int64_t c) { return y[c] > A{0}; });
+  else if (mask.scale != nullptr)
+    body([=, scale = mask.scale, shift = mask.shift](int64_t c) { return x[c] * scale[c] + shift[c] > A{0}; });
+  else
+    body([](int64_t) { return true; });
+}
+
+// dz = dy where the mask is open; sums of dz and dz * (x - mean) over the chunk.
 template <class T>
 struct Reduce {
   const T* dy;
   const T* x;
-  const T* y;  // null without ReLU
-  T* dz;       // null when not kept
+  Mask<T> mask;
+  T* dz;  // null when not kept
   const Accumulator<T>* mean;
   Accumulator<T>* sum;
   Accumulator<T>* sumCentred;
@@ -109,29 +129,21 @@ INLINE void reduceLoop(const Reduce<T>& job) {
   using A = Accumulator<T>;
   A* __restrict sum = job.sum;
   A* __restrict sumCentred = job.sumCentred;
-  for (int64_t c = 0; c < job.channels; ++c) sum[c] = sumCentred[c] = 0;
+  const int64_t C = job.channels;
+  for (int64_t c = 0; c < C; ++c) sum[c] = sumCentred[c] = 0;
   for (int64_t r = 0; r < job.rows; ++r) {
-    const T* __restrict dy = job.dy + r * job.channels;
-    const T* __restrict x = job.x + r * job.channels;
-    const T* y = job.y == nullptr ? nullptr : job.y + r * job.channels;
-    T* dz = job.dz == nullptr ? nullptr : job.dz + r * job.channels;
-    if (y == nullptr)
-      for (int64_t c = 0; c < job.channels; ++c) {
-        sum[c] += dy[c];
-        sumCentred[c] += dy[c] * (x[c] - job.mean[c]);
-      }
-    else
-      for (int64_t c = 0; c < job.channels; ++c) {
-        const A d = y[c] > A{0} ? A(dy[c]) : A{0};
+    const T* __restrict dy = job.dy + r * C;
+    const T* __restrict x = job.x + r * C;
+    T* dz = job.dz == nullptr ? nullptr : job.dz + r * C;
+    forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
+      for (int64_t c = 0; c < C; ++c) {
+        const A d = open(c) ? A(dy[c]) : A{0};
         sum[c] += d;
         sumCentred[c] += d * (x[c] - job.mean[c]);
       }
-    if (dz != nullptr) {
-      if (y == nullptr)
-        for (int64_t c = 0; c < job.channels; ++c) dz[c] = dy[c];
-      else
-        for (int64_t c = 0; c < job.channels; ++c) dz[c] = T(y[c] > A{0} ? A(dy[c]) : A{0});
-    }
+      if (dz == nullptr) return;
+      for (int64_t c = 0; c < C; ++c) dz[c] = T(open(c) ? A(dy[c]) : A{0});
+    });
   }
 }
 SIMD_LOOP_STORED(reduce, Reduce)
@@ -142,7 +154,7 @@ struct Combine {
   T* dx;
   const T* dy;
   const T* x;
-  const T* y;
+  Mask<T> mask;
   const Accumulator<T>* a;
   const Accumulator<T>* b;
   const Accumulator<T>* c;
@@ -153,16 +165,14 @@ struct Combine {
 template <class T>
 INLINE void combineLoop(const Combine<T>& job) {
   using A = Accumulator<T>;
+  const int64_t C = job.channels;
   for (int64_t r = 0; r < job.rows; ++r) {
-    T* __restrict dx = job.dx + r * job.channels;
-    const T* __restrict dy = job.dy + r * job.channels;
-    const T* __restrict x = job.x + r * job.channels;
-    const T* y = job.y == nullptr ? nullptr : job.y + r * job.channels;
-    if (y == nullptr)
-      for (int64_t c = 0; c < job.channels; ++c) dx[c] = T(job.a[c] * dy[c] + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
-    else
-      for (int64_t c = 0; c < job.channels; ++c)
-        dx[c] = T(job.a[c] * (y[c] > A{0} ? A(dy[c]) : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
+    T* __restrict dx = job.dx + r * C;
+    const T* __restrict dy = job.dy + r * C;
+    const T* __restrict x = job.x + r * C;
+    forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
+      for (int64_t c = 0; c < C; ++c) dx[c] = T(job.a[c] * (open(c) ? A(dy[c]) : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
+    });
   }
 }
 SIMD_LOOP_STORED(combine, Combine)
@@ -281,7 +291,6 @@ void batchNormBackward(const Call& call) {
   const Tensor *dx = call.optional(Names::dx), &dweight = call.tensor(Names::dweight), &dbias = call.tensor(Names::dbias),
                *dz = call.optional(Names::dz), &dy = call.tensor(Names::dy), &x = call.tensor(Names::x), *y = call.optional(Names::y);
   REQUIRE(dx != nullptr, "ARGUMENT", "batchNormBackward: expected dx on the CPU");
-  REQUIRE(call.optional(Names::scale) == nullptr, "ARGUMENT", "batchNormBackward: expected no scale on the CPU");
   REQUIRE(call.optional(Names::sums) == nullptr, "ARGUMENT", "batchNormBackward: expected no sums on the CPU");
   const int64_t groups = groupsOf(call, "mean", call.tensor(Names::mean), x);
   const bool train = call.flag(Names::train);
@@ -292,12 +301,16 @@ void batchNormBackward(const Call& call) {
     const int64_t C = chunks.channels;
     const A *weight = call.tensor(Names::weight).data<A>(), *mean = call.tensor(Names::mean).data<A>(),
             *invstd = call.tensor(Names::invstd).data<A>();
+    const auto maskOf = [&](int64_t k) {
+      const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
+      return Mask<T>{offset<T>(y, at), offset<A>(call.optional(Names::scale), g), offset<A>(call.optional(Names::shift), g)};
+    };
     Scratch<A> partial(chunks.count() * 2 * C);
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C;
       A* out = partial.data() + k * 2 * C;
-      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, offset<T>(y, at), const_cast<T*>(offset<T>(dz, at)), mean + chunks.group(k) * C,
-                       out, out + C, chunks.rows(k), C});
+      reduce(Reduce<T>{dy.data<T>() + at, x.data<T>() + at, maskOf(k), const_cast<T*>(offset<T>(dz, at)), mean + chunks.group(k) * C, out,
+                       out + C, chunks.rows(k), C});
     });
 
     Scratch<A> a(groups * C), b(groups * C), c0(groups * C);
@@ -327,11 +340,11 @@ void batchNormBackward(const Call& call) {
       dbias.data<A>()[c] = static_cast<A>(biasSum[c]);
     }
     // Where dz is kept, reading it saves the mask.
-    const Tensor &source = dz == nullptr ? dy : *dz, *mask = dz == nullptr ? y : nullptr;
+    const Tensor& source = dz == nullptr ? dy : *dz;
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * C, g = chunks.group(k) * C;
-      combine(Combine<T>{dx->data<T>() + at, source.data<T>() + at, x.data<T>() + at, offset<T>(mask, at), a.data() + g, b.data() + g,
-                         c0.data() + g, mean + g, chunks.rows(k), C});
+      combine(Combine<T>{dx->data<T>() + at, source.data<T>() + at, x.data<T>() + at, dz == nullptr ? maskOf(k) : Mask<T>{}, a.data() + g,
+                         b.data() + g, c0.data() + g, mean + g, chunks.rows(k), C});
     });
   });
 }
@@ -366,7 +379,7 @@ void normGradient(const Call& call) {
     const A* abc = call.tensor(Names::coefficients).data<A>();
     parallelFor(chunks.count(), [&](int64_t k) {
       const int64_t at = chunks.first(k) * chunks.channels, g = chunks.group(k) * chunks.channels, plane = groups * chunks.channels;
-      combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, nullptr, abc + g, abc + plane + g, abc + 2 * plane + g,
+      combine(Combine<T>{dx.data<T>() + at, dz.data<T>() + at, x.data<T>() + at, Mask<T>{}, abc + g, abc + plane + g, abc + 2 * plane + g,
                          mean.data<A>() + g, chunks.rows(k), chunks.channels});
     });
   });

@@ -53,10 +53,9 @@ type Saved = Record<'x' | 'weight' | 'mean' | 'invstd', Tensor> & Partial<Record
 export const batchNormOp = defineOp<BatchNormInputs, BatchNormAttrs>({
   name: 'batchNorm',
   // y = relu(weight * (x - mean) / sqrt(var + eps) + bias + residual)
-  forward(inputs, attrs) {
+  forward(inputs, attrs, needsGradient) {
     if (!attrs.train) return evaluate(inputs, attrs)
-    if (attrs.across.size > 1) return trainAcross(inputs, attrs)
-    return deviceTraits(inputs.x.device).epilogues ? trainForReaders(inputs, attrs) : trainWhole(inputs, attrs)
+    return attrs.across.size > 1 ? trainAcross(inputs, attrs) : train(inputs, attrs, needsGradient)
   },
   epilogue(saved, { groups, relu, train }) {
     const { x, mean, y, scale, shift } = saved as Saved
@@ -106,32 +105,16 @@ function evaluate(
   return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
 }
 
-/** Statistics and their use in one op. */
-function trainWhole(
-  { x, weight, bias, residual }: BatchNormInputs,
-  { eps, momentum, groups, relu, runningMean, runningVar }: BatchNormAttrs,
-): Recorded {
-  const y = Tensor.empty(x.shape, x.dtype)
-  const [mean, invstd] = [0, 1].map(() => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))) as [Tensor, Tensor]
-  runNative('batchNormTrain', { y, mean, invstd, runningMean, runningVar, x, weight, bias, residual }, { eps, momentum, relu })
-  return { outputs: [y], saved: { x, weight, mean, invstd, ...(relu ? { y } : {}) } }
-}
-
 /**
  * Statistics first, then a pass that applies them, unless whoever reads the result does. The mask of a ReLU without a residual is
  * found again from x, which backward reads anyway.
  */
-function trainForReaders(
-  { x, weight, bias, residual }: BatchNormInputs,
-  { eps, momentum, groups, relu, pooled, runningMean, runningVar, statistics }: BatchNormAttrs,
-): Recorded {
-  const { fusion } = currentCompute()
+function train(inputs: BatchNormInputs, attrs: BatchNormAttrs, needsGradient: boolean): Recorded {
+  const { x, weight, bias, residual } = inputs
+  const { eps, momentum, groups, relu, runningMean, runningVar, statistics } = attrs
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
-  // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
-  const defer =
-    (fusion === 'full' || (fusion === 'epilogue' && (!relu || pooled))) && residual === undefined && wholeVectors(x, x.shape[3]!)
-  const y = defer ? undefined : Tensor.empty(x.shape, x.dtype)
+  const y = defers(inputs, attrs, needsGradient) ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.scale.shape[0] === groups
   const added = dual ? { residual: shortcut.x, residualScale: shortcut.scale, residualShift: shortcut.shift } : { residual }
@@ -142,6 +125,16 @@ function trainForReaders(
   )
   const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
   return { outputs: [y ?? deferNorm({ x, scale, shift, relu })], saved }
+}
+
+/** Whether the result is not written, but left to whoever reads it (docs/fusion.md). */
+function defers({ x, residual }: BatchNormInputs, { relu, pooled }: BatchNormAttrs, needsGradient: boolean): boolean {
+  const { fusion } = currentCompute()
+  if (residual !== undefined || fusion === 'pointwise') return false
+  // On the CPU a tape then holds x alone. What reads a norm without ReLU is the join, which a tape holds nothing for.
+  if (!deviceTraits(x.device).epilogues) return relu && needsGradient
+  // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
+  return (fusion === 'full' || !relu || pooled) && wholeVectors(x, x.shape[3]!)
 }
 
 /** What is added to variances where nobody says. */

@@ -3,9 +3,9 @@ import { defineOp, type Epilogue, type Inputs, type NormEpilogue } from '../auto
 import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
-import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { type DeferredNorm, deferredNorm, type DeferredNormGradient, deferredNormGradient, wholeVectors } from './fusion.js'
+import { type DeferredNorm, deferredNorm, type DeferredNormGradient, deferredNormGradient, valuesOf, wholeVectors } from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
 import { hopperTileRows, isAmpereTile } from './kernels.js'
 import { sumRows } from './sumRows.js'
@@ -46,7 +46,7 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const { norm } = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
     runProduct(
       'conv2d',
-      { y, x: norm?.x ?? x, weight, bias, statistics, scale: norm?.scale, shift: norm?.shift },
+      { y, x: norm?.x ?? valuesOf(x), weight, bias, statistics, scale: norm?.scale, shift: norm?.shift },
       { ...numbers, relu: norm?.relu ?? false },
     )
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
@@ -61,10 +61,14 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const deferred = { gradientX: norm?.x, gradientMean: norm?.mean, coefficients: norm?.coefficients }
     if (needs.weight) {
       gradients.weight = Tensor.empty(weightShape, accumulator(grad.dtype))
-      runProduct(
-        'conv2dBackwardWeight',
-        { dweight: gradients.weight, dy: norm?.dz ?? grad, x: operand?.x ?? x, scale: operand?.scale, shift: operand?.shift, ...deferred },
-        { ...numbers, relu: operand?.relu ?? false, splits: 0 },
+      const product = { dweight: gradients.weight, dy: norm?.dz ?? grad, scale: operand?.scale, shift: operand?.shift, ...deferred }
+      // Values that are made for this product are freed before the other gradient is.
+      scope(() =>
+        runProduct(
+          'conv2dBackwardWeight',
+          { ...product, x: operand?.x ?? valuesOf(x) },
+          { ...numbers, relu: operand?.relu ?? false, splits: 0 },
+        ),
       )
     }
     if (needs.x) {

@@ -30,6 +30,13 @@ export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
   return { ...tensor.deferral.parts, ...tensor.deferral.numbers } as unknown as DeferredNorm
 }
 
+/**
+ * What an op reads that cannot take a tensor's parts. On a GPU that is the tensor, which has its values from then on; on the CPU values
+ * for this op alone, so that a tape holds the parts, and backward makes the values again: one pass, where a product reads them anyway.
+ */
+export const valuesOf = (tensor: Tensor): Tensor =>
+  tensor.deferral === undefined || deviceTraits(tensor.device).epilogues ? tensor : tensor.alias()
+
 /** The gradient of what a batch norm read, not written: a dz + (b (x - mean) + c) with coefficients a, b, c [3, G, C]. */
 export interface DeferredNormGradient {
   dz: Tensor

@@ -5,7 +5,7 @@ import { type OpNumbers, runNative } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { perAxis, type PerAxis } from './windows.js'
-import { deferredNorm } from './fusion.js'
+import { deferredNorm, valuesOf } from './fusion.js'
 
 /** Windows of a pooling; a pair is vertical, horizontal, and the stride is the kernel when absent. */
 export interface Pool2dOptions {
@@ -34,8 +34,12 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
       : needsGradient
         ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
         : undefined
-    const norm = deferredNorm(x)
-    runNative('maxPool2d', { y, index, x: norm?.x ?? x, scale: norm?.scale, shift: norm?.shift }, { ...numbers, relu: norm?.relu ?? false })
+    const norm = deviceTraits(x.device).prologues ? deferredNorm(x) : undefined
+    runNative(
+      'maxPool2d',
+      { y, index, x: norm?.x ?? valuesOf(x), scale: norm?.scale, shift: norm?.shift },
+      { ...numbers, relu: norm?.relu ?? false },
+    )
     return { outputs: [y], ...(index === undefined ? {} : { saved: { index } }) }
   },
   // dx[the position of each maximum] += dy

@@ -13,7 +13,8 @@ export type Precision = (typeof precisions)[number]
  * How far convolutions and batch norms are fused on devices with epilogues (docs/fusion.md). Every level computes the same values
  * from the same roundings; sums differ in their order alone.
  *
- * `pointwise`: batch norm, residual and ReLU are one pass over memory, statistics and reductions passes of their own.
+ * `pointwise`: batch norm, residual and ReLU are one pass over memory, statistics and reductions passes of their own. The others are one
+ * on the CPU: a normalised tensor that only convolutions read is not kept for backward, which computes it again.
  * `epilogue`: statistics come from the convolution's epilogue; the input gradient's adds, masks and reduces; a join applies the
  * shortcut's norm with its own.
  * `full`: a normalised tensor that only convolutions read is never written: they scale, shift and clip what they load, and

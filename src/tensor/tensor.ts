@@ -36,16 +36,21 @@ export function withDevice<R>(device: string, body: () => R): R {
 /** The device where new tensors are made. */
 export const currentDevice = (): string => ambient
 
+// Loops: from() of a typed array makes a list of all numbers first.
+
 /** The upper halves of floats, rounded to the nearest, ties to even. */
 function toBf16(values: Float32Array): Uint16Array {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  return Uint16Array.from(words, (word) =>
-    (word & 0x7fffffff) > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16,
-  )
+  const halves = new Uint16Array(words.length)
+  words.forEach((word, i) => {
+    halves[i] = (word & 0x7fffffff) > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
+  })
+  return halves
 }
 
 function fromBf16(halves: Uint16Array): Float32Array {
-  const words = Uint32Array.from(halves, (half) => half << 16)
+  const words = new Uint32Array(halves.length)
+  halves.forEach((half, i) => (words[i] = half << 16))
   return new Float32Array(words.buffer)
 }
 

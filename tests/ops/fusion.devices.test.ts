@@ -16,7 +16,7 @@ import { maxPool2d } from '../../src/ops/pool2d.js'
 import { deferNorm, deferNormGradient } from '../../src/ops/fusion.js'
 import { type FusionLevel, withCompute } from '../../src/tensor/compute.js'
 import { observe } from '../../src/tensor/native.js'
-import { type FloatDType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
+import { type FloatDType, itemBytes, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { simulated, withCapability } from '../support/capability.js'
 import { device } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
@@ -52,11 +52,16 @@ const shape: fc.Arbitrary<Shape> = fc.record({
 })
 
 /** A bottleneck as in src/nn/resnet.ts, behind a norm so that its input is one, with its value and all gradients. */
-const bottleneck = (p: Shape, dtype: FloatDType): Float32Array[] => withCompute({ tile: p.tile }, () => blockValues(p, dtype))
+const bottleneck = (p: Shape, dtype: FloatDType): Float32Array[] => withCompute({ tile: p.tile }, () => blockValues(p, dtype).values)
 
-function blockValues({ images, groups, side, inputs, width, stride, shortcut, seed }: Shape, dtype: FloatDType): Float32Array[] {
+/** Also the bytes that its tape held. */
+function blockValues(
+  { images, groups, side, inputs, width, stride, shortcut, seed }: Shape,
+  dtype: FloatDType,
+  where = device,
+): { values: Float32Array[]; saved: number } {
   return scope(() =>
-    withDevice(device, () => {
+    withDevice(where, () => {
       const random = new Random(seed)
       const build = { random, dtype: 'f32', compute: dtype } as const
       const project = shortcut || stride > 1
@@ -103,13 +108,14 @@ function blockValues({ images, groups, side, inputs, width, stride, shortcut, se
         return convNorm(...third, inner, mode, { relu: true, residual: identity })
       })
       const values = [y.data() as Float32Array]
+      const saved = tape.savedBytes
       const cotangent = draw(...y.shape)
       for (const gradient of tape.backward(y, watched, cotangent)) values.push(gradient.data() as Float32Array)
       for (const state of states)
         for (const name of ['running_mean', 'running_var'])
           if (state.buffers.has(name)) values.push(state.buffers.get(name)!.data() as Float32Array)
       states.forEach(disposeState)
-      return values
+      return { values, saved }
     }),
   )
 }
@@ -145,6 +151,20 @@ for (const dtype of ['f32', 'bf16'] as const) {
     )
   })
 }
+
+test('on the CPU levels give the same bits, gradients too, and a tape holds no norm that convolutions alone read', () => {
+  fc.assert(
+    fc.property(shape, fc.constantFrom<FloatDType>('f32', 'bf16'), (p, dtype) => {
+      const [plain, deferred] = (['pointwise', 'epilogue'] as const).map((level) => atLevel(level, () => blockValues(p, dtype, 'cpu')))
+      assert.equal(deferred!.values, plain!.values)
+      // The norms of the stem and of the block's first two convolutions.
+      const [pixels, strided] = [p.side ** 2, Math.ceil(p.side / p.stride) ** 2]
+      const values = p.images * p.groups * (pixels * (p.inputs + p.width) + strided * p.width)
+      assert.is(plain!.saved - deferred!.saved, values * itemBytes(dtype))
+    }),
+    { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 25) },
+  )
+})
 
 /** With every prologue that Hopper's kernels have. */
 const byRule = { tile: 0, splits: 0 }
