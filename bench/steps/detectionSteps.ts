@@ -1,6 +1,6 @@
 /** Training steps of a detector on random images: what detection.js times and profile.js takes apart. */
 import { Tape } from '../../src/autograd/tape.js'
-import { normal } from '../../src/bench/pool.js'
+import { emptyPools, normal } from '../../src/bench/pool.js'
 import { appendRow } from '../../src/bench/result.js'
 import type { DetectorForm } from '../../src/detection/detector.js'
 import { detectorOf } from '../../src/detection/detectorShape.js'
@@ -58,6 +58,7 @@ export function runDetectionSteps(argv: readonly string[], onRow: (row: StepRow)
     const watched = trainable(model.state())
     const sgd = new Sgd(parameters, detectionTraining, copies)
     const x = normal(new Random(3), [batch, height, width, 3], 'f32')
+    emptyPools()
     const images = imagesOf(batch, height, width, classes)
     const { lr, batchSize } = detectionProtocols[form === 'c4' ? 'voc0712-c4' : 'coco-fpn-1x']!
     let [taken, loss] = [0, 0]

@@ -1,5 +1,5 @@
 /** Training steps of a segmenting network on random images: what segmentation.js times and profile.js takes apart. */
-import { normal } from '../../src/bench/pool.js'
+import { emptyPools, normal } from '../../src/bench/pool.js'
 import { evaluationCompute } from '../../src/eval/compute.js'
 import { segmentationProtocols } from '../../src/eval/segmentationProtocols.js'
 import { buildSegmenter, disposeSegmenter, updateSegmenter } from '../../src/eval/segmenterTraining.js'
@@ -27,6 +27,7 @@ export function runSegmentationSteps(argv: readonly string[], onRow: (row: StepR
     const segmenter = buildSegmenter(backbone, { classes, alignCorners: false, random: new Random(2) })
     const random = new Random(3)
     const x = normal(random, [batch, image, image, 3], 'f32')
+    emptyPools()
     const drawn = Int32Array.from({ length: batch * image * image }, () => random.below(classes))
     const labels = Tensor.from(drawn, [batch, image, image], 'i32')
     const rate = segmentationProtocols.voc12aug!.lr

@@ -17,7 +17,7 @@ import { begunConfig, shareOf } from '../../src/train/share.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { choiceOf } from '../../src/train/tuner.js'
 import { appendRow, median } from '../../src/bench/result.js'
-import { normal } from '../../src/bench/pool.js'
+import { emptyPools, normal } from '../../src/bench/pool.js'
 import { flagsOf, wholeNumber } from './flags.js'
 import { inGroup } from './groups.js'
 
@@ -118,6 +118,7 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
         const all = normal(random, [batch, image, image, 3], compute)
         return group.size === 1 ? all : slice(all, [own])
       }) as [Tensor, Tensor]
+      emptyPools()
       // As a run on a GPU begins; without it the tables say which kernels.
       const tuned =
         values.tune === 'true'

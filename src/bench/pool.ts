@@ -30,6 +30,13 @@ export function pool(dtype: FloatDType): Tensor {
   return tensor
 }
 
+/** Frees the pools, for who measures memory: those that are asked for later are drawn again, to the same values. */
+export function emptyPools(): void {
+  for (const tensor of pools.values()) tensor.dispose()
+  pools.clear()
+  drawn = new Float32Array(0)
+}
+
 /** A tensor of normal values on the current device. Its rows of up to 4,096 values repeat, in random order. */
 export function normal(random: Random, shape: Shape, dtype: FloatDType): Tensor {
   const source = pool(dtype)
