@@ -231,33 +231,40 @@ INLINE void tile(const TileCall<T, Out>& call) {
   storePart<T, Out, width>(call, spill);
 }
 
+// The tile, or half of its rows where no more are valid: the rest of a small map's pixels.
+template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
+INLINE void fittingTile(const TileCall<T, Out>& call) {
+  if (2 * call.validRows > Rows) return tile<T, Out, Multiply, VectorBytes, Rows, PanelBytes>(call);
+  tile<T, Out, Multiply, VectorBytes, Rows / 2, PanelBytes>(call);
+}
+
 template <class T>
 using Usual = std::conditional_t<std::is_same_v<T, bf16>, ByHalves, ByValue>;
 
 template <class T, class Out>
 void tilePortable(const TileCall<T, Out>& call) {
-  tile<T, Out, Usual<T>, 16, 2, 64>(call);
+  fittingTile<T, Out, Usual<T>, 16, 2, 64>(call);
 }
 #if defined(DENSECL_X86)
 template <class T, class Out>
 __attribute__((target("avx2,fma"))) void tileAvx2(const TileCall<T, Out>& call) {
-  tile<T, Out, Usual<T>, 32, 6, 64>(call);
+  fittingTile<T, Out, Usual<T>, 32, 6, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void tileAvx512(const TileCall<T, Out>& call) {
-  tile<T, Out, Usual<T>, 64, 12, 64>(call);
+  fittingTile<T, Out, Usual<T>, 64, 12, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void wideAvx512(const TileCall<T, Out>& call) {
-  tile<T, Out, Usual<T>, 64, 6, 256>(call);
+  fittingTile<T, Out, Usual<T>, 64, 6, 256>(call);
 }
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void tileAvx512Bf16(const TileCall<bf16, Out>& call) {
-  tile<bf16, Out, ByPairs, 64, 12, 64>(call);
+  fittingTile<bf16, Out, ByPairs, 64, 12, 64>(call);
 }
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void wideAvx512Bf16(const TileCall<bf16, Out>& call) {
-  tile<bf16, Out, ByPairs, 64, 6, 256>(call);
+  fittingTile<bf16, Out, ByPairs, 64, 6, 256>(call);
 }
 
 // AMX: a register holds 16 rows of 64 bytes. A tile is two of them each way, of sums in registers 0 to 3, rows in 4 and 5, and the panel's

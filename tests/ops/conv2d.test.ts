@@ -201,20 +201,28 @@ test('no image has a gradient of zero, also where transforms would be taken', ()
 })
 
 test('what an image gives does not depend, to the bit, on the others of its batch', () => {
-  for (const [dtype, side, channels, dilation] of [
-    ['f32', 2, 64, 1],
-    ['f32', 7, 64, 1],
-    ['f32', 24, 17, 8], // an image that is split, as its taps lie far apart
-    ['bf16', 7, 928, 1], // a panel of more than the cache keeps, and several blocks of rows
+  for (const [dtype, kernel, side, channels, dilation] of [
+    ['f32', 3, 2, 64, 1],
+    ['f32', 3, 7, 64, 1],
+    ['f32', 3, 14, 64, 1], // 49 tiles of Winograd's, the last of which is alone
+    ['f32', 3, 24, 17, 8], // an image that is split, as its taps lie far apart
+    ['f32', 1, 7, 300, 1], // the last pixel of one image is alone
+    ['f32', 1, 14, 300, 1],
+    ['bf16', 3, 7, 928, 1], // a panel of more than the cache keeps, and several blocks of rows
   ] as const)
     scope(() => {
       const random = new Random(3)
-      const weight = randomTensor(random, [64, 3, 3, channels], { dtype: 'f32' }).to(dtype)
+      const weight = randomTensor(random, [64, kernel, kernel, channels], { dtype: 'f32' }).to(dtype)
       const [count, size] = [11, side * side * 64]
       const images = randomTensor(random, [count, side, side, channels], { dtype: 'f32' }).to(dtype)
-      const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: dilation, dilation }).data()
+      const of = (x: Tensor) => conv2d(x, weight, undefined, { padding: ((kernel - 1) / 2) * dilation, dilation }).data()
       const all = of(images)
-      for (const i of [0, 5, count - 1]) same(of(slice(images, [[i, i + 1]])), all.slice(i * size, (i + 1) * size), `image ${i}`)
+      for (const i of [0, 5, count - 1])
+        same(
+          of(slice(images, [[i, i + 1]])),
+          all.slice(i * size, (i + 1) * size),
+          `${dtype}, ${kernel}x${kernel} on ${side}x${side}, image ${i}`,
+        )
     })
 })
 
