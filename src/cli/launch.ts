@@ -129,7 +129,8 @@ async function launchByMpi(processes: number, command: readonly string[], env: N
   // In a process group of its own: a signal of the terminal comes to it once, through this process.
   const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...env, DENSECL_ADDON: addon },
+    // Open MPI gives its processes a terminal, whatever becomes of what they write.
+    env: { ...env, DENSECL_ADDON: addon, ...(process.stdout.isTTY ? {} : { TERM: 'dumb' }) },
     detached: true,
   })
   let heard: 'SIGINT' | 'SIGTERM' | undefined

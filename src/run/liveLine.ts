@@ -75,7 +75,10 @@ export class LiveLine {
   }
 }
 
+/** Whether a line that is written there can be written anew: on a terminal, but for those of kind "dumb". */
+export const isTerminal = (stream: { isTTY?: boolean }): boolean => stream.isTTY === true && process.env.TERM !== 'dumb'
+
 /** A line of a count on a terminal; nothing elsewhere. */
 export function countLine(stream: Terminal & { isTTY?: boolean }, quiet: boolean): Pick<LiveLine, 'show' | 'clear'> {
-  return quiet || stream.isTTY !== true ? { show: () => undefined, clear: () => undefined } : new LiveLine(stream)
+  return quiet || !isTerminal(stream) ? { show: () => undefined, clear: () => undefined } : new LiveLine(stream)
 }

@@ -8,7 +8,7 @@ import { appendWhole, writeTextAtomic } from '../files/atomic.js'
 import { readText } from '../files/look.js'
 import { DenseclError } from '../tensor/errors.js'
 import { EventWriter } from './events.js'
-import { LiveLine, styled } from './liveLine.js'
+import { isTerminal, LiveLine, styled } from './liveLine.js'
 import { type LogTo, taggedValues } from './logTo.js'
 
 export type Metrics = Record<string, number>
@@ -19,7 +19,7 @@ export class RunLog {
   /** What logTo has not done yet. */
   #pending: Promise<void> = Promise.resolve()
   readonly #events: EventWriter | undefined
-  readonly #live = process.stdout.isTTY ? new LiveLine(process.stdout) : undefined
+  readonly #live = isTerminal(process.stdout) ? new LiveLine(process.stdout) : undefined
   /** Files that could not be written once: each is warned of once. */
   readonly #left = new Set<string>()
 

@@ -34,7 +34,8 @@ export function introduction(run: PlannedRun): string[] {
     ...(group.size === 1
       ? []
       : [
-          `group   ${group.size} processes by ${native.commLibrary()}: ${share.batchSize} images in ${share.normGroups} groups each a step`,
+          `group   ${group.size} processes by ${native.commLibrary()}: ${share.batchSize} images in ` +
+            (share.normGroups === 1 ? 'a group a step' : `${share.normGroups} groups each a step`),
         ]),
     ...(resumed ? [`resume  at epoch ${position.epoch}, step ${position.step}`] : []),
     ...(extendedFrom === undefined

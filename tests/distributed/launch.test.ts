@@ -1,6 +1,7 @@
 /** `densecl launch`, signals and faults: what a user sees of several processes. */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { stripVTControlCharacters } from 'node:util'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
@@ -33,6 +34,7 @@ for (const [by, who, signal] of [
         const { code, out: said, err } = await ended
         assert.is(code, signal === 'SIGINT' && who === 'launch' ? 130 : 143, said + err)
         assert.match(said, /interrupted: saved at epoch \d+, step \d+; continue with --resume/)
+        assert.is(said, stripVTControlCharacters(said))
         assert.is([...(said + err).matchAll(/more than half of the data set/g)].length, 1, said + err)
         for (const pid of ranks) assert.not.ok(isAlive(pid))
         const steps = Math.max(...readMetrics(files(out).metrics).map((row) => row.globalStep!))

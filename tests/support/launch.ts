@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { stripVTControlCharacters } from 'node:util'
 
 import * as assert from 'uvu/assert'
 
@@ -31,7 +30,7 @@ export const launch = (args: readonly string[], env: NodeJS.ProcessEnv = {}): La
 export function start(args: readonly string[], env: NodeJS.ProcessEnv = {}): Launched {
   const child = spawn(process.execPath, [cli, ...args], { env: { ...mpiEnvironment, ...env } })
   let [out, err] = ['', '']
-  child.stdout.on('data', (data: Buffer) => (out += stripVTControlCharacters(data.toString()).replaceAll('\r', '')))
+  child.stdout.on('data', (data: Buffer) => (out += data.toString().replaceAll('\r', '')))
   child.stderr.on('data', (data: Buffer) => (err += data.toString()))
   return { child, ended: new Promise((resolve) => child.on('close', (code) => resolve({ code, out, err }))) }
 }
