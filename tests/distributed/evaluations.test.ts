@@ -109,8 +109,8 @@ testWhere(hasMpi, noMpi, test, 'a command under launch has one voice, one folder
     const { code, out, err } = await finetune('scenes:16')
     assert.is(code, 0, out + err)
     assert.is(out.match(/^Fine-tuning \(/gm)?.length, 1, out)
-    // A line for each step, of rank 0.
-    assert.is(out.match(/epoch \d\/2 /g)?.length, 2 * 2, out)
+    // A line at the end of the training, of rank 0.
+    assert.is(out.match(/epoch \d\/2 /g)?.length, 1, out)
     // Each has half of the machine's memory.
     const [, limit] = /^memory {2}about .* of the ([\d.]+) GiB of this machine.*, of each of the 2 processes here$/m.exec(out) ?? []
     assert.ok(Math.abs(Number(limit) * 2 ** 31 - hostLimit()) < 0.01 * hostLimit(), out)
