@@ -236,36 +236,28 @@ export class ResNet extends Backbone {
 
   /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */
   stages(x: Tensor, mode: NormMode): Tensor[] {
-    return scope(() => this.#through(x, mode, this.#stages.length, 'all'))
-  }
-
-  override forward(x: Tensor, mode: NormMode): Tensor {
-    return scope(() => this.#through(x, mode, this.#stages.length, 'last')[0]!)
+    return scope(() => this.#through(x, mode, this.#stages.length))
   }
 
   /** x [N, H, W, 3] to the map [N, H / 16, W / 16, C] of the third stage. */
-  override readonly beforeLast = (x: Tensor, mode: NormMode): Tensor =>
-    scope(() => this.#through(x, mode, this.#stages.length - 1, 'last')[0]!)
+  override readonly beforeLast = (x: Tensor, mode: NormMode): Tensor => scope(() => this.#through(x, mode, this.#stages.length - 1).at(-1)!)
   /** The fourth stage of a map [N, h, w, C] as the third gives it: [N, h / 2, w / 2, channels]. */
   override readonly last = (map: Tensor, mode: NormMode): Tensor =>
     scope(() => this.#stages.at(-1)!.reduce((y, block) => block.forward(y, mode), map))
 
-  /** The maps after the stem and `count` stages, or the last of them: the others are then freed when the next is there. */
-  #through(x: Tensor, mode: NormMode, count: number, wanted: 'all' | 'last'): Tensor[] {
+  #through(x: Tensor, mode: NormMode, count: number): Tensor[] {
     const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true, pooled: true })
+    const maps = [stem]
     let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
-    const maps: Tensor[] = []
-    if (wanted === 'all') maps.push(stem)
-    else stem.dispose()
     for (const stage of this.#stages.slice(0, count)) {
       for (const block of stage) {
         const next = block.forward(y, mode)
         if (!maps.includes(y)) y.dispose()
         y = next
       }
-      if (wanted === 'all') maps.push(y)
+      maps.push(y)
     }
-    return wanted === 'all' ? maps : [y]
+    return maps
   }
 
   state(): State {
