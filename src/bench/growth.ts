@@ -181,7 +181,7 @@ function pointOf(axis: string, size: number): GrowthPoint | string {
     const { stdout, stderr, status, signal } = spawnSync(process.execPath, args, { encoding: 'utf8' })
     if (status === 0) return JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as GrowthPoint
     const words = stderr.split('\n').findLast((line) => /error|densecl/i.test(line))
-    return `${size}: ${(words ?? String(signal ?? `exit code ${status}`)).trim()}`
+    return `${size}: ${(words ?? signal ?? `exit code ${status}`).trim()}`
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
