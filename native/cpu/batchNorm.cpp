@@ -135,13 +135,16 @@ INLINE void reduceLoop(const Reduce<T>& job) {
     const T* __restrict dy = job.dy + r * C;
     const T* __restrict x = job.x + r * C;
     T* dz = job.dz == nullptr ? nullptr : job.dz + r * C;
+    // A mask by scale and shift reads so many arrays that the compiler would not ask whether they overlap.
     forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
+#pragma GCC ivdep
       for (int64_t c = 0; c < C; ++c) {
         const A d = open(c) ? A(dy[c]) : A{0};
         sum[c] += d;
         sumCentred[c] += d * (x[c] - job.mean[c]);
       }
       if (dz == nullptr) return;
+#pragma GCC ivdep
       for (int64_t c = 0; c < C; ++c) dz[c] = T(open(c) ? A(dy[c]) : A{0});
     });
   }
@@ -171,6 +174,7 @@ INLINE void combineLoop(const Combine<T>& job) {
     const T* __restrict dy = job.dy + r * C;
     const T* __restrict x = job.x + r * C;
     forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
+#pragma GCC ivdep
       for (int64_t c = 0; c < C; ++c) dx[c] = T(job.a[c] * (open(c) ? A(dy[c]) : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
     });
   }
