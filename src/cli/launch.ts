@@ -126,13 +126,7 @@ async function launchByMpi(processes: number, command: readonly string[], env: N
       `launch: ${mpirunName} was not found: install Open MPI or MPICH (Debian and Ubuntu: apt-get install openmpi-bin); ` +
         'DENSECL_MPIRUN names one that is called otherwise',
     )
-  // In a process group of its own: a signal of the terminal comes to it once, through this process.
-  const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-    // Open MPI gives its processes a terminal, whatever becomes of what they write.
-    env: { ...env, DENSECL_ADDON: addon, ...(process.stdout.isTTY ? {} : { TERM: 'dumb' }) },
-    detached: true,
-  })
+  // Before anybody starts, whom a signal would otherwise leave alone.
   let heard: 'SIGINT' | 'SIGTERM' | undefined
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.on(signal, () => {
@@ -141,6 +135,13 @@ async function launchByMpi(processes: number, command: readonly string[], env: N
       child.kill(mpirun.isOpenMpi && heard === undefined ? 'SIGUSR2' : signal)
       heard ??= signal
     })
+  // In a process group of its own: a signal of the terminal comes to it once, through this process.
+  const child = spawn(mpirun.program, ['-n', String(processes), ...mpirun.options, process.execPath, main, ...command.map(withSecrets)], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+    // Open MPI gives its processes a terminal, whatever becomes of what they write.
+    env: { ...env, DENSECL_ADDON: addon, ...(process.stdout.isTTY ? {} : { TERM: 'dumb' }) },
+    detached: true,
+  })
   return new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => {

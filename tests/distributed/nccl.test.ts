@@ -197,7 +197,7 @@ testWhere(hasNccl, noNccl, test, 'launch looks for NCCL and for GPUs before it s
   assert.is(without.err.match(/cannot be loaded/g)?.length, 1, without.err)
   const one = await refused(['device=cuda:0'], {})
   assert.is(one.code, 2)
-  assert.match(one.err, /^densecl: --device is cuda:0: expected cuda for 2 processes on one machine/)
+  assert.match(one.err, /^densecl: device is cuda:0: expected cuda for 2 processes on one machine/)
 })
 
 test.run()

@@ -149,6 +149,7 @@ DEVICE void consume(const Job& job, Memory& memory) {
     // for.
     if (kTurns) mbarrierWaitParity(memory.turn[consumer], (taken / Shape::kConsumers & 1) ^ (consumer == 0 ? 1 : 0));
     int before = 0;
+    [[maybe_unused]] uint32_t fragments[2][Shape::kMmaM][4];  // products read them until they are waited for
     const auto release = [&](int slice) {
       if (slice > 0 && laneIndex() == 0) mbarrierArrive(memory.empty[before]);
     };
@@ -156,7 +157,7 @@ DEVICE void consume(const Job& job, Memory& memory) {
       // The left operand passes through registers: a group of products for each 16 of the depth, beside which the fragments of the next
       // are made.
       auto left = job.left(tile);
-      uint32_t words[Shape::kMmaM][4], fragments[2][Shape::kMmaM][4];
+      uint32_t words[Shape::kMmaM][4];
       for (int slice = 0; slice < slices; ++slice, at.advance()) {
         if (slice > 0) left.advance();
         mbarrierWaitParity(memory.full[at.stage], at.parity);
