@@ -10,7 +10,7 @@ import { z } from 'zod'
 
 import { makeFolder, removeLeftovers, writeProblem, writeTextAtomic } from '../files/atomic.js'
 import { FileLock } from '../files/lock.js'
-import { DenseclError, fail } from '../tensor/errors.js'
+import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { isInterruption, unlessInterrupted } from '../tensor/interruption.js'
 import { isFolder, isVideo, namesIn, videoExtensions } from './source.js'
 
@@ -185,7 +185,7 @@ async function ffmpeg(args: readonly string[]): Promise<{ code: number | null; s
     if (error instanceof DenseclError) throw error
     return fail(
       'TOOL',
-      `frames: ${program} cannot be started (${writeProblem(error)}): expected FFmpeg, the package ffmpeg of Debian and Ubuntu; ` +
+      `frames: ${program} cannot be started (${systemReason(error)}): expected FFmpeg, the package ffmpeg of Debian and Ubuntu; ` +
         'DENSECL_FFMPEG names another program',
     )
   }
