@@ -245,6 +245,8 @@ testWhere(
     // The input of the join is read by it too, so it is written. Five norms, of which the join's passes its gradient on.
     assert.is(full.get('normApply'), 1)
     assert.is(full.get('normGradient'), 4)
+    // Where nobody has timed it, the product of nine taps has its input written.
+    assert.is(withCapability(90, () => operations('full', p)).get('normApply'), 2)
     // Where a tile would straddle groups, or a norm has no kernel, it is written.
     assert.is(onHopper(() => operations('full', { ...p, side: 9 })).get('normApply'), 3)
   },
