@@ -148,7 +148,7 @@ const longest = [
   'examples/tutorials',
   'torture/torture',
   'train/train',
-  'train/tuning.devices',
+  'train/tunedRuns',
   'distributed/',
   'cli/cli',
   'cli/eval',
