@@ -253,6 +253,7 @@ stage_steps() {
     [ -n "$rehearse" ] || part reduce-overhead 110 "$node" dist/bench/run.js steps --device $device --sides reduce-overhead --rounds 1 --seconds 100 "${rows[@]}"
   fi
   for level in full pointwise; do part "fusion-$level" 45 "${mine[@]}" "${step[@]}" --batch $both --fusion $level "${rows[@]}"; done
+  [[ " ${capabilities[*]} " != *' 90 '* ]] || by 90 fp8-keys 45 "${mine[@]}" "${step[@]}" --batch $both --key-precision fp8 "${rows[@]}"
   part no-graph 45 "${mine[@]}" "${step[@]}" --batch $both --graph false "${rows[@]}"
   [ ${#capabilities[@]} = 1 ] || by 80 step 45 "${mine[@]}" "${step[@]}" --batch $both "${rows[@]}"
   part profile 60 "$node" dist/bench/steps/profile.js "${step[@]}" --batch $both

@@ -1,8 +1,7 @@
 /**
  * What a key encoder in another precision does to the dense matches: maps of the queries in f32, and of the keys in f32, in bf16, and with
- * every map and weight that a convolution reads rounded to E4M3 (P. Micikevicius et al., arXiv:2209.05433), maps by one scale each,
- * weights by one for each output. Two views of each image, running statistics. Usage: keyPrecision.js --weights FILE --data FOLDER
- * [--images N] [--image-size PIXELS] [--save FILE].
+ * maps and weights of convolutions of 128 channels or more rounded to E4M3, as `--key-precision fp8` has them on a GPU. Two views of each
+ * image, running statistics. Usage: keyPrecision.js --weights FILE --data FOLDER [--images N] [--image-size PIXELS] [--save FILE].
  */
 import { parseArgs } from 'node:util'
 
@@ -18,6 +17,8 @@ import { evaluation } from '../../src/nn/layers.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { denseMatch } from '../../src/ops/similarity.js'
 import { imagesOf } from '../../src/run/backbone.js'
+import { roundedWeights } from '../../src/selftest/e4m3.js'
+import { fromE4m3, toE4m3 } from '../../src/tensor/e4m3.js'
 import { observe } from '../../src/tensor/native.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { importBackbone } from '../../src/weights/import.js'
@@ -33,37 +34,15 @@ const { values: flags } = parseArgs({
 })
 const [images, imageSize] = [Number(flags.images), Number(flags['image-size'])]
 
-/** The nearest number of E4M3: three bits of mantissa, steps of 2^-9 below 2^-6, at most 448. */
-function e4m3(value: number): number {
-  const size = Math.abs(value)
-  if (size >= 448) return Math.sign(value) * 448
-  const step = 2 ** (Math.max(-6, Math.floor(Math.log2(size))) - 3)
-  const steps = size / step
-  const down = Math.floor(steps)
-  const up = steps - down > 0.5 || (steps - down === 0.5 && down % 2 === 1)
-  return Math.sign(value) * (down + Number(up)) * step
-}
+/** Channels by which maps are kept in E4M3, as src/ops/e4m3.ts has it. */
+const wholeSlices = (channels: number): boolean => channels % 128 === 0
+const rounded = (values: Float32Array): Float32Array => fromE4m3(toE4m3(values))
 
-/** `values` as E4M3 holds them where the largest of each row becomes 448. */
-function roundRows(values: Float32Array, rows: number): Float32Array {
-  const width = values.length / rows
-  const rounded = new Float32Array(values.length)
-  for (let row = 0; row < rows; ++row) {
-    let most = 0
-    for (let i = row * width; i < (row + 1) * width; ++i) most = Math.max(most, Math.abs(values[i]!))
-    if (most === 0) continue
-    for (let i = row * width; i < (row + 1) * width; ++i) rounded[i] = (e4m3((values[i]! / most) * 448) * most) / 448
-  }
-  return rounded
-}
-
-/** Runs `body` with every map that a convolution reads rounded where it lies; the weights are rounded already. */
+/** Runs `body` with every map that such a convolution reads rounded where it lies; the weights are rounded already. */
 function inE4m3<R>(body: () => R): R {
   observe.op = (name, run, tensors) => {
-    if (name === 'conv2d' || name === 'conv2dNorm') {
-      const x = tensors.x as Tensor
-      x.write(roundRows(x.data() as Float32Array, 1))
-    }
+    const x = tensors.x as Tensor
+    if ((name === 'conv2d' || name === 'conv2dNorm') && wholeSlices(x.shape[3]!)) x.write(rounded(x.data() as Float32Array))
     run()
   }
   try {
@@ -76,7 +55,7 @@ function inE4m3<R>(body: () => R): R {
 const load = (compute: 'f32' | 'bf16'): Backbone => importBackbone(flags.weights, { compute }).backbone
 const [exact, half, eighth] = [load('f32'), load('bf16'), load('f32')]
 for (const weight of eighth.state().parameters.values())
-  if (weight.shape.length === 4) weight.write(roundRows(weight.data() as Float32Array, weight.shape[0]!))
+  if (weight.shape.length === 4 && wholeSlices(weight.shape[3]!)) weight.write(roundedWeights(weight).data())
 
 /** [N, positions, C] of the last map. */
 function positions(backbone: Backbone, view: Tensor): Tensor {

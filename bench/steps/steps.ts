@@ -22,7 +22,7 @@ import { flagsOf, wholeNumber } from './flags.js'
 import { inGroup } from './groups.js'
 
 const numbers = { depth: 18, base: 64, image: 64, queue: 4096, hidden: 512, steps: 10, groups: 1, threads: 2 }
-const words = ['batch', 'group', 'device', 'precision', 'graph', 'fusion', 'tune', 'rows'] as const
+const words = ['batch', 'group', 'device', 'precision', 'graph', 'fusion', 'tune', 'rows', 'key-precision'] as const
 
 /** What a step took. */
 export interface StepTimes {
@@ -108,7 +108,8 @@ export function runSteps(argv: readonly string[], onRow: (row: StepRow) => void,
       const backbone = resnet({ depth: number('depth') as ResNetDepth, baseChannels: number('base') })
       const sizes = { imageSize: image, batchSize: batch, normGroups: groups }
       const heads = { hidden: number('hidden'), queueLength: number('queue') }
-      const config = resolveConfig(settingsOf({ ...sizes, ...heads }, 'flags'))
+      const keyPrecision = values['key-precision'] ?? null
+      const config = resolveConfig(settingsOf({ ...sizes, ...heads, keyPrecision }, 'flags'))
       const share = { ...config, ...shareOf(begunConfig(config, group.size), group, group.size) }
       const method = densecl.build(share, { backbone, compute, group })
       const { parameters, copies } = method.trained()

@@ -10,8 +10,8 @@
 
 namespace densecl {
 
-enum class DType : int { f32 = 0, f64 = 1, i32 = 2, u8 = 3, bf16 = 4 };
-constexpr int kDTypes = 5;
+enum class DType : int { f32 = 0, f64 = 1, i32 = 2, u8 = 3, bf16 = 4, e4m3 = 5 };
+constexpr int kDTypes = 6;
 
 inline size_t itemSize(DType dtype) {
   switch (dtype) {
@@ -20,12 +20,13 @@ inline size_t itemSize(DType dtype) {
     case DType::i32: return 4;
     case DType::u8: return 1;
     case DType::bf16: return 2;
+    case DType::e4m3: return 1;
   }
   return 0;
 }
 
 inline const char* dtypeName(DType dtype) {
-  static const char* const names[] = {"f32", "f64", "i32", "u8", "bf16"};
+  static const char* const names[] = {"f32", "f64", "i32", "u8", "bf16", "e4m3"};
   return names[static_cast<int>(dtype)];
 }
 

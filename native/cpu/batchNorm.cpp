@@ -371,6 +371,8 @@ void normApply(const Call& call) {
   });
 }
 
+void normE4m3(const Call&) { throw Error("DEVICE", "normE4m3: expected a GPU, whose products take E4M3"); }
+
 // dx = a dz + (b (x - mean) + c) with the coefficients a, b, c
 void normGradient(const Call& call) {
   using Names = args::normGradient;

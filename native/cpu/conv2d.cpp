@@ -174,6 +174,8 @@ void conv2d(const Call& call) {
   });
 }
 
+void conv2dE4m3(const Call&) { throw Error("DEVICE", "conv2dE4m3: expected a GPU that multiplies E4M3 (the family wgmma.conv2dE4m3)"); }
+
 void conv2dNorm(const Call& call) {
   using Names = args::conv2dNorm;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight),

@@ -1,5 +1,5 @@
 // Ops that visit each element once: fill, convert, add, scale, relu, dropout.
-#include "../core/bf16.h"
+#include "../core/e4m3.h"
 #include "../core/parallel.h"
 #include "../core/random.h"
 #include "isa.h"
@@ -19,6 +19,7 @@ void dispatchAny(DType dtype, F body) {
     case DType::i32: return body(int32_t{});
     case DType::u8: return body(uint8_t{});
     case DType::bf16: return body(bf16{});
+    case DType::e4m3: return body(e4m3{});
   }
 }
 

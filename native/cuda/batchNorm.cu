@@ -112,18 +112,18 @@ __global__ void __launch_bounds__(kThreads) affineKernel(const float* gamma, con
   shift[channel] = fmaf(-mean[channel], scale[channel], beta[channel]);
 }
 
-template <class T>
+template <class T, class Y = T, class R = T>
 struct ApplyJob {
-  T* y;
+  Y* y;
   const T* x;
-  const T* residual;
+  const R* residual;
   const float *scale, *shift;
   const float *residualScale, *residualShift;  // of a residual that is a norm too, or null
   bool relu;
 };
 
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout layout) {
+template <class T, int kWidth, class Y = T, class R = T>
+__global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T, Y, R> job, Layout layout) {
   const Part<kWidth> part(layout);
   if (!part.active) return;
   float scale[kWidth], shift[kWidth], residualScale[kWidth] = {}, residualShift[kWidth] = {};
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
     residualScale[i] = job.residualScale[at];
     residualShift[i] = job.residualShift[at];
   }
-  const auto apply = [&](int64_t at, const Chunk<T, kWidth>& own, const Chunk<T, kWidth>& other) {
+  const auto apply = [&](int64_t at, const Chunk<T, kWidth>& own, const Chunk<R, kWidth>& other) {
     float values[kWidth], residual[kWidth];
     unpack(values, own);
     if (job.residual != nullptr) unpack(residual, other);
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
       }
       // A residual that is a norm is rounded as it would have been stored.
       if (job.residualScale != nullptr)
-        residual[i] = static_cast<float>(T(normalised(residual[i], residualScale[i], residualShift[i], false)));
+        residual[i] = static_cast<float>(R(normalised(residual[i], residualScale[i], residualShift[i], false)));
       const float z = normalised(values[i], scale[i], shift[i], false) + residual[i];
       values[i] = job.relu && z < 0 ? 0.0f : z;
     }
@@ -159,10 +159,10 @@ __global__ void __launch_bounds__(kThreads) applyKernel(ApplyJob<T> job, Layout 
     const bool two = row + part.step < part.end;
     const int64_t next = two ? at + step : at;
     const auto first = loadChunk<T, kWidth>(job.x + at), second = loadChunk<T, kWidth>(job.x + next);
-    Chunk<T, kWidth> firstOther{}, secondOther{};
+    Chunk<R, kWidth> firstOther{}, secondOther{};
     if (job.residual != nullptr) {
-      firstOther = loadChunk<T, kWidth>(job.residual + at);
-      secondOther = loadChunk<T, kWidth>(job.residual + next);
+      firstOther = loadChunk<R, kWidth>(job.residual + at);
+      secondOther = loadChunk<R, kWidth>(job.residual + next);
     }
     apply(at, first, firstOther);
     if (two) apply(next, second, secondOther);
@@ -260,6 +260,42 @@ void normApply(const Call& call) {
     job.shift = shift.data<float>();
     job.relu = call.flag(Names::relu);
     launch(call, applyKernel<T, kWidth>, layout.grid(), kThreads, 0, job, layout);
+  });
+}
+
+void normE4m3(const Call& call) {
+  using Names = args::normE4m3;
+  constexpr int kWidth = Vector<bf16>::kLength;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &scale = call.tensor(Names::scale),
+               &shift = call.tensor(Names::shift), *residual = call.optional(Names::residual),
+               *residualScale = call.optional(Names::residualScale), *residualShift = call.optional(Names::residualShift);
+  const int64_t groups = groupsOf(call, "scale", scale, x);
+  REQUIRE(x.columns() % kWidth == 0, "SHAPE",
+          "normE4m3: expected channels by the " + std::to_string(kWidth) + " but received x " + describe(x));
+  REQUIRE(residualScale == nullptr || (residualShift != nullptr && residual != nullptr && residual->dtype == DType::bf16), "ARGUMENT",
+          "normE4m3: expected residualScale with residualShift and a residual of bf16");
+  const auto dispatch = [&](const char* name, const Tensor* tensor, auto body) {
+    if (tensor == nullptr || tensor->dtype == DType::bf16) return body(bf16{});
+    REQUIRE(tensor->dtype == DType::e4m3, "DTYPE",
+            std::string("normE4m3: expected ") + name + " of e4m3 or bf16 but received " + describe(*tensor));
+    body(e4m3{});
+  };
+  dispatch("y", &y, [&](auto out) {
+    dispatch("residual", residual, [&](auto added) {
+      using Y = decltype(out);
+      using R = decltype(added);
+      const Layout layout = sweepingLayout(call, x.rows(), x.columns(), groups, kWidth);
+      ApplyJob<bf16, Y, R> job{};
+      job.y = y.data<Y>();
+      job.x = x.data<bf16>();
+      job.residual = optionalData<R>(residual);
+      job.scale = scale.data<float>();
+      job.shift = shift.data<float>();
+      job.residualScale = optionalData<float>(residualScale);
+      job.residualShift = optionalData<float>(residualShift);
+      job.relu = call.flag(Names::relu);
+      launch(call, applyKernel<bf16, kWidth, Y, R>, layout.grid(), kThreads, 0, job, layout);
+    });
   });
 }
 

@@ -20,7 +20,8 @@ struct Geometry : Convolution<int> {
   bool tf32;
   template <class Names>
   Geometry(const Call& call, Names names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
-      : Convolution(call, names, x, weight, y, yName), tile(call.integer(Names::tile)), tf32(call.flag(Names::tf32)) {
+      : Geometry(call, Convolution(call, names, x, weight, y, yName), call.integer(Names::tile), call.flag(Names::tf32)) {}
+  Geometry(const Call& call, const Convolution<int>& sizes, int64_t tile, bool tf32) : Convolution(sizes), tile(tile), tf32(tf32) {
     REQUIRE(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
             std::string(call.op) + ": one image has more than 2^31 elements");
     REQUIRE(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");

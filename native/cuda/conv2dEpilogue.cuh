@@ -21,6 +21,20 @@ DEVICE void addBias(Accumulators<Shape>& acc, const float* bias, int columns) {
     }
 }
 
+// Multiplies each column of the accumulators by its scale.
+template <class Shape>
+DEVICE void scaleColumns(Accumulators<Shape>& acc, const float* scale, int columns) {
+  for (int j = 0; j < Shape::kMmaN; ++j)
+    for (int e = 0; e < 2; ++e) {
+      const int column = accumulatorColumn<Shape>(j, e);
+      const float value = column < columns ? scale[column] : 0;
+      for (int i = 0; i < Shape::kMmaM; ++i) {
+        acc.c[i][j][e] *= value;
+        acc.c[i][j][e + 2] *= value;
+      }
+    }
+}
+
 // Writes the staged tile to `rows` consecutive lines of y, and the mean and squared deviations of each column over kStatisticsRows
 // rows at a time to lines of statistics [.., 2, channels]. Values are shifted by the chunk's first, so that squares do not cancel.
 template <class Shape, class Out, class Memory>

@@ -22,7 +22,7 @@ struct ForwardJob {
   using Shape = S;
   using Stored = S;
   using Out = bf16;
-  static constexpr bool kRowsA = false, kRowsB = false, kFragments = false;
+  static constexpr bool kRowsA = false, kRowsB = false, kFragments = false, kE4m3 = false;
   PixelSource x;
   TensorMap weights;  // [O][taps * C]
   bf16* y;
@@ -69,12 +69,25 @@ struct NormedForwardJob : ForwardJob<S> {
   DEVICE NormedRows<S, kPadded> left(int tile) const { return {this->x, norm, static_cast<int64_t>(tile / this->columnTiles) * S::kM}; }
 };
 
+// Of E4M3, two of which are taken for one of bf16 until they are multiplied.
+template <class S>
+struct E4m3ForwardJob : ForwardJob<S> {
+  static constexpr bool kE4m3 = true;
+  const float* weightScale;  // [O]
+  template <class Memory>
+  DEVICE void finish(int tile, Accumulators<S>& acc, Memory& memory) const {
+    const int firstColumn = tile % this->columnTiles * S::kN;
+    scaleColumns(acc, weightScale + firstColumn, this->outputs - firstColumn);
+    ForwardJob<S>::finish(tile, acc, memory);
+  }
+};
+
 template <class S>
 struct BackwardInputJob {
   using Shape = S;
   using Stored = S;
   using Out = bf16;
-  static constexpr bool kRowsA = false, kRowsB = true, kFragments = false;
+  static constexpr bool kRowsA = false, kRowsB = true, kFragments = false, kE4m3 = false;
   PixelSource dy;
   TensorMap weights;                          // [O][taps][C]
   int firstY, stepY, firstX, stepX, kernelX;  // the taps of the class
@@ -121,7 +134,7 @@ struct BackwardWeightJob {
   using Shape = S;
   using Stored = WarpgroupShape<S::kN, S::kM, 1, 2>;
   using Out = float;
-  static constexpr bool kRowsA = true, kRowsB = true, kFragments = false;
+  static constexpr bool kRowsA = true, kRowsB = true, kFragments = false, kE4m3 = false;
   PixelSource x;
   TensorMap dy;  // [pixels][O]
   float* dw;     // [splits, O, taps * C]
@@ -210,6 +223,21 @@ void launchNormed(const Call& call, const OperandNorm& norm, const Geometry& g, 
     normed(Normed<Shape, true>{});
 }
 
+// What both forward products say of their tiles. The channels of `g` are those that the copies count.
+template <class Names, class Job>
+void fillForward(const Call& call, Names, const Geometry& g, const bf16* w, Job& job) {
+  using Shape = typename Job::Shape;
+  const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
+  job.weights = tiledMap(call, w, {g.depth(), g.o}, {kLineElements, Shape::kN});
+  job.y = call.tensor(Names::y).template data<bf16>();
+  job.statistics = optionalData<float>(call.optional(Names::statistics));
+  job.rows = g.pixels();
+  job.tiles = static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles);
+  job.columnTiles = static_cast<int>(columnTiles);
+  job.outputs = static_cast<int>(g.o);
+  job.depthSlices = static_cast<int>(g.depth() / kLineElements);
+}
+
 }  // namespace
 
 bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf16* w) {
@@ -218,19 +246,31 @@ bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf1
   if (!hopper(call, g, Family::wgmmaConv2d) || !copies(forwardGather<bf16>(g, x)) || !takes(norm, g.pixels(), 128)) return false;
   const auto run = [&](auto shape) {
     using Shape = decltype(shape);
-    const int64_t columnTiles = ceilDiv(g.o, Shape::kN), depth = static_cast<int64_t>(g.kh) * g.kw * g.c;
     const PixelSource images = pixelSource(call, forwardGather<bf16>(g, x), Shape::kM);
     launchNormed<ForwardJob<Shape>, NormedForwardJob>(call, norm, g, images, [&](auto& job) {
-      job.weights = tiledMap(call, w, {depth, g.o}, {kLineElements, Shape::kN});
-      job.y = call.tensor(Names::y).template data<bf16>();
+      fillForward(call, Names{}, g, w, job);
       job.bias = optionalData<float>(call.optional(Names::bias));
-      job.statistics = optionalData<float>(call.optional(Names::statistics));
-      job.rows = g.pixels();
-      job.tiles = static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles);
-      job.columnTiles = static_cast<int>(columnTiles);
-      job.outputs = static_cast<int>(g.o);
-      job.depthSlices = static_cast<int>(depth / kLineElements);
     });
+  };
+  if (narrow(g, g.o))
+    run(PingPong128x64{});
+  else
+    run(PingPong128x128{});
+  return true;
+}
+
+bool forwardE4m3Hopper(const Call& call, const Geometry& g, const e4m3* x, const e4m3* w, const float* weightScale) {
+  Geometry pairs = g;
+  pairs.c /= 2;
+  const auto gather = forwardGather<bf16>(pairs, reinterpret_cast<const bf16*>(x));
+  if (!hopper(call, g, Family::wgmmaConv2dE4m3) || g.c % 2 != 0 || !copies(gather)) return false;
+  const auto run = [&](auto shape) {
+    using Shape = decltype(shape);
+    E4m3ForwardJob<Shape> job{};
+    fillForward(call, args::conv2dE4m3{}, pairs, reinterpret_cast<const bf16*>(w), job);
+    job.x = pixelSource(call, gather, Shape::kM);
+    job.weightScale = weightScale;
+    launchProduct(call, job);
   };
   if (narrow(g, g.o))
     run(PingPong128x64{});

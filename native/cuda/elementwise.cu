@@ -79,6 +79,7 @@ void dispatchAny(const Call& call, DType dtype, F body) {
     case DType::i32: return body(int32_t{});
     case DType::u8: return body(uint8_t{});
     case DType::bf16: return body(bf16{});
+    case DType::e4m3: return body(e4m3{});
     case DType::f64: throw Error("DTYPE", std::string(call.op) + ": f64 runs on the CPU only");
   }
 }

@@ -10,7 +10,7 @@
 namespace densecl::simt {
 namespace {
 
-const char* const kNames[] = {"bulkCopy", "im2col",   "mbarrier",      "wgmma",   "wgmmaRegisters",
+const char* const kNames[] = {"bulkCopy", "im2col",   "mbarrier",      "wgmma",   "wgmmaRegisters", "wgmmaE4m3",
                               "mma",      "ldmatrix", "ldmatrixTrans", "cpAsync", "shuffle"};
 constexpr size_t kInstructions = sizeof(kNames) / sizeof(kNames[0]);
 

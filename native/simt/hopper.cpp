@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../core/e4m3.h"
 #include "block.h"
 
 namespace densecl::simt {
@@ -121,11 +122,18 @@ float element(const unsigned char* shared, unsigned offset) {
   return upperHalf(bits);
 }
 
+float eighth(const unsigned char* shared, unsigned offset) {
+  e4m3 value;
+  value.bits = shared[swizzled(offset)];
+  return static_cast<float>(value);
+}
+
 // Element (row, k) of an operand: lines of 64 elements along the depth, or along the rows.
-float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, int row, int k) {
+float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, bool e4m3, int row, int k) {
   const unsigned start = static_cast<unsigned>(descriptor & 0x3fff) << 4, near = static_cast<unsigned>(descriptor >> 16 & 0x3fff) << 4,
                  far = static_cast<unsigned>(descriptor >> 32 & 0x3fff) << 4;
   const unsigned r = static_cast<unsigned>(row), d = static_cast<unsigned>(k);
+  if (e4m3) return eighth(shared, start + r / 8 * far + r % 8 * kLineBytes + d);
   if (!alongRows) return element(shared, start + r / 8 * far + r % 8 * kLineBytes + d * 2);
   return element(shared, start + r / 64 * near + r % 64 * 2 + d / 8 * far + d % 8 * kLineBytes);
 }
@@ -133,17 +141,21 @@ float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, 
 // A committed product of all lanes of a warpgroup.
 void multiply(Block& block, const std::vector<const Product*>& lanes) {
   const Product& first = *lanes[0];
-  const bool inRegisters = first.registers != nullptr, wrong = faulty(inRegisters ? Instruction::wgmmaRegisters : Instruction::wgmma);
+  const bool inRegisters = first.registers != nullptr, wrong = faulty(first.e4m3    ? Instruction::wgmmaE4m3
+                                                                      : inRegisters ? Instruction::wgmmaRegisters
+                                                                                    : Instruction::wgmma);
   for (const Product* lane : lanes)
-    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || (lane->registers != nullptr) != inRegisters)
+    if (lane->a != first.a || lane->b != first.b || lane->n != first.n || lane->e4m3 != first.e4m3 ||
+        (lane->registers != nullptr) != inRegisters)
       block.fail("the lanes of a warpgroup give different operands to wgmma");
   if ((!inRegisters && first.a >> 62 != 1) || first.b >> 62 != 1) block.fail("a matrix descriptor without the 128-byte swizzle");
-  std::vector<float> a(64 * 16), b(static_cast<size_t>(first.n) * 16);
-  for (int k = 0; k < 16; ++k) {
+  const size_t depth = first.e4m3 ? 32 : 16;
+  std::vector<float> a(64 * depth), b(static_cast<size_t>(first.n) * depth);
+  for (int k = 0; k < static_cast<int>(depth); ++k) {
     for (int m = 0; m < 64; ++m) {
-      float& to = a[static_cast<size_t>(m) * 16 + k];
+      float& to = a[static_cast<size_t>(m) * depth + k];
       if (!inRegisters) {
-        to = operand(block.shared, first.a, first.rowsA, m, k);
+        to = operand(block.shared, first.a, first.rowsA, first.e4m3, m, k);
         continue;
       }
       // Pairs of a lane: rows g and g + 8, depths 2t and 2t + 8.
@@ -151,7 +163,7 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
       const uint32_t pair = owner.registers[m % 16 / 8 + k / 8 * 2];
       to = upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16);
     }
-    for (int n = 0; n < first.n; ++n) b[static_cast<size_t>(n) * 16 + k] = operand(block.shared, first.b, first.rowsB, n, k);
+    for (int n = 0; n < first.n; ++n) b[static_cast<size_t>(n) * depth + k] = operand(block.shared, first.b, first.rowsB, first.e4m3, n, k);
   }
   for (unsigned t = 0; t < kWarpgroup; ++t) {
     const unsigned warp = t / 32, g = t % 32 / 4, pair = t % 4;
@@ -159,7 +171,7 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
       for (unsigned e = 0; e < 4; ++e) {
         const size_t row = warp * 16 + g + e / 2 * 8, column = static_cast<size_t>(j) * 8 + pair * 2 + e % 2;
         float sum = 0;
-        for (size_t k = 0; k < 16; ++k) sum += a[row * 16 + k] * b[column * 16 + k];
+        for (size_t k = 0; k < depth; ++k) sum += a[row * depth + k] * b[column * depth + k];
         if (wrong && t == 37 && j == 1 && e == 2) sum = 0;
         lanes[t]->c[static_cast<size_t>(j) * 4 + e] += sum;
       }

@@ -36,6 +36,7 @@ struct Product {
   int n;
   bool rowsA, rowsB;
   const uint32_t* registers = nullptr;  // of a, as in mma.cuh; null where it lies in shared memory
+  bool e4m3 = false;                    // 32 of the depth in as many bytes, instead of 16 of bf16
 };
 void wgmma(const Product& product);
 void wgmmaCommitGroup();

@@ -48,6 +48,7 @@ export const register: Register = (program, done) => {
     .optionsGroup('bench step:')
     .option('--step <name>', 'densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
     .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
+    .option('--key-precision <how>', 'fp8: of the key encoder, on an H100 and an H200')
     .optionsGroup('bench growth:')
     .option('--most <size>', 'leaves larger sizes out')
     .optionsGroup('bench data:')
@@ -114,9 +115,9 @@ export const register: Register = (program, done) => {
           return
         }
         if (ops[0] === 'step') {
-          const { kernels, step, layer, save } = flags
+          const { kernels, keyPrecision, step, layer, save } = flags
           const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, whole: true })
-          done(benchStep(ops.slice(1), { batch, step, kernels, json: flags.json === true, layer, save }))
+          done(benchStep(ops.slice(1), { batch, step, kernels, keyPrecision, json: flags.json === true, layer, save }))
           return
         }
         if (ops[0] === 'growth') {
@@ -159,6 +160,7 @@ async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
 interface Flags {
   architecture: string
   kernels: string
+  keyPrecision?: string
   step: string
   model?: string
   most?: string

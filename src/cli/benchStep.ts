@@ -22,6 +22,7 @@ interface StepOptions {
   batch?: number | undefined
   step: string
   kernels: string
+  keyPrecision?: string | undefined
   json: boolean
   layer?: string | undefined
   save?: string | undefined
@@ -33,7 +34,7 @@ const steps = {
     what: 'ResNet-50, 224 px',
     batch: 256,
     unit: 'pairs',
-    calls: (level: FusionLevel, batch: number) => stepCalls({ level })(batch),
+    calls: (level: FusionLevel, batch: number, keyPrecision?: 'fp8') => stepCalls({ level, keyPrecision })(batch),
   },
   detection: {
     what: 'Faster R-CNN C4, 800x1333',
@@ -50,7 +51,7 @@ const steps = {
 } as const
 
 /** Prints the prediction; the exit code. */
-export function benchStep(words: readonly string[], { step, kernels, json, layer, save, ...flags }: StepOptions): number {
+export function benchStep(words: readonly string[], { step, kernels, keyPrecision, json, layer, save, ...flags }: StepOptions): number {
   if (words.length > 1) fail('CONFIG', `bench step: expected one level of fusion but received ${words.join(' ')}`)
   const [level = 'epilogue'] = words
   if (!levels.includes(level))
@@ -59,9 +60,11 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   const { batch = published } = flags
   if (step !== 'densecl' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
+  if (keyPrecision !== undefined && (keyPrecision !== 'fp8' || step !== 'densecl'))
+    fail('CONFIG', `--key-precision is ${keyPrecision}: expected fp8, of the step densecl`)
   if (simulatedDevice() === undefined) return withSimulation('step')
-  const calls = callsOf(level as FusionLevel, batch)
-  const names = Object.keys(gpus)
+  const calls = callsOf(level as FusionLevel, batch, keyPrecision)
+  const names = Object.keys(gpus).filter((name) => keyPrecision === undefined || gpus[name]!.name === 'sm_90')
   const costs = names.map((name) => {
     const machine = new Machine(gpus[name]!, kernels)
     return calls.flatMap((call) => costsOf(machine, call))
@@ -74,6 +77,7 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
     how: 'model, not measured',
     kernels,
     ...(step === 'densecl' ? { level } : {}),
+    ...(keyPrecision === undefined ? {} : { keyPrecision }),
     step: `${what}, batch ${batch}, ${step === 'densecl' ? 'queue 65536, ' : ''}bf16`,
     predicted,
   }
@@ -81,7 +85,7 @@ export function benchStep(words: readonly string[], { step, kernels, json, layer
   else
     console.log(
       [
-        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels }),
+        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels, keyPrecision }),
         ...(layer === undefined ? [] : single(names, costs, layer)),
       ].join('\n'),
     )
@@ -98,16 +102,29 @@ export function withSimulation(bench: string): number {
   return status ?? 1
 }
 
+interface Headline {
+  what: string
+  batch: number
+  unit: string
+  level: string | undefined
+  kernels: string
+  keyPrecision: string | undefined
+}
+
 const cell = (value: number, digits = 2): string => value.toFixed(digits).padStart(8)
 
 function lines(
   names: readonly string[],
   times: readonly ReturnType<typeof stepTimes>[],
-  { what, batch, unit, level, kernels }: { what: string; batch: number; unit: string; level: string | undefined; kernels: string },
+  { what, batch, unit, level, kernels, keyPrecision }: Headline,
 ): string[] {
   const last = times.at(-1)!
   const all = [...new Set([...last.kernels, ...times.flatMap((time) => time.kernels)].map(({ kernel }) => kernel))]
-  const settings = [...(level === undefined ? [] : [`level ${level}`]), ...(kernels === 'now' ? [] : ['kernels before'])]
+  const settings = [
+    ...(level === undefined ? [] : [`level ${level}`]),
+    ...(keyPrecision === undefined ? [] : [`keys in ${keyPrecision}`]),
+    ...(kernels === 'now' ? [] : ['kernels before']),
+  ]
   const head = ['milliseconds', what, `batch ${batch}`, ...settings].join(', ')
   const of = (i: number, kernel: string): number => times[i]!.kernels.find((row) => row.kernel === kernel)?.milliseconds ?? 0
   const total = (value: (time: (typeof times)[number]) => string): string => times.map(value).join('')

@@ -163,9 +163,10 @@ export class LayerNorm {
 
 /**
  * How batch norm behaves in a forward pass: by the batch in groups, whose share in the running statistics is `momentum` (0.1), or by these.
- * One group may be that of the batches of several processes (`across`).
+ * One group may be that of the batches of several processes (`across`). Without gradients `maps` keeps what only convolutions read in E4M3
+ * where the device multiplies it.
  */
-export type NormMode = { train: true; groups: number; momentum?: number; across?: Group } | { train: false }
+export type NormMode = { train: true; groups: number; momentum?: number; across?: Group; maps?: 'e4m3' } | { train: false }
 /** The mode in which batch norm takes its running statistics. */
 export const evaluation: NormMode = { train: false }
 /** The mode in which batch norm takes the statistics of the whole batch. */
@@ -191,7 +192,11 @@ export class BatchNorm2d {
   }
 
   /** Batch norm, then the residual is added, then ReLU. */
-  forward(x: Tensor, mode: NormMode, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'statistics' | 'pooled'> = {}): Tensor {
+  forward(
+    x: Tensor,
+    mode: NormMode,
+    options: Pick<BatchNormOptions, 'relu' | 'residual' | 'statistics' | 'pooled' | 'convolved'> = {},
+  ): Tensor {
     if (mode.train) onEveryRun(() => this.batches.write(Int32Array.of(this.batches.item() + 1)))
     return batchNorm(x, this.weight, this.bias, this.runningMean, this.runningVar, { ...mode, ...options })
   }
@@ -211,7 +216,7 @@ export function convNorm(
   norm: BatchNorm2d,
   x: Tensor,
   mode: NormMode,
-  options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'> = {},
+  options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled' | 'convolved'> = {},
 ): Tensor {
   return scope(() => {
     if (!mode.train) return conv.forwardNormed(x, norm, options)

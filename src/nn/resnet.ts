@@ -66,13 +66,15 @@ class Block {
     this.shortcut = stride !== 1 || inputs !== outputs ? unit(inputs, outputs, 1, stride) : undefined
   }
 
-  forward(x: Tensor, mode: NormMode): Tensor {
+  /** `convolved`: another block reads the result, and nobody else. */
+  forward(x: Tensor, mode: NormMode, convolved: boolean): Tensor {
     return scope(() => {
       const identity = this.shortcut === undefined ? x : convNorm(this.shortcut.conv, this.shortcut.norm, x, mode)
       let y = x
       this.units.forEach(({ conv, norm }, i) => {
         const last = i === this.units.length - 1
-        const next = convNorm(conv, norm, y, mode, { relu: true, residual: last ? identity : undefined })
+        const options = last ? { residual: identity, convolved } : { convolved: true }
+        const next = convNorm(conv, norm, y, mode, { relu: true, ...options })
         if (y !== x) y.dispose()
         y = next
       })
@@ -234,7 +236,10 @@ export class ResNet extends Backbone {
     return `${this.name} of ${this.baseChannels} base channels${strides === undefined ? '' : `, strides ${strides.join('-')}`}${images}`
   }
 
-  /** The maps after the stem (before its pooling) and after each stage; maps that no caller keeps are freed by its scope. */
+  /**
+   * The maps after the stem (before its pooling) and after each stage, all but the last of them as mode.maps says; maps that no caller
+   * keeps are freed by its scope.
+   */
   stages(x: Tensor, mode: NormMode): Tensor[] {
     return scope(() => this.#through(x, mode, this.#stages.length))
   }
@@ -243,15 +248,17 @@ export class ResNet extends Backbone {
   override readonly beforeLast = (x: Tensor, mode: NormMode): Tensor => scope(() => this.#through(x, mode, this.#stages.length - 1).at(-1)!)
   /** The fourth stage of a map [N, h, w, C] as the third gives it: [N, h / 2, w / 2, channels]. */
   override readonly last = (map: Tensor, mode: NormMode): Tensor =>
-    scope(() => this.#stages.at(-1)!.reduce((y, block) => block.forward(y, mode), map))
+    scope(() => this.#stages.at(-1)!.reduce((y, block) => block.forward(y, mode, false), map))
 
   #through(x: Tensor, mode: NormMode, count: number): Tensor[] {
     const stem = convNorm(this.#stem, this.#stemNorm, x, mode, { relu: true, pooled: true })
     const maps = [stem]
     let y = maxPool2d(stem, { kernel: 3, stride: 2, padding: 1 })
-    for (const stage of this.#stages.slice(0, count)) {
+    const stages = this.#stages.slice(0, count)
+    const last = stages.at(-1)?.at(-1)
+    for (const stage of stages) {
       for (const block of stage) {
-        const next = block.forward(y, mode)
+        const next = block.forward(y, mode, block !== last)
         if (!maps.includes(y)) y.dispose()
         y = next
       }

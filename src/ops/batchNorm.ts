@@ -1,4 +1,4 @@
-import { apply } from '../autograd/tape.js'
+import { apply, isRecorded } from '../autograd/tape.js'
 import { defineOp, expectFloats, expectRank, expectShape, type Inputs, type Recorded } from '../autograd/op.js'
 import { Group } from '../distributed/group.js'
 import { currentCompute } from '../tensor/compute.js'
@@ -7,6 +7,7 @@ import { runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { backwardAcross, trainAcross } from './batchNormAcross.js'
+import { keepsE4m3 } from './e4m3.js'
 import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
 
 /** How batchNorm takes its statistics, and what it does in the same pass. */
@@ -26,6 +27,10 @@ export interface BatchNormOptions {
   statistics?: Tensor | undefined
   /** Only a pooling reads the result: on a GPU it applies scale, shift and ReLU itself (docs/fusion.md). */
   pooled?: boolean
+  /** Only convolutions, and joins as a residual, read the result. */
+  convolved?: boolean
+  /** `e4m3`: what only convolutions read is kept in E4M3 where no gradient is wanted and their kernels take it (src/ops/e4m3.ts). */
+  maps?: 'e4m3'
 }
 
 export interface BatchNormInputs extends Inputs {
@@ -43,6 +48,7 @@ export interface BatchNormAttrs {
   across: Group
   relu: boolean
   pooled: boolean
+  inE4m3: boolean
   runningMean: Tensor
   runningVar: Tensor
   statistics: Tensor | undefined
@@ -114,15 +120,21 @@ function train(inputs: BatchNormInputs, attrs: BatchNormAttrs, needsGradient: bo
   const { eps, momentum, groups, relu, runningMean, runningVar, statistics } = attrs
   const vector = (): Tensor => Tensor.empty([groups, x.shape[3]!], accumulator(x.dtype))
   const [mean, invstd, scale, shift] = [vector(), vector(), vector(), vector()]
-  const y = defers(inputs, attrs, needsGradient) ? undefined : Tensor.empty(x.shape, x.dtype)
+  const ofE4m3 = attrs.inE4m3 || residual?.dtype === 'e4m3'
+  const y = ofE4m3 || defers(inputs, attrs, needsGradient) ? undefined : Tensor.empty(x.shape, x.dtype)
   const shortcut = residual === undefined ? undefined : deferredNorm(residual)
   const dual = shortcut !== undefined && !shortcut.relu && shortcut.scale.shape[0] === groups
   const added = dual ? { residual: shortcut.x, residualScale: shortcut.scale, residualShift: shortcut.shift } : { residual }
   runNative(
     'batchNormTrain',
-    { y, mean, invstd, runningMean, runningVar, x, weight, bias, statistics, scale, shift, ...added },
+    { y, mean, invstd, runningMean, runningVar, x, weight, bias, statistics, scale, shift, ...(ofE4m3 ? {} : added) },
     { eps, momentum, relu },
   )
+  if (ofE4m3) {
+    const joined = Tensor.empty(x.shape, attrs.inE4m3 ? 'e4m3' : x.dtype)
+    runNative('normE4m3', { y: joined, x, scale, shift, ...added }, { relu })
+    return { outputs: [joined], saved: {} }
+  }
   const saved = { x, weight, mean, invstd, scale, shift, ...(relu && residual !== undefined ? { y: y! } : {}) }
   return { outputs: [y ?? deferNorm({ x, scale, shift, relu })], saved }
 }
@@ -156,11 +168,15 @@ export function batchNorm(
     groups = 1,
     relu = false,
     pooled = false,
+    convolved = false,
+    maps,
     residual,
     statistics,
     across = Group.single,
   } = options
-  expectFloats('batchNorm', { x, residual }, { weight, bias, runningMean, runningVar })
+  const recorded = isRecorded({ x, weight, bias, residual })
+  const joinsE4m3 = residual?.dtype === 'e4m3' && train && !recorded
+  expectFloats('batchNorm', joinsE4m3 ? { x } : { x, residual }, { weight, bias, runningMean, runningVar })
   expectRank('batchNorm', 'x', x, 4)
   if (x.shape[3] === 0) fail('SHAPE', `batchNorm: expected x of one channel or more but received ${describe(x)}`)
   for (const [name, tensor] of Object.entries({ weight, bias, runningMean, runningVar }))
@@ -177,9 +193,10 @@ export function batchNorm(
       `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`,
     )
   }
+  const inE4m3 = maps === 'e4m3' && convolved && train && across.size === 1 && !recorded && keepsE4m3(x)
   return apply(
     batchNormOp,
     { x, weight, bias, residual },
-    { train, eps, momentum, groups, across, relu, pooled, runningMean, runningVar, statistics },
+    { train, eps, momentum, groups, across, relu, pooled, inE4m3, runningMean, runningVar, statistics },
   )[0]!
 }

@@ -5,6 +5,7 @@ import { fail } from '../tensor/errors.js'
 import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { conv2dE4m3 } from './e4m3.js'
 import { type DeferredNorm, deferredNorm, type DeferredNormGradient, deferredNormGradient, valuesOf, wholeVectors } from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
 import { hopperTileRows, isAmpereTile } from './kernels.js'
@@ -177,11 +178,15 @@ export interface ConvolutionForNorm {
   statistics: Tensor | undefined
 }
 
-/** conv2d without bias, and the statistics of y that kernels with epilogues make on the way. The CPU has y in its cache anyway. */
+/**
+ * conv2d without bias, and the statistics of y that kernels with epilogues make on the way. The CPU has y in its cache anyway. x may be in
+ * E4M3 (conv2dE4m3).
+ */
 export function conv2dForNorm(x: Tensor, weight: Tensor, options: Conv2dOptions, groups: number): ConvolutionForNorm {
   const { epilogues, statisticsRows } = deviceTraits(x.device)
-  const attrs = prepare(x, weight, undefined, options, epilogues && currentCompute().fusion !== 'pointwise')
-  const [y, statistics] = apply(conv2dOp, { x, weight, bias: undefined }, attrs) as [Tensor, Tensor | undefined]
+  const wanted = epilogues && currentCompute().fusion !== 'pointwise'
+  const convolve = (): Tensor[] => apply(conv2dOp, { x, weight, bias: undefined }, prepare(x, weight, undefined, options, wanted))
+  const [y, statistics] = (x.dtype === 'e4m3' ? conv2dE4m3(x, weight, options, wanted) : convolve()) as [Tensor, Tensor | undefined]
   // A row of the statistics must not reach into the next group.
   const whole = groups === 1 || (y.size / y.shape[3]! / groups) % statisticsRows === 0
   if (whole) return { y, statistics }

@@ -19,18 +19,18 @@ export interface Conv2dOptions {
 type Geometry = Record<'strideH' | 'strideW' | 'paddingH' | 'paddingW' | 'dilationH' | 'dilationW', number>
 
 /** The numbers of a convolution's native call, when its tensors and options are such as any convolution takes. */
-export function convolutionGeometry(
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | undefined,
-  { stride = 1, padding = 0, dilation = 1 }: Conv2dOptions,
-): Geometry {
+export function convolutionGeometry(x: Tensor, weight: Tensor, bias: Tensor | undefined, options: Conv2dOptions): Geometry {
   expectFloats('conv2d', { x, weight }, { bias })
   expectRank('conv2d', 'x', x, 4)
   expectRank('conv2d', 'weight', weight, 4)
   expectElements('conv2d', 'x', x, 1)
   expectElements('conv2d', 'weight', weight)
   if (bias !== undefined) expectShape('conv2d', 'bias', bias, [weight.shape[0]!], 'the output channels')
+  return windowNumbers(options)
+}
+
+/** Options as the numbers of a native call. */
+export function windowNumbers({ stride = 1, padding = 0, dilation = 1 }: Conv2dOptions): Geometry {
   const [[strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [perAxis(stride), perAxis(padding), perAxis(dilation)]
   for (const value of [strideH, strideW]) expectInteger('conv2d', 'stride', value, 1)
   for (const value of [paddingH, paddingW]) expectInteger('conv2d', 'padding', value, 0)

@@ -1,6 +1,7 @@
 /** The parts of the check of a device, in their order: what can be missing is compared with what cannot. */
 import { kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
 import type { Finding } from './compare.js'
+import { checkE4m3 } from './e4m3.js'
 import { checkOther, others } from './others.js'
 import { checkProduct, type ProductOp, productOps } from './products.js'
 
@@ -21,6 +22,7 @@ export function partsOf(device: string): Part[] {
 export const isFamily = (part: Part): part is KernelFamily => (kernelFamilyNames as readonly string[]).includes(part)
 
 export function runPart(device: string, part: Part): Finding[] {
+  if (part === 'wgmma.conv2dE4m3') return checkE4m3(device)
   const [kind, op] = part.split('.') as ['wgmma' | 'mma' | 'fma', ProductOp | undefined]
   return op === undefined ? checkOther(device, part) : checkProduct(device, op, kind)
 }

@@ -110,6 +110,10 @@ function obey(device: string, reports: readonly PartReport[], say: (line: string
   for (const report of reports) {
     if (!avoided.includes(report.part as KernelFamily)) continue
     const [kind, op] = report.part.split('.') as [string, string]
+    if (op === 'conv2dE4m3') {
+      say(`densecl: warning: ${describeReport(report)}\n  ${device} takes no keys in FP8; ${how}`)
+      continue
+    }
     const instead =
       kind === 'wgmma' && !avoided.includes(`mma.${op}` as KernelFamily) ? 'tensor cores by mma.sync' : 'FMAs, which are many times slower,'
     say(`densecl: warning: ${describeReport(report)}\n  ${device} computes ${op} by ${instead} instead; ${how}`)

@@ -9,6 +9,7 @@ export const kernelFamilyNames = [
   'wgmma.conv2d',
   'wgmma.conv2dBackwardInput',
   'wgmma.conv2dBackwardWeight',
+  'wgmma.conv2dE4m3',
   'wgmma.infoNce',
   'mma.conv2d',
   'mma.conv2dBackwardInput',

@@ -1,9 +1,10 @@
+import { fromE4m3, toE4m3 } from './e4m3.js'
 import { DenseclError, fail } from './errors.js'
 import { type NamedNumbers, native, type OpName, runNamed, runNative } from './native.js'
 import { deviceTraits } from './traits.js'
 
-export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16'] as const
-/** The type of the elements of a tensor. */
+export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16', 'e4m3'] as const
+/** The type of the elements of a tensor. In e4m3 maps are kept between kernels that take it (src/ops/e4m3.ts); no other op does. */
 export type DType = (typeof dtypes)[number]
 /** The dtypes that gradients exist for. */
 export type FloatDType = 'f32' | 'f64' | 'bf16'
@@ -13,9 +14,9 @@ export type Shape = readonly number[]
 /** What sums, statistics, losses and weight gradients of a dtype are kept in: f32 for bf16, otherwise itself. */
 export const accumulator = (dtype: DType): DType => (dtype === 'bf16' ? 'f32' : dtype)
 
-// bf16 values cross as Float32Array: JavaScript has no array of them.
-const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array, bf16: Float32Array } as const
-/** What the values of a tensor are on the host; bf16 comes as a Float32Array. */
+// Values of bf16 and e4m3 cross as Float32Array: JavaScript has no arrays of them.
+const arrays = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array, bf16: Float32Array, e4m3: Float32Array } as const
+/** What the values of a tensor are on the host; bf16 and e4m3 come as a Float32Array. */
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint8Array
 /** A number, or arrays of them nested as deep as a tensor has axes. */
 export type NestedNumbers = number | ArrayLike<number> | readonly NestedNumbers[]
@@ -54,6 +55,21 @@ function fromBf16(halves: Uint16Array): Float32Array {
   return new Float32Array(words.buffer)
 }
 
+/** The dtypes whose values are not those of their arrays: what they lie in, and the way there and back. */
+const packed: Partial<Record<DType, Packing>> = {
+  bf16: { array: Uint16Array, pack: toBf16, unpack: fromBf16 as Packing['unpack'] },
+  e4m3: { array: Uint8Array, pack: toE4m3, unpack: fromE4m3 as Packing['unpack'] },
+}
+interface Packing {
+  array: Uint16ArrayConstructor | Uint8ArrayConstructor
+  pack: (values: Float32Array) => Uint16Array | Uint8Array
+  unpack: (raw: RawArray) => Float32Array
+}
+type RawArray = TypedArray | Uint16Array
+
+const rawArray = (dtype: DType, size: number): RawArray => new (packed[dtype]?.array ?? arrays[dtype])(size)
+const unpacked = (dtype: DType, raw: RawArray): TypedArray => packed[dtype]?.unpack(raw) ?? (raw as TypedArray)
+
 /** Throws SHAPE unless `shape` is a list of sizes. */
 export function expectSizes(op: string, shape: unknown): asserts shape is Shape {
   if (Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && d >= 0)) return
@@ -75,7 +91,7 @@ export function expectValue(op: string, name: string, value: unknown, dtype: DTy
 }
 
 /** Bytes of an element. */
-export const itemBytes = (dtype: DType): number => (dtype === 'bf16' ? 2 : arrays[dtype].BYTES_PER_ELEMENT)
+export const itemBytes = (dtype: DType): number => packed[dtype]?.array.BYTES_PER_ELEMENT ?? arrays[dtype].BYTES_PER_ELEMENT
 
 export const sizeOf = (shape: Shape): number => shape.reduce((product, d) => product * d, 1)
 
@@ -103,6 +119,8 @@ const foreignNames: Readonly<Record<string, DType>> = {
   float16: 'bf16',
   f16: 'bf16',
   bfloat16: 'bf16',
+  fp8: 'e4m3',
+  float8_e4m3fn: 'e4m3',
 }
 
 function expectDtype(name: unknown): DType {
@@ -290,14 +308,9 @@ export class Tensor {
 
   /** A copy of the values, row-major; waits for the device. */
   data(): TypedArray {
-    if (this.dtype === 'bf16') {
-      const halves = new Uint16Array(this.size)
-      native.read(this.handle, halves)
-      return fromBf16(halves)
-    }
-    const values = new arrays[this.dtype](this.size)
-    native.read(this.handle, values)
-    return values
+    const raw = rawArray(this.dtype, this.size)
+    native.read(this.handle, raw)
+    return unpacked(this.dtype, raw)
   }
 
   /** data() in two halves: starts the copy beside the work that follows, and gives the function that waits for it. */
@@ -306,9 +319,9 @@ export class Tensor {
     let values: TypedArray | undefined
     return () => {
       if (values !== undefined) return values
-      const raw = this.dtype === 'bf16' ? new Uint16Array(this.size) : new arrays[this.dtype](this.size)
+      const raw = rawArray(this.dtype, this.size)
       native.finishRead(ticket, raw)
-      return (values = raw instanceof Uint16Array ? fromBf16(raw) : raw)
+      return (values = unpacked(this.dtype, raw))
     }
   }
 
@@ -318,12 +331,15 @@ export class Tensor {
     return this.data()[0]!
   }
 
-  /** Overwrites the values; `data` must be of this tensor's size and type, a Float32Array for bf16. Throws SHAPE or DTYPE otherwise. */
+  /**
+   * Overwrites the values; `data` must be of this tensor's size and type, a Float32Array for bf16 and e4m3. Throws SHAPE or DTYPE
+   * otherwise.
+   */
   write(data: TypedArray): void {
     const type = arrays[this.dtype]
     if (!(data instanceof type)) fail('DTYPE', `write: expected ${type.name} for ${describe(this)} but received ${kindOf(data)}`)
     if (data.length !== this.size) fail('SHAPE', `write: expected ${this.size} values for ${describe(this)} but received ${data.length}`)
-    native.write(this.handle, this.dtype === 'bf16' ? toBf16(data as Float32Array) : data)
+    native.write(this.handle, packed[this.dtype]?.pack(data as Float32Array) ?? data)
   }
 
   /** A second tensor on the same storage, outside of every tape. */

@@ -5,7 +5,7 @@ import { convolutionKey, type ProductOp, shapeKey, shapeOfCall, takesPrologue, t
 import { withCompute } from '../tensor/compute.js'
 import { rehearse } from '../tensor/graph.js'
 import { mapTensors, native, observe, tensorsOf } from '../tensor/native.js'
-import { type DType, sizeOf, Tensor } from '../tensor/tensor.js'
+import { type DType, itemBytes, sizeOf, Tensor } from '../tensor/tensor.js'
 
 export interface StepCall {
   call: NativeCall
@@ -122,7 +122,7 @@ export function alternative({ call, count }: ProductCall, forward: boolean, back
 
 /** A guess of what a call costs, for an order: bytes of its operands, and 200 operations count as one. */
 export function expectedCost({ call, count }: StepCall): number {
-  const bytes = tensorsOf(call.tensors).reduce((sum, { shape, dtype }) => sum + sizeOf(shape) * (dtype === 'bf16' ? 2 : 4), 0)
+  const bytes = tensorsOf(call.tensors).reduce((sum, { shape, dtype }) => sum + sizeOf(shape) * itemBytes(dtype), 0)
   if (!isProduct(call.op)) return count * bytes
   const { input, weight, numbers } = shapeOfCall(call.op, call.tensors, call.numbers)
   const operations = (2 * sizeOf(input) * sizeOf(weight)) / input[3]! / (numbers.strideH * numbers.strideW)

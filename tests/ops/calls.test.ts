@@ -127,10 +127,24 @@ function callEveryOp(): void {
   const channels = (): Tensor => Tensor.zeros([5])
   const norm = { weight: channels(), bias: channels(), runningMean: channels(), runningVar: channels() }
   conv2dNorm(x, Tensor.zeros([5, 1, 1, 5]), norm, { residual: x })
+  callsOfE4m3()
   const views = [Tensor.zeros([1, 4, 4, 3]), Tensor.zeros([1, 4, 4, 3])] as const
   const view = wholeImage({ width: 4, height: 4, data: new Uint8Array(0) })
   const placed = { view, offset: 0, height: 4, width: 4 }
   renderViews(views, 0, Tensor.zeros([48], 'u8'), [placed, placed])
+}
+
+/** Those in E4M3 fit their rows, and are then refused: the CPU does not multiply it. */
+function callsOfE4m3(): void {
+  const map = (dtype: DType): Tensor => Tensor.zeros([2, 3, 4, 5], dtype)
+  const vector = (): Tensor => Tensor.zeros([2, 5])
+  const windows = { strideH: 1, strideW: 1, paddingH: 0, paddingW: 0, dilationH: 1, dilationW: 1, tile: 0 }
+  const convolution = { y: map('bf16'), x: map('e4m3'), weight: Tensor.zeros([5, 1, 1, 5], 'bf16'), statistics: Tensor.zeros([1, 2, 5]) }
+  const refused = /^\w+E4m3: expected a GPU/
+  throwsError(() => runNative('conv2dE4m3', convolution, windows), 'DEVICE', refused)
+  const affine = { scale: vector(), shift: vector(), residualScale: vector(), residualShift: vector() }
+  const norm = { y: map('e4m3'), x: map('bf16'), residual: map('bf16'), ...affine }
+  throwsError(() => runNative('normE4m3', norm, { relu: true }), 'DEVICE', refused)
 }
 
 const calls = callsOf(callEveryOp)

@@ -134,8 +134,12 @@ const of = (kind: string, ...ops: string[]): string[] => ops.map((op) => `${kind
 for (const [fault, expected] of [
   ['wgmma', of('wgmma', ...convolutions, 'infoNce')],
   ['wgmmaRegisters', of('wgmma', 'conv2d', 'conv2dBackwardWeight', 'infoNce')],
-  ['im2col', of('wgmma', ...convolutions)],
-  ['bulkCopy,mma', [...of('mma', ...convolutions, 'infoNce', 'denseMatch', 'matmul'), ...of('wgmma', ...convolutions, 'infoNce')]],
+  ['wgmmaE4m3', of('wgmma', 'conv2dE4m3')],
+  ['im2col', of('wgmma', ...convolutions, 'conv2dE4m3')],
+  [
+    'bulkCopy,mma',
+    [...of('mma', ...convolutions, 'infoNce', 'denseMatch', 'matmul'), ...of('wgmma', ...convolutions, 'conv2dE4m3', 'infoNce')],
+  ],
   ['ldmatrixTrans', [...of('mma', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce'), ...of('wgmma', 'conv2dBackwardWeight')]],
 ] as const) {
   where(`one wrong element of ${fault} is seen in the families that use it, and in no other`, async (folder) => {

@@ -17,7 +17,7 @@ const ampere = [
   /^ex2\.approx\.ftz\.f32$/,
   /^ldmatrix\.sync\.aligned\.m8n8\.x4(\.trans)?\.shared\.b16$/,
   /^mma\.sync\.aligned\.m16n8k(16\.row\.col\.f32\.bf16\.bf16|8\.row\.col\.f32\.tf32\.tf32)\.f32$/,
-  /^st\.global\.v4\.b32$/,
+  /^st\.global\.v[24]\.b32$/,
 ]
 
 /** Every instruction in the strings of a source, and whether a condition on DENSECL_HOPPER holds around it. */

@@ -16,15 +16,15 @@ const onDevice = <R>(body: () => R): R => scope(() => withDevice(device, body))
 test('values come back as they were written, through every dtype', () => {
   onDevice(() => {
     for (const dtype of dtypes) {
-      const tensor = Tensor.from([0, 1, 2, 200], [2, 2], dtype)
+      const tensor = Tensor.from([0, 1, 2, 208], [2, 2], dtype)
       assert.is(tensor.device, device)
-      assert.equal([...tensor.data()], [0, 1, 2, 200], dtype)
-      assert.equal([...tensor.to(dtype, 'cpu').data()], [0, 1, 2, 200])
+      assert.equal([...tensor.data()], [0, 1, 2, 208], dtype)
+      assert.equal([...tensor.to(dtype, 'cpu').data()], [0, 1, 2, 208])
     }
-    const converted: DType[] = ['f32', 'bf16', 'i32', 'u8']
+    const converted: DType[] = ['f32', 'bf16', 'i32', 'u8', 'e4m3']
     for (const from of converted)
       for (const to of converted)
-        assert.equal([...Tensor.from([0, 3, 128, 254], [4], from).to(to).data()], [0, 3, 128, 254], `${from} to ${to}`)
+        assert.equal([...Tensor.from([0, 3, 128, 240], [4], from).to(to).data()], [0, 3, 128, 240], `${from} to ${to}`)
     for (const dtype of converted) assert.equal([...Tensor.full([5], 3, dtype).data()], [3, 3, 3, 3, 3])
   })
 })
@@ -48,6 +48,35 @@ test('bf16 is rounded to the nearest, ties to even, here as on the CPU', () => {
     assert.equal(Tensor.from(values, [values.length], 'f32', 'cpu').to('bf16').data(), expected)
     assert.equal([expected[0], expected[1], expected[2]], [1, 1 + 2 ** -6, -1])
     assert.ok(Number.isNaN(Tensor.from([NaN], [1]).to('bf16').item()) && Number.isNaN(Tensor.from([NaN], [1], 'bf16').item()))
+  })
+})
+
+test('E4M3 is rounded to the nearest of its 253 numbers, ties to even, here as on the CPU', () => {
+  onDevice(() => {
+    const bytes = Array.from({ length: 127 }, (_, i) => i)
+    // Sizes in the order of their bytes: 0 to 448.
+    const sizes = bytes.map((byte) => (byte < 8 ? byte * 2 ** -9 : (1 + (byte & 7) / 8) * 2 ** ((byte >> 3) - 7)))
+    const nearest = (value: number): number => {
+      const size = Math.min(448, Math.abs(value))
+      const above = sizes.findIndex((each) => each >= size)
+      const [low, high] = [sizes[Math.max(0, above - 1)]!, sizes[above]!]
+      const up = high - size < size - low || (high - size === size - low && above % 2 === 0)
+      return Math.sign(value) * (up ? high : low)
+    }
+    const random = new Random(4)
+    const values = Float32Array.from([
+      ...sizes,
+      ...sizes.slice(1).map((size, i) => -(size + sizes[i]!) / 2),
+      ...[449, 465, 1e30, Infinity, -Infinity, 2 ** -10, 2 ** -11, 1e-40],
+      ...Array.from({ length: 999 }, () => random.normal() * 10 ** random.uniform(-4, 3)),
+    ])
+    const expected = Float32Array.from(values, nearest)
+    assert.equal(Tensor.from(values, [values.length], 'e4m3', 'cpu').data(), expected)
+    assert.equal(Tensor.from(values, [values.length], 'f32', 'cpu').to('e4m3').data(), expected)
+    assert.equal(Tensor.from(values, [values.length]).to('e4m3').data(), expected)
+    assert.equal(Tensor.from(values, [values.length], 'e4m3').to('f32').data(), expected)
+    for (const of of [Tensor.from([NaN], [1]).to('e4m3'), Tensor.from([NaN], [1], 'e4m3'), Tensor.from([NaN], [1], 'e4m3').to('f32')])
+      assert.ok(Number.isNaN(of.item()))
   })
 })
 

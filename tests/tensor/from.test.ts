@@ -67,7 +67,13 @@ test('ragged lists, and what is no number, are refused by their place', () => {
 
 test('a wrong dtype is named, with the one that is meant', () => {
   const wrong = (name: string): DType => name as DType
-  throwsError(() => Tensor.from([1], [1], wrong('float32')), 'DTYPE', /f32, f64, i32, u8, bf16/, /received float32/, /did you mean f32\?/)
+  throwsError(
+    () => Tensor.from([1], [1], wrong('float32')),
+    'DTYPE',
+    /f32, f64, i32, u8, bf16, e4m3/,
+    /received float32/,
+    /did you mean f32\?/,
+  )
   throwsError(() => Tensor.from([1], wrong('torch.int64')), 'DTYPE', /torch\.int64/, /did you mean i32\?/)
   throwsError(() => Tensor.zeros([1], wrong('half')), 'DTYPE', /half/, /did you mean bf16\?/)
   throwsError(() => Tensor.empty([1], wrong('complex')), 'DTYPE', /received complex$/)

@@ -11,11 +11,6 @@
 
 namespace densecl::cuda {
 
-// The architecture-specific instructions exist when compiling for sm_90a itself.
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define DENSECL_HOPPER 1
-#endif
-
 constexpr int kWarpgroup = 128;
 
 // A description of a tensor in global memory for bulk copies, made by the host (native/cuda/tensorMap.h).
@@ -237,6 +232,35 @@ DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
   simt::wgmma({&c[0][0], 0, b, kN, false, kRowsB, a});
+#endif
+}
+
+// c [64][kN] += a [64][32] b [32][kN] of E4M3, both along the depth. Sums are carried with fewer bits than a float has (about 14 of a
+// mantissa, as DeepSeek-V3 found, arXiv:2412.19437), which is more than the operands say.
+template <int kN>
+DEVICE void wgmmaE4m3(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
+  static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
+#if defined(DENSECL_HOPPER)
+  if constexpr (kN == 64)
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "%32, %33, 1, 1, 1;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : "l"(a), "l"(b));
+  else
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+        "%64, %65, 1, 1, 1;"
+        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
+          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
+          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        : "l"(a), "l"(b));
+#elif !defined(__CUDACC__)
+  simt::wgmma({&c[0][0], a, b, kN, false, false, nullptr, true});
 #endif
 }
 #undef DENSECL_ROW4

@@ -1,6 +1,6 @@
 // The language of the kernels, on nvcc and on the host (native/simt): the one place that knows which of them compiles.
 #pragma once
-#include "../../core/bf16.h"
+#include "../../core/e4m3.h"
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #else
@@ -8,6 +8,11 @@
 #endif
 
 #define DEVICE __device__ __forceinline__
+
+// The instructions of Hopper exist when compiling for sm_90a itself.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define DENSECL_HOPPER 1
+#endif
 
 namespace densecl::cuda {
 

@@ -124,6 +124,56 @@ DEVICE void unpack(float (&to)[4], const Words<float>& from) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) to[i] = floatOf(from.v[i]);
 }
+// Four values as neighbours in a word, each rounded to E4M3.
+DEVICE uint32_t packQuad(float a, float b, float c, float d) {
+#if defined(DENSECL_HOPPER)
+  uint32_t word;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n"
+      "}"
+      : "=r"(word)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return word;
+#else
+  const uint32_t low = e4m3(a).bits | static_cast<uint32_t>(e4m3(b).bits) << 8;
+  return low | static_cast<uint32_t>(e4m3(c).bits) << 16 | static_cast<uint32_t>(e4m3(d).bits) << 24;
+#endif
+}
+DEVICE void unpackQuad(float* to, uint32_t word) {
+#if defined(DENSECL_HOPPER)
+  // By halves, which hold every value of E4M3.
+  asm("{\n"
+      ".reg .b16 low, high, a, b, c, d;\n"
+      ".reg .b32 first, second;\n"
+      "mov.b32 {low, high}, %4;\n"
+      "cvt.rn.f16x2.e4m3x2 first, low;\n"
+      "cvt.rn.f16x2.e4m3x2 second, high;\n"
+      "mov.b32 {a, b}, first;\n"
+      "mov.b32 {c, d}, second;\n"
+      "cvt.f32.f16 %0, a;\n"
+      "cvt.f32.f16 %1, b;\n"
+      "cvt.f32.f16 %2, c;\n"
+      "cvt.f32.f16 %3, d;\n"
+      "}"
+      : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+      : "r"(word));
+#else
+  for (int i = 0; i < 4; ++i) {
+    e4m3 value;
+    value.bits = static_cast<uint8_t>(word >> 8 * i);
+    to[i] = static_cast<float>(value);
+  }
+#endif
+}
+DEVICE void unpack(float (&to)[8], const Elements<e4m3, 8>& from) {
+  uint32_t words[2];
+  memcpy(words, from.v, 8);
+  unpackQuad(to, words[0]);
+  unpackQuad(to + 4, words[1]);
+}
 template <class T>
 DEVICE Words<T> pack(const float (&from)[Vector<T>::kLength]) {
   Words<T> to;
@@ -149,6 +199,16 @@ DEVICE Chunk<T, kWidth> loadChunk(const T* at) {
     return load<T, kWidth>(at);
 }
 // To global memory, each value rounded.
+DEVICE void storeRounded(e4m3* at, const float (&v)[8]) {
+  const uint32_t words[2] = {packQuad(v[0], v[1], v[2], v[3]), packQuad(v[4], v[5], v[6], v[7])};
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(at)), "r"(words[0]), "r"(words[1]) : "memory");
+#else
+  Elements<e4m3, 8> values;
+  memcpy(values.v, words, 8);
+  store<e4m3, 8>(at, values);
+#endif
+}
 template <class T, int kWidth>
 DEVICE void storeRounded(T* at, const float (&values)[kWidth]) {
   if constexpr (sizeof(T) * kWidth == 16) {

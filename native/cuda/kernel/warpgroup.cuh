@@ -62,8 +62,8 @@ struct PipelineState {
   }
 };
 
-// The descriptor of an operand's part that starts at row `row`, for the `step`-th 16 of a slice's depth. Along the depth a line is a
-// row; along the rows a box of 64 rows has a line for each of the depth.
+// The descriptor of an operand's part that starts at row `row`, for the `step`-th 16 of a slice's depth, or 32 of E4M3. Along the depth a
+// line is a row; along the rows a box of 64 rows has a line for each of the depth.
 template <bool kRows>
 DEVICE uint64_t operandDescriptor(const unsigned char* operand, int row, int step) {
   if (kRows) return smemDescriptor(operand + row / 64 * kBoxBytes + step * 16 * 128, kBoxBytes, 8 * 128);
@@ -106,10 +106,14 @@ DEVICE void multiplyTiles(Accumulators<Shape>& acc, const Memory& memory, int st
 #pragma unroll
   for (int step = 0; step < kLineElements / 16; ++step)
 #pragma unroll
-    for (int i = 0; i < Shape::kMmaM; ++i)
-      wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(
-          acc.c[i], operandDescriptor<Job::kRowsA>(memory.a[stage], Shape::groupRow() + i * Shape::kMmaStep, step),
-          operandDescriptor<Job::kRowsB>(memory.b[stage], Shape::firstColumn(), step));
+    for (int i = 0; i < Shape::kMmaM; ++i) {
+      const uint64_t a = operandDescriptor<Job::kRowsA>(memory.a[stage], Shape::groupRow() + i * Shape::kMmaStep, step),
+                     b = operandDescriptor<Job::kRowsB>(memory.b[stage], Shape::firstColumn(), step);
+      if constexpr (Job::kE4m3)
+        wgmmaE4m3<Shape::kWarpN>(acc.c[i], a, b);
+      else
+        wgmma<Shape::kWarpN, Job::kRowsA, Job::kRowsB>(acc.c[i], a, b);
+    }
   wgmmaCommitGroup();
   wgmmaWaitGroup<1>();
 }
@@ -198,7 +202,8 @@ DEVICE void consume(const Job& job, Memory& memory) {
 }
 
 // A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, what
-// becomes of the left operand on its way into the product where it passes through registers (kFragments), and what of a finished tile.
+// becomes of the left operand on its way into the product where it passes through registers (kFragments), whether both operands are of
+// E4M3 (kE4m3), and what becomes of a finished tile.
 template <class Job>
 __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __grid_constant__ Job job) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)

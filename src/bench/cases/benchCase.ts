@@ -39,7 +39,7 @@ export class Setting {
     return Tensor.zeros(shape, this.dtype)
   }
   #count(tensor: Tensor): void {
-    this.bytes += tensor.size * { f32: 4, f64: 8, i32: 4, u8: 1, bf16: 2 }[tensor.dtype]
+    this.bytes += tensor.bytes
   }
 }
 

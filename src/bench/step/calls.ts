@@ -23,7 +23,7 @@ import { mapTensors, type NamedNumbers, type NamedTensors, native, observe } fro
 import { settingsOf } from '../../run/options.js'
 import { Random } from '../../tensor/random.js'
 import { scope, Tensor, withDevice } from '../../tensor/tensor.js'
-import { deviceTraits } from '../../tensor/traits.js'
+import { deviceTraits, forgetTraits } from '../../tensor/traits.js'
 import { Trainer } from '../../train/trainer.js'
 
 export interface CallTensor {
@@ -48,6 +48,8 @@ export interface StepShape {
   image?: number
   queue?: number
   hidden?: number
+  /** Of the key encoder, as of the configuration. */
+  keyPrecision?: 'fp8' | undefined
 }
 
 /** The device of the addon whose kernels are simulated; undefined where it has none. */
@@ -76,9 +78,12 @@ export const simulation = (): string =>
   simulatedDevice() ?? fail('DEVICE', 'bench: expected an addon with simulated kernels; run: npm run build:simt')
 
 /** The calls of the second step of each batch size, when the key encoder is moved by the optimiser. */
-function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048 }: StepShape, batches: readonly number[]): Call[][] {
+function observed(shape: StepShape, batches: readonly number[]): Call[][] {
+  const { level, depth = 50, image = 224, queue = 65536, hidden = 2048, keyPrecision = null } = shape
   const device = simulation()
-  const config = resolveConfig(settingsOf({ imageSize: image, queueLength: queue, hidden }, 'bench'))
+  // Ampere's, whose calls are Hopper's too, unless the step is one that only Hopper has.
+  if (keyPrecision !== null) setCapability(90)
+  const config = resolveConfig(settingsOf({ imageSize: image, queueLength: queue, hidden, keyPrecision }, 'bench'))
   const method = withDevice(device, () => densecl.build(config, { backbone: resnet({ depth }), compute: 'bf16' }))
   const { parameters, copies } = method.trained()
   const sgd = withDevice(device, () => new Sgd(parameters, config, copies))
@@ -97,7 +102,14 @@ function observed({ level, depth = 50, image = 224, queue = 65536, hidden = 2048
     sgd.dispose()
     method.dispose()
     native.trimMemory(device)
+    if (keyPrecision !== null) setCapability(80)
   }
+}
+
+/** The capability that the simulated kernels are chosen for. */
+function setCapability(value: number): void {
+  native.simtCapability?.(value)
+  forgetTraits()
 }
 
 /**

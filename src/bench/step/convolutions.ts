@@ -85,6 +85,19 @@ export function forward(machine: Machine, call: Call): Cost[] {
   return costs
 }
 
+/** Weights rounded to E4M3, then a product of two values where one of bf16 was: as many slices as half the channels have. */
+export function forwardE4m3(machine: Machine, call: Call): Cost[] {
+  const { y, x, weight } = operandsOf(call) as Record<'y' | 'x' | 'weight', CallTensor>
+  const g = convolutionOf(x, weight, y, call)
+  const product: Product = { direction: 'forward', rows: g.pixels, columns: g.o, depth: (g.kh * g.kw * g.c) / 2 }
+  const bytes = bytesAt(call, 'y', 'statistics') + weight.bytes / 2 + touched(g) * x.bytes
+  const around = { epilogue: call.tensors.statistics === undefined ? 'store' : 'statistics', gathered: false, prologue: 'none' } as const
+  return [
+    machine.passes('conv2dE4m3: weights', nameOf(g), 1.5 * weight.bytes),
+    machine.product('conv2dE4m3', nameOf(g), product, { ...around, tile: 0, whole: true }, bytes),
+  ]
+}
+
 /** The taps of one axis that meet input positions a, a + stride, ... */
 function tapsOf(a: number, stride: number, padding: number, dilation: number, kernel: number): number {
   let taps = 0

@@ -5,7 +5,7 @@
 import type { OpNumbers } from '../../tensor/native.js'
 import type { Bound } from '../model.js'
 import { bytesAt, bytesOf, type Call, type CallTensor, operandsOf } from './calls.js'
-import { backwardInput, backwardWeight, forward, vectors } from './convolutions.js'
+import { backwardInput, backwardWeight, forward, forwardE4m3, vectors } from './convolutions.js'
 import type { Cost, Machine } from './machine.js'
 
 const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
@@ -146,6 +146,7 @@ const sorted = (machine: Machine, kernel: string, scores: CallTensor, launches: 
 /** The kernels of each op that are more than one pass over its tensors. */
 const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
   conv2d: forward,
+  conv2dE4m3: forwardE4m3,
   conv2dBackwardInput: backwardInput,
   conv2dBackwardWeight: backwardWeight,
   batchNormTrain: normForward,

@@ -3,9 +3,11 @@ import type { ViewCrops } from '../../data/augment.js'
 import { type Exchange, keyOrder, ownExchange, ownOrder } from '../../distributed/keyOrder.js'
 import type { GradientReady } from '../../autograd/tape.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
+import { multipliesE4m3 } from '../../ops/e4m3.js'
 import { fail } from '../../tensor/errors.js'
 import { called } from '../../tensor/settingNames.js'
 import { Random } from '../../tensor/random.js'
+import { deviceTraits } from '../../tensor/traits.js'
 import { type BuiltMethod, defineMethod, type Readings, type StepResult, type Views } from '../method.js'
 import { embeddingSpread } from '../spread.js'
 import { partnersByCrops, wholeViews } from '../../data/partners.js'
@@ -50,10 +52,11 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
   }
 
   introduce({ images }: { images: number }): string[] {
-    const { queueLength, denseWeight } = this.config
+    const { queueLength, denseWeight, keyPrecision } = this.config
     const [side, own] = [this.#side, this.variant()]
     const lines = [
       `method  ${denseWeight === 0 ? 'MoCo v2 (dense weight 0)' : 'densecl'}, dense grid ${side}x${side}`,
+      ...(keyPrecision === null ? [] : ['keys    FP8 (E4M3): what convolutions of 128 channels or more read in the key encoder']),
       ...(own.length === 0 ? [] : [`variant ${own.join(', ')}: not the published method`]),
       `loss    queue ${queueLength}: guessing costs ln(K+1) = ${chanceLoss(queueLength).toFixed(3)}; below it at first ` +
         '(random queue), then a rise, then a fall',
@@ -112,6 +115,18 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
         'CONFIG',
         `${called('denseInImage')} is ${denseInImage}: expected 0 on a dense grid of 1x1, where a picture has no other position`,
       )
+  }
+
+  /** Throws CONFIG for FP8 keys where the device does not multiply them. */
+  checkKeys(): void {
+    const { compute, device } = this.model
+    // A device that only counts has no kernels.
+    if (this.config.keyPrecision === null || !deviceTraits(device).computes || (compute === 'bf16' && multipliesE4m3(device))) return
+    fail(
+      'CONFIG',
+      `${called('keyPrecision')} is fp8: expected bf16 on a GPU that multiplies E4M3 (compute capability 9.0, and a build for sm_90a), ` +
+        `but the run computes in ${compute} on ${device}`,
+    )
   }
 
   /** Distinct positions of each key map, for the dense queue: drawn for the whole batch, of which the own images' are taken. */
@@ -233,6 +248,7 @@ export const densecl = defineMethod({
     )
     try {
       built.checkGrid()
+      built.checkKeys()
       return built
     } catch (error) {
       built.dispose()

@@ -15,6 +15,11 @@ export const options = {
     .default(65536)
     .describe('negatives in each queue'),
   keyMomentum: share.default(0.999).describe('of the key encoder'),
+  keyPrecision: z
+    .enum(['fp8'])
+    .nullable()
+    .default(null)
+    .describe('fp8: maps of the key encoder in E4M3, on GPUs of compute capability 9.0; default: as precision'),
   temperature: z.number().positive().default(0.2).describe('of both losses'),
   denseWeight: share.default(0.5).describe('lambda: weight of the dense loss; 0 is MoCo v2'),
   denseMatch: z

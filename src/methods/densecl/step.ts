@@ -12,6 +12,7 @@ import { infoNce } from '../../ops/losses.js'
 import { mean } from '../../ops/reduce.js'
 import { denseMatch, gatherRows, l2Normalize } from '../../ops/similarity.js'
 import { scope, type Tensor } from '../../tensor/tensor.js'
+import type { NormMode } from '../../nn/layers.js'
 import { differentiate, type StepResult, type Views } from '../method.js'
 import { denseLoss, type DenseLossOptions, rows } from './denseLoss.js'
 import type { Embeddings, Heads, LocalEmbeddings } from './encoder.js'
@@ -25,6 +26,8 @@ export interface StepConstants {
   /** The share of the dense loss against the positions of the same picture; none when absent. */
   denseInImage?: number
   keyMomentum: number
+  /** `fp8`: the key encoder's maps are kept in E4M3 between its convolutions where the device multiplies it; as the others when absent. */
+  keyPrecision?: 'fp8' | null
   /** Groups of the batch with batch statistics of their own, as on that many devices. */
   normGroups: number
   /** `global` takes no dense loss at all, and moves neither its head nor its queue: MoCo v2; `both` when absent. */
@@ -55,7 +58,7 @@ export function denseclStep(model: DenseCL, views: Views, options: StepOptions):
 export function preparedStep(
   model: DenseCL,
   [queryView, keyView]: Views,
-  { temperature, denseTemperature, denseInImage = 0, keyMomentum, normGroups, heads = 'both' }: StepConstants,
+  { temperature, denseTemperature, denseInImage = 0, keyMomentum, keyPrecision, normGroups, heads = 'both' }: StepConstants,
   ready?: GradientReady,
 ): StepResult<DenseCLObserved> {
   const mode = { train: true, groups: normGroups } as const
@@ -76,7 +79,7 @@ export function preparedStep(
 
     const key = noGrad(() => {
       model.updateKeyEncoder(keyMomentum)
-      return keyForward(model, () => sent?.join() ?? keyView, mode, heads)
+      return keyForward(model, () => sent?.join() ?? keyView, keyPrecision === 'fp8' ? { ...mode, maps: 'e4m3' } : mode, heads)
     })
 
     const global = infoNce(q, key.global, model.queue.keys, temperature, { unit: true })
@@ -120,7 +123,7 @@ function denseTerm(model: DenseCL, query: LocalEmbeddings, key: LocalEmbeddings,
 }
 
 /** The normalised outputs of the key encoder, in the order of the batch, in whatever order its images `arrive`. */
-function keyForward(model: DenseCL, arrive: () => Tensor, mode: { train: true; groups: number }, heads: Heads): Embeddings {
+function keyForward(model: DenseCL, arrive: () => Tensor, mode: NormMode, heads: Heads): Embeddings {
   return scope(() => {
     const { global, local } = model.key.forward(arrive(), mode, heads)
     const outputs = local === undefined ? [global] : [global, local.dense, local.pooled, local.map]
