@@ -253,6 +253,7 @@ class Addon : public Napi::Addon<Addon> {
     result.Set("prologues", traits.prologues);
     result.Set("byteIndices", traits.byteIndices);
     result.Set("normsResults", traits.normsResults);
+    result.Set("e4m3", traits.e4m3);
     result.Set("vectorBytes", traits.vectorBytes);
     result.Set("statisticsRows", traits.statisticsRows);
     std::vector<std::string> dtypes;

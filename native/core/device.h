@@ -52,6 +52,7 @@ struct Traits {
   bool prologues = false;     // convolutions and poolings normalise what they read
   bool normsResults = false;  // convolutions apply a batch norm by running statistics to what they write
   bool byteIndices = false;   // max pooling keeps a tap in a byte, and nothing for a pass without a gradient
+  bool e4m3 = false;          // convolutions take maps in E4M3
   int vectorBytes = 0;        // of the accesses of prologues and epilogues; 0 without them
   int statisticsRows = 0;     // rows of a tensor that one row of a convolution's statistics covers; 0 without them
   std::vector<DType> dtypes;  // floating ones that ops compute with

@@ -45,4 +45,22 @@ struct e4m3 {
   }
 };
 
+// A power of two.
+DENSECL_BOTH float powerOfTwo(int exponent) {
+  const uint32_t word = static_cast<uint32_t>(exponent + 127) << 23;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+// The least exponent by whose power of two a row is divided so that its largest value, `most`, is at most 448. By powers of two, since then
+// values are rounded alike wherever they are scaled back.
+DENSECL_BOTH int rowExponent(float most) {
+  uint32_t word;
+  std::memcpy(&word, &most, 4);
+  // 448 is 1.75 times 2^8.
+  const int exponent = static_cast<int>(word >> 23) - 127 - 8 + ((word & 0x7fffffu) > 0x600000u ? 1 : 0);
+  return exponent > -126 ? exponent : -126;
+}
+
 }  // namespace densecl

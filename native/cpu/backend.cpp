@@ -52,7 +52,7 @@ class CpuDevice : public Device {
   Traits traits() override {
     Traits traits;
     traits.kind = "cpu";
-    traits.hostMemory = traits.normsResults = true;
+    traits.hostMemory = traits.normsResults = traits.e4m3 = true;
     traits.dtypes = {DType::f32, DType::f64, DType::bf16};
     return traits;
   }

@@ -10,6 +10,7 @@
 #include "isa.h"
 #include "ops.h"
 #include "resultNorm.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 namespace {
@@ -371,7 +372,37 @@ void normApply(const Call& call) {
   });
 }
 
-void normE4m3(const Call&) { throw Error("DEVICE", "normE4m3: expected a GPU, whose products take E4M3"); }
+// y = relu(x * scale + shift + residual), of which y and the residual are in E4M3 or bf16
+void normE4m3(const Call& call) {
+  using Names = args::normE4m3;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &scale = call.tensor(Names::scale),
+               &shift = call.tensor(Names::shift), *residual = call.optional(Names::residual);
+  REQUIRE(call.optional(Names::residualScale) == nullptr && call.optional(Names::residualShift) == nullptr, "ARGUMENT",
+          "normE4m3: expected no residualScale and residualShift on the CPU");
+  const auto inE4m3 = [](const char* name, const Tensor& tensor) {
+    REQUIRE(tensor.dtype == DType::e4m3 || tensor.dtype == DType::bf16, "DTYPE",
+            std::string("normE4m3: expected ") + name + " of e4m3 or bf16 but received " + describe(tensor));
+    return tensor.dtype == DType::e4m3;
+  };
+  const bool rounds = inE4m3("y", y), widens = residual != nullptr && inE4m3("residual", *residual);
+  const Chunks chunks(x, groupsOf(call, "scale", scale, x));
+  parallelFor(chunks.count(), [&](int64_t k) {
+    const int64_t rows = chunks.rows(k), count = rows * chunks.channels, at = chunks.first(k) * chunks.channels,
+                  g = chunks.group(k) * chunks.channels;
+    Scratch<float> values(static_cast<size_t>(count)), added(residual == nullptr ? 0 : static_cast<size_t>(count));
+    widen(values.data(), x.data<bf16>() + at, count);
+    if (widens)
+      widen(added.data(), residual->data<e4m3>() + at, count);
+    else if (residual != nullptr)
+      widen(added.data(), residual->data<bf16>() + at, count);
+    applyNorm(NormRows<float>{values.data(), values.data(), scale.data<float>() + g, shift.data<float>() + g,
+                              residual == nullptr ? nullptr : added.data(), call.flag(Names::relu), rows, chunks.channels});
+    if (rounds)
+      narrow(y.data<e4m3>() + at, values.data(), count);
+    else
+      narrow(y.data<bf16>() + at, values.data(), count);
+  });
+}
 
 // dx = a dz + (b (x - mean) + c) with the coefficients a, b, c
 void normGradient(const Call& call) {

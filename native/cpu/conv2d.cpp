@@ -6,6 +6,7 @@
 #include "conv2dTaps.h"
 #include "gemm.h"
 #include "resultNorm.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 namespace {
@@ -107,6 +108,22 @@ void forward(const ConvGeometry& g, T* y, const T* x, Panels<T>& panels, const A
     multiplyRows<T>(g.pixels(), iota(taps), panels, bias, norm, 0, fillTaps, out);
 }
 
+template <class T>
+void convolve(const ConvGeometry& g, T* y, const T* x, const T* weight, const Accumulator<T>* bias) {
+  if (tapsPay(g)) return forwardByTaps<T>(g, y, x, weight, bias);
+  const auto panels = packed(g, weight);
+  forward<T>(g, y, x, *panels, bias, nullptr);
+}
+
+// An output's weights as E4M3 holds them, a power of two apart.
+void roundRow(bf16* out, const bf16* in, int64_t count) {
+  float most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(static_cast<float>(in[i])));
+  const int exponent = rowExponent(most);
+  const float factor = powerOfTwo(-exponent), scale = powerOfTwo(exponent);
+  for (int64_t i = 0; i < count; ++i) out[i] = bf16(static_cast<float>(e4m3(static_cast<float>(in[i]) * factor)) * scale);
+}
+
 // The input pixels with the same remainder modulo the stride meet the same taps: each such class is a dense product.
 template <class T>
 void backwardInput(const ConvGeometry& g, T* dx, const T* dy, const T* weight) {
@@ -168,13 +185,22 @@ void conv2d(const Call& call) {
       bias.resize(ceilDiv(g.o, kMaxPanel<T>) * kMaxPanel<T>);
     }
     const A* biasData = b == nullptr ? nullptr : bias.data();
-    if (tapsPay(g)) return forwardByTaps<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), biasData);
-    const auto panels = packed(g, w.data<T>());
-    forward<T>(g, y.data<T>(), x.data<T>(), *panels, biasData, nullptr);
+    convolve<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), biasData);
   });
 }
 
-void conv2dE4m3(const Call&) { throw Error("DEVICE", "conv2dE4m3: expected a GPU that multiplies E4M3 (the family wgmma.conv2dE4m3)"); }
+// By products of bf16, of which all numbers of E4M3 are some: no faster, but what the rounding does shows.
+void conv2dE4m3(const Call& call) {
+  using Names = args::conv2dE4m3;
+  const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x), &w = call.tensor(Names::weight);
+  refuse(call, "statistics", Names::statistics);
+  const ConvGeometry g(call, Names{}, x, w, y, "y");
+  Scratch<bf16> images(static_cast<size_t>(x.size())), weights(static_cast<size_t>(w.size()));
+  parallelRange(x.size(), 1 << 15, [&](int64_t begin, int64_t end) { widen(images.data() + begin, x.data<e4m3>() + begin, end - begin); });
+  const int64_t depth = g.taps() * g.c;
+  parallelFor(g.o, [&](int64_t o) { roundRow(weights.data() + o * depth, w.data<bf16>() + o * depth, depth); });
+  convolve<bf16>(g, y.data<bf16>(), images.data(), weights.data(), nullptr);
+}
 
 void conv2dNorm(const Call& call) {
   using Names = args::conv2dNorm;

@@ -1,5 +1,6 @@
 #include "widen.h"
 
+#include <array>
 #include <deque>
 
 #include "../core/parallel.h"
@@ -25,6 +26,27 @@ Tensor like(const Tensor& tensor) {
 
 void widen(float* out, const bf16* in, int64_t count) { widenBits(out, reinterpret_cast<const uint16_t*>(in), count); }
 void narrow(bf16* out, const float* in, int64_t count) { roundBits(reinterpret_cast<uint16_t*>(out), in, count); }
+
+// Numbers of E4M3 are few, and all are numbers of bf16.
+void widen(bf16* out, const e4m3* in, int64_t count) {
+  static const std::array<bf16, 256> numbers = [] {
+    std::array<bf16, 256> all;
+    for (size_t bits = 0; bits < all.size(); ++bits) {
+      e4m3 number;
+      number.bits = static_cast<uint8_t>(bits);
+      all[bits] = bf16(static_cast<float>(number));
+    }
+    return all;
+  }();
+  for (int64_t i = 0; i < count; ++i) out[i] = numbers[in[i].bits];
+}
+void widen(float* out, const e4m3* in, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]);
+}
+void narrow(e4m3* out, const float* in, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = e4m3(in[i]);
+}
+
 bool needsWidening(const Call& call) {
   switch (static_cast<OpIndex>(call.index)) {
     // What moves values as they are, and what has loops of its own.
@@ -44,6 +66,8 @@ bool needsWidening(const Call& call) {
     case OpIndex::maxPool2d:
     case OpIndex::conv2d:
     case OpIndex::conv2dNorm:
+    case OpIndex::conv2dE4m3:
+    case OpIndex::normE4m3:
     case OpIndex::conv2dBackwardInput:
     case OpIndex::conv2dBackwardWeight:
     case OpIndex::matmul:

@@ -8,9 +8,8 @@ namespace densecl::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr float kLargest = 448;  // of E4M3
 
-// A warp for each output, the largest of whose weights becomes kLargest.
+// A warp for each output, whose weights are divided by its scale.
 __global__ void __launch_bounds__(kThreads) roundWeightsKernel(const bf16* weights, e4m3* rounded, float* scale, int outputs, int depth) {
   constexpr int kVector = Vector<bf16>::kLength;
   const int output = static_cast<int>(blockIdx.x) * (kThreads / kWarp) + warpIndex();
@@ -27,13 +26,13 @@ __global__ void __launch_bounds__(kThreads) roundWeightsKernel(const bf16* weigh
   each([&](const float (&values)[kVector], int64_t) {
     for (float value : values) most = fmaxf(most, fabsf(value));
   });
-  most = warpMax(most);
-  const float factor = most > 0 ? kLargest / most : 0.0f;
+  const int exponent = rowExponent(warpMax(most));
+  const float factor = powerOfTwo(-exponent);
   each([&](float (&values)[kVector], int64_t at) {
     for (float& value : values) value *= factor;
     storeRounded(rounded + at, values);
   });
-  if (laneIndex() == 0) scale[output] = most / kLargest;
+  if (laneIndex() == 0) scale[output] = powerOfTwo(exponent);
 }
 
 }  // namespace

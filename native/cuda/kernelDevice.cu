@@ -53,6 +53,7 @@ Traits KernelDevice::traits() {
   traits.statisticsRows = kStatisticsRows;
   traits.dtypes = {DType::f32, DType::bf16};
   traits.usualDType = DType::bf16;
+  traits.e4m3 = usable(Family::wgmmaConv2dE4m3);
   traits.families = usableFamilies();
   return traits;
 }

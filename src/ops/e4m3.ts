@@ -2,7 +2,6 @@
  * Maps in E4M3 where no gradient is wanted: half the bytes of bf16 for what convolutions read, which Hopper's tensor cores multiply at
  * twice the rate. Batch norms write them as they are, since normalised values lie where E4M3 has its steps; weights are scaled.
  */
-import { usesFamily } from '../tensor/families.js'
 import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -11,15 +10,12 @@ import { type Conv2dOptions, convolutionSize, windowNumbers } from './windows.js
 /** Channels of a slice of a product's depth in E4M3. */
 const sliceChannels = 128
 
-/** Whether a device multiplies E4M3: GPUs of compute capability 9.0 do. */
-export const multipliesE4m3 = (device: string): boolean => usesFamily(device, 'wgmma.conv2dE4m3')
-
 /** Whether a norm of x [N, H, W, C] can be kept in E4M3 for the convolutions that read it: they take whole slices of channels. */
 export const keepsE4m3 = ({ dtype, device, shape }: Tensor): boolean =>
-  dtype === 'bf16' && shape.at(-1)! % sliceChannels === 0 && multipliesE4m3(device)
+  dtype === 'bf16' && shape.at(-1)! % sliceChannels === 0 && deviceTraits(device).e4m3
 
 /**
- * conv2d of x [N, H, W, C] in E4M3 with weight [O, KH, KW, C] in bf16, which is rounded to E4M3, the largest weight of each output to 448:
+ * conv2d of x [N, H, W, C] in E4M3 with weight [O, KH, KW, C] in bf16, which is rounded to E4M3, each output's weights by a power of two:
  * y [N, OH, OW, O] in bf16, and statistics of it as of conv2dForNorm where they are wanted. Without gradients. Throws DEVICE where the
  * device has no kernel for it, or C is no multiple of 128.
  */

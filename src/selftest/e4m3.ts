@@ -8,14 +8,15 @@ import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, resultOf } from './compare.js'
 
 /**
- * `weight` [O, ..] as conv2dE4m3 takes it, as numbers in f32 on the CPU: rounded to E4M3 where the largest of each output is 448, and
- * scaled back.
+ * `weight` [O, ..] as conv2dE4m3 takes it, as numbers in f32 on the CPU: rounded to E4M3 where a power of two has brought the
+ * largest of each output to 448 or less, and scaled back.
  */
 export function roundedWeights(weight: Tensor): Tensor {
   const [numbers, depth] = [weight.data() as Float32Array, weight.size / weight.shape[0]!]
-  const scales = Array.from({ length: weight.shape[0]! }, (_, o) =>
-    Math.fround(448 / numbers.subarray(o * depth, (o + 1) * depth).reduce((most, value) => Math.max(most, Math.abs(value)), 0)),
-  )
+  const scales = Array.from({ length: weight.shape[0]! }, (_, o) => {
+    const most = numbers.subarray(o * depth, (o + 1) * depth).reduce((largest, value) => Math.max(largest, Math.abs(value)), 0)
+    return 2 ** Math.floor(Math.log2(448 / most))
+  })
   const scaleOf = (i: number): number => scales[Math.floor(i / depth)]!
   const eighths = Tensor.from(
     numbers.map((value, i) => value * scaleOf(i)),

@@ -72,6 +72,8 @@ export interface DeviceTraits {
   readonly normsResults: boolean
   /** Max pooling keeps the tap of a window in a byte where it fits, and nothing for a pass without a gradient; elsewhere always an i32. */
   readonly byteIndices: boolean
+  /** Convolutions take maps in E4M3 (src/ops/e4m3.ts): Hopper's tensor cores, and the CPU, which shows what the rounding does. */
+  readonly e4m3: boolean
   /** Bytes of the accesses that prologues and epilogues are made of: channels must be whole ones. 0 without them. */
   readonly vectorBytes: number
   /** Rows of a tensor (pixels) that one row of the statistics or sums of an epilogue covers; 0 without epilogues. */

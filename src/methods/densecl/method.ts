@@ -3,7 +3,6 @@ import type { ViewCrops } from '../../data/augment.js'
 import { type Exchange, keyOrder, ownExchange, ownOrder } from '../../distributed/keyOrder.js'
 import type { GradientReady } from '../../autograd/tape.js'
 import type { EmaTarget } from '../../optim/optimizer.js'
-import { multipliesE4m3 } from '../../ops/e4m3.js'
 import { fail } from '../../tensor/errors.js'
 import { called } from '../../tensor/settingNames.js'
 import { Random } from '../../tensor/random.js'
@@ -117,14 +116,13 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
       )
   }
 
-  /** Throws CONFIG for FP8 keys where the device does not multiply them. */
+  /** Throws CONFIG for FP8 keys where the device does not take them. */
   checkKeys(): void {
     const { compute, device } = this.model
-    // A device that only counts has no kernels.
-    if (this.config.keyPrecision === null || !deviceTraits(device).computes || (compute === 'bf16' && multipliesE4m3(device))) return
+    if (this.config.keyPrecision === null || (compute === 'bf16' && deviceTraits(device).e4m3)) return
     fail(
       'CONFIG',
-      `${called('keyPrecision')} is fp8: expected bf16 on a GPU that multiplies E4M3 (compute capability 9.0, and a build for sm_90a), ` +
+      `${called('keyPrecision')} is fp8: expected bf16 on a GPU of compute capability 9.0 with a build for it, or on a CPU, ` +
         `but the run computes in ${compute} on ${device}`,
     )
   }

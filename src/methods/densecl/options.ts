@@ -19,7 +19,7 @@ export const options = {
     .enum(['fp8'])
     .nullable()
     .default(null)
-    .describe('fp8: maps of the key encoder in E4M3, on GPUs of compute capability 9.0; default: as precision'),
+    .describe('fp8: maps of the key encoder in E4M3, faster on GPUs of compute capability 9.0; default: as precision'),
   temperature: z.number().positive().default(0.2).describe('of both losses'),
   denseWeight: share.default(0.5).describe('lambda: weight of the dense loss; 0 is MoCo v2'),
   denseMatch: z
