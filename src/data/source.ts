@@ -8,7 +8,6 @@ import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { largest } from '../tensor/numbers.js'
 import { decodeChannels, type Pixels } from './decode.js'
 import { readShardBytes, type RemoteShard } from './remoteShard.js'
-import type { ShardCache } from './urlSource.js'
 import { scene } from './scenes.js'
 
 /**
@@ -87,6 +86,14 @@ export function classNames(path: string, items: readonly Item[], named: readonly
 
 /** The part of a data set that is read. */
 export type Split = 'train' | 'val'
+
+/** Where shards of other machines are kept. */
+export interface ShardCache {
+  /** `shards` in the user's cache folder, or DENSECL_SHARD_CACHE, when absent. */
+  shardCache?: string | null
+  /** 50, or DENSECL_SHARD_CACHE_GIGABYTES, when absent. */
+  shardCacheGigabytes?: number | null
+}
 
 /** A kind of source: a row of the table in sources.ts. */
 export interface DataSource {

@@ -9,9 +9,9 @@ import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
 import { listSource } from './listSource.js'
 import { sceneSource } from './sceneSource.js'
-import { type DataSource, imageExtensions, isFolder, isVideo, namesIn, skippedLines, type Source, type Split } from './source.js'
+import { type DataSource, imageExtensions, isFolder, isVideo, namesIn, type ShardCache, skippedLines, type Source, type Split } from './source.js'
 import { tarSource } from './tarSource.js'
-import { type ShardCache, urlSource } from './urlSource.js'
+import { urlSource } from './urlSource.js'
 import { vocSource } from './vocSource.js'
 
 /** The first that recognises a path opens it, so a folder of something stands before the folder of anything. */

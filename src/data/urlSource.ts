@@ -11,16 +11,8 @@ import { type CacheLimits, openCache } from './blockCache.js'
 import { lookAt, readTextAt, type RemoteFile } from './fetching.js'
 import type { RemoteShard } from './remoteShard.js'
 import { listOf, Progress } from './shardList.js'
-import { type DataSource, isFileOf, type Item, readText, type Skipped, Skips, type Source } from './source.js'
+import { type DataSource, isFileOf, type Item, readText, type ShardCache, type Skipped, Skips, type Source } from './source.js'
 import { labelled } from './tarSource.js'
-
-/** Where shards of other machines are kept. */
-export interface ShardCache {
-  /** `shards` in the user's cache folder, or DENSECL_SHARD_CACHE, when absent. */
-  shardCache?: string | null
-  /** 50, or DENSECL_SHARD_CACHE_GIGABYTES, when absent. */
-  shardCacheGigabytes?: number | null
-}
 
 export const urlSource = {
   format: 'url',
