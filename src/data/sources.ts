@@ -9,7 +9,17 @@ import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
 import { listSource } from './listSource.js'
 import { sceneSource } from './sceneSource.js'
-import { type DataSource, imageExtensions, isFolder, isVideo, namesIn, type ShardCache, skippedLines, type Source, type Split } from './source.js'
+import {
+  type DataSource,
+  imageExtensions,
+  isFolder,
+  isVideo,
+  namesIn,
+  type ShardCache,
+  skippedLines,
+  type Source,
+  type Split,
+} from './source.js'
 import { tarSource } from './tarSource.js'
 import { urlSource } from './urlSource.js'
 import { vocSource } from './vocSource.js'
