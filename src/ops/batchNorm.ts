@@ -4,6 +4,7 @@ import { Group } from '../distributed/group.js'
 import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
+import { called } from '../tensor/settingNames.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { backwardAcross, trainAcross } from './batchNormAcross.js'
@@ -190,7 +191,9 @@ export function batchNorm(
   if (train && across.size === 1 && x.size / x.shape[3]! / groups < 2) {
     fail(
       'SHAPE',
-      `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} groups`,
+      `batchNorm: expected more than one value per channel and group when training but received x ${describe(x)} in ${groups} ` +
+        `${groups === 1 ? 'group' : 'groups'}: take a larger ${called('batchSize')} or ${called('imageSize')}` +
+        (groups === 1 ? '' : `, or fewer ${called('normGroups')}`),
     )
   }
   const inE4m3 = maps === 'e4m3' && convolved && train && across.size === 1 && !recorded && keepsE4m3(x)

@@ -25,6 +25,13 @@ test('names hold for what is awaited inside, and for nothing else', async () => 
   assert.equal(await shout, ['--lr', 'seed'])
 })
 
+test('a batch that leaves batch norm one value a group names the flags that give it more, before the first step', () => {
+  const sizes = ['--image-size', '32', '--batch-size', '8', '--norm-groups', '8', '--base-channels', '4', '--depth', '18']
+  const { code, err } = runCli(['pretrain', '--data', 'scenes:16', ...sizes, '--device', 'cpu', '--dry-run'])
+  assert.is(code, 1, err)
+  assert.match(err, /more than one value .* in 8 groups: take a larger --batch-size or --image-size, or fewer --norm-groups$/m)
+})
+
 /** Flags, with the values that a training is begun with and those that it is not continued with. */
 type Changes = Readonly<Record<string, readonly [began: string, now: string]>>
 

@@ -56,7 +56,7 @@ test('shape and dtype mistakes name everything', () => {
     const norm = (x: Tensor, groups: number): Tensor =>
       batchNorm(x, zeros([2]), zeros([2]), zeros([2]), zeros([2]), { train: true, groups })
     throwsError(() => norm(zeros([3, 2, 2, 2]), 2), 'ARGUMENT', /groups/, /received 2/)
-    throwsError(() => norm(zeros([1, 1, 1, 2]), 1), 'SHAPE', /more than one value/)
+    throwsError(() => norm(zeros([1, 1, 1, 2]), 1), 'SHAPE', /more than one value/, /in 1 group: take a larger batchSize or imageSize$/)
   })
 })
 
