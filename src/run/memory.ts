@@ -93,6 +93,8 @@ export function fitting(
     )
   }
   const cache = cacheMegabytes === 0 ? '' : `, and up to ${cacheMegabytes} MiB of decoded images that are kept`
-  const shares = places.map(({ where, needed, limit }) => `${gibibytes(total(needed))} of the ${gibibytes(limit)} of ${where}`)
+  const shares = places.map(({ where, needed, limit }) =>
+    limit === 0 ? `${gibibytes(total(needed))} on ${where}` : `${gibibytes(total(needed))} of the ${gibibytes(limit)} of ${where}`,
+  )
   return `memory  about ${shares.join(', ')}${cache}`
 }

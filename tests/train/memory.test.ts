@@ -9,7 +9,7 @@ import { densecl } from '../../src/methods/densecl/method.js'
 import { presets } from '../../src/methods/densecl/presets.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { resnetKind } from '../../src/nn/resnet.js'
-import { hostLimit } from '../../src/run/memory.js'
+import { fitting, hostLimit } from '../../src/run/memory.js'
 import { settingsOf } from '../../src/run/options.js'
 import { resolvePlacement } from '../../src/run/placement.js'
 import { native } from '../../src/tensor/native.js'
@@ -116,6 +116,18 @@ test('the published preset does not fit a machine of 16 GB, says why and what to
   assert.ok(performance.now() - start < 10_000, `took ${performance.now() - start} ms`)
   assert.match(checkMemory(config, parts, { host: 64e9, device: 0 }), /^memory {2}about [\d.]+ GiB of the 59\.6 GiB of this machine/)
   assert.ok(hostLimit() > 2 ** 28)
+})
+
+test('memory that is not known is no limit, and no number is given for it', () => {
+  const part = (gibibytes: number) => [{ what: 'tensors', bytes: gibibytes * 2 ** 30 }]
+  const line = fitting(() => ({ host: part(1), device: part(2) }), {
+    what: 'this run',
+    device: 'simt',
+    limits: { host: 2 ** 33, device: 0 },
+    remedies: '',
+    cacheMegabytes: 0,
+  })
+  assert.is(line, 'memory  about 1.00 GiB of the 8.00 GiB of this machine, 2.00 GiB on simt')
 })
 
 test('sizes that no machine has are refused at once, with a name, and leave nothing', async () => {
