@@ -43,7 +43,7 @@ export const register: Register = (program, done) => {
   program
     .command('import')
     .description("read a foreign checkpoint's backbone, a classifier or a detector, and say what matched")
-    .argument('<weights>', '.safetensors or .pth')
+    .argument('<weights>', '.safetensors, .pth, or a .pkl of detectron2')
     .option('--out <file>', 'also write it as torchvision names it (.safetensors or .pth), a detector as detect takes it (.safetensors)')
     .option('--prefix <name>', 'what stands before the names of the backbone, where the file has several; default: the likeliest')
     .option(

@@ -4,7 +4,7 @@
  * Format: CPython Lib/pickletools.py, torch/serialization.py (facts only).
  */
 import { fail } from '../tensor/errors.js'
-import type { StoredDType } from './safetensors.js'
+import { safetensorsDTypes, type StoredDType } from './safetensors.js'
 
 export const storageDTypes: Record<string, StoredDType> = {
   FloatStorage: 'F32',
@@ -46,6 +46,35 @@ class Global {
 export class Inert {
   constructor(readonly name: string) {}
 }
+
+/** A dtype of NumPy, whose order of bytes is said after it is made; undefined for one that weights do not have. */
+class ArrayDType {
+  littleEndian = true
+  constructor(readonly stored: StoredDType | undefined) {}
+}
+
+/** An array of NumPy, which detectron2's files have in place of tensors: made empty, and filled afterwards. */
+export class PickledArray {
+  constructor(public view?: TensorView) {}
+}
+
+/** NumPy's names of dtypes. */
+const arrayDTypes: Record<string, StoredDType> = {
+  f4: 'F32',
+  f8: 'F64',
+  f2: 'F16',
+  i8: 'I64',
+  i4: 'I32',
+  i2: 'I16',
+  i1: 'I8',
+  u1: 'U8',
+  b1: 'BOOL',
+}
+
+/** What NumPy 1 and 2 call the function that makes an empty array. */
+const reconstruct = ['numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct']
+/** The same of that which makes one of bytes, in pickles of protocol 5. */
+const fromBuffer = ['numpy.core.numeric._frombuffer', 'numpy._core.numeric._frombuffer']
 
 const dictionaries = ['collections.OrderedDict', 'collections.defaultdict']
 
@@ -317,8 +346,8 @@ export class Unpickler {
           break
         }
         case 'b':
-          this.#pop()
-          break // BUILD: attributes of dictionaries carry no tensors that belong to weights
+          this.#fill(this.#pop())
+          break
         default:
           this.bad(`the pickle has the opcode 0x${opcode.charCodeAt(0).toString(16)}, which weights do not need`)
       }
@@ -350,6 +379,11 @@ export class Unpickler {
         'torch._utils._rebuild_parameter',
         'torch._tensor._rebuild_from_type_v2',
         'torch.Size',
+        'numpy.ndarray',
+        'numpy.dtype',
+        '_codecs.encode',
+        ...reconstruct,
+        ...fromBuffer,
       ].includes(name) ||
       /^torch(\.cuda)?\.(\w+Storage)$/.test(name)
     if (!known) this.passedOver.add(name)
@@ -359,10 +393,6 @@ export class Unpickler {
   #call(callable: unknown, args: unknown): unknown {
     if (callable instanceof Inert) return callable
     if (!(callable instanceof Global) || !Array.isArray(args)) return this.bad('the pickle calls something that is no constructor')
-    const numbers = (value: unknown): number[] =>
-      Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0)
-        ? (value as number[])
-        : this.bad('a tensor has no shape')
     switch (callable.name) {
       case 'collections.OrderedDict':
         return new Map(this.#pairs(args[0] ?? []))
@@ -376,11 +406,47 @@ export class Unpickler {
       case 'torch._utils._rebuild_tensor':
       case 'torch._utils._rebuild_tensor_v2':
         if (!(args[0] instanceof Storage) || !Number.isSafeInteger(args[1])) return this.bad('a tensor has no storage')
-        return new TensorView(args[0], args[1] as number, numbers(args[2]), numbers(args[3]))
+        return new TensorView(args[0], args[1] as number, this.#sizes(args[2]), this.#sizes(args[3]))
+      case 'numpy.dtype':
+        return new ArrayDType(typeof args[0] === 'string' ? arrayDTypes[args[0].replace(/^[<|=]/, '')] : undefined)
+      case '_codecs.encode': // How protocol 2 writes bytes.
+        return typeof args[0] === 'string' && args[1] === 'latin1' ? Buffer.from(args[0], 'latin1') : new Inert(callable.name)
       default:
+        if (reconstruct.includes(callable.name)) return new PickledArray()
+        if (fromBuffer.includes(callable.name)) return new PickledArray(this.#array(args[2], args[1], args[3] === 'F', args[0]))
         this.passedOver.add(callable.name)
         return new Inert(callable.name)
     }
+  }
+
+  /** BUILD: attributes of dictionaries carry no tensors that belong to weights, but arrays and their dtypes are made by it. */
+  #fill(state: unknown): void {
+    const target = this.#stack.at(-1)
+    if (!Array.isArray(state)) return
+    const [, second, third, fourth, fifth] = state as unknown[]
+    if (target instanceof ArrayDType) target.littleEndian = second !== '>'
+    else if (target instanceof PickledArray) target.view = this.#array(second, third, fourth === true, fifth)
+  }
+
+  /** An array over `data`, its rows or, `byColumns`, its columns one behind the other; undefined, and named, for what is no weight. */
+  #array(shape: unknown, dtype: unknown, byColumns: boolean, data: unknown): TensorView | undefined {
+    // Python 2 wrote bytes as a string.
+    const bytes = typeof data === 'string' ? Buffer.from(data, 'latin1') : data
+    if (!(dtype instanceof ArrayDType) || dtype.stored === undefined || !dtype.littleEndian || !Buffer.isBuffer(bytes)) {
+      this.passedOver.add('numpy.ndarray')
+      return undefined
+    }
+    const sizes = this.#sizes(shape)
+    const strides = sizes.map((_, i) => (byColumns ? sizes.slice(0, i) : sizes.slice(i + 1)).reduce((product, size) => product * size, 1))
+    const storage = new Storage('', dtype.stored, bytes.length / safetensorsDTypes[dtype.stored])
+    storage.bytes = bytes
+    return new TensorView(storage, 0, sizes, strides)
+  }
+
+  #sizes(value: unknown): number[] {
+    return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0)
+      ? (value as number[])
+      : this.bad('a tensor has no shape')
   }
 
   #pairs(value: unknown): [unknown, unknown][] {

@@ -1,8 +1,11 @@
-/** PyTorch's files: reading the zip format (1.6 and later) and the legacy one, writing the zip format. */
+/**
+ * PyTorch's files: reading the zip format (1.6 and later) and the legacy one, writing the zip format. A plain pickle of NumPy's arrays, as
+ * detectron2's .pkl files are, is read too.
+ */
 import { readFileSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
-import { Inert, Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
+import { Inert, PickledArray, Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
 import { type StoredTensor, safetensorsDTypes, type TensorFile } from './safetensors.js'
 import { zip, zipEntries } from './zip.js'
 
@@ -46,6 +49,7 @@ interface Collected {
 
 function collect(name: string, value: unknown, into: Collected, depth: number): void {
   if (value instanceof TensorView) into.tensors.set(name, materialise(name, value, into))
+  else if (value instanceof PickledArray) collect(name, value.view, into, depth)
   else if (value instanceof Map && depth < mostNesting && !into.visited.has(value)) {
     into.visited.add(value)
     for (const [key, item] of value as Map<unknown, unknown>)
@@ -111,7 +115,10 @@ function readZipped(path: string, bytes: Buffer, storages: Map<string, Storage>)
   return { root, passedOver: [...unpickler.passedOver] }
 }
 
-/** Legacy: pickles of a magic number, a version, system facts, the object and the storage keys; then each storage's data. */
+/**
+ * A dictionary of arrays in one pickle; or the legacy format: pickles of a magic number, a version, system facts, the object and the
+ * storage keys; then each storage's data.
+ */
 function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>): Unpickled {
   let at = 0
   const passedOver = new Set<string>()
@@ -125,6 +132,7 @@ function readLegacy(path: string, bytes: Buffer, storages: Map<string, Storage>)
   if (bytes.length === 0 || bytes[0] !== 0x80) fail('FORMAT', `${path}: neither PyTorch's zip nor its legacy format`)
   const magic = next()
   if (magic instanceof Inert) refuse(path, magic)
+  if (magic instanceof Map) return { root: magic, passedOver: [...passedOver] }
   if (magic !== Number(0x1950a86a20f9469cfc6cn)) fail('FORMAT', `${path}: a pickle, but not one that torch.save wrote`)
   next()
   next()

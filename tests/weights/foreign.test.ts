@@ -13,7 +13,7 @@ import { storedBackbone } from '../../src/weights/export.js'
 import { importBackbone } from '../../src/weights/import.js'
 import { encodePth } from '../../src/weights/pth.js'
 import { encodeSafetensors, storedFromNumbers, type StoredTensor } from '../../src/weights/safetensors.js'
-import { hasTorch, noTorch, runPython } from '../support/python.js'
+import { hasModules, hasTorch, noTorch, python, runPython } from '../support/python.js'
 import { runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('weights of other programs')
@@ -151,16 +151,47 @@ testWhere(hasTorch, noTorch, test, 'objects beside the weights are passed over a
   }),
 )
 
+const arrays = `
+import pickle, sys, numpy
+values = {name: numpy.arange(numpy.prod(shape), dtype=dtype).reshape(shape) for name, (shape, dtype) in eval(sys.argv[2]).items()}
+values["conv1.weight"] = numpy.asfortranarray(values["conv1.weight"])
+values["bn1.weight"] = values["bn1.weight"].astype(numpy.float64)
+other = {"words": numpy.array(["a", None], dtype=object), "big": numpy.arange(3, dtype=">f4"), "one": numpy.float32(1)}
+with open(sys.argv[1], "wb") as file:
+    pickle.dump({"model": values, "__author__": "MOCO", "matching_heuristics": True, **other}, file, protocol=int(sys.argv[3]))`
+
+const hasNumpy = hasModules(python, 'numpy')
+
+testWhere(hasNumpy, 'NumPy is not installed', test, 'a pickle of arrays, as detectron2 has them, is read under every protocol', () =>
+  withFolder((folder) => {
+    const tensors = stored(4)
+    const shapes = [...tensors].map(
+      ([name, { shape, dtype }]) => `"${name}": ((${shape.map((d) => `${d},`).join('')}), "${dtype === 'I64' ? 'int64' : 'float32'}")`,
+    )
+    for (const protocol of ['2', '3', '4', '5']) {
+      const path = join(folder, 'zoo.pkl')
+      runPython(arrays, [path, `{${shapes.join(', ')}}`, protocol])
+      const { backbone, report } = importBackbone(path)
+      assert.equal([report.prefix, report.matched.length, report.unexpected], ['model.', tensors.size, []])
+      assert.ok(report.passedOver.includes('numpy.ndarray'), report.passedOver.join(' '))
+      for (const [name, { bytes, dtype }] of taken(backbone)) {
+        const values = dtype === 'F32' ? Array.from(new Float32Array(Uint8Array.from(bytes).buffer)) : []
+        assert.equal(values, [...values.keys()], `${name}, protocol ${protocol}`)
+      }
+    }
+  }),
+)
+
 test('a pickle that calls an unknown function within a dictionary does nothing', () =>
   withFolder((folder) => {
     const [path, touched] = [join(folder, 'inner.pth'), join(folder, 'touched')]
-    // {'x': os.system('touch ...')}, which torch's legacy frame does not begin with.
+    // {'x': os.system('touch ...')}
     const command = `touch ${touched}`
     writeFileSync(
       path,
       Buffer.from(`\x80\x02}X\x01\0\0\0xcos\nsystem\nX${String.fromCharCode(command.length)}\0\0\0${command}\x85Rs.`, 'latin1'),
     )
-    throwsError(() => importBackbone(path), 'FORMAT', /inner\.pth/, /not one that torch\.save wrote/)
+    throwsError(() => importBackbone(path), 'IMPORT', /inner\.pth/, /passed over: os\.system/)
     assert.not.ok(existsSync(touched))
   }))
 

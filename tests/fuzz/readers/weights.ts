@@ -114,6 +114,10 @@ const storage = (type: string, key: string, count: number): string =>
 const tuple = (values: readonly number[]): string => `(${values.map(number).join('')}t`
 const tensor = (body: string, offset: number, shape: readonly number[], strides: readonly number[]): string =>
   `${global('torch._utils', '_rebuild_tensor_v2')}(${body}${number(offset)}${tuple(shape)}${tuple(strides)}\x89${orderedDict})RtR`
+/** An array of NumPy of two bytes. */
+const array =
+  `${global('numpy._core.multiarray', '_reconstruct')}${global('numpy', 'ndarray')}K\0\x85C\x01b\x87R(K\x01K\x02\x85` +
+  `${global('numpy', 'dtype')}${text('u1')}\x89\x88\x87R(K\x03${text('<')}Ntb\x89C\x02\x01\x02tb`
 const pickleWords = [
   ...[
     '(',
@@ -170,6 +174,7 @@ const pickleWords = [
     'p0\n',
   ],
   ...[global('collections', 'OrderedDict'), global('torch', 'Size'), global('torch._utils', '_rebuild_parameter'), global('os', 'system')],
+  ...[global('numpy._core.multiarray', '_reconstruct'), global('numpy', 'dtype'), global('_codecs', 'encode'), array, 'b'],
   ...[global('torch._utils', '_rebuild_tensor_v2'), global('torch', 'FloatStorage'), storage('FloatStorage', '0', 6)],
   ...[tensor(storage('FloatStorage', '0', 6), 0, [2, 3], [3, 1]), tensor(storage('LongStorage', '1', 1), 0, [], [])],
 ]
@@ -240,7 +245,10 @@ legacyData.writeBigInt64LE(6n)
 
 export const legacyPth: FuzzedReader = {
   file: 'fuzzed.pth',
-  seeds: () => [legacy(`}(${text('w')}${tensor(storage('FloatStorage', '0', 6), 0, [2, 3], [3, 1])}u`, `](${text('0')}e`, legacyData)],
+  seeds: () => [
+    legacy(`}(${text('w')}${tensor(storage('FloatStorage', '0', 6), 0, [2, 3], [3, 1])}u`, `](${text('0')}e`, legacyData),
+    Buffer.from(`\x80\x02}(${text('w')}${array}u.`, 'latin1'),
+  ],
   words: pickleWords,
   structured: () =>
     fc
