@@ -63,7 +63,8 @@ const home = join(stage, 'densecl')
 const copy = (from, to = from) => cpSync(join(root, from), join(home, to), { recursive: true, dereference: true })
 try {
   mkdirSync(join(home, 'bin'), { recursive: true })
-  for (const path of ['package.json', 'LICENSE', 'README.md', 'dist/src', 'dist/bench', 'bench/peers', 'src/ops/tuning', addon]) copy(path)
+  const assets = ['bench/peers', 'src/ops/tuning', 'src/report/fonts']
+  for (const path of ['package.json', 'LICENSE', 'README.md', 'dist/src', 'dist/bench', ...assets, addon]) copy(path)
   // What npm resolved, from where it is: no registry is asked. Its exit code complains about optional packages of other systems.
   const production = run('npm', ['ls', '--omit=dev', '--all', '--parseable'], { strict: false }).trim().split('\n')
   const development = tests
