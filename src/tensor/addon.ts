@@ -72,9 +72,12 @@ export function addonCandidates(root = packageRoot): string[] {
     ...(isOneOfMany ? [mpiAddonPath] : []),
     ...compiled.sort((a, b) => built(b) - built(a)),
     cudaPackageFile(root),
-    ...systems.map((system) => join(root, 'prebuilds', system, 'densecl.node')),
+    ...systems.map((system) => join(prebuilds(root), system, 'densecl.node')),
   ]
 }
+
+/** Where the package brings addons. */
+const prebuilds = (root: string): string => join(root, 'prebuilds')
 
 /** Its file where it is installed, else where npm would put it: beside this package. */
 function cudaPackageFile(root: string): string {
@@ -133,9 +136,10 @@ function nothingFits(candidates: readonly string[], refused: readonly RefusedAdd
     return `\n  ${inside.startsWith('..') ? path : inside}: ${why}`
   })
   const cuda = refused.some(({ path }) => path.includes(cudaPackage)) ? ` or npm install ${cudaPackage}@${packageVersion}` : ''
+  const anew = !isClone && refused.some(({ path }) => path.startsWith(prebuilds(packageRoot))) ? ', or npm ci if the file is damaged' : ''
   const remedy =
     process.env.DENSECL_ADDON === undefined
-      ? `run: ${buildCommand()}${isClone ? '' : ' (needs CMake and g++ or clang)'}${cuda}`
+      ? `run: ${buildCommand()}${isClone ? '' : ' (needs CMake and g++ or clang)'}${anew}${cuda}`
       : 'unset DENSECL_ADDON, or let it name an addon of this version'
   const system = `${process.platform} ${process.arch}, Node ${process.versions.node}`
   return `there is no native addon for this system (${system}):${lines.join('')}\n  ${remedy}`

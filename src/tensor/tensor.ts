@@ -399,7 +399,11 @@ export class Tensor {
 }
 
 /** The class of a value, for messages. */
-export const kindOf = (value: unknown): string => (Object(value) === value ? value!.constructor.name : String(value))
+export function kindOf(value: unknown): string {
+  if (Object(value) !== value) return String(value)
+  const { constructor } = value as { constructor?: { name: string } }
+  return constructor?.name === Tensor.name && constructor !== Tensor ? 'one of another copy of densecl' : (constructor?.name ?? 'an object')
+}
 
 export function describe(tensor: Tensor): string {
   return `${tensor.dtype}[${tensor.shape.join(',')}]${deviceTraits(tensor.device).hostMemory ? '' : ` on ${tensor.device}`}`
