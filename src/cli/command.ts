@@ -1,3 +1,5 @@
+import { existsSync, statSync } from 'node:fs'
+
 import type { Command } from 'commander'
 
 import { identity } from '../distributed/launcher.js'
@@ -35,6 +37,13 @@ export function nameIn(command: Command, setting: string): string | undefined {
   const names = otherNames.get(command) ?? {}
   if (Object.hasOwn(names, setting)) return names[setting]
   return command.options.find((option) => option.attributeName() === setting)?.long
+}
+
+/** Throws WRITE where --out is there and is not to be replaced, or is a folder where a command writes a file. */
+export function refuseExisting(command: string, { out, overwrite }: { out: string; overwrite?: boolean }, writes: 'file' | 'folder'): void {
+  if (!existsSync(out)) return
+  if (writes === 'file' && statSync(out).isDirectory()) fail('WRITE', `${command}: ${out} is a folder: expected a file`)
+  if (overwrite !== true) fail('WRITE', `${command}: ${out} exists already; --overwrite replaces it`)
 }
 
 /** Examples below a command's help. */

@@ -1,11 +1,9 @@
-import { existsSync } from 'node:fs'
-
 import { Option } from 'commander'
 
 import { embedImages, type Embedding, embeddings } from '../eval/embed.js'
 import { openRows, type RowFile } from '../files/rowFiles.js'
 import { fail } from '../tensor/errors.js'
-import { examples, heedingSignals, type OutputFlags, print, quietFlag, type Register } from './command.js'
+import { examples, heedingSignals, type OutputFlags, print, quietFlag, refuseExisting, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
 import { itemsAt } from './imagePaths.js'
 
@@ -46,7 +44,7 @@ export const register: Register = (program, done) => {
     )
     .action(
       heedingSignals(done, async (paths: string[], flags: Flags) => {
-        if (existsSync(flags.out) && flags.overwrite !== true) fail('WRITE', `embed: ${flags.out} exists already; --overwrite replaces it`)
+        refuseExisting('embed', flags, 'file')
         const { imageSize, note } = imageSizeOf(flags.imageSize, flags.weights, 224)
         const workers = workersOf(flags)
         const items = await itemsAt(paths)

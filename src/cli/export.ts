@@ -25,7 +25,7 @@ import { type ConfiguredFramework, loadingConfiguration, torchvisionProgram } fr
 import { type ExportTarget, writeBackbone } from '../weights/export.js'
 import { importBackbone } from '../weights/import.js'
 import { timmCaution, writeTimmFolder } from '../weights/timm.js'
-import { examples, print, type Register } from './command.js'
+import { examples, print, refuseExisting, type Register } from './command.js'
 
 /** What weights are written for, and the endings of the files that it reads; a folder for timm. */
 const frameworks = {
@@ -107,9 +107,8 @@ export const register: Register = (program, done) => {
       ]),
     )
     .action(async (weights: string, flags: Flags) => {
-      if (existsSync(flags.out) && flags.overwrite !== true)
-        return fail('WRITE', `export: ${flags.out} exists already; --overwrite replaces it`)
       checkEnding(flags)
+      refuseExisting('export', flags, flags.for === 'timm' ? 'folder' : 'file')
       const framework = flags.for
       if (framework === 'onnx') await exportOnnx(weights, flags)
       else if (holdsDetector(weights)) await exportDetector(weights, flags, framework)

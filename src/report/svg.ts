@@ -12,7 +12,7 @@ export const escapeXml = (text: string): string =>
 /** Of text on pictures without a ground of their own: it can be read on white and on the dark page. */
 export const captionColour = '#7c8696'
 
-/** Fontconfig's file with the fonts of a Linux system and one of ours behind them: a bare container has none, and would show boxes for words. */
+/** Fontconfig's file with the fonts of a Linux system and behind them ours: a bare container has none, and would show boxes for words. */
 export const fontsFile = join(packageRoot, 'src', 'report', 'fonts', 'fonts.conf')
 
 /** Writes `path`.svg and, when sharp is there, `path`.png; returns the better of the two paths. */

@@ -27,13 +27,16 @@ export const section = <O extends OptionTable>(name: string, rows: O): O =>
 /** The section of a row; undefined for one that is in none. */
 export const sectionOf = (row: z.ZodType): string | undefined => row.meta()?.section as string | undefined
 
+/** A row less its default and that it may be null. */
+const typeOf = (row: z.ZodType): z.ZodType =>
+  row instanceof z.ZodDefault || row instanceof z.ZodNullable ? typeOf(row.unwrap() as z.ZodType) : row
+
 /** The values that a row takes where they are few; empty otherwise. */
 export function choicesOf(row: z.ZodType): string[] {
-  const type = row instanceof z.ZodDefault || row instanceof z.ZodNullable ? (row.unwrap() as z.ZodType) : row
-  if (type !== row) return choicesOf(type)
-  if (row instanceof z.ZodEnum) return Object.values(row.enum).map(String)
-  if (row instanceof z.ZodLiteral) return [...row.values].map(String)
-  return row instanceof z.ZodBoolean ? ['true', 'false'] : []
+  const type = typeOf(row)
+  if (type instanceof z.ZodEnum) return Object.values(type.enum).map(String)
+  if (type instanceof z.ZodLiteral) return [...type.values].map(String)
+  return type instanceof z.ZodBoolean ? ['true', 'false'] : []
 }
 
 /** Where a value came from, for messages: a file and line, a flag, `key=value`, a preset. */
@@ -138,17 +141,26 @@ const looseNumber = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
 
 /**
  * The value of a flag or of key=value for `row`: JSON where it is JSON (numbers, true, [0.2, 1], null) that the row takes or that
- * the text itself would not do better, else the text: a folder named 2024 is no number.
+ * the text itself would not do better, else the text: a folder named 2024 is no number. A row that takes a list of numbers has it without
+ * brackets too (0.2,1).
  */
 export function parseValue(text: string, row?: z.ZodType): unknown {
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch {
-    if (!looseNumber.test(text)) return text
+    if (!looseNumber.test(text)) return listOf(text, row) ?? text
     value = Number(text)
   }
   return row !== undefined && !row.safeParse(value).success && row.safeParse(text).success ? text : value
+}
+
+/** Numbers between commas, where `row` takes a list; undefined otherwise. */
+function listOf(text: string, row?: z.ZodType): number[] | undefined {
+  const type = row && typeOf(row)
+  if (!(type instanceof z.ZodArray || type instanceof z.ZodTuple)) return undefined
+  const words = text.split(',').map((word) => word.trim())
+  return words.every((word) => looseNumber.test(word)) ? words.map(Number) : undefined
 }
 
 /** `key=value` as a setting of `table`. */

@@ -126,6 +126,7 @@ test('what cannot be written is refused by name, before images are read or with 
     writeFileSync(there, 'mine')
     assert.match(run(there).err, /there\.jsonl exists already; --overwrite/)
     assert.is(readFileSync(there, 'utf8'), 'mine')
+    assert.match(run(photos).err, /is a folder: expected a file/)
     for (const ending of Object.keys(rowFormats)) {
       const nowhere = join(folder, 'nowhere', `x${ending}`)
       assert.match(run(nowhere).err, new RegExp(`nowhere.x\\${ending}: cannot be written \\(there is no folder`))

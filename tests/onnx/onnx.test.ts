@@ -1,6 +1,6 @@
 /** ONNX models against the engine: node by node with PyTorch's functions behind onnx's checker, and by onnxruntime where it is. */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -512,8 +512,13 @@ test('what cannot be written is refused, and leaves no file', () =>
     const sorted = new Sorted(build, { depth: 18, baseChannels: 4 })
     throwsError(() => writeOnnx(path, { backbone: sorted }, { ...options, outputs: ['feature5'] }), 'ARGUMENT', /the network has topK/)
     assert.not.ok(existsSync(path))
+    const occupied = join(folder, 'folder.onnx')
+    mkdirSync(occupied)
     for (const [args, word] of [
       [['--for', 'onnx', '--out', join(folder, 'x.pth')], /ending in \.onnx/],
+      [['--for', 'onnx', '--out', folder], /ending in \.onnx/],
+      [['--for', 'onnx', '--out', occupied], /folder\.onnx is a folder: expected a file/],
+      [['--for', 'onnx', '--out', occupied, '--overwrite'], /folder\.onnx is a folder: expected a file/],
       [['--for', 'mmdet', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which mmdet reads/],
       [['--for', 'detectron2', '--out', join(folder, 'x.safetensors')], /ending in \.pth, which detectron2 reads/],
       [['--raw', '--out', join(folder, 'x.pth')], /--raw/],

@@ -38,6 +38,18 @@ test('numbers are read as people write them, whatever JSON makes of that', () =>
   for (const text of ['.', '-', '1.2.3', '0x10', 'e5', '1 2', '']) assert.is(parseValue(text, table.rate), text)
 })
 
+test('an option that takes a list has it with brackets and without, and no other option is given a list for commas', () => {
+  for (const text of ['0.2,1', '.2, 1', '[0.2, 1]']) assert.equal(keyValue(table, `cropScale=${text}`).value, [0.2, 1], text)
+  assert.equal(parseValue('1,2,3', z.array(z.number()).nullable().default(null)), [1, 2, 3])
+  for (const [option, text] of [
+    ['cropScale', '0.2,x'],
+    ['cropScale', '0.2,'],
+    ['folder', '0.2,1'],
+    ['rate', '0,5'],
+  ] as const)
+    assert.is(keyValue(table, `${option}=${text}`).value, text)
+})
+
 test('what an option takes as text stays text, though it looks like a number or a list', () => {
   for (const text of ['2024', '.5', '007', '[1, 2]', 'true', 'null']) assert.is(keyValue(table, `folder=${text}`).value, text)
   // null is a value of its own where an option may be absent.
