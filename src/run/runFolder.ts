@@ -1,5 +1,5 @@
 /** The files of a run, and the folder's first moments. */
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 
@@ -40,12 +40,15 @@ export function lockRun(out: string): FileLock {
   return lock
 }
 
-/** Makes the folder and locks it; a run that it holds is an error, or with `overwrite` removed. */
-export function claimFolder(out: string, overwrite: boolean): FileLock {
+/**
+ * Makes the folder and locks it, for a run of this configuration, as it is written; a run that it holds is an error, or with `overwrite`
+ * removed.
+ */
+export function claimFolder(out: string, config: string, overwrite: boolean): FileLock {
   makeFolder(out)
   const lock = lockRun(out)
   try {
-    clearFolder(out, overwrite)
+    clearFolder(out, config, overwrite)
     makeFolder(dirname(files(out).last))
   } catch (error) {
     lock.release()
@@ -54,9 +57,11 @@ export function claimFolder(out: string, overwrite: boolean): FileLock {
   return lock
 }
 
-function clearFolder(out: string, overwrite: boolean): void {
+function clearFolder(out: string, wanted: string, overwrite: boolean): void {
   const { config, metrics, last } = files(out)
-  if (existsSync(config) || existsSync(last) || existsSync(metrics)) {
+  // One that was killed before its first checkpoint has left its configuration alone: the same command is to begin it again.
+  const isOther = existsSync(config) && readFileSync(config, 'utf8') !== wanted
+  if (isOther || existsSync(last) || existsSync(metrics)) {
     if (!overwrite)
       fail('RUN', `${out} holds a run already; continue it with --resume, replace it with --overwrite, or choose another --out`)
     rmSync(metrics, { force: true })

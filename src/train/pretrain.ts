@@ -84,7 +84,8 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     if (resume) checkpoint = readCheckpoint(files(out).last, method)
     const prepared = await setUp(options, method, wanted, checkpoint)
     // Only now: a mistake above must not cost the run that is replaced.
-    if (!resume && group.rank === 0 && prepared !== undefined) locks.push(claimFolder(out, options.overwrite ?? false))
+    if (!resume && group.rank === 0 && prepared !== undefined)
+      locks.push(claimFolder(out, stringify(prepared.config), options.overwrite ?? false))
     return prepared
   }
   try {

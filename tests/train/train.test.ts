@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import sharp from 'sharp'
@@ -111,6 +111,20 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
     assert.ok(existsSync(join(out, 'checkpoints', 'last.safetensors')), 'a mistake does not cost the run that was to be replaced')
     await run(out, { overwrite: true, set: { epochs: 1 } })
     assert.is(readMetrics(join(out, 'metrics.jsonl')).at(-1)!.globalStep, 5)
+  })
+})
+
+test('a run that was killed before its first checkpoint is begun by the same command, and by no other', async () => {
+  await withFolder(async (folder) => {
+    const [whole, out] = [join(folder, 'whole'), join(folder, 'run')]
+    await run(whole, { set: { epochs: 1 } })
+    // Its configuration is the first of what a run writes.
+    mkdirSync(out)
+    copyFileSync(join(whole, 'config.yaml'), join(out, 'config.yaml'))
+    await rejectsError(() => run(out), 'RUN', /holds a run already/)
+    await run(out, { set: { epochs: 1 } })
+    assert.equal(last(out), last(whole))
+    await rejectsError(() => run(out, { set: { epochs: 1 } }), 'RUN', /holds a run already/)
   })
 })
 
