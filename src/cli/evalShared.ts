@@ -134,7 +134,7 @@ export async function amongProcesses<F extends SharedFlags, P, R extends { inter
     group,
     'the evaluation',
     () => steps.prepare(flags),
-    (made) => JSON.stringify([packageVersion, steps.identityOf(made)]),
+    (made) => ({ version: packageVersion, 'what is evaluated': steps.identityOf(made) }),
   )
   try {
     const shared = { group, cacheMegabytes: cacheMegabytes / (group.size === 1 ? 1 : here.localSize) }

@@ -8,6 +8,7 @@ import { type AddressInfo, createConnection, createServer, type Socket } from 'n
 import { hostname } from 'node:os'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 
+import { packageVersion } from '../tensor/addon.js'
 import { native } from '../tensor/native.js'
 import { launchPort } from './launcher.js'
 import { type Beat, Pace } from './pace.js'
@@ -44,16 +45,29 @@ export type ControlRequest = 'leave' | { failed: number }
 
 /**
  * Lines of JSON. Rank 0 begins with `challenge`, the other answers with `hello`, rank 0 with `welcome`: each proves that it knows the
- * secret. From then on `beat`; `left` before a connection is closed as agreed; `failed` to rank 0, and `lost` from it to all.
+ * secret. One that does so and does not belong to the processes of rank 0 is `refused`, and why. From then on `beat`; `left` before a
+ * connection is closed as agreed; `failed` to rank 0, and `lost` from it to all.
  */
 type Line =
   | { kind: 'challenge'; nonce: string }
-  | { kind: 'hello'; rank: number; name: string; gpu: string; nonce: string; proof: string }
+  | Hello
   | { kind: 'welcome'; name: string; proof: string; word: string }
+  | { kind: 'refused'; proof: string; why: string }
   | ({ kind: 'beat' } & Beat)
   | { kind: 'left' }
   | { kind: 'failed'; code: number }
   | { kind: 'lost'; text: string; code: number }
+
+interface Hello {
+  kind: 'hello'
+  rank: number
+  size: number
+  version: string
+  name: string
+  gpu: string
+  nonce: string
+  proof: string
+}
 
 const data = workerData as ControlData
 const { rank, size, patience, connectSeconds, word = '' } = data
@@ -181,8 +195,19 @@ function sharedGpu(gpus: ReadonlyMap<string, readonly string[]>): string | undef
   return undefined
 }
 
+/** Why a process of this run is not one of those that rank 0 expects, in a sentence; undefined where it is. `names` are those known. */
+function objection(to: Hello, names: ReadonlyMap<number, string>): string | undefined {
+  if (to.version !== packageVersion)
+    return `${to.name} is of densecl ${to.version}, ${ownName} of ${packageVersion}: expected one version in all processes`
+  if (to.size !== size) return `${to.name} is one of ${to.size} processes, ${ownName} one of ${size}: expected one number in all of them`
+  const other = names.get(to.rank)
+  return other === undefined ? undefined : `${to.name} came when ${other} was there: expected one process of each rank`
+}
+
 function listen(): void {
   const gpus = new Map([[ownGpu, [ownName]]])
+  const names = new Map<number, string>()
+  const refused = new Set<string>()
   const local = data.addresses[0] === '127.0.0.1'
   const server = createServer((socket) => {
     const nonce = randomBytes(32).toString('hex')
@@ -190,12 +215,20 @@ function listen(): void {
     socket.setTimeout(1000 * connectSeconds, () => socket.destroy())
     receive(socket, (line) => {
       if (known !== undefined) return hear(known.rank, known.name, line)
-      const isPeer = line.kind === 'hello' && proves(`rank ${line.rank}`, nonce, line.proof)
-      if (!isPeer || peers.has(line.rank)) throw new Error('not of this run')
+      if (line.kind !== 'hello' || !proves(`rank ${line.rank}`, nonce, line.proof)) throw new Error('not of this run')
+      const proof = proofOf('rank 0', line.nonce)
+      const why = objection(line, names)
+      if (why !== undefined) {
+        refused.add(why)
+        // Of processes that share a library already nobody else can come.
+        if (data.word === undefined) fail(why)
+        return void send(socket, { kind: 'refused', proof, why }, () => socket.destroy())
+      }
+      names.set(line.rank, line.name)
       known = { rank: line.rank, name: line.name }
       know(line.rank, line.name, socket)
       gpus.set(line.gpu, [...(gpus.get(line.gpu) ?? []), line.name])
-      send(socket, { kind: 'welcome', name: ownName, proof: proofOf('rank 0', line.nonce), word })
+      send(socket, { kind: 'welcome', name: ownName, proof, word })
       if (peers.size < size - 1) return
       server.close()
       clearTimeout(late)
@@ -205,9 +238,13 @@ function listen(): void {
     })
     send(socket, { kind: 'challenge', nonce })
   })
+  const fail = (error: string): void => {
+    clearTimeout(late)
+    answer({ error })
+  }
   const late = setTimeout(() => {
     const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((each) => !peers.has(each))
-    answer({ error: `rank ${missing.join(', ')} did not connect within ${connectSeconds} s` })
+    fail([`rank ${missing.join(', ')} did not connect within ${connectSeconds} s`, ...refused].join('; '))
   }, 1000 * connectSeconds)
   const next = [...data.ports]
   const listenOn = (port: number): void => {
@@ -217,7 +254,7 @@ function listen(): void {
   server.on('error', (error: NodeJS.ErrnoException) => {
     const other = next.shift()
     if (error.code === 'EADDRINUSE' && other !== undefined) listenOn(other)
-    else answer({ error: error.message })
+    else fail(error.message)
   })
   listenOn(next.shift()!)
   watch.add(0, ownName, now())
@@ -256,9 +293,12 @@ function connect([place, ...others]: readonly Place[] = places, failures: Readon
   receive(socket, (line) => {
     if (known !== undefined) return hear(0, known, line)
     if (line.kind === 'challenge') {
-      send(socket, { kind: 'hello', rank, name: ownName, gpu: ownGpu, nonce, proof: proofOf(`rank ${rank}`, line.nonce) })
+      const proof = proofOf(`rank ${rank}`, line.nonce)
+      send(socket, { kind: 'hello', rank, size, version: packageVersion, name: ownName, gpu: ownGpu, nonce, proof })
       return
     }
+    // Another run may have the same name: what belongs to this one may still come.
+    if (line.kind === 'refused' && proves('rank 0', nonce, line.proof)) return void (why = line.why)
     if (line.kind !== 'welcome' || !proves('rank 0', nonce, line.proof)) throw new Error('not of this run')
     known = line.name
     know(0, known, socket)

@@ -4,10 +4,15 @@ import type { Group } from './group.js'
 import { ofAll } from './speaker.js'
 
 /**
- * What `body` gives, once it has given the same in all processes, as `describe` tells. Throws where it failed here, or COMM, naming the
- * ranks, where it failed elsewhere or gave something else.
+ * What `body` gives, once it has given the same in all processes: `describe` tells what is compared, by names. Throws where it failed here,
+ * or COMM, naming the ranks, where it failed elsewhere or gave something else.
  */
-export async function together<R>(group: Group, what: string, body: () => R | Promise<R>, describe: (result: R) => string): Promise<R> {
+export async function together<R>(
+  group: Group,
+  what: string,
+  body: () => R | Promise<R>,
+  describe: (result: R) => Record<string, unknown> = () => ({}),
+): Promise<R> {
   if (group.size === 1) return body()
   let made: { result: R } | { error: unknown }
   try {
@@ -15,9 +20,12 @@ export async function together<R>(group: Group, what: string, body: () => R | Pr
   } catch (error) {
     made = { error }
   }
-  const said = 'result' in made ? describe(made.result) : String(made.error)
+  const said = 'result' in made ? describe(made.result) : {}
+  const failed = group.any('error' in made)
   try {
-    group.agree(what, said)
+    group.agree(what, 'error' in made ? String(made.error) : Object.keys(said).join())
+    // One by one, for the name of what differs.
+    if (!failed) for (const [name, value] of Object.entries(said)) group.agree(name, JSON.stringify(value ?? null))
   } catch (disagreement) {
     stopWatching()
     // Those that did not fail all say the same.

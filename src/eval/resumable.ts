@@ -187,7 +187,7 @@ interface LongEvaluation<R> {
 
 /** Runs an evaluation to its end, or to where it is told to end, and frees it. All processes of its group call it. */
 export async function completed<R>(make: () => LongEvaluation<R>, { group = Group.single }: { group?: Group }): Promise<R> {
-  const run = await together(group, 'the start', make, () => '')
+  const run = await together(group, 'the start', make)
   try {
     run.share()
     return await run.execute()

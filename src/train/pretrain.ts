@@ -1,4 +1,5 @@
 /** The main job: from a configuration to a run folder with checkpoints, metrics, an exported backbone and pictures. */
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 
 import { stringify } from 'yaml'
@@ -82,23 +83,19 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
     if (resume && group.rank === 0 && existsSync(out)) locks.push(lockRun(out))
     if (resume) checkpoint = readCheckpoint(files(out).last, method)
-    const prepared = await setUp(options, method, wanted, checkpoint)
-    // Only now: a mistake above must not cost the run that is replaced.
-    if (!resume && group.rank === 0 && prepared !== undefined)
-      locks.push(claimFolder(out, stringify(prepared.config), options.overwrite ?? false))
-    return prepared
+    return setUp(options, method, wanted, checkpoint)
   }
   try {
     const prepared = await withPace(currentAsk(), () =>
-      together(group, 'the run', prepare, (run) => JSON.stringify(run === undefined ? {} : identityOf(run))),
+      together(group, 'the run', prepare, (run) => (run === undefined ? {} : identityOf(run))),
     )
+    const start = (ready: Prepared): Run => {
+      // Only now: a mistake above, of any process, must not cost the run that is replaced.
+      if (!resume && group.rank === 0) locks.push(claimFolder(out, stringify(ready.config), options.overwrite ?? false))
+      return begin(options, ready)
+    }
     const train = async (ready: Prepared): Promise<PretrainResult> => {
-      const run = await together(
-        group,
-        'the start',
-        () => begin(options, ready),
-        () => '',
-      )
+      const run = await together(group, 'the start', () => start(ready))
       return execute(run, ready, options)
     }
     const nothing = { interrupted: true, globalStep: checkpoint?.position.globalStep ?? 0, files: {} }
@@ -110,14 +107,20 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   }
 }
 
-/** What must be the same in all processes of a run. */
-const identityOf = ({ config, source, checkpoint }: Prepared): unknown => [
-  packageVersion,
-  config,
-  source.items.length,
-  source.items.at(-1)?.name,
-  checkpoint?.position,
-]
+/** What must be the same in all processes of a run, by names. */
+const identityOf = ({ config, source, checkpoint }: Prepared): Record<string, unknown> => ({
+  version: packageVersion,
+  ...Object.fromEntries(Object.entries(config).map(([key, value]) => [called(key), value])),
+  'the list of images': namesOf(source),
+  'the checkpoint': checkpoint?.position,
+})
+
+/** A digest of the names of all images, in their order. */
+function namesOf({ items }: Source): string {
+  const hash = createHash('sha256')
+  for (const { name } of items) hash.update(`${name}\0`)
+  return hash.digest('hex')
+}
 
 /** A run that has been looked up, and is neither begun nor on the disk. */
 interface Prepared extends Parts {

@@ -1,7 +1,9 @@
 /** A process that dies, stands still or fails ends the others, which say who it was; strangers are not heard. */
+import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import { MessageChannel, Worker } from 'node:worker_threads'
 
@@ -10,6 +12,7 @@ import * as assert from 'uvu/assert'
 import type { ControlAnswer, ControlData } from '../../src/distributed/controlWorker.js'
 import { Pace } from '../../src/distributed/pace.js'
 import { files } from '../../src/run/runFolder.js'
+import { packageVersion } from '../../src/tensor/addon.js'
 import { isAlive, launch, running, tiny } from '../support/launch.js'
 import { beside, environmentOf, hasMpi, mpich, noMpi, runMpi } from '../support/mpi.js'
 import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
@@ -99,9 +102,12 @@ testWhere(hasMpi, noMpi, test, 'a run that ends, as it should or by a mistake of
   })
 })
 
-test('whoever does not know the secret is cut off, and does not keep the ranks from each other', async () => {
-  const token = 'a secret'
-  const shared = (): Omit<ControlData, 'rank' | 'ports' | 'answers'> => ({
+const token = 'a secret'
+
+/** A control thread of one of two processes. */
+function start(more: Pick<ControlData, 'rank' | 'ports'> & Partial<ControlData>) {
+  const { port1, port2 } = new MessageChannel()
+  const shared: Omit<ControlData, 'rank' | 'ports' | 'answers'> = {
     size: 2,
     token,
     addresses: ['127.0.0.1'],
@@ -109,16 +115,16 @@ test('whoever does not know the secret is cut off, and does not keep the ranks f
     answered: new SharedArrayBuffer(4),
     patience: { silence: 20, stall: 600 },
     connectSeconds: 20,
-  })
-  const start = (more: Pick<ControlData, 'rank' | 'ports'> & Partial<ControlData>) => {
-    const { port1, port2 } = new MessageChannel()
-    const worker = new Worker(new URL('../../src/distributed/controlWorker.js', import.meta.url), {
-      workerData: { ...shared(), answers: port2, ...more },
-      transferList: [port2],
-    })
-    const answer = async (): Promise<ControlAnswer> => ((await once(port1, 'message')) as [ControlAnswer])[0]
-    return { worker, answer }
   }
+  const worker = new Worker(new URL('../../src/distributed/controlWorker.js', import.meta.url), {
+    workerData: { ...shared, answers: port2, ...more },
+    transferList: [port2],
+  })
+  const answer = async (): Promise<ControlAnswer> => ((await once(port1, 'message')) as [ControlAnswer])[0]
+  return { worker, answer }
+}
+
+test('whoever does not know the secret is cut off, and does not keep the ranks from each other', async () => {
   const zero = start({ rank: 0, ports: [0] })
   const { port } = (await zero.answer()) as { port: number }
 
@@ -142,6 +148,40 @@ test('whoever does not know the secret is cut off, and does not keep the ranks f
     assert.equal(await answer(), { done: true })
   }
   for (const { worker } of [one, zero, liar]) await worker.terminate()
+})
+
+test('a process of another version or width, or whose rank is there, is told so: what it says is not taken for the run', async () => {
+  const meeting = { ports: [0], word: 'an id', size: 3, connectSeconds: 2 }
+  const zero = start({ rank: 0, ...meeting })
+  const { port } = (await zero.answer()) as { port: number }
+  /** What rank 0 answers to the greeting of a process that knows the secret. */
+  const greet = async (more: object) => {
+    const socket = connect({ host: '127.0.0.1', port })
+    const lines = createInterface(socket)[Symbol.asyncIterator]()
+    const next = async () => JSON.parse((await lines.next()).value as string) as { kind: string; nonce: string; why?: string }
+    const proof = createHmac('sha256', token)
+      .update(`rank 1 ${(await next()).nonce}`)
+      .digest('hex')
+    const hello = { kind: 'hello', rank: 1, size: 3, version: packageVersion, name: 'rank 1 (a, pid 7)', gpu: '', nonce: '', proof }
+    socket.write(`${JSON.stringify({ ...hello, ...more })}\n`)
+    return { socket, said: await next() }
+  }
+  const refused = async (more: object, why: RegExp): Promise<void> => {
+    const { kind, why: said } = (await greet(more)).said
+    assert.is(kind, 'refused')
+    assert.match(said!, why)
+  }
+  await refused({ version: '0.0.1' }, /^rank 1 \(a, pid 7\) is of densecl 0\.0\.1, rank 0 \(.*\) of \d.*: expected one version/)
+  await refused({ size: 2 }, /^rank 1 \(a, pid 7\) is one of 2 processes, rank 0 \(.*\) one of 3: expected one number/)
+  const one = await greet({})
+  assert.is(one.said.kind, 'welcome')
+  await refused({ name: 'rank 1 (b, pid 7)' }, /^rank 1 \(b, pid 7\) came when rank 1 \(a, pid 7\) was there: /)
+  const { error } = (await zero.answer()) as { error: string }
+  assert.match(error, /^rank 2 did not connect within 2 s; rank 1 .* is of densecl .*; .* is one of 2 processes.*; .* came when .*/)
+  zero.worker.postMessage('leave')
+  await zero.answer()
+  await zero.worker.terminate()
+  one.socket.destroy()
 })
 
 test.run()

@@ -1,4 +1,5 @@
 /** `densecl launch`, signals and faults: what a user sees of several processes. */
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
@@ -10,8 +11,8 @@ import { files } from '../../src/run/runFolder.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { addonPath } from '../../src/tensor/native.js'
 import { isAlive, launch, running, tiny, until } from '../support/launch.js'
-import { environmentOf, hasMpi, mpi, mpich, noMpi } from '../support/mpi.js'
-import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
+import { environmentOf, hasMpi, mpi, mpich, mpiEnvironment, noMpi } from '../support/mpi.js'
+import { cli, runCli, suite, testWhere, withFolder } from '../support/suite.js'
 
 const test = suite('launch')
 
@@ -71,6 +72,49 @@ testWhere(hasMpi, noMpi, test, 'what all processes find wrong is said once, what
     assert.not.match(three.err, /rank \d/)
   })
 })
+
+testWhere(
+  hasMpi,
+  noMpi,
+  test,
+  'what differs between processes is named with the rank, and costs no run that was to be replaced',
+  async () => {
+    await withFolder(async (folder) => {
+      const [out, kept] = [join(folder, 'run'), join(folder, 'run', 'metrics.jsonl')]
+      mkdirSync(out)
+      writeFileSync(kept, '')
+      // The same paths, which lead elsewhere in another folder.
+      const places = ['here', 'there'].map((name) => join(folder, name))
+      const image = await sharp({ create: { width: 40, height: 40, channels: 3, background: 'red' } })
+        .png()
+        .toBuffer()
+      for (const place of places) {
+        mkdirSync(join(place, 'images'), { recursive: true })
+        for (let i = 0; i < 16; ++i) writeFileSync(join(place, 'images', `${i === 7 ? place.length : i}.png`), image)
+      }
+      const { program, options } = mpi.mpirun!
+      const command = [...tiny, 'data=images', 'knnEvery=0', '--overwrite', '--out', out]
+      const run = (where: readonly string[], ...more: string[]) =>
+        spawnSync(
+          program,
+          [
+            ...[...options, '-n', '1', '--wdir', where[0]!, process.execPath, cli, 'pretrain', ...command, ':'],
+            ...['-n', '1', '--wdir', where[1]!, process.execPath, cli, 'pretrain', ...command, ...more],
+          ],
+          { env: mpiEnvironment, encoding: 'utf8' },
+        )
+      for (const [ended, what] of [
+        [run(places), 'the list of images'],
+        [run([places[0]!, places[0]!], 'lr=0.5'), 'lr'],
+      ] as const) {
+        assert.is(ended.status, 1, ended.stderr)
+        assert.match(ended.stderr, new RegExp(`^densecl: (--)?${what} of rank (1|0, 1) is not that of the others: expected the same`, 'm'))
+        assert.is(ended.stderr.match(/not that of/g)?.length, 1, ended.stderr)
+        assert.ok(existsSync(kept))
+      }
+    })
+  },
+)
 
 testWhere(hasMpi, noMpi, test, 'images that cannot be read are counted over all processes', async () => {
   await withFolder(async (folder) => {

@@ -122,6 +122,16 @@ testWhere(hasNccl, noNccl, test, 'a rank that does not come, or is of another ru
   assert.match(two.err, /rank 0 was not reached within 6 s: .*connect 127\.0\.0\.1:\d+: not answered by rank 0 of this run/)
 })
 
+testWhere(hasNccl, noNccl, test, 'ranks of unequal widths end by the time in which they are to meet, and say so', async () => {
+  const shared = { DENSECL_TOKEN: 'a secret', DENSECL_PORT: String(await freePort()), DENSECL_CONNECT_SECONDS: '6' }
+  const sizes = [2, 3]
+  const all = await Promise.all(sizes.map((size, rank) => start(program, ['call'], { ...shared, ...launchVariables(rank, size) }).ended))
+  for (const { code, err } of all) {
+    assert.is(code, 1)
+    assert.match(err, /within 6 s.* rank 1 \(\S+, pid \d+\) is one of 3 processes, rank 0 \(\S+, pid \d+\) one of 2: expected/)
+  }
+})
+
 /** Two ports in a row of which the second is taken, and what takes it. */
 async function takenPort(): Promise<{ before: number; close: () => void }> {
   const server = createServer((socket) => socket.destroy()).listen({ port: 0, host: '127.0.0.1' })
