@@ -1,8 +1,10 @@
 /** A lock file: one process at a time has it, and one that was killed does not keep it. */
 import { linkSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { fail } from '../tensor/errors.js'
+import { unlessInterrupted } from '../tensor/interruption.js'
 import { renameOver, writeProblem } from './atomic.js'
 import { processSpace, processStart } from './processes.js'
 
@@ -94,6 +96,21 @@ export class FileLock {
     } catch {
       // The folder was removed: there is nothing left to hold.
     }
+  }
+}
+
+/**
+ * Waits while a lock is of a process of another machine or container, which may have been killed, until that gives a sign of life or
+ * counts as gone: take() then knows. `say` is told of the wait.
+ */
+export async function untilSure(path: string, say = (line: string): void => console.error(line)): Promise<void> {
+  const sign = (): number | undefined => statSync(path, { throwIfNoEntry: false })?.mtimeMs
+  const first = sign()
+  for (let said = false; sign() === first; said = true) {
+    const holder = parseHolder(readIfThere(path) ?? '')
+    if (holder === undefined || holder.space === processSpace() || !isAlive(holder, path)) return
+    if (!said) say(`lock    ${path}: waits for a sign of life of process ${holder.pid} on ${holder.host}, ${patience / 1000} s at most`)
+    await unlessInterrupted(sleep(1000))
   }
 }
 

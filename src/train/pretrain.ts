@@ -23,7 +23,7 @@ import type { Config } from '../run/config.js'
 import { hostLimits } from '../run/memory.js'
 import { isFree, settingsOf } from '../run/options.js'
 import { computeSettings, type Placement, resolvePlacement } from '../run/placement.js'
-import type { FileLock } from '../files/lock.js'
+import { type FileLock, untilSure } from '../files/lock.js'
 import { claimFolder, environment, files, lockRun } from '../run/runFolder.js'
 import { type LogTo, openLogTo } from '../run/logTo.js'
 import { RunLog } from '../run/runLog.js'
@@ -81,6 +81,8 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const prepare = async (): Promise<Prepared | undefined> => {
     const method = options.method ?? (await findMethod(options.config.method)).method
     const wanted = resolveConfig(settingsOf(options.config, 'config'), method)
+    // A job that is started again elsewhere may be there before the lock of what was killed counts as nobody's.
+    if (group.rank === 0) await untilSure(files(out).lock)
     if (resume && group.rank === 0 && existsSync(out)) locks.push(lockRun(out))
     if (resume) checkpoint = readCheckpoint(files(out).last, method)
     return setUp(options, method, wanted, checkpoint)

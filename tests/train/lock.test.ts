@@ -1,14 +1,14 @@
 /** One run a folder: who has it, and what the killed leave. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
 import { makeFolder, removeLeftovers } from '../../src/files/atomic.js'
-import { FileLock, type LockHolder } from '../../src/files/lock.js'
-import { processStart } from '../../src/files/processes.js'
+import { FileLock, type LockHolder, untilSure } from '../../src/files/lock.js'
+import { processSpace, processStart } from '../../src/files/processes.js'
 import { claimEvaluation, evaluationFolder, saveResult } from '../../src/run/results.js'
 import { files, lockRun } from '../../src/run/runFolder.js'
 import { cli, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
@@ -133,6 +133,46 @@ test('a lock is nobody’s when its process has ended, its number is another pro
     const lock = new FileLock(path)
     assert.is(lock.take(), undefined)
     lock.release()
+  })
+})
+
+test('who comes from elsewhere waits until the holder of a lock gives a sign of life, or counts as gone', async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, 'lock')
+    const next = new FileLock(path)
+    const heldSince = (seconds: number, space: string): void => {
+      const holder = new FileLock(path)
+      assert.is(holder.take(), undefined)
+      writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as LockHolder), space }))
+      holder.release()
+      const then = Date.now() / 1000 - seconds
+      utimesSync(path, then, then)
+    }
+    const said: string[] = []
+    const waited = async (): Promise<number> => {
+      const start = performance.now()
+      await untilSure(path, (line) => said.push(line))
+      return (performance.now() - start) / 1000
+    }
+    // Nothing for so long that it counts as gone 2 s from now.
+    heldSince(118, 'elsewhere')
+    assert.ok((await waited()) > 1)
+    assert.is(next.take(), undefined)
+    next.release()
+    heldSince(60, 'elsewhere')
+    setTimeout(() => utimesSync(path, new Date(), new Date()), 500)
+    assert.ok((await waited()) < 30)
+    assert.is(next.take()?.space, 'elsewhere')
+    assert.equal(
+      said.map((line) => /: waits for a sign of life of process \d+ on .*, 120 s at most$/.test(line)),
+      [true, true],
+    )
+    rmSync(path)
+    await waited()
+    // Of a process that can be asked for nothing is in doubt.
+    heldSince(60, processSpace())
+    await waited()
+    assert.is(said.length, 2)
   })
 })
 
