@@ -38,9 +38,9 @@ const sharpOrReason = (): Promise<SharpModule | string> =>
       return sharp
     },
     (error: unknown) =>
-      systemReason(error) === 'ERR_MODULE_NOT_FOUND'
+      systemReason(error) === 'ERR_MODULE_NOT_FOUND' && reason(error).includes("'sharp'")
         ? 'is not installed; run: npm install sharp'
-        : // Its JavaScript is there, and its library for this system is not.
+        : // It is there, and its library for this system or another package that it needs is not.
           `cannot be loaded (${reason(error)}); run: npm install --include=optional sharp`,
   ))
 

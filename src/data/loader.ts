@@ -9,6 +9,7 @@ import { DenseclError, fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
 import { hostMemory } from '../tensor/numbers.js'
 import { native } from '../tensor/native.js'
+import { called } from '../tensor/settingNames.js'
 import { type FloatDType, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import {
@@ -419,7 +420,7 @@ export class Loader {
     const named = [...this.broken.values()].slice(0, 3).join('; ')
     return new DenseclError(
       'DATA',
-      `data: ${this.broken.size} of ${items.length} images cannot be read, more than maxBroken ${maxBroken} allows: ${named}`,
+      `data: ${this.broken.size} of ${items.length} images cannot be read, more than ${called('maxBroken')} ${maxBroken} allows: ${named}`,
     )
   }
 

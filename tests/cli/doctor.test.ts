@@ -24,7 +24,8 @@ function withSharp(folder: string, source: string): NodeJS.ProcessEnv {
 
 /** What the package says where its library for this system is missing, and what Node says where the package is. */
 const broken = `throw new Error('Could not load the sharp module using the linux-x64 runtime%5CnPossible solutions: ...')`
-const absent = `throw Object.assign(new Error('Cannot find package'), { code: 'ERR_MODULE_NOT_FOUND' })`
+const notFound = (name: string) =>
+  `throw Object.assign(new Error("Cannot find package '${name}' imported from x"), { code: 'ERR_MODULE_NOT_FOUND' })`
 
 test('doctor decodes what libvips is for, and says why it cannot; JPEGs are read all the same, a turned one too', () =>
   withFolder(async (folder) => {
@@ -38,7 +39,8 @@ test('doctor decodes what libvips is for, and says why it cannot; JPEGs are read
         broken,
         /which cannot be loaded \(Could not load the sharp module using the linux-x64 runtime\); run: npm install --include=optional/,
       ],
-      [absent, /which is not installed; run: npm install sharp/],
+      [notFound('@img/colour'), /which cannot be loaded \(Cannot find package '@img\/colour'.*; run: npm install --include=optional/],
+      [notFound('sharp'), /which is not installed; run: npm install sharp/],
     ] as const) {
       const env = withSharp(folder, source)
       const doctor = runCli(['doctor', '--json'], { env })

@@ -127,7 +127,7 @@ testWhere(hasMpi, noMpi, test, 'images that cannot be read are counted over all 
     const settings = [...tiny.filter((text) => !text.startsWith('knn')), `data=${data}`, 'knnEvery=0', 'maxBroken=0.2']
     const { code, err } = await launch(['--processes', '2', '--', 'pretrain', ...settings, '--out', join(folder, 'run')]).ended
     assert.is(code, 1)
-    assert.match(err, /^densecl: data: 4 of 16 images cannot be read, more than maxBroken 0\.2 allows/m)
+    assert.match(err, /^densecl: data: 4 of 16 images cannot be read, more than --max-broken 0\.2 allows/m)
     assert.not.match(err, /rank/)
   })
 })

@@ -257,7 +257,7 @@ export class Torture {
     await this.#round(this.#row('data vanishes'), async (out) => {
       const data = copied(out)
       const ended = await run(pretraining(out, data), { at: { text: 'step 2/', action: () => remove(data) } })
-      if (!/images cannot be read, more than maxBroken|ten images in a row cannot be read/.test(ended.said)) return ended.said
+      if (!/images cannot be read, more than --max-broken|ten images in a row cannot be read/.test(ended.said)) return ended.said
       return unclean(ended, [1])
     })
     await this.#round(this.#row('data changes'), async (out) => {
