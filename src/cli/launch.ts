@@ -79,12 +79,15 @@ async function launchOnGpus(processes: number, device: string, command: readonly
   let [first, killed] = [0, 0]
   let killer: NodeJS.Timeout | undefined
   await Promise.all(
-    children.map(async (child) => {
+    children.map(async (child, rank) => {
       const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
       const said = code ?? 128 + constants.signals[signal!]
       if (said === 0) return
       first ||= said
-      if (signal !== null && !child.killed) killed ||= said
+      if (signal !== null && !child.killed) {
+        killed ||= said
+        tellOfDeath(`rank ${rank} (pid ${child.pid})`, signal)
+      }
       // One that waits for it where nobody watches yet.
       if (!heard) killer ??= setTimeout(() => children.forEach((each) => each.kill('SIGKILL')), 1000 * grace)
     }),
@@ -92,6 +95,15 @@ async function launchOnGpus(processes: number, device: string, command: readonly
   clearTimeout(killer)
   // Those that end because another was killed may be seen to do so before it.
   return killed || first
+}
+
+/** Says which signal ended a process, that the others name with its rank once they watch each other, and nobody before. */
+const tellOfDeath = (who: string, signal: string): void => console.error(`densecl: launch: ${who} was ended by ${signal}`)
+
+/** The signal that a code of a shell or of mpirun stands for; undefined where processes that are told to end leave with it themselves. */
+function fatalSignal(code: number): string | undefined {
+  const [name] = Object.entries(constants.signals).find(([, number]) => 128 + number === code) ?? []
+  return name === 'SIGINT' || name === 'SIGTERM' ? undefined : name
 }
 
 /** The port of a server that is there as long as this process, which it does not keep. */
@@ -147,6 +159,8 @@ async function launchByMpi(processes: number, command: readonly string[], env: N
     child.on('close', (code, signal) => {
       // MPICH's mpirun sometimes ends with 0 although its processes, told to end, did not: a run that is not done must not look like one.
       const interrupted = heard !== undefined && (code !== 0 || !mpirun.isOpenMpi)
+      const killedBy = heard === undefined ? fatalSignal(code ?? 0) : undefined
+      if (killedBy !== undefined) tellOfDeath(`a process of ${mpirun.program}`, killedBy)
       resolve(interrupted ? 128 + constants.signals[heard!] : (code ?? 128 + constants.signals[signal!]))
     })
   })

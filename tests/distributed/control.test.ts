@@ -48,6 +48,8 @@ for (const { signal, processes, rank, seconds } of [
       const sayings = said(err).filter(({ by }) => by !== rank)
       const others = [...ranks.keys()].filter((each) => each !== rank)
       assert.equal(sayings.map(({ by }) => by).sort(), others, err)
+      // Before the processes watch each other this is all that is said.
+      assert.is(/^densecl: launch: a process of mpirun was ended by SIGKILL$/m.test(err), signal === 'SIGKILL', err)
       const what = signal === 'SIGKILL' ? /^ended: its connection closed$/ : /^gave no sign of life for 3 s, at step \d+$/
       for (const saying of sayings) {
         assert.equal([saying.rank, saying.pid], [rank, ranks[rank]], err)

@@ -190,6 +190,7 @@ testWhere(hasNccl, noNccl, test, 'a killed rank ends the others, which name it, 
     const { code, err } = await end
     assert.is(code, 137, err)
     assert.match(err, new RegExp(`^densecl: rank 1 \\(\\S+, pid ${ranks[1]}\\) ended: its connection closed$`, 'm'))
+    assert.match(err, new RegExp(`^densecl: launch: rank 1 \\(pid ${ranks[1]}\\) was ended by SIGKILL$`, 'm'))
     assert.not.ok(isAlive(child.pid!))
 
     const orphans = await runningOnSimt(join(folder, 'two'))
