@@ -138,6 +138,17 @@ test('work whose sizes change with every step keeps little more than what is in 
   native.trimMemory()
 })
 
+test('small tensors hold little beyond what they take, however much large ones do', () => {
+  native.trimMemory()
+  const large = Tensor.empty([64_000_000], 'f32')
+  const before = held()
+  const small = Array.from({ length: 40 }, () => Tensor.empty([50_000], 'f32'))
+  const taken = held() - before
+  assert.ok(taken < 40 * 200_000 + 4 * 2 ** 20, `${taken} bytes held for 40 tensors of 200,000`)
+  for (const x of [large, ...small]) x.dispose()
+  native.trimMemory()
+})
+
 test('what is trimmed goes back to the system', () => {
   // More than the 32 MiB up to which the C library may keep a block.
   const x = Tensor.full([12_000_000], 1)
