@@ -270,7 +270,11 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
           call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
           for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
           if (call.residual != nullptr)
-            for (int r = 0; r < call.validRows; ++r) residual[r] = norm->residual + (shifted[r] - norm->y);
+            for (int r = 0; r < call.validRows; ++r) {
+              residual[r] = norm->residual + (shifted[r] - norm->y);
+              // Of another op, beyond the L2 cache: it comes while the tile is multiplied.
+              for (int j = 0; j < call.validColumns; j += 64 / sizeof(T)) __builtin_prefetch(residual[r] + j);
+            }
           if (taps == panels.slabs) {
             // A panel that is a group passes through the blocks of consecutive units before the next is needed.
             const int64_t tiles = groups == panels.count ? blocks.tiles : stride / kernel.rows;

@@ -188,6 +188,8 @@ INLINE void tile(const TileCall<T, Out>& call) {
 
   constexpr bool fetches = vectors > 1;
   const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
+  // Where a tile's part is more than a line for each word of the depth, another half of it: rows are few then, and the panel far.
+  const int64_t second = call.nextBytes > 64 ? call.nextBytes / 2 : 0;
   V sum[Rows][vectors];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
@@ -204,6 +206,7 @@ INLINE void tile(const TileCall<T, Out>& call) {
 #pragma GCC unroll 4
         for (int line = 0; line < PanelBytes; line += 64) __builtin_prefetch(reinterpret_cast<const char*>(b) + kAheadBytes + line);
         __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next + second, 0, 2);
         next += call.nextBytes;
       }
 #pragma GCC unroll 2
