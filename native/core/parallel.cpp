@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -84,7 +85,7 @@ class Pool {
       std::unique_lock<std::mutex> lock(mutex_);
       job_ = nullptr;
       lock.unlock();
-      // The others are about to end too: sleeping and being woken takes longer than most units.
+      // The others are about to end too.
       spinWhile([&] { return job.running.load(std::memory_order_acquire) != 0; });
       lock.lock();
       done_.wait(lock, [&] { return job.running == 0; });
@@ -99,7 +100,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       if (!(job_ != nullptr && job_->helpers > 0)) {
-        // A step launches hundreds of short jobs: look for the next one a few microseconds before sleeping.
+        // A step launches hundreds of short jobs: look for the next one before sleeping.
         lock.unlock();
         spinWhile([&] { return published_.load(std::memory_order_acquire) == seen; });
         lock.lock();
@@ -116,13 +117,19 @@ class Pool {
     }
   }
 
+  // Whoever sleeps takes some 50 us to be woken, on a virtual machine at least: longer than most units, and than what passes between two
+  // ops of a step.
   template <class Condition>
   static void spinWhile(Condition condition) {
-    for (int spin = 0; spin < 2000 && condition(); ++spin) {
+    using Clock = std::chrono::steady_clock;
+    constexpr std::chrono::microseconds longest{100};
+    constexpr int looks = 64;  // between two of the clock
+    for (const auto begin = Clock::now(); condition() && Clock::now() - begin < longest;)
+      for (int look = 0; look < looks && condition(); ++look) {
 #if defined(__x86_64__)
-      __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #endif
-    }
+      }
   }
 
   std::mutex owner_, mutex_;
