@@ -13,7 +13,7 @@ import { readMetrics } from '../../src/run/runLog.js'
 import { native } from '../../src/tensor/native.js'
 import { isAlive, launch, type Running, running, until } from '../support/launch.js'
 import { beside, type Ended } from '../support/mpi.js'
-import { freePort, hasNccl, ncclEnvironment, noNccl, runNccl, standIn, start, together } from '../support/nccl.js'
+import { freePort, hasNccl, ncclEnvironment, ncclStandIn, noNccl, runNccl, start, together } from '../support/nccl.js'
 import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('nccl')
@@ -31,7 +31,7 @@ testWhere(hasNccl, noNccl, test, 'a library that will not do is refused in a sen
   for (const { env, said } of [
     { env: { NCCL_STANDIN_VERSION: '21000' }, said: /is NCCL 2\.10\.0: expected 2\.18\.0 or later; DENSECL_NCCL names the file/ },
     { env: { NCCL_STANDIN_VERSION: '2804' }, said: /is NCCL 2\.8\.4: / },
-    { env: { DENSECL_NCCL: standIn('-DWITHOUT_MESSAGES') }, said: /lacks ncclSend, ncclRecv: expected 2\.18\.0 or later/ },
+    { env: { DENSECL_NCCL: ncclStandIn('-DWITHOUT_MESSAGES') }, said: /lacks ncclSend, ncclRecv: expected 2\.18\.0 or later/ },
     { env: { DENSECL_NCCL: '/nonexistent/nccl' }, said: /cannot be loaded: \/nonexistent\/nccl: cannot open shared object file/ },
   ]) {
     const { code, err } = await load(env)
@@ -44,10 +44,10 @@ testWhere(hasNccl, noNccl, test, 'without DENSECL_NCCL the loader is asked, then
   await withFolder(async (folder) => {
     const library = join(folder, 'package', 'lib', 'libnccl.so.2')
     mkdirSync(join(library, '..'), { recursive: true })
-    copyFileSync(standIn(), library)
+    copyFileSync(ncclStandIn(), library)
     const python = (body: string): void => writeFileSync(join(folder, 'python3'), `#!/bin/sh\n${body}\n`, { mode: 0o755 })
     const path = { DENSECL_NCCL: undefined, PATH: `${folder}:${process.env.PATH}` }
-    python(`echo ${join(library, '..')}`)
+    python(`echo ${library}`)
     const [byPython, byLoader] = [await load(path), await load({ ...path, LD_LIBRARY_PATH: join(library, '..') })]
     assert.match(byPython.out, / 128 128\n$/, byPython.err)
     assert.match(byLoader.out, / 128 128\n$/, byLoader.err)

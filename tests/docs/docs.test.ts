@@ -115,11 +115,10 @@ where('docs/errors.md has every code that is thrown, and no other', () => {
 })
 
 where('docs/errors.md has every variable that is read, and no other', () => {
-  const read = sources().flatMap((path) =>
-    [...text(path).matchAll(/process\.env\.(\w+)|(?:getenv\(|bounded\([^"]*, |fromEnvironment\()["'](\w+)["']|\$\{(DENSECL_\w+)/g)].map(
-      ([, a, b, c]) => (a ?? b ?? c)!,
-    ),
-  ).filter((name) => /^(DENSECL_|XDG_|CXX$|CUDACXX$|MPICXX$)/.test(name))
+  const reading = /process\.env\.(\w+)|(?:getenv\(|bounded\([^"]*, |fromEnvironment\(|variable: )["'](\w+)["']|\$\{(DENSECL_\w+)/g
+  const read = sources()
+    .flatMap((path) => [...text(path).matchAll(reading)].map(([, a, b, c]) => (a ?? b ?? c)!))
+    .filter((name) => /^(DENSECL_|XDG_|CXX$|CUDACXX$|MPICXX$)/.test(name))
   // What launchers set is looked up by the names of a table.
   for (const [, name] of text(join(packageRoot, 'src', 'distributed', 'launcher.ts')).matchAll(/'(DENSECL_\w+)'/g)) read.push(name!)
   assert.equal(difference(read, rows('Environment variables')), [], 'variables without a row')

@@ -1,46 +1,23 @@
 /** Programs as several processes on `simt`, which exchange tensors by a stand-in for NCCL (nccl.c) that is compiled here. */
-import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { spawn } from 'node:child_process'
 import { createServer, type AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 
 import { launchVariables } from '../../src/distributed/launcher.js'
-import { packageRoot } from '../../src/tensor/addon.js'
 import type { Ended } from './mpi.js'
+import { simtAddon, standIn, standInFolder } from './standIn.js'
 
-export const simtAddon = join(packageRoot, 'build-simt', 'Release', 'densecl.node')
-const hasCompiler = spawnSync('gcc', ['--version']).status === 0
-export const hasNccl = hasCompiler && existsSync(simtAddon)
-export const noNccl = hasCompiler
-  ? 'build-simt is not built (npm run build:simt)'
-  : 'gcc, which compiles the stand-in of NCCL, is not installed'
-
-const folder = mkdtempSync(join(tmpdir(), 'densecl-nccl-'))
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
-
-const compiled = new Map<string, string>()
+export { hasStandIns as hasNccl, noStandIns as noNccl } from './standIn.js'
 
 /** The path of the stand-in, compiled with these flags. */
-export function standIn(...flags: string[]): string {
-  const key = flags.join(' ')
-  const known = compiled.get(key)
-  if (known !== undefined) return known
-  const path = join(folder, `standIn${compiled.size}.so`)
-  const source = join(packageRoot, 'tests', 'support', 'nccl.c')
-  const { status, stderr } = spawnSync('gcc', ['-O2', '-fPIC', '-shared', ...flags, '-o', path, source], { encoding: 'utf8' })
-  if (status !== 0) throw new Error(stderr)
-  compiled.set(key, path)
-  return path
-}
+export const ncclStandIn = (...flags: string[]): string => standIn('nccl', flags)
 
 /** The environment in which `simt` takes the stand-in. */
 export const ncclEnvironment = (): NodeJS.ProcessEnv => ({
   ...process.env,
   DENSECL_ADDON: simtAddon,
-  DENSECL_NCCL: standIn(),
+  DENSECL_NCCL: ncclStandIn(),
   NCCL_STANDIN_DEVICE: 'simt',
-  TMPDIR: folder,
+  TMPDIR: standInFolder,
 })
 
 export async function freePort(): Promise<number> {
