@@ -14,6 +14,9 @@
 #include "images.h"
 #include "steps.h"
 #include "values.h"
+#if defined(DENSECL_NVJPEG)
+#include "../nvjpeg/nvjpeg.h"
+#endif
 #if defined(DENSECL_SIMT)
 #include "../simt/alarms.h"
 #endif
@@ -71,6 +74,11 @@ class Addon : public Napi::Addon<Addon> {
                              InstanceMethod("finishUpload", &Addon::guard<&Addon::finishUpload>),
                              InstanceMethod("release", &Addon::guard<&Addon::release>),
                              InstanceMethod("decodeJpeg", &Addon::guard<&Addon::decodeJpeg>),
+#if defined(DENSECL_NVJPEG)
+                             InstanceMethod("loadNvjpeg", &Addon::guard<&Addon::loadNvjpeg>),
+                             InstanceMethod("openNvjpeg", &Addon::guard<&Addon::openNvjpeg>),
+                             InstanceMethod("startImages", &Addon::guard<&Addon::startImages>),
+#endif
                              InstanceMethod("renderView", &Addon::guard<&Addon::renderView>),
                              InstanceMethod("recordEvent", &Addon::guard<&Addon::recordEvent>),
                              InstanceMethod("elapsed", &Addon::guard<&Addon::elapsed>),
@@ -297,7 +305,8 @@ class Addon : public Napi::Addon<Addon> {
         bytes.second <= tensor.storage->bytes - offset, "SHAPE",
         "startUpload: " + std::to_string(bytes.second) + " bytes at " + std::to_string(offset) + " do not fit into " + describe(tensor));
     tensor.storage->written();
-    if (bytes.second != 0) tensor.storage->device.startUpload(static_cast<char*>(tensor.raw()) + offset, bytes.first, bytes.second);
+    void* const target = static_cast<char*>(tensor.raw()) + offset;
+    if (bytes.second != 0) tensor.storage->device.startUpload(target, {{target, bytes.first, bytes.second}});
     return info.Env().Undefined();
   }
   Napi::Value useUpload(const Napi::CallbackInfo& info) { return withTarget(info, &Device::useUpload); }
@@ -343,6 +352,14 @@ class Addon : public Napi::Addon<Addon> {
   }
 
   Napi::Value decodeJpeg(const Napi::CallbackInfo& info) { return densecl::decodeJpeg(info); }
+#if defined(DENSECL_NVJPEG)
+  // loadNvjpeg(path) -> version; openNvjpeg(device) -> what it decodes with
+  Napi::Value loadNvjpeg(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), nvjpeg::load(info[0].As<Napi::String>().Utf8Value()));
+  }
+  Napi::Value openNvjpeg(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), nvjpeg::open(deviceOf(info[0]))); }
+  Napi::Value startImages(const Napi::CallbackInfo& info) { return densecl::startImages(info, handles_); }
+#endif
   Napi::Value renderView(const Napi::CallbackInfo& info) { return densecl::renderView(info); }
 
   // recordEvent(device) -> event; elapsed(device, from, to) -> milliseconds

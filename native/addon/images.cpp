@@ -1,10 +1,15 @@
 #include "images.h"
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "../cpu/augment.h"
 #include "../jpeg/decode.h"
 #include "values.h"
+#if defined(DENSECL_NVJPEG)
+#include "../nvjpeg/nvjpeg.h"
+#endif
 
 namespace densecl {
 namespace {
@@ -47,5 +52,44 @@ Napi::Value renderView(const Napi::CallbackInfo& info) {
   cpu::renderView(static_cast<float*>(out.first), 0, height, width, static_cast<const uint8_t*>(pixels.first), pixels.second, row.first);
   return info.Env().Undefined();
 }
+
+#if defined(DENSECL_NVJPEG)
+Napi::Value startImages(const Napi::CallbackInfo& info, const Handles& handles) {
+  constexpr size_t kColumns = 4;
+  const Tensor& tensor = handles.get(info[0].ToNumber().DoubleValue(), "startImages");
+  const auto memory = bytesOf(info[1]);
+  const size_t offset = offsetOf(info[2], tensor), room = std::min(memory.second, tensor.storage->bytes - offset);
+  const auto rows = numbersOf(info[3]);
+  REQUIRE(rows.second % kColumns == 0, "SHAPE", "startImages: expected rows of " + std::to_string(kColumns) + " numbers");
+  const auto* const from = static_cast<const uint8_t*>(memory.first);
+  auto* const to = static_cast<uint8_t*>(tensor.raw()) + offset;
+  std::vector<Copy> copies;
+  std::vector<nvjpeg::File> files;
+  for (const double* row = rows.first; row < rows.first + rows.second; row += kColumns) {
+    const auto number = [&](size_t i, const char* name, double least, double most) {
+      return static_cast<size_t>(integerOf(Napi::Number::New(info.Env(), row[i]), name, least, most));
+    };
+    const size_t place = number(0, "the place of an image", 0, static_cast<double>(room)), left = room - place;
+    const size_t count = number(1, "the bytes of a file", 0, static_cast<double>(left));
+    const size_t height = number(2, "the height of an image", 1, kMostViewFloats), width = number(3, "its width", 1, kMostViewFloats);
+    const size_t bytes = 3 * height * width;
+    REQUIRE(bytes <= left, "SHAPE",
+            "startImages: an image of " + std::to_string(height) + "x" + std::to_string(width) + " pixels at byte " +
+                std::to_string(place) + " does not fit into " + std::to_string(room) + " bytes");
+    if (count == 0)
+      copies.push_back({to + place, from + place, bytes});
+    else
+      files.push_back({from + place, count, to + place, width});
+  }
+  tensor.storage->written();
+  Device& device = tensor.storage->device;
+  std::string refused;
+  if (files.empty())
+    device.startUpload(to, copies);
+  else
+    device.startUpload(to, copies, [&](void* stream) { refused = nvjpeg::decode(device, files, stream); });
+  return Napi::String::New(info.Env(), refused);
+}
+#endif
 
 }  // namespace densecl

@@ -19,6 +19,13 @@ class Recording {
   virtual size_t launches() const = 0;
 };
 
+// A copy from the host to a device.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 // A copy to the host that is on its way.
 class Download {
  public:
@@ -80,11 +87,16 @@ class Device {
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() {}
 
-  // Uploads that overlap with compute, from memory that was pinned and is left alone until finishUpload. The target must not be
-  // in use by work given to the device after the last release(target).
+  // Uploads that overlap with compute, from memory that was pinned and is left alone until finishUpload: copies into a target, then what
+  // `body` has a library write there on the stream of uploads, a cudaStream_t that is null where there is none. The target must not be in
+  // use by work given to the device after the last release(target), which the host waits for where there is a body: the JPEG engines of an
+  // H100 write without waiting for what is on their stream.
   virtual void pin(void*, size_t) {}
   virtual void unpin(void*) {}
-  virtual void startUpload(void* to, const void* from, size_t bytes) { upload(to, from, bytes); }
+  virtual void startUpload(void*, const std::vector<Copy>& copies, const std::function<void(void* stream)>& body = nullptr) {
+    for (const Copy& copy : copies) upload(copy.to, copy.from, copy.bytes);
+    if (body) body(nullptr);
+  }
   virtual void useUpload(void*) {}     // work that follows waits for the upload to this target
   virtual void finishUpload(void*) {}  // the host waits for it
   virtual void release(void*) {}       // work so far is the last to use this target

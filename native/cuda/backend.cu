@@ -286,13 +286,21 @@ class CudaDevice : public KernelDevice {
     use();
     check(cudaHostUnregister(memory), "unpinning");
   }
-  void startUpload(void* to, const void* from, size_t bytes) override {
+  void startUpload(void* to, const std::vector<Copy>& copies, const std::function<void(void*)>& body) override {
     use();
     Target& target = targetOf(to);
+    if (body) check(cudaEventSynchronize(target.released), "upload");
     check(cudaStreamWaitEvent(uploads_, target.released, 0), "upload");
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, uploads_), "upload");
-    check(cudaEventRecord(target.uploaded, uploads_), "upload");
-    target.pending = true;
+    for (const Copy& copy : copies) check(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyHostToDevice, uploads_), "upload");
+    const auto mark = [&] {
+      check(cudaEventRecord(target.uploaded, uploads_), "upload");
+      target.pending = true;
+    };
+    // Copies are waited for where the body throws, too.
+    mark();
+    if (!body) return;
+    body(uploads_);
+    mark();
   }
   void useUpload(void* to) override {
     use();

@@ -1,3 +1,5 @@
+import { Option } from 'commander'
+
 import { Peer } from '../bench/peer.js'
 import type { BenchCase } from '../bench/cases/benchCase.js'
 import { benchCases } from '../bench/cases/index.js'
@@ -5,6 +7,7 @@ import { stepCases } from '../bench/cases/step.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
 import { environmentRow, readResult, type Result, type Row, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
+import { decodePlace } from '../run/placement.js'
 import { useDevice } from '../selftest/trust.js'
 import { didYouMean } from '../tensor/hint.js'
 import { native } from '../tensor/native.js'
@@ -53,6 +56,7 @@ export const register: Register = (program, done) => {
     .option('--most <size>', 'leaves larger sizes out')
     .optionsGroup('bench data:')
     .option('--data <source>', 'anything that pretrain --data takes', 'scenes')
+    .addOption(new Option('--decode <where>', 'what decodes JPEGs: workers, or the GPU with nvJPEG').choices(['cpu', 'gpu']).default('cpu'))
     .option('--image-size <pixels>', 'side of the views', '224')
     .option('--workers <counts>', 'numbers of worker threads to try, 0 is what training takes', '0')
     .option('--seconds <time>', 'how long each is measured', '10')
@@ -145,9 +149,11 @@ export const register: Register = (program, done) => {
 }
 
 async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
+  const device = await useDevice(flags.device)
   const options = {
     data: flags.data,
-    device: await useDevice(flags.device),
+    device,
+    decode: decodePlace({ decode: flags.decode, channels: 3 }, device),
     imageSize: numberFlag('image-size', flags.imageSize, { least: 32, whole: true }),
     batch: flags.batch === undefined ? 64 : numberFlag('batch', flags.batch, { least: 1, whole: true }),
     workers: flags.workers.split(',').map((text) => numberFlag('workers', text, { least: 0, whole: true })),
@@ -165,6 +171,7 @@ interface Flags {
   model?: string
   most?: string
   data: string
+  decode: 'cpu' | 'gpu'
   imageSize: string
   workers: string
   seconds: string

@@ -13,6 +13,8 @@ import { deviceTraits } from '../tensor/traits.js'
 interface DataBenchOptions {
   data: string
   device: string
+  /** What decodes JPEGs (LoaderOptions). */
+  decode: 'cpu' | 'gpu'
   imageSize: number
   batch: number
   /** Numbers of workers to try; 0 is what training would take. */
@@ -23,11 +25,16 @@ interface DataBenchOptions {
 interface DataRow {
   workers: number
   imagesPerSecond: number
-  /** Milliseconds of one worker for an image: reading and decoding; rendering both views (CPU) or placing the pixels (GPU). */
+  /**
+   * Milliseconds of one worker for an image: reading and, where the GPU does not do it, decoding; rendering both views (CPU) or placing
+   * what becomes of them (GPU).
+   */
   decode: number
   render: number
   /** Milliseconds an image between the start of the upload and the end of both views, on a GPU. */
   uploadAndAugment?: number
+  /** The share of the images that the GPU decoded, where it is told to. */
+  onGpu?: number
 }
 
 /** Loads for `seconds` with each number of workers, without keeping decoded images. */
@@ -51,13 +58,18 @@ function* endless(images: number, batch: number): Generator<{ epoch: number; ind
   }
 }
 
-async function loadFor({ items }: Source, workers: number, { device, imageSize, batch, seconds }: DataBenchOptions): Promise<DataRow> {
+async function loadFor(
+  { items }: Source,
+  workers: number,
+  { device, decode, imageSize, batch, seconds }: DataBenchOptions,
+): Promise<DataRow> {
   const loader = new Loader({
     items,
     imageSize,
     batchSize: batch,
     views: 'augmented',
     device,
+    decode,
     dtype: deviceTraits(device).usualDType,
     augment: mocoV2Augmentation,
     seed: 0,
@@ -74,7 +86,7 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
       // The workers' start, and what they had ahead, are not counted.
       if (++batches <= 4) {
         start = performance.now()
-        Object.assign(loader.spent, { images: 0, decoding: 0, rendering: 0, uploading: 0 })
+        Object.assign(loader.spent, { images: 0, onGpu: 0, decoding: 0, rendering: 0, uploading: 0 })
         continue
       }
       images += batch
@@ -92,13 +104,15 @@ async function loadFor({ items }: Source, workers: number, { device, imageSize, 
     decode: each(loader.spent.decoding),
     render: each(loader.spent.rendering),
     ...(rendersViews ? { uploadAndAugment: onDevice / images } : {}),
+    ...(decode === 'gpu' ? { onGpu: loader.spent.onGpu / images } : {}),
   }
 }
 
-export function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment }: DataRow): string {
+export function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment, onGpu }: DataRow): string {
   const parts = [
     `${imagesPerSecond.toFixed(0).padStart(6)} images/s`,
-    `decode ${decode.toFixed(2)} ms`,
+    ...(onGpu === undefined ? [] : [`${(100 * onGpu).toFixed(0)} % decoded on the GPU`]),
+    `${onGpu === undefined ? 'decode' : 'read'} ${decode.toFixed(2)} ms`,
     `${uploadAndAugment === undefined ? 'augment' : 'place'} ${render.toFixed(2)} ms`,
   ]
   if (uploadAndAugment !== undefined) parts.push(`upload and augment ${uploadAndAugment.toFixed(3)} ms`)

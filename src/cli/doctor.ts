@@ -9,6 +9,7 @@ import { otherDecoder } from '../data/decode.js'
 import { identity } from '../distributed/launcher.js'
 import { findMpirun } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
+import { openNvjpeg } from '../data/nvjpeg.js'
 import { buildCommand, cudaPackage, isClone, mpiAddonPath, mpiBuildCommand, packageVersion } from '../tensor/addon.js'
 import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
@@ -69,6 +70,7 @@ function addonFacts(): { addon: Record<string, string>; problem?: string } {
             ? 'portable (slow: AVX2 needs a processor of 2013 or later, and Linux or Windows)'
             : set,
         ...devices(),
+        ...gpuDecoder(),
         ...processes(),
       },
     }
@@ -135,7 +137,7 @@ function processes(): Record<string, string> {
   const { launcher, rank, size } = identity()
   return {
     mpi,
-    nccl: nccl(),
+    nccl: native.loadNccl === undefined ? 'not in this addon, which has no GPUs' : orWhyNot(loadNccl),
     mpirun: findMpirun()?.version ?? 'not found (densecl launch needs it on CPUs)',
     launcher: launcher === 'none' ? 'none: this is the only process' : `${launcher}: rank ${rank} of ${size}`,
   }
@@ -150,11 +152,16 @@ function mpiOf(addon: string): string {
   return `none: ${addon} cannot be loaded (${why}); ${mpiBuildCommand} makes it`
 }
 
-/** By what GPUs exchange tensors. */
-function nccl(): string {
-  if (native.loadNccl === undefined) return 'not in this addon, which has no GPUs'
+/** What the first GPU decodes JPEGs with, where it is told to. */
+function gpuDecoder(): Record<string, string> {
+  const gpu = native.deviceNames().find((name) => deviceTraits(name).rendersViews)
+  return gpu === undefined ? {} : { nvjpeg: orWhyNot(() => openNvjpeg(gpu)) }
+}
+
+/** What a library says of itself, or why it cannot be used. */
+function orWhyNot(load: () => string): string {
   try {
-    return loadNccl()
+    return load()
   } catch (problem) {
     if (!(problem instanceof DenseclError)) throw problem
     return problem.message

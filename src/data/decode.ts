@@ -22,6 +22,17 @@ export interface Pixels {
   data: Uint8Array
 }
 
+/** A JPEG as it is stored, which a GPU is to decode, and the size that its frame states. */
+export interface JpegFile {
+  width: number
+  height: number
+  /** The bytes of the file. */
+  data: Uint8Array
+  encoded: true
+}
+/** Whether an image is yet to be decoded. */
+export const isFile = (image: Pixels | JpegFile): image is JpegFile => 'encoded' in image
+
 /** Bytes of a pixel. */
 export const channelsOf = ({ channels = 3 }: Pick<Pixels, 'channels'>): number => channels
 
@@ -93,6 +104,44 @@ export async function decode(bytes: Buffer, name: string, mostPixels = Infinity)
     return decodeAny(bytes, name, mostPixels)
   const reduce = ([8, 4, 2] as const).find((by) => pixels / (by * by) >= mostPixels) ?? 1
   return orient(decodeJpeg(bytes, name, frame, reduce), orientation)
+}
+
+/** Sampling factors, horizontal and vertical in a byte, of luma beside chroma of 1x1: 4:4:4, 4:2:2, 4:2:0 and 4:4:0. */
+const plainSamplings: readonly (number | undefined)[] = [0x11, 0x21, 0x22, 0x12]
+
+/**
+ * Whether a JPEG is one of those that every decoder takes, the engines of a GPU too: baseline, one scan, grey or YCbCr of a usual
+ * sampling.
+ */
+function isPlainJpeg(bytes: Buffer): boolean {
+  let components: number | undefined
+  for (const { marker, start, end } of jpegSegments(bytes)) {
+    if (marker === 0xc0) {
+      if (end - start < 6 + 3 * bytes[start + 5]! || bytes[start] !== 8) return false
+      components = bytes[start + 5]!
+      if (components !== 1 && components !== 3) return false
+      const part = (i: number): number => start + 6 + 3 * i
+      const [luma, ...chroma] = Array.from({ length: components }, (_, i) => bytes[part(i) + 1])
+      if (components === 3 && (!plainSamplings.includes(luma) || chroma.some((sampling) => sampling !== 0x11))) return false
+      // Without a marker that says so, components of these names are red, green and blue to libjpeg.
+      if (components === 3 && bytes[part(0)] === 0x52) return false
+    }
+    // Adobe's marker ends with what three components are: 1 is YCbCr.
+    if (marker === 0xee && bytes.toString('latin1', start, start + 5) === 'Adobe' && bytes[start + 11] !== 1) return false
+    if (marker === 0xda) return components !== undefined && bytes[start] === components
+  }
+  return false
+}
+
+/**
+ * A file that a GPU can decode as decode() would: a plain JPEG of at most `mostPixels`, in no more bytes than they take, that is not
+ * turned. Undefined for any other image. Throws DECODE as decode() does for a JPEG whose header is broken.
+ */
+export function fileForGpu(bytes: Buffer, name: string, mostPixels: number): JpegFile | undefined {
+  if (!isJpeg(bytes) || bytes.length > 3 * mostPixels) return undefined
+  const { width, height } = checkedFrame(bytes, name)
+  if (width * height > mostPixels || !isPlainJpeg(bytes) || exifOrientation(bytes) !== 1) return undefined
+  return { width, height, data: bytes, encoded: true }
 }
 
 /** Grey and RGB as RGB. */

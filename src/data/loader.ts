@@ -24,6 +24,7 @@ import {
   type ViewCrops,
 } from './augment.js'
 import type { BoxBatch } from './boxView.js'
+import { openNvjpeg } from './nvjpeg.js'
 import type { Item } from './source.js'
 import type { ItemAnswer, ItemRequest, SegmentationOptions, Task, TaskResult, ViewKind, WorkerData } from './worker.js'
 
@@ -45,6 +46,8 @@ export interface LoaderOptions {
   augment?: AugmentOptions
   /** A GPU gets images of at most so many pixels, larger ones reduced; as many as the smallest crops need when absent. */
   mostPixels?: number | null
+  /** What decodes JPEGs: workers, when absent; a GPU that makes the views can (fileForGpu() says which), with nvJPEG. */
+  decode?: 'cpu' | 'gpu'
   /** Standard deviation of the colour noise of the pipeline `crop`; none when absent. */
   lighting?: number
   /** What views of the kind `segmentation` need; the image size is that of its crops. */
@@ -94,7 +97,7 @@ const prefetch = 4
 export const workersFor = (wanted: number): number => (wanted === 0 ? Math.min(16, Math.max(1, availableParallelism() - 1)) : wanted)
 
 type CropScales = Pick<AugmentOptions, 'cropScale' | 'keyCropScale'>
-type SlotOptions = Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment' | 'mostPixels' | 'images'>
+type SlotOptions = Pick<LoaderOptions, 'imageSize' | 'batchSize' | 'views' | 'device' | 'augment' | 'mostPixels' | 'images' | 'decode'>
 
 /** The pixels of an image whose smallest crop has those of a view. */
 export const pixelsOfCrops = (imageSize: number, { cropScale, keyCropScale }: CropScales): number =>
@@ -117,10 +120,12 @@ const slotBytesOf = (parts: readonly number[], batchSize: number): number =>
 
 /** The bytes that a Loader of these options takes for batches, shared by all its workers, in the host's memory and on a GPU. */
 export function loaderBytes(options: SlotOptions): { host: number; device: number } {
-  const { batchSize, views, device = 'cpu', images = colourImages } = options
+  const { batchSize, views, device = 'cpu', images = colourImages, decode } = options
   const kind = kindOf(views, device, images)
   const slot = slotBytesOf(partsOf(kind, options), batchSize)
-  return { host: prefetch * slot, device: kind === 'pixels' ? uploadSlots * slot : 0 }
+  // The planes that nvJPEG makes pixels of are its own, no larger than these.
+  const slots = kind !== 'pixels' ? 0 : decode === 'gpu' ? uploadSlots + 1 : uploadSlots
+  return { host: prefetch * slot, device: slots * slot }
 }
 
 /** Each is a thread with a heap of its own, of 10 MB and more. */
@@ -152,11 +157,15 @@ function ended(worker: Worker): Promise<void> {
 export class Loader {
   /** Images that could not be read, by name, with the reason. */
   readonly broken = new Map<string, string>()
+  /** Images that nvJPEG refused and workers decoded, or found broken: by name, with what it said. */
+  readonly refused = new Map<string, string>()
+  /** What decodes JPEGs on the GPU; undefined where workers do it. */
+  readonly gpuDecoder: string | undefined
   /**
-   * Images so far, the seconds that all workers together took to decode them and to render or place them, and those that this thread
-   * waited for uploads: what of them did not pass beside compute.
+   * Images so far, those of them that a GPU decoded, the seconds that all workers together took to decode the others and to render or
+   * place them, and those that this thread waited for uploads: what of them did not pass beside compute.
    */
-  readonly spent = { images: 0, decoding: 0, rendering: 0, uploading: 0 }
+  readonly spent = { images: 0, onGpu: 0, decoding: 0, rendering: 0, uploading: 0 }
   readonly #options: LoaderOptions
   readonly #memory: SharedArrayBuffer
   readonly #workers: Worker[]
@@ -173,6 +182,10 @@ export class Loader {
   readonly #table: Tensor | undefined
   /** How the views of pre-training are made: f64 [prefetch, 2, batchSize, tableColumns]. */
   readonly #rows: SharedArrayBuffer | undefined
+  /** Where a GPU decodes, of each image the bytes of its file, or 0: i32 [prefetch, batchSize]. */
+  readonly #files: SharedArrayBuffer | undefined
+  /** Images, by their indices in the source, whose files are not left to the GPU. */
+  readonly #forWorkers = new Set<number>()
   #nextTask = 0
   #failure: Error | undefined
 
@@ -196,12 +209,19 @@ export class Loader {
       this.#pixels = Tensor.empty([uploadSlots * this.#slotBytes], 'u8', device).keep()
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
     }
+    if (options.decode === 'gpu') {
+      if (this.#kind !== 'pixels')
+        fail('ARGUMENT', `Loader: expected a GPU that makes the views of colour images, for its decoder, but received ${device}`)
+      this.gpuDecoder = openNvjpeg(device)
+      this.#files = new SharedArrayBuffer(prefetch * batchSize * 4)
+    }
     if (options.views === 'augmented') this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     const count = workersFor(workers)
     const { items, seed = 0, cacheMegabytes = 0 } = options
     const table = this.#rows === undefined ? {} : { table: { rows: this.#rows, batchSize, uploadSlots } }
     const data: WorkerData = {
       ...table,
+      ...(this.#files === undefined ? {} : { files: this.#files }),
       count: items.length,
       memory: this.#memory,
       imageSize,
@@ -250,11 +270,7 @@ export class Loader {
     for (let i = 0; i < prefetch; ++i) start()
     for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {
       const from = performance.now()
-      for (const worker of this.#workers) worker.ref()
-      const labels = await unlessInterrupted(batch.done)
-      // Data that is ready resolves without a turn of the event loop: give signals and output theirs.
-      await new Promise((resolve) => setImmediate(resolve))
-      for (const worker of this.#workers) worker.unref()
+      const labels = await this.#waitFor(batch.done)
       const waited = (performance.now() - from) / 1000
       const { request, slot } = batch
       const about = { ...this.#about(request), labels, waited, crops: () => this.#crops(request, slot) }
@@ -266,7 +282,7 @@ export class Loader {
           this.spent.uploading += (performance.now() - before) / 1000
           start()
         }
-        uploading = this.#startUpload(slot, request.indices.length)
+        uploading = await this.#startUpload(slot, request, labels)
         const values = (): never => fail('ARGUMENT', `batch: its values are on ${this.#device}, which makes the views of them`)
         yield { ...about, views: () => this.#render(), values }
         native.release(this.#pixels!.handle, uploading)
@@ -280,6 +296,16 @@ export class Loader {
       }
     }
     if (uploading !== undefined) native.finishUpload(this.#pixels!.handle, uploading)
+  }
+
+  /** What the workers give: keeps the process alive meanwhile. Throws INTERRUPTED instead when the work is to end. */
+  async #waitFor<Result>(done: Promise<Result>): Promise<Result> {
+    for (const worker of this.#workers) worker.ref()
+    const result = await unlessInterrupted(done)
+    // Data that is ready resolves without a turn of the event loop: give signals and output theirs.
+    await new Promise((resolve) => setImmediate(resolve))
+    for (const worker of this.#workers) worker.unref()
+    return result
   }
 
   #about<Request extends BatchRequest>(request: Request): Pick<Batch<Request>, 'request' | 'epoch' | 'indices'> {
@@ -328,17 +354,67 @@ export class Loader {
     return { values, images: indices.length }
   }
 
-  /** Sends a batch's pixels and its rows of the table on their way; the place of the pixels, in bytes. */
-  #startUpload(slot: number, images: number): number {
+  /**
+   * Sends a batch's pixels, or the files that become them, and its rows of the table on their way; the place of the pixels, in bytes.
+   * `labels` change with what stands in for files that cannot be decoded.
+   */
+  async #startUpload(slot: number, request: BatchRequest, labels: Int32Array): Promise<number> {
     const { batchSize } = this.#options
+    const images = request.indices.length
     if (images !== batchSize)
       throw new DenseclError('DATA', `data: expected batches of ${batchSize} images on ${this.#device} but received one of ${images}`)
     const offset = (slot % uploadSlots) * this.#slotBytes
-    native.startUpload(this.#pixels!.handle, new Uint8Array(this.#memory, slot * this.#slotBytes, this.#slotBytes), offset)
+    if (this.#files === undefined) native.startUpload(this.#pixels!.handle, this.#slot(slot), offset)
+    else {
+      const refused = this.#decode(slot, offset, request)
+      if (refused.length > 0) {
+        this.spent.images -= refused.length // which are counted again
+        const decoded = await this.#waitFor(this.#load(request, slot, refused))
+        for (const image of refused) labels[image] = decoded[image]!
+        this.#startImages(slot, offset, refused)
+      }
+    }
     native.useUpload(this.#pixels!.handle, offset)
     const { size } = this.#table!
     this.#table!.write(new Float64Array(this.#rows!, slot * size * 8, size))
     return offset
+  }
+
+  /** The memory of a slot. */
+  #slot(slot: number): Uint8Array {
+    return new Uint8Array(this.#memory, slot * this.#slotBytes, this.#slotBytes)
+  }
+
+  /** native.startImages for images of a slot, by their places in the batch. */
+  #startImages(slot: number, offset: number, images: readonly number[]): string {
+    const { batchSize } = this.#options
+    const files = new Int32Array(this.#files!, slot * batchSize * 4, batchSize)
+    const views = new Float64Array(this.#rows!, slot * 2 * batchSize * tableColumns * 8, batchSize * tableColumns)
+    const rows = images.flatMap((image) => {
+      const [height, width] = [views[image * tableColumns + 1]!, views[image * tableColumns + 2]!]
+      return [image * this.#parts[0]!, files[image]!, height, width]
+    })
+    return native.startImages!(this.#pixels!.handle, this.#slot(slot), offset, Float64Array.from(rows))
+  }
+
+  /** Starts a batch whose files the GPU decodes. Which of them, by their places in it, it has refused and is not to be given again. */
+  #decode(slot: number, offset: number, { indices }: BatchRequest): number[] {
+    const { batchSize, items } = this.#options
+    const files = new Int32Array(this.#files!, slot * batchSize * 4, batchSize)
+    const images = [...indices.keys()]
+    const encoded = images.filter((image) => files[image]! > 0)
+    this.spent.onGpu += encoded.length
+    if (this.#startImages(slot, offset, images) === '') return []
+    // Each by itself: of a batch it is only said that one is wrong.
+    return encoded.filter((image) => {
+      native.finishUpload(this.#pixels!.handle, offset)
+      const reason = this.#startImages(slot, offset, [image])
+      if (reason === '') return false
+      this.#forWorkers.add(indices[image]!)
+      this.refused.set(items[indices[image]!]!.name, reason)
+      this.spent.onGpu -= 1
+      return true
+    })
   }
 
   /** Both views of the current batch, made on the device. */
@@ -366,15 +442,15 @@ export class Loader {
   }
 
   /**
-   * Splits a batch among the workers, another of which begins with each, so that small batches are read beside each other. The classes of
-   * what was read.
+   * Splits a batch, or the images of it at `places`, among the workers, another of which begins with each, so that small batches are read
+   * beside each other. The classes of what was read.
    */
-  async #load(request: BatchRequest, slot: number): Promise<Int32Array> {
+  async #load(request: BatchRequest, slot: number, places = [...request.indices.keys()]): Promise<Int32Array> {
     const { epoch, indices, boxes } = request
     const labelOf = (index: number): number => this.#options.items[index]?.label ?? -1
     const labels = indices.map(labelOf)
     const parts = this.#workers.map((worker, w): Promise<void> => {
-      const mine = Array.from(indices.keys()).filter((i) => (i + indices[0]!) % this.#workers.length === w)
+      const mine = places.filter((i) => (i + indices[0]!) % this.#workers.length === w)
       if (mine.length === 0) return Promise.resolve()
       const task: Task = {
         id: this.#nextTask++,
@@ -386,6 +462,7 @@ export class Loader {
         slot,
         order: mine,
         ...(boxes === undefined ? {} : { boxes: { ...boxes, views: mine.map((i) => boxes.views[i]!) } }),
+        ...(this.#files === undefined ? {} : { forGpu: mine.map((i) => !this.#forWorkers.has(indices[i]!)) }),
       }
       return new Promise((resolve, reject) => {
         if (this.#failure !== undefined) return reject(this.#failure)

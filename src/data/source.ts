@@ -6,7 +6,7 @@ import { readText as readTextOf } from '../files/look.js'
 import { readAt } from '../files/readAt.js'
 import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { largest } from '../tensor/numbers.js'
-import { decodeChannels, type Pixels } from './decode.js'
+import { decode, decodeChannels, fileForGpu, type JpegFile, type Pixels } from './decode.js'
 import { readShardBytes, type RemoteShard } from './remoteShard.js'
 import { scene } from './scenes.js'
 
@@ -175,4 +175,11 @@ export async function loadPixels(item: Item, mostPixels?: number, channels = 3, 
   if (item.kind !== 'scene') return decodeChannels(await (bytes ?? readItemBytes(item)), item.name, channels, mostPixels)
   const { pixels } = scene(item.seed, item.index)
   return channels === 3 ? pixels : fail('DECODE', `${item.name}: is a built-in scene, which has 3 channels: expected ${channels}`)
+}
+
+/** loadPixels() of a colour image, but for a JPEG that a GPU can decode (fileForGpu()) the file as it is. */
+export async function loadForGpu(item: Item, mostPixels: number, bytes?: Promise<Buffer>): Promise<Pixels | JpegFile> {
+  if (item.kind === 'scene') return loadPixels(item)
+  const file = await (bytes ?? readItemBytes(item))
+  return fileForGpu(file, item.name, mostPixels) ?? decode(file, item.name, mostPixels)
 }

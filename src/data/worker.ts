@@ -21,12 +21,12 @@ import {
   wholeImage,
 } from './augment.js'
 import { type BoxBatch, writeBoxView } from './boxView.js'
-import { type Pixels, recycle } from './decode.js'
+import { isFile, type JpegFile, type Pixels, recycle } from './decode.js'
 import { decodeMask, type Mask } from './masks.js'
 import { type Pipeline, renderPipeline } from './pipelines.js'
 import { ReadAhead } from './readAhead.js'
 import { renderSegmentation, type SegmentationAugment } from './segmentationView.js'
-import { isBroken, type Item, loadPixels } from './source.js'
+import { isBroken, type Item, loadForGpu, loadPixels } from './source.js'
 
 /** A pipeline, an image with its mask, a whole image for a detector, or the image itself with two views' parameters, for a GPU to make. */
 export type ViewKind = Pipeline | 'segmentation' | 'boxes' | 'pixels'
@@ -46,6 +46,8 @@ export interface WorkerData {
   views: ViewKind
   /** What the modes `augmented` and `pixels` have: the rows of the views' table [slots, 2, batchSize, tableColumns]. */
   table?: { rows: SharedArrayBuffer; batchSize: number; uploadSlots: number }
+  /** Where a GPU decodes: i32 [slots, batchSize], of each image the bytes of its file, 0 where its place has pixels. */
+  files?: SharedArrayBuffer
   /** Bytes of an image's place in the memory, in the mode `pixels`. */
   placeBytes: number
   augment: AugmentOptions
@@ -73,6 +75,8 @@ export interface Task {
   order: number[]
   /** What the kind `boxes` makes of these images. */
   boxes?: BoxBatch
+  /** Where a GPU decodes: of each image whether its file may be left to it. */
+  forGpu?: boolean[]
 }
 
 /** A worker asks for an image that it was not told of, which stands in for a broken one; the answer is an ItemAnswer. */
@@ -95,7 +99,7 @@ export interface TaskResult {
   error?: { code: string; message: string }
 }
 
-const { count, memory, imageSize, views, table, placeBytes, augment, lighting, images, segmentation, seed, cacheBytes, stop } =
+const { count, memory, imageSize, views, table, files, placeBytes, augment, lighting, images, segmentation, seed, cacheBytes, stop } =
   workerData as WorkerData
 const floatsPerView = imageSize * imageSize * images.channels
 native.setThreads(1)
@@ -116,36 +120,46 @@ async function itemAt(index: number): Promise<Item> {
   return item
 }
 
-const cache = new Map<number, Pixels>()
+const cache = new Map<number, Pixels | JpegFile>()
 let cached = 0
 /** Images of the tasks that wait, where other machines have them. */
 const ahead = new ReadAhead()
 
-/** Decoded pixels, from the cache while the budget lasts: small data sets are decoded once, large ones are not held up. */
-async function pixelsOf(index: number): Promise<Pixels> {
+/**
+ * Decoded pixels, or a file that the GPU decodes, from the cache while the budget lasts: small data sets are decoded once, large ones are
+ * not held up.
+ */
+async function imageOf(index: number, forGpu: boolean): Promise<Pixels | JpegFile> {
   const known = cache.get(index)
   const bytes = ahead.take(index)
-  if (known !== undefined) return known
+  if (known !== undefined && (forGpu || !isFile(known))) return known
+  const item = await itemAt(index)
   // A place holds three bytes a pixel.
-  const pixels = await loadPixels(await itemAt(index), views === 'pixels' ? placeBytes / 3 : undefined, images.channels, bytes)
-  if (cached + pixels.data.length <= cacheBytes) {
-    cached += pixels.data.length
+  const mostPixels = views === 'pixels' ? placeBytes / 3 : undefined
+  const image = forGpu ? await loadForGpu(item, mostPixels!, bytes) : await loadPixels(item, mostPixels, images.channels, bytes)
+  if (known === undefined && cached + image.data.length <= cacheBytes) {
+    cached += image.data.length
     // A copy: a decoder's buffer may be larger than the image.
-    cache.set(index, { ...pixels, data: pixels.data.slice() })
+    cache.set(index, { ...image, data: image.data.slice() })
   }
-  return pixels
+  return image
 }
 
 /** Test sets keep their images: a broken one is a black pixel there. */
 const testing = views === 'centre' || views === 'square'
 
 /** The image, or for a broken one another, drawn from a stream of the broken one so that every run takes the same. */
-async function load(index: number, epoch: number, broken: TaskResult['broken']): Promise<{ pixels: Pixels; index: number }> {
+async function load(
+  index: number,
+  epoch: number,
+  broken: TaskResult['broken'],
+  forGpu: boolean,
+): Promise<{ image: Pixels | JpegFile; index: number }> {
   let current = index
   const random = new Random(seed, 13, epoch, index)
   for (let attempt = 0; attempt < 10; ++attempt) {
     try {
-      return { pixels: await pixelsOf(current), index: current }
+      return { image: await imageOf(current, forGpu), index: current }
     } catch (error) {
       // Boxes belong to their image: no other stands in for it.
       if (!isBroken(error) || views === 'boxes') throw error
@@ -154,12 +168,12 @@ async function load(index: number, epoch: number, broken: TaskResult['broken']):
       current = random.below(count)
     }
   }
-  if (testing) return { pixels: { width: 1, height: 1, channels: images.channels, data: new Uint8Array(images.channels) }, index }
+  if (testing) return { image: { width: 1, height: 1, channels: images.channels, data: new Uint8Array(images.channels) }, index }
   throw new DenseclError('DATA', `ten images in a row cannot be read, the last: ${broken.at(-1)!.reason}`)
 }
 
 const ofSecond: AugmentOptions = { ...augment, cropScale: augment.keyCropScale ?? augment.cropScale }
-const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels): ViewParameters =>
+const viewOf = (index: number, epoch: number, view: number, { width, height }: Pixels | JpegFile): ViewParameters =>
   randomView(new Random(seed, 17, epoch, index, view), width, height, view === 1 ? ofSecond : augment)
 
 /** Keeps how a view is made: what a GPU makes it of, and what methods are told of it. */
@@ -170,17 +184,18 @@ function writeRow(placed: PlacedView, slot: number, view: number, place: number)
 }
 
 /**
- * The image as it is, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about the
- * pixels of a view. Place i of slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and
+ * The image as it is, a file too, or, where no libvips has done it, reduced to the room of its place: crops of it then still have about
+ * the pixels of a view. Place i of slot s goes to place i of upload slot s % uploadSlots, and the rows of its views to rows i and
  * batchSize + i of the slot's.
  */
-function writePixels(pixels: Pixels, index: number, { epoch, places, slot, order }: Task, i: number): void {
+function writeForGpu(image: Pixels | JpegFile, index: number, { epoch, places, slot, order }: Task, i: number): void {
   const { batchSize, uploadSlots } = table!
-  const { height, width, data } = pixels.data.length <= placeBytes ? pixels : reduce(pixels)
+  const placed = isFile(image) || image.data.length <= placeBytes ? image : reduce(image)
+  const { height, width, data } = placed
   new Uint8Array(memory, places[i]![0], data.length).set(data)
+  if (files !== undefined) new Int32Array(files)[slot * batchSize + order[i]!] = isFile(placed) ? data.length : 0
   const offset = ((slot % uploadSlots) * batchSize + order[i]!) * placeBytes
-  for (const view of [0, 1])
-    writeRow({ view: viewOf(index, epoch, view, { height, width, data }), offset, height, width }, slot, view, order[i]!)
+  for (const view of [0, 1]) writeRow({ view: viewOf(index, epoch, view, placed), offset, height, width }, slot, view, order[i]!)
 }
 
 function reduce(pixels: Pixels): Pixels {
@@ -233,11 +248,11 @@ async function writeBoxes(pixels: Pixels, index: number, batch: BoxBatch, place:
   writeBoxView(new Float32Array(memory, at, batch.height * batch.width * 3), pixels, view, batch)
 }
 
-async function write(pixels: Pixels, index: number, task: Task, place: number): Promise<void> {
+async function write(pixels: Pixels | JpegFile, index: number, task: Task, place: number): Promise<void> {
   const { epoch, boxes } = task
   const places = task.places[place]!
-  if (boxes !== undefined) await writeBoxes(pixels, index, boxes, place, places[0]!)
-  else if (views === 'pixels') writePixels(pixels, index, task, place)
+  if (views === 'pixels' || isFile(pixels)) writeForGpu(pixels, index, task, place)
+  else if (boxes !== undefined) await writeBoxes(pixels, index, boxes, place, places[0]!)
   else if (views === 'augmented') writeTwoViews(pixels, index, task, place)
   else if (views === 'segmentation') {
     const { image, labels } = renderSegmentation(
@@ -268,12 +283,12 @@ async function run(task: Task): Promise<TaskResult> {
     for (const [i, wanted] of task.indices.entries()) {
       if (Atomics.load(new Int32Array(stop), 0) !== 0) break
       const start = performance.now()
-      const { pixels, index } = await load(wanted, task.epoch, broken)
+      const { image, index } = await load(wanted, task.epoch, broken, task.forGpu?.[i] ?? false)
       if (index !== wanted) standIns.push({ place: i, index })
       const decoded = performance.now()
       decoding += (decoded - start) / 1000
-      await write(pixels, index, task, i)
-      if (cache.get(index) !== pixels) recycle(pixels)
+      await write(image, index, task, i)
+      if (!isFile(image) && cache.get(index) !== image) recycle(image)
       rendering += (performance.now() - decoded) / 1000
     }
     return { id: task.id, broken, standIns, decoding, rendering }

@@ -139,6 +139,12 @@ export const commonOptions = {
           "time the kernels for this model's convolutions at the start of a run on a GPU, some seconds once; false takes the tables",
         ),
     ),
+    decode: free(
+      z
+        .enum(['auto', 'cpu', 'gpu'])
+        .default('auto')
+        .describe('where JPEGs are decoded: by the data workers, or on the GPU by nvJPEG (docs/cuda.md); auto is cpu'),
+    ),
     graph: free(z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph')),
     threads: free(z.int().min(0).default(0).describe('compute threads; 0 takes all cores')),
   }),

@@ -23,6 +23,19 @@ export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'de
   return { device, compute: precision === 'auto' ? usualDType : precision === 'bf16' ? 'bf16' : 'f32' }
 }
 
+/**
+ * Where a run decodes JPEGs: on the GPU if it is told to, as long as nobody has timed that. Throws CONFIG where its views are not made on
+ * a GPU.
+ */
+export function decodePlace({ decode, channels }: Pick<Config, 'decode' | 'channels'>, device: string): 'cpu' | 'gpu' {
+  if (decode === 'gpu' && (channels !== 3 || !deviceTraits(device).rendersViews))
+    fail(
+      'CONFIG',
+      `${called('decode')} is gpu: expected cpu for images of ${channels} channels on ${device}, whose views are made by workers`,
+    )
+  return decode === 'gpu' ? 'gpu' : 'cpu'
+}
+
 /** The settings that a run computes with, apart from what its convolutions are tuned to (src/train/chooseTuning.ts). */
 export const computeSettings = ({ precision, threads }: Pick<Config, 'precision' | 'threads'>): ComputeOptions => ({
   precision: precision === 'tf32' ? 'tf32' : 'f32',

@@ -160,6 +160,16 @@ interface Native {
    * a row of that op's table. Throws RANGE for a crop outside of the image.
    */
   renderView(out: Float32Array, size: readonly [height: number, width: number], pixels: Uint8Array, row: Float64Array): void
+  /**
+   * nvJPEG, in an addon that has GPUs, or `simt`, only: its version; what it decodes with on a device, made ready; and startUpload of
+   * images, of which some may be files that it decodes on the way. A row of `rows`, f64 [images, 4], is the place of an image in `data`,
+   * and from `offset` on in the tensor, the bytes of the JPEG file that lies there or 0 for pixels, height and width. Returns what it says
+   * where it refuses one of the files, no matter which; the pixels of all are then undefined. One batch at a time: the one before has been
+   * waited for (finishUpload).
+   */
+  loadNvjpeg?(path: string): string
+  openNvjpeg?(device: string): string
+  startImages?(handle: number, data: Uint8Array, offset: number, rows: Float64Array): string
   /** Marks in the device's work, and the milliseconds between two of them. */
   recordEvent(device: string): number
   elapsed(device: string, from: number, to: number): number

@@ -11,9 +11,10 @@ import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
 import type { Monitor } from './monitor.js'
 import { knnOf } from './knn.js'
-import { graphLine } from './progress.js'
+import { graphLine, refusedLine } from './progress.js'
 import type { PlannedRun, Run } from './run.js'
 import { imagesOf } from '../run/backbone.js'
+import { decodePlace } from '../run/placement.js'
 import { agreeOnState } from './share.js'
 import { Trainer } from './trainer.js'
 
@@ -21,7 +22,8 @@ import { Trainer } from './trainer.js'
 export function loaderOf({ share, source, built }: PlannedRun): Loader {
   const { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels } = share
   const { device, compute: dtype } = built.backbone
-  const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, device, dtype }
+  const decode = decodePlace(share, device)
+  const shared = { imageSize, batchSize, seed, workers, maxBroken, cacheMegabytes, mostPixels, decode, device, dtype }
   return new Loader({ items: source.items, views: 'augmented', augment: share, images: imagesOf(built.backbone), ...shared })
 }
 
@@ -54,6 +56,7 @@ export class Loop {
   readonly #trainer: Trainer
   #batch: Batch | undefined
   #announced = false
+  #refused = 0
 
   /** `compute` is what the steps compute with. */
   constructor(run: Run, compute: ComputeOptions) {
@@ -114,6 +117,7 @@ export class Loop {
     const { position } = this.#run
     this.#agree()
     this.#shareBroken()
+    this.#announceRefused()
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
@@ -164,6 +168,14 @@ export class Loop {
     if (graph.plan === undefined || this.#announced) return
     this.#announced = true
     this.#run.log.line(graphLine(graph.plan, savedBytes))
+  }
+
+  /** One line about files that the GPU's decoder has refused since the last. */
+  #announceRefused(): void {
+    const { refused } = this.loader
+    if (refused.size === this.#refused) return
+    this.#refused = refused.size
+    this.#run.log.line(refusedLine(refused))
   }
 
   async close(): Promise<void> {

@@ -15,7 +15,7 @@ import { optimizerOf } from '../optim/choose.js'
 import { backboneOf } from '../run/backbone.js'
 import type { Config } from '../run/config.js'
 import { fitting, hostLimits, type MemoryEstimate, mostBytes, type Part, processBytes, workerBytes } from '../run/memory.js'
-import { computeSettings, fusionLevel, type Placement } from '../run/placement.js'
+import { computeSettings, decodePlace, fusionLevel, type Placement } from '../run/placement.js'
 import { withCompute } from '../tensor/compute.js'
 import { native } from '../tensor/native.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -42,7 +42,8 @@ export function estimateMemory(
   const workers = workersFor(config.workers)
   const { imageSize, batchSize, mostPixels } = config
   const images = { channels: tensors.inputs, mean: [], deviation: [] }
-  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels, images })
+  const decode = decodePlace(config, device)
+  const loader = loaderBytes({ imageSize, batchSize, views: 'augmented', device, augment: config, mostPixels, images, decode })
   const features = knn === undefined ? 0 : knnBytes(knn.bank, knn.queries, tensors.channels)
   const onDevice: Part[] = [
     { what: 'weights, their moving average, optimiser state and queues', bytes: tensors.state },

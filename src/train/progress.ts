@@ -2,9 +2,10 @@
 import { splitsAsClasses } from '../data/folderSource.js'
 import { skippedLines } from '../data/source.js'
 import { type Loader, pixelsOfCrops } from '../data/loader.js'
+import { openNvjpeg } from '../data/nvjpeg.js'
 import { learningRate } from '../optim/schedule.js'
 import type { Config } from '../run/config.js'
-import { computeSettings } from '../run/placement.js'
+import { computeSettings, decodePlace } from '../run/placement.js'
 import { duration, type Metrics } from '../run/runLog.js'
 import { withCompute } from '../tensor/compute.js'
 import { native, type RecordedStep } from '../tensor/native.js'
@@ -30,6 +31,7 @@ export function introduction(run: PlannedRun): string[] {
     `model   ${backbone.description}, ${config.imageSize} px`,
     ...(built.introduce?.({ images }) ?? [`method  ${method.name}`]),
     `device  ${device}, ${withCompute(computeSettings(share), () => native.describeDevice(device))}${precision}`,
+    ...decoders(config, device),
     ...reducedImages(config, device),
     ...(group.size === 1
       ? []
@@ -42,6 +44,22 @@ export function introduction(run: PlannedRun): string[] {
       ? []
       : [`        extended from ${extendedFrom} to ${config.epochs} epochs: the rate goes on as in a run of ${config.epochs}, at ${rate}`]),
   ]
+}
+
+/** What decodes the images of a run on a GPU. */
+function decoders(config: Config, device: string): string[] {
+  if (decodePlace(config, device) === 'cpu') return []
+  return [
+    `decode  ${openNvjpeg(device)}; data workers decode what is no baseline JPEG`,
+    '        pixels differ from theirs by a few levels of 255',
+  ]
+}
+
+/** What the decoder of a GPU has refused. */
+export function refusedLine(refused: ReadonlyMap<string, string>): string {
+  const named = [...refused].slice(0, 3).map(([name, reason]) => `${name} (${reason})`)
+  const more = refused.size > 3 ? ' ...' : ''
+  return `decode  nvJPEG refuses ${refused.size} of the JPEGs, which data workers decode: ${named.join(', ')}${more}`
 }
 
 /** That a GPU does not see all of the pixels of large images, which published runs cut their crops of. */

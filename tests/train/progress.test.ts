@@ -29,7 +29,7 @@ const progressOf = (more: Partial<Progress>): Progress => ({
   rate: 100,
   wait: 0.25,
   remaining: 12,
-  spent: { images: 40, decoding: 2, rendering: 0.5, uploading: 0 },
+  spent: { images: 40, onGpu: 0, decoding: 2, rendering: 0.5, uploading: 0 },
   ...more,
 })
 
@@ -60,7 +60,7 @@ test('80 columns show time left, epoch, loss, throughput and waiting of the larg
 })
 
 test('before an image was read its times are 0, and waiting never makes a step shorter than nothing', () => {
-  const row = metricsRow(run, progressOf({ wait: 1.5, spent: { images: 0, decoding: 0, rendering: 0, uploading: 0 } }))
+  const row = metricsRow(run, progressOf({ wait: 1.5, spent: { images: 0, onGpu: 0, decoding: 0, rendering: 0, uploading: 0 } }))
   assert.equal([row.decodeMilliseconds, row.augmentMilliseconds, row.stepMilliseconds], [0, 0, 0])
 })
 

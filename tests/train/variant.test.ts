@@ -112,7 +112,7 @@ function warned(values: readonly number[]): string[] {
   let at = 0
   const built = { backbone: { device: 'cpu' }, describe: () => ({ loss: 1, x: values[at - 1]! }) }
   const run = { config: config(), method, built, position, steps: 1e9, log } as unknown as Run
-  const monitor = new Monitor(run, () => ({ images: 1, decoding: 0, rendering: 0, uploading: 0 }))
+  const monitor = new Monitor(run, () => ({ images: 1, onGpu: 0, decoding: 0, rendering: 0, uploading: 0 }))
   const result = { startRead: () => result, readings: {} } as unknown as StepResult
   for (at = 1; at <= values.length; ++at) {
     position.globalStep += 1
