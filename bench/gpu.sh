@@ -15,7 +15,7 @@
 #   5 sanitize  compute-sanitizer's four tools on a short step, then ncu
 #   6 tune      tiles of convolutions, timed
 #   7 ops       ops beside PyTorch
-#   8 data      from JPEG files, ours and PyTorch's          only when asked for
+#   8 data      from JPEG files, ours, by nvJPEG where it is, and PyTorch's     only when asked for
 #   9 study     $ARMS of densecl study, $SEEDS (1) seeds     only when asked for
 #
 # $OUT (default gpu-results) gets summary.tsv: stage, part, result, exit code, seconds, why; report.txt, the short form; results.tgz, everything
@@ -341,8 +341,29 @@ stage_data() {
     peer=(--depth 18 --base 8 --image 32 --batch 4 --queue 64 --hidden 32 --workers 1 --steps 1)
   fi
   part loading 120 "$home/densecl" bench data --device $device --data "$kit/images/train" "${sizes[@]}" --save "$out/part.json"
+  if grep -qE '^nvjpeg +nvJPEG [0-9]' "$results/results/machine-doctor.txt"; then
+    part loading-nvjpeg 120 "$home/densecl" bench data --decode gpu --device $device --data "$kit/images/train" "${sizes[@]}" --save "$out/part.json"
+    judge_loading "$results/results/data-loading-nvjpeg.txt"
+    part files-nvjpeg 160 "$home/densecl" pretrain --decode gpu --data "$kit/images/train" --knn-data "$kit/images/val" --device $device "${settings[@]}" --cache-megabytes 0 --checkpoint-steps 1000000 --out "$work/files-nvjpeg" --overwrite
+  else
+    skip nvjpeg "no nvJPEG: doctor says why" tool
+  fi
   part files 160 "$home/densecl" pretrain --data "$kit/images/train" --knn-data "$kit/images/val" --device $device "${settings[@]}" --cache-megabytes 0 --checkpoint-steps 1000000 --out "$work/files" --overwrite
   if [ -n "$torch" ]; then part files-pytorch 160 "$python" bench/peers/densecl.py files "$kit/images/train" "${peer[@]}"; else skip files-pytorch "no PyTorch" tool; fi
+}
+
+# Of the numbers of workers the fastest must reach 10,000 images a second.
+judge_loading() {
+  local line most=0
+  while read -r line; do
+    if [[ $line =~ ([0-9]+)\ images/s ]] && ((BASH_REMATCH[1] > most)); then most=${BASH_REMATCH[1]}; fi
+  done <"$1"
+  if [ -n "$rehearse" ]; then record rate ok 0 0 "$most images/s: a rehearsal judges nothing"
+  elif ((most >= 10000)); then record rate ok 0 0 "$most images/s"
+  else
+    troubles=$((troubles + 1))
+    record rate failed 1 0 "$most images/s: expected 10000"
+  fi
 }
 
 stage_study() {
