@@ -159,8 +159,6 @@ export class Loader {
   readonly broken = new Map<string, string>()
   /** Images that nvJPEG refused and workers decoded, or found broken: by name, with what it said. */
   readonly refused = new Map<string, string>()
-  /** What decodes JPEGs on the GPU; undefined where workers do it. */
-  readonly gpuDecoder: string | undefined
   /**
    * Images so far, those of them that a GPU decoded, the seconds that all workers together took to decode the others and to render or
    * place them, and those that this thread waited for uploads: what of them did not pass beside compute.
@@ -199,6 +197,12 @@ export class Loader {
     const { augment = mocoV2Augmentation, lighting = 0, segmentation, images = colourImages } = options
     this.#channels = images.channels
     this.#kind = kindOf(options.views, device, images)
+    if (options.decode === 'gpu') {
+      if (this.#kind !== 'pixels')
+        fail('ARGUMENT', `Loader: expected a GPU that makes the views of colour images, for its decoder, but received ${device}`)
+      openNvjpeg(device)
+      this.#files = new SharedArrayBuffer(prefetch * batchSize * 4)
+    }
     this.#parts = partsOf(this.#kind, options)
     this.#slotBytes = slotBytesOf(this.#parts, batchSize)
     const bytes = prefetch * this.#slotBytes
@@ -208,12 +212,6 @@ export class Loader {
       native.pin(new Uint8Array(this.#memory), device)
       this.#pixels = Tensor.empty([uploadSlots * this.#slotBytes], 'u8', device).keep()
       this.#table = Tensor.empty([2 * batchSize, tableColumns], 'f64', device).keep()
-    }
-    if (options.decode === 'gpu') {
-      if (this.#kind !== 'pixels')
-        fail('ARGUMENT', `Loader: expected a GPU that makes the views of colour images, for its decoder, but received ${device}`)
-      this.gpuDecoder = openNvjpeg(device)
-      this.#files = new SharedArrayBuffer(prefetch * batchSize * 4)
     }
     if (options.views === 'augmented') this.#rows = new SharedArrayBuffer(prefetch * 2 * batchSize * tableColumns * 8)
     const count = workersFor(workers)

@@ -10,7 +10,7 @@ import * as assert from 'uvu/assert'
 
 import { fileForGpu } from '../../src/data/decode.js'
 import { Loader, type LoaderOptions } from '../../src/data/loader.js'
-import { loadNvjpeg } from '../../src/data/nvjpeg.js'
+import { loadNvjpeg, openNvjpeg } from '../../src/data/nvjpeg.js'
 import { scene } from '../../src/data/scenes.js'
 import type { Item } from '../../src/data/source.js'
 import { DenseclError } from '../../src/tensor/errors.js'
@@ -137,7 +137,6 @@ testWhere(has, missing, test, 'views of a batch of all kinds are those of images
       assert.is(onGpu.loader.spent.onGpu, 3 * Object.keys(plain).length)
       assert.is(onGpu.loader.spent.images, 3 * items.length)
       assert.is(onCpu.loader.spent.onGpu, 0)
-      assert.match(onGpu.loader.gpuDecoder!, /^nvJPEG 1\d\.\d+\.\d+, by /)
     }
   }),
 )
@@ -224,6 +223,21 @@ test('what a GPU takes is said by the header alone', async () => {
   // A file that is longer than its pixels has no room in their place.
   const long = Buffer.concat([bytes, Buffer.alloc(3 * 97 * 61), Buffer.from([0xff, 0xd9])])
   assert.is(fileForGpu(long, 'c.jpg', 97 * 61), undefined)
+})
+
+testWhere(has, missing, test, 'a decoder is opened once, for views that the device makes', () => {
+  assert.match(openNvjpeg(device), /^nvJPEG 1\d\.\d+\.\d+, by /)
+  assert.is(openNvjpeg(device), openNvjpeg(device))
+  const loading = { items: [] as Item[], imageSize: 32, batchSize: 1, decode: 'gpu' as const }
+  for (const options of [
+    { ...loading, views: 'augmented', device: 'cpu' },
+    { ...loading, views: 'centre', device },
+  ] as const)
+    throwsError(
+      () => new Loader(options),
+      'ARGUMENT',
+      /expected a GPU that makes the views of colour images, for its decoder, but received/,
+    )
 })
 
 testWhere(has, missing, test, 'images start and end inside of their memory', () => {
