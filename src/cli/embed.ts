@@ -5,7 +5,7 @@ import { openRows, type RowFile } from '../files/rowFiles.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, type OutputFlags, print, quietFlag, refuseExisting, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
-import { itemsAt } from './imagePaths.js'
+import { itemsAt, refusalOf } from './imagePaths.js'
 
 interface Flags extends PlacementFlags, OutputFlags {
   weights: string
@@ -59,7 +59,7 @@ export const register: Register = (program, done) => {
             shape = own
             rows.write(image, values, own)
           })
-          for (const [image, reason] of broken) console.error(`${image}: cannot be read (${reason})`)
+          for (const [image, reason] of broken) console.error(refusalOf(image, reason))
           const images = items.length - broken.size
           if (images === 0) return fail('DATA', `embed: none of ${items.length} images could be read`)
           const written = rows.finish()

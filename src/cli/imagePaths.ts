@@ -1,4 +1,4 @@
-/** Images that a command is given by their files and by folders. */
+/** Images that a command is given by their files and by folders, and what is said of those that cannot be read. */
 import { type Item, isFolder } from '../data/source.js'
 import { openSource } from '../data/sources.js'
 
@@ -11,3 +11,7 @@ export async function itemsAt(paths: readonly string[]): Promise<Item[]> {
   )
   return parts.flat()
 }
+
+/** A line about an image that cannot be read; most reasons begin with its name. */
+export const refusalOf = (image: string, reason: string): string =>
+  reason.startsWith(`${image}: `) ? reason : `${image}: cannot be read (${reason})`

@@ -5,7 +5,7 @@ import { fail } from '../tensor/errors.js'
 import { withDevice } from '../tensor/tensor.js'
 import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { placementOf, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
-import { itemsAt } from './imagePaths.js'
+import { itemsAt, refusalOf } from './imagePaths.js'
 
 interface Flags extends PlacementFlags, OutputFlags {
   weights: string
@@ -58,6 +58,6 @@ export const register: Register = (program, done) => {
 }
 
 function lineOf({ image, guesses, error }: Prediction): string {
-  if (error !== undefined) return `${image}: cannot be read (${error})`
+  if (error !== undefined) return refusalOf(image, error)
   return `${image}: ${guesses.map((guess) => `${guess.class} ${(100 * guess.probability).toFixed(1)} %`).join(', ')}`
 }

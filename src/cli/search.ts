@@ -10,7 +10,7 @@ import { checkChannels } from '../run/backbone.js'
 import { fail } from '../tensor/errors.js'
 import { examples, heedingSignals, numberFlag, type OutputFlags, print, quietFlag, type Register } from './command.js'
 import { imageSizeHelp, imageSizeOf, openBackbone, type PlacementFlags, progressOf, withPlacement, workersOf } from './evalShared.js'
-import { itemsAt } from './imagePaths.js'
+import { itemsAt, refusalOf } from './imagePaths.js'
 
 interface Flags extends PlacementFlags, OutputFlags {
   weights: string
@@ -84,7 +84,7 @@ export const register: Register = (program, done) => {
             boxesPicture(pictures, ['like it'], 'what is looked for'),
           )
           const listed = found.map(({ item, similarity, box }) => ({ image: item.name, similarity, ...(whole ? {} : { box }) }))
-          for (const [image, reason] of broken) console.error(`${image}: cannot be read (${reason})`)
+          for (const [image, reason] of broken) console.error(refusalOf(image, reason))
           print(
             flags.json === true,
             { picture, query: path, images: listed, broken: Object.fromEntries(broken) },

@@ -53,7 +53,7 @@ export async function searchImages(backbone: Backbone, query: Item, items: reado
       const map = { rows, columns, channels, values: values.subarray(i * rows * columns * channels, (i + 1) * rows * columns * channels) }
       const item = first + i === 0 ? query : items[first + i - 1]!
       if (first + i === 0) {
-        if (broken.has(query.name)) fail('DATA', `search: the query ${query.name} cannot be read (${broken.get(query.name)})`)
+        if (broken.has(query.name)) fail('DATA', `search: the query cannot be read: ${broken.get(query.name)}`)
         const [x, y, width, height] = cellsOf(region, map)
         wanted = { mean: windowMean(integral(map), map, x, y, width, height), cells: [width, height] }
       } else if (!broken.has(item.name)) hits.push({ item, ...bestWindow(map, wanted!) })

@@ -102,7 +102,7 @@ test('every format holds the same rows, those of the network, and the broken ima
         const args = ['--weights', weights, '--out', out, '--features', features, '--image-size', '64', '--workers', '1', '--device', 'cpu']
         const { code, out: said, err } = runCli(['embed', photos, ...args])
         assert.is(code, 1)
-        assert.match(err, /b\.png: cannot be read/)
+        assert.is(err.split('b.png').length - 1, 1, err)
         assert.match(err, /1 of 4 images/)
         assert.ok(said.includes(out), said)
         const rows = ending === '.npy' ? readNpy(out) : ending === '.jsonl' ? readJsonl(out) : await readParquet(out, expected.shape)

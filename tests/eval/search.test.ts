@@ -77,7 +77,7 @@ test('the command shows the query itself first, names what it cannot read, and r
     for (const region of [[], ['--region', '0.1,0.2,0.9,0.8']]) {
       const { code, out: said, err } = runCli(['search', query, photos, ...flags, ...region, '--json', '--top', '2'])
       assert.is(code, 1)
-      assert.match(err, /broken\.png: cannot be read/)
+      assert.match(err, /broken\.png: not an image/)
       const { images, picture } = JSON.parse(said) as { images: { image: string; similarity: number; box?: number[] }[]; picture: string }
       assert.is(images.length, 2)
       assert.is(images[0]!.image, query)
@@ -91,7 +91,7 @@ test('the command shows the query itself first, names what it cannot read, and r
     await rejectsError(
       () => searchImages(new Colours(8), itemOf(join(photos, 'broken.png')), [itemOf(query)], { imageSize: 64, workers: 1 }),
       'DATA',
-      /the query .*broken\.png cannot be read/,
+      /the query cannot be read: .*broken\.png: /,
     )
   }))
 
