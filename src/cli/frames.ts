@@ -47,10 +47,11 @@ export const register: Register = (program, done) => {
         const report = await extractFrames(videos, out, { framesPerSecond, mostPixels, resume: flags.resume === true }, show)
         live.clear()
         const { broken, damaged, kept } = report
+        const sources = report.videos === 1 ? '1 video' : `${report.videos} videos`
         const listed = (what: string, some: { reason: string }[]): string[] =>
           some.length === 0 ? [] : [`${some.length} ${what}`, ...some.slice(0, 10).map(({ reason }) => `  ${reason}`)]
         const text = [
-          `${report.frames} images of ${report.videos} ${report.videos === 1 ? 'video' : 'videos'}${kept === 0 ? '' : `, ${kept} of them there before`}`,
+          `${report.frames} images of ${sources}${kept === 0 ? '' : `, ${kept} of them there before`}`,
           ...listed('broken, left out', broken),
           ...listed('damaged in part, of which there is what FFmpeg reads', damaged),
           ...(report.frames === 0 ? [] : [`train on them with: densecl pretrain --data ${out}`]),
