@@ -48,7 +48,7 @@ export function introduction(run: PlannedRun): string[] {
 
 /** What decodes the images of a run on a GPU. */
 function decoders(config: Config, device: string): string[] {
-  if (decodePlace(config, device) === 'cpu') return []
+  if (decodePlace(config, device) !== 'gpu') return []
   return [
     `decode  ${openNvjpeg(device)}; data workers decode what is no baseline JPEG`,
     '        pixels differ from theirs by a few levels of 255',
