@@ -123,7 +123,7 @@ class BuiltDenseCL implements BuiltMethod<DenseCLObserved> {
     fail(
       'CONFIG',
       `${called('keyPrecision')} is fp8: expected bf16 on a GPU of compute capability 9.0 with a build for it, or on a CPU, ` +
-        `but the run computes in ${compute} on ${device}`,
+        `but the run computes in ${compute} on ${device.replace(/^dry:/, '')}`,
     )
   }
 
