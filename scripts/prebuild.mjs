@@ -80,7 +80,7 @@ function oldGlibc({ triple, format, linker, source, integrity }) {
   if (digest !== integrity) fail(`${source}: expected ${integrity} but received ${digest}`)
   const inner = `${triple}.tar.xz`
   run('tar', ['-xzf', archive, '-C', folder, '--strip-components=1', `package/${inner}`])
-  const libraries = ['libc.so.6', 'libm.so.6', 'libpthread.so.0', 'libdl.so.2', linker]
+  const libraries = ['libc.so.6', 'libm.so.6', 'libpthread.so.0', 'libdl.so.2', 'librt.so.1', linker]
   run('tar', ['-xJf', join(folder, inner), '-C', folder, '--wildcards', '*/sysroot/lib/*.so*', '*/libc_nonshared.a'])
   const sysroot = join(folder, triple, 'sysroot')
   for (const name of libraries) copyFileSync(join(sysroot, 'lib', name), join(folder, name))
