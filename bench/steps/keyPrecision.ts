@@ -14,6 +14,7 @@ import { openSource } from '../../src/data/sources.js'
 import { drawnItems } from '../../src/eval/correspondence.js'
 import type { Backbone } from '../../src/nn/backbone.js'
 import { evaluation } from '../../src/nn/layers.js'
+import { wholeE4m3Slices } from '../../src/ops/e4m3.js'
 import { reshape } from '../../src/ops/elementwise.js'
 import { denseMatch } from '../../src/ops/similarity.js'
 import { imagesOf } from '../../src/run/backbone.js'
@@ -34,15 +35,13 @@ const { values: flags } = parseArgs({
 })
 const [images, imageSize] = [Number(flags.images), Number(flags['image-size'])]
 
-/** Channels by which maps are kept in E4M3, as src/ops/e4m3.ts has it. */
-const wholeSlices = (channels: number): boolean => channels % 128 === 0
 const rounded = (values: Float32Array): Float32Array => fromE4m3(toE4m3(values))
 
 /** Runs `body` with every map that such a convolution reads rounded where it lies; the weights are rounded already. */
 function inE4m3<R>(body: () => R): R {
   observe.op = (name, run, tensors) => {
     const x = tensors.x as Tensor
-    if ((name === 'conv2d' || name === 'conv2dNorm') && wholeSlices(x.shape[3]!)) x.write(rounded(x.data() as Float32Array))
+    if ((name === 'conv2d' || name === 'conv2dNorm') && wholeE4m3Slices(x.shape[3]!)) x.write(rounded(x.data() as Float32Array))
     run()
   }
   try {
@@ -55,7 +54,7 @@ function inE4m3<R>(body: () => R): R {
 const load = (compute: 'f32' | 'bf16'): Backbone => importBackbone(flags.weights, { compute }).backbone
 const [exact, half, eighth] = [load('f32'), load('bf16'), load('f32')]
 for (const weight of eighth.state().parameters.values())
-  if (weight.shape.length === 4 && wholeSlices(weight.shape[3]!)) weight.write(roundedWeights(weight).data())
+  if (weight.shape.length === 4 && wholeE4m3Slices(weight.shape[3]!)) weight.write(roundedWeights(weight).data())
 
 /** [N, positions, C] of the last map. */
 function positions(backbone: Backbone, view: Tensor): Tensor {

@@ -194,7 +194,13 @@ struct NormedBackwardWeightJob : BackwardWeightJob<S> {
 // Tile 4 is 128x128, 5 is 128x64 (64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
 // of Ampere.
 bool hopper(const Call& call, const Geometry& g, Family family) { return usable(call, family) && (g.tile == 0 || g.tile > 3); }
-bool narrow(const Geometry& g, int64_t columns) { return g.tile == 5 || (g.tile != 4 && columns <= 64); }
+template <class Wide, class Narrow, class Run>
+void byWidth(const Geometry& g, int64_t columns, Run run) {
+  if (g.tile == 5 || (g.tile != 4 && columns <= 64))
+    run(Narrow{});
+  else
+    run(Wide{});
+}
 
 // Norms with ReLU, whose groups no tile of pixels straddles.
 bool takes(const OperandNorm& norm, int64_t pixels, int64_t tile) {
@@ -252,10 +258,7 @@ bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf1
       job.bias = optionalData<float>(call.optional(Names::bias));
     });
   };
-  if (narrow(g, g.o))
-    run(PingPong128x64{});
-  else
-    run(PingPong128x128{});
+  byWidth<PingPong128x128, PingPong128x64>(g, g.o, run);
   return true;
 }
 
@@ -272,10 +275,7 @@ bool forwardE4m3Hopper(const Call& call, const Geometry& g, const e4m3* x, const
     job.weightScale = weightScale;
     launchProduct(call, job);
   };
-  if (narrow(g, g.o))
-    run(PingPong128x64{});
-  else
-    run(PingPong128x128{});
+  byWidth<PingPong128x128, PingPong128x64>(g, g.o, run);
   return true;
 }
 
@@ -307,10 +307,7 @@ bool backwardInputHopper(const Call& call, const Geometry& g, const PixelClass<b
     job.depthSlices = pixels.dy.depth() / kLineElements;
     launchProduct(call, job);
   };
-  if (narrow(g, g.c))
-    run(PingPong128x64{});
-  else
-    run(PingPong128x128{});
+  byWidth<PingPong128x128, PingPong128x64>(g, g.c, run);
   return true;
 }
 
@@ -340,10 +337,7 @@ bool backwardWeightHopper(const Call& call, const Geometry& g, const bf16* dy, c
     });
     if (splits.count > 1) sumSplits(call, dw, partial.data(), g.o * depth, splits.count);
   };
-  if (narrow(g, g.o))
-    run(Together128x64{});
-  else
-    run(Together128x128{});
+  byWidth<Together128x128, Together128x64>(g, g.o, run);
   return true;
 }
 

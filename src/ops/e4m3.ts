@@ -7,12 +7,12 @@ import { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { type Conv2dOptions, convolutionSize, windowNumbers } from './windows.js'
 
-/** Channels of a slice of a product's depth in E4M3. */
-const sliceChannels = 128
+/** Whether channels come in whole slices of a product's depth in E4M3. */
+export const wholeE4m3Slices = (channels: number): boolean => channels % 128 === 0
 
 /** Whether a norm of x [N, H, W, C] can be kept in E4M3 for the convolutions that read it: they take whole slices of channels. */
 export const keepsE4m3 = ({ dtype, device, shape }: Tensor): boolean =>
-  dtype === 'bf16' && shape.at(-1)! % sliceChannels === 0 && deviceTraits(device).e4m3
+  dtype === 'bf16' && wholeE4m3Slices(shape.at(-1)!) && deviceTraits(device).e4m3
 
 /**
  * conv2d of x [N, H, W, C] in E4M3 with weight [O, KH, KW, C] in bf16, which is rounded to E4M3, each output's weights by a power of two:

@@ -48,7 +48,7 @@ function encode({ opcode, predicate = 7, stall = 1, waits = 0, jump }: Word, hop
 }
 const codeOf = (words: readonly Word[], hopper = true): Buffer => Buffer.concat(words.map((word) => encode(word, hopper)))
 
-const [LDG, FADD, HGMMA, BRA, EXIT, NOP] = [0x981, 0x221, 0x9f0, 0x947, 0x94d, 0x918]
+const [LDG, FADD, HGMMA, QGMMA, BRA, EXIT, NOP] = [0x981, 0x221, 0x9f0, 0x9f3, 0x947, 0x94d, 0x918]
 
 /** A cubin with one kernel. */
 function elf(name: string, code: Buffer, architecture = 90): Buffer {
@@ -82,7 +82,7 @@ function elf(name: string, code: Buffer, architecture = 90): Buffer {
 
 test('instructions are read as they were written: kind, stall, scoreboards, and branches of both layouts', () => {
   const word = fc.record({
-    opcode: fc.constantFrom(LDG, FADD, HGMMA, NOP),
+    opcode: fc.constantFrom(LDG, FADD, HGMMA, QGMMA, NOP),
     predicate: fc.integer({ min: 0, max: 15 }),
     stall: fc.integer({ min: 1, max: 15 }),
     waits: fc.integer({ min: 0, max: 63 }),
@@ -95,7 +95,7 @@ test('instructions are read as they were written: kind, stall, scoreboards, and 
       (words, jump, hopper) => {
         const branch = { opcode: BRA, predicate: 0, stall: 5, waits: 3, jump }
         const read = decode(codeOf([...words, branch], hopper), hopper)
-        const kinds: Record<number, string> = { [LDG]: 'LDG', [FADD]: 'FADD', [HGMMA]: 'HGMMA', [NOP]: 'NOP' }
+        const kinds: Record<number, string> = { [LDG]: 'LDG', [FADD]: 'FADD', [HGMMA]: 'HGMMA', [QGMMA]: 'QGMMA', [NOP]: 'NOP' }
         for (const [i, { opcode, stall, waits }] of words.entries()) {
           const { kind, stall: cycles, waits: mask, target } = read[i]!
           assert.equal([kind, cycles, mask, target], [kinds[opcode], stall, waits, undefined])

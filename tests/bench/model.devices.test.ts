@@ -100,6 +100,24 @@ testWhere(
   simulated && thorough,
   'calls of a step are taken from simt',
   test,
+  'keys in FP8 take the convolutions of 128 channels of one encoder, and less time',
+  () => {
+    const shape = { level: 'epilogue', depth: 18, image: 64, queue: 256, hidden: 64 } as const
+    const [plain, eighth] = [shape, { ...shape, keyPrecision: 'fp8' } as const].map((each) => stepCalls(each)(256)) as [Call[], Call[]]
+    const count = (of: readonly Call[], op: string): number => of.filter((call) => call.op === op).length
+    // Of a ResNet-18's 20 convolutions the stem, the four of 64 channels, and the two that read these stay in bf16.
+    assert.equal([count(plain, 'conv2dE4m3'), count(eighth, 'conv2dE4m3')], [0, 13])
+    assert.is(count(plain, 'conv2d') - count(eighth, 'conv2d'), 13)
+    const machine = new Machine(gpus.H100!, 'now')
+    const time = (of: readonly Call[]): number => stepTimes(of.flatMap((call) => costsOf(machine, call))).milliseconds
+    assert.ok(time(eighth) < time(plain), `${time(eighth)} ms instead of ${time(plain)}`)
+  },
+)
+
+testWhere(
+  simulated && thorough,
+  'calls of a step are taken from simt',
+  test,
   "a detector's step has each convolution three times but the first, and grows with its images",
   () => {
     for (const form of ['c4', 'fpn'] as const) checkDetectionCalls(form)

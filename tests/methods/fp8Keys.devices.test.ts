@@ -26,8 +26,8 @@ const build = (where: string, keyPrecision: 'fp8' | null, compute: 'bf16' | 'f32
   return { config, method: withDevice(where, () => densecl.build(config, { backbone, compute })) }
 }
 
-/** The losses of three steps, and how many convolutions of theirs took E4M3. */
-function run(keyPrecision: 'fp8' | null, graph: boolean): { losses: number[]; eighths: number } {
+/** The losses of three steps, how many convolutions of theirs took E4M3, and what a run says at its beginning. */
+function run(keyPrecision: 'fp8' | null, graph: boolean): { losses: number[]; eighths: number; introduction: string } {
   const { config, method } = build(device, keyPrecision, 'bf16')
   const { parameters, copies } = method.trained()
   const sgd = withDevice(device, () => new Sgd(parameters, config, copies))
@@ -50,7 +50,7 @@ function run(keyPrecision: 'fp8' | null, graph: boolean): { losses: number[]; ei
       result.dispose()
       return loss!
     })
-    return { losses, eighths }
+    return { losses, eighths, introduction: method.introduce!({ images: 4 }).join('\n') }
   } finally {
     delete observe.op
     trainer.dispose()
@@ -65,6 +65,8 @@ testWhere(available, 'no GPU of compute capability 9.0', test, 'steps are near t
     const [plain, eighth, recorded] = [run(null, false), run('fp8', false), run('fp8', true)]
     // Of the stage of 128 channels all but the first convolution and the shortcut, once a step: queries stay in bf16.
     assert.equal([plain.eighths, eighth.eighths], [0, 9])
+    assert.match(eighth.introduction, /^keys    FP8/m)
+    assert.not.match(plain.introduction, /FP8/)
     assert.equal(recorded.losses, eighth.losses)
     assert.not.equal(eighth.losses, plain.losses)
     plain.losses.forEach((loss, i) => assert.ok(Math.abs(loss - eighth.losses[i]!) < 0.05, `step ${i}: ${eighth.losses[i]} for ${loss}`))

@@ -121,11 +121,13 @@ const kinds: Record<number, string> = {
   0x1c3: 'S2UR',
   0x1c8: 'USETMAXREG',
   0x1f0: 'HGMMA',
+  0x1f3: 'QGMMA',
 }
 
 /** The kinds that say what a loop is about, in the order that they are shown in. */
 export const tellingKinds = [
   'HGMMA',
+  'QGMMA',
   'HMMA',
   'LDSM',
   'UTMALDG',
