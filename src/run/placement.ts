@@ -29,10 +29,7 @@ export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'de
  */
 export function decodePlace({ decode, channels }: Pick<Config, 'decode' | 'channels'>, device: string): 'cpu' | 'gpu' {
   if (decode === 'gpu' && (channels !== 3 || !deviceTraits(device).rendersViews))
-    fail(
-      'CONFIG',
-      `${called('decode')} is gpu: expected cpu for images of ${channels} channels on ${device}, whose views are made by workers`,
-    )
+    fail('CONFIG', `${called('decode')} is gpu: expected cpu, as the workers make the views of images of ${channels} channels on ${device}`)
   return decode === 'gpu' ? 'gpu' : 'cpu'
 }
 

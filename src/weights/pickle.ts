@@ -4,38 +4,8 @@
  * Format: CPython Lib/pickletools.py, torch/serialization.py (facts only).
  */
 import { fail } from '../tensor/errors.js'
-import { safetensorsDTypes, type StoredDType } from './safetensors.js'
-
-export const storageDTypes: Record<string, StoredDType> = {
-  FloatStorage: 'F32',
-  DoubleStorage: 'F64',
-  HalfStorage: 'F16',
-  BFloat16Storage: 'BF16',
-  LongStorage: 'I64',
-  IntStorage: 'I32',
-  ShortStorage: 'I16',
-  CharStorage: 'I8',
-  ByteStorage: 'U8',
-  BoolStorage: 'BOOL',
-}
-
-export class Storage {
-  bytes: Uint8Array | undefined
-  constructor(
-    readonly key: string,
-    readonly dtype: StoredDType,
-    readonly count: number,
-  ) {}
-}
-
-export class TensorView {
-  constructor(
-    readonly storage: Storage,
-    readonly offset: number,
-    readonly shape: number[],
-    readonly strides: number[],
-  ) {}
-}
+import { ArrayDType, arrayDType, arrayView, fromBuffer, PickledArray, reconstruct } from './pickledArrays.js'
+import { Storage, storageDTypes, TensorView } from './pickledTensors.js'
 
 /** A name that a pickle mentions. */
 class Global {
@@ -46,35 +16,6 @@ class Global {
 export class Inert {
   constructor(readonly name: string) {}
 }
-
-/** A dtype of NumPy, whose order of bytes is said after it is made; undefined for one that weights do not have. */
-class ArrayDType {
-  littleEndian = true
-  constructor(readonly stored: StoredDType | undefined) {}
-}
-
-/** An array of NumPy, which detectron2's files have in place of tensors: made empty, and filled afterwards. */
-export class PickledArray {
-  constructor(public view?: TensorView) {}
-}
-
-/** NumPy's names of dtypes. */
-const arrayDTypes: Record<string, StoredDType> = {
-  f4: 'F32',
-  f8: 'F64',
-  f2: 'F16',
-  i8: 'I64',
-  i4: 'I32',
-  i2: 'I16',
-  i1: 'I8',
-  u1: 'U8',
-  b1: 'BOOL',
-}
-
-/** What NumPy 1 and 2 call the function that makes an empty array. */
-const reconstruct = ['numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct']
-/** The same of that which makes one of bytes, in pickles of protocol 5. */
-const fromBuffer = ['numpy.core.numeric._frombuffer', 'numpy._core.numeric._frombuffer']
 
 const dictionaries = ['collections.OrderedDict', 'collections.defaultdict']
 
@@ -408,7 +349,7 @@ export class Unpickler {
         if (!(args[0] instanceof Storage) || !Number.isSafeInteger(args[1])) return this.bad('a tensor has no storage')
         return new TensorView(args[0], args[1] as number, this.#sizes(args[2]), this.#sizes(args[3]))
       case 'numpy.dtype':
-        return new ArrayDType(typeof args[0] === 'string' ? arrayDTypes[args[0].replace(/^[<|=]/, '')] : undefined)
+        return arrayDType(args[0])
       case '_codecs.encode': // How protocol 2 writes bytes.
         return typeof args[0] === 'string' && args[1] === 'latin1' ? Buffer.from(args[0], 'latin1') : new Inert(callable.name)
       default:
@@ -428,19 +369,11 @@ export class Unpickler {
     else if (target instanceof PickledArray) target.view = this.#array(second, third, fourth === true, fifth)
   }
 
-  /** An array over `data`, its rows or, `byColumns`, its columns one behind the other; undefined, and named, for what is no weight. */
+  /** An array; one that is no weight is named. */
   #array(shape: unknown, dtype: unknown, byColumns: boolean, data: unknown): TensorView | undefined {
-    // Python 2 wrote bytes as a string.
-    const bytes = typeof data === 'string' ? Buffer.from(data, 'latin1') : data
-    if (!(dtype instanceof ArrayDType) || dtype.stored === undefined || !dtype.littleEndian || !Buffer.isBuffer(bytes)) {
-      this.passedOver.add('numpy.ndarray')
-      return undefined
-    }
-    const sizes = this.#sizes(shape)
-    const strides = sizes.map((_, i) => (byColumns ? sizes.slice(0, i) : sizes.slice(i + 1)).reduce((product, size) => product * size, 1))
-    const storage = new Storage('', dtype.stored, bytes.length / safetensorsDTypes[dtype.stored])
-    storage.bytes = bytes
-    return new TensorView(storage, 0, sizes, strides)
+    const view = arrayView(() => this.#sizes(shape), dtype, byColumns, data)
+    if (view === undefined) this.passedOver.add('numpy.ndarray')
+    return view
   }
 
   #sizes(value: unknown): number[] {

@@ -5,7 +5,9 @@
 import { readFileSync } from 'node:fs'
 
 import { fail } from '../tensor/errors.js'
-import { Inert, PickledArray, Storage, storageDTypes, TensorView, Unpickler } from './pickle.js'
+import { Inert, Unpickler } from './pickle.js'
+import { PickledArray } from './pickledArrays.js'
+import { Storage, storageDTypes, TensorView } from './pickledTensors.js'
 import { type StoredTensor, safetensorsDTypes, type TensorFile } from './safetensors.js'
 import { zip, zipEntries } from './zip.js'
 

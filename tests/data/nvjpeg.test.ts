@@ -106,8 +106,8 @@ testWhere(hasStandIns, noStandIns, test, 'a run of JPEGs that the GPU decodes ha
 
 testWhere(hasStandIns, noStandIns, test, 'where workers make the views no GPU decodes', () => {
   for (const [more, said] of [
-    [['device=cpu'], /--decode is gpu: expected cpu for images of 3 channels on cpu, whose views are made by workers/],
-    [['device=simt', 'channels=1'], /--decode is gpu: expected cpu for images of 1 channels on simt/],
+    [['device=cpu'], /--decode is gpu: expected cpu, as the workers make the views of images of 3 channels on cpu/],
+    [['device=simt', 'channels=1'], /--decode is gpu: expected cpu, as the workers make the views of images of 1 channels on simt/],
   ] as const) {
     const { code, err } = run(['pretrain', '--dry-run', 'data=scenes:16', ...settings, '--decode', 'gpu', ...more])
     assert.is(code, 2)

@@ -65,7 +65,7 @@ testWhere(available, 'no GPU of compute capability 9.0', test, 'steps are near t
     const [plain, eighth, recorded] = [run(null, false), run('fp8', false), run('fp8', true)]
     // Of the stage of 128 channels all but the first convolution and the shortcut, once a step: queries stay in bf16.
     assert.equal([plain.eighths, eighth.eighths], [0, 9])
-    assert.match(eighth.introduction, /^keys    FP8/m)
+    assert.match(eighth.introduction, /^keys {4}FP8/m)
     assert.not.match(plain.introduction, /FP8/)
     assert.equal(recorded.losses, eighth.losses)
     assert.not.equal(eighth.losses, plain.losses)
