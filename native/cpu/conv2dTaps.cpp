@@ -134,7 +134,7 @@ void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy
       for (int64_t o = 0; o < own; ++o) std::fill_n(target + o * rowLength, g.c, A{0});
     const TileRegisters registers(kernel);
     GradientRows<T> rows(kernel, own, words);
-    UnitScratch<Word<T>> panel(words * kernel.columns);
+    UnitScratch<Word<T>> panel(words * kernel.columns + kAheadWords<T>);
     std::vector<const T*> ours, theirs;
     for (int64_t begin = 0; begin < pixels; begin += block) {
       const int64_t count = std::min(block, pixels - begin), valid = ceilDiv(count, kWordValues<T>);

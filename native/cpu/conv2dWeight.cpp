@@ -129,7 +129,7 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
     A* target = (chunks > 1 ? partial.data() + chunk * g.o * columns : dw) + firstChannel * columns;
     const TileRegisters registers(kernel);
     GradientRows<T> rows(kernel, ownChannels, words);
-    UnitScratch<Word<T>> panel(words * kernel.columns);
+    UnitScratch<Word<T>> panel(words * kernel.columns + kAheadWords<T>);
     UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
     std::vector<ColumnReader<T>> readers;
     for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);

@@ -61,8 +61,9 @@ struct Panels {
         columns(columns),
         width(kernel.columns),
         count(ceilDiv(columns, width)),
-        storage(count * slabs * depth * width) {}
+        storage(count * slabs * depth * width + kAheadWords<T>) {}
   Word<T>* panel(int64_t index) { return storage.data() + index * slabs * depth * width; }
+  const Word<T>* end() { return panel(count); }
   const TileKernel<T>& kernel;
   int64_t slabs, values, depth;  // values of a row, depth in words
   int64_t reach;                 // values that rows have, those behind `values` being zeros
@@ -278,7 +279,7 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
           if (taps == panels.slabs) {
             // A panel that is a group passes through the blocks of consecutive units before the next is needed.
             const int64_t tiles = groups == panels.count ? blocks.tiles : stride / kernel.rows;
-            call.fetchBehind(panels.width, (groups == panels.count ? first + i : i) / kernel.rows, tiles);
+            call.fetchBehind(panels.width, (groups == panels.count ? first + i : i) / kernel.rows, tiles, panels.end());
           }
           kernel.run(call);
         }

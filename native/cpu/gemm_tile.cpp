@@ -173,10 +173,6 @@ INLINE void storeTile(const TileCall<T, Out>& call, const V (&sum)[Rows][Vectors
   }
 }
 
-// How far ahead of its use a panel is fetched from the L2 into the L1 cache, which holds little of it. A panel of one vector leaves no
-// room for that: its rows keep the ports of loads busy.
-constexpr int kAheadBytes = 2048;
-
 template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
 INLINE void tile(const TileCall<T, Out>& call) {
   using A = Accumulator<T>;
@@ -186,6 +182,7 @@ INLINE void tile(const TileCall<T, Out>& call) {
   constexpr int lanes = VectorBytes / sizeof(A);
   constexpr int vectors = PanelBytes / VectorBytes, width = PanelBytes / sizeof(A);
 
+  // A panel of one vector leaves no room for it: its rows keep the ports of loads busy.
   constexpr bool fetches = vectors > 1;
   const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
   // Where a tile's part is more than a line for each word of the depth, another half of it: rows are few then, and the panel far.

@@ -31,6 +31,12 @@ constexpr int kMaxPanelBytes = 256;
 template <class T>
 constexpr int kMaxPanel = kMaxPanelBytes / sizeof(Word<T>);
 
+// How far ahead of its use a panel is fetched from the L2 into the L1 cache, which holds little of it. As much memory must lie behind the
+// last: to fetch from where no page is takes a walk through the page tables each time.
+constexpr int kAheadBytes = 2048;
+template <class T>
+constexpr int64_t kAheadWords = kAheadBytes / sizeof(Word<T>);
+
 // Out is T, or what T is summed in.
 template <class T, class Out = T>
 struct TileCall {
@@ -55,12 +61,13 @@ struct TileCall {
   int64_t nextBytes = 0;
 
   // Has tile `index` of the `count` tiles that read the panel one after the other, `width` words of which make a row, fetch its part of
-  // what lies behind it: the next panel. From beyond the L2 cache it would come late for the first of its tiles, which are few where rows
-  // are.
-  void fetchBehind(int64_t width, int64_t index, int64_t count) {
-    const int64_t rowBytes = width * static_cast<int64_t>(sizeof(Word<T>));
-    nextBytes = (rowBytes + count - 1) / count;
-    next = reinterpret_cast<const char*>(panel) + depth * ((tapIndex[taps - 1] + 1) * rowBytes + taps * index * nextBytes);
+  // what lies behind it: the next panel, unless panels end there. From beyond the L2 cache it would come late for the first of its tiles,
+  // which are few where rows are.
+  void fetchBehind(int64_t width, int64_t index, int64_t count, const Word<T>* end) {
+    const Word<T>* behind = panel + (tapIndex[taps - 1] + 1) * depth * width;
+    if (behind >= end) return;
+    nextBytes = (width * static_cast<int64_t>(sizeof(Word<T>)) + count - 1) / count;
+    next = reinterpret_cast<const char*>(behind) + depth * taps * index * nextBytes;
   }
 };
 

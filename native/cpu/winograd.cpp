@@ -280,7 +280,7 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
           for (int r = 0; r < kernel.rows; ++r) rows[r] = v.data() + (point * block + i + r) * f.c;
           for (int r = 0; r < valid; ++r) outputs[r] = m.data() + (point * block + i + r) * panels.width;
           TileCall<float> call{rows, kernel.rows, 1, 1, &tap, f.c, panel, outputs, valid, static_cast<int>(panels.width), nullptr, false};
-          call.fetchBehind(panels.width, i / kernel.rows, ceilDiv(count, kernel.rows));
+          call.fetchBehind(panels.width, i / kernel.rows, ceilDiv(count, kernel.rows), panels.end());
           kernel.run(call);
         }
       }
@@ -316,7 +316,7 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
   constexpr int64_t slice = 64;
   const int64_t part = std::min(ceilDiv(tiles.count, slice), std::max<int64_t>(1, 512 / std::max(f.c, f.o))) * slice;
   const int64_t dyStride = f.o + kLanes;
-  Scratch<float> v(kPoints * panels * part * width), d(kPoints * part * dyStride + kMaxTileRows), u(kPoints * f.o * f.c);
+  Scratch<float> v(kPoints * panels * part * width + kAheadWords<float>), d(kPoints * part * dyStride + kMaxTileRows), u(kPoints * f.o * f.c);
   const std::vector<float> zeros(std::max(f.c, f.o), 0.0f);
   for (int64_t start = 0; start < tiles.count; start += part) {
     const int64_t count = std::min(part, tiles.count - start);
