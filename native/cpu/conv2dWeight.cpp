@@ -77,12 +77,17 @@ class ColumnReader {
   std::vector<Run> runs_;
 };
 
-// Words of pixels in a block: a panel of them stays in the L1 cache, their rows of dy in the L2 cache.
-constexpr int64_t kBlockWords = 96;
-
-// Words of pixels in a block of a kernel that reads rows along memory, of which so many channels of dy stay in the L2 cache: the longer,
-// the fewer passes over dw.
-int64_t blockWords(int64_t channels) { return std::clamp<int64_t>(196608 / std::max<int64_t>(1, channels) / 16 * 16, 96, 512); }
+// Words of pixels in a block, of which there are `all`: a panel of them stays in the L1 cache, their rows of so many channels of dy in the
+// L2 cache. The longer, the fewer passes over dw; the last block is about as long as the others.
+template <class Kernel>
+int64_t blockWords(const Kernel& kernel, int64_t panelRowBytes, int64_t channels, int64_t all) {
+  // A kernel that reads rows along memory reads none of them twice from the L1 cache.
+  const bool along = kernel.spaced > 1;
+  const int64_t rows = (along ? 196608 : 98304) / std::max<int64_t>(1, channels);
+  const int64_t most = std::clamp<int64_t>(rows, 96, along ? 512 : 24576 / panelRowBytes);
+  const int64_t blocks = std::max<int64_t>(1, (all + most / 2) / most);
+  return std::max<int64_t>(1, ceilDiv(ceilDiv(all, blocks), kernel.depth)) * kernel.depth;
+}
 
 // How the work of a weight gradient is split beside the groups of columns: by channels of dy, of which each part reads all columns again,
 // or by pixels, of which each chunk has sums of its own, written, read and added. Whatever costs less of what gives a few threads work.
@@ -116,7 +121,10 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
   const TileKernel<T, A>& kernel = tileKernel<T, A>(columns);
   const int64_t panelCount = ceilDiv(columns, kernel.columns), groups = ceilDiv(panelCount, std::max<int64_t>(1, 256 / kernel.columns));
   const int64_t tiles = ceilDiv(g.o, kernel.rows);
-  const auto blockOf = [&](int64_t parts) { return (kernel.spaced > 1 ? blockWords(ceilDiv(g.o, parts)) : kBlockWords) * kWordValues<T>; };
+  const auto blockOf = [&](int64_t parts) {
+    const int64_t all = ceilDiv(pixels, kWordValues<T>);
+    return blockWords(kernel, kernel.columns * sizeof(Word<T>), ceilDiv(g.o, parts), all) * kWordValues<T>;
+  };
   const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(1)), g.o);
   const int64_t parts = split.parts, block = blockOf(parts), words = block / kWordValues<T>, blocks = ceilDiv(pixels, block);
   const int64_t chunks = std::min(split.chunks, std::max<int64_t>(1, blocks));
