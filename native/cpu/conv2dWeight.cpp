@@ -93,10 +93,10 @@ int64_t blockWords(const Kernel& kernel, int64_t panelRowBytes, int64_t channels
 // or by pixels, of which each chunk has sums of its own, written, read and added. Whatever costs less of what gives a few threads work.
 struct WeightSplit {
   int64_t parts = 1, chunks = 1;
-  WeightSplit(int64_t groups, int64_t pixels, int64_t blocks, int64_t channels) {
+  WeightSplit(int64_t groups, int64_t pixels, int64_t blocks, int64_t channels, int64_t fewestParts) {
     constexpr int64_t units = 16, enough = 4, fewestChannels = 64;
     int64_t least = 0, most = 0;
-    for (int64_t p = 1; p == 1 || (p * groups <= units && p * fewestChannels <= channels); p *= 2) {
+    for (int64_t p = fewestParts; p == fewestParts || (p * groups <= units && p * fewestChannels <= channels); p *= 2) {
       const int64_t c = std::clamp<int64_t>(std::min(blocks, units / (groups * p)), 1, 8), busy = std::min(enough, groups * p * c);
       const int64_t cost = p * pixels + (c > 1 ? 3 * c * channels : 0);
       if (busy < most || (busy == most && cost >= least)) continue;
@@ -125,7 +125,9 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
     const int64_t all = ceilDiv(pixels, kWordValues<T>);
     return blockWords(kernel, kernel.columns * sizeof(Word<T>), ceilDiv(g.o, parts), all) * kWordValues<T>;
   };
-  const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(1)), g.o);
+  // Where a panel leaves room for long blocks, so few channels that their rows do too.
+  const int64_t fewestParts = kernel.spaced == 1 && kernel.columns * sizeof(Word<T>) <= 64 ? ceilDiv(g.o, 512) : 1;
+  const WeightSplit split(groups, pixels, ceilDiv(pixels, blockOf(fewestParts)), g.o, fewestParts);
   const int64_t parts = split.parts, block = blockOf(parts), words = block / kWordValues<T>, blocks = ceilDiv(pixels, block);
   const int64_t chunks = std::min(split.chunks, std::max<int64_t>(1, blocks));
   Scratch<A> partial(chunks > 1 ? chunks * g.o * columns : 0);

@@ -11,6 +11,9 @@ namespace {
 
 constexpr int64_t kPoints = 16;  // of a transformed tile, 4x4
 constexpr int64_t kLanes = 16;   // channels come in multiples of them, so that no loop over channels has a tail
+// What a point has lies a cache line further from the next point's than it must: at powers of two, the sixteen that are written or read
+// together would drive each other out of one set of a cache.
+constexpr int64_t kApart = 16;
 
 // B^T x B for channels `first` to `last`: out[point * stride + channel - first]. Pixels are those of a 4x4 tile.
 struct InputJob {
@@ -261,11 +264,12 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
   const std::vector<float> zeros(f.c, 0.0f);
   parallelFor(blocks.count * groups, [&](int64_t unit) {
     const int64_t index = unit % blocks.count, first = blocks.first(index), count = blocks.rows(index), group = unit / blocks.count;
-    UnitScratch<float> v(kPoints * block * f.c), m(kPoints * block * panels.width), outside(panels.width);
+    const int64_t vPoint = block * f.c + kApart, mPoint = block * panels.width + kApart;
+    UnitScratch<float> v(kPoints * vPoint), m(kPoints * mPoint), outside(panels.width);
     const float* inputs[kPoints];
     for (int64_t i = 0; i < count; ++i) {
       tiles.inputs(first + i, x, zeros.data(), inputs);
-      transformInput({inputs, 0, f.c, v.data() + i * f.c, block * f.c});
+      transformInput({inputs, 0, f.c, v.data() + i * f.c, vPoint});
     }
     const float* rows[kMaxTileRows];
     float *outputs[kMaxTileRows], *pixels[4];
@@ -277,8 +281,8 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
         const float* panel = panels.panel(p) + point * f.c * panels.width;
         for (int64_t i = 0; i < count; i += kernel.rows) {
           const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, count - i));
-          for (int r = 0; r < kernel.rows; ++r) rows[r] = v.data() + (point * block + i + r) * f.c;
-          for (int r = 0; r < valid; ++r) outputs[r] = m.data() + (point * block + i + r) * panels.width;
+          for (int r = 0; r < kernel.rows; ++r) rows[r] = v.data() + point * vPoint + (i + r) * f.c;
+          for (int r = 0; r < valid; ++r) outputs[r] = m.data() + point * mPoint + (i + r) * panels.width;
           TileCall<float> call{rows, kernel.rows, 1, 1, &tap, f.c, panel, outputs, valid, static_cast<int>(panels.width), nullptr, false};
           call.fetchBehind(panels.width, i / kernel.rows, ceilDiv(count, kernel.rows), panels.end());
           kernel.run(call);
@@ -287,7 +291,7 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
       const int64_t columns = std::min(panels.width, f.o - column);
       for (int64_t i = 0; i < count; ++i) {
         tiles.outputs<float*>(first + i, y + column, outside.data(), pixels);
-        OutputJob job{m.data() + i * panels.width, block * panels.width, columns, pixels, bias == nullptr ? nullptr : bias + column};
+        OutputJob job{m.data() + i * panels.width, mPoint, columns, pixels, bias == nullptr ? nullptr : bias + column};
         if (norm != nullptr) {
           job.bias = norm->shift + column;
           job.scale = norm->scale + column;
@@ -314,9 +318,10 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
   // A part of the tiles is transformed, by all threads, and then multiplied, point by point: what it adds to u needs no sums of threads.
   // Slices of it stay in the L1 cache. Rows of dy's are a cache line longer, so that those of a slice lie in different sets of it.
   constexpr int64_t slice = 64;
-  const int64_t part = std::min(ceilDiv(tiles.count, slice), std::max<int64_t>(1, 512 / std::max(f.c, f.o))) * slice;
+  const int64_t part = std::min(ceilDiv(tiles.count, slice), std::max<int64_t>(2, 512 / std::max(f.c, f.o))) * slice;
   const int64_t dyStride = f.o + kLanes;
-  Scratch<float> v(kPoints * panels * part * width + kAheadWords<float>), d(kPoints * part * dyStride + kMaxTileRows), u(kPoints * f.o * f.c);
+  const int64_t vPoint = panels * part * width + kApart, dPoint = part * dyStride + kApart, uPoint = f.o * f.c + kApart;
+  Scratch<float> v(kPoints * vPoint + kAheadWords<float>), d(kPoints * dPoint + kMaxTileRows), u(kPoints * uPoint);
   const std::vector<float> zeros(std::max(f.c, f.o), 0.0f);
   for (int64_t start = 0; start < tiles.count; start += part) {
     const int64_t count = std::min(part, tiles.count - start);
@@ -325,22 +330,22 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
       for (int64_t i = begin; i < end; ++i) {
         tiles.inputs(start + i, x, zeros.data(), inputs);
         for (int64_t p = 0; p < panels; ++p)
-          transformInput({inputs, p * width, std::min((p + 1) * width, f.c), v.data() + (p * part + i) * width, panels * part * width});
+          transformInput({inputs, p * width, std::min((p + 1) * width, f.c), v.data() + (p * part + i) * width, vPoint});
         tiles.outputs<const float*>(start + i, dy, zeros.data(), pixels);
-        transformGradient({pixels, f.o, d.data() + i * dyStride, part * dyStride});
+        transformGradient({pixels, f.o, d.data() + i * dyStride, dPoint});
       }
     });
     parallelFor(kPoints * panels, [&](int64_t unit) {
       const int64_t point = unit / panels, p = unit % panels, columns = std::min(width, f.c - p * width);
       for (int64_t k = 0; k < count; k += slice) {
-        const float* panel = v.data() + (point * panels * part + p * part + k) * width;
-        const Lines<float> lines{d.data() + (point * part + k) * dyStride, 1, dyStride, f.o, std::min(slice, count - k)};
-        multiplyLines(kernel, lines, panel, columns, u.data() + point * f.o * f.c + p * width, f.c, start + k > 0);
+        const float* panel = v.data() + point * vPoint + (p * part + k) * width;
+        const Lines<float> lines{d.data() + point * dPoint + k * dyStride, 1, dyStride, f.o, std::min(slice, count - k)};
+        multiplyLines(kernel, lines, panel, columns, u.data() + point * uPoint + p * width, f.c, start + k > 0);
       }
     });
   }
   parallelRange(f.o, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; ++o) transformBack({u.data() + o * f.c, f.o * f.c, f.c, dw + o * 9 * f.c});
+    for (int64_t o = begin; o < end; ++o) transformBack({u.data() + o * f.c, uPoint, f.c, dw + o * 9 * f.c});
   });
 }
 
