@@ -83,6 +83,7 @@ test('weight gradients are split by pixels, by channels and by both: whole numbe
       [1, 7, 70, 300],
       [4, 14, 20, 512],
       [2, 14, 20, 64],
+      [2, 17, 20, 1030],
     ] as const)
       scope(() => {
         const random = new Random(9)
