@@ -1,13 +1,15 @@
 /** Whole runs of several processes, compared with that of one. */
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
 
 import * as assert from 'uvu/assert'
 
+import { densecl } from '../../src/methods/densecl/method.js'
 import { files } from '../../src/run/runFolder.js'
 import { readMetrics } from '../../src/run/runLog.js'
+import { readCheckpoint } from '../../src/train/checkpoint.js'
 import { readSafetensors, storedValues } from '../../src/weights/safetensors.js'
 import { type Ended, runMpi } from './mpi.js'
 import { runNccl, together } from './nccl.js'
@@ -108,6 +110,11 @@ export async function compareWidths(kind: Kind): Promise<void> {
       const { losses: byLoss, values } = apart(other, one, kind.steps)
       assert.ok(byLoss < 1e-5, `${other}: losses ${byLoss} apart`)
       assert.ok(values < kind.within, `${other}: values ${values} apart`)
+    }
+    // What a run was begun with names no processes: a folder is that of any number.
+    for (const other of [two, four]) {
+      assert.is(readFileSync(files(other).config, 'utf8'), readFileSync(files(one).config, 'utf8'))
+      assert.equal(readCheckpoint(files(other).last, densecl).config, readCheckpoint(files(one).last, densecl).config)
     }
     assert.equal(
       readdirSync(two).filter((each) => !each.startsWith('events')),
