@@ -99,7 +99,7 @@ export const heedingSignals =
       )
     } catch (error) {
       if (!isInterruption(error)) throw error
-      console.error('densecl: interrupted')
+      if (speaker(error) !== undefined) console.error('densecl: interrupted')
       done(interruptedCode())
     }
   }

@@ -11,7 +11,7 @@ import { crc32 } from 'node:zlib'
 import { z } from 'zod'
 
 import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js'
-import { FileLock } from '../files/lock.js'
+import { FileLock, untilSure } from '../files/lock.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { interrupted } from '../tensor/interruption.js'
 import { decode, exifOrientation, isJpeg, jpegFrame, libvips, type Pixels } from './decode.js'
@@ -99,6 +99,7 @@ export async function packSource(
 ): Promise<PackReport> {
   makeFolder(folder)
   const lock = new FileLock(join(folder, 'pack.lock'))
+  await untilSure(lock.path)
   const holder = lock.take()
   if (holder !== undefined) fail('RUN', `${folder}: process ${holder.pid} on ${holder.host} packs into it since ${holder.since}`)
   try {

@@ -9,7 +9,7 @@ import { basename, join, resolve } from 'node:path'
 import { z } from 'zod'
 
 import { makeFolder, removeLeftovers, writeProblem, writeTextAtomic } from '../files/atomic.js'
-import { FileLock } from '../files/lock.js'
+import { FileLock, untilSure } from '../files/lock.js'
 import { DenseclError, fail, systemReason } from '../tensor/errors.js'
 import { isInterruption, unlessInterrupted } from '../tensor/interruption.js'
 import { isFolder, isVideo, namesIn, videoExtensions } from './source.js'
@@ -92,6 +92,7 @@ export async function extractFrames(
 ): Promise<FrameReport> {
   makeFolder(out)
   const lock = new FileLock(join(out, 'frames.lock'))
+  await untilSure(lock.path)
   const holder = lock.take()
   if (holder !== undefined) fail('RUN', `${out}: process ${holder.pid} on ${holder.host} writes frames there since ${holder.since}`)
   const parts = join(out, '.frames')

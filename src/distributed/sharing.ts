@@ -1,8 +1,19 @@
 /** Work that several processes share, from its first step to its end. */
-import { currentAsk } from '../tensor/interruption.js'
+import { AsyncLocalStorage } from 'node:async_hooks'
+
+import { type Ask, currentAsk } from '../tensor/interruption.js'
 import type { Group } from './group.js'
 import { withPace } from './pace.js'
 import { Poll } from './poll.js'
+
+/** What the process that shares work is asked beside it. */
+const own = new AsyncLocalStorage<Ask>()
+
+/** Runs `body`, in shared work too, as work of this process that it may leave by itself: a signal ends it. */
+export function hearing<R>(body: () => R): R {
+  const ask = own.getStore()
+  return ask === undefined ? body() : withPace(ask, body)
+}
 
 /**
  * Runs `body`, the same in all processes. It asks what it is given before each of its steps, as often in one process as in any other, and
@@ -13,10 +24,12 @@ export async function sharing<R>(group: Group, interrupted: () => boolean, body:
   if (group.size === 1) return body(interrupted)
   const asked = currentAsk()
   const poll = new Poll(group)
-  const result = await withPace(
-    () => false,
-    () => body(() => poll.ask(interrupted() || asked(false))),
-  )
+  const deaf = (): Promise<R> =>
+    withPace(
+      () => false,
+      () => body(() => poll.ask(interrupted() || asked(false))),
+    )
+  const result = await own.run(asked, deaf)
   poll.close()
   return result
 }

@@ -1,11 +1,13 @@
 /** What all processes of a run do before they share it. */
+import { interruption, isInterruption } from '../tensor/interruption.js'
 import { stopWatching } from './control.js'
 import type { Group } from './group.js'
+import { hearing } from './sharing.js'
 import { ofAll } from './speaker.js'
 
 /**
  * What `body` gives, once it has given the same in all processes: `describe` tells what is compared, by names. Throws where it failed here,
- * or COMM, naming the ranks, where it failed elsewhere or gave something else.
+ * or COMM, naming the ranks, where it failed elsewhere or gave something else. Where a signal ends it in one process it ends in all.
  */
 export async function together<R>(
   group: Group,
@@ -16,12 +18,13 @@ export async function together<R>(
   if (group.size === 1) return body()
   let made: { result: R } | { error: unknown }
   try {
-    made = { result: await body() }
+    made = { result: await hearing(body) }
   } catch (error) {
     made = { error }
   }
   const said = 'result' in made ? describe(made.result) : {}
   const failed = group.any('error' in made)
+  if (failed && group.any('error' in made && isInterruption(made.error))) made = { error: ofAll(interruption()) }
   try {
     group.agree(what, 'error' in made ? String(made.error) : Object.keys(said).join())
     // One by one, for the name of what differs.

@@ -6,7 +6,7 @@ import { z } from 'zod'
 import { Group } from '../distributed/group.js'
 import { together } from '../distributed/together.js'
 import { firstIssue } from '../run/options.js'
-import { checkSame, claimEvaluation, statePath, writeEvaluationRecord } from '../run/results.js'
+import { checkSame, claimEvaluation, statePath, untilClaimable, writeEvaluationRecord } from '../run/results.js'
 import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
 import { isInterruption } from '../tensor/interruption.js'
 import { fail } from '../tensor/errors.js'
@@ -185,9 +185,19 @@ interface LongEvaluation<R> {
   close(): void
 }
 
-/** Runs an evaluation to its end, or to where it is told to end, and frees it. All processes of its group call it. */
-export async function completed<R>(make: () => LongEvaluation<R>, { group = Group.single }: { group?: Group }): Promise<R> {
-  const run = await together(group, 'the start', make)
+/**
+ * Runs an evaluation, whose folder `make` claims, to its end, or to where it is told to end, and frees it. All processes of its group
+ * call it.
+ */
+export async function completed<R>(
+  make: () => LongEvaluation<R>,
+  { out, group = Group.single }: Pick<ResumableOptions, 'out' | 'group'>,
+): Promise<R> {
+  const run = await together(group, 'the start', async () => {
+    // A job that is started again elsewhere may be there before the lock of what was killed counts as nobody's.
+    if (group.rank === 0) await untilClaimable(out)
+    return make()
+  })
   try {
     run.share()
     return await run.execute()

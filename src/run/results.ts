@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { fail } from '../tensor/errors.js'
 import { packageVersion } from '../tensor/addon.js'
 import { makeFolder, removeLeftovers, writeTextAtomic } from '../files/atomic.js'
-import { FileLock } from '../files/lock.js'
+import { FileLock, untilSure } from '../files/lock.js'
 import { namesIn } from '../files/look.js'
 import { largest } from '../tensor/numbers.js'
 import { called } from '../tensor/settingNames.js'
@@ -53,7 +53,7 @@ export function claimEvaluation(
   { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean },
 ): FileLock {
   makeFolder(folder)
-  const lock = new FileLock(join(folder, 'eval.lock'))
+  const lock = new FileLock(evaluationLock(folder))
   const holder = lock.take()
   if (holder !== undefined)
     fail(
@@ -79,6 +79,12 @@ export function claimEvaluation(
 /** What an evaluation leaves in its folder beside the lock. */
 const ofEvaluation =
   /^((state|detector|classifier)\.safetensors|evaluation\.json|detections\.json|metrics\.jsonl|samples\.\w+|pictures|events\..*)$/
+
+/** Says who writes an evaluation into its working folder. */
+export const evaluationLock = (folder: string): string => join(folder, 'eval.lock')
+
+/** Waits until claimEvaluation() knows whether who has the folder is alive. */
+export const untilClaimable = (folder: string): Promise<void> => untilSure(evaluationLock(folder))
 
 export const statePath = (folder: string): string => join(folder, 'state.safetensors')
 

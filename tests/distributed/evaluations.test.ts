@@ -4,13 +4,16 @@ import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
+import { makeFolder } from '../../src/files/atomic.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { hostLimit } from '../../src/run/memory.js'
+import { evaluationLock, statePath } from '../../src/run/results.js'
 import { type Metrics, readMetrics } from '../../src/run/runLog.js'
 import { Random } from '../../src/tensor/random.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { writeBoxTree } from '../support/boxTree.js'
-import { launch, type Launched, start, until } from '../support/launch.js'
+import { launch, type Launched, ranksOf, start, until } from '../support/launch.js'
+import { leaveLock } from '../support/locks.js'
 import { beside, hasMpi, noMpi, runMpi } from '../support/mpi.js'
 import { runCli, suite, testWhere, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
@@ -168,6 +171,26 @@ testWhere(hasMpi, noMpi, test, 'what two processes were told to end goes on in o
       expectClose(lossesOf(out), lossesOf('whole'), out)
       expectClose(scoresOf(out), scoresOf('whole'), out)
     }
+  })
+})
+
+testWhere(hasMpi, noMpi, test, 'a signal while rank 0 waits for the lock of what was killed elsewhere ends both as one', async () => {
+  await withFolder(async (folder) => {
+    const [weights, out] = [join(folder, 'weights.safetensors'), join(folder, 'eval')]
+    writeWeights(weights)
+    const kept = join(out, 'finetune-imagenet-full')
+    makeFolder(kept)
+    leaveLock(evaluationLock(kept), 60, 'elsewhere')
+    const launched = byTwo(finetuneOf(weights, 'scenes:16', out))
+    let said = ''
+    launched.child.stderr!.on('data', (data: Buffer) => (said += data.toString()))
+    await until(() => said.includes('waits for a sign of life of process'), 60, 'the wait')
+    process.kill(ranksOf(launched, 'finetune')[0]!, 'SIGTERM')
+    const { code, out: text, err } = await launched.ended
+    assert.is(code, 143, text + err)
+    assert.is(err.match(/^densecl: interrupted$/gm)?.length, 1, err)
+    assert.not.match(err, /is not that of the others/)
+    assert.not.ok(existsSync(statePath(kept)))
   })
 })
 

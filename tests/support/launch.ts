@@ -65,10 +65,10 @@ export const stepsTaken = (out: string): number => readMetrics(files(out).metric
 const rankOf = (pid: number): number =>
   Number(/(?<=(?:OMPI_COMM_WORLD|DENSECL|PMI)_RANK=)\d+/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[0])
 
-/** The pids of the ranks that `launch` runs, in their order. */
-export const ranksOf = ({ child }: Launched): number[] =>
+/** The pids of the ranks of a command that `launch` runs, in their order. */
+export const ranksOf = ({ child }: Launched, name = 'pretrain'): number[] =>
   descendants(child.pid!)
-    .filter(({ command }) => command.includes('pretrain') && command.startsWith(process.execPath))
+    .filter(({ command }) => command.includes(name) && command.startsWith(process.execPath))
     .map(({ pid }) => ({ pid, rank: rankOf(pid) }))
     .sort((a, b) => a.rank - b.rank)
     .map(({ pid }) => pid)

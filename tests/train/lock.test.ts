@@ -2,16 +2,21 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 import * as assert from 'uvu/assert'
 
+import { packSource } from '../../src/data/pack.js'
+import { openSource } from '../../src/data/sources.js'
+import { extractFrames } from '../../src/data/videos.js'
+import { completed } from '../../src/eval/resumable.js'
 import { makeFolder, removeLeftovers } from '../../src/files/atomic.js'
 import { FileLock, type LockHolder, untilSure } from '../../src/files/lock.js'
 import { processSpace, processStart } from '../../src/files/processes.js'
-import { claimEvaluation, evaluationFolder, saveResult } from '../../src/run/results.js'
+import { claimEvaluation, evaluationFolder, evaluationLock, saveResult } from '../../src/run/results.js'
 import { files, lockRun } from '../../src/run/runFolder.js'
-import { cli, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
+import { leaveLock } from '../support/locks.js'
+import { cli, rejectsError, runCli, suite, testWhere, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('lock')
 
@@ -140,14 +145,7 @@ test('who comes from elsewhere waits until the holder of a lock gives a sign of 
   await withFolder(async (folder) => {
     const path = join(folder, 'lock')
     const next = new FileLock(path)
-    const heldSince = (seconds: number, space: string): void => {
-      const holder = new FileLock(path)
-      assert.is(holder.take(), undefined)
-      writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as LockHolder), space }))
-      holder.release()
-      const then = Date.now() / 1000 - seconds
-      utimesSync(path, then, then)
-    }
+    const heldSince = (seconds: number, space: string): void => leaveLock(path, seconds, space)
     const said: string[] = []
     const waited = async (): Promise<number> => {
       const start = performance.now()
@@ -173,6 +171,33 @@ test('who comes from elsewhere waits until the holder of a lock gives a sign of 
     heldSince(60, processSpace())
     await waited()
     assert.is(said.length, 2)
+  })
+})
+
+test('an evaluation, packing and the writing of frames wait in the same way for what was killed elsewhere', async () => {
+  await withFolder(async (folder) => {
+    const [out, packed, frames] = ['linear', 'packed', 'frames'].map((name) => join(folder, name)) as [string, string, string]
+    const locks = [evaluationLock(out), join(packed, 'pack.lock'), join(frames, 'frames.lock')]
+    for (const path of locks) {
+      mkdirSync(dirname(path))
+      leaveLock(path, 119, 'elsewhere')
+    }
+    const evaluation = (): Parameters<typeof completed>[0] => () => {
+      const lock = claimEvaluation(out, {})
+      return { share: () => undefined, execute: () => Promise.resolve('done'), cutOff: () => 'cut off', close: () => lock.release() }
+    }
+    const source = await openSource('scenes:3')
+    const [ended, report] = await Promise.all([
+      completed(evaluation(), { out }),
+      packSource(source, packed, { mostPixels: 10_000, quality: 90, shardBytes: 1e6 }),
+      extractFrames([], frames, { framesPerSecond: 1, mostPixels: 10_000 }),
+    ])
+    assert.equal([ended, report.images], ['done', 3])
+    for (const path of locks) assert.not.ok(existsSync(path), path)
+    // One that lives is named after its sign of life.
+    leaveLock(evaluationLock(out), 60, 'elsewhere')
+    setTimeout(() => utimesSync(evaluationLock(out), new Date(), new Date()), 300)
+    await rejectsError(() => completed(evaluation(), { out }), 'RUN', /writes its evaluation there since/)
   })
 })
 
