@@ -116,6 +116,7 @@ export function watchTogether(group: Group): void {
   const connected = answer !== undefined && 'connected' in answer
   if (!group.any(!connected)) {
     control = opened
+    handOverSignals()
     return
   }
   opened?.tell('leave')
@@ -141,6 +142,12 @@ export function meet(own: Identity, word: string, gpu = ''): string {
   opened.tell({ failed: 1 })
   return unreached('error' in answer ? answer.error : 'it ended')
 }
+
+/**
+ * Says that the processes share what they exchange tensors by: from here on the main thread hears signals. Until then it waits for the
+ * others, and the control thread ends the process at one.
+ */
+export const handOverSignals = (): void => control?.tell('opened')
 
 /** Tells the others that this process leaves: as all of them do, or alone with an exit code, which ends them. */
 export function stopWatching(failedWith?: number): void {

@@ -40,8 +40,11 @@ export interface ControlData {
 /** What the thread says to the main thread. `done`: what it was last asked for. */
 export type ControlAnswer = { port: number } | { connected: true; word: string } | { error: string } | { done: true }
 
-/** What the main thread asks for: a word to the others that this process leaves as agreed, or with an exit code. */
-export type ControlRequest = 'leave' | { failed: number }
+/**
+ * What the main thread asks for: to hear signals itself, once the processes share what they exchange tensors by; a word to the others that
+ * this process leaves as agreed, or with an exit code.
+ */
+export type ControlRequest = 'opened' | 'leave' | { failed: number }
 
 /**
  * Lines of JSON. Rank 0 begins with `challenge`, the other answers with `hello`, rank 0 with `welcome`: each proves that it knows the
@@ -306,7 +309,7 @@ function connect([place, ...others]: readonly Place[] = places, failures: Readon
   })
 }
 
-async function leave(request: ControlRequest): Promise<void> {
+async function leave(request: Exclude<ControlRequest, 'opened'>): Promise<void> {
   if (leaving) return
   if (request === 'leave') await sendLast({ kind: 'left' })
   else if (rank === 0) await sendLast({ kind: 'lost', text: endedWith(ownName, request.failed), code: request.failed })
@@ -335,7 +338,17 @@ setInterval(() => {
   if (text !== undefined) void lose(text)
   else for (const socket of peers.values()) send(socket, { kind: 'beat', ...beat })
 }, beatEvery)
-parentPort!.on('message', (request: ControlRequest) => void leave(request).then(() => answer({ done: true })))
+// Until then it waits for the others, in NCCL too, where it hears none. A program that does not listen for signals is ended by them.
+const signals = setInterval(() => {
+  const signal = native.heardSignal()
+  if (signal === 0 || leaving) return
+  const code = 128 + signal
+  void leave({ failed: code }).then(() => end('interrupted while the processes connect', code))
+}, 100)
+parentPort!.on('message', (request: ControlRequest) => {
+  clearInterval(signals)
+  void (request === 'opened' ? Promise.resolve() : leave(request)).then(() => answer({ done: true }))
+})
 if (rank === 0) listen()
 else connect()
 if (rank === 0 && process.env[launchPort] !== undefined) watchLaunch(Number(process.env[launchPort]))

@@ -5,7 +5,7 @@ import { fail } from '../tensor/errors.js'
 import { mpiAddonPath, mpiBuildCommand } from '../tensor/addon.js'
 import { addonPath, native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { meet, stopWatching, watchTogether } from './control.js'
+import { handOverSignals, meet, stopWatching, watchTogether } from './control.js'
 import { Group } from './group.js'
 import { deviceOfRank, type Identity, identity } from './launcher.js'
 import { loadNccl } from './nccl.js'
@@ -67,6 +67,7 @@ function openNccl(own: Identity, device: string): Group {
   loadNccl()
   const id = meet(own, rank === 0 ? native.ncclId!().toString('base64') : '', native.busId!(device))
   pace.waiting(() => native.openNccl!(Buffer.from(id, 'base64'), rank, size, device))
+  handOverSignals()
   return new Group(rank, size, device)
 }
 

@@ -1,7 +1,7 @@
 /** NCCL as it is found, loaded and used: by a stand-in on `simt`; the library itself as far as it needs no GPU. */
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -11,7 +11,7 @@ import { loadNccl } from '../../src/distributed/nccl.js'
 import { files } from '../../src/run/runFolder.js'
 import { readMetrics } from '../../src/run/runLog.js'
 import { native } from '../../src/tensor/native.js'
-import { isAlive, launch, type Running, running, until } from '../support/launch.js'
+import { isAlive, launch, type Launched, type Running, running, start as startCommand, tiny, until } from '../support/launch.js'
 import { beside, type Ended } from '../support/mpi.js'
 import { freePort, hasNccl, ncclEnvironment, ncclStandIn, noNccl, runNccl, start, together } from '../support/nccl.js'
 import { suite, testWhere, throwsError, withFolder } from '../support/suite.js'
@@ -176,6 +176,49 @@ testWhere(hasNccl, noNccl, test, 'SIGTERM to launch saves a run at one step of a
     await until(() => readMetrics(files(out).metrics).some((row) => row.globalStep! > steps), 300, 'a step more')
     resumed.child.kill('SIGTERM')
     assert.is((await resumed.ended).code, 143)
+  })
+})
+
+testWhere(hasNccl, noNccl, test, 'a signal while the processes meet, or while NCCL connects, ends them at once with its code', async () => {
+  await withFolder(async (folder) => {
+    const shared = { ...ncclEnvironment(), DENSECL_TOKEN: 'a secret', DENSECL_PORT: String(await freePort()) }
+    const rank = (which: number, env: NodeJS.ProcessEnv = {}): Launched =>
+      startCommand(['pretrain', ...tiny, 'device=simt', '--out', join(folder, 'run')], { ...shared, ...launchVariables(which, 2), ...env })
+    /** Signals to the last, and how long all take to end. */
+    const interrupted = async (all: Launched[], signal: NodeJS.Signals, code: number): Promise<string[]> => {
+      const from = performance.now()
+      all.at(-1)!.child.kill(signal)
+      const ends = await Promise.all(all.map(({ ended }) => ended))
+      assert.ok(performance.now() - from < 10_000, 'it was waited for')
+      for (const end of ends) assert.is(end.code, code, end.out + end.err)
+      return ends.map(({ err }) => err)
+    }
+    const listens = rank(0)
+    const port = Number(shared.DENSECL_PORT)
+    let reached = false
+    const knock = (): void => void connect({ port, host: '127.0.0.1' }, () => (reached = true)).on('error', () => setTimeout(knock, 20))
+    knock()
+    await until(() => reached, 60, 'the meeting')
+    assert.match((await interrupted([listens], 'SIGTERM', 143))[0]!, /^densecl: interrupted while the processes connect$/m)
+    // Who looks for rank 0 finds a stranger.
+    reached = false
+    const stranger = createServer((socket) => (socket.destroy(), (reached = true))).listen({ port, host: '127.0.0.1' })
+    const looks = rank(1)
+    await until(() => reached, 60, 'a look for rank 0')
+    assert.match((await interrupted([looks], 'SIGINT', 130))[0]!, /^densecl: rank 1: interrupted while the processes connect$/m)
+    stranger.close()
+    // Of two that have met one never comes to NCCL.
+    const both = [0, 1].map((which) => rank(which, { NCCL_STANDIN_STALL: '0:0' }))
+    const opening = new Set<Launched>()
+    for (const each of both)
+      each.child.stderr!.on('data', (data: Buffer) => {
+        if (data.includes('opening')) opening.add(each)
+      })
+    await until(() => opening.size === 2, 60, 'NCCL')
+    const [zero, one] = await interrupted(both, 'SIGTERM', 143)
+    assert.match(one!, /^densecl: rank 1: interrupted while the processes connect$/m)
+    assert.match(zero!, /^densecl: rank 1 \(\S+, pid \d+\) ended with exit code 143$/m)
+    assert.not.ok(existsSync(join(folder, 'run')))
   })
 })
 

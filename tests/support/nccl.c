@@ -4,7 +4,7 @@
 //   NCCL_STANDIN_VERSION=21000   the version that it says it is
 //   NCCL_STANDIN_FAIL=RANK:N     call N of a rank returns an error
 //   NCCL_STANDIN_BREAK=RANK:N    call N of a rank and what follows never end, and ncclCommGetAsyncError tells why
-//   NCCL_STANDIN_STALL=RANK:N    the same, and nothing tells why
+//   NCCL_STANDIN_STALL=RANK:N    the same, and nothing tells why; RANK:0 never opens, and all say that they do
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -238,6 +238,10 @@ int ncclCommInitRank(void** out, int size, Id id, int rank) {
   comm->slots = (unsigned char*)memory + sizeof(Shared);
   comm->rank = rank;
   comm->size = size;
+  const char* stall = getenv("NCCL_STANDIN_STALL");
+  int late = -1, call = -1;
+  if (stall != NULL && sscanf(stall, "%d:%d", &late, &call) == 2 && call == 0) fprintf(stderr, "opening\n");
+  while (call == 0 && late == rank) pause_();
   barrier(comm);
   if (rank == 0) unlink(id.bytes);
   *out = comm;
