@@ -8,12 +8,14 @@
 namespace densecl::cuda {
 namespace {
 
+constexpr int kKeyStages = 4;  // of the ring of keys
+
 template <int kDim>
 struct ContrastMemory {
   static constexpr int kBoxes = kDim / kLineElements;
   unsigned char query[kBoxes][kHopperRows * 128];
-  unsigned char keys[kPipelineStages][kBoxes][kHopperKeys * 128];
-  Mbarrier queryFull, full[kPipelineStages], empty[kPipelineStages];
+  unsigned char keys[kKeyStages][kBoxes][kHopperKeys * 128];
+  Mbarrier queryFull, full[kKeyStages], empty[kKeyStages];
 };
 
 struct HopperContrast {
@@ -27,7 +29,7 @@ DEVICE void produceKeys(const HopperContrast& work, ContrastMemory<kDim>& memory
   mbarrierArriveExpectTx(memory.queryFull, kBoxes * kHopperRows * 128);
   for (int box = 0; box < kBoxes; ++box)
     tmaLoad(memory.query[box], work.query, memory.queryFull, box * kLineElements, static_cast<int>(blockIdx.x) * kHopperRows);
-  PipelineState at;
+  PipelineState<kKeyStages> at;
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
     mbarrierWaitParity(memory.empty[at.stage], at.parity ^ 1);
     mbarrierArriveExpectTx(memory.full[at.stage], kBoxes * kHopperKeys * 128);
@@ -42,7 +44,7 @@ DEVICE void contrastKeys(const HopperContrast& work, ContrastMemory<kDim>& memor
   const int groupRow = warpIndex() / 4 * 64;
   float o[kValues][4] = {};
   RowState state;
-  PipelineState at;
+  PipelineState<kKeyStages> at;
   mbarrierWaitParity(memory.queryFull, 0);
   for (int64_t first = begin; first < end; first += kHopperKeys, at.advance()) {
     mbarrierWaitParity(memory.full[at.stage], at.parity);
@@ -89,7 +91,7 @@ __global__ void __launch_bounds__(3 * kWarpgroup, 1) contrastKernel(const __grid
     prefetchTensorMap(work.query);
     prefetchTensorMap(work.queue);
     mbarrierInit(memory.queryFull, 1);
-    for (int stage = 0; stage < kPipelineStages; ++stage) {
+    for (int stage = 0; stage < kKeyStages; ++stage) {
       mbarrierInit(memory.full[stage], 1);
       mbarrierInit(memory.empty[stage], 2 * kWarpgroup / kWarp);
     }

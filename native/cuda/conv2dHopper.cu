@@ -16,11 +16,13 @@ using PingPong128x64 = WarpgroupShape<128, 64, 1, 1>;
 // Of weight gradients, whose depth is pixels: the products of a tile are long, and two tiles of f32 would not fit beside the pipeline.
 using Together128x128 = WarpgroupShape<128, 128, 2, 1>;
 using Together128x64 = WarpgroupShape<128, 64, 2, 1>;
+// Of all products: shared memory does not bound them, but both warpgroups finish a tile while nobody multiplies.
+using Together128x256 = WarpgroupShape<128, 256, 2, 1>;
 
 template <class S>
 struct ForwardJob {
   using Shape = S;
-  using Stored = S;
+  using Stored = typename S::Part;
   using Out = bf16;
   static constexpr bool kRowsA = false, kRowsB = false, kFragments = false, kE4m3 = false;
   PixelSource x;
@@ -52,13 +54,13 @@ struct ForwardJob {
     x.advance(walk.depth);
     walk.at += kLineElements;
   }
-  template <class Memory>
-  DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
-    const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM, left = rows - firstRow;
-    const int firstColumn = tile % columnTiles * Shape::kN;
+  template <class Part, class Memory>
+  DEVICE void finish(int tile, int row, int column, Accumulators<Part>& acc, Memory& memory) const {
+    const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM + row, left = rows - firstRow;
+    const int firstColumn = tile % columnTiles * Shape::kN + column;
     if (bias != nullptr) addBias(acc, bias + firstColumn, outputs - firstColumn);
-    stageTile<Shape>(acc, memory);
-    storeForward<Shape>(memory, y, firstRow, static_cast<int>(left < Shape::kM ? left : Shape::kM), firstColumn, outputs, statistics);
+    stageTile<Part>(acc, memory);
+    storeForward<Part>(memory, y, firstRow, static_cast<int>(left < Part::kM ? left : Part::kM), firstColumn, outputs, statistics);
   }
 };
 
@@ -74,18 +76,18 @@ template <class S>
 struct E4m3ForwardJob : ForwardJob<S> {
   static constexpr bool kE4m3 = true;
   const float* weightScale;  // [O]
-  template <class Memory>
-  DEVICE void finish(int tile, Accumulators<S>& acc, Memory& memory) const {
-    const int firstColumn = tile % this->columnTiles * S::kN;
+  template <class Part, class Memory>
+  DEVICE void finish(int tile, int row, int column, Accumulators<Part>& acc, Memory& memory) const {
+    const int firstColumn = tile % this->columnTiles * S::kN + column;
     scaleColumns(acc, weightScale + firstColumn, this->outputs - firstColumn);
-    ForwardJob<S>::finish(tile, acc, memory);
+    ForwardJob<S>::finish(tile, row, column, acc, memory);
   }
 };
 
 template <class S>
 struct BackwardInputJob {
   using Shape = S;
-  using Stored = S;
+  using Stored = typename S::Part;
   using Out = bf16;
   static constexpr bool kRowsA = false, kRowsB = true, kFragments = false, kE4m3 = false;
   PixelSource dy;
@@ -119,12 +121,12 @@ struct BackwardInputJob {
     if (!dy.advance(walk.depth)) return;
     walk.tap += walk.depth.tapX == 0 ? stepY * kernelX - (dy.tapsX - 1) * stepX : stepX;
   }
-  template <class Memory>
-  DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
-    const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM;
-    const int firstColumn = tile % columnTiles * Shape::kN;
-    stageTile<Shape>(acc, memory);
-    storeGradient<true, Shape>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
+  template <class Part, class Memory>
+  DEVICE void finish(int tile, int row, int column, Accumulators<Part>& acc, Memory& memory) const {
+    const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM + row;
+    const int firstColumn = tile % columnTiles * Shape::kN + column;
+    stageTile<Part>(acc, memory);
+    storeGradient<true, Part>(memory, epilogue, dx, pixels, rows, channels, firstRow, firstColumn);
   }
 };
 
@@ -132,7 +134,7 @@ struct BackwardInputJob {
 template <class S>
 struct BackwardWeightJob {
   using Shape = S;
-  using Stored = WarpgroupShape<S::kN, S::kM, 1, 2>;
+  using Stored = WarpgroupShape<S::Part::kN, S::Part::kM, 1, S::Part::kTileGroups>;
   using Out = float;
   static constexpr bool kRowsA = true, kRowsB = true, kFragments = false, kE4m3 = false;
   PixelSource x;
@@ -174,13 +176,13 @@ struct BackwardWeightJob {
     x.advance(walk.pixel);
     walk.at += kLineElements;
   }
-  template <class Memory>
-  DEVICE void finish(int tile, Accumulators<Shape>& acc, Memory& memory) const {
-    stageTransposed<Shape>(acc, memory);
-    const int output = firstOutput(tile), column = firstColumn(tile);
-    float* out = dw + (static_cast<int64_t>(tile / splitTiles) * outputs + output) * depth + column;
+  template <class Part, class Memory>
+  DEVICE void finish(int tile, int row, int column, Accumulators<Part>& acc, Memory& memory) const {
+    stageTransposed<Part>(acc, memory);
+    const int output = firstOutput(tile) + column, first = firstColumn(tile) + row;
+    float* out = dw + (static_cast<int64_t>(tile / splitTiles) * outputs + output) * depth + first;
     storeTile<Stored>(
-        memory, depth - column, true, [&](int r) { return output + r < outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, dw);
+        memory, depth - first, true, [&](int r) { return output + r < outputs ? out + static_cast<int64_t>(r) * depth : nullptr; }, dw);
   }
 };
 
@@ -191,12 +193,16 @@ struct NormedBackwardWeightJob : BackwardWeightJob<S> {
   DEVICE NormedColumns<S, kPadded> left(int tile) const { return {this->x, norm, this->firstColumn(tile), this->depth, this->begin(tile)}; }
 };
 
-// Tile 4 is 128x128, 5 is 128x64 (64x128 for weight gradients), 0 the one that suits the shape; 1 to 3 are those
-// of Ampere.
-bool hopper(const Call& call, const Geometry& g, Family family) { return usable(call, family) && (g.tile == 0 || g.tile > 3); }
+// Tile 4 is 128x128, 5 is 128x64 (64x128 for weight gradients), 6 is 128x256 (256x128 for those), 0 the one of 4 and 5 that suits the
+// shape; 1 to 3 are those of Ampere.
+bool hopper(const Call& call, const Geometry& g, Family family) {
+  return usable(call, family) && (g.tile == 0 || g.tile > 3) && (g.tile != kWidestTile || usable(call, Family::wgmmaWidest));
+}
 template <class Wide, class Narrow, class Run>
 void byWidth(const Geometry& g, int64_t columns, Run run) {
-  if (g.tile == 5 || (g.tile != 4 && columns <= 64))
+  if (g.tile == kWidestTile)
+    run(Together128x256{});
+  else if (g.tile == 5 || (g.tile != 4 && columns <= 64))
     run(Narrow{});
   else
     run(Wide{});

@@ -2,9 +2,11 @@
  * Maps in E4M3 where no gradient is wanted: half the bytes of bf16 for what convolutions read, which Hopper's tensor cores multiply at
  * twice the rate. Batch norms write them as they are, since normalised values lie where E4M3 has its steps; weights are scaled.
  */
+import { currentCompute } from '../tensor/compute.js'
 import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { isAmpereTile } from './kernels.js'
 import { type Conv2dOptions, convolutionSize, windowNumbers } from './windows.js'
 
 /** Whether channels come in whole slices of a product's depth in E4M3. */
@@ -31,6 +33,8 @@ export function conv2dE4m3(
   const y = Tensor.empty([n, oh, ow, o], 'bf16', x.device)
   const rows = Math.ceil((n * oh * ow) / deviceTraits(x.device).statisticsRows)
   const statistics = wanted ? Tensor.empty([rows, 2, o], 'f32', x.device) : undefined
-  runNative('conv2dE4m3', { y, x, weight, statistics }, { ...numbers, tile: 0 })
+  const { tile } = currentCompute()
+  // Those of Ampere have no kernel for it.
+  runNative('conv2dE4m3', { y, x, weight, statistics }, { ...numbers, tile: isAmpereTile(tile) ? 0 : tile })
   return [y, statistics]
 }

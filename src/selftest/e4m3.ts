@@ -2,7 +2,9 @@
 import { batchNorm } from '../ops/batchNorm.js'
 import { conv2d } from '../ops/conv2d.js'
 import { conv2dE4m3 } from '../ops/e4m3.js'
+import { widestTile } from '../ops/kernels.js'
 import type { Conv2dOptions } from '../ops/windows.js'
+import { withCompute } from '../tensor/compute.js'
 import { scope, Tensor, withDevice } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { compareAll, type Finding, noise, resultOf } from './compare.js'
@@ -70,10 +72,17 @@ function checkShape(device: string, n: number, c: number, o: number, kernel: num
   })
 }
 
-/** Tiles of both widths, more than the multiprocessors at a time take, with tails on every side. */
+const images = (rows: number): number => Math.ceil(rows / 99)
+/** Of tiles of 128 rows, two and a half for every multiprocessor. */
+const rowsFor = (device: string): number => 128 * Math.ceil(2.5 * deviceTraits(device).multiprocessors)
+
+/** Tiles of 128x256, more than the multiprocessors at a time take, with tails. */
+export const checkWidestE4m3 = (device: string): Finding[] =>
+  withCompute({ tile: widestTile }, () => [checkShape(device, images(rowsFor(device) / 2), 256, 264, 1, {})])
+
+/** Tiles of both other widths, more than the multiprocessors at a time take, with tails on every side. */
 export function checkE4m3(device: string): Finding[] {
-  const images = (rows: number): number => Math.ceil(rows / 99)
-  const rows = 128 * Math.ceil(2.5 * deviceTraits(device).multiprocessors)
+  const rows = rowsFor(device)
   return [
     checkShape(device, images(rows / 2), 128, 136, 3, { padding: 1 }),
     checkShape(device, images(rows), 256, 64, 1, {}),

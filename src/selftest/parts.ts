@@ -1,9 +1,9 @@
 /** The parts of the check of a device, in their order: what can be missing is compared with what cannot. */
 import { kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/families.js'
 import type { Finding } from './compare.js'
-import { checkE4m3 } from './e4m3.js'
+import { checkE4m3, checkWidestE4m3 } from './e4m3.js'
 import { checkOther, others } from './others.js'
-import { checkProduct, type ProductOp, productOps } from './products.js'
+import { checkProduct, checkWidest, type ProductOp, productOps } from './products.js'
 
 /** A family of kernels, `fma.<op>`, or a name of `others`. */
 export type Part = string
@@ -23,6 +23,7 @@ export const isFamily = (part: Part): part is KernelFamily => (kernelFamilyNames
 
 export function runPart(device: string, part: Part): Finding[] {
   if (part === 'wgmma.conv2dE4m3') return checkE4m3(device)
+  if (part === 'wgmma.widest') return [...checkWidest(device), ...checkWidestE4m3(device)]
   const [kind, op] = part.split('.') as ['wgmma' | 'mma' | 'fma', ProductOp | undefined]
   return op === undefined ? checkOther(device, part) : checkProduct(device, op, kind)
 }

@@ -3,6 +3,7 @@
  * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
  * tails on every side.
  */
+import { widestTile } from '../ops/kernels.js'
 import { avoidFamilies, kernelFamilyNames, usesFamily } from '../tensor/families.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -11,7 +12,10 @@ import { compareAll, type Finding, noise, noiseTensor, type Result, resultOf, ro
 
 export const productOps = ['conv2d', 'conv2dBackwardInput', 'conv2dBackwardWeight', 'infoNce', 'denseMatch', 'matmul'] as const
 export type ProductOp = (typeof productOps)[number]
+type ConvolutionOp = 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight'
 type Kind = 'wgmma' | 'mma' | 'fma'
+/** What the kernels of a kind are compared with. */
+const referenceOf = (kind: Kind): string => (kind === 'fma' ? 'the CPU' : 'FMAs on the same operands')
 
 /** Runs `body` where kernels of `kind` are the best that a device may take, and then restores what it avoided. */
 function limitedTo<R>(device: string, kind: Kind, body: () => R): R {
@@ -89,10 +93,7 @@ function normApplied(x: Tensor, scale: Tensor, shift: Tensor): Tensor {
   return y
 }
 
-const convolutions: Record<
-  'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight',
-  (device: string, p: Convolution, materialise: boolean) => Result[]
-> = {
+const convolutions: Record<ConvolutionOp, (device: string, p: Convolution, materialise: boolean) => Result[]> = {
   conv2d(device, p, materialise) {
     const { x, weight } = operands(device, p)
     const [oh, ow] = [outOf(p.h, p), outOf(p.w, p)]
@@ -250,7 +251,7 @@ function multiply(device: string, { batch, m, n, k, transposeA, transposeB, dtyp
 }
 
 /** Shapes of a product for `kind` of kernels on a machine of `m` multiprocessors. */
-function shapes(op: 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight', kind: Kind, m: number): Convolution[] {
+function shapes(op: ConvolutionOp, kind: Kind, m: number): Convolution[] {
   const images = (rows: number): number => Math.ceil(rows / 99)
   // Tiles of 128 rows, two and a half for every multiprocessor.
   const rows = 128 * Math.ceil(2.5 * m)
@@ -302,11 +303,10 @@ const contrastShape = (m: number, dim: number): Omit<Contrast, 'unit'> => {
 /** The kernels of `kind` for `op`, compared: FMAs with the CPU, the others with FMAs. */
 export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding[] {
   const m = deviceTraits(device).multiprocessors
-  const against = kind === 'fma' ? 'the CPU' : 'FMAs on the same operands'
   const compared = (shape: string, run: (where: string) => Result[], expected: () => Result[], bounds?: readonly number[]): Finding =>
     compareAll(
       `${op} of ${shape}`,
-      against,
+      referenceOf(kind),
       scope(() => withDevice(device, () => limitedTo(device, kind, () => run(device)))),
       scope(expected),
       bounds,
@@ -377,16 +377,51 @@ export function checkProduct(device: string, op: ProductOp, kind: Kind): Finding
       ),
     )
   }
-  return shapes(op, kind, m).map((p) =>
-    compared(
-      shapeOf(p),
-      (where) => convolutions[op](where, p, false),
-      () =>
-        kind === 'fma'
-          ? withDevice('cpu', () => convolutions[op]('cpu', p, false))
-          : reference(() => convolutions[op](device, { ...p, tile: 0, tf32: false }, true)),
-      // Sums over 64 values that were rounded to bf16: a few may have gone to the other neighbour.
-      p.tf32 === true ? [5e-3] : p.fused === 'epilogue' ? [0.01, 0.03] : undefined,
+  return shapes(op, kind, m).map((p) => checkConvolution(device, op, kind, p))
+}
+
+/** The kernels of `kind` for a product of a convolution, compared as checkProduct compares them. */
+function checkConvolution(device: string, op: ConvolutionOp, kind: Kind, p: Convolution): Finding {
+  const of = (where: string, shape: Convolution, materialise: boolean): Result[] => convolutions[op](where, shape, materialise)
+  return compareAll(
+    `${op} of ${shapeOf(p)}`,
+    referenceOf(kind),
+    scope(() => withDevice(device, () => limitedTo(device, kind, () => of(device, p, false)))),
+    scope(() =>
+      kind === 'fma'
+        ? withDevice('cpu', () => of('cpu', p, false))
+        : withDevice(device, () => limitedTo(device, 'fma', () => of(device, { ...p, tile: 0, tf32: false }, true))),
     ),
+    // Sums over 64 values that were rounded to bf16: a few may have gone to the other neighbour.
+    p.tf32 === true ? [5e-3] : p.fused === 'epilogue' ? [0.01, 0.03] : undefined,
   )
+}
+
+/** Hopper's tiles of 128x256 in all three products of a convolution, compared with FMAs. */
+export function checkWidest(device: string): Finding[] {
+  const m = deviceTraits(device).multiprocessors
+  const images = (rows: number): number => Math.ceil(rows / 99)
+  // Tiles of 128 rows, two of them side by side: two and a half for every multiprocessor.
+  const rows = 64 * Math.ceil(2.5 * m)
+  const [map, tile] = [{ h: 9, w: 11 }, widestTile]
+  const shapes: Record<ConvolutionOp, Convolution[]> = {
+    conv2d: [
+      { ...map, n: images(rows), c: 64, o: 264, kernel: 3, padding: 1, tile, fused: 'epilogue' },
+      { ...map, n: images(rows), c: 256, o: 264, kernel: 1, tile },
+      { ...map, n: images(rows), c: 64, o: 264, kernel: 3, padding: 1, tile, fused: 'norm' },
+      { ...map, n: images(rows), c: 128, o: 256, kernel: 1, tile, fused: 'norm' },
+    ],
+    conv2dBackwardInput: [
+      { ...map, n: images(rows), c: 264, o: 64, kernel: 3, padding: 1, tile, fused: 'epilogue' },
+      { ...map, n: images(rows), c: 200, o: 128, kernel: 3, stride: 2, padding: 2, dilation: 2, tile },
+    ],
+    conv2dBackwardWeight: [
+      // More tiles than multiprocessors without a split; then pixels split among blocks.
+      { ...map, n: 4, c: 64, o: 256 * Math.ceil(m / 4) + 72, kernel: 3, padding: 1, tile },
+      { ...map, n: images(1100 * m), c: 64, o: 200, kernel: 1, tile },
+      { ...map, n: images(rows), c: 64, o: 264, kernel: 3, padding: 1, tile, fused: 'norm' },
+      { ...map, n: images(rows), c: 128, o: 256, kernel: 1, tile, fused: 'norm' },
+    ],
+  }
+  return (Object.keys(shapes) as ConvolutionOp[]).flatMap((op) => shapes[op].map((p) => checkConvolution(device, op, 'wgmma', p)))
 }

@@ -110,8 +110,9 @@ function obey(device: string, reports: readonly PartReport[], say: (line: string
   for (const report of reports) {
     if (!avoided.includes(report.part as KernelFamily)) continue
     const [kind, op] = report.part.split('.') as [string, string]
-    if (op === 'conv2dE4m3') {
-      say(`densecl: warning: ${describeReport(report)}\n  ${device} takes no keys in FP8; ${how}`)
+    const without = op === 'conv2dE4m3' ? 'keys in FP8' : op === 'widest' ? 'tiles of 128x256' : undefined
+    if (without !== undefined) {
+      say(`densecl: warning: ${describeReport(report)}\n  ${device} takes no ${without}; ${how}`)
       continue
     }
     const instead =

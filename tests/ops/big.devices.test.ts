@@ -115,7 +115,8 @@ for (const { name, c, o, size, kernel, stride } of thorough ? layers : layers.fi
             })
           })
         const expected = run(2)
-        for (const tile of [4, 5]) {
+        // The widest has no input gradient of 72 channels.
+        for (const tile of op === 'conv2dBackwardInput' && o % 64 !== 0 ? [4, 5] : [4, 5, 6]) {
           const [first, again] = [run(tile), run(tile)]
           assert.ok(relativeDistance(first, expected) < bound, `${op}, tile ${tile}: differs by ${relativeDistance(first, expected)}`)
           assert.equal(first, again, `${op}, tile ${tile}: two runs differ`)

@@ -20,6 +20,25 @@ const onHopper = (name: string, body: () => void): void =>
 onHopper('convolutions are those of the rounded operands in f32, and so are the statistics of their result', () =>
   checkConvolutions(device),
 )
+onHopper('tiles of 128x256 give the bits of those of 128x128', () =>
+  scope(() =>
+    withDevice(device, () => {
+      for (const [n, side, c, o, kernel, stride] of [
+        [2, 9, 128, 264, 3, 1],
+        [1, 12, 256, 520, 1, 1],
+        [3, 7, 384, 200, 3, 2],
+      ] as const) {
+        const random = new Random(o)
+        const [x, weight] = [draw(random, [n, side, side, c], 'e4m3'), draw(random, [o, kernel, kernel, c], 'bf16')]
+        const [usual, widest] = [4, 6].map((tile) => {
+          const { y, statistics } = withCompute({ tile }, () => conv2dForNorm(x, weight, { stride, padding: kernel >> 1 }, 1))
+          return [y.data(), statistics!.data()]
+        })
+        assert.equal(widest, usual)
+      }
+    }),
+  ),
+)
 onHopper('norms, and joins of each kind, are the rounding of those in f32', () => checkJoins(device, ['none', 'bf16', 'e4m3', 'norm']))
 onHopper("a network keeps in E4M3 what its convolutions of 128 channels read, and its last map is near bf16's", () => checkNetwork(device))
 

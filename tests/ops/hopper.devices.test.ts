@@ -12,12 +12,14 @@ import { linear } from '../../src/ops/linear.js'
 import { infoNce } from '../../src/ops/losses.js'
 import { l2Normalize } from '../../src/ops/similarity.js'
 import { withCompute } from '../../src/tensor/compute.js'
+import { avoidFamilies, type KernelFamily } from '../../src/tensor/families.js'
+import { runNative } from '../../src/tensor/native.js'
 import { scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { simulated, withCapability } from '../support/capability.js'
 import { device } from '../support/devices.js'
 import { relativeDistance } from '../support/gradients.js'
-import { suite, testWhere } from '../support/suite.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite(`Hopper's kernels on ${device}`, device)
 const available = simulated || deviceTraits(device).capability === 90
@@ -52,13 +54,15 @@ const shape: fc.Arbitrary<Shape> = fc
     padding: pair(0, 2),
     dilation: pair(1, 2),
     bias: fc.boolean(),
-    tile: fc.constantFrom(0, 4, 5),
+    tile: fc.constantFrom(0, 4, 5, 6),
     seed: fc.nat(),
   })
   .filter(
     ({ h, w, kernel, padding, dilation }) =>
       h + 2 * padding[0] >= dilation[0] * (kernel[0] - 1) + 1 && w + 2 * padding[1] >= dilation[1] * (kernel[1] - 1) + 1,
   )
+  // Ampere's kernels stand in for the others where the gradient has no whole slices.
+  .filter(({ tile, o }) => tile !== 6 || o % 64 === 0)
 
 /** y, dx and dw. */
 function products({ n, h, w, c, o, kernel, stride, padding, dilation, bias, seed }: Shape): Float32Array[] {
@@ -92,6 +96,124 @@ const reason = 'no GPU of compute capability 9.0'
 
 testWhere(available, reason, test, 'convolutions of any stride, padding, dilation and kernel, forward and both gradients', () => {
   fc.assert(fc.property(shape, agree), { numRuns: runs })
+})
+
+interface Fused extends Shape {
+  /** x waits for a norm. */
+  norm: boolean
+  /** The input gradient is added to, masked and summed. */
+  epilogue: boolean
+}
+
+/** y and its statistics, dw, and an input gradient with its sums: what a tile computes of operands that a seed gives. */
+function tileResults(p: Fused, tile: number): Float32Array[] {
+  const { n, h, w, c, o, kernel, stride, padding, dilation, bias, norm, epilogue, seed } = p
+  const [[kh, kw], [strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [kernel, stride, padding, dilation]
+  const numbers = { strideH, strideW, paddingH, paddingW, dilationH, dilationW, tile, tf32: false }
+  const out = (size: number, axis: 0 | 1): number =>
+    Math.floor((size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis]) + 1
+  const [oh, ow] = [out(h, 0), out(w, 1)]
+  return scope(() =>
+    withDevice(device, () =>
+      withCapability(90, () => {
+        const random = new Random(seed)
+        const draw = (dtype: 'bf16' | 'f32', ...sizes: number[]): Tensor =>
+          Tensor.from(
+            Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, () => random.normal()),
+            sizes,
+          ).to(dtype)
+        const [x, weight, dy] = [draw('bf16', n, h, w, c), draw('bf16', o, kh, kw, c), draw('bf16', n, oh, ow, o)]
+        const vectors = (channels: number): [Tensor, Tensor, Tensor] => [
+          draw('f32', 1, channels),
+          draw('f32', 1, channels),
+          draw('f32', 1, channels),
+        ]
+        const [scale, shift] = norm ? vectors(c) : []
+        // What nobody wrote would be seen.
+        const y = Tensor.full([n, oh, ow, o], 7, 'bf16')
+        const { statisticsRows } = deviceTraits(device)
+        const statistics = Tensor.full([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 7)
+        runNative('conv2d', { y, x, weight, bias: bias ? draw('f32', o) : undefined, statistics, scale, shift }, { ...numbers, relu: norm })
+        const dw = Tensor.full(weight.shape, 7)
+        runNative('conv2dBackwardWeight', { dweight: dw, dy, x, scale, shift }, { ...numbers, relu: norm, splits: 2 })
+        // The gradient of a convolution the other way round, so that the channels of both results are the wide ones.
+        const back = { dx: Tensor.full([n, h, w, o], 7, 'bf16'), dy: draw('bf16', n, oh, ow, c), weight: draw('bf16', c, kh, kw, o) }
+        let chunks = 0
+        for (let a = 0; a < Math.min(strideH, h); ++a)
+          for (let b = 0; b < Math.min(strideW, w); ++b)
+            chunks += Math.ceil((n * Math.ceil((h - a) / strideH) * Math.ceil((w - b) / strideW)) / statisticsRows)
+        const [by, along, mean] = vectors(o)
+        const left = epilogue
+          ? {
+              ...{ add: draw('bf16', n, h, w, o), x: draw('bf16', n, h, w, o), scale: by, shift: along, mean },
+              sums: Tensor.full([chunks, 2, o], 7),
+            }
+          : undefined
+        runNative('conv2dBackwardInput', { ...back, ...left }, numbers)
+        return [y, statistics, dw, back.dx, ...(left === undefined ? [] : [left.sums])].map((tensor) => tensor.data() as Float32Array)
+      }),
+    ),
+  )
+}
+
+testWhere(available, reason, test, 'tiles of 128x256 give the bits of those of 128x128, as each sum has its order', () => {
+  const wide = fc
+    .record({
+      shape,
+      o: fc.constantFrom(256, 264, 200, 136, 384, 392, 520, 64, 40),
+      side: fc.constantFrom(1, 2),
+      norm: fc.boolean(),
+      epilogue: fc.boolean(),
+    })
+    .map(({ shape: of, side, ...rest }) => ({ ...of, ...rest, h: of.h * side, w: of.w * side }))
+  fc.assert(
+    fc.property(wide, (p) => {
+      const [widest, usual] = [tileResults(p, 6), tileResults(p, 4)]
+      for (const [i, name] of ['y', 'statistics', 'dw', 'dx', 'sums'].slice(0, usual.length).entries())
+        assert.equal(widest[i], usual[i], name)
+    }),
+    { numRuns: runs },
+  )
+})
+
+testWhere(available, reason, test, 'more tiles of 128x256 than multiprocessors, and more slices than their ring of three has', () => {
+  for (const p of [
+    { n: 2, h: 30, w: 31, c: 64, o: 264, kernel: [1, 1] as [number, number] },
+    { n: 1, h: 16, w: 16, c: 192, o: 520, kernel: [3, 3] as [number, number] },
+  ]) {
+    const padding: [number, number] = [p.kernel[0] >> 1, p.kernel[1] >> 1]
+    for (const norm of [false, true]) {
+      const whole: Fused = { ...p, stride: [1, 1], padding, dilation: [1, 1], bias: true, tile: 6, seed: 1, norm, epilogue: true }
+      const [widest, usual] = [tileResults(whole, 6), tileResults(whole, 4)]
+      widest.forEach((values, i) => assert.equal(values, usual[i]))
+    }
+  }
+})
+
+testWhere(available, reason, test, 'a call that names tile 6 and cannot have it is refused; so is a tile that is none', () => {
+  const p: Shape = {
+    ...{ n: 1, h: 3, w: 3, c: 64, o: 64, kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1] },
+    ...{ bias: false, tile: 6, seed: 1 },
+  }
+  const run = (shape: Partial<Shape>, tile = 6): Float32Array[] => onHopper(true, () => products({ ...p, ...shape }), tile)
+  run({})
+  throwsError(() => run({ c: 40 }), 'ARGUMENT', /^conv2d: expected bf16, whole slices .* for tile 6, .* received 40 channels to 64 in bf16/)
+  throwsError(() => run({ o: 40 }), 'ARGUMENT', /^conv2dBackwardInput: .* received 64 channels to 40 in bf16/)
+  throwsError(() => run({ h: 20, w: 20, stride: [9, 9], kernel: [3, 3] }), 'ARGUMENT', /^conv2d: .*strides of at most 8/)
+  throwsError(() => run({}, 7), 'ARGUMENT', /^conv2d: expected tile to be 0 to 6 but received 7/)
+  if (simulated) throwsError(() => withCompute({ tile: 6 }, () => products(p)), 'ARGUMENT', /compute capability 9\.0 .*on simt/)
+  const avoiding = (names: readonly KernelFamily[], body: () => void): void => {
+    avoidFamilies(device, names)
+    try {
+      body()
+    } finally {
+      avoidFamilies(device, [])
+    }
+  }
+  avoiding(['wgmma.widest'], () => {
+    throwsError(() => run({}), 'ARGUMENT', /whose tiles of 128x256 are in use/)
+    run({}, 4)
+  })
 })
 
 testWhere(available, reason, test, 'convolutions of few channels, whose rows of taps lie side by side where they fill a slice', () => {

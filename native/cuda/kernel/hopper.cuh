@@ -177,30 +177,50 @@ DEVICE void wgmmaWaitGroup() {
 }
 
 #define DENSECL_ROW4(c, j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+#define DENSECL_ROWS8(c, j)                                                                                           \
+  DENSECL_ROW4(c, j), DENSECL_ROW4(c, j + 1), DENSECL_ROW4(c, j + 2), DENSECL_ROW4(c, j + 3), DENSECL_ROW4(c, j + 4), \
+      DENSECL_ROW4(c, j + 5), DENSECL_ROW4(c, j + 6), DENSECL_ROW4(c, j + 7)
+// The numbers of the operands that hold c: of 8, 16 and 32 of its tiles.
+#define DENSECL_SUMS8 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define DENSECL_SUMS16 \
+  DENSECL_SUMS8        \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define DENSECL_SUMS32                                                                                                               \
+  DENSECL_SUMS16                                                                                                                     \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95" \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"                                                     \
+  ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 // c [64][kN] += a [64][16] b [16][kN] of bf16; kRowsA: lines of a run along its rows instead of the depth; the same for b. c is laid
 // out as by mma.cuh: warp w of the group has rows 16 w .., c[j] is its tile of columns 8 j ...
 template <int kN, bool kRowsA, bool kRowsB>
 DEVICE void wgmma(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
-  static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
+  static_assert(kN == 64 || kN == 128 || kN == 256, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "{" DENSECL_SUMS8
+        "}, "
         "%32, %33, 1, 1, 1, %34, %35;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : DENSECL_ROWS8(c, 0)
+        : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
+  else if constexpr (kN == 128)
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{" DENSECL_SUMS16
+        "}, "
+        "%64, %65, 1, 1, 1, %66, %67;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8)
         : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
   else
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "%64, %65, 1, 1, 1, %66, %67;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
-          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+        "{" DENSECL_SUMS32
+        "}, "
+        "%128, %129, 1, 1, 1, %130, %131;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8), DENSECL_ROWS8(c, 16), DENSECL_ROWS8(c, 24)
         : "l"(a), "l"(b), "n"(static_cast<int>(kRowsA)), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
   simt::wgmma({&c[0][0], a, b, kN, kRowsA, kRowsB});
@@ -210,25 +230,31 @@ DEVICE void wgmma(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
 // The same with a in registers, in the layout of mma.cuh's left operand, which stay as they are until the product is waited for.
 template <int kN, bool kRowsB>
 DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64_t b) {
-  static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
+  static_assert(kN == 64 || kN == 128 || kN == 256, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "{" DENSECL_SUMS8
+        "}, "
         "{%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : DENSECL_ROWS8(c, 0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
+  else if constexpr (kN == 128)
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{" DENSECL_SUMS16
+        "}, "
+        "{%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
   else
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "{%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
-          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+        "{" DENSECL_SUMS32
+        "}, "
+        "{%128,%129,%130,%131}, %132, 1, 1, 1, %133;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8), DENSECL_ROWS8(c, 16), DENSECL_ROWS8(c, 24)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRowsB)));
 #elif !defined(__CUDACC__)
   simt::wgmma({&c[0][0], 0, b, kN, false, kRowsB, a});
@@ -239,30 +265,40 @@ DEVICE void wgmmaRegisters(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64
 // mantissa, as DeepSeek-V3 found, arXiv:2412.19437), which is more than the operands say.
 template <int kN>
 DEVICE void wgmmaE4m3(float (&c)[kN / 8][4], uint64_t a, uint64_t b) {
-  static_assert(kN == 64 || kN == 128, "the widths that are spelled out");
+  static_assert(kN == 64 || kN == 128 || kN == 256, "the widths that are spelled out");
 #if defined(DENSECL_HOPPER)
   if constexpr (kN == 64)
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "{" DENSECL_SUMS8
+        "}, "
         "%32, %33, 1, 1, 1;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7)
+        : DENSECL_ROWS8(c, 0)
+        : "l"(a), "l"(b));
+  else if constexpr (kN == 128)
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 "
+        "{" DENSECL_SUMS16
+        "}, "
+        "%64, %65, 1, 1, 1;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8)
         : "l"(a), "l"(b));
   else
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "%64, %65, 1, 1, 1;"
-        : DENSECL_ROW4(c, 0), DENSECL_ROW4(c, 1), DENSECL_ROW4(c, 2), DENSECL_ROW4(c, 3), DENSECL_ROW4(c, 4), DENSECL_ROW4(c, 5),
-          DENSECL_ROW4(c, 6), DENSECL_ROW4(c, 7), DENSECL_ROW4(c, 8), DENSECL_ROW4(c, 9), DENSECL_ROW4(c, 10), DENSECL_ROW4(c, 11),
-          DENSECL_ROW4(c, 12), DENSECL_ROW4(c, 13), DENSECL_ROW4(c, 14), DENSECL_ROW4(c, 15)
+        "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 "
+        "{" DENSECL_SUMS32
+        "}, "
+        "%128, %129, 1, 1, 1;"
+        : DENSECL_ROWS8(c, 0), DENSECL_ROWS8(c, 8), DENSECL_ROWS8(c, 16), DENSECL_ROWS8(c, 24)
         : "l"(a), "l"(b));
 #elif !defined(__CUDACC__)
   simt::wgmma({&c[0][0], a, b, kN, false, false, nullptr, true});
 #endif
 }
+#undef DENSECL_SUMS32
+#undef DENSECL_SUMS16
+#undef DENSECL_SUMS8
+#undef DENSECL_ROWS8
 #undef DENSECL_ROW4
 
 // Moves registers between the warpgroups of a block: a producer needs few. The whole warpgroup calls it.

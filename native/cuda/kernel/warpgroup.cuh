@@ -10,16 +10,23 @@ namespace densecl::cuda {
 
 constexpr int kLineElements = 64;  // of bf16: the 128 bytes of a line, the depth of a slice
 constexpr int kBoxBytes = 64 * 128;
-constexpr int kPipelineStages = 4;
 
 // A tile of kM x kN by kGroupsM x kGroupsN of the block's two warpgroups. Where one has a tile to itself they take tiles in turn
-// (ping-pong): one multiplies while the other finishes its tile.
+// (ping-pong): one multiplies while the other finishes its tile. A wgmma reads 64 rows of the left operand and all its columns of the
+// right one from shared memory, so that two warpgroups of 64x256 read 640 lines for a slice where those of 128x128 read 768.
 template <int kM_, int kN_, int kGroupsM, int kGroupsN>
 struct WarpgroupShape {
   static constexpr int kM = kM_, kN = kN_, kTileGroups = kGroupsM * kGroupsN, kConsumers = 2 / kTileGroups,
                        kThreads = kTileGroups * kWarpgroup, kBlock = 3 * kWarpgroup;
   static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = kM / kGroupsM / 64, kMmaN = kWarpN / 8, kMmaStep = 64;
   static constexpr int kTogether = 4;  // as of TileShape
+  // Slots of the ring: of the widest tile three take 144 KiB of the 227 and hold as many cycles of products as six of 128x128.
+  static constexpr int kStages = kM + kN > 256 ? 3 : 4;
+  // What passes through shared memory at a time when the tile is finished. A tile wider than 128 has no room for that in whole: each
+  // warpgroup then stages its own rows, 128 columns after another, and waits for nobody.
+  static constexpr int kParts = kN > 128 ? kN / 128 : 1;
+  using Part = std::conditional_t<kParts == 1, WarpgroupShape, WarpgroupShape<kM / kGroupsM, 128, 1, 1>>;
+  static_assert(kParts == 1 || (kGroupsN == 1 && kN % 128 == 0), "a warpgroup has whole parts");
   static_assert(kM == kMmaM * kGroupsM * 64, "a product of a warpgroup has 64 rows");
   static DEVICE int consumer() { return warpIndex() / 4 / kTileGroups; }
   static DEVICE int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
@@ -29,7 +36,7 @@ struct WarpgroupShape {
   static DEVICE int firstColumn() { return warpIndex() / 4 % kTileGroups % kGroupsN * kWarpN; }
 };
 
-// A finished tile as it is stored, and the sums of its columns.
+// A finished tile, or a part of one, as it is stored, and the sums of its columns.
 template <class Shape, class Out>
 struct WarpgroupTile {
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
@@ -41,24 +48,25 @@ struct WarpgroupTile {
 template <class Job>
 struct WarpgroupMemory {
   using Shape = typename Job::Shape;
-  unsigned char a[kPipelineStages][Shape::kM * 128];
-  unsigned char b[kPipelineStages][Shape::kN * 128];
-  WarpgroupTile<typename Job::Stored, typename Job::Out> finished[Shape::kConsumers];
-  Mbarrier full[kPipelineStages], empty[kPipelineStages], turn[Shape::kConsumers];
+  unsigned char a[Shape::kStages][Shape::kM * 128];
+  unsigned char b[Shape::kStages][Shape::kN * 128];
+  WarpgroupTile<typename Job::Stored, typename Job::Out> finished[Shape::Part::kConsumers];
+  Mbarrier full[Shape::kStages], empty[Shape::kStages], turn[Shape::kConsumers];
 };
 
-// The slot of the multistage pipeline (a ring of kPipelineStages) and the parity of its phase.
+// The slot of the multistage pipeline (a ring of kStages) and the parity of its phase.
+template <int kStages>
 struct PipelineState {
   int stage = 0, parity = 0;
   DEVICE void advance() {
-    if (++stage < kPipelineStages) return;
+    if (++stage < kStages) return;
     stage = 0;
     parity ^= 1;
   }
   DEVICE void skip(int slices) {
     const int to = stage + slices;
-    stage = to % kPipelineStages;
-    parity ^= to / kPipelineStages & 1;
+    stage = to % kStages;
+    parity ^= to / kStages & 1;
   }
 };
 
@@ -120,7 +128,7 @@ DEVICE void multiplyTiles(Accumulators<Shape>& acc, const Memory& memory, int st
 
 template <class Job, class Shape, class Memory>
 DEVICE void produce(const Job& job, Memory& memory) {
-  PipelineState at;
+  PipelineState<Shape::kStages> at;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x)) {
     auto walk = job.start(tile);
 #pragma unroll 1
@@ -133,11 +141,33 @@ DEVICE void produce(const Job& job, Memory& memory) {
   }
 }
 
+// What becomes of a tile whose products are done, part by part.
+template <class Job, class Shape, class Memory>
+DEVICE void finishTileParts(const Job& job, int tile, Accumulators<Shape>& acc, Memory& staged) {
+  using Part = typename Shape::Part;
+  if constexpr (Shape::kParts == 1) {
+    job.finish(tile, 0, 0, acc, staged);
+  } else {
+#pragma unroll
+    for (int part = 0; part < Shape::kParts; ++part) {
+      Accumulators<Part> own;
+#pragma unroll
+      for (int i = 0; i < Part::kMmaM; ++i)
+#pragma unroll
+        for (int j = 0; j < Part::kMmaN; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) own.c[i][j][e] = acc.c[i][part * Part::kMmaN + j][e];
+      if (part > 0) Part::sync();  // everybody has finished with the part before
+      job.finish(tile, Shape::groupRow(), part * Part::kN, own, staged);
+    }
+  }
+}
+
 template <class Job, class Shape, class Memory>
 DEVICE void consume(const Job& job, Memory& memory) {
   constexpr bool kTurns = Shape::kConsumers > 1;
-  const int consumer = Shape::consumer();
-  PipelineState at;
+  const int consumer = Shape::Part::consumer();  // whose turn a tile is, and who stages
+  PipelineState<Shape::kStages> at;
   int taken = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < job.tiles; tile += static_cast<int>(gridDim.x), ++taken) {
     const int slices = job.slices(tile);
@@ -194,16 +224,16 @@ DEVICE void consume(const Job& job, Memory& memory) {
 #pragma unroll
     for (int i = 0; i < Shape::kMmaM; ++i) fenceRegisters(acc.c[i]);
     release(slices);
-    Shape::sync();  // everybody has finished with the tile before
+    Shape::Part::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its
     // products one after another (its message C7514).
-    if (tile >= 0) job.finish(tile, acc, memory.finished[consumer]);
+    if (tile >= 0) finishTileParts(job, tile, acc, memory.finished[consumer]);
   }
 }
 
 // A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, what
 // becomes of the left operand on its way into the product where it passes through registers (kFragments), whether both operands are of
-// E4M3 (kE4m3), and what becomes of a finished tile.
+// E4M3 (kE4m3), and what becomes of a finished tile or of each Part of it, `row` and `column` from the tile's first.
 template <class Job>
 __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __grid_constant__ Job job) {
 #if defined(DENSECL_HOPPER) || !defined(__CUDACC__)
@@ -211,7 +241,7 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
   auto& memory = sharedMemory<WarpgroupMemory<Job>>();
   if (threadIdx.x == 0) {
     job.prefetch();
-    for (int stage = 0; stage < kPipelineStages; ++stage) {
+    for (int stage = 0; stage < Shape::kStages; ++stage) {
       mbarrierInit(memory.full[stage], 1);
       mbarrierInit(memory.empty[stage], Shape::kThreads / kWarp);
     }
@@ -233,6 +263,7 @@ __global__ void __launch_bounds__(Job::Shape::kBlock, 1) productKernel(const __g
 
 template <class Job>
 void launchProduct(const Call& call, const Job& job) {
+  static_assert(sizeof(WarpgroupMemory<Job>) <= 227 * 1024, "what a block of Hopper may have of shared memory");
   launch(call, productKernel<Job>, Grid{std::min<int64_t>(job.tiles, multiprocessors(call))}, Job::Shape::kBlock,
          sizeof(WarpgroupMemory<Job>), job);
 }
