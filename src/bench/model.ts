@@ -4,6 +4,7 @@
  * and the epilogues that nothing hides. It chooses tiles, src/bench/step/predict.ts makes a step of it, and its times stand beside
  * measured ones. What it knows of the kernels is the table of src/bench/constants.ts; it knows nothing of clocks that sink under load.
  */
+import { tileSize, widestTile } from '../ops/kernels.js'
 import type { Product } from '../ops/tuning.js'
 import { type Constants, constantsOf } from './constants.js'
 
@@ -75,7 +76,10 @@ interface Tile {
   id: number
   m: number
   n: number
-  /** Warps along m and n (of Hopper's tiles warpgroups): each reads its part of both operands from shared memory. */
+  /**
+   * Warps along m and n, each of which reads its part of both operands from shared memory; of Hopper's tiles the products of 64 rows, each
+   * of which does, whichever warpgroup they are of.
+   */
   warps: readonly [number, number]
   shared: number
   /** Registers of a block, in thousands. */
@@ -89,15 +93,23 @@ export const tiles: readonly Tile[] = [
   { id: 3, m: 64, n: 64, warps: [2, 2], shared: 32, registers: 10, hopper: false },
   { id: 4, m: 128, n: 128, warps: [2, 1], shared: 163, registers: 64, hopper: true },
   { id: 5, m: 128, n: 64, warps: [2, 1], shared: 115, registers: 64, hopper: true },
+  { id: 6, m: 128, n: 256, warps: [2, 1], shared: 213, registers: 64, hopper: true },
 ]
 
-/** Tile 5 of a weight gradient lies on its side. */
-const flat: Tile = { ...tiles[4]!, m: 64, n: 128, warps: [1, 2] }
-const tileOf = (tile: Tile, { direction }: Product): Tile => (tile.id === 5 && direction === 'backward weight' ? flat : tile)
+/** Hopper's tiles of a weight gradient lie on their side. */
+function tileOf(tile: Tile, { direction }: Product): Tile {
+  if (!tile.hopper || direction !== 'backward weight') return tile
+  const [[m, n], [down, across]] = [tileSize(tile.id, true), tile.warps]
+  return { ...tile, m, n, warps: [across, down] }
+}
 
 /** Which tiles the kernels have for a product: Hopper's want whole slices of 64 channels. */
 export const tilesFor = (architecture: Architecture, wholeSlices: boolean): Tile[] =>
   tiles.filter(({ hopper }) => !hopper || (architecture.name === 'sm_90' && wholeSlices))
+
+/** Those of them that a GPU has timed: what a table by the model may name. The widest is a candidate of the tuner until then. */
+export const timedTiles = (architecture: Architecture, wholeSlices: boolean): Tile[] =>
+  tilesFor(architecture, wholeSlices).filter(({ id }) => id !== widestTile)
 
 /** What a product does beside multiplying. */
 export interface Around {
@@ -184,7 +196,9 @@ export function predict(
   const each = Math.ceil((tileCount * count) / multiprocessors)
   const parts = sliceCycles(architecture, product, tile, around, constants)
   const [bound, cycles] = (Object.entries(parts) as [Bound, number][]).reduce((a, b) => (b[1] > a[1] ? b : a))
-  const own = epilogueCycles(direction, tile.m * tile.n, around.epilogue, constants)
+  // Where both warpgroups finish one tile nobody multiplies meanwhile; what taking tiles in turn gained, they lose.
+  const together = tile.id === widestTile && !weight ? constants.together : 1
+  const own = together * epilogueCycles(direction, tile.m * tile.n, around.epilogue, constants)
   const resident = residentBlocks(architecture, tile, around)
   // Hopper's blocks are one to a multiprocessor: its tensor cores wait for the epilogue, while the next tile's slices arrive.
   const shown = own * (resident > 1 ? 1 - constants.hidden : 1)
@@ -238,7 +252,7 @@ function sliceCycles(
       'tensor cores': products,
       'shared memory': (read + (m + n) * slice * 2) / 128,
       producer: stalls * constants.latency,
-      instructions: prologue === 'none' ? 0 : fragmentCycles(direction, prologue === 'taps', constants),
+      instructions: prologue === 'none' ? 0 : fragmentCycles(direction, prologue === 'taps', tile.id === widestTile, constants),
     }
   }
   const own = tile.id === 1 ? constants.slice128x128 : tile.id === 2 ? constants.slice128x64 : constants.slice64x64
@@ -252,9 +266,10 @@ function sliceCycles(
 
 /**
  * Cycles of a slice whose left operand is normalised in registers beside the products: by a warp of each scheduler, as warpgroups take
- * tiles in turn, or for a weight gradient by two.
+ * tiles in turn, or for a weight gradient and the widest tile by two.
  */
-function fragmentCycles(direction: Product['direction'], taps: boolean, constants: Constants): number {
+function fragmentCycles(direction: Product['direction'], taps: boolean, widest: boolean, constants: Constants): number {
+  if (direction === 'forward' && widest) return (2 * (taps ? constants.normWidestTaps : constants.normWidest)) / constants.issue
   if (direction === 'forward') return constants.latency * (taps ? constants.normForwardTaps : constants.normForward)
   return (2 * (taps ? constants.normWeightTaps : constants.normWeight)) / constants.issue
 }

@@ -52,6 +52,7 @@ export const register: Register = (program, done) => {
     .option('--step <name>', 'densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
     .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
     .option('--key-precision <how>', 'fp8: of the key encoder, on an H100 and an H200')
+    .option('--widest', 'with tiles of 128x256 where they take less time, as a tuned run would, on an H100 and an H200')
     .optionsGroup('bench growth:')
     .option('--most <size>', 'leaves larger sizes out')
     .optionsGroup('bench data:')
@@ -119,9 +120,9 @@ export const register: Register = (program, done) => {
           return
         }
         if (ops[0] === 'step') {
-          const { kernels, keyPrecision, step, layer, save } = flags
+          const { kernels, keyPrecision, widest = false, step, layer, save } = flags
           const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, whole: true })
-          done(benchStep(ops.slice(1), { batch, step, kernels, keyPrecision, json: flags.json === true, layer, save }))
+          done(benchStep(ops.slice(1), { batch, step, kernels, keyPrecision, widest, json: flags.json === true, layer, save }))
           return
         }
         if (ops[0] === 'growth') {
@@ -167,6 +168,7 @@ interface Flags {
   architecture: string
   kernels: string
   keyPrecision?: string
+  widest?: boolean
   step: string
   model?: string
   most?: string

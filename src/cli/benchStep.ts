@@ -23,6 +23,8 @@ interface StepOptions {
   step: string
   kernels: string
   keyPrecision?: string | undefined
+  /** With tiles of 128x256 where the model gives them less time. */
+  widest: boolean
   json: boolean
   layer?: string | undefined
   save?: string | undefined
@@ -51,7 +53,10 @@ const steps = {
 } as const
 
 /** Prints the prediction; the exit code. */
-export function benchStep(words: readonly string[], { step, kernels, keyPrecision, json, layer, save, ...flags }: StepOptions): number {
+export function benchStep(
+  words: readonly string[],
+  { step, kernels, keyPrecision, widest, json, layer, save, ...flags }: StepOptions,
+): number {
   if (words.length > 1) fail('CONFIG', `bench step: expected one level of fusion but received ${words.join(' ')}`)
   const [level = 'epilogue'] = words
   if (!levels.includes(level))
@@ -64,9 +69,9 @@ export function benchStep(words: readonly string[], { step, kernels, keyPrecisio
     fail('CONFIG', `--key-precision is ${keyPrecision}: expected fp8, of the step densecl`)
   if (simulatedDevice() === undefined) return withSimulation('step')
   const calls = callsOf(level as FusionLevel, batch, keyPrecision)
-  const names = Object.keys(gpus).filter((name) => keyPrecision === undefined || gpus[name]!.name === 'sm_90')
+  const names = Object.keys(gpus).filter((name) => (keyPrecision === undefined && !widest) || gpus[name]!.name === 'sm_90')
   const costs = names.map((name) => {
-    const machine = new Machine(gpus[name]!, kernels)
+    const machine = new Machine(gpus[name]!, kernels, {}, widest)
     return calls.flatMap((call) => costsOf(machine, call))
   })
   const times = costs.map(stepTimes)
@@ -78,6 +83,7 @@ export function benchStep(words: readonly string[], { step, kernels, keyPrecisio
     kernels,
     ...(step === 'densecl' ? { level } : {}),
     ...(keyPrecision === undefined ? {} : { keyPrecision }),
+    ...(widest ? { widest } : {}),
     step: `${what}, batch ${batch}, ${step === 'densecl' ? 'queue 65536, ' : ''}bf16`,
     predicted,
   }
@@ -85,7 +91,7 @@ export function benchStep(words: readonly string[], { step, kernels, keyPrecisio
   else
     console.log(
       [
-        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels, keyPrecision }),
+        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels, keyPrecision, widest }),
         ...(layer === undefined ? [] : single(names, costs, layer)),
       ].join('\n'),
     )
@@ -109,6 +115,7 @@ interface Headline {
   level: string | undefined
   kernels: string
   keyPrecision: string | undefined
+  widest: boolean
 }
 
 const cell = (value: number, digits = 2): string => value.toFixed(digits).padStart(8)
@@ -116,13 +123,14 @@ const cell = (value: number, digits = 2): string => value.toFixed(digits).padSta
 function lines(
   names: readonly string[],
   times: readonly ReturnType<typeof stepTimes>[],
-  { what, batch, unit, level, kernels, keyPrecision }: Headline,
+  { what, batch, unit, level, kernels, keyPrecision, widest }: Headline,
 ): string[] {
   const last = times.at(-1)!
   const all = [...new Set([...last.kernels, ...times.flatMap((time) => time.kernels)].map(({ kernel }) => kernel))]
   const settings = [
     ...(level === undefined ? [] : [`level ${level}`]),
     ...(keyPrecision === undefined ? [] : [`keys in ${keyPrecision}`]),
+    ...(widest ? ['tiles of 128x256'] : []),
     ...(kernels === 'now' ? [] : ['kernels before']),
   ]
   const head = ['milliseconds', what, `batch ${batch}`, ...settings].join(', ')

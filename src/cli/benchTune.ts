@@ -3,10 +3,11 @@ import { writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 import { makeFolder } from '../files/atomic.js'
-import { architectures, type Architecture, predict, tilesFor } from '../bench/model.js'
+import { architectures, type Architecture, predict, tilesFor, timedTiles } from '../bench/model.js'
 import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
-import { type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
+import { widestTilePays } from '../ops/kernels.js'
+import { channelsOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -63,11 +64,15 @@ export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTa
 type Work = ReturnType<typeof convolutionCases>[number]
 
 const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: Work): Record<number, number> =>
-  Object.fromEntries(tilesFor(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]))
+  Object.fromEntries(
+    timedTiles(architecture, wholeSlices).map((tile) => [tile.id, predict(architecture, product, tile, bytes).microseconds]),
+  )
 
 /** Microseconds of each tile, timed as a run times its own convolutions. */
-function timed({ call, wholeSlices }: Work, architecture: Architecture, clock: DeviceClock): Record<number, number> {
-  return Object.fromEntries(tilesFor(architecture, wholeSlices).map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
+function timed({ call, product, wholeSlices }: Work, architecture: Architecture, clock: DeviceClock): Record<number, number> {
+  const wide = widestTilePays(channelsOf(product))
+  const candidates = wide ? tilesFor(architecture, wholeSlices) : timedTiles(architecture, wholeSlices)
+  return Object.fromEntries(candidates.map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }
 
 export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {

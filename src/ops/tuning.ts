@@ -14,7 +14,17 @@ import { type NamedNumbers, type NamedTensors, type OpNumbers, runNamed } from '
 import type { NativeOps } from '../tensor/nativeOps.js'
 import type { DType, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { accessChannels, ampereTiles, hopperTiles, sliceChannels, sliceDepth, tileSize, unfoldsIntoSlices } from './kernels.js'
+import {
+  accessChannels,
+  ampereTiles,
+  hopperTiles,
+  sliceChannels,
+  sliceDepth,
+  tileSize,
+  unfoldsIntoSlices,
+  widestTile,
+  widestTilePays,
+} from './kernels.js'
 
 export const directions = ['forward', 'backward input', 'backward weight'] as const
 export type Direction = (typeof directions)[number]
@@ -39,6 +49,9 @@ export interface TuningTable {
   how: string
   entries: (Product & { tile: number })[]
 }
+
+/** The channels of a product's result, the side along which Hopper's tiles differ: of a weight gradient those are its rows. */
+export const channelsOf = ({ direction, rows, columns }: Product): number => (direction === 'backward weight' ? rows : columns)
 
 /** The numbers that the calls of a convolution have in every direction. */
 export type ConvolutionNumbers = OpNumbers<'conv2dBackwardInput'>
@@ -146,14 +159,15 @@ export function hopperHas({ direction, input, weight, numbers, dtype }: Convolut
 }
 
 /**
- * The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them. They have no prologue
- * of an input gradient.
+ * The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them, the widest where
+ * `widest` does too. They have no prologue of an input gradient.
  */
-export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean): number[] {
+export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean, widest: boolean): number[] {
   // Exact f32 has one kernel.
   if (shape.dtype !== 'bf16' && !shape.numbers.tf32) return []
   const own = hopper && hopperHas(shape) && !(prologue && shape.direction === 'backward input')
-  return [...ampereTiles, ...(own ? hopperTiles : [])]
+  const wide = own && widest && widestTilePays(channelsOf(productOf(shape)))
+  return [...ampereTiles, ...(own ? hopperTiles : []), ...(wide ? [widestTile] : [])]
 }
 
 /** Splits of a weight gradient that give one to four tiles to each multiprocessor, at least 16 slices each; none of other directions. */

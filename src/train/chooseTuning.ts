@@ -13,7 +13,7 @@ import { choiceOf, tune, type TunerOptions, type Tuning } from './tuner.js'
 import { type KeptTuning, readTuning, saveTuning } from './tuningFile.js'
 
 /** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
-export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'multiprocessors'>>
+export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'widest' | 'multiprocessors'>>
 
 /** The choice of a run; of several processes rank 0 makes it for all. */
 export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): TuningChoice {
@@ -64,6 +64,7 @@ export function timeStep(options: Pick<TunerOptions, 'method' | 'batch' | 'image
       budget: 20,
       now: () => performance.now(),
       hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
+      widest: usesFamily(device, 'wgmma.widest'),
       multiprocessors: deviceTraits(device).multiprocessors,
       ...options,
     })

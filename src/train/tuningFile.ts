@@ -6,6 +6,7 @@ import { z } from 'zod'
 import type { DeviceIdentity } from '../files/cache.js'
 import { fail } from '../tensor/errors.js'
 import { writeTextAtomic } from '../files/atomic.js'
+import { widestTile } from '../ops/kernels.js'
 import type { Tuning } from './tuner.js'
 
 const version = 1
@@ -22,7 +23,7 @@ const schema = z.object({
     z.object({
       shape: z.string(),
       prologue: z.boolean(),
-      tile: whole.max(5),
+      tile: whole.max(widestTile),
       splits: whole,
       count: whole,
       table: milliseconds.optional(),

@@ -29,7 +29,7 @@ testWhere(
       side: fc.integer({ min: 8, max: 48 }),
       c: fc.constantFrom(64, 192),
       o: fc.constantFrom(8, 72),
-      tile: fc.constantFrom(1, 2, 3, 4, 5),
+      tile: fc.constantFrom(1, 2, 3, 4, 5, 6),
     })
     try {
       fc.assert(
@@ -37,7 +37,7 @@ testWhere(
           const hopper = id > 3
           setCapability(hopper ? 90 : 80)
           const tile = tiles.find((one) => one.id === id)!
-          const [m, width] = id === 5 ? [64, 128] : [tile.m, tile.n]
+          const [m, width] = hopper ? [tile.n, tile.m] : [tile.m, tile.n] // Hopper's lie on their side
           const pixels = n * side * side
           const { count } = splitsOf(
             pixels,
@@ -161,6 +161,11 @@ testWhere(
           kernel,
         )
     }
+    const widest = runCli(['bench', 'step', 'pointwise', '--batch', '32', '--json', '--widest'])
+    assert.is(widest.code, 0, widest.err)
+    const with6 = (JSON.parse(widest.out) as { predicted: Record<string, StepTimes> }).predicted
+    assert.equal(Object.keys(with6), ['H100', 'H200'])
+    for (const [gpu, { milliseconds }] of Object.entries(with6)) assert.ok(milliseconds < predicted[gpu]!.milliseconds, gpu)
   },
 )
 

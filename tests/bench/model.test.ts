@@ -7,13 +7,13 @@ import * as assert from 'uvu/assert'
 
 import { convolutionCases } from '../../src/bench/cases/conv2d.js'
 import { type Constant, type ConstantName, constants, constantsOf } from '../../src/bench/constants.js'
-import { type Architecture, architectures, gpus, predict, splitsOf, tiles, tilesFor } from '../../src/bench/model.js'
+import { type Architecture, architectures, gpus, predict, type Predicted, splitsOf, tiles, timedTiles } from '../../src/bench/model.js'
 import { readCodeTable } from '../../src/bench/code/table.js'
 import { type Call, callOf, type CallTensor } from '../../src/bench/step/calls.js'
-import { Machine } from '../../src/bench/step/machine.js'
+import { type Cost, Machine } from '../../src/bench/step/machine.js'
 import { costsOf, stepTimes } from '../../src/bench/step/predict.js'
 import { tune } from '../../src/cli/benchTune.js'
-import { tuningFile, type TuningTable } from '../../src/ops/tuning.js'
+import { type Product, tuningFile, type TuningTable } from '../../src/ops/tuning.js'
 import { packageRoot } from '../../src/tensor/addon.js'
 import { runCli, suite } from '../support/suite.js'
 
@@ -242,8 +242,37 @@ test('tables that say they are of the model are what it says now', () => {
           entry.columns === product.columns &&
           entry.depth === product.depth,
       )!
-      assert.ok(tilesFor(architectures[table.architecture]!, wholeSlices).some(({ id }) => id === tile))
+      assert.ok(timedTiles(architectures[table.architecture]!, wholeSlices).some(({ id }) => id === tile))
     }
+  }
+})
+
+test('tiles of 128x256 are bound by tensor cores where shared memory bounds those of 128x128, and what they finish shows', () => {
+  const [usual, widest] = [4, 6].map((id) => tiles.find((tile) => tile.id === id)!) as [(typeof tiles)[number], (typeof tiles)[number]]
+  const deep: Product = { direction: 'backward weight', rows: 512, columns: 4608, depth: 12_544 }
+  const short: Product = { direction: 'forward', rows: 200_704, columns: 512, depth: 128 }
+  const of = (product: Product, tile: (typeof tiles)[number]): Predicted => predict(architectures.sm_90!, product, tile, 1)
+  assert.equal([of(deep, usual).bound, of(deep, widest).bound], ['shared memory', 'tensor cores'])
+  assert.ok(of(deep, widest).math < of(deep, usual).math)
+  assert.ok(of(short, widest).epilogue > 1.9 * of(short, usual).epilogue)
+  assert.ok(of(short, widest).math > of(short, usual).math)
+})
+
+test('a machine takes tiles of 128x256 where they are faster and asked for, and nowhere else', () => {
+  for (const gpu of [gpus.H100!, gpus.H200!, gpus.A100!]) {
+    const [usual, widest] = [new Machine(gpu, 'now'), new Machine(gpu, 'now', {}, true)]
+    const around = { epilogue: 'store', gathered: false, prologue: 'none' } as const
+    let taken = 0
+    for (const { name, product, bytes, wholeSlices } of convolutionCases(256)) {
+      const [before, now] = [usual, widest].map((machine) =>
+        machine.product('product', name, product, { ...around, tile: machine.tile(product), whole: wholeSlices }, bytes),
+      ) as [Cost, Cost]
+      assert.not.match(before.what, /tile 6/)
+      const takes = now.what.includes('tile 6')
+      if (takes) ++taken
+      assert.ok(takes ? now.microseconds < before.microseconds : now.microseconds === before.microseconds, name)
+    }
+    assert.is(taken > 0, gpu.name === 'sm_90', `${gpu.gpu}: ${taken}`)
   }
 })
 

@@ -38,7 +38,7 @@ test('a shape finds the entry of its columns and depth with the nearest rows, wi
   fc.assert(
     fc.property(
       product,
-      fc.array(fc.record({ rows: fc.integer({ min: 1, max: 1e6 }), tile: fc.integer({ min: 1, max: 5 }) }), { maxLength: 6 }),
+      fc.array(fc.record({ rows: fc.integer({ min: 1, max: 1e6 }), tile: fc.integer({ min: 1, max: 6 }) }), { maxLength: 6 }),
       (wanted, rows) => {
         const others = { ...wanted, depth: wanted.depth + 1, tile: 5 }
         const index = indexed({ architecture: 'x', date: '', how: '', entries: [...rows.map((row) => ({ ...wanted, ...row })), others] })
@@ -83,7 +83,7 @@ test('the products of a call are those that the tables are made for', () => {
 test('kernels of Hopper are candidates for whole slices where the device has them, splits of 16 slices or more', () => {
   fc.assert(
     fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
-      const found = candidateTiles(shape, prologue, hopper)
+      const found = candidateTiles(shape, prologue, hopper, true)
       const [c, o] = [shape.input[3]!, shape.weight[0]!]
       assert.equal(
         found.filter((tile) => tile <= 3),
@@ -94,6 +94,13 @@ test('kernels of Hopper are candidates for whole slices where the device has the
         hopper && shape.dtype === 'bf16' && (shape.direction === 'backward input' ? o % 64 === 0 && !prologue : c % 64 === 0),
       )
       assert.is(found.includes(5), found.includes(4))
+      // A tile of 256 channels where two of 128 would have no half of one to spare.
+      const channels = shape.direction === 'backward input' ? c : o
+      assert.is(found.includes(6), found.includes(4) && Math.floor((channels + 127) / 128) % 2 === 0)
+      assert.equal(
+        candidateTiles(shape, prologue, hopper, false),
+        found.filter((tile) => tile !== 6),
+      )
       for (const tile of [0, ...found]) {
         const splits = candidateSplits(shape, tile, multiprocessors)
         assert.is(splits.length > 0, shape.direction === 'backward weight')
@@ -109,8 +116,8 @@ test('kernels of Hopper are candidates for whole slices where the device has the
 })
 
 test('where the sum is long enough, splits of a weight gradient give one to four tiles to each multiprocessor', () => {
-  // By tile the rows and columns of a block in a weight gradient: Hopper's narrow one lies on its side.
-  const blocks = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [64, 128] }
+  // By tile the rows and columns of a block in a weight gradient: Hopper's lie on their side.
+  const blocks = { 1: [128, 128], 2: [128, 64], 3: [64, 64], 4: [128, 128], 5: [64, 128], 6: [256, 128] }
   const multiprocessors = 12
   for (const [tile, [m, n]] of Object.entries(blocks) as unknown as [string, [number, number]][])
     for (const [down, across] of [

@@ -2,9 +2,10 @@
  * What a launch takes on a GPU that is not here: a product by src/bench/model.ts, and what only passes over memory by its bytes at the
  * bandwidth that such passes reach, the instructions it issues and the loads that wait for one another.
  */
-import { indexed, nearestTile, type Product, readTable, tuningFile } from '../../ops/tuning.js'
+import { widestTile, widestTilePays } from '../../ops/kernels.js'
+import { channelsOf, indexed, nearestTile, type Product, readTable, tuningFile } from '../../ops/tuning.js'
 import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
-import { type Architecture, type Around, type Bound, predict, tiles } from '../model.js'
+import { type Architecture, type Around, type Bound, type Predicted, predict, tiles } from '../model.js'
 
 /** A launch, or several of one kernel. */
 export interface Cost {
@@ -28,6 +29,8 @@ export class Machine {
     readonly architecture: Architecture,
     state: KernelState,
     overrides: Partial<Record<ConstantName, number>> = {},
+    /** Products take tiles of 128x256 where they are faster with them, as a tuned run does, instead of the table's. */
+    readonly widest = false,
   ) {
     this.constants = { ...constantsOf(state), ...overrides }
     const table = readTable(tuningFile(architecture.name))
@@ -76,12 +79,23 @@ export class Machine {
             : large(64)
               ? 2
               : 3
-    const chosen = tiles.find(({ id }) => id === own)!
-    const { microseconds, bound, splits } = predict(this.architecture, product, chosen, bytes, around, this.constants)
+    const predicted = (id: number): Predicted =>
+      predict(
+        this.architecture,
+        product,
+        tiles.find((one) => one.id === id)!,
+        bytes,
+        around,
+        this.constants,
+      )
+    const [usual, wider] = [own, ...(this.widest && hopper && widestTilePays(channelsOf(product)) ? [widestTile] : [])].map(predicted)
+    const wins = wider !== undefined && wider.microseconds < usual!.microseconds
+    const chosen = tiles.find(({ id }) => id === (wins ? widestTile : own))!
+    const { microseconds, bound, splits } = wins ? wider : usual!
     const operations = 2 * product.rows * product.columns * product.depth
     return this.#cost(
       `${kernel}${chosen.hopper ? ', wgmma' : around.gathered ? ', gathered' : ''}`,
-      `${what}, tile ${own}${splits > 1 ? `, ${splits} splits` : ''}`,
+      `${what}, tile ${chosen.id}${splits > 1 ? `, ${splits} splits` : ''}`,
       splits > 1 ? 2 : 1,
       microseconds,
       bound,
