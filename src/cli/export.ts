@@ -127,17 +127,17 @@ export const register: Register = (program, done) => {
     })
 }
 
-/** Throws ARGUMENT for a file that the framework could not read, and for flags that would do nothing. */
+/** Throws CONFIG for a file that the framework could not read, and for flags that would do nothing. */
 function checkEnding({ for: target, out, outputs, raw, sizes }: Flags): void {
   const endings: readonly string[] = frameworks[target]
   if (target === 'timm') {
     if (['.safetensors', '.pth', '.onnx'].includes(extname(out)) || (existsSync(out) && !statSync(out).isDirectory()))
-      fail('ARGUMENT', `export: expected a folder, which timm takes config.json and model.safetensors from, but received the file ${out}`)
+      fail('CONFIG', `export: expected a folder, which timm takes config.json and model.safetensors from, but received the file ${out}`)
   } else if (!endings.includes(extname(out)))
-    fail('ARGUMENT', `export: expected a file ending in ${endings.join(' or ')}, which ${target} reads, but received ${out}`)
+    fail('CONFIG', `export: expected a file ending in ${endings.join(' or ')}, which ${target} reads, but received ${out}`)
   const given = { '--outputs': outputs, '--raw': raw, '--sizes': sizes }
   const [idle] = target === 'onnx' ? [] : Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : flag))
-  if (idle !== undefined) fail('ARGUMENT', `export: ${idle} is of --for onnx: expected it without --for ${target}`)
+  if (idle !== undefined) fail('CONFIG', `export: ${idle} is of --for onnx: expected it without --for ${target}`)
 }
 
 /** Writes a backbone, or a classifier where the framework has those, and says how it is loaded. */
@@ -229,7 +229,7 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
     exportOnnxDetector(weights, flags, own)
     return
   }
-  if (flags.sizes === true) fail('ARGUMENT', `export: --sizes is of detectors, and ${weights} holds none`)
+  if (flags.sizes === true) fail('CONFIG', `export: --sizes is of detectors, and ${weights} holds none`)
   const { model, record } = holdsClassifier(weights) ? importClassifier(weights, own) : {}
   const segmenting = holdsSegmenter(weights) ? openSegmenter(weights, (name) => own ?? backboneKinds.get(name)) : undefined
   const segmenter = segmenting?.model
@@ -239,6 +239,9 @@ async function exportOnnx(weights: string, flags: Flags): Promise<void> {
     const images = imagesOf(backbone)
     const usual = segmenting === undefined ? (model === undefined ? onnxOutputs(network).slice(-2) : ['logits']) : ['labels']
     const chosen = outputs?.split(',') ?? usual
+    const unknown = chosen.find((name) => !onnxOutputs(network).includes(name))
+    if (unknown !== undefined)
+      fail('CONFIG', `--outputs is ${outputs}: expected some of ${onnxOutputs(network).join(', ')}, not ${unknown}`)
     const classes = record?.classes ?? segmenting?.record.classes
     writeOnnx(out, network, {
       outputs: chosen,
@@ -270,7 +273,7 @@ function exportOnnxDetector(
   { out, outputs, raw = false, sizes = false, json }: Flags,
   own: BackboneKind | undefined,
 ): void {
-  if (outputs !== undefined) fail('ARGUMENT', 'export: --outputs is of other networks: a detector has boxes, scores, labels and masks')
+  if (outputs !== undefined) fail('CONFIG', 'export: --outputs is of other networks: a detector has boxes, scores, labels and masks')
   const { model, record } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
   try {
     const { form, classes, testScale, longest, testRegions } = record

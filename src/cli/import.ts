@@ -1,3 +1,5 @@
+import { extname } from 'node:path'
+
 import { greyImages, type ImageFormat } from '../data/augment.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
 import { saveDetector } from '../detection/detectorFile.js'
@@ -64,11 +66,13 @@ export const register: Register = (program, done) => {
       ]),
     )
     .action(async (weights: string, flags: Flags) => {
-      if (holdsDetector(weights)) {
+      const isDetector = holdsDetector(weights)
+      const endings = isDetector ? ['.safetensors'] : ['.safetensors', '.pth']
+      if (flags.out !== undefined && !endings.includes(extname(flags.out)))
+        fail('CONFIG', `--out is ${flags.out}: expected a file ending in ${endings.join(' or ')}${isDetector ? ' for a detector' : ''}`)
+      if (isDetector) {
         const own = await kindOfFlag(flags.backbone)
         const { model, record, assumed } = importDetector(weights, (name) => own ?? backboneKinds.get(name))
-        if (flags.out !== undefined && !flags.out.endsWith('.safetensors'))
-          fail('ARGUMENT', `import: expected a file ending in .safetensors for a detector but received ${flags.out}`)
         if (flags.out !== undefined) saveDetector(flags.out, model, record)
         const lines = [
           `a detector of ${classCount(record.classes.length)} on ${model.backbone.description}, style ${record.style}`,

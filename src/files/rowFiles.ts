@@ -152,10 +152,10 @@ async function parquetFile(path: string): Promise<RowFile> {
 /** The formats, by the ending of the path. A new one is a line here. */
 export const rowFormats: Readonly<Record<string, Format>> = { '.npy': npyFile, '.jsonl': jsonlFile, '.parquet': parquetFile }
 
-/** Begins a file of the format that its ending names, so that one which cannot be written is found out now. Throws ARGUMENT, WRITE. */
+/** Begins a file of the format that its ending names, so that one which cannot be written is found out now. Throws CONFIG, WRITE. */
 export async function openRows(path: string): Promise<RowFile> {
   const ending = extname(path)
   if (!Object.hasOwn(rowFormats, ending))
-    fail('ARGUMENT', `--out is ${path}: expected a file ending in ${Object.keys(rowFormats).join(', ')}`)
+    fail('CONFIG', `--out is ${path}: expected a file ending in ${Object.keys(rowFormats).join(', ')}`)
   return rowFormats[ending]!(path)
 }

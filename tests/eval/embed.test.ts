@@ -121,7 +121,9 @@ test('what cannot be written is refused by name, before images are read or with 
     const { photos, weights } = await prepare(folder)
     const run = (out: string, from = photos): ReturnType<typeof runCli> =>
       runCli(['embed', from, '--weights', weights, '--out', out, '--image-size', '32', '--workers', '1', '--device', 'cpu'])
-    assert.match(run(join(folder, 'x.csv')).err, /x\.csv: expected a file ending in \.npy, \.jsonl, \.parquet/)
+    const wrong = run(join(folder, 'x.csv'))
+    assert.is(wrong.code, 2)
+    assert.match(wrong.err, /x\.csv: expected a file ending in \.npy, \.jsonl, \.parquet/)
     const there = join(folder, 'there.jsonl')
     writeFileSync(there, 'mine')
     assert.match(run(there).err, /there\.jsonl exists already; --overwrite/)
