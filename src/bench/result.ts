@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { z } from 'zod'
 
 import { makeFolder } from '../files/atomic.js'
-import { firstIssue } from '../run/options.js'
+import { firstIssue } from '../tensor/issues.js'
 import { fail } from '../tensor/errors.js'
 import { packageRoot, packageVersion } from '../tensor/addon.js'
 import { native } from '../tensor/native.js'

@@ -182,7 +182,10 @@ async function run(method: Method, settings: string[], asked: Flags): Promise<nu
   const table = optionsOf(method)
   const given = Object.entries(table)
     .filter(([key]) => flags[key] !== undefined)
-    .map(([key, row]): Setting => ({ key, value: parseValue(flags[key] as string, row), from: `--${kebabCase(key)}` }))
+    .map(([key, row]): Setting => {
+      const [flag, text] = [`--${kebabCase(key)}`, flags[key] as string]
+      return { key, value: parseValue(text, row), from: flag, typed: `${flag} is ${text}` }
+    })
   const { config: wanted } = await configure([
     ...startingSettings(flags, method),
     ...[...settings, ...(flags.set ?? [])].map((text) => keyValue(table, text)),

@@ -6,6 +6,7 @@ import { z } from 'zod'
 
 import { fail } from '../tensor/errors.js'
 import { untilInterrupted } from '../tensor/interruption.js'
+import { firstIssue } from '../tensor/issues.js'
 import { type DataSource, isFileOf, type Item, readText, type Source } from './source.js'
 
 export const cocoSource = {
@@ -41,8 +42,7 @@ function rowsOf<Row extends z.ZodType>(path: string, parsed: object, key: keyof 
   for (const value of untilInterrupted(rows as unknown[])) {
     const { data, error } = row.safeParse(value)
     if (error !== undefined) {
-      const { path: at, message } = error.issues[0]!
-      return fail('DATA', `data: ${path}: ${[`${key}[${read.length}]`, ...at.map(String)].join('.')}: ${message}`)
+      return fail('DATA', `data: ${path}: ${firstIssue(error, `${key}[${read.length}]`)}`)
     }
     read.push(data)
   }

@@ -5,7 +5,7 @@ import { z } from 'zod'
 
 import { Group } from '../distributed/group.js'
 import { together } from '../distributed/together.js'
-import { firstIssue } from '../run/options.js'
+import { firstIssue } from '../tensor/issues.js'
 import { checkSame, claimEvaluation, statePath, untilClaimable, writeEvaluationRecord } from '../run/results.js'
 import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
 import { isInterruption } from '../tensor/interruption.js'

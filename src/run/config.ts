@@ -14,7 +14,7 @@ import { free, type OptionValues, section } from './options.js'
 const count = z.int().min(1)
 const share = z.number().min(0).max(1)
 const positive = z.number().positive()
-const range = z.tuple([z.number(), z.number()]).refine(([low, high]) => low <= high, 'a pair [low, high] with low <= high')
+const range = z.tuple([z.number(), z.number()]).refine(([low, high]) => low <= high, 'expected a pair [low, high] with low <= high')
 
 export const commonOptions = {
   method: free(

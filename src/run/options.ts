@@ -10,6 +10,8 @@ import { isAddress } from '../data/addresses.js'
 import { readText } from '../files/look.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
+import { expectedOf } from '../tensor/issues.js'
+import { taken } from './expected.js'
 
 /** Rows by camelCase name. */
 export type OptionTable = Readonly<Record<string, z.ZodType>>
@@ -39,11 +41,13 @@ export function choicesOf(row: z.ZodType): string[] {
   return type instanceof z.ZodBoolean ? ['true', 'false'] : []
 }
 
-/** Where a value came from, for messages: a file and line, a flag, `key=value`, a preset. */
+/** A value, and for messages where it came from: a file and line, a flag, `key=value`, a preset. */
 export interface Setting {
   key: string
   value: unknown
   from: string
+  /** Name and value as a command line has them, for messages: what `from` says of them is not needed then. */
+  typed?: string
 }
 
 /** An object's entries as settings. */
@@ -53,15 +57,18 @@ export const settingsOf = (values: Readonly<Record<string, unknown>>, from: stri
 /** The values of `table` by `settings`, of which later ones win. Unknown keys and wrong values are all reported at once. */
 export function resolveOptions<O extends OptionTable>(table: O, settings: readonly Setting[]): OptionValues<O> {
   const values: Record<string, unknown> = {}
+  /** Of each value that is set, what a message that it is wrong begins with. */
   const origin: Record<string, string> = {}
   const problems: string[] = []
-  for (const { key, value, from } of settings.flatMap((setting) => partsOf(table, setting))) {
+  for (const { key, value, from, typed } of settings.flatMap((setting) => partsOf(table, setting))) {
     const place = placeOf(table, key)
     if (place === undefined) {
       problems.push(`${from}: unknown option ${key}${didYouMean(key, Object.keys(table))}`)
       continue
     }
     const { option, path } = place
+    // A program's key without a value is one that is not given.
+    if (value === undefined && path.length === 0) continue
     const before: unknown = values[option] ?? table[option]!.safeParse(undefined).data
     const whole = path.length === 0 ? value : withEntry(before, path, value)
     if (whole === undefined) {
@@ -70,22 +77,39 @@ export function resolveOptions<O extends OptionTable>(table: O, settings: readon
       continue
     }
     values[option] = whole
-    origin[option] = from
+    origin[option] = path.length === 0 && typed !== undefined ? typed : `${from}: ${path.length === 0 ? key : option} is ${shown(whole)}`
   }
   // The schema is used once: compiling it would take longer than it does.
-  const result = z.strictObject(table).safeParse(values, { jitless: true })
+  const result = z.strictObject(table).safeParse(values, { jitless: true, error: () => unsaid })
   if (!result.success) {
-    for (const issue of result.error.issues) {
-      const key = String(issue.path[0])
-      problems.push(`${origin[key] ?? 'configuration'}: ${key} is ${JSON.stringify(values[key])}: ${issue.message}`)
+    // Of a list with several wrong entries all is said by one.
+    const wrong = new Map(result.error.issues.map((issue) => [String(issue.path[0]), issue]))
+    for (const [key, issue] of wrong) {
+      const expected = (issue.code === 'custom' ? undefined : taken(table[key]!)) ?? expectedOf(issue)
+      problems.push(
+        `${origin[key] ?? key}: ${issue.message === unsaid ? `expected ${expected}${hintOf(table[key]!, values[key])}` : issue.message}`,
+      )
     }
   }
   if (problems.length > 0) throw new DenseclError('CONFIG', problems.join('\n'))
   return result.data as OptionValues<O>
 }
 
-/** The first thing that is wrong with a value, and its place in it. */
-export const firstIssue = ({ issues }: z.ZodError): string => [...issues[0]!.path.map(String), issues[0]!.message].join(': ')
+/** The message of an issue for which its schema has no words of its own. */
+const unsaid = ' '
+
+/** A value in a message. */
+function shown(value: unknown): string {
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'symbol') return String(value)
+  try {
+    const text = JSON.stringify(value, (_, part: unknown) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part))
+    return text === undefined ? typeof value : text.length > 200 ? `${text.slice(0, 197)}...` : text
+  } catch {
+    return typeof value // one that holds itself
+  }
+}
+
+const hintOf = (row: z.ZodType, value: unknown): string => (typeof value === 'string' ? didYouMean(value, choicesOf(row)) : '')
 
 /** The defaults of a table. */
 export const defaultsOf = <O extends OptionTable>(table: O): OptionValues<O> => resolveOptions(table, [])
@@ -172,7 +196,7 @@ export function keyValue(table: OptionTable, text: string): Setting {
   const key = text.slice(0, at)
   const place = placeOf(table, key)
   const row = place === undefined || place.path.length > 0 ? undefined : table[place.option]
-  return { key, value: parseValue(text.slice(at + 1), row), from: text }
+  return { key, value: parseValue(text.slice(at + 1), row), from: text, typed: text }
 }
 
 /** The settings of a YAML file; errors name the file and line. */

@@ -15,7 +15,8 @@ import type { TensorFile } from '../weights/safetensors.js'
 import { backboneMetadata } from '../weights/export.js'
 import { readState, restoreState, saveState, withOptimizer } from '../weights/state.js'
 import type { Config } from '../run/config.js'
-import { firstIssue, settingsOf } from '../run/options.js'
+import { settingsOf } from '../run/options.js'
+import { firstIssue } from '../tensor/issues.js'
 
 /** The position of a run: the next step to do. */
 export interface Position {

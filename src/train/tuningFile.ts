@@ -5,6 +5,7 @@ import { z } from 'zod'
 
 import type { DeviceIdentity } from '../files/cache.js'
 import { fail } from '../tensor/errors.js'
+import { firstIssue } from '../tensor/issues.js'
 import { writeTextAtomic } from '../files/atomic.js'
 import { widestTile } from '../ops/kernels.js'
 import type { Tuning } from './tuner.js'
@@ -46,7 +47,7 @@ export function readTuning(path: string): KeptTuning | undefined {
   try {
     const { data, error } = schema.safeParse(JSON.parse(readFileSync(path, 'utf8')))
     if (data !== undefined) return data
-    problem = error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)[0]!
+    problem = firstIssue(error)
   } catch (error) {
     problem = error instanceof SyntaxError ? 'it is no JSON' : ((error as NodeJS.ErrnoException).code ?? String(error))
   }

@@ -83,7 +83,7 @@ test('help: options of pretrain in groups by purpose, each in one, with choices'
 
 test('wrong keys and values are answered with name, value, expectation and the nearest right key', async () => {
   throwsError(() => resolveConfig([setting('batchsize', 8)]), 'CONFIG', /unknown option batchsize/, /did you mean batchSize/)
-  throwsError(() => resolveConfig([setting('lr', 'nan')]), 'CONFIG', /lr is "nan"/, /expected number/)
+  throwsError(() => resolveConfig([setting('lr', 'nan')]), 'CONFIG', /lr is "nan": expected a number above 0/)
   throwsError(() => resolveConfig([setting('lr', NaN)]), 'CONFIG', /lr/, /NaN/)
   throwsError(() => resolveConfig([setting('depth', 19)]), 'CONFIG', /depth is 19/, /50/)
   throwsError(() => resolveConfig([setting('batchSize', 10), setting('normGroups', 3)]), 'CONFIG', /divisor of batchSize 10/)
@@ -108,7 +108,9 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['pretrian'], 2, /unknown command 'pretrian'[\s\S]*pretrain/],
       [['pretrain', '--preset', 'densecl_resnet50'], 2, /preset densecl_resnet50 does not exist \(did you mean densecl_resnet50_8xb32/],
       [['pretrain', 'lr'], 2, /lr: expected key=value/],
-      [['pretrain', 'lr=NaN', '--out', join(folder, 'x')], 2, /lr/],
+      [['pretrain', 'lr=NaN', '--out', join(folder, 'x')], 2, /^densecl: lr=NaN: expected a number above 0$/m],
+      [['pretrain', '--data', 'x', '--batch-size', '.5', '--hue', 'red'], 2, /^--hue is red: expected a number in 0\.\.0\.5$/m],
+      [['pretrain', '--data', 'x', '--batch-size', '.5'], 2, /^densecl: --batch-size is \.5: expected an integer of at least 1$/m],
       [['pretrain', '--preset', 'small', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
       [['check-data', join(folder, 'none')], 1, /none does not exist; expected a folder of images, or scenes/],
       [['check-data', join(folder, 'fotos')], 1, /fotos does not exist \(did you mean \S*[/\\]photos\?\)/],

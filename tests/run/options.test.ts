@@ -120,7 +120,7 @@ test('a dotted key is the option of its section, or an entry of a map or list, i
     ['optimizer.momentum=2', /unknown option optimizer\.momentum$/],
     ['range.2=1', /range\.2=1: the option range has no 2/],
     ['lr.a=1', /unknown option lr\.a/],
-    ['optimizer.lr=fast', /optimizer\.lr=fast: lr is "fast"/],
+    ['optimizer.lr=fast', /^optimizer\.lr=fast: expected a number$/],
   ] as const)
     throwsError(() => resolveOptions(sections, [keyValue(sections, text)]), 'CONFIG', ...words)
 })

@@ -54,7 +54,7 @@ test('a position below 0 or between two steps is refused with its name', () =>
       for (const key of Object.keys(position))
         for (const value of [-1, 0.5]) {
           save({ ...position, [key]: value })
-          throwsError(() => readCheckpoint(path, densecl), 'CHECKPOINT', /last\.safetensors/, new RegExp(`position: ${key}`))
+          throwsError(() => readCheckpoint(path, densecl), 'CHECKPOINT', /last\.safetensors/, new RegExp(`position\\.${key}: expected `))
         }
     }),
   ))

@@ -1,0 +1,99 @@
+/** Flags of all commands with values that they do not take: wrong usage, by the name of the flag and the value. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import type { Command } from 'commander'
+import * as assert from 'uvu/assert'
+
+import { buildProgram, explain, runProgram } from '../../src/cli/program.js'
+import { ResNet } from '../../src/nn/resnet.js'
+import { Random } from '../../src/tensor/random.js'
+import { writeBackbone } from '../../src/weights/export.js'
+import { writeBoxTree } from '../support/boxTree.js'
+import { suite, withFolder } from '../support/suite.js'
+import { writeVocTree } from '../support/vocTree.js'
+
+const test = suite('wrong flags')
+
+/** What is a path, a name within a tree, or a device: any text may be one, and what is not there is no wrong usage. */
+const anyText = new Set(
+  (
+    '--out --data --train --val --train-split --val-split --test-split --splits --backbone --device --images --segmentation --voc --weights ' +
+    '--prefix --labelled --classes --splits'
+  ).split(' '),
+)
+/** Commands whose flags are looked at elsewhere (tests/run/optionErrors.test.ts), that are of a machine, or that want VOC2007 itself. */
+const elsewhere = new Set(['pretrain', 'launch', 'study', 'watch', 'doctor', 'build', 'completion', 'bench', 'help', 'svm', 'low-shot'])
+/** Flags that are refused beside the protocol that a command has without them. */
+const ofAnother = new Set(['eval detection --channels'])
+
+const leaves = (command: Command, path: readonly string[] = []): [Command, string[]][] =>
+  command.commands.length === 0
+    ? [[command, [...path]]]
+    : command.commands.filter((own) => !elsewhere.has(own.name())).flatMap((own) => leaves(own, [...path, own.name()]))
+
+/** Runs a command and takes what it says. */
+async function said(args: readonly string[]): Promise<{ code: number; text: string }> {
+  const { error, log } = console
+  const write = process.stderr.write.bind(process.stderr)
+  let text = ''
+  const take = (more: unknown): boolean => ((text += `${String(more)}\n`), true)
+  Object.assign(console, { error: take, log: () => undefined })
+  process.stderr.write = take
+  try {
+    return { code: await runProgram(args), text }
+  } catch (thrown) {
+    const { code, text: why = '' } = explain(thrown)
+    return { code, text: text + why }
+  } finally {
+    Object.assign(console, { error, log })
+    process.stderr.write = write
+  }
+}
+
+test('a value that a flag does not take is refused with 2, flag and value, in words of this package', () =>
+  withFolder(async (folder) => {
+    const weights = join(folder, 'weights.safetensors')
+    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+    writeBackbone(weights, backbone, 'torchvision')
+    backbone.dispose()
+    const [boxes, masks, videos] = [join(folder, 'boxes'), join(folder, 'masks'), join(folder, 'videos')] as const
+    writeBoxTree(boxes, 4)
+    writeVocTree(masks, { train: 4, val: 2 })
+    mkdirSync(videos)
+    writeFileSync(join(videos, 'a.mp4'), '')
+    const data: Record<string, string> = { 'eval detection': boxes, 'eval segmentation': masks }
+    /** What a command, or one of its flags, wants to be given with. */
+    const needs: Record<string, string[]> = {
+      'eval segmentation --window': ['--frozen'],
+      'eval segmentation --windows': ['--frozen'],
+      'export --outputs': ['--for', 'onnx', '--out', join(folder, 'out.onnx')],
+      'import --mean': ['--channels', '4', '--deviation', '1,1,1,1'],
+      'import --deviation': ['--channels', '4', '--mean', '0,0,0,0'],
+      pack: ['--out', join(folder, 'packed')],
+      frames: ['--out', join(folder, 'frames')],
+    }
+    let count = 0
+    for (const [command, path] of leaves(await buildProgram([], () => undefined))) {
+      const name = path.join(' ')
+      const takes = (flag: string): string =>
+        flag === '--out' ? join(folder, 'out.pth') : flag === '--weights' ? weights : (data[name] ?? 'scenes:8')
+      const operands = command.registeredArguments
+        .filter(({ required }) => required)
+        .map((argument) => (argument.name() === 'weights' ? weights : name === 'frames' ? videos : 'scene:1'))
+      for (const option of command.options) {
+        const flag = option.long!
+        if ((!option.required && !option.optional) || anyText.has(flag) || ofAnother.has(`${name} ${flag}`)) continue
+        const others = command.options.filter((each) => each.mandatory && each !== option).flatMap(({ long }) => [long!, takes(long!)])
+        const args = [...path, ...operands, ...others, ...(needs[`${name} ${flag}`] ?? needs[name] ?? []), `${flag}=junk!`]
+        const { code, text } = await said(args)
+        assert.is(code, 2, `${args.join(' ')}: ${text}`)
+        assert.ok(text.includes(flag) && text.includes('junk!'), `${args.join(' ')}: ${text}`)
+        assert.not.match(text, /Invalid (input|option)|Too (small|big)|received NaN|mistake in densecl/)
+        count += 1
+      }
+    }
+    assert.ok(count > 80, `${count} flags`)
+  }))
+
+test.run()
