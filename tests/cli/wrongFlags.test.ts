@@ -18,8 +18,8 @@ const test = suite('wrong flags')
 /** What is a path, a name within a tree, or a device: any text may be one, and what is not there is no wrong usage. */
 const anyText = new Set(
   (
-    '--out --data --train --val --train-split --val-split --test-split --splits --backbone --device --images --segmentation --voc --weights ' +
-    '--prefix --labelled --classes --splits'
+    '--out --data --train --val --train-split --val-split --test-split --splits --backbone --device --images --weights --prefix ' +
+    '--labelled --classes'
   ).split(' '),
 )
 /** Commands whose flags are looked at elsewhere (tests/run/optionErrors.test.ts), that are of a machine, or that want VOC2007 itself. */
