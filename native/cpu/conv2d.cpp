@@ -17,13 +17,12 @@ std::vector<int32_t> iota(int64_t count) {
   return taps;
 }
 
-// How a convolution is computed, and how weights are packed for that.
+// The outputs a side of Winograd's tiles by which a convolution is computed, and for which its weights are packed; or 0.
 template <class T>
-bool byWinograd(const ConvGeometry& g) {
+int64_t winogradSide(const ConvGeometry& g) {
   if constexpr (std::is_same_v<T, float>)
-    return g.isFilter3x3() && winogradPays(g.filter());
-  else
-    return false;
+    if (g.isFilter3x3()) return winogradOutputs(g.filter());
+  return 0;
 }
 
 // A kernel that reads long rows would read little but zeros of the few channels of a kernel's row.
@@ -38,7 +37,7 @@ bool keepsWeights(const ConvGeometry& g) { return g.pixels() <= 4096 && !tapsPay
 template <class T>
 std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const T* weight) {
   if constexpr (std::is_same_v<T, float>) {
-    if (byWinograd<T>(g)) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1});
+    if (winogradSide<T>(g) != 0) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1});
   }
   const bool merge = g.mergeRow(), windows = byWindows<T>(g);
   const int64_t taps = windows ? 1 : merge ? g.kh : g.taps(), depth = g.taps() * g.c / taps;
@@ -51,7 +50,7 @@ std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const T* weight) {
 template <class T>
 void forward(const ConvGeometry& g, T* y, const T* x, Panels<T>& panels, const Accumulator<T>* bias, const ResultNorm<T>* norm) {
   if constexpr (std::is_same_v<T, float>) {
-    if (byWinograd<T>(g)) return winograd(g.filter(), y, x, panels, bias, norm);
+    if (winogradSide<T>(g) != 0) return winograd(g.filter(), y, x, panels, bias, norm);
   }
   const bool merge = g.mergeRow();
   const int64_t taps = panels.slabs, depth = panels.values;
@@ -131,7 +130,7 @@ void backwardInput(const ConvGeometry& g, T* dx, const T* dy, const T* weight) {
   if constexpr (std::is_same_v<T, float>) {
     // The taps of an input's pixel are those of an output's, the last one first.
     const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 - g.ph, 2 - g.pw};
-    if (g.isFilter3x3() && winogradPays(adjoint)) {
+    if (g.isFilter3x3() && winogradOutputs(adjoint) != 0) {
       const auto panels = winogradPanels(adjoint, {weight + 8 * g.c, 1, -g.c, 9 * g.c});
       return winograd(adjoint, dx, dy, *panels, nullptr, nullptr);
     }
@@ -224,8 +223,9 @@ void conv2dNorm(const Call& call) {
       forwardByTaps<T>(g, y.data<T>(), x.data<T>(), w.data<T>(), nullptr);
       return applyNorm({y.data<T>(), y.data<T>(), norm.scale, norm.shift, norm.residual, relu, g.pixels(), g.o});
     }
-    // Weights of one shape are packed in one of three ways; views of other shapes share their memory.
-    const std::array<int64_t, 4> form{g.o, g.kh, g.kw, byWinograd<T>(g) ? 3 : g.mergeRow() ? 2 : 1};
+    // Weights of one shape are packed in one of four ways; views of other shapes share their memory.
+    const int64_t side = winogradSide<T>(g), way = side != 0 ? 1 + side : g.mergeRow() ? 2 : 1;
+    const std::array<int64_t, 4> form{g.o, g.kh, g.kw, way};
     std::shared_ptr<void> panels = w.storage->derived.form == form ? w.storage->derived.value : packed(g, w.data<T>());
     if (keepsWeights(g)) w.storage->derived = {form, panels};
     forward<T>(g, y.data<T>(), x.data<T>(), *static_cast<Panels<T>*>(panels.get()), nullptr, &norm);
@@ -239,7 +239,8 @@ size_t keptBytes(const Call& call, const Tensor*& holder) {
   const ConvGeometry g(call, Names{}, call.tensor(Names::x), *holder, call.tensor(Names::y), "y");
   if (!keepsWeights(g)) return 0;
   const size_t bytes = static_cast<size_t>(g.o * g.taps() * g.c) * itemSize(holder->dtype);
-  return holder->dtype == DType::f32 && byWinograd<float>(g) ? bytes * 16 / 9 : bytes;
+  const int64_t side = holder->dtype == DType::f32 ? winogradSide<float>(g) : 0;
+  return side == 0 ? bytes : bytes / 9 * winogradPoints(side);
 }
 
 void conv2dBackwardInput(const Call& call) {

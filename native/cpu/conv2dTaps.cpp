@@ -91,9 +91,7 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
       table.resize(ceilDiv(valid, kernel.rows) * kernel.rows, table.back());
       packPanel(slab, 0, weight + column * columnStride + tap * g.c, columnStride, 0, depthStride);
       const auto copies = copyUneven(slab, table, static_cast<int64_t>(table.size()), valid);
-      for (int64_t i = 0; i < valid; i += kernel.rows)
-        kernel.run({table.data() + i, 0, 1, 1, &only, slab.depth, slab.panel(0), outputs.data() + i,
-                    static_cast<int>(std::min<int64_t>(kernel.rows, valid - i)), kernel.columns, nullptr, true});
+      kernel.run({table.data(), 0, 1, 1, &only, slab.depth, slab.panel(0), outputs.data(), valid, kernel.columns, nullptr, true});
     }
     T* result = out + (firstImage * to.pixels + first) * to.channels + column;
     for (int64_t i = 0; i < rows; ++i) storeSums(result + i * to.channels, sums.data() + i * kernel.columns, columns);

@@ -113,7 +113,7 @@ template <class T>
 void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
   if (tapsPay(g)) return backwardWeightByTaps(g, dw, dy, x);
   if constexpr (std::is_same_v<T, float>) {
-    if (g.isFilter3x3() && winogradPays(g.filter())) return winogradWeight(g.filter(), dw, dy, x);
+    if (g.isFilter3x3() && winogradOutputs(g.filter()) != 0) return winogradWeight(g.filter(), dw, dy, x);
   }
   using A = Accumulator<T>;
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;

@@ -197,20 +197,24 @@ struct Lines {
   int64_t apart, step, count, depth;
 };
 
+// Rows of which pointers are made at a time: a multiple of what any kernel takes.
+constexpr int64_t kTableRows = 96;
+
 // out[i * outApart + j] = the sum along the depth of row i times column j of a panel, of which there are `columns`, or is increased by it.
 // Rows behind the last, up to a multiple of the kernel's, must be readable.
 template <class T, class Out>
 void multiplyLines(const TileKernel<T, Out>& kernel, const Lines<T>& lines, const Word<T>* panel, int64_t columns, Out* out,
                    int64_t outApart, bool accumulate) {
-  const T* rows[kMaxTileRows];
-  Out* outputs[kMaxTileRows];
+  static_assert(kTableRows % kMaxTileRows == 0);
+  const T* rows[kTableRows];
+  Out* outputs[kTableRows];
   const int32_t tap = 0;
-  for (int64_t first = 0; first < lines.count; first += kernel.rows) {
-    const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, lines.count - first));
-    for (int i = 0; i < kernel.rows; ++i) rows[i] = reinterpret_cast<const T*>(lines.first + (first + i) * lines.apart);
-    for (int i = 0; i < valid; ++i) outputs[i] = out + (first + i) * outApart;
-    kernel.run(
-        {rows, kernel.rows, lines.step, 1, &tap, lines.depth, panel, outputs, valid, static_cast<int>(columns), nullptr, accumulate});
+  for (int64_t first = 0; first < lines.count; first += kTableRows) {
+    const int64_t count = std::min(kTableRows, lines.count - first);
+    for (int64_t i = 0; i < ceilDiv(count, kernel.rows) * kernel.rows; ++i)
+      rows[i] = reinterpret_cast<const T*>(lines.first + (first + i) * lines.apart);
+    for (int64_t i = 0; i < count; ++i) outputs[i] = out + (first + i) * outApart;
+    kernel.run({rows, 0, lines.step, 1, &tap, lines.depth, panel, outputs, count, static_cast<int>(columns), nullptr, accumulate});
   }
 }
 
@@ -248,50 +252,39 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
       for (int64_t i = rows; i < stride; ++i) table[t * stride + i] = table[t * stride + rows - 1];
     const auto copies = copyUneven(panels, table, stride, rows);
     for (int64_t i = 0; i < rows; ++i) outputs[i] = out(first + i);
-    T* shifted[kMaxTileRows];
-    const T* residual[kMaxTileRows];
     for (int64_t p = panels.count * group / groups; p < panels.count * (group + 1) / groups; ++p) {
       const int64_t column = p * panels.width;
       // Without a tap, as some pixels of an input gradient are, sums are zeros that are written too.
       for (int64_t tap = 0; tap == 0 || tap < taps; tap += tapsAtOnce) {
-        TileCall<T> call{nullptr,
+        TileCall<T> call{table.data() + tap * stride,
                          stride,
                          1,
                          std::min(tapsAtOnce, taps - tap),
                          tapIndex.data() + tap,
                          panels.depth,
                          panels.panel(p),
-                         shifted,
-                         0,
+                         outputs.data(),
+                         rows,
                          static_cast<int>(std::min(panels.width, panels.columns - column)),
                          nullptr,
                          tap > 0};
+        call.outShift = column;
         if (tap + call.taps == taps) {
           if (bias != nullptr) call.bias = bias + column;
           if (norm != nullptr) {
             call.bias = norm->shift + column;
             call.scale = norm->scale + column;
             call.relu = norm->relu;
-            if (norm->residual != nullptr) call.residual = residual;
+            call.residual = norm->residual;
+            call.y = norm->y;
           }
         }
-        for (int64_t i = 0; i < rows; i += kernel.rows) {
-          call.rows = table.data() + tap * stride + i;
-          call.validRows = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-          for (int r = 0; r < call.validRows; ++r) shifted[r] = outputs[i + r] + column;
-          if (call.residual != nullptr)
-            for (int r = 0; r < call.validRows; ++r) {
-              residual[r] = norm->residual + (shifted[r] - norm->y);
-              // Of another op, beyond the L2 cache: it comes while the tile is multiplied.
-              for (int j = 0; j < call.validColumns; j += 64 / sizeof(T)) __builtin_prefetch(residual[r] + j);
-            }
-          if (taps == panels.slabs) {
-            // A panel that is a group passes through the blocks of consecutive units before the next is needed.
-            const int64_t tiles = groups == panels.count ? blocks.tiles : stride / kernel.rows;
-            call.fetchBehind(panels.width, (groups == panels.count ? first + i : i) / kernel.rows, tiles, panels.end());
-          }
-          kernel.run(call);
+        // A panel that is a group passes through the blocks of consecutive units before the next is needed.
+        if (taps == panels.slabs) {
+          const bool alone = groups == panels.count;
+          call.fetchBehind(panels.width, alone ? first / kernel.rows : 0, alone ? blocks.tiles : stride / kernel.rows, panels.end());
         }
+        kernel.run(call);
       }
     }
   });

@@ -1,5 +1,6 @@
 #include "gemm_tile.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "math.h"
@@ -120,7 +121,7 @@ class Finish {
   using V = typename Vector<Accumulator<T>, Bytes>::type;
 
  public:
-  INLINE Finish(const TileCall<T, Out>& call, int at) : call_(call), at_(at) {
+  INLINE Finish(const TileCall<T, Out>& call, int64_t first, int at) : call_(call), out_(call.out + first), at_(at + call.outShift) {
     if (call.bias != nullptr) bias_ = load<V>(call.bias + at);
     if (Norms) {
       scale_ = load<V>(call.scale + at);
@@ -128,53 +129,68 @@ class Finish {
     }
   }
   INLINE void store(int row, V sum) const {
-    Out* out = call_.out[row] + at_;
+    Out* out = out_[row] + at_;
     if constexpr (std::is_same_v<Out, Accumulator<T>>)
       if (call_.accumulate) sum += load<V>(out);
     if (!Norms) return cpu::store<Multiply>(out, V(sum + bias_));
     // As two passes would have it, whose result lies between them in memory.
     sum = rounded<Multiply>(sum, out) * scale_ + bias_;
-    if (call_.residual != nullptr) sum += load<V>(call_.residual[row] + at_);
+    if (call_.residual != nullptr) sum += load<V>(call_.residual + (out - call_.y));
     cpu::store<Multiply>(out, V(sum < low_ ? low_ : sum));
   }
 
  private:
   const TileCall<T, Out>& call_;
-  const int at_;
+  Out* const* const out_;
+  const int64_t at_;
   V bias_{}, scale_{}, low_{};
 };
 
-// Sums of a tile whose panel has columns behind the last.
+// Sums of a tile of so many rows whose panel has columns behind the last.
 template <class T, class Out, int Width>
-INLINE void storePart(const TileCall<T, Out>& call, const Accumulator<T> (*sums)[Width]) {
+INLINE void storePart(const TileCall<T, Out>& call, int64_t first, int rows, const Accumulator<T> (*sums)[Width]) {
   using A = Accumulator<T>;
-  for (int i = 0; i < call.validRows; ++i)
+  for (int i = 0; i < rows; ++i) {
+    Out* out = call.out[first + i] + call.outShift;
     for (int j = 0; j < call.validColumns; ++j) {
       A sum = sums[i][j];
       if constexpr (std::is_same_v<Out, A>)
-        if (call.accumulate) sum += call.out[i][j];
+        if (call.accumulate) sum += out[j];
       if (call.scale != nullptr) sum = A(Out(sum)) * call.scale[j];
       if (call.bias != nullptr) sum += call.bias[j];
-      if (call.residual != nullptr) sum += A(call.residual[i][j]);
-      call.out[i][j] = Out(call.relu && sum < 0 ? A{0} : sum);
+      if (call.residual != nullptr) sum += A(call.residual[out - call.y + j]);
+      out[j] = Out(call.relu && sum < 0 ? A{0} : sum);
     }
+  }
 }
 
 template <class Multiply, bool Norms, class T, class Out, class V, int Rows, int Vectors>
-INLINE void storeTile(const TileCall<T, Out>& call, const V (&sum)[Rows][Vectors]) {
+INLINE void storeTile(const TileCall<T, Out>& call, int64_t first, int rows, const V (&sum)[Rows][Vectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
-    const Finish<Multiply, Norms, sizeof(V), T, Out> finish(call, v * static_cast<int>(sizeof(V) / sizeof(Accumulator<T>)));
+    const Finish<Multiply, Norms, sizeof(V), T, Out> finish(call, first, v * static_cast<int>(sizeof(V) / sizeof(Accumulator<T>)));
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
-      if (i >= call.validRows) break;
+      if (i >= rows) break;
       finish.store(i, sum[i][v]);
     }
   }
 }
 
+// Where a tile's sums go, and its residual, which is of another op, lie beyond the L2 cache: they come while the tile is multiplied.
+template <class T, class Out>
+INLINE void fetchOutputs(const TileCall<T, Out>& call, int64_t first, int rows) {
+  for (int i = 0; i < rows; ++i) {
+    const Out* out = call.out[first + i] + call.outShift;
+    for (int j = 0; j < call.validColumns; j += 64 / sizeof(Out)) __builtin_prefetch(out + j);
+    if (call.residual == nullptr) continue;
+    for (int j = 0; j < call.validColumns; j += 64 / sizeof(Out)) __builtin_prefetch(call.residual + (out + j - call.y));
+  }
+}
+
+// So many valid rows from the first on, fetching from `next` meanwhile.
 template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
-INLINE void tile(const TileCall<T, Out>& call) {
+INLINE void tile(const TileCall<T, Out>& call, int64_t first, int rows, const char* next) {
   using A = Accumulator<T>;
   using V = typename Vector<A, VectorBytes>::type;
   using W = typename Vector<Word<T>, VectorBytes>::type;
@@ -184,9 +200,9 @@ INLINE void tile(const TileCall<T, Out>& call) {
 
   // A panel of one vector leaves no room for it: its rows keep the ports of loads busy.
   constexpr bool fetches = vectors > 1;
-  const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
   // Where a tile's part is more than a line for each word of the depth, another half of it: rows are few then, and the panel far.
   const int64_t second = call.nextBytes > 64 ? call.nextBytes / 2 : 0;
+  fetchOutputs(call, first, rows);
   V sum[Rows][vectors];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
@@ -196,7 +212,7 @@ INLINE void tile(const TileCall<T, Out>& call) {
   for (int64_t tap = 0; tap < call.taps; ++tap) {
     const RowWord* a[Rows];
 #pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) a[i] = reinterpret_cast<const RowWord*>(call.rows[tap * call.rowStride + i]);
+    for (int i = 0; i < Rows; ++i) a[i] = reinterpret_cast<const RowWord*>(call.rows[tap * call.rowStride + first + i] + call.rowShift);
     const Word<T>* b = call.panel + call.tapIndex[tap] * call.depth * width;
     for (int64_t k = 0, at = 0; k < call.depth; ++k, at += call.step, b += width) {
       if (fetches) {
@@ -222,20 +238,30 @@ INLINE void tile(const TileCall<T, Out>& call) {
   }
 
   if (call.validColumns == width)
-    return call.scale != nullptr ? storeTile<Multiply, true>(call, sum) : storeTile<Multiply, false>(call, sum);
+    return call.scale != nullptr ? storeTile<Multiply, true>(call, first, rows, sum) : storeTile<Multiply, false>(call, first, rows, sum);
   A spill[Rows][width];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(&spill[i][v * lanes]) = sum[i][v];
-  storePart<T, Out, width>(call, spill);
+  storePart<T, Out, width>(call, first, rows, spill);
 }
 
-// The tile, or half of its rows where no more are valid: the rest of a small map's pixels.
+// Calls run(first, rows, next) for tiles of so many rows.
+template <class T, class Out, class Run>
+INLINE void eachTile(const TileCall<T, Out>& call, int64_t tileRows, Run run) {
+  const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
+  for (int64_t first = 0; first < call.count; first += tileRows, next += call.tileBytes())
+    run(first, static_cast<int>(std::min(tileRows, call.count - first)), next);
+}
+
+// Tiles, the last of which has half of the rows where no more are left: the rest of a small map's pixels.
 template <class T, class Out, class Multiply, int VectorBytes, int Rows, int PanelBytes>
-INLINE void fittingTile(const TileCall<T, Out>& call) {
-  if (2 * call.validRows > Rows) return tile<T, Out, Multiply, VectorBytes, Rows, PanelBytes>(call);
-  tile<T, Out, Multiply, VectorBytes, Rows / 2, PanelBytes>(call);
+INLINE void vectorTiles(const TileCall<T, Out>& call) {
+  eachTile(call, Rows, [&](int64_t first, int rows, const char* next) INLINE_LAMBDA {
+    if (2 * rows > Rows) return tile<T, Out, Multiply, VectorBytes, Rows, PanelBytes>(call, first, rows, next);
+    tile<T, Out, Multiply, VectorBytes, Rows / 2, PanelBytes>(call, first, rows, next);
+  });
 }
 
 template <class T>
@@ -243,28 +269,28 @@ using Usual = std::conditional_t<std::is_same_v<T, bf16>, ByHalves, ByValue>;
 
 template <class T, class Out>
 void tilePortable(const TileCall<T, Out>& call) {
-  fittingTile<T, Out, Usual<T>, 16, 2, 64>(call);
+  vectorTiles<T, Out, Usual<T>, 16, 2, 64>(call);
 }
 #if defined(DENSECL_X86)
 template <class T, class Out>
 __attribute__((target("avx2,fma"))) void tileAvx2(const TileCall<T, Out>& call) {
-  fittingTile<T, Out, Usual<T>, 32, 6, 64>(call);
+  vectorTiles<T, Out, Usual<T>, 32, 6, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void tileAvx512(const TileCall<T, Out>& call) {
-  fittingTile<T, Out, Usual<T>, 64, 12, 64>(call);
+  vectorTiles<T, Out, Usual<T>, 64, 12, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void wideAvx512(const TileCall<T, Out>& call) {
-  fittingTile<T, Out, Usual<T>, 64, 6, 256>(call);
+  vectorTiles<T, Out, Usual<T>, 64, 6, 256>(call);
 }
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void tileAvx512Bf16(const TileCall<bf16, Out>& call) {
-  fittingTile<bf16, Out, ByPairs, 64, 12, 64>(call);
+  vectorTiles<bf16, Out, ByPairs, 64, 12, 64>(call);
 }
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void wideAvx512Bf16(const TileCall<bf16, Out>& call) {
-  fittingTile<bf16, Out, ByPairs, 64, 6, 256>(call);
+  vectorTiles<bf16, Out, ByPairs, 64, 6, 256>(call);
 }
 
 // AMX: a register holds 16 rows of 64 bytes. A tile is two of them each way, of sums in registers 0 to 3, rows in 4 and 5, and the panel's
@@ -276,28 +302,27 @@ constexpr int kRegisterRows = 16, kRegisterWords = 16, kAmxRows = 2 * kRegisterR
 #define TILE_MULTIPLY(sums, row, column) asm volatile("tdpbf16ps %%tmm" #column ", %%tmm" #row ", %%tmm" #sums ::)
 
 template <bool Norms, class Out>
-INLINE void storeRows(const TileCall<bf16, Out>& call, const float (*sums)[kAmxColumns]) {
+INLINE void storeRows(const TileCall<bf16, Out>& call, int64_t first, int rows, const float (*sums)[kAmxColumns]) {
   using V = typename Vector<float, 64>::type;
-  const Finish<ByPairs, Norms, sizeof(V), bf16, Out> first(call, 0), second(call, kRegisterWords);
-  for (int i = 0; i < call.validRows; ++i) {
-    first.store(i, load<V>(sums[i]));
-    second.store(i, load<V>(sums[i] + kRegisterWords));
+  const Finish<ByPairs, Norms, sizeof(V), bf16, Out> left(call, first, 0), right(call, first, kRegisterWords);
+  for (int i = 0; i < rows; ++i) {
+    left.store(i, load<V>(sums[i]));
+    right.store(i, load<V>(sums[i] + kRegisterWords));
   }
 }
 
 template <bool TwoRows, bool TwoColumns, class Out>
-INLINE void amxTile(const TileCall<bf16, Out>& call) {
+INLINE void amxTile(const TileCall<bf16, Out>& call, int64_t first, int valid, const char* next) {
+  fetchOutputs(call, first, valid);
   TILE_ZERO(0);
   if (TwoColumns) TILE_ZERO(1);
   if (TwoRows) TILE_ZERO(2);
   if (TwoRows && TwoColumns) TILE_ZERO(3);
   constexpr int64_t columnSpacing = kAmxColumns * sizeof(uint32_t);
-  const char* next = call.next != nullptr ? call.next : reinterpret_cast<const char*>(call.panel);
   for (int64_t tap = 0; tap < call.taps; ++tap) {
-    const bf16* const* rows = call.rows + tap * call.rowStride;
-    const char *a = reinterpret_cast<const char*>(rows[0]), *c = TwoRows ? reinterpret_cast<const char*>(rows[kRegisterRows]) : nullptr;
-    const int64_t spacing = reinterpret_cast<const char*>(rows[1]) - a,
-                  secondSpacing = TwoRows ? reinterpret_cast<const char*>(rows[kRegisterRows + 1]) - c : 0;
+    const auto row = [&](int i) { return reinterpret_cast<const char*>(call.rows[tap * call.rowStride + first + i] + call.rowShift); };
+    const char *a = row(0), *c = TwoRows ? row(kRegisterRows) : nullptr;
+    const int64_t spacing = row(1) - a, secondSpacing = TwoRows ? row(kRegisterRows + 1) - c : 0;
     const uint32_t* b = call.panel + call.tapIndex[tap] * call.depth * kAmxColumns;
     for (int64_t k = 0; k < call.depth; k += kRegisterWords, b += kRegisterWords * kAmxColumns) {
       TILE_LOAD(6, b, columnSpacing);
@@ -322,16 +347,19 @@ INLINE void amxTile(const TileCall<bf16, Out>& call) {
   if (TwoColumns) TILE_STORE(1, &sums[0][kRegisterWords], columnSpacing);
   if (TwoRows) TILE_STORE(2, &sums[kRegisterRows][0], columnSpacing);
   if (TwoRows && TwoColumns) TILE_STORE(3, &sums[kRegisterRows][kRegisterWords], columnSpacing);
-  if (!TwoColumns || call.validColumns != kAmxColumns) return storePart<bf16, Out, kAmxColumns>(call, sums);
-  call.scale != nullptr ? storeRows<true>(call, sums) : storeRows<false>(call, sums);
+  if (!TwoColumns || call.validColumns != kAmxColumns) return storePart<bf16, Out, kAmxColumns>(call, first, valid, sums);
+  call.scale != nullptr ? storeRows<true>(call, first, valid, sums) : storeRows<false>(call, first, valid, sums);
 }
 
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16"))) void tileAmx(const TileCall<bf16, Out>& call) {
-  const bool rows = call.validRows > kRegisterRows, columns = call.validColumns > kRegisterWords;
-  if (rows && columns) return amxTile<true, true>(call);
-  if (rows) return amxTile<true, false>(call);
-  columns ? amxTile<false, true>(call) : amxTile<false, false>(call);
+  const bool twoColumns = call.validColumns > kRegisterWords;
+  eachTile(call, kAmxRows, [&](int64_t first, int rows, const char* next) INLINE_LAMBDA {
+    const bool twoRows = rows > kRegisterRows;
+    if (twoRows && twoColumns) return amxTile<true, true>(call, first, rows, next);
+    if (twoRows) return amxTile<true, false>(call, first, rows, next);
+    twoColumns ? amxTile<false, true>(call, first, rows, next) : amxTile<false, false>(call, first, rows, next);
+  });
 }
 #endif
 

@@ -1,7 +1,7 @@
 // The one register tile that every matrix product of the CPU device runs on: convolution in three directions, linear
-// layers, similarities. It multiplies a few rows, each read through its own pointer, by a packed panel of some columns. The pointers are
-// the "indirection buffer" of M. Dukhan, The Indirect Convolution Algorithm (arXiv:1907.02129): no im2col matrix is made, and padding is a
-// pointer to a row of zeros.
+// layers, similarities. It multiplies rows, each read through its own pointer, a few at a time, by a packed panel of some columns. The
+// pointers are the "indirection buffer" of M. Dukhan, The Indirect Convolution Algorithm (arXiv:1907.02129): no im2col matrix is made, and
+// padding is a pointer to a row of zeros.
 #pragma once
 #include <cstdint>
 
@@ -40,35 +40,39 @@ constexpr int64_t kAheadWords = kAheadBytes / sizeof(Word<T>);
 // Out is T, or what T is summed in.
 template <class T, class Out = T>
 struct TileCall {
-  const T* const* rows;  // (taps, rowStride) pointers; the tile reads rows[tap * rowStride + i]
+  const T* const* rows;  // (taps, rowStride) pointers; up to a multiple of the tile's rows, rows[tap * rowStride + i] must be readable
   int64_t rowStride;
   int64_t step;  // words of a row from one depth to the next: 1, or those of a row of a matrix that is read by columns
   int64_t taps;
   const int32_t* tapIndex;  // which (depth, columns) slab of the panel belongs to a tap
   int64_t depth;            // in words
   const Word<T>* panel;     // (slabs, depth, columns)
-  Out* const* out;          // one pointer per row, at the panel's first column
-  int validRows;            // rows to store; pointers of the others must be readable
+  Out* const* out;          // one pointer per row
+  int64_t count;            // of rows
   int validColumns;
   const Accumulator<T>* bias;  // of the panel's columns, or null
   bool accumulate;             // add to what out holds; not where that is bf16
   // A norm, or null: out = relu(sum * scale + bias + residual), with a scale for each of the panel's columns.
   const Accumulator<T>* scale = nullptr;
-  const Out* const* residual = nullptr;  // one pointer per row as of `out`, or null
+  const Out* residual = nullptr;  // or null; it lies to `y` as what is added lies to `out`
+  const Out* y = nullptr;
   bool relu = false;
-  // What is fetched into the L2 cache meanwhile, so many bytes for each word of the depth; null for nothing.
+  int64_t rowShift = 0, outShift = 0;  // values behind the pointers of rows and of out
+  // What is fetched into the L2 cache meanwhile, so many bytes for each word of the depth of each tile; null for nothing.
   const char* next = nullptr;
   int64_t nextBytes = 0;
 
-  // Has tile `index` of the `count` tiles that read the panel one after the other, `width` words of which make a row, fetch its part of
-  // what lies behind it: the next panel, unless panels end there. From beyond the L2 cache it would come late for the first of its tiles,
-  // which are few where rows are.
-  void fetchBehind(int64_t width, int64_t index, int64_t count, const Word<T>* end) {
+  // Has the tiles of this call, the first of which is `index` of the `tiles` that read the panel one after the other, fetch their parts of
+  // what lies behind it, `width` words of which make a row: the next panel, unless panels end there. From beyond the L2 cache it would
+  // come late for the first of its tiles, which are few where rows are.
+  void fetchBehind(int64_t width, int64_t index, int64_t tiles, const Word<T>* end) {
     const Word<T>* behind = panel + (tapIndex[taps - 1] + 1) * depth * width;
     if (behind >= end) return;
-    nextBytes = (width * static_cast<int64_t>(sizeof(Word<T>)) + count - 1) / count;
-    next = reinterpret_cast<const char*>(behind) + depth * taps * index * nextBytes;
+    nextBytes = (width * static_cast<int64_t>(sizeof(Word<T>)) + tiles - 1) / tiles;
+    next = reinterpret_cast<const char*>(behind) + index * tileBytes();
   }
+  // What a tile fetches.
+  int64_t tileBytes() const { return depth * taps * nextBytes; }
 };
 
 template <class T, class Out = T>

@@ -6,6 +6,8 @@
 #include <cstdlib>  // defines __GLIBC__
 
 #define INLINE inline __attribute__((always_inline))
+// Of a lambda, which is then inlined into each form of a SIMD function, whose instructions it has.
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 // SIMD(result, name, parameters, arguments) { body }: the function `result name parameters`, which its other forms call with `arguments`.
 // The dynamic linker of glibc chooses a clone. A named level is chosen by features; a processor's name ("haswell") would be chosen on that

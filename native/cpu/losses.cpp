@@ -252,7 +252,7 @@ void infoNce(const Call& call) {
           for (int64_t j = 0; j < length; j += keys.width) {
             for (int r = 0; r < valid; ++r) out[r] = logits.data() + (i + r) * stretch + j;
             const T* panel = keys.panel((s * stretch + j) / keys.width);
-            scores.run({in, scores.rows, 1, 1, &tap, D, panel, out, valid, scores.columns, nullptr, false});
+            scores.run({in, 0, 1, 1, &tap, D, panel, out, valid, scores.columns, nullptr, false});
           }
         }
         for (int64_t i = 0; i < rows; ++i) {

@@ -9,7 +9,6 @@ namespace densecl::cpu {
 namespace {
 
 // A unit is a block of rows of one product and a group of its panels; each element is one sum along the depth, whatever the units are.
-constexpr int64_t kMostBlockRows = 3 * kMaxTileRows;
 
 template <class T>
 void multiply(const Matmul& job, T* y, const T* a, const T* b) {
@@ -45,7 +44,8 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
     const int64_t rows = std::min(blockRows, job.m - first);
     const TileRegisters registers(kernel);
     const T* matrix = a + matrixA[batch] * job.m * job.k + first * job.rowA;
-    const T* in[kMostBlockRows + kMaxTileRows];
+    const T* in[kTableRows];
+    T* out[kTableRows];
     // Rows that lie across memory, end before a panel's depth, or are fewer than those that a kernel wants evenly spaced are copied.
     const int64_t length = depth * kWordValues<T>;
     const bool whole = job.depthA == 1 && job.k == length && rows % kernel.spaced == 0;
@@ -54,21 +54,18 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
       for (int64_t k = 0; k < job.k; ++k)
         for (int64_t i = 0; i < rows; ++i) gathered[i * length + k] = matrix[k * job.depthA + i * job.rowA];
     const int64_t last = ceilDiv(rows, kernel.spaced) * kernel.spaced - 1;
-    for (int64_t i = 0; i < kMostBlockRows + kMaxTileRows; ++i) {
+    for (int64_t i = 0; i < ceilDiv(rows, kernel.rows) * kernel.rows; ++i) {
       const int64_t row = std::min(i, last);
       in[i] = whole ? matrix + row * job.rowA : gathered.data() + row * length;
     }
+    for (int64_t i = 0; i < rows; ++i) out[i] = y + (batch * job.m + first + i) * job.n;
     const int32_t tap = 0;
     const int64_t lastPanel = panels * (group + 1) / groups;
     for (int64_t p = panels * group / groups; p < lastPanel; ++p) {
       const Word<T>* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
-      T* out[kMaxTileRows];
-      for (int64_t i = 0; i < rows; i += kernel.rows) {
-        const int valid = static_cast<int>(std::min<int64_t>(kernel.rows, rows - i));
-        for (int r = 0; r < valid; ++r) out[r] = y + (batch * job.m + first + i + r) * job.n + p * width;
-        kernel.run({in + i, kernel.rows, 1, 1, &tap, depth, panel, out, valid, static_cast<int>(std::min(width, job.n - p * width)),
-                    nullptr, false});
-      }
+      TileCall<T> call{in, 0, 1, 1, &tap, depth, panel, out, rows, static_cast<int>(std::min(width, job.n - p * width)), nullptr, false};
+      call.outShift = p * width;
+      kernel.run(call);
     }
   });
 }

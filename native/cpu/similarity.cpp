@@ -82,8 +82,8 @@ void denseMatch(const Call& call) {
         for (int r = 0; r < kernel.rows; ++r) rows[r] = q + std::min(P - 1, i + r) * C;
         for (int64_t p = 0; p < panels.count; ++p) {
           for (int r = 0; r < valid; ++r) out[r] = products.data() + r * Q + p * panels.width;
-          kernel.run({rows, kernel.rows, 1, 1, &tap, C, panels.panel(p), out, valid,
-                      static_cast<int>(std::min(panels.width, Q - p * panels.width)), nullptr, false});
+          kernel.run({rows, 0, 1, 1, &tap, C, panels.panel(p), out, valid, static_cast<int>(std::min(panels.width, Q - p * panels.width)),
+                      nullptr, false});
         }
         for (int r = 0; r < valid; ++r) {
           const T* row = products.data() + r * Q;

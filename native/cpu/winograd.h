@@ -1,6 +1,6 @@
-// Convolutions of 3x3 with stride 1 by S. Winograd's minimal filtering F(2x2, 3x3), as A. Lavin and S. Gray apply it to networks (Fast
-// Algorithms for Convolutional Neural Networks, arXiv:1509.09308): 16 products of transformed tiles give four pixels that take 36
-// otherwise.
+// Convolutions of 3x3 with stride 1 by S. Winograd's minimal filtering, as A. Lavin and S. Gray apply it to networks (Fast Algorithms for
+// Convolutional Neural Networks, arXiv:1509.09308): of F(2x2, 3x3), 16 products of transformed tiles give four pixels that take 36
+// otherwise, of F(4x4, 3x3), 36 give 16 that take 144.
 //   y = A^T [ (G w G^T) * (B^T x B) ] A,   dw = G^T [ (B^T x B) * (A dy A^T) ] G
 #pragma once
 #include <cstdint>
@@ -22,9 +22,11 @@ struct Weight3x3 {
   int64_t outStride, tapStride, inStride;  // tapStride is negative for an input gradient, whose data is the last tap's
 };
 
-// Whether the products saved are worth the transforms. By channels and sizes of an image alone, so that what an image gives does not depend
-// on the batch. DENSECL_WINOGRAD=0 says no.
-bool winogradPays(const Filter3x3& filter);
+// The side of the tiles of outputs, 2 or 4, or 0 where the products saved are not worth the transforms. By channels and sizes of an image
+// alone, so that what an image gives does not depend on the batch. DENSECL_WINOGRAD=0 says 0.
+int64_t winogradOutputs(const Filter3x3& filter);
+// Transformed weights of a pair of channels, which has 9.
+int64_t winogradPoints(int64_t outputs);
 
 // Weights as the products want them, to be kept or not.
 std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& filter, const Weight3x3& weight);

@@ -12,9 +12,6 @@ extern "C" {
 
 #include "../cpu/isa.h"
 
-// Inlined into each form of a SIMD function, whose instructions it then has.
-#define INLINE_LAMBDA __attribute__((always_inline))
-
 namespace {
 
 typedef int32_t Signed __attribute__((vector_size(32)));
