@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "math.h"
 #include "ops.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 namespace {
@@ -118,6 +119,26 @@ INLINE void crossEntropyRowsLoop(const CrossEntropy<T>& job) {
 }
 SIMD_LOOP(crossEntropyRows, CrossEntropy)
 
+// Values in the dtype that sums have: those of bf16 are copied, the others stay where they are.
+template <class S>
+class Wide {
+ public:
+  using T = Accumulator<S>;
+  Wide(const S* values, int64_t count) : copies_(std::is_same_v<S, T> ? 0 : count) {
+    if constexpr (std::is_same_v<S, T>) {
+      data_ = values;
+    } else {
+      data_ = copies_.data();
+      parallelRange(count, int64_t{1} << 15, [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
+    }
+  }
+  const T* data() const { return data_; }
+
+ private:
+  Scratch<T> copies_;
+  const T* data_;
+};
+
 // A loss of each element against its target, and its derivative; w of an element is that of the row of its leading axes.
 //   smoothL1: d = x - target, d^2 / (2 beta) where |d| < beta, else |d| - beta / 2
 //   binary cross-entropy: max(x, 0) - x target + log(1 + e^-|x|), whose derivative is sigma(x) - target
@@ -201,94 +222,111 @@ void pointwiseLoss(const Call& call, Names, double beta, Terms terms) {
 //   loss = mean over rows of log(e^(q.k+/T) + sum over j of e^(q.queue_j/T)) - q.k+/T
 //   dquery = ((p0 - 1) k+ + sum over j of p_j queue_j) / (R T), with p the softmax: attention with values = keys, so one pass
 //   over the queue gives loss and gradient. The maximum is carried along (online softmax, M. Milakov, arXiv:1805.02867), and
-//   only a stretch of the logits of a few rows exists at a time.
+//   only a stretch of the logits of a few rows, and what the products read of a part of the queue, exist at a time.
 // statistics: mean positive similarity, mean negative similarity, share of rows whose positive is the largest, mean log sum exp
 void infoNce(const Call& call) {
   using Names = args::infoNce;
   const Tensor &loss = call.tensor(Names::loss), *dquery = call.optional(Names::dquery), &statistics = call.tensor(Names::statistics),
                &query = call.tensor(Names::query), &positive = call.tensor(Names::positive), &queue = call.tensor(Names::queue);
   const int64_t R = query.dim(0), D = query.dim(1), K = queue.dim(0);
-  dispatchFloat(call, query.dtype, [&](auto zero) {
-    using T = decltype(zero);
+  dispatchStored(call, query.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Accumulator<S>;
     const T invT = static_cast<T>(1 / call.number(Names::temperature));
-    Panels<T> keys(1, D, K);
-    pack(keys, queue.data<T>(), D, 0, 1);
-    // Values by stretches of the queue, so that a stretch is one product: slab s holds rows s * stretch ..
-    constexpr int64_t stretch = 256;
-    const TileKernel<T>&scores = keys.kernel, &mix = tileKernel<T>(D);
-    const int64_t slabs = ceilDiv(K, stretch), panelSize = stretch * mix.columns, panels = ceilDiv(D, mix.columns);
-    Scratch<T> values(dquery == nullptr ? 0 : slabs * panels * panelSize);
-    if (dquery != nullptr)
-      parallelFor(slabs * panels, [&](int64_t unit) {
-        T* out = values.data() + unit * panelSize;
-        const int64_t first = unit / panels * stretch, column = unit % panels * mix.columns;
-        for (int64_t k = 0; k < stretch; ++k)
-          for (int64_t j = 0; j < mix.columns; ++j, ++out)
-            *out = first + k < K && column + j < D ? queue.data<T>()[(first + k) * D + column + j] : T{0};
-      });
+    const Wide<S> queries(query.data<S>(), R * D), positives(positive.data<S>(), R * D);
+    constexpr int64_t stretch = 256, partStretches = 16;
+    const int64_t stretches = ceilDiv(K, stretch), parts = ceilDiv(stretches, partStretches);
+    const TileKernel<T>&scores = tileKernel<T>(K), &mix = tileKernel<T>(D);
+    const int64_t panels = ceilDiv(D, mix.columns), width = panels * mix.columns, panelSize = stretch * mix.columns;
 
-    const int64_t block = 4 * std::max(scores.rows, mix.rows), blocks = ceilDiv(R, block), width = panels * mix.columns;
+    // Of each row, over the parts of the queue so far.
+    std::vector<T> maximum(R), sum(R, T{1}), best(R, -std::numeric_limits<T>::infinity()), own(R);
+    std::vector<double> negative(R);
+    Scratch<T> gradient(dquery == nullptr ? 0 : R * width);
+    if (dquery != nullptr) std::fill_n(gradient.data(), R * width, T{0});
+    const int64_t block = 4 * std::max(scores.rows, mix.rows), blocks = ceilDiv(R, block);
+    const int32_t tap = 0;
+    const auto rowsOf = [&](int64_t b) { return std::min(block, R - b * block); };
+    parallelFor(blocks, [&](int64_t b) {
+      for (int64_t i = b * block; i < b * block + rowsOf(b); ++i) {
+        double dot = 0;
+        for (int64_t c = 0; c < D; ++c) dot += static_cast<double>(queries.data()[i * D + c]) * positives.data()[i * D + c];
+        own[i] = maximum[i] = static_cast<T>(dot);
+      }
+    });
+    for (int64_t part = 0; part < parts; ++part) {
+      // Parts are as even as stretches allow: a kernel is chosen by the number of columns.
+      const int64_t begin = stretches * part / parts * stretch, end = std::min(K, stretches * (part + 1) / parts * stretch);
+      const int64_t slabs = ceilDiv(end - begin, stretch);
+      const Wide<S> keys(queue.data<S>() + begin * D, (end - begin) * D);
+      Panels<T> columns(1, D, end - begin);
+      pack(columns, keys.data(), D, 0, 1);
+      // As values they are packed by stretches, so that a stretch is one product.
+      Scratch<T> values(dquery == nullptr ? 0 : slabs * panels * panelSize);
+      if (dquery != nullptr)
+        parallelFor(slabs * panels, [&](int64_t unit) {
+          T* out = values.data() + unit * panelSize;
+          const int64_t first = begin + unit / panels * stretch, column = unit % panels * mix.columns;
+          for (int64_t k = first; k < first + stretch; ++k)
+            for (int64_t j = 0; j < mix.columns; ++j, ++out)
+              *out = k < end && column + j < D ? keys.data()[(k - begin) * D + column + j] : T{0};
+        });
+      parallelFor(blocks, [&](int64_t b) {
+        const int64_t first = b * block, rows = rowsOf(b);
+        Scratch<T> logits(block * stretch);
+        const T* in[kMaxTileRows];
+        T* out[kMaxTileRows];
+        for (int64_t s = 0; s < slabs; ++s) {
+          const int64_t length = std::min(stretch, end - begin - s * stretch);
+          for (int64_t i = 0; i < rows; i += scores.rows) {
+            const int valid = static_cast<int>(std::min<int64_t>(scores.rows, rows - i));
+            for (int r = 0; r < scores.rows; ++r) in[r] = queries.data() + std::min(R - 1, first + i + r) * D;
+            for (int64_t j = 0; j < length; j += columns.width) {
+              for (int r = 0; r < valid; ++r) out[r] = logits.data() + (i + r) * stretch + j;
+              const T* panel = columns.panel((s * stretch + j) / columns.width);
+              scores.run({in, scores.rows, 1, 1, &tap, D, panel, out, valid, scores.columns, nullptr, false});
+            }
+          }
+          for (int64_t i = 0; i < rows; ++i) {
+            T *row = logits.data() + i * stretch, &most = maximum[first + i];
+            T top = row[0];
+            T rowSum{0};
+            for (int64_t j = 0; j < length; ++j) {
+              top = std::max(top, row[j]);
+              rowSum += row[j];
+            }
+            negative[first + i] += rowSum;
+            best[first + i] = std::max(best[first + i], top);
+            if (top > most) {
+              const T rescale = std::exp((most - top) * invT);
+              sum[first + i] *= rescale;
+              if (dquery != nullptr)
+                for (int64_t c = 0; c < width; ++c) gradient[(first + i) * width + c] *= rescale;
+              most = top;
+            }
+            T partSum;
+            exponential(Exponential<T>{row, length, most, invT, &partSum});
+            sum[first + i] += partSum;
+            for (int64_t j = length; j < stretch; ++j) row[j] = T{0};
+          }
+          if (dquery == nullptr) continue;
+          for (int64_t i = 0; i < rows; i += mix.rows) {
+            const int valid = static_cast<int>(std::min<int64_t>(mix.rows, rows - i));
+            for (int r = 0; r < mix.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
+            for (int64_t p = 0; p < panels; ++p) {
+              for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (first + i + r) * width + p * mix.columns;
+              const T* panel = values.data() + (s * panels + p) * panelSize;
+              mix.run({in, mix.rows, 1, 1, &tap, stretch, panel, out, valid, mix.columns, nullptr, true});
+            }
+          }
+        }
+      });
+    }
+
     std::vector<double> sums(blocks * 5);
     parallelFor(blocks, [&](int64_t b) {
-      const int64_t first = b * block, rows = std::min(block, R - first);
-      Scratch<T> logits(block * stretch), gradient(block * width);
-      std::vector<T> maximum(rows), sum(rows, T{1}), best(rows, -std::numeric_limits<T>::infinity()), own(rows);
-      std::vector<double> negative(rows);
-      const int32_t tap = 0;
-      const T* in[kMaxTileRows];
-      T* out[kMaxTileRows];
-      for (int64_t i = 0; i < rows; ++i) {
-        double dot = 0;
-        for (int64_t c = 0; c < D; ++c)
-          dot += static_cast<double>(query.data<T>()[(first + i) * D + c]) * positive.data<T>()[(first + i) * D + c];
-        own[i] = maximum[i] = static_cast<T>(dot);
-        std::fill_n(gradient.data() + i * width, width, T{0});
-      }
-      for (int64_t s = 0; s < slabs; ++s) {
-        const int64_t length = std::min(stretch, K - s * stretch);
-        for (int64_t i = 0; i < rows; i += scores.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(scores.rows, rows - i));
-          for (int r = 0; r < scores.rows; ++r) in[r] = query.data<T>() + std::min(R - 1, first + i + r) * D;
-          for (int64_t j = 0; j < length; j += keys.width) {
-            for (int r = 0; r < valid; ++r) out[r] = logits.data() + (i + r) * stretch + j;
-            const T* panel = keys.panel((s * stretch + j) / keys.width);
-            scores.run({in, 0, 1, 1, &tap, D, panel, out, valid, scores.columns, nullptr, false});
-          }
-        }
-        for (int64_t i = 0; i < rows; ++i) {
-          T* row = logits.data() + i * stretch;
-          T top = row[0];
-          T rowSum{0};
-          for (int64_t j = 0; j < length; ++j) {
-            top = std::max(top, row[j]);
-            rowSum += row[j];
-          }
-          negative[i] += rowSum;
-          best[i] = std::max(best[i], top);
-          if (top > maximum[i]) {
-            const T rescale = std::exp((maximum[i] - top) * invT);
-            sum[i] *= rescale;
-            for (int64_t c = 0; c < width; ++c) gradient[i * width + c] *= rescale;
-            maximum[i] = top;
-          }
-          T part;
-          exponential(Exponential<T>{row, length, maximum[i], invT, &part});
-          sum[i] += part;
-          for (int64_t j = length; j < stretch; ++j) row[j] = T{0};
-        }
-        if (dquery == nullptr) continue;
-        for (int64_t i = 0; i < rows; i += mix.rows) {
-          const int valid = static_cast<int>(std::min<int64_t>(mix.rows, rows - i));
-          for (int r = 0; r < mix.rows; ++r) in[r] = logits.data() + std::min(rows - 1, i + r) * stretch;
-          for (int64_t p = 0; p < panels; ++p) {
-            for (int r = 0; r < valid; ++r) out[r] = gradient.data() + (i + r) * width + p * mix.columns;
-            const T* panel = values.data() + (s * panels + p) * panelSize;
-            mix.run({in, mix.rows, 1, 1, &tap, stretch, panel, out, valid, mix.columns, nullptr, true});
-          }
-        }
-      }
       double* total = sums.data() + b * 5;
-      for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t i = b * block; i < b * block + rowsOf(b); ++i) {
         const T own0 = std::exp((own[i] - maximum[i]) * invT);
         const double logSum = std::log(static_cast<double>(sum[i])) + static_cast<double>(maximum[i]) * invT;
         total[0] += logSum - static_cast<double>(own[i]) * invT;
@@ -298,9 +336,9 @@ void infoNce(const Call& call) {
         total[4] += logSum;
         if (dquery == nullptr) continue;
         const T scale = invT / static_cast<T>(R), inverse = T{1} / sum[i], p0 = own0 * inverse;
-        const T* k = positive.data<T>() + (first + i) * D;
+        const T* k = positives.data() + i * D;
         for (int64_t c = 0; c < D; ++c)
-          dquery->data<T>()[(first + i) * D + c] = scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse);
+          dquery->data<S>()[i * D + c] = S(scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse));
       }
     });
     double total[5] = {};

@@ -72,6 +72,7 @@ bool needsWidening(const Call& call) {
     case OpIndex::conv2dBackwardWeight:
     case OpIndex::matmul:
     case OpIndex::enqueue:
+    case OpIndex::infoNce:
     case OpIndex::augment:
     case OpIndex::checkFinite:
     // Optimisers have bf16 as copies; what they update is refused in it.

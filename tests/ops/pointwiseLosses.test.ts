@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
-import { binaryCrossEntropy, crossEntropy, smoothL1 } from '../../src/ops/losses.js'
+import { binaryCrossEntropy, crossEntropy, infoNce, smoothL1 } from '../../src/ops/losses.js'
 import { reshape } from '../../src/ops/elementwise.js'
+import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -43,6 +44,42 @@ test('binary cross-entropy is ln 2 at 0, keeps small values and does not overflo
     assert.is(value(1000, 0), 1000)
     assert.is(value(1000, 1), 0)
     for (const dtype of ['f32', 'f64'] as const) assert.ok(Math.abs(value(-20, 0, dtype) / 2.0611536e-9 - 1) < 1e-6, dtype)
+  })
+})
+
+test('a queue of many parts is one softmax, and what is made of it lies in less memory than the queue', () => {
+  scope(() => {
+    const [rows, dim, keys, temperature] = [3, 64, 40_001, 0.2]
+    const random = new Random(5)
+    const draw = (length: number): Float64Array => Float64Array.from({ length }, () => random.normal() / 8)
+    const [query, positive, queue] = [draw(rows * dim), draw(rows * dim), draw(keys * dim)]
+    const dot = (i: number, of: Float64Array, j: number): number => {
+      let sum = 0
+      for (let c = 0; c < dim; ++c) sum += query[i * dim + c]! * of[j * dim + c]!
+      return sum
+    }
+    // The positive, then the queue.
+    const logits = Array.from({ length: rows }, (_, i) =>
+      [dot(i, positive, i), ...Array.from({ length: keys }, (_, j) => dot(i, queue, j))].map((similarity) => similarity / temperature),
+    )
+    const expected = crossEntropy(
+      Tensor.from(logits.flat(), [rows, keys + 1], 'f64'),
+      Tensor.from(new Int32Array(rows), [rows], 'i32'),
+    ).item()
+    for (const [dtype, bound] of [
+      ['f64', 1e-12],
+      ['f32', 1e-5],
+      ['bf16', 1e-2],
+    ] as const) {
+      const as = (values: Float64Array): Tensor => Tensor.from(values, [values.length / dim, dim], dtype)
+      const [q, k, all] = [as(query), as(positive), as(queue)]
+      native.resetPeakMemory()
+      const { live } = native.memory()
+      const { value } = gradientOf(q, () => infoNce(q, k, all, temperature).loss)
+      const taken = native.memory().peak - live
+      assert.ok(Math.abs(value / expected - 1) < bound, `${dtype}: ${value} instead of ${expected}`)
+      assert.ok(taken < all.bytes, `${dtype}: ${taken} bytes beside ${all.bytes} of the queue`)
+    }
   })
 })
 
