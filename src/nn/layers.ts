@@ -50,6 +50,11 @@ export interface Build {
   dtype: FloatDType
   /** The dtype of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
   compute?: FloatDType | undefined
+  /**
+   * No gradient will be asked for, and weights change as often as they are used: the copies in the dtype of the activations are made for
+   * each use, and not kept.
+   */
+  fleetingCopies?: boolean
   /** Weights are not drawn, since all of them are going to be written: what they hold until then is nothing to rely on. */
   unset?: boolean
 }
@@ -59,16 +64,40 @@ function draw({ random, dtype, unset = false }: Build, shape: readonly number[],
   return Tensor.drawn(() => fill(random, shape), shape, dtype).keep()
 }
 
-/** The copy of a parameter in the dtype of the activations, when that is another. */
-function copyOf({ dtype, compute = dtype }: Build, parameter: Tensor): Tensor | undefined {
-  return compute === dtype ? undefined : parameter.to(compute).keep()
+/** A weight as products take it: in the dtype of the activations, of which it has a copy when that is another. */
+class Operand {
+  readonly copy: Tensor | undefined
+  readonly #dtype: FloatDType
+
+  constructor(
+    { dtype, compute = dtype, fleetingCopies = false }: Build,
+    readonly weight: Tensor,
+  ) {
+    this.#dtype = compute
+    if (compute !== dtype && !fleetingCopies) this.copy = weight.to(compute).keep()
+  }
+
+  /** What `use` makes of it. */
+  for<R>(use: (weight: Tensor) => R): R {
+    if (this.copy !== undefined || this.weight.dtype === this.#dtype) return use(this.copy ?? this.weight)
+    return scope(() => use(this.weight.to(this.#dtype)))
+  }
+
+  /** Its state, with that of a bias. */
+  state(bias?: Tensor): State {
+    const state = emptyState()
+    state.parameters.set('weight', this.weight)
+    if (this.copy !== undefined) state.copies.set('weight', this.copy)
+    if (bias !== undefined) state.parameters.set('bias', bias)
+    return state
+  }
 }
 
 /** A convolution with square kernels; weights are drawn by `fill`, Kaiming normal by default, and a bias where `bias` says how. */
 export class Conv2d {
   readonly weight: Tensor
   readonly bias: Tensor | undefined
-  readonly #copy: Tensor | undefined
+  readonly #operand: Operand
 
   constructor(
     build: Build,
@@ -79,32 +108,28 @@ export class Conv2d {
   ) {
     const { groups = 1, fill = kaimingNormal('fanIn') } = options
     this.weight = draw(build, [outputs, kernel, kernel, inputs / groups], fill)
-    this.#copy = copyOf(build, this.weight)
+    this.#operand = new Operand(build, this.weight)
     this.bias = options.bias === undefined ? undefined : draw(build, [outputs], options.bias)
   }
 
   /** The layer applied to x. */
   forward(x: Tensor): Tensor {
-    return conv2d(x, this.#copy ?? this.weight, this.bias, this.options)
+    return this.#operand.for((weight) => conv2d(x, weight, this.bias, this.options))
   }
 
   /** @internal forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
   forwardForNorm(x: Tensor, groups: number): ConvolutionForNorm {
-    return conv2dForNorm(x, this.#copy ?? this.weight, this.options, groups)
+    return this.#operand.for((weight) => conv2dForNorm(x, weight, this.options, groups))
   }
 
   /** @internal forward, and the norm by running statistics of the result. */
   forwardNormed(x: Tensor, norm: RunningNorm, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'>): Tensor {
-    return conv2dNorm(x, this.#copy ?? this.weight, norm, { ...this.options, ...options })
+    return this.#operand.for((weight) => conv2dNorm(x, weight, norm, { ...this.options, ...options }))
   }
 
   /** Parameters and buffers by name. */
   state(): State {
-    const state = emptyState()
-    state.parameters.set('weight', this.weight)
-    if (this.#copy !== undefined) state.copies.set('weight', this.#copy)
-    if (this.bias !== undefined) state.parameters.set('bias', this.bias)
-    return state
+    return this.#operand.state(this.bias)
   }
 }
 
@@ -112,25 +137,22 @@ export class Conv2d {
 export class Linear {
   readonly weight: Tensor
   readonly bias: Tensor
-  readonly #copy: Tensor | undefined
+  readonly #operand: Operand
 
   constructor(build: Build, inputs: number, outputs: number, fill = kaimingNormal('fanIn'), bias = zeros) {
     this.weight = draw(build, [outputs, inputs], fill)
-    this.#copy = copyOf(build, this.weight)
+    this.#operand = new Operand(build, this.weight)
     this.bias = draw(build, [outputs], bias)
   }
 
   /** The layer applied to x. */
   forward(x: Tensor): Tensor {
-    return linear(x, this.#copy ?? this.weight, this.bias)
+    return this.#operand.for((weight) => linear(x, weight, this.bias))
   }
 
   /** Parameters and buffers by name. */
   state(): State {
-    const state = emptyState()
-    state.parameters.set('weight', this.weight).set('bias', this.bias)
-    if (this.#copy !== undefined) state.copies.set('weight', this.#copy)
-    return state
+    return this.#operand.state(this.bias)
   }
 }
 

@@ -1,13 +1,17 @@
 /** Pre-training in bf16 on the CPU follows that in f32: the same data and seed, losses of tens of steps. */
 import * as assert from 'uvu/assert'
 
+import { Encoder } from '../../src/methods/densecl/encoder.js'
 import { densecl } from '../../src/methods/densecl/method.js'
+import { DenseCL } from '../../src/methods/densecl/model.js'
+import { evaluation, training } from '../../src/nn/layers.js'
+import { disposeState } from '../../src/nn/module.js'
 import { resnet } from '../../src/nn/resnet.js'
 import { Sgd } from '../../src/optim/sgd.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { settingsOf } from '../../src/run/options.js'
 import { Random } from '../../src/tensor/random.js'
-import { type FloatDType, Tensor } from '../../src/tensor/tensor.js'
+import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { Trainer } from '../../src/train/trainer.js'
 import { suite } from '../support/suite.js'
 
@@ -60,6 +64,31 @@ test('losses follow those of f32 while they fall', () => {
   // Two orders of a sum in f32 are 5 % apart here, bf16 is up to 11 %.
   const apart = mean(exact.map((loss, i) => Math.abs(loss - rounded[i]!) / loss))
   assert.ok(apart < 0.2, `losses differ by ${apart} of themselves on average: ${rounded.join(' ')}`)
+})
+
+test('the key encoder keeps no copies of its weights, and gives the bits of one that does', () => {
+  scope(() => {
+    const options = { backbone: resnet({ depth: 18, baseChannels: 4 }), neck: { hidden: 8, featDim: 4 } }
+    const model = new DenseCL({ ...options, queueLength: 8, seed: 1, compute: 'bf16' })
+    const kept = new Encoder({ random: new Random(2), dtype: 'f32', compute: 'bf16' }, options)
+    // Other weights than it was built with, as an optimiser's moving average writes them.
+    const [own, other] = [model.key.state(), kept.state()]
+    for (const [name, tensor] of own.parameters) tensor.write(other.parameters.get(name)!.data())
+    assert.is(own.copies.size, 0)
+    assert.ok(other.copies.size > 0)
+    const images = Tensor.from(
+      Float32Array.from({ length: 2 * 32 * 32 * 3 }, (_, i) => Math.sin(i)),
+      [2, 32, 32, 3],
+      'bf16',
+    )
+    for (const mode of [training, evaluation]) {
+      const [one, two] = [model.key, kept].map((encoder) => encoder.forward(images, mode))
+      assert.equal(one!.global.data(), two!.global.data())
+      assert.equal(one!.local!.dense.data(), two!.local!.dense.data())
+    }
+    disposeState(other)
+    model.dispose()
+  })
 })
 
 test.run()

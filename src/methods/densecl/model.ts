@@ -11,6 +11,7 @@ import { fail } from '../../tensor/errors.js'
 import { runNative } from '../../tensor/native.js'
 import { numbersOf } from '../../tensor/numbers.js'
 import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
+import { deviceTraits } from '../../tensor/traits.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
 /** The last K keys, one a row [K, D], written in a ring at any batch size. */
@@ -116,7 +117,9 @@ export class DenseCL {
     this.group = group
     this.compute = compute
     this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
-    this.key = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
+    // On a GPU a launch for each weight would take longer than the copies, of which it has the memory.
+    const fleetingCopies = deviceTraits(this.query.backbone.device).kind === 'cpu'
+    this.key = new Encoder({ random: new Random(seed, 1), dtype, compute, fleetingCopies }, options)
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
     this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
     this.device = this.queue.keys.device
