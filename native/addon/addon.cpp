@@ -7,6 +7,7 @@
 #include "../core/device.h"
 #include "../core/parallel.h"
 #include "../core/signals.h"
+#include "../core/system.h"
 #include "../cpu/isa.h"
 #include "calls.h"
 #include "collectives.h"
@@ -33,6 +34,7 @@ constexpr double kMaxThreads = 1024;
 class Addon : public Napi::Addon<Addon> {
  public:
   Addon(Napi::Env, Napi::Object exports) {
+    giveLargeBlocksBack();
     DefineAddon(exports, {
                              InstanceMethod("initialize", &Addon::initialize),
                              InstanceMethod("version", &Addon::guard<&Addon::version>),

@@ -27,6 +27,8 @@ void stayLoaded() {
                      &library);
 }
 
+void giveLargeBlocksBack() {}
+
 // Large pages are a privilege here, which few accounts have.
 void wishForHugePages(void*, size_t) {}
 
@@ -49,7 +51,12 @@ void onSignals(void (*handler)(int)) {
 #include <unistd.h>
 #endif
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 
@@ -74,6 +81,13 @@ void stayLoaded() {
 void wishForHugePages([[maybe_unused]] void* block, [[maybe_unused]] size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+void giveLargeBlocksBack() {
+#if defined(__GLIBC__)
+  if (std::getenv("MALLOC_MMAP_THRESHOLD_") == nullptr) mallopt(M_MMAP_THRESHOLD, 4 << 20);
+  if (std::getenv("MALLOC_TRIM_THRESHOLD_") == nullptr) mallopt(M_TRIM_THRESHOLD, 8 << 20);
 #endif
 }
 

@@ -13,6 +13,11 @@ void stayLoaded();
 constexpr size_t kHugePage = size_t{2} << 20;
 void wishForHugePages(void* block, size_t bytes);
 
+// Has glibc give blocks of 4 MiB and more back to the system when they are freed, as it does with 128 KiB until the first such block is
+// freed: then it keeps what is not larger than that one, up to 32 MiB. What was drawn for the weights of a network would stay for good.
+// Whoever sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ keeps that.
+void giveLargeBlocksBack();
+
 // Whether this process may use the tile registers of a processor that has them: their state is large, and kernels save it on request.
 bool mayUseTiles();
 
