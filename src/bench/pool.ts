@@ -11,7 +11,12 @@ import { deviceTraits } from '../tensor/traits.js'
 const poolSize = (device: string): number => (deviceTraits(device).simulated ? 2 ** 16 : 2 ** 22)
 const widest = 4096
 
-let drawn = new Float32Array(0)
+/** Memory that goes back when it is emptied, where the garbage collector would come late; of ES2024, which Node.js has. */
+interface Resizable extends ArrayBuffer {
+  resize(bytes: number): void
+}
+const buffer = Reflect.construct(ArrayBuffer, [0, { maxByteLength: 4 * 2 ** 22 }]) as Resizable
+const drawn = new Float32Array(buffer)
 const pools = new Map<string, Tensor>()
 
 /** The pool of the current device; made where it is not there yet, and kept for the process. */
@@ -23,9 +28,13 @@ export function pool(dtype: FloatDType): Tensor {
   const size = poolSize(device)
   if (drawn.length < size) {
     const random = new Random(1)
-    drawn = Float32Array.from({ length: size }, () => random.normal())
+    buffer.resize(4 * size)
+    for (let i = 0; i < size; ++i) drawn[i] = random.normal()
   }
-  const tensor = Tensor.from(drawn.subarray(0, size), [size], dtype).keep()
+  const tensor = scope(() => {
+    const exact = Tensor.from(drawn.subarray(0, size), [size])
+    return dtype === 'f32' ? exact : exact.to(dtype)
+  }).keep()
   pools.set(key, tensor)
   return tensor
 }
@@ -34,7 +43,7 @@ export function pool(dtype: FloatDType): Tensor {
 export function emptyPools(): void {
   for (const tensor of pools.values()) tensor.dispose()
   pools.clear()
-  drawn = new Float32Array(0)
+  buffer.resize(0)
 }
 
 /** A tensor of normal values on the current device. Its rows of up to 4,096 values repeat, in random order. */
