@@ -261,7 +261,6 @@ class Addon : public Napi::Addon<Addon> {
     result.Set("tunable", traits.tunable);
     result.Set("epilogues", traits.epilogues);
     result.Set("prologues", traits.prologues);
-    result.Set("byteIndices", traits.byteIndices);
     result.Set("normsResults", traits.normsResults);
     result.Set("e4m3", traits.e4m3);
     result.Set("vectorBytes", traits.vectorBytes);

@@ -58,7 +58,6 @@ struct Traits {
   bool epilogues = false;     // convolutions add, mask and sum what they write for the norms around them
   bool prologues = false;     // convolutions and poolings normalise what they read
   bool normsResults = false;  // convolutions apply a batch norm by running statistics to what they write
-  bool byteIndices = false;   // max pooling keeps a tap in a byte, and nothing for a pass without a gradient
   bool e4m3 = false;          // convolutions take maps in E4M3
   int vectorBytes = 0;        // of the accesses of prologues and epilogues; 0 without them
   int statisticsRows = 0;     // rows of a tensor that one row of a convolution's statistics covers; 0 without them

@@ -15,6 +15,7 @@ namespace {
 struct Window {
   int64_t begin, end;  // clipped to the image
   int64_t full;        // positions before clipping to the image, but inside the padding
+  int64_t first;       // where it begins before clipping, from which taps are counted
 };
 
 struct Axis {
@@ -23,10 +24,10 @@ struct Axis {
   Window window(int64_t i) const {
     if (adaptive) {
       const int64_t begin = i * in / out, end = ((i + 1) * in + out - 1) / out;
-      return {begin, end, end - begin};
+      return {begin, end, end - begin, begin};
     }
     const int64_t begin = i * stride - padding, end = std::min(begin + kernel, in + padding);
-    return {std::max<int64_t>(0, begin), std::min(end, in), end - begin};
+    return {std::max<int64_t>(0, begin), std::min(end, in), end - begin, begin};
   }
 };
 
@@ -61,33 +62,37 @@ struct Candidate {
   Accumulator<T>* best;
   int32_t* at;
   const T* in;
-  int32_t position;
+  int32_t tap;
   int64_t channels;
 };
 template <class T>
 INLINE void takeLoop(const Candidate<T>& job) {
   using A = Accumulator<T>;
   // Values of their own, without which the compiler makes branches of it.
-  const int32_t position = job.position;
+  const int32_t tap = job.tap;
   for (int64_t c = 0; c < job.channels; ++c) {
     const A value = job.in[c], old = job.best[c];
     const int32_t place = job.at[c];
     const bool better = (value > old) | (value != value);
     job.best[c] = better ? value : old;
-    job.at[c] = better ? position : place;
+    job.at[c] = better ? tap : place;
   }
 }
 SIMD_LOOP_STORED(take, Candidate)
 
+void requireIndex(const Call& call, const Tensor& index) {
+  REQUIRE(index.dtype == DType::i32 || index.dtype == DType::u8, "DTYPE",
+          std::string(call.op) + ": expected index u8 or i32 but received " + describe(index));
+}
+
 }  // namespace
 
-// The index is row * W + column in the image; the first maximum wins.
+// The index is the tap of the window, of which the first maximum wins.
 void maxPool2d(const Call& call) {
   using Names = args::maxPool2d;
-  const Tensor &y = call.tensor(Names::y), *given = call.optional(Names::index), &x = call.tensor(Names::x);
-  REQUIRE(given != nullptr && given->dtype == DType::i32, "DTYPE", "maxPool2d: expected index i32 on the CPU");
+  const Tensor &y = call.tensor(Names::y), *index = call.optional(Names::index), &x = call.tensor(Names::x);
+  if (index != nullptr) requireIndex(call, *index);
   REQUIRE(call.optional(Names::scale) == nullptr, "ARGUMENT", "maxPool2d: expected no scale on the CPU");
-  const Tensor& index = *given;
   const Pool pool(call, Names{}, x, y, "y");
   dispatchStored(call, x.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -95,15 +100,22 @@ void maxPool2d(const Call& call) {
     parallelFor(pool.rows(), [&](int64_t row) {
       const int64_t image = row / pool.y.out;
       std::vector<A> best(pool.c);
+      std::vector<int32_t> at(pool.c);
       pool.forRow(row, [&](int64_t o, Window rows, Window columns) {
-        int32_t* at = index.data<int32_t>() + o * pool.c;
+        const auto tap = [&](int64_t i, int64_t j) {
+          return static_cast<int32_t>((i - rows.first) * pool.x.kernel + j - columns.first);
+        };
         std::fill(best.begin(), best.end(), -std::numeric_limits<A>::infinity());
-        std::fill_n(at, pool.c, static_cast<int32_t>(rows.begin * pool.x.in + columns.begin));
+        std::fill(at.begin(), at.end(), tap(rows.begin, columns.begin));
         for (int64_t i = rows.begin; i < rows.end; ++i)
           for (int64_t j = columns.begin; j < columns.end; ++j)
-            take(Candidate<T>{best.data(), at, x.data<T>() + pool.pixel(image, i, j) * pool.c, static_cast<int32_t>(i * pool.x.in + j),
-                              pool.c});
+            take(Candidate<T>{best.data(), at.data(), x.data<T>() + pool.pixel(image, i, j) * pool.c, tap(i, j), pool.c});
         std::transform(best.begin(), best.end(), y.data<T>() + o * pool.c, [](A value) { return T(value); });
+        if (index == nullptr) return;
+        if (index->dtype == DType::i32)
+          std::copy(at.begin(), at.end(), index->data<int32_t>() + o * pool.c);
+        else
+          std::transform(at.begin(), at.end(), index->data<uint8_t>() + o * pool.c, [](int32_t t) { return static_cast<uint8_t>(t); });
       });
     });
   });
@@ -112,23 +124,35 @@ void maxPool2d(const Call& call) {
 void maxPool2dBackward(const Call& call) {
   using Names = args::maxPool2dBackward;
   const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy), &index = call.tensor(Names::index);
-  REQUIRE(index.dtype == DType::i32, "DTYPE", "maxPool2dBackward: expected index i32 on the CPU but received " + describe(index));
+  requireIndex(call, index);
   const Pool pool(call, Names{}, dx, dy, "dy");
-  const int64_t in = pool.y.in * pool.x.in, out = pool.y.out * pool.x.out, channels = pool.c;
-  dispatchFloat(call, dx.dtype, [&](auto zero) {
+  const int64_t channels = pool.c, taps = pool.y.kernel * pool.x.kernel;
+  const auto passBack = [&](auto zero, const auto* indices) {
     using T = decltype(zero);
     parallelFor(pool.n, [&](int64_t image) {
-      T* target = dx.data<T>() + image * in * channels;
-      std::fill_n(target, in * channels, T{0});
-      const T* source = dy.data<T>() + image * out * channels;
-      const int32_t* at = index.data<int32_t>() + image * out * channels;
-      for (int64_t o = 0; o < out; ++o, source += channels, at += channels)
+      std::fill_n(dx.data<T>() + pool.pixel(image, 0, 0) * channels, pool.y.in * pool.x.in * channels, T{0});
+      std::vector<T*> targets(taps);
+      const auto add = [&](int64_t o, Window rows, Window columns) {
+        std::fill(targets.begin(), targets.end(), nullptr);
+        for (int64_t i = rows.begin; i < rows.end; ++i)
+          for (int64_t j = columns.begin; j < columns.end; ++j)
+            targets[(i - rows.first) * pool.x.kernel + j - columns.first] = dx.data<T>() + pool.pixel(image, i, j) * channels;
+        const T* source = dy.data<T>() + o * channels;
         for (int64_t c = 0; c < channels; ++c) {
-          REQUIRE(at[c] >= 0 && at[c] < in, "RANGE",
-                  "maxPool2dBackward: index " + std::to_string(at[c]) + " is outside of an image of " + std::to_string(in) + " pixels");
-          target[at[c] * channels + c] += source[c];
+          const int64_t tap = indices[o * channels + c];
+          REQUIRE(tap >= 0 && tap < taps && targets[tap] != nullptr, "RANGE",
+                  "maxPool2dBackward: index " + std::to_string(tap) + " is no tap of its window in the image");
+          targets[tap][c] += source[c];
         }
+      };
+      for (int64_t i = 0; i < pool.y.out; ++i) pool.forRow(image * pool.y.out + i, add);
     });
+  };
+  dispatchFloat(call, dx.dtype, [&](auto zero) {
+    if (index.dtype == DType::i32)
+      passBack(zero, index.data<int32_t>());
+    else
+      passBack(zero, index.data<uint8_t>());
   });
 }
 

@@ -48,7 +48,7 @@ Traits KernelDevice::traits() {
   traits.capability = capability();
   traits.multiprocessors = multiprocessors();
   traits.recordable = traits.rendersViews = traits.tf32 = traits.tunable = true;
-  traits.epilogues = traits.prologues = traits.byteIndices = true;
+  traits.epilogues = traits.prologues = true;
   traits.vectorBytes = kVectorBytes;
   traits.statisticsRows = kStatisticsRows;
   traits.dtypes = {DType::f32, DType::bf16};

@@ -27,13 +27,9 @@ export const maxPool2dOp = defineOp<PoolInputs, PoolAttrs>({
   name: 'maxPool2d',
   forward({ x }, { numbers, outputShape }, needsGradient) {
     const y = Tensor.empty(outputShape, x.dtype)
-    // A GPU keeps the tap of each window, a byte where it can, and nothing for a pass without a gradient.
+    // The tap of each window is kept, in a byte where it fits, and nothing for a pass without a gradient.
     const taps = numbers.kernelH * numbers.kernelW
-    const index = !deviceTraits(x.device).byteIndices
-      ? Tensor.empty(outputShape, 'i32')
-      : needsGradient
-        ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32')
-        : undefined
+    const index = needsGradient ? Tensor.empty(outputShape, taps <= 256 ? 'u8' : 'i32') : undefined
     const norm = deviceTraits(x.device).prologues ? deferredNorm(x) : undefined
     runNative(
       'maxPool2d',

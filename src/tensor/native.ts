@@ -70,8 +70,6 @@ export interface DeviceTraits {
   readonly prologues: boolean
   /** Convolutions apply a batch norm by running statistics, a residual and ReLU to what they write, where no gradient is asked for. */
   readonly normsResults: boolean
-  /** Max pooling keeps the tap of a window in a byte where it fits, and nothing for a pass without a gradient; elsewhere always an i32. */
-  readonly byteIndices: boolean
   /** Convolutions take maps in E4M3 (src/ops/e4m3.ts): Hopper's tensor cores, and the CPU, which shows what the rounding does. */
   readonly e4m3: boolean
   /** Bytes of the accesses that prologues and epilogues are made of: channels must be whole ones. 0 without them. */

@@ -91,7 +91,7 @@ test('infoNce of NaN is NaN', () => {
 test('native ops refuse places that lie outside of their tensors', () => {
   scope(() => {
     const pool = { kernelH: 2, kernelW: 2, strideH: 2, strideW: 2, paddingH: 0, paddingW: 0 }
-    for (const place of [-1, 16, 2 ** 31 - 1])
+    for (const place of [-1, 4, 2 ** 31 - 1])
       throwsError(
         () =>
           runNative(
@@ -100,7 +100,7 @@ test('native ops refuse places that lie outside of their tensors', () => {
             pool,
           ),
         'RANGE',
-        /maxPool2dBackward: index .*16 pixels/,
+        /maxPool2dBackward: index -?\d+ is no tap/,
       )
     const padded = { ...pool, paddingH: 3, paddingW: 0 }
     const y = zeros(1, 4, 2, 1)
