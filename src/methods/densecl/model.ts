@@ -117,8 +117,9 @@ export class DenseCL {
     this.group = group
     this.compute = compute
     this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
-    // On a GPU a launch for each weight would take longer than the copies, of which it has the memory.
-    const fleetingCopies = deviceTraits(this.query.backbone.device).kind === 'cpu'
+    // On a GPU, and where a step is recorded as there, a launch for each weight would take longer than their copies are worth.
+    const { hostMemory, recordable } = deviceTraits(this.query.backbone.device)
+    const fleetingCopies = hostMemory && !recordable
     this.key = new Encoder({ random: new Random(seed, 1), dtype, compute, fleetingCopies }, options)
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
     this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
