@@ -129,7 +129,8 @@ class Wide {
       data_ = values;
     } else {
       data_ = copies_.data();
-      parallelRange(count, int64_t{1} << 15, [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
+      parallelRange(count, 1 << 15,
+                    [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
     }
   }
   const T* data() const { return data_; }

@@ -108,7 +108,9 @@ const difference = (these: Iterable<string>, those: Iterable<string>): string[] 
 where('docs/errors.md has every code that is thrown, and no other', () => {
   const thrown = [
     ...filesBelow('src', '.ts').flatMap((path) => [...text(path).matchAll(/\b(?:fail|DenseclError)\(\s*'([A-Z][A-Z_]+)'/g)]),
-    ...filesBelow('native', '.cpp', '.h', '.cu', '.cuh').flatMap((path) => [...text(path).matchAll(/"((?!DENSECL_|MALLOC_)[A-Z][A-Z_]{2,})"/g)]),
+    ...filesBelow('native', '.cpp', '.h', '.cu', '.cuh').flatMap((path) => [
+      ...text(path).matchAll(/"((?!DENSECL_|MALLOC_)[A-Z][A-Z_]{2,})"/g),
+    ]),
   ].map(([, code]) => code!)
   assert.equal(difference(thrown, rows('Error codes')), [], 'codes without a row')
   assert.equal(difference(rows('Error codes'), thrown), [], 'rows of codes that nothing throws')
