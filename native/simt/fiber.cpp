@@ -82,7 +82,9 @@ void Fiber::start(Outside& outside, void (*body)(void*), void* argument) {
   body_ = body;
   argument_ = argument;
   fake_ = nullptr;
-  ASAN(__asan_unpoison_memory_region(stack_, kStackBytes);)
+  // The marks of frames that were left in the middle.
+  ASAN(if (!ended_) __asan_unpoison_memory_region(stack_, kStackBytes);)
+  ended_ = false;
 #if DENSECL_FIBER_ASM
   // As switchStack leaves it: the place, and above it a stack that is aligned as after a call.
   void** frame = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack_) + used_) & ~uintptr_t{15}) - 2;
@@ -120,6 +122,10 @@ void Fiber::leave() {
 }
 
 void Fiber::leaveForGood() {
+  // Only the frames from here up have marks. To clear those of the whole stack for every thread of every block took a third of the time.
+  ASAN(char* const frame = static_cast<char*>(__builtin_frame_address(0));
+       __asan_unpoison_memory_region(frame, static_cast<size_t>(stack_ + kStackBytes - frame));)
+  ended_ = true;
   ASAN(__sanitizer_start_switch_fiber(nullptr, outside_->bottom, outside_->size);)
   switchStack(inside_, outside_->left);
 }

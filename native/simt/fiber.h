@@ -45,6 +45,7 @@ class Fiber {
   ucontext_t inside_;
 #endif
   void* fake_ = nullptr;  // of AddressSanitizer
+  bool ended_ = false;    // by leaveForGood()
 };
 
 struct Fiber::Outside {

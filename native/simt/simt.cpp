@@ -27,6 +27,10 @@ __thread Block* block __attribute__((tls_model("initial-exec"))) = nullptr;
 void perform(Thread& thread, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     const Copy& copy = thread.copies[i];
+    if (copy.fromBytes == 16) {
+      std::memcpy(copy.to, copy.from, 16);
+      continue;
+    }
     std::memcpy(copy.to, copy.from, copy.fromBytes);
     std::memset(static_cast<char*>(copy.to) + copy.fromBytes, 0, copy.bytes - copy.fromBytes);
   }
