@@ -129,8 +129,7 @@ class Wide {
       data_ = values;
     } else {
       data_ = copies_.data();
-      parallelRange(count, 1 << 15,
-                    [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
+      parallelRange(count, 1 << 15, [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
     }
   }
   const T* data() const { return data_; }
@@ -338,8 +337,7 @@ void infoNce(const Call& call) {
         if (dquery == nullptr) continue;
         const T scale = invT / static_cast<T>(R), inverse = T{1} / sum[i], p0 = own0 * inverse;
         const T* k = positives.data() + i * D;
-        for (int64_t c = 0; c < D; ++c)
-          dquery->data<S>()[i * D + c] = S(scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse));
+        for (int64_t c = 0; c < D; ++c) dquery->data<S>()[i * D + c] = S(scale * ((p0 - T{1}) * k[c] + gradient[i * width + c] * inverse));
       }
     });
     double total[5] = {};

@@ -102,9 +102,7 @@ void maxPool2d(const Call& call) {
       std::vector<A> best(pool.c);
       std::vector<int32_t> at(pool.c);
       pool.forRow(row, [&](int64_t o, Window rows, Window columns) {
-        const auto tap = [&](int64_t i, int64_t j) {
-          return static_cast<int32_t>((i - rows.first) * pool.x.kernel + j - columns.first);
-        };
+        const auto tap = [&](int64_t i, int64_t j) { return static_cast<int32_t>((i - rows.first) * pool.x.kernel + j - columns.first); };
         std::fill(best.begin(), best.end(), -std::numeric_limits<A>::infinity());
         std::fill(at.begin(), at.end(), tap(rows.begin, columns.begin));
         for (int64_t i = rows.begin; i < rows.end; ++i)
