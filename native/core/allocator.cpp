@@ -1,6 +1,7 @@
 #include "allocator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "device.h"
@@ -16,7 +17,7 @@ size_t Allocator::capacity(size_t bytes) {
 void* Allocator::allocate(size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
-  if (serving_ != nullptr) {
+  if (serving_ != nullptr && isOwner()) {
     void* block = serving_->plan.serve(serving_->memory, size);
     ++serving_->blocks;
     return block;
@@ -24,7 +25,7 @@ void* Allocator::allocate(size_t bytes) {
   void* block = allocateLocked(bytes, size);
   ++storages_;
   device_.onAcquire(block, bytes, size);
-  if (tracing_ != nullptr) tracing_->plan.acquired(block, size);
+  if (tracing_ != nullptr && isOwner() && !paused_) tracing_->plan.acquired(block, size);
   return block;
 }
 
@@ -100,9 +101,28 @@ bool Allocator::isPlanned(const void* block) {
   return arenaOf(block) != nullptr;
 }
 
+bool Allocator::serves() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return serving_ != nullptr && isOwner();
+}
+
+void Allocator::pauseTrace(bool paused) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (isOwner()) paused_ = paused;
+}
+
+std::vector<Span> Allocator::gaps() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Span> spans;
+  for (const auto& [offset, bytes] : serving_->plan.gaps()) spans.push_back({static_cast<char*>(serving_->memory) + offset, bytes});
+  return spans;
+}
+
 Arena* Allocator::startTrace() {
   std::lock_guard<std::mutex> lock(mutex_);
   REQUIRE(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  owner_ = std::this_thread::get_id();
+  paused_ = false;
   arenas_.push_back(std::make_unique<Arena>());
   return tracing_ = arenas_.back().get();
 }
@@ -119,6 +139,7 @@ void Allocator::startServing(Arena* arena) {
   trimLocked();  // what the runs before kept for reuse
   arena->memory = allocateLocked(arena->plan.bytes(), capacity(arena->plan.bytes()));
   serving_ = arena;
+  owner_ = std::this_thread::get_id();
 }
 
 void Allocator::endServing() {
@@ -167,8 +188,55 @@ void Allocator::setLimit(size_t bytes) {
   limit_ = bytes;
 }
 
-Storage::Storage(Device& device, size_t bytes) : device(device), bytes(bytes), block(device.allocator.allocate(bytes)) {}
-Storage::~Storage() { device.allocator.release(block, bytes); }
+Storage::Storage(Device& device, size_t bytes) : device(device), bytes(bytes), block(device.allocator.allocate(bytes)), owned(true) {}
+Storage::Storage(Device& device, size_t bytes, void* block) : device(device), bytes(bytes), block(block), owned(false) {}
+Storage::~Storage() {
+  if (owned) device.allocator.release(block, bytes);
+}
+
+namespace {
+
+thread_local std::vector<Span> lent;  // by address
+
+// The tightest span that is large enough gives its beginning; null where none is.
+void* borrow(size_t size) {
+  auto tightest = lent.end();
+  for (auto span = lent.begin(); span != lent.end(); ++span)
+    if (span->bytes >= size && (tightest == lent.end() || span->bytes < tightest->bytes)) tightest = span;
+  if (tightest == lent.end()) return nullptr;
+  char* block = tightest->begin;
+  *tightest = {block + size, tightest->bytes - size};
+  return block;
+}
+
+void giveBack(void* block, size_t size) {
+  Span back{static_cast<char*>(block), size};
+  auto next = std::find_if(lent.begin(), lent.end(), [&](const Span& span) { return span.begin >= back.begin + size; });
+  if (next != lent.end() && back.begin + back.bytes == next->begin) {
+    back.bytes += next->bytes;
+    next = lent.erase(next);
+  }
+  if (next != lent.begin() && std::prev(next)->begin + std::prev(next)->bytes == back.begin)
+    std::prev(next)->bytes += back.bytes;
+  else
+    lent.insert(next, back);
+}
+
+}  // namespace
+
+Loan::Loan(const std::vector<Span>& spans) { lent = spans; }
+Loan::~Loan() { lent.clear(); }
+
+ScratchBlock::ScratchBlock(size_t bytes, Life life)
+    : bytes_(bytes), block_(life == Life::op ? borrow(Allocator::capacity(bytes)) : nullptr), lent_(block_ != nullptr) {
+  if (!lent_) block_ = cpuDevice().allocator.allocate(bytes);
+}
+ScratchBlock::~ScratchBlock() {
+  if (lent_)
+    giveBack(block_, Allocator::capacity(bytes_));
+  else
+    cpuDevice().allocator.release(block_, bytes_);
+}
 
 std::string describe(const Tensor& tensor) {
   std::string text = dtypeName(tensor.dtype);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "heap.h"
@@ -31,6 +32,12 @@ struct Arena {
   }
 };
 
+// Memory that is free for a while.
+struct Span {
+  char* begin;
+  size_t bytes;
+};
+
 class Allocator {
  public:
   explicit Allocator(Device& device) : device_(device), small_(device), large_(device) {}
@@ -44,13 +51,19 @@ class Allocator {
   void setLimit(size_t bytes);  // 0 removes the limit
 
   // Planned memory, in this order: a run between startTrace and endTrace, a run between startServing and endServing that gets its
-  // blocks from the arena, and abandon, also after an error at any point.
+  // blocks from the arena, and abandon, also after an error at any point. Blocks of other threads have nothing to do with either run.
   Arena* startTrace();
   void endTrace();
   void startServing(Arena* arena);
   void endServing();
   void abandon(Arena* arena);
   bool isPlanned(const void* block);
+  // Whether this thread's run is recorded now.
+  bool serves();
+  // What is taken and given back meanwhile has no place in the plan: scratch memory of an op that will be run again, and will ask again.
+  void pauseTrace(bool paused);
+  // The spans of the arena that no block of the recorded run has at this moment.
+  std::vector<Span> gaps();
 
   // The capacity that a request occupies: what stats() counts.
   static size_t capacity(size_t bytes);
@@ -78,11 +91,16 @@ class Allocator {
   std::vector<std::unique_ptr<Arena>> arenas_;
   Arena* tracing_ = nullptr;
   Arena* serving_ = nullptr;
+  std::thread::id owner_;  // whose run is traced or recorded
+  bool isOwner() const { return std::this_thread::get_id() == owner_; }
+  bool paused_ = false;
 };
 
 // A block of a device's memory.
 struct Storage {
   Storage(Device& device, size_t bytes);
+  // Of memory that somebody else keeps.
+  Storage(Device& device, size_t bytes, void* block);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -91,6 +109,7 @@ struct Storage {
   Device& device;
   const size_t bytes;
   void* const block;
+  const bool owned;
   // What an op has made of the values and reads again as long as they stay: weights as its loops want them, in a form of these numbers.
   struct Derived {
     std::array<int64_t, 4> form{};
@@ -105,17 +124,40 @@ T* Tensor::data() const {
   return static_cast<T*>(storage->block);
 }
 
-// Scratch memory of an op of the CPU, from the same cache.
+// Scratch memory of an op of the CPU, from the same cache. What the op leaves with a tensor is `kept`: it must not lie where memory is
+// free for as long as the op lasts.
 Device& cpuDevice();
+enum class Life { op, kept };
+class ScratchBlock {
+ public:
+  ScratchBlock(size_t bytes, Life life);
+  ~ScratchBlock();
+  ScratchBlock(const ScratchBlock&) = delete;
+  ScratchBlock& operator=(const ScratchBlock&) = delete;
+  void* block() const { return block_; }
+
+ private:
+  const size_t bytes_;
+  void* block_;
+  bool lent_;
+};
+// While it lives, scratch memory of this thread lies in these spans as far as they reach.
+class Loan {
+ public:
+  explicit Loan(const std::vector<Span>& spans);
+  ~Loan();
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+};
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(size_t count) : storage_(cpuDevice(), count * sizeof(T) + 64) {}
-  T* data() { return static_cast<T*>(storage_.block); }
+  explicit Scratch(size_t count, Life life = Life::op) : memory_(count * sizeof(T) + 64, life) {}
+  T* data() { return static_cast<T*>(memory_.block()); }
   T& operator[](size_t i) { return data()[i]; }
 
  private:
-  Storage storage_;
+  ScratchBlock memory_;
 };
 
 }  // namespace densecl

@@ -65,6 +65,8 @@ class CommThread : public Comm {
 
   std::unique_ptr<Pending> start(Collective call) override {
     checkCollective(call, rank_, size_, cpuDevice());
+    REQUIRE(!cpuDevice().allocator.serves(), "GRAPH",
+            std::string("graph: ") + collectiveName(call.kind) + " by MPI in a step that is recorded would not be repeated");
     auto job = std::make_shared<Job>();
     job->call = std::move(call);
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -33,9 +33,30 @@ void Plan::place() {
     if (event.acquire) total_ += capacity;
   }
 
-  std::vector<size_t> order(lifetimes_.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return lifetimes_[a].capacity > lifetimes_[b].capacity; });
+  // What came to lie on top found no gap: it chooses before the others from then on.
+  constexpr int attempts = 20;
+  std::vector<size_t> order(lifetimes_.size()), best;
+  const auto area = [](const Lifetime& of) { return static_cast<double>(of.capacity) * static_cast<double>(of.end - of.begin); };
+  const auto duration = [](const Lifetime& of) { return static_cast<double>(of.end - of.begin); };
+  const auto size = [](const Lifetime& of) { return static_cast<double>(of.capacity); };
+  for (const auto rank : {+area, +duration, +size}) {
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rank(lifetimes_[a]) > rank(lifetimes_[b]); });
+    for (int attempt = 0; attempt < attempts && (best.empty() || bytes_ > live_); ++attempt) {
+      const size_t bytes = placeInOrder(order);
+      if (best.empty() || bytes < bytes_) {
+        bytes_ = bytes;
+        best = order;
+      }
+      std::stable_partition(order.begin(), order.end(),
+                            [&](size_t which) { return lifetimes_[which].offset + lifetimes_[which].capacity == bytes; });
+    }
+  }
+  placeInOrder(best);
+}
+
+size_t Plan::placeInOrder(const std::vector<size_t>& order) {
+  size_t bytes = 0;
   std::vector<size_t> placed;  // by offset
   for (size_t which : order) {
     Lifetime& mine = lifetimes_[which];
@@ -50,11 +71,12 @@ void Plan::place() {
       end = std::max(end, taken.offset + taken.capacity);
     }
     mine.offset = best == std::numeric_limits<size_t>::max() ? end : best;
-    bytes_ = std::max(bytes_, mine.offset + mine.capacity);
+    bytes = std::max(bytes, mine.offset + mine.capacity);
     placed.insert(std::upper_bound(placed.begin(), placed.end(), which,
                                    [&](size_t a, size_t b) { return lifetimes_[a].offset < lifetimes_[b].offset; }),
                   which);
   }
+  return bytes;
 }
 
 bool Plan::matches(bool acquire, size_t lifetime) {
@@ -82,6 +104,19 @@ void Plan::returned(void* block) {
   const auto found = open_.find(block);
   matches(false, found == open_.end() ? lifetimes_.size() : found->second);
   if (found != open_.end()) open_.erase(found);
+}
+
+std::vector<std::pair<size_t, size_t>> Plan::gaps() const {
+  std::vector<std::pair<size_t, size_t>> taken, free;
+  for (const auto& [block, lifetime] : open_) taken.push_back({lifetimes_[lifetime].offset, lifetimes_[lifetime].capacity});
+  std::sort(taken.begin(), taken.end());
+  taken.push_back({bytes_, 0});
+  size_t end = 0;
+  for (const auto& [offset, capacity] : taken) {
+    if (offset > end) free.push_back({end, offset - end});
+    end = offset + capacity;
+  }
+  return free;
 }
 
 void Plan::finish() {

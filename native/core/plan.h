@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace densecl {
@@ -12,13 +13,15 @@ class Plan {
   // The run that is traced.
   void acquired(void* block, size_t capacity);
   void released(void* block);
-  // Ends the trace. Blocks go largest first to the tightest gap between those that live at the same time (Y. Pisarchyk, J. Lee,
-  // "Efficient memory management for deep neural net inference", arXiv:2001.03288: greedy by size).
+  // Ends the trace. Blocks go one after another to the tightest gap between those that live at the same time (Y. Pisarchyk, J. Lee,
+  // "Efficient memory management for deep neural net inference", arXiv:2001.03288), in the best of several orders.
   void place();
 
   // The run that is recorded: the place of the next block. Throws GRAPH when it is not the block of the trace.
   void* serve(void* arena, size_t capacity);
   void returned(void* block);
+  // What no block has at this moment of it: offset and bytes, by offset.
+  std::vector<std::pair<size_t, size_t>> gaps() const;
   // The two runs have done the same; throws GRAPH when not.
   void finish();
 
@@ -35,6 +38,8 @@ class Plan {
     size_t lifetime;
   };
   bool matches(bool acquire, size_t lifetime);
+  // The bytes that all take where each has chosen after those before it in `order`.
+  size_t placeInOrder(const std::vector<size_t>& order);
 
   std::vector<Lifetime> lifetimes_;
   std::vector<Event> events_;

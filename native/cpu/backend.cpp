@@ -2,7 +2,9 @@
 #include "../core/device.h"
 
 #include <cstring>
+#include <deque>
 #include <new>
+#include <unordered_map>
 
 #include "../core/parallel.h"
 #include "../core/system.h"
@@ -22,6 +24,76 @@ const OpFunction kOps[] = {
 #define OP(name, ...) cpu::name,
 #include "../core/ops.def"
 #undef OP
+};
+
+void runOp(OpFunction op, const Call& call) {
+  if (cpu::needsWidening(call))
+    cpu::runWidened(op, call);
+  else
+    op(call);
+}
+
+// What a recorded step does: its ops, on tensors of its own that lie where those of the recorded run lay. Their scratch memory comes from
+// what is free of the arena meanwhile, or from the allocator.
+class OpList : public Recording {
+ public:
+  void add(OpFunction op, const Call& call) {
+    Step& step = steps_.emplace_back();
+    step.op = op;
+    step.free = cpuDevice().allocator.gaps();
+    step.call = call;
+    const Signature& signature = signatures()[static_cast<size_t>(call.index)];
+    for (size_t p = 0; p < signature.tensors.size(); ++p)
+      for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k) {
+        if (call.tensors[k] == nullptr) continue;
+        const Tensor& own = step.tensors.emplace_back(ownTensor(*call.tensors[k]));
+        step.call.tensors[k] = &own;
+        if (signature.tensors[p].mayBeWritten()) step.written.push_back(own.storage.get());
+      }
+  }
+  // The arena's blocks end where no op is left that names them, and with them what was made of their values.
+  void finish() {
+    places_.clear();
+    std::unordered_map<Storage*, Step*> last;
+    for (Step& step : steps_)
+      for (const Tensor& tensor : step.tensors)
+        if (!tensor.storage->owned) last[tensor.storage.get()] = &step;
+    for (const auto& [storage, step] : last) step->ended.push_back(storage);
+  }
+  void replay() override {
+    for (const Step& step : steps_) {
+      for (Storage* storage : step.written) storage->written();
+      const Loan loan(step.free);
+      runOp(step.op, step.call);
+      for (Storage* storage : step.ended) storage->derived = {};
+    }
+  }
+  size_t launches() const override { return steps_.size(); }
+
+ private:
+  struct Step {
+    OpFunction op;
+    Call call;
+    std::deque<Tensor> tensors;  // those of the call
+    std::vector<Storage*> written, ended;
+    std::vector<Span> free;  // of the arena, for scratch memory
+  };
+  struct Place {
+    std::weak_ptr<Storage> of;
+    std::shared_ptr<Storage> own;
+  };
+
+  // Storages of the arena are given back as the recorded run goes on, so that the next ones get their places; others are kept alive.
+  Tensor ownTensor(const Tensor& tensor) {
+    if (!cpuDevice().allocator.isPlanned(tensor.raw())) return tensor;
+    Place& place = places_[tensor.storage.get()];
+    if (place.of.lock() != tensor.storage)
+      place = {tensor.storage, std::make_shared<Storage>(tensor.storage->device, tensor.storage->bytes, tensor.storage->block)};
+    return {place.own, tensor.dtype, tensor.shape};
+  }
+
+  std::deque<Step> steps_;
+  std::unordered_map<const Storage*, Place> places_;
 };
 
 class CpuDevice : public Device {
@@ -47,24 +119,47 @@ class CpuDevice : public Device {
   void onRelease(void* block, size_t, size_t capacity) override { ASAN_POISON_MEMORY_REGION(block, capacity); }
   bool divisible() override { return false; }
 #endif
-  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void upload(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("an upload");
+    std::memcpy(to, from, bytes);
+  }
+  void download(void* to, const void* from, size_t bytes) override {
+    expectNoRecording("a download");
+    std::memcpy(to, from, bytes);
+  }
   Traits traits() override {
     Traits traits;
     traits.kind = "cpu";
-    traits.hostMemory = traits.normsResults = traits.e4m3 = true;
+    traits.hostMemory = traits.recordable = traits.normsResults = traits.e4m3 = true;
     traits.dtypes = {DType::f32, DType::f64, DType::bf16};
     return traits;
   }
   size_t keptBytes(const Call& call, const Tensor*& holder) override { return cpu::keptBytes(call, holder); }
   void run(size_t op, const Call& call) override {
-    if (cpu::needsWidening(call))
-      cpu::runWidened(ops[op], call);
-    else
-      ops[op](call);
+    if (recording != nullptr) return recording->add(ops[op], call);
+    const Unplanned scratch(allocator);
+    runOp(ops[op], call);
+  }
+  void beginRecording() override { recording = std::make_unique<OpList>(); }
+  std::unique_ptr<Recording> endRecording() override {
+    recording->finish();
+    return std::move(recording);
   }
   std::string describe() override { return std::to_string(threads()) + " threads, " + cpu::instructionSet(); }
+
+ private:
+  struct Unplanned {
+    explicit Unplanned(Allocator& allocator) : allocator(allocator) { allocator.pauseTrace(true); }
+    ~Unplanned() { allocator.pauseTrace(false); }
+    Allocator& allocator;
+  };
+  void expectNoRecording(const char* what) const {
+    REQUIRE(recording == nullptr, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
+  }
+  // Of the thread whose step is recorded: data workers go on computing meanwhile.
+  static thread_local std::unique_ptr<OpList> recording;
 };
+thread_local std::unique_ptr<OpList> CpuDevice::recording;
 
 }  // namespace
 

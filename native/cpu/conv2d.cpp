@@ -35,13 +35,13 @@ bool byWindows(const ConvGeometry& g) {
 bool keepsWeights(const ConvGeometry& g) { return g.pixels() <= 4096 && !tapsPay(g); }
 
 template <class T>
-std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const T* weight) {
+std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const T* weight, Life life = Life::op) {
   if constexpr (std::is_same_v<T, float>) {
-    if (winogradSide<T>(g) != 0) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1});
+    if (winogradSide<T>(g) != 0) return winogradPanels(g.filter(), {weight, 9 * g.c, g.c, 1}, life);
   }
   const bool merge = g.mergeRow(), windows = byWindows<T>(g);
   const int64_t taps = windows ? 1 : merge ? g.kh : g.taps(), depth = g.taps() * g.c / taps;
-  auto panels = std::make_unique<Panels<T>>(taps, depth, g.o);
+  auto panels = std::make_unique<Panels<T>>(taps, depth, g.o, life);
   pack(*panels, weight, taps * depth, depth, 1);
   if (windows) panels->reach = panels->depth * kWordValues<T>;
   return panels;
@@ -226,8 +226,10 @@ void conv2dNorm(const Call& call) {
     // Weights of one shape are packed in one of four ways; views of other shapes share their memory.
     const int64_t side = winogradSide<T>(g), way = side != 0 ? 1 + side : g.mergeRow() ? 2 : 1;
     const std::array<int64_t, 4> form{g.o, g.kh, g.kw, way};
-    std::shared_ptr<void> panels = w.storage->derived.form == form ? w.storage->derived.value : packed(g, w.data<T>());
-    if (keepsWeights(g)) w.storage->derived = {form, panels};
+    const bool keeps = keepsWeights(g);
+    std::shared_ptr<void> panels =
+        w.storage->derived.form == form ? w.storage->derived.value : packed(g, w.data<T>(), keeps ? Life::kept : Life::op);
+    if (keeps) w.storage->derived = {form, panels};
     forward<T>(g, y.data<T>(), x.data<T>(), *static_cast<Panels<T>*>(panels.get()), nullptr, &norm);
   });
 }

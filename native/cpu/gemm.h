@@ -52,7 +52,7 @@ constexpr int64_t kUnitsPerThread = 8;
 // last column and value.
 template <class T>
 struct Panels {
-  Panels(int64_t slabs, int64_t values, int64_t columns)
+  Panels(int64_t slabs, int64_t values, int64_t columns, Life life = Life::op)
       : kernel(tileKernel<T>(columns)),
         slabs(slabs),
         values(values),
@@ -61,7 +61,7 @@ struct Panels {
         columns(columns),
         width(kernel.columns),
         count(ceilDiv(columns, width)),
-        storage(count * slabs * depth * width + kAheadWords<T>) {}
+        storage(count * slabs * depth * width + kAheadWords<T>, life) {}
   Word<T>* panel(int64_t index) { return storage.data() + index * slabs * depth * width; }
   const Word<T>* end() { return panel(count); }
   const TileKernel<T>& kernel;

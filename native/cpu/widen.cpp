@@ -18,10 +18,6 @@ SIMD(void, widenBits, (float* __restrict out, const uint16_t* __restrict in, int
 SIMD(void, roundBits, (uint16_t* __restrict out, const float* __restrict in, int64_t count), (out, in, count)) {
   for (int64_t i = 0; i < count; ++i) out[i] = roundedBits(in[i]);
 }
-Tensor like(const Tensor& tensor) {
-  return {std::make_shared<Storage>(cpuDevice(), static_cast<size_t>(tensor.size()) * sizeof(float)), DType::f32, tensor.shape};
-}
-
 }  // namespace
 
 void widen(float* out, const bf16* in, int64_t count) { widenBits(out, reinterpret_cast<const uint16_t*>(in), count); }
@@ -91,13 +87,16 @@ bool needsWidening(const Call& call) {
 void runWidened(OpFunction op, const Call& call) {
   const Signature& signature = signatures()[static_cast<size_t>(call.index)];
   Call wide = call;
+  std::deque<Scratch<float>> memory;
   std::deque<Tensor> copies;
   std::vector<std::pair<const Tensor*, const Tensor*>> results;  // a tensor of the call and its copy
   for (size_t p = 0; p < signature.tensors.size(); ++p)
     for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k) {
       const Tensor* tensor = call.tensors[k];
       if (tensor == nullptr || tensor->dtype != DType::bf16) continue;
-      const Tensor& copy = copies.emplace_back(like(*tensor));
+      const auto size = static_cast<size_t>(tensor->size());
+      auto storage = std::make_shared<Storage>(cpuDevice(), size * sizeof(float), memory.emplace_back(size).data());
+      const Tensor& copy = copies.emplace_back(Tensor{std::move(storage), DType::f32, tensor->shape});
       if (signature.tensors[p].written)
         results.push_back({tensor, &copy});
       else

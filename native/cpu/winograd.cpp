@@ -340,9 +340,9 @@ int64_t winogradOutputs(const Filter3x3& f) {
 
 int64_t winogradPoints(int64_t outputs) { return transforms(outputs).points; }
 
-std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& f, const Weight3x3& weight) {
+std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& f, const Weight3x3& weight, Life life) {
   const Transforms& by = transforms(winogradOutputs(f));
-  auto panels = std::make_unique<Panels<float>>(by.points, f.c, f.o);
+  auto panels = std::make_unique<Panels<float>>(by.points, f.c, f.o, life);
   packWeights(*panels, by, weight);
   return panels;
 }

@@ -29,7 +29,7 @@ int64_t winogradOutputs(const Filter3x3& filter);
 int64_t winogradPoints(int64_t outputs);
 
 // Weights as the products want them, to be kept or not.
-std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& filter, const Weight3x3& weight);
+std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& filter, const Weight3x3& weight, Life life = Life::op);
 // Bias is of whole panels, or null; `norm` is applied to the result, or null.
 void winograd(const Filter3x3& filter, float* y, const float* x, Panels<float>& panels, const float* bias, const ResultNorm<float>* norm);
 // dw [o, 3, 3, c]

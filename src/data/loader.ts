@@ -8,7 +8,7 @@ import { Worker } from 'node:worker_threads'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
 import { hostMemory } from '../tensor/numbers.js'
-import { native } from '../tensor/native.js'
+import { native, runNative } from '../tensor/native.js'
 import { called } from '../tensor/settingNames.js'
 import { type FloatDType, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -178,6 +178,8 @@ export class Loader {
   /** What the mode `pixels` has: images of uploadSlots batches on the device, and the table of the views to make of the current one. */
   readonly #pixels: Tensor | undefined
   readonly #table: Tensor | undefined
+  /** The two views of pre-training of the current batch, where the device does not make them. */
+  #arrived: Tensor[] = []
   /** How the views of pre-training are made: f64 [prefetch, 2, batchSize, tableColumns]. */
   readonly #rows: SharedArrayBuffer | undefined
   /** Where a GPU decodes, of each image the bytes of its file, or 0: i32 [prefetch, batchSize]. */
@@ -285,11 +287,12 @@ export class Loader {
         yield { ...about, views: () => this.#render(), values }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        yield {
-          ...about,
-          views: () => this.#parts.map((_, part) => this.#copy(slot, part, request)),
-          values: () => this.#values(slot, request),
-        }
+        if (this.#kind === 'augmented') this.#arrive(slot, request)
+        const views =
+          this.#kind === 'augmented'
+            ? () => this.#arrived.map((view) => view.alias())
+            : () => this.#parts.map((_, part) => this.#copy(slot, part, request))
+        yield { ...about, views, values: () => this.#values(slot, request) }
         start()
       }
     }
@@ -315,6 +318,7 @@ export class Loader {
   async close(): Promise<void> {
     Atomics.store(new Int32Array(this.#stop), 0, 1)
     await Promise.all(this.#workers.map(ended))
+    for (const view of this.#arrived.splice(0)) view.dispose()
     if (this.#kind !== 'pixels') return
     native.synchronize(this.#device)
     for (let slot = 0; slot < uploadSlots; ++slot) native.finishUpload(this.#pixels!.handle, slot * this.#slotBytes)
@@ -422,6 +426,21 @@ export class Loader {
     const views = [Tensor.empty(shape, dtype, this.#device), Tensor.empty(shape, dtype, this.#device)] as const
     renderTable(views, 0, this.#pixels!, this.#table!)
     return [...views]
+  }
+
+  /** Writes the views of a batch where those of the one before lay: there a recorded step reads them. */
+  #arrive(slot: number, request: BatchRequest): void {
+    const { dtype = 'f32' } = this.#options
+    const shape = [request.indices.length, ...this.#size(request), this.#channels]
+    if (this.#arrived[0]?.shape[0] !== shape[0]) {
+      for (const view of this.#arrived) view.dispose()
+      this.#arrived = this.#parts.map(() => Tensor.empty(shape, dtype, this.#device).keep())
+    }
+    for (const [part, view] of this.#arrived.entries()) {
+      const values = this.#values(slot, request, part)
+      if (dtype === 'f32') view.write(values)
+      else scope(() => runNative('convert', { y: view, x: Tensor.from(values, shape, 'f32', this.#device) }))
+    }
   }
 
   #copy(slot: number, part: number, request: BatchRequest): Tensor {

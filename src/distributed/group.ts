@@ -8,6 +8,7 @@ import { fail } from '../tensor/errors.js'
 import { isRehearsed } from '../tensor/graph.js'
 import { native } from '../tensor/native.js'
 import { describe, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 import type { Exchange } from './keyOrder.js'
 import { pace } from './pace.js'
 
@@ -57,6 +58,11 @@ export class Group {
   /** The tensors [N, ...] of all processes, one below the other in the order of ranks: [size * N, ...]; `x` itself where there is one. */
   allGather(x: Tensor): Tensor {
     return this.startAllGather([x]).join()[0]!
+  }
+
+  /** Whether a step with its collectives can be recorded (src/tensor/graph.ts): those of MPI are calls of the host. */
+  get recordable(): boolean {
+    return this.size === 1 || !deviceTraits(this.device).hostMemory
   }
 
   /** Does what allGather() does to each of `tensors`, in one message, beside the work that follows. */

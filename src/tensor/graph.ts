@@ -9,11 +9,11 @@ import { deviceTraits } from './traits.js'
 let effects: (() => void)[] | undefined
 let rehearsing = false
 
-/** Runs `effect` now and, when this happens in a step that is recorded, again with every replay: for counters of the host. */
+/** Runs `effect` now or, when this happens in a step that is recorded, after every replay: for counters of the host. */
 export function onEveryRun(effect: () => void): void {
   if (rehearsing) return
-  effects?.push(effect)
-  effect()
+  if (effects === undefined) effect()
+  else effects.push(effect)
 }
 
 /** Whether this happens in a step that is looked at, not taken. */
@@ -43,7 +43,7 @@ export class Graph<R> {
   #state: State = { kind: 'eager', runs: 0 }
   #result: R | undefined
 
-  /** Devices that record nothing (the CPU), and `record` false, run `body` every time. */
+  /** With `record` false, and on a device that records nothing, `body` runs every time. */
   constructor(
     readonly device: string,
     /** The work of a run. */
@@ -64,11 +64,7 @@ export class Graph<R> {
    */
   run(): R {
     const state = this.#state
-    if (state.kind === 'recorded') {
-      native.replay(state.step)
-      for (const effect of state.effects) effect()
-      return this.#result as R
-    }
+    if (state.kind === 'recorded') return this.#replayed(state)
     this.#free()
     if (state.kind === 'traced') return this.#recorded(state.step)
     if (!this.record || state.runs++ === 0) return (this.#result = this.#unowned())
@@ -99,8 +95,13 @@ export class Graph<R> {
     } finally {
       effects = undefined
     }
+    return this.#replayed(this.#state)
+  }
+
+  #replayed({ step, effects }: State & { kind: 'recorded' }): R {
     native.replay(step)
-    return this.#result
+    for (const effect of effects) effect()
+    return this.#result as R
   }
 
   /** body(), with what it returns out of every scope. */

@@ -36,10 +36,11 @@ export class Trainer {
     options: TrainerOptions,
   ) {
     const { device } = method.backbone
-    this.#shared = new SharedGradients(options.group ?? Group.single)
+    const { views, graph, group = Group.single } = options
+    this.#shared = new SharedGradients(group)
     this.compute = { ...currentCompute(), ...options.compute }
     this.foundInf = Tensor.zeros([1], 'i32', device).keep()
-    this.graph = new Graph(device, () => this.#work(options.views()), options.graph)
+    this.graph = new Graph(device, () => this.#work(views()), graph && group.recordable)
   }
 
   /**

@@ -11,7 +11,6 @@ import { Graph } from '../../src/tensor/graph.js'
 import { native } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { type DType, scope, Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { deviceTraits } from '../../src/tensor/traits.js'
 import { throwsError } from '../support/suite.js'
 
 const group = openGroup(process.env.NCCL_STANDIN_DEVICE)
@@ -242,14 +241,15 @@ function refusals(): void {
 /** A step with collectives in it: what is started is recorded where it is joined, and passes beside what comes between. */
 function recorded(): void {
   const x = Tensor.from([rank + 1, 0])
-  const graph = new Graph(group.device, () => {
+  const step = (): { doubled: Tensor; meanwhile: Tensor; all: Tensor } => {
     const doubled = add(x, x)
     const pending = group.startAllReduce([doubled], 'sum')
     const meanwhile = add(x, x)
     pending.join()
     const all = group.allGather(reshape(doubled, [1, 2]))
     return { doubled, meanwhile, all }
-  })
+  }
+  const graph = new Graph(group.device, step, group.recordable)
   for (let run = 1; run <= 5; ++run) {
     x.write(Float32Array.from([rank + 1, run]))
     const { doubled, meanwhile, all } = graph.run()
@@ -261,9 +261,8 @@ function recorded(): void {
       ranks.flatMap(() => expected),
     )
   }
-  assert.is(graph.plan !== undefined, deviceTraits(group.device).recordable)
+  assert.is(graph.plan !== undefined, group.recordable)
   graph.dispose()
-  if (!deviceTraits(group.device).recordable) return
 
   // What belongs to no replay.
   const host = Tensor.from([1], 'f32', 'cpu')
@@ -271,6 +270,11 @@ function recorded(): void {
     const made = new Graph(group.device, body)
     for (let run = 0; run < 2; ++run) made.run()
     return made
+  }
+  if (!group.recordable) {
+    const byHost = wrong(() => group.allReduce([x], 'sum'))
+    throwsError(() => byHost.run(), 'GRAPH', /allReduce by MPI in a step that is recorded/)
+    return byHost.dispose()
   }
   throwsError(() => wrong(() => group.allReduce([host], 'sum')).run(), 'GRAPH', /an upload in a step that is recorded/)
   let last: Pending | undefined

@@ -1,4 +1,4 @@
-/** Recorded steps on the device under test: the same bits as without a recording, planned memory, and what may not be recorded. */
+/** Recorded steps on the CPU and on the device under test: the same bits as without a recording, planned memory, and what may not be recorded. */
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
@@ -6,12 +6,9 @@ import { add, batchNorm, relu, scale, Tape } from '../../src/engine.js'
 import { Graph, onEveryRun } from '../../src/tensor/graph.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, sizeOf, Tensor, withDevice } from '../../src/tensor/tensor.js'
-import { deviceTraits } from '../../src/tensor/traits.js'
-import { device } from '../support/devices.js'
+import { device as tested } from '../support/devices.js'
 import { suite, throwsError } from '../support/suite.js'
 
-const test = suite(`graphs on ${device}`, device)
-const onDevice = <R>(body: () => R): R => scope(() => withDevice(device, body))
 const vector = (values: number[]): Tensor => Tensor.from(values, [values.length])
 
 /** An instruction of a random program over a pool of tensors: make a sum, a product or a ReLU of some, or free one. */
@@ -42,132 +39,128 @@ function execute(program: readonly Instruction[], input: Tensor): Tensor[] {
   return pool
 }
 
-test('any program gives the same bits recorded as run, at most in the memory of all its tensors', () => {
-  fc.assert(
-    fc.property(fc.array(instruction, { minLength: 1, maxLength: 30 }), (program) =>
-      onDevice(() => {
-        const input = vector(Array.from({ length: 300 }, (_, i) => i - 150))
-        const [eager, graph] = [new Graph(device, () => execute(program, input), false), new Graph(device, () => execute(program, input))]
-        for (let step = 0; step < 5; ++step) {
-          input.write(Float32Array.from({ length: 300 }, (_, i) => Math.sin(i + step)))
-          const read = (tensors: Tensor[]): number[][] => tensors.map((tensor) => [...tensor.data()])
-          assert.equal(read(graph.run()), read(eager.run()), `step ${step}`)
+function cases(device: string): void {
+  const test = suite(`graphs on ${device}`, device)
+  const onDevice = <R>(body: () => R): R => scope(() => withDevice(device, body))
+
+  test('any program gives the same bits recorded as run, at most in the memory of all its tensors', () => {
+    fc.assert(
+      fc.property(fc.array(instruction, { minLength: 1, maxLength: 30 }), (program) =>
+        onDevice(() => {
+          const input = vector(Array.from({ length: 300 }, (_, i) => i - 150))
+          const [eager, graph] = [new Graph(device, () => execute(program, input), false), new Graph(device, () => execute(program, input))]
+          for (let step = 0; step < 5; ++step) {
+            input.write(Float32Array.from({ length: 300 }, (_, i) => Math.sin(i + step)))
+            const read = (tensors: Tensor[]): number[][] => tensors.map((tensor) => [...tensor.data()])
+            assert.equal(read(graph.run()), read(eager.run()), `step ${step}`)
+          }
+          const plan = graph.plan!
+          assert.ok(plan.live <= plan.arena && plan.arena <= plan.total, JSON.stringify(plan))
+          assert.is(plan.launches, program.filter(({ kind }) => kind !== 'free').length)
+          eager.dispose()
+          graph.dispose()
+        }),
+      ),
+      { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 30) },
+    )
+  })
+
+  test('memory of tensors that do not live at the same time is shared', () => {
+    onDevice(() => {
+      const input = Tensor.full([1 << 20], 1)
+      const chain = new Graph(device, () => {
+        let x = add(input, input)
+        for (let i = 0; i < 8; ++i) {
+          const next = scale(x, 0.5)
+          x.dispose()
+          x = next
         }
-        const plan = graph.plan!
-        assert.ok(plan.live <= plan.arena && plan.arena <= plan.total, JSON.stringify(plan))
-        assert.is(plan.launches, program.filter(({ kind }) => kind !== 'free').length)
-        eager.dispose()
-        graph.dispose()
-      }),
-    ),
-    { numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 30) },
-  )
-})
+        return x
+      })
+      for (let step = 0; step < 4; ++step) assert.is(chain.run().data()[7], 2 ** -7)
+      assert.is(chain.plan!.arena, 2 << 22)
+      assert.is(chain.plan!.live, 2 << 22)
+      assert.is(chain.plan!.total, 9 << 22)
+      chain.dispose()
+    })
+  })
 
-test('memory of tensors that do not live at the same time is shared', () => {
-  onDevice(() => {
-    const input = Tensor.full([1 << 20], 1)
-    const chain = new Graph(device, () => {
-      let x = add(input, input)
-      for (let i = 0; i < 8; ++i) {
-        const next = scale(x, 0.5)
-        x.dispose()
-        x = next
+  test('effects on the host happen once a run, results are the same tensors, and a tensor that outlives the graph keeps its memory', () => {
+    onDevice(() => {
+      let count = 0
+      const input = vector([1, 2])
+      const graph = new Graph(device, () => {
+        onEveryRun(() => (count += 1))
+        return { sum: add(input, input) }
+      })
+      for (let step = 1; step <= 5; ++step) {
+        graph.run()
+        assert.is(count, step)
       }
-      return x
-    })
-    for (let step = 0; step < 4; ++step) assert.is(chain.run().data()[7], 2 ** -7)
-    assert.is(chain.plan!.arena, 2 << 22)
-    assert.is(chain.plan!.live, 2 << 22)
-    assert.is(chain.plan!.total, 9 << 22)
-    chain.dispose()
-  })
-})
-
-test('effects on the host happen once a run, results are the same tensors, and a tensor that outlives the graph keeps its memory', () => {
-  onDevice(() => {
-    let count = 0
-    const input = vector([1, 2])
-    const graph = new Graph(device, () => {
-      onEveryRun(() => (count += 1))
-      return { sum: add(input, input) }
-    })
-    for (let step = 1; step <= 5; ++step) {
-      graph.run()
-      assert.is(count, step)
-    }
-    const { sum } = graph.run()
-    const read = sum.startRead()
-    const view = sum.alias()
-    input.write(Float32Array.of(3, 4))
-    assert.is(graph.run().sum, sum)
-    assert.equal([...read()], [2, 4])
-    graph.dispose()
-    assert.equal([...view.data()], [6, 8])
-  })
-})
-
-test('a step that moves data, or does something else than the one before, cannot be recorded; the device goes on', () => {
-  onDevice(() => {
-    const input = vector([1, 2])
-    const uploads = new Graph(device, () => add(input, vector([1, 1])))
-    const reads = new Graph(device, () => scale(input, input.data()[0]!))
-    let runs = 0
-    const changes = new Graph(device, () => (++runs < 3 ? add(input, input) : add(Tensor.zeros([1000]), Tensor.zeros([1000]))))
-    for (const [graph, what] of [
-      [uploads, /an upload/],
-      [reads, /a download/],
-      [changes, /asks for 4096 bytes/],
-    ] as const) {
-      graph.run()
-      graph.run()
-      throwsError(() => graph.run(), 'GRAPH', what)
-      assert.equal([...add(input, input).data()], [2, 4])
+      const { sum } = graph.run()
+      const read = sum.startRead()
+      const view = sum.alias()
+      input.write(Float32Array.of(3, 4))
+      assert.is(graph.run().sum, sum)
+      assert.equal([...read()], [2, 4])
       graph.dispose()
-    }
+      assert.equal([...view.data()], [6, 8])
+    })
   })
-})
 
-test('gradients through a frozen batch norm are recorded, and read the statistics as they are at each run', () => {
-  onDevice(() => {
-    const random = new Random(4)
-    const drawn = (shape: number[], least = -1): Tensor =>
-      Tensor.from(
-        Float32Array.from({ length: sizeOf(shape) }, () => random.uniform(least, 1)),
-        shape,
-      )
-    const [x, residual, weight, bias, mean] = [drawn([2, 3, 2, 5]), drawn([2, 3, 2, 5]), drawn([5], 0.5), drawn([5]), drawn([5])]
-    const variance = drawn([5], 0.2)
-    const watched = [x, weight, bias, residual]
-    const step = (): Tensor[] => {
-      const tape = new Tape().watch(watched)
-      const y = tape.record(() => batchNorm(x, weight, bias, mean, variance, { train: false, relu: true, residual }))
-      const gradients = tape.backward(y, watched, residual)
-      return [y.keep(), ...gradients.map((gradient) => gradient.keep())]
-    }
-    const [graph, eager] = [new Graph(device, step), new Graph(device, step, false)]
-    for (let run = 0; run < 5; ++run) {
-      variance.write(Float32Array.from({ length: 5 }, (_, c) => 0.1 + c + run))
-      assert.equal(
-        graph.run().map((each) => [...each.data()]),
-        eager.run().map((each) => [...each.data()]),
-        `run ${run}`,
-      )
-    }
-    graph.dispose()
-    eager.dispose()
+  test('a step that moves data, or does something else than the one before, cannot be recorded; the device goes on', () => {
+    onDevice(() => {
+      const input = vector([1, 2])
+      const uploads = new Graph(device, () => add(input, vector([1, 1])))
+      const reads = new Graph(device, () => scale(input, input.data()[0]!))
+      let runs = 0
+      const changes = new Graph(device, () => (++runs < 3 ? add(input, input) : add(Tensor.zeros([1000]), Tensor.zeros([1000]))))
+      for (const [graph, what] of [
+        [uploads, /an upload/],
+        [reads, /a download/],
+        [changes, /asks for 4096 bytes/],
+      ] as const) {
+        graph.run()
+        graph.run()
+        throwsError(() => graph.run(), 'GRAPH', what)
+        assert.equal([...add(input, input).data()], [2, 4])
+        graph.dispose()
+      }
+    })
   })
-})
 
-test('the CPU records nothing and computes the same', () => {
-  scope(() => {
-    const input = vector([1, 2])
-    const graph = new Graph('cpu', () => add(input, input))
-    for (let step = 0; step < 4; ++step) assert.equal([...graph.run().data()], [2, 4])
-    assert.is(graph.plan, undefined)
-    assert.not.ok(deviceTraits('cpu').recordable)
-    graph.dispose()
+  test('gradients through a frozen batch norm are recorded, and read the statistics as they are at each run', () => {
+    onDevice(() => {
+      const random = new Random(4)
+      const drawn = (shape: number[], least = -1): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: sizeOf(shape) }, () => random.uniform(least, 1)),
+          shape,
+        )
+      const [x, residual, weight, bias, mean] = [drawn([2, 3, 2, 5]), drawn([2, 3, 2, 5]), drawn([5], 0.5), drawn([5]), drawn([5])]
+      const variance = drawn([5], 0.2)
+      const watched = [x, weight, bias, residual]
+      const step = (): Tensor[] => {
+        const tape = new Tape().watch(watched)
+        const y = tape.record(() => batchNorm(x, weight, bias, mean, variance, { train: false, relu: true, residual }))
+        const gradients = tape.backward(y, watched, residual)
+        return [y.keep(), ...gradients.map((gradient) => gradient.keep())]
+      }
+      const [graph, eager] = [new Graph(device, step), new Graph(device, step, false)]
+      for (let run = 0; run < 5; ++run) {
+        variance.write(Float32Array.from({ length: 5 }, (_, c) => 0.1 + c + run))
+        assert.equal(
+          graph.run().map((each) => [...each.data()]),
+          eager.run().map((each) => [...each.data()]),
+          `run ${run}`,
+        )
+      }
+      graph.dispose()
+      eager.dispose()
+    })
   })
-})
 
-test.run()
+  test.run()
+}
+
+for (const device of new Set(['cpu', tested])) cases(device)

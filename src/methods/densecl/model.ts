@@ -117,9 +117,8 @@ export class DenseCL {
     this.group = group
     this.compute = compute
     this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
-    // On a GPU, and where a step is recorded as there, a launch for each weight would take longer than their copies are worth.
-    const { hostMemory, recordable } = deviceTraits(this.query.backbone.device)
-    const fleetingCopies = hostMemory && !recordable
+    // On a GPU a launch for each weight would take longer than their copies are worth.
+    const { hostMemory: fleetingCopies } = deviceTraits(this.query.backbone.device)
     this.key = new Encoder({ random: new Random(seed, 1), dtype, compute, fleetingCopies }, options)
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
     this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
