@@ -9,9 +9,10 @@ import { resnet, type ResNetDepth } from '../../src/nn/resnet.js'
 import { writeOnnx } from '../../src/onnx/export.js'
 import { withCompute } from '../../src/tensor/compute.js'
 import { fail } from '../../src/tensor/errors.js'
+import { Graph } from '../../src/tensor/graph.js'
 import { native, resolveDevice } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
-import { type FloatDType, scope, withDevice } from '../../src/tensor/tensor.js'
+import { type FloatDType, withDevice } from '../../src/tensor/tensor.js'
 import { flagsOf, wholeNumber } from './flags.js'
 import { timeSteps } from './steps.js'
 
@@ -30,13 +31,15 @@ withDevice(device, () => {
   }
   for (const batch of (values.batch ?? '1,32').split(',').map((text) => wholeNumber('batch', text))) {
     const images = normal(random, [batch, image, image, 3], 'f32')
-    const pass = (): Float32Array => scope(() => pooledFeatures(network, images, ['pooled'])[0]!.data() as Float32Array)
+    const graph = new Graph(device, () => pooledFeatures(network, images, ['pooled'])[0]!)
+    const pass = (): Float32Array => graph.run().data() as Float32Array
     withCompute(evaluationCompute(device), () => {
       const times = timeSteps(device, number('steps'), pass, {})
       const features = pass()
       if (!features.every(Number.isFinite)) fail('NAN', `features of batch ${batch} on ${device} are not all numbers`)
       console.log(JSON.stringify({ batch, ...times }))
     })
+    graph.dispose()
     images.dispose()
   }
 })

@@ -145,7 +145,7 @@ export const commonOptions = {
         .default('auto')
         .describe('where JPEGs are decoded: by the data workers, or on the GPU by nvJPEG (docs/cuda.md); auto is cpu'),
     ),
-    graph: free(z.boolean().default(true).describe('record the training step on a GPU and replay it as one graph')),
+    graph: free(z.boolean().default(true).describe('record the training step and replay it, on a GPU as one graph')),
     threads: free(z.int().min(0).default(0).describe('compute threads; 0 takes all cores')),
   }),
   ...section('log', {
