@@ -145,7 +145,7 @@ export class Artifacts {
     } catch (error) {
       this.#warnOfWrite(error)
     }
-    const matches = await this.pictures?.matches(built.backbone)
+    const matches = await this.pictures?.matches(built.backbone, position.epoch)
     if (matches !== undefined) made.matches = matches
     const result: PretrainResult = {
       interrupted: false,

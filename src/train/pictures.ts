@@ -23,6 +23,8 @@ const leastFree = 64 * 2 ** 20
 
 export class RunPictures {
   #failed = false
+  /** The matches that were drawn last, and after which epoch. */
+  #drawn: { epoch: number; svg: string } | undefined
 
   private constructor(
     readonly out: string,
@@ -62,15 +64,15 @@ export class RunPictures {
   /** Matches between two views of the first image, and the features of all as colours. */
   async epoch(backbone: Backbone, epoch: number): Promise<void> {
     const name = `epoch_${String(epoch).padStart(5, '0')}`
-    await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone))
+    await this.#write(join(files(this.out).pictures, `${name}-matches`), () => this.#drawMatches(backbone, epoch))
     await this.#write(join(files(this.out).pictures, `${name}-colours`), () =>
       drawPrincipal(this.images.map((pixels) => seeImage(backbone, pixels, this.#size(backbone)))),
     )
   }
 
-  /** The matches once more as `matches` of the run folder; its path. */
-  matches(backbone: Backbone): Promise<string | undefined> {
-    return this.#write(join(this.out, 'matches'), () => this.#drawMatches(backbone))
+  /** The matches after the last epoch, once more as `matches` of the run folder; its path. */
+  matches(backbone: Backbone, epoch: number): Promise<string | undefined> {
+    return this.#write(join(this.out, 'matches'), () => this.#drawMatches(backbone, epoch))
   }
 
   /** A picture that cannot be made costs a run nothing but the pictures after it. */
@@ -87,8 +89,11 @@ export class RunPictures {
     }
   }
 
-  #drawMatches(backbone: Backbone): string {
-    const pair = seeViews(backbone, this.images[0]!, { size: this.#size(backbone), seed: 0 })
-    return drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0, apart: 0.1 }))
+  #drawMatches(backbone: Backbone, epoch: number): string {
+    if (this.#drawn?.epoch !== epoch) {
+      const pair = seeViews(backbone, this.images[0]!, { size: this.#size(backbone), seed: 0 })
+      this.#drawn = { epoch, svg: drawMatches(pair, matchesOf(pair, { most: 20, threshold: 0, apart: 0.1 })) }
+    }
+    return this.#drawn.svg
   }
 }
