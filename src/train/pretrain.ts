@@ -67,6 +67,8 @@ export interface PretrainOptions {
   group?: Group
   /** @internal */
   tuner?: TunerOverrides
+  /** @internal False for runs whose pictures, of 224 px, would take longer than all of the training. */
+  pictures?: boolean
 }
 
 /**
@@ -305,7 +307,8 @@ async function trained(run: Run, { memory }: Prepared, options: PretrainOptions)
       if (ended === 'done') await knnOf(run)
       return { interrupted: ended === 'interrupted', globalStep: run.position.globalStep, files: {} }
     }
-    const pictures = await RunPictures.of(out, source, config, (reason) => log.warn(`no picture: ${reason}`))
+    const warn = (reason: string): void => log.warn(`no picture: ${reason}`)
+    const pictures = options.pictures === false ? undefined : await RunPictures.of(out, source, config, warn)
     const artifacts = new Artifacts(run, pictures)
     if (!run.resumed || run.extendedFrom !== undefined) writeTextAtomic(files(out).config, stringify(config))
     // A run that is to end here has begun: its checkpoint is of step 0.

@@ -38,6 +38,7 @@ const result = await pretrain({
   out: out!,
   resume: how === 'resume',
   group,
+  pictures: false,
   // One rank is told: all stop.
   interrupted: () => group.rank === group.size - 1 && asked++ >= Number(steps === 'all' ? Infinity : steps),
 })

@@ -79,7 +79,7 @@ if (thorough)
           graph,
         }
         const config = resolveConfig(Object.entries(settings).map(([key, value]) => ({ key, value, from: 'test' })))
-        await pretrain({ config, out: join(folder, 'run'), quiet: true })
+        await pretrain({ config, out: join(folder, 'run'), quiet: true, pictures: false })
         return readMetrics(join(folder, 'run', 'metrics.jsonl')).flatMap(({ loss }) => (loss === undefined ? [] : [loss]))
       })
     const [recorded, plain] = [await losses(true), await losses(false)]

@@ -54,6 +54,7 @@ if (thorough)
           config: config({ data: 'scenes:16', batchSize: 8, cropScale, imageSize: 48, normGroups: 1, ...more }),
           out: join(folder, name),
           quiet: true,
+          pictures: false,
         })
         assert.ok(existsSync(files.backbone!))
         return lossesOf(join(folder, name))
@@ -84,6 +85,7 @@ if (thorough)
             config: config({ graph, epochs: 3, warmupSteps: 4, denseWarmup: 4 }),
             out: join(folder, name),
             quiet: true,
+            pictures: false,
             ...more,
           })
         ).interrupted
@@ -110,7 +112,7 @@ if (thorough)
 test('numbers that are not finite stop the run at the next line, and the last checkpoint is from before', async () => {
   await withFolder(async (folder) => {
     await rejectsError(
-      () => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true }),
+      () => pretrain({ config: config({ lr: 1e30, logEvery: 2 }), out: folder, quiet: true, pictures: false }),
       'NAN',
       /steps 1 to 2/,
       /not a number/,

@@ -38,7 +38,7 @@ const configure = (more: Partial<DenseCLConfig> = {}): DenseCLConfig =>
   resolveConfig(Object.entries({ ...tiny, ...more }).map(([key, value]) => ({ key, value, from: 'test' })))
 const run = (out: string, more: Partial<PretrainOptions> & { set?: Partial<DenseCLConfig> } = {}) => {
   const { set, ...options } = more
-  return pretrain({ config: configure(set), out, quiet: true, ...options })
+  return pretrain({ config: configure(set), out, quiet: true, pictures: false, ...options })
 }
 const position = (out: string): { epoch: number; step: number; globalStep: number } =>
   (
@@ -77,7 +77,7 @@ test('groups of batch norms that are left open are a number in what a run writes
 test('a run leaves configuration, environment, metrics, events, checkpoints, backbone and pictures, whole', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
-    const result = await run(out)
+    const result = await run(out, { pictures: true })
     assert.is(result.globalStep, 10)
     assert.ok(result.knnBefore! >= 0 && result.knnAfter! <= 1)
     const names = readdirSync(out)
@@ -96,6 +96,10 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
       readdirSync(out, { recursive: true }).some((name) => String(name).includes('.tmp-')),
       'nothing is left half made',
     )
+    // The matches of the run are those after its last epoch.
+    const matches = (name: string): string => readFileSync(join(out, `${name}.svg`), 'utf8')
+    assert.is(matches('matches'), matches('pictures/epoch_00002-matches'))
+    assert.not.equal(matches('matches'), matches('pictures/epoch_00000-matches'))
     assert.equal(readdirSync(join(out, 'checkpoints')).sort(), ['epoch_00001.safetensors', 'epoch_00002.safetensors', 'last.safetensors'])
     assert.is((parse(readFileSync(join(out, 'config.yaml'), 'utf8')) as DenseCLConfig).lr, 0.05)
     const rows = readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.loss !== undefined)
@@ -110,6 +114,7 @@ test('a run leaves configuration, environment, metrics, events, checkpoints, bac
     await rejectsError(() => run(out, { overwrite: true, set: { batchSize: 64 } }), 'CONFIG', /batchSize/)
     assert.ok(existsSync(join(out, 'checkpoints', 'last.safetensors')), 'a mistake does not cost the run that was to be replaced')
     await run(out, { overwrite: true, set: { epochs: 1 } })
+    assert.not.ok(existsSync(join(out, 'matches.png')), 'a run without pictures')
     assert.is(readMetrics(join(out, 'metrics.jsonl')).at(-1)!.globalStep, 5)
   })
 })

@@ -50,7 +50,7 @@ async function lines(more: Partial<PretrainOptions> & { out: string; set?: Parti
   console.log = (line: string) => void printed.push(line)
   try {
     const { set, ...rest } = more
-    await pretrain({ config: config(set), ...rest })
+    await pretrain({ config: config(set), pictures: false, ...rest })
   } finally {
     console.log = log
   }
@@ -91,14 +91,21 @@ testWhere(
       assert.ok(bytesOf(parts).equals(bytesOf(through)))
 
       // The other choice would have shown.
-      await pretrain({ config: config(), out: other, quiet: true, tuner: hook(fast) })
+      await pretrain({ config: config(), out: other, quiet: true, pictures: false, tuner: hook(fast) })
       assert.is((JSON.parse(readFileSync(join(other, 'tuning.json'), 'utf8')) as { level: string }).level, 'full')
       const losses = (out: string): number[] =>
         readMetrics(join(out, 'metrics.jsonl'))
           .filter((row) => row.loss !== undefined)
           .map((row) => row.loss!)
       assert.not.ok(bytesOf(other).equals(bytesOf(through)))
-      await pretrain({ config: config({ epochs: 1, tune: false }), out: through, overwrite: true, quiet: true, tuner: hook(never) })
+      await pretrain({
+        config: config({ epochs: 1, tune: false }),
+        out: through,
+        overwrite: true,
+        quiet: true,
+        pictures: false,
+        tuner: hook(never),
+      })
       assert.not.ok(existsSync(join(through, 'tuning.json')), 'the tables leave no choice, and an old one goes with its run')
       // The first step sees the same numbers up to rounding; later ones amplify.
       assert.ok(
@@ -112,7 +119,10 @@ testWhere(
 /** A run that stops before its last step. */
 async function cut(out: string, time: Time): Promise<void> {
   let asked = 0
-  assert.ok((await pretrain({ config: config(), out, quiet: true, tuner: hook(time), interrupted: () => ++asked > 2 })).interrupted)
+  assert.ok(
+    (await pretrain({ config: config(), out, quiet: true, pictures: false, tuner: hook(time), interrupted: () => ++asked > 2 }))
+      .interrupted,
+  )
 }
 
 testWhere(
@@ -134,7 +144,7 @@ testWhere(
       ] as const) {
         writeFileSync(path, damaged)
         await rejectsError(
-          () => pretrain({ config: config(), out, quiet: true, resume: true, tuner: hook(never) }),
+          () => pretrain({ config: config(), out, quiet: true, pictures: false, resume: true, tuner: hook(never) }),
           'TUNING',
           /tuning\.json/,
           why,

@@ -45,11 +45,11 @@ const config = (more: Record<string, unknown> = {}) =>
 test('a run with partners by the crops says what it is, resumes to the bit, and its weights know their strides', async () => {
   await withFolder(async (folder) => {
     const [whole, cut] = [join(folder, 'whole'), join(folder, 'cut')]
-    await pretrain({ config: config(), out: whole, quiet: true })
+    await pretrain({ config: config(), out: whole, quiet: true, pictures: false })
     let steps = 0
-    const first = await pretrain({ config: config(), out: cut, quiet: true, interrupted: () => (steps += 1) > 7 })
+    const first = await pretrain({ config: config(), out: cut, quiet: true, pictures: false, interrupted: () => (steps += 1) > 7 })
     assert.ok(first.interrupted)
-    await pretrain({ config: config(), out: cut, quiet: true, resume: true })
+    await pretrain({ config: config(), out: cut, quiet: true, pictures: false, resume: true })
     const weights = (out: string) => readSafetensors(join(out, 'backbone.safetensors'))
     assert.equal(weights(cut).tensors, weights(whole).tensors)
 
@@ -75,7 +75,7 @@ test('--dense-every looks before, on the way and at the end, and a finished run 
     const out = join(folder, 'run')
     const looked = () => readMetrics(join(out, 'metrics.jsonl')).filter((row) => row.correspondence !== undefined)
     const epochs = (): number[] => looked().map(({ epoch }) => epoch!)
-    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true })
+    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true, pictures: false })
     assert.equal(epochs(), [0, 1, 2])
     const [first] = looked()
     for (const { correspondence, correspondenceNear, correspondenceSamePlace } of looked()) {
@@ -83,7 +83,7 @@ test('--dense-every looks before, on the way and at the end, and a finished run 
       // The views are the same each time: so is what positions alone score.
       assert.is(correspondenceSamePlace, first!.correspondenceSamePlace)
     }
-    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true, resume: true })
+    await pretrain({ config: config({ denseEvery: 1 }), out, quiet: true, pictures: false, resume: true })
     assert.equal(epochs(), [0, 1, 2])
   })
 })
@@ -91,7 +91,7 @@ test('--dense-every looks before, on the way and at the end, and a finished run 
 test('MoCo v2 is no variant, whatever the dense options are, and has no dense embeddings to speak of', async () => {
   await withFolder(async (folder) => {
     const out = join(folder, 'run')
-    await pretrain({ config: config({ denseWeight: 0, epochs: 1, keyCropScale: null }), out, quiet: true })
+    await pretrain({ config: config({ denseWeight: 0, epochs: 1, keyCropScale: null }), out, quiet: true, pictures: false })
     assert.is(readSafetensors(join(out, 'backbone.safetensors')).metadata.method, undefined)
     const rows = readMetrics(join(out, 'metrics.jsonl')).filter(({ loss }) => loss !== undefined)
     assert.ok(rows.length > 0 && rows.every(({ loss, lossGlobal, lossDense }) => loss === lossGlobal && lossDense === 0))
@@ -144,8 +144,8 @@ test('a finished run is extended, with a constant rate to the bits of a longer o
   await withFolder(async (folder) => {
     const [whole, grown] = [join(folder, 'whole'), join(folder, 'grown')]
     const constant = { schedule: 'constant', epochs: 1 }
-    await pretrain({ config: config({ ...constant, epochs: 2 }), out: whole, quiet: true })
-    await pretrain({ config: config(constant), out: grown, quiet: true })
+    await pretrain({ config: config({ ...constant, epochs: 2 }), out: whole, quiet: true, pictures: false })
+    await pretrain({ config: config(constant), out: grown, quiet: true, pictures: false })
     const { code, out } = runCli(['pretrain', '--out', grown, '--resume', '--epochs', '2'])
     assert.is(code, 0)
     assert.match(out, /resume {2}at epoch 1, step 0\n {8}extended from 1 to 2 epochs: .* run of 2, at 0\.0500\n/)
@@ -154,7 +154,7 @@ test('a finished run is extended, with a constant rate to the bits of a longer o
     // What is continued next time has the new length.
     assert.match(readFileSync(join(grown, 'config.yaml'), 'utf8'), /epochs: 2\n/)
     await rejectsError(
-      () => pretrain({ config: config(constant), out: grown, quiet: true, resume: true }),
+      () => pretrain({ config: config(constant), out: grown, quiet: true, pictures: false, resume: true }),
       'CONFIG',
       /epochs was 2 and is now 1/,
     )
