@@ -83,9 +83,9 @@ testWhere(hasMpi, noMpi, test, 'a fine-tuning in bf16 by several processes has t
     assert.ok(alone.length > 8, `${alone.length} steps`)
     // 18 layers round what is summed in another order, to 8 bits.
     const bound = Math.sqrt(18) * 2 ** -9
-    for (const processes of [2, 3])
-      for (const [step, loss] of (await lossesOf(processes)).entries())
-        assert.ok(Math.abs(loss / alone[step]! - 1) < bound, `${processes} processes, step ${step}: ${loss} ${alone[step]}`)
+    // Of unequal shares.
+    for (const [step, loss] of (await lossesOf(3)).entries())
+      assert.ok(Math.abs(loss / alone[step]! - 1) < bound, `step ${step}: ${loss} ${alone[step]}`)
   }),
 )
 
