@@ -7,6 +7,7 @@ import { stepCases } from '../bench/cases/step.js'
 import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
 import { environmentRow, readResult, type Result, type Row, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
+import { namedDevice } from '../run/device.js'
 import { decodePlace } from '../run/placement.js'
 import { useDevice } from '../selftest/trust.js'
 import { didYouMean } from '../tensor/hint.js'
@@ -89,7 +90,7 @@ export const register: Register = (program, done) => {
         }
         if (ops.includes('tune')) {
           if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
-          const device = flags.model === undefined ? await useDevice(flags.device) : 'cpu'
+          const device = flags.model === undefined ? await useDevice(namedDevice(flags.device)) : 'cpu'
           const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
           const table = tune(
             {
@@ -150,7 +151,7 @@ export const register: Register = (program, done) => {
 }
 
 async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
-  const device = await useDevice(flags.device)
+  const device = await useDevice(namedDevice(flags.device))
   const options = {
     data: flags.data,
     device,
@@ -195,7 +196,7 @@ function checkComparable(path: string, before: Result, now: Pick<Result, 'device
 }
 
 async function run(ops: string[], flags: Flags, show: boolean, before: Result | undefined): Promise<Result> {
-  const device = await useDevice(flags.device)
+  const device = await useDevice(namedDevice(flags.device))
   const { dtypes, simulated, usualDType } = deviceTraits(device)
   const usual = simulated ? 'f32' : usualDType
   const possible = (['f32', 'bf16'] as const).filter((dtype) => dtypes.includes(dtype))

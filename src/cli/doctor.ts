@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
 import { broken, checkDevice, describeReport, type PartReport } from '../selftest/check.js'
+import { namedDevice } from '../run/device.js'
 import { secondsPerPart, trustOf } from '../selftest/trust.js'
 import { keepVerdict } from '../selftest/verdict.js'
 import { otherDecoder } from '../data/decode.js'
@@ -11,7 +12,7 @@ import { findMpirun } from '../distributed/mpirun.js'
 import { loadNccl } from '../distributed/nccl.js'
 import { openNvjpeg } from '../data/nvjpeg.js'
 import { buildCommand, cudaPackage, isClone, mpiAddonPath, mpiBuildCommand, packageVersion } from '../tensor/addon.js'
-import { addonPath, native, refusedAddons, resolveDevice } from '../tensor/native.js'
+import { addonPath, native, refusedAddons } from '../tensor/native.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 import { kernelFamilies } from '../tensor/families.js'
 import { deviceTraits } from '../tensor/traits.js'
@@ -88,7 +89,7 @@ interface Flags {
 
 /** The exit code: 1 where any part does not agree. */
 async function check(flags: Flags): Promise<number> {
-  const device = resolveDevice(flags.device)
+  const device = namedDevice(flags.device)
   if (deviceTraits(device).families.length === 0)
     fail(
       'CONFIG',

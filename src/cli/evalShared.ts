@@ -16,6 +16,7 @@ import { countLine } from '../run/liveLine.js'
 import { hostLimits, type MemoryLimits } from '../run/memory.js'
 import { evaluationCompute } from '../eval/compute.js'
 import { backboneHelp, kindOfFlag } from '../run/backbone.js'
+import { namedDevice } from '../run/device.js'
 import { resolvePlacement } from '../run/placement.js'
 import { useDevice } from '../selftest/trust.js'
 import type { ComputeOptions } from '../tensor/compute.js'
@@ -172,7 +173,7 @@ export async function placementOf({
   precision,
 }: ComputingFlags): Promise<{ device: string; kind: BackboneKind | undefined; dtype: FloatDType; compute: ComputeOptions }> {
   const count = numberFlag('threads', threads, { least: 0, whole: true })
-  const device = await useDevice(wanted)
+  const device = await useDevice(namedDevice(wanted))
   const kind = await kindOfFlag(module)
   // What an evaluation takes without being told is tf32, not the bf16 of a pre-training.
   const dtype = precision === 'auto' ? 'f32' : resolvePlacement({ device, precision }).compute

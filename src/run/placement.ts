@@ -3,10 +3,10 @@ import { availableParallelism } from 'node:os'
 import type { ComputeOptions } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { called } from '../tensor/settingNames.js'
-import { resolveDevice } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import type { Config } from './config.js'
+import { namedDevice } from './device.js'
 
 /** Where a run computes, and in which dtype. */
 export interface Placement {
@@ -14,9 +14,12 @@ export interface Placement {
   compute: FloatDType
 }
 
-/** The device and dtype that a configuration means on this machine. Throws CONFIG for a precision that the device has not. */
+/**
+ * The device and dtype that a configuration means on this machine. Throws CONFIG for a word that is no device, and for a
+ * precision that the device has not.
+ */
 export function resolvePlacement({ device: wanted, precision }: Pick<Config, 'device' | 'precision'>): Placement {
-  const device = resolveDevice(wanted)
+  const device = namedDevice(wanted)
   const { dtypes, tf32, usualDType } = deviceTraits(device)
   if ((precision === 'bf16' && !dtypes.includes('bf16')) || (precision === 'tf32' && !tf32))
     fail('CONFIG', `${called('precision')} is ${precision}: expected ${dtypes.includes('bf16') ? 'f32 or bf16' : 'f32'} on ${device}`)

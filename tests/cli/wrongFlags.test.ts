@@ -15,10 +15,10 @@ import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite('wrong flags')
 
-/** What is a path, a name within a tree, or a device: any text may be one, and what is not there is no wrong usage. */
+/** What is a path, or a name within a tree: any text may be one, and what is not there is no wrong usage. */
 const anyText = new Set(
   (
-    '--out --data --train --val --train-split --val-split --test-split --splits --backbone --device --images --weights --prefix ' +
+    '--out --data --train --val --train-split --val-split --test-split --splits --backbone --images --weights --prefix ' +
     '--labelled --classes'
   ).split(' '),
 )
