@@ -207,9 +207,11 @@ without_images() {
 }
 
 stage_light() {
-  local capability
+  local capability check=("$home/densecl" doctor --check --device "$device")
+  # Sizes of products go by the multiprocessors.
+  [ -z "$rehearse" ] || check=(env DENSECL_MULTIPROCESSORS=1 "${check[@]}")
   # What a user's first run does by itself; the training of later stages obeys the verdict.
-  part check 120 "$home/densecl" doctor --check --device "$device"
+  part check 120 "${check[@]}"
   # As many files at a time as there are cores: most of their time is the reference's, on the host.
   for capability in "${capabilities[@]}"; do by "$capability" tests 150 "${listed[@]}" devices; done
   [ -z "$rehearse" ] || part ops 60 "${suite[@]}" ops/devices
