@@ -1,6 +1,8 @@
-// RoIAlign; native/cpu/roiAlign.cpp has the definition. Forward takes the samples one by one. Backward gathers: first the boxes that reach
-// each tile of the map, in their order, then for each cell of a tile what their samples send back. No atomic additions, whose order would
-// change the last bits.
+// RoIAlign; native/cpu/roiAlign.cpp has the definition. The weights of both axes are found once for a box and kept in shared memory. Forward
+// weighs columns of cells into lines and those into bins. Backward gathers: a block takes a tile of the map and looks for the boxes that
+// reach it, in their order; a warp keeps the sums of eight cells and reads each bin once for all of them. No atomic additions, whose order
+// would change the last bits.
+#include "kernel/mma.cuh"
 #include "kernel/vector.cuh"
 #include "ops.h"
 #include "runtime.h"
@@ -9,19 +11,22 @@ namespace densecl::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kTile = 8;
 constexpr float kReach = 16777216.0f;
+
+DEVICE int minimum(int a, int b) { return a < b ? a : b; }
+DEVICE int maximum(int a, int b) { return a > b ? a : b; }
 
 struct Range {
   int from, to;
 };
 
-// The samples of a box along one axis: bin p has those of numbers p samples .. (p + 1) samples.
+// The samples of a box along one axis.
 struct Axis {
   float start, bin;
   int bins, samples, cells;
 
-  DEVICE Axis(float low, float high, float scale, int bins, int cells, int ratio, bool aligned) : bins(bins), samples(0), cells(cells) {
+  DEVICE Axis(float low, float high, float scale, int bins, int cells, int ratio, bool aligned)
+      : bins(bins), samples(0), cells(cells) {
     const float offset = aligned ? 0.5f : 0.0f;
     start = low * scale - offset;
     float length = high * scale - offset - start;
@@ -32,38 +37,20 @@ struct Axis {
     samples = samples > 0 ? samples : 0;
   }
   DEVICE bool finite() const { return fabsf(start) < kReach && fabsf(bin * static_cast<float>(bins)) < kReach; }
-  DEVICE float position(int number) const {
-    const int p = number / samples, i = number - p * samples;
+  DEVICE float position(int p, int i) const {
     return start + static_cast<float>(p) * bin + (static_cast<float>(i) + 0.5f) * bin / static_cast<float>(samples);
   }
-  // Those of numbers first .. last whose position may lie between low and high.
-  DEVICE Range within(float low, float high, int first, int last) const {
-    const float step = bin / static_cast<float>(samples);
-    if (step == 0) return {first, last};
-    const float a = (low - start) / step, b = (high - start) / step;
-    const float from = fmaxf(fminf(a, b) - 2, static_cast<float>(first)), to = fminf(fmaxf(a, b) + 2, static_cast<float>(last));
-    return {from < static_cast<float>(last) ? static_cast<int>(from) : last, to > static_cast<float>(first) ? static_cast<int>(to) : first};
-  }
   DEVICE bool outside(float at) const { return at < -1 || at > static_cast<float>(cells); }
-  // The cell below a position and its neighbour's share.
-  DEVICE int cellOf(float at, float& share) const {
-    at = fmaxf(at, 0.0f);
-    const int cell = static_cast<int>(at);
-    if (cell >= cells - 1) {
-      share = 0;
-      return cells - 1;
-    }
-    share = at - static_cast<float>(cell);
-    return cell;
+  // Those of a bin whose position may lie between low and high.
+  DEVICE Range within(int p, float low, float high) const {
+    const float step = bin / static_cast<float>(samples), from = start + static_cast<float>(p) * bin;
+    if (step == 0 || samples == 0) return {0, samples};
+    const float a = (low - from) / step, b = (high - from) / step;
+    const float first = fmaxf(fminf(a, b) - 2, 0.0f), last = fminf(fmaxf(a, b) + 2, static_cast<float>(samples));
+    return {first < static_cast<float>(samples) ? static_cast<int>(first) : samples, last > 0 ? static_cast<int>(last) : 0};
   }
-  // How much of a sample a cell gives.
-  DEVICE float weight(int number, int cell) const {
-    const float at = position(number);
-    if (outside(at)) return 0;
-    float share;
-    const int below = cellOf(at, share);
-    return below == cell ? 1 - share : below + 1 == cell ? share : 0.0f;
-  }
+  // A position among the cells' centres.
+  DEVICE float clamped(float at) const { return fminf(fmaxf(at, 0.0f), static_cast<float>(cells - 1)); }
 };
 
 struct Boxes {
@@ -89,8 +76,10 @@ struct Boxes {
         scale(static_cast<float>(call.number(Names::scale))),
         aligned(call.flag(Names::aligned)),
         report(reportOf(call)) {}
-  DEVICE Axis vertical(int r) const { return {boxes[r * 4 + 1], boxes[r * 4 + 3], scale, p, rows, ratio, aligned}; }
-  DEVICE Axis horizontal(int r) const { return {boxes[r * 4], boxes[r * 4 + 2], scale, q, columns, ratio, aligned}; }
+  DEVICE Axis axis(int r, bool down) const {
+    const int from = r * 4 + (down ? 1 : 0);
+    return {boxes[from], boxes[from + 2], scale, down ? p : q, down ? rows : columns, ratio, aligned};
+  }
   // The image of a box, or -1.
   DEVICE int image(int r) const {
     const int found = index[r];
@@ -100,133 +89,479 @@ struct Boxes {
   }
 };
 
-// A warp takes a bin, its lanes the channels.
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) roiAlignKernel(T* y, const T* x, Boxes all) {
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarps + warpIndex();
-  const int perBox = all.p * all.q;
-  if (unit >= static_cast<int64_t>(all.count) * perBox) return;
-  const int r = static_cast<int>(unit / perBox), p = static_cast<int>(unit % perBox) / all.q, q = static_cast<int>(unit % all.q);
-  const int image = all.image(r), channels = all.channels;
-  const Axis vertical = all.vertical(r), horizontal = all.horizontal(r);
-  Range rows = {0, 0}, columns = {0, 0};
-  float empty = 0;
-  if (image >= 0) {
-    if (!vertical.finite() || !horizontal.finite()) empty = NAN;
-    if (vertical.samples > 0 && horizontal.samples > 0) {
-      rows = vertical.within(-1, static_cast<float>(all.rows), p * vertical.samples, (p + 1) * vertical.samples);
-      columns = horizontal.within(-1, static_cast<float>(all.columns), q * horizontal.samples, (q + 1) * horizontal.samples);
-    }
-  }
-  const T* map = x + static_cast<int64_t>(image < 0 ? 0 : image) * all.rows * all.columns * channels;
-  const float samples = static_cast<float>(vertical.samples) * static_cast<float>(horizontal.samples);
-  for (int c = laneIndex() * kWidth; c < channels; c += kWarp * kWidth) {
-    float sums[kWidth] = {};
-    for (int i = rows.from; i < rows.to; ++i) {
-      const float atRow = vertical.position(i);
-      if (vertical.outside(atRow)) continue;
-      float rowShare;
-      const int row = vertical.cellOf(atRow, rowShare), nextRow = row + 1 < all.rows ? row + 1 : row;
-#pragma unroll 1
-      for (int j = columns.from; j < columns.to; ++j) {
-        const float atColumn = horizontal.position(j);
-        if (horizontal.outside(atColumn)) continue;
-        float columnShare;
-        const int column = horizontal.cellOf(atColumn, columnShare), nextColumn = column + 1 < all.columns ? column + 1 : column;
-        const auto add = [&](int fromRow, int fromColumn, float weight) {
-          float values[kWidth];
-          unpack(values, loadChunk<T, kWidth>(map + (static_cast<int64_t>(fromRow) * all.columns + fromColumn) * channels + c));
-          for (int k = 0; k < kWidth; ++k) sums[k] += weight * values[k];
-        };
-        add(row, column, (1 - rowShare) * (1 - columnShare));
-        add(row, nextColumn, (1 - rowShare) * columnShare);
-        add(nextRow, column, rowShare * (1 - columnShare));
-        add(nextRow, nextColumn, rowShare * columnShare);
-      }
-    }
-    for (int k = 0; k < kWidth; ++k) sums[k] = samples > 0 ? sums[k] / samples : empty;
-    storeRounded<T, kWidth>(y + unit * channels + c, sums);
-  }
-}
-
-struct Tiles {
-  int across, down;
-  int64_t count(int images) const { return static_cast<int64_t>(images) * across * down; }
+// The cells of a bin along one axis, whose weights start at `at`.
+struct alignas(16) Span {
+  int first, count, at;
 };
 
-// The boxes that may reach a tile of the map, in their order: list[tile, 0 .. found[tile]]. A block takes a tile.
-__global__ void __launch_bounds__(kThreads) boxesOfTilesKernel(int32_t* list, int32_t* found, Boxes all, Tiles tiles) {
-  int* warps = &sharedMemory<int>();  // how many each warp has found
-  const int64_t tile = blockIdx.x;
-  const int image = static_cast<int>(tile / (tiles.across * tiles.down)), place = static_cast<int>(tile % (tiles.across * tiles.down));
-  const float top = static_cast<float>(place / tiles.across * kTile), left = static_cast<float>(place % tiles.across * kTile);
-  int total = 0;
-  for (int first = 0; first < all.count; first += kThreads) {
-    const int r = first + static_cast<int>(threadIdx.x);
-    bool reaches = false;
-    if (r < all.count && all.image(r) == image) {
-      const Axis vertical = all.vertical(r), horizontal = all.horizontal(r);
-      const auto meets = [](const Axis& axis, float low) {
-        const float end = axis.start + axis.bin * static_cast<float>(axis.bins);
-        return fmaxf(axis.start, end) >= low - 2 && fminf(axis.start, end) <= low + kTile + 1;
-      };
-      reaches = vertical.samples > 0 && horizontal.samples > 0 && meets(vertical, top) && meets(horizontal, left);
-    }
-    const unsigned votes = ballot(reaches);
-    if (laneIndex() == 0) warps[warpIndex()] = popCount(votes);
-    __syncthreads();
-    int before = total;
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warpIndex()) before += warps[w];
-      total += warps[w];
-    }
-    if (reaches) list[tile * all.count + before + popCount(votes & ((1u << laneIndex()) - 1))] = r;
-    __syncthreads();
+// Bins of an axis take their turn along it, and two that are neighbours share two cells at most, or one or two more where a box is so large
+// that positions are rounded by a cell: with this many floats between them each has its own.
+constexpr int kApart = 4;
+
+DEVICE Span spanOf(float* weights, int base, const Axis& axis, int p) {
+  Range range = axis.within(p, -1, static_cast<float>(axis.cells));
+  while (range.from < range.to && axis.outside(axis.position(p, range.from))) ++range.from;
+  while (range.from < range.to && axis.outside(axis.position(p, range.to - 1))) --range.to;
+  if (range.from >= range.to) return {0, 0, 0};
+  const float ends[2] = {axis.clamped(axis.position(p, range.from)), axis.clamped(axis.position(p, range.to - 1))};
+  const int first = static_cast<int>(fminf(ends[0], ends[1]));
+  int last = static_cast<int>(ceilf(fmaxf(ends[0], ends[1])));
+  const int at = base + kApart * (axis.bin < 0 ? axis.bins - 1 - p : p) + first;
+  for (int k = 0; k <= last - first; ++k) weights[at + k] = 0;
+  const float each = 1 / static_cast<float>(axis.samples);
+  for (int i = range.from; i < range.to; ++i) {
+    const float sample = axis.clamped(axis.position(p, i));
+    const int cell = static_cast<int>(sample);
+    const float share = sample - static_cast<float>(cell);
+    weights[at + cell - first] += (1 - share) * each;
+    if (share > 0) weights[at + cell + 1 - first] += share * each;
   }
-  if (threadIdx.x == 0) found[tile] = total;
+  return {first, last - first + 1, at};
 }
 
-// A block takes a tile, a warp one cell of it after another, its lanes the channels.
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    roiAlignBackwardKernel(T* dx, const T* dy, const int32_t* list, const int32_t* found, Boxes all, Tiles tiles) {
-  const int64_t tile = blockIdx.x;
-  const int image = static_cast<int>(tile / (tiles.across * tiles.down)), place = static_cast<int>(tile % (tiles.across * tiles.down));
-  const int top = place / tiles.across * kTile, left = place % tiles.across * kTile, channels = all.channels;
-  for (int cell = warpIndex(); cell < kTile * kTile; cell += kWarps) {
-    const int row = top + cell / kTile, column = left + cell % kTile;
-    if (row >= all.rows || column >= all.columns) continue;
-    // The border's cells stand for what lies outside of them.
-    const float above = static_cast<float>(row) - 1, before = static_cast<float>(column) - 1;
-    for (int c = laneIndex() * kWidth; c < channels; c += kWarp * kWidth) {
-      float sums[kWidth] = {};
-      for (int at = 0; at < found[tile]; ++at) {
-        const int r = list[tile * all.count + at];
-        const Axis vertical = all.vertical(r), horizontal = all.horizontal(r);
-        const Range rows = vertical.within(above, above + 2, 0, all.p * vertical.samples),
-                    columns = horizontal.within(before, before + 2, 0, all.q * horizontal.samples);
-        const float samples = static_cast<float>(vertical.samples) * static_cast<float>(horizontal.samples);
-        for (int i = rows.from; i < rows.to;) {
-          // The cell's weight in a bin is the sum over its samples, along each axis.
-          const int p = i / vertical.samples;
-          float rowWeight = 0;
-          for (; i < rows.to && i < (p + 1) * vertical.samples; ++i) rowWeight += vertical.weight(i, row);
-          if (rowWeight == 0) continue;
-          for (int j = columns.from; j < columns.to;) {
-            const int q = j / horizontal.samples;
-            float weight = 0;
-            for (; j < columns.to && j < (q + 1) * horizontal.samples; ++j) weight += horizontal.weight(j, column);
-            if (weight == 0) continue;
-            weight *= rowWeight / samples;
-            float values[kWidth];
-            unpack(values, loadChunk<T, kWidth>(dy + ((static_cast<int64_t>(r) * all.p + p) * all.q + q) * channels + c));
-            for (int k = 0; k < kWidth; ++k) sums[k] += weight * values[k];
-          }
-        }
-      }
-      storeRounded<T, kWidth>(dx + ((static_cast<int64_t>(image) * all.rows + row) * all.columns + column) * channels + c, sums);
+// Rows of cells that make a line: kRows of them, or any number where that is 0.
+template <class T, int kWidth, int kRows>
+struct Lines {
+  const T* from[kRows];
+  float weights[kRows];
+  int channels;
+
+  DEVICE Lines(const T* first, int64_t stride, const Span& span, const float* all, int channels) : channels(channels) {
+#pragma unroll
+    for (int t = 0; t < kRows; ++t) {
+      from[t] = first + t * stride;
+      weights[t] = all[span.at + t];
     }
   }
+  DEVICE void weigh(float (&line)[kWidth], int column) const {
+    Chunk<T, kWidth> cells[kRows];
+#pragma unroll
+    for (int t = 0; t < kRows; ++t) cells[t] = loadChunk<T, kWidth>(from[t] + static_cast<int64_t>(column) * channels);
+#pragma unroll
+    for (int t = 0; t < kRows; ++t) {
+      float values[kWidth];
+      unpack(values, cells[t]);
+      for (int e = 0; e < kWidth; ++e) line[e] = t == 0 ? weights[0] * values[e] : line[e] + weights[t] * values[e];
+    }
+  }
+};
+template <class T, int kWidth>
+struct Lines<T, kWidth, 0> {
+  const T* from;
+  const float* weights;
+  int64_t stride;
+  int count, channels;
+
+  DEVICE Lines(const T* first, int64_t stride, const Span& span, const float* all, int channels)
+      : from(first), weights(all + span.at), stride(stride), count(span.count), channels(channels) {}
+  DEVICE void weigh(float (&line)[kWidth], int column) const {
+    const T* cell = from + static_cast<int64_t>(column) * channels;
+    for (int e = 0; e < kWidth; ++e) line[e] = 0;
+#pragma unroll 1
+    for (int t = 0; t < count; ++t, cell += stride) {
+      if (weights[t] == 0) continue;
+      float values[kWidth];
+      unpack(values, loadChunk<T, kWidth>(cell));
+      for (int e = 0; e < kWidth; ++e) line[e] += weights[t] * values[e];
+    }
+  }
+};
+
+// The products of bf16: 16 results, which are bins or cells, of 16 of the others, for 128 channels. Weights are sums of two bf16, so they
+// err by 2^-17. A lane loads eight channels of four of those 16 at a time, as they lie: which channel a column of a product is, is free.
+// With g = lane / 4 and t = lane % 4, terms 2t and 2t + 1, then those behind them by 8.
+constexpr int kGroup = 64, kGroups = 2, kWhole = kGroup * kGroups;
+
+struct Split {
+  uint32_t high[4], low[4];
+  DEVICE void set(int i, float a, float b) {
+    high[i] = packPair(a, b);
+    low[i] = packPair(a - floatOf(high[i] << 16), b - floatOf(high[i] & 0xffff0000u));
+  }
+};
+
+DEVICE void addProducts(float (&sums)[kGroups][8][4], const Split& weights, const bf16* const (&from)[4]) {
+#pragma unroll
+  for (int s = 0; s < kGroups; ++s) {
+    Words<bf16> words[4];
+    for (int i = 0; i < 4; ++i) words[i] = loadWords(from[i] + s * kGroup);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const auto pair = [&](int i) {
+        const uint32_t a = words[i].v[j / 2], b = words[i + 1].v[j / 2];
+        return j % 2 == 0 ? lowHalves(a, b) : highHalves(a, b);
+      };
+      const uint32_t terms[2] = {pair(0), pair(2)};
+      mmaBf16(sums[s][j], weights.high, terms);
+      mmaBf16(sums[s][j], weights.low, terms);
+    }
+  }
+}
+
+// Of result g, or g + 8, the channels 16t + 8e to 16t + 8e + 7 of each group.
+DEVICE void storeProducts(bf16* to, const float (&sums)[kGroups][8][4], int second, float plus) {
+  for (int s = 0; s < kGroups; ++s)
+    for (int e = 0; e < 2; ++e) {
+      float values[8];
+      for (int j = 0; j < 8; ++j) values[j] = sums[s][j][2 * second + e] + plus;
+      storeRounded<bf16, 8>(to + s * kGroup + (laneIndex() % 4 * 2 + e) * 8, values);
+    }
+}
+
+// A row of bins, of which `stores` says whether this lane has one: neighbours share columns, so the last line of each parity is kept.
+template <class T, int kWidth, int kRows>
+DEVICE void rowOfBins(T* y, const Lines<T, kWidth, kRows>& lines, const Span* spans, const float* weights, int count, float empty, bool stores) {
+  float even[kWidth] = {}, odd[kWidth] = {};
+  int evenColumn = -1, oddColumn = -1;
+#pragma unroll 1
+  for (int q = 0; q < count; ++q, y += lines.channels) {
+    const Span span = spans[q];
+    float sums[kWidth];
+    for (int e = 0; e < kWidth; ++e) sums[e] = empty;
+#pragma unroll 1
+    for (int k = 0; k < span.count; ++k) {
+      const float weight = weights[span.at + k];
+      if (weight == 0) continue;
+      const int column = span.first + k;
+      if (column % 2 == 0) {
+        if (evenColumn != column) lines.weigh(even, evenColumn = column);
+        for (int e = 0; e < kWidth; ++e) sums[e] += weight * even[e];
+      } else {
+        if (oddColumn != column) lines.weigh(odd, oddColumn = column);
+        for (int e = 0; e < kWidth; ++e) sums[e] += weight * odd[e];
+      }
+    }
+    if (stores) storeRounded<T, kWidth>(y, sums);
+  }
+}
+
+// A block takes a box: here it finds the cells of its bins, and what a bin has beside them.
+DEVICE float findSpans(Span* spans, float* weights, const Boxes& all, int r, int image) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < all.p + all.q; i += static_cast<int>(blockDim.x)) {
+    const bool down = i < all.p;
+    const int base = down ? 0 : all.rows + kApart * all.p;
+    spans[i] = image < 0 ? Span{0, 0, 0} : spanOf(weights, base, all.axis(r, down), down ? i : i - all.p);
+  }
+  __syncthreads();
+  return image >= 0 && (!all.axis(r, true).finite() || !all.axis(r, false).finite()) ? NAN : 0.0f;
+}
+
+// A warp takes a row of bins, its lanes channels.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads, 4) roiAlignKernel(T* y, const T* x, Boxes all) {
+  Span* spans = &sharedMemory<Span>();
+  float* weights = reinterpret_cast<float*>(spans + all.p + all.q);
+  const int r = static_cast<int>(blockIdx.x), image = all.image(r), channels = all.channels;
+  const float empty = findSpans(spans, weights, all, r, image);
+  const T* map = x + static_cast<int64_t>(image < 0 ? 0 : image) * all.rows * all.columns * channels;
+  const int64_t stride = static_cast<int64_t>(all.columns) * channels;
+  const int chunks = (channels + kWarp * kWidth - 1) / (kWarp * kWidth);
+  for (int unit = warpIndex(); unit < all.p * chunks; unit += static_cast<int>(blockDim.x) / kWarp) {
+    const int p = unit % all.p, c = (unit / all.p * kWarp + laneIndex()) * kWidth;
+    const bool stores = c < channels;
+    const Span rows = spans[p];
+    const T* from = map + rows.first * stride + (stores ? c : 0);
+    T* to = y + (static_cast<int64_t>(r) * all.p + p) * all.q * channels + c;
+    const auto take = [&](auto number) {
+      const Lines<T, kWidth, number.value> lines(from, stride, rows, weights, channels);
+      rowOfBins(to, lines, spans + all.p, weights, all.q, empty, stores);
+    };
+    if (rows.count == 2)
+      take(std::integral_constant<int, 2>{});
+    else if (rows.count == 3)
+      take(std::integral_constant<int, 3>{});
+    else if (rows.count == 4)
+      take(std::integral_constant<int, 4>{});
+    else
+      take(std::integral_constant<int, 0>{});
+  }
+}
+
+DEVICE float weightAt(const float* weights, const Span& span, int cell) {
+  const int k = cell - span.first;
+  return k >= 0 && k < span.count ? weights[span.at + k] : 0.0f;
+}
+
+// A warp takes two rows of eight bins and 128 channels, by products of 16 cells that are neighbours in a row.
+__global__ void __launch_bounds__(kThreads, 2) roiAlignProductKernel(bf16* y, const bf16* x, Boxes all) {
+  Span* spans = &sharedMemory<Span>();
+  float* weights = reinterpret_cast<float*>(spans + all.p + all.q);
+  const int r = static_cast<int>(blockIdx.x), image = all.image(r), channels = all.channels;
+  const float empty = findSpans(spans, weights, all, r, image);
+  const int g = laneIndex() / 4, t = laneIndex() % 4;
+  const bf16* map = x + static_cast<int64_t>(image < 0 ? 0 : image) * all.rows * all.columns * channels;
+  const int64_t stride = static_cast<int64_t>(all.columns) * channels;
+  const int down = (all.p + 1) / 2, across = (all.q + 7) / 8, units = down * across * (channels / kWhole);
+  for (int unit = warpIndex(); unit < units; unit += static_cast<int>(blockDim.x) / kWarp) {
+    const int p = unit / across % down * 2, q = unit % across * 8 + g, c = unit / across / down * kWhole;
+    const Span none = {0, 0, 0}, upper = spans[p], lower = p + 1 < all.p ? spans[p + 1] : none, own = q < all.q ? spans[all.p + q] : none;
+    const int top = upper.count == 0 || lower.count == 0 ? upper.first + lower.first : minimum(upper.first, lower.first);
+    const int bottom = maximum(upper.first + upper.count, lower.first + lower.count);
+    int left = own.count > 0 ? own.first : all.columns, right = own.first + own.count;
+    for (int mask = 4; mask < kWarp; mask *= 2) {
+      left = minimum(left, shuffleXor(left, mask));
+      right = maximum(right, shuffleXor(right, mask));
+    }
+    float sums[kGroups][8][4] = {};
+#pragma unroll 1
+    for (; left < right; left += 16) {
+      float shares[4];
+      const bf16* from[4];
+      for (int i = 0; i < 4; ++i) {
+        const int column = left + 2 * t + i % 2 + i / 2 * 8;
+        shares[i] = weightAt(weights, own, column);
+        from[i] = map + top * stride + static_cast<int64_t>(minimum(column, all.columns - 1)) * channels + c + g * 8;
+      }
+#pragma unroll 1
+      for (int row = top; row < bottom; ++row) {
+        const float above = weightAt(weights, upper, row), below = weightAt(weights, lower, row);
+        if (above != 0 || below != 0) {
+          Split products;
+          products.set(0, above * shares[0], above * shares[1]);
+          products.set(1, below * shares[0], below * shares[1]);
+          products.set(2, above * shares[2], above * shares[3]);
+          products.set(3, below * shares[2], below * shares[3]);
+          addProducts(sums, products, from);
+        }
+        for (int i = 0; i < 4; ++i) from[i] += stride;
+      }
+    }
+    bf16* to = y + ((static_cast<int64_t>(r) * all.p + p) * all.q + q) * channels + c;
+    for (int i = 0; i < 2; ++i)
+      if (p + i < all.p && q < all.q) storeProducts(to + static_cast<int64_t>(i) * all.q * channels, sums, i, empty);
+  }
+}
+
+constexpr int kTile = 8;               // rows and columns of a block's tile
+constexpr int kDown = 2, kAcross = 4;  // those of a warp's cells
+constexpr int kBlock = 16;             // rows and columns of bins at a time
+constexpr int kBehind = 4;             // of no weight that are read behind them
+constexpr int kTogether = 3;           // rows of bins that a warp has on their way
+constexpr int kRounds = 4;             // boxes that a thread looks at before those found take their turn
+constexpr int kScan = kRounds * kThreads;
+
+struct Tiles {
+  int across, down, chunks;
+  int64_t count(int images) const { return static_cast<int64_t>(images) * across * down * chunks; }
+};
+
+struct Gathering {
+  // Of a warp's box, the weight of each cell of the tile in each of kBlock rows of bins, and in each of kBlock columns.
+  float weights[kWarps][2][kBlock + kBehind][kTile];
+  // Bit i: rows 2k and 2k + 1 of the tile have weights in row i of the bins; bit 16 + i: the same of columns.
+  unsigned masks[kWarps][kTile / 2];
+  int boxes[kScan];
+  int found[kWarps];  // by each warp
+};
+
+// Where samples of an axis may be, beside a tile that starts at a cell.
+DEVICE bool meets(const Axis& axis, int origin) {
+  const float end = axis.start + axis.bin * static_cast<float>(axis.bins), low = static_cast<float>(origin);
+  return axis.samples > 0 && fmaxf(axis.start, end) >= low - 2 && fminf(axis.start, end) <= low + kTile + 1;
+}
+
+// A warp finds what the cells of a tile have of a box's bins from row `p` and column `q` on: each lane takes one of either.
+DEVICE void weighTile(float (*weights)[kBlock + kBehind][kTile], unsigned* masks, const Boxes& all, int r, int top, int left, int p, int q) {
+  const int lane = laneIndex();
+  const bool down = lane < kBlock;
+  const Axis axis = all.axis(r, down);
+  const int bin = down ? p + lane : q + lane - kBlock;
+  const float origin = static_cast<float>(down ? top : left);
+  float shares[kTile] = {};
+  if (bin < axis.bins) {
+    // The border's cells stand for what lies outside of them.
+    const Range range = axis.within(bin, origin - 1, origin + kTile);
+#pragma unroll 1
+    for (int i = range.from; i < range.to; ++i) {
+      const float position = axis.position(bin, i), at = axis.clamped(position) - origin;
+      if (axis.outside(position)) continue;
+      for (int k = 0; k < kTile; ++k) shares[k] += fmaxf(1 - fabsf(at - static_cast<float>(k)), 0.0f);
+    }
+    for (int k = 0; k < kTile; ++k) shares[k] /= static_cast<float>(axis.samples);
+  }
+  for (int k = 0; k < kTile; k += 4)
+    store<float, 4>(&weights[down ? 0 : 1][lane % kBlock][k], Elements<float, 4>{{shares[k], shares[k + 1], shares[k + 2], shares[k + 3]}});
+  for (int k = 0; k < kTile / 2; ++k) {
+    const unsigned votes = ballot(shares[2 * k] != 0 || shares[2 * k + 1] != 0);
+    if (lane == k) masks[k] = votes;
+  }
+}
+
+// The cells of a warp, by FMA: two rows of four, each lane kWidth channels of them.
+template <class T, int kWidth>
+struct GatherVectors {
+  static constexpr int kChannels = kWarp * kWidth;
+  const T* from;
+  int pair, quad, c;
+  bool stores;
+  float sums[kDown][kAcross][kWidth] = {};
+
+  DEVICE GatherVectors(const T* dy, int channels, int chunk)
+      : pair(warpIndex() / (kTile / kAcross)),
+        quad(warpIndex() % (kTile / kAcross)),
+        c(chunk * kChannels + laneIndex() * kWidth),
+        stores(c < channels) {
+    from = dy + (stores ? c : 0);
+  }
+  // Adds what the bins of box r send from row p and column q on.
+  DEVICE void add(const Gathering& shared, int b, const Boxes& all, int r, int p, int q) {
+    unsigned down = shared.masks[b][pair] & 0xffff;
+    const unsigned across = (shared.masks[b][2 * quad] | shared.masks[b][2 * quad + 1]) >> 16;
+    if (down == 0 || across == 0) return;
+    const T* corner = from + ((static_cast<int64_t>(r) * all.p + p) * all.q + q) * all.channels;
+    while (down != 0) {
+      const T* lines[kTogether];
+      Elements<float, kDown> shares[kTogether];
+      bool taken[kTogether];
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        taken[t] = down != 0;
+        if (!taken[t]) continue;
+        const int row = lowestBit(down);
+        down &= down - 1;
+        lines[t] = corner + static_cast<int64_t>(row * all.q) * all.channels;
+        shares[t] = load<float, kDown>(&shared.weights[b][0][row][pair * kDown]);
+      }
+#pragma unroll 1
+      for (unsigned rest = across; rest != 0; rest &= rest - 1) {
+        const int column = lowestBit(rest);
+        Chunk<T, kWidth> chunks[kTogether];
+#pragma unroll
+        for (int t = 0; t < kTogether; ++t)
+          if (taken[t]) chunks[t] = loadChunk<T, kWidth>(lines[t] + static_cast<int64_t>(column) * all.channels);
+        float weighed[kDown][kWidth] = {};
+#pragma unroll
+        for (int t = 0; t < kTogether; ++t) {
+          if (!taken[t]) continue;
+          float values[kWidth];
+          unpack(values, chunks[t]);
+#pragma unroll
+          for (int i = 0; i < kDown; ++i)
+            if (shares[t].v[i] != 0)
+              for (int e = 0; e < kWidth; ++e) weighed[i][e] += shares[t].v[i] * values[e];
+        }
+        const auto weight = load<float, kAcross>(&shared.weights[b][1][column][quad * kAcross]);
+#pragma unroll
+        for (int k = 0; k < kAcross; ++k)
+          if (weight.v[k] != 0)
+            for (int i = 0; i < kDown; ++i)
+              for (int e = 0; e < kWidth; ++e) sums[i][k][e] += weight.v[k] * weighed[i][e];
+      }
+    }
+  }
+  DEVICE void finish(T* dx, const Boxes& all, int image, int top, int left) const {
+    for (int i = 0; i < kDown; ++i)
+      for (int k = 0; k < kAcross; ++k) {
+        const int row = top + pair * kDown + i, column = left + quad * kAcross + k;
+        if (stores && row < all.rows && column < all.columns)
+          storeRounded<T, kWidth>(dx + ((static_cast<int64_t>(image) * all.rows + row) * all.columns + column) * all.channels + c,
+                                  sums[i][k]);
+      }
+  }
+};
+
+// By products: four rows of four cells and 128 channels, from four rows of four bins at a time.
+struct GatherProducts {
+  static constexpr int kChannels = 2 * kWhole;
+  const bf16* from;
+  int half, side, c;
+  float sums[kGroups][8][4] = {};
+
+  DEVICE GatherProducts(const bf16* dy, int, int chunk)
+      : half(warpIndex() / 2 % 2), side(warpIndex() % 2), c(chunk * kChannels + warpIndex() / 4 * kWhole) {
+    from = dy + c + laneIndex() / 4 * 8;
+  }
+  DEVICE void add(const Gathering& shared, int b, const Boxes& all, int r, int p, int q) {
+    const unsigned down = (shared.masks[b][2 * half] | shared.masks[b][2 * half + 1]) & 0xffff;
+    const unsigned across = (shared.masks[b][2 * side] | shared.masks[b][2 * side + 1]) >> 16;
+    if (down == 0 || across == 0 || c >= all.channels) return;
+    const int g = laneIndex() / 4, t = laneIndex() % 4;
+    const bf16* box = from + static_cast<int64_t>(r) * all.p * all.q * all.channels;
+#pragma unroll 1
+    for (unsigned rows = down; rows != 0;) {
+      const int row = lowestBit(rows), i = row + t / 2;
+      rows = rows >> row >> 4 << row << 4;
+      const float(*vertical)[kTile] = shared.weights[b][0];
+      const float* above = &vertical[i][4 * half + g / 4];
+      const float* below = &vertical[i + 2][4 * half + g / 4];
+      const int lines[2] = {minimum(p + i, all.p - 1) * all.q, minimum(p + i + 2, all.p - 1) * all.q};
+#pragma unroll 1
+      for (unsigned columns = across; columns != 0;) {
+        const int column = lowestBit(columns), j = column + t % 2 * 2;
+        columns = columns >> column >> 4 << column << 4;
+        const float first = shared.weights[b][1][j][4 * side + g % 4], second = shared.weights[b][1][j + 1][4 * side + g % 4];
+        Split products;
+        products.set(0, above[0] * first, above[0] * second);
+        products.set(1, above[2] * first, above[2] * second);
+        products.set(2, below[0] * first, below[0] * second);
+        products.set(3, below[2] * first, below[2] * second);
+        const bf16* bins[4];
+        for (int k = 0; k < 4; ++k)
+          bins[k] = box + static_cast<int64_t>(lines[k / 2] + minimum(q + j + k % 2, all.q - 1)) * all.channels;
+        addProducts(sums, products, bins);
+      }
+    }
+  }
+  DEVICE void finish(bf16* dx, const Boxes& all, int image, int top, int left) const {
+    for (int i = 0; i < 2; ++i) {
+      const int row = top + 4 * half + laneIndex() / 16 + 2 * i, column = left + 4 * side + laneIndex() / 4 % 4;
+      if (c < all.channels && row < all.rows && column < all.columns)
+        storeProducts(dx + ((static_cast<int64_t>(image) * all.rows + row) * all.columns + column) * all.channels + c, sums, i, 0);
+    }
+  }
+};
+
+// A block takes a tile of a map and Gather::kChannels channels.
+template <class T, class Gather>
+__global__ void __launch_bounds__(kThreads, 2) roiAlignBackwardKernel(T* dx, const T* dy, Boxes all, Tiles tiles) {
+  Gathering& shared = sharedMemory<Gathering>();
+  const int perImage = tiles.across * tiles.down, warp = warpIndex();
+  const int place = static_cast<int>(blockIdx.x) % perImage, chunk = static_cast<int>(blockIdx.x) / perImage % tiles.chunks,
+            image = static_cast<int>(blockIdx.x) / perImage / tiles.chunks;
+  const int top = place / tiles.across * kTile, left = place % tiles.across * kTile;
+  Gather gather(dy, all.channels, chunk);
+  for (int i = laneIndex(); i < 2 * kBehind * kTile; i += kWarp)
+    shared.weights[warp][i / (kBehind * kTile)][kBlock + i / kTile % kBehind][i % kTile] = 0;
+  for (int first = 0; first < all.count; first += kScan) {
+    // Most boxes are of other images.
+    unsigned own = 0, votes = 0;
+    int mine = 0;
+    const int r = first + warp * (kScan / kWarps) + laneIndex();
+    for (int s = 0; s < kRounds; ++s)
+      if (r + s * kWarp < all.count && all.image(r + s * kWarp) == image) own |= 1u << s;
+#pragma unroll 1
+    for (int s = 0; s < kRounds; ++s) {
+      const unsigned found = ballot((own >> s & 1) && meets(all.axis(r + s * kWarp, true), top) && meets(all.axis(r + s * kWarp, false), left));
+      if (laneIndex() == s) votes = found;
+      mine += popCount(found);
+    }
+    if (laneIndex() == 0) shared.found[warp] = mine;
+    __syncthreads();
+    int at = 0, total = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp) at += shared.found[w];
+      total += shared.found[w];
+    }
+#pragma unroll 1
+    for (int s = 0; s < kRounds; ++s) {
+      const unsigned found = shuffle(votes, s);
+      if (found >> laneIndex() & 1) shared.boxes[at + popCount(found & ((1u << laneIndex()) - 1))] = r + s * kWarp;
+      at += popCount(found);
+    }
+    __syncthreads();
+    for (int start = 0; start < total; start += kWarps)
+      for (int p = 0; p < all.p; p += kBlock)
+        for (int q = 0; q < all.q; q += kBlock) {
+          if (start + warp < total)
+            weighTile(shared.weights[warp], shared.masks[warp], all, shared.boxes[start + warp], top, left, p, q);
+          __syncthreads();
+#pragma unroll 1
+          for (int b = 0; b < kWarps && start + b < total; ++b) gather.add(shared, b, all, shared.boxes[start + b], p, q);
+          __syncthreads();
+        }
+  }
+  gather.finish(dx, all, image, top, left);
 }
 
 }  // namespace
@@ -235,10 +570,18 @@ void roiAlign(const Call& call) {
   using Names = args::roiAlign;
   const Tensor &y = call.tensor(Names::y), &x = call.tensor(Names::x);
   const Boxes all(call, Names{}, x, y);
+  const size_t bins = static_cast<size_t>(all.p) + static_cast<size_t>(all.q),
+               weights = static_cast<size_t>(all.rows) + static_cast<size_t>(all.columns) + kApart * bins;
+  const size_t shared = bins * sizeof(Span) + weights * sizeof(float);
+  const auto threads = [](int64_t units) { return kWarp * static_cast<int>(std::min(units, int64_t{kWarps})); };
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
-    launch(call, roiAlignKernel<T, width.value>, Grid{ceilDiv(y.dim(0) * y.dim(1) * y.dim(2), kWarps)}, kThreads, 0, y.data<T>(),
-           x.data<T>(), all);
+    if constexpr (std::is_same_v<T, bf16>)
+      if (all.channels % kWhole == 0)
+        return launch(call, roiAlignProductKernel, Grid{all.count}, threads(ceilDiv(all.p, 2) * ceilDiv(all.q, 8) * (all.channels / kWhole)),
+                      shared, y.data<T>(), x.data<T>(), all);
+    launch(call, roiAlignKernel<T, width.value>, Grid{all.count}, threads(all.p * ceilDiv(all.channels, kWarp * width.value)), shared,
+           y.data<T>(), x.data<T>(), all);
   });
 }
 
@@ -246,14 +589,17 @@ void roiAlignBackward(const Call& call) {
   using Names = args::roiAlignBackward;
   const Tensor &dx = call.tensor(Names::dx), &dy = call.tensor(Names::dy);
   const Boxes all(call, Names{}, dx, dy);
-  const Tiles tiles{static_cast<int>(ceilDiv(all.columns, kTile)), static_cast<int>(ceilDiv(all.rows, kTile))};
-  const int64_t count = tiles.count(all.images);
-  DeviceScratch<int32_t> list(call, count * all.count), found(call, count);
-  launch(call, boxesOfTilesKernel, Grid{count}, kThreads, kWarps * sizeof(int), list.data(), found.data(), all, tiles);
   dispatchWidth(call, dx, [&](auto zero, auto width) {
     using T = decltype(zero);
-    launch(call, roiAlignBackwardKernel<T, width.value>, Grid{count}, kThreads, 0, dx.data<T>(), dy.data<T>(), list.data(), found.data(),
-           all, tiles);
+    const auto take = [&](auto kernel, int64_t channels) {
+      const Tiles tiles{static_cast<int>(ceilDiv(all.columns, kTile)), static_cast<int>(ceilDiv(all.rows, kTile)),
+                        static_cast<int>(ceilDiv(all.channels, channels))};
+      launch(call, kernel, Grid{tiles.count(all.images)}, kThreads, sizeof(Gathering), dx.data<T>(), dy.data<T>(), all, tiles);
+    };
+    if constexpr (std::is_same_v<T, bf16>)
+      if (all.channels % kWhole == 0) return take(&roiAlignBackwardKernel<T, GatherProducts>, GatherProducts::kChannels);
+    using Gather = GatherVectors<T, width.value>;
+    take(&roiAlignBackwardKernel<T, Gather>, Gather::kChannels);
   });
 }
 

@@ -102,6 +102,15 @@ DEVICE int popCount(unsigned bits) {
 #endif
 }
 
+// The place of the lowest bit that is set; some must be.
+DEVICE int lowestBit(unsigned bits) {
+#if defined(__CUDACC__)
+  return __ffs(static_cast<int>(bits)) - 1;
+#else
+  return __builtin_ctz(bits);
+#endif
+}
+
 DEVICE void syncWarp() {
 #if defined(__CUDACC__)
   __syncwarp();

@@ -97,6 +97,10 @@ DEVICE uint32_t packPair(float low, float high) {
 #endif
 }
 
+// The low, or high, halves of two words as neighbours in one.
+DEVICE uint32_t lowHalves(uint32_t low, uint32_t high) { return (low & 0xffffu) | high << 16; }
+DEVICE uint32_t highHalves(uint32_t low, uint32_t high) { return low >> 16 | (high & 0xffff0000u); }
+
 // The same after a ReLU; NaN stays NaN.
 DEVICE uint32_t packRectified(float low, float high) {
 #if defined(__CUDA_ARCH__)
