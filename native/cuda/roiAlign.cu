@@ -1,7 +1,7 @@
-// RoIAlign; native/cpu/roiAlign.cpp has the definition. The weights of both axes are found once for a box and kept in shared memory. Forward
-// weighs columns of cells into lines and those into bins. Backward gathers: a block takes a tile of the map and looks for the boxes that
-// reach it, in their order; a warp keeps the sums of eight cells and reads each bin once for all of them. No atomic additions, whose order
-// would change the last bits.
+// RoIAlign; native/cpu/roiAlign.cpp has the definition. The weights of both axes are found once for a box and kept in shared memory.
+// Forward weighs columns of cells into lines and those into bins. Backward gathers: a block takes a tile of the map and looks for the boxes
+// that reach it, in their order; a warp keeps the sums of eight cells and reads each bin once for all of them. No atomic additions, whose
+// order would change the last bits.
 #include "kernel/mma.cuh"
 #include "kernel/vector.cuh"
 #include "ops.h"
@@ -25,8 +25,7 @@ struct Axis {
   float start, bin;
   int bins, samples, cells;
 
-  DEVICE Axis(float low, float high, float scale, int bins, int cells, int ratio, bool aligned)
-      : bins(bins), samples(0), cells(cells) {
+  DEVICE Axis(float low, float high, float scale, int bins, int cells, int ratio, bool aligned) : bins(bins), samples(0), cells(cells) {
     const float offset = aligned ? 0.5f : 0.0f;
     start = low * scale - offset;
     float length = high * scale - offset - start;
@@ -167,12 +166,12 @@ struct Lines<T, kWidth, 0> {
   }
 };
 
-// The products of bf16: 16 results, which are bins or cells, of 16 of the others, for 128 channels. Weights are sums of two bf16, so they
+// The products of bf16: 16 results, which are bins or cells, of 16 of the others, for 64 channels. Weights are sums of two bf16, so they
 // err by 2^-17. A lane loads eight channels of four of those 16 at a time, as they lie: which channel a column of a product is, is free.
 // With g = lane / 4 and t = lane % 4, terms 2t and 2t + 1, then those behind them by 8.
-constexpr int kGroup = 64, kGroups = 2, kWhole = kGroup * kGroups;
+constexpr int kGroup = 64;
 
-struct Split {
+struct alignas(16) Split {
   uint32_t high[4], low[4];
   DEVICE void set(int i, float a, float b) {
     high[i] = packPair(a, b);
@@ -180,37 +179,32 @@ struct Split {
   }
 };
 
-DEVICE void addProducts(float (&sums)[kGroups][8][4], const Split& weights, const bf16* const (&from)[4]) {
+DEVICE void addProducts(float (&sums)[8][4], const Split& weights, const Words<bf16> (&words)[4]) {
 #pragma unroll
-  for (int s = 0; s < kGroups; ++s) {
-    Words<bf16> words[4];
-    for (int i = 0; i < 4; ++i) words[i] = loadWords(from[i] + s * kGroup);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const auto pair = [&](int i) {
-        const uint32_t a = words[i].v[j / 2], b = words[i + 1].v[j / 2];
-        return j % 2 == 0 ? lowHalves(a, b) : highHalves(a, b);
-      };
-      const uint32_t terms[2] = {pair(0), pair(2)};
-      mmaBf16(sums[s][j], weights.high, terms);
-      mmaBf16(sums[s][j], weights.low, terms);
-    }
+  for (int j = 0; j < 8; ++j) {
+    const auto pair = [&](int i) {
+      const uint32_t a = words[i].v[j / 2], b = words[i + 1].v[j / 2];
+      return j % 2 == 0 ? lowHalves(a, b) : highHalves(a, b);
+    };
+    const uint32_t terms[2] = {pair(0), pair(2)};
+    mmaBf16(sums[j], weights.high, terms);
+    mmaBf16(sums[j], weights.low, terms);
   }
 }
 
-// Of result g, or g + 8, the channels 16t + 8e to 16t + 8e + 7 of each group.
-DEVICE void storeProducts(bf16* to, const float (&sums)[kGroups][8][4], int second, float plus) {
-  for (int s = 0; s < kGroups; ++s)
-    for (int e = 0; e < 2; ++e) {
-      float values[8];
-      for (int j = 0; j < 8; ++j) values[j] = sums[s][j][2 * second + e] + plus;
-      storeRounded<bf16, 8>(to + s * kGroup + (laneIndex() % 4 * 2 + e) * 8, values);
-    }
+// Of result g, or g + 8, the channels 16t to 16t + 15.
+DEVICE void storeProducts(bf16* to, const float (&sums)[8][4], int second) {
+  for (int e = 0; e < 2; ++e) {
+    float values[8];
+    for (int j = 0; j < 8; ++j) values[j] = sums[j][2 * second + e];
+    storeRounded<bf16, 8>(to + (laneIndex() % 4 * 2 + e) * 8, values);
+  }
 }
 
 // A row of bins, of which `stores` says whether this lane has one: neighbours share columns, so the last line of each parity is kept.
 template <class T, int kWidth, int kRows>
-DEVICE void rowOfBins(T* y, const Lines<T, kWidth, kRows>& lines, const Span* spans, const float* weights, int count, float empty, bool stores) {
+DEVICE void rowOfBins(T* y, const Lines<T, kWidth, kRows>& lines, const Span* spans, const float* weights, int count, float empty,
+                      bool stores) {
   float even[kWidth] = {}, odd[kWidth] = {};
   int evenColumn = -1, oddColumn = -1;
 #pragma unroll 1
@@ -249,7 +243,7 @@ DEVICE float findSpans(Span* spans, float* weights, const Boxes& all, int r, int
 
 // A warp takes a row of bins, its lanes channels.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads, 4) roiAlignKernel(T* y, const T* x, Boxes all) {
+__global__ void __launch_bounds__(kThreads, 3) roiAlignKernel(T* y, const T* x, Boxes all) {
   Span* spans = &sharedMemory<Span>();
   float* weights = reinterpret_cast<float*>(spans + all.p + all.q);
   const int r = static_cast<int>(blockIdx.x), image = all.image(r), channels = all.channels;
@@ -273,6 +267,8 @@ __global__ void __launch_bounds__(kThreads, 4) roiAlignKernel(T* y, const T* x, 
       take(std::integral_constant<int, 3>{});
     else if (rows.count == 4)
       take(std::integral_constant<int, 4>{});
+    else if (rows.count == 5)
+      take(std::integral_constant<int, 5>{});
     else
       take(std::integral_constant<int, 0>{});
   }
@@ -283,53 +279,99 @@ DEVICE float weightAt(const float* weights, const Span& span, int cell) {
   return k >= 0 && k < span.count ? weights[span.at + k] : 0.0f;
 }
 
-// A warp takes two rows of eight bins and 128 channels, by products of 16 cells that are neighbours in a row.
-__global__ void __launch_bounds__(kThreads, 2) roiAlignProductKernel(bf16* y, const bf16* x, Boxes all) {
-  Span* spans = &sharedMemory<Span>();
-  float* weights = reinterpret_cast<float*>(spans + all.p + all.q);
-  const int r = static_cast<int>(blockIdx.x), image = all.image(r), channels = all.channels;
-  const float empty = findSpans(spans, weights, all, r, image);
+// By products a warp takes kGroup channels of kBins by kBins bins: the weights of 16 rows of cells in each row of bins lie in shared
+// memory as a product wants them, a column of cells becomes a line, whose elements are a row of bins, and lines are weighed into bins.
+constexpr int kBins = 16, kDepth = 16;
+constexpr int kProductWarps = 4;
+constexpr int kMostRows = 512;  // of a map, whose weights shared memory holds
+
+struct RowsOfCells {
+  Split weights[kWarp];
+  uint32_t offsets[4][4];  // of terms 2t, 2t + 1, 2t + 8, 2t + 9, in words of 16 bytes
+};
+
+DEVICE void findRows(RowsOfCells& to, const Span* spans, const float* weights, int count, int first, int end, uint32_t stride) {
   const int g = laneIndex() / 4, t = laneIndex() % 4;
-  const bf16* map = x + static_cast<int64_t>(image < 0 ? 0 : image) * all.rows * all.columns * channels;
-  const int64_t stride = static_cast<int64_t>(all.columns) * channels;
-  const int down = (all.p + 1) / 2, across = (all.q + 7) / 8, units = down * across * (channels / kWhole);
-  for (int unit = warpIndex(); unit < units; unit += static_cast<int>(blockDim.x) / kWarp) {
-    const int p = unit / across % down * 2, q = unit % across * 8 + g, c = unit / across / down * kWhole;
-    const Span none = {0, 0, 0}, upper = spans[p], lower = p + 1 < all.p ? spans[p + 1] : none, own = q < all.q ? spans[all.p + q] : none;
-    const int top = upper.count == 0 || lower.count == 0 ? upper.first + lower.first : minimum(upper.first, lower.first);
-    const int bottom = maximum(upper.first + upper.count, lower.first + lower.count);
-    int left = own.count > 0 ? own.first : all.columns, right = own.first + own.count;
-    for (int mask = 4; mask < kWarp; mask *= 2) {
-      left = minimum(left, shuffleXor(left, mask));
-      right = maximum(right, shuffleXor(right, mask));
+  float shares[2][4];
+  for (int k = 0; k < 4; ++k) {
+    const int row = first + 2 * t + k % 2 + k / 2 * 8;
+    for (int i = 0; i < 2; ++i) shares[i][k] = g + 8 * i < count ? weightAt(weights, spans[g + 8 * i], row) : 0.0f;
+    if (g == 0) to.offsets[t][k] = static_cast<uint32_t>(minimum(row, end - 1)) * stride;
+  }
+  for (int i = 0; i < 4; ++i) to.weights[laneIndex()].set(i, shares[i % 2][i / 2 * 2], shares[i % 2][i / 2 * 2 + 1]);
+}
+
+DEVICE void weighColumn(float (&line)[8][4], const RowsOfCells* cells, int steps, const Words<bf16>* column) {
+  for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < 4; ++i) line[j][i] = 0;
+  const int t = laneIndex() % 4;
+#pragma unroll 1
+  for (const RowsOfCells* end = cells + steps; cells != end; ++cells) {
+    const auto offsets = load<uint32_t, 4>(cells->offsets[t]);
+    Words<bf16> words[4];
+    for (int i = 0; i < 4; ++i) words[i] = column[offsets.v[i]];
+    addProducts(line, cells->weights[laneIndex()], words);
+  }
+}
+
+DEVICE void addWeighed(float (&sums)[8][4], float weight, const float (&line)[8][4]) {
+  for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < 4; ++i) sums[j][i] += weight * line[j][i];
+}
+
+__global__ void __launch_bounds__(kProductWarps* kWarp, 3) roiAlignProductKernel(bf16* y, const bf16* x, Boxes all, int groups, int most) {
+  RowsOfCells* cells = &sharedMemory<RowsOfCells>();
+  Span* spans = reinterpret_cast<Span*>(cells + most);
+  float* weights = reinterpret_cast<float*>(spans + all.p + all.q);
+  const int part = static_cast<int>(blockIdx.x) % groups, r = static_cast<int>(blockIdx.x) / groups;
+  const int image = all.image(r), channels = all.channels, words = channels / 8;
+  const float empty = findSpans(spans, weights, all, r, image);
+  const int g = laneIndex() / 4, c = (part * kProductWarps + warpIndex()) * kGroup;
+  const auto* map =
+      reinterpret_cast<const Words<bf16>*>(x) + static_cast<int64_t>(image < 0 ? 0 : image) * all.rows * all.columns * words + c / 8 + g;
+  for (int p = 0; p < all.p; p += kBins) {
+    // Rows of cells that these bins have.
+    const int count = minimum(kBins, all.p - p);
+    int top = all.rows, bottom = 0;
+    for (int i = 0; i < count; ++i) {
+      if (spans[p + i].count == 0) continue;
+      top = minimum(top, spans[p + i].first);
+      bottom = maximum(bottom, spans[p + i].first + spans[p + i].count);
     }
-    float sums[kGroups][8][4] = {};
+    const int steps = top < bottom ? (bottom - top + kDepth - 1) / kDepth : 0;
+    __syncthreads();
+    for (int k = warpIndex(); k < steps; k += kProductWarps)
+      findRows(cells[k], spans + p, weights, count, top + k * kDepth, bottom, static_cast<uint32_t>(all.columns * words));
+    __syncthreads();
+    if (c >= channels) continue;
+    float even[8][4] = {}, odd[8][4] = {};
+    int evenColumn = -1, oddColumn = -1;
+    bf16* to = y + ((static_cast<int64_t>(r) * all.p + p + g) * all.q) * channels + c;
 #pragma unroll 1
-    for (; left < right; left += 16) {
-      float shares[4];
-      const bf16* from[4];
-      for (int i = 0; i < 4; ++i) {
-        const int column = left + 2 * t + i % 2 + i / 2 * 8;
-        shares[i] = weightAt(weights, own, column);
-        from[i] = map + top * stride + static_cast<int64_t>(minimum(column, all.columns - 1)) * channels + c + g * 8;
-      }
+    for (int q = 0; q < all.q; ++q, to += channels) {
+      const Span span = spans[all.p + q];
+      float sums[8][4];
+      for (int j = 0; j < 8; ++j)
+        for (int i = 0; i < 4; ++i) sums[j][i] = 0;
 #pragma unroll 1
-      for (int row = top; row < bottom; ++row) {
-        const float above = weightAt(weights, upper, row), below = weightAt(weights, lower, row);
-        if (above != 0 || below != 0) {
-          Split products;
-          products.set(0, above * shares[0], above * shares[1]);
-          products.set(1, below * shares[0], below * shares[1]);
-          products.set(2, above * shares[2], above * shares[3]);
-          products.set(3, below * shares[2], below * shares[3]);
-          addProducts(sums, products, from);
+      for (int k = 0; k < span.count; ++k) {
+        const float weight = weights[span.at + k];
+        if (weight == 0) continue;
+        const int column = span.first + k;
+        if (column % 2 == 0) {
+          if (evenColumn != column) weighColumn(even, cells, steps, map + (evenColumn = column) * words);
+          addWeighed(sums, weight, even);
+        } else {
+          if (oddColumn != column) weighColumn(odd, cells, steps, map + (oddColumn = column) * words);
+          addWeighed(sums, weight, odd);
         }
-        for (int i = 0; i < 4; ++i) from[i] += stride;
       }
+      if (empty != 0)
+        for (int j = 0; j < 8; ++j)
+          for (int i = 0; i < 4; ++i) sums[j][i] = empty;
+      for (int i = 0; i < 2; ++i)
+        if (g + 8 * i < count) storeProducts(to + static_cast<int64_t>(8 * i) * all.q * channels, sums, i);
     }
-    bf16* to = y + ((static_cast<int64_t>(r) * all.p + p) * all.q + q) * channels + c;
-    for (int i = 0; i < 2; ++i)
-      if (p + i < all.p && q < all.q) storeProducts(to + static_cast<int64_t>(i) * all.q * channels, sums, i, empty);
   }
 }
 
@@ -362,7 +404,8 @@ DEVICE bool meets(const Axis& axis, int origin) {
 }
 
 // A warp finds what the cells of a tile have of a box's bins from row `p` and column `q` on: each lane takes one of either.
-DEVICE void weighTile(float (*weights)[kBlock + kBehind][kTile], unsigned* masks, const Boxes& all, int r, int top, int left, int p, int q) {
+DEVICE void weighTile(float (*weights)[kBlock + kBehind][kTile], unsigned* masks, const Boxes& all, int r, int top, int left, int p,
+                      int q) {
   const int lane = laneIndex();
   const bool down = lane < kBlock;
   const Axis axis = all.axis(r, down);
@@ -463,13 +506,13 @@ struct GatherVectors {
 
 // By products: four rows of four cells and 128 channels, from four rows of four bins at a time.
 struct GatherProducts {
-  static constexpr int kChannels = 2 * kWhole;
+  static constexpr int kGroups = 2, kChannels = 2 * kGroup * kGroups;
   const bf16* from;
   int half, side, c;
   float sums[kGroups][8][4] = {};
 
   DEVICE GatherProducts(const bf16* dy, int, int chunk)
-      : half(warpIndex() / 2 % 2), side(warpIndex() % 2), c(chunk * kChannels + warpIndex() / 4 * kWhole) {
+      : half(warpIndex() / 2 % 2), side(warpIndex() % 2), c(chunk * kChannels + warpIndex() / 4 * (kGroup * kGroups)) {
     from = dy + c + laneIndex() / 4 * 8;
   }
   DEVICE void add(const Gathering& shared, int b, const Boxes& all, int r, int p, int q) {
@@ -477,15 +520,17 @@ struct GatherProducts {
     const unsigned across = (shared.masks[b][2 * side] | shared.masks[b][2 * side + 1]) >> 16;
     if (down == 0 || across == 0 || c >= all.channels) return;
     const int g = laneIndex() / 4, t = laneIndex() % 4;
-    const bf16* box = from + static_cast<int64_t>(r) * all.p * all.q * all.channels;
+    const int words = all.channels / 8;
+    const auto* box = reinterpret_cast<const Words<bf16>*>(from) + static_cast<int64_t>(r) * all.p * all.q * words;
 #pragma unroll 1
     for (unsigned rows = down; rows != 0;) {
       const int row = lowestBit(rows), i = row + t / 2;
       rows = rows >> row >> 4 << row << 4;
-      const float(*vertical)[kTile] = shared.weights[b][0];
+      const float (*vertical)[kTile] = shared.weights[b][0];
       const float* above = &vertical[i][4 * half + g / 4];
       const float* below = &vertical[i + 2][4 * half + g / 4];
-      const int lines[2] = {minimum(p + i, all.p - 1) * all.q, minimum(p + i + 2, all.p - 1) * all.q};
+      const uint32_t lines[2] = {static_cast<uint32_t>(minimum(p + i, all.p - 1) * all.q * words),
+                                 static_cast<uint32_t>(minimum(p + i + 2, all.p - 1) * all.q * words)};
 #pragma unroll 1
       for (unsigned columns = across; columns != 0;) {
         const int column = lowestBit(columns), j = column + t % 2 * 2;
@@ -496,10 +541,14 @@ struct GatherProducts {
         products.set(1, above[2] * first, above[2] * second);
         products.set(2, below[0] * first, below[0] * second);
         products.set(3, below[2] * first, below[2] * second);
-        const bf16* bins[4];
-        for (int k = 0; k < 4; ++k)
-          bins[k] = box + static_cast<int64_t>(lines[k / 2] + minimum(q + j + k % 2, all.q - 1)) * all.channels;
-        addProducts(sums, products, bins);
+        const uint32_t places[2] = {static_cast<uint32_t>(minimum(q + j, all.q - 1) * words),
+                                    static_cast<uint32_t>(minimum(q + j + 1, all.q - 1) * words)};
+#pragma unroll
+        for (int s = 0; s < kGroups; ++s) {
+          Words<bf16> bins[4];
+          for (int k = 0; k < 4; ++k) bins[k] = (box + s * (kGroup / 8))[lines[k / 2] + places[k % 2]];
+          addProducts(sums[s], products, bins);
+        }
       }
     }
   }
@@ -507,7 +556,9 @@ struct GatherProducts {
     for (int i = 0; i < 2; ++i) {
       const int row = top + 4 * half + laneIndex() / 16 + 2 * i, column = left + 4 * side + laneIndex() / 4 % 4;
       if (c < all.channels && row < all.rows && column < all.columns)
-        storeProducts(dx + ((static_cast<int64_t>(image) * all.rows + row) * all.columns + column) * all.channels + c, sums, i, 0);
+        for (int s = 0; s < kGroups; ++s)
+          storeProducts(dx + ((static_cast<int64_t>(image) * all.rows + row) * all.columns + column) * all.channels + c + s * kGroup,
+                        sums[s], i);
     }
   }
 };
@@ -532,7 +583,8 @@ __global__ void __launch_bounds__(kThreads, 2) roiAlignBackwardKernel(T* dx, con
       if (r + s * kWarp < all.count && all.image(r + s * kWarp) == image) own |= 1u << s;
 #pragma unroll 1
     for (int s = 0; s < kRounds; ++s) {
-      const unsigned found = ballot((own >> s & 1) && meets(all.axis(r + s * kWarp, true), top) && meets(all.axis(r + s * kWarp, false), left));
+      const unsigned found =
+          ballot((own >> s & 1) && meets(all.axis(r + s * kWarp, true), top) && meets(all.axis(r + s * kWarp, false), left));
       if (laneIndex() == s) votes = found;
       mine += popCount(found);
     }
@@ -553,8 +605,7 @@ __global__ void __launch_bounds__(kThreads, 2) roiAlignBackwardKernel(T* dx, con
     for (int start = 0; start < total; start += kWarps)
       for (int p = 0; p < all.p; p += kBlock)
         for (int q = 0; q < all.q; q += kBlock) {
-          if (start + warp < total)
-            weighTile(shared.weights[warp], shared.masks[warp], all, shared.boxes[start + warp], top, left, p, q);
+          if (start + warp < total) weighTile(shared.weights[warp], shared.masks[warp], all, shared.boxes[start + warp], top, left, p, q);
           __syncthreads();
 #pragma unroll 1
           for (int b = 0; b < kWarps && start + b < total; ++b) gather.add(shared, b, all, shared.boxes[start + b], p, q);
@@ -577,9 +628,13 @@ void roiAlign(const Call& call) {
   dispatchWidth(call, x, [&](auto zero, auto width) {
     using T = decltype(zero);
     if constexpr (std::is_same_v<T, bf16>)
-      if (all.channels % kWhole == 0)
-        return launch(call, roiAlignProductKernel, Grid{all.count}, threads(ceilDiv(all.p, 2) * ceilDiv(all.q, 8) * (all.channels / kWhole)),
-                      shared, y.data<T>(), x.data<T>(), all);
+      if (all.channels % kGroup == 0 && (all.p - 1) % kBins >= kBins / 2 && all.rows <= kMostRows) {
+        // Each step of a box has kDepth rows of cells.
+        const int most = static_cast<int>(ceilDiv(all.rows, kDepth)),
+                  groups = static_cast<int>(ceilDiv(all.channels, kProductWarps * kGroup));
+        return launch(call, roiAlignProductKernel, Grid{all.count * groups}, kProductWarps * kWarp,
+                      static_cast<size_t>(most) * sizeof(RowsOfCells) + shared, y.data<T>(), x.data<T>(), all, groups, most);
+      }
     launch(call, roiAlignKernel<T, width.value>, Grid{all.count}, threads(all.p * ceilDiv(all.channels, kWarp * width.value)), shared,
            y.data<T>(), x.data<T>(), all);
   });
@@ -597,7 +652,8 @@ void roiAlignBackward(const Call& call) {
       launch(call, kernel, Grid{tiles.count(all.images)}, kThreads, sizeof(Gathering), dx.data<T>(), dy.data<T>(), all, tiles);
     };
     if constexpr (std::is_same_v<T, bf16>)
-      if (all.channels % kWhole == 0) return take(&roiAlignBackwardKernel<T, GatherProducts>, GatherProducts::kChannels);
+      if (all.channels % (kGroup * GatherProducts::kGroups) == 0)
+        return take(&roiAlignBackwardKernel<T, GatherProducts>, GatherProducts::kChannels);
     using Gather = GatherVectors<T, width.value>;
     take(&roiAlignBackwardKernel<T, Gather>, Gather::kChannels);
   });

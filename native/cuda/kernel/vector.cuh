@@ -98,8 +98,20 @@ DEVICE uint32_t packPair(float low, float high) {
 }
 
 // The low, or high, halves of two words as neighbours in one.
-DEVICE uint32_t lowHalves(uint32_t low, uint32_t high) { return (low & 0xffffu) | high << 16; }
-DEVICE uint32_t highHalves(uint32_t low, uint32_t high) { return low >> 16 | (high & 0xffff0000u); }
+DEVICE uint32_t lowHalves(uint32_t low, uint32_t high) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(low, high, 0x5410);
+#else
+  return (low & 0xffffu) | high << 16;
+#endif
+}
+DEVICE uint32_t highHalves(uint32_t low, uint32_t high) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(low, high, 0x7632);
+#else
+  return low >> 16 | (high & 0xffff0000u);
+#endif
+}
 
 // The same after a ReLU; NaN stays NaN.
 DEVICE uint32_t packRectified(float low, float high) {

@@ -64,8 +64,10 @@ export const roiAlignCases = {
   roiAlign: define({
     parameters: fc.record({ x: image, ...maps }),
     large: fc.record({
-      x: fc.record({ n: integer(1, 2), h: integer(15, 20), w: integer(15, 40), c: fc.constantFrom(8, 40, 72, 264) }),
+      x: fc.record({ n: integer(1, 2), h: integer(15, 20), w: integer(15, 40), c: fc.constantFrom(8, 40, 64, 72, 128, 264) }),
       ...maps,
+      // Bins of 9 to 16 rows fill what products take at a time; 17 are two such blocks.
+      size: pair(1, 17),
       rois: integer(10, 20),
     }),
     inputs: ({ x, rois, scale }, random) => [
