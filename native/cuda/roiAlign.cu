@@ -581,8 +581,9 @@ __global__ void __launch_bounds__(kThreads, 2) roiAlignBackwardKernel(T* dx, con
     const int r = first + warp * (kScan / kWarps) + laneIndex();
     for (int s = 0; s < kRounds; ++s)
       if (r + s * kWarp < all.count && all.image(r + s * kWarp) == image) own |= 1u << s;
+    const bool any = ballot(own != 0) != 0;
 #pragma unroll 1
-    for (int s = 0; s < kRounds; ++s) {
+    for (int s = 0; any && s < kRounds; ++s) {
       const unsigned found =
           ballot((own >> s & 1) && meets(all.axis(r + s * kWarp, true), top) && meets(all.axis(r + s * kWarp, false), left));
       if (laneIndex() == s) votes = found;
@@ -596,7 +597,7 @@ __global__ void __launch_bounds__(kThreads, 2) roiAlignBackwardKernel(T* dx, con
       total += shared.found[w];
     }
 #pragma unroll 1
-    for (int s = 0; s < kRounds; ++s) {
+    for (int s = 0; mine != 0 && s < kRounds; ++s) {
       const unsigned found = shuffle(votes, s);
       if (found >> laneIndex() & 1) shared.boxes[at + popCount(found & ((1u << laneIndex()) - 1))] = r + s * kWarp;
       at += popCount(found);

@@ -7,6 +7,7 @@ import type { Bound } from '../model.js'
 import { bytesAt, bytesOf, type Call, type CallTensor, operandsOf } from './calls.js'
 import { backwardInput, backwardWeight, forward, forwardE4m3, vectors } from './convolutions.js'
 import type { Cost, Machine } from './machine.js'
+import { regionCounts } from './regions.js'
 
 const size = (tensor: { shape: readonly number[] }): number => tensor.shape.reduce((a, b) => a * b, 1)
 /**
@@ -130,11 +131,44 @@ function maxPool(machine: Machine, call: Call): Cost[] {
   return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
 }
 
-/** The samples of a RoIAlign, of which a warp takes 256 channels at a time; for the gradient each of their cells asks for its share. */
-function roiAlign(machine: Machine, kernel: string, map: CallTensor, bins: CallTensor, instructions: number, launches: number): Cost[] {
-  const warps = Math.ceil(bins.shape.at(-1)! / 256) * rowsOf(bins.shape) * machine.constants.roiSamples
-  const what = `${bins.shape.join('x')} of ${map.shape.slice(0, 3).join('x')}`
-  return [machine.passes(kernel, what, map.bytes + bins.bytes, { warpInstructions: warps * instructions, launches })]
+/** RoIAlign of bf16 by products where they are filled, else by vectors of 16 bytes (roiAlign in roiAlign.cu). */
+function roiAlign(machine: Machine, call: Call): Cost[] {
+  const { roiSide, roiStep, roiColumn, roiTap, roiBin, roiRow, roiLineTap, roiLineBin, roiSpans } = machine.constants
+  const { x, y } = operandsOf(call) as Record<'x' | 'y', CallTensor>
+  const [regions, p, q, channels] = y.shape as [number, number, number, number]
+  const [down, across] = [regionCounts(roiSide, p), regionCounts(roiSide, q)]
+  const byProducts = y.dtype === 'bf16' && channels % 64 === 0 && (p - 1) % 16 >= 8
+  const blocks = Math.ceil(p / 16)
+  const each = byProducts
+    ? (channels / 64) * (across.cells * (blocks * roiColumn + down.depth * roiStep) + blocks * (across.taps * roiTap + q * roiBin)) +
+      Math.ceil(channels / 256) * roiSpans
+    : Math.ceil((channels * y.bytes) / size(y) / 512) *
+        (down.taps * across.cells * roiRow + p * (across.taps * roiLineTap + q * roiLineBin)) +
+      roiSpans
+  const what = `${y.shape.join('x')} of ${x.shape.slice(0, 3).join('x')}`
+  return [machine.passes('roiAlign', what, x.bytes + y.bytes, { warpInstructions: regions * each })]
+}
+
+/** Its gradient, of which a block takes 8x8 cells and a warp's share of the channels. */
+function roiAlignBackward(machine: Machine, call: Call): Cost[] {
+  const { roiSide, roiGather, roiGatherRow, roiGatherBox, roiGatherCell, roiWeigh, roiScan } = machine.constants
+  const { dx, dy } = operandsOf(call) as Record<'dx' | 'dy', CallTensor>
+  const [regions, p, q, channels] = dy.shape as [number, number, number, number]
+  const [images, rows, columns] = dx.shape as [number, number, number]
+  const [down, across] = [regionCounts(roiSide, p), regionCounts(roiSide, q)]
+  const byProducts = dx.dtype === 'bf16' && channels % 128 === 0
+  const chunks = byProducts ? Math.ceil(channels / 256) : Math.ceil((channels * dx.bytes) / size(dx) / 512)
+  const gathered = byProducts
+    ? (channels / 128) *
+      (down.blocks * across.blocks * roiGather + down.blocks * across.groups * roiGatherRow + down.groups * across.groups * roiGatherBox)
+    : chunks * down.cells * across.cells * roiGatherCell
+  const looks = images * Math.ceil(rows / 8) * Math.ceil(columns / 8) * chunks * Math.ceil(regions / 32)
+  const what = `${dy.shape.join('x')} of ${dx.shape.slice(0, 3).join('x')}`
+  return [
+    machine.passes('roiAlignBackward', what, dx.bytes + dy.bytes, {
+      warpInstructions: regions * (gathered + down.tiles * across.tiles * chunks * roiWeigh) + looks * roiScan,
+    }),
+  ]
 }
 
 /** Rows sorted by a radix sort of four digits, each counted, scanned and moved. */
@@ -171,14 +205,8 @@ const kernels: Record<string, (machine: Machine, call: Call) => Cost[]> = {
       }),
     ]
   },
-  roiAlign: (machine, call) => {
-    const { x, y } = operandsOf(call) as Record<'x' | 'y', CallTensor>
-    return roiAlign(machine, 'roiAlign', x, y, machine.constants.roiSample, 1)
-  },
-  roiAlignBackward: (machine, call) => {
-    const { dx, dy } = operandsOf(call) as Record<'dx' | 'dy', CallTensor>
-    return roiAlign(machine, 'roiAlignBackward', dx, dy, machine.constants.roiSampleBack, 2)
-  },
+  roiAlign,
+  roiAlignBackward,
   topK: (machine, call) => [sorted(machine, 'topK', call.tensors.x!, 1)],
   sort: (machine, call) => [sorted(machine, 'sort', call.tensors.x!, 1)],
   nms(machine, call) {
