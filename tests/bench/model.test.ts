@@ -12,6 +12,7 @@ import { readCodeTable } from '../../src/bench/code/table.js'
 import { type Call, callOf, type CallTensor } from '../../src/bench/step/calls.js'
 import { type Cost, Machine } from '../../src/bench/step/machine.js'
 import { costsOf, stepTimes } from '../../src/bench/step/predict.js'
+import { regionCounts } from '../../src/bench/step/regions.js'
 import { tune } from '../../src/cli/benchTune.js'
 import { type Product, tuningFile, type TuningTable } from '../../src/ops/tuning.js'
 import { packageRoot } from '../../src/tensor/addon.js'
@@ -274,6 +275,22 @@ test('a machine takes tiles of 128x256 where they are faster and asked for, and 
     }
     assert.is(taken > 0, gpu.name === 'sm_90', `${gpu.gpu}: ${taken}`)
   }
+})
+
+test('what RoIAlign meets of a region: no more cells than it has, in groups and steps that hold them', () => {
+  const regions = fc.record({ side: fc.integer({ min: 3, max: 120 }), bins: fc.integer({ min: 1, max: 40 }) })
+  fc.assert(
+    fc.property(regions, ({ side, bins }) => {
+      const { cells, taps, depth, tiles, groups, blocks } = regionCounts(side, bins)
+      // Samples lie in the region, by at most a cell from one another, and each has two cells.
+      assert.ok(cells >= side - 1 && cells <= side + 2, `${cells} cells`)
+      assert.ok(taps >= Math.max(cells, 2 * bins) && taps <= side + 2 * bins + 1e-9, `${taps} weights`)
+      assert.ok(depth >= cells / 16 && groups >= cells / 4 && tiles >= cells / 8 && tiles <= groups)
+      // Every bin is a quarter of a step, once for each group that it reaches.
+      assert.ok(blocks >= groups && 4 * blocks >= bins && blocks <= groups + taps / 4)
+    }),
+    { numRuns: 60 },
+  )
 })
 
 test('bench step refuses what it does not know', () => {
