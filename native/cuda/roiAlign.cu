@@ -1,6 +1,6 @@
 // RoIAlign; native/cpu/roiAlign.cpp has the definition. The weights of both axes are found once for a box and kept in shared memory.
 // Forward weighs columns of cells into lines and those into bins. Backward gathers: a block takes a tile of the map and looks for the boxes
-// that reach it, in their order; a warp keeps the sums of eight cells and reads each bin once for all of them. No atomic additions, whose
+// that reach it, in their order; a warp keeps the sums of some cells and reads each bin once for all of them. No atomic additions, whose
 // order would change the last bits.
 #include "kernel/mma.cuh"
 #include "kernel/vector.cuh"
@@ -168,6 +168,7 @@ struct Lines<T, kWidth, 0> {
 
 // The products of bf16: 16 results, which are bins or cells, of 16 of the others, for 64 channels. Weights are sums of two bf16, so they
 // err by 2^-17. A lane loads eight channels of four of those 16 at a time, as they lie: which channel a column of a product is, is free.
+// A value that is not finite spreads to all results of a product, also where its weight is 0.
 // With g = lane / 4 and t = lane % 4, terms 2t and 2t + 1, then those behind them by 8.
 constexpr int kGroup = 64;
 
@@ -371,6 +372,7 @@ __global__ void __launch_bounds__(kProductWarps* kWarp, 3) roiAlignProductKernel
           for (int i = 0; i < 4; ++i) sums[j][i] = empty;
       for (int i = 0; i < 2; ++i)
         if (g + 8 * i < count) storeProducts(to + static_cast<int64_t>(8 * i) * all.q * channels, sums, i);
+      syncWarp();  // lanes meet again for the next products
     }
   }
 }

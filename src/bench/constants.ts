@@ -242,7 +242,7 @@ export const constants = {
     how: 'counted',
     what: 'of such a column in a column of bins: 267 in the loop of two columns, less steps and columns, halved',
   },
-  roiBin: { now: 97, unit: 'instructions a warp and column of bins', how: 'counted', what: '397 in the loop, less 267 and the NaN' },
+  roiBin: { now: 97, unit: 'instructions a warp and column of bins', how: 'counted', what: '396 in the loop, less 267 and the NaN' },
   roiRow: {
     now: 20,
     unit: 'instructions a warp and cell',

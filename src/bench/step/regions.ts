@@ -1,3 +1,5 @@
+import { largest, smallest } from '../../tensor/numbers.js'
+
 /** What the kernels of RoIAlign meet of a region along one axis of its map, in the mean over sides and places. */
 export interface RegionCounts {
   /** Cells that any of its bins has. */
@@ -37,7 +39,7 @@ function countsAt(side: number, bins: number, start: number): RegionCounts {
   return {
     cells: distinct(1).length,
     taps: cellsOf.flat().length,
-    depth: rows.reduce((sum, cells) => sum + Math.ceil((Math.max(...cells) - Math.min(...cells) + 1) / 16), 0),
+    depth: rows.reduce((sum, cells) => sum + Math.ceil((largest(cells) - smallest(cells) + 1) / 16), 0),
     tiles: distinct(8).length,
     groups: distinct(4).length,
     blocks: distinct(4).reduce((sum, group) => {
