@@ -1,4 +1,4 @@
-/** Recorded steps on the CPU and on the device under test: the same bits as without a recording, planned memory, and what may not be recorded. */
+/** Recorded steps, on the CPU and on the device under test: same bits as without one, planned memory, and what may not be recorded. */
 import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
