@@ -10,7 +10,7 @@ import { suite, throwsError } from '../support/suite.js'
 
 const test = suite('traits')
 
-test('the CPU computes in f32, f64 and, where asked, bf16, holds its tensors in host memory, records steps, and has no kernels to choose', () => {
+test('the CPU computes in f32, f64 and, where asked, bf16, in host memory, records steps, and has no kernels to choose from', () => {
   const { kind, dtypes, usualDType, families, hostMemory, asynchronous, recordable, rendersViews, capability } = deviceTraits('cpu')
   assert.equal([kind, dtypes, usualDType, families], ['cpu', ['f32', 'f64', 'bf16'], 'f32', []])
   assert.equal([hostMemory, asynchronous, recordable, rendersViews, capability], [true, false, true, false, 0])
