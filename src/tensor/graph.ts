@@ -116,7 +116,7 @@ export class Graph<R> {
     this.#result = undefined
   }
 
-  /** Frees the recorded step and what the last run returned. */
+  /** Frees the recorded step and what the last run returned. A run after that begins as the first did. */
   dispose(): void {
     this.#free()
     if (this.#state.kind !== 'eager') native.endGraph(this.#state.step)

@@ -9,6 +9,7 @@ import type { ComputeOptions } from '../tensor/compute.js'
 import { isInterruption } from '../tensor/interruption.js'
 import type { Views } from '../methods/method.js'
 import type { Artifacts } from './artifacts.js'
+import { deviceTraits } from '../tensor/traits.js'
 import type { Monitor } from './monitor.js'
 import { knnOf } from './knn.js'
 import { graphLine, refusedLine } from './progress.js'
@@ -121,9 +122,13 @@ export class Loop {
     const { epochs, knnEvery, denseEvery, checkpointEvery } = this.#run.config
     const epoch = position.epoch + 1
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
-    if (knnEvery > 0 && epoch % knnEvery === 0 && !last) await (artifacts?.knn(`epoch ${epoch}`) ?? knnOf(this.#run))
+    const knn = knnEvery > 0 && epoch % knnEvery === 0 && !last
+    const dense = denseEvery > 0 && epoch % denseEvery === 0 && !last
+    // What others compute has the memory of the recorded step meanwhile: the next steps are recorded anew, which takes the time of none.
+    if ((knn || dense || kept || last) && deviceTraits(this.#run.built.backbone.device).hostMemory) this.#trainer.graph.dispose()
+    if (knn) await (artifacts?.knn(`epoch ${epoch}`) ?? knnOf(this.#run))
     // From here on rank 0 works alone, and the others wait for it in the first call of the next step.
-    if (denseEvery > 0 && epoch % denseEvery === 0 && !last) await artifacts?.dense(`epoch ${epoch}`)
+    if (dense) await artifacts?.dense(`epoch ${epoch}`)
     Object.assign(position, { epoch, step: 0 })
     // After kNN: a run that is killed in between does this kNN again instead of losing it.
     if (this.#saveDue()) this.#save(artifacts)
