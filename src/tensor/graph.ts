@@ -2,7 +2,7 @@
  * A step of device work as one graph: run as it is at first, then recorded with planned memory, then replayed without
  * JavaScript for any op in it. What changes from step to step lies in tensors that are written before run().
  */
-import { native, type RecordedStep } from './native.js'
+import { native, type RecordedStep, transfers } from './native.js'
 import { scope, type Tensor, tensorsIn } from './tensor.js'
 import { deviceTraits } from './traits.js'
 
@@ -42,15 +42,16 @@ type State =
 export class Graph<R> {
   #state: State = { kind: 'eager', runs: 0 }
   #result: R | undefined
+  #records: boolean
 
   /** With `record` false, and on a device that records nothing, `body` runs every time. */
   constructor(
     readonly device: string,
     /** The work of a run. */
     readonly body: () => R,
-    readonly record = true,
+    record = true,
   ) {
-    this.record = record && deviceTraits(device).recordable
+    this.#records = record && deviceTraits(device).recordable
   }
 
   /** What the recorded step takes; undefined before it is. */
@@ -60,23 +61,37 @@ export class Graph<R> {
 
   /**
    * The first run settles what only a first run does, the second is traced, the third recorded; it and all later ones are
-   * replays. Throws GRAPH when the recorded run differs from the traced one or moves data.
+   * replays. Throws GRAPH when the recorded run differs from the traced one or moves data; on the CPU, where that takes no time, a body that
+   * moves data is run as it is instead.
    */
   run(): R {
     const state = this.#state
     if (state.kind === 'recorded') return this.#replayed(state)
     this.#free()
     if (state.kind === 'traced') return this.#recorded(state.step)
-    if (!this.record || state.runs++ === 0) return (this.#result = this.#unowned())
+    if (!this.#records || state.runs++ === 0) return (this.#result = this.#unowned())
+    return this.#traced()
+  }
+
+  #traced(): R {
     const step = native.startTrace(this.device)
+    const before = transfers.count
+    const made: (() => void)[] = []
+    effects = made
     try {
       this.#result = this.#unowned()
     } catch (error) {
       native.endGraph(step)
       throw error
+    } finally {
+      effects = undefined
     }
     native.endTrace(step)
-    this.#state = { kind: 'traced', step }
+    if (transfers.count !== before && deviceTraits(this.device).hostMemory) {
+      native.endGraph(step)
+      this.#records = false
+    } else this.#state = { kind: 'traced', step }
+    for (const effect of made) effect()
     return this.#result
   }
 

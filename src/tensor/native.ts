@@ -312,6 +312,9 @@ export type NamedNumbers = Readonly<Record<string, number | boolean | readonly n
 /** Set to run every native op inside of a function of one's own, for profiles; one that does not call `run` leaves the op out. */
 export const observe: { op?: (name: string, run: () => void, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers) => void } = {}
 
+/** How often values have passed between JavaScript and a tensor of this thread. */
+export const transfers = { count: 0 }
+
 /**
  * Runs a native op. The names and types of its tensors, outputs among them, and of its numbers are those of native/core/ops.def; an
  * optional tensor may be left out. Throws ARGUMENT for a name that is missing or that the op does not have, and what the native side

@@ -1,6 +1,6 @@
 import { fromE4m3, toE4m3 } from './e4m3.js'
 import { DenseclError, fail } from './errors.js'
-import { type NamedNumbers, native, type OpName, runNamed, runNative } from './native.js'
+import { type NamedNumbers, native, type OpName, runNamed, runNative, transfers } from './native.js'
 import { deviceTraits } from './traits.js'
 
 export const dtypes = ['f32', 'f64', 'i32', 'u8', 'bf16', 'e4m3'] as const
@@ -309,12 +309,14 @@ export class Tensor {
   /** A copy of the values, row-major; waits for the device. */
   data(): TypedArray {
     const raw = rawArray(this.dtype, this.size)
+    transfers.count += 1
     native.read(this.handle, raw)
     return unpacked(this.dtype, raw)
   }
 
   /** data() in two halves: starts the copy beside the work that follows, and gives the function that waits for it. */
   startRead(): () => TypedArray {
+    transfers.count += 1
     const ticket = native.startRead(this.handle)
     let values: TypedArray | undefined
     return () => {
@@ -339,6 +341,7 @@ export class Tensor {
     const type = arrays[this.dtype]
     if (!(data instanceof type)) fail('DTYPE', `write: expected ${type.name} for ${describe(this)} but received ${kindOf(data)}`)
     if (data.length !== this.size) fail('SHAPE', `write: expected ${this.size} values for ${describe(this)} but received ${data.length}`)
+    transfers.count += 1
     native.write(this.handle, packed[this.dtype]?.pack(data as Float32Array) ?? data)
   }
 
