@@ -61,8 +61,8 @@ export class Graph<R> {
 
   /**
    * The first run settles what only a first run does, the second is traced, the third recorded; it and all later ones are
-   * replays. Throws GRAPH when the recorded run differs from the traced one or moves data; on the CPU, where that takes no time, a body that
-   * moves data is run as it is instead.
+   * replays. Throws GRAPH when the recorded run differs from the traced one or moves data; on the CPU, where that takes no
+   * time, a body that moves data is run as it is instead.
    */
   run(): R {
     const state = this.#state
