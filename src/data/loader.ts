@@ -287,11 +287,8 @@ export class Loader {
         yield { ...about, views: () => this.#render(), values }
         native.release(this.#pixels!.handle, uploading)
       } else {
-        if (this.#kind === 'augmented') this.#arrive(slot, request)
         const views =
-          this.#kind === 'augmented'
-            ? () => this.#arrived.map((view) => view.alias())
-            : () => this.#parts.map((_, part) => this.#copy(slot, part, request))
+          this.#kind === 'augmented' ? this.#arrive(slot, request) : () => this.#parts.map((_, part) => this.#copy(slot, part, request))
         yield { ...about, views, values: () => this.#values(slot, request) }
         start()
       }
@@ -428,8 +425,8 @@ export class Loader {
     return [...views]
   }
 
-  /** Writes the views of a batch where those of the one before lay: there a recorded step reads them. */
-  #arrive(slot: number, request: BatchRequest): void {
+  /** Writes the views of a batch where those of the one before lay, for a recorded step reads them there; gives tensors on them. */
+  #arrive(slot: number, request: BatchRequest): () => Tensor[] {
     const { dtype = 'f32' } = this.#options
     const shape = [request.indices.length, ...this.#size(request), this.#channels]
     if (this.#arrived[0]?.shape[0] !== shape[0]) {
@@ -441,6 +438,7 @@ export class Loader {
       if (dtype === 'f32') view.write(values)
       else scope(() => runNative('convert', { y: view, x: Tensor.from(values, shape, 'f32', this.#device) }))
     }
+    return () => this.#arrived.map((view) => view.alias())
   }
 
   #copy(slot: number, part: number, request: BatchRequest): Tensor {

@@ -124,7 +124,7 @@ export class Loop {
     const [last, kept] = [epoch === epochs, epoch % checkpointEvery === 0]
     const knn = knnEvery > 0 && epoch % knnEvery === 0 && !last
     const dense = denseEvery > 0 && epoch % denseEvery === 0 && !last
-    // What others compute has the memory of the recorded step meanwhile: the next steps are recorded anew, which takes the time of none.
+    // Evaluations have the memory of the recorded step meanwhile: of the next steps two are taken op by op, and the third is recorded anew.
     if ((knn || dense || kept || last) && deviceTraits(this.#run.built.backbone.device).hostMemory) this.#trainer.graph.dispose()
     if (knn) await (artifacts?.knn(`epoch ${epoch}`) ?? knnOf(this.#run))
     // From here on rank 0 works alone, and the others wait for it in the first call of the next step.
