@@ -1,7 +1,6 @@
 #include "allocator.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 
 #include "device.h"
@@ -111,11 +110,11 @@ void Allocator::pauseTrace(bool paused) {
   if (isOwner()) paused_ = paused;
 }
 
-std::vector<Span> Allocator::gaps() {
+std::vector<Gap> Allocator::gaps() {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<Span> spans;
-  for (const auto& [offset, bytes] : serving_->plan.gaps()) spans.push_back({static_cast<char*>(serving_->memory) + offset, bytes});
-  return spans;
+  std::vector<Gap> gaps;
+  for (const auto& [offset, bytes] : serving_->plan.gaps()) gaps.push_back({static_cast<char*>(serving_->memory) + offset, bytes});
+  return gaps;
 }
 
 Arena* Allocator::startTrace() {
@@ -192,50 +191,6 @@ Storage::Storage(Device& device, size_t bytes) : device(device), bytes(bytes), b
 Storage::Storage(Device& device, size_t bytes, void* block) : device(device), bytes(bytes), block(block), owned(false) {}
 Storage::~Storage() {
   if (owned) device.allocator.release(block, bytes);
-}
-
-namespace {
-
-thread_local std::vector<Span> lent;  // by address
-
-// The tightest span that is large enough gives its beginning; null where none is.
-void* borrow(size_t size) {
-  auto tightest = lent.end();
-  for (auto span = lent.begin(); span != lent.end(); ++span)
-    if (span->bytes >= size && (tightest == lent.end() || span->bytes < tightest->bytes)) tightest = span;
-  if (tightest == lent.end()) return nullptr;
-  char* block = tightest->begin;
-  *tightest = {block + size, tightest->bytes - size};
-  return block;
-}
-
-void giveBack(void* block, size_t size) {
-  Span back{static_cast<char*>(block), size};
-  auto next = std::find_if(lent.begin(), lent.end(), [&](const Span& span) { return span.begin >= back.begin + size; });
-  if (next != lent.end() && back.begin + back.bytes == next->begin) {
-    back.bytes += next->bytes;
-    next = lent.erase(next);
-  }
-  if (next != lent.begin() && std::prev(next)->begin + std::prev(next)->bytes == back.begin)
-    std::prev(next)->bytes += back.bytes;
-  else
-    lent.insert(next, back);
-}
-
-}  // namespace
-
-Loan::Loan(const std::vector<Span>& spans) { lent = spans; }
-Loan::~Loan() { lent.clear(); }
-
-ScratchBlock::ScratchBlock(size_t bytes, Life life)
-    : bytes_(bytes), block_(life == Life::op ? borrow(Allocator::capacity(bytes)) : nullptr), lent_(block_ != nullptr) {
-  if (!lent_) block_ = cpuDevice().allocator.allocate(bytes);
-}
-ScratchBlock::~ScratchBlock() {
-  if (lent_)
-    giveBack(block_, Allocator::capacity(bytes_));
-  else
-    cpuDevice().allocator.release(block_, bytes_);
 }
 
 std::string describe(const Tensor& tensor) {

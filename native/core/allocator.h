@@ -32,8 +32,8 @@ struct Arena {
   }
 };
 
-// Memory that is free for a while.
-struct Span {
+// Memory of an arena that no block has for a while.
+struct Gap {
   char* begin;
   size_t bytes;
 };
@@ -62,8 +62,8 @@ class Allocator {
   bool serves();
   // What is taken and given back meanwhile has no place in the plan: scratch memory of an op that will be run again, and will ask again.
   void pauseTrace(bool paused);
-  // The spans of the arena that no block of the recorded run has at this moment.
-  std::vector<Span> gaps();
+  // What no block of the recorded run has of the arena at this moment.
+  std::vector<Gap> gaps();
 
   // The capacity that a request occupies: what stats() counts.
   static size_t capacity(size_t bytes);
@@ -123,41 +123,5 @@ template <class T>
 T* Tensor::data() const {
   return static_cast<T*>(storage->block);
 }
-
-// Scratch memory of an op of the CPU, from the same cache. What the op leaves with a tensor is `kept`: it must not lie where memory is
-// free for as long as the op lasts.
-Device& cpuDevice();
-enum class Life { op, kept };
-class ScratchBlock {
- public:
-  ScratchBlock(size_t bytes, Life life);
-  ~ScratchBlock();
-  ScratchBlock(const ScratchBlock&) = delete;
-  ScratchBlock& operator=(const ScratchBlock&) = delete;
-  void* block() const { return block_; }
-
- private:
-  const size_t bytes_;
-  void* block_;
-  bool lent_;
-};
-// While it lives, scratch memory of this thread lies in these spans as far as they reach.
-class Loan {
- public:
-  explicit Loan(const std::vector<Span>& spans);
-  ~Loan();
-  Loan(const Loan&) = delete;
-  Loan& operator=(const Loan&) = delete;
-};
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(size_t count, Life life = Life::op) : memory_(count * sizeof(T) + 64, life) {}
-  T* data() { return static_cast<T*>(memory_.block()); }
-  T& operator[](size_t i) { return data()[i]; }
-
- private:
-  ScratchBlock memory_;
-};
 
 }  // namespace densecl

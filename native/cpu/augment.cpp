@@ -11,6 +11,7 @@
 #include "../core/allocator.h"
 #include "../core/bf16.h"
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "augment.h"
 #include "isa.h"
 #include "ops.h"

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "../core/system.h"
 #include "isa.h"
 #include "ops.h"
@@ -76,7 +77,7 @@ class OpList : public Recording {
     Call call;
     std::deque<Tensor> tensors;  // those of the call
     std::vector<Storage*> written, ended;
-    std::vector<Span> free;  // of the arena, for scratch memory
+    std::vector<Gap> free;  // of the arena, for scratch memory
   };
   struct Place {
     std::weak_ptr<Storage> of;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "../core/windows.h"
 #include "isa.h"
 #include "ops.h"

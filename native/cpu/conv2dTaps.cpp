@@ -1,4 +1,5 @@
 #include "conv2dTaps.h"
+#include "../core/scratch.h"
 
 #include <vector>
 

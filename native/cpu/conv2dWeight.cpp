@@ -2,6 +2,7 @@
 //   dw[o, kh, kw, c] = sum over n, oh, ow of dy[n, oh, ow, o] * x[n, oh*sh - ph + kh*dh, ow*sw - pw + kw*dw, c]
 #include <vector>
 
+#include "../core/scratch.h"
 #include "conv2d.h"
 #include "conv2dTaps.h"
 #include "gradientRows.h"

@@ -7,8 +7,8 @@
 #include <new>
 #include <vector>
 
-#include "../core/allocator.h"
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "gemm_tile.h"
 #include "resultNorm.h"
 #include "words.h"

@@ -6,6 +6,7 @@
 
 #include "../core/convolution.h"
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "isa.h"
 #include "ops.h"
 

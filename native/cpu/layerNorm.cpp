@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "isa.h"
 #include "ops.h"
 

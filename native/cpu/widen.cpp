@@ -3,7 +3,9 @@
 #include <array>
 #include <deque>
 
+#include "../core/device.h"
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "isa.h"
 #include "math.h"
 
