@@ -131,7 +131,7 @@ function maxPool(machine: Machine, call: Call): Cost[] {
   return [machine.passes('maxPool2d', y.shape.join('x'), bytesOf(call), { warpInstructions: (size(y) / 256) * (poolUnit + taps) })]
 }
 
-/** RoIAlign of bf16 by products where they are filled, else by vectors of 16 bytes (roiAlign in roiAlign.cu). */
+/** RoIAlign of bf16 by products where they are filled, else by vectors of 16 bytes (native/cuda/roiAlign.cu). */
 function roiAlign(machine: Machine, call: Call): Cost[] {
   const { roiSide, roiStep, roiColumn, roiTap, roiBin, roiRow, roiLineTap, roiLineBin, roiSpans } = machine.constants
   const { x, y } = operandsOf(call) as Record<'x' | 'y', CallTensor>
