@@ -141,13 +141,17 @@ INLINE void reduceLoop(const Reduce<T>& job) {
     forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
 #pragma GCC ivdep
       for (int64_t c = 0; c < C; ++c) {
-        const A d = open(c) ? A(dy[c]) : A{0};
+        // What is read whether the mask is open or not is no branch.
+        const A value = dy[c], d = open(c) ? value : A{0};
         sum[c] += d;
         sumCentred[c] += d * (x[c] - job.mean[c]);
       }
       if (dz == nullptr) return;
 #pragma GCC ivdep
-      for (int64_t c = 0; c < C; ++c) dz[c] = T(open(c) ? A(dy[c]) : A{0});
+      for (int64_t c = 0; c < C; ++c) {
+        const A value = dy[c];
+        dz[c] = T(open(c) ? value : A{0});
+      }
     });
   }
 }
@@ -177,7 +181,10 @@ INLINE void combineLoop(const Combine<T>& job) {
     const T* __restrict x = job.x + r * C;
     forMask(job.mask, x, job.mask.y == nullptr ? nullptr : job.mask.y + r * C, [&](auto open) {
 #pragma GCC ivdep
-      for (int64_t c = 0; c < C; ++c) dx[c] = T(job.a[c] * (open(c) ? A(dy[c]) : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
+      for (int64_t c = 0; c < C; ++c) {
+        const A value = dy[c];
+        dx[c] = T(job.a[c] * (open(c) ? value : A{0}) + (job.b[c] * (x[c] - job.mean[c]) + job.c[c]));
+      }
     });
   }
 }

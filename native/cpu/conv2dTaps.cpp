@@ -44,12 +44,14 @@ struct Side {
   int64_t Link::* pixel;
 };
 
-// out[pixel, j] = bias[j] + sum over taps, the pixels that they connect it with and k of
+// T is what is multiplied, S what is stored: out[pixel, j] = bias[j] + sum over taps, the pixels that they connect it with and k of
 //   in[connected, k] * weight[j * columnStride + tap * g.c + k * depthStride]
-template <class T>
-void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& from, const T* in, const T* weight, int64_t columnStride,
-                    int64_t depthStride, const Accumulator<T>* bias) {
+template <class T, class S>
+void multiplyByTaps(const ConvGeometry& g, const Side& to, S* out, const Side& from, const S* stored, const S* weight, int64_t columnStride,
+                    int64_t depthStride, const Accumulator<S>* bias) {
   using A = Accumulator<T>;
+  const As<T, S> factors(stored, g.n * from.pixels * from.channels);
+  const T* in = factors.data();
   const TileKernel<T, A>& kernel = tileKernel<T, A>(to.channels);
   std::vector<std::vector<Link>> links;
   for (int64_t tap = 0; tap < g.taps(); ++tap) links.push_back(linksOf(g, tap));
@@ -94,7 +96,7 @@ void multiplyByTaps(const ConvGeometry& g, const Side& to, T* out, const Side& f
       const auto copies = copyUneven(slab, table, static_cast<int64_t>(table.size()), valid);
       kernel.run({table.data(), 0, 1, 1, &only, slab.depth, slab.panel(0), outputs.data(), valid, kernel.columns, nullptr, true});
     }
-    T* result = out + (firstImage * to.pixels + first) * to.channels + column;
+    S* result = out + (firstImage * to.pixels + first) * to.channels + column;
     for (int64_t i = 0; i < rows; ++i) storeSums(result + i * to.channels, sums.data() + i * kernel.columns, columns);
   });
 }
@@ -106,19 +108,19 @@ bool tapsPay(const ConvGeometry& g) {
   return g.taps() > 1 && !g.mergeRow() && 10 * inside < 7 * g.oh * g.ow * g.taps();
 }
 
-template <class T>
-void forwardByTaps(const ConvGeometry& g, T* y, const T* x, const T* weight, const Accumulator<T>* bias) {
-  multiplyByTaps(g, {g.oh * g.ow, g.o, &Link::y}, y, {g.h * g.w, g.c, &Link::x}, x, weight, g.taps() * g.c, 1, bias);
+template <class T, class S>
+void forwardByTaps(const ConvGeometry& g, S* y, const S* x, const S* weight, const Accumulator<S>* bias) {
+  multiplyByTaps<T, S>(g, {g.oh * g.ow, g.o, &Link::y}, y, {g.h * g.w, g.c, &Link::x}, x, weight, g.taps() * g.c, 1, bias);
 }
 
-template <class T>
-void backwardInputByTaps(const ConvGeometry& g, T* dx, const T* dy, const T* weight) {
-  multiplyByTaps<T>(g, {g.h * g.w, g.c, &Link::x}, dx, {g.oh * g.ow, g.o, &Link::y}, dy, weight, 1, g.taps() * g.c, nullptr);
+template <class T, class S>
+void backwardInputByTaps(const ConvGeometry& g, S* dx, const S* dy, const S* weight) {
+  multiplyByTaps<T, S>(g, {g.h * g.w, g.c, &Link::x}, dx, {g.oh * g.ow, g.o, &Link::y}, dy, weight, 1, g.taps() * g.c, nullptr);
 }
 
 // dw[o, tap, c] = sum over the pixels that the tap connects of dy[connected, o] * x[pixel, c]. A unit is a tap and some channels of dy.
-template <class T>
-void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
+template <class T, class S>
+void backwardWeightByTaps(const ConvGeometry& g, Accumulator<S>* dw, const S* dy, const S* x) {
   using A = Accumulator<T>;
   const TileKernel<T, A>& kernel = tileKernel<T, A>(g.c);
   // Rows of so many pixels and channels stay in the L2 cache.
@@ -132,13 +134,13 @@ void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy
     if (pixels == 0)
       for (int64_t o = 0; o < own; ++o) std::fill_n(target + o * rowLength, g.c, A{0});
     const TileRegisters registers(kernel);
-    GradientRows<T> rows(kernel, own, words);
+    GradientRows<T, S> rows(kernel, own, words);
     UnitScratch<Word<T>> panel(words * kernel.columns + kAheadWords<T>);
-    std::vector<const T*> ours, theirs;
+    std::vector<const S*> ours, theirs;
     for (int64_t begin = 0; begin < pixels; begin += block) {
       const int64_t count = std::min(block, pixels - begin), valid = ceilDiv(count, kWordValues<T>);
       ours.resize(count);
-      theirs.assign(valid * kWordValues<T>, kZeros<T>);
+      theirs.assign(valid * kWordValues<T>, kZeros<S>);
       for (int64_t i = 0; i < count; ++i) {
         const Link& link = links[(begin + i) / g.n];
         const int64_t n = (begin + i) % g.n;
@@ -159,12 +161,13 @@ void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy
   });
 }
 
-#define INSTANCES(T)                                                                               \
-  template void forwardByTaps(const ConvGeometry&, T*, const T*, const T*, const Accumulator<T>*); \
-  template void backwardInputByTaps(const ConvGeometry&, T*, const T*, const T*);                  \
-  template void backwardWeightByTaps(const ConvGeometry&, Accumulator<T>*, const T*, const T*);
-INSTANCES(float)
-INSTANCES(double)
-INSTANCES(bf16)
+#define INSTANCES(T, S)                                                                                  \
+  template void forwardByTaps<T, S>(const ConvGeometry&, S*, const S*, const S*, const Accumulator<S>*); \
+  template void backwardInputByTaps<T, S>(const ConvGeometry&, S*, const S*, const S*);                  \
+  template void backwardWeightByTaps<T, S>(const ConvGeometry&, Accumulator<S>*, const S*, const S*);
+INSTANCES(float, float)
+INSTANCES(double, double)
+INSTANCES(bf16, bf16)
+INSTANCES(float, bf16)
 
 }  // namespace densecl::cpu

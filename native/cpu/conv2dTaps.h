@@ -9,12 +9,12 @@ namespace densecl::cpu {
 // that what an image gives does not depend on the batch. Not where there is no window.
 bool tapsPay(const ConvGeometry& g);
 
-// Bias is of the channels of y, or null.
-template <class T>
-void forwardByTaps(const ConvGeometry& g, T* y, const T* x, const T* weight, const Accumulator<T>* bias);
-template <class T>
-void backwardInputByTaps(const ConvGeometry& g, T* dx, const T* dy, const T* weight);
-template <class T>
-void backwardWeightByTaps(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x);
+// T is what is multiplied, S what is stored. Bias is of the channels of y, or null.
+template <class T, class S>
+void forwardByTaps(const ConvGeometry& g, S* y, const S* x, const S* weight, const Accumulator<S>* bias);
+template <class T, class S>
+void backwardInputByTaps(const ConvGeometry& g, S* dx, const S* dy, const S* weight);
+template <class T, class S>
+void backwardWeightByTaps(const ConvGeometry& g, Accumulator<S>* dw, const S* dy, const S* x);
 
 }  // namespace densecl::cpu

@@ -10,17 +10,18 @@
 namespace densecl::cpu {
 namespace {
 
-// Columns j = (kh, kw, c) of the matrix of windows, which is not made (im2col), copied into a panel for a block of pixels.
-template <class T>
+// Columns j = (kh, kw, c) of the matrix of windows, which is not made (im2col), copied into a panel for a block of pixels. T is what is
+// multiplied, S what x is stored as.
+template <class T, class S>
 class ColumnReader {
  public:
   // Where a pixel's window begins.
   struct Place {
     int64_t top, left;
-    const T* base;
+    const S* base;
   };
   // Of a convolution that merges rows, `windows` (pixels, taps, channels) is written first, and places lie there.
-  static void placesOf(const ConvGeometry& g, const T* x, int64_t first, int64_t pixels, T* windows, std::vector<Place>& places) {
+  static void placesOf(const ConvGeometry& g, const S* x, int64_t first, int64_t pixels, S* windows, std::vector<Place>& places) {
     places.clear();
     const int64_t length = g.taps() * g.c;
     if (g.mergeRow()) {
@@ -51,14 +52,14 @@ class ColumnReader {
   }
 
   // panel (words of pixels, width) of the pixels whose windows begin at `places`
-  void read(const std::vector<Place>& places, std::vector<const T*>& sources, Word<T>* panel) const {
+  void read(const std::vector<Place>& places, std::vector<const S*>& sources, Word<T>* panel) const {
     const int64_t words = ceilDiv(static_cast<int64_t>(places.size()), kWordValues<T>);
     sources.resize(words * kWordValues<T>);
-    sources.back() = kZeros<T>;  // the last pixel may have no partner
+    sources.back() = kZeros<S>;  // the last pixel may have no partner
     for (const Run& run : runs_) {
       for (size_t i = 0; i < places.size(); ++i) {
         const int64_t row = places[i].top + run.row, column = places[i].left + run.column;
-        sources[i] = row >= 0 && row < g_.h && column >= 0 && column < g_.w ? places[i].base + run.offset : kZeros<T>;
+        sources[i] = row >= 0 && row < g_.h && column >= 0 && column < g_.w ? places[i].base + run.offset : kZeros<S>;
       }
       copyRows(panel, width_, sources.data(), words, run.length);
       panel += run.length;
@@ -110,11 +111,11 @@ struct WeightSplit {
 
 // dw[o, j] = sum over pixels of dy[pixel, o] * column j. Work is split by columns, and by channels or pixels where columns are few; the
 // split depends on shapes alone and partial sums are added in order, so the bits do not depend on threads.
-template <class T>
-void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, const T* x) {
-  if (tapsPay(g)) return backwardWeightByTaps(g, dw, dy, x);
+template <class T, class S>
+void backwardWeight(const ConvGeometry& g, Accumulator<S>* dw, const S* dy, const S* x) {
+  if (tapsPay(g)) return backwardWeightByTaps<T, S>(g, dw, dy, x);
   if constexpr (std::is_same_v<T, float>) {
-    if (g.isFilter3x3() && winogradOutputs(g.filter()) != 0) return winogradWeight(g.filter(), dw, dy, x);
+    if (g.isFilter3x3() && g.filter().outputs != 0) return winogradWeight(g.filter(), dw, dy, x);
   }
   using A = Accumulator<T>;
   const int64_t pixels = g.pixels(), columns = g.taps() * g.c;
@@ -138,17 +139,17 @@ void backwardWeight(const ConvGeometry& g, Accumulator<T>* dw, const T* dy, cons
     const int64_t ownChannels = std::min(g.o, tiles * (part + 1) / parts * kernel.rows) - firstChannel;
     A* target = (chunks > 1 ? partial.data() + chunk * g.o * columns : dw) + firstChannel * columns;
     const TileRegisters registers(kernel);
-    GradientRows<T> rows(kernel, ownChannels, words);
+    GradientRows<T, S> rows(kernel, ownChannels, words);
     UnitScratch<Word<T>> panel(words * kernel.columns + kAheadWords<T>);
-    UnitScratch<T> windows(g.mergeRow() ? block * columns + kSlack<T> : 0);
-    std::vector<ColumnReader<T>> readers;
+    UnitScratch<S> windows(g.mergeRow() ? block * columns + kSlack<S> : 0);
+    std::vector<ColumnReader<T, S>> readers;
     for (int64_t q = firstPanel; q < lastPanel; ++q) readers.emplace_back(g, q * kernel.columns, kernel.columns);
-    std::vector<typename ColumnReader<T>::Place> places;
-    std::vector<const T*> sources;
+    std::vector<typename ColumnReader<T, S>::Place> places;
+    std::vector<const S*> sources;
     const int64_t firstBlock = blocks * chunk / chunks, lastBlock = blocks * (chunk + 1) / chunks;
     for (int64_t b = firstBlock; b < lastBlock; ++b) {
       const int64_t count = std::min(block, pixels - b * block), valid = ceilDiv(count, kWordValues<T>);
-      ColumnReader<T>::placesOf(g, x, b * block, count, windows.data(), places);
+      ColumnReader<T, S>::placesOf(g, x, b * block, count, windows.data(), places);
       sources.resize(count);
       for (int64_t i = 0; i < count; ++i) sources[i] = dy + (b * block + i) * g.o + firstChannel;
       rows.read(sources);
@@ -179,8 +180,8 @@ void conv2dBackwardWeight(const Call& call) {
   refuse(call, "gradientX", Names::gradientX);
   const ConvGeometry g(call, Names{}, x, dw, dy, "dy");
   dispatchStored(call, x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    backwardWeight<T>(g, dw.data<Accumulator<T>>(), dy.data<T>(), x.data<T>());
+    using S = decltype(zero);
+    multipliedAs<S>([&](auto factor) { backwardWeight<decltype(factor), S>(g, dw.data<Accumulator<S>>(), dy.data<S>(), x.data<S>()); });
   });
 }
 

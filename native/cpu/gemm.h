@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "../core/scratch.h"
 #include "gemm_tile.h"
 #include "resultNorm.h"
+#include "widen.h"
 #include "words.h"
 
 namespace densecl::cpu {
@@ -29,6 +31,14 @@ class UnitScratch {
   };
   std::unique_ptr<T, Free> data_;
 };
+
+// Calls body(F{}) with the type F of what values of T are multiplied as.
+template <class T, class Body>
+void multipliedAs(Body body) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (!multipliesPairs()) return body(float{});
+  body(T{});
+}
 
 // Of a panel, what stays in the L2 cache beside rows and what is fetched of the next.
 constexpr int64_t kPanelBytes = 512 * 1024;
@@ -88,12 +98,15 @@ INLINE void copyRows(T* out, int64_t apart, const T* const* sources, int64_t row
 INLINE void copyRows(uint32_t* out, int64_t apart, const bf16* const* sources, int64_t rows, int64_t length) {
   interleaveRows(out, apart, sources, rows, length);
 }
+INLINE void copyRows(float* out, int64_t apart, const bf16* const* sources, int64_t rows, int64_t length) {
+  widenRows(out, apart, sources, rows, length);
+}
 
 // The same across memory, out[j * apart + i]; of bf16 a multiple of 16 rows of words.
-template <class T>
-void copyAcross(T* out, int64_t apart, const T* const* sources, int64_t rows, int64_t length) {
+template <class T, class S>
+void copyAcross(T* out, int64_t apart, const S* const* sources, int64_t rows, int64_t length) {
   for (int64_t j = 0; j < length; ++j)
-    for (int64_t i = 0; i < rows; ++i) out[j * apart + i] = sources[i][j];
+    for (int64_t i = 0; i < rows; ++i) out[j * apart + i] = static_cast<T>(sources[i][j]);
 }
 inline void copyAcross(uint32_t* out, int64_t apart, const bf16* const* sources, int64_t rows, int64_t length) {
   interleaveAcross(out, apart, sources, rows, length);
@@ -138,11 +151,26 @@ void copyColumns(Word<T>* out, int64_t outStride, const T* in, int64_t columns, 
   for (int64_t k = 0; k < ceilDiv(depth, step); ++k) std::fill(out + k * outStride + columns, out + k * outStride + Lanes, Word<T>{0});
 }
 
-// panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride] for one of the panels
-template <class T>
-void packPanel(Panels<T>& panels, int64_t index, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
+// The same of bf16 to floats, for a depth of at most kWidenedDepth. One of the strides is 1.
+constexpr int64_t kWidenedDepth = 32;
+template <class T, int64_t Lanes>
+void copyColumns(float* out, int64_t outStride, const bf16* in, int64_t columns, int64_t columnStride, int64_t depth, int64_t depthStride) {
+  static_assert(std::is_same_v<T, float>);
+  const bool along = depthStride == 1;
+  const int64_t rows = along ? columns : depth, length = along ? depth : Lanes, apart = along ? columnStride : depthStride;
+  float wide[kWidenedDepth * Lanes];
+  const bf16* sources[std::max(kWidenedDepth, Lanes)];
+  for (int64_t i = 0; i < rows; ++i) sources[i] = in + i * apart;
+  widenRows(wide, length, sources, rows, along ? depth : columns);
+  copyColumns<float, Lanes>(out, outStride, wide, columns, along ? length : 1, depth, along ? 1 : length);
+}
+
+// panels[s][k][column] = source[column * columnStride + s * slabStride + k * depthStride] for one of the panels. T is what is multiplied,
+// S what is stored; of bf16 that is multiplied as floats one of the strides of columns and depth is 1.
+template <class T, class S>
+void packPanel(Panels<T>& panels, int64_t index, const S* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
   constexpr int64_t lanes = 64 / sizeof(Word<T>),
-                    slice = 32;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
+                    slice = kWidenedDepth;  // every panel is lanes wide or a multiple; a slice of it stays in the L1 cache
   const int64_t words = ceilDiv(panels.values, kWordValues<T>);
   for (int64_t s = 0; s < panels.slabs; ++s) {
     for (int64_t j = 0; j < panels.width; j += lanes)
@@ -157,8 +185,8 @@ void packPanel(Panels<T>& panels, int64_t index, const T* source, int64_t column
     std::fill(slab + words * panels.width, slab + panels.depth * panels.width, Word<T>{0});
   }
 }
-template <class T>
-void pack(Panels<T>& panels, const T* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
+template <class T, class S>
+void pack(Panels<T>& panels, const S* source, int64_t columnStride, int64_t slabStride, int64_t depthStride) {
   parallelFor(panels.count, [&](int64_t index) { packPanel(panels, index, source, columnStride, slabStride, depthStride); });
 }
 
@@ -190,6 +218,66 @@ UnitScratch<T> copyUneven(const Panels<T>& panels, std::vector<const T*>& table,
   return copies;
 }
 
+// Values that lie side by side.
+template <class S>
+struct Values {
+  const S* first;
+  int64_t count;
+};
+
+// Rows of so many values as what is multiplied: where that is not how they are stored, copies. Most rows lie in `values` and overlap as
+// windows do, so that what lies between the first and the last of them is copied, unless this is more than the rows themselves.
+template <class T, class S>
+class Factors {
+ public:
+  Factors(const std::vector<const S*>& rows, int64_t length, Values<S> values) : table(rows.size()), copies_(0) {
+    const std::less<const S*> before;
+    const auto inside = [&](const S* row) { return !before(row, values.first) && before(row, values.first + values.count); };
+    const S *low = nullptr, *high = nullptr;
+    int64_t outside = 0;
+    for (const S* row : rows) {
+      if (!inside(row)) {
+        ++outside;
+        continue;
+      }
+      if (low == nullptr || row < low) low = row;
+      if (high == nullptr || row > high) high = row;
+    }
+    const int64_t all = static_cast<int64_t>(rows.size()) - outside, stretch = low == nullptr ? 0 : high - low + length;
+    const bool whole = stretch < all * length;
+    copies_ = UnitScratch<T>((whole ? stretch : all * length) + outside * length);
+    T* to = copies_.data();
+    if (whole) {
+      widen(to, low, stretch);
+      to += stretch;
+    }
+    // The row of zeros comes often, one after the other.
+    const S* last = nullptr;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (whole && inside(rows[i])) {
+        table[i] = copies_.data() + (rows[i] - low);
+        continue;
+      }
+      if (rows[i] != last) {
+        widen(to, rows[i], length);
+        to += length;
+        last = rows[i];
+      }
+      table[i] = to - length;
+    }
+  }
+  std::vector<const T*> table;
+
+ private:
+  UnitScratch<T> copies_;
+};
+template <class T>
+class Factors<T, T> {
+ public:
+  Factors(std::vector<const T*>& rows, int64_t, Values<T>) : table(rows) {}
+  std::vector<const T*>& table;
+};
+
 // Rows of words in memory that are evenly spaced, as are their words.
 template <class T>
 struct Lines {
@@ -218,18 +306,18 @@ void multiplyLines(const TileKernel<T, Out>& kernel, const Lines<T>& lines, cons
   }
 }
 
-// For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of row(m, t)[k] * panels[tapIndex[t]][k][j], or the norm of it.
-// fill(first, rows, table, stride, scratch) writes the row pointers table[t * stride + i] of rows first + i; scratch holds
-// scratchPerRow elements a row, and 64 bytes more.
-template <class T, class Fill, class Out>
-void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<T>* bias,
-                  const ResultNorm<T>* norm, int64_t scratchPerRow, Fill fill, Out out) {
+// T is what is multiplied, S what rows and results are stored as. For 0 <= m < count: out(m)[j] = bias[j] + sum over taps t and depth k of
+// row(m, t)[k] * panels[tapIndex[t]][k][j], or the norm of it. fill(first, rows, table, stride, scratch) writes the row pointers table[t *
+// stride + i] of rows first + i, most of which lie in `values`; scratch holds scratchPerRow elements a row, and 64 bytes more.
+template <class T, class S, class Fill, class Out>
+void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>& panels, const Accumulator<S>* bias,
+                  const ResultNorm<S>* norm, Values<S> values, int64_t scratchPerRow, Fill fill, Out out) {
   if (count == 0) return;
-  const TileKernel<T>& kernel = panels.kernel;
+  const TileKernel<T, S>& kernel = tileKernel<T, S>(panels.columns);
   const int64_t taps = static_cast<int64_t>(tapIndex.size());
   const int64_t tapBytes = panels.depth * panels.width * static_cast<int64_t>(sizeof(Word<T>));
   // So many taps at a time that their part of a panel stays in the L2 cache while a block's rows pass; all where sums cannot wait in out.
-  const int64_t fittingTaps = std::is_same_v<T, Accumulator<T>> ? kPanelBytes / std::max<int64_t>(1, tapBytes) : taps;
+  const int64_t fittingTaps = std::is_same_v<S, Accumulator<S>> ? kPanelBytes / std::max<int64_t>(1, tapBytes) : taps;
   const int64_t tapsAtOnce = std::max<int64_t>(1, fittingTaps);
   // Rows of a block stay in the L2 cache while panels pass; 12 is a multiple of the heights of tiles in vectors. What is too large to stay
   // comes again for every block: there blocks take more of the cache, so that it comes less often.
@@ -244,30 +332,32 @@ void multiplyRows(int64_t count, const std::vector<int32_t>& tapIndex, Panels<T>
     // Consecutive units share a panel group, so that large weights are read once per group, not once per block.
     const int64_t index = unit % blocks.count, first = blocks.first(index), rows = blocks.rows(index), group = unit / blocks.count;
     const int64_t stride = ceilDiv(rows, kernel.rows) * kernel.rows;
-    std::vector<const T*> table(stride * taps);
-    const UnitScratch<T> scratch(scratchPerRow == 0 ? 0 : rows * scratchPerRow + 64 / sizeof(T));
-    std::vector<T*> outputs(stride);
-    fill(first, rows, table.data(), stride, scratch.data());
+    std::vector<const S*> stored(stride * taps);
+    const UnitScratch<S> scratch(scratchPerRow == 0 ? 0 : rows * scratchPerRow + 64 / sizeof(S));
+    std::vector<S*> outputs(stride);
+    fill(first, rows, stored.data(), stride, scratch.data());
     for (int64_t t = 0; t < taps; ++t)
-      for (int64_t i = rows; i < stride; ++i) table[t * stride + i] = table[t * stride + rows - 1];
+      for (int64_t i = rows; i < stride; ++i) stored[t * stride + i] = stored[t * stride + rows - 1];
+    Factors<T, S> factors(stored, panels.values, values);
+    std::vector<const T*>& table = factors.table;
     const auto copies = copyUneven(panels, table, stride, rows);
     for (int64_t i = 0; i < rows; ++i) outputs[i] = out(first + i);
     for (int64_t p = panels.count * group / groups; p < panels.count * (group + 1) / groups; ++p) {
       const int64_t column = p * panels.width;
       // Without a tap, as some pixels of an input gradient are, sums are zeros that are written too.
       for (int64_t tap = 0; tap == 0 || tap < taps; tap += tapsAtOnce) {
-        TileCall<T> call{table.data() + tap * stride,
-                         stride,
-                         1,
-                         std::min(tapsAtOnce, taps - tap),
-                         tapIndex.data() + tap,
-                         panels.depth,
-                         panels.panel(p),
-                         outputs.data(),
-                         rows,
-                         static_cast<int>(std::min(panels.width, panels.columns - column)),
-                         nullptr,
-                         tap > 0};
+        TileCall<T, S> call{table.data() + tap * stride,
+                            stride,
+                            1,
+                            std::min(tapsAtOnce, taps - tap),
+                            tapIndex.data() + tap,
+                            panels.depth,
+                            panels.panel(p),
+                            outputs.data(),
+                            rows,
+                            static_cast<int>(std::min(panels.width, panels.columns - column)),
+                            nullptr,
+                            tap > 0};
         call.outShift = column;
         if (tap + call.taps == taps) {
           if (bias != nullptr) call.bias = bias + column;

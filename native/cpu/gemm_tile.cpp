@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "math.h"
+#include "../core/error.h"
 
 namespace densecl::cpu {
 namespace {
@@ -13,15 +13,14 @@ struct Vector {
   typedef T type __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
 };
 
-// How words are multiplied, in so many passes over a depth: the panel's words and a row's word as operands of multiplyAdd.
+// How words are multiplied: the panel's words and a row's word as operands of multiplyAdd.
 struct ByValue {
-  static constexpr int kPasses = 1;
   template <class V, class W>
-  static INLINE V column(W words, int) {
+  static INLINE V column(W words) {
     return words;
   }
   template <class V, class T>
-  static INLINE T row(T word, int) {
+  static INLINE T row(T word) {
     return word;
   }
   template <class V, class T>
@@ -30,34 +29,16 @@ struct ByValue {
   }
 };
 
-// Both values of a pair as floats, one after the other.
-struct ByHalves {
-  static constexpr int kPasses = 2;
-  template <class V, class W>
-  static INLINE V column(W words, int pass) {
-    return (V)(pass == 0 ? words << 16 : words & 0xffff0000u);
-  }
-  template <class V>
-  static INLINE float row(uint32_t word, int pass) {
-    return floatOf(pass == 0 ? word << 16 : word & 0xffff0000u);
-  }
-  template <class V>
-  static INLINE void multiplyAdd(V& sum, float row, V column) {
-    sum += row * column;
-  }
-};
-
 #if defined(DENSECL_X86)
 // VDPBF16PS. As instructions, since intrinsics could not be inlined into a template that is compiled for every level.
 struct ByPairs {
   typedef uint32_t Words __attribute__((vector_size(64)));
-  static constexpr int kPasses = 1;
   template <class V, class W>
-  static INLINE Words column(W words, int) {
+  static INLINE Words column(W words) {
     return words;
   }
   template <class V, class W>
-  static INLINE Words row(const W& word, int) {
+  static INLINE Words row(const W& word) {
     Words row;
     asm("vpbroadcastd %1, %0" : "=v"(row) : "m"(word));
     return row;
@@ -222,17 +203,14 @@ INLINE void tile(const TileCall<T, Out>& call, int64_t first, int rows, const ch
         __builtin_prefetch(next + second, 0, 2);
         next += call.nextBytes;
       }
-#pragma GCC unroll 2
-      for (int pass = 0; pass < Multiply::kPasses; ++pass) {
-        decltype(Multiply::template column<V>(W{}, 0)) column[vectors];
+      decltype(Multiply::template column<V>(W{})) column[vectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) column[v] = Multiply::template column<V>(*reinterpret_cast<const W*>(b + v * lanes), pass);
+      for (int v = 0; v < vectors; ++v) column[v] = Multiply::template column<V>(*reinterpret_cast<const W*>(b + v * lanes));
 #pragma GCC unroll 12
-        for (int i = 0; i < Rows; ++i) {
-          const auto row = Multiply::template row<V>(a[i][at], pass);
+      for (int i = 0; i < Rows; ++i) {
+        const auto row = Multiply::template row<V>(a[i][at]);
 #pragma GCC unroll 4
-          for (int v = 0; v < vectors; ++v) Multiply::multiplyAdd(sum[i][v], row, column[v]);
-        }
+        for (int v = 0; v < vectors; ++v) Multiply::multiplyAdd(sum[i][v], row, column[v]);
       }
     }
   }
@@ -264,25 +242,22 @@ INLINE void vectorTiles(const TileCall<T, Out>& call) {
   });
 }
 
-template <class T>
-using Usual = std::conditional_t<std::is_same_v<T, bf16>, ByHalves, ByValue>;
-
 template <class T, class Out>
 void tilePortable(const TileCall<T, Out>& call) {
-  vectorTiles<T, Out, Usual<T>, 16, 2, 64>(call);
+  vectorTiles<T, Out, ByValue, 16, 2, 64>(call);
 }
 #if defined(DENSECL_X86)
 template <class T, class Out>
 __attribute__((target("avx2,fma"))) void tileAvx2(const TileCall<T, Out>& call) {
-  vectorTiles<T, Out, Usual<T>, 32, 6, 64>(call);
+  vectorTiles<T, Out, ByValue, 32, 6, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void tileAvx512(const TileCall<T, Out>& call) {
-  vectorTiles<T, Out, Usual<T>, 64, 12, 64>(call);
+  vectorTiles<T, Out, ByValue, 64, 12, 64>(call);
 }
 template <class T, class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma"))) void wideAvx512(const TileCall<T, Out>& call) {
-  vectorTiles<T, Out, Usual<T>, 64, 6, 256>(call);
+  vectorTiles<T, Out, ByValue, 64, 6, 256>(call);
 }
 template <class Out>
 __attribute__((target("avx512f,avx512vl,avx512dq,fma,avx512bf16"))) void tileAvx512Bf16(const TileCall<bf16, Out>& call) {
@@ -367,16 +342,23 @@ template <class T, class Out>
 TileKernel<T, Out> choose(bool wide) {
   constexpr int narrowColumns = 64 / sizeof(Word<T>);
 #if defined(DENSECL_X86)
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (isa() == Isa::amx) return {kAmxRows, kAmxColumns, tileAmx<Out>, kRegisterWords, kRegisterRows};
-    if (isa() == Isa::avx512bf16)
-      return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512Bf16<Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512Bf16<Out>};
-  }
   if (isa() >= Isa::avx512)
     return wide ? TileKernel<T, Out>{6, kMaxPanel<T>, wideAvx512<T, Out>} : TileKernel<T, Out>{12, narrowColumns, tileAvx512<T, Out>};
   if (isa() == Isa::avx2) return {6, narrowColumns, tileAvx2<T, Out>};
 #endif
   return {2, narrowColumns, tilePortable<T, Out>};
+}
+
+template <class Out>
+TileKernel<bf16, Out> choosePairs(bool wide) {
+  constexpr int narrowColumns = 64 / sizeof(Word<bf16>);
+#if defined(DENSECL_X86)
+  if (isa() == Isa::amx) return {kAmxRows, kAmxColumns, tileAmx<Out>, kRegisterWords, kRegisterRows};
+  if (multipliesPairs())
+    return wide ? TileKernel<bf16, Out>{6, kMaxPanel<bf16>, wideAvx512Bf16<Out>}
+                : TileKernel<bf16, Out>{12, narrowColumns, tileAvx512Bf16<Out>};
+#endif
+  throw Error("INTERNAL", "products of pairs of bf16: this processor has no instructions for them");
 }
 
 }  // namespace
@@ -407,10 +389,19 @@ void TileRegisters::release() {}
 
 template <class T, class Out>
 const TileKernel<T, Out>& tileKernel(int64_t columns) {
-  static const TileKernel<T, Out> narrow = choose<T, Out>(false), wide = choose<T, Out>(true);
+  const auto chosen = [](bool wide) -> TileKernel<T, Out> {
+    if constexpr (std::is_same_v<T, bf16>)
+      return choosePairs<Out>(wide);
+    else
+      return choose<T, Out>(wide);
+  };
+  static const TileKernel<T, Out> narrow = chosen(false), wide = chosen(true);
   return columns > kMaxPanel<T> / 2 ? wide : narrow;
 }
+bool multipliesPairs() { return isa() >= Isa::avx512bf16; }
+
 template const TileKernel<float>& tileKernel<float>(int64_t);
+template const TileKernel<float, bf16>& tileKernel<float, bf16>(int64_t);
 template const TileKernel<double>& tileKernel<double>(int64_t);
 template const TileKernel<bf16>& tileKernel<bf16>(int64_t);
 template const TileKernel<bf16, float>& tileKernel<bf16, float>(int64_t);

@@ -37,7 +37,10 @@ constexpr int kAheadBytes = 2048;
 template <class T>
 constexpr int64_t kAheadWords = kAheadBytes / sizeof(Word<T>);
 
-// Out is T, or what T is summed in.
+// Whether bf16 is multiplied in pairs, by instructions for it. Where it is not, its values are multiplied as floats.
+bool multipliesPairs();
+
+// Out is T, what T is summed in, or bf16 of floats.
 template <class T, class Out = T>
 struct TileCall {
   const T* const* rows;  // (taps, rowStride) pointers; up to a multiple of the tile's rows, rows[tap * rowStride + i] must be readable
@@ -86,8 +89,8 @@ struct TileKernel {
   int spaced = 1;
 };
 
-// The tile of this machine for a product of so many columns. A wide panel reads few rows, each of which is a cache line far from the
-// others; it would be mostly empty where columns are few.
+// The tile of this machine for a product of so many columns; of bf16 where multipliesPairs(). A wide panel reads few rows, each of which is
+// a cache line far from the others; it would be mostly empty where columns are few.
 template <class T, class Out = T>
 const TileKernel<T, Out>& tileKernel(int64_t columns);
 

@@ -6,8 +6,8 @@
 
 namespace densecl::cpu {
 
-// Some channels of dy at a block of pixels.
-template <class T>
+// Some channels of dy at a block of pixels. T is what is multiplied, S what dy is stored as.
+template <class T, class S>
 class GradientRows {
  public:
   using A = Accumulator<T>;
@@ -19,10 +19,10 @@ class GradientRows {
         channels_(channels),
         apart_((along_ ? block : channels) + kApart),
         words_((along_ ? ceilDiv(channels, kernel.rows) * kernel.rows : block) * apart_),
-        zeros_(channels, T{0}) {}
+        zeros_(channels, S{0}) {}
 
   // Of the pixels whose channels begin at `pixels`, to which pixels of zeros are added up to a whole depth of the kernel.
-  void read(std::vector<const T*>& pixels) {
+  void read(std::vector<const S*>& pixels) {
     depth_ = ceilDiv(ceilDiv(static_cast<int64_t>(pixels.size()), kWordValues<T>), kernel_.depth) * kernel_.depth;
     pixels.resize(depth_ * kWordValues<T>, zeros_.data());
     if (along_)
@@ -48,7 +48,7 @@ class GradientRows {
   const int64_t channels_, apart_;
   int64_t depth_ = 0;
   UnitScratch<Word<T>> words_;
-  std::vector<T> zeros_;
+  std::vector<S> zeros_;
 };
 
 }  // namespace densecl::cpu

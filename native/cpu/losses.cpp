@@ -119,26 +119,6 @@ INLINE void crossEntropyRowsLoop(const CrossEntropy<T>& job) {
 }
 SIMD_LOOP(crossEntropyRows, CrossEntropy)
 
-// Values in the dtype that sums have: those of bf16 are copied, the others stay where they are.
-template <class S>
-class Wide {
- public:
-  using T = Accumulator<S>;
-  Wide(const S* values, int64_t count) : copies_(std::is_same_v<S, T> ? 0 : count) {
-    if constexpr (std::is_same_v<S, T>) {
-      data_ = values;
-    } else {
-      data_ = copies_.data();
-      parallelRange(count, 1 << 15, [&](int64_t begin, int64_t end) { widen(copies_.data() + begin, values + begin, end - begin); });
-    }
-  }
-  const T* data() const { return data_; }
-
- private:
-  Scratch<T> copies_;
-  const T* data_;
-};
-
 // A loss of each element against its target, and its derivative; w of an element is that of the row of its leading axes.
 //   smoothL1: d = x - target, d^2 / (2 beta) where |d| < beta, else |d| - beta / 2
 //   binary cross-entropy: max(x, 0) - x target + log(1 + e^-|x|), whose derivative is sigma(x) - target
@@ -233,7 +213,7 @@ void infoNce(const Call& call) {
     using S = decltype(zero);
     using T = Accumulator<S>;
     const T invT = static_cast<T>(1 / call.number(Names::temperature));
-    const Wide<S> queries(query.data<S>(), R * D), positives(positive.data<S>(), R * D);
+    const As<T, S> queries(query.data<S>(), R * D), positives(positive.data<S>(), R * D);
     constexpr int64_t stretch = 256, partStretches = 16;
     const int64_t stretches = ceilDiv(K, stretch), parts = ceilDiv(stretches, partStretches);
     const TileKernel<T>&scores = tileKernel<T>(K), &mix = tileKernel<T>(D);
@@ -258,7 +238,7 @@ void infoNce(const Call& call) {
       // Parts are as even as stretches allow: a kernel is chosen by the number of columns.
       const int64_t begin = stretches * part / parts * stretch, end = std::min(K, stretches * (part + 1) / parts * stretch);
       const int64_t slabs = ceilDiv(end - begin, stretch);
-      const Wide<S> keys(queue.data<S>() + begin * D, (end - begin) * D);
+      const As<T, S> keys(queue.data<S>() + begin * D, (end - begin) * D);
       Panels<T> columns(1, D, end - begin);
       pack(columns, keys.data(), D, 0, 1);
       // As values they are packed by stretches, so that a stretch is one product.

@@ -4,17 +4,19 @@
 #include "broadcast.h"
 #include "gemm.h"
 #include "ops.h"
+#include "widen.h"
 
 namespace densecl::cpu {
 namespace {
 
 // A unit is a block of rows of one product and a group of its panels; each element is one sum along the depth, whatever the units are.
 
-template <class T>
-void multiply(const Matmul& job, T* y, const T* a, const T* b) {
-  if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, T{0});
+// T is what is multiplied, S what y is stored as.
+template <class T, class S>
+void multiply(const Matmul& job, S* y, const T* a, const T* b) {
+  if (job.k == 0) std::fill_n(y, job.batches.count * job.m * job.n, S{0});
   if (job.k == 0 || job.batches.count * job.m * job.n == 0) return;
-  const TileKernel<T>& kernel = tileKernel<T>(job.n);
+  const TileKernel<T, S>& kernel = tileKernel<T, S>(job.n);
   const int64_t width = kernel.columns, panels = ceilDiv(job.n, width);
   const int64_t depth = ceilDiv(ceilDiv(job.k, kWordValues<T>), kernel.depth) * kernel.depth, panelSize = depth * width;
   Scratch<Word<T>> packed(job.batchesB * panels * panelSize);
@@ -45,7 +47,7 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
     const TileRegisters registers(kernel);
     const T* matrix = a + matrixA[batch] * job.m * job.k + first * job.rowA;
     const T* in[kTableRows];
-    T* out[kTableRows];
+    S* out[kTableRows];
     // Rows that lie across memory, end before a panel's depth, or are fewer than those that a kernel wants evenly spaced are copied.
     const int64_t length = depth * kWordValues<T>;
     const bool whole = job.depthA == 1 && job.k == length && rows % kernel.spaced == 0;
@@ -63,7 +65,7 @@ void multiply(const Matmul& job, T* y, const T* a, const T* b) {
     const int64_t lastPanel = panels * (group + 1) / groups;
     for (int64_t p = panels * group / groups; p < lastPanel; ++p) {
       const Word<T>* panel = packed.data() + (matrixB[batch] * panels + p) * panelSize;
-      TileCall<T> call{in, 0, 1, 1, &tap, depth, panel, out, rows, static_cast<int>(std::min(width, job.n - p * width)), nullptr, false};
+      TileCall<T, S> call{in, 0, 1, 1, &tap, depth, panel, out, rows, static_cast<int>(std::min(width, job.n - p * width)), nullptr, false};
       call.outShift = p * width;
       kernel.run(call);
     }
@@ -77,8 +79,12 @@ void matmul(const Call& call) {
   const Matmul job(call);
   const Tensor& y = call.tensor(matmul::y);
   dispatchStored(call, y.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    multiply(job, y.data<T>(), call.tensor(matmul::a).data<T>(), call.tensor(matmul::b).data<T>());
+    using S = decltype(zero);
+    multipliedAs<S>([&](auto factor) {
+      using T = decltype(factor);
+      const Tensor &a = call.tensor(matmul::a), &b = call.tensor(matmul::b);
+      multiply<T, S>(job, y.data<S>(), As<T, S>(a.data<S>(), a.size()).data(), As<T, S>(b.data<S>(), b.size()).data());
+    });
   });
 }
 

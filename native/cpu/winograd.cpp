@@ -16,7 +16,7 @@ constexpr int64_t kApart = 16;
 
 // The tiles of outputs of all images, in order.
 struct Tiles {
-  Tiles(const Filter3x3& f, const Transforms& by)
+  Tiles(const Filter3x3& f, const TileSize& by)
       : f(f),
         side(by.side),
         outputsASide(by.outputs),
@@ -27,7 +27,8 @@ struct Tiles {
   int64_t side, outputsASide, rows, columns, count;
 
   // The pixels of x that a tile reads; what is outside of the image is `zeros`.
-  void inputs(int64_t tile, const float* x, const float* zeros, const float** pixels) const {
+  template <class S>
+  void inputs(int64_t tile, const S* x, const S* zeros, const S** pixels) const {
     const int64_t n = tile / (rows * columns), top = tile / columns % rows * outputsASide - f.ph,
                   left = tile % columns * outputsASide - f.pw;
     for (int64_t i = 0; i < side; ++i)
@@ -46,7 +47,8 @@ struct Tiles {
   }
 };
 
-void packWeights(Panels<float>& panels, const Transforms& by, const Weight3x3& weight) {
+template <class S>
+void packWeights(Panels<float>& panels, const Transforms<S>& by, const Weight3x3<S>& weight) {
   parallelFor(panels.count, [&](int64_t index) {
     constexpr int64_t slice = 32;
     alignas(64) float taps[9 * slice * kWinogradLanes];
@@ -71,30 +73,35 @@ bool allowed() {
   return value;
 }
 
-}  // namespace
-
-int64_t winogradOutputs(const Filter3x3& f) {
+int64_t outputsOf(const Filter3x3& f) {
   if (!allowed() || f.c % kWinogradLanes != 0 || f.o % kWinogradLanes != 0 || f.c < 32 || f.o < 32) return 0;
   // Beyond these weights, the 36 points of 9 would pass from memory and take much of it, for maps that are small as a rule.
   constexpr int64_t mostWeights = 256 * 256, fewestTiles = 4;
   const auto tiles = [&](int64_t outputs) { return ceilDiv(f.oh, outputs) * ceilDiv(f.ow, outputs); };
-  const int64_t byTwo = transforms(2).points * tiles(2), byFour = transforms(4).points * tiles(4);
+  const int64_t byTwo = winogradPoints(2) * tiles(2), byFour = winogradPoints(4) * tiles(4);
   const bool four = byFour < byTwo && tiles(4) >= fewestTiles && f.c * f.o <= mostWeights;
   // Two thirds of what direct products do, nine for an output.
   return (four ? byFour : byTwo) > 6 * f.oh * f.ow ? 0 : four ? 4 : 2;
 }
 
-int64_t winogradPoints(int64_t outputs) { return transforms(outputs).points; }
+}  // namespace
 
-std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& f, const Weight3x3& weight, Life life) {
-  const Transforms& by = transforms(winogradOutputs(f));
+Filter3x3::Filter3x3(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, int64_t o, int64_t ph, int64_t pw)
+    : n(n), h(h), w(w), c(c), oh(oh), ow(ow), o(o), ph(ph), pw(pw), outputs(outputsOf(*this)) {}
+
+int64_t winogradPoints(int64_t outputs) { return transforms<float>(outputs).points; }
+
+template <class S>
+std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3& f, const Weight3x3<S>& weight, Life life) {
+  const Transforms<S>& by = transforms<S>(f.outputs);
   auto panels = std::make_unique<Panels<float>>(by.points, f.c, f.o, life);
   packWeights(*panels, by, weight);
   return panels;
 }
 
-void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panels, const float* bias, const ResultNorm<float>* norm) {
-  const Transforms& by = transforms(winogradOutputs(f));
+template <class S>
+void winograd(const Filter3x3& f, S* y, const S* x, Panels<float>& panels, const float* bias, const ResultNorm<S>* norm) {
+  const Transforms<S>& by = transforms<S>(f.outputs);
   const Tiles tiles(f, by);
   if (tiles.count == 0) return;
   const TileKernel<float>& kernel = panels.kernel;
@@ -106,10 +113,10 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
       std::max(ceilDiv(tiles.count, fitting), std::min(ceilDiv(kUnitsPerThread * threads(), panels.count), tiles.count / fewest));
   const Blocks blocks(tiles.count, kernel.rows, parts);
   const int64_t block = blocks.most(), groups = std::clamp<int64_t>(ceilDiv(kUnitsPerThread * threads(), blocks.count), 1, panels.count);
-  const std::vector<float> zeros(f.c, 0.0f);
+  const std::vector<S> zeros(f.c, S{0});
   const int64_t vPoint = block * f.c + kApart, mPoint = block * panels.width + kApart;
   const auto transformInputs = [&](int64_t first, int64_t begin, int64_t end, float* v) {
-    const float* inputs[kMaxPoints];
+    const S* inputs[kMaxPoints];
     for (int64_t i = begin; i < end; ++i) {
       tiles.inputs(first + i, x, zeros.data(), inputs);
       by.input({inputs, 0, f.c, v + i * f.c, vPoint});
@@ -128,7 +135,8 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
     });
   parallelFor(blocks.count * groups, [&](int64_t unit) {
     const int64_t index = unit % blocks.count, first = blocks.first(index), count = blocks.rows(index), group = unit / blocks.count;
-    UnitScratch<float> own(groups > 1 ? 0 : by.points * vPoint), m(by.points * mPoint), outside(panels.width);
+    UnitScratch<float> own(groups > 1 ? 0 : by.points * vPoint), m(by.points * mPoint);
+    UnitScratch<S> outside(panels.width);
     float* const v = groups > 1 ? shared.data() + index * by.points * vPoint : own.data();
     if (groups == 1) transformInputs(first, 0, count, v);
     // Of the first point.
@@ -136,8 +144,8 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
     std::vector<float*> sums(count);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = v + i * f.c;
     for (int64_t i = 0; i < count; ++i) sums[i] = m.data() + i * panels.width;
-    float* pixels[kMaxPixels];
-    const float* residual[kMaxPixels];
+    S* pixels[kMaxPixels];
+    const S* residual[kMaxPixels];
     const int32_t tap = 0;
     for (int64_t p = panels.count * group / groups; p < panels.count * (group + 1) / groups; ++p) {
       const int64_t column = p * panels.width;
@@ -151,8 +159,8 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
       }
       const int64_t columns = std::min(panels.width, f.o - column);
       for (int64_t i = 0; i < count; ++i) {
-        tiles.outputs<float*>(first + i, y + column, outside.data(), pixels);
-        OutputJob job{m.data() + i * panels.width, mPoint, columns, pixels, bias == nullptr ? nullptr : bias + column};
+        tiles.outputs<S*>(first + i, y + column, outside.data(), pixels);
+        OutputJob<S> job{m.data() + i * panels.width, mPoint, columns, pixels, bias == nullptr ? nullptr : bias + column};
         if (norm != nullptr) {
           job.bias = norm->shift + column;
           job.scale = norm->scale + column;
@@ -169,8 +177,9 @@ void winograd(const Filter3x3& f, float* y, const float* x, Panels<float>& panel
   });
 }
 
-void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float* x) {
-  const Transforms& by = transforms(winogradOutputs(f));
+template <class S>
+void winogradWeight(const Filter3x3& f, float* dw, const S* dy, const S* x) {
+  const Transforms<S>& by = transforms<S>(f.outputs);
   const Tiles tiles(f, by);
   if (tiles.count == 0) {
     std::fill_n(dw, f.o * 9 * f.c, 0.0f);
@@ -185,16 +194,16 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
   const int64_t dyStride = f.o + kWinogradLanes;
   const int64_t vPoint = panels * part * width + kApart, dPoint = part * dyStride + kApart, uPoint = f.o * f.c + kApart;
   Scratch<float> v(by.points * vPoint + kAheadWords<float>), d(by.points * dPoint + kMaxTileRows), u(by.points * uPoint);
-  const std::vector<float> zeros(std::max(f.c, f.o), 0.0f);
+  const std::vector<S> zeros(std::max(f.c, f.o), S{0});
   for (int64_t start = 0; start < tiles.count; start += part) {
     const int64_t count = std::min(part, tiles.count - start);
     parallelRange(count, 8, [&](int64_t begin, int64_t end) {
-      const float *inputs[kMaxPoints], *pixels[kMaxPixels];
+      const S *inputs[kMaxPoints], *pixels[kMaxPixels];
       for (int64_t i = begin; i < end; ++i) {
         tiles.inputs(start + i, x, zeros.data(), inputs);
         for (int64_t p = 0; p < panels; ++p)
           by.input({inputs, p * width, std::min((p + 1) * width, f.c), v.data() + (p * part + i) * width, vPoint});
-        tiles.outputs<const float*>(start + i, dy, zeros.data(), pixels);
+        tiles.outputs<const S*>(start + i, dy, zeros.data(), pixels);
         by.gradient({pixels, f.o, d.data() + i * dyStride, dPoint});
       }
     });
@@ -211,5 +220,12 @@ void winogradWeight(const Filter3x3& f, float* dw, const float* dy, const float*
     for (int64_t o = begin; o < end; ++o) by.back({u.data() + o * f.c, uPoint, f.c, dw + o * 9 * f.c});
   });
 }
+
+#define INSTANCES(S)                                                                                          \
+  template std::unique_ptr<Panels<float>> winogradPanels(const Filter3x3&, const Weight3x3<S>&, Life);        \
+  template void winograd(const Filter3x3&, S*, const S*, Panels<float>&, const float*, const ResultNorm<S>*); \
+  template void winogradWeight(const Filter3x3&, float*, const S*, const S*);
+INSTANCES(float)
+INSTANCES(bf16)
 
 }  // namespace densecl::cpu

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "isa.h"
+#include "math.h"
 
 namespace densecl::cpu {
 namespace {
@@ -116,11 +117,19 @@ INLINE void bothWays(Apply apply, Read read, Write write) {
   }
 }
 
-template <class F>
-INLINE void inputLoop(const InputJob& job) {
+INLINE float valueOf(float value) { return value; }
+INLINE float valueOf(bf16 value) { return floatOf(static_cast<uint32_t>(value.bits) << 16); }
+INLINE void storeAs(float& to, float value) { to = value; }
+INLINE void storeAs(bf16& to, float value) { to.bits = roundedBits(value); }
+// A value as it is stored.
+INLINE float storedAs(float value, float) { return value; }
+INLINE float storedAs(float value, bf16) { return floatOf(static_cast<uint32_t>(roundedBits(value)) << 16); }
+
+template <class F, class S>
+INLINE void inputLoop(const InputJob<S>& job) {
   constexpr int side = F::kSide;
   const int64_t count = job.last - job.first;
-  const float* x[F::kPoints];
+  const S* x[F::kPoints];
   float* out[F::kPoints];
   for (int64_t i = 0; i < F::kPoints; ++i) {
     x[i] = job.pixels[i] + job.first;
@@ -129,14 +138,16 @@ INLINE void inputLoop(const InputJob& job) {
 #pragma GCC ivdep
   for (int64_t c = 0; c < count; ++c)
     bothWays<side, side>([](const float (&d)[side], float (&t)[side]) INLINE_LAMBDA { F::input(d, t); },
-                         [&](int i, int j) INLINE_LAMBDA { return x[side * i + j][c]; },
+                         [&](int i, int j) INLINE_LAMBDA { return valueOf(x[side * i + j][c]); },
                          [&](int i, int j, float value) INLINE_LAMBDA { out[side * i + j][c] = value; });
 }
-SIMD(void, transformInput2, (const InputJob& job), (job)) { inputLoop<Minimal<2>>(job); }
-SIMD(void, transformInput4, (const InputJob& job), (job)) { inputLoop<Minimal<4>>(job); }
+SIMD(void, transformInput2, (const InputJob<float>& job), (job)) { inputLoop<Minimal<2>>(job); }
+SIMD(void, transformInput4, (const InputJob<float>& job), (job)) { inputLoop<Minimal<4>>(job); }
+SIMD(void, transformInput2, (const InputJob<bf16>& job), (job)) { inputLoop<Minimal<2>>(job); }
+SIMD(void, transformInput4, (const InputJob<bf16>& job), (job)) { inputLoop<Minimal<4>>(job); }
 
-template <class F, bool Biased, bool Norms, bool Adds>
-INLINE void outputLoop(const OutputJob& job) {
+template <class F, bool Biased, bool Norms, bool Adds, class S>
+INLINE void outputLoop(const OutputJob<S>& job) {
   constexpr int side = F::kSide, outputs = F::kOutputs;
   const float* m[F::kPoints];
   for (int64_t i = 0; i < F::kPoints; ++i) m[i] = job.m + i * job.stride;
@@ -147,34 +158,38 @@ INLINE void outputLoop(const OutputJob& job) {
                             [&](int i, int j) INLINE_LAMBDA { return m[side * i + j][c]; },
                             [&](int i, int j, float y) INLINE_LAMBDA {
                               const int pixel = outputs * i + j;
-                              if (Norms) y *= job.scale[c];
+                              if (Norms) y = storedAs(y, S{}) * job.scale[c];
                               if (Biased) y += job.bias[c];
-                              if (Adds) y += job.residual[pixel][c];
-                              job.pixels[pixel][c] = Norms && y < low ? low : y;
+                              if (Adds) y += valueOf(job.residual[pixel][c]);
+                              storeAs(job.pixels[pixel][c], Norms && y < low ? low : y);
                             });
 }
-template <class F>
-INLINE void outputOf(const OutputJob& job) {
+template <class F, class S>
+INLINE void outputOf(const OutputJob<S>& job) {
   if (job.residual != nullptr) return outputLoop<F, true, true, true>(job);
   if (job.scale != nullptr) return outputLoop<F, true, true, false>(job);
   job.bias != nullptr ? outputLoop<F, true, false, false>(job) : outputLoop<F, false, false, false>(job);
 }
-SIMD(void, transformOutput2, (const OutputJob& job), (job)) { outputOf<Minimal<2>>(job); }
-SIMD(void, transformOutput4, (const OutputJob& job), (job)) { outputOf<Minimal<4>>(job); }
+SIMD(void, transformOutput2, (const OutputJob<float>& job), (job)) { outputOf<Minimal<2>>(job); }
+SIMD(void, transformOutput4, (const OutputJob<float>& job), (job)) { outputOf<Minimal<4>>(job); }
+SIMD(void, transformOutput2, (const OutputJob<bf16>& job), (job)) { outputOf<Minimal<2>>(job); }
+SIMD(void, transformOutput4, (const OutputJob<bf16>& job), (job)) { outputOf<Minimal<4>>(job); }
 
-template <class F>
-INLINE void gradientLoop(const GradientJob& job) {
+template <class F, class S>
+INLINE void gradientLoop(const GradientJob<S>& job) {
   constexpr int side = F::kSide, outputs = F::kOutputs;
   float* out[F::kPoints];
   for (int64_t i = 0; i < F::kPoints; ++i) out[i] = job.out + i * job.stride;
 #pragma GCC ivdep
   for (int64_t c = 0; c < job.count; ++c)
     bothWays<outputs, side>([](const float (&y)[outputs], float (&t)[side]) INLINE_LAMBDA { F::gradient(y, t); },
-                            [&](int i, int j) INLINE_LAMBDA { return job.pixels[outputs * i + j][c]; },
+                            [&](int i, int j) INLINE_LAMBDA { return valueOf(job.pixels[outputs * i + j][c]); },
                             [&](int i, int j, float value) INLINE_LAMBDA { out[side * i + j][c] = value; });
 }
-SIMD(void, transformGradient2, (const GradientJob& job), (job)) { gradientLoop<Minimal<2>>(job); }
-SIMD(void, transformGradient4, (const GradientJob& job), (job)) { gradientLoop<Minimal<4>>(job); }
+SIMD(void, transformGradient2, (const GradientJob<float>& job), (job)) { gradientLoop<Minimal<2>>(job); }
+SIMD(void, transformGradient4, (const GradientJob<float>& job), (job)) { gradientLoop<Minimal<4>>(job); }
+SIMD(void, transformGradient2, (const GradientJob<bf16>& job), (job)) { gradientLoop<Minimal<2>>(job); }
+SIMD(void, transformGradient4, (const GradientJob<bf16>& job), (job)) { gradientLoop<Minimal<4>>(job); }
 
 template <class F>
 INLINE void weightsLoop(const WeightsJob& job) {
@@ -211,10 +226,13 @@ static_assert(kMaxPoints == Minimal<4>::kPoints);
 
 }  // namespace
 
-const Transforms& transforms(int64_t outputs) {
-  static const Transforms two{2, 4, 16, transformInput2, transformOutput2, transformGradient2, transformWeights2, transformBack2},
-      four{4, 6, 36, transformInput4, transformOutput4, transformGradient4, transformWeights4, transformBack4};
+template <class S>
+const Transforms<S>& transforms(int64_t outputs) {
+  static const Transforms<S> two{{2, 4, 16}, transformInput2, transformOutput2, transformGradient2, transformWeights2, transformBack2},
+      four{{4, 6, 36}, transformInput4, transformOutput4, transformGradient4, transformWeights4, transformBack4};
   return outputs == 2 ? two : four;
 }
+template const Transforms<float>& transforms<float>(int64_t);
+template const Transforms<bf16>& transforms<bf16>(int64_t);
 
 }  // namespace densecl::cpu

@@ -1,6 +1,9 @@
-// The transforms of Winograd's minimal filtering (winograd.h), a tile of many channels at a time.
+// The transforms of Winograd's minimal filtering (winograd.h), a tile of many channels at a time: what is stored, as S, is transformed to
+// floats, and what floats are transformed to is rounded once.
 #pragma once
 #include <cstdint>
+
+#include "../core/bf16.h"
 
 namespace densecl::cpu {
 
@@ -8,27 +11,31 @@ constexpr int64_t kWinogradLanes = 16;           // channels come in multiples o
 constexpr int kMaxPoints = 36, kMaxPixels = 16;  // of a tile
 
 // B^T x B for channels `first` to `last`: out[point * stride + channel - first]. Pixels are those of a tile.
+template <class S>
 struct InputJob {
-  const float* const* pixels;
+  const S* const* pixels;
   int64_t first, last;
   float* out;
   int64_t stride;
 };
 
-// A^T m A, for `count` channels of m[point * stride + channel], to the pixels of an output tile: plus bias, or normalised.
+// A^T m A, for `count` channels of m[point * stride + channel], to the pixels of an output tile: plus bias, or normalised as what is stored
+// would be.
+template <class S>
 struct OutputJob {
   const float* m;
   int64_t stride, count;
-  float* const* pixels;
-  const float* bias;                       // or null
-  const float* scale = nullptr;            // of a norm, whose shift is the bias; or null
-  const float* const* residual = nullptr;  // of the norm, at the tile's pixels; or null
+  S* const* pixels;
+  const float* bias;                   // or null
+  const float* scale = nullptr;        // of a norm, whose shift is the bias; or null
+  const S* const* residual = nullptr;  // of the norm, at the tile's pixels; or null
   bool relu = false;
 };
 
 // A dy A^T: out[point * stride + channel]. Pixels are those of an output tile.
+template <class S>
 struct GradientJob {
-  const float* const* pixels;
+  const S* const* pixels;
   int64_t count;
   float* out;
   int64_t stride;
@@ -50,15 +57,20 @@ struct BackJob {
   float* out;
 };
 
-// The transforms of tiles of so many outputs a side.
-struct Transforms {
+// A tile of so many outputs a side, of which each has a side of so many inputs, and its transforms.
+struct TileSize {
   int64_t outputs, side, points;
-  void (*input)(const InputJob&);
-  void (*output)(const OutputJob&);
-  void (*gradient)(const GradientJob&);
+};
+template <class S>
+struct Transforms : TileSize {
+  void (*input)(const InputJob<S>&);
+  void (*output)(const OutputJob<S>&);
+  void (*gradient)(const GradientJob<S>&);
   void (*weights)(const WeightsJob&);
   void (*back)(const BackJob&);
 };
-const Transforms& transforms(int64_t outputs);
+// S is float or bf16.
+template <class S>
+const Transforms<S>& transforms(int64_t outputs);
 
 }  // namespace densecl::cpu

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "isa.h"
+#include "math.h"
 
 namespace densecl::cpu {
 namespace {
@@ -17,6 +18,16 @@ SIMD(void, interleaveRowsOf, (uint32_t* __restrict out, int64_t apart, const uin
     for (int64_t j = 0; j + kLanes <= length; j += kLanes)
       for (int64_t l = 0; l < kLanes; ++l) out[j + l] = a[j + l] | static_cast<uint32_t>(b[j + l]) << 16;
     for (int64_t j = length / kLanes * kLanes; j < length; ++j) out[j] = a[j] | static_cast<uint32_t>(b[j]) << 16;
+  }
+}
+
+SIMD(void, widenRowsOf, (float* __restrict out, int64_t apart, const uint16_t* const* rows, int64_t count, int64_t length),
+     (out, apart, rows, count, length)) {
+  for (int64_t i = 0; i < count; ++i, out += apart) {
+    const uint16_t* row = rows[i];
+    for (int64_t j = 0; j + kLanes <= length; j += kLanes)
+      for (int64_t l = 0; l < kLanes; ++l) out[j + l] = floatOf(static_cast<uint32_t>(row[j + l]) << 16);
+    for (int64_t j = length / kLanes * kLanes; j < length; ++j) out[j] = floatOf(static_cast<uint32_t>(row[j]) << 16);
   }
 }
 
@@ -92,6 +103,10 @@ void interleaveBlock(uint32_t* out, int64_t apart, const uint16_t* const* rows, 
 
 void interleaveRows(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length) {
   interleaveRowsOf(out, apart, reinterpret_cast<const uint16_t* const*>(rows), count, length);
+}
+
+void widenRows(float* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length) {
+  widenRowsOf(out, apart, reinterpret_cast<const uint16_t* const*>(rows), count, length);
 }
 
 void interleaveAcross(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length) {

@@ -10,6 +10,8 @@ namespace densecl::cpu {
 void interleaveRows(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length);
 // The same across memory, out[j * apart + i], with `count` a multiple of 16.
 void interleaveAcross(uint32_t* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length);
+// out[i * apart + j] = column j of row i as a float, for i < count and j < length.
+void widenRows(float* out, int64_t apart, const bf16* const* rows, int64_t count, int64_t length);
 
 // out[j * outApart + i] = the word at in + i * inApart + j, for i and j below 16. Words need not be aligned; distances are in bytes.
 void transposeWords(void* out, int64_t outApart, const void* in, int64_t inApart);

@@ -214,6 +214,8 @@ test('what an image gives does not depend, to the bit, on the others of its batc
     ['f32', 3, 24, 17, 8], // an image that is split, as its taps lie far apart
     ['f32', 1, 7, 300, 1], // the last pixel of one image is alone
     ['f32', 1, 14, 300, 1],
+    ['bf16', 3, 14, 64, 1],
+    ['bf16', 1, 14, 300, 1],
     ['bf16', 3, 7, 928, 1], // a panel of more than the cache keeps, and several blocks of rows
   ] as const)
     scope(() => {
