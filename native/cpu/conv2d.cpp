@@ -135,7 +135,7 @@ void backwardInput(const ConvGeometry& g, S* dx, const S* dy, const S* weight) {
   if (tapsPay(g)) return backwardInputByTaps<T, S>(g, dx, dy, weight);
   if constexpr (std::is_same_v<T, float>) {
     // The taps of an input's pixel are those of an output's, the last one first.
-    const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 - g.ph, 2 - g.pw};
+    const Filter3x3 adjoint{g.n, g.oh, g.ow, g.o, g.h, g.w, g.c, 2 * g.dh - g.ph, 2 * g.dw - g.pw, g.dh, g.dw};
     if (g.isFilter3x3() && adjoint.outputs != 0) {
       const auto panels = winogradPanels<S>(adjoint, {weight + 8 * g.c, 1, -g.c, 9 * g.c});
       return winograd<S>(adjoint, dx, dy, *panels, nullptr, nullptr);

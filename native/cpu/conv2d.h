@@ -13,8 +13,8 @@ namespace densecl::cpu {
 struct ConvGeometry : Convolution<int64_t> {
   using Convolution::Convolution;
   // As a filter that Winograd's transforms can take.
-  bool isFilter3x3() const { return kh == 3 && kw == 3 && sh == 1 && sw == 1 && dh == 1 && dw == 1 && ph <= 2 && pw <= 2; }
-  Filter3x3 filter() const { return {n, h, w, c, oh, ow, o, ph, pw}; }
+  bool isFilter3x3() const { return kh == 3 && kw == 3 && sh == 1 && sw == 1 && ph <= 2 * dh && pw <= 2 * dw; }
+  Filter3x3 filter() const { return {n, h, w, c, oh, ow, o, ph, pw, dh, dw}; }
   // With few channels, the taps of a kernel row are one run of memory.
   bool mergeRow() const { return dw == 1 && c < 16 && kw > 1; }
 };

@@ -14,36 +14,50 @@ namespace {
 // would drive each other out of one set of a cache.
 constexpr int64_t kApart = 16;
 
+// Tiles of so many outputs that a length is made of, of every `apart` pixels.
+int64_t tilesAlong(int64_t length, int64_t apart, int64_t outputs) { return ceilDiv(ceilDiv(length, apart), outputs); }
+
 // The tiles of outputs of all images, in order.
 struct Tiles {
   Tiles(const Filter3x3& f, const TileSize& by)
       : f(f),
         side(by.side),
         outputsASide(by.outputs),
-        rows(ceilDiv(f.oh, by.outputs)),
-        columns(ceilDiv(f.ow, by.outputs)),
-        count(f.n * rows * columns) {}
+        rows(tilesAlong(f.oh, f.dh, by.outputs)),
+        columns(tilesAlong(f.ow, f.dw, by.outputs)),
+        count(f.n * f.dh * rows * f.dw * columns) {}
   const Filter3x3& f;
   int64_t side, outputsASide, rows, columns, count;
+
+  // The image and the first output of a tile, of which the others are dh rows and dw columns apart.
+  struct Place {
+    int64_t n, top, left;
+  };
+  Place place(int64_t tile) const {
+    const int64_t line = tile / (f.dw * columns), row = line % (f.dh * rows), column = tile % (f.dw * columns);
+    return {line / (f.dh * rows), row % rows * outputsASide * f.dh + row / rows, column % columns * outputsASide * f.dw + column / columns};
+  }
 
   // The pixels of x that a tile reads; what is outside of the image is `zeros`.
   template <class S>
   void inputs(int64_t tile, const S* x, const S* zeros, const S** pixels) const {
-    const int64_t n = tile / (rows * columns), top = tile / columns % rows * outputsASide - f.ph,
-                  left = tile % columns * outputsASide - f.pw;
+    const auto [n, top, left] = place(tile);
     for (int64_t i = 0; i < side; ++i)
       for (int64_t j = 0; j < side; ++j) {
-        const bool inside = top + i >= 0 && top + i < f.h && left + j >= 0 && left + j < f.w;
-        *pixels++ = inside ? x + ((n * f.h + top + i) * f.w + left + j) * f.c : zeros;
+        const int64_t row = top - f.ph + i * f.dh, column = left - f.pw + j * f.dw;
+        const bool inside = row >= 0 && row < f.h && column >= 0 && column < f.w;
+        *pixels++ = inside ? x + ((n * f.h + row) * f.w + column) * f.c : zeros;
       }
   }
   // The pixels of y that a tile is; what is outside of the image is `other`.
   template <class Pointer>
   void outputs(int64_t tile, Pointer y, Pointer other, Pointer* pixels) const {
-    const int64_t n = tile / (rows * columns), top = tile / columns % rows * outputsASide, left = tile % columns * outputsASide;
+    const auto [n, top, left] = place(tile);
     for (int64_t i = 0; i < outputsASide; ++i)
-      for (int64_t j = 0; j < outputsASide; ++j)
-        *pixels++ = top + i < f.oh && left + j < f.ow ? y + ((n * f.oh + top + i) * f.ow + left + j) * f.o : other;
+      for (int64_t j = 0; j < outputsASide; ++j) {
+        const int64_t row = top + i * f.dh, column = left + j * f.dw;
+        *pixels++ = row < f.oh && column < f.ow ? y + ((n * f.oh + row) * f.ow + column) * f.o : other;
+      }
   }
 };
 
@@ -77,7 +91,9 @@ int64_t outputsOf(const Filter3x3& f) {
   if (!allowed() || f.c % kWinogradLanes != 0 || f.o % kWinogradLanes != 0 || f.c < 32 || f.o < 32) return 0;
   // Beyond these weights, the 36 points of 9 would pass from memory and take much of it, for maps that are small as a rule.
   constexpr int64_t mostWeights = 256 * 256, fewestTiles = 4;
-  const auto tiles = [&](int64_t outputs) { return ceilDiv(f.oh, outputs) * ceilDiv(f.ow, outputs); };
+  const auto tiles = [&](int64_t outputs) {
+    return f.dh * tilesAlong(f.oh, f.dh, outputs) * f.dw * tilesAlong(f.ow, f.dw, outputs);
+  };
   const int64_t byTwo = winogradPoints(2) * tiles(2), byFour = winogradPoints(4) * tiles(4);
   const bool four = byFour < byTwo && tiles(4) >= fewestTiles && f.c * f.o <= mostWeights;
   // Two thirds of what direct products do, nine for an output.
@@ -86,8 +102,9 @@ int64_t outputsOf(const Filter3x3& f) {
 
 }  // namespace
 
-Filter3x3::Filter3x3(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, int64_t o, int64_t ph, int64_t pw)
-    : n(n), h(h), w(w), c(c), oh(oh), ow(ow), o(o), ph(ph), pw(pw), outputs(outputsOf(*this)) {}
+Filter3x3::Filter3x3(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, int64_t o, int64_t ph, int64_t pw, int64_t dh,
+                     int64_t dw)
+    : n(n), h(h), w(w), c(c), oh(oh), ow(ow), o(o), ph(ph), pw(pw), dh(dh), dw(dw), outputs(outputsOf(*this)) {}
 
 int64_t winogradPoints(int64_t outputs) { return transforms<float>(outputs).points; }
 

@@ -11,10 +11,11 @@
 
 namespace densecl::cpu {
 
-// Of x [n, h, w, c] to y [n, oh, ow, o], with ph and pw rows and columns of zeros before x.
+// Of x [n, h, w, c] to y [n, oh, ow, o], with ph and pw rows and columns of zeros before x, and taps dh rows and dw columns apart: the
+// pixels with the same remainders modulo these are a map of its own, whose taps lie side by side.
 struct Filter3x3 {
-  Filter3x3(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, int64_t o, int64_t ph, int64_t pw);
-  int64_t n, h, w, c, oh, ow, o, ph, pw;
+  Filter3x3(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, int64_t o, int64_t ph, int64_t pw, int64_t dh, int64_t dw);
+  int64_t n, h, w, c, oh, ow, o, ph, pw, dh, dw;
   // The side of the tiles of outputs, 2 or 4, or 0 where the products saved are not worth the transforms. By channels and sizes of an image
   // alone, so that what an image gives does not depend on the batch. DENSECL_WINOGRAD=0 says 0.
   int64_t outputs;
