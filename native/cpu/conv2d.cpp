@@ -34,7 +34,7 @@ bool byWindows(const ConvGeometry& g) {
 }
 
 // Whether packed weights are worth their memory: of more pixels than these, packing them is little beside multiplying.
-bool keepsWeights(const ConvGeometry& g) { return g.pixels() <= 4096 && !tapsPay(g); }
+bool keepsWeights(const ConvGeometry& g) { return g.pixels() < 4096 && !tapsPay(g); }
 
 template <class T, class S>
 std::unique_ptr<Panels<T>> packed(const ConvGeometry& g, const S* weight, Life life = Life::op) {

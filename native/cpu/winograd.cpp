@@ -89,13 +89,11 @@ bool allowed() {
 
 int64_t outputsOf(const Filter3x3& f) {
   if (!allowed() || f.c % kWinogradLanes != 0 || f.o % kWinogradLanes != 0 || f.c < 32 || f.o < 32) return 0;
-  // Beyond these weights, the 36 points of 9 would pass from memory and take much of it, for maps that are small as a rule.
-  constexpr int64_t mostWeights = 256 * 256, fewestTiles = 4;
-  const auto tiles = [&](int64_t outputs) {
-    return f.dh * tilesAlong(f.oh, f.dh, outputs) * f.dw * tilesAlong(f.ow, f.dw, outputs);
-  };
+  // Beyond these weights the 36 points of 9 pass from memory and take much of it, which only maps of many tiles are worth.
+  constexpr int64_t mostWeights = 256 * 256, fewestTiles = 4, manyTiles = 64;
+  const auto tiles = [&](int64_t outputs) { return f.dh * tilesAlong(f.oh, f.dh, outputs) * f.dw * tilesAlong(f.ow, f.dw, outputs); };
   const int64_t byTwo = winogradPoints(2) * tiles(2), byFour = winogradPoints(4) * tiles(4);
-  const bool four = byFour < byTwo && tiles(4) >= fewestTiles && f.c * f.o <= mostWeights;
+  const bool four = byFour < byTwo && tiles(4) >= fewestTiles && (f.c * f.o <= mostWeights || tiles(4) >= manyTiles);
   // Two thirds of what direct products do, nine for an output.
   return (four ? byFour : byTwo) > 6 * f.oh * f.ow ? 0 : four ? 4 : 2;
 }

@@ -109,13 +109,15 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
     side: fc.constantFrom([1, 6], [4, 4], [5, 19], [8, 12], [29, 30]),
     channels: fc.constantFrom(32, 48, 64, 80, 144),
     outs: fc.constantFrom(32, 48, 64, 80, 144),
-    padding: fc.integer({ min: 1, max: 2 }),
+    beyond: fc.integer({ min: 0, max: 1 }),
+    dilation: fc.constantFrom<[number, number]>([1, 1], [1, 1], [2, 2], [1, 3]),
   })
   fc.assert(
-    fc.property(cases, fc.integer(), ({ n, side, channels, outs, padding }, seed) => {
+    fc.property(cases, fc.integer(), ({ n, side, channels, outs, beyond, dilation }, seed) => {
       scope(() => {
         const random = new Random(seed)
-        const out = side.map((length) => length + 2 * padding - 2)
+        const padding = dilation.map((apart) => apart * (1 + beyond)) as [number, number]
+        const out = side.map((length, axis) => length + 2 * beyond * dilation[axis]!)
         const drawn = [[n, ...side, channels], [outs, 3, 3, channels], [outs], [n, ...out, outs]].map((shape) =>
           randomTensor(random, shape, { dtype: 'f32' }),
         )
@@ -128,7 +130,7 @@ test('filters of 3x3 give in f32 what they give in f64, to its rounding, whateve
           ]
           const inputs = [x, weight, bias]
           const tape = new Tape().watch(inputs)
-          const y = tape.record(() => conv2d(x, weight, bias, { padding }))
+          const y = tape.record(() => conv2d(x, weight, bias, { padding, dilation }))
           return [y, ...tape.backward(y, inputs, dy)].map((tensor) => Array.from(tensor.data()))
         })
         for (const [i, what] of ['y', 'dx', 'dweight', 'dbias'].entries()) {
