@@ -96,8 +96,8 @@ test('one pass gives the bits of two, with weights that are packed and with thos
     ),
     {
       numRuns: Number(process.env.DENSECL_TEST_RUNS ?? 60),
-      // Taps that are summed some at a time, of which the last alone is normed.
-      examples: [[{ ...usual, side: [9, 9], inputs: 300, outputs: 72, stride: 2 }]],
+      // Taps that are summed some at a time, of which the last alone is normed, and transforms in f32 of what is stored in bf16.
+      examples: [[{ ...usual, side: [9, 9], inputs: 300, outputs: 72, stride: 2 }], [{ ...usual, dtype: 'bf16', side: [9, 9] }]],
     },
   )
 })
