@@ -7,7 +7,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-import { nativeSources } from './nativeSources.mjs'
+import { gypHash, keepHash, nativeSources } from './nativeSources.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
@@ -56,6 +56,7 @@ const listed = existsSync(makefile) ? readFileSync(makefile, 'utf8') : ''
 const objects = nativeSources().map((source) => `/${source.replace(/\.\w+$/, '.o')}`)
 const current = objects.every((object) => listed.includes(object)) && listed.match(/\/native\/\S+\.o/g)?.length === objects.length
 const commands = process.argv.includes('--force') ? ['rebuild'] : current ? ['build'] : ['configure', 'build']
+const hash = gypHash()
 const result = spawnSync(process.execPath, [gyp, ...commands, '-j', 'max', '--loglevel=error', ...headers], { cwd: root, encoding: 'utf8' })
 if (result.status !== 0) {
   const lines = `${result.stdout}\n${result.stderr}`
@@ -67,3 +68,4 @@ if (result.status !== 0) {
     'g++ 9 or later with C++17 is needed. Try again with: npm run build:native',
   )
 }
+keepHash(join(root, 'build'), hash)

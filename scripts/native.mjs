@@ -6,8 +6,10 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+import { keepHash, sourcesHash } from './nativeSources.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
@@ -75,6 +77,8 @@ const define = {
   DENSECL_ARCHITECTURES: process.env.DENSECL_ARCHITECTURES || 'default',
   ...(form === 'mpi' && { MPI_CXX_COMPILER: mpicxx }),
 }
+// Of the sources before: they may change meanwhile.
+const hash = sourcesHash(form)
 const run = (...parameters) => spawnSync('cmake', parameters, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
 const configured = run(
   ...['-S', '.', '-B', folder, '-U', 'MPI_*'],
@@ -93,5 +97,6 @@ if (result.status !== 0) {
   )
   process.exit(1)
 }
+keepHash(resolve(root, folder), hash)
 for (const line of output.split('\n').filter((text) => /warning/i.test(text))) console.log(line)
 console.log(`${folder}/Release/densecl.node is built`)

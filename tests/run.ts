@@ -9,7 +9,7 @@ import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join, resolve, sep } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 import { packageRoot } from '../src/tensor/addon.js'
 import { variants } from './support/devices.js'
@@ -40,6 +40,13 @@ if (files.length === 0 || (list && unmatched.length > 0)) {
 }
 
 const total = { passed: 0, failed: 0, skipped: 0 }
+
+// What was built from older sources fails in ways that say nothing of it. A bundle has no scripts.
+const sources = join(packageRoot, 'scripts', 'nativeSources.mjs')
+if (existsSync(sources)) {
+  const { staleForms } = (await import(pathToFileURL(sources).href)) as { staleForms: () => { folder: string; command: string }[] }
+  for (const { folder, command } of staleForms()) console.error(`STALE ${folder} was built from other sources than these: ${command}`)
+}
 
 interface Job {
   file: string

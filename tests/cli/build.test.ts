@@ -41,7 +41,7 @@ const withPackage = (body: (installed: Installed) => void): Promise<void> =>
     for (const name of readdirSync(join(packageRoot, 'node_modules')))
       if (name !== 'densecl') symlinkSync(join(packageRoot, 'node_modules', name), join(modules, name), 'junction')
     for (const name of ['package.json', 'CMakeLists.txt']) copyFileSync(join(packageRoot, name), join(root, name))
-    for (const name of ['dist/src', 'native', 'scripts/native.mjs', 'src/ops/tuning'])
+    for (const name of ['dist/src', 'native', 'scripts/native.mjs', 'scripts/nativeSources.mjs', 'src/ops/tuning'])
       cpSync(join(packageRoot, name), join(root, name), { recursive: true, filter: (path) => !path.includes('third_party/doc') })
     body({
       root,
