@@ -4,7 +4,6 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
-#include <cuda_bf16.h>
 #define DENSECL_BOTH __host__ __device__ __forceinline__
 #else
 #define DENSECL_BOTH inline
@@ -18,7 +17,8 @@ struct alignas(2) bf16 {
   bf16() = default;
   DENSECL_BOTH explicit bf16(float value) {
 #if defined(__CUDA_ARCH__)
-    bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    // What __float2bfloat16_rn is, without the header that a compiler reads for a second.
+    asm("{ cvt.rn.bf16.f32 %0, %1; }" : "=h"(bits) : "f"(value));
 #else
     uint32_t word;
     std::memcpy(&word, &value, 4);

@@ -9,7 +9,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kColumns = 25, kMaxRadius = 63;
+constexpr int kColumns = 25, kMaxRadius = 63;
 
 struct Colour {
   float r, g, b;

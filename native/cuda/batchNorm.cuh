@@ -12,8 +12,6 @@
 
 namespace densecl::cuda::norm {
 
-constexpr int kThreads = 256;
-
 // How threads share a matrix [rows, channels]: `across` threads (a power of 2) lie along the vectors of a row, the others
 // along rows. A block takes a chunk of the rows of one group and a tile of channels.
 struct Layout {

@@ -6,8 +6,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 struct Coding {
   float weights[4];
   template <class Names>

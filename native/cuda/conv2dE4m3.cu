@@ -7,8 +7,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // A warp for each output, whose weights are divided by its scale.
 __global__ void __launch_bounds__(kThreads) roundWeightsKernel(const bf16* weights, e4m3* rounded, float* scale, int outputs, int depth) {
   constexpr int kVector = Vector<bf16>::kLength;

@@ -8,7 +8,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kTile = 32, kMaxAxes = 8;
+constexpr int kTile = 32, kMaxAxes = 8;
 
 // Axes and their strides, outermost first.
 template <class Index>

@@ -9,8 +9,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // out[i] = op(a[i], b[i], i); b may be a
 template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) mapKernel(T* out, const T* a, const T* b, int64_t count, Op op) {

@@ -8,8 +8,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 struct Gathering {
   const int32_t* index;
   int64_t p, q, share;  // blocks that share a row of the index

@@ -7,8 +7,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // Places along an axis: of x, of y, taps, and how they meet.
 struct Axis {
   int large, small, taps, stride, padding, dilation;

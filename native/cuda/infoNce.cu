@@ -12,8 +12,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // Shapes: kWarps warps of 16 queries, tiles of kKeys keys, embeddings padded to kDim.
 template <class T, int kDim_>
 struct ContrastShape {

@@ -8,7 +8,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kRowsPerBlock = kThreads / kWarp;
+constexpr int kRowsPerBlock = kThreads / kWarp;
 
 // Calls body(channel) for the first channels of the chunks of a row that are the lane's.
 template <int kWidth, class Body>

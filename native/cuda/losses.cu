@@ -5,8 +5,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // total[0] = the weights of the rows that are not ignored; reports a label outside of the classes
 __global__ void __launch_bounds__(kThreads)
     targetWeightsKernel(const int32_t* target, const float* weight, int64_t rows, int classes, int ignore, float* total, Report* report) {

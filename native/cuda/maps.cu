@@ -11,8 +11,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 enum BinaryKind {
 #define BINARY(name, value) kBinary_##name,
 #include "../core/maps.def"

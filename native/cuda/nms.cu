@@ -9,8 +9,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 template <class T>
 __global__ void __launch_bounds__(kThreads) sortedBoxesKernel(Box* sorted, int32_t* sortedGroup, const T* boxes, const int32_t* group,
                                                               const int32_t* order, int64_t n, int64_t count) {

@@ -5,8 +5,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // Where a pixel lies in a mask along one axis: between the cell `low`, which may be -1, and the next one.
 struct Place {
   int low;

@@ -11,8 +11,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 struct Window {
   int begin, end, full;
 };

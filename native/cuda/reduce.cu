@@ -10,8 +10,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 struct Sum {
   static DEVICE float start() { return 0; }
   static DEVICE float join(float a, float b) { return a + b; }

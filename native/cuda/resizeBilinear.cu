@@ -6,8 +6,6 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 struct Sample {
   int low, high;
   float weight;  // of high

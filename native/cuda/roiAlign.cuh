@@ -8,7 +8,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kWarps = kThreads / kWarp;
 constexpr float kReach = 16777216.0f;
 
 DEVICE int minimum(int a, int b) { return a < b ? a : b; }

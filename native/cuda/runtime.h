@@ -14,6 +14,9 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
+// Of a block, where nothing else asks for another number.
+constexpr int kThreads = 256;
+
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Streaming multiprocessors of the device, by which work is split. Results may depend on it, and on nothing else of the chip.

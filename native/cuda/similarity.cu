@@ -9,7 +9,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kRowsPerBlock = kThreads / kWarp;
+constexpr int kRowsPerBlock = kThreads / kWarp;
 
 template <class T>
 DEVICE float squareOf(const T* row, int columns) {

@@ -8,7 +8,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kLinesPerBlock = kThreads / kWarp;
+constexpr int kLinesPerBlock = kThreads / kWarp;
 
 // x as [outer, n, inner]: lines run along the middle.
 struct Lines {

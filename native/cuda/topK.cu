@@ -9,7 +9,7 @@
 namespace densecl::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kWarps = kThreads / kWarp;
 constexpr int kDigits = 256, kDigitBits = 8;
 constexpr int kWarpElements = 256, kBlockElements = kWarps * kWarpElements;
 
