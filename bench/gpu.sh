@@ -192,8 +192,8 @@ printf '%s\n' "$(grep "^$device " <<<"$doctor")" | tee_report
 capabilities=(80)
 [[ $device == simt || $doctor == *'compute capability 9.0'* ]] && capabilities=(80 90)
 [ -z "${DENSECL_CAPABILITY:-}" ] || capabilities=("$DENSECL_CAPABILITY")
-torch=$("$python" -c 'import torch, torchvision; print(torch.__version__)' 2>/dev/null) || torch=
-compiles=$("$python" -c 'import torch; print(hasattr(torch, "compile"))' 2>/dev/null) || compiles=
+torch=$("$python" -c 'import torch, torchvision; print(torch.__version__, hasattr(torch, "compile"))' 2>/dev/null) || torch=
+compiles=${torch##* } torch=${torch%% *}
 failed80=0 failed90=0
 # by CAPABILITY NAME SECONDS COMMAND...: a part with the kernels of that capability
 by() {

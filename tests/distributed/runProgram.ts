@@ -11,7 +11,7 @@ leaveTogether(group)
 // A small learning rate, groups of 16 images and a grid of one position. In f32 rounding alone tips a ReLU, or a match of positions nearly
 // alike, within 20 larger steps, also in one process whose rate is changed by 1e-7. f64 has no such choice at 0.1 (width.test.ts).
 const settings = {
-  data: 'scenes:256',
+  data: 'scenes:128',
   imageSize: 64,
   batchSize: 64,
   normGroups: 4,
@@ -21,7 +21,7 @@ const settings = {
   baseChannels: 8,
   hidden: 32,
   featDim: 32,
-  queueLength: 256,
+  queueLength: 128,
   lr: 1e-6,
   logEvery: 1,
   knnEvery: 2,

@@ -27,13 +27,15 @@ interface Kind {
   /** When a run that changes its width is interrupted. */
   stops: readonly [number, number]
 }
-export const byMpi: Kind = { run: runMpi, steps: 20, more: {}, within: 1e-5, stops: [7, 8] }
+export const byMpi: Kind = { run: runMpi, steps: 10, more: {}, within: 1e-5, stops: [3, 4] }
 // Kernels on the host are slow: fewer and smaller steps, of which all from the third on are replays of a recorded one.
 export const byNccl: Kind = {
   run: async (...given) => together(await runNccl(...given)),
   steps: 6,
   more: {
     ...{ device: 'simt', precision: 'f32', data: 'scenes:48', imageSize: 32, batchSize: 16, epochs: 2, knnEvery: 1, queueLength: 64 },
+    // As few as whole accesses of 16 bytes take.
+    baseChannels: 4,
     // Positions that count are summed over the processes, in the recorded step too.
     denseMatch: 'geometry',
   },
