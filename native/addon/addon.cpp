@@ -202,7 +202,7 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
 
-  Napi::Value run(const Napi::CallbackInfo& info) { return runOp(info, handles_); }
+  Napi::Value run(const Napi::CallbackInfo& info) { return runOp(info, handles_, steps_); }
   Napi::Value formulas(const Napi::CallbackInfo& info) { return listFormulas(info.Env()); }
   Napi::Value opSignatures(const Napi::CallbackInfo& info) { return listSignatures(info.Env()); }
 

@@ -27,7 +27,7 @@ struct Reader {
 
 }  // namespace
 
-Napi::Value runOp(const Napi::CallbackInfo& info, const Handles& handles) {
+Napi::Value runOp(const Napi::CallbackInfo& info, const Handles& handles, Steps& steps) {
   const auto index = static_cast<size_t>(integerOf(info[0], "an op's number", 0, static_cast<double>(signatures().size()) - 1));
   const Signature& signature = signatures()[index];
   const auto given = numbersOf(info[1]), numbers = numbersOf(info[2]);
@@ -57,6 +57,7 @@ Napi::Value runOp(const Napi::CallbackInfo& info, const Handles& handles) {
   }
   REQUIRE(device != nullptr, "INTERNAL", std::string(call.op) + ": no tensors");
   signature.check(call);
+  steps.called(call);
   for (size_t p = 0; p < signature.tensors.size(); ++p)
     if (signature.tensors[p].mayBeWritten())
       for (uint32_t k = call.firstTensor[p]; k < call.firstTensor[p + 1]; ++k)

@@ -7,12 +7,32 @@ constexpr size_t kMaxReads = 4096, kMaxReadBytes = size_t{1} << 30;
 
 }  // namespace
 
+// An environment that ends in the middle of a step, as that of a worker that is terminated, leaves none to the device.
+Steps::~Steps() {
+  while (!steps_.empty()) end(steps_.begin()->first);
+}
+
 uint32_t Steps::begin(Device& device) {
+  expectNone();
   Arena* arena = device.allocator.startTrace();
   Step& step = steps_[++last_];
   step.device = &device;
+  step.calls = std::make_unique<StepCalls>(device);
   step.arena = arena;
+  current_ = &step;
   return last_;
+}
+
+void Steps::expectNone() const {
+  REQUIRE(current_ == nullptr, "GRAPH", "graph: another step is being recorded on " + current_->device->name);
+}
+
+void Steps::called(const Call& call) {
+  if (current_ == nullptr) return;
+  if (current_->open)
+    current_->calls->compare(call);
+  else
+    current_->calls->note(call);
 }
 
 Steps::Step& Steps::find(uint32_t ticket) {
@@ -25,6 +45,7 @@ void Steps::endTrace(uint32_t ticket) {
   Step& step = find(ticket);
   REQUIRE(step.tracing, "GRAPH", "graph: the trace of this step has ended");
   step.tracing = false;
+  current_ = nullptr;
   step.device->allocator.endTrace();
   step.traced = true;
 }
@@ -33,18 +54,22 @@ void Steps::startRecording(uint32_t ticket) {
   Step& step = find(ticket);
   REQUIRE(step.traced, "GRAPH", "graph: a step is recorded once, after its trace");
   REQUIRE(step.device->traits().recordable, "GRAPH", step.device->name + " records no work");
+  expectNone();
   step.traced = false;
   step.device->synchronize();
   step.device->allocator.startServing(step.arena);
   step.device->beginRecording();
   step.open = true;
+  current_ = &step;
 }
 
 Steps::Planned Steps::endRecording(uint32_t ticket) {
   Step& step = find(ticket);
   REQUIRE(step.open, "GRAPH", "graph: this step is not being recorded");
   step.open = false;
+  current_ = nullptr;
   step.recording = step.device->endRecording();
+  step.calls->finish();
   step.device->allocator.endServing();
   return {static_cast<size_t>(step.recording->launches()), &step.arena->plan};
 }
@@ -52,16 +77,19 @@ Steps::Planned Steps::endRecording(uint32_t ticket) {
 void Steps::replay(uint32_t ticket) {
   const Step& step = find(ticket);
   REQUIRE(step.recording != nullptr, "GRAPH", "graph: this step has not been recorded");
+  step.calls->expectTensors();
   step.recording->replay();
 }
 
 void Steps::end(uint32_t ticket) {
   Step& step = find(ticket);
+  if (current_ == &step) current_ = nullptr;
   try {
     if (step.open) step.recording = step.device->endRecording();
   } catch (const Error&) {
     // A recording that was broken off: what broke it has been reported.
   }
+  // Before what it names.
   step.recording.reset();
   step.device->allocator.abandon(step.arena);
   steps_.erase(ticket);

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "../core/device.h"
+#include "../core/stepCalls.h"
 
 namespace densecl {
 
@@ -15,17 +16,24 @@ class Steps {
     size_t launches;
     const Plan* plan;
   };
+  Steps() = default;
+  ~Steps();
+  Steps(const Steps&) = delete;
+  Steps& operator=(const Steps&) = delete;
   uint32_t begin(Device& device);
   void endTrace(uint32_t ticket);
   void startRecording(uint32_t ticket);
   Planned endRecording(uint32_t ticket);
   void replay(uint32_t ticket);
+  // Of every op that is called, before it is run: may throw where a step is recorded.
+  void called(const Call& call);
   // At any point.
   void end(uint32_t ticket);
 
  private:
   struct Step {
     Device* device;
+    std::unique_ptr<StepCalls> calls;
     Arena* arena = nullptr;
     std::unique_ptr<Recording> recording;
     bool tracing = true;  // between begin and endTrace
@@ -33,8 +41,10 @@ class Steps {
     bool open = false;    // between startRecording and endRecording
   };
   Step& find(uint32_t ticket);
+  void expectNone() const;
 
   std::map<uint32_t, Step> steps_;
+  Step* current_ = nullptr;  // the one that is traced or recorded now
   uint32_t last_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "allocator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "device.h"
@@ -16,15 +17,16 @@ size_t Allocator::capacity(size_t bytes) {
 void* Allocator::allocate(size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
-  if (serving_ != nullptr && isOwner()) {
-    void* block = serving_->plan.serve(serving_->memory, size);
-    ++serving_->blocks;
+  Run* run = runLocked();
+  if (run != nullptr && run->serving != nullptr) {
+    void* block = run->serving->plan.serve(run->serving->memory, size);
+    ++run->serving->blocks;
     return block;
   }
   void* block = allocateLocked(bytes, size);
   ++storages_;
   device_.onAcquire(block, bytes, size);
-  if (tracing_ != nullptr && isOwner() && !paused_) tracing_->plan.acquired(block, size);
+  if (run != nullptr && !run->paused) run->tracing->plan.acquired(block, size);
   return block;
 }
 
@@ -73,12 +75,13 @@ void* Allocator::allocateLocked(size_t bytes, size_t size) {
 void Allocator::release(void* block, size_t bytes) {
   const size_t size = capacity(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  Run* run = runLocked();
   if (Arena* arena = arenaOf(block)) {
-    if (arena == serving_) arena->plan.returned(block);
+    if (run != nullptr && arena == run->serving) arena->plan.returned(block);
     --arena->blocks;
     return freeIfUnused(arena);
   }
-  if (tracing_ != nullptr) tracing_->plan.released(block);
+  if (run != nullptr && run->tracing != nullptr) run->tracing->plan.released(block);
   device_.onRelease(block, bytes, size);
   --storages_;
   releaseLocked(block, size);
@@ -102,56 +105,74 @@ bool Allocator::isPlanned(const void* block) {
 
 bool Allocator::serves() {
   std::lock_guard<std::mutex> lock(mutex_);
-  return serving_ != nullptr && isOwner();
+  const Run* run = runLocked();
+  return run != nullptr && run->serving != nullptr;
+}
+
+size_t Allocator::blockOfRun(const void* block) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Run* run = runLocked();
+  if (run == nullptr) return kUnplanned;
+  return (run->tracing != nullptr ? run->tracing : run->serving)->plan.find(block).value_or(kUnplanned);
 }
 
 void Allocator::pauseTrace(bool paused) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (isOwner()) paused_ = paused;
+  if (Run* run = runLocked()) run->paused = paused;
+}
+
+Allocator::Run* Allocator::runLocked() {
+  const auto found = runs_.find(std::this_thread::get_id());
+  return found == runs_.end() ? nullptr : &found->second;
+}
+
+void Allocator::expectNoRunLocked() {
+  const bool other = device_.traits().hostMemory ? runLocked() != nullptr : !runs_.empty();
+  REQUIRE(!other, "GRAPH", "graph: another step is being recorded on " + device_.name);
 }
 
 std::vector<Gap> Allocator::gaps() {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Gap> gaps;
-  for (const auto& [offset, bytes] : serving_->plan.gaps()) gaps.push_back({static_cast<char*>(serving_->memory) + offset, bytes});
+  const Arena& arena = *runLocked()->serving;
+  for (const auto& [offset, bytes] : arena.plan.gaps()) gaps.push_back({static_cast<char*>(arena.memory) + offset, bytes});
   return gaps;
 }
 
 Arena* Allocator::startTrace() {
   std::lock_guard<std::mutex> lock(mutex_);
-  REQUIRE(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
-  owner_ = std::this_thread::get_id();
-  paused_ = false;
+  expectNoRunLocked();
   arenas_.push_back(std::make_unique<Arena>());
-  return tracing_ = arenas_.back().get();
+  Arena* arena = arenas_.back().get();
+  runs_[std::this_thread::get_id()] = {arena, nullptr, false};
+  return arena;
 }
 
 void Allocator::endTrace() {
   std::lock_guard<std::mutex> lock(mutex_);
-  tracing_->plan.place();
-  tracing_ = nullptr;
+  runLocked()->tracing->plan.place();
+  runs_.erase(std::this_thread::get_id());
 }
 
 void Allocator::startServing(Arena* arena) {
   std::lock_guard<std::mutex> lock(mutex_);
-  REQUIRE(tracing_ == nullptr && serving_ == nullptr, "GRAPH", "graph: another step is being recorded on " + device_.name);
+  expectNoRunLocked();
   trimLocked();  // what the runs before kept for reuse
   arena->memory = allocateLocked(arena->plan.bytes(), capacity(arena->plan.bytes()));
-  serving_ = arena;
-  owner_ = std::this_thread::get_id();
+  runs_[std::this_thread::get_id()] = {nullptr, arena, false};
 }
 
 void Allocator::endServing() {
   std::lock_guard<std::mutex> lock(mutex_);
-  Arena* arena = serving_;
-  serving_ = nullptr;
+  Arena* arena = runLocked()->serving;
+  runs_.erase(std::this_thread::get_id());
   arena->plan.finish();
 }
 
 void Allocator::abandon(Arena* arena) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (tracing_ == arena) tracing_ = nullptr;
-  if (serving_ == arena) serving_ = nullptr;
+  for (auto run = runs_.begin(); run != runs_.end();)
+    run = run->second.tracing == arena || run->second.serving == arena ? runs_.erase(run) : std::next(run);
   arena->abandoned = true;
   freeIfUnused(arena);
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <array>
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -51,13 +52,17 @@ class Allocator {
   void setLimit(size_t bytes);  // 0 removes the limit
 
   // Planned memory, in this order: a run between startTrace and endTrace, a run between startServing and endServing that gets its
-  // blocks from the arena, and abandon, also after an error at any point. Blocks of other threads have nothing to do with either run.
+  // blocks from the arena, and abandon, also after an error at any point. A run is that of its thread: blocks of others have nothing to do
+  // with it, and where tensors lie in the host's memory others may have theirs meanwhile.
   Arena* startTrace();
   void endTrace();
   void startServing(Arena* arena);
   void endServing();
   void abandon(Arena* arena);
   bool isPlanned(const void* block);
+  // The place of a block among those of this thread's run, the same in both runs of a step; kUnplanned for one that is none of them.
+  static constexpr size_t kUnplanned = static_cast<size_t>(-1);
+  size_t blockOfRun(const void* block);
   // Whether this thread's run is recorded now.
   bool serves();
   // What is taken and given back meanwhile has no place in the plan: scratch memory of an op that will be run again, and will ask again.
@@ -78,6 +83,14 @@ class Allocator {
   void releaseLocked(void* block, size_t size);
   Arena* arenaOf(const void* block);
   void freeIfUnused(Arena* arena);
+  // Only one of the two arenas is there.
+  struct Run {
+    Arena *tracing = nullptr, *serving = nullptr;
+    bool paused = false;
+  };
+  // That of this thread; null where it has none.
+  Run* runLocked();
+  void expectNoRunLocked();
   // Parameters of a few hundred bytes live long: they lie apart, so that large blocks find neighbours to be merged with.
   Heap& heapOf(size_t size) { return size < kLarge ? small_ : large_; }
   size_t reserved() const { return small_.reserved() + large_.reserved(); }
@@ -89,11 +102,7 @@ class Allocator {
   size_t live_ = 0, peak_ = 0, limit_ = 0, storages_ = 0;
   size_t highest_ = 0;  // that live_ has ever been
   std::vector<std::unique_ptr<Arena>> arenas_;
-  Arena* tracing_ = nullptr;
-  Arena* serving_ = nullptr;
-  std::thread::id owner_;  // whose run is traced or recorded
-  bool isOwner() const { return std::this_thread::get_id() == owner_; }
-  bool paused_ = false;
+  std::map<std::thread::id, Run> runs_;
 };
 
 // A block of a device's memory.

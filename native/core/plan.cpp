@@ -89,6 +89,7 @@ bool Plan::matches(bool acquire, size_t lifetime) {
 void* Plan::serve(void* arena, size_t capacity) {
   const size_t lifetime = served_++;
   if (!matches(true, lifetime) || lifetimes_[lifetime].capacity != capacity) {
+    differs_ = true;
     throw Error("GRAPH", "graph: the recorded run asks for " + std::to_string(capacity) + " bytes as block " + std::to_string(lifetime) +
                              ", where the run before it " +
                              (lifetime < lifetimes_.size() ? "took " + std::to_string(lifetimes_[lifetime].capacity) + " bytes"
@@ -104,6 +105,11 @@ void Plan::returned(void* block) {
   const auto found = open_.find(block);
   matches(false, found == open_.end() ? lifetimes_.size() : found->second);
   if (found != open_.end()) open_.erase(found);
+}
+
+std::optional<size_t> Plan::find(const void* block) const {
+  const auto found = open_.find(block);
+  return found == open_.end() ? std::nullopt : std::optional<size_t>(found->second);
 }
 
 std::vector<std::pair<size_t, size_t>> Plan::gaps() const {

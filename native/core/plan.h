@@ -2,6 +2,7 @@
 // its place in one arena, and the run that is recorded must ask for the same blocks in the same order.
 #pragma once
 #include <cstddef>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -20,6 +21,8 @@ class Plan {
   // The run that is recorded: the place of the next block. Throws GRAPH when it is not the block of the trace.
   void* serve(void* arena, size_t capacity);
   void returned(void* block);
+  // Of either run: which of its blocks, in their order, this one is that is in use.
+  std::optional<size_t> find(const void* block) const;
   // What no block has at this moment of it: offset and bytes, by offset.
   std::vector<std::pair<size_t, size_t>> gaps() const;
   // The two runs have done the same; throws GRAPH when not.
@@ -43,7 +46,7 @@ class Plan {
 
   std::vector<Lifetime> lifetimes_;
   std::vector<Event> events_;
-  std::unordered_map<void*, size_t> open_;  // lifetimes of blocks in use
+  std::unordered_map<const void*, size_t> open_;  // lifetimes of blocks in use
   size_t bytes_ = 0, live_ = 0, total_ = 0;
   size_t at_ = 0, served_ = 0;  // of the recorded run
   bool differs_ = false;

@@ -54,6 +54,8 @@ class OpList : public Recording {
   }
   // The arena's blocks end where no op is left that names them, and with them what was made of their values.
   void finish() {
+    for (const auto& [storage, place] : places_)
+      if (!place.of.expired()) results_.push_back(place.of);
     places_.clear();
     std::unordered_map<Storage*, Step*> last;
     for (Step& step : steps_)
@@ -62,6 +64,8 @@ class OpList : public Recording {
     for (const auto& [storage, step] : last) step->ended.push_back(storage);
   }
   void replay() override {
+    for (const std::weak_ptr<Storage>& result : results_)
+      if (const std::shared_ptr<Storage> storage = result.lock()) storage->written();
     for (const Step& step : steps_) {
       for (Storage* storage : step.written) storage->written();
       const Loan loan(step.free);
@@ -84,9 +88,11 @@ class OpList : public Recording {
     std::shared_ptr<Storage> own;
   };
 
-  // Storages of the arena are given back as the recorded run goes on, so that the next ones get their places; others are kept alive.
+  // Storages of the arena are given back as the recorded run goes on, so that the next ones get their places; others belong to whoever
+  // made them, and StepCalls sees that they live.
   Tensor ownTensor(const Tensor& tensor) {
-    if (!cpuDevice().allocator.isPlanned(tensor.raw())) return tensor;
+    if (cpuDevice().allocator.blockOfRun(tensor.raw()) == Allocator::kUnplanned)
+      return {std::shared_ptr<Storage>(std::shared_ptr<Storage>(), tensor.storage.get()), tensor.dtype, tensor.shape};
     Place& place = places_[tensor.storage.get()];
     if (place.of.lock() != tensor.storage)
       place = {tensor.storage, std::make_shared<Storage>(tensor.storage->device, tensor.storage->bytes, tensor.storage->block)};
@@ -95,6 +101,7 @@ class OpList : public Recording {
 
   std::deque<Step> steps_;
   std::unordered_map<const Storage*, Place> places_;
+  std::vector<std::weak_ptr<Storage>> results_;  // what the recorded run has left, in places that every replay writes
 };
 
 class CpuDevice : public Device {

@@ -96,6 +96,8 @@ export const itemBytes = (dtype: DType): number => packed[dtype]?.array.BYTES_PE
 export const sizeOf = (shape: Shape): number => shape.reduce((product, d) => product * d, 1)
 
 let nextId = 1
+/** @internal The id of the tensor that was made last. */
+export const lastTensor = (): number => nextId - 1
 let leaks = 0
 const registry = new FinalizationRegistry<number>((handle) => {
   leaks += 1
