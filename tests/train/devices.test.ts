@@ -109,6 +109,22 @@ if (thorough)
     })
   })
 
+if (thorough)
+  test('a recorded step reads the views that workers make of images of one channel: the bits of one that is run op by op', async () => {
+    await withFolder(async (folder) => {
+      const losses = async (graph: boolean): Promise<number[]> => {
+        const out = join(folder, String(graph))
+        const settings = config({ graph, channels: 1, mean: [0.5], deviation: [0.25], epochs: 3, knnEvery: 0, knnData: null, denseEvery: 0 })
+        await pretrain({ config: settings, out, quiet: true, pictures: false })
+        return lossesOf(out)
+      }
+      const recorded = await losses(true)
+      assert.is(recorded.length, 6)
+      assert.is(new Set(recorded).size, 6)
+      assert.equal(recorded, await losses(false))
+    })
+  })
+
 test('numbers that are not finite stop the run at the next line, and the last checkpoint is from before', async () => {
   await withFolder(async (folder) => {
     await rejectsError(
