@@ -222,7 +222,7 @@ function cases(device: string): void {
       const x = vector(1)
       const inner = new Graph(device, () => add(x, x))
       const outer = new Graph(device, () => scale(inner.run(), 3))
-      const own: Graph<Tensor> = new Graph(device, () => own.run())
+      const own = new Graph<Tensor>(device, () => own.run())
       for (let turn = 0; turn < 4; ++turn) {
         for (const graph of [outer, own]) throwsError(() => graph.run(), 'GRAPH', /outside of other graphs .* in the body of one on/)
         assert.is(inner.run().item(), 2)

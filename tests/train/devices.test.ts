@@ -114,7 +114,16 @@ if (thorough)
     await withFolder(async (folder) => {
       const losses = async (graph: boolean): Promise<number[]> => {
         const out = join(folder, String(graph))
-        const settings = config({ graph, channels: 1, mean: [0.5], deviation: [0.25], epochs: 3, knnEvery: 0, knnData: null, denseEvery: 0 })
+        const settings = config({
+          graph,
+          channels: 1,
+          mean: [0.5],
+          deviation: [0.25],
+          epochs: 3,
+          knnEvery: 0,
+          knnData: null,
+          denseEvery: 0,
+        })
         await pretrain({ config: settings, out, quiet: true, pictures: false })
         return lossesOf(out)
       }

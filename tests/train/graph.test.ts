@@ -96,7 +96,12 @@ test('scratch memory of a recorded op lies where the step has room meanwhile, an
     for (let run = 0; run < 3; ++run) graph.run()
     native.resetPeakMemory('cpu')
     const { live } = native.memory('cpu')
-    assert.ok(graph.run().data().every((value) => value === 512))
+    assert.ok(
+      graph
+        .run()
+        .data()
+        .every((value) => value === 512),
+    )
     const { peak } = native.memory('cpu')
     graph.dispose()
     return peak - live
