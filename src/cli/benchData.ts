@@ -39,7 +39,7 @@ interface DataRow {
 
 /** Loads for `seconds` with each number of workers, without keeping decoded images. */
 export async function benchData(options: DataBenchOptions, onRow: (row: DataRow) => void): Promise<DataRow[]> {
-  const source = await openSource(options.data)
+  const source = await openSource(options.data, { setting: '--data' })
   if (source.items.length < options.batch)
     fail('CONFIG', `bench data: --batch is ${options.batch} but ${options.data} holds ${source.items.length} images`)
   const rows: DataRow[] = []

@@ -50,7 +50,7 @@ export const addCorrespondence: AddEvaluation = (parent, done) => {
         const sizes = flags.imageSize.split(',').map((text) => numberFlag('image-size', text, { least: 8, whole: true }))
         const seed = numberFlag('seed', flags.seed, { least: 0, whole: true })
         const most = numberFlag('images', flags.images, { least: 1, whole: true })
-        const items = drawnItems((await openSource(flags.data, { split: 'val' })).items, most, seed)
+        const items = drawnItems((await openSource(flags.data, { split: 'val', setting: '--data' })).items, most, seed)
         const { backbone, compute, note } = await openBackbone(weights, flags)
         const untrained = randomLike(backbone, seed)
         const broken = new Map<string, string>()

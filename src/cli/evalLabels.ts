@@ -12,7 +12,8 @@ export async function openLabelled(
   train: string,
   val: string,
 ): Promise<{ bank: Item[]; queries: Item[]; classes: string[] }> {
-  const [bank, queries] = [await openSource(train, { split: 'train' }), await openSource(val, { split: 'val' })]
+  const bank = await openSource(train, { split: 'train', setting: '--train' })
+  const queries = await openSource(val, { split: 'val', setting: '--val' })
   for (const [path, source] of [
     [train, bank],
     [val, queries],

@@ -154,7 +154,7 @@ async function withStart(method: Method, settings: string[], flags: Flags): Prom
     say('no --data and no --preset: preset quick, on pictures that are made here; --data FOLDER trains on yours')
     return { ...flags, preset: 'quick' }
   }
-  const { items } = await openSource(data)
+  const { items } = await openSource(data, { setting: 'data' })
   const preset = items.length < manyImages ? 'few' : 'small'
   say(`${items.length} images: preset ${preset}, as densecl pretrain --data ${data} --preset ${preset}`)
   return { ...flags, data, preset }

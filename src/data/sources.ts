@@ -4,6 +4,7 @@ import { basename, dirname, isAbsolute, join } from 'node:path'
 
 import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
+import { called } from '../tensor/settingNames.js'
 import { withoutSecrets } from './addresses.js'
 import { cocoSource } from './cocoSource.js'
 import { folderSource } from './folderSource.js'
@@ -42,16 +43,16 @@ export const sourceFormats: readonly SourceFormat[] = dataSources.map(({ format 
 /**
  * Opens `path`: a folder (class folders give labels), a folder of tar shards or one shard, a VOC tree, a COCO annotation
  * file, a text list (a path a line, relative to the list, then optionally a label), `scenes[:count]`, or shards on other machines:
- * `https://host/shard-{000000..000146}.tar`, or a text list of such addresses. Throws DATA for what cannot be read as one of them, and
- * FETCH for shards that another machine does not give.
+ * `https://host/shard-{000000..000146}.tar`, or a text list of such addresses. `setting` is what gave the path, for messages. Throws DATA
+ * for what cannot be read as one of them, and FETCH for shards that another machine does not give.
  */
 export async function openSource(
   given: string,
-  options: { format?: SourceFormat | 'auto'; split?: Split; cache?: ShardCache } = {},
+  options: { format?: SourceFormat | 'auto'; split?: Split; cache?: ShardCache; setting?: string } = {},
 ): Promise<Source> {
-  const { format = 'auto', split = 'train', cache = {} } = options
+  const { format = 'auto', split = 'train', cache = {}, setting } = options
   const path = withoutSecrets(given)
-  const kind = sourceKind(path, format)
+  const kind = sourceKind(path, format, setting)
   const source = { format: kind.format, ...(await opened(kind, path, split, cache)) }
   if (source.items.length === 0) {
     const holds = `data: ${path} (read as ${kind.format}) holds no image (${[...imageExtensions].join(' ')})`
@@ -61,10 +62,10 @@ export async function openSource(
 }
 
 /** The kind of source that a path is read as. Throws DATA where nothing is there, or nothing that can be read. */
-export function sourceKind(path: string, format: SourceFormat | 'auto' = 'auto'): DataSource {
+export function sourceKind(path: string, format: SourceFormat | 'auto' = 'auto', setting?: string): DataSource {
   const kind: DataSource =
-    dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path)
-  if (kind.virtual !== true && !existsSync(path)) missing(path)
+    dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path, setting)
+  if (kind.virtual !== true && !existsSync(path)) missing(path, setting)
   return kind
 }
 
@@ -79,21 +80,22 @@ async function opened(kind: DataSource, path: string, split: Split, cache: Shard
 }
 
 /** A path that is not there: what else lies where the path ends to exist, and what does without one. */
-function missing(path: string): never {
+function missing(path: string, setting?: string): never {
   const [folder, name] = [dirname(path), basename(path)]
   const found = isFolder(folder) ? didYouMean(name, namesIn(folder), (other) => join(folder, other)) : ''
   const from = isAbsolute(path) ? '' : ` below ${process.cwd()}`
-  return fail('DATA', `data: ${path} does not exist${from}${found}; expected a folder of images, or scenes, the built-in pictures`)
+  const named = setting === undefined ? '' : `${called(setting)} to be `
+  return fail('DATA', `data: ${path} does not exist${from}${found}; expected ${named}a folder of images, or scenes, the built-in pictures`)
 }
 
-function unknown(path: string): never {
+function unknown(path: string, setting?: string): never {
   const scheme = /^([a-z][a-z0-9]*):\/\//i.exec(path)?.[1]
   if (scheme !== undefined)
     fail(
       'DATA',
       `data: ${scheme}://... is not read: expected https:// or http://; files of S3 and the like have such addresses, plain or signed`,
     )
-  if (!existsSync(path)) missing(path)
+  if (!existsSync(path)) missing(path, setting)
   if (isVideo(path)) fail('DATA', `data: ${path} is a video: densecl frames makes images of it`)
   return fail('DATA', `data: ${path} is none of: ${dataSources.map(({ describe }) => describe).join(', ')}`)
 }

@@ -21,7 +21,7 @@ export async function knnSets(config: Config, source: Source): Promise<LabelledS
     (source.format === 'scenes' ? 'scenes:500' : basename(config.data) === 'train' && existsSync(sibling) ? sibling : undefined)
   const every = Math.max(1, Math.ceil(source.items.length / config.knnImages))
   if (other !== undefined) {
-    const held = await openSource(other, { split: 'val', cache: config })
+    const held = await openSource(other, { split: 'val', cache: config, setting: 'knnData' })
     if (held.classes?.join() !== source.classes.join()) {
       fail(
         'DATA',

@@ -161,7 +161,7 @@ async function setUp(
   }
   // Before anything is read, and once more with what kNN looks at.
   if (!force) look()
-  const source = await openSource(config.data, { format: config.format, cache: config })
+  const source = await openSource(config.data, { format: config.format, cache: config, setting: 'data' })
   const labelled = await knnSets(config, source)
   const memory = force ? 'memory  not looked at (--force)' : look(sizeOf(labelled))
   checkSize(config, source.items.length, checkpoint)
@@ -256,7 +256,7 @@ export async function dryRun({ config: given, method: known, force }: Omit<Pretr
   const config = begunConfig(resolveConfig(settingsOf(given, 'config'), method), 1)
   const placement = resolvePlacement(config)
   const kind = await loadBackboneKind(config.backbone)
-  const source = await openSource(config.data, { format: config.format, cache: config })
+  const source = await openSource(config.data, { format: config.format, cache: config, setting: 'data' })
   const labelled = await knnSets(config, source)
   const memory =
     force === true ? 'memory  not looked at (--force)' : checkMemory(config, { method, kind, placement, knn: sizeOf(labelled) })

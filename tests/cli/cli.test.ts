@@ -114,7 +114,8 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['pretrain', '--preset', 'small', '--data', join(folder, 'none'), '--out', join(folder, 'x')], 1, /none does not exist/],
       [['check-data', join(folder, 'none')], 1, /none does not exist; expected a folder of images, or scenes/],
       [['check-data', join(folder, 'fotos')], 1, /fotos does not exist \(did you mean \S*[/\\]photos\?\)/],
-      [['pretrain', '--data', 'nowhere'], 1, /nowhere does not exist below (\/|[A-Z]:)/],
+      [['pretrain', '--data', 'nowhere'], 1, /nowhere does not exist below (\/|[A-Z]:).*; expected --data to be a folder of images/],
+      [['pretrain', '--data', 'scenes:40', '--knn-data', 'nowhere'], 1, /nowhere .*; expected --knn-data to be a folder of images/],
       [
         ['pretrain', '--set', 'optimizer.momentun=0.8', '--data', 'scenes'],
         2,
