@@ -145,7 +145,7 @@ async function setUp(
   const begun = begunConfig(wanted, group.size, checkpoint?.config)
   const config = checkpoint === undefined ? begun : resumedConfig(checkpoint, begun, method)
   // A path that is not there is said before anything that takes long, or is about the size of a run.
-  sourceKind(config.data, config.format)
+  sourceKind(config.data, config.format, 'data')
   const here = identity()
   const placement = resolvePlacement(group.size === 1 ? config : { ...config, device: deviceOfRank(config.device, here) })
   checkShare(config, method, group, placement.device)
