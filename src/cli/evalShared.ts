@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 
 import { type Command, Option } from 'commander'
 
-import { mostWorkers, workersFor } from '../data/loader.js'
+import { mostWorkers, workersFor } from '../data/workerPool.js'
 import { Group } from '../distributed/group.js'
 import { deviceOfRank, identity } from '../distributed/launcher.js'
 import { endTogether, leaveTogether, openGroup } from '../distributed/open.js'

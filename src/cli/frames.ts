@@ -1,4 +1,4 @@
-import { pixelsOfCrops } from '../data/loader.js'
+import { pixelsOfCrops } from '../data/ring.js'
 import { mocoV2Augmentation } from '../data/augment.js'
 import { extractFrames, videosAt } from '../data/videos.js'
 import { makeFolder } from '../files/atomic.js'

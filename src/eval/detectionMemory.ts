@@ -1,6 +1,6 @@
 /** What the evaluation of a backbone by detection takes of the memory, before an image is read (src/run/memory.ts). */
 import { publishedAnchors } from '../detection/anchors.js'
-import { workersFor } from '../data/loader.js'
+import { workersFor } from '../data/workerPool.js'
 import { noGrad } from '../autograd/tape.js'
 import { detect, testRules } from '../detection/detect.js'
 import type { Detector } from '../detection/detector.js'

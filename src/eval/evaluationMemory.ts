@@ -1,7 +1,7 @@
 /** What estimates of the memory of evaluations share: a network on the dry device, and the parts that all have (src/run/memory.ts). */
 import { availableParallelism } from 'node:os'
 
-import { workersFor } from '../data/loader.js'
+import { workersFor } from '../data/workerPool.js'
 import type { Backbone } from '../nn/backbone.js'
 import { mostBytes, type MemoryEstimate, type Part } from '../run/memory.js'
 import { native } from '../tensor/native.js'

@@ -1,6 +1,7 @@
 /** What fine-tuning a classifier takes of the memory, before an image is read (src/run/memory.ts). */
 import { mostOfEvenBatch } from '../data/sampler.js'
-import { loaderBytes, workersFor } from '../data/loader.js'
+import { loaderBytes } from '../data/ring.js'
+import { workersFor } from '../data/workerPool.js'
 import { noGrad } from '../autograd/tape.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'

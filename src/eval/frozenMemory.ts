@@ -1,5 +1,6 @@
 /** What an evaluation by frozen segmentation takes of the memory, before an image is read (src/run/memory.ts). */
-import { loaderBytes, workersFor } from '../data/loader.js'
+import { loaderBytes } from '../data/ring.js'
+import { workersFor } from '../data/workerPool.js'
 import type { SegmentationSource } from '../data/segmentationSources.js'
 import type { Backbone } from '../nn/backbone.js'
 import { evaluation } from '../nn/layers.js'

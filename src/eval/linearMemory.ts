@@ -1,5 +1,6 @@
 /** What a linear evaluation of a backbone takes of the memory, before an image is read (src/run/memory.ts). */
-import { loaderBytes, workersFor } from '../data/loader.js'
+import { loaderBytes } from '../data/ring.js'
+import { workersFor } from '../data/workerPool.js'
 import type { Backbone } from '../nn/backbone.js'
 import { fitting, hostLimits, type MemoryEstimate, workerBytes } from '../run/memory.js'
 import { withCompute } from '../tensor/compute.js'

@@ -1,6 +1,7 @@
 /** What the evaluation of a backbone by segmentation takes of the memory, before it trains on one (src/run/memory.ts). */
 import type { Pixels } from '../data/decode.js'
-import { loaderBytes, workersFor } from '../data/loader.js'
+import { loaderBytes } from '../data/ring.js'
+import { workersFor } from '../data/workerPool.js'
 import type { SegmentedItem } from '../data/segmentationSources.js'
 import { scaledSize } from '../data/segmentationView.js'
 import { loadPixels } from '../data/source.js'

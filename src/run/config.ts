@@ -2,7 +2,7 @@
 import { z } from 'zod'
 
 import { withoutSecrets } from '../data/addresses.js'
-import { mostWorkers } from '../data/loader.js'
+import { mostWorkers } from '../data/workerPool.js'
 import { maxBlurSigma, mocoV2Augmentation } from '../data/augment.js'
 import { sourceFormats } from '../data/sources.js'
 import { fail } from '../tensor/errors.js'

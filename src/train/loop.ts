@@ -1,5 +1,6 @@
 /** The training loop: batches, steps, the moments at which something is looked at or written, and leaving when asked to. */
-import { type Batch, Loader } from '../data/loader.js'
+import { Loader } from '../data/loader.js'
+import type { Batch } from '../data/loaderOptions.js'
 import { batchIndices, epochOrder } from '../data/sampler.js'
 import { stopWatching } from '../distributed/control.js'
 import { pace } from '../distributed/pace.js'

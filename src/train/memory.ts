@@ -5,7 +5,8 @@
  */
 import { availableParallelism } from 'node:os'
 
-import { loaderBytes, workersFor } from '../data/loader.js'
+import { loaderBytes } from '../data/ring.js'
+import { workersFor } from '../data/workerPool.js'
 import { extractBatch } from '../eval/features.js'
 import { knnBytes } from '../eval/knn.js'
 import { evaluation } from '../nn/layers.js'

@@ -1,7 +1,8 @@
 /** A run as people and machines read it: its first lines, the live line, and the row of metrics.jsonl. */
 import { splitsAsClasses } from '../data/folderSource.js'
 import { skippedLines } from '../data/source.js'
-import { type Loader, pixelsOfCrops } from '../data/loader.js'
+import type { Loader } from '../data/loader.js'
+import { pixelsOfCrops } from '../data/ring.js'
 import { openNvjpeg } from '../data/nvjpeg.js'
 import { learningRate } from '../optim/schedule.js'
 import type { Config } from '../run/config.js'

@@ -1,7 +1,7 @@
 /** What of a run each of its processes does: batch size and groups are numbers of the run, of which all have equal parts. */
 import { availableParallelism } from 'node:os'
 
-import { workersFor } from '../data/loader.js'
+import { workersFor } from '../data/workerPool.js'
 import type { Group } from '../distributed/group.js'
 import type { Method } from '../methods/method.js'
 import { allTensors, type State } from '../nn/module.js'

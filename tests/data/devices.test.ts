@@ -12,7 +12,8 @@ import {
   tableRow,
   wholeImage,
 } from '../../src/data/augment.js'
-import { Loader, pixelsOfCrops } from '../../src/data/loader.js'
+import { Loader } from '../../src/data/loader.js'
+import { pixelsOfCrops } from '../../src/data/ring.js'
 import { scene } from '../../src/data/scenes.js'
 import { openSource } from '../../src/data/sources.js'
 import { Random } from '../../src/tensor/random.js'
