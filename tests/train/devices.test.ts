@@ -1,13 +1,15 @@
 /** The training command's work on the device under test. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import sharp from 'sharp'
 import * as assert from 'uvu/assert'
 
 import type { DenseCLConfig } from '../../src/methods/densecl/options.js'
 import { resolveConfig } from '../../src/methods/index.js'
 import { dryRun, pretrain, type PretrainOptions } from '../../src/train/pretrain.js'
 import { readMetrics } from '../../src/run/runLog.js'
+import { Random } from '../../src/tensor/random.js'
 import { deviceTraits } from '../../src/tensor/traits.js'
 import { device, thorough } from '../support/devices.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
@@ -112,9 +114,21 @@ if (thorough)
 if (thorough)
   test('a recorded step reads the views that workers make of images of one channel: the bits of one that is run op by op', async () => {
     await withFolder(async (folder) => {
+      const data = join(folder, 'grey')
+      mkdirSync(data)
+      const [random, side] = [new Random(3), 40]
+      for (let i = 0; i < 8; ++i) {
+        const values = Uint8Array.from({ length: side * side }, () => random.below(256))
+        const image = sharp(values, { raw: { width: side, height: side, channels: 1 } })
+        await image
+          .toColourspace('b-w')
+          .png()
+          .toFile(join(data, `${i}.png`))
+      }
       const losses = async (graph: boolean): Promise<number[]> => {
         const out = join(folder, String(graph))
         const settings = config({
+          data,
           graph,
           channels: 1,
           mean: [0.5],
