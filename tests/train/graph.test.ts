@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 
 import { densecl } from '../../src/methods/densecl/method.js'
 import { resolveConfig } from '../../src/methods/index.js'
-import { add, matmul, scale } from '../../src/engine.js'
+import { matmul, scale } from '../../src/engine.js'
 import { evaluationCompute } from '../../src/eval/compute.js'
 import { pooledFeatures } from '../../src/eval/features.js'
 import { resnet } from '../../src/nn/resnet.js'
@@ -21,6 +21,7 @@ import { Random } from '../../src/tensor/random.js'
 import { type FloatDType, scope, Tensor } from '../../src/tensor/tensor.js'
 import { pretrain } from '../../src/train/pretrain.js'
 import { Trainer } from '../../src/train/trainer.js'
+import { recordSums } from '../support/recordedSums.js'
 import { suite, throwsError, withFolder } from '../support/suite.js'
 
 const test = suite('recorded steps')
@@ -185,17 +186,10 @@ test('what other threads compute meanwhile is in no step, and no step is in it',
   const stop = new SharedArrayBuffer(4)
   const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(busy)}`), { workerData: stop })
   await once(worker, 'message')
-  const input = Tensor.full([1000], 3).keep()
-  for (let turn = 0; turn < 200; ++turn) {
-    const graph = new Graph('cpu', () => scope(() => add(add(input, input), add(input, input))))
-    for (let run = 0; run < 4; ++run) assert.is(graph.run().data()[turn], 12)
-    assert.is(graph.plan!.launches, 3)
-    graph.dispose()
-  }
+  recordSums()
   Atomics.store(new Int32Array(stop), 0, 1)
   const [wrong] = (await once(worker, 'message')) as [number]
   await worker.terminate()
-  input.dispose()
   assert.is(wrong, 0)
 })
 
