@@ -103,6 +103,17 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
   }
 }
 
+/**
+ * The dtypes of a product: all floating and of one dtype, or the weight of f32 where x is bf16, to which it is rounded; the bias of the dtype
+ * of sums.
+ */
+export function expectFactors(op: string, x: Tensor, weight: Tensor, bias: Tensor | undefined): void {
+  expectTensor(op, 'x', x)
+  expectTensor(op, 'weight', weight)
+  const isRounded = x.dtype === 'bf16' && weight.dtype === 'f32'
+  expectFloats(op, isRounded ? { x } : { x, weight }, { bias })
+}
+
 export function expectTensor(op: string, name: string, value: unknown): asserts value is Tensor {
   if (!(value instanceof Tensor)) fail('ARGUMENT', `${op}: expected ${name} to be a tensor but received ${kindOf(value)}`)
 }

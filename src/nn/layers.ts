@@ -48,13 +48,13 @@ export interface Build {
   random: Random
   /** The dtype of parameters and statistics. */
   dtype: FloatDType
-  /** The dtype of activations, and of the copies of weights that meet them; `dtype` when absent, bf16 for mixed precision. */
+  /** The dtype of activations, and of weights as they meet them; `dtype` when absent, bf16 for mixed precision. */
   compute?: FloatDType | undefined
   /**
-   * No gradient will be asked for, and weights change as often as they are used: the copies in the dtype of the activations are made for
-   * each use, and not kept.
+   * Whether weights have copies in the dtype of the activations, true by default. Else products round weights as they read them, which is
+   * less memory where weights change as often as they are used.
    */
-  fleetingCopies?: boolean
+  keepsCopies?: boolean
   /** Weights are not drawn, since all of them are going to be written: what they hold until then is nothing to rely on. */
   unset?: boolean
 }
@@ -64,23 +64,20 @@ function draw({ random, dtype, unset = false }: Build, shape: readonly number[],
   return Tensor.drawn(() => fill(random, shape), shape, dtype).keep()
 }
 
-/** A weight as products take it: in the dtype of the activations, of which it has a copy when that is another. */
+/** A weight with its copy in the dtype of the activations, where that is another and copies are kept. */
 class Operand {
   readonly copy: Tensor | undefined
-  readonly #dtype: FloatDType
 
   constructor(
-    { dtype, compute = dtype, fleetingCopies = false }: Build,
+    { dtype, compute = dtype, keepsCopies = true }: Build,
     readonly weight: Tensor,
   ) {
-    this.#dtype = compute
-    if (compute !== dtype && !fleetingCopies) this.copy = weight.to(compute).keep()
+    if (compute !== dtype && keepsCopies) this.copy = weight.to(compute).keep()
   }
 
-  /** What `use` makes of it. */
-  for<R>(use: (weight: Tensor) => R): R {
-    if (this.copy !== undefined || this.weight.dtype === this.#dtype) return use(this.copy ?? this.weight)
-    return scope(() => use(this.weight.to(this.#dtype)))
+  /** What products take. */
+  get value(): Tensor {
+    return this.copy ?? this.weight
   }
 
   /** Its state, with that of a bias. */
@@ -114,17 +111,17 @@ export class Conv2d {
 
   /** The layer applied to x. */
   forward(x: Tensor): Tensor {
-    return this.#operand.for((weight) => conv2d(x, weight, this.bias, this.options))
+    return conv2d(x, this.#operand.value, this.bias, this.options)
   }
 
   /** @internal forward, and statistics of the result for the batch norm that follows, where the device gives them for free. */
   forwardForNorm(x: Tensor, groups: number): ConvolutionForNorm {
-    return this.#operand.for((weight) => conv2dForNorm(x, weight, this.options, groups))
+    return conv2dForNorm(x, this.#operand.value, this.options, groups)
   }
 
   /** @internal forward, and the norm by running statistics of the result. */
   forwardNormed(x: Tensor, norm: RunningNorm, options: Pick<BatchNormOptions, 'relu' | 'residual' | 'pooled'>): Tensor {
-    return this.#operand.for((weight) => conv2dNorm(x, weight, norm, { ...this.options, ...options }))
+    return conv2dNorm(x, this.#operand.value, norm, { ...this.options, ...options })
   }
 
   /** Parameters and buffers by name. */
@@ -147,7 +144,7 @@ export class Linear {
 
   /** The layer applied to x. */
   forward(x: Tensor): Tensor {
-    return this.#operand.for((weight) => linear(x, weight, this.bias))
+    return linear(x, this.#operand.value, this.bias)
   }
 
   /** Parameters and buffers by name. */

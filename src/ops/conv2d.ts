@@ -6,7 +6,15 @@ import { usesFamily } from '../tensor/families.js'
 import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { conv2dE4m3 } from './e4m3.js'
-import { type DeferredNorm, deferredNorm, type DeferredNormGradient, deferredNormGradient, valuesOf, wholeVectors } from './fusion.js'
+import {
+  type DeferredNorm,
+  deferredNorm,
+  type DeferredNormGradient,
+  deferredNormGradient,
+  roundedWeight,
+  valuesOf,
+  wholeVectors,
+} from './fusion.js'
 import { groupedConv2d } from './groupedConv2d.js'
 import { hopperTileRows, isAmpereTile } from './kernels.js'
 import { sumRows } from './sumRows.js'
@@ -47,7 +55,7 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
     const { norm } = prologues({ direction: 'forward', input: x.shape, weight: weight.shape, numbers, dtype: x.dtype }, x)
     runProduct(
       'conv2d',
-      { y, x: norm?.x ?? valuesOf(x), weight, bias, statistics, scale: norm?.scale, shift: norm?.shift },
+      { y, x: norm?.x ?? valuesOf(x), weight: roundedWeight(weight, x.dtype), bias, statistics, scale: norm?.scale, shift: norm?.shift },
       { ...numbers, relu: norm?.relu ?? false },
     )
     return { outputs: statistics === undefined ? [y] : [y, statistics], saved: { x, weight } }
@@ -77,7 +85,8 @@ export const conv2dOp = defineOp<Conv2dInputs, Conv2dAttrs>({
       const epilogue = last.x === undefined ? undefined : backwardEpilogue(last.x, gradients.x, grad, attrs)
       const { add, of, sums } = epilogue ?? {}
       const normBefore = { x: of?.x, y: of?.y, scale: of?.scale, shift: of?.shift, mean: of?.mean, sums }
-      runProduct('conv2dBackwardInput', { dx: gradients.x, dy: norm?.dz ?? grad, weight, add, ...normBefore, ...deferred }, numbers)
+      const operands = { dx: gradients.x, dy: norm?.dz ?? grad, weight: roundedWeight(weight, x.dtype), add, ...normBefore, ...deferred }
+      runProduct('conv2dBackwardInput', operands, numbers)
       if (epilogue !== undefined) last.x!.done(sums)
     }
     if (needs.bias) gradients.bias = sumRows(grad)
@@ -162,7 +171,8 @@ function prepare(x: Tensor, weight: Tensor, bias: Tensor | undefined, options: C
 
 /**
  * x [N, H, W, C] with weight [O, KH, KW, C / groups] and bias [O] to [N, OH, OW, O]: cross-correlation with zero padding. Output o sees the
- * channels of its group, which is o / (O / groups) rounded down.
+ * channels of its group, which is o / (O / groups) rounded down. With x in bf16 a weight in f32 is rounded on its way, and its gradient is of
+ * f32.
  */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: Conv2dOptions = {}): Tensor {
   if (options.groups !== undefined && options.groups !== 1) return groupedConv2d(x, weight, bias, options)

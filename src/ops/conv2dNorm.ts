@@ -1,10 +1,11 @@
 import { expectShape } from '../autograd/op.js'
 import { isRecorded } from '../autograd/tape.js'
 import { runNative } from '../tensor/native.js'
-import { Tensor } from '../tensor/tensor.js'
+import { scope, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 import { batchNorm, type BatchNormOptions, defaultEps } from './batchNorm.js'
 import { conv2d } from './conv2d.js'
+import { roundedWeight } from './fusion.js'
 import { type Conv2dOptions, convolutionGeometry, convolutionSize } from './windows.js'
 
 /** The parameters and running statistics of a batch norm, each [C]. */
@@ -36,6 +37,9 @@ export function conv2dNorm(
   const [oh, ow] = convolutionSize(x, weight, numbers)
   const y = Tensor.empty([x.shape[0]!, oh, ow, weight.shape[0]!], x.dtype)
   if (residual !== undefined) expectShape('conv2dNorm', 'residual', residual, y.shape, 'the shape of the result')
-  runNative('conv2dNorm', { y, x, weight, normWeight, normBias, mean, variance, residual }, { ...numbers, eps: defaultEps, relu })
+  const operands = { y, x, normWeight, normBias, mean, variance, residual }
+  scope(() => {
+    runNative('conv2dNorm', { ...operands, weight: roundedWeight(weight, x.dtype) }, { ...numbers, eps: defaultEps, relu })
+  })
   return y
 }

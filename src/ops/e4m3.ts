@@ -6,6 +6,7 @@ import { currentCompute } from '../tensor/compute.js'
 import { runNative } from '../tensor/native.js'
 import { Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { roundedWeight } from './fusion.js'
 import { isAmpereTile } from './kernels.js'
 import { type Conv2dOptions, convolutionSize, windowNumbers } from './windows.js'
 
@@ -35,6 +36,7 @@ export function conv2dE4m3(
   const statistics = wanted ? Tensor.empty([rows, 2, o], 'f32', x.device) : undefined
   const { tile } = currentCompute()
   // Those of Ampere have no kernel for it.
-  runNative('conv2dE4m3', { y, x, weight, statistics }, { ...numbers, tile: isAmpereTile(tile) ? 0 : tile })
+  const operands = { y, x, weight: roundedWeight(weight, 'bf16'), statistics }
+  runNative('conv2dE4m3', operands, { ...numbers, tile: isAmpereTile(tile) ? 0 : tile })
   return [y, statistics]
 }

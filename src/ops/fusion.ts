@@ -1,5 +1,5 @@
 /** Tensors that are not written because whoever reads them computes them: how norms and convolutions are fused (docs/fusion.md). */
-import { itemBytes, Tensor } from '../tensor/tensor.js'
+import { type DType, itemBytes, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
 /** Whether accesses of the kernels' prologues and epilogues divide the channels of a tensor. */
@@ -36,6 +36,9 @@ export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
  */
 export const valuesOf = (tensor: Tensor): Tensor =>
   tensor.deferral === undefined || deviceTraits(tensor.device).epilogues ? tensor : tensor.alias()
+
+/** A weight as products with a tensor of `dtype` read it: itself, or one of f32 rounded to bf16, which the enclosing scope frees. */
+export const roundedWeight = (weight: Tensor, dtype: DType): Tensor => (weight.dtype === dtype ? weight : weight.to(dtype))
 
 /** The gradient of what a batch norm read, not written: a dz + (b (x - mean) + c) with coefficients a, b, c [3, G, C]. */
 export interface DeferredNormGradient {

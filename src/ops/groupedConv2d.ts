@@ -3,6 +3,7 @@ import { defineOp, expectInteger, expectShape, type Inputs } from '../autograd/o
 import { fail } from '../tensor/errors.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { roundedWeight } from './fusion.js'
 import { sumRows } from './sumRows.js'
 import { type Conv2dOptions, convolutionGeometry, convolutionSize } from './windows.js'
 
@@ -22,7 +23,7 @@ export const groupedConv2dOp = defineOp<GroupedConv2dInputs, GroupedConv2dAttrs>
   // y[p, o] = bias[o] + sum over taps t and channels c of the group of o: weight[o, t, c] x[p moved by t, c]
   forward({ x, weight, bias }, { numbers, outputSize }) {
     const y = Tensor.empty([x.shape[0]!, ...outputSize, weight.shape[0]!], x.dtype)
-    runNative('groupedConv2d', { y, x, weight, bias }, numbers)
+    runNative('groupedConv2d', { y, x, weight: roundedWeight(weight, x.dtype), bias }, numbers)
     return { outputs: [y], saved: { x, weight } }
   },
   // dx = dy convolved with the weights transposed, group by group; dweight[o, t, c] = sum of dy[p, o] x[p moved by t, c]; dbias = sum of dy
@@ -31,7 +32,7 @@ export const groupedConv2dOp = defineOp<GroupedConv2dInputs, GroupedConv2dAttrs>
     const gradients: { x?: Tensor; weight?: Tensor; bias?: Tensor } = {}
     if (needs.x) {
       gradients.x = Tensor.empty(x.shape, grad.dtype)
-      runNative('groupedConv2dBackwardInput', { dx: gradients.x, dy: grad, weight }, numbers)
+      runNative('groupedConv2dBackwardInput', { dx: gradients.x, dy: grad, weight: roundedWeight(weight, x.dtype) }, numbers)
     }
     if (needs.weight) {
       gradients.weight = Tensor.empty(weight.shape, accumulator(grad.dtype))

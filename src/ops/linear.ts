@@ -1,7 +1,8 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectElements, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectElements, expectFactors, expectRank, expectShape, type Inputs } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
+import { roundedWeight } from './fusion.js'
 import { sumRows } from './sumRows.js'
 import { computeNumbers, type ConvolutionNumbers, pointwiseWindows, runProduct } from './tuning.js'
 
@@ -19,7 +20,11 @@ export const linearOp = defineOp<LinearInputs>({
   name: 'linear',
   forward({ x, weight, bias }) {
     const y = Tensor.empty([x.shape[0]!, weight.shape[0]!], x.dtype)
-    runProduct('conv2d', { y: asImages(y), x: asImages(x), weight: asImages(weight), bias }, { ...pointwise(), relu: false })
+    runProduct(
+      'conv2d',
+      { y: asImages(y), x: asImages(x), weight: asImages(roundedWeight(weight, x.dtype)), bias },
+      { ...pointwise(), relu: false },
+    )
     return { outputs: [y], saved: { x, weight } }
   },
   // dx = dy w, dw = dy^T x, db = sum of dy
@@ -29,7 +34,8 @@ export const linearOp = defineOp<LinearInputs>({
     const weight = saved.weight!
     if (needs.x) {
       gradients.x = Tensor.empty(x.shape, grad.dtype)
-      runProduct('conv2dBackwardInput', { dx: asImages(gradients.x), dy: asImages(grad), weight: asImages(weight) }, pointwise())
+      const operand = asImages(roundedWeight(weight, x.dtype))
+      runProduct('conv2dBackwardInput', { dx: asImages(gradients.x), dy: asImages(grad), weight: operand }, pointwise())
     }
     if (needs.weight) {
       gradients.weight = Tensor.empty(weight.shape, accumulator(grad.dtype))
@@ -44,9 +50,12 @@ export const linearOp = defineOp<LinearInputs>({
   },
 })
 
-/** x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O], R of which may be 0. */
+/**
+ * x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O], R of which may be 0. With x in bf16 a weight in f32 is rounded on its
+ * way, and its gradient is of f32.
+ */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  expectFloats('linear', { x, weight }, { bias })
+  expectFactors('linear', x, weight, bias)
   expectRank('linear', 'x', x, 2)
   expectRank('linear', 'weight', weight, 2)
   expectElements('linear', 'weight', weight)

@@ -1,5 +1,5 @@
 /** The windows of convolutions and poolings: what their options mean on both axes, and the checks that all convolutions share. */
-import { expectElements, expectFloats, expectInteger, expectRank, expectShape } from '../autograd/op.js'
+import { expectElements, expectFactors, expectInteger, expectRank, expectShape } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { describe, type Tensor } from '../tensor/tensor.js'
 
@@ -20,7 +20,7 @@ type Geometry = Record<'strideH' | 'strideW' | 'paddingH' | 'paddingW' | 'dilati
 
 /** The numbers of a convolution's native call, when its tensors and options are such as any convolution takes. */
 export function convolutionGeometry(x: Tensor, weight: Tensor, bias: Tensor | undefined, options: Conv2dOptions): Geometry {
-  expectFloats('conv2d', { x, weight }, { bias })
+  expectFactors('conv2d', x, weight, bias)
   expectRank('conv2d', 'x', x, 4)
   expectRank('conv2d', 'weight', weight, 4)
   expectElements('conv2d', 'x', x, 1)

@@ -66,13 +66,14 @@ test('losses follow those of f32 while they fall', () => {
   assert.ok(apart < 0.2, `losses differ by ${apart} of themselves on average: ${rounded.join(' ')}`)
 })
 
-test('the key encoder keeps no copies of its weights, and gives the bits of one that does', () => {
+test('on the CPU encoders keep no copies of their weights, and give the bits of one that does', () => {
   scope(() => {
     const options = { backbone: resnet({ depth: 18, baseChannels: 4 }), neck: { hidden: 8, featDim: 4 } }
     const model = new DenseCL({ ...options, queueLength: 8, seed: 1, compute: 'bf16' })
     const kept = new Encoder({ random: new Random(2), dtype: 'f32', compute: 'bf16' }, options)
     // Other weights than it was built with, as an optimiser's moving average writes them.
     const [own, other] = [model.key.state(), kept.state()]
+    assert.is(model.query.state().copies.size, 0)
     for (const [name, tensor] of own.parameters) tensor.write(other.parameters.get(name)!.data())
     assert.is(own.copies.size, 0)
     assert.ok(other.copies.size > 0)

@@ -10,7 +10,7 @@ import type { EmaTarget } from '../../optim/optimizer.js'
 import { fail } from '../../tensor/errors.js'
 import { runNative } from '../../tensor/native.js'
 import { numbersOf } from '../../tensor/numbers.js'
-import { accumulator, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
+import { accumulator, currentDevice, type FloatDType, scope, Tensor } from '../../tensor/tensor.js'
 import { deviceTraits } from '../../tensor/traits.js'
 import { Encoder, type EncoderOptions } from './encoder.js'
 
@@ -116,10 +116,11 @@ export class DenseCL {
     const { seed, queueLength, denseQueueLength = queueLength, dtype = 'f32', compute = dtype, group = Group.single } = options
     this.group = group
     this.compute = compute
-    this.query = new Encoder({ random: new Random(seed, 1), dtype, compute }, options)
-    // On a GPU a launch for each weight would take longer than their copies are worth.
-    const { hostMemory: fleetingCopies } = deviceTraits(this.query.backbone.device)
-    this.key = new Encoder({ random: new Random(seed, 1), dtype, compute, fleetingCopies }, options)
+    // On a GPU the optimiser writes copies along; a launch for each weight would take longer than they are worth.
+    const keepsCopies = !deviceTraits(currentDevice()).hostMemory
+    const encoder = (): Encoder => new Encoder({ random: new Random(seed, 1), dtype, compute, keepsCopies }, options)
+    this.query = encoder()
+    this.key = encoder()
     this.queue = new Queue(new Random(seed, 2), queueLength, options.neck.featDim, compute)
     this.denseQueue = new Queue(new Random(seed, 3), denseQueueLength, options.neck.featDim, compute)
     this.device = this.queue.keys.device
