@@ -15,7 +15,8 @@ const groups = {
   Tutorials: within('docs/tutorials', 'classifier', 'segmentation', 'detection', 'method', 'gpu-day'),
   Guide: within('docs', 'method', 'learning', 'data', 'evaluation', 'study', 'distributed', 'scaling', 'errors'),
   'How it works': [
-    ...within('docs', 'architecture', 'memory', 'cuda', 'fusion', 'performance', 'performance-gpu', 'performance-cpu', 'packaging', 'decisions'),
+    ...within('docs', 'architecture', 'memory', 'cuda', 'fusion'),
+    ...within('docs', 'performance', 'performance-gpu', 'performance-cpu', 'packaging', 'decisions'),
     ...within('bench/results', 'README'),
   ],
   Project: ['examples/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'],
