@@ -1,5 +1,3 @@
-import { Option } from 'commander'
-
 import { Peer } from '../bench/peer.js'
 import type { BenchCase } from '../bench/cases/benchCase.js'
 import { benchCases } from '../bench/cases/index.js'
@@ -8,139 +6,56 @@ import { ceilingsOf, floorMilliseconds, measure } from '../bench/measure.js'
 import { environmentRow, readResult, type Result, type Row, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
 import { namedDevice } from '../run/device.js'
-import { decodePlace } from '../run/placement.js'
 import { useDevice } from '../selftest/trust.js'
 import { didYouMean } from '../tensor/hint.js'
 import { native } from '../tensor/native.js'
 import type { FloatDType } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
-import { benchCode } from './benchCode.js'
-import { benchData, dataLine } from './benchData.js'
-import { benchGrowth, growthHelp } from './benchGrowth.js'
-import { benchScale, mostImages } from './benchScale.js'
-import { benchStep } from './benchStep.js'
-import { saveTable, tune, tuneLine } from './benchTune.js'
-import { examples, heedingSignals, numberFlag, type Register } from './command.js'
+import { addCode } from './benchCode.js'
+import { addData } from './benchData.js'
+import { addGrowth } from './benchGrowth.js'
+import { addScale } from './benchScale.js'
+import { type AddBench, batchOf, deviceFlag, unknownLayer } from './benchShared.js'
+import { addStep } from './benchStep.js'
+import { addTune } from './benchTune.js'
+import { examples, heedingSignals, type Register } from './command.js'
 
 const all: Record<string, readonly BenchCase[] | string> = { ...benchCases, ...stepCases }
 
+/** What else there is to measure, or to predict. */
+const others: readonly AddBench[] = [addData, addTune, addCode, addStep, addScale, addGrowth]
+
 export const register: Register = (program, done) => {
-  program
+  // Flags behind the name of one of the others are that one's.
+  program.enablePositionalOptions()
+  const command = program
     .command('bench')
+    .enablePositionalOptions()
     .description('time each op at the shapes of ResNet-50 and DenseCL, against the floor of what the machine can do')
-    .argument(
-      '[ops...]',
-      `some of ${Object.keys(all).join(', ')}; all when absent; data, for the loading of images; tune, for the tiles of ` +
-        'convolutions; code, for what the compiler made of each kernel; step, for what a training step takes on GPUs by the model; ' +
-        'scale, for what one takes on up to 512 of them; growth, for how time and memory grow with work',
-    )
+    .argument('[ops...]', `some of ${Object.keys(all).join(', ')}; all when absent`)
     .option('--layer <word>', 'only cases whose name holds the word')
-    .option('--device <name>', 'cpu or cuda:N; auto takes a GPU where there is one', 'auto')
+    .option(...deviceFlag)
     .option('--precision <dtype>', 'bf16 or f32; default: bf16 on a GPU, f32 on the CPU')
     .option('--batch <images>', 'default: 256 on a GPU, 8 on the CPU')
     .option('--peer [how]', 'the same work in PyTorch, in turn: eager, or compile for torch.compile where ops can be fused')
     .option('--json', 'print JSON')
-    .option(
-      '--save <file>',
-      'write the result as JSON, after each row: what was measured stays when the command is stopped; of `bench tune`, the table',
-    )
+    .option('--save <file>', 'write the result as JSON, after each row: what was measured stays when the command is stopped')
     .option('--compare <file>', 'show what changed since a saved result')
-    .optionsGroup('bench tune:')
-    .option('--model <architecture>', 'sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
-    .optionsGroup('bench code:')
-    .option('--architecture <name>', 'sm_80, sm_86, sm_89 or sm_90a', 'sm_90a')
-    .optionsGroup('bench step:')
-    .option('--step <name>', 'densecl, or detection (Faster R-CNN, C4, 800x1333 px)', 'densecl')
-    .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
-    .option('--key-precision <how>', 'fp8: of the key encoder, on an H100 and an H200')
-    .option('--widest', 'with tiles of 128x256 where they take less time, as a tuned run would, on an H100 and an H200')
-    .optionsGroup('bench growth:')
-    .option('--most <size>', 'leaves larger sizes out')
-    .optionsGroup('bench data:')
-    .option('--data <source>', 'anything that pretrain --data takes', 'scenes')
-    .addOption(new Option('--decode <where>', 'what decodes JPEGs: workers, or the GPU with nvJPEG').choices(['cpu', 'gpu']).default('cpu'))
-    .option('--image-size <pixels>', 'side of the views', '224')
-    .option('--workers <counts>', 'numbers of worker threads to try, 0 is what training takes', '0')
-    .option('--seconds <time>', 'how long each is measured', '10')
-    .addHelpText('after', `\nAxes of bench growth, and their sizes:${growthHelp}`)
     .addHelpText(
       'after',
       examples([
         ['densecl bench conv2d --layer layer3 --peer', 'the convolutions of stage 3 beside PyTorch'],
         ['densecl bench --save before.json', 'everything, kept'],
         ['densecl bench batchNorm --compare before.json', 'what a change did'],
-        ['densecl bench tune', 'writes the table of tiles of this GPU'],
-        ['densecl bench code conv2dHopper', 'registers, spills and loops of its kernels, from the machine code'],
-        ['densecl bench code --compare bench/results/code-sm_90a.json', 'what grew; exit code 1 where a loop doubled'],
-        ['densecl bench step', 'milliseconds by kernel for A100, H100 and H200, predicted'],
-        ['densecl bench scale --batch 64', 'a step of 64 images a GPU on 1, 8, 64 and 512 GPUs, predicted'],
-        ['densecl bench growth rows start --most 100000', 'opening a list and starting a run, by the images of the list'],
-        ['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time'],
       ]),
     )
     .action(
       heedingSignals(done, async (ops: string[], flags: Flags) => {
-        if (ops.includes('data')) {
-          if (ops.length > 1) fail('CONFIG', `bench data: expected no other op beside data but received ${ops.join(' ')}`)
-          const result = await benchLoading(flags)
-          if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
-          if (flags.save !== undefined) writeResult(flags.save, result)
-          done(0)
-          return
-        }
-        if (ops.includes('tune')) {
-          if (ops.length > 1) fail('CONFIG', `bench tune: expected no other op beside tune but received ${ops.join(' ')}`)
-          const device = flags.model === undefined ? await useDevice(namedDevice(flags.device)) : 'cpu'
-          const batch = flags.batch === undefined ? 256 : numberFlag('batch', flags.batch, { least: 1, whole: true })
-          const table = tune(
-            {
-              device,
-              batch,
-              ...(flags.model === undefined ? {} : { model: flags.model }),
-              ...(flags.layer === undefined ? {} : { layer: flags.layer }),
-            },
-            (row, soFar) => {
-              if (flags.json !== true) console.log(tuneLine(row))
-              if (flags.save !== undefined) saveTable(soFar, flags.save)
-            },
-          )
-          if (flags.json === true) console.log(JSON.stringify(table, undefined, 2))
-          else console.log(flags.layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
-          done(0)
-          return
-        }
-        if (ops[0] === 'code') {
-          done(
-            await benchCode(ops.slice(1), {
-              architecture: flags.architecture,
-              json: flags.json === true,
-              save: flags.save,
-              compare: flags.compare,
-            }),
-          )
-          return
-        }
-        if (ops[0] === 'step') {
-          const { kernels, keyPrecision, widest = false, step, layer, save } = flags
-          const batch = flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, whole: true })
-          done(benchStep(ops.slice(1), { batch, step, kernels, keyPrecision, widest, json: flags.json === true, layer, save }))
-          return
-        }
-        if (ops[0] === 'growth') {
-          const most = flags.most === undefined ? Infinity : numberFlag('most', flags.most, { least: 1, whole: true })
-          done(benchGrowth(ops.slice(1), { most, json: flags.json === true, save: flags.save }))
-          return
-        }
-        if (ops.includes('scale')) {
-          if (ops.length > 1) fail('CONFIG', `bench scale: expected no other op beside scale but received ${ops.join(' ')}`)
-          const batch =
-            flags.batch === undefined ? undefined : numberFlag('batch', flags.batch, { least: 1, most: mostImages, whole: true })
-          done(benchScale({ batch, json: flags.json === true, save: flags.save }))
-          return
-        }
         for (const op of ops)
-          if (!Object.hasOwn(all, op))
-            fail('CONFIG', `bench: there is no op ${op}${didYouMean(op, Object.keys(all))}; densecl bench --help lists them`)
+          if (!Object.hasOwn(all, op)) {
+            const known = [...Object.keys(all), ...command.commands.map((own) => own.name())]
+            fail('CONFIG', `bench: there is no op ${op}${didYouMean(op, known)}; densecl bench --help lists them`)
+          }
         const before = flags.compare === undefined ? undefined : readResult(flags.compare)
         const result = await run(ops, flags, flags.json !== true, before)
         if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
@@ -148,36 +63,14 @@ export const register: Register = (program, done) => {
         done(0)
       }),
     )
-}
-
-async function benchLoading(flags: Flags): Promise<Record<string, unknown>> {
-  const device = await useDevice(namedDevice(flags.device))
-  const options = {
-    data: flags.data,
-    device,
-    decode: decodePlace({ decode: flags.decode, channels: 3 }, device),
-    imageSize: numberFlag('image-size', flags.imageSize, { least: 32, whole: true }),
-    batch: flags.batch === undefined ? 64 : numberFlag('batch', flags.batch, { least: 1, whole: true }),
-    workers: flags.workers.split(',').map((text) => numberFlag('workers', text, { least: 0, whole: true })),
-    seconds: numberFlag('seconds', flags.seconds, { least: 0.1 }),
-  }
-  const rows = await benchData(options, (row) => flags.json !== true && console.log(dataLine(row)))
-  return { ...environmentRow(), bench: 'loading', ...options, rows }
+    .hook('preSubcommand', (_, other) => {
+      const early = command.options.find((option) => command.getOptionValueSource(option.attributeName()) === 'cli')
+      if (early !== undefined) fail('CONFIG', `bench: expected ${early.long} behind ${other.name()}, if it takes that`)
+    })
+  for (const add of others) add(command, done)
 }
 
 interface Flags {
-  architecture: string
-  kernels: string
-  keyPrecision?: string
-  widest?: boolean
-  step: string
-  model?: string
-  most?: string
-  data: string
-  decode: 'cpu' | 'gpu'
-  imageSize: string
-  workers: string
-  seconds: string
   layer?: string
   device: string
   precision?: string
@@ -204,13 +97,14 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
   if (!(possible as readonly string[]).includes(precision))
     fail('CONFIG', `--precision is ${precision}: expected ${possible.join(' or ')} on ${device}`)
   const dtype = precision as FloatDType
-  const batch = flags.batch === undefined ? (usual === 'bf16' ? 256 : 8) : numberFlag('batch', flags.batch, { least: 1, whole: true })
+  const batch = batchOf(flags.batch) ?? (usual === 'bf16' ? 256 : 8)
   const what = { device: `${device}, ${native.describeDevice(device)}`, dtype, batch }
   if (before !== undefined) checkComparable(flags.compare!, before, what)
-  const ceilings = ceilingsOf(device, dtype)
   const how = flags.peer === true ? 'eager' : flags.peer
   if (how !== undefined && how !== false && how !== 'eager' && how !== 'compile')
     fail('CONFIG', `--peer is ${how}: expected eager or compile`)
+  const wanted = casesOf(ops, flags.layer)
+  const ceilings = ceilingsOf(device, dtype)
   const peer = typeof how === 'string' ? await Peer.start(device, how === 'compile') : undefined
   if (show) {
     console.log(`${what.device}; ${dtype}, batch ${batch}${peer === undefined ? '' : `; PyTorch ${peer.version}`}`)
@@ -228,10 +122,8 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     rows,
   }
   try {
-    for (const [op, cases] of Object.entries(all)) {
-      if (typeof cases === 'string' || (ops.length > 0 && !ops.includes(op))) continue
+    for (const [op, cases] of wanted) {
       for (const benchCase of cases) {
-        if (flags.layer !== undefined && !benchCase.name.includes(flags.layer)) continue
         const measured = measure(benchCase, device, dtype, batch)
         native.trimMemory(device)
         const { milliseconds, spread, noise, bytes, flops, peakBytes } = measured
@@ -262,8 +154,20 @@ async function run(ops: string[], flags: Flags, show: boolean, before: Result | 
     peer?.stop()
   }
   if (show) for (const remark of remarks(rows, before)) console.log(remark)
-  if (rows.length === 0) fail('CONFIG', `bench: no case has ${flags.layer ?? ops.join(', ')} in its name`)
   return result
+}
+
+/** The cases of some ops, all when there are none, whose names hold the word. Throws CONFIG where there is none. */
+function casesOf(ops: readonly string[], layer = ''): [op: string, cases: readonly BenchCase[]][] {
+  const cases = Object.entries(all).flatMap(([op, own]): [string, readonly BenchCase[]][] =>
+    typeof own === 'string' || (ops.length > 0 && !ops.includes(op)) ? [] : [[op, own.filter(({ name }) => name.includes(layer))]],
+  )
+  if (cases.length === 0) {
+    const reasons = ops.map((op) => `${op}: ${all[op] as string}`)
+    fail('CONFIG', `bench: there is nothing to measure of ${reasons.join('; ')}`)
+  }
+  if (layer !== '' && cases.every(([, own]) => own.length === 0)) unknownLayer(layer, 'case')
+  return cases
 }
 
 async function peerTime(peer: Peer | undefined, { peer: work }: BenchCase, batch: number, dtype: FloatDType): ReturnType<Peer['measure']> {

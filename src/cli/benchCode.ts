@@ -6,16 +6,37 @@ import { codeArchitectures, compile, mentioned, nvccVersion, sourceFiles } from 
 import { type CodeTable, compareTables, kernelLines, readCodeTable, rowsOf, saveCodeTable } from '../bench/code/table.js'
 import { environmentRow } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
+import type { AddBench } from './benchShared.js'
+import { examples, heedingSignals } from './command.js'
 
-interface CodeOptions {
+interface CodeFlags {
   architecture: string
-  json: boolean
+  json?: boolean
   save?: string | undefined
   compare?: string | undefined
 }
 
+export const addCode: AddBench = (parent, done) => {
+  parent
+    .command('code')
+    .description('what the compiler made of each kernel: registers, spills and loops, from the machine code; no GPU is needed')
+    .argument('[words...]', "one word of a file's or kernel's name, or a .cubin file; all kernels when absent")
+    .option('--architecture <name>', codeArchitectures.join(' or '), 'sm_90a')
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the table as JSON')
+    .option('--compare <file>', 'show what changed since a saved table; exit code 1 where a loop or the spills doubled')
+    .addHelpText(
+      'after',
+      examples([
+        ['densecl bench code conv2dHopper', 'registers, spills and loops of its kernels, from the machine code'],
+        ['densecl bench code --compare bench/results/code-sm_90a.json', 'what grew; exit code 1 where a loop doubled'],
+      ]),
+    )
+    .action(heedingSignals(done, async (words: string[], flags: CodeFlags) => done(await benchCode(words, flags))))
+}
+
 /** Prints the table of the kernels that a word names, of all without; the exit code is 1 where a loop or the spills doubled. */
-export async function benchCode(words: readonly string[], { architecture, json, save, compare }: CodeOptions): Promise<number> {
+async function benchCode(words: readonly string[], { architecture, json = false, save, compare }: CodeFlags): Promise<number> {
   if (words.length > 1) fail('CONFIG', `bench code: expected one word of a file's or kernel's name but received ${words.join(' ')}`)
   if (!(codeArchitectures as readonly string[]).includes(architecture))
     fail('CONFIG', `--architecture is ${architecture}: expected one of ${codeArchitectures.join(', ')}`)

@@ -1,14 +1,69 @@
 /** `densecl bench data`: what a data set costs before any training, step by step. */
 import { availableParallelism } from 'node:os'
 
+import { Option } from 'commander'
+
+import { environmentRow, writeResult } from '../bench/result.js'
 import { mocoV2Augmentation } from '../data/augment.js'
 import { Loader } from '../data/loader.js'
 import { batchIndices, epochOrder, stepsPerEpoch } from '../data/sampler.js'
 import type { Source } from '../data/source.js'
 import { openSource } from '../data/sources.js'
+import { namedDevice } from '../run/device.js'
+import { decodePlace } from '../run/placement.js'
+import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { type AddBench, deviceFlag } from './benchShared.js'
+import { examples, heedingSignals, numberFlag } from './command.js'
+
+interface Flags {
+  data: string
+  device: string
+  decode: 'cpu' | 'gpu'
+  imageSize: string
+  batch: string
+  workers: string
+  seconds: string
+  json?: boolean
+  save?: string
+}
+
+export const addData: AddBench = (parent, done) => {
+  parent
+    .command('data')
+    .description('time the loading of images, step by step')
+    .option('--data <source>', 'anything that pretrain --data takes', 'scenes')
+    .option(...deviceFlag)
+    .addOption(new Option('--decode <where>', 'what decodes JPEGs: workers, or the GPU with nvJPEG').choices(['cpu', 'gpu']).default('cpu'))
+    .option('--image-size <pixels>', 'side of the views', '224')
+    .option('--batch <images>', 'images of a batch', '64')
+    .option('--workers <counts>', 'numbers of worker threads to try, 0 is what training takes', '0')
+    .option('--seconds <time>', 'how long each is measured', '10')
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the result as JSON')
+    .addHelpText('after', examples([['densecl bench data --data photos --workers 1,2,4', 'where loading spends its time']]))
+    .action(
+      heedingSignals(done, async (flags: Flags) => {
+        const device = await useDevice(namedDevice(flags.device))
+        const options = {
+          data: flags.data,
+          device,
+          decode: decodePlace({ decode: flags.decode, channels: 3 }, device),
+          imageSize: numberFlag('image-size', flags.imageSize, { least: 32, whole: true }),
+          batch: numberFlag('batch', flags.batch, { least: 1, whole: true }),
+          workers: flags.workers.split(',').map((text) => numberFlag('workers', text, { least: 0, whole: true })),
+          seconds: numberFlag('seconds', flags.seconds, { least: 0.1 }),
+        }
+        const rows = await benchData(options, (row) => flags.json !== true && console.log(dataLine(row)))
+        const result = { ...environmentRow(), bench: 'loading', ...options, rows }
+        if (flags.json === true) console.log(JSON.stringify(result, undefined, 2))
+        if (flags.save !== undefined) writeResult(flags.save, result)
+        done(0)
+      }),
+    )
+}
 
 interface DataBenchOptions {
   data: string
@@ -38,7 +93,7 @@ interface DataRow {
 }
 
 /** Loads for `seconds` with each number of workers, without keeping decoded images. */
-export async function benchData(options: DataBenchOptions, onRow: (row: DataRow) => void): Promise<DataRow[]> {
+async function benchData(options: DataBenchOptions, onRow: (row: DataRow) => void): Promise<DataRow[]> {
   const source = await openSource(options.data, { setting: '--data' })
   if (source.items.length < options.batch)
     fail('CONFIG', `bench data: --batch is ${options.batch} but ${options.data} holds ${source.items.length} images`)
@@ -108,7 +163,7 @@ async function loadFor(
   }
 }
 
-export function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment, onGpu }: DataRow): string {
+function dataLine({ workers, imagesPerSecond, decode, render, uploadAndAugment, onGpu }: DataRow): string {
   const parts = [
     `${imagesPerSecond.toFixed(0).padStart(6)} images/s`,
     ...(onGpu === undefined ? [] : [`${(100 * onGpu).toFixed(0)} % decoded on the GPU`]),

@@ -3,11 +3,13 @@ import { type GrowthRow, growthAxes, growthOf } from '../bench/growth.js'
 import { environmentRow, writeResult } from '../bench/result.js'
 import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
+import type { AddBench } from './benchShared.js'
+import { examples, heedingSignals, numberFlag } from './command.js'
 
 const names = Object.keys(growthAxes)
 
 /** What --help says of the axes. */
-export const growthHelp = Object.entries(growthAxes)
+const axesHelp = Object.entries(growthAxes)
   .map(([name, { what, sizes }]) => `\n  ${name.padEnd(8)} ${what}: ${sizes.map((size) => size.toLocaleString('en')).join(', ')}`)
   .join('')
 
@@ -23,8 +25,32 @@ function growthText({ what, points, exponents, error }: GrowthRow): string {
   ].join('\n')
 }
 
+interface Flags {
+  most?: string
+  json?: boolean
+  save?: string
+}
+
+export const addGrowth: AddBench = (parent, done) => {
+  parent
+    .command('growth')
+    .description('how time and memory grow with work on the CPU: measured at sizes up to the largest, and by which power of the size')
+    .argument('[axes...]', 'some of those below; all when absent')
+    .option('--most <size>', 'leaves larger sizes out')
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the result as JSON, after each axis')
+    .addHelpText('after', `\nAxes, and their sizes:${axesHelp}`)
+    .addHelpText('after', examples([['densecl bench growth rows start --most 100000', 'opening a list and starting a run, by its images']]))
+    .action(
+      heedingSignals(done, (axes: string[], { most, json = false, save }: Flags) => {
+        const limit = most === undefined ? Infinity : numberFlag('most', most, { least: 1, whole: true })
+        done(benchGrowth(axes, { most: limit, json, save }))
+      }),
+    )
+}
+
 /** Measures the axes of `words`, all when there are none, one after the other; the exit code is 1 where one could not be measured. */
-export function benchGrowth(words: readonly string[], flags: { most: number; json: boolean; save: string | undefined }): number {
+function benchGrowth(words: readonly string[], flags: { most: number; json: boolean; save: string | undefined }): number {
   for (const word of words)
     if (!names.includes(word)) fail('CONFIG', `bench growth: there is no axis ${word}${didYouMean(word, names)}; axes: ${names.join(', ')}`)
   const axes = words.length === 0 ? names : words

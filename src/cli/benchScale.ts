@@ -6,12 +6,14 @@ import { Machine } from '../bench/step/machine.js'
 import { costsOf } from '../bench/step/predict.js'
 import { type CollectiveCall, sharedStep } from '../bench/step/processes.js'
 import { type Cargo, type Network, networks, scaledStep, type ScaledStep } from '../bench/step/scale.js'
+import { type AddBench, batchOf } from './benchShared.js'
 import { withSimulation } from './benchStep.js'
+import { examples, heedingSignals } from './command.js'
 
 const counts = [1, 8, 64, 512] as const
 const queue = 65536
 /** Of a batch whose keys the queue has room for. */
-export const mostImages = queue
+const mostImages = queue
 /** Images a GPU where --batch says nothing. */
 const usualBatches = [32, 256] as const
 
@@ -68,8 +70,26 @@ function rowsOf(batch: number): ScaleRow[] {
   })
 }
 
+interface Flags {
+  batch?: string
+  json?: boolean
+  save?: string
+}
+
+export const addScale: AddBench = (parent, done) => {
+  parent
+    .command('scale')
+    .description(`what a training step takes on ${counts.join(', ')} GPUs, with each of its collectives, predicted by the model`)
+    .option('--batch <images>', `of a GPU; default: ${usualBatches.join(' and ')}`)
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the result as JSON')
+    .addHelpText('after', examples([['densecl bench scale --batch 64', 'a step of 64 images a GPU on 1, 8, 64 and 512 GPUs']]))
+    .action(heedingSignals(done, (flags: Flags) => done(benchScale(flags))))
+}
+
 /** Prints the prediction for a batch of so many images a GPU, or for the usual ones; the exit code. */
-export function benchScale({ batch, json, save }: { batch: number | undefined; json: boolean; save?: string | undefined }): number {
+function benchScale({ json = false, save, ...flags }: Flags): number {
+  const batch = batchOf(flags.batch, mostImages)
   if (simulatedDevice() === undefined) return withSimulation('scale')
   const rows = (batch === undefined ? usualBatches : [batch]).flatMap(rowsOf)
   const result = {

@@ -14,20 +14,37 @@ import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
 import { packageRoot } from '../tensor/addon.js'
 import { entryOf } from '../run/options.js'
+import { type AddBench, batchOf, unknownLayer } from './benchShared.js'
+import { examples, heedingSignals } from './command.js'
 
 const levels: readonly string[] = fusionLevels
 
-interface StepOptions {
-  /** Of another batch than the published one. */
-  batch?: number | undefined
+interface StepFlags {
+  batch?: string
   step: string
   kernels: string
-  keyPrecision?: string | undefined
-  /** With tiles of 128x256 where the model gives them less time. */
-  widest: boolean
-  json: boolean
-  layer?: string | undefined
-  save?: string | undefined
+  keyPrecision?: string
+  widest?: boolean
+  json?: boolean
+  layer?: string
+  save?: string
+}
+
+export const addStep: AddBench = (parent, done) => {
+  parent
+    .command('step')
+    .description('the milliseconds of a training step by kernel on an A100, an H100 and an H200, predicted by the model')
+    .argument('[level]', `${levels.join(', ')}, of fusion; epilogue when absent`)
+    .option('--step <name>', `${Object.keys(steps).join(', ')}: pre-training, or training of a detector`, 'densecl')
+    .option('--batch <images>', 'default: the published batch')
+    .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
+    .option('--key-precision <how>', 'fp8: of the key encoder, on an H100 and an H200')
+    .option('--widest', 'with tiles of 128x256 where they take less time, as a tuned run would, on an H100 and an H200')
+    .option('--layer <word>', 'also the single launches whose kernel or operands hold the word')
+    .option('--json', 'print JSON')
+    .option('--save <file>', 'write the result as JSON')
+    .addHelpText('after', examples([['densecl bench step --layer wgmma', 'each launch of a product too']]))
+    .action(heedingSignals(done, (level: string | undefined, flags: StepFlags) => done(benchStep(level, flags))))
 }
 
 /** The steps that are predicted: in words, with their published batch, what its members are, and their calls. */
@@ -53,17 +70,16 @@ const steps = {
 } as const
 
 /** Prints the prediction; the exit code. */
-export function benchStep(
-  words: readonly string[],
-  { step, kernels, keyPrecision, widest, json, layer, save, ...flags }: StepOptions,
+function benchStep(
+  given: string | undefined,
+  { step, kernels, keyPrecision, widest = false, json = false, layer, save, ...flags }: StepFlags,
 ): number {
-  if (words.length > 1) fail('CONFIG', `bench step: expected one level of fusion but received ${words.join(' ')}`)
-  const [level = 'epilogue'] = words
+  const level = given ?? 'epilogue'
   if (!levels.includes(level))
     fail('CONFIG', `bench step: there is no level ${level}${didYouMean(level, levels)}; levels: ${levels.join(', ')}`)
   const { what, unit, calls: callsOf, batch: published } = entryOf('--step', step, steps)
-  const { batch = published } = flags
-  if (step !== 'densecl' && words.length > 0) fail('CONFIG', 'bench step: a detector has no levels of fusion')
+  const batch = batchOf(flags.batch) ?? published
+  if (step !== 'densecl' && given !== undefined) fail('CONFIG', 'bench step: a detector has no levels of fusion')
   if (kernels !== 'now' && kernels !== 'before') fail('CONFIG', `--kernels is ${kernels}: expected now or before`)
   if (keyPrecision !== undefined && (keyPrecision !== 'fp8' || step !== 'densecl'))
     fail('CONFIG', `--key-precision is ${keyPrecision}: expected fp8, of the step densecl`)
@@ -74,6 +90,7 @@ export function benchStep(
     const machine = new Machine(gpus[name]!, kernels, {}, widest)
     return calls.flatMap((call) => costsOf(machine, call))
   })
+  if (layer !== undefined && !costs.flat().some(holds(layer))) unknownLayer(layer, 'launch')
   const times = costs.map(stepTimes)
   const predicted = Object.fromEntries(names.map((name, i) => [name, times[i]!]))
   const result = {
@@ -160,14 +177,19 @@ function lines(
   ]
 }
 
-/** The single launches whose kernel or operands hold the word. */
+/** Whether the kernel or the operands of a launch hold the word. */
+const holds =
+  (word: string) =>
+  ({ kernel, what }: Cost): boolean =>
+    `${kernel} ${what}`.includes(word)
+
+/** The single launches of which that is so. */
 function single(names: readonly string[], costs: readonly Cost[][], word: string): string[] {
-  const holds = ({ kernel, what }: Cost): boolean => `${kernel} ${what}`.includes(word)
   return [
     '',
     ...names.flatMap((name, i) => [
       `${name}, microseconds`,
-      ...costs[i]!.filter(holds).map(
+      ...costs[i]!.filter(holds(word)).map(
         ({ kernel, what, microseconds, floor, bound }) =>
           `  ${`${kernel}  ${what}`.padEnd(76)}${microseconds.toFixed(1).padStart(9)}  floor ${floor.toFixed(1).padStart(7)}  ${bound}`,
       ),

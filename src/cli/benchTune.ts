@@ -8,9 +8,51 @@ import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
 import { widestTilePays } from '../ops/kernels.js'
 import { channelsOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
+import { namedDevice } from '../run/device.js'
+import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
 import { native } from '../tensor/native.js'
 import { deviceTraits } from '../tensor/traits.js'
+import { type AddBench, batchOf, deviceFlag, unknownLayer } from './benchShared.js'
+import { examples, heedingSignals } from './command.js'
+
+interface Flags {
+  device: string
+  model?: string
+  batch?: string
+  layer?: string
+  json?: boolean
+  save?: string
+}
+
+export const addTune: AddBench = (parent, done) => {
+  parent
+    .command('tune')
+    .description('time the tiles of convolutions, and write the table of those that a GPU takes where a run has timed none')
+    .option(...deviceFlag)
+    .option('--model <architecture>', 'sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
+    .option('--batch <images>', 'default: 256')
+    .option('--layer <word>', 'only cases whose name holds the word')
+    .option('--json', 'print JSON, and write no table')
+    .option('--save <file>', 'write the table there too, after each row')
+    .addHelpText('after', examples([['densecl bench tune', 'writes the table of tiles of this GPU']]))
+    .action(
+      heedingSignals(done, async ({ model, layer, json, save, ...flags }: Flags) => {
+        const device = model === undefined ? await useDevice(namedDevice(flags.device)) : 'cpu'
+        const batch = batchOf(flags.batch) ?? 256
+        const table = tune(
+          { device, batch, ...(model === undefined ? {} : { model }), ...(layer === undefined ? {} : { layer }) },
+          (row, soFar) => {
+            if (json !== true) console.log(tuneLine(row))
+            if (save !== undefined) saveTable(soFar, save)
+          },
+        )
+        if (json === true) console.log(JSON.stringify(table, undefined, 2))
+        else console.log(layer === undefined ? `written to ${saveTable(table)}` : 'not written: --layer leaves shapes out')
+        done(0)
+      }),
+    )
+}
 
 interface TuneRow {
   name: string
@@ -58,6 +100,7 @@ export function tune(options: TuneOptions, onRow: (row: TuneRow, soFar: TuningTa
   } finally {
     clock.dispose()
   }
+  if (table.entries.length === 0 && options.layer !== undefined) unknownLayer(options.layer, 'convolution')
   return table
 }
 
@@ -75,7 +118,7 @@ function timed({ call, product, wholeSlices }: Work, architecture: Architecture,
   return Object.fromEntries(candidates.map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }
 
-export function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
+function saveTable(table: TuningTable, path = tuningFile(table.architecture)): string {
   makeFolder(dirname(path))
   const entries = table.entries.map((entry) => `    ${JSON.stringify(entry)}`).join(',\n')
   writeFileSync(
@@ -86,7 +129,7 @@ export function saveTable(table: TuningTable, path = tuningFile(table.architectu
   return path
 }
 
-export const tuneLine = ({ name, times, tile }: TuneRow): string =>
+const tuneLine = ({ name, times, tile }: TuneRow): string =>
   `${name.padEnd(40)} ${Object.entries(times)
     .map(([id, time]) => `${id}${Number(id) === tile ? '*' : ' '} ${time.toFixed(0).padStart(5)} us`)
     .join('   ')}`

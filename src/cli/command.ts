@@ -88,7 +88,7 @@ export const interruptedCode = (): number => 128 + (native.heardSignal() || sigt
  * ends the process at once.
  */
 export const heedingSignals =
-  <A extends unknown[]>(done: (code: number) => void, action: (...args: A) => Promise<void>) =>
+  <A extends unknown[]>(done: (code: number) => void, action: (...args: A) => Promise<void> | void) =>
   async (...args: A): Promise<void> => {
     // Of several processes one says so.
     native.listenForSignals(speaker(undefined) === '' ? '\ndensecl: stopping where nothing is lost; once more leaves at once\n' : '')

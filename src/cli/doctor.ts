@@ -2,6 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 
+import type { Command } from 'commander'
+
 import { broken, checkDevice, describeReport, type PartReport } from '../selftest/check.js'
 import { namedDevice } from '../run/device.js'
 import { secondsPerPart, trustOf } from '../selftest/trust.js'
@@ -30,7 +32,9 @@ export const register: Register = (program, done) => {
     .option('--device <name>', 'with --check: cuda:N; auto takes the first GPU', 'auto')
     .option('--json', 'print JSON')
     .addHelpText('after', examples([['densecl doctor --check', 'whether this GPU computes what it should, kernel by kernel']]))
-    .action(async (flags: Flags) => {
+    .action(async (flags: Flags, command: Command) => {
+      if (flags.check !== true && command.getOptionValueSource('device') === 'cli')
+        fail('CONFIG', `--device is ${flags.device}: expected --check with it, which compares the kernels of a device`)
       if (flags.check === true) return heedingSignals(done, async () => done(await check(flags)))()
       const { addon, problem } = addonFacts()
       const facts: Record<string, string | number> = {

@@ -300,7 +300,7 @@ test('bench step refuses what it does not know', () => {
     return err
   }
   assert.match(refused('epilog'), /no level epilog \(did you mean epilogue\?\)/)
-  assert.match(refused('full', 'epilogue'), /one level of fusion.*full epilogue/)
+  assert.match(refused('full', 'epilogue'), /too many arguments/)
   assert.match(refused('--kernels', 'later'), /--kernels is later: expected now or before/)
   assert.match(refused('--batch', '0'), /--batch is 0/)
   assert.match(refused('--step', 'detect'), /--step: there is no detect|--step.*detect.*detection/)

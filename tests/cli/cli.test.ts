@@ -126,6 +126,9 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['export', 'x'], 2, /--out/],
       [['pack', 'scenes:4'], 2, /--out is missing/],
       [['bench', 'data', '--data', 'scenes:4', '--batch', '8'], 2, /--batch is 8/],
+      [['bench', '--device', 'cpu', 'growth'], 2, /expected --device behind growth/],
+      [['bench', 'growth', '--device', 'cpu'], 2, /unknown option '--device'/],
+      [['doctor', '--device', 'cpu'], 2, /--device is cpu: expected --check with it/],
       [['match', 'x.jpg', '--weights', join(folder, 'none')], 1, /cannot be read/],
       [['eval', 'knn', 'x', '--train', 'scenes:20', '--val', 'scenes:10', '--k', 'many'], 2, /--k is many/],
     ]

@@ -19,18 +19,19 @@ const test = suite('wrong flags')
 const anyText = new Set(
   (
     '--out --data --train --val --train-split --val-split --test-split --splits --backbone --images --weights --prefix ' +
-    '--labelled --classes'
+    '--labelled --classes --save --compare'
   ).split(' '),
 )
 /** Commands whose flags are looked at elsewhere (tests/run/optionErrors.test.ts), that are of a machine, or that want VOC2007 itself. */
-const elsewhere = new Set(['pretrain', 'launch', 'study', 'watch', 'doctor', 'build', 'completion', 'bench', 'help', 'svm', 'low-shot'])
-/** Flags that are refused beside the protocol that a command has without them. */
-const ofAnother = new Set(['eval detection --channels'])
+const elsewhere = new Set(['pretrain', 'launch', 'study', 'watch', 'doctor', 'build', 'completion', 'help', 'svm', 'low-shot'])
+/** Flags that are refused beside the protocol that a command has without them, or by a process that is started for them. */
+const ofAnother = new Set(['eval detection --channels', 'bench step --layer'])
 
-const leaves = (command: Command, path: readonly string[] = []): [Command, string[]][] =>
-  command.commands.length === 0
-    ? [[command, [...path]]]
-    : command.commands.filter((own) => !elsewhere.has(own.name())).flatMap((own) => leaves(own, [...path, own.name()]))
+/** Commands that do something, some of which have others below them. */
+const working = (command: Command, path: readonly string[] = []): [Command, string[]][] => [
+  ...(command.commands.length === 0 || command.registeredArguments.length > 0 ? [[command, [...path]] as [Command, string[]]] : []),
+  ...command.commands.filter((own) => !elsewhere.has(own.name())).flatMap((own) => working(own, [...path, own.name()])),
+]
 
 /** Runs a command and takes what it says. */
 async function said(args: readonly string[]): Promise<{ code: number; text: string }> {
@@ -70,11 +71,12 @@ test('a value that a flag does not take is refused with 2, flag and value, in wo
       'export --outputs': ['--for', 'onnx', '--out', join(folder, 'out.onnx')],
       'import --mean': ['--channels', '4', '--deviation', '1,1,1,1'],
       'import --deviation': ['--channels', '4', '--mean', '0,0,0,0'],
+      'bench tune --layer': ['--model', 'sm_90'],
       pack: ['--out', join(folder, 'packed')],
       frames: ['--out', join(folder, 'frames')],
     }
     let count = 0
-    for (const [command, path] of leaves(await buildProgram([], () => undefined))) {
+    for (const [command, path] of working(await buildProgram([], () => undefined))) {
       const name = path.join(' ')
       const takes = (flag: string): string =>
         flag === '--out' ? join(folder, 'out.pth') : flag === '--weights' ? weights : (data[name] ?? 'scenes:8')
