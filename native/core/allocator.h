@@ -125,6 +125,7 @@ struct Storage {
     std::shared_ptr<void> value;
   };
   Derived derived;
+  size_t steps = 0;  // that were recorded with it and keep its memory (StepCalls), which makes nobody its owner
 };
 
 inline void* Tensor::raw() const { return storage->block; }

@@ -29,6 +29,10 @@ size_t parameterOf(const std::vector<uint32_t>& first, size_t k) {
 
 }  // namespace
 
+StepCalls::~StepCalls() {
+  for (const auto& each : others_) --each.second.storage->steps;
+}
+
 StepCalls::Noted StepCalls::noted(const Call& call) const {
   Noted noted{call.index, call.numbers, call.firstNumber, call.firstTensor, {}};
   for (const Tensor* tensor : call.tensors) {
@@ -81,7 +85,9 @@ void StepCalls::compare(const Call& call) {
     if (was.block != is.block || (others && was.from.lock() != call.tensors[k]->storage))
       refuse("expected " + op + " to be called with the tensor " + name + " " + shown(was) +
              " of the run before but received another one: what changes from run to run is written into the same tensors");
-    if (others) others_.emplace(call.tensors[k]->storage.get(), Other{call.tensors[k]->storage, name + " " + shown(is) + " of " + op});
+    if (!others) continue;
+    const std::shared_ptr<Storage>& storage = call.tensors[k]->storage;
+    if (others_.emplace(storage.get(), Other{storage, name + " " + shown(is) + " of " + op}).second) ++storage->steps;
   }
 }
 
@@ -93,7 +99,7 @@ void StepCalls::finish() const {
 
 void StepCalls::expectTensors() const {
   for (const auto& [storage, other] : others_)
-    if (other.storage.use_count() == 1)
+    if (static_cast<size_t>(other.storage.use_count()) == storage->steps)
       throw Error("GRAPH", "graph: expected the tensor " + other.name +
                                " to live as long as the step that was recorded with it, but it has been disposed; "
                                "dispose the graph too, and its next run begins anew");

@@ -14,6 +14,9 @@ namespace densecl {
 class StepCalls {
  public:
   explicit StepCalls(Device& device) : device_(device) {}
+  ~StepCalls();
+  StepCalls(const StepCalls&) = delete;
+  StepCalls& operator=(const StepCalls&) = delete;
 
   // A call of the run that is traced.
   void note(const Call& call);
@@ -21,7 +24,7 @@ class StepCalls {
   void compare(const Call& call);
   // Throws GRAPH when the runs have made other calls than each other.
   void finish() const;
-  // Before a replay: throws GRAPH when nobody but the step has a tensor any more that it names.
+  // Before a replay: throws GRAPH when nobody but recorded steps has a tensor any more that it names.
   void expectTensors() const;
 
  private:

@@ -146,6 +146,24 @@ function cases(device: string): void {
     })
   })
 
+  test('a tensor that several recorded steps were given is missed by each of them, whichever others are still there', () => {
+    onDevice(() => {
+      const [x, y] = [vector(1), vector(10)]
+      const graphs = [new Graph(device, () => add(x, y)), new Graph(device, () => scale(x, 3)), new Graph(device, () => relu(y))] as const
+      for (const graph of graphs) runs(graph, 3)
+      x.dispose()
+      const missed = (graph: Graph<Tensor>): void =>
+        throwsError(() => graph.run(), 'GRAPH', /expected the tensor \w f32\[1\] of \w+ to live/)
+      missed(graphs[0])
+      missed(graphs[1])
+      graphs[1].dispose()
+      missed(graphs[0])
+      graphs[0].dispose()
+      assert.is(graphs[2].run().item(), 10, 'what they shared with others lives')
+      graphs[2].dispose()
+    })
+  })
+
   test('the result of one graph is an operand of another like any tensor, as long as it lives', () => {
     onDevice(() => {
       const x = vector(1)
