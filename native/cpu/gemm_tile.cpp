@@ -137,8 +137,11 @@ INLINE void storePart(const TileCall<T, Out>& call, int64_t first, int rows, con
       A sum = sums[i][j];
       if constexpr (std::is_same_v<Out, A>)
         if (call.accumulate) sum += out[j];
-      if (call.scale != nullptr) sum = A(Out(sum)) * call.scale[j];
-      if (call.bias != nullptr) sum += call.bias[j];
+      // In one expression, as a pass of its own has it: of two the compiler makes an FMA where it likes.
+      if (call.scale != nullptr)
+        sum = A(Out(sum)) * call.scale[j] + call.bias[j];
+      else if (call.bias != nullptr)
+        sum += call.bias[j];
       if (call.residual != nullptr) sum += A(call.residual[out - call.y + j]);
       out[j] = Out(call.relu && sum < 0 ? A{0} : sum);
     }

@@ -102,6 +102,19 @@ test('one pass gives the bits of two, with weights that are packed and with thos
   )
 })
 
+test('of many values in bf16 each has the bits of two passes, also where a panel has columns behind the last', () => {
+  if (native.instructionSet() === 'portable') return
+  for (const [outputs, relu] of [
+    [27, true],
+    [24, false],
+  ] as const)
+    scope(() => {
+      const { apart, fused } = made({ ...usual, dtype: 'bf16', images: 4, side: [80, 80], kernel: 1, outputs, relu })
+      const [expected, actual] = [apart().data(), fused().data()]
+      assert.is(actual.filter((value, i) => value !== expected[i]).length, 0, `values of ${outputs} channels that differ`)
+    })
+})
+
 test('whoever writes the weights, what follows is of the new ones; the memory of the packed ones is given back', () => {
   const writers: Record<string, (weight: Tensor) => void> = {
     write: (weight) => weight.write(weight.data().map((value) => 2 * value)),
