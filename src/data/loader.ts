@@ -32,6 +32,10 @@ export class Loader {
   readonly #gpu: GpuImages | undefined
   /** The two views of pre-training of the current batch, where the device does not make them. */
   #arrived: Tensor[] = []
+  /** Batches that workers read now. */
+  readonly #loading = new Set<Promise<Int32Array>>()
+  /** How often batches() was begun. */
+  #begun = 0
 
   constructor(options: LoaderOptions) {
     this.#options = options
@@ -62,20 +66,29 @@ export class Loader {
     })
   }
 
-  /** The batches of `requests`, in order. Throws INTERRUPTED instead of the next one when the work is to end. */
+  /**
+   * The batches of `requests`, in order. Ends those of a call before. Throws INTERRUPTED instead of the next one when the work is to end, and
+   * ARGUMENT instead of one that the options have no room for, or no images.
+   */
   async *batches<Request extends BatchRequest>(requests: Iterable<Request>): AsyncGenerator<Batch<Request>> {
+    const own = ++this.#begun
+    // What was read ahead by a call before, which was left, would be written where this one's batches lie.
+    if (this.#loading.size > 0) await this.#workers.waitFor(Promise.allSettled(this.#loading))
     const iterator = requests[Symbol.iterator]()
     const ahead: { request: Request; slot: number; done: Promise<Int32Array> }[] = []
     const gpu = this.#gpu
     let next = 0
     let uploading: number | undefined
     const start = (): void => {
+      if (this.#begun !== own) fail('ARGUMENT', 'Loader: expected the batches of one call at a time, but batches() was called again')
       const following = iterator.next()
       if (following.done === true) return
       const request = following.value
       const slot = next++ % prefetch
       const loaded = this.#load(request, slot)
-      loaded.catch(() => undefined) // reported where it is awaited
+      this.#loading.add(loaded)
+      const ended = (): boolean => this.#loading.delete(loaded)
+      loaded.then(ended, ended) // an error is reported where it is awaited
       ahead.push({ request, slot, done: loaded })
     }
     for (let i = 0; i < prefetch; ++i) start()
@@ -101,8 +114,11 @@ export class Loader {
           for (const image of places) labels[image] = decoded[image]!
         })
         const values = (): never => fail('ARGUMENT', `batch: its values are on ${this.#device}, which makes the views of them`)
-        yield { ...about, views: () => gpu.render(), values }
-        gpu.release(uploading)
+        try {
+          yield { ...about, views: () => gpu.render(), values }
+        } finally {
+          gpu.release(uploading)
+        }
       } else {
         const { kind, parts } = this.#ring
         const views = kind === 'augmented' ? this.#arrive(slot, request) : () => parts.map((_, part) => this.#copy(slot, part, request))
@@ -151,6 +167,7 @@ export class Loader {
   async #load(request: BatchRequest, slot: number, places = [...request.indices.keys()]): Promise<Int32Array> {
     const { epoch, indices, boxes } = request
     const { items } = this.#options
+    this.#expectRoom(request)
     const gpu = this.#ring.files === undefined ? undefined : this.#gpu
     const labelOf = (index: number): number => items[index]?.label ?? -1
     const labels = indices.map(labelOf)
@@ -179,6 +196,26 @@ export class Loader {
     })
     await Promise.all(parts)
     return labels
+  }
+
+  /** Throws ARGUMENT for a batch whose images are not there, or would lie where those of others do. */
+  #expectRoom(request: BatchRequest): void {
+    const { items, batchSize } = this.#options
+    const { indices, boxes } = request
+    const wrong = indices.find((index) => index < 0 || index >= items.length)
+    if (wrong !== undefined) fail('ARGUMENT', `Loader: expected indices of ${items.length} items but received ${wrong}`)
+    if (boxes === undefined) {
+      if (indices.length > batchSize)
+        fail('ARGUMENT', `Loader: expected batches of at most batchSize ${batchSize} images but received one of ${indices.length}`)
+      return
+    }
+    const bytes = this.#ring.place(0, 0, indices.length, request)
+    if (bytes > this.#ring.slotBytes)
+      fail(
+        'ARGUMENT',
+        `Loader: expected batches of at most ${this.#ring.slotBytes} bytes, of batchSize ${batchSize} images of the imageSize, but received ` +
+          `one of ${bytes}, ${indices.length} images of ${boxes.height}x${boxes.width} pixels`,
+      )
   }
 
   /** Takes note of images that others could not read, by name, with the reason. Throws DATA where all together are too many. */

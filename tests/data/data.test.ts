@@ -9,6 +9,7 @@ import { mocoV2Augmentation, randomView } from '../../src/data/augment.js'
 import { checkSource } from '../../src/data/check.js'
 import { decode, exifOrientation, jpegFrame, orient } from '../../src/data/decode.js'
 import { Loader } from '../../src/data/loader.js'
+import type { BatchRequest } from '../../src/data/loaderOptions.js'
 import { epochOrder } from '../../src/data/sampler.js'
 import { scene, sceneClasses } from '../../src/data/scenes.js'
 import type { Source } from '../../src/data/source.js'
@@ -266,6 +267,65 @@ test('a batch says where its views lie: what randomView draws, with another rang
       await loader.close()
     }
   }
+})
+
+/** What a loader makes of images of the scenes: each value of a batch is that of its images, read alone. */
+async function readScenes(body: (loader: Loader, read: (requests: number[][], most?: number) => Promise<number>) => Promise<void>) {
+  const { items } = await openSource('scenes:48')
+  const options = { items, imageSize: 32, views: 'centre', workers: 3 } as const
+  const size = 32 * 32 * 3
+  const asked = (requests: readonly (readonly number[])[]): BatchRequest[] =>
+    requests.map((indices, epoch) => ({ epoch, indices: Int32Array.from(indices) }))
+  const [whole, loader] = [new Loader({ ...options, batchSize: 48 }), new Loader({ ...options, batchSize: 16 })]
+  try {
+    const all = (await whole.batches(asked([items.map((_, i) => i)])).next()).value as { values(): Float32Array }
+    const valuesOf = (index: number): Float32Array => all.values().subarray(index * size, (index + 1) * size)
+    await body(loader, async (requests, most = Infinity) => {
+      let count = 0
+      for await (const batch of loader.batches(asked(requests))) {
+        const values = batch.values()
+        for (const [i, index] of batch.indices.entries())
+          assert.equal(values.subarray(i * size, (i + 1) * size), valuesOf(index), `batch ${count}, image ${i}`)
+        if ((count += 1) === most) break
+      }
+      return count
+    })
+  } finally {
+    await whole.close()
+    await loader.close()
+  }
+}
+const scenesFrom = (first: number, count: number, step = 1): number[] => Array.from({ length: count }, (_, i) => (first + i * step) % 48)
+
+test('a batch that has no room, or images that are not there, is refused in its turn, and is in no other', async () => {
+  await readScenes(async (loader, read) => {
+    const before = [scenesFrom(0, 16), scenesFrom(16, 3), scenesFrom(5, 16)]
+    const after = [scenesFrom(20, 16)]
+    const refused = (wrong: number[], ...words: RegExp[]): Promise<void> =>
+      rejectsError(() => read([...before, wrong, ...after]), 'ARGUMENT', ...words)
+    await refused(scenesFrom(20, 17), /Loader: expected batches of at most batchSize 16 images but received one of 17/)
+    await refused([1, 48], /Loader: expected indices of 48 items but received 48/)
+    await refused([-1, 2], /indices .* but received -1/)
+    const view = { width: 96, height: 96, flip: false, original: { width: 96, height: 96 } }
+    const boxes = { height: 96, width: 96, resampling: 'bilinear', views: [view, view] } as never
+    const large = { epoch: 0, indices: Int32Array.of(0, 1), boxes }
+    await rejectsError(() => loader.batches([large]).next(), 'ARGUMENT', /at most 196608 bytes, .* one of 221184, 2 images of 96x96 pixels/)
+    assert.is(await read(before), 3)
+  })
+})
+
+test('the batches of a loader that was left in the middle of others are those that it is asked for now', async () => {
+  await readScenes(async (loader, read) => {
+    for (let turn = 0; turn < 12; ++turn) {
+      const requests = (step: number): number[][] => Array.from({ length: 6 }, (_, batch) => scenesFrom(7 * batch + turn, 16, step))
+      assert.is(await read(requests(1), 1), 1)
+      assert.is(await read(requests(5)), 6)
+    }
+    const older = loader.batches([0, 1, 2].map((epoch) => ({ epoch, indices: Int32Array.of(0) })))
+    await older.next()
+    assert.is(await read([scenesFrom(3, 16)]), 1)
+    await rejectsError(() => older.next(), 'ARGUMENT', /the batches of one call at a time/)
+  })
 })
 
 test('broken images are replaced, counted and named, and too many are an error', async () => {
