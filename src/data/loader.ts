@@ -67,8 +67,8 @@ export class Loader {
   }
 
   /**
-   * The batches of `requests`, in order. Ends those of a call before. Throws INTERRUPTED instead of the next one when the work is to end, and
-   * ARGUMENT instead of one that the options have no room for, or no images.
+   * The batches of `requests`, in order. Ends those of a call before. Throws INTERRUPTED instead of the next one when the work is to
+   * end, and ARGUMENT instead of one that the options have no room for, or no images.
    */
   async *batches<Request extends BatchRequest>(requests: Iterable<Request>): AsyncGenerator<Batch<Request>> {
     const own = ++this.#begun
@@ -213,8 +213,8 @@ export class Loader {
     if (bytes > this.#ring.slotBytes)
       fail(
         'ARGUMENT',
-        `Loader: expected batches of at most ${this.#ring.slotBytes} bytes, of batchSize ${batchSize} images of the imageSize, but received ` +
-          `one of ${bytes}, ${indices.length} images of ${boxes.height}x${boxes.width} pixels`,
+        `Loader: expected batches of at most ${this.#ring.slotBytes} bytes, of batchSize ${batchSize} images of the imageSize, ` +
+          `but received one of ${bytes}, ${indices.length} images of ${boxes.height}x${boxes.width} pixels`,
       )
   }
 
