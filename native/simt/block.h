@@ -45,7 +45,7 @@ struct NamedBarrier {
 
 struct Thread {
   Coordinates at;
-  Fiber fiber;
+  Fiber* fiber = nullptr;  // from its first instruction to its last
   State state = State::ready;
   const std::function<bool()>* until = nullptr;  // while polling
   std::vector<Copy> copies;                      // asked for, oldest first
@@ -82,8 +82,10 @@ class Block {
  private:
   struct Unwind {};
   static void body(void* argument);
+  void runCurrent();
   size_t draw(size_t count);
   Thread& next();
+  Fiber& fiberOf(Thread& thread);
   void schedule();
   bool wakePolling();
   std::string place(const Coordinates& at) const;
@@ -93,6 +95,8 @@ class Block {
   const char* op_ = "";
   const std::function<void()>* kernel_ = nullptr;
   std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
   std::vector<Warp> warps_;
   std::map<unsigned, NamedBarrier> groups_;
   std::vector<unsigned> ready_;

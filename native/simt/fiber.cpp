@@ -17,7 +17,7 @@
 namespace densecl::simt {
 namespace {
 
-__thread Fiber* starting = nullptr;
+__thread Fiber* starting __attribute__((tls_model("initial-exec"))) = nullptr;
 
 #if DENSECL_FIBER_ASM
 // Keeps the place and the stack in `save` and goes on at those of `load`. Part of its caller, and with a jump instead of a return, so that
@@ -121,13 +121,14 @@ void Fiber::leave() {
   arrived();
 }
 
-void Fiber::leaveForGood() {
+void Fiber::leaveForGood(Fiber* other) {
   // Only the frames from here up have marks. To clear those of the whole stack for every thread of every block took a third of the time.
   ASAN(char* const frame = static_cast<char*>(__builtin_frame_address(0));
        __asan_unpoison_memory_region(frame, static_cast<size_t>(stack_ + kStackBytes - frame));)
   ended_ = true;
-  ASAN(__sanitizer_start_switch_fiber(nullptr, outside_->bottom, outside_->size);)
-  switchStack(inside_, outside_->left);
+  ASAN(__sanitizer_start_switch_fiber(nullptr, other != nullptr ? other->stack_ : outside_->bottom,
+                                      other != nullptr ? kStackBytes : outside_->size);)
+  switchStack(inside_, other != nullptr ? other->inside_ : outside_->left);
 }
 
 }  // namespace densecl::simt

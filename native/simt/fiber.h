@@ -23,13 +23,13 @@ class Fiber {
   ~Fiber();
   Fiber(const Fiber&) = delete;
 
-  // Makes the next enter() or leaveFor() start body(), which must end by a call of leaveForGood().
+  // Makes the next enter(), leaveFor() or leaveForGood() start body(), which must end by a call of leaveForGood().
   void start(Outside& outside, void (*body)(void*), void* argument);
-  // From outside into the fiber, from inside it into another of the same outside, and back.
+  // From outside into the fiber, from inside it into another of the same outside, and back; for good into another that has begun, or back.
   void enter();
   void leaveFor(Fiber& other);
   void leave();
-  void leaveForGood();
+  void leaveForGood(Fiber* other);
 
  private:
   static void trampoline();

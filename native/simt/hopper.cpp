@@ -1,5 +1,6 @@
 #include "hopper.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <unordered_map>
@@ -7,6 +8,7 @@
 
 #include "../core/e4m3.h"
 #include "block.h"
+#include "tile.h"
 
 namespace densecl::simt {
 namespace {
@@ -17,42 +19,52 @@ constexpr int kLineBytes = 128;
 // The place of a byte under the 128-byte swizzle: bits 4..6 of the address are xored with bits 7..9.
 unsigned swizzled(unsigned offset) { return offset ^ ((offset >> 7 & 7) << 4); }
 
-void putElement(Block& block, unsigned offset, const unsigned char* from) {
-  unsigned char* to = block.shared + swizzled(offset);
-  if (from == nullptr)
-    std::memset(to, 0, 2);
-  else
-    std::memcpy(to, from, 2);
+// Bytes side by side, zeros without `from`. The swizzle leaves 16 of them together.
+void put(Block& block, unsigned offset, const unsigned char* from, int bytes) {
+  while (bytes > 0) {
+    const int part = std::min(bytes, 16 - static_cast<int>(offset % 16));
+    unsigned char* const to = block.shared + swizzled(offset);
+    if (from == nullptr)
+      std::memset(to, 0, static_cast<size_t>(part));
+    else if (part == 16)
+      std::memcpy(to, from, 16);
+    else
+      std::memcpy(to, from, static_cast<size_t>(part));
+    if (from != nullptr) from += part;
+    offset += static_cast<unsigned>(part);
+    bytes -= part;
+  }
+}
+
+// The elements at..at + count of a line of `size`, whose element 0 is at `line`; zeros outside, or for all without `line`.
+void putElements(Block& block, unsigned offset, const unsigned char* line, int64_t at, int64_t count, int64_t size) {
+  const int64_t first = line == nullptr ? count : std::clamp<int64_t>(-at, 0, count), last = std::clamp<int64_t>(size - at, first, count);
+  put(block, offset, nullptr, static_cast<int>(first) * 2);
+  if (first < last) put(block, offset + static_cast<unsigned>(first) * 2, line + (at + first) * 2, static_cast<int>(last - first) * 2);
+  put(block, offset + static_cast<unsigned>(last) * 2, nullptr, static_cast<int>(count - last) * 2);
 }
 
 void perform(Block& block, const BulkCopy& copy) {
   const HostTensorMap& map = copy.map;
-  const unsigned base = sharedOffset(copy.to);
+  unsigned to = sharedOffset(copy.to);
+  const unsigned lineBytes = static_cast<unsigned>(map.box[0]) * 2;
   if (!map.im2col) {
     for (int z = 0; z < map.box[2]; ++z)
-      for (int y = 0; y < map.box[1]; ++y)
-        for (int x = 0; x < map.box[0]; ++x) {
-          const int64_t at[3] = {int64_t{copy.at[0]} + x, int64_t{copy.at[1]} + y, int64_t{copy.at[2]} + z};
-          bool inside = true;
-          const unsigned char* from = map.address + at[0] * 2;
-          for (int d = 0; d < map.rank; ++d) {
-            inside = inside && at[d] >= 0 && at[d] < map.sizes[d];
-            if (d > 0) from += at[d] * map.strides[d - 1];
-          }
-          putElement(block, base + static_cast<unsigned>((z * map.box[1] + y) * map.box[0] + x) * 2, inside ? from : nullptr);
-        }
+      for (int y = 0; y < map.box[1]; ++y, to += lineBytes) {
+        const int64_t at[3] = {0, int64_t{copy.at[1]} + y, int64_t{copy.at[2]} + z};
+        const unsigned char* line = map.address;
+        for (int d = 1; d < map.rank && line != nullptr; ++d)
+          line = at[d] >= 0 && at[d] < map.sizes[d] ? line + at[d] * map.strides[d - 1] : nullptr;
+        putElements(block, to, line, copy.at[0], map.box[0], map.sizes[0]);
+      }
     return;
   }
   int w = copy.at[1], h = copy.at[2], n = copy.at[3];
-  for (int p = 0; p < map.box[1]; ++p) {
+  for (int p = 0; p < map.box[1]; ++p, to += lineBytes) {
     const int64_t x = w + copy.offset[0], y = h + copy.offset[1];
     const bool inside = x >= 0 && x < map.sizes[1] && y >= 0 && y < map.sizes[2] && n >= 0 && n < map.sizes[3];
-    for (int c = 0; c < map.box[0]; ++c) {
-      const bool channel = copy.at[0] + c < map.sizes[0];
-      const unsigned char* from =
-          map.address + (int64_t{copy.at[0]} + c) * 2 + x * map.strides[0] + y * map.strides[1] + n * map.strides[2];
-      putElement(block, base + static_cast<unsigned>(p * map.box[0] + c) * 2, inside && channel ? from : nullptr);
-    }
+    const unsigned char* const line = inside ? map.address + x * map.strides[0] + y * map.strides[1] + n * map.strides[2] : nullptr;
+    putElements(block, to, line, copy.at[0], map.box[0], map.sizes[0]);
     w += map.steps[0];
     if (w < map.sizes[1] + map.upper[0]) continue;
     w = map.lower[0];
@@ -73,8 +85,7 @@ HostTensorMap mapAt(const void* address) {
 
 void deliver(Block& block, const BulkCopy& copy) {
   perform(block, copy);
-  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col)))
-    putElement(block, sharedOffset(copy.to) + 2, nullptr);
+  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col))) put(block, sharedOffset(copy.to) + 2, nullptr, 2);
 }
 
 PhaseBarrier& barrierAt(Block& block, void* address) {
@@ -110,43 +121,42 @@ void startCopy(BulkCopy copy, void* barrier) {
   barrierAt(block, barrier).copies.push_back(copy);
 }
 
-float upperHalf(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
+// 16 bytes as values: eight of bf16, or as many of E4M3.
+void unpack(float* to, const unsigned char* shared, unsigned offset, bool isE4m3) {
+  const unsigned char* const from = shared + swizzled(offset);
+  if (isE4m3) {
+    for (int i = 0; i < 16; ++i) {
+      e4m3 value;
+      value.bits = from[i];
+      to[i] = static_cast<float>(value);
+    }
+    return;
+  }
+  uint16_t halves[8];
+  std::memcpy(halves, from, sizeof(halves));
+  for (int i = 0; i < 8; ++i) to[i] = lowHalf(halves[i]);
 }
 
-float element(const unsigned char* shared, unsigned offset) {
-  uint32_t bits = 0;
-  std::memcpy(reinterpret_cast<unsigned char*>(&bits) + 2, shared + swizzled(offset), 2);
-  return upperHalf(bits);
-}
-
-float eighth(const unsigned char* shared, unsigned offset) {
-  e4m3 value;
-  value.bits = shared[swizzled(offset)];
-  return static_cast<float>(value);
-}
-
-// Element (row, k) of an operand: lines of 64 elements along the depth, or along the rows.
-float operand(const unsigned char* shared, uint64_t descriptor, bool alongRows, bool e4m3, int row, int k) {
+// Calls put(row, k, value) for each element of an operand of `rows` rows: lines of 64 elements along the depth, or along the rows.
+template <class Put>
+void eachElement(const unsigned char* shared, uint64_t descriptor, bool alongRows, bool e4m3, unsigned rows, Put put) {
   const unsigned start = static_cast<unsigned>(descriptor & 0x3fff) << 4, near = static_cast<unsigned>(descriptor >> 16 & 0x3fff) << 4,
                  far = static_cast<unsigned>(descriptor >> 32 & 0x3fff) << 4;
-  const unsigned r = static_cast<unsigned>(row), d = static_cast<unsigned>(k);
-  if (e4m3) return eighth(shared, start + r / 8 * far + r % 8 * kLineBytes + d);
-  if (!alongRows) return element(shared, start + r / 8 * far + r % 8 * kLineBytes + d * 2);
-  return element(shared, start + r / 64 * near + r % 64 * 2 + d / 8 * far + d % 8 * kLineBytes);
-}
-
-using Eight = float __attribute__((vector_size(32)));
-
-// A row of a product, from copies of the operands, which AddressSanitizer need not watch.
-__attribute__((no_sanitize("address"))) void multiplyRow(Eight* sums, const float* a, const Eight* b, size_t depth, size_t eights) {
-  for (size_t j = 0; j < eights; ++j) {
-    Eight sum = {};
-    for (size_t k = 0; k < depth; ++k) sum += a[k] * b[k * eights + j];
-    sums[j] = sum;
+  float values[16];
+  if (alongRows && !e4m3) {
+    for (unsigned k = 0; k < 16; ++k)
+      for (unsigned row = 0; row < rows; row += 8) {
+        unpack(values, shared, start + row / 64 * near + row % 64 * 2 + k / 8 * far + k % 8 * kLineBytes, false);
+        for (unsigned i = 0; i < 8; ++i) put(row + i, k, values[i]);
+      }
+    return;
   }
+  const unsigned together = e4m3 ? 16 : 8;
+  for (unsigned row = 0; row < rows; ++row)
+    for (unsigned part = 0; part < 2; ++part) {
+      unpack(values, shared, start + row / 8 * far + row % 8 * kLineBytes + part * 16, e4m3);
+      for (unsigned i = 0; i < together; ++i) put(row, part * together + i, values[i]);
+    }
 }
 
 // A committed product of all lanes of a warpgroup.
@@ -161,34 +171,27 @@ void multiply(Block& block, const std::vector<const Product*>& lanes) {
       block.fail("the lanes of a warpgroup give different operands to wgmma");
   if ((!inRegisters && first.a >> 62 != 1) || first.b >> 62 != 1) block.fail("a matrix descriptor without the 128-byte swizzle");
   const size_t depth = first.e4m3 ? 32 : 16, eights = static_cast<size_t>(first.n) / 8;
-  std::vector<float> a(64 * depth);
-  std::vector<Eight> b(depth * eights), sums(eights);
-  for (int k = 0; k < static_cast<int>(depth); ++k) {
-    for (int m = 0; m < 64; ++m) {
-      float& to = a[static_cast<size_t>(m) * depth + k];
-      if (!inRegisters) {
-        to = operand(block.shared, first.a, first.rowsA, first.e4m3, m, k);
-        continue;
+  std::vector<float> a(64 * depth), b(eights * depth * 8);  // b by 8 columns
+  if (inRegisters) {
+    // Pairs of a lane: rows g and g + 8, depths 2t and 2t + 8.
+    for (size_t t = 0; t < kWarpgroup; ++t)
+      for (size_t i = 0; i < 4; ++i) {
+        const uint32_t pair = lanes[t]->registers[i];
+        float* const to = &a[(t / 32 * 16 + t % 32 / 4 + i % 2 * 8) * depth + t % 4 * 2 + i / 2 * 8];
+        to[0] = lowHalf(pair);
+        to[1] = highHalf(pair);
       }
-      // Pairs of a lane: rows g and g + 8, depths 2t and 2t + 8.
-      const Product& owner = *lanes[static_cast<size_t>(m / 16 * 32 + m % 8 * 4 + k % 8 / 2)];
-      const uint32_t pair = owner.registers[m % 16 / 8 + k / 8 * 2];
-      to = upperHalf(k % 2 == 1 ? pair & 0xffff0000u : pair << 16);
-    }
-    for (int n = 0; n < first.n; ++n)
-      b[static_cast<size_t>(k) * eights + n / 8][n % 8] = operand(block.shared, first.b, first.rowsB, first.e4m3, n, k);
+  } else {
+    eachElement(block.shared, first.a, first.rowsA, first.e4m3, 64,
+                [&](unsigned row, unsigned k, float value) { a[row * depth + k] = value; });
   }
-  for (size_t row = 0; row < 64; ++row) {
-    multiplyRow(sums.data(), &a[row * depth], b.data(), depth, eights);
-    if (wrong && row == 25) sums[1][2] = 0;
-    // A lane has pairs of columns of two rows.
-    const size_t firstLane = row / 16 * 32 + row % 8 * 4, half = row % 16 / 8 * 2;
-    for (size_t pair = 0; pair < 4; ++pair) {
-      float* const c = lanes[firstLane + pair]->c + half;
-      for (size_t j = 0; j < eights; ++j)
-        for (size_t e = 0; e < 2; ++e) c[j * 4 + e] += sums[j][pair * 2 + e];
-    }
-  }
+  eachElement(block.shared, first.b, first.rowsB, first.e4m3, static_cast<unsigned>(first.n),
+              [&](unsigned n, unsigned k, float value) { b[(n / 8 * depth + k) * 8 + n % 8] = value; });
+  float* c[kWarpgroup];
+  for (size_t t = 0; t < kWarpgroup; ++t) c[t] = lanes[t]->c;
+  for (size_t warp = 0; warp < 4; ++warp)
+    for (size_t j = 0; j < eights; ++j)
+      addProduct(c + warp * kWarp, j * 4, &a[warp * 16 * depth], &b[j * depth * 8], depth, wrong && warp == 1 && j == 1);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
     thread.groups.clear();
     thread.products.clear();
     thread.openProducts.clear();
-    thread.fiber.start(outside_, &Block::body, this);
+    thread.fiber = nullptr;
     ++warps_[t / kWarp].threads;
     ready_.push_back(t);
   }
@@ -87,9 +87,9 @@ void Block::wait(State state) {
   self->state = state;
   atBarrier_ += state == State::atBarrier;
   if (ready_.empty())
-    self->fiber.leave();
+    self->fiber->leave();
   else
-    self->fiber.leaveFor(next().fiber);
+    self->fiber->leaveFor(fiberOf(next()));
   if (error_) throw Unwind{};
   self->state = State::ready;
 }
@@ -135,20 +135,38 @@ void Block::fail(const std::string& what) {
   throw Error("SIMT", place(current->at) + " thread " + std::to_string(current->at.thread.x) + ": " + what);
 }
 
+// A thread that ends leaves its stack to the next that begins: where no thread waits for another, one stack, which the processor has at
+// hand, is enough for the block.
 void Block::body(void* argument) {
   Block* block = static_cast<Block*>(argument);
-  Thread* self = block->current;
+  Fiber* own = block->current->fiber;
+  for (;;) {
+    block->runCurrent();
+    if (block->error_ || block->ready_.empty()) break;
+    Thread& following = block->next();
+    if (following.fiber == nullptr) {
+      following.fiber = own;
+      continue;
+    }
+    block->idle_.push_back(own);
+    own->leaveForGood(following.fiber);
+  }
+  block->idle_.push_back(own);
+  own->leaveForGood(nullptr);
+}
+
+void Block::runCurrent() {
+  Thread* self = current;
   try {
-    (*block->kernel_)();
+    (*kernel_)();
     perform(*self, self->copies.size());
-    if (!self->products.empty()) block->fail("a thread ends before its products are done");
+    if (!self->products.empty()) fail("a thread ends before its products are done");
   } catch (const Unwind&) {
   } catch (...) {
-    if (!block->error_) block->error_ = std::current_exception();
+    if (!error_) error_ = std::current_exception();
   }
   self->state = State::done;
-  ++block->done_;
-  self->fiber.leaveForGood();
+  ++done_;
 }
 
 size_t Block::draw(size_t count) {
@@ -169,10 +187,23 @@ Thread& Block::next() {
   return *current;
 }
 
+// Its own, or one for its start.
+Fiber& Block::fiberOf(Thread& thread) {
+  if (thread.fiber != nullptr) return *thread.fiber;
+  if (idle_.empty()) {
+    fibers_.push_back(std::make_unique<Fiber>());
+    idle_.push_back(fibers_.back().get());
+  }
+  thread.fiber = idle_.back();
+  idle_.pop_back();
+  thread.fiber->start(outside_, &Block::body, this);
+  return *thread.fiber;
+}
+
 void Block::schedule() {
   for (;;) {
     while (!ready_.empty()) {
-      next().fiber.enter();
+      fiberOf(next()).enter();
       if (error_) return drain();
     }
     if (done_ == count_) return;
@@ -219,7 +250,7 @@ void Block::drain() {
     if (thread.state == State::done || thread.state == State::ready) continue;
     current = &thread;
     here = &thread.at;
-    thread.fiber.enter();
+    thread.fiber->enter();
   }
 }
 

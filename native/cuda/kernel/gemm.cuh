@@ -74,38 +74,27 @@ struct MathBf16 {
     const int matrix = laneIndex() / 8, line = laneIndex() % 8;
 #pragma unroll
     for (int k = 0; k < kSlice<bf16>; k += 16) {
-      uint32_t fragA[Shape::kMmaM][4], fragB[Shape::kMmaN][2];
+      uint32_t fragA[Shape::kMmaM][4], pairs[Shape::kMmaN / 2][4], fragB[Shape::kMmaN][2];
+      loadFragments(fragA, a, rowA + matrix % 2 * 8, k + matrix / 2 * 8, line);
+      loadFragments(pairs, b, rowB + matrix / 2 * 8, k + matrix % 2 * 8, line);
 #pragma unroll
-      for (int i = 0; i < Shape::kMmaM; ++i) {
-        const int row = rowA + i * 16 + matrix % 2 * 8, depth = k + matrix / 2 * 8;
-        loadFragment(fragA[i], a, row, depth, line);
-      }
+      for (int j = 0; j < Shape::kMmaN; ++j)
 #pragma unroll
-      for (int j = 0; j < Shape::kMmaN; j += 2) {
-        uint32_t both[4];
-        const int row = rowB + j * 8 + matrix / 2 * 8, depth = k + matrix % 2 * 8;
-        loadFragment(both, b, row, depth, line);
-        fragB[j][0] = both[0];
-        fragB[j][1] = both[1];
-        fragB[j + 1][0] = both[2];
-        fragB[j + 1][1] = both[3];
-      }
-#pragma unroll
-      for (int i = 0; i < Shape::kMmaM; ++i)
-#pragma unroll
-        for (int j = 0; j < Shape::kMmaN; ++j) mmaBf16(acc.c[i][j], fragA[i], fragB[j]);
+        for (int e = 0; e < 2; ++e) fragB[j][e] = pairs[j / 2][j % 2 * 2 + e];
+      mmaBf16(acc.c, fragA, fragB);
     }
   }
 
  private:
-  // The 8x8 matrix at (row, depth): its lines run along the depth, or along the rows and are transposed on the way.
-  template <int kRows>
-  static DEVICE void loadFragment(uint32_t (&out)[4], OperandTile<bf16, kRows, true>& tile, int row, int depth, int line) {
-    ldmatrix<false>(out, tile.chunk(row + line, depth));
+  // The 8x8 matrices at (row, depth) and 16 rows further each: their lines run along the depth, or along the rows and are transposed on
+  // the way.
+  template <int kCount, int kRows>
+  static DEVICE void loadFragments(uint32_t (&out)[kCount][4], OperandTile<bf16, kRows, true>& tile, int row, int depth, int line) {
+    ldmatrix<false>(out, [&](int i) { return tile.chunk(row + i * 16 + line, depth); });
   }
-  template <int kRows>
-  static DEVICE void loadFragment(uint32_t (&out)[4], OperandTile<bf16, kRows, false>& tile, int row, int depth, int line) {
-    ldmatrix<true>(out, tile.chunk(row, depth + line));
+  template <int kCount, int kRows>
+  static DEVICE void loadFragments(uint32_t (&out)[kCount][4], OperandTile<bf16, kRows, false>& tile, int row, int depth, int line) {
+    ldmatrix<true>(out, [&](int i) { return tile.chunk(row + i * 16, depth + line); });
   }
 };
 
@@ -125,8 +114,7 @@ struct MathTf32 {
         uint32_t fragA[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) fragA[e] = roundTf32(a.element(rowA + i * 16 + g + e % 2 * 8, k + t + e / 2 * 4));
-#pragma unroll
-        for (int j = 0; j < Shape::kMmaN; ++j) mmaTf32(acc.c[i][j], fragA, fragB[j]);
+        mmaTf32(acc.c[i], fragA, fragB);
       }
     }
   }
