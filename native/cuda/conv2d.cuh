@@ -14,7 +14,7 @@ using Tile128x128 = TileShape<128, 128, 2, 4>;
 using Tile128x64 = TileShape<128, 64, 4, 2>;
 using Tile64x64 = TileShape<64, 64, 2, 2>;
 
-constexpr int64_t kWidestTile = 6;  // the last of the tiles that a call may name; conv2dHopper.cu has it
+constexpr int64_t kWidestTile = 6, kBulkStoredTile = 7;  // the last of the tiles that a call may name; conv2dHopper.cu has them
 
 // The sizes of a convolution, and what its caller wants of the kernels.
 struct Geometry : Convolution<int> {
@@ -24,8 +24,9 @@ struct Geometry : Convolution<int> {
   Geometry(const Call& call, Names names, const Tensor& x, const Tensor& weight, const Tensor& y, const char* yName)
       : Geometry(call, Convolution(call, names, x, weight, y, yName), call.integer(Names::tile), call.flag(Names::tf32)) {}
   Geometry(const Call& call, const Convolution<int>& sizes, int64_t tile, bool tf32) : Convolution(sizes), tile(tile), tf32(tf32) {
-    REQUIRE(tile <= kWidestTile, "ARGUMENT",
-            std::string(call.op) + ": expected tile to be 0 to " + std::to_string(kWidestTile) + " but received " + std::to_string(tile));
+    REQUIRE(
+        tile <= kBulkStoredTile, "ARGUMENT",
+        std::string(call.op) + ": expected tile to be 0 to " + std::to_string(kBulkStoredTile) + " but received " + std::to_string(tile));
     REQUIRE(h * w * c < (int64_t{1} << 31) && oh * ow * o < (int64_t{1} << 31), "SHAPE",
             std::string(call.op) + ": one image has more than 2^31 elements");
     REQUIRE(n * (h + 1) * (w + 1) < (int64_t{1} << 31), "SHAPE", std::string(call.op) + ": the images have more than 2^31 pixels");
@@ -38,11 +39,14 @@ struct Geometry : Convolution<int> {
 template <class T, class F>
 void dispatchTile(const Call& call, const Geometry& g, Family tensorCores, int64_t rows, int64_t columns, bool alignedA, bool alignedB,
                   F body) {
-  // Where Hopper's kernels do not apply these stand in for tiles 4 and 5; the widest has nothing that stands in.
-  REQUIRE(g.tile != kWidestTile, "ARGUMENT",
-          std::string(call.op) + ": expected bf16, whole slices of 64 channels that are summed over, strides of at most 8 and a GPU of " +
-              "compute capability 9.0 whose tiles of 128x256 are in use, for tile 6, but received " + std::to_string(g.c) +
-              " channels to " + std::to_string(g.o) + " in " + (std::is_same_v<T, bf16> ? "bf16" : "f32") + " on " + call.device().name);
+  // Where Hopper's kernels do not apply these stand in for tiles 4 and 5; the others have nothing that stands in.
+  const bool bulk = g.tile == kBulkStoredTile;
+  REQUIRE(g.tile < kWidestTile, "ARGUMENT",
+          std::string(call.op) + ": expected " + (bulk ? "a forward product to channels by the 8, " : "") +
+              "bf16, whole slices of 64 channels that are summed over, strides of at most 8 and a GPU of compute capability 9.0 whose " +
+              (bulk ? "stores by bulk copies" : "tiles of 128x256") + " are in use, for tile " + std::to_string(g.tile) +
+              ", but received " + std::to_string(g.c) + " channels to " + std::to_string(g.o) + " in " +
+              (std::is_same_v<T, bf16> ? "bf16" : "f32") + " on " + call.device().name);
   const int64_t wanted = g.tile > 3 ? 0 : g.tile;
   // A tile twice as large reads half as much, as long as every multiprocessor has one.
   const bool many = ceilDiv(rows, 128) * ceilDiv(columns, 128) >= multiprocessors(call),

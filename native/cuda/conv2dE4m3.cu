@@ -42,9 +42,10 @@ void conv2dE4m3(const Call& call) {
   const Geometry g(call, Convolution<int>(call, Names{}, x, weight, y, "y"), call.integer(Names::tile), false);
   if (statistics != nullptr) requireChunks(call, "statistics", *statistics, ceilDiv(g.pixels(), kStatisticsRows));
   const auto expect = [&](bool holds) {
-    REQUIRE(holds, "DEVICE",
-            "conv2dE4m3: expected a GPU of compute capability 9.0, channels by the 128 and strides of at most 8 but received x " +
-                describe(x) + " and weight " + describe(weight) + " on " + call.device().name);
+    REQUIRE(
+        holds, "DEVICE",
+        "conv2dE4m3: expected a GPU of compute capability 9.0, channels by the 128, strides of at most 8 and no tile 7 but received x " +
+            describe(x) + " and weight " + describe(weight) + " on " + call.device().name);
   };
   expect(g.c % (2 * kLineElements) == 0);
   DeviceScratch<e4m3> rounded(call, weight.size());

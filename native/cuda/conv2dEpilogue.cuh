@@ -35,32 +35,34 @@ DEVICE void scaleColumns(Accumulators<Shape>& acc, const float* scale, int colum
     }
 }
 
-// Writes the staged tile to `rows` consecutive lines of y, and the mean and squared deviations of each column over kStatisticsRows
-// rows at a time to lines of statistics [.., 2, channels]. Values are shifted by the chunk's first, so that squares do not cancel.
-template <class Shape, class Out, class Memory>
+// Writes the staged tile to `rows` consecutive lines of y (unless bulk copies do: then not kStores), and the mean and squared deviations of
+// each column over kStatisticsRows rows at a time to lines of statistics [.., 2, channels]. Values are shifted by the chunk's first, so
+// that squares do not cancel.
+template <class Shape, bool kStores = true, class Out, class Memory>
 DEVICE void storeWithMoments(Memory& memory, Out* y, int rows, int columns, bool aligned, float* statistics, int channels) {
   using Threads = TileThreads<Shape, Out>;
   auto& sums = sumsOf<Shape, Out>(memory);
   constexpr int kVector = Threads::kVector;
   const int column = Threads::column(), down = Threads::down();
+  const Out *from = &memory.tile[Memory::place(down, column)], *chunks = &memory.tile[Memory::place(0, column)];
   Out* to = y + static_cast<int64_t>(down) * channels + column;
   const int64_t step = static_cast<int64_t>(Threads::kDown) * channels;
 #pragma unroll
   for (int chunk = 0; chunk < Threads::kChunks; ++chunk) {
-    const auto first = loadWords(&memory.tile[chunk * kStatisticsRows * Memory::kPitch + column]);
+    const auto first = loadWords(chunks + chunk * kStatisticsRows * Memory::kPitch);
     float shift[kVector], sum[kVector] = {}, square[kVector] = {};
     unpack(shift, first);
 #pragma unroll
     for (int k = 0; k < Threads::kChunkRows; ++k, to += step) {
-      const int row = chunk * kStatisticsRows + k * Threads::kDown + down;
-      if (row >= rows) continue;
-      const auto words = loadWords(&memory.tile[row * Memory::kPitch + column]);
+      const int row = chunk * kStatisticsRows + k * Threads::kDown;
+      if (row + down >= rows) continue;
+      const auto words = loadWords(from + row * Memory::kPitch);
       float values[kVector];
       unpack(values, words);
-      if (aligned && column < columns) storeWords(to, words);
-      if (!aligned)
+      if (kStores && aligned && column < columns) storeWords(to, words);
+      if (kStores && !aligned)
 #pragma unroll 1
-        for (int e = 0; e < kVector && column + e < columns; ++e) to[e] = memory.tile[row * Memory::kPitch + column + e];
+        for (int e = 0; e < kVector && column + e < columns; ++e) to[e] = from[row * Memory::kPitch + e];
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         const float d = values[e] - shift[e];
@@ -81,6 +83,13 @@ DEVICE void storeWithMoments(Memory& memory, Out* y, int rows, int columns, bool
     out[0] = sums.shift[chunk].at(c) + mean;
     out[channels] = fmaxf(fmaf(-first, mean, second), 0.0f);
   }
+}
+
+// The statistics of a tile that bulk copies store.
+template <class Shape, class Memory>
+DEVICE void tileMoments(Memory& memory, int rows, int64_t firstRow, int firstColumn, int outputs, float* statistics) {
+  storeWithMoments<Shape, false>(memory, static_cast<bf16*>(nullptr), rows, outputs - firstColumn, true,
+                                 statistics + firstRow / kStatisticsRows * 2 * outputs + firstColumn, outputs);
 }
 
 // The forward product's tile, with statistics where they are wanted.

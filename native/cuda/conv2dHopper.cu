@@ -26,8 +26,8 @@ struct ForwardJob {
   using Out = bf16;
   static constexpr bool kRowsA = false, kRowsB = false, kFragments = false, kE4m3 = false;
   PixelSource x;
-  TensorMap weights;  // [O][taps * C]
-  bf16* y;
+  TensorMap weights;                                       // [O][taps * C]
+  std::conditional_t<S::kBulkStores, TensorMap, bf16*> y;  // [pixels][O]
   const float* bias;
   float* statistics;
   int64_t rows;
@@ -35,6 +35,7 @@ struct ForwardJob {
   DEVICE void prefetch() const {
     prefetchTensorMap(x.map);
     prefetchTensorMap(weights);
+    if constexpr (S::kBulkStores) prefetchTensorMap(y);
   }
   DEVICE int slices(int) const { return depthSlices; }
   struct Walk {
@@ -58,9 +59,15 @@ struct ForwardJob {
   DEVICE void finish(int tile, int row, int column, Accumulators<Part>& acc, Memory& memory) const {
     const int64_t firstRow = static_cast<int64_t>(tile / columnTiles) * Shape::kM + row, left = rows - firstRow;
     const int firstColumn = tile % columnTiles * Shape::kN + column;
+    const int some = static_cast<int>(left < Part::kM ? left : Part::kM);
     if (bias != nullptr) addBias(acc, bias + firstColumn, outputs - firstColumn);
-    stageTile<Part>(acc, memory);
-    storeForward<Part>(memory, y, firstRow, static_cast<int>(left < Part::kM ? left : Part::kM), firstColumn, outputs, statistics);
+    if constexpr (S::kBulkStores) {
+      storeBoxes<Part>(acc, memory, y, firstColumn, static_cast<int>(firstRow));
+      if (statistics != nullptr) tileMoments<Part>(memory, some, firstRow, firstColumn, outputs, statistics);
+    } else {
+      stageTile<Part>(acc, memory);
+      storeForward<Part>(memory, y, firstRow, some, firstColumn, outputs, statistics);
+    }
   }
 };
 
@@ -194,9 +201,13 @@ struct NormedBackwardWeightJob : BackwardWeightJob<S> {
 };
 
 // Tile 4 is 128x128, 5 is 128x64 (64x128 for weight gradients), 6 is 128x256 (256x128 for those), 0 the one of 4 and 5 that suits the
-// shape; 1 to 3 are those of Ampere.
+// shape, 7 the same stored by bulk copies (forward in bf16 alone); 1 to 3 are those of Ampere.
 bool hopper(const Call& call, const Geometry& g, Family family) {
-  return usable(call, family) && (g.tile == 0 || g.tile > 3) && (g.tile != kWidestTile || usable(call, Family::wgmmaWidest));
+  if (g.tile == kWidestTile && !usable(call, Family::wgmmaWidest)) return false;
+  if (g.tile == kBulkStoredTile &&
+      (family != Family::wgmmaConv2d || g.o % Vector<bf16>::kLength != 0 || !usable(call, Family::wgmmaBulkStores)))
+    return false;
+  return usable(call, family) && (g.tile == 0 || g.tile > 3);
 }
 template <class Wide, class Narrow, class Run>
 void byWidth(const Geometry& g, int64_t columns, Run run) {
@@ -241,7 +252,11 @@ void fillForward(const Call& call, Names, const Geometry& g, const bf16* w, Job&
   using Shape = typename Job::Shape;
   const int64_t columnTiles = ceilDiv(g.o, Shape::kN);
   job.weights = tiledMap(call, w, {g.depth(), g.o}, {kLineElements, Shape::kN});
-  job.y = call.tensor(Names::y).template data<bf16>();
+  bf16* const y = call.tensor(Names::y).template data<bf16>();
+  if constexpr (Shape::kBulkStores)
+    job.y = tiledMap(call, y, {g.o, g.pixels()}, {kLineElements, Shape::kM});
+  else
+    job.y = y;
   job.statistics = optionalData<float>(call.optional(Names::statistics));
   job.rows = g.pixels();
   job.tiles = static_cast<int>(ceilDiv(g.pixels(), Shape::kM) * columnTiles);
@@ -264,7 +279,10 @@ bool forwardHopper(const Call& call, const Geometry& g, const bf16* x, const bf1
       job.bias = optionalData<float>(call.optional(Names::bias));
     });
   };
-  byWidth<PingPong128x128, PingPong128x64>(g, g.o, run);
+  if (g.tile == kBulkStoredTile)
+    g.o <= 64 ? run(BulkStored<PingPong128x64>{}) : run(BulkStored<PingPong128x128>{});
+  else
+    byWidth<PingPong128x128, PingPong128x64>(g, g.o, run);
   return true;
 }
 

@@ -81,6 +81,34 @@ __global__ void bulkCopyKernel(float* out, const __grid_constant__ TensorMap map
   if (threadIdx.x < 32) out[threadIdx.x] = reinterpret_cast<const float*>(memory.box)[threadIdx.x];
 }
 
+enum class Store { right, unfenced, overwritten, unfinished };
+
+// A box of 8 lines, whose elements are their column, stored by a bulk copy; then the block needs the place for others.
+template <Store kStore>
+__global__ void bulkStoreKernel(const __grid_constant__ TensorMap map) {
+  struct alignas(1024) Memory {
+    bf16 box[8 * 64];
+  };
+  Memory& memory = sharedMemory<Memory>();
+  const int t = static_cast<int>(threadIdx.x), line = t / 16;
+  const auto put = [&](float factor) {
+    for (int column = t % 16 * 4; column < t % 16 * 4 + 4; ++column)
+      memory.box[line * 64 + (column / 8 ^ line) * 8 + column % 8] = bf16(factor * static_cast<float>(column));
+  };
+  put(1);
+  if (kStore != Store::unfenced || t != 5) fenceProxyAsync();
+  __syncthreads();
+  if (t == 0) {
+    tmaStore(map, memory.box, 0, 0);
+    bulkCommitGroup();
+    if (kStore == Store::right) bulkWaitRead();
+  }
+  __syncthreads();
+  put(-1);
+  __syncthreads();
+  if (t == 0 && kStore != Store::unfinished) bulkWait();
+}
+
 void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int at) {
   Call call{"alarm", -1, {&out, &in}, {}, {}, {}};
   float* to = out.data<float>();
@@ -101,6 +129,12 @@ void runAlarm(const std::string& name, const Tensor& out, const Tensor& in, int 
   if (name == "missingBulkWait") return bulk(bulkCopyKernel<false>, 1024);
   if (name == "bulkCopyTooShort") return bulk(bulkCopyKernel<true>, 2048);
   if (name == "bulkCopyTooLong") return bulk(bulkCopyKernel<true>, 512);
+  // A tensor of 7 lines of 56 elements, of which the box has more.
+  const auto stored = [&](auto kernel) { go(kernel, 1024, tiledMap(call, reinterpret_cast<bf16*>(to), {56, 7}, {64, 8})); };
+  if (name == "bulkStore") return stored(bulkStoreKernel<Store::right>);
+  if (name == "unfencedBulkStore") return stored(bulkStoreKernel<Store::unfenced>);
+  if (name == "overwrittenBulkStore") return stored(bulkStoreKernel<Store::overwritten>);
+  if (name == "unfinishedBulkStore") return stored(bulkStoreKernel<Store::unfinished>);
   throw Error("ARGUMENT", "there is no alarm " + name);
 }
 

@@ -24,9 +24,10 @@ struct Copy {
   int bytes, fromBytes;
 };
 
-// A bulk tensor copy that has been asked for. The map is the kernel's parameter, which here ends with the thread that asked.
+// A bulk tensor copy that has been asked for, to or from shared memory. The map is the kernel's parameter, which here ends with the thread
+// that asked.
 struct BulkCopy {
-  void* to;
+  void* shared;
   HostTensorMap map;
   int at[4], offset[2];
   bool performed = false;
@@ -52,6 +53,8 @@ struct Thread {
   std::vector<size_t> groups;                    // where each that is committed ends among them
   std::vector<std::vector<Product>> products;
   std::vector<Product> openProducts;
+  std::vector<BulkCopy> stores;  // asked for, oldest first
+  size_t committedStores = 0;
 };
 
 struct Warp {
@@ -67,6 +70,7 @@ class Block {
   unsigned char* shared = nullptr;
   std::unordered_map<void*, PhaseBarrier> phaseBarriers;
   std::map<int, NamedBarrier> namedBarriers;
+  std::map<unsigned, unsigned> fences;  // of the threads of a warpgroup since it last committed stores
 
   void run(const Launch& launch, Dim index, uint64_t seed);
   void wait(State state);

@@ -10,8 +10,8 @@
 namespace densecl::simt {
 namespace {
 
-const char* const kNames[] = {"bulkCopy", "im2col",   "mbarrier",      "wgmma",   "wgmmaRegisters", "wgmmaE4m3",
-                              "mma",      "ldmatrix", "ldmatrixTrans", "cpAsync", "shuffle"};
+const char* const kNames[] = {"bulkCopy",  "bulkStore", "im2col",   "mbarrier",      "wgmma",   "wgmmaRegisters",
+                              "wgmmaE4m3", "mma",       "ldmatrix", "ldmatrixTrans", "cpAsync", "shuffle"};
 constexpr size_t kInstructions = sizeof(kNames) / sizeof(kNames[0]);
 
 enum class Fault : unsigned char { none, wrong, hangs };

@@ -4,7 +4,20 @@
 
 namespace densecl::simt {
 
-enum class Instruction { bulkCopy, im2col, mbarrier, wgmma, wgmmaRegisters, wgmmaE4m3, mma, ldmatrix, ldmatrixTrans, cpAsync, shuffle };
+enum class Instruction {
+  bulkCopy,
+  bulkStore,
+  im2col,
+  mbarrier,
+  wgmma,
+  wgmmaRegisters,
+  wgmmaE4m3,
+  mma,
+  ldmatrix,
+  ldmatrixTrans,
+  cpAsync,
+  shuffle
+};
 
 // Whether its result shall be wrong. Does not return from one that hangs. Throws ARGUMENT where the variable has another word.
 bool faulty(Instruction instruction);

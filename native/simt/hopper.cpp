@@ -46,7 +46,7 @@ void putElements(Block& block, unsigned offset, const unsigned char* line, int64
 
 void perform(Block& block, const BulkCopy& copy) {
   const HostTensorMap& map = copy.map;
-  unsigned to = sharedOffset(copy.to);
+  unsigned to = sharedOffset(copy.shared);
   const unsigned lineBytes = static_cast<unsigned>(map.box[0]) * 2;
   if (!map.im2col) {
     for (int z = 0; z < map.box[2]; ++z)
@@ -85,7 +85,7 @@ HostTensorMap mapAt(const void* address) {
 
 void deliver(Block& block, const BulkCopy& copy) {
   perform(block, copy);
-  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col))) put(block, sharedOffset(copy.to) + 2, nullptr, 2);
+  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col))) put(block, sharedOffset(copy.shared) + 2, nullptr, 2);
 }
 
 PhaseBarrier& barrierAt(Block& block, void* address) {
@@ -110,16 +110,39 @@ void tryComplete(Block& block, PhaseBarrier& barrier) {
   ++barrier.phase;
 }
 
+void requirePlace(Block& block, const BulkCopy& copy) {
+  const unsigned offset = sharedOffset(copy.shared);
+  if (offset % 1024 != 0)
+    block.fail("a bulk copy of shared memory at byte " + std::to_string(offset) +
+               ", which is no multiple of 1024: the swizzle repeats by that");
+}
+
 void startCopy(BulkCopy copy, void* barrier) {
   Block& block = currentBlock();
-  if (sharedOffset(copy.to) % 1024 != 0)
-    block.fail("a bulk copy to shared memory at byte " + std::to_string(sharedOffset(copy.to)) +
-               ", which is no multiple of 1024: the swizzle repeats by that");
+  requirePlace(block, copy);
   // Into a place that is still read, a copy that comes late would not show.
   copy.performed = block.early();
   if (copy.performed) deliver(block, copy);
   barrierAt(block, barrier).copies.push_back(copy);
 }
+
+// A box of two dimensions; what lies outside of the tensor is left out.
+void performStore(Block& block, BulkCopy& copy) {
+  if (copy.performed) return;
+  copy.performed = true;
+  const HostTensorMap& map = copy.map;
+  const unsigned base = sharedOffset(copy.shared);
+  if (faulty(Instruction::bulkStore)) put(block, base + 2, nullptr, 2);
+  for (int y = 0; y < map.box[1]; ++y)
+    for (int x = 0; x < map.box[0]; ++x) {
+      const int64_t column = int64_t{copy.at[0]} + x, row = int64_t{copy.at[1]} + y;
+      if (column < 0 || column >= map.sizes[0] || row < 0 || row >= map.sizes[1]) continue;
+      std::memcpy(const_cast<unsigned char*>(map.address) + row * map.strides[0] + column * 2,
+                  block.shared + swizzled(base + static_cast<unsigned>(y * map.box[0] + x) * 2), 2);
+    }
+}
+
+unsigned warpgroupOf(const Block& block) { return block.current->at.thread.x / kWarpgroup; }
 
 // 16 bytes as values: eight of bf16, or as many of E4M3.
 void unpack(float* to, const unsigned char* shared, unsigned offset, bool isE4m3) {
@@ -246,6 +269,34 @@ void tmaLoadIm2col(void* to, const void* map, void* barrier, int channel, int w,
     currentBlock().fail("offsets (" + std::to_string(offsetW) + "," + std::to_string(offsetH) +
                         ") of an im2col copy, which holds 0 to 255");
   startCopy({to, mapAt(map), {channel, w, h, n}, {offsetW, offsetH}, false}, barrier);
+}
+
+void fenceProxyAsync() {
+  Block& block = currentBlock();
+  ++block.fences[warpgroupOf(block)];
+}
+void tmaStore(const void* from, const void* map, int x, int y) {
+  Block& block = currentBlock();
+  BulkCopy copy{const_cast<void*>(from), mapAt(map), {x, y, 0, 0}, {0, 0}, false};
+  requirePlace(block, copy);
+  const unsigned fences = block.fences[warpgroupOf(block)];
+  if (fences < kWarpgroup)
+    block.fail("a bulk store of what " + std::to_string(kWarpgroup - fences) + " threads of its warpgroup wrote without a fence");
+  if (block.early()) performStore(block, copy);
+  block.current->stores.push_back(copy);
+}
+void bulkCommitGroup() {
+  Block& block = currentBlock();
+  block.current->committedStores = block.current->stores.size();
+  block.fences[warpgroupOf(block)] = 0;
+}
+void bulkWait() {
+  Block& block = currentBlock();
+  auto& stores = block.current->stores;
+  const auto end = stores.begin() + static_cast<std::ptrdiff_t>(block.current->committedStores);
+  for (auto store = stores.begin(); store != end; ++store) performStore(block, *store);
+  stores.erase(stores.begin(), end);
+  block.current->committedStores = 0;
 }
 
 void wgmma(const Product& product) { currentBlock().current->openProducts.push_back(product); }

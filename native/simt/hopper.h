@@ -1,6 +1,6 @@
 // The host bodies of native/cuda/kernel/hopper.cuh: barriers that count bytes, bulk tensor copies and wgmma. Products
-// happen as late as the program allows, when their group is waited for, and so do copies: when somebody waits for their barrier, or
-// at once for some of them where threads are shuffled. What is read or overwritten too early then shows.
+// happen as late as the program allows, when their group is waited for, and so do copies: when somebody waits for their barrier or
+// their group, or at once for some of them where threads are shuffled. What is read or overwritten too early then shows.
 #pragma once
 #include <cstdint>
 
@@ -28,6 +28,12 @@ void mbarrierWaitParity(void* barrier, int parity);
 void namedBarrier(int number, int threads);
 void tmaLoad(void* to, const void* map, void* barrier, Box at);
 void tmaLoadIm2col(void* to, const void* map, void* barrier, int channel, int w, int h, int n, int offsetW, int offsetH);
+
+// A store fails unless every thread of its warpgroup, which is to have written the box, has met a fence since the group before.
+void fenceProxyAsync();
+void tmaStore(const void* from, const void* map, int x, int y);
+void bulkCommitGroup();
+void bulkWait();
 
 // One lane's part of a wgmma; a and b are descriptors.
 struct Product {

@@ -60,6 +60,7 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
   groups_.clear();
   phaseBarriers.clear();
   namedBarriers.clear();
+  fences.clear();
   ready_.clear();
   error_ = nullptr;
   atBarrier_ = done_ = 0;
@@ -71,6 +72,8 @@ void Block::run(const Launch& launch, Dim index, uint64_t seed) {
     thread.groups.clear();
     thread.products.clear();
     thread.openProducts.clear();
+    thread.stores.clear();
+    thread.committedStores = 0;
     thread.fiber = nullptr;
     ++warps_[t / kWarp].threads;
     ready_.push_back(t);
@@ -161,6 +164,7 @@ void Block::runCurrent() {
     (*kernel_)();
     perform(*self, self->copies.size());
     if (!self->products.empty()) fail("a thread ends before its products are done");
+    if (!self->stores.empty()) fail("a thread ends before its bulk stores are done");
   } catch (const Unwind&) {
   } catch (...) {
     if (!error_) error_ = std::current_exception();

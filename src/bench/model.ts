@@ -4,7 +4,7 @@
  * and the epilogues that nothing hides. It chooses tiles, src/bench/step/predict.ts makes a step of it, and its times stand beside
  * measured ones. What it knows of the kernels is the table of src/bench/constants.ts; it knows nothing of clocks that sink under load.
  */
-import { tileSize, widestTile } from '../ops/kernels.js'
+import { bulkStoredTile, tileSize, untimedTiles, widestTile } from '../ops/kernels.js'
 import type { Product } from '../ops/tuning.js'
 import { type Constants, constantsOf } from './constants.js'
 
@@ -94,10 +94,12 @@ export const tiles: readonly Tile[] = [
   { id: 4, m: 128, n: 128, warps: [2, 1], shared: 163, registers: 64, hopper: true },
   { id: 5, m: 128, n: 64, warps: [2, 1], shared: 115, registers: 64, hopper: true },
   { id: 6, m: 128, n: 256, warps: [2, 1], shared: 213, registers: 64, hopper: true },
+  { id: 7, m: 128, n: 128, warps: [2, 1], shared: 217, registers: 64, hopper: true },
 ]
 
-/** Hopper's tiles of a weight gradient lie on their side. */
-function tileOf(tile: Tile, { direction }: Product): Tile {
+/** Hopper's tiles of a weight gradient lie on their side; those stored by bulk copies are as wide as the channels ask for. */
+function tileOf(tile: Tile, { direction, columns }: Product): Tile {
+  if (tile.id === bulkStoredTile && columns <= 64) return { ...tile, n: 64 }
   if (!tile.hopper || direction !== 'backward weight') return tile
   const [[m, n], [down, across]] = [tileSize(tile.id, true), tile.warps]
   return { ...tile, m, n, warps: [across, down] }
@@ -107,9 +109,9 @@ function tileOf(tile: Tile, { direction }: Product): Tile {
 export const tilesFor = (architecture: Architecture, wholeSlices: boolean): Tile[] =>
   tiles.filter(({ hopper }) => !hopper || (architecture.name === 'sm_90' && wholeSlices))
 
-/** Those of them that a GPU has timed: what a table by the model may name. The widest is a candidate of the tuner until then. */
+/** Those of them that a GPU has timed: what a table by the model may name. The others are candidates of the tuner until then. */
 export const timedTiles = (architecture: Architecture, wholeSlices: boolean): Tile[] =>
-  tilesFor(architecture, wholeSlices).filter(({ id }) => id !== widestTile)
+  tilesFor(architecture, wholeSlices).filter(({ id }) => !untimedTiles.has(id))
 
 /** What a product does beside multiplying. */
 export interface Around {
@@ -198,7 +200,7 @@ export function predict(
   const [bound, cycles] = (Object.entries(parts) as [Bound, number][]).reduce((a, b) => (b[1] > a[1] ? b : a))
   // Where both warpgroups finish one tile nobody multiplies meanwhile; what taking tiles in turn gained, they lose.
   const together = tile.id === widestTile && !weight ? constants.together : 1
-  const own = together * epilogueCycles(direction, tile.m * tile.n, around.epilogue, constants)
+  const own = together * epilogueCycles(direction, tile, around.epilogue, constants)
   const resident = residentBlocks(architecture, tile, around)
   // Hopper's blocks are one to a multiprocessor: its tensor cores wait for the epilogue, while the next tile's slices arrive.
   const shown = own * (resident > 1 ? 1 - constants.hidden : 1)
@@ -275,12 +277,13 @@ function fragmentCycles(direction: Product['direction'], taps: boolean, widest: 
 }
 
 /** Cycles of a multiprocessor from the last product of a tile until its results are on their way. */
-function epilogueCycles(direction: Product['direction'], results: number, epilogue: Around['epilogue'], constants: Constants): number {
-  const thousands = results / 1024
+function epilogueCycles(direction: Product['direction'], { id, m, n }: Tile, epilogue: Around['epilogue'], constants: Constants): number {
+  const [results, thousands] = [m * n, (m * n) / 1024]
   if (epilogue === 'finish')
     return thousands * (constants.stage + constants.finishConflicts) + ((results / 256) * constants.finishRow) / (4 * constants.finishIssue)
   const bytes = direction === 'backward weight' ? 2 : 1 // f32
-  return thousands * (bytes * (constants.stage + constants.store) + (epilogue === 'statistics' ? constants.statistics : 0))
+  const store = id === bulkStoredTile ? constants.bulkStore : constants.store
+  return thousands * (bytes * (constants.stage + store) + (epilogue === 'statistics' ? constants.statistics : 0))
 }
 
 function residentBlocks({ shared }: Architecture, tile: Tile, { prologue }: Around): number {

@@ -13,6 +13,7 @@ import { type FusionLevel, fusionLevels } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { didYouMean } from '../tensor/hint.js'
 import { packageRoot } from '../tensor/addon.js'
+import { bulkStoredTile, widestTile } from '../ops/kernels.js'
 import { entryOf } from '../run/options.js'
 import { type AddBench, batchOf, unknownLayer } from './benchShared.js'
 import { examples, heedingSignals } from './command.js'
@@ -25,6 +26,7 @@ interface StepFlags {
   kernels: string
   keyPrecision?: string
   widest?: boolean
+  bulkStores?: boolean
   json?: boolean
   layer?: string
   save?: string
@@ -40,6 +42,7 @@ export const addStep: AddBench = (parent, done) => {
     .option('--kernels <state>', 'now, or before the kernels were first reworked', 'now')
     .option('--key-precision <how>', 'fp8: of the key encoder, on an H100 and an H200')
     .option('--widest', 'with tiles of 128x256 where they take less time, as a tuned run would, on an H100 and an H200')
+    .option('--bulk-stores', 'the same with forward products whose tiles are stored by bulk copies')
     .option('--layer <word>', 'also the single launches whose kernel or operands hold the word')
     .option('--json', 'print JSON')
     .option('--save <file>', 'write the result as JSON')
@@ -72,9 +75,11 @@ const steps = {
 /** Prints the prediction; the exit code. */
 function benchStep(
   given: string | undefined,
-  { step, kernels, keyPrecision, widest = false, json = false, layer, save, ...flags }: StepFlags,
+  { step, kernels, keyPrecision, widest, bulkStores, json = false, layer, save, ...flags }: StepFlags,
 ): number {
   const level = given ?? 'epilogue'
+  // Tiles that no GPU has timed.
+  const untimed = [...(widest === true ? [widestTile] : []), ...(bulkStores === true ? [bulkStoredTile] : [])]
   if (!levels.includes(level))
     fail('CONFIG', `bench step: there is no level ${level}${didYouMean(level, levels)}; levels: ${levels.join(', ')}`)
   const { what, unit, calls: callsOf, batch: published } = entryOf('--step', step, steps)
@@ -85,9 +90,9 @@ function benchStep(
     fail('CONFIG', `--key-precision is ${keyPrecision}: expected fp8, of the step densecl`)
   if (simulatedDevice() === undefined) return withSimulation('step')
   const calls = callsOf(level as FusionLevel, batch, keyPrecision)
-  const names = Object.keys(gpus).filter((name) => (keyPrecision === undefined && !widest) || gpus[name]!.name === 'sm_90')
+  const names = Object.keys(gpus).filter((name) => (keyPrecision === undefined && untimed.length === 0) || gpus[name]!.name === 'sm_90')
   const costs = names.map((name) => {
-    const machine = new Machine(gpus[name]!, kernels, {}, widest)
+    const machine = new Machine(gpus[name]!, kernels, {}, untimed)
     return calls.flatMap((call) => costsOf(machine, call))
   })
   if (layer !== undefined && !costs.flat().some(holds(layer))) unknownLayer(layer, 'launch')
@@ -100,7 +105,7 @@ function benchStep(
     kernels,
     ...(step === 'densecl' ? { level } : {}),
     ...(keyPrecision === undefined ? {} : { keyPrecision }),
-    ...(widest ? { widest } : {}),
+    ...(untimed.length > 0 ? { untimed } : {}),
     step: `${what}, batch ${batch}, ${step === 'densecl' ? 'queue 65536, ' : ''}bf16`,
     predicted,
   }
@@ -108,7 +113,7 @@ function benchStep(
   else
     console.log(
       [
-        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels, keyPrecision, widest }),
+        ...lines(names, times, { what, batch, unit, level: step === 'densecl' ? level : undefined, kernels, keyPrecision, untimed }),
         ...(layer === undefined ? [] : single(names, costs, layer)),
       ].join('\n'),
     )
@@ -132,7 +137,7 @@ interface Headline {
   level: string | undefined
   kernels: string
   keyPrecision: string | undefined
-  widest: boolean
+  untimed: readonly number[]
 }
 
 const cell = (value: number, digits = 2): string => value.toFixed(digits).padStart(8)
@@ -140,14 +145,14 @@ const cell = (value: number, digits = 2): string => value.toFixed(digits).padSta
 function lines(
   names: readonly string[],
   times: readonly ReturnType<typeof stepTimes>[],
-  { what, batch, unit, level, kernels, keyPrecision, widest }: Headline,
+  { what, batch, unit, level, kernels, keyPrecision, untimed }: Headline,
 ): string[] {
   const last = times.at(-1)!
   const all = [...new Set([...last.kernels, ...times.flatMap((time) => time.kernels)].map(({ kernel }) => kernel))]
   const settings = [
     ...(level === undefined ? [] : [`level ${level}`]),
     ...(keyPrecision === undefined ? [] : [`keys in ${keyPrecision}`]),
-    ...(widest ? ['tiles of 128x256'] : []),
+    ...untimed.map((tile) => `tile ${tile}`),
     ...(kernels === 'now' ? [] : ['kernels before']),
   ]
   const head = ['milliseconds', what, `batch ${batch}`, ...settings].join(', ')

@@ -6,8 +6,7 @@ import { makeFolder } from '../files/atomic.js'
 import { architectures, type Architecture, predict, tilesFor, timedTiles } from '../bench/model.js'
 import { convolutionCases } from '../bench/cases/conv2d.js'
 import { DeviceClock } from '../ops/timing.js'
-import { widestTilePays } from '../ops/kernels.js'
-import { channelsOf, type Product, tuningFile, type TuningTable } from '../ops/tuning.js'
+import { type Product, tilePays, tuningFile, type TuningTable } from '../ops/tuning.js'
 import { namedDevice } from '../run/device.js'
 import { useDevice } from '../selftest/trust.js'
 import { fail } from '../tensor/errors.js'
@@ -113,8 +112,7 @@ const modelled = (architecture: Architecture, { product, bytes, wholeSlices }: W
 
 /** Microseconds of each tile, timed as a run times its own convolutions. */
 function timed({ call, product, wholeSlices }: Work, architecture: Architecture, clock: DeviceClock): Record<number, number> {
-  const wide = widestTilePays(channelsOf(product))
-  const candidates = wide ? tilesFor(architecture, wholeSlices) : timedTiles(architecture, wholeSlices)
+  const candidates = tilesFor(architecture, wholeSlices).filter(({ id }) => tilePays(id, product))
   return Object.fromEntries(candidates.map(({ id }) => [id, 1000 * clock.time(call, { tile: id, splits: 0 })]))
 }
 

@@ -2,9 +2,10 @@
  * What is known of the convolution kernels of native/cuda apart from the traits of a device (src/tensor/traits.ts), for those who
  * choose among them.
  */
+import type { KernelFamily } from '../tensor/families.js'
 import type { DType } from '../tensor/tensor.js'
 
-/** Rows and columns of the result that a block computes, by tile: 1 to 3 are those of Ampere, 4 to 6 of Hopper. */
+/** Rows and columns of the result that a block computes, by tile: 1 to 3 are those of Ampere, 4 to 7 of Hopper. */
 const tileSizes: Record<number, readonly [number, number]> = {
   1: [128, 128],
   2: [128, 64],
@@ -12,6 +13,7 @@ const tileSizes: Record<number, readonly [number, number]> = {
   4: [128, 128],
   5: [128, 64],
   6: [128, 256],
+  7: [128, 128],
 }
 
 /** Rows and columns of a block's part of the result; those of Hopper lie on their side for a weight gradient. */
@@ -31,6 +33,15 @@ export const widestTile = 6
  * product's time, and loses more where the half of a tile lies behind the last channel.
  */
 export const widestTilePays = (channels: number): boolean => Math.ceil(channels / 128) % 2 === 0
+/**
+ * Hopper's tile of a forward product that is stored by bulk copies, in lines of whole accesses: 128x128, or 128x64 of at most 64 channels.
+ */
+export const bulkStoredTile = 7
+/** Tiles that no GPU has timed, candidates of the tuner alone, and the families that they are of beside the op's. */
+export const untimedTiles: ReadonlyMap<number, KernelFamily> = new Map([
+  [widestTile, 'wgmma.widest'],
+  [bulkStoredTile, 'wgmma.bulkStores'],
+])
 /** Rows of pixels that one of Hopper's tiles has at most. */
 export const hopperTileRows = 128
 export const sliceChannels = 64

@@ -17,6 +17,7 @@ import { deviceTraits } from '../tensor/traits.js'
 import {
   accessChannels,
   ampereTiles,
+  bulkStoredTile,
   hopperTiles,
   sliceChannels,
   sliceDepth,
@@ -158,16 +159,22 @@ export function hopperHas({ direction, input, weight, numbers, dtype }: Convolut
   )
 }
 
+/** Whether a tile is one for the product and may be faster than others there. */
+export function tilePays(tile: number, product: Product): boolean {
+  if (tile === bulkStoredTile) return product.direction === 'forward' && product.columns % accessChannels === 0
+  return tile !== widestTile || widestTilePays(channelsOf(product))
+}
+
 /**
- * The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them, the widest where
- * `widest` does too. They have no prologue of an input gradient.
+ * The tiles that differ for a shape: kernels of Ampere, and of Hopper where `hopper` says that the device runs them, with those of
+ * `untimed` that it runs too. They have no prologue of an input gradient.
  */
-export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean, widest: boolean): number[] {
+export function candidateTiles(shape: ConvolutionShape, prologue: boolean, hopper: boolean, untimed: readonly number[]): number[] {
   // Exact f32 has one kernel.
   if (shape.dtype !== 'bf16' && !shape.numbers.tf32) return []
   const own = hopper && hopperHas(shape) && !(prologue && shape.direction === 'backward input')
-  const wide = own && widest && widestTilePays(channelsOf(productOf(shape)))
-  return [...ampereTiles, ...(own ? hopperTiles : []), ...(wide ? [widestTile] : [])]
+  const product = productOf(shape)
+  return [...ampereTiles, ...(own ? [...hopperTiles, ...untimed.filter((tile) => tilePays(tile, product))] : [])]
 }
 
 /** Splits of a weight gradient that give one to four tiles to each multiprocessor, at least 16 slices each; none of other directions. */

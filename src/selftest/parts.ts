@@ -3,7 +3,7 @@ import { kernelFamilies, type KernelFamily, kernelFamilyNames } from '../tensor/
 import type { Finding } from './compare.js'
 import { checkE4m3, checkWidestE4m3 } from './e4m3.js'
 import { checkOther, others } from './others.js'
-import { checkProduct, checkWidest, type ProductOp, productOps } from './products.js'
+import { checkBulkStores, checkProduct, checkWidest, type ProductOp, productOps } from './products.js'
 
 /** A family of kernels, `fma.<op>`, or a name of `others`. */
 export type Part = string
@@ -24,6 +24,7 @@ export const isFamily = (part: Part): part is KernelFamily => (kernelFamilyNames
 export function runPart(device: string, part: Part): Finding[] {
   if (part === 'wgmma.conv2dE4m3') return checkE4m3(device)
   if (part === 'wgmma.widest') return [...checkWidest(device), ...checkWidestE4m3(device)]
+  if (part === 'wgmma.bulkStores') return checkBulkStores(device)
   const [kind, op] = part.split('.') as ['wgmma' | 'mma' | 'fma', ProductOp | undefined]
   return op === undefined ? checkOther(device, part) : checkProduct(device, op, kind)
 }

@@ -3,7 +3,7 @@
  * the CPU. Sizes come from the multiprocessors of the device: a block takes several tiles, rings wrap, sums are rescaled, with
  * tails on every side.
  */
-import { widestTile } from '../ops/kernels.js'
+import { bulkStoredTile, widestTile } from '../ops/kernels.js'
 import { avoidFamilies, kernelFamilyNames, usesFamily } from '../tensor/families.js'
 import { type OpNumbers, runNative } from '../tensor/native.js'
 import { type FloatDType, scope, Tensor, withDevice } from '../tensor/tensor.js'
@@ -424,4 +424,19 @@ export function checkWidest(device: string): Finding[] {
     ],
   }
   return (Object.keys(shapes) as ConvolutionOp[]).flatMap((op) => shapes[op].map((p) => checkConvolution(device, op, 'wgmma', p)))
+}
+
+/** Hopper's forward products whose tiles are stored by bulk copies, of both widths and several a block, compared with FMAs. */
+export function checkBulkStores(device: string): Finding[] {
+  const rows = 128 * Math.ceil(2.5 * deviceTraits(device).multiprocessors)
+  const [narrow, tile] = [{ h: 9, w: 11, n: Math.ceil(rows / 99) }, bulkStoredTile]
+  const wide = { ...narrow, n: Math.ceil(rows / 198) }
+  const shapes: Convolution[] = [
+    { ...wide, c: 64, o: 136, kernel: 3, padding: 1, tile, fused: 'epilogue' },
+    { ...wide, c: 128, o: 200, kernel: 1, tile },
+    { ...narrow, c: 64, o: 40, kernel: 3, padding: 1, tile, fused: 'epilogue' },
+    { ...wide, c: 64, o: 136, kernel: 3, padding: 1, tile, fused: 'norm' },
+    { ...narrow, c: 128, o: 64, kernel: 1, tile, fused: 'norm' },
+  ]
+  return shapes.map((p) => checkConvolution(device, 'conv2d', 'wgmma', p))
 }

@@ -95,6 +95,13 @@ async function firstCheck(
   return reports
 }
 
+/** What a device takes none of without a family, by the last word of its name: of the others something else stands in. */
+const nothingStandsIn: Partial<Record<string, string>> = {
+  conv2dE4m3: 'keys in FP8',
+  widest: 'tiles of 128x256',
+  bulkStores: 'tiles that are stored by bulk copies',
+}
+
 /** Avoids what disagrees; throws CHECK where there is nothing else. */
 function obey(device: string, reports: readonly PartReport[], say: (line: string) => void): void {
   const hopeless = broken(reports)
@@ -110,7 +117,7 @@ function obey(device: string, reports: readonly PartReport[], say: (line: string
   for (const report of reports) {
     if (!avoided.includes(report.part as KernelFamily)) continue
     const [kind, op] = report.part.split('.') as [string, string]
-    const without = op === 'conv2dE4m3' ? 'keys in FP8' : op === 'widest' ? 'tiles of 128x256' : undefined
+    const without = nothingStandsIn[op]
     if (without !== undefined) {
       say(`densecl: warning: ${describeReport(report)}\n  ${device} takes no ${without}; ${how}`)
       continue

@@ -52,8 +52,8 @@ export interface ComputeSettings {
   readonly fusion: FusionLevel
   /**
    * The tile of convolution kernels, for tests and tuning: 1 is 128x128, 2 is 128x64, 3 is 64x64; on Hopper 4 is 128x128, 5 is
-   * 128x64 and 6 is 128x256 of the warpgroup kernels, where others stand in for 4 and 5 but not for 6; 0, as at first, is what `kernels`,
-   * the tuning table or the kernels' own rule says.
+   * 128x64, 6 is 128x256 and 7 is the one of 4 and 5 that suits a forward product, stored by bulk copies, of the warpgroup kernels, where
+   * others stand in for 4 and 5 but not for 6 and 7; 0, as at first, is what `kernels`, the tuning table or the kernels' own rule says.
    */
   readonly tile: number
   /** Kernels by the key of a convolution's shape (src/ops/tuning.ts); undefined, also for one shape, leaves them to the tables. */

@@ -1,7 +1,7 @@
 /**
  * Families of kernels: kinds of kernels of one op that others can stand in for (native/cuda/families.def). Those of Hopper (wgmma)
- * fall back to tensor cores by mma.sync, and these to exact FMAs; of convolutions with tiles of 128x256 (wgmma.widest) the tuner takes
- * others instead.
+ * fall back to tensor cores by mma.sync, and these to exact FMAs; of convolutions with tiles of 128x256 (wgmma.widest) or stored by bulk
+ * copies (wgmma.bulkStores) the tuner takes others instead.
  */
 import { native } from './native.js'
 import { deviceTraits, forgetTraits } from './traits.js'
@@ -13,6 +13,7 @@ export const kernelFamilyNames = [
   'wgmma.conv2dE4m3',
   'wgmma.infoNce',
   'wgmma.widest',
+  'wgmma.bulkStores',
   'mma.conv2d',
   'mma.conv2dBackwardInput',
   'mma.conv2dBackwardWeight',

@@ -1,5 +1,6 @@
 /** What the steps of a run compute their convolutions with: the choice that the run began with, one that is timed now, or the tables. */
 import { type DeviceIdentity, deviceIdentity } from '../files/cache.js'
+import { untimedTiles } from '../ops/kernels.js'
 import { DeviceClock } from '../ops/timing.js'
 import { familyOf, type TuningChoice, untuned } from '../ops/tuning.js'
 import { fusionLevel } from '../run/placement.js'
@@ -13,7 +14,7 @@ import { choiceOf, tune, type TunerOptions, type Tuning } from './tuner.js'
 import { type KeptTuning, readTuning, saveTuning } from './tuningFile.js'
 
 /** @internal For tests: another clock and device for the tuning, which then happens on `simt` too. */
-export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'widest' | 'multiprocessors'>>
+export type TunerOverrides = Partial<Pick<TunerOptions, 'time' | 'now' | 'budget' | 'identity' | 'hopper' | 'untimed' | 'multiprocessors'>>
 
 /** The choice of a run; of several processes rank 0 makes it for all. */
 export function chooseTuning(run: Run, overrides: TunerOverrides | undefined): TuningChoice {
@@ -64,7 +65,7 @@ export function timeStep(options: Pick<TunerOptions, 'method' | 'batch' | 'image
       budget: 20,
       now: () => performance.now(),
       hopper: (direction) => usesFamily(device, familyOf('wgmma', direction)),
-      widest: usesFamily(device, 'wgmma.widest'),
+      untimed: [...untimedTiles].filter(([, family]) => usesFamily(device, family)).map(([tile]) => tile),
       multiprocessors: deviceTraits(device).multiprocessors,
       ...options,
     })

@@ -49,8 +49,8 @@ export interface TunerOptions {
   identity: DeviceIdentity
   /** Whether the device runs Hopper's kernels in a direction. */
   hopper: (direction: Direction) => boolean
-  /** Whether it runs those with tiles of 128x256. */
-  widest: boolean
+  /** The tiles of `untimedTiles` (src/ops/kernels.ts) that it runs. */
+  untimed: readonly number[]
   multiprocessors: number
   time: Time
   /** Seconds after which what is left is left to the tables. */
@@ -270,7 +270,7 @@ class Bench {
 
   /** Every tile, then splits of the fastest. A call that the deadline cuts off has no times. */
   #measureCall({ call, signature }: StepCall, deadline: number): void {
-    const { hopper, widest, multiprocessors, now, time } = this.options
+    const { hopper, untimed, multiprocessors, now, time } = this.options
     const times: Times = {}
     const timeAll = (all: readonly Kernels[]): boolean =>
       all.every((kernels) => {
@@ -289,7 +289,7 @@ class Bench {
     const product = productCall({ call, signature, count: 1 })
     if (product !== undefined) {
       const shape = shapeOfCall(product.op, call.tensors, call.numbers)
-      const tiles = candidateTiles(shape, product.prologue, hopper(shape.direction), widest)
+      const tiles = candidateTiles(shape, product.prologue, hopper(shape.direction), untimed)
       if (!timeAll(tiles.map((tile) => ({ tile, splits: 0 })))) return
       const best = fastest(times, labelOf(usual))
       if (

@@ -7,7 +7,7 @@ import type { DeviceIdentity } from '../files/cache.js'
 import { fail } from '../tensor/errors.js'
 import { firstIssue } from '../tensor/issues.js'
 import { writeTextAtomic } from '../files/atomic.js'
-import { widestTile } from '../ops/kernels.js'
+import { bulkStoredTile } from '../ops/kernels.js'
 import type { Tuning } from './tuner.js'
 
 const version = 1
@@ -24,7 +24,7 @@ const schema = z.object({
     z.object({
       shape: z.string(),
       prologue: z.boolean(),
-      tile: whole.max(widestTile),
+      tile: whole.max(bulkStoredTile),
       splits: whole,
       count: whole,
       table: milliseconds.optional(),

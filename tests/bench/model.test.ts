@@ -261,7 +261,7 @@ test('tiles of 128x256 are bound by tensor cores where shared memory bounds thos
 
 test('a machine takes tiles of 128x256 where they are faster and asked for, and nowhere else', () => {
   for (const gpu of [gpus.H100!, gpus.H200!, gpus.A100!]) {
-    const [usual, widest] = [new Machine(gpu, 'now'), new Machine(gpu, 'now', {}, true)]
+    const [usual, widest] = [new Machine(gpu, 'now'), new Machine(gpu, 'now', {}, [6])]
     const around = { epilogue: 'store', gathered: false, prologue: 'none' } as const
     let taken = 0
     for (const { name, product, bytes, wholeSlices } of convolutionCases(256)) {
@@ -274,6 +274,24 @@ test('a machine takes tiles of 128x256 where they are faster and asked for, and 
       assert.ok(takes ? now.microseconds < before.microseconds : now.microseconds === before.microseconds, name)
     }
     assert.is(taken > 0, gpu.name === 'sm_90', `${gpu.gpu}: ${taken}`)
+  }
+})
+
+test('a product stored by bulk copies is that of its width whose epilogue stores nothing itself', () => {
+  for (const columns of [64, 72, 256]) {
+    const product: Product = { direction: 'forward', rows: 200_704, columns, depth: 128 }
+    const of = (id: number): Predicted =>
+      predict(
+        architectures.sm_90!,
+        product,
+        tiles.find((tile) => tile.id === id)!,
+        1,
+      )
+    const [usual, stored] = [of(columns <= 64 ? 5 : 4), of(7)]
+    const { bulkStore, statistics, stage, store } = constantsOf('now')
+    const without = (stage + bulkStore + statistics) / (stage + store + statistics)
+    assert.ok(Math.abs(stored.epilogue / usual.epilogue - without) < 1e-9)
+    assert.ok(Math.abs(usual.math - usual.epilogue - (stored.math - stored.epilogue)) < 1e-9)
   }
 })
 

@@ -106,7 +106,7 @@ interface Fused extends Shape {
 }
 
 /** y and its statistics, dw, and an input gradient with its sums: what a tile computes of operands that a seed gives. */
-function tileResults(p: Fused, tile: number): Float32Array[] {
+function tileResults(p: Fused, tile: number, only?: 'forward'): Float32Array[] {
   const { n, h, w, c, o, kernel, stride, padding, dilation, bias, norm, epilogue, seed } = p
   const [[kh, kw], [strideH, strideW], [paddingH, paddingW], [dilationH, dilationW]] = [kernel, stride, padding, dilation]
   const numbers = { strideH, strideW, paddingH, paddingW, dilationH, dilationW, tile, tf32: false }
@@ -134,6 +134,7 @@ function tileResults(p: Fused, tile: number): Float32Array[] {
         const { statisticsRows } = deviceTraits(device)
         const statistics = Tensor.full([Math.ceil((n * oh * ow) / statisticsRows), 2, o], 7)
         runNative('conv2d', { y, x, weight, bias: bias ? draw('f32', o) : undefined, statistics, scale, shift }, { ...numbers, relu: norm })
+        if (only === 'forward') return [y, statistics].map((tensor) => tensor.data() as Float32Array)
         const dw = Tensor.full(weight.shape, 7)
         runNative('conv2dBackwardWeight', { dweight: dw, dy, x, scale, shift }, { ...numbers, relu: norm, splits: 2 })
         // The gradient of a convolution the other way round, so that the channels of both results are the wide ones.
@@ -190,6 +191,32 @@ testWhere(available, reason, test, 'more tiles of 128x256 than multiprocessors, 
   }
 })
 
+testWhere(available, reason, test, 'tiles stored by bulk copies give the bits of those that threads store', () => {
+  const stored = fc
+    .record({ shape, o: fc.constantFrom(128, 136, 264, 200, 72, 64, 40, 8), side: fc.constantFrom(1, 2, 3), norm: fc.boolean() })
+    .map(({ shape: of, side, ...rest }) => ({ ...of, ...rest, h: of.h * side, w: of.w * side, epilogue: false }))
+  fc.assert(
+    fc.property(stored, (p) => {
+      const [bulk, usual] = [tileResults(p, 7, 'forward'), tileResults(p, p.o <= 64 ? 5 : 4, 'forward')]
+      for (const [i, name] of ['y', 'statistics'].entries()) assert.equal(bulk[i], usual[i], name)
+    }),
+    { numRuns: runs },
+  )
+})
+
+testWhere(available, reason, test, 'more tiles stored by bulk copies than multiprocessors: each waits for the one before it', () => {
+  for (const [o, norm] of [
+    [264, false],
+    [136, true],
+    [64, true],
+    [40, false],
+  ] as const) {
+    const p = { n: 2, h: 30, w: 31, c: 64, o, kernel: [1, 1] as [number, number], padding: [0, 0] as [number, number] }
+    const whole: Fused = { ...p, stride: [1, 1], dilation: [1, 1], bias: true, tile: 7, seed: 1, norm, epilogue: false }
+    assert.equal(tileResults(whole, 7, 'forward'), tileResults(whole, o <= 64 ? 5 : 4, 'forward'))
+  }
+})
+
 testWhere(available, reason, test, 'a call that names tile 6 and cannot have it is refused; so is a tile that is none', () => {
   const p: Shape = {
     ...{ n: 1, h: 3, w: 3, c: 64, o: 64, kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1] },
@@ -200,7 +227,9 @@ testWhere(available, reason, test, 'a call that names tile 6 and cannot have it 
   throwsError(() => run({ c: 40 }), 'ARGUMENT', /^conv2d: expected bf16, whole slices .* for tile 6, .* received 40 channels to 64 in bf16/)
   throwsError(() => run({ o: 40 }), 'ARGUMENT', /^conv2dBackwardInput: .* received 64 channels to 40 in bf16/)
   throwsError(() => run({ h: 20, w: 20, stride: [9, 9], kernel: [3, 3] }), 'ARGUMENT', /^conv2d: .*strides of at most 8/)
-  throwsError(() => run({}, 7), 'ARGUMENT', /^conv2d: expected tile to be 0 to 6 but received 7/)
+  throwsError(() => run({}, 8), 'ARGUMENT', /^conv2d: expected tile to be 0 to 7 but received 8/)
+  throwsError(() => run({}, 7), 'ARGUMENT', /^conv2dBackward\w+: expected a forward product .* for tile 7, /)
+  throwsError(() => run({ o: 36 }, 7), 'ARGUMENT', /^conv2d: expected a forward product to channels by the 8, .* 64 channels to 36 in bf16/)
   if (simulated) throwsError(() => withCompute({ tile: 6 }, () => products(p)), 'ARGUMENT', /compute capability 9\.0 .*on simt/)
   const avoiding = (names: readonly KernelFamily[], body: () => void): void => {
     avoidFamilies(device, names)
@@ -214,6 +243,7 @@ testWhere(available, reason, test, 'a call that names tile 6 and cannot have it 
     throwsError(() => run({}), 'ARGUMENT', /whose tiles of 128x256 are in use/)
     run({}, 4)
   })
+  avoiding(['wgmma.bulkStores'], () => throwsError(() => run({}, 7), 'ARGUMENT', /^conv2d: .*whose stores by bulk copies are in use/))
 })
 
 testWhere(available, reason, test, 'convolutions of few channels, whose rows of taps lie side by side where they fill a slice', () => {

@@ -83,7 +83,7 @@ test('the products of a call are those that the tables are made for', () => {
 test('kernels of Hopper are candidates for whole slices where the device has them, splits of 16 slices or more', () => {
   fc.assert(
     fc.property(convolution, fc.boolean(), fc.boolean(), fc.integer({ min: 1, max: 132 }), (shape, prologue, hopper, multiprocessors) => {
-      const found = candidateTiles(shape, prologue, hopper, true)
+      const found = candidateTiles(shape, prologue, hopper, [6, 7])
       const [c, o] = [shape.input[3]!, shape.weight[0]!]
       assert.equal(
         found.filter((tile) => tile <= 3),
@@ -97,10 +97,12 @@ test('kernels of Hopper are candidates for whole slices where the device has the
       // A tile of 256 channels where two of 128 would have no half of one to spare.
       const channels = shape.direction === 'backward input' ? c : o
       assert.is(found.includes(6), found.includes(4) && Math.floor((channels + 127) / 128) % 2 === 0)
-      assert.equal(
-        candidateTiles(shape, prologue, hopper, false),
-        found.filter((tile) => tile !== 6),
-      )
+      assert.is(found.includes(7), found.includes(4) && shape.direction === 'forward' && o % 8 === 0)
+      for (const untimed of [[], [6], [7]])
+        assert.equal(
+          candidateTiles(shape, prologue, hopper, untimed),
+          found.filter((tile) => tile < 6 || untimed.includes(tile)),
+        )
       for (const tile of [0, ...found]) {
         const splits = candidateSplits(shape, tile, multiprocessors)
         assert.is(splits.length > 0, shape.direction === 'backward weight')

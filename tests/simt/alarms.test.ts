@@ -65,6 +65,30 @@ testWhere(
   },
 )
 
+testWhere(
+  has,
+  plain!.missing ?? '',
+  test,
+  'bulk stores read when they are waited for, and one that misses a fence or its end is named',
+  () => {
+    // Seven lines of 56 elements of a box that has eight of 64; behind them nothing is written.
+    const stored = Array.from({ length: 7 * 56 }, (_, i) => i % 56)
+    const run7 = (name: string, shuffle: number): number[] => {
+      const words = new Uint32Array(Float32Array.from(run(name, { shuffle }).values).buffer)
+      const halves = [...new Uint16Array(words.buffer)]
+      return [...new Float32Array(Uint32Array.from(halves, (half) => half << 16).buffer)]
+    }
+    for (const shuffle of [0, 1, 2, 3]) {
+      const values = run7('bulkStore', shuffle)
+      assert.equal(values.slice(0, stored.length), stored)
+      assert.ok(values.slice(stored.length).every((value) => value === 0))
+      assert.match(run('unfencedBulkStore', { shuffle }).error, /a bulk store of what 1 threads of its warpgroup wrote without a fence/)
+      assert.match(run('unfinishedBulkStore', { shuffle }).error, /a thread ends before its bulk stores are done/)
+    }
+    assert.not.equal(run7('overwrittenBulkStore', 0).slice(0, stored.length), stored)
+  },
+)
+
 testWhere(has, plain!.missing ?? '', test, 'guard bytes around a tensor show a store on either side of it', () => {
   assert.is(run('store', { at: 511 }).values[511], 1)
   for (const at of [-1, 512, 600]) assert.match(run('store', { at }).error, /wrote outside of f32\[512\]/)

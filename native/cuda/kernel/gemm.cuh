@@ -160,6 +160,7 @@ struct GemmMemory {
   using B = OperandTile<T, Shape::kN, kDepthMajorB>;
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;  // elements; rows start in different banks
   static constexpr int kTile = Shape::kM * kPitch;
+  static DEVICE int place(int row, int column) { return row * kPitch + column; }
   struct Slice {
     A a;
     B b;

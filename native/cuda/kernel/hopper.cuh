@@ -130,6 +130,49 @@ DEVICE void tmaLoad(void* to, const TensorMap& map, Mbarrier& barrier, int x, in
 #endif
 }
 
+// Lets bulk copies that are asked for behind a barrier read what this thread has written to shared memory.
+DEVICE void fenceProxyAsync() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::fenceProxyAsync();
+#endif
+}
+
+// Stores the box at (x, y) of a tiled map; what lies outside of the tensor is left out. All the waits for it are of the thread that asked.
+DEVICE void tmaStore(const TensorMap& map, const void* from, int x, int y) {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map), "r"(sharedAddress(from)), "r"(x),
+               "r"(y)
+               : "memory");
+#elif !defined(__CUDACC__)
+  simt::tmaStore(from, &map, x, y);
+#endif
+}
+DEVICE void bulkCommitGroup() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::bulkCommitGroup();
+#endif
+}
+// Waits until the stores that this thread has committed have read shared memory, which may then be written again.
+DEVICE void bulkWaitRead() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::bulkWait();
+#endif
+}
+// Waits until they are done.
+DEVICE void bulkWait() {
+#if defined(DENSECL_HOPPER)
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::bulkWait();
+#endif
+}
+
 // Copies a column of pixels in im2col mode: from pixel (w, h, n) on through the map's bounding box, each moved by the offsets.
 DEVICE void tmaLoadIm2col(void* to, const TensorMap& map, Mbarrier& barrier, int channel, int w, int h, int n, int offsetW, int offsetH) {
 #if defined(DENSECL_HOPPER)

@@ -20,6 +20,7 @@ struct WarpgroupShape {
                        kThreads = kTileGroups * kWarpgroup, kBlock = 3 * kWarpgroup;
   static constexpr int kWarpM = 16, kWarpN = kN / kGroupsN, kMmaM = kM / kGroupsM / 64, kMmaN = kWarpN / 8, kMmaStep = 64;
   static constexpr int kTogether = 4;  // as of TileShape
+  static constexpr bool kBulkStores = false;
   // Slots of the ring: of the widest tile three take 144 KiB of the 227 and hold as many cycles of products as six of 128x128.
   static constexpr int kStages = kM + kN > 256 ? 3 : 4;
   // What passes through shared memory at a time when the tile is finished. A tile wider than 128 has no room for that in whole: each
@@ -36,13 +37,36 @@ struct WarpgroupShape {
   static DEVICE int firstColumn() { return warpIndex() / 4 % kTileGroups % kGroupsN * kWarpN; }
 };
 
+// The same of one warpgroup a tile, whose finished tiles one thread stores by bulk copies.
+template <class S>
+struct BulkStored : S {
+  static_assert(S::kTileGroups == 1 && S::kParts == 1, "a warpgroup stages and stores a tile of its own");
+  static constexpr bool kBulkStores = true;
+  using Part = BulkStored;
+  // Who asks for the stores and waits for them: the same lane each time. Whole warps call it.
+  static DEVICE bool stores() { return warpIndex() % (kWarpgroup / kWarp) == 0 && electLane(); }
+};
+
 // A finished tile, or a part of one, as it is stored, and the sums of its columns.
 template <class Shape, class Out>
 struct WarpgroupTile {
   static constexpr int kPitch = Shape::kN + Vector<Out>::kLength;
+  static DEVICE int place(int row, int column) { return row * kPitch + column; }
   static constexpr bool kSums = std::is_same_v<Out, bf16>;  // weight gradients have none
   Out tile[Shape::kM * kPitch];
   alignas(16) unsigned char sums[kSums ? sizeof(ColumnSums<Shape, Out>) : 16];
+};
+
+// Boxes of 64 columns, with the swizzle of bulk copies: rows are a pitch apart where they are whole blocks of 8 apart.
+template <class Shape, class Out>
+struct WarpgroupTile<BulkStored<Shape>, Out> {
+  static_assert(TileThreads<Shape, Out>::kDown % 8 == 0, "the rows of a thread are whole blocks of 8 apart");
+  static constexpr int kPitch = kLineElements;
+  static DEVICE int place(int row, int column) {
+    return (column / kLineElements * Shape::kM + row) * kPitch + ((column / 8 ^ row) % 8) * 8 + column % 8;
+  }
+  alignas(1024) Out tile[Shape::kM * Shape::kN];
+  unsigned char sums[sizeof(ColumnSums<Shape, Out>)];
 };
 
 template <class Job>
@@ -105,6 +129,29 @@ DEVICE void stageTransposed(const Accumulators<Shape>& acc, Memory& memory) {
       for (int e = 0; e < 4; ++e)
         memory.tile[accumulatorColumn<Shape>(j, e) * Memory::kPitch + accumulatorRow<Shape>(i, e)] = acc.c[i][j][e];
   Shape::sync();
+}
+
+// Stages the accumulators, and lets one thread store them to columns and rows of y from the first on, as far as they exist.
+template <class Shape, class Memory>
+DEVICE void storeBoxes(const Accumulators<Shape>& acc, Memory& memory, const TensorMap& y, int firstColumn, int firstRow) {
+  // The rows of a thread are whole blocks of 8 apart, and every 8 columns are another chunk of its lines.
+  const int first = Memory::place(accumulatorRow<Shape>(0, 0), accumulatorColumn<Shape>(0, 0));
+#pragma unroll
+  for (int j = 0; j < Shape::kMmaN; ++j)
+#pragma unroll
+    for (int i = 0; i < Shape::kMmaM; ++i)
+#pragma unroll
+      for (int e = 0; e < 4; e += 2)
+        store(&memory.tile[(first ^ j % 8 * 8) + (j / 8 * Shape::kM + i * Shape::kMmaStep + e / 2 * 8) * Memory::kPitch],
+              Elements<bf16, 2>{bf16(acc.c[i][j][e]), bf16(acc.c[i][j][e + 1])});
+  fenceProxyAsync();
+  Shape::sync();
+  if (Shape::stores()) {
+    for (int column = 0; column < Shape::kN; column += kLineElements)
+      tmaStore(y, &memory.tile[Shape::kM * column], firstColumn + column, firstRow);
+    bulkCommitGroup();
+  }
+  syncWarp();
 }
 
 // A slice whose operands are both multiplied as they lie in shared memory.
@@ -224,11 +271,15 @@ DEVICE void consume(const Job& job, Memory& memory) {
 #pragma unroll
     for (int i = 0; i < Shape::kMmaM; ++i) fenceRegisters(acc.c[i]);
     release(slices);
+    if constexpr (Shape::kBulkStores)
+      if (Shape::stores()) bulkWaitRead();
     Shape::Part::sync();  // everybody has finished with the tile before
     // A branch that is always taken: without one ptxas moves conversions of accumulators into the loop above and then runs its
     // products one after another (its message C7514).
     if (tile >= 0) finishTileParts(job, tile, acc, memory.finished[consumer]);
   }
+  if constexpr (Shape::kBulkStores)
+    if (Shape::stores()) bulkWait();
 }
 
 // A Job says how many tiles there are, how many slices a tile has, how a slice of both operands is copied and where the next is, what

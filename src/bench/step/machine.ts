@@ -2,8 +2,7 @@
  * What a launch takes on a GPU that is not here: a product by src/bench/model.ts, and what only passes over memory by its bytes at the
  * bandwidth that such passes reach, the instructions it issues and the loads that wait for one another.
  */
-import { widestTile, widestTilePays } from '../../ops/kernels.js'
-import { channelsOf, indexed, nearestTile, type Product, readTable, tuningFile } from '../../ops/tuning.js'
+import { indexed, nearestTile, type Product, readTable, tilePays, tuningFile } from '../../ops/tuning.js'
 import { type ConstantName, type Constants, constantsOf, type KernelState } from '../constants.js'
 import { type Architecture, type Around, type Bound, type Predicted, predict, tiles } from '../model.js'
 
@@ -29,8 +28,8 @@ export class Machine {
     readonly architecture: Architecture,
     state: KernelState,
     overrides: Partial<Record<ConstantName, number>> = {},
-    /** Products take tiles of 128x256 where they are faster with them, as a tuned run does, instead of the table's. */
-    readonly widest = false,
+    /** Tiles that products take where they are faster with them, as a tuned run does, instead of the table's. */
+    readonly untimed: readonly number[] = [],
   ) {
     this.constants = { ...constantsOf(state), ...overrides }
     const table = readTable(tuningFile(architecture.name))
@@ -88,10 +87,10 @@ export class Machine {
         around,
         this.constants,
       )
-    const [usual, wider] = [own, ...(this.widest && hopper && widestTilePays(channelsOf(product)) ? [widestTile] : [])].map(predicted)
-    const wins = wider !== undefined && wider.microseconds < usual!.microseconds
-    const chosen = tiles.find(({ id }) => id === (wins ? widestTile : own))!
-    const { microseconds, bound, splits } = wins ? wider : usual!
+    const others = hopper ? this.untimed.filter((id) => tilePays(id, product)) : []
+    const best = [own, ...others].map((id) => ({ id, ...predicted(id) })).reduce((a, b) => (b.microseconds < a.microseconds ? b : a))
+    const chosen = tiles.find(({ id }) => id === best.id)!
+    const { microseconds, bound, splits } = best
     const operations = 2 * product.rows * product.columns * product.depth
     return this.#cost(
       `${kernel}${chosen.hopper ? ', wgmma' : around.gathered ? ', gathered' : ''}`,
