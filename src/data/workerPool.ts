@@ -54,6 +54,10 @@ export class WorkerPool {
         task?.resolve(result)
       })
       worker.on('error', (error) => this.#fail(error))
+      // One that ends by itself, which nothing of ours does, answers nobody.
+      worker.on('exit', (code) => {
+        if (Atomics.load(new Int32Array(this.#stop), 0) === 0) this.#fail(new Error(`it ended with exit code ${code}`))
+      })
       worker.unref()
       return worker
     })
@@ -91,7 +95,8 @@ export class WorkerPool {
   }
 
   #fail(error: Error): void {
-    this.#failure = new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
+    // What a worker died of comes before its end.
+    this.#failure ??= new DenseclError('DATA', `data: a worker stopped: ${error.message}`)
     for (const { reject } of this.#pending.values()) reject(this.#failure)
     this.#pending.clear()
   }
