@@ -85,7 +85,8 @@ HostTensorMap mapAt(const void* address) {
 
 void deliver(Block& block, const BulkCopy& copy) {
   perform(block, copy);
-  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col))) put(block, sharedOffset(copy.shared) + 2, nullptr, 2);
+  if (faulty(Instruction::bulkCopy) || (copy.map.im2col && faulty(Instruction::im2col)))
+    put(block, sharedOffset(copy.shared) + 2, nullptr, 2);
 }
 
 PhaseBarrier& barrierAt(Block& block, void* address) {

@@ -104,7 +104,7 @@ export function expectFloats(op: string, inputs: Inputs, sums: Inputs = {}): voi
 }
 
 /**
- * The dtypes of a product: all floating and of one dtype, or the weight of f32 where x is bf16, to which it is rounded; the bias of the dtype
+ * The dtypes of a product: all floating and of one dtype, or the weight of f32 where x is bf16, to which it is rounded; the bias of that
  * of sums.
  */
 export function expectFactors(op: string, x: Tensor, weight: Tensor, bias: Tensor | undefined): void {

@@ -171,8 +171,8 @@ function prepare(x: Tensor, weight: Tensor, bias: Tensor | undefined, options: C
 
 /**
  * x [N, H, W, C] with weight [O, KH, KW, C / groups] and bias [O] to [N, OH, OW, O]: cross-correlation with zero padding. Output o sees the
- * channels of its group, which is o / (O / groups) rounded down. With x in bf16 a weight in f32 is rounded on its way, and its gradient is of
- * f32.
+ * channels of its group, which is o / (O / groups) rounded down. With x in bf16 a weight in f32 is rounded on its way, and its gradient
+ * is of f32.
  */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: Conv2dOptions = {}): Tensor {
   if (options.groups !== undefined && options.groups !== 1) return groupedConv2d(x, weight, bias, options)

@@ -51,8 +51,8 @@ export const linearOp = defineOp<LinearInputs>({
 })
 
 /**
- * x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O], R of which may be 0. With x in bf16 a weight in f32 is rounded on its
- * way, and its gradient is of f32.
+ * x [R, I] with weight [O, I] and bias [O] to x weight^T + bias [R, O], R of which may be 0. With x in bf16 a weight in f32 is rounded on
+ * its way, and its gradient is of f32.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   expectFactors('linear', x, weight, bias)
