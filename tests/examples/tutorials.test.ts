@@ -85,7 +85,8 @@ async function parse(words: readonly string[]): Promise<void> {
   const prepare = (command: Command): void => {
     command.exitOverride().configureOutput({ writeErr: () => undefined })
     command.commands.forEach(prepare)
-    if (command.commands.length === 0) command.action((...given) => void (parsed = given.at(-1) as Command))
+    if (command.commands.length === 0 || command.registeredArguments.length > 0)
+      command.action((...given) => void (parsed = given.at(-1) as Command))
   }
   prepare(program)
   await program.parseAsync([...words], { from: 'user' })
