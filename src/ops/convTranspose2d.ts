@@ -1,4 +1,4 @@
-import { expectFloats, expectRank, expectShape } from '../autograd/op.js'
+import { expectFactors, expectRank, expectShape } from '../autograd/op.js'
 import { fail } from '../tensor/errors.js'
 import { describe, scope, type Tensor } from '../tensor/tensor.js'
 import { broadcastTo } from './broadcastTo.js'
@@ -12,7 +12,7 @@ import { permute } from './permute.js'
  * ConvTranspose2d with the weight [C, O, KH, KW].
  */
 export function convTranspose2d(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  expectFloats('convTranspose2d', { x, weight }, { bias })
+  expectFactors('convTranspose2d', x, weight, bias)
   expectRank('convTranspose2d', 'x', x, 4)
   expectRank('convTranspose2d', 'weight', weight, 4)
   const [n, h, w, c] = x.shape as [number, number, number, number]

@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert'
 import { Tape } from '../../src/autograd/tape.js'
 import { conv2d } from '../../src/ops/conv2d.js'
 import { conv2dNorm } from '../../src/ops/conv2dNorm.js'
+import { convTranspose2d } from '../../src/ops/convTranspose2d.js'
 import { linear } from '../../src/ops/linear.js'
 import { memory } from '../../src/tensor/runtime.js'
 import { Random } from '../../src/tensor/random.js'
@@ -24,7 +25,7 @@ const drawn = (random: Random, shape: number[], dtype: DType = 'f32'): Tensor =>
 
 test('results and gradients are the bits of a rounded copy, and the gradient of the weight is of f32', () => {
   const cases = fc.record({
-    kind: fc.constantFrom('linear', 'conv2d', 'grouped', 'depthwise'),
+    kind: fc.constantFrom('linear', 'conv2d', 'grouped', 'depthwise', 'transposed'),
     kernel: fc.constantFrom(1, 3),
     stride: fc.constantFrom(1, 2),
     side: fc.constantFrom(2, 7, 9),
@@ -46,7 +47,8 @@ test('results and gradients are the bits of a rounded copy, and the gradient of 
           const weight = drawn(random, flat ? [o, channels] : [o, kernel, kernel, channels / groups])
           const bias = biased ? drawn(random, [o]) : undefined
           const windows = { stride, padding: (kernel - 1) / 2, groups }
-          const product = (w: Tensor): Tensor => (flat ? linear(x, w, bias) : conv2d(x, w, bias, windows))
+          const product = (w: Tensor): Tensor =>
+            flat ? linear(x, w, bias) : kind === 'transposed' ? convTranspose2d(x, w, bias) : conv2d(x, w, bias, windows)
           const dy = drawn(random, [...product(weight).shape], 'bf16')
           const before = memory().live
           const all = (w: Tensor): number[][] =>
