@@ -59,7 +59,8 @@ class Patience {
   constructor(bytes: number, outer?: AbortSignal) {
     this.#outer = outer
     this.#quiet = this.#silenced()
-    const seconds = silence() + bytes / slowest
+    // A silence before the first byte and one after it are named as such: either ends before this does.
+    const seconds = 2 * silence() + bytes / slowest
     this.#whole = setTimeout(() => this.#end(`${bytes} bytes took more than ${seconds.toFixed(0)} s`), 1000 * seconds)
     // One for each request that is on its way.
     if (outer !== undefined) setMaxListeners(0, outer)
@@ -92,7 +93,8 @@ class Patience {
   }
 
   #end(why: string): void {
-    this.ended = why
+    // Where a thread is late, both times may be over: the first is the reason.
+    this.ended ??= why
     this.#controller.abort()
   }
 }

@@ -280,6 +280,7 @@ test('what does not pass is an error that names the file and what came, within t
     ['silent', { stallAfter: -1 }, /no byte for 1 s.*tried 3 times/],
     ['cut off', { cutAfter: 700 }, /tried 3 times/],
     ['stalling', { stallAfter: 700 }, /no byte for 1 s.*tried 3 times/],
+    ['late and stalling', { late: 500, stallAfter: 700 }, /no byte for 1 s.*tried 3 times/],
     ['short', { change: (bytes) => bytes.subarray(1) }, /ended after \d+ of \d+ bytes.*tried 3 times/],
     ['another part', { part: [512, 1024] }, /bytes 512-1023\/\d+: expected that range/],
     ['another size', { headers: { 'content-range': 'bytes 0-9/10' } }, /bytes 0-9\/10: expected that range/],
