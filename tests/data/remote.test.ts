@@ -13,6 +13,7 @@ import { type Item, readItemBytes, type Source, type StoredItem } from '../../sr
 import { openSource } from '../../src/data/sources.js'
 import { listingLine } from '../../src/data/shardList.js'
 import { TarWriter } from '../../src/data/tar.js'
+import { processorTime } from '../support/processorTime.js'
 import { bytesOf, sameAsLocal } from '../support/shards.js'
 import { type Fault, type ServedRequest, ShardServer } from '../support/shardServer.js'
 import { cli, rejectsError, suite, throwsError, withFolder } from '../support/suite.js'
@@ -539,9 +540,9 @@ test('of hundreds of thousands of addresses the one that is there twice is found
   withFolder(async (folder) => {
     const list = join(folder, 'list.txt')
     writeFileSync(list, `${Array.from({ length: 300_000 }, (_, i) => `https://h/${i}.tar`).join('\n')}\nhttps://h/299999.tar\n`)
-    const start = performance.now()
+    const took = processorTime()
     await rejectsError(() => openSource(list), 'DATA', /names https:\/\/h\/299999\.tar twice/)
-    assert.ok(performance.now() - start < 10_000)
+    assert.ok(took() < 10, `took ${took()} s`)
   }))
 
 test('addresses of other kinds are refused with the ones that are read', async () => {
