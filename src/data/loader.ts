@@ -32,8 +32,8 @@ export class Loader {
   readonly #gpu: GpuImages | undefined
   /** The two views of pre-training of the current batch, where the device does not make them. */
   #arrived: Tensor[] = []
-  /** Batches that workers read now. */
-  readonly #loading = new Set<Promise<Int32Array>>()
+  /** What workers write now, of batches that have failed too. */
+  readonly #loading = new Set<Promise<unknown>>()
   /** How often batches() was begun. */
   #begun = 0
 
@@ -73,7 +73,7 @@ export class Loader {
   async *batches<Request extends BatchRequest>(requests: Iterable<Request>): AsyncGenerator<Batch<Request>> {
     const own = ++this.#begun
     // What was read ahead by a call before, which was left, would be written where this one's batches lie.
-    if (this.#loading.size > 0) await this.#workers.waitFor(Promise.allSettled(this.#loading))
+    if (this.#loading.size > 0) await this.#workers.waitFor(Promise.all(this.#loading))
     const iterator = requests[Symbol.iterator]()
     const ahead: { request: Request; slot: number; done: Promise<Int32Array> }[] = []
     const gpu = this.#gpu
@@ -85,11 +85,9 @@ export class Loader {
       if (following.done === true) return
       const request = following.value
       const slot = next++ % prefetch
-      const loaded = this.#load(request, slot)
-      this.#loading.add(loaded)
-      const ended = (): boolean => this.#loading.delete(loaded)
-      loaded.then(ended, ended) // an error is reported where it is awaited
-      ahead.push({ request, slot, done: loaded })
+      const done = this.#load(request, slot)
+      done.catch(() => undefined) // an error is reported where it is awaited
+      ahead.push({ request, slot, done })
     }
     for (let i = 0; i < prefetch; ++i) start()
     for (let batch = ahead.shift(); batch !== undefined; batch = ahead.shift()) {
@@ -194,6 +192,10 @@ export class Loader {
       const error = failed === undefined ? this.#tooManyBroken() : new DenseclError(failed.code, failed.message)
       if (error !== undefined) throw error
     })
+    // The error of one worker ends the batch at once, while others still write theirs.
+    const written = Promise.allSettled(parts)
+    this.#loading.add(written)
+    void written.then(() => this.#loading.delete(written))
     await Promise.all(parts)
     return labels
   }

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import sharp from 'sharp'
 import * as assert from 'uvu/assert'
@@ -451,6 +452,34 @@ test('workers fetch ahead of the image that they are at; batches are those of a 
       assert.ok(server.mostAtOnce >= 12, `at most ${server.mostAtOnce} requests at a time`)
     },
     () => ({ late }),
+  )
+})
+
+test('where a batch fails in one worker, what others still write of it is not in the batches after it', async () => {
+  let away = false
+  await served(
+    async ({ open, local }) => {
+      const items = [...(await open({ gigabytes: 1e-9 })).items, ...(await openSource(local)).items]
+      const loader = loaderOf(items, 2)
+      const batch = async (...indices: number[]): Promise<number[]> => {
+        for await (const { values } of loader.batches([{ epoch: 0, indices: Int32Array.from(indices) }])) {
+          await sleep(600)
+          return [...values()]
+        }
+        throw new Error('there was no batch')
+      }
+      try {
+        const [late, lost, own] = [0, each, shards * each + 1]
+        const expected = await batch(own)
+        away = true
+        // A worker waits for the first, while the other says that the second is lost; then that one reads to the place of the first.
+        await rejectsError(() => batch(late, lost), 'FETCH', /s-01\.tar/)
+        assert.equal(await batch(own), expected)
+      } finally {
+        await loader.close()
+      }
+    },
+    ({ path }) => (!away ? undefined : path === 's-01.tar' ? { status: 404 } : { late: 400 }),
   )
 })
 
