@@ -2,6 +2,8 @@
 import { writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
+import { Option } from 'commander'
+
 import { makeFolder } from '../files/atomic.js'
 import { architectures, type Architecture, predict, tilesFor, timedTiles } from '../bench/model.js'
 import { convolutionCases } from '../bench/cases/conv2d.js'
@@ -29,7 +31,7 @@ export const addTune: AddBench = (parent, done) => {
     .command('tune')
     .description('time the tiles of convolutions, and write the table of those that a GPU takes where a run has timed none')
     .option(...deviceFlag)
-    .option('--model <architecture>', 'sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU')
+    .addOption(new Option('--model <architecture>', 'sm_80, sm_86, sm_89 or sm_90 by the model instead of a GPU').conflicts('device'))
     .option('--batch <images>', 'default: 256')
     .option('--layer <word>', 'only cases whose name holds the word')
     .option('--json', 'print JSON, and write no table')
