@@ -84,6 +84,8 @@ interface FuzzOptions {
   seconds: number
   inputs?: number
   patience?: number
+  /** Ends of processes and finds after which no other process begins. */
+  finds?: number
 }
 
 /** Seeds of one process after the other, as each find that ends one begins another, and of those beside it. */
@@ -111,11 +113,14 @@ export async function fuzzReader(reader: string, { jobs = 1, ...options }: FuzzO
   }
 }
 
-async function fuzzAlone(reader: string, { seed, seconds, inputs = Infinity, patience = usualPatience }: FuzzOptions): Promise<Fuzzed> {
+async function fuzzAlone(
+  reader: string,
+  { seed, seconds, inputs = Infinity, patience = usualPatience, finds = 20 }: FuzzOptions,
+): Promise<Fuzzed> {
   const start = performance.now()
   const total: Fuzzed = { inputs: 0, read: 0, refused: 0, shapes: 0, parts: 0, seconds: 0, found: [] }
   const spent = (): number => (performance.now() - start) / 1000
-  for (let round = 0; round === 0 || (spent() < seconds && total.inputs < inputs && total.found.length < 20); ++round) {
+  for (let round = 0; round === 0 || (spent() < seconds && total.inputs < inputs && total.found.length < finds); ++round) {
     const folder = fuzzFolder()
     let done = false
     let ticks = 0
