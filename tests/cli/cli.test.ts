@@ -129,7 +129,11 @@ test('wrong usage is exit code 2 and a sentence, failure is 1, neither is a stac
       [['bench', '--device', 'cpu', 'growth'], 2, /expected --device behind growth/],
       [['bench', 'growth', '--device', 'cpu'], 2, /unknown option '--device'/],
       [['doctor', '--device', 'cpu'], 2, /--device is cpu: expected --check with it/],
-      [['bench', 'tune', '--model', 'sm_90', '--device', 'cpu'], 2, /'--model <architecture>' cannot be used with option '--device <name>'/],
+      [
+        ['bench', 'tune', '--model', 'sm_90', '--device', 'cpu'],
+        2,
+        /'--model <architecture>' cannot be used with option '--device <name>'/,
+      ],
       [['match', 'x.jpg', '--weights', join(folder, 'none')], 1, /cannot be read/],
       [['eval', 'knn', 'x', '--train', 'scenes:20', '--val', 'scenes:10', '--k', 'many'], 2, /--k is many/],
     ]
