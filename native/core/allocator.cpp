@@ -38,9 +38,11 @@ size_t Allocator::boundLocked() {
   return device_.traits().hostMemory ? std::min(all, 2 * highest_ + spare) : all;
 }
 
-// Segments grow with their heap, so that they are few and most free blocks have neighbours; an eighth of it is lost at most.
+// Segments that cannot grow are made larger with their heap, so that they are few and most free blocks have neighbours; an eighth of it is
+// lost at most.
 void* Allocator::takeFromNewLocked(size_t size) {
   Heap& heap = heapOf(size);
+  if (void* grown = device_.divisible() ? heap.takeFromGrown(size) : nullptr) return grown;
   const size_t usual = size < kLarge ? size_t{2} << 20 : size_t{32} << 20;
   const size_t bound = boundLocked(), room = bound - std::min(bound, reserved());
   const size_t segment = device_.divisible() ? std::max(size, std::min(std::max(usual, heap.reserved() / 8), room)) : size;

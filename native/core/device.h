@@ -75,6 +75,10 @@ class Device {
   // Memory below the caching allocator: null when there is none left.
   virtual void* allocateRaw(size_t bytes) = 0;
   virtual void releaseRaw(void* block, size_t bytes) = 0;
+  // Whether the block of allocateRaw has so many bytes from now on, where it lies.
+  virtual bool growRaw(void* /*block*/, size_t /*bytes*/) { return false; }
+  // Whether a part of one, whose values are lost, takes no memory until it is written.
+  virtual bool discardRaw(void* /*begin*/, size_t /*bytes*/) { return false; }
   // Whether the allocator may cut several blocks from one of these: not where each has guards around it.
   virtual bool divisible() { return true; }
   // Called for every block that is handed out and taken back by the cache.

@@ -12,9 +12,26 @@ void* Heap::take(size_t size) {
   return occupy(blocks_.find(fits->second), size);
 }
 
+void* Heap::takeFromGrown(size_t size) {
+  if (newest_ == nullptr) return nullptr;
+  Block& segment = blocks_.find(newest_)->second;
+  char* const end = newest_ + segment.segment;
+  const auto last = std::prev(blocks_.lower_bound(end));
+  const size_t more = size - (last->second.free ? last->second.size : 0);
+  if (!device_.growRaw(newest_, segment.segment + more)) return nullptr;
+  segment.segment += more;
+  reserved_ += more;
+  free_.emplace(more, end);
+  const auto grown = blocks_.emplace(end, Block{more, 0, true}).first;
+  if (!last->second.free) return occupy(grown, size);
+  mergeNext(last);
+  return occupy(last, size);
+}
+
 void* Heap::takeFromNew(size_t size, size_t segment) {
   auto* memory = static_cast<char*>(device_.allocateRaw(segment));
   if (memory == nullptr) return nullptr;
+  newest_ = memory;
   reserved_ += segment;
   free_.emplace(segment, memory);
   return occupy(blocks_.emplace(memory, Block{segment, segment, true}).first, size);
@@ -24,11 +41,12 @@ void* Heap::occupy(Blocks::iterator block, size_t size) {
   auto& [begin, taken] = *block;
   free_.erase({taken.size, begin});
   if (taken.size > size) {
-    blocks_.emplace_hint(std::next(block), begin + size, Block{taken.size - size, 0, true});
+    blocks_.emplace_hint(std::next(block), begin + size, Block{taken.size - size, 0, true, taken.empty});
     free_.emplace(taken.size - size, begin + size);
   }
+  if (taken.empty) reserved_ += size;
   taken.size = size;
-  taken.free = false;
+  taken.free = taken.empty = false;
   return begin;
 }
 
@@ -46,20 +64,29 @@ void Heap::mergeNext(Blocks::iterator block) {
   if (next == blocks_.end() || next->second.segment != 0 || !grown.free || !next->second.free) return;
   free_.erase({grown.size, begin});
   free_.erase({next->second.size, next->first});
+  // Which part of it takes memory is not kept.
+  if (grown.empty != next->second.empty) reserved_ += grown.empty ? grown.size : next->second.size;
+  grown.empty = grown.empty && next->second.empty;
   grown.size += next->second.size;
   free_.emplace(grown.size, begin);
   blocks_.erase(next);
 }
 
 void Heap::trim() {
+  constexpr size_t large = size_t{1} << 20;
   for (auto block = blocks_.begin(); block != blocks_.end();) {
-    const auto& [begin, unused] = *block;
-    if (!unused.free || unused.segment != unused.size) {
+    auto& [begin, unused] = *block;
+    const bool whole = unused.free && unused.segment == unused.size;
+    if (unused.free && !unused.empty && (whole || (unused.size >= large && device_.discardRaw(begin, unused.size)))) {
+      unused.empty = true;
+      reserved_ -= unused.size;
+    }
+    if (!whole) {
       ++block;
       continue;
     }
     device_.releaseRaw(begin, unused.segment);
-    reserved_ -= unused.segment;
+    if (begin == newest_) newest_ = nullptr;
     free_.erase({unused.size, begin});
     block = blocks_.erase(block);
   }

@@ -32,6 +32,17 @@ void giveLargeBlocksBack() {}
 // Large pages are a privilege here, which few accounts have.
 void wishForHugePages(void*, size_t) {}
 
+void* reserveAddresses(size_t bytes) { return VirtualAlloc(nullptr, bytes, MEM_RESERVE, PAGE_NOACCESS); }
+bool putMemory(void* begin, size_t bytes) { return VirtualAlloc(begin, bytes, MEM_COMMIT, PAGE_READWRITE) != nullptr; }
+void discardMemory(void* begin, size_t bytes) { VirtualAlloc(begin, bytes, MEM_RESET, PAGE_READWRITE); }
+void returnAddresses(void* begin, size_t) { VirtualFree(begin, 0, MEM_RELEASE); }
+
+size_t machineMemory() {
+  MEMORYSTATUSEX status;
+  status.dwLength = sizeof status;
+  return GlobalMemoryStatusEx(&status) != 0 ? static_cast<size_t>(status.ullTotalPhys) : 0;
+}
+
 bool mayUseTiles() { return false; }
 
 void onSignals(void (*handler)(int)) {
@@ -46,9 +57,10 @@ void onSignals(void (*handler)(int)) {
 
 #include <dlfcn.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 #if defined(__GLIBC__)
@@ -56,6 +68,7 @@ void onSignals(void (*handler)(int)) {
 #endif
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -82,6 +95,41 @@ void wishForHugePages([[maybe_unused]] void* block, [[maybe_unused]] size_t byte
 #if defined(MADV_HUGEPAGE)
   madvise(block, bytes, MADV_HUGEPAGE);
 #endif
+}
+
+void* reserveAddresses(size_t bytes) {
+  // Where addresses are counted, whoever needs more of them later would find none.
+  rlimit allowed;
+  if (getrlimit(RLIMIT_AS, &allowed) != 0 || allowed.rlim_cur != RLIM_INFINITY) return nullptr;
+  // Without MAP_NORESERVE, so that putMemory is refused what the machine does not have.
+  void* mapped = mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* range = static_cast<char*>(mapped);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(range) % kHugePage) % kHugePage;
+  if (before > 0) munmap(range, before);
+  munmap(range + before + bytes, kHugePage - before);
+  wishForHugePages(range + before, bytes);
+  return range + before;
+}
+
+bool putMemory(void* begin, size_t bytes) { return mprotect(begin, bytes, PROT_READ | PROT_WRITE) == 0; }
+
+void discardMemory(void* begin, size_t bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), from = reinterpret_cast<uintptr_t>(begin);
+  const uintptr_t first = (from + page - 1) / page * page, end = (from + bytes) / page * page;
+#if defined(__linux__)
+  constexpr int advice = MADV_DONTNEED;
+#else
+  constexpr int advice = MADV_FREE;
+#endif
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, advice);
+}
+
+void returnAddresses(void* begin, size_t bytes) { munmap(begin, bytes); }
+
+size_t machineMemory() {
+  const long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+  return pages > 0 && bytes > 0 ? static_cast<size_t>(pages) * static_cast<size_t>(bytes) : 0;
 }
 
 void giveLargeBlocksBack() {

@@ -13,6 +13,16 @@ void stayLoaded();
 constexpr size_t kHugePage = size_t{2} << 20;
 void wishForHugePages(void* block, size_t bytes);
 
+// Addresses for so many bytes, in whole huge pages: null where the system has none to give, or limits them. They cost nothing until memory
+// is put behind a part of them, false where there is none. discardMemory gives that of whole pages back: its values are lost, and it comes
+// again as it is written.
+void* reserveAddresses(size_t bytes);
+bool putMemory(void* begin, size_t bytes);
+void discardMemory(void* begin, size_t bytes);
+void returnAddresses(void* begin, size_t bytes);
+// Of the machine, in bytes; 0 where the system does not say.
+size_t machineMemory();
+
 // Has glibc give blocks of 4 MiB and more back to the system when they are freed, as it does with 128 KiB until the first such block is
 // freed: then it keeps what is not larger than that one, up to 32 MiB. What was drawn for the weights of a network would stay for good.
 // Whoever sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ keeps that.

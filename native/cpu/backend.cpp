@@ -1,8 +1,11 @@
 // The CPU as a device.
 #include "../core/device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
+#include <iterator>
+#include <map>
 #include <new>
 #include <unordered_map>
 
@@ -107,16 +110,48 @@ class OpList : public Recording {
 class CpuDevice : public Device {
  public:
   CpuDevice() : Device("cpu", kOps) {}
+  // The block begins a range of addresses, in which it can grow, where the system gives one; the allocator's lock guards these.
   void* allocateRaw(size_t bytes) override {
+#if !defined(__SANITIZE_ADDRESS__)
+    const size_t size = (std::max(bytes, 2 * machineMemory()) + kAhead - 1) / kAhead * kAhead;
+    if (void* range = reserveAddresses(size)) {
+      ranges_[static_cast<char*>(range)] = {size, 0};
+      if (growRaw(range, bytes)) return range;
+      releaseRaw(range, bytes);
+      return nullptr;
+    }
+#endif
     void* block = ::operator new(bytes, alignmentOf(bytes), std::nothrow);
     if (block != nullptr && bytes >= kHugePage) wishForHugePages(block, bytes);
     return block;
   }
   void releaseRaw(void* block, size_t bytes) override {
+    if (const auto range = ranges_.find(static_cast<char*>(block)); range != ranges_.end()) {
+      returnAddresses(block, range->second.size);
+      ranges_.erase(range);
+      return;
+    }
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_UNPOISON_MEMORY_REGION(block, bytes);
 #endif
     ::operator delete(block, alignmentOf(bytes));
+  }
+  bool growRaw(void* block, size_t bytes) override {
+    const auto range = ranges_.find(static_cast<char*>(block));
+    if (range == ranges_.end() || bytes > range->second.size) return false;
+    size_t& usable = range->second.usable;
+    if (bytes <= usable) return true;
+    // Ranges are whole multiples of it, and so are huge pages.
+    const size_t more = (bytes - usable + kAhead - 1) / kAhead * kAhead;
+    if (!putMemory(range->first + usable, more)) return false;
+    usable += more;
+    return true;
+  }
+  bool discardRaw(void* begin, size_t bytes) override {
+    const auto next = ranges_.upper_bound(static_cast<char*>(begin));
+    if (next == ranges_.begin() || begin >= std::prev(next)->first + std::prev(next)->second.usable) return false;
+    discardMemory(begin, bytes);
+    return true;
   }
 #if defined(__SANITIZE_ADDRESS__)
   // What a tensor has not asked for is none of its memory, and none of it is anyone's in the cache.
@@ -164,6 +199,12 @@ class CpuDevice : public Device {
   void expectNoRecording(const char* what) const {
     REQUIRE(recording == nullptr, "GRAPH", std::string("graph: ") + what + " in a step that is recorded would not be repeated");
   }
+  struct Range {
+    size_t size, usable;
+  };
+  std::map<char*, Range> ranges_;
+  // Memory is put behind addresses in such steps; what is not written of it takes none.
+  static constexpr size_t kAhead = size_t{32} << 20;
   // Of the thread whose step is recorded: data workers go on computing meanwhile.
   static thread_local std::unique_ptr<OpList> recording;
 };
