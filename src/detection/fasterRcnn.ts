@@ -79,7 +79,8 @@ export class FasterRcnn implements Detector {
       const { bins: size, strides, ...how } = this.pooling
       const rows = images.length
       const corners = Tensor.from(boxes, [rows, 4], accumulator(map!.dtype))
-      return this.classifyBins(roiAlign(map!, corners, Tensor.from(images, [rows], 'i32'), { size, scale: 1 / strides[0]!, ...how }), mode)
+      const options = { size, scale: 1 / strides[0]!, ...how, convolved: true }
+      return this.classifyBins(roiAlign(map!, corners, Tensor.from(images, [rows], 'i32'), options), mode)
     })
   }
 

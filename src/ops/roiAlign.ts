@@ -1,8 +1,10 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectElements, expectFloats, expectInteger, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { type Shape, Tensor } from '../tensor/tensor.js'
+import { deviceTraits } from '../tensor/traits.js'
 
 /** How RoIAlign places its samples. */
 export interface RoiAlignOptions {
@@ -17,6 +19,11 @@ export interface RoiAlignOptions {
    * with boxes of one cell at least (torchvision's detectors).
    */
   aligned?: boolean | undefined
+  /**
+   * Convolutions alone read the result, which may be most of a step's memory: where a gradient is asked for, those of the CPU compute it
+   * for as long as they run, forward and backward (docs/fusion.md). False by default.
+   */
+  convolved?: boolean | undefined
 }
 
 interface RoiInputs extends Inputs {
@@ -30,14 +37,22 @@ interface RoiAttrs {
   scale: number
   samplingRatio: number
   aligned: boolean
+  convolved: boolean
 }
 
 export const roiAlignOp = defineOp<RoiInputs, RoiAttrs>({
   name: 'roiAlign',
-  forward({ x, boxes, index }, { size, scale, samplingRatio, aligned }) {
-    const y = Tensor.empty([boxes.shape[0]!, ...size, x.shape[3]!], x.dtype)
-    runNative('roiAlign', { y, x, boxes, index }, { scale, samplingRatio, aligned })
-    return { outputs: [y], saved: { boxes, index } }
+  forward({ x, boxes, index }, { size, scale, samplingRatio, aligned, convolved }, needsGradient) {
+    const shape = [boxes.shape[0]!, ...size, x.shape[3]!]
+    const numbers = { scale, samplingRatio, aligned }
+    const saved = { boxes, index }
+    if (convolved && needsGradient && currentCompute().fusion !== 'pointwise' && !deviceTraits(x.device).epilogues) {
+      const parts = { x: x.alias(), boxes: boxes.alias(), index: index.alias() }
+      return { outputs: [Tensor.deferred(shape, x.dtype, x.device, { op: 'roiAlign', output: 'y', parts, numbers })], saved }
+    }
+    const y = Tensor.empty(shape, x.dtype)
+    runNative('roiAlign', { y, x, boxes, index }, numbers)
+    return { outputs: [y], saved }
   },
   // dx[cell] += weight of the cell in the bin * dy; boxes are constants
   backward({ grad, saved, attrs: { from, scale, samplingRatio, aligned }, needs }) {
@@ -56,7 +71,7 @@ export const roiAlignOp = defineOp<RoiInputs, RoiAttrs>({
  * values are read next.
  */
 export function roiAlign(x: Tensor, boxes: Tensor, index: Tensor, options: RoiAlignOptions): Tensor {
-  const { size, scale = 1, samplingRatio = 0, aligned = true } = options
+  const { size, scale = 1, samplingRatio = 0, aligned = true, convolved = false } = options
   expectFloats('roiAlign', { x }, { boxes })
   expectRank('roiAlign', 'x', x, 4)
   expectElements('roiAlign', 'x', x, 1)
@@ -67,5 +82,5 @@ export function roiAlign(x: Tensor, boxes: Tensor, index: Tensor, options: RoiAl
   for (const value of bins) expectInteger('roiAlign', 'size', value, 1)
   expectInteger('roiAlign', 'samplingRatio', samplingRatio, 0)
   if (!(scale > 0 && Number.isFinite(scale))) fail('ARGUMENT', `roiAlign: expected a positive scale but received ${scale}`)
-  return apply(roiAlignOp, { x, boxes, index }, { size: bins, from: x.shape, scale, samplingRatio, aligned })[0]!
+  return apply(roiAlignOp, { x, boxes, index }, { size: bins, from: x.shape, scale, samplingRatio, aligned, convolved })[0]!
 }

@@ -6,7 +6,11 @@ import fc from 'fast-check'
 import * as assert from 'uvu/assert'
 
 import { Tape } from '../../src/autograd/tape.js'
+import { add, mul } from '../../src/ops/arithmetic.js'
+import { conv2d } from '../../src/ops/conv2d.js'
+import { mean } from '../../src/ops/reduce.js'
 import { roiAlign, type RoiAlignOptions } from '../../src/ops/roiAlign.js'
+import { withCompute } from '../../src/tensor/compute.js'
 import { Random } from '../../src/tensor/random.js'
 import { scope, Tensor } from '../../src/tensor/tensor.js'
 import { relativeDifference } from '../support/gradients.js'
@@ -109,6 +113,35 @@ test('a box that is not finite gives NaN and sends no gradient; one that is far 
     const y = roiAlign(x, boxesOf([-5e5, -5e5, 5e5, 5e5]), images(0), { size: 1 })
     assert.ok(Math.abs(y.item() - (2 * 49) / 1e12) < 1e-13, String(y.item()))
   })
+})
+
+test('regions that convolutions alone read are not kept, and values and gradients are the same bits', () => {
+  const random = new Random(3)
+  const step = (convolved: boolean): { results: number[][]; saved: number } =>
+    scope(() => {
+      const draws = new Random(7)
+      const drawn = (...shape: number[]): Tensor =>
+        Tensor.from(
+          Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => draws.normal()),
+          shape,
+        )
+      const [x, one, other] = [drawn(1, 9, 11, 8), drawn(4, 1, 1, 8), drawn(6, 3, 3, 8)]
+      const boxes = Tensor.from(regions, [12, 4])
+      const tape = new Tape().watch([x, one, other])
+      const [y, z] = tape.record(() => {
+        const bins = roiAlign(x, boxes, images(...Array<number>(12).fill(0)), { size: 7, convolved })
+        return [conv2d(bins, one), conv2d(bins, other, undefined, { padding: 1 })]
+      })
+      const saved = tape.savedBytes
+      const total = tape.record(() => add(mean(mul(y, y)), mean(mul(z, z))))
+      return { results: [y, z, ...tape.backward(total, [x, one, other])].map((tensor) => [...tensor.data()]), saved }
+    })
+  const regions = randomBoxes(random, 12, 9, 11)
+  const [kept, again] = [step(false), step(true)]
+  assert.equal(again.results, kept.results)
+  const bytes = 12 * 7 * 7 * 8 * 4
+  assert.ok(again.saved <= kept.saved - bytes + 9 * 11 * 8 * 4, `${again.saved} bytes saved, ${kept.saved} where ${bytes} are kept`)
+  assert.equal(withCompute({ fusion: 'pointwise' }, () => step(true)), withCompute({ fusion: 'pointwise' }, () => step(false)))
 })
 
 test('no boxes, no images, and wrong arguments', () => {
