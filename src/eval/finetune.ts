@@ -99,9 +99,10 @@ class FinetuneRun {
       const every = stage.final ? testEvery * stage.stepsPerEpoch : 0
       while (this.#run.position < stage.end) {
         const done = this.#run.position - stage.begin
+        // At the head of a round, so that what was cut off between a state and the test of it is tested too.
+        if (every > 0 && done > 0 && done % every === 0) await this.#test(stage)
         const until = every === 0 ? stage.end : Math.min(stage.end, stage.begin + (Math.floor(done / every) + 1) * every)
         if (!(await this.#train(stage, setting, until))) return this.cutOff()
-        if (until < stage.end) await this.#test(stage)
       }
       if (!this.#run.isLogged(keyOf(stage).top1)) test = await this.#finish(stage, setting)
     }
@@ -283,9 +284,7 @@ class FinetuneRun {
   }
 
   async #test(stage: FinetuneStage): Promise<void> {
-    const { top1 } = keyOf(stage)
-    const test = await this.#testOn(stage.test)
-    if (!this.#run.isLogged(top1)) this.#log(stage, test)
+    if (!this.#run.isLogged(keyOf(stage).top1)) this.#log(stage, await this.#testOn(stage.test))
   }
 
   #log(stage: FinetuneStage, { top1, top5, loss }: ClassificationResult): void {

@@ -243,6 +243,26 @@ for (const compute of precisions)
       }
     }))
 
+test('a test on the way that was cut off after its state is made up for when the fine-tuning goes on', () =>
+  withFolder(async (folder) => {
+    const run = async (name: string, more: Partial<FinetuneOptions> = {}) => {
+      const backbone = network()
+      await finetune(backbone, await options(folder, name, { protocol: { ...quick, epochs: 3 }, testEvery: 1, ...more }))
+      backbone.dispose()
+      return readMetrics(join(folder, name, 'metrics.jsonl')).flatMap(({ globalStep, testLoss }) =>
+        testLoss === undefined ? [] : [[globalStep!, testLoss] as const],
+      )
+    }
+    const whole = await run('whole')
+    assert.is(whole.length, 3)
+    let asked = 0
+    assert.equal(await run('cut', { interrupted: () => ++asked > whole[0]![0] }), whole.slice(0, 1))
+    const log = join(folder, 'cut', 'metrics.jsonl')
+    const lines = readFileSync(log, 'utf8').split('\n')
+    writeFileSync(log, lines.filter((line) => !line.includes('testLoss')).join('\n'))
+    assert.equal(await run('cut', { resume: true }), whole)
+  }))
+
 for (const compute of precisions)
   test(`each training in ${compute} begins from the given weights: the one that is kept is as if it were alone`, () =>
     withFolder(async (folder) => {
