@@ -1,7 +1,7 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectFloats, expectInteger, type Inputs } from '../autograd/op.js'
-import { fail } from '../tensor/errors.js'
-import { runNative } from '../tensor/native.js'
+import { calledAs, fail } from '../tensor/errors.js'
+import { nativeOpNames, runNative } from '../tensor/native.js'
 import { describe, type FloatDType, scope, type Shape, sizeOf, Tensor } from '../tensor/tensor.js'
 import { axisOf } from './axes.js'
 
@@ -120,7 +120,8 @@ export function oneHot(index: Tensor, depth: number, dtype: FloatDType = 'f32'):
   return scope(() => {
     const y = Tensor.empty([...index.shape, depth], dtype, index.device)
     const ones = Tensor.full([index.size, 1, 1], 1, dtype, index.device)
-    runNative('gatherRowsBackward', { dx: y.alias([index.size, depth, 1]), dy: ones, index: index.alias([index.size, 1]) })
+    const tensors = { dx: y.alias([index.size, depth, 1]), dy: ones, index: index.alias([index.size, 1]) }
+    calledAs('oneHot', nativeOpNames, () => runNative('gatherRowsBackward', tensors))
     return y
   })
 }

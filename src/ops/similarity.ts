@@ -1,8 +1,8 @@
 import { apply } from '../autograd/tape.js'
-import { defineOp, expectDType, expectFloats, expectRank, expectShape, type Inputs } from '../autograd/op.js'
+import { defineOp, expectDType, expectFloats, expectRank, expectShape, expectTensor, type Inputs } from '../autograd/op.js'
 import { calledAs, fail } from '../tensor/errors.js'
 import { nativeOpNames, runNative } from '../tensor/native.js'
-import { accumulator, describe, scope, Tensor } from '../tensor/tensor.js'
+import { accumulator, describe, scope, sizeOf, Tensor } from '../tensor/tensor.js'
 import { gather } from './gather.js'
 
 interface NormalizeInputs extends Inputs {
@@ -74,11 +74,14 @@ export function gatherRows(x: Tensor, index: Tensor): Tensor {
 
 /** The images of x [N, ...] in the order of `order`, N numbers or a tensor i32 [1, N] (not recorded on a tape). */
 export function permuteBatch(x: Tensor, order: ArrayLike<number> | Tensor): Tensor {
+  expectTensor('permuteBatch', 'x', x)
+  if (x.shape.length === 0) fail('SHAPE', 'permuteBatch: expected x of rank 1 or more but received a scalar')
   const n = x.shape[0]!
   return scope(() => {
     const index = order instanceof Tensor ? order : Tensor.from(order, [1, n], 'i32', x.device)
     const y = Tensor.empty(x.shape, x.dtype, x.device)
-    const [to, from] = [y.alias([1, n, x.size / n]), x.alias([1, n, x.size / n])]
+    const rows = [1, n, sizeOf(x.shape.slice(1))]
+    const [to, from] = [y.alias(rows), x.alias(rows)]
     calledAs('permuteBatch', nativeOpNames, () => runNative('gatherRows', { y: to, x: from, index }))
     return y
   })

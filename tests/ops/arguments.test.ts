@@ -109,10 +109,12 @@ test('a shape that is none, and what is no tensor, are refused by op and argumen
       stack: () => stack([x, none]),
       where: () => where(none, x, x),
       gather: () => gather(x, none),
+      permuteBatch: () => permuteBatch(none, []),
     }))
       throwsError(call, 'ARGUMENT', new RegExp(`^${name}: expected \\w+ to be a tensor but received undefined`))
     assert.equal(slice(zeros([0]), [[undefined, undefined, -1]]).shape, [0])
     assert.equal(dropout(zeros([0, 2, 2, 3]), 0.5, 1, { whole: true }).shape, [0, 2, 2, 3])
+    assert.equal(permuteBatch(zeros([0, 2, 3]), []).shape, [0, 2, 3])
   })
 })
 
@@ -143,6 +145,7 @@ test('an error names what was called, not what does its work', () => {
       gather: () => gather(zeros([2, 3]), outside),
       gatherRows: () => gatherRows(zeros([1, 3, 3]), Tensor.full([1, 2], 9, 'i32')),
       permuteBatch: () => permuteBatch(zeros([2, 3]), [0, 9]),
+      oneHot: () => engine.oneHot(outside, 3),
       neg: () => engine.neg(whole),
       mul: () => engine.mul(whole, 2),
       linear: () => linear(whole, whole),
