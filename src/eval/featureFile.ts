@@ -42,6 +42,8 @@ export class FeatureFile {
   private constructor(
     readonly path: string,
     readonly shapes: readonly FeatureShape[],
+    /** Whether others may read the file later. */
+    readonly kept: boolean,
   ) {
     this.#descriptor = openSync(path, 'r')
     this.#rowBytes = rowBytes(shapes)
@@ -56,7 +58,10 @@ export class FeatureFile {
     return FeatureFile.bytes(images, shapes) <= most
   }
 
-  /** The file of `items` in `folder`, computed when it is not there: by several processes, which share the folder, each its part of it. */
+  /**
+   * The file of `items` in `folder`, computed when it is not there: by several processes, which share the folder, each its part of it.
+   * With images that could not be read it is not kept: they may be repaired, and whoever takes the file would not hear of them.
+   */
   static async open(
     folder: string,
     backbone: Backbone,
@@ -65,9 +70,9 @@ export class FeatureFile {
     { group = Group.single, ...options }: ExtractOptions & { group?: Group },
   ): Promise<FeatureFile> {
     const path = join(folder, `features-${keyOf(backbone, items, shapes, options)}.f32`)
-    if (group.any(!existsSync(path) || statSync(path).size !== FeatureFile.bytes(items.length, shapes)))
-      await write(path, backbone, items, shapes, options, group)
-    return new FeatureFile(path, shapes)
+    const isThere = existsSync(path) && statSync(path).size === FeatureFile.bytes(items.length, shapes)
+    const written = group.any(!isThere) ? await write(path, backbone, items, shapes, options, group) : path
+    return new FeatureFile(written, shapes, written === path)
   }
 
   /** The features of some images, each [indices.length, ...shape] row-major. */
@@ -85,13 +90,16 @@ export class FeatureFile {
     return parts
   }
 
+  /** Closes the file, and removes one that is not kept. */
   close(): void {
     closeSync(this.#descriptor)
+    if (!this.kept) rmSync(this.path, { force: true })
   }
 }
 
 const rowBytes = (shapes: readonly FeatureShape[]): number => 4 * shapes.reduce((sum, { size }) => sum + size, 0)
 
+/** Writes the file of `path`, and gives where it is: at another place with images that could not be read. */
 async function write(
   path: string,
   backbone: Backbone,
@@ -99,8 +107,9 @@ async function write(
   shapes: readonly FeatureShape[],
   options: ExtractOptions,
   group: Group,
-): Promise<void> {
+): Promise<string> {
   const partial = `${path}.partial`
+  const broken = new Map<string, string>()
   if (group.rank === 0) closeSync(openSync(partial, 'w'))
   group.barrier()
   const descriptor = openSync(partial, 'r+')
@@ -108,7 +117,7 @@ async function write(
   const own = partOf(items, group)
   const before = group.rank * partOf(items, { rank: 0, size: group.size }).length
   try {
-    await overImages(backbone, own, options, (stages, first, count) => {
+    await overImages(backbone, own, { ...options, broken }, (stages, first, count) => {
       let offset = 0
       for (const { name, size } of shapes) {
         const values = poolFeature(stages, name).data() as Float32Array
@@ -118,11 +127,14 @@ async function write(
       }
     })
     closeSync(descriptor)
-    group.barrier()
+    if (group.any(broken.size > 0)) return partial
     if (group.rank === 0) renameSync(partial, path)
     group.barrier()
+    return path
   } catch (error) {
     rmSync(partial, { force: true })
     throw error
+  } finally {
+    for (const [name, reason] of broken) options.broken?.set(name, reason)
   }
 }

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync, utimesSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import fc from 'fast-check'
@@ -18,6 +18,7 @@ import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
 import { rejectsError, suite, withFolder } from '../support/suite.js'
+import { colourPng } from '../support/vocTree.js'
 
 const test = suite('linear')
 const network = (seed = 1, compute: FloatDType = 'f32'): ResNet =>
@@ -107,6 +108,35 @@ test('kept features are those that are computed, in any order of rows, and other
     assert.is(new Set(files).size, files.length)
   })
 })
+
+test('features of images that could not be read are kept for nobody: the next one hears of them too, or reads them once they are repaired', () =>
+  withFolder(async (folder) => {
+    const images = join(folder, 'images')
+    mkdirSync(images)
+    const picture = (value: number): Buffer => Buffer.from(colourPng(new Uint8Array(3 * 8 * 8).fill(value), 8, 8))
+    for (const [i, bytes] of [picture(10), Buffer.from('torn'), picture(90)].entries()) writeFileSync(join(images, `${i}.png`), bytes)
+    const { items } = await openSource(images)
+    const backbone = network()
+    const opened = async (): Promise<{ rows: Float32Array; broken: string[]; left: string[] }> => {
+      const broken = new Map<string, string>()
+      const shapes = [{ name: 'pooled' as const, shape: [1, 1, 32], size: 32 }]
+      const options = { imageSize: 32, pipeline: 'centre', workers: 1, maxBroken: 0.5, broken } as const
+      const file = await FeatureFile.open(folder, backbone, items, shapes, options)
+      const [rows] = file.rows([0, 1, 2])
+      file.close()
+      return { rows: rows!, broken: [...broken.keys()], left: readdirSync(folder).filter((name) => name.startsWith('features')) }
+    }
+    const torn = await opened()
+    assert.is(torn.broken.length, 1)
+    assert.equal(torn.left, [])
+    assert.equal(await opened(), torn)
+    writeFileSync(join(images, '1.png'), picture(200))
+    const whole = await opened()
+    assert.equal([whole.broken, whole.left.length], [[], 1])
+    assert.equal([whole.rows.subarray(0, 32), whole.rows.subarray(64)], [torn.rows.subarray(0, 32), torn.rows.subarray(64)])
+    assert.not.equal(whole.rows.subarray(32, 64), torn.rows.subarray(32, 64))
+    disposeState(backbone.state())
+  }))
 
 test('every image is passed once, in order, whatever the batch', async () => {
   const backbone = network()
