@@ -121,10 +121,11 @@ class Nearest {
   }
 }
 
-/** The class with most votes among the most similar. */
+/** The class with most votes among the most similar, of which the first is the nearest: votes are relative to its, so that none overflows. */
 function vote(nearest: Iterable<{ similarity: number; row: number }>, labels: Int32Array, classes: number, temperature: number): number {
   const votes = new Float64Array(classes)
-  for (const { similarity, row } of nearest) votes[labels[row]!]! += Math.exp(similarity / temperature)
+  let highest: number | undefined
+  for (const { similarity, row } of nearest) votes[labels[row]!]! += Math.exp((similarity - (highest ??= similarity)) / temperature)
   return votes.indexOf(largest(votes))
 }
 

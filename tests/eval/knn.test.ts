@@ -40,6 +40,8 @@ test('the nearest neighbour decides with k 1, weighted votes beyond', () => {
   // Without weight (a high temperature) the majority wins.
   assert.equal([...knnPredict(bank, queries, { k: 5, temperature: 1e6 })], [1, 1])
   assert.equal([...knnPredict(bank, queries, { k: 500 })], [0, 1])
+  // At a low one the nearest decides, though e to the similarity over it is more than any number.
+  for (const temperature of [1e-3, 1e-6]) assert.equal([...knnPredict(bank, queries, { k: 5, temperature })], [0, 1])
   assert.is(accuracy(Int32Array.of(1, 0, 1, 1), Int32Array.of(1, 1, 1, 1)), 0.75)
   throwsError(() => knnPredict(bank, features([[1, 2, 3]], [0]), { k: 1 }), 'SHAPE', /2 channels/, /3/)
 })
