@@ -1,4 +1,5 @@
 /** Networks as ONNX models: maps, pooled features, the logits of classes or of every pixel, for images of any size and number. */
+import { noGrad } from '../autograd/tape.js'
 import { writeAtomic } from '../files/atomic.js'
 import type { Backbone } from '../nn/backbone.js'
 import type { Classifier } from '../nn/classifier.js'
@@ -9,7 +10,7 @@ import { reshape } from '../ops/elementwise.js'
 import { adaptiveAvgPool2d } from '../ops/pool2d.js'
 import { softmax } from '../ops/softmax.js'
 import { fail } from '../tensor/errors.js'
-import { type Tensor, withDevice } from '../tensor/tensor.js'
+import { scope, type Shape, Tensor, withDevice } from '../tensor/tensor.js'
 import { Translation } from './translation.js'
 import { traced } from './trace.js'
 
@@ -83,6 +84,16 @@ export function imageInput(
   return { image, words }
 }
 
+/** Whether a network takes images of a shape: some take none whose sides their stride does not divide. */
+function takes(body: (images: Tensor) => unknown, shape: Shape): boolean {
+  try {
+    noGrad(() => scope(() => void body(Tensor.zeros(shape))))
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** The bytes of a model, in pieces. Throws ARGUMENT for an output that there is not and an op that ONNX is not told of. */
 export function encodeOnnx(network: OnnxNetwork, { outputs, metadata, ...form }: OnnxOptions): Uint8Array[] {
   const { backbone, classifier, segmenter } = network
@@ -101,10 +112,14 @@ export function encodeOnnx(network: OnnxNetwork, { outputs, metadata, ...form }:
     const all = results(network, images)
     return new Map((labelled ? ['logits'] : outputs).map((name) => [name, all.get(name)!]))
   }
-  const side = (count: number): number => count * backbone.stride
-  withDevice(backbone.device, () =>
+  withDevice(backbone.device, () => {
+    // Maps within a network may be coarser than its last one.
+    const unit = backbone.stride * Math.ceil(32 / backbone.stride)
+    // Where strides divide the sides, a map that is halved and doubled again is as large as it was, as with other images it is not.
+    const odd = Number(takes(body, [1, 2 * unit + 1, 3 * unit + 1, channels]))
+    const side = (count: number): number => count * unit + odd
     traced([2, side(2), side(3), channels], body, (trace) =>
-      traced([3, side(4), side(5), channels], body, (other) => {
+      traced([5, side(4), side(7), channels], body, (other) => {
         const written = translation.write(image, trace, other)
         for (const name of outputs) {
           const { value, dimensions } = written.get(name === 'labels' ? 'logits' : name)!
@@ -113,8 +128,8 @@ export function encodeOnnx(network: OnnxNetwork, { outputs, metadata, ...form }:
           else graph.output(name, value, dimensions)
         }
       }),
-    ),
-  )
+    )
+  })
   return graph.encode(backbone.name, 'densecl', { ...words, ...metadata })
 }
 

@@ -178,11 +178,15 @@ export const rows: Readonly<Record<string, Row>> = {
     const x = to.plain(of(step, 'x'))
     const axes = [...from.keys()].filter((axis) => from[axis] !== kept[axis])
     const keepdims = Number(shape.length === from.length)
-    if (keepdims === 0 && axes.length !== from.length - shape.length)
+    const { other } = of(step, 'x')
+    const isFixed = (axis: number): boolean => axes.includes(axis) || other[axis] === step.output.other[axis]
+    if (keepdims === 0 ? axes.length !== from.length - shape.length : ![...from.keys()].every(isFixed))
       fail(
         'ARGUMENT',
         `onnx: expected a sum over axes of more than one element but received one from [${from.join(',')}] to [${shape.join(',')}]`,
       )
+    // ReduceSum takes no axes for all of them.
+    if (axes.length === 0) return { plain: to.graph.node('Identity', [x]) }
     // A mean is a sum that is divided by how many there were, which another image size changes.
     return scale === 1
       ? { plain: to.graph.node('ReduceSum', [x, to.graph.integers(axes)], { keepdims }) }

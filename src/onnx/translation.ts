@@ -4,7 +4,7 @@ import { fail } from '../tensor/errors.js'
 import { scope, type Shape, type Tensor } from '../tensor/tensor.js'
 import { type Dimension, OnnxGraph } from './graph.js'
 import { rows } from './ops.js'
-import type { Trace, TracedTensor } from './trace.js'
+import type { Trace, TracedOp, TracedTensor } from './trace.js'
 
 /** The name of a value with its axes as the engine has them, or with its channels before its rows and columns. */
 export interface Written {
@@ -43,6 +43,7 @@ export class Translation {
       const twin = other.ops[i]
       if (twin?.name !== name)
         fail('ARGUMENT', `onnx: expected the same ops for every image size but ${name} is not among those of another`)
+      expectAlike(name, { attrs, inputs }, twin)
       const operands = new Map([...inputs].map(([key, tensor]) => [key, this.#operands.get(tensor.id) ?? constantOperand(tensor)] as const))
       const row = rows[name] ?? fail('ARGUMENT', `onnx: expected ops among ${Object.keys(rows).join(', ')} but the network has ${name}`)
       const sizes = { shape: output.shape, other: twin.output.shape }
@@ -109,20 +110,27 @@ export class Translation {
     return this.#sizesAs(output, [0, 3, 1, 2])
   }
 
-  /** The sizes of some axes, those that follow the image taken from a value that has them. */
+  /** The sizes of some axes, those that follow the image taken from a value that has them, or a part of them. */
   #sizesAs({ shape, other }: Operand, axes: readonly number[]): string {
     const { graph } = this
     const parts = axes.map((axis) => {
       if (shape[axis] === other[axis]) return graph.integers([shape[axis]!])
-      for (const operand of this.#operands.values()) {
-        const at = operand.shape.findIndex((size, i) => size === shape[axis] && operand.other[i] === other[axis])
-        if (at < 0) continue
+      let nearest: { times: number; operand: Operand; at: number } | undefined
+      for (const operand of this.#operands.values())
+        for (const [at, size] of operand.shape.entries()) {
+          const times = shape[axis]! / size
+          if (operand.other[at] === size || !Number.isInteger(times) || times * operand.other[at]! !== other[axis]) continue
+          if (times < (nearest?.times ?? Infinity)) nearest = { times, operand, at }
+        }
+      if (nearest !== undefined) {
+        const { times, operand, at } = nearest
         const [name, place] = operand.plain === undefined ? [operand.first!, [0, 2, 3, 1][at]!] : [operand.plain, at]
-        return graph.node('Slice', [graph.node('Shape', [name]), graph.integers([place]), graph.integers([place + 1])])
+        const size = graph.node('Slice', [graph.node('Shape', [name]), graph.integers([place]), graph.integers([place + 1])])
+        return times === 1 ? size : graph.node('Mul', [size, graph.integers([times])])
       }
       return fail(
         'ARGUMENT',
-        `onnx: expected sizes that the image or a map has but received [${shape.join(',')}], whose axis ${axis} none has`,
+        `onnx: expected sizes that the image or a map has, or multiples, but received [${shape.join(',')}], whose axis ${axis} is none`,
       )
     })
     return graph.node('Concat', parts, { axis: 0 })
@@ -132,6 +140,36 @@ export class Translation {
 function constantOperand({ id, shape, values }: TracedTensor): Operand {
   return { shape, other: shape, ...(values === undefined ? {} : { constant: { id, tensor: values } }) }
 }
+
+/**
+ * Throws ARGUMENT where an op has other numbers or constants on images of another size: a model has those of one size. Shapes in `attrs`
+ * follow the image, and rows do not write them.
+ */
+function expectAlike(name: string, one: Pick<TracedOp, 'attrs' | 'inputs'>, other: Pick<TracedOp, 'attrs' | 'inputs'>): void {
+  const refuse = (what: string, [a, b]: readonly [unknown, unknown]): never =>
+    fail('ARGUMENT', `onnx: expected ${what} of ${name} not to depend on the image size but received ${String(a)} and then ${String(b)}`)
+  const [numbers, others] = [numbersOf(one.attrs), numbersOf(other.attrs)]
+  for (const [key, value] of Object.entries(numbers)) if (value !== others[key]) refuse(`the number ${key}`, [value, others[key]])
+  for (const [key, { id, values }] of one.inputs) {
+    const twin = other.inputs.get(key)
+    if (values === undefined || id === twin?.id) continue
+    if (twin?.values === undefined || !isSame(values, twin.values)) refuse(`the constant ${key}`, [wordsOf(values), wordsOf(twin?.values)])
+  }
+}
+
+/** The windows of an op and the factor of a scale. */
+function numbersOf(attrs: unknown): Record<string, unknown> {
+  const { numbers, factor } = attrs as { numbers?: Record<string, unknown>; factor?: number | Tensor }
+  return { ...numbers, ...(factor === undefined ? {} : { factor: typeof factor === 'number' ? factor : factor.item() }) }
+}
+
+const isSame = (a: Tensor, b: Tensor): boolean => {
+  if (a.shape.join() !== b.shape.join()) return false
+  const [values, others] = [a.data(), b.data()]
+  return values.every((value, i) => Object.is(value, others[i]))
+}
+const wordsOf = (tensor: Tensor | undefined): string =>
+  tensor === undefined ? 'none' : tensor.size === 1 ? `${tensor.item()}` : `[${tensor.shape.join(',')}]`
 
 /** The places of the ops that the results depend on. */
 function neededOps({ ops, results }: Trace): Set<number> {

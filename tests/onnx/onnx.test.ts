@@ -224,6 +224,92 @@ for (const oracle of oracles)
     }),
   )
 
+/** A convolution of stride 2, and what `after` makes of it. */
+class Followed extends Backbone {
+  readonly kind: BackboneKind = { name: 'followed', build: () => new Followed(this.after) }
+  readonly options = {}
+  readonly name = 'followed'
+  readonly description = 'followed'
+  readonly maps = [{ channels: 8, stride: 2 }]
+  readonly #weight = Tensor.from(
+    Float32Array.from({ length: 8 * 27 }, (_, i) => Math.sin(i)),
+    [8, 3, 3, 3],
+  ).keep()
+
+  constructor(readonly after: (x: Tensor) => Tensor) {
+    super(build)
+  }
+
+  stages(images: Tensor): Tensor[] {
+    return scope(() => [this.after(ops.conv2d(images, this.#weight, undefined, { stride: 2, padding: 1 }))])
+  }
+
+  state(): State {
+    const state = emptyState()
+    state.parameters.set('weight', this.#weight)
+    return state
+  }
+}
+
+for (const oracle of oracles)
+  testWhere(
+    oracle.here,
+    oracle.missing,
+    test,
+    `maps that grow, and sums over nothing, are the engine's at odd sizes, by ${oracle.name}`,
+    () =>
+      withFolder((folder) => {
+        const halved = (x: Tensor): Tensor => ops.maxPool2d(x, { kernel: 3, stride: 2, padding: 1 })
+        const networks: Record<string, (x: Tensor) => Tensor> = {
+          nearest: (x) => ops.upsample2d(x, 2),
+          bilinear: (x) => ops.upsample2d(x, [2, 3], 'bilinear'),
+          transposed: (x) => ops.convTranspose2d(x, Tensor.full([8, 2, 2, 8], 0.1)),
+          twice: (x) => ops.upsample2d(ops.upsample2d(halved(halved(x)), 2, 'bilinear'), 3),
+          joined: (x) => ops.add(x, ops.upsample2d(ops.avgPool2d(x, { kernel: 2 }), 2)),
+          'sum over no axis': (x) => ops.sum(x, { axes: [] }),
+          'sum over an axis of one': (x) => ops.reshape(ops.sum(ops.reshape(x, [...x.shape, 1]), { axes: 4, keepDims: true }), x.shape),
+        }
+        for (const [name, after] of Object.entries(networks)) {
+          const backbone = new Followed(after)
+          const path = join(folder, 'x.onnx')
+          writeOnnx(path, { backbone }, { outputs: ['feature5'], normalisation, raw: false, metadata: {} })
+          // One that joins what it halved and doubled takes no odd sizes.
+          for (const [n, h, w] of [name === 'joined' ? [2, 12, 20] : [1, 13, 7], [3, 8, 12]] as const)
+            scope(() => {
+              const random = new Random(n)
+              const x = Tensor.from(
+                Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
+                [n, h, w, 3],
+              )
+              const found = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
+              assertSame(found, new Map([['feature5', channelsFirst(backbone.stages(x)[0]!)]]), `${name} ${n}x${h}x${w}`)
+            })
+          backbone.dispose()
+        }
+      }),
+  )
+
+test('what a network computes from the size of its images and writes into no shape is refused', () =>
+  withFolder((folder) => {
+    const sizes = (x: Tensor): [number, number] => [x.shape[1]!, x.shape[2]!]
+    const networks: [after: (x: Tensor) => Tensor, words: RegExp][] = [
+      [(x) => ops.mul(x, 1 / (x.shape[1]! * x.shape[2]!)), /the number factor of scale not to depend on the image size but received 0\.00/],
+      [(x) => ops.mul(x, ops.avgPool2d(x, { kernel: sizes(x) })), /the number kernelH of avgPool2d/],
+      [
+        (x) => ops.add(x, Tensor.full([1], x.shape[1]!)),
+        /the constant b of add not to depend on the image size but received 33 and then 65$/,
+      ],
+      [(x) => ops.add(x, Tensor.zeros([...sizes(x), 1])), /the constant b of add .* received \[33,49,1\] and then \[65,113,1\]$/],
+    ]
+    for (const [after, words] of networks) {
+      const backbone = new Followed(after)
+      const written = { outputs: ['feature5'], normalisation, raw: false, metadata: {} }
+      throwsError(() => writeOnnx(join(folder, 'x.onnx'), { backbone }, written), 'ARGUMENT', words)
+      backbone.dispose()
+    }
+    assert.not(existsSync(join(folder, 'x.onnx')))
+  }))
+
 for (const oracle of oracles)
   testWhere(
     oracle.here && hasRealData,
