@@ -1,12 +1,14 @@
 /** Features that do not change - the network is frozen and the views are fixed - kept on the disk and read by rows. */
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { Group } from '../distributed/group.js'
 import type { Item } from '../data/source.js'
+import { writeAll, writeProblem } from '../files/atomic.js'
 import type { Backbone } from '../nn/backbone.js'
 import { allTensors } from '../nn/module.js'
+import { fail } from '../tensor/errors.js'
 import { evaluationCompute } from './compute.js'
 import { partOf } from './shares.js'
 import { type ExtractOptions, type FeatureName, overImages, poolFeature } from './features.js'
@@ -99,6 +101,15 @@ export class FeatureFile {
 
 const rowBytes = (shapes: readonly FeatureShape[]): number => 4 * shapes.reduce((sum, { size }) => sum + size, 0)
 
+/** Throws WRITE where features cannot be written. */
+function writing<R>(path: string, body: () => R): R {
+  try {
+    return body()
+  } catch (error) {
+    return fail('WRITE', `${path}: features cannot be written (${writeProblem(error)})`)
+  }
+}
+
 /** Writes the file of `path`, and gives where it is: at another place with images that could not be read. */
 async function write(
   path: string,
@@ -110,9 +121,9 @@ async function write(
 ): Promise<string> {
   const partial = `${path}.partial`
   const broken = new Map<string, string>()
-  if (group.rank === 0) closeSync(openSync(partial, 'w'))
+  if (group.rank === 0) writing(path, () => closeSync(openSync(partial, 'w')))
   group.barrier()
-  const descriptor = openSync(partial, 'r+')
+  const descriptor = writing(path, () => openSync(partial, 'r+'))
   const bytes = rowBytes(shapes)
   const own = partOf(items, group)
   const before = group.rank * partOf(items, { rank: 0, size: group.size }).length
@@ -121,8 +132,10 @@ async function write(
       let offset = 0
       for (const { name, size } of shapes) {
         const values = poolFeature(stages, name).data() as Float32Array
-        for (let i = 0; i < count; ++i)
-          writeSync(descriptor, values.subarray(i * size, (i + 1) * size), 0, 4 * size, (before + first + i) * bytes + offset)
+        const row = (i: number): Uint8Array => new Uint8Array(values.buffer, 4 * i * size, 4 * size)
+        writing(path, () => {
+          for (let i = 0; i < count; ++i) writeAll(descriptor, row(i), (before + first + i) * bytes + offset)
+        })
         offset += 4 * size
       }
     })

@@ -73,8 +73,10 @@ function syncFolder(path: string): void {
   }
 }
 
-function writeAll(descriptor: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done, bytes.length - done)
+/** Appends all of `bytes`, or writes them at `position`: a write on a disk that fills up takes a part of what it is given. */
+export function writeAll(descriptor: number, bytes: Uint8Array, position?: number): void {
+  for (let done = 0; done < bytes.length;)
+    done += writeSync(descriptor, bytes, done, bytes.length - done, position === undefined ? null : position + done)
 }
 
 /** Throws where the file does not hold `parts`, one after the other. */

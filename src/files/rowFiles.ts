@@ -1,8 +1,8 @@
 /** Files of one row of numbers for each image, written row by row; what was there before is replaced when all are written, or never. */
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, openSync, rmSync } from 'node:fs'
 import { extname } from 'node:path'
 
-import { renameOver, writeAtomic, writeProblem } from './atomic.js'
+import { renameOver, writeAll, writeAtomic, writeProblem } from './atomic.js'
 import { DenseclError, fail } from '../tensor/errors.js'
 
 /** A file that takes rows, all of one shape. */
@@ -39,10 +39,9 @@ class Pending {
   }
 
   /** Appends, or writes at `position`. */
-  write(bytes: Uint8Array, position: number | null = null): void {
+  write(bytes: Uint8Array, position?: number): void {
     this.#guarded(() => {
-      for (let done = 0; done < bytes.length;)
-        done += writeSync(this.#descriptor, bytes, done, bytes.length - done, position === null ? null : position + done)
+      writeAll(this.#descriptor, bytes, position)
     })
   }
 

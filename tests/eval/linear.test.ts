@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -17,7 +18,7 @@ import { Random } from '../../src/tensor/random.js'
 import { ResNet } from '../../src/nn/resnet.js'
 import { crossEntropy } from '../../src/ops/losses.js'
 import { type FloatDType, scope, sizeOf, Tensor } from '../../src/tensor/tensor.js'
-import { rejectsError, suite, withFolder } from '../support/suite.js'
+import { rejectsError, suite, testWhere, withFolder } from '../support/suite.js'
 import { colourPng } from '../support/vocTree.js'
 
 const test = suite('linear')
@@ -137,6 +138,38 @@ test('features of images that could not be read are kept for nobody: the next on
     assert.not.equal(whole.rows.subarray(32, 64), torn.rows.subarray(32, 64))
     disposeState(backbone.state())
   }))
+
+testWhere(
+  process.platform !== 'win32',
+  'Windows has no limits of files',
+  test,
+  'a disk that fills up while features are written is an error with their file, which is not left there',
+  () =>
+    withFolder((folder) => {
+      const at = (module: string): string => JSON.stringify(new URL(`../../src/${module}.js`, import.meta.url).href)
+      const source = `
+      const { FeatureFile } = await import(${at('eval/featureFile')})
+      const { openSource } = await import(${at('data/sources')})
+      const { ResNet } = await import(${at('nn/resnet')})
+      const { Random } = await import(${at('tensor/random')})
+      const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+      const { items } = await openSource('scenes:9')
+      const shapes = [{ name: 'feature5', shape: [2, 2, 32], size: 128 }]
+      try {
+        await FeatureFile.open(${JSON.stringify(join(folder, 'kept'))}, backbone, items, shapes, { imageSize: 64, pipeline: 'centre', workers: 1 })
+      } catch (error) {
+        console.log(error.code, error.message)
+      }`
+      const program = join(folder, 'program.mjs')
+      writeFileSync(program, source)
+      mkdirSync(join(folder, 'kept'))
+      // A file may have 4 blocks of 512 or 1024 bytes; the features have 4608.
+      const command = ['-c', 'ulimit -f 4; exec "$0" "$1"', process.execPath, program]
+      const { stdout, stderr } = spawnSync('sh', command, { encoding: 'utf8' })
+      assert.match(stdout, /^WRITE .*features-\w+\.f32: features cannot be written \(EFBIG\)/, stderr)
+      assert.equal(readdirSync(join(folder, 'kept')), [])
+    }),
+)
 
 test('every image is passed once, in order, whatever the batch', async () => {
   const backbone = network()
