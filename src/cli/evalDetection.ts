@@ -110,7 +110,7 @@ export const addDetection: AddEvaluation = (parent, done) => {
     .option('--test-every <iterations>', 'tests, and draws what is found in a few images, on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')
     .option('--save-every <iterations>', 'between two states', '500')
-    .option('--resume', 'continue after the last state')
+    .addOption(new Option('--resume', 'continue after the last state').conflicts('overwrite'))
     .option('--overwrite', 'replace an evaluation')
     .option(...forceFlag)
     .addHelpText(

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 
 import { identity } from '../distributed/launcher.js'
 import { blindAccuracies } from '../eval/classificationScores.js'
@@ -217,7 +217,7 @@ function command(parent: Command): Command {
     .option('--test-every <epochs>', 'tests on the way; 0: at the end alone', '0')
     .option('--log-every <iterations>', 'between two lines', '20')
     .option('--save-every <iterations>', 'between two states', '500')
-    .option('--resume', 'continue after the last state')
+    .addOption(new Option('--resume', 'continue after the last state').conflicts('overwrite'))
     .option('--overwrite', 'replace an evaluation')
     .option(...forceFlag)
     .addHelpText(

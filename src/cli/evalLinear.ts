@@ -1,5 +1,7 @@
 import { join } from 'node:path'
 
+import { Option } from 'commander'
+
 import type { Group } from '../distributed/group.js'
 import { blindAccuracies } from '../eval/classificationScores.js'
 import { labelsOf } from '../eval/features.js'
@@ -9,7 +11,7 @@ import { needsRate, type TriedRate, tryLinearRates } from '../eval/linearRate.js
 import { evaluateLinear } from '../eval/linear.js'
 import { linearProtocols, stretched } from '../eval/linearProtocols.js'
 import { checkLinearMemory } from '../eval/linearMemory.js'
-import { percent } from '../run/results.js'
+import { checkClaimable, percent } from '../run/results.js'
 import { fail } from '../tensor/errors.js'
 import { entryOf } from '../run/options.js'
 import { examples, heedingSignals, interruptedCode, isQuiet, nameSettings, numberFlag } from './command.js'
@@ -72,7 +74,7 @@ export const addLinear: AddEvaluation = (parent, done) => {
     .option('--image-size <pixels>', `side of the crops; default: ${imageSizeHelp}`)
   withInit(command, 'the classifiers and the order of images')
     .option('--cache-gigabytes <size>', 'of validation features kept on the disk; more are computed every epoch', '4')
-    .option('--resume', 'continue after the last whole epoch')
+    .addOption(new Option('--resume', 'continue after the last whole epoch').conflicts('overwrite'))
     .option('--overwrite', 'replace an evaluation')
     .option(...forceFlag)
     .addHelpText(
@@ -160,6 +162,7 @@ async function ratesOf({ backbone, compute, bank, classes, planned }: Prepared, 
 
 async function evaluate(prepared: Prepared, shared: SharedEvaluation, flags: Flags) {
   const { bank, planned, broken, name, folder } = prepared
+  if (shared.group.rank === 0) checkClaimable(join(folder, name), flags)
   const tried = await ratesOf(prepared, flags, shared.group)
   const protocol = { ...planned.protocol, lr: tried[0]?.lr ?? planned.protocol.lr }
   if (tried.length > 0 && !isQuiet(flags))
@@ -222,7 +225,9 @@ function report(
       ).map(([what, { top1, top5 }]) => [what, percent(top1), ...five(top5), '', '', ...others.cells()]),
     ],
     notes: [
-      ...(tried.length === 0 ? [] : [`learning rate of ${tried.length}, chosen on a fifth of the training images that was held out`]),
+      ...(tried.length === 0
+        ? []
+        : [`learning rate ${protocol.lr}: the best of ${tried.length} on a fifth of the training images that was held out`]),
       ...changed,
       images,
       ...others.notes,

@@ -1,5 +1,7 @@
 import { join } from 'node:path'
 
+import { Option } from 'commander'
+
 import { defaultSplits, openSegmentation } from '../data/segmentationSources.js'
 import { identity } from '../distributed/launcher.js'
 import { checkChannels } from '../run/backbone.js'
@@ -111,7 +113,7 @@ export const addSegmentation: AddEvaluation = (parent, done) => {
     .option('--test-every <iterations>', '0 tests at the end', '0')
     .option('--log-every <iterations>', 'between two lines', '50')
     .option('--save-every <iterations>', 'between two states', '1000')
-    .option('--resume', 'continue after the last state')
+    .addOption(new Option('--resume', 'continue after the last state').conflicts('overwrite'))
     .option('--overwrite', 'replace an evaluation')
     .option(...forceFlag)
     .addHelpText(

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 
@@ -22,6 +23,7 @@ import {
   sectionOf,
   type Setting,
 } from '../run/options.js'
+import { files } from '../run/runFolder.js'
 import { dryRun, pretrain } from '../train/pretrain.js'
 import { begunConfig } from '../train/share.js'
 import { fail } from '../tensor/errors.js'
@@ -54,7 +56,7 @@ export const register: Register = async (program, done, [name, ...args]) => {
       ]),
     )
     .option('--out <folder>', 'the run folder (default: runs/<preset>)')
-    .option('--resume', 'continue the run of --out from its last checkpoint')
+    .addOption(new Option('--resume', 'continue the run of --out from its last checkpoint, by its settings').conflicts('overwrite'))
     .option('--overwrite', 'replace the run of --out')
     .option('--force', 'start although the memory does not seem to suffice')
     .option('--dry-run', 'say what the run would be - configuration, steps, schedule, memory, time by a few steps - and write nothing')
@@ -123,8 +125,15 @@ function startingSettings({ preset, config, resume, out = outOf(preset) }: Flags
   return [
     ...(preset === undefined ? [] : presetSettings(preset, method)),
     ...(config === undefined ? [] : readConfigFile(config)),
-    ...(resume === true ? readConfigFile(`${out}/config.yaml`) : []),
+    ...(resume === true ? settingsOfRun(out) : []),
   ]
+}
+
+/** What the run in a folder was started with. Throws RUN where there is none. */
+function settingsOfRun(out: string): Setting[] {
+  const { config } = files(out)
+  if (!existsSync(config)) fail('RUN', `${out} holds no run to resume: expected config.yaml there; without --resume one is started`)
+  return readConfigFile(config)
 }
 
 const outOf = (preset: string | undefined): string => `runs/${preset ?? 'densecl'}`

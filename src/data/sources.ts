@@ -65,7 +65,7 @@ export async function openSource(
 export function sourceKind(path: string, format: SourceFormat | 'auto' = 'auto', setting?: string): DataSource {
   const kind: DataSource =
     dataSources.find((source) => (format === 'auto' ? source.recognises(path) : source.format === format)) ?? unknown(path, setting)
-  if (kind.virtual !== true && !existsSync(path)) missing(path, setting)
+  if (kind.virtual !== true && !existsSync(path)) missing(path, setting, format === 'auto' ? undefined : kind.describe)
   return kind
 }
 
@@ -80,12 +80,12 @@ async function opened(kind: DataSource, path: string, split: Split, cache: Shard
 }
 
 /** A path that is not there: what else lies where the path ends to exist, and what does without one. */
-function missing(path: string, setting?: string): never {
+function missing(path: string, setting?: string, expected = 'a folder of images, or scenes, the built-in pictures'): never {
   const [folder, name] = [dirname(path), basename(path)]
   const found = isFolder(folder) ? didYouMean(name, namesIn(folder), (other) => join(folder, other)) : ''
   const from = isAbsolute(path) ? '' : ` below ${process.cwd()}`
   const named = setting === undefined ? '' : `${called(setting)} to be `
-  return fail('DATA', `data: ${path} does not exist${from}${found}; expected ${named}a folder of images, or scenes, the built-in pictures`)
+  return fail('DATA', `data: ${path} does not exist${from}${found}; expected ${named}${expected}`)
 }
 
 function unknown(path: string, setting?: string): never {

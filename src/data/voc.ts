@@ -30,6 +30,7 @@ export const vocClasses = [
 
 /** The folder with JPEGImages: `path` itself, or where the archives of the challenge put it. */
 export function vocRoot(path: string): string {
+  if (!existsSync(path)) fail('DATA', `data: ${path} does not exist: expected a VOC tree, a folder with JPEGImages`)
   const candidates = ['', 'VOC2007', 'VOC2012', 'VOCdevkit/VOC2007', 'VOCdevkit/VOC2012'].map((folder) => join(path, folder))
   return (
     candidates.find((folder) => existsSync(join(folder, 'JPEGImages'))) ??

@@ -49,7 +49,7 @@ export async function listedItems(path: string, items: readonly Item[]): Promise
     if (own === undefined) byName.set(basename(name), [i])
     else own.push(i)
   })
-  const { items: listed } = await openSource(path, { format: 'list' })
+  const { items: listed } = await openSource(path, { format: 'list', setting: 'labelled' })
   const chosen = new Set<number>()
   for (const { name } of listed) {
     const found = (byName.get(basename(name)) ?? []).filter((i) => slashed(items[i]!.name).endsWith(slashed(name)))

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '../tensor/errors.js'
 import { unlessInterrupted } from '../tensor/interruption.js'
 import { renameOver, writeProblem } from './atomic.js'
+import { statAt } from './look.js'
 import { processSpace, processStart } from './processes.js'
 
 /** What a lock file holds, as JSON. */
@@ -104,7 +105,7 @@ export class FileLock {
  * counts as gone: take() then knows. `say` is told of the wait.
  */
 export async function untilSure(path: string, say = (line: string): void => console.error(line)): Promise<void> {
-  const sign = (): number | undefined => statSync(path, { throwIfNoEntry: false })?.mtimeMs
+  const sign = (): number | undefined => statAt(path)?.mtimeMs
   const first = sign()
   for (let said = false; sign() === first; said = true) {
     const holder = parseHolder(readIfThere(path) ?? '')
@@ -119,7 +120,8 @@ function readIfThere(path: string): string | undefined {
     return readFileSync(path, 'utf8')
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    return code === 'ENOENT' ? undefined : fail('FILE', `${path}: cannot be read (${code ?? String(error)})`)
+    // ENOTDIR: a file lies where the folder would be, which the making of the folder says.
+    return code === 'ENOENT' || code === 'ENOTDIR' ? undefined : fail('FILE', `${path}: cannot be read (${code ?? String(error)})`)
   }
 }
 

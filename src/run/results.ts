@@ -62,9 +62,11 @@ export function claimEvaluation(
         'or choose another --out',
     )
   if (!resume) {
-    if (existsSync(statePath(folder)) && !overwrite) {
+    try {
+      checkClaimable(folder, { overwrite })
+    } catch (error) {
       lock.release()
-      fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+      throw error
     }
     // One that was killed before its first state has a log and pictures all the same.
     if (readEvaluationRecord(folder) !== undefined || existsSync(statePath(folder))) {
@@ -74,6 +76,17 @@ export function claimEvaluation(
   }
   removeLeftovers(folder)
   return lock
+}
+
+/**
+ * Throws what the beginning of an evaluation in this folder would: RUN where it holds a state that is neither continued nor replaced,
+ * CHECKPOINT where it has none to continue. For who has long work to do before that.
+ */
+export function checkClaimable(folder: string, { resume = false, overwrite = false }: { resume?: boolean; overwrite?: boolean }): void {
+  const state = statePath(folder)
+  if (existsSync(state) && !resume && !overwrite)
+    fail('RUN', `${folder} holds an evaluation already; continue it with --resume, replace it with --overwrite, or choose another --out`)
+  if (!existsSync(state) && resume) fail('CHECKPOINT', `${state}: there is no checkpoint to resume from`)
 }
 
 /** What an evaluation leaves in its folder beside the lock. */

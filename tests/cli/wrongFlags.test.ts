@@ -1,16 +1,17 @@
 /** Flags of all commands with values that they do not take: wrong usage, by the name of the flag and the value. */
 import { mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 import type { Command } from 'commander'
 import * as assert from 'uvu/assert'
 
 import { buildProgram, explain, runProgram } from '../../src/cli/program.js'
 import { ResNet } from '../../src/nn/resnet.js'
+import { statePath } from '../../src/run/results.js'
 import { Random } from '../../src/tensor/random.js'
 import { writeBackbone } from '../../src/weights/export.js'
 import { writeBoxTree } from '../support/boxTree.js'
-import { suite, withFolder } from '../support/suite.js'
+import { runCli, suite, withFolder } from '../support/suite.js'
 import { writeVocTree } from '../support/vocTree.js'
 
 const test = suite('wrong flags')
@@ -96,6 +97,80 @@ test('a value that a flag does not take is refused with 2, flag and value, in wo
       }
     }
     assert.ok(count > 80, `${count} flags`)
+  }))
+
+test('what is to be continued is not to be replaced: --resume and --overwrite are refused together, by every command with both', () =>
+  withFolder(async (folder) => {
+    writeFileSync(join(folder, 'config.yaml'), '')
+    const program = await buildProgram([], () => undefined)
+    const all = [...program.commands, ...program.commands.flatMap(({ commands }) => commands)]
+    const both = all.filter(({ options }) => ['--resume', '--overwrite'].every((flag) => options.some(({ long }) => long === flag)))
+    assert.ok(both.length >= 5)
+    for (const command of both) {
+      const path = command.parent === program ? [command.name()] : [command.parent!.name(), command.name(), 'weights']
+      const needed = command.options.flatMap(({ mandatory, long }) => (mandatory ? [long!, 'x'] : []))
+      const { code, text } = await said([...path, ...needed, '--out', folder, '--resume', '--overwrite'])
+      assert.is(code, 2, text)
+      assert.match(text, "option '--resume' cannot be used with option '--overwrite'")
+    }
+  }))
+
+test('a folder without a run is not resumed, and a file in the place of the folder is named', () =>
+  withFolder(async (folder) => {
+    const file = join(folder, 'file')
+    writeFileSync(file, '')
+    for (const out of [join(folder, 'none'), folder, file, join(file, 'run')]) {
+      const { code, text } = await said(['pretrain', '--out', out, '--resume'])
+      assert.is(code, 1, text)
+      assert.ok(text.includes(`${out} holds no run to resume`), text)
+    }
+    const run = ['pretrain', '--data=scenes:16', '--image-size=32', '--batch-size=8', '--device=cpu', '--queue-length=8', '--quiet']
+    for (const out of [file, join(file, 'run')]) {
+      const { code, text } = await said([...run, '--out', out])
+      assert.is(code, 1, text)
+      assert.match(text, 'the folder cannot be made')
+      assert.ok(text.includes(file), text)
+    }
+  }))
+
+test('eval linear looks for a state to continue, and for one in its way, before it tries learning rates', () =>
+  withFolder((folder) => {
+    const weights = join(folder, 'weights.safetensors')
+    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+    writeBackbone(weights, backbone, 'torchvision')
+    backbone.dispose()
+    const out = join(folder, 'out')
+    const linear = ['eval', 'linear', weights, '--train', 'scenes:20', '--val', 'scenes:10', '--image-size', '32', '--out', out]
+    const refused = (...flags: string[]): string => {
+      const { code, out, err } = runCli([...linear, '--device', 'cpu', ...flags])
+      assert.is(code, 1, err)
+      assert.not.match(out, /^rate/m)
+      return err
+    }
+    assert.match(refused('--resume'), 'there is no checkpoint to resume from')
+    const state = statePath(join(out, 'linear-imagenet-avgpool'))
+    mkdirSync(dirname(state), { recursive: true })
+    writeFileSync(state, '')
+    assert.match(refused(), 'holds an evaluation already')
+  }))
+
+test('what is not there is said to be that, with what was expected in its place', () =>
+  withFolder(async (folder) => {
+    const weights = join(folder, 'weights.safetensors')
+    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+    writeBackbone(weights, backbone, 'torchvision')
+    backbone.dispose()
+    const finetune = ['eval', 'finetune', weights, '--train', 'scenes:20', '--val', 'scenes:10', '--device', 'cpu']
+    for (const [args, why] of [
+      [['pretrain', '--data', 'none', '--format', 'voc'], /none does not exist below .*; expected --data to be a VOC tree/],
+      [['pretrain', '--data', 'none', '--format', 'list'], /none does not exist below .*; expected --data to be a text list/],
+      [[...finetune, '--labelled', 'none'], /none does not exist below .*; expected --labelled to be a text list/],
+      [['eval', 'svm', weights, '--data', 'none'], /none does not exist: expected a VOC tree/],
+    ] as const) {
+      const { code, text } = await said(args)
+      assert.is(code, 1, text)
+      assert.match(text, why)
+    }
   }))
 
 test.run()
