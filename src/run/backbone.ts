@@ -18,7 +18,7 @@ export async function loadBackboneKind(wanted: string, option = called('backbone
       `${option} is ${wanted}: expected ${[...backboneKinds.keys()].join(', ')} or the path of a module` +
         didYouMean(wanted, [...backboneKinds.keys()]),
     )
-  const exported = await defaultExport('backbone', wanted)
+  const exported = await defaultExport(option, wanted)
   if (typeof exported === 'object' && exported !== null && 'charts' in exported)
     return fail(
       'CONFIG',

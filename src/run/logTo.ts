@@ -73,7 +73,7 @@ export async function openLogTo(wanted: string | null): Promise<LogTo | undefine
   if (extension === '.jsonl') return toJsonLines(wanted)
   if (extension === '.csv') return toCsv(wanted)
   if (/\.[cm]?js$/.test(extension) && isModulePath(wanted)) {
-    const exported = await defaultExport('logTo', wanted)
+    const exported = await defaultExport(called('logTo'), wanted)
     return typeof exported === 'function'
       ? (exported as LogTo)
       : fail('CONFIG', `${called('logTo')} is ${wanted}: expected its default export to be a function that takes a record`)

@@ -7,6 +7,7 @@ import { z } from 'zod'
 import { appendWhole, writeTextAtomic } from '../files/atomic.js'
 import { readText } from '../files/look.js'
 import { DenseclError } from '../tensor/errors.js'
+import { called } from '../tensor/settingNames.js'
 import { EventWriter } from './events.js'
 import { isTerminal, LiveLine, styled } from './liveLine.js'
 import { type LogTo, taggedValues } from './logTo.js'
@@ -65,7 +66,7 @@ export class RunLog {
     if (logTo === undefined) return
     const record = { run: this.#folder!, step: globalStep!, ...(epoch === undefined ? {} : { epoch }), values: taggedValues(row) }
     const failed = (error: unknown): void => {
-      if (!this.#left.has('logTo')) this.warn(`logTo: ${error instanceof Error ? error.message : String(error)}; the run goes on`)
+      if (!this.#left.has('logTo')) this.warn(`${called('logTo')}: ${error instanceof Error ? error.message : String(error)}; the run goes on`)
       this.#left.add('logTo')
     }
     // One after the other, in their order.

@@ -1,4 +1,5 @@
 /** What a refusal calls a setting: its flag in a command, where it has one, and its own name in the library. */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import * as assert from 'uvu/assert'
@@ -31,6 +32,22 @@ test('a batch that leaves batch norm one value a group names the flags that give
   assert.is(code, 1, err)
   assert.match(err, /more than one value .* in 8 groups: take a larger --batch-size or --image-size, or fewer --norm-groups$/m)
 })
+
+test('a module that is not there, or exports nothing, is named by the flag that gave it', () =>
+  withFolder((folder) => {
+    const [none, empty] = [join(folder, 'none.mjs'), join(folder, 'empty.mjs')]
+    writeFileSync(empty, 'export const other = 1')
+    for (const flag of ['--backbone', '--log-to'])
+      for (const [path, why] of [
+        [none, 'there is no such file'],
+        [empty, 'it has none'],
+      ] as const) {
+        const sizes = ['--image-size', '32', '--batch-size', '8', '--queue-length', '8', '--out', join(folder, 'out')]
+        const { code, err } = runCli(['pretrain', '--data', 'scenes:16', ...sizes, '--device', 'cpu', flag, path])
+        assert.is(code, 2, err)
+        assert.ok(err.includes(`${flag} is ${path}: `) && err.includes(why), err)
+      }
+  }))
 
 /** Flags, with the values that a training is begun with and those that it is not continued with. */
 type Changes = Readonly<Record<string, readonly [began: string, now: string]>>

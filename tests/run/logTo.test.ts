@@ -126,7 +126,7 @@ test('a function of the user is called in order, waited for, and where it throws
       [...steps].sort((a, b) => a - b),
     )
     assert.is(steps.length, readMetrics(join(folder, 'run', 'metrics.jsonl')).length)
-    assert.is(err.match(/logTo: no room/g)!.length, 1)
+    assert.is(err.match(/--log-to: no room/g)!.length, 1)
   }))
 
 test('what is no file and no function is told what there is', async () => {
@@ -186,7 +186,7 @@ testWhere(
       const environment = { ...process.env, PATH: path, WANDB_MODE: 'offline', WANDB_DIR: folder }
       const { status, stderr } = spawnSync(process.execPath, [cli, ...args(out, hook)], { env: environment, encoding: 'utf8' })
       assert.is(status, 0, stderr)
-      assert.not.match(stderr, /logTo:/)
+      assert.not.match(stderr, /log-to:/)
       const kept = readdirSync(join(folder, 'wandb'), { recursive: true, encoding: 'utf8' }).filter((name) =>
         /^offline-run.*\.wandb$/.test(name),
       )
