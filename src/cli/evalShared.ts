@@ -162,7 +162,11 @@ export function evaluation(parent: Command, name: string, description: string): 
     .option('--out <folder>', 'where it goes; default: eval/ of the run that the weights belong to')
     .option(...quietFlag)
     .option('--json', 'print JSON')
-  return nameSettings(withPlacement(command), { compute: '--precision', backbone: 'the network of <weights>' })
+  return nameSettings(withPlacement(command), {
+    compute: '--precision',
+    backbone: 'the network of <weights>',
+    weights: 'the values of <weights>',
+  })
 }
 
 /** What the flags of withComputing() say of a network: its device, its kind where they name one, the dtype of activations, and settings. */

@@ -43,7 +43,7 @@ import { detectionRate, type DetectionProtocol, preciseBatchesOf } from './detec
 import { type Detection, gatheredDetections } from './detections.js'
 import { buildDetector, type DetectorPass, type Losses, partsOfBatch, shapeOf, updateDetector } from './detectorTraining.js'
 import { checkEvenBatch, partOf, placesOf } from './shares.js'
-import { completed, Resumable, type ResumableOptions } from './resumable.js'
+import { completed, identityOf, Resumable, type ResumableOptions } from './resumable.js'
 import { vocBoxScores, vocRules, type VocScores } from './vocBoxScores.js'
 
 /** What evaluateDetection trains on and where it keeps its state. */
@@ -168,12 +168,12 @@ class DetectionRun {
     return { interrupted: true, iterations: this.#run.saved }
   }
 
-  #identity({ description, compute }: Backbone): Record<string, unknown> {
+  #identity(backbone: Backbone): Record<string, unknown> {
     const { protocol, style, train, seed = 0, anchors = publishedAnchors.sizes } = this.#options
     const imagesAtOnce = this.#atOnce
     const { describe: _, ...numbers } = protocol
     const data = { classes: train.classes, train: train.items.length }
-    return { ...numbers, style, anchors, imagesAtOnce, backbone: description, compute, ...data, seed }
+    return { ...numbers, style, anchors, imagesAtOnce, ...identityOf(backbone), ...data, seed }
   }
 
   get #atOnce(): number {

@@ -26,7 +26,7 @@ import type { FinetuneOptions, FinetuneResult, TriedSetting } from './finetuneOp
 import { type FinetuneStage, finetuneStages, isBetter, keyOf } from './finetuneStages.js'
 import { finetuneDecay, type FinetuneSetting } from './finetuneProtocols.js'
 import { buildFinetuned, disposeFinetuned, type Finetuned, leastImages, testClassifier, updateClassifier } from './finetuneTraining.js'
-import { completed, Resumable } from './resumable.js'
+import { completed, identityOf, Resumable } from './resumable.js'
 import { sharesOf } from './shares.js'
 
 /** The file of the classifier in the folder of the evaluation. */
@@ -135,12 +135,10 @@ class FinetuneRun {
     const { protocol, chooseBy, classes, train, val, imageSize, seed = 0 } = this.#options
     const { describe: _, ...numbers } = protocol
     const iterations = this.#stages.at(-1)!.end
-    const { description, compute } = this.#backbone
     return {
       ...numbers,
       chooseBy,
-      backbone: description,
-      compute,
+      ...identityOf(this.#backbone),
       imageSize,
       classes,
       train: train.length,

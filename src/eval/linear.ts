@@ -22,7 +22,7 @@ import { LinearHeads, linearOptimizer, singleCells, updateHeads } from './linear
 import { type LinearProtocol, stepRate } from './linearProtocols.js'
 import { withOptimizer } from '../weights/state.js'
 import { gatheredRows, gatheredValues, shareBroken, shareOf } from './shares.js'
-import { completed, Resumable, type ResumableOptions } from './resumable.js'
+import { completed, identityOf, Resumable, type ResumableOptions } from './resumable.js'
 
 /** What evaluateLinear trains on and where it keeps its state. */
 export interface LinearOptions extends ResumableOptions {
@@ -153,8 +153,7 @@ class LinearRun {
   #identity(): Record<string, unknown> {
     const { protocol, imageSize, classes, train, val, seed = 0 } = this.#options
     const { describe: _, augment, ...numbers } = protocol
-    const { description, compute } = this.#backbone
-    return { ...numbers, augment, backbone: description, compute, imageSize, classes, train: train.length, val: val.length, seed }
+    return { ...numbers, augment, ...identityOf(this.#backbone), imageSize, classes, train: train.length, val: val.length, seed }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

@@ -5,6 +5,8 @@ import { z } from 'zod'
 
 import { Group } from '../distributed/group.js'
 import { together } from '../distributed/together.js'
+import type { Backbone } from '../nn/backbone.js'
+import { allTensors } from '../nn/module.js'
 import { firstIssue } from '../tensor/issues.js'
 import { checkSame, claimEvaluation, statePath, untilClaimable, writeEvaluationRecord } from '../run/results.js'
 import { type Metrics, readMetrics, RunLog } from '../run/runLog.js'
@@ -12,7 +14,7 @@ import { isInterruption } from '../tensor/interruption.js'
 import { fail } from '../tensor/errors.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorFile } from '../weights/safetensors.js'
-import { readState, restoreState, saveState } from '../weights/state.js'
+import { digestOf, readState, restoreState, saveState } from '../weights/state.js'
 
 /** Where an evaluation that can be continued keeps its state, and whether it goes on with one. */
 export interface ResumableOptions {
@@ -36,6 +38,13 @@ interface ResumableKind {
   /** What it counts: the name of the position in the record. */
   unit: string
 }
+
+/** What an evaluation says of the network that it begins with: its kind, the dtype of its activations, and which weights it has. */
+export const identityOf = (backbone: Backbone): Record<'backbone' | 'compute' | 'weights', unknown> => ({
+  backbone: backbone.description,
+  compute: backbone.compute,
+  weights: digestOf(allTensors(backbone.state())),
+})
 
 const stateRecord: z.ZodType<Record<string, unknown> & { began: Record<string, unknown>; finished: string[] }> = z.looseObject({
   began: z.record(z.string(), z.unknown()),
@@ -85,8 +94,8 @@ export class Resumable {
     const own: typeof stateRecord = stateRecord.and(z.looseObject({ [kind.unit]: z.int().min(0) }))
     const { data, error } = own.safeParse(record)
     if (error !== undefined) fail('CHECKPOINT', `${path}: its record "${kind.key}" is damaged: ${firstIssue(error)}`)
-    // What says no dtype of activations was begun in f32.
-    checkSame(path, { compute: 'f32', ...data.began }, { compute: 'f32', ...began })
+    // What says no dtype of activations was begun in f32; states of before say nothing of the weights.
+    checkSame(path, { compute: 'f32', weights: began.weights, ...data.began }, { compute: 'f32', ...began })
     this.position = this.saved = data[kind.unit] as number
     for (const name of data.finished) this.finished.add(name)
     return file

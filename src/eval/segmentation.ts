@@ -23,7 +23,7 @@ import { duration } from '../run/runLog.js'
 import { evaluationCompute } from './compute.js'
 import { ConfusionMatrix, type SegmentationScores } from './meanIou.js'
 import { withOptimizer } from '../weights/state.js'
-import { completed, Resumable, type ResumableOptions } from './resumable.js'
+import { completed, identityOf, Resumable, type ResumableOptions } from './resumable.js'
 import { checkEvenBatch, partOf, sharesOf } from './shares.js'
 import { polyRate, type SegmentationProtocol, segmentationTraining } from './segmentationProtocols.js'
 import { segmentImage } from './segmentImage.js'
@@ -152,13 +152,13 @@ class SegmentationRun {
     return { interrupted: true, iterations: this.#run.saved, samples: [] }
   }
 
-  #identity({ description, compute }: Backbone): Record<string, unknown> {
+  #identity(backbone: Backbone): Record<string, unknown> {
     const {
       protocol: { describe: _, ...numbers },
       train,
       seed = 0,
     } = this.#options
-    return { ...numbers, backbone: description, compute, classes: train.classes, train: train.items.length, seed }
+    return { ...numbers, ...identityOf(backbone), classes: train.classes, train: train.items.length, seed }
   }
 
   #tensors(): Iterable<[string, Tensor]> {

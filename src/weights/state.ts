@@ -22,6 +22,12 @@ function checksum({ tensors, metadata }: TensorFile): string {
   return hash.digest('hex')
 }
 
+/** What tells the values of named tensors from others: the beginning of the SHA-256 of names, dtypes, shapes and bytes. */
+export function digestOf(tensors: Iterable<[string, Tensor]>): string {
+  const stored = new Map([...tensors].map(([name, tensor]) => [name, toStored(name, tensor)]))
+  return checksum({ tensors: stored, metadata: {} }).slice(0, 16)
+}
+
 /**
  * Writes the tensors under their names, and `record` as JSON under `key` of the metadata, beside what else belongs there and a checksum.
  * The file takes the place of the one before when it has been read back as it was written. Throws WRITE.

@@ -52,44 +52,52 @@ test('a module that is not there, or exports nothing, is named by the flag that 
 /** Flags, with the values that a training is begun with and those that it is not continued with. */
 type Changes = Readonly<Record<string, readonly [began: string, now: string]>>
 
-/** Runs `command`, and resumes it with every flag changed: the refusal must name all of them. */
-function refusesByFlags(command: readonly string[], changes: Changes): void {
-  const withFlags = (at: 0 | 1) => [...command, ...Object.entries(changes).flatMap(([flag, values]) => [flag, values[at]])]
+/** Runs `command`, and resumes it with every flag, and the weights, changed: the refusal must name all of them. */
+function refusesByFlags(command: readonly string[], changes: Changes, weights?: readonly [began: string, now: string]): void {
+  const withFlags = (at: 0 | 1) => [
+    ...command.map((word) => (word === weights?.[0] ? weights[at] : word)),
+    ...Object.entries(changes).flatMap(([flag, values]) => [flag, values[at]]),
+  ]
   const begun = runCli(withFlags(0))
   assert.is(begun.code, 0, begun.err)
   const { code, err } = runCli([...withFlags(1), '--resume'])
   assert.is(code, 2, err)
   assert.match(err, /^densecl: resume: /m)
-  for (const flag of Object.keys(changes)) assert.ok(err.includes(`${flag} was `), `${flag} in: ${err}`)
+  const named = [...Object.keys(changes), ...(weights === undefined ? [] : ['the values of <weights>'])]
+  for (const flag of named) assert.ok(err.includes(`${flag} was `), `${flag} in: ${err}`)
 }
 
 test('a training that is not continued with other settings names the flags that they were given by', () =>
   withFolder((folder) => {
-    const weights = join(folder, 'weights.safetensors')
-    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-    writeBackbone(weights, backbone, 'torchvision')
-    backbone.dispose()
+    const both = [join(folder, 'weights.safetensors'), join(folder, 'others.safetensors')] as const
+    const [weights] = both
+    both.forEach((path, i) => {
+      const backbone = new ResNet({ random: new Random(1 + i), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+      writeBackbone(path, backbone, 'torchvision')
+      backbone.dispose()
+    })
     const [boxes, masks] = [join(folder, 'boxes'), join(folder, 'masks')]
     writeBoxTree(boxes, 4)
     writeVocTree(masks, { train: 4, val: 2 })
     const out = (name: string) => ['--out', join(folder, name), '--device', 'cpu', '--workers', '1']
     const labelled = ['--train', 'scenes:20', '--val', 'scenes:10', ...out('labelled')]
     const shared = { '--batch-size': ['8', '10'], '--seed': ['0', '1'], '--precision': ['f32', 'bf16'] } as const
+    const refuses = (command: readonly string[], changes: Changes): void => refusesByFlags(command, changes, both)
 
-    refusesByFlags(['eval', 'finetune', weights, ...labelled], {
+    refuses(['eval', 'finetune', weights, ...labelled], {
       ...shared,
       '--epochs': ['1', '2'],
       '--lr': ['0.01', '0.02'],
       '--head-multiplier': ['1', '2'],
       '--image-size': ['32', '48'],
     })
-    refusesByFlags(['eval', 'linear', weights, ...labelled], {
+    refuses(['eval', 'linear', weights, ...labelled], {
       ...shared,
       '--epochs': ['1', '2'],
       '--lr': ['0.01', '0.02'],
       '--image-size': ['32', '48'],
     })
-    refusesByFlags(['eval', 'detection', weights, '--data', boxes, ...out('boxes'), '--train-split', 'train', '--val-split', 'train'], {
+    refuses(['eval', 'detection', weights, '--data', boxes, ...out('boxes'), '--train-split', 'train', '--val-split', 'train'], {
       ...shared,
       '--batch-size': ['2', '4'],
       '--iterations': ['1', '2'],
@@ -103,7 +111,7 @@ test('a training that is not continued with other settings names the flags that 
       '--anchors': ['16', '32'],
       '--images-at-once': ['2', '4'],
     })
-    refusesByFlags(['eval', 'segmentation', weights, '--data', masks, ...out('masks')], {
+    refuses(['eval', 'segmentation', weights, '--data', masks, ...out('masks')], {
       ...shared,
       '--batch-size': ['2', '4'],
       '--iterations': ['1', '2'],
