@@ -66,7 +66,8 @@ export class RunLog {
     if (logTo === undefined) return
     const record = { run: this.#folder!, step: globalStep!, ...(epoch === undefined ? {} : { epoch }), values: taggedValues(row) }
     const failed = (error: unknown): void => {
-      if (!this.#left.has('logTo')) this.warn(`${called('logTo')}: ${error instanceof Error ? error.message : String(error)}; the run goes on`)
+      if (!this.#left.has('logTo'))
+        this.warn(`${called('logTo')}: ${error instanceof Error ? error.message : String(error)}; the run goes on`)
       this.#left.add('logTo')
     }
     // One after the other, in their order.
