@@ -18,7 +18,7 @@ const mayImport = {
   onnx: ['tensor', 'files', 'autograd', 'ops', 'nn', 'detection'],
   run: ['tensor', 'files', 'nn', 'optim', 'data'],
   methods: ['tensor', 'files', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'run'],
-  eval: ['tensor', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],
+  eval: ['tensor', 'files', 'distributed', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection', 'weights', 'run'],
   detection: ['tensor', 'autograd', 'ops', 'nn', 'data', 'weights'],
   report: ['tensor', 'files', 'ops', 'nn', 'data', 'methods', 'run', 'eval'],
   selftest: ['tensor', 'files', 'autograd', 'ops', 'nn', 'optim', 'data', 'detection'],

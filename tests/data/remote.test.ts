@@ -462,9 +462,9 @@ test('where a batch fails in one worker, what others still write of it is not in
       const items = [...(await open({ gigabytes: 1e-9 })).items, ...(await openSource(local)).items]
       const loader = loaderOf(items, 2)
       const batch = async (...indices: number[]): Promise<number[]> => {
-        for await (const { values } of loader.batches([{ epoch: 0, indices: Int32Array.from(indices) }])) {
+        for await (const read of loader.batches([{ epoch: 0, indices: Int32Array.from(indices) }])) {
           await sleep(600)
-          return [...values()]
+          return [...read.values()]
         }
         throw new Error('there was no batch')
       }
