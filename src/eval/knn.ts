@@ -121,7 +121,7 @@ class Nearest {
   }
 }
 
-/** The class with most votes among the most similar, of which the first is the nearest: votes are relative to its, so that none overflows. */
+/** The class with most votes among the most similar, nearest first: votes are relative to the first, so that none overflows. */
 function vote(nearest: Iterable<{ similarity: number; row: number }>, labels: Int32Array, classes: number, temperature: number): number {
   const votes = new Float64Array(classes)
   let highest: number | undefined

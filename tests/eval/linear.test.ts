@@ -110,7 +110,7 @@ test('kept features are those that are computed, in any order of rows, and other
   })
 })
 
-test('features of images that could not be read are kept for nobody: the next one hears of them too, or reads them once they are repaired', () =>
+test('features of images that could not be read are kept for nobody: the next one hears of them too, or reads them once repaired', () =>
   withFolder(async (folder) => {
     const images = join(folder, 'images')
     mkdirSync(images)
@@ -156,7 +156,8 @@ testWhere(
       const { items } = await openSource('scenes:9')
       const shapes = [{ name: 'feature5', shape: [2, 2, 32], size: 128 }]
       try {
-        await FeatureFile.open(${JSON.stringify(join(folder, 'kept'))}, backbone, items, shapes, { imageSize: 64, pipeline: 'centre', workers: 1 })
+        const options = { imageSize: 64, pipeline: 'centre', workers: 1 }
+        await FeatureFile.open(${JSON.stringify(join(folder, 'kept'))}, backbone, items, shapes, options)
       } catch (error) {
         console.log(error.code, error.message)
       }`

@@ -141,7 +141,10 @@ test('regions that convolutions alone read are not kept, and values and gradient
   assert.equal(again.results, kept.results)
   const bytes = 12 * 7 * 7 * 8 * 4
   assert.ok(again.saved <= kept.saved - bytes + 9 * 11 * 8 * 4, `${again.saved} bytes saved, ${kept.saved} where ${bytes} are kept`)
-  assert.equal(withCompute({ fusion: 'pointwise' }, () => step(true)), withCompute({ fusion: 'pointwise' }, () => step(false)))
+  assert.equal(
+    withCompute({ fusion: 'pointwise' }, () => step(true)),
+    withCompute({ fusion: 'pointwise' }, () => step(false)),
+  )
 })
 
 test('no boxes, no images, and wrong arguments', () => {
