@@ -9,7 +9,7 @@ import { DenseclError } from '../../src/tensor/errors.js'
 import { addonPath, native, runNative } from '../../src/tensor/native.js'
 import { Random } from '../../src/tensor/random.js'
 import { leakedTensors, scope, Tensor } from '../../src/tensor/tensor.js'
-import { suite, throwsError } from '../support/suite.js'
+import { suite, testWhere, throwsError } from '../support/suite.js'
 
 const test = suite('handles')
 
@@ -187,6 +187,28 @@ test('trimming gives back what is free between blocks in use, whose values stay,
     each.dispose()
   }
   native.trimMemory()
+})
+
+testWhere(process.platform === 'linux', 'ulimit -v is of Linux', test, 'where addresses are limited, memory comes in segments', () => {
+  const program = `
+    const { Tensor } = await import(${JSON.stringify(new URL('../../src/tensor/tensor.js', import.meta.url).href)})
+    const { native } = await import(${JSON.stringify(new URL('../../src/tensor/native.js', import.meta.url).href)})
+    const live = []
+    for (let i = 0; i < 200; ++i) {
+      live.push({ x: Tensor.full([1 + ((i * 7919) % 97) * 20_011], i), i })
+      if (i % 3 === 0) continue
+      const [{ x, i: mark }] = live.splice((i * 31) % live.length, 1)
+      if (!x.data().every((value) => value === mark)) throw new Error('a value has changed')
+      x.dispose()
+      if (i % 20 === 1) native.trimMemory()
+    }
+    for (const { x } of live) x.dispose()
+    native.trimMemory()
+    console.log(native.memory().live + native.memory().cached)`
+  const limited = ['-c', 'ulimit -v 100000000 && exec "$0" --input-type=module -e "$1"', process.execPath, program]
+  const { status, stdout, stderr } = spawnSync('sh', limited, { encoding: 'utf8' })
+  assert.is(status, 0, stderr)
+  assert.is(stdout, '0\n')
 })
 
 test('live, peak and cached bytes follow allocations', () => {
