@@ -277,6 +277,7 @@ export function meansCpu(wanted: string): boolean {
 /** A tensor as a native op takes it. */
 interface OpTensor {
   handle: number
+  disposed?: boolean
   bytes?: number
   shape?: readonly number[]
   dtype?: string
@@ -332,7 +333,7 @@ export function runNative<O extends OpName>(
 export function runNamed(op: string, tensors: NamedTensors<OpTensor>, numbers: NamedNumbers = {}): void {
   const signature = opTable.get(op)
   if (signature === undefined) throw new DenseclError('INTERNAL', `there is no native op ${op}; run: ${buildCommand()}`)
-  const handle = (tensor: OpTensor | undefined): number => (tensor === undefined ? NaN : handleOf(op, tensor))
+  const handle = (tensor: OpTensor | undefined, name: string): number => (tensor === undefined ? NaN : handleOf(op, name, tensor))
   const number = (value: number | boolean | undefined): number => Number(value)
   const handles = flattened(op, 'tensor', signature.tensors, tensors, handle)
   const values = flattened(op, 'number', signature.numbers, numbers, number)
@@ -347,7 +348,7 @@ function flattened<V>(
   kind: string,
   parameters: readonly Parameter[],
   given: Readonly<Record<string, V | undefined | readonly (V | undefined)[]>>,
-  toNumber: (value: V | undefined) => number,
+  toNumber: (value: V | undefined, name: string) => number,
 ): Float64Array {
   const flat: number[] = []
   let known = 0
@@ -358,9 +359,9 @@ function flattened<V>(
       if (!Array.isArray(value))
         throw new DenseclError('ARGUMENT', `${op}: expected a list for the ${kind} ${name} but received ${String(value)}`)
       flat.push(value.length)
-      for (const each of value as readonly (V | undefined)[]) flat.push(toNumber(each))
+      for (const each of value as readonly (V | undefined)[]) flat.push(toNumber(each, name))
     } else if (value === undefined && !optional) throw new DenseclError('ARGUMENT', `${op}: the ${kind} ${name} is missing`)
-    else flat.push(toNumber(value as V | undefined))
+    else flat.push(toNumber(value as V | undefined, name))
   }
   const names = Object.keys(given)
   if (names.length > known) {
@@ -373,7 +374,12 @@ function flattened<V>(
   return Float64Array.from(flat)
 }
 
-function handleOf(op: string, { handle }: OpTensor): number {
+function handleOf(op: string, name: string, tensor: OpTensor): number {
+  if (tensor.disposed === true) {
+    const { dtype, shape } = tensor
+    throw new DenseclError('USE_AFTER_DISPOSE', `${op}: the tensor ${name}, ${dtype}[${shape?.join(',')}], has been disposed`)
+  }
+  const { handle } = tensor
   if (typeof handle === 'number') return handle
   throw new DenseclError(
     'FOREIGN_HANDLE',

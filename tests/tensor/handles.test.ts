@@ -25,7 +25,12 @@ test('dispose frees, a second dispose and any use are errors', () => {
   throwsError(() => x.dispose(), 'USE_AFTER_DISPOSE', /f32\[2,3\]/)
   throwsError(() => x.data(), 'USE_AFTER_DISPOSE')
   const y = Tensor.zeros([2, 3])
-  throwsError(() => add(x, y), 'USE_AFTER_DISPOSE')
+  throwsError(() => add(x, y), 'USE_AFTER_DISPOSE', /^add: the tensor a, f32\[2,3\], has been disposed$/)
+  throwsError(
+    () => runNative('checkFinite', { foundInf: y, tensors: [y, x] }),
+    'USE_AFTER_DISPOSE',
+    /^checkFinite: the tensor tensors, f32/,
+  )
   y.dispose()
 })
 
