@@ -20,6 +20,7 @@ import { digestOf, readState, restoreState, saveState } from '../weights/state.j
 export interface ResumableOptions {
   /** Working folder: state and metrics. */
   out: string
+  /** Goes on from the state in `out`, with a network that has the weights which the evaluation began with: one that it trained has not. */
   resume?: boolean
   overwrite?: boolean
   quiet?: boolean

@@ -204,13 +204,13 @@ test('fine-tuning and linear classifiers that were begun in one dtype are not co
         ['bf16', 'f32'],
       ] as const) {
         const out = join(folder, `${name}-${began}`)
-        const [first, second] = [network(began), network(now)]
+        // Fine-tuning trains the network that it is given: the weights that it begins with are those of another.
+        const [first, second, again] = [network(began), network(now), network(began)]
         let asked = 0
         assert.ok((await evaluate(first, out, false, () => ++asked > 4)).interrupted)
         await rejectsError(() => evaluate(second, out, true), 'CONFIG', `compute was "${began}" and is now "${now}"`)
-        assert.not((await evaluate(first, out, true)).interrupted)
-        first.dispose()
-        second.dispose()
+        assert.not((await evaluate(again, out, true)).interrupted)
+        for (const each of [first, second, again]) each.dispose()
       }
   }))
 
