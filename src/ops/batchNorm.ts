@@ -6,10 +6,9 @@ import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { called } from '../tensor/settingNames.js'
 import { accumulator, describe, Tensor } from '../tensor/tensor.js'
-import { deviceTraits } from '../tensor/traits.js'
 import { backwardAcross, trainAcross } from './batchNormAcross.js'
 import { keepsE4m3 } from './e4m3.js'
-import { deferNorm, deferNormGradient, deferredNorm, wholeVectors } from './fusion.js'
+import { deferNorm, deferNormGradient, deferredNorm, readersCompute, wholeVectors } from './fusion.js'
 
 /** How batchNorm takes its statistics, and what it does in the same pass. */
 export interface BatchNormOptions {
@@ -145,7 +144,7 @@ function defers({ x, residual }: BatchNormInputs, { relu, pooled }: BatchNormAtt
   const { fusion } = currentCompute()
   if (residual !== undefined || fusion === 'pointwise') return false
   // On the CPU a tape then holds x alone. What reads a norm without ReLU is the join, which a tape holds nothing for.
-  if (!deviceTraits(x.device).epilogues) return relu && needsGradient
+  if (readersCompute(x.device)) return relu && needsGradient
   // A norm without ReLU is a shortcut's, and what reads it is the join: it applies both. Pooling applies the stem's.
   return (fusion === 'full' || !relu || pooled) && wholeVectors(x, x.shape[3]!)
 }

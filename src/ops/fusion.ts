@@ -1,4 +1,5 @@
 /** Tensors that are not written because whoever reads them computes them: how norms and convolutions are fused (docs/fusion.md). */
+import { currentCompute } from '../tensor/compute.js'
 import { type DType, itemBytes, Tensor } from '../tensor/tensor.js'
 import { deviceTraits } from '../tensor/traits.js'
 
@@ -36,6 +37,12 @@ export function deferredNorm(tensor: Tensor): DeferredNorm | undefined {
  */
 export const valuesOf = (tensor: Tensor): Tensor =>
   tensor.deferral === undefined || deviceTraits(tensor.device).epilogues ? tensor : tensor.alias()
+
+/**
+ * Whether an op of a device may leave its result to convolutions that read it, each of which computes it by valuesOf() for as long as it
+ * runs: a tape then holds the parts. On a GPU its kernels take the parts of norms alone.
+ */
+export const readersCompute = (device: string): boolean => currentCompute().fusion !== 'pointwise' && !deviceTraits(device).epilogues
 
 /** A weight as products with a tensor of `dtype` read it: itself, or one of f32 rounded to bf16, which the enclosing scope frees. */
 export const roundedWeight = (weight: Tensor, dtype: DType): Tensor => (weight.dtype === dtype ? weight : weight.to(dtype))

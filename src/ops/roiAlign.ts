@@ -1,10 +1,9 @@
 import { apply } from '../autograd/tape.js'
 import { defineOp, expectDType, expectElements, expectFloats, expectInteger, expectRank, expectShape, type Inputs } from '../autograd/op.js'
-import { currentCompute } from '../tensor/compute.js'
 import { fail } from '../tensor/errors.js'
 import { runNative } from '../tensor/native.js'
 import { type Shape, Tensor } from '../tensor/tensor.js'
-import { deviceTraits } from '../tensor/traits.js'
+import { readersCompute } from './fusion.js'
 
 /** How RoIAlign places its samples. */
 export interface RoiAlignOptions {
@@ -46,7 +45,7 @@ export const roiAlignOp = defineOp<RoiInputs, RoiAttrs>({
     const shape = [boxes.shape[0]!, ...size, x.shape[3]!]
     const numbers = { scale, samplingRatio, aligned }
     const saved = { boxes, index }
-    if (convolved && needsGradient && currentCompute().fusion !== 'pointwise' && !deviceTraits(x.device).epilogues) {
+    if (convolved && needsGradient && readersCompute(x.device)) {
       const parts = { x: x.alias(), boxes: boxes.alias(), index: index.alias() }
       return { outputs: [Tensor.deferred(shape, x.dtype, x.device, { op: 'roiAlign', output: 'y', parts, numbers })], saved }
     }

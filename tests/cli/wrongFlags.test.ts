@@ -34,6 +34,15 @@ const working = (command: Command, path: readonly string[] = []): [Command, stri
   ...command.commands.filter((own) => !elsewhere.has(own.name())).flatMap((own) => working(own, [...path, own.name()])),
 ]
 
+/** The path of the weights of a small network. */
+function weightsIn(folder: string): string {
+  const path = join(folder, 'weights.safetensors')
+  const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
+  writeBackbone(path, backbone, 'torchvision')
+  backbone.dispose()
+  return path
+}
+
 /** Runs a command and takes what it says. */
 async function said(args: readonly string[]): Promise<{ code: number; text: string }> {
   const { error, log } = console
@@ -55,10 +64,7 @@ async function said(args: readonly string[]): Promise<{ code: number; text: stri
 
 test('a value that a flag does not take is refused with 2, flag and value, in words of this package', () =>
   withFolder(async (folder) => {
-    const weights = join(folder, 'weights.safetensors')
-    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-    writeBackbone(weights, backbone, 'torchvision')
-    backbone.dispose()
+    const weights = weightsIn(folder)
     const [boxes, masks, videos] = [join(folder, 'boxes'), join(folder, 'masks'), join(folder, 'videos')] as const
     writeBoxTree(boxes, 4)
     writeVocTree(masks, { train: 4, val: 2 })
@@ -135,10 +141,7 @@ test('a folder without a run is not resumed, and a file in the place of the fold
 
 test('eval linear looks for a state to continue, and for one in its way, before it tries learning rates', () =>
   withFolder((folder) => {
-    const weights = join(folder, 'weights.safetensors')
-    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-    writeBackbone(weights, backbone, 'torchvision')
-    backbone.dispose()
+    const weights = weightsIn(folder)
     const out = join(folder, 'out')
     const linear = ['eval', 'linear', weights, '--train', 'scenes:20', '--val', 'scenes:10', '--image-size', '32', '--out', out]
     const refused = (...flags: string[]): string => {
@@ -156,10 +159,7 @@ test('eval linear looks for a state to continue, and for one in its way, before 
 
 test('what is not there is said to be that, with what was expected in its place', () =>
   withFolder(async (folder) => {
-    const weights = join(folder, 'weights.safetensors')
-    const backbone = new ResNet({ random: new Random(1), dtype: 'f32' }, { depth: 18, baseChannels: 4 })
-    writeBackbone(weights, backbone, 'torchvision')
-    backbone.dispose()
+    const weights = weightsIn(folder)
     const finetune = ['eval', 'finetune', weights, '--train', 'scenes:20', '--val', 'scenes:10', '--device', 'cpu']
     for (const [args, why] of [
       [['pretrain', '--data', 'none', '--format', 'voc'], /none does not exist below .*; expected --data to be a VOC tree/],

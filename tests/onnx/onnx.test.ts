@@ -76,6 +76,15 @@ function run(
   return JSON.parse(stdout) as Outputs
 }
 
+/** Normal values of a shape. */
+function drawn(seed: number, shape: readonly number[]): Tensor {
+  const random = new Random(seed)
+  return Tensor.from(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal()),
+    [...shape],
+  )
+}
+
 const channelsFirst = (x: Tensor): Tensor => (x.shape.length === 4 ? ops.permute(x, [0, 3, 1, 2]) : x)
 
 function assertSame(found: Outputs, expected: ReadonlyMap<string, Tensor>, about: string): void {
@@ -115,11 +124,7 @@ for (const oracle of oracles)
           [3, 41, 73],
         ] as const)
           scope(() => {
-            const random = new Random(n)
-            const x = Tensor.from(
-              Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
-              [n, h, w, 3],
-            )
+            const x = drawn(n, [n, h, w, 3])
             const found = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
             assertSame(found, expectedOf(backbone, x), `${backbone.name} ${n}x${h}x${w}`)
           })
@@ -203,11 +208,7 @@ for (const oracle of oracles)
       const path = join(folder, 'medley.onnx')
       writeOnnx(path, { backbone }, { outputs: ['feature5'], normalisation, raw: false, metadata: {} })
       scope(() => {
-        const random = new Random(1)
-        const x = Tensor.from(
-          Float32Array.from({ length: 2 * 24 * 32 * 3 }, () => random.normal()),
-          [2, 24, 32, 3],
-        )
+        const x = drawn(1, [2, 24, 32, 3])
         const found = run(oracle, path, 'float32', [2, 3, 24, 32], channelsFirst(x).data())
         assertSame(found, new Map([['feature5', channelsFirst(backbone.stages(x)[0]!)]]), 'medley')
       })
@@ -276,11 +277,7 @@ for (const oracle of oracles)
           // One that joins what it halved and doubled takes no odd sizes.
           for (const [n, h, w] of [name === 'joined' ? [2, 12, 20] : [1, 13, 7], [3, 8, 12]] as const)
             scope(() => {
-              const random = new Random(n)
-              const x = Tensor.from(
-                Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
-                [n, h, w, 3],
-              )
+              const x = drawn(n, [n, h, w, 3])
               const found = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
               assertSame(found, new Map([['feature5', channelsFirst(backbone.stages(x)[0]!)]]), `${name} ${n}x${h}x${w}`)
             })
@@ -374,11 +371,7 @@ for (const oracle of oracles)
             [2, 41, 73],
           ] as const)
             scope(() => {
-              const random = new Random(n)
-              const x = Tensor.from(
-                Float32Array.from({ length: n * h * w * 3 }, () => random.normal()),
-                [n, h, w, 3],
-              )
+              const x = drawn(n, [n, h, w, 3])
               const { labels, ...found } = run(oracle, path, 'float32', [n, 3, h, w], channelsFirst(x).data())
               const logits = channelsFirst(model.logits(x))
               assertSame(found, new Map([['logits', logits]]), `FCN ${n}x${h}x${w}`)
